@@ -1,0 +1,26 @@
+"""mocli: single-cell multi-omics from the command line, and from Python.
+
+The functions below are the subcommands without the shell; they import their
+heavy dependencies only when called.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mocli.tasks.integrate import integrate
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "integrate"]
+
+_LAZY = {"integrate": "mocli.tasks.integrate"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'mocli' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

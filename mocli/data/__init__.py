@@ -1,0 +1,1 @@
+"""Files, links, transforms and minibatches: everything between disk and model."""

@@ -1,0 +1,182 @@
+"""`MultiOmics`, the frozen unit that models see, and the minibatch cut from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mocli.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pandas as pd
+    from torch import Tensor
+
+    from mocli.types import CSR, FloatArray, IntArray, ModalityKind, Pairing
+
+    Edge = tuple[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMatrix:
+    """Cells x features, sparse or dense, plus a constant row.
+
+    The value of cell i and feature j is `values[i, j] + offset[j]`: a
+    standardised matrix keeps its zeros, and the offset is added only to a
+    densified minibatch.
+
+    Attributes
+    ----------
+    values
+        CSR float32 or dense float32, `(n_obs, n_vars)`.
+    names
+        Feature names, `(n_vars,)`.
+    offset
+        Float32 `(n_vars,)`, or None for zero.
+    """
+
+    values: CSR | FloatArray
+    names: tuple[str, ...]
+    offset: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        if self.values.shape[1] != len(self.names):
+            raise ValueError(f"{self.values.shape[1]} columns but {len(self.names)} names")
+
+    @property
+    def n_obs(self) -> int:
+        """Number of cells."""
+        return int(self.values.shape[0])
+
+    @property
+    def n_vars(self) -> int:
+        """Number of features."""
+        return int(self.values.shape[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Modality:
+    """One modality as a model sees it.
+
+    Attributes
+    ----------
+    name
+        The user's own name.
+    features
+        Encoder input after the fitted transform, `(n_obs, n_vars)`.
+    obs_names
+        `(n_obs,)`.
+    library
+        Total of the raw values of each cell over all its features, `(n_obs,)`.
+    """
+
+    name: str
+    kind: ModalityKind
+    features: FeatureMatrix
+    obs_names: tuple[str, ...]
+    library: FloatArray
+
+    @property
+    def n_obs(self) -> int:
+        """Number of cells measured in this modality."""
+        return self.features.n_obs
+
+
+@dataclass(frozen=True, eq=False)
+class LinkedFeatures:
+    """The linked features of two modalities: column j of one belongs to column j of the other.
+
+    Both matrices are standardised per column. `names` says what each column is.
+    """
+
+    source: str
+    target: str
+    source_features: FeatureMatrix
+    target_features: FeatureMatrix
+    names: tuple[str, ...]
+
+    @property
+    def edge(self) -> Edge:
+        """The two modalities."""
+        return (self.source, self.target)
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """A categorical column over all cells: `codes` index `levels`, -1 is missing."""
+
+    key: str
+    codes: IntArray
+    levels: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class MultiOmics:
+    """Modalities, links and covariates of one analysis.
+
+    Attributes
+    ----------
+    rows
+        `(n_cells, n_modalities)`: the row of a cell in a modality, -1 where it
+        was not measured. Presence is this map, never inferred from zeros.
+    obs_names
+        `(n_cells,)`. When the pairing is unpaired each measured row is a cell of
+        its own, also if two modalities share names.
+    """
+
+    modalities: Mapping[str, Modality]
+    rows: IntArray
+    obs_names: tuple[str, ...]
+    pairing: Pairing
+    links: tuple[LinkedFeatures, ...] = ()
+    batch: Codes | None = None
+    label: Codes | None = None
+    obs: pd.DataFrame | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.rows.shape != (len(self.obs_names), len(self.modalities)):
+            raise ValueError(f"rows has shape {self.rows.shape}")
+        for edge in self.links:
+            for name in edge.edge:
+                if name not in self.modalities:
+                    raise InputError(f"a link names the modality '{name}', which is not loaded")
+
+    @property
+    def n_cells(self) -> int:
+        """Number of distinct cells."""
+        return len(self.obs_names)
+
+    def cells_of(self, modality: str) -> IntArray:
+        """Cell index of each row of a modality, `(n_obs,)`."""
+        column = self.rows[:, list(self.modalities).index(modality)]
+        cells = np.flatnonzero(column >= 0)
+        return cells[np.argsort(column[cells], kind="stable")].astype(np.int64)
+
+    def codes_of(self, codes: Codes | None, modality: str) -> IntArray | None:
+        """Return a covariate's codes in the order of a modality's rows, `(n_obs,)`."""
+        return None if codes is None else codes.codes[self.cells_of(modality)]
+
+
+@dataclass(frozen=True, eq=False)
+class Minibatch:
+    """A few cells of each modality, dense, on the device.
+
+    Attributes
+    ----------
+    x
+        Encoder features by modality, `(B, n_vars)`.
+    links
+        Linked features by edge: two tensors `(B, n_links)`.
+    rows
+        Row numbers drawn by modality, `(B,)`.
+    step
+        Step of the training loop, from 0.
+    """
+
+    x: Mapping[str, Tensor]
+    links: Mapping[Edge, tuple[Tensor, Tensor]]
+    rows: Mapping[str, Tensor]
+    step: int = 0

@@ -1,0 +1,132 @@
+"""Every error a user can meet, and the exit code it ends with.
+
+    MocliError                1  a bug, unless a subclass says otherwise
+    ├── UsageError            2  an option, a config key, an output that exists
+    ├── InputError            3  the data: unreadable, wrong layer, no links matched
+    ├── EnvironmentProblem    4  device absent, extra missing, output not writable
+    ├── NumericalError        5  loss not finite, model collapsed
+    ├── OutOfMemory         137  host or device memory
+    └── Interrupted     128 + n  signal n, after a checkpoint (130, 138, 143)
+"""
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class MocliError(Exception):
+    """Base of all errors; carries what a person needs to mend the problem.
+
+    Parameters
+    ----------
+    message
+        One sentence: what is wrong.
+    file
+        The file concerned, as the user named it.
+    field
+        The place inside it (`obs['cell_type']`, `layers['counts']`, line 12).
+    found, expected
+        What was there and what should have been, three examples at most.
+    hint
+        How to mend it.
+    """
+
+    exit_code = 1
+    kind = "bug"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        file: object | None = None,
+        field: str | None = None,
+        found: object | None = None,
+        expected: object | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.file = None if file is None else str(file)
+        self.field = field
+        self.found = None if found is None else str(found)
+        self.expected = None if expected is None else str(expected)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        parts = [self.message]
+        for name in ("file", "field", "found", "expected", "hint"):
+            value = getattr(self, name)
+            if value is not None:
+                parts.append(f"  {name + ':':<10}{value}")
+        return "\n".join(parts)
+
+
+class UsageError(MocliError):
+    """An option, config key or combination that cannot be meant."""
+
+    exit_code = 2
+    kind = "usage"
+
+
+class InputError(MocliError):
+    """The data do not hold what was asked of them."""
+
+    exit_code = 3
+    kind = "input"
+
+
+class EnvironmentProblem(MocliError):
+    """The machine lacks something: a device, a package, a writable folder."""
+
+    exit_code = 4
+    kind = "environment"
+
+
+class NumericalError(MocliError):
+    """Training diverged; `term` names the first loss that was not finite."""
+
+    exit_code = 5
+    kind = "numerical"
+
+    def __init__(self, message: str, *, term: str, step: int, hint: str | None = None) -> None:
+        super().__init__(message, field=f"loss term '{term}'", found=f"not finite at step {step}", hint=hint)
+        self.term = term
+        self.step = step
+
+
+class OutOfMemory(MocliError):
+    """Host or device memory ran out."""
+
+    exit_code = 137
+    kind = "memory"
+
+
+class Interrupted(MocliError):
+    """A signal ended the run after its checkpoint was written."""
+
+    kind = "interrupted"
+
+    def __init__(self, signum: int, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.signum = signum
+        self.exit_code = 128 + signum
+
+
+def nearest(name: str, among: "Iterable[str]", n: int = 3) -> list[str]:
+    """Names most like `name`, compared without regard to case, best first."""
+    by_folded: dict[str, str] = {}
+    for candidate in among:
+        by_folded.setdefault(candidate.casefold(), candidate)
+    return [by_folded[k] for k in get_close_matches(name.casefold(), by_folded, n=n, cutoff=0.6)]
+
+
+def did_you_mean(name: str, among: "Iterable[str]", what: str = "choices") -> str:
+    """Return a hint: the nearest names, or the first few of all."""
+    among = list(among)
+    close = nearest(name, among)
+    if close:
+        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+    some = ", ".join(among[:8]) + (", ..." if len(among) > 8 else "")
+    return f"{what}: {some}" if among else f"there are no {what}"

@@ -1,0 +1,1 @@
+"""One folder per model. Nobody outside a folder names it: the registry finds it."""

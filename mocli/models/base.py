@@ -1,0 +1,186 @@
+"""What a model is: traits, parameters, phases of training, capabilities.
+
+Everything here can be read without importing torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
+
+from mocli.types import ModalityKind, Pairing, Preset, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from torch import Tensor, nn
+
+    from mocli.data.bundle import Minibatch, MultiOmics
+    from mocli.types import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a model needs and what it can do; printed by `mocli models`.
+
+    Attributes
+    ----------
+    expects
+        What each kind of modality must be before the model's own transform:
+        `"counts"`, `"any"`. Kinds that are absent are not supported.
+    params, model
+        Import paths (`package.module:Class`), so that reading traits stays cheap.
+    """
+
+    name: str
+    title: str
+    doi: str
+    summary: str
+    pairings: frozenset[Pairing]
+    expects: Mapping[ModalityKind, str]
+    min_modalities: int
+    max_modalities: int | None
+    needs_links: bool
+    tasks: frozenset[Task]
+    params: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Parameters that step together inside a phase.
+
+    `repeats` optimiser steps are taken per minibatch; groups run in order.
+    """
+
+    name: str
+    parameters: Sequence[nn.Parameter] = field(repr=False)
+    lr: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    decoupled_decay: bool = False  # AdamW instead of Adam with L2
+    repeats: int = 1
+    clip_norm: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How minibatches are drawn.
+
+    `independent`: every modality draws its own rows; otherwise cells are drawn
+    and every modality contributes the rows those cells have.
+    """
+
+    batch_size: int
+    independent: bool
+    replacement: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plateau:
+    """Stop when the smoothed sum of `terms` improves by less than `tolerance` (relative) over `window` steps."""
+
+    terms: tuple[str, ...]
+    window: int
+    tolerance: float
+    min_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """One stretch of training."""
+
+    name: str
+    groups: tuple[Group, ...]
+    sampling: Sampling
+    max_steps: int
+    plateau: Plateau | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How long the user allows: a preset, and an explicit number of steps that overrides it."""
+
+    preset: Preset = Preset.AUTO
+    max_steps: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """Loss terms by name, unweighted scalars, and the weighted total to minimise."""
+
+    terms: Mapping[str, Tensor]
+    total: Tensor
+
+
+class Model(Protocol):
+    """A model built from a bundle.
+
+    It never calls backward, moves devices, logs or writes files: the loop does.
+    """
+
+    traits: ClassVar[Traits]
+    params: Any
+    module: nn.Module
+
+    @classmethod
+    def from_bundle(cls, bundle: MultiOmics, params: Any) -> Self:
+        """Build with fresh weights; torch's global generator is seeded by the caller."""
+        ...
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Json], params: Any) -> Self:
+        """Rebuild the empty networks from what `spec` returned."""
+        ...
+
+    def spec(self) -> dict[str, Json]:
+        """Return what `from_spec` needs: sizes, modalities, edges."""
+        ...
+
+    def phases(self, schedule: Schedule, bundle: MultiOmics) -> list[Phase]:
+        """Return the stretches of training in order."""
+        ...
+
+    def prepare(self, batch: Minibatch) -> Any:
+        """Run the forward part that all groups of one step share."""
+        ...
+
+    def losses(self, prepared: Any, group: str) -> Losses:
+        """Return the loss of one group; called `repeats` times per minibatch."""
+        ...
+
+
+@runtime_checkable
+class Encodes(Protocol):
+    """Capability: features of one modality to the latent."""
+
+    def encode(self, modality: str, x: Tensor) -> Tensor:
+        """`(B, n_vars)` to `(B, n_latent)`, deterministic (the posterior mean where there is one)."""
+        ...
+
+
+@runtime_checkable
+class Translates(Protocol):
+    """Capability: a latent to the features of a modality."""
+
+    def decode(self, modality: str, z: Tensor) -> Tensor:
+        """`(B, n_latent)` to the expected `(B, n_vars)` on the scale of the model's input."""
+        ...
+
+
+def supports(traits: Traits, *, pairing: Pairing, kinds: Iterable[ModalityKind], links: bool) -> str | None:
+    """Return None if the model takes such data, else why not, as the end of a sentence."""
+    kinds = list(kinds)
+    if pairing not in traits.pairings:
+        takes = " or ".join(sorted(traits.pairings))
+        return f"takes {takes} cells, these are {pairing}"
+    for kind in kinds:
+        if kind not in traits.expects:
+            return f"does not take {kind} data"
+    if len(kinds) < traits.min_modalities:
+        return f"needs at least {traits.min_modalities} modalities, got {len(kinds)}"
+    if traits.max_modalities is not None and len(kinds) > traits.max_modalities:
+        return f"takes at most {traits.max_modalities} modalities, got {len(kinds)}"
+    if traits.needs_links and not links:
+        return "needs a feature-link table (--links)"
+    return None
