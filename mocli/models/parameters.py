@@ -1,0 +1,104 @@
+"""Hyper-parameters of any model: read overrides, check them, describe them.
+
+A model's parameters are one frozen pydantic dataclass. The command line,
+`--config`, `mocli params` and the report all come from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from typing import TYPE_CHECKING, Any
+
+from mocli.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mocli.models.base import Traits
+
+
+def params_class(traits: Traits) -> Any:
+    """Return the parameter dataclass of a model."""
+    from mocli.models.registry import load_class
+
+    return load_class(traits.params)
+
+
+def resolve(traits: Traits, overrides: Mapping[str, object]) -> Any:
+    """Return checked parameters: the defaults with `overrides` applied.
+
+    Values may be strings, as the command line gives them.
+
+    Raises
+    ------
+    UsageError
+        For a name the model does not have, or a value out of range.
+    """
+    from pydantic import ValidationError
+
+    cls = params_class(traits)
+    names = [f.name for f in fields(cls)]
+    for key in overrides:
+        if key not in names:
+            raise UsageError(
+                f"{traits.name} has no hyper-parameter '{key}'",
+                field=f"--set {key}",
+                hint=did_you_mean(key, names, "hyper-parameters")
+                + f"; `mocli params {traits.name}` lists them",
+            )
+    try:
+        return cls(**overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else "?"
+        raise UsageError(
+            f"the hyper-parameter '{key}' has a value that {traits.name} cannot take",
+            field=f"--set {key}",
+            found=repr(first.get("input")),
+            expected=str(first["msg"]),
+            hint=f"`mocli params {traits.name}` lists every range",
+        ) from None
+
+
+def as_dict(params: Any) -> dict[str, Any]:
+    """Return the parameters as plain values, ready for JSON."""
+    return asdict(params)
+
+
+def describe(traits: Traits) -> list[dict[str, Any]]:
+    """Return name, type, default, range and help of every hyper-parameter, in order."""
+    from pydantic import TypeAdapter
+
+    cls = params_class(traits)
+    schema = TypeAdapter(cls).json_schema()
+    defaults = asdict(cls())
+    return [
+        {
+            "name": name,
+            "type": _type_of(entry),
+            "default": defaults[name],
+            "range": _range_of(entry),
+            "help": entry.get("description", ""),
+        }
+        for name, entry in schema["properties"].items()
+    ]
+
+
+def _type_of(entry: Mapping[str, Any]) -> str:
+    if "enum" in entry:
+        return " | ".join(map(str, entry["enum"]))
+    if "anyOf" in entry:
+        return " | ".join(_type_of(option) for option in entry["anyOf"])
+    if entry.get("type") == "array":
+        return "list of numbers"
+    return {"integer": "int", "number": "float", "boolean": "bool", "string": "str", "null": "none"}.get(
+        str(entry.get("type")), "?"
+    )
+
+
+def _range_of(entry: Mapping[str, Any]) -> str:
+    for option in entry.get("anyOf", []):
+        if text := _range_of(option):
+            return text
+    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    return ", ".join(f"{sign} {entry[key]}" for key, sign in signs.items() if key in entry)

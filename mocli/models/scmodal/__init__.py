@@ -1,0 +1,19 @@
+"""scMODAL: unpaired modalities aligned through a few linked features."""
+
+from mocli.models.base import Traits
+from mocli.types import ModalityKind, Pairing, Task
+
+TRAITS = Traits(
+    name="scmodal",
+    title="scMODAL",
+    doi="10.1038/s41467-025-60333-z",
+    summary="aligns cells measured apart through a few linked features (GAN, mutual nearest neighbours, geometry)",
+    pairings=frozenset({Pairing.UNPAIRED, Pairing.PAIRED, Pairing.MOSAIC}),
+    expects={kind: "any" for kind in ModalityKind},
+    min_modalities=2,
+    max_modalities=None,
+    needs_links=True,
+    tasks=frozenset({Task.INTEGRATE}),
+    params="mocli.models.scmodal.params:ScmodalParams",
+    model="mocli.models.scmodal.model:Scmodal",
+)

@@ -1,0 +1,107 @@
+"""scMODAL as a model: built from a bundle, trained in one phase, encodes and translates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from mocli.models.base import Group, Losses, Phase, Plateau, Sampling, Schedule
+from mocli.models.scmodal import TRAITS
+from mocli.models.scmodal.module import ScmodalModule, Step
+from mocli.types import Preset
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from mocli.data.bundle import Minibatch, MultiOmics
+    from mocli.models.base import Traits
+    from mocli.models.scmodal.params import ScmodalParams
+    from mocli.types import Json
+
+PAPER_STEPS = 10_000
+"""Paper, "Model training details": a fixed number whatever the data."""
+
+
+class Scmodal:
+    """Unpaired integration through linked features."""
+
+    traits: ClassVar[Traits] = TRAITS
+
+    def __init__(
+        self, widths: Mapping[str, int], edges: list[tuple[str, str]], params: ScmodalParams
+    ) -> None:
+        self.widths = dict(widths)
+        self.edges = edges
+        self.params = params
+        self.module = ScmodalModule(self.widths, self.edges, params)
+
+    @classmethod
+    def from_bundle(cls, bundle: MultiOmics, params: Any) -> Self:
+        """Build with fresh weights for the modalities and edges of a bundle."""
+        widths = {name: m.features.n_vars for name, m in bundle.modalities.items()}
+        return cls(widths, [link.edge for link in bundle.links], params)
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Json], params: Any) -> Self:
+        """Rebuild the networks of a saved model."""
+        saved: Any = spec
+        return cls(dict(saved["widths"]), [(a, b) for a, b in saved["edges"]], params)
+
+    def spec(self) -> dict[str, Json]:
+        """Input width of every modality, in order, and the edges."""
+        return {"widths": dict(self.widths), "edges": [list(edge) for edge in self.edges]}
+
+    def phases(self, schedule: Schedule, bundle: MultiOmics) -> list[Phase]:
+        """One phase: the discriminators step `critic_steps` times, then encoders and decoders once."""
+        p, net = self.params, self.module
+        adam: dict[str, Any] = {"lr": p.lr, "betas": (p.beta1, p.beta2), "weight_decay": p.weight_decay}
+        groups = (
+            Group("critic", list(net.discriminators.parameters()), repeats=p.critic_steps, **adam),
+            Group(
+                "generator",
+                [*net.encoders.parameters(), *net.decoders.parameters()],
+                clip_norm=p.clip_norm,
+                **adam,
+            ),
+        )
+        return [
+            Phase(
+                name="align",
+                groups=groups,
+                sampling=Sampling(batch_size=p.batch_size, independent=True, replacement=True),
+                max_steps=schedule.max_steps or _STEPS[schedule.preset],
+                plateau=_PLATEAU if schedule.preset is Preset.AUTO and not schedule.max_steps else None,
+            )
+        ]
+
+    def prepare(self, batch: Minibatch) -> Step:
+        """Encode once and find anchors."""
+        return self.module.prepare(batch)
+
+    def losses(self, prepared: Step, group: str) -> Losses:
+        """Discriminators on detached latents, or the weighted sum of Eq. 7."""
+        if group == "critic":
+            loss = self.module.critic({name: z.detach() for name, z in prepared.z.items()})
+            return Losses({"critic": loss}, loss)
+        terms = self.module.generator_terms(prepared)
+        weighted = [getattr(self.params, f"weight_{name}") * value for name, value in terms.items()]
+        total = weighted[0]
+        for value in weighted[1:]:
+            total = total + value
+        return Losses(terms, total)
+
+    def encode(self, modality: str, x: Tensor) -> Tensor:
+        """E(x), `(B, n_latent)`."""
+        return self.module.encode(modality, x)
+
+    def decode(self, modality: str, z: Tensor) -> Tensor:
+        """G(z), `(B, n_vars)`, on the scale of the input."""
+        return self.module.decode(modality, z)
+
+
+_STEPS = {Preset.AUTO: PAPER_STEPS, Preset.PAPER: PAPER_STEPS, Preset.FAST: 300}
+# the adversarial term says nothing about progress: it hovers around its equilibrium
+_PLATEAU = Plateau(
+    terms=("reconstruction", "cycle", "mnn", "geometry"), window=400, tolerance=0.01, min_steps=1000
+)

@@ -1,0 +1,57 @@
+"""Hyper-parameters of scMODAL.
+
+Defaults are the authors' working values; where paper and code differ the help
+of the field says both.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class ScmodalParams:
+    """One field per hyper-parameter; see `mocli params scmodal`."""
+
+    n_latent: Annotated[int, Field(ge=1, le=1024, description="latent dimensions (q)")] = 20
+    n_hidden: Annotated[int, Field(ge=1, le=16384, description="units of every hidden layer")] = 512
+    batch_size: Annotated[
+        int, Field(ge=2, description="cells drawn per modality and step, with replacement (B)")
+    ] = 500
+    lr: Annotated[float, Field(gt=0, lt=1, description="Adam's learning rate")] = 1e-3
+    beta1: Annotated[float, Field(ge=0, lt=1, description="Adam's decay of the gradient mean")] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1, description="Adam's decay of the squared gradient")] = 0.999
+    weight_decay: Annotated[float, Field(ge=0, description="L2 penalty inside Adam, all networks")] = 1e-3
+    clip_norm: Annotated[
+        float | None,
+        Field(gt=0, description="largest norm of the encoder-decoder gradient; code 5, the paper names none"),
+    ] = 5.0
+    critic_steps: Annotated[
+        int, Field(ge=1, description="discriminator steps per minibatch; code 5, the paper names none")
+    ] = 5
+    logit_clamp: Annotated[float, Field(gt=0, description="bound of the discriminator's logit")] = 50.0
+    weight_adversarial: Annotated[Weight, Field(description="weight of the GAN term")] = 1.0
+    weight_reconstruction: Annotated[Weight, Field(description="weight of auto-encoding, within a modality")] = 10.0
+    weight_cycle: Annotated[Weight, Field(description="weight of the latent cycle, across modalities")] = 10.0
+    weight_mnn: Annotated[Weight, Field(description="weight of the anchors (mutual nearest neighbours)")] = 1.0
+    weight_geometry: Annotated[
+        Weight, Field(description="weight of geometry preservation; code 10, paper 1")
+    ] = 10.0
+    n_neighbors: Annotated[
+        int, Field(ge=1, description="neighbours per direction when anchors are searched (k)")
+    ] = 30
+    mnn_reduction: Annotated[
+        Literal["mean", "sum"],
+        Field(description="mean over anchors (code) or their sum (paper, Eq. 3)"),
+    ] = "mean"
+    geometry_cap: Annotated[
+        float, Field(gt=0, le=1, description="cosine above which a cell's geometry is left alone")
+    ] = 0.975
+    init: Annotated[
+        Literal["normal", "kaiming"],
+        Field(description="initial weights: N(0, init_sd^2) for weights and biases (code) or PyTorch's own"),
+    ] = "normal"
+    init_sd: Annotated[float, Field(gt=0, description="standard deviation of the normal start")] = 0.1
