@@ -78,9 +78,14 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Plateau:
-    """Stop when the smoothed sum of `terms` improves by less than `tolerance` (relative) over `window` steps."""
+    """When to stop before the last step.
 
-    terms: tuple[str, ...]
+    The weighted sum of the named terms is averaged over the last `window` steps
+    and over the `window` before; training ends when the difference is less than
+    `tolerance` of all the progress since the first window.
+    """
+
+    weights: Mapping[str, float]
     window: int
     tolerance: float
     min_steps: int

@@ -71,9 +71,15 @@ class Scmodal:
                 groups=groups,
                 sampling=Sampling(batch_size=p.batch_size, independent=True, replacement=True),
                 max_steps=schedule.max_steps or _STEPS[schedule.preset],
-                plateau=_PLATEAU if schedule.preset is Preset.AUTO and not schedule.max_steps else None,
+                plateau=self._plateau() if schedule.preset is Preset.AUTO and not schedule.max_steps else None,
             )
         ]
+
+    def _plateau(self) -> Plateau:
+        # the adversarial term says nothing about progress: it hovers around its equilibrium
+        terms = ("reconstruction", "cycle", "mnn", "geometry")
+        weights = {term: getattr(self.params, f"weight_{term}") for term in terms}
+        return Plateau(weights=weights, window=300, tolerance=0.005, min_steps=1000)
 
     def prepare(self, batch: Minibatch) -> Step:
         """Encode once and find anchors."""
@@ -101,7 +107,3 @@ class Scmodal:
 
 
 _STEPS = {Preset.AUTO: PAPER_STEPS, Preset.PAPER: PAPER_STEPS, Preset.FAST: 300}
-# the adversarial term says nothing about progress: it hovers around its equilibrium
-_PLATEAU = Plateau(
-    terms=("reconstruction", "cycle", "mnn", "geometry"), window=400, tolerance=0.01, min_steps=1000
-)

@@ -1,0 +1,157 @@
+"""Checkpoints: one safetensors file, replaced atomically, bound to its run by a fingerprint."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from mocli.errors import EnvironmentProblem, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+    from mocli.types import Json
+
+FORMAT = 1
+FILE = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Tensors by name and everything that is no tensor."""
+
+    tensors: Mapping[str, Tensor]
+    meta: dict[str, Json]
+
+
+class Checkpoints:
+    """The checkpoint of one run in a folder of its own.
+
+    Parameters
+    ----------
+    folder
+        Created at the first save, removed at success.
+    fingerprint
+        What must be equal for a checkpoint to belong to this run: inputs,
+        links, model, parameters, seed, format.
+    resume
+        `auto` continues if a matching checkpoint exists, `always` demands one,
+        `never` ignores it.
+    """
+
+    def __init__(self, folder: Path, *, fingerprint: Mapping[str, Json], resume: str) -> None:
+        self.folder = folder
+        self.fingerprint = {**fingerprint, "checkpoint_format": FORMAT}
+        self.resume = resume
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self.folder / FILE
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Write beside the old file and replace it; a kill leaves one of the two whole."""
+        meta = json.dumps({"fingerprint": self.fingerprint, **snapshot.meta}, sort_keys=True)
+        tensors = {k: v.detach().to("cpu").contiguous() for k, v in snapshot.tensors.items()}
+        temporary = self.folder / (FILE + f".{os.getpid()}.tmp")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, temporary, metadata={"mocli": meta})
+            with temporary.open("rb") as handle:
+                os.fsync(handle.fileno())
+            temporary.replace(self.path)
+        except (OSError, SafetensorError) as error:
+            temporary.unlink(missing_ok=True)
+            raise EnvironmentProblem(
+                "the checkpoint could not be written",
+                file=self.path,
+                found=str(error),
+                hint="free some space or name another folder with --checkpoint-dir",
+            ) from error
+
+    def load(self) -> Snapshot | None:
+        """Return the snapshot to continue from, or None to start anew.
+
+        Raises
+        ------
+        UsageError
+            If a checkpoint is there but belongs to another run (each differing
+            field is named), or `resume="always"` finds none.
+        """
+        if self.resume == "never":
+            return None
+        if not self.path.exists():
+            if self.resume == "always":
+                raise UsageError(
+                    "there is no checkpoint to resume from", file=self.path, hint="use --resume auto"
+                )
+            return None
+        try:
+            with safe_open(self.path, framework="pt") as handle:
+                meta = json.loads(handle.metadata()["mocli"])
+                tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise UsageError(
+                "the checkpoint cannot be read",
+                file=self.path,
+                found=str(error),
+                hint="delete it, or start anew with --resume never",
+            ) from error
+        self._check(meta.pop("fingerprint"))
+        return Snapshot(tensors, meta)
+
+    def _check(self, found: Mapping[str, Json]) -> None:
+        keys = sorted({*found, *self.fingerprint})
+        differing = [k for k in keys if found.get(k) != self.fingerprint.get(k)]
+        if differing:
+            lines = "; ".join(
+                f"{k}: {_short(found.get(k))} then, {_short(self.fingerprint.get(k))} now" for k in differing
+            )
+            raise UsageError(
+                "the checkpoint belongs to another run",
+                file=self.path,
+                found=lines,
+                hint="repeat the earlier command to continue it, or start anew with --resume never",
+            )
+
+    def remove(self) -> None:
+        """Delete the checkpoint, and its folder if nothing else is in it."""
+        self.path.unlink(missing_ok=True)
+        if self.folder.exists() and not any(self.folder.iterdir()):
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _short(value: Json) -> str:
+    text = json.dumps(value, sort_keys=True)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def pack_optimizer(name: str, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Flatten an optimiser's state to named tensors."""
+    packed: dict[str, Tensor] = {}
+    for index, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            packed[f"optimizer/{name}/{index}/{key}"] = torch.as_tensor(value)
+    return packed
+
+
+def unpack_optimizer(name: str, optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put the tensors of `pack_optimizer` back."""
+    prefix = f"optimizer/{name}/"
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith(prefix):
+            index, _, field = key.removeprefix(prefix).partition("/")
+            state.setdefault(int(index), {})[field] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,111 @@
+"""Choose the device and the number of threads; say what was chosen."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mocli.errors import EnvironmentProblem, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def choose_device(requested: str) -> torch.device:
+    """Return the device asked for; `auto` takes CUDA where it works, else the CPU.
+
+    Raises
+    ------
+    EnvironmentProblem
+        If a device was named that is not there: never a quiet fallback.
+    """
+    if requested == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = requested.partition(":")
+    if kind not in {"cpu", "cuda", "mps"} or (index and not index.isdigit()):
+        choices = ["auto", "cpu", "cuda", "cuda:0", "mps"]
+        raise UsageError(
+            f"'{requested}' is no device",
+            field="--device",
+            hint=did_you_mean(requested, choices, "devices"),
+        )
+    if kind == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if int(index or 0) >= count:
+            built = torch.version.cuda or "no CUDA (a CPU build)"
+            raise EnvironmentProblem(
+                f"the device '{requested}' is not available",
+                field="--device",
+                found=f"{count} CUDA device{'' if count == 1 else 's'}; torch {torch.__version__}, {built}",
+                expected="a visible CUDA device",
+                hint="use --device cpu, or ask the scheduler for a GPU; `mocli doctor` shows what is visible",
+            )
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise EnvironmentProblem(
+            "the device 'mps' is not available", field="--device", hint="use --device cpu"
+        )
+    return torch.device(requested)
+
+
+def choose_threads(requested: int | None) -> int:
+    """Return `requested`, else SLURM_CPUS_PER_TASK, else the CPUs this process may use."""
+    if requested is not None:
+        if requested < 1:
+            raise UsageError("threads must be at least 1", field="--threads", found=requested)
+        return requested
+    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    if slurm.isdigit() and int(slurm) > 0:
+        return int(slurm)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def torch_settings(*, threads: int, deterministic: bool) -> Iterator[None]:
+    """Set threads and determinism for the duration; leave torch and its generators as they were."""
+    old_threads = torch.get_num_threads()
+    old_deterministic = torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(threads)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        torch.set_num_threads(old_threads)
+        torch.use_deterministic_algorithms(old_deterministic)
+
+
+def describe(device: torch.device, *, requested: str, threads: int) -> dict[str, Any]:
+    """Return what the report says of the device."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        name = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    else:
+        name = platform.processor() or platform.machine()
+    return {
+        "requested": requested,
+        "used": str(device),
+        "name": name,
+        "threads": threads,
+        "torch": str(torch.__version__),
+    }
+
+
+def peak_memory() -> int:
+    """Return the largest resident set of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)
+
+
+def gpu_peak_memory(device: torch.device) -> int | None:
+    """Return the most memory torch held on a CUDA device, in bytes."""
+    return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else None

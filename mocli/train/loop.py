@@ -1,0 +1,222 @@
+"""The one visible training loop; every model goes through it."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.utils import clip_grad_norm_
+
+from mocli.data.batches import Batches
+from mocli.errors import Interrupted, OutOfMemory
+from mocli.train.checkpoint import Snapshot, pack_optimizer, unpack_optimizer
+from mocli.train.history import History
+from mocli.train.signals import Signals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+    from mocli.data.bundle import MultiOmics
+    from mocli.models.base import Group, Model, Phase, Schedule
+    from mocli.train.checkpoint import Checkpoints
+
+SIGNAL_FOR_TIME = 10
+"""SIGUSR1: `--max-time` ends a run as a scheduler's warning would."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to run a fit, apart from the model and the data.
+
+    Attributes
+    ----------
+    checkpoint_every, max_time
+        Seconds.
+    progress
+        Called after every step with phase, step, steps at most and latest terms.
+    """
+
+    device: torch.device
+    seed: int
+    checkpoints: Checkpoints | None = None
+    checkpoint_every: float = 600.0
+    max_time: float | None = None
+    progress: Callable[[str, int, int, Callable[[], Mapping[str, float]]], None] = lambda *_: None
+    log: Callable[[str], None] = lambda _: None
+
+
+@dataclass
+class Fit:
+    """What training did."""
+
+    steps: int = 0
+    cells_drawn: int = 0
+    stop_reason: str = ""
+    resumed_from_step: int | None = None
+    phases: list[dict[str, Any]] = field(default_factory=list)
+    history: dict[str, Any] = field(default_factory=dict)
+    losses: dict[str, Any] = field(default_factory=dict)
+
+
+def fit(model: Model, bundle: MultiOmics, schedule: Schedule, training: Training) -> Fit:
+    """Train a model through its phases.
+
+    Raises
+    ------
+    NumericalError
+        At the first loss term that is not finite.
+    Interrupted
+        After a checkpoint, on SIGTERM, SIGUSR1, SIGINT or when `max_time` is over.
+    OutOfMemory
+        When the device runs out of memory.
+    """
+    model.module.to(training.device).train()
+    snapshot = training.checkpoints.load() if training.checkpoints else None
+    done = Fit()
+    started = time.monotonic()
+    if snapshot:
+        done = Fit(**_as_mapping(snapshot.meta["fit"]))
+    with Signals() as signals:
+        for index, phase in enumerate(model.phases(schedule, bundle)):
+            if index < len(done.phases):
+                continue
+            stretch = _Stretch(model, bundle, phase, training, signals, started)
+            if snapshot:
+                done.resumed_from_step = stretch.restore(snapshot)
+                training.log(f"resumed at step {done.resumed_from_step:,} of phase '{phase.name}'")
+                snapshot = None
+            try:
+                stretch.run(done)
+            except torch.OutOfMemoryError as error:
+                raise OutOfMemory(
+                    "the device ran out of memory",
+                    field="--batch-size",
+                    found=f"{phase.sampling.batch_size} cells per step on {training.device}",
+                    hint=f"try --batch-size {max(phase.sampling.batch_size // 2, 2)}",
+                ) from error
+    model.module.eval()
+    return done
+
+
+class _Stretch:
+    """One phase while it runs: batches, optimisers, history."""
+
+    def __init__(
+        self,
+        model: Model,
+        bundle: MultiOmics,
+        phase: Phase,
+        training: Training,
+        signals: Signals,
+        started: float,
+    ) -> None:
+        self.model, self.phase, self.training, self.signals = model, phase, training, signals
+        self.started = self.saved = started
+        generator = torch.Generator().manual_seed(training.seed)
+        self.batches = Batches(bundle, phase.sampling, device=training.device, generator=generator)
+        self.optimizers = [_optimizer(group) for group in phase.groups]
+        self.history = History(interval=1 if training.device.type == "cpu" else 50)
+        self.n_modalities = len(bundle.modalities)
+
+    def run(self, done: Fit) -> None:
+        """Step until the budget is spent, the loss is flat or a signal comes."""
+        phase, reason = self.phase, "steps"
+        while len(self.history) < phase.max_steps:
+            step = len(self.history)
+            self._pause_if_asked(done)
+            terms = self._step(step)
+            self.history.record(terms)
+            self.training.progress(phase.name, step + 1, phase.max_steps, self.history.latest)
+            if phase.plateau and self.history.flat(phase.plateau):
+                reason = "plateau"
+                break
+        self.history.flush()
+        steps = len(self.history)
+        done.steps += steps
+        done.cells_drawn += steps * phase.sampling.batch_size * self.n_modalities
+        done.stop_reason = reason
+        done.phases.append({"name": phase.name, "steps": steps, "stop_reason": reason})
+        done.history[phase.name] = self.history.curves()
+        done.losses[phase.name] = self.history.summary()
+
+    def _step(self, step: int) -> dict[str, Tensor]:
+        batch = self.batches.next(step)
+        prepared = self.model.prepare(batch)
+        terms: dict[str, Tensor] = {}
+        for group, optimizer in zip(self.phase.groups, self.optimizers, strict=True):
+            others = [p for g in self.phase.groups if g is not group for p in g.parameters]
+            for parameter in others:
+                parameter.requires_grad_(requires_grad=False)
+            for _ in range(group.repeats):
+                losses = self.model.losses(prepared, group.name)
+                optimizer.zero_grad(set_to_none=True)
+                losses.total.backward()
+                if group.clip_norm is not None:
+                    clip_grad_norm_(group.parameters, group.clip_norm)
+                optimizer.step()
+            for parameter in others:
+                parameter.requires_grad_(requires_grad=True)
+            terms.update(losses.terms)
+        return terms
+
+    def _pause_if_asked(self, done: Fit) -> None:
+        now = time.monotonic()
+        checkpoints = self.training.checkpoints
+        over = self.training.max_time is not None and now - self.started > self.training.max_time
+        signum = self.signals.received or (SIGNAL_FOR_TIME if over else None)
+        if checkpoints and (signum or now - self.saved > self.training.checkpoint_every):
+            checkpoints.save(self.snapshot(done))
+            self.saved = now
+        if signum:
+            where = f"step {len(self.history):,} of phase '{self.phase.name}'"
+            cause = "the time allowed is over" if over else f"signal {signum} received"
+            kept = f"checkpoint written to {checkpoints.folder}" if checkpoints else "nothing was kept"
+            hint = "repeat the command to continue" if checkpoints else None
+            raise Interrupted(signum, f"{cause} at {where}; {kept}", hint=hint)
+
+    def snapshot(self, done: Fit) -> Snapshot:
+        """Everything needed to continue with the same bytes."""
+        history_meta, tensors = self.history.state()
+        tensors |= {f"module/{k}": v for k, v in self.model.module.state_dict().items()}
+        for group, optimizer in zip(self.phase.groups, self.optimizers, strict=True):
+            tensors |= pack_optimizer(group.name, optimizer)
+        tensors |= {f"batches/{k}": v for k, v in self.batches.state_dict().items()}
+        tensors["rng/cpu"] = torch.get_rng_state()
+        if self.training.device.type == "cuda":
+            tensors["rng/cuda"] = torch.cuda.get_rng_state(self.training.device)
+        return Snapshot(tensors, {"phase": self.phase.name, "history": history_meta, "fit": vars(done)})
+
+    def restore(self, snapshot: Snapshot) -> int:
+        """Continue from a snapshot; returns the step."""
+        tensors, meta = snapshot.tensors, snapshot.meta
+        self.model.module.load_state_dict(_under(tensors, "module/"))
+        for group, optimizer in zip(self.phase.groups, self.optimizers, strict=True):
+            unpack_optimizer(group.name, optimizer, tensors)
+        self.batches.load_state_dict(_under(tensors, "batches/"))
+        self.history.restore(_as_mapping(meta["history"]), tensors)
+        torch.set_rng_state(tensors["rng/cpu"])
+        if self.training.device.type == "cuda" and "rng/cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["rng/cuda"], self.training.device)
+        return len(self.history)
+
+
+def _optimizer(group: Group) -> Optimizer:
+    kind = torch.optim.AdamW if group.decoupled_decay else torch.optim.Adam
+    return kind(
+        group.parameters, lr=group.lr, betas=group.betas, weight_decay=group.weight_decay, fused=True
+    )
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _as_mapping(value: Any) -> dict[str, Any]:
+    # through JSON once, so that a resumed run holds the same types as a fresh one
+    return dict(json.loads(json.dumps(value)))
