@@ -1,0 +1,288 @@
+"""What a metric sees, what it is, and how all of them are found and run.
+
+Every metric is invariant to shifting and scaling the latent, so
+`Embedding` hands out coordinates whose squares neither overflow nor vanish.
+"""
+
+from __future__ import annotations
+
+import math
+import pkgutil
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+
+import numpy as np
+
+import mocli.metrics
+from mocli.errors import UsageError, did_you_mean
+from mocli.nn.neighbors import knn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Mapping
+
+    from mocli.types import FloatArray, IntArray, Json
+
+    Edge = tuple[str, str]
+    Linked = tuple[FloatArray, FloatArray, tuple[str, ...]]
+
+T = TypeVar("T")
+Need = Literal["modalities", "label", "pairs", "linked"]
+
+MAX_NEIGHBORS = 300  # the neighbourhood of the mixing metric
+MAX_CELLS = 20_000  # metrics that average over cells draw this many
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """A latent space and what is known of its cells.
+
+    Attributes
+    ----------
+    z
+        Latent of each modality, `(n_m, d)`, rows in file order.
+    label
+        Codes of each modality, `(n_m,)`, -1 unknown; a modality may be missing.
+    label_levels
+        What the codes mean.
+    batch
+        Codes of each modality, `(n_m,)`, -1 unknown.
+    pairs
+        For modalities (a, b) the rows of the same cell in both, `(n_pairs, 2)`.
+    linked
+        For modalities (a, b) the dense linked features `(n_a, s)`, `(n_b, s)` and their names.
+    seed
+        Of the metrics that draw cells.
+    device
+        Torch device for neighbours and distances.
+    """
+
+    z: Mapping[str, FloatArray]
+    label: Mapping[str, IntArray] | None = None
+    label_levels: tuple[str, ...] = ()
+    batch: Mapping[str, IntArray] | None = None
+    pairs: Mapping[Edge, IntArray] | None = None
+    linked: Mapping[Edge, Linked] | None = None
+    seed: int = 0
+    device: str = "cpu"
+    _shared: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        widths = {np.shape(z)[1:] for z in self.z.values()}
+        if len(widths) != 1 or len(next(iter(widths))) != 1:
+            raise ValueError(f"modalities must share one latent, got row shapes {sorted(widths)}")
+        for codes in (self.label or {}, self.batch or {}):
+            for name, values in codes.items():
+                if len(values) != len(self.z[name]):
+                    raise ValueError(f"{len(values)} codes for {len(self.z[name])} cells of '{name}'")
+        for (a, b), (x, y, _) in (self.linked or {}).items():
+            if (len(x), len(y)) != (len(self.z[a]), len(self.z[b])) or x.shape[1] != y.shape[1]:
+                raise ValueError(f"linked features of {a} and {b} have shapes {x.shape} and {y.shape}")
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names, in the order in which `joint` stacks them."""
+        return tuple(self.z)
+
+    @property
+    def modality_pairs(self) -> list[Edge]:
+        """Every two modalities once."""
+        return list(combinations(self.z, 2))
+
+    @cached_property
+    def finite(self) -> bool:
+        """Whether no coordinate is NaN or infinite."""
+        return all(bool(np.isfinite(z).all()) for z in self.z.values())
+
+    @cached_property
+    def degenerate(self) -> bool:
+        """Whether the latent holds no geometry: not finite, no cell, or all cells at one point."""
+        return not self.finite or len(self.joint) == 0 or bool((self.joint == self.joint[0]).all())
+
+    @cached_property
+    def joint(self) -> FloatArray:
+        """All cells, modality after modality, `(n, d)`, scaled by a power of two to at most 1.
+
+        Zero where the latent is not finite: the scores are then void anyway.
+        """
+        stacked = np.concatenate([np.asarray(z) for z in self.z.values()])
+        if not self.finite:
+            return np.zeros(stacked.shape, np.float32)
+        peak = float(np.abs(stacked).max(initial=0.0))
+        scaled = np.ldexp(stacked, -math.frexp(peak)[1])  # exact: ties stay ties
+        return cast("FloatArray", scaled.astype(np.float32))
+
+    @cached_property
+    def modality_codes(self) -> IntArray:
+        """Number of the modality of every row of `joint`, `(n,)`."""
+        return np.repeat(np.arange(len(self.z)), [len(z) for z in self.z.values()])
+
+    @cached_property
+    def joint_label(self) -> IntArray:
+        """Label code of every row of `joint`, -1 unknown, `(n,)`."""
+        label = self.label or {}
+        parts = [np.asarray(label.get(m, np.full(len(z), -1))) for m, z in self.z.items()]
+        return np.concatenate(parts).astype(np.int64)
+
+    def rows(self, modality: str) -> FloatArray:
+        """Coordinates of one modality, `(n_m, d)`, on the scale of `joint`."""
+        of_modality: FloatArray = self.joint[self.modality_codes == self.modalities.index(modality)]
+        return of_modality
+
+    def draw(self, candidates: IntArray) -> IntArray:
+        """At most `MAX_CELLS` of the rows, drawn once per seed, in ascending order."""
+        if len(candidates) <= MAX_CELLS:
+            return candidates
+        chosen = np.random.default_rng(self.seed).choice(candidates, MAX_CELLS, replace=False)
+        return cast("IntArray", np.sort(chosen))
+
+    @cached_property
+    def neighbors(self) -> tuple[IntArray, IntArray]:
+        """Rows of `joint` (all, or `MAX_CELLS` drawn) and their nearest other cells of all modalities.
+
+        `(m,)` and `(m, k)`, nearest first, with k = 300 or n - 1 if that is less.
+        """
+        n = len(self.joint)
+        cells = self.draw(np.arange(n))
+        if len(cells) == n:
+            return cells, knn(self.joint, self.joint, MAX_NEIGHBORS, exclude_self=True, device=self.device)[1]
+        k = min(MAX_NEIGHBORS, n - 1)
+        found = knn(self.joint[cells], self.joint, k + 1, device=self.device)[1]
+        # a cell can be crowded out of its own list by duplicates: then the last one goes
+        own = found == cells[:, None]
+        own[~own.any(1), -1] = True
+        return cells, found[~own].reshape(len(cells), k)
+
+    def share(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return what `compute` gave the first time: work that several metrics of a file share."""
+        if key not in self._shared:
+            self._shared[key] = compute()
+        return cast("T", self._shared[key])
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One number: its value (NaN if undefined), the cells or features behind it, what it is of."""
+
+    value: float
+    n: int
+    of: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A registered metric; call it with an `Embedding`.
+
+    Attributes
+    ----------
+    bounds
+        Lowest and highest possible value; may be infinite.
+    needs
+        What the embedding must hold; `"modalities"` means at least two.
+    sentence
+        How to read it, for a biologist.
+    definition, section
+        The exact formula in words, and where it comes from.
+    """
+
+    name: str
+    title: str
+    better: Literal["higher", "lower"]
+    bounds: tuple[float, float]
+    needs: frozenset[Need]
+    sentence: str
+    definition: str
+    section: str
+    compute: Callable[[Embedding], Iterable[Score]]
+
+    def __call__(self, embedding: Embedding) -> list[Score]:
+        """Compute; the values are NaN where the latent holds no geometry."""
+        with np.errstate(all="ignore"):
+            scores = list(self.compute(embedding))
+        if embedding.degenerate:
+            return [Score(math.nan, s.n, s.of) for s in scores]
+        return scores
+
+    def applies_to(self, embedding: Embedding) -> bool:
+        """Whether the embedding holds what the metric needs."""
+        held: dict[Need, bool] = {
+            "modalities": len(embedding.z) > 1,
+            "label": bool(embedding.label),
+            "pairs": bool(embedding.pairs),
+            "linked": bool(embedding.linked),
+        }
+        return all(held[need] for need in self.needs)
+
+
+def metric(
+    *,
+    name: str,
+    title: str,
+    better: Literal["higher", "lower"],
+    bounds: tuple[float, float],
+    needs: Iterable[Need],
+    sentence: str,
+    definition: str,
+    section: str,
+) -> Callable[[Callable[[Embedding], Iterable[Score]]], Metric]:
+    """Turn a function into the `Metric` that `available_metrics` finds in its module."""
+
+    def register(compute: Callable[[Embedding], Iterable[Score]]) -> Metric:
+        return Metric(name, title, better, bounds, frozenset(needs), sentence, definition, section, compute)
+
+    return register
+
+
+def available_metrics() -> dict[str, Metric]:
+    """Return every metric of every module on `mocli.metrics.__path__`, by name."""
+    found: dict[str, Metric] = {}
+    for module in pkgutil.iter_modules(mocli.metrics.__path__):
+        members = vars(import_module(f"mocli.metrics.{module.name}")).values()
+        found.update({member.name: member for member in members if isinstance(member, Metric)})
+    return dict(sorted(found.items()))
+
+
+def evaluate(embedding: Embedding, names: Iterable[str] | None = None) -> dict[str, dict[str, Json]]:
+    """Compute the metrics whose needs the embedding meets.
+
+    Parameters
+    ----------
+    names
+        Metrics wanted; None for all.
+
+    Returns
+    -------
+    By `name` or `name[of]`: value (None if undefined), better, range (None where
+    unbounded), n, title, definition, sentence; ready for the JSON report.
+
+    Raises
+    ------
+    UsageError
+        A name that no metric has.
+    """
+    metrics = available_metrics()
+    chosen = list(metrics) if names is None else list(dict.fromkeys(names))
+    for name in chosen:
+        if name not in metrics:
+            hint = did_you_mean(name, metrics, "metrics")
+            raise UsageError(f"there is no metric '{name}'", field="metrics", hint=hint)
+    results: dict[str, dict[str, Json]] = {}
+    for one in (metrics[name] for name in chosen):
+        if one.applies_to(embedding):
+            for score in one(embedding):
+                results[one.name if score.of is None else f"{one.name}[{score.of}]"] = _entry(one, score)
+    return results
+
+
+def _entry(one: Metric, score: Score) -> dict[str, Json]:
+    return {
+        "value": float(score.value) if math.isfinite(score.value) else None,
+        "better": one.better,
+        "range": [bound if math.isfinite(bound) else None for bound in one.bounds],
+        "n": int(score.n),
+        "title": one.title,
+        "definition": one.definition,
+        "sentence": one.sentence,
+    }

@@ -1,0 +1,294 @@
+"""Exact nearest neighbours and matched distances, block by block: nothing n x n is held.
+
+Distances are formed in float64 as |q|^2 + |r|^2 - 2 qr around the mean of the
+reference and rounded to float32. The rounding makes equal distances compare
+equal whatever the order of summation, so that ties can be settled by index.
+torch is imported by the functions that compute, so that importing this module
+is cheap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from mocli.types import DoubleArray, FloatArray, IntArray
+
+Metric = Literal["euclidean", "cosine"]
+
+_TILE = {"cpu": 2**23, "cuda": 2**27}  # distances held at once: 64 MB and 1 GB in float64
+_SAME = 1e-12  # squared distance, relative to the squared norm, that float32 input cannot express
+
+
+@dataclass(frozen=True, eq=False)
+class MatchedDistances:
+    """How far partners are from each other, and from everyone else.
+
+    With `d[i, j]` the distance of row i of `a` to row j of `b`, each `(n,)`:
+
+    Attributes
+    ----------
+    own
+        `d[i, i]`.
+    closer_in_b, closer_in_a
+        Number of j with `d[i, j] < d[i, i]`, and with `d[j, i] < d[i, i]`.
+    mean_to_b, mean_to_a
+        Mean over all j, the partner included, of `d[i, j]` and of `d[j, i]`.
+    """
+
+    own: FloatArray
+    closer_in_b: IntArray
+    closer_in_a: IntArray
+    mean_to_b: DoubleArray
+    mean_to_a: DoubleArray
+
+
+def chunks(n: int, size: int) -> Iterator[slice]:
+    """Yield slices of at most `size` rows that cover `range(n)` in order."""
+    for start in range(0, n, size):
+        yield slice(start, min(start + size, n))
+
+
+def knn(
+    query: NDArray[Any],
+    reference: NDArray[Any],
+    k: int,
+    *,
+    metric: Metric = "euclidean",
+    exclude_self: bool = False,
+    block: int | None = None,
+    device: str = "cpu",
+) -> tuple[FloatArray, IntArray]:
+    """Find the k nearest reference rows of every query row, exactly.
+
+    Parameters
+    ----------
+    query, reference
+        `(n_query, d)` and `(n_reference, d)`, finite.
+    k
+        Neighbours wanted; capped at the rows there are (one fewer with `exclude_self`).
+    metric
+        `"cosine"` is 1 - cos; a row of zeros has cosine 0 with every row, itself included.
+    exclude_self
+        The query is the reference: leave out row i for query row i. Other rows with the same values stay.
+    block
+        Query rows per tile; None chooses a tile of 64 MB (1 GB on CUDA).
+    device
+        Torch device that computes; one without float64 (`mps`) is replaced by the CPU.
+
+    Returns
+    -------
+    Distances and row numbers, both `(n_query, k)`, nearest first; equal distances
+    are ordered by row number, and the lowest row numbers are taken at the k-th.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit, or values that are not finite.
+    """
+    import torch
+
+    _check(query, reference)
+    if exclude_self and len(query) != len(reference):
+        raise ValueError(f"exclude_self needs one set of rows, got {len(query)} and {len(reference)}")
+    k = max(0, min(k, len(reference) - int(exclude_self)))
+    distances = np.zeros((len(query), k), np.float32)
+    indices = np.zeros((len(query), k), np.int64)
+    if k == 0:
+        return distances, indices
+    q, r = _prepare(query, reference, metric=metric, device=device)
+    for rows in chunks(len(query), block or _rows_per_tile(r)):
+        d = _distances(q[rows], r)
+        if exclude_self:
+            here = torch.arange(rows.start, rows.stop, device=d.device)
+            d[here - rows.start, here] = torch.inf
+        values, index = _smallest(d, k)
+        distances[rows] = values.cpu().numpy()
+        indices[rows] = index.cpu().numpy()
+    if metric == "cosine":
+        distances *= distances / np.float32(2)
+    return distances, indices
+
+
+def nearest_rows(query: NDArray[Any], reference: NDArray[Any], *, device: str = "cpu") -> IntArray:
+    """Return the nearest reference row (Euclidean) of every query row, `(n_query,)`.
+
+    Raises `ValueError` as `knn` does, and if there is no reference row.
+    """
+    if len(reference) == 0:
+        raise ValueError("there is no reference row")
+    return knn(query, reference, 1, device=device)[1][:, 0]
+
+
+def matched_distances(
+    a: NDArray[Any], b: NDArray[Any], *, block: int | None = None, device: str = "cpu"
+) -> MatchedDistances:
+    """Compare the distance of partners (row i of both) with all other distances.
+
+    Parameters
+    ----------
+    a, b
+        `(n, d)` each, finite; row i of one is the partner of row i of the other.
+    block, device
+        As for `knn`.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit, or values that are not finite.
+    """
+    import torch
+
+    _check(a, b)
+    if len(a) != len(b):
+        raise ValueError(f"partners come in pairs, got {len(a)} and {len(b)} rows")
+    n = len(a)
+    x, y = _prepare(a, b, metric="euclidean", device=device)
+    own = (x - y).square().sum(1).sqrt().float()
+    closer_b, closer_a = (torch.zeros(n, dtype=torch.int64, device=x.device) for _ in range(2))
+    sum_b, sum_a = (torch.zeros(n, dtype=torch.float64, device=x.device) for _ in range(2))
+    for rows in chunks(n, block or _rows_per_tile(y)):
+        d = _distances(x[rows], y)
+        # partners take their distance from `own`, so that none is closer than itself by rounding
+        here = torch.arange(rows.start, rows.stop, device=d.device)
+        d[here - rows.start, here] = own[rows]
+        closer_b[rows] = (d < own[rows, None]).sum(1)
+        closer_a += (d < own).sum(0)
+        sum_b[rows] = d.sum(1).double()
+        sum_a += d.sum(0).double()
+    counts = (closer_b.cpu().numpy(), closer_a.cpu().numpy())
+    return MatchedDistances(
+        own.cpu().numpy(), *counts, (sum_b / max(n, 1)).cpu().numpy(), (sum_a / max(n, 1)).cpu().numpy()
+    )
+
+
+def neighbor_mean(values: NDArray[Any], neighbors: IntArray) -> NDArray[Any]:
+    """Mean of `values` over the neighbours of each row.
+
+    Parameters
+    ----------
+    values
+        `(n_reference, s)`.
+    neighbors
+        `(n_query, k)` rows of `values`, k >= 1.
+
+    Returns
+    -------
+    `(n_query, s)`, of the floating type of `values`.
+    """
+    if neighbors.shape[1] == 0:
+        raise ValueError("the mean of no neighbours is not defined")
+    total = np.zeros((len(neighbors), values.shape[1]), np.result_type(values.dtype, np.float32))
+    for column in neighbors.T:  # k passes, so that (n_query, k, s) never exists
+        total += values[column]
+    total /= neighbors.shape[1]
+    return total
+
+
+def smooth(values: NDArray[Any], neighbors: IntArray, weight: float) -> NDArray[Any]:
+    """Blend each row with the mean of its neighbours: `(1 - weight) * x + weight * mean`.
+
+    Parameters
+    ----------
+    values
+        `(n, s)`.
+    neighbors
+        `(n, k)` row numbers, as `knn` returns them; k = 0 leaves the values as they are.
+    weight
+        From 0 (untouched) to 1 (neighbours only).
+    """
+    if not 0.0 <= weight <= 1.0:
+        raise ValueError(f"weight must be from 0 to 1, got {weight}")
+    if neighbors.shape[1] == 0:
+        return values.copy()
+    blended = neighbor_mean(values, neighbors)
+    blended *= weight
+    for rows in chunks(len(values), 4096):
+        blended[rows] += (1.0 - weight) * values[rows]
+    return blended
+
+
+def _check(query: NDArray[Any], reference: NDArray[Any]) -> None:
+    if query.ndim != 2 or reference.ndim != 2 or query.shape[1] != reference.shape[1]:
+        raise ValueError(f"expected rows of one length, got shapes {query.shape} and {reference.shape}")
+    if not (np.isfinite(query).all() and np.isfinite(reference).all()):
+        raise ValueError("distances need finite values")
+
+
+def _prepare(
+    query: NDArray[Any], reference: NDArray[Any], *, metric: Metric, device: str
+) -> tuple[Tensor, Tensor]:
+    """Return both as float64 tensors whose Euclidean distances give the metric."""
+    import torch
+
+    where = torch.device("cpu" if device.startswith("mps") else device)
+    q, r = (torch.as_tensor(x).to(where, torch.float64) for x in (query, reference))
+    if metric == "cosine":
+        return _unit(q, axis=0), _unit(r, axis=1)
+    # less cancellation; distances do not change
+    centre = r.mean(0) if len(r) else 0.0
+    return q - centre, r - centre
+
+
+def _unit(x: Tensor, *, axis: int) -> Tensor:
+    """Scale rows to norm 1, so that |q - r|^2 / 2 = 1 - cos.
+
+    Two columns are appended, one for zero rows of the query and one for those of
+    the reference: a zero row becomes a unit vector orthogonal to everything.
+    """
+    import torch
+
+    peak = x.abs().amax(1, keepdim=True) if x.shape[1] else x.new_zeros(len(x), 1)
+    zero = peak == 0
+    scaled = x / peak.masked_fill(zero, 1.0)  # first by the peak: squares of tiny values vanish
+    scaled = scaled / scaled.square().sum(1, keepdim=True).sqrt().masked_fill(zero, 1.0)
+    extra = x.new_zeros(len(x), 2)
+    extra[:, axis] = zero[:, 0].double()
+    return torch.cat([scaled, extra], 1)
+
+
+def _rows_per_tile(reference: Tensor) -> int:
+    return max(1, _TILE.get(reference.device.type, 2**23) // max(1, len(reference)))
+
+
+def _distances(q: Tensor, r: Tensor) -> Tensor:
+    """Euclidean distances in float32, `(len(q), len(r))`, of float64 rows."""
+    import torch
+
+    size = q.square().sum(1, keepdim=True)
+    d = torch.addmm(r.square().sum(1), q, r.T, alpha=-2.0).add_(size)
+    d.masked_fill_(d <= _SAME * size, 0.0)
+    return d.sqrt_().float()
+
+
+def _smallest(d: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k smallest of each row, ordered by value, then by column."""
+    import torch
+
+    values, index = torch.topk(d, k, dim=1, largest=False, sorted=False)
+    last = values.amax(1, keepdim=True)
+    crowded = ((d <= last).sum(1) > k).nonzero()[:, 0]  # topk chose among equals at the k-th place
+    if len(crowded):
+        index[crowded] = _first_columns(d[crowded], last[crowded], k)
+    index = index.sort(1).values
+    values = d.gather(1, index)
+    order = values.argsort(dim=1, stable=True)
+    return values.gather(1, order), index.gather(1, order)
+
+
+def _first_columns(d: Tensor, last: Tensor, k: int) -> Tensor:
+    """Columns of all values below the k-th smallest, then the first of those equal to it."""
+    import torch
+
+    below, equal = d < last, d == last
+    room = k - below.sum(1, keepdim=True)
+    chosen = below | (equal & (equal.cumsum(1, dtype=torch.int32) <= room))
+    return chosen.nonzero()[:, 1].view(-1, k)
