@@ -1,0 +1,94 @@
+"""What a modality measures: from its name, its feature types, its feature names."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mocli.types import ModalityKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_ALIASES: dict[ModalityKind, str] = {
+    ModalityKind.RNA: (
+        "rna gex gene genes expression gene_expression geneexpression mrna scrna snrna rnaseq scrnaseq "
+        "snrnaseq transcriptome transcriptomics"
+    ),
+    ModalityKind.PROT: (
+        "prot protein proteins adt adts antibody antibodies antibody_capture antibodycapture cite abc "
+        "surface_protein proteomics"
+    ),
+    ModalityKind.ATAC: (
+        "atac peak peaks accessibility chromatin chromatin_accessibility scatac snatac atacseq scatacseq "
+        "snatacseq gene_activity geneactivity"
+    ),
+    ModalityKind.CYTO: "cyto cytof codex imc cytometry mass_cytometry flow_cytometry",
+    ModalityKind.METHYL: "methyl meth methylation methylome 5mc mc dna_methylation",
+}
+_KIND = {alias: kind for kind, aliases in _ALIASES.items() for alias in aliases.split()}
+# words that also name a data set or a method, so a clearer word in the same file name outvotes them
+_WEAK = frozenset({"gene", "genes", "expression", "cite", "abc", "meth", "mc", "cyto", "chromatin"})
+
+_REGION = re.compile(r"^(chr)?[A-Za-z0-9.]+[:_-]\d+[-_]\d+$")
+_GENE_ID = re.compile(r"^(ENS[A-Z]*G\d{6,}(\.\d+)?|FBgn\d+|WBGene\d+)$")
+# Transcripts found in nearly every RNA table and in no antibody panel
+_TRANSCRIPT = re.compile(
+    r"^(RP[LS]\d+[A-Z0-9]*|RPLP[012]|MT-[A-Z0-9]+|MALAT1|NEAT1|XIST|LINC\d+|GAPDH|ACTB|EEF1[AB]\d|TMSB\d+X?|FTL|FTH1|"
+    r"IFITM?\d+|IFIT\d|ISG15|HSPA\d\w*|HSP90\w+|FOS|JUNB?|STMN1|TUBA1B|HIST\w+|TYROBP|S100A\d+|SNAP25|MEG3|"
+    r"\d{7}[A-Z]\d{2}RIK|[A-Z]{2}\d{6}\.\d+)$",
+    re.IGNORECASE,
+)
+
+
+def kind_of(name: str) -> ModalityKind:
+    """Kind that a modality's name or alias stands for; `OTHER` when it stands for none."""
+    return _KIND.get(_slug(name), ModalityKind.OTHER)
+
+
+def feature_type_name(feature_type: str) -> str:
+    """Modality name for a value of `var['feature_types']`: `Gene Expression` gives `rna`."""
+    kind = kind_of(feature_type)
+    return _slug(feature_type) or "other" if kind is ModalityKind.OTHER else kind.value
+
+
+def name_in_stem(stem: str) -> str | None:
+    """Modality named by a file's stem, None when no word or several of them name one.
+
+    A stem that is an alias as a whole is the user's own name and kept
+    (`adt.h5ad` gives `adt`); else the words are looked at (`pbmc_adt87` gives `prot`).
+    """
+    if kind_of(stem) is not ModalityKind.OTHER:
+        return stem
+    words = {w.strip("0123456789") or w for w in re.split(r"[^a-z0-9]+", stem.casefold())}
+    hits = words & _KIND.keys()
+    for among in (hits - _WEAK, hits):
+        kinds = {_KIND[w] for w in among}
+        if len(kinds) == 1:
+            return kinds.pop().value
+        if kinds:
+            return None
+    return None
+
+
+def kind_of_features(names: Sequence[str]) -> ModalityKind:
+    """Kind suggested by feature names: genome regions are ATAC, transcripts RNA, the rest `OTHER`."""
+    if len(names) == 0:
+        return ModalityKind.OTHER
+    spread = [str(names[i]) for i in np.linspace(0, len(names) - 1, min(200, len(names))).astype(int)]
+    if _share(_REGION, spread) > 0.8:
+        return ModalityKind.ATAC
+    if _share(_GENE_ID, spread) > 0.5:
+        return ModalityKind.RNA
+    transcripts = sum(_TRANSCRIPT.match(str(n)) is not None for n in names[:60000])
+    return ModalityKind.RNA if transcripts >= 3 else ModalityKind.OTHER
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", text.casefold()).strip("_")
+
+
+def _share(pattern: re.Pattern[str], names: Iterable[str]) -> float:
+    return float(np.mean([pattern.match(n) is not None for n in names]))

@@ -1,0 +1,61 @@
+"""The words with which a user names an input: `file`, `file::modality`, `name=file`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mocli.errors import UsageError
+
+_NAME = re.compile(r"^([^/\\:=]+)=(.+)$", re.DOTALL)
+_MODALITY = re.compile(r"^(.+)::([^/\\:]*)$", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One INPUT of the command line.
+
+    Attributes
+    ----------
+    text
+        As the user typed it.
+    modality
+        The modality wanted of the file, None for all.
+    name
+        What the user calls it, None where the file decides.
+    """
+
+    text: str
+    path: Path
+    modality: str | None = None
+    name: str | None = None
+
+
+def parse_source(text: str) -> Source:
+    """Split `name=file::modality`; a file that exists under the whole text is taken as it is.
+
+    Raises
+    ------
+    UsageError
+        Empty text, file or modality.
+    """
+    rest, name, modality = text, None, None
+    if not _exists(rest) and (match := _MODALITY.match(rest)) is not None:
+        rest, modality = match.group(1), match.group(2).strip()
+    # in run=1/rna.h5ad the '=' belongs to a folder: what exists as it stands is a file
+    if not _exists(rest) and (match := _NAME.match(rest)) is not None:
+        name, rest = match.group(1).strip(), match.group(2)
+    if not rest.strip() or modality == "" or name == "":
+        raise UsageError(
+            f"'{text}' names no input",
+            expected="file, file::modality, name=file or name=file::modality",
+        )
+    return Source(text=text, path=Path(rest).expanduser(), modality=modality, name=name)
+
+
+def _exists(text: str) -> bool:
+    try:
+        return bool(text) and Path(text).exists()
+    except (OSError, ValueError):  # too long, or a null byte
+        return False
