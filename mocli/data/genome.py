@@ -1,0 +1,92 @@
+"""Genome intervals: the names peaks are given, and the names chromosomes are given.
+
+Inside mocli an interval is 0-based and half-open. The names of peaks written by
+peak callers and by 10x carry BED coordinates, so their numbers are taken as they
+stand.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# chr1:100-200, chr1-100-200, chr1_100_200, chr1:1,000-2,000; a contig may hold _ and - itself.
+_INTERVAL = re.compile(
+    r"([^\s:]+?)[:_-](\d{1,3}(?:,\d{3})+|\d{1,12})[-_](\d{1,3}(?:,\d{3})+|\d{1,12})", re.ASCII
+)
+
+# Assembled chromosomes: numbers, sex chromosomes, roman numerals (yeast, worm), fly arms.
+_ASSEMBLED = re.compile(r"\d{1,2}[AB]?|[XYZW]|[IVX]+|[23][LR]", re.ASCII)
+
+
+class Interval(NamedTuple):
+    """A stretch of a chromosome, 0-based and half-open."""
+
+    chrom: str
+    start: int
+    end: int
+
+
+def normalise_chrom(chrom: str) -> str:
+    """Return the UCSC form of a chromosome's name.
+
+    `1` and `Chr1` become `chr1`; `MT`, `M` and `chrMT` become `chrM`. Scaffolds
+    (`GL000194.1`) keep their names, since the UCSC ones cannot be derived.
+    """
+    bare = chrom[3:] if chrom[:3].casefold() == "chr" and len(chrom) > 3 else chrom
+    if bare.upper() in {"M", "MT"}:
+        return "chrM"
+    if len(bare) < len(chrom) or _ASSEMBLED.fullmatch(bare):
+        return "chr" + bare
+    return chrom
+
+
+def parse_interval(text: str) -> Interval | None:
+    """Read `chrom:start-end`, `chrom-start-end` or `chrom_start_end`.
+
+    Parameters
+    ----------
+    text
+        The name of a peak.
+
+    Returns
+    -------
+    The interval with its chromosome's name in UCSC form, or None where the
+    text is something else or ends before it starts.
+    """
+    match = _INTERVAL.fullmatch(text.strip())
+    if match is None:
+        return None
+    start, end = (int(number.replace(",", "")) for number in match.group(2, 3))
+    return None if end < start else Interval(normalise_chrom(match[1]), start, end)
+
+
+def parse_intervals(names: Iterable[str]) -> pd.DataFrame:
+    """Read many names of peaks.
+
+    Parameters
+    ----------
+    names
+        `(n,)` names.
+
+    Returns
+    -------
+    A frame of n rows in the order given, with columns `chrom` (None where the
+    name is no interval), `start` and `end` (int64, -1 there).
+    """
+    nowhere = (None, -1, -1)
+    rows = [parse_interval(name) or nowhere for name in names]
+    chrom, start, end = zip(*rows, strict=True) if rows else ((), (), ())
+    return pd.DataFrame(
+        {
+            "chrom": pd.Series(list(chrom), dtype=object),
+            "start": np.asarray(start, dtype=np.int64),
+            "end": np.asarray(end, dtype=np.int64),
+        }
+    )
