@@ -122,6 +122,17 @@ class ModalityFile:
         starts = np.linspace(0, self.n_obs - run, max(1, n_rows // run)).astype(np.int64)
         return self.read(layer, rows=np.unique(starts[:, None] + np.arange(run)))
 
+    def nbytes(self, layer: str | None = None) -> int:
+        """Bytes of a matrix as CSR in memory; from a sample where the file does not say."""
+        with self._stored(layer) as (stored, columns, _):
+            nnz = None
+            if stored.layout != "dense" and columns is None:
+                nnz = int(stored.node["data"].shape[0])
+        if nnz is None:
+            sample = self.sample(layer)
+            nnz = round(sample.nnz / sample.shape[0] * self.n_obs)
+        return 8 * nnz + 4 * (self.n_obs + 1)
+
     @contextmanager
     def _stored(self, layer: str | None) -> Iterator[tuple[Stored, IntArray | None, str]]:
         """Find a matrix on disk, the columns wanted of it, and what to call it."""

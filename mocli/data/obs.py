@@ -14,13 +14,17 @@ if TYPE_CHECKING:
     from mocli.data.modality import ModalityFile
 
 
-def find_column(files: Sequence[ModalityFile], key: str) -> dict[str, pd.Series | None]:
+def find_column(
+    files: Sequence[ModalityFile], key: str, *, option: str | None = None
+) -> dict[str, pd.Series | None]:
     """Look a column up in every modality's obs.
 
     Parameters
     ----------
     key
         A column, or `rna:column` for the column of one modality.
+    option
+        The option that named it, for the message.
 
     Returns
     -------
@@ -39,7 +43,7 @@ def find_column(files: Sequence[ModalityFile], key: str) -> dict[str, pd.Series 
         return found
     columns = list(dict.fromkeys(str(c) for f in files for c in f.obs.columns))
     raise InputError(
-        f"no modality has the column '{key}'",
+        f"no modality has the column '{key}'" + (f" of {option}" if option else ""),
         file=", ".join(dict.fromkeys(str(f.path) for f in files)),
         field=f"obs['{key}']",
         found=", ".join(columns[:12]) + (", ..." if len(columns) > 12 else "") or "no columns",

@@ -1,0 +1,261 @@
+"""Files out: the user's modalities as they were, plus what mocli adds, in one h5mu."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from mocli.data.encode import add_column, need_group, put, put_array, put_csr, put_table, tag
+from mocli.data.hdf5 import open_h5, reading, text_attr
+from mocli.data.table import read_index, read_table
+from mocli.data.target import atomic, check_writable
+from mocli.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from mocli.data.modality import ModalityFile
+    from mocli.types import FloatArray
+
+__all__ = ["Added", "atomic", "check_writable", "union_names", "write_h5mu"]
+
+_TEXT = h5py.string_dtype()
+_USERBLOCK = 512  # mudata looks for its name in the first bytes
+_MAGIC = b"MuData (format-version=0.1.0;creator=mocli)"
+
+
+@dataclass(frozen=True, eq=False)
+class Added:
+    """What is added to a modality.
+
+    Attributes
+    ----------
+    obsm
+        Arrays `(n_obs, d)` by key, rows as in the file.
+    obs
+        Columns `(n_obs,)` by name, matched by position.
+    obs_names
+        New names of the cells (a prefix for names that repeat across files);
+        None keeps the user's.
+    """
+
+    file: ModalityFile
+    obsm: Mapping[str, FloatArray] = field(default_factory=dict)
+    obs: Mapping[str, Any] = field(default_factory=dict)
+    obs_names: tuple[str, ...] | None = None
+
+    @property
+    def names(self) -> pd.Index:
+        """Names of the cells as they will be written."""
+        return self.file.obs.index if self.obs_names is None else pd.Index(self.obs_names, dtype=object)
+
+
+def union_names(added: Sequence[Added]) -> list[str]:
+    """Cells of the whole file that `write_h5mu` will write, in its order.
+
+    Of a single h5mu this is the file's own order, with the cells of modalities
+    that are not integrated; else the order of first appearance.
+    """
+    kept = _kept_order(added)
+    if kept is not None:
+        return [str(n) for n in kept]
+    return [str(n) for n in pd.unique(np.concatenate([a.names.to_numpy(object) for a in added]))]
+
+
+def write_h5mu(
+    path: Path,
+    added: Sequence[Added],
+    *,
+    obsm: Mapping[str, FloatArray],
+    uns: Mapping[str, object],
+    obs: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the modalities with their additions; inputs are copied at the level of HDF5.
+
+    Modalities of a single h5mu: the whole file is copied first, also what is
+    not in `added`. Otherwise each modality is copied object by object into a
+    new file. Keys that are already there are overwritten, all else stays.
+    Of a file split by feature type `varp` and `raw`, which span all types,
+    are left out.
+
+    Parameters
+    ----------
+    obsm, obs
+        Added on top, rows in the order of `union_names(added)`.
+    uns
+        Added on top and to each modality in `added`.
+
+    Raises
+    ------
+    UsageError
+        The output is one of the inputs, or two modalities share a name.
+    InputError
+        An input cannot be read.
+    EnvironmentProblem
+        The folder cannot be written to, or the disk is full.
+    """
+    inputs = list(dict.fromkeys(a.file.path for a in added))
+    if any(path.exists() and p.exists() and path.samefile(p) for p in inputs):
+        raise UsageError("the output is also an input", file=path, hint="inputs are never changed")
+    if len({a.file.name for a in added}) < len(added):
+        raise UsageError("two modalities share a name", found=", ".join(a.file.name for a in added))
+    with atomic(path) as temporary:
+        if _kept_order(added) is not None:
+            shutil.copyfile(inputs[0], temporary)
+            with h5py.File(temporary, "r+", locking="best-effort") as h5:
+                _add_all(h5, added, obsm=obsm, obs=obs or {}, uns=uns)
+            return
+        with h5py.File(temporary, "w", userblock_size=_USERBLOCK, locking="best-effort") as h5:
+            mod = h5.create_group("mod")
+            mod.attrs.create("mod-order", np.array([a.file.name for a in added], dtype=object), dtype=_TEXT)
+            for a in added:
+                _copy_modality(a, mod.create_group(a.file.name))
+            _write_top(h5, added)
+            _add_all(h5, added, obsm=obsm, obs=obs or {}, uns=uns)
+        with temporary.open("r+b") as stream:
+            stream.write(_MAGIC.ljust(_USERBLOCK, b"\0"))
+
+
+def _kept_order(added: Sequence[Added]) -> pd.Index | None:
+    """Cell order of the h5mu that all modalities come from, None where a new file is needed."""
+    first = added[0].file
+    if any(
+        a.file.path != first.path
+        or a.file.format != "h5mu"
+        or a.file.group != f"/mod/{a.file.name}"
+        or (a.obs_names is not None and not a.names.equals(a.file.obs.index))
+        for a in added
+    ):
+        return None
+    with open_h5(first.path) as h5:
+        if "obs" not in h5 or int(h5.attrs.get("axis", 0)) != 0:
+            return None
+        with reading(first.path, "obs"):
+            names = pd.Index(read_index(h5["obs"]).astype(str))
+    if not names.is_unique or not all(a.names.isin(names).all() for a in added):
+        return None
+    return names
+
+
+def _add_all(
+    h5: h5py.File,
+    added: Sequence[Added],
+    *,
+    obsm: Mapping[str, FloatArray],
+    obs: Mapping[str, Any],
+    uns: Mapping[str, object],
+) -> None:
+    for a in added:
+        _add(h5[f"mod/{a.file.name}"], a.file.n_obs, obsm=a.obsm, obs=a.obs, uns=uns)
+    n_cells = len(read_index(h5["obs"]))
+    _add(h5, n_cells, obsm=obsm, obs=obs, uns=uns)
+
+
+def _add(
+    group: h5py.Group,
+    n_obs: int,
+    *,
+    obsm: Mapping[str, FloatArray],
+    obs: Mapping[str, Any],
+    uns: Mapping[str, object],
+) -> None:
+    for key, values in (*obsm.items(), *obs.items()):
+        if len(values) != n_obs:
+            raise ValueError(f"'{key}' has {len(values)} rows, {group.name} has {n_obs} cells")
+    if obsm:
+        node = need_group(group, "obsm")
+        for key, array in obsm.items():
+            put_array(node, key, array)
+    if obs and isinstance(group["obs"], h5py.Dataset):  # a structured array takes no new column
+        put_table(group, "obs", read_table(group["obs"]))
+    for key, column in obs.items():
+        add_column(group["obs"], key, column)
+    if uns:
+        node = need_group(group, "uns")
+        for key, value in uns.items():
+            put(node, key, value)
+
+
+def _copy_modality(added: Added, target: h5py.Group) -> None:
+    """Copy a modality into an empty group, object by object where its file has it whole."""
+    file = added.file
+    tag(target, "anndata", "0.1.0")
+    with open_h5(file.path) as h5, reading(file.path, file.group):
+        source = h5[file.group]
+        if file.format == "10x":
+            put_table(target, "obs", file.obs)
+            _write_columns(file, target, source)
+        else:
+            target.attrs.update(source.attrs)
+            of_features = {"X", "layers", "var", "varm", "varp", "raw", "raw.X", "raw.var", "raw.varm"}
+            for key in source:
+                if file.columns is None or key not in of_features:
+                    # old files point from columns to categories with references
+                    h5.copy(
+                        source[key],
+                        target,
+                        name=key,
+                        expand_soft=True,
+                        expand_external=True,
+                        expand_refs=True,
+                    )
+            if file.columns is not None:
+                _write_columns(file, target, source)
+    for key in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
+        need_group(target, key)
+    if added.obs_names is not None:
+        _rename(target, added.obs_names)
+
+
+def _write_columns(file: ModalityFile, target: h5py.Group, source: h5py.Group) -> None:
+    """Write what belongs to a modality's features when the file holds others beside them."""
+    put_table(target, "var", file.var)
+    if file.has_x:
+        put_csr(target, "X", file.read(dtype=None))
+    layers, varm = need_group(target, "layers"), need_group(target, "varm")
+    for layer in file.layers:
+        put_csr(layers, layer, file.read(layer, dtype=None))
+    if file.columns is None or "varm" not in source:
+        return
+    for key, node in source["varm"].items():
+        if isinstance(node, h5py.Dataset) and node.dtype.kind in "biuf":
+            put_array(varm, key, node[()][file.columns])
+
+
+def _rename(group: h5py.Group, names: Sequence[str]) -> None:
+    if isinstance(group["obs"], h5py.Dataset):
+        put_table(group, "obs", read_table(group["obs"]))
+    put_array(group["obs"], text_attr(group["obs"], "_index") or "_index", np.array(names, dtype=object))
+
+
+def _write_top(h5: h5py.File, added: Sequence[Added]) -> None:
+    """Write what makes a MuData of modalities: the union of cells, all features, who is where."""
+    tag(h5, "MuData", "0.1.0")
+    h5.attrs["axis"] = np.int64(0)
+    h5.attrs["encoder"] = "mocli"
+    cells = pd.Index(union_names(added))
+    features = np.concatenate([a.file.var.index.to_numpy(object) for a in added])
+    put_table(h5, "obs", pd.DataFrame(index=cells))
+    put_table(h5, "var", pd.DataFrame(index=pd.Index(features)))
+    for key in ("obsm", "varm", "obsp", "varp", "uns", "obsmap", "varmap"):
+        need_group(h5, key)
+    start = 0
+    for a in added:
+        rows = a.names.get_indexer(cells) + 1
+        _map(h5, "obs", a.file.name, rows)
+        columns = np.zeros(len(features), np.int64)
+        columns[start : start + a.file.n_vars] = np.arange(1, a.file.n_vars + 1)
+        start += a.file.n_vars
+        _map(h5, "var", a.file.name, columns)
+
+
+def _map(h5: h5py.File, axis: str, name: str, positions: Any) -> None:
+    """Write which row of a modality each row of the whole is, from 1; 0 where it has none."""
+    put_array(h5[f"{axis}map"], name, positions.astype(np.uint32))
+    put_array(h5[f"{axis}m"], name, (positions > 0)[:, None])
