@@ -80,9 +80,9 @@ def _hint(source: Side, target: Side, worse: Side) -> str:
         )
     of_table, of_data = _share_of_ids(worse.names), _share_of_ids(features.names)
     if of_table != of_data:
-        has, lacks = ("the table", "the data") if of_table else ("the data", "the table")
+        ids, symbols = ("table", "data") if of_table else ("data", "table")
         return (
-            f"{has} have Ensembl ids and {lacks} gene symbols: "
+            f"Ensembl ids stand in the {ids}, gene symbols in the {symbols}: "
             "choose the column of var that holds the table's names with --var-key, or rewrite the table"
         )
     return _interval_hint(worse) or "are table and data of one organism and one panel?"
