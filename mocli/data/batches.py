@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from mocli.data.bundle import MultiOmics
     from mocli.models.base import Sampling
-    from mocli.types import CSR, FloatArray
+    from mocli.types import CSR, FloatArray, IntArray
 
 CELLS = "cells"
 
@@ -29,6 +29,17 @@ CELLS = "cells"
 def densify(x: CSR | FloatArray) -> FloatArray:
     """Return a sparse or dense matrix as a dense, C-contiguous float32 array."""
     return np.ascontiguousarray(x if isinstance(x, np.ndarray) else x.toarray(), dtype=np.float32)
+
+
+def dense_rows(features: FeatureMatrix, rows: IntArray, columns: IntArray | None = None) -> FloatArray:
+    """Return rows of a feature matrix, and of these some columns, dense and with the offset, `(n, m)`."""
+    values = features.values[rows]
+    offset = features.offset
+    if columns is not None:
+        values = values[:, columns]
+        offset = None if offset is None else offset[columns]
+    x = densify(values)
+    return x if offset is None else x + offset
 
 
 class ResidentCsr:

@@ -41,6 +41,8 @@ def tfidf(x: CSR, idf: FloatArray) -> CSR:
 
 def correlation(scores: FloatArray, depth: DoubleArray) -> DoubleArray:
     """Pearson r of each column of `(n, k)` with `(n,)`; 0 where either is constant."""
+    if not len(depth):
+        return np.zeros(scores.shape[1])
     a = scores - scores.mean(axis=0, dtype=np.float64)
     b = depth - depth.mean()
     norm = np.sqrt((a * a).sum(axis=0) * (b @ b))
