@@ -28,6 +28,8 @@ class Traits:
     expects
         What each kind of modality must be before the model's own transform:
         `"counts"`, `"any"`. Kinds that are absent are not supported.
+    pairings, prefers
+        Pairings the model accepts, and those for which `--model auto` takes it first.
     params, model
         Import paths (`package.module:Class`), so that reading traits stays cheap.
     """
@@ -37,6 +39,7 @@ class Traits:
     doi: str
     summary: str
     pairings: frozenset[Pairing]
+    prefers: frozenset[Pairing]
     expects: Mapping[ModalityKind, str]
     min_modalities: int
     max_modalities: int | None

@@ -75,7 +75,7 @@ def torch_settings(*, threads: int, deterministic: bool) -> Iterator[None]:
     torch.set_num_threads(threads)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
+        torch.use_deterministic_algorithms(mode=True)
     try:
         with torch.random.fork_rng():
             yield

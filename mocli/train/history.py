@@ -95,7 +95,7 @@ class History:
         return {t: {"step": steps, "value": means[:, i].tolist()} for i, t in enumerate(self.terms)}
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """What a checkpoint keeps."""
+        """Return what a checkpoint keeps."""
         self.flush()
         return {"terms": list(self.terms)}, {"history": torch.from_numpy(self.values())}
 
@@ -112,5 +112,9 @@ class History:
             return False
         weights = np.array([plateau.weights.get(term, 0.0) for term in self.terms])
         total = self.values() @ weights
-        first, before, now = total[:window].mean(), total[-2 * window : -window].mean(), total[-window:].mean()
+        first, before, now = (
+            total[:window].mean(),
+            total[-2 * window : -window].mean(),
+            total[-window:].mean(),
+        )
         return bool(before - now < plateau.tolerance * abs(first - now))

@@ -12,12 +12,13 @@ from torch.nn.utils import clip_grad_norm_
 
 from mocli.data.batches import Batches
 from mocli.errors import Interrupted, OutOfMemory
+from mocli.log import logger, progress
 from mocli.train.checkpoint import Snapshot, pack_optimizer, unpack_optimizer
 from mocli.train.history import History
 from mocli.train.signals import Signals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from torch import Tensor
     from torch.optim import Optimizer
@@ -38,8 +39,6 @@ class Training:
     ----------
     checkpoint_every, max_time
         Seconds.
-    progress
-        Called after every step with phase, step, steps at most and latest terms.
     """
 
     device: torch.device
@@ -47,8 +46,6 @@ class Training:
     checkpoints: Checkpoints | None = None
     checkpoint_every: float = 600.0
     max_time: float | None = None
-    progress: Callable[[str, int, int, Callable[[], Mapping[str, float]]], None] = lambda *_: None
-    log: Callable[[str], None] = lambda _: None
 
 
 @dataclass
@@ -89,7 +86,7 @@ def fit(model: Model, bundle: MultiOmics, schedule: Schedule, training: Training
             stretch = _Stretch(model, bundle, phase, training, signals, started)
             if snapshot:
                 done.resumed_from_step = stretch.restore(snapshot)
-                training.log(f"resumed at step {done.resumed_from_step:,} of phase '{phase.name}'")
+                logger.info("resumed at step %d of phase '%s'", done.resumed_from_step, phase.name)
                 snapshot = None
             try:
                 stretch.run(done)
@@ -127,15 +124,14 @@ class _Stretch:
     def run(self, done: Fit) -> None:
         """Step until the budget is spent, the loss is flat or a signal comes."""
         phase, reason = self.phase, "steps"
-        while len(self.history) < phase.max_steps:
-            step = len(self.history)
-            self._pause_if_asked(done)
-            terms = self._step(step)
-            self.history.record(terms)
-            self.training.progress(phase.name, step + 1, phase.max_steps, self.history.latest)
-            if phase.plateau and self.history.flat(phase.plateau):
-                reason = "plateau"
-                break
+        with progress(phase.max_steps, phase.name, start=len(self.history)) as shown:
+            while len(self.history) < phase.max_steps:
+                self._pause_if_asked(done)
+                self.history.record(self._step(len(self.history)))
+                shown.update(len(self.history), self.history.latest)
+                if phase.plateau and self.history.flat(phase.plateau):
+                    reason = "plateau"
+                    break
         self.history.flush()
         steps = len(self.history)
         done.steps += steps
@@ -208,9 +204,7 @@ class _Stretch:
 
 def _optimizer(group: Group) -> Optimizer:
     kind = torch.optim.AdamW if group.decoupled_decay else torch.optim.Adam
-    return kind(
-        group.parameters, lr=group.lr, betas=group.betas, weight_decay=group.weight_decay, fused=True
-    )
+    return kind(group.parameters, lr=group.lr, betas=group.betas, weight_decay=group.weight_decay, fused=True)
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

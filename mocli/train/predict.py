@@ -18,9 +18,7 @@ BLOCK = 2048
 """Rows per block; fixed, because a product's rounding may depend on its shape."""
 
 
-def encode_rows(
-    model: Encodes, modality: str, features: FeatureMatrix, device: torch.device
-) -> FloatArray:
+def encode_rows(model: Encodes, modality: str, features: FeatureMatrix, device: torch.device) -> FloatArray:
     """Latent of every row in file order, `(n_obs, n_latent)` float32."""
     rows = Rows(features, device)
     blocks: list[FloatArray] = []

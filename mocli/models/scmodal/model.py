@@ -71,7 +71,9 @@ class Scmodal:
                 groups=groups,
                 sampling=Sampling(batch_size=p.batch_size, independent=True, replacement=True),
                 max_steps=schedule.max_steps or _STEPS[schedule.preset],
-                plateau=self._plateau() if schedule.preset is Preset.AUTO and not schedule.max_steps else None,
+                plateau=self._plateau()
+                if schedule.preset is Preset.AUTO and not schedule.max_steps
+                else None,
             )
         ]
 

@@ -34,9 +34,13 @@ class ScmodalParams:
     ] = 5
     logit_clamp: Annotated[float, Field(gt=0, description="bound of the discriminator's logit")] = 50.0
     weight_adversarial: Annotated[Weight, Field(description="weight of the GAN term")] = 1.0
-    weight_reconstruction: Annotated[Weight, Field(description="weight of auto-encoding, within a modality")] = 10.0
+    weight_reconstruction: Annotated[
+        Weight, Field(description="weight of auto-encoding, within a modality")
+    ] = 10.0
     weight_cycle: Annotated[Weight, Field(description="weight of the latent cycle, across modalities")] = 10.0
-    weight_mnn: Annotated[Weight, Field(description="weight of the anchors (mutual nearest neighbours)")] = 1.0
+    weight_mnn: Annotated[Weight, Field(description="weight of the anchors (mutual nearest neighbours)")] = (
+        1.0
+    )
     weight_geometry: Annotated[
         Weight, Field(description="weight of geometry preservation; code 10, paper 1")
     ] = 10.0

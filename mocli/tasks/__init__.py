@@ -1,0 +1,1 @@
+"""The science verbs as plain functions: no typer, no printing."""

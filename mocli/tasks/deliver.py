@@ -1,0 +1,151 @@
+"""Write what an integration made: the model, the cells, the report to read."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from mocli import __version__
+from mocli.data.write import Added, union_names, write_h5mu
+from mocli.models.parameters import as_dict
+from mocli.tasks.picture import layout
+from mocli.tasks.saved import save_model
+from mocli.train.checkpoint import Checkpoints
+from mocli.types import Pairing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from mocli.models.base import Model
+    from mocli.report.html import Layout
+    from mocli.tasks.evaluate import Scores
+    from mocli.tasks.options import DataOptions
+    from mocli.tasks.prepare import Plan, Prepared
+    from mocli.tasks.run import Run
+    from mocli.types import FloatArray
+
+MAX_PICTURE = 10_000
+"""Cells drawn in the picture; more would only overlap."""
+
+
+def deliver(
+    run: Run,
+    data: DataOptions,
+    made: Plan,
+    prepared: Prepared,
+    latent: Mapping[str, FloatArray],
+    scores: Scores,
+    model: Model,
+) -> None:
+    """Write every output; the JSON report comes last, so that `ok` means all of it is there."""
+    paths, output = run.paths, run.output
+    key = output.key_added or f"X_{made.traits.name}"
+    added = _added(made, data, latent, key)
+    names = union_names(added)
+    top = {key: _joined(names, added, latent)}
+    if output.umap:
+        run.say("computing UMAP coordinates of every cell")
+        top["X_umap"] = layout(top[key], seed=run.options.seed)
+    save_model(paths.model, model, made, prepared, {"seed": run.options.seed})
+    uns = {"mocli": _provenance(run, made, model)} if output.provenance else {}
+    write_h5mu(paths.output, added, obsm=top, uns=uns)
+    run.add_output(paths.output, f"integrated cells, latent in obsm['{key}']")
+    run.add_output(paths.model, "the trained model")
+    if paths.html is not None:
+        _write_html(run, paths.html, prepared, latent, scores)
+        run.add_output(paths.html, "the report to read")
+    Checkpoints(paths.checkpoints, fingerprint={}, resume="never").remove()
+    for record in run.report.outputs:
+        run.say(f"wrote {record['path']}: {record['what']}")
+    if paths.report is None:
+        return
+    run.say(f"writing {paths.report}: the report in JSON")
+
+
+def _added(made: Plan, data: DataOptions, latent: Mapping[str, FloatArray], key: str) -> list[Added]:
+    prefix = data.obs_prefix or (
+        not made.relation.names_mean_cells and made.relation.pairing is Pairing.UNPAIRED and _collide(made)
+    )
+    return [
+        Added(
+            file=f,
+            obsm={key: latent[f.name]},
+            obs_names=tuple(f"{f.name}:{name}" for name in f.obs.index) if prefix else None,
+        )
+        for f in made.files
+    ]
+
+
+def _collide(made: Plan) -> bool:
+    names = pd.Index([])
+    for f in made.files:
+        if f.obs.index.isin(names).any():
+            return True
+        names = names.append(f.obs.index)
+    return False
+
+
+def _joined(names: Sequence[str], added: Sequence[Added], latent: Mapping[str, FloatArray]) -> FloatArray:
+    """One row per cell of the file; a cell measured in several modalities lies at their mean."""
+    where = pd.Index(names)
+    n_latent = next(iter(latent.values())).shape[1]
+    total = np.zeros((len(names), n_latent), dtype=np.float64)
+    times = np.zeros(len(names), dtype=np.int64)
+    for part in added:
+        own = part.obs_names if part.obs_names is not None else list(part.file.obs.index)
+        rows = where.get_indexer(pd.Index(own))
+        total[rows] += latent[part.file.name]
+        times[rows] += 1
+    joined = np.full(total.shape, np.nan)
+    np.divide(total, times[:, None], out=joined, where=times[:, None] > 0)
+    return joined.astype(np.float32)
+
+
+def _provenance(run: Run, made: Plan, model: Model) -> dict[str, object]:
+    return {
+        "version": __version__,
+        "command": np.array(run.report.command, dtype=object),
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "model": made.traits.name,
+        "params": json.dumps(as_dict(model.params), sort_keys=True),
+        "seed": run.options.seed,
+        "device": str(run.device),
+        "inputs": json.dumps([{"path": r["path"], "sha256": r["sha256"]} for r in run.report.inputs]),
+        "links": json.dumps([{"path": r["path"], "sha256": r["sha256"]} for r in run.report.links]),
+        "versions": json.dumps(run.report.versions, sort_keys=True),
+    }
+
+
+def _write_html(
+    run: Run, path: Path, prepared: Prepared, latent: Mapping[str, FloatArray], scores: Scores
+) -> None:
+    from mocli.report import html
+
+    run.say("drawing the report")
+    picture = _layout(prepared, latent, run.options.seed)
+    html.write(path, html.render(run.report, layout=picture, confusion=scores.confusion))
+
+
+def _layout(prepared: Prepared, latent: Mapping[str, FloatArray], seed: int) -> Layout:
+    from mocli.report.html import Layout
+
+    bundle = prepared.bundle
+    sizes = [m.n_obs for m in bundle.modalities.values()]
+    modality = np.repeat(np.arange(len(sizes)), sizes)
+    n = sum(sizes)
+    rng = np.random.default_rng(seed)
+    chosen = np.sort(rng.choice(n, MAX_PICTURE, replace=False)) if n > MAX_PICTURE else np.arange(n)
+    categories: dict[str, Any] = {"modality": (modality[chosen], tuple(bundle.modalities))}
+    for title, codes in (("label", bundle.label), ("batch", bundle.batch)):
+        if codes is not None:
+            own = [bundle.codes_of(codes, name) for name in bundle.modalities]
+            stacked = np.concatenate([c for c in own if c is not None])
+            categories[f"{title} ({codes.key})"] = (stacked[chosen], codes.levels)
+    xy = layout(np.concatenate(list(latent.values()))[chosen], seed=seed)
+    title = "UMAP of the latent" + ("" if len(chosen) == n else f", {len(chosen):,} of {n:,} cells")
+    return Layout(title=title, xy=xy, categories=categories)

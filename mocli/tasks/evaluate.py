@@ -1,0 +1,145 @@
+"""Score a placement of cells: the model's latent, or a baseline, by the same metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mocli.metrics.registry import Embedding, evaluate
+from mocli.nn.neighbors import knn
+from mocli.tasks.baseline import dense_rows, link_baselines
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mocli.data.bundle import MultiOmics
+    from mocli.types import FloatArray, IntArray
+
+MAX_LINKED = 200
+"""Columns drawn for link concordance; more would only cost memory."""
+
+MAX_BASELINE = 10_000
+"""Cells per modality placed by a baseline, whose coordinates are as many as the links."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Metrics of the model and of the baselines, and what the pictures need."""
+
+    metrics: dict[str, Any]
+    baselines: dict[str, Any]
+    confusion: dict[str, tuple[IntArray, tuple[str, ...], tuple[str, ...]]]
+
+
+def score(
+    latent: Mapping[str, FloatArray],
+    bundle: MultiOmics,
+    pairs: Mapping[tuple[str, str], IntArray],
+    *,
+    seed: int,
+) -> Scores:
+    """Evaluate the latent and, for every pair of linked modalities, the link baselines."""
+    everything = {name: np.arange(m.n_obs) for name, m in bundle.modalities.items()}
+    embedding = _embedding(latent, bundle, pairs, everything, seed=seed)
+    baselines: dict[str, Any] = {}
+    for link in bundle.links:
+        rows, own_pairs = _baseline_rows(bundle, link.edge, pairs, seed=seed)
+        for base in link_baselines(bundle, link, rows, seed):
+            placed = _embedding(base.z, bundle, own_pairs, rows, seed=seed)
+            key = base.name if len(bundle.links) == 1 else f"{base.name}[{link.source}-{link.target}]"
+            baselines[key] = {
+                "title": base.title,
+                "definition": base.definition,
+                "metrics": evaluate(placed),
+            }
+    return Scores(evaluate(embedding), baselines, _confusions(embedding, bundle))
+
+
+def _embedding(
+    z: Mapping[str, FloatArray],
+    bundle: MultiOmics,
+    pairs: Mapping[tuple[str, str], IntArray],
+    rows: Mapping[str, IntArray],
+    *,
+    seed: int,
+) -> Embedding:
+    def codes(of: Any) -> dict[str, IntArray] | None:
+        if of is None:
+            return None
+        found = {name: bundle.codes_of(of, name) for name in z}
+        return {name: c[rows[name]] for name, c in found.items() if c is not None}
+
+    rng = np.random.default_rng(seed)
+    linked = {}
+    for link in bundle.links:
+        if link.source in z and link.target in z:
+            n = len(link.names)
+            columns = np.sort(rng.choice(n, MAX_LINKED, replace=False)) if n > MAX_LINKED else np.arange(n)
+            linked[link.edge] = (
+                dense_rows(link.source_features, rows[link.source], columns),
+                dense_rows(link.target_features, rows[link.target], columns),
+                tuple(link.names[i] for i in columns),
+            )
+    return Embedding(
+        z=z,
+        label=codes(bundle.label),
+        label_levels=bundle.label.levels if bundle.label else (),
+        batch=codes(bundle.batch),
+        pairs=dict(pairs) or None,
+        linked=linked,
+        seed=seed,
+    )
+
+
+def _baseline_rows(
+    bundle: MultiOmics,
+    edge: tuple[str, str],
+    pairs: Mapping[tuple[str, str], IntArray],
+    *,
+    seed: int,
+) -> tuple[dict[str, IntArray], dict[tuple[str, str], IntArray]]:
+    """Rows to place, true partners kept together, and the pairs in the new numbering."""
+    a, b = edge
+    rng = np.random.default_rng(seed)
+    known = pairs.get((a, b))
+    if known is None and (b, a) in pairs:
+        known = pairs[b, a][:, ::-1]
+    rows: dict[str, IntArray] = {}
+    for side, name in enumerate(edge):
+        n = bundle.modalities[name].n_obs
+        order = rng.permutation(n)
+        if n > MAX_BASELINE and known is not None:
+            order = np.concatenate([known[:, side], np.setdiff1d(order, known[:, side])])
+        rows[name] = np.sort(order[:MAX_BASELINE])
+    if known is None:
+        return rows, {}
+    new = {name: np.full(bundle.modalities[name].n_obs, -1, dtype=np.int64) for name in edge}
+    for name in edge:
+        new[name][rows[name]] = np.arange(len(rows[name]))
+    moved = np.stack([new[a][known[:, 0]], new[b][known[:, 1]]], axis=1)
+    return rows, {(a, b): moved[(moved >= 0).all(1)]}
+
+
+def _confusions(
+    e: Embedding, bundle: MultiOmics
+) -> dict[str, tuple[IntArray, tuple[str, ...], tuple[str, ...]]]:
+    """Count true label x label of the nearest cell of the other modality."""
+    found = {}
+    if e.label is None or bundle.label is None:
+        return {}
+    levels = bundle.label.levels
+    for source in e.z:
+        for target in e.z:
+            if source == target or source not in e.label or target not in e.label:
+                continue
+            reference = np.flatnonzero(e.label[source] >= 0)
+            asked = np.flatnonzero(e.label[target] >= 0)
+            if not len(reference) or not len(asked):
+                continue
+            nearest = knn(e.z[target][asked], e.z[source][reference], 1)[1][:, 0]
+            matrix = np.zeros((len(levels), len(levels)), dtype=np.int64)
+            np.add.at(matrix, (e.label[target][asked], e.label[source][reference[nearest]]), 1)
+            found[f"{source}->{target}"] = (matrix, levels, levels)
+    return found

@@ -1,0 +1,346 @@
+"""From input files to a bundle: layers, checks, links, fitted transforms, index map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mocli.data.bundle import Codes, LinkedFeatures, Modality, MultiOmics
+from mocli.data.io import ModalityFile, open_inputs
+from mocli.data.links import EdgeLinks, Features, match_links, read_links
+from mocli.data.obs import find_column
+from mocli.data.transforms import TRANSFORMS, LinkRecipe, Recipe, RecipeOptions, default_transform
+from mocli.data.values import Health, LayerChoice, check_values, choose_layer
+from mocli.errors import InputError, UsageError, did_you_mean
+from mocli.tasks.options import one_of
+from mocli.tasks.pairing import Relation, index_map, relate, true_pairs
+from mocli.tasks.select import choose_model
+from mocli.types import ModalityKind, Pairing, ValueKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import pandas as pd
+
+    from mocli.data.links import LinkTable
+    from mocli.models.base import Traits
+    from mocli.tasks.options import DataOptions, TrainOptions
+    from mocli.types import IntArray, Task
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """One modality before its matrix is read: which values, which transform."""
+
+    file: ModalityFile
+    layer: LayerChoice
+    transform: str
+    reason: str
+    n_top: int | None
+    nbytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Everything decided from metadata and a sample of the values; what `--dry-run` shows."""
+
+    choices: tuple[Choice, ...]
+    relation: Relation
+    edges: tuple[EdgeLinks, ...]
+    tables: tuple[LinkTable, ...]
+    traits: Traits
+    why_model: str
+    batch: Mapping[str, pd.Series | None] | None
+    label: Mapping[str, pd.Series | None] | None
+    pairs: Mapping[tuple[str, str], IntArray]
+    warnings: tuple[str, ...]
+
+    @property
+    def files(self) -> list[ModalityFile]:
+        """The modalities in order."""
+        return [choice.file for choice in self.choices]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """The bundle with the fitted recipes that made it."""
+
+    bundle: MultiOmics
+    recipes: Mapping[str, Recipe]
+    link_recipes: Mapping[tuple[str, str], tuple[LinkRecipe, LinkRecipe]]
+    health: Mapping[str, Health]
+
+
+def plan(data: DataOptions, train: TrainOptions, task: Task, say: Callable[[str], None]) -> Plan:
+    """Open files, choose layers and transforms, match links, choose the model.
+
+    Reads metadata and a few hundred rows of each matrix, so that mistakes show in
+    seconds.
+    """
+    kinds = {
+        name: ModalityKind(one_of(k, [m.value for m in ModalityKind], "--kind"))
+        for name, k in data.kind.items()
+    }
+    files = open_inputs([str(text) for text in data.inputs], kinds=kinds)
+    names = [f.name for f in files]
+    for option, mapping in _by_modality(data).items():
+        _check_modalities(option, mapping, names)
+    for f in files:
+        say(f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features from {f.path}")
+    relation = relate([f.obs.index for f in files], data.pairing)
+    say(f"cells are {relation.pairing} ({relation.reason})")
+    traits, why = choose_model(
+        train.model,
+        task=task,
+        pairing=relation.pairing,
+        kinds=[f.kind for f in files],
+        links=bool(data.links),
+    )
+    say(f"model: {traits.name} ({why})")
+    choices = tuple(_choose(f, data, traits) for f in files)
+    for c in choices:
+        say(
+            f"{c.file.name}: values from {_layer_words(c.layer.layer)} ({c.layer.reason}), transform {c.transform} ({c.reason})"
+        )
+    tables = tuple(read_links(path) for path in data.links)
+    edges = tuple(match_links(tables, [_features(f, data.var_key) for f in files], log=say)) if tables else ()
+    for edge in edges:
+        say(edge.summary())
+    return Plan(
+        choices=choices,
+        relation=relation,
+        edges=edges,
+        tables=tables,
+        traits=traits,
+        why_model=why,
+        batch=find_column(files, data.batch_key) if data.batch_key else None,
+        label=find_column(files, data.label_key) if data.label_key else None,
+        pairs=_known_pairs(files, relation, data.pair_key),
+        warnings=_warnings(relation, traits, edges, files),
+    )
+
+
+def load(made: Plan, *, seed: int, warn: Callable[[str], None]) -> Prepared:
+    """Read the matrices one by one, check them, fit and apply the transforms."""
+    modalities: dict[str, Modality] = {}
+    recipes: dict[str, Recipe] = {}
+    health: dict[str, Health] = {}
+    sides: dict[tuple[str, str], dict[str, tuple[LinkRecipe, Any]]] = {e: {} for e in map(_edge, made.edges)}
+    aggregations = {_edge(e): e.aggregation() for e in made.edges}
+    for c in made.choices:
+        name = c.file.name
+        x = c.file.read(c.layer.layer)
+        # `identity` is the user's word that values need not be abundances
+        health[name] = check_values(
+            x, c.file, layer=c.layer.layer, allow_negative=c.transform == "identity" and _signed_allowed(c)
+        )
+        _tell_health(name, health[name], warn)
+        linked: list[int] = []
+        for edge in made.edges:
+            if name in _edge(edge):
+                first = name == edge.source
+                linked.extend(edge.source_index if first else edge.target_index)
+                aggregation = aggregations[_edge(edge)]
+                recipe = LinkRecipe.fit(
+                    x,
+                    aggregation=aggregation.source if first else aggregation.target,
+                    transform=c.transform,
+                    names=aggregation.names,
+                )
+                sides[_edge(edge)][name] = (recipe, recipe.apply(x))
+        options = RecipeOptions(transform=c.transform, n_top=c.n_top, seed=seed)
+        keep = np.unique(np.asarray(linked, dtype=np.int64))
+        recipes[name] = Recipe.fit(x, var_names=tuple(map(str, c.file.var.index)), options=options, keep=keep)
+        modalities[name] = Modality(
+            name=name,
+            kind=c.file.kind,
+            features=recipes[name].apply(x),
+            obs_names=tuple(map(str, c.file.obs.index)),
+            library=health[name].total,
+        )
+        del x
+    links = tuple(
+        LinkedFeatures(a, b, s[a][1], s[b][1], aggregations[a, b].names) for (a, b), s in sides.items()
+    )
+    rows, obs_names = index_map(made.files, made.relation.pairing)
+    return Prepared(
+        bundle=MultiOmics(
+            modalities=modalities,
+            rows=rows,
+            obs_names=obs_names,
+            pairing=made.relation.pairing,
+            links=links,
+            batch=_codes("batch", made.batch, made.files, rows, made.relation),
+            label=_codes("label", made.label, made.files, rows, made.relation),
+        ),
+        recipes=recipes,
+        link_recipes={(a, b): (s[a][0], s[b][0]) for (a, b), s in sides.items()},
+        health=health,
+    )
+
+
+def _edge(edge: EdgeLinks) -> tuple[str, str]:
+    return (edge.source, edge.target)
+
+
+def _by_modality(data: DataOptions) -> dict[str, Mapping[str, object]]:
+    return {"--kind": data.kind, "--layer": data.layer, "--transform": data.transform, "--hvg": data.hvg}
+
+
+def _check_modalities(option: str, mapping: Mapping[str, object], names: Sequence[str]) -> None:
+    for name in mapping:
+        if name not in names:
+            raise UsageError(
+                f"{option} names the modality '{name}', which is not among the inputs",
+                field=option,
+                found=", ".join(names),
+                hint=did_you_mean(name, names, "modalities"),
+            )
+
+
+def _choose(file: ModalityFile, data: DataOptions, traits: Traits) -> Choice:
+    asked = data.transform.get(file.name)
+    if asked is not None:
+        one_of(asked, list(TRANSFORMS), "--transform")
+    wants_counts = traits.expects[file.kind] == "counts" or asked in {"lognorm", "counts"}
+    layer = choose_layer(
+        file, data.layer.get(file.name), wants_counts=wants_counts, allow_negative=asked == "identity"
+    )
+    seen = file.sample(layer.layer)
+    largest = float(seen.data.max()) if seen.nnz else 0.0
+    transform = asked or default_transform(file.kind, layer.values, max_value=largest)
+    # float32 values and int32 columns
+    nbytes = int(8 * seen.nnz / seen.shape[0] * file.n_obs)
+    reason = "as asked" if asked else f"{file.kind} with {_VALUE_WORDS[layer.values]}"
+    if transform == "tfidf-lsi" and layer.values is ValueKind.REAL:
+        raise InputError(
+            "TF-IDF needs values that are not negative",
+            file=file.path,
+            field=layer.layer,
+            hint=f"name another layer with --layer {file.name}=..., or --transform {file.name}=identity",
+        )
+    return Choice(file, layer, transform, reason, _n_top(file, data), nbytes)
+
+
+_VALUE_WORDS = {
+    ValueKind.COUNTS: "counts",
+    ValueKind.LOGNORM: "log-like values",
+    ValueKind.POSITIVE: "positive values",
+    ValueKind.REAL: "values of both signs",
+}
+
+
+def _signed_allowed(choice: Choice) -> bool:
+    return choice.reason == "as asked" or choice.file.kind in {ModalityKind.OTHER, ModalityKind.METHYL}
+
+
+def _n_top(file: ModalityFile, data: DataOptions) -> int | None:
+    n = int(data.hvg.get(file.name, 3000))
+    if n < 0:
+        raise UsageError("--hvg needs a number that is not negative", field="--hvg", found=n)
+    return n or None  # 0 keeps every feature
+
+
+def _features(file: ModalityFile, var_key: str | None) -> Features:
+    if var_key is not None and var_key in file.var:
+        names = tuple(map(str, file.var[var_key]))
+    else:
+        names = tuple(map(str, file.var.index))
+    text = file.var.select_dtypes(include=["object", "string", "category"])
+    aliases = {str(c): tuple(map(str, text[c])) for c in text.columns if text[c].nunique() > 1}
+    return Features(modality=file.name, kind=file.kind, names=names, aliases=aliases)
+
+
+def _known_pairs(
+    files: Sequence[ModalityFile], relation: Relation, pair_key: str | None
+) -> dict[tuple[str, str], IntArray]:
+    columns: dict[str, Any] = {}
+    if pair_key is not None:
+        found = find_column(files, pair_key)
+        columns = {name: column for name, column in found.items() if column is not None}
+    elif relation.names_mean_cells:
+        columns = {f.name: f.obs.index for f in files}
+    pairs = {}
+    names = list(columns)
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            found_pairs = true_pairs(columns[a], columns[b])
+            if found_pairs is not None:
+                pairs[a, b] = found_pairs
+    return pairs
+
+
+def _codes(
+    key: str,
+    columns: Mapping[str, pd.Series | None] | None,
+    files: Sequence[ModalityFile],
+    rows: IntArray,
+    relation: Relation,
+) -> Codes | None:
+    if columns is None:
+        return None
+    import pandas as pd
+
+    by_name: dict[str, str] = {}
+    values = np.full(len(rows), None, dtype=object)
+    for position, f in enumerate(files):
+        column = columns.get(f.name)
+        if column is None:
+            continue
+        present = np.flatnonzero(rows[:, position] >= 0)
+        own = column.astype(object).to_numpy()[rows[present, position]]
+        known = ~pd.isna(own)
+        values[present[known]] = own[known].astype(str)
+        if relation.names_mean_cells:
+            names = f.obs.index.to_numpy()[rows[present[known], position]]
+            by_name.update(zip(map(str, names), own[known].astype(str), strict=True))
+    # a label kept in one modality holds for the same cell in the others
+    for position, f in enumerate(files):
+        open_cells = np.flatnonzero((rows[:, position] >= 0) & (values == None))  # noqa: E711
+        if by_name and len(open_cells):
+            names = f.obs.index.to_numpy()[rows[open_cells, position]]
+            values[open_cells] = [by_name.get(str(name)) for name in names]
+    levels = sorted({v for v in values if v is not None})
+    where = {level: code for code, level in enumerate(levels)}
+    codes = np.fromiter((where.get(v, -1) for v in values), dtype=np.int64, count=len(values))
+    return Codes(key, codes, tuple(levels))
+
+
+def _tell_health(name: str, health: Health, warn: Callable[[str], None]) -> None:
+    if health.n_empty:
+        share = health.n_empty / health.n_obs
+        warn(
+            f"{name}: {health.n_empty:,} of {health.n_obs:,} cells ({share:.1%}) have no signal at all; "
+            "they are kept, cannot be anchors, and their place in the latent means nothing"
+        )
+    if health.n_constant:
+        warn(f"{name}: {health.n_constant:,} features are constant and carry no information")
+
+
+def _layer_words(layer: str) -> str:
+    return layer if layer in {"X", "raw"} else f"layers['{layer}']"
+
+
+def _warnings(
+    relation: Relation, traits: Traits, edges: Sequence[EdgeLinks], files: Sequence[ModalityFile]
+) -> tuple[str, ...]:
+    found = []
+    if relation.pairing is not Pairing.UNPAIRED and relation.pairing not in traits.prefers:
+        found.append(
+            f"the cells are {relation.pairing}, which {traits.name} does not use: "
+            "each modality is treated as cells of its own"
+        )
+    if "taken for chance" in relation.reason:
+        found.append(relation.reason + "; cells are named modality:cell in the output")
+    if edges:
+        linked = {name for edge in edges for name in _edge(edge)}
+        left = [f.name for f in files if f.name not in linked]
+        if left:
+            raise InputError(
+                f"no link reaches the modality {' or '.join(repr(n) for n in left)}",
+                field="--links",
+                hint="add a table that links it to another modality, or leave the modality out",
+            )
+    return tuple(found)

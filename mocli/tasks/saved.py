@@ -1,0 +1,163 @@
+"""The saved model: `weights.safetensors` and `model.json`, self-contained, never pickle.
+
+Holds the networks, the fitted transforms and the ordered feature names, so that
+new cells can be projected on another machine without the training data.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import mocli
+from mocli.data.transforms import LinkRecipe, Recipe
+from mocli.errors import InputError
+from mocli.models.parameters import as_dict, resolve
+from mocli.models.registry import load_class, traits_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mocli.models.base import Model
+    from mocli.tasks.prepare import Plan, Prepared
+    from mocli.types import Json
+
+FORMAT_VERSION = 1
+WEIGHTS = "weights.safetensors"
+DESCRIPTION = "model.json"
+
+
+@dataclass(frozen=True, eq=False)
+class SavedModel:
+    """A model with everything needed to use it."""
+
+    model: Model
+    recipes: Mapping[str, Recipe]
+    link_recipes: Mapping[tuple[str, str], tuple[LinkRecipe, LinkRecipe]]
+    description: Mapping[str, Any]
+
+
+def save_model(folder: Path, model: Model, made: Plan, prepared: Prepared, extra: Mapping[str, Json]) -> None:
+    """Write the folder under a temporary name and rename it."""
+    from safetensors.numpy import save_file
+
+    arrays = {f"module/{k}": v.detach().cpu().numpy() for k, v in model.module.state_dict().items()}
+    modalities = []
+    for position, choice in enumerate(made.choices):
+        name = choice.file.name
+        state, tensors = prepared.recipes[name].state()
+        arrays |= {f"recipe/{position}/{k}": v for k, v in tensors.items()}
+        modalities.append(
+            {
+                "name": name,
+                "kind": choice.file.kind.value,
+                "layer": choice.layer.layer,
+                "values": choice.layer.values.value,
+                "var_names": [str(v) for v in choice.file.var.index],
+                "recipe": state,
+            }
+        )
+    links = []
+    for position, (edge, sides) in enumerate(prepared.link_recipes.items()):
+        states = []
+        for side, recipe in zip(("source", "target"), sides, strict=True):
+            state, tensors = recipe.state()
+            arrays |= {f"link/{position}/{side}/{k}": v for k, v in tensors.items()}
+            states.append(state)
+        links.append({"source": edge[0], "target": edge[1], "recipes": states})
+    bundle = prepared.bundle
+    description = {
+        "format_version": FORMAT_VERSION,
+        "mocli": mocli.__version__,
+        "model": made.traits.name,
+        "params": as_dict(model.params),
+        "spec": model.spec(),
+        "pairing": bundle.pairing.value,
+        "modalities": modalities,
+        "links": links,
+        "levels": {
+            codes.key: list(codes.levels) for codes in (bundle.batch, bundle.label) if codes is not None
+        },
+        **extra,
+    }
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        save_file({k: np.ascontiguousarray(v) for k, v in sorted(arrays.items())}, temporary / WEIGHTS)
+        text = json.dumps(description, indent=1, sort_keys=True, allow_nan=False)
+        (temporary / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def load_model(folder: str | Path) -> SavedModel:
+    """Read a saved model on the CPU.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no model, a damaged one, or one of a newer format.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    folder = Path(folder)
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        arrays = load_file(folder / WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(
+            "this folder holds no model that can be read",
+            file=folder,
+            found=str(error),
+            expected=f"{DESCRIPTION} and {WEIGHTS}",
+            hint="name the OUT.model folder that `mocli integrate` wrote",
+        ) from error
+    if description.get("format_version") != FORMAT_VERSION:
+        raise InputError(
+            "the model is of another format version",
+            file=folder / DESCRIPTION,
+            field="format_version",
+            found=description.get("format_version"),
+            expected=FORMAT_VERSION,
+            hint="use the version of mocli that wrote it: " + str(description.get("mocli")),
+        )
+    return SavedModel(
+        model=_rebuild(description, arrays),
+        recipes={
+            m["name"]: Recipe.from_state(m["recipe"], _under(arrays, f"recipe/{i}/"))
+            for i, m in enumerate(description["modalities"])
+        },
+        link_recipes={
+            (link["source"], link["target"]): (
+                LinkRecipe.from_state(link["recipes"][0], _under(arrays, f"link/{i}/source/")),
+                LinkRecipe.from_state(link["recipes"][1], _under(arrays, f"link/{i}/target/")),
+            )
+            for i, link in enumerate(description["links"])
+        },
+        description=description,
+    )
+
+
+def _rebuild(description: Mapping[str, Any], arrays: Mapping[str, Any]) -> Model:
+    import torch
+
+    traits = traits_of(description["model"])
+    params = resolve(traits, description["params"])
+    model: Model = load_class(traits.model).from_spec(description["spec"], params)
+    model.module.load_state_dict({k: torch.from_numpy(v) for k, v in _under(arrays, "module/").items()})
+    model.module.eval()
+    return model
+
+
+def _under(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}

@@ -1,0 +1,66 @@
+"""Choose the model: the one named, or the one whose traits fit the data best."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mocli.errors import UsageError
+from mocli.models.base import supports
+from mocli.models.registry import available, traits_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mocli.models.base import Traits
+    from mocli.types import ModalityKind, Pairing, Task
+
+
+def choose_model(
+    requested: str, *, task: Task, pairing: Pairing, kinds: Sequence[ModalityKind], links: bool
+) -> tuple[Traits, str]:
+    """Return the model's traits and why it was taken.
+
+    Raises
+    ------
+    UsageError
+        If the model cannot do the task or does not take such data; the message
+        names the models that do.
+    """
+    problems = {
+        name: _problem(traits, task=task, pairing=pairing, kinds=kinds, links=links)
+        for name, traits in available().items()
+    }
+    fitting = [name for name, problem in problems.items() if problem is None]
+    if requested != "auto":
+        traits = traits_of(requested)
+        if problems[requested] is not None:
+            raise UsageError(
+                f"{requested} {problems[requested]}",
+                field="--model",
+                hint="these models can: " + ", ".join(fitting) if fitting else _what_would_help(problems),
+            )
+        return traits, "as asked"
+    if not fitting:
+        reasons = "; ".join(f"{name} {problem}" for name, problem in problems.items())
+        raise UsageError("no model fits these data", field="--model", found=reasons)
+    models = available()
+    best = next((name for name in fitting if pairing in models[name].prefers), fitting[0])
+    preferred = pairing in models[best].prefers
+    why = f"{pairing} cells{' with links' if links else ''}"
+    return models[
+        best
+    ], f"{why}: its first choice" if preferred else f"{why}: the model at hand that takes them"
+
+
+def _problem(
+    traits: Traits, *, task: Task, pairing: Pairing, kinds: Sequence[ModalityKind], links: bool
+) -> str | None:
+    if task not in traits.tasks:
+        return f"cannot {task}"
+    return supports(traits, pairing=pairing, kinds=kinds, links=links)
+
+
+def _what_would_help(problems: dict[str, str | None]) -> str:
+    if any(problem and "--links" in problem for problem in problems.values()):
+        return "give a feature-link table with --links"
+    return "`mocli models` shows which model takes which data"

@@ -1,0 +1,76 @@
+"""Build a model for prepared data, train it, encode with it: shared by every task that trains."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mocli import __version__
+from mocli.models.base import Encodes, Model, Schedule
+from mocli.models.parameters import as_dict
+from mocli.models.registry import load_class
+from mocli.tasks.options import preset_of
+from mocli.tasks.run import digest
+from mocli.train.checkpoint import Checkpoints
+from mocli.train.loop import Fit, Training, fit
+from mocli.train.predict import encode_rows
+
+if TYPE_CHECKING:
+    from mocli.tasks.options import TrainOptions
+    from mocli.tasks.prepare import Plan, Prepared
+    from mocli.tasks.run import Run
+    from mocli.types import FloatArray
+
+
+def train(run: Run, options: TrainOptions, made: Plan, prepared: Prepared, params: Any) -> tuple[Model, Fit]:
+    """Return a trained model; the same seed starts from the same weights."""
+    torch.manual_seed(run.options.seed)
+    model: Model = load_class(made.traits.model).from_bundle(prepared.bundle, params)
+    schedule = Schedule(preset_of(options.preset), options.max_steps)
+    training = Training(
+        device=run.device,
+        seed=run.options.seed,
+        checkpoints=Checkpoints(
+            run.paths.checkpoints,
+            fingerprint=_fingerprint(run, options, made, params),
+            resume=run.options.resume,
+        ),
+        checkpoint_every=run.options.checkpoint_every,
+        max_time=run.options.max_time,
+    )
+    return model, fit(model, prepared.bundle, schedule, training)
+
+
+def _fingerprint(run: Run, options: TrainOptions, made: Plan, params: Any) -> dict[str, Any]:
+    return {
+        "inputs": [record["sha256"] for record in run.report.inputs],
+        "modalities": [c.file.name for c in made.choices],
+        "layers": [c.layer.layer for c in made.choices],
+        "transforms": [c.transform for c in made.choices],
+        "hvg": [c.n_top for c in made.choices],
+        "links": [record["sha256"] for record in run.report.links],
+        "pairing": made.relation.pairing.value,
+        "model": made.traits.name,
+        "params": as_dict(params),
+        "preset": options.preset,
+        "max_steps": options.max_steps,
+        "seed": run.options.seed,
+        "mocli": __version__,
+    }
+
+
+def encode(run: Run, model: Model, prepared: Prepared) -> dict[str, FloatArray]:
+    """Latent of every cell by modality, rows in file order; its digest goes to the report."""
+    if not isinstance(model, Encodes):
+        raise TypeError(f"{type(model).__name__} declares integrate but cannot encode")
+    latent = {
+        name: encode_rows(model, name, m.features, run.device)
+        for name, m in prepared.bundle.modalities.items()
+    }
+    bitwise = run.device.type == "cpu" or run.options.deterministic
+    run.report.determinism = {
+        "level": "bitwise" if bitwise else "statistical",
+        "latent_sha256": digest(latent),
+    }
+    return latent
