@@ -40,12 +40,16 @@ def parse_source(text: str) -> Source:
     UsageError
         Empty text, file or modality.
     """
-    rest, name, modality = text, None, None
-    if not _exists(rest) and (match := _MODALITY.match(rest)) is not None:
-        rest, modality = match.group(1), match.group(2).strip()
-    # in run=1/rna.h5ad the '=' belongs to a folder: what exists as it stands is a file
-    if not _exists(rest) and (match := _NAME.match(rest)) is not None:
-        name, rest = match.group(1).strip(), match.group(2)
+    splits: list[tuple[str, str | None, str | None]] = [(text, None, None)]
+    if (match := _MODALITY.match(text)) is not None:
+        splits.append((match.group(1), None, match.group(2).strip()))
+    if (match := _NAME.match(text)) is not None:
+        called, rest = match.group(1).strip(), match.group(2)
+        splits.append((rest, called, None))
+        if (match := _MODALITY.match(rest)) is not None:
+            splits.append((match.group(1), called, match.group(2).strip()))
+    # in run=1/rna.h5ad the '=' belongs to a folder: the first split whose file is there is meant
+    rest, name, modality = next((split for split in splits if _exists(split[0])), splits[-1])
     if not rest.strip() or modality == "" or name == "":
         raise UsageError(
             f"'{text}' names no input",

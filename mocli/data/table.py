@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import h5py
@@ -23,7 +24,11 @@ def read_table(node: h5py.Group | h5py.Dataset) -> pd.DataFrame:
     else:
         from anndata.io import read_elem
 
-        table = read_elem(node)
+        with warnings.catch_warnings():
+            # old encodings are read as well as new ones: no need to announce them
+            for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+                warnings.simplefilter("ignore", category)
+            table = read_elem(node)
     table.index = table.index.astype(str)
     return table
 

@@ -1,0 +1,453 @@
+"""Files in: every way a data set comes, against what anndata and scipy say it holds."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import anndata as ad
+import h5py
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from mocli.data.io import ModalityFile, Source, open_inputs, parse_source, sha256
+from mocli.data.names import kind_of, kind_of_features, name_in_stem
+from mocli.data.obs import find_column
+from mocli.errors import InputError, UsageError
+from mocli.types import ModalityKind
+
+REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
+
+
+def counts(n_obs: int, n_vars: int, seed: int = 0) -> sp.csr_matrix:
+    return sp.csr_matrix(np.random.default_rng(seed).poisson(0.4, (n_obs, n_vars)).astype(np.float32))
+
+
+def adata(n_obs: int = 20, n_vars: int = 6, *, prefix: str = "g", seed: int = 0) -> ad.AnnData:
+    obs = pd.DataFrame(
+        {"batch": pd.Categorical(["a", "b"] * (n_obs // 2))}, index=[f"c{i}" for i in range(n_obs)]
+    )
+    return ad.AnnData(
+        counts(n_obs, n_vars, seed), obs, pd.DataFrame(index=[f"{prefix}{j}" for j in range(n_vars)])
+    )
+
+
+def mdata(modalities: dict[str, ad.AnnData], path: Path) -> Path:
+    with mudata.set_options(pull_on_update=False):
+        mudata.MuData(modalities).write_h5mu(path)
+    return path
+
+
+def one(text: object) -> ModalityFile:
+    (file,) = open_inputs([str(text)])
+    return file
+
+
+def same(a: sp.spmatrix, b: sp.spmatrix) -> bool:
+    return a.shape == b.shape and abs(a - b).nnz == 0
+
+
+# how a user names an input
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "modality", "name"),
+    [
+        ("a.h5ad", "a.h5ad", None, None),
+        ("a.h5mu::rna", "a.h5mu", "rna", None),
+        ("gex=a.h5ad", "a.h5ad", None, "gex"),
+        ("gex=a.h5mu::rna", "a.h5mu", "rna", "gex"),
+        ("dir/run=1/a.h5ad", "dir/run=1/a.h5ad", None, None),
+        ("./run=1/a.h5mu::rna", "./run=1/a.h5mu", "rna", None),
+        ("C:\\data\\a.h5ad", "C:\\data\\a.h5ad", None, None),
+        ("gex=C:\\data\\x=1\\a.h5mu::rna", "C:\\data\\x=1\\a.h5mu", "rna", "gex"),
+        ("my cells=dir/a b.h5ad", "dir/a b.h5ad", None, "my cells"),
+    ],
+)
+def test_a_source_is_split(text: str, path: str, modality: str | None, name: str | None) -> None:
+    assert parse_source(text) == Source(text, Path(path), modality, name)
+
+
+def test_what_exists_as_it_stands_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run=1").mkdir()
+    (tmp_path / "run=1" / "a.h5mu").touch()
+    (tmp_path / "odd::name.h5ad").touch()
+    assert parse_source("run=1/a.h5mu").name is None
+    assert parse_source("run=1/a.h5mu::rna") == Source("run=1/a.h5mu::rna", Path("run=1/a.h5mu"), "rna", None)
+    assert parse_source("odd::name.h5ad").path == Path("odd::name.h5ad")
+    assert parse_source("x=odd::name.h5ad") == Source("x=odd::name.h5ad", Path("odd::name.h5ad"), None, "x")
+
+
+@pytest.mark.parametrize("text", ["", "  ", "a.h5mu::"])
+def test_nothing_is_no_source(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_source(text)
+
+
+# matrices
+
+
+@pytest.mark.parametrize("layout", ["csr", "csc", "dense", "float64", "int64", "bool"])
+def test_every_layout_reads_as_the_same_csr(tmp_path: Path, layout: str) -> None:
+    a = adata(300, 9)
+    x = a.X.copy()
+    if layout == "bool":
+        x = x.astype(bool).astype(np.float32)
+    a.X = {"csc": x.tocsc, "dense": x.toarray}.get(layout, x.copy)()
+    if layout in ("float64", "int64", "bool"):
+        a.X = x.astype(layout)
+    a.write_h5ad(tmp_path / "rna.h5ad")
+    file = one(tmp_path / "rna.h5ad")
+    read = file.read()
+    assert isinstance(read, sp.csr_matrix)
+    assert read.dtype == np.float32
+    assert read.indices.dtype == read.indptr.dtype == np.int32
+    assert read.has_sorted_indices
+    assert same(read, x)
+    for rows in (
+        slice(3, 9),
+        slice(None, None, 7),
+        [299, 0, 150, 150],
+        np.array([5]),
+        np.arange(300)[::-1],
+        [],
+    ):
+        assert same(
+            file.read(rows=rows), x[np.arange(300)[rows] if isinstance(rows, slice) else list(rows)]
+        ), rows
+    assert same(file.sample(n_rows=1000), x)
+    sample = file.sample(n_rows=64)
+    assert sample.shape == (64, 9)
+    assert file.nbytes() == pytest.approx(8 * x.nnz + 4 * 301, rel=0.2 if layout == "dense" else 0)
+
+
+def test_stored_zeros_and_unsorted_indices_are_put_right(tmp_path: Path) -> None:
+    a = adata(4, 5)
+    a.X = sp.csr_matrix(
+        (np.array([2.0, 0.0, 1.0, 3.0], np.float32), np.array([3, 1, 0, 4]), np.array([0, 3, 3, 4, 4])),
+        shape=(4, 5),
+    )
+    a.write_h5ad(tmp_path / "rna.h5ad")
+    x = one(tmp_path / "rna.h5ad").read()
+    assert x.data.tolist() == [1, 2, 3]
+    assert x.indices.tolist() == [0, 3, 4]
+
+
+def test_dense_rows_and_csc_columns_are_read_in_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mocli.data.matrix._BLOCK", 20)
+    a = adata(100, 7)
+    x = a.X.copy()
+    a.layers["dense"], a.layers["csc"] = x.toarray(), x.tocsc()
+    a.write_h5ad(tmp_path / "rna.h5ad")
+    file = one(tmp_path / "rna.h5ad")
+    for layer in ("dense", "csc"):
+        assert same(file.read(layer), x)
+        assert same(file.read(layer, rows=[90, 3]), x[[90, 3]])
+
+
+def test_layers_and_raw(tmp_path: Path) -> None:
+    a = adata(20, 8)
+    whole = a.X.copy()
+    a.raw = a.copy()
+    a = a[:, ["g5", "g1"]].copy()
+    a.layers["log"] = a.X.log1p()
+    a.write_h5ad(tmp_path / "rna.h5ad")
+    file = one(tmp_path / "rna.h5ad")
+    assert file.matrices == ("X", "log", "raw")
+    assert same(file.read("raw"), whole[:, [5, 1]])
+    assert same(file.read("raw", rows=[4]), whole[[4]][:, [5, 1]])
+    assert same(file.read("log"), whole[:, [5, 1]].log1p())
+    with pytest.raises(InputError, match="did you mean 'log'") as caught:
+        file.read("logs")
+    assert caught.value.found == "X, log, raw"
+
+
+def test_raw_with_other_features_is_no_matrix_of_these(tmp_path: Path) -> None:
+    a, b = adata(20, 8), adata(20, 8, prefix="h")
+    a.raw = b
+    a.write_h5ad(tmp_path / "rna.h5ad")
+    assert not one(tmp_path / "rna.h5ad").raw
+
+
+def test_a_file_without_x(tmp_path: Path) -> None:
+    a = adata()
+    a.layers["counts"] = a.X.copy()
+    a.X = None
+    a.write_h5ad(tmp_path / "rna.h5ad")
+    file = one(tmp_path / "rna.h5ad")
+    assert file.matrices == ("counts",)
+    with pytest.raises(InputError, match="no layer 'X'"):
+        file.read()
+
+
+# names and kinds
+
+
+@pytest.mark.parametrize(
+    ("stem", "name", "kind"),
+    [
+        ("rna", "rna", "rna"),
+        ("adt", "adt", "prot"),
+        ("pbmc_prot", "prot", "prot"),
+        ("GEX", "GEX", "rna"),
+        ("adt87_pbmc", "prot", "prot"),
+        ("cite_rna", "rna", "rna"),
+        ("snATAC-rep1", "atac", "atac"),
+        ("cytof_bcrxl", "cyto", "cyto"),
+        ("scgem.methylation", "methyl", "methyl"),
+        ("rna_atac", "rna_atac", "other"),
+        ("sample1", "sample1", "other"),
+    ],
+)
+def test_a_file_names_its_modality(tmp_path: Path, stem: str, name: str, kind: str) -> None:
+    adata().write_h5ad(tmp_path / f"{stem}.h5ad")
+    file = one(tmp_path / f"{stem}.h5ad")
+    assert (file.name, file.kind.value) == (name, kind)
+
+
+def test_aliases() -> None:
+    assert {kind_of(n) for n in ("gex", "Gene Expression", "mRNA", "transcriptome")} == {ModalityKind.RNA}
+    assert {kind_of(n) for n in ("ADT", "protein", "Antibody Capture", "cite", "abc")} == {ModalityKind.PROT}
+    assert {kind_of(n) for n in ("Peaks", "accessibility", "gene_activity")} == {ModalityKind.ATAC}
+    assert {kind_of(n) for n in ("cytof", "CODEX", "imc")} == {ModalityKind.CYTO}
+    assert {kind_of(n) for n in ("5mC", "meth", "methyl")} == {ModalityKind.METHYL}
+    assert kind_of("guides") is ModalityKind.OTHER
+    assert name_in_stem("protein_expression") == "prot"
+
+
+def test_feature_names_tell_regions_and_transcripts() -> None:
+    assert kind_of_features(["chr1:10-20", "chrX-5-90", "GL000194.1:3-9"]) is ModalityKind.ATAC
+    assert kind_of_features(["ENSG00000141510.16", "ENSG00000012048"]) is ModalityKind.RNA
+    assert kind_of_features(["Rpl3", "mt-Co1", "Actb", "Foxp3"]) is ModalityKind.RNA
+    assert kind_of_features(["CD3", "HLA-DR", "IgG1", "B2M", "CD45-1-2"]) is ModalityKind.OTHER
+    assert kind_of_features([]) is ModalityKind.OTHER
+
+
+def test_a_users_name_is_kept_and_its_meaning_found(tmp_path: Path) -> None:
+    a = adata(prefix="chr1:1-1")
+    a.write_h5ad(tmp_path / "sample.h5ad")
+    assert one(tmp_path / "sample.h5ad").name == "atac"
+    file = one(f"mine={tmp_path / 'sample.h5ad'}")
+    assert (file.name, file.kind) == ("mine", ModalityKind.ATAC)
+    (file,) = open_inputs([f"mine={tmp_path / 'sample.h5ad'}"], kinds={"mine": ModalityKind.METHYL})
+    assert file.kind is ModalityKind.METHYL
+
+
+def test_names_that_collide(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        adata().write_h5ad(tmp_path / folder / "rna_a.h5ad")
+    adata().write_h5ad(tmp_path / "rna_b.h5ad")
+    first, second = str(tmp_path / "one" / "rna_a.h5ad"), str(tmp_path / "two" / "rna_a.h5ad")
+    assert [f.name for f in open_inputs([first, str(tmp_path / "rna_b.h5ad")])] == ["rna", "rna_b"]
+    assert [f.name for f in open_inputs([first, second])] == ["rna", "rna_a"]
+    with pytest.raises(UsageError, match="name one of them: other="):
+        open_inputs([first, second, first])
+    with pytest.raises(UsageError, match="two inputs are called 'x'"):
+        open_inputs([f"x={first}", f"x={second}"])
+    with pytest.raises(UsageError, match="no input"):
+        open_inputs([])
+
+
+def test_mixed_feature_types_are_split_by_column(tmp_path: Path) -> None:
+    a = adata(30, 7)
+    x = a.X.copy()
+    a.var["feature_types"] = [
+        "Gene Expression",
+        "Antibody Capture",
+        "Gene Expression",
+        "CRISPR Guide Capture",
+    ] + ["Gene Expression"] * 3
+    a.layers["log"] = x.log1p().tocsc()
+    a.write_h5ad(tmp_path / "mixed.h5ad")
+    rna, prot, guides = open_inputs([str(tmp_path / "mixed.h5ad")])
+    assert [f.name for f in (rna, prot, guides)] == ["rna", "prot", "crispr_guide_capture"]
+    assert guides.kind is ModalityKind.OTHER
+    assert same(rna.read(), x[:, [0, 2, 4, 5, 6]])
+    assert same(prot.read("log", rows=[7, 2]), x.log1p()[[7, 2]][:, [1]])
+    assert list(rna.var.index) == ["g0", "g2", "g4", "g5", "g6"]
+    assert one(f"surface={tmp_path / 'mixed.h5ad'}::adt").name == "surface"
+    with pytest.raises(UsageError, match="one name to 3 modalities"):
+        open_inputs([f"x={tmp_path / 'mixed.h5ad'}"])
+
+
+# h5mu
+
+
+def test_modalities_of_an_h5mu_in_their_order(tmp_path: Path) -> None:
+    imputed = adata(8, 3, prefix="q")
+    path = mdata(
+        {"prot": adata(10, 3, prefix="p"), "gex": adata(20, 6), "prot_imputed": imputed}, tmp_path / "m.h5mu"
+    )
+    files = open_inputs([str(path)])
+    assert [(f.name, f.kind.value, f.group) for f in files] == [
+        ("prot", "prot", "/mod/prot"),
+        ("gex", "rna", "/mod/gex"),
+    ]
+    assert one(f"{path}::rna").name == "gex"
+    assert one(f"{path}::prot_imputed").n_obs == 8
+    with pytest.raises(InputError, match="did you mean 'prot'") as caught:
+        open_inputs([f"{path}::prt"])
+    assert caught.value.exit_code == 3
+
+
+def test_columns_of_the_whole_are_joined_by_name_and_the_modality_s_own_win(tmp_path: Path) -> None:
+    rna, prot = adata(20, 6), adata(20, 3, prefix="p")[::-1].copy()
+    prot = prot[:10].copy()
+    with mudata.set_options(pull_on_update=False):
+        m = mudata.MuData({"rna": rna, "prot": prot})
+        m.obs["n"] = np.arange(20)
+        m.obs["batch"] = "top"
+        m.obs["rna:stage"] = [f"s{i}" for i in range(20)]
+        m.write_h5mu(tmp_path / "m.h5mu")
+    r, p = open_inputs([str(tmp_path / "m.h5mu")])
+    assert list(r.obs["n"]) == list(range(20))
+    assert list(p.obs["n"]) == list(range(19, 9, -1))
+    assert list(r.obs["batch"]) == ["a", "b"] * 10
+    assert r.obs["stage"].iloc[3] == "s3"
+    assert "stage" not in p.obs
+    assert "rna:stage" not in p.obs
+
+
+# columns a user names
+
+
+def test_a_column_is_found_wherever_it_is(tmp_path: Path) -> None:
+    rna, prot = adata(20, 6), adata(20, 3, prefix="p")
+    prot.obs["dose"] = 1.0
+    files = open_inputs([str(mdata({"rna": rna, "prot": prot}, tmp_path / "m.h5mu"))])
+    found = find_column(files, "dose")
+    assert found["rna"] is None
+    assert found["prot"] is not None
+    assert found["prot"].tolist() == [1.0] * 20
+    both, mine = find_column(files, "batch"), find_column(files, "rna:batch")
+    assert both["prot"] is not None
+    assert mine["prot"] is None
+    assert mine["rna"] is not None
+    with pytest.raises(InputError, match="did you mean 'batch'") as caught:
+        find_column(files, "batches", option="--batch-key")
+    assert caught.value.found == "batch, dose"
+
+
+# 10x
+
+
+def write_tenx(path: Path, x: sp.csr_matrix, types: list[str], *, version: int = 3) -> Path:
+    """Cell Ranger's layout: features x cells by column."""
+    by_cell = x.astype(np.int32)
+    names = [f"n{j}" for j in range(x.shape[1])]
+    with h5py.File(path, "w") as h5:
+        g = h5.create_group("matrix" if version == 3 else "GRCh38")
+        g["barcodes"] = np.array([f"AAAC{i}-1" for i in range(x.shape[0])], dtype="S18")
+        g["data"], g["indices"] = by_cell.data, by_cell.indices.astype(np.int64)
+        g["indptr"], g["shape"] = by_cell.indptr.astype(np.int64), np.array(x.shape[::-1], dtype=np.int32)
+        if version == 2:
+            g["genes"], g["gene_names"] = np.array([f"id{n}" for n in names], "S8"), np.array(names, "S8")
+        else:
+            f = g.create_group("features")
+            f["id"], f["name"] = np.array([f"id{n}" for n in names], "S8"), np.array(names, "S8")
+            f["feature_type"], f["genome"] = np.array(types, "S20"), np.array(["GRCh38"] * len(names), "S8")
+            f["_all_tag_keys"] = np.array(["genome"], "S8")
+    return path
+
+
+def test_10x_version_3_is_split_by_feature_type(tmp_path: Path) -> None:
+    x = counts(30, 6)
+    types = ["Gene Expression"] * 3 + ["Antibody Capture"] * 2 + ["Peaks"]
+    path = write_tenx(tmp_path / "filtered_feature_bc_matrix.h5", x, types)
+    rna, prot, atac = open_inputs([str(path)])
+    assert [f.kind.value for f in (rna, prot, atac)] == ["rna", "prot", "atac"]
+    assert same(rna.read(), x[:, :3])
+    assert same(atac.read(rows=[8, 1]), x[[8, 1]][:, [5]])
+    assert list(prot.var["gene_ids"]) == ["idn3", "idn4"]
+    assert list(prot.obs.index[:2]) == ["AAAC0-1", "AAAC1-1"]
+    assert rna.format == "10x"
+    scanpy = pytest.importorskip("scanpy")
+    assert same(rna.read(), scanpy.read_10x_h5(path, gex_only=True).X)
+
+
+def test_10x_version_2(tmp_path: Path) -> None:
+    x = counts(12, 4)
+    file = one(write_tenx(tmp_path / "gex.h5", x, [], version=2))
+    assert same(file.read(), x)
+    assert list(file.var.columns) == ["gene_ids"]
+
+
+# files of old versions, written by hand after anndata's history of its format
+
+
+def write_old(path: Path, *, frames: str) -> sp.csr_matrix:
+    x = counts(4, 3)
+    with h5py.File(path, "w") as h5:
+        g = h5.create_group("X")
+        for part in ("data", "indices", "indptr"):
+            g[part] = getattr(x, part)
+        if frames == "compound":  # before 0.7
+            g.attrs["h5sparse_format"], g.attrs["h5sparse_shape"] = "csr", np.array([4, 3])
+            h5["obs"] = np.array(
+                [(b"c0", 0), (b"c1", 1), (b"c2", 0), (b"c3", 1)], dtype=[("index", "S4"), ("n", "i8")]
+            )
+            h5["var"] = np.array([(b"g0",), (b"g1",), (b"g2",)], dtype=[("index", "S4")])
+        else:  # 0.7: categories apart, found by reference
+            g.attrs["encoding-type"], g.attrs["encoding-version"] = "csr_matrix", "0.1.0"
+            g.attrs["shape"] = np.array([4, 3])
+            for key, names, columns in (("obs", "cccc", ["kind"]), ("var", "ggg", [])):
+                d = h5.create_group(key)
+                d.attrs["encoding-type"], d.attrs["encoding-version"] = "dataframe", "0.1.0"
+                d.attrs["_index"] = "index"
+                d.attrs["column-order"] = np.array(columns, dtype=h5py.string_dtype())
+                d.create_dataset(
+                    "index", data=[f"{n}{i}" for i, n in enumerate(names)], dtype=h5py.string_dtype()
+                )
+            h5["obs"].create_dataset("__categories/kind", data=["a", "b"], dtype=h5py.string_dtype())
+            h5["obs/__categories/kind"].attrs["ordered"] = False
+            h5["obs/kind"] = np.array([0, 1, 1, 0], dtype=np.int8)
+            h5["obs/kind"].attrs["categories"] = h5["obs/__categories/kind"].ref
+    return x
+
+
+@pytest.mark.parametrize("frames", ["compound", "references"])
+def test_old_files_read(tmp_path: Path, frames: str) -> None:
+    x = write_old(tmp_path / "rna.h5ad", frames=frames)
+    file = one(tmp_path / "rna.h5ad")
+    assert same(file.read(), x)
+    assert list(file.obs.index) == ["c0", "c1", "c2", "c3"]
+    if frames == "compound":
+        assert list(file.obs["n"]) == [0, 1, 0, 1]
+    else:
+        assert list(file.obs["kind"]) == ["a", "b", "b", "a"]
+
+
+def test_a_hash_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"cells" * 100000)
+    assert sha256(tmp_path / "x") == hashlib.sha256(b"cells" * 100000).hexdigest()
+
+
+@pytest.mark.real_data
+def test_real_files_open_with_the_modalities_they_hold() -> None:
+    if not REAL.is_dir():
+        pytest.skip("the real data sets are not beside the repository")
+    expected = {
+        "kang_ifnb_pbmc_labelled.h5ad": ["rna"],
+        "pbmc_3tech_labelled.h5ad": ["rna"],
+        "papalexi_thp1_crispr.h5ad": ["rna"],
+        "adt87_pbmc_kotliarov.h5ad": ["prot"],
+        "cytof_bcrxl_stim.h5ad": ["cyto"],
+        "scgem_reprogramming.h5mu": ["rna", "methyl"],
+        "multiome_pbmc_tiny40.h5mu": ["rna", "atac"],
+    }
+    for name, modalities in expected.items():
+        files = open_inputs([str(REAL / name)])
+        assert [f.kind.value for f in files] == modalities, name
+        read = (
+            ad.read_h5ad(REAL / name) if name.endswith("ad") else mudata.read_h5mu(REAL / name)[modalities[0]]
+        )
+        oracle = sp.csr_matrix(read.X)
+        oracle.eliminate_zeros()
+        assert same(files[0].read(), oracle)
