@@ -1,0 +1,57 @@
+"""The entry point: run the command line and turn whatever happens into an exit code."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `mocli` with `argv` (else the process's arguments) and return the exit code.
+
+    No exception leaves this function: see `mocli.errors` for the codes.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        return _interrupted(argv)
+    except Exception as error:  # noqa: BLE001 - the one place where every exception ends
+        from mocli.cli.failure import fail
+
+        return fail(error, argv)
+
+
+def _run(argv: list[str]) -> int:
+    import typer
+
+    from mocli.cli.app import app
+
+    try:
+        code = app(args=argv, prog_name="mocli", standalone_mode=False, obj={"argv": argv})
+    except typer.Abort:
+        code = 130
+    except SystemExit as error:
+        # typer and rich leave this way when a pipe was closed: the reader has seen enough
+        if not isinstance(error.__context__, OSError):
+            raise
+        code = 0
+    if code == 130:
+        return _interrupted(argv)
+    return code if isinstance(code, int) else 0
+
+
+def _interrupted(argv: list[str]) -> int:
+    from signal import SIGINT
+
+    from mocli.cli.failure import fail
+    from mocli.errors import Interrupted
+
+    return fail(Interrupted(SIGINT, "interrupted"), argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

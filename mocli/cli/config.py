@@ -1,0 +1,141 @@
+"""The `--config` file: long option names as keys, checked before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mocli.cli.options import ACTIONS
+from mocli.cli.origin import CONFIG_META
+from mocli.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import typer
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a config file says, by parameter name: plain values, and mappings apart."""
+
+    path: Path
+    plain: dict[str, Any] = field(default_factory=dict)
+    pairs: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def load_config(ctx: typer.Context, path: Path, pair_names: frozenset[str]) -> None:
+    """Make the file's values the defaults of this command.
+
+    Raises
+    ------
+    UsageError
+        For an unreadable file, an unknown key, or a value of the wrong shape.
+    """
+    config = Config(path)
+    params = {str(param.name): param for param in ctx.command.params}
+    keys = _keys(params.values())
+    for written, value in _read(path).items():
+        key = str(written).replace("_", "-")
+        if key not in keys:
+            raise UsageError(
+                f"unknown key '{written}' in the config file",
+                file=path,
+                field=str(written),
+                hint=did_you_mean(key, keys, "keys"),
+            )
+        name, negated = keys[key]
+        if value is None:
+            continue
+        if name in pair_names:
+            config.pairs[name] = _mapping(value, path, key)
+        else:
+            config.plain[name] = _plain(params[name], value, path, key, negated=negated)
+    ctx.meta[CONFIG_META] = config
+    ctx.default_map = {**(ctx.default_map or {}), **config.plain}
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(
+            "the config file cannot be read", file=path, field="--config", found=error.strerror
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        raise UsageError(
+            "the config file is not YAML",
+            file=path,
+            field=None if mark is None else f"line {mark.line + 1}",
+            found=getattr(error, "problem", None) or str(error),
+        ) from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UsageError(
+            "the config file must hold keys and values",
+            file=path,
+            found=f"a {type(content).__name__}",
+            expected="lines such as 'seed: 0'",
+        )
+    return content
+
+
+def _keys(params: Any) -> dict[str, tuple[str, bool]]:
+    """Map every key a config may have to (parameter name, written in the negative)."""
+    keys: dict[str, tuple[str, bool]] = {}
+    for param in params:
+        if param.name in ACTIONS:
+            continue
+        if param.param_type_name == "argument":
+            keys[str(param.name)] = (param.name, False)
+        for opts, negated in ((param.opts, False), (param.secondary_opts, True)):
+            keys.update({opt[2:]: (param.name, negated) for opt in opts if opt.startswith("--")})
+    return keys
+
+
+def _mapping(value: Any, path: Path, key: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UsageError(
+            f"'{key}' takes a mapping", file=path, field=key, found=repr(value), expected="NAME: VALUE"
+        )
+    return {str(name): inner for name, inner in value.items()}
+
+
+def _plain(param: Any, value: Any, path: Path, key: str, *, negated: bool) -> Any:
+    """Return the value in the shape the command line would give it."""
+    many = getattr(param, "multiple", False) or param.nargs == -1
+    if many:
+        items = value if isinstance(value, list) else [value]
+        return [_text(item, path, key) for item in items]
+    if getattr(param, "is_flag", False):
+        if not isinstance(value, bool):
+            raise UsageError(
+                f"'{key}' is true or false", file=path, field=key, found=repr(value), expected="true or false"
+            )
+        return value is not negated
+    text = _text(value, path, key)
+    return value if getattr(param, "count", False) and isinstance(value, int) else text
+
+
+def _text(value: Any, path: Path, key: str) -> str:
+    if isinstance(value, (bool, dict, list)) or value is None:
+        hint = "put the value in quotes" if isinstance(value, bool) else None
+        raise UsageError(f"'{key}' takes one value", file=path, field=key, found=repr(value), hint=hint)
+    return str(value)
+
+
+def merge_pairs(
+    layers: list[tuple[str, Mapping[str, Any]]],
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Merge mappings key by key, later layers winning; return values and the origin of each."""
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, mapping in layers:
+        merged.update(mapping)
+        origins.update(dict.fromkeys(mapping, origin))
+    return merged, origins

@@ -1,0 +1,201 @@
+"""What `mocli doctor` finds: software, devices, memory, file locks. Nothing here may fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mocli import __version__
+
+PACKAGES = (
+    "torch",
+    "numpy",
+    "scipy",
+    "pandas",
+    "h5py",
+    "anndata",
+    "mudata",
+    "scanpy",
+    "scikit-learn",
+    "umap-learn",
+    "safetensors",
+    "pydantic",
+    "pyyaml",
+    "typer",
+    "rich",
+    "jinja2",
+    "matplotlib",
+)
+
+
+def versions() -> dict[str, str | None]:
+    """Return installed versions without importing anything; None where a package is missing."""
+    found: dict[str, str | None] = {"mocli": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def versions_yml(name: str) -> str:
+    """Return the block that nf-core pipelines collect."""
+    lines = [f"    {key}: {value}" for key, value in versions().items() if value is not None]
+    return "\n".join([f"{json.dumps(name)}:", *lines])
+
+
+def examine() -> dict[str, Any]:
+    """Return everything, as plain values."""
+    return {
+        "versions": versions(),
+        "platform": {"system": platform.platform(), "executable": sys.executable},
+        "torch": _torch(),
+        "cpu": _cpu(),
+        "memory": _memory(),
+        "hdf5": _hdf5(),
+        "folders": {"working": _folder(Path.cwd()), "temporary": _folder(_temporary())},
+    }
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """Return the findings as indented lines."""
+    return "\n".join(_lines(found, 0))
+
+
+def _lines(found: dict[str, Any], depth: int) -> list[str]:
+    lines: list[str] = []
+    for key, value in found.items():
+        label = f"{'  ' * depth}{key.removesuffix('_bytes').replace('_', ' ')}:"
+        if isinstance(value, dict):
+            lines += [label, *_lines(value, depth + 1)]
+        elif isinstance(value, list):
+            lines += [f"{label} {'; '.join(map(str, value)) or 'none'}"]
+        elif key.endswith("_bytes"):
+            lines.append(f"{label} {'unlimited' if value is None else f'{value / 2**30:.1f} GiB'}")
+        else:
+            lines.append(f"{label} {_word(value)}")
+    return lines
+
+
+def _word(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "missing" if value is None else str(value)
+
+
+def _torch() -> dict[str, Any]:
+    try:
+        import torch
+    except Exception as error:  # noqa: BLE001 - a broken build fails in many ways; that is the finding
+        return {"version": None, "problem": f"{type(error).__name__}: {error}"}
+    found: dict[str, Any] = {
+        "version": str(torch.__version__),
+        "built_for_cuda": torch.version.cuda or "no CUDA (a CPU build)",
+        "cuda_available": torch.cuda.is_available(),
+        "mps_available": torch.backends.mps.is_available(),
+        "cuda_devices": [],
+        "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES", "not set"),
+        "threads": torch.get_num_threads(),
+    }
+    if found["cuda_available"]:
+        try:
+            found["cuda_devices"] = [_cuda_device(i) for i in range(torch.cuda.device_count())]
+        except RuntimeError as error:
+            found["problem"] = str(error)
+    return found
+
+
+def _cuda_device(index: int) -> str:
+    import torch
+
+    properties = torch.cuda.get_device_properties(index)
+    free, total = torch.cuda.mem_get_info(index)
+    return f"cuda:{index} {properties.name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+
+
+def _cpu() -> dict[str, Any]:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return {
+        "cores": os.cpu_count(),
+        "usable_cores": usable,
+        "slurm_cpus_per_task": slurm or "not set",
+        "default_threads": int(slurm) if slurm.isdigit() and int(slurm) > 0 else usable,
+    }
+
+
+def _memory() -> dict[str, Any]:
+    found: dict[str, Any] = {"total_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")}
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        entries = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+        if "MemAvailable" in entries:
+            found["available_bytes"] = int(entries["MemAvailable"].split()[0]) * 1024
+    found["limit_bytes"] = _memory_limit()
+    return found
+
+
+def _memory_limit() -> int | None:
+    """Return the control group's limit, which a scheduler or container sets below the machine's memory."""
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            text = Path(name).read_text().strip()
+        except OSError:
+            continue
+        if text.isdigit() and int(text) < 2**60:
+            return int(text)
+    return None
+
+
+def _hdf5() -> dict[str, Any]:
+    locking = os.environ.get("HDF5_USE_FILE_LOCKING", "not set")
+    try:
+        import h5py
+    except Exception as error:  # noqa: BLE001 - as for torch
+        return {"version": None, "problem": f"{type(error).__name__}: {error}", "use_file_locking": locking}
+    return {"version": h5py.version.hdf5_version, "use_file_locking": locking}
+
+
+def _temporary() -> Path | None:
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError:
+        return None
+
+
+def _folder(path: Path | None) -> dict[str, Any]:
+    """Describe a folder without writing to it: a shared lock on the folder itself tells enough."""
+    if path is None:
+        return {"path": None}
+    import shutil
+
+    return {
+        "path": str(path),
+        "writable": os.access(path, os.W_OK),
+        "free_bytes": shutil.disk_usage(path).free,
+        "file_locks": _locks(path),
+    }
+
+
+def _locks(path: Path) -> str:
+    try:
+        import fcntl
+    except ImportError:
+        return "not known on this system"
+    try:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            fcntl.flock(handle, fcntl.LOCK_UN)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        return f"not supported ({error.strerror}); inputs are opened without"
+    return "supported"

@@ -1,0 +1,126 @@
+"""How a failed command ends: one message on stderr, one exit code.
+
+typer carries its own copy of click, so that its errors have no importable name;
+they are known by their shape (`format_message`, `exit_code`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from mocli import __version__, log
+from mocli.cli.origin import COMMAND_LINE, DEFAULT, origin_of
+from mocli.errors import EnvironmentProblem, MocliError, OutOfMemory, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ENVIRONMENTAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE}
+
+
+def fail(error: BaseException, argv: Sequence[str]) -> int:
+    """Print an error, as text or as one JSON line, and return its exit code."""
+    known = as_known(error)
+    if known is None:
+        _print_bug(error, json=_wants_json(argv))
+        return MocliError.exit_code
+    if _wants_json(argv):
+        names = ("file", "field", "found", "expected", "hint")
+        details = {name: getattr(known, name) for name in names if getattr(known, name) is not None}
+        _print_json(known.message, {"kind": known.kind, "exit_code": known.exit_code, **details})
+    else:
+        _say(f"mocli: {'' if known.kind == 'interrupted' else 'error: '}{known}")
+    return known.exit_code
+
+
+def as_known(error: BaseException) -> MocliError | None:
+    """Return what a person can mend as one of our errors; None for a bug."""
+    if isinstance(error, MocliError):
+        return error
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        return _usage(error)
+    if (memory := _out_of_memory(error)) is not None:
+        return memory
+    if isinstance(error, OSError) and error.errno in ENVIRONMENTAL:
+        return EnvironmentProblem(os.strerror(error.errno or 0), file=error.filename)
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("mocli"):
+        package = str(error.name).split(".")[0]
+        return EnvironmentProblem(f"the package '{package}' is missing", hint=f"pip install {package}")
+    return None
+
+
+def _usage(error: Any) -> UsageError:
+    """Translate an error of typer's parser; add the nearest names and where a bad value came from."""
+    ctx = error.ctx
+    message = str(error.format_message()).strip()
+    path = ctx.command_path if ctx is not None else "mocli"
+    hint = f"`{path} -h` lists what there is"
+    field = None
+    param = getattr(error, "param", None)
+    if (
+        param is not None
+        and ctx is not None
+        and (origin := origin_of(ctx, param)) not in {COMMAND_LINE, DEFAULT}
+    ):
+        field = f"{' / '.join(param.opts)} ({origin})"
+    wrong = getattr(error, "option_name", None)
+    if type(error).__name__ == "NoSuchOption" and ctx is not None:
+        names = [
+            opt for p in ctx.command.params for opt in (*p.opts, *p.secondary_opts) if opt.startswith("--")
+        ]
+        message = f"no such option: {wrong}"
+        hint = f"{did_you_mean(str(wrong), names, 'options')} ({hint})"
+    return UsageError(message, field=field, hint=hint)
+
+
+def _out_of_memory(error: BaseException) -> OutOfMemory | None:
+    """Recognise memory errors of Python, numpy and torch, by name so that torch stays unloaded."""
+    text = str(error)
+    device = type(error).__name__ == "OutOfMemoryError" or "backend out of memory" in text
+    host = isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in text
+    )
+    if not (device or host):
+        return None
+    return OutOfMemory(
+        f"out of memory on the {'device' if device else 'host'}",
+        found=text.splitlines()[0] if text else None,
+        hint="lower --batch-size, keep fewer features (--hvg), or ask for more memory",
+    )
+
+
+def _print_bug(error: BaseException, *, json: bool) -> None:
+    trace = "".join(traceback.format_exception(error)).rstrip()
+    notice = f"this is a bug in mocli {__version__}; please report it with the lines above and the command"
+    if json:
+        fields = {"kind": "bug", "exit_code": 1, "traceback": trace, "hint": notice}
+        _print_json(f"{type(error).__name__}: {error}", fields)
+    else:
+        _say(f"{trace}\nmocli: error: {notice}")
+
+
+def _print_json(message: str, fields: dict[str, Any]) -> None:
+    _say(log.json_line("error", message, fields))
+
+
+def _say(text: str) -> None:
+    try:
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        pass
+
+
+def _wants_json(argv: Sequence[str]) -> bool:
+    """Say whether errors are to be JSON, also for a command line that was never understood."""
+    if (chosen := log.configured_format()) is not None:
+        return chosen == "json"
+    pairs = zip(argv, [*argv[1:], ""], strict=True)
+    given = [v for k, v in pairs if k == "--log-format"] + [
+        a.partition("=")[2] for a in argv if a.startswith("--log-format=")
+    ]
+    return (given[-1] if given else os.environ.get("MOCLI_LOG_FORMAT", "text")) == "json"

@@ -1,0 +1,161 @@
+"""The helpers: `models`, `params`, `demo`, `doctor`. Tables go to stdout."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mocli.cli.stdout import emit
+from mocli.cli.table import table
+from mocli.errors import UsageError
+from mocli.models.base import Traits
+
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON", show_envvar=False)]
+
+
+def models(*, as_json: AsJson = False) -> None:
+    """Show which model takes which data."""
+    from mocli.models.registry import available
+
+    entries = [_model_entry(traits) for traits in available().values()]
+    if as_json:
+        emit(json.dumps(entries, indent=2))
+        return
+    header = ("model", "cells", "data", "modalities", "links", "tasks", "doi")
+    rows = [
+        (
+            entry["name"],
+            ", ".join(entry["pairings"]),
+            ", ".join(
+                kind if need == "any" else f"{kind} ({need})" for kind, need in entry["expects"].items()
+            ),
+            _span(entry["min_modalities"], entry["max_modalities"]),
+            "needed" if entry["needs_links"] else "not needed",
+            ", ".join(entry["tasks"]),
+            entry["doi"],
+        )
+        for entry in entries
+    ]
+    summaries = [f"{entry['name']}: {entry['summary']}" for entry in entries]
+    emit("\n".join([table(header, rows), "", *summaries]))
+
+
+def _model_entry(traits: Traits) -> dict[str, Any]:
+    return {
+        "name": traits.name,
+        "title": traits.title,
+        "summary": traits.summary,
+        "doi": traits.doi,
+        "pairings": sorted(traits.pairings),
+        "prefers": sorted(traits.prefers),
+        "expects": {str(kind): need for kind, need in traits.expects.items()},
+        "min_modalities": traits.min_modalities,
+        "max_modalities": traits.max_modalities,
+        "needs_links": traits.needs_links,
+        "tasks": sorted(traits.tasks),
+    }
+
+
+def _span(least: int, most: int | None) -> str:
+    if most is None:
+        return f"{least} or more"
+    return str(least) if least == most else f"{least} to {most}"
+
+
+def params(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model that 'mocli models' lists")],
+    *,
+    as_json: AsJson = False,
+    as_yaml: Annotated[
+        bool, typer.Option("--yaml", help="As a file for --config", show_envvar=False)
+    ] = False,
+) -> None:
+    """Show the hyper-parameters of a model: type, default, range, meaning."""
+    from mocli.models.parameters import describe
+    from mocli.models.registry import traits_of
+
+    if as_json and as_yaml:
+        raise UsageError("--json and --yaml exclude each other", field="--yaml", hint="keep one")
+    entries = describe(traits_of(model))
+    if as_json:
+        emit(json.dumps(entries, indent=2))
+    elif as_yaml:
+        emit(_as_config(model, entries))
+    else:
+        header = ("name", "type", "default", "range", "meaning")
+        emit(table(header, [[e["name"], e["type"], e["default"], e["range"], e["help"]] for e in entries]))
+
+
+def _as_config(model: str, entries: list[dict[str, Any]]) -> str:
+    from mocli.cli.settings import yaml_value
+
+    lines = [f"model: {model}", "set:"]
+    for entry in entries:
+        meaning = "; ".join(part for part in (entry["help"], entry["range"]) if part)
+        lines.append(f"  {entry['name']}: {yaml_value(entry['default'])}  # {meaning}".rstrip(" #"))
+    return "\n".join(lines)
+
+
+def demo(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to; made where absent")],
+    *,
+    cells: Annotated[
+        int, typer.Option("--cells", metavar="N", min=20, help="Cells per modality", show_envvar=False)
+    ] = 600,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", min=0, help="Seed of the generator", show_envvar=False)
+    ] = 0,
+    trimodal: Annotated[
+        bool, typer.Option("--trimodal", help="Three modalities per cell as well", show_envvar=False)
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Write into a folder that is not empty", show_envvar=False)
+    ] = False,
+) -> None:
+    """Write a small data set with links and known truth, to try things on."""
+    import shlex
+
+    from mocli import log
+    from mocli.errors import EnvironmentProblem
+
+    if folder.exists() and not folder.is_dir():
+        raise UsageError("the demo needs a folder", file=folder, found="a file", hint="name another DIR")
+    if folder.is_dir() and any(folder.iterdir()) and not force:
+        raise UsageError("the folder is not empty", file=folder, hint="name another DIR, or use --force")
+    from mocli.data.demo import write_demo
+
+    log.setup()
+    try:
+        write_demo(folder, n_cells=cells, seed=seed, trimodal=trimodal)
+    except OSError as error:
+        raise EnvironmentProblem("the demo cannot be written", file=folder, found=error.strerror) from error
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        log.logger.info("wrote %s", path)
+    names = [str(folder / name) for name in ("rna.h5ad", "prot.h5ad")]
+    links = str(folder / "rna-prot.tsv")
+    try_next = ["mocli", "integrate", *names, "--links", links, "-o", "out.h5mu"]
+    log.logger.info("next, for example: %s", shlex.join(try_next))
+
+
+def doctor(
+    *,
+    as_json: AsJson = False,
+    versions_yml: Annotated[
+        str | None,
+        typer.Option(
+            "--versions-yml",
+            metavar="NAME",
+            help="Versions only, as a pipeline's versions.yml under NAME",
+            show_envvar=False,
+        ),
+    ] = None,
+) -> None:
+    """Show versions, devices, memory, threads, file locks."""
+    from mocli.cli import doctor as facts
+
+    if versions_yml is not None:
+        emit(facts.versions_yml(versions_yml))
+        return
+    found = facts.examine()
+    emit(json.dumps(found, indent=2) if as_json else facts.as_text(found))

@@ -1,0 +1,384 @@
+"""Every option that more than one subcommand takes, declared once.
+
+Each dataclass is a group and a panel of the help. Field names are the keyword
+arguments of the task functions; long option names give the keys of `--config`
+and, after `MOCLI_`, the environment variables. A subcommand adds its own group
+beside these (`mocli.cli.integrate` for one).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mocli.cli import values
+from mocli.cli.values import Callback, Pairs, choice
+from mocli.models.registry import available
+from mocli.types import ModalityKind, Preset
+
+MODELS = "|".join(["auto", *available()])
+KINDS = [kind.value for kind in ModalityKind]
+PAIRINGS = ("auto", "paired", "unpaired", "mosaic")
+PRESETS = [preset.value for preset in Preset]
+RESUMES = ("auto", "always", "never")
+
+# not part of a configuration: they say what to do with it
+ACTIONS = frozenset({"config", "print_config", "dry_run"})
+DURATIONS = frozenset({"checkpoint_every", "max_time"})
+# hyper-parameters that have an option of their own beside --set
+NAMED_PARAMS = frozenset({"n_latent", "batch_size", "lr"})
+
+
+def option(
+    *names: str,
+    panel: str,
+    help: str,
+    metavar: str = "",
+    check: Callback | None = None,
+    least: int | None = None,
+    **more: Any,
+) -> Any:
+    """Return an option with the settings common to all."""
+    return typer.Option(
+        *names,
+        help=help,
+        rich_help_panel=panel,
+        metavar=metavar,
+        callback=check,
+        min=least,
+        show_envvar=False,
+        **more,
+    )
+
+
+INPUT = "Input"
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """Files and how their cells relate."""
+
+    inputs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="INPUT",
+            help="h5mu, h5ad or 10x h5 files; NAME=FILE names a modality, FILE::MODALITY picks one",
+            show_default=False,
+        ),
+    ] = None
+    links: Annotated[
+        list[str] | None,
+        option(
+            "--links",
+            panel=INPUT,
+            metavar="FILE",
+            help="Feature-link table (TSV); repeatable, '-' reads stdin",
+        ),
+    ] = None
+    pairing: Annotated[
+        str,
+        option(
+            "--pairing",
+            panel=INPUT,
+            metavar="|".join(PAIRINGS),
+            check=choice(*PAIRINGS),
+            help="How the cells of the modalities relate; auto compares obs_names",
+        ),
+    ] = "auto"
+    obs_prefix: Annotated[
+        bool,
+        option(
+            "--obs-prefix", panel=INPUT, help="Prefix obs_names with the modality, where files reuse them"
+        ),
+    ] = False
+
+
+DATA = "Data: which values, which columns"
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which values of a modality to use, which columns hold what."""
+
+    kind: Annotated[
+        list[str] | None,
+        option(
+            "--kind", panel=DATA, metavar="MOD=KIND", help=f"What a modality measures: {', '.join(KINDS)}"
+        ),
+        Pairs("MOD=KIND", values.among(*KINDS)),
+    ] = None
+    layer: Annotated[
+        list[str] | None,
+        option("--layer", panel=DATA, metavar="MOD=LAYER", help="Layer to use, or X; else 'counts', else X"),
+        Pairs("MOD=LAYER", values.text),
+    ] = None
+    transform: Annotated[
+        list[str] | None,
+        option(
+            "--transform",
+            panel=DATA,
+            metavar="MOD=NAME",
+            help="Transform to fit, else chosen by kind and values",
+        ),
+        Pairs("MOD=NAME", values.text),
+    ] = None
+    hvg: Annotated[
+        list[str] | None,
+        option("--hvg", panel=DATA, metavar="MOD=N", help="Number of highly variable features to keep"),
+        Pairs("MOD=N", values.count),
+    ] = None
+    var_key: Annotated[
+        str | None,
+        option(
+            "--var-key", panel=DATA, metavar="COLUMN", help="var column with the feature names the links use"
+        ),
+    ] = None
+    batch_key: Annotated[
+        str | None, option("--batch-key", panel=DATA, metavar="COLUMN", help="obs column with the batch")
+    ] = None
+    label_key: Annotated[
+        str | None,
+        option(
+            "--label-key", panel=DATA, metavar="COLUMN", help="obs column with cell types; for metrics only"
+        ),
+    ] = None
+    pair_key: Annotated[
+        str | None,
+        option(
+            "--pair-key",
+            panel=DATA,
+            metavar="COLUMN",
+            help="obs column naming the true partner of unpaired cells; for metrics only",
+        ),
+    ] = None
+
+
+TRAINING = "Model and training"
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Which model, and how it trains; None leaves a value to the model."""
+
+    model: Annotated[
+        str,
+        option(
+            "--model",
+            "-m",
+            panel=TRAINING,
+            metavar=MODELS,
+            check=values.model,
+            help="Model; auto chooses for the data and says why",
+        ),
+    ] = "auto"
+    preset: Annotated[
+        str,
+        option(
+            "--preset",
+            panel=TRAINING,
+            metavar="|".join(PRESETS),
+            check=choice(*PRESETS),
+            help="auto: sized to the data, stops when converged; paper: the published schedule",
+        ),
+    ] = "auto"
+    n_latent: Annotated[
+        int | None, option("--n-latent", panel=TRAINING, metavar="N", least=1, help="Latent dimensions")
+    ] = None
+    max_steps: Annotated[
+        int | None,
+        option(
+            "--max-steps",
+            panel=TRAINING,
+            metavar="N",
+            least=1,
+            help="Training steps at most; overrides the preset",
+        ),
+    ] = None
+    batch_size: Annotated[
+        int | None, option("--batch-size", panel=TRAINING, metavar="N", least=1, help="Cells in a minibatch")
+    ] = None
+    lr: Annotated[
+        float | None,
+        option("--lr", panel=TRAINING, metavar="X", check=values.positive, help="Learning rate"),
+    ] = None
+    params: Annotated[
+        list[str] | None,
+        option(
+            "--set",
+            "-s",
+            panel=TRAINING,
+            metavar="KEY=VALUE",
+            envvar="MOCLI_SET",
+            help="Other hyper-parameter; 'mocli params MODEL' lists them",
+        ),
+        Pairs("KEY=VALUE", values.scalar),
+    ] = None
+    seed: Annotated[
+        int, option("--seed", panel=TRAINING, metavar="N", least=0, help="Seed of everything random")
+    ] = 0
+
+
+RUN = "Run: device, checkpoints"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where it runs and how it survives being stopped."""
+
+    device: Annotated[
+        str,
+        option(
+            "--device",
+            panel=RUN,
+            metavar="auto|cpu|cuda|cuda:N|mps",
+            check=values.device,
+            help="A device that is named and absent is an error",
+        ),
+    ] = "auto"
+    threads: Annotated[
+        int | None,
+        option(
+            "--threads", panel=RUN, metavar="N", least=1, help="CPU threads; else what the scheduler grants"
+        ),
+    ] = None
+    deterministic: Annotated[
+        bool,
+        option("--deterministic", panel=RUN, help="Refuse operations that are not reproducible bit by bit"),
+    ] = False
+    checkpoint_dir: Annotated[
+        Path | None, option("--checkpoint-dir", panel=RUN, metavar="DIR", help="Checkpoints; else OUT.ckpt")
+    ] = None
+    checkpoint_every: Annotated[
+        str,
+        option(
+            "--checkpoint-every",
+            panel=RUN,
+            metavar="TIME",
+            check=values.duration,
+            help="Such as 90s, 10m, 3h50m",
+        ),
+    ] = "10m"
+    resume: Annotated[
+        str,
+        option(
+            "--resume",
+            panel=RUN,
+            metavar="|".join(RESUMES),
+            check=choice(*RESUMES),
+            help="Continue from a checkpoint; auto: where it belongs to this very run",
+        ),
+    ] = "auto"
+    max_time: Annotated[
+        str | None,
+        option(
+            "--max-time",
+            panel=RUN,
+            metavar="TIME",
+            check=values.duration,
+            help="Stop training after this time, such as 3h50m",
+        ),
+    ] = None
+
+
+OUTPUT = "Output"
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """What is written; every name derives from `-o`."""
+
+    output: Annotated[
+        Path | None,
+        option(
+            "--output",
+            "-o",
+            panel=OUTPUT,
+            metavar="FILE",
+            help="Result, .h5mu or .h5ad; names all other files",
+        ),
+    ] = None
+    html: Annotated[bool, option("--html/--no-html", panel=OUTPUT, help="Write OUT.report.html")] = True
+    report: Annotated[
+        str | None,
+        option(
+            "--report", panel=OUTPUT, metavar="FILE", help="JSON report; '-' is stdout; else OUT.report.json"
+        ),
+    ] = None
+    provenance: Annotated[
+        bool,
+        option(
+            "--provenance/--no-provenance", panel=OUTPUT, help="Keep command, versions and date in the result"
+        ),
+    ] = True
+    force: Annotated[bool, option("--force", "-f", panel=OUTPUT, help="Replace results that exist")] = False
+
+
+COMMAND = "Command"
+LOG_FORMATS = ("text", "json")
+PROGRESS_MODES = ("auto", "bar", "plain", "none")
+
+
+@dataclass(frozen=True)
+class CommandOptions:
+    """Configuration, dry run, logs: nothing that changes a result."""
+
+    config: Annotated[
+        Path | None,
+        option(
+            "--config",
+            "-c",
+            panel=COMMAND,
+            metavar="FILE",
+            is_eager=True,
+            help="YAML with long option names as keys; paths are relative to the working directory",
+        ),
+    ] = None
+    print_config: Annotated[
+        bool,
+        option(
+            "--print-config",
+            panel=COMMAND,
+            help="Print the resolved configuration with its origins; run nothing",
+        ),
+    ] = False
+    dry_run: Annotated[
+        bool, option("--dry-run", "-n", panel=COMMAND, help="Check everything, say what would be done")
+    ] = False
+    verbose: Annotated[
+        int, option("--verbose", "-v", panel=COMMAND, count=True, show_default=False, help="Log more")
+    ] = 0
+    quiet: Annotated[
+        int,
+        option(
+            "--quiet",
+            "-q",
+            panel=COMMAND,
+            count=True,
+            show_default=False,
+            help="Warnings only; -qq: errors only",
+        ),
+    ] = 0
+    log_format: Annotated[
+        str,
+        option(
+            "--log-format",
+            panel=COMMAND,
+            metavar="|".join(LOG_FORMATS),
+            check=choice(*LOG_FORMATS),
+            help="Of stderr and OUT.log",
+        ),
+    ] = "text"
+    progress: Annotated[
+        str,
+        option(
+            "--progress",
+            panel=COMMAND,
+            metavar="|".join(PROGRESS_MODES),
+            check=choice(*PROGRESS_MODES),
+            help="auto: a bar on a terminal, else a line now and then",
+        ),
+    ] = "auto"
+
+
+SHARED = (InputOptions, OutputOptions, DataOptions, TrainingOptions, RunOptions, CommandOptions)
