@@ -70,6 +70,5 @@ def _widths(x: FloatArray, groups: IntArray) -> DoubleArray | None:
 
     if not 2 <= len(np.unique(groups)) < len(groups):
         return None
-    centred = x - x.mean(axis=0, dtype=np.float64)  # distances do not change, rounding does
     with config_context(working_memory=WORKING_MB):
-        return cast("DoubleArray", np.clip(silhouette_samples(centred, groups), -1.0, 1.0))
+        return cast("DoubleArray", np.clip(silhouette_samples(x, groups), -1.0, 1.0))
