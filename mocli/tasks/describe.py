@@ -76,8 +76,8 @@ def describe_training(run: Run, made: Plan, params: Any, done: Fit) -> None:
         "params": as_dict(params),
         "reason": made.why_model,
     }
-    run.report.training = {
-        "phases": done.phases,  # type: ignore[typeddict-item]
+    run.report.training = {  # type: ignore[assignment]
+        "phases": done.phases,
         "steps": done.steps,
         "epochs": round(done.cells_drawn / cells, 2),
         "cells_drawn": done.cells_drawn,

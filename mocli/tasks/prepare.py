@@ -101,9 +101,8 @@ def plan(data: DataOptions, train: TrainOptions, task: Task, say: Callable[[str]
     say(f"model: {traits.name} ({why})")
     choices = tuple(_choose(f, data, traits) for f in files)
     for c in choices:
-        say(
-            f"{c.file.name}: values from {_layer_words(c.layer.layer)} ({c.layer.reason}), transform {c.transform} ({c.reason})"
-        )
+        values = f"values from {_layer_words(c.layer.layer)} ({c.layer.reason})"
+        say(f"{c.file.name}: {values}, transform {c.transform} ({c.reason})")
     tables = tuple(read_links(path) for path in data.links)
     edges = tuple(match_links(tables, [_features(f, data.var_key) for f in files], log=say)) if tables else ()
     for edge in edges:

@@ -10,7 +10,6 @@ import signal
 import threading
 import time
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from mocli import __version__
@@ -22,6 +21,7 @@ from mocli.report.schema import Report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
     from types import TracebackType
 
     import torch

@@ -148,16 +148,16 @@ class _Stretch:
         for group, optimizer in zip(self.phase.groups, self.optimizers, strict=True):
             others = [p for g in self.phase.groups if g is not group for p in g.parameters]
             for parameter in others:
-                parameter.requires_grad_(requires_grad=False)
+                parameter.requires_grad = False
             for _ in range(group.repeats):
                 losses = self.model.losses(prepared, group.name)
                 optimizer.zero_grad(set_to_none=True)
-                losses.total.backward()
+                torch.autograd.backward(losses.total)
                 if group.clip_norm is not None:
                     clip_grad_norm_(group.parameters, group.clip_norm)
                 optimizer.step()
             for parameter in others:
-                parameter.requires_grad_(requires_grad=True)
+                parameter.requires_grad = True
             terms.update(losses.terms)
         return terms
 

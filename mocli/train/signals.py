@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import signal
 import threading
-from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 
 class Signals:

@@ -48,7 +48,7 @@ class ScmodalModule(nn.Module):
     def __init__(self, widths: Mapping[str, int], edges: Sequence[Edge], params: ScmodalParams) -> None:
         super().__init__()
         self.names = list(widths)
-        self.edges = [tuple(edge) for edge in edges]
+        self.edges: list[Edge] = [(a, b) for a, b in edges]
         self.params = params
         h, q = params.n_hidden, params.n_latent
         # module names must be identifiers, a user's modality names need not be
@@ -81,7 +81,7 @@ class ScmodalModule(nn.Module):
         for (a, b), discriminator in zip(self.edges, self.discriminators, strict=True):
             logits = discriminator(torch.cat([z[a], z[b]]))
             logits = logits.clamp(-self.params.logit_clamp, self.params.logit_clamp)
-            total = total + discriminator_loss(*logits.split([len(z[a]), len(z[b])]))
+            total = total + discriminator_loss(*torch.split(logits, [len(z[a]), len(z[b])]))
         return total
 
     def generator_terms(self, step: Step) -> dict[str, Tensor]:
@@ -93,7 +93,7 @@ class ScmodalModule(nn.Module):
             # own and visiting latents go through the decoder together: one product instead of several
             visitors = [self._other(edge, name) for edge in self.edges if name in edge]
             decoded = self.decode(name, torch.cat([z, *(step.z[v] for v in visitors)]))
-            own, *visiting = decoded.split([len(z), *(len(step.z[v]) for v in visitors)])
+            own, *visiting = torch.split(decoded, [len(z), *(len(step.z[v]) for v in visitors)])
             terms["reconstruction"].append(F.mse_loss(own, x))
             for visitor, translated in zip(visitors, visiting, strict=True):
                 terms["cycle"].append(F.mse_loss(self.encode(name, translated), step.z[visitor]))
