@@ -47,7 +47,7 @@ def open_source(source: Source) -> list[ModalityFile]:
     InputError
         See `open_inputs`.
     """
-    with open_h5(source.path) as h5:
+    with open_h5(source.path) as h5, reading(source.path, "the file"):
         if isinstance(h5.get("mod"), h5py.Group):
             files = _open_h5mu(source, h5)
         elif (group := tenx_group(h5, source.path)) is not None:

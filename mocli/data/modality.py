@@ -124,7 +124,7 @@ class ModalityFile:
 
     def nbytes(self, layer: str | None = None) -> int:
         """Bytes of a matrix as CSR in memory; from a sample where the file does not say."""
-        with self._stored(layer) as (stored, columns, _):
+        with self._stored(layer) as (stored, columns, place), reading(self.path, place):
             nnz = None
             if stored.layout != "dense" and columns is None:
                 nnz = int(stored.node["data"].shape[0])
