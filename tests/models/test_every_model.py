@@ -1,0 +1,144 @@
+"""The contract, over the registry: what every model must keep."""
+
+import numpy as np
+import pytest
+import torch
+
+from mocli.data.bundle import FeatureMatrix, LinkedFeatures, Modality, MultiOmics
+from mocli.models.base import Encodes, Schedule, Translates
+from mocli.models.parameters import as_dict, describe, resolve
+from mocli.models.registry import available, load_class, traits_of
+from mocli.train.loop import Training, fit
+from mocli.train.predict import encode_rows
+from mocli.types import ModalityKind, Pairing, Task
+
+NAMES = list(available())
+SIZES = {"rna": (60, 30), "prot": (50, 9)}
+
+
+def make_bundle(*, n=None, constant=False, links=True):
+    rng = np.random.default_rng(0)
+    modalities, sides, start = {}, [], 0
+    sizes = SIZES if n is None else {name: (n, p) for name, (_, p) in SIZES.items()}
+    rows = np.full((sum(n for n, _ in sizes.values()), len(sizes)), -1)
+    for column, (name, (n_obs, n_vars)) in enumerate(sizes.items()):
+        x = rng.normal(size=(n_obs, n_vars)).astype(np.float32)
+        if constant:
+            x[:] = 0
+        modalities[name] = Modality(
+            name,
+            ModalityKind(name),
+            FeatureMatrix(x, tuple(f"{name}{j}" for j in range(n_vars))),
+            tuple(f"{name}_{i}" for i in range(n_obs)),
+            np.ones(n_obs, np.float32),
+        )
+        side = np.zeros((n_obs, 6), np.float32) if not links else rng.normal(size=(n_obs, 6))
+        sides.append(FeatureMatrix(side.astype(np.float32), tuple("abcdef")))
+        rows[start : start + n_obs, column] = np.arange(n_obs)
+        start += n_obs
+    return MultiOmics(
+        modalities,
+        rows,
+        tuple(map(str, range(start))),
+        Pairing.UNPAIRED,
+        (LinkedFeatures("rna", "prot", *sides, tuple("abcdef")),),
+    )
+
+
+def build(name, bundle, **overrides):
+    traits = traits_of(name)
+    torch.manual_seed(0)
+    return load_class(traits.model).from_bundle(bundle, resolve(traits, overrides))
+
+
+def small(name):
+    known = {entry["name"] for entry in describe(traits_of(name))}
+    wanted = {"n_hidden": 16, "n_latent": 4, "batch_size": 20, "n_neighbors": 4}
+    return {key: value for key, value in wanted.items() if key in known}
+
+
+def trained(name, bundle, steps=30):
+    model = build(name, bundle, **small(name))
+    return model, fit(model, bundle, Schedule(max_steps=steps), Training(torch.device("cpu"), seed=0))
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestEveryModel:
+    def test_traits_are_whole(self, name):
+        traits = traits_of(name)
+        assert traits.name == name
+        assert traits.pairings
+        assert traits.prefers <= traits.pairings
+        assert Task.INTEGRATE in traits.tasks
+        assert traits.doi.startswith("10.")
+
+    def test_every_hyper_parameter_is_explained_and_checked(self, name):
+        traits = traits_of(name)
+        for entry in describe(traits):
+            assert entry["help"], entry["name"]
+            assert entry["type"] != "?", entry["name"]
+        assert resolve(traits, as_dict(resolve(traits, {}))) == resolve(traits, {})
+
+    def test_losses_fall(self, name):
+        _, done = trained(name, make_bundle(), 120)
+        terms = done.losses[done.phases[0]["name"]]
+        falling = [t for t, v in terms.items() if v["last"] < v["first"]]
+        assert "reconstruction" in falling
+
+    def test_encodes_and_translates_with_the_right_shapes(self, name):
+        bundle = make_bundle()
+        model, _ = trained(name, bundle, 3)
+        assert isinstance(model, Encodes)
+        for modality, m in bundle.modalities.items():
+            z = encode_rows(model, modality, m.features, torch.device("cpu"))
+            assert z.shape == (m.n_obs, model.params.n_latent)
+            assert z.dtype == np.float32
+            assert np.isfinite(z).all()
+            if isinstance(model, Translates):
+                with torch.inference_mode():
+                    assert model.decode(modality, torch.from_numpy(z)).shape == (m.n_obs, m.features.n_vars)
+
+    def test_the_seed_decides_every_byte(self, name):
+        bundle = make_bundle()
+        first, second = (trained(name, bundle, 10)[0].module.state_dict() for _ in range(2))
+        assert all(torch.equal(first[k], second[k]) for k in first)
+
+    def test_rebuilt_from_its_spec_it_encodes_the_same(self, name):
+        bundle = make_bundle()
+        model, _ = trained(name, bundle, 5)
+        again = type(model).from_spec(model.spec(), model.params)
+        again.module.load_state_dict(model.module.state_dict())
+        again.module.eval()
+        for modality, m in bundle.modalities.items():
+            device = torch.device("cpu")
+            assert np.array_equal(
+                encode_rows(model, modality, m.features, device),
+                encode_rows(again, modality, m.features, device),
+            )
+
+    @pytest.mark.parametrize("odd", [{"n": 2}, {"constant": True}, {"links": False}])
+    def test_odd_data_stay_finite(self, name, odd):
+        bundle = make_bundle(**odd)
+        model, done = trained(name, bundle, 20)
+        for modality, m in bundle.modalities.items():
+            z = encode_rows(model, modality, m.features, torch.device("cpu"))
+            assert np.isfinite(z).all()
+        assert np.isfinite([v["last"] for v in done.losses[done.phases[0]["name"]].values()]).all()
+
+
+def test_a_wrong_name_or_value_is_a_usage_error_in_the_user_s_words():
+    from mocli.errors import UsageError
+
+    traits = traits_of("scmodal")
+    with pytest.raises(UsageError, match="no hyper-parameter 'n_latnet'") as error:
+        resolve(traits, {"n_latnet": 3})
+    assert "n_latent" in error.value.hint
+    with pytest.raises(UsageError, match="cannot take") as error:
+        resolve(traits, {"lr": "fast"})
+    assert error.value.found == "'fast'"
+    with pytest.raises(UsageError):
+        resolve(traits, {"mnn_reduction": "median"})
+    with pytest.raises(UsageError, match="no model 'scmodel'") as error:
+        traits_of("scmodel")
+    assert "scmodal" in error.value.hint
+    assert resolve(traits, {"n_latent": "12", "clip_norm": None}).n_latent == 12
