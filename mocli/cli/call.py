@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mocli import log
-from mocli.cli.command import CONTEXT
 from mocli.cli.options import CommandOptions
 from mocli.cli.stdout import emit
 from mocli.errors import UsageError, did_you_mean, nearest
@@ -72,10 +71,9 @@ def _run_to_stdout(function: Any, inputs: list[str], arguments: dict[str, Any]) 
 
 
 def _warn_of_unknown_variables(ctx: typer.Context) -> None:
-    prefix = f"{CONTEXT['auto_envvar_prefix']}_"
     commands = getattr(ctx.find_root().command, "commands", {ctx.command.name: ctx.command})
     params = [param for command in commands.values() for param in command.params]
-    known = {param.envvar or f"{prefix}{str(param.name).upper()}" for param in params}
+    known = {str(param.envvar) for param in params if getattr(param, "envvar", None)}
     for name in sorted(os.environ):
-        if name.startswith(prefix) and name not in known and nearest(name, known):
+        if name.startswith("MOCLI_") and name not in known and nearest(name, known):
             log.logger.warning("%s is set but no option has that name; %s", name, did_you_mean(name, known))

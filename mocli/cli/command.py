@@ -18,7 +18,7 @@ from mocli.cli.values import Pairs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CONTEXT = {"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "MOCLI"}
+CONTEXT = {"help_option_names": ["-h", "--help"]}
 EPILOG = "Every option can also be given as MOCLI_NAME in the environment or as name: in a --config file."
 
 

@@ -30,6 +30,11 @@ DURATIONS = frozenset({"checkpoint_every", "max_time"})
 NAMED_PARAMS = frozenset({"n_latent", "batch_size", "lr"})
 
 
+def variable(name: str) -> str:
+    """Return the environment variable that sets an option: `MOCLI_` and its long name."""
+    return "MOCLI_" + name.split("/")[0].removeprefix("--").replace("-", "_").upper()
+
+
 def option(
     *names: str,
     panel: str,
@@ -47,6 +52,7 @@ def option(
         metavar=metavar,
         callback=check,
         min=least,
+        envvar=variable(names[0]),
         show_envvar=False,
         **more,
     )
@@ -209,7 +215,6 @@ class TrainingOptions:
             "-s",
             panel=TRAINING,
             metavar="KEY=VALUE",
-            envvar="MOCLI_SET",
             help="Other hyper-parameter; 'mocli params MODEL' lists them",
         ),
         Pairs("KEY=VALUE", values.scalar),

@@ -12,19 +12,12 @@ DEFAULT = "default"
 COMMAND_LINE = "command line"
 
 
-def variable_of(ctx: typer.Context, param: Any) -> str:
-    """Return the environment variable that sets an option: `MOCLI_` and its long name."""
-    if isinstance(param.envvar, str):
-        return param.envvar
-    return f"{ctx.auto_envvar_prefix}_{str(param.name).upper()}"
-
-
 def origin_of(ctx: typer.Context, param: Any) -> str:
     """Return `command line`, `environment MOCLI_X`, `config file F` or `default`."""
     source = ctx.get_parameter_source(str(param.name))
     name = "DEFAULT" if source is None else source.name
     if name == "ENVIRONMENT":
-        return f"environment {variable_of(ctx, param)}"
+        return f"environment {param.envvar}"
     if name == "DEFAULT_MAP":
         return config_origin(ctx)
     return COMMAND_LINE if name == "COMMANDLINE" else DEFAULT

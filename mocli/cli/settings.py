@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mocli.cli.config import merge_pairs
 from mocli.cli.durations import parse_duration
 from mocli.cli.options import ACTIONS, DURATIONS, NAMED_PARAMS, CommandOptions
-from mocli.cli.origin import COMMAND_LINE, CONFIG_META, DEFAULT, config_origin, origin_of, rank, variable_of
+from mocli.cli.origin import COMMAND_LINE, CONFIG_META, DEFAULT, config_origin, origin_of, rank
 from mocli.cli.values import Pairs, option_name
 from mocli.errors import UsageError
 
@@ -144,7 +144,7 @@ def _merged(
         layers.append((config_origin(ctx), found))
     variable = param.value_from_envvar(ctx)
     if variable:
-        origin = f"environment {variable_of(ctx, param)}"
+        origin = f"environment {param.envvar}"
         layers.append((origin, pairs.read(variable, f"{option} ({origin})")))
     if origin_of(ctx, param) == COMMAND_LINE:
         layers.append((COMMAND_LINE, pairs.read(written or [], option)))

@@ -1,0 +1,104 @@
+"""Help texts are committed files; nothing heavy is imported to show them.
+
+After a wanted change: UPDATE_SNAPSHOTS=1 python -m pytest tests/cli
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from mocli import __version__
+from mocli.cli.app import app
+
+SNAPSHOTS = Path(__file__).parent / "snapshots"
+ENVIRONMENT = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "TERMINAL_WIDTH": "", "FORCE_COLOR": ""}
+COMMANDS = ["", "integrate", "models", "params", "demo", "doctor"]
+SUBCOMMANDS = ["integrate", "impute", "simulate", "perturb", "gene2peak", "benchmark"]
+
+
+def words(text: str) -> list[str]:
+    """Return the words, without what differs between versions of typer: boxes, brackets, types of flags."""
+    plain = re.sub(r"[╭╮╰╯─│]", " ", text)
+    plain = re.sub(r"<bool>|<list\[str\]>|\[?list\[str\]\]?|<(str|path|int)>|TEXT|PATH|INTEGER", " ", plain)
+    return re.sub(r"[{}\[\]]|\.\.\.", "", plain).split()
+
+
+def show(*args: str) -> str:
+    result = CliRunner().invoke(app, list(args), env=ENVIRONMENT, prog_name="mocli")
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_the_committed_one(command):
+    text = show(*command.split(), "--help")
+    file = SNAPSHOTS / f"{command or 'mocli'}.txt"
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        file.write_text("\n".join(line.rstrip() for line in text.splitlines()).strip() + "\n")
+    assert words(text) == words(file.read_text())
+
+
+def test_every_command_has_a_snapshot():
+    names = {file.stem for file in SNAPSHOTS.glob("*.txt")}
+    assert names == {"mocli", *COMMANDS} - {""}
+    assert {c.name or c.callback.__name__ for c in app.registered_commands} == names - {"mocli"}
+
+
+def test_short_and_long_help_agree():
+    assert show("integrate", "-h") == show("integrate", "--help")
+
+
+def test_no_arguments_show_the_help():
+    assert words(show()) == words(show("-h"))
+
+
+def test_version_is_the_bare_number():
+    assert show("--version") == f"{__version__}\n"
+
+
+def test_subcommands_stand_in_workflow_order():
+    names = [c.name or c.callback.__name__ for c in app.registered_commands]
+    workflow = [name for name in names if name in SUBCOMMANDS]
+    assert workflow == [name for name in SUBCOMMANDS if name in workflow]
+    assert names[: len(workflow)] == workflow
+
+
+def test_options_without_a_function_are_absent():
+    text = show("integrate", "--help")
+    for name in ("--likelihood", "--precision", "--backed", "--reference", "--from-model", "--max-epochs"):
+        assert name not in text
+
+
+def test_the_command_line_imports_nothing_heavy():
+    heavy = [
+        "torch",
+        "numpy",
+        "scipy",
+        "pandas",
+        "anndata",
+        "mudata",
+        "scanpy",
+        "sklearn",
+        "h5py",
+        "pydantic",
+    ]
+    code = f"import sys, mocli.cli.app; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_of_a_process_imports_nothing_heavy_and_writes_only_stdout():
+    code = (
+        "import sys; from mocli.__main__ import main; code = main(['integrate', '-h'])\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'anndata', 'scanpy'} & set(sys.modules)\n"
+        "sys.exit(99 if heavy else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert "Usage:" in done.stdout
