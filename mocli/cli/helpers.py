@@ -127,10 +127,10 @@ def demo(
 
     log.setup()
     try:
-        write_demo(folder, n_cells=cells, seed=seed, trimodal=trimodal)
+        written = write_demo(folder, n_cells=cells, seed=seed, trimodal=trimodal)
     except OSError as error:
         raise EnvironmentProblem("the demo cannot be written", file=folder, found=error.strerror) from error
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+    for path in written:
         log.logger.info("wrote %s", path)
     names = [str(folder / name) for name in ("rna.h5ad", "prot.h5ad")]
     links = str(folder / "rna-prot.tsv")

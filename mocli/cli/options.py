@@ -125,7 +125,7 @@ class DataOptions:
             "--transform",
             panel=DATA,
             metavar="MOD=NAME",
-            help="Transform to fit, else chosen by kind and values",
+            help="lognorm, clr, tfidf-lsi, arcsinh or identity; else chosen by kind and values",
         ),
         Pairs("MOD=NAME", values.text),
     ] = None

@@ -75,8 +75,10 @@ def generator(monkeypatch):
     def write_demo(folder, *, n_cells, seed, trimodal):
         calls.append((n_cells, seed, trimodal))
         Path(folder).mkdir(parents=True, exist_ok=True)
-        for name in ("rna.h5ad", "prot.h5ad", "rna-prot.tsv"):
-            (Path(folder) / name).write_text("x")
+        files = [Path(folder) / name for name in ("rna.h5ad", "prot.h5ad", "rna-prot.tsv")]
+        for file in files:
+            file.write_text("x")
+        return files
 
     module = ModuleType("mocli.data.demo")
     module.write_demo = write_demo
