@@ -1,0 +1,125 @@
+"""The model's metrics beside those of the baselines, and an honest sentence about them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mocli.report.wording import join, metric_value, plural
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_ARROWS = {"higher": "↑", "lower": "↓"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One metric of one method; `best` among the methods of its row."""
+
+    value: float | None
+    text: str
+    best: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of all methods; the first cell is the model's."""
+
+    key: str
+    title: str
+    better: str | None
+    arrow: str
+    range: tuple[float | None, float | None] | None
+    n: int | None
+    sentence: str
+    definition: str
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows of metrics, columns of methods, and what they say together.
+
+    `losses` names the metrics on which a baseline is better, with both values.
+    """
+
+    columns: list[str]
+    rows: list[Row]
+    verdict: str
+    losses: list[str]
+
+
+def compare(
+    metrics: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, Mapping[str, Any]], *, model: str
+) -> Comparison:
+    """Set metrics side by side.
+
+    Values count as equal if they read equal as shown: a difference beyond the
+    shown digits is no difference to a reader. Metrics without a direction have
+    no best.
+    """
+    columns = [model, *(str(b.get("title") or key) for key, b in baselines.items())]
+    methods = [metrics, *(b.get("metrics") or {} for b in baselines.values())]
+    keys = dict.fromkeys(key for method in methods for key in method)
+    rows = [_row(key, [method.get(key) for method in methods]) for key in keys]
+    return Comparison(columns, rows, *_verdict(columns, rows))
+
+
+def _row(key: str, records: Sequence[Mapping[str, Any] | None]) -> Row:
+    about = next(r for r in records if r is not None)
+    values = [None if r is None else r.get("value") for r in records]
+    texts = [metric_value(v) for v in values]
+    better = about.get("better")
+    known = [(v, t) for v, t in zip(values, texts, strict=True) if v is not None]
+    best = None
+    if better and len(known) > 1:
+        best = (max if better == "higher" else min)(known, key=lambda pair: pair[0])[1]
+    bounds = about.get("range")
+    return Row(
+        key=key,
+        title=metric_title(key, about.get("title")),
+        better=better,
+        arrow=_ARROWS.get(better or "", ""),
+        range=None if bounds is None else (bounds[0], bounds[1]),
+        n=about.get("n"),
+        sentence=about.get("sentence") or "",
+        definition=about.get("definition") or "",
+        cells=[Cell(v, t, best is not None and t == best) for v, t in zip(values, texts, strict=True)],
+    )
+
+
+def metric_title(key: str, title: str | None) -> str:
+    """Return the title; `label_transfer[rna->prot]` says of which modalities."""
+    name, _, of = key.removesuffix("]").partition("[")
+    shown = title or name.replace("_", " ")
+    return f"{shown}, {of.replace('->', ' → ')}" if of else shown
+
+
+def _verdict(columns: Sequence[str], rows: Sequence[Row]) -> tuple[str, list[str]]:
+    model, n_baselines = columns[0], len(columns) - 1
+    judged = [r for r in rows if r.better and r.cells[0].value is not None and _rivals(r)]
+    if not judged:
+        return "", []
+    won = [r for r in judged if r.cells[0].best and not any(c.best for c in r.cells[1:])]
+    tied = [r for r in judged if r.cells[0].best and r not in won]
+    lost = [r for r in judged if not r.cells[0].best]
+    every = {1: "the baseline", 2: "both baselines"}.get(n_baselines, f"all {n_baselines} baselines")
+    share = "every metric" if len(won) == len(judged) else f"{len(won)} of {plural(len(judged), 'metric')}"
+    parts = [f"{model} is better than {every} on {share} that they share."]
+    if tied:
+        parts.append(f"It equals the best baseline on {join([r.title for r in tied])}.")
+    if lost:
+        parts.append(
+            "A baseline is better where listed; there, training gained nothing over a simpler method:"
+        )
+    return " ".join(parts), [_loss(r, columns) for r in lost]
+
+
+def _rivals(row: Row) -> bool:
+    return any(cell.value is not None for cell in row.cells[1:])
+
+
+def _loss(row: Row, columns: Sequence[str]) -> str:
+    best = next(i for i, cell in enumerate(row.cells) if cell.best)
+    return f"{row.title}: {columns[best]} {row.cells[best].text}, {columns[0]} {row.cells[0].text}"

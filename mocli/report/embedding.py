@@ -1,0 +1,252 @@
+"""Pictures of a two-dimensional layout of cells."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mocli.report.figure import FAINT, INK, Picture, dress, new_figure, printable, to_png, to_svg
+from mocli.report.palette import MAX_LEVELS, OTHER, UNKNOWN, colours, rgb
+from mocli.report.wording import plural
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from mocli.types import DoubleArray, FloatArray, IntArray
+
+MAX_SVG_POINTS = 2_000
+MAX_POINTS = 150_000
+"""More points than pixels show nothing more: a seeded sample is drawn."""
+
+_NUMBERED_FROM = 9
+_WIDTH = 10.2  # inches: the width of the page
+_SMALL, _LARGE = 3.1, 5.6  # inches of the square that holds the points: without and with numbers
+
+
+@dataclass(frozen=True)
+class Category:
+    """A category of cells.
+
+    Attributes
+    ----------
+    codes
+        Level of each cell, `(n,)`; -1 is not known.
+    levels
+        Names.
+    """
+
+    codes: IntArray
+    levels: Sequence[str]
+
+    def __post_init__(self) -> None:
+        if len(self.codes) and not -1 <= self.codes.min() <= self.codes.max() < len(self.levels):
+            raise ValueError(f"codes must lie in -1..{len(self.levels) - 1}")
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What a legend says, and each cell's entry in it."""
+
+    entries: IntArray  # (n,), last entries are drawn first
+    colours: DoubleArray  # (n_entries, 3)
+    names: list[str]
+    counts: IntArray
+    n_named: int  # entries before 'others' and 'not known'
+
+
+def by_category(xy: FloatArray, category: Category, *, seed: int = 0) -> Picture:
+    """Draw a layout coloured by a category, with a legend of names and numbers of cells.
+
+    Points come in a seeded random order, so that no class hides another; those
+    not known lie beneath. Above nine levels, numbers at the medians and in the
+    legend help where colours are alike; above thirty, the smallest levels share
+    one grey.
+
+    Parameters
+    ----------
+    xy
+        `(n, 2)`; rows that are not finite are left out.
+
+    Returns
+    -------
+    str or bytes
+        Half the page wide, or all of it with numbers; SVG up to 2,000 points, PNG above.
+    """
+    key = _key(category)
+    numbered = key.n_named >= _NUMBERED_FROM
+    side = _LARGE if numbered else _SMALL
+    # a common width, so that pictures side by side have panels of one size
+    legend_width = max(1.7, 1.25 + 0.072 * max((len(printable(n, 34)) for n in key.names), default=0))
+    figure, axes = _square(side, legend_width)
+    shown = _draw_order(xy, seed)
+    # stable: within named and unnamed the random order stays
+    shown = shown[np.argsort(key.entries[shown] < key.n_named, kind="stable")]
+    _points(axes, xy[shown], key.colours[key.entries[shown]], side)
+    if numbered:
+        _numbers(axes, xy, key, side)
+    _legend(figure, key, side, numbered=numbered)
+    return _picture(figure, len(shown))
+
+
+def by_modality(
+    xy: FloatArray, modality: Category, *, colour_by: Category | None = None, seed: int = 0
+) -> Picture:
+    """Draw one panel per modality, its cells coloured before all others in grey.
+
+    Colours are those of `colour_by` (the same as in `by_category`), or of the modality.
+    """
+    key = _key(colour_by or modality)
+    n_panels = len(modality.levels)
+    n_columns = min(n_panels, 3)
+    n_rows = -(-n_panels // n_columns)
+    side = min(_WIDTH / n_columns, 4.3)
+    figure = new_figure(side * n_columns, (side + 0.2) * n_rows)
+    panels = np.atleast_1d(figure.subplots(n_rows, n_columns)).ravel()
+    shown = _draw_order(xy, seed)
+    for code, axes in enumerate(panels):
+        _bare(axes)
+        if code >= n_panels:
+            axes.set_visible(False)
+            continue
+        here = shown[modality.codes[shown] == code]
+        others = shown[modality.codes[shown] != code]
+        _points(axes, xy[others], np.tile(rgb(UNKNOWN), (len(others), 1)), side, len(shown))
+        _points(axes, xy[here], key.colours[key.entries[here]], side, len(shown))
+        total = int((modality.codes == code).sum())
+        axes.set_title(
+            f"{printable(modality.levels[code], 30)} ({total:,} cells)", loc="left", fontsize=9.5, color=INK
+        )
+        _window(axes, xy[shown])
+    return _picture(figure, len(shown) * n_panels)
+
+
+def _key(category: Category) -> _Key:
+    codes, levels = category.codes, list(category.levels)
+    counts = np.bincount(codes[codes >= 0], minlength=len(levels))
+    kept = np.flatnonzero(counts)
+    if len(kept) > MAX_LEVELS:
+        largest = kept[np.argsort(-counts[kept], kind="stable")[: MAX_LEVELS - 1]]
+        kept = np.sort(largest)
+    n_rest = int(np.count_nonzero(counts)) - len(kept)
+    palette = colours(len(levels)) if len(levels) <= MAX_LEVELS else None
+    shades = [*(palette[kept] if palette is not None else colours(len(kept)))]
+    names = [levels[k] for k in kept]
+    entry_of = np.full(len(levels) + 1, len(kept))
+    entry_of[kept] = np.arange(len(kept))
+    if n_rest:
+        names.append(plural(n_rest, "smaller level"))
+        shades.append(np.array(rgb(OTHER)))
+    if (codes < 0).any():
+        entry_of[-1] = len(names)  # codes of -1 index the last place
+        names.append("not known")
+        shades.append(np.array(rgb(UNKNOWN)))
+    entries = entry_of[codes]
+    sizes = np.bincount(entries, minlength=len(names))
+    return _Key(entries, np.array(shades).reshape(-1, 3), names, sizes, len(kept))
+
+
+def _draw_order(xy: FloatArray, seed: int) -> IntArray:
+    finite = np.flatnonzero(np.isfinite(xy).all(axis=1))
+    return np.random.default_rng(seed).permutation(finite)[:MAX_POINTS]
+
+
+def _points(axes: Axes, xy: FloatArray, shades: DoubleArray, side: float, n: int | None = None) -> None:
+    """Scatter with a size that follows the number of points drawn, `n`, and the panel's side in inches."""
+    size = float(np.clip(14 * side**2 / np.sqrt(max(len(xy) if n is None else n, 1)), 0.5, 22.0))
+    axes.scatter(xy[:, 0], xy[:, 1], s=size, c=shades, linewidths=0)
+
+
+def _numbers(axes: Axes, xy: FloatArray, key: _Key, side: float) -> None:
+    from matplotlib.patheffects import withStroke
+
+    finite = np.isfinite(xy).all(axis=1)
+    at = {
+        entry: np.median(xy[finite & (key.entries == entry)], axis=0)
+        for entry in range(key.n_named)
+        if (finite & (key.entries == entry)).any()
+    }
+    if not at:
+        return
+    corners = axes.transLimits.transform(np.array([*at.values()]))
+    spread = axes.transLimits.inverted().transform(_apart(corners, gap=0.24 / side))
+    halo = [withStroke(linewidth=2.2, foreground="white")]
+    for entry, (x, y) in zip(at, spread, strict=True):
+        axes.text(
+            x, y, str(entry + 1), fontsize=8, fontweight="bold", color=INK,
+            ha="center", va="center", path_effects=halo,
+        )  # fmt: skip
+
+
+def _apart(points: DoubleArray, *, gap: float) -> DoubleArray:
+    """Push points `(n, 2)` away from each other until none are nearer than `gap`, or 100 rounds."""
+    points = points.copy()
+    for _ in range(100):
+        difference = points[:, None] - points[None]
+        distance = np.linalg.norm(difference, axis=2)
+        near = (distance < gap) & ~np.eye(len(points), dtype=bool)
+        if not near.any():
+            break
+        # points in one place have no direction: the earlier goes left
+        same = near & (distance < 1e-9)
+        difference[same, 0] = np.sign(np.subtract.outer(np.arange(len(points)), np.arange(len(points))))[same]
+        distance[same] = 1.0
+        push = np.where(
+            near, 0.26 * (gap - np.minimum(distance, gap) * ~same) / np.maximum(distance, 1e-9), 0
+        )
+        points += (push[:, :, None] * difference).sum(axis=1)
+    return points
+
+
+def _square(side: float, legend_width: float) -> tuple[Figure, Axes]:
+    width, height = side + 0.2 + legend_width, side + 0.2
+    figure = new_figure(width, height, constrained=False)
+    axes = figure.add_axes((0.1 / width, 0.1 / height, side / width, side / height))
+    _bare(axes)
+    return figure, axes
+
+
+def _legend(figure: Figure, key: _Key, side: float, *, numbered: bool) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], marker="o", linestyle="", markersize=6.5, color=tuple(c)) for c in key.colours]
+    labels = [
+        (f"{i + 1}  " if numbered and i < key.n_named else "") + f"{printable(name, 34)}  ({count:,})"
+        for i, (name, count) in enumerate(zip(key.names, key.counts, strict=True))
+    ]
+    width = figure.get_size_inches()[0]
+    small = len(labels) > 22
+    figure.legend(
+        handles, labels, loc="center left", bbox_to_anchor=((side + 0.25) / width, 0.5),
+        frameon=False, fontsize=7.2 if small else 8.5, labelcolor=INK, handletextpad=0.3,
+        labelspacing=0.28 if small else 0.45, borderaxespad=0,
+    )  # fmt: skip
+
+
+def _bare(axes: Axes) -> None:
+    dress(axes, frame=False)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set(visible=True, color=FAINT, linewidth=0.4)
+
+
+def _window(axes: Axes, xy: FloatArray) -> None:
+    if len(xy):
+        low, high = xy.min(axis=0), xy.max(axis=0)
+        pad = np.maximum(0.04 * (high - low), 1e-3)
+        axes.set_xlim(low[0] - pad[0], high[0] + pad[0])
+        axes.set_ylim(low[1] - pad[1], high[1] + pad[1])
+
+
+def _picture(figure: Figure, n_points: int) -> Picture:
+    return to_svg(figure) if n_points <= MAX_SVG_POINTS else to_png(figure)
+
+
+def is_wide(category: Category) -> bool:
+    """Whether `by_category` fills the page: so many levels that they are numbered."""
+    return len(np.unique(category.codes[category.codes >= 0])) >= _NUMBERED_FROM

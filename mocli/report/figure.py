@@ -1,0 +1,111 @@
+"""Make a figure, dress its axes, turn it into SVG or PNG: matplotlib without pyplot.
+
+Colours are set one by one instead of through `rcParams`: those are shared by
+all threads, and the caller may have changed them.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Picture: TypeAlias = "str | bytes"
+"""SVG text or PNG bytes."""
+
+INK = "#222222"
+FAINT = "#8a8f98"
+RULE = "#d5d8dd"
+ACCENT = "#0072b2"
+ALERT = "#c1440e"
+
+_DPI = 160
+# ids that matplotlib draws at random end in ten hexadecimal digits: where they are set, and where used
+_RANDOM_ID = re.compile(r'(?<=["#])[A-Za-z]\w*[0-9a-f]{10}(?=["\)])')
+
+
+def new_figure(width: float, height: float, *, constrained: bool = True) -> Figure:
+    """Return an empty white figure, size in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(
+        figsize=(width, height),
+        dpi=_DPI,
+        facecolor="white",
+        edgecolor="white",
+        layout="constrained" if constrained else None,
+    )
+
+
+def dress(axes: Axes, *, title: str = "", frame: bool = True) -> None:
+    """Give axes the look of the report: left and bottom rules only, small grey ticks."""
+    axes.set_facecolor("white")
+    axes.set_axisbelow(True)
+    axes.grid(visible=False)
+    for side, spine in axes.spines.items():
+        spine.set_visible(frame and side in ("left", "bottom"))
+        spine.set_color(FAINT)
+        spine.set_linewidth(0.8)
+    axes.tick_params(colors=INK, labelcolor=INK, labelsize=8, color=FAINT, width=0.8, length=3)
+    axes.minorticks_off()
+    if title:
+        lines = "\n".join(printable(line) for line in title.split("\n"))
+        axes.set_title(lines, loc="left", fontsize=9, color=INK, fontweight="bold")
+
+
+def printable(text: object, width: int = 60) -> str:
+    """Return text that matplotlib draws as it is: no mathematics, no missing glyph, no line break."""
+    glyphs = _glyphs()
+    flat = " ".join(str(text).split())
+    if len(flat) > width:
+        flat = flat[: width - 1].rstrip() + "…"
+    return "".join(c if ord(c) in glyphs else "?" for c in flat).replace("$", r"\$")
+
+
+def _glyphs() -> dict[int, int]:
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    found: dict[int, int] = get_font(findfont(FontProperties())).get_charmap()  # type: ignore[assignment]
+    return found
+
+
+def to_svg(figure: Figure) -> str:
+    """Return the figure as SVG; the same figure gives the same bytes."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    stable: dict[str, str] = {}
+    text = _RANDOM_ID.sub(lambda found: stable.setdefault(found[0], f"i{len(stable)}"), text)
+    return text[text.index("<svg") :]
+
+
+def to_png(figure: Figure) -> bytes:
+    """Return the figure as PNG of 256 colours: a third of the size of full colour, and no visible loss."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image  # matplotlib requires Pillow and writes its own PNG files with it
+
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.draw()
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())[:, :, :3])
+    buffer = io.BytesIO()
+    image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
+        buffer, format="png", optimize=True
+    )
+    return buffer.getvalue()
+
+
+def css_width(picture: Picture) -> int | None:
+    """Return the width in CSS pixels at which a PNG has the size of its figure; None for SVG, which knows."""
+    return None if isinstance(picture, str) else round(int.from_bytes(picture[16:20], "big") * 96 / _DPI)
+
+
+def data_uri(picture: Picture) -> str:
+    """Return a picture as the `src` of an `<img>`: nothing in it can run or clash with the page."""
+    kind, data = ("svg+xml", picture.encode()) if isinstance(picture, str) else ("png", picture)
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"

@@ -1,0 +1,220 @@
+"""The HTML report: one file, no script, nothing fetched, readable by a biologist."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mocli.report import embedding, plots, wording
+from mocli.report.comparison import Comparison, compare
+from mocli.report.figure import css_width, data_uri
+from mocli.report.file import write_text
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+    from jinja2 import Environment
+
+    from mocli.report.figure import Picture
+    from mocli.report.schema import Report
+    from mocli.types import FloatArray, IntArray
+
+    Confusion = Mapping[str, tuple[Any, Sequence[str], Sequence[str]]]
+
+_FILTERS = {
+    "count": wording.count,
+    "duration": wording.duration,
+    "loss_value": wording.loss_value,
+    "plural": wording.plural,
+    "size": wording.size,
+    "stop_reason": wording.stop_reason,
+    "value": wording.value,
+}
+_HOW_TO_SEE = {
+    "modality": "Where the modalities are integrated, their colours lie on top of each other.",
+    "batch": "Where batches are corrected, their colours are mixed within every group.",
+    "label": "Where biology is kept, every label forms a group of its own.",
+}
+
+_REPEATABLE = {
+    "bitwise": "the same command gives the same bytes on this kind of machine",
+    "statistical": "the same command gives the same result up to small noise",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Cells in two dimensions, for the pictures.
+
+    Attributes
+    ----------
+    title
+        Says what the dimensions are, and of how many cells.
+    xy
+        `(n, 2)`.
+    categories
+        Codes `(n,)`, -1 where not known, and level names; by a title that starts
+        with `modality`, `label` or `batch`. `modality` is drawn in panels too.
+    """
+
+    title: str
+    xy: FloatArray
+    categories: Mapping[str, tuple[IntArray, Sequence[str]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A picture on the page."""
+
+    src: str
+    title: str
+    caption: str
+    wide: bool = False
+    width: int | None = None
+
+
+def render(report: Report, *, layout: Layout | None = None, confusion: Confusion | None = None) -> str:
+    """Return the page.
+
+    Parameters
+    ----------
+    layout
+        Cells to draw; None leaves the pictures out.
+    confusion
+        By direction (`rna->prot`): numbers of cells `(n_rows, n_columns)`, true
+        labels, transferred labels.
+    """
+    values = report.as_dict()
+    model = (values["model"] or {}).get("title") or (values["model"] or {}).get("name") or "this run"
+    comparison = compare(values["metrics"], values["baselines"], model=model)
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            report=values,
+            model_title=model,
+            command=shlex.join(values["command"]),
+            summary=_summary(values, model),
+            comparison=comparison,
+            losses=_losses(values["training"]),
+            bars=_bars(values, comparison, model),
+            pictures=_pictures(layout) if layout else [],
+            layout_title=layout.title if layout else "",
+            heatmaps=_heatmaps(confusion or {}),
+            ran=_ran(values),
+        )
+    )
+
+
+def write(path: str | os.PathLike[str], html: str) -> None:
+    """Write the page atomically; `EnvironmentProblem` if that cannot be."""
+    write_text(path, html)
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("mocli.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= _FILTERS
+    return environment
+
+
+def _summary(values: Mapping[str, Any], model: str) -> str:
+    """Return what was done, in one or two sentences."""
+    inputs, training = values["inputs"], values["training"]
+    parts = []
+    if inputs:
+        cells = wording.join([f"{wording.count(i['n_obs'])} {i['modality']} cells" for i in inputs])
+        parts.append(f"{model} was given {cells}" if values["model"] else f"Read {cells}")
+        matched = sum(link["n_matched"] or 0 for link in values["links"])
+        if values["links"]:
+            parts[-1] += f", tied together by {wording.plural(matched, 'feature link')}"
+    if training and training["steps"] is not None:
+        took = values["timing"].get("train_s")
+        time = f" in {wording.duration(took)}" if took is not None else ""
+        where = f" on {values['device']['used']}" if values["device"] and values["device"]["used"] else ""
+        parts.append(f"It trained for {wording.plural(training['steps'], 'step')}{time}{where}")
+    return ". ".join(parts) + ("." if parts else "")
+
+
+def _ran(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return where and how it ran, by name."""
+    device = values["device"] or {}
+    same = values["determinism"] or {}
+    used = device.get("used")
+    if used and device["name"]:
+        used = f"{used} ({device['name']})"
+    pairs = [
+        ("device", used),
+        ("device asked for", device.get("requested")),
+        ("threads", device.get("threads")),
+        ("peak memory", wording.size(device.get("peak_memory_bytes"))),
+        ("peak GPU memory", wording.size(device.get("gpu_peak_memory_bytes"))),
+        ("seed", values["seed"]),
+        ("repeatable", _REPEATABLE.get(same.get("level", ""))),
+        ("sha256 of the latent", same.get("latent_sha256")),
+    ]
+    return [(name, what) for name, what in pairs if what not in (None, wording.NOTHING)]
+
+
+def _losses(training: Mapping[str, Any] | None) -> _Shown | None:
+    history = {phase: terms for phase, terms in ((training or {}).get("history") or {}).items() if terms}
+    if training is None or not history:
+        return None
+    picture = plots.loss_curves(history, resumed_from=training["resumed_from_step"])
+    return _shown(picture, "Loss terms during training", "", wide=True)
+
+
+def _bars(values: Mapping[str, Any], comparison: Comparison, model: str) -> _Shown | None:
+    drawable = [r for r in comparison.rows if any(c.value is not None for c in r.cells)]
+    if not values["baselines"] or not drawable:
+        return None
+    picture = plots.metric_bars(values["metrics"], values["baselines"], model=model)
+    return _shown(picture, "Metrics beside the baselines", "", wide=True)
+
+
+def _pictures(layout: Layout) -> list[_Shown]:
+    categories = {
+        title: embedding.Category(np.asarray(codes), levels)
+        for title, (codes, levels) in layout.categories.items()
+    }
+    shown = []
+    # the half-page pictures first: they stand side by side
+    for title, category in sorted(categories.items(), key=lambda item: embedding.is_wide(item[1])):
+        picture = embedding.by_category(layout.xy, category)
+        caption = _HOW_TO_SEE.get(title.split()[0], "")
+        shown.append(_shown(picture, f"Cells by {title}", caption, wide=embedding.is_wide(category)))
+    modality = categories.get("modality")
+    if modality is not None and 1 < len(modality.levels) <= 9:
+        label = next((title for title in categories if title.startswith("label")), None)
+        picture = embedding.by_modality(layout.xy, modality, colour_by=categories[label] if label else None)
+        what = f"coloured by {label}" if label else "in colour"
+        caption = f"The cells of one modality {what}, all others in grey behind them."
+        if label:
+            caption += " A label should lie in the same place in every panel; colours are those above."
+        shown.append(_shown(picture, "One modality at a time", caption, wide=True))
+    return shown
+
+
+def _heatmaps(confusion: Confusion) -> list[_Shown]:
+    shown = []
+    for direction, (matrix, rows, columns) in confusion.items():
+        if np.sum(matrix) > 0:
+            title = f"Labels transferred, {direction.replace('->', ' → ')}"
+            picture = plots.label_heatmap(matrix, rows, columns)
+            shown.append(_shown(picture, title, "", wide=max(len(rows), len(columns)) > plots.MAX_ANNOTATED))
+    return shown
+
+
+def _shown(picture: Picture, title: str, caption: str, *, wide: bool = False) -> _Shown:
+    return _Shown(data_uri(picture), title, caption, wide, css_width(picture))

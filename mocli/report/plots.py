@@ -1,0 +1,204 @@
+"""Charts of a run: losses, metrics beside baselines, transferred labels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mocli.report.comparison import compare
+from mocli.report.figure import ACCENT, ALERT, FAINT, INK, RULE, dress, new_figure, printable, to_svg
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.axes import Axes
+
+    from mocli.report.comparison import Row
+    from mocli.types import DoubleArray
+
+MAX_HEATMAP = 40
+MAX_ANNOTATED = 16
+_WIDTH = 10.2  # inches: the width of the page
+
+
+def loss_curves(
+    history: Mapping[str, Mapping[str, Mapping[str, Any]]], *, resumed_from: int | None = None
+) -> str:
+    """Draw every loss term over the steps, one panel a term, as SVG.
+
+    Parameters
+    ----------
+    history
+        `{phase: {term: {"step": [...], "value": [...]}}}`; values that are not
+        finite (None, NaN) leave a gap.
+    resumed_from
+        Step from which a checkpoint was continued: a dashed line, if there is one phase.
+    """
+    panels = [
+        (term if len(history) == 1 else f"{phase}: {term}", curve)
+        for phase, terms in history.items()
+        for term, curve in terms.items()
+    ]
+    figure, grid = _panels(len(panels), height=1.75)
+    for axes, (title, curve) in zip(grid, panels, strict=True):
+        dress(axes, title=title)
+        _curve(axes, np.asarray(curve["step"], float), np.asarray(curve["value"], float))
+        if resumed_from is not None and len(history) == 1 and resumed_from <= axes.get_xlim()[1]:
+            _mark(axes, resumed_from)
+    figure.supxlabel("training step", fontsize=8.5, color=INK)
+    return to_svg(figure)
+
+
+def _mark(axes: Axes, step: int) -> None:
+    axes.axvline(step, color=ALERT, linewidth=0.9, linestyle="--")
+    note = axes.annotate(
+        "resumed", (step, 1), xycoords=("data", "axes fraction"), xytext=(3, -8),
+        textcoords="offset points", fontsize=7, color=ALERT,
+    )  # fmt: skip
+    note.set_in_layout(False)
+
+
+def _curve(axes: Axes, step: DoubleArray, value: DoubleArray) -> None:
+    finite = np.isfinite(value)
+    if not finite.any():
+        axes.text(0.5, 0.5, "no finite value", transform=axes.transAxes, ha="center", color=FAINT, fontsize=8)
+        return
+    few = len(step) < 60
+    axes.plot(step, value, color=ACCENT, linewidth=1.4 if few else 0.7, alpha=1.0 if few else 0.35)
+    if not few:
+        axes.plot(step[finite], _smooth(value[finite], len(step) // 25), color=ACCENT, linewidth=1.6)
+    least, most = value[finite].min(), value[finite].max()
+    if least > 0 and most > 30 * least:
+        axes.set_yscale("log")
+        axes.minorticks_off()
+    axes.set_xlim(0, max(float(step[-1]), 1.0))
+    axes.xaxis.set_major_locator(_whole_numbers())
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+
+
+def _whole_numbers() -> Any:
+    from matplotlib.ticker import MaxNLocator
+
+    return MaxNLocator(nbins=4, integer=True)
+
+
+def _smooth(values: DoubleArray, window: int) -> DoubleArray:
+    """Centred mean; near the ends over what there is."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    low, high = np.maximum(index - window // 2, 0), np.minimum(index + window // 2 + 1, len(values))
+    smoothed: DoubleArray = (sums[high] - sums[low]) / (high - low)
+    return smoothed
+
+
+def metric_bars(
+    metrics: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, Mapping[str, Any]], *, model: str
+) -> str:
+    """Draw every metric of the model and the baselines as bars, one panel a metric, as SVG.
+
+    Titles say which direction is better; the best bar's figure is bold.
+    """
+    comparison = compare(metrics, baselines, model=model)
+    rows = [row for row in comparison.rows if any(cell.value is not None for cell in row.cells)]
+    names = comparison.columns
+    figure, grid = _panels(len(rows), height=0.8 + 0.24 * len(names))
+    for position, (axes, row) in enumerate(zip(grid, rows, strict=True)):
+        dress(axes, title=f"{row.title} {row.arrow}".replace(", ", ",\n", 1))
+        _bars(axes, row)
+        axes.set_yticks(range(len(names)))
+        first_column = position % _n_columns(len(rows)) == 0
+        axes.set_yticklabels([printable(n, 30) for n in names] if first_column else [""] * len(names))
+        axes.tick_params(axis="y", length=0)
+    return to_svg(figure)
+
+
+def _bars(axes: Axes, row: Row) -> None:
+    values = [cell.value for cell in row.cells]
+    known = [v for v in values if v is not None]
+    low, high = row.range or (None, None)
+    low = min([0.0, *known]) if low is None or min(known) >= 0 else low
+    # a bound of 300 would shrink bars of 15 to nothing; a share is read against the whole
+    high = max([0.0, *known]) if high is None or high > 1 else high
+    span = (high - low) or 1.0
+    for i, cell in enumerate(row.cells):
+        if cell.value is None:
+            axes.text(low, i, " not measured", va="center", fontsize=7.5, color=FAINT)
+            continue
+        axes.barh(i, cell.value, height=0.68, color=ACCENT if i == 0 else "#b4bac4")
+        axes.text(
+            max(cell.value, 0.0) + 0.02 * span, i, cell.text, va="center", fontsize=7.5, color=INK,
+            fontweight="bold" if cell.best else "normal",
+        )  # fmt: skip
+    axes.axvline(0, color=FAINT, linewidth=0.8)
+    axes.set_xlim(low, high + 0.22 * span)
+    axes.set_xticks([low, *([0.0] if low < 0 < high else []), high])
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:.3g}")
+    axes.set_ylim(len(values) - 0.4, -0.6)
+
+
+def label_heatmap(matrix: DoubleArray, rows: Sequence[str], columns: Sequence[str]) -> str:
+    """Draw where the cells of every true label ended, as SVG.
+
+    Parameters
+    ----------
+    matrix
+        Numbers of cells, `(n_rows, n_columns)`: rows true, columns transferred.
+        Colours are shares of the row; the 40 largest rows and columns are shown.
+    """
+    matrix = np.asarray(matrix, dtype=np.float64)
+    if matrix.shape != (len(rows), len(columns)):
+        raise ValueError(f"{matrix.shape} cells for {len(rows)} x {len(columns)} labels")
+    totals = matrix.sum(axis=1)
+    keep_rows = _largest(totals)
+    # a column that nothing fell into stays where its row stands: the diagonal remains one
+    named = np.isin(np.asarray(columns, dtype=object), np.asarray(rows, dtype=object)[keep_rows])
+    keep_columns = _largest(matrix.sum(axis=0) + 0.5 * named)
+    share = np.divide(matrix, totals[:, None], out=np.zeros_like(matrix), where=totals[:, None] > 0)
+    share = share[np.ix_(keep_rows, keep_columns)]
+    n_rows, n_columns = share.shape
+    cell = 0.34 if max(n_rows, n_columns) <= 24 else 0.24
+    figure = new_figure(max(2.6 + cell * n_columns, 4.5), max(2.0 + cell * n_rows, 2.8))
+    axes = figure.subplots()
+    dress(axes, frame=False)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="equal", interpolation="nearest")
+    axes.set_xticks(
+        range(n_columns),
+        [printable(columns[j], 28) for j in keep_columns],
+        rotation=60,
+        ha="right",
+        rotation_mode="anchor",
+    )
+    axes.set_yticks(range(n_rows), [f"{printable(rows[i], 28)} ({totals[i]:,.0f})" for i in keep_rows])
+    axes.tick_params(length=0, labelsize=8 if cell > 0.3 else 6.5)
+    axes.set_xticks(np.arange(n_columns + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(n_rows + 1) - 0.5, minor=True)
+    axes.tick_params(which="minor", length=0)
+    axes.grid(visible=True, which="minor", color=RULE, linewidth=0.5)
+    axes.set_ylabel("true label (cells)", fontsize=8.5, color=INK)
+    axes.set_xlabel("transferred label", fontsize=8.5, color=INK)
+    if max(n_rows, n_columns) <= MAX_ANNOTATED:
+        for i, j in zip(*np.nonzero(share >= 0.005), strict=True):
+            colour = "white" if share[i, j] > 0.55 else INK
+            axes.text(j, i, f"{100 * share[i, j]:.0f}", ha="center", va="center", fontsize=7, color=colour)
+    return to_svg(figure)
+
+
+def _largest(sizes: DoubleArray) -> Any:
+    order = np.argsort(-sizes, kind="stable")[:MAX_HEATMAP]
+    return np.sort(order[sizes[order] > 0])
+
+
+def _n_columns(n: int) -> int:
+    return 2 if n in (2, 4) else 3
+
+
+def _panels(n: int, *, height: float) -> tuple[Any, list[Axes]]:
+    n_columns = _n_columns(n)
+    n_rows = max(-(-n // n_columns), 1)
+    figure = new_figure(_WIDTH, height * n_rows + 0.3)
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # type: ignore[union-attr,call-arg]
+    grid = list(figure.subplots(n_rows, n_columns, squeeze=False).ravel())
+    for axes in grid[n:]:
+        axes.set_visible(False)
+    return figure, grid[:n]

@@ -1,0 +1,162 @@
+"""`Report`: what one run did, as one JSON document with a published schema."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from mocli import __version__
+from mocli.errors import EnvironmentProblem, Interrupted, MocliError, NumericalError
+from mocli.report import record
+from mocli.report.file import write_text
+from mocli.report.multiqc import custom_content, sample_name
+from mocli.report.plain import dumps, plain
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+SCHEMA_VERSION = "1.0"
+
+# parts that always show all their keys, null where the run did not say
+_SINGLE: dict[str, type] = {
+    "error": record.ErrorRecord,
+    "model": record.ModelRecord,
+    "training": record.TrainingRecord,
+    "device": record.DeviceRecord,
+    "determinism": record.DeterminismRecord,
+}
+_LISTED: dict[str, type] = {
+    "inputs": record.InputRecord,
+    "outputs": record.OutputRecord,
+    "links": record.LinkRecord,
+}
+
+
+@dataclass
+class Report:
+    """What a run did; filled while it runs, written when it ends, well or badly.
+
+    Attributes
+    ----------
+    command
+        The words of the command line, as typed.
+    metrics, baselines
+        By key; a baseline holds metrics of its own.
+    timing
+        Seconds by stage.
+    started
+        UTC, ISO 8601.
+    sample
+        Name of the run in tables of many runs; from the first output where None.
+    """
+
+    command: list[str]
+    task: str
+    status: record.Status = "ok"
+    error: record.ErrorRecord | None = None
+    inputs: list[record.InputRecord] = field(default_factory=list)
+    outputs: list[record.OutputRecord] = field(default_factory=list)
+    links: list[record.LinkRecord] = field(default_factory=list)
+    model: record.ModelRecord | None = None
+    training: record.TrainingRecord | None = None
+    device: record.DeviceRecord | None = None
+    timing: dict[str, float] = field(default_factory=dict)
+    seed: int | None = None
+    determinism: record.DeterminismRecord | None = None
+    metrics: dict[str, record.MetricRecord] = field(default_factory=dict)
+    baselines: dict[str, record.BaselineRecord] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    started: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+    sample: str | None = None
+
+    def fail(self, error: BaseException) -> None:
+        """Set status and error from what was raised."""
+        self.status = "error"
+        if isinstance(error, MocliError):
+            self.error = {
+                "kind": error.kind,
+                "message": error.message,
+                "hint": error.hint,
+                "exit_code": error.exit_code,
+                "file": error.file,
+                "field": error.field,
+                "found": error.found,
+                "expected": error.expected,
+                "failed_term": error.term if isinstance(error, NumericalError) else None,
+            }
+            if isinstance(error, NumericalError):
+                self.status = "diverged"
+            elif isinstance(error, Interrupted):
+                self.status = "interrupted"
+        elif isinstance(error, KeyboardInterrupt):
+            self.status = "interrupted"
+            self.error = {"kind": "interrupted", "message": "stopped from the keyboard", "exit_code": 130}
+        elif isinstance(error, MemoryError):
+            self.error = {"kind": "memory", "message": "the machine ran out of memory", "exit_code": 137}
+        else:
+            message = f"{type(error).__name__}: {error}"
+            hint = "this is a bug in mocli: please report it with the log"
+            self.error = {"kind": "bug", "message": message, "hint": hint, "exit_code": 1}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return every key of the schema with plain values, null where nothing is known."""
+        values: dict[str, Any] = {f.name: plain(getattr(self, f.name)) for f in fields(self)}
+        for key, kind in _SINGLE.items():
+            values[key] = _filled(values[key], kind)
+        for key, kind in _LISTED.items():
+            values[key] = [_filled(item, kind) for item in values[key]]
+        values["metrics"] = _filled_metrics(values["metrics"])
+        for baseline in values["baselines"].values():
+            baseline["metrics"] = _filled_metrics(baseline.get("metrics") or {})
+        values["sample"] = sample_name(values)
+        values["tool"] = {"name": "mocli", "version": __version__}
+        values["schema_version"] = SCHEMA_VERSION
+        values |= custom_content(values)
+        return values
+
+    def to_json(self) -> str:
+        """Return the report as JSON: keys sorted, NaN and infinity null, newline at the end."""
+        return dumps(self.as_dict())
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the JSON atomically; `EnvironmentProblem` if that cannot be."""
+        write_text(path, self.to_json())
+
+
+def _filled(part: dict[str, Any] | None, kind: type) -> dict[str, Any] | None:
+    return None if part is None else dict.fromkeys(kind.__annotations__) | part
+
+
+def _filled_metrics(metrics: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    return {key: _filled(metric, record.MetricRecord) for key, metric in metrics.items()}
+
+
+def load_schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of the report."""
+    text = files("mocli.report").joinpath("schema.json").read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
+
+
+def validate(report: Mapping[str, Any]) -> None:
+    """Check a report, as read from its JSON, against the schema.
+
+    Raises
+    ------
+    jsonschema.ValidationError
+        At the first difference.
+    EnvironmentProblem
+        Where jsonschema is not installed.
+    """
+    try:
+        from jsonschema import Draft202012Validator
+    except ImportError as error:
+        raise EnvironmentProblem(
+            "checking a report needs jsonschema", hint="pip install jsonschema"
+        ) from error
+    Draft202012Validator(load_schema()).validate(report)

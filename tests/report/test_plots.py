@@ -1,0 +1,210 @@
+import io
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from PIL import Image
+
+from mocli.report import plots
+from mocli.report.embedding import MAX_SVG_POINTS, Category, _apart, by_category, by_modality
+from mocli.report.palette import MAX_LEVELS, colours
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def blobs(n: int, n_levels: int, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(0, n_levels, n)
+    xy = (rng.normal(0, 8, (n_levels, 2))[codes] + rng.normal(size=(n, 2))).astype(np.float32)
+    return xy, Category(codes, [f"level {i}" for i in range(n_levels)])
+
+
+def check_svg(picture: object) -> str:
+    assert isinstance(picture, str)
+    assert ET.fromstring(picture).tag.endswith("svg")
+    return picture
+
+
+def curves(**values):
+    return {"train": {k: {"step": list(range(1, len(v) + 1)), "value": v} for k, v in values.items()}}
+
+
+def pixels(picture: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), dtype=int)
+
+
+def n_near(image: np.ndarray, colour: np.ndarray) -> int:
+    return int((np.abs(image - 255 * colour).max(axis=2) < 24).sum())
+
+
+def test_few_points_are_svg_many_are_png() -> None:
+    xy, category = blobs(MAX_SVG_POINTS + 1, 3)
+    assert by_category(xy, category)[:8] == PNG
+    check_svg(by_category(xy[:-1], Category(category.codes[:-1], category.levels)))
+
+
+def test_no_class_hides_another() -> None:
+    """Two classes in one cloud, all of the second listed last, show equally."""
+    n = 20_000
+    xy = np.random.default_rng(1).normal(size=(n, 2)).astype(np.float32)
+    codes = np.repeat([0, 1], n // 2)
+    image = pixels(by_category(xy, Category(codes, ["a", "b"])))
+    seen = [n_near(image, c) for c in colours(2)]
+    assert min(seen) > 0.8 * max(seen)
+
+
+def test_cells_not_known_lie_beneath() -> None:
+    n = 20_000
+    xy = np.random.default_rng(1).normal(size=(n, 2)).astype(np.float32)
+    image = pixels(by_category(xy, Category(np.repeat([0, -1], n // 2), ["a"])))
+    alone = pixels(by_category(xy[: n // 2], Category(np.zeros(n // 2, int), ["a"])))
+    # points are smaller where there are twice as many, but none is covered
+    assert n_near(image, colours(1)[0]) > 0.5 * n_near(alone, colours(1)[0])
+
+
+@pytest.mark.parametrize("n_levels", [1, 2, 9, MAX_LEVELS, MAX_LEVELS + 20])
+def test_any_number_of_levels_draws(n_levels: int) -> None:
+    xy, category = blobs(500, n_levels)
+    check_svg(by_category(xy, category))
+    check_svg(by_modality(xy, Category(category.codes % 2, ["rna", "prot"]), colour_by=category))
+
+
+def test_empty_layouts_and_missing_points_draw() -> None:
+    xy, category = blobs(50, 12)
+    xy[::2] = np.nan
+    check_svg(by_category(xy, category))
+    nothing = Category(np.empty(0, int), ["a"])
+    check_svg(by_category(np.empty((0, 2), np.float32), nothing))
+    same = np.zeros((50, 2), np.float32)
+    check_svg(by_category(same, category))
+    check_svg(by_modality(same, Category(category.codes % 2, ["rna", "prot"])))
+
+
+def test_codes_outside_the_levels_are_refused() -> None:
+    with pytest.raises(ValueError, match="codes"):
+        Category(np.array([0, 2]), ["a", "b"])
+
+
+def test_colours_differ_and_are_few() -> None:
+    found = colours(MAX_LEVELS)
+    assert found.min() >= 0
+    assert found.max() <= 1
+    distance = np.abs(found[:, None] - found[None]).max(axis=2) + np.eye(len(found))
+    assert distance.min() > 0.05
+    with pytest.raises(ValueError, match="colours"):
+        colours(MAX_LEVELS + 1)
+
+
+def linear_light(rgb: np.ndarray) -> np.ndarray:
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
+def test_the_first_colours_differ_for_the_colour_blind() -> None:
+    """Simulated with the dichromat matrices of Viénot, Brettel and Mollon (1999)."""
+    protan = np.array([[0.11238, 0.88762, 0.0], [0.11238, 0.88762, 0.0], [0.00401, -0.00401, 1.0]])
+    deutan = np.array([[0.29275, 0.70725, 0.0], [0.29275, 0.70725, 0.0], [-0.02234, 0.02234, 1.0]])
+    linear = linear_light(colours(7))
+    for matrix in (protan, deutan):
+        seen = np.clip(linear @ matrix.T, 0, 1) ** (1 / 2.2)
+        distance = np.linalg.norm(seen[:, None] - seen[None], axis=2) + 9 * np.eye(len(seen))
+        assert distance.min() > 0.1
+
+
+def test_numbers_are_pushed_apart() -> None:
+    points = np.concatenate([np.zeros((4, 2)), np.random.default_rng(0).uniform(0, 1, (20, 2))])
+    moved = _apart(points, gap=0.03)
+    distance = np.linalg.norm(moved[:, None] - moved[None], axis=2) + np.eye(len(moved))
+    assert distance.min() > 0.028
+    alone = np.array([[0.0, 0.0], [1.0, 1.0]])
+    np.testing.assert_array_equal(_apart(alone, gap=0.03), alone)
+
+
+def test_loss_curves_draw_gaps_spans_and_a_resume() -> None:
+    rng = np.random.default_rng(0)
+    history = curves(
+        falling=list(100 * np.exp(-np.arange(300) / 20) + 0.01), negative=list(-rng.random(300)),
+        gap=[1.0, None, 3.0], never=[None, None], one=[2.0], constant=[1.0] * 100,
+    )  # fmt: skip
+    picture = check_svg(plots.loss_curves(history, resumed_from=100))
+    assert "stroke-dasharray" in picture
+    check_svg(plots.loss_curves({"first": history["train"], "second": history["train"]}, resumed_from=3))
+
+
+def test_smoothing_is_the_centred_mean() -> None:
+    values = np.random.default_rng(0).normal(size=40)
+    brute = [values[max(i - 2, 0) : i + 3].mean() for i in range(40)]
+    np.testing.assert_allclose(plots._smooth(values, 5), brute)
+
+
+def test_metric_bars_draw_what_is_missing_negative_and_constant() -> None:
+    def metric(value, **more):
+        return {"value": value, "better": "higher", "range": [0, 1], "title": "T, a", "n": 3} | more
+
+    metrics = {"a": metric(0.5), "b": metric(-0.3, range=[-1, 1]), "c": metric(None), "d": metric(0.0)}
+    baselines = {
+        "x": {"title": "x", "metrics": {"a": metric(None), "c": metric(0.1), "e": metric(7, range=None)}}
+    }
+    check_svg(plots.metric_bars(metrics, baselines, model="m"))
+
+
+def test_heat_map_takes_any_shape() -> None:
+    rng = np.random.default_rng(0)
+    check_svg(plots.label_heatmap(rng.integers(0, 9, (3, 5)), list("abc"), list("abcde")))
+    many = [f"l{i}" for i in range(60)]
+    check_svg(plots.label_heatmap(rng.integers(0, 9, (60, 60)), many, many))
+    empty_row = np.array([[3, 0], [0, 0]])
+    check_svg(plots.label_heatmap(empty_row, ["a", "b"], ["a", "b"]))
+    with pytest.raises(ValueError, match="labels"):
+        plots.label_heatmap(empty_row, ["a"], ["a", "b"])
+
+
+HOSTILE = ["CD4$+$ $\\frac{$", "_hidden", "细胞 T", "a\nb", "x" * 200, "<&>'\"", "", "$"]
+
+
+def test_hostile_names_draw_without_a_warning() -> None:
+    xy, category = blobs(200, len(HOSTILE))
+    hostile = Category(category.codes, HOSTILE)
+    check_svg(by_category(xy, hostile))
+    check_svg(by_modality(xy, hostile))
+    check_svg(plots.label_heatmap(np.ones((8, 8)), HOSTILE, HOSTILE))
+    check_svg(plots.loss_curves(curves(**{name: [1.0, 2.0] for name in HOSTILE})))
+    metrics = {name: {"value": 1.0, "better": "lower", "title": name} for name in HOSTILE}
+    check_svg(plots.metric_bars(metrics, {"b": {"title": HOSTILE[0], "metrics": metrics}}, model=HOSTILE[2]))
+
+
+def test_pictures_are_the_same_twice_and_in_threads_and_change_no_setting() -> None:
+    xy, category = blobs(3000, 12)
+    history = curves(a=[3.0, 2.0, 1.0])
+
+    def draw(_: int = 0):
+        return by_category(xy, category), plots.loss_curves(history)
+
+    before = dict(mpl.rcParams)
+    first = draw()
+    with ThreadPoolExecutor(3) as pool:
+        assert all(again == first for again in pool.map(draw, range(3)))
+    assert dict(mpl.rcParams) == before
+
+
+def test_the_callers_style_does_not_show() -> None:
+    xy, category = blobs(3000, 3)
+    plain = pixels(by_category(xy, category))
+    dark = dict.fromkeys(["figure.facecolor", "axes.facecolor", "savefig.facecolor"], "black")
+    with mpl.rc_context({**dark, "text.color": "white", "axes.labelcolor": "white", "axes.grid": True}):
+        styled = pixels(by_category(xy, category))
+    np.testing.assert_array_equal(styled, plain)
+
+
+def test_importing_is_light_and_drawing_needs_no_pyplot() -> None:
+    code = (
+        "import sys; from mocli.report import html, plots, schema; "
+        "heavy = {'matplotlib', 'torch', 'anndata', 'pandas', 'jinja2', 'jsonschema'} & set(sys.modules); "
+        "assert not heavy, heavy; "
+        "plots.loss_curves({'p': {'t': {'step': [1, 2], 'value': [1, 2]}}}); "
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
