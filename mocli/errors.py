@@ -1,12 +1,12 @@
 """Every error a user can meet, and the exit code it ends with.
 
-    MocliError                1  a bug, unless a subclass says otherwise
-    ├── UsageError            2  an option, a config key, an output that exists
-    ├── InputError            3  the data: unreadable, wrong layer, no links matched
-    ├── EnvironmentProblem    4  device absent, extra missing, output not writable
-    ├── NumericalError        5  loss not finite, model collapsed
-    ├── OutOfMemory         137  host or device memory
-    └── Interrupted     128 + n  signal n, after a checkpoint (130, 138, 143)
+MocliError                1  a bug, unless a subclass says otherwise
+├── UsageError            2  an option, a config key, an output that exists
+├── InputError            3  the data: unreadable, wrong layer, no links matched
+├── EnvironmentProblem    4  device absent, extra missing, output not writable
+├── NumericalError        5  loss not finite, model collapsed
+├── OutOfMemory         137  host or device memory
+└── Interrupted     128 + n  signal n, after a checkpoint (130, 138, 143)
 """
 
 from difflib import get_close_matches

@@ -10,16 +10,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from mocli.data.batches import Rows
-from mocli.data.bundle import FeatureMatrix
+from mocli.data.batches import dense_rows
 from mocli.nn.neighbors import knn, smooth
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mocli.data.bundle import LinkedFeatures, MultiOmics
+    from mocli.data.bundle import FeatureMatrix, LinkedFeatures, MultiOmics
     from mocli.types import FloatArray, IntArray
 
 N_NEIGHBORS = 15
@@ -95,18 +93,6 @@ def principal_components(features: FeatureMatrix, rows: IntArray, *, seed: int) 
     pca = PCA(n_components=n_components, svd_solver="arpack", random_state=seed)
     scores: FloatArray = pca.fit_transform(features.values[rows]).astype(np.float32)
     return scores
-
-
-def dense_rows(features: FeatureMatrix, rows: IntArray, columns: IntArray | None = None) -> FloatArray:
-    """Return some rows, and columns, as a dense array."""
-    if columns is not None:
-        features = FeatureMatrix(
-            features.values[:, columns],
-            tuple(features.names[j] for j in columns),
-            None if features.offset is None else features.offset[columns],
-        )
-    dense: FloatArray = Rows(features, "cpu").take(torch.from_numpy(rows)).numpy()
-    return dense
 
 
 def centred(x: FloatArray) -> FloatArray:

@@ -50,7 +50,10 @@ def deliver(
     top = {key: _joined(names, added, latent)}
     if output.umap:
         run.say("computing UMAP coordinates of every cell")
-        top["X_umap"] = layout(top[key], seed=run.options.seed)
+        # cells of modalities left out have no place
+        placed = np.isfinite(top[key]).all(1)
+        top["X_umap"] = np.full((len(names), 2), np.nan, dtype=np.float32)
+        top["X_umap"][placed] = layout(top[key][placed], seed=run.options.seed)
     save_model(paths.model, model, made, prepared, {"seed": run.options.seed})
     uns = {"mocli": _provenance(run, made, model)} if output.provenance else {}
     write_h5mu(paths.output, added, obsm=top, uns=uns)
@@ -143,9 +146,8 @@ def _layout(prepared: Prepared, latent: Mapping[str, FloatArray], seed: int) -> 
     categories: dict[str, Any] = {"modality": (modality[chosen], tuple(bundle.modalities))}
     for title, codes in (("label", bundle.label), ("batch", bundle.batch)):
         if codes is not None:
-            own = [bundle.codes_of(codes, name) for name in bundle.modalities]
-            stacked = np.concatenate([c for c in own if c is not None])
-            categories[f"{title} ({codes.key})"] = (stacked[chosen], codes.levels)
+            stacked = np.concatenate([codes.codes[bundle.cells_of(name)] for name in bundle.modalities])
+            categories[title] = (stacked[chosen], codes.levels)
     xy = layout(np.concatenate(list(latent.values()))[chosen], seed=seed)
     title = "UMAP of the latent" + ("" if len(chosen) == n else f", {len(chosen):,} of {n:,} cells")
     return Layout(title=title, xy=xy, categories=categories)

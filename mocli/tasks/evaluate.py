@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mocli.data.batches import dense_rows
 from mocli.metrics.registry import Embedding, evaluate
 from mocli.nn.neighbors import knn
-from mocli.tasks.baseline import dense_rows, link_baselines
+from mocli.tasks.baseline import link_baselines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

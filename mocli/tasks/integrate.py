@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mocli.data.write import check_writable
 from mocli.models.parameters import as_dict, resolve
 from mocli.tasks.options import DataOptions, OutputOptions, RunOptions, TrainOptions, one_of, preset_of
 from mocli.tasks.paths import Paths, command_line
@@ -162,7 +163,7 @@ def _dry_run(request: _Request, paths: Paths) -> Result:
     params = resolve(made.traits, request.train.params)
     lines.extend(f"warning: {w}" for w in made.warnings)
     lines.append(f"parameters: {json.dumps(as_dict(params), sort_keys=True)}")
-    size = sum(choice.nbytes for choice in made.choices)
+    size = sum(c.file.nbytes(c.layer.layer) for c in made.choices)
     lines.append(f"matrices: about {size / 2**20:,.0f} MiB, up to 2.5 times that while they are prepared")
     files = paths.results()
     lines.extend(f"would write {path}" for path in files)
@@ -180,6 +181,7 @@ def _run(request: _Request, paths: Paths, command: Sequence[str]) -> Result:
         with run.timed("load"):
             made = plan(request.data, request.train, Task.INTEGRATE, run.say)
             params = resolve(made.traits, request.train.params)
+            check_writable(paths.output, force=request.output.force, inputs=[f.path for f in made.files])
             for warning in made.warnings:
                 run.warn(warning)
             prepared = load(made, seed=request.run.seed, warn=run.warn)

@@ -39,7 +39,6 @@ class Choice:
     transform: str
     reason: str
     n_top: int | None
-    nbytes: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,8 +113,8 @@ def plan(data: DataOptions, train: TrainOptions, task: Task, say: Callable[[str]
         tables=tables,
         traits=traits,
         why_model=why,
-        batch=find_column(files, data.batch_key) if data.batch_key else None,
-        label=find_column(files, data.label_key) if data.label_key else None,
+        batch=find_column(files, data.batch_key, option="--batch-key") if data.batch_key else None,
+        label=find_column(files, data.label_key, option="--label-key") if data.label_key else None,
         pairs=_known_pairs(files, relation, data.pair_key),
         warnings=_warnings(relation, traits, edges, files),
     )
@@ -210,8 +209,12 @@ def _choose(file: ModalityFile, data: DataOptions, traits: Traits) -> Choice:
     seen = file.sample(layer.layer)
     largest = float(seen.data.max()) if seen.nnz else 0.0
     transform = asked or default_transform(file.kind, layer.values, max_value=largest)
-    # float32 values and int32 columns
-    nbytes = int(8 * seen.nnz / seen.shape[0] * file.n_obs)
+    if transform == "tfidf-lsi" and file.name in data.hvg:
+        raise UsageError(
+            f"--hvg has no effect on {file.name}, whose TF-IDF and LSI use every feature",
+            field="--hvg",
+            hint=f"leave it out, or choose --transform {file.name}=lognorm",
+        )
     reason = "as asked" if asked else f"{file.kind} with {_VALUE_WORDS[layer.values]}"
     if transform == "tfidf-lsi" and layer.values is ValueKind.REAL:
         raise InputError(
@@ -220,7 +223,7 @@ def _choose(file: ModalityFile, data: DataOptions, traits: Traits) -> Choice:
             field=layer.layer,
             hint=f"name another layer with --layer {file.name}=..., or --transform {file.name}=identity",
         )
-    return Choice(file, layer, transform, reason, _n_top(file, data), nbytes)
+    return Choice(file, layer, transform, reason, _n_top(file, data))
 
 
 _VALUE_WORDS = {
@@ -257,7 +260,7 @@ def _known_pairs(
 ) -> dict[tuple[str, str], IntArray]:
     columns: dict[str, Any] = {}
     if pair_key is not None:
-        found = find_column(files, pair_key)
+        found = find_column(files, pair_key, option="--pair-key")
         columns = {name: column for name, column in found.items() if column is not None}
     elif relation.names_mean_cells:
         columns = {f.name: f.obs.index for f in files}

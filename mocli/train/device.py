@@ -7,6 +7,7 @@ import platform
 import resource
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -54,7 +55,7 @@ def choose_device(requested: str) -> torch.device:
 
 
 def choose_threads(requested: int | None) -> int:
-    """Return `requested`, else SLURM_CPUS_PER_TASK, else the CPUs this process may use."""
+    """Return `requested`, else SLURM_CPUS_PER_TASK, else the CPUs that affinity and container allow."""
     if requested is not None:
         if requested < 1:
             raise UsageError("threads must be at least 1", field="--threads", found=requested)
@@ -62,9 +63,17 @@ def choose_threads(requested: int | None) -> int:
     slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
     if slurm.isdigit() and int(slurm) > 0:
         return int(slurm)
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, _quota() or allowed))
+
+
+def _quota() -> int | None:
+    """Return the CPUs a container may use (cgroup v2), None where that is not limited."""
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return int(int(quota) / int(period))
+    except (OSError, ValueError):
+        return None
 
 
 @contextmanager
