@@ -9,6 +9,8 @@ MocliError                1  a bug, unless a subclass says otherwise
 └── Interrupted     128 + n  signal n, after a checkpoint (130, 138, 143)
 """
 
+import errno
+import os
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -112,6 +114,42 @@ class Interrupted(MocliError):
         super().__init__(message, hint=hint)
         self.signum = signum
         self.exit_code = 128 + signum
+
+
+ENVIRONMENTAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE})
+
+
+def recognise(error: BaseException) -> MocliError | None:
+    """Return what a person can mend as one of these errors; None for a bug.
+
+    Besides our own: memory of host or device, disks, rights, packages that are missing.
+    """
+    if isinstance(error, MocliError):
+        return error
+    if (memory := _out_of_memory(error)) is not None:
+        return memory
+    if isinstance(error, OSError) and error.errno in ENVIRONMENTAL:
+        return EnvironmentProblem(os.strerror(error.errno or 0), file=error.filename)
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("mocli"):
+        package = str(error.name).split(".")[0]
+        return EnvironmentProblem(f"the package '{package}' is missing", hint=f"pip install {package}")
+    return None
+
+
+def _out_of_memory(error: BaseException) -> OutOfMemory | None:
+    """Recognise memory errors of Python, numpy and torch, by name so that torch stays unloaded."""
+    text = str(error)
+    device = type(error).__name__ == "OutOfMemoryError" or "backend out of memory" in text
+    host = isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in text
+    )
+    if not (device or host):
+        return None
+    return OutOfMemory(
+        f"out of memory on the {'device' if device else 'host'}",
+        found=text.splitlines()[0] if text else None,
+        hint="lower --batch-size, keep fewer features (--hvg), or ask for more memory",
+    )
 
 
 def nearest(name: str, among: "Iterable[str]", n: int = 3) -> list[str]:

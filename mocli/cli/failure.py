@@ -6,7 +6,6 @@ they are known by their shape (`format_message`, `exit_code`).
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import traceback
@@ -14,12 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from mocli import __version__, log
 from mocli.cli.origin import COMMAND_LINE, DEFAULT, origin_of
-from mocli.errors import EnvironmentProblem, MocliError, OutOfMemory, UsageError, did_you_mean
+from mocli.errors import MocliError, UsageError, did_you_mean, recognise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-ENVIRONMENTAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE}
 
 
 def fail(error: BaseException, argv: Sequence[str]) -> int:
@@ -39,18 +36,9 @@ def fail(error: BaseException, argv: Sequence[str]) -> int:
 
 def as_known(error: BaseException) -> MocliError | None:
     """Return what a person can mend as one of our errors; None for a bug."""
-    if isinstance(error, MocliError):
-        return error
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         return _usage(error)
-    if (memory := _out_of_memory(error)) is not None:
-        return memory
-    if isinstance(error, OSError) and error.errno in ENVIRONMENTAL:
-        return EnvironmentProblem(os.strerror(error.errno or 0), file=error.filename)
-    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("mocli"):
-        package = str(error.name).split(".")[0]
-        return EnvironmentProblem(f"the package '{package}' is missing", hint=f"pip install {package}")
-    return None
+    return recognise(error)
 
 
 def _usage(error: Any) -> UsageError:
@@ -75,22 +63,6 @@ def _usage(error: Any) -> UsageError:
         message = f"no such option: {wrong}"
         hint = f"{did_you_mean(str(wrong), names, 'options')} ({hint})"
     return UsageError(message, field=field, hint=hint)
-
-
-def _out_of_memory(error: BaseException) -> OutOfMemory | None:
-    """Recognise memory errors of Python, numpy and torch, by name so that torch stays unloaded."""
-    text = str(error)
-    device = type(error).__name__ == "OutOfMemoryError" or "backend out of memory" in text
-    host = isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in text
-    )
-    if not (device or host):
-        return None
-    return OutOfMemory(
-        f"out of memory on the {'device' if device else 'host'}",
-        found=text.splitlines()[0] if text else None,
-        hint="lower --batch-size, keep fewer features (--hvg), or ask for more memory",
-    )
 
 
 def _print_bug(error: BaseException, *, json: bool) -> None:

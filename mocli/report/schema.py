@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from mocli import __version__
-from mocli.errors import EnvironmentProblem, Interrupted, MocliError, NumericalError
+from mocli.errors import EnvironmentProblem, Interrupted, NumericalError, recognise
 from mocli.report import record
 from mocli.report.file import write_text
 from mocli.report.multiqc import custom_content, sample_name
@@ -76,32 +76,30 @@ class Report:
 
     def fail(self, error: BaseException) -> None:
         """Set status and error from what was raised."""
-        self.status = "error"
-        if isinstance(error, MocliError):
-            self.error = {
-                "kind": error.kind,
-                "message": error.message,
-                "hint": error.hint,
-                "exit_code": error.exit_code,
-                "file": error.file,
-                "field": error.field,
-                "found": error.found,
-                "expected": error.expected,
-                "failed_term": error.term if isinstance(error, NumericalError) else None,
-            }
-            if isinstance(error, NumericalError):
-                self.status = "diverged"
-            elif isinstance(error, Interrupted):
-                self.status = "interrupted"
-        elif isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt):
             self.status = "interrupted"
             self.error = {"kind": "interrupted", "message": "stopped from the keyboard", "exit_code": 130}
-        elif isinstance(error, MemoryError):
-            self.error = {"kind": "memory", "message": "the machine ran out of memory", "exit_code": 137}
-        else:
+            return
+        known = recognise(error)
+        if known is None:
+            self.status = "error"
             message = f"{type(error).__name__}: {error}"
             hint = "this is a bug in mocli: please report it with the log"
             self.error = {"kind": "bug", "message": message, "hint": hint, "exit_code": 1}
+            return
+        diverged = isinstance(known, NumericalError)
+        self.status = "diverged" if diverged else "interrupted" if isinstance(known, Interrupted) else "error"
+        self.error = {
+            "kind": known.kind,
+            "message": known.message,
+            "hint": known.hint,
+            "exit_code": known.exit_code,
+            "file": known.file,
+            "field": known.field,
+            "found": known.found,
+            "expected": known.expected,
+            "failed_term": known.term if isinstance(known, NumericalError) else None,
+        }
 
     def as_dict(self) -> dict[str, Any]:
         """Return every key of the schema with plain values, null where nothing is known."""
