@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from mocli.data.bundle import FeatureMatrix, Minibatch
@@ -33,13 +34,27 @@ def densify(x: CSR | FloatArray) -> FloatArray:
 
 def dense_rows(features: FeatureMatrix, rows: IntArray, columns: IntArray | None = None) -> FloatArray:
     """Return rows of a feature matrix, and of these some columns, dense and with the offset, `(n, m)`."""
-    values = features.values[rows]
+    values = averaged_rows(features, rows)
     offset = features.offset
     if columns is not None:
         values = values[:, columns]
         offset = None if offset is None else offset[columns]
     x = densify(values)
     return x if offset is None else x + offset
+
+
+def averaged_rows(features: FeatureMatrix, rows: IntArray) -> CSR | FloatArray:
+    """Return rows, each averaged with its neighbours where there are any, without the offset."""
+    neighbors, weight = features.neighbors, features.smoothing
+    if neighbors is None or weight == 0:
+        return features.values[rows]
+    n, k = len(rows), neighbors.shape[1]
+    columns = np.concatenate([rows[:, None], neighbors[rows]], axis=1).ravel()
+    weights = np.tile(np.r_[1 - weight, np.full(k, weight / k)].astype(np.float32), n)
+    average = sparse.csr_matrix(
+        (weights, columns, np.arange(0, n * (k + 1) + 1, k + 1)), shape=(n, features.n_obs)
+    )
+    return average @ features.values
 
 
 class ResidentCsr:
@@ -55,8 +70,12 @@ class ResidentCsr:
         self.values = torch.from_numpy(x.data).to(device)
         self.device = device
 
-    def take(self, index: Tensor) -> Tensor:
-        """Return rows by number, `(B,)` on the host, as `(B, n_vars)`."""
+    def take(self, index: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return rows by number, `(B,)` on the host, as `(B, n_vars)`.
+
+        A table `(B, m)` with `weights` `(m,)` gives weighted sums of rows.
+        """
+        bags, index = index, index.reshape(-1)
         n_rows, n_vars = len(index), self.shape[1]
         starts = self.bounds[index]
         lengths = self.bounds[index + 1] - starts
@@ -66,8 +85,12 @@ class ResidentCsr:
         lengths = lengths.to(self.device, non_blocking=True)
         row = torch.repeat_interleave(torch.arange(n_rows, device=self.device), lengths, output_size=stored)
         position = torch.arange(stored, device=self.device) + shift[row]
+        values = self.values[position]
+        if weights is not None:
+            m = bags.shape[1]
+            values, row, n_rows = values * weights.to(self.device)[row % m], row // m, len(bags)
         flat = torch.zeros(n_rows * n_vars, device=self.device)
-        flat.scatter_(0, row * n_vars + self.columns[position].long(), self.values[position])
+        flat.scatter_add_(0, row * n_vars + self.columns[position].long(), values)
         return flat.view(n_rows, n_vars)
 
 
@@ -80,6 +103,7 @@ class Rows:
         offset = features.offset
         self._offset = None if offset is None else torch.from_numpy(offset.astype(np.float32)).to(self.device)
         values = features.values
+        self._features = features
         self._source: CSR | ResidentCsr | Tensor
         if isinstance(values, np.ndarray):
             self._source = torch.from_numpy(densify(values)).to(self.device)
@@ -93,13 +117,24 @@ class Rows:
 
     def take(self, index: Tensor) -> Tensor:
         """Return rows by number, `(B,)` int64, as `(B, n_vars)` float32 on the device, offset included."""
-        if isinstance(self._source, Tensor):
-            x = self._source[index.to(self.device)]
-        elif isinstance(self._source, ResidentCsr):
-            x = self._source.take(index.cpu())
+        if self.device.type == "cpu":
+            x = torch.from_numpy(densify(averaged_rows(self._features, index.numpy())))
         else:
-            x = torch.from_numpy(densify(self._source[index.numpy()]))
+            x = self._take_resident(index.cpu())
         return x if self._offset is None else x.add_(self._offset)
+
+    def _take_resident(self, index: Tensor) -> Tensor:
+        neighbors, weight = self._features.neighbors, self._features.smoothing
+        if neighbors is None or weight == 0:
+            resident = self._source
+            return resident[index.to(self.device)] if isinstance(resident, Tensor) else resident.take(index)
+        bags = torch.cat([index[:, None], torch.from_numpy(neighbors[index.numpy()])], dim=1)
+        k = neighbors.shape[1]
+        weights = torch.tensor([1 - weight] + [weight / k] * k, dtype=torch.float32)
+        if isinstance(self._source, Tensor):
+            rows = self._source[bags.to(self.device)]
+            return torch.einsum("bmp,m->bp", rows, weights.to(self.device))
+        return self._source.take(bags, weights)
 
 
 class Batches:

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class FeatureMatrix:
-    """Cells x features, sparse or dense, plus a constant row.
+    """Cells x features, sparse or dense, plus a constant row, perhaps averaged over neighbours.
 
     The value of cell i and feature j is `values[i, j] + offset[j]`: a
     standardised matrix keeps its zeros, and the offset is added only to a
-    densified minibatch.
+    densified minibatch. With neighbours it is `1 - smoothing` times that plus
+    `smoothing` times the mean over `neighbors[i]`, made for a minibatch as well.
 
     Attributes
     ----------
@@ -36,11 +37,15 @@ class FeatureMatrix:
         Feature names, `(n_vars,)`.
     offset
         Float32 `(n_vars,)`, or None for zero.
+    neighbors
+        Rows to average over, `(n_obs, k)`, or None.
     """
 
     values: CSR | FloatArray
     names: tuple[str, ...]
     offset: FloatArray | None = None
+    neighbors: IntArray | None = None
+    smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         if self.values.shape[1] != len(self.names):

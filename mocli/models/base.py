@@ -159,6 +159,13 @@ class Model(Protocol):
 
 
 @runtime_checkable
+class SmoothsLinks(Protocol):
+    """Parameters of a model that may want linked features averaged over own neighbours."""
+
+    smooth_links: bool
+
+
+@runtime_checkable
 class Encodes(Protocol):
     """Capability: features of one modality to the latent."""
 

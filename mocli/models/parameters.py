@@ -24,8 +24,15 @@ def params_class(traits: Traits) -> Any:
     return load_class(traits.params)
 
 
-def resolve(traits: Traits, overrides: Mapping[str, object]) -> Any:
-    """Return checked parameters: the defaults with `overrides` applied.
+def presets(traits: Traits) -> dict[str, dict[str, object]]:
+    """Return what each preset changes of the defaults: `PRESETS` beside the parameter class."""
+    from importlib import import_module
+
+    return dict(getattr(import_module(traits.params.partition(":")[0]), "PRESETS", {}))
+
+
+def resolve(traits: Traits, overrides: Mapping[str, object], preset: str = "auto") -> Any:
+    """Return checked parameters: the defaults, a preset's changes, then `overrides`.
 
     Values may be strings, as the command line gives them.
 
@@ -47,7 +54,7 @@ def resolve(traits: Traits, overrides: Mapping[str, object]) -> Any:
                 + f"; `mocli params {traits.name}` lists them",
             )
     try:
-        return cls(**overrides)
+        return cls(**{**presets(traits).get(preset, {}), **overrides})
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0]) if first["loc"] else "?"

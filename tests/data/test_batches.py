@@ -252,3 +252,20 @@ def test_minibatches_on_cuda_equal_those_on_the_cpu():
                 for edge in a.links:
                     for i in range(2):
                         torch.testing.assert_close(a.links[edge][i], b.links[edge][i].cpu(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_rows_averaged_over_neighbours_equal_brute_force(dense):
+    rng = np.random.default_rng(3)
+    x = rng.poisson(0.5, size=(20, 7)).astype(np.float32)
+    offset = rng.normal(size=7).astype(np.float32)
+    near = np.stack([rng.choice(20, 4, replace=False) for _ in range(20)])
+    values = x if dense else sparse.csr_matrix(x)
+    features = FeatureMatrix(values, tuple("abcdefg"), offset, near, 0.7)
+    expected = 0.3 * x + 0.7 * x[near].mean(1) + offset
+    index = torch.tensor([3, 3, 19, 0])
+    np.testing.assert_allclose(Rows(features, "cpu").take(index).numpy(), expected[index], rtol=1e-5, atol=1e-6)
+    weights = torch.tensor([0.3] + [0.7 / 4] * 4)
+    bags = torch.cat([index[:, None], torch.from_numpy(near[index])], dim=1)
+    resident = ResidentCsr(sparse.csr_matrix(x), torch.device("cpu")).take(bags, weights)
+    np.testing.assert_allclose(resident.numpy() + offset, expected[index], rtol=1e-5, atol=1e-6)

@@ -81,7 +81,7 @@ class Scmodal:
         # the adversarial term says nothing about progress: it hovers around its equilibrium
         terms = ("reconstruction", "cycle", "mnn", "geometry")
         weights = {term: getattr(self.params, f"weight_{term}") for term in terms}
-        return Plateau(weights=weights, window=300, tolerance=0.005, min_steps=1000)
+        return Plateau(weights=weights, window=100, tolerance=0.01, min_steps=400)
 
     def prepare(self, batch: Minibatch) -> Step:
         """Encode once and find anchors."""
@@ -108,4 +108,4 @@ class Scmodal:
         return self.module.decode(modality, z)
 
 
-_STEPS = {Preset.AUTO: PAPER_STEPS, Preset.PAPER: PAPER_STEPS, Preset.FAST: 300}
+_STEPS = {Preset.AUTO: 2_000, Preset.PAPER: PAPER_STEPS, Preset.FAST: 300}

@@ -1,7 +1,8 @@
 """Hyper-parameters of scMODAL.
 
-Defaults are the authors' working values; where paper and code differ the help
-of the field says both.
+Defaults are mocli's recipe (`--preset auto`); where it, the paper and the
+authors' code differ the help of the field says so. `--preset paper` takes the
+authors' working values.
 """
 
 from typing import Annotated, Literal
@@ -38,14 +39,28 @@ class ScmodalParams:
         Weight, Field(description="weight of auto-encoding, within a modality")
     ] = 10.0
     weight_cycle: Annotated[Weight, Field(description="weight of the latent cycle, across modalities")] = 10.0
-    weight_mnn: Annotated[Weight, Field(description="weight of the anchors (mutual nearest neighbours)")] = (
-        1.0
-    )
+    weight_mnn: Annotated[Weight, Field(description="weight of the anchors; paper and code 1")] = 10.0
+    anchors: Annotated[
+        Literal["soft", "mutual"],
+        Field(
+            description="soft: balanced partners by optimal transport; mutual: mutual nearest neighbours (paper)"
+        ),
+    ] = "soft"
+    anchor_temperature: Annotated[
+        float,
+        Field(gt=0, description="softness of soft anchors, in standard deviations of the cosine distance"),
+    ] = 0.1
+    smooth_links: Annotated[
+        bool,
+        Field(
+            description="search anchors in linked features averaged over each cell's own neighbours; paper no"
+        ),
+    ] = True
     weight_geometry: Annotated[
         Weight, Field(description="weight of geometry preservation; code 10, paper 1")
     ] = 10.0
     n_neighbors: Annotated[
-        int, Field(ge=1, description="neighbours per direction when anchors are searched (k)")
+        int, Field(ge=1, description="neighbours per direction when mutual anchors are searched (k)")
     ] = 30
     mnn_reduction: Annotated[
         Literal["mean", "sum"],
@@ -59,3 +74,9 @@ class ScmodalParams:
         Field(description="initial weights: N(0, init_sd^2) for weights and biases (code) or PyTorch's own"),
     ] = "normal"
     init_sd: Annotated[float, Field(gt=0, description="standard deviation of the normal start")] = 0.1
+
+
+PRESETS: dict[str, dict[str, object]] = {
+    "paper": {"weight_mnn": 1.0, "anchors": "mutual", "smooth_links": False},
+}
+"""What a preset changes; values that the user sets win."""

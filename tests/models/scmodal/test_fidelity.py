@@ -9,7 +9,7 @@ from mocli.data.batches import Batches
 from mocli.data.bundle import FeatureMatrix, LinkedFeatures, Modality, MultiOmics
 from mocli.models.base import Schedule
 from mocli.models.scmodal.model import Scmodal
-from mocli.models.scmodal.params import ScmodalParams
+from mocli.models.scmodal.params import PRESETS, ScmodalParams
 from mocli.types import ModalityKind, Pairing
 
 STEPS = 50
@@ -108,6 +108,10 @@ class SlowScmodal:
         return {"critic": critic, **terms}
 
 
+def paper(**overrides):
+    return ScmodalParams(**{**PRESETS["paper"], **overrides})
+
+
 def run_both(bundle, params, dtype):
     """Terms of every step from the loop's own step and from the reference, on the same minibatches."""
     from mocli.train.loop import Training, _Stretch
@@ -152,7 +156,7 @@ class CastBatches:
 )
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 def test_fifty_steps_equal_the_slow_reference(dtype, rtol, reduction):
-    params = ScmodalParams(n_hidden=32, batch_size=48, n_neighbors=6, mnn_reduction=reduction)
+    params = paper(n_hidden=32, batch_size=48, n_neighbors=6, mnn_reduction=reduction)
     ours, theirs = run_both(make_bundle(), params, dtype)
     for mine, reference in zip(ours, theirs, strict=True):
         assert mine.keys() == reference.keys()
@@ -161,7 +165,7 @@ def test_fifty_steps_equal_the_slow_reference(dtype, rtol, reduction):
 
 
 def test_published_defaults():
-    p = ScmodalParams()
+    p = paper()
     weights = [p.weight_adversarial, p.weight_reconstruction, p.weight_cycle, p.weight_mnn, p.weight_geometry]
     assert weights == [1, 10, 10, 1, 10]
     assert (p.n_latent, p.n_hidden, p.batch_size, p.n_neighbors, p.critic_steps) == (20, 512, 500, 30, 5)
