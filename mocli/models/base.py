@@ -142,7 +142,7 @@ class Model(Protocol):
         ...
 
     def spec(self) -> dict[str, Json]:
-        """Return what `from_spec` needs: sizes, modalities, edges."""
+        """Return what `from_spec` needs: sizes, modalities, edges; the order of keys is not kept."""
         ...
 
     def phases(self, schedule: Schedule, bundle: MultiOmics) -> list[Phase]:

@@ -50,7 +50,11 @@ class Scmodal:
 
     def spec(self) -> dict[str, Json]:
         """Input width of every modality, in order, and the edges."""
-        return {"widths": dict(self.widths), "edges": [list(edge) for edge in self.edges]}
+        # pairs, because a JSON object forgets the order that the networks are numbered by
+        return {
+            "widths": [list(pair) for pair in self.widths.items()],
+            "edges": [list(e) for e in self.edges],
+        }
 
     def phases(self, schedule: Schedule, bundle: MultiOmics) -> list[Phase]:
         """One phase: the discriminators step `critic_steps` times, then encoders and decoders once."""
