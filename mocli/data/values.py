@@ -81,7 +81,8 @@ def choose_layer(
         if others
         else "no other layer of the file would do: give the file with the raw counts"
         if wants_counts
-        else "no other layer of the file would do: give the values before scaling",
+        else "no other layer of the file would do: give the values before scaling, "
+        f"or take them as they are with --transform {file.name}=identity",
     )
 
 
