@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mocli.data.write import check_writable
+from mocli.data.io import parse_source
 from mocli.models.parameters import as_dict, resolve
 from mocli.tasks.options import DataOptions, OutputOptions, RunOptions, TrainOptions, one_of, preset_of
 from mocli.tasks.paths import Paths, command_line
@@ -46,10 +46,10 @@ class Result:
 
 
 def integrate(
-    inputs: Sequence[str | Path],
+    inputs: str | Path | Sequence[str | Path],
     *,
     output: str | Path,
-    links: Sequence[str | Path] = (),
+    links: str | Path | Sequence[str | Path] = (),
     model: str = "auto",
     pairing: str = "auto",
     kind: Mapping[str, str] = _NO_STRINGS,
@@ -104,8 +104,8 @@ def integrate(
     one_of(resume, ["auto", "always", "never"], "--resume")
     request = _Request(
         data=DataOptions(
-            inputs=[str(p) for p in inputs],
-            links=[str(p) for p in links],
+            inputs=_many(inputs),
+            links=_many(links),
             pairing=pairing,
             kind=kind,
             layer=layer,
@@ -144,9 +144,15 @@ def integrate(
         ),
     )
     paths = Paths.of(request.output, request.run, suffixes=(".h5mu",))
+    sources = [parse_source(text).path for text in request.data.inputs]
+    paths.refuse_inputs([*sources, *map(Path, request.data.links)])
     if dry_run:
         return _dry_run(request, paths)
     return _run(request, paths, command if command is not None else command_line())
+
+
+def _many(given: str | Path | Sequence[str | Path]) -> list[str]:
+    return [str(given)] if isinstance(given, (str, Path)) else [str(p) for p in given]
 
 
 @dataclass(frozen=True)
@@ -159,8 +165,9 @@ class _Request:
 
 def _dry_run(request: _Request, paths: Paths) -> Result:
     lines: list[str] = []
+    paths.check(force=request.output.force)
     made = plan(request.data, request.train, Task.INTEGRATE, lines.append)
-    params = resolve(made.traits, request.train.params)
+    params = resolve(made.traits, request.train.params, request.train.preset)
     lines.extend(f"warning: {w}" for w in made.warnings)
     lines.append(f"parameters: {json.dumps(as_dict(params), sort_keys=True)}")
     size = sum(c.file.nbytes(c.layer.layer) for c in made.choices)
@@ -180,8 +187,7 @@ def _run(request: _Request, paths: Paths, command: Sequence[str]) -> Result:
 
         with run.timed("load"):
             made = plan(request.data, request.train, Task.INTEGRATE, run.say)
-            params = resolve(made.traits, request.train.params)
-            check_writable(paths.output, force=request.output.force, inputs=[f.path for f in made.files])
+            params = resolve(made.traits, request.train.params, request.train.preset)
             for warning in made.warnings:
                 run.warn(warning)
             prepared = load(made, seed=request.run.seed, warn=run.warn)

@@ -49,7 +49,9 @@ def relate(names: Sequence[pd.Index], requested: str) -> Relation:
                 found=" and ".join(repr(str(n[0])) for n in names[:2]),
                 hint="make the cell names equal, or use --pairing unpaired",
             )
-        return Relation(Pairing(requested), "as asked", names_mean_cells=bool(n_shared) and not by_chance)
+        # of cells said to be unpaired a few common names are chance; of others they are meant
+        chance = by_chance and requested == Pairing.UNPAIRED
+        return Relation(Pairing(requested), "as asked", names_mean_cells=bool(n_shared) and not chance)
     if not n_shared:
         return Relation(Pairing.UNPAIRED, "no cell name is shared", names_mean_cells=False)
     if by_chance:
@@ -94,7 +96,15 @@ def index_map(files: Sequence[ModalityFile], pairing: Pairing) -> tuple[IntArray
 
 
 def true_pairs(first: pd.Index | pd.Series, second: pd.Index | pd.Series) -> IntArray | None:
-    """Return rows of true partners, `(n_pairs, 2)`, from equal and unique names; None if there are none."""
-    where = {name: row for row, name in enumerate(second)}
-    pairs = [(row, where[name]) for row, name in enumerate(first) if name == name and name in where]
-    return np.asarray(pairs, dtype=np.int64) if pairs else None
+    """Return rows of true partners, `(n_pairs, 2)`, None if there are none.
+
+    Partners have equal names that occur once on each side; missing names have none.
+    """
+    import pandas as pd
+
+    sides = []
+    for names in (first, second):
+        rows = pd.Series(np.arange(len(names)), index=pd.Index(names).astype(object))
+        sides.append(rows[rows.index.notna() & ~rows.index.duplicated(keep=False)])
+    pairs = pd.concat(sides, axis=1, join="inner").sort_values(0).to_numpy(dtype=np.int64)
+    return pairs if len(pairs) else None

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mocli.data.write import check_writable
 from mocli.errors import UsageError
+from mocli.tasks.saved import DESCRIPTION, WEIGHTS, check_model_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mocli.tasks.options import OutputOptions, RunOptions
 
 
@@ -56,8 +60,43 @@ class Paths:
 
     def results(self) -> list[Path]:
         """Return what an undisturbed run leaves behind, in the order of writing."""
-        files = [self.log, self.model / "weights.safetensors", self.model / "model.json", self.output]
+        files = [self.log, self.model / WEIGHTS, self.model / DESCRIPTION, self.output]
         return [*files, *(p for p in (self.html, self.report) if p is not None)]
+
+    def refuse_inputs(self, inputs: Iterable[Path]) -> None:
+        """Make sure that no file of the run is one of its inputs.
+
+        Raises
+        ------
+        UsageError
+            It would be overwritten.
+        """
+        mine = [p for p in self.results() if p.exists()]
+        for given in inputs:
+            for path in mine:
+                if given.exists() and given.samefile(path):
+                    raise UsageError(
+                        "the run would write over its own input",
+                        file=given,
+                        hint="inputs are never changed: choose another output",
+                    )
+
+    def check(self, *, force: bool) -> None:
+        """Find out before the work whether everything can be written after it.
+
+        Raises
+        ------
+        UsageError
+            The output exists and `force` is not given; the model's folder is not mocli's.
+        EnvironmentProblem
+            A folder is absent or not writable.
+        """
+        check_writable(self.output, force=force)
+        # a pipe or device is written to directly
+        if self.report is not None and (not self.report.exists() or self.report.is_file()):
+            check_writable(self.report, force=True)
+        if self.model.exists():
+            check_model_folder(self.model)
 
     def failure_report(self, *, force: bool) -> Path | None:
         """Return where a failed run reports: never over the report of results that stay."""

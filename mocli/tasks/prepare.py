@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mocli.data.bundle import Codes, LinkedFeatures, Modality, MultiOmics
+from mocli.data.bundle import LinkedFeatures, Modality, MultiOmics
 from mocli.data.io import ModalityFile, open_inputs
 from mocli.data.links import EdgeLinks, Features, match_links, read_links
 from mocli.data.obs import find_column
-from mocli.data.transforms import TRANSFORMS, LinkRecipe, Recipe, RecipeOptions, default_transform
-from mocli.data.values import Health, LayerChoice, check_values, choose_layer
+from mocli.data.transforms import LinkRecipe, Recipe, RecipeOptions
+from mocli.data.values import Health, check_values
 from mocli.errors import InputError, UsageError, did_you_mean
+from mocli.tasks.choice import Choice, choose
+from mocli.tasks.covariate import codes_of_cells
 from mocli.tasks.options import one_of
 from mocli.tasks.pairing import Relation, index_map, relate, true_pairs
 from mocli.tasks.select import choose_model
-from mocli.types import ModalityKind, Pairing, ValueKind
+from mocli.types import ModalityKind, Pairing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -28,17 +30,6 @@ if TYPE_CHECKING:
     from mocli.models.base import Traits
     from mocli.tasks.options import DataOptions, TrainOptions
     from mocli.types import IntArray, Task
-
-
-@dataclass(frozen=True, eq=False)
-class Choice:
-    """One modality before its matrix is read: which values, which transform."""
-
-    file: ModalityFile
-    layer: LayerChoice
-    transform: str
-    reason: str
-    n_top: int | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,14 +89,15 @@ def plan(data: DataOptions, train: TrainOptions, task: Task, say: Callable[[str]
         links=bool(data.links),
     )
     say(f"model: {traits.name} ({why})")
-    choices = tuple(_choose(f, data, traits) for f in files)
+    choices = tuple(choose(f, data, traits) for f in files)
     for c in choices:
-        values = f"values from {_layer_words(c.layer.layer)} ({c.layer.reason})"
-        say(f"{c.file.name}: {values}, transform {c.transform} ({c.reason})")
+        say(c.summary)
+    _check_var_key(files, data.var_key)
     tables = tuple(read_links(path) for path in data.links)
     edges = tuple(match_links(tables, [_features(f, data.var_key) for f in files], log=say)) if tables else ()
     for edge in edges:
         say(edge.summary())
+    pairs = _known_pairs(files, relation, data.pair_key)
     return Plan(
         choices=choices,
         relation=relation,
@@ -115,8 +107,8 @@ def plan(data: DataOptions, train: TrainOptions, task: Task, say: Callable[[str]
         why_model=why,
         batch=find_column(files, data.batch_key, option="--batch-key") if data.batch_key else None,
         label=find_column(files, data.label_key, option="--label-key") if data.label_key else None,
-        pairs=_known_pairs(files, relation, data.pair_key),
-        warnings=_warnings(relation, traits, edges, files),
+        pairs=pairs,
+        warnings=_warnings(relation, traits, edges, files, unpaired_by=None if pairs else data.pair_key),
     )
 
 
@@ -130,10 +122,7 @@ def load(made: Plan, *, seed: int, warn: Callable[[str], None]) -> Prepared:
     for c in made.choices:
         name = c.file.name
         x = c.file.read(c.layer.layer)
-        # `identity` is the user's word that values need not be abundances
-        health[name] = check_values(
-            x, c.file, layer=c.layer.layer, allow_negative=c.transform == "identity" and _signed_allowed(c)
-        )
+        health[name] = check_values(x, c.file, layer=c.layer.layer, allow_negative=c.signed)
         _tell_health(name, health[name], warn)
         linked: list[int] = []
         for edge in made.edges:
@@ -163,6 +152,7 @@ def load(made: Plan, *, seed: int, warn: Callable[[str], None]) -> Prepared:
         LinkedFeatures(a, b, s[a][1], s[b][1], aggregations[a, b].names) for (a, b), s in sides.items()
     )
     rows, obs_names = index_map(made.files, made.relation.pairing)
+    by_name = made.relation.names_mean_cells
     return Prepared(
         bundle=MultiOmics(
             modalities=modalities,
@@ -170,8 +160,8 @@ def load(made: Plan, *, seed: int, warn: Callable[[str], None]) -> Prepared:
             obs_names=obs_names,
             pairing=made.relation.pairing,
             links=links,
-            batch=_codes("batch", made.batch, made.files, rows, made.relation),
-            label=_codes("label", made.label, made.files, rows, made.relation),
+            batch=codes_of_cells("batch", made.batch, made.files, rows, by_name=by_name),
+            label=codes_of_cells("label", made.label, made.files, rows, by_name=by_name),
         ),
         recipes=recipes,
         link_recipes={(a, b): (s[a][0], s[b][0]) for (a, b), s in sides.items()},
@@ -198,51 +188,17 @@ def _check_modalities(option: str, mapping: Mapping[str, object], names: Sequenc
             )
 
 
-def _choose(file: ModalityFile, data: DataOptions, traits: Traits) -> Choice:
-    asked = data.transform.get(file.name)
-    if asked is not None:
-        one_of(asked, list(TRANSFORMS), "--transform")
-    wants_counts = traits.expects[file.kind] == "counts" or asked in {"lognorm", "counts"}
-    layer = choose_layer(
-        file, data.layer.get(file.name), wants_counts=wants_counts, allow_negative=asked == "identity"
+def _check_var_key(files: Sequence[ModalityFile], var_key: str | None) -> None:
+    if var_key is None or any(var_key in f.var for f in files):
+        return
+    columns = list(dict.fromkeys(str(c) for f in files for c in f.var.columns))
+    raise InputError(
+        f"no modality has the column '{var_key}' of --var-key",
+        file=", ".join(dict.fromkeys(str(f.path) for f in files)),
+        field=f"var['{var_key}']",
+        found=", ".join(columns[:12]) or "no columns",
+        hint=did_you_mean(var_key, columns, "columns"),
     )
-    seen = file.sample(layer.layer)
-    largest = float(seen.data.max()) if seen.nnz else 0.0
-    transform = asked or default_transform(file.kind, layer.values, max_value=largest)
-    if transform == "tfidf-lsi" and file.name in data.hvg:
-        raise UsageError(
-            f"--hvg has no effect on {file.name}, whose TF-IDF and LSI use every feature",
-            field="--hvg",
-            hint=f"leave it out, or choose --transform {file.name}=lognorm",
-        )
-    reason = "as asked" if asked else f"{file.kind} with {_VALUE_WORDS[layer.values]}"
-    if transform == "tfidf-lsi" and layer.values is ValueKind.REAL:
-        raise InputError(
-            "TF-IDF needs values that are not negative",
-            file=file.path,
-            field=layer.layer,
-            hint=f"name another layer with --layer {file.name}=..., or --transform {file.name}=identity",
-        )
-    return Choice(file, layer, transform, reason, _n_top(file, data))
-
-
-_VALUE_WORDS = {
-    ValueKind.COUNTS: "counts",
-    ValueKind.LOGNORM: "log-like values",
-    ValueKind.POSITIVE: "positive values",
-    ValueKind.REAL: "values of both signs",
-}
-
-
-def _signed_allowed(choice: Choice) -> bool:
-    return choice.reason == "as asked" or choice.file.kind in {ModalityKind.OTHER, ModalityKind.METHYL}
-
-
-def _n_top(file: ModalityFile, data: DataOptions) -> int | None:
-    n = int(data.hvg.get(file.name, 3000))
-    if n < 0:
-        raise UsageError("--hvg needs a number that is not negative", field="--hvg", found=n)
-    return n or None  # 0 keeps every feature
 
 
 def _features(file: ModalityFile, var_key: str | None) -> Features:
@@ -274,42 +230,6 @@ def _known_pairs(
     return pairs
 
 
-def _codes(
-    key: str,
-    columns: Mapping[str, pd.Series | None] | None,
-    files: Sequence[ModalityFile],
-    rows: IntArray,
-    relation: Relation,
-) -> Codes | None:
-    if columns is None:
-        return None
-    import pandas as pd
-
-    by_name: dict[str, str] = {}
-    values = np.full(len(rows), None, dtype=object)
-    for position, f in enumerate(files):
-        column = columns.get(f.name)
-        if column is None:
-            continue
-        present = np.flatnonzero(rows[:, position] >= 0)
-        own = column.astype(object).to_numpy()[rows[present, position]]
-        known = ~pd.isna(own)
-        values[present[known]] = own[known].astype(str)
-        if relation.names_mean_cells:
-            names = f.obs.index.to_numpy()[rows[present[known], position]]
-            by_name.update(zip(map(str, names), own[known].astype(str), strict=True))
-    # a label kept in one modality holds for the same cell in the others
-    for position, f in enumerate(files):
-        open_cells = np.flatnonzero((rows[:, position] >= 0) & (values == None))  # noqa: E711
-        if by_name and len(open_cells):
-            names = f.obs.index.to_numpy()[rows[open_cells, position]]
-            values[open_cells] = [by_name.get(str(name)) for name in names]
-    levels = sorted({v for v in values if v is not None})
-    where = {level: code for code, level in enumerate(levels)}
-    codes = np.fromiter((where.get(v, -1) for v in values), dtype=np.int64, count=len(values))
-    return Codes(key, codes, tuple(levels))
-
-
 def _tell_health(name: str, health: Health, warn: Callable[[str], None]) -> None:
     if health.n_empty:
         share = health.n_empty / health.n_obs
@@ -321,14 +241,20 @@ def _tell_health(name: str, health: Health, warn: Callable[[str], None]) -> None
         warn(f"{name}: {health.n_constant:,} features are constant and carry no information")
 
 
-def _layer_words(layer: str) -> str:
-    return layer if layer in {"X", "raw"} else f"layers['{layer}']"
-
-
 def _warnings(
-    relation: Relation, traits: Traits, edges: Sequence[EdgeLinks], files: Sequence[ModalityFile]
+    relation: Relation,
+    traits: Traits,
+    edges: Sequence[EdgeLinks],
+    files: Sequence[ModalityFile],
+    *,
+    unpaired_by: str | None,
 ) -> tuple[str, ...]:
     found = []
+    if unpaired_by is not None:
+        found.append(
+            f"obs['{unpaired_by}'] of --pair-key names no partner: it must be in two modalities and hold "
+            "the same value for both cells of a pair; no metric of true pairs is computed"
+        )
     if relation.pairing is not Pairing.UNPAIRED and relation.pairing not in traits.prefers:
         found.append(
             f"the cells are {relation.pairing}, which {traits.name} does not use: "

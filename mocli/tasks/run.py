@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mocli import __version__
 from mocli.data.io import sha256
-from mocli.data.write import check_writable
 from mocli.errors import Interrupted, MocliError
 from mocli.log import logger, open_log
 from mocli.report.schema import Report
@@ -57,7 +56,7 @@ class Run:
 
         options = self.options
         with self._reported():
-            check_writable(self.paths.output, force=self.output.force)
+            self.paths.check(force=self.output.force)
             resuming = options.resume != "never" and self.paths.checkpoints.exists()
             self._stack.enter_context(open_log(self.paths.log, command=self.report.command, append=resuming))
             self._stack.enter_context(_signals_raise())
@@ -81,11 +80,13 @@ class Run:
 
             self.report.device["peak_memory_bytes"] = peak_memory()
             self.report.device["gpu_peak_memory_bytes"] = gpu_peak_memory(self.device)
-        if error is not None:
-            self._fail(error)
-        elif self.paths.report is not None:
-            self.report.write(self.paths.report)
-        self._stack.__exit__(kind, error, trace)
+        try:
+            if error is not None:
+                self._fail(error)
+            elif self.paths.report is not None:
+                self.report.write(self.paths.report)
+        finally:
+            self._stack.__exit__(kind, error, trace)
 
     @contextmanager
     def _reported(self) -> Iterator[None]:
@@ -93,7 +94,7 @@ class Run:
             yield
         except BaseException as error:
             self._fail(error)
-            self._stack.close()
+            self._stack.__exit__(type(error), error, error.__traceback__)
             raise
 
     def _fail(self, error: BaseException) -> None:

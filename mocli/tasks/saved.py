@@ -16,7 +16,7 @@ import numpy as np
 
 import mocli
 from mocli.data.transforms import LinkRecipe, Recipe
-from mocli.errors import InputError
+from mocli.errors import InputError, UsageError
 from mocli.models.parameters import as_dict, resolve
 from mocli.models.registry import load_class, traits_of
 
@@ -40,6 +40,26 @@ class SavedModel:
     recipes: Mapping[str, Recipe]
     link_recipes: Mapping[tuple[str, str], tuple[LinkRecipe, LinkRecipe]]
     description: Mapping[str, Any]
+
+
+def check_model_folder(folder: Path) -> None:
+    """Make sure that a folder may be replaced by a saved model.
+
+    Raises
+    ------
+    UsageError
+        If it is a file, or holds anything that `save_model` does not write.
+    """
+    found = [p.name for p in folder.iterdir()] if folder.is_dir() else [folder.name]
+    # hidden files are the file manager's
+    foreign = sorted(f for f in {*found} - {WEIGHTS, DESCRIPTION} if not f.startswith("."))
+    if foreign:
+        raise UsageError(
+            "the model's folder holds other files",
+            file=folder,
+            found=", ".join(foreign[:3]),
+            hint="move them away, or choose another output",
+        )
 
 
 def save_model(folder: Path, model: Model, made: Plan, prepared: Prepared, extra: Mapping[str, Json]) -> None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from mocli import __version__
-from mocli.models.base import Encodes, Model, Schedule
+from mocli.models.base import Encodes, Model, Schedule, SmoothsLinks
 from mocli.models.parameters import as_dict
 from mocli.models.registry import load_class
 from mocli.tasks.options import preset_of
 from mocli.tasks.run import digest
+from mocli.tasks.smoothing import smooth_links
 from mocli.train.checkpoint import Checkpoints
 from mocli.train.loop import Fit, Training, fit
 from mocli.train.predict import encode_rows
 
 if TYPE_CHECKING:
+    from mocli.data.links import EdgeLinks
     from mocli.tasks.options import TrainOptions
     from mocli.tasks.prepare import Plan, Prepared
     from mocli.tasks.run import Run
@@ -33,16 +36,22 @@ def train(run: Run, options: TrainOptions, made: Plan, prepared: Prepared, param
         seed=run.options.seed,
         checkpoints=Checkpoints(
             run.paths.checkpoints,
-            fingerprint=_fingerprint(run, options, made, params),
+            fingerprint=_fingerprint(run, options, made, prepared, params),
             resume=run.options.resume,
         ),
         checkpoint_every=run.options.checkpoint_every,
         max_time=run.options.max_time,
     )
-    return model, fit(model, prepared.bundle, schedule, training)
+    bundle = prepared.bundle
+    if isinstance(params, SmoothsLinks) and params.smooth_links:
+        bundle = smooth_links(bundle, seed=run.options.seed, say=run.say)
+    return model, fit(model, bundle, schedule, training)
 
 
-def _fingerprint(run: Run, options: TrainOptions, made: Plan, params: Any) -> dict[str, Any]:
+def _fingerprint(
+    run: Run, options: TrainOptions, made: Plan, prepared: Prepared, params: Any
+) -> dict[str, Any]:
+    batch = prepared.bundle.batch
     return {
         "inputs": [record["sha256"] for record in run.report.inputs],
         "modalities": [c.file.name for c in made.choices],
@@ -50,6 +59,9 @@ def _fingerprint(run: Run, options: TrainOptions, made: Plan, params: Any) -> di
         "transforms": [c.transform for c in made.choices],
         "hvg": [c.n_top for c in made.choices],
         "links": [record["sha256"] for record in run.report.links],
+        # a table from standard input has no file, and other columns of var match other features
+        "matched": [_matched(edge) for edge in made.edges],
+        "batches": None if batch is None else list(batch.levels),
         "pairing": made.relation.pairing.value,
         "model": made.traits.name,
         "params": as_dict(params),
@@ -58,6 +70,13 @@ def _fingerprint(run: Run, options: TrainOptions, made: Plan, params: Any) -> di
         "seed": run.options.seed,
         "mocli": __version__,
     }
+
+
+def _matched(edge: EdgeLinks) -> str:
+    h = hashlib.sha256(f"{edge.source} {edge.target}".encode())
+    for part in (edge.source_index, edge.target_index, edge.weight, edge.sign):
+        h.update(part.tobytes())
+    return h.hexdigest()
 
 
 def encode(run: Run, model: Model, prepared: Prepared) -> dict[str, FloatArray]:
