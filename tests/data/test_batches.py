@@ -264,7 +264,8 @@ def test_rows_averaged_over_neighbours_equal_brute_force(dense):
     features = FeatureMatrix(values, tuple("abcdefg"), offset, near, 0.7)
     expected = 0.3 * x + 0.7 * x[near].mean(1) + offset
     index = torch.tensor([3, 3, 19, 0])
-    np.testing.assert_allclose(Rows(features, "cpu").take(index).numpy(), expected[index], rtol=1e-5, atol=1e-6)
+    got = Rows(features, "cpu").take(index).numpy()
+    np.testing.assert_allclose(got, expected[index], rtol=1e-5, atol=1e-6)
     weights = torch.tensor([0.3] + [0.7 / 4] * 4)
     bags = torch.cat([index[:, None], torch.from_numpy(near[index])], dim=1)
     resident = ResidentCsr(sparse.csr_matrix(x), torch.device("cpu")).take(bags, weights)

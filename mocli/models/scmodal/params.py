@@ -43,12 +43,12 @@ class ScmodalParams:
     anchors: Annotated[
         Literal["soft", "mutual"],
         Field(
-            description="soft: balanced partners by optimal transport; mutual: mutual nearest neighbours (paper)"
+            description="soft: balanced partners (optimal transport); mutual: mutual nearest neighbours (paper)"
         ),
     ] = "soft"
     anchor_temperature: Annotated[
         float,
-        Field(gt=0, description="softness of soft anchors, in standard deviations of the cosine distance"),
+        Field(gt=0, description="softness of soft anchors, in standard deviations of their cost"),
     ] = 0.1
     smooth_links: Annotated[
         bool,

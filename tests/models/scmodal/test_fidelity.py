@@ -164,6 +164,39 @@ def test_fifty_steps_equal_the_slow_reference(dtype, rtol, reduction):
             assert mine[term] == pytest.approx(value, rel=rtol, abs=rtol), term
 
 
+def prepared(inputs, links, label, pairing):
+    from mocli.tasks.options import DataOptions, TrainOptions
+    from mocli.tasks.prepare import load, plan
+    from mocli.types import Task
+
+    hvg = {"rna": 1000}  # the reference is slow
+    options = DataOptions(inputs=inputs, links=[links], label_key=label, pairing=pairing, hvg=hvg)
+    made = plan(options, TrainOptions(), Task.INTEGRATE, lambda _: None)
+    return load(made, seed=0, warn=lambda _: None).bundle
+
+
+def assert_fifty_equal(bundle):
+    # B = 64: the reference holds B x B x p
+    ours, theirs = run_both(bundle, paper(batch_size=64, n_hidden=64), torch.float64)
+    for mine, reference in zip(ours, theirs, strict=True):
+        assert mine == pytest.approx(reference, rel=1e-7, abs=1e-7)
+
+
+def test_fifty_steps_on_the_demo_data(tmp_path):
+    from mocli.data.demo import write_demo
+
+    write_demo(tmp_path, n_cells=200, seed=0)
+    inputs = [str(tmp_path / "rna.h5ad"), str(tmp_path / "prot.h5ad")]
+    assert_fifty_equal(prepared(inputs, str(tmp_path / "rna-prot.tsv"), "cell_type", "auto"))
+
+
+@pytest.mark.real_data
+def test_fifty_steps_on_real_cells(shared_data):
+    inputs = [str(shared_data / "eccite_pbmc_49adt.h5mu")]
+    links = str(shared_data / "eccite_pbmc_49adt.links.tsv")
+    assert_fifty_equal(prepared(inputs, links, "cell_type_gated", "unpaired"))
+
+
 def test_published_defaults():
     p = paper()
     weights = [p.weight_adversarial, p.weight_reconstruction, p.weight_cycle, p.weight_mnn, p.weight_geometry]

@@ -1,0 +1,83 @@
+"""Each term does on data with known truth what the paper says it does (Ablation study)."""
+
+import numpy as np
+import pytest
+import torch
+
+from mocli.data.demo import write_demo
+from mocli.metrics.registry import Embedding, evaluate
+from mocli.models.base import Schedule
+from mocli.models.parameters import resolve
+from mocli.models.registry import traits_of
+from mocli.models.scmodal.model import Scmodal
+from mocli.tasks.options import DataOptions, TrainOptions
+from mocli.tasks.prepare import load, plan
+from mocli.tasks.smoothing import smooth_links
+from mocli.train.loop import Training, fit
+from mocli.train.predict import encode_rows
+from mocli.types import Task
+
+SMALL = {"n_hidden": 128, "batch_size": 250, "n_neighbors": 15}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    write_demo(folder, n_cells=400, seed=0)
+    options = DataOptions(
+        inputs=[str(folder / "rna.h5ad"), str(folder / "prot.h5ad")],
+        links=[str(folder / "rna-prot.tsv")],
+        label_key="cell_type",
+        pair_key="true_cell",
+    )
+    made = plan(options, TrainOptions(), Task.INTEGRATE, lambda _: None)
+    return made, load(made, seed=0, warn=lambda _: None).bundle
+
+
+@pytest.fixture(scope="module")
+def scores(demo):
+    made, raw = demo
+    smoothed = smooth_links(raw, seed=0, say=lambda _: None)
+    cache = {}
+
+    def run(preset="auto", **overrides):
+        key = (preset, *sorted(overrides.items()))
+        if key not in cache:
+            params = resolve(traits_of("scmodal"), {**SMALL, **overrides}, preset)
+            bundle = smoothed if params.smooth_links else raw
+            torch.manual_seed(0)
+            model = Scmodal.from_bundle(bundle, params)
+            fit(model, bundle, Schedule(max_steps=300), Training(torch.device("cpu"), seed=0))
+            z = {n: encode_rows(model, n, m.features, torch.device("cpu")) for n, m in raw.modalities.items()}
+            label = {n: raw.codes_of(raw.label, n) for n in z}
+            found = evaluate(Embedding(z=z, label=label, label_levels=raw.label.levels, pairs=made.pairs))
+            values = {k: v["value"] for k, v in found.items()}
+            values["label_transfer"] = np.mean([v for k, v in values.items() if "label_transfer" in k])
+            cache[key] = values
+        return cache[key]
+
+    return run
+
+
+def test_without_the_adversarial_term_modalities_mix_worse(scores):
+    whole, without = scores(), scores(weight_adversarial=0.0)
+    assert without["mixing"] > 1.1 * whole["mixing"]
+    assert without["kbet"] < whole["kbet"]
+
+
+@pytest.mark.parametrize("preset", ["auto", "paper"])
+def test_without_anchors_label_transfer_collapses(scores, preset):
+    whole, without = scores(preset), scores(preset, weight_mnn=0.0)
+    assert without["label_transfer"] < whole["label_transfer"] - 0.2
+    assert without["foscttm[rna-prot]"] > whole["foscttm[rna-prot]"] + 0.05
+
+
+@pytest.mark.parametrize("preset", ["auto", "paper"])
+def test_without_geometry_labels_are_less_compact(scores, preset):
+    assert scores(preset, weight_geometry=0.0)["silhouette"] < scores(preset)["silhouette"]
+
+
+def test_the_default_recipe_matches_better_than_the_published_one(scores):
+    ours, published = scores("auto"), scores("paper")
+    assert ours["foscttm[rna-prot]"] < published["foscttm[rna-prot]"]
+    assert ours["label_transfer"] > published["label_transfer"]
