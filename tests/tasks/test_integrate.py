@@ -297,10 +297,12 @@ def test_a_dry_run_refuses_what_a_real_run_would(run, unpaired, tmp_path):
 
 
 def test_a_dry_run_loads_no_torch(unpaired, tmp_path):
-    code = (
-        "import sys, mocli; r = mocli.integrate(sys.argv[1:3], links=sys.argv[3], output=sys.argv[4], dry_run=True)\n"
-        "print(sorted({m.split('.')[0] for m in sys.modules} & {'torch', 'sklearn', 'umap', 'matplotlib', 'scanpy'}))"
-    )
+    code = """
+import sys, mocli
+mocli.integrate(sys.argv[1:3], links=sys.argv[3], output=sys.argv[4], dry_run=True)
+heavy = {"torch", "sklearn", "umap", "matplotlib", "scanpy"}
+print(sorted(heavy & {name.split(".")[0] for name in sys.modules}))
+"""
     done = subprocess.run(
         [sys.executable, "-c", code, *two(unpaired), unpaired / "links.tsv", tmp_path / "o.h5mu"],
         cwd=ROOT,

@@ -1,0 +1,144 @@
+"""A saved model is enough to use it elsewhere: same cells, same bytes, in a process of its own."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+
+from mocli.data.batches import dense_rows
+from mocli.data.io import open_inputs
+from mocli.errors import InputError, UsageError
+from mocli.tasks.saved import check_model_folder, load_model
+
+ROOT = Path(__file__).resolve().parents[2]
+
+ENCODE = """
+import sys
+import torch
+from mocli.data.io import open_inputs
+from mocli.tasks.run import digest
+from mocli.tasks.saved import load_model
+from mocli.train.predict import encode_rows
+
+saved = load_model(sys.argv[1])
+torch.set_num_threads(1)
+layers = {m["name"]: m["layer"] for m in saved.description["modalities"]}
+latent = {
+    f.name: encode_rows(saved.model, f.name, saved.recipes[f.name].apply(f.read(layers[f.name])), "cpu")
+    for f in open_inputs(sys.argv[2:])
+}
+print(digest(latent))
+"""
+
+
+def in_a_new_process(folder, inputs):
+    done = subprocess.run(
+        [sys.executable, "-c", ENCODE, folder, *inputs], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def inputs(unpaired, tmp_path):
+    """Counts in a layer, proteins, and peaks: three transforms."""
+    rna = ad.read_h5ad(unpaired / "rna.h5ad")
+    rna.layers["counts"] = rna.X.copy()
+    rna.X = rna.X.log1p()
+    rna.write_h5ad(tmp_path / "rna.h5ad")
+    rng = np.random.default_rng(0)
+    peaks = [f"chr1-{1000 * i}-{1000 * i + 500}" for i in range(1, 41)]
+    x = rng.poisson(0.8, (50, 40)).astype(np.float32)
+    atac = ad.AnnData(x, pd.DataFrame(index=[f"a{i}" for i in range(50)]), pd.DataFrame(index=peaks))
+    atac.write_h5ad(tmp_path / "atac.h5ad")
+    rows = "".join(f"GENE{i % 10}\t{p}\n" for i, p in enumerate(peaks))
+    (tmp_path / "ra.tsv").write_text("rna\tatac\n" + rows)
+    return [tmp_path / "rna.h5ad", unpaired / "prot.h5ad", tmp_path / "atac.h5ad"]
+
+
+def test_the_same_cells_get_the_same_bytes_in_a_new_process(run, unpaired, inputs, tmp_path):
+    report = run(inputs, links=[unpaired / "links.tsv", tmp_path / "ra.tsv"], hvg={"rna": 30}).report
+    assert [i["layer"] for i in report["inputs"]] == ["counts", "X", "X"]
+    assert in_a_new_process(tmp_path / "out.model", inputs) == report["determinism"]["latent_sha256"]
+
+
+def test_it_says_what_it_is(run, unpaired, tmp_path):
+    run([unpaired / "rna.h5ad", unpaired / "prot.h5ad"], links=unpaired / "links.tsv", label_key="cell_type")
+    told = json.loads((tmp_path / "out.model" / "model.json").read_text())
+    assert told["format_version"] == 1
+    assert told["model"] == "scmodal"
+    assert told["pairing"] == "unpaired"
+    assert [(m["name"], m["kind"], len(m["var_names"])) for m in told["modalities"]] == [
+        ("rna", "rna", 50),
+        ("prot", "prot", 12),
+    ]
+    assert told["levels"] == {"label": ["type0", "type1", "type2"]}
+    assert str(unpaired) not in json.dumps(told)
+
+
+def test_linked_features_come_back_standardised(run, unpaired, tmp_path):
+    """Over the training cells each linked column has mean 0 and standard deviation 1."""
+    files = [unpaired / "rna.h5ad", unpaired / "prot.h5ad"]
+    run(files, links=unpaired / "links.tsv")
+    saved = load_model(tmp_path / "out.model")
+    assert list(saved.link_recipes) == [("rna", "prot")]
+    for recipe, file in zip(saved.link_recipes["rna", "prot"], open_inputs(map(str, files)), strict=True):
+        x = dense_rows(recipe.apply(file.read()), np.arange(file.n_obs))
+        assert x.shape == (file.n_obs, 10)
+        np.testing.assert_allclose(x.mean(0), 0, atol=1e-5)
+        np.testing.assert_allclose(x.std(0, ddof=1), 1, atol=2e-2)
+
+
+def test_new_cells_are_treated_as_the_training_cells_were(run, unpaired, tmp_path):
+    """A few cells alone get what they get among all: nothing is fitted anew."""
+    files = [unpaired / "rna.h5ad", unpaired / "prot.h5ad"]
+    run(files, links=unpaired / "links.tsv")
+    saved = load_model(tmp_path / "out.model")
+    rna, _ = open_inputs(map(str, files))
+    rows = np.array([5, 3, 60])
+    every = dense_rows(saved.recipes["rna"].apply(rna.read()), rows)
+    few = dense_rows(saved.recipes["rna"].apply(rna.read(rows=rows)), np.arange(3))
+    np.testing.assert_array_equal(every, few)
+
+
+@pytest.mark.parametrize("damage", ["absent", "no json", "cut weights", "no weights"])
+def test_what_is_no_model_is_said(run, unpaired, tmp_path, damage):
+    folder = tmp_path / "out.model"
+    if damage != "absent":
+        run([unpaired / "rna.h5ad", unpaired / "prot.h5ad"], links=unpaired / "links.tsv", max_steps=1)
+    if damage == "no json":
+        (folder / "model.json").write_text("{")
+    elif damage == "cut weights":
+        whole = (folder / "weights.safetensors").read_bytes()
+        (folder / "weights.safetensors").write_bytes(whole[: len(whole) // 2])
+    elif damage == "no weights":
+        (folder / "weights.safetensors").unlink()
+    with pytest.raises(InputError, match="holds no model") as caught:
+        load_model(folder)
+    assert caught.value.file == str(folder)
+    assert "mocli integrate" in caught.value.hint
+
+
+def test_another_format_is_refused(run, unpaired, tmp_path):
+    run([unpaired / "rna.h5ad", unpaired / "prot.h5ad"], links=unpaired / "links.tsv", max_steps=1)
+    description = tmp_path / "out.model" / "model.json"
+    told = json.loads(description.read_text())
+    description.write_text(json.dumps({**told, "format_version": 99, "mocli": "9.1"}))
+    with pytest.raises(InputError, match="another format version") as caught:
+        load_model(tmp_path / "out.model")
+    assert "9.1" in caught.value.hint
+
+
+def test_a_folder_of_the_user_is_never_replaced(run, unpaired, tmp_path):
+    folder = tmp_path / "out.model"
+    folder.mkdir()
+    check_model_folder(folder)
+    (folder / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match="other files"):
+        run([unpaired / "rna.h5ad", unpaired / "prot.h5ad"], links=unpaired / "links.tsv", force=True)
+    assert (folder / "thesis.tex").read_text() == "years of work"
+    assert not (tmp_path / "out.h5mu").exists()
