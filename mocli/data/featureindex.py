@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mocli.data.genome import parse_interval, parse_intervals
-from mocli.errors import nearest
+from mocli.errors import InputError, did_you_mean, nearest
 from mocli.types import ModalityKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     import pandas as pd
+
+    from mocli.data.modality import ModalityFile
 
 # Fallbacks in the order they are tried, and how the log calls them.
 FALLBACKS = {
@@ -85,6 +87,37 @@ class ColumnMatch:
     def n_found(self) -> int:
         """Number of names that mean at least one feature."""
         return sum(bool(p) for p in self.positions)
+
+
+def features_of(files: Sequence[ModalityFile], *, var_key: str | None = None) -> list[Features]:
+    """Return the features of opened modalities.
+
+    Parameters
+    ----------
+    var_key
+        Column of `var` with the names to use, in the modalities that have it.
+
+    Raises
+    ------
+    InputError
+        If no modality has that column.
+    """
+    if var_key is not None and not any(var_key in file.var for file in files):
+        columns = list(dict.fromkeys(str(c) for file in files for c in file.var.columns))
+        raise InputError(
+            f"no modality has the column '{var_key}' of --var-key",
+            file=", ".join(dict.fromkeys(str(file.path) for file in files)),
+            field=f"var['{var_key}']",
+            found=", ".join(columns[:12]) or "no columns",
+            hint=did_you_mean(var_key, columns, "columns"),
+        )
+    found = []
+    for file in files:
+        names = file.var[var_key] if var_key is not None and var_key in file.var else file.var.index
+        text = file.var.select_dtypes(include=["object", "string", "category"])
+        aliases = {str(c): tuple(map(str, text[c])) for c in text.columns if text[c].nunique() > 1}
+        found.append(Features(file.name, file.kind, tuple(map(str, names)), aliases))
+    return found
 
 
 class FeatureIndex:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mocli.data.bundle import LinkedFeatures, Modality, MultiOmics
+from mocli.data.featureindex import features_of
 from mocli.data.io import ModalityFile, open_inputs
-from mocli.data.links import EdgeLinks, Features, match_links, read_links
+from mocli.data.links import EdgeLinks, match_links, read_links
 from mocli.data.obs import find_column
 from mocli.data.transforms import LinkRecipe, Recipe, RecipeOptions
 from mocli.data.values import Health, check_values
@@ -92,9 +93,9 @@ def plan(data: DataOptions, train: TrainOptions, task: Task, say: Callable[[str]
     choices = tuple(choose(f, data, traits) for f in files)
     for c in choices:
         say(c.summary)
-    _check_var_key(files, data.var_key)
+    features = features_of(files, var_key=data.var_key)
     tables = tuple(read_links(path) for path in data.links)
-    edges = tuple(match_links(tables, [_features(f, data.var_key) for f in files], log=say)) if tables else ()
+    edges = tuple(match_links(tables, features, log=say)) if tables else ()
     for edge in edges:
         say(edge.summary())
     pairs = _known_pairs(files, relation, data.pair_key)
@@ -186,29 +187,6 @@ def _check_modalities(option: str, mapping: Mapping[str, object], names: Sequenc
                 found=", ".join(names),
                 hint=did_you_mean(name, names, "modalities"),
             )
-
-
-def _check_var_key(files: Sequence[ModalityFile], var_key: str | None) -> None:
-    if var_key is None or any(var_key in f.var for f in files):
-        return
-    columns = list(dict.fromkeys(str(c) for f in files for c in f.var.columns))
-    raise InputError(
-        f"no modality has the column '{var_key}' of --var-key",
-        file=", ".join(dict.fromkeys(str(f.path) for f in files)),
-        field=f"var['{var_key}']",
-        found=", ".join(columns[:12]) or "no columns",
-        hint=did_you_mean(var_key, columns, "columns"),
-    )
-
-
-def _features(file: ModalityFile, var_key: str | None) -> Features:
-    if var_key is not None and var_key in file.var:
-        names = tuple(map(str, file.var[var_key]))
-    else:
-        names = tuple(map(str, file.var.index))
-    text = file.var.select_dtypes(include=["object", "string", "category"])
-    aliases = {str(c): tuple(map(str, text[c])) for c in text.columns if text[c].nunique() > 1}
-    return Features(modality=file.name, kind=file.kind, names=names, aliases=aliases)
 
 
 def _known_pairs(
