@@ -73,6 +73,8 @@ class EdgeLinks:
         Rows of the tables that speak of these modalities.
     unmatched_source, unmatched_target
         Names of the tables found nowhere in the modality.
+    n_repeated
+        Links that other rows give as well, under the same or other names.
     """
 
     source: str
@@ -86,6 +88,7 @@ class EdgeLinks:
     n_read: int
     unmatched_source: tuple[str, ...] = ()
     unmatched_target: tuple[str, ...] = ()
+    n_repeated: int = 0
 
     @property
     def n_links(self) -> int:
@@ -277,6 +280,7 @@ def _edge(
         sum(part.n_read for part in parts),
         _distinct(part.missing[0] for part in parts),
         _distinct(part.missing[1] for part in parts),
+        len(positive) - len(pairs),
     )
 
 

@@ -55,6 +55,8 @@ class LinkTable:
     first_row
         A table without header: its first row as a link, to be used if both names
         are found; else None.
+    n_repeated
+        Rows left out since the same row stands before them.
     """
 
     path: str
@@ -62,6 +64,7 @@ class LinkTable:
     frame: pd.DataFrame
     notes: tuple[str, ...] = ()
     first_row: pd.DataFrame | None = None
+    n_repeated: int = 0
 
 
 @dataclass
@@ -95,7 +98,11 @@ def read_links(path: str | Path) -> LinkTable:
     if not rows.cells:
         raise InputError("the link table has a header but no links", file=file, found="\t".join(first))
     frame, notes = _frame(layout, rows, header=first, file=file)
-    return LinkTable(file, layout.dialect, frame, notes, _first_row(layout, first))
+    repeated = frame.duplicated()
+    if repeated.any():
+        notes = (*notes, f"{repeated.sum():,} repeated rows are counted once")
+        frame = frame[~repeated].reset_index(drop=True)
+    return LinkTable(file, layout.dialect, frame, notes, _first_row(layout, first), int(repeated.sum()))
 
 
 def _text(path: str | Path, *, file: str) -> str:
@@ -200,10 +207,7 @@ def _frame(layout: Layout, rows: _Rows, *, header: Cells, file: str) -> tuple[pd
     frame = frame[named]
     if frame.empty:
         raise InputError("no row of the link table names two features", file=file, expected=_EXPECTED)
-    repeated = frame.duplicated()
-    if repeated.any():
-        notes.append(f"{repeated.sum():,} repeated rows are counted once")
-    return frame[~repeated].reset_index(drop=True), tuple(notes)
+    return frame.reset_index(drop=True), tuple(notes)
 
 
 def _check_width(layout: Layout, rows: _Rows, *, file: str) -> None:
