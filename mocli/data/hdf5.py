@@ -81,7 +81,12 @@ def strings(dataset: h5py.Dataset) -> StrArray:
 
 def _absent(path: Path) -> InputError:
     if not path.parent.is_dir():
-        return InputError("the file does not exist", file=path, found=f"no folder {path.parent}")
+        return InputError(
+            "the file does not exist",
+            file=path,
+            found=f"no folder {path.parent}",
+            hint="paths are relative to the working folder",
+        )
     try:
         there = sorted(p.name for p in path.parent.iterdir() if p.suffix in (".h5ad", ".h5mu", ".h5"))
     except OSError:
@@ -102,7 +107,12 @@ def _unopenable(path: Path, error: Exception) -> InputError:
             hint="write it as .h5ad or .h5mu, or name the .h5 file inside",
         )
     if number in _FORBIDDEN:
-        return InputError("the file may not be read", file=path, found="permission denied")
+        return InputError(
+            "the file may not be read",
+            file=path,
+            found="permission denied",
+            hint="ask its owner for the right to read it",
+        )
     if number in _HELD or "unable to lock" in str(error):
         return InputError(
             "the file is locked",

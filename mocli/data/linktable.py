@@ -25,7 +25,7 @@ from mocli.data.linkdialect import (
     names_dialect,
     recognise,
 )
-from mocli.errors import InputError
+from mocli.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from mocli.types import DoubleArray
@@ -96,7 +96,12 @@ def read_links(path: str | Path) -> LinkTable:
     if layout.has_header:
         rows = _Rows(rows.cells[1:], rows.lines[1:])
     if not rows.cells:
-        raise InputError("the link table has a header but no links", file=file, found="\t".join(first))
+        raise InputError(
+            "the link table has a header but no links",
+            file=file,
+            found="\t".join(first),
+            expected=_EXPECTED,
+        )
     frame, notes = _frame(layout, rows, header=first, file=file)
     repeated = frame.duplicated()
     if repeated.any():
@@ -111,9 +116,15 @@ def _text(path: str | Path, *, file: str) -> str:
         if data[:2] == b"\x1f\x8b":
             data = gzip.decompress(data)
     except FileNotFoundError:
-        raise InputError("the link table does not exist", file=file) from None
+        raise _absent(Path(path)) from None
+    except IsADirectoryError:
+        raise InputError(
+            "a folder was given as link table", file=file, hint="name the table inside it"
+        ) from None
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError("the link table cannot be read", file=file, found=error) from error
+        raise InputError(
+            "the link table cannot be read", file=file, found=error, hint="copy or write it again"
+        ) from error
     if data[:4] == b"PK\x03\x04":
         raise InputError("the link table is a spreadsheet", file=file, hint="save it as tab-separated text")
     try:
@@ -125,6 +136,16 @@ def _text(path: str | Path, *, file: str) -> str:
             found=f"byte {error.start}",
             hint="save it as UTF-8",
         ) from None
+
+
+def _absent(path: Path) -> InputError:
+    if not path.parent.is_dir():
+        found, hint = f"no folder {path.parent}", "paths are relative to the working folder"
+    else:
+        found = None
+        there = [p.name for p in path.parent.iterdir() if {".tsv", ".csv", ".txt", ".bedpe"} & {*p.suffixes}]
+        hint = did_you_mean(path.name, sorted(there), "tables in that folder")
+    return InputError("the link table does not exist", file=path, found=found, hint=hint)
 
 
 def _split(text: str, *, file: str) -> _Rows:

@@ -42,7 +42,9 @@ def choose_model(
         return traits, "as asked"
     if not fitting:
         reasons = "; ".join(f"{name} {problem}" for name, problem in problems.items())
-        raise UsageError("no model fits these data", field="--model", found=reasons)
+        raise UsageError(
+            "no model fits these data", field="--model", found=reasons, hint=_what_would_help(problems)
+        )
     models = available()
     best = next((name for name in fitting if pairing in models[name].prefers), fitting[0])
     preferred = pairing in models[best].prefers
@@ -61,6 +63,8 @@ def _problem(
 
 
 def _what_would_help(problems: dict[str, str | None]) -> str:
+    if all(problem and "got 1" in problem for problem in problems.values()):
+        return "give the other modality as well: a second file, or an h5mu that holds both"
     if any(problem and "--links" in problem for problem in problems.values()):
         return "give a feature-link table with --links"
     return "`mocli models` shows which model takes which data"

@@ -194,5 +194,5 @@ def test_what_is_wrong_is_said_with_its_place(tmp_path, data, message, field):
 def test_absent_file_and_folder(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         read_links(tmp_path / "none.tsv")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="a folder was given"):
         read_links(tmp_path)
