@@ -1,4 +1,4 @@
-"""The same as `mocli integrate`, from Python: integrate.py RNA.h5ad PROT.h5ad LINKS.tsv OUT.h5mu."""
+"""The same as `mocli integrate`, from Python: integrate.py RNA.h5ad PROT.h5ad LINKS.tsv OUT.h5mu [MAX_STEPS]."""
 
 import sys
 
@@ -6,8 +6,9 @@ import mudata
 
 import mocli
 
-rna, prot, links, out = sys.argv[1:5]
-result = mocli.integrate([rna, prot], links=[links], output=out, max_steps=100, html=False, force=True)
+rna, prot, links, out, *steps = sys.argv[1:]
+max_steps = int(steps[0]) if steps else None  # None: as many as the data need
+result = mocli.integrate([rna, prot], links=[links], output=out, max_steps=max_steps, html=False)
 
 cells = mudata.read_h5mu(result.output)
 print(cells.obsm["X_scmodal"].shape, result.report["metrics"]["mixing"]["value"])

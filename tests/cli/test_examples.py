@@ -1,0 +1,107 @@
+"""The examples run as they are, with this checkout's mocli."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+SMALL = "-s n_hidden=16 -s n_neighbors=5 --n-latent 4 --batch-size 32 --no-html --threads 1 --device cpu"
+PATIENCE = 90.0
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """A PATH with `mocli`, and a scheduler's `scontrol` that writes down what it is asked."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    scripts = {
+        "mocli": f'exec "{sys.executable}" -m mocli "$@"',
+        "scontrol": f'echo "$@" >> "{tmp_path}/scontrol.txt"',
+    }
+    for name, line in scripts.items():
+        (programs / name).write_text(f"#!/bin/sh\n{line}\n")
+        (programs / name).chmod(0o755)
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "MOCLI_"))}
+    path = f"{programs}{os.pathsep}{kept['PATH']}"
+    # one thread: the tests share their cores with others
+    alone = {"SLURM_CPUS_PER_TASK": "1", "OMP_NUM_THREADS": "1"}
+    return {**kept, **alone, "PATH": path, "PYTHONPATH": str(ROOT)}
+
+
+def run(words, environment, cwd):
+    return subprocess.run(
+        [str(w) for w in words], env=environment, cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+def test_every_example_is_run_here():
+    text = Path(__file__).read_text()
+    files = [p.relative_to(EXAMPLES) for p in EXAMPLES.rglob("*") if p.suffix in {".sh", ".sbatch", ".py"}]
+    assert files
+    assert [str(p) for p in files if not all(f'"{part}"' in text for part in p.parts)] == []
+
+
+def test_the_shell_example(environment, tmp_path):
+    script = EXAMPLES / "shell" / "integrate.sh"
+    work = tmp_path / "work"
+    options = ["--max-steps", "5", "--no-html", "--threads", "1"]
+    done = run(["bash", script, work, *options], environment, tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((work / "integrated.report.json").read_text())
+    assert report["status"] == "ok"
+    assert report["training"]["steps"] == 5
+    assert "max-steps: 5" in (work / "integrate.yaml").read_text()
+    assert "would write" in done.stdout
+    assert str(work / "again.h5mu") in done.stdout
+    assert not (work / "again.h5mu").exists()
+
+
+def test_the_python_example(environment, unpaired, tmp_path):
+    script = EXAMPLES / "python" / "integrate.py"
+    words = [sys.executable, script, unpaired / "rna.h5ad", unpaired / "prot.h5ad", unpaired / "links.tsv"]
+    done = run([*words, tmp_path / "o.h5mu", 5], environment, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"\(130, \d+\) \d", done.stdout)
+
+
+def test_the_slurm_example(environment, paired, tmp_path):
+    script = EXAMPLES / "slurm" / "integrate.sbatch"
+    words = [script, paired / "data.h5mu", paired / "links.tsv", tmp_path / "o.h5mu"]
+    done = run(["bash", *words], {**environment, "MOCLI_EXTRA": SMALL + " --max-steps 5"}, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "o.report.json").read_text())["status"] == "ok"
+    assert not (tmp_path / "scontrol.txt").exists()
+
+
+def test_the_slurm_example_survives_preemption(environment, paired, tmp_path):
+    """USR1 to the batch shell alone, as `--signal=B:USR1` sends it: checkpoint, 138, queued again, done."""
+    script = EXAMPLES / "slurm" / "integrate.sbatch"
+    assert "#SBATCH --signal=B:USR1@" in script.read_text(), "without B: the shell never hears of it"
+    words = ["bash", script, paired / "data.h5mu", paired / "links.tsv", tmp_path / "o.h5mu"]
+    job = {**environment, "MOCLI_EXTRA": SMALL + " --max-steps 400", "SLURM_JOB_ID": "77"}
+    process = subprocess.Popen(words, env=job, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    log, end = tmp_path / "o.log", time.monotonic() + PATIENCE
+    while not (log.exists() and "align: step" in log.read_text()):
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.send_signal(signal.SIGUSR1)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 138, err
+    assert (tmp_path / "o.ckpt" / "checkpoint.safetensors").exists()
+    assert (tmp_path / "scontrol.txt").read_text() == "requeue 77\n"
+
+    done = run(words, job, tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "o.report.json").read_text())
+    assert report["status"] == "ok"
+    assert report["training"]["resumed_from_step"] > 0
+    assert not (tmp_path / "o.ckpt").exists()

@@ -1,0 +1,152 @@
+"""The README is true: its commands parse and run, it names every command and no option that is not there."""
+
+import ast
+import functools
+import json
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer.main
+
+import mocli
+from mocli import errors, log
+from mocli.__main__ import main
+from mocli.cli.app import app
+from mocli.report.schema import validate
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+COMMANDS = typer.main.get_command(app).commands
+
+
+@pytest.fixture(autouse=True)
+def quiet_after():
+    yield
+    log.teardown()
+
+
+def marked(name):
+    """The one line of the code block behind `<!-- name -->`, split at `&&`."""
+    found = re.search(rf"<!-- {name} -->\n```\w*\n(.*?)\n```", README, re.DOTALL)
+    assert found, f"the README marks no {name} command"
+    assert "\n" not in found[1], "one line is the whole set-up"
+    return [shlex.split(part) for part in found[1].split("&&")]
+
+
+def blocks(language=""):
+    return re.findall(rf"^```{language}\n(.*?)\n```$", README, re.DOTALL | re.MULTILINE)
+
+
+def commands():
+    """Every mocli command of the README, in blocks and in the text."""
+    lines = [line for block in blocks() for line in block.splitlines()]
+    parts = [part.strip() for line in lines for part in line.split("&&")]
+    spans = re.findall(r"`(mocli [^`]+)`", README)
+    return sorted({p for p in [*parts, *spans] if p.startswith("mocli ")})
+
+
+def options_of(command):
+    return {opt for param in COMMANDS[command].params for opt in (*param.opts, *param.secondary_opts)}
+
+
+def test_the_first_command_installs_and_runs_the_main_job(tmp_path, monkeypatch, capsys):
+    words = marked("demo")
+    assert [w[0] for w in words] == ["python3", ".", "pip", "mocli", "mocli"]
+    assert words[2] == ["pip", "install", "."]
+    monkeypatch.chdir(tmp_path)
+    small = ["--max-steps", "5", "-s", "n_hidden=16", "--threads", "1"]
+    for argv in (words[3][1:], [*words[4][1:], *small]):
+        assert main(argv) == 0, capsys.readouterr().err
+    report = json.loads((tmp_path / "demo" / "out.report.json").read_text())
+    validate(report)
+    assert report["status"] == "ok"
+    assert report["metrics"]["label_transfer[rna->prot]"]["value"] is not None
+    page = (tmp_path / "demo" / "out.report.html").read_text()
+    assert "UMAP of the latent" in page
+    assert "http" not in re.sub(r"https?://(doi\.org|www\.w3\.org)\S*", "", page)
+    for name in ("out.h5mu", "out.log", "out.model"):
+        assert (tmp_path / "demo" / name).exists()
+
+
+def test_the_second_command_installs_and_runs_the_tests():
+    words = marked("test")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extra = re.fullmatch(r"\.\[(\w+)\]", words[2][-1])
+    assert extra
+    assert extra[1] in project["optional-dependencies"]
+    assert words[3] == ["python", "-m", "pytest"]
+    assert project["requires-python"] == ">=3.11"
+    assert "Python 3.11 or newer" in README
+    assert "<!-- test -->" in (ROOT / ".ci" / "run").read_text(), "CI runs the README's own line"
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_parses(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, name, *rest = shlex.split(command.split(">")[0])
+    assert name in COMMANDS
+    if "--help" in rest or len(rest) == 0:
+        rest = ["--help"]
+    elif name == "integrate":
+        rest = [*rest, "--print-config"]
+    assert main([name, *rest]) == 0, capsys.readouterr().err
+
+
+def test_every_command_is_named():
+    assert [name for name in COMMANDS if f"mocli {name}" not in README] == []
+
+
+def test_every_option_exists():
+    spans = " ".join(re.findall(r"`([^`\n]+)`", README))
+    words = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", spans))
+    known = set().union(*map(options_of, COMMANDS), {"--help", "--index-url"})
+    assert words - known == set()
+
+
+def test_the_table_of_outputs_is_what_a_run_writes(tmp_path, unpaired):
+    from mocli.tasks.integrate import integrate
+
+    dry = integrate(
+        [unpaired / "rna.h5ad", unpaired / "prot.h5ad"],
+        links=unpaired / "links.tsv",
+        output=tmp_path / "out.h5mu",
+        dry_run=True,
+    )
+    written = {str(p.relative_to(tmp_path)).split("/")[0] for p in dry.files}
+    listed = {name.rstrip("/") for name in re.findall(r"^\| `(out\.[^`]+)` \|", README, re.MULTILINE)}
+    assert listed == written
+
+
+def test_the_python_runs(unpaired, tmp_path, monkeypatch, capsys, small):
+    for name in ("rna.h5ad", "prot.h5ad"):
+        (tmp_path / name).symlink_to(unpaired / name)
+    (tmp_path / "rna-prot.tsv").symlink_to(unpaired / "links.tsv")
+    monkeypatch.chdir(tmp_path)
+    quick = functools.partial(mocli.integrate, max_steps=3, params=small, html=False, threads=1)
+    monkeypatch.setattr(mocli, "integrate", quick, raising=False)
+    (code,) = blocks("python")
+    exec(compile(ast.parse(code), "README.md", "exec"), {})
+    assert "mixing" in capsys.readouterr().out
+
+
+def test_every_exit_code_is_told():
+    codes = {c.exit_code for c in vars(errors).values() if isinstance(c, type) and hasattr(c, "exit_code")}
+    section = README.split("## Exit codes")[1].split("##")[0]
+    assert {str(c) for c in codes | {0, 130, 138, 143}} <= set(re.findall(r"\d+", section))
+
+
+def test_every_metric_is_explained():
+    from mocli.metrics.registry import available_metrics
+
+    section = README.split("## Reading the report")[1].split("\n## ")[0].casefold()
+    assert [name for name in available_metrics() if not all(w in section for w in name.split("_"))] == []
+
+
+def test_every_model_is_described():
+    from mocli.models.registry import available
+
+    for traits in available().values():
+        assert traits.title in README
