@@ -1,4 +1,4 @@
-"""The same as `mocli integrate`, from Python: integrate.py RNA.h5ad PROT.h5ad LINKS.tsv OUT.h5mu [MAX_STEPS]."""
+"""`mocli integrate` from Python: integrate.py RNA.h5ad PROT.h5ad LINKS.tsv OUT.h5mu [MAX_STEPS]."""
 
 import sys
 
