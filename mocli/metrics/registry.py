@@ -18,10 +18,12 @@ import numpy as np
 
 import mocli.metrics
 from mocli.errors import UsageError, did_you_mean
-from mocli.nn.neighbors import knn
+from mocli.nn.neighbors import chunks, knn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping
+
+    from numpy.typing import NDArray
 
     from mocli.types import FloatArray, IntArray, Json
 
@@ -32,7 +34,9 @@ T = TypeVar("T")
 Need = Literal["modalities", "label", "pairs", "linked"]
 
 MAX_NEIGHBORS = 300  # the neighbourhood of the mixing metric
+ACROSS = 15  # neighbours in the other modality
 MAX_CELLS = 20_000  # metrics that average over cells draw this many
+TILE = 2**20  # distances held at once; on the CPU few enough to be reused from cache and heap
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +135,42 @@ class Embedding:
         of_modality: FloatArray = self.joint[self.modality_codes == self.modalities.index(modality)]
         return of_modality
 
+    def search(self, query: FloatArray, reference: FloatArray, k: int) -> IntArray:
+        """Rows of the reference nearest to each query, `(n_query, k)`, as `knn` finds them."""
+        block = tile_rows(len(reference)) if self.device == "cpu" else None
+        return knn(query, reference, k, block=block, device=self.device)[1]
+
+    def nearest_known(self, giver: str, receiver: str) -> tuple[IntArray, IntArray]:
+        """Cells of known label that receive (all, or `MAX_CELLS` drawn), and for each the nearest that gives.
+
+        Rows of both modalities, `(m,)` each; the second is empty if no cell can give.
+        """
+        label = self.label or {}
+        to, of = (np.flatnonzero(np.asarray(label[m]) >= 0) for m in (receiver, giver))
+        if len(of) and (len(to), len(of)) == (len(self.z[receiver]), len(self.z[giver])):
+            to, near = self.across(receiver, giver)
+            return to, near[:, 0]
+        to = self.draw(to)
+        if not len(of):
+            return to, of
+
+        def find() -> IntArray:
+            return self.search(self.rows(receiver)[to], self.rows(giver)[of], 1)[:, 0]
+
+        return to, of[self.share(("nearest known", giver, receiver), find)]
+
+    def across(self, asking: str, asked: str) -> tuple[IntArray, IntArray]:
+        """Cells of one modality (all, or `MAX_CELLS` drawn) and their 15 nearest cells of another.
+
+        Rows of the two modalities, `(m,)` and `(m, k)`, nearest first, k = 15 or all cells if fewer.
+        """
+        cells = self.draw(np.arange(len(self.z[asking])))
+
+        def find() -> IntArray:
+            return self.search(self.rows(asking)[cells], self.rows(asked), ACROSS)
+
+        return cells, self.share(("across", asking, asked), find)
+
     def draw(self, candidates: IntArray) -> IntArray:
         """At most `MAX_CELLS` of the rows, drawn once per seed, in ascending order."""
         if len(candidates) <= MAX_CELLS:
@@ -139,27 +179,33 @@ class Embedding:
         return cast("IntArray", np.sort(chosen))
 
     @cached_property
-    def neighbors(self) -> tuple[IntArray, IntArray]:
+    def neighbors(self) -> tuple[IntArray, NDArray[np.int32]]:
         """Rows of `joint` (all, or `MAX_CELLS` drawn) and their nearest other cells of all modalities.
 
         `(m,)` and `(m, k)`, nearest first, with k = 300 or n - 1 if that is less.
         """
         n = len(self.joint)
         cells = self.draw(np.arange(n))
-        if len(cells) == n:
-            return cells, knn(self.joint, self.joint, MAX_NEIGHBORS, exclude_self=True, device=self.device)[1]
-        k = min(MAX_NEIGHBORS, n - 1)
-        found = knn(self.joint[cells], self.joint, k + 1, device=self.device)[1]
-        # a cell can be crowded out of its own list by duplicates: then the last one goes
-        own = found == cells[:, None]
-        own[~own.any(1), -1] = True
-        return cells, found[~own].reshape(len(cells), k)
+        k = max(0, min(MAX_NEIGHBORS, n - 1))
+        neighbors = np.empty((len(cells), k), np.int32)
+        for rows in chunks(len(cells), 512):
+            found = self.search(self.joint[cells[rows]], self.joint, k + 1)
+            # a cell can be crowded out of its own list by duplicates: then the last one goes
+            own = found == cells[rows, None]
+            own[~own.any(1), -1] = True
+            neighbors[rows] = found[~own].reshape(len(found), k)
+        return cells, neighbors
 
     def share(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Return what `compute` gave the first time: work that several metrics of a file share."""
         if key not in self._shared:
             self._shared[key] = compute()
         return cast("T", self._shared[key])
+
+
+def tile_rows(n_columns: int) -> int:
+    """Rows of a tile of distances to so many cells."""
+    return max(1, TILE // max(1, n_columns))
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mocli.data.batches import dense_rows
-from mocli.metrics.registry import Embedding, evaluate
-from mocli.nn.neighbors import knn
-from mocli.tasks.baseline import link_baselines
+from mocli.metrics.registry import Embedding, available_metrics, evaluate
+from mocli.tasks.baseline import MAX_CELLS, MAX_VALUES, link_baselines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
 MAX_LINKED = 200
 """Columns drawn for link concordance; more would only cost memory."""
-
-MAX_BASELINE = 10_000
-"""Cells per modality placed by a baseline, whose coordinates are as many as the links."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,20 +40,41 @@ def score(
     seed: int,
 ) -> Scores:
     """Evaluate the latent and, for every pair of linked modalities, the link baselines."""
+    baselines = _baselines(bundle, pairs, seed=seed)  # first, as its memory is free again then
     everything = {name: np.arange(m.n_obs) for name, m in bundle.modalities.items()}
     embedding = _embedding(latent, bundle, pairs, everything, seed=seed)
-    baselines: dict[str, Any] = {}
+    return Scores(_every_metric(embedding), baselines, _confusions(embedding, bundle))
+
+
+def _baselines(bundle: MultiOmics, pairs: Mapping[tuple[str, str], IntArray], *, seed: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for link in bundle.links:
-        rows, own_pairs = _baseline_rows(bundle, link.edge, pairs, seed=seed)
+        most = min(MAX_CELLS, MAX_VALUES // max(1, len(link.names)))
+        rows, own_pairs = _baseline_rows(bundle, link.edge, pairs, most=most, seed=seed)
         for base in link_baselines(bundle, link, rows, seed):
-            placed = _embedding(base.z, bundle, own_pairs, rows, seed=seed)
             key = base.name if len(bundle.links) == 1 else f"{base.name}[{link.source}-{link.target}]"
-            baselines[key] = {
+            found[key] = {
                 "title": base.title,
                 "definition": base.definition,
-                "metrics": evaluate(placed),
+                "metrics": _every_metric(_embedding(base.z, bundle, own_pairs, rows, seed=seed)),
             }
-    return Scores(evaluate(embedding), baselines, _confusions(embedding, bundle))
+    return found
+
+
+def _every_metric(e: Embedding) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name in available_metrics():
+        return_freed_memory()
+        found |= evaluate(e, [name])
+    return found
+
+
+def return_freed_memory() -> None:
+    """Give freed memory back: glibc keeps it in scattered pieces, some 150 MB after training."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def _embedding(
@@ -99,6 +118,7 @@ def _baseline_rows(
     edge: tuple[str, str],
     pairs: Mapping[tuple[str, str], IntArray],
     *,
+    most: int,
     seed: int,
 ) -> tuple[dict[str, IntArray], dict[tuple[str, str], IntArray]]:
     """Rows to place, true partners kept together, and the pairs in the new numbering."""
@@ -107,13 +127,14 @@ def _baseline_rows(
     known = pairs.get((a, b))
     if known is None and (b, a) in pairs:
         known = pairs[b, a][:, ::-1]
+    first = known if known is None else rng.permutation(known)
     rows: dict[str, IntArray] = {}
     for side, name in enumerate(edge):
         n = bundle.modalities[name].n_obs
         order = rng.permutation(n)
-        if n > MAX_BASELINE and known is not None:
-            order = np.concatenate([known[:, side], np.setdiff1d(order, known[:, side])])
-        rows[name] = np.sort(order[:MAX_BASELINE])
+        if n > most and first is not None:
+            order = np.concatenate([first[:, side], np.setdiff1d(order, first[:, side])])
+        rows[name] = np.sort(order[:most])
     if known is None:
         return rows, {}
     new = {name: np.full(bundle.modalities[name].n_obs, -1, dtype=np.int64) for name in edge}
@@ -135,12 +156,10 @@ def _confusions(
         for target in e.z:
             if source == target or source not in e.label or target not in e.label:
                 continue
-            reference = np.flatnonzero(e.label[source] >= 0)
-            asked = np.flatnonzero(e.label[target] >= 0)
-            if not len(reference) or not len(asked):
+            asked, nearest = e.nearest_known(source, target)
+            if not len(asked) or not len(nearest):
                 continue
-            nearest = knn(e.z[target][asked], e.z[source][reference], 1)[1][:, 0]
             matrix = np.zeros((len(levels), len(levels)), dtype=np.int64)
-            np.add.at(matrix, (e.label[target][asked], e.label[source][reference[nearest]]), 1)
+            np.add.at(matrix, (e.label[target][asked], e.label[source][nearest]), 1)
             found[f"{source}->{target}"] = (matrix, levels, levels)
     return found
