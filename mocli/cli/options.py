@@ -131,7 +131,12 @@ class DataOptions:
     ] = None
     hvg: Annotated[
         list[str] | None,
-        option("--hvg", panel=DATA, metavar="MOD=N", help="Number of highly variable features to keep"),
+        option(
+            "--hvg",
+            panel=DATA,
+            metavar="MOD=N",
+            help="Highly variable features to keep [default: 2 per cell, 1000-3000]",
+        ),
         Pairs("MOD=N", values.count),
     ] = None
     var_key: Annotated[

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from mocli.models.base import Traits
     from mocli.tasks.options import DataOptions
 
-N_TOP = 3000
+LEAST_TOP, MOST_TOP = 1000, 3000
+"""Highly variable features by default: two per cell, within these bounds."""
+
 SIGNED_KINDS = frozenset({ModalityKind.OTHER, ModalityKind.METHYL, ModalityKind.CYTO})
 """Kinds whose values may be negative by nature: M-values, compensated intensities."""
 
@@ -105,7 +107,7 @@ def _layer(
 
 
 def _n_top(file: ModalityFile, data: DataOptions) -> int | None:
-    n = int(data.hvg.get(file.name, N_TOP))
+    n = int(data.hvg.get(file.name, min(max(2 * file.n_obs, LEAST_TOP), MOST_TOP)))
     if n < 0:
         raise UsageError("--hvg needs a number that is not negative", field="--hvg", found=n)
     return n or None  # 0 keeps every feature
