@@ -8,6 +8,7 @@ from mocli import __version__
 from mocli.cli import helpers
 from mocli.cli.command import CONTEXT, EPILOG
 from mocli.cli.integrate import integrate
+from mocli.cli.links import links
 from mocli.cli.stdout import emit
 
 WORKFLOW = "Commands, in the order of a workflow"
@@ -26,6 +27,7 @@ for subcommand in (integrate,):
     app.command(rich_help_panel=WORKFLOW, context_settings=CONTEXT, epilog=EPILOG)(subcommand)
 for helper in (helpers.models, helpers.params, helpers.demo, helpers.doctor):
     app.command(rich_help_panel=HELPERS, context_settings=CONTEXT)(helper)
+app.add_typer(links, name="links", rich_help_panel=HELPERS)
 
 
 def _print_version(value: bool) -> None:  # noqa: FBT001 - typer calls it

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from mocli import __version__
@@ -17,7 +18,7 @@ from mocli.cli.app import app
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 ENVIRONMENT = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "TERMINAL_WIDTH": "", "FORCE_COLOR": ""}
-COMMANDS = ["", "integrate", "models", "params", "demo", "doctor"]
+COMMANDS = ["", "integrate", "models", "params", "links", "links build", "links check", "demo", "doctor"]
 SUBCOMMANDS = ["integrate", "impute", "simulate", "perturb", "gene2peak", "benchmark"]
 
 
@@ -37,7 +38,7 @@ def show(*args: str) -> str:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_the_committed_one(command):
     text = show(*command.split(), "--help")
-    file = SNAPSHOTS / f"{command or 'mocli'}.txt"
+    file = SNAPSHOTS / f"{command.replace(' ', '-') or 'mocli'}.txt"
     if os.environ.get("UPDATE_SNAPSHOTS"):
         file.write_text("\n".join(line.rstrip() for line in text.splitlines()).strip() + "\n")
     assert words(text) == words(file.read_text())
@@ -45,8 +46,16 @@ def test_help_is_the_committed_one(command):
 
 def test_every_command_has_a_snapshot():
     names = {file.stem for file in SNAPSHOTS.glob("*.txt")}
-    assert names == {"mocli", *COMMANDS} - {""}
-    assert {c.name or c.callback.__name__ for c in app.registered_commands} == names - {"mocli"}
+    assert names == {"mocli", *(command.replace(" ", "-") for command in COMMANDS)} - {""}
+    assert registered(app) == names - {"mocli"}
+
+
+def registered(group: typer.Typer) -> set[str]:
+    """Every command, those of a group as `group-command`."""
+    names = {c.name or c.callback.__name__ for c in group.registered_commands}
+    for inner in group.registered_groups:
+        names |= {inner.name, *(f"{inner.name}-{name}" for name in registered(inner.typer_instance))}
+    return names
 
 
 def test_short_and_long_help_agree():

@@ -1,0 +1,226 @@
+"""`mocli links build` and `mocli links check`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mocli.cli.command import CONTEXT
+from mocli.cli.stdout import emit
+from mocli.cli.table import table
+from mocli.cli.values import choice, positive
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mocli.tasks.linkaudit import Audit, Problem, Side
+
+MODES = ("auto", "antigen", "promoter", "body", "window", "names")
+SHOWN = 20
+
+links = typer.Typer(context_settings=CONTEXT, rich_markup_mode="rich", invoke_without_command=True)
+
+Inputs = Annotated[
+    list[str],
+    typer.Argument(metavar="INPUT...", help="h5mu, h5ad or 10x h5 files; NAME=FILE, FILE::MODALITY"),
+]
+VarKey = Annotated[
+    str | None,
+    typer.Option(
+        "--var-key", metavar="COLUMN", help="var column with the feature names to use", show_envvar=False
+    ),
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Name all of them, not the first 20", show_envvar=False)
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Warnings only", show_envvar=False)]
+
+
+@links.callback()
+def group(ctx: typer.Context) -> None:
+    """Build a feature-link table, or check one against the data."""
+    if ctx.invoked_subcommand is None:
+        emit(ctx.get_help())
+
+
+@links.command(context_settings=CONTEXT)
+def build(
+    inputs: Inputs,
+    *,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Link table, .tsv or .tsv.gz; '-' is stdout",
+            show_envvar=False,
+        ),
+    ],
+    mode: Annotated[
+        str,
+        typer.Option(
+            "--mode",
+            metavar="|".join(MODES),
+            callback=choice(*MODES),
+            help="antigen: proteins to their genes or to another panel; promoter, body, window: genes to "
+            "peaks; names: same names; auto: by what is measured, body for peaks",
+            show_envvar=False,
+        ),
+    ] = "auto",
+    genes: Annotated[
+        Path | None,
+        typer.Option(
+            "--genes",
+            metavar="FILE",
+            help="Where genes lie, for peaks: GTF, GFF3, BED, or a table with the columns chrom, start, end, "
+            "strand, gene",
+            show_envvar=False,
+        ),
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            "--window",
+            metavar="BASES",
+            min=0,
+            help="With --mode window: farthest peak from the TSS (100000)",
+            show_envvar=False,
+        ),
+    ] = None,
+    decay: Annotated[
+        float | None,
+        typer.Option(
+            "--decay",
+            metavar="BASES",
+            callback=positive,
+            help="With --mode window: a peak at distance d of the TSS has the weight exp(-d / decay) (50000)",
+            show_envvar=False,
+        ),
+    ] = None,
+    promoter: Annotated[
+        int | None,
+        typer.Option(
+            "--promoter",
+            metavar="BASES",
+            min=0,
+            help="With --mode promoter: farthest peak from the TSS (2000)",
+            show_envvar=False,
+        ),
+    ] = None,
+    upstream: Annotated[
+        int | None,
+        typer.Option(
+            "--upstream",
+            metavar="BASES",
+            min=0,
+            help="With --mode body: reach before the TSS (2000)",
+            show_envvar=False,
+        ),
+    ] = None,
+    var_key: VarKey = None,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Replace a table that exists", show_envvar=False)
+    ] = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Propose links between two modalities from what their features are called.
+
+    For example: mocli links build prot.h5ad rna.h5ad -o links.tsv
+
+    or: mocli links build rna.h5ad atac.h5ad --genes genes.gtf.gz -o links.tsv
+    """
+    from mocli.tasks.links import build_links, say_links
+
+    _logs(quiet=quiet)
+    to_stdout = str(output) == "-"
+    reach = {"window": window, "decay": decay, "promoter": promoter, "upstream": upstream}
+    made = build_links(
+        inputs,
+        output=None if to_stdout else output,
+        force=force,
+        mode=mode,
+        genes=genes,
+        reach={name: bases for name, bases in reach.items() if bases is not None},
+        var_key=var_key,
+    )
+    say_links(made, log=_say, limit=None if verbose else SHOWN)
+    if to_stdout:
+        emit(made.to_tsv())
+    else:
+        _say(f"wrote {output}; read it through before you trust it")
+
+
+@links.command(context_settings=CONTEXT)
+def check(
+    table_file: Annotated[str, typer.Argument(metavar="LINKS", help="Link table; '-' reads stdin")],
+    inputs: Inputs,
+    *,
+    var_key: VarKey = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON", show_envvar=False)] = False,
+    verbose: Verbose = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check a link table against the data: what matches, what does not, what carries no information.
+
+    For example: mocli links check links.tsv rna.h5ad prot.h5ad
+    """
+    from mocli.tasks.linkaudit import audit_links
+
+    _logs(quiet=quiet)
+    audit = audit_links([table_file], inputs, var_key=var_key, log=_say)
+    if as_json:
+        emit(json.dumps(audit.as_dict(), indent=2))
+    else:
+        emit(_as_text(audit, limit=None if verbose else SHOWN))
+
+
+def _as_text(audit: "Audit", *, limit: int | None) -> str:
+    header = ("modality", "features", "linked", "not found", "constant", "many links")
+    parts = []
+    for edge in audit.edges:
+        rows = [_counts(side) for side in (edge.source, edge.target)]
+        repeated = f", {edge.n_repeated:,} repeated" if edge.n_repeated else ""
+        title = f"{edge.source.modality} <-> {edge.target.modality}"
+        parts.append(f"{title}: {edge.n_links:,} links of {edge.n_rows:,} rows{repeated}")
+        parts.append(table(header, rows))
+    if audit.n_repeated:
+        parts.append(f"{audit.n_repeated:,} rows stand in the table more than once")
+    if audit.problems:
+        parts.append(_problems(audit.problems, limit=limit))
+    return "\n\n".join(parts)
+
+
+def _counts(side: "Side") -> tuple[object, ...]:
+    numbers = (side.n_features, side.n_linked, side.n_unmatched, side.n_constant, side.n_many)
+    return (side.modality, *(f"{n:,}" for n in numbers))
+
+
+def _problems(problems: "Sequence[Problem]", *, limit: int | None) -> str:
+    """Return a table of findings, of each sort and modality the first ones."""
+    groups: dict[tuple[str, str], list[Problem]] = {}
+    for found in problems:
+        groups.setdefault((found.problem, found.modality), []).append(found)
+    rows: list[tuple[str, ...]] = []
+    for (problem, modality), group in groups.items():
+        rows += [(problem, modality, found.feature, found.detail) for found in group[:limit]]
+        if limit is not None and len(group) > limit:
+            rows.append((problem, modality, "...", f"{len(group) - limit:,} more (-v names all)"))
+    return table(("problem", "modality", "feature", "detail"), rows)
+
+
+def _logs(*, quiet: bool) -> None:
+    from mocli import log
+
+    log.setup("warning" if quiet else "info")
+
+
+def _say(message: str) -> None:
+    from mocli import log
+
+    if message.startswith("warning: "):
+        log.logger.warning("%s", message.removeprefix("warning: "))
+    else:
+        log.logger.info("%s", message)

@@ -1,0 +1,201 @@
+"""Links from places in the genome: genes, or the proteins they make, to the peaks near them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from mocli.data.featureindex import FeatureIndex, Features
+from mocli.data.genome import parse_intervals
+from mocli.data.linkantigen import link_genes
+from mocli.data.linkproposal import Miss, Proposal, misses
+from mocli.data.proximity import near_peaks, promoters_hit
+from mocli.errors import InputError
+from mocli.types import ModalityKind
+
+if TYPE_CHECKING:
+    from mocli.data.genetable import GeneTable
+    from mocli.data.proximity import Reach
+    from mocli.types import DoubleArray, IntArray
+
+_PROTEINS = frozenset({ModalityKind.PROT, ModalityKind.CYTO})
+_CHANCE = 50_000  # bases by which genes are moved to see what chance gives
+_SEX = frozenset({"chrX", "chrY"})
+
+
+def intervals_of(features: Features) -> pd.DataFrame:
+    """Read features as intervals, by their names or by the first column of `var` that holds places.
+
+    Returns
+    -------
+    See `parse_intervals`; `chrom` is None where a feature is no interval.
+    """
+    for column in (features.names, *features.aliases.values()):
+        places = parse_intervals(column)
+        if 2 * places["chrom"].notna().sum() > len(places):
+            return places
+    return parse_intervals(features.names)
+
+
+def has_places(features: Features) -> bool:
+    """Whether most features are intervals of a genome."""
+    return 2 * int(intervals_of(features)["chrom"].notna().sum()) > len(features.names)
+
+
+def link_peaks(genes: Features, peaks: Features, table: GeneTable, reach: Reach) -> Proposal:
+    """Link genes, or proteins by their genes, to the peaks they reach.
+
+    Parameters
+    ----------
+    genes
+        RNA, or proteins.
+    table
+        Where the genes lie. A gene is found by its id, else by its name; a name
+        that stands on several chromosomes is no one's place and left out.
+
+    Returns
+    -------
+    `genes` as source, `peaks` as target. A peak that a gene reaches from several
+    loci has the largest weight.
+
+    Raises
+    ------
+    InputError
+        If no feature is an interval, no gene has a place, no chromosome is in
+        both, or no peak is reached.
+    """
+    places = intervals_of(peaks)
+    if places["chrom"].isna().all():
+        raise InputError(
+            f"the features of '{peaks.modality}' are no places in a genome",
+            found=", ".join(map(repr, peaks.names[:3])),
+            expected="names such as chr1:1000-1500",
+            hint="name the column of var that holds such names with --var-key",
+        )
+    is_protein = genes.kind in _PROTEINS
+    row, feature, weight, notes, failed = (
+        _protein_loci(genes, table) if is_protein else _gene_loci(genes, table)
+    )
+    if not len(row):
+        raise _no_gene(genes, table)
+    loci = table.frame.iloc[row].reset_index(drop=True)
+    locus, peak, near = near_peaks(loci, places, reach)
+    notes += _doubts(table, places, peaks)
+    if not len(locus):
+        raise _no_peak(loci, places, table, peaks)
+    links = pd.DataFrame({"source": feature[locus], "target": peak, "weight": weight[locus] * near})
+    links = links.groupby(["source", "target"], as_index=False)["weight"].max()
+    without = sorted(set(feature.tolist()) - set(links["source"].tolist()))
+    failed += tuple(Miss(genes.modality, genes.names[k], "no peak within reach") for k in without)
+    return Proposal(
+        links["source"].to_numpy(dtype=np.int64),
+        links["target"].to_numpy(dtype=np.int64),
+        links["weight"].to_numpy(dtype=np.float64),
+        failed,
+        notes,
+    )
+
+
+_Loci = tuple["IntArray", "IntArray", "DoubleArray", tuple[str, ...], tuple[Miss, ...]]
+
+
+def _gene_loci(genes: Features, table: GeneTable) -> _Loci:
+    """Rows of the table, positions of the genes, weights; notes and misses."""
+    index = FeatureIndex(genes)
+    rows: list[tuple[int, int, bool]] = []
+    by_case = 0
+    for row, (name, identity) in enumerate(zip(table.frame["gene"], table.frame["gene_id"], strict=True)):
+        position, how = index.find(identity) if identity else (-1, "")
+        by_id = position >= 0
+        if not by_id:
+            position, how = index.find(name)
+        if position >= 0:
+            rows.append((row, position, by_id))
+            by_case += how == "case"
+    found = pd.DataFrame(rows, columns=["row", "feature", "by_id"])
+    found, notes = _one_place(found, table, genes)
+    n = found["feature"].nunique()
+    if by_case > 0.5 * max(1, len(rows)):
+        notes = (
+            *notes,
+            f"warning: {by_case:,} genes were found without regard to case only: "
+            f"is {table.path} of another species?",
+        )
+    elif n and n < 0.2 * len(genes.names):
+        notes = (*notes, f"warning: only {n:,} of {len(genes.names):,} genes are in {table.path}")
+    has_place = set(found["feature"].tolist())
+    absent = [name for k, name in enumerate(genes.names) if k not in has_place]
+    known = tuple(dict.fromkeys(table.frame["gene"]))
+    failed = misses(genes.modality, absent, why="not in the gene table", among=known) if n else ()
+    row, feature = (found[c].to_numpy(dtype=np.int64) for c in ("row", "feature"))
+    return row, feature, np.ones(len(row)), notes, failed
+
+
+def _one_place(
+    found: pd.DataFrame, table: GeneTable, genes: Features
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Leave out genes found by a name that stands on several chromosomes (the sex chromosomes share some)."""
+    chroms = table.frame["chrom"].to_numpy()[found["row"].to_numpy(dtype=np.int64)]
+    where = found.assign(chrom=["chrX/Y" if c in _SEX else c for c in chroms])
+    exact = set(where.loc[where["by_id"].astype(bool), "feature"])
+    several = where.groupby("feature")["chrom"].nunique()
+    torn = sorted(set(several.index[several > 1]) - exact)
+    # where the id says which locus is meant, others of that name are not
+    keep = ~found["feature"].isin(torn) & (found["by_id"].astype(bool) | ~found["feature"].isin(exact))
+    if not torn:
+        return found[keep], ()
+    shown = ", ".join(genes.names[k] for k in torn[:3]) + (", ..." if len(torn) > 3 else "")
+    return found[keep], (f"{len(torn):,} names stand on several chromosomes and are left out: {shown}",)
+
+
+def _protein_loci(proteins: Features, table: GeneTable) -> _Loci:
+    symbols = tuple(dict.fromkeys(table.frame["gene"]))
+    made = link_genes(proteins, FeatureIndex(Features("the gene table", ModalityKind.RNA, symbols)))
+    rows_of = table.frame.groupby("gene", sort=False).indices
+    rows = [rows_of[symbols[gene]] for gene in made.target]
+    count = np.array([len(r) for r in rows], dtype=np.int64)
+    row = np.concatenate([*rows, np.zeros(0, dtype=np.int64)]).astype(np.int64)
+    return row, np.repeat(made.source, count), np.repeat(made.weight, count), made.notes, made.misses
+
+
+def _doubts(table: GeneTable, places: pd.DataFrame, peaks: Features) -> tuple[str, ...]:
+    """Say what makes another genome build likely; peaks that are no intervals."""
+    notes = []
+    unplaced = int(places["chrom"].isna().sum())
+    if unplaced:
+        notes.append(f"{peaks.modality}: {unplaced:,} features are no intervals and left out")
+    hit = promoters_hit(table.frame, places)
+    chance = sum(promoters_hit(table.frame, places, shift=shift) for shift in (-_CHANCE, _CHANCE)) / 2
+    if hit + chance >= 30 and hit < 1.5 * chance:
+        notes.append(
+            f"warning: peaks are no nearer to TSS than chance ({hit:,} TSS lie in a peak, {chance:,.0f} "
+            f"after moving them): is {table.path} of another genome build or species?"
+        )
+    return tuple(notes)
+
+
+def _no_gene(genes: Features, table: GeneTable) -> InputError:
+    of_table, of_data = (
+        ", ".join(map(repr, names[:3])) for names in (list(table.frame["gene"]), genes.names)
+    )
+    return InputError(
+        f"no gene of '{genes.modality}' is in the gene table",
+        file=table.path,
+        found=f"{of_table} in the table, {of_data} in the data",
+        hint="symbols against ids, or another species? --var-key names the column of var with the names",
+    )
+
+
+def _no_peak(loci: pd.DataFrame, places: pd.DataFrame, table: GeneTable, peaks: Features) -> InputError:
+    of_table, of_data = (list(dict.fromkeys(frame["chrom"].dropna())) for frame in (loci, places))
+    shared = set(of_table) & set(of_data)
+    found = f"{', '.join(of_table[:3])} in the table, {', '.join(of_data[:3])} in the data"
+    return InputError(
+        "no peak lies near a gene" if shared else "genes and peaks share no chromosome",
+        file=table.path,
+        field=peaks.modality,
+        found=None if shared else found,
+        hint="is the gene table of another genome build or species?",
+    )
