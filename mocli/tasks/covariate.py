@@ -68,8 +68,8 @@ def words(column: pd.Series) -> Any:
     import pandas as pd
 
     if column.dtype.kind == "f":
-        known = column.dropna()
-        if np.array_equal(known, np.rint(known)):
+        known = column.dropna().to_numpy(dtype=np.float64)
+        if np.isfinite(known).all() and np.array_equal(known, np.rint(known)):
             column = column.astype("Int64")
     values = column.astype(object).to_numpy()
     missing = pd.isna(values)

@@ -1,5 +1,7 @@
 """The forms in which data come: files, names, columns, pairings, more than two modalities."""
 
+import gzip
+import io
 import shutil
 
 import anndata as ad
@@ -122,6 +124,17 @@ def test_feature_names_may_repeat_within_a_modality(run, unpaired, tmp_path):
         h5["var/_index"][30] = h5["var/_index"][20]
     report = run([tmp_path / "rna.h5ad", unpaired / "prot.h5ad"], links=unpaired / "links.tsv").report
     assert report["status"] == "ok"
+
+
+def test_links_from_standard_input_or_compressed(run, unpaired, tmp_path, monkeypatch):
+    files = [unpaired / "rna.h5ad", unpaired / "prot.h5ad"]
+    raw = (unpaired / "links.tsv").read_bytes()
+    (tmp_path / "l.tsv.gz").write_bytes(gzip.compress(raw))
+    digests = {run(files, links=tmp_path / "l.tsv.gz").report["determinism"]["latent_sha256"]}
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(raw)))
+    report = run(files, links="-", force=True).report
+    assert report["links"][0]["path"] == "standard input"
+    assert digests == {report["determinism"]["latent_sha256"]}
 
 
 # columns
@@ -326,7 +339,7 @@ def test_a_modality_of_an_h5mu_that_is_left_out_stays_in_the_file(run, tmp_path,
         whole = md.MuData({p.stem: ad.read_h5ad(p) for p in files})
         whole.write_h5mu(tmp_path / "all.h5mu")
     all_of_it = tmp_path / "all.h5mu"
-    run([f"{all_of_it}::rna", f"{all_of_it}::prot"], links=tables[:1], umap=False)
+    run([f"{all_of_it}::rna", f"{all_of_it}::prot"], links=tables[:1], umap=True)
     out = read(tmp_path / "out.h5mu")
     assert list(out.mod) == ["rna", "prot", "atac"]
     assert out.n_obs == 120
@@ -334,6 +347,8 @@ def test_a_modality_of_an_h5mu_that_is_left_out_stays_in_the_file(run, tmp_path,
     z = pd.DataFrame(out.obsm["X_scmodal"], index=out.obs_names)
     assert z.loc[out["atac"].obs_names].isna().all(axis=None)
     assert z.loc[out["rna"].obs_names].notna().all(axis=None)
+    picture = pd.DataFrame(out.obsm["X_umap"], index=out.obs_names)
+    assert picture.isna().all(axis=1).sum() == 45
 
 
 # values

@@ -1,0 +1,61 @@
+"""Columns of obs over all cells, against a slow look-up cell by cell."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mocli.tasks.covariate import codes_of_cells, words
+from mocli.tasks.pairing import index_map
+from mocli.types import Pairing
+
+
+class File:
+    def __init__(self, name, cells):
+        self.name, self.obs, self.n_obs = name, pd.DataFrame(index=list(cells)), len(cells)
+
+
+cells = st.lists(st.sampled_from([f"c{i}" for i in range(10)]), unique=True, min_size=1)
+values = st.one_of(st.none(), st.sampled_from(["B", "T", "NK"]))
+
+
+@given(cells, cells, st.data(), st.sampled_from([Pairing.UNPAIRED, Pairing.MOSAIC]), st.booleans())
+def test_labels_follow_cells(first, second, data, pairing, by_name):
+    files = [File("rna", first), File("prot", second)]
+    columns = {
+        f.name: pd.Series([data.draw(values) for _ in range(f.n_obs)], index=f.obs.index, dtype=object)
+        for f in files
+    }
+    rows, names = index_map(files, pairing)
+    codes = codes_of_cells("label", columns, files, rows, by_name=by_name)
+    for cell, name in enumerate(names):
+        own = [columns[f.name].iloc[r] for f, r in zip(files, rows[cell], strict=True) if r >= 0]
+        told = [v for v in own if v is not None]
+        if not told and by_name:
+            told = [v for f in files for n, v in columns[f.name].items() if n == name and v is not None]
+        found = None if codes.codes[cell] < 0 else codes.levels[codes.codes[cell]]
+        assert found == (told[-1] if told else None)
+    assert list(codes.levels) == sorted(codes.levels)
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (pd.Series([1.0, np.nan, 3.0]), ["1", None, "3"]),
+        (pd.Series([1, 2]), ["1", "2"]),
+        (pd.Series([0.5, 1.0, np.nan]), ["0.5", "1.0", None]),
+        (pd.Series(pd.Categorical(["a", None, "b"])), ["a", None, "b"]),
+        (pd.Series(pd.Categorical([2, 1, 2])), ["2", "1", "2"]),
+        (pd.Series([True, False]), ["True", "False"]),
+        (pd.Series(["x", pd.NA], dtype="string"), ["x", None]),
+        (pd.Series([np.nan, np.nan]), [None, None]),
+        (pd.Series([np.inf, 1.0]), ["inf", "1.0"]),
+    ],
+)
+def test_values_become_words(column, expected):
+    assert list(words(column)) == expected
+
+
+def test_no_column_is_no_covariate():
+    assert codes_of_cells("label", None, [], np.zeros((0, 0), int), by_name=False) is None
