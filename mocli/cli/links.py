@@ -186,6 +186,11 @@ def _as_text(audit: "Audit", *, limit: int | None) -> str:
         title = f"{edge.source.modality} <-> {edge.target.modality}"
         parts.append(f"{title}: {edge.n_links:,} links of {edge.n_rows:,} rows{repeated}")
         parts.append(table(header, rows))
+        if edge.correlation is not None:
+            parts.append(
+                f"in {edge.n_cells:,} cells of both, linked features have a median correlation of "
+                f"{edge.correlation:.2f}; {edge.n_contradicted:,} are clearly below zero"
+            )
     if audit.n_repeated:
         parts.append(f"{audit.n_repeated:,} rows stand in the table more than once")
     if audit.problems:

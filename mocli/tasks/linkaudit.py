@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mocli.data.featureindex import features_of, nearest_names
-from mocli.data.io import ModalityFile, open_inputs
+from mocli.data.io import open_inputs
 from mocli.data.linkproposal import SUGGESTED
 from mocli.data.links import match_links, read_links
+from mocli.tasks.linkagreement import agreement, layer_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from mocli.data.io import ModalityFile
     from mocli.data.links import EdgeLinks
+    from mocli.tasks.linkagreement import Agreement
     from mocli.types import BoolArray, IntArray
 
 MANY = 10  # at least so many links, and so many times the median of the side
@@ -59,13 +62,27 @@ class Side:
 
 @dataclass(frozen=True)
 class Edge:
-    """The links between two modalities, in numbers."""
+    """The links between two modalities, in numbers.
+
+    Attributes
+    ----------
+    n_cells
+        Cells that both modalities have and that were looked at; 0 where fewer
+        than 50 are shared.
+    correlation
+        Median over linked features of their correlation in these cells.
+    n_contradicted
+        Linked features whose correlation is clearly below zero.
+    """
 
     source: Side
     target: Side
     n_rows: int
     n_links: int
     n_repeated: int
+    n_cells: int = 0
+    correlation: float | None = None
+    n_contradicted: int = 0
 
 
 @dataclass(frozen=True)
@@ -138,7 +155,11 @@ def audit_links(
             found = list(_problems(half, constant[half.modality], by_name[half.modality]))
             problems += found
             sides.append(_count(half, found))
-        edges.append(Edge(sides[0], sides[1], edge.n_read, edge.n_links, edge.n_repeated))
+        together = agreement(edge, by_name[edge.source], by_name[edge.target])
+        against = _contradictions(together, edge)
+        problems += against
+        rows = (edge.n_read, edge.n_links, edge.n_repeated)
+        edges.append(Edge(sides[0], sides[1], *rows, together.n_cells, together.median, len(against)))
     return Audit(
         tuple(map(str, tables)),
         tuple(edges),
@@ -150,7 +171,7 @@ def audit_links(
 
 def constant_features(file: ModalityFile) -> BoolArray:
     """Find the features with one value in all cells, reading the matrix in blocks, `(n_vars,)`."""
-    layer = "counts" if "counts" in file.layers else file.matrices[0]
+    layer = layer_of(file)
     blocks = max(1, round(file.nbytes(layer) / _BLOCK))
     step = -(-file.n_obs // blocks)
     low, high = np.full(file.n_vars, np.inf), np.full(file.n_vars, -np.inf)
@@ -199,6 +220,19 @@ def _problems(half: _Half, constant: BoolArray, file: ModalityFile) -> Iterator[
     for k in np.flatnonzero(many)[np.argsort(-count[many], kind="stable")]:
         detail = f"{count[k]:,} links to {half.other}, the median is {usual:g}"
         yield Problem("many links", half.modality, half.names[linked[k]], detail)
+
+
+def _contradictions(found: Agreement, edge: EdgeLinks) -> list[Problem]:
+    other = edge.target if found.modality == edge.source else edge.source
+    return [
+        Problem(
+            "contradicted",
+            found.modality,
+            found.names[k],
+            f"correlation {found.correlation[k]:.2f} with its links to {other} in {found.n_cells:,} cells",
+        )
+        for k in found.contradicted
+    ]
 
 
 def _count(half: _Half, problems: Sequence[Problem]) -> Side:
