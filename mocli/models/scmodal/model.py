@@ -85,7 +85,7 @@ class Scmodal:
         # the adversarial term says nothing about progress: it hovers around its equilibrium
         terms = ("reconstruction", "cycle", "mnn", "geometry")
         weights = {term: getattr(self.params, f"weight_{term}") for term in terms}
-        return Plateau(weights=weights, window=100, tolerance=0.01, min_steps=400)
+        return Plateau(weights=weights, window=150, tolerance=0.01, min_steps=600)
 
     def prepare(self, batch: Minibatch) -> Step:
         """Encode once and find anchors."""
