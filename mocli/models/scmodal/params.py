@@ -42,9 +42,7 @@ class ScmodalParams:
     weight_mnn: Annotated[Weight, Field(description="weight of the anchors; paper and code 1")] = 10.0
     anchors: Annotated[
         Literal["soft", "mutual"],
-        Field(
-            description="soft: balanced partners (optimal transport); mutual: mutual nearest neighbours (paper)"
-        ),
+        Field(description="soft: balanced partners by optimal transport; mutual: nearest neighbours (paper)"),
     ] = "soft"
     anchor_temperature: Annotated[
         float,
@@ -52,9 +50,7 @@ class ScmodalParams:
     ] = 0.1
     smooth_links: Annotated[
         bool,
-        Field(
-            description="search anchors in linked features averaged over each cell's own neighbours; paper no"
-        ),
+        Field(description="search anchors in linked features averaged over own neighbours; paper no"),
     ] = True
     weight_geometry: Annotated[
         Weight, Field(description="weight of geometry preservation; code 10, paper 1")
