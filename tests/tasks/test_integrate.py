@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import anndata as ad
@@ -312,3 +313,11 @@ print(sorted(heavy & {name.split(".")[0] for name in sys.modules}))
     )
     assert done.stdout.strip() == "[]"
     assert done.stderr == ""
+
+
+def test_it_runs_in_a_thread_of_a_notebook(run, unpaired, tmp_path):
+    """Where no signal handler can be set."""
+    expected = run(two(unpaired), links=[unpaired / "links.tsv"]).report["determinism"]
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(run, two(unpaired), links=[unpaired / "links.tsv"], output=tmp_path / "t.h5mu")
+        assert job.result().report["determinism"] == expected
