@@ -90,7 +90,8 @@ def principal_components(features: FeatureMatrix, rows: IntArray, *, seed: int) 
     n_components = min(N_COMPONENTS, len(rows) - 1, features.n_vars - 1)
     if n_components < 2 or features.n_vars <= N_COMPONENTS:
         return centred(dense_rows(features, rows))
-    x = features.values[rows]
+    whole = np.array_equal(rows, np.arange(features.n_obs))
+    x = features.values if whole else features.values[rows]
     mean = np.asarray(x.mean(axis=0), dtype=x.dtype).ravel()
 
     def times(v: FloatArray) -> Any:
