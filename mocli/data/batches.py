@@ -128,7 +128,7 @@ class Rows:
         if neighbors is None or weight == 0:
             resident = self._source
             return resident[index.to(self.device)] if isinstance(resident, Tensor) else resident.take(index)
-        bags = torch.cat([index[:, None], torch.from_numpy(neighbors[index.numpy()])], dim=1)
+        bags = torch.cat([index[:, None], torch.from_numpy(neighbors[index.numpy()].astype(np.int64))], dim=1)
         k = neighbors.shape[1]
         weights = torch.tensor([1 - weight] + [weight / k] * k, dtype=torch.float32)
         if isinstance(self._source, Tensor):

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import pandas as pd
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from mocli.types import CSR, FloatArray, IntArray, ModalityKind, Pairing
@@ -44,7 +45,7 @@ class FeatureMatrix:
     values: CSR | FloatArray
     names: tuple[str, ...]
     offset: FloatArray | None = None
-    neighbors: IntArray | None = None
+    neighbors: IntArray | NDArray[np.int32] | None = None
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:

@@ -19,8 +19,10 @@ from mocli.tasks.baseline import N_COMPONENTS, principal_components
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+
     from mocli.data.bundle import FeatureMatrix, MultiOmics
-    from mocli.types import FloatArray, IntArray
+    from mocli.types import FloatArray
 
 LEADING = 30
 """Principal components that define neighbours; the later ones are mostly noise."""
@@ -51,7 +53,7 @@ def smooth_links(bundle: MultiOmics, *, seed: int, say: Callable[[str], None]) -
     return replace(bundle, links=tuple(links))
 
 
-def _neighbors(features: FeatureMatrix, *, seed: int) -> IntArray | None:
+def _neighbors(features: FeatureMatrix, *, seed: int) -> NDArray[np.int32] | None:
     n = features.n_obs
     if n < 3:
         return None
@@ -59,17 +61,18 @@ def _neighbors(features: FeatureMatrix, *, seed: int) -> IntArray | None:
     if features.n_vars > N_COMPONENTS:
         points = points[:, :LEADING]
     k = min(int(np.clip(round(np.sqrt(n)), 10, 100)), n - 1)
-    return knn(points, points, k, metric="cosine", exclude_self=True)[1]
+    # the table lives as long as training does: half the bytes are enough
+    return knn(points, points, k, metric="cosine", exclude_self=True)[1].astype(np.int32)
 
 
-def _smoothed(features: FeatureMatrix, near: IntArray | None, *, seed: int) -> FeatureMatrix:
+def _smoothed(features: FeatureMatrix, near: NDArray[np.int32] | None, *, seed: int) -> FeatureMatrix:
     if near is None:
         return features
     weight = float(np.clip(1 - _explained(features, near, seed=seed).mean(), LEAST, MOST))
     return replace(features, neighbors=near, smoothing=weight)
 
 
-def _explained(features: FeatureMatrix, near: IntArray, *, seed: int) -> FloatArray:
+def _explained(features: FeatureMatrix, near: NDArray[np.int32], *, seed: int) -> FloatArray:
     """R^2, at least 0, of each column when predicted by the neighbours' mean, `(n_columns,)`."""
     n = features.n_obs
     rows = np.sort(np.random.default_rng(seed).choice(n, min(n, SAMPLE), replace=False))

@@ -11,6 +11,7 @@ from mocli import __version__
 from mocli.models.base import Encodes, Model, Schedule, SmoothsLinks
 from mocli.models.parameters import as_dict
 from mocli.models.registry import load_class
+from mocli.tasks.evaluate import return_freed_memory
 from mocli.tasks.options import preset_of
 from mocli.tasks.run import digest
 from mocli.tasks.smoothing import smooth_links
@@ -45,6 +46,7 @@ def train(run: Run, options: TrainOptions, made: Plan, prepared: Prepared, param
     bundle = prepared.bundle
     if isinstance(params, SmoothsLinks) and params.smooth_links:
         bundle = smooth_links(bundle, seed=run.options.seed, say=run.say)
+        return_freed_memory()
     return model, fit(model, bundle, schedule, training)
 
 
