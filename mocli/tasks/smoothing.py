@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mocli.data.batches import dense_rows
-from mocli.nn.neighbors import knn
+from mocli.nn.neighbors import chunks, knn
 from mocli.tasks.baseline import N_COMPONENTS, principal_components
 
 if TYPE_CHECKING:
@@ -61,8 +61,15 @@ def _neighbors(features: FeatureMatrix, *, seed: int) -> NDArray[np.int32] | Non
     if features.n_vars > N_COMPONENTS:
         points = points[:, :LEADING]
     k = min(int(np.clip(round(np.sqrt(n)), 10, 100)), n - 1)
-    # the table lives as long as training does: half the bytes are enough
-    return knn(points, points, k, metric="cosine", exclude_self=True)[1].astype(np.int32)
+    # the table lives as long as training does: half the bytes are enough, and no second copy
+    near = np.empty((n, k), np.int32)
+    for part in chunks(n, 4096):
+        found = knn(points[part], points, k + 1, metric="cosine")[1]
+        own = found == np.arange(part.start, part.stop)[:, None]
+        # a cell that its duplicates crowd out of its own list loses the last of them
+        own[~own.any(1), -1] = True
+        near[part] = found[~own].reshape(-1, k)
+    return near
 
 
 def _smoothed(features: FeatureMatrix, near: NDArray[np.int32] | None, *, seed: int) -> FeatureMatrix:
