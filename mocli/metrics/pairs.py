@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mocli.metrics.registry import Embedding, Score, metric, tile_rows
+from mocli.metrics.registry import Embedding, Score, metric
 from mocli.nn.neighbors import matched_distances
 
 if TYPE_CHECKING:
@@ -77,5 +77,4 @@ def _matched(e: Embedding) -> Iterator[tuple[str, int, MatchedDistances | None]]
 
 
 def _compare(e: Embedding, a: str, b: str, rows: IntArray) -> MatchedDistances:
-    block = tile_rows(len(rows)) if e.device == "cpu" else None
-    return matched_distances(e.rows(a)[rows[:, 0]], e.rows(b)[rows[:, 1]], block=block, device=e.device)
+    return matched_distances(e.rows(a)[rows[:, 0]], e.rows(b)[rows[:, 1]], device=e.device)

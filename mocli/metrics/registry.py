@@ -36,7 +36,6 @@ Need = Literal["modalities", "label", "pairs", "linked"]
 MAX_NEIGHBORS = 300  # the neighbourhood of the mixing metric
 ACROSS = 15  # neighbours in the other modality
 MAX_CELLS = 20_000  # metrics that average over cells draw this many
-TILE = 2**20  # distances held at once; on the CPU few enough to be reused from cache and heap
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,8 +136,7 @@ class Embedding:
 
     def search(self, query: FloatArray, reference: FloatArray, k: int) -> IntArray:
         """Rows of the reference nearest to each query, `(n_query, k)`, as `knn` finds them."""
-        block = tile_rows(len(reference)) if self.device == "cpu" else None
-        return knn(query, reference, k, block=block, device=self.device)[1]
+        return knn(query, reference, k, device=self.device)[1]
 
     def nearest_known(self, giver: str, receiver: str) -> tuple[IntArray, IntArray]:
         """Cells of known label that receive (all, or `MAX_CELLS` drawn), and for each the nearest that gives.
@@ -201,11 +199,6 @@ class Embedding:
         if key not in self._shared:
             self._shared[key] = compute()
         return cast("T", self._shared[key])
-
-
-def tile_rows(n_columns: int) -> int:
-    """Rows of a tile of distances to so many cells."""
-    return max(1, TILE // max(1, n_columns))
 
 
 @dataclass(frozen=True, slots=True)

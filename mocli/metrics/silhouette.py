@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mocli.metrics.registry import Embedding, Score, metric, tile_rows
+from mocli.metrics.registry import Embedding, Score, metric
 from mocli.nn.neighbors import chunks
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from mocli.types import DoubleArray, FloatArray, IntArray
 
+TILE = 2**20  # distances held at once
 SAME = 1e-12  # squared distance, relative to the squared norm, that float32 coordinates cannot express
 
 
@@ -92,7 +93,7 @@ def _total_distances(x: FloatArray, group: IntArray, n_groups: int) -> DoubleArr
     square = z.square().sum(1)
     member = torch.nn.functional.one_hot(torch.as_tensor(group), n_groups).double()
     total = np.empty((len(x), n_groups))
-    for rows in chunks(len(x), tile_rows(len(x))):
+    for rows in chunks(len(x), max(1, TILE // max(1, len(x)))):
         own = square[rows, None]
         d = torch.addmm(square, z[rows], z.T, alpha=-2.0).add_(own)
         d.masked_fill_(d <= SAME * own, 0.0)

@@ -27,7 +27,6 @@ MAX_VALUES = 2**24
 """Coordinates of one modality, cells x links: 64 MB, of which a dozen copies may exist at a time."""
 DRAWN = f"at most {MAX_CELLS:,} cells of each modality (fewer above {MAX_VALUES // MAX_CELLS:,} links)"
 N_COMPONENTS = 50
-TILE = 2**20  # distances held at once
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,7 @@ def own_neighbors(
     """Nearest cells within a modality by cosine in principal components of its own features."""
     points = principal_components(features, rows, seed=seed)
     k = min(n_neighbors, max(len(rows) - 1, 1))
-    block = max(1, TILE // max(1, len(points)))
-    return knn(points, points, k, metric="cosine", exclude_self=True, block=block)[1]
+    return knn(points, points, k, metric="cosine", exclude_self=True)[1]
 
 
 def principal_components(features: FeatureMatrix, rows: IntArray, *, seed: int) -> FloatArray:
