@@ -144,10 +144,10 @@ def write_h5mu(
     if any(path.exists() and p.exists() and path.samefile(p) for p in inputs):
         raise UsageError("the output is also an input", file=path, hint="inputs are never changed")
     kept = _kept_order(added) is not None
-    names = [a.file.name for a in added] if not kept else _modalities(inputs[0])
-    names += [m.name for m in new]
-    if len(set(names)) < len(names):
-        raise UsageError("two modalities share a name", found=", ".join(names))
+    names = [a.file.name for a in added]
+    _refuse_repeats(names)
+    names = [*(_modalities(inputs[0]) if kept else names), *(m.name for m in new)]
+    _refuse_repeats(names)
     with atomic(path) as temporary:
         if kept:
             shutil.copyfile(inputs[0], temporary)
@@ -169,6 +169,11 @@ def write_h5mu(
         with temporary.open("r+b") as stream:
             stream.write(_MAGIC.ljust(_USERBLOCK, b"\0"))
     return written
+
+
+def _refuse_repeats(names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        raise UsageError("two modalities share a name", found=", ".join(names))
 
 
 def _modalities(path: Path) -> list[str]:
