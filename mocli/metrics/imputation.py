@@ -233,8 +233,7 @@ def _rows(x: NDArray[Any], columns: slice) -> DoubleArray:
 
 
 def _finite(x: DoubleArray, y: DoubleArray) -> BoolArray:
-    both: BoolArray = np.isfinite(x).all(1) & np.isfinite(y).all(1)
-    return both
+    return np.asarray(np.isfinite(x).all(1) & np.isfinite(y).all(1), bool)
 
 
 def _compare_rows(x: DoubleArray, y: DoubleArray) -> dict[str, DoubleArray]:
@@ -261,7 +260,8 @@ def _varies(x: DoubleArray) -> BoolArray:
     """Rows that hold enough values and more than one: by comparison, as a variance may round to > 0."""
     if x.shape[1] < MIN_CELLS:
         return np.zeros(len(x), bool)
-    return np.not_equal(x.max(1), x.min(1))
+    varies: BoolArray = np.not_equal(x.max(1), x.min(1))
+    return varies
 
 
 def _correlation(x: DoubleArray, y: DoubleArray) -> DoubleArray:

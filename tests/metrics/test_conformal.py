@@ -61,6 +61,15 @@ def test_offsets_are_the_exact_order_statistics(n, symmetric):
         assert c.n_infinite in (0, 7)
 
 
+def test_ranks_are_exact_where_floats_round():
+    assert math.ceil((24 + 1) * 0.28) == 8  # not 7: what floats make of it
+    for n in range(1, 1200):
+        for percent in (7, 14, 28, 55, 56, 57, 90, 95, 99):
+            expected = -(-(n + 1) * percent // 100), -(-(n + 1) * (100 + percent) // 200)
+            found = [conformal._rank(n, percent / 100, symmetric=s) for s in (True, False)]
+            assert tuple(found) == expected
+
+
 def test_bounds_are_infinite_where_cells_are_too_few():
     x, y = draw("gaussian", 40, np.random.default_rng(0), p=3)
     assert fit(x[:18], y[:18]).n_infinite == 3

@@ -39,14 +39,14 @@ def test_equals_loops(weights, k, monkeypatch):
     monkeypatch.setattr(module, "_VOTES", 40)
     query, reference, labels, _ = groups()
     labels = np.where(np.arange(len(labels)) % 7 == 0, -1, labels)
-    query[5] += 40
+    query[:30] += np.linspace(0, 12, 30, dtype=np.float32)[:, None]  # from near to far
     votes = vote(query, reference, labels, n_levels=3, k=k, weights=weights, min_confidence=0.6)
     for i, (best, second, share, far) in enumerate(slowly(query, reference, labels, 3, k, weights, 3.0)):
         assert (votes.best[i], votes.far[i]) == (best, far)
         assert votes.runner_up[i] == second
         assert votes.confidence[i] == pytest.approx(0 if far else share, abs=1e-6)
         assert votes.codes[i] == (best if share >= 0.6 and not far else -1)
-    assert votes.far[5]
+    assert 0 < votes.far.sum() < 30
     assert (votes.codes.dtype, votes.confidence.dtype) == (np.int64, np.float32)
 
 
@@ -59,6 +59,7 @@ def test_far_away_is_unknown_whatever_the_vote():
     np.testing.assert_array_equal(votes.confidence[-3:], 0)
     assert (votes.best >= 0).all()
     assert not vote(query, reference, labels, n_levels=3, max_distance_ratio=math.inf).far.any()
+    np.testing.assert_array_equal(vote(query, reference, labels, n_levels=3, min_confidence=0).codes[-3:], -1)
 
 
 def test_scale_of_a_large_reference_comes_from_some_of_its_cells(monkeypatch):
@@ -87,6 +88,7 @@ def test_equal_points_and_distance_zero():
     np.testing.assert_array_equal(votes.codes, [0, 1])
     np.testing.assert_array_equal(votes.confidence, 1)
     np.testing.assert_array_equal(votes.runner_up, -1)
+    assert not vote(np.array([[0.1, 0.0]]), reference, labels, n_levels=2, k=5).far[0]  # no scale
 
 
 def test_unknown_reference_cells_take_no_part():
@@ -100,7 +102,7 @@ def test_unknown_reference_cells_take_no_part():
 
 
 def test_tiny_references():
-    query = np.array([[0.0], [1.0], [50.0]])
+    query = np.array([[0.0], [3.5], [50.0]])  # of two cells 1 apart, the nearer one says what is far
     votes = vote(query, np.array([[0.0], [1.0]]), np.array([0, 1]), n_levels=2, k=15)
     np.testing.assert_array_equal(votes.best[:2], [0, 1])
     np.testing.assert_array_equal(votes.far, [False, False, True])
@@ -137,6 +139,8 @@ def test_calibration_error_equals_a_loop_over_bins():
 
 def test_calibration_error_at_its_ends():
     assert calibration_error(np.ones(4), np.ones(4, bool)) == 0
+    closed_above = calibration_error(np.array([0.5, 0.5, 0.75]), np.array([1, 1, 0], bool), n_bins=2)
+    assert closed_above == pytest.approx((1 + 0.75) / 3)
     assert calibration_error(np.ones(4), np.zeros(4, bool)) == 1
     assert calibration_error(np.full(4, 0.75), np.array([1, 1, 1, 0], bool)) == 0
     assert math.isnan(calibration_error(np.zeros(0), np.zeros(0, bool)))
