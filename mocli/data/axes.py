@@ -15,6 +15,7 @@ from mocli.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -49,8 +50,8 @@ def map_modalities(h5: h5py.File, cells: pd.Index, parts: Sequence[Part], *, sta
         _map(h5, "var", part.name, columns)
 
 
-def append_modalities(h5: h5py.File, parts: Sequence[Part]) -> None:
-    """Add to a MuData the features and the cells that modalities bring, and map them.
+def append_modalities(h5: h5py.File, parts: Sequence[Part], *, source: Path) -> None:
+    """Add to a MuData, a copy of `source`, the features and the cells that modalities bring, and map them.
 
     Raises
     ------
@@ -60,8 +61,8 @@ def append_modalities(h5: h5py.File, parts: Sequence[Part]) -> None:
     cells = read_index(h5["obs"]).astype(str).astype(object)
     every = pd.unique(np.concatenate([cells, *(p.cells.to_numpy(object) for p in parts)]))
     start = len(read_index(h5["var"]))
-    _lengthen(h5, "obs", every[len(cells) :])
-    _lengthen(h5, "var", np.concatenate([p.features.to_numpy(object) for p in parts]))
+    _lengthen(h5, "obs", every[len(cells) :], source)
+    _lengthen(h5, "var", np.concatenate([p.features.to_numpy(object) for p in parts]), source)
     map_modalities(h5, pd.Index(every), parts, start=start)
 
 
@@ -70,7 +71,7 @@ def _map(h5: h5py.File, axis: str, name: str, positions: IntArray) -> None:
     put_array(need_group(h5, f"{axis}m"), name, (positions > 0)[:, None])
 
 
-def _lengthen(h5: h5py.File, axis: str, names: StrArray) -> None:
+def _lengthen(h5: h5py.File, axis: str, names: StrArray, source: Path) -> None:
     """Append rows to an axis; what is not known of them is missing, or 0 in pairs and maps."""
     if len(names) == 0:
         return
@@ -88,7 +89,7 @@ def _lengthen(h5: h5py.File, axis: str, names: StrArray) -> None:
             else:
                 raise InputError(
                     f"{axis}{kind}['{key}'] cannot be given more rows",
-                    file=h5.filename,
+                    file=source,
                     field=f"{axis}{kind}['{key}']",
                     found=text_attr(node, "encoding-type") or "an unknown encoding",
                     expected="an array, a table, CSR or CSC",

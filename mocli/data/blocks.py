@@ -102,7 +102,9 @@ class Written:
     bytes: int
 
 
-def write_modality(group: h5py.Group, new: NewModality, *, keep_bits: int | None = KEEP_BITS) -> Written:
+def write_modality(
+    group: h5py.Group, new: NewModality, *, keep_bits: int | None = KEEP_BITS, check: Callable[[], None]
+) -> Written:
     """Write a modality into an empty group, in the encoding of anndata.
 
     Parameters
@@ -110,6 +112,8 @@ def write_modality(group: h5py.Group, new: NewModality, *, keep_bits: int | None
     keep_bits
         Bits of the mantissa that dense values keep, see `filling.round_mantissa`; None
         keeps all. Sparse values are never rounded.
+    check
+        Called after each block; raises when the file can no longer be written.
 
     Raises
     ------
@@ -125,10 +129,12 @@ def write_modality(group: h5py.Group, new: NewModality, *, keep_bits: int | None
         put_array(group["obsm"], key, array)
     for key, value in new.uns.items():
         put(group["uns"], key, value)
-    return _write_blocks(group, new, keep_bits)
+    return _write_blocks(group, new, keep_bits, check)
 
 
-def _write_blocks(group: h5py.Group, new: NewModality, keep_bits: int | None) -> Written:
+def _write_blocks(
+    group: h5py.Group, new: NewModality, keep_bits: int | None, check: Callable[[], None]
+) -> Written:
     decode_s = write_s = 0.0
     matrices: dict[str, DenseMatrix | SparseMatrix] = {}
     n_rows = 0
@@ -140,11 +146,12 @@ def _write_blocks(group: h5py.Group, new: NewModality, keep_bits: int | None) ->
         decode_s += made - start
         if block is None:
             break
-        n_rows += _check(block, new, n_rows, matrices)
+        n_rows += _check_block(block, new, n_rows, matrices)
         if not matrices:
             matrices = {key: _begin(group, key, value, new, keep_bits) for key, value in block.items()}
         for key, matrix in matrices.items():
             matrix.append(block[key])
+        check()
         del block  # before the next one is made
         write_s += perf_counter() - made
     if n_rows != new.n_obs:
@@ -160,7 +167,7 @@ def _write_blocks(group: h5py.Group, new: NewModality, keep_bits: int | None) ->
     return Written(sum(m.n_values for m in matrices.values()), decode_s, write_s, size)
 
 
-def _check(
+def _check_block(
     block: Block, new: NewModality, n_rows: int, matrices: Mapping[str, DenseMatrix | SparseMatrix]
 ) -> int:
     """Return the number of rows of a block that fits what was written before it."""

@@ -20,7 +20,7 @@ from mocli.data.target import atomic, check_writable
 from mocli.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from mocli.data.modality import ModalityFile
@@ -91,8 +91,8 @@ def write_h5ad(path: Path, new: NewModality, *, keep_bits: int | None = KEEP_BIT
     EnvironmentProblem
         The folder cannot be written to, or the disk is full.
     """
-    with atomic(path) as temporary, writing_h5(temporary, "w") as h5:
-        return write_modality(h5, new, keep_bits=keep_bits)
+    with atomic(path) as temporary, writing_h5(temporary, "w") as (h5, check):
+        return write_modality(h5, new, keep_bits=keep_bits, check=check)
 
 
 def write_h5mu(
@@ -151,18 +151,20 @@ def write_h5mu(
     with atomic(path) as temporary:
         if kept:
             shutil.copyfile(inputs[0], temporary)
-            with writing_h5(temporary, "r+") as h5:
-                written = _write_new(h5, new, keep_bits)
+            with writing_h5(temporary, "r+") as (h5, check):
+                written = _write_new(h5, new, keep_bits, check)
                 if new:
                     _set_order(h5["mod"], names)
-                    append_modalities(h5, [Part(m.name, m.names, m.var.index) for m in new])
+                    parts = [Part(m.name, m.names, m.var.index) for m in new]
+                    append_modalities(h5, parts, source=inputs[0])
                 _add_all(h5, added, obsm=obsm, obs=obs or {}, uns=uns)
             return written
-        with writing_h5(temporary, "w", userblock_size=_USERBLOCK) as h5:
+        with writing_h5(temporary, "w", userblock_size=_USERBLOCK) as (h5, check):
             mod = h5.create_group("mod")
             for a in added:
                 _copy_modality(a, mod.create_group(a.file.name))
-            written = _write_new(h5, new, keep_bits)
+                check()
+            written = _write_new(h5, new, keep_bits, check)
             _set_order(mod, names)
             _write_top(h5, added, new)
             _add_all(h5, added, obsm=obsm, obs=obs or {}, uns=uns)
@@ -188,9 +190,13 @@ def _set_order(mod: h5py.Group, names: Sequence[str]) -> None:
     mod.attrs.create("mod-order", np.array(names, dtype=object), dtype=_TEXT)
 
 
-def _write_new(h5: h5py.File, new: Sequence[NewModality], keep_bits: int | None) -> dict[str, Written]:
+def _write_new(
+    h5: h5py.File, new: Sequence[NewModality], keep_bits: int | None, check: Callable[[], None]
+) -> dict[str, Written]:
     mod = h5["mod"]
-    return {m.name: write_modality(mod.create_group(m.name), m, keep_bits=keep_bits) for m in new}
+    return {
+        m.name: write_modality(mod.create_group(m.name), m, keep_bits=keep_bits, check=check) for m in new
+    }
 
 
 def _kept_order(added: Sequence[Added]) -> pd.Index | None:

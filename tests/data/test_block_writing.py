@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 import subprocess
 import sys
 import textwrap
@@ -19,7 +20,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from mocli.data import filling
+from mocli.data import filling, outfile
 from mocli.data.encode import put_array
 from mocli.data.filling import round_mantissa
 from mocli.data.io import open_inputs, sha256
@@ -452,6 +453,51 @@ def test_a_block_that_cannot_be_made(tmp_path: Path, inputs: list[str]) -> None:
         write(tmp_path / "out", inputs, [new])
     assert (tmp_path / "out").read_text() == "old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_signal_ends_it_between_the_calls_of_hdf5(
+    tmp_path: Path, inputs: list[str], inside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised: list[str] = []
+
+    class Ended(Exception):
+        pass
+
+    def receive(_signum: int, frame: object) -> None:
+        raised.append("held" if frame is None else "at once")
+        raise Ended
+
+    def once() -> None:
+        if not raised and not sent:
+            sent.append(1)
+            signal.raise_signal(signal.SIGTERM)
+
+    sent: list[int] = []
+    original = outfile._Stream.write
+
+    def write_and_signal(self: outfile._Stream, data: object, /) -> int:
+        once()
+        return original(self, data)
+
+    def blocks() -> Iterator[dict[str, object]]:
+        for i in range(3):
+            yield {"X": dense(2, 5, i)}
+            if not inside:
+                once()
+
+    if inside:
+        monkeypatch.setattr(outfile._Stream, "write", write_and_signal)
+        monkeypatch.setattr(outfile, "_CALLED_BY_HDF5", {once.__code__, write_and_signal.__code__})
+    before = signal.signal(signal.SIGTERM, receive)
+    try:
+        with pytest.raises(Ended):
+            write(tmp_path / "out", inputs, [modality({"X": dense(6, 5)}, [], blocks=blocks)])
+        assert signal.getsignal(signal.SIGTERM) is receive
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert raised == ["held" if inside else "at once"]
+    assert [p.name for p in tmp_path.iterdir()] == ["in"]
 
 
 FULL = """
