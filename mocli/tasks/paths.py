@@ -58,9 +58,10 @@ class Paths:
             checkpoints=run.checkpoint_dir or _sibling(stem, ".ckpt"),
         )
 
-    def results(self) -> list[Path]:
+    def results(self, *, trained: bool = True) -> list[Path]:
         """Return what an undisturbed run leaves behind, in the order of writing."""
-        files = [self.log, self.model / WEIGHTS, self.model / DESCRIPTION, self.output]
+        model = [self.model / WEIGHTS, self.model / DESCRIPTION] if trained else []
+        files = [self.log, *model, self.output]
         return [*files, *(p for p in (self.html, self.report) if p is not None)]
 
     def refuse_inputs(self, inputs: Iterable[Path]) -> None:
