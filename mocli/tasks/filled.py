@@ -14,6 +14,8 @@ from mocli.data.write import Added, write_h5ad, write_h5mu
 from mocli.tasks.accuracy import as_rows, blocks_of
 from mocli.tasks.deliver import provenance
 from mocli.tasks.projection import align
+from mocli.tasks.relationreport import draw_relations, report_relations, summarise
+from mocli.tasks.relationtable import write_tsv
 from mocli.train.checkpoint import Checkpoints
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ def deliver(work: Imputation) -> None:
     run, asked = work.run, work.asked
     rows, lacks = work.rows_to_fill()
     if work.trained is None:
-        _describe_inputs(work)
+        describe_inputs(work)
     features = feature_table(work)
     new = _new_modality(work, rows, lacks, features)
     written = _write(work, new)
@@ -80,6 +82,10 @@ def deliver(work: Imputation) -> None:
     )
     report_figures(work)
     _tabulate(work, features)
+    if work.related is not None:
+        report_relations(run, work.related, f"{work.source}->{work.target}")
+        write_tsv(run.paths.beside[0], work.related.table)
+        run.add_output(run.paths.beside[0], summarise(work.related))
     if run.paths.html is not None:
         _write_html(work)
     Checkpoints(run.paths.checkpoints, fingerprint={}, resume="never").remove()
@@ -166,7 +172,8 @@ def _pace(written: Written) -> str:
     )
 
 
-def _describe_inputs(work: Imputation) -> None:
+def describe_inputs(work: Imputation) -> None:
+    """Put inputs and model into the report where nothing was trained."""
     hashes = {path: sha256(path) for path in {f.path for f in work.files}}
     known = work.saved.description
     for f in work.files:
@@ -307,6 +314,8 @@ def _write_html(work: Imputation) -> None:
                 f"One point a cell ({len(rows):,} of those hidden): best, median and worst feature.",
             )
         )
+    if work.related is not None:
+        drawn += draw_relations(work.related)
     html.write(run.paths.html, html.render(run.report, drawn=drawn)) if run.paths.html else None
     if run.paths.html:
         run.add_output(run.paths.html, "the report to read")

@@ -14,7 +14,7 @@ from mocli.metrics import conformal
 from mocli.nn.neighbors import chunks
 from mocli.tasks import accuracy
 from mocli.tasks.calibration import Calibration, load_calibrations, save_calibrations
-from mocli.tasks.direction import direction_of_inputs, direction_of_model
+from mocli.tasks.direction import Direction, direction_of_inputs, direction_of_model, genes_from_peaks
 from mocli.tasks.holdout import without
 from mocli.tasks.pairing import relate
 from mocli.tasks.partners import partners_by_links
@@ -22,16 +22,18 @@ from mocli.tasks.prepare import known_pairs, open_modalities
 from mocli.tasks.projection import Aligned, align, find_modality, project
 from mocli.tasks.saved import SavedModel, load_model
 from mocli.tasks.training import Trained, train_model
-from mocli.types import Task
+from mocli.types import ModalityKind, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mocli.data.modality import ModalityFile
     from mocli.tasks.accuracy import Evaluation, Predict
+    from mocli.tasks.candidates import Candidates
     from mocli.tasks.impute import ImputeOptions
     from mocli.tasks.pairing import Relation
     from mocli.tasks.readouts import FeatureReadout
+    from mocli.tasks.related import Related
     from mocli.tasks.request import Request
     from mocli.tasks.run import Run
     from mocli.types import BoolArray, FloatArray, IntArray
@@ -52,6 +54,8 @@ class Imputation:
         Rows of `pairs` whose target was hidden and is compared.
     trained
         What was trained in this run, None where a model was given.
+    candidates, related
+        Pairs of features to correlate, and what was found; None where not asked for.
     """
 
     run: Run
@@ -67,21 +71,43 @@ class Imputation:
     pairs: IntArray
     checked: IntArray
     trained: Trained | None
+    candidates: Candidates | None
     z: FloatArray = field(init=False)
     columns: IntArray = field(init=False)
     evaluation: Evaluation | None = None
     calibration: Calibration | None = None
+    related: Related | None = None
 
     @classmethod
-    def begin(cls, run: Run, request: Request, asked: ImputeOptions) -> Self:
-        """Open files, train where no model is given, and settle what goes where."""
+    def begin(
+        cls,
+        run: Run,
+        request: Request,
+        asked: ImputeOptions,
+        *,
+        task: Task = Task.IMPUTE,
+        candidates: Callable[[Direction], Candidates] | None = None,
+    ) -> Self:
+        """Open files, settle what goes where, and train where no model is given.
+
+        Parameters
+        ----------
+        candidates
+            Chooses pairs of features to correlate; called before training, so that
+            its errors come early.
+        """
         files = open_modalities(request.data)
         relation = relate([f.obs.index for f in files], request.data.pairing) if len(files) > 1 else None
-        trained = None
+        trained = given = None
+        by_kind = task is Task.GENE2PEAK
         if asked.from_model is None:
+            asked = genes_from_peaks(asked, {f.name: f.kind for f in files}) if by_kind else asked
             source, target = direction_of_inputs(asked, [f.name for f in files])
         else:
-            saved = load_model(asked.from_model)
+            saved = given = load_model(asked.from_model)
+            if by_kind:
+                kinds = {name: ModalityKind(m["kind"]) for name, m in saved.modalities.items()}
+                asked = genes_from_peaks(asked, kinds)
             run.say(f"model: {saved.description['model']} from {asked.from_model}")
             source, target = direction_of_model(asked, saved, files)
         by_name = {f.name: f for f in files}
@@ -99,6 +125,9 @@ class Imputation:
                     hint=f"name it: {source}=FILE, or choose another with --from",
                 )
             source_file, target_file = found, find_modality(files, target, saved)
+        chosen = (
+            candidates(Direction(source, target, source_file, target_file, given)) if candidates else None
+        )
         pairs = _pairs(files, relation, request.data.pair_key, source_file, target_file)
         checked = np.zeros(0, np.int64)
         if asked.from_model is None:
@@ -109,7 +138,7 @@ class Imputation:
             if n_out:
                 told = ", ".join(f"{int(o.sum()):,} of {name}" for name, o in out.items() if o.any())
                 run.say(f"kept out of training, to be predicted as new cells: {told}")
-            trained = train_model(run, request, Task.IMPUTE, without(files, out))
+            trained = train_model(run, request, task, without(files, out))
             saved = load_model(run.paths.model)
             run.add_output(run.paths.model, "the trained model")
             if len(pairs):
@@ -126,7 +155,7 @@ class Imputation:
         relation = relation or relate([source_file.obs.index], "unpaired")
         return cls(
             run, request, asked, saved, files, relation, source, target, source_file, target_file,
-            pairs, checked, trained,
+            pairs, checked, trained, chosen,
         )  # fmt: skip
 
     @property

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mocli.data.io import parse_source
 from mocli.errors import UsageError
 from mocli.tasks.holdout import HoldOut
-from mocli.tasks.options import one_of
+from mocli.tasks.options import listed_names, one_of
 from mocli.tasks.paths import Paths, command_line
 from mocli.tasks.prepare import open_modalities
 from mocli.tasks.request import Result, requested
@@ -38,9 +39,9 @@ class ImputeOptions:
     scale: str
     coverage: float
     features: tuple[str, ...]
-    relations: bool
-    genes: Path | None
-    window: int
+    relations: bool = False
+    gtf: Path | None = None
+    window: int | None = None
 
 
 def impute(
@@ -57,8 +58,8 @@ def impute(
     coverage: float = 0.9,
     features: str | Path | Sequence[str] | None = None,
     relations: bool = False,
-    genes: str | Path | None = None,
-    window: int = 100_000,
+    gtf: str | Path | None = None,
+    window: int | None = None,
     dry_run: bool = False,
     command: Sequence[str] | None = None,
     **shared: Any,
@@ -85,7 +86,10 @@ def impute(
     features
         Names wanted, or a file with one a line; None for all.
     relations
-        Also correlate imputed with measured features.
+        Also correlate imputed features with measured ones, over the cells imputed.
+    gtf, window
+        Where genes lie, and how far from a TSS their peaks are looked for
+        (100,000 bases): relations of genes and peaks near them only.
 
     Raises
     ------
@@ -100,6 +104,9 @@ def impute(
         raise UsageError(
             "--coverage is a share between 0 and 1", field="--coverage", found=coverage, hint="such as 0.9"
         )
+    for value, option in ((gtf, "--gtf"), (window, "--window")):
+        if value is not None and not relations:
+            raise UsageError(f"{option} has no use without --relations", field=option, hint="add --relations")
     asked = ImputeOptions(
         source=source,
         target=target,
@@ -109,29 +116,23 @@ def impute(
         hold_out=HoldOut.parse(hold_out),
         scale=scale,
         coverage=coverage,
-        features=_names(features),
+        features=listed_names(features, "--features"),
         relations=relations,
-        genes=Path(genes) if genes is not None else None,
+        gtf=Path(gtf) if gtf is not None else None,
         window=window,
     )
     request = requested(inputs, output=output, **shared)
-    paths = Paths.of(request.output, request.run, suffixes=(".h5mu", ".h5ad"))
+    paths = Paths.of(
+        request.output,
+        request.run,
+        suffixes=(".h5mu", ".h5ad"),
+        beside=(".relations.tsv",) if relations else (),
+    )
     sources = [parse_source(text).path for text in request.data.inputs]
-    paths.refuse_inputs([*sources, *map(Path, request.data.links)])
+    paths.refuse_inputs([*sources, *map(Path, request.data.links), *([asked.gtf] if asked.gtf else [])])
     if dry_run:
         return _dry_run(request, asked, paths)
     return _run(request, asked, paths, command if command is not None else command_line())
-
-
-def _names(features: str | Path | Sequence[str] | None) -> tuple[str, ...]:
-    if features is None:
-        return ()
-    if isinstance(features, (str, Path)):
-        path = Path(features)
-        if path.is_file():
-            return tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
-        return tuple(name.strip() for name in str(features).split(",") if name.strip())
-    return tuple(features)
 
 
 def _dry_run(request: Request, asked: ImputeOptions, paths: Paths) -> Result:
@@ -156,13 +157,19 @@ def _dry_run(request: Request, asked: ImputeOptions, paths: Paths) -> Result:
 def _run(request: Request, asked: ImputeOptions, paths: Paths, command: Sequence[str]) -> Result:
     with Run("impute", paths, output=request.output, options=request.run, command=command) as run:
         # torch and scikit-learn are loaded only now: a dry run and a refusal need neither
+        from mocli.tasks.candidates import candidates_of
         from mocli.tasks.imputation import Imputation
+        from mocli.tasks.related import relate_features
 
-        work = Imputation.begin(run, request, asked)
+        choose = partial(candidates_of, run, request.data, asked) if asked.relations else None
+        work = Imputation.begin(run, request, asked, candidates=choose)
         with run.timed("encode"):
             work.encode()
         with run.timed("evaluate"):
             work.check()
+        if work.candidates is not None:
+            with run.timed("relate"):
+                work.related = relate_features(work, work.candidates, work.rows_to_fill()[0])
         with run.timed("write"):
             work.deliver()
     return Result(paths.output, run.report.as_dict(), [], paths.results(trained=asked.from_model is None))

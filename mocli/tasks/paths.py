@@ -27,10 +27,18 @@ class Paths:
     log: Path
     model: Path
     checkpoints: Path
+    beside: tuple[Path, ...] = ()  # what only this task writes, after the output
 
     @classmethod
-    def of(cls, output: OutputOptions, run: RunOptions, *, suffixes: tuple[str, ...]) -> Paths:
-        """Derive all names.
+    def of(
+        cls,
+        output: OutputOptions,
+        run: RunOptions,
+        *,
+        suffixes: tuple[str, ...],
+        beside: tuple[str, ...] = (),
+    ) -> Paths:
+        """Derive all names; `beside` holds the suffixes of files that only this task writes.
 
         Raises
         ------
@@ -56,12 +64,13 @@ class Paths:
             log=_sibling(stem, ".log"),
             model=_sibling(stem, ".model"),
             checkpoints=run.checkpoint_dir or _sibling(stem, ".ckpt"),
+            beside=tuple(_sibling(stem, suffix) for suffix in beside),
         )
 
     def results(self, *, trained: bool = True) -> list[Path]:
         """Return what an undisturbed run leaves behind, in the order of writing."""
         model = [self.model / WEIGHTS, self.model / DESCRIPTION] if trained else []
-        files = [self.log, *model, self.output]
+        files = [self.log, *model, self.output, *self.beside]
         return [*files, *(p for p in (self.html, self.report) if p is not None)]
 
     def refuse_inputs(self, inputs: Iterable[Path]) -> None:
@@ -92,7 +101,8 @@ class Paths:
         EnvironmentProblem
             A folder is absent or not writable.
         """
-        check_writable(self.output, force=force)
+        for path in (self.output, *self.beside):
+            check_writable(path, force=force)
         # a pipe or device is written to directly
         if self.report is not None and (not self.report.exists() or self.report.is_file()):
             check_writable(self.report, force=True)

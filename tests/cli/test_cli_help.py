@@ -22,6 +22,7 @@ COMMANDS = [
     "",
     "integrate",
     "impute",
+    "gene2peak",
     "models",
     "params",
     "links",
