@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mocli.data.bundle import FeatureMatrix
+from mocli.data.scaler import moments
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -129,5 +130,10 @@ def _decompose(
         dtype=x.dtype,
     )
     start = np.random.default_rng(seed).uniform(-1, 1, min(x.shape)).astype(x.dtype)
+    variance = moments(x)[1]
+    if np.sqrt(variance.max()) <= np.finfo(np.float32).eps * np.abs(mean).max():
+        # constant columns: ARPACK refuses a matrix of zeros, and rounding is no component
+        left, right = (np.zeros((size, k), x.dtype) for size in x.shape)
+        return mean, left, np.zeros(k, x.dtype), right
     u, s, vt = svds(operator, k=k, v0=start)
     return mean, u[:, ::-1], s[::-1], vt[::-1].T

@@ -234,7 +234,9 @@ class Recipe:
         n_pcs = options.n_pcs
         if not n_pcs or values.shape[1] <= n_pcs or min(values.shape) < 3:
             return fitted
-        components = Components.fit(fitted.scale(values), n_components=n_pcs, seed=options.seed)
+        # laid out as in `apply`: the offset is part of a dense matrix's mean, not of a sparse one's
+        laid_out = values if lsi is not None else layout(values, dense=dense)
+        components = Components.fit(fitted.scale(laid_out), n_components=n_pcs, seed=options.seed)
         return replace(fitted, components=components)
 
     def apply(self, x: CSR, absent: IntArray | None = None) -> FeatureMatrix:
