@@ -28,6 +28,7 @@ NEAR = 3
 """The width of a prototype is the cells' median distance to their third nearest one."""
 
 FIT_CELLS = 20_000
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +120,9 @@ class Readout:
         gram -= n * np.outer(offset, offset)
         gram += (RIDGE * np.trace(gram) / m + np.finfo(np.float32).tiny) * np.eye(m)
         coefficients = np.linalg.solve(gram, products - n * np.outer(offset, mean))
-        deviation = np.sqrt(np.maximum(squares / n - np.square(mean), 0))
+        variance = squares / n - np.square(mean)
+        # what float32 leaves of a constant feature is rounding
+        deviation = np.sqrt(np.where(variance > _ROUNDING * np.square(mean), variance, 0))
         parts = (coefficients, mean - offset @ coefficients, mean, deviation)
         return cls(basis, *(np.asarray(part, dtype=np.float32) for part in parts))
 

@@ -43,7 +43,7 @@ class Evaluation:
         Fitted on all evaluated cells.
     coverage
         Share of cells inside intervals that were fitted on the other cells,
-        `(n_vars,)`.
+        `(n_vars,)`; NaN for features not measured.
     """
 
     accuracy: FeatureAccuracy
@@ -92,7 +92,7 @@ def evaluate(
             fitted = conformal.fit(x[rest], y[rest], coverage=coverage, floor=floor)
             lower, upper = fitted.interval(x[fold])
             inside += ((y[fold] >= lower) & (y[fold] <= upper)).sum(0)
-        covered.append(inside / n_cells)
+        covered.append(np.where(np.isfinite(y).all(0), inside / n_cells, np.nan))
     return Evaluation(
         accuracy=joined(parts),
         baselines={name: joined(of) for name, of in beside.items()},

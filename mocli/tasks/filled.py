@@ -147,7 +147,8 @@ def _blocks(work: Imputation, rows: IntArray) -> Iterator[Block]:
             observed = np.full((span.stop - span.start, len(columns)), np.nan, np.float32)
             known = np.flatnonzero(own[span] >= 0)
             if len(known):
-                observed[known] = work.readout.measured(aligned.read(own[span][known]), scale, columns)
+                x = aligned.read(own[span][known])
+                observed[known] = work.readout.measured(x, scale, columns, aligned.absent)
             block["observed"] = observed
         yield block
 
@@ -209,9 +210,10 @@ def report_figures(work: Imputation) -> None:
             "metrics": _statistics(accuracy, columns, direction, found.n_cells),
         }
     covered = found.coverage[columns]
+    covered = covered[np.isfinite(covered)]
     asked = found.intervals.coverage
     run.report.metrics[f"interval_coverage[{direction}]"] = {
-        "value": float(np.mean(covered)),
+        "value": float(np.mean(covered)) if len(covered) else None,
         "better": None,
         "range": [0.0, 1.0],
         "n": found.n_cells,
@@ -333,6 +335,7 @@ def _examples(work: Imputation) -> tuple[IntArray, np.ndarray, np.ndarray, list[
     aligned = align(
         work.saved, work.target, work.target_file, layers=work.request.data.layer, warn=lambda _: None
     )
-    measured = work.readout.measured(aligned.read(work.pairs[rows, 1]), work.asked.scale, columns)
+    x = aligned.read(work.pairs[rows, 1])
+    measured = work.readout.measured(x, work.asked.scale, columns, aligned.absent)
     predicted = work.readout.predict(work.z[work.pairs[rows, 0]], work.asked.scale, columns)
     return rows, predicted, densify(measured), [work.names[j] for j in columns]

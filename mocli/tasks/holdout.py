@@ -71,7 +71,13 @@ class HoldOut:
             drawn among them.
         """
         if self.column is not None:
-            return self._by_column(files)
+            out = self._by_column(files)
+            if pairs is not None:
+                # a cell leaves both, also where only one of them has the column
+                cells = pairs[out[source][pairs[:, 0]] | out[target][pairs[:, 1]]]
+                out[source][cells[:, 0]] = True
+                out[target][cells[:, 1]] = True
+            return out
         out = {f.name: np.zeros(f.n_obs, dtype=bool) for f in files}
         if not self.share or pairs is None:
             return out
@@ -94,7 +100,7 @@ class HoldOut:
         for f in files:
             column = columns[f.name]
             out[f.name] = (
-                np.zeros(f.n_obs, bool) if column is None else (column.astype(str) == self.value).to_numpy()
+                np.zeros(f.n_obs, bool) if column is None else np.array(column.astype(str) == self.value)
             )
         if not any(o.any() for o in out.values()):
             levels = {str(v) for c in columns.values() if c is not None for v in c.unique()}

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from mocli.tasks.run import Run
     from mocli.types import BoolArray, FloatArray, IntArray
 
+MODEL = "the trained model"
 FEWEST_CHECKED = 20
 """Cells below which neither accuracy nor intervals are worth printing."""
 
@@ -125,9 +126,6 @@ class Imputation:
                     hint=f"name it: {source}=FILE, or choose another with --from",
                 )
             source_file, target_file = found, find_modality(files, target, saved)
-        chosen = (
-            candidates(Direction(source, target, source_file, target_file, given)) if candidates else None
-        )
         pairs = _pairs(files, relation, request.data.pair_key, source_file, target_file)
         checked = np.zeros(0, np.int64)
         if asked.from_model is None:
@@ -138,9 +136,6 @@ class Imputation:
             if n_out:
                 told = ", ".join(f"{int(o.sum()):,} of {name}" for name, o in out.items() if o.any())
                 run.say(f"kept out of training, to be predicted as new cells: {told}")
-            trained = train_model(run, request, task, without(files, out))
-            saved = load_model(run.paths.model)
-            run.add_output(run.paths.model, "the trained model")
             if len(pairs):
                 checked = np.flatnonzero(out[source][pairs[:, 0]])
         elif asked.evaluate:
@@ -152,6 +147,21 @@ class Imputation:
                 expected=f"at least {FEWEST_CHECKED}",
                 hint="give both modalities of paired cells (and --hold-out above 0), or leave --evaluate out",
             )
+        direction = Direction(source, target, source_file, target_file, given)
+        # before training: mistakes show in seconds
+        columns_of(asked.features, direction.target_names, target)
+        lacks = _lacking(source_file.n_obs, pairs, checked)
+        if asked.cells == "missing" and not lacks.any():
+            raise UsageError(
+                f"every cell of {source} has {target} measured, so nothing is missing",
+                field="--cells",
+                hint="impute them all the same with --cells all, or hide and compare some with --evaluate",
+            )
+        chosen = candidates(direction) if candidates else None
+        if asked.from_model is None:
+            trained = train_model(run, request, task, without(files, out))
+            saved = load_model(run.paths.model)
+            run.add_output(run.paths.model, MODEL)
         relation = relation or relate([source_file.obs.index], "unpaired")
         return cls(
             run, request, asked, saved, files, relation, source, target, source_file, target_file,
@@ -178,27 +188,12 @@ class Imputation:
                 hint="train it again with this version of mocli",
             )
         self.readout.check_scale(asked.scale, self.target)
-        self.columns = self._columns()
+        self.columns = columns_of(asked.features, self.names, self.target)
         aligned = align(
             self.saved, self.source, self.source_file, layers=self.request.data.layer, warn=run.warn
         )
         self.z = project(self.saved, self.source, aligned, run.device)
         run.say(f"{self.source} -> {self.target}: {self.source_file.n_obs:,} cells encoded")
-
-    def _columns(self) -> IntArray:
-        names = self.names
-        if not self.asked.features:
-            return np.arange(len(names))
-        where = {name: i for i, name in enumerate(names)}
-        unknown = [name for name in self.asked.features if name not in where]
-        if unknown:
-            raise InputError(
-                f"{len(unknown):,} of the features asked for are not among the model's '{self.target}'",
-                field="--features",
-                found=", ".join(unknown[:5]),
-                hint=did_you_mean(unknown[0], names, "features"),
-            )
-        return np.array([where[name] for name in dict.fromkeys(self.asked.features)], dtype=np.int64)
 
     def check(self) -> None:
         """Compare with measured values where there are some; find intervals."""
@@ -215,8 +210,9 @@ class Imputation:
                     self.evaluation = found
         elif self.trained is not None:
             self._calibrate_on_partners(kept)
-        if self.trained is not None and kept:
+        if self.trained is not None:
             save_calibrations(self.run.paths.model, kept)
+            self.run.add_output(self.run.paths.model, MODEL)
         self.calibration = self._fitting(kept.get((self.source, self.target, self.asked.scale)))
         if self.calibration is None:
             self.run.warn(
@@ -247,7 +243,7 @@ class Imputation:
         x = aligned.read(true_cells)
         readout = self.readout
         return accuracy.evaluate(
-            lambda columns: readout.measured(x, scale, columns),
+            lambda columns: readout.measured(x, scale, columns, aligned.absent),
             lambda columns: readout.predict(self.z[cells], scale, columns),
             self._baselines(scale, cells, aligned),
             n_vars=readout.n_vars,
@@ -326,31 +322,21 @@ class Imputation:
                 measured = self.readout.measured(x, scale, columns)
                 floor = self.readout.floor if scale != "scaled" else None
                 parts.append(conformal.fit(predicted, measured, coverage=self.asked.coverage, floor=floor))
+            why = (
+                "too few cells measured in both were held out"
+                if len(self.pairs)
+                else "no true pairs are known"
+            )
             basis = (
                 f"{len(cells):,} {self.target} cells and the {self.source} cells nearest to them in smoothed "
-                "linked features, as no true pairs are known: they hold as far as these partners are alike"
+                f"linked features, as {why}: they hold as far as these partners are alike"
             )
             kept[self.source, self.target, scale] = Calibration(conformal.join(parts), basis)
 
     def rows_to_fill(self) -> tuple[IntArray, BoolArray]:
-        """Rows of the source that are written, and which of them lack the target.
-
-        Raises
-        ------
-        UsageError
-            No cell lacks it, and only such cells were asked for.
-        """
-        n = self.source_file.n_obs
-        lacks = np.ones(n, dtype=bool)
-        lacks[self.pairs[:, 0]] = False
-        lacks[self.pairs[self.checked, 0]] = True
-        rows = np.arange(n) if self.asked.cells == "all" else np.flatnonzero(lacks)
-        if not len(rows):
-            raise UsageError(
-                f"every cell of {self.source} has {self.target} measured, so nothing is missing",
-                field="--cells",
-                hint="impute them all the same with --cells all, or hide and compare some with --evaluate",
-            )
+        """Rows of the source that are written, and which of them lack the target or had it hidden."""
+        lacks = _lacking(self.source_file.n_obs, self.pairs, self.checked)
+        rows = np.arange(len(lacks)) if self.asked.cells == "all" else np.flatnonzero(lacks)
         return rows, lacks[rows]
 
     def deliver(self) -> None:
@@ -358,6 +344,35 @@ class Imputation:
         from mocli.tasks.filled import deliver
 
         deliver(self)
+
+
+def columns_of(features: Sequence[str], names: Sequence[str], target: str) -> IntArray:
+    """Return which of the names are asked for, in the order asked; all where none is.
+
+    Raises
+    ------
+    InputError
+        A feature that the target does not have.
+    """
+    where = {name: i for i, name in enumerate(names)}
+    unknown = [name for name in features if name not in where]
+    if unknown:
+        raise InputError(
+            f"{len(unknown):,} of the features asked for are not among those of '{target}'",
+            field="--features",
+            found=", ".join(unknown[:5]),
+            hint=did_you_mean(unknown[0], names, "features"),
+        )
+    chosen = [where[name] for name in dict.fromkeys(features)] if features else range(len(names))
+    return np.array(chosen, dtype=np.int64)
+
+
+def _lacking(n: int, pairs: IntArray, checked: IntArray) -> BoolArray:
+    """Which of n cells lack the target; those whose target is hidden count as such."""
+    lacks = np.ones(n, dtype=bool)
+    lacks[pairs[:, 0]] = False
+    lacks[pairs[checked, 0]] = True
+    return lacks
 
 
 def _quiet(_: str) -> None:

@@ -135,6 +135,11 @@ def impute(
     return _run(request, asked, paths, command if command is not None else command_line())
 
 
+def _results(paths: Paths, asked: ImputeOptions) -> list[Path]:
+    trains = asked.from_model is None
+    return paths.results(trained=trains, calibrated=trains)
+
+
 def _dry_run(request: Request, asked: ImputeOptions, paths: Paths) -> Result:
     from mocli.tasks.prepare import plan
 
@@ -149,7 +154,7 @@ def _dry_run(request: Request, asked: ImputeOptions, paths: Paths) -> Result:
             for f in open_modalities(request.data)
         )
         lines.append(f"model: {asked.from_model}")
-    files = paths.results(trained=asked.from_model is None)
+    files = _results(paths, asked)
     lines.extend(f"would write {path}" for path in files)
     return Result(paths.output, {}, lines, files)
 
@@ -172,4 +177,4 @@ def _run(request: Request, asked: ImputeOptions, paths: Paths, command: Sequence
                 work.related = relate_features(work, work.candidates, work.rows_to_fill()[0])
         with run.timed("write"):
             work.deliver()
-    return Result(paths.output, run.report.as_dict(), [], paths.results(trained=asked.from_model is None))
+    return Result(paths.output, run.report.as_dict(), [], _results(paths, asked))

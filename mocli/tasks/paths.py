@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mocli.data.write import check_writable
 from mocli.errors import UsageError
+from mocli.tasks.calibration import CALIBRATION
 from mocli.tasks.saved import DESCRIPTION, WEIGHTS, check_model_folder
 
 if TYPE_CHECKING:
@@ -67,9 +68,10 @@ class Paths:
             beside=tuple(_sibling(stem, suffix) for suffix in beside),
         )
 
-    def results(self, *, trained: bool = True) -> list[Path]:
+    def results(self, *, trained: bool = True, calibrated: bool = False) -> list[Path]:
         """Return what an undisturbed run leaves behind, in the order of writing."""
         model = [self.model / WEIGHTS, self.model / DESCRIPTION] if trained else []
+        model += [self.model / CALIBRATION] if calibrated else []
         files = [self.log, *model, self.output, *self.beside]
         return [*files, *(p for p in (self.html, self.report) if p is not None)]
 

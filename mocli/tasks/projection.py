@@ -163,7 +163,7 @@ def _name_hint(own: pd.Index, wanted: pd.Index) -> str:
         return "the names differ in upper and lower case: write them as in the model"
     if shared(lambda n: n.split(".")[0]):
         return "the names differ in the version suffix (.1): cut it off"
-    ensembl = [sum(n.startswith("ENS") for n in names[:200]) > 100 for names in (own, wanted)]
+    ensembl = [bool(names[:200].str.startswith("ENS").mean() > LEAST_OVERLAP) for names in (own, wanted)]
     if ensembl[0] != ensembl[1]:
         return "one side has Ensembl ids, the other symbols: rename var_names to those of the model"
     return "the cells must be measured for the same features, under the same names"

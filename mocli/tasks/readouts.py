@@ -96,11 +96,19 @@ class FeatureReadout:
         transform = "lognorm" if self.transform in _LOGGED else self.transform
         return normalize(x, transform, target_sum=self.depth, cofactor=self.cofactor)
 
-    def measured(self, x: CSR, scale: str, columns: IntArray) -> FloatArray:
-        """Return raw values `(n, n_vars)` on any scale, some columns, dense."""
+    def measured(self, x: CSR, scale: str, columns: IntArray, absent: IntArray | None = None) -> FloatArray:
+        """Return raw values `(n, n_vars)` on any scale, some columns, dense.
+
+        Parameters
+        ----------
+        absent
+            Features that these cells were not measured for; NaN in the result.
+        """
         from mocli.data.batches import densify
 
         values = densify(self.values(x, "log" if scale == "scaled" else scale)[:, columns])
+        if absent is not None and len(absent):
+            values[:, np.isin(columns, absent)] = np.nan
         return self._scaled(values, columns) if scale == "scaled" else values
 
     def predict(self, z: FloatArray, scale: str, columns: IntArray) -> FloatArray:

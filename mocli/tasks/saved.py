@@ -19,6 +19,7 @@ from mocli.data.transforms import LinkRecipe, Recipe
 from mocli.errors import InputError, UsageError
 from mocli.models.parameters import as_dict, resolve, saved_params
 from mocli.models.registry import load_class, traits_of
+from mocli.tasks.calibration import CALIBRATION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,11 +58,11 @@ def check_model_folder(folder: Path) -> None:
     Raises
     ------
     UsageError
-        If it is a file, or holds anything that `save_model` does not write.
+        If it is a file, or holds anything that mocli does not write.
     """
     found = [p.name for p in folder.iterdir()] if folder.is_dir() else [folder.name]
     # hidden files are the file manager's
-    foreign = sorted(f for f in {*found} - {WEIGHTS, DESCRIPTION} if not f.startswith("."))
+    foreign = sorted(f for f in {*found} - {WEIGHTS, DESCRIPTION, CALIBRATION} if not f.startswith("."))
     if foreign:
         raise UsageError(
             "the model's folder holds other files",

@@ -27,6 +27,8 @@ from mocli.train.predict import encode_rows
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import pandas as pd
+
     from mocli.data.links import EdgeLinks
     from mocli.data.modality import ModalityFile
     from mocli.tasks.options import TrainOptions
@@ -103,6 +105,8 @@ def _fingerprint(
     return {
         "inputs": [record["sha256"] for record in run.report.inputs],
         "modalities": [c.file.name for c in made.choices],
+        # some of a file's cells may be held out
+        "cells": [_named(c.file.obs.index) for c in made.choices],
         "layers": [c.layer.layer for c in made.choices],
         "transforms": [c.transform for c in made.choices],
         "hvg": [c.n_top for c in made.choices],
@@ -118,6 +122,13 @@ def _fingerprint(
         "seed": run.options.seed,
         "mocli": __version__,
     }
+
+
+def _named(cells: pd.Index) -> str:
+    h = hashlib.sha256()
+    for name in cells:
+        h.update(f"{name}\n".encode())
+    return f"{len(cells)} cells, {h.hexdigest()}"
 
 
 def _matched(edge: EdgeLinks) -> str:
