@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mocli.data.batches import dense_rows
+from mocli.metrics.link_concordance import concordance_by_link
 from mocli.metrics.registry import Embedding, available_metrics, evaluate
 from mocli.tasks.baseline import MAX_CELLS, MAX_VALUES, link_baselines
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mocli.data.bundle import MultiOmics
-    from mocli.types import FloatArray, IntArray
+    from mocli.types import DoubleArray, FloatArray, IntArray
 
 MAX_LINKED = 200
 """Columns drawn for link concordance; more would only cost memory."""
@@ -30,6 +31,27 @@ class Scores:
     metrics: dict[str, Any]
     baselines: dict[str, Any]
     confusion: dict[str, tuple[IntArray, tuple[str, ...], tuple[str, ...]]]
+    links: dict[tuple[str, str], LinkScores]
+
+
+@dataclass(frozen=True, eq=False)
+class LinkScores:
+    """How far cells that lie together agree on each linked feature.
+
+    Attributes
+    ----------
+    concordance
+        `(n_links,)`, correlation with the neighbours in the other modality.
+    n_cells
+        Of the smaller modality: what the correlations rest on.
+    n_links
+        Of the edge; 200 are drawn where there are more.
+    """
+
+    names: tuple[str, ...]
+    concordance: DoubleArray
+    n_cells: int
+    n_links: int
 
 
 def score(
@@ -43,7 +65,22 @@ def score(
     baselines = _baselines(bundle, pairs, seed=seed)  # first, as its memory is free again then
     everything = {name: np.arange(m.n_obs) for name, m in bundle.modalities.items()}
     embedding = _embedding(latent, bundle, pairs, everything, seed=seed)
-    return Scores(_every_metric(embedding), baselines, _confusions(embedding, bundle))
+    metrics = _every_metric(embedding)
+    return Scores(metrics, baselines, _confusions(embedding, bundle), _links(embedding, bundle))
+
+
+def _links(e: Embedding, bundle: MultiOmics) -> dict[tuple[str, str], LinkScores]:
+    concordance = concordance_by_link(e) if e.linked else {}
+    return {
+        link.edge: LinkScores(
+            names=e.linked[link.edge][2],
+            concordance=concordance[link.edge],
+            n_cells=min(bundle.modalities[name].n_obs for name in link.edge),
+            n_links=len(link.names),
+        )
+        for link in bundle.links
+        if e.linked and link.edge in concordance
+    }
 
 
 def _baselines(bundle: MultiOmics, pairs: Mapping[tuple[str, str], IntArray], *, seed: int) -> dict[str, Any]:

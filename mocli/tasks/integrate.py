@@ -142,7 +142,7 @@ def _run(request: Request, asked: TransferOptions, paths: Paths, command: Sequen
     with Run("integrate", paths, output=request.output, options=request.run, command=command) as run:
         # torch and scikit-learn are loaded only now: a dry run and a refusal need neither
         from mocli.tasks.deliver import deliver
-        from mocli.tasks.describe import describe_scores
+        from mocli.tasks.describe import describe_links, describe_scores
         from mocli.tasks.evaluate import score
         from mocli.tasks.training import train_model
         from mocli.tasks.transfercheck import transfer
@@ -156,6 +156,7 @@ def _run(request: Request, asked: TransferOptions, paths: Paths, command: Sequen
         with run.timed("evaluate"):
             scores = score(latent, prepared.bundle, made.pairs, seed=request.run.seed)
             describe_scores(run, scores)
+            describe_links(run, scores)
             carried = transfer(run, asked, labels, made, prepared, latent)
         with run.timed("write"):
             deliver(run, request.data, made, prepared, latent, scores, trained.model, carried)
