@@ -37,7 +37,7 @@ def test_a_flipped_link_is_found_in_the_latent():
     run = describe(found)
     (warning,) = run.warnings
     assert "1 of 3 links of rna and prot (link1)" in warning
-    assert [row[0] for row in run.report.tables["links_rna_prot"]["rows"]][0] == "link1"
+    assert next(row[0] for row in run.report.tables["links_rna_prot"]["rows"]) == "link1"
 
 
 def test_chance_and_constant_links_are_no_contradiction():
