@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from mocli.tasks.saved import SavedModel
 
 
+MIN_TRAINED = 2
+"""Modalities without which nothing can be trained."""
+
+
 @dataclass(frozen=True, eq=False)
 class Direction:
     """From where to where, settled before anything is trained.
@@ -86,8 +90,15 @@ def direction_of_inputs(asked: ImputeOptions, names: Sequence[str]) -> tuple[str
     Raises
     ------
     UsageError
-        A name that no input has, or a choice that is left open.
+        A name that no input has, a choice that is left open, a single input.
     """
+    if len(names) < MIN_TRAINED:
+        raise UsageError(
+            "values are imputed by a trained model, or by one trained now on two modalities",
+            field="--from-model",
+            found=f"no model, and only {', '.join(names)}",
+            hint="add --from-model DIR, or the other modality and --links",
+        )
     for given, option in ((asked.source, "--from"), (asked.target, "--to")):
         if given is not None and given not in names:
             raise UsageError(
