@@ -113,9 +113,9 @@ class Readout:
             gram += weights.T @ weights
             weight += weights.sum(0, dtype=np.float64)
             products = products + np.asarray((values.T @ weights).T, dtype=np.float64)
-            total = total + np.asarray(values.sum(axis=0), dtype=np.float64).ravel()
+            total = total + np.asarray(values.sum(axis=0, dtype=np.float64)).ravel()
             squared = values.multiply(values) if hasattr(values, "multiply") else np.square(values)
-            squares = squares + np.asarray(squared.sum(axis=0), dtype=np.float64).ravel()
+            squares = squares + np.asarray(squared.sum(axis=0, dtype=np.float64)).ravel()
         mean, offset = total / n, weight / n
         gram -= n * np.outer(offset, offset)
         gram += (RIDGE * np.trace(gram) / m + np.finfo(np.float32).tiny) * np.eye(m)

@@ -245,7 +245,8 @@ class Imputation:
         return accuracy.evaluate(
             lambda columns: readout.measured(x, scale, columns, aligned.absent),
             lambda columns: readout.predict(self.z[cells], scale, columns),
-            self._baselines(scale, cells, aligned),
+            # of the other scales only the intervals are kept
+            self._baselines(scale, cells, aligned) if scale == self.asked.scale else {},
             n_vars=readout.n_vars,
             n_cells=len(rows),
             coverage=self.asked.coverage,
