@@ -309,7 +309,7 @@ class Imputation:
         assert self.trained is not None
         seed = self.request.run.seed
         found = partners_by_links(self.trained.prepared.bundle, self.source, self.target, seed=seed)
-        if found is None:
+        if found is None or len(found[0]) < FEWEST_CHECKED:
             return
         cells, true_cells = found
         trained_file = next(f for f in self.trained.made.files if f.name == self.target)

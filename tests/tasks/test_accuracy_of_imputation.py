@@ -1,0 +1,121 @@
+"""Accuracy beside simple ways, with coverage measured on cells that intervals have not seen."""
+
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn.linear_model import Ridge
+
+from mocli.metrics import conformal
+from mocli.tasks import accuracy
+
+N, P = 110, 7
+
+
+@pytest.fixture
+def values():
+    rng = np.random.default_rng(0)
+    predicted = rng.normal(size=(N, P)).astype(np.float32)
+    measured = (predicted + rng.normal(size=(N, P))).astype(np.float32)
+    return predicted, measured
+
+
+def evaluate(predicted, measured, baselines=None, **options):
+    given = {"n_vars": P, "n_cells": N, "coverage": 0.9, "floor": None, "seed": 0, **options}
+    return accuracy.evaluate(lambda c: measured[:, c], lambda c: predicted[:, c], baselines or {}, **given)
+
+
+def test_coverage_is_that_of_cells_left_out(values):
+    predicted, measured = values
+    found = evaluate(predicted, measured)
+    order = np.random.default_rng(0).permutation(N)
+    inside = np.zeros((N, P), bool)
+    for fold in np.array_split(order, accuracy.FOLDS):
+        rest = ~np.isin(np.arange(N), fold)
+        lower, upper = conformal.fit(predicted[rest], measured[rest], coverage=0.9).interval(predicted[fold])
+        inside[fold] = (measured[fold] >= lower) & (measured[fold] <= upper)
+    np.testing.assert_allclose(found.coverage, inside.mean(0))
+    assert 0.85 < found.coverage.mean() < 0.97
+    assert found.intervals.n == N
+    whole = conformal.fit(predicted, measured, coverage=0.9)
+    np.testing.assert_array_equal(found.intervals.lower, whole.lower)
+
+
+def test_blocks_of_features_change_nothing(values, monkeypatch):
+    predicted, measured = values
+    beside = {"half": lambda c: predicted[:, c] / 2}
+    whole = evaluate(predicted, measured, beside, floor=-1.0)
+    monkeypatch.setattr(accuracy, "COLUMNS", 3)
+    parts = evaluate(predicted, measured, beside, floor=-1.0)
+    for name in ("pearson", "spearman", "rmse", "mae", "r2", "n"):
+        np.testing.assert_array_equal(getattr(parts.accuracy, name), getattr(whole.accuracy, name))
+        np.testing.assert_array_equal(
+            getattr(parts.baselines["half"], name), getattr(whole.baselines["half"], name)
+        )
+    np.testing.assert_array_equal(parts.coverage, whole.coverage)
+    for name in ("lower", "upper", "floor"):
+        np.testing.assert_array_equal(getattr(parts.intervals, name), getattr(whole.intervals, name))
+    columns = np.array([6, 0])
+    taken = parts.intervals.take(columns)
+    for end, of in zip(
+        taken.interval(predicted[:, columns]), whole.intervals.interval(predicted), strict=True
+    ):
+        np.testing.assert_array_equal(end, of[:, columns])
+
+
+def test_a_feature_not_measured_is_undefined(values):
+    predicted, measured = values
+    measured = measured.copy()
+    measured[:, 2] = np.nan
+    found = evaluate(predicted, measured)
+    assert np.isnan(found.coverage[2])
+    assert np.isnan(found.accuracy.rmse[2])
+    assert np.isfinite(np.delete(found.coverage, 2)).all()
+    assert np.isinf(found.intervals.upper[2])
+
+
+def test_the_mean_for_every_cell():
+    predict = accuracy.mean_baseline(np.arange(5, dtype=np.float32), 3)
+    np.testing.assert_array_equal(predict(np.array([4, 1])), [[4, 1]] * 3)
+
+
+def test_linked_features_on_the_scale_of_the_target():
+    linked = np.array([[1, 2], [3, 4]], np.float32)
+    mean, deviation = np.array([10, 20, 30], np.float32), np.array([1, 2, 3], np.float32)
+    predict = accuracy.linked_baseline(linked, np.array([1, -1, 0]), mean, deviation)
+    np.testing.assert_array_equal(predict(np.arange(3)), [[12, np.nan, 33], [14, np.nan, 39]])
+    np.testing.assert_array_equal(predict(np.array([2])), [[33], [39]])
+    np.testing.assert_array_equal(linked, [[1, 2], [3, 4]])
+
+
+def test_the_heaviest_link_is_a_features_own():
+    aggregation = sparse.csr_matrix(np.array([[0, 0.2, 0.7], [0, 0, 0], [1, 0, 0.5]]))
+    np.testing.assert_array_equal(accuracy.link_columns(aggregation), [2, -1, 0])
+
+
+def test_ridge_is_scikit_learns_with_the_penalty_that_predicts_best():
+    rng = np.random.default_rng(0)
+    x, new = rng.normal(size=(90, 4)), rng.normal(size=(8, 4))
+    y = x @ rng.normal(size=(4, 5)) + rng.normal(size=(90, 5))
+    predict = accuracy.ridge_baseline(x, lambda c: y[:, c], new, n_vars=5, seed=0)
+    columns = np.array([3, 1])
+    found = predict(columns)
+    candidates = [Ridge(alpha=a).fit(x, y[:, columns]).predict(new) for a in 10.0 ** np.arange(-1, 6)]
+    assert min(np.abs(found - c).max() for c in candidates[:4]) < 1e-5
+    assert predict(np.array([2])).shape == (8, 1)
+    noise = rng.normal(size=(90, 5))
+    flat = accuracy.ridge_baseline(x, lambda c: noise[:, c], new, n_vars=5, seed=0)(np.arange(5))
+    assert flat.std() < 0.2
+
+
+def test_drawing_rows_blocks_and_rows_of_tables(monkeypatch):
+    np.testing.assert_array_equal(accuracy.rows_drawn(4, seed=0), np.arange(4))
+    monkeypatch.setattr(accuracy, "MAX_CELLS", 10)
+    drawn = accuracy.rows_drawn(50, seed=0)
+    assert len(np.unique(drawn)) == 10
+    assert list(drawn) == sorted(drawn)
+    spans = list(accuracy.blocks_of(100_000, 20_000))
+    assert spans[0] == slice(0, 400)
+    assert spans[-1].stop == 100_000
+    assert next(iter(accuracy.blocks_of(40, 10**7))) == slice(0, 16)
+    rows = accuracy.as_rows({"a": ["x", "y"], "b": np.array([1.5, np.nan]), "c": np.array([1, 2])})
+    assert rows == [["x", 1.5, 1], ["y", None, 2]]
