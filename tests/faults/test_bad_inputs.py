@@ -557,12 +557,12 @@ def test_an_input_is_never_written_over(call, data, paired, option):
 def test_a_full_disk_is_no_bug(call, data, monkeypatch):
     import errno
 
-    import mocli.tasks.deliver as deliver
+    import mocli.tasks.training as training
 
     def full(*_args, **_options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "o.model")
 
-    monkeypatch.setattr(deliver, "save_model", full)
+    monkeypatch.setattr(training, "save_model", full)
     ended = call()
     assert ended.code == 4
     assert (ended.error["kind"], ended.error["exit_code"]) == ("environment", 4)
