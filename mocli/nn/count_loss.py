@@ -168,7 +168,7 @@ class NonZeros(NamedTuple):
         flat = x.reshape(-1)
         # on the CPU numpy is several times faster than torch
         at = flat.nonzero().squeeze(1) if x.is_cuda else torch.from_numpy(np.flatnonzero(flat.numpy() != 0))
-        return cls(at, flat[at], x.shape[1])
+        return cls(at, flat.index_select(0, at), x.shape[1])
 
     def within(self, rows: slice) -> NonZeros:
         """Take those of some rows, counted from the first of these."""
@@ -197,7 +197,7 @@ def _dense(
     torch.log1p(q, out=t)
     torch.add(q, 1, out=s).reciprocal_()
     q.mul_(s)
-    s_at = s.view(-1)[filled.at]
+    s_at = s.view(-1).index_select(0, filled.at)
     grad = torch.mul(q, r, out=gradients.logits)
     if cells.dropout is None or gradients.dropout is None:
         loss = t @ r if r.dim() == 1 else torch.mul(t, r, out=s).sum(1)
@@ -232,14 +232,16 @@ def _at_nonzeros(filled: NonZeros, cells: Cells, lse: Tensor, s_at: Tensor, grad
     if r.dim() == 1:
         # a shared dispersion is looked up: its gamma functions are made once per feature
         where = at - row * filled.n_vars
-        r_at, log_r, lgamma_r, digamma_r = torch.stack([r, r.log(), *gamma_terms(r)], 1)[where].unbind(1)
+        table = torch.stack([r, r.log(), *gamma_terms(r)])
+        r_at, log_r, lgamma_r, digamma_r = table.index_select(1, where)
     else:
         where = at
-        r_at = r.reshape(-1)[at]
+        r_at = r.reshape(-1).index_select(0, at)
         log_r, (lgamma_r, digamma_r) = r_at.log(), gamma_terms(r_at)
     lgamma, digamma = gamma_terms(counts + r_at)
-    log_mean = cells.logits.reshape(-1)[at] + (cells.log_library - lse)[row]
-    weights = cells.weight[row]
+    log_mean = cells.logits.reshape(-1).index_select(0, at)
+    log_mean += (cells.log_library - lse).index_select(0, row)
+    weights = cells.weight.index_select(0, row)
     value = lgamma_r - lgamma + torch.lgamma(counts + 1) - counts * (log_mean - log_r + torch.log(s_at))
     slope = counts * s_at / r_at + digamma_r - digamma
     grad_r.view(-1).index_add_(0, where, slope.mul_(weights))

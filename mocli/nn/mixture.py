@@ -104,8 +104,7 @@ def group_mmd(z: Tensor, group: Tensor, n_groups: int, bandwidths: Sequence[floa
         `(B,)`, from 0 to `n_groups - 1`; -1 belongs to none.
     """
     share, size = _shares(group, n_groups, z.dtype)
-    # rounding leaves a residue on the diagonal, which the narrowest kernels would see
-    distance = squared_distances(z, z) * (1 - torch.eye(len(z), dtype=z.dtype, device=z.device))
+    distance = squared_distances(z, z)
     kernel = torch.zeros_like(distance)
     for gamma in bandwidths:
         kernel = kernel + torch.exp(-gamma * distance)
