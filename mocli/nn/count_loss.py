@@ -245,7 +245,8 @@ def _at_nonzeros(filled: NonZeros, cells: Cells, lse: Tensor, s_at: Tensor, grad
     value = lgamma_r - lgamma + torch.lgamma(counts + 1) - counts * (log_mean - log_r + torch.log(s_at))
     slope = counts * s_at / r_at + digamma_r - digamma
     grad_r.view(-1).index_add_(0, where, slope.mul_(weights))
-    return value @ weights
+    total: Tensor = value @ weights
+    return total
 
 
 def gamma_terms(z: Tensor) -> tuple[Tensor, Tensor]:

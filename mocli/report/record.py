@@ -85,6 +85,7 @@ class PhaseRecord(TypedDict, total=False):
     name: str
     steps: int
     stop_reason: str | None
+    best_step: int | None
 
 
 class LossRecord(TypedDict, total=False):

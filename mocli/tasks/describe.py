@@ -89,7 +89,11 @@ def describe_training(run: Run, made: Plan, params: Any, done: Fit) -> None:
     run.say(f"trained {done.steps:,} steps ({_STOP_WORDS.get(done.stop_reason, done.stop_reason)})")
 
 
-_STOP_WORDS = {"plateau": "the loss no longer falls", "steps": "the number of steps is reached"}
+_STOP_WORDS = {
+    "plateau": "the loss no longer falls",
+    "steps": "the number of steps is reached",
+    "validation": "the loss of held-out cells no longer falls",
+}
 
 
 def describe_scores(run: Run, scores: Scores) -> None:
