@@ -10,20 +10,32 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from mocli.data.axes import Part, append_modalities, map_modalities
+from mocli.data.blocks import KEEP_BITS, NewModality, Written, write_modality
 from mocli.data.encode import add_column, need_group, put, put_array, put_csr, put_table, tag
 from mocli.data.hdf5 import open_h5, reading, text_attr
+from mocli.data.outfile import writing_h5
 from mocli.data.table import read_index, read_table
 from mocli.data.target import atomic, check_writable
 from mocli.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from mocli.data.modality import ModalityFile
     from mocli.types import FloatArray
 
-__all__ = ["Added", "atomic", "check_writable", "union_names", "write_h5mu"]
+__all__ = [
+    "Added",
+    "NewModality",
+    "Written",
+    "atomic",
+    "check_writable",
+    "union_names",
+    "write_h5ad",
+    "write_h5mu",
+]
 
 _TEXT = h5py.string_dtype()
 _USERBLOCK = 512  # mudata looks for its name in the first bytes
@@ -56,16 +68,31 @@ class Added:
         return self.file.obs.index if self.obs_names is None else pd.Index(self.obs_names, dtype=object)
 
 
-def union_names(added: Sequence[Added]) -> list[str]:
+def union_names(added: Sequence[Added], new: Sequence[NewModality] = ()) -> list[str]:
     """Cells of the whole file that `write_h5mu` will write, in its order.
 
     Of a single h5mu this is the file's own order, with the cells of modalities
-    that are not integrated; else the order of first appearance.
+    that are not integrated; else the order of first appearance. Cells of new
+    modalities that are not among them follow.
     """
     kept = _kept_order(added)
-    if kept is not None:
-        return [str(n) for n in kept]
-    return [str(n) for n in pd.unique(np.concatenate([a.names.to_numpy(object) for a in added]))]
+    parts = [a.names for a in added] if kept is None else [kept]
+    every = np.concatenate([p.to_numpy(object) for p in (*parts, *(m.names for m in new))])
+    return [str(n) for n in pd.unique(every)]
+
+
+def write_h5ad(path: Path, new: NewModality, *, keep_bits: int | None = KEEP_BITS) -> Written:
+    """Write one new modality as a file of its own, block by block.
+
+    Raises
+    ------
+    ValueError
+        The blocks do not fit together, or do not fit obs and var.
+    EnvironmentProblem
+        The folder cannot be written to, or the disk is full.
+    """
+    with atomic(path) as temporary, writing_h5(temporary, "w") as (h5, check):
+        return write_modality(h5, new, keep_bits=keep_bits, check=check)
 
 
 def write_h5mu(
@@ -75,7 +102,9 @@ def write_h5mu(
     obsm: Mapping[str, FloatArray],
     uns: Mapping[str, object],
     obs: Mapping[str, Any] | None = None,
-) -> None:
+    new: Sequence[NewModality] = (),
+    keep_bits: int | None = KEEP_BITS,
+) -> dict[str, Written]:
     """Write the modalities with their additions; inputs are copied at the level of HDF5.
 
     Modalities of a single h5mu: the whole file is copied first, also what is
@@ -87,14 +116,25 @@ def write_h5mu(
     Parameters
     ----------
     obsm, obs
-        Added on top, rows in the order of `union_names(added)`.
+        Added on top, rows in the order of `union_names(added, new)`.
     uns
         Added on top and to each modality in `added`.
+    new
+        Modalities written after those, block by block.
+    keep_bits
+        Bits of the mantissa that dense values of `new` keep; None for all.
+
+    Returns
+    -------
+    What each of `new` took, by name.
 
     Raises
     ------
     UsageError
-        The output is one of the inputs, or two modalities share a name.
+        The output is one of the inputs, or two modalities share a name, also
+        of those that are only copied.
+    ValueError
+        Blocks of a new modality do not fit.
     InputError
         An input cannot be read.
     EnvironmentProblem
@@ -103,23 +143,60 @@ def write_h5mu(
     inputs = list(dict.fromkeys(a.file.path for a in added))
     if any(path.exists() and p.exists() and path.samefile(p) for p in inputs):
         raise UsageError("the output is also an input", file=path, hint="inputs are never changed")
-    if len({a.file.name for a in added}) < len(added):
-        raise UsageError("two modalities share a name", found=", ".join(a.file.name for a in added))
+    kept = _kept_order(added) is not None
+    names = [a.file.name for a in added]
+    _refuse_repeats(names)
+    names = [*(_modalities(inputs[0]) if kept else names), *(m.name for m in new)]
+    _refuse_repeats(names)
     with atomic(path) as temporary:
-        if _kept_order(added) is not None:
+        if kept:
             shutil.copyfile(inputs[0], temporary)
-            with h5py.File(temporary, "r+", locking="best-effort") as h5:
+            with writing_h5(temporary, "r+") as (h5, check):
+                written = _write_new(h5, new, keep_bits, check)
+                if new:
+                    _set_order(h5["mod"], names)
+                    parts = [Part(m.name, m.names, m.var.index) for m in new]
+                    append_modalities(h5, parts, source=inputs[0])
                 _add_all(h5, added, obsm=obsm, obs=obs or {}, uns=uns)
-            return
-        with h5py.File(temporary, "w", userblock_size=_USERBLOCK, locking="best-effort") as h5:
+            return written
+        with writing_h5(temporary, "w", userblock_size=_USERBLOCK) as (h5, check):
             mod = h5.create_group("mod")
-            mod.attrs.create("mod-order", np.array([a.file.name for a in added], dtype=object), dtype=_TEXT)
             for a in added:
                 _copy_modality(a, mod.create_group(a.file.name))
-            _write_top(h5, added)
+                check()
+            written = _write_new(h5, new, keep_bits, check)
+            _set_order(mod, names)
+            _write_top(h5, added, new)
             _add_all(h5, added, obsm=obsm, obs=obs or {}, uns=uns)
         with temporary.open("r+b") as stream:
             stream.write(_MAGIC.ljust(_USERBLOCK, b"\0"))
+    return written
+
+
+def _refuse_repeats(names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        raise UsageError("two modalities share a name", found=", ".join(names))
+
+
+def _modalities(path: Path) -> list[str]:
+    """Names of the modalities of an h5mu, in the order in which they are to be shown."""
+    with open_h5(path) as h5, reading(path, "mod"):
+        mod = h5["mod"]
+        order = [n.decode() if isinstance(n, bytes) else str(n) for n in mod.attrs.get("mod-order", [])]
+        return [n for n in dict.fromkeys(order) if n in mod] + [n for n in mod if n not in order]
+
+
+def _set_order(mod: h5py.Group, names: Sequence[str]) -> None:
+    mod.attrs.create("mod-order", np.array(names, dtype=object), dtype=_TEXT)
+
+
+def _write_new(
+    h5: h5py.File, new: Sequence[NewModality], keep_bits: int | None, check: Callable[[], None]
+) -> dict[str, Written]:
+    mod = h5["mod"]
+    return {
+        m.name: write_modality(mod.create_group(m.name), m, keep_bits=keep_bits, check=check) for m in new
+    }
 
 
 def _kept_order(added: Sequence[Added]) -> pd.Index | None:
@@ -234,28 +311,17 @@ def _rename(group: h5py.Group, names: Sequence[str]) -> None:
     put_array(group["obs"], text_attr(group["obs"], "_index") or "_index", np.array(names, dtype=object))
 
 
-def _write_top(h5: h5py.File, added: Sequence[Added]) -> None:
+def _write_top(h5: h5py.File, added: Sequence[Added], new: Sequence[NewModality] = ()) -> None:
     """Write what makes a MuData of modalities: the union of cells, all features, who is where."""
     tag(h5, "MuData", "0.1.0")
     h5.attrs["axis"] = np.int64(0)
     h5.attrs["encoder"] = "mocli"
-    cells = pd.Index(union_names(added))
-    features = np.concatenate([a.file.var.index.to_numpy(object) for a in added])
+    parts = [Part(a.file.name, a.names, a.file.var.index) for a in added]
+    parts += [Part(m.name, m.names, m.var.index) for m in new]
+    cells = pd.Index(union_names(added, new))
+    features = np.concatenate([p.features.to_numpy(object) for p in parts])
     put_table(h5, "obs", pd.DataFrame(index=cells))
     put_table(h5, "var", pd.DataFrame(index=pd.Index(features)))
     for key in ("obsm", "varm", "obsp", "varp", "uns", "obsmap", "varmap"):
         need_group(h5, key)
-    start = 0
-    for a in added:
-        rows = a.names.get_indexer(cells) + 1
-        _map(h5, "obs", a.file.name, rows)
-        columns = np.zeros(len(features), np.int64)
-        columns[start : start + a.file.n_vars] = np.arange(1, a.file.n_vars + 1)
-        start += a.file.n_vars
-        _map(h5, "var", a.file.name, columns)
-
-
-def _map(h5: h5py.File, axis: str, name: str, positions: Any) -> None:
-    """Write which row of a modality each row of the whole is, from 1; 0 where it has none."""
-    put_array(h5[f"{axis}map"], name, positions.astype(np.uint32))
-    put_array(h5[f"{axis}m"], name, (positions > 0)[:, None])
+    map_modalities(h5, cells, parts, start=0)

@@ -1,0 +1,287 @@
+"""How well predicted values agree with measured ones: per feature, per cell, and against baselines.
+
+Every statistic is computed in float64, block of columns after block of columns,
+so that memory beside the two inputs stays at some 100 MB.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mocli.nn.neighbors import chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from mocli.types import BoolArray, DoubleArray, IntArray, Json
+
+BLOCK = 2**20  # values held at once: 8 MB in float64
+MIN_CELLS = 3  # of two, every correlation is 1 or -1
+HIGHER_IS_BETTER = {"pearson": True, "spearman": True, "rmse": False, "mae": False, "r2": True}
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureAccuracy:
+    """Agreement of predicted and measured values over cells, `(p,)` each, NaN where undefined.
+
+    Attributes
+    ----------
+    pearson, spearman
+        Correlations, Spearman's with average ranks; undefined below 3 cells or if either column is constant.
+    rmse, mae
+        Root of the mean squared error and mean absolute error, in the unit of the values.
+    r2
+        1 - SSE / SST around the mean of the measured values given here; 0 is no better than that
+        mean. Undefined below 3 cells or if the measured column is constant.
+    n
+        Cells compared.
+
+    A feature with a value that is not finite is undefined in everything.
+    """
+
+    pearson: DoubleArray
+    spearman: DoubleArray
+    rmse: DoubleArray
+    mae: DoubleArray
+    r2: DoubleArray
+    n: IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class CellAccuracy:
+    """Agreement over features, `(n,)` each: Pearson correlation and RMSE, NaN where undefined."""
+
+    pearson: DoubleArray
+    rmse: DoubleArray
+
+
+@dataclass(frozen=True, eq=False)
+class Detection:
+    """How well predictions tell cells that have a feature from cells that lack it, `(p,)` each.
+
+    Attributes
+    ----------
+    auprc
+        Average precision, sum over distinct scores of the gain in recall times precision.
+    balanced_accuracy
+        Mean of sensitivity and specificity of `predicted > threshold`.
+    prevalence
+        Share of cells that have it: the average precision of guessing.
+
+    The first two are NaN for a feature that all cells have, or none.
+    """
+
+    auprc: DoubleArray
+    balanced_accuracy: DoubleArray
+    prevalence: DoubleArray
+
+
+def accuracy(predicted: NDArray[Any], measured: NDArray[Any]) -> FeatureAccuracy:
+    """Compare feature by feature.
+
+    Parameters
+    ----------
+    predicted, measured
+        `(n, p)`, the same cells and features, on the same scale.
+
+    Raises
+    ------
+    ValueError
+        Shapes that differ.
+    """
+    n, p = _shape(predicted, measured)
+    out = {name: np.full(p, np.nan) for name in HIGHER_IS_BETTER}
+    for features in chunks(p, _width(n)) if n else ():
+        x, y = _rows(predicted, features), _rows(measured, features)
+        for name, values in _compare_rows(x, y).items():
+            out[name][features] = values
+    return FeatureAccuracy(**out, n=np.full(p, n, np.int64))
+
+
+def per_cell(predicted: NDArray[Any], measured: NDArray[Any]) -> CellAccuracy:
+    """Compare cell by cell over features; arguments and errors as for `accuracy`."""
+    n, p = _shape(predicted, measured)
+    pearson, rmse = np.full(n, np.nan), np.full(n, np.nan)
+    for cells in chunks(n, _width(p)) if p else ():
+        x, y = predicted[cells].astype(np.float64), measured[cells].astype(np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):
+            pearson[cells] = _correlation(x, y)
+            rmse[cells] = np.where(_finite(x, y), np.sqrt(np.square(x - y).mean(1)), np.nan)
+    return CellAccuracy(pearson, rmse)
+
+
+def detection(
+    predicted: NDArray[Any], present: BoolArray, *, threshold: float | NDArray[Any] = 0.5
+) -> Detection:
+    """Score predictions of what is there or not, such as accessibility; equal to scikit-learn's scores.
+
+    Parameters
+    ----------
+    predicted
+        `(n, p)`, higher where presence is likelier.
+    present
+        `(n, p)`, e.g. `measured > 0`.
+    threshold
+        A prediction above it says "present": one number, or one per feature `(p,)`.
+
+    Raises
+    ------
+    ValueError
+        Shapes that differ.
+    """
+    n, p = _shape(predicted, present)
+    above = np.broadcast_to(np.asarray(threshold), (p,))
+    auprc, balanced, prevalence = (np.full(p, np.nan) for _ in range(3))
+    for features in chunks(p, _width(n)) if n else ():
+        score = np.ascontiguousarray(predicted[:, features].T)
+        there = np.ascontiguousarray(present[:, features].T.astype(bool))
+        positives = there.sum(1)
+        called = score > above[features, None]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            hits = (called & there).sum(1) / positives
+            rejected = (~called & ~there).sum(1) / (n - positives)
+            average = _average_precision(score, there)
+        void = (positives == 0) | (positives == n) | ~np.isfinite(score).all(1)
+        prevalence[features] = positives / n
+        auprc[features] = np.where(void, np.nan, average)
+        balanced[features] = np.where(void, np.nan, (hits + rejected) / 2)
+    return Detection(auprc, balanced, prevalence)
+
+
+def summary(acc: FeatureAccuracy) -> dict[str, Json]:
+    """Condense over features, ready for the JSON report.
+
+    Returns
+    -------
+    For each statistic: median, p5, p95, the worst value, the number of its feature, and how many
+    features have it; besides `n_features`, `n_cells`, and `share_no_better_than_mean` (r2 <= 0).
+    None where nothing is defined.
+    """
+    out: dict[str, Json] = {"n_features": len(acc.n), "n_cells": int(acc.n.max(initial=0))}
+    for name, higher in HIGHER_IS_BETTER.items():
+        values = getattr(acc, name)
+        defined = np.flatnonzero(~np.isnan(values))
+        kept = values[defined]
+        if not len(kept):
+            entry: dict[str, Json] = dict.fromkeys(("median", "p5", "p95", "worst", "worst_feature"))
+        else:
+            p5, median, p95 = (float(v) for v in np.percentile(kept, (5, 50, 95)))
+            at = int(defined[kept.argmin() if higher else kept.argmax()])
+            entry = {"median": median, "p5": p5, "p95": p95, "worst": float(values[at]), "worst_feature": at}
+        out[name] = {**entry, "n_defined": len(kept)}
+    r2 = acc.r2[~np.isnan(acc.r2)]
+    out["share_no_better_than_mean"] = float((r2 <= 0).mean()) if len(r2) else None
+    return out
+
+
+def compare(accs: Mapping[str, FeatureAccuracy]) -> dict[str, Json]:
+    """Set a model (the first) against its baselines (the others), over the same features.
+
+    A statistic is compared over the features for which everyone has it. Someone who has it for no
+    feature (a constant prediction has no correlation) is left out and gets None.
+
+    Returns
+    -------
+    `model`; `median[name][statistic]`; `beats[baseline][statistic]`, the share of features for
+    which the model is strictly better; `n_features[statistic]`, the features compared.
+
+    Raises
+    ------
+    ValueError
+        Nobody to compare, or not the same number of features.
+    """
+    if len({len(acc.n) for acc in accs.values()}) != 1:
+        raise ValueError("accuracies to compare must be of the same features")
+    model, *baselines = accs
+    median: dict[str, dict[str, Json]] = {name: {} for name in accs}
+    beats: dict[str, dict[str, Json]] = {name: {} for name in baselines}
+    counts: dict[str, Json] = {}
+    for statistic, higher in HIGHER_IS_BETTER.items():
+        values: dict[str, DoubleArray] = {name: getattr(acc, statistic) for name, acc in accs.items()}
+        taking_part = [v for v in values.values() if not np.isnan(v).all()]
+        shared = ~np.isnan(taking_part).any(0) if taking_part else np.zeros(len(values[model]), bool)
+        counts[statistic] = int(shared.sum())
+        for name, v in values.items():
+            kept = np.median(v[shared]) if shared.any() else math.nan
+            median[name][statistic] = None if np.isnan(kept) else float(kept)
+        for name in baselines:
+            void = None in (median[name][statistic], median[model][statistic])
+            gain = (values[model] - values[name])[shared] * (1 if higher else -1)
+            beats[name][statistic] = None if void else float((gain > 0).mean())
+    return {"model": model, "median": {**median}, "beats": {**beats}, "n_features": counts}
+
+
+def _shape(a: NDArray[Any], b: NDArray[Any]) -> tuple[int, int]:
+    if a.shape != b.shape or a.ndim != 2:
+        raise ValueError(f"predicted is {a.shape} and measured {b.shape}: both must be cells x features")
+    return a.shape
+
+
+def _width(length: int) -> int:
+    return max(1, BLOCK // max(1, length))
+
+
+def _rows(x: NDArray[Any], columns: slice) -> DoubleArray:
+    """Return columns as contiguous float64 rows."""
+    return np.ascontiguousarray(x[:, columns].T, dtype=np.float64)
+
+
+def _finite(x: DoubleArray, y: DoubleArray) -> BoolArray:
+    return np.asarray(np.isfinite(x).all(1) & np.isfinite(y).all(1), bool)
+
+
+def _compare_rows(x: DoubleArray, y: DoubleArray) -> dict[str, DoubleArray]:
+    from scipy.stats import rankdata
+
+    finite = _finite(x, y)
+    x, y = (np.where(finite[:, None], v, 0.0) for v in (x, y))
+    error = x - y
+    squares = np.square(error).sum(1)
+    spread = np.square(y - y.mean(1, keepdims=True)).sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r2 = np.where(_varies(y), 1.0 - squares / spread, np.nan)
+    found = {
+        "pearson": _correlation(x, y),
+        "spearman": _correlation(rankdata(x, axis=1), rankdata(y, axis=1)),
+        "rmse": np.sqrt(squares / x.shape[1]),
+        "mae": np.abs(error).mean(1),
+        "r2": r2,
+    }
+    return {name: np.where(finite, values, np.nan) for name, values in found.items()}
+
+
+def _varies(x: DoubleArray) -> BoolArray:
+    """Rows that hold enough values and more than one: by comparison, as a variance may round to > 0."""
+    if x.shape[1] < MIN_CELLS:
+        return np.zeros(len(x), bool)
+    varies: BoolArray = np.not_equal(x.max(1), x.min(1))
+    return varies
+
+
+def _correlation(x: DoubleArray, y: DoubleArray) -> DoubleArray:
+    """Pearson correlation of rows, NaN where undefined."""
+    defined = _varies(x) & _varies(y)
+    x, y = (v - v.mean(1, keepdims=True) for v in (x, y))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        r = np.einsum("ij,ij->i", x, y) / np.sqrt(np.square(x).sum(1) * np.square(y).sum(1))
+    return np.where(defined, np.clip(r, -1.0, 1.0), np.nan)
+
+
+def _average_precision(score: NDArray[Any], there: BoolArray) -> DoubleArray:
+    """Average precision of rows; equal scores enter together, as one threshold."""
+    order = np.argsort(-score, axis=1, kind="stable")
+    ordered = np.take_along_axis(score, order, 1)
+    found = np.take_along_axis(there, order, 1).cumsum(1)
+    last = np.ones(score.shape, bool)  # of its group of equal scores
+    last[:, :-1] = ordered[:, :-1] != ordered[:, 1:]
+    before = np.zeros(found.shape, found.dtype)
+    before[:, 1:] = np.maximum.accumulate(np.where(last, found, 0), axis=1)[:, :-1]
+    gained = np.where(last, found - before, 0) * (found / np.arange(1, score.shape[1] + 1))
+    average: DoubleArray = gained.sum(1) / found[:, -1]
+    return average
