@@ -41,6 +41,7 @@ class InputRecord(TypedDict, total=False):
     values: str | None
     n_empty: int | None
     transform: Json
+    likelihood: str | None
 
 
 class OutputRecord(TypedDict, total=False):

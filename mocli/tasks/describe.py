@@ -34,6 +34,7 @@ def describe_inputs(run: Run, made: Plan, prepared: Prepared) -> None:
                 "values": choice.layer.values.value,
                 "n_empty": prepared.health[f.name].n_empty,
                 "transform": choice.transform,
+                "likelihood": choice.likelihood,
             }
         )
     for edge in made.edges:

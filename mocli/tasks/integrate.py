@@ -55,9 +55,12 @@ def integrate(
     kind: Mapping[str, str] = _NO_STRINGS,
     layer: Mapping[str, str] = _NO_STRINGS,
     transform: Mapping[str, str] = _NO_STRINGS,
+    likelihood: Mapping[str, str] = _NO_STRINGS,
     hvg: Mapping[str, int] = _NO_NUMBERS,
     var_key: str | None = None,
     batch_key: str | None = None,
+    covariate: Sequence[str] = (),
+    continuous: Sequence[str] = (),
     label_key: str | None = None,
     pair_key: str | None = None,
     key_added: str | None = None,
@@ -110,9 +113,12 @@ def integrate(
             kind=kind,
             layer=layer,
             transform=transform,
+            likelihood=likelihood,
             hvg=hvg,
             var_key=var_key,
             batch_key=batch_key,
+            covariate_keys=_many(covariate),
+            continuous_keys=_many(continuous),
             label_key=label_key,
             pair_key=pair_key,
             obs_prefix=obs_prefix,
@@ -195,7 +201,7 @@ def _run(request: _Request, paths: Paths, command: Sequence[str]) -> Result:
         warn_small(run, prepared, params)
         with run.timed("train"):
             model, done = train(run, request.train, made, prepared, params)
-        describe_training(run, made, params, done)
+        describe_training(run, made, model.params, done)
         with run.timed("encode"):
             latent = encode(run, model, prepared)
         with run.timed("evaluate"):

@@ -5,26 +5,27 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from mocli import __version__
-from mocli.models.base import Encodes, Model, Schedule, SmoothsLinks
+from mocli.models.base import Encodes, EncodesJointly, Model, Schedule, SmoothsLinks
 from mocli.models.parameters import as_dict
 from mocli.models.registry import load_class
 from mocli.tasks.evaluate import return_freed_memory
 from mocli.tasks.options import preset_of
+from mocli.tasks.placement import Latent
 from mocli.tasks.run import digest
 from mocli.tasks.smoothing import smooth_links
 from mocli.train.checkpoint import Checkpoints
 from mocli.train.loop import Fit, Training, fit
-from mocli.train.predict import encode_rows
+from mocli.train.predict import encode_cells, encode_rows
 
 if TYPE_CHECKING:
     from mocli.data.links import EdgeLinks
     from mocli.tasks.options import TrainOptions
     from mocli.tasks.prepare import Plan, Prepared
     from mocli.tasks.run import Run
-    from mocli.types import FloatArray
 
 
 def train(run: Run, options: TrainOptions, made: Plan, prepared: Prepared, params: Any) -> tuple[Model, Fit]:
@@ -63,7 +64,9 @@ def _fingerprint(
         "links": [record["sha256"] for record in run.report.links],
         # a table from standard input has no file, and other columns of var match other features
         "matched": [_matched(edge) for edge in made.edges],
+        "likelihoods": [c.likelihood for c in made.choices],
         "batches": None if batch is None else list(batch.levels),
+        "covariates": _covariates(prepared),
         "pairing": made.relation.pairing.value,
         "model": made.traits.name,
         "params": as_dict(params),
@@ -74,6 +77,15 @@ def _fingerprint(
     }
 
 
+def _covariates(prepared: Prepared) -> list[Any]:
+    found: list[Any] = [[c.key, list(c.levels)] for c in prepared.bundle.covariates]
+    continuous = prepared.bundle.continuous
+    if continuous is not None:
+        h = hashlib.sha256(np.ascontiguousarray(continuous.values).tobytes())
+        found.append([*continuous.keys, h.hexdigest()])
+    return found
+
+
 def _matched(edge: EdgeLinks) -> str:
     h = hashlib.sha256(f"{edge.source} {edge.target}".encode())
     for part in (edge.source_index, edge.target_index, edge.weight, edge.sign):
@@ -81,17 +93,20 @@ def _matched(edge: EdgeLinks) -> str:
     return h.hexdigest()
 
 
-def encode(run: Run, model: Model, prepared: Prepared) -> dict[str, FloatArray]:
-    """Latent of every cell by modality, rows in file order; its digest goes to the report."""
-    if not isinstance(model, Encodes):
+def encode(run: Run, model: Model, prepared: Prepared) -> Latent:
+    """Latent of every cell, joint where the model offers that; its digest goes to the report."""
+    bundle = prepared.bundle
+    if isinstance(model, EncodesJointly):
+        latent = Latent.of_cells(encode_cells(model, bundle, run.device), bundle)
+    elif isinstance(model, Encodes):
+        latent = Latent(
+            {name: encode_rows(model, name, m.features, run.device) for name, m in bundle.modalities.items()}
+        )
+    else:
         raise TypeError(f"{type(model).__name__} declares integrate but cannot encode")
-    latent = {
-        name: encode_rows(model, name, m.features, run.device)
-        for name, m in prepared.bundle.modalities.items()
-    }
     bitwise = run.device.type == "cpu" or run.options.deterministic
     run.report.determinism = {
         "level": "bitwise" if bitwise else "statistical",
-        "latent_sha256": digest(latent),
+        "latent_sha256": digest(latent.by_modality),
     }
     return latent
