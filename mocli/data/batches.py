@@ -17,6 +17,7 @@ from scipy import sparse
 from torch import Tensor
 
 from mocli.data.bundle import FeatureMatrix, Minibatch
+from mocli.types import COUNT_LIKELIHOODS, NonZeros
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,8 +77,18 @@ class ResidentCsr:
 
         A table `(B, m)` with `weights` `(m,)` gives weighted sums of rows.
         """
-        bags, index = index, index.reshape(-1)
-        n_rows, n_vars = len(index), self.shape[1]
+        bags, n_rows, n_vars = index, index.numel(), self.shape[1]
+        values, row, column, _ = self.nonzeros(index.reshape(-1))
+        if weights is not None:
+            m = bags.shape[1]
+            values, row, n_rows = values * weights.to(self.device)[row % m], row // m, len(bags)
+        flat = torch.zeros(n_rows * n_vars, device=self.device)
+        flat.scatter_add_(0, row * n_vars + column, values)
+        return flat.view(n_rows, n_vars)
+
+    def nonzeros(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return values, rows and columns of what is stored in rows, `(nnz,)`, and where each row starts."""
+        n_rows = len(index)
         starts = self.bounds[index]
         lengths = self.bounds[index + 1] - starts
         stored = int(lengths.sum())
@@ -86,13 +97,8 @@ class ResidentCsr:
         lengths = lengths.to(self.device, non_blocking=True)
         row = torch.repeat_interleave(torch.arange(n_rows, device=self.device), lengths, output_size=stored)
         position = torch.arange(stored, device=self.device) + shift[row]
-        values = self.values[position]
-        if weights is not None:
-            m = bags.shape[1]
-            values, row, n_rows = values * weights.to(self.device)[row % m], row // m, len(bags)
-        flat = torch.zeros(n_rows * n_vars, device=self.device)
-        flat.scatter_add_(0, row * n_vars + self.columns[position].long(), values)
-        return flat.view(n_rows, n_vars)
+        first = (lengths.cumsum(0) - lengths).to(self.device)
+        return self.values[position], row, self.columns[position].long(), first
 
 
 class Rows:
@@ -124,6 +130,19 @@ class Rows:
             x = self._take_resident(index.cpu())
         return x if self._offset is None else x.add_(self._offset)
 
+    def take_nonzeros(self, index: Tensor) -> NonZeros:
+        """Return rows by number as their non-zeros; only of a sparse matrix without offset or neighbours."""
+        shape = (len(index), self.n_vars)
+        if isinstance(self._source, ResidentCsr):
+            return NonZeros(*self._source.nonzeros(index.cpu()), shape)
+        if isinstance(self._source, Tensor):
+            raise TypeError("these rows are dense")
+        cut = self._source[index.numpy()]
+        starts = torch.from_numpy(cut.indptr.astype(np.int64))
+        row = torch.repeat_interleave(torch.arange(len(index)), starts.diff())
+        column = torch.from_numpy(cut.indices.astype(np.int64))
+        return NonZeros(torch.from_numpy(cut.data), row, column, starts[:-1], shape)
+
     def _take_resident(self, index: Tensor) -> Tensor:
         neighbors, weight = self._features.neighbors, self._features.smoothing
         if neighbors is None or weight == 0:
@@ -148,6 +167,15 @@ class Source:
             link.edge: (Rows(link.source_features, self.device), Rows(link.target_features, self.device))
             for link in bundle.links
         }
+        # what is taken for counts is told by its non-zeros: dense rows would be made in vain
+        self._sparse = {
+            name
+            for name, m in bundle.modalities.items()
+            if m.likelihood in COUNT_LIKELIHOODS
+            and not isinstance(m.features.values, np.ndarray)
+            and m.features.offset is None
+            and m.features.neighbors is None
+        }
         self._library = {name: torch.from_numpy(m.library) for name, m in bundle.modalities.items()}
         self._row_of_cell = torch.from_numpy(np.ascontiguousarray(bundle.rows, dtype=np.int64))
         self._codes = {c.key: torch.from_numpy(c.codes.astype(np.int64)) for c in bundle.categorical}
@@ -156,7 +184,8 @@ class Source:
     def take(self, rows: Mapping[str, Tensor], step: int) -> Minibatch:
         """Cut rows by number, given on the host."""
         return Minibatch(
-            x={name: self.rows[name].take(index) for name, index in rows.items()},
+            x={name: self.rows[name].take(index) for name, index in rows.items() if name not in self._sparse},
+            counts={name: self.rows[name].take_nonzeros(rows[name]) for name in rows if name in self._sparse},
             links={
                 edge: (source.take(rows[edge[0]]), target.take(rows[edge[1]]))
                 for edge, (source, target) in self._links.items()

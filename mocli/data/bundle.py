@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from mocli.types import CSR, FloatArray, IntArray, ModalityKind, Pairing
+    from mocli.types import CSR, FloatArray, IntArray, ModalityKind, NonZeros, Pairing
 
     Edge = tuple[str, str]
 
@@ -199,7 +199,10 @@ class Minibatch:
     Attributes
     ----------
     x
-        Encoder features by modality, `(B, n_vars)`.
+        Encoder features by modality, `(B, n_vars)`, apart from those in `counts`.
+    counts
+        Encoder features of modalities that are stored sparse and taken for counts, by their
+        non-zeros.
     links
         Linked features by edge: two tensors `(B, n_links)`.
     rows
@@ -223,6 +226,7 @@ class Minibatch:
     x: Mapping[str, Tensor]
     links: Mapping[Edge, tuple[Tensor, Tensor]]
     rows: Mapping[str, Tensor]
+    counts: Mapping[str, NonZeros] = field(default_factory=dict)
     library: Mapping[str, Tensor] = field(default_factory=dict)
     step: int = 0
     cells: Tensor | None = None

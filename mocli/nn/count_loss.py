@@ -23,6 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mocli.types import NonZeros
+
 if TYPE_CHECKING:
     from torch.autograd.function import FunctionCtx
 
@@ -33,7 +35,7 @@ _STIRLING = 0.9189385332046727  # half the logarithm of 2 pi
 
 
 def negative_binomial_loss(
-    x: Tensor,
+    x: Tensor | NonZeros,
     logits: Tensor,
     log_dispersion: Tensor,
     log_library: Tensor,
@@ -45,7 +47,7 @@ def negative_binomial_loss(
     Parameters
     ----------
     x
-        Counts, `(B, p)`.
+        Counts, `(B, p)`, or their non-zeros.
     logits
         Of the proportions, `(B, p)`.
     log_dispersion
@@ -58,27 +60,57 @@ def negative_binomial_loss(
         Of each cell, `(B,)`; None for the mean over cells.
     """
     if weight is None:
-        weight = torch.full_like(log_library, 1 / max(len(x), 1))
+        weight = torch.full_like(log_library, 1 / max(len(logits), 1))
+    x = x if isinstance(x, NonZeros) else nonzeros_of(x)
     result: Tensor = _NegativeBinomial.apply(x, logits, log_dispersion, log_library, dropout, weight)  # type: ignore[no-untyped-call]
     return result
 
 
-def poisson_loss(x: Tensor, logits: Tensor, log_library: Tensor, weight: Tensor | None = None) -> Tensor:
+def poisson_loss(
+    x: Tensor | NonZeros, logits: Tensor, log_library: Tensor, weight: Tensor | None = None
+) -> Tensor:
     """Negative log-likelihood of Poisson counts, summed over features and, by weight, over cells: a scalar.
 
     Parameters are those of `negative_binomial_loss`. The means of a cell sum to its library, so only
     non-zeros meet a logit.
     """
     if weight is None:
-        weight = torch.full_like(log_library, 1 / max(len(x), 1))
-    with torch.no_grad():
-        at, counts, n_vars, _ = NonZeros.of(x)
-        row = at.div(max(n_vars, 1), rounding_mode="floor")
-        total = x.sum(1)
-        fixed = log_library.exp() - total * log_library
-        fixed.index_add_(0, row, torch.lgamma(counts + 1))
-    met = logits.reshape(-1).gather(0, at)
-    return weight @ (fixed + total * logits.logsumexp(1)) - (counts * weight[row]) @ met
+        weight = torch.full_like(log_library, 1 / max(len(logits), 1))
+    x = x if isinstance(x, NonZeros) else nonzeros_of(x)
+    result: Tensor = _Poisson.apply(x, logits, log_library, weight)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Poisson(torch.autograd.Function):
+    """The gradient is made with the loss and only scaled in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: NonZeros, logits: Tensor, log_library: Tensor, weight: Tensor) -> Tensor:
+        n, p = logits.shape
+        total = x.totals
+        grad, lse = torch.empty_like(logits), torch.empty_like(log_library)
+        size = max(1, n if logits.is_cuda else min(BLOCK // max(p, 1), n))
+        for start in range(0, n, size):
+            cut = slice(start, min(start + size, n))
+            torch.softmax(logits[cut], 1, out=grad[cut])
+            lse[cut] = logits[cut].amax(1) - grad[cut].amax(1).log_()
+            grad[cut].mul_((total * weight)[cut].unsqueeze(1))
+        at, weights = x.at, weight.index_select(0, x.row)
+        grad.view(-1)[at] -= x.values * weights
+        met = logits.reshape(-1).index_select(0, at)
+        at_nonzeros = torch.lgamma(x.values + 1) - x.values * met
+        ctx.save_for_backward(grad)
+        return weight @ (log_library.exp() - total * (log_library - lse)) + weights @ at_nonzeros
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return None, _scaled(grad, outer[0]), None, None
+
+
+def _scaled(grad: Tensor, scale: Tensor) -> Tensor:
+    # a loss that is only added to others has the scale 1, which on the CPU is free to ask
+    return grad if not scale.is_cuda and float(scale) == 1 else grad * scale
 
 
 class _NegativeBinomial(torch.autograd.Function):
@@ -87,28 +119,28 @@ class _NegativeBinomial(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        x: Tensor,
+        x: NonZeros,
         logits: Tensor,
         log_r: Tensor,
         log_library: Tensor,
         dropout: Tensor | None,
         weight: Tensor,
     ) -> Tensor:
-        n, p = x.shape
+        n, p = logits.shape
         r = log_r.exp()
         shared = log_r.dim() == 1
-        filled = NonZeros.of(x)
+        at = x.at
         gradients = Cells(torch.empty_like(logits), torch.zeros_like(log_r), dropout, log_library, weight)
         if dropout is not None:
             gradients = gradients._replace(dropout=torch.empty_like(logits))
-        size = max(1, n if x.is_cuda else min(BLOCK // max(p, 1), n))
+        size = max(1, n if logits.is_cuda else min(BLOCK // max(p, 1), n))
         buffers = torch.empty(4 if dropout is None else 6, size, p, dtype=logits.dtype, device=logits.device)
         loss = torch.zeros((), dtype=logits.dtype, device=logits.device)
-        s_at, lse = torch.empty_like(filled.counts), torch.empty_like(log_library)
+        s_at, lse = torch.empty_like(x.values), torch.empty_like(log_library)
         cells = Cells(logits, r, dropout, log_library, weight)
         for start in range(0, n, size):
             cut = slice(start, min(start + size, n))
-            some = filled.within(cut)
+            some = _within(x, at, cut)
             of_block, lse[cut], s_at[some.which] = _dense(
                 cells.cut(cut, shared=shared),
                 gradients.cut(cut, shared=shared),
@@ -116,17 +148,15 @@ class _NegativeBinomial(torch.autograd.Function):
                 buffers[:, : cut.stop - start],
             )
             loss += of_block
-        loss += _at_nonzeros(filled, cells, lse, s_at, gradients.log_r)
+        loss += _at_nonzeros(x, at, cells, lse, s_at, gradients.log_r)
         gradients.log_r.mul_(r)
         ctx.save_for_backward(*(g for g in gradients[:3] if g is not None))
         return loss
 
     @staticmethod
     def backward(ctx: FunctionCtx, *outer: Tensor) -> tuple[Tensor | None, ...]:
-        scale = outer[0]
-        found: list[Tensor] = list(ctx.saved_tensors)  # type: ignore[attr-defined]
-        if scale.is_cuda or float(scale) != 1:
-            found = [g * scale for g in found]
+        saved: list[Tensor] = list(ctx.saved_tensors)  # type: ignore[attr-defined]
+        found = [_scaled(g, outer[0]) for g in saved]
         logits, log_r, *dropout = found
         return None, logits, log_r, None, dropout[0] if dropout else None, None
 
@@ -151,37 +181,34 @@ class Cells(NamedTuple):
         )
 
 
-class NonZeros(NamedTuple):
-    """Counts above zero, `(nnz,)`, in the order of the flattened matrix.
+def nonzeros_of(x: Tensor) -> NonZeros:
+    """Find the non-zeros of `(B, p)`."""
+    flat = x.reshape(-1)
+    # on the CPU numpy is several times faster than torch
+    at = flat.nonzero().squeeze(1) if x.is_cuda else torch.from_numpy(np.flatnonzero(flat.numpy() != 0))
+    row = at.div(max(x.shape[1], 1), rounding_mode="floor")
+    starts = torch.searchsorted(row, torch.arange(len(x), device=x.device))
+    return NonZeros(flat.index_select(0, at), row, at - row * x.shape[1], starts, (len(x), x.shape[1]))
 
-    `which` says which of a larger matrix's they are.
-    """
 
+class _Within(NamedTuple):
+    """Non-zeros of some rows: which they are, where in these rows flattened, and their values."""
+
+    which: slice
     at: Tensor
     counts: Tensor
-    n_vars: int
-    which: slice = slice(None)
-
-    @classmethod
-    def of(cls, x: Tensor) -> NonZeros:
-        """Find them in `(B, p)`."""
-        flat = x.reshape(-1)
-        # on the CPU numpy is several times faster than torch
-        at = flat.nonzero().squeeze(1) if x.is_cuda else torch.from_numpy(np.flatnonzero(flat.numpy() != 0))
-        return cls(at, flat.index_select(0, at), x.shape[1])
-
-    def within(self, rows: slice) -> NonZeros:
-        """Take those of some rows, counted from the first of these."""
-        if self.at.is_cuda:  # there a block is the whole
-            return self
-        bounds = torch.tensor([rows.start, rows.stop]) * self.n_vars
-        which = slice(*torch.searchsorted(self.at, bounds).tolist())
-        return NonZeros(self.at[which] - rows.start * self.n_vars, self.counts[which], self.n_vars, which)
 
 
-def _dense(
-    cells: Cells, gradients: Cells, filled: NonZeros, buffers: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _within(filled: NonZeros, at: Tensor, rows: slice) -> _Within:
+    if rows.start == 0 and rows.stop == filled.shape[0]:
+        return _Within(slice(None), at, filled.values)
+    first = int(filled.starts[rows.start])
+    last = int(filled.starts[rows.stop]) if rows.stop < filled.shape[0] else len(at)
+    which = slice(first, last)
+    return _Within(which, at[which] - rows.start * filled.shape[1], filled.values[which])
+
+
+def _dense(cells: Cells, gradients: Cells, filled: _Within, buffers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Do what every element needs, as if all counts were zero, and finish the gradient of the logits.
 
     Returns the weighted loss, the log of the softmax' normaliser, and s = r / (r + mean) at non-zeros.
@@ -225,13 +252,14 @@ def _dense(
     return loss @ cells.weight, lse, s_at
 
 
-def _at_nonzeros(filled: NonZeros, cells: Cells, lse: Tensor, s_at: Tensor, grad_r: Tensor) -> Tensor:
+def _at_nonzeros(
+    filled: NonZeros, at: Tensor, cells: Cells, lse: Tensor, s_at: Tensor, grad_r: Tensor
+) -> Tensor:
     """Add what non-zeros have beside the dense part to the gradient of r; return their weighted loss."""
-    at, counts, r = filled.at, filled.counts, cells.log_r
-    row = at.div(max(filled.n_vars, 1), rounding_mode="floor")
+    counts, row, r = filled.values, filled.row, cells.log_r
     if r.dim() == 1:
         # a shared dispersion is looked up: its gamma functions are made once per feature
-        where = at - row * filled.n_vars
+        where = filled.column
         table = torch.stack([r, r.log(), *gamma_terms(r)])
         r_at, log_r, lgamma_r, digamma_r = table.index_select(1, where)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from mocli.types import NonZeros
 
 
 class MLP(nn.Module):
@@ -34,11 +37,37 @@ class MLP(nn.Module):
         return out
 
 
+class InputLinear(nn.Module):
+    """Linear layer whose input may be sparse; the weight is `(n_in, n_out)`, so that rows are read.
+
+    Starts as PyTorch's `Linear` does.
+    """
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(max(n_in, 1))
+        self.weight = nn.Parameter(torch.empty(n_in, n_out).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(n_out).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor | NonZeros) -> Tensor:
+        """`(B, n_in)` or its non-zeros to `(B, n_out)`."""
+        if isinstance(x, Tensor):
+            return torch.addmm(self.bias, x, self.weight)
+        if self.weight.is_cuda:  # there the dense product is faster
+            return torch.addmm(self.bias, x.dense, self.weight)
+        bags = nn.functional.embedding_bag(
+            x.column, self.weight, x.starts, mode="sum", per_sample_weights=x.values
+        )
+        return bags + self.bias
+
+
 class Block(nn.Module):
     """Linear layer, normalisation, activation, dropout; a second input shares the linear layer.
 
     Parameters
     ----------
+    sparse
+        Whether the first input may be sparse.
     n_side
         Width of the second input; 0 for none. Side by side with the first it would cost a copy.
     normalization
@@ -48,10 +77,18 @@ class Block(nn.Module):
     """
 
     def __init__(
-        self, n_in: int, n_out: int, *, n_side: int = 0, normalization: str, activation: str, dropout: float
+        self,
+        n_in: int,
+        n_out: int,
+        *,
+        n_side: int = 0,
+        sparse: bool = False,
+        normalization: str,
+        activation: str,
+        dropout: float,
     ) -> None:
         super().__init__()
-        self.linear = nn.Linear(n_in, n_out)
+        self.linear = InputLinear(n_in, n_out) if sparse else nn.Linear(n_in, n_out)
         self.side = nn.Linear(n_side, n_out, bias=False) if n_side else None
         self.norm: nn.Module = nn.Identity()
         if normalization == "layer":
@@ -61,9 +98,9 @@ class Block(nn.Module):
         self.activation = nn.Tanh() if activation == "tanh" else nn.LeakyReLU()
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, side: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor | NonZeros, side: Tensor | None = None) -> Tensor:
         """`(B, n_in)` and `(B, n_side)` to `(B, n_out)`."""
-        y = self.linear(x)
+        y: Tensor = self.linear(x)
         if self.side is not None and side is not None:
             y = y + self.side(side)
         # statistics of fewer than two rows mean nothing

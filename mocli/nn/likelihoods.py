@@ -13,9 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-COUNTS = frozenset({"nb", "zinb", "poisson"})
-"""Likelihoods whose mean is a proportion times a library size."""
-
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 

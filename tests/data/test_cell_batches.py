@@ -30,7 +30,7 @@ def bundle():
             FeatureMatrix(sparse.csr_matrix(x), tuple(map(str, range(p)))),
             tuple(f"{name}{i}" for i in range(len(cells))),
             x.sum(1),
-            "nb",
+            {"rna": "nb", "atac": "normal"}[name],
         )
     batch = Codes("batch", np.r_[np.zeros(35, int), np.ones(4, int), -1], ("a", "b"))
     donor = Codes("donor", rng.integers(-1, 3, N), ("x", "y", "z"))
@@ -59,8 +59,11 @@ def test_positions_lead_from_rows_to_the_cells_drawn():
             np.testing.assert_array_equal(position, np.flatnonzero(data.rows[cells, column] >= 0))
             np.testing.assert_array_equal(batch.rows[name].numpy(), data.rows[cells[position], column])
             whole = data.modalities[name].features.values.toarray()
-            np.testing.assert_array_equal(batch.x[name].numpy(), whole[batch.rows[name].numpy()])
-            np.testing.assert_array_equal(batch.library[name].numpy(), batch.x[name].sum(1).numpy())
+            x = batch.counts[name].dense if name == "rna" else batch.x[name]
+            np.testing.assert_array_equal(x.numpy(), whole[batch.rows[name].numpy()])
+            np.testing.assert_array_equal(batch.library[name].numpy(), x.sum(1).numpy())
+        # what is taken for counts comes by its non-zeros, and only so
+        assert (set(batch.x), set(batch.counts)) == ({"atac"}, {"rna"})
         assert set(batch.codes) == {"batch", "donor"}
         for codes in data.categorical:
             np.testing.assert_array_equal(batch.codes[codes.key].numpy(), codes.codes[cells])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from mocli.nn import likelihoods as lh
-from mocli.nn.count_loss import gamma_terms, negative_binomial_loss, poisson_loss
+from mocli.nn.count_loss import gamma_terms, negative_binomial_loss, nonzeros_of, poisson_loss
 
 RNG = np.random.default_rng(0)
 X = RNG.poisson(2.0, size=(40, 7)).astype(float)
@@ -143,6 +143,19 @@ def test_extreme_proportions_change_nothing(seed, scale, inflated):
     found, exact = both(seed, inflated=inflated, scale=scale, n=4, p=12)
     for a, b in zip(found, exact, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-7)
+
+
+def test_nonzeros_say_all():
+    x, tensors, library, _ = problem(4)
+    x[3] = 0
+    filled = nonzeros_of(x)
+    assert torch.equal(filled.dense, x)
+    assert torch.equal(filled.totals, x.sum(1))
+    assert torch.equal(filled.at, x.reshape(-1).nonzero().squeeze(1))
+    assert [int(s) for s in filled.starts] == np.r_[0, (x != 0).sum(1).cumsum(0).numpy()][:-1].tolist()
+    for loss in (negative_binomial_loss, poisson_loss):
+        more = [tensors["log_r"]] if loss is negative_binomial_loss else []
+        assert torch.equal(*(loss(v, tensors["logits"], *more, library) for v in (x, filled)))
 
 
 def test_the_outer_weight_of_the_loss_reaches_the_gradient():

