@@ -9,6 +9,7 @@ import numpy as np
 
 from mocli.data.io import sha256
 from mocli.models.parameters import as_dict
+from mocli.types import Pairing
 
 if TYPE_CHECKING:
     from mocli.tasks.evaluate import Scores
@@ -65,6 +66,20 @@ def warn_small(run: Run, prepared: Prepared, params: Any) -> None:
                 f"{name} has {m.n_obs:,} cells, fewer than a minibatch of {batch_size}: "
                 "cells are drawn more than once per step"
             )
+
+
+def warn_confounded(run: Run, prepared: Prepared) -> None:
+    """Say where no batch holds cells that were measured in different ways."""
+    bundle = prepared.bundle
+    if bundle.pairing is not Pairing.MOSAIC or bundle.batch is None or len(bundle.batch.levels) < 2:
+        return
+    patterns, codes = bundle.patterns(), bundle.batch.codes
+    ways = [len(np.unique(patterns[codes == k])) for k in range(len(bundle.batch.levels))]
+    if len(np.unique(patterns)) > 1 and max(ways) == 1:
+        run.warn(
+            f"every batch of obs['{bundle.batch.key}'] was measured in one way only: what differs between "
+            "batches cannot be told from what differs between modalities, and both may be removed or kept"
+        )
 
 
 def describe_training(run: Run, made: Plan, params: Any, done: Fit) -> None:

@@ -187,7 +187,13 @@ def _run(request: _Request, paths: Paths, command: Sequence[str]) -> Result:
     with Run("integrate", paths, output=request.output, options=request.run, command=command) as run:
         # torch and scikit-learn are loaded only now: a dry run and a refusal need neither
         from mocli.tasks.deliver import deliver
-        from mocli.tasks.describe import describe_inputs, describe_scores, describe_training, warn_small
+        from mocli.tasks.describe import (
+            describe_inputs,
+            describe_scores,
+            describe_training,
+            warn_confounded,
+            warn_small,
+        )
         from mocli.tasks.evaluate import score
         from mocli.tasks.training import encode, train
 
@@ -199,6 +205,7 @@ def _run(request: _Request, paths: Paths, command: Sequence[str]) -> Result:
             prepared = load(made, seed=request.run.seed, warn=run.warn)
             describe_inputs(run, made, prepared)
         warn_small(run, prepared, params)
+        warn_confounded(run, prepared)
         with run.timed("train"):
             model, done = train(run, request.train, made, prepared, params)
         describe_training(run, made, model.params, done)
