@@ -23,7 +23,31 @@ class IntegrateOptions:
     )
 
 
-@with_options(*SHARED, IntegrateOptions)
+@dataclass(frozen=True)
+class TransferOptions:
+    """Labels carried over to the cells that lack them."""
+
+    transfer_labels: Annotated[
+        str | None,
+        option(
+            "--transfer-labels",
+            panel=OUTPUT,
+            metavar="COLUMN[,COLUMN]",
+            help="Label cells that lack this obs column by their neighbours in other modalities",
+        ),
+    ] = None
+    min_confidence: Annotated[
+        float,
+        option(
+            "--min-confidence",
+            panel=OUTPUT,
+            metavar="X",
+            help="Below it a transferred label is 'unknown'",
+        ),
+    ] = 0.5
+
+
+@with_options(*SHARED, IntegrateOptions, TransferOptions)
 def integrate(settings: Settings) -> None:
     """Bring the cells of all modalities into one latent space.
 

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from mocli.tasks.placement import Latent
     from mocli.tasks.prepare import Plan, Prepared
     from mocli.tasks.run import Run
-    from mocli.types import FloatArray
+    from mocli.tasks.transfer import Carried
+    from mocli.types import FloatArray, StrArray
 
 MAX_PICTURE = 10_000
 """Cells drawn in the picture; more would only overlap."""
@@ -42,11 +43,12 @@ def deliver(
     latent: Latent,
     scores: Scores,
     model: Model,
+    carried: Sequence[Carried] = (),
 ) -> None:
     """Write every output; the JSON report comes last, so that `ok` means all of it is there."""
     paths, output = run.paths, run.output
     key = output.key_added or f"X_{made.traits.name}"
-    added = _added(made, data, latent.by_modality, key)
+    added = _added(made, data, latent.by_modality, key, carried)
     names = union_names(added)
     top = {key: _joined(names, added, latent.by_modality)}
     if output.umap:
@@ -57,8 +59,9 @@ def deliver(
         top["X_umap"][placed] = layout(top[key][placed], seed=run.options.seed)
     save_model(paths.model, model, made, prepared, {"seed": run.options.seed})
     uns = {"mocli": _provenance(run, made, model)} if output.provenance else {}
-    write_h5mu(paths.output, added, obsm=top, uns=uns)
-    run.add_output(paths.output, f"integrated cells, latent in obsm['{key}']")
+    write_h5mu(paths.output, added, obsm=top, uns=uns, obs=_joined_labels(names, added, carried))
+    columns = "".join(f", labels in obs['{c.name}_transferred']" for c in carried)
+    run.add_output(paths.output, f"integrated cells, latent in obsm['{key}']{columns}")
     run.add_output(paths.model, "the trained model")
     if paths.html is not None:
         _write_html(run, paths.html, prepared, latent, scores)
@@ -71,7 +74,13 @@ def deliver(
     run.say(f"writing {paths.report}: the report in JSON")
 
 
-def _added(made: Plan, data: DataOptions, latent: Mapping[str, FloatArray], key: str) -> list[Added]:
+def _added(
+    made: Plan,
+    data: DataOptions,
+    latent: Mapping[str, FloatArray],
+    key: str,
+    carried: Sequence[Carried],
+) -> list[Added]:
     prefix = data.obs_prefix or (
         not made.relation.names_mean_cells and made.relation.pairing is Pairing.UNPAIRED and _collide(made)
     )
@@ -79,6 +88,7 @@ def _added(made: Plan, data: DataOptions, latent: Mapping[str, FloatArray], key:
         Added(
             file=f,
             obsm={key: latent[f.name]},
+            obs={name: column for c in carried for name, column in c.of_modality(f.name).items()},
             obs_names=tuple(f"{f.name}:{name}" for name in f.obs.index) if prefix else None,
         )
         for f in made.files
@@ -101,13 +111,20 @@ def _joined(names: Sequence[str], added: Sequence[Added], latent: Mapping[str, F
     total = np.zeros((len(names), n_latent), dtype=np.float64)
     times = np.zeros(len(names), dtype=np.int64)
     for part in added:
-        own = part.obs_names if part.obs_names is not None else list(part.file.obs.index)
-        rows = where.get_indexer(pd.Index(own))
+        rows = where.get_indexer(part.names)
         total[rows] += latent[part.file.name]
         times[rows] += 1
     joined = np.full(total.shape, np.nan)
     np.divide(total, times[:, None], out=joined, where=times[:, None] > 0)
     return joined.astype(np.float32)
+
+
+def _joined_labels(
+    names: Sequence[str], added: Sequence[Added], carried: Sequence[Carried]
+) -> dict[str, StrArray | FloatArray]:
+    where = pd.Index(names)
+    cells = {part.file.name: where.get_indexer(part.names) for part in added}
+    return {name: column for c in carried for name, column in c.of_whole(cells, len(names)).items()}
 
 
 def _provenance(run: Run, made: Plan, model: Model) -> dict[str, object]:

@@ -13,6 +13,7 @@ from mocli.tasks.options import DataOptions, OutputOptions, RunOptions, TrainOpt
 from mocli.tasks.paths import Paths, command_line
 from mocli.tasks.prepare import load, plan
 from mocli.tasks.run import Run
+from mocli.tasks.transfer import TransferOptions, read_labels
 from mocli.types import Task
 
 if TYPE_CHECKING:
@@ -80,6 +81,8 @@ def integrate(
     resume: str = "auto",
     max_time: float | None = None,
     umap: bool = False,
+    transfer_labels: str | Sequence[str] | None = None,
+    min_confidence: float = 0.5,
     html: bool = True,
     report: str | Path | None = None,
     provenance: bool = True,
@@ -148,6 +151,7 @@ def integrate(
             provenance=provenance,
             force=force,
         ),
+        transfer=TransferOptions.of(transfer_labels, min_confidence),
     )
     paths = Paths.of(request.output, request.run, suffixes=(".h5mu",))
     sources = [parse_source(text).path for text in request.data.inputs]
@@ -167,12 +171,14 @@ class _Request:
     train: TrainOptions
     run: RunOptions
     output: OutputOptions
+    transfer: TransferOptions
 
 
 def _dry_run(request: _Request, paths: Paths) -> Result:
     lines: list[str] = []
     paths.check(force=request.output.force)
     made = plan(request.data, request.train, Task.INTEGRATE, lines.append)
+    lines.extend(labels.summary for labels in read_labels(made.files, request.transfer))
     params = resolve(made.traits, request.train.params, request.train.preset)
     lines.extend(f"warning: {w}" for w in made.warnings)
     lines.append(f"parameters: {json.dumps(as_dict(params), sort_keys=True)}")
@@ -196,9 +202,13 @@ def _run(request: _Request, paths: Paths, command: Sequence[str]) -> Result:
         )
         from mocli.tasks.evaluate import score
         from mocli.tasks.training import encode, train
+        from mocli.tasks.transfercheck import transfer
 
         with run.timed("load"):
             made = plan(request.data, request.train, Task.INTEGRATE, run.say)
+            labels = read_labels(made.files, request.transfer)
+            for column in labels:
+                run.say(column.summary)
             params = resolve(made.traits, request.train.params, request.train.preset)
             for warning in made.warnings:
                 run.warn(warning)
@@ -214,6 +224,7 @@ def _run(request: _Request, paths: Paths, command: Sequence[str]) -> Result:
         with run.timed("evaluate"):
             scores = score(latent, prepared.bundle, made.pairs, seed=request.run.seed)
             describe_scores(run, scores)
+            carried = transfer(run, request.transfer, labels, made, prepared, latent.by_modality)
         with run.timed("write"):
-            deliver(run, request.data, made, prepared, latent, scores, model)
+            deliver(run, request.data, made, prepared, latent, scores, model, carried)
     return Result(paths.output, run.report.as_dict(), [], paths.results())

@@ -1,0 +1,316 @@
+"""`--transfer-labels`: who gets a label, from whom, how sure, and how it is checked."""
+
+import anndata as ad
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.spatial.distance import cdist
+
+from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
+from mocli.data.io import open_inputs
+from mocli.errors import InputError, UsageError
+from mocli.tasks.transfer import Labels, TransferOptions, carry, read_labels
+from mocli.tasks.transfercheck import check_carried
+from mocli.types import ModalityKind, Pairing
+
+METRICS = ("accuracy", "unknown", "accuracy_known", "calibration_error")
+
+
+def bundle_of(latent, *, rows=None, empty=()):
+    """A bundle with nothing but cells: who is who, and whose library is zero."""
+    from scipy import sparse
+
+    sizes = {name: len(z) for name, z in latent.items()}
+    pairing = Pairing.UNPAIRED if rows is None else Pairing.MOSAIC
+    if rows is None:
+        rows = np.full((sum(sizes.values()), len(sizes)), -1)
+        start = 0
+        for column, n in enumerate(sizes.values()):
+            rows[start : start + n, column] = np.arange(n)
+            start += n
+    modalities = {}
+    for name, n in sizes.items():
+        library = np.ones(n, np.float32)
+        library[[i for m, i in empty if m == name]] = 0
+        features = FeatureMatrix(values=sparse.csr_matrix((n, 1), dtype=np.float32), names=("f",))
+        modalities[name] = Modality(
+            name=name,
+            kind=ModalityKind.OTHER,
+            features=features,
+            obs_names=tuple(f"{name}{i}" for i in range(n)),
+            library=library,
+        )
+    names = tuple(f"c{i}" for i in range(len(rows)))
+    return MultiOmics(
+        modalities=modalities, rows=rows, obs_names=names, pairing=pairing, links=(), batch=None, label=None
+    )
+
+
+@pytest.fixture
+def three():
+    """Three modalities of 60, 50 and 40 cells in two clouds that overlap a little, and what is true."""
+    rng = np.random.default_rng(0)
+    truth = {name: rng.integers(0, 2, n) for name, n in (("a", 60), ("b", 50), ("c", 40))}
+    latent = {
+        name: (rng.normal(size=(len(t), 3)) + 2.5 * t[:, None]).astype(np.float32)
+        for name, t in truth.items()
+    }
+    return latent, truth
+
+
+def brute_vote(query, reference, codes, k=15):
+    """Winner and its share of the weight, cell by cell."""
+    d = cdist(query.astype(float), reference.astype(float))
+    winners, shares = [], []
+    for row in d:
+        near = np.argsort(row, kind="stable")[:k]
+        weight = np.exp(-0.5 * (row[near] / row[near][-1]) ** 2)
+        share = np.bincount(codes[near], weights=weight, minlength=2) / weight.sum()
+        winners.append(share.argmax())
+        shares.append(share.max())
+    return np.array(winners), np.array(shares)
+
+
+def all_of(latent, names):
+    return np.concatenate([latent[name] for name in names])
+
+
+def test_cells_without_a_label_are_voted_on_by_the_labelled_cells_of_the_others(three):
+    latent, truth = three
+    codes = {"a": truth["a"], "b": np.full(50, -1), "c": truth["c"].copy()}
+    codes["c"][:10] = -1
+    done = carry(
+        Labels("type", codes, ("x", "y")), latent, bundle_of(latent), min_confidence=0.5, device="cpu"
+    )
+    voters = np.concatenate([truth["a"], codes["c"]])
+    known = voters >= 0
+    winner, share = brute_vote(latent["b"], all_of(latent, "ac")[known], voters[known])
+    np.testing.assert_array_equal(done.codes["b"], winner)
+    np.testing.assert_allclose(done.confidence["b"], share, atol=1e-5)
+    # c's own labels do not vote on c
+    winner, share = brute_vote(latent["c"][:10], latent["a"], truth["a"])
+    np.testing.assert_array_equal(done.codes["c"][:10], winner)
+    np.testing.assert_array_equal(done.codes["c"][10:], truth["c"][10:])
+    np.testing.assert_array_equal(done.confidence["c"][10:], 1)
+    np.testing.assert_array_equal(done.codes["a"], truth["a"])
+    assert [int(o.sum()) for o in done.own.values()] == [60, 0, 30]
+
+
+def test_unknown_where_neighbours_disagree_cells_are_far_or_hold_no_signal(three):
+    latent, truth = three
+    latent = {**latent, "b": latent["b"].copy()}
+    latent["b"][0] += 1000
+    codes = {"a": truth["a"], "b": np.full(50, -1), "c": np.full(40, -1)}
+    done = carry(
+        Labels("type", codes, ("x", "y")),
+        latent,
+        bundle_of(latent, empty=[("b", 1)]),
+        min_confidence=0.9,
+        device="cpu",
+    )
+    assert list(done.codes["b"][:2]) == [-1, -1]
+    assert list(done.confidence["b"][:2]) == [0, 0]
+    _, share = brute_vote(latent["b"][2:], latent["a"], truth["a"])
+    np.testing.assert_array_equal(done.codes["b"][2:] < 0, share < 0.9)
+    assert 0 < (share < 0.9).sum() < 48
+    words = done.of_modality("b")["type_transferred"]
+    assert set(words) == {"x", "y", "unknown"}
+
+
+def test_a_label_holds_for_the_same_cell_in_another_modality_unless_unpaired():
+    z = np.arange(6, dtype=np.float32)[:, None]
+    codes = {"a": np.array([0, 1, 0, 1, 0, 1]), "b": np.full(6, -1)}
+    rows = np.stack([np.arange(6), np.arange(6)[::-1]], axis=1)
+    labels = Labels("type", codes, ("x", "y"))
+    paired = bundle_of({"a": z, "b": z}, rows=rows)
+    done = carry(labels, {"a": z, "b": z}, paired, min_confidence=0, device="cpu")
+    np.testing.assert_array_equal(done.codes["b"], codes["a"][::-1])
+    assert done.own["b"].all()
+    apart = carry(labels, {"a": z, "b": z}, bundle_of({"a": z, "b": z}), min_confidence=0, device="cpu")
+    assert not apart.own["b"].any()
+
+
+def test_of_one_cell_in_two_modalities_the_own_label_wins_then_the_surer_vote(three):
+    latent, truth = three
+    codes = {"a": truth["a"].copy(), "b": np.full(50, -1), "c": np.full(40, -1)}
+    codes["a"][:5] = -1
+    done = carry(
+        Labels("type", codes, ("x", "y")), latent, bundle_of(latent), min_confidence=0.5, device="cpu"
+    )
+    cells = {"a": np.arange(60), "b": np.arange(50), "c": np.arange(20, 60)}
+    whole = done.of_whole(cells, 62)
+    names = np.array(["x", "y", "unknown"], dtype=object)
+    assert list(whole["type_transferred"][5:60]) == list(names[truth["a"][5:]])
+    assert whole["type_confidence"].dtype == np.float32
+    assert (whole["type_confidence"][5:60] == 1).all()
+    # the first cells of a have no voter that is not a's own: what b knows is no label
+    np.testing.assert_array_equal(whole["type_confidence"][:5], done.confidence["b"][:5])
+    assert list(whole["type_transferred"][60:]) == ["unknown", "unknown"]
+    assert list(whole["type_confidence"][60:]) == [0, 0]
+
+
+# the comparison
+
+
+def check(labels, latent, bundle, pairs=None):
+    found = check_carried(labels, latent, bundle, pairs or {}, min_confidence=0.7, device="cpu", seed=0)
+    return dict(found)
+
+
+def test_the_comparison_is_what_the_others_would_have_said(three):
+    latent, truth = three
+    entries = check(Labels("type", truth, ("x", "y")), latent, bundle_of(latent))
+    assert list(entries) == ["a", "b", "c"]
+    for name in truth:
+        others = [n for n in truth if n != name]
+        voters = np.concatenate([truth[n] for n in others])
+        winner, share = brute_vote(latent[name], all_of(latent, others), voters)
+        right, known = winner == truth[name], share >= 0.7
+        value = {m: entries[name][f"carried_label_{m}[type->{name}]"]["value"] for m in METRICS}
+        assert value["accuracy"] == pytest.approx(right.mean())
+        assert value["unknown"] == pytest.approx(1 - known.mean())
+        assert value["accuracy_known"] == pytest.approx(right[known].mean())
+        bins = np.ceil(share * 10).astype(int) - 1
+        expected = sum(
+            abs(share[bins == b].mean() - right[bins == b].mean()) * (bins == b).mean() for b in set(bins)
+        )
+        assert value["calibration_error"] == pytest.approx(expected, abs=1e-5)
+        entry = entries[name][f"carried_label_accuracy[type->{name}]"]
+        assert entry["n"] == len(truth[name])
+        assert {"title", "definition", "sentence", "better", "range"} <= set(entry)
+
+
+def test_a_true_partner_never_votes():
+    """Every cell has a label of its own, which only its partner, at the same place, can give."""
+    n = 40
+    z = np.arange(n, dtype=np.float32)[:, None]
+    truth = np.arange(n)
+    order = np.random.default_rng(1).permutation(n)
+    latent = {"a": z, "b": z[order]}
+    levels = tuple(map(str, range(n)))
+    labels = Labels("type", {"a": truth, "b": truth[order]}, levels)
+    pairs = {("a", "b"): np.stack([order, np.arange(n)], axis=1)}
+
+    def accuracy(entries, name):
+        return entries[name][f"carried_label_accuracy[type->{name}]"]["value"]
+
+    free = check(labels, latent, bundle_of(latent))
+    held = check(labels, latent, bundle_of(latent), pairs)
+    for name in "ab":
+        assert accuracy(free, name) == 1
+        assert accuracy(held, name) == 0
+    # labels that only one side has are compared with those of true partners
+    one = Labels("type", {"a": truth, "b": np.full(n, -1)}, levels)
+    assert list(check(one, latent, bundle_of(latent), pairs)) == ["b"]
+    assert check(one, latent, bundle_of(latent)) == {}
+
+
+# options and columns
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Files rna (cell_type, n_genes, group as numbers) and prot (none)."""
+    obs = pd.DataFrame(
+        {
+            "cell_type": pd.Categorical(["T", "B", None, "unknown"]),
+            "n_genes": [1.0, 2.0, 3.0, 4.0],
+            "blank": pd.Categorical([None] * 4, categories=["x"]),
+        },
+        index=list("abcd"),
+    )
+    x = np.ones((4, 2), np.float32)
+    ad.AnnData(x, obs=obs).write_h5ad(tmp_path / "rna.h5ad")
+    ad.AnnData(x, obs=pd.DataFrame(index=list("efgh"))).write_h5ad(tmp_path / "prot.h5ad")
+    return open_inputs([str(tmp_path / "rna.h5ad"), str(tmp_path / "prot.h5ad")], kinds={})
+
+
+def test_a_column_becomes_codes_and_unknown_is_no_label(files):
+    (labels,) = read_labels(files, TransferOptions.of("cell_type", 0.5))
+    assert labels.levels == ("B", "T")
+    assert list(labels.codes["rna"]) == [1, 0, -1, -1]
+    assert list(labels.codes["prot"]) == [-1] * 4
+    assert "2 of 4 rna cells" in labels.summary
+    (same,) = read_labels(files, TransferOptions.of(["rna:cell_type"], 0.5))
+    assert same.name == "cell_type"
+
+
+@pytest.mark.parametrize(
+    ("column", "error", "words", "hint"),
+    [
+        ("cell_typ", InputError, "no modality has the column 'cell_typ'", "'cell_type'"),
+        ("n_genes", InputError, "holds numbers", "cell_type"),
+        ("blank", InputError, "labels no cell", None),
+        ("cell_type,rna:cell_type", UsageError, "under one name", None),
+    ],
+)
+def test_a_column_that_cannot_be_carried_is_refused(files, column, error, words, hint):
+    with pytest.raises(error, match=words) as caught:
+        read_labels(files, TransferOptions.of(column, 0.5))
+    assert hint is None or hint in str(caught.value.hint)
+
+
+def test_options_are_read_from_text_and_lists():
+    assert TransferOptions.of(" a, b,,a ", 1).columns == ("a", "b")
+    assert TransferOptions.of(None, 0).columns == ()
+    assert TransferOptions.of(["a,b"], 0.5).columns == ("a,b",)
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(UsageError, match="between 0 and 1"):
+            TransferOptions.of("a", wrong)
+
+
+# from files to files
+
+
+def test_labels_arrive_in_the_output_and_the_report(run, unpaired, tmp_path, read, check_report):
+    prot = ad.read_h5ad(unpaired / "prot.h5ad")
+    del prot.obs["cell_type"]
+    prot.write_h5ad(tmp_path / "prot.h5ad")
+    run(
+        [unpaired / "rna.h5ad", tmp_path / "prot.h5ad"],
+        links=[unpaired / "links.tsv"],
+        transfer_labels="cell_type",
+    )
+    out = read(tmp_path / "out.h5mu")
+    own = ad.read_h5ad(unpaired / "rna.h5ad").obs["cell_type"]
+    assert list(out["rna"].obs["cell_type_transferred"]) == list(own)
+    assert (out["rna"].obs["cell_type_confidence"] == 1).all()
+    carried = out["prot"].obs
+    assert "cell_type" not in carried
+    assert set(carried["cell_type_transferred"]) <= {*own, "unknown"}
+    assert carried["cell_type_confidence"].dtype == np.float32
+    assert carried["cell_type_confidence"].between(0, 1).all()
+    sure = (carried["cell_type_confidence"] >= 0.5).to_numpy()
+    np.testing.assert_array_equal(carried["cell_type_transferred"] != "unknown", sure)
+    for column in ("cell_type_transferred", "cell_type_confidence"):
+        parts = [out[name].obs[column] for name in ("rna", "prot")]
+        assert list(out.obs[column]) == list(pd.concat(parts))
+    assert "transferred cell_type to prot 60 cells" in (tmp_path / "out.log").read_text()
+    # no other modality can say what rna's labels should be
+    report = check_report(tmp_path / "out.report.json")
+    assert not [m for m in report["metrics"] if m.startswith("carried_label")]
+
+
+def test_known_labels_are_compared_in_the_report_and_the_log(run, unpaired, tmp_path, check_report):
+    run(
+        [unpaired / "rna.h5ad", unpaired / "prot.h5ad"],
+        links=[unpaired / "links.tsv"],
+        transfer_labels=["cell_type"],
+    )
+    metrics = check_report(tmp_path / "out.report.json")["metrics"]
+    found = {m for m in metrics if m.startswith("carried_label")}
+    assert found == {f"carried_label_{m}[cell_type->{n}]" for m in METRICS for n in ("rna", "prot")}
+    assert metrics["carried_label_accuracy[cell_type->prot]"]["n"] == 60
+    log = (tmp_path / "out.log").read_text()
+    assert "all have a label" in log
+    assert "where cell_type of prot is known (60 cells)" in log
+
+
+def test_a_column_nobody_has_stops_a_dry_run_too(run, unpaired):
+    with pytest.raises(InputError, match="--transfer-labels"):
+        run(
+            [unpaired / "rna.h5ad", unpaired / "prot.h5ad"],
+            links=[unpaired / "links.tsv"],
+            transfer_labels="celltypes",
+            dry_run=True,
+        )
