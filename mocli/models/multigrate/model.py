@@ -11,6 +11,7 @@ import torch
 from mocli.models.base import Group, Losses, Phase, Sampling, Schedule, Validation
 from mocli.models.multigrate import TRAITS
 from mocli.models.multigrate.module import MultigrateModule, Step
+from mocli.models.multigrate.params import SETTLED
 from mocli.models.multigrate.shape import Shape, shape_of, spec_of
 from mocli.nn.mixture import product_of_experts
 from mocli.types import Pairing, Preset
@@ -42,12 +43,9 @@ class Multigrate:
 
     @classmethod
     def from_bundle(cls, bundle: MultiOmics, params: Any) -> Self:
-        """Build with fresh weights; weights left to the data are settled by the pairing."""
-        mosaic = bundle.pairing is not Pairing.PAIRED
-        weight_kl = (1e-2 if mosaic else 1e-5) if params.weight_kl is None else params.weight_kl
-        weight_marginal = (
-            (4000.0 if mosaic else 0.0) if params.weight_marginal is None else params.weight_marginal
-        )
+        """Build with fresh weights; parameters left to the data are settled by the pairing."""
+        settled = SETTLED[params.settled_by, bundle.pairing is not Pairing.PAIRED]
+        params = replace(params, **{k: v for k, v in settled.items() if getattr(params, k) is None})
         shape = Shape(
             widths={name: m.features.n_vars for name, m in bundle.modalities.items()},
             likelihoods={name: m.likelihood or "normal" for name, m in bundle.modalities.items()},
@@ -56,7 +54,7 @@ class Multigrate:
             continuous=bundle.continuous.keys if bundle.continuous else (),
             patterns=tuple(np.unique(bundle.patterns()).tolist()),
         )
-        model = cls(shape, replace(params, weight_kl=weight_kl, weight_marginal=weight_marginal))
+        model = cls(shape, params)
         for position, m in enumerate(bundle.modalities.values()):
             model.module.depth[position] = _median_total(m.features)
         response = model.module.covariates.response
@@ -76,8 +74,8 @@ class Multigrate:
     def phases(self, schedule: Schedule, bundle: MultiOmics) -> list[Phase]:
         """One phase that ends when held-out cells are no longer described better."""
         p = self.params
-        # paper: held-out reconstruction; with alignment that would rise where it should
-        watched = {"reconstruction": 1.0} if schedule.preset is Preset.PAPER else self._weights()
+        # as the authors do: an alignment that has something to do rises while the model learns
+        watched = {"reconstruction": 1.0}
         share = p.validation_share if bundle.n_cells >= FEW_CELLS else 0.0
         held_out = Validation(share, 1, p.patience, watched).n_held_out(bundle.n_cells) if share else 0
         epoch = max(1, -(-(bundle.n_cells - held_out) // p.batch_size))
@@ -117,7 +115,7 @@ class Multigrate:
         return {
             "reconstruction": p.weight_reconstruction,
             "kl": float(p.weight_kl or 0),
-            "latent_alignment": p.weight_latent,
+            "latent_alignment": float(p.weight_latent or 0),
             "marginal_alignment": float(p.weight_marginal or 0),
         }
 

@@ -156,7 +156,7 @@ class MultigrateModule(nn.Module):
         """Show some cells by one of their modalities only, chosen at random."""
         score = torch.rand(present.shape, device=present.device) * present
         chosen = F.one_hot(score.argmax(0), len(present)).T.bool() & present
-        alone = torch.rand(present.shape[1], device=present.device) < self.params.modality_dropout
+        alone = torch.rand(present.shape[1], device=present.device) < (self.params.modality_dropout or 0)
         return torch.where(alone, chosen, present)
 
     def reconstruction(self, step: Step, z: Tensor) -> Tensor:

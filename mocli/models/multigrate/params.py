@@ -1,7 +1,8 @@
 """Hyper-parameters of Multigrate.
 
 Defaults are mocli's recipe (`--preset auto`); where it, the paper and the authors' code differ the
-help of the field says so. `--preset paper` takes the paper's defaults (Tables 1 and 3).
+help of the field says so. `--preset paper` takes the paper's defaults (Tables 1 and 3). What is None
+depends on the pairing and is settled when the model is built: see `SETTLED`.
 """
 
 from dataclasses import field
@@ -43,8 +44,8 @@ class MultigrateParams:
         ),
     ] = "lognorm"
     encoder_covariates: Annotated[
-        bool, Field(description="tell encoders the covariates; paper: decoders only, code: both")
-    ] = True
+        bool, Field(description="tell encoders the covariates, not only decoders; paper no, code yes")
+    ] = False
     mix: Annotated[
         Literal["product", "mixture"],
         Field(description="joint posterior: product of experts with prior, or mean of experts"),
@@ -58,9 +59,14 @@ class MultigrateParams:
         Field(description="response to a continuous covariate"),
     ] = "sigmoid"
     modality_dropout: Annotated[
-        float,
-        Field(ge=0, le=1, description="share of cells shown by one of their modalities only; paper 0"),
-    ] = 0.0
+        float | None,
+        Field(
+            ge=0,
+            le=1,
+            description="share of cells shown by one of their modalities only, while all are reconstructed; "
+            "none: 0 for paired cells, 0.5 mosaic; paper 0",
+        ),
+    ] = None
     batch_size: Annotated[int, Field(ge=2, description="cells in a minibatch")] = 256
     balance: Annotated[
         Literal["none", "batch", "presence"],
@@ -84,7 +90,7 @@ class MultigrateParams:
     ] = field(default_factory=dict)
     weight_kl: Annotated[
         Weight | None,
-        Field(description="weight of KL(joint posterior | prior); none: 1e-5 for paired cells, 1e-2 mosaic"),
+        Field(description="weight of KL(joint posterior | prior); none: 0.1; paper 1e-5 paired, 1e-2 mosaic"),
     ] = None
     kl_warmup: Annotated[
         float, Field(ge=0, le=1, description="share of the steps over which the KL weight rises from 0")
@@ -96,17 +102,54 @@ class MultigrateParams:
         Literal["presence", "batch"],
         Field(description="groups to align: cells by the modalities they have, or batches"),
     ] = "presence"
-    weight_latent: Annotated[Weight, Field(description="weight of aligning the joint latents of groups")] = (
-        0.0
-    )
+    weight_latent: Annotated[
+        Weight | None,
+        Field(
+            description="weight of aligning the joint latents of groups; none: 0 for paired cells, "
+            "300 mosaic; paper 0"
+        ),
+    ] = None
     weight_marginal: Annotated[
         Weight | None,
         Field(
             description="weight of aligning latents of single modalities, and of groups within each; "
-            "none: 0 for paired cells, 4000 mosaic (paper)"
+            "none: 0; paper 4000 mosaic"
         ),
     ] = None
+    settled_by: Annotated[
+        Literal["mocli", "paper"], Field(description="whose values stand where none is given")
+    ] = "mocli"
 
 
-PRESETS: dict[str, dict[str, object]] = {"paper": {"encoder_input": "raw"}}
+PRESETS: dict[str, dict[str, object]] = {
+    "paper": {"encoder_input": "raw", "encoder_covariates": True, "settled_by": "paper"}
+}
 """What a preset changes; values that the user sets win."""
+
+SETTLED: dict[tuple[str, bool], dict[str, float]] = {
+    ("mocli", False): {
+        "modality_dropout": 0.0,
+        "weight_kl": 0.1,
+        "weight_latent": 0.0,
+        "weight_marginal": 0.0,
+    },
+    ("mocli", True): {
+        "modality_dropout": 0.5,
+        "weight_kl": 0.1,
+        "weight_latent": 300.0,
+        "weight_marginal": 0.0,
+    },
+    ("paper", False): {
+        "modality_dropout": 0.0,
+        "weight_kl": 1e-5,
+        "weight_latent": 0.0,
+        "weight_marginal": 0.0,
+    },
+    ("paper", True): {
+        "modality_dropout": 0.0,
+        "weight_kl": 1e-2,
+        "weight_latent": 0.0,
+        "weight_marginal": 4000.0,
+    },
+}
+"""What stands where a parameter is None: by `settled_by`, and whether some cells lack modalities."""

@@ -189,18 +189,26 @@ def test_jeffreys_takes_groups_of_any_size():
     assert all(torch.isfinite(v) and v >= 0 for v in losses.terms.values())
 
 
-def test_weights_left_to_the_data_follow_the_pairing():
-    paired, mosaic = build(bundle(pairing=Pairing.PAIRED)), build(bundle())
-    assert (paired.params.weight_kl, paired.params.weight_marginal) == (1e-5, 0)
-    assert (mosaic.params.weight_kl, mosaic.params.weight_marginal) == (1e-2, 4000)
-    asked = build(bundle(), weight_kl=0.5, weight_marginal=0.0)
-    assert (asked.params.weight_kl, asked.params.weight_marginal) == (0.5, 0)
-    assert "marginal_alignment" not in asked.losses(asked.prepare(everything(bundle())), "all").terms
+@pytest.mark.parametrize(
+    ("by", "pairing", "expected"),
+    [
+        ("mocli", Pairing.PAIRED, (0.0, 0.1, 0.0, 0.0)),
+        ("mocli", Pairing.MOSAIC, (0.5, 0.1, 300.0, 0.0)),
+        ("paper", Pairing.PAIRED, (0.0, 1e-5, 0.0, 0.0)),
+        ("paper", Pairing.MOSAIC, (0.0, 1e-2, 0.0, 4000.0)),
+    ],
+)
+def test_weights_left_to_the_data_follow_the_pairing(by, pairing, expected):
+    p = build(bundle(pairing=pairing), settled_by=by).params
+    assert (p.modality_dropout, p.weight_kl, p.weight_latent, p.weight_marginal) == expected
+    asked = build(bundle(), weight_kl=0.5, weight_latent=0.0)
+    assert (asked.params.weight_kl, asked.params.weight_latent) == (0.5, 0)
+    assert "latent_alignment" not in asked.losses(asked.prepare(everything(bundle())), "all").terms
 
 
 def test_the_kl_weight_rises_over_the_first_third_of_the_steps():
     data = bundle(continuous=0)
-    model = build(data, weight_kl=2.0, weight_marginal=0.0)
+    model = build(data, weight_kl=2.0, weight_latent=0.0)
     model.phases(Schedule(max_steps=30), data)
     weights = []
     for step in (0, 4, 9, 25):
