@@ -168,4 +168,6 @@ def _layout(prepared: Prepared, latent: Latent, seed: int) -> Layout:
             categories[title] = (codes.codes[cells[chosen]], codes.levels)
     xy = layout(np.concatenate([g.z for g in groups.values()])[chosen], seed=seed)
     title = "UMAP of the latent" + ("" if len(chosen) == n else f", {len(chosen):,} of {n:,} cells")
-    return Layout(title=title, xy=xy, categories=categories)
+    if latent.joint is not None:
+        return Layout(title, xy, categories, points="One point a cell, whatever was measured of it")
+    return Layout(title, xy, categories)

@@ -219,7 +219,7 @@ def test_the_kl_weight_rises_over_the_first_third_of_the_steps():
 
 def test_the_published_schedule():
     data = bundle()
-    (phase,) = build(data).phases(Schedule(Preset.PAPER), data)
+    (phase,) = build(data, settled_by="paper").phases(Schedule(Preset.PAPER), data)
     assert phase.max_steps == 200
     assert (phase.sampling.batch_size, phase.sampling.independent) == (256, False)
     assert phase.groups[0].decoupled_decay
