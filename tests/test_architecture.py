@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "mocli.report": BASE | {"mocli.report"},
     "mocli.tasks": BASE
     | {"mocli.tasks", "mocli.train", "mocli.metrics", "mocli.data", "mocli.report", "mocli.log"}
-    | {"mocli.models.base", "mocli.models.registry", "mocli.models.parameters", "mocli.nn.neighbors"},
+    | {"mocli.models.base", "mocli.models.registry", "mocli.models.parameters"}
+    | {"mocli.nn.neighbors", "mocli.nn.readout"},
     "mocli.cli": BASE
     | {"mocli.cli", "mocli.tasks", "mocli.report", "mocli.log", "mocli.data.demo"}
     | {"mocli.models.base", "mocli.models.registry", "mocli.models.parameters"},

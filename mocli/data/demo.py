@@ -66,6 +66,8 @@ _TRIMODAL = """
 Three experiments on the same {n} cells, again unpaired
   adt.h5ad, gex.h5ad, atac.h5ad      antibody, RNA and peak counts
   adt-gex.tsv, gex-atac.tsv          links
+  adt-atac.tsv                       protein-peak links by way of the gene: any two of the three
+                                     tables make a chain
   truth-trimodal.tsv                 for each true cell its row names, type, batch, state
 """
 _TRY_TRIMODAL = """\
@@ -155,10 +157,13 @@ def _write_trimodal(folder: Path, tissue: Tissue, n: int, rng: np.random.Generat
         "atac": _shuffled("atac", _peaks(tissue, cells, rng), rng),
     }
     proteins = _protein_links(tissue).rename(columns={"rna": "gex", "prot": "adt"})
+    peaks = _peak_links(tissue).rename(columns={"rna": "gex"})
+    through = proteins[["adt", "gex"]].merge(peaks, on="gex")
     return [
         *(_write_h5ad(folder / f"{name}.h5ad", data) for name, data in measured.items()),
         _write_table(folder / "adt-gex.tsv", proteins[["adt", "gex", "weight"]]),
-        _write_table(folder / "gex-atac.tsv", _peak_links(tissue).rename(columns={"rna": "gex"})),
+        _write_table(folder / "gex-atac.tsv", peaks),
+        _write_table(folder / "adt-atac.tsv", through[["adt", "atac", "weight"]]),
         _write_table(folder / "truth-trimodal.tsv", _truth(cells, measured)),
     ]
 

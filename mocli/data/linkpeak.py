@@ -76,15 +76,15 @@ def link_peaks(genes: Features, peaks: Features, table: GeneTable, reach: Reach)
         )
     is_protein = genes.kind in _PROTEINS
     row, feature, weight, notes, failed = (
-        _protein_loci(genes, table) if is_protein else _gene_loci(genes, table)
+        protein_loci(genes, table) if is_protein else gene_loci(genes, table)
     )
     if not len(row):
-        raise _no_gene(genes, table)
+        raise no_gene(genes, table)
     loci = table.frame.iloc[row].reset_index(drop=True)
     locus, peak, near = near_peaks(loci, places, reach)
-    notes += _doubts(table, places, peaks)
+    notes += doubts(table, places, peaks)
     if not len(locus):
-        raise _no_peak(loci, places, table, peaks)
+        raise no_peak(loci, places, table, peaks)
     links = pd.DataFrame({"source": feature[locus], "target": peak, "weight": weight[locus] * near})
     links = links.groupby(["source", "target"], as_index=False)["weight"].max()
     without = sorted(set(feature.tolist()) - set(links["source"].tolist()))
@@ -101,7 +101,7 @@ def link_peaks(genes: Features, peaks: Features, table: GeneTable, reach: Reach)
 _Loci = tuple["IntArray", "IntArray", "DoubleArray", tuple[str, ...], tuple[Miss, ...]]
 
 
-def _gene_loci(genes: Features, table: GeneTable) -> _Loci:
+def gene_loci(genes: Features, table: GeneTable) -> _Loci:
     """Rows of the table, positions of the genes, weights; notes and misses."""
     index = FeatureIndex(genes)
     rows: list[tuple[int, int, bool]] = []
@@ -150,7 +150,8 @@ def _one_place(
     return found[keep], (f"{len(torn):,} names stand on several chromosomes and are left out: {shown}",)
 
 
-def _protein_loci(proteins: Features, table: GeneTable) -> _Loci:
+def protein_loci(proteins: Features, table: GeneTable) -> _Loci:
+    """Find proteins by their genes; returns what `gene_loci` does."""
     symbols = tuple(dict.fromkeys(table.frame["gene"]))
     made = link_genes(proteins, FeatureIndex(Features("the gene table", ModalityKind.RNA, symbols)))
     rows_of = table.frame.groupby("gene", sort=False).indices
@@ -160,7 +161,7 @@ def _protein_loci(proteins: Features, table: GeneTable) -> _Loci:
     return row, np.repeat(made.source, count), np.repeat(made.weight, count), made.notes, made.misses
 
 
-def _doubts(table: GeneTable, places: pd.DataFrame, peaks: Features) -> tuple[str, ...]:
+def doubts(table: GeneTable, places: pd.DataFrame, peaks: Features) -> tuple[str, ...]:
     """Say what makes another genome build likely; peaks that are no intervals."""
     notes = []
     unplaced = int(places["chrom"].isna().sum())
@@ -176,7 +177,8 @@ def _doubts(table: GeneTable, places: pd.DataFrame, peaks: Features) -> tuple[st
     return tuple(notes)
 
 
-def _no_gene(genes: Features, table: GeneTable) -> InputError:
+def no_gene(genes: Features, table: GeneTable) -> InputError:
+    """Return the error of genes none of which has a place."""
     of_table, of_data = (
         ", ".join(map(repr, names[:3])) for names in (list(table.frame["gene"]), genes.names)
     )
@@ -188,7 +190,8 @@ def _no_gene(genes: Features, table: GeneTable) -> InputError:
     )
 
 
-def _no_peak(loci: pd.DataFrame, places: pd.DataFrame, table: GeneTable, peaks: Features) -> InputError:
+def no_peak(loci: pd.DataFrame, places: pd.DataFrame, table: GeneTable, peaks: Features) -> InputError:
+    """Return the error of genes that reach no peak."""
     of_table, of_data = (list(dict.fromkeys(frame["chrom"].dropna())) for frame in (loci, places))
     shared = set(of_table) & set(of_data)
     found = f"{', '.join(of_table[:3])} in the table, {', '.join(of_data[:3])} in the data"

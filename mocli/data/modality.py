@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,6 +51,8 @@ class ModalityFile:
         Whether there is an `X`.
     columns
         Columns of the stored matrix that are this modality's, None for all.
+    rows
+        Rows of the stored matrix that are these cells, None for all.
     """
 
     name: str
@@ -64,6 +66,12 @@ class ModalityFile:
     raw: bool = False
     has_x: bool = True
     columns: IntArray | None = field(default=None, repr=False)
+    rows: IntArray | None = field(default=None, repr=False)
+
+    def take(self, rows: IntArray) -> ModalityFile:
+        """Return the modality with some of its cells only, `rows` counted among those it has."""
+        stored = rows if self.rows is None else self.rows[rows]
+        return replace(self, obs=self.obs.iloc[rows], rows=stored)
 
     @property
     def n_obs(self) -> int:
@@ -110,6 +118,8 @@ class ModalityFile:
             The layer is missing, of another shape, or damaged.
         """
         wanted = None if rows is None else np.atleast_1d(np.arange(self.n_obs)[rows])
+        if self.rows is not None:
+            wanted = self.rows if wanted is None else self.rows[wanted]
         with self._stored(layer) as (stored, columns, place), reading(self.path, place):
             x = read_csr(stored, rows=wanted, dtype=dtype)
             return x if columns is None else x[:, columns]
@@ -142,7 +152,8 @@ class ModalityFile:
                 group = h5[self.group]
                 stored = locate_tenx(group) if self.format == "10x" else locate(group[key])
                 columns = raw_columns(group, self) if place == "raw.X" else self.columns
-            if stored.shape[0] != self.n_obs or (columns is None and stored.shape[1] != self.n_vars):
+            n_stored = self.n_obs if self.rows is None else stored.shape[0]
+            if stored.shape[0] != n_stored or (columns is None and stored.shape[1] != self.n_vars):
                 raise InputError(
                     "the matrix does not have the shape of obs and var",
                     file=self.path,

@@ -8,12 +8,13 @@ go through `state()` and `from_state()` without loss.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mocli.data.bundle import FeatureMatrix
+from mocli.data.components import Components
 from mocli.data.link_recipe import LinkRecipe
 from mocli.data.lsi import Lsi
 from mocli.data.normalization import (
@@ -96,6 +97,9 @@ class RecipeOptions:
         Mean 0 and standard deviation 1 per feature; never for `counts`.
     clip
         Bound on absolute standardised values, or None.
+    n_pcs
+        Principal components that replace the features where those are more; None
+        or 0 keeps the features.
     seed
         For the SVD, and for sampling when there are very many cells.
     """
@@ -107,6 +111,7 @@ class RecipeOptions:
     cofactor: float = 5.0
     standardise: bool = True
     clip: float | None = None
+    n_pcs: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -155,9 +160,9 @@ class Recipe:
 
     Attributes
     ----------
-    names
-        Output feature names, `(n_out,)`: the selected features in their original
-        order, or `lsi_1`, `lsi_2`, ...
+    feature_names
+        Names of the scaled features: the selected ones in their original order, or
+        `lsi_1`, `lsi_2`, ...
     n_vars
         Number of input features.
     selected
@@ -165,17 +170,20 @@ class Recipe:
     target_sum
         Total that `lognorm` scales to, None for other transforms.
     dense
-        Whether the result is a dense array (above half of the values stored).
+        Whether the scaled features are a dense array (above half of the values stored).
+    components
+        The projection of the scaled features, or None.
     """
 
     options: RecipeOptions
-    names: tuple[str, ...]
+    feature_names: tuple[str, ...]
     n_vars: int
     selected: IntArray
     target_sum: float | None
     dense: bool
     scaler: Scaler | None
     lsi: Lsi | None
+    components: Components | None = None
 
     @classmethod
     def fit(
@@ -213,9 +221,9 @@ class Recipe:
             )
             dense = density(values) > DENSE_ABOVE
         scale = options.standardise and transform != "counts"
-        return cls(
+        fitted = cls(
             options=options,
-            names=tuple(var_names[j] for j in selected) if lsi is None else lsi.names,
+            feature_names=tuple(var_names[j] for j in selected) if lsi is None else lsi.names,
             n_vars=x.shape[1],
             selected=selected,
             target_sum=target_sum,
@@ -223,11 +231,24 @@ class Recipe:
             scaler=Scaler.fit(values, clip=options.clip) if scale else None,
             lsi=lsi,
         )
+        n_pcs = options.n_pcs
+        if not n_pcs or values.shape[1] <= n_pcs or min(values.shape) < 3:
+            return fitted
+        # laid out as in `apply`: the offset is part of a dense matrix's mean, not of a sparse one's
+        laid_out = values if lsi is not None else layout(values, dense=dense)
+        components = Components.fit(fitted.scale(laid_out), n_components=n_pcs, seed=options.seed)
+        return replace(fitted, components=components)
 
-    def apply(self, x: CSR) -> FeatureMatrix:
+    def apply(self, x: CSR, absent: IntArray | None = None) -> FeatureMatrix:
         """Transform raw values `(n, n_vars)` to `(n, n_out)`; `x` is not changed.
 
         The columns of `x` are those of `fit`, in their order.
+
+        Parameters
+        ----------
+        absent
+            Columns that these cells were not measured for; they count as the mean
+            of the training cells. Of `tfidf-lsi`, as no signal.
         """
         if x.shape[1] != self.n_vars:
             raise ValueError(f"{x.shape[1]} columns, fitted on {self.n_vars}")
@@ -246,9 +267,24 @@ class Recipe:
                 ),
                 dense=self.dense,
             )
+        scaled = self.scale(values)
+        missing = np.zeros(0, np.int64)
+        if absent is not None and self.lsi is None:
+            missing = np.flatnonzero(np.isin(self.selected, absent))
+        if self.components is not None:
+            return self.components.apply(scaled, missing)
+        return _at_mean(scaled, missing) if len(missing) else scaled
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the output, `(n_out,)`: the features, or `pc_1`, `pc_2`, ..."""
+        return self.feature_names if self.components is None else self.components.names
+
+    def scale(self, values: CSR | FloatArray) -> FeatureMatrix:
+        """Standardise normalised values; the array is overwritten and becomes part of the result."""
         if self.scaler is None:
-            return FeatureMatrix(values, self.names)
-        return self.scaler.apply(values, self.names)
+            return FeatureMatrix(values, self.feature_names)
+        return self.scaler.apply(values, self.feature_names)
 
     def unscale(self, values: FloatArray) -> FloatArray:
         """Return standardised `(n, n_out)` to the scale before standardisation (log1p, CLR, ...)."""
@@ -259,7 +295,7 @@ class Recipe:
         """Features without any spread over the training cells; they are columns of zeros."""
         if self.scaler is None:
             return ()
-        return tuple(self.names[j] for j in np.flatnonzero(self.scaler.constant))
+        return tuple(self.feature_names[j] for j in np.flatnonzero(self.scaler.constant))
 
     @property
     def n_constant(self) -> int:
@@ -270,14 +306,15 @@ class Recipe:
         """Return what `from_state` needs: a JSON-able part and arrays by name."""
         json = {
             "options": asdict(self.options),
-            "names": list(self.names),
+            "names": list(self.feature_names),
             "n_vars": self.n_vars,
             "target_sum": self.target_sum,
             "dense": self.dense,
             "scaled": self.scaler is not None,
+            "projected": self.components is not None,
         }
         arrays: dict[str, Any] = {"selected": self.selected}
-        for part in (self.scaler, self.lsi):
+        for part in (self.scaler, self.lsi, self.components):
             arrays |= {} if part is None else part.arrays()
         return json, arrays
 
@@ -287,11 +324,25 @@ class Recipe:
         options = RecipeOptions(**json["options"])
         return cls(
             options=options,
-            names=tuple(json["names"]),
+            feature_names=tuple(json["names"]),
             n_vars=json["n_vars"],
             selected=np.asarray(arrays["selected"], dtype=np.int64),
             target_sum=json["target_sum"],
             dense=json["dense"],
             scaler=Scaler.from_arrays(arrays, clip=options.clip) if json["scaled"] else None,
             lsi=Lsi.from_arrays(arrays) if options.transform == "tfidf-lsi" else None,
+            components=Components.from_arrays(arrays) if json.get("projected") else None,
         )
+
+
+def _at_mean(features: FeatureMatrix, columns: IntArray) -> FeatureMatrix:
+    """Set columns to 0, the mean of standardised features, for every cell."""
+    values, offset = features.values.copy(), features.offset
+    if isinstance(values, np.ndarray):
+        values[:, columns] = 0
+    else:
+        values.data[np.isin(values.indices, columns)] = 0
+    if offset is not None:
+        offset = offset.copy()
+        offset[columns] = 0
+    return replace(features, values=values, offset=offset)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from mocli.data.linkpeak import _doubts, _gene_loci, _no_gene, _no_peak, _protein_loci, intervals_of
+from mocli.data.linkpeak import doubts, gene_loci, intervals_of, no_gene, no_peak, protein_loci
 from mocli.data.proximity import Reach, near_peaks
 from mocli.types import ModalityKind
 
@@ -81,15 +81,15 @@ def find_vicinity(genes: Features, peaks: Features, table: GeneTable, *, window:
         the window.
     """
     places = intervals_of(peaks)
-    loci_of = _protein_loci if genes.kind in _PROTEINS else _gene_loci
+    loci_of = protein_loci if genes.kind in _PROTEINS else gene_loci
     row, feature, _, notes, _ = loci_of(genes, table)
     if not len(row):
-        raise _no_gene(genes, table)
+        raise no_gene(genes, table)
     loci = table.frame.iloc[row].reset_index(drop=True)
     locus, peak, _ = near_peaks(loci, places, Reach("window", window=window))
-    notes += _doubts(table, places, peaks)
+    notes += doubts(table, places, peaks)
     if not len(locus):
-        raise _no_peak(loci, places, table, peaks)
+        raise no_peak(loci, places, table, peaks)
     tss, strand = loci["tss"].to_numpy()[locus], loci["strand"].to_numpy()[locus]
     distance = signed_distance(tss, strand, *(places[c].to_numpy()[peak] for c in ("start", "end")))
     gene = feature[locus]

@@ -15,7 +15,7 @@ model and the noise (Vovk et al. 2005; Lei et al. 2018). Three limits:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,7 +24,7 @@ import numpy as np
 from mocli.nn.neighbors import chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -100,6 +100,11 @@ class Conformal:
             np.maximum(lower, self.floor, out=lower)
             np.maximum(upper, self.floor, out=upper)
         return lower, upper
+
+    def take(self, columns: IntArray) -> Conformal:
+        """Return the intervals of some features."""
+        floor = None if self.floor is None else self.floor[columns]
+        return replace(self, lower=self.lower[columns], upper=self.upper[columns], floor=floor)
 
     def state(self) -> tuple[dict[str, FloatArray], dict[str, Json]]:
         """Return arrays by name and JSON-able facts, for `from_state`."""
@@ -240,6 +245,17 @@ def fit(
         upper[features] = np.where(void, np.inf, _upwards(high))
     lowest = None if floor is None else np.array(np.broadcast_to(np.asarray(floor, np.float32), (p,)))
     return Conformal(lower, upper, float(coverage), n, symmetric, scale_cal is not None, lowest)
+
+
+def join(parts: Sequence[Conformal]) -> Conformal:
+    """Put the features of several parts, calibrated on the same cells, side by side."""
+    floors = [part.floor for part in parts if part.floor is not None]
+    return replace(
+        parts[0],
+        lower=np.concatenate([part.lower for part in parts]),
+        upper=np.concatenate([part.upper for part in parts]),
+        floor=np.concatenate(floors) if floors else None,
+    )
 
 
 def coverage(

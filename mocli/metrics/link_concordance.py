@@ -35,18 +35,28 @@ COLUMNS = 64  # at a time
 )
 def link_concordance(e: Embedding) -> Iterable[Score]:
     """Score every two modalities that have links."""
-    for (a, b), (x, y, _) in (e.linked or {}).items():
+    for (a, b), values in concordance_by_link(e).items():
+        used = values[np.isfinite(values)]
+        yield Score(float(np.median(used)) if len(used) else math.nan, len(used), f"{a}-{b}")
+
+
+def concordance_by_link(e: Embedding) -> dict[tuple[str, str], DoubleArray]:
+    """Concordance of every linked feature, `(n_links,)` by edge; NaN where both sides are constant."""
+    found = {}
+    for (a, b), (x, y, names) in (e.linked or {}).items():
         if min(len(x), len(y)) == 0:
-            yield Score(math.nan, 0, f"{a}-{b}")
+            found[a, b] = np.full(len(names), math.nan)
             continue
         (cells_a, near_b), (cells_b, near_a) = e.across(a, b), e.across(b, a)
         forth, back = _concordance(x[cells_a], y, near_b), _concordance(y[cells_b], x, near_a)
         of_columns = np.stack([forth, back])
         defined = np.isfinite(of_columns)
         directions = defined.sum(axis=0)
-        used = directions > 0
-        means = np.where(defined, of_columns, 0.0).sum(axis=0)[used] / directions[used]
-        yield Score(float(np.median(means)) if len(means) else math.nan, len(means), f"{a}-{b}")
+        total = np.where(defined, of_columns, 0.0).sum(axis=0)
+        means = np.full(len(names), math.nan)
+        np.divide(total, directions, out=means, where=directions > 0)
+        found[a, b] = means
+    return found
 
 
 def _concordance(own: FloatArray, other: FloatArray, neighbors: IntArray) -> DoubleArray:

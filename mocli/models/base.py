@@ -125,7 +125,11 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One stretch of training."""
+    """One stretch of training.
+
+    `weight_average` is the decay per step of the running mean of all weights that
+    replaces them at the end; 0 keeps the last ones.
+    """
 
     name: str
     groups: tuple[Group, ...]
@@ -133,6 +137,7 @@ class Phase:
     max_steps: int
     plateau: Plateau | None = None
     validation: Validation | None = None
+    weight_average: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +201,16 @@ class SmoothsLinks(Protocol):
 
 
 @runtime_checkable
+class ProjectsInput(Protocol):
+    """Parameters of a model whose encoders may take principal components, averaged over own neighbours."""
+
+    n_pcs: int
+    input_smoothing: float
+
+
+@runtime_checkable
 class Encodes(Protocol):
-    """Capability: features of one modality to the latent."""
+    """Capability: features of one modality to the latent that users see."""
 
     def encode(self, modality: str, x: Tensor) -> Tensor:
         """`(B, n_vars)` to `(B, n_latent)`, deterministic (the posterior mean where there is one)."""
@@ -215,10 +228,10 @@ class EncodesJointly(Protocol):
 
 @runtime_checkable
 class Translates(Protocol):
-    """Capability: a latent to the features of a modality."""
+    """Capability: features of one modality to those of another through the networks."""
 
-    def decode(self, modality: str, z: Tensor) -> Tensor:
-        """`(B, n_latent)` to the expected `(B, n_vars)` on the scale of the model's input."""
+    def translate(self, source: str, target: str, x: Tensor) -> Tensor:
+        """`(B, n_source)` to the expected `(B, n_target)`, both on the scale of the model's input."""
         ...
 
 

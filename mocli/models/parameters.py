@@ -31,6 +31,20 @@ def presets(traits: Traits) -> dict[str, dict[str, object]]:
     return dict(getattr(import_module(traits.params.partition(":")[0]), "PRESETS", {}))
 
 
+def saved_params(traits: Traits, params: Mapping[str, object], format_version: int) -> dict[str, object]:
+    """Return a saved model's parameters with what its format did not hold yet: `BEFORE` beside the class."""
+    from importlib import import_module
+
+    before: dict[int, dict[str, object]] = getattr(
+        import_module(traits.params.partition(":")[0]), "BEFORE", {}
+    )
+    then: dict[str, object] = {}
+    for version, values in before.items():
+        if format_version < version:
+            then |= values
+    return then | dict(params)
+
+
 def resolve(traits: Traits, overrides: Mapping[str, object], preset: str = "auto") -> Any:
     """Return checked parameters: the defaults, a preset's changes, then `overrides`.
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Confusion = Mapping[str, tuple[Any, Sequence[str], Sequence[str]]]
 
 _FILTERS = {
+    "cell": wording.cell,
     "count": wording.count,
     "duration": wording.duration,
     "loss_value": wording.loss_value,
@@ -80,7 +81,23 @@ class _Shown:
     width: int | None = None
 
 
-def render(report: Report, *, layout: Layout | None = None, confusion: Confusion | None = None) -> str:
+@dataclass(frozen=True)
+class Drawn:
+    """A picture that a task has drawn, with what it shows."""
+
+    picture: Picture
+    title: str
+    caption: str
+    wide: bool = True
+
+
+def render(
+    report: Report,
+    *,
+    layout: Layout | None = None,
+    confusion: Confusion | None = None,
+    drawn: Sequence[Drawn] = (),
+) -> str:
     """Return the page.
 
     Parameters
@@ -90,6 +107,8 @@ def render(report: Report, *, layout: Layout | None = None, confusion: Confusion
     confusion
         By direction (`rna->prot`): numbers of cells `(n_rows, n_columns)`, true
         labels, transferred labels.
+    drawn
+        Pictures of the results that only this task has.
     """
     values = report.as_dict()
     model = (values["model"] or {}).get("title") or (values["model"] or {}).get("name") or "this run"
@@ -108,6 +127,7 @@ def render(report: Report, *, layout: Layout | None = None, confusion: Confusion
             pictures=_pictures(layout) if layout else [],
             layout_title=f"{layout.title}. {layout.points}" if layout else "",
             heatmaps=_heatmaps(confusion or {}),
+            results=[_shown(d.picture, d.title, d.caption, wide=d.wide) for d in drawn],
             ran=_ran(values),
         )
     )

@@ -154,3 +154,12 @@ class BaselineRecord(TypedDict, total=False):
     title: str
     definition: str
     metrics: dict[str, MetricRecord]
+
+
+class TableRecord(TypedDict):
+    """A result that is a table: every row has one value for each column."""
+
+    title: str
+    sentence: str
+    columns: list[str]
+    rows: list[list[str | float | int | bool | None]]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 # parts that always show all their keys, null where the run did not say
 _SINGLE: dict[str, type] = {
@@ -46,6 +46,8 @@ class Report:
         The words of the command line, as typed.
     metrics, baselines
         By key; a baseline holds metrics of its own.
+    tables
+        By key; results that are a table, such as the accuracy of every feature.
     timing
         Seconds by stage.
     started
@@ -69,6 +71,7 @@ class Report:
     determinism: record.DeterminismRecord | None = None
     metrics: dict[str, record.MetricRecord] = field(default_factory=dict)
     baselines: dict[str, record.BaselineRecord] = field(default_factory=dict)
+    tables: dict[str, record.TableRecord] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     started: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))

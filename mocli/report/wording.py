@@ -85,6 +85,13 @@ def join(words: Sequence[str]) -> str:
     return ", ".join(words[:-1]) + " and " + words[-1]
 
 
+def cell(of: Json) -> str:
+    """Return a value of a table: a number with the digits that matter, other values in words."""
+    if isinstance(of, float):
+        return metric_value(of)
+    return count(of) if isinstance(of, int) and not isinstance(of, bool) else value(of)
+
+
 def value(of: Json) -> str:
     """Return any JSON value in one line, strings without quotes."""
     if of is None:

@@ -7,13 +7,14 @@ single place, by principal components.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mocli.data.batches import dense_rows
 from mocli.data.bundle import FeatureMatrix
+from mocli.data.components import principal_scores, without_averaging
 from mocli.data.normalization import median_total, normalize
 from mocli.nn.neighbors import knn, smooth
 from mocli.tasks.placement import measured_together
@@ -129,34 +130,13 @@ def own_neighbors(
 
 
 def principal_components(features: FeatureMatrix, rows: IntArray, *, seed: int) -> FloatArray:
-    """Scores `(n, <= 50)`, centred; a sparse matrix stays sparse. Few features are taken as they are."""
-    from scipy.sparse.linalg import LinearOperator, svds
-
-    n_components = min(N_COMPONENTS, len(rows) - 1, features.n_vars - 1)
-    if n_components < 2 or features.n_vars <= N_COMPONENTS:
+    """Scores `(n, <= 50)`, centred, not averaged over neighbours. Few features are taken as they are."""
+    features = without_averaging(features)
+    if min(N_COMPONENTS, len(rows) - 1, features.n_vars - 1) < 2 or features.n_vars <= N_COMPONENTS:
         return centred(dense_rows(features, rows))
-    whole = np.array_equal(rows, np.arange(features.n_obs))
-    x = features.values if whole else features.values[rows]
-    mean = np.asarray(x.mean(axis=0), dtype=x.dtype).ravel()
-
-    def times(v: FloatArray) -> Any:
-        return x @ v - mean @ v
-
-    def transposed_times(u: FloatArray) -> Any:
-        return x.T @ u - np.multiply.outer(mean, u.sum(axis=0))
-
-    operator = LinearOperator(
-        x.shape,
-        matvec=times,
-        rmatvec=transposed_times,
-        matmat=times,
-        rmatmat=transposed_times,
-        dtype=x.dtype,
-    )
-    start = np.random.default_rng(seed).uniform(-1, 1, min(x.shape)).astype(x.dtype)
-    u, s, _ = svds(operator, k=n_components, v0=start)
-    scores: FloatArray = (u * s)[:, ::-1].astype(np.float32)
-    return scores
+    if not np.array_equal(rows, np.arange(features.n_obs)):
+        features = replace(features, values=features.values[rows])
+    return principal_scores(features, n_components=N_COMPONENTS, seed=seed)
 
 
 def centred(x: FloatArray) -> FloatArray:

@@ -13,7 +13,6 @@ from mocli import __version__
 from mocli.data.write import Added, union_names, write_h5mu
 from mocli.models.parameters import as_dict
 from mocli.tasks.picture import layout
-from mocli.tasks.saved import save_model
 from mocli.train.checkpoint import Checkpoints
 from mocli.types import Pairing
 
@@ -57,8 +56,7 @@ def deliver(
         placed = np.isfinite(top[key]).all(1)
         top["X_umap"] = np.full((len(names), 2), np.nan, dtype=np.float32)
         top["X_umap"][placed] = layout(top[key][placed], seed=run.options.seed)
-    save_model(paths.model, model, made, prepared, {"seed": run.options.seed})
-    uns = {"mocli": _provenance(run, made, model)} if output.provenance else {}
+    uns = {"mocli": provenance(run, made.traits.name, model.params)} if output.provenance else {}
     write_h5mu(paths.output, added, obsm=top, uns=uns, obs=_joined_labels(names, added, carried))
     columns = "".join(f", labels in obs['{c.name}_transferred']" for c in carried)
     run.add_output(paths.output, f"integrated cells, latent in obsm['{key}']{columns}")
@@ -127,13 +125,14 @@ def _joined_labels(
     return {name: column for c in carried for name, column in c.of_whole(cells, len(names)).items()}
 
 
-def _provenance(run: Run, made: Plan, model: Model) -> dict[str, object]:
+def provenance(run: Run, model: str, params: object) -> dict[str, object]:
+    """Return what `uns["mocli"]` says of the run."""
     return {
         "version": __version__,
         "command": np.array(run.report.command, dtype=object),
         "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "model": made.traits.name,
-        "params": json.dumps(as_dict(model.params), sort_keys=True),
+        "model": model,
+        "params": json.dumps(as_dict(params), sort_keys=True),
         "seed": run.options.seed,
         "device": str(run.device),
         "inputs": json.dumps([{"path": r["path"], "sha256": r["sha256"]} for r in run.report.inputs]),

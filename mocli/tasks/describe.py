@@ -125,3 +125,35 @@ def describe_scores(run: Run, scores: Scores) -> None:
                 if b["metrics"].get(key, {}).get("value") is not None
             )
             run.say(f"  {key} {entry['value']:.3f} ({arrow}{beside})")
+
+
+WORST_LINKS = 100
+"""Rows of the report's table of links."""
+
+CONTRADICTED = -4.0
+"""Standard errors below 0 at which the data contradict a link."""
+
+
+def describe_links(run: Run, scores: Scores) -> None:
+    """Put the links that the cells agree on least into the report; warn of contradictions."""
+    for (a, b), links in scores.links.items():
+        known = np.flatnonzero(np.isfinite(links.concordance))
+        order = known[np.argsort(links.concordance[known], kind="stable")]
+        if not len(order):
+            continue
+        drawn = f" of {len(links.names):,} drawn" if links.n_links > len(links.names) else ""
+        run.report.tables[f"links_{a}_{b}"] = {
+            "title": f"Links of {a} and {b}, those that the cells agree on least first",
+            "sentence": "Correlation of a linked feature with the mean of the 15 nearest cells of the other "
+            f"modality in the latent ({min(len(order), WORST_LINKS):,}{drawn} shown). "
+            "Negative: look at the link.",
+            "columns": ["link", "concordance"],
+            "rows": [[links.names[i], float(links.concordance[i])] for i in order[:WORST_LINKS]],
+        }
+        limit = CONTRADICTED / np.sqrt(links.n_cells)
+        against = [links.names[i] for i in order if links.concordance[i] < limit]
+        if against:
+            run.warn(
+                f"the integrated cells contradict {len(against):,} of {len(known):,} links of {a} and {b} "
+                f"({', '.join(against[:5])}): where one feature is high, the other is low"
+            )

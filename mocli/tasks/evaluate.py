@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mocli.data.batches import dense_rows
+from mocli.metrics.link_concordance import concordance_by_link
 from mocli.metrics.registry import Embedding, available_metrics, evaluate
 from mocli.tasks.baseline import MAX_CELLS, MAX_VALUES, component_baseline, link_baselines
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from mocli.data.bundle import Codes, MultiOmics
     from mocli.tasks.baseline import Baseline
     from mocli.tasks.placement import Latent
-    from mocli.types import FloatArray, IntArray
+    from mocli.types import DoubleArray, FloatArray, IntArray
 
 MAX_LINKED = 200
 """Columns drawn for link concordance; more would only cost memory."""
@@ -32,6 +33,27 @@ class Scores:
     metrics: dict[str, Any]
     baselines: dict[str, Any]
     confusion: dict[str, tuple[IntArray, tuple[str, ...], tuple[str, ...]]]
+    links: dict[tuple[str, str], LinkScores]
+
+
+@dataclass(frozen=True, eq=False)
+class LinkScores:
+    """How far cells that lie together agree on each linked feature.
+
+    Attributes
+    ----------
+    concordance
+        `(n_links,)`, correlation with the neighbours in the other modality.
+    n_cells
+        Of the smaller modality: what the correlations rest on.
+    n_links
+        Of the edge; 200 are drawn where there are more.
+    """
+
+    names: tuple[str, ...]
+    concordance: DoubleArray
+    n_cells: int
+    n_links: int
 
 
 def score(
@@ -62,7 +84,22 @@ def score(
         pairs=pairs if latent.joint is None else {},
         linked=_linked(bundle, everything, seed=seed) if latent.joint is None else {},
     )
-    return Scores(_every_metric(embedding), baselines, _confusions(embedding, bundle))
+    metrics = _every_metric(embedding)
+    return Scores(metrics, baselines, _confusions(embedding, bundle), _links(embedding, bundle))
+
+
+def _links(e: Embedding, bundle: MultiOmics) -> dict[tuple[str, str], LinkScores]:
+    concordance = concordance_by_link(e) if e.linked else {}
+    return {
+        link.edge: LinkScores(
+            names=e.linked[link.edge][2],
+            concordance=concordance[link.edge],
+            n_cells=min(bundle.modalities[name].n_obs for name in link.edge),
+            n_links=len(link.names),
+        )
+        for link in bundle.links
+        if e.linked and link.edge in concordance
+    }
 
 
 def _link_baselines(

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mocli.data.io import parse_source
 from mocli.models.parameters import as_dict, resolve
-from mocli.tasks.options import DataOptions, OutputOptions, RunOptions, TrainOptions, one_of, preset_of
 from mocli.tasks.paths import Paths, command_line
-from mocli.tasks.prepare import load, plan
+from mocli.tasks.prepare import open_modalities, plan
+from mocli.tasks.request import NO_NUMBERS, NO_STRINGS, NO_VALUES, Result, requested
 from mocli.tasks.run import Run
 from mocli.tasks.transfer import TransferOptions, read_labels
 from mocli.types import Task
@@ -19,31 +18,7 @@ from mocli.types import Task
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-_NO_STRINGS: Mapping[str, str] = {}
-_NO_NUMBERS: Mapping[str, int] = {}
-_NO_VALUES: Mapping[str, object] = {}
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a task returns to Python.
-
-    Attributes
-    ----------
-    output
-        The file written (or, after a dry run, the one that would be).
-    report
-        The report as written to JSON; empty after a dry run.
-    plan
-        What a dry run says, line by line.
-    files
-        Every file written or to be written.
-    """
-
-    output: Path
-    report: dict[str, Any]
-    plan: list[str]
-    files: list[Path]
+    from mocli.tasks.request import Request
 
 
 def integrate(
@@ -53,11 +28,11 @@ def integrate(
     links: str | Path | Sequence[str | Path] = (),
     model: str = "auto",
     pairing: str = "auto",
-    kind: Mapping[str, str] = _NO_STRINGS,
-    layer: Mapping[str, str] = _NO_STRINGS,
-    transform: Mapping[str, str] = _NO_STRINGS,
-    likelihood: Mapping[str, str] = _NO_STRINGS,
-    hvg: Mapping[str, int] = _NO_NUMBERS,
+    kind: Mapping[str, str] = NO_STRINGS,
+    layer: Mapping[str, str] = NO_STRINGS,
+    transform: Mapping[str, str] = NO_STRINGS,
+    likelihood: Mapping[str, str] = NO_STRINGS,
+    hvg: Mapping[str, int] = NO_NUMBERS,
     var_key: str | None = None,
     batch_key: str | None = None,
     covariate: Sequence[str] = (),
@@ -71,7 +46,7 @@ def integrate(
     max_steps: int | None = None,
     batch_size: int | None = None,
     lr: float | None = None,
-    params: Mapping[str, object] = _NO_VALUES,
+    params: Mapping[str, object] = NO_VALUES,
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
@@ -106,79 +81,59 @@ def integrate(
     MocliError
         Every error a user can mend; `exit_code` says of which sort.
     """
-    overrides = {"n_latent": n_latent, "batch_size": batch_size, "lr": lr}
-    one_of(resume, ["auto", "always", "never"], "--resume")
-    request = _Request(
-        data=DataOptions(
-            inputs=_many(inputs),
-            links=_many(links),
-            pairing=pairing,
-            kind=kind,
-            layer=layer,
-            transform=transform,
-            likelihood=likelihood,
-            hvg=hvg,
-            var_key=var_key,
-            batch_key=batch_key,
-            covariate_keys=_many(covariate),
-            continuous_keys=_many(continuous),
-            label_key=label_key,
-            pair_key=pair_key,
-            obs_prefix=obs_prefix,
-        ),
-        train=TrainOptions(
-            model=model,
-            preset=preset_of(preset).value,
-            max_steps=max_steps,
-            params={**{k: v for k, v in overrides.items() if v is not None}, **params},
-        ),
-        run=RunOptions(
-            seed=seed,
-            device=device,
-            threads=threads,
-            deterministic=deterministic,
-            checkpoint_dir=Path(checkpoint_dir) if checkpoint_dir else None,
-            checkpoint_every=checkpoint_every,
-            resume=resume,
-            max_time=max_time,
-        ),
-        output=OutputOptions(
-            output=Path(output),
-            key_added=key_added,
-            umap=umap,
-            html=html,
-            report=Path(report) if report else None,
-            provenance=provenance,
-            force=force,
-        ),
-        transfer=TransferOptions.of(transfer_labels, min_confidence),
+    asked = TransferOptions.of(transfer_labels, min_confidence)
+    request = requested(
+        inputs,
+        output=output,
+        links=links,
+        model=model,
+        pairing=pairing,
+        kind=kind,
+        layer=layer,
+        transform=transform,
+        likelihood=likelihood,
+        hvg=hvg,
+        var_key=var_key,
+        batch_key=batch_key,
+        covariate=covariate,
+        continuous=continuous,
+        label_key=label_key,
+        pair_key=pair_key,
+        key_added=key_added,
+        obs_prefix=obs_prefix,
+        preset=preset,
+        n_latent=n_latent,
+        max_steps=max_steps,
+        batch_size=batch_size,
+        lr=lr,
+        params=params,
+        seed=seed,
+        device=device,
+        threads=threads,
+        deterministic=deterministic,
+        checkpoint_dir=checkpoint_dir,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
+        max_time=max_time,
+        umap=umap,
+        html=html,
+        report=report,
+        provenance=provenance,
+        force=force,
     )
     paths = Paths.of(request.output, request.run, suffixes=(".h5mu",))
     sources = [parse_source(text).path for text in request.data.inputs]
     paths.refuse_inputs([*sources, *map(Path, request.data.links)])
     if dry_run:
-        return _dry_run(request, paths)
-    return _run(request, paths, command if command is not None else command_line())
+        return _dry_run(request, asked, paths)
+    return _run(request, asked, paths, command if command is not None else command_line())
 
 
-def _many(given: str | Path | Sequence[str | Path]) -> list[str]:
-    return [str(given)] if isinstance(given, (str, Path)) else [str(p) for p in given]
-
-
-@dataclass(frozen=True)
-class _Request:
-    data: DataOptions
-    train: TrainOptions
-    run: RunOptions
-    output: OutputOptions
-    transfer: TransferOptions
-
-
-def _dry_run(request: _Request, paths: Paths) -> Result:
+def _dry_run(request: Request, asked: TransferOptions, paths: Paths) -> Result:
     lines: list[str] = []
     paths.check(force=request.output.force)
     made = plan(request.data, request.train, Task.INTEGRATE, lines.append)
-    lines.extend(labels.summary for labels in read_labels(made.files, request.transfer))
+    lines.extend(labels.summary for labels in read_labels(made.files, asked))
     params = resolve(made.traits, request.train.params, request.train.preset)
     lines.extend(f"warning: {w}" for w in made.warnings)
     lines.append(f"parameters: {json.dumps(as_dict(params), sort_keys=True)}")
@@ -189,42 +144,26 @@ def _dry_run(request: _Request, paths: Paths) -> Result:
     return Result(paths.output, {}, lines, files)
 
 
-def _run(request: _Request, paths: Paths, command: Sequence[str]) -> Result:
+def _run(request: Request, asked: TransferOptions, paths: Paths, command: Sequence[str]) -> Result:
     with Run("integrate", paths, output=request.output, options=request.run, command=command) as run:
         # torch and scikit-learn are loaded only now: a dry run and a refusal need neither
         from mocli.tasks.deliver import deliver
-        from mocli.tasks.describe import (
-            describe_inputs,
-            describe_scores,
-            describe_training,
-            warn_confounded,
-            warn_small,
-        )
+        from mocli.tasks.describe import describe_links, describe_scores
         from mocli.tasks.evaluate import score
-        from mocli.tasks.training import encode, train
+        from mocli.tasks.training import train_model
         from mocli.tasks.transfercheck import transfer
 
-        with run.timed("load"):
-            made = plan(request.data, request.train, Task.INTEGRATE, run.say)
-            labels = read_labels(made.files, request.transfer)
-            for column in labels:
-                run.say(column.summary)
-            params = resolve(made.traits, request.train.params, request.train.preset)
-            for warning in made.warnings:
-                run.warn(warning)
-            prepared = load(made, seed=request.run.seed, warn=run.warn)
-            describe_inputs(run, made, prepared)
-        warn_small(run, prepared, params)
-        warn_confounded(run, prepared)
-        with run.timed("train"):
-            model, done = train(run, request.train, made, prepared, params)
-        describe_training(run, made, model.params, done)
-        with run.timed("encode"):
-            latent = encode(run, model, prepared)
+        files = open_modalities(request.data)
+        labels = read_labels(files, asked)
+        for column in labels:
+            run.say(column.summary)
+        trained = train_model(run, request, Task.INTEGRATE, files)
+        made, prepared, latent = trained.made, trained.prepared, trained.latent
         with run.timed("evaluate"):
             scores = score(latent, prepared.bundle, made.pairs, seed=request.run.seed)
             describe_scores(run, scores)
-            carried = transfer(run, request.transfer, labels, made, prepared, latent.by_modality)
+            describe_links(run, scores)
+            carried = transfer(run, asked, labels, made, prepared, latent.by_modality)
         with run.timed("write"):
-            deliver(run, request.data, made, prepared, latent, scores, model, carried)
+            deliver(run, request.data, made, prepared, latent, scores, trained.model, carried)
     return Result(paths.output, run.report.as_dict(), [], paths.results())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mocli.errors import UsageError, did_you_mean
@@ -10,7 +11,6 @@ from mocli.types import Preset
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -86,3 +86,24 @@ def one_of(value: str, choices: Sequence[str], field_name: str) -> str:
 def preset_of(value: str) -> Preset:
     """Return the preset by name."""
     return Preset(one_of(value, [p.value for p in Preset], "--preset"))
+
+
+def listed_names(given: str | Path | Sequence[str] | None, field_name: str) -> tuple[str, ...]:
+    """Return names from `A,B`, from a file with one a line, or as they are; none for None.
+
+    Raises
+    ------
+    UsageError
+        There is none in what was given.
+    """
+    if given is None:
+        return ()
+    if isinstance(given, (str, Path)):
+        path = Path(given)
+        lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else str(given).split(",")
+        given = [line.strip() for line in lines if line.strip()]
+        if not given:
+            raise UsageError(
+                f"{field_name} holds no name", field=field_name, file=path if path.is_file() else None
+            )
+    return tuple(dict.fromkeys(given))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mocli.data.write import check_writable
 from mocli.errors import UsageError
+from mocli.tasks.calibration import CALIBRATION
 from mocli.tasks.saved import DESCRIPTION, WEIGHTS, check_model_folder
 
 if TYPE_CHECKING:
@@ -27,10 +28,18 @@ class Paths:
     log: Path
     model: Path
     checkpoints: Path
+    beside: tuple[Path, ...] = ()  # what only this task writes, after the output
 
     @classmethod
-    def of(cls, output: OutputOptions, run: RunOptions, *, suffixes: tuple[str, ...]) -> Paths:
-        """Derive all names.
+    def of(
+        cls,
+        output: OutputOptions,
+        run: RunOptions,
+        *,
+        suffixes: tuple[str, ...],
+        beside: tuple[str, ...] = (),
+    ) -> Paths:
+        """Derive all names; `beside` holds the suffixes of files that only this task writes.
 
         Raises
         ------
@@ -56,11 +65,14 @@ class Paths:
             log=_sibling(stem, ".log"),
             model=_sibling(stem, ".model"),
             checkpoints=run.checkpoint_dir or _sibling(stem, ".ckpt"),
+            beside=tuple(_sibling(stem, suffix) for suffix in beside),
         )
 
-    def results(self) -> list[Path]:
+    def results(self, *, trained: bool = True, calibrated: bool = False) -> list[Path]:
         """Return what an undisturbed run leaves behind, in the order of writing."""
-        files = [self.log, self.model / WEIGHTS, self.model / DESCRIPTION, self.output]
+        model = [self.model / WEIGHTS, self.model / DESCRIPTION] if trained else []
+        model += [self.model / CALIBRATION] if calibrated else []
+        files = [self.log, *model, self.output, *self.beside]
         return [*files, *(p for p in (self.html, self.report) if p is not None)]
 
     def refuse_inputs(self, inputs: Iterable[Path]) -> None:
@@ -91,7 +103,8 @@ class Paths:
         EnvironmentProblem
             A folder is absent or not writable.
         """
-        check_writable(self.output, force=force)
+        for path in (self.output, *self.beside):
+            check_writable(path, force=force)
         # a pipe or device is written to directly
         if self.report is not None and (not self.report.exists() or self.report.is_file()):
             check_writable(self.report, force=True)

@@ -15,6 +15,7 @@ from mocli.data.obs import find_column
 from mocli.data.transforms import LinkRecipe, Recipe, RecipeOptions
 from mocli.data.values import Health, check_values
 from mocli.errors import InputError, UsageError, did_you_mean
+from mocli.models.base import ProjectsInput
 from mocli.tasks.choice import Choice, choose
 from mocli.tasks.covariate import codes_of_cells, numbers_of_cells
 from mocli.tasks.options import one_of
@@ -66,17 +67,34 @@ class Prepared:
     health: Mapping[str, Health]
 
 
-def plan(data: DataOptions, train: TrainOptions, task: Task, say: Callable[[str], None]) -> Plan:
-    """Open files, choose layers and transforms, match links, choose the model.
-
-    Reads metadata and a few hundred rows of each matrix, so that mistakes show in
-    seconds.
-    """
+def open_modalities(data: DataOptions) -> list[ModalityFile]:
+    """Open the inputs, with the kinds that the user names."""
     kinds = {
         name: ModalityKind(one_of(k, [m.value for m in ModalityKind], "--kind"))
         for name, k in data.kind.items()
     }
-    files = open_inputs([str(text) for text in data.inputs], kinds=kinds)
+    return open_inputs([str(text) for text in data.inputs], kinds=kinds)
+
+
+def plan(
+    data: DataOptions,
+    train: TrainOptions,
+    task: Task,
+    say: Callable[[str], None],
+    *,
+    files: Sequence[ModalityFile] | None = None,
+) -> Plan:
+    """Open files, choose layers and transforms, match links, choose the model.
+
+    Reads metadata and a few hundred rows of each matrix, so that mistakes show in
+    seconds.
+
+    Parameters
+    ----------
+    files
+        The modalities, where they are open already, perhaps with some cells only.
+    """
+    files = open_modalities(data) if files is None else list(files)
     names = [f.name for f in files]
     for option, mapping in _by_modality(data).items():
         _check_modalities(option, mapping, names)
@@ -100,7 +118,7 @@ def plan(data: DataOptions, train: TrainOptions, task: Task, say: Callable[[str]
     edges = tuple(match_links(tables, features, log=say)) if tables else ()
     for edge in edges:
         say(edge.summary())
-    pairs = _known_pairs(files, relation, data.pair_key)
+    pairs = known_pairs(files, relation, data.pair_key)
     return Plan(
         choices=choices,
         relation=relation,
@@ -117,8 +135,16 @@ def plan(data: DataOptions, train: TrainOptions, task: Task, say: Callable[[str]
     )
 
 
-def load(made: Plan, *, seed: int, warn: Callable[[str], None]) -> Prepared:
-    """Read the matrices one by one, check them, fit and apply the transforms."""
+def load(
+    made: Plan,
+    params: object,
+    *,
+    seed: int,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> Prepared:
+    """Read the matrices one by one, check them, fit and apply the transforms that `params` ask for."""
+    projects = params if isinstance(params, ProjectsInput) else None
     modalities: dict[str, Modality] = {}
     recipes: dict[str, Recipe] = {}
     health: dict[str, Health] = {}
@@ -144,7 +170,11 @@ def load(made: Plan, *, seed: int, warn: Callable[[str], None]) -> Prepared:
                 sides[_edge(edge)][name] = (recipe, recipe.apply(x))
         # a likelihood is of the values themselves, not of standardised ones
         options = RecipeOptions(
-            transform=c.transform, n_top=c.n_top, standardise=c.likelihood is None, seed=seed
+            transform=c.transform,
+            n_top=c.n_top,
+            n_pcs=projects.n_pcs if projects else None,
+            standardise=c.likelihood is None,
+            seed=seed,
         )
         keep = np.unique(np.asarray(linked, dtype=np.int64))
         recipes[name] = Recipe.fit(x, var_names=tuple(map(str, c.file.var.index)), options=options, keep=keep)
@@ -162,22 +192,28 @@ def load(made: Plan, *, seed: int, warn: Callable[[str], None]) -> Prepared:
     )
     rows, obs_names = index_map(made.files, made.relation.pairing)
     by_name = made.relation.names_mean_cells
-    return Prepared(
-        bundle=MultiOmics(
-            modalities=modalities,
-            rows=rows,
-            obs_names=obs_names,
-            pairing=made.relation.pairing,
-            links=links,
-            batch=codes_of_cells("batch", made.batch, made.files, rows, by_name=by_name),
-            label=codes_of_cells("label", made.label, made.files, rows, by_name=by_name),
-            covariates=tuple(
-                codes
-                for key, columns in made.covariates.items()
-                if (codes := codes_of_cells(key, columns, made.files, rows, by_name=by_name))
-            ),
-            continuous=numbers_of_cells(made.continuous, made.files, rows),
+    bundle = MultiOmics(
+        modalities=modalities,
+        rows=rows,
+        obs_names=obs_names,
+        pairing=made.relation.pairing,
+        links=links,
+        batch=codes_of_cells("batch", made.batch, made.files, rows, by_name=by_name),
+        label=codes_of_cells("label", made.label, made.files, rows, by_name=by_name),
+        covariates=tuple(
+            codes
+            for key, columns in made.covariates.items()
+            if (codes := codes_of_cells(key, columns, made.files, rows, by_name=by_name))
         ),
+        continuous=numbers_of_cells(made.continuous, made.files, rows),
+    )
+    if projects and projects.input_smoothing > 0:
+        # imported here: a dry run must not pay for torch
+        from mocli.tasks.smoothing import smooth_inputs
+
+        bundle = smooth_inputs(bundle, projects.input_smoothing, seed=seed, say=say)
+    return Prepared(
+        bundle=bundle,
         recipes=recipes,
         link_recipes={(a, b): (s[a][0], s[b][0]) for (a, b), s in sides.items()},
         health=health,
@@ -209,9 +245,10 @@ def _check_modalities(option: str, mapping: Mapping[str, object], names: Sequenc
             )
 
 
-def _known_pairs(
+def known_pairs(
     files: Sequence[ModalityFile], relation: Relation, pair_key: str | None
 ) -> dict[tuple[str, str], IntArray]:
+    """Rows of true partners, `(n_pairs, 2)`, of every two modalities that share cells."""
     columns: dict[str, Any] = {}
     if pair_key is not None:
         found = find_column(files, pair_key, option="--pair-key")
@@ -274,4 +311,22 @@ def _warnings(
                 field="--links",
                 hint="add a table that links it to another modality, or leave the modality out",
             )
+        groups = _connected([_edge(edge) for edge in edges])
+        if len(groups) > 1:
+            raise InputError(
+                "the links leave the modalities in parts that nothing connects",
+                field="--links",
+                found="; ".join(" - ".join(sorted(group)) for group in groups),
+                expected="a chain of links from every modality to every other",
+                hint="add a table between two of the parts, or integrate them apart",
+            )
     return tuple(found)
+
+
+def _connected(edges: Sequence[tuple[str, str]]) -> list[set[str]]:
+    groups: list[set[str]] = []
+    for edge in edges:
+        touched = [group for group in groups if group & set(edge)]
+        groups = [group for group in groups if group not in touched]
+        groups.append(set(edge).union(*touched))
+    return groups

@@ -127,14 +127,15 @@ class Run:
             self.report.timing[key] = round(self.report.timing.get(key, 0) + time.monotonic() - begun, 3)
 
     def add_output(self, path: Path, what: str) -> None:
-        """Put a written file, or a folder with its files, into the report."""
+        """Put a written file, or a folder with its files, into the report; again where it has changed."""
         if path.is_dir():
             files = {p.name: sha256(p) for p in sorted(path.iterdir())}
             size = sum(p.stat().st_size for p in path.iterdir())
             record: dict[str, Any] = {"path": str(path), "what": what, "bytes": size, "files": files}
         else:
             record = {"path": str(path), "what": what, "bytes": path.stat().st_size, "sha256": sha256(path)}
-        self.report.outputs.append(record)  # type: ignore[arg-type]
+        others = [known for known in self.report.outputs if known["path"] != str(path)]
+        self.report.outputs = [*others, record]  # type: ignore[list-item]
 
 
 @contextmanager

@@ -17,17 +17,20 @@ import numpy as np
 import mocli
 from mocli.data.transforms import LinkRecipe, Recipe
 from mocli.errors import InputError, UsageError
-from mocli.models.parameters import as_dict, resolve
+from mocli.models.parameters import as_dict, resolve, saved_params
 from mocli.models.registry import load_class, traits_of
+from mocli.tasks.calibration import CALIBRATION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mocli.models.base import Model
     from mocli.tasks.prepare import Plan, Prepared
-    from mocli.types import Json
+    from mocli.tasks.readouts import FeatureReadout
+    from mocli.tasks.smoothing import Reference
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READS = (1, 2)
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
 
@@ -39,7 +42,14 @@ class SavedModel:
     model: Model
     recipes: Mapping[str, Recipe]
     link_recipes: Mapping[tuple[str, str], tuple[LinkRecipe, LinkRecipe]]
+    references: Mapping[str, Reference]
+    readouts: Mapping[str, FeatureReadout]
     description: Mapping[str, Any]
+
+    @property
+    def modalities(self) -> dict[str, dict[str, Any]]:
+        """What is known of every modality, by name, in the order of training."""
+        return {m["name"]: m for m in self.description["modalities"]}
 
 
 def check_model_folder(folder: Path) -> None:
@@ -48,11 +58,11 @@ def check_model_folder(folder: Path) -> None:
     Raises
     ------
     UsageError
-        If it is a file, or holds anything that `save_model` does not write.
+        If it is a file, or holds anything that mocli does not write.
     """
     found = [p.name for p in folder.iterdir()] if folder.is_dir() else [folder.name]
     # hidden files are the file manager's
-    foreign = sorted(f for f in {*found} - {WEIGHTS, DESCRIPTION} if not f.startswith("."))
+    foreign = sorted(f for f in {*found} - {WEIGHTS, DESCRIPTION, CALIBRATION} if not f.startswith("."))
     if foreign:
         raise UsageError(
             "the model's folder holds other files",
@@ -62,9 +72,19 @@ def check_model_folder(folder: Path) -> None:
         )
 
 
-def save_model(folder: Path, model: Model, made: Plan, prepared: Prepared, extra: Mapping[str, Json]) -> None:
+def save_model(
+    folder: Path,
+    model: Model,
+    made: Plan,
+    prepared: Prepared,
+    readouts: Mapping[str, FeatureReadout],
+    *,
+    seed: int,
+) -> None:
     """Write the folder under a temporary name and rename it."""
     from safetensors.numpy import save_file
+
+    from mocli.tasks.smoothing import Reference
 
     arrays = {f"module/{k}": v.detach().cpu().numpy() for k, v in model.module.state_dict().items()}
     modalities = []
@@ -72,6 +92,13 @@ def save_model(folder: Path, model: Model, made: Plan, prepared: Prepared, extra
         name = choice.file.name
         state, tensors = prepared.recipes[name].state()
         arrays |= {f"recipe/{position}/{k}": v for k, v in tensors.items()}
+        reference = Reference.of(prepared.bundle.modalities[name].features, seed=seed)
+        if reference is not None:
+            arrays[f"reference/{position}/scores"] = reference.scores
+        readout = None
+        if name in readouts:
+            readout, tensors = readouts[name].state()
+            arrays |= {f"readout/{position}/{k}": v for k, v in tensors.items()}
         modalities.append(
             {
                 "name": name,
@@ -80,6 +107,10 @@ def save_model(folder: Path, model: Model, made: Plan, prepared: Prepared, extra
                 "values": choice.layer.values.value,
                 "var_names": [str(v) for v in choice.file.var.index],
                 "recipe": state,
+                "readout": readout,
+                "averaged": None
+                if reference is None
+                else {"n_neighbors": reference.n_neighbors, "weight": reference.weight},
             }
         )
     links = []
@@ -103,7 +134,7 @@ def save_model(folder: Path, model: Model, made: Plan, prepared: Prepared, extra
         "levels": {
             codes.key: list(codes.levels) for codes in (bundle.batch, bundle.label) if codes is not None
         },
-        **extra,
+        "seed": seed,
     }
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -130,6 +161,9 @@ def load_model(folder: str | Path) -> SavedModel:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
+    from mocli.tasks.readouts import FeatureReadout
+    from mocli.tasks.smoothing import Reference
+
     folder = Path(folder)
     try:
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
@@ -142,13 +176,13 @@ def load_model(folder: str | Path) -> SavedModel:
             expected=f"{DESCRIPTION} and {WEIGHTS}",
             hint="name the OUT.model folder that `mocli integrate` wrote",
         ) from error
-    if description.get("format_version") != FORMAT_VERSION:
+    if description.get("format_version") not in READS:
         raise InputError(
             "the model is of another format version",
             file=folder / DESCRIPTION,
             field="format_version",
             found=description.get("format_version"),
-            expected=FORMAT_VERSION,
+            expected=" or ".join(map(str, READS)),
             hint="use the version of mocli that wrote it: " + str(description.get("mocli")),
         )
     return SavedModel(
@@ -164,6 +198,16 @@ def load_model(folder: str | Path) -> SavedModel:
             )
             for i, link in enumerate(description["links"])
         },
+        references={
+            m["name"]: Reference(arrays[f"reference/{i}/scores"], **m["averaged"])
+            for i, m in enumerate(description["modalities"])
+            if m.get("averaged")
+        },
+        readouts={
+            m["name"]: FeatureReadout.from_state(m["readout"], _under(arrays, f"readout/{i}/"))
+            for i, m in enumerate(description["modalities"])
+            if m.get("readout")
+        },
         description=description,
     )
 
@@ -172,7 +216,7 @@ def _rebuild(description: Mapping[str, Any], arrays: Mapping[str, Any]) -> Model
     import torch
 
     traits = traits_of(description["model"])
-    params = resolve(traits, description["params"])
+    params = resolve(traits, saved_params(traits, description["params"], description["format_version"]))
     model: Model = load_class(traits.model).from_spec(description["spec"], params)
     model.module.load_state_dict({k: torch.from_numpy(v) for k, v in _under(arrays, "module/").items()})
     model.module.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,22 +11,71 @@ import torch
 
 from mocli import __version__
 from mocli.models.base import Encodes, EncodesJointly, Model, Schedule, SmoothsLinks
-from mocli.models.parameters import as_dict
+from mocli.models.parameters import as_dict, resolve
 from mocli.models.registry import load_class
+from mocli.tasks.describe import describe_inputs, describe_training, warn_confounded, warn_small
 from mocli.tasks.evaluate import return_freed_memory
 from mocli.tasks.options import preset_of
 from mocli.tasks.placement import Latent
+from mocli.tasks.prepare import load, plan
+from mocli.tasks.readouts import FeatureReadout
 from mocli.tasks.run import digest
+from mocli.tasks.saved import save_model
 from mocli.tasks.smoothing import smooth_links
 from mocli.train.checkpoint import Checkpoints
 from mocli.train.loop import Fit, Training, fit
 from mocli.train.predict import encode_cells, encode_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+
     from mocli.data.links import EdgeLinks
+    from mocli.data.modality import ModalityFile
     from mocli.tasks.options import TrainOptions
     from mocli.tasks.prepare import Plan, Prepared
+    from mocli.tasks.request import Request
     from mocli.tasks.run import Run
+    from mocli.types import FloatArray, Task
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A model fresh from training, with what it was trained on."""
+
+    made: Plan
+    prepared: Prepared
+    model: Model
+    latent: Latent
+
+
+def train_model(
+    run: Run, request: Request, task: Task, files: Sequence[ModalityFile] | None = None
+) -> Trained:
+    """Plan, load, train, encode and write the model's folder, telling the report all of it.
+
+    Parameters
+    ----------
+    files
+        The modalities where they are open already, perhaps with some cells only.
+    """
+    with run.timed("load"):
+        made = plan(request.data, request.train, task, run.say, files=files)
+        params = resolve(made.traits, request.train.params, request.train.preset)
+        for warning in made.warnings:
+            run.warn(warning)
+        prepared = load(made, params, seed=request.run.seed, say=run.say, warn=run.warn)
+        describe_inputs(run, made, prepared)
+    warn_small(run, prepared, params)
+    warn_confounded(run, prepared)
+    with run.timed("train"):
+        model, done = train(run, request.train, made, prepared, params)
+    describe_training(run, made, model.params, done)
+    with run.timed("encode"):
+        latent = encode(run, model, prepared)
+        keep_model(run, made, prepared, model, latent.by_modality)
+    return Trained(made, prepared, model, latent)
 
 
 def train(run: Run, options: TrainOptions, made: Plan, prepared: Prepared, params: Any) -> tuple[Model, Fit]:
@@ -58,6 +108,8 @@ def _fingerprint(
     return {
         "inputs": [record["sha256"] for record in run.report.inputs],
         "modalities": [c.file.name for c in made.choices],
+        # some of a file's cells may be held out
+        "cells": [_named(c.file.obs.index) for c in made.choices],
         "layers": [c.layer.layer for c in made.choices],
         "transforms": [c.transform for c in made.choices],
         "hvg": [c.n_top for c in made.choices],
@@ -86,6 +138,13 @@ def _covariates(prepared: Prepared) -> list[Any]:
     return found
 
 
+def _named(cells: pd.Index) -> str:
+    h = hashlib.sha256()
+    for name in cells:
+        h.update(f"{name}\n".encode())
+    return f"{len(cells)} cells, {h.hexdigest()}"
+
+
 def _matched(edge: EdgeLinks) -> str:
     h = hashlib.sha256(f"{edge.source} {edge.target}".encode())
     for part in (edge.source_index, edge.target_index, edge.weight, edge.sign):
@@ -110,3 +169,20 @@ def encode(run: Run, model: Model, prepared: Prepared) -> Latent:
         "latent_sha256": digest(latent.by_modality),
     }
     return latent
+
+
+def keep_model(
+    run: Run, made: Plan, prepared: Prepared, model: Model, latent: Mapping[str, FloatArray]
+) -> None:
+    """Relate the latent to all measured features of each modality, and write the model's folder."""
+    readouts = {
+        c.file.name: FeatureReadout.fit(
+            c.file,
+            c.layer.layer,
+            prepared.recipes[c.file.name],
+            latent[c.file.name],
+            seed=run.options.seed,
+        )
+        for c in made.choices
+    }
+    save_model(run.paths.model, model, made, prepared, readouts, seed=run.options.seed)

@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 from mocli.data.batches import Batches
 from mocli.errors import Interrupted, OutOfMemory
 from mocli.log import logger, progress
+from mocli.train.average import WeightAverage
 from mocli.train.checkpoint import Snapshot, pack_optimizer, unpack_optimizer
 from mocli.train.history import History
 from mocli.train.signals import Signals
@@ -130,6 +131,7 @@ class _Stretch:
         size, n = phase.sampling.batch_size, len(bundle.modalities)
         measured = n if phase.sampling.independent else float((bundle.rows >= 0).sum()) / bundle.n_cells
         self.rows_per_step = size * measured
+        self.average = WeightAverage(model.module, phase.weight_average)
 
     def run(self, done: Fit) -> None:
         """Step until the budget is spent, the loss is flat or a signal comes."""
@@ -137,7 +139,9 @@ class _Stretch:
         with progress(phase.max_steps, phase.name, start=len(self.history)) as shown:
             while len(self.history) < phase.max_steps:
                 self._pause_if_asked(done)
-                self.history.record(self._step(len(self.history)))
+                terms = self._step(len(self.history))
+                self.average.update(len(self.history))
+                self.history.record(terms)
                 shown.update(len(self.history), self.history.latest)
                 if phase.plateau and self.history.flat(phase.plateau):
                     reason = "plateau"
@@ -148,6 +152,7 @@ class _Stretch:
                         reason = "validation"
                         break
         self.history.flush()
+        self.average.replace_weights()
         steps = len(self.history)
         done.steps += steps
         done.cells_drawn += round(steps * self.rows_per_step)
@@ -203,6 +208,7 @@ class _Stretch:
         for group, optimizer in zip(self.phase.groups, self.optimizers, strict=True):
             tensors |= pack_optimizer(group.name, optimizer)
         tensors |= {f"batches/{k}": v for k, v in self.batches.state_dict().items()}
+        tensors |= {f"average/{k}": v for k, v in self.average.state_dict().items()}
         tensors["rng/cpu"] = torch.get_rng_state()
         if self.training.device.type == "cuda":
             tensors["rng/cuda"] = torch.cuda.get_rng_state(self.training.device)
@@ -219,6 +225,7 @@ class _Stretch:
         for group, optimizer in zip(self.phase.groups, self.optimizers, strict=True):
             unpack_optimizer(group.name, optimizer, tensors)
         self.batches.load_state_dict(_under(tensors, "batches/"))
+        self.average.load_state_dict(_under(tensors, "average/"))
         self.history.restore(_as_mapping(meta["history"]), tensors)
         if self.watch:
             self.watch.restore(_as_mapping(meta["watch"]), _under(tensors, "watch/"))

@@ -18,7 +18,19 @@ from mocli.cli.app import app
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
 ENVIRONMENT = {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "TERMINAL_WIDTH": "", "FORCE_COLOR": ""}
-COMMANDS = ["", "integrate", "models", "params", "links", "links build", "links check", "demo", "doctor"]
+COMMANDS = [
+    "",
+    "integrate",
+    "impute",
+    "gene2peak",
+    "models",
+    "params",
+    "links",
+    "links build",
+    "links check",
+    "demo",
+    "doctor",
+]
 SUBCOMMANDS = ["integrate", "impute", "simulate", "perturb", "gene2peak", "benchmark"]
 
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 import mocli
 
-SMALL = {"n_hidden": 4, "n_latent": 2, "batch_size": 8, "n_neighbors": 3}
+SMALL = {"n_hidden": 4, "n_latent": 2, "batch_size": 8, "n_neighbors": 3, "n_pcs": 4}
 PEAKS = [f"chr1-{1000 * i}-{1000 * i + 500}" for i in range(1, 11)]
 MODALITIES = {
     "rna": (12, [f"GENE{i}" for i in range(8)]),

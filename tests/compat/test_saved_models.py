@@ -8,8 +8,8 @@ import pytest
 from scipy import sparse
 
 from mocli.data.batches import dense_rows
+from mocli.tasks.projection import place
 from mocli.tasks.saved import DESCRIPTION, FORMAT_VERSION, WEIGHTS, load_model
-from mocli.train.predict import encode_rows
 
 FROZEN = sorted((Path(__file__).parent / "models").iterdir())
 
@@ -27,7 +27,7 @@ def test_a_frozen_model_places_cells_where_it_did(folder, tmp_path):
     assert [m["name"] for m in saved.description["modalities"]] == ["rna", "prot", "atac"]
     for name, counts in expected["counts"].items():
         x = sparse.csr_matrix(np.asarray(counts, dtype=np.float32))
-        z = encode_rows(saved.model, name, saved.recipes[name].apply(x), "cpu")
+        z = place(saved, name, x, None, "cpu")
         # BLAS libraries round differently
         np.testing.assert_allclose(z, expected["latent"][name], rtol=1e-4, atol=1e-5)
 

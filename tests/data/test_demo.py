@@ -180,14 +180,15 @@ def test_trimodal_files_join_the_others_and_leave_them_alone(tmp_path):
     write_demo(tmp_path / "two", n_cells=40)
     write_demo(tmp_path / "three", n_cells=40, trimodal=True)
     two, three = digests(tmp_path / "two"), digests(tmp_path / "three")
-    extra = {"adt.h5ad", "gex.h5ad", "atac.h5ad", "adt-gex.tsv", "gex-atac.tsv", "truth-trimodal.tsv"}
+    extra = {f"{name}.h5ad" for name in ("adt", "gex", "atac")} | {"truth-trimodal.tsv"}
+    extra |= {f"{links}.tsv" for links in ("adt-gex", "gex-atac", "adt-atac")}
     assert set(three) - set(two) == extra
     assert all(three[name] == two[name] for name in two if name != "README.txt")
     truth = table(tmp_path / "three" / "truth-trimodal.tsv").set_index("true_cell")
     for name in ("adt", "gex", "atac"):
         data = anndata.read_h5ad(tmp_path / "three" / f"{name}.h5ad")
         assert truth.loc[data.obs["true_cell"], name].tolist() == data.obs_names.tolist()
-    for links in ("adt-gex", "gex-atac"):
+    for links in ("adt-gex", "gex-atac", "adt-atac"):
         frame = table(tmp_path / "three" / f"{links}.tsv")
         assert list(frame.columns[:2]) == links.split("-")
         for name in links.split("-"):

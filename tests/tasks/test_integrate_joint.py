@@ -222,7 +222,8 @@ def test_a_saved_model_encodes_new_cells_as_it_did(run, files, tmp_path):
 
     data = DataOptions([str(files / "rna60.h5ad"), str(files / "atac60.h5ad")], batch_key="batch")
     made = plan(data, TrainOptions(), Task.INTEGRATE, lambda _: None)
-    bundle = load(made, seed=0, warn=lambda _: None).bundle
+    quiet = {"say": lambda _: None, "warn": lambda _: None}
+    bundle = load(made, saved.model.params, seed=0, **quiet).bundle
     import torch
 
     with torch.inference_mode():

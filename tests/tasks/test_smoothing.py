@@ -20,7 +20,7 @@ def test_neighbours_are_the_nearest_others_by_cosine():
     similarity = unit @ unit.T
     np.fill_diagonal(similarity, -2)
     expected = np.argsort(-similarity, axis=1, kind="stable")[:, :10]
-    near = smoothing._neighbors(f, seed=0)
+    near = smoothing.find_neighbors(f, seed=0)
     assert near.shape == (60, 10)
     assert [set(row) for row in near] == [set(row) for row in expected]
 
@@ -28,7 +28,7 @@ def test_neighbours_are_the_nearest_others_by_cosine():
 def test_duplicates_never_make_a_cell_its_own_neighbour():
     x = np.ones((40, 4), np.float32)
     x[:20] = -1
-    near = smoothing._neighbors(FeatureMatrix(x, tuple("abcd")), seed=0)
+    near = smoothing.find_neighbors(FeatureMatrix(x, tuple("abcd")), seed=0)
     assert near.shape == (40, 10)
     assert not (near == np.arange(40)[:, None]).any()
 
@@ -36,7 +36,7 @@ def test_duplicates_never_make_a_cell_its_own_neighbour():
 def test_the_weight_grows_with_noise():
     def weight(noise):
         f = features(n=300, noise=noise)
-        return smoothing._smoothed(f, smoothing._neighbors(features(n=300), seed=0), seed=0).smoothing
+        return smoothing._smoothed(f, smoothing.find_neighbors(features(n=300), seed=0), seed=0).smoothing
 
     assert weight(0.05) == smoothing.LEAST
     assert weight(0.05) < weight(2.0) <= smoothing.MOST

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from torch.nn import functional as F
+
 from mocli.models.base import Group, Losses, Phase, Plateau, Sampling, Schedule
 from mocli.models.scmodal import TRAITS
 from mocli.models.scmodal.module import ScmodalModule, Step
@@ -78,6 +80,7 @@ class Scmodal:
                 plateau=self._plateau()
                 if schedule.preset is Preset.AUTO and not schedule.max_steps
                 else None,
+                weight_average=p.weight_average,
             )
         ]
 
@@ -104,12 +107,13 @@ class Scmodal:
         return Losses(terms, total)
 
     def encode(self, modality: str, x: Tensor) -> Tensor:
-        """E(x), `(B, n_latent)`."""
-        return self.module.encode(modality, x)
+        """E(x), `(B, n_latent)`, of length 1 if `unit_latent`."""
+        z = self.module.encode(modality, x)
+        return F.normalize(z, dim=1) if self.params.unit_latent else z
 
-    def decode(self, modality: str, z: Tensor) -> Tensor:
-        """G(z), `(B, n_vars)`, on the scale of the input."""
-        return self.module.decode(modality, z)
+    def translate(self, source: str, target: str, x: Tensor) -> Tensor:
+        """G_target(E_source(x)), `(B, n_target)` (paper, "Imputation"; Eq. 2 reads it the other way)."""
+        return self.module.decode(target, self.module.encode(source, x))
 
 
 _STEPS = {Preset.AUTO: 2_000, Preset.PAPER: PAPER_STEPS, Preset.FAST: 300}

@@ -5,9 +5,13 @@ Implemented: Eqs. 1-7 over any list of edges, with the settings of the authors' 
 Different from the authors' code, with the same values up to rounding: Gram products instead of
 B x B x p broadcasts; exact cosine neighbours instead of approximate trees; the discriminator sees
 detached latents; no anchors give 0 instead of NaN; anchors really use the linked features.
-Different by default (`--preset paper` undoes it): raw linked features are noisy, so anchors are searched
-in features averaged over each cell's own neighbours, are balanced soft partners (optimal transport)
-instead of mutual neighbours, so that no cell is a hub and none is left out, and weigh 10 instead of 1.
+Different by default (`--preset paper` undoes it), each with its evidence in tests/benchmarks/RESULTS.md:
+the input x of shallow cells is mostly noise, so it is 50 principal components, half of them the mean of
+own neighbours; raw linked features are noisy, so anchors are searched in features averaged over own
+neighbours, are balanced soft partners (optimal transport) instead of mutual neighbours, so that no cell is
+a hub and none is left out, and weigh 10 instead of 1; an adversarial game circles around its equilibrium,
+so a running mean of the weights is kept; latents are read as directions (length 1), since lengths differ
+between modalities more than directions do.
 Symbols: x input, z latent, E encoder, G decoder, D discriminator, q latent dimensions, k neighbours.
 """
 

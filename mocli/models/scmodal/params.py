@@ -52,6 +52,22 @@ class ScmodalParams:
         bool,
         Field(description="search anchors in linked features averaged over own neighbours; paper no"),
     ] = True
+    n_pcs: Annotated[
+        int,
+        Field(ge=0, description="principal components that encoders take instead of more features; paper 0"),
+    ] = 50
+    input_smoothing: Annotated[
+        float,
+        Field(ge=0, le=1, description="share of a cell's input that is its own neighbours' mean; paper 0"),
+    ] = 0.5
+    weight_average: Annotated[
+        float,
+        Field(ge=0, lt=1, description="decay of the running mean of the weights that is kept; paper 0"),
+    ] = 0.98
+    unit_latent: Annotated[
+        bool,
+        Field(description="scale latents to length 1, so that distances compare directions; paper no"),
+    ] = True
     weight_geometry: Annotated[
         Weight, Field(description="weight of geometry preservation; code 10, paper 1")
     ] = 10.0
@@ -72,7 +88,20 @@ class ScmodalParams:
     init_sd: Annotated[float, Field(gt=0, description="standard deviation of the normal start")] = 0.1
 
 
-PRESETS: dict[str, dict[str, object]] = {
-    "paper": {"weight_mnn": 1.0, "anchors": "mutual", "smooth_links": False},
+PUBLISHED: dict[str, object] = {
+    "weight_mnn": 1.0,
+    "anchors": "mutual",
+    "smooth_links": False,
+    "n_pcs": 0,
+    "input_smoothing": 0.0,
+    "weight_average": 0.0,
+    "unit_latent": False,
 }
+
+PRESETS = {"paper": PUBLISHED}
 """What a preset changes; values that the user sets win."""
+
+BEFORE: dict[int, dict[str, object]] = {
+    2: {name: PUBLISHED[name] for name in ("n_pcs", "input_smoothing", "weight_average", "unit_latent")},
+}
+"""Values of parameters that models saved in a format older than the key did not have."""

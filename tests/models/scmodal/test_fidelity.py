@@ -172,7 +172,7 @@ def prepared(inputs, links, label, pairing):
     hvg = {"rna": 1000}  # the reference is slow
     options = DataOptions(inputs=inputs, links=[links], label_key=label, pairing=pairing, hvg=hvg)
     made = plan(options, TrainOptions(), Task.INTEGRATE, lambda _: None)
-    return load(made, seed=0, warn=lambda _: None).bundle
+    return load(made, paper(), seed=0, say=lambda _: None, warn=lambda _: None).bundle
 
 
 def assert_fifty_equal(bundle):

@@ -1,0 +1,129 @@
+"""`mocli impute`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from mocli.cli.call import call
+from mocli.cli.command import with_options
+from mocli.cli.option import option
+from mocli.cli.options import OUTPUT, SHARED
+from mocli.cli.settings import Settings
+from mocli.cli.values import choice
+
+IMPUTATION = "Imputation"
+CELLS = ("missing", "all")
+SCALES = ("log", "counts", "scaled")
+
+
+@dataclass(frozen=True)
+class ImputeOptions:
+    """From where to where, for which cells, on what scale."""
+
+    source: Annotated[
+        str | None,
+        option("--from", panel=IMPUTATION, metavar="MOD", help="Modality that the cells have"),
+    ] = None
+    target: Annotated[
+        str | None, option("--to", panel=IMPUTATION, metavar="MOD", help="Modality to impute")
+    ] = None
+    from_model: Annotated[
+        Path | None,
+        option(
+            "--from-model",
+            panel=IMPUTATION,
+            metavar="DIR",
+            help="Trained model (OUT.model); without it one is trained first",
+        ),
+    ] = None
+    cells: Annotated[
+        str,
+        option(
+            "--cells",
+            panel=IMPUTATION,
+            metavar="|".join(CELLS),
+            check=choice(*CELLS),
+            help="missing: cells without the target; all: also measured ones",
+        ),
+    ] = "missing"
+    evaluate: Annotated[
+        bool,
+        option("--evaluate", panel=IMPUTATION, help="Hide measured values, predict them and compare"),
+    ] = False
+    hold_out: Annotated[
+        str,
+        option(
+            "--hold-out",
+            panel=IMPUTATION,
+            metavar="SHARE|COLUMN=VALUE",
+            help="Paired cells kept out of training, for accuracy and intervals; or all of one batch",
+        ),
+    ] = "0.2"
+    scale: Annotated[
+        str,
+        option(
+            "--scale",
+            panel=IMPUTATION,
+            metavar="|".join(SCALES),
+            check=choice(*SCALES),
+            help="log: normalised, logged; counts: at median depth; scaled: in standard deviations",
+        ),
+    ] = "log"
+    coverage: Annotated[
+        float,
+        option(
+            "--coverage",
+            panel=IMPUTATION,
+            metavar="X",
+            help="Share of true values that prediction intervals hold",
+        ),
+    ] = 0.9
+    features: Annotated[
+        str | None,
+        option(
+            "--features",
+            panel=IMPUTATION,
+            metavar="A,B|FILE",
+            help="Only these features; a file has one a line",
+        ),
+    ] = None
+    relations: Annotated[
+        bool,
+        option(
+            "--relations",
+            panel=IMPUTATION,
+            help="Also write OUT.relations.tsv: imputed features against measured ones",
+        ),
+    ] = False
+    gtf: Annotated[
+        Path | None,
+        option(
+            "--gtf",
+            panel=IMPUTATION,
+            metavar="FILE",
+            help="Where genes lie: relations of genes and the peaks around them only",
+        ),
+    ] = None
+    window: Annotated[
+        int | None,
+        option(
+            "--window",
+            panel=IMPUTATION,
+            metavar="BASES",
+            least=0,
+            help="Around the TSS, in which peaks are tested [default: 100000]",
+        ),
+    ] = None
+    key_added: Annotated[
+        str | None,
+        option("--key-added", panel=OUTPUT, metavar="KEY", help="obsm key of the latent; else X_<model>"),
+    ] = None
+
+
+@with_options(*SHARED, ImputeOptions)
+def impute(settings: Settings) -> None:
+    """Fill in a modality that cells lack, with prediction intervals.
+
+    For example: mocli impute query.h5ad --from-model out.model --to prot -o filled.h5mu
+    """
+    call("mocli.tasks.impute:impute", settings)

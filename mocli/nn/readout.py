@@ -1,0 +1,143 @@
+"""From a latent to features: a small, closed-form map that forgives a shift between modalities.
+
+A latent is expressed by its nearness to a few prototypes (normalised Gaussian
+weights, as in radial basis functions: Moody and Darken 1989,
+doi:10.1162/neco.1989.1.2.281), and features are a ridge regression on it. Cells
+of another modality never lie exactly where the cells of the target lie; strong
+shrinkage over few prototypes gave better values for them than networks, nearest
+neighbours or a finer basis did.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mocli.types import CSR, FloatArray, IntArray
+
+N_PROTOTYPES = 64
+RIDGE = 1.0
+"""Penalty in units of the mean variance of the basis over the cells."""
+
+NEAR = 3
+"""The width of a prototype is the cells' median distance to their third nearest one."""
+
+FIT_CELLS = 20_000
+_ROUNDING = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Basis:
+    """Nearness to prototypes.
+
+    Attributes
+    ----------
+    centers
+        `(m, n_latent)`.
+    width
+        Standard deviation of the Gaussian weights.
+    center
+        Mean of the weights over the cells it was fitted on, `(m,)`.
+    """
+
+    centers: FloatArray
+    width: float
+    center: FloatArray
+
+    @classmethod
+    def fit(cls, z: FloatArray, *, seed: int) -> Basis:
+        """Place at most 64 prototypes by k-means on `(n, n_latent)`, on 20,000 sampled cells at most."""
+        from sklearn.cluster import KMeans
+
+        n = len(z)
+        if n > FIT_CELLS:
+            z = z[np.sort(np.random.default_rng(seed).choice(n, FIT_CELLS, replace=False))]
+        m = max(1, min(N_PROTOTYPES, len(np.unique(z, axis=0)) // 2))
+        centers = KMeans(m, n_init=1, max_iter=50, random_state=seed).fit(z).cluster_centers_
+        distances = np.sort(_squared_distances(z, centers), axis=1)
+        width = float(np.sqrt(np.median(distances[:, min(NEAR, m) - 1]))) or 1.0
+        fitted = cls(centers.astype(np.float32), width, np.zeros(m, np.float32))
+        return cls(fitted.centers, width, fitted.weights(z).mean(0))
+
+    def weights(self, z: FloatArray) -> FloatArray:
+        """Weights `(n, m)` less their mean; those of a cell sum to 1 before it is taken off."""
+        distances = _squared_distances(z, self.centers)
+        distances -= distances.min(1, keepdims=True)
+        near = np.exp(distances * (-0.5 / self.width**2))
+        centred: FloatArray = (near / near.sum(1, keepdims=True) - self.center).astype(np.float32)
+        return centred
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """A fitted map to the features of one modality.
+
+    Attributes
+    ----------
+    coefficients
+        `(m, n_vars)` on one scale of the values.
+    intercept
+        `(n_vars,)`.
+    mean, deviation
+        Of the values it was fitted on, `(n_vars,)` each.
+    """
+
+    basis: Basis
+    coefficients: FloatArray
+    intercept: FloatArray
+    mean: FloatArray
+    deviation: FloatArray
+
+    @classmethod
+    def fit(cls, basis: Basis, z: FloatArray, blocks: Iterable[tuple[slice, CSR | FloatArray]]) -> Self:
+        """Fit on cells `(n, n_latent)` whose measured values come in blocks of rows.
+
+        Parameters
+        ----------
+        blocks
+            Rows and their values `(b, n_vars)`, sparse or dense; all rows once.
+        """
+        m, n = len(basis.centers), len(z)
+        gram = np.zeros((m, m))
+        weight = np.zeros(m)
+        products: Any = 0.0
+        total: Any = 0.0
+        squares: Any = 0.0
+        for rows, values in blocks:
+            weights = basis.weights(z[rows])
+            gram += weights.T @ weights
+            weight += weights.sum(0, dtype=np.float64)
+            products = products + np.asarray((values.T @ weights).T, dtype=np.float64)
+            total = total + np.asarray(values.sum(axis=0), dtype=np.float64).ravel()
+            squared = values.multiply(values) if hasattr(values, "multiply") else np.square(values)
+            squares = squares + np.asarray(squared.sum(axis=0), dtype=np.float64).ravel()
+        mean, offset = total / n, weight / n
+        gram -= n * np.outer(offset, offset)
+        gram += (RIDGE * np.trace(gram) / m + np.finfo(np.float32).tiny) * np.eye(m)
+        coefficients = np.linalg.solve(gram, products - n * np.outer(offset, mean))
+        variance = squares / n - np.square(mean)
+        # what float32 leaves of a constant feature is rounding
+        deviation = np.sqrt(np.where(variance > _ROUNDING * np.square(mean), variance, 0))
+        parts = (coefficients, mean - offset @ coefficients, mean, deviation)
+        return cls(basis, *(np.asarray(part, dtype=np.float32) for part in parts))
+
+    @property
+    def n_vars(self) -> int:
+        """Number of features."""
+        return int(self.coefficients.shape[1])
+
+    def predict(self, z: FloatArray, columns: IntArray | slice = slice(None)) -> FloatArray:
+        """Return the expected values of cells `(n, n_latent)`, `(n, n_columns)`."""
+        found: FloatArray = self.basis.weights(z) @ self.coefficients[:, columns] + self.intercept[columns]
+        return found
+
+
+def _squared_distances(a: FloatArray, b: FloatArray) -> FloatArray:
+    squares = np.square(a).sum(1)[:, None] + np.square(b).sum(1)
+    found: FloatArray = np.maximum(squares - 2 * a @ b.T, 0)
+    return found

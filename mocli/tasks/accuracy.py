@@ -1,0 +1,209 @@
+"""How well imputed values match measured ones: by feature, beside simple ways, with intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mocli.metrics import conformal
+from mocli.metrics.imputation import FeatureAccuracy, accuracy
+from mocli.nn.neighbors import chunks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from mocli.metrics.conformal import Conformal
+    from mocli.types import CSR, DoubleArray, FloatArray, IntArray
+
+    Predict = Callable[[IntArray], FloatArray]
+
+MAX_CELLS = 5000
+"""Cells that accuracy is measured on."""
+
+COLUMNS = 1000
+"""Features held dense at a time."""
+
+FOLDS = 10
+"""Parts of the evaluated cells, each covered by intervals from the other parts."""
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What held-out or measured cells say.
+
+    Attributes
+    ----------
+    accuracy
+        Of the model.
+    baselines
+        By name; NaN for features that a baseline has nothing to say of.
+    intervals
+        Fitted on all evaluated cells.
+    coverage
+        Share of cells inside intervals that were fitted on the other cells,
+        `(n_vars,)`; NaN for features not measured.
+    """
+
+    accuracy: FeatureAccuracy
+    baselines: Mapping[str, FeatureAccuracy]
+    intervals: Conformal
+    coverage: DoubleArray
+    n_cells: int
+
+
+def evaluate(
+    measured: Predict,
+    predicted: Predict,
+    baselines: Mapping[str, Predict],
+    *,
+    n_vars: int,
+    n_cells: int,
+    coverage: float,
+    floor: float | None,
+    seed: int,
+) -> Evaluation:
+    """Compare, some features at a time.
+
+    Parameters
+    ----------
+    measured, predicted, baselines
+        Give `(n_cells, n_columns)` for columns of the target.
+    coverage
+        Nominal share of cells inside an interval.
+    """
+    order = np.random.default_rng(seed).permutation(n_cells)
+    folds = np.array_split(order, FOLDS)
+    parts: list[FeatureAccuracy] = []
+    beside: dict[str, list[FeatureAccuracy]] = {name: [] for name in baselines}
+    intervals: list[Conformal] = []
+    covered: list[DoubleArray] = []
+    for span in chunks(n_vars, COLUMNS):
+        columns = np.arange(span.start, span.stop)
+        y, x = measured(columns), predicted(columns)
+        parts.append(accuracy(x, y))
+        for name, predict in baselines.items():
+            beside[name].append(accuracy(predict(columns), y))
+        intervals.append(conformal.fit(x, y, coverage=coverage, floor=floor))
+        inside = np.zeros(len(columns))
+        for fold in folds:
+            rest = np.setdiff1d(order, fold, assume_unique=True)
+            fitted = conformal.fit(x[rest], y[rest], coverage=coverage, floor=floor)
+            lower, upper = fitted.interval(x[fold])
+            inside += ((y[fold] >= lower) & (y[fold] <= upper)).sum(0)
+        covered.append(np.where(np.isfinite(y).all(0), inside / n_cells, np.nan))
+    return Evaluation(
+        accuracy=joined(parts),
+        baselines={name: joined(of) for name, of in beside.items()},
+        intervals=conformal.join(intervals),
+        coverage=np.concatenate(covered),
+        n_cells=n_cells,
+    )
+
+
+def joined(parts: list[FeatureAccuracy]) -> FeatureAccuracy:
+    """Put the features of several parts side by side."""
+    return FeatureAccuracy(
+        **{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(FeatureAccuracy)}
+    )
+
+
+def mean_baseline(mean: FloatArray, n_cells: int) -> Predict:
+    """Give every cell the mean of the training cells."""
+
+    def predict(columns: IntArray) -> FloatArray:
+        return np.broadcast_to(mean[columns], (n_cells, len(columns))).astype(np.float32)
+
+    return predict
+
+
+def linked_baseline(
+    linked: FloatArray, column_of: IntArray, mean: FloatArray, deviation: FloatArray
+) -> Predict:
+    """Let a feature follow its linked features in the source, standardised, on its own mean and spread.
+
+    Parameters
+    ----------
+    linked
+        Standardised linked features of the cells, `(n_cells, n_links)`.
+    column_of
+        Which of them belongs to each feature of the target, -1 for none, `(n_vars,)`.
+    """
+
+    def predict(columns: IntArray) -> FloatArray:
+        own = column_of[columns]
+        found = linked[:, np.maximum(own, 0)] * deviation[columns] + mean[columns]
+        found[:, own < 0] = np.nan
+        return found.astype(np.float32)
+
+    return predict
+
+
+def ridge_baseline(
+    train_x: FloatArray,
+    train_y: Callable[[IntArray], FloatArray],
+    new_x: FloatArray,
+    *,
+    n_vars: int,
+    seed: int,
+) -> Predict:
+    """Regress the target on principal components of the source, by ridge, on paired cells.
+
+    The penalty is the best of seven on a third of the training pairs, for at most 200 features.
+    """
+    from sklearn.linear_model import Ridge
+
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(train_x))
+    inner, outer = order[len(order) // 3 :], order[: len(order) // 3]
+    probe = np.sort(rng.choice(n_vars, min(n_vars, 200), replace=False))
+    y = train_y(probe)
+    errors = {}
+    for alpha in 10.0 ** np.arange(-1, 6):
+        fitted = Ridge(alpha=alpha).fit(train_x[inner], y[inner])
+        errors[alpha] = float(np.square(fitted.predict(train_x[outer]) - y[outer]).mean())
+    best = min(errors, key=lambda a: errors[a])
+
+    def predict(columns: IntArray) -> FloatArray:
+        fitted = Ridge(alpha=best).fit(train_x, train_y(columns))
+        found: FloatArray = fitted.predict(new_x).astype(np.float32).reshape(len(new_x), len(columns))
+        return found
+
+    return predict
+
+
+def rows_drawn(n: int, *, seed: int) -> IntArray:
+    """All of n rows, or 5,000 of them at random, in order."""
+    if n <= MAX_CELLS:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(seed).choice(n, MAX_CELLS, replace=False))
+
+
+def link_columns(aggregation: CSR) -> IntArray:
+    """Return for each feature the linked column that is its own, -1 for none, `(n_vars,)`.
+
+    Parameters
+    ----------
+    aggregation
+        Of the target's side of a link recipe, `(n_vars, n_links)`; the largest weight wins.
+    """
+    found = np.full(aggregation.shape[0], -1, dtype=np.int64)
+    entries = aggregation.tocoo()
+    order = np.argsort(entries.data, kind="stable")
+    found[entries.row[order]] = entries.col[order]
+    return found
+
+
+def blocks_of(n: int, n_vars: int) -> Iterator[slice]:
+    """Rows to be made at a time, some eight million values."""
+    return chunks(n, max(16, 8_000_000 // max(n_vars, 1)))
+
+
+def as_rows(table: Mapping[str, Any]) -> list[list[Any]]:
+    """Return columns as rows, numbers as Python's own, NaN as None."""
+    columns = []
+    for values in table.values():
+        listed = np.asarray(values).tolist()
+        columns.append([None if isinstance(v, float) and not np.isfinite(v) else v for v in listed])
+    return [list(row) for row in zip(*columns, strict=True)]

@@ -1,0 +1,100 @@
+"""What a model's predictions were worth where they could be checked, kept in the model's folder."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mocli.errors import InputError
+from mocli.metrics.conformal import Conformal
+from mocli.metrics.imputation import FeatureAccuracy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+CALIBRATION = "calibration.safetensors"
+
+Key = tuple[str, str, str]
+"""Source, target, scale."""
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Intervals and accuracy of one translation on one scale.
+
+    Attributes
+    ----------
+    basis
+        On what cells, in words.
+    accuracy
+        None where no true values were at hand.
+    """
+
+    intervals: Conformal
+    basis: str
+    accuracy: FeatureAccuracy | None = None
+
+
+def save_calibrations(folder: Path, calibrations: Mapping[Key, Calibration]) -> None:
+    """Write beside the weights, under a temporary name first."""
+    from safetensors.numpy import save_file
+
+    arrays: dict[str, Any] = {}
+    facts = []
+    for i, (key, c) in enumerate(calibrations.items()):
+        tensors, described = c.intervals.state()
+        arrays |= {f"{i}/{k}": v for k, v in tensors.items()}
+        if c.accuracy is not None:
+            arrays |= {f"{i}/accuracy/{f.name}": getattr(c.accuracy, f.name) for f in fields(c.accuracy)}
+        facts.append({"key": list(key), "basis": c.basis, "intervals": described})
+    temporary = folder / f".{CALIBRATION}.tmp"
+    try:
+        save_file(
+            {k: np.ascontiguousarray(v) for k, v in sorted(arrays.items())},
+            temporary,
+            metadata={"mocli": json.dumps(facts, sort_keys=True)},
+        )
+        temporary.replace(folder / CALIBRATION)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_calibrations(folder: Path) -> dict[Key, Calibration]:
+    """Read them back; none where the model has none.
+
+    Raises
+    ------
+    InputError
+        The file is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = folder / CALIBRATION
+    if not path.exists():
+        return {}
+    found: dict[Key, Calibration] = {}
+    try:
+        with safe_open(path, framework="numpy") as stored:
+            facts = json.loads((stored.metadata() or {})["mocli"])
+            arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        for i, fact in enumerate(facts):
+            own = {k.removeprefix(f"{i}/"): v for k, v in arrays.items() if k.startswith(f"{i}/")}
+            measured = {k.removeprefix("accuracy/"): v for k, v in own.items() if k.startswith("accuracy/")}
+            source, target, scale = fact["key"]
+            found[source, target, scale] = Calibration(
+                Conformal.from_state(own, fact["intervals"]),
+                fact["basis"],
+                FeatureAccuracy(**measured) if measured else None,
+            )
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise InputError(
+            "the model's calibration cannot be read",
+            file=path,
+            found=str(error),
+            hint="copy the model's folder again, or delete this file to go on without intervals",
+        ) from error
+    return found

@@ -1,0 +1,341 @@
+"""What an imputation leaves behind: the filled modality block by block, figures, words, pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from mocli.data.batches import densify
+from mocli.data.blocks import NewModality
+from mocli.data.io import sha256
+from mocli.data.write import Added, write_h5ad, write_h5mu
+from mocli.tasks.accuracy import as_rows, blocks_of
+from mocli.tasks.deliver import provenance
+from mocli.tasks.projection import align
+from mocli.tasks.relationreport import draw_relations, report_relations, summarise
+from mocli.tasks.relationtable import write_tsv
+from mocli.train.checkpoint import Checkpoints
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mocli.data.blocks import Block, Written
+    from mocli.metrics import imputation as figures
+    from mocli.tasks.imputation import Imputation
+    from mocli.types import IntArray
+
+WORST = 200
+"""Features in the report's table, the worst first."""
+
+_SCALES = {
+    "log": "normalised to the median depth of the training cells and logged (CLR for antibodies)",
+    "counts": "expected counts of a cell of the training cells' median depth",
+    "scaled": "standardised by the training cells' mean and standard deviation of log values",
+}
+_BESIDE = {
+    "mean": (
+        "mean of the training cells",
+        "every cell has the mean of the cells that the model was trained on",
+    ),
+    "linked_feature": (
+        "linked feature",
+        "a feature follows the standardised sum of the features it is linked to; only features with a link",
+    ),
+    "ridge": (
+        "ridge from paired cells",
+        "ridge regression on principal components of the source, fitted on the true pairs among the training "
+        "cells, which scMODAL does not use; penalty chosen on a third of them",
+    ),
+}
+_STATISTICS = {
+    "pearson": (
+        "Pearson correlation",
+        "higher",
+        "its linear agreement with the measured values over cells; 1 is perfect",
+    ),
+    "spearman": ("Spearman correlation", "higher", "the agreement of ranks over cells; 1 is perfect"),
+    "r2": (
+        "R²",
+        "higher",
+        "the share of variance explained; 0 is no better than the mean, which it can be below",
+    ),
+}
+
+
+def deliver(work: Imputation) -> None:
+    """Write the file and fill the report."""
+    run, asked = work.run, work.asked
+    rows, lacks = work.rows_to_fill()
+    if work.trained is None:
+        describe_inputs(work)
+    features = feature_table(work)
+    new = _new_modality(work, rows, lacks, features)
+    written = _write(work, new)
+    run.report.timing |= {"decode_s": round(written.decode_s, 3), "compress_s": round(written.write_s, 3)}
+    run.say(_pace(written))
+    run.add_output(
+        run.paths.output,
+        f"{len(rows):,} cells x {len(features):,} {work.target} features imputed from {work.source}, "
+        + _SCALES[asked.scale],
+    )
+    report_figures(work)
+    _tabulate(work, features)
+    if work.related is not None:
+        report_relations(run, work.related, f"{work.source}->{work.target}")
+        write_tsv(run.paths.beside[0], work.related.table)
+        run.add_output(run.paths.beside[0], summarise(work.related))
+    if run.paths.html is not None:
+        _write_html(work)
+    Checkpoints(run.paths.checkpoints, fingerprint={}, resume="never").remove()
+    for record in run.report.outputs:
+        run.say(f"wrote {record['path']}: {record['what']}")
+
+
+def feature_table(work: Imputation) -> pd.DataFrame:
+    """Tell what is known of every feature written: its var columns, accuracy, coverage, trust."""
+    names = pd.Index([work.names[j] for j in work.columns], dtype=object)
+    if work.target_file is not None:
+        var = work.target_file.var
+        table = var[~var.index.duplicated()].reindex(names)
+    else:
+        table = pd.DataFrame(index=names)
+    accuracy = work.evaluation.accuracy if work.evaluation else None
+    if accuracy is None and work.calibration is not None:
+        accuracy = work.calibration.accuracy
+    if accuracy is not None:
+        for name in ("pearson", "spearman", "r2", "rmse"):
+            table[name] = getattr(accuracy, name)[work.columns]
+        table["better_than_mean"] = np.nan_to_num(accuracy.r2[work.columns], nan=-1) > 0
+    if work.evaluation is not None:
+        table["coverage"] = work.evaluation.coverage[work.columns]
+    return table
+
+
+def _new_modality(work: Imputation, rows: IntArray, lacks: np.ndarray, features: pd.DataFrame) -> NewModality:
+    obs = work.source_file.obs.iloc[rows].copy()
+    obs["imputed"] = lacks
+    return NewModality(
+        name=f"{work.target}_imputed",
+        obs=obs,
+        var=features,
+        blocks=lambda: _blocks(work, rows),
+        uns={"mocli": provenance(work.run, work.saved.description["model"], work.saved.model.params)}
+        if work.request.output.provenance
+        else {},
+    )
+
+
+def _blocks(work: Imputation, rows: IntArray) -> Iterator[Block]:
+    scale, columns = work.asked.scale, work.columns
+    intervals = work.calibration.intervals.take(columns) if work.calibration else None
+    measured = None
+    if work.target_file is not None and len(work.pairs):
+        aligned = align(
+            work.saved, work.target, work.target_file, layers=work.request.data.layer, warn=lambda _: None
+        )
+        own = np.full(work.source_file.n_obs, -1, dtype=np.int64)
+        own[work.pairs[:, 0]] = work.pairs[:, 1]
+        measured = aligned, own[rows]
+    for span in blocks_of(len(rows), len(columns)):
+        block: dict[str, Any] = {"X": work.readout.predict(work.z[rows[span]], scale, columns)}
+        if intervals is not None:
+            block["lower"], block["upper"] = intervals.interval(block["X"])
+        if measured is not None:
+            aligned, own = measured
+            observed = np.full((span.stop - span.start, len(columns)), np.nan, np.float32)
+            known = np.flatnonzero(own[span] >= 0)
+            if len(known):
+                x = aligned.read(own[span][known])
+                observed[known] = work.readout.measured(x, scale, columns, aligned.absent)
+            block["observed"] = observed
+        yield block
+
+
+def _write(work: Imputation, new: NewModality) -> Written:
+    path = work.run.paths.output
+    if path.suffix == ".h5ad":
+        return write_h5ad(path, new)
+    key = work.request.output.key_added or f"X_{work.saved.description['model']}"
+    added = [Added(file=f, obsm={key: work.z} if f is work.source_file else {}) for f in work.files]
+    uns = new.uns
+    return write_h5mu(path, added, obsm={}, uns=uns, new=[new])[new.name]
+
+
+def _pace(written: Written) -> str:
+    millions = max(written.n_values, 1) / 1e6
+    decode, write = written.decode_s / millions, written.write_s / millions
+    bound = "compression and disk" if write > decode else "decoding"
+    return (
+        f"{written.n_values / 1e6:,.1f} million values written ({written.bytes / 1e6:,.1f} MB): per million "
+        f"{decode:.3f} s to decode, {write:.3f} s to compress and write; bound by {bound}"
+    )
+
+
+def describe_inputs(work: Imputation) -> None:
+    """Put inputs and model into the report where nothing was trained."""
+    hashes = {path: sha256(path) for path in {f.path for f in work.files}}
+    known = work.saved.description
+    for f in work.files:
+        work.run.report.inputs.append(
+            {"path": str(f.path), "sha256": hashes[f.path], "modality": f.name, "kind": f.kind.value,
+             "n_obs": f.n_obs, "n_vars": f.n_vars}
+        )  # fmt: skip
+    from mocli.models.registry import traits_of
+
+    traits = traits_of(known["model"])
+    work.run.report.model = {
+        "name": traits.name,
+        "title": traits.title,
+        "doi": traits.doi,
+        "params": known["params"],
+        "reason": f"the model of {work.asked.from_model}",
+    }
+
+
+def report_figures(work: Imputation) -> None:
+    """Put accuracy and coverage, and those of the baselines, into the report and the log."""
+    found, run = work.evaluation, work.run
+    if found is None:
+        return
+    columns = work.columns
+    direction = f"{work.source}->{work.target}"
+    run.report.metrics |= _statistics(found.accuracy, columns, direction, found.n_cells)
+    for name, accuracy in found.baselines.items():
+        title, definition = _BESIDE[name]
+        run.report.baselines[name] = {
+            "title": title,
+            "definition": definition,
+            "metrics": _statistics(accuracy, columns, direction, found.n_cells),
+        }
+    covered = found.coverage[columns]
+    covered = covered[np.isfinite(covered)]
+    asked = found.intervals.coverage
+    run.report.metrics[f"interval_coverage[{direction}]"] = {
+        "value": float(np.mean(covered)) if len(covered) else None,
+        "better": None,
+        "range": [0.0, 1.0],
+        "n": found.n_cells,
+        "title": f"Coverage of {asked:.0%} intervals, {direction}",
+        "definition": "Share of measured values inside split-conformal intervals fitted on the other nine "
+        "tenths of these cells, mean over features.",
+        "sentence": f"Should be about {asked:g}; above it the intervals are wider than needed, as where most "
+        "values are zero.",
+    }
+    for key, entry in run.report.metrics.items():
+        if entry["value"] is not None:
+            beside = "".join(
+                f"; {b['title']} {b['metrics'][key]['value']:.3f}"
+                for b in run.report.baselines.values()
+                if b["metrics"].get(key, {}).get("value") is not None
+            )
+            run.say(f"  {key} {entry['value']:.3f}{beside}")
+    r2 = found.accuracy.r2[columns]
+    known = np.isfinite(r2)
+    worse = int((r2[known] <= 0).sum())
+    if worse:
+        examples = [work.names[j] for j in columns[known][np.argsort(r2[known])][:3]]
+        run.warn(
+            f"{worse:,} of {int(known.sum()):,} features are predicted no better than by their mean "
+            f"(worst: {', '.join(examples)}): var['better_than_mean'] says which"
+        )
+
+
+def _statistics(
+    accuracy: figures.FeatureAccuracy, columns: IntArray, direction: str, n: int
+) -> dict[str, Any]:
+    entries: dict[str, Any] = {}
+    for name, (title, better, sentence) in _STATISTICS.items():
+        values = getattr(accuracy, name)[columns]
+        values = values[np.isfinite(values)]
+        for which, value in (("median", np.median), ("worst", np.min)):
+            entries[f"imputation_{name}_{which}[{direction}]"] = {
+                "value": float(value(values)) if len(values) else None,
+                "better": better,
+                "range": [None if name == "r2" else -1.0, 1.0],
+                "n": n,
+                "title": f"{title} of imputed values, {which} feature, {direction}",
+                "definition": f"{title} of each feature over {n:,} cells whose measured values were hidden; "
+                f"{which} over {len(values):,} features that vary.",
+                "sentence": f"Of the {which} feature {sentence}.",
+            }
+    return entries
+
+
+def _tabulate(work: Imputation, features: pd.DataFrame) -> None:
+    if work.evaluation is None:
+        return
+    accuracy, columns = work.evaluation.accuracy, work.columns
+    beside = work.evaluation.baselines.get("linked_feature")
+    order = np.argsort(np.nan_to_num(accuracy.pearson[columns], nan=-2), kind="stable")[:WORST]
+    chosen = columns[order]
+    table: dict[str, Any] = {
+        "feature": [work.names[j] for j in chosen],
+        "Pearson": accuracy.pearson[chosen],
+        "Spearman": accuracy.spearman[chosen],
+        "R²": accuracy.r2[chosen],
+        "RMSE": accuracy.rmse[chosen],
+        "coverage": work.evaluation.coverage[chosen],
+    }
+    if beside is not None:
+        table["Pearson of the linked feature"] = beside.pearson[chosen]
+    shown = f"the {len(order):,} worst of {len(columns):,}" if len(order) < len(columns) else "all"
+    work.run.report.tables["features"] = {
+        "title": f"Accuracy of every imputed feature ({shown}), worst first",
+        "sentence": "Features near the top should not be trusted; the whole table is in var of the output.",
+        "columns": list(table),
+        "rows": as_rows(table),
+    }
+
+
+def _write_html(work: Imputation) -> None:
+    from mocli.report import html, imputed
+
+    run = work.run
+    run.say("drawing the report")
+    drawn = []
+    if work.evaluation is not None:
+        rows, predicted, measured, names = _examples(work)
+        linked = work.evaluation.baselines.get("linked_feature")
+        drawn.append(
+            html.Drawn(
+                imputed.accuracy_dots(
+                    [work.names[j] for j in work.columns],
+                    work.evaluation.accuracy.pearson[work.columns],
+                    None if linked is None else linked.pearson[work.columns],
+                ),
+                "How well every feature is predicted",
+                "Pearson correlation of imputed and measured values over cells that were hidden.",
+            )
+        )
+        drawn.append(
+            html.Drawn(
+                imputed.scatter(predicted, measured, names),
+                "Imputed against measured",
+                f"One point a cell ({len(rows):,} of those hidden): best, median and worst feature.",
+            )
+        )
+    if work.related is not None:
+        drawn += draw_relations(work.related)
+    html.write(run.paths.html, html.render(run.report, drawn=drawn)) if run.paths.html else None
+    if run.paths.html:
+        run.add_output(run.paths.html, "the report to read")
+
+
+def _examples(work: Imputation) -> tuple[IntArray, np.ndarray, np.ndarray, list[str]]:
+    assert work.evaluation is not None
+    assert work.target_file is not None
+    pearson = work.evaluation.accuracy.pearson[work.columns]
+    known = np.flatnonzero(np.isfinite(pearson))
+    ranked = known[np.argsort(pearson[known], kind="stable")]
+    picked = [ranked[-1], ranked[len(ranked) // 2], ranked[0]] if len(ranked) else []
+    columns = work.columns[np.array(picked, dtype=np.int64)]
+    rows = work.checked[:1000]
+    aligned = align(
+        work.saved, work.target, work.target_file, layers=work.request.data.layer, warn=lambda _: None
+    )
+    x = aligned.read(work.pairs[rows, 1])
+    measured = work.readout.measured(x, work.asked.scale, columns, aligned.absent)
+    predicted = work.readout.predict(work.z[work.pairs[rows, 0]], work.asked.scale, columns)
+    return rows, predicted, densify(measured), [work.names[j] for j in columns]

@@ -1,0 +1,243 @@
+"""`mocli gene2peak`: which peaks go with which genes, from imputed expression and measured accessibility."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mocli.data.io import parse_source
+from mocli.data.linkpeak import has_places
+from mocli.data.obs import find_column
+from mocli.errors import UsageError
+from mocli.tasks.candidates import choose_genes, find_candidates
+from mocli.tasks.direction import Direction, direction_of_inputs, genes_from_peaks
+from mocli.tasks.holdout import HoldOut
+from mocli.tasks.impute import ImputeOptions
+from mocli.tasks.options import listed_names
+from mocli.tasks.paths import Paths, command_line
+from mocli.tasks.prepare import open_modalities
+from mocli.tasks.request import Result, requested
+from mocli.tasks.run import Run
+from mocli.types import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    from mocli.data.modality import ModalityFile
+    from mocli.tasks.candidates import Candidates
+    from mocli.tasks.imputation import Imputation
+    from mocli.tasks.related import Related
+    from mocli.tasks.request import Request
+    from mocli.types import StrArray
+
+TOP = 20
+"""Strongest pairs of every feature, where features have no places and pairs are too many."""
+
+
+@dataclass(frozen=True)
+class Gene2PeakOptions:
+    """What is asked beside the imputation.
+
+    Attributes
+    ----------
+    genes
+        Those to test, all where empty.
+    """
+
+    genes: tuple[str, ...]
+    group_key: str | None
+    n_permutations: int
+    bedpe: bool
+
+
+def gene2peak(
+    inputs: str | Path | Sequence[str | Path],
+    *,
+    output: str | Path,
+    source: str | None = None,
+    target: str | None = None,
+    from_model: str | Path | None = None,
+    gtf: str | Path | None = None,
+    genes: str | Path | Sequence[str] | None = None,
+    window: int | None = None,
+    group_key: str | None = None,
+    n_permutations: int = 20,
+    bedpe: bool = False,
+    dry_run: bool = False,
+    command: Sequence[str] | None = None,
+    **shared: Any,
+) -> Result:
+    """Relate genes to peaks (or proteins to genes); the shell's `mocli gene2peak`.
+
+    Expression is imputed for every cell that has peaks measured, and correlated
+    with the accessibility measured in it.
+
+    Parameters
+    ----------
+    source, target
+        Modality measured and modality imputed; by kind where None: accessibility
+        and expression, else expression and proteins.
+    from_model
+        A model's folder; without it a model is trained first, and the arguments of
+        `integrate` (`links`, `label_key`, `params`, ...) apply.
+    gtf
+        Where genes lie; needed where the source is peaks.
+    genes
+        Names wanted, or a file with one a line; None for all.
+    window
+        Bases around the TSS in which peaks are tested; None for 100,000.
+    group_key
+        Column of the source's obs: everything is repeated within each of its groups.
+    n_permutations
+        Of the permutation null; 0 leaves it out.
+    bedpe
+        Also write arcs for genome browsers.
+
+    Raises
+    ------
+    MocliError
+        Every error a user can mend; `exit_code` says of which sort.
+    """
+    asked = ImputeOptions(
+        source=source,
+        target=target,
+        from_model=Path(from_model) if from_model is not None else None,
+        cells="all",
+        evaluate=False,
+        hold_out=HoldOut(),
+        scale="log",
+        coverage=0.9,
+        features=(),
+        relations=True,
+        gtf=Path(gtf) if gtf is not None else None,
+        window=window,
+    )
+    own = Gene2PeakOptions(listed_names(genes, "--genes"), group_key, n_permutations, bedpe)
+    if bedpe and gtf is None:
+        raise UsageError("--bedpe needs places, which --gtf gives", field="--bedpe", hint="give --gtf FILE")
+    request = requested(inputs, output=output, **shared)
+    paths = Paths.of(request.output, request.run, suffixes=(".tsv",), beside=(".bedpe",) if bedpe else ())
+    read = [parse_source(text).path for text in request.data.inputs] + [Path(p) for p in request.data.links]
+    paths.refuse_inputs([*read, *([asked.gtf] if asked.gtf is not None else [])])
+    if dry_run:
+        return _dry_run(request, asked, own, paths)
+    return _run(request, asked, own, paths, command if command is not None else command_line())
+
+
+def _choose(
+    request: Request,
+    asked: ImputeOptions,
+    own: Gene2PeakOptions,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+    direction: Direction,
+) -> Candidates:
+    """Choose pairs, and find out before training whether all that is asked for can be done."""
+    _groups(direction.source_file, own.group_key)
+    first, second = direction.features(request.data.var_key)
+    if has_places(first):
+        raise UsageError(
+            "gene2peak imputes genes and measures peaks, not the other way round",
+            field="--from, --to",
+            found=f"--from {direction.source} --to {direction.target}",
+            hint=f"--from {direction.target} --to {direction.source}, or `mocli impute --relations`",
+        )
+    if asked.gtf is None and has_places(second):
+        raise UsageError(
+            "peaks are tested around transcription starts, which a gene table names",
+            field="--gtf",
+            found=f"{direction.source}: {', '.join(second.names[:2])}; no gene table",
+            hint="give --gtf FILE: GTF, GFF3, BED, or a table with chrom, start, end, strand, gene",
+        )
+    columns = choose_genes(first, own.genes, warn=warn)
+    return find_candidates(
+        first, second, columns, gtf=asked.gtf, window=asked.window, top=TOP, say=say, warn=warn
+    )
+
+
+def _groups(file: ModalityFile, key: str | None) -> StrArray | None:
+    if key is None:
+        return None
+    column = find_column([file], key, option="--group-key")[file.name]
+    assert column is not None
+    found: StrArray = column.astype(object).to_numpy()
+    return found
+
+
+def _dry_run(request: Request, asked: ImputeOptions, own: Gene2PeakOptions, paths: Paths) -> Result:
+    from mocli.tasks.prepare import plan
+
+    lines: list[str] = []
+    paths.check(force=request.output.force)
+    files = open_modalities(request.data)
+    if asked.from_model is None:
+        made = plan(request.data, request.train, Task.GENE2PEAK, lines.append, files=files)
+        lines.extend(f"warning: {w}" for w in made.warnings)
+        by_kind = genes_from_peaks(asked, {f.name: f.kind for f in files})
+        source, target = direction_of_inputs(by_kind, [f.name for f in files])
+        of = {f.name: f for f in files}
+        direction = Direction(source, target, of[source], of[target], None)
+        lines.append(f"imputing {target} from {source}")
+        _choose(request, asked, own, lines.append, lambda text: lines.append(f"warning: {text}"), direction)
+    else:
+        lines.extend(f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features" for f in files)
+        lines.append(f"model: {asked.from_model}")
+    written = paths.results(trained=asked.from_model is None)
+    lines.extend(f"would write {path}" for path in written)
+    return Result(paths.output, {}, lines, written)
+
+
+def _run(
+    request: Request, asked: ImputeOptions, own: Gene2PeakOptions, paths: Paths, command: Sequence[str]
+) -> Result:
+    with Run("gene2peak", paths, output=request.output, options=request.run, command=command) as run:
+        # torch and scikit-learn are loaded only now: a dry run and a refusal need neither
+        from mocli.tasks.imputation import Imputation
+        from mocli.tasks.related import relate_features
+
+        choose = partial(_choose, request, asked, own, run.say, run.warn)
+        work = Imputation.begin(run, request, asked, task=Task.GENE2PEAK, candidates=choose)
+        with run.timed("encode"):
+            work.encode()
+        assert work.candidates is not None
+        with run.timed("relate"):
+            related = relate_features(
+                work,
+                work.candidates,
+                work.rows_to_fill()[0],
+                groups=_groups(work.source_file, own.group_key),
+                n_permutations=own.n_permutations,
+            )
+        with run.timed("write"):
+            _deliver(work, related)
+    return Result(paths.output, run.report.as_dict(), [], paths.results(trained=asked.from_model is None))
+
+
+def _deliver(work: Imputation, related: Related) -> None:
+    from mocli.report import html
+    from mocli.tasks.filled import describe_inputs
+    from mocli.tasks.relationreport import draw_relations, over_all, report_relations, summarise
+    from mocli.tasks.relationtable import write_bedpe, write_tsv
+    from mocli.train.checkpoint import Checkpoints
+
+    run = work.run
+    if work.trained is None:
+        describe_inputs(work)
+    report_relations(run, related, f"{work.source}->{work.target}")
+    write_tsv(run.paths.output, related.table)
+    run.add_output(run.paths.output, summarise(related))
+    near = related.candidates.vicinity
+    for path in run.paths.beside:
+        assert near is not None
+        write_bedpe(path, over_all(related.table), near)
+        run.add_output(path, "the same over all cells as arcs, for genome browsers")
+    if run.paths.html is not None:
+        run.say("drawing the report")
+        html.write(run.paths.html, html.render(run.report, drawn=draw_relations(related)))
+        run.add_output(run.paths.html, "the report to read")
+    Checkpoints(run.paths.checkpoints, fingerprint={}, resume="never").remove()
+    for record in run.report.outputs:
+        run.say(f"wrote {record['path']}: {record['what']}")

@@ -1,0 +1,397 @@
+"""The work of `mocli impute`: a model, cells to fill, cells to check against, what is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from mocli.data.batches import dense_rows
+from mocli.data.components import without_averaging
+from mocli.errors import InputError, UsageError, did_you_mean
+from mocli.metrics import conformal
+from mocli.nn.neighbors import chunks
+from mocli.tasks import accuracy
+from mocli.tasks.calibration import Calibration, load_calibrations, save_calibrations
+from mocli.tasks.direction import Direction, direction_of_inputs, direction_of_model, genes_from_peaks
+from mocli.tasks.holdout import without
+from mocli.tasks.pairing import relate
+from mocli.tasks.partners import partners_by_links
+from mocli.tasks.prepare import known_pairs, open_modalities
+from mocli.tasks.projection import Aligned, align, find_modality, project
+from mocli.tasks.saved import SavedModel, load_model
+from mocli.tasks.training import Trained, train_model
+from mocli.types import ModalityKind, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mocli.data.modality import ModalityFile
+    from mocli.tasks.accuracy import Evaluation, Predict
+    from mocli.tasks.candidates import Candidates
+    from mocli.tasks.impute import ImputeOptions
+    from mocli.tasks.pairing import Relation
+    from mocli.tasks.readouts import FeatureReadout
+    from mocli.tasks.related import Related
+    from mocli.tasks.request import Request
+    from mocli.tasks.run import Run
+    from mocli.types import BoolArray, FloatArray, IntArray
+
+MODEL = "the trained model"
+FEWEST_CHECKED = 20
+"""Cells below which neither accuracy nor intervals are worth printing."""
+
+
+@dataclass(eq=False)
+class Imputation:
+    """One run of `impute`, from the model to the report.
+
+    Attributes
+    ----------
+    pairs
+        Rows of the same cell in source and target files, `(n, 2)`.
+    checked
+        Rows of `pairs` whose target was hidden and is compared.
+    trained
+        What was trained in this run, None where a model was given.
+    candidates, related
+        Pairs of features to correlate, and what was found; None where not asked for.
+    """
+
+    run: Run
+    request: Request
+    asked: ImputeOptions
+    saved: SavedModel
+    files: list[ModalityFile]
+    relation: Relation
+    source: str
+    target: str
+    source_file: ModalityFile
+    target_file: ModalityFile | None
+    pairs: IntArray
+    checked: IntArray
+    trained: Trained | None
+    candidates: Candidates | None
+    z: FloatArray = field(init=False)
+    columns: IntArray = field(init=False)
+    evaluation: Evaluation | None = None
+    calibration: Calibration | None = None
+    related: Related | None = None
+
+    @classmethod
+    def begin(
+        cls,
+        run: Run,
+        request: Request,
+        asked: ImputeOptions,
+        *,
+        task: Task = Task.IMPUTE,
+        candidates: Callable[[Direction], Candidates] | None = None,
+    ) -> Self:
+        """Open files, settle what goes where, and train where no model is given.
+
+        Parameters
+        ----------
+        candidates
+            Chooses pairs of features to correlate; called before training, so that
+            its errors come early.
+        """
+        files = open_modalities(request.data)
+        relation = relate([f.obs.index for f in files], request.data.pairing) if len(files) > 1 else None
+        trained = given = None
+        by_kind = task is Task.GENE2PEAK
+        if asked.from_model is None:
+            asked = genes_from_peaks(asked, {f.name: f.kind for f in files}) if by_kind else asked
+            source, target = direction_of_inputs(asked, [f.name for f in files])
+        else:
+            saved = given = load_model(asked.from_model)
+            if by_kind:
+                kinds = {name: ModalityKind(m["kind"]) for name, m in saved.modalities.items()}
+                asked = genes_from_peaks(asked, kinds)
+            run.say(f"model: {saved.description['model']} from {asked.from_model}")
+            source, target = direction_of_model(asked, saved, files)
+        by_name = {f.name: f for f in files}
+        if asked.from_model is None:
+            source_file: ModalityFile = by_name[source]
+            target_file: ModalityFile | None = by_name[target]
+        else:
+            found = find_modality(files, source, saved)
+            if found is None:
+                raise InputError(
+                    f"no input is the model's '{source}'",
+                    file=", ".join(str(f.path) for f in files),
+                    found=", ".join(f"{f.name} ({f.kind})" for f in files),
+                    expected=source,
+                    hint=f"name it: {source}=FILE, or choose another with --from",
+                )
+            source_file, target_file = found, find_modality(files, target, saved)
+        pairs = _pairs(files, relation, request.data.pair_key, source_file, target_file)
+        checked = np.zeros(0, np.int64)
+        if asked.from_model is None:
+            out = asked.hold_out.choose(
+                files, pairs if len(pairs) else None, source, target, seed=request.run.seed
+            )
+            n_out = sum(int(o.sum()) for o in out.values())
+            if n_out:
+                told = ", ".join(f"{int(o.sum()):,} of {name}" for name, o in out.items() if o.any())
+                run.say(f"kept out of training, to be predicted as new cells: {told}")
+            if len(pairs):
+                checked = np.flatnonzero(out[source][pairs[:, 0]])
+        elif asked.evaluate:
+            checked = np.arange(len(pairs))
+        if asked.evaluate and len(checked) < FEWEST_CHECKED:
+            raise InputError(
+                f"--evaluate needs cells measured in {source} and {target}",
+                found=f"{len(checked):,} such cells to compare with",
+                expected=f"at least {FEWEST_CHECKED}",
+                hint="give both modalities of paired cells (and --hold-out above 0), or leave --evaluate out",
+            )
+        direction = Direction(source, target, source_file, target_file, given)
+        # before training: mistakes show in seconds
+        columns_of(asked.features, direction.target_names, target)
+        lacks = _lacking(source_file.n_obs, pairs, checked)
+        if asked.cells == "missing" and not lacks.any():
+            raise UsageError(
+                f"every cell of {source} has {target} measured, so nothing is missing",
+                field="--cells",
+                hint="impute them all the same with --cells all, or hide and compare some with --evaluate",
+            )
+        chosen = candidates(direction) if candidates else None
+        if asked.from_model is None:
+            trained = train_model(run, request, task, without(files, out))
+            saved = load_model(run.paths.model)
+            run.add_output(run.paths.model, MODEL)
+        relation = relation or relate([source_file.obs.index], "unpaired")
+        return cls(
+            run, request, asked, saved, files, relation, source, target, source_file, target_file,
+            pairs, checked, trained, chosen,
+        )  # fmt: skip
+
+    @property
+    def readout(self) -> FeatureReadout:
+        """What the latent says of the target's features."""
+        return self.saved.readouts[self.target]
+
+    @property
+    def names(self) -> list[str]:
+        """All features of the target, in the model's order."""
+        return list(self.saved.modalities[self.target]["var_names"])
+
+    def encode(self) -> None:
+        """Place every cell of the source in the latent; choose features and scale."""
+        run, asked = self.run, self.asked
+        if self.target not in self.saved.readouts:
+            raise InputError(
+                f"the model cannot give values of '{self.target}'",
+                file=str(asked.from_model),
+                hint="train it again with this version of mocli",
+            )
+        self.readout.check_scale(asked.scale, self.target)
+        self.columns = columns_of(asked.features, self.names, self.target)
+        aligned = align(
+            self.saved, self.source, self.source_file, layers=self.request.data.layer, warn=run.warn
+        )
+        self.z = project(self.saved, self.source, aligned, run.device)
+        run.say(f"{self.source} -> {self.target}: {self.source_file.n_obs:,} cells encoded")
+
+    def check(self) -> None:
+        """Compare with measured values where there are some; find intervals."""
+        kept = {} if self.asked.from_model is None else load_calibrations(self.asked.from_model)
+        if len(self.checked) >= FEWEST_CHECKED and self.target_file is not None:
+            for scale in dict.fromkeys((self.asked.scale, "log", *self.readout.by_scale)):
+                if scale != self.asked.scale and self.trained is None:
+                    continue
+                found = self._evaluate(scale)
+                how = "held out of training" if self.trained else "of this file, measured in both"
+                basis = f"{found.n_cells:,} cells {how}"
+                kept[self.source, self.target, scale] = Calibration(found.intervals, basis, found.accuracy)
+                if scale == self.asked.scale:
+                    self.evaluation = found
+        elif self.trained is not None:
+            self._calibrate_on_partners(kept)
+        if self.trained is not None:
+            save_calibrations(self.run.paths.model, kept)
+            self.run.add_output(self.run.paths.model, MODEL)
+        self.calibration = self._fitting(kept.get((self.source, self.target, self.asked.scale)))
+        if self.calibration is None:
+            self.run.warn(
+                f"no prediction intervals for {self.source} -> {self.target} on the scale "
+                f"'{self.asked.scale}': no cell's true values were at hand; give cells measured in both "
+                "with --evaluate, or train with `mocli impute`"
+            )
+        else:
+            self.run.say(f"intervals: {self.calibration.basis}")
+
+    def _fitting(self, kept: Calibration | None) -> Calibration | None:
+        if kept is None or kept.intervals.coverage == self.asked.coverage:
+            return kept
+        self.run.warn(
+            f"the model's intervals are for a coverage of {kept.intervals.coverage:g}, "
+            f"not {self.asked.coverage:g}; they are written as they are"
+        )
+        return kept
+
+    def _evaluate(self, scale: str) -> Evaluation:
+        assert self.target_file is not None
+        seed = self.request.run.seed
+        rows = self.checked[accuracy.rows_drawn(len(self.checked), seed=seed)]
+        cells, true_cells = self.pairs[rows, 0], self.pairs[rows, 1]
+        aligned = align(
+            self.saved, self.target, self.target_file, layers=self.request.data.layer, warn=_quiet
+        )
+        x = aligned.read(true_cells)
+        readout = self.readout
+        return accuracy.evaluate(
+            lambda columns: readout.measured(x, scale, columns, aligned.absent),
+            lambda columns: readout.predict(self.z[cells], scale, columns),
+            self._baselines(scale, cells, aligned),
+            n_vars=readout.n_vars,
+            n_cells=len(rows),
+            coverage=self.asked.coverage,
+            floor=readout.floor if scale != "scaled" else None,
+            seed=seed,
+        )
+
+    def _baselines(self, scale: str, cells: IntArray, target: Aligned) -> dict[str, Predict]:
+        readout, n = self.readout, len(cells)
+        mean, deviation = readout.moments(scale)
+        found: dict[str, Predict] = {"mean": accuracy.mean_baseline(mean, n)}
+        linked = self._linked(cells)
+        if linked is not None:
+            found["linked_feature"] = accuracy.linked_baseline(*linked, mean, deviation)
+        if self.trained is not None:
+            pairs = self.trained.made.pairs
+            known = pairs.get((self.source, self.target))
+            if known is None and (self.target, self.source) in pairs:
+                known = pairs[self.target, self.source][:, ::-1]
+            if known is not None and len(known) >= FEWEST_CHECKED:
+                found["ridge"] = self._ridge(scale, known, cells, target)
+        return found
+
+    def _linked(self, cells: IntArray) -> tuple[FloatArray, IntArray] | None:
+        """Standardised linked features of source cells, and which column is whose."""
+        recipes = self.saved.link_recipes
+        if (self.source, self.target) in recipes:
+            own, other = recipes[self.source, self.target]
+        elif (self.target, self.source) in recipes:
+            other, own = recipes[self.target, self.source]
+        else:
+            return None
+        aligned = align(
+            self.saved, self.source, self.source_file, layers=self.request.data.layer, warn=_quiet
+        )
+        values = own.apply(aligned.read(cells))
+        return dense_rows(values, np.arange(len(cells))), accuracy.link_columns(other.aggregation)
+
+    def _ridge(self, scale: str, known: IntArray, cells: IntArray, target: Aligned) -> Predict:
+        assert self.trained is not None
+        seed = self.request.run.seed
+        known = known[accuracy.rows_drawn(len(known), seed=seed)]
+        features = without_averaging(self.trained.prepared.bundle.modalities[self.source].features)
+        aligned = align(
+            self.saved, self.source, self.source_file, layers=self.request.data.layer, warn=_quiet
+        )
+        new = self.saved.recipes[self.source].apply(aligned.read(cells), aligned.absent)
+        trained_file = next(f for f in self.trained.made.files if f.name == self.target)
+        x = replace(target, file=trained_file).read(known[:, 1])
+        return accuracy.ridge_baseline(
+            dense_rows(features, known[:, 0]),
+            lambda columns: self.readout.measured(x, scale, columns),
+            dense_rows(new, np.arange(len(cells))),
+            n_vars=self.readout.n_vars,
+            seed=seed,
+        )
+
+    def _calibrate_on_partners(self, kept: dict[tuple[str, str, str], Calibration]) -> None:
+        """Intervals without true pairs: cells of the target against their partners by linked features."""
+        assert self.trained is not None
+        seed = self.request.run.seed
+        found = partners_by_links(self.trained.prepared.bundle, self.source, self.target, seed=seed)
+        if found is None:
+            return
+        cells, true_cells = found
+        trained_file = next(f for f in self.trained.made.files if f.name == self.target)
+        aligned = align(self.saved, self.target, trained_file, layers=self.request.data.layer, warn=_quiet)
+        x, z = aligned.read(true_cells), self.trained.latent.by_modality[self.source][cells]
+        for scale in dict.fromkeys((self.asked.scale, *self.readout.by_scale)):
+            parts = []
+            for span in chunks(self.readout.n_vars, accuracy.COLUMNS):
+                columns = np.arange(span.start, span.stop)
+                predicted = self.readout.predict(z, scale, columns)
+                measured = self.readout.measured(x, scale, columns)
+                floor = self.readout.floor if scale != "scaled" else None
+                parts.append(conformal.fit(predicted, measured, coverage=self.asked.coverage, floor=floor))
+            why = (
+                "too few cells measured in both were held out"
+                if len(self.pairs)
+                else "no true pairs are known"
+            )
+            basis = (
+                f"{len(cells):,} {self.target} cells and the {self.source} cells nearest to them in smoothed "
+                f"linked features, as {why}: they hold as far as these partners are alike"
+            )
+            kept[self.source, self.target, scale] = Calibration(conformal.join(parts), basis)
+
+    def rows_to_fill(self) -> tuple[IntArray, BoolArray]:
+        """Rows of the source that are written, and which of them lack the target or had it hidden."""
+        lacks = _lacking(self.source_file.n_obs, self.pairs, self.checked)
+        rows = np.arange(len(lacks)) if self.asked.cells == "all" else np.flatnonzero(lacks)
+        return rows, lacks[rows]
+
+    def deliver(self) -> None:
+        """Write file and report."""
+        from mocli.tasks.filled import deliver
+
+        deliver(self)
+
+
+def columns_of(features: Sequence[str], names: Sequence[str], target: str) -> IntArray:
+    """Return which of the names are asked for, in the order asked; all where none is.
+
+    Raises
+    ------
+    InputError
+        A feature that the target does not have.
+    """
+    where = {name: i for i, name in enumerate(names)}
+    unknown = [name for name in features if name not in where]
+    if unknown:
+        raise InputError(
+            f"{len(unknown):,} of the features asked for are not among those of '{target}'",
+            field="--features",
+            found=", ".join(unknown[:5]),
+            hint=did_you_mean(unknown[0], names, "features"),
+        )
+    chosen = [where[name] for name in dict.fromkeys(features)] if features else range(len(names))
+    return np.array(chosen, dtype=np.int64)
+
+
+def _lacking(n: int, pairs: IntArray, checked: IntArray) -> BoolArray:
+    """Which of n cells lack the target; those whose target is hidden count as such."""
+    lacks = np.ones(n, dtype=bool)
+    lacks[pairs[:, 0]] = False
+    lacks[pairs[checked, 0]] = True
+    return lacks
+
+
+def _quiet(_: str) -> None:
+    """Say nothing a second time."""
+
+
+def _pairs(
+    files: Sequence[ModalityFile],
+    relation: Relation | None,
+    pair_key: str | None,
+    source: ModalityFile,
+    target: ModalityFile | None,
+) -> IntArray:
+    none = np.zeros((0, 2), dtype=np.int64)
+    if relation is None or target is None or source is target:
+        return none
+    pairs = known_pairs(files, relation, pair_key)
+    if (source.name, target.name) in pairs:
+        return pairs[source.name, target.name]
+    if (target.name, source.name) in pairs:
+        return pairs[target.name, source.name][:, ::-1]
+    return none

@@ -1,0 +1,180 @@
+"""`mocli impute`: expected values of one modality for cells measured in another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mocli.data.io import parse_source
+from mocli.errors import UsageError
+from mocli.tasks.holdout import HoldOut
+from mocli.tasks.options import listed_names, one_of
+from mocli.tasks.paths import Paths, command_line
+from mocli.tasks.prepare import open_modalities
+from mocli.tasks.request import Result, requested
+from mocli.tasks.run import Run
+from mocli.types import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from mocli.tasks.request import Request
+
+CELLS = ("missing", "all")
+
+
+@dataclass(frozen=True)
+class ImputeOptions:
+    """What is asked of an imputation, beside what training needs."""
+
+    source: str | None
+    target: str | None
+    from_model: Path | None
+    cells: str
+    evaluate: bool
+    hold_out: HoldOut
+    scale: str
+    coverage: float
+    features: tuple[str, ...]
+    relations: bool = False
+    gtf: Path | None = None
+    window: int | None = None
+
+
+def impute(
+    inputs: str | Path | Sequence[str | Path],
+    *,
+    output: str | Path,
+    source: str | None = None,
+    target: str | None = None,
+    from_model: str | Path | None = None,
+    cells: str = "missing",
+    evaluate: bool = False,
+    hold_out: str | float = 0.2,
+    scale: str = "log",
+    coverage: float = 0.9,
+    features: str | Path | Sequence[str] | None = None,
+    relations: bool = False,
+    gtf: str | Path | None = None,
+    window: int | None = None,
+    dry_run: bool = False,
+    command: Sequence[str] | None = None,
+    **shared: Any,
+) -> Result:
+    """Impute one modality from another; the shell's `mocli impute`.
+
+    Parameters
+    ----------
+    source, target
+        Modalities; None where there is no choice.
+    from_model
+        A model's folder; without it a model is trained first, and the arguments of
+        `integrate` (`links`, `label_key`, `params`, ...) apply.
+    cells
+        `missing`: cells that lack the target; `all`: also those measured.
+    evaluate
+        Predict measured cells as if they were not, and compare.
+    hold_out
+        Cells kept out of training for that: a share, or `COLUMN=VALUE`.
+    scale
+        `log` (normalised, logged), `counts` (of a cell of median depth), `scaled`.
+    coverage
+        Share of true values that prediction intervals shall hold.
+    features
+        Names wanted, or a file with one a line; None for all.
+    relations
+        Also correlate imputed features with measured ones, over the cells imputed.
+    gtf, window
+        Where genes lie, and how far from a TSS their peaks are looked for
+        (100,000 bases): relations of genes and peaks near them only.
+
+    Raises
+    ------
+    MocliError
+        Every error a user can mend; `exit_code` says of which sort.
+    """
+    from mocli.tasks.readouts import SCALES
+
+    one_of(scale, list(SCALES), "--scale")
+    one_of(cells, list(CELLS), "--cells")
+    if not 0 < coverage < 1:
+        raise UsageError(
+            "--coverage is a share between 0 and 1", field="--coverage", found=coverage, hint="such as 0.9"
+        )
+    for value, option in ((gtf, "--gtf"), (window, "--window")):
+        if value is not None and not relations:
+            raise UsageError(f"{option} has no use without --relations", field=option, hint="add --relations")
+    asked = ImputeOptions(
+        source=source,
+        target=target,
+        from_model=Path(from_model) if from_model is not None else None,
+        cells=cells,
+        evaluate=evaluate,
+        hold_out=HoldOut.parse(hold_out),
+        scale=scale,
+        coverage=coverage,
+        features=listed_names(features, "--features"),
+        relations=relations,
+        gtf=Path(gtf) if gtf is not None else None,
+        window=window,
+    )
+    request = requested(inputs, output=output, **shared)
+    paths = Paths.of(
+        request.output,
+        request.run,
+        suffixes=(".h5mu", ".h5ad"),
+        beside=(".relations.tsv",) if relations else (),
+    )
+    sources = [parse_source(text).path for text in request.data.inputs]
+    paths.refuse_inputs([*sources, *map(Path, request.data.links), *([asked.gtf] if asked.gtf else [])])
+    if dry_run:
+        return _dry_run(request, asked, paths)
+    return _run(request, asked, paths, command if command is not None else command_line())
+
+
+def _results(paths: Paths, asked: ImputeOptions) -> list[Path]:
+    trains = asked.from_model is None
+    return paths.results(trained=trains, calibrated=trains)
+
+
+def _dry_run(request: Request, asked: ImputeOptions, paths: Paths) -> Result:
+    from mocli.tasks.prepare import plan
+
+    lines: list[str] = []
+    paths.check(force=request.output.force)
+    if asked.from_model is None:
+        made = plan(request.data, request.train, Task.IMPUTE, lines.append)
+        lines.extend(f"warning: {w}" for w in made.warnings)
+    else:
+        lines.extend(
+            f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features from {f.path}"
+            for f in open_modalities(request.data)
+        )
+        lines.append(f"model: {asked.from_model}")
+    files = _results(paths, asked)
+    lines.extend(f"would write {path}" for path in files)
+    return Result(paths.output, {}, lines, files)
+
+
+def _run(request: Request, asked: ImputeOptions, paths: Paths, command: Sequence[str]) -> Result:
+    with Run("impute", paths, output=request.output, options=request.run, command=command) as run:
+        # torch and scikit-learn are loaded only now: a dry run and a refusal need neither
+        from mocli.tasks.candidates import candidates_of
+        from mocli.tasks.imputation import Imputation
+        from mocli.tasks.related import relate_features
+
+        choose = partial(candidates_of, run, request.data, asked) if asked.relations else None
+        work = Imputation.begin(run, request, asked, candidates=choose)
+        with run.timed("encode"):
+            work.encode()
+        with run.timed("evaluate"):
+            work.check()
+        if work.candidates is not None:
+            with run.timed("relate"):
+                work.related = relate_features(work, work.candidates, work.rows_to_fill()[0])
+        with run.timed("write"):
+            work.deliver()
+    return Result(paths.output, run.report.as_dict(), [], _results(paths, asked))

@@ -1,0 +1,164 @@
+"""Expected values of every feature of a modality from a latent, on the scales that users ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mocli.data.normalization import median_total, normalize, row_factor, scale_rows
+from mocli.errors import UsageError
+from mocli.nn.neighbors import chunks
+from mocli.nn.readout import Basis, Readout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mocli.data.modality import ModalityFile
+    from mocli.data.transforms import Recipe
+    from mocli.types import CSR, FloatArray, IntArray, Json
+
+SCALES = ("log", "counts", "scaled")
+ROWS = 4096
+"""Cells read at a time."""
+
+_PARTS = ("coefficients", "intercept", "mean", "deviation")
+_COUNTED = frozenset({"lognorm", "tfidf-lsi", "counts", "clr"})
+_LOGGED = frozenset({"lognorm", "tfidf-lsi", "counts"})
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureReadout:
+    """What a latent says of the features of one modality.
+
+    Attributes
+    ----------
+    transform
+        Of the modality's recipe.
+    depth
+        Total that `counts`, and `log` of counts, are scaled to: the median of the
+        training cells.
+    by_scale
+        Maps to `log` values and, where values are counts, to `counts`.
+    """
+
+    transform: str
+    depth: float
+    cofactor: float
+    by_scale: Mapping[str, Readout]
+
+    @classmethod
+    def fit(
+        cls, file: ModalityFile, layer: str, recipe: Recipe, z: FloatArray, *, seed: int
+    ) -> FeatureReadout:
+        """Fit on the cells of a file, read block by block; `z` is `(n_obs, n_latent)`."""
+        transform = recipe.options.transform
+        depth = recipe.target_sum or 1.0
+        if transform in _COUNTED and recipe.target_sum is None:
+            depth = median_total(file.sample(layer, n_rows=20_000))
+        made = cls(transform, depth, recipe.options.cofactor, {})
+        basis = Basis.fit(z, seed=seed)
+        by_scale: dict[str, Readout] = {}
+
+        def blocks(scale: str) -> Iterator[tuple[slice, CSR]]:
+            for rows in chunks(file.n_obs, ROWS):
+                yield rows, made.values(file.read(layer, rows=rows), scale)
+
+        by_scale["log"] = Readout.fit(basis, z, blocks("log"))
+        if transform in _COUNTED:
+            by_scale["counts"] = Readout.fit(basis, z, blocks("counts"))
+        return replace(made, by_scale=by_scale)
+
+    @property
+    def n_vars(self) -> int:
+        """Number of features."""
+        return self.by_scale["log"].n_vars
+
+    def check_scale(self, scale: str, modality: str) -> None:
+        """Raise `UsageError` where the modality has no values on a scale."""
+        if scale == "counts" and "counts" not in self.by_scale:
+            raise UsageError(
+                f"{modality} was no counts in training, so that none can be imputed",
+                field="--scale",
+                found=scale,
+                expected="log or scaled",
+            )
+
+    def values(self, x: CSR, scale: str) -> CSR:
+        """Return raw values `(n, n_vars)` on the scale `log` or `counts`, sparse; `x` is not changed."""
+        if scale == "counts":
+            values = x.copy()
+            factor = row_factor(x, "lognorm", self.depth)
+            if factor is not None:
+                scale_rows(values, factor)
+            return values
+        transform = "lognorm" if self.transform in _LOGGED else self.transform
+        return normalize(x, transform, target_sum=self.depth, cofactor=self.cofactor)
+
+    def measured(self, x: CSR, scale: str, columns: IntArray, absent: IntArray | None = None) -> FloatArray:
+        """Return raw values `(n, n_vars)` on any scale, some columns, dense.
+
+        Parameters
+        ----------
+        absent
+            Features that these cells were not measured for; NaN in the result.
+        """
+        from mocli.data.batches import densify
+
+        values = densify(self.values(x, "log" if scale == "scaled" else scale)[:, columns])
+        if absent is not None and len(absent):
+            values[:, np.isin(columns, absent)] = np.nan
+        return self._scaled(values, columns) if scale == "scaled" else values
+
+    def predict(self, z: FloatArray, scale: str, columns: IntArray) -> FloatArray:
+        """Return expected values `(n, n_columns)` of cells `(n, n_latent)`.
+
+        Values that cannot be negative are not.
+        """
+        found = self.by_scale["log" if scale == "scaled" else scale].predict(z, columns)
+        if self.floor is not None:
+            np.maximum(found, self.floor, out=found)
+        return self._scaled(found, columns) if scale == "scaled" else found
+
+    @property
+    def floor(self) -> float | None:
+        """The least value that `log` and `counts` can have, None where there is none."""
+        return 0.0 if self.transform in _COUNTED else None
+
+    def moments(self, scale: str) -> tuple[FloatArray, FloatArray]:
+        """Mean and standard deviation of the training cells' values on a scale, `(n_vars,)` each."""
+        if scale == "scaled":
+            return np.zeros(self.n_vars, np.float32), np.ones(self.n_vars, np.float32)
+        return self.by_scale[scale].mean, self.by_scale[scale].deviation
+
+    def _scaled(self, values: FloatArray, columns: IntArray) -> FloatArray:
+        mean, deviation = self.moments("log")
+        spread = np.where(deviation[columns] > 0, deviation[columns], 1)
+        found: FloatArray = ((values - mean[columns]) / spread).astype(np.float32)
+        return found
+
+    def state(self) -> tuple[dict[str, Json], dict[str, Any]]:
+        """Return what `from_state` needs: a JSON-able part and arrays by name."""
+        basis = self.by_scale["log"].basis
+        arrays: dict[str, Any] = {"centers": basis.centers, "center": basis.center}
+        for scale, readout in self.by_scale.items():
+            arrays |= {f"{scale}.{part}": getattr(readout, part) for part in _PARTS}
+        facts: dict[str, Json] = {
+            "transform": self.transform,
+            "depth": self.depth,
+            "cofactor": self.cofactor,
+            "width": basis.width,
+            "scales": list(self.by_scale),
+        }
+        return facts, arrays
+
+    @classmethod
+    def from_state(cls, facts: Mapping[str, Any], arrays: Mapping[str, Any]) -> FeatureReadout:
+        """Rebuild; the result predicts bit for bit as the original."""
+        basis = Basis(arrays["centers"], facts["width"], arrays["center"])
+        by_scale = {
+            scale: Readout(basis, *(arrays[f"{scale}.{part}"] for part in _PARTS))
+            for scale in facts["scales"]
+        }
+        return cls(facts["transform"], facts["depth"], facts["cofactor"], by_scale)
