@@ -54,12 +54,14 @@ Two experiments on different cells, {n} each
   multiome.h5mu          rna and atac counts of the same cells, paired
   rna-atac.tsv           gene-peak links within 100 kb, weighted by distance
   planted.tsv            the gene-peak pairs that are true, with effect and distance
+  genes.tsv              where the genes lie
 {more}
 Try, in this folder:
   mocli integrate rna.h5ad prot.h5ad --links rna-prot.tsv --label-key cell_type \\
       --batch-key batch -o cite.h5mu
   mocli integrate multiome.h5mu --links rna-atac.tsv --pairing unpaired \\
       --label-key cell_type -o multiome-integrated.h5mu
+  mocli gene2peak multiome.h5mu --from-model multiome-integrated.model --gtf genes.tsv -o links-found.tsv
 {try_more}"""
 
 _TRIMODAL = """
@@ -146,6 +148,7 @@ def _write_multiome(folder: Path, tissue: Tissue, n: int, rng: np.random.Generat
         path,
         _write_table(folder / "rna-atac.tsv", _peak_links(tissue)),
         _write_table(folder / "planted.tsv", _planted(tissue)),
+        _write_table(folder / "genes.tsv", _places(tissue)),
     ]
 
 
@@ -265,6 +268,18 @@ def _planted(tissue: Tissue) -> pd.DataFrame:
         }
     )
     return table[tissue.peak_effect > 0]
+
+
+def _places(tissue: Tissue) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "chrom": tissue.chrom,
+            "start": tissue.start,
+            "end": tissue.end,
+            "strand": tissue.strand,
+            "gene": tissue.genes.names,
+        }
+    )
 
 
 def _write_h5ad(path: Path, data: AnnData) -> Path:

@@ -79,6 +79,7 @@ def deliver(work: Imputation) -> None:
         run.paths.output,
         f"{len(rows):,} cells x {len(features):,} {work.target} features imputed from {work.source}, "
         + _SCALES[asked.scale],
+        first=True,
     )
     report_figures(work)
     _tabulate(work, features)
@@ -217,7 +218,7 @@ def report_figures(work: Imputation) -> None:
         "better": None,
         "range": [0.0, 1.0],
         "n": found.n_cells,
-        "title": f"Coverage of {asked:.0%} intervals, {direction}",
+        "title": f"Coverage of {asked:.0%} intervals",
         "definition": "Share of measured values inside split-conformal intervals fitted on the other nine "
         "tenths of these cells, mean over features.",
         "sentence": f"Should be about {asked:g}; above it the intervals are wider than needed, as where most "
@@ -255,7 +256,7 @@ def _statistics(
                 "better": better,
                 "range": [None if name == "r2" else -1.0, 1.0],
                 "n": n,
-                "title": f"{title} of imputed values, {which} feature, {direction}",
+                "title": f"{title} of imputed values, {which} feature",
                 "definition": f"{title} of each feature over {n:,} cells whose measured values were hidden; "
                 f"{which} over {len(values):,} features that vary.",
                 "sentence": f"Of the {which} feature {sentence}.",

@@ -228,7 +228,7 @@ def _deliver(work: Imputation, related: Related) -> None:
         describe_inputs(work)
     report_relations(run, related, f"{work.source}->{work.target}")
     write_tsv(run.paths.output, related.table)
-    run.add_output(run.paths.output, summarise(related))
+    run.add_output(run.paths.output, summarise(related), first=True)
     near = related.candidates.vicinity
     for path in run.paths.beside:
         assert near is not None

@@ -126,8 +126,11 @@ class Run:
             key = f"{name}_s"
             self.report.timing[key] = round(self.report.timing.get(key, 0) + time.monotonic() - begun, 3)
 
-    def add_output(self, path: Path, what: str) -> None:
-        """Put a written file, or a folder with its files, into the report; again where it has changed."""
+    def add_output(self, path: Path, what: str, *, first: bool = False) -> None:
+        """Put a written file, or a folder with its files, into the report; again where it has changed.
+
+        The run is named after the first.
+        """
         if path.is_dir():
             files = {p.name: sha256(p) for p in sorted(path.iterdir())}
             size = sum(p.stat().st_size for p in path.iterdir())
@@ -135,7 +138,7 @@ class Run:
         else:
             record = {"path": str(path), "what": what, "bytes": path.stat().st_size, "sha256": sha256(path)}
         others = [known for known in self.report.outputs if known["path"] != str(path)]
-        self.report.outputs = [*others, record]  # type: ignore[list-item]
+        self.report.outputs = [record, *others] if first else [*others, record]  # type: ignore[list-item]
 
 
 @contextmanager

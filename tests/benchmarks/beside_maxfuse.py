@@ -61,7 +61,9 @@ def main():
         np.savez(source, **arrays)
         begun = time.monotonic()
         script = str(HERE / "maxfuse_embedding.py")
-        subprocess.run([asked.python, script, str(source), str(target)], check=True, capture_output=True)
+        subprocess.run(
+            [asked.python, script, str(source), str(target)], check=True, stdout=subprocess.DEVNULL
+        )
         seconds = time.monotonic() - begun
         found = np.load(target)
         z = {name: found[f"z{i}"] for i, name in enumerate(link.edge)}

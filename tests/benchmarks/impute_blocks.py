@@ -66,8 +66,14 @@ def main():
         report = json.loads((folder / "filled.report.json").read_text())
         size = (folder / "filled.h5ad").stat().st_size / 1e6
         print(pace.split(" ", 2)[2])
-        print(json.dumps({"peak_mb": round(peak), "wall_s": round(seconds, 1), "output_mb": round(size),
-                          "dense_mb": round(4 * asked.cells * asked.genes / 1e6), "timing": report["timing"]}))  # fmt: skip
+        found = {
+            "peak_mb": round(peak),
+            "wall_s": round(seconds, 1),
+            "output_mb": round(size),
+            "dense_mb": round(4 * asked.cells * asked.genes / 1e6),
+            "timing": report["timing"],
+        }
+        print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -49,6 +49,18 @@ def test_every_example_is_run_here():
     assert [str(p) for p in files if not all(f'"{part}"' in text for part in p.parts)] == []
 
 
+def test_the_impute_example(environment, tmp_path):
+    work = tmp_path / "work"
+    options = ["--max-steps", "5", "--no-html", "--threads", "1"]
+    done = run(["bash", EXAMPLES / "shell" / "impute.sh", work, *options], environment, tmp_path)
+    assert done.returncode == 0, done.stderr
+    checked = json.loads((work / "checked.report.json").read_text())
+    assert "imputation_pearson_median[atac->rna]" in checked["metrics"]
+    filled = json.loads((work / "filled.report.json").read_text())
+    assert filled["status"] == "ok"
+    assert filled["training"] is None
+
+
 def test_the_shell_example(environment, tmp_path):
     script = EXAMPLES / "shell" / "integrate.sh"
     work = tmp_path / "work"
@@ -62,6 +74,17 @@ def test_the_shell_example(environment, tmp_path):
     assert "would write" in done.stdout
     assert str(work / "again.h5mu") in done.stdout
     assert not (work / "again.h5mu").exists()
+
+
+def test_the_shell_example_of_genes_and_peaks(environment, tmp_path):
+    script, work = EXAMPLES / "shell" / "gene2peak.sh", tmp_path / "work"
+    done = run(["bash", script, work, *SMALL.split(), "--max-steps", "5"], environment, tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("gene\tpeak\tchrom\tstart\tend\tdistance_to_tss\tgroup")
+    assert len(lines) == 5
+    assert (work / "gene2peak.bedpe").exists()
+    assert len((work / "two.tsv").read_text().splitlines()) > 2
 
 
 def test_the_python_example(environment, unpaired, tmp_path):

@@ -60,6 +60,7 @@ def test_all_files_are_there_and_small(folder):
         "multiome.h5mu",
         "rna-atac.tsv",
         "planted.tsv",
+        "genes.tsv",
     }
     assert sum(p.stat().st_size for p in folder.iterdir()) < 3e6
     readme = (folder / "README.txt").read_text()
@@ -148,6 +149,9 @@ def test_the_multiome_is_paired_and_its_links_hold_the_planted_pairs(folder):
     centre = (peaks["start"].to_numpy() + peaks["end"].to_numpy()) // 2
     assert np.array_equal(np.abs(centre - tss), planted["distance_to_tss"])
     assert (genes["chrom"].to_numpy() == peaks["chrom"].to_numpy()).all()
+    places = table(folder / "genes.tsv").set_index("gene")
+    columns = ["chrom", "start", "end", "strand"]
+    assert places[columns].astype(str).equals(rna.var[columns].astype(str).rename_axis("gene"))
 
 
 def test_planted_peaks_follow_their_gene_and_the_others_do_not(folder):

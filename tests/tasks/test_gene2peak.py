@@ -36,8 +36,6 @@ def tissue(tmp_path_factory):
     write_demo(folder, n_cells=360)
     with mudata.set_options(pull_on_update=False):
         both = mudata.read_h5mu(folder / "multiome.h5mu")
-    places = both["rna"].var[["chrom", "start", "end", "strand"]]
-    places.assign(gene=places.index).to_csv(folder / "genes.tsv", sep="\t", index=False)
     both["atac"].write_h5ad(folder / "atac.h5ad")
     links = pd.read_csv(folder / "rna-atac.tsv", sep="\t")
     links[::2].to_csv(folder / "half.tsv", sep="\t", index=False)
