@@ -1,11 +1,14 @@
 """Words shared by every package: tasks, pairings, kinds of modality, array aliases."""
 
+from __future__ import annotations
+
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     FloatArray: TypeAlias = NDArray[np.float32]
     DoubleArray: TypeAlias = NDArray[np.float64]
@@ -62,3 +65,44 @@ class Preset(StrEnum):
     AUTO = "auto"
     PAPER = "paper"
     FAST = "fast"
+
+
+COUNT_LIKELIHOODS = frozenset({"nb", "zinb", "poisson"})
+"""Likelihoods of counts whose mean is a proportion times a library size: non-zeros say all of them."""
+
+
+class NonZeros(NamedTuple):
+    """A few rows of a sparse matrix by their non-zeros, on a device.
+
+    Attributes
+    ----------
+    values, row, column
+        `(nnz,)` each, row by row.
+    starts
+        Where each row starts, `(B,)`.
+    shape
+        Rows, columns.
+    """
+
+    values: Tensor
+    row: Tensor
+    column: Tensor
+    starts: Tensor
+    shape: tuple[int, int]
+
+    @property
+    def at(self) -> Tensor:
+        """Places in the flattened matrix, `(nnz,)`."""
+        return self.row * self.shape[1] + self.column
+
+    @property
+    def totals(self) -> Tensor:
+        """Sum of each row, `(B,)`."""
+        return self.values.new_zeros(self.shape[0]).index_add_(0, self.row, self.values)
+
+    @property
+    def dense(self) -> Tensor:
+        """The matrix itself, `(B, p)`."""
+        flat = self.values.new_zeros(self.shape[0] * self.shape[1])
+        flat[self.at] = self.values
+        return flat.view(self.shape)

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from mocli.cli.call import call
 from mocli.cli.command import with_options
-from mocli.cli.options import OUTPUT, SHARED, option
+from mocli.cli.option import option
+from mocli.cli.options import OUTPUT, SHARED
 from mocli.cli.settings import Settings
 
 RELATIONS = "Relations"

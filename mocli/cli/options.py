@@ -8,12 +8,13 @@ beside these (`mocli.cli.integrate` for one).
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from mocli.cli import values
-from mocli.cli.values import Callback, Pairs, choice
+from mocli.cli.option import option
+from mocli.cli.values import Pairs, choice
 from mocli.models.registry import available
 from mocli.types import ModalityKind, Preset
 
@@ -28,35 +29,6 @@ ACTIONS = frozenset({"config", "print_config", "dry_run"})
 DURATIONS = frozenset({"checkpoint_every", "max_time"})
 # hyper-parameters that have an option of their own beside --set
 NAMED_PARAMS = frozenset({"n_latent", "batch_size", "lr"})
-
-
-def variable(name: str) -> str:
-    """Return the environment variable that sets an option: `MOCLI_` and its long name."""
-    return "MOCLI_" + name.split("/")[0].removeprefix("--").replace("-", "_").upper()
-
-
-def option(
-    *names: str,
-    panel: str,
-    help: str,
-    metavar: str = "",
-    check: Callback | None = None,
-    least: int | None = None,
-    **more: Any,
-) -> Any:
-    """Return an option with the settings common to all."""
-    return typer.Option(
-        *names,
-        help=help,
-        rich_help_panel=panel,
-        metavar=metavar,
-        callback=check,
-        min=least,
-        envvar=variable(names[0]),
-        show_envvar=False,
-        **more,
-    )
-
 
 INPUT = "Input"
 
@@ -129,6 +101,16 @@ class DataOptions:
         ),
         Pairs("MOD=NAME", values.text),
     ] = None
+    likelihood: Annotated[
+        list[str] | None,
+        option(
+            "--likelihood",
+            panel=DATA,
+            metavar="MOD=NAME",
+            help="nb, zinb, poisson, bernoulli, ziln or normal; else chosen by kind and values",
+        ),
+        Pairs("MOD=NAME", values.text),
+    ] = None
     hvg: Annotated[
         list[str] | None,
         option(
@@ -147,6 +129,24 @@ class DataOptions:
     ] = None
     batch_key: Annotated[
         str | None, option("--batch-key", panel=DATA, metavar="COLUMN", help="obs column with the batch")
+    ] = None
+    covariate: Annotated[
+        list[str] | None,
+        option(
+            "--covariate",
+            panel=DATA,
+            metavar="COLUMN",
+            help="Another categorical obs column to account for; repeatable",
+        ),
+    ] = None
+    continuous: Annotated[
+        list[str] | None,
+        option(
+            "--continuous",
+            panel=DATA,
+            metavar="COLUMN",
+            help="Numeric obs column to account for; repeatable",
+        ),
     ] = None
     label_key: Annotated[
         str | None,

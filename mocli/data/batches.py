@@ -8,6 +8,7 @@ and one scatter fills the dense minibatch.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,7 @@ from scipy import sparse
 from torch import Tensor
 
 from mocli.data.bundle import FeatureMatrix, Minibatch
+from mocli.types import COUNT_LIKELIHOODS, NonZeros
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,8 +77,18 @@ class ResidentCsr:
 
         A table `(B, m)` with `weights` `(m,)` gives weighted sums of rows.
         """
-        bags, index = index, index.reshape(-1)
-        n_rows, n_vars = len(index), self.shape[1]
+        bags, n_rows, n_vars = index, index.numel(), self.shape[1]
+        values, row, column, _ = self.nonzeros(index.reshape(-1))
+        if weights is not None:
+            m = bags.shape[1]
+            values, row, n_rows = values * weights.to(self.device)[row % m], row // m, len(bags)
+        flat = torch.zeros(n_rows * n_vars, device=self.device)
+        flat.scatter_add_(0, row * n_vars + column, values)
+        return flat.view(n_rows, n_vars)
+
+    def nonzeros(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return values, rows and columns of what is stored in rows, `(nnz,)`, and where each row starts."""
+        n_rows = len(index)
         starts = self.bounds[index]
         lengths = self.bounds[index + 1] - starts
         stored = int(lengths.sum())
@@ -85,13 +97,8 @@ class ResidentCsr:
         lengths = lengths.to(self.device, non_blocking=True)
         row = torch.repeat_interleave(torch.arange(n_rows, device=self.device), lengths, output_size=stored)
         position = torch.arange(stored, device=self.device) + shift[row]
-        values = self.values[position]
-        if weights is not None:
-            m = bags.shape[1]
-            values, row, n_rows = values * weights.to(self.device)[row % m], row // m, len(bags)
-        flat = torch.zeros(n_rows * n_vars, device=self.device)
-        flat.scatter_add_(0, row * n_vars + self.columns[position].long(), values)
-        return flat.view(n_rows, n_vars)
+        first = (lengths.cumsum(0) - lengths).to(self.device)
+        return self.values[position], row, self.columns[position].long(), first
 
 
 class Rows:
@@ -123,6 +130,19 @@ class Rows:
             x = self._take_resident(index.cpu())
         return x if self._offset is None else x.add_(self._offset)
 
+    def take_nonzeros(self, index: Tensor) -> NonZeros:
+        """Return rows by number as their non-zeros; only of a sparse matrix without offset or neighbours."""
+        shape = (len(index), self.n_vars)
+        if isinstance(self._source, ResidentCsr):
+            return NonZeros(*self._source.nonzeros(index.cpu()), shape)
+        if isinstance(self._source, Tensor):
+            raise TypeError("these rows are dense")
+        cut = self._source[index.numpy()]
+        starts = torch.from_numpy(cut.indptr.astype(np.int64))
+        row = torch.repeat_interleave(torch.arange(len(index)), starts.diff())
+        column = torch.from_numpy(cut.indices.astype(np.int64))
+        return NonZeros(torch.from_numpy(cut.data), row, column, starts[:-1], shape)
+
     def _take_resident(self, index: Tensor) -> Tensor:
         neighbors, weight = self._features.neighbors, self._features.smoothing
         if neighbors is None or weight == 0:
@@ -137,6 +157,78 @@ class Rows:
         return self._source.take(bags, weights)
 
 
+class Source:
+    """A bundle on a device, cut into minibatches by row numbers or by cells."""
+
+    def __init__(self, bundle: MultiOmics, device: torch.device | str) -> None:
+        self.device = torch.device(device)
+        self.rows = {name: Rows(m.features, self.device) for name, m in bundle.modalities.items()}
+        self._links = {
+            link.edge: (Rows(link.source_features, self.device), Rows(link.target_features, self.device))
+            for link in bundle.links
+        }
+        # what is taken for counts is told by its non-zeros: dense rows would be made in vain
+        self._sparse = {
+            name
+            for name, m in bundle.modalities.items()
+            if m.likelihood in COUNT_LIKELIHOODS
+            and not isinstance(m.features.values, np.ndarray)
+            and m.features.offset is None
+            and m.features.neighbors is None
+        }
+        self._library = {name: torch.from_numpy(m.library) for name, m in bundle.modalities.items()}
+        self._row_of_cell = torch.from_numpy(np.ascontiguousarray(bundle.rows, dtype=np.int64))
+        self._codes = {c.key: torch.from_numpy(c.codes.astype(np.int64)) for c in bundle.categorical}
+        self._continuous = None if bundle.continuous is None else torch.from_numpy(bundle.continuous.values)
+
+    def take(self, rows: Mapping[str, Tensor], step: int) -> Minibatch:
+        """Cut rows by number, given on the host."""
+        return Minibatch(
+            x={name: self.rows[name].take(index) for name, index in rows.items() if name not in self._sparse},
+            counts={name: self.rows[name].take_nonzeros(rows[name]) for name in rows if name in self._sparse},
+            links={
+                edge: (source.take(rows[edge[0]]), target.take(rows[edge[1]]))
+                for edge, (source, target) in self._links.items()
+            },
+            rows={name: self._send(index) for name, index in rows.items()},
+            library={name: self._send(self._library[name][index]) for name, index in rows.items()},
+            step=step,
+        )
+
+    def take_cells(self, cells: Tensor, step: int) -> Minibatch:
+        """Cut cells by number, `(B,)` on the host: of each modality the rows of those that have it."""
+        per_modality = self._row_of_cell[cells].unbind(dim=1)
+        rows, positions = {}, {}
+        for name, row in zip(self.rows, per_modality, strict=True):
+            positions[name] = (row >= 0).nonzero().squeeze(1)
+            rows[name] = row[positions[name]]
+        return replace(
+            self.take(rows, step),
+            cells=self._send(cells),
+            positions={name: self._send(position) for name, position in positions.items()},
+            codes={key: self._send(codes[cells]) for key, codes in self._codes.items()},
+            continuous=None if self._continuous is None else self._send(self._continuous[cells]),
+        )
+
+    def _send(self, values: Tensor) -> Tensor:
+        return values.to(self.device, non_blocking=True)
+
+
+def strata_of(bundle: MultiOmics, balance: str) -> IntArray:
+    """Return the stratum of every cell, from 0 and without gaps, `(n_cells,)`.
+
+    A missing batch is a stratum of its own; without any batch there is one stratum.
+    """
+    if balance == "presence":
+        values = bundle.patterns()
+    elif balance == "batch":
+        values = np.zeros(bundle.n_cells, np.int64) if bundle.batch is None else bundle.batch.codes
+    else:
+        raise ValueError(f"cells cannot be balanced by '{balance}'")
+    found: IntArray = np.unique(values, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return found
+
+
 class Batches:
     """Draws minibatches from a bundle, for ever.
 
@@ -148,6 +240,9 @@ class Batches:
     - not independent, without: cells are permuted epoch by epoch; the last
       minibatch of an epoch is short, and left out if a single cell remains.
 
+    - balanced: every stratum of cells gives the same number, one more or less, or all it has;
+      each cycles through permutations of its own cells.
+
     When cells are drawn, a modality contributes the rows of those that have it,
     in the order drawn: none at all is possible.
 
@@ -155,6 +250,8 @@ class Batches:
     ----------
     generator
         A CPU generator; it is advanced by `next` and belongs to the state.
+    cells
+        Cells to draw from, `(n,)`; None for all.
     """
 
     def __init__(
@@ -164,52 +261,75 @@ class Batches:
         *,
         device: torch.device | str,
         generator: torch.Generator,
+        cells: IntArray | None = None,
     ) -> None:
         if generator.device.type != "cpu":
             raise ValueError("the generator must live on the CPU")
-        self.bundle = bundle
+        if sampling.independent and (cells is not None or sampling.balance is not None):
+            raise ValueError("modalities that draw rows of their own cannot draw from some cells only")
         self.sampling = sampling
-        self.device = torch.device(device)
         self.generator = generator
-        self._x = {name: Rows(m.features, self.device) for name, m in bundle.modalities.items()}
-        self._links = {
-            link.edge: (Rows(link.source_features, self.device), Rows(link.target_features, self.device))
-            for link in bundle.links
-        }
-        self._row_of_cell = torch.from_numpy(np.ascontiguousarray(bundle.rows, dtype=np.int64))
-        sizes = {name: rows.n_obs for name, rows in self._x.items()}
-        self._sizes = sizes if sampling.independent else {CELLS: bundle.n_cells}
+        self.source = Source(bundle, device)
+        self._members: dict[str, Tensor] = {}
+        if sampling.independent:
+            self._sizes = {name: rows.n_obs for name, rows in self.source.rows.items()}
+        else:
+            chosen = np.arange(bundle.n_cells) if cells is None else np.asarray(cells)
+            strata = strata_of(bundle, sampling.balance)[chosen] if sampling.balance else None
+            parts = [chosen] if strata is None else [chosen[strata == k] for k in np.unique(strata)]
+            names = [CELLS] if strata is None else [f"{CELLS}.{k}" for k in range(len(parts))]
+            self._members = {n: torch.from_numpy(part) for n, part in zip(names, parts, strict=True)}
+            self._sizes = {name: len(part) for name, part in self._members.items()}
         self._order = {name: torch.empty(0, dtype=torch.int64) for name in self._sizes}
         self._position = dict.fromkeys(self._sizes, 0)
 
     def next(self, step: int) -> Minibatch:
         """Draw the next minibatch; `step` is only recorded in it."""
-        rows = self._draw()
-        return Minibatch(
-            x={name: self._x[name].take(index) for name, index in rows.items()},
-            links={
-                edge: (source.take(rows[edge[0]]), target.take(rows[edge[1]]))
-                for edge, (source, target) in self._links.items()
-            },
-            rows={name: index.to(self.device, non_blocking=True) for name, index in rows.items()},
-            step=step,
-        )
+        if self.sampling.independent:
+            return self.source.take(self._draw_rows(), step)
+        return self.source.take_cells(self._draw_cells(), step)
 
-    def _draw(self) -> dict[str, Tensor]:
+    def _draw_rows(self) -> dict[str, Tensor]:
         """Return row numbers by modality, on the host."""
         size = self.sampling.batch_size
         if self.sampling.replacement:
-            drawn = {
+            return {
                 name: torch.randint(n, (size,), generator=self.generator) for name, n in self._sizes.items()
             }
-        elif self.sampling.independent:
-            drawn = {name: self._cycle(name, min(size, n)) for name, n in self._sizes.items()}
-        else:
-            drawn = {CELLS: self._epoch(size)}
-        if self.sampling.independent:
-            return drawn
-        per_modality = self._row_of_cell[drawn[CELLS]].unbind(dim=1)
-        return {name: row[row >= 0] for name, row in zip(self._x, per_modality, strict=True)}
+        return {name: self._cycle(name, min(size, n)) for name, n in self._sizes.items()}
+
+    def _draw_cells(self) -> Tensor:
+        """Return numbers of cells, `(B,)`, on the host."""
+        size = self.sampling.batch_size
+        if self.sampling.balance:
+            shares = self._shares(size)
+            picked = [self._members[name][self._pick(name, n)] for name, n in shares.items() if n]
+            return torch.cat(picked)
+        index = self._pick(CELLS, size) if self.sampling.replacement else self._epoch(size)
+        return self._members[CELLS][index]
+
+    def _pick(self, name: str, size: int) -> Tensor:
+        if self.sampling.replacement:
+            return torch.randint(self._sizes[name], (size,), generator=self.generator)
+        return self._cycle(name, size)
+
+    def _shares(self, size: int) -> dict[str, int]:
+        """Split a minibatch equally among the strata, though none gives more than all of its cells.
+
+        What does not divide goes to some of them at random.
+        """
+        shares = dict.fromkeys(self._sizes, 0)
+        left = min(size, sum(self._sizes.values()))
+        while left:
+            open_ = [name for name, n in self._sizes.items() if shares[name] < n]
+            if left < len(open_):
+                lucky = torch.randperm(len(open_), generator=self.generator)[:left].tolist()
+                open_ = [open_[k] for k in lucky]
+            each = max(1, min(left // len(open_), min(self._sizes[n] - shares[n] for n in open_)))
+            for name in open_:
+                shares[name] += each
+            left -= each * len(open_)
+        return shares
 
     def _shuffle(self, name: str) -> None:
         self._order[name] = torch.randperm(self._sizes[name], generator=self.generator)

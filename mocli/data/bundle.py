@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from mocli.types import CSR, FloatArray, IntArray, ModalityKind, Pairing
+    from mocli.types import CSR, FloatArray, IntArray, ModalityKind, NonZeros, Pairing
 
     Edge = tuple[str, str]
 
@@ -77,6 +77,8 @@ class Modality:
         `(n_obs,)`.
     library
         Total of the raw values of each cell over all its features, `(n_obs,)`.
+    likelihood
+        What the values are taken to be (`nb`, `normal`, ...); None where it was not asked.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Modality:
     features: FeatureMatrix
     obs_names: tuple[str, ...]
     library: FloatArray
+    likelihood: str | None = None
 
     @property
     def n_obs(self) -> int:
@@ -120,6 +123,14 @@ class Codes:
 
 
 @dataclass(frozen=True, eq=False)
+class Continuous:
+    """Covariates that are numbers: values of all cells, `(n_cells, n_keys)`, finite."""
+
+    keys: tuple[str, ...]
+    values: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
 class MultiOmics:
     """Modalities, links and covariates of one analysis.
 
@@ -131,6 +142,8 @@ class MultiOmics:
     obs_names
         `(n_cells,)`. When the pairing is unpaired each measured row is a cell of
         its own, also if two modalities share names.
+    covariates
+        Categorical columns to account for, besides the batch.
     """
 
     modalities: Mapping[str, Modality]
@@ -140,6 +153,8 @@ class MultiOmics:
     links: tuple[LinkedFeatures, ...] = ()
     batch: Codes | None = None
     label: Codes | None = None
+    covariates: tuple[Codes, ...] = ()
+    continuous: Continuous | None = None
     obs: pd.DataFrame | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
@@ -154,6 +169,17 @@ class MultiOmics:
     def n_cells(self) -> int:
         """Number of distinct cells."""
         return len(self.obs_names)
+
+    @property
+    def categorical(self) -> tuple[Codes, ...]:
+        """The batch, if there is one, and the other categorical covariates."""
+        return (() if self.batch is None else (self.batch,)) + self.covariates
+
+    def patterns(self) -> IntArray:
+        """Which modalities a cell has, as a number: bit m is modality m, `(n_cells,)`."""
+        bits = 1 << np.arange(len(self.modalities), dtype=np.int64)
+        found: IntArray = (self.rows >= 0) @ bits
+        return found
 
     def cells_of(self, modality: str) -> IntArray:
         """Cell index of each row of a modality, `(n_obs,)`."""
@@ -173,16 +199,37 @@ class Minibatch:
     Attributes
     ----------
     x
-        Encoder features by modality, `(B, n_vars)`.
+        Encoder features by modality, `(B, n_vars)`, apart from those in `counts`.
+    counts
+        Encoder features of modalities that are stored sparse and taken for counts, by their
+        non-zeros.
     links
         Linked features by edge: two tensors `(B, n_links)`.
     rows
         Row numbers drawn by modality, `(B,)`.
+    library
+        Totals of those rows by modality, `(B,)`.
     step
         Step of the training loop, from 0.
+    cells
+        Cells drawn, `(B,)`; None where every modality drew rows of its own. Of a cell's
+        modalities only those measured are in `x`, `rows` and `library`, so that these hold
+        `(B_m,)` rows.
+    positions
+        By modality, for each of its rows the position of its cell in `cells`, `(B_m,)`.
+    codes
+        Categorical covariates of the cells by key, `(B,)`, -1 where missing.
+    continuous
+        Continuous covariates of the cells, `(B, n_keys)`, or None.
     """
 
     x: Mapping[str, Tensor]
     links: Mapping[Edge, tuple[Tensor, Tensor]]
     rows: Mapping[str, Tensor]
+    counts: Mapping[str, NonZeros] = field(default_factory=dict)
+    library: Mapping[str, Tensor] = field(default_factory=dict)
     step: int = 0
+    cells: Tensor | None = None
+    positions: Mapping[str, Tensor] = field(default_factory=dict)
+    codes: Mapping[str, Tensor] = field(default_factory=dict)
+    continuous: Tensor | None = None

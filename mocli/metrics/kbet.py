@@ -1,4 +1,4 @@
-"""kBET: whether every neighbourhood has the modalities in the proportions of the whole."""
+"""kBET: whether every neighbourhood has the modalities, or batches, in the proportions of the whole."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mocli.metrics.registry import MAX_NEIGHBORS, Embedding, Score, metric
+from mocli.nn.neighbors import chunks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mocli.types import BoolArray
+    from numpy.typing import NDArray
+
+    from mocli.types import BoolArray, IntArray
 
 ALPHA = 0.05
 REPLICATES = 100
@@ -37,16 +40,37 @@ MIN_NEIGHBORS = 10  # below this the chi-square approximation means nothing
 )
 def kbet(e: Embedding) -> Iterable[Score]:
     """Score all modalities together."""
+    yield acceptance(e, e.modality_codes)
+
+
+@metric(
+    name="kbet_batch",
+    title="kBET acceptance of batches",
+    better="higher",
+    bounds=(0.0, 1.0),
+    needs={"batches"},
+    sentence="Share of neighbourhoods in which the batches occur as often as in the whole data; 1 is well "
+    "mixed, 0 is apart. Batches that hold different cell types must not be well mixed.",
+    definition="As kBET acceptance, of batches instead of modalities; cells of unknown batch count as a "
+    "batch of their own.",
+    section="kBET, Nat Methods 2019; scIB, Nat Methods 2022",
+)
+def kbet_batch(e: Embedding) -> Iterable[Score]:
+    """Score all batches together."""
+    yield acceptance(e, e.joint_batch)
+
+
+def acceptance(e: Embedding, codes: IntArray) -> Score:
+    """Score how often the test accepts the groups that `codes` `(n,)` tell apart."""
     cells, neighbors = e.neighbors
-    sizes = np.bincount(e.modality_codes, minlength=len(e.z))
-    if np.count_nonzero(sizes) < 2 or neighbors.shape[1] < MIN_NEIGHBORS:
-        yield Score(math.nan, len(cells))
-        return
-    accepted = _accepted(e, k=neighborhood_size(sizes[sizes > 0]))
+    group, sizes = np.unique(codes, return_inverse=True, return_counts=True)[1:]
+    if len(sizes) < 2 or neighbors.shape[1] < MIN_NEIGHBORS:
+        return Score(math.nan, len(cells))
+    accepted = _accepted(neighbors[:, : neighborhood_size(sizes)], group.reshape(-1), sizes)
     rng = np.random.default_rng(e.seed)
     size = min(SAMPLE, len(accepted))
     rates = [accepted[rng.choice(len(accepted), size, replace=False)].mean() for _ in range(REPLICATES)]
-    yield Score(float(np.median(rates)), len(cells))
+    return Score(float(np.median(rates)), len(cells))
 
 
 def neighborhood_size(sizes: np.ndarray) -> int:
@@ -54,19 +78,17 @@ def neighborhood_size(sizes: np.ndarray) -> int:
     return int(np.clip(sizes.mean() // 4, MIN_NEIGHBORS, MAX_NEIGHBORS))
 
 
-def _accepted(e: Embedding, *, k: int) -> BoolArray:
-    """Whether the test accepts, for every cell whose neighbours are known."""
+def _accepted(near: NDArray[np.int32], group: IntArray, sizes: IntArray) -> BoolArray:
+    """Whether the test accepts, for every cell by its nearest cells `(m, k)`."""
     from scipy.special import chdtrc  # scipy.stats would bring 40 MB for the same function
 
-    near = e.neighbors[1][:, :k]
-    share = np.bincount(e.modality_codes) / len(e.modality_codes)
-    present = np.flatnonzero(share)
+    k = near.shape[1]
     statistic = np.zeros(len(near))
-    for m in present:
-        start = int(np.searchsorted(e.modality_codes, m))
-        stop = int(np.searchsorted(e.modality_codes, m, side="right"))
-        observed = ((near >= start) & (near < stop)).sum(axis=1)  # joint rows of a modality are contiguous
-        expected = near.shape[1] * share[m]
-        statistic += (observed - expected) ** 2 / expected
-    accepted: BoolArray = chdtrc(len(present) - 1, statistic) >= ALPHA
+    small = group.astype(np.int16) if len(sizes) < 2**15 else group
+    for rows in chunks(len(near), 4096):
+        of = small[near[rows]]
+        for m, n in enumerate(sizes):
+            expected = k * n / len(group)
+            statistic[rows] += ((of == m).sum(axis=1) - expected) ** 2 / expected
+    accepted: BoolArray = chdtrc(len(sizes) - 1, statistic) >= ALPHA
     return accepted

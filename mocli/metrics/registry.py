@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Linked = tuple[FloatArray, FloatArray, tuple[str, ...]]
 
 T = TypeVar("T")
-Need = Literal["modalities", "label", "pairs", "linked"]
+Need = Literal["modalities", "batches", "label", "pairs", "linked"]
 
 MAX_NEIGHBORS = 300  # the neighbourhood of the mixing metric
 ACROSS = 15  # neighbours in the other modality
@@ -129,6 +129,13 @@ class Embedding:
         parts = [np.asarray(label.get(m, np.full(len(z), -1))) for m, z in self.z.items()]
         return np.concatenate(parts).astype(np.int64)
 
+    @cached_property
+    def joint_batch(self) -> IntArray:
+        """Batch code of every row of `joint`, -1 unknown, `(n,)`."""
+        batch = self.batch or {}
+        parts = [np.asarray(batch.get(m, np.full(len(z), -1))) for m, z in self.z.items()]
+        return np.concatenate(parts).astype(np.int64)
+
     def rows(self, modality: str) -> FloatArray:
         """Coordinates of one modality, `(n_m, d)`, on the scale of `joint`."""
         of_modality: FloatArray = self.joint[self.modality_codes == self.modalities.index(modality)]
@@ -219,7 +226,7 @@ class Metric:
     bounds
         Lowest and highest possible value; may be infinite.
     needs
-        What the embedding must hold; `"modalities"` means at least two.
+        What the embedding must hold; `"modalities"` means at least two, and so does `"batches"`.
     sentence
         How to read it, for a biologist.
     definition, section
@@ -248,6 +255,7 @@ class Metric:
         """Whether the embedding holds what the metric needs."""
         held: dict[Need, bool] = {
             "modalities": len(embedding.z) > 1,
+            "batches": len(np.unique(embedding.joint_batch)) > 1,
             "label": bool(embedding.label),
             "pairs": bool(embedding.pairs),
             "linked": bool(embedding.linked),

@@ -54,16 +54,36 @@ def silhouette(e: Embedding) -> Iterable[Score]:
 )
 def silhouette_modality(e: Embedding) -> Iterable[Score]:
     """Score the labels that occur in two modalities or more."""
+    yield _overlap(e, e.modality_codes)
+
+
+@metric(
+    name="silhouette_batch",
+    title="Batch silhouette within labels",
+    better="higher",
+    bounds=(0.0, 1.0),
+    needs={"batches", "label"},
+    sentence="How well the batches overlap inside each cell type: 1 is on top of each other, 0 is apart.",
+    definition="As the modality silhouette within labels, of batches instead of modalities; cells of "
+    "unknown batch count as a batch of their own.",
+    section="scIB, Nat Methods 2022, batch ASW",
+)
+def silhouette_batch(e: Embedding) -> Iterable[Score]:
+    """Score the labels that occur in two batches or more."""
+    yield _overlap(e, e.joint_batch)
+
+
+def _overlap(e: Embedding, codes: IntArray) -> Score:
     cells = e.draw(np.flatnonzero(e.joint_label >= 0))
-    label, modality = e.joint_label[cells], e.modality_codes[cells]
+    label, group = e.joint_label[cells], codes[cells]
     means, used = [], 0
     for level in np.unique(label):
         of_level = label == level
-        widths = _widths(e.joint[cells[of_level]], modality[of_level])
+        widths = _widths(e.joint[cells[of_level]], group[of_level])
         if widths is not None:
             means.append(float(np.mean(1 - np.abs(widths))))
             used += len(widths)
-    yield Score(float(np.mean(means)) if means else math.nan, used)
+    return Score(float(np.mean(means)) if means else math.nan, used)
 
 
 def _widths(x: FloatArray, groups: IntArray) -> DoubleArray | None:

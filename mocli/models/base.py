@@ -32,6 +32,11 @@ class Traits:
         Pairings the model accepts, and those for which `--model auto` takes it first.
     params, model
         Import paths (`package.module:Class`), so that reading traits stays cheap.
+    uses_links
+        Whether feature links change anything; if not, they are ignored with a word.
+    likelihoods
+        By kind of modality what its values may be taken for, the first that fits them being
+        the default; empty for models that take one kind of values only.
     """
 
     name: str
@@ -47,6 +52,8 @@ class Traits:
     tasks: frozenset[Task]
     params: str
     model: str
+    uses_links: bool = True
+    likelihoods: Mapping[ModalityKind, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +79,14 @@ class Sampling:
 
     `independent`: every modality draws its own rows; otherwise cells are drawn
     and every modality contributes the rows those cells have.
+    `balance`: strata that share every minibatch of cells equally: the levels of the
+    `"batch"`, or the `"presence"`, that is which modalities a cell has.
     """
 
     batch_size: int
     independent: bool
     replacement: bool
+    balance: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +105,25 @@ class Plateau:
 
 
 @dataclass(frozen=True, slots=True)
+class Validation:
+    """Cells held out, and when they end training.
+
+    The weighted sum of the named terms over `share` of the cells is looked at every
+    `every` steps; training ends when `patience` looks in a row have not lowered it, and
+    always leaves with the weights of the best look.
+    """
+
+    share: float
+    every: int
+    patience: int
+    weights: Mapping[str, float]
+
+    def n_held_out(self, n_cells: int) -> int:
+        """Return the number of cells that are not trained on."""
+        return max(1, round(self.share * n_cells))
+
+
+@dataclass(frozen=True, slots=True)
 class Phase:
     """One stretch of training.
 
@@ -107,6 +136,7 @@ class Phase:
     sampling: Sampling
     max_steps: int
     plateau: Plateau | None = None
+    validation: Validation | None = None
     weight_average: float = 0.0
 
 
@@ -184,6 +214,15 @@ class Encodes(Protocol):
 
     def encode(self, modality: str, x: Tensor) -> Tensor:
         """`(B, n_vars)` to `(B, n_latent)`, deterministic (the posterior mean where there is one)."""
+        ...
+
+
+@runtime_checkable
+class EncodesJointly(Protocol):
+    """Capability: everything measured of a cell to one latent."""
+
+    def encode_cells(self, batch: Minibatch) -> Tensor:
+        """Return `(B, n_latent)` for the cells of a minibatch, deterministic (the posterior mean)."""
         ...
 
 

@@ -112,6 +112,8 @@ def _type_of(entry: Mapping[str, Any]) -> str:
         return " | ".join(_type_of(option) for option in entry["anyOf"])
     if entry.get("type") == "array":
         return "list of numbers"
+    if entry.get("type") == "object":
+        return "table of numbers"
     return {"integer": "int", "number": "float", "boolean": "bool", "string": "str", "null": "none"}.get(
         str(entry.get("type")), "?"
     )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import Tensor
+    from mocli.types import NonZeros
 
 
 class MLP(nn.Module):
@@ -32,6 +34,118 @@ class MLP(nn.Module):
         for layer in hidden:
             x = nn.functional.relu(layer(x))
         out: Tensor = last(x)
+        return out
+
+
+class InputLinear(nn.Module):
+    """Linear layer whose input may be sparse; the weight is `(n_in, n_out)`, so that rows are read.
+
+    Starts as PyTorch's `Linear` does.
+    """
+
+    def __init__(self, n_in: int, n_out: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(max(n_in, 1))
+        self.weight = nn.Parameter(torch.empty(n_in, n_out).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(n_out).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor | NonZeros) -> Tensor:
+        """`(B, n_in)` or its non-zeros to `(B, n_out)`."""
+        if isinstance(x, Tensor):
+            return torch.addmm(self.bias, x, self.weight)
+        if self.weight.is_cuda:  # there the dense product is faster
+            return torch.addmm(self.bias, x.dense, self.weight)
+        bags = nn.functional.embedding_bag(
+            x.column, self.weight, x.starts, mode="sum", per_sample_weights=x.values
+        )
+        return bags + self.bias
+
+
+class Block(nn.Module):
+    """Linear layer, normalisation, activation, dropout; a second input shares the linear layer.
+
+    Parameters
+    ----------
+    sparse
+        Whether the first input may be sparse.
+    n_side
+        Width of the second input; 0 for none. Side by side with the first it would cost a copy.
+    normalization
+        `layer` (without learned scale and shift), `batch` or `none`.
+    activation
+        `leaky_relu` or `tanh`.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        *,
+        n_side: int = 0,
+        sparse: bool = False,
+        normalization: str,
+        activation: str,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.linear = InputLinear(n_in, n_out) if sparse else nn.Linear(n_in, n_out)
+        self.side = nn.Linear(n_side, n_out, bias=False) if n_side else None
+        self.norm: nn.Module = nn.Identity()
+        if normalization == "layer":
+            self.norm = nn.LayerNorm(n_out, elementwise_affine=False)
+        elif normalization == "batch":
+            self.norm = nn.BatchNorm1d(n_out, eps=1e-3, momentum=0.01)
+        self.activation = nn.Tanh() if activation == "tanh" else nn.LeakyReLU()
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor | NonZeros, side: Tensor | None = None) -> Tensor:
+        """`(B, n_in)` and `(B, n_side)` to `(B, n_out)`."""
+        y: Tensor = self.linear(x)
+        if self.side is not None and side is not None:
+            y = y + self.side(side)
+        # statistics of fewer than two rows mean nothing
+        if not (self.training and isinstance(self.norm, nn.BatchNorm1d) and len(y) < 2):
+            y = self.norm(y)
+        out: Tensor = self.dropout(self.activation(y))
+        return out
+
+
+class Response(nn.Module):
+    """Continuous covariates to one embedding: a learned response to each, times its direction, summed.
+
+    Parameters
+    ----------
+    form
+        `sigmoid`: sigmoid(b x + c) of the standardised value; `log_sigmoid`: sigmoid(b log(1 + x) + c);
+        `mlp`: a small network, then a sigmoid.
+    """
+
+    mean: Tensor
+    sd: Tensor
+
+    def __init__(self, n: int, n_out: int, form: str) -> None:
+        super().__init__()
+        self.form = form
+        self.directions = nn.Parameter(torch.randn(n, n_out))
+        self.slope, self.shift = nn.Parameter(torch.ones(n)), nn.Parameter(torch.zeros(n))
+        self.networks = nn.ModuleList(MLP([1, 16, 1]) for _ in range(n if form == "mlp" else 0))
+        self.register_buffer("mean", torch.zeros(n))
+        self.register_buffer("sd", torch.ones(n))
+
+    def fit(self, values: Tensor) -> None:
+        """Take mean and spread from the training cells, `(n_cells, n)`."""
+        self.mean = values.mean(0)
+        self.sd = values.std(0, correction=0).clamp_min(1e-6)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """`(B, n)` to `(B, n_out)`."""
+        if self.form == "log_sigmoid":
+            scaled = torch.log1p(values.clamp_min(0))
+        else:
+            scaled = (values - self.mean) / self.sd
+        if self.form == "mlp":
+            scaled = torch.cat([f(scaled[:, i : i + 1]) for i, f in enumerate(self.networks)], dim=1)
+        out: Tensor = torch.sigmoid(scaled * self.slope + self.shift) @ self.directions
         return out
 
 

@@ -60,11 +60,14 @@ class Layout:
     categories
         Codes `(n,)`, -1 where not known, and level names; by a title that starts
         with `modality`, `label` or `batch`. `modality` is drawn in panels too.
+    points
+        What a point is.
     """
 
     title: str
     xy: FloatArray
     categories: Mapping[str, tuple[IntArray, Sequence[str]]] = field(default_factory=dict)
+    points: str = "One point a cell; a cell measured in two modalities has two points"
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def render(
             losses=_losses(values["training"]),
             bars=_bars(values, comparison, model),
             pictures=_pictures(layout) if layout else [],
-            layout_title=layout.title if layout else "",
+            layout_title=f"{layout.title}. {layout.points}" if layout else "",
             heatmaps=_heatmaps(confusion or {}),
             results=[_shown(d.picture, d.title, d.caption, wide=d.wide) for d in drawn],
             ran=_ran(values),

@@ -41,6 +41,7 @@ class InputRecord(TypedDict, total=False):
     values: str | None
     n_empty: int | None
     transform: Json
+    likelihood: str | None
 
 
 class OutputRecord(TypedDict, total=False):
@@ -85,6 +86,7 @@ class PhaseRecord(TypedDict, total=False):
     name: str
     steps: int
     stop_reason: str | None
+    best_step: int | None
 
 
 class LossRecord(TypedDict, total=False):

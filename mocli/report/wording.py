@@ -15,6 +15,7 @@ NOTHING = "–"
 
 _STOPS = {
     "plateau": "the losses had stopped falling",
+    "validation": "cells held out were no longer described better",
     "steps": "the number of steps allowed was reached",
     "epochs": "the number of epochs allowed was reached",
     "time": "the time allowed was over",

@@ -1,7 +1,8 @@
-"""What the links know by themselves: two baselines beside every integration.
+"""What needs no model: baselines beside every integration.
 
-Both place cells by their linked features, standardised per column and scaled to
-unit length, so that Euclidean neighbours are cosine neighbours.
+Two place cells by their linked features, standardised per column and scaled to
+unit length, so that Euclidean neighbours are cosine neighbours; one, for cells with a
+single place, by principal components.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mocli.data.batches import dense_rows
+from mocli.data.bundle import FeatureMatrix
 from mocli.data.components import principal_scores, without_averaging
+from mocli.data.normalization import median_total, normalize
 from mocli.nn.neighbors import knn, smooth
+from mocli.tasks.placement import measured_together
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from mocli.data.bundle import FeatureMatrix, LinkedFeatures, MultiOmics
+    from mocli.data.bundle import LinkedFeatures, Modality, MultiOmics
     from mocli.types import FloatArray, IntArray
 
 N_NEIGHBORS = 15
@@ -71,6 +75,49 @@ def link_baselines(
         f"(weight {SMOOTHING}), cosine; {DRAWN}",
         smoothed,
     )
+
+
+def component_baseline(
+    bundle: MultiOmics, cells: IntArray, seed: int
+) -> tuple[Baseline, dict[str, IntArray]]:
+    """Place cells by the principal components of their modalities side by side, without any correction.
+
+    Every modality has the same total variance; where it was not measured a cell lies at its mean.
+
+    Returns
+    -------
+    The baseline, and the cells of each of its groups.
+    """
+    blocks = []
+    for position, m in enumerate(bundle.modalities.values()):
+        rows = bundle.rows[cells, position]
+        measured = np.flatnonzero(rows >= 0)
+        scores = principal_components(comparable(m), rows[measured], seed=seed)
+        spread = float(np.sqrt(scores.var(0).sum())) or 1.0
+        block = np.zeros((len(cells), scores.shape[1]), dtype=np.float32)
+        block[measured] = scores / spread
+        blocks.append(block)
+    z = np.concatenate(blocks, axis=1)
+    of = {name: np.intersect1d(own, cells) for name, own in measured_together(bundle).items()}
+    of = {name: own for name, own in of.items() if len(own)}
+    drawn = "" if len(cells) == bundle.n_cells else f"; {len(cells):,} cells drawn at random"
+    base = Baseline(
+        "principal_components",
+        "principal components, uncorrected",
+        f"at most {N_COMPONENTS} principal components of each modality (counts log-normalised), scaled to "
+        f"the same total variance, side by side; a modality that was not measured at its mean{drawn}",
+        {name: z[np.searchsorted(cells, own)] for name, own in of.items()},
+    )
+    return base, of
+
+
+def comparable(m: Modality) -> FeatureMatrix:
+    """Return features on a scale on which distances mean something: counts are log-normalised."""
+    features = m.features
+    if m.likelihood in {None, "normal"} or isinstance(features.values, np.ndarray):
+        return features
+    target = median_total(features.values)
+    return FeatureMatrix(normalize(features.values, "lognorm", target_sum=target), features.names)
 
 
 def own_neighbors(

@@ -1,4 +1,4 @@
-"""Which values of a modality are used, and by which transform."""
+"""Which values of a modality are used, what they are taken for, and by which transform."""
 
 from __future__ import annotations
 
@@ -20,6 +20,19 @@ if TYPE_CHECKING:
 LEAST_TOP, MOST_TOP = 1000, 3000
 """Highly variable features by default: two per cell, within these bounds."""
 
+MOST_PEAKS = 40_000
+"""Peaks by default where they are not reduced to components."""
+
+LIKELIHOODS = {
+    "nb": "counts",
+    "zinb": "counts",
+    "poisson": "counts",
+    "bernoulli": "counts",
+    "ziln": "values that are not negative",
+    "normal": "any values",
+}
+"""What values may be taken for, and what they must be."""
+
 SIGNED_KINDS = frozenset({ModalityKind.OTHER, ModalityKind.METHYL, ModalityKind.CYTO})
 """Kinds whose values may be negative by nature: M-values, compensated intensities."""
 
@@ -39,6 +52,8 @@ class Choice:
 
     Attributes
     ----------
+    likelihood
+        What the model takes the values for; None for models without a choice.
     signed
         Whether negative values are allowed: by kind, or because the user named a
         transform that takes them.
@@ -52,13 +67,15 @@ class Choice:
     reason: str
     signed: bool
     n_top: int | None
+    likelihood: str | None = None
 
     @property
     def summary(self) -> str:
         """Say what was chosen and why."""
         words = self.layer.layer if self.layer.layer in {"X", "raw"} else f"layers['{self.layer.layer}']"
         values = f"values from {words} ({self.layer.reason})"
-        return f"{self.file.name}: {values}, transform {self.transform} ({self.reason})"
+        likelihood = f", likelihood {self.likelihood}" if self.likelihood else ""
+        return f"{self.file.name}: {values}, transform {self.transform}{likelihood} ({self.reason})"
 
 
 def choose(file: ModalityFile, data: DataOptions, traits: Traits) -> Choice:
@@ -74,11 +91,12 @@ def choose(file: ModalityFile, data: DataOptions, traits: Traits) -> Choice:
     asked = data.transform.get(file.name)
     if asked is not None:
         one_of(asked, list(TRANSFORMS), "--transform")
-    signed = asked in SIGNED_TRANSFORMS or (asked is None and file.kind in SIGNED_KINDS)
-    layer = _layer(file, data.layer.get(file.name), asked, traits, signed=signed)
-    seen = file.sample(layer.layer)
-    largest = float(seen.data.max()) if seen.nnz else 0.0
-    transform = asked or default_transform(file.kind, layer.values, max_value=largest)
+    wanted = _wanted_likelihood(file, data, traits, asked)
+    needs_counts = LIKELIHOODS.get(wanted or "") == "counts" or asked == "counts"
+    signed = asked in SIGNED_TRANSFORMS or (asked is None and file.kind in SIGNED_KINDS and wanted != "ziln")
+    layer = _layer(file, data.layer.get(file.name), asked, traits, signed=signed, counts=needs_counts)
+    likelihood = wanted or _default_likelihood(file.kind, layer.values, traits, asked)
+    transform = asked or _transform(file, layer, likelihood)
     if transform == "tfidf-lsi" and file.name in data.hvg:
         raise UsageError(
             f"--hvg has no effect on {file.name}, whose TF-IDF and LSI use every feature",
@@ -91,14 +109,76 @@ def choose(file: ModalityFile, data: DataOptions, traits: Traits) -> Choice:
         transform=transform,
         reason="as asked" if asked else f"{file.kind} with {_VALUE_WORDS[layer.values]}",
         signed=signed and transform in SIGNED_TRANSFORMS,
-        n_top=_n_top(file, data),
+        n_top=_n_top(file, data, peaks=file.kind is ModalityKind.ATAC and transform != "tfidf-lsi"),
+        likelihood=likelihood,
     )
 
 
+def _wanted_likelihood(
+    file: ModalityFile, data: DataOptions, traits: Traits, transform: str | None
+) -> str | None:
+    """Return the likelihood that was asked for, in words or by a transform, after checking it."""
+    asked = data.likelihood.get(file.name)
+    if asked is None:
+        return "normal" if traits.likelihoods and transform not in {None, "counts"} else None
+    one_of(asked, list(LIKELIHOODS), "--likelihood")
+    offered = traits.likelihoods.get(file.kind, ())
+    if asked not in offered:
+        raise UsageError(
+            f"{traits.name} does not take {file.kind} values for {asked}",
+            field="--likelihood",
+            expected=", ".join(offered) or "no likelihood: this model has its own",
+            hint=f"leave --likelihood {file.name}={asked} out, or choose another model",
+        )
+    if transform is not None and (transform == "counts") != (LIKELIHOODS[asked] == "counts"):
+        raise UsageError(
+            f"the likelihood {asked} is not for values after {transform}",
+            field="--likelihood",
+            found=f"--transform {file.name}={transform} and --likelihood {file.name}={asked}",
+            hint=f"leave out one of the two; {asked} needs {LIKELIHOODS[asked]}",
+        )
+    return asked
+
+
+def _default_likelihood(
+    kind: ModalityKind, values: ValueKind, traits: Traits, transform: str | None
+) -> str | None:
+    """Return the first likelihood of the model that fits the values."""
+    for name in traits.likelihoods.get(kind, ()):
+        needs = LIKELIHOODS[name]
+        fits = {
+            "counts": values is ValueKind.COUNTS,
+            "any values": transform != "counts",
+        }.get(needs, values is not ValueKind.REAL and transform != "counts")
+        if fits:
+            return name
+    return None
+
+
+def _transform(file: ModalityFile, layer: LayerChoice, likelihood: str | None) -> str:
+    if likelihood is not None and LIKELIHOODS[likelihood] == "counts":
+        return "counts"
+    if likelihood == "ziln":
+        return "identity"
+    seen = file.sample(layer.layer)
+    largest = float(seen.data.max()) if seen.nnz else 0.0
+    found = default_transform(file.kind, layer.values, max_value=largest)
+    if likelihood is not None and found == "tfidf-lsi":
+        # a likelihood is of features, not of components
+        return "lognorm" if layer.values is ValueKind.COUNTS else "identity"
+    return found
+
+
 def _layer(
-    file: ModalityFile, requested: str | None, asked: str | None, traits: Traits, *, signed: bool
+    file: ModalityFile,
+    requested: str | None,
+    asked: str | None,
+    traits: Traits,
+    *,
+    signed: bool,
+    counts: bool,
 ) -> LayerChoice:
-    counts = traits.expects[file.kind] == "counts" or asked == "counts"
+    counts = counts or traits.expects[file.kind] == "counts"
     layer = choose_layer(file, requested, wants_counts=counts, allow_negative=signed)
     if asked == "lognorm" and layer.values is ValueKind.LOGNORM:
         # a second logarithm is never meant; scaled counts are welcome
@@ -106,8 +186,9 @@ def _layer(
     return layer
 
 
-def _n_top(file: ModalityFile, data: DataOptions) -> int | None:
-    n = int(data.hvg.get(file.name, min(max(2 * file.n_obs, LEAST_TOP), MOST_TOP)))
+def _n_top(file: ModalityFile, data: DataOptions, *, peaks: bool) -> int | None:
+    default = MOST_PEAKS if peaks else min(max(2 * file.n_obs, LEAST_TOP), MOST_TOP)
+    n = int(data.hvg.get(file.name, default))
     if n < 0:
         raise UsageError("--hvg needs a number that is not negative", field="--hvg", found=n)
     return n or None  # 0 keeps every feature

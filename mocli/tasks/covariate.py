@@ -1,4 +1,4 @@
-"""Columns of obs as codes over all cells: labels and batches."""
+"""Columns of obs over all cells: labels, batches and other categories as codes, and numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mocli.data.bundle import Codes
+from mocli.data.bundle import Codes, Continuous
+from mocli.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,6 +62,43 @@ def codes_of_cells(
     where = {level: code for code, level in enumerate(levels)}
     codes = np.fromiter((where.get(v, -1) for v in values), dtype=np.int64, count=len(values))
     return Codes(key, codes, tuple(levels))
+
+
+def numbers_of_cells(
+    columns: Mapping[str, Mapping[str, pd.Series | None]], files: Sequence[ModalityFile], rows: IntArray
+) -> Continuous | None:
+    """Gather columns of numbers from the modalities that have them, the first that knows winning.
+
+    Raises
+    ------
+    InputError
+        For a column that holds no numbers, or none for some cells.
+    """
+    import pandas as pd
+
+    if not columns:
+        return None
+    values = np.full((len(rows), len(columns)), np.nan)
+    for j, (key, by_modality) in enumerate(columns.items()):
+        for position, f in enumerate(files):
+            column = by_modality.get(f.name)
+            if column is None:
+                continue
+            own = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+            open_cells = np.flatnonzero((rows[:, position] >= 0) & ~np.isfinite(values[:, j]))
+            values[open_cells, j] = own[rows[open_cells, position]]
+        missing = np.flatnonzero(~np.isfinite(values[:, j]))
+        if len(missing):
+            position = int((rows[missing[0]] >= 0).argmax())
+            name = files[position].obs.index[rows[missing[0], position]]
+            raise InputError(
+                f"the continuous covariate '{key}' is not a number for every cell",
+                file=files[position].path,
+                field=f"obs['{key}']",
+                found=f"{len(missing):,} of {len(rows):,} cells without one, the first '{name}'",
+                hint="fill it in, leave those cells out, or give it as a category with --covariate",
+            )
+    return Continuous(tuple(columns), values.astype(np.float32))
 
 
 def words(column: pd.Series) -> Any:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mocli.report.html import Layout
     from mocli.tasks.evaluate import Scores
     from mocli.tasks.options import DataOptions
+    from mocli.tasks.placement import Latent
     from mocli.tasks.prepare import Plan, Prepared
     from mocli.tasks.run import Run
     from mocli.tasks.transfer import Carried
@@ -38,7 +39,7 @@ def deliver(
     data: DataOptions,
     made: Plan,
     prepared: Prepared,
-    latent: Mapping[str, FloatArray],
+    latent: Latent,
     scores: Scores,
     model: Model,
     carried: Sequence[Carried] = (),
@@ -46,9 +47,9 @@ def deliver(
     """Write every output; the JSON report comes last, so that `ok` means all of it is there."""
     paths, output = run.paths, run.output
     key = output.key_added or f"X_{made.traits.name}"
-    added = _added(made, data, latent, key, carried)
+    added = _added(made, data, latent.by_modality, key, carried)
     names = union_names(added)
-    top = {key: _joined(names, added, latent)}
+    top = {key: _joined(names, added, latent.by_modality)}
     if output.umap:
         run.say("computing UMAP coordinates of every cell")
         # cells of modalities left out have no place
@@ -140,9 +141,7 @@ def provenance(run: Run, model: str, params: object) -> dict[str, object]:
     }
 
 
-def _write_html(
-    run: Run, path: Path, prepared: Prepared, latent: Mapping[str, FloatArray], scores: Scores
-) -> None:
+def _write_html(run: Run, path: Path, prepared: Prepared, latent: Latent, scores: Scores) -> None:
     from mocli.report import html
 
     run.say("drawing the report")
@@ -150,20 +149,24 @@ def _write_html(
     html.write(path, html.render(run.report, layout=picture, confusion=scores.confusion))
 
 
-def _layout(prepared: Prepared, latent: Mapping[str, FloatArray], seed: int) -> Layout:
+def _layout(prepared: Prepared, latent: Latent, seed: int) -> Layout:
     from mocli.report.html import Layout
 
     bundle = prepared.bundle
-    sizes = [m.n_obs for m in bundle.modalities.values()]
-    modality = np.repeat(np.arange(len(sizes)), sizes)
+    groups = latent.groups(bundle)
+    sizes = [len(group.cells) for group in groups.values()]
+    which, cells = np.repeat(np.arange(len(sizes)), sizes), np.concatenate([g.cells for g in groups.values()])
     n = sum(sizes)
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.choice(n, MAX_PICTURE, replace=False)) if n > MAX_PICTURE else np.arange(n)
-    categories: dict[str, Any] = {"modality": (modality[chosen], tuple(bundle.modalities))}
+    categories: dict[str, Any] = {}
+    if len(groups) > 1 or latent.joint is None:
+        categories["modality"] = (which[chosen], tuple(groups))
     for title, codes in (("label", bundle.label), ("batch", bundle.batch)):
         if codes is not None:
-            stacked = np.concatenate([codes.codes[bundle.cells_of(name)] for name in bundle.modalities])
-            categories[title] = (stacked[chosen], codes.levels)
-    xy = layout(np.concatenate(list(latent.values()))[chosen], seed=seed)
+            categories[title] = (codes.codes[cells[chosen]], codes.levels)
+    xy = layout(np.concatenate([g.z for g in groups.values()])[chosen], seed=seed)
     title = "UMAP of the latent" + ("" if len(chosen) == n else f", {len(chosen):,} of {n:,} cells")
-    return Layout(title=title, xy=xy, categories=categories)
+    if latent.joint is not None:
+        return Layout(title, xy, categories, points="One point a cell, whatever was measured of it")
+    return Layout(title, xy, categories)

@@ -9,6 +9,7 @@ import numpy as np
 
 from mocli.data.io import sha256
 from mocli.models.parameters import as_dict
+from mocli.types import Pairing
 
 if TYPE_CHECKING:
     from mocli.tasks.evaluate import Scores
@@ -34,6 +35,7 @@ def describe_inputs(run: Run, made: Plan, prepared: Prepared) -> None:
                 "values": choice.layer.values.value,
                 "n_empty": prepared.health[f.name].n_empty,
                 "transform": choice.transform,
+                "likelihood": choice.likelihood,
             }
         )
     for edge in made.edges:
@@ -66,6 +68,20 @@ def warn_small(run: Run, prepared: Prepared, params: Any) -> None:
             )
 
 
+def warn_confounded(run: Run, prepared: Prepared) -> None:
+    """Say where no batch holds cells that were measured in different ways."""
+    bundle = prepared.bundle
+    if bundle.pairing is not Pairing.MOSAIC or bundle.batch is None or len(bundle.batch.levels) < 2:
+        return
+    patterns, codes = bundle.patterns(), bundle.batch.codes
+    ways = [len(np.unique(patterns[codes == k])) for k in range(len(bundle.batch.levels))]
+    if len(np.unique(patterns)) > 1 and max(ways) == 1:
+        run.warn(
+            f"every batch of obs['{bundle.batch.key}'] was measured in one way only: what differs between "
+            "batches cannot be told from what differs between modalities, and both may be removed or kept"
+        )
+
+
 def describe_training(run: Run, made: Plan, params: Any, done: Fit) -> None:
     """Record the model, its parameters and what training did."""
     cells = sum(c.file.n_obs for c in made.choices)
@@ -89,7 +105,11 @@ def describe_training(run: Run, made: Plan, params: Any, done: Fit) -> None:
     run.say(f"trained {done.steps:,} steps ({_STOP_WORDS.get(done.stop_reason, done.stop_reason)})")
 
 
-_STOP_WORDS = {"plateau": "the loss no longer falls", "steps": "the number of steps is reached"}
+_STOP_WORDS = {
+    "plateau": "the loss no longer falls",
+    "steps": "the number of steps is reached",
+    "validation": "the loss of held-out cells no longer falls",
+}
 
 
 def describe_scores(run: Run, scores: Scores) -> None:

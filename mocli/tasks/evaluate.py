@@ -12,12 +12,14 @@ import numpy as np
 from mocli.data.batches import dense_rows
 from mocli.metrics.link_concordance import concordance_by_link
 from mocli.metrics.registry import Embedding, available_metrics, evaluate
-from mocli.tasks.baseline import MAX_CELLS, MAX_VALUES, link_baselines
+from mocli.tasks.baseline import MAX_CELLS, MAX_VALUES, component_baseline, link_baselines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from mocli.data.bundle import MultiOmics
+    from mocli.data.bundle import Codes, MultiOmics
+    from mocli.tasks.baseline import Baseline
+    from mocli.tasks.placement import Latent
     from mocli.types import DoubleArray, FloatArray, IntArray
 
 MAX_LINKED = 200
@@ -55,16 +57,33 @@ class LinkScores:
 
 
 def score(
-    latent: Mapping[str, FloatArray],
+    latent: Latent,
     bundle: MultiOmics,
     pairs: Mapping[tuple[str, str], IntArray],
     *,
     seed: int,
 ) -> Scores:
-    """Evaluate the latent and, for every pair of linked modalities, the link baselines."""
-    baselines = _baselines(bundle, pairs, seed=seed)  # first, as its memory is free again then
+    """Evaluate the latent beside baselines.
+
+    Where modalities have places of their own, these are the linked features of every pair of linked
+    modalities; where a cell has one place, principal components without any correction.
+    """
+    # baselines first, as their memory is free again then
+    if latent.joint is None:
+        baselines = _link_baselines(bundle, pairs, seed=seed)
+    else:
+        baselines = _component_baseline(bundle, seed=seed)
+    groups = latent.groups(bundle)
     everything = {name: np.arange(m.n_obs) for name, m in bundle.modalities.items()}
-    embedding = _embedding(latent, bundle, pairs, everything, seed=seed)
+    embedding = _embedding(
+        {name: group.z for name, group in groups.items()},
+        {name: group.cells for name, group in groups.items()},
+        bundle,
+        seed=seed,
+        # a cell with one place has no distance to itself
+        pairs=pairs if latent.joint is None else {},
+        linked=_linked(bundle, everything, seed=seed) if latent.joint is None else {},
+    )
     metrics = _every_metric(embedding)
     return Scores(metrics, baselines, _confusions(embedding, bundle), _links(embedding, bundle))
 
@@ -83,19 +102,32 @@ def _links(e: Embedding, bundle: MultiOmics) -> dict[tuple[str, str], LinkScores
     }
 
 
-def _baselines(bundle: MultiOmics, pairs: Mapping[tuple[str, str], IntArray], *, seed: int) -> dict[str, Any]:
+def _link_baselines(
+    bundle: MultiOmics, pairs: Mapping[tuple[str, str], IntArray], *, seed: int
+) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for link in bundle.links:
         most = min(MAX_CELLS, MAX_VALUES // max(1, len(link.names)))
         rows, own_pairs = _baseline_rows(bundle, link.edge, pairs, most=most, seed=seed)
         for base in link_baselines(bundle, link, rows, seed):
             key = base.name if len(bundle.links) == 1 else f"{base.name}[{link.source}-{link.target}]"
-            found[key] = {
-                "title": base.title,
-                "definition": base.definition,
-                "metrics": _every_metric(_embedding(base.z, bundle, own_pairs, rows, seed=seed)),
-            }
+            cells = {name: bundle.cells_of(name)[rows[name]] for name in base.z}
+            linked = _linked(bundle, rows, seed=seed)
+            embedding = _embedding(base.z, cells, bundle, seed=seed, pairs=own_pairs, linked=linked)
+            found[key] = _entry(base, embedding)
     return found
+
+
+def _component_baseline(bundle: MultiOmics, *, seed: int) -> dict[str, Any]:
+    cells = np.arange(bundle.n_cells)
+    if len(cells) > MAX_CELLS:
+        cells = np.sort(np.random.default_rng(seed).choice(cells, MAX_CELLS, replace=False))
+    base, of = component_baseline(bundle, cells, seed)
+    return {base.name: _entry(base, _embedding(base.z, of, bundle, seed=seed))}
+
+
+def _entry(base: Baseline, embedding: Embedding) -> dict[str, Any]:
+    return {"title": base.title, "definition": base.definition, "metrics": _every_metric(embedding)}
 
 
 def _every_metric(e: Embedding) -> dict[str, Any]:
@@ -116,38 +148,41 @@ def return_freed_memory() -> None:
 
 def _embedding(
     z: Mapping[str, FloatArray],
+    cells: Mapping[str, IntArray],
     bundle: MultiOmics,
-    pairs: Mapping[tuple[str, str], IntArray],
-    rows: Mapping[str, IntArray],
     *,
     seed: int,
+    pairs: Mapping[tuple[str, str], IntArray] | None = None,
+    linked: Mapping[tuple[str, str], Any] | None = None,
 ) -> Embedding:
-    def codes(of: Any) -> dict[str, IntArray] | None:
-        if of is None:
-            return None
-        found = {name: bundle.codes_of(of, name) for name in z}
-        return {name: c[rows[name]] for name, c in found.items() if c is not None}
+    def codes(of: Codes | None) -> dict[str, IntArray] | None:
+        return None if of is None else {name: of.codes[cells[name]] for name in z}
 
-    rng = np.random.default_rng(seed)
-    linked = {}
-    for link in bundle.links:
-        if link.source in z and link.target in z:
-            n = len(link.names)
-            columns = np.sort(rng.choice(n, MAX_LINKED, replace=False)) if n > MAX_LINKED else np.arange(n)
-            linked[link.edge] = (
-                dense_rows(link.source_features, rows[link.source], columns),
-                dense_rows(link.target_features, rows[link.target], columns),
-                tuple(link.names[i] for i in columns),
-            )
     return Embedding(
         z=z,
         label=codes(bundle.label),
         label_levels=bundle.label.levels if bundle.label else (),
         batch=codes(bundle.batch),
-        pairs=dict(pairs) or None,
+        pairs=dict(pairs or {}) or None,
         linked=linked,
         seed=seed,
     )
+
+
+def _linked(bundle: MultiOmics, rows: Mapping[str, IntArray], *, seed: int) -> dict[tuple[str, str], Any]:
+    """Linked features of the modalities that have rows, dense; of very many columns a sample."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for link in bundle.links:
+        if link.source in rows and link.target in rows:
+            n = len(link.names)
+            columns = np.sort(rng.choice(n, MAX_LINKED, replace=False)) if n > MAX_LINKED else np.arange(n)
+            found[link.edge] = (
+                dense_rows(link.source_features, rows[link.source], columns),
+                dense_rows(link.target_features, rows[link.target], columns),
+                tuple(link.names[i] for i in columns),
+            )
+    return found
 
 
 def _baseline_rows(
@@ -184,7 +219,7 @@ def _baseline_rows(
 def _confusions(
     e: Embedding, bundle: MultiOmics
 ) -> dict[str, tuple[IntArray, tuple[str, ...], tuple[str, ...]]]:
-    """Count true label x label of the nearest cell of the other modality."""
+    """Count true label x label of the nearest cell of the other group."""
     found = {}
     if e.label is None or bundle.label is None:
         return {}

@@ -314,7 +314,7 @@ class Imputation:
         cells, true_cells = found
         trained_file = next(f for f in self.trained.made.files if f.name == self.target)
         aligned = align(self.saved, self.target, trained_file, layers=self.request.data.layer, warn=_quiet)
-        x, z = aligned.read(true_cells), self.trained.latent[self.source][cells]
+        x, z = aligned.read(true_cells), self.trained.latent.by_modality[self.source][cells]
         for scale in dict.fromkeys((self.asked.scale, *self.readout.by_scale)):
             parts = []
             for span in chunks(self.readout.n_vars, accuracy.COLUMNS):

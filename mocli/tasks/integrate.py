@@ -31,9 +31,12 @@ def integrate(
     kind: Mapping[str, str] = NO_STRINGS,
     layer: Mapping[str, str] = NO_STRINGS,
     transform: Mapping[str, str] = NO_STRINGS,
+    likelihood: Mapping[str, str] = NO_STRINGS,
     hvg: Mapping[str, int] = NO_NUMBERS,
     var_key: str | None = None,
     batch_key: str | None = None,
+    covariate: Sequence[str] = (),
+    continuous: Sequence[str] = (),
     label_key: str | None = None,
     pair_key: str | None = None,
     key_added: str | None = None,
@@ -88,9 +91,12 @@ def integrate(
         kind=kind,
         layer=layer,
         transform=transform,
+        likelihood=likelihood,
         hvg=hvg,
         var_key=var_key,
         batch_key=batch_key,
+        covariate=covariate,
+        continuous=continuous,
         label_key=label_key,
         pair_key=pair_key,
         key_added=key_added,
@@ -157,7 +163,7 @@ def _run(request: Request, asked: TransferOptions, paths: Paths, command: Sequen
             scores = score(latent, prepared.bundle, made.pairs, seed=request.run.seed)
             describe_scores(run, scores)
             describe_links(run, scores)
-            carried = transfer(run, asked, labels, made, prepared, latent)
+            carried = transfer(run, asked, labels, made, prepared, latent.by_modality)
         with run.timed("write"):
             deliver(run, request.data, made, prepared, latent, scores, trained.model, carried)
     return Result(paths.output, run.report.as_dict(), [], paths.results())

@@ -23,9 +23,12 @@ class DataOptions:
     kind: Mapping[str, str] = field(default_factory=dict)
     layer: Mapping[str, str] = field(default_factory=dict)
     transform: Mapping[str, str] = field(default_factory=dict)
+    likelihood: Mapping[str, str] = field(default_factory=dict)
     hvg: Mapping[str, int] = field(default_factory=dict)
     var_key: str | None = None
     batch_key: str | None = None
+    covariate_keys: Sequence[str] = ()
+    continuous_keys: Sequence[str] = ()
     label_key: str | None = None
     pair_key: str | None = None
     obs_prefix: bool = False

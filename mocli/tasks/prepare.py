@@ -17,7 +17,7 @@ from mocli.data.values import Health, check_values
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.models.base import ProjectsInput
 from mocli.tasks.choice import Choice, choose
-from mocli.tasks.covariate import codes_of_cells
+from mocli.tasks.covariate import codes_of_cells, numbers_of_cells
 from mocli.tasks.options import one_of
 from mocli.tasks.pairing import Relation, index_map, relate, true_pairs
 from mocli.tasks.select import choose_model
@@ -46,6 +46,8 @@ class Plan:
     why_model: str
     batch: Mapping[str, pd.Series | None] | None
     label: Mapping[str, pd.Series | None] | None
+    covariates: Mapping[str, Mapping[str, pd.Series | None]]
+    continuous: Mapping[str, Mapping[str, pd.Series | None]]
     pairs: Mapping[tuple[str, str], IntArray]
     warnings: tuple[str, ...]
 
@@ -112,7 +114,7 @@ def plan(
     for c in choices:
         say(c.summary)
     features = features_of(files, var_key=data.var_key)
-    tables = tuple(read_links(path) for path in data.links)
+    tables = tuple(read_links(path) for path in data.links) if traits.uses_links else ()
     edges = tuple(match_links(tables, features, log=say)) if tables else ()
     for edge in edges:
         say(edge.summary())
@@ -126,8 +128,10 @@ def plan(
         why_model=why,
         batch=find_column(files, data.batch_key, option="--batch-key") if data.batch_key else None,
         label=find_column(files, data.label_key, option="--label-key") if data.label_key else None,
+        covariates={k: find_column(files, k, option="--covariate") for k in data.covariate_keys},
+        continuous={k: find_column(files, k, option="--continuous") for k in data.continuous_keys},
         pairs=pairs,
-        warnings=_warnings(relation, traits, edges, files, unpaired_by=None if pairs else data.pair_key),
+        warnings=_warnings(relation, traits, edges, files, data, unpaired=not pairs),
     )
 
 
@@ -164,8 +168,13 @@ def load(
                     names=aggregation.names,
                 )
                 sides[_edge(edge)][name] = (recipe, recipe.apply(x))
+        # a likelihood is of the values themselves, not of standardised ones
         options = RecipeOptions(
-            transform=c.transform, n_top=c.n_top, n_pcs=projects.n_pcs if projects else None, seed=seed
+            transform=c.transform,
+            n_top=c.n_top,
+            n_pcs=projects.n_pcs if projects else None,
+            standardise=c.likelihood is None,
+            seed=seed,
         )
         keep = np.unique(np.asarray(linked, dtype=np.int64))
         recipes[name] = Recipe.fit(x, var_names=tuple(map(str, c.file.var.index)), options=options, keep=keep)
@@ -175,6 +184,7 @@ def load(
             features=recipes[name].apply(x),
             obs_names=tuple(map(str, c.file.obs.index)),
             library=health[name].total,
+            likelihood=c.likelihood,
         )
         del x
     links = tuple(
@@ -190,6 +200,12 @@ def load(
         links=links,
         batch=codes_of_cells("batch", made.batch, made.files, rows, by_name=by_name),
         label=codes_of_cells("label", made.label, made.files, rows, by_name=by_name),
+        covariates=tuple(
+            codes
+            for key, columns in made.covariates.items()
+            if (codes := codes_of_cells(key, columns, made.files, rows, by_name=by_name))
+        ),
+        continuous=numbers_of_cells(made.continuous, made.files, rows),
     )
     if projects and projects.input_smoothing > 0:
         # imported here: a dry run must not pay for torch
@@ -209,7 +225,13 @@ def _edge(edge: EdgeLinks) -> tuple[str, str]:
 
 
 def _by_modality(data: DataOptions) -> dict[str, Mapping[str, object]]:
-    return {"--kind": data.kind, "--layer": data.layer, "--transform": data.transform, "--hvg": data.hvg}
+    return {
+        "--kind": data.kind,
+        "--layer": data.layer,
+        "--transform": data.transform,
+        "--likelihood": data.likelihood,
+        "--hvg": data.hvg,
+    }
 
 
 def _check_modalities(option: str, mapping: Mapping[str, object], names: Sequence[str]) -> None:
@@ -259,13 +281,18 @@ def _warnings(
     traits: Traits,
     edges: Sequence[EdgeLinks],
     files: Sequence[ModalityFile],
+    data: DataOptions,
     *,
-    unpaired_by: str | None,
+    unpaired: bool,
 ) -> tuple[str, ...]:
     found = []
-    if unpaired_by is not None:
+    if data.links and not traits.uses_links:
+        found.append(f"{traits.name} uses no feature links: --links changes nothing")
+    if (data.covariate_keys or data.continuous_keys) and not traits.likelihoods:
+        found.append(f"{traits.name} uses no covariates: --covariate and --continuous change nothing")
+    if unpaired and data.pair_key is not None:
         found.append(
-            f"obs['{unpaired_by}'] of --pair-key names no partner: it must be in two modalities and hold "
+            f"obs['{data.pair_key}'] of --pair-key names no partner: it must be in two modalities and hold "
             "the same value for both cells of a pair; no metric of true pairs is computed"
         )
     if relation.pairing is not Pairing.UNPAIRED and relation.pairing not in traits.prefers:

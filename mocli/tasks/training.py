@@ -6,15 +6,17 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from mocli import __version__
-from mocli.models.base import Encodes, Model, Schedule, SmoothsLinks
+from mocli.models.base import Encodes, EncodesJointly, Model, Schedule, SmoothsLinks
 from mocli.models.parameters import as_dict, resolve
 from mocli.models.registry import load_class
-from mocli.tasks.describe import describe_inputs, describe_training, warn_small
+from mocli.tasks.describe import describe_inputs, describe_training, warn_confounded, warn_small
 from mocli.tasks.evaluate import return_freed_memory
 from mocli.tasks.options import preset_of
+from mocli.tasks.placement import Latent
 from mocli.tasks.prepare import load, plan
 from mocli.tasks.readouts import FeatureReadout
 from mocli.tasks.run import digest
@@ -22,7 +24,7 @@ from mocli.tasks.saved import save_model
 from mocli.tasks.smoothing import smooth_links
 from mocli.train.checkpoint import Checkpoints
 from mocli.train.loop import Fit, Training, fit
-from mocli.train.predict import encode_rows
+from mocli.train.predict import encode_cells, encode_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,7 +47,7 @@ class Trained:
     made: Plan
     prepared: Prepared
     model: Model
-    latent: Mapping[str, FloatArray]
+    latent: Latent
 
 
 def train_model(
@@ -66,12 +68,13 @@ def train_model(
         prepared = load(made, params, seed=request.run.seed, say=run.say, warn=run.warn)
         describe_inputs(run, made, prepared)
     warn_small(run, prepared, params)
+    warn_confounded(run, prepared)
     with run.timed("train"):
         model, done = train(run, request.train, made, prepared, params)
-    describe_training(run, made, params, done)
+    describe_training(run, made, model.params, done)
     with run.timed("encode"):
         latent = encode(run, model, prepared)
-        keep_model(run, made, prepared, model, latent)
+        keep_model(run, made, prepared, model, latent.by_modality)
     return Trained(made, prepared, model, latent)
 
 
@@ -113,7 +116,9 @@ def _fingerprint(
         "links": [record["sha256"] for record in run.report.links],
         # a table from standard input has no file, and other columns of var match other features
         "matched": [_matched(edge) for edge in made.edges],
+        "likelihoods": [c.likelihood for c in made.choices],
         "batches": None if batch is None else list(batch.levels),
+        "covariates": _covariates(prepared),
         "pairing": made.relation.pairing.value,
         "model": made.traits.name,
         "params": as_dict(params),
@@ -122,6 +127,15 @@ def _fingerprint(
         "seed": run.options.seed,
         "mocli": __version__,
     }
+
+
+def _covariates(prepared: Prepared) -> list[Any]:
+    found: list[Any] = [[c.key, list(c.levels)] for c in prepared.bundle.covariates]
+    continuous = prepared.bundle.continuous
+    if continuous is not None:
+        h = hashlib.sha256(np.ascontiguousarray(continuous.values).tobytes())
+        found.append([*continuous.keys, h.hexdigest()])
+    return found
 
 
 def _named(cells: pd.Index) -> str:
@@ -138,18 +152,21 @@ def _matched(edge: EdgeLinks) -> str:
     return h.hexdigest()
 
 
-def encode(run: Run, model: Model, prepared: Prepared) -> dict[str, FloatArray]:
-    """Latent of every cell by modality, rows in file order; its digest goes to the report."""
-    if not isinstance(model, Encodes):
+def encode(run: Run, model: Model, prepared: Prepared) -> Latent:
+    """Latent of every cell, joint where the model offers that; its digest goes to the report."""
+    bundle = prepared.bundle
+    if isinstance(model, EncodesJointly):
+        latent = Latent.of_cells(encode_cells(model, bundle, run.device), bundle)
+    elif isinstance(model, Encodes):
+        latent = Latent(
+            {name: encode_rows(model, name, m.features, run.device) for name, m in bundle.modalities.items()}
+        )
+    else:
         raise TypeError(f"{type(model).__name__} declares integrate but cannot encode")
-    latent = {
-        name: encode_rows(model, name, m.features, run.device)
-        for name, m in prepared.bundle.modalities.items()
-    }
     bitwise = run.device.type == "cpu" or run.options.deterministic
     run.report.determinism = {
         "level": "bitwise" if bitwise else "statistical",
-        "latent_sha256": digest(latent),
+        "latent_sha256": digest(latent.by_modality),
     }
     return latent
 

@@ -17,6 +17,7 @@ from mocli.train.average import WeightAverage
 from mocli.train.checkpoint import Snapshot, pack_optimizer, unpack_optimizer
 from mocli.train.history import History
 from mocli.train.signals import Signals
+from mocli.train.validation import Watch, split
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -117,10 +118,19 @@ class _Stretch:
         self.model, self.phase, self.training, self.signals = model, phase, training, signals
         self.started = self.saved = started
         generator = torch.Generator().manual_seed(training.seed)
-        self.batches = Batches(bundle, phase.sampling, device=training.device, generator=generator)
+        kept = held_out = None
+        if phase.validation is not None:
+            kept, held_out = split(bundle.n_cells, phase.validation, training.seed)
+        self.batches = Batches(
+            bundle, phase.sampling, device=training.device, generator=generator, cells=kept
+        )
+        self.watch = None if held_out is None else Watch(model, self.batches.source, phase, held_out)
         self.optimizers = [_optimizer(group) for group in phase.groups]
         self.history = History(interval=1 if training.device.type == "cpu" else 50)
-        self.n_modalities = len(bundle.modalities)
+        # of cells that are drawn, on average; rows of absent modalities do not count
+        size, n = phase.sampling.batch_size, len(bundle.modalities)
+        measured = n if phase.sampling.independent else float((bundle.rows >= 0).sum()) / bundle.n_cells
+        self.rows_per_step = size * measured
         self.average = WeightAverage(model.module, phase.weight_average)
 
     def run(self, done: Fit) -> None:
@@ -136,14 +146,24 @@ class _Stretch:
                 if phase.plateau and self.history.flat(phase.plateau):
                     reason = "plateau"
                     break
+                if self.watch and self.watch.due(len(self.history)):
+                    self.watch.look(len(self.history))
+                    if self.watch.over:
+                        reason = "validation"
+                        break
         self.history.flush()
         self.average.replace_weights()
         steps = len(self.history)
         done.steps += steps
-        done.cells_drawn += steps * phase.sampling.batch_size * self.n_modalities
+        done.cells_drawn += round(steps * self.rows_per_step)
         done.stop_reason = reason
         done.phases.append({"name": phase.name, "steps": steps, "stop_reason": reason})
         done.history[phase.name] = self.history.curves()
+        if self.watch:
+            if steps not in self.watch.steps:
+                self.watch.look(steps)
+            done.phases[-1]["best_step"] = self.watch.restore_best()
+            done.history[phase.name]["validation"] = self.watch.curve()
         done.losses[phase.name] = self.history.summary()
 
     def _step(self, step: int) -> dict[str, Tensor]:
@@ -192,7 +212,11 @@ class _Stretch:
         tensors["rng/cpu"] = torch.get_rng_state()
         if self.training.device.type == "cuda":
             tensors["rng/cuda"] = torch.cuda.get_rng_state(self.training.device)
-        return Snapshot(tensors, {"phase": self.phase.name, "history": history_meta, "fit": vars(done)})
+        meta: dict[str, Any] = {"phase": self.phase.name, "history": history_meta, "fit": vars(done)}
+        if self.watch:
+            meta["watch"], kept = self.watch.state()
+            tensors |= {f"watch/{k}": v for k, v in kept.items()}
+        return Snapshot(tensors, meta)
 
     def restore(self, snapshot: Snapshot) -> int:
         """Continue from a snapshot; returns the step."""
@@ -203,6 +227,8 @@ class _Stretch:
         self.batches.load_state_dict(_under(tensors, "batches/"))
         self.average.load_state_dict(_under(tensors, "average/"))
         self.history.restore(_as_mapping(meta["history"]), tensors)
+        if self.watch:
+            self.watch.restore(_as_mapping(meta["watch"]), _under(tensors, "watch/"))
         torch.set_rng_state(tensors["rng/cpu"])
         if self.training.device.type == "cuda" and "rng/cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng/cuda"], self.training.device)

@@ -1,4 +1,4 @@
-"""Run a trained model over all rows of a modality, block by block."""
+"""Run a trained model over all rows of a modality, or over all cells, block by block."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mocli.data.batches import Rows
+from mocli.data.batches import Rows, Source
 
 if TYPE_CHECKING:
-    from mocli.data.bundle import FeatureMatrix
-    from mocli.models.base import Encodes
+    from mocli.data.bundle import FeatureMatrix, MultiOmics
+    from mocli.models.base import Encodes, EncodesJointly
     from mocli.types import FloatArray
 
 BLOCK = 2048
@@ -26,4 +26,15 @@ def encode_rows(model: Encodes, modality: str, features: FeatureMatrix, device: 
         for start in range(0, features.n_obs, BLOCK):
             index = torch.arange(start, min(start + BLOCK, features.n_obs))
             blocks.append(model.encode(modality, rows.take(index)).float().cpu().numpy())
+    return np.concatenate(blocks)
+
+
+def encode_cells(model: EncodesJointly, bundle: MultiOmics, device: torch.device) -> FloatArray:
+    """Joint latent of every cell of a bundle, `(n_cells, n_latent)` float32."""
+    source = Source(bundle, device)
+    with torch.inference_mode():
+        blocks = [
+            model.encode_cells(source.take_cells(cells, 0)).float().cpu().numpy()
+            for cells in torch.split(torch.arange(bundle.n_cells), BLOCK)
+        ]
     return np.concatenate(blocks)

@@ -67,7 +67,8 @@ def test_a_built_table_serves_integrate(data, tmp_path, capsys):
     path = tmp_path / "links.tsv"
     files = [data / "prot.h5ad", data / "rna.h5ad"]
     assert run(capsys, "links", "build", *files, "-o", path)[0] == 0
-    code, out, _ = run(capsys, "integrate", *files, "--links", path, "-o", tmp_path / "out.h5mu", "-n")
+    asked = [*files, "--links", path, "-m", "scmodal", "-o", tmp_path / "out.h5mu", "-n"]
+    code, out, _ = run(capsys, "integrate", *asked)
     assert code == 0
     assert "3 links" in out
 

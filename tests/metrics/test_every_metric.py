@@ -27,6 +27,7 @@ def build(z_a, z_b, label, *, linked_a, linked_b, rows=None):
         z={"rna": z_a, "prot": z_b},
         label={"rna": label, "prot": label[rows]},
         label_levels=("B", "NK", "T"),
+        batch={"rna": np.zeros(len(z_a), int), "prot": np.ones(len(z_b), int)},
         pairs={("rna", "prot"): np.stack([rows, np.arange(len(z_b))], axis=1)},
         linked={("rna", "prot"): (linked_a, linked_b, tuple("wxyz"))},
         seed=0,
@@ -73,6 +74,8 @@ def test_the_metrics_of_the_report_are_there():
         "kbet",
         "silhouette",
         "silhouette_modality",
+        "kbet_batch",
+        "silhouette_batch",
         "link_concordance",
     }
 
@@ -112,6 +115,7 @@ def test_order_of_cells_does_not_matter(name):
     after = Embedding(
         z={"rna": z_a[p], "prot": z_b[q]},
         label={"rna": label[p], "prot": label[q]},
+        batch=before.batch,
         pairs={("rna", "prot"): np.stack([np.argsort(p), np.argsort(q)], axis=1)},
         linked={("rna", "prot"): (linked[p], linked[q], tuple("wxyz"))},
     )
@@ -123,7 +127,11 @@ def test_order_of_cells_does_not_matter(name):
 def test_scale_does_not_matter(name, factor):
     e = perfect()
     scaled = Embedding(
-        z={m: z * np.float32(factor) for m, z in e.z.items()}, label=e.label, pairs=e.pairs, linked=e.linked
+        z={m: z * np.float32(factor) for m, z in e.z.items()},
+        label=e.label,
+        batch=e.batch,
+        pairs=e.pairs,
+        linked=e.linked,
     )
     assert values(name, scaled) == pytest.approx(values(name, e), rel=1e-3)
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.distance import cdist
 from scipy.stats import chisquare
 
-from mocli.metrics.kbet import kbet, neighborhood_size
+from mocli.metrics.kbet import kbet, kbet_batch, neighborhood_size
 from mocli.metrics.registry import Embedding
 
 
@@ -31,6 +31,16 @@ def test_equals_scipy(sizes):
     assert 0.05 < score.value < 0.95
     assert score.value == pytest.approx(brute(z), abs=1e-9)
     assert (score.n, score.of) == (sum(sizes), None)
+
+
+def test_batches_are_tested_as_modalities_are():
+    rng = np.random.default_rng(0)
+    parts = [rng.normal(0.7 * i, 1, size=(n, 2)).astype("f4") for i, n in enumerate((60, 90))]
+    whole = np.concatenate(parts)
+    order = rng.permutation(len(whole))
+    batch = np.repeat([0, 1], (60, 90))[order]
+    (score,) = kbet_batch(Embedding(z={"cells": whole[order]}, batch={"cells": batch}))
+    assert score.value == pytest.approx(brute({"a": parts[0], "b": parts[1]}), abs=1e-9)
 
 
 def test_random_modalities_are_accepted():

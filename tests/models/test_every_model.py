@@ -7,42 +7,51 @@ import pytest
 import torch
 
 from mocli.data.bundle import FeatureMatrix, LinkedFeatures, Modality, MultiOmics
-from mocli.models.base import Encodes, Schedule, Translates
+from mocli.models.base import Encodes, EncodesJointly, Schedule, Translates
 from mocli.models.parameters import as_dict, describe, resolve
 from mocli.models.registry import available, load_class, traits_of
 from mocli.train.loop import Training, fit
-from mocli.train.predict import encode_rows
+from mocli.train.predict import encode_cells, encode_rows
 from mocli.types import ModalityKind, Pairing, Task
 
 NAMES = list(available())
 SIZES = {"rna": (60, 30), "prot": (50, 9)}
 
 
-def make_bundle(*, n=None, constant=False, links=True):
+def make_bundle(name, *, n=None, constant=False, links=True):
+    """Cells of their own where the model takes them, else a mosaic of cells in one or both modalities."""
+    pairing = Pairing.UNPAIRED if Pairing.UNPAIRED in traits_of(name).pairings else Pairing.MOSAIC
     rng = np.random.default_rng(0)
     modalities, sides, start = {}, [], 0
     sizes = SIZES if n is None else {name: (n, p) for name, (_, p) in SIZES.items()}
     rows = np.full((sum(n for n, _ in sizes.values()), len(sizes)), -1)
-    for column, (name, (n_obs, n_vars)) in enumerate(sizes.items()):
+    for column, (modality, (n_obs, n_vars)) in enumerate(sizes.items()):
         x = rng.normal(size=(n_obs, n_vars)).astype(np.float32)
         if constant:
             x[:] = 0
-        modalities[name] = Modality(
-            name,
-            ModalityKind(name),
-            FeatureMatrix(x, tuple(f"{name}{j}" for j in range(n_vars))),
-            tuple(f"{name}_{i}" for i in range(n_obs)),
+        modalities[modality] = Modality(
+            modality,
+            ModalityKind(modality),
+            FeatureMatrix(x, tuple(f"{modality}{j}" for j in range(n_vars))),
+            tuple(f"{modality}_{i}" for i in range(n_obs)),
             np.ones(n_obs, np.float32),
         )
         side = np.zeros((n_obs, 6), np.float32) if not links else rng.normal(size=(n_obs, 6))
         sides.append(FeatureMatrix(side.astype(np.float32), tuple("abcdef")))
         rows[start : start + n_obs, column] = np.arange(n_obs)
         start += n_obs
+    if pairing is Pairing.MOSAIC:
+        # the last cells of the first modality are the first ones of the second
+        n_both = min(n for n, _ in sizes.values()) // 2
+        first, second = (n for n, _ in sizes.values())
+        rows[first - n_both : first, 1] = np.arange(n_both)
+        rows = np.delete(rows, np.arange(first, first + n_both), axis=0)
+        start = first + second - n_both
     return MultiOmics(
         modalities,
         rows,
         tuple(map(str, range(start))),
-        Pairing.UNPAIRED,
+        pairing,
         (LinkedFeatures("rna", "prot", *sides, tuple("abcdef")),),
     )
 
@@ -82,13 +91,13 @@ class TestEveryModel:
         assert resolve(traits, as_dict(resolve(traits, {}))) == resolve(traits, {})
 
     def test_losses_fall(self, name):
-        _, done = trained(name, make_bundle(), 120)
+        _, done = trained(name, make_bundle(name), 120)
         terms = done.losses[done.phases[0]["name"]]
         falling = [t for t, v in terms.items() if v["last"] < v["first"]]
         assert "reconstruction" in falling
 
     def test_encodes_and_translates_with_the_right_shapes(self, name):
-        bundle = make_bundle()
+        bundle = make_bundle(name)
         model, _ = trained(name, bundle, 3)
         assert isinstance(model, Encodes)
         for modality, m in bundle.modalities.items():
@@ -103,13 +112,24 @@ class TestEveryModel:
                         x = model.translate(source, target, torch.from_numpy(m.features.values))
                     assert x.shape == (m.n_obs, other.features.n_vars)
 
+    def test_joint_latents_have_the_right_shape(self, name):
+        bundle = make_bundle(name)
+        model, _ = trained(name, bundle, 3)
+        if not isinstance(model, EncodesJointly):
+            pytest.skip(f"{name} places the rows of each modality apart")
+        z = encode_cells(model, bundle, torch.device("cpu"))
+        assert z.shape == (bundle.n_cells, model.params.n_latent)
+        assert z.dtype == np.float32
+        assert np.isfinite(z).all()
+        assert np.array_equal(z, encode_cells(model, bundle, torch.device("cpu")))
+
     def test_the_seed_decides_every_byte(self, name):
-        bundle = make_bundle()
+        bundle = make_bundle(name)
         first, second = (trained(name, bundle, 10)[0].module.state_dict() for _ in range(2))
         assert all(torch.equal(first[k], second[k]) for k in first)
 
     def test_rebuilt_from_its_spec_it_encodes_the_same(self, name):
-        bundle = make_bundle()
+        bundle = make_bundle(name)
         model, _ = trained(name, bundle, 5)
         # as in a saved model, whose JSON has its keys sorted
         spec = json.loads(json.dumps(model.spec(), sort_keys=True))
@@ -125,7 +145,7 @@ class TestEveryModel:
 
     @pytest.mark.parametrize("odd", [{"n": 2}, {"constant": True}, {"links": False}])
     def test_odd_data_stay_finite(self, name, odd):
-        bundle = make_bundle(**odd)
+        bundle = make_bundle(name, **odd)
         model, done = trained(name, bundle, 20)
         for modality, m in bundle.modalities.items():
             z = encode_rows(model, modality, m.features, torch.device("cpu"))

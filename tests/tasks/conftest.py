@@ -16,7 +16,7 @@ def run(tmp_path, small):
     """Integrate with small networks and few steps; options as in `mocli.integrate`."""
 
     def integrate(inputs, *, links, output=None, params=None, **options):
-        defaults = {"max_steps": 10, "html": False, "threads": 1, "device": "cpu"}
+        defaults = {"model": "scmodal", "max_steps": 10, "html": False, "threads": 1, "device": "cpu"}
         return mocli.integrate(
             inputs,
             links=links,

@@ -1,0 +1,174 @@
+"""Multigrate as a model: built from a bundle, trained in one phase, encodes jointly and apart, decodes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+import torch
+
+from mocli.models.base import Group, Losses, Phase, Sampling, Schedule, Validation
+from mocli.models.multigrate import TRAITS
+from mocli.models.multigrate.module import MultigrateModule, Step
+from mocli.models.multigrate.params import SETTLED
+from mocli.models.multigrate.shape import Shape, shape_of, spec_of
+from mocli.nn.mixture import product_of_experts
+from mocli.types import Pairing, Preset
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from mocli.data.bundle import FeatureMatrix, Minibatch, MultiOmics
+    from mocli.models.base import Traits
+    from mocli.models.multigrate.covariates import Conditions
+    from mocli.models.multigrate.params import MultigrateParams
+    from mocli.types import Json
+
+FEW_CELLS = 20
+"""Below this many cells none is held out."""
+
+
+class Multigrate:
+    """Joint integration of cells measured together, in all modalities or in some."""
+
+    traits: ClassVar[Traits] = TRAITS
+
+    def __init__(self, shape: Shape, params: MultigrateParams) -> None:
+        self.shape, self.params = shape, params
+        self.module = MultigrateModule(shape, params)
+        self._warmup = 1
+
+    @classmethod
+    def from_bundle(cls, bundle: MultiOmics, params: Any) -> Self:
+        """Build with fresh weights; parameters left to the data are settled by the pairing."""
+        settled = SETTLED[params.settled_by, bundle.pairing is not Pairing.PAIRED]
+        params = replace(params, **{k: v for k, v in settled.items() if getattr(params, k) is None})
+        shape = Shape(
+            widths={name: m.features.n_vars for name, m in bundle.modalities.items()},
+            likelihoods={name: m.likelihood or "normal" for name, m in bundle.modalities.items()},
+            levels={codes.key: codes.levels for codes in bundle.categorical},
+            has_batch=bundle.batch is not None,
+            continuous=bundle.continuous.keys if bundle.continuous else (),
+            patterns=tuple(np.unique(bundle.patterns()).tolist()),
+        )
+        model = cls(shape, params)
+        for position, m in enumerate(bundle.modalities.values()):
+            model.module.depth[position] = _median_total(m.features)
+        response = model.module.covariates.response
+        if response is not None and bundle.continuous is not None:
+            response.fit(torch.from_numpy(bundle.continuous.values))
+        return model
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Json], params: Any) -> Self:
+        """Rebuild the networks of a saved model."""
+        return cls(shape_of(spec), params)
+
+    def spec(self) -> dict[str, Json]:
+        """Modalities with widths and likelihoods, covariates with levels."""
+        return spec_of(self.shape)
+
+    def phases(self, schedule: Schedule, bundle: MultiOmics) -> list[Phase]:
+        """One phase that ends when held-out cells are no longer described better."""
+        p = self.params
+        watched = self._watched()
+        share = p.validation_share if bundle.n_cells >= FEW_CELLS else 0.0
+        held_out = Validation(share, 1, p.patience, watched).n_held_out(bundle.n_cells) if share else 0
+        epoch = max(1, -(-(bundle.n_cells - held_out) // p.batch_size))
+        if schedule.preset is Preset.PAPER:
+            steps, every = p.max_epochs * epoch, epoch
+        else:
+            # small data need more epochs for the same number of steps, large data fewer
+            steps, every = min(max(p.max_epochs * epoch, 2_000), 20_000), min(max(epoch, 40), 400)
+        if schedule.preset is Preset.FAST:
+            steps = 300
+        steps = schedule.max_steps or steps
+        self._warmup = max(1, round(p.kl_warmup * steps))
+        group = Group(
+            "all",
+            list(self.module.parameters()),
+            lr=p.lr,
+            weight_decay=p.weight_decay,
+            decoupled_decay=True,
+        )
+        return [
+            Phase(
+                name="join",
+                groups=(group,),
+                sampling=Sampling(
+                    batch_size=p.batch_size,
+                    independent=False,
+                    replacement=False,
+                    balance=None if p.balance == "none" else p.balance,
+                ),
+                max_steps=steps,
+                validation=Validation(share, every, p.patience, watched) if share else None,
+            )
+        ]
+
+    def _watched(self) -> dict[str, float]:
+        """Return what held-out cells are judged by: the authors look at their reconstruction only."""
+        if self.params.settled_by == "paper":
+            return {"reconstruction": 1.0}
+        # single modalities that are made alike rise for long before they fall
+        return {k: v for k, v in self._weights().items() if k != "marginal_alignment"}
+
+    def _weights(self) -> dict[str, float]:
+        p = self.params
+        return {
+            "reconstruction": p.weight_reconstruction,
+            "kl": float(p.weight_kl or 0),
+            "latent_alignment": float(p.weight_latent or 0),
+            "marginal_alignment": float(p.weight_marginal or 0),
+        }
+
+    def prepare(self, batch: Minibatch) -> Step:
+        """Encode once."""
+        return self.module.posterior(batch)
+
+    def losses(self, prepared: Step, group: str) -> Losses:
+        """Reconstruction, KL and alignment; terms of weight 0 are not computed."""
+        net, weights = self.module, self._weights()
+        z = net.draw(prepared.mean, prepared.log_variance)
+        terms = {"reconstruction": net.reconstruction(prepared, z), "kl": net.kl(prepared)}
+        if weights["latent_alignment"]:
+            terms["latent_alignment"] = net.latent_alignment(prepared, z)
+        if weights["marginal_alignment"]:
+            terms["marginal_alignment"] = net.marginal_alignment(prepared)
+        weights["kl"] *= min(1.0, (prepared.batch.step + 1) / self._warmup)
+        total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
+        return Losses(terms, total)
+
+    def encode_cells(self, batch: Minibatch) -> Tensor:
+        """Mean of the joint posterior, `(B, n_latent)`."""
+        return self.module.posterior(batch).mean
+
+    def encode(self, modality: str, x: Tensor, conditions: Conditions | None = None) -> Tensor:
+        """Mean of the posterior of cells that have this modality only, `(B, n_latent)`."""
+        mean, log_variance = self.module.encode(modality, x, conditions)
+        if self.params.mix == "mixture":
+            return mean
+        present = torch.ones(1, len(x), device=x.device)
+        return product_of_experts(mean.unsqueeze(0), log_variance.unsqueeze(0), present)[0]
+
+    def decode(
+        self,
+        modality: str,
+        z: Tensor,
+        conditions: Conditions | None = None,
+        library: Tensor | None = None,
+    ) -> Tensor:
+        """Return expected values, `(B, n_vars)`: counts at a library size, by default the median of training.
+
+        Without conditions, covariates are at their mean.
+        """
+        return self.module.decode(modality, z, conditions, library)
+
+
+def _median_total(features: FeatureMatrix) -> float:
+    totals = np.asarray(features.values.sum(axis=1), dtype=np.float64).ravel()
+    totals = totals[totals > 0]
+    return float(np.median(totals)) if len(totals) else 1.0

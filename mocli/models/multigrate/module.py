@@ -1,0 +1,254 @@
+"""Multigrate (Litinetskaya et al., bioRxiv 2022.03.16.484643): posteriors and losses.
+
+Each modality has an encoder to a Gaussian over the latent and a decoder to the parameters of its
+likelihood; a cell's Gaussians are multiplied, with the prior (Methods, "Product of experts"), or
+averaged. Absent modalities cost nothing: encoders and decoders see the rows that were measured.
+Different from the authors' code: presence is known and not read from the values; counts have a
+library size of their own modality; the log variance is bounded; the Jeffreys divergence takes groups of any
+size; encoders see counts at equal depth (`encoder_input`); kernels are made once for all pairs.
+Symbols: x input, z latent, m modality, B cells of a minibatch, p features, d latent dimensions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mocli.models.multigrate.covariates import Covariates
+from mocli.models.multigrate.networks import Decoder, Encoder, totals
+from mocli.nn.layers import InputLinear
+from mocli.nn.mixture import (
+    group_jeffreys,
+    group_mmd,
+    jeffreys,
+    kl_to_prior,
+    mean_of_experts,
+    product_of_experts,
+)
+from mocli.types import COUNT_LIKELIHOODS
+
+if TYPE_CHECKING:
+    from mocli.data.bundle import Minibatch
+    from mocli.models.multigrate.covariates import Conditions
+    from mocli.models.multigrate.params import MultigrateParams
+    from mocli.models.multigrate.shape import Shape
+    from mocli.types import NonZeros
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the loss of one minibatch needs.
+
+    Attributes
+    ----------
+    mean, log_variance
+        Joint posterior, `(B, d)`.
+    experts
+        Means and log variances of single modalities, `(M, B, d)` each.
+    present
+        Which cells have which modality, `(M, B)`.
+    """
+
+    batch: Minibatch
+    mean: Tensor
+    log_variance: Tensor
+    experts: tuple[Tensor, Tensor]
+    present: Tensor
+
+
+class MultigrateModule(nn.Module):
+    """Encoders, decoders and embeddings of covariates."""
+
+    depth: Tensor
+    group_of_pattern: Tensor
+
+    def __init__(self, shape: Shape, params: MultigrateParams) -> None:
+        super().__init__()
+        self.shape, self.params = shape, params
+        self.names = list(shape.widths)
+        self.covariates = Covariates(
+            {key: len(levels) for key, levels in shape.levels.items()},
+            len(shape.continuous),
+            params.n_covariate,
+            params.continuous_response,
+        )
+        width = self.covariates.width
+        batches = len(next(iter(shape.levels.values()))) if shape.has_batch else 1
+        n_groups = batches if params.dispersion == "batch" else 1
+        # module names must be identifiers, a user's modality names need not be
+        self.encoders = nn.ModuleList(
+            Encoder(p, width if params.encoder_covariates else 0, params) for p in shape.widths.values()
+        )
+        self.decoders = nn.ModuleList(
+            Decoder(p, width, shape.likelihoods[name], n_groups, params) for name, p in shape.widths.items()
+        )
+        self.register_buffer("depth", torch.ones(len(self.names)))
+        groups = torch.full((2 ** len(self.names),), -1, dtype=torch.int64)
+        groups[list(shape.patterns)] = torch.arange(len(shape.patterns))
+        self.register_buffer("group_of_pattern", groups)
+        _initialise(self, params.init)
+
+    def encode(self, name: str, x: Tensor | NonZeros, conditions: Conditions | None) -> tuple[Tensor, Tensor]:
+        """Mean and log variance of one modality's posterior, `(B, d)` each."""
+        m = self.names.index(name)
+        side = self._side(x.shape[0], conditions)
+        mean, log_variance = self.encoders[m](self._input(m, name, x), side)
+        return mean, log_variance
+
+    def _input(self, m: int, name: str, x: Tensor | NonZeros) -> Tensor | NonZeros:
+        """Return what the encoder sees: counts at equal depth and their logarithm, unless asked otherwise."""
+        likelihood, form = self.shape.likelihoods[name], self.params.encoder_input
+        if likelihood == "normal" or (form == "raw" and likelihood != "bernoulli"):
+            return x
+        if isinstance(x, Tensor):
+            if likelihood == "bernoulli":
+                return (x > 0).to(x.dtype)
+            equal = likelihood in COUNT_LIKELIHOODS and form == "lognorm"
+            return torch.log1p(x * self._factor(m, x).unsqueeze(1) if equal else x)
+        equal = form == "lognorm"
+        values = x.values * self._factor(m, x)[x.row] if equal else x.values
+        return x._replace(values=torch.log1p(values))
+
+    def _factor(self, m: int, x: Tensor | NonZeros) -> Tensor:
+        return self.depth[m] / totals(x).clamp_min(1)
+
+    def decode(
+        self, name: str, z: Tensor, conditions: Conditions | None = None, library: Tensor | None = None
+    ) -> Tensor:
+        """Return expected values `(B, p)`; counts at a library size, by default the median of training."""
+        m = self.names.index(name)
+        if library is None:
+            library = self.depth[m].expand(len(z))
+        decoder = self._decoder(m)
+        return decoder.expected(decoder(z, self._side(len(z), conditions)), library)
+
+    def _decoder(self, m: int) -> Decoder:
+        return cast("Decoder", self.decoders[m])
+
+    def _side(self, n: int, conditions: Conditions | None) -> Tensor | None:
+        return self.covariates(n, conditions) if self.covariates.width else None
+
+    def posterior(self, batch: Minibatch) -> Step:
+        """Joint and single posteriors of the cells of a minibatch."""
+        if batch.cells is None:
+            raise ValueError("cells must be drawn, not rows of each modality")
+        n = len(batch.cells)
+        means, log_variances, present = [], [], []
+        for name in self.names:
+            at = batch.positions[name]
+            mean, log_variance = self.encode(name, values_of(batch, name), conditions_at(batch, at))
+            blank = mean.new_zeros(n, mean.shape[1])
+            means.append(blank.index_copy(0, at, mean))
+            log_variances.append(blank.index_copy(0, at, log_variance))
+            present.append(torch.zeros(n, dtype=torch.bool, device=at.device).index_fill(0, at, value=True))
+        experts = (torch.stack(means), torch.stack(log_variances))
+        shown = measured = torch.stack(present)
+        if self.training and self.params.modality_dropout:
+            shown = self._hide(measured)
+        combine = product_of_experts if self.params.mix == "product" else mean_of_experts
+        return Step(batch, *combine(*experts, shown), experts, measured)
+
+    def _hide(self, present: Tensor) -> Tensor:
+        """Show some cells by one of their modalities only, chosen at random."""
+        score = torch.rand(present.shape, device=present.device) * present
+        chosen = F.one_hot(score.argmax(0), len(present)).T.bool() & present
+        alone = torch.rand(present.shape[1], device=present.device) < (self.params.modality_dropout or 0)
+        return torch.where(alone, chosen, present)
+
+    def reconstruction(self, step: Step, z: Tensor) -> Tensor:
+        """Weighted sum of the modalities' negative log-likelihoods, mean over the cells drawn."""
+        batch, total = step.batch, z.new_zeros(())
+        for m, name in enumerate(self.names):
+            at, x = batch.positions[name], values_of(batch, name)
+            if not len(at):
+                continue
+            conditions = conditions_at(batch, at)
+            decoder = self._decoder(m)
+            output = decoder(z[at], self._side(len(at), conditions))
+            weight = z.new_full((len(at),), self.params.modality_weights.get(name, 1.0) / len(z))
+            group = self._batch_of(conditions) if self.params.dispersion == "batch" else None
+            total = total + decoder.loss(x, output, group, weight)
+        return total
+
+    def _batch_of(self, conditions: Conditions) -> Tensor | None:
+        # a missing batch borrows the first one's dispersion
+        return conditions[0][self.covariates.keys[0]].clamp_min(0) if self.shape.has_batch else None
+
+    def draw(self, mean: Tensor, log_variance: Tensor) -> Tensor:
+        """Draw one sample while training, else return the mean."""
+        return mean + torch.randn_like(mean) * torch.exp(0.5 * log_variance) if self.training else mean
+
+    def groups(self, step: Step) -> tuple[Tensor, int]:
+        """Return the group of every cell that `align_on` names, and their number."""
+        if self.params.align_on == "batch" and self.shape.has_batch:
+            key = self.covariates.keys[0]
+            return step.batch.codes[key], len(self.shape.levels[key])
+        bits = 2 ** torch.arange(len(self.names), device=step.present.device)
+        pattern = (step.present.long() * bits.unsqueeze(1)).sum(0)
+        return self.group_of_pattern[pattern], len(self.shape.patterns)
+
+    def latent_alignment(self, step: Step, z: Tensor) -> Tensor:
+        """Divergence between the joint latents of groups of cells."""
+        group, n = self.groups(step)
+        if self.params.alignment == "mmd":
+            return group_mmd(z, group, n)
+        return group_jeffreys(step.mean, step.log_variance, group, n)
+
+    def marginal_alignment(self, step: Step) -> Tensor:
+        """Divergence between modalities over cells that have both, and between groups within each."""
+        means, log_variances = step.experts
+        mmd = self.params.alignment == "mmd"
+        z = self.draw(means, log_variances)
+        group, n = self.groups(step)
+        total = means.new_zeros(())
+        for a in range(len(self.names)):
+            for b in range(a):
+                both = (step.present[a] & step.present[b]).nonzero().squeeze(1)
+                if len(both) < 2:
+                    continue
+                if mmd:
+                    side = torch.arange(2, device=z.device).repeat_interleave(len(both))
+                    total = total + group_mmd(torch.cat([z[a, both], z[b, both]]), side, 2)
+                else:
+                    pairs = jeffreys(
+                        means[a, both], log_variances[a, both], means[b, both], log_variances[b, both]
+                    )
+                    total = total + pairs.mean()
+            own = torch.where(step.present[a], group, -1)
+            if mmd:
+                total = total + group_mmd(z[a], own, n)
+            else:
+                total = total + group_jeffreys(means[a], log_variances[a], own, n)
+        return total
+
+    @staticmethod
+    def kl(step: Step) -> Tensor:
+        """KL of the joint posterior, mean over cells."""
+        return kl_to_prior(step.mean, step.log_variance).mean()
+
+
+def values_of(batch: Minibatch, name: str) -> Tensor | NonZeros:
+    """Return the values of a modality, by their non-zeros where those say all."""
+    return batch.counts[name] if name in batch.counts else batch.x[name]
+
+
+def conditions_at(batch: Minibatch, at: Tensor) -> Conditions:
+    """Covariates of the cells at some positions."""
+    continuous = None if batch.continuous is None else batch.continuous[at]
+    return {key: codes[at] for key, codes in batch.codes.items()}, continuous
+
+
+def _initialise(module: nn.Module, form: str) -> None:
+    if form == "default":
+        return
+    for part in module.modules():
+        if isinstance(part, nn.Linear | InputLinear):
+            weight = part.weight if isinstance(part, nn.Linear) else part.weight.T
+            if form == "xavier":
+                nn.init.xavier_uniform_(weight)
+            else:
+                nn.init.kaiming_normal_(weight)

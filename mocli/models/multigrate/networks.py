@@ -1,0 +1,133 @@
+"""Encoder and decoder of one modality (Litinetskaya et al., Table 5)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from mocli.nn.count_loss import negative_binomial_loss, poisson_loss
+from mocli.nn.layers import Block
+from mocli.nn.likelihoods import bernoulli, zero_inflated_log_normal
+from mocli.types import COUNT_LIKELIHOODS, NonZeros
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mocli.models.multigrate.params import MultigrateParams
+
+LOG_VARIANCE = 10.0
+"""Bound of the log variance of a posterior: beyond it, exponentials are of no use."""
+
+
+def _blocks(
+    widths: Sequence[int], n_side: int, params: MultigrateParams, *, sparse: bool = False
+) -> nn.ModuleList:
+    return nn.ModuleList(
+        Block(
+            a,
+            b,
+            n_side=n_side if i == 0 else 0,
+            sparse=sparse and i == 0,
+            normalization=params.normalization,
+            activation=params.activation,
+            dropout=params.dropout,
+        )
+        for i, (a, b) in enumerate(pairwise(widths))
+    )
+
+
+def totals(x: Tensor | NonZeros) -> Tensor:
+    """Sum of each row, `(B,)`."""
+    return x.sum(1) if isinstance(x, Tensor) else x.totals
+
+
+class Encoder(nn.Module):
+    """Features and covariates to the mean and log variance of a Gaussian."""
+
+    def __init__(self, n_vars: int, n_side: int, params: MultigrateParams) -> None:
+        super().__init__()
+        p = params
+        widths = [n_vars, *[p.n_hidden] * p.n_layers, p.n_latent]
+        self.blocks = _blocks(widths, n_side, params, sparse=True)
+        self.mean = nn.Linear(p.n_latent, p.n_latent)
+        self.log_variance = nn.Linear(p.n_latent, p.n_latent)
+
+    def forward(self, x: Tensor | NonZeros, side: Tensor | None) -> tuple[Tensor, Tensor]:
+        """`(B, p)` to two tensors `(B, d)`."""
+        first, *others = self.blocks
+        h: Tensor = first(x, side)
+        for block in others:
+            h = block(h)
+        return self.mean(h), self.log_variance(h).clamp(-LOG_VARIANCE, LOG_VARIANCE)
+
+
+class Decoder(nn.Module):
+    """Latent and covariates to the parameters of a likelihood."""
+
+    def __init__(
+        self, n_vars: int, n_side: int, likelihood: str, n_groups: int, params: MultigrateParams
+    ) -> None:
+        super().__init__()
+        p = params
+        widths = [p.n_latent, *[p.n_hidden] * (p.n_layers + 1)]
+        self.likelihood = likelihood
+        self.blocks = _blocks(widths, n_side, params)
+        self.head = nn.Linear(p.n_hidden, n_vars)
+        self.zeros = nn.Linear(p.n_hidden, n_vars) if likelihood in {"zinb", "ziln"} else None
+        # log inverse dispersion of counts, or log standard deviation of logs
+        self.log_scale: nn.Parameter | None = None
+        if likelihood in {"nb", "zinb", "ziln"}:
+            start = torch.zeros(1, n_vars) if likelihood == "ziln" else torch.randn(n_groups, n_vars)
+            self.log_scale = nn.Parameter(start)
+
+    def forward(self, z: Tensor, side: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """`(B, d)` to the head's output and the logit of an extra zero, `(B, p)`."""
+        for i, block in enumerate(self.blocks):
+            z = block(z, side if i == 0 else None)
+        return self.head(z), None if self.zeros is None else self.zeros(z)
+
+    def loss(
+        self,
+        x: Tensor | NonZeros,
+        output: tuple[Tensor, Tensor | None],
+        group: Tensor | None,
+        weight: Tensor,
+    ) -> Tensor:
+        """Negative log-likelihood summed over features, and by weight over cells."""
+        head, zeros = output
+        if self.likelihood in COUNT_LIKELIHOODS:
+            library = torch.log(totals(x).clamp_min(1))
+            if self.likelihood == "poisson":
+                return poisson_loss(x, head, library, weight)
+            return negative_binomial_loss(x, head, self._scale(group), library, zeros, weight)
+        x = x if isinstance(x, Tensor) else x.dense
+        if self.likelihood == "normal":  # with variance 1/2 and without its constant: the squared error
+            return weight @ (head - x).square().sum(1)
+        if self.likelihood == "bernoulli":
+            return -weight @ bernoulli((x > 0).to(head.dtype), head).sum(1)
+        if zeros is None:
+            raise ValueError(f"no likelihood '{self.likelihood}'")
+        return -weight @ zero_inflated_log_normal(x, head, self._scale(None), zeros).sum(1)
+
+    def _scale(self, group: Tensor | None) -> Tensor:
+        if self.log_scale is None:
+            raise ValueError(f"{self.likelihood} has no scale")
+        if group is None or len(self.log_scale) == 1:
+            return self.log_scale.mean(0)
+        return self.log_scale[group]
+
+    def expected(self, output: tuple[Tensor, Tensor | None], library: Tensor) -> Tensor:
+        """Mean of the likelihood, `(B, p)`."""
+        head, zeros = output
+        if self.likelihood == "normal":
+            return head
+        if self.likelihood == "bernoulli":
+            return torch.sigmoid(head)
+        if self.likelihood == "ziln":
+            mean = torch.exp(head + 0.5 * torch.exp(2 * self._scale(None)))
+        else:
+            mean = torch.softmax(head, 1) * library.unsqueeze(1)
+        return mean if zeros is None else mean * torch.sigmoid(-zeros)

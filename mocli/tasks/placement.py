@@ -1,0 +1,65 @@
+"""Where cells lie: a place for every row of a modality, or one for every cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mocli.data.bundle import MultiOmics
+    from mocli.types import FloatArray, IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class Latent:
+    """Latents of an integration.
+
+    Attributes
+    ----------
+    by_modality
+        `(n_obs, d)` for each, rows in file order.
+    joint
+        `(n_cells, d)` where everything measured of a cell gives one place; `by_modality`
+        then repeats it.
+    """
+
+    by_modality: Mapping[str, FloatArray]
+    joint: FloatArray | None = None
+
+    @classmethod
+    def of_cells(cls, joint: FloatArray, bundle: MultiOmics) -> Latent:
+        """Give every row of a modality the place of its cell."""
+        return cls({name: joint[bundle.cells_of(name)] for name in bundle.modalities}, joint)
+
+    def groups(self, bundle: MultiOmics) -> dict[str, Group]:
+        """Return the groups of cells whose mixing means something.
+
+        Modalities, where each has places of its own; where a cell has one place, cells by what
+        was measured of them (`rna+atac`, `rna`).
+        """
+        if self.joint is None:
+            return {name: Group(z, bundle.cells_of(name)) for name, z in self.by_modality.items()}
+        return {name: Group(self.joint[cells], cells) for name, cells in measured_together(bundle).items()}
+
+
+class Group(NamedTuple):
+    """Places `(n, d)` and the cells they are of, `(n,)`."""
+
+    z: FloatArray
+    cells: IntArray
+
+
+def measured_together(bundle: MultiOmics) -> dict[str, IntArray]:
+    """Return cells by the modalities they have; sets of more modalities come first."""
+    patterns = bundle.patterns()
+    names = list(bundle.modalities)
+    found = []
+    for pattern in np.unique(patterns):
+        having = [name for m, name in enumerate(names) if pattern >> m & 1]
+        found.append((len(having), "+".join(having), np.flatnonzero(patterns == pattern)))
+    found.sort(key=lambda entry: -entry[0])
+    return {name: cells for _, name, cells in found}

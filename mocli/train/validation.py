@@ -1,0 +1,113 @@
+"""Cells held out of training: when to stop, and which weights to leave with."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mocli.errors import NumericalError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from mocli.data.batches import Source
+    from mocli.models.base import Model, Phase, Validation
+    from mocli.types import IntArray
+
+
+def split(n_cells: int, validation: Validation, seed: int) -> tuple[IntArray, IntArray]:
+    """Return the cells to train on and those held out, each ascending; the same for the same seed."""
+    order = torch.randperm(n_cells, generator=torch.Generator().manual_seed(seed)).numpy()
+    n = validation.n_held_out(n_cells)
+    held_out, kept = order[:n], order[n:]
+    held_out.sort()
+    kept.sort()
+    return kept, held_out
+
+
+class Watch:
+    """The loss of held-out cells over the steps of a phase, and the weights where it was least.
+
+    Parameters
+    ----------
+    source
+        What the training cells are cut from too.
+    cells
+        Held out.
+    """
+
+    def __init__(self, model: Model, source: Source, phase: Phase, cells: IntArray) -> None:
+        if phase.validation is None:
+            raise ValueError("this phase holds no cells out")
+        self.model, self.source, self.phase, self.settings = model, source, phase, phase.validation
+        self.cells = torch.from_numpy(cells)
+        self.steps: list[int] = []
+        self.values: list[float] = []
+        self._best: dict[str, Tensor] = {}
+
+    @property
+    def best(self) -> int:
+        """Number of the look that was best."""
+        return min(range(len(self.values)), key=self.values.__getitem__)
+
+    @property
+    def over(self) -> bool:
+        """Whether the last looks have not been better."""
+        return bool(self.values) and len(self.values) - 1 - self.best >= self.settings.patience
+
+    def look(self, step: int) -> None:
+        """Measure, and keep the weights if none were better; raises `NumericalError` if not finite."""
+        value = self._measure(step)
+        if not math.isfinite(value):
+            raise NumericalError(
+                "the loss of held-out cells is not finite",
+                term="validation",
+                step=step,
+                hint="lower --lr, or look for extreme values in the input",
+            )
+        self.steps.append(step)
+        self.values.append(value)
+        if self.best == len(self.values) - 1:
+            self._best = {k: v.detach().clone() for k, v in self.model.module.state_dict().items()}
+
+    def due(self, step: int) -> bool:
+        """Whether it is time for a look after so many steps."""
+        return step % self.settings.every == 0 and (not self.steps or self.steps[-1] != step)
+
+    def restore_best(self) -> int:
+        """Put the best weights back; returns their step."""
+        self.model.module.load_state_dict(self._best)
+        return self.steps[self.best]
+
+    def _measure(self, step: int) -> float:
+        module, total = self.model.module, 0.0
+        module.eval()
+        with torch.no_grad():
+            for cells in torch.split(self.cells, self.phase.sampling.batch_size):
+                prepared = self.model.prepare(self.source.take_cells(cells, step))
+                for group in self.phase.groups:
+                    terms = self.model.losses(prepared, group.name).terms
+                    weighted = [w * terms[k].item() for k, w in self.settings.weights.items() if k in terms]
+                    total += len(cells) / len(self.cells) * sum(weighted)
+        module.train()
+        return total
+
+    def curve(self) -> dict[str, list[float]]:
+        """Return the looks as a curve of the history."""
+        return {"step": [float(s) for s in self.steps], "value": list(self.values)}
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return what a checkpoint keeps."""
+        return {"steps": self.steps, "values": self.values}, {f"best/{k}": v for k, v in self._best.items()}
+
+    def restore(self, meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Put `state` back."""
+        self.steps, self.values = list(meta["steps"]), list(meta["values"])
+        device = self.source.device
+        self._best = {
+            k.removeprefix("best/"): v.to(device) for k, v in tensors.items() if k.startswith("best/")
+        }

@@ -1,0 +1,232 @@
+"""Integration with one place for every cell: paired, mosaic and trimodal files, covariates, likelihoods."""
+
+import json
+
+import anndata as ad
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+import mocli
+from mocli.data.batches import Source
+from mocli.errors import InputError, UsageError
+from mocli.report.schema import validate
+from mocli.tasks.saved import load_model
+
+SMALL = {"n_hidden": 16, "n_latent": 4, "batch_size": 32}
+CELLS = [f"c{i}" for i in range(90)]
+P = {"rna": 60, "atac": 80, "prot": 10}
+
+
+def measure(path, name, cells, *, seed, scale=1.0, **obs):
+    """Counts of some of the cells, in an order of their own; three types."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(cells))
+    cells = [cells[i] for i in order]
+    kind = np.array([int(c[1:]) % 3 for c in cells])
+    rate = rng.gamma(0.4, 1.0, size=(3, P[name])) * scale
+    x = sparse.csr_matrix(rng.poisson(rate[kind]).astype(np.float32))
+    table = pd.DataFrame({"cell_type": [f"t{k}" for k in kind]}, index=cells)
+    for key, values in obs.items():
+        table[key] = [values[int(c[1:])] for c in cells]
+    var = pd.DataFrame(index=[f"{name}{j}" for j in range(P[name])])
+    data = ad.AnnData(X=x, obs=table, var=var)
+    data.layers["log"] = x.log1p()
+    data.write_h5ad(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("joint")
+    obs = {
+        "batch": [f"b{i % 2}" for i in range(90)],
+        "donor": [f"d{i % 4}" for i in range(90)],
+        "age": [20.0 + i % 7 for i in range(90)],
+        "gap": [np.nan if i == 5 else 1.0 * i for i in range(90)],
+        "way": ["left" if i < 30 else "both" if i < 60 else "right" for i in range(90)],
+    }
+    measure(folder / "rna.h5ad", "rna", CELLS, seed=1, **obs)
+    measure(folder / "prot.h5ad", "prot", CELLS, seed=2, scale=20, **obs)
+    measure(folder / "atac.h5ad", "atac", CELLS, seed=3, scale=0.3, **obs)
+    measure(folder / "rna60.h5ad", "rna", CELLS[:60], seed=1, **obs)
+    measure(folder / "atac60.h5ad", "atac", CELLS[30:], seed=3, scale=0.3, **obs)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path):
+    def integrate(*inputs, params=None, **options):
+        defaults = {"max_steps": 12, "html": False, "threads": 1, "device": "cpu", "label_key": "cell_type"}
+        merged = {**defaults, **options}
+        merged.setdefault("output", tmp_path / "out.h5mu")
+        return mocli.integrate(list(inputs), params={**SMALL, **(params or {})}, **merged)
+
+    return integrate
+
+
+def latents(path, *names):
+    with h5py.File(path) as h5:
+        found = {"whole": h5["obsm/X_multigrate"][()]}
+        for name in names:
+            found[name] = h5[f"mod/{name}/obsm/X_multigrate"][()]
+        cells = {"whole": h5["obs/_index"].asstr()[()]}
+        for name in names:
+            group = h5[f"mod/{name}/obs"]
+            cells[name] = group[group.attrs["_index"]].asstr()[()]
+    return {k: pd.DataFrame(v, index=cells[k]) for k, v in found.items()}
+
+
+def test_paired_cells_have_one_place_that_the_report_scores_as_such(run, files, tmp_path):
+    result = run(files / "rna.h5ad", files / "prot.h5ad", batch_key="batch", html=True)
+    report = json.loads((tmp_path / "out.report.json").read_text())
+    validate(report)
+    assert report["model"]["name"] == "multigrate"
+    assert "paired" in report["model"]["reason"]
+    assert [(i["transform"], i["likelihood"]) for i in report["inputs"]] == [
+        ("counts", "nb"),
+        ("clr", "normal"),
+    ]
+    z = latents(result.output, "rna", "prot")
+    assert z["whole"].shape == (90, 4)
+    assert np.isfinite(z["whole"].to_numpy()).all()
+    for name in ("rna", "prot"):
+        pd.testing.assert_frame_equal(z[name], z["whole"].loc[z[name].index])
+    # a distance between partners that are one point is no measure
+    assert set(report["metrics"]) == {"silhouette", "silhouette_batch", "kbet_batch"}
+    assert set(report["baselines"]) == {"principal_components"}
+    assert set(report["baselines"]["principal_components"]["metrics"]) == set(report["metrics"])
+    assert report["training"]["phases"][0]["best_step"]
+    assert report["training"]["history"]["join"]["validation"]["value"]
+    assert report["model"]["params"]["weight_kl"] == 0.1
+    assert "Multigrate" in (tmp_path / "out.report.html").read_text()
+
+
+def test_a_mosaic_says_how_cells_mix_by_what_was_measured(run, files, tmp_path):
+    result = run(files / "rna60.h5ad", files / "atac60.h5ad")
+    report = result.report
+    assert "mosaic" in report["model"]["reason"]
+    assert [i["likelihood"] for i in report["inputs"]] == ["nb", "poisson"]
+    named = {key.split("[")[0] for key in report["metrics"]}
+    assert {"mixing", "kbet", "silhouette", "silhouette_modality", "label_transfer"} == named
+    assert "label_transfer[rna->atac]" in report["metrics"]
+    assert "label_transfer[rna+atac->rna]" in report["metrics"]
+    z = latents(result.output, "rna", "atac")
+    assert z["whole"].shape == (90, 4)
+    for name in ("rna", "atac"):
+        pd.testing.assert_frame_equal(z[name], z["whole"].loc[z[name].index])
+    assert report["model"]["params"]["weight_kl"] is not None
+    # rows of modalities that were not measured do not count as drawn
+    assert report["training"]["cells_drawn"] == pytest.approx(12 * 32 * 120 / 90, rel=0.01)
+
+
+def test_three_modalities_and_the_same_bytes_twice(run, files, tmp_path):
+    inputs = [files / "rna.h5ad", files / "prot.h5ad", files / "atac60.h5ad"]
+    digests = [
+        run(*inputs, output=tmp_path / f"{i}.h5mu").report["determinism"]["latent_sha256"] for i in range(2)
+    ]
+    assert digests[0] == digests[1]
+    other = run(*inputs, output=tmp_path / "other.h5mu", seed=1)
+    assert other.report["determinism"]["latent_sha256"] != digests[0]
+    assert "label_transfer[rna+prot+atac->rna+prot]" in other.report["metrics"]
+
+
+def test_covariates_of_both_sorts_reach_the_model(run, files, tmp_path):
+    result = run(
+        files / "rna.h5ad",
+        files / "prot.h5ad",
+        batch_key="batch",
+        covariate=["donor"],
+        continuous=["age"],
+    )
+    saved = load_model(tmp_path / "out.model").model
+    assert {k: len(v) for k, v in saved.shape.levels.items()} == {"batch": 2, "donor": 4}
+    assert saved.shape.continuous == ("age",)
+    ages = np.array([20.0 + i % 7 for i in range(90)])
+    response = saved.module.covariates.response
+    assert float(response.mean) == pytest.approx(ages.mean())
+    assert float(response.sd) == pytest.approx(ages.std(), rel=1e-6)
+    assert result.report["status"] == "ok"
+
+
+def test_a_covariate_that_is_no_number_is_named_with_its_cell(run, files):
+    with pytest.raises(InputError) as error:
+        run(files / "rna.h5ad", files / "prot.h5ad", continuous=["gap"])
+    assert error.value.field == "obs['gap']"
+    assert "1 of 90" in error.value.found
+    assert "'c5'" in error.value.found
+    with pytest.raises(InputError):
+        run(files / "rna.h5ad", files / "prot.h5ad", continuous=["donor"])
+    with pytest.raises(InputError, match="donr"):
+        run(files / "rna.h5ad", files / "prot.h5ad", covariate=["donr"])
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"likelihood": {"rna": "zinb"}}, [("counts", "zinb"), ("clr", "normal")]),
+        ({"likelihood": {"prot": "nb"}}, [("counts", "nb"), ("counts", "nb")]),
+        ({"layer": {"rna": "log"}}, [("identity", "normal"), ("clr", "normal")]),
+        ({"transform": {"rna": "lognorm"}}, [("lognorm", "normal"), ("clr", "normal")]),
+        ({"transform": {"prot": "arcsinh"}, "hvg": {"rna": 20}}, [("counts", "nb"), ("arcsinh", "normal")]),
+    ],
+)
+def test_what_values_are_taken_for(run, files, options, expected):
+    report = run(files / "rna.h5ad", files / "prot.h5ad", max_steps=3, **options).report
+    assert [(i["transform"], i["likelihood"]) for i in report["inputs"]] == expected
+
+
+def test_likelihoods_that_do_not_fit_are_refused_with_what_would(run, files):
+    two = (files / "rna.h5ad", files / "prot.h5ad")
+    with pytest.raises(UsageError, match="no value for --likelihood"):
+        run(*two, likelihood={"rna": "binomial"})
+    with pytest.raises(UsageError, match="does not take rna values for ziln") as error:
+        run(*two, likelihood={"rna": "ziln"})
+    assert "zinb" in error.value.expected
+    with pytest.raises(InputError, match="needs counts") as error:
+        run(*two, likelihood={"rna": "nb"}, layer={"rna": "log"})
+    assert "--layer rna=X" in error.value.hint
+    with pytest.raises(UsageError, match="not for values after lognorm"):
+        run(*two, likelihood={"rna": "nb"}, transform={"rna": "lognorm"})
+    with pytest.raises(UsageError, match="among the inputs"):
+        run(*two, likelihood={"rnaa": "nb"})
+    with pytest.raises(UsageError) as error:
+        run(*two, model="scmodal", links=[], likelihood={"rna": "nb"})
+    assert error.value.exit_code == 2
+
+
+def test_what_changes_nothing_is_said(run, files, tmp_path):
+    (tmp_path / "l.tsv").write_text("rna\tprot\nrna1\tprot1\n")
+    report = run(files / "rna.h5ad", files / "prot.h5ad", links=[tmp_path / "l.tsv"], max_steps=3).report
+    assert any("--links changes nothing" in w for w in report["warnings"])
+    assert report["links"] == []
+
+
+def test_batches_that_were_each_measured_in_one_way_are_told(run, files):
+    inputs = (files / "rna60.h5ad", files / "atac60.h5ad")
+    report = run(*inputs, batch_key="way", max_steps=3).report
+    assert any("in one way only" in w for w in report["warnings"])
+    report = run(*inputs, batch_key="batch", max_steps=3, force=True).report
+    assert not any("in one way only" in w for w in report["warnings"])
+
+
+def test_a_saved_model_encodes_new_cells_as_it_did(run, files, tmp_path):
+    run(files / "rna60.h5ad", files / "atac60.h5ad", batch_key="batch")
+    saved = load_model(tmp_path / "out.model")
+    z = latents(tmp_path / "out.h5mu")["whole"]
+    from mocli.tasks.options import DataOptions, TrainOptions
+    from mocli.tasks.prepare import load, plan
+    from mocli.types import Task
+
+    data = DataOptions([str(files / "rna60.h5ad"), str(files / "atac60.h5ad")], batch_key="batch")
+    made = plan(data, TrainOptions(), Task.INTEGRATE, lambda _: None)
+    quiet = {"say": lambda _: None, "warn": lambda _: None}
+    bundle = load(made, saved.model.params, seed=0, **quiet).bundle
+    import torch
+
+    with torch.inference_mode():
+        batch = Source(bundle, "cpu").take_cells(torch.arange(bundle.n_cells), 0)
+        again = saved.model.encode_cells(batch).numpy()
+    np.testing.assert_array_equal(again, z.loc[list(bundle.obs_names)].to_numpy())
