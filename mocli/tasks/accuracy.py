@@ -44,12 +44,15 @@ class Evaluation:
     coverage
         Share of cells inside intervals that were fitted on the other cells,
         `(n_vars,)`; NaN for features not measured.
+    coverage_present
+        The same among values that are not zero; NaN where none is.
     """
 
     accuracy: FeatureAccuracy
     baselines: Mapping[str, FeatureAccuracy]
     intervals: Conformal
     coverage: DoubleArray
+    coverage_present: DoubleArray
     n_cells: int
 
 
@@ -79,6 +82,7 @@ def evaluate(
     beside: dict[str, list[FeatureAccuracy]] = {name: [] for name in baselines}
     intervals: list[Conformal] = []
     covered: list[DoubleArray] = []
+    present: list[DoubleArray] = []
     for span in chunks(n_vars, COLUMNS):
         columns = np.arange(span.start, span.stop)
         y, x = measured(columns), predicted(columns)
@@ -86,18 +90,24 @@ def evaluate(
         for name, predict in baselines.items():
             beside[name].append(accuracy(predict(columns), y))
         intervals.append(conformal.fit(x, y, coverage=coverage, floor=floor))
-        inside = np.zeros(len(columns))
+        inside = np.zeros(y.shape, dtype=bool)
         for fold in folds:
             rest = np.setdiff1d(order, fold, assume_unique=True)
             fitted = conformal.fit(x[rest], y[rest], coverage=coverage, floor=floor)
             lower, upper = fitted.interval(x[fold])
-            inside += ((y[fold] >= lower) & (y[fold] <= upper)).sum(0)
-        covered.append(np.where(np.isfinite(y).all(0), inside / n_cells, np.nan))
+            inside[fold] = (y[fold] >= lower) & (y[fold] <= upper)
+        known = np.isfinite(y).all(0)
+        covered.append(np.where(known, inside.mean(0), np.nan))
+        there = (y != 0) & known
+        share = np.full(len(columns), np.nan)
+        np.divide((inside & there).sum(0), there.sum(0), out=share, where=there.any(0))
+        present.append(share)
     return Evaluation(
         accuracy=joined(parts),
         baselines={name: joined(of) for name, of in beside.items()},
         intervals=conformal.join(intervals),
         coverage=np.concatenate(covered),
+        coverage_present=np.concatenate(present),
         n_cells=n_cells,
     )
 

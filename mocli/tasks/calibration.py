@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +13,10 @@ from mocli.metrics.conformal import Conformal
 from mocli.metrics.imputation import FeatureAccuracy
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
+
+    from mocli.types import FloatArray
 
 CALIBRATION = "calibration.safetensors"
 
@@ -37,6 +39,39 @@ class Calibration:
     intervals: Conformal
     basis: str
     accuracy: FeatureAccuracy | None = None
+
+
+def fitting(
+    kept: Mapping[Key, Calibration],
+    key: Key,
+    *,
+    coverage: float,
+    moments: tuple[FloatArray, FloatArray],
+    warn: Callable[[str], None],
+) -> Calibration | None:
+    """Return the calibration of a translation, on `scaled` made from that on `log` if need be.
+
+    Parameters
+    ----------
+    moments
+        Mean and deviation of the target's features on the scale `log`, `(n_vars,)` each.
+    """
+    source, target, scale = key
+    found = kept.get(key)
+    logged = kept.get((source, target, "log"))
+    if found is None and scale == "scaled" and logged is not None:
+        mean, deviation = moments
+        unit = np.where(deviation > 0, deviation, 1).astype(np.float32)
+        own = logged.intervals
+        floor = None if own.floor is None else (own.floor - mean) / unit
+        offsets = replace(own, lower=own.lower / unit, upper=own.upper / unit, floor=floor)
+        found = Calibration(offsets, logged.basis, logged.accuracy)
+    if found is not None and found.intervals.coverage != coverage:
+        warn(
+            f"the model's intervals are for a coverage of {found.intervals.coverage:g}, not {coverage:g}; "
+            "they are written as they are"
+        )
+    return found
 
 
 def save_calibrations(folder: Path, calibrations: Mapping[Key, Calibration]) -> None:

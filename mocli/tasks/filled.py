@@ -224,6 +224,17 @@ def report_figures(work: Imputation) -> None:
         "sentence": f"Should be about {asked:g}; above it the intervals are wider than needed, as where most "
         "values are zero.",
     }
+    present = found.coverage_present[columns]
+    if np.isfinite(present).any() and work.asked.scale != "scaled":
+        run.report.metrics[f"interval_coverage_nonzero[{direction}]"] = {
+            "value": float(np.nanmean(present)),
+            "better": None,
+            "range": [0.0, 1.0],
+            "n": found.n_cells,
+            "title": f"Coverage of {asked:.0%} intervals among values that are not zero",
+            "definition": "As the coverage of intervals, over the measured values that are not zero.",
+            "sentence": "Where most values are zero, intervals may hold all zeros and fewer of the others.",
+        }
     for key, entry in run.report.metrics.items():
         if entry["value"] is not None:
             beside = "".join(

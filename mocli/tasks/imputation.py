@@ -13,7 +13,7 @@ from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.metrics import conformal
 from mocli.nn.neighbors import chunks
 from mocli.tasks import accuracy
-from mocli.tasks.calibration import Calibration, load_calibrations, save_calibrations
+from mocli.tasks.calibration import Calibration, fitting, load_calibrations, save_calibrations
 from mocli.tasks.direction import Direction, direction_of_inputs, direction_of_model, genes_from_peaks
 from mocli.tasks.holdout import without
 from mocli.tasks.pairing import relate
@@ -110,6 +110,8 @@ class Imputation:
                 kinds = {name: ModalityKind(m["kind"]) for name, m in saved.modalities.items()}
                 asked = genes_from_peaks(asked, kinds)
             run.say(f"model: {saved.description['model']} from {asked.from_model}")
+            if request.of_training:
+                run.warn(f"the model is trained already: {', '.join(request.of_training)} change nothing")
             source, target = direction_of_model(asked, saved, files)
         by_name = {f.name: f for f in files}
         if asked.from_model is None:
@@ -213,7 +215,13 @@ class Imputation:
         if self.trained is not None:
             save_calibrations(self.run.paths.model, kept)
             self.run.add_output(self.run.paths.model, MODEL)
-        self.calibration = self._fitting(kept.get((self.source, self.target, self.asked.scale)))
+        self.calibration = fitting(
+            kept,
+            (self.source, self.target, self.asked.scale),
+            coverage=self.asked.coverage,
+            moments=self.readout.moments("log"),
+            warn=self.run.warn,
+        )
         if self.calibration is None:
             self.run.warn(
                 f"no prediction intervals for {self.source} -> {self.target} on the scale "
@@ -222,15 +230,6 @@ class Imputation:
             )
         else:
             self.run.say(f"intervals: {self.calibration.basis}")
-
-    def _fitting(self, kept: Calibration | None) -> Calibration | None:
-        if kept is None or kept.intervals.coverage == self.asked.coverage:
-            return kept
-        self.run.warn(
-            f"the model's intervals are for a coverage of {kept.intervals.coverage:g}, "
-            f"not {self.asked.coverage:g}; they are written as they are"
-        )
-        return kept
 
     def _evaluate(self, scale: str) -> Evaluation:
         assert self.target_file is not None

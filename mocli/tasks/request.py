@@ -25,6 +25,21 @@ class Request:
     run: RunOptions
     output: OutputOptions
 
+    @property
+    def of_training(self) -> list[str]:
+        """Options given that matter to training alone."""
+        train, data = self.train, self.data
+        given = {
+            "--links": data.links,
+            "--hvg": data.hvg,
+            "--transform": data.transform,
+            "--model": train.model != "auto",
+            "--preset": train.preset != "auto",
+            "--max-steps": train.max_steps,
+            "--set": train.params,
+        }
+        return [option for option, value in given.items() if value]
+
 
 @dataclass(frozen=True)
 class Result:

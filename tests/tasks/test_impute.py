@@ -268,9 +268,15 @@ def test_scales_say_the_same_in_other_units(query, unpaired_run):
     # means of counts at the median depth: about as deep as the training cells
     assert np.median(counts.X.sum(1)) == pytest.approx(saved.readouts["prot"].depth, rel=0.1)
     assert "lower" in counts.layers
-    # no interval was calibrated on this scale, which is said
-    assert "lower" not in scaled.layers
-    assert any("no prediction intervals" in w and "'scaled'" in w for w in result.report["warnings"])
+    # intervals calibrated on the log scale, in the other unit
+    for end in ("lower", "upper"):
+        np.testing.assert_allclose(
+            scaled.layers[end], (log.layers[end] - mean) / deviation, rtol=5e-3, atol=2e-2
+        )
+    assert not any("no prediction intervals" in w for w in result.report["warnings"])
+    # what matters to training alone is said to change nothing
+    result, _ = query(max_steps=5)
+    assert any("--max-steps change nothing" in w for w in result.report["warnings"])
 
 
 def test_another_coverage_than_the_models_is_said(query):
