@@ -63,7 +63,7 @@ def _problem(
 
 
 def _what_would_help(problems: dict[str, str | None]) -> str:
-    if all(problem and "got 1" in problem for problem in problems.values()):
+    if any(problem and "got 1" in problem for problem in problems.values()):
         return "give the other modality as well: a second file, or an h5mu that holds both"
     if any(problem and "--links" in problem for problem in problems.values()):
         return "give a feature-link table with --links"

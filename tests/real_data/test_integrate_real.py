@@ -35,8 +35,8 @@ def integrate(tmp_path):
         assert report["status"] == "ok"
         with h5py.File(result.output) as h5:
             for entry in report["inputs"]:
-                z = h5[f"mod/{entry['modality']}/obsm/X_scmodal"][()]
-                assert z.shape == (entry["n_obs"], 20)
+                z = h5[f"mod/{entry['modality']}/obsm/X_{report['model']['name']}"][()]
+                assert z.shape == (entry["n_obs"], report["model"]["params"]["n_latent"])
                 assert np.isfinite(z).all()
         return report
 
