@@ -305,7 +305,7 @@ class OutputOptions:
             "-o",
             panel=OUTPUT,
             metavar="FILE",
-            help="Result, .h5mu; names all other files",
+            help="Result; names all other files",
         ),
     ] = None
     html: Annotated[bool, option("--html/--no-html", panel=OUTPUT, help="Write OUT.report.html")] = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,10 @@ def fitting(
         own = logged.intervals
         floor = None if own.floor is None else (own.floor - mean) / unit
         offsets = replace(own, lower=own.lower / unit, upper=own.upper / unit, floor=floor)
-        found = Calibration(offsets, logged.basis, logged.accuracy)
+        accuracy = logged.accuracy
+        if accuracy is not None:
+            accuracy = replace(accuracy, rmse=accuracy.rmse / unit, mae=accuracy.mae / unit)
+        found = Calibration(offsets, logged.basis, accuracy)
     if found is not None and found.intervals.coverage != coverage:
         warn(
             f"the model's intervals are for a coverage of {found.intervals.coverage:g}, not {coverage:g}; "
@@ -93,6 +97,10 @@ def save_calibrations(folder: Path, calibrations: Mapping[Key, Calibration]) -> 
             temporary,
             metadata={"mocli": json.dumps(facts, sort_keys=True)},
         )
+        # safetensors lets nobody else read its files, whatever the user's umask
+        beside = folder / "model.json"
+        if beside.exists():
+            shutil.copymode(beside, temporary)
         temporary.replace(folder / CALIBRATION)
     finally:
         temporary.unlink(missing_ok=True)

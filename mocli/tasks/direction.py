@@ -5,17 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from mocli.data.featureindex import Features, features_of
-from mocli.errors import UsageError, did_you_mean
-from mocli.tasks.projection import check_modality, find_modality
+from mocli.data.io import sha256
+from mocli.errors import InputError, UsageError, did_you_mean
+from mocli.models.registry import available, traits_of
+from mocli.tasks.prepare import known_pairs
+from mocli.tasks.projection import align, check_modality, find_modality
 from mocli.types import ModalityKind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from mocli.data.modality import ModalityFile
     from mocli.tasks.impute import ImputeOptions
+    from mocli.tasks.pairing import Relation
     from mocli.tasks.saved import SavedModel
+    from mocli.types import BoolArray, IntArray, Task
 
 
 MIN_TRAINED = 2
@@ -148,3 +155,104 @@ def _chosen(asked: ImputeOptions, names: Sequence[str]) -> tuple[str, str]:
             hint=f"for example --from {names[0]} --to {names[-1]}",
         )
     return source, target
+
+
+def columns_of(features: Sequence[str], names: Sequence[str], target: str) -> IntArray:
+    """Return which of the names are asked for, in the order asked; all where none is.
+
+    Raises
+    ------
+    InputError
+        A feature that the target does not have.
+    """
+    where = {name: i for i, name in enumerate(names)}
+    unknown = [name for name in features if name not in where]
+    if unknown:
+        raise InputError(
+            f"{len(unknown):,} of the features asked for are not among those of '{target}'",
+            field="--features",
+            found=", ".join(unknown[:5]),
+            hint=_like(unknown[0], names),
+        )
+    chosen = [where[name] for name in dict.fromkeys(features)] if features else range(len(names))
+    return np.array(chosen, dtype=np.int64)
+
+
+def _like(name: str, names: Sequence[str]) -> str:
+    holding = [n for n in names if name.casefold() in n.casefold()][:3]
+    if holding:
+        return "did you mean " + " or ".join(repr(n) for n in holding) + "?"
+    return did_you_mean(name, names, "features")
+
+
+def shared_cells(
+    files: Sequence[ModalityFile],
+    relation: Relation | None,
+    pair_key: str | None,
+    source: ModalityFile,
+    target: ModalityFile | None,
+) -> IntArray:
+    """Return rows of the same cell in source and target, `(n, 2)`."""
+    none = np.zeros((0, 2), dtype=np.int64)
+    if relation is None or target is None or source is target:
+        return none
+    pairs = known_pairs(files, relation, pair_key)
+    if (source.name, target.name) in pairs:
+        return pairs[source.name, target.name]
+    if (target.name, source.name) in pairs:
+        return pairs[target.name, source.name][:, ::-1]
+    return none
+
+
+def rows_lacking(
+    source: str, target: str, n: int, pairs: IntArray, checked: IntArray, asked: ImputeOptions
+) -> BoolArray:
+    """Return which of n cells lack the target, those hidden for a comparison among them.
+
+    Raises
+    ------
+    UsageError
+        None does, and only such cells are asked for.
+    """
+    lacks = np.ones(n, dtype=bool)
+    lacks[pairs[:, 0]] = False
+    if asked.evaluate:
+        lacks[pairs[checked, 0]] = True
+    if asked.cells == "missing" and not lacks.any():
+        raise UsageError(
+            f"every cell of {source} has {target} measured, so nothing is missing",
+            field="--cells",
+            hint="impute them all the same with --cells all, or hide and compare some with --evaluate",
+        )
+    return lacks
+
+
+def check_task(model: str, task: Task) -> None:
+    """Raise `UsageError` where a saved model cannot do a task; the message names those that can."""
+    if task not in traits_of(model).tasks:
+        able = [name for name, traits in available().items() if task in traits.tasks]
+        raise UsageError(
+            f"{model} cannot {task}", field="--from-model", hint="these models can: " + ", ".join(able)
+        )
+
+
+def comparable_target(
+    saved: SavedModel,
+    target: str,
+    file: ModalityFile,
+    layers: Mapping[str, str],
+    warn: Callable[[str], None],
+) -> ModalityFile | None:
+    """Return the target's file if its features are the model's, else None with a word."""
+    try:
+        align(saved, target, file, layers=layers, warn=lambda _: None)
+    except InputError as error:
+        warn(f"{error.message}: its values are left aside, and every cell counts as without them")
+        return None
+    return file
+
+
+def seen_in_training(saved: SavedModel, files: Sequence[ModalityFile]) -> bool:
+    """Whether a model was trained on one of these very files."""
+    known = set(saved.description.get("trained_on", []))
+    return bool(known) and any(sha256(path) in known for path in {f.path for f in files})

@@ -26,11 +26,19 @@ if TYPE_CHECKING:
     from mocli.tasks.imputation import Imputation
     from mocli.types import IntArray
 
+SPOKEN_OF = 1_000_000
+"""Values from which the pace of writing is worth a line."""
+
 WORST = 200
 """Features in the report's table, the worst first."""
 
+_LOGGED = {
+    "clr": "as centred log-ratios (CLR)",
+    "arcsinh": "after arcsinh",
+    "identity": "on the scale of the values given",
+}
 _SCALES = {
-    "log": "normalised to the median depth of the training cells and logged (CLR for antibodies)",
+    "log": "normalised to the median depth of the training cells and logged",
     "counts": "expected counts of a cell of the training cells' median depth",
     "scaled": "standardised by the training cells' mean and standard deviation of log values",
 }
@@ -66,7 +74,7 @@ _STATISTICS = {
 
 def deliver(work: Imputation) -> None:
     """Write the file and fill the report."""
-    run, asked = work.run, work.asked
+    run = work.run
     rows, lacks = work.rows_to_fill()
     if work.trained is None:
         describe_inputs(work)
@@ -74,11 +82,12 @@ def deliver(work: Imputation) -> None:
     new = _new_modality(work, rows, lacks, features)
     written = _write(work, new)
     run.report.timing |= {"decode_s": round(written.decode_s, 3), "compress_s": round(written.write_s, 3)}
-    run.say(_pace(written))
+    if written.n_values >= SPOKEN_OF:
+        run.say(_pace(written))
     run.add_output(
         run.paths.output,
         f"{len(rows):,} cells x {len(features):,} {work.target} features imputed from {work.source}, "
-        + _SCALES[asked.scale],
+        + _scale_words(work),
         first=True,
     )
     report_figures(work)
@@ -92,6 +101,11 @@ def deliver(work: Imputation) -> None:
     Checkpoints(run.paths.checkpoints, fingerprint={}, resume="never").remove()
     for record in run.report.outputs:
         run.say(f"wrote {record['path']}: {record['what']}")
+
+
+def _scale_words(work: Imputation) -> str:
+    scale = work.asked.scale
+    return _LOGGED.get(work.readout.transform, _SCALES[scale]) if scale == "log" else _SCALES[scale]
 
 
 def feature_table(work: Imputation) -> pd.DataFrame:

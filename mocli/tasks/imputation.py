@@ -9,23 +9,34 @@ import numpy as np
 
 from mocli.data.batches import dense_rows
 from mocli.data.components import without_averaging
-from mocli.errors import InputError, UsageError, did_you_mean
+from mocli.errors import InputError
 from mocli.metrics import conformal
 from mocli.nn.neighbors import chunks
 from mocli.tasks import accuracy
 from mocli.tasks.calibration import Calibration, fitting, load_calibrations, save_calibrations
-from mocli.tasks.direction import Direction, direction_of_inputs, direction_of_model, genes_from_peaks
+from mocli.tasks.direction import (
+    Direction,
+    check_task,
+    columns_of,
+    comparable_target,
+    direction_of_inputs,
+    direction_of_model,
+    genes_from_peaks,
+    rows_lacking,
+    seen_in_training,
+    shared_cells,
+)
 from mocli.tasks.holdout import without
 from mocli.tasks.pairing import relate
 from mocli.tasks.partners import partners_by_links
-from mocli.tasks.prepare import known_pairs, open_modalities
+from mocli.tasks.prepare import open_modalities
 from mocli.tasks.projection import Aligned, align, find_modality, project
 from mocli.tasks.saved import SavedModel, load_model
 from mocli.tasks.training import Trained, train_model
 from mocli.types import ModalityKind, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from mocli.data.modality import ModalityFile
     from mocli.tasks.accuracy import Evaluation, Predict
@@ -110,6 +121,7 @@ class Imputation:
                 kinds = {name: ModalityKind(m["kind"]) for name, m in saved.modalities.items()}
                 asked = genes_from_peaks(asked, kinds)
             run.say(f"model: {saved.description['model']} from {asked.from_model}")
+            check_task(saved.description["model"], task)
             if request.of_training:
                 run.warn(f"the model is trained already: {', '.join(request.of_training)} change nothing")
             source, target = direction_of_model(asked, saved, files)
@@ -128,7 +140,14 @@ class Imputation:
                     hint=f"name it: {source}=FILE, or choose another with --from",
                 )
             source_file, target_file = found, find_modality(files, target, saved)
-        pairs = _pairs(files, relation, request.data.pair_key, source_file, target_file)
+            if target_file is not None and not asked.evaluate:
+                target_file = comparable_target(saved, target, target_file, request.data.layer, run.warn)
+            if asked.evaluate and seen_in_training(saved, files):
+                run.warn(
+                    "the model was trained on these very files: accuracy and intervals are of cells that it "
+                    "knows, not of new ones; --hold-out while training gives those"
+                )
+        pairs = shared_cells(files, relation, request.data.pair_key, source_file, target_file)
         checked = np.zeros(0, np.int64)
         if asked.from_model is None:
             out = asked.hold_out.choose(
@@ -152,13 +171,7 @@ class Imputation:
         direction = Direction(source, target, source_file, target_file, given)
         # before training: mistakes show in seconds
         columns_of(asked.features, direction.target_names, target)
-        lacks = _lacking(source_file.n_obs, pairs, checked)
-        if asked.cells == "missing" and not lacks.any():
-            raise UsageError(
-                f"every cell of {source} has {target} measured, so nothing is missing",
-                field="--cells",
-                hint="impute them all the same with --cells all, or hide and compare some with --evaluate",
-            )
+        rows_lacking(source, target, source_file.n_obs, pairs, checked, asked)
         chosen = candidates(direction) if candidates else None
         if asked.from_model is None:
             trained = train_model(run, request, task, without(files, out))
@@ -205,7 +218,7 @@ class Imputation:
                 if scale != self.asked.scale and self.trained is None:
                     continue
                 found = self._evaluate(scale)
-                how = "held out of training" if self.trained else "of this file, measured in both"
+                how = "held out of training" if self.trained else "measured in both"
                 basis = f"{found.n_cells:,} cells {how}"
                 kept[self.source, self.target, scale] = Calibration(found.intervals, basis, found.accuracy)
                 if scale == self.asked.scale:
@@ -225,11 +238,20 @@ class Imputation:
         if self.calibration is None:
             self.run.warn(
                 f"no prediction intervals for {self.source} -> {self.target} on the scale "
-                f"'{self.asked.scale}': no cell's true values were at hand; give cells measured in both "
-                "with --evaluate, or train with `mocli impute`"
+                f"'{self.asked.scale}': {self._why_none()}"
+            )
+        elif self.evaluation is None and self.asked.from_model is not None:
+            self.run.warn(
+                f"intervals, and accuracy in var, are those of {self.calibration.basis} when the model was "
+                "trained: they hold for cells like those, less for another study's"
             )
         else:
             self.run.say(f"intervals: {self.calibration.basis}")
+
+    def _why_none(self) -> str:
+        if self.trained is None:
+            return "the model holds none; give cells measured in both with --evaluate"
+        return "too few cells were measured in both, and no links join the two directly"
 
     def _evaluate(self, scale: str) -> Evaluation:
         assert self.target_file is not None
@@ -335,8 +357,9 @@ class Imputation:
 
     def rows_to_fill(self) -> tuple[IntArray, BoolArray]:
         """Rows of the source that are written, and which of them lack the target or had it hidden."""
-        lacks = _lacking(self.source_file.n_obs, self.pairs, self.checked)
-        rows = np.arange(len(lacks)) if self.asked.cells == "all" else np.flatnonzero(lacks)
+        n = self.source_file.n_obs
+        lacks = rows_lacking(self.source, self.target, n, self.pairs, self.checked, self.asked)
+        rows = np.arange(n) if self.asked.cells == "all" else np.flatnonzero(lacks)
         return rows, lacks[rows]
 
     def deliver(self) -> None:
@@ -346,52 +369,5 @@ class Imputation:
         deliver(self)
 
 
-def columns_of(features: Sequence[str], names: Sequence[str], target: str) -> IntArray:
-    """Return which of the names are asked for, in the order asked; all where none is.
-
-    Raises
-    ------
-    InputError
-        A feature that the target does not have.
-    """
-    where = {name: i for i, name in enumerate(names)}
-    unknown = [name for name in features if name not in where]
-    if unknown:
-        raise InputError(
-            f"{len(unknown):,} of the features asked for are not among those of '{target}'",
-            field="--features",
-            found=", ".join(unknown[:5]),
-            hint=did_you_mean(unknown[0], names, "features"),
-        )
-    chosen = [where[name] for name in dict.fromkeys(features)] if features else range(len(names))
-    return np.array(chosen, dtype=np.int64)
-
-
-def _lacking(n: int, pairs: IntArray, checked: IntArray) -> BoolArray:
-    """Which of n cells lack the target; those whose target is hidden count as such."""
-    lacks = np.ones(n, dtype=bool)
-    lacks[pairs[:, 0]] = False
-    lacks[pairs[checked, 0]] = True
-    return lacks
-
-
 def _quiet(_: str) -> None:
     """Say nothing a second time."""
-
-
-def _pairs(
-    files: Sequence[ModalityFile],
-    relation: Relation | None,
-    pair_key: str | None,
-    source: ModalityFile,
-    target: ModalityFile | None,
-) -> IntArray:
-    none = np.zeros((0, 2), dtype=np.int64)
-    if relation is None or target is None or source is target:
-        return none
-    pairs = known_pairs(files, relation, pair_key)
-    if (source.name, target.name) in pairs:
-        return pairs[source.name, target.name]
-    if (target.name, source.name) in pairs:
-        return pairs[target.name, source.name][:, ::-1]
-    return none

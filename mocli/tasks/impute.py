@@ -141,17 +141,35 @@ def _results(paths: Paths, asked: ImputeOptions) -> list[Path]:
 
 
 def _dry_run(request: Request, asked: ImputeOptions, paths: Paths) -> Result:
+    import numpy as np
+
+    from mocli.tasks.direction import columns_of, direction_of_inputs, rows_lacking, shared_cells
+    from mocli.tasks.pairing import relate
     from mocli.tasks.prepare import plan
 
     lines: list[str] = []
     paths.check(force=request.output.force)
+    opened = open_modalities(request.data)
     if asked.from_model is None:
-        made = plan(request.data, request.train, Task.IMPUTE, lines.append)
+        source, target = direction_of_inputs(asked, [f.name for f in opened])
+        by_name = {f.name: f for f in opened}
+        columns_of(asked.features, list(map(str, by_name[target].var.index)), target)
+        relation = relate([f.obs.index for f in opened], request.data.pairing)
+        pairs = shared_cells(opened, relation, request.data.pair_key, by_name[source], by_name[target])
+        out = asked.hold_out.choose(
+            opened, pairs if len(pairs) else None, source, target, seed=request.run.seed
+        )
+        checked = np.flatnonzero(out[source][pairs[:, 0]])
+        rows_lacking(source, target, by_name[source].n_obs, pairs, checked, asked)
+        lines.append(f"imputes {target} from {source}")
+        lines.extend(
+            f"keeps {int(o.sum()):,} cells of {name} out of training" for name, o in out.items() if o.any()
+        )
+        made = plan(request.data, request.train, Task.IMPUTE, lines.append, files=opened)
         lines.extend(f"warning: {w}" for w in made.warnings)
     else:
         lines.extend(
-            f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features from {f.path}"
-            for f in open_modalities(request.data)
+            f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features from {f.path}" for f in opened
         )
         lines.append(f"model: {asked.from_model}")
     files = _results(paths, asked)

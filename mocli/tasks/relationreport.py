@@ -73,7 +73,9 @@ def report_relations(run: Run, related: Related, direction: str) -> None:
         run.warn(f"groups of fewer than 20 cells are not tested: {', '.join(related.left_out)}")
     undefined = int(table["correlation"].isna().sum())
     if undefined:
-        run.warn(f"{undefined:,} of {len(table):,} pairs have no correlation: a feature is constant")
+        run.warn(
+            f"{undefined:,} of {len(table):,} pairs have no correlation: a feature is constant or absent"
+        )
     if LINKED in table and table[LINKED].mean() > _MOST_LINKED:
         run.say(
             f"{table[LINKED].mean():.0%} of the pairs tested are links that the model was trained with: "

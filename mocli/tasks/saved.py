@@ -22,7 +22,7 @@ from mocli.models.registry import load_class, traits_of
 from mocli.tasks.calibration import CALIBRATION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from mocli.models.base import Model
     from mocli.tasks.prepare import Plan, Prepared
@@ -80,8 +80,15 @@ def save_model(
     readouts: Mapping[str, FeatureReadout],
     *,
     seed: int,
+    trained_on: Sequence[str] = (),
 ) -> None:
-    """Write the folder under a temporary name and rename it."""
+    """Write the folder under a temporary name and rename it.
+
+    Parameters
+    ----------
+    trained_on
+        SHA-256 of the input files.
+    """
     from safetensors.numpy import save_file
 
     from mocli.tasks.smoothing import Reference
@@ -135,6 +142,7 @@ def save_model(
             codes.key: list(codes.levels) for codes in (bundle.batch, bundle.label) if codes is not None
         },
         "seed": seed,
+        "trained_on": list(trained_on),
     }
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -143,6 +151,8 @@ def save_model(
         save_file({k: np.ascontiguousarray(v) for k, v in sorted(arrays.items())}, temporary / WEIGHTS)
         text = json.dumps(description, indent=1, sort_keys=True, allow_nan=False)
         (temporary / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+        # safetensors lets nobody else read its files, whatever the user's umask
+        shutil.copymode(temporary / DESCRIPTION, temporary / WEIGHTS)
         if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)
@@ -174,7 +184,7 @@ def load_model(folder: str | Path) -> SavedModel:
             file=folder,
             found=str(error),
             expected=f"{DESCRIPTION} and {WEIGHTS}",
-            hint="name the OUT.model folder that `mocli integrate` wrote",
+            hint="name an OUT.model folder that mocli wrote",
         ) from error
     if description.get("format_version") not in READS:
         raise InputError(

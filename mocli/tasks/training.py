@@ -185,4 +185,5 @@ def keep_model(
         )
         for c in made.choices
     }
-    save_model(run.paths.model, model, made, prepared, readouts, seed=run.options.seed)
+    hashes = [str(record["sha256"]) for record in run.report.inputs]
+    save_model(run.paths.model, model, made, prepared, readouts, seed=run.options.seed, trained_on=hashes)

@@ -100,7 +100,7 @@ def test_from_a_model(call, demo, model, tmp_path):
     assert list(new.var_names) == ["CD3", "CD4"]
     assert set(new.layers) == {"lower", "upper"}
     assert ended.report["status"] == "ok"
-    assert "million values written" in ended.err
+    assert "million values written" not in ended.err  # of few values the pace says nothing
 
 
 def test_nothing_missing_ends_with_two_and_a_hint(call, demo):

@@ -409,6 +409,7 @@ def test_a_calibrated_run_may_be_repeated_to_the_same_bytes(demo, tmp_path, sha2
             source="rna",
             target="atac",
             provenance=False,
+            evaluate=True,
             **{**QUICK, "max_steps": 5, **options},
         )
         named = [p for p in result.files if p.suffix in (".h5ad", ".safetensors") or p.name == "model.json"]
@@ -438,7 +439,7 @@ def test_a_resumed_run_equals_an_undisturbed_one(demo, tmp_path, monkeypatch, sh
     def once(name, **options):
         output = tmp_path / name / "o.h5ad"
         output.parent.mkdir(exist_ok=True)
-        given = {**QUICK, "max_steps": 12, "provenance": False, **options}
+        given = {**QUICK, "max_steps": 12, "provenance": False, "evaluate": True, **options}
         impute(
             [demo / "multiome.h5mu"], links=[demo / "rna-atac.tsv"], output=output,
             source="rna", target="atac", **given,
@@ -490,7 +491,7 @@ def test_after_a_failed_write_the_same_command_succeeds(demo, tmp_path, monkeypa
     def once():
         return impute(
             [demo / "multiome.h5mu"], links=[demo / "rna-atac.tsv"], output=tmp_path / "o.h5mu",
-            source="atac", target="rna", **{**QUICK, "max_steps": 3},
+            source="atac", target="rna", evaluate=True, **{**QUICK, "max_steps": 3},
         )  # fmt: skip
 
     with monkeypatch.context() as patch:
@@ -629,6 +630,10 @@ def test_counts_of_what_was_no_count(demo, tmp_path):
 
 def test_a_dry_run_names_what_a_real_one_writes(demo, tmp_path):
     options = {**QUICK, "max_steps": 3, "links": [demo / "rna-atac.tsv"], "source": "atac", "target": "rna"}
+    for wrong in ({}, {"evaluate": True, "features": "NOPE"}, {"evaluate": True, "hold_out": "batch=nobody"}):
+        with pytest.raises((UsageError, InputError)):
+            impute([demo / "multiome.h5mu"], output=tmp_path / "o.h5mu", dry_run=True, **options, **wrong)
+    options["evaluate"] = True
     dry = impute([demo / "multiome.h5mu"], output=tmp_path / "o.h5mu", dry_run=True, **options)
     assert list(tmp_path.iterdir()) == []
     impute([demo / "multiome.h5mu"], output=tmp_path / "o.h5mu", **options)

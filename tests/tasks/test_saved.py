@@ -122,7 +122,7 @@ def test_what_is_no_model_is_said(run, unpaired, tmp_path, damage):
     with pytest.raises(InputError, match="holds no model") as caught:
         load_model(folder)
     assert caught.value.file == str(folder)
-    assert "mocli integrate" in caught.value.hint
+    assert "OUT.model" in caught.value.hint
 
 
 def test_another_format_is_refused(run, unpaired, tmp_path):
