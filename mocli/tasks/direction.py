@@ -91,6 +91,20 @@ def genes_from_peaks(asked: ImputeOptions, kinds: Mapping[str, ModalityKind]) ->
     return replace(asked, source=source, target=target)
 
 
+def check_peaks(
+    asked: ImputeOptions, kinds: Mapping[str, ModalityKind], files: Sequence[ModalityFile]
+) -> None:
+    """Raise `UsageError` where peaks are given to a model that was trained without any."""
+    given = [f.name for f in files if f.kind is ModalityKind.ATAC]
+    if asked.source is None and given and ModalityKind.ATAC not in kinds.values():
+        raise UsageError(
+            f"the model was trained without peaks, '{given[0]}' holds some",
+            field="--from-model",
+            found=", ".join(kinds),
+            hint="name a model of expression and accessibility, or say --from and --to",
+        )
+
+
 def direction_of_inputs(asked: ImputeOptions, names: Sequence[str]) -> tuple[str, str]:
     """Return source and target among the inputs.
 

@@ -16,6 +16,7 @@ from mocli.tasks import accuracy
 from mocli.tasks.calibration import Calibration, fitting, load_calibrations, save_calibrations
 from mocli.tasks.direction import (
     Direction,
+    check_peaks,
     check_task,
     columns_of,
     comparable_target,
@@ -119,6 +120,7 @@ class Imputation:
             saved = given = load_model(asked.from_model)
             if by_kind:
                 kinds = {name: ModalityKind(m["kind"]) for name, m in saved.modalities.items()}
+                check_peaks(asked, kinds, files)
                 asked = genes_from_peaks(asked, kinds)
             run.say(f"model: {saved.description['model']} from {asked.from_model}")
             check_task(saved.description["model"], task)

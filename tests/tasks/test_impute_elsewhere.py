@@ -6,7 +6,7 @@ import anndata as ad
 import numpy as np
 import pytest
 
-from mocli import impute, integrate
+from mocli import gene2peak, impute, integrate
 from mocli.data.demo import write_demo
 from mocli.errors import InputError, UsageError
 from mocli.tasks.calibration import CALIBRATION
@@ -108,3 +108,11 @@ def test_who_may_read_the_report_may_read_the_model(model):
     modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in model.iterdir()}
     assert CALIBRATION in modes
     assert len(set(modes.values())) == 1
+
+
+def test_peaks_need_a_model_that_knows_peaks(demo, tmp_path):
+    inputs = [demo / "rna.h5ad", demo / "prot.h5ad"]
+    result = integrate(inputs, links=demo / "rna-prot.tsv", output=tmp_path / "p.h5mu", **QUICK)
+    given = {"from_model": result.output.with_suffix(".model"), "gtf": demo / "genes.tsv", **USED}
+    with pytest.raises(UsageError, match="trained without peaks"):
+        gene2peak(demo / "multiome.h5mu", output=tmp_path / "o.tsv", **given)
