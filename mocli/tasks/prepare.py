@@ -290,6 +290,11 @@ def _warnings(
         found.append(f"{traits.name} uses no feature links: --links changes nothing")
     if (data.covariate_keys or data.continuous_keys) and not traits.likelihoods:
         found.append(f"{traits.name} uses no covariates: --covariate and --continuous change nothing")
+    if data.batch_key and not traits.likelihoods:
+        found.append(
+            f"{traits.name} does not correct batches: --batch-key serves pictures and metrics alone; where a "
+            "batch differs, correct it before, or give each batch as a modality of its own"
+        )
     if unpaired and data.pair_key is not None:
         found.append(
             f"obs['{data.pair_key}'] of --pair-key names no partner: it must be in two modalities and hold "
