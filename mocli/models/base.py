@@ -6,7 +6,7 @@ Everything here can be read without importing torch.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 from mocli.types import ModalityKind, Pairing, Preset, Task
 
@@ -223,6 +223,54 @@ class EncodesJointly(Protocol):
 
     def encode_cells(self, batch: Minibatch) -> Tensor:
         """Return `(B, n_latent)` for the cells of a minibatch, deterministic (the posterior mean)."""
+        ...
+
+
+class Conditions(NamedTuple):
+    """Covariates of some cells.
+
+    Attributes
+    ----------
+    codes
+        Of categorical covariates by key, `(B,)`, -1 for none; a key that is left out stands at
+        the mean of its levels.
+    continuous
+        `(B, n_keys)`, or None for their mean.
+    """
+
+    codes: Mapping[str, Tensor]
+    continuous: Tensor | None = None
+
+
+@runtime_checkable
+class Decodes(Protocol):
+    """Capability: a place in the latent to what would be measured there."""
+
+    def decode(
+        self,
+        modality: str,
+        z: Tensor,
+        conditions: Conditions | None = None,
+        library: Tensor | None = None,
+    ) -> Tensor:
+        """Return expected values `(B, n_vars)` on the scale of the model's input.
+
+        Counts are those of cells of a library size `(B,)`, by default the median of training;
+        without conditions, covariates stand at their mean.
+        """
+        ...
+
+
+@runtime_checkable
+class Extends(Protocol):
+    """Capability: take in cells of a query by training new weights only."""
+
+    def extended(self, bundle: MultiOmics) -> Self:
+        """Return a copy for a query whose `phases` train what is new, and nothing that was there.
+
+        The bundle has all modalities of the model in its order, without rows where none was
+        measured; levels of covariates begin with the model's own. No phase means nothing is new.
+        """
         ...
 
 

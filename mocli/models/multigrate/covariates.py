@@ -12,8 +12,7 @@ from mocli.nn.layers import Response
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Conditions = tuple["Mapping[str, Tensor]", "Tensor | None"]
-"""Codes of categorical covariates by key, `(B,)`, and continuous values, `(B, n)`."""
+    from mocli.models.base import Conditions
 
 
 class Covariates(nn.Module):

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from mocli.data.bundle import FeatureMatrix, Minibatch, MultiOmics
-    from mocli.models.base import Traits
-    from mocli.models.multigrate.covariates import Conditions
+    from mocli.models.base import Conditions, Traits
     from mocli.models.multigrate.params import MultigrateParams
     from mocli.types import Json
 

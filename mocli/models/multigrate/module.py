@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mocli.models.base import Conditions
 from mocli.models.multigrate.covariates import Covariates
 from mocli.models.multigrate.networks import Decoder, Encoder, totals
 from mocli.nn.layers import InputLinear
@@ -33,7 +34,6 @@ from mocli.types import COUNT_LIKELIHOODS
 
 if TYPE_CHECKING:
     from mocli.data.bundle import Minibatch
-    from mocli.models.multigrate.covariates import Conditions
     from mocli.models.multigrate.params import MultigrateParams
     from mocli.models.multigrate.shape import Shape
     from mocli.types import NonZeros
@@ -239,7 +239,7 @@ def values_of(batch: Minibatch, name: str) -> Tensor | NonZeros:
 def conditions_at(batch: Minibatch, at: Tensor) -> Conditions:
     """Covariates of the cells at some positions."""
     continuous = None if batch.continuous is None else batch.continuous[at]
-    return {key: codes[at] for key, codes in batch.codes.items()}, continuous
+    return Conditions({key: codes[at] for key, codes in batch.codes.items()}, continuous)
 
 
 def _initialise(module: nn.Module, form: str) -> None:
