@@ -24,6 +24,7 @@ from mocli.tasks.calibration import CALIBRATION
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from mocli.data.bundle import MultiOmics
     from mocli.models.base import Model
     from mocli.tasks.prepare import Plan, Prepared
     from mocli.tasks.readouts import FeatureReadout
@@ -115,6 +116,7 @@ def save_model(
                 "var_names": [str(v) for v in choice.file.var.index],
                 "recipe": state,
                 "readout": readout,
+                "batches": measured_batches(prepared.bundle, name),
                 "averaged": None
                 if reference is None
                 else {"n_neighbors": reference.n_neighbors, "weight": reference.weight},
@@ -158,6 +160,15 @@ def save_model(
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def measured_batches(bundle: MultiOmics, modality: str) -> dict[str, Any] | None:
+    """Return the batch's key and the levels that have cells measured in a modality; None without batches."""
+    codes = bundle.codes_of(bundle.batch, modality)
+    if bundle.batch is None or codes is None:
+        return None
+    levels = [bundle.batch.levels[code] for code in np.unique(codes[codes >= 0])]
+    return {"key": bundle.batch.key, "levels": levels}
 
 
 def load_model(folder: str | Path) -> SavedModel:
