@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mocli.data.io import parse_source
 from mocli.models.parameters import as_dict, resolve
 from mocli.tasks.paths import Paths, command_line
+from mocli.tasks.placement import Placed
 from mocli.tasks.prepare import open_modalities, plan
 from mocli.tasks.request import NO_NUMBERS, NO_STRINGS, NO_VALUES, Result, requested
 from mocli.tasks.run import Run
@@ -147,7 +149,7 @@ def _dry_run(request: Request, asked: TransferOptions, paths: Paths) -> Result:
 def _run(request: Request, asked: TransferOptions, paths: Paths, command: Sequence[str]) -> Result:
     with Run("integrate", paths, output=request.output, options=request.run, command=command) as run:
         # torch and scikit-learn are loaded only now: a dry run and a refusal need neither
-        from mocli.tasks.deliver import deliver
+        from mocli.tasks.deliver import deliver, draw_cells
         from mocli.tasks.describe import describe_links, describe_scores
         from mocli.tasks.evaluate import score
         from mocli.tasks.training import train_model
@@ -157,7 +159,7 @@ def _run(request: Request, asked: TransferOptions, paths: Paths, command: Sequen
         labels = read_labels(files, asked)
         for column in labels:
             run.say(column.summary)
-        trained = train_model(run, request, Task.INTEGRATE, files)
+        trained = train_model(run, request, Task.INTEGRATE, files, labels)
         made, prepared, latent = trained.made, trained.prepared, trained.latent
         with run.timed("evaluate"):
             scores = score(latent, prepared.bundle, made.pairs, seed=request.run.seed)
@@ -165,5 +167,18 @@ def _run(request: Request, asked: TransferOptions, paths: Paths, command: Sequen
             describe_links(run, scores)
             carried = transfer(run, asked, labels, made, prepared, latent.by_modality)
         with run.timed("write"):
-            deliver(run, request.data, made, prepared, latent, scores, trained.model, carried)
+            deliver(
+                run,
+                request.data,
+                Placed(
+                    made.files,
+                    made.relation,
+                    latent.by_modality,
+                    made.traits.name,
+                    trained.model.params,
+                ),
+                carried=carried,
+                draw=partial(draw_cells, prepared.bundle, latent, seed=request.run.seed),
+                confusion=scores.confusion,
+            )
     return Result(paths.output, run.report.as_dict(), [], paths.results())

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from mocli.data.bundle import MultiOmics
+    from mocli.data.modality import ModalityFile
+    from mocli.tasks.pairing import Relation
     from mocli.types import FloatArray, IntArray
 
 
@@ -44,6 +46,28 @@ class Latent:
         if self.joint is None:
             return {name: Group(z, bundle.cells_of(name)) for name, z in self.by_modality.items()}
         return {name: Group(self.joint[cells], cells) for name, cells in measured_together(bundle).items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """Cells with their places, ready to be written.
+
+    Attributes
+    ----------
+    latent
+        `(n_obs, d)` by the name of each file's modality, rows in file order.
+    model, params
+        Name and hyper-parameters of the model that placed them.
+    obsm
+        More to write beside the latent, by key, then by modality.
+    """
+
+    files: Sequence[ModalityFile]
+    relation: Relation
+    latent: Mapping[str, FloatArray]
+    model: str
+    params: object
+    obsm: Mapping[str, Mapping[str, FloatArray]] = field(default_factory=dict)
 
 
 class Group(NamedTuple):
