@@ -190,12 +190,13 @@ def _pace(written: Written) -> str:
 
 def describe_inputs(work: Imputation) -> None:
     """Put inputs and model into the report where nothing was trained."""
-    hashes = {path: sha256(path) for path in {f.path for f in work.files}}
+    hashes = {path: sha256(path) for path in {p for f in work.files for p in f.paths}}
     known = work.saved.description
     for f in work.files:
-        work.run.report.inputs.append(
-            {"path": str(f.path), "sha256": hashes[f.path], "modality": f.name, "kind": f.kind.value,
-             "n_obs": f.n_obs, "n_vars": f.n_vars}
+        work.run.report.inputs.extend(
+            {"path": str(part.path), "sha256": hashes[part.path], "modality": f.name, "kind": f.kind.value,
+             "n_obs": len(rows), "n_vars": part.n_vars}
+            for part, rows in f.by_part()
         )  # fmt: skip
     from mocli.models.registry import traits_of
 

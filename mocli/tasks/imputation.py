@@ -136,7 +136,7 @@ class Imputation:
             if found is None:
                 raise InputError(
                     f"no input is the model's '{source}'",
-                    file=", ".join(str(f.path) for f in files),
+                    file=", ".join(f.where for f in files),
                     found=", ".join(f"{f.name} ({f.kind})" for f in files),
                     expected=source,
                     hint=f"name it: {source}=FILE, or choose another with --from",

@@ -169,7 +169,7 @@ def _dry_run(request: Request, asked: ImputeOptions, paths: Paths) -> Result:
         lines.extend(f"warning: {w}" for w in made.warnings)
     else:
         lines.extend(
-            f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features from {f.path}" for f in opened
+            f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features from {f.where}" for f in opened
         )
         lines.append(f"model: {asked.from_model}")
     files = _results(paths, asked)
