@@ -14,6 +14,7 @@ from mocli.tasks.placement import Placed
 from mocli.tasks.prepare import open_modalities, plan
 from mocli.tasks.request import NO_NUMBERS, NO_STRINGS, NO_VALUES, Result, requested
 from mocli.tasks.run import Run
+from mocli.tasks.saved import DESCRIPTION, WEIGHTS
 from mocli.tasks.transfer import TransferOptions, read_labels
 from mocli.types import Task
 
@@ -60,6 +61,7 @@ def integrate(
     umap: bool = False,
     transfer_labels: str | Sequence[str] | None = None,
     min_confidence: float = 0.5,
+    reference: str | Path | None = None,
     html: bool = True,
     report: str | Path | None = None,
     provenance: bool = True,
@@ -70,7 +72,8 @@ def integrate(
     """Integrate modalities into one latent; the shell's `mocli integrate`.
 
     Parameters have the names and meaning of the command line's options; see
-    `mocli integrate --help`. `params` holds what `--set` gives.
+    `mocli integrate --help`. `params` holds what `--set` gives. With a `reference`, the folder of
+    a trained model, the cells are placed among those that it was trained on.
 
     Returns
     -------
@@ -126,6 +129,8 @@ def integrate(
     paths = Paths.of(request.output, request.run, suffixes=(".h5mu",))
     sources = [parse_source(text).path for text in request.data.inputs]
     paths.refuse_inputs([*sources, *map(Path, request.data.links)])
+    if reference is not None:
+        return _map(request, asked, paths, Path(reference), dry_run=dry_run, command=command)
     if dry_run:
         return _dry_run(request, asked, paths)
     return _run(request, asked, paths, command if command is not None else command_line())
@@ -182,3 +187,44 @@ def _run(request: Request, asked: TransferOptions, paths: Paths, command: Sequen
                 confusion=scores.confusion,
             )
     return Result(paths.output, run.report.as_dict(), [], paths.results())
+
+
+def _map(
+    request: Request,
+    asked: TransferOptions,
+    paths: Paths,
+    reference: Path,
+    *,
+    dry_run: bool,
+    command: Sequence[str] | None,
+) -> Result:
+    paths.refuse_inputs([reference / name for name in (WEIGHTS, DESCRIPTION)])
+    if dry_run:
+        return _dry_map(request, asked, paths, reference)
+    told = command if command is not None else command_line()
+    with Run("integrate", paths, output=request.output, options=request.run, command=told) as run:
+        from mocli.tasks.mapping import map_query
+
+        map_query(run, request, asked, reference)
+    return Result(paths.output, run.report.as_dict(), [], paths.results())
+
+
+def _dry_map(request: Request, asked: TransferOptions, paths: Paths, reference: Path) -> Result:
+    from mocli.tasks.query import check_labels, match_query
+    from mocli.tasks.saved import load_model
+
+    lines: list[str] = []
+    paths.check(force=request.output.force)
+    saved = load_model(reference)
+    lines.append(f"reference: {saved.description['model']} from {reference}")
+    match_query(
+        saved,
+        open_modalities(request.data),
+        request.data,
+        say=lines.append,
+        warn=lambda text: lines.append(f"warning: {text}"),
+    )
+    check_labels(saved, asked)
+    files = paths.results()
+    lines.extend(f"would write {path}" for path in files)
+    return Result(paths.output, {}, lines, files)

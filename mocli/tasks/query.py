@@ -10,7 +10,7 @@ from scipy import sparse
 
 from mocli.data.bundle import Codes, FeatureMatrix, Modality, MultiOmics
 from mocli.data.obs import find_column
-from mocli.errors import InputError
+from mocli.errors import InputError, UsageError
 from mocli.tasks.covariate import codes_of_cells, numbers_of_cells
 from mocli.tasks.pairing import Relation, index_map, relate
 from mocli.tasks.projection import Aligned, align, find_modality
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mocli.data.modality import ModalityFile
     from mocli.tasks.options import DataOptions
     from mocli.tasks.saved import SavedModel
+    from mocli.tasks.transfer import TransferOptions
     from mocli.types import IntArray
 
     Say = Callable[[str], None]
@@ -90,7 +91,8 @@ class Query:
             none = (
                 np.zeros((0, p), np.float32) if recipe.dense else sparse.csr_matrix((0, p), dtype=np.float32)
             )
-            features, names, library = FeatureMatrix(none, recipe.names), (), np.zeros(0, np.float32)
+            features, library = FeatureMatrix(none, recipe.names), np.zeros(0, np.float32)
+            names: tuple[str, ...] = ()
         else:
             x = aligned.read()
             features = recipe.apply(x, aligned.absent)
@@ -137,7 +139,7 @@ def match_query(
     for name, a in aligned.items():
         n = a.n_vars - len(a.absent)
         say(
-            f"{a.file.name}: {a.file.n_obs:,} cells from {a.file.path}; {n:,} of the {a.n_vars:,} features "
+            f"{a.file.name}: {a.file.n_obs:,} cells from {a.file.where}; {n:,} of the {a.n_vars:,} features "
             f"of the model's '{name}' measured ({n / a.n_vars:.1%}), {a.file.n_vars - n:,} others unused"
         )
     if len(own) > 1:
@@ -154,6 +156,25 @@ def match_query(
         if added:
             new[codes.key] = added
     return Query(saved, aligned, relation, rows, obs_names, tuple(columns), new, data)
+
+
+def check_labels(saved: SavedModel, asked: TransferOptions) -> None:
+    """Make sure that the model knows the labels to transfer.
+
+    Raises
+    ------
+    UsageError
+        It was trained without them.
+    """
+    known = list(saved.atlas.labels) if saved.atlas else []
+    for column in asked.columns:
+        if column not in known:
+            raise UsageError(
+                f"the reference keeps no labels '{column}'",
+                field="--transfer-labels",
+                found=", ".join(known) or "no labels",
+                hint=f"choose one of those it keeps, or train it again with --label-key {column}",
+            )
 
 
 def _alone() -> Relation:
