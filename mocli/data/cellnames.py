@@ -210,21 +210,18 @@ def _notes(
 ) -> list[str]:
     notes = []
     if recurring:
-        together = [
-            " and ".join(one.path.name for one, group in zip(inputs, experiments, strict=True) if group == k)
-            for k in labels
-        ]
-        suffixes = ", ".join(
-            f"-{label} ({files})" for label, files in zip(labels.values(), together, strict=True)
-        )
+        suffixes = []
+        for k, label in labels.items():
+            held = [one.path.name for one, group in zip(inputs, experiments, strict=True) if group == k]
+            suffixes.append(f"-{label}" + (f" ({' and '.join(held)})" if len(held) > 1 else ""))
         notes.append(
-            f"{len(recurring):,} cell names recur between files that hold different cells, such as "
-            f"'{recurring[0]}': all names get a suffix, {suffixes}"
+            f"{len(recurring):,} cell names recur in files that hold different cells, such as "
+            f"'{recurring[0]}': every name gets a suffix, {', '.join(suffixes)}"
         )
     for one, other in combinations(inputs, 2):
         if one.excludes(other) and one.share(other) >= SURE:
             notes.append(
-                f"{one.path.name} and {other.path.name} share most of their cell names: if these are "
+                f"{one.label} and {other.label} share most of their cell names: if these are "
                 f"the same cells, take of one file only what the other lacks ({other.path.name}::MODALITY)"
             )
     notes.append(f"obs['{key}'] says which input a cell is of: {', '.join(one.label for one in inputs)}")

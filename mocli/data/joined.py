@@ -185,8 +185,10 @@ def _shared_features(
         places = pd.Series(np.arange(len(index)), index=index)[~index.duplicated()]
         columns = places.reindex(shared).to_numpy(dtype=np.int64)
         selection.append(None if np.array_equal(columns, np.arange(len(index))) else columns)
+    same = len({part.path.name for part in parts}) < len(parts)
     counts = ", ".join(
-        f"of {len(index):,} in {part.path.name}" for part, index in zip(parts, indices, strict=True)
+        f"{part.path if same else part.path.name} has {len(index):,}"
+        for part, index in zip(parts, indices, strict=True)
     )
     return selection, [
         f"{name}: {len(shared):,} features are in all of its files ({counts}); the rest is left out"
