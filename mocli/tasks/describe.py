@@ -118,19 +118,36 @@ _STOP_WORDS = {
 }
 
 
+MAX_LINES = 12
+"""Metrics that a terminal shows; the report has all."""
+
+
 def describe_scores(run: Run, scores: Scores) -> None:
-    """Record metrics and baselines, and log each on a line with what to compare it with."""
+    """Record metrics and baselines, and log the leading ones, each with what to compare it with."""
+    from mocli.metrics.registry import available_metrics
+
     run.report.metrics = scores.metrics
     run.report.baselines = scores.baselines
-    for key, entry in scores.metrics.items():
-        if entry["value"] is not None:
-            arrow = "higher is better" if entry["better"] == "higher" else "lower is better"
-            beside = "".join(
-                f"; {b['title']} {b['metrics'][key]['value']:.3f}"
-                for b in scores.baselines.values()
-                if b["metrics"].get(key, {}).get("value") is not None
-            )
-            run.say(f"  {key} {entry['value']:.3f} ({arrow}{beside})")
+    place = {name: one.headline for name, one in available_metrics().items() if one.headline}
+    measured = [key for key, entry in scores.metrics.items() if entry["value"] is not None]
+    leading = sorted((k for k in measured if _name(k) in place), key=lambda k: (place[_name(k)], k))
+    # without any leading one the rest is better than silence
+    shown = (leading or measured)[:MAX_LINES]
+    for key in shown:
+        entry = scores.metrics[key]
+        arrow = "higher is better" if entry["better"] == "higher" else "lower is better"
+        beside = "".join(
+            f"; {b['title']} {b['metrics'][key]['value']:.3f}"
+            for b in scores.baselines.values()
+            if b["metrics"].get(key, {}).get("value") is not None
+        )
+        run.say(f"  {key} {entry['value']:.3f} ({arrow}{beside})")
+    if len(measured) > len(shown):
+        run.say(f"  {len(measured) - len(shown)} more metrics are in the report")
+
+
+def _name(key: str) -> str:
+    return key.partition("[")[0]
 
 
 WORST_LINKS = 100
