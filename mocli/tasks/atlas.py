@@ -1,4 +1,4 @@
-"""The cells that a model was trained on, as far as queries need them: where they lie, what they are called."""
+"""The cells that a model was trained on, as queries need them: where they lie, what they are called."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from mocli.data.bundle import Codes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from mocli.data.bundle import MultiOmics
     from mocli.tasks.placement import Latent
@@ -34,6 +34,9 @@ class Atlas:
         Which of `groups` each belongs to, `(n,)`: what was measured together, or the modality.
     batch
         Codes `(n,)`, or None.
+    alone
+        By modality, where each would lie had it been measured in that alone, `(n, d)`, NaN for
+        cells that were not measured in it; empty where there is no joint latent.
     labels
         By column of obs, codes `(n,)`, -1 for none.
     n_cells
@@ -46,6 +49,14 @@ class Atlas:
     n_cells: int
     batch: Codes | None = None
     labels: Mapping[str, Codes] = field(default_factory=dict)
+    alone: Mapping[str, FloatArray] = field(default_factory=dict)
+
+    def seen_by(self, modalities: Sequence[str]) -> FloatArray:
+        """Where the cells would lie had they been measured in these modalities only, as far as kept.
+
+        Cells of one modality are best compared with places that rest on the same; NaN where unknown.
+        """
+        return self.alone[modalities[0]] if list(modalities) in [[m] for m in self.alone] else self.z
 
     @classmethod
     def of(cls, latent: Latent, bundle: MultiOmics, labels: Mapping[str, Codes], *, seed: int) -> Atlas:
@@ -65,6 +76,9 @@ class Atlas:
             n_cells=len(z),
             batch=None if batch is None else Codes(batch.key, batch.codes[cells[rows]], batch.levels),
             labels={k: Codes(k, c.codes[cells[rows]], c.levels) for k, c in labels.items()},
+            alone={
+                m: _by_cell(z, bundle.cells_of(m), len(cells))[cells[rows]] for m, z in latent.alone.items()
+            },
         )
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -73,11 +87,13 @@ class Atlas:
         json = {
             "groups": list(self.groups),
             "n_cells": self.n_cells,
+            "alone": list(self.alone),
             "has_batch": self.batch is not None,
             "columns": [{"key": c.key, "levels": list(c.levels)} for c in columns],
         }
         arrays: dict[str, Any] = {"z": self.z, "group": self.group.astype(np.int32)}
         arrays |= {f"codes.{i}": c.codes.astype(np.int32) for i, c in enumerate(columns)}
+        arrays |= {f"alone.{i}": z for i, z in enumerate(self.alone.values())}
         return json, arrays
 
     @classmethod
@@ -95,4 +111,11 @@ class Atlas:
             n_cells=json["n_cells"],
             batch=batch,
             labels={c.key: c for c in columns},
+            alone={m: arrays[f"alone.{i}"] for i, m in enumerate(json["alone"])},
         )
+
+
+def _by_cell(z: FloatArray, cells: IntArray, n_cells: int) -> FloatArray:
+    found = np.full((n_cells, z.shape[1]), np.nan, np.float32)
+    found[cells] = z
+    return found

@@ -66,7 +66,9 @@ def map_query(run: Run, request: Request, asked: TransferOptions, folder: Path) 
     with run.timed("evaluate"):
         compare(run, query, bundle, latent)
         by_file = {query.aligned[name].file.name: z for name, z in latent.by_modality.items()}
-        carried = vote_from_atlas(run, asked, saved.atlas, query.files, by_file) if saved.atlas else []
+        carried = []
+        if saved.atlas is not None:
+            carried = vote_from_atlas(run, asked, saved.atlas, query.files, by_file, list(query.aligned))
     with run.timed("write"):
         placed = Placed(query.files, query.relation, by_file, saved.description["model"], model.params)
         draw = partial(draw_query, saved.atlas, bundle, latent, seed=request.run.seed)

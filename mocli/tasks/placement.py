@@ -27,15 +27,21 @@ class Latent:
     joint
         `(n_cells, d)` where everything measured of a cell gives one place; `by_modality`
         then repeats it.
+    alone
+        Where cells would lie had they been measured in one modality only, `(n_obs, d)` for each
+        modality; empty where there is no joint place.
     """
 
     by_modality: Mapping[str, FloatArray]
     joint: FloatArray | None = None
+    alone: Mapping[str, FloatArray] = field(default_factory=dict)
 
     @classmethod
-    def of_cells(cls, joint: FloatArray, bundle: MultiOmics) -> Latent:
+    def of_cells(
+        cls, joint: FloatArray, bundle: MultiOmics, alone: Mapping[str, FloatArray] | None = None
+    ) -> Latent:
         """Give every row of a modality the place of its cell."""
-        return cls({name: joint[bundle.cells_of(name)] for name in bundle.modalities}, joint)
+        return cls({name: joint[bundle.cells_of(name)] for name in bundle.modalities}, joint, alone or {})
 
     def groups(self, bundle: MultiOmics) -> dict[str, Group]:
         """Return the groups of cells whose mixing means something.

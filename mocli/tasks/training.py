@@ -178,7 +178,14 @@ def _matched(edge: EdgeLinks) -> str:
 def encode(run: Run, model: Model, bundle: MultiOmics) -> Latent:
     """Latent of every cell, joint where the model offers that; its digest goes to the report."""
     if isinstance(model, EncodesJointly):
-        latent = Latent.of_cells(encode_cells(model, bundle, run.device), bundle)
+        alone = {}
+        if isinstance(model, Encodes) and len(bundle.modalities) > 1:
+            alone = {
+                name: encode_cells(model, bundle.seen_by(name)[0], run.device)
+                for name, m in bundle.modalities.items()
+                if m.n_obs
+            }
+        latent = Latent.of_cells(encode_cells(model, bundle, run.device), bundle, alone)
     elif isinstance(model, Encodes):
         latent = Latent(
             {name: encode_rows(model, name, m.features, run.device) for name, m in bundle.modalities.items()}

@@ -31,6 +31,7 @@ def vote_from_atlas(
     atlas: Atlas,
     files: Sequence[ModalityFile],
     latent: Mapping[str, FloatArray],
+    measured: Sequence[str],
 ) -> list[Carried]:
     """Label all cells of a query twice, by neighbours and by a random forest; compare where labels are known.
 
@@ -38,7 +39,12 @@ def vote_from_atlas(
     ----------
     latent
         By the name of each file's modality, `(n_obs, d)`.
+    measured
+        The model's names of what was measured; training cells are compared as if nothing
+        else had been measured of them.
     """
+    reference = atlas.seen_by(measured)
+    usable = np.isfinite(reference).all(1)
     done = []
     for column in asked.columns:
         known = atlas.labels[column]
@@ -49,13 +55,15 @@ def vote_from_atlas(
             rows = np.flatnonzero(finite[name])
             votes = vote(
                 z[rows],
-                atlas.z,
-                known.codes,
+                reference[usable],
+                known.codes[usable],
                 n_levels=n_levels,
                 min_confidence=least,
                 device=str(run.device),
             )
-            best, sure = forest(z[rows], atlas.z, known.codes, n_levels=n_levels, seed=run.options.seed)
+            best, sure = forest(
+                z[rows], reference[usable], known.codes[usable], n_levels=n_levels, seed=run.options.seed
+            )
             best[sure < least] = -1
             for way, codes, confidence in (
                 ("k-NN", votes.codes, votes.confidence),
