@@ -224,5 +224,6 @@ def _notes(
                 f"{one.label} and {other.label} share most of their cell names: if these are "
                 f"the same cells, take of one file only what the other lacks ({other.path.name}::MODALITY)"
             )
-    notes.append(f"obs['{key}'] says which input a cell is of: {', '.join(one.label for one in inputs)}")
+    own = "" if key == INPUT_KEY else f"; obs['{INPUT_KEY}'] is the files' own"
+    notes.append(f"obs['{key}'] says which input a cell is of: {', '.join(one.label for one in inputs)}{own}")
     return notes

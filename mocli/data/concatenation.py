@@ -54,7 +54,7 @@ def left_out(file: JoinedModality) -> list[str]:
     ]
     if not words:
         return []
-    return [f"{file.name}: left out of the output, as its files cannot share it: {'; '.join(words)}"]
+    return [f"{file.name}: cannot be joined and is left out: {'; '.join(words)}"]
 
 
 def _blocks(file: JoinedModality) -> Iterator[Block]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mocli.data.cellnames import tell_apart
 from mocli.data.concatenation import left_out
-from mocli.data.joined import join
+from mocli.data.joined import JoinedModality, join
 from mocli.errors import UsageError
 from mocli.types import ModalityKind
 
@@ -39,6 +39,7 @@ def gather(
         raise UsageError("no input", expected="at least one .h5ad, .h5mu or 10x .h5 file")
     named: dict[str, list[ModalityFile]] = {}
     said: dict[str, bool] = {}
+    asked: set[str] = set()
     hints: dict[str, str] = {}
     for source, opened in found:
         for file in opened:
@@ -46,9 +47,11 @@ def gather(
             if name != file.name and file.kind is named[file.name][0].kind is not ModalityKind.OTHER:
                 first = named[file.name][0].path
                 hints[name] = (
-                    f"{name}: a modality beside '{file.name}'; if both are one of different cells, say so: "
+                    f"{name}: a modality beside '{file.name}'; if it is {file.name} of other cells, say so: "
                     f"{file.name}={first} {file.name}={file.path}"
                 )
+            if source.name is not None:
+                asked.add(name)
             said[name] = said.get(name, True) and is_said(source, file)
             named.setdefault(name, []).append(file)
     apart = tell_apart(named, order=[source.path for source, _ in found])
@@ -60,6 +63,10 @@ def gather(
             files.append(replace(parts[0], name=name, kind=kind, notes=notes))
             continue
         one = join(name, parts, kind=kinds.get(name))
+        if name not in asked and not any(isinstance(file, JoinedModality) for file in files):
+            last = parts[-1]
+            advice = f"to keep a file's {name} apart, name it: other={last.path}::{last.name}"
+            notes = (*notes, f"files with the same modality are joined; {advice}")
         files.append(replace(one, notes=(*notes, *one.notes, *left_out(one))))
     return files
 

@@ -173,7 +173,9 @@ def _shared_features(
     indices = [pd.Index(part.var.index) for part in parts]
     first = indices[0]
     if all(first.equals(other) for other in indices[1:]):
-        return [None] * len(parts), [f"{name}: all {len(first):,} features are in each of its files"]
+        return [None] * len(parts), [
+            f"{name}: all {len(first):,} features are in each of its {len(parts)} files"
+        ]
     shared = first[~first.duplicated()]
     for other in indices[1:]:
         shared = shared[shared.isin(other)]
@@ -190,9 +192,9 @@ def _shared_features(
         f"{part.path if same else part.path.name} has {len(index):,}"
         for part, index in zip(parts, indices, strict=True)
     )
-    return selection, [
-        f"{name}: {len(shared):,} features are in all of its files ({counts}); the rest is left out"
-    ]
+    n = len(parts)
+    line = f"{name}: {len(shared):,} features are in all of its {n} files ({counts}); the rest is left out"
+    return selection, [line]
 
 
 def _refuse_few(
@@ -217,8 +219,13 @@ def _refuse_few(
         found=", ".join(map(str, own[:5])),
         expected=f"{', '.join(map(str, first[:5]))} (as in {parts[0].path})",
         hint=hint
-        or f"if they are not the same modality, give one a name of its own: other={parts[other].path}",
+        or f"if they are not the same modality, give one a name of its own: other={_text(parts[other])}",
     )
+
+
+def _text(part: ModalityFile) -> str:
+    """Return the words for an input on the command line."""
+    return f"{part.path}::{part.group.removeprefix('/mod/')}" if part.format == "h5mu" else str(part.path)
 
 
 def _some(names: Sequence[str], most: int = 8) -> str:

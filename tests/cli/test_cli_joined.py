@@ -81,7 +81,7 @@ def test_an_atlas_of_two_experiments(folder, tmp_path, capsys):
     assert main([*map(str, argv), "-o", str(tmp_path / "atlas.h5mu")]) == 0
     said = capsys.readouterr().err
     assert "20 cell names recur in files that hold different cells" in said
-    assert "30 features are in all of its files (cite.h5mu has 30, multiome.h5mu has 31)" in said
+    assert "30 features are in all of its 2 files (cite.h5mu has 30, multiome.h5mu has 31)" in said
     assert [sha256(path) for path in inputs] == before
 
     out, (cite, multiome) = read(tmp_path / "atlas.h5mu"), map(read, inputs)
