@@ -80,8 +80,8 @@ def warn_confounded(run: Run, prepared: Prepared) -> None:
     ways = [len(np.unique(patterns[codes == k])) for k in range(len(bundle.batch.levels))]
     if len(np.unique(patterns)) > 1 and max(ways) == 1:
         run.warn(
-            f"every batch of obs['{bundle.batch.key}'] was measured in one way only: what differs between "
-            "batches cannot be told from what differs between modalities, and both may be removed or kept"
+            "every batch was measured in one way only: what differs between batches cannot be told from "
+            "what differs between modalities, and both may be removed or kept"
         )
 
 
