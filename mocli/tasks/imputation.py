@@ -126,6 +126,8 @@ class Imputation:
                 check_peaks(asked, kinds, files)
                 asked = genes_from_peaks(asked, kinds)
             run.say(f"model: {saved.description['model']} from {asked.from_model}")
+            for note in (note for f in files for note in f.notes):
+                run.say(note)
             check_task(saved.description["model"], task)
             if request.of_training:
                 run.warn(f"the model is trained already: {', '.join(request.of_training)} change nothing")

@@ -194,6 +194,7 @@ def _dry_run(request: Request, asked: ImputeOptions, paths: Paths) -> Result:
         lines.extend(
             f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features from {f.where}" for f in opened
         )
+        lines.extend(note for f in opened for note in f.notes)
         lines.append(f"model: {asked.from_model}")
     files = _results(paths, asked)
     lines.extend(f"would write {path}" for path in files)

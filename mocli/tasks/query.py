@@ -129,12 +129,14 @@ def match_query(
     if left:
         raise InputError(
             f"the model has no modality for {' and '.join(repr(f.name) for f in left)}",
-            file=left[0].path,
+            file=left[0].where,
             found=", ".join(f"{f.name} ({f.kind})" for f in files),
             expected=", ".join(f"{name} ({m['kind']})" for name, m in saved.modalities.items()),
             hint=f"name a modality as the model does: {next(iter(saved.modalities))}=FILE, or leave it out",
         )
     own = [a.file for a in aligned.values()]
+    for note in (note for f in own for note in f.notes):
+        say(note)
     relation = relate([f.obs.index for f in own], data.pairing) if len(own) > 1 else _alone()
     for name, a in aligned.items():
         n = a.n_vars - len(a.absent)
