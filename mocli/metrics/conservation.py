@@ -54,7 +54,7 @@ def neighbor_conservation(e: Embedding) -> Iterable[Score]:
 
 @metric(
     name="pcr_comparison",
-    title="Batch variance removed (PCR comparison)",
+    title="PCR comparison",
     better="higher",
     bounds=(0.0, 1.0),
     needs={"own", "batches"},
