@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from mocli.models.multigrate.params import MultigrateParams
     from mocli.types import Json
 
+WIDE, FAST, SLOW = 5_000, 1e-3, 2e-4
+"""Learning rates of modalities with few and with very many features."""
+
 FEW_CELLS = 20
 """Below this many cells none is held out."""
 
@@ -46,6 +49,9 @@ class Multigrate:
         """Build with fresh weights; parameters left to the data are settled by the pairing."""
         settled = SETTLED[params.settled_by, bundle.pairing is not Pairing.PAIRED]
         params = replace(params, **{k: v for k, v in settled.items() if getattr(params, k) is None})
+        if params.lr is None:
+            widest = max(m.features.n_vars for m in bundle.modalities.values())
+            params = replace(params, lr=SLOW if widest > WIDE else FAST)
         shape = Shape(
             widths={name: m.features.n_vars for name, m in bundle.modalities.items()},
             likelihoods={name: m.likelihood or "normal" for name, m in bundle.modalities.items()},
@@ -57,6 +63,8 @@ class Multigrate:
         model = cls(shape, params)
         for position, m in enumerate(bundle.modalities.values()):
             model.module.depth[position] = _median_total(m.features)
+            if params.start == "mean":
+                model.module.start(position, _means(m.features, binary=m.likelihood == "bernoulli"))
         response = model.module.covariates.response
         if response is not None and bundle.continuous is not None:
             response.fit(torch.from_numpy(bundle.continuous.values))
@@ -106,7 +114,7 @@ class Multigrate:
         group = Group(
             "all",
             list(self.module.parameters()),
-            lr=p.lr,
+            lr=p.lr or FAST,
             weight_decay=p.weight_decay,
             decoupled_decay=True,
         )
@@ -190,6 +198,12 @@ class Multigrate:
         Without conditions, covariates are at their mean.
         """
         return self.module.decode(modality, z, conditions, library)
+
+
+def _means(features: FeatureMatrix, *, binary: bool) -> Tensor:
+    values = features.values > 0 if binary else features.values
+    mean = np.asarray(values.mean(axis=0), np.float64).ravel()
+    return torch.from_numpy(mean if features.offset is None else mean + features.offset)
 
 
 def _median_total(features: FeatureMatrix) -> float:

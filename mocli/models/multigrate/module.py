@@ -157,6 +157,10 @@ class MultigrateModule(nn.Module):
         decoder = self._decoder(m)
         return decoder.expected(decoder(z, self._side(len(z), conditions)), library)
 
+    def start(self, m: int, mean: Tensor) -> None:
+        """Let the decoder of a modality begin at the mean of its features, `(p,)`."""
+        self._decoder(m).start(mean)
+
     def _decoder(self, m: int) -> Decoder:
         return cast("Decoder", self.decoders[m])
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from mocli.models.multigrate.params import MultigrateParams
 
+LEAST_SHARE = 1e-2
+"""Share of all counts, spread evenly, below which no feature begins."""
+
 LOG_VARIANCE = 10.0
 """Bound of the log variance of a posterior: beyond it, exponentials are of no use."""
 
@@ -91,6 +94,23 @@ class Decoder(nn.Module):
             self.log_scale = nn.Parameter(start)
             if added and likelihood != "ziln":
                 self.added_scale = nn.Parameter(torch.zeros(added, n_vars))
+
+    def start(self, mean: Tensor) -> None:
+        """Let the head begin at the mean of each feature, `(p,)`.
+
+        Else the first hundreds of steps go into finding it, while encoders already learn noise by heart.
+        """
+        mean = mean.double()
+        if self.likelihood in COUNT_LIKELIHOODS:
+            bias = torch.log(mean.clamp_min(0) / mean.sum().clamp_min(1e-12) + LEAST_SHARE / len(mean))
+        elif self.likelihood == "bernoulli":
+            bias = torch.logit(mean, eps=1e-4)
+        elif self.likelihood == "normal":
+            bias = mean
+        else:
+            return
+        with torch.no_grad():
+            self.head.bias.copy_(bias)
 
     def forward(self, z: Tensor, side: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """`(B, d)` to the head's output and the logit of an extra zero, `(B, p)`."""

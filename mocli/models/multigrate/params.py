@@ -37,6 +37,10 @@ class MultigrateParams:
         Literal["default", "xavier", "kaiming"],
         Field(description="initial weights: PyTorch's own, Xavier uniform or Kaiming normal"),
     ] = "default"
+    start: Annotated[
+        Literal["mean", "random"],
+        Field(description="where decoders begin: at the mean of every feature, or anywhere; paper random"),
+    ] = "mean"
     encoder_input: Annotated[
         Literal["lognorm", "log1p", "raw"],
         Field(
@@ -64,7 +68,7 @@ class MultigrateParams:
             ge=0,
             le=1,
             description="share of cells shown by one of their modalities only, while all are reconstructed; "
-            "none: 0 for paired cells, 0.5 mosaic; paper 0",
+            "none: 0.5; paper 0",
         ),
     ] = None
     batch_size: Annotated[int, Field(ge=2, description="cells in a minibatch")] = 256
@@ -72,7 +76,15 @@ class MultigrateParams:
         Literal["none", "batch", "presence"],
         Field(description="groups that share every minibatch equally: batches, or cells by what they have"),
     ] = "none"
-    lr: Annotated[float, Field(gt=0, lt=1, description="AdamW's learning rate; paper 1e-3, code 5e-4")] = 1e-3
+    lr: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            lt=1,
+            description="AdamW's learning rate; none: 1e-3, but 2e-4 where a modality has more than 5,000 "
+            "features, else sparse ones are learnt by heart; paper 1e-3, code 5e-4",
+        ),
+    ] = None
     weight_decay: Annotated[float, Field(ge=0, description="AdamW's decoupled weight decay")] = 1e-3
     query_lr: Annotated[
         float, Field(gt=0, lt=1, description="learning rate of the weights that a query adds; paper as lr")
@@ -125,13 +137,20 @@ class MultigrateParams:
 
 
 PRESETS: dict[str, dict[str, object]] = {
-    "paper": {"query_lr": 1e-3, "encoder_input": "raw", "encoder_covariates": True, "settled_by": "paper"}
+    "paper": {
+        "lr": 1e-3,
+        "start": "random",
+        "query_lr": 1e-3,
+        "encoder_input": "raw",
+        "encoder_covariates": True,
+        "settled_by": "paper",
+    }
 }
 """What a preset changes; values that the user sets win."""
 
 SETTLED: dict[tuple[str, bool], dict[str, float]] = {
     ("mocli", False): {
-        "modality_dropout": 0.0,
+        "modality_dropout": 0.5,
         "weight_kl": 0.1,
         "weight_latent": 0.0,
         "weight_marginal": 0.0,
