@@ -58,7 +58,9 @@ def count_candidates(x: CSR, logits: Tensor, log_dispersion: Tensor) -> Tensor:
         cut = slice(int(bounds[start]), int(bounds[stop]))
         column = torch.from_numpy(x.indices[cut].astype(np.int64))
         counts = torch.from_numpy(x.data[cut].astype(np.float64)).unsqueeze(1)
-        row = torch.repeat_interleave(torch.arange(start, stop), torch.from_numpy(np.diff(bounds[start : stop + 1])))
+        row = torch.repeat_interleave(
+            torch.arange(start, stop), torch.from_numpy(np.diff(bounds[start : stop + 1]))
+        )
         y = at_features.index_select(0, column)
         mean = torch.exp(y) * total[row].unsqueeze(1)
         found.index_add_(0, row, counts * (torch.log(r[column].unsqueeze(1) + mean) - y))

@@ -109,7 +109,7 @@ class GaussianMixture(nn.Module):
 
 
 def start_spread(n_components: int, *, share: float = 0.2, scale: float = 2.0) -> float:
-    """Standard deviation that leaves room for all components: share * scale / K, but not zero."""
+    """Return a standard deviation that leaves room for all components: share * scale / K, but not zero."""
     return max(LEAST_SPREAD, share * scale / n_components)
 
 

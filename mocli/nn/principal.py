@@ -1,4 +1,4 @@
-"""Leading principal components of a matrix with many columns, of which blocks of rows are made when needed."""
+"""Leading principal components of a matrix with many columns, sparse to the end."""
 
 from __future__ import annotations
 

@@ -54,13 +54,13 @@ class MultiDGDModule(nn.Module):
         self.names, self.keys = list(shape.widths), list(shape.levels)
         width = p.n_latent + p.n_covariate * len(self.keys)
         self.cells = nn.Parameter(torch.zeros(shape.n_cells, width))
-        ball = {"radius": p.radius, "hardness": p.hardness}
         self.mixture = GaussianMixture(
             k,
             p.n_latent,
             spread=start_spread(k, share=p.spread, scale=p.radius),
+            radius=p.radius,
+            hardness=p.hardness,
             concentration=p.concentration,
-            **ball,
         )
         self.covariates = nn.ModuleList(
             GaussianMixture(
@@ -68,8 +68,9 @@ class MultiDGDModule(nn.Module):
                 p.n_covariate,
                 spread=start_spread(len(levels), share=p.spread, scale=p.radius),
                 isotropic=True,
+                radius=p.radius,
+                hardness=p.hardness,
                 concentration=p.concentration_covariate,
-                **ball,
             )
             for levels in shape.levels.values()
         )
@@ -97,7 +98,8 @@ class MultiDGDModule(nn.Module):
         if batch.cells is None:
             raise ValueError("cells must be drawn, not rows of each modality")
         rows = F.embedding(batch.cells, self.cells, sparse=True)
-        z, *c = rows.split([self.params.n_latent, *[self.params.n_covariate] * len(self.keys)], dim=1)
+        sizes = [self.params.n_latent, *[self.params.n_covariate] * len(self.keys)]
+        z, *c = torch.split(rows, sizes, dim=1)
         return Step(batch, z, tuple(c))
 
     def hidden(self, z: Tensor, c: tuple[Tensor, ...], continuous: Tensor | None) -> Tensor:

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from mocli.nn.count_loss import negative_binomial_loss
 from mocli.nn.layers import MLP
 from mocli.nn.likelihoods import normal
-from mocli.types import NonZeros
 
 if TYPE_CHECKING:
     from mocli.models.multidgd.params import MultiDGDParams
+    from mocli.types import NonZeros
 
 LEAST_LOG_SD = -5.0
 """Bound of the log standard deviation of values that are no counts."""
@@ -41,7 +41,7 @@ class Branch(nn.Module):
 
     @property
     def log_dispersion(self) -> Tensor:
-        """log r of counts, `(p,)`."""
+        """Log of r of counts, `(p,)`."""
         return F.softplus(self.log_scale)
 
     @property

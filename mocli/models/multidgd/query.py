@@ -5,6 +5,7 @@ Methods, "Testing and prediction of new data" and "Integrating unseen covariates
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -90,7 +91,11 @@ def _take_over(new: GaussianMixture, old: GaussianMixture) -> None:
             parameter.requires_grad = True
             mask = torch.zeros_like(parameter)
             mask[k:] = 1
-            parameter.register_hook(lambda gradient, mask=mask: gradient * mask.to(gradient.device))
+            parameter.register_hook(partial(_masked, mask))  # type: ignore[no-untyped-call]
+
+
+def _masked(mask: Tensor, gradient: Tensor) -> Tensor:
+    return gradient * mask.to(gradient.device)
 
 
 def _open(

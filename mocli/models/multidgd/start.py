@@ -1,6 +1,6 @@
 """Where training starts: cells at their principal components, the mixture at k-means of those.
 
-The authors start cells at the origin and means at random, and clusterings differ from run to run; a start that
+The authors start cells at the origin and means at random, and clusterings differ by run; a start that
 follows the data takes most of the chance out, and many epochs.
 """
 
@@ -99,7 +99,7 @@ def choose_components(z: Tensor, seed: int) -> int:
 
 
 def start_heads(module: MultiDGDModule, bundle: MultiOmics) -> None:
-    """Let features start at their mean: the decoder's last bias, and the spread of values that are no counts."""
+    """Let features start at their mean: the last bias, and the spread of values that are no counts."""
     for m in bundle.modalities.values():
         branch = module.branch(m.name)
         values = m.features.values
