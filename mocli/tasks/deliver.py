@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -27,8 +27,25 @@ if TYPE_CHECKING:
     from mocli.tasks.placement import Latent
     from mocli.tasks.prepare import Plan, Prepared
     from mocli.tasks.run import Run
-    from mocli.tasks.transfer import Carried
-    from mocli.types import FloatArray, StrArray
+    from mocli.types import FloatArray, IntArray, StrArray
+
+
+class Columns(Protocol):
+    """Columns that a run adds to obs."""
+
+    @property
+    def said(self) -> str:
+        """The main column, for people."""
+        ...
+
+    def of_modality(self, modality: str) -> dict[str, StrArray | FloatArray]:
+        """Return columns for the obs of a modality, by name."""
+        ...
+
+    def of_whole(self, cells: Mapping[str, IntArray], n_cells: int) -> dict[str, StrArray | FloatArray]:
+        """Return columns for the obs of the whole."""
+        ...
+
 
 MAX_PICTURE = 10_000
 """Cells drawn in the picture; more would only overlap."""
@@ -42,12 +59,12 @@ def deliver(
     latent: Latent,
     scores: Scores,
     model: Model,
-    carried: Sequence[Carried] = (),
+    columns: Sequence[Columns] = (),
 ) -> None:
     """Write every output; the JSON report comes last, so that `ok` means all of it is there."""
     paths, output = run.paths, run.output
     key = output.key_added or f"X_{made.traits.name}"
-    added = _added(made, data, latent.by_modality, key, carried)
+    added = _added(made, data, latent.by_modality, key, columns)
     names = union_names(added)
     top = {key: _joined(names, added, latent.by_modality)}
     if output.umap:
@@ -57,9 +74,9 @@ def deliver(
         top["X_umap"] = np.full((len(names), 2), np.nan, dtype=np.float32)
         top["X_umap"][placed] = layout(top[key][placed], seed=run.options.seed)
     uns = {"mocli": provenance(run, made.traits.name, model.params)} if output.provenance else {}
-    write_h5mu(paths.output, added, obsm=top, uns=uns, obs=_joined_labels(names, added, carried))
-    columns = "".join(f", labels in obs['{c.name}_transferred']" for c in carried)
-    run.add_output(paths.output, f"integrated cells, latent in obsm['{key}']{columns}")
+    write_h5mu(paths.output, added, obsm=top, uns=uns, obs=_joined_columns(names, added, columns))
+    also = "".join(f", {c.said}" for c in columns)
+    run.add_output(paths.output, f"integrated cells, latent in obsm['{key}']{also}")
     run.add_output(paths.model, "the trained model")
     if paths.html is not None:
         _write_html(run, paths.html, prepared, latent, scores)
@@ -77,7 +94,7 @@ def _added(
     data: DataOptions,
     latent: Mapping[str, FloatArray],
     key: str,
-    carried: Sequence[Carried],
+    columns: Sequence[Columns],
 ) -> list[Added]:
     prefix = data.obs_prefix or (
         not made.relation.names_mean_cells and made.relation.pairing is Pairing.UNPAIRED and _collide(made)
@@ -86,7 +103,7 @@ def _added(
         Added(
             file=f,
             obsm={key: latent[f.name]},
-            obs={name: column for c in carried for name, column in c.of_modality(f.name).items()},
+            obs={name: column for c in columns for name, column in c.of_modality(f.name).items()},
             obs_names=tuple(f"{f.name}:{name}" for name in f.obs.index) if prefix else None,
         )
         for f in made.files
@@ -117,12 +134,12 @@ def _joined(names: Sequence[str], added: Sequence[Added], latent: Mapping[str, F
     return joined.astype(np.float32)
 
 
-def _joined_labels(
-    names: Sequence[str], added: Sequence[Added], carried: Sequence[Carried]
+def _joined_columns(
+    names: Sequence[str], added: Sequence[Added], columns: Sequence[Columns]
 ) -> dict[str, StrArray | FloatArray]:
     where = pd.Index(names)
     cells = {part.file.name: where.get_indexer(part.names) for part in added}
-    return {name: column for c in carried for name, column in c.of_whole(cells, len(names)).items()}
+    return {name: column for c in columns for name, column in c.of_whole(cells, len(names)).items()}
 
 
 def provenance(run: Run, model: str, params: object) -> dict[str, object]:

@@ -147,6 +147,7 @@ def _dry_run(request: Request, asked: TransferOptions, paths: Paths) -> Result:
 def _run(request: Request, asked: TransferOptions, paths: Paths, command: Sequence[str]) -> Result:
     with Run("integrate", paths, output=request.output, options=request.run, command=command) as run:
         # torch and scikit-learn are loaded only now: a dry run and a refusal need neither
+        from mocli.tasks.clusters import find_clusters
         from mocli.tasks.deliver import deliver
         from mocli.tasks.describe import describe_links, describe_scores
         from mocli.tasks.evaluate import score
@@ -163,7 +164,8 @@ def _run(request: Request, asked: TransferOptions, paths: Paths, command: Sequen
             scores = score(latent, prepared.bundle, made.pairs, seed=request.run.seed)
             describe_scores(run, scores)
             describe_links(run, scores)
+            clusters = find_clusters(run, made.traits.name, trained.model, latent, prepared.bundle)
             carried = transfer(run, asked, labels, made, prepared, latent.by_modality)
         with run.timed("write"):
-            deliver(run, request.data, made, prepared, latent, scores, trained.model, carried)
+            deliver(run, request.data, made, prepared, latent, scores, trained.model, [*clusters, *carried])
     return Result(paths.output, run.report.as_dict(), [], paths.results())

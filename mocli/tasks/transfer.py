@@ -86,6 +86,11 @@ class Carried:
     confidence: Mapping[str, FloatArray]
     own: Mapping[str, BoolArray]
 
+    @property
+    def said(self) -> str:
+        """The main column, for people."""
+        return f"labels in obs['{self.name}_transferred']"
+
     def of_modality(self, modality: str) -> dict[str, StrArray | FloatArray]:
         """Columns for the obs of a modality, by name."""
         return self._columns(self.codes[modality], self.confidence[modality])
