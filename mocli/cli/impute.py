@@ -14,6 +14,7 @@ from mocli.cli.values import choice
 IMPUTATION = "Imputation"
 CELLS = ("missing", "all")
 SCALES = ("log", "counts", "scaled")
+ROUTES = ("auto", "decoder", "readout")
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,25 @@ class ImputeOptions:
             help="log: normalised, logged; counts: at median depth; scaled: in standard deviations",
         ),
     ] = "log"
+    route: Annotated[
+        str,
+        option(
+            "--route",
+            panel=IMPUTATION,
+            metavar="|".join(ROUTES),
+            check=choice(*ROUTES),
+            help="Values by the model's decoder, or by a readout fitted to its latent",
+        ),
+    ] = "auto"
+    decode_batch: Annotated[
+        str | None,
+        option(
+            "--decode-batch",
+            panel=IMPUTATION,
+            metavar="LEVEL",
+            help="Decode as this batch; else the mean over those that measured the target",
+        ),
+    ] = None
     coverage: Annotated[
         float,
         option(

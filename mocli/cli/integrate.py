@@ -1,12 +1,13 @@
 """`mocli integrate`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from mocli.cli.call import call
 from mocli.cli.command import with_options
 from mocli.cli.option import option
-from mocli.cli.options import OUTPUT, SHARED
+from mocli.cli.options import OUTPUT, SHARED, TRAINING
 from mocli.cli.settings import Settings
 
 
@@ -24,6 +25,21 @@ class IntegrateOptions:
 
 
 @dataclass(frozen=True)
+class ReferenceOptions:
+    """A trained model that takes the cells in."""
+
+    reference: Annotated[
+        Path | None,
+        option(
+            "--reference",
+            panel=TRAINING,
+            metavar="DIR",
+            help="Place the cells among those of a trained model (OUT.model); only new weights are trained",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
 class TransferOptions:
     """Labels carried over to the cells that lack them."""
 
@@ -33,7 +49,7 @@ class TransferOptions:
             "--transfer-labels",
             panel=OUTPUT,
             metavar="COLUMN[,COLUMN]",
-            help="Label cells that lack this obs column by their neighbours in other modalities",
+            help="Label cells that lack this obs column by neighbours in other modalities or the reference",
         ),
     ] = None
     min_confidence: Annotated[
@@ -47,7 +63,7 @@ class TransferOptions:
     ] = 0.5
 
 
-@with_options(*SHARED, IntegrateOptions, TransferOptions)
+@with_options(*SHARED, ReferenceOptions, IntegrateOptions, TransferOptions)
 def integrate(settings: Settings) -> None:
     """Bring the cells of all modalities into one latent space.
 

@@ -41,7 +41,8 @@ class InputOptions:
         list[str] | None,
         typer.Argument(
             metavar="INPUT",
-            help="h5mu, h5ad or 10x h5 files; NAME=FILE names a modality, FILE::MODALITY picks one",
+            help="h5mu, h5ad or 10x h5 files; NAME=FILE names a modality, FILE::MODALITY picks one; files "
+            "that hold the same modality are joined",
             show_default=False,
         ),
     ] = None

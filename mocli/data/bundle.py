@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -180,6 +180,30 @@ class MultiOmics:
         bits = 1 << np.arange(len(self.modalities), dtype=np.int64)
         found: IntArray = (self.rows >= 0) @ bits
         return found
+
+    def seen_by(self, modality: str) -> tuple[MultiOmics, IntArray]:
+        """Return the cells measured in a modality as if nothing else of them had been, and which they are.
+
+        Cells come in the order of the modality's rows.
+        """
+        cells, at = self.cells_of(modality), list(self.modalities).index(modality)
+        rows = np.full((len(cells), len(self.modalities)), -1, np.int64)
+        rows[:, at] = self.rows[cells, at]
+
+        def of(codes: Codes | None) -> Codes | None:
+            return None if codes is None else replace(codes, codes=codes.codes[cells])
+
+        numbers = self.continuous
+        return replace(
+            self,
+            rows=rows,
+            obs_names=tuple(self.obs_names[i] for i in cells),
+            batch=of(self.batch),
+            label=of(self.label),
+            covariates=tuple(replace(c, codes=c.codes[cells]) for c in self.covariates),
+            continuous=None if numbers is None else replace(numbers, values=numbers.values[cells]),
+            obs=None,
+        ), cells
 
     def cells_of(self, modality: str) -> IntArray:
         """Cell index of each row of a modality, `(n_obs,)`."""

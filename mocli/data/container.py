@@ -77,29 +77,6 @@ def open_source(source: Source) -> list[ModalityFile]:
     return files
 
 
-def unique_names(
-    found: Sequence[tuple[Source, list[ModalityFile]]], *, kinds: Mapping[str, ModalityKind]
-) -> list[ModalityFile]:
-    """Give every modality a name of its own: a later one that collides takes its file's stem."""
-    if not found:
-        raise UsageError("no input", expected="at least one .h5ad, .h5mu or 10x .h5 file")
-    files: dict[str, ModalityFile] = {}
-    for source, opened in found:
-        for file in opened:
-            name = file.name
-            if name in files and source.name is None and source.path.stem not in files:
-                name = source.path.stem
-            if name in files:
-                raise UsageError(
-                    f"two inputs are called '{name}'",
-                    file=file.path,
-                    found=f"'{name}' is also {files[name].path}",
-                    hint=f"name one of them: other={source.text.rpartition('=')[2]}",
-                )
-            files[name] = replace(file, name=name, kind=kinds.get(name, file.kind))
-    return list(files.values())
-
-
 def _open_h5mu(source: Source, h5: h5py.File) -> list[ModalityFile]:
     mod = h5["mod"]
     with reading(source.path, "mod"):

@@ -106,7 +106,7 @@ def features_of(files: Sequence[ModalityFile], *, var_key: str | None = None) ->
         columns = list(dict.fromkeys(str(c) for file in files for c in file.var.columns))
         raise InputError(
             f"no modality has the column '{var_key}' of --var-key",
-            file=", ".join(dict.fromkeys(str(file.path) for file in files)),
+            file=", ".join(dict.fromkeys(str(path) for file in files for path in file.paths)),
             field=f"var['{var_key}']",
             found=", ".join(columns[:12]) or "no columns",
             hint=did_you_mean(var_key, columns, "columns"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from mocli.data.container import open_source, unique_names
+from mocli.data.container import open_source
+from mocli.data.inputs import gather
 from mocli.data.modality import ModalityFile
 from mocli.data.source import Source, parse_source
 
@@ -32,19 +33,22 @@ def open_inputs(
 
     Returns
     -------
-    One `ModalityFile` a modality, in the order given, names unique.
+    One `ModalityFile` a modality, in the order given, names unique. Where several
+    files hold a modality by its name they are one: a `JoinedModality`, and cell
+    names are made to differ between files.
 
     Raises
     ------
     UsageError
-        No input, or names that collide.
+        No input, names that collide, a file given twice, or files of one name that
+        measure different things.
     InputError
         A file that is absent, no HDF5, damaged, of another format, without
-        the modality wanted, with repeated cell names, or with fewer than two
-        cells or no feature.
+        the modality wanted, with repeated cell names, with fewer than two
+        cells or no feature; files of one modality that share too few features.
     """
     found = [(source, open_source(source)) for source in map(parse_source, texts)]
-    return unique_names(found, kinds=kinds or {})
+    return gather(found, kinds=kinds or {})
 
 
 def sha256(path: Path) -> str:

@@ -53,6 +53,11 @@ class ModalityFile:
         Columns of the stored matrix that are this modality's, None for all.
     rows
         Rows of the stored matrix that are these cells, None for all.
+    input_key
+        Column that mocli added to obs, saying which input a cell is of; None
+        where obs is as in the file.
+    notes
+        What a user should know of how it was opened, a line each.
     """
 
     name: str
@@ -67,6 +72,22 @@ class ModalityFile:
     has_x: bool = True
     columns: IntArray | None = field(default=None, repr=False)
     rows: IntArray | None = field(default=None, repr=False)
+    input_key: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def by_part(self) -> list[tuple[ModalityFile, IntArray]]:
+        """Return the files behind it, each with the rows of this modality that are its cells."""
+        return [(self, np.arange(self.n_obs))]
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Every file that holds some of it."""
+        return tuple(dict.fromkeys(part.path for part, _ in self.by_part()))
+
+    @property
+    def where(self) -> str:
+        """Its files in words."""
+        return ", ".join(map(str, self.paths))
 
     def take(self, rows: IntArray) -> ModalityFile:
         """Return the modality with some of its cells only, `rows` counted among those it has."""
@@ -143,6 +164,12 @@ class ModalityFile:
             nnz = round(sample.nnz / sample.shape[0] * self.n_obs)
         return 8 * nnz + 4 * (self.n_obs + 1)
 
+    def stored_as(self, layer: str | None = None) -> tuple[str, np.dtype[Any]]:
+        """Return how a matrix lies on disk (`csr`, `csc` or `dense`) and the type of its values."""
+        with self._stored(layer) as (stored, _, place), reading(self.path, place):
+            node = stored.node if stored.layout == "dense" else stored.node["data"]
+            return stored.layout, np.dtype(node.dtype)
+
     @contextmanager
     def _stored(self, layer: str | None) -> Iterator[tuple[Stored, IntArray | None, str]]:
         """Find a matrix on disk, the columns wanted of it, and what to call it."""
@@ -173,7 +200,7 @@ class ModalityFile:
         wanted = "X" if layer is None else layer
         raise InputError(
             f"'{self.name}' has no layer '{wanted}'",
-            file=self.path,
+            file=self.where,
             field=f"layers['{wanted}']" if wanted not in ("X", "raw") else wanted,
             found=", ".join(self.matrices) or "no matrix at all",
             hint=did_you_mean(wanted, self.matrices, "layers"),

@@ -10,7 +10,7 @@ import numpy as np
 from mocli.types import ModalityKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 _ALIASES: dict[ModalityKind, str] = {
     ModalityKind.RNA: (
@@ -84,6 +84,35 @@ def kind_of_features(names: Sequence[str]) -> ModalityKind:
         return ModalityKind.RNA
     transcripts = sum(_TRANSCRIPT.match(str(n)) is not None for n in names[:60000])
     return ModalityKind.RNA if transcripts >= 3 else ModalityKind.OTHER
+
+
+def naming_hint(own: Iterable[str], wanted: Iterable[str], whose: str) -> str | None:
+    """Say why two sets of features share so few names, where a change of spelling explains it.
+
+    Parameters
+    ----------
+    own, wanted
+        Names that are, and names as they should be.
+    whose
+        What has the latter, for the message.
+    """
+    mine, theirs = list(map(str, own)), list(map(str, wanted))
+    plain = len(set(mine) & set(theirs))
+
+    def shared(change: Callable[[str], str]) -> bool:
+        changed = len(set(map(change, mine)) & set(map(change, theirs)))
+        return changed > max(min(len(mine), len(theirs)) / 2, 2 * plain)
+
+    if shared(str.upper):
+        return f"the names differ in upper and lower case: write them as in {whose}"
+    if shared(lambda n: n.split(".")[0]):
+        return "the names differ in the version suffix (.1): cut it off"
+    ensembl = [
+        sum(n.startswith("ENS") for n in names[:200]) > min(100, len(names) / 2) for names in (mine, theirs)
+    ]
+    if ensembl[0] != ensembl[1]:
+        return f"one side has Ensembl ids, the other symbols: rename var_names to those of {whose}"
+    return None
 
 
 def _slug(text: str) -> str:

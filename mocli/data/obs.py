@@ -44,7 +44,7 @@ def find_column(
     columns = list(dict.fromkeys(str(c) for f in files for c in f.obs.columns))
     raise InputError(
         f"no modality has the column '{key}'" + (f" of {option}" if option else ""),
-        file=", ".join(dict.fromkeys(str(f.path) for f in files)),
+        file=", ".join(dict.fromkeys(str(path) for f in files for path in f.paths)),
         field=f"obs['{key}']",
         found=", ".join(columns[:12]) + (", ..." if len(columns) > 12 else "") or "no columns",
         hint=did_you_mean(key, columns, "columns"),

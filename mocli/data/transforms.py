@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mocli.data.absent import at_mean, at_shares
 from mocli.data.bundle import FeatureMatrix
 from mocli.data.components import Components
 from mocli.data.link_recipe import LinkRecipe
@@ -173,6 +174,9 @@ class Recipe:
         Whether the scaled features are a dense array (above half of the values stored).
     components
         The projection of the scaled features, or None.
+    means
+        Mean over the training cells of features that are not standardised, `(n_selected,)`:
+        what stands for a feature that new cells were not measured for.
     """
 
     options: RecipeOptions
@@ -184,6 +188,7 @@ class Recipe:
     scaler: Scaler | None
     lsi: Lsi | None
     components: Components | None = None
+    means: FloatArray | None = None
 
     @classmethod
     def fit(
@@ -230,6 +235,7 @@ class Recipe:
             dense=dense,
             scaler=Scaler.fit(values, clip=options.clip) if scale else None,
             lsi=lsi,
+            means=None if scale or lsi is not None else np.asarray(values.mean(axis=0), np.float32).ravel(),
         )
         n_pcs = options.n_pcs
         if not n_pcs or values.shape[1] <= n_pcs or min(values.shape) < 3:
@@ -248,7 +254,7 @@ class Recipe:
         ----------
         absent
             Columns that these cells were not measured for; they count as the mean
-            of the training cells. Of `tfidf-lsi`, as no signal.
+            of the training cells, counts at the depth of the cell. Of `tfidf-lsi`, as no signal.
         """
         if x.shape[1] != self.n_vars:
             raise ValueError(f"{x.shape[1]} columns, fitted on {self.n_vars}")
@@ -273,7 +279,11 @@ class Recipe:
             missing = np.flatnonzero(np.isin(self.selected, absent))
         if self.components is not None:
             return self.components.apply(scaled, missing)
-        return _at_mean(scaled, missing) if len(missing) else scaled
+        if not len(missing):
+            return scaled
+        if self.options.transform == "counts" and self.means is not None:
+            return replace(scaled, values=at_shares(scaled.values, missing, self.means))
+        return at_mean(scaled, missing, self.means)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -314,6 +324,8 @@ class Recipe:
             "projected": self.components is not None,
         }
         arrays: dict[str, Any] = {"selected": self.selected}
+        if self.means is not None:
+            arrays["means"] = self.means
         for part in (self.scaler, self.lsi, self.components):
             arrays |= {} if part is None else part.arrays()
         return json, arrays
@@ -332,17 +344,5 @@ class Recipe:
             scaler=Scaler.from_arrays(arrays, clip=options.clip) if json["scaled"] else None,
             lsi=Lsi.from_arrays(arrays) if options.transform == "tfidf-lsi" else None,
             components=Components.from_arrays(arrays) if json.get("projected") else None,
+            means=arrays.get("means"),
         )
-
-
-def _at_mean(features: FeatureMatrix, columns: IntArray) -> FeatureMatrix:
-    """Set columns to 0, the mean of standardised features, for every cell."""
-    values, offset = features.values.copy(), features.offset
-    if isinstance(values, np.ndarray):
-        values[:, columns] = 0
-    else:
-        values.data[np.isin(values.indices, columns)] = 0
-    if offset is not None:
-        offset = offset.copy()
-        offset[columns] = 0
-    return replace(features, values=values, offset=offset)

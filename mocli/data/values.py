@@ -64,16 +64,21 @@ def choose_layer(
     else:
         layer, reason = "X", "no layer asked for, none called counts"
     values = look(file.sample(layer))
+    _refuse_mixed(file, layer, signed=allow_negative)
 
     def fits(kind: ValueKind) -> bool:
         return kind is ValueKind.COUNTS if wants_counts else allow_negative or kind is not ValueKind.REAL
 
     if fits(values):
         return LayerChoice(layer, values, reason)
-    others = [m for m in file.matrices if m != layer and fits(look(file.sample(m)))]
+    others = [
+        m
+        for m in file.matrices
+        if m != layer and not _mixed(file, m, signed=allow_negative) and fits(look(file.sample(m)))
+    ]
     raise InputError(
         f"'{file.name}' needs {'counts' if wants_counts else 'values that are not negative'}",
-        file=file.path,
+        file=file.where,
         field=_field(layer),
         found=_WORDS[values],
         expected=_WORDS[ValueKind.COUNTS] if wants_counts else "values >= 0",
@@ -150,6 +155,46 @@ def check_values(x: CSR, file: ModalityFile, *, layer: str, allow_negative: bool
     )
 
 
+def _mixed(file: ModalityFile, layer: str, *, signed: bool) -> dict[str, ValueKind]:
+    """Return what a matrix holds by file, where its files differ; empty where they agree."""
+    parts = file.by_part()
+    if len(parts) < 2:
+        return {}
+    found = {str(part.path): look(part.sample(layer)) for part, _ in parts}
+    kinds = set(found.values())
+    # of values of any sign, some files may lack negative or large ones by chance
+    alike = len(kinds) == 1 or (signed and ValueKind.COUNTS not in kinds)
+    return {} if alike else found
+
+
+def _refuse_mixed(file: ModalityFile, layer: str, *, signed: bool) -> None:
+    """Refuse files of one modality of which some hold counts and others do not."""
+    found = _mixed(file, layer, signed=signed)
+    if not found:
+        return
+    others = [m for m in file.matrices if m != layer and not _mixed(file, m, signed=signed)]
+    if others:
+        hint = f"{' or '.join(_field(m) for m in others[:3])} would do: --layer {file.name}={others[0]}"
+    else:
+        counts = [
+            f"{_field(m)} of {part.path}"
+            for part, _ in file.by_part()
+            for m in [next((m for m in part.matrices if look(part.sample(m)) is ValueKind.COUNTS), None)]
+            if m is not None
+        ]
+        hint = "write the same values into a layer of the same name in each file, such as layers['counts']"
+        if counts:
+            hint += f"; counts are in {' and '.join(counts)}"
+    raise InputError(
+        f"the files of '{file.name}' hold different values",
+        file=file.where,
+        field=_field(layer),
+        found="; ".join(f"{_WORDS[kind]} in {path}" for path, kind in found.items()),
+        expected="the same in every file",
+        hint=hint,
+    )
+
+
 def _constant(x: CSR) -> BoolArray:
     """Columns with one value throughout, `(n_vars,)`."""
     n_obs, n_vars = x.shape
@@ -176,7 +221,7 @@ def _refuse(bad: BoolArray, what: str, x: CSR, file: ModalityFile, layer: str, h
     ]
     raise InputError(
         f"'{file.name}' has {what}",
-        file=file.path,
+        file=file.where,
         field=_field(layer),
         found=f"{n_bad} {what}, the first at (cell, feature): {', '.join(named)}",
         expected="finite values" if "negative" not in what else "values >= 0",

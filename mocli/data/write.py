@@ -12,8 +12,10 @@ import pandas as pd
 
 from mocli.data.axes import Part, append_modalities, map_modalities
 from mocli.data.blocks import KEEP_BITS, NewModality, Written, write_modality
+from mocli.data.concatenation import concatenated
 from mocli.data.encode import add_column, need_group, put, put_array, put_csr, put_table, tag
 from mocli.data.hdf5 import open_h5, reading, text_attr
+from mocli.data.joined import JoinedModality
 from mocli.data.outfile import writing_h5
 from mocli.data.table import read_index, read_table
 from mocli.data.target import atomic, check_writable
@@ -111,7 +113,8 @@ def write_h5mu(
     not in `added`. Otherwise each modality is copied object by object into a
     new file. Keys that are already there are overwritten, all else stays.
     Of a file split by feature type `varp` and `raw`, which span all types,
-    are left out.
+    are left out. A modality of several files is written anew, see
+    `concatenation`.
 
     Parameters
     ----------
@@ -140,7 +143,7 @@ def write_h5mu(
     EnvironmentProblem
         The folder cannot be written to, or the disk is full.
     """
-    inputs = list(dict.fromkeys(a.file.path for a in added))
+    inputs = list(dict.fromkeys(p for a in added for p in a.file.paths))
     if any(path.exists() and p.exists() and path.samefile(p) for p in inputs):
         raise UsageError("the output is also an input", file=path, hint="inputs are never changed")
     kept = _kept_order(added) is not None
@@ -162,7 +165,11 @@ def write_h5mu(
         with writing_h5(temporary, "w", userblock_size=_USERBLOCK) as (h5, check):
             mod = h5.create_group("mod")
             for a in added:
-                _copy_modality(a, mod.create_group(a.file.name))
+                group = mod.create_group(a.file.name)
+                if isinstance(a.file, JoinedModality):
+                    write_modality(group, concatenated(a.file, a.obs_names), check=check)
+                else:
+                    _copy_modality(a, group)
                 check()
             written = _write_new(h5, new, keep_bits, check)
             _set_order(mod, names)
@@ -205,6 +212,7 @@ def _kept_order(added: Sequence[Added]) -> pd.Index | None:
     if any(
         a.file.path != first.path
         or a.file.format != "h5mu"
+        or a.file.input_key is not None
         or a.file.group != f"/mod/{a.file.name}"
         or (a.obs_names is not None and not a.names.equals(a.file.obs.index))
         for a in added
@@ -286,6 +294,8 @@ def _copy_modality(added: Added, target: h5py.Group) -> None:
                 _write_columns(file, target, source)
     for key in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
         need_group(target, key)
+    if file.input_key is not None:
+        put_table(target, "obs", file.obs)
     if added.obs_names is not None:
         _rename(target, added.obs_names)
 
@@ -320,8 +330,18 @@ def _write_top(h5: h5py.File, added: Sequence[Added], new: Sequence[NewModality]
     parts += [Part(m.name, m.names, m.var.index) for m in new]
     cells = pd.Index(union_names(added, new))
     features = np.concatenate([p.features.to_numpy(object) for p in parts])
-    put_table(h5, "obs", pd.DataFrame(index=cells))
+    put_table(h5, "obs", _origin(added, cells))
     put_table(h5, "var", pd.DataFrame(index=pd.Index(features)))
     for key in ("obsm", "varm", "obsp", "varp", "uns", "obsmap", "varmap"):
         need_group(h5, key)
     map_modalities(h5, cells, parts, start=0)
+
+
+def _origin(added: Sequence[Added], cells: pd.Index) -> pd.DataFrame:
+    """Return which input each cell is of, where modalities say so; else a table without columns."""
+    known = [a.file.obs[a.file.input_key].set_axis(a.names) for a in added if a.file.input_key is not None]
+    if not known:
+        return pd.DataFrame(index=cells)
+    every = pd.concat(known)
+    column = every[~every.index.duplicated()].reindex(cells)
+    return pd.DataFrame({next(a.file.input_key for a in added if a.file.input_key): column}, index=cells)

@@ -37,6 +37,7 @@ MIN_NEIGHBORS = 10  # below this the chi-square approximation means nothing
     "1,000 random cells (all, if fewer); median over replicates of the mean acceptance. Undefined with "
     "fewer than 11 cells. Above 20,000 cells replicates are drawn among 20,000.",
     section="scMODAL, Methods, kBET; kBET, Nat Methods 2019",
+    headline=7,
 )
 def kbet(e: Embedding) -> Iterable[Score]:
     """Score all modalities together."""
@@ -54,6 +55,7 @@ def kbet(e: Embedding) -> Iterable[Score]:
     definition="As kBET acceptance, of batches instead of modalities; cells of unknown batch count as a "
     "batch of their own.",
     section="kBET, Nat Methods 2019; scIB, Nat Methods 2022",
+    headline=9,
 )
 def kbet_batch(e: Embedding) -> Iterable[Score]:
     """Score all batches together."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 TYPICAL = 99  # percentile of the reference's own distances that still counts as near
 MAX_REFERENCE = 20_000  # reference cells whose own distances are measured
+N_TREES = 200
 _VOTES = 2**21  # shares held at once
 
 
@@ -170,3 +171,43 @@ def _typical_distance(reference: NDArray[Any], k: int, device: str) -> float:
     # a cell is its own nearest or among its equals, at distance 0 either way: the last is the k-th other
     own = knn(asking, reference, k + 1, device=device)[0][:, -1]
     return float(np.percentile(own, TYPICAL)) or math.inf
+
+
+def forest(
+    z_query: NDArray[Any],
+    z_reference: NDArray[Any],
+    labels: NDArray[Any],
+    *,
+    n_levels: int,
+    seed: int,
+) -> tuple[IntArray, FloatArray]:
+    """Let a random forest trained on labelled reference cells label every query cell.
+
+    Parameters
+    ----------
+    z_query, z_reference
+        `(n, d)` and `(m, d)`, one latent, finite.
+    labels
+        `(m,)` codes below `n_levels`; negative is unknown. Of more than 20,000 labelled cells as
+        many are drawn.
+
+    Returns
+    -------
+    Winner and its mean vote over the trees, `(n,)` each; -1 and 0 where no reference cell has a label.
+    Classes weigh the same in every tree, as in the Multigrate paper (Methods, "Label transfer").
+    """
+    from sklearn.ensemble import RandomForestClassifier
+
+    codes = np.asarray(labels)
+    rows = np.flatnonzero(codes >= 0)
+    if codes.max(initial=-1) >= n_levels:
+        raise ValueError(f"label code {codes.max()} where there are {n_levels} levels")
+    if not len(rows) or not len(z_query):
+        return np.full(len(z_query), -1, np.int64), np.zeros(len(z_query), np.float32)
+    if len(rows) > MAX_REFERENCE:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, MAX_REFERENCE, replace=False))
+    trees = RandomForestClassifier(N_TREES, class_weight="balanced_subsample", random_state=seed, n_jobs=1)
+    trees.fit(z_reference[rows], codes[rows])
+    shares = trees.predict_proba(z_query)
+    best: IntArray = trees.classes_[shares.argmax(1)].astype(np.int64)
+    return best, shares.max(1).astype(np.float32)

@@ -32,6 +32,7 @@ COLUMNS = 64  # at a time
     "linked features that are not constant. n counts these. At most 20,000 cells of a modality, drawn at "
     "random, look for neighbours among all of the other.",
     section="mocli",
+    headline=8,
 )
 def link_concordance(e: Embedding) -> Iterable[Score]:
     """Score every two modalities that have links."""

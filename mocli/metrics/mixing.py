@@ -31,6 +31,7 @@ NTH = 5
     "median over modalities (two: their mean), mean over cells. Undefined if n - 1 is less than 5 per "
     "modality. Above 20,000 cells the mean is over 20,000 drawn ones.",
     section="scMODAL, Methods, Mixing metric",
+    headline=6,
 )
 def mixing(e: Embedding) -> Iterable[Score]:
     """Score all modalities together."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     "divided by 2 n^2; d Euclidean in the joint latent, < strict. Above 20,000 such cells n are 20,000 "
     "drawn at random.",
     section="scMODAL, Methods, FOSCTTM",
+    headline=4,
 )
 def foscttm(e: Embedding) -> Iterable[Score]:
     """Score every two modalities that share cells."""

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 
     Edge = tuple[str, str]
     Linked = tuple[FloatArray, FloatArray, tuple[str, ...]]
+    Own = tuple[IntArray, FloatArray]
 
 T = TypeVar("T")
-Need = Literal["modalities", "batches", "label", "pairs", "linked"]
+Need = Literal["modalities", "batches", "label", "pairs", "linked", "own"]
 
 MAX_NEIGHBORS = 300  # the neighbourhood of the mixing metric
 ACROSS = 15  # neighbours in the other modality
@@ -56,6 +57,9 @@ class Embedding:
         For modalities (a, b) the rows of the same cell in both, `(n_pairs, 2)`.
     linked
         For modalities (a, b) the dense linked features `(n_a, s)`, `(n_b, s)` and their names.
+    own
+        For a modality some of its rows `(m,)`, and where these cells lie by their measured features
+        alone, before any correction (principal components), `(m, c)`.
     seed
         Of the metrics that draw cells.
     device
@@ -68,6 +72,7 @@ class Embedding:
     batch: Mapping[str, IntArray] | None = None
     pairs: Mapping[Edge, IntArray] | None = None
     linked: Mapping[Edge, Linked] | None = None
+    own: Mapping[str, Own] | None = None
     seed: int = 0
     device: str = "cpu"
     _shared: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
@@ -83,6 +88,9 @@ class Embedding:
         for (a, b), (x, y, _) in (self.linked or {}).items():
             if (len(x), len(y)) != (len(self.z[a]), len(self.z[b])) or x.shape[1] != y.shape[1]:
                 raise ValueError(f"linked features of {a} and {b} have shapes {x.shape} and {y.shape}")
+        for name, (cells, places) in (self.own or {}).items():
+            if len(cells) != len(places) or np.max(cells, initial=-1) >= len(self.z[name]):
+                raise ValueError(f"{len(places)} own places of {len(cells)} rows of '{name}' do not fit")
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -150,17 +158,21 @@ class Embedding:
 
         Rows of both modalities, `(m,)` each; the second is empty if no cell can give.
         """
+        to, near = self.nearby_known(giver, receiver)
+        return to, near[:, 0] if near.shape[1] else near.ravel()
+
+    def nearby_known(self, giver: str, receiver: str) -> tuple[IntArray, IntArray]:
+        """As `nearest_known`, with the 15 nearest (all, if fewer): `(m,)` and `(m, k)`."""
         label = self.label or {}
         to, of = (np.flatnonzero(np.asarray(label[m]) >= 0) for m in (receiver, giver))
         if len(of) and (len(to), len(of)) == (len(self.z[receiver]), len(self.z[giver])):
-            to, near = self.across(receiver, giver)
-            return to, near[:, 0]
+            return self.across(receiver, giver)
         to = self.draw(to)
         if not len(of):
-            return to, of
+            return to, np.zeros((len(to), 0), np.int64)
 
         def find() -> IntArray:
-            return self.search(self.rows(receiver)[to], self.rows(giver)[of], 1)[:, 0]
+            return self.search(self.rows(receiver)[to], self.rows(giver)[of], ACROSS)
 
         return to, of[self.share(("nearest known", giver, receiver), find)]
 
@@ -195,10 +207,7 @@ class Embedding:
         neighbors = np.empty((len(cells), k), np.int32)
         for rows in chunks(len(cells), 512):
             found = self.search(self.joint[cells[rows]], self.joint, k + 1)
-            # a cell can be crowded out of its own list by duplicates: then the last one goes
-            own = found == cells[rows, None]
-            own[~own.any(1), -1] = True
-            neighbors[rows] = found[~own].reshape(len(found), k)
+            neighbors[rows] = without_self(found, cells[rows])
         return cells, neighbors
 
     def share(self, key: Hashable, compute: Callable[[], T]) -> T:
@@ -206,6 +215,17 @@ class Embedding:
         if key not in self._shared:
             self._shared[key] = compute()
         return cast("T", self._shared[key])
+
+
+def without_self(found: IntArray, cells: IntArray) -> IntArray:
+    """Neighbours `(m, k + 1)` less the asking cell `(m,)`: `(m, k)`.
+
+    A cell can be crowded out of its own list by duplicates: then the last one goes.
+    """
+    own = found == cells[:, None]
+    own[~own.any(1), -1] = True
+    others: IntArray = found[~own].reshape(len(found), found.shape[1] - 1)
+    return others
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +251,8 @@ class Metric:
         How to read it, for a biologist.
     definition, section
         The exact formula in words, and where it comes from.
+    headline
+        Place among the few metrics that a terminal shows, from 1; 0 for the report alone.
     """
 
     name: str
@@ -242,11 +264,12 @@ class Metric:
     definition: str
     section: str
     compute: Callable[[Embedding], Iterable[Score]]
+    headline: int = 0
 
     def __call__(self, embedding: Embedding) -> list[Score]:
-        """Compute; the values are NaN where the latent holds no geometry."""
+        """Compute, once per embedding; the values are NaN where the latent holds no geometry."""
         with np.errstate(all="ignore"):
-            scores = list(self.compute(embedding))
+            scores = embedding.share(("scores", self.name), lambda: list(self.compute(embedding)))
         if embedding.degenerate:
             return [Score(math.nan, s.n, s.of) for s in scores]
         return scores
@@ -259,6 +282,7 @@ class Metric:
             "label": bool(embedding.label),
             "pairs": bool(embedding.pairs),
             "linked": bool(embedding.linked),
+            "own": bool(embedding.own),
         }
         return all(held[need] for need in self.needs)
 
@@ -273,11 +297,14 @@ def metric(
     sentence: str,
     definition: str,
     section: str,
+    headline: int = 0,
 ) -> Callable[[Callable[[Embedding], Iterable[Score]]], Metric]:
     """Turn a function into the `Metric` that `available_metrics` finds in its module."""
 
     def register(compute: Callable[[Embedding], Iterable[Score]]) -> Metric:
-        return Metric(name, title, better, bounds, frozenset(needs), sentence, definition, section, compute)
+        return Metric(
+            name, title, better, bounds, frozenset(needs), sentence, definition, section, compute, headline
+        )
 
     return register
 

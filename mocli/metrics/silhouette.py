@@ -35,9 +35,25 @@ SAME = 1e-12  # squared distance, relative to the squared norm, that float32 coo
 )
 def silhouette(e: Embedding) -> Iterable[Score]:
     """Score all labelled cells of all modalities together."""
-    cells = e.draw(np.flatnonzero(e.joint_label >= 0))
-    widths = _widths(e.joint[cells], e.joint_label[cells])
+    cells, levels, total = distances_to_labels(e)
+    widths = _widths_from(total, np.searchsorted(levels, e.joint_label[cells]))
     yield Score(math.nan if widths is None else float(widths.mean()), len(cells))
+
+
+@metric(
+    name="silhouette_label",
+    title="Label silhouette, rescaled",
+    better="higher",
+    bounds=(0.0, 1.0),
+    needs={"label"},
+    sentence="The label silhouette from 0 to 1: 1 is compact and separate, 0.5 is overlapping.",
+    definition="(s + 1) / 2, s the label silhouette (ASW).",
+    section="scIB, Nat Methods 2022, label ASW; Multigrate, evaluation; scCross, avg_silhouette_width",
+)
+def silhouette_label(e: Embedding) -> Iterable[Score]:
+    """Score all labelled cells of all modalities together."""
+    (raw,) = silhouette(e)
+    yield Score((raw.value + 1) / 2, raw.n)
 
 
 @metric(
@@ -73,6 +89,39 @@ def silhouette_batch(e: Embedding) -> Iterable[Score]:
     yield _overlap(e, e.joint_batch)
 
 
+@metric(
+    name="silhouette_batch_raw",
+    title="1 - batch silhouette over all cells",
+    better="higher",
+    bounds=(0.0, 2.0),
+    needs={"batches"},
+    sentence="How well the batches overlap whatever the cell types: 1 is overlapping, 0 is apart; needs no "
+    "labels.",
+    definition="1 - mean over cells of the silhouette of their batch in the joint latent, not rescaled: "
+    "above 1 where batches lie inside each other. Cells of unknown batch count as a batch of their own. "
+    "At most 20,000 cells, drawn at random.",
+    section="multiDGD, Methods, 1 - ASW of batches",
+)
+def silhouette_batch_raw(e: Embedding) -> Iterable[Score]:
+    """Score all batches together."""
+    cells = e.draw(np.arange(len(e.joint)))
+    widths = _widths(e.joint[cells], e.joint_batch[cells])
+    yield Score(math.nan if widths is None else 1 - float(widths.mean()), len(cells))
+
+
+def distances_to_labels(e: Embedding) -> tuple[IntArray, IntArray, DoubleArray]:
+    """Cells of known label `(m,)` (`MAX_CELLS` drawn), labels `(l,)`, sums of distances to each `(m, l)`.
+
+    Without a column where no silhouette is defined: one label, or every cell its own.
+    """
+    cells = e.draw(np.flatnonzero(e.joint_label >= 0))
+    levels, group = np.unique(e.joint_label[cells], return_inverse=True)
+    if not 2 <= len(levels) < len(cells):
+        return cells, levels, np.zeros((len(cells), 0))
+    total = e.share("distances to labels", lambda: _total_distances(e.joint[cells], group, len(levels)))
+    return cells, levels, total
+
+
 def _overlap(e: Embedding, codes: IntArray) -> Score:
     cells = e.draw(np.flatnonzero(e.joint_label >= 0))
     label, group = e.joint_label[cells], codes[cells]
@@ -91,15 +140,21 @@ def _widths(x: FloatArray, groups: IntArray) -> DoubleArray | None:
     levels, group = np.unique(groups, return_inverse=True)
     if not 2 <= len(levels) < len(groups):
         return None
-    size = np.bincount(group)
-    total = _total_distances(x, group, len(levels))
-    rows = np.arange(len(x))
+    return _widths_from(_total_distances(x, group, len(levels)), group)
+
+
+def _widths_from(total: DoubleArray, group: IntArray) -> DoubleArray | None:
+    """Silhouette of every row from its sums of distances to the groups, `(n, n_groups)`."""
+    size = np.bincount(group, minlength=total.shape[1])
+    if not 2 <= len(size) < len(group):
+        return None
+    rows = np.arange(len(total))
     within = total[rows, group] / np.maximum(size[group] - 1, 1)
-    total /= size
-    total[rows, group] = np.inf
-    nearest = total.min(axis=1)
+    means = total / size
+    means[rows, group] = np.inf
+    nearest = means.min(axis=1)
     larger = np.maximum(within, nearest)
-    widths: DoubleArray = np.divide(nearest - within, larger, out=np.zeros(len(x)), where=larger > 0)
+    widths: DoubleArray = np.divide(nearest - within, larger, out=np.zeros(len(total)), where=larger > 0)
     widths[size[group] == 1] = 0.0
     return widths
 

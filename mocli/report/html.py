@@ -38,6 +38,7 @@ _FILTERS = {
 _HOW_TO_SEE = {
     "modality": "Where the modalities are integrated, their colours lie on top of each other.",
     "batch": "Where batches are corrected, their colours are mixed within every group.",
+    "query": "Where the query fits, it lies on top of the reference; what lies apart is new, or a batch.",
     "label": "Where biology is kept, every label forms a group of its own.",
 }
 
@@ -157,7 +158,10 @@ def _summary(values: Mapping[str, Any], model: str) -> str:
     inputs, training = values["inputs"], values["training"]
     parts = []
     if inputs:
-        cells = wording.join([f"{wording.count(i['n_obs'])} {i['modality']} cells" for i in inputs])
+        totals: dict[str, int] = {}
+        for one in inputs:  # a modality may lie in several files
+            totals[one["modality"]] = totals.get(one["modality"], 0) + one["n_obs"]
+        cells = wording.join([f"{wording.count(n)} {name} cells" for name, n in totals.items()])
         parts.append(f"{model} was given {cells}" if values["model"] else f"Read {cells}")
         matched = sum(link["n_matched"] or 0 for link in values["links"])
         if values["links"]:

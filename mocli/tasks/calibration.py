@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 CALIBRATION = "calibration.safetensors"
 
-Key = tuple[str, str, str]
-"""Source, target, scale."""
+Key = tuple[str, str, str, str]
+"""Source, target, scale, and the predictor's name; before there were several, `readout`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +57,9 @@ def fitting(
     moments
         Mean and deviation of the target's features on the scale `log`, `(n_vars,)` each.
     """
-    source, target, scale = key
+    source, target, scale, route = key
     found = kept.get(key)
-    logged = kept.get((source, target, "log"))
+    logged = kept.get((source, target, "log", route))
     if found is None and scale == "scaled" and logged is not None:
         mean, deviation = moments
         unit = np.where(deviation > 0, deviation, 1).astype(np.float32)
@@ -127,8 +127,8 @@ def load_calibrations(folder: Path) -> dict[Key, Calibration]:
         for i, fact in enumerate(facts):
             own = {k.removeprefix(f"{i}/"): v for k, v in arrays.items() if k.startswith(f"{i}/")}
             measured = {k.removeprefix("accuracy/"): v for k, v in own.items() if k.startswith("accuracy/")}
-            source, target, scale = fact["key"]
-            found[source, target, scale] = Calibration(
+            source, target, scale, *route = fact["key"]
+            found[source, target, scale, route[0] if route else "readout"] = Calibration(
                 Conformal.from_state(own, fact["intervals"]),
                 fact["basis"],
                 FeatureAccuracy(**measured) if measured else None,

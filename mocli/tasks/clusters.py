@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mocli.metrics.clusters import adjusted_rand
+from mocli.metrics.clusters import ari
 from mocli.models.base import Clusters
 from mocli.train.predict import cluster_cells
 
@@ -63,7 +63,7 @@ def find_clusters(
     run.say(f"{name} has {n_all} clusters, {n_filled} of them with cells")
     if bundle.label is not None:
         known = bundle.label.codes >= 0
-        value = adjusted_rand(codes[known], bundle.label.codes[known])
+        value = ari(bundle.label.codes[known], codes[known])
         run.report.metrics["cluster_agreement"] = {
             "value": value,
             "better": "higher",

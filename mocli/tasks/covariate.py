@@ -93,7 +93,7 @@ def numbers_of_cells(
             name = files[position].obs.index[rows[missing[0], position]]
             raise InputError(
                 f"the continuous covariate '{key}' is not a number for every cell",
-                file=files[position].path,
+                file=files[position].where,
                 field=f"obs['{key}']",
                 found=f"{len(missing):,} of {len(rows):,} cells without one, the first '{name}'",
                 hint="fill it in, leave those cells out, or give it as a category with --covariate",

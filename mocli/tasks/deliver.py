@@ -17,15 +17,13 @@ from mocli.train.checkpoint import Checkpoints
 from mocli.types import Pairing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
 
-    from mocli.models.base import Model
-    from mocli.report.html import Layout
-    from mocli.tasks.evaluate import Scores
+    from mocli.data.bundle import MultiOmics
+    from mocli.data.modality import ModalityFile
+    from mocli.report.html import Confusion, Layout
     from mocli.tasks.options import DataOptions
-    from mocli.tasks.placement import Latent
-    from mocli.tasks.prepare import Plan, Prepared
+    from mocli.tasks.placement import Latent, Placed
     from mocli.tasks.run import Run
     from mocli.types import FloatArray, IntArray, StrArray
 
@@ -54,32 +52,44 @@ MAX_PICTURE = 10_000
 def deliver(
     run: Run,
     data: DataOptions,
-    made: Plan,
-    prepared: Prepared,
-    latent: Latent,
-    scores: Scores,
-    model: Model,
-    columns: Sequence[Columns] = (),
+    placed: Placed,
+    *,
+    carried: Sequence[Columns] = (),
+    draw: Callable[[], Layout],
+    confusion: Confusion | None = None,
 ) -> None:
-    """Write every output; the JSON report comes last, so that `ok` means all of it is there."""
+    """Write every output; the JSON report comes last, so that `ok` means all of it is there.
+
+    Parameters
+    ----------
+    draw
+        Makes the picture of the HTML report; called only if there is to be one.
+    confusion
+        Labels against labels, for the HTML report.
+    """
     paths, output = run.paths, run.output
-    key = output.key_added or f"X_{made.traits.name}"
-    added = _added(made, data, latent.by_modality, key, columns)
+    key = output.key_added or f"X_{placed.model}"
+    obsm = {key: placed.latent, **placed.obsm}
+    added = _added(placed, data, obsm, carried)
     names = union_names(added)
-    top = {key: _joined(names, added, latent.by_modality)}
+    top = {k: _joined(names, added, of) for k, of in obsm.items() if len(of) == len(placed.latent)}
     if output.umap:
         run.say("computing UMAP coordinates of every cell")
         # cells of modalities left out have no place
-        placed = np.isfinite(top[key]).all(1)
+        known = np.isfinite(top[key]).all(1)
         top["X_umap"] = np.full((len(names), 2), np.nan, dtype=np.float32)
-        top["X_umap"][placed] = layout(top[key][placed], seed=run.options.seed)
-    uns = {"mocli": provenance(run, made.traits.name, model.params)} if output.provenance else {}
-    write_h5mu(paths.output, added, obsm=top, uns=uns, obs=_joined_columns(names, added, columns))
-    also = "".join(f", {c.said}" for c in columns)
-    run.add_output(paths.output, f"integrated cells, latent in obsm['{key}']{also}")
+        top["X_umap"][known] = layout(top[key][known], seed=run.options.seed)
+    uns = {"mocli": provenance(run, placed.model, placed.params)} if output.provenance else {}
+    write_h5mu(paths.output, added, obsm=top, uns=uns, obs=_joined_columns(names, added, carried))
+    columns = "".join(f", {c.said}" for c in carried)
+    more = "".join(f", {k}" for k in placed.obsm)
+    run.add_output(paths.output, f"integrated cells, latent in obsm['{key}']{more}{columns}")
     run.add_output(paths.model, "the trained model")
     if paths.html is not None:
-        _write_html(run, paths.html, prepared, latent, scores)
+        from mocli.report import html
+
+        run.say("drawing the report")
+        html.write(paths.html, html.render(run.report, layout=draw(), confusion=confusion))
         run.add_output(paths.html, "the report to read")
     Checkpoints(paths.checkpoints, fingerprint={}, resume="never").remove()
     for record in run.report.outputs:
@@ -90,29 +100,29 @@ def deliver(
 
 
 def _added(
-    made: Plan,
+    placed: Placed,
     data: DataOptions,
-    latent: Mapping[str, FloatArray],
-    key: str,
-    columns: Sequence[Columns],
+    obsm: Mapping[str, Mapping[str, FloatArray]],
+    carried: Sequence[Columns],
 ) -> list[Added]:
+    relation, files = placed.relation, placed.files
     prefix = data.obs_prefix or (
-        not made.relation.names_mean_cells and made.relation.pairing is Pairing.UNPAIRED and _collide(made)
+        not relation.names_mean_cells and relation.pairing is Pairing.UNPAIRED and _collide(files)
     )
     return [
         Added(
             file=f,
-            obsm={key: latent[f.name]},
-            obs={name: column for c in columns for name, column in c.of_modality(f.name).items()},
+            obsm={key: of[f.name] for key, of in obsm.items() if f.name in of},
+            obs={name: column for c in carried for name, column in c.of_modality(f.name).items()},
             obs_names=tuple(f"{f.name}:{name}" for name in f.obs.index) if prefix else None,
         )
-        for f in made.files
+        for f in files
     ]
 
 
-def _collide(made: Plan) -> bool:
+def _collide(files: Sequence[ModalityFile]) -> bool:
     names = pd.Index([])
-    for f in made.files:
+    for f in files:
         if f.obs.index.isin(names).any():
             return True
         names = names.append(f.obs.index)
@@ -158,18 +168,10 @@ def provenance(run: Run, model: str, params: object) -> dict[str, object]:
     }
 
 
-def _write_html(run: Run, path: Path, prepared: Prepared, latent: Latent, scores: Scores) -> None:
-    from mocli.report import html
-
-    run.say("drawing the report")
-    picture = _layout(prepared, latent, run.options.seed)
-    html.write(path, html.render(run.report, layout=picture, confusion=scores.confusion))
-
-
-def _layout(prepared: Prepared, latent: Latent, seed: int) -> Layout:
+def draw_cells(bundle: MultiOmics, latent: Latent, *, seed: int) -> Layout:
+    """Return the picture of an integration."""
     from mocli.report.html import Layout
 
-    bundle = prepared.bundle
     groups = latent.groups(bundle)
     sizes = [len(group.cells) for group in groups.values()]
     which, cells = np.repeat(np.arange(len(sizes)), sizes), np.concatenate([g.cells for g in groups.values()])

@@ -12,6 +12,7 @@ from mocli.models.parameters import as_dict
 from mocli.types import Pairing
 
 if TYPE_CHECKING:
+    from mocli.models.base import Traits
     from mocli.tasks.evaluate import Scores
     from mocli.tasks.prepare import Plan, Prepared
     from mocli.tasks.run import Run
@@ -20,24 +21,26 @@ if TYPE_CHECKING:
 
 def describe_inputs(run: Run, made: Plan, prepared: Prepared) -> None:
     """Record what was read: files with their hashes, values, links."""
-    hashes = {path: sha256(path) for path in {f.path for f in made.files}}
+    hashes = {path: sha256(path) for path in {p for f in made.files for p in f.paths}}
     for choice in made.choices:
         f = choice.file
-        run.report.inputs.append(
-            {
-                "path": str(f.path),
-                "sha256": hashes[f.path],
-                "modality": f.name,
-                "kind": f.kind.value,
-                "n_obs": f.n_obs,
-                "n_vars": f.n_vars,
-                "layer": choice.layer.layer,
-                "values": choice.layer.values.value,
-                "n_empty": prepared.health[f.name].n_empty,
-                "transform": choice.transform,
-                "likelihood": choice.likelihood,
-            }
-        )
+        parts, health = f.by_part(), prepared.health[f.name]
+        for part, rows in parts:
+            run.report.inputs.append(
+                {
+                    "path": str(part.path),
+                    "sha256": hashes[part.path],
+                    "modality": f.name,
+                    "kind": f.kind.value,
+                    "n_obs": len(rows),
+                    "n_vars": part.n_vars,
+                    "layer": choice.layer.layer,
+                    "values": choice.layer.values.value,
+                    "n_empty": health.n_empty if len(parts) == 1 else int((health.total[rows] == 0).sum()),
+                    "transform": choice.transform,
+                    "likelihood": choice.likelihood,
+                }
+            )
     for edge in made.edges:
         aggregation = edge.aggregation()
         run.report.links.append(
@@ -77,25 +80,28 @@ def warn_confounded(run: Run, prepared: Prepared) -> None:
     ways = [len(np.unique(patterns[codes == k])) for k in range(len(bundle.batch.levels))]
     if len(np.unique(patterns)) > 1 and max(ways) == 1:
         run.warn(
-            f"every batch of obs['{bundle.batch.key}'] was measured in one way only: what differs between "
-            "batches cannot be told from what differs between modalities, and both may be removed or kept"
+            "every batch was measured in one way only: what differs between batches cannot be told from "
+            "what differs between modalities, and both may be removed or kept"
         )
 
 
-def describe_training(run: Run, made: Plan, params: Any, done: Fit) -> None:
-    """Record the model, its parameters and what training did."""
-    cells = sum(c.file.n_obs for c in made.choices)
+def describe_model(run: Run, traits: Traits, params: object, reason: str) -> None:
+    """Record the model, its parameters and why it was taken."""
     run.report.model = {
-        "name": made.traits.name,
-        "title": made.traits.title,
-        "doi": made.traits.doi,
+        "name": traits.name,
+        "title": traits.title,
+        "doi": traits.doi,
         "params": as_dict(params),
-        "reason": made.why_model,
+        "reason": reason,
     }
+
+
+def describe_training(run: Run, done: Fit, n_rows: int) -> None:
+    """Record what training did, on that many rows of all modalities."""
     run.report.training = {  # type: ignore[assignment]
         "phases": done.phases,
         "steps": done.steps,
-        "epochs": round(done.cells_drawn / cells, 2),
+        "epochs": round(done.cells_drawn / n_rows, 2),
         "cells_drawn": done.cells_drawn,
         "stop_reason": done.stop_reason,
         "resumed_from_step": done.resumed_from_step,
@@ -112,19 +118,36 @@ _STOP_WORDS = {
 }
 
 
+MAX_LINES = 12
+"""Metrics that a terminal shows; the report has all."""
+
+
 def describe_scores(run: Run, scores: Scores) -> None:
-    """Record metrics and baselines, and log each on a line with what to compare it with."""
+    """Record metrics and baselines, and log the leading ones, each with what to compare it with."""
+    from mocli.metrics.registry import available_metrics
+
     run.report.metrics = scores.metrics
     run.report.baselines = scores.baselines
-    for key, entry in scores.metrics.items():
-        if entry["value"] is not None:
-            arrow = "higher is better" if entry["better"] == "higher" else "lower is better"
-            beside = "".join(
-                f"; {b['title']} {b['metrics'][key]['value']:.3f}"
-                for b in scores.baselines.values()
-                if b["metrics"].get(key, {}).get("value") is not None
-            )
-            run.say(f"  {key} {entry['value']:.3f} ({arrow}{beside})")
+    place = {name: one.headline for name, one in available_metrics().items() if one.headline}
+    measured = [key for key, entry in scores.metrics.items() if entry["value"] is not None]
+    leading = sorted((k for k in measured if _name(k) in place), key=lambda k: (place[_name(k)], k))
+    # without any leading one the rest is better than silence
+    shown = (leading or measured)[:MAX_LINES]
+    for key in shown:
+        entry = scores.metrics[key]
+        arrow = "higher is better" if entry["better"] == "higher" else "lower is better"
+        beside = "".join(
+            f"; {b['title']} {b['metrics'][key]['value']:.3f}"
+            for b in scores.baselines.values()
+            if b["metrics"].get(key, {}).get("value") is not None
+        )
+        run.say(f"  {key} {entry['value']:.3f} ({arrow}{beside})")
+    if len(measured) > len(shown):
+        run.say(f"  {len(measured) - len(shown)} more metrics are in the report")
+
+
+def _name(key: str) -> str:
+    return key.partition("[")[0]
 
 
 WORST_LINKS = 100

@@ -269,4 +269,4 @@ def comparable_target(
 def seen_in_training(saved: SavedModel, files: Sequence[ModalityFile]) -> bool:
     """Whether a model was trained on one of these very files."""
     known = set(saved.description.get("trained_on", []))
-    return bool(known) and any(sha256(path) in known for path in {f.path for f in files})
+    return bool(known) and any(sha256(path) in known for path in {p for f in files for p in f.paths})

@@ -12,7 +12,14 @@ import numpy as np
 from mocli.data.batches import dense_rows
 from mocli.metrics.link_concordance import concordance_by_link
 from mocli.metrics.registry import Embedding, available_metrics, evaluate
-from mocli.tasks.baseline import MAX_CELLS, MAX_VALUES, component_baseline, link_baselines
+from mocli.tasks.baseline import (
+    MAX_CELLS,
+    MAX_VALUES,
+    comparable,
+    component_baseline,
+    link_baselines,
+    principal_components,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +28,8 @@ if TYPE_CHECKING:
     from mocli.tasks.baseline import Baseline
     from mocli.tasks.placement import Latent
     from mocli.types import DoubleArray, FloatArray, IntArray
+
+    Own = tuple[IntArray, FloatArray]
 
 MAX_LINKED = 200
 """Columns drawn for link concordance; more would only cost memory."""
@@ -69,11 +78,14 @@ def score(
     modalities; where a cell has one place, principal components without any correction.
     """
     # baselines first, as their memory is free again then
-    if latent.joint is None:
-        baselines = _link_baselines(bundle, pairs, seed=seed)
-    else:
-        baselines = _component_baseline(bundle, seed=seed)
     groups = latent.groups(bundle)
+    if latent.joint is None:
+        own = _own_components(bundle, seed=seed)
+        baselines = _link_baselines(bundle, pairs, own, seed=seed)
+    else:
+        baselines, base, of = _component_baseline(bundle, seed=seed)
+        # cells measured alike, by all that was measured of them
+        own = {name: (np.searchsorted(groups[name].cells, of[name]), z) for name, z in base.z.items()}
     everything = {name: np.arange(m.n_obs) for name, m in bundle.modalities.items()}
     embedding = _embedding(
         {name: group.z for name, group in groups.items()},
@@ -83,6 +95,7 @@ def score(
         # a cell with one place has no distance to itself
         pairs=pairs if latent.joint is None else {},
         linked=_linked(bundle, everything, seed=seed) if latent.joint is None else {},
+        own=own,
     )
     metrics = _every_metric(embedding)
     return Scores(metrics, baselines, _confusions(embedding, bundle), _links(embedding, bundle))
@@ -102,8 +115,34 @@ def _links(e: Embedding, bundle: MultiOmics) -> dict[tuple[str, str], LinkScores
     }
 
 
+def _own_components(bundle: MultiOmics, *, seed: int) -> dict[str, Own]:
+    """Rows of each modality (all, or a sample), and their places by its own features alone."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for name, m in bundle.modalities.items():
+        rows = np.arange(m.n_obs)
+        if m.n_obs > MAX_CELLS:
+            rows = np.sort(rng.choice(m.n_obs, MAX_CELLS, replace=False))
+        found[name] = rows, principal_components(comparable(m), rows, seed=seed)
+    return found
+
+
+def _own_among(own: Mapping[str, Own], rows: Mapping[str, IntArray]) -> dict[str, Own]:
+    """Own places of the cells of a sample of rows, in its numbering."""
+    found = {}
+    for name, taken in rows.items():
+        known, places = own[name]
+        _, position, among = np.intersect1d(taken, known, assume_unique=True, return_indices=True)
+        found[name] = position, places[among]
+    return found
+
+
 def _link_baselines(
-    bundle: MultiOmics, pairs: Mapping[tuple[str, str], IntArray], *, seed: int
+    bundle: MultiOmics,
+    pairs: Mapping[tuple[str, str], IntArray],
+    own: Mapping[str, Own],
+    *,
+    seed: int,
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for link in bundle.links:
@@ -113,17 +152,29 @@ def _link_baselines(
             key = base.name if len(bundle.links) == 1 else f"{base.name}[{link.source}-{link.target}]"
             cells = {name: bundle.cells_of(name)[rows[name]] for name in base.z}
             linked = _linked(bundle, rows, seed=seed)
-            embedding = _embedding(base.z, cells, bundle, seed=seed, pairs=own_pairs, linked=linked)
+            embedding = _embedding(
+                base.z,
+                cells,
+                bundle,
+                seed=seed,
+                pairs=own_pairs,
+                linked=linked,
+                own=_own_among(own, rows),
+            )
             found[key] = _entry(base, embedding)
     return found
 
 
-def _component_baseline(bundle: MultiOmics, *, seed: int) -> dict[str, Any]:
+def _component_baseline(
+    bundle: MultiOmics, *, seed: int
+) -> tuple[dict[str, Any], Baseline, dict[str, IntArray]]:
+    """Score uncorrected components; also return them and the cells of each group."""
     cells = np.arange(bundle.n_cells)
     if len(cells) > MAX_CELLS:
         cells = np.sort(np.random.default_rng(seed).choice(cells, MAX_CELLS, replace=False))
     base, of = component_baseline(bundle, cells, seed)
-    return {base.name: _entry(base, _embedding(base.z, of, bundle, seed=seed))}
+    # they are a cell's own places, so that what they conserve says nothing
+    return {base.name: _entry(base, _embedding(base.z, of, bundle, seed=seed))}, base, of
 
 
 def _entry(base: Baseline, embedding: Embedding) -> dict[str, Any]:
@@ -154,6 +205,7 @@ def _embedding(
     seed: int,
     pairs: Mapping[tuple[str, str], IntArray] | None = None,
     linked: Mapping[tuple[str, str], Any] | None = None,
+    own: Mapping[str, Own] | None = None,
 ) -> Embedding:
     def codes(of: Codes | None) -> dict[str, IntArray] | None:
         return None if of is None else {name: of.codes[cells[name]] for name in z}
@@ -165,6 +217,7 @@ def _embedding(
         batch=codes(bundle.batch),
         pairs=dict(pairs or {}) or None,
         linked=linked,
+        own=own,
         seed=seed,
     )
 

@@ -11,7 +11,9 @@ from mocli.data.batches import densify
 from mocli.data.blocks import NewModality
 from mocli.data.io import sha256
 from mocli.data.write import Added, write_h5ad, write_h5mu
-from mocli.tasks.accuracy import as_rows, blocks_of
+from mocli.tasks.accuracy import blocks_of
+from mocli.tasks.accuracyreport import report_figures, report_route, tabulate
+from mocli.tasks.decoded import Decoder
 from mocli.tasks.deliver import provenance
 from mocli.tasks.projection import align
 from mocli.tasks.relationreport import draw_relations, report_relations, summarise
@@ -22,15 +24,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mocli.data.blocks import Block, Written
-    from mocli.metrics import imputation as figures
     from mocli.tasks.imputation import Imputation
     from mocli.types import IntArray
 
 SPOKEN_OF = 1_000_000
 """Values from which the pace of writing is worth a line."""
-
-WORST = 200
-"""Features in the report's table, the worst first."""
 
 _LOGGED = {
     "clr": "as centred log-ratios (CLR)",
@@ -41,34 +39,6 @@ _SCALES = {
     "log": "normalised to the median depth of the training cells and logged",
     "counts": "expected counts of a cell of the training cells' median depth",
     "scaled": "standardised by the training cells' mean and standard deviation of log values",
-}
-_BESIDE = {
-    "mean": (
-        "mean of the training cells",
-        "every cell has the mean of the cells that the model was trained on",
-    ),
-    "linked_feature": (
-        "linked feature",
-        "a feature follows the standardised sum of the features it is linked to; only features with a link",
-    ),
-    "ridge": (
-        "ridge from paired cells",
-        "ridge regression on principal components of the source, fitted on the true pairs among the training "
-        "cells, which scMODAL does not use; penalty chosen on a third of them",
-    ),
-}
-_STATISTICS = {
-    "pearson": (
-        "Pearson correlation",
-        "higher",
-        "its linear agreement with the measured values over cells; 1 is perfect",
-    ),
-    "spearman": ("Spearman correlation", "higher", "the agreement of ranks over cells; 1 is perfect"),
-    "r2": (
-        "R²",
-        "higher",
-        "the share of variance explained; 0 is no better than the mean, which it can be below",
-    ),
 }
 
 
@@ -86,12 +56,13 @@ def deliver(work: Imputation) -> None:
         run.say(_pace(written))
     run.add_output(
         run.paths.output,
-        f"{len(rows):,} cells x {len(features):,} {work.target} features imputed from {work.source}, "
-        + _scale_words(work),
+        f"{len(rows):,} cells x {len(features):,} {work.target} features imputed from {work.source} by the "
+        f"{work.predictor.name}, {_scale_words(work)}",
         first=True,
     )
+    report_route(work)
     report_figures(work)
-    _tabulate(work, features)
+    tabulate(work)
     if work.related is not None:
         report_relations(run, work.related, f"{work.source}->{work.target}")
         write_tsv(run.paths.beside[0], work.related.table)
@@ -125,6 +96,9 @@ def feature_table(work: Imputation) -> pd.DataFrame:
         table["better_than_mean"] = np.nan_to_num(accuracy.r2[work.columns], nan=-1) > 0
     if work.evaluation is not None:
         table["coverage"] = work.evaluation.coverage[work.columns]
+    if isinstance(work.predictor, Decoder):
+        table["imputed_by"] = "readout"
+        table.iloc[work.predictor.decoded(work.columns), -1] = "decoder"
     return table
 
 
@@ -154,7 +128,7 @@ def _blocks(work: Imputation, rows: IntArray) -> Iterator[Block]:
         own[work.pairs[:, 0]] = work.pairs[:, 1]
         measured = aligned, own[rows]
     for span in blocks_of(len(rows), len(columns)):
-        block: dict[str, Any] = {"X": work.readout.predict(work.z[rows[span]], scale, columns)}
+        block: dict[str, Any] = {"X": work.predictor.predict(work.z[rows[span]], scale, columns)}
         if intervals is not None:
             block["lower"], block["upper"] = intervals.interval(block["X"])
         if measured is not None:
@@ -190,12 +164,13 @@ def _pace(written: Written) -> str:
 
 def describe_inputs(work: Imputation) -> None:
     """Put inputs and model into the report where nothing was trained."""
-    hashes = {path: sha256(path) for path in {f.path for f in work.files}}
+    hashes = {path: sha256(path) for path in {p for f in work.files for p in f.paths}}
     known = work.saved.description
     for f in work.files:
-        work.run.report.inputs.append(
-            {"path": str(f.path), "sha256": hashes[f.path], "modality": f.name, "kind": f.kind.value,
-             "n_obs": f.n_obs, "n_vars": f.n_vars}
+        work.run.report.inputs.extend(
+            {"path": str(part.path), "sha256": hashes[part.path], "modality": f.name, "kind": f.kind.value,
+             "n_obs": len(rows), "n_vars": part.n_vars}
+            for part, rows in f.by_part()
         )  # fmt: skip
     from mocli.models.registry import traits_of
 
@@ -206,112 +181,6 @@ def describe_inputs(work: Imputation) -> None:
         "doi": traits.doi,
         "params": known["params"],
         "reason": f"the model of {work.asked.from_model}",
-    }
-
-
-def report_figures(work: Imputation) -> None:
-    """Put accuracy and coverage, and those of the baselines, into the report and the log."""
-    found, run = work.evaluation, work.run
-    if found is None:
-        return
-    columns = work.columns
-    direction = f"{work.source}->{work.target}"
-    run.report.metrics |= _statistics(found.accuracy, columns, direction, found.n_cells)
-    for name, accuracy in found.baselines.items():
-        title, definition = _BESIDE[name]
-        run.report.baselines[name] = {
-            "title": title,
-            "definition": definition,
-            "metrics": _statistics(accuracy, columns, direction, found.n_cells),
-        }
-    covered = found.coverage[columns]
-    covered = covered[np.isfinite(covered)]
-    asked = found.intervals.coverage
-    run.report.metrics[f"interval_coverage[{direction}]"] = {
-        "value": float(np.mean(covered)) if len(covered) else None,
-        "better": None,
-        "range": [0.0, 1.0],
-        "n": found.n_cells,
-        "title": f"Coverage of {asked:.0%} intervals",
-        "definition": "Share of measured values inside split-conformal intervals fitted on the other nine "
-        "tenths of these cells, mean over features.",
-        "sentence": f"Should be about {asked:g}; above it the intervals are wider than needed, as where most "
-        "values are zero.",
-    }
-    present = found.coverage_present[columns]
-    if np.isfinite(present).any() and work.asked.scale != "scaled":
-        run.report.metrics[f"interval_coverage_nonzero[{direction}]"] = {
-            "value": float(np.nanmean(present)),
-            "better": None,
-            "range": [0.0, 1.0],
-            "n": found.n_cells,
-            "title": f"Coverage of {asked:.0%} intervals among values that are not zero",
-            "definition": "As the coverage of intervals, over the measured values that are not zero.",
-            "sentence": "Where most values are zero, intervals may hold all zeros and fewer of the others.",
-        }
-    for key, entry in run.report.metrics.items():
-        if entry["value"] is not None:
-            beside = "".join(
-                f"; {b['title']} {b['metrics'][key]['value']:.3f}"
-                for b in run.report.baselines.values()
-                if b["metrics"].get(key, {}).get("value") is not None
-            )
-            run.say(f"  {key} {entry['value']:.3f}{beside}")
-    r2 = found.accuracy.r2[columns]
-    known = np.isfinite(r2)
-    worse = int((r2[known] <= 0).sum())
-    if worse:
-        examples = [work.names[j] for j in columns[known][np.argsort(r2[known])][:3]]
-        run.warn(
-            f"{worse:,} of {int(known.sum()):,} features are predicted no better than by their mean "
-            f"(worst: {', '.join(examples)}): var['better_than_mean'] says which"
-        )
-
-
-def _statistics(
-    accuracy: figures.FeatureAccuracy, columns: IntArray, direction: str, n: int
-) -> dict[str, Any]:
-    entries: dict[str, Any] = {}
-    for name, (title, better, sentence) in _STATISTICS.items():
-        values = getattr(accuracy, name)[columns]
-        values = values[np.isfinite(values)]
-        for which, value in (("median", np.median), ("worst", np.min)):
-            entries[f"imputation_{name}_{which}[{direction}]"] = {
-                "value": float(value(values)) if len(values) else None,
-                "better": better,
-                "range": [None if name == "r2" else -1.0, 1.0],
-                "n": n,
-                "title": f"{title} of imputed values, {which} feature",
-                "definition": f"{title} of each feature over {n:,} cells whose measured values were hidden; "
-                f"{which} over {len(values):,} features that vary.",
-                "sentence": f"Of the {which} feature {sentence}.",
-            }
-    return entries
-
-
-def _tabulate(work: Imputation, features: pd.DataFrame) -> None:
-    if work.evaluation is None:
-        return
-    accuracy, columns = work.evaluation.accuracy, work.columns
-    beside = work.evaluation.baselines.get("linked_feature")
-    order = np.argsort(np.nan_to_num(accuracy.pearson[columns], nan=-2), kind="stable")[:WORST]
-    chosen = columns[order]
-    table: dict[str, Any] = {
-        "feature": [work.names[j] for j in chosen],
-        "Pearson": accuracy.pearson[chosen],
-        "Spearman": accuracy.spearman[chosen],
-        "R²": accuracy.r2[chosen],
-        "RMSE": accuracy.rmse[chosen],
-        "coverage": work.evaluation.coverage[chosen],
-    }
-    if beside is not None:
-        table["Pearson of the linked feature"] = beside.pearson[chosen]
-    shown = f"the {len(order):,} worst of {len(columns):,}" if len(order) < len(columns) else "all"
-    work.run.report.tables["features"] = {
-        "title": f"Accuracy of every imputed feature ({shown}), worst first",
-        "sentence": "Features near the top should not be trusted; the whole table is in var of the output.",
-        "columns": list(table),
-        "rows": as_rows(table),
     }
 
 
@@ -363,5 +232,5 @@ def _examples(work: Imputation) -> tuple[IntArray, np.ndarray, np.ndarray, list[
     )
     x = aligned.read(work.pairs[rows, 1])
     measured = work.readout.measured(x, work.asked.scale, columns, aligned.absent)
-    predicted = work.readout.predict(work.z[work.pairs[rows, 0]], work.asked.scale, columns)
+    predicted = work.predictor.predict(work.z[work.pairs[rows, 0]], work.asked.scale, columns)
     return rows, predicted, densify(measured), [work.names[j] for j in columns]

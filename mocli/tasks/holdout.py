@@ -127,7 +127,7 @@ def without(files: Sequence[ModalityFile], out: Mapping[str, BoolArray]) -> list
         if len(rows) < FEWEST and out[f.name].any():
             raise InputError(
                 f"--hold-out leaves {len(rows):,} cells of {f.name} to train on",
-                file=f.path,
+                file=f.where,
                 field="--hold-out",
                 expected=f"at least {FEWEST}",
                 hint="hold fewer cells out",

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from mocli.data.batches import dense_rows
-from mocli.data.components import without_averaging
 from mocli.errors import InputError
-from mocli.metrics import conformal
-from mocli.nn.neighbors import chunks
 from mocli.tasks import accuracy
 from mocli.tasks.calibration import Calibration, fitting, load_calibrations, save_calibrations
+from mocli.tasks.compared import baselines, on_partners
+from mocli.tasks.decodebatch import check_before_training
 from mocli.tasks.direction import (
     Direction,
     check_peaks,
@@ -29,18 +27,19 @@ from mocli.tasks.direction import (
 )
 from mocli.tasks.holdout import without
 from mocli.tasks.pairing import relate
-from mocli.tasks.partners import partners_by_links
+from mocli.tasks.predictor import Predictor, choose_predictor, readout_from
 from mocli.tasks.prepare import open_modalities
-from mocli.tasks.projection import Aligned, align, find_modality, project
-from mocli.tasks.saved import SavedModel, load_model
+from mocli.tasks.projection import align, find_modality, project
+from mocli.tasks.saved import SavedModel, load_model, write_model
 from mocli.tasks.training import Trained, train_model
 from mocli.types import ModalityKind, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from mocli.data.modality import ModalityFile
-    from mocli.tasks.accuracy import Evaluation, Predict
+    from mocli.tasks.accuracy import Evaluation
+    from mocli.tasks.calibration import Key
     from mocli.tasks.candidates import Candidates
     from mocli.tasks.impute import ImputeOptions
     from mocli.tasks.pairing import Relation
@@ -69,6 +68,8 @@ class Imputation:
         What was trained in this run, None where a model was given.
     candidates, related
         Pairs of features to correlate, and what was found; None where not asked for.
+    predictor, why
+        What makes values of places, and why this one.
     """
 
     run: Run
@@ -87,6 +88,8 @@ class Imputation:
     candidates: Candidates | None
     z: FloatArray = field(init=False)
     columns: IntArray = field(init=False)
+    predictor: Predictor = field(init=False)
+    why: str = field(init=False)
     evaluation: Evaluation | None = None
     calibration: Calibration | None = None
     related: Related | None = None
@@ -123,6 +126,8 @@ class Imputation:
                 check_peaks(asked, kinds, files)
                 asked = genes_from_peaks(asked, kinds)
             run.say(f"model: {saved.description['model']} from {asked.from_model}")
+            for note in (note for f in files for note in f.notes):
+                run.say(note)
             check_task(saved.description["model"], task)
             if request.of_training:
                 run.warn(f"the model is trained already: {', '.join(request.of_training)} change nothing")
@@ -136,7 +141,7 @@ class Imputation:
             if found is None:
                 raise InputError(
                     f"no input is the model's '{source}'",
-                    file=", ".join(str(f.path) for f in files),
+                    file=", ".join(f.where for f in files),
                     found=", ".join(f"{f.name} ({f.kind})" for f in files),
                     expected=source,
                     hint=f"name it: {source}=FILE, or choose another with --from",
@@ -176,8 +181,15 @@ class Imputation:
         rows_lacking(source, target, source_file.n_obs, pairs, checked, asked)
         chosen = candidates(direction) if candidates else None
         if asked.from_model is None:
+            check_before_training(files, request.data.batch_key, asked.decode_batch)
             trained = train_model(run, request, task, without(files, out))
             saved = load_model(run.paths.model)
+            fitted = readout_from(
+                trained, saved.readouts[target], source, target, device=run.device, seed=request.run.seed
+            )
+            if fitted is not None:
+                saved = replace(saved, readouts={**saved.readouts, target: fitted})
+                write_model(run.paths.model, saved)
             run.add_output(run.paths.model, MODEL)
         relation = relation or relate([source_file.obs.index], "unpaired")
         return cls(
@@ -206,11 +218,15 @@ class Imputation:
             )
         self.readout.check_scale(asked.scale, self.target)
         self.columns = columns_of(asked.features, self.names, self.target)
+        self.predictor, self.why = choose_predictor(
+            self.saved, asked, self.source, self.target, device=run.device, warn=run.warn
+        )
         aligned = align(
             self.saved, self.source, self.source_file, layers=self.request.data.layer, warn=run.warn
         )
         self.z = project(self.saved, self.source, aligned, run.device)
         run.say(f"{self.source} -> {self.target}: {self.source_file.n_obs:,} cells encoded")
+        run.say(f"values by the {self.predictor.name} ({self.why})")
 
     def check(self) -> None:
         """Compare with measured values where there are some; find intervals."""
@@ -222,17 +238,17 @@ class Imputation:
                 found = self._evaluate(scale)
                 how = "held out of training" if self.trained else "measured in both"
                 basis = f"{found.n_cells:,} cells {how}"
-                kept[self.source, self.target, scale] = Calibration(found.intervals, basis, found.accuracy)
+                kept[self._key(scale)] = Calibration(found.intervals, basis, found.accuracy)
                 if scale == self.asked.scale:
                     self.evaluation = found
         elif self.trained is not None:
-            self._calibrate_on_partners(kept)
+            kept |= {self._key(scale): found for scale, found in on_partners(self).items()}
         if self.trained is not None:
             save_calibrations(self.run.paths.model, kept)
             self.run.add_output(self.run.paths.model, MODEL)
         self.calibration = fitting(
             kept,
-            (self.source, self.target, self.asked.scale),
+            self._key(self.asked.scale),
             coverage=self.asked.coverage,
             moments=self.readout.moments("log"),
             warn=self.run.warn,
@@ -240,7 +256,7 @@ class Imputation:
         if self.calibration is None:
             self.run.warn(
                 f"no prediction intervals for {self.source} -> {self.target} on the scale "
-                f"'{self.asked.scale}': {self._why_none()}"
+                f"'{self.asked.scale}': {self._why_none(kept)}"
             )
         elif self.evaluation is None and self.asked.from_model is not None:
             self.run.warn(
@@ -250,7 +266,15 @@ class Imputation:
         else:
             self.run.say(f"intervals: {self.calibration.basis}")
 
-    def _why_none(self) -> str:
+    def _key(self, scale: str) -> Key:
+        return self.source, self.target, scale, self.predictor.name
+
+    def _why_none(self, kept: Mapping[Key, Calibration]) -> str:
+        others = {key[3] for key in kept if key[:2] == (self.source, self.target)}
+        if self.trained is None and others:
+            return (
+                f"those of the model are of the {' and '.join(sorted(others))}, not the {self.predictor.name}"
+            )
         if self.trained is None:
             return "the model holds none; give cells measured in both with --evaluate"
         return "too few cells were measured in both, and no links join the two directly"
@@ -267,95 +291,15 @@ class Imputation:
         readout = self.readout
         return accuracy.evaluate(
             lambda columns: readout.measured(x, scale, columns, aligned.absent),
-            lambda columns: readout.predict(self.z[cells], scale, columns),
+            lambda columns: self.predictor.predict(self.z[cells], scale, columns),
             # of the other scales only the intervals are kept
-            self._baselines(scale, cells, aligned) if scale == self.asked.scale else {},
+            baselines(self, scale, cells, aligned) if scale == self.asked.scale else {},
             n_vars=readout.n_vars,
             n_cells=len(rows),
             coverage=self.asked.coverage,
             floor=readout.floor if scale != "scaled" else None,
             seed=seed,
         )
-
-    def _baselines(self, scale: str, cells: IntArray, target: Aligned) -> dict[str, Predict]:
-        readout, n = self.readout, len(cells)
-        mean, deviation = readout.moments(scale)
-        found: dict[str, Predict] = {"mean": accuracy.mean_baseline(mean, n)}
-        linked = self._linked(cells)
-        if linked is not None:
-            found["linked_feature"] = accuracy.linked_baseline(*linked, mean, deviation)
-        if self.trained is not None:
-            pairs = self.trained.made.pairs
-            known = pairs.get((self.source, self.target))
-            if known is None and (self.target, self.source) in pairs:
-                known = pairs[self.target, self.source][:, ::-1]
-            if known is not None and len(known) >= FEWEST_CHECKED:
-                found["ridge"] = self._ridge(scale, known, cells, target)
-        return found
-
-    def _linked(self, cells: IntArray) -> tuple[FloatArray, IntArray] | None:
-        """Standardised linked features of source cells, and which column is whose."""
-        recipes = self.saved.link_recipes
-        if (self.source, self.target) in recipes:
-            own, other = recipes[self.source, self.target]
-        elif (self.target, self.source) in recipes:
-            other, own = recipes[self.target, self.source]
-        else:
-            return None
-        aligned = align(
-            self.saved, self.source, self.source_file, layers=self.request.data.layer, warn=_quiet
-        )
-        values = own.apply(aligned.read(cells))
-        return dense_rows(values, np.arange(len(cells))), accuracy.link_columns(other.aggregation)
-
-    def _ridge(self, scale: str, known: IntArray, cells: IntArray, target: Aligned) -> Predict:
-        assert self.trained is not None
-        seed = self.request.run.seed
-        known = known[accuracy.rows_drawn(len(known), seed=seed)]
-        features = without_averaging(self.trained.prepared.bundle.modalities[self.source].features)
-        aligned = align(
-            self.saved, self.source, self.source_file, layers=self.request.data.layer, warn=_quiet
-        )
-        new = self.saved.recipes[self.source].apply(aligned.read(cells), aligned.absent)
-        trained_file = next(f for f in self.trained.made.files if f.name == self.target)
-        x = replace(target, file=trained_file).read(known[:, 1])
-        return accuracy.ridge_baseline(
-            dense_rows(features, known[:, 0]),
-            lambda columns: self.readout.measured(x, scale, columns),
-            dense_rows(new, np.arange(len(cells))),
-            n_vars=self.readout.n_vars,
-            seed=seed,
-        )
-
-    def _calibrate_on_partners(self, kept: dict[tuple[str, str, str], Calibration]) -> None:
-        """Intervals without true pairs: cells of the target against their partners by linked features."""
-        assert self.trained is not None
-        seed = self.request.run.seed
-        found = partners_by_links(self.trained.prepared.bundle, self.source, self.target, seed=seed)
-        if found is None or len(found[0]) < FEWEST_CHECKED:
-            return
-        cells, true_cells = found
-        trained_file = next(f for f in self.trained.made.files if f.name == self.target)
-        aligned = align(self.saved, self.target, trained_file, layers=self.request.data.layer, warn=_quiet)
-        x, z = aligned.read(true_cells), self.trained.latent.by_modality[self.source][cells]
-        for scale in dict.fromkeys((self.asked.scale, *self.readout.by_scale)):
-            parts = []
-            for span in chunks(self.readout.n_vars, accuracy.COLUMNS):
-                columns = np.arange(span.start, span.stop)
-                predicted = self.readout.predict(z, scale, columns)
-                measured = self.readout.measured(x, scale, columns)
-                floor = self.readout.floor if scale != "scaled" else None
-                parts.append(conformal.fit(predicted, measured, coverage=self.asked.coverage, floor=floor))
-            why = (
-                "too few cells measured in both were held out"
-                if len(self.pairs)
-                else "no true pairs are known"
-            )
-            basis = (
-                f"{len(cells):,} {self.target} cells and the {self.source} cells nearest to them in smoothed "
-                f"linked features, as {why}: they hold as far as these partners are alike"
-            )
-            kept[self.source, self.target, scale] = Calibration(conformal.join(parts), basis)
 
     def rows_to_fill(self) -> tuple[IntArray, BoolArray]:
         """Rows of the source that are written, and which of them lack the target or had it hidden."""

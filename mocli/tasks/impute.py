@@ -14,6 +14,7 @@ from mocli.tasks.options import listed_names, one_of
 from mocli.tasks.paths import Paths, command_line
 from mocli.tasks.prepare import open_modalities
 from mocli.tasks.request import Result, requested
+from mocli.tasks.routes import Route
 from mocli.tasks.run import Run
 from mocli.types import Task
 
@@ -42,6 +43,8 @@ class ImputeOptions:
     relations: bool = False
     gtf: Path | None = None
     window: int | None = None
+    route: str = Route.READOUT
+    decode_batch: str | None = None
 
 
 def impute(
@@ -60,6 +63,8 @@ def impute(
     relations: bool = False,
     gtf: str | Path | None = None,
     window: int | None = None,
+    route: str = "auto",
+    decode_batch: str | None = None,
     dry_run: bool = False,
     command: Sequence[str] | None = None,
     **shared: Any,
@@ -90,6 +95,12 @@ def impute(
     gtf, window
         Where genes lie, and how far from a TSS their peaks are looked for
         (100,000 bases): relations of genes and peaks near them only.
+    route
+        How places become values: `decoder` (the model's own), `readout` (a regression on the
+        latent), or `auto`, see `mocli.tasks.predictor.choose_predictor`.
+    decode_batch
+        Level of the batch that the decoder takes cells to be of; None for the mean over
+        all that measured the target in training.
 
     Raises
     ------
@@ -100,6 +111,14 @@ def impute(
 
     one_of(scale, list(SCALES), "--scale")
     one_of(cells, list(CELLS), "--cells")
+    one_of(route, list(Route), "--route")
+    if decode_batch is not None and route == Route.READOUT:
+        raise UsageError(
+            "a readout knows no batches to decode as",
+            field="--decode-batch",
+            found=f"--decode-batch {decode_batch} with --route {route}",
+            hint="leave one of the two out",
+        )
     if not 0 < coverage < 1:
         raise UsageError(
             "--coverage is a share between 0 and 1", field="--coverage", found=coverage, hint="such as 0.9"
@@ -120,6 +139,8 @@ def impute(
         relations=relations,
         gtf=Path(gtf) if gtf is not None else None,
         window=window,
+        route=route,
+        decode_batch=decode_batch,
     )
     request = requested(inputs, output=output, **shared)
     paths = Paths.of(
@@ -143,6 +164,7 @@ def _results(paths: Paths, asked: ImputeOptions) -> list[Path]:
 def _dry_run(request: Request, asked: ImputeOptions, paths: Paths) -> Result:
     import numpy as np
 
+    from mocli.tasks.decodebatch import check_before_training
     from mocli.tasks.direction import columns_of, direction_of_inputs, rows_lacking, shared_cells
     from mocli.tasks.pairing import relate
     from mocli.tasks.prepare import plan
@@ -151,6 +173,7 @@ def _dry_run(request: Request, asked: ImputeOptions, paths: Paths) -> Result:
     paths.check(force=request.output.force)
     opened = open_modalities(request.data)
     if asked.from_model is None:
+        check_before_training(opened, request.data.batch_key, asked.decode_batch)
         source, target = direction_of_inputs(asked, [f.name for f in opened])
         by_name = {f.name: f for f in opened}
         columns_of(asked.features, list(map(str, by_name[target].var.index)), target)
@@ -169,8 +192,9 @@ def _dry_run(request: Request, asked: ImputeOptions, paths: Paths) -> Result:
         lines.extend(f"warning: {w}" for w in made.warnings)
     else:
         lines.extend(
-            f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features from {f.path}" for f in opened
+            f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features from {f.where}" for f in opened
         )
+        lines.extend(note for f in opened for note in f.notes)
         lines.append(f"model: {asked.from_model}")
     files = _results(paths, asked)
     lines.extend(f"would write {path}" for path in files)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mocli.data.io import parse_source
 from mocli.models.parameters import as_dict, resolve
 from mocli.tasks.paths import Paths, command_line
+from mocli.tasks.placement import Placed
 from mocli.tasks.prepare import open_modalities, plan
 from mocli.tasks.request import NO_NUMBERS, NO_STRINGS, NO_VALUES, Result, requested
 from mocli.tasks.run import Run
+from mocli.tasks.saved import DESCRIPTION, WEIGHTS
 from mocli.tasks.transfer import TransferOptions, read_labels
 from mocli.types import Task
 
@@ -58,6 +61,7 @@ def integrate(
     umap: bool = False,
     transfer_labels: str | Sequence[str] | None = None,
     min_confidence: float = 0.5,
+    reference: str | Path | None = None,
     html: bool = True,
     report: str | Path | None = None,
     provenance: bool = True,
@@ -68,7 +72,8 @@ def integrate(
     """Integrate modalities into one latent; the shell's `mocli integrate`.
 
     Parameters have the names and meaning of the command line's options; see
-    `mocli integrate --help`. `params` holds what `--set` gives.
+    `mocli integrate --help`. `params` holds what `--set` gives. With a `reference`, the folder of
+    a trained model, the cells are placed among those that it was trained on.
 
     Returns
     -------
@@ -124,6 +129,8 @@ def integrate(
     paths = Paths.of(request.output, request.run, suffixes=(".h5mu",))
     sources = [parse_source(text).path for text in request.data.inputs]
     paths.refuse_inputs([*sources, *map(Path, request.data.links)])
+    if reference is not None:
+        return _map(request, asked, paths, Path(reference), dry_run=dry_run, command=command)
     if dry_run:
         return _dry_run(request, asked, paths)
     return _run(request, asked, paths, command if command is not None else command_line())
@@ -148,7 +155,7 @@ def _run(request: Request, asked: TransferOptions, paths: Paths, command: Sequen
     with Run("integrate", paths, output=request.output, options=request.run, command=command) as run:
         # torch and scikit-learn are loaded only now: a dry run and a refusal need neither
         from mocli.tasks.clusters import find_clusters
-        from mocli.tasks.deliver import deliver
+        from mocli.tasks.deliver import deliver, draw_cells
         from mocli.tasks.describe import describe_links, describe_scores
         from mocli.tasks.evaluate import score
         from mocli.tasks.training import train_model
@@ -158,7 +165,7 @@ def _run(request: Request, asked: TransferOptions, paths: Paths, command: Sequen
         labels = read_labels(files, asked)
         for column in labels:
             run.say(column.summary)
-        trained = train_model(run, request, Task.INTEGRATE, files)
+        trained = train_model(run, request, Task.INTEGRATE, files, labels)
         made, prepared, latent = trained.made, trained.prepared, trained.latent
         with run.timed("evaluate"):
             scores = score(latent, prepared.bundle, made.pairs, seed=request.run.seed)
@@ -167,5 +174,59 @@ def _run(request: Request, asked: TransferOptions, paths: Paths, command: Sequen
             clusters = find_clusters(run, made.traits.name, trained.model, latent, prepared.bundle)
             carried = transfer(run, asked, labels, made, prepared, latent.by_modality)
         with run.timed("write"):
-            deliver(run, request.data, made, prepared, latent, scores, trained.model, [*clusters, *carried])
+            deliver(
+                run,
+                request.data,
+                Placed(
+                    made.files,
+                    made.relation,
+                    latent.by_modality,
+                    made.traits.name,
+                    trained.model.params,
+                ),
+                carried=[*clusters, *carried],
+                draw=partial(draw_cells, prepared.bundle, latent, seed=request.run.seed),
+                confusion=scores.confusion,
+            )
     return Result(paths.output, run.report.as_dict(), [], paths.results())
+
+
+def _map(
+    request: Request,
+    asked: TransferOptions,
+    paths: Paths,
+    reference: Path,
+    *,
+    dry_run: bool,
+    command: Sequence[str] | None,
+) -> Result:
+    paths.refuse_inputs([reference / name for name in (WEIGHTS, DESCRIPTION)])
+    if dry_run:
+        return _dry_map(request, asked, paths, reference)
+    told = command if command is not None else command_line()
+    with Run("integrate", paths, output=request.output, options=request.run, command=told) as run:
+        from mocli.tasks.mapping import map_query
+
+        map_query(run, request, asked, reference)
+    return Result(paths.output, run.report.as_dict(), [], paths.results())
+
+
+def _dry_map(request: Request, asked: TransferOptions, paths: Paths, reference: Path) -> Result:
+    from mocli.tasks.query import check_labels, match_query
+    from mocli.tasks.saved import load_model
+
+    lines: list[str] = []
+    paths.check(force=request.output.force)
+    saved = load_model(reference)
+    lines.append(f"reference: {saved.description['model']} from {reference}")
+    match_query(
+        saved,
+        open_modalities(request.data),
+        request.data,
+        say=lines.append,
+        warn=lambda text: lines.append(f"warning: {text}"),
+    )
+    check_labels(saved, asked)
+    files = paths.results()
+    lines.extend(f"would write {path}" for path in files)
+    return Result(paths.output, {}, lines, files)

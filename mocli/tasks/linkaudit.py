@@ -142,6 +142,9 @@ def audit_links(
         log(message)
 
     files = open_inputs(inputs)
+    for f in files:
+        for message in f.notes:
+            log(message)
     features = features_of(files, var_key=var_key)
     read = [read_links(table) for table in tables]
     matched = match_links(read, features, log=note)

@@ -124,7 +124,7 @@ def build_links(
     """
     files = open_inputs(inputs)
     if output is not None:
-        read = [f.path for f in files] + ([Path(genes)] if genes is not None else [])
+        read = [path for f in files for path in f.paths] + ([Path(genes)] if genes is not None else [])
         check_writable(output, force=force, inputs=read)
     if len(files) != 2:
         found = ", ".join(f.name for f in files)

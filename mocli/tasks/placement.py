@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from mocli.data.bundle import MultiOmics
+    from mocli.data.modality import ModalityFile
+    from mocli.tasks.pairing import Relation
     from mocli.types import FloatArray, IntArray
 
 
@@ -25,15 +27,21 @@ class Latent:
     joint
         `(n_cells, d)` where everything measured of a cell gives one place; `by_modality`
         then repeats it.
+    alone
+        Where cells would lie had they been measured in one modality only, `(n_obs, d)` for each
+        modality; empty where there is no joint place.
     """
 
     by_modality: Mapping[str, FloatArray]
     joint: FloatArray | None = None
+    alone: Mapping[str, FloatArray] = field(default_factory=dict)
 
     @classmethod
-    def of_cells(cls, joint: FloatArray, bundle: MultiOmics) -> Latent:
+    def of_cells(
+        cls, joint: FloatArray, bundle: MultiOmics, alone: Mapping[str, FloatArray] | None = None
+    ) -> Latent:
         """Give every row of a modality the place of its cell."""
-        return cls({name: joint[bundle.cells_of(name)] for name in bundle.modalities}, joint)
+        return cls({name: joint[bundle.cells_of(name)] for name in bundle.modalities}, joint, alone or {})
 
     def groups(self, bundle: MultiOmics) -> dict[str, Group]:
         """Return the groups of cells whose mixing means something.
@@ -44,6 +52,28 @@ class Latent:
         if self.joint is None:
             return {name: Group(z, bundle.cells_of(name)) for name, z in self.by_modality.items()}
         return {name: Group(self.joint[cells], cells) for name, cells in measured_together(bundle).items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """Cells with their places, ready to be written.
+
+    Attributes
+    ----------
+    latent
+        `(n_obs, d)` by the name of each file's modality, rows in file order.
+    model, params
+        Name and hyper-parameters of the model that placed them.
+    obsm
+        More to write beside the latent, by key, then by modality.
+    """
+
+    files: Sequence[ModalityFile]
+    relation: Relation
+    latent: Mapping[str, FloatArray]
+    model: str
+    params: object
+    obsm: Mapping[str, Mapping[str, FloatArray]] = field(default_factory=dict)
 
 
 class Group(NamedTuple):

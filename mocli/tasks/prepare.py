@@ -36,7 +36,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Everything decided from metadata and a sample of the values; what `--dry-run` shows."""
+    """Everything decided from metadata and a sample of the values; what `--dry-run` shows.
+
+    Attributes
+    ----------
+    columns
+        The user's names of the columns that are `batch` and `label` here.
+    """
 
     choices: tuple[Choice, ...]
     relation: Relation
@@ -50,6 +56,7 @@ class Plan:
     continuous: Mapping[str, Mapping[str, pd.Series | None]]
     pairs: Mapping[tuple[str, str], IntArray]
     warnings: tuple[str, ...]
+    columns: Mapping[str, str]
 
     @property
     def files(self) -> list[ModalityFile]:
@@ -99,7 +106,9 @@ def plan(
     for option, mapping in _by_modality(data).items():
         _check_modalities(option, mapping, names)
     for f in files:
-        say(f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features from {f.path}")
+        say(f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features from {f.where}")
+        for note in f.notes:
+            say(note)
     relation = relate([f.obs.index for f in files], data.pairing)
     say(f"cells are {relation.pairing} ({relation.reason})")
     traits, why = choose_model(
@@ -132,6 +141,7 @@ def plan(
         continuous={k: find_column(files, k, option="--continuous") for k in data.continuous_keys},
         pairs=pairs,
         warnings=_warnings(relation, traits, edges, files, data, unpaired=not pairs),
+        columns={k: v for k, v in (("batch", data.batch_key), ("label", data.label_key)) if v},
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from mocli.data.names import naming_hint
 from mocli.data.values import choose_layer
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.models.base import Encodes
@@ -105,11 +106,12 @@ def align(
     if present.mean() < LEAST_OVERLAP:
         raise InputError(
             f"{file.name} has {int(present.sum()):,} of the {len(wanted):,} features of the model's '{name}'",
-            file=file.path,
+            file=file.where,
             field="var_names",
             found=", ".join(own[:5]),
             expected=", ".join(wanted[:5]),
-            hint=_name_hint(own, wanted),
+            hint=naming_hint(own, wanted, "the model")
+            or "the cells must be measured for the same features, under the same names",
         )
     if not present.all():
         n = int((~present).sum())
@@ -153,17 +155,3 @@ def place(
         features = saved.references[name].average(features)
     latent: FloatArray = encode_rows(model, name, features, torch.device(device))
     return latent
-
-
-def _name_hint(own: pd.Index, wanted: pd.Index) -> str:
-    def shared(change: Any) -> bool:
-        return bool(len(set(map(change, own)) & set(map(change, wanted))) > LEAST_OVERLAP * len(wanted))
-
-    if shared(str.upper):
-        return "the names differ in upper and lower case: write them as in the model"
-    if shared(lambda n: n.split(".")[0]):
-        return "the names differ in the version suffix (.1): cut it off"
-    ensembl = [bool(names[:200].str.startswith("ENS").mean() > LEAST_OVERLAP) for names in (own, wanted)]
-    if ensembl[0] != ensembl[1]:
-        return "one side has Ensembl ids, the other symbols: rename var_names to those of the model"
-    return "the cells must be measured for the same features, under the same names"

@@ -41,34 +41,61 @@ class FeatureReadout:
         training cells.
     by_scale
         Maps to `log` values and, where values are counts, to `counts`.
+    source
+        Modality that alone placed the cells it was fitted on; None: all that was measured of them.
     """
 
     transform: str
     depth: float
     cofactor: float
     by_scale: Mapping[str, Readout]
+    source: str | None = None
 
     @classmethod
     def fit(
-        cls, file: ModalityFile, layer: str, recipe: Recipe, z: FloatArray, *, seed: int
+        cls,
+        file: ModalityFile,
+        layer: str,
+        recipe: Recipe,
+        z: FloatArray,
+        *,
+        seed: int,
     ) -> FeatureReadout:
         """Fit on the cells of a file, read block by block; `z` is `(n_obs, n_latent)`."""
         transform = recipe.options.transform
         depth = recipe.target_sum or 1.0
         if transform in _COUNTED and recipe.target_sum is None:
             depth = median_total(file.sample(layer, n_rows=20_000))
-        made = cls(transform, depth, recipe.options.cofactor, {})
+        return cls(transform, depth, recipe.options.cofactor, {})._fitted(file, layer, z, seed=seed)
+
+    def refitted(
+        self, file: ModalityFile, layer: str, z: FloatArray, *, source: str, seed: int
+    ) -> FeatureReadout:
+        """Fit again on cells placed by one modality alone; scales stay those of the cells of before."""
+        made = replace(self, source=source)._fitted(file, layer, z, seed=seed)
+        kept = {
+            scale: replace(r, mean=self.by_scale[scale].mean, deviation=self.by_scale[scale].deviation)
+            for scale, r in made.by_scale.items()
+        }
+        return replace(made, by_scale=kept)
+
+    def _fitted(self, file: ModalityFile, layer: str, z: FloatArray, *, seed: int) -> FeatureReadout:
         basis = Basis.fit(z, seed=seed)
         by_scale: dict[str, Readout] = {}
 
         def blocks(scale: str) -> Iterator[tuple[slice, CSR]]:
             for rows in chunks(file.n_obs, ROWS):
-                yield rows, made.values(file.read(layer, rows=rows), scale)
+                yield rows, self.values(file.read(layer, rows=rows), scale)
 
         by_scale["log"] = Readout.fit(basis, z, blocks("log"))
-        if transform in _COUNTED:
+        if self.transform in _COUNTED:
             by_scale["counts"] = Readout.fit(basis, z, blocks("counts"))
-        return replace(made, by_scale=by_scale)
+        return replace(self, by_scale=by_scale)
+
+    @property
+    def name(self) -> str:
+        """The route by which values come."""
+        return "readout"
 
     @property
     def n_vars(self) -> int:
@@ -109,7 +136,7 @@ class FeatureReadout:
         values = densify(self.values(x, "log" if scale == "scaled" else scale)[:, columns])
         if absent is not None and len(absent):
             values[:, np.isin(columns, absent)] = np.nan
-        return self._scaled(values, columns) if scale == "scaled" else values
+        return self.standardised(values, columns) if scale == "scaled" else values
 
     def predict(self, z: FloatArray, scale: str, columns: IntArray) -> FloatArray:
         """Return expected values `(n, n_columns)` of cells `(n, n_latent)`.
@@ -119,7 +146,7 @@ class FeatureReadout:
         found = self.by_scale["log" if scale == "scaled" else scale].predict(z, columns)
         if self.floor is not None:
             np.maximum(found, self.floor, out=found)
-        return self._scaled(found, columns) if scale == "scaled" else found
+        return self.standardised(found, columns) if scale == "scaled" else found
 
     @property
     def floor(self) -> float | None:
@@ -132,7 +159,8 @@ class FeatureReadout:
             return np.zeros(self.n_vars, np.float32), np.ones(self.n_vars, np.float32)
         return self.by_scale[scale].mean, self.by_scale[scale].deviation
 
-    def _scaled(self, values: FloatArray, columns: IntArray) -> FloatArray:
+    def standardised(self, values: FloatArray, columns: IntArray) -> FloatArray:
+        """Return values on `log`, some columns, on the scale `scaled`."""
         mean, deviation = self.moments("log")
         spread = np.where(deviation[columns] > 0, deviation[columns], 1)
         found: FloatArray = ((values - mean[columns]) / spread).astype(np.float32)
@@ -150,6 +178,7 @@ class FeatureReadout:
             "cofactor": self.cofactor,
             "width": basis.width,
             "scales": list(self.by_scale),
+            "source": self.source,
         }
         return facts, arrays
 
@@ -161,4 +190,4 @@ class FeatureReadout:
             scale: Readout(basis, *(arrays[f"{scale}.{part}"] for part in _PARTS))
             for scale in facts["scales"]
         }
-        return cls(facts["transform"], facts["depth"], facts["cofactor"], by_scale)
+        return cls(facts["transform"], facts["depth"], facts["cofactor"], by_scale, facts.get("source"))

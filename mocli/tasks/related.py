@@ -94,7 +94,7 @@ def relate_features(
     z = work.z[rows]
 
     def imputed(columns: IntArray) -> FloatArray:
-        return work.readout.predict(z, "log", candidates.columns[columns])
+        return work.predictor.predict(z, "log", candidates.columns[columns])
 
     pairs = candidates.pairs(x, imputed)
     found = relate(

@@ -19,6 +19,7 @@ from mocli.data.transforms import LinkRecipe, Recipe
 from mocli.errors import InputError, UsageError
 from mocli.models.parameters import as_dict, resolve, saved_params
 from mocli.models.registry import load_class, traits_of
+from mocli.tasks.atlas import Atlas
 from mocli.tasks.calibration import CALIBRATION
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ class SavedModel:
     references: Mapping[str, Reference]
     readouts: Mapping[str, FeatureReadout]
     description: Mapping[str, Any]
+    atlas: Atlas | None = None
 
     @property
     def modalities(self) -> dict[str, dict[str, Any]]:
@@ -82,69 +84,102 @@ def save_model(
     *,
     seed: int,
     trained_on: Sequence[str] = (),
+    atlas: Atlas | None = None,
 ) -> None:
-    """Write the folder under a temporary name and rename it.
+    """Write what a training made.
 
     Parameters
     ----------
     trained_on
         SHA-256 of the input files.
+    atlas
+        The training cells, for queries.
     """
-    from safetensors.numpy import save_file
-
     from mocli.tasks.smoothing import Reference
 
-    arrays = {f"module/{k}": v.detach().cpu().numpy() for k, v in model.module.state_dict().items()}
-    modalities = []
-    for position, choice in enumerate(made.choices):
-        name = choice.file.name
-        state, tensors = prepared.recipes[name].state()
-        arrays |= {f"recipe/{position}/{k}": v for k, v in tensors.items()}
-        reference = Reference.of(prepared.bundle.modalities[name].features, seed=seed)
-        if reference is not None:
-            arrays[f"reference/{position}/scores"] = reference.scores
-        readout = None
-        if name in readouts:
-            readout, tensors = readouts[name].state()
-            arrays |= {f"readout/{position}/{k}": v for k, v in tensors.items()}
-        modalities.append(
+    bundle = prepared.bundle
+    references = {name: Reference.of(m.features, seed=seed) for name, m in bundle.modalities.items()}
+    description = {
+        "format_version": FORMAT_VERSION,
+        "mocli": mocli.__version__,
+        "model": made.traits.name,
+        "pairing": bundle.pairing.value,
+        "modalities": [
             {
-                "name": name,
+                "name": choice.file.name,
                 "kind": choice.file.kind.value,
                 "layer": choice.layer.layer,
                 "values": choice.layer.values.value,
+                "likelihood": choice.likelihood,
                 "var_names": [str(v) for v in choice.file.var.index],
-                "recipe": state,
-                "readout": readout,
-                "batches": measured_batches(prepared.bundle, name),
-                "averaged": None
-                if reference is None
-                else {"n_neighbors": reference.n_neighbors, "weight": reference.weight},
+                "batches": measured_batches(bundle, choice.file.name),
             }
+            for choice in made.choices
+        ],
+        "levels": {
+            codes.key: list(codes.levels) for codes in (bundle.batch, bundle.label) if codes is not None
+        },
+        "columns": dict(made.columns),
+        "covariates": [
+            {"key": codes.key, "column": made.columns.get(codes.key, codes.key), "levels": list(codes.levels)}
+            for codes in bundle.categorical
+        ],
+        "continuous": list(bundle.continuous.keys) if bundle.continuous else [],
+        "seed": seed,
+        "trained_on": list(trained_on),
+    }
+    saved = SavedModel(
+        model=model,
+        recipes=prepared.recipes,
+        link_recipes=prepared.link_recipes,
+        references={name: found for name, found in references.items() if found is not None},
+        readouts=readouts,
+        description=description,
+        atlas=atlas,
+    )
+    write_model(folder, saved)
+
+
+def write_model(folder: Path, saved: SavedModel) -> None:
+    """Write the folder under a temporary name and rename it."""
+    from safetensors.numpy import save_file
+
+    model = saved.model
+    arrays = {f"module/{k}": v.detach().cpu().numpy() for k, v in model.module.state_dict().items()}
+    modalities = []
+    for position, (name, entry) in enumerate(saved.modalities.items()):
+        state, tensors = saved.recipes[name].state()
+        arrays |= {f"recipe/{position}/{k}": v for k, v in tensors.items()}
+        reference = saved.references.get(name)
+        if reference is not None:
+            arrays[f"reference/{position}/scores"] = reference.scores
+        readout = None
+        if name in saved.readouts:
+            readout, tensors = saved.readouts[name].state()
+            arrays |= {f"readout/{position}/{k}": v for k, v in tensors.items()}
+        averaged = (
+            None if reference is None else {"n_neighbors": reference.n_neighbors, "weight": reference.weight}
         )
+        modalities.append({**entry, "recipe": state, "readout": readout, "averaged": averaged})
     links = []
-    for position, (edge, sides) in enumerate(prepared.link_recipes.items()):
+    for position, (edge, sides) in enumerate(saved.link_recipes.items()):
         states = []
         for side, recipe in zip(("source", "target"), sides, strict=True):
             state, tensors = recipe.state()
             arrays |= {f"link/{position}/{side}/{k}": v for k, v in tensors.items()}
             states.append(state)
         links.append({"source": edge[0], "target": edge[1], "recipes": states})
-    bundle = prepared.bundle
+    atlas = None
+    if saved.atlas is not None:
+        atlas, tensors = saved.atlas.state()
+        arrays |= {f"atlas/{k}": v for k, v in tensors.items()}
     description = {
-        "format_version": FORMAT_VERSION,
-        "mocli": mocli.__version__,
-        "model": made.traits.name,
+        **saved.description,
         "params": as_dict(model.params),
         "spec": model.spec(),
-        "pairing": bundle.pairing.value,
         "modalities": modalities,
         "links": links,
-        "levels": {
-            codes.key: list(codes.levels) for codes in (bundle.batch, bundle.label) if codes is not None
-        },
-        "seed": seed,
-        "trained_on": list(trained_on),
+        "atlas": atlas,
     }
     temporary = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -230,6 +265,9 @@ def load_model(folder: str | Path) -> SavedModel:
             if m.get("readout")
         },
         description=description,
+        atlas=Atlas.from_state(description["atlas"], _under(arrays, "atlas/"))
+        if description.get("atlas")
+        else None,
     )
 
 

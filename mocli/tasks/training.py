@@ -13,7 +13,14 @@ from mocli import __version__
 from mocli.models.base import Encodes, EncodesJointly, Model, Schedule, SmoothsLinks
 from mocli.models.parameters import as_dict, resolve
 from mocli.models.registry import load_class
-from mocli.tasks.describe import describe_inputs, describe_training, warn_confounded, warn_small
+from mocli.tasks.atlas import Atlas
+from mocli.tasks.describe import (
+    describe_inputs,
+    describe_model,
+    describe_training,
+    warn_confounded,
+    warn_small,
+)
 from mocli.tasks.evaluate import return_freed_memory
 from mocli.tasks.options import preset_of
 from mocli.tasks.placement import Latent
@@ -31,13 +38,15 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from mocli.data.bundle import MultiOmics
     from mocli.data.links import EdgeLinks
     from mocli.data.modality import ModalityFile
     from mocli.tasks.options import TrainOptions
     from mocli.tasks.prepare import Plan, Prepared
     from mocli.tasks.request import Request
     from mocli.tasks.run import Run
-    from mocli.types import FloatArray, Task
+    from mocli.tasks.transfer import Labels
+    from mocli.types import Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +60,11 @@ class Trained:
 
 
 def train_model(
-    run: Run, request: Request, task: Task, files: Sequence[ModalityFile] | None = None
+    run: Run,
+    request: Request,
+    task: Task,
+    files: Sequence[ModalityFile] | None = None,
+    labels: Sequence[Labels] = (),
 ) -> Trained:
     """Plan, load, train, encode and write the model's folder, telling the report all of it.
 
@@ -59,6 +72,8 @@ def train_model(
     ----------
     files
         The modalities where they are open already, perhaps with some cells only.
+    labels
+        Columns that the model keeps for queries, besides the one of `--label-key`.
     """
     with run.timed("load"):
         made = plan(request.data, request.train, task, run.say, files=files)
@@ -71,10 +86,11 @@ def train_model(
     warn_confounded(run, prepared)
     with run.timed("train"):
         model, done = train(run, request.train, made, prepared, params)
-    describe_training(run, made, model.params, done)
+    describe_model(run, made.traits, model.params, made.why_model)
+    describe_training(run, done, sum(c.file.n_obs for c in made.choices))
     with run.timed("encode"):
-        latent = encode(run, model, prepared)
-        keep_model(run, made, prepared, model, latent.by_modality)
+        latent = encode(run, model, prepared.bundle)
+        keep_model(run, made, prepared, model, latent, labels)
     return Trained(made, prepared, model, latent)
 
 
@@ -82,23 +98,30 @@ def train(run: Run, options: TrainOptions, made: Plan, prepared: Prepared, param
     """Return a trained model; the same seed starts from the same weights."""
     torch.manual_seed(run.options.seed)
     model: Model = load_class(made.traits.model).from_bundle(prepared.bundle, params)
-    schedule = Schedule(preset_of(options.preset), options.max_steps)
-    training = Training(
-        device=run.device,
-        seed=run.options.seed,
-        checkpoints=Checkpoints(
-            run.paths.checkpoints,
-            fingerprint=_fingerprint(run, options, made, prepared, params),
-            resume=run.options.resume,
-        ),
-        checkpoint_every=run.options.checkpoint_every,
-        max_time=run.options.max_time,
-    )
+    training = training_of(run, _fingerprint(run, options, made, prepared, params))
     bundle = prepared.bundle
     if isinstance(params, SmoothsLinks) and params.smooth_links:
         bundle = smooth_links(bundle, seed=run.options.seed, say=run.say)
         return_freed_memory()
-    return model, fit(model, bundle, schedule, training)
+    return model, fit(model, bundle, schedule_of(options), training)
+
+
+def schedule_of(options: TrainOptions) -> Schedule:
+    """Return how long the user allows."""
+    return Schedule(preset_of(options.preset), options.max_steps)
+
+
+def training_of(run: Run, fingerprint: Mapping[str, Any]) -> Training:
+    """Return how to run a fit; a checkpoint is taken up only where all of the fingerprint is the same."""
+    return Training(
+        device=run.device,
+        seed=run.options.seed,
+        checkpoints=Checkpoints(
+            run.paths.checkpoints, fingerprint=dict(fingerprint), resume=run.options.resume
+        ),
+        checkpoint_every=run.options.checkpoint_every,
+        max_time=run.options.max_time,
+    )
 
 
 def _fingerprint(
@@ -152,11 +175,17 @@ def _matched(edge: EdgeLinks) -> str:
     return h.hexdigest()
 
 
-def encode(run: Run, model: Model, prepared: Prepared) -> Latent:
+def encode(run: Run, model: Model, bundle: MultiOmics) -> Latent:
     """Latent of every cell, joint where the model offers that; its digest goes to the report."""
-    bundle = prepared.bundle
     if isinstance(model, EncodesJointly):
-        latent = Latent.of_cells(encode_cells(model, bundle, run.device), bundle)
+        alone = {}
+        if isinstance(model, Encodes) and len(bundle.modalities) > 1:
+            alone = {
+                name: encode_cells(model, bundle.seen_by(name)[0], run.device)
+                for name, m in bundle.modalities.items()
+                if m.n_obs
+            }
+        latent = Latent.of_cells(encode_cells(model, bundle, run.device), bundle, alone)
     elif isinstance(model, Encodes):
         latent = Latent(
             {name: encode_rows(model, name, m.features, run.device) for name, m in bundle.modalities.items()}
@@ -172,18 +201,28 @@ def encode(run: Run, model: Model, prepared: Prepared) -> Latent:
 
 
 def keep_model(
-    run: Run, made: Plan, prepared: Prepared, model: Model, latent: Mapping[str, FloatArray]
+    run: Run,
+    made: Plan,
+    prepared: Prepared,
+    model: Model,
+    latent: Latent,
+    labels: Sequence[Labels] = (),
 ) -> None:
     """Relate the latent to all measured features of each modality, and write the model's folder."""
+    bundle, seed = prepared.bundle, run.options.seed
     readouts = {
         c.file.name: FeatureReadout.fit(
             c.file,
             c.layer.layer,
             prepared.recipes[c.file.name],
-            latent[c.file.name],
-            seed=run.options.seed,
+            latent.by_modality[c.file.name],
+            seed=seed,
         )
         for c in made.choices
     }
+    columns = {of.name: of.of_cells(bundle) for of in labels}
+    if bundle.label is not None:
+        columns[made.columns["label"]] = bundle.label
     hashes = [str(record["sha256"]) for record in run.report.inputs]
-    save_model(run.paths.model, model, made, prepared, readouts, seed=run.options.seed, trained_on=hashes)
+    atlas = Atlas.of(latent, bundle, columns, seed=seed)
+    save_model(run.paths.model, model, made, prepared, readouts, seed=seed, trained_on=hashes, atlas=atlas)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mocli.data.bundle import Codes
 from mocli.data.obs import find_column
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.tasks.covariate import words
@@ -65,6 +66,14 @@ class Labels:
         counts = [f"{(c >= 0).sum():,} of {len(c):,} {name} cells" for name, c in self.codes.items()]
         return f"labels to transfer: {self.name}, {len(self.levels):,} labels, on {', '.join(counts)}"
 
+    def of_cells(self, bundle: MultiOmics) -> Codes:
+        """One code for every cell of a bundle, that of the first modality which knows."""
+        found = np.full(bundle.n_cells, -1, np.int64)
+        for name, codes in self.codes.items():
+            cells = bundle.cells_of(name)
+            found[cells] = np.where(found[cells] < 0, codes, found[cells])
+        return Codes(self.name, found, self.levels)
+
 
 @dataclass(frozen=True, eq=False)
 class Carried:
@@ -78,6 +87,8 @@ class Carried:
         1 for own labels, else the share of the vote that the winner got, `(n_m,)`.
     own
         Whether the label is the cell's own, `(n_m,)`.
+    column, sureness
+        What the names of the columns for label and confidence end in.
     """
 
     name: str
@@ -85,11 +96,13 @@ class Carried:
     codes: Mapping[str, IntArray]
     confidence: Mapping[str, FloatArray]
     own: Mapping[str, BoolArray]
+    column: str = "transferred"
+    sureness: str = "confidence"
 
     @property
     def said(self) -> str:
         """The main column, for people."""
-        return f"labels in obs['{self.name}_transferred']"
+        return f"labels in obs['{self.name}_{self.column}']"
 
     def of_modality(self, modality: str) -> dict[str, StrArray | FloatArray]:
         """Columns for the obs of a modality, by name."""
@@ -114,8 +127,8 @@ class Carried:
     def _columns(self, codes: IntArray, confidence: FloatArray) -> dict[str, StrArray | FloatArray]:
         names = np.array([*self.levels, UNKNOWN], dtype=object)  # -1 is the last
         return {
-            f"{self.name}_transferred": names[codes],
-            f"{self.name}_confidence": confidence.astype(np.float32),
+            f"{self.name}_{self.column}": names[codes],
+            f"{self.name}_{self.sureness}": confidence.astype(np.float32),
         }
 
 
@@ -169,7 +182,7 @@ def _numbers(files: Sequence[ModalityFile], f: ModalityFile, key: str, column: p
     )
     return InputError(
         f"the column '{key}' of --transfer-labels holds numbers, which cannot be voted on",
-        file=f.path,
+        file=f.where,
         field=f"obs['{key}']",
         found=", ".join(map(str, column.iloc[:3])),
         expected="labels; numbers that stand for groups must be stored as text or as a categorical",
@@ -217,10 +230,7 @@ def own_codes(labels: Labels, bundle: MultiOmics) -> dict[str, IntArray]:
     known = {name: labels.codes[name].copy() for name in bundle.modalities}
     if bundle.pairing is Pairing.UNPAIRED:
         return known
-    of_cell = np.full(len(bundle.rows), -1, np.int64)
-    for name, codes in known.items():
-        cells = bundle.cells_of(name)
-        of_cell[cells] = np.where(of_cell[cells] < 0, codes, of_cell[cells])
+    of_cell = labels.of_cells(bundle).codes
     return {name: np.where(codes < 0, of_cell[bundle.cells_of(name)], codes) for name, codes in known.items()}
 
 

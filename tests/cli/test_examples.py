@@ -76,6 +76,16 @@ def test_the_shell_example(environment, tmp_path):
     assert not (work / "again.h5mu").exists()
 
 
+def test_the_shell_example_of_an_atlas(environment, tmp_path):
+    work = tmp_path / "work"
+    options = ["--max-steps", "5", "--no-html", "--threads", "1"]
+    done = run(["bash", EXAMPLES / "shell" / "atlas.sh", work, *options], environment, tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((work / "atlas.report.json").read_text())
+    assert [i["modality"] for i in report["inputs"]] == ["rna", "rna", "atac"]
+    assert "obs['input'] says which input a cell is of: multiome, rna" in done.stdout
+
+
 def test_the_shell_example_of_genes_and_peaks(environment, tmp_path):
     script, work = EXAMPLES / "shell" / "gene2peak.sh", tmp_path / "work"
     done = run(["bash", script, work, *SMALL.split(), "--max-steps", "5"], environment, tmp_path)

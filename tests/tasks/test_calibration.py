@@ -18,8 +18,8 @@ def some():
     floor = conformal.fit(predicted, measured, coverage=0.9, floor=0.0)
     few = conformal.fit(predicted[:5], measured[:5], coverage=0.95)
     return {
-        ("rna", "prot", "log"): Calibration(floor, "40 cells", accuracy(predicted, measured)),
-        ("prot", "rna", "counts"): Calibration(few, "Zellen, ähnlich"),
+        ("rna", "prot", "log", "readout"): Calibration(floor, "40 cells", accuracy(predicted, measured)),
+        ("prot", "rna", "counts", "decoder=b 1"): Calibration(few, "Zellen, ähnlich"),
     }
 
 
@@ -39,7 +39,7 @@ def test_all_of_it_comes_back(some, tmp_path):
     assert second.accuracy is None
     for part in ("pearson", "spearman", "rmse", "mae", "r2", "n"):
         np.testing.assert_array_equal(
-            getattr(first.accuracy, part), getattr(some["rna", "prot", "log"].accuracy, part)
+            getattr(first.accuracy, part), getattr(some["rna", "prot", "log", "readout"].accuracy, part)
         )
     assert second.intervals.n_infinite == 6
 

@@ -10,6 +10,8 @@ from mocli import gene2peak, impute, integrate
 from mocli.data.demo import write_demo
 from mocli.errors import InputError, UsageError
 from mocli.tasks.calibration import CALIBRATION
+from mocli.tasks.direction import check_task
+from mocli.types import Task
 
 QUICK = {
     "html": False,
@@ -38,12 +40,9 @@ def model(demo):
     return demo / "o.model"
 
 
-def test_a_model_that_cannot_impute_is_refused(demo, tmp_path):
-    result = integrate(demo / "multiome.h5mu", output=tmp_path / "m.h5mu", model="multigrate", **{
-        **QUICK, "params": {"batch_size": 32}})  # fmt: skip
-    folder = result.output.with_suffix(".model")
-    with pytest.raises(UsageError, match="multigrate cannot impute") as error:
-        impute(demo / "multiome.h5mu", output=tmp_path / "i.h5mu", from_model=folder, target="rna", **USED)
+def test_a_model_that_cannot_do_a_task_is_refused():
+    with pytest.raises(UsageError, match="multigrate cannot gene2peak") as error:
+        check_task("multigrate", Task.GENE2PEAK)
     assert "scmodal" in error.value.hint
 
 

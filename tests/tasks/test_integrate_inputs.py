@@ -38,7 +38,7 @@ def same_names(rna, prot, n):
 
 def measured(report, name):
     """Number of cells behind each value of a metric."""
-    found = {k: m for k, m in report["metrics"].items() if k.startswith(name)}
+    found = {k: m for k, m in report["metrics"].items() if k.split("[")[0] == name}
     return {k: m["n"] for k, m in found.items() if m["value"] is not None}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,36 +15,66 @@ if TYPE_CHECKING:
     from mocli.models.base import Conditions
 
 
+class Levels(nn.Module):
+    """Embedding of one categorical covariate; rows that a query adds are parameters of their own.
+
+    So the rows that were there stay the same bit for bit, whatever an optimiser does: not even
+    weight decay reaches them.
+    """
+
+    def __init__(self, n_known: int, n_added: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_known, width))
+        self.added = nn.Parameter(torch.randn(n_added, width)) if n_added else None
+
+    @property
+    def table(self) -> Tensor:
+        """All rows, `(n_known + n_added, width)`."""
+        return self.weight if self.added is None else torch.cat([self.weight, self.added])
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """`(B,)` to `(B, width)`; -1 stands at the mean of the levels."""
+        table = self.table
+        known = (codes >= 0).unsqueeze(1)
+        return torch.where(known, table[codes.clamp_min(0)], table.mean(0))
+
+    def extend(self, known: Levels) -> None:
+        """Take the rows of a smaller table; new levels start at the mean of its levels."""
+        with torch.no_grad():
+            rows = known.table
+            self.weight.copy_(rows)
+            if self.added is not None:
+                self.added.copy_(rows.mean(0).expand_as(self.added))
+
+
 class Covariates(nn.Module):
     """Embeddings of categorical covariates, one each, and one of all continuous ones together.
 
     Parameters
     ----------
     n_levels
-        Number of levels by key.
+        Number of levels by key: those known, and those that a query adds.
     n_continuous
         Number of continuous covariates.
     """
 
-    def __init__(self, n_levels: Mapping[str, int], n_continuous: int, width: int, response: str) -> None:
+    def __init__(
+        self, n_levels: Mapping[str, tuple[int, int]], n_continuous: int, width: int, response: str
+    ) -> None:
         super().__init__()
         self.keys = list(n_levels)
-        self.tables = nn.ModuleList(nn.Embedding(n, width) for n in n_levels.values())
+        self.tables = nn.ModuleList(Levels(known, added, width) for known, added in n_levels.values())
         self.response = Response(n_continuous, width, response) if n_continuous else None
         self.width = width * (len(self.keys) + (self.response is not None))
 
     def forward(self, n: int, conditions: Conditions | None) -> Tensor:
-        """`(n, width)`; a level that is missing counts as none, no conditions at all as the mean level."""
+        """`(n, width)`; a missing level, or no conditions at all, stands at the mean level."""
         device = next(self.parameters()).device if self.width else None
         codes, continuous = conditions if conditions is not None else ({}, None)
         parts = []
-        for key, module in zip(self.keys, self.tables, strict=True):
-            table = cast("nn.Embedding", module)
-            if key in codes:
-                known = (codes[key] >= 0).to(table.weight.dtype).unsqueeze(1)
-                parts.append(table(codes[key].clamp_min(0)) * known)
-            else:
-                parts.append(table.weight.mean(0).expand(n, -1))
+        for key, table in zip(self.keys, self.tables, strict=True):
+            asked = codes[key] if key in codes else torch.full((n,), -1, device=device)
+            parts.append(table(asked))
         if self.response is not None:
             values = self.response.mean.expand(n, -1) if continuous is None else continuous
             parts.append(self.response(values))

@@ -39,6 +39,7 @@ class Multigrate:
         self.shape, self.params = shape, params
         self.module = MultigrateModule(shape, params)
         self._warmup = 1
+        self._takes_query = False
 
     @classmethod
     def from_bundle(cls, bundle: MultiOmics, params: Any) -> Self:
@@ -70,9 +71,25 @@ class Multigrate:
         """Modalities with widths and likelihoods, covariates with levels."""
         return spec_of(self.shape)
 
+    def extended(self, bundle: MultiOmics) -> Self:
+        """Return a copy with embeddings (and dispersions, if by batch) for the levels that a query brings.
+
+        Nothing else is ever trained in it (Litinetskaya et al., Methods, "Query mapping"). Unlike the
+        authors', rows of known levels are fixed as well, new rows start at the mean of the known
+        ones, and a query without new levels has nothing to train.
+        """
+        levels = {codes.key: codes.levels for codes in bundle.categorical}
+        added = {key: len(levels[key]) - len(known) for key, known in self.shape.levels.items()}
+        model = type(self)(replace(self.shape, levels=levels, n_added=added), self.params)
+        model.module.extend(self.module)
+        model._takes_query = True
+        return model
+
     def phases(self, schedule: Schedule, bundle: MultiOmics) -> list[Phase]:
         """One phase that ends when held-out cells are no longer described better."""
         p = self.params
+        if self._takes_query and not self.module.added:
+            return []
         watched = self._watched()
         share = p.validation_share if bundle.n_cells >= FEW_CELLS else 0.0
         held_out = Validation(share, 1, p.patience, watched).n_held_out(bundle.n_cells) if share else 0
@@ -93,9 +110,11 @@ class Multigrate:
             weight_decay=p.weight_decay,
             decoupled_decay=True,
         )
+        if self._takes_query:
+            group = Group("new", self.module.added, lr=p.query_lr, decoupled_decay=True)
         return [
             Phase(
-                name="join",
+                name="map" if self._takes_query else "join",
                 groups=(group,),
                 sampling=Sampling(
                     batch_size=p.batch_size,

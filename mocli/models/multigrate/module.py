@@ -12,14 +12,14 @@ Symbols: x input, z latent, m modality, B cells of a minibatch, p features, d la
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mocli.models.base import Conditions
-from mocli.models.multigrate.covariates import Covariates
+from mocli.models.multigrate.covariates import Covariates, Levels
 from mocli.models.multigrate.networks import Decoder, Encoder, totals
 from mocli.nn.layers import InputLinear
 from mocli.nn.mixture import (
@@ -68,17 +68,19 @@ class MultigrateModule(nn.Module):
 
     def __init__(self, shape: Shape, params: MultigrateParams) -> None:
         super().__init__()
+        self._fixed = False
         self.shape, self.params = shape, params
         self.names = list(shape.widths)
         self.covariates = Covariates(
-            {key: len(levels) for key, levels in shape.levels.items()},
+            {key: shape.n_levels(key) for key in shape.levels},
             len(shape.continuous),
             params.n_covariate,
             params.continuous_response,
         )
         width = self.covariates.width
-        batches = len(next(iter(shape.levels.values()))) if shape.has_batch else 1
-        n_groups = batches if params.dispersion == "batch" else 1
+        n_groups = (1, 0)
+        if params.dispersion == "batch" and shape.batch is not None:
+            n_groups = shape.n_levels(shape.batch)
         # module names must be identifiers, a user's modality names need not be
         self.encoders = nn.ModuleList(
             Encoder(p, width if params.encoder_covariates else 0, params) for p in shape.widths.values()
@@ -91,6 +93,35 @@ class MultigrateModule(nn.Module):
         groups[list(shape.patterns)] = torch.arange(len(shape.patterns))
         self.register_buffer("group_of_pattern", groups)
         _initialise(self, params.init)
+
+    @property
+    def added(self) -> list[nn.Parameter]:
+        """What a query adds: rows of embeddings, and of dispersions."""
+        rows = [cast("Levels", table).added for table in self.covariates.tables]
+        rows += [self._decoder(m).added_scale for m in range(len(self.names))]
+        return [row for row in rows if row is not None]
+
+    def extend(self, known: MultigrateModule) -> None:
+        """Take all weights of a module that knows fewer levels, and freeze them."""
+        state = self.state_dict()
+        same = {k: v for k, v in known.state_dict().items() if k in state and v.shape == state[k].shape}
+        self.load_state_dict(same, strict=False)
+        for own, old in zip(self.covariates.tables, known.covariates.tables, strict=True):
+            cast("Levels", own).extend(cast("Levels", old))
+        for m in range(len(self.names)):
+            self._decoder(m).extend(known._decoder(m))
+        new = set(map(id, self.added))
+        for parameter in self.parameters():
+            parameter.requires_grad = id(parameter) in new
+        self._fixed = True
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - as in torch
+        """Switch dropout on; statistics of a reference that takes in a query stay as they are."""
+        super().train(mode)
+        for part in self.modules():
+            if self._fixed and isinstance(part, nn.BatchNorm1d):
+                part.eval()
+        return self
 
     def encode(self, name: str, x: Tensor | NonZeros, conditions: Conditions | None) -> tuple[Tensor, Tensor]:
         """Mean and log variance of one modality's posterior, `(B, d)` each."""

@@ -68,7 +68,12 @@ class Decoder(nn.Module):
     """Latent and covariates to the parameters of a likelihood."""
 
     def __init__(
-        self, n_vars: int, n_side: int, likelihood: str, n_groups: int, params: MultigrateParams
+        self,
+        n_vars: int,
+        n_side: int,
+        likelihood: str,
+        n_groups: tuple[int, int],
+        params: MultigrateParams,
     ) -> None:
         super().__init__()
         p = params
@@ -79,9 +84,13 @@ class Decoder(nn.Module):
         self.zeros = nn.Linear(p.n_hidden, n_vars) if likelihood in {"zinb", "ziln"} else None
         # log inverse dispersion of counts, or log standard deviation of logs
         self.log_scale: nn.Parameter | None = None
+        self.added_scale: nn.Parameter | None = None  # of groups that a query adds
         if likelihood in {"nb", "zinb", "ziln"}:
-            start = torch.zeros(1, n_vars) if likelihood == "ziln" else torch.randn(n_groups, n_vars)
+            known, added = n_groups
+            start = torch.zeros(1, n_vars) if likelihood == "ziln" else torch.randn(known, n_vars)
             self.log_scale = nn.Parameter(start)
+            if added and likelihood != "ziln":
+                self.added_scale = nn.Parameter(torch.zeros(added, n_vars))
 
     def forward(self, z: Tensor, side: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """`(B, d)` to the head's output and the logit of an extra zero, `(B, p)`."""
@@ -112,12 +121,27 @@ class Decoder(nn.Module):
             raise ValueError(f"no likelihood '{self.likelihood}'")
         return -weight @ zero_inflated_log_normal(x, head, self._scale(None), zeros).sum(1)
 
+    def extend(self, known: Decoder) -> None:
+        """Take the dispersions of a decoder that knows fewer groups; new ones start at the mean."""
+        if self.log_scale is None or known.log_scale is None:
+            return
+        with torch.no_grad():
+            rows: Tensor = known.log_scale
+            if known.added_scale is not None:
+                rows = torch.cat([rows, known.added_scale])
+            self.log_scale.copy_(rows)
+            if self.added_scale is not None:
+                self.added_scale.copy_(rows.mean(0).expand_as(self.added_scale))
+
     def _scale(self, group: Tensor | None) -> Tensor:
         if self.log_scale is None:
             raise ValueError(f"{self.likelihood} has no scale")
-        if group is None or len(self.log_scale) == 1:
-            return self.log_scale.mean(0)
-        return self.log_scale[group]
+        scale: Tensor = self.log_scale
+        if self.added_scale is not None:
+            scale = torch.cat([scale, self.added_scale])
+        if group is None or len(scale) == 1:
+            return scale.mean(0)
+        return scale[group]
 
     def expected(self, output: tuple[Tensor, Tensor | None], library: Tensor) -> Tensor:
         """Mean of the likelihood, `(B, p)`."""

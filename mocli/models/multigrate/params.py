@@ -74,6 +74,9 @@ class MultigrateParams:
     ] = "none"
     lr: Annotated[float, Field(gt=0, lt=1, description="AdamW's learning rate; paper 1e-3, code 5e-4")] = 1e-3
     weight_decay: Annotated[float, Field(ge=0, description="AdamW's decoupled weight decay")] = 1e-3
+    query_lr: Annotated[
+        float, Field(gt=0, lt=1, description="learning rate of the weights that a query adds; paper as lr")
+    ] = 1e-2
     max_epochs: Annotated[int, Field(ge=1, description="epochs at most")] = 200
     validation_share: Annotated[
         float, Field(ge=0, lt=1, description="share of cells held out to know when to stop; 0 for none")
@@ -122,7 +125,7 @@ class MultigrateParams:
 
 
 PRESETS: dict[str, dict[str, object]] = {
-    "paper": {"encoder_input": "raw", "encoder_covariates": True, "settled_by": "paper"}
+    "paper": {"query_lr": 1e-3, "encoder_input": "raw", "encoder_covariates": True, "settled_by": "paper"}
 }
 """What a preset changes; values that the user sets win."""
 

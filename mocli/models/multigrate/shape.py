@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ class Shape:
         Names of continuous covariates.
     patterns
         Sets of modalities that occur together, as bits.
+    n_added
+        How many of the last levels of each covariate a query added; none for keys left out.
     """
 
     widths: Mapping[str, int]
@@ -33,6 +35,17 @@ class Shape:
     has_batch: bool
     continuous: tuple[str, ...]
     patterns: tuple[int, ...]
+    n_added: Mapping[str, int] = field(default_factory=dict)
+
+    def n_levels(self, key: str) -> tuple[int, int]:
+        """Return the numbers of known and of added levels."""
+        added = self.n_added.get(key, 0)
+        return len(self.levels[key]) - added, added
+
+    @property
+    def batch(self) -> str | None:
+        """Key of the batch."""
+        return next(iter(self.levels)) if self.has_batch else None
 
 
 def spec_of(shape: Shape) -> dict[str, Json]:
@@ -43,6 +56,7 @@ def spec_of(shape: Shape) -> dict[str, Json]:
         "has_batch": shape.has_batch,
         "continuous": list(shape.continuous),
         "patterns": list(shape.patterns),
+        "added": [[key, n] for key, n in shape.n_added.items()],
     }
     return dict(found)
 
@@ -57,4 +71,5 @@ def shape_of(spec: Mapping[str, Json]) -> Shape:
         has_batch=saved["has_batch"],
         continuous=tuple(saved["continuous"]),
         patterns=tuple(saved["patterns"]),
+        n_added=dict(saved.get("added", [])),
     )

@@ -6,7 +6,7 @@ import torch
 from dgd_cells import build, everything, make
 from sklearn.metrics import silhouette_score
 
-from mocli.metrics.clusters import adjusted_rand
+from mocli.metrics.clusters import ari
 from mocli.models.base import Schedule
 from mocli.models.multidgd.start import choose_components, start_places
 from mocli.train.loop import Training, fit
@@ -29,7 +29,7 @@ def test_groups_of_cells_become_clusters(names):
     data = make(150, names=names)
     model = build(data)
     train(model, data)
-    assert adjusted_rand(found(model, data), data.label.codes) > 0.8
+    assert ari(found(model, data), data.label.codes) > 0.8
 
 
 def test_batches_part_in_their_own_space_and_mix_in_the_cells():
@@ -107,7 +107,7 @@ def test_the_start_follows_the_data_and_its_seed():
     for level in range(2):
         assert z[torch.from_numpy(data.batch.codes == level)].mean(0).abs().max() < 1e-3
     model = build(data)
-    assert adjusted_rand(found(model, data), data.label.codes) > 0.8
+    assert ari(found(model, data), data.label.codes) > 0.8
     rna = data.modalities["rna"].features.values
     share = np.asarray(rna.mean(0)).ravel()
     start = torch.softmax(model.module.branch("rna").head.bias, 0).detach().numpy()
