@@ -317,14 +317,14 @@ class Translates(Protocol):
 def supports(traits: Traits, *, pairing: Pairing, kinds: Iterable[ModalityKind], links: bool) -> str | None:
     """Return None if the model takes such data, else why not, as the end of a sentence."""
     kinds = list(kinds)
+    if len(kinds) < traits.min_modalities:
+        return f"needs at least {traits.min_modalities} modalities, got {len(kinds)}"
     if pairing not in traits.pairings:
         takes = " or ".join(sorted(traits.pairings))
         return f"takes {takes} cells, these are {pairing}"
     for kind in kinds:
         if kind not in traits.expects:
             return f"does not take {kind} data"
-    if len(kinds) < traits.min_modalities:
-        return f"needs at least {traits.min_modalities} modalities, got {len(kinds)}"
     if traits.max_modalities is not None and len(kinds) > traits.max_modalities:
         return f"takes at most {traits.max_modalities} modalities, got {len(kinds)}"
     if traits.needs_links and not links:

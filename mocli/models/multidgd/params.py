@@ -45,8 +45,11 @@ class MultiDGDParams:
     hardness: Annotated[float, Field(gt=0, description="of the rim of the soft ball")] = 5.0
     spread: Annotated[
         float,
-        Field(gt=0, description="prior standard deviation of components: this times radius / n_components"),
-    ] = 0.2
+        Field(
+            gt=0,
+            description="prior standard deviation of components: this times radius / n_components; paper 0.2",
+        ),
+    ] = 4.0
     concentration: Annotated[
         float, Field(gt=0, description="of the Dirichlet prior of the components' weights")
     ] = 1.0
@@ -75,12 +78,12 @@ class MultiDGDParams:
             description="weight of the sum of the decoder's absolute weights in every minibatch; paper 0, "
             "code 1",
         ),
-    ] = 1.0
+    ] = 0.03
     batch_size: Annotated[int, Field(ge=2, description="cells in a minibatch")] = 128
     max_epochs: Annotated[int, Field(ge=1, description="epochs at most; paper 1000, code 500")] = 500
     lr: Annotated[Rate, Field(description="Adam's learning rate of the decoder; paper 1e-4")] = 1e-3
     lr_cells: Annotated[Rate, Field(description="learning rate of the cells' places; paper 1e-2")] = 1e-2
-    lr_mixture: Annotated[Rate, Field(description="learning rate of the mixture; paper 1e-2")] = 1e-2
+    lr_mixture: Annotated[Rate, Field(description="learning rate of the mixture; paper 1e-2")] = 1e-3
     lr_covariate: Annotated[
         Rate, Field(description="learning rate of the mixtures of covariates; paper 1e-2, code 1e-3")
     ] = 1e-2
@@ -100,8 +103,8 @@ class MultiDGDParams:
     ] = 10
     stop_on: Annotated[
         Literal["joint", "reconstruction"],
-        Field(description="loss of held-out cells: likelihood times mixture, or (paper) likelihood alone"),
-    ] = "joint"
+        Field(description="loss of held-out cells: of their counts alone (paper), or with the mixtures'"),
+    ] = "reconstruction"
     query_epochs: Annotated[
         int, Field(ge=1, description="epochs over new cells to find their places; paper 10, code 20")
     ] = 50
@@ -117,6 +120,7 @@ class MultiDGDParams:
 PRESETS: dict[str, dict[str, object]] = {
     "paper": {
         "start": "origin",
+        "spread": 0.2,
         "prior": "batch",
         "covariate_density": "one",
         "weight_l1": 0.0,
