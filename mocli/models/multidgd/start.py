@@ -14,7 +14,6 @@ import torch
 
 from mocli.nn.gaussian_mixture import LEAST_SPREAD
 from mocli.nn.kmeans import kmeans
-from mocli.nn.losses import squared_distances
 from mocli.nn.principal import principal_components
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from mocli.data.bundle import Codes, Modality, MultiOmics
     from mocli.models.multidgd.module import MultiDGDModule
+    from mocli.nn.kmeans import Partition
     from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
 FIT_CELLS = 20_000
@@ -70,12 +70,8 @@ def start_mixture(module: MultiDGDModule, z: Tensor, seed: int) -> None:
     sample = z[_sample(len(z), FIT_CELLS, seed)]
     generator = torch.Generator().manual_seed(seed)
     found = kmeans(sample, mixture.n_components, generator=generator, restarts=20)
-    off = (sample - found.centres[found.nearest]).square()
-    size = torch.bincount(found.nearest, minlength=mixture.n_components)
-    variance = torch.zeros_like(found.centres).index_add_(0, found.nearest, off)
-    # the prior's variance counts as one more cell, so that small clusters stay finite
-    prior = math.exp(-float(mixture.prior_log_precision))
-    variance = (variance + prior) / (size + 1).unsqueeze(1)
+    prior = torch.full((z.shape[1],), math.exp(-float(mixture.prior_log_precision)), dtype=torch.float64)
+    size, variance = _within(sample, found, prior)
     with torch.no_grad():
         mixture.mean.copy_(found.centres)
         mixture.log_precision.copy_(-torch.log(variance.clamp_min(LEAST_SPREAD**2)))
@@ -83,19 +79,31 @@ def start_mixture(module: MultiDGDModule, z: Tensor, seed: int) -> None:
 
 
 def choose_components(z: Tensor, seed: int) -> int:
-    """Choose how many clusters cells have: the best BIC of spherical clusters (Pelleg and Moore 2000)."""
+    """Choose how many clusters cells have: the best BIC of k-means with a diagonal Gaussian in each."""
     sample = z[_sample(len(z), CHOOSE_CELLS, seed)]
     n, d = sample.shape
+    whole = sample.var(0, correction=0).double() if n else torch.zeros(1)
+    if float(whole.max()) == 0:
+        return 1
     best, chosen = -math.inf, 1
     for k in (1, *(k for k in CANDIDATES if k <= n // 10)):
         found = kmeans(sample, k, generator=torch.Generator().manual_seed(seed), restarts=5)
-        size = torch.bincount(found.nearest, minlength=k).double().clamp_min(1e-9)
-        variance = max(found.spread / d, 1e-12)
-        likelihood = float((size * torch.log(size / n)).sum()) - n * d / 2 * math.log(variance)
-        bic = likelihood - 0.5 * (k * (d + 1)) * math.log(n)
+        size, variance = _within(sample, found, whole.clamp_min(1e-6 * float(whole.max())))
+        filled = size > 0
+        size, variance = size[filled], variance[filled]
+        likelihood = float((size * torch.log(size / n)).sum() - 0.5 * (size @ torch.log(variance)).sum())
+        bic = likelihood - 0.5 * k * (2 * d + 1) * math.log(n)
         if bic > best:
             best, chosen = bic, k
     return chosen
+
+
+def _within(z: Tensor, found: Partition, prior: Tensor) -> tuple[Tensor, Tensor]:
+    """Cells and variances `(K, d)` of clusters; the prior counts as one more cell, so that none is 0."""
+    size = torch.bincount(found.nearest, minlength=len(found.centres)).double()
+    off = (z - found.centres[found.nearest]).square().double()
+    total = torch.zeros(len(size), z.shape[1], dtype=torch.float64).index_add_(0, found.nearest, off)
+    return size, (total + prior) / (size + 1).unsqueeze(1)
 
 
 def start_heads(module: MultiDGDModule, bundle: MultiOmics) -> None:
@@ -117,11 +125,6 @@ def start_heads(module: MultiDGDModule, bundle: MultiOmics) -> None:
                 branch.log_scale.copy_(torch.from_numpy(0.5 * np.log(np.maximum(variance, 1e-4))))
         with torch.no_grad():
             branch.head.bias.copy_(torch.from_numpy(bias))
-
-
-def nearest_component(module: MultiDGDModule, z: Tensor) -> Tensor:
-    """Return the nearest mean of every cell, `(n,)`."""
-    return squared_distances(z, module.mixture.mean.detach()).argmin(1)
 
 
 def _scores(m: Modality, bundle: MultiOmics, k: int, seed: int) -> DoubleArray:
