@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy import sparse
 
 from mocli.nn.candidate_loss import count_candidates, normal_candidates
 from mocli.nn.gaussian_mixture import uniform_in_ball
@@ -151,7 +152,7 @@ def _losses(
                 if branch.likelihood == "normal":
                     loss = normal_candidates(x, output, branch.log_sd)
                 else:
-                    loss = count_candidates(x, output, branch.log_dispersion)
+                    loss = count_candidates(sparse.csr_matrix(x), output, branch.log_dispersion)
                 total[some] += loss
     return total, z
 

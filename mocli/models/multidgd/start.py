@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy import sparse
 
 from mocli.nn.gaussian_mixture import LEAST_SPREAD
 from mocli.nn.kmeans import kmeans
@@ -154,9 +155,8 @@ def _even(x: CSR | FloatArray, depth: float, *, counts: bool) -> CSR | FloatArra
     if isinstance(x, np.ndarray):
         dense: FloatArray = np.log1p(x * factor[:, None])
         return dense
-    even = x.copy()
-    even.data = np.log1p(even.data * np.repeat(factor, np.diff(even.indptr)))
-    return even
+    even = np.log1p(x.data * np.repeat(factor, np.diff(x.indptr)))
+    return sparse.csr_matrix((even, x.indices, x.indptr), shape=x.shape)
 
 
 def _totals(x: CSR | FloatArray) -> DoubleArray:
