@@ -19,6 +19,24 @@ class IntegrateOptions:
         str | None,
         option("--key-added", panel=OUTPUT, metavar="KEY", help="obsm key of the latent; else X_<model>"),
     ] = None
+    sample: Annotated[
+        int,
+        option(
+            "--sample",
+            panel=OUTPUT,
+            metavar="N",
+            least=0,
+            help="Also write N draws from every cell's posterior, obsm X_<model>_sample_1, ...",
+        ),
+    ] = 0
+    marginal: Annotated[
+        bool,
+        option(
+            "--marginal",
+            panel=OUTPUT,
+            help="Also write where cells lie by one modality alone, obsm X_<model>_rna, ...",
+        ),
+    ] = False
     umap: Annotated[bool, option("--umap", panel=OUTPUT, help="Add a UMAP of the latent as obsm X_umap")] = (
         False
     )

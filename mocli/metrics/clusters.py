@@ -67,7 +67,7 @@ def nmi_louvain(e: Embedding) -> Iterable[Score]:
 
 @metric(
     name="ari_best",
-    title="ARI, Louvain clusters at the best resolution",
+    title="ARI, best Louvain clusters",
     better="higher",
     bounds=ARI_BOUNDS,
     needs={"label"},
@@ -82,7 +82,7 @@ def ari_best(e: Embedding) -> Iterable[Score]:
 
 @metric(
     name="nmi_best",
-    title="NMI, Louvain clusters at the best resolution",
+    title="NMI, best Louvain clusters",
     better="higher",
     bounds=(0.0, 1.0),
     needs={"label"},

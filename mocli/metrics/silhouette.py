@@ -35,8 +35,7 @@ SAME = 1e-12  # squared distance, relative to the squared norm, that float32 coo
 )
 def silhouette(e: Embedding) -> Iterable[Score]:
     """Score all labelled cells of all modalities together."""
-    cells, levels, total = distances_to_labels(e)
-    widths = _widths_from(total, np.searchsorted(levels, e.joint_label[cells]))
+    cells, widths = label_widths(e)
     yield Score(math.nan if widths is None else float(widths.mean()), len(cells))
 
 
@@ -109,17 +108,10 @@ def silhouette_batch_raw(e: Embedding) -> Iterable[Score]:
     yield Score(math.nan if widths is None else 1 - float(widths.mean()), len(cells))
 
 
-def distances_to_labels(e: Embedding) -> tuple[IntArray, IntArray, DoubleArray]:
-    """Cells of known label `(m,)` (`MAX_CELLS` drawn), labels `(l,)`, sums of distances to each `(m, l)`.
-
-    Without a column where no silhouette is defined: one label, or every cell its own.
-    """
+def label_widths(e: Embedding) -> tuple[IntArray, DoubleArray | None]:
+    """Cells of known label `(m,)` (`MAX_CELLS` drawn), and the silhouette of each; None if undefined."""
     cells = e.draw(np.flatnonzero(e.joint_label >= 0))
-    levels, group = np.unique(e.joint_label[cells], return_inverse=True)
-    if not 2 <= len(levels) < len(cells):
-        return cells, levels, np.zeros((len(cells), 0))
-    total = e.share("distances to labels", lambda: _total_distances(e.joint[cells], group, len(levels)))
-    return cells, levels, total
+    return cells, e.share("label widths", lambda: _widths(e.joint[cells], e.joint_label[cells]))
 
 
 def _overlap(e: Embedding, codes: IntArray) -> Score:
@@ -140,21 +132,15 @@ def _widths(x: FloatArray, groups: IntArray) -> DoubleArray | None:
     levels, group = np.unique(groups, return_inverse=True)
     if not 2 <= len(levels) < len(groups):
         return None
-    return _widths_from(_total_distances(x, group, len(levels)), group)
-
-
-def _widths_from(total: DoubleArray, group: IntArray) -> DoubleArray | None:
-    """Silhouette of every row from its sums of distances to the groups, `(n, n_groups)`."""
-    size = np.bincount(group, minlength=total.shape[1])
-    if not 2 <= len(size) < len(group):
-        return None
-    rows = np.arange(len(total))
+    size = np.bincount(group)
+    total = _total_distances(x, group, len(levels))
+    rows = np.arange(len(x))
     within = total[rows, group] / np.maximum(size[group] - 1, 1)
-    means = total / size
-    means[rows, group] = np.inf
-    nearest = means.min(axis=1)
+    total /= size
+    total[rows, group] = np.inf
+    nearest = total.min(axis=1)
     larger = np.maximum(within, nearest)
-    widths: DoubleArray = np.divide(nearest - within, larger, out=np.zeros(len(total)), where=larger > 0)
+    widths: DoubleArray = np.divide(nearest - within, larger, out=np.zeros(len(x)), where=larger > 0)
     widths[size[group] == 1] = 0.0
     return widths
 

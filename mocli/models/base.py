@@ -13,7 +13,7 @@ from mocli.types import ModalityKind, Pairing, Preset, Task
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from torch import Tensor, nn
+    from torch import Generator, Tensor, nn
 
     from mocli.data.bundle import Minibatch, MultiOmics
     from mocli.types import Json
@@ -302,6 +302,15 @@ class Extends(Protocol):
         The bundle has all modalities of the model in its order, without rows where none was
         measured; levels of covariates begin with the model's own. No phase means nothing is new.
         """
+        ...
+
+
+@runtime_checkable
+class Draws(Protocol):
+    """Capability: other places that what was measured of a cell allows for."""
+
+    def draw_cells(self, batch: Minibatch, generator: Generator) -> Tensor:
+        """Return one draw from the posterior of each cell, `(B, n_latent)`; the generator is the CPU's."""
         ...
 
 

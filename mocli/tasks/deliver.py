@@ -72,7 +72,7 @@ def deliver(
     obsm = {key: placed.latent, **placed.obsm}
     added = _added(placed, data, obsm, carried)
     names = union_names(added)
-    top = {k: _joined(names, added, of) for k, of in obsm.items() if len(of) == len(placed.latent)}
+    top = {k: _joined(names, added, of) for k, of in obsm.items()}
     if output.umap:
         run.say("computing UMAP coordinates of every cell")
         # cells of modalities left out have no place
@@ -136,6 +136,8 @@ def _joined(names: Sequence[str], added: Sequence[Added], latent: Mapping[str, F
     total = np.zeros((len(names), n_latent), dtype=np.float64)
     times = np.zeros(len(names), dtype=np.int64)
     for part in added:
+        if part.file.name not in latent:
+            continue
         rows = where.get_indexer(part.names)
         total[rows] += latent[part.file.name]
         times[rows] += 1

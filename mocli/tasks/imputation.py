@@ -272,9 +272,8 @@ class Imputation:
     def _why_none(self, kept: Mapping[Key, Calibration]) -> str:
         others = {key[3] for key in kept if key[:2] == (self.source, self.target)}
         if self.trained is None and others:
-            return (
-                f"those of the model are of the {' and '.join(sorted(others))}, not the {self.predictor.name}"
-            )
+            by = " and ".join(sorted(others))
+            return f"those of the model are of the {by}, not of the {self.predictor.name}"
         if self.trained is None:
             return "the model holds none; give cells measured in both with --evaluate"
         return "too few cells were measured in both, and no links join the two directly"

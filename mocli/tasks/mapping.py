@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from mocli.models.base import Model
     from mocli.report.html import Layout
     from mocli.tasks.atlas import Atlas
+    from mocli.tasks.beside import Beside
     from mocli.tasks.request import Request
     from mocli.tasks.run import Run
     from mocli.tasks.transfer import TransferOptions
@@ -45,13 +46,14 @@ FEW_CELLS = 50
 """Below this many cells a batch hardly tells what is its own."""
 
 
-def map_query(run: Run, request: Request, asked: TransferOptions, folder: Path) -> None:
+def map_query(run: Run, request: Request, asked: TransferOptions, beside: Beside, folder: Path) -> None:
     """Place the cells of a query, carry labels to them, and write cells, model and report."""
     with run.timed("load"):
         saved = load_model(folder)
         run.say(f"reference: {saved.description['model']} from {folder}")
         query = match_query(saved, open_modalities(request.data), request.data, say=run.say, warn=run.warn)
         check_labels(saved, asked)
+        beside.check(saved.model, saved.description["model"])
         warn_unused(run, request, saved)
         describe_query(run, query)
         bundle = query.load()
@@ -70,7 +72,13 @@ def map_query(run: Run, request: Request, asked: TransferOptions, folder: Path) 
         if saved.atlas is not None:
             carried = vote_from_atlas(run, asked, saved.atlas, query.files, by_file, list(query.aligned))
     with run.timed("write"):
-        placed = Placed(query.files, query.relation, by_file, saved.description["model"], model.params)
+        name = saved.description["model"]
+        key, names = (
+            request.output.key_added or f"X_{name}",
+            {m: a.file.name for m, a in query.aligned.items()},
+        )
+        more = beside.of(run, model, bundle, latent, key, names)
+        placed = Placed(query.files, query.relation, by_file, name, model.params, more)
         draw = partial(draw_query, saved.atlas, bundle, latent, seed=request.run.seed)
         deliver(run, request.data, placed, carried=carried, draw=draw)
 

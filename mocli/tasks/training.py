@@ -34,7 +34,7 @@ from mocli.train.loop import Fit, Training, fit
 from mocli.train.predict import encode_cells, encode_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import pandas as pd
 
@@ -64,7 +64,9 @@ def train_model(
     request: Request,
     task: Task,
     files: Sequence[ModalityFile] | None = None,
+    *,
     labels: Sequence[Labels] = (),
+    check: Callable[[Any, str], None] | None = None,
 ) -> Trained:
     """Plan, load, train, encode and write the model's folder, telling the report all of it.
 
@@ -74,9 +76,13 @@ def train_model(
         The modalities where they are open already, perhaps with some cells only.
     labels
         Columns that the model keeps for queries, besides the one of `--label-key`.
+    check
+        Called with the model's class and name once it is chosen, to refuse before the work.
     """
     with run.timed("load"):
         made = plan(request.data, request.train, task, run.say, files=files)
+        if check is not None:
+            check(load_class(made.traits.model), made.traits.name)
         params = resolve(made.traits, request.train.params, request.train.preset)
         for warning in made.warnings:
             run.warn(warning)
@@ -191,7 +197,11 @@ def encode(run: Run, model: Model, bundle: MultiOmics) -> Latent:
         latent = Latent.of_cells(encode_cells(model, bundle, run.device), bundle, alone)
     elif isinstance(model, Encodes):
         latent = Latent(
-            {name: encode_rows(model, name, m.features, run.device) for name, m in bundle.modalities.items()}
+            {
+                name: encode_rows(model, name, m.features, run.device)
+                for name, m in bundle.modalities.items()
+                if m.n_obs
+            }
         )
     else:
         raise TypeError(f"{type(model).__name__} declares integrate but cannot encode")

@@ -11,7 +11,7 @@ from mocli.data.batches import Rows, Source
 
 if TYPE_CHECKING:
     from mocli.data.bundle import FeatureMatrix, MultiOmics
-    from mocli.models.base import Clusters, Encodes, EncodesJointly
+    from mocli.models.base import Clusters, Draws, Encodes, EncodesJointly
     from mocli.types import FloatArray
 
 BLOCK = 2048
@@ -27,6 +27,23 @@ def encode_rows(model: Encodes, modality: str, features: FeatureMatrix, device: 
             index = torch.arange(start, min(start + BLOCK, features.n_obs))
             blocks.append(model.encode(modality, rows.take(index)).float().cpu().numpy())
     return np.concatenate(blocks)
+
+
+def draw_cells(
+    model: Draws, bundle: MultiOmics, device: torch.device, n_draws: int, *, seed: int
+) -> list[FloatArray]:
+    """Draws from the posterior of every cell, `n_draws` times `(n_cells, n_latent)` float32."""
+    source, generator = Source(bundle, device), torch.Generator().manual_seed(seed)
+    with torch.inference_mode():
+        return [
+            np.concatenate(
+                [
+                    model.draw_cells(source.take_cells(cells, 0), generator).float().cpu().numpy()
+                    for cells in torch.split(torch.arange(bundle.n_cells), BLOCK)
+                ]
+            )
+            for _ in range(n_draws)
+        ]
 
 
 def encode_cells(model: EncodesJointly, bundle: MultiOmics, device: torch.device) -> FloatArray:

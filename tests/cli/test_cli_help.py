@@ -91,7 +91,7 @@ def test_subcommands_stand_in_workflow_order():
 
 def test_options_without_a_function_are_absent():
     text = show("integrate", "--help")
-    for name in ("--precision", "--backed", "--reference", "--from-model", "--max-epochs"):
+    for name in ("--precision", "--backed", "--from-model", "--max-epochs"):
         assert name not in text
 
 

@@ -49,6 +49,15 @@ def test_every_example_is_run_here():
     assert [str(p) for p in files if not all(f'"{part}"' in text for part in p.parts)] == []
 
 
+def test_the_query_example(environment, tmp_path):
+    work = tmp_path / "work"
+    options = ["--max-steps", "20", "--no-html", "--threads", "1"]
+    done = run(["bash", EXAMPLES / "shell" / "query.sh", work, *options], environment, tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((work / "mapped.report.json").read_text())
+    assert "query_label_accuracy[cell_type->rna, k-NN]" in report["metrics"]
+
+
 def test_the_impute_example(environment, tmp_path):
     work = tmp_path / "work"
     options = ["--max-steps", "5", "--no-html", "--threads", "1"]

@@ -229,7 +229,7 @@ def test_no_geometry_no_value(case):
     assert all(entry["value"] is None for entry in results.values())
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.data())
 def test_small_inputs(data):
     d = data.draw(st.integers(1, 3))

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
-from mocli.metrics.label_transfer import label_transfer
+from mocli.metrics import label_transfer as module
+from mocli.metrics.label_transfer import label_transfer, label_transfer_forest, label_transfer_knn, majority
 from mocli.metrics.registry import Embedding
 
 
@@ -32,3 +34,66 @@ def test_three_modalities_have_six_directions():
     scores = label_transfer(e)
     assert {s.of for s in scores} == {"a->b", "a->c", "b->a", "b->c", "c->a", "c->b"}
     assert all(s.value == 1.0 for s in scores)
+
+
+def noisy(n=(90, 70)):
+    rng = np.random.default_rng(0)
+    label = {"rna": rng.integers(0, 4, n[0]), "prot": rng.integers(0, 4, n[1])}
+    z = {m: (c[:, None] + rng.normal(size=(len(c), 5))).astype("f4") for m, c in label.items()}
+    return z, label
+
+
+def test_a_vote_is_a_vote():
+    z, label = noisy()
+    label["rna"][:20] = -1
+    label["prot"][:10] = -1
+    got = {s.of: s for s in label_transfer_knn(Embedding(z=z, label=label))}
+    for a, b in (("rna", "prot"), ("prot", "rna")):
+        gives, takes = label[a] >= 0, label[b] >= 0
+        d = np.linalg.norm(z[b][takes][:, None].astype(float) - z[a][gives][None].astype(float), axis=2)
+        right = 0
+        for row, true in zip(d, label[b][takes], strict=True):
+            near = label[a][gives][np.argsort(row)[:15]]
+            most = max(set(near), key=lambda v, near=near: (sum(near == v), -sum(np.flatnonzero(near == v))))
+            right += most == true
+        assert got[f"{a}->{b}"].value == pytest.approx(right / takes.sum())
+        assert got[f"{a}->{b}"].n == takes.sum()
+
+
+def test_equal_votes_go_to_the_nearer():
+    assert majority(np.array([[3, 3, 1, 1], [1, 3, 3, 3], [4, 2, 2, 4]])).tolist() == [
+        3,
+        3,
+        2,
+    ]  # last: equal ranks
+    assert majority(np.array([[7, 5, 5], [5, 7, 6], [6, 6, 6]])).tolist() == [5, 5, 6]
+    # fifteen votes: eight far ones beat seven near ones
+    assert majority(np.r_[np.zeros(7, int), np.ones(8, int)][None]).tolist() == [1]
+
+
+def test_forest():
+    z, label = noisy((400, 300))
+    got = {s.of: s for s in label_transfer_forest(Embedding(z=z, label=label))}
+    for a, b in (("rna", "prot"), ("prot", "rna")):
+        oracle = RandomForestClassifier(300, class_weight="balanced_subsample", random_state=7)
+        expected = oracle.fit(z[a], label[a]).score(z[b], label[b])
+        assert 0.5 < got[f"{a}->{b}"].value < 0.95
+        assert got[f"{a}->{b}"].value == pytest.approx(expected, abs=0.06)
+        assert got[f"{a}->{b}"].n == len(label[b])
+
+
+def test_forest_learns_from_few(monkeypatch):
+    z, label = noisy((400, 300))
+    label["rna"][:100] = -1
+    (everyone, _) = label_transfer_forest(Embedding(z=z, label=label))
+    order = np.random.default_rng(1).permutation(400)
+    moved = Embedding(
+        z={"rna": z["rna"][order], "prot": z["prot"]},
+        label={"rna": label["rna"][order], "prot": label["prot"]},
+    )
+    assert label_transfer_forest(moved)[0] == everyone  # file order does not matter
+    monkeypatch.setattr(module, "MAX_LEARNED", 60)
+    (few, _) = label_transfer_forest(Embedding(z=z, label=label))
+    assert few.n == everyone.n == 300
+    assert few.value != everyone.value
+    assert few.value == pytest.approx(everyone.value, abs=0.15)

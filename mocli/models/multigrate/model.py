@@ -19,7 +19,7 @@ from mocli.types import Pairing, Preset
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     from mocli.data.bundle import FeatureMatrix, Minibatch, MultiOmics
     from mocli.models.base import Conditions, Traits
@@ -163,6 +163,12 @@ class Multigrate:
     def encode_cells(self, batch: Minibatch) -> Tensor:
         """Mean of the joint posterior, `(B, n_latent)`."""
         return self.module.posterior(batch).mean
+
+    def draw_cells(self, batch: Minibatch, generator: Generator) -> Tensor:
+        """Draw from the joint posterior, `(B, n_latent)`."""
+        step = self.module.posterior(batch)
+        noise = torch.randn(step.mean.shape, generator=generator).to(step.mean.device)
+        return step.mean + noise * torch.exp(0.5 * step.log_variance)
 
     def encode(self, modality: str, x: Tensor, conditions: Conditions | None = None) -> Tensor:
         """Mean of the posterior of cells that have this modality only, `(B, n_latent)`."""

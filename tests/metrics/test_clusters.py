@@ -1,0 +1,119 @@
+"""ARI and NMI against their definitions, clusters against the library called by hand."""
+
+import math
+from itertools import combinations
+
+import numpy as np
+import pytest
+from sklearn.cluster import KMeans
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from sknetwork.clustering import Louvain, get_modularity
+
+from mocli.metrics import clusters
+from mocli.metrics.graph import neighbor_graph
+from mocli.metrics.registry import Embedding, available_metrics
+
+METRICS = available_metrics()
+
+
+def sample(n=120, seed=0, spread=1.6):
+    rng = np.random.default_rng(seed)
+    label = np.arange(2 * n) % 4
+    x = (rng.normal(size=(4, 5))[label] * spread + rng.normal(size=(2 * n, 5))).astype("f4")
+    return Embedding(z={"a": x[:n], "b": x[n:]}, label={"a": label[:n], "b": label[n:]})
+
+
+def value(name, e):
+    (score,) = METRICS[name](e)
+    return score.value
+
+
+def pairs_rand(a, b):
+    """Adjusted Rand index by counting pairs of cells."""
+    both = of_a = of_b = n = 0
+    for i, j in combinations(range(len(a)), 2):
+        both += a[i] == a[j] and b[i] == b[j]
+        of_a += a[i] == a[j]
+        of_b += b[i] == b[j]
+        n += 1
+    expected = of_a * of_b / n
+    return (both - expected) / ((of_a + of_b) / 2 - expected)
+
+
+def entropies_nmi(a, b):
+    def entropy(x):
+        p = np.unique(x, return_counts=True, axis=0)[1] / len(x)
+        return -(p * np.log(p)).sum()
+
+    h_a, h_b = entropy(a), entropy(b)
+    return 2 * (h_a + h_b - entropy(np.stack([a, b], 1))) / (h_a + h_b)
+
+
+def test_indices_equal_their_definitions():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 4, 60), rng.integers(0, 5, 60)
+    b[:30] = a[:30]
+    assert clusters.ari(a, b) == pytest.approx(pairs_rand(a, b))
+    assert clusters.nmi(a, b) == pytest.approx(entropies_nmi(a, b))
+
+
+def test_louvain_at_resolution_one():
+    e = sample()
+    cells, graph = neighbor_graph(e)
+    found = Louvain(resolution=1.0, modularity="newman").fit_predict(graph)
+    label = e.joint_label[cells]
+    assert 0.1 < value("ari_louvain", e) < 1
+    assert value("ari_louvain", e) == pytest.approx(adjusted_rand_score(label, found))
+    assert value("nmi_louvain", e) == pytest.approx(normalized_mutual_info_score(label, found))
+    assert get_modularity(graph, found) > 0.4  # clusters, not noise
+
+
+def test_the_best_resolution_is_that_of_the_best_nmi():
+    e = sample(spread=0.9)
+    cells, _ = neighbor_graph(e)
+    label = e.joint_label[cells]
+    every = {r: (clusters.nmi(label, c), clusters.ari(label, c)) for r, c in clusters.louvain(e).items()}
+    assert list(every) == pytest.approx(np.arange(1, 21) / 10)
+    best = max(v[0] for v in every.values())
+    assert len({v[0] for v in every.values()}) > 3
+    assert value("nmi_best", e) == pytest.approx(best)
+    assert any(v == pytest.approx((best, value("ari_best", e))) for v in every.values())
+    assert value("nmi_best", e) >= value("nmi_louvain", e)
+
+
+def test_kmeans():
+    e = sample()
+    x = e.joint
+    label = e.joint_label
+    found = KMeans(4, n_init=20, random_state=1).fit_predict(x)  # another seed, the same optimum
+    assert value("ari_kmeans", e) == pytest.approx(adjusted_rand_score(label, found), abs=0.05)
+    assert value("nmi_kmeans", e) == pytest.approx(normalized_mutual_info_score(label, found), abs=0.05)
+
+
+def test_unknown_labels_are_clustered_but_not_compared():
+    e = sample()
+    label = {"a": np.where(np.arange(120) < 60, -1, e.label["a"]), "b": e.label["b"]}
+    some = Embedding(z=e.z, label=label)
+    cells, _ = neighbor_graph(e)
+    known = some.joint_label[cells] >= 0
+    expected = clusters.ari(e.joint_label[cells][known], clusters.louvain(e)[1.0][known])
+    (score,) = METRICS["ari_louvain"](some)
+    assert (score.value, score.n) == (pytest.approx(expected), 180)
+    assert METRICS["nmi_kmeans"](some)[0].n == 180
+
+
+@pytest.mark.parametrize("name", ["ari_best", "nmi_louvain", "ari_kmeans"])
+def test_one_label_is_no_agreement(name):
+    e = sample()
+    one = Embedding(z=e.z, label={m: 0 * c for m, c in e.label.items()})
+    assert math.isnan(value(name, one))
+
+
+def test_file_order_does_not_matter_where_clusters_are_not_clear():
+    e = sample(spread=0.7)
+    order = np.random.default_rng(3).permutation(120)
+    z, label = dict(e.z), dict(e.label)
+    z["a"], label["a"] = z["a"][order], label["a"][order]
+    moved = Embedding(z=z, label=label)
+    for name in ("ari_louvain", "ari_best", "nmi_best", "ari_kmeans", "nmi_kmeans"):
+        assert value(name, moved) == pytest.approx(value(name, e))
