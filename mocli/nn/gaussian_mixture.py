@@ -16,6 +16,9 @@ from torch.nn import functional as F
 LEAST_SPREAD = 1e-3
 """Standard deviation below which components do not start."""
 
+MOST_SPREAD = 0.25
+"""Standard deviation, over the radius of the ball, above which they do not start."""
+
 _LOG_2PI = math.log(2 * math.pi)
 
 
@@ -109,8 +112,8 @@ class GaussianMixture(nn.Module):
 
 
 def start_spread(n_components: int, *, share: float = 0.2, scale: float = 2.0) -> float:
-    """Return a standard deviation that leaves room for all components: share * scale / K, but not zero."""
-    return max(LEAST_SPREAD, share * scale / n_components)
+    """Return a standard deviation that leaves room for all components: share * scale / K within bounds."""
+    return max(LEAST_SPREAD, min(share * scale / n_components, MOST_SPREAD * scale))
 
 
 def soft_ball(x: Tensor, radius: float, hardness: float) -> Tensor:

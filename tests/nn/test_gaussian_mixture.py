@@ -104,6 +104,7 @@ def test_points_fill_the_ball_evenly():
 )
 def test_many_components_start_with_a_spread_above_zero(k, expected):
     assert start_spread(k) == pytest.approx(expected)
+    assert start_spread(k, share=50) <= 0.5
     if k <= 100:
         made = GaussianMixture(k, 4, spread=start_spread(k))
         assert torch.isfinite(made.log_density(torch.zeros(2, 4))).all()

@@ -66,7 +66,7 @@ class MultiDGDModule(nn.Module):
             GaussianMixture(
                 len(levels),
                 p.n_covariate,
-                spread=start_spread(len(levels), share=p.spread, scale=p.radius),
+                spread=start_spread(len(levels), share=p.spread_covariate, scale=p.radius),
                 isotropic=True,
                 radius=p.radius,
                 hardness=p.hardness,

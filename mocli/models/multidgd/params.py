@@ -47,9 +47,13 @@ class MultiDGDParams:
         float,
         Field(
             gt=0,
-            description="prior standard deviation of components: this times radius / n_components; paper 0.2",
+            description="prior standard deviation of components: this times radius / n_components, radius / 4 "
+            "at most; paper 0.2",
         ),
     ] = 4.0
+    spread_covariate: Annotated[float, Field(gt=0, description="the same for the levels of a covariate")] = (
+        0.2
+    )
     concentration: Annotated[
         float, Field(gt=0, description="of the Dirichlet prior of the components' weights")
     ] = 1.0
@@ -107,7 +111,7 @@ class MultiDGDParams:
     ] = "reconstruction"
     query_epochs: Annotated[
         int, Field(ge=1, description="epochs over new cells to find their places; paper 10, code 20")
-    ] = 50
+    ] = 30
     new_levels: Annotated[
         Literal["component", "naive"],
         Field(
