@@ -47,8 +47,8 @@ class MultiDGDParams:
         float,
         Field(
             gt=0,
-            description="prior standard deviation of components: this times radius / n_components, radius / 4 "
-            "at most; paper 0.2",
+            description="prior standard deviation of components: this times radius / n_components, a quarter "
+            "of the radius at most; paper 0.2",
         ),
     ] = 4.0
     spread_covariate: Annotated[float, Field(gt=0, description="the same for the levels of a covariate")] = (
