@@ -344,10 +344,18 @@ class Batches:
             taken = torch.cat([taken, self._cycle(name, size - len(taken))])
         return taken
 
+    @property
+    def epoch_over(self) -> bool:
+        """Whether all cells have been drawn once more; always, where cells are not drawn in epochs."""
+        sampling = self.sampling
+        if sampling.independent or sampling.replacement or sampling.balance:
+            return True
+        left = len(self._order[CELLS]) - self._position[CELLS]
+        return left == 0 or (left == 1 and sampling.batch_size > 1)
+
     def _epoch(self, size: int) -> Tensor:
         """Take the next `size` cells of the epoch; fewer at its end, but not a single one."""
-        left = len(self._order[CELLS]) - self._position[CELLS]
-        if left == 0 or (left == 1 and size > 1):
+        if self.epoch_over:
             self._shuffle(CELLS)
         return self._cycle(CELLS, min(size, len(self._order[CELLS]) - self._position[CELLS]))
 

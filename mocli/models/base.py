@@ -6,7 +6,7 @@ Everything here can be read without importing torch.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 from mocli.types import ModalityKind, Pairing, Preset, Task
 
@@ -37,6 +37,8 @@ class Traits:
     likelihoods
         By kind of modality what its values may be taken for, the first that fits them being
         the default; empty for models that take one kind of values only.
+    selects_features
+        Whether highly variable features are chosen by default; if not, all are kept.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Traits:
     model: str
     uses_links: bool = True
     likelihoods: Mapping[ModalityKind, tuple[str, ...]] = field(default_factory=dict)
+    selects_features: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,15 @@ class Group:
     """Parameters that step together inside a phase.
 
     `repeats` optimiser steps are taken per minibatch; groups run in order.
+
+    Attributes
+    ----------
+    joins
+        Whether the group shares the loss and the backward pass of the group before it.
+    rows
+        Whether parameters are tables with a row per cell, of which only rows with a gradient step.
+    every
+        `epoch` adds up gradients and steps when all cells have been drawn once more.
     """
 
     name: str
@@ -71,6 +83,9 @@ class Group:
     decoupled_decay: bool = False  # AdamW instead of Adam with L2
     repeats: int = 1
     clip_norm: float | None = None
+    joins: bool = False
+    rows: bool = False
+    every: Literal["step", "epoch"] = "step"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +126,19 @@ class Validation:
     The weighted sum of the named terms over `share` of the cells is looked at every
     `every` steps; training ends when `patience` looks in a row have not lowered it, and
     always leaves with the weights of the best look.
+
+    Attributes
+    ----------
+    learns
+        Name of a group of tables whose rows of held-out cells step at every look, all else frozen:
+        a model without encoders knows such cells by their rows alone.
     """
 
     share: float
     every: int
     patience: int
     weights: Mapping[str, float]
+    learns: str | None = None
 
     def n_held_out(self, n_cells: int) -> int:
         """Return the number of cells that are not trained on."""
@@ -262,6 +284,15 @@ class Decodes(Protocol):
 
 
 @runtime_checkable
+class Clusters(Protocol):
+    """Capability: clusters of cells that the model itself has."""
+
+    def clusters(self, z: Tensor) -> Tensor:
+        """`(B, n_latent)`, as users see it, to the probability of every cluster, `(B, K)`."""
+        ...
+
+
+@runtime_checkable
 class Extends(Protocol):
     """Capability: take in cells of a query by training new weights only."""
 
@@ -295,14 +326,14 @@ class Translates(Protocol):
 def supports(traits: Traits, *, pairing: Pairing, kinds: Iterable[ModalityKind], links: bool) -> str | None:
     """Return None if the model takes such data, else why not, as the end of a sentence."""
     kinds = list(kinds)
+    if len(kinds) < traits.min_modalities:
+        return f"needs at least {traits.min_modalities} modalities, got {len(kinds)}"
     if pairing not in traits.pairings:
         takes = " or ".join(sorted(traits.pairings))
         return f"takes {takes} cells, these are {pairing}"
     for kind in kinds:
         if kind not in traits.expects:
             return f"does not take {kind} data"
-    if len(kinds) < traits.min_modalities:
-        return f"needs at least {traits.min_modalities} modalities, got {len(kinds)}"
     if traits.max_modalities is not None and len(kinds) > traits.max_modalities:
         return f"takes at most {traits.max_modalities} modalities, got {len(kinds)}"
     if traits.needs_links and not links:

@@ -109,7 +109,12 @@ def choose(file: ModalityFile, data: DataOptions, traits: Traits) -> Choice:
         transform=transform,
         reason="as asked" if asked else f"{file.kind} with {_VALUE_WORDS[layer.values]}",
         signed=signed and transform in SIGNED_TRANSFORMS,
-        n_top=_n_top(file, data, peaks=file.kind is ModalityKind.ATAC and transform != "tfidf-lsi"),
+        n_top=_n_top(
+            file,
+            data,
+            peaks=file.kind is ModalityKind.ATAC and transform != "tfidf-lsi",
+            all_kept=not traits.selects_features,
+        ),
         likelihood=likelihood,
     )
 
@@ -186,8 +191,10 @@ def _layer(
     return layer
 
 
-def _n_top(file: ModalityFile, data: DataOptions, *, peaks: bool) -> int | None:
+def _n_top(file: ModalityFile, data: DataOptions, *, peaks: bool, all_kept: bool) -> int | None:
     default = MOST_PEAKS if peaks else min(max(2 * file.n_obs, LEAST_TOP), MOST_TOP)
+    if all_kept:
+        default = 0
     n = int(data.hvg.get(file.name, default))
     if n < 0:
         raise UsageError("--hvg needs a number that is not negative", field="--hvg", found=n)

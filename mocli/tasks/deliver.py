@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -25,8 +25,25 @@ if TYPE_CHECKING:
     from mocli.tasks.options import DataOptions
     from mocli.tasks.placement import Latent, Placed
     from mocli.tasks.run import Run
-    from mocli.tasks.transfer import Carried
-    from mocli.types import FloatArray, StrArray
+    from mocli.types import FloatArray, IntArray, StrArray
+
+
+class Columns(Protocol):
+    """Columns that a run adds to obs."""
+
+    @property
+    def said(self) -> str:
+        """The main column, for people."""
+        ...
+
+    def of_modality(self, modality: str) -> dict[str, StrArray | FloatArray]:
+        """Return columns for the obs of a modality, by name."""
+        ...
+
+    def of_whole(self, cells: Mapping[str, IntArray], n_cells: int) -> dict[str, StrArray | FloatArray]:
+        """Return columns for the obs of the whole."""
+        ...
+
 
 MAX_PICTURE = 10_000
 """Cells drawn in the picture; more would only overlap."""
@@ -37,7 +54,7 @@ def deliver(
     data: DataOptions,
     placed: Placed,
     *,
-    carried: Sequence[Carried] = (),
+    carried: Sequence[Columns] = (),
     draw: Callable[[], Layout],
     confusion: Confusion | None = None,
 ) -> None:
@@ -63,8 +80,8 @@ def deliver(
         top["X_umap"] = np.full((len(names), 2), np.nan, dtype=np.float32)
         top["X_umap"][known] = layout(top[key][known], seed=run.options.seed)
     uns = {"mocli": provenance(run, placed.model, placed.params)} if output.provenance else {}
-    write_h5mu(paths.output, added, obsm=top, uns=uns, obs=_joined_labels(names, added, carried))
-    columns = "".join(f", labels in obs['{c.name}_{c.column}']" for c in carried)
+    write_h5mu(paths.output, added, obsm=top, uns=uns, obs=_joined_columns(names, added, carried))
+    columns = "".join(f", {c.said}" for c in carried)
     more = "".join(f", {k}" for k in placed.obsm)
     run.add_output(paths.output, f"integrated cells, latent in obsm['{key}']{more}{columns}")
     run.add_output(paths.model, "the trained model")
@@ -86,7 +103,7 @@ def _added(
     placed: Placed,
     data: DataOptions,
     obsm: Mapping[str, Mapping[str, FloatArray]],
-    carried: Sequence[Carried],
+    carried: Sequence[Columns],
 ) -> list[Added]:
     relation, files = placed.relation, placed.files
     prefix = data.obs_prefix or (
@@ -129,12 +146,12 @@ def _joined(names: Sequence[str], added: Sequence[Added], latent: Mapping[str, F
     return joined.astype(np.float32)
 
 
-def _joined_labels(
-    names: Sequence[str], added: Sequence[Added], carried: Sequence[Carried]
+def _joined_columns(
+    names: Sequence[str], added: Sequence[Added], columns: Sequence[Columns]
 ) -> dict[str, StrArray | FloatArray]:
     where = pd.Index(names)
     cells = {part.file.name: where.get_indexer(part.names) for part in added}
-    return {name: column for c in carried for name, column in c.of_whole(cells, len(names)).items()}
+    return {name: column for c in columns for name, column in c.of_whole(cells, len(names)).items()}
 
 
 def provenance(run: Run, model: str, params: object) -> dict[str, object]:

@@ -119,6 +119,7 @@ def _dry_run(request: Request, asked: IntegrateOptions, paths: Paths) -> Result:
 def _run(request: Request, asked: IntegrateOptions, paths: Paths, command: Sequence[str]) -> Result:
     with Run("integrate", paths, output=request.output, options=request.run, command=command) as run:
         # torch and scikit-learn are loaded only now: a dry run and a refusal need neither
+        from mocli.tasks.clusters import find_clusters
         from mocli.tasks.deliver import deliver, draw_cells
         from mocli.tasks.describe import describe_links, describe_scores
         from mocli.tasks.evaluate import score
@@ -135,6 +136,7 @@ def _run(request: Request, asked: IntegrateOptions, paths: Paths, command: Seque
             scores = score(latent, prepared.bundle, made.pairs, seed=request.run.seed)
             describe_scores(run, scores)
             describe_links(run, scores)
+            clusters = find_clusters(run, made.traits.name, trained.model, latent, prepared.bundle)
             carried = transfer(run, asked.transfer, labels, made, prepared, latent.by_modality)
         with run.timed("write"):
             key = request.output.key_added or f"X_{made.traits.name}"
@@ -150,7 +152,7 @@ def _run(request: Request, asked: IntegrateOptions, paths: Paths, command: Seque
                     trained.model.params,
                     asked.beside.of(run, trained.model, prepared.bundle, latent, key, names),
                 ),
-                carried=carried,
+                carried=[*clusters, *carried],
                 draw=partial(draw_cells, prepared.bundle, latent, seed=request.run.seed),
                 confusion=scores.confusion,
             )

@@ -39,6 +39,9 @@ def relate(names: Sequence[pd.Index], requested: str) -> Relation:
     names are shared, unpaired if none are or so few that chance explains them.
     """
     one_of(requested, ["auto", *(p.value for p in Pairing)], "--pairing")
+    if len(names) == 1:
+        # nothing to pair with: each row is a cell, whatever was asked
+        return Relation(Pairing.PAIRED, "there is one modality", names_mean_cells=True)
     n_shared, least = _shared(names)
     by_chance = 0 < n_shared < CHANCE * least
     if requested != "auto":

@@ -310,7 +310,11 @@ def _warnings(
             f"obs['{data.pair_key}'] of --pair-key names no partner: it must be in two modalities and hold "
             "the same value for both cells of a pair; no metric of true pairs is computed"
         )
-    if relation.pairing is not Pairing.UNPAIRED and relation.pairing not in traits.prefers:
+    if (
+        relation.pairing is not Pairing.UNPAIRED
+        and relation.pairing not in traits.prefers
+        and (Pairing.UNPAIRED in traits.prefers)
+    ):
         found.append(
             f"the cells are {relation.pairing}, which {traits.name} does not use: "
             "each modality is treated as cells of its own"

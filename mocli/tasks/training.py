@@ -104,7 +104,10 @@ def train(run: Run, options: TrainOptions, made: Plan, prepared: Prepared, param
     """Return a trained model; the same seed starts from the same weights."""
     torch.manual_seed(run.options.seed)
     model: Model = load_class(made.traits.model).from_bundle(prepared.bundle, params)
-    training = training_of(run, _fingerprint(run, options, made, prepared, params))
+    settled = {k: v for k, v in as_dict(model.params).items() if v is not None and as_dict(params)[k] is None}
+    if settled:
+        run.say("settled by the data: " + ", ".join(f"{name} {value}" for name, value in settled.items()))
+    training = training_of(run, _fingerprint(run, options, made, prepared, model.params))
     bundle = prepared.bundle
     if isinstance(params, SmoothsLinks) and params.smooth_links:
         bundle = smooth_links(bundle, seed=run.options.seed, say=run.say)

@@ -99,6 +99,11 @@ class Carried:
     column: str = "transferred"
     sureness: str = "confidence"
 
+    @property
+    def said(self) -> str:
+        """The main column, for people."""
+        return f"labels in obs['{self.name}_{self.column}']"
+
     def of_modality(self, modality: str) -> dict[str, StrArray | FloatArray]:
         """Columns for the obs of a modality, by name."""
         return self._columns(self.codes[modality], self.confidence[modality])

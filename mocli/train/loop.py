@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.nn.utils import clip_grad_norm_
 
 from mocli.data.batches import Batches
 from mocli.errors import Interrupted, OutOfMemory
 from mocli.log import logger, progress
 from mocli.train.average import WeightAverage
-from mocli.train.checkpoint import Snapshot, pack_optimizer, unpack_optimizer
+from mocli.train.checkpoint import Snapshot
 from mocli.train.history import History
+from mocli.train.optim import Stepper, turns_of
 from mocli.train.signals import Signals
 from mocli.train.validation import Watch, split
 
@@ -23,10 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor
-    from torch.optim import Optimizer
 
     from mocli.data.bundle import MultiOmics
-    from mocli.models.base import Group, Model, Phase, Schedule
+    from mocli.models.base import Model, Phase, Schedule
     from mocli.train.checkpoint import Checkpoints
 
 SIGNAL_FOR_TIME = 10
@@ -124,8 +123,11 @@ class _Stretch:
         self.batches = Batches(
             bundle, phase.sampling, device=training.device, generator=generator, cells=kept
         )
-        self.watch = None if held_out is None else Watch(model, self.batches.source, phase, held_out)
-        self.optimizers = [_optimizer(group) for group in phase.groups]
+        self.steppers = [Stepper(group) for group in phase.groups]
+        self.turns = turns_of(self.steppers)
+        self.watch = None
+        if held_out is not None:
+            self.watch = Watch(model, self.batches.source, phase, held_out, self.steppers)
         self.history = History(interval=1 if training.device.type == "cpu" else 50)
         # of cells that are drawn, on average; rows of absent modalities do not count
         size, n = phase.sampling.batch_size, len(bundle.modalities)
@@ -170,17 +172,18 @@ class _Stretch:
         batch = self.batches.next(step)
         prepared = self.model.prepare(batch)
         terms: dict[str, Tensor] = {}
-        for group, optimizer in zip(self.phase.groups, self.optimizers, strict=True):
-            others = [p for g in self.phase.groups if g is not group for p in g.parameters]
+        for turn in self.turns:
+            own = {id(p) for stepper in turn for p in stepper.group.parameters}
+            others = [p for g in self.phase.groups for p in g.parameters if id(p) not in own]
             for parameter in others:
                 parameter.requires_grad = False
-            for _ in range(group.repeats):
-                losses = self.model.losses(prepared, group.name)
-                optimizer.zero_grad(set_to_none=True)
+            for _ in range(turn[0].group.repeats):
+                losses = self.model.losses(prepared, turn[0].group.name)
+                for stepper in turn:
+                    stepper.clear()
                 torch.autograd.backward(losses.total)
-                if group.clip_norm is not None:
-                    clip_grad_norm_(group.parameters, group.clip_norm)
-                optimizer.step()
+                for stepper in turn:
+                    stepper.step(epoch_over=self.batches.epoch_over)
             for parameter in others:
                 parameter.requires_grad = True
             terms.update(losses.terms)
@@ -205,8 +208,8 @@ class _Stretch:
         """Everything needed to continue with the same bytes."""
         history_meta, tensors = self.history.state()
         tensors |= {f"module/{k}": v for k, v in self.model.module.state_dict().items()}
-        for group, optimizer in zip(self.phase.groups, self.optimizers, strict=True):
-            tensors |= pack_optimizer(group.name, optimizer)
+        for stepper in self.steppers:
+            tensors |= stepper.state_dict()
         tensors |= {f"batches/{k}": v for k, v in self.batches.state_dict().items()}
         tensors |= {f"average/{k}": v for k, v in self.average.state_dict().items()}
         tensors["rng/cpu"] = torch.get_rng_state()
@@ -222,8 +225,8 @@ class _Stretch:
         """Continue from a snapshot; returns the step."""
         tensors, meta = snapshot.tensors, snapshot.meta
         self.model.module.load_state_dict(_under(tensors, "module/"))
-        for group, optimizer in zip(self.phase.groups, self.optimizers, strict=True):
-            unpack_optimizer(group.name, optimizer, tensors)
+        for stepper in self.steppers:
+            stepper.load_state_dict(tensors)
         self.batches.load_state_dict(_under(tensors, "batches/"))
         self.average.load_state_dict(_under(tensors, "average/"))
         self.history.restore(_as_mapping(meta["history"]), tensors)
@@ -233,11 +236,6 @@ class _Stretch:
         if self.training.device.type == "cuda" and "rng/cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng/cuda"], self.training.device)
         return len(self.history)
-
-
-def _optimizer(group: Group) -> Optimizer:
-    kind = torch.optim.AdamW if group.decoupled_decay else torch.optim.Adam
-    return kind(group.parameters, lr=group.lr, betas=group.betas, weight_decay=group.weight_decay, fused=True)
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from mocli.data.batches import Rows, Source
 
 if TYPE_CHECKING:
     from mocli.data.bundle import FeatureMatrix, MultiOmics
-    from mocli.models.base import Draws, Encodes, EncodesJointly
+    from mocli.models.base import Clusters, Draws, Encodes, EncodesJointly
     from mocli.types import FloatArray
 
 BLOCK = 2048
@@ -53,5 +53,15 @@ def encode_cells(model: EncodesJointly, bundle: MultiOmics, device: torch.device
         blocks = [
             model.encode_cells(source.take_cells(cells, 0)).float().cpu().numpy()
             for cells in torch.split(torch.arange(bundle.n_cells), BLOCK)
+        ]
+    return np.concatenate(blocks)
+
+
+def cluster_cells(model: Clusters, z: FloatArray, device: torch.device) -> FloatArray:
+    """Probability of every cluster for latents `(n, n_latent)`, `(n, K)` float32."""
+    with torch.inference_mode():
+        blocks = [
+            model.clusters(torch.from_numpy(z[start : start + BLOCK]).to(device)).float().cpu().numpy()
+            for start in range(0, len(z), BLOCK)
         ]
     return np.concatenate(blocks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,12 +11,13 @@ import torch
 from mocli.errors import NumericalError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import Tensor
 
     from mocli.data.batches import Source
     from mocli.models.base import Model, Phase, Validation
+    from mocli.train.optim import Stepper
     from mocli.types import IntArray
 
 
@@ -38,13 +40,24 @@ class Watch:
         What the training cells are cut from too.
     cells
         Held out.
+    steppers
+        Of the phase's groups.
     """
 
-    def __init__(self, model: Model, source: Source, phase: Phase, cells: IntArray) -> None:
+    def __init__(
+        self,
+        model: Model,
+        source: Source,
+        phase: Phase,
+        cells: IntArray,
+        steppers: Sequence[Stepper] = (),
+    ) -> None:
         if phase.validation is None:
             raise ValueError("this phase holds no cells out")
         self.model, self.source, self.phase, self.settings = model, source, phase, phase.validation
         self.cells = torch.from_numpy(cells)
+        learns = phase.validation.learns
+        self.learner = next(s for s in steppers if s.group.name == learns) if learns else None
         self.steps: list[int] = []
         self.values: list[float] = []
         self._best: dict[str, Tensor] = {}
@@ -86,15 +99,41 @@ class Watch:
     def _measure(self, step: int) -> float:
         module, total = self.model.module, 0.0
         module.eval()
-        with torch.no_grad():
+        with self._only_rows_learn():
             for cells in torch.split(self.cells, self.phase.sampling.batch_size):
                 prepared = self.model.prepare(self.source.take_cells(cells, step))
                 for group in self.phase.groups:
-                    terms = self.model.losses(prepared, group.name).terms
-                    weighted = [w * terms[k].item() for k, w in self.settings.weights.items() if k in terms]
+                    if group.joins:
+                        continue
+                    losses = self.model.losses(prepared, group.name)
+                    seen = {k: w for k, w in self.settings.weights.items() if k in losses.terms}
+                    weighted = [w * losses.terms[k].item() for k, w in seen.items()]
                     total += len(cells) / len(self.cells) * sum(weighted)
+                    if self.learner:
+                        torch.autograd.backward(losses.total)
         module.train()
         return total
+
+    @contextmanager
+    def _only_rows_learn(self) -> Iterator[None]:
+        """Freeze everything but the rows of held-out cells, and step those at the end."""
+        if self.learner is None:
+            with torch.no_grad():
+                yield
+            return
+        own = {id(p) for p in self.learner.group.parameters}
+        others = [p for p in self.model.module.parameters() if p.requires_grad and id(p) not in own]
+        for parameter in others:
+            parameter.requires_grad = False
+        # what waits for the end of an epoch is of other rows
+        waiting = [p.grad for p in self.learner.group.parameters]
+        self.learner.clear()
+        yield
+        self.learner.optimizer.step()
+        for parameter, gradient in zip(self.learner.group.parameters, waiting, strict=True):
+            parameter.grad = gradient
+        for parameter in others:
+            parameter.requires_grad = True
 
     def curve(self) -> dict[str, list[float]]:
         """Return the looks as a curve of the history."""

@@ -299,7 +299,7 @@ def test_very_few_cells_run_through(call, data, n):
 
 
 def test_one_modality(refused, data):
-    for model in ("auto", "scmodal"):
+    for model in ("multigrate", "scmodal"):
         error = refused(2, "-m", model, inputs=[data / "rna.h5ad"], kind="usage")
         assert "needs at least 2 modalities, got 1" in str(error)
         assert "the other modality" in error["hint"]
@@ -309,7 +309,7 @@ def test_one_modality(refused, data):
 
 
 def test_no_links(refused):
-    for model in ("auto", "scmodal"):
+    for model in ("multigrate", "scmodal"):
         error = refused(2, "-m", model, links=None, kind="usage")
         assert error["hint"] == "give a feature-link table with --links"
 

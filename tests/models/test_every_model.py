@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from mocli.data.bundle import FeatureMatrix, LinkedFeatures, Modality, MultiOmics
-from mocli.models.base import Encodes, EncodesJointly, Schedule, Translates
+from mocli.errors import Interrupted
+from mocli.models.base import Clusters, Encodes, EncodesJointly, Schedule, Translates
 from mocli.models.parameters import as_dict, describe, resolve
 from mocli.models.registry import available, load_class, traits_of
+from mocli.train.checkpoint import Checkpoints
 from mocli.train.loop import Training, fit
-from mocli.train.predict import encode_cells, encode_rows
+from mocli.train.predict import cluster_cells, encode_cells, encode_rows
 from mocli.types import ModalityKind, Pairing, Task
 
 NAMES = list(available())
@@ -73,6 +75,15 @@ def trained(name, bundle, steps=30):
     return model, fit(model, bundle, Schedule(max_steps=steps), Training(torch.device("cpu"), seed=0))
 
 
+def latents(model, bundle):
+    """Latents of every row where the model encodes modalities, of every cell where it places cells only."""
+    device = torch.device("cpu")
+    if isinstance(model, Encodes):
+        return {name: encode_rows(model, name, m.features, device) for name, m in bundle.modalities.items()}
+    assert isinstance(model, EncodesJointly)
+    return {"cells": encode_cells(model, bundle, device)}
+
+
 @pytest.mark.parametrize("name", NAMES)
 class TestEveryModel:
     def test_traits_are_whole(self, name):
@@ -99,10 +110,9 @@ class TestEveryModel:
     def test_encodes_and_translates_with_the_right_shapes(self, name):
         bundle = make_bundle(name)
         model, _ = trained(name, bundle, 3)
-        assert isinstance(model, Encodes)
-        for modality, m in bundle.modalities.items():
-            z = encode_rows(model, modality, m.features, torch.device("cpu"))
-            assert z.shape == (m.n_obs, model.params.n_latent)
+        for modality, z in latents(model, bundle).items():
+            n = bundle.modalities[modality].n_obs if modality in bundle.modalities else bundle.n_cells
+            assert z.shape == (n, model.params.n_latent)
             assert z.dtype == np.float32
             assert np.isfinite(z).all()
         if isinstance(model, Translates):
@@ -136,20 +146,45 @@ class TestEveryModel:
         again = type(model).from_spec(spec, model.params)
         again.module.load_state_dict(model.module.state_dict())
         again.module.eval()
-        for modality, m in bundle.modalities.items():
-            device = torch.device("cpu")
-            assert np.array_equal(
-                encode_rows(model, modality, m.features, device),
-                encode_rows(again, modality, m.features, device),
-            )
+        before, after = latents(model, bundle), latents(again, bundle)
+        assert all(np.array_equal(before[key], after[key]) for key in before)
+
+    def test_resumed_it_ends_with_the_same_bytes(self, name, tmp_path):
+        bundle = make_bundle(name)
+        whole, _ = trained(name, bundle, 12)
+        keep = Checkpoints(tmp_path / "c", fingerprint={}, resume="auto")
+        training = Training(torch.device("cpu"), seed=0, checkpoints=keep, checkpoint_every=0.0)
+        paused = build(name, bundle, **small(name))
+        losses, seen = paused.losses, []
+
+        def interrupted(prepared, group):
+            seen.append(group)
+            if len(seen) == 9:
+                raise Interrupted(15, "stop")
+            return losses(prepared, group)
+
+        paused.losses = interrupted
+        with pytest.raises(Interrupted):
+            fit(paused, bundle, Schedule(max_steps=12), training)
+        resumed = build(name, bundle, **small(name))
+        assert fit(resumed, bundle, Schedule(max_steps=12), training).resumed_from_step
+        state = resumed.module.state_dict()
+        assert all(torch.equal(v, state[k]) for k, v in whole.module.state_dict().items())
+
+    def test_clusters_have_probabilities(self, name):
+        bundle = make_bundle(name)
+        model, _ = trained(name, bundle, 3)
+        if not isinstance(model, Clusters):
+            pytest.skip(f"{name} has no clusters")
+        p = cluster_cells(model, latents(model, bundle)["cells"], torch.device("cpu"))
+        assert len(p) == bundle.n_cells
+        np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
 
     @pytest.mark.parametrize("odd", [{"n": 2}, {"constant": True}, {"links": False}])
     def test_odd_data_stay_finite(self, name, odd):
         bundle = make_bundle(name, **odd)
         model, done = trained(name, bundle, 20)
-        for modality, m in bundle.modalities.items():
-            z = encode_rows(model, modality, m.features, torch.device("cpu"))
-            assert np.isfinite(z).all()
+        assert all(np.isfinite(z).all() for z in latents(model, bundle).values())
         assert np.isfinite([v["last"] for v in done.losses[done.phases[0]["name"]].values()]).all()
 
 

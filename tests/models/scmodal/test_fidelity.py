@@ -139,6 +139,7 @@ def run_both(bundle, params, dtype):
 class CastBatches:
     def __init__(self, inner, dtype):
         self.inner, self.dtype = inner, dtype
+        self.epoch_over = inner.epoch_over
 
     def convert(self, batch):
         from dataclasses import replace

@@ -1,0 +1,212 @@
+"""multiDGD as a model: built from a bundle, trained in one phase, decodes, takes in new cells."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+
+from mocli.models.base import Group, Losses, Phase, Sampling, Schedule, Validation
+from mocli.models.multidgd import TRAITS
+from mocli.models.multidgd.module import MultiDGDModule, Step
+from mocli.models.multidgd.query import place, with_new_levels
+from mocli.models.multidgd.shape import Shape, shape_of, spec_of
+from mocli.models.multidgd.start import (
+    choose_components,
+    median_depth,
+    start_heads,
+    start_mixture,
+    start_places,
+)
+from mocli.types import Preset
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from mocli.data.bundle import Minibatch, MultiOmics
+    from mocli.models.base import Conditions, Traits
+    from mocli.models.multidgd.params import MultiDGDParams
+    from mocli.types import Json
+
+FEW_CELLS = 20
+"""Below this many cells none is held out."""
+
+WATCHED = {
+    "joint": {"reconstruction": 1.0, "mixture": 1.0, "covariates": 1.0},
+    "reconstruction": {"reconstruction": 1.0},
+}
+
+
+class MultiDGD:
+    """A decoder, a table of cells and mixtures over their places."""
+
+    traits: ClassVar[Traits] = TRAITS
+
+    def __init__(self, shape: Shape, params: MultiDGDParams) -> None:
+        self.shape, self.params = shape, params
+        self.module = MultiDGDModule(shape, params)
+        self._is_query = False
+
+    @classmethod
+    def from_bundle(cls, bundle: MultiOmics, params: Any) -> Self:
+        """Build with fresh weights; without a number of components, labels or the data say it."""
+        seed = int(torch.randint(2**31 - 1, (1,)))
+        z = None
+        if params.start == "data" or params.n_components is None:
+            z = start_places(bundle, params.n_latent, params.radius, seed)
+        if params.n_components is None and z is not None:
+            labels = 0 if bundle.label is None else len(bundle.label.levels)
+            params = replace(params, n_components=labels or choose_components(z, seed))
+        model = cls(
+            Shape(
+                widths={name: m.features.n_vars for name, m in bundle.modalities.items()},
+                likelihoods={name: m.likelihood or "normal" for name, m in bundle.modalities.items()},
+                levels={codes.key: codes.levels for codes in bundle.categorical},
+                continuous=bundle.continuous.keys if bundle.continuous else (),
+                n_cells=bundle.n_cells,
+            ),
+            params,
+        )
+        module = model.module
+        for position, m in enumerate(bundle.modalities.values()):
+            module.depth[position] = median_depth(m)
+        if bundle.continuous is not None:
+            values = torch.from_numpy(bundle.continuous.values)
+            module.continuous_mean = values.mean(0)
+            module.continuous_sd = values.std(0, correction=0).clamp_min(1e-6)
+        with torch.no_grad():
+            # places of known levels start at their component
+            codes = {c.key: torch.from_numpy(c.codes) for c in bundle.categorical}
+            module.cells[:, params.n_latent :] = module.places_at_levels(codes)
+            if params.start == "data" and z is not None:
+                module.cells[:, : params.n_latent] = z
+                start_mixture(module, z, seed)
+                start_heads(module, bundle)
+        return model
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Json], params: Any) -> Self:
+        """Rebuild the networks of a saved model."""
+        return cls(shape_of(spec), params)
+
+    def spec(self) -> dict[str, Json]:
+        """Modalities with widths and likelihoods, covariates with levels, number of cells."""
+        return spec_of(self.shape)
+
+    def extended(self, bundle: MultiOmics) -> Self:
+        """Return a copy with a fresh table of the query's cells, each at the best of the mixture's means.
+
+        A level that is new gets a component, found among random places, unless `new_levels` is naive;
+        a batch that holds nothing else is welcome. Decoder, mixture and known components stay.
+        """
+        levels = dict(self.shape.levels)
+        if self.params.new_levels == "component":
+            levels = {c.key: c.levels for c in bundle.categorical if c.key in levels}
+        query = type(self)(replace(self.shape, levels=levels, n_cells=bundle.n_cells), self.params)
+        query._is_query = True
+        with_new_levels(query.module, self.module, bundle)
+        place(query.module, bundle)
+        return query
+
+    def phases(self, schedule: Schedule, bundle: MultiOmics) -> list[Phase]:
+        """One phase that ends when held-out cells are no longer described better; or one for a query."""
+        return [self._query_phase(schedule, bundle) if self._is_query else self._phase(schedule, bundle)]
+
+    def _phase(self, schedule: Schedule, bundle: MultiOmics) -> Phase:
+        p, net = self.params, self.module
+        share = p.validation_share if bundle.n_cells >= FEW_CELLS else 0.0
+        weights = WATCHED[p.stop_on]
+        held_out = Validation(share, 1, p.patience, weights).n_held_out(bundle.n_cells) if share else 0
+        epoch = self._epoch(bundle.n_cells - held_out)
+        steps = p.max_epochs * epoch
+        if schedule.preset is Preset.FAST:
+            steps = min(steps, 300)
+        return Phase(
+            name="fit",
+            groups=(
+                self._group("decoder", net.decoder_parameters(), p.lr),
+                self._cells_group(joins=True),
+                self._group("mixture", [*net.mixture.parameters()], p.lr_mixture, joins=True),
+                *(
+                    [self._group("covariates", [*net.covariates.parameters()], p.lr_covariate, joins=True)]
+                    if net.keys
+                    else []
+                ),
+            ),
+            sampling=Sampling(p.batch_size, independent=False, replacement=False),
+            max_steps=schedule.max_steps or steps,
+            validation=Validation(share, epoch, p.patience, weights, learns="cells") if share else None,
+        )
+
+    def _query_phase(self, schedule: Schedule, bundle: MultiOmics) -> Phase:
+        p, net = self.params, self.module
+        groups = [self._cells_group(joins=False)]
+        new = [w for i in range(len(net.keys)) for w in net.covariate(i).parameters() if w.requires_grad]
+        if new:
+            # without decay, so that components without a gradient stay as they are
+            groups.append(self._group("new levels", new, p.lr_mixture, joins=True, decay=0.0))
+        steps = p.query_epochs * self._epoch(bundle.n_cells)
+        if schedule.preset is Preset.FAST:
+            steps = min(steps, 300)
+        sampling = Sampling(p.batch_size, independent=False, replacement=False)
+        return Phase("query", tuple(groups), sampling, max_steps=schedule.max_steps or steps)
+
+    def _epoch(self, n_cells: int) -> int:
+        size = self.params.batch_size
+        # a single cell that is left over is not drawn
+        return max(1, n_cells // size + (n_cells % size > 1))
+
+    def _group(
+        self, name: str, parameters: list[Any], lr: float, *, joins: bool = False, decay: float | None = None
+    ) -> Group:
+        p = self.params
+        decay = p.weight_decay if decay is None else decay
+        return Group(name, parameters, lr=lr, betas=p.betas, weight_decay=decay, joins=joins)
+
+    def _cells_group(self, *, joins: bool) -> Group:
+        group = self._group("cells", [self.module.cells], self.params.lr_cells, joins=joins)
+        return replace(group, rows=True, every="epoch" if self.params.cell_steps == "epoch" else "step")
+
+    def prepare(self, batch: Minibatch) -> Step:
+        """Look the cells up."""
+        return self.module.places(batch)
+
+    def losses(self, prepared: Step, group: str) -> Losses:
+        """Negative log-joint of data, places and parameters (Eq. 11): terms by cell, the total over all."""
+        net, p, n = self.module, self.params, len(prepared.z)
+        terms = {"reconstruction": net.reconstruction(prepared), "mixture": net.mixture_loss(prepared)}
+        if net.keys:
+            terms["covariates"] = net.covariate_loss(prepared)
+        total = torch.stack(list(terms.values())).sum()
+        terms = {name: value / n for name, value in terms.items()}
+        if net.training:
+            terms["prior"] = net.prior_loss()
+            total = total + terms["prior"] * {"once": n / self.shape.n_cells, "batch": 1, "cell": n}[p.prior]
+            if p.weight_l1 and not self._is_query:
+                terms["l1"] = net.l1()
+                total = total + p.weight_l1 * terms["l1"]
+        return Losses(terms, total)
+
+    def encode_cells(self, batch: Minibatch) -> Tensor:
+        """Return the basal places of cells of the table, `(B, n_latent)`."""
+        return self.module.places(batch).z
+
+    def decode(
+        self,
+        modality: str,
+        z: Tensor,
+        conditions: Conditions | None = None,
+        library: Tensor | None = None,
+    ) -> Tensor:
+        """Return expected values, `(B, n_vars)`: counts at a library size, by default the median of training.
+
+        Covariates stand at the component of their level; without conditions, at their mean.
+        """
+        return self.module.decode(modality, z, conditions, library)
+
+    def clusters(self, z: Tensor) -> Tensor:
+        """Return the probability of every component, `(B, K)`."""
+        return self.module.mixture.posterior(z)

@@ -1,0 +1,181 @@
+"""Where training starts: cells at their principal components, the mixture at k-means of those.
+
+The authors start cells at the origin and means at random, and clusterings differ by run; a start that
+follows the data takes most of the chance out, and many epochs.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from mocli.nn.gaussian_mixture import LEAST_SPREAD
+from mocli.nn.kmeans import kmeans
+from mocli.nn.principal import principal_components
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mocli.data.bundle import Codes, Modality, MultiOmics
+    from mocli.models.multidgd.module import MultiDGDModule
+    from mocli.nn.kmeans import Partition
+    from mocli.types import CSR, DoubleArray, FloatArray, IntArray
+
+FIT_CELLS = 20_000
+"""Cells that components and centres are fitted on; all are placed."""
+
+ROWS = 8_192
+CANDIDATES = (2, 3, 4, 5, 6, 8, 10, 12, 14, 17, 20, 25, 30)
+"""Numbers of components to choose from."""
+
+CHOOSE_CELLS = 3_000
+_SEED = 0
+
+
+def start_places(bundle: MultiOmics, n_latent: int, radius: float, seed: int) -> Tensor:
+    """Principal components of all modalities side by side, `(n_cells, n_latent)`, within a ball.
+
+    Each modality weighs by the share of its variance that its components explain, and what a cell
+    lacks counts as the mean. Levels of the batch are centred.
+    """
+    blocks = np.concatenate([_scores(m, bundle, n_latent, seed) for m in bundle.modalities.values()], axis=1)
+    present = (bundle.rows >= 0).mean(1, keepdims=True)
+    blocks /= np.maximum(present, 1 / len(bundle.modalities))
+    blocks = centred(blocks, bundle.batch)
+    z = np.zeros((bundle.n_cells, n_latent))
+    fitted = principal_components(blocks, n_latent, seed=seed)
+    z[:, : fitted.loadings.shape[1]] = fitted.scores(blocks)
+    reach = float(np.quantile(np.linalg.norm(z, axis=1), 0.99))
+    return torch.from_numpy((z * (radius / reach if reach > 0 else 0)).astype(np.float32))
+
+
+def centred(x: DoubleArray, codes: Codes | None) -> DoubleArray:
+    """Subtract from the rows of every level their mean."""
+    if codes is None:
+        return x
+    n = len(codes.levels) + 1  # a missing level is one too
+    size = np.bincount(codes.codes % n, minlength=n)
+    sums = np.zeros((n, x.shape[1]))
+    np.add.at(sums, codes.codes % n, x)
+    found: DoubleArray = x - (sums / np.maximum(size, 1)[:, None])[codes.codes % n]
+    return found
+
+
+def start_mixture(module: MultiDGDModule, z: Tensor, seed: int) -> None:
+    """Put components at the centres of k-means, with the variances and shares found there."""
+    mixture = module.mixture
+    sample = z[_sample(len(z), FIT_CELLS, seed)]
+    generator = torch.Generator().manual_seed(seed)
+    found = kmeans(sample, mixture.n_components, generator=generator, restarts=20)
+    prior = torch.full((z.shape[1],), math.exp(-float(mixture.prior_log_precision)), dtype=torch.float64)
+    size, variance = _within(sample, found, prior)
+    with torch.no_grad():
+        mixture.mean.copy_(found.centres)
+        mixture.log_precision.copy_(-torch.log(variance.clamp_min(LEAST_SPREAD**2)))
+        mixture.logit.copy_(torch.log((size + 1.0) / (size + 1.0).mean()))
+
+
+def choose_components(z: Tensor, seed: int) -> int:
+    """Choose how many clusters cells have: the best BIC of k-means with a diagonal Gaussian in each."""
+    sample = z[_sample(len(z), CHOOSE_CELLS, seed)]
+    n, d = sample.shape
+    whole = sample.var(0, correction=0).double() if n else torch.zeros(1)
+    if float(whole.max()) == 0:
+        return 1
+    best, chosen = -math.inf, 1
+    for k in (1, *(k for k in CANDIDATES if k <= n // 10)):
+        found = kmeans(sample, k, generator=torch.Generator().manual_seed(seed), restarts=5)
+        size, variance = _within(sample, found, whole.clamp_min(1e-6 * float(whole.max())))
+        filled = size > 0
+        size, variance = size[filled], variance[filled]
+        likelihood = float((size * torch.log(size / n)).sum() - 0.5 * (size @ torch.log(variance)).sum())
+        bic = likelihood - 0.5 * k * (2 * d + 1) * math.log(n)
+        if bic > best:
+            best, chosen = bic, k
+    return chosen
+
+
+def _within(z: Tensor, found: Partition, prior: Tensor) -> tuple[Tensor, Tensor]:
+    """Cells and variances `(K, d)` of clusters; the prior counts as one more cell, so that none is 0."""
+    size = torch.bincount(found.nearest, minlength=len(found.centres)).double()
+    off = (z - found.centres[found.nearest]).square().double()
+    total = torch.zeros(len(size), z.shape[1], dtype=torch.float64).index_add_(0, found.nearest, off)
+    return size, (total + prior) / (size + 1).unsqueeze(1)
+
+
+def start_heads(module: MultiDGDModule, bundle: MultiOmics) -> None:
+    """Let features start at their mean: the last bias, and the spread of values that are no counts."""
+    for m in bundle.modalities.values():
+        branch = module.branch(m.name)
+        values = m.features.values
+        mean = np.asarray(values.mean(axis=0), dtype=np.float64).ravel()
+        if branch.likelihood == "nb":
+            total = mean.sum()
+            # a feature without counts starts as if it had half a count
+            least = 0.5 / max(m.n_obs, 1)
+            bias = np.log(np.maximum(mean, least) / max(total, least))
+        else:
+            bias = mean
+            square = values.multiply(values) if not isinstance(values, np.ndarray) else np.square(values)
+            variance = np.asarray(square.mean(axis=0), dtype=np.float64).ravel() - mean**2
+            with torch.no_grad():
+                branch.log_scale.copy_(torch.from_numpy(0.5 * np.log(np.maximum(variance, 1e-4))))
+        with torch.no_grad():
+            branch.head.bias.copy_(torch.from_numpy(bias))
+
+
+def _scores(m: Modality, bundle: MultiOmics, k: int, seed: int) -> DoubleArray:
+    """Scores of one modality over the root of its total variance, by cell, 0 where it was not measured."""
+    values = m.features.values
+    counts = m.likelihood == "nb"
+    depth = _median(values) if counts else 1.0
+    chosen = _sample(m.n_obs, FIT_CELLS, seed).numpy()
+    fitted = principal_components(_even(values[chosen], depth, counts=counts), k, seed=seed)
+    parts = [
+        fitted.scores(_even(values[start : start + ROWS], depth, counts=counts))
+        for start in range(0, m.n_obs, ROWS)
+    ]
+    scores = np.zeros((bundle.n_cells, fitted.loadings.shape[1]))
+    if parts and fitted.total > 0:
+        # per cell, so that modalities with more cells weigh no more
+        scale = math.sqrt(fitted.total / len(chosen))
+        scores[bundle.cells_of(m.name)] = np.concatenate(parts) / scale
+    return scores
+
+
+def _even(x: CSR | FloatArray, depth: float, *, counts: bool) -> CSR | FloatArray:
+    """Return the logarithm of counts at equal depth, other values as they are."""
+    if not counts:
+        return x
+    factor = (depth / np.maximum(_totals(x), 1)).astype(np.float32)
+    if isinstance(x, np.ndarray):
+        dense: FloatArray = np.log1p(x * factor[:, None])
+        return dense
+    even = np.log1p(x.data * np.repeat(factor, np.diff(x.indptr)))
+    return sparse.csr_matrix((even, x.indices, x.indptr), shape=x.shape)
+
+
+def _totals(x: CSR | FloatArray) -> DoubleArray:
+    return np.asarray(x.sum(axis=1), dtype=np.float64).ravel()
+
+
+def _median(x: CSR | FloatArray) -> float:
+    totals = _totals(x)
+    totals = totals[totals > 0]
+    return float(np.median(totals)) if len(totals) else 1.0
+
+
+def median_depth(m: Modality) -> float:
+    """Median total of the cells that have any."""
+    return _median(m.features.values)
+
+
+def _sample(n: int, most: int, seed: int) -> Tensor:
+    if n <= most:
+        return torch.arange(n)
+    rows: IntArray = np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
+    return torch.from_numpy(rows)

@@ -1,0 +1,64 @@
+"""k-means with careful seeding and restarts: the same seed gives the same centres."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mocli.nn.losses import squared_distances
+
+STEPS = 100
+
+
+class Partition(NamedTuple):
+    """Centres `(k, d)`, the nearest centre of every point `(n,)`, and the mean squared distance to it."""
+
+    centres: Tensor
+    nearest: Tensor
+    spread: float
+
+
+def kmeans(x: Tensor, k: int, *, generator: torch.Generator, restarts: int = 10) -> Partition:
+    """Return the best of several runs from k-means++ seeds (Arthur and Vassilvitskii 2007).
+
+    Parameters
+    ----------
+    x
+        `(n, d)`; there may be fewer points than centres, some centres are equal then.
+    generator
+        On the device of `x`.
+    """
+    runs = [_lloyd(x, _seeds(x, k, generator)) for _ in range(restarts)]
+    return min(runs, key=lambda run: run.spread)
+
+
+def _seeds(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
+    """Draw points, each with a chance that grows with its squared distance to those before."""
+    chosen = [x[torch.randint(len(x), (1,), generator=generator, device=x.device)]]
+    distance = squared_distances(x, chosen[0]).squeeze(1)
+    while len(chosen) < k:
+        # where every point is chosen already, any will do
+        chance = distance if float(distance.sum()) > 0 else torch.ones_like(distance)
+        # `multinomial` takes at most 2^24 points
+        edge = torch.rand((1,), generator=generator, device=x.device, dtype=torch.float64)
+        total = chance.double().cumsum(0)
+        row = torch.searchsorted(total, edge * total[-1]).clamp_max(len(x) - 1)
+        chosen.append(x[row])
+        distance = torch.minimum(distance, squared_distances(x, chosen[-1]).squeeze(1))
+    return torch.cat(chosen)
+
+
+def _lloyd(x: Tensor, centres: Tensor) -> Partition:
+    """Move centres to the means of their points until none changes side; an empty one stays."""
+    nearest = torch.full((len(x),), -1, device=x.device)
+    for _ in range(STEPS):
+        before, distance = nearest, squared_distances(x, centres)
+        least, nearest = distance.min(1)
+        if torch.equal(before, nearest):
+            break
+        size = torch.bincount(nearest, minlength=len(centres)).unsqueeze(1)
+        sums = torch.zeros_like(centres).index_add_(0, nearest, x)
+        centres = torch.where(size > 0, sums / size.clamp_min(1), centres)
+    return Partition(centres, nearest, float(least.mean()))
