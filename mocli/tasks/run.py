@@ -47,6 +47,7 @@ class Run:
         self.paths, self.output, self.options = paths, output, options
         self.report = Report(command=list(command), task=task, seed=options.seed, versions=versions())
         self.device: torch.device
+        self._threads: int | None = None
         self._stack = ExitStack()
         self._started = time.monotonic()
 
@@ -61,7 +62,7 @@ class Run:
             self._stack.enter_context(open_log(self.paths.log, command=self.report.command, append=resuming))
             self._stack.enter_context(_signals_raise())
             self.device = choose_device(options.device)
-            threads = choose_threads(options.threads)
+            threads = self._threads = choose_threads(options.threads)
             self._stack.enter_context(torch_settings(threads=threads, deterministic=options.deterministic))
             device = describe(self.device, requested=options.device, threads=threads)
         self.report.device = device  # type: ignore[assignment]
@@ -125,6 +126,14 @@ class Run:
         finally:
             key = f"{name}_s"
             self.report.timing[key] = round(self.report.timing.get(key, 0) + time.monotonic() - begun, 3)
+            self._restore_threads()
+
+    def _restore_threads(self) -> None:
+        """Set torch's threads again: OpenMP code of other libraries changes them for the whole process."""
+        if self._threads is not None:
+            import torch
+
+            torch.set_num_threads(self._threads)
 
     def add_output(self, path: Path, what: str, *, first: bool = False) -> None:
         """Put a written file, or a folder with its files, into the report; again where it has changed.

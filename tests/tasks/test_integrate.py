@@ -320,3 +320,18 @@ def test_it_runs_in_a_thread_of_a_notebook(run, unpaired, tmp_path):
     with ThreadPoolExecutor(1) as pool:
         job = pool.submit(run, two(unpaired), links=[unpaired / "links.tsv"], output=tmp_path / "t.h5mu")
         assert job.result().report["determinism"] == expected
+
+
+def test_threads_stay_as_asked_whatever_other_libraries_do(tmp_path):
+    import torch
+
+    from mocli.tasks.options import OutputOptions, RunOptions
+    from mocli.tasks.paths import Paths
+    from mocli.tasks.run import Run
+
+    output, options = OutputOptions(tmp_path / "o.h5mu"), RunOptions(device="cpu", threads=1)
+    paths = Paths.of(output, options, suffixes=(".h5mu",))
+    with Run("integrate", paths, output=output, options=options, command=["mocli"]) as run:
+        with run.timed("load"):
+            torch.set_num_threads(2)
+        assert torch.get_num_threads() == 1
