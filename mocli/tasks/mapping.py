@@ -28,6 +28,7 @@ from mocli.train.loop import fit
 from mocli.types import Pairing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from mocli.data.bundle import Codes, MultiOmics
@@ -183,10 +184,23 @@ def grow(query: Query, model: Model) -> SavedModel:
     covariates = [{**entry, "levels": levels[entry["key"]]} for entry in old.get("covariates", [])]
     description = {
         **old,
+        "modalities": [_with_batches(entry, query) for entry in old["modalities"]],
         "covariates": covariates,
         "levels": {**old["levels"], **{k: v for k, v in levels.items() if k in old["levels"]}},
     }
     return replace(query.saved, model=model, description=description)
+
+
+def _with_batches(entry: Mapping[str, Any], query: Query) -> dict[str, Any]:
+    """Add the query's batches to those that a modality was measured in."""
+    measured, name = entry.get("batches"), entry["name"]
+    batch = next((c for c in query.columns if c.key == "batch"), None)
+    if not measured or batch is None or name not in query.aligned:
+        return dict(entry)
+    rows = query.rows[:, list(query.aligned).index(name)] >= 0
+    codes = np.unique(batch.codes[rows & (batch.codes >= 0)])
+    added = [batch.levels[k] for k in codes if batch.levels[k] not in measured["levels"]]
+    return {**entry, "batches": {**measured, "levels": [*measured["levels"], *added]}}
 
 
 def compare(run: Run, query: Query, bundle: MultiOmics, latent: Latent) -> None:
