@@ -16,7 +16,8 @@ from mocli.models.base import Extends
 from mocli.models.registry import traits_of
 from mocli.tasks.calibration import CALIBRATION
 from mocli.tasks.deliver import MAX_PICTURE, deliver
-from mocli.tasks.describe import describe_model, describe_training
+from mocli.tasks.describe import describe_model, describe_scores, describe_training
+from mocli.tasks.evaluate import Scores
 from mocli.tasks.picture import layout
 from mocli.tasks.placement import Latent, Placed
 from mocli.tasks.prepare import open_modalities
@@ -227,10 +228,9 @@ def compare(run: Run, query: Query, bundle: MultiOmics, latent: Latent) -> None:
             device=str(run.device),
         )
     )
-    run.report.metrics.update(found)  # type: ignore[arg-type]
-    for key, entry in found.items():
-        if entry["value"] is not None:
-            run.say(f"  {key} {entry['value']:.3f} ({entry['better']} is better)")
+    for entry in found.values():
+        entry["sentence"] = f"{entry['sentence']} The modalities are here the reference and the query."
+    describe_scores(run, Scores(found, {}, {}, {}))
 
 
 def _recoded(codes: Codes, levels: tuple[str, ...]) -> IntArray:
