@@ -284,6 +284,27 @@ class Decodes(Protocol):
 
 
 @runtime_checkable
+class Samples(Protocol):
+    """Capability: draw what could be measured of cells at a place in the latent."""
+
+    def sample(
+        self,
+        modality: str,
+        z: Tensor,
+        conditions: Conditions | None = None,
+        library: Tensor | None = None,
+        *,
+        generator: Generator,
+    ) -> Tensor:
+        """Return one draw of every value from its likelihood, `(B, n_vars)`, on the scale of the model's input.
+
+        Conditions and library are those of `Decodes.decode`, whose values are the means of such
+        draws; the generator is that of the device of `z`.
+        """
+        ...
+
+
+@runtime_checkable
 class Clusters(Protocol):
     """Capability: clusters of cells that the model itself has."""
 
