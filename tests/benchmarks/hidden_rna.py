@@ -1,9 +1,9 @@
 """A mosaic made of paired cells: `python tests/benchmarks/hidden_rna.py DATA.h5mu [--max-steps N]`.
 
-Of one third of the cells ATAC is hidden, of another third RNA. Compares mixing and label transfer between
-those thirds in the latent of the mosaic and of the whole data, where nothing is hidden, and imputed RNA with what was hidden: mean squared error and median
-Pearson correlation per gene on the log scale, beside the training mean and the mean of the nearest cluster
-(k-means on ATAC components).
+Of one third of the cells ATAC is hidden, of another third RNA. Compares mixing and label transfer
+between those thirds in the latent of the mosaic and of the whole data, where nothing is hidden, and
+imputed RNA with what was hidden: mean squared error and median Pearson correlation per gene on the log
+scale, beside the training mean and the mean of the nearest cluster (k-means on ATAC components).
 """
 
 from __future__ import annotations
