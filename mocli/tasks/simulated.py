@@ -62,9 +62,9 @@ def deliver(work: Simulation) -> None:
         first=True,
     )
     report_groups(work)
-    pictures = evaluate(work)
-    if run.paths.html is not None:
-        write_html(work, pictures)
+    with run.timed("evaluate"):
+        compared = evaluate(work)
+    write_html(work, compared)
     Checkpoints(run.paths.checkpoints, fingerprint={}, resume="never").remove()
     for record in run.report.outputs:
         run.say(f"wrote {record['path']}: {record['what']}")

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from itertools import combinations
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from mocli.metrics import registry
+from mocli.metrics.generated import judge, moments
 from mocli.nn.neighbors import knn
+from mocli.tasks.picture import layout
+from mocli.tasks.realcells import ALL, compared
 from mocli.tasks.wanted import atlas_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mocli.report.html import Drawn
+    from mocli.metrics.generated import Generated
+    from mocli.report.html import Drawn, Layout
+    from mocli.report.record import MetricRecord
     from mocli.tasks.simulation import Simulation
+    from mocli.types import IntArray
 
 AMONG = 15
 """Nearest training cells whose labels are counted."""
 
 MOST_PLACED = 5_000
 """Simulated cells, and ten times as many training cells, whose places are compared."""
+
+MOST_DRAWN = 6_000
+"""Cells in the picture, half of them simulated."""
 
 
 def report_groups(work: Simulation) -> None:
@@ -108,12 +120,63 @@ def _nearest_labels(work: Simulation) -> Any:
     return out
 
 
-def evaluate(work: Simulation) -> list[Drawn]:
-    """Compare with real cells, where there are some."""
-    return []
+def evaluate(work: Simulation) -> Generated | None:
+    """Compare with real cells where there are some; figures go to the report and the log."""
+    run = work.run
+    if not work.files:
+        run.warn(
+            "no real cells were given: whether simulated ones are like them is not reported; name input "
+            "files "
+            "beside --from-model"
+        )
+        return None
+    cells = compared(work)
+    if cells is None:
+        return None
+    found = judge(cells)
+    run.report.metrics |= {judged.key: cast("MetricRecord", judged.entry) for judged in found}
+    run.report.metrics |= _matched(cells)
+    others = {j.key: cast("MetricRecord", j.entry) for half in cells.halves() for j in judge(half)}
+    run.report.baselines["other_real_cells"] = {
+        "title": "other real cells",
+        "definition": "One half of the real cells in place of simulated ones, against the other half: about "
+        "the "
+        "best that can be asked.",
+        "metrics": others,
+    }
+    codes = sorted({code for judged in found for code in judged.by_label})
+    run.report.tables["labels"] = {
+        "title": "Simulated and real cells of every label",
+        "sentence": "One row a label; columns as in the metrics above.",
+        "columns": ["label", *(judged.key for judged in found)],
+        "rows": [
+            [cells.levels[code], *(_number(judged.by_label.get(code)) for judged in found)] for code in codes
+        ],
+    }
+    for judged in found:
+        value, beside = judged.entry["value"], others.get(judged.key, {}).get("value")
+        if isinstance(value, float):
+            best = "" if beside is None else f"; other real cells {beside:.3f}"
+            run.say(f"  {judged.key} {value:.3f} (best {judged.metric.best:g}{best})")
+    return cells
 
 
-def write_html(work: Simulation, drawn: Sequence[Drawn]) -> None:
+def _number(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
+
+
+def _matched(cells: Generated) -> dict[str, MetricRecord]:
+    """Encode each modality of simulated cells alone: are the two of a cell found to be one (FOSCTTM)."""
+    if len(cells.latent) < 2:
+        return {}
+    z = {name: simulated for name, (_, simulated) in cells.latent.items()}
+    every = np.arange(len(cells.simulated_label))
+    pairs = {pair: np.stack([every, every], 1) for pair in combinations(z, 2)}
+    found = registry.evaluate(registry.Embedding(z=z, pairs=pairs, seed=cells.seed), ["foscttm"])
+    return {f"simulated_{key}": cast("MetricRecord", entry) for key, entry in found.items()}
+
+
+def write_html(work: Simulation, cells: Generated | None) -> None:
     """Write the report to read."""
     from mocli.report import html
 
@@ -121,5 +184,52 @@ def write_html(work: Simulation, drawn: Sequence[Drawn]) -> None:
     if run.paths.html is None:
         return
     run.say("drawing the report")
-    html.write(run.paths.html, html.render(run.report, drawn=drawn))
+    drawn = [] if cells is None else _mean_variance(cells)
+    html.write(run.paths.html, html.render(run.report, layout=_layout(work, cells), drawn=drawn))
     run.add_output(run.paths.html, "the report to read")
+
+
+def _mean_variance(cells: Generated) -> list[Drawn]:
+    from mocli.report import html, simulated
+
+    panels = []
+    for name in cells.counted:
+        codes = cells.labels(name)
+        if codes:
+            # the label of most real cells
+            code = max(codes, key=lambda k: int((cells.real_label[name] == k).sum()))
+            x, y = (moments(m) for m in cells.raw(name, code))
+            panels.append((f"{name}, {cells.levels[code]}", x, y))
+    if not panels:
+        return []
+    picture = simulated.mean_variance(sorted(panels, key=itemgetter(0)))
+    caption = "One point a feature, counts of the label of most cells: colours should lie upon each other."
+    return [html.Drawn(picture, "Mean and variance", caption)]
+
+
+def _layout(work: Simulation, cells: Generated | None) -> Layout:
+    """Draw simulated cells among real ones by what was measured, or among training cells' places."""
+    from mocli.report.html import Layout
+
+    rng = np.random.default_rng(work.run.options.seed)
+    if cells is not None:
+        name = next(iter(cells.real))
+        z, w = (part.astype(np.float32) for part in cells.components(name))
+        label, other, levels = cells.real_label[name], cells.simulated_label, cells.levels
+        title = f"UMAP of principal components of {name}, real and simulated cells"
+    else:
+        atlas = atlas_of(work.saved)
+        z, w = atlas.z if atlas.drawn is None else atlas.drawn, work.cells.z
+        labels = work.wanted.labels
+        label = np.full(len(z), -1) if labels is None else labels.codes
+        other, levels = work.cells.label, () if labels is None else labels.levels
+        title = "UMAP of the latent, training and simulated cells"
+    kept, drawn = (np.sort(rng.permutation(len(part))[: MOST_DRAWN // 2]) for part in (z, w))
+    xy = layout(np.concatenate([z[kept], w[drawn]]), seed=work.run.options.seed)
+    origin = np.repeat([0, 1], [len(kept), len(drawn)])
+    categories: dict[str, tuple[IntArray, Sequence[str]]] = {
+        "origin": (origin, ("training" if cells is None else "real", "simulated"))
+    }
+    if levels and levels != (ALL,):
+        categories["label"] = (np.concatenate([label[kept], other[drawn]]), levels)
+    return Layout(title, xy, categories, points="One point a cell")
