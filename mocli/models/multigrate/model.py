@@ -216,6 +216,18 @@ class Multigrate:
         """
         return self.module.decode(modality, z, conditions, library)
 
+    def sample(
+        self,
+        modality: str,
+        z: Tensor,
+        conditions: Conditions | None = None,
+        library: Tensor | None = None,
+        *,
+        generator: Generator,
+    ) -> Tensor:
+        """Draw every value from its likelihood, `(B, n_vars)`, at the means of `decode`."""
+        return self.module.sample(modality, z, conditions, library, generator)
+
 
 def _n_components(features: FeatureMatrix, asked: int | None) -> int:
     """Return how many components an encoder sees; 0 for features."""
