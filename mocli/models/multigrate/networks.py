@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,9 +60,17 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor | NonZeros, side: Tensor | None) -> tuple[Tensor, Tensor]:
         """`(B, p)` to two tensors `(B, d)`."""
-        first, *others = self.blocks
-        h: Tensor = first(x, side)
-        for block in others:
+        return self.leave(self.first.enter(x, side))
+
+    @property
+    def first(self) -> Block:
+        """The layer that sees the features."""
+        return cast("Block", self.blocks[0])
+
+    def leave(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what follows the linear part of the first layer."""
+        h = self.first.leave(h)
+        for block in self.blocks[1:]:
             h = block(h)
         return self.mean(h), self.log_variance(h).clamp(-LOG_VARIANCE, LOG_VARIANCE)
 
