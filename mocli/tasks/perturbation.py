@@ -148,7 +148,9 @@ class PerturbationRun:
             _check_names(asked.features, list(map(str, file.var.index)), name, file.where)
             if asked.target_modality is not None and asked.target_modality not in kinds:
                 raise _no_target(asked.target_modality, list(kinds), "the inputs have")
-            trained = train_model(run, request, Task.PERTURB, files)
+            kept = _wanted(asked, chosen, file)
+            data = replace(request.data, keep={name: kept})
+            trained = train_model(run, replace(request, data=data), Task.PERTURB, files)
             saved = load_model(run.paths.model)
             run.add_output(run.paths.model, "the trained model")
             return cls(run, request, asked, saved, files, name, file, chosen, trained)
@@ -307,6 +309,15 @@ class PerturbationRun:
                 f"{self.file.name} has no {', '.join(lacking[:5])}: what was not measured cannot change"
             )
         return [where[name] for name in wanted]
+
+
+def _wanted(asked: PerturbOptions, chosen: ChosenCells, file: ModalityFile) -> tuple[str, ...]:
+    """Return features that a model trained now has to take, however little they vary."""
+    named = dict.fromkeys(asked.features)
+    if chosen.truth is not None:
+        named |= dict.fromkeys(v for v in chosen.truth if v is not None)
+    known = set(map(str, file.var.index))
+    return tuple(name for name in named if name in known)
 
 
 def _check_names(wanted: Sequence[str], names: Sequence[str], modality: str, where: str) -> None:
