@@ -240,6 +240,32 @@ class Encodes(Protocol):
 
 
 @runtime_checkable
+class EntersLinearly(Protocol):
+    """Capability: an encoder that begins with a linear layer.
+
+    A changed feature then adds a row of that layer's weights to its output, and a cell is placed
+    again at the cost of the narrow layers behind. For every x,
+    `leave(modality, enter(modality, x))` is `encode(modality, x)`.
+    """
+
+    def entry_weights(self, modality: str) -> Tensor:
+        """Return the first layer's weights, `(n_vars, n_hidden)`."""
+        ...
+
+    def entry_values(self, modality: str, values: Tensor, library: Tensor) -> Tensor:
+        """Return single values `(n,)` as the first layer sees them in cells of a total `(n,)`."""
+        ...
+
+    def enter(self, modality: str, x: Tensor) -> Tensor:
+        """`(B, n_vars)` to the first layer's output, `(B, n_hidden)`, before anything that is not linear."""
+        ...
+
+    def leave(self, modality: str, hidden: Tensor) -> Tensor:
+        """`(B, n_hidden)` to `(B, n_latent)`."""
+        ...
+
+
+@runtime_checkable
 class EncodesJointly(Protocol):
     """Capability: everything measured of a cell to one latent."""
 

@@ -32,6 +32,7 @@ class DataOptions:
     label_key: str | None = None
     pair_key: str | None = None
     obs_prefix: bool = False
+    keep: Mapping[str, Sequence[str]] = field(default_factory=dict)  # features that selection spares
 
 
 @dataclass(frozen=True)

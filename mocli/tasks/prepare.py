@@ -186,6 +186,7 @@ def load(
             standardise=c.likelihood is None,
             seed=seed,
         )
+        linked.extend(np.flatnonzero(c.file.var.index.isin(c.keep)))
         keep = np.unique(np.asarray(linked, dtype=np.int64))
         recipes[name] = Recipe.fit(x, var_names=tuple(map(str, c.file.var.index)), options=options, keep=keep)
         modalities[name] = Modality(

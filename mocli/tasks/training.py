@@ -144,7 +144,7 @@ def _fingerprint(
         "cells": [_named(c.file.obs.index) for c in made.choices],
         "layers": [c.layer.layer for c in made.choices],
         "transforms": [c.transform for c in made.choices],
-        "hvg": [c.n_top for c in made.choices],
+        "hvg": [[c.n_top, *c.keep] for c in made.choices],
         "links": [record["sha256"] for record in run.report.links],
         # a table from standard input has no file, and other columns of var match other features
         "matched": [_matched(edge) for edge in made.edges],
