@@ -23,6 +23,7 @@ COMMANDS = [
     "integrate",
     "impute",
     "gene2peak",
+    "benchmark",
     "models",
     "params",
     "links",
