@@ -38,8 +38,8 @@ OTHER = "other"
 _ASPECTS: tuple[tuple[Need, str], ...] = (
     ("pairs", "partners"),
     ("linked", "links"),
-    ("own", "structure"),
     ("batches", "batches"),
+    ("own", "structure"),
     ("modalities", "modalities"),
     ("label", "labels"),
 )

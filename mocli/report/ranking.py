@@ -107,17 +107,20 @@ def rank(figures: Sequence[Figure], *, left_out: frozenset[str] = frozenset({"to
     """Order methods by the mean of their aspects.
 
     A metric becomes a number from 0 (the worst mean over seeds among all but the bounds told the
-    answer) to 1 (the best); an aspect is the mean of its metrics, the overall score the mean of the
+    answer, and any that was tried and is undefined) to 1 (the best); an aspect is the mean of its metrics, the overall score the mean of the
     aspects that were measured of the method. Aspects `left_out` are shown only.
     """
     columns: dict[str, Column] = {}
     values: dict[str, dict[str, list[float]]] = {}
+    undefined: dict[str, set[str]] = {}
     kinds: dict[str, str] = {}
     for f in figures:
         kinds.setdefault(f.method, f.kind)
         columns.setdefault(f.key, Column(f.key, f.title, f.better, f.aspect, f.order))
         if f.value is not None:
             values.setdefault(f.key, {}).setdefault(f.method, []).append(f.value)
+        else:
+            undefined.setdefault(f.key, set()).add(f.method)
     means = {k: {m: statistics.fmean(v) for m, v in of.items()} for k, of in values.items()}
     scaled: dict[str, dict[str, float]] = {}
     for key, of in means.items():
@@ -127,7 +130,8 @@ def rank(figures: Sequence[Figure], *, left_out: frozenset[str] = frozenset({"to
             continue
         low, high = min(judged), max(judged)
         share = {m: min(1.0, max(0.0, (v - low) / (high - low))) for m, v in of.items()}
-        scaled[key] = share if better == "higher" else {m: 1.0 - v for m, v in share.items()}
+        void = dict.fromkeys(undefined.get(key, ()), 0.0)
+        scaled[key] = void | (share if better == "higher" else {m: 1.0 - v for m, v in share.items()})
     lines = []
     for method, kind in kinds.items():
         by_aspect: dict[str, list[float]] = {}

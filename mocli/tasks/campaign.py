@@ -259,7 +259,7 @@ def trainings(
                         continue
                     if task is Task.IMPUTE and direction is not None:
                         words += ["--from", direction[0], "--to", direction[1], "--evaluate"]
-                    elif n_modalities > 1 and hasattr(load_class(traits.model), "encode_cells"):
+                    elif n_modalities > 1 and _gives_marginals(traits):
                         words.append("--marginal")
                     name = f"{task}-{model}-seed{seed}" + (f"-{safe(study.name)}" if study.name else "")
                     found.append(
@@ -274,6 +274,12 @@ def trainings(
                         )
                     )
     return found
+
+
+def _gives_marginals(traits: Traits) -> bool:
+    """Whether the model places whole cells, and could place them by one modality alone."""
+    model = load_class(traits.model)
+    return hasattr(model, "encode_cells") and hasattr(model, "encode")
 
 
 def safe(text: str) -> str:
