@@ -13,7 +13,7 @@ from mocli.data.bundle import Codes, Continuous, FeatureMatrix, Modality, MultiO
 from mocli.models.base import Schedule
 from mocli.models.multigrate.model import Multigrate
 from mocli.models.multigrate.module import values_of
-from mocli.models.multigrate.params import MultigrateParams
+from mocli.models.multigrate.params import PRESETS, MultigrateParams
 from mocli.nn.mixture import BANDWIDTHS
 from mocli.types import ModalityKind, Pairing, Preset
 
@@ -192,8 +192,8 @@ def test_jeffreys_takes_groups_of_any_size():
 @pytest.mark.parametrize(
     ("by", "pairing", "expected"),
     [
-        ("mocli", Pairing.PAIRED, (0.0, 0.1, 0.0, 0.0)),
-        ("mocli", Pairing.MOSAIC, (0.5, 0.1, 300.0, 0.0)),
+        ("mocli", Pairing.PAIRED, (0.5, 0.3, 0.0, 0.0)),
+        ("mocli", Pairing.MOSAIC, (0.5, 0.3, 300.0, 0.0)),
         ("paper", Pairing.PAIRED, (0.0, 1e-5, 0.0, 0.0)),
         ("paper", Pairing.MOSAIC, (0.0, 1e-2, 0.0, 4000.0)),
     ],
@@ -227,7 +227,7 @@ def test_the_published_schedule():
     assert phase.validation.weights == {"reconstruction": 1.0}
     assert (phase.validation.share, phase.validation.patience, phase.validation.every) == (0.1, 10, 1)
     # Table 5, with 16 x 2 for two covariates beside 16 latent dimensions
-    model = Multigrate.from_bundle(bundle(continuous=0), MultigrateParams())
+    model = Multigrate.from_bundle(bundle(continuous=0), MultigrateParams(**PRESETS["paper"]))
     shapes = {k: tuple(v.shape) for k, v in model.module.state_dict().items()}
     assert shapes["encoders.0.blocks.0.linear.weight"] == (9, 128)
     assert shapes["encoders.0.blocks.1.linear.weight"] == (16, 128)
