@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mocli import __version__
 from mocli.data.io import sha256
 from mocli.errors import UsageError, did_you_mean
-from mocli.models.parameters import params_class
+from mocli.models.parameters import as_dict, params_class, resolve
 from mocli.models.registry import available, load_class, traits_of
 from mocli.report.file import write_text
 from mocli.tasks.select import problem_with
@@ -68,6 +68,7 @@ class Training:
     folder: Path
     words: tuple[str, ...]
     files: tuple[Path, ...]
+    params: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -93,7 +94,9 @@ class Training:
             else:
                 kept.append(word)
         hashes = {str(path): _hash(path) for path in self.files}
-        return {"words": kept, "files": hashes, "seed": self.seed, "mocli": __version__}
+        # defaults as well: a later mocli may have others
+        params = json.loads(json.dumps(dict(self.params)))
+        return {"words": kept, "files": hashes, "params": params, "seed": self.seed, "mocli": __version__}
 
     def report(self) -> dict[str, Any] | None:
         """Return the report of the run, or of its failure; None where it left none."""
@@ -271,6 +274,7 @@ def trainings(
                             folder=folder / name,
                             words=(*words, *study.words),
                             files=(*inputs, *_paths(links if traits.uses_links else ())),
+                            params=as_dict(resolve(traits, params, request.train.preset)),
                         )
                     )
     return found
