@@ -7,8 +7,9 @@ from typing import Annotated
 from mocli.cli.call import call
 from mocli.cli.command import with_options
 from mocli.cli.option import option
-from mocli.cli.options import OUTPUT, SHARED, TRAINING
+from mocli.cli.options import OUTPUT, SHARED
 from mocli.cli.settings import Settings
+from mocli.cli.training import TRAINING
 
 
 @dataclass(frozen=True)

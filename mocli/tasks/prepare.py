@@ -90,6 +90,7 @@ def plan(
     say: Callable[[str], None],
     *,
     files: Sequence[ModalityFile] | None = None,
+    traits: Traits | None = None,
 ) -> Plan:
     """Open files, choose layers and transforms, match links, choose the model.
 
@@ -100,6 +101,8 @@ def plan(
     ----------
     files
         The modalities, where they are open already, perhaps with some cells only.
+    traits
+        What to prepare for, where that is not a model to be chosen.
     """
     files = open_modalities(data) if files is None else list(files)
     names = [f.name for f in files]
@@ -111,14 +114,16 @@ def plan(
             say(note)
     relation = relate([f.obs.index for f in files], data.pairing)
     say(f"cells are {relation.pairing} ({relation.reason})")
-    traits, why = choose_model(
-        train.model,
-        task=task,
-        pairing=relation.pairing,
-        kinds=[f.kind for f in files],
-        links=bool(data.links),
-    )
-    say(f"model: {traits.name} ({why})")
+    why = ""
+    if traits is None:
+        traits, why = choose_model(
+            train.model,
+            task=task,
+            pairing=relation.pairing,
+            kinds=[f.kind for f in files],
+            links=bool(data.links),
+        )
+        say(f"model: {traits.name} ({why})")
     choices = tuple(choose(f, data, traits) for f in files)
     for c in choices:
         say(c.summary)

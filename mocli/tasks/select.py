@@ -27,7 +27,7 @@ def choose_model(
         names the models that do.
     """
     problems = {
-        name: _problem(traits, task=task, pairing=pairing, kinds=kinds, links=links)
+        name: problem_with(traits, task=task, pairing=pairing, kinds=kinds, links=links)
         for name, traits in available().items()
     }
     fitting = [name for name, problem in problems.items() if problem is None]
@@ -54,9 +54,10 @@ def choose_model(
     ], f"{why}: its first choice" if preferred else f"{why}: the model at hand that takes them"
 
 
-def _problem(
+def problem_with(
     traits: Traits, *, task: Task, pairing: Pairing, kinds: Sequence[ModalityKind], links: bool
 ) -> str | None:
+    """Return None if the model can do the task with such data, else why not, as the end of a sentence."""
     if task not in traits.tasks:
         return f"cannot {task}"
     return supports(traits, pairing=pairing, kinds=kinds, links=links)

@@ -87,7 +87,7 @@ def train_model(
         for warning in made.warnings:
             run.warn(warning)
         prepared = load(made, params, seed=request.run.seed, say=run.say, warn=run.warn)
-        describe_inputs(run, made, prepared)
+        describe_inputs(run, made, prepared.health)
     warn_small(run, prepared, params)
     warn_confounded(run, prepared)
     with run.timed("train"):

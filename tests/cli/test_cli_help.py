@@ -24,6 +24,7 @@ COMMANDS = [
     "impute",
     "simulate",
     "gene2peak",
+    "benchmark",
     "models",
     "params",
     "links",

@@ -88,7 +88,7 @@ class Encoder(nn.Module):
         return self.first.enter(x if self.projection is None else self.projection(x), side)
 
     def entry_weights(self) -> Tensor:
-        """What one unit of each feature adds to the linear part, `(p, n_hidden)`."""
+        """Return what one unit of each feature adds to the linear part, `(p, n_hidden)`."""
         if self.projection is None:
             return cast("InputLinear", self.first.linear).weight
         return self.projection.weight @ cast("nn.Linear", self.first.linear).weight.T
