@@ -1,0 +1,134 @@
+"""From a bundle to scCross' networks: fitted projections, kept training cells, decoders at the mean."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from mocli.models.sccross.module import SccrossModule
+from mocli.models.sccross.shape import Part, Shape
+from mocli.nn.count_loss import nonzeros_of
+from mocli.nn.projection import fit_projection
+from mocli.types import COUNT_LIKELIHOODS, ModalityKind, NonZeros
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
+    from mocli.models.sccross.params import SccrossParams
+    from mocli.nn.projection import Projection
+
+MOST_KEPT = 50_000
+"""Training cells kept with a model, over which cells are averaged."""
+
+BLOCK = 2048
+
+
+def build(bundle: MultiOmics, params: SccrossParams, *, seed: int) -> SccrossModule:
+    """Return networks with fresh weights; what does not depend on weights is fitted to the training cells."""
+    fitted: list[Projection] = []
+    parts, inputs, references = [], [], []
+    for name, m in bundle.modalities.items():
+        projection = fit_projection(
+            m.features.values,
+            _form(m),
+            params.n_components,
+            seed=seed,
+            offset=m.features.offset,
+            sets=bundle.sets.get(name),
+            n_sets=params.n_set_components,
+        )
+        components = _project(projection, m.features)
+        n = m.n_obs
+        kept = torch.arange(n)
+        if n > MOST_KEPT:
+            chosen = np.sort(np.random.default_rng(seed).choice(n, MOST_KEPT, replace=False))
+            kept = torch.from_numpy(chosen)
+        near = params.n_neighbors or int(np.clip(round(np.sqrt(n)), 10, 100))
+        smooths = params.input_smoothing > 0 and n > 2
+        references.append(components[kept] if smooths else components[:0])
+        inputs.append(components)
+        fitted.append(projection)
+        parts.append(
+            Part(
+                name=name,
+                width=m.features.n_vars,
+                likelihood=m.likelihood or "normal",
+                form=projection.form,
+                n_components=components.shape[1],
+                n_reference=len(references[-1]),
+                n_neighbors=min(near, max(n - 1, 1)),
+            )
+        )
+    batch = bundle.batch
+    shape = Shape(
+        parts=tuple(parts),
+        edges=tuple(link.edge for link in bundle.links),
+        batch=None if batch is None else batch.key,
+        levels=() if batch is None else tuple(batch.levels),
+    )
+    module = SccrossModule(shape, params)
+    seen = {}
+    for m, part in enumerate(parts):
+        module.projections[m].load_state_dict(fitted[m].state_dict())
+        module.register_buffer(f"reference_{m}", references[m])
+        seen[part.name] = _smooth(module, m, inputs[m])
+        features = bundle.modalities[part.name].features
+        module.depth[m] = _median_total(features)
+        module.start(part.name, _means(features, binary=part.likelihood == "bernoulli"))
+    module.keep_inputs(seen)
+    return module
+
+
+def _form(m: Modality) -> str:
+    if m.likelihood in COUNT_LIKELIHOODS:
+        return {ModalityKind.ATAC: "tfidf", ModalityKind.PROT: "clr"}.get(m.kind, "lognorm")
+    return "binary" if m.likelihood == "bernoulli" else "identity"
+
+
+def _project(projection: Projection, features: FeatureMatrix) -> Tensor:
+    parts = []
+    for start in range(0, features.n_obs, BLOCK):
+        x = features.values[start : start + BLOCK]
+        if isinstance(x, np.ndarray):
+            dense = torch.from_numpy(np.ascontiguousarray(x, np.float32))
+            if features.offset is not None:
+                dense = dense + torch.from_numpy(features.offset)
+            parts.append(projection(dense if features.offset is not None else nonzeros_of(dense)))
+        elif features.offset is None:
+            parts.append(projection(_nonzeros(x)))
+        else:
+            # only the map of plain values is linear: the offset passes through it by itself
+            constant = torch.from_numpy(features.offset) @ projection.weight
+            parts.append(projection(_nonzeros(x)) + constant)
+    return torch.cat(parts)
+
+
+def _smooth(module: SccrossModule, m: int, components: Tensor) -> Tensor:
+    from mocli.nn.projection import smoothed
+
+    part = module.shape.parts[m]
+    reference = getattr(module, f"reference_{m}")
+    return smoothed(components, reference, part.n_neighbors, module.params.input_smoothing)
+
+
+def _nonzeros(x: sparse.csr_matrix) -> NonZeros:
+    starts = torch.from_numpy(x.indptr.astype(np.int64))
+    row = torch.repeat_interleave(torch.arange(x.shape[0]), starts.diff())
+    values = torch.from_numpy(x.data.astype(np.float32))
+    return NonZeros(values, row, torch.from_numpy(x.indices.astype(np.int64)), starts[:-1], x.shape)
+
+
+def _means(features: FeatureMatrix, *, binary: bool) -> Tensor:
+    values = features.values > 0 if binary else features.values
+    mean = np.asarray(values.mean(axis=0), np.float64).ravel()
+    return torch.from_numpy(mean if features.offset is None else mean + features.offset)
+
+
+def _median_total(features: FeatureMatrix) -> float:
+    totals = np.asarray(features.values.sum(axis=1), np.float64).ravel()
+    totals = totals[totals > 0]
+    return float(np.median(totals)) if len(totals) else 1.0
