@@ -36,6 +36,8 @@ class Traits:
         Whether feature links change anything; if not, they are ignored with a word.
     links_replace_pairs
         Whether links are needed only where nothing else joins several modalities: cells measured in both.
+    uses_sets
+        Whether scores of gene sets are taken beside the features.
     likelihoods
         By kind of modality what its values may be taken for, the first that fits them being
         the default; empty for models that take one kind of values only.
@@ -58,6 +60,7 @@ class Traits:
     model: str
     uses_links: bool = True
     links_replace_pairs: bool = False
+    uses_sets: bool = False
     likelihoods: Mapping[ModalityKind, tuple[str, ...]] = field(default_factory=dict)
     selects_features: bool = True
 

@@ -49,5 +49,5 @@ def source_entropy(logits: Tensor, source: Tensor, weight: Tensor | None = None)
 
 
 def noise_scale(step: int, burn_in: int, start: float = 1.5) -> float:
-    """Standard deviations of noise on a critic's input: from `start` down to 0 in a straight line."""
+    """Return the standard deviations of noise on a critic's input: from `start` straight down to 0."""
     return start * max(0.0, 1 - step / burn_in) if burn_in > 0 else 0.0

@@ -14,10 +14,9 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from mocli.nn.principal import principal_components
-from mocli.types import NonZeros
 
 if TYPE_CHECKING:
-    from mocli.types import CSR, DoubleArray, FloatArray
+    from mocli.types import CSR, DoubleArray, FloatArray, IntArray, NonZeros
 
 FORMS = ("lognorm", "tfidf", "clr", "binary", "identity")
 FIT_CELLS, SET_CELLS = 200_000, 20_000
@@ -136,7 +135,8 @@ def _factor(x: CSR | FloatArray, form: str) -> DoubleArray:
     p = x.shape[1]
     if form == "tfidf":
         seen = np.asarray((x != 0).sum(axis=0), np.float64).ravel()
-        return x.shape[0] / (1 + seen) * _SCALE
+        inverse: DoubleArray = x.shape[0] / (1 + seen) * _SCALE
+        return inverse
     if form == "lognorm":
         totals = np.asarray(x.sum(axis=1), np.float64).ravel()
         totals = totals[totals > 0]
@@ -154,7 +154,8 @@ def _formed(x: CSR | FloatArray, form: str, factor: DoubleArray) -> CSR | FloatA
     totals = np.asarray(x.sum(axis=1), np.float64).ravel()
     inverse = sparse.diags(1 / np.where(totals > 0, totals, 1))
     scaled = inverse @ sparse.csr_matrix(x) @ sparse.diags(factor)
-    return scaled.log1p()
+    found: CSR = scaled.log1p()
+    return found
 
 
 def _moments(x: CSR | FloatArray) -> tuple[DoubleArray, DoubleArray]:
@@ -171,7 +172,7 @@ def _unit_variance(weight: DoubleArray, values: CSR | FloatArray, mean: DoubleAr
     return weight / (scale or 1.0)
 
 
-def _free_of_depth(scores: DoubleArray, x: CSR | FloatArray) -> DoubleArray:
+def _free_of_depth(scores: DoubleArray, x: CSR | FloatArray) -> IntArray:
     totals = np.log(np.maximum(np.asarray(x.sum(axis=1), np.float64).ravel(), 1))
     centred = scores - scores.mean(0)
     depth = totals - totals.mean()
@@ -205,7 +206,7 @@ def smoothed(x: Tensor, reference: Tensor, n_neighbors: int, weight: float, lead
         return x
     unit = nn.functional.normalize(reference[:, :leading], dim=1)
     blocks = []
-    for part in x.split(max(1, (1 << 24) // max(len(reference), 1))):
+    for part in torch.split(x, max(1, (1 << 24) // max(len(reference), 1))):
         near = (nn.functional.normalize(part[:, :leading], dim=1) @ unit.T).topk(k, dim=1).indices
         mean = torch.stack([reference[column] for column in near.T]).mean(0)
         blocks.append((1 - weight) * part + weight * mean)

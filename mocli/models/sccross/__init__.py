@@ -15,6 +15,7 @@ TRAITS = Traits(
     max_modalities=None,
     needs_links=True,
     links_replace_pairs=True,
+    uses_sets=True,
     likelihoods={
         ModalityKind.RNA: ("nb", "normal", "zinb", "poisson"),
         ModalityKind.ATAC: ("nb", "normal", "bernoulli", "zinb", "poisson"),

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy import sparse
 
 from mocli.models.sccross.module import SccrossModule
 from mocli.models.sccross.shape import Part, Shape
 from mocli.nn.count_loss import nonzeros_of
-from mocli.nn.projection import fit_projection
+from mocli.nn.projection import fit_projection, smoothed
 from mocli.types import COUNT_LIKELIHOODS, ModalityKind, NonZeros
 
 if TYPE_CHECKING:
+    from scipy import sparse
     from torch import Tensor
 
     from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
@@ -72,12 +72,12 @@ def build(bundle: MultiOmics, params: SccrossParams, *, seed: int) -> SccrossMod
     )
     module = SccrossModule(shape, params)
     seen = {}
-    for m, part in enumerate(parts):
-        module.projections[m].load_state_dict(fitted[m].state_dict())
-        module.register_buffer(f"reference_{m}", references[m])
-        seen[part.name] = _smooth(module, m, inputs[m])
+    for i, part in enumerate(parts):
+        module.projections[i].load_state_dict(fitted[i].state_dict())
+        module.register_buffer(f"reference_{i}", references[i])
+        seen[part.name] = smoothed(inputs[i], references[i], part.n_neighbors, params.input_smoothing)
         features = bundle.modalities[part.name].features
-        module.depth[m] = _median_total(features)
+        module.depth[i] = _median_total(features)
         module.start(part.name, _means(features, binary=part.likelihood == "bernoulli"))
     module.keep_inputs(seen)
     return module
@@ -105,14 +105,6 @@ def _project(projection: Projection, features: FeatureMatrix) -> Tensor:
             constant = torch.from_numpy(features.offset) @ projection.weight
             parts.append(projection(_nonzeros(x)) + constant)
     return torch.cat(parts)
-
-
-def _smooth(module: SccrossModule, m: int, components: Tensor) -> Tensor:
-    from mocli.nn.projection import smoothed
-
-    part = module.shape.parts[m]
-    reference = getattr(module, f"reference_{m}")
-    return smoothed(components, reference, part.n_neighbors, module.params.input_smoothing)
 
 
 def _nonzeros(x: sparse.csr_matrix) -> NonZeros:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mocli.models.sccross.networks import Decoder, Gaussian, totals
 from mocli.nn.adversarial import Critic, noise_scale, source_entropy
@@ -147,7 +146,7 @@ class SccrossModule(nn.Module):
         )
 
     def joint(self, step: Step) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """Average a cell's posteriors of z over its modalities, `(n, d)` each; and how many it has, `(n,)`."""
+        """Average the posteriors of z over a cell's modalities, `(n, d)` each; count these, `(n,)`."""
         first = next(iter(step.seen.values())).z[0]
         mean, sd = (first.new_zeros(step.n, first.shape[1]) for _ in range(2))
         count = first.new_zeros(step.n)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mocli.data.bundle import Edge, FeatureMatrix, LinkedFeatures, MultiOmics
     from mocli.models.sccross.params import SccrossParams
-    from mocli.types import DoubleArray, FloatArray
+    from mocli.types import DoubleArray, FloatArray, IntArray
 
 KMEANS_CELLS = 50_000
 """Cells that metacells are made from."""
@@ -63,7 +63,8 @@ def _scores(side: FeatureMatrix, loadings: DoubleArray) -> FloatArray:
         near = neighbor_mean(scores, side.neighbors.astype(np.int64))
         scores = np.asarray((1 - side.smoothing) * scores + side.smoothing * near, np.float32)
     length = np.sqrt(np.square(scores).sum(1, keepdims=True))
-    return np.divide(scores, length, out=np.zeros_like(scores), where=length > 0)
+    found: FloatArray = np.divide(scores, length, out=np.zeros_like(scores), where=length > 0)
+    return found
 
 
 def _corrected(still: FloatArray, moved: FloatArray, params: SccrossParams, *, seed: int) -> FloatArray:
@@ -71,10 +72,11 @@ def _corrected(still: FloatArray, moved: FloatArray, params: SccrossParams, *, s
         return mnn_correct(still, moved, params.n_mutual).values
     (centres, _), (own, of_cell) = (_metacells(x, params.n_metacells, seed=seed) for x in (still, moved))
     shift = mnn_correct(centres, own, params.n_mutual).values - own
-    return moved + shift[of_cell]
+    found: FloatArray = moved + shift[of_cell]
+    return found
 
 
-def _metacells(x: FloatArray, n: int, *, seed: int) -> tuple[FloatArray, np.ndarray]:
+def _metacells(x: FloatArray, n: int, *, seed: int) -> tuple[FloatArray, IntArray]:
     """Return centres and the nearest centre of every row; rows stand for themselves where they are few."""
     if len(x) <= n:
         return x, np.arange(len(x))
