@@ -41,8 +41,13 @@ def mutual_pairs(a: FloatArray, b: FloatArray, k: int) -> tuple[IntArray, IntArr
     return i[usable], j[usable]
 
 
-def mnn_correct(reference: FloatArray, query: FloatArray, k: int, *, bandwidth: float = 1.0) -> Correction:
+def mnn_correct(
+    reference: FloatArray, query: FloatArray, k: int, *, bandwidth: float = 1.0, rounds: int = 2
+) -> Correction:
     """Move the query onto the reference by their mutual nearest neighbours.
+
+    Pairs are those that face each other, so that one correction stops short: it is done again from where
+    the first one ends.
 
     Parameters
     ----------
@@ -51,9 +56,18 @@ def mnn_correct(reference: FloatArray, query: FloatArray, k: int, *, bandwidth: 
     bandwidth
         Of the Gaussian, in median distances of a query cell to the nearest cell with a partner.
     """
-    i, j = mutual_pairs(reference, query, k)
-    if not len(i):
-        return Correction(query.copy(), 0)
+    n_pairs = 0
+    for _ in range(rounds):
+        i, j = mutual_pairs(reference, query, k)
+        n_pairs = n_pairs or len(i)
+        if len(i):
+            query = _moved(query, reference, i, j, bandwidth)
+    return Correction(query.copy(), n_pairs)
+
+
+def _moved(
+    query: FloatArray, reference: FloatArray, i: IntArray, j: IntArray, bandwidth: float
+) -> FloatArray:
     anchors, where, n = np.unique(j, return_inverse=True, return_counts=True)
     vectors = np.zeros((len(anchors), query.shape[1]))
     np.add.at(vectors, where, reference[i].astype(np.float64) - query[j])
@@ -71,4 +85,4 @@ def mnn_correct(reference: FloatArray, query: FloatArray, k: int, *, bandwidth: 
         # relative to the nearest, so that far cells move as the nearest pair does
         weight = np.exp(-(distance - distance.min(1, keepdims=True)) / (2 * sigma**2))
         corrected[rows] = x + weight @ vectors / weight.sum(1, keepdims=True)
-    return Correction(corrected, len(i))
+    return corrected

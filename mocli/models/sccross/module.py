@@ -11,6 +11,7 @@ unrelated cells that share a row of a minibatch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
@@ -111,7 +112,14 @@ class SccrossModule(nn.Module):
         """Posteriors of u and z, each a mean and a standard deviation, `(B, d)`."""
         m = self.names.index(name)
         u = self.encoders[m](inputs)
-        return u, self.aligners[m](u[0])
+        mean, sd = self.aligners[m](u[0])
+        return u, (self.scaled(mean), sd)
+
+    def scaled(self, z: Tensor) -> Tensor:
+        """Return directions, of the length of a draw from N(0, 1), if latents are read so."""
+        if not self.params.unit_latent:
+            return z
+        return nn.functional.normalize(z, dim=1) * math.sqrt(z.shape[1])
 
     def see(self, batch: Minibatch) -> Step:
         """Encode a minibatch."""
@@ -154,7 +162,7 @@ class SccrossModule(nn.Module):
             mean, sd = mean.index_add(0, s.at, s.z[0]), sd.index_add(0, s.at, s.z[1])
             count = count.index_add(0, s.at, torch.ones_like(s.at, dtype=first.dtype))
         size = count.clamp_min(1).unsqueeze(1)
-        return (mean / size, sd / size), count
+        return (self.scaled(mean / size), sd / size), count
 
     def aligned_terms(self, step: Step) -> dict[str, Tensor]:
         """Terms of the second stage beside those of the first."""

@@ -50,6 +50,10 @@ class SccrossParams:
             "paper 20",
         ),
     ] = None
+    unit_latent: Annotated[
+        bool,
+        Field(description="hold common latents at one length, so that none shrinks to please; paper no"),
+    ] = True
     smooth_links: Annotated[
         bool,
         Field(description="search mutual neighbours in linked features averaged over own neighbours"),
@@ -145,6 +149,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "n_components": 100,
         "n_neighbors": 20,
         "smooth_links": False,
+        "unit_latent": False,
         "prior": "gram",
         "weight_decay": 0.0,
         "max_epochs": 200,
