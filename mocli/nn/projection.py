@@ -22,6 +22,8 @@ FORMS = ("lognorm", "tfidf", "clr", "binary", "identity")
 FIT_CELLS, SET_CELLS = 200_000, 20_000
 DEPTH_LIMIT = 0.75
 """Components of TF-IDF that follow the log of the depth more closely are dropped."""
+LEADING = 30
+"""Components that say which cells are near; the later ones are mostly noise."""
 _SCALE = 1e4
 
 
@@ -195,7 +197,7 @@ def _of_sets(
     return _unit_variance(weight, values, mean)
 
 
-def smoothed(x: Tensor, reference: Tensor, n_neighbors: int, weight: float, leading: int = 30) -> Tensor:
+def smoothed(x: Tensor, reference: Tensor, n_neighbors: int, weight: float, leading: int = LEADING) -> Tensor:
     """Blend rows with the mean of their nearest reference rows by cosine: `(1 - weight) x + weight mean`.
 
     A row that is itself in the reference is one of its own neighbours, in training as later. Nearness is

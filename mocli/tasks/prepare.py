@@ -13,7 +13,7 @@ from mocli.data.genesets import memberships, read_gene_sets
 from mocli.data.io import ModalityFile, open_inputs
 from mocli.data.links import EdgeLinks, match_links, read_links
 from mocli.data.obs import find_column
-from mocli.data.transforms import LinkRecipe, Recipe, RecipeOptions
+from mocli.data.transforms import LinkRecipe, Recipe, RecipeOptions, default_transform
 from mocli.data.values import Health, check_values
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.models.base import ProjectsInput
@@ -180,7 +180,7 @@ def load(
                 recipe = LinkRecipe.fit(
                     x,
                     aggregation=aggregation.source if first else aggregation.target,
-                    transform=c.transform,
+                    transform=_of_links(c),
                     names=aggregation.names,
                 )
                 sides[_edge(edge)][name] = (recipe, recipe.apply(x))
@@ -236,6 +236,13 @@ def load(
         link_recipes={(a, b): (s[a][0], s[b][0]) for (a, b), s in sides.items()},
         health=health,
     )
+
+
+def _of_links(choice: Choice) -> str:
+    """Return the transform of linked features: counts have to be comparable between cells of any depth."""
+    if choice.transform != "counts":
+        return choice.transform
+    return default_transform(choice.file.kind, choice.layer.values)
 
 
 def _gene_sets(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -10,7 +10,8 @@ import torch
 from mocli.models.sccross.module import SccrossModule
 from mocli.models.sccross.shape import Part, Shape
 from mocli.nn.count_loss import nonzeros_of
-from mocli.nn.projection import fit_projection, smoothed
+from mocli.nn.neighbors import knn
+from mocli.nn.projection import LEADING, fit_projection, smoothed
 from mocli.types import COUNT_LIKELIHOODS, ModalityKind, NonZeros
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
     from mocli.models.sccross.params import SccrossParams
     from mocli.nn.projection import Projection
+    from mocli.types import IntArray
 
 MOST_KEPT = 50_000
 """Training cells kept with a model, over which cells are averaged."""
@@ -27,8 +29,15 @@ MOST_KEPT = 50_000
 BLOCK = 2048
 
 
-def build(bundle: MultiOmics, params: SccrossParams, *, seed: int) -> SccrossModule:
-    """Return networks with fresh weights; what does not depend on weights is fitted to the training cells."""
+class Built(NamedTuple):
+    """Networks with fresh weights, and by modality the neighbours of every training cell, `(n, k)`."""
+
+    module: SccrossModule
+    neighbors: dict[str, IntArray]
+
+
+def build(bundle: MultiOmics, params: SccrossParams, *, seed: int) -> Built:
+    """Build for a bundle's modalities; what does not depend on weights is fitted to its cells."""
     fitted: list[Projection] = []
     parts, inputs, references = [], [], []
     for name, m in bundle.modalities.items():
@@ -47,7 +56,7 @@ def build(bundle: MultiOmics, params: SccrossParams, *, seed: int) -> SccrossMod
         if n > MOST_KEPT:
             chosen = np.sort(np.random.default_rng(seed).choice(n, MOST_KEPT, replace=False))
             kept = torch.from_numpy(chosen)
-        near = params.n_neighbors or int(np.clip(round(np.sqrt(n)), 10, 100))
+        k = params.n_neighbors or int(np.clip(round(np.sqrt(n)), 10, 100))
         smooths = params.input_smoothing > 0 and n > 2
         references.append(components[kept] if smooths else components[:0])
         inputs.append(components)
@@ -60,7 +69,7 @@ def build(bundle: MultiOmics, params: SccrossParams, *, seed: int) -> SccrossMod
                 form=projection.form,
                 n_components=components.shape[1],
                 n_reference=len(references[-1]),
-                n_neighbors=min(near, max(n - 1, 1)),
+                n_neighbors=min(k, max(n - 1, 1)),
             )
         )
     batch = bundle.batch
@@ -80,7 +89,16 @@ def build(bundle: MultiOmics, params: SccrossParams, *, seed: int) -> SccrossMod
         module.depth[i] = _median_total(features)
         module.start(part.name, _means(features, binary=part.likelihood == "bernoulli"))
     module.keep_inputs(seen)
-    return module
+    near: dict[str, IntArray] = {}
+    if params.prior_smoothing and bundle.links:
+        near = {part.name: _neighbors(inputs[i], part.n_neighbors) for i, part in enumerate(parts)}
+    return Built(module, near)
+
+
+def _neighbors(components: Tensor, k: int) -> IntArray:
+    """Rows of the nearest other cells of every cell by cosine in the leading components, `(n, k)`."""
+    points = components[:, :LEADING].numpy()
+    return knn(points, points, k, metric="cosine", exclude_self=True)[1]
 
 
 def _form(m: Modality) -> str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mocli.data.bundle import Minibatch, MultiOmics
     from mocli.models.base import Conditions, Traits
     from mocli.models.sccross.params import SccrossParams
-    from mocli.types import Json
+    from mocli.types import IntArray, Json
 
 FEW_CELLS = 50
 """Below this many cells none is held out."""
@@ -41,12 +41,16 @@ class Sccross:
 
     def __init__(self, module: SccrossModule, params: SccrossParams, *, seed: int = 0) -> None:
         self.module, self.params, self._seed = module, params, seed
+        self._neighbors: dict[str, IntArray] = {}
 
     @classmethod
     def from_bundle(cls, bundle: MultiOmics, params: Any) -> Self:
         """Fit projections and build with fresh weights."""
         seed = torch.initial_seed() % 2**32
-        return cls(build(bundle, params, seed=seed), params, seed=seed)
+        built = build(bundle, params, seed=seed)
+        model = cls(built.module, params, seed=seed)
+        model._neighbors = built.neighbors
+        return model
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Json], params: Any) -> Self:
@@ -60,7 +64,7 @@ class Sccross:
     def phases(self, schedule: Schedule, bundle: MultiOmics) -> list[Phase]:
         """Pretrain auto-encoders apart, then align them; one modality has nothing to be aligned with."""
         p, net = self.params, self.module
-        net.keep_prior(prior_of(bundle, p, seed=self._seed))
+        net.keep_prior(prior_of(bundle, self._neighbors, p, seed=self._seed))
         n_alike = len(np.unique(bundle.patterns()))
         size = p.batch_size * n_alike
         share = p.validation_share if bundle.n_cells >= FEW_CELLS else 0.0

@@ -54,7 +54,7 @@ class SccrossParams:
         bool,
         Field(description="hold common latents at one length, so that none shrinks to please; paper no"),
     ] = True
-    smooth_links: Annotated[
+    prior_smoothing: Annotated[
         bool,
         Field(description="search mutual neighbours in linked features averaged over own neighbours"),
     ] = True
@@ -148,7 +148,7 @@ PRESETS: dict[str, dict[str, object]] = {
     "paper": {
         "n_components": 100,
         "n_neighbors": 20,
-        "smooth_links": False,
+        "prior_smoothing": False,
         "unit_latent": False,
         "prior": "gram",
         "weight_decay": 0.0,

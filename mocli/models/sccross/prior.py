@@ -21,22 +21,37 @@ from mocli.nn.neighbors import chunks, neighbor_mean
 from mocli.nn.principal import principal_components
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import Tensor
 
     from mocli.data.bundle import Edge, FeatureMatrix, LinkedFeatures, MultiOmics
     from mocli.models.sccross.params import SccrossParams
     from mocli.types import DoubleArray, FloatArray, IntArray
 
+SAMPLE, LEAST, MOST = 2000, 0.5, 0.95
+"""Cells from which the share of noise is read, and the bounds of what neighbours weigh."""
+
 KMEANS_CELLS = 50_000
 """Cells that metacells are made from."""
 
 
-def prior_of(bundle: MultiOmics, params: SccrossParams, *, seed: int) -> dict[Edge, tuple[Tensor, Tensor]]:
-    """Return by edge the prior of both modalities' cells, `(n_obs, k)` each, rows of length 1 or 0."""
-    return {link.edge: _of_edge(link, params, seed=seed) for link in bundle.links}
+def prior_of(
+    bundle: MultiOmics, neighbors: Mapping[str, IntArray], params: SccrossParams, *, seed: int
+) -> dict[Edge, tuple[Tensor, Tensor]]:
+    """Return by edge the prior of both modalities' cells, `(n_obs, k)` each, rows of length 1 or 0.
+
+    Parameters
+    ----------
+    neighbors
+        Rows to average a cell's linked features over, `(n_obs, k)` by modality; none where it has none.
+    """
+    return {link.edge: _of_edge(link, neighbors, params, seed=seed) for link in bundle.links}
 
 
-def _of_edge(link: LinkedFeatures, params: SccrossParams, *, seed: int) -> tuple[Tensor, Tensor]:
+def _of_edge(
+    link: LinkedFeatures, neighbors: Mapping[str, IntArray], params: SccrossParams, *, seed: int
+) -> tuple[Tensor, Tensor]:
     a, b = link.source_features, link.target_features
     n_linked = a.n_vars
     loadings: DoubleArray = np.eye(n_linked)
@@ -47,7 +62,8 @@ def _of_edge(link: LinkedFeatures, params: SccrossParams, *, seed: int) -> tuple
             else sparse.vstack([sparse.csr_matrix(a.values), sparse.csr_matrix(b.values)], format="csr")
         )
         loadings = principal_components(both, params.n_prior, seed=seed).loadings
-    first, second = (_scores(side, loadings) for side in (a, b))
+    first = _scores(a, loadings, neighbors.get(link.source), seed=seed)
+    second = _scores(b, loadings, neighbors.get(link.target), seed=seed)
     # the side with more cells holds still
     swap = len(second) > len(first)
     still, moved = (second, first) if swap else (first, second)
@@ -55,16 +71,31 @@ def _of_edge(link: LinkedFeatures, params: SccrossParams, *, seed: int) -> tuple
     return (_unit(moved), _unit(still)) if swap else (_unit(still), _unit(moved))
 
 
-def _scores(side: FeatureMatrix, loadings: DoubleArray) -> FloatArray:
-    """Return scores of centred features, averaged over own neighbours, of length 1."""
+def _scores(side: FeatureMatrix, loadings: DoubleArray, near: IntArray | None, *, seed: int) -> FloatArray:
+    """Return scores of centred features, averaged over own neighbours, of length 1.
+
+    How far a cell leans on its neighbours is read from how much of its scores they explain: the rest is noise.
+    """
     mean = np.asarray(side.values.mean(axis=0), np.float64).ravel()
     scores = np.asarray(side.values @ loadings - mean @ loadings, np.float32)
-    if side.neighbors is not None and side.smoothing:
-        near = neighbor_mean(scores, side.neighbors.astype(np.int64))
-        scores = np.asarray((1 - side.smoothing) * scores + side.smoothing * near, np.float32)
+    if near is not None and near.shape[1]:
+        rows = np.sort(
+            np.random.default_rng(seed).choice(len(scores), min(len(scores), SAMPLE), replace=False)
+        )
+        explained = _explained(scores[rows], neighbor_mean(scores, near[rows]))
+        weight = np.clip(1 - explained.mean(), LEAST, MOST)
+        scores = np.asarray((1 - weight) * scores + weight * neighbor_mean(scores, near), np.float32)
     length = np.sqrt(np.square(scores).sum(1, keepdims=True))
     found: FloatArray = np.divide(scores, length, out=np.zeros_like(scores), where=length > 0)
     return found
+
+
+def _explained(own: FloatArray, mean: FloatArray) -> FloatArray:
+    """R^2, at least 0, of every column when predicted by the neighbours' mean, `(k,)`."""
+    variance = own.var(0)
+    residual = np.square(own - mean).mean(0)
+    r: FloatArray = np.divide(variance - residual, variance, out=np.zeros_like(variance), where=variance > 0)
+    return np.clip(r, 0, 1)
 
 
 def _corrected(still: FloatArray, moved: FloatArray, params: SccrossParams, *, seed: int) -> FloatArray:
