@@ -89,7 +89,7 @@ class SccrossParams:
     ] = 100
     align_steps: Annotated[
         int, Field(ge=1, description="steps of the second stage; paper 48,000 at most in each")
-    ] = 3000
+    ] = 2000
     validation_share: Annotated[
         float, Field(ge=0, lt=1, description="share of cells held out in the first stage; 0 for none")
     ] = 0.1

@@ -74,7 +74,7 @@ def _of_edge(
 def _scores(side: FeatureMatrix, loadings: DoubleArray, near: IntArray | None, *, seed: int) -> FloatArray:
     """Return scores of centred features, averaged over own neighbours, of length 1.
 
-    How far a cell leans on its neighbours is read from how much of its scores they explain: the rest is noise.
+    How far a cell leans on its neighbours is read from how much of its scores they explain.
     """
     mean = np.asarray(side.values.mean(axis=0), np.float64).ravel()
     scores = np.asarray(side.values @ loadings - mean @ loadings, np.float32)
