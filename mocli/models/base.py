@@ -320,6 +320,19 @@ class Clusters(Protocol):
 
 
 @runtime_checkable
+class DrawsPlaces(Protocol):
+    """Capability: places of cells that were never measured, from the clusters' own distributions."""
+
+    def cluster_weights(self) -> Tensor:
+        """Return the share of every cluster, `(K,)`."""
+        ...
+
+    def draw_places(self, clusters: Tensor, generator: Generator) -> Tensor:
+        """Return a place in each of some clusters `(n,)`, `(n, n_latent)`; the generator is the CPU's."""
+        ...
+
+
+@runtime_checkable
 class Extends(Protocol):
     """Capability: take in cells of a query by training new weights only."""
 

@@ -199,6 +199,18 @@ class Multigrate:
         """
         return self.module.decode(modality, z, conditions, library)
 
+    def sample(
+        self,
+        modality: str,
+        z: Tensor,
+        conditions: Conditions | None = None,
+        library: Tensor | None = None,
+        *,
+        generator: Generator,
+    ) -> Tensor:
+        """Draw every value from its likelihood, `(B, n_vars)`, at the means of `decode`."""
+        return self.module.sample(modality, z, conditions, library, generator)
+
 
 def _means(features: FeatureMatrix, *, binary: bool) -> Tensor:
     values = features.values > 0 if binary else features.values

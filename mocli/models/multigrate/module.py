@@ -33,6 +33,8 @@ from mocli.nn.mixture import (
 from mocli.types import COUNT_LIKELIHOODS
 
 if TYPE_CHECKING:
+    from torch import Generator
+
     from mocli.data.bundle import Minibatch
     from mocli.models.multigrate.params import MultigrateParams
     from mocli.models.multigrate.shape import Shape
@@ -156,6 +158,23 @@ class MultigrateModule(nn.Module):
             library = self.depth[m].expand(len(z))
         decoder = self._decoder(m)
         return decoder.expected(decoder(z, self._side(len(z), conditions)), library)
+
+    def sample(
+        self,
+        name: str,
+        z: Tensor,
+        conditions: Conditions | None,
+        library: Tensor | None,
+        generator: Generator,
+    ) -> Tensor:
+        """Draw values `(B, p)` whose means are those of `decode`."""
+        m = self.names.index(name)
+        if library is None:
+            library = self.depth[m].expand(len(z))
+        decoder, group = self._decoder(m), None
+        if self.params.dispersion == "batch" and conditions is not None and self.shape.has_batch:
+            group = self._batch_of(conditions) if self.covariates.keys[0] in conditions.codes else None
+        return decoder.draw(decoder(z, self._side(len(z), conditions)), library, group, generator)
 
     def start(self, m: int, mean: Tensor) -> None:
         """Let the decoder of a modality begin at the mean of its features, `(p,)`."""
