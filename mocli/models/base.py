@@ -34,6 +34,10 @@ class Traits:
         Import paths (`package.module:Class`), so that reading traits stays cheap.
     uses_links
         Whether feature links change anything; if not, they are ignored with a word.
+    links_replace_pairs
+        Whether links are needed only where nothing else joins several modalities: cells measured in both.
+    uses_sets
+        Whether scores of gene sets are taken beside the features.
     likelihoods
         By kind of modality what its values may be taken for, the first that fits them being
         the default; empty for models that take one kind of values only.
@@ -55,6 +59,8 @@ class Traits:
     params: str
     model: str
     uses_links: bool = True
+    links_replace_pairs: bool = False
+    uses_sets: bool = False
     likelihoods: Mapping[ModalityKind, tuple[str, ...]] = field(default_factory=dict)
     selects_features: bool = True
 
@@ -396,6 +402,7 @@ def supports(traits: Traits, *, pairing: Pairing, kinds: Iterable[ModalityKind],
             return f"does not take {kind} data"
     if traits.max_modalities is not None and len(kinds) > traits.max_modalities:
         return f"takes at most {traits.max_modalities} modalities, got {len(kinds)}"
-    if traits.needs_links and not links:
+    joined = traits.links_replace_pairs and (len(kinds) < 2 or pairing is not Pairing.UNPAIRED)
+    if traits.needs_links and not links and not joined:
         return "needs a feature-link table (--links)"
     return None

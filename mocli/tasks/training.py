@@ -146,6 +146,7 @@ def _fingerprint(
         "transforms": [c.transform for c in made.choices],
         "hvg": [[c.n_top, *c.keep] for c in made.choices],
         "links": [record["sha256"] for record in run.report.links],
+        "sets": [_same_sets(prepared, name) for name in sorted(prepared.bundle.sets)],
         # a table from standard input has no file, and other columns of var match other features
         "matched": [_matched(edge) for edge in made.edges],
         "likelihoods": [c.likelihood for c in made.choices],
@@ -159,6 +160,14 @@ def _fingerprint(
         "seed": run.options.seed,
         "mocli": __version__,
     }
+
+
+def _same_sets(prepared: Prepared, name: str) -> str:
+    sets = prepared.bundle.sets[name]
+    h = hashlib.sha256(name.encode())
+    for part in (sets.data, sets.indices, sets.indptr):
+        h.update(np.ascontiguousarray(part).tobytes())
+    return h.hexdigest()
 
 
 def _covariates(prepared: Prepared) -> list[Any]:
