@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mocli.errors import InputError, UsageError, did_you_mean
-from mocli.models.base import Clusters, EncodesJointly
+from mocli.models.base import Clusters
 from mocli.models.registry import available
+from mocli.tasks.placement import gives_one_place
 from mocli.tasks.projection import check_modality
-from mocli.types import Task
+from mocli.types import Pairing, Task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -95,7 +96,7 @@ def check_model(saved: SavedModel) -> None:
 
 
 def component_shares(saved: SavedModel, device: str = "cpu") -> FloatArray | None:
-    """Return the probability of every cluster for every training cell kept, `(n, K)`; None without clusters."""
+    """Return the probability of every cluster for each training cell kept, `(n, K)`; None without clusters."""
     # imported here: a refusal must not pay for torch
     import torch
 
@@ -230,6 +231,7 @@ def _sized(group: Group, saved: SavedModel, asked: SimulateOptions) -> Group:
     else:
         # where modalities have places of their own, a cell may lie in the atlas once for each
         of_each = np.bincount(atlas.group[group.rows])
-        cells = of_each.sum() if isinstance(saved.model, EncodesJointly) else of_each.max()
+        one_place = gives_one_place(saved.model, Pairing(str(saved.description["pairing"])))
+        cells = of_each.sum() if one_place else of_each.max()
         n = max(1, round((asked.fold or 1.0) * cells * atlas.n_cells / len(atlas.z)))
     return Group(group.name, group.rows, n, group.label, group.component)

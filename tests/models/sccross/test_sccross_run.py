@@ -190,3 +190,18 @@ def test_the_same_seed_gives_the_same_bytes(folder):
         integrate(files, folder / f"same{i}.h5mu", links=folder / "atac.tsv", max_steps=9) for i in range(2)
     ]
     assert reports[0]["determinism"]["latent_sha256"] == reports[1]["determinism"]["latent_sha256"]
+
+
+def test_cells_of_a_type_are_simulated_in_all_modalities(apart, folder):
+    out = folder / "sim.h5mu"
+    mocli.simulate(
+        from_model=apart[1].with_suffix(".model"), output=out, label="cell_type=t1", n_cells=40, html=False
+    )
+    with md.set_options(pull_on_update=False):
+        found = md.read_h5mu(out)
+    for name in ("rna", "atac"):
+        x = found[name].X
+        x = np.asarray(x.todense() if sparse.issparse(x) else x)
+        assert x.shape == (40, P[name])
+        assert np.array_equal(x, np.round(x))
+        assert x.min() >= 0
