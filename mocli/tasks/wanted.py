@@ -96,7 +96,7 @@ def check_model(saved: SavedModel) -> None:
 
 
 def component_shares(saved: SavedModel, device: str = "cpu") -> FloatArray | None:
-    """Return the probability of every cluster for each training cell kept, `(n, K)`; None without clusters."""
+    """Return the probability of every cluster for each training cell, `(n, K)`; None without clusters."""
     # imported here: a refusal must not pay for torch
     import torch
 
