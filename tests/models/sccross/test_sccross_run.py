@@ -205,3 +205,22 @@ def test_cells_of_a_type_are_simulated_in_all_modalities(apart, folder):
         assert x.shape == (40, P[name])
         assert np.array_equal(x, np.round(x))
         assert x.min() >= 0
+
+
+def test_drawn_counts_have_the_depth_of_their_cell(apart, folder):
+    out = folder / "drawn.h5mu"
+    query = write(folder, 60, tag="_d", seed=7, names=("atac",))
+    path = query[0].partition("=")[2]
+    deep = ad.read_h5ad(path)
+    deep.X[:30] = deep.X[:30] * 4
+    deep.write_h5ad(path)
+    options = {"source": "atac", "target": "rna", "scale": "counts", "draw": True, "html": False}
+    mocli.impute(query, output=out, from_model=apart[1].with_suffix(".model"), **options)
+    with md.set_options(pull_on_update=False):
+        x = md.read_h5mu(out)["rna_imputed"].layers["sampled"]
+    x = np.asarray(x.todense() if sparse.issparse(x) else x)
+    assert np.array_equal(x, np.round(x))
+    totals = x.sum(1)
+    assert totals[:30].mean() / totals[30:].mean() == pytest.approx(4, rel=0.2)
+    source = np.asarray(deep.X.sum(1)).ravel()
+    assert np.corrcoef(totals, source)[0, 1] > 0.9
