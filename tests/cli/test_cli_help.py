@@ -22,6 +22,7 @@ COMMANDS = [
     "",
     "integrate",
     "impute",
+    "perturb",
     "gene2peak",
     "models",
     "params",
