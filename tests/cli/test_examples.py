@@ -58,6 +58,18 @@ def test_the_query_example(environment, tmp_path):
     assert "query_label_accuracy[cell_type->rna, k-NN]" in report["metrics"]
 
 
+def test_the_perturb_example(environment, tmp_path):
+    work = tmp_path / "work"
+    options = ["--max-steps", "5", "--no-html", "--threads", "1"]
+    done = run(["bash", EXAMPLES / "shell" / "perturb.sh", work, *options], environment, tmp_path)
+    assert done.returncode == 0, done.stderr
+    screened = json.loads((work / "screen.report.json").read_text())
+    assert "responses" in screened["tables"]
+    effects = json.loads((work / "effects.report.json").read_text())
+    assert effects["training"] is None
+    assert "effect_by_group" in effects["tables"]
+
+
 def test_the_impute_example(environment, tmp_path):
     work = tmp_path / "work"
     options = ["--max-steps", "5", "--no-html", "--threads", "1"]
