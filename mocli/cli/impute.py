@@ -6,6 +6,7 @@ from typing import Annotated
 
 from mocli.cli.call import call
 from mocli.cli.command import with_options
+from mocli.cli.genesets import GeneSetOptions
 from mocli.cli.option import option
 from mocli.cli.options import OUTPUT, SHARED
 from mocli.cli.settings import Settings
@@ -140,7 +141,7 @@ class ImputeOptions:
     ] = None
 
 
-@with_options(*SHARED, ImputeOptions)
+@with_options(*SHARED, GeneSetOptions, ImputeOptions)
 def impute(settings: Settings) -> None:
     """Fill in a modality that cells lack, with prediction intervals.
 

@@ -39,6 +39,7 @@ _FILTERS = {
 _HOW_TO_SEE = {
     "modality": "Where the modalities are integrated, their colours lie on top of each other.",
     "batch": "Where batches are corrected, their colours are mixed within every group.",
+    "origin": "Simulated cells should lie on top of the real cells of their label, as widely spread.",
     "query": "Where the query fits, it lies on top of the reference; what lies apart is new, or a batch.",
     "label": "Where biology is kept, every label forms a group of its own.",
 }

@@ -9,16 +9,19 @@ import numpy as np
 
 from mocli.data.io import sha256
 from mocli.models.parameters import as_dict
+from mocli.models.registry import traits_of
 from mocli.types import Pairing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from mocli.data.modality import ModalityFile
     from mocli.data.values import Health
     from mocli.models.base import Traits
     from mocli.tasks.evaluate import Scores
     from mocli.tasks.prepare import Plan, Prepared
     from mocli.tasks.run import Run
+    from mocli.tasks.saved import SavedModel
     from mocli.train.loop import Fit
 
 
@@ -183,3 +186,22 @@ def describe_links(run: Run, scores: Scores) -> None:
                 f"the integrated cells contradict {len(against):,} of {len(known):,} links of {a} and {b} "
                 f"({', '.join(against[:5])}): where one feature is high, the other is low"
             )
+
+
+def describe_given(run: Run, files: Sequence[ModalityFile], saved: SavedModel, reason: str) -> None:
+    """Record inputs and model where nothing was trained."""
+    hashes = {path: sha256(path) for path in {p for f in files for p in f.paths}}
+    for f in files:
+        run.report.inputs.extend(
+            {"path": str(part.path), "sha256": hashes[part.path], "modality": f.name, "kind": f.kind.value,
+             "n_obs": len(rows), "n_vars": part.n_vars}
+            for part, rows in f.by_part()
+        )  # fmt: skip
+    traits = traits_of(saved.description["model"])
+    run.report.model = {
+        "name": traits.name,
+        "title": traits.title,
+        "doi": traits.doi,
+        "params": saved.description["params"],
+        "reason": reason,
+    }

@@ -22,6 +22,7 @@ COMMANDS = [
     "",
     "integrate",
     "impute",
+    "simulate",
     "gene2peak",
     "benchmark",
     "models",
