@@ -107,8 +107,9 @@ def rank(figures: Sequence[Figure], *, left_out: frozenset[str] = frozenset({"to
     """Order methods by the mean of their aspects.
 
     A metric becomes a number from 0 (the worst mean over seeds among all but the bounds told the
-    answer, and any that was tried and is undefined) to 1 (the best); an aspect is the mean of its metrics, the overall score the mean of the
-    aspects that were measured of the method. Aspects `left_out` are shown only.
+    answer, and any that was tried and is undefined) to 1 (the best); an aspect is the mean of its
+    metrics, the overall score the mean of the aspects that were measured of the method. Aspects
+    `left_out` are shown only.
     """
     columns: dict[str, Column] = {}
     values: dict[str, dict[str, list[float]]] = {}

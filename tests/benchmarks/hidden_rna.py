@@ -118,7 +118,7 @@ def between(
     found = {}
     for metric in (mixing, label_transfer, label_transfer_knn):
         for score in metric(space):
-            found[f"{metric.__name__}[{score.of}]" if score.of else metric.__name__] = round(score.value, 3)
+            found[f"{metric.name}[{score.of}]" if score.of else metric.name] = round(score.value, 3)
     return found
 
 

@@ -23,6 +23,7 @@ COMMANDS = [
     "integrate",
     "impute",
     "simulate",
+    "perturb",
     "gene2peak",
     "benchmark",
     "models",
