@@ -13,9 +13,10 @@ from mocli.models.registry import traits_of
 from mocli.types import Pairing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from mocli.data.modality import ModalityFile
+    from mocli.data.values import Health
     from mocli.models.base import Traits
     from mocli.tasks.evaluate import Scores
     from mocli.tasks.prepare import Plan, Prepared
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
     from mocli.train.loop import Fit
 
 
-def describe_inputs(run: Run, made: Plan, prepared: Prepared) -> None:
-    """Record what was read: files with their hashes, values, links."""
+def describe_inputs(run: Run, made: Plan, health: Mapping[str, Health]) -> None:
+    """Record what was read: files with their hashes, values, links; empty cells where health is known."""
     hashes = {path: sha256(path) for path in {p for f in made.files for p in f.paths}}
     for choice in made.choices:
         f = choice.file
-        parts, health = f.by_part(), prepared.health[f.name]
+        parts, known = f.by_part(), health.get(f.name)
         for part, rows in parts:
             run.report.inputs.append(
                 {
@@ -41,7 +42,7 @@ def describe_inputs(run: Run, made: Plan, prepared: Prepared) -> None:
                     "n_vars": part.n_vars,
                     "layer": choice.layer.layer,
                     "values": choice.layer.values.value,
-                    "n_empty": health.n_empty if len(parts) == 1 else int((health.total[rows] == 0).sum()),
+                    "n_empty": None if known is None else int((known.total[rows] == 0).sum()),
                     "transform": choice.transform,
                     "likelihood": choice.likelihood,
                 }

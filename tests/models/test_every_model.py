@@ -14,6 +14,7 @@ from mocli.models.base import (
     DrawsPlaces,
     Encodes,
     EncodesJointly,
+    EntersLinearly,
     Samples,
     Schedule,
     Translates,
@@ -130,6 +131,24 @@ class TestEveryModel:
                     with torch.inference_mode():
                         x = model.translate(source, target, torch.from_numpy(m.features.values))
                     assert x.shape == (m.n_obs, other.features.n_vars)
+
+    def test_what_enters_linearly_leaves_as_encoded(self, name):
+        bundle = make_bundle(name)
+        model, _ = trained(name, bundle, 3)
+        if not isinstance(model, EntersLinearly):
+            pytest.skip(f"{name} does not begin with a linear layer")
+        for modality, m in bundle.modalities.items():
+            x = torch.from_numpy(m.features.values)
+            with torch.inference_mode():
+                hidden = model.enter(modality, x)
+                assert torch.equal(model.leave(modality, hidden), model.encode(modality, x))
+                # one value more: a row of the weights, times what the layer sees of the change
+                more = x.clone()
+                more[:, 4] += 0.7
+                total = x.sum(1)
+                seen = [model.entry_values(modality, v[:, 4], total) for v in (more, x)]
+                added = torch.outer(seen[0] - seen[1], model.entry_weights(modality)[4])
+                torch.testing.assert_close(model.enter(modality, more), hidden + added, atol=1e-5, rtol=1e-4)
 
     def test_joint_latents_have_the_right_shape(self, name):
         bundle = make_bundle(name)

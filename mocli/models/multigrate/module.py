@@ -128,10 +128,30 @@ class MultigrateModule(nn.Module):
 
     def encode(self, name: str, x: Tensor | NonZeros, conditions: Conditions | None) -> tuple[Tensor, Tensor]:
         """Mean and log variance of one modality's posterior, `(B, d)` each."""
+        return self._encoder(name).leave(self.enter(name, x, conditions))
+
+    def enter(self, name: str, x: Tensor | NonZeros, conditions: Conditions | None = None) -> Tensor:
+        """Linear part of a modality's first layer, `(B, n_hidden)`."""
         m = self.names.index(name)
-        side = self._side(x.shape[0], conditions)
-        mean, log_variance = self.encoders[m](self._input(m, name, x), side)
-        return mean, log_variance
+        return self._encoder(name).enter(self._input(m, name, x), self._side(x.shape[0], conditions))
+
+    def _encoder(self, name: str) -> Encoder:
+        return cast("Encoder", self.encoders[self.names.index(name)])
+
+    def entry_weights(self, name: str) -> Tensor:
+        """Weights of a modality's first layer, `(p, n_hidden)`."""
+        return self._encoder(name).entry_weights()
+
+    def entry_values(self, name: str, values: Tensor, library: Tensor) -> Tensor:
+        """Single values `(n,)` as the encoder sees them in cells of a total `(n,)`; see `_input`."""
+        likelihood, form = self.shape.likelihoods[name], self.params.encoder_input
+        if likelihood == "bernoulli":
+            return (values > 0).to(values.dtype)
+        if likelihood == "normal" or form == "raw":
+            return values
+        if likelihood in COUNT_LIKELIHOODS and form == "lognorm":
+            values = values * self.depth[self.names.index(name)].to(values) / library.clamp_min(1)
+        return torch.log1p(values)
 
     def _input(self, m: int, name: str, x: Tensor | NonZeros) -> Tensor | NonZeros:
         """Return what the encoder sees: counts at equal depth and their logarithm, unless asked otherwise."""
@@ -183,7 +203,7 @@ class MultigrateModule(nn.Module):
 
     def project(self, m: int, loadings: Tensor, mean: Tensor) -> None:
         """Fix the components that an encoder sees, `(p, k)`, and the mean of its input, `(p,)`."""
-        projection = cast("Encoder", self.encoders[m]).projection
+        projection = self._encoder(self.names[m]).projection
         if projection is None:
             raise ValueError(f"the encoder of {self.names[m]} sees features")
         with torch.no_grad():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -76,9 +76,27 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor | NonZeros, side: Tensor | None) -> tuple[Tensor, Tensor]:
         """`(B, p)` to two tensors `(B, d)`."""
-        first, *others = self.blocks
-        h: Tensor = first(x if self.projection is None else self.projection(x), side)
-        for block in others:
+        return self.leave(self.enter(x, side))
+
+    @property
+    def first(self) -> Block:
+        """The layer that sees the features, or their components."""
+        return cast("Block", self.blocks[0])
+
+    def enter(self, x: Tensor | NonZeros, side: Tensor | None) -> Tensor:
+        """Linear part of the first layer, `(B, n_hidden)`."""
+        return self.first.enter(x if self.projection is None else self.projection(x), side)
+
+    def entry_weights(self) -> Tensor:
+        """Return what one unit of each feature adds to the linear part, `(p, n_hidden)`."""
+        if self.projection is None:
+            return cast("InputLinear", self.first.linear).weight
+        return self.projection.weight @ cast("nn.Linear", self.first.linear).weight.T
+
+    def leave(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what follows the linear part of the first layer."""
+        h = self.first.leave(h)
+        for block in self.blocks[1:]:
             h = block(h)
         return self.mean(h), self.log_variance(h).clamp(-LOG_VARIANCE, LOG_VARIANCE)
 
