@@ -88,7 +88,7 @@ class Settings:
         for name in DURATIONS & arguments.keys():
             if arguments[name] is not None:
                 arguments[name] = parse_duration(arguments[name], f"--{self.keys[name]}")
-        for name in ("inputs", "links", "covariate", "continuous"):
+        for name in ("inputs", "links", "covariate", "continuous", "label", "component", "modality"):
             if name in arguments:
                 arguments[name] = list(arguments[name] or ())
         return arguments

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, 
 from mocli.types import ModalityKind, Pairing, Preset, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Generator, Tensor, nn
 
@@ -34,6 +34,10 @@ class Traits:
         Import paths (`package.module:Class`), so that reading traits stays cheap.
     uses_links
         Whether feature links change anything; if not, they are ignored with a word.
+    links_replace_pairs
+        Whether links are needed only where nothing else joins several modalities: cells measured in both.
+    uses_sets
+        Whether scores of gene sets are taken beside the features.
     likelihoods
         By kind of modality what its values may be taken for, the first that fits them being
         the default; empty for models that take one kind of values only.
@@ -55,6 +59,8 @@ class Traits:
     params: str
     model: str
     uses_links: bool = True
+    links_replace_pairs: bool = False
+    uses_sets: bool = False
     likelihoods: Mapping[ModalityKind, tuple[str, ...]] = field(default_factory=dict)
     selects_features: bool = True
 
@@ -340,6 +346,19 @@ class Clusters(Protocol):
 
 
 @runtime_checkable
+class DrawsPlaces(Protocol):
+    """Capability: places of cells that were never measured, from the clusters' own distributions."""
+
+    def cluster_weights(self) -> Tensor:
+        """Return the share of every cluster, `(K,)`."""
+        ...
+
+    def draw_places(self, clusters: Tensor, generator: Generator) -> Tensor:
+        """Return a place in each of some clusters `(n,)`, `(n, n_latent)`; the generator is the CPU's."""
+        ...
+
+
+@runtime_checkable
 class Extends(Protocol):
     """Capability: take in cells of a query by training new weights only."""
 
@@ -368,21 +387,3 @@ class Translates(Protocol):
     def translate(self, source: str, target: str, x: Tensor) -> Tensor:
         """`(B, n_source)` to the expected `(B, n_target)`, both on the scale of the model's input."""
         ...
-
-
-def supports(traits: Traits, *, pairing: Pairing, kinds: Iterable[ModalityKind], links: bool) -> str | None:
-    """Return None if the model takes such data, else why not, as the end of a sentence."""
-    kinds = list(kinds)
-    if len(kinds) < traits.min_modalities:
-        return f"needs at least {traits.min_modalities} modalities, got {len(kinds)}"
-    if pairing not in traits.pairings:
-        takes = " or ".join(sorted(traits.pairings))
-        return f"takes {takes} cells, these are {pairing}"
-    for kind in kinds:
-        if kind not in traits.expects:
-            return f"does not take {kind} data"
-    if traits.max_modalities is not None and len(kinds) > traits.max_modalities:
-        return f"takes at most {traits.max_modalities} modalities, got {len(kinds)}"
-    if traits.needs_links and not links:
-        return "needs a feature-link table (--links)"
-    return None

@@ -151,9 +151,9 @@ def linked_baseline(
 
 
 def ridge_baseline(
-    train_x: FloatArray,
+    train_x: FloatArray | DoubleArray,
     train_y: Callable[[IntArray], FloatArray],
-    new_x: FloatArray,
+    new_x: FloatArray | DoubleArray,
     *,
     n_vars: int,
     seed: int,

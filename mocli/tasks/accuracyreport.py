@@ -28,8 +28,8 @@ _BESIDE = {
     ),
     "ridge": (
         "ridge from paired cells",
-        "ridge regression on principal components of the source, fitted on the true pairs among the training "
-        "cells, which scMODAL does not use; penalty chosen on a third of them",
+        "ridge regression on 100 principal components of the source, fitted on the true pairs among the "
+        "training cells, also where the model may not use them; penalty chosen on a third of them",
     ),
 }
 _STATISTICS = {

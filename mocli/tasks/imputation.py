@@ -30,6 +30,7 @@ from mocli.tasks.pairing import relate
 from mocli.tasks.predictor import Predictor, choose_predictor, readout_from
 from mocli.tasks.prepare import open_modalities
 from mocli.tasks.projection import align, find_modality, project
+from mocli.tasks.sampled import check_draws
 from mocli.tasks.saved import SavedModel, load_model, write_model
 from mocli.tasks.training import Trained, train_model
 from mocli.types import ModalityKind, Task
@@ -217,6 +218,8 @@ class Imputation:
                 hint="train it again with this version of mocli",
             )
         self.readout.check_scale(asked.scale, self.target)
+        if asked.draw:
+            check_draws(self.saved, self.target)
         self.columns = columns_of(asked.features, self.names, self.target)
         self.predictor, self.why = choose_predictor(
             self.saved, asked, self.source, self.target, device=run.device, warn=run.warn

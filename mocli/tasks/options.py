@@ -19,6 +19,7 @@ class DataOptions:
 
     inputs: Sequence[str]
     links: Sequence[str] = ()
+    gene_sets: str | None = None
     pairing: str = "auto"
     kind: Mapping[str, str] = field(default_factory=dict)
     layer: Mapping[str, str] = field(default_factory=dict)

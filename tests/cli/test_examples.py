@@ -82,6 +82,18 @@ def test_the_impute_example(environment, tmp_path):
     assert filled["training"] is None
 
 
+def test_the_simulate_example(environment, tmp_path):
+    work = tmp_path / "work"
+    options = ["--max-steps", "20", "--no-html", "--threads", "1"]
+    done = run(["bash", EXAMPLES / "shell" / "simulate.sh", work, *options], environment, tmp_path)
+    assert done.returncode == 0, done.stderr
+    judged = json.loads((work / "simulated.report.json").read_text())
+    assert "discriminability[rna]" in judged["metrics"]
+    balanced = json.loads((work / "balanced.report.json").read_text())
+    assert balanced["training"] is None
+    assert {row[2] for row in balanced["tables"]["simulated"]["rows"]} == {50}
+
+
 def test_the_shell_example(environment, tmp_path):
     script = EXAMPLES / "shell" / "integrate.sh"
     work = tmp_path / "work"

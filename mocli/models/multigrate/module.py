@@ -33,6 +33,8 @@ from mocli.nn.mixture import (
 from mocli.types import COUNT_LIKELIHOODS
 
 if TYPE_CHECKING:
+    from torch import Generator
+
     from mocli.data.bundle import Minibatch
     from mocli.models.multigrate.params import MultigrateParams
     from mocli.models.multigrate.shape import Shape
@@ -83,7 +85,8 @@ class MultigrateModule(nn.Module):
             n_groups = shape.n_levels(shape.batch)
         # module names must be identifiers, a user's modality names need not be
         self.encoders = nn.ModuleList(
-            Encoder(p, width if params.encoder_covariates else 0, params) for p in shape.widths.values()
+            Encoder(p, width if params.encoder_covariates else 0, params, shape.n_components.get(name, 0))
+            for name, p in shape.widths.items()
         )
         self.decoders = nn.ModuleList(
             Decoder(p, width, shape.likelihoods[name], n_groups, params) for name, p in shape.widths.items()
@@ -130,14 +133,14 @@ class MultigrateModule(nn.Module):
     def enter(self, name: str, x: Tensor | NonZeros, conditions: Conditions | None = None) -> Tensor:
         """Linear part of a modality's first layer, `(B, n_hidden)`."""
         m = self.names.index(name)
-        return self._encoder(name).first.enter(self._input(m, name, x), self._side(x.shape[0], conditions))
+        return self._encoder(name).enter(self._input(m, name, x), self._side(x.shape[0], conditions))
 
     def _encoder(self, name: str) -> Encoder:
         return cast("Encoder", self.encoders[self.names.index(name)])
 
     def entry_weights(self, name: str) -> Tensor:
         """Weights of a modality's first layer, `(p, n_hidden)`."""
-        return cast("InputLinear", self._encoder(name).first.linear).weight
+        return self._encoder(name).entry_weights()
 
     def entry_values(self, name: str, values: Tensor, library: Tensor) -> Tensor:
         """Single values `(n,)` as the encoder sees them in cells of a total `(n,)`; see `_input`."""
@@ -177,9 +180,35 @@ class MultigrateModule(nn.Module):
         decoder = self._decoder(m)
         return decoder.expected(decoder(z, self._side(len(z), conditions)), library)
 
+    def sample(
+        self,
+        name: str,
+        z: Tensor,
+        conditions: Conditions | None,
+        library: Tensor | None,
+        generator: Generator,
+    ) -> Tensor:
+        """Draw values `(B, p)` whose means are those of `decode`."""
+        m = self.names.index(name)
+        if library is None:
+            library = self.depth[m].expand(len(z))
+        decoder, group = self._decoder(m), None
+        if self.params.dispersion == "batch" and conditions is not None and self.shape.has_batch:
+            group = self._batch_of(conditions) if self.covariates.keys[0] in conditions.codes else None
+        return decoder.draw(decoder(z, self._side(len(z), conditions)), library, group, generator)
+
     def start(self, m: int, mean: Tensor) -> None:
         """Let the decoder of a modality begin at the mean of its features, `(p,)`."""
         self._decoder(m).start(mean)
+
+    def project(self, m: int, loadings: Tensor, mean: Tensor) -> None:
+        """Fix the components that an encoder sees, `(p, k)`, and the mean of its input, `(p,)`."""
+        projection = self._encoder(self.names[m]).projection
+        if projection is None:
+            raise ValueError(f"the encoder of {self.names[m]} sees features")
+        with torch.no_grad():
+            projection.weight.copy_(loadings)
+            projection.bias.copy_(-mean @ loadings)
 
     def _decoder(self, m: int) -> Decoder:
         return cast("Decoder", self.decoders[m])
@@ -301,7 +330,7 @@ def _initialise(module: nn.Module, form: str) -> None:
     if form == "default":
         return
     for part in module.modules():
-        if isinstance(part, nn.Linear | InputLinear):
+        if isinstance(part, nn.Linear | InputLinear) and part.weight.requires_grad:
             weight = part.weight if isinstance(part, nn.Linear) else part.weight.T
             if form == "xavier":
                 nn.init.xavier_uniform_(weight)

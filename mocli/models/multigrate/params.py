@@ -49,6 +49,16 @@ class MultigrateParams:
             description="counts as encoders see them: log1p of counts at equal depth, log1p, or raw (code)"
         ),
     ] = "lognorm"
+    encoder_components: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=1000,
+            description="principal components of a modality that its encoder sees, fixed; 0: its features; "
+            "none: 50 of modalities with more than 5,000 features, whose noise is learnt by heart otherwise; "
+            "paper 0",
+        ),
+    ] = None
     encoder_covariates: Annotated[
         bool, Field(description="tell encoders the covariates, not only decoders; paper no, code yes")
     ] = False
@@ -83,8 +93,8 @@ class MultigrateParams:
         Field(
             gt=0,
             lt=1,
-            description="AdamW's learning rate; none: 1e-3, but 2e-4 where a modality has more than 5,000 "
-            "features, else sparse ones are learnt by heart; paper 1e-3, code 5e-4",
+            description="AdamW's learning rate; none: 1e-3, but 2e-4 where an encoder sees more than "
+            "5,000 features, else sparse ones are learnt by heart; paper 1e-3, code 5e-4",
         ),
     ] = None
     weight_decay: Annotated[float, Field(ge=0, description="AdamW's decoupled weight decay")] = 1e-3
@@ -143,6 +153,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "n_latent": 16,
         "dropout": 0.2,
         "lr": 1e-3,
+        "encoder_components": 0,
         "start": "random",
         "query_lr": 1e-3,
         "encoder_input": "raw",
