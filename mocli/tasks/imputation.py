@@ -301,6 +301,8 @@ class Imputation:
             coverage=self.asked.coverage,
             floor=readout.floor if scale != "scaled" else None,
             seed=seed,
+            # of peaks the question is whether they are open at all
+            detect=self.target_file.kind is ModalityKind.ATAC and scale != "scaled" and readout.floor == 0,
         )
 
     def rows_to_fill(self) -> tuple[IntArray, BoolArray]:
