@@ -28,7 +28,9 @@ def overlaps(a: pd.DataFrame, b: pd.DataFrame) -> tuple[IntArray, IntArray]:
         low = np.searchsorted(begins, start - widest, side="left")
         count = np.searchsorted(begins, end, side="left") - low
         row = np.repeat(np.arange(len(i)), np.maximum(count, 0))
-        offset = np.arange(len(row)) - np.repeat(np.cumsum(np.maximum(count, 0)) - count, np.maximum(count, 0))
+        offset = np.arange(len(row)) - np.repeat(
+            np.cumsum(np.maximum(count, 0)) - count, np.maximum(count, 0)
+        )
         at = low[row] + offset
         both = (begins[at] < end[row]) & (ends[at] > start[row])
         first.append(i[row[both]])

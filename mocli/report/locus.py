@@ -21,7 +21,7 @@ MOST_GROUPS = 8
 def locus_plot(
     start: IntArray, end: IntArray, tss: int, chrom: str, changes: Mapping[str, DoubleArray]
 ) -> Picture:
-    """Draw relative changes over the places of peaks, one panel a group of cells, under them the peaks and TSS.
+    """Draw relative changes over the places of peaks, a panel a group of cells; below, peaks and TSS.
 
     Parameters
     ----------
@@ -54,6 +54,8 @@ def locus_plot(
     track.plot([tss / 1e6], [0.0], "v", color=ALERT, markersize=6)
     track.set_ylim(-1, 1)
     track.set_xlabel(
-        f"{printable(chrom)}, million bases; change in per cent of the peak, TSS in red", fontsize=8, color=INK
+        f"{printable(chrom)}, million bases; change in per cent of the peak, TSS in red",
+        fontsize=8,
+        color=INK,
     )
     return to_svg(figure)

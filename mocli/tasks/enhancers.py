@@ -10,6 +10,7 @@ import pandas as pd
 from mocli.data.genome import normalise_chrom
 from mocli.data.overlap import overlaps
 from mocli.errors import InputError
+from mocli.tasks.promoters import PROMOTER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +38,9 @@ def read_truth(path: str | Path, near: Vicinity) -> BoolArray:
     try:
         frame = pd.read_csv(path, sep="\t", header=None, dtype=str, comment="#", keep_default_na=False)
     except (OSError, ValueError) as error:
-        raise InputError("the truth cannot be read", file=path, found=str(error), expected=_EXPECTED) from error
+        raise InputError(
+            "the truth cannot be read", file=path, found=str(error), expected=_EXPECTED
+        ) from error
     if frame.shape[1] < _COLUMNS:
         raise InputError("the truth has too few columns", file=path, found=frame.shape[1], expected=_EXPECTED)
     # a header, or lines for pairs without a place ("." and -1)
@@ -99,7 +102,9 @@ def precision_recall(
 
     rows: list[dict[str, object]] = []
     order = np.argsort(gene, kind="stable")
-    runs = [r for r in np.split(order, np.flatnonzero(np.diff(gene[order])) + 1) if 0 < truth[r].sum() < len(r)]
+    runs = [
+        r for r in np.split(order, np.flatnonzero(np.diff(gene[order])) + 1) if 0 < truth[r].sum() < len(r)
+    ]
     for name, score in scores.items():
         filled = np.where(np.isfinite(score), score, -np.inf)
         ranked = np.unique(filled, return_inverse=True)[1].reshape(-1).astype(np.float64)
@@ -121,3 +126,22 @@ def precision_recall(
         }
     )
     return rows
+
+
+def promoter_precision(
+    distance: IntArray,
+    change: DoubleArray,
+    at_controls: DoubleArray,
+    correlations: dict[str, dict[int, DoubleArray]],
+    control_correlations: dict[str, DoubleArray],
+) -> dict[str, list[dict[str, object]]]:
+    """Say how well scores tell a gene's promoter peaks from those of others at the same distance."""
+    own = np.abs(distance) <= PROMOTER
+    if not own.any() or not len(at_controls):
+        return {}
+    truth = np.concatenate([np.ones(int(own.sum()), bool), np.zeros(len(at_controls), bool)])
+    scores = {"silencing": np.concatenate([change[own], at_controls])}
+    scores["silencing, by size"] = np.abs(scores["silencing"])
+    for name, by_group in correlations.items():
+        scores[name] = np.concatenate([by_group[0][own], control_correlations[name]])
+    return {"promoter peaks": precision_recall(truth, scores, np.zeros(len(truth), np.int64))}

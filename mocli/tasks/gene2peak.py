@@ -1,4 +1,4 @@
-"""`mocli gene2peak`: which peaks go with which genes, by imputed expression or by silencing genes in a model."""
+"""`mocli gene2peak`: which peaks go with which genes, by imputed expression or by silencing genes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Peaks that carry a factor's motif, against others: do they close when the factor falls silent?
+"""Peaks that carry a factor's motif, against others, when the factor falls silent.
 
 The authors of multiDGD compare the changes of peaks with a motif with those of random peaks with any
 motif by a t-test, and count how many of a cell's peaks close. Peaks that go with one cell type move
@@ -160,7 +160,8 @@ class Closing:
     """Share of each cell's peaks that close, summed by set and group while genes are silenced."""
 
     def __init__(self, sets: list[PeakSet], groups: IntArray, n_groups: int) -> None:
-        self._groups, self._of_unit = groups, {}
+        self._groups = groups
+        self._of_unit: dict[int, list[tuple[int, PeakSet]]] = {}
         for k, one in enumerate(sets):
             self._of_unit.setdefault(one.unit, []).append((k, one))
         self._sum = np.zeros((n_groups + 1, len(sets), 2))

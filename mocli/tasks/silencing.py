@@ -12,6 +12,7 @@ the gradient, so that the size of the change does not depend on how strongly the
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from mocli.data.bundle import Minibatch, MultiOmics
     from mocli.models.base import Model
-    from mocli.types import BoolArray, CSR, DoubleArray, FloatArray, IntArray
+    from mocli.types import CSR, BoolArray, DoubleArray, FloatArray, IntArray
 
 RATE, DECAY, EPSILON = 1e-2, 1e-4, 1e-8
 """Of the authors' Adam: learning rate, L2 weight decay, and what keeps from division by 0."""
@@ -77,7 +78,7 @@ class Placed:
         return Conditions(codes, None if numbers is None else self._send(numbers.values[cells]))
 
     def decode(self, modality: str, z: Tensor, cells: IntArray, library: Tensor | None = None) -> Tensor:
-        """Expected values of cells at other places, `(B, n_vars)`; counts as shares of the total."""
+        """Return expected values of cells at other places, `(B, n_vars)`; counts as shares of the total."""
         assert isinstance(self.model, Decodes)
         if library is None:
             library = torch.ones(len(cells), device=self.device)
@@ -88,7 +89,8 @@ class Placed:
         return self._send(self.z[cells])
 
     def _send(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
+        sent: Tensor = torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
+        return sent
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +120,8 @@ def moved(gradient: Tensor, z: Tensor, step: Step) -> Tensor:
     """Return places after a step against the gradient, `(B, d)` each."""
     if step is Step.NORM:
         length = gradient.norm(dim=1, keepdim=True).clamp_min(torch.finfo(gradient.dtype).tiny)
-        return z - RATE * math.sqrt(z.shape[1]) * gradient / length
+        along: Tensor = gradient / length
+        return z - RATE * math.sqrt(z.shape[1]) * along
     if step is Step.SIGN:
         return z - RATE * torch.sign(gradient)
     gradient = gradient + DECAY * z
@@ -165,7 +168,7 @@ def _through_decoder(
     *,
     raised: bool,
 ) -> FloatArray:
-    """Gradients `(n_pairs, d)` of the genes' likelihood at their new counts, for all genes of a block at once.
+    """Return gradients `(n_pairs, d)` of the genes' likelihood at their new counts, a block of cells at once.
 
     One derivative in each dimension of the latent gives the slope of every gene: of few dimensions
     that is much less than one backward pass for each gene.
@@ -193,26 +196,28 @@ def _through_decoder(
 def _slopes(
     placed: Placed, rna: str, z: Tensor, cells: IntArray, library: Tensor, columns: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Expected counts of some genes `(B, k)`, and their derivatives in the latent `(B, k, d)`."""
+    """Return expected counts of some genes `(B, k)`, and their derivatives in the latent `(B, k, d)`."""
 
     def expected(place: Tensor) -> Tensor:
         return placed.decode(rna, place, cells, library)[:, columns]
 
     slopes = []
     mean = expected(z)
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # torch compiles some rules of forward derivatives by a function of its own that it deprecates
+        warnings.simplefilter("ignore", DeprecationWarning)
         for k in range(z.shape[1]):
             along = torch.zeros_like(z)
             along[:, k] = 1
-            mean, slope = torch.func.jvp(expected, (z,), (along,))
+            mean, slope = torch.func.jvp(expected, (z,), (along,))  # type: ignore[misc]
             slopes.append(slope)
     return mean.detach(), torch.stack(slopes, 2).detach()
 
 
 def _pull(model: Model, rna: str, columns: Tensor, mean: Tensor, *, raised: bool) -> Tensor:
-    """Derivative of the loss in the means, `(B, k)`; of a model without a likelihood that of Poisson counts."""
+    """Return the loss's derivative in the means, `(B, k)`; by Poisson's law without a likelihood."""
     with torch.enable_grad():
-        at = mean.detach().clone().requires_grad_(requires_grad=True)
+        at = mean.detach().clone().requires_grad_()
         values = RAISED * mean.detach() if raised else torch.zeros_like(mean)
         if isinstance(model, Surprised):
             loss = model.surprise(rna, columns, values, at)
@@ -225,7 +230,7 @@ def _pull(model: Model, rna: str, columns: Tensor, mean: Tensor, *, raised: bool
 def _through_encoder(
     placed: Placed, rna: str, units: Sequence[IntArray], of_unit: IntArray, cells: IntArray, *, raised: bool
 ) -> FloatArray:
-    """What is opposite to the change of place `(n_pairs, d)` when cells are encoded with the genes' new counts."""
+    """Return the opposite of how places change, `(n_pairs, d)`, with the genes' new counts encoded."""
     model = placed.model
     assert isinstance(model, EncodesJointly)
     found = np.zeros((len(cells), placed.z.shape[1]), dtype=np.float32)
@@ -289,7 +294,8 @@ class Original:
         """Shares of some cells, `(B, P)`."""
         if self._kept is None:
             return self._decode(cells)
-        return self._kept[torch.from_numpy(self._at[cells]).to(self._kept.device)]
+        rows: Tensor = self._kept[torch.from_numpy(self._at[cells]).to(self._kept.device)]
+        return rows
 
     def mean(self, cells: IntArray) -> DoubleArray:
         """Mean over cells, `(P,)`."""

@@ -1,4 +1,4 @@
-"""The cells whose genes are silenced: matched with a model that decodes, placed by it, with what was measured."""
+"""The cells whose genes are silenced: matched with a model that decodes, and placed by it."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ class Cells:
         return codes.astype(np.int64), tuple(map(str, names))
 
     def measured(self, name: str) -> tuple[CSR, IntArray]:
-        """Return log values of a modality `(n_rows, n_vars)` of the decoder's features, and each cell's row."""
+        """Return log values `(n_rows, n_vars)` of the decoder's features, and each cell's row."""
         row = self.placed.bundle.rows[:, list(self.saved.modalities).index(name)]
         found = self.saved.readouts[name].values(self.query.aligned[name].read(), "log")
         return found[:, self.saved.recipes[name].selected], row

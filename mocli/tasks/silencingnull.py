@@ -171,8 +171,12 @@ class MatchedNull:
 def tail_p(pool: DoubleArray, values: DoubleArray, alternative: str) -> DoubleArray:
     """Return empirical p of values against a pool, which need not be symmetric; never 0."""
     pool, n = np.sort(pool), len(pool)
-    low = (1.0 + np.searchsorted(pool, values, side="right")) / (1.0 + n)
-    high = (1.0 + n - np.searchsorted(pool, values, side="left")) / (1.0 + n)
+    low: DoubleArray = np.asarray(1.0 + np.searchsorted(pool, values, side="right"), dtype=np.float64) / (
+        1.0 + n
+    )
+    high: DoubleArray = np.asarray(1.0 + n - np.searchsorted(pool, values, side="left"), dtype=np.float64) / (
+        1.0 + n
+    )
     if alternative == "negative":
         return low
     if alternative == "positive":

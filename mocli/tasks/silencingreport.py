@@ -52,17 +52,18 @@ def report_silencing(run: Run, found: Found) -> None:
             run.say(f"  {key} {entry['value']:.4g}")
     if found.left_out:
         run.warn(
-            f"no gene is expressed in {options.min_cells:,} cells of these groups: {', '.join(found.left_out)}"
+            f"no gene is expressed in {options.min_cells:,} cells of these groups: "
+            + ", ".join(found.left_out)
         )
     top = table.head(SHOWN)
     shown = "all" if len(top) == len(table) else f"the first {len(top):,} of {len(table):,}"
     what = "raised" if options.raised else "silenced"
     _tabulate(
         run, "silencing", f"Genes {what} and the peaks that change ({shown})",
-        f"Route: {route_words(options)}. By p, over all cells that express the gene. delta is the sum over these "
-        f"cells of the decoded share of the peak, {what} less original; change is delta over the original; z holds "
-        "it against peaks of other chromosomes that are as open and as near to a gene; spearman and pearson are "
-        "of measured values, for comparison.",
+        f"Route: {route_words(options)}. By p, over all cells that express the gene. delta is the sum "
+        f"over these cells of the decoded share of the peak, {what} less original; change is delta over the "
+        "original; z holds it against peaks of other chromosomes that are as open and as near to a gene; "
+        "spearman and pearson are of measured values, for comparison.",
         top,
     )  # fmt: skip
     if found.too_few:
@@ -85,10 +86,10 @@ def report_silencing(run: Run, found: Found) -> None:
     if found.peak_sets is not None:
         _tabulate(
             run, "peak_sets", "Sets of peaks when their factor changes",
-            "change is the mean over the set's peaks, t and p compare it with that of random peaks as open and as "
-            "near to genes (Welch). Peaks of one cell type move together, which t does not know: p_matched is the "
-            "rank of t among those of genes expressed alike, on the same peaks. A set is a factor's own where both "
-            "are small.",
+            "change is the mean over the set's peaks, t and p compare it with that of random peaks as open "
+            "and as near to genes (Welch). Peaks of one cell type move together, which t does not know: "
+            "p_matched is the rank of t among those of genes expressed alike, on the same peaks. A set is a "
+            "factor's own where both are small.",
             found.peak_sets,
         )  # fmt: skip
 
@@ -108,10 +109,12 @@ def _rounded(array: Any) -> Any:
 
 
 def _figures(found: Found, table: pd.DataFrame) -> dict[str, Any]:
-    def entry(value: float | None, title: str, text: str, better: str | None = None, n: int | None = None) -> Any:
+    def entry(
+        value: float | None, title: str, text: str, better: str | None = None, n: int | None = None
+    ) -> Any:
         return {
-            "value": value, "better": better, "range": [0.0, None if n is None else 1.0], "n": n, "title": title,
-            "definition": text, "sentence": "",
+            "value": value, "better": better, "range": [0.0, None if n is None else 1.0], "n": n,
+            "title": title, "definition": text, "sentence": "",
         }  # fmt: skip
 
     fdr = table["fdr"].to_numpy(dtype=np.float64)
@@ -128,7 +131,7 @@ def _figures(found: Found, table: pd.DataFrame) -> dict[str, Any]:
     if len(p):
         figures["silencing_permuted_p5"] = entry(
             float((p <= 0.05).mean()), "Permuted genes with p up to 5%",
-            "Share of pairs in which the gene was exchanged for one of another chromosome; 0.05 if p is right.",
+            "Share of pairs whose gene was exchanged for one of another chromosome; 0.05 if p is right.",
             n=len(p),
         )  # fmt: skip
     for name, rows in found.precision.items():
@@ -158,7 +161,9 @@ def write_silencing(run: Run, found: Found, *, bedpe: Path | None, peak_sets: Pa
         assert found.candidates.vicinity is not None
         score = found.options.raised * 2 - 1
         write_bedpe(bedpe, table.assign(correlation=score * table["change"]), found.candidates.vicinity)
-        run.add_output(bedpe, "the same over all cells as arcs for genome browsers; the score rises with the link")
+        run.add_output(
+            bedpe, "the same over all cells as arcs for genome browsers; the score rises with the link"
+        )
     if peak_sets is not None and found.peak_sets is not None:
         write_tsv(peak_sets, found.peak_sets)
         run.add_output(peak_sets, "sets of peaks when their factor changes, against random peaks")
@@ -204,8 +209,8 @@ def draw_silencing(found: Found) -> list[Drawn]:
         drawn.append(
             html.Drawn(
                 picture, f"{gene}",
-                f"{len(first):,} peaks within reach; the smallest FDR is {best['fdr']:.2g}, of {best['peak']} "
-                f"({best['distance_to_tss'] / 1000:+.1f} kb). Groups by their number of cells.",
+                f"{len(first):,} peaks within reach; the smallest FDR is {best['fdr']:.2g}, of "
+                f"{best['peak']} ({best['distance_to_tss'] / 1000:+.1f} kb). Groups by their number of cells.",
             )
         )  # fmt: skip
     return drawn

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from mocli.data.batches import densify
 from mocli.data.genetable import read_genes
 from mocli.errors import InputError
 from mocli.metrics.null import false_discovery_rate
 from mocli.tasks.candidates import choose_genes, find_candidates
-from mocli.tasks.enhancers import precision_recall, read_truth
+from mocli.tasks.enhancers import precision_recall, promoter_precision, read_truth
 from mocli.tasks.peaksets import Closing, compare_sets, match_sets, pairs_of, read_peak_sets
-from mocli.tasks.promoters import PROMOTER, promoter_controls
+from mocli.tasks.promoters import promoter_controls
 from mocli.tasks.relations import Pairs, relate
 from mocli.tasks.relationscope import ALL
 from mocli.tasks.silenced import Silenced, Units, choose_units, silence
@@ -23,6 +24,8 @@ from mocli.tasks.silencing import Original, Step, Way
 from mocli.tasks.silencingnull import PeakPanel
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mocli.tasks.candidates import Candidates
     from mocli.tasks.run import Run
     from mocli.tasks.silencingcells import Cells
@@ -170,7 +173,11 @@ class _Work:
 
     def _homes(self) -> tuple[IntArray, IntArray | None, IntArray]:
         """Chromosomes of genes and of peaks as numbers, and the distance of peaks to the nearest TSS."""
-        near, n_genes, n_peaks = self.candidates.vicinity, len(self.cells.genes.names), len(self.cells.peaks.names)
+        near, n_genes, n_peaks = (
+            self.candidates.vicinity,
+            len(self.cells.genes.names),
+            len(self.cells.peaks.names),
+        )
         if near is None or self.asked.gtf is None:
             return np.full(n_genes, -2, np.int64), None, np.full(n_peaks, -1, np.int64)
         table = read_genes(self.asked.gtf).frame
@@ -211,7 +218,7 @@ class _Work:
             pairs_of(sets),
         ]
         ends = np.cumsum([0, *(len(unit) for unit, _ in stretches)])
-        spans = [slice(int(a), int(b)) for a, b in zip(ends[:-1], ends[1:], strict=True)]
+        spans = [slice(int(a), int(b)) for a, b in pairwise(ends)]
         closing = Closing(sets, self.codes, len(self.names))
         n_more = len(self.units.columns) - self.units.n_asked
         run.say(
@@ -254,7 +261,9 @@ class _Work:
                 }, self.pairs.first,
             )  # fmt: skip
         if near is not None and controls is not None:
-            precision |= _promoters(near.distance, change[spans[0]], change[spans[2]], correlations, at_controls)
+            precision |= promoter_precision(
+                near.distance, change[spans[0]], change[spans[2]], correlations, at_controls
+            )
         return Found(
             self.candidates, asked, table, (ALL, *self.names), left_out, compared, precision, p,
             self.too_few, n_more, silenced.length,
@@ -268,9 +277,7 @@ class _Work:
         if self.asked.peak_sets is None:
             return []
         sets = read_peak_sets(self.asked.peak_sets, self.cells.peaks, self.run.warn)
-        unit_of = {
-            self.cells.genes.names[j]: int(k) for j, k in zip(self.columns, self.unit_of, strict=True)
-        }
+        unit_of = {self.cells.genes.names[j]: int(k) for j, k in zip(self.columns, self.unit_of, strict=True)}
         return match_sets(sets, unit_of, self.units, self.panel, self.rng, self.run.warn)
 
     def _permuted(self) -> tuple[IntArray, IntArray]:
@@ -289,18 +296,24 @@ class _Work:
         null = silenced.null(group, self.panel, self.units)
         return null.score(*pairs, silenced.relative(group)[span], self.asked.alternative)
 
-    def _correlations(self, controls: Pairs | None) -> tuple[dict[str, dict[int, DoubleArray]], dict[str, DoubleArray]]:
+    def _correlations(
+        self, controls: Pairs | None
+    ) -> tuple[dict[str, dict[int, DoubleArray]], dict[str, DoubleArray]]:
         """Spearman's and Pearson's correlation of measured values, by group; and of the controls."""
-        cells, found = self.cells, {"spearman": {}, "pearson": {}}
+        cells = self.cells
+        found: dict[str, dict[int, DoubleArray]] = {"spearman": {}, "pearson": {}}
         aligned = cells.query.aligned
-        if cells.atac not in aligned or cells.rna not in cells.saved.readouts or cells.atac not in cells.saved.readouts:
+        if (
+            cells.atac not in aligned
+            or cells.rna not in cells.saved.readouts
+            or cells.atac not in cells.saved.readouts
+        ):
             return {}, {}
         (x, gene_row), (y, peak_row) = cells.measured(cells.rna), cells.measured(cells.atac)
         both = np.flatnonzero((gene_row >= 0) & (peak_row >= 0))
         if len(both) < FEWEST_BOTH:
             return {}, {}
         x, y = x[gene_row[both]].tocsc(), y[peak_row[both]].tocsr()
-        from mocli.data.batches import densify
 
         def measured(columns: IntArray) -> np.ndarray:
             return densify(x[:, self.columns[columns]])
@@ -364,22 +377,3 @@ class _Work:
                 columns[name] = by_group[g][at] if g in by_group else np.full(len(at), np.nan)
             parts.append(pd.DataFrame(columns))
         return pd.concat(parts, ignore_index=True), tuple(left_out)
-
-
-def _promoters(
-    distance: IntArray,
-    change: DoubleArray,
-    at_controls: DoubleArray,
-    correlations: dict[str, dict[int, DoubleArray]],
-    control_correlations: dict[str, DoubleArray],
-) -> dict[str, list[dict[str, object]]]:
-    """How well scores tell a gene's promoter peaks from those of others at the same distance."""
-    own = np.abs(distance) <= PROMOTER
-    if not own.any() or not len(at_controls):
-        return {}
-    truth = np.concatenate([np.ones(int(own.sum()), bool), np.zeros(len(at_controls), bool)])
-    scores = {"silencing": np.concatenate([change[own], at_controls])}
-    scores["silencing, by size"] = np.abs(scores["silencing"])
-    for name, by_group in correlations.items():
-        scores[name] = np.concatenate([by_group[0][own], control_correlations[name]])
-    return {"promoter peaks": precision_recall(truth, scores, np.zeros(len(truth), np.int64))}
