@@ -296,7 +296,7 @@ class Samples(Protocol):
         *,
         generator: Generator,
     ) -> Tensor:
-        """Return one draw of every value from its likelihood, `(B, n_vars)`, on the scale of the model's input.
+        """Return one draw of every value from its likelihood, `(B, n_vars)`, on the scale of the input.
 
         Conditions and library are those of `Decodes.decode`, whose values are the means of such
         draws; the generator is that of the device of `z`.

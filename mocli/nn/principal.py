@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from scipy import sparse
 
 if TYPE_CHECKING:
     from mocli.types import CSR, DoubleArray, FloatArray
 
 EXTRA, POWERS = 10, 4
+LEAST_SCALE = 0.05
+"""Added to the scale of a column, so that what is hardly ever measured does not lead."""
 
 
 class Principal(NamedTuple):
@@ -24,13 +27,19 @@ class Principal(NamedTuple):
         return np.asarray(x @ self.loadings - self.mean @ self.loadings)
 
 
-def principal_components(x: CSR | FloatArray, k: int, *, seed: int) -> Principal:
+def principal_components(x: CSR | FloatArray, k: int, *, seed: int, scaled: bool = False) -> Principal:
     """Fit on `(n, p)` by a randomised range finder (Halko et al. 2011); at most min(n, p) components.
 
     The matrix is centred in the products only, so that a sparse one stays sparse. The largest loading of a
-    component is positive.
+    component is positive. `scaled` divides columns by their root mean square and `LEAST_SCALE`, which the
+    loadings then contain: of very many sparse columns the commonest would lead otherwise.
     """
     n, p = x.shape
+    if scaled:
+        scale = 1 / (_root_mean_square(x) + LEAST_SCALE)
+        even = x * scale if isinstance(x, np.ndarray) else (x @ sparse.diags(scale)).tocsr()
+        fitted = principal_components(even, k, seed=seed)
+        return Principal(fitted.loadings * scale[:, None], fitted.mean / scale, fitted.total)
     k = min(k, n, p)
     mean = np.asarray(x.mean(axis=0), dtype=np.float64).ravel()
     squares = float(x.multiply(x).sum()) if not isinstance(x, np.ndarray) else float(np.square(x).sum())
@@ -41,6 +50,27 @@ def principal_components(x: CSR | FloatArray, k: int, *, seed: int) -> Principal
     right = np.linalg.svd(_transposed(x, mean, basis), full_matrices=False)[0][:, :k]
     sign = np.sign(right[np.abs(right).argmax(0), np.arange(right.shape[1])])
     return Principal(right * np.where(sign == 0, 1, sign), mean, max(squares - n * float(mean @ mean), 0.0))
+
+
+def log_at_depth(x: CSR | FloatArray, depth: float) -> CSR | FloatArray:
+    """Return log1p of counts `(n, p)` scaled to one total per row; empty rows stay empty."""
+    factor = (depth / np.maximum(row_totals(x), 1)).astype(np.float32)
+    if isinstance(x, np.ndarray):
+        dense: FloatArray = np.log1p(x * factor[:, None])
+        return dense
+    even = np.log1p(x.data * np.repeat(factor, np.diff(x.indptr)))
+    return sparse.csr_matrix((even, x.indices, x.indptr), shape=x.shape)
+
+
+def row_totals(x: CSR | FloatArray) -> DoubleArray:
+    """Sum of each row, `(n,)`."""
+    return np.asarray(x.sum(axis=1), dtype=np.float64).ravel()
+
+
+def _root_mean_square(x: CSR | FloatArray) -> DoubleArray:
+    squares = np.square(x) if isinstance(x, np.ndarray) else x.multiply(x)
+    found: DoubleArray = np.sqrt(np.asarray(squares.mean(axis=0), dtype=np.float64).ravel())
+    return found
 
 
 def _times(x: CSR | FloatArray, mean: DoubleArray, v: DoubleArray) -> DoubleArray:

@@ -302,7 +302,7 @@ def test_one_modality(refused, data):
     for model in ("multigrate", "scmodal"):
         error = refused(2, "-m", model, inputs=[data / "rna.h5ad"], kind="usage")
         assert "needs at least 2 modalities, got 1" in str(error)
-        assert "the other modality" in error["hint"]
+        assert "multidgd" in error["hint"]
 
 
 # links

@@ -106,7 +106,7 @@ def test_paired_cells_have_one_place_that_the_report_scores_as_such(run, files, 
     assert compared <= set(report["metrics"])
     assert report["training"]["phases"][0]["best_step"]
     assert report["training"]["history"]["join"]["validation"]["value"]
-    assert report["model"]["params"]["weight_kl"] == 0.1
+    assert report["model"]["params"]["weight_kl"] == 0.3
     assert "Multigrate" in (tmp_path / "out.report.html").read_text()
 
 

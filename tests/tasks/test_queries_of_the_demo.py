@@ -1,6 +1,7 @@
-"""Queries of one modality on the demo's truth: what the issue of Multigrate asks for, and what alignment adds."""
+"""Queries of one modality on the demo's truth, and what alignment adds."""
 
-import anndata as ad
+from typing import TYPE_CHECKING
+
 import mudata
 import numpy as np
 import pytest
@@ -8,10 +9,13 @@ import pytest
 import mocli
 from mocli.data.demo import write_demo
 
+if TYPE_CHECKING:
+    import anndata as ad
+
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """A mosaic of one batch as the reference (a third lacks RNA, a third peaks), the other batch as queries."""
+    """A mosaic of one batch (a third lacks RNA, a third peaks) as the reference, the other as queries."""
     folder = tmp_path_factory.mktemp("demo")
     write_demo(folder, n_cells=600, seed=0, trimodal=False)
     with mudata.set_options(pull_on_update=False):

@@ -7,15 +7,15 @@ follows the data takes most of the chance out, and many epochs.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy import sparse
 
 from mocli.nn.gaussian_mixture import LEAST_SPREAD
 from mocli.nn.kmeans import kmeans
-from mocli.nn.principal import principal_components
+from mocli.nn.principal import log_at_depth, principal_components, row_totals
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,11 +134,9 @@ def _scores(m: Modality, bundle: MultiOmics, k: int, seed: int) -> DoubleArray:
     counts = m.likelihood == "nb"
     depth = _median(values) if counts else 1.0
     chosen = _sample(m.n_obs, FIT_CELLS, seed).numpy()
-    fitted = principal_components(_even(values[chosen], depth, counts=counts), k, seed=seed)
-    parts = [
-        fitted.scores(_even(values[start : start + ROWS], depth, counts=counts))
-        for start in range(0, m.n_obs, ROWS)
-    ]
+    even = partial(log_at_depth, depth=depth) if counts else _as_it_is
+    fitted = principal_components(even(values[chosen]), k, seed=seed)
+    parts = [fitted.scores(even(values[start : start + ROWS])) for start in range(0, m.n_obs, ROWS)]
     scores = np.zeros((bundle.n_cells, fitted.loadings.shape[1]))
     if parts and fitted.total > 0:
         # per cell, so that modalities with more cells weigh no more
@@ -147,24 +145,12 @@ def _scores(m: Modality, bundle: MultiOmics, k: int, seed: int) -> DoubleArray:
     return scores
 
 
-def _even(x: CSR | FloatArray, depth: float, *, counts: bool) -> CSR | FloatArray:
-    """Return the logarithm of counts at equal depth, other values as they are."""
-    if not counts:
-        return x
-    factor = (depth / np.maximum(_totals(x), 1)).astype(np.float32)
-    if isinstance(x, np.ndarray):
-        dense: FloatArray = np.log1p(x * factor[:, None])
-        return dense
-    even = np.log1p(x.data * np.repeat(factor, np.diff(x.indptr)))
-    return sparse.csr_matrix((even, x.indices, x.indptr), shape=x.shape)
-
-
-def _totals(x: CSR | FloatArray) -> DoubleArray:
-    return np.asarray(x.sum(axis=1), dtype=np.float64).ravel()
+def _as_it_is(x: CSR | FloatArray) -> CSR | FloatArray:
+    return x
 
 
 def _median(x: CSR | FloatArray) -> float:
-    totals = _totals(x)
+    totals = row_totals(x)
     totals = totals[totals > 0]
     return float(np.median(totals)) if len(totals) else 1.0
 

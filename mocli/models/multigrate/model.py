@@ -12,6 +12,7 @@ from mocli.models.base import Group, Losses, Phase, Sampling, Schedule, Validati
 from mocli.models.multigrate import TRAITS
 from mocli.models.multigrate.module import MultigrateModule, Step
 from mocli.models.multigrate.params import SETTLED
+from mocli.models.multigrate.projection import components
 from mocli.models.multigrate.shape import Shape, shape_of, spec_of
 from mocli.nn.mixture import product_of_experts
 from mocli.types import Pairing, Preset
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 WIDE, FAST, SLOW = 5_000, 1e-3, 2e-4
 """Learning rates of modalities with few and with very many features."""
+
+COMPONENTS = 50
+"""Of modalities with very many features, as their encoders see them."""
 
 FEW_CELLS = 20
 """Below this many cells none is held out."""
@@ -50,8 +54,13 @@ class Multigrate:
         settled = SETTLED[params.settled_by, bundle.pairing is not Pairing.PAIRED]
         params = replace(params, **{k: v for k, v in settled.items() if getattr(params, k) is None})
         if params.lr is None:
-            widest = max(m.features.n_vars for m in bundle.modalities.values())
-            params = replace(params, lr=SLOW if widest > WIDE else FAST)
+            # what encoders see by features: components cannot be learnt by heart
+            seen = [
+                m.features.n_vars
+                for m in bundle.modalities.values()
+                if not _n_components(m.features, params.encoder_components)
+            ]
+            params = replace(params, lr=SLOW if max(seen, default=0) > WIDE else FAST)
         shape = Shape(
             widths={name: m.features.n_vars for name, m in bundle.modalities.items()},
             likelihoods={name: m.likelihood or "normal" for name, m in bundle.modalities.items()},
@@ -59,10 +68,18 @@ class Multigrate:
             has_batch=bundle.batch is not None,
             continuous=bundle.continuous.keys if bundle.continuous else (),
             patterns=tuple(np.unique(bundle.patterns()).tolist()),
+            n_components={
+                name: n
+                for name, m in bundle.modalities.items()
+                if (n := _n_components(m.features, params.encoder_components))
+            },
         )
         model = cls(shape, params)
         for position, m in enumerate(bundle.modalities.values()):
             model.module.depth[position] = _median_total(m.features)
+            if m.name in shape.n_components:
+                fitted = components(m, shape.n_components[m.name], params.encoder_input)
+                model.module.project(position, *fitted)
             if params.start == "mean":
                 model.module.start(position, _means(m.features, binary=m.likelihood == "bernoulli"))
         response = model.module.covariates.response
@@ -113,7 +130,7 @@ class Multigrate:
         self._warmup = max(1, round(p.kl_warmup * steps))
         group = Group(
             "all",
-            list(self.module.parameters()),
+            [p for p in self.module.parameters() if p.requires_grad],
             lr=p.lr or FAST,
             weight_decay=p.weight_decay,
             decoupled_decay=True,
@@ -198,6 +215,13 @@ class Multigrate:
         Without conditions, covariates are at their mean.
         """
         return self.module.decode(modality, z, conditions, library)
+
+
+def _n_components(features: FeatureMatrix, asked: int | None) -> int:
+    """Return how many components an encoder sees; 0 for features."""
+    if asked is None:
+        asked = COMPONENTS if features.n_vars > WIDE else 0
+    return min(asked, features.n_vars, features.n_obs)
 
 
 def _means(features: FeatureMatrix, *, binary: bool) -> Tensor:

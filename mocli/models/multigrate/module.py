@@ -83,7 +83,8 @@ class MultigrateModule(nn.Module):
             n_groups = shape.n_levels(shape.batch)
         # module names must be identifiers, a user's modality names need not be
         self.encoders = nn.ModuleList(
-            Encoder(p, width if params.encoder_covariates else 0, params) for p in shape.widths.values()
+            Encoder(p, width if params.encoder_covariates else 0, params, shape.n_components.get(name, 0))
+            for name, p in shape.widths.items()
         )
         self.decoders = nn.ModuleList(
             Decoder(p, width, shape.likelihoods[name], n_groups, params) for name, p in shape.widths.items()
@@ -160,6 +161,15 @@ class MultigrateModule(nn.Module):
     def start(self, m: int, mean: Tensor) -> None:
         """Let the decoder of a modality begin at the mean of its features, `(p,)`."""
         self._decoder(m).start(mean)
+
+    def project(self, m: int, loadings: Tensor, mean: Tensor) -> None:
+        """Fix the components that an encoder sees, `(p, k)`, and the mean of its input, `(p,)`."""
+        projection = cast("Encoder", self.encoders[m]).projection
+        if projection is None:
+            raise ValueError(f"the encoder of {self.names[m]} sees features")
+        with torch.no_grad():
+            projection.weight.copy_(loadings)
+            projection.bias.copy_(-mean @ loadings)
 
     def _decoder(self, m: int) -> Decoder:
         return cast("Decoder", self.decoders[m])
@@ -281,7 +291,7 @@ def _initialise(module: nn.Module, form: str) -> None:
     if form == "default":
         return
     for part in module.modules():
-        if isinstance(part, nn.Linear | InputLinear):
+        if isinstance(part, nn.Linear | InputLinear) and part.weight.requires_grad:
             weight = part.weight if isinstance(part, nn.Linear) else part.weight.T
             if form == "xavier":
                 nn.init.xavier_uniform_(weight)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mocli.nn.count_loss import negative_binomial_loss, poisson_loss
-from mocli.nn.layers import Block
+from mocli.nn.layers import Block, InputLinear
 from mocli.nn.likelihoods import bernoulli, zero_inflated_log_normal
 from mocli.types import COUNT_LIKELIHOODS, NonZeros
 
@@ -48,20 +48,29 @@ def totals(x: Tensor | NonZeros) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """Features and covariates to the mean and log variance of a Gaussian."""
+    """Features and covariates to the mean and log variance of a Gaussian.
 
-    def __init__(self, n_vars: int, n_side: int, params: MultigrateParams) -> None:
+    Parameters
+    ----------
+    n_components
+        Fixed components that the layers see instead of the features; 0 for the features.
+    """
+
+    def __init__(self, n_vars: int, n_side: int, params: MultigrateParams, n_components: int = 0) -> None:
         super().__init__()
         p = params
-        widths = [n_vars, *[p.n_hidden] * p.n_layers, p.n_latent]
-        self.blocks = _blocks(widths, n_side, params, sparse=True)
+        self.projection = InputLinear(n_vars, n_components) if n_components else None
+        if self.projection is not None:
+            self.projection.requires_grad_(requires_grad=False)
+        widths = [n_components or n_vars, *[p.n_hidden] * p.n_layers, p.n_latent]
+        self.blocks = _blocks(widths, n_side, params, sparse=not n_components)
         self.mean = nn.Linear(p.n_latent, p.n_latent)
         self.log_variance = nn.Linear(p.n_latent, p.n_latent)
 
     def forward(self, x: Tensor | NonZeros, side: Tensor | None) -> tuple[Tensor, Tensor]:
         """`(B, p)` to two tensors `(B, d)`."""
         first, *others = self.blocks
-        h: Tensor = first(x, side)
+        h: Tensor = first(x if self.projection is None else self.projection(x), side)
         for block in others:
             h = block(h)
         return self.mean(h), self.log_variance(h).clamp(-LOG_VARIANCE, LOG_VARIANCE)

@@ -18,7 +18,7 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class MultigrateParams:
     """One field per hyper-parameter; see `mocli params multigrate`."""
 
-    n_latent: Annotated[int, Field(ge=1, le=1024, description="latent dimensions")] = 16
+    n_latent: Annotated[int, Field(ge=1, le=1024, description="latent dimensions; paper 16")] = 32
     n_hidden: Annotated[int, Field(ge=1, le=16384, description="units of every hidden layer")] = 128
     n_layers: Annotated[
         int, Field(ge=0, le=8, description="hidden layers of encoders, and of decoders before their last")
@@ -26,7 +26,9 @@ class MultigrateParams:
     n_covariate: Annotated[int, Field(ge=1, le=1024, description="dimensions of a covariate's embedding")] = (
         16
     )
-    dropout: Annotated[float, Field(ge=0, lt=1, description="share of units dropped after every layer")] = 0.2
+    dropout: Annotated[
+        float, Field(ge=0, lt=1, description="share of units dropped after every layer; paper 0.2")
+    ] = 0.1
     activation: Annotated[
         Literal["leaky_relu", "tanh"], Field(description="non-linearity of every layer")
     ] = "leaky_relu"
@@ -47,6 +49,16 @@ class MultigrateParams:
             description="counts as encoders see them: log1p of counts at equal depth, log1p, or raw (code)"
         ),
     ] = "lognorm"
+    encoder_components: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=1000,
+            description="principal components of a modality that its encoder sees, fixed; 0: its features; "
+            "none: 50 of modalities with more than 5,000 features, whose noise is learnt by heart otherwise; "
+            "paper 0",
+        ),
+    ] = None
     encoder_covariates: Annotated[
         bool, Field(description="tell encoders the covariates, not only decoders; paper no, code yes")
     ] = False
@@ -81,8 +93,8 @@ class MultigrateParams:
         Field(
             gt=0,
             lt=1,
-            description="AdamW's learning rate; none: 1e-3, but 2e-4 where a modality has more than 5,000 "
-            "features, else sparse ones are learnt by heart; paper 1e-3, code 5e-4",
+            description="AdamW's learning rate; none: 1e-3, but 2e-4 where an encoder sees more than "
+            "5,000 features, else sparse ones are learnt by heart; paper 1e-3, code 5e-4",
         ),
     ] = None
     weight_decay: Annotated[float, Field(ge=0, description="AdamW's decoupled weight decay")] = 1e-3
@@ -105,7 +117,7 @@ class MultigrateParams:
     ] = field(default_factory=dict)
     weight_kl: Annotated[
         Weight | None,
-        Field(description="weight of KL(joint posterior | prior); none: 0.1; paper 1e-5 paired, 1e-2 mosaic"),
+        Field(description="weight of KL(joint posterior | prior); none: 0.3; paper 1e-5 paired, 1e-2 mosaic"),
     ] = None
     kl_warmup: Annotated[
         float, Field(ge=0, le=1, description="share of the steps over which the KL weight rises from 0")
@@ -138,7 +150,10 @@ class MultigrateParams:
 
 PRESETS: dict[str, dict[str, object]] = {
     "paper": {
+        "n_latent": 16,
+        "dropout": 0.2,
         "lr": 1e-3,
+        "encoder_components": 0,
         "start": "random",
         "query_lr": 1e-3,
         "encoder_input": "raw",
@@ -151,13 +166,13 @@ PRESETS: dict[str, dict[str, object]] = {
 SETTLED: dict[tuple[str, bool], dict[str, float]] = {
     ("mocli", False): {
         "modality_dropout": 0.5,
-        "weight_kl": 0.1,
+        "weight_kl": 0.3,
         "weight_latent": 0.0,
         "weight_marginal": 0.0,
     },
     ("mocli", True): {
         "modality_dropout": 0.5,
-        "weight_kl": 0.1,
+        "weight_kl": 0.3,
         "weight_latent": 300.0,
         "weight_marginal": 0.0,
     },

@@ -25,6 +25,8 @@ class Shape:
         Names of continuous covariates.
     patterns
         Sets of modalities that occur together, as bits.
+    n_components
+        Fixed components that encoders see instead of features, by modality; none for those left out.
     n_added
         How many of the last levels of each covariate a query added; none for keys left out.
     """
@@ -35,6 +37,7 @@ class Shape:
     has_batch: bool
     continuous: tuple[str, ...]
     patterns: tuple[int, ...]
+    n_components: Mapping[str, int] = field(default_factory=dict)
     n_added: Mapping[str, int] = field(default_factory=dict)
 
     def n_levels(self, key: str) -> tuple[int, int]:
@@ -56,6 +59,7 @@ def spec_of(shape: Shape) -> dict[str, Json]:
         "has_batch": shape.has_batch,
         "continuous": list(shape.continuous),
         "patterns": list(shape.patterns),
+        "components": [[name, n] for name, n in shape.n_components.items()],
         "added": [[key, n] for key, n in shape.n_added.items()],
     }
     return dict(found)
@@ -71,5 +75,6 @@ def shape_of(spec: Mapping[str, Json]) -> Shape:
         has_batch=saved["has_batch"],
         continuous=tuple(saved["continuous"]),
         patterns=tuple(saved["patterns"]),
+        n_components=dict(saved.get("components", [])),
         n_added=dict(saved.get("added", [])),
     )

@@ -11,9 +11,9 @@ from scipy import sparse, stats
 from mocli.data.batches import Source, dense_rows
 from mocli.data.bundle import Codes, Continuous, FeatureMatrix, Modality, MultiOmics
 from mocli.models.base import Schedule
-from mocli.models.multigrate.model import Multigrate
+from mocli.models.multigrate.model import Multigrate, _n_components
 from mocli.models.multigrate.module import values_of
-from mocli.models.multigrate.params import MultigrateParams
+from mocli.models.multigrate.params import PRESETS, MultigrateParams
 from mocli.nn.mixture import BANDWIDTHS
 from mocli.types import ModalityKind, Pairing, Preset
 
@@ -192,8 +192,8 @@ def test_jeffreys_takes_groups_of_any_size():
 @pytest.mark.parametrize(
     ("by", "pairing", "expected"),
     [
-        ("mocli", Pairing.PAIRED, (0.0, 0.1, 0.0, 0.0)),
-        ("mocli", Pairing.MOSAIC, (0.5, 0.1, 300.0, 0.0)),
+        ("mocli", Pairing.PAIRED, (0.5, 0.3, 0.0, 0.0)),
+        ("mocli", Pairing.MOSAIC, (0.5, 0.3, 300.0, 0.0)),
         ("paper", Pairing.PAIRED, (0.0, 1e-5, 0.0, 0.0)),
         ("paper", Pairing.MOSAIC, (0.0, 1e-2, 0.0, 4000.0)),
     ],
@@ -227,7 +227,7 @@ def test_the_published_schedule():
     assert phase.validation.weights == {"reconstruction": 1.0}
     assert (phase.validation.share, phase.validation.patience, phase.validation.every) == (0.1, 10, 1)
     # Table 5, with 16 x 2 for two covariates beside 16 latent dimensions
-    model = Multigrate.from_bundle(bundle(continuous=0), MultigrateParams())
+    model = Multigrate.from_bundle(bundle(continuous=0), MultigrateParams(**PRESETS["paper"]))
     shapes = {k: tuple(v.shape) for k, v in model.module.state_dict().items()}
     assert shapes["encoders.0.blocks.0.linear.weight"] == (9, 128)
     assert shapes["encoders.0.blocks.1.linear.weight"] == (16, 128)
@@ -307,3 +307,36 @@ def test_depths_and_normalisations(normalization, n_layers):
     losses = model.losses(model.prepare(batch), "all")
     losses.total.backward()
     assert torch.isfinite(losses.total)
+
+
+def test_encoders_see_fixed_components_of_what_they_would_see():
+    data = bundle(pairing=Pairing.PAIRED, continuous=0)
+    model = build(data, encoder_components=3)
+    name, p = "rna", P["rna"]
+    x = data.modalities[name].features.values.toarray().astype(np.float64)
+    total = x.sum(1, keepdims=True)
+    seen = np.log1p(x * np.median(total) / total)
+    scale = np.sqrt((seen**2).mean(0)) + 0.05
+    even = (seen - seen.mean(0)) / scale
+    scores = even @ np.linalg.svd(even, full_matrices=False)[2][:3].T
+    with torch.no_grad():
+        values = torch.from_numpy(x).float()
+        got = model.module.encoders[0].projection(model.module._input(0, name, values)).numpy()
+    assert got.shape == (N, 3) and p > 3
+    np.testing.assert_allclose(np.abs(got), np.abs(scores) / scores.std(), rtol=1e-3, atol=1e-3)
+    # they are no weights: nothing trains them, and a saved model has them
+    before = model.module.encoders[0].projection.weight.clone()
+    (phase,) = model.phases(Schedule(), data)
+    assert all(w is not model.module.encoders[0].projection.weight for w in phase.groups[0].parameters)
+    again = Multigrate.from_spec(model.spec(), model.params)
+    again.module.load_state_dict(model.module.state_dict())
+    assert torch.equal(again.module.encoders[0].projection.weight, before)
+    assert not again.module.encoders[0].projection.weight.requires_grad
+
+
+def test_only_very_wide_modalities_are_seen_by_components():
+    assert build(bundle()).module.encoders[0].projection is None
+    wide = FeatureMatrix(sparse.random(N, 5001, 0.01, "csr", np.float32), tuple(map(str, range(5001))))
+    assert _n_components(wide, None) == min(50, N)
+    assert _n_components(wide, 0) == 0
+    assert MultigrateParams(**PRESETS["paper"]).encoder_components == 0
