@@ -262,6 +262,21 @@ def _dry_run(request: Request, asked: ImputeOptions, own: Gene2PeakOptions, path
     if asked.from_model is None:
         made = plan(request.data, request.train, Task.GENE2PEAK, lines.append, files=files)
         lines.extend(f"warning: {w}" for w in made.warnings)
+        if own.silencing.method != "correlation":
+            from mocli.tasks.silencingcells import choose_way
+            from mocli.tasks.silencingwork import check_inputs
+
+            way = choose_way(made.traits.name, own.silencing.method)
+            if way is not None:
+
+                def warn(text: str) -> None:
+                    lines.append(f"warning: {text}")
+
+                check_inputs(request, asked, own, files, say=lines.append, warn=warn)
+                lines.append(f"silencing genes in {made.traits.name}, method {way}")
+                written = paths.results(trained=True)
+                lines.extend(f"would write {path}" for path in written)
+                return Result(paths.output, {}, lines, written)
         by_kind = genes_from_peaks(asked, {f.name: f.kind for f in files})
         source, target = direction_of_inputs(by_kind, [f.name for f in files])
         of = {f.name: f for f in files}

@@ -2,8 +2,8 @@
 
 The authors of multiDGD compare the changes of peaks with a motif with those of random peaks with any
 motif by a t-test, and count how many of a cell's peaks close. Peaks that go with one cell type move
-together, so that the t-test is too sure; beside it stands the rank of t among the t of matched genes on
-the same peaks.
+together, so that the t-test is too sure; beside it stands the rank of the difference, over the spread of
+the random peaks, among those of matched genes on the same peaks.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from mocli.data.linkpeak import intervals_of
 from mocli.data.overlap import overlaps
 from mocli.errors import InputError
 from mocli.metrics.null import false_discovery_rate
+from mocli.tasks.silencingnull import tail_p
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -225,8 +226,8 @@ def compare_sets(
                 continue
             with np.errstate(invalid="ignore", divide="ignore"):
                 t, p = _welch(values[:, :n], values[:, n:])
-            known = np.isfinite(t[1:])
-            rank = (1 + (np.abs(t[1:][known]) >= abs(t[0])).sum()) / (1 + known.sum())
+            effect = _effect(values[:, :n], values[:, n:])
+            others = effect[1:][np.isfinite(effect[1:])]
             share = closing.mean(g, k)
             rows.append(
                 {
@@ -240,7 +241,8 @@ def compare_sets(
                     "t": t[0],
                     "p": p[0],
                     "fdr": np.nan,
-                    "p_matched": rank if known.any() else np.nan,
+                    "effect": effect[0],
+                    "p_matched": tail_p(others, effect[:1], "two-sided")[0] if len(others) else np.nan,
                     "fraction_closing": share[0],
                     "fraction_closing_random": share[1],
                 }
@@ -251,6 +253,14 @@ def compare_sets(
         if mine.any():
             table.loc[mine, "fdr"] = false_discovery_rate(table.loc[mine, "p"].to_numpy())
     return table
+
+
+def _effect(a: DoubleArray, b: DoubleArray) -> DoubleArray:
+    """Return the means' difference over the random peaks' spread, by gene: some move all peaks more."""
+    spread = b.std(axis=1, ddof=1)
+    found: DoubleArray = np.full(len(a), np.nan)
+    np.divide(a.mean(axis=1) - b.mean(axis=1), spread, out=found, where=spread > 0)
+    return found
 
 
 def _welch(a: DoubleArray, b: DoubleArray) -> tuple[DoubleArray, DoubleArray]:

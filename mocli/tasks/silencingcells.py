@@ -92,13 +92,20 @@ def choose_modalities(
         names = [given] if given is not None else [name for name, k in kinds.items() if k is kind]
         if len(names) != 1 or names[0] not in kinds:
             raise UsageError(
-                f"say which modality of the model holds {what}",
+                f"say which modality holds {what}" if given is None else f"'{given}' is not among the inputs",
                 field=option,
                 found=", ".join(f"{name} ({k})" for name, k in kinds.items()),
-                expected=f"one of kind {kind}" if given is None else "a modality of the model",
+                expected=f"one of kind {kind}" if given is None else "one of these",
                 hint=f"{option} NAME; genes are named by --to, peaks by --from",
             )
         found.append(names[0])
+    if kinds[found[0]] is ModalityKind.ATAC or kinds[found[1]] is ModalityKind.RNA:
+        raise UsageError(
+            "gene2peak silences genes and looks at peaks, not the other way round",
+            field="--from, --to",
+            found=f"--from {found[1]} --to {found[0]}",
+            hint=f"--from {found[0]} --to {found[1]}",
+        )
     return found[0], found[1]
 
 

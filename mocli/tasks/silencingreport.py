@@ -88,8 +88,8 @@ def report_silencing(run: Run, found: Found) -> None:
             run, "peak_sets", "Sets of peaks when their factor changes",
             "change is the mean over the set's peaks, t and p compare it with that of random peaks as open "
             "and as near to genes (Welch). Peaks of one cell type move together, which t does not know: "
-            "p_matched is the rank of t among those of genes expressed alike, on the same peaks. A set is a "
-            "factor's own where both are small.",
+            "effect is the difference over the random peaks' spread, p_matched its rank among those of genes expressed "
+            "alike, on the same peaks: strict, as other genes of the same cell types move the same peaks.",
             found.peak_sets,
         )  # fmt: skip
 
@@ -210,7 +210,7 @@ def draw_silencing(found: Found) -> list[Drawn]:
             html.Drawn(
                 picture, f"{gene}",
                 f"{len(first):,} peaks within reach; the smallest FDR is {best['fdr']:.2g}, of "
-                f"{best['peak']} ({best['distance_to_tss'] / 1000:+.1f} kb). Groups by their number of cells.",
+                f"{best['peak']} ({best['distance_to_tss'] / 1000:+.1f} kb). Groups by number of cells.",
             )
         )  # fmt: skip
     return drawn

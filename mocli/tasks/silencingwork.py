@@ -5,21 +5,29 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from mocli.data.featureindex import features_of
 from mocli.data.linkpeak import has_places
+from mocli.data.obs import find_column
 from mocli.errors import UsageError
 from mocli.report import html
+from mocli.tasks.candidates import choose_genes, find_candidates
 from mocli.tasks.direction import check_task
+from mocli.tasks.enhancers import read_truth
+from mocli.tasks.peaksets import read_peak_sets
 from mocli.tasks.prepare import open_modalities, plan
 from mocli.tasks.saved import DESCRIPTION, load_model
 from mocli.tasks.silencing import Step, Way
 from mocli.tasks.silencingcells import check_values, choose_modalities, choose_way, take_cells
 from mocli.tasks.silencingreport import draw_silencing, report_silencing, write_silencing
-from mocli.tasks.silencingtask import SilencingOptions, silence_genes
+from mocli.tasks.silencingtask import TOP, SilencingOptions, silence_genes
 from mocli.tasks.training import train_model
 from mocli.train.checkpoint import Checkpoints
 from mocli.types import ModalityKind, Task
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mocli.data.modality import ModalityFile
     from mocli.tasks.gene2peak import Gene2PeakOptions
     from mocli.tasks.impute import ImputeOptions
     from mocli.tasks.request import Request
@@ -62,6 +70,37 @@ def way_of(run: Run, request: Request, asked: ImputeOptions, own: Gene2PeakOptio
     return way
 
 
+def check_inputs(
+    request: Request,
+    asked: ImputeOptions,
+    own: Gene2PeakOptions,
+    files: Sequence[ModalityFile],
+    *,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> None:
+    """Find out before training whether all that is asked for is there.
+
+    Raises
+    ------
+    MocliError
+        As silencing itself raises it.
+    """
+    rna, atac = choose_modalities({f.name: f.kind for f in files}, asked.source, asked.target)
+    by_name = {f.name: f for f in files}
+    genes, peaks = features_of([by_name[rna], by_name[atac]], var_key=request.data.var_key)
+    if own.group_key is not None:
+        find_column(list(files), own.group_key, option="--group-key")
+    columns = choose_genes(genes, own.genes, warn=warn)
+    made = find_candidates(
+        genes, peaks, columns, gtf=asked.gtf, window=asked.window, top=TOP, say=say, warn=warn
+    )
+    if own.silencing.peak_sets is not None:
+        read_peak_sets(own.silencing.peak_sets, peaks, warn)
+    if own.silencing.truth is not None and made.vicinity is not None:
+        read_truth(own.silencing.truth, made.vicinity)
+
+
 def silence_in_model(
     run: Run, request: Request, asked: ImputeOptions, own: Gene2PeakOptions, way: Way
 ) -> None:
@@ -70,8 +109,7 @@ def silence_in_model(
     wanted = own.silencing
     saved: SavedModel
     if asked.from_model is None:
-        kinds = {f.name: f.kind for f in files}
-        choose_modalities(kinds, asked.source, asked.target)
+        check_inputs(request, asked, own, files, say=_quiet, warn=_quiet)
         train_model(run, request, Task.GENE2PEAK, files)
         saved = load_model(run.paths.model)
         run.add_output(run.paths.model, "the trained model")

@@ -211,7 +211,9 @@ def world(seed, n_genes=60, n_peaks=3_000, linked=0):
     units = np.repeat(np.arange(n_genes), 12)
     peaks = np.array([rng.choice(np.flatnonzero(chrom == home[g])) for g in units])
     planted = rng.permutation(len(units)) < linked
-    change[units[planted], peaks[planted]] -= 9 * scale[units[planted]] / np.sqrt(0.1 + openness[peaks[planted]])
+    change[units[planted], peaks[planted]] -= (
+        9 * scale[units[planted]] / np.sqrt(0.1 + openness[peaks[planted]])
+    )
     panel = PeakPanel.draw(openness, rng.integers(100_000, size=n_peaks), chrom, rng)
     strata = strata_of(rng.integers(20, 900, n_genes), scale)
     homes = [home[[g]] for g in range(n_genes)]
@@ -255,7 +257,9 @@ def test_z_is_by_matched_peaks_of_other_chromosomes():
             panel.chrom[panel.members], null.homes[units[k]]
         )
         others = change[units[k], panel.members[alike]]
-        assert z[k] == pytest.approx((change[units[k], peaks[k]] - others.mean()) / others.std(ddof=1), rel=1e-3)
+        assert z[k] == pytest.approx(
+            (change[units[k], peaks[k]] - others.mean()) / others.std(ddof=1), rel=1e-3
+        )
 
 
 def test_a_gene_of_too_few_cells_has_no_p():
@@ -299,7 +303,9 @@ def test_compared_genes_are_expressed_alike():
     assert len(set(units.strata.tolist())) == 1
     assert n_cells[others].min() > np.median(n_cells)
     assert asked[0] not in others
-    together = choose_units(np.array([1, 2, 3]), n_cells + 20, mean, home, together=True, min_cells=20, rng=rng)
+    together = choose_units(
+        np.array([1, 2, 3]), n_cells + 20, mean, home, together=True, min_cells=20, rng=rng
+    )
     assert together.n_asked == 1
     assert {len(c) for c in together.columns} == {3}
     assert all(not set(c) & {1, 2, 3} for c in together.columns[1:])
@@ -329,7 +335,9 @@ PEAK_NAMES = ("chr1:100-200", "chr1:300-400", "chr2:100-200")
 
 def test_peak_sets_by_name_and_by_place(tmp_path):
     peaks = Features("atac", ModalityKind.ATAC, PEAK_NAMES)
-    (tmp_path / "a.tsv").write_text("set\tpeak\nGATA1\tchr1:100-200\nGATA1\tchr2-100-200\nSPI1\tchr1:300-400\nSPI1\tx\n")
+    (tmp_path / "a.tsv").write_text(
+        "set\tpeak\nGATA1\tchr1:100-200\nGATA1\tchr2-100-200\nSPI1\tchr1:300-400\nSPI1\tx\n"
+    )
     warnings = []
     sets = read_peak_sets(tmp_path / "a.tsv", peaks, warnings.append)
     assert {name: at.tolist() for name, at in sets.items()} == {"GATA1": [0, 2], "SPI1": [1]}
