@@ -132,6 +132,17 @@ def test_the_shell_example_of_genes_and_peaks(environment, tmp_path):
     assert len((work / "two.tsv").read_text().splitlines()) > 2
 
 
+def test_the_shell_example_of_silenced_genes(environment, tmp_path):
+    script, work = EXAMPLES / "shell" / "silencing.sh", tmp_path / "work"
+    options = "-s n_hidden=16 --n-latent 4 --batch-size 64 --no-html --threads 1 --device cpu --max-steps 5"
+    done = run(["bash", script, work, *options.split()], environment, tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("gene\tpeak\tchrom\tstart\tend\tdistance_to_tss\tgroup\tn_cells\tdelta")
+    assert len(lines) == 5
+    assert len((work / "both.tsv").read_text().splitlines()) > 2
+
+
 def test_the_python_example(environment, unpaired, tmp_path):
     script = EXAMPLES / "python" / "integrate.py"
     words = [sys.executable, script, unpaired / "rna.h5ad", unpaired / "prot.h5ad", unpaired / "links.tsv"]
