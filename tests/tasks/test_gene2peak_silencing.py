@@ -70,10 +70,20 @@ def tissue(tmp_path_factory):
 def found(tissue):
     """One run that trains, with everything asked for."""
     return mocli.gene2peak(
-        tissue / "factor.h5mu", model="multidgd", batch_key="batch", label_key="cell_type",
-        gtf=tissue / "genes.tsv", group_key="cell_type", bedpe=True, peak_sets=tissue / "sets.tsv", truth=tissue / "truth.bedpe",
-        output=tissue / "found.tsv", params=SMALL, max_steps=150, **{**QUICK, "html": True},
-    )  # fmt: skip
+        tissue / "factor.h5mu",
+        model="multidgd",
+        batch_key="batch",
+        label_key="cell_type",
+        gtf=tissue / "genes.tsv",
+        group_key="cell_type",
+        bedpe=True,
+        peak_sets=tissue / "sets.tsv",
+        truth=tissue / "truth.bedpe",
+        output=tissue / "found.tsv",
+        params=SMALL,
+        max_steps=150,
+        **{**QUICK, "html": True},
+    )
 
 
 @pytest.fixture
@@ -82,9 +92,12 @@ def again(tissue, found, tmp_path):
         given = {"gtf": tissue / "genes.tsv", "genes": f"{FACTOR},{BYSTANDER},CD4", **QUICK, **options}
         path = tmp_path / output
         result = mocli.gene2peak(
-            list(inputs) or [tissue / "factor.h5mu"], from_model=tissue / "found.model", output=path,
-            force=True, **given,
-        )  # fmt: skip
+            list(inputs) or [tissue / "factor.h5mu"],
+            from_model=tissue / "found.model",
+            output=path,
+            force=True,
+            **given,
+        )
         return result.report, read(path)
 
     return ask
@@ -270,9 +283,14 @@ def test_models_of_unknown_kinds_must_be_named(tissue, tmp_path):
     write(tmp_path, mods, "three.h5mu")
     with pytest.raises(UsageError, match="say which modality holds genes"):
         mocli.gene2peak(
-            [tmp_path / "three.h5mu"], model="multidgd", output=tmp_path / "o.tsv", max_steps=5,
-            kind={"m0": "other", "m1": "other", "m2": "other"}, params=SMALL, **QUICK,
-        )  # fmt: skip
+            [tmp_path / "three.h5mu"],
+            model="multidgd",
+            output=tmp_path / "o.tsv",
+            max_steps=5,
+            kind={"m0": "other", "m1": "other", "m2": "other"},
+            params=SMALL,
+            **QUICK,
+        )
 
 
 def test_a_dry_run_trains_nothing(tissue, tmp_path, capsys):
@@ -287,9 +305,15 @@ def test_found_links_are_right_at_the_rate_promised(tmp_path):
     """Precision at 10 % FDR on the demo with planted links, at least 0.85; AUPRC above the correlations'."""
     write_demo(tmp_path, n_cells=600)
     result = mocli.gene2peak(
-        tmp_path / "multiome.h5mu", model="multidgd", batch_key="batch", label_key="cell_type",
-        gtf=tmp_path / "genes.tsv", alternative="negative", output=tmp_path / "o.tsv", **QUICK,
-    )  # fmt: skip
+        tmp_path / "multiome.h5mu",
+        model="multidgd",
+        batch_key="batch",
+        label_key="cell_type",
+        gtf=tmp_path / "genes.tsv",
+        alternative="negative",
+        output=tmp_path / "o.tsv",
+        **QUICK,
+    )
     table = read(result.output)
     planted = read(tmp_path / "planted.tsv")
     known = set(zip(planted["gene"], planted["peak"], strict=True))
