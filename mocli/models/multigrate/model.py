@@ -81,7 +81,9 @@ class Multigrate:
                 fitted = components(m, shape.n_components[m.name], params.encoder_input)
                 model.module.project(position, *fitted)
             if params.start == "mean":
-                model.module.start(position, _means(m.features, binary=m.likelihood == "bernoulli"))
+                mean = _means(m.features, binary=m.likelihood == "bernoulli")
+                spread = _log_dispersion(m.features) if m.likelihood in {"nb", "zinb"} else None
+                model.module.start(position, mean, spread)
         response = model.module.covariates.response
         if response is not None and bundle.continuous is not None:
             response.fit(torch.from_numpy(bundle.continuous.values))
@@ -259,6 +261,23 @@ def _means(features: FeatureMatrix, *, binary: bool) -> Tensor:
     values = features.values > 0 if binary else features.values
     mean = np.asarray(values.mean(axis=0), np.float64).ravel()
     return torch.from_numpy(mean if features.offset is None else mean + features.offset)
+
+
+def _log_dispersion(features: FeatureMatrix) -> Tensor:
+    """Log inverse dispersion of counts by their moments, `(p,)`, were all cells alike but for their depth.
+
+    For negative binomial x of mean l q, E[x (x - 1)] = (l q)^2 (1 + 1 / r).
+    """
+    x = features.values
+    depth = np.asarray(x.sum(axis=1), np.float64).ravel()
+    q = np.asarray(x.sum(axis=0), np.float64).ravel() / max(depth.sum(), 1.0)
+    pairs = np.asarray((np.square(x) if isinstance(x, np.ndarray) else x.multiply(x)).sum(axis=0))
+    pairs = pairs.astype(np.float64).ravel()
+    pairs -= np.asarray(x.sum(axis=0), np.float64).ravel()
+    alike = q**2 * np.square(depth).sum()
+    excess = np.divide(pairs, alike, out=np.full(len(q), 2.0), where=alike > 0) - 1
+    # one part in 50 is the least that is seen, and a feature of few counts says nothing beyond 20
+    return -torch.log(torch.from_numpy(excess.clip(0.02, 20.0)))
 
 
 def _median_total(features: FeatureMatrix) -> float:

@@ -197,9 +197,9 @@ class MultigrateModule(nn.Module):
             group = self._batch_of(conditions) if self.covariates.keys[0] in conditions.codes else None
         return decoder.draw(decoder(z, self._side(len(z), conditions)), library, group, generator)
 
-    def start(self, m: int, mean: Tensor) -> None:
-        """Let the decoder of a modality begin at the mean of its features, `(p,)`."""
-        self._decoder(m).start(mean)
+    def start(self, m: int, mean: Tensor, log_dispersion: Tensor | None = None) -> None:
+        """Let the decoder of a modality begin at the mean and the dispersion of its features, `(p,)`."""
+        self._decoder(m).start(mean, log_dispersion)
 
     def project(self, m: int, loadings: Tensor, mean: Tensor) -> None:
         """Fix the components that an encoder sees, `(p, k)`, and the mean of its input, `(p,)`."""

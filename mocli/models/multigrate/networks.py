@@ -129,11 +129,14 @@ class Decoder(nn.Module):
             if added and likelihood != "ziln":
                 self.added_scale = nn.Parameter(torch.zeros(added, n_vars))
 
-    def start(self, mean: Tensor) -> None:
-        """Let the head begin at the mean of each feature, `(p,)`.
+    def start(self, mean: Tensor, log_dispersion: Tensor | None = None) -> None:
+        """Let the head begin at the mean of each feature, `(p,)`, and counts at their inverse dispersion.
 
-        Else the first hundreds of steps go into finding it, while encoders already learn noise by heart.
+        Else the first hundreds of steps go into finding them, while encoders already learn noise by heart.
         """
+        if self.log_scale is not None and log_dispersion is not None:
+            with torch.no_grad():
+                self.log_scale.copy_(log_dispersion.expand_as(self.log_scale))
         mean = mean.double()
         if self.likelihood in COUNT_LIKELIHOODS:
             bias = torch.log(mean.clamp_min(0) / mean.sum().clamp_min(1e-12) + LEAST_SHARE / len(mean))

@@ -41,7 +41,10 @@ class MultigrateParams:
     ] = "default"
     start: Annotated[
         Literal["mean", "random"],
-        Field(description="where decoders begin: at the mean of every feature, or anywhere; paper random"),
+        Field(
+            description="where decoders begin: at the mean and dispersion of every feature, or anywhere; "
+            "paper random"
+        ),
     ] = "mean"
     encoder_input: Annotated[
         Literal["lognorm", "log1p", "raw"],

@@ -11,7 +11,7 @@ from scipy import sparse, stats
 from mocli.data.batches import Source, dense_rows
 from mocli.data.bundle import Codes, Continuous, FeatureMatrix, Modality, MultiOmics
 from mocli.models.base import Schedule
-from mocli.models.multigrate.model import Multigrate, _n_components
+from mocli.models.multigrate.model import Multigrate, _log_dispersion, _n_components
 from mocli.models.multigrate.module import values_of
 from mocli.models.multigrate.params import PRESETS, MultigrateParams
 from mocli.nn.mixture import BANDWIDTHS
@@ -341,3 +341,18 @@ def test_only_very_wide_modalities_are_seen_by_components():
     assert _n_components(wide, None) == min(50, N)
     assert _n_components(wide, 0) == 0
     assert MultigrateParams(**PRESETS["paper"]).encoder_components == 0
+
+
+def test_counts_begin_at_the_dispersion_of_their_moments():
+    rng = np.random.default_rng(0)
+    r, depth = np.array([0.3, 1.0, 5.0, 1e6]), rng.uniform(20, 200, 40_000)
+    mean = depth[:, None] * np.array([0.2, 0.3, 0.4, 0.1])
+    x = rng.poisson(mean * rng.gamma(r, 1 / r, mean.shape)).astype(np.float32)
+    # against other features that make the depth known
+    rest = rng.poisson(depth[:, None] * 20, (len(depth), 1)).astype(np.float32)
+    values = sparse.csr_matrix(np.hstack([x, rest]))
+    got = torch.exp(_log_dispersion(FeatureMatrix(values, tuple("abcde")))).numpy()
+    np.testing.assert_allclose(got[:3], r[:3], rtol=0.1)
+    assert got[3] > 30
+    dense = _log_dispersion(FeatureMatrix(values.toarray(), tuple("abcde"))).exp().numpy()
+    np.testing.assert_allclose(dense, got, rtol=1e-4)
