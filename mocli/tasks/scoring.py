@@ -71,7 +71,7 @@ class Scorer:
         for names, embedding in views:
             found |= every_metric(embedding, names)
         self.cache.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps(found, sort_keys=True))
+        write_text(file, json.dumps(found))
         return found
 
     def _views(self, c: Contender, *, uncorrected: bool) -> list[tuple[list[str], Embedding]]:
