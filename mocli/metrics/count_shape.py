@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import ks_2samp
 
 from mocli.metrics.generated import Generated, generation_metric, moments, project
 
@@ -98,6 +97,8 @@ def zero_fraction(cells: Generated, of: Of, code: int) -> float:
 )
 def library_ks(cells: Generated, of: Of, code: int) -> float:
     """Compare totals."""
+    from scipy.stats import ks_2samp
+
     totals = [np.asarray(x.sum(1)).ravel() for x in cells.raw(of[0], code)]
     return float(ks_2samp(*totals).statistic) if min(map(len, totals)) >= FEWEST else math.nan
 

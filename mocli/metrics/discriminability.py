@@ -6,7 +6,6 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import sparse
 
 from mocli.metrics.generated import Generated, generation_metric, project
 
@@ -34,6 +33,7 @@ TREES = 60
 )
 def discriminability(cells: Generated, of: Of, code: int) -> float:
     """Train and test a classifier."""
+    from scipy import sparse
     from sklearn.ensemble import ExtraTreesClassifier
     from sklearn.model_selection import StratifiedKFold, cross_val_score
 

@@ -14,7 +14,6 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
-from scipy import sparse
 
 import mocli.metrics
 
@@ -89,6 +88,8 @@ class Generated:
         """Return all cells, counts at the real cells' median depth and logged, other values as they are."""
 
         def make() -> tuple[CSR, CSR]:
+            from scipy import sparse
+
             if name not in self.counted:
                 return sparse.csr_matrix(self.real[name]), sparse.csr_matrix(self.simulated[name])
             totals = np.asarray(self.real[name].sum(1), np.float64).ravel()
@@ -263,6 +264,8 @@ def judge(cells: Generated) -> list[Judged]:
 
 def log_at_depth(x: CSR, depth: float) -> CSR:
     """Scale cells to a depth and take log1p; cells without counts stay empty."""
+    from scipy import sparse  # imported here: listing the metrics costs nothing
+
     totals = np.asarray(x.sum(1), np.float64).ravel()
     factor = np.divide(depth, totals, out=np.zeros_like(totals), where=totals > 0)
     scaled = sparse.csr_matrix(sparse.diags_array(factor) @ x)

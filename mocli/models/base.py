@@ -364,11 +364,9 @@ class DrawsPlaces(Protocol):
 
     def cluster_weights(self) -> Tensor:
         """Return the share of every cluster, `(K,)`."""
-        ...
 
     def draw_places(self, clusters: Tensor, generator: Generator) -> Tensor:
         """Return a place in each of some clusters `(n,)`, `(n, n_latent)`; the generator is the CPU's."""
-        ...
 
 
 @runtime_checkable
