@@ -337,6 +337,19 @@ class Samples(Protocol):
 
 
 @runtime_checkable
+class Surprised(Protocol):
+    """Capability: how unlikely values are where others are expected."""
+
+    def surprise(self, modality: str, columns: Tensor, values: Tensor, mean: Tensor) -> Tensor:
+        """Negative log-likelihood of values of some features, `(B, k)`, given their means, `(B, k)`.
+
+        Differentiable in the means, which are on the scale of `Decodes.decode`; `columns`, `(k,)`,
+        are features of the model.
+        """
+        ...
+
+
+@runtime_checkable
 class Clusters(Protocol):
     """Capability: clusters of cells that the model itself has."""
 

@@ -282,9 +282,10 @@ def test_what_cannot_be_meant_is_refused(unpaired, tmp_path, tiny, options, mess
 
 @pytest.mark.slow
 def test_a_signal_is_passed_on_and_the_next_call_goes_on(unpaired, tmp_path):
-    words = [sys.executable, "-m", "mocli", "benchmark", unpaired / "rna.h5ad", unpaired / "prot.h5ad", "--links",
-             unpaired / "links.tsv", "--models", "scmodal", "--seeds", "0", "--max-steps", "100000", "--threads", "1",
-             "-s", "n_hidden=16", "-s", "batch_size=32", "--device", "cpu", "--no-html", "-o", tmp_path / "b.tsv"]  # fmt: skip
+    options = "--models scmodal --seeds 0 --max-steps 100000 --threads 1 --device cpu --no-html"
+    inputs = [unpaired / "rna.h5ad", unpaired / "prot.h5ad", "--links", unpaired / "links.tsv"]
+    words = [sys.executable, "-m", "mocli", "benchmark", *inputs, *options.split(), "-o", tmp_path / "b.tsv"]
+    words += ["-s", "n_hidden=16", "-s", "batch_size=32"]
     process = subprocess.Popen([str(w) for w in words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     log = tmp_path / "b.runs/integrate-scmodal-seed0/out.log"
     end = time.monotonic() + 60
