@@ -46,10 +46,13 @@ class PerturbOptions:
             help="Trained model (OUT.model); without it one is trained first",
         ),
     ] = None
-    modality: Annotated[
+    source_modality: Annotated[
         str | None,
         option(
-            "--modality", panel=PERTURBATION, metavar="MOD", help="Whose features change; else expression"
+            "--source-modality",
+            panel=PERTURBATION,
+            metavar="MOD",
+            help="Whose features change; else expression",
         ),
     ] = None
     screen: Annotated[

@@ -247,11 +247,9 @@ class Encodes(Protocol):
 
 @runtime_checkable
 class EntersLinearly(Protocol):
-    """Capability: an encoder that begins with a linear layer.
+    """Capability: an encoder that begins with a linear layer: `leave` of `enter` is `encode`.
 
-    A changed feature then adds a row of that layer's weights to its output, and a cell is placed
-    again at the cost of the narrow layers behind. For every x,
-    `leave(modality, enter(modality, x))` is `encode(modality, x)`.
+    A changed feature adds a row of its weights; only the narrow layers behind are computed again.
     """
 
     def entry_weights(self, modality: str) -> Tensor:

@@ -44,7 +44,7 @@ class PerturbOptions:
     source: Selection | None
     target: Selection | None
     from_model: Path | None
-    modality: str | None
+    source_modality: str | None
     screen: str
     features: tuple[str, ...]
     together: bool
@@ -74,7 +74,7 @@ def perturb(
     source: str | None = None,
     target: str | None = None,
     from_model: str | Path | None = None,
-    modality: str | None = None,
+    source_modality: str | None = None,
     screen: str | Path | Sequence[str] | None = None,
     features: str | Path | Sequence[str] | None = None,
     together: bool = False,
@@ -99,7 +99,7 @@ def perturb(
     from_model
         A model's folder; without it a model is trained first, and the arguments of
         `integrate` (`links`, `label_key`, `params`, ...) apply.
-    modality
+    source_modality
         The one whose features change; expression by default.
     screen
         `hvg` (default: the 2,000 most variable features that the model takes), `all` of them, or
@@ -128,7 +128,7 @@ def perturb(
         Every error a user can mend; `exit_code` says of which sort.
     """
     asked = _asked(
-        source, target, from_model, modality, screen, features, together, direction, effect, group_key,
+        source, target, from_model, source_modality, screen, features, together, direction, effect, group_key,
         min_cells, target_modality, write_predicted, truth,
     )  # fmt: skip
     request = requested(inputs, output=output, **shared)
@@ -144,7 +144,7 @@ def _asked(
     source: str | None,
     target: str | None,
     from_model: str | Path | None,
-    modality: str | None,
+    source_modality: str | None,
     screen: str | Path | Sequence[str] | None,
     features: str | Path | Sequence[str] | None,
     together: bool,  # noqa: FBT001
@@ -200,7 +200,7 @@ def _asked(
         source=Selection.parse(source, "--from"),
         target=Selection.parse(target, "--to"),
         from_model=Path(from_model) if from_model is not None else None,
-        modality=modality,
+        source_modality=source_modality,
         screen="" if named else str(screen or ("hvg" if truth is None or target is not None else "")),
         features=named,
         together=together,
@@ -230,7 +230,7 @@ def _dry_run(request: Request, asked: PerturbOptions, paths: Paths) -> Result:
     if asked.from_model is None:
         made = plan(request.data, request.train, Task.PERTURB, lines.append, files=files)
         lines.extend(f"warning: {w}" for w in made.warnings)
-        name = modality_among({f.name: f.kind for f in files}, asked.modality, "the inputs")
+        name = modality_among({f.name: f.kind for f in files}, asked.source_modality, "the inputs")
         file = next(f for f in files if f.name == name)
         chosen = check_cells(file, asked)
         lines.append(f"perturbs {name} of {len(chosen.source):,} cells")

@@ -97,7 +97,7 @@ def modality_among(kinds: Mapping[str, ModalityKind], asked: str | None, where: 
         if asked not in kinds:
             raise UsageError(
                 f"'{asked}' is not a modality of {where}",
-                field="--modality",
+                field="--source-modality",
                 expected=", ".join(kinds),
                 hint=did_you_mean(asked, kinds, "modalities"),
             )
@@ -145,7 +145,7 @@ class PerturbationRun:
         trained = None
         if asked.from_model is None:
             kinds = {f.name: f.kind for f in files}
-            name = modality_among(kinds, asked.modality, "the inputs")
+            name = modality_among(kinds, asked.source_modality, "the inputs")
             file = next(f for f in files if f.name == name)
             chosen = check_cells(file, asked)
             _check_names(asked.features, list(map(str, file.var.index)), name, file.where)
@@ -164,14 +164,14 @@ class PerturbationRun:
         check_task(saved.description["model"], Task.PERTURB)
         if request.of_training:
             run.warn(f"the model is trained already: {', '.join(request.of_training)} change nothing")
-        if asked.modality is not None:
-            check_modality(saved, asked.modality, "--modality")
+        if asked.source_modality is not None:
+            check_modality(saved, asked.source_modality, "--source-modality")
         if asked.target_modality is not None and asked.target_modality not in saved.modalities:
             raise _no_target(asked.target_modality, list(saved.modalities), "the model has")
         given = {
             name: ModalityKind(entry["kind"])
             for name, entry in saved.modalities.items()
-            if asked.modality == name or find_modality(files, name, saved) is not None
+            if asked.source_modality == name or find_modality(files, name, saved) is not None
         }
         if not given:
             raise InputError(
@@ -181,7 +181,7 @@ class PerturbationRun:
                 expected=", ".join(saved.modalities),
                 hint="name it: rna=FILE",
             )
-        name = modality_among(given, asked.modality, "the model")
+        name = modality_among(given, asked.source_modality, "the model")
         found = find_modality(files, name, saved)
         if found is None:
             raise InputError(
@@ -189,7 +189,7 @@ class PerturbationRun:
                 file=", ".join(f.where for f in files),
                 found=", ".join(f"{f.name} ({f.kind})" for f in files),
                 expected=name,
-                hint=f"name it: {name}=FILE, or choose another with --modality",
+                hint=f"name it: {name}=FILE, or choose another with --source-modality",
             )
         chosen = check_cells(found, asked)
         _check_names(asked.features, saved.modalities[name]["var_names"], name, str(asked.from_model))

@@ -232,7 +232,7 @@ def test_pictures_are_drawn(data, model, tmp_path):
         ({"features": "UP3"}, InputError, "'UP1'"),
         ({"target_modality": "atac", "features": "UP1"}, UsageError, "rna, prot"),
         ({"target_modality": "prot"}, UsageError, "--features"),
-        ({"modality": "atac"}, UsageError, "atac"),
+        ({"source_modality": "atac"}, UsageError, "atac"),
         ({"effect": "scale=2"}, UsageError, "lowered"),
         ({"effect": "knockout", "direction": "up"}, UsageError, "only lowers"),
         ({"target": None}, UsageError, "--to"),

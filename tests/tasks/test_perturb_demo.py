@@ -29,18 +29,11 @@ def test_planted_effects_are_recovered_in_sign_and_rank(tmp_path):
         part.obs_names = part.obs["true_cell"].astype(str)
         part[rna.obs_names].copy().write_h5ad(tmp_path / f"paired-{name}.h5ad")
     genes, proteins = ([pair[k] for pair in PANEL] for k in (1, 0))
+    files = [f"{name}={tmp_path / f'paired-{name}.h5ad'}" for name in ("rna", "prot")]
     mocli.perturb(
-        [f"{name}={tmp_path / f'paired-{name}.h5ad'}" for name in ("rna", "prot")],
-        output=tmp_path / "o.tsv",
-        model="multigrate",
-        batch_key="batch",
-        features=genes,
-        target_modality="prot",
-        direction="down",
-        html=False,
-        threads=1,
-        device="cpu",
-    )
+        files, output=tmp_path / "o.tsv", model="multigrate", batch_key="batch", features=genes,
+        target_modality="prot", direction="down", html=False, threads=1, device="cpu",
+    )  # fmt: skip
     table = pd.read_csv(tmp_path / "o.tsv", sep="\t")
     changes = table.pivot_table(index="feature", columns="target", values="change").loc[genes, proteins]
     covariance, gene_sd, protein_sd = planted()
