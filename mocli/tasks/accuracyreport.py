@@ -164,7 +164,8 @@ def _statistics(
 _DETECTIONS = {
     "auprc": (
         "AUPRC",
-        "Average precision of telling cells that have a feature from those that lack it, median over features",
+        "Average precision of telling cells that have a feature from those that lack it, median over "
+        "features",
         "the share of cells that have it is what guessing gives, 1 is perfect",
     ),
     "balanced_accuracy": (
