@@ -11,6 +11,7 @@ from mocli.cli.options import OUTPUT, SHARED
 from mocli.cli.settings import Settings
 
 RELATIONS = "Relations"
+SILENCING = "Silencing genes"
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,65 @@ class Gene2PeakOptions:
     bedpe: Annotated[
         bool, option("--bedpe", panel=OUTPUT, help="Also write OUT.bedpe: arcs for genome browsers")
     ] = False
+    method: Annotated[
+        str,
+        option(
+            "--method",
+            panel=RELATIONS,
+            metavar="WAY",
+            help="correlation (of imputed expression); latent (the gene silenced through the decoder); "
+            "input (the cell encoded without it); auto: latent where the model can",
+        ),
+    ] = "auto"
+    direction: Annotated[
+        str, option("--direction", panel=SILENCING, metavar="WHICH", help="silence or raise the gene")
+    ] = "silence"
+    step: Annotated[
+        str,
+        option(
+            "--step",
+            panel=SILENCING,
+            metavar="KIND",
+            help="adam (the authors' first step), sign (without weight decay), norm (along the gradient)",
+        ),
+    ] = "adam"
+    together: Annotated[
+        bool, option("--together", panel=SILENCING, help="All genes at once, not one by one")
+    ] = False
+    min_cells: Annotated[
+        int,
+        option(
+            "--min-cells",
+            panel=SILENCING,
+            metavar="N",
+            least=1,
+            help="Leave out genes that fewer cells express, also within groups",
+        ),
+    ] = 20
+    alternative: Annotated[
+        str,
+        option(
+            "--alternative",
+            panel=SILENCING,
+            metavar="SIDE",
+            help="two-sided; negative: only peaks that close count; positive: that open",
+        ),
+    ] = "two-sided"
+    peak_sets: Annotated[
+        Path | None,
+        option(
+            "--peak-sets",
+            panel=SILENCING,
+            metavar="FILE",
+            help="Peaks with a factor's motif (table of set and peak, or BED): do they close with it?",
+        ),
+    ] = None
+    truth: Annotated[
+        Path | None,
+        option(
+            "--truth", panel=SILENCING, metavar="FILE", help="Known pairs, BEDPE: precision beside baselines"
+        ),
+    ] = None
 
 
 @with_options(*SHARED, Gene2PeakOptions)

@@ -99,6 +99,14 @@ class ImputeOptions:
             help="Share of true values that prediction intervals hold",
         ),
     ] = 0.9
+    draw: Annotated[
+        bool,
+        option(
+            "--draw",
+            panel=IMPUTATION,
+            help="Also write a draw of every value from the model's likelihood, at the depth of the cell",
+        ),
+    ] = False
     features: Annotated[
         str | None,
         option(

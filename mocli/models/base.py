@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, 
 from mocli.types import ModalityKind, Pairing, Preset, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Generator, Tensor, nn
 
@@ -337,6 +337,19 @@ class Samples(Protocol):
 
 
 @runtime_checkable
+class Surprised(Protocol):
+    """Capability: how unlikely values are where others are expected."""
+
+    def surprise(self, modality: str, columns: Tensor, values: Tensor, mean: Tensor) -> Tensor:
+        """Negative log-likelihood of values of some features, `(B, k)`, given their means, `(B, k)`.
+
+        Differentiable in the means, which are on the scale of `Decodes.decode`; `columns`, `(k,)`,
+        are features of the model.
+        """
+        ...
+
+
+@runtime_checkable
 class Clusters(Protocol):
     """Capability: clusters of cells that the model itself has."""
 
@@ -387,22 +400,3 @@ class Translates(Protocol):
     def translate(self, source: str, target: str, x: Tensor) -> Tensor:
         """`(B, n_source)` to the expected `(B, n_target)`, both on the scale of the model's input."""
         ...
-
-
-def supports(traits: Traits, *, pairing: Pairing, kinds: Iterable[ModalityKind], links: bool) -> str | None:
-    """Return None if the model takes such data, else why not, as the end of a sentence."""
-    kinds = list(kinds)
-    if len(kinds) < traits.min_modalities:
-        return f"needs at least {traits.min_modalities} modalities, got {len(kinds)}"
-    if pairing not in traits.pairings:
-        takes = " or ".join(sorted(traits.pairings))
-        return f"takes {takes} cells, these are {pairing}"
-    for kind in kinds:
-        if kind not in traits.expects:
-            return f"does not take {kind} data"
-    if traits.max_modalities is not None and len(kinds) > traits.max_modalities:
-        return f"takes at most {traits.max_modalities} modalities, got {len(kinds)}"
-    joined = traits.links_replace_pairs and (len(kinds) < 2 or pairing is not Pairing.UNPAIRED)
-    if traits.needs_links and not links and not joined:
-        return "needs a feature-link table (--links)"
-    return None

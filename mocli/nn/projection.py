@@ -30,9 +30,9 @@ _SCALE = 1e4
 class Projection(nn.Module):
     """A fitted form and linear map, `(B, p)` to `(B, k)`.
 
-    Forms: `lognorm`, log1p of counts at the training cells' median depth; `tfidf`, log1p of
-    count / depth * idf * 10^4; `clr`, log1p (the centring of each cell is part of the map); `binary`;
-    `identity`.
+    Forms: `lognorm`, log1p of counts at the training cells' median depth; `tfidf`, log1p of counts per
+    10^4 (the inverse document frequency is part of the map); `clr`, log1p (so is the centring of each
+    cell); `binary`; `identity`.
     """
 
     weight: Tensor
@@ -46,23 +46,24 @@ class Projection(nn.Module):
         self.form = form
         self.register_buffer("weight", torch.zeros(n_vars, n_out))
         self.register_buffer("shift", torch.zeros(n_out))
-        # by feature: what multiplies a count over its cell's total
-        self.register_buffer("factor", torch.ones(n_vars))
+        # the total to which a cell is scaled
+        self.register_buffer("factor", torch.ones(()))
 
     def forward(self, x: Tensor | NonZeros) -> Tensor:
         """`(B, p)` or its non-zeros to `(B, k)`."""
         if isinstance(x, Tensor):
-            return self._formed(x, x.sum(1, keepdim=True), self.factor) @ self.weight - self.shift
-        values = self._formed(x.values, x.totals[x.row], self.factor[x.column])
+            return self.formed(x, x.sum(1, keepdim=True)) @ self.weight - self.shift
+        values = self.formed(x.values, x.totals[x.row])
         bags = nn.functional.embedding_bag(
             x.column, self.weight, x.starts, mode="sum", per_sample_weights=values
         )
         return bags - self.shift
 
-    def _formed(self, x: Tensor, total: Tensor, factor: Tensor) -> Tensor:
+    def formed(self, x: Tensor, total: Tensor) -> Tensor:
+        """Return values as the linear map sees them, in cells of a total that broadcasts to them."""
         if self.form in {"lognorm", "tfidf"}:
             # a perturbed cell may have any total above 0
-            return torch.log1p(x * factor / torch.where(total > 0, total, torch.ones_like(total)))
+            return torch.log1p(x * (self.factor / torch.where(total > 0, total, torch.ones_like(total))))
         if self.form == "clr":
             return torch.log1p(x.clamp_min(0))
         return (x > 0).to(x.dtype) if self.form == "binary" else x
@@ -94,14 +95,17 @@ def fit_projection(
     """
     n, p = x.shape
     factor = _factor(x, form)
+    rarity = (
+        np.log1p(n / (1 + np.asarray((x != 0).sum(axis=0), np.float64).ravel())) if form == "tfidf" else None
+    )
     if n > FIT_CELLS:
         x = x[np.sort(np.random.default_rng(seed).choice(n, FIT_CELLS, replace=False))]
     values = _formed(x, form, factor)
     mean, sd = _moments(values)
     usable = sd > 1e-6 * np.maximum(np.abs(mean), 1e-30)
     inverse = np.where(usable, 1 / np.where(usable, sd, 1), 0)
-    if form == "tfidf":
-        inverse = usable.astype(np.float64)
+    if rarity is not None:
+        inverse = np.where(usable, rarity, 0)
     scaled = values @ sparse.diags(inverse) if not isinstance(values, np.ndarray) else values * inverse
     if form == "clr":
         inner = np.eye(p) - 1 / p
@@ -129,24 +133,19 @@ def fit_projection(
     made.weight.copy_(torch.from_numpy(weight))
     full = mean if offset is None else mean + offset
     made.shift.copy_(torch.from_numpy(full @ weight))
-    made.factor.copy_(torch.from_numpy(factor))
+    made.factor.fill_(factor)
     return made
 
 
-def _factor(x: CSR | FloatArray, form: str) -> DoubleArray:
-    p = x.shape[1]
-    if form == "tfidf":
-        seen = np.asarray((x != 0).sum(axis=0), np.float64).ravel()
-        inverse: DoubleArray = x.shape[0] / (1 + seen) * _SCALE
-        return inverse
+def _factor(x: CSR | FloatArray, form: str) -> float:
     if form == "lognorm":
         totals = np.asarray(x.sum(axis=1), np.float64).ravel()
         totals = totals[totals > 0]
-        return np.full(p, float(np.median(totals)) if len(totals) else 1.0)
-    return np.ones(p)
+        return float(np.median(totals)) if len(totals) else 1.0
+    return _SCALE if form == "tfidf" else 1.0
 
 
-def _formed(x: CSR | FloatArray, form: str, factor: DoubleArray) -> CSR | FloatArray:
+def _formed(x: CSR | FloatArray, form: str, factor: float) -> CSR | FloatArray:
     if form == "identity":
         return x
     if form == "binary":
@@ -154,8 +153,7 @@ def _formed(x: CSR | FloatArray, form: str, factor: DoubleArray) -> CSR | FloatA
     if form == "clr":
         return np.log1p(np.maximum(x, 0)) if isinstance(x, np.ndarray) else x.log1p()
     totals = np.asarray(x.sum(axis=1), np.float64).ravel()
-    inverse = sparse.diags(1 / np.where(totals > 0, totals, 1))
-    scaled = inverse @ sparse.csr_matrix(x) @ sparse.diags(factor)
+    scaled = sparse.diags(factor / np.where(totals > 0, totals, 1)) @ sparse.csr_matrix(x)
     found: CSR = scaled.log1p()
     return found
 

@@ -19,13 +19,17 @@ MAX_NAMED = 40
 _BINS = 41
 
 
-def distance_plot(distance: IntArray, correlation: DoubleArray, *, seed: int = 0) -> Picture:
+def distance_plot(
+    distance: IntArray, correlation: DoubleArray, *, seed: int = 0, label: str = "correlation"
+) -> Picture:
     """Draw the correlation of every pair over the distance to the TSS, with median and quartiles.
 
     Parameters
     ----------
     distance, correlation
         `(n_pairs,)`; undefined correlations are left out.
+    label
+        What is drawn, where it is no correlation.
     """
     known = np.isfinite(correlation)
     far, correlation = distance[known] / 1000, correlation[known]
@@ -47,7 +51,7 @@ def distance_plot(distance: IntArray, correlation: DoubleArray, *, seed: int = 0
         axes.plot(middle, quartiles[:, 1], color=ACCENT, linewidth=1.6, label="median, with quartiles")
         axes.legend(frameon=False, fontsize=8, loc="upper right")
     axes.set_xlabel("distance to the TSS, kb (negative: upstream)", fontsize=8, color=INK)
-    axes.set_ylabel("correlation", fontsize=8, color=INK)
+    axes.set_ylabel(label, fontsize=8, color=INK)
     return to_png(figure)
 
 

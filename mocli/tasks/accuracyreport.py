@@ -164,8 +164,7 @@ def _statistics(
 _DETECTIONS = {
     "auprc": (
         "AUPRC",
-        "Average precision of telling cells that have a feature from those that lack it, median over "
-        "features",
+        "Average precision of telling cells that have a feature from those that lack it; median",
         "the share of cells that have it is what guessing gives, 1 is perfect",
     ),
     "balanced_accuracy": (

@@ -18,6 +18,7 @@ from mocli.tasks.describe import describe_given
 from mocli.tasks.projection import align
 from mocli.tasks.relationreport import draw_relations, report_relations, summarise
 from mocli.tasks.relationtable import write_tsv
+from mocli.tasks.sampled import Sampler
 from mocli.train.checkpoint import Checkpoints
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def _blocks(work: Imputation, rows: IntArray) -> Iterator[Block]:
         own = np.full(work.source_file.n_obs, -1, dtype=np.int64)
         own[work.pairs[:, 0]] = work.pairs[:, 1]
         measured = aligned, own[rows]
+    sampler = Sampler.of(work) if work.asked.draw else None
     for span in blocks_of(len(rows), len(columns)):
         block: dict[str, Any] = {"X": work.predictor.predict(work.z[rows[span]], scale, columns)}
         if intervals is not None:
@@ -139,6 +141,8 @@ def _blocks(work: Imputation, rows: IntArray) -> Iterator[Block]:
                 x = aligned.read(own[span][known])
                 observed[known] = work.readout.measured(x, scale, columns, aligned.absent)
             block["observed"] = observed
+        if sampler is not None:
+            block["sampled"] = sampler.draw(rows[span], columns)
         yield block
 
 

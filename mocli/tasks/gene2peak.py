@@ -1,4 +1,4 @@
-"""`mocli gene2peak`: which peaks go with which genes, from imputed expression and measured accessibility."""
+"""`mocli gene2peak`: which peaks go with which genes, by imputed expression or by silencing genes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mocli.tasks.candidates import choose_genes, find_candidates
 from mocli.tasks.direction import Direction, direction_of_inputs, genes_from_peaks
 from mocli.tasks.holdout import HoldOut
 from mocli.tasks.impute import ImputeOptions
-from mocli.tasks.options import listed_names
+from mocli.tasks.options import listed_names, one_of
 from mocli.tasks.paths import Paths, command_line
 from mocli.tasks.prepare import open_modalities
 from mocli.tasks.request import Result, requested
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     from mocli.tasks.related import Related
     from mocli.tasks.request import Request
     from mocli.types import StrArray
+
+METHODS = ("auto", "correlation", "latent", "input")
+STEPS = ("adam", "sign", "norm")
+ALTERNATIVES = ("two-sided", "positive", "negative")
+PEAK_SETS = ".peaksets.tsv"
 
 TOP = 20
 """Strongest pairs of every feature, where features have no places and pairs are too many."""
@@ -51,6 +56,40 @@ class Gene2PeakOptions:
     group_key: str | None
     n_permutations: int
     bedpe: bool
+    silencing: SilencingRequest
+
+
+@dataclass(frozen=True)
+class SilencingRequest:
+    """What is asked of genes that fall silent; names as the command line's options.
+
+    Attributes
+    ----------
+    given
+        Options that a correlation has no use for.
+    """
+
+    method: str
+    direction: str
+    step: str
+    together: bool
+    min_cells: int
+    alternative: str
+    peak_sets: Path | None
+    truth: Path | None
+
+    @property
+    def given(self) -> list[str]:
+        """Options given that a correlation has no use for."""
+        of = {
+            "--direction": self.direction != "silence",
+            "--step": self.step != "adam",
+            "--together": self.together,
+            "--peak-sets": self.peak_sets is not None,
+            "--truth": self.truth is not None,
+            "--alternative": self.alternative != "two-sided",
+        }
+        return [option for option, value in of.items() if value]
 
 
 def gene2peak(
@@ -66,14 +105,23 @@ def gene2peak(
     group_key: str | None = None,
     n_permutations: int = 20,
     bedpe: bool = False,
+    method: str = "auto",
+    direction: str = "silence",
+    step: str = "adam",
+    together: bool = False,
+    min_cells: int = 20,
+    alternative: str = "two-sided",
+    peak_sets: str | Path | None = None,
+    truth: str | Path | None = None,
     dry_run: bool = False,
     command: Sequence[str] | None = None,
     **shared: Any,
 ) -> Result:
     """Relate genes to peaks (or proteins to genes); the shell's `mocli gene2peak`.
 
-    Expression is imputed for every cell that has peaks measured, and correlated
-    with the accessibility measured in it.
+    With `method="correlation"` expression is imputed for every cell that has peaks measured,
+    and correlated with the accessibility measured in it. With `latent` or `input` each gene
+    falls silent in a model, and what changes at the peaks is held against what chance gives.
 
     Parameters
     ----------
@@ -95,6 +143,24 @@ def gene2peak(
         Of the permutation null; 0 leaves it out.
     bedpe
         Also write arcs for genome browsers.
+    method
+        `correlation`; `latent`, a step against the gradient of the gene's likelihood; `input`,
+        the cell encoded again without the gene; `auto`: `latent` where the model has cells'
+        places and a decoder, else `correlation`.
+    direction
+        `silence`, or `raise`.
+    step
+        `adam` (the authors of multiDGD's), `sign` (without weight decay), `norm` (along the gradient).
+    together
+        All genes at once, not one by one.
+    min_cells
+        Cells that must express a gene, in all and in a group.
+    alternative
+        `two-sided`, or `negative` or `positive`: only peaks that close, or open, count.
+    peak_sets
+        Peaks by transcription factor: a table of set and peak, or BED with names.
+    truth
+        Known pairs, BEDPE, to hold the scores against.
 
     Raises
     ------
@@ -115,13 +181,33 @@ def gene2peak(
         gtf=Path(gtf) if gtf is not None else None,
         window=window,
     )
-    own = Gene2PeakOptions(listed_names(genes, "--genes"), group_key, n_permutations, bedpe)
+    for value, choices, option in (
+        (method, METHODS, "--method"),
+        (direction, ("silence", "raise"), "--direction"),
+        (step, STEPS, "--step"),
+        (alternative, ALTERNATIVES, "--alternative"),
+    ):
+        one_of(value, list(choices), option)
+    silencing = SilencingRequest(
+        method, direction, step, together, min_cells, alternative,
+        None if peak_sets is None else Path(peak_sets), None if truth is None else Path(truth),
+    )  # fmt: skip
+    if method == "correlation" and silencing.given:
+        raise UsageError(
+            f"{silencing.given[0]} has no use for correlations", field=silencing.given[0],
+            found="--method correlation", hint="leave one of the two out",
+        )  # fmt: skip
+    if truth is not None and gtf is None:
+        raise UsageError("--truth needs places, which --gtf gives", field="--truth", hint="give --gtf FILE")
+    own = Gene2PeakOptions(listed_names(genes, "--genes"), group_key, n_permutations, bedpe, silencing)
     if bedpe and gtf is None:
         raise UsageError("--bedpe needs places, which --gtf gives", field="--bedpe", hint="give --gtf FILE")
     request = requested(inputs, output=output, **shared)
-    paths = Paths.of(request.output, request.run, suffixes=(".tsv",), beside=(".bedpe",) if bedpe else ())
+    beside = ((".bedpe",) if bedpe else ()) + ((PEAK_SETS,) if peak_sets is not None else ())
+    paths = Paths.of(request.output, request.run, suffixes=(".tsv",), beside=beside)
     read = [parse_source(text).path for text in request.data.inputs] + [Path(p) for p in request.data.links]
-    paths.refuse_inputs([*read, *([asked.gtf] if asked.gtf is not None else [])])
+    read += [p for p in (asked.gtf, silencing.peak_sets, silencing.truth) if p is not None]
+    paths.refuse_inputs(read)
     if dry_run:
         return _dry_run(request, asked, own, paths)
     return _run(request, asked, own, paths, command if command is not None else command_line())
@@ -176,6 +262,21 @@ def _dry_run(request: Request, asked: ImputeOptions, own: Gene2PeakOptions, path
     if asked.from_model is None:
         made = plan(request.data, request.train, Task.GENE2PEAK, lines.append, files=files)
         lines.extend(f"warning: {w}" for w in made.warnings)
+        if own.silencing.method != "correlation":
+            from mocli.tasks.silencingcells import choose_way
+            from mocli.tasks.silencingwork import check_inputs
+
+            way = choose_way(made.traits.name, own.silencing.method)
+            if way is not None:
+
+                def warn(text: str) -> None:
+                    lines.append(f"warning: {text}")
+
+                check_inputs(request, asked, own, files, say=lines.append, warn=warn)
+                lines.append(f"silencing genes in {made.traits.name}, method {way}")
+                written = paths.results(trained=True)
+                lines.extend(f"would write {path}" for path in written)
+                return Result(paths.output, {}, lines, written)
         by_kind = genes_from_peaks(asked, {f.name: f.kind for f in files})
         source, target = direction_of_inputs(by_kind, [f.name for f in files])
         of = {f.name: f for f in files}
@@ -195,6 +296,13 @@ def _run(
 ) -> Result:
     with Run("gene2peak", paths, output=request.output, options=request.run, command=command) as run:
         # torch and scikit-learn are loaded only now: a dry run and a refusal need neither
+        from mocli.tasks.silencingwork import silence_in_model, way_of
+
+        way = way_of(run, request, asked, own)
+        if way is not None:
+            silence_in_model(run, request, asked, own, way)
+            files = paths.results(trained=asked.from_model is None)
+            return Result(paths.output, run.report.as_dict(), [], files)
         from mocli.tasks.imputation import Imputation
         from mocli.tasks.related import relate_features
 

@@ -26,10 +26,12 @@ from mocli.tasks.direction import (
     shared_cells,
 )
 from mocli.tasks.holdout import without
+from mocli.tasks.inference import place_cells
 from mocli.tasks.pairing import relate
 from mocli.tasks.predictor import Predictor, choose_predictor, readout_from
 from mocli.tasks.prepare import open_modalities
-from mocli.tasks.projection import align, find_modality, project
+from mocli.tasks.projection import align, find_modality
+from mocli.tasks.sampled import check_draws
 from mocli.tasks.saved import SavedModel, load_model, write_model
 from mocli.tasks.training import Trained, train_model
 from mocli.types import ModalityKind, Task
@@ -217,6 +219,8 @@ class Imputation:
                 hint="train it again with this version of mocli",
             )
         self.readout.check_scale(asked.scale, self.target)
+        if asked.draw:
+            check_draws(self.saved, self.target)
         self.columns = columns_of(asked.features, self.names, self.target)
         self.predictor, self.why = choose_predictor(
             self.saved, asked, self.source, self.target, device=run.device, warn=run.warn
@@ -224,7 +228,16 @@ class Imputation:
         aligned = align(
             self.saved, self.source, self.source_file, layers=self.request.data.layer, warn=run.warn
         )
-        self.z = project(self.saved, self.source, aligned, run.device)
+        self.z = place_cells(
+            self.saved,
+            self.source,
+            aligned,
+            self.request.data,
+            device=run.device,
+            seed=self.request.run.seed,
+            say=run.say,
+            warn=run.warn,
+        )
         run.say(f"{self.source} -> {self.target}: {self.source_file.n_obs:,} cells encoded")
         run.say(f"values by the {self.predictor.name} ({self.why})")
 

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 MOST_VARIABLE = 2000
 """Features of a screen by default."""
 
+MOST_ROWS = 10_000_000
+"""Lines of a table of predicted changes: perturbations, directions, sets of cells, target features."""
+
 JOIN = "+"
 """Between the names of features that change together."""
 
@@ -261,6 +264,14 @@ class PerturbationRun:
             target = asked.target_modality or self.modality
             reader = TargetReader.of(self.saved, target, run.device)
             run.say(f"{self.modality} -> {target}: values by the {reader.route}")
+            n_rows = len(self.perturbations) * len(asked.directions) * len(reader.names) * len(self.sets.sets)
+            if n_rows > MOST_ROWS:
+                raise UsageError(
+                    f"the table of predicted changes would have {n_rows:,} lines",
+                    field="--features",
+                    expected=f"at most {MOST_ROWS:,}",
+                    hint="name fewer features, one --direction, or no --group-key",
+                )
             self.predicted = predict_changes(
                 self.cells, every, self.sets, asked.effect, asked.directions, reader,
                 own=target == self.modality, absent=self.absent,

@@ -238,7 +238,10 @@ def predict_changes(
     table = pd.concat(parts, ignore_index=True)
     if own:
         # what the perturbed feature itself does is what was done to it
-        mine = {p.name: set(p.name.split("+")) for p in asked.every[: asked.n]}
+        mine = {
+            p.name: {reader.saved.modalities[cells.modality]["var_names"][c] for c in p.columns}
+            for p in asked.every[: asked.n]
+        }
         table["perturbed"] = [
             int(t in mine[f]) for f, t in zip(table["feature"], table["target"], strict=True)
         ]

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from mocli.errors import UsageError
-from mocli.models.base import Encodes, EncodesJointly
+from mocli.models.base import Encodes, EncodesJointly, Extends
 from mocli.tasks.decodebatch import OPTION, decode_batch
 from mocli.tasks.decoded import Decoder, cannot_decode
+from mocli.tasks.inference import infer_places
 from mocli.tasks.routes import Route
 from mocli.train.predict import encode_rows
 
@@ -105,14 +106,18 @@ def readout_from(
     None where a place is of one modality anyway, or too few cells were measured in both.
     """
     model, made = trained.model, trained.made
-    if not isinstance(model, EncodesJointly) or not isinstance(model, Encodes):
+    if not isinstance(model, EncodesJointly) or not isinstance(model, Encodes | Extends):
         return None
     pairs = made.pairs.get((source, target))
     if pairs is None and (target, source) in made.pairs:
         pairs = made.pairs[target, source][:, ::-1]
     if pairs is None or len(pairs) < FEWEST_PAIRS:
         return None
-    z = encode_rows(model, source, trained.prepared.bundle.modalities[source].features, device)
+    bundle = trained.prepared.bundle
+    if isinstance(model, Encodes):
+        z = encode_rows(model, source, bundle.modalities[source].features, device)
+    else:
+        z = infer_places(model, bundle.seen_by(source)[0], device=device, seed=seed)
     choice = next(c for c in made.choices if c.file.name == target)
     # in file order, so that blocks are read in one sweep
     pairs = pairs[np.argsort(pairs[:, 1], kind="stable")]

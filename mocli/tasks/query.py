@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +41,8 @@ class Query:
         By the model's name of each modality that was measured.
     columns
         Categorical covariates of all cells by key; the levels begin with the model's.
+    continuous
+        Covariates that are numbers, found for every cell.
     new
         Levels that the model does not know, by key.
     """
@@ -51,6 +53,7 @@ class Query:
     rows: IntArray
     obs_names: tuple[str, ...]
     columns: tuple[Codes, ...]
+    continuous: tuple[str, ...]
     new: Mapping[str, tuple[str, ...]]
     data: DataOptions
 
@@ -69,8 +72,7 @@ class Query:
         if self.data.label_key is not None:
             found = find_column(files, self.data.label_key, option="--label-key")
             label = codes_of_cells("label", found, files, self.rows, by_name=by_name)
-        keys = self.saved.description.get("continuous", [])
-        continuous = {key: find_column(files, key, option="--continuous") for key in keys}
+        continuous = {key: find_column(files, key, option="--continuous") for key in self.continuous}
         batch = [c for c in self.columns if c.key == "batch"]
         return MultiOmics(
             modalities={name: self._modality(name) for name in self.saved.modalities},
@@ -157,7 +159,39 @@ def match_query(
         added = codes.levels[len(entry["levels"]) :]
         if added:
             new[codes.key] = added
-    return Query(saved, aligned, relation, rows, obs_names, tuple(columns), new, data)
+    continuous = tuple(saved.description.get("continuous", []))
+    return Query(saved, aligned, relation, rows, obs_names, tuple(columns), continuous, new, data)
+
+
+def query_of_one(
+    saved: SavedModel, name: str, aligned: Aligned, data: DataOptions, *, say: Say, warn: Say
+) -> Query:
+    """Take the cells of one modality for a query; covariates that its file lacks are unknown of all cells.
+
+    Columns are those that the model was trained with.
+    """
+    file, relation = aligned.file, _alone()
+    data = replace(data, batch_key=None, label_key=None)
+    # every row is a cell, also where names repeat
+    rows, obs_names = np.arange(file.n_obs)[:, None], tuple(map(str, file.obs.index))
+    columns, new = [], {}
+    for entry in saved.description.get("covariates", []):
+        key, column, known = entry["key"], entry["column"], tuple(entry["levels"])
+        if _held([file], column):
+            codes = _codes(entry, [file], rows, data, by_name=False, say=say, warn=warn)
+        else:
+            warn(f"obs of {file.name} has no '{column}', a covariate of the model: unknown of every cell")
+            codes = Codes(key, np.full(len(rows), -1, np.int64), known)
+        columns.append(codes)
+        if codes.levels[len(known) :]:
+            new[key] = codes.levels[len(known) :]
+    continuous = tuple(saved.description.get("continuous", []))
+    lacking = [key for key in continuous if not _held([file], key)]
+    if lacking:
+        # a model takes all of them or none
+        warn(f"obs of {file.name} has no '{lacking[0]}': {', '.join(continuous)} stand at their mean")
+        continuous = ()
+    return Query(saved, {name: aligned}, relation, rows, obs_names, tuple(columns), continuous, new, data)
 
 
 def check_labels(saved: SavedModel, asked: TransferOptions) -> None:
@@ -183,6 +217,12 @@ def _alone() -> Relation:
     return Relation(Pairing.PAIRED, "one modality", names_mean_cells=True)
 
 
+def _held(files: Sequence[ModalityFile], column: str) -> bool:
+    """Whether any file has a column, also as `modality:column`."""
+    owner, _, rest = column.partition(":")
+    return any(column in f.obs or (f.name == owner and rest in f.obs) for f in files)
+
+
 def _codes(
     entry: Mapping[str, Any],
     files: Sequence[ModalityFile],
@@ -198,7 +238,7 @@ def _codes(
     is_batch = key == "batch"
     column = data.batch_key if is_batch and data.batch_key else entry["column"]
     named = is_batch and data.batch_key is not None
-    if not named and not any(column in f.obs for f in files):
+    if not named and not _held(files, column):
         if not is_batch:
             warn(f"obs has no '{column}', a covariate of the model: its mean stands for every cell")
             return Codes(key, np.full(len(rows), -1, np.int64), known)

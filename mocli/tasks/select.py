@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mocli.errors import UsageError
-from mocli.models.base import supports
 from mocli.models.registry import available, traits_of
+from mocli.types import ModalityKind, Pairing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from mocli.models.base import Traits
-    from mocli.types import ModalityKind, Pairing, Task
+    from mocli.types import Task
 
 
 def choose_model(
@@ -69,3 +69,22 @@ def _what_would_help(problems: dict[str, str | None]) -> str:
     if any(problem and "--links" in problem for problem in problems.values()):
         return "give a feature-link table with --links"
     return "`mocli models` shows which model takes which data"
+
+
+def supports(traits: Traits, *, pairing: Pairing, kinds: Iterable[ModalityKind], links: bool) -> str | None:
+    """Return None if the model takes such data, else why not, as the end of a sentence."""
+    kinds = list(kinds)
+    if len(kinds) < traits.min_modalities:
+        return f"needs at least {traits.min_modalities} modalities, got {len(kinds)}"
+    if pairing not in traits.pairings:
+        takes = " or ".join(sorted(traits.pairings))
+        return f"takes {takes} cells, these are {pairing}"
+    for kind in kinds:
+        if kind not in traits.expects:
+            return f"does not take {kind} data"
+    if traits.max_modalities is not None and len(kinds) > traits.max_modalities:
+        return f"takes at most {traits.max_modalities} modalities, got {len(kinds)}"
+    joined = traits.links_replace_pairs and (len(kinds) < 2 or pairing is not Pairing.UNPAIRED)
+    if traits.needs_links and not links and not joined:
+        return "needs a feature-link table (--links)"
+    return None

@@ -10,7 +10,14 @@ import numpy as np
 import torch
 
 from mocli import __version__
-from mocli.models.base import Draws, Encodes, EncodesJointly, Model, Schedule, SmoothsLinks
+from mocli.models.base import (
+    Draws,
+    Encodes,
+    EncodesJointly,
+    Model,
+    Schedule,
+    SmoothsLinks,
+)
 from mocli.models.parameters import as_dict, resolve
 from mocli.models.registry import load_class
 from mocli.tasks.atlas import Atlas
@@ -23,7 +30,7 @@ from mocli.tasks.describe import (
 )
 from mocli.tasks.evaluate import return_freed_memory
 from mocli.tasks.options import preset_of
-from mocli.tasks.placement import Latent
+from mocli.tasks.placement import Latent, gives_one_place
 from mocli.tasks.prepare import load, plan
 from mocli.tasks.readouts import FeatureReadout
 from mocli.tasks.run import digest
@@ -195,7 +202,7 @@ def _matched(edge: EdgeLinks) -> str:
 
 def encode(run: Run, model: Model, bundle: MultiOmics) -> Latent:
     """Latent of every cell, joint where the model offers that; its digest goes to the report."""
-    if isinstance(model, EncodesJointly):
+    if isinstance(model, EncodesJointly) and gives_one_place(model, bundle.pairing):
         alone = {}
         if isinstance(model, Encodes) and len(bundle.modalities) > 1:
             alone = {

@@ -60,6 +60,18 @@ def test_the_query_example(environment, tmp_path):
     assert "query_label_accuracy[cell_type->rna, k-NN]" in report["metrics"]
 
 
+def test_the_perturb_example(environment, tmp_path):
+    work = tmp_path / "work"
+    options = ["--max-steps", "5", "--no-html", "--threads", "1"]
+    done = run(["bash", EXAMPLES / "shell" / "perturb.sh", work, *options], environment, tmp_path)
+    assert done.returncode == 0, done.stderr
+    screened = json.loads((work / "screen.report.json").read_text())
+    assert "responses" in screened["tables"]
+    effects = json.loads((work / "effects.report.json").read_text())
+    assert effects["training"] is None
+    assert "effect_by_group" in effects["tables"]
+
+
 def test_the_impute_example(environment, tmp_path):
     work = tmp_path / "work"
     options = ["--max-steps", "5", "--no-html", "--threads", "1"]
@@ -70,6 +82,18 @@ def test_the_impute_example(environment, tmp_path):
     filled = json.loads((work / "filled.report.json").read_text())
     assert filled["status"] == "ok"
     assert filled["training"] is None
+
+
+def test_the_simulate_example(environment, tmp_path):
+    work = tmp_path / "work"
+    options = ["--max-steps", "20", "--no-html", "--threads", "1"]
+    done = run(["bash", EXAMPLES / "shell" / "simulate.sh", work, *options], environment, tmp_path)
+    assert done.returncode == 0, done.stderr
+    judged = json.loads((work / "simulated.report.json").read_text())
+    assert "discriminability[rna]" in judged["metrics"]
+    balanced = json.loads((work / "balanced.report.json").read_text())
+    assert balanced["training"] is None
+    assert {row[2] for row in balanced["tables"]["simulated"]["rows"]} == {50}
 
 
 def test_the_shell_example(environment, tmp_path):
@@ -106,6 +130,17 @@ def test_the_shell_example_of_genes_and_peaks(environment, tmp_path):
     assert len(lines) == 5
     assert (work / "gene2peak.bedpe").exists()
     assert len((work / "two.tsv").read_text().splitlines()) > 2
+
+
+def test_the_shell_example_of_silenced_genes(environment, tmp_path):
+    script, work = EXAMPLES / "shell" / "silencing.sh", tmp_path / "work"
+    options = "-s n_hidden=16 --n-latent 4 --batch-size 64 --no-html --threads 1 --device cpu --max-steps 5"
+    done = run(["bash", script, work, *options.split()], environment, tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("gene\tpeak\tchrom\tstart\tend\tdistance_to_tss\tgroup\tn_cells\tdelta")
+    assert len(lines) == 5
+    assert len((work / "both.tsv").read_text().splitlines()) > 2
 
 
 def test_the_python_example(environment, unpaired, tmp_path):

@@ -278,7 +278,7 @@ def test_features_without_places(unpaired, tmp_path, small, monkeypatch, check_r
 
 def test_a_dry_run_says_what_would_be_done(tissue, tmp_path):
     result = mocli.gene2peak(
-        tissue / "multiome.h5mu", links=tissue / "half.tsv", gtf=tissue / "genes.tsv",
+        tissue / "multiome.h5mu", links=tissue / "half.tsv", gtf=tissue / "genes.tsv", model="scmodal",
         output=tmp_path / "o.tsv", bedpe=True, dry_run=True,
     )  # fmt: skip
     text = "\n".join(result.plan)
@@ -289,8 +289,9 @@ def test_a_dry_run_says_what_would_be_done(tissue, tmp_path):
 
 
 MULTIOME = ["multiome.h5mu", "--links", "half.tsv"]
+CORRELATE = ["-m", "scmodal"]
 BAD = {
-    "no gene table": ([*MULTIOME], 2, "--gtf", "a gene table names"),
+    "no gene table": ([*MULTIOME, *CORRELATE], 2, "--gtf", "a gene table names"),
     "a window without places": (
         ["rna.h5ad", "prot.h5ad", "--links", "rna-prot.tsv", "--window", "1000"],
         2,
@@ -331,7 +332,7 @@ BAD = {
         "--bedpe",
         "--gtf",
     ),
-    "no links": (["multiome.h5mu", "--gtf", "genes.tsv"], 2, None, "--links"),
+    "no links": (["multiome.h5mu", "--gtf", "genes.tsv", *CORRELATE], 2, None, "--links"),
     "the output is an input": (
         [*MULTIOME, "--gtf", "genes.tsv", "-o", "genes.tsv", "-f"],
         2,

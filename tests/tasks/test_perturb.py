@@ -59,13 +59,9 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
+    params = {"n_hidden": 64, "n_latent": 8, "batch_size": 64, "dropout": 0.0, "validation_share": 0}
     mocli.integrate(
-        [data],
-        output=folder / "o.h5mu",
-        model="multigrate",
-        params={"n_hidden": 64, "n_latent": 8, "batch_size": 64, "dropout": 0.0, "validation_share": 0},
-        max_steps=500,
-        **QUICK,
+        [data], output=folder / "o.h5mu", model="multigrate", params=params, max_steps=500, **QUICK
     )
     return folder / "o.model"
 

@@ -19,6 +19,7 @@ from mocli.models.multidgd.start import (
     start_mixture,
     start_places,
 )
+from mocli.nn.likelihoods import negative_binomial, normal
 from mocli.types import Preset
 
 if TYPE_CHECKING:
@@ -218,6 +219,13 @@ class MultiDGD:
     ) -> Tensor:
         """Draw every value from its likelihood, `(B, n_vars)`, at the means of `decode`."""
         return self.module.sample(modality, z, conditions, library, generator)
+
+    def surprise(self, modality: str, columns: Tensor, values: Tensor, mean: Tensor) -> Tensor:
+        """Return -log p of values of some features given their means, `(B, k)`."""
+        branch = self.module.branch(modality)
+        if branch.likelihood == "normal":
+            return -normal(values, mean, branch.log_sd[columns])
+        return -negative_binomial(values, mean, torch.exp(branch.log_dispersion[columns]))
 
     def clusters(self, z: Tensor) -> Tensor:
         """Return the probability of every component, `(B, K)`."""

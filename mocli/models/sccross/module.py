@@ -103,10 +103,16 @@ class SccrossModule(nn.Module):
 
     def inputs(self, name: str, x: Tensor | NonZeros) -> Tensor:
         """Return what the encoder of a modality takes, `(B, k)`: components averaged over training cells."""
-        m = self.names.index(name)
-        part, components = self.shape.parts[m], self.projections[m](x)
-        reference = getattr(self, f"reference_{m}")
-        return smoothed(components, reference, part.n_neighbors, self.params.input_smoothing)
+        return self.averaged(name, self.projection(name)(x))
+
+    def averaged(self, name: str, components: Tensor) -> Tensor:
+        """Average components over the nearest training cells, `(B, k)`."""
+        reference = getattr(self, f"reference_{self.names.index(name)}")
+        return smoothed(components, reference, self.part(name).n_neighbors, self.params.input_smoothing)
+
+    def projection(self, name: str) -> Projection:
+        """Return the fitted projection of a modality."""
+        return cast("Projection", self.projections[self.names.index(name)])
 
     def encode(self, name: str, inputs: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
         """Posteriors of u and z, each a mean and a standard deviation, `(B, d)`."""

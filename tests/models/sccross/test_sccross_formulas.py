@@ -179,3 +179,23 @@ def test_a_shape_goes_through_json():
 def test_the_paper_s_preset():
     paper = resolve(traits_of("sccross"), {}, "paper")
     assert (paper.weight_prior, paper.prior, paper.weight_pairs) == (0.04, "gram", 0.0)
+
+
+@pytest.mark.parametrize("form", ["lognorm", "tfidf", "clr", "binary", "identity"])
+def test_a_changed_feature_enters_linearly(form):
+    part = Part("rna", 6, "nb", form, 4, 5, 2)
+    torch.manual_seed(0)
+    net = SccrossModule(Shape((part,), (), None, ()), params()).eval()
+    for buffer in (net.projection("rna").weight, net.projection("rna").shift, net.reference_0):
+        buffer.normal_()
+    net.projection("rna").factor.fill_(20.0)
+    model, x = Sccross(net, net.params), torch.poisson(torch.full((3, 6), 4.0)) + 1
+    torch.testing.assert_close(model.leave("rna", model.enter("rna", x)), model.encode("rna", x))
+    # one feature changed at the depth that was measured
+    new, library = x[:, 2] * 0.5, x.sum(1)
+    change = model.entry_values("rna", new, library) - model.entry_values("rna", x[:, 2], library)
+    moved = model.enter("rna", x) + change[:, None] * model.entry_weights("rna")[2]
+    formed = net.projection("rna").formed(
+        torch.cat([x[:, :2], new[:, None], x[:, 3:]], 1), library.unsqueeze(1)
+    )
+    torch.testing.assert_close(moved, formed @ net.projection("rna").weight - net.projection("rna").shift)

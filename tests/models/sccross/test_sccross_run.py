@@ -190,3 +190,37 @@ def test_the_same_seed_gives_the_same_bytes(folder):
         integrate(files, folder / f"same{i}.h5mu", links=folder / "atac.tsv", max_steps=9) for i in range(2)
     ]
     assert reports[0]["determinism"]["latent_sha256"] == reports[1]["determinism"]["latent_sha256"]
+
+
+def test_cells_of_a_type_are_simulated_in_all_modalities(apart, folder):
+    out = folder / "sim.h5mu"
+    mocli.simulate(
+        from_model=apart[1].with_suffix(".model"), output=out, label="cell_type=t1", n_cells=40, html=False
+    )
+    with md.set_options(pull_on_update=False):
+        found = md.read_h5mu(out)
+    for name in ("rna", "atac"):
+        x = found[name].X
+        x = np.asarray(x.todense() if sparse.issparse(x) else x)
+        assert x.shape == (40, P[name])
+        assert np.array_equal(x, np.round(x))
+        assert x.min() >= 0
+
+
+def test_drawn_counts_have_the_depth_of_their_cell(apart, folder):
+    out = folder / "drawn.h5mu"
+    query = write(folder, 60, tag="_d", seed=7, names=("atac",))
+    path = query[0].partition("=")[2]
+    deep = ad.read_h5ad(path)
+    deep.X[:30] = deep.X[:30] * 4
+    deep.write_h5ad(path)
+    options = {"source": "atac", "target": "rna", "scale": "counts", "draw": True, "html": False}
+    mocli.impute(query, output=out, from_model=apart[1].with_suffix(".model"), **options)
+    with md.set_options(pull_on_update=False):
+        x = md.read_h5mu(out)["rna_imputed"].layers["sampled"]
+    x = np.asarray(x.todense() if sparse.issparse(x) else x)
+    assert np.array_equal(x, np.round(x))
+    totals = x.sum(1)
+    assert totals[:30].mean() / totals[30:].mean() == pytest.approx(4, rel=0.2)
+    source = np.asarray(deep.X.sum(1)).ravel()
+    assert np.corrcoef(totals, source)[0, 1] > 0.9
