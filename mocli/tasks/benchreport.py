@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mocli.data.obsm import read_places
-from mocli.errors import MocliError
+from mocli.errors import InputError, MocliError
 from mocli.models.registry import traits_of
 from mocli.tasks.benchtable import COSTS, Record, as_figures, describe_rankings, rankings, write_table
 from mocli.tasks.contender import Contender, others_embedding, placed
@@ -139,8 +140,8 @@ class Benchmark:
     def _of_model(self, training: Training) -> Contender:
         path, key = training.output, f"X_{training.model}"
         alone = []
-        for name in self.ground.bundle.modalities:
-            if "--marginal" in training.words:
+        for name in self.ground.bundle.modalities if "--marginal" in training.words else ():
+            with suppress(InputError):  # a model that places modalities apart writes no such array
                 alone += [p for p in read_places(path, f"{key}_{name}") if p.modality == name]
         traits = traits_of(training.model)
         return placed(
