@@ -34,10 +34,8 @@ class Traits:
         Import paths (`package.module:Class`), so that reading traits stays cheap.
     uses_links
         Whether feature links change anything; if not, they are ignored with a word.
-    links_replace_pairs
-        Whether links are needed only where nothing else joins several modalities: cells measured in both.
-    uses_sets
-        Whether scores of gene sets are taken beside the features.
+    links_replace_pairs, uses_sets
+        Whether links are needed only where no cell was measured twice; whether gene sets are taken.
     likelihoods
         By kind of modality what its values may be taken for, the first that fits them being
         the default; empty for models that take one kind of values only.
