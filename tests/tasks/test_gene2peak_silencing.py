@@ -71,7 +71,8 @@ def found(tissue):
     """One run that trains, with everything asked for."""
     return mocli.gene2peak(
         tissue / "factor.h5mu", model="multidgd", batch_key="batch", label_key="cell_type",
-        gtf=tissue / "genes.tsv", group_key="cell_type", bedpe=True, peak_sets=tissue / "sets.tsv", truth=tissue / "truth.bedpe",
+        gtf=tissue / "genes.tsv", group_key="cell_type", bedpe=True, peak_sets=tissue / "sets.tsv",
+        truth=tissue / "truth.bedpe",
         output=tissue / "found.tsv", params=SMALL, max_steps=150, **{**QUICK, "html": True},
     )  # fmt: skip
 
@@ -218,6 +219,23 @@ def test_without_places_peaks_are_compared_genome_wide(tissue, tmp_path, found):
         mocli.gene2peak(
             [tissue / "plain.h5mu"], output=tmp_path / "p.tsv", gtf=tissue / "genes.tsv", **options
         )
+
+
+def test_a_model_with_encoders_goes_both_ways(tissue, tmp_path):
+    given = {**QUICK, "gtf": tissue / "genes.tsv", "genes": f"{FACTOR},CD4"}
+    mocli.gene2peak(
+        tissue / "factor.h5mu", model="multigrate", max_steps=20, output=tmp_path / "a.tsv", **given
+    )
+    first = read(tmp_path / "a.tsv")
+    result = mocli.gene2peak(
+        tissue / "factor.h5mu",
+        from_model=tmp_path / "a.model",
+        method="input",
+        output=tmp_path / "b.tsv",
+        **given,
+    )
+    assert "encoded again" in result.report["tables"]["silencing"]["sentence"]
+    assert set(read(result.output)["gene"]) == set(first["gene"]) == {FACTOR, "CD4"}
 
 
 def test_genes_of_few_cells_are_told(tissue, again):
