@@ -89,7 +89,7 @@ def report_silencing(run: Run, found: Found) -> None:
             "change is the mean over the set's peaks, t and p compare it with that of random peaks as open "
             "and as near to genes (Welch). Peaks of one cell type move together, which t does not know: "
             "effect is the difference over the random peaks' spread, p_matched its rank among those of genes "
-            "expressed alike, on the same peaks: strict, as other genes of the same cell types move the same peaks.",
+            "expressed alike, on the same peaks: strict, as others of the same cell types move them, too.",
             found.peak_sets,
         )  # fmt: skip
 
