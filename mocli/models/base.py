@@ -32,6 +32,8 @@ class Traits:
         Pairings the model accepts, and those for which `--model auto` takes it first.
     params, model
         Import paths (`package.module:Class`), so that reading traits stays cheap.
+    leads
+        Tasks for which `--model auto` takes it first, whatever else takes such cells.
     uses_links
         Whether feature links change anything; if not, they are ignored with a word.
     links_replace_pairs, uses_sets
@@ -61,6 +63,7 @@ class Traits:
     uses_sets: bool = False
     likelihoods: Mapping[ModalityKind, tuple[str, ...]] = field(default_factory=dict)
     selects_features: bool = True
+    leads: frozenset[Task] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,8 +46,10 @@ def choose_model(
             "no model fits these data", field="--model", found=reasons, hint=_what_would_help(problems)
         )
     models = available()
+    leading = [name for name in fitting if task in models[name].leads]
     best = next((name for name in fitting if pairing in models[name].prefers), fitting[0])
-    preferred = pairing in models[best].prefers
+    best = leading[0] if leading else best
+    preferred = bool(leading) or pairing in models[best].prefers
     why = f"{pairing} cells{' with links' if links else ''}"
     return models[
         best

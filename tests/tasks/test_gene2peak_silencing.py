@@ -70,20 +70,11 @@ def tissue(tmp_path_factory):
 def found(tissue):
     """One run that trains, with everything asked for."""
     return mocli.gene2peak(
-        tissue / "factor.h5mu",
-        model="multidgd",
-        batch_key="batch",
-        label_key="cell_type",
-        gtf=tissue / "genes.tsv",
-        group_key="cell_type",
-        bedpe=True,
-        peak_sets=tissue / "sets.tsv",
+        tissue / "factor.h5mu", model="multidgd", batch_key="batch", label_key="cell_type",
+        gtf=tissue / "genes.tsv", group_key="cell_type", bedpe=True, peak_sets=tissue / "sets.tsv",
         truth=tissue / "truth.bedpe",
-        output=tissue / "found.tsv",
-        params=SMALL,
-        max_steps=150,
-        **{**QUICK, "html": True},
-    )
+        output=tissue / "found.tsv", params=SMALL, max_steps=150, **{**QUICK, "html": True},
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -92,12 +83,9 @@ def again(tissue, found, tmp_path):
         given = {"gtf": tissue / "genes.tsv", "genes": f"{FACTOR},{BYSTANDER},CD4", **QUICK, **options}
         path = tmp_path / output
         result = mocli.gene2peak(
-            list(inputs) or [tissue / "factor.h5mu"],
-            from_model=tissue / "found.model",
-            output=path,
-            force=True,
-            **given,
-        )
+            list(inputs) or [tissue / "factor.h5mu"], from_model=tissue / "found.model", output=path,
+            force=True, **given,
+        )  # fmt: skip
         return result.report, read(path)
 
     return ask
@@ -233,6 +221,23 @@ def test_without_places_peaks_are_compared_genome_wide(tissue, tmp_path, found):
         )
 
 
+def test_a_model_with_encoders_goes_both_ways(tissue, tmp_path):
+    given = {**QUICK, "gtf": tissue / "genes.tsv", "genes": f"{FACTOR},CD4"}
+    mocli.gene2peak(
+        tissue / "factor.h5mu", model="multigrate", max_steps=20, output=tmp_path / "a.tsv", **given
+    )
+    first = read(tmp_path / "a.tsv")
+    result = mocli.gene2peak(
+        tissue / "factor.h5mu",
+        from_model=tmp_path / "a.model",
+        method="input",
+        output=tmp_path / "b.tsv",
+        **given,
+    )
+    assert "encoded again" in result.report["tables"]["silencing"]["sentence"]
+    assert set(read(result.output)["gene"]) == set(first["gene"]) == {FACTOR, "CD4"}
+
+
 def test_genes_of_few_cells_are_told(tissue, again):
     rna = md.read_h5mu(tissue / "factor.h5mu")["rna"]
     n_cells = pd.Series(np.asarray((rna.X > 0).sum(0)).ravel(), index=rna.var_names)
@@ -283,14 +288,9 @@ def test_models_of_unknown_kinds_must_be_named(tissue, tmp_path):
     write(tmp_path, mods, "three.h5mu")
     with pytest.raises(UsageError, match="say which modality holds genes"):
         mocli.gene2peak(
-            [tmp_path / "three.h5mu"],
-            model="multidgd",
-            output=tmp_path / "o.tsv",
-            max_steps=5,
-            kind={"m0": "other", "m1": "other", "m2": "other"},
-            params=SMALL,
-            **QUICK,
-        )
+            [tmp_path / "three.h5mu"], model="multidgd", output=tmp_path / "o.tsv", max_steps=5,
+            kind={"m0": "other", "m1": "other", "m2": "other"}, params=SMALL, **QUICK,
+        )  # fmt: skip
 
 
 def test_a_dry_run_trains_nothing(tissue, tmp_path, capsys):
@@ -305,15 +305,9 @@ def test_found_links_are_right_at_the_rate_promised(tmp_path):
     """Precision at 10 % FDR on the demo with planted links, at least 0.85; AUPRC above the correlations'."""
     write_demo(tmp_path, n_cells=600)
     result = mocli.gene2peak(
-        tmp_path / "multiome.h5mu",
-        model="multidgd",
-        batch_key="batch",
-        label_key="cell_type",
-        gtf=tmp_path / "genes.tsv",
-        alternative="negative",
-        output=tmp_path / "o.tsv",
-        **QUICK,
-    )
+        tmp_path / "multiome.h5mu", model="multidgd", batch_key="batch", label_key="cell_type",
+        gtf=tmp_path / "genes.tsv", alternative="negative", output=tmp_path / "o.tsv", **QUICK,
+    )  # fmt: skip
     table = read(result.output)
     planted = read(tmp_path / "planted.tsv")
     known = set(zip(planted["gene"], planted["peak"], strict=True))

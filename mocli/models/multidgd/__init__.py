@@ -32,6 +32,7 @@ TRAITS = Traits(
     },
     selects_features=False,
     tasks=frozenset({Task.INTEGRATE, Task.IMPUTE, Task.SIMULATE, Task.GENE2PEAK}),
+    leads=frozenset({Task.GENE2PEAK}),
     params="mocli.models.multidgd.params:MultiDGDParams",
     model="mocli.models.multidgd.model:MultiDGD",
 )

@@ -23,7 +23,7 @@ TRAITS = Traits(
         ModalityKind.METHYL: ("normal", "ziln", "bernoulli"),
         ModalityKind.OTHER: ("normal", "nb", "zinb", "poisson", "bernoulli", "ziln"),
     },
-    tasks=frozenset({Task.INTEGRATE, Task.IMPUTE, Task.SIMULATE, Task.PERTURB}),
+    tasks=frozenset({Task.INTEGRATE, Task.IMPUTE, Task.SIMULATE, Task.PERTURB, Task.GENE2PEAK}),
     params="mocli.models.multigrate.params:MultigrateParams",
     model="mocli.models.multigrate.model:Multigrate",
 )
