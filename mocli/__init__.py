@@ -8,12 +8,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mocli.tasks.benchmark import benchmark
     from mocli.tasks.gene2peak import gene2peak
     from mocli.tasks.impute import impute
     from mocli.tasks.integrate import integrate
+    from mocli.tasks.perturb import perturb
+    from mocli.tasks.simulate import simulate
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "gene2peak", "impute", "integrate"]
+__all__ = ["__version__", "benchmark", "gene2peak", "impute", "integrate", "perturb", "simulate"]
 
 _LAZY = {name: f"mocli.tasks.{name}" for name in __all__[1:]}
 

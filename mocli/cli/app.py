@@ -6,11 +6,14 @@ import typer
 
 from mocli import __version__
 from mocli.cli import helpers
+from mocli.cli.benchmark import benchmark
 from mocli.cli.command import CONTEXT, EPILOG
 from mocli.cli.gene2peak import gene2peak
 from mocli.cli.impute import impute
 from mocli.cli.integrate import integrate
 from mocli.cli.links import links
+from mocli.cli.perturb import perturb
+from mocli.cli.simulate import simulate
 from mocli.cli.stdout import emit
 
 WORKFLOW = "Commands, in the order of a workflow"
@@ -25,7 +28,7 @@ app = typer.Typer(
     invoke_without_command=True,
 )
 
-for subcommand in (integrate, impute, gene2peak):
+for subcommand in (integrate, impute, simulate, perturb, gene2peak, benchmark):
     app.command(rich_help_panel=WORKFLOW, context_settings=CONTEXT, epilog=EPILOG)(subcommand)
 for helper in (helpers.models, helpers.params, helpers.demo, helpers.doctor):
     app.command(rich_help_panel=HELPERS, context_settings=CONTEXT)(helper)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mocli.cli.settings import Settings
 
 
-def call(task: str, settings: Settings) -> None:
+def call(task: str, settings: Settings, *, needs_input: bool = True) -> None:
     """Set up logging and run a task (`package.module:function`, imported only now).
 
     `--dry-run` prints the task's plan and `--report -` its report, to stdout.
@@ -30,7 +30,7 @@ def call(task: str, settings: Settings) -> None:
     _warn_of_unknown_variables(settings.ctx)
     arguments = settings.task_arguments()
     inputs = arguments.pop("inputs")
-    _require(inputs, arguments["output"], settings.ctx)
+    _require(inputs if needs_input else ["none"], arguments["output"], settings.ctx)
     arguments |= {"dry_run": own.dry_run, "command": command_line(settings.ctx)}
     function = load_class(task)
     if arguments["report"] == "-" and not own.dry_run:

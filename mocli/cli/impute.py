@@ -6,6 +6,7 @@ from typing import Annotated
 
 from mocli.cli.call import call
 from mocli.cli.command import with_options
+from mocli.cli.genesets import GeneSetOptions
 from mocli.cli.option import option
 from mocli.cli.options import OUTPUT, SHARED
 from mocli.cli.settings import Settings
@@ -98,6 +99,14 @@ class ImputeOptions:
             help="Share of true values that prediction intervals hold",
         ),
     ] = 0.9
+    draw: Annotated[
+        bool,
+        option(
+            "--draw",
+            panel=IMPUTATION,
+            help="Also write a draw of every value from the model's likelihood, at the depth of the cell",
+        ),
+    ] = False
     features: Annotated[
         str | None,
         option(
@@ -140,7 +149,7 @@ class ImputeOptions:
     ] = None
 
 
-@with_options(*SHARED, ImputeOptions)
+@with_options(*SHARED, GeneSetOptions, ImputeOptions)
 def impute(settings: Settings) -> None:
     """Fill in a modality that cells lack, with prediction intervals.
 

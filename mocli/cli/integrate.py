@@ -6,9 +6,11 @@ from typing import Annotated
 
 from mocli.cli.call import call
 from mocli.cli.command import with_options
+from mocli.cli.genesets import GeneSetOptions
 from mocli.cli.option import option
-from mocli.cli.options import OUTPUT, SHARED, TRAINING
+from mocli.cli.options import OUTPUT, SHARED
 from mocli.cli.settings import Settings
+from mocli.cli.training import TRAINING
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ class TransferOptions:
     ] = 0.5
 
 
-@with_options(*SHARED, ReferenceOptions, IntegrateOptions, TransferOptions)
+@with_options(*SHARED, GeneSetOptions, ReferenceOptions, IntegrateOptions, TransferOptions)
 def integrate(settings: Settings) -> None:
     """Bring the cells of all modalities into one latent space.
 

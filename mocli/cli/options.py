@@ -14,14 +14,12 @@ import typer
 
 from mocli.cli import values
 from mocli.cli.option import option
+from mocli.cli.training import ModelOptions, ScheduleOptions, SeedOptions
 from mocli.cli.values import Pairs, choice
-from mocli.models.registry import available
-from mocli.types import ModalityKind, Preset
+from mocli.types import ModalityKind
 
-MODELS = "|".join(["auto", *available()])
 KINDS = [kind.value for kind in ModalityKind]
 PAIRINGS = ("auto", "paired", "unpaired", "mosaic")
-PRESETS = [preset.value for preset in Preset]
 RESUMES = ("auto", "always", "never")
 
 # not part of a configuration: they say what to do with it
@@ -164,70 +162,6 @@ class DataOptions:
             help="obs column naming the true partner of unpaired cells; for metrics only",
         ),
     ] = None
-
-
-TRAINING = "Model and training"
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """Which model, and how it trains; None leaves a value to the model."""
-
-    model: Annotated[
-        str,
-        option(
-            "--model",
-            "-m",
-            panel=TRAINING,
-            metavar=MODELS,
-            check=values.model,
-            help="Model; auto chooses for the data and says why",
-        ),
-    ] = "auto"
-    preset: Annotated[
-        str,
-        option(
-            "--preset",
-            panel=TRAINING,
-            metavar="|".join(PRESETS),
-            check=choice(*PRESETS),
-            help="auto: sized to the data, stops when converged; paper: the published schedule",
-        ),
-    ] = "auto"
-    n_latent: Annotated[
-        int | None, option("--n-latent", panel=TRAINING, metavar="N", least=1, help="Latent dimensions")
-    ] = None
-    max_steps: Annotated[
-        int | None,
-        option(
-            "--max-steps",
-            panel=TRAINING,
-            metavar="N",
-            least=1,
-            help="Training steps at most; overrides the preset",
-        ),
-    ] = None
-    batch_size: Annotated[
-        int | None, option("--batch-size", panel=TRAINING, metavar="N", least=1, help="Cells in a minibatch")
-    ] = None
-    lr: Annotated[
-        float | None,
-        option("--lr", panel=TRAINING, metavar="X", check=values.positive, help="Learning rate"),
-    ] = None
-    params: Annotated[
-        list[str] | None,
-        option(
-            "--set",
-            "-s",
-            panel=TRAINING,
-            metavar="KEY=VALUE",
-            help="Other hyper-parameter; 'mocli params MODEL' lists them",
-        ),
-        Pairs("KEY=VALUE", values.scalar),
-    ] = None
-    seed: Annotated[
-        int, option("--seed", panel=TRAINING, metavar="N", least=0, help="Seed of everything random")
-    ] = 0
 
 
 RUN = "Run: device, checkpoints"
@@ -392,4 +326,13 @@ class CommandOptions:
     ] = "auto"
 
 
-SHARED = (InputOptions, OutputOptions, DataOptions, TrainingOptions, RunOptions, CommandOptions)
+SHARED = (
+    InputOptions,
+    OutputOptions,
+    DataOptions,
+    ModelOptions,
+    ScheduleOptions,
+    SeedOptions,
+    RunOptions,
+    CommandOptions,
+)

@@ -88,9 +88,12 @@ class Settings:
         for name in DURATIONS & arguments.keys():
             if arguments[name] is not None:
                 arguments[name] = parse_duration(arguments[name], f"--{self.keys[name]}")
-        for name in ("inputs", "links", "covariate", "continuous"):
-            if name in arguments:
-                arguments[name] = list(arguments[name] or ())
+        # by the command's own options: one of the same name may be repeatable elsewhere
+        params: list[Any] = list(self.ctx.command.params)
+        for param in params:
+            many = getattr(param, "multiple", False) or param.nargs == -1
+            if many and param.name in arguments and not isinstance(arguments[param.name], dict):
+                arguments[param.name] = list(arguments[param.name] or ())
         return arguments
 
     def to_yaml(self) -> str:

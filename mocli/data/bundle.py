@@ -144,6 +144,9 @@ class MultiOmics:
         its own, also if two modalities share names.
     covariates
         Categorical columns to account for, besides the batch.
+    sets
+        By modality which of its features belong to which set of genes, `(n_vars, n_sets)`; none where
+        no sets were given.
     """
 
     modalities: Mapping[str, Modality]
@@ -156,6 +159,7 @@ class MultiOmics:
     covariates: tuple[Codes, ...] = ()
     continuous: Continuous | None = None
     obs: pd.DataFrame | None = field(default=None, repr=False)
+    sets: Mapping[str, CSR] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.rows.shape != (len(self.obs_names), len(self.modalities)):

@@ -208,6 +208,8 @@ def _write_new(
 
 def _kept_order(added: Sequence[Added]) -> pd.Index | None:
     """Cell order of the h5mu that all modalities come from, None where a new file is needed."""
+    if not added:
+        return None
     first = added[0].file
     if any(
         a.file.path != first.path

@@ -29,6 +29,7 @@ _WHICH = (
     better="higher",
     bounds=(0.0, 1.0),
     needs={"batches", "label"},
+    aspect="labels",
     sentence="Whether cell types that few batches have are compact and apart: 1 is so, 0.5 is overlapping.",
     definition=_WHICH + "For each, (s + 1) / 2, s the mean label silhouette (ASW) of its cells; mean over "
     "isolated labels. The paper's form, the label against all other cells as one group, would be decided by "
@@ -50,6 +51,7 @@ def silhouette_isolated(e: Embedding) -> Iterable[Score]:
     better="higher",
     bounds=(0.0, 1.0),
     needs={"batches", "label"},
+    aspect="labels",
     sentence="Whether cell types that few batches have come out as clusters of their own: 1 is exactly so.",
     definition=_WHICH
     + "For each, the highest F1 = 2 common / (label + cluster) cells of any Louvain cluster "

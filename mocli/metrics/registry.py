@@ -34,6 +34,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Need = Literal["modalities", "batches", "label", "pairs", "linked", "own"]
 
+OTHER = "other"
+_ASPECTS: tuple[tuple[Need, str], ...] = (
+    ("pairs", "partners"),
+    ("linked", "links"),
+    ("batches", "batches"),
+    ("own", "structure"),
+    ("modalities", "modalities"),
+    ("label", "labels"),
+)
+
 MAX_NEIGHBORS = 300  # the neighbourhood of the mixing metric
 ACROSS = 15  # neighbours in the other modality
 MAX_CELLS = 20_000  # metrics that average over cells draw this many
@@ -253,6 +263,9 @@ class Metric:
         The exact formula in words, and where it comes from.
     headline
         Place among the few metrics that a terminal shows, from 1; 0 for the report alone.
+    aspect
+        What it speaks of, by which a benchmark groups metrics; follows from the needs where not
+        given. `total` sums up other metrics.
     """
 
     name: str
@@ -265,6 +278,11 @@ class Metric:
     section: str
     compute: Callable[[Embedding], Iterable[Score]]
     headline: int = 0
+    aspect: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.aspect:
+            object.__setattr__(self, "aspect", next((a for n, a in _ASPECTS if n in self.needs), OTHER))
 
     def __call__(self, embedding: Embedding) -> list[Score]:
         """Compute, once per embedding; the values are NaN where the latent holds no geometry."""
@@ -298,12 +316,23 @@ def metric(
     definition: str,
     section: str,
     headline: int = 0,
+    aspect: str = "",
 ) -> Callable[[Callable[[Embedding], Iterable[Score]]], Metric]:
     """Turn a function into the `Metric` that `available_metrics` finds in its module."""
 
     def register(compute: Callable[[Embedding], Iterable[Score]]) -> Metric:
         return Metric(
-            name, title, better, bounds, frozenset(needs), sentence, definition, section, compute, headline
+            name,
+            title,
+            better,
+            bounds,
+            frozenset(needs),
+            sentence,
+            definition,
+            section,
+            compute,
+            headline,
+            aspect,
         )
 
     return register

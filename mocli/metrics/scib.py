@@ -40,6 +40,7 @@ _WHERE = "scIB, Nat Methods 2022; Multigrate, evaluation (its choice of metrics)
     definition=f"Mean of {_OF_BATCH}. kBET and iLISI are not part of it.",
     section=_WHERE,
     headline=2,
+    aspect="total",
 )
 def scib_batch(e: Embedding) -> Iterable[Score]:
     """Average the metrics of batch removal."""
@@ -56,6 +57,7 @@ def scib_batch(e: Embedding) -> Iterable[Score]:
     definition=f"Mean of {_OF_BIO}.",
     section=_WHERE,
     headline=3,
+    aspect="total",
 )
 def scib_bio(e: Embedding) -> Iterable[Score]:
     """Average the metrics of biology."""
@@ -74,6 +76,7 @@ def scib_bio(e: Embedding) -> Iterable[Score]:
     f"Batch: mean of {_OF_BATCH}. Bio: mean of {_OF_BIO}.",
     section=_WHERE,
     headline=1,
+    aspect="total",
 )
 def scib_total(e: Embedding) -> Iterable[Score]:
     """Weigh both totals."""

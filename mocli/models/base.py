@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, 
 from mocli.types import ModalityKind, Pairing, Preset, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Generator, Tensor, nn
 
@@ -32,10 +32,12 @@ class Traits:
         Pairings the model accepts, and those for which `--model auto` takes it first.
     params, model
         Import paths (`package.module:Class`), so that reading traits stays cheap.
-    leads
-        Tasks for which `--model auto` takes it first, whatever else takes such cells.
     uses_links
         Whether feature links change anything; if not, they are ignored with a word.
+    links_replace_pairs
+        Whether links are needed only where nothing else joins several modalities: cells measured in both.
+    uses_sets
+        Whether scores of gene sets are taken beside the features.
     likelihoods
         By kind of modality what its values may be taken for, the first that fits them being
         the default; empty for models that take one kind of values only.
@@ -57,9 +59,11 @@ class Traits:
     params: str
     model: str
     uses_links: bool = True
+    links_replace_pairs: bool = False
+    uses_sets: bool = False
     likelihoods: Mapping[ModalityKind, tuple[str, ...]] = field(default_factory=dict)
     selects_features: bool = True
-    leads: frozenset[Task] = frozenset()
+    leads: frozenset[Task] = frozenset()  # tasks that it does first
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,6 +247,32 @@ class Encodes(Protocol):
 
 
 @runtime_checkable
+class EntersLinearly(Protocol):
+    """Capability: an encoder that begins with a linear layer.
+
+    A changed feature then adds a row of that layer's weights to its output, and a cell is placed
+    again at the cost of the narrow layers behind. For every x,
+    `leave(modality, enter(modality, x))` is `encode(modality, x)`.
+    """
+
+    def entry_weights(self, modality: str) -> Tensor:
+        """Return the first layer's weights, `(n_vars, n_hidden)`."""
+        ...
+
+    def entry_values(self, modality: str, values: Tensor, library: Tensor) -> Tensor:
+        """Return single values `(n,)` as the first layer sees them in cells of a total `(n,)`."""
+        ...
+
+    def enter(self, modality: str, x: Tensor) -> Tensor:
+        """`(B, n_vars)` to the first layer's output, `(B, n_hidden)`, before anything that is not linear."""
+        ...
+
+    def leave(self, modality: str, hidden: Tensor) -> Tensor:
+        """`(B, n_hidden)` to `(B, n_latent)`."""
+        ...
+
+
+@runtime_checkable
 class EncodesJointly(Protocol):
     """Capability: everything measured of a cell to one latent."""
 
@@ -312,11 +342,7 @@ class Surprised(Protocol):
     """Capability: how unlikely values are where others are expected."""
 
     def surprise(self, modality: str, columns: Tensor, values: Tensor, mean: Tensor) -> Tensor:
-        """Negative log-likelihood of values of some features, `(B, k)`, given their means, `(B, k)`.
-
-        Differentiable in the means, which are on the scale of `Decodes.decode`; `columns`, `(k,)`,
-        are features of the model.
-        """
+        """Return -log p of values of some features given their means on `decode`'s scale, `(B, k)` each."""
         ...
 
 
@@ -326,6 +352,19 @@ class Clusters(Protocol):
 
     def clusters(self, z: Tensor) -> Tensor:
         """`(B, n_latent)`, as users see it, to the probability of every cluster, `(B, K)`."""
+        ...
+
+
+@runtime_checkable
+class DrawsPlaces(Protocol):
+    """Capability: places of cells that were never measured, from the clusters' own distributions."""
+
+    def cluster_weights(self) -> Tensor:
+        """Return the share of every cluster, `(K,)`."""
+        ...
+
+    def draw_places(self, clusters: Tensor, generator: Generator) -> Tensor:
+        """Return a place in each of some clusters `(n,)`, `(n, n_latent)`; the generator is the CPU's."""
         ...
 
 
@@ -358,21 +397,3 @@ class Translates(Protocol):
     def translate(self, source: str, target: str, x: Tensor) -> Tensor:
         """`(B, n_source)` to the expected `(B, n_target)`, both on the scale of the model's input."""
         ...
-
-
-def supports(traits: Traits, *, pairing: Pairing, kinds: Iterable[ModalityKind], links: bool) -> str | None:
-    """Return None if the model takes such data, else why not, as the end of a sentence."""
-    kinds = list(kinds)
-    if len(kinds) < traits.min_modalities:
-        return f"needs at least {traits.min_modalities} modalities, got {len(kinds)}"
-    if pairing not in traits.pairings:
-        takes = " or ".join(sorted(traits.pairings))
-        return f"takes {takes} cells, these are {pairing}"
-    for kind in kinds:
-        if kind not in traits.expects:
-            return f"does not take {kind} data"
-    if traits.max_modalities is not None and len(kinds) > traits.max_modalities:
-        return f"takes at most {traits.max_modalities} modalities, got {len(kinds)}"
-    if traits.needs_links and not links:
-        return "needs a feature-link table (--links)"
-    return None

@@ -94,6 +94,12 @@ class GaussianMixture(nn.Module):
         own = joint.gather(1, component.clamp_min(0).unsqueeze(1)).squeeze(1)
         return torch.where(component >= 0, own, mixed)
 
+    def draw(self, components: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw a point from each of some components `(n,)`, `(n, d)`; the generator is the CPU's."""
+        mean = self.mean[components]
+        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+        return mean + noise * torch.exp(-0.5 * self.log_precision[components])
+
     def posterior(self, z: Tensor) -> Tensor:
         """Probability of every component given `(B, d)`, `(B, K)`."""
         return torch.softmax(self.log_joint(z), 1)

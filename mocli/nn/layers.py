@@ -30,11 +30,14 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, widths[0])` to `(B, widths[-1])`."""
-        *hidden, last = self.layers
-        for layer in hidden:
-            x = nn.functional.relu(layer(x))
-        out: Tensor = last(x)
-        return out
+        x = self.layers[0](x)
+        return self.leave(x)
+
+    def leave(self, x: Tensor) -> Tensor:
+        """Return what follows the first linear layer, `(B, widths[1])` to `(B, widths[-1])`."""
+        for layer in self.layers[1:]:
+            x = layer(nn.functional.relu(x))
+        return x
 
 
 class InputLinear(nn.Module):
@@ -100,9 +103,15 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor | NonZeros, side: Tensor | None = None) -> Tensor:
         """`(B, n_in)` and `(B, n_side)` to `(B, n_out)`."""
+        return self.leave(self.enter(x, side))
+
+    def enter(self, x: Tensor | NonZeros, side: Tensor | None = None) -> Tensor:
+        """Return the linear part, `(B, n_out)`."""
         y: Tensor = self.linear(x)
-        if self.side is not None and side is not None:
-            y = y + self.side(side)
+        return y if self.side is None or side is None else y + self.side(side)
+
+    def leave(self, y: Tensor) -> Tensor:
+        """Return what follows the linear part, `(B, n_out)`."""
         # statistics of fewer than two rows mean nothing
         if not (self.training and isinstance(self.norm, nn.BatchNorm1d) and len(y) < 2):
             y = self.norm(y)

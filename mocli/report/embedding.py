@@ -125,6 +125,41 @@ def by_modality(
     return _picture(figure, len(shown) * n_panels)
 
 
+def panel_of(
+    axes: Axes, xy: FloatArray, category: Category, own: slice, side: float, *, seed: int = 0
+) -> None:
+    """Draw one layout on axes, in the colours that a category of many layouts has.
+
+    Parameters
+    ----------
+    xy
+        `(n, 2)`.
+    own
+        Which codes of the category are of these points.
+    side
+        Of the panel, in inches.
+    """
+    key = _key(category)
+    entries = key.entries[own]
+    shown = _draw_order(xy, seed)
+    shown = shown[np.argsort(entries[shown] < key.n_named, kind="stable")]
+    _bare(axes)
+    _points(axes, xy[shown], key.colours[entries[shown]], side)
+    _window(axes, xy[shown])
+
+
+def shared_legend(figure: Figure, category: Category, *, n_columns: int) -> None:
+    """Name the colours of `panel_of` beneath all panels."""
+    from matplotlib.lines import Line2D
+
+    key = _key(category)
+    handles = [Line2D([], [], marker="o", linestyle="", markersize=5, color=tuple(c)) for c in key.colours]
+    figure.legend(
+        handles, [printable(name, 30) for name in key.names], loc="outside lower left", ncols=n_columns,
+        frameon=False, fontsize=7.2, labelcolor=INK, handletextpad=0.3, labelspacing=0.3,
+    )  # fmt: skip
+
+
 def _key(category: Category) -> _Key:
     codes, levels = category.codes, list(category.levels)
     counts = np.bincount(codes[codes >= 0], minlength=len(levels))

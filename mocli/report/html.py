@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mocli.report import embedding, plots, wording
-from mocli.report.comparison import Comparison, compare
+from mocli.report.comparison import Comparison, compare, metric_title
 from mocli.report.figure import css_width, data_uri
 from mocli.report.file import write_text
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
     from mocli.report.figure import Picture
+    from mocli.report.ranking import Ranking
     from mocli.report.schema import Report
     from mocli.types import FloatArray, IntArray
 
@@ -38,6 +39,7 @@ _FILTERS = {
 _HOW_TO_SEE = {
     "modality": "Where the modalities are integrated, their colours lie on top of each other.",
     "batch": "Where batches are corrected, their colours are mixed within every group.",
+    "origin": "Simulated cells should lie on top of the real cells of their label, as widely spread.",
     "query": "Where the query fits, it lies on top of the reference; what lies apart is new, or a batch.",
     "label": "Where biology is kept, every label forms a group of its own.",
 }
@@ -98,6 +100,7 @@ def render(
     layout: Layout | None = None,
     confusion: Confusion | None = None,
     drawn: Sequence[Drawn] = (),
+    rankings: Mapping[str, Ranking] | None = None,
 ) -> str:
     """Return the page.
 
@@ -110,6 +113,8 @@ def render(
         labels, transferred labels.
     drawn
         Pictures of the results that only this task has.
+    rankings
+        Methods by metrics, by what they were to do.
     """
     values = report.as_dict()
     model = (values["model"] or {}).get("title") or (values["model"] or {}).get("name") or "this run"
@@ -130,6 +135,8 @@ def render(
             heatmaps=_heatmaps(confusion or {}),
             results=[_shown(d.picture, d.title, d.caption, wide=d.wide) for d in drawn],
             ran=_ran(values),
+            rankings=rankings or {},
+            metric_title=metric_title,
         )
     )
 

@@ -14,6 +14,9 @@ from mocli.report.comparison import metric_title
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+RANKING = "ranking_"
+"""How keys of tables begin that have a method in every row."""
+
 _ENDINGS = (".gz", ".h5mu", ".h5ad", ".h5", ".tsv", ".csv")
 
 
@@ -34,8 +37,19 @@ def custom_content(report: Mapping[str, Any]) -> dict[str, Any]:
         "description": _description(report),
         "plot_type": "table",
         "pconfig": {"id": f"mocli_{task}_table", "title": f"mocli {task}", "col1_header": "Run"},
-        "data": {report["sample"]: row},
+        "data": _ranked(report) or {report["sample"]: row},
     }
+
+
+def _ranked(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return a row for each method of a benchmark, from its tables of methods."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, table in report["tables"].items():
+        if name.startswith(RANKING):
+            for method, *values in table["rows"]:
+                named = zip(table["columns"][1:], values, strict=True)
+                found.setdefault(method, {}).update({k: v for k, v in named if v is not None})
+    return found
 
 
 def sample_name(report: Mapping[str, Any]) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mocli.metrics import conformal
-from mocli.metrics.imputation import FeatureAccuracy, accuracy
+from mocli.metrics.imputation import Detection, FeatureAccuracy, accuracy, detection
 from mocli.nn.neighbors import chunks
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ class Evaluation:
         `(n_vars,)`; NaN for features not measured.
     coverage_present
         The same among values that are not zero; NaN where none is.
+    detection, baseline_detection
+        How well cells that have a feature at all are told from those that lack it; where asked for.
     """
 
     accuracy: FeatureAccuracy
@@ -54,6 +56,8 @@ class Evaluation:
     coverage: DoubleArray
     coverage_present: DoubleArray
     n_cells: int
+    detection: Detection | None = None
+    baseline_detection: Mapping[str, Detection] = field(default_factory=dict)
 
 
 def evaluate(
@@ -66,6 +70,7 @@ def evaluate(
     coverage: float,
     floor: float | None,
     seed: int,
+    detect: bool = False,
 ) -> Evaluation:
     """Compare, some features at a time.
 
@@ -75,11 +80,14 @@ def evaluate(
         Give `(n_cells, n_columns)` for columns of the target.
     coverage
         Nominal share of cells inside an interval.
+    detect
+        Whether zero means absence, so that detection is worth measuring.
     """
     order = np.random.default_rng(seed).permutation(n_cells)
     folds = np.array_split(order, FOLDS)
     parts: list[FeatureAccuracy] = []
     beside: dict[str, list[FeatureAccuracy]] = {name: [] for name in baselines}
+    found: dict[str, list[Detection]] = {}
     intervals: list[Conformal] = []
     covered: list[DoubleArray] = []
     present: list[DoubleArray] = []
@@ -88,7 +96,12 @@ def evaluate(
         y, x = measured(columns), predicted(columns)
         parts.append(accuracy(x, y))
         for name, predict in baselines.items():
-            beside[name].append(accuracy(predict(columns), y))
+            other = predict(columns)
+            beside[name].append(accuracy(other, y))
+            if detect:
+                found.setdefault(name, []).append(_detected(other, y))
+        if detect:
+            found.setdefault("", []).append(_detected(x, y))
         intervals.append(conformal.fit(x, y, coverage=coverage, floor=floor))
         inside = np.zeros(y.shape, dtype=bool)
         for fold in folds:
@@ -109,6 +122,22 @@ def evaluate(
         coverage=np.concatenate(covered),
         coverage_present=np.concatenate(present),
         n_cells=n_cells,
+        detection=_beside_each_other(found.pop("")) if detect else None,
+        baseline_detection={name: _beside_each_other(of) for name, of in found.items()},
+    )
+
+
+def _detected(x: FloatArray, y: FloatArray) -> Detection:
+    """Call as many cells positive as have the feature: predictions need not be probabilities."""
+    there = y > 0
+    rank = np.clip(len(y) - there.sum(0) - 1, 0, len(y) - 1)
+    threshold = np.take_along_axis(np.sort(x, axis=0), rank[None], 0)[0]
+    return detection(x, there, threshold=threshold)
+
+
+def _beside_each_other(parts: list[Detection]) -> Detection:
+    return Detection(
+        **{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Detection)}
     )
 
 
@@ -151,9 +180,9 @@ def linked_baseline(
 
 
 def ridge_baseline(
-    train_x: FloatArray,
+    train_x: FloatArray | DoubleArray,
     train_y: Callable[[IntArray], FloatArray],
-    new_x: FloatArray,
+    new_x: FloatArray | DoubleArray,
     *,
     n_vars: int,
     seed: int,

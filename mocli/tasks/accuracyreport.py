@@ -28,8 +28,8 @@ _BESIDE = {
     ),
     "ridge": (
         "ridge from paired cells",
-        "ridge regression on principal components of the source, fitted on the true pairs among the training "
-        "cells, which scMODAL does not use; penalty chosen on a third of them",
+        "ridge regression on 100 principal components of the source, fitted on the true pairs among the "
+        "training cells, also where the model may not use them; penalty chosen on a third of them",
     ),
 }
 _STATISTICS = {
@@ -44,6 +44,12 @@ _STATISTICS = {
         "higher",
         "the share of variance explained; 0 is no better than the mean, which it can be below",
     ),
+    "rmse": (
+        "Root mean squared error",
+        "lower",
+        "the typical error, in the unit of the values; 0 is perfect",
+    ),
+    "mae": ("Mean absolute error", "lower", "the mean error, in the unit of the values; 0 is perfect"),
 }
 
 
@@ -81,12 +87,14 @@ def report_figures(work: Imputation) -> None:
     columns = work.columns
     direction = f"{work.source}->{work.target}"
     run.report.metrics |= _statistics(found.accuracy, columns, direction, found.n_cells)
+    run.report.metrics |= _detections(found.detection, columns, direction, found.n_cells)
     for name, accuracy in found.baselines.items():
         title, definition = _BESIDE[name]
         run.report.baselines[name] = {
             "title": title,
             "definition": definition,
-            "metrics": _statistics(accuracy, columns, direction, found.n_cells),
+            "metrics": _statistics(accuracy, columns, direction, found.n_cells)
+            | _detections(found.baseline_detection.get(name), columns, direction, found.n_cells),
         }
     covered = found.coverage[columns]
     covered = covered[np.isfinite(covered)]
@@ -139,17 +147,51 @@ def _statistics(
     for name, (title, better, sentence) in _STATISTICS.items():
         values = getattr(accuracy, name)[columns]
         values = values[np.isfinite(values)]
-        for which, value in (("median", np.median), ("worst", np.min)):
+        for which, value in (("median", np.median), ("worst", np.max if better == "lower" else np.min)):
             entries[f"imputation_{name}_{which}[{direction}]"] = {
                 "value": float(value(values)) if len(values) else None,
                 "better": better,
-                "range": [None if name == "r2" else -1.0, 1.0],
+                "range": [0.0, None] if better == "lower" else [None if name == "r2" else -1.0, 1.0],
                 "n": n,
                 "title": f"{title} of imputed values, {which} feature",
                 "definition": f"{title} of each feature over {n:,} cells whose measured values were hidden; "
                 f"{which} over {len(values):,} features that vary.",
                 "sentence": f"Of the {which} feature {sentence}.",
             }
+    return entries
+
+
+_DETECTIONS = {
+    "auprc": (
+        "AUPRC",
+        "Average precision of telling cells that have a feature from those that lack it; median",
+        "the share of cells that have it is what guessing gives, 1 is perfect",
+    ),
+    "balanced_accuracy": (
+        "Balanced accuracy",
+        "Mean of sensitivity and specificity where as many cells are called as have the feature, median over "
+        "features",
+        "0.5 is guessing, 1 is perfect",
+    ),
+}
+
+
+def _detections(
+    detection: figures.Detection | None, columns: IntArray, direction: str, n: int
+) -> dict[str, Any]:
+    entries: dict[str, Any] = {}
+    for name, (title, definition, sentence) in _DETECTIONS.items() if detection is not None else ():
+        values = getattr(detection, name)[columns]
+        values = values[np.isfinite(values)]
+        entries[f"imputation_{name}_median[{direction}]"] = {
+            "value": float(np.median(values)) if len(values) else None,
+            "better": "higher",
+            "range": [0.0, 1.0],
+            "n": n,
+            "title": f"{title} of imputed values, median feature",
+            "definition": f"{definition}; over {len(values):,} features that some cells have and some lack.",
+            "sentence": f"Whether a peak is open in a cell: {sentence}.",
+        }
     return entries
 
 

@@ -59,6 +59,8 @@ class Choice:
         transform that takes them.
     n_top
         Number of highly variable features; None keeps all.
+    keep
+        Names of features that are kept besides.
     """
 
     file: ModalityFile
@@ -68,6 +70,7 @@ class Choice:
     signed: bool
     n_top: int | None
     likelihood: str | None = None
+    keep: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -116,6 +119,7 @@ def choose(file: ModalityFile, data: DataOptions, traits: Traits) -> Choice:
             all_kept=not traits.selects_features,
         ),
         likelihood=likelihood,
+        keep=tuple(data.keep.get(file.name, ())),
     )
 
 

@@ -6,24 +6,31 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import sparse
 
 from mocli.data.batches import dense_rows
-from mocli.data.components import without_averaging
+from mocli.data.components import Components, are_components, without_averaging
+from mocli.data.normalization import median_total, normalize
 from mocli.metrics import conformal
 from mocli.nn.neighbors import chunks
 from mocli.tasks import accuracy
 from mocli.tasks.calibration import Calibration
 from mocli.tasks.partners import partners_by_links
 from mocli.tasks.projection import align
+from mocli.types import COUNT_LIKELIHOODS
 
 if TYPE_CHECKING:
+    from mocli.data.bundle import FeatureMatrix, Modality
     from mocli.tasks.accuracy import Predict
     from mocli.tasks.imputation import Imputation
     from mocli.tasks.projection import Aligned
-    from mocli.types import FloatArray, IntArray
+    from mocli.types import DoubleArray, FloatArray, IntArray
 
 FEWEST = 20
 """Pairs, or partners, below which nothing is fitted to them."""
+
+COMPONENTS = 100
+"""Of the source, for the regression."""
 
 
 def baselines(work: Imputation, scale: str, cells: IntArray, target: Aligned) -> dict[str, Predict]:
@@ -62,18 +69,39 @@ def _ridge(work: Imputation, scale: str, known: IntArray, cells: IntArray, targe
     assert work.trained is not None
     seed = work.request.run.seed
     known = known[accuracy.rows_drawn(len(known), seed=seed)]
-    features = without_averaging(work.trained.prepared.bundle.modalities[work.source].features)
+    source = work.trained.prepared.bundle.modalities[work.source]
+    features = without_averaging(source.features)
     aligned = align(work.saved, work.source, work.source_file, layers=work.request.data.layer, warn=_quiet)
     new = work.saved.recipes[work.source].apply(aligned.read(cells), aligned.absent)
+    before, after = _scores(source, replace(features, values=features.values[known[:, 0]]), new, seed=seed)
     trained_file = next(f for f in work.trained.made.files if f.name == work.target)
     x = replace(target, file=trained_file).read(known[:, 1])
     return accuracy.ridge_baseline(
-        dense_rows(features, known[:, 0]),
+        before,
         lambda columns: work.readout.measured(x, scale, columns),
-        dense_rows(new, np.arange(len(cells))),
+        after,
         n_vars=work.readout.n_vars,
         seed=seed,
     )
+
+
+def _scores(
+    source: Modality, known: FeatureMatrix, new: FeatureMatrix, *, seed: int
+) -> tuple[DoubleArray, DoubleArray]:
+    """Principal components of what a model sees of known and of new cells; of counts, of their logarithms."""
+    if source.likelihood in COUNT_LIKELIHOODS:
+        depth = median_total(sparse.csr_matrix(known.values))
+        known, new = (
+            replace(m, values=normalize(sparse.csr_matrix(m.values), "lognorm", target_sum=depth))
+            for m in (known, new)
+        )
+    if not are_components(known.names):
+        fitted = Components.fit(known, n_components=COMPONENTS, seed=seed)
+        known, new = fitted.apply(known), fitted.apply(new)
+    # in double precision, in which a small penalty still makes the solution unique
+    parts = (dense_rows(m, np.arange(m.n_obs)).astype(np.float64) for m in (known, new))
+    before, after = parts
+    return before, after
 
 
 def on_partners(work: Imputation) -> dict[str, Calibration]:

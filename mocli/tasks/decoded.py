@@ -68,7 +68,7 @@ class Decoder:
         place[recipe.selected] = np.arange(len(recipe.selected))
         model.module.to(device)
         return cls(
-            model, modality, recipe, readout, place, _counted(saved, modality), batch, torch.device(device)
+            model, modality, recipe, readout, place, is_counted(saved, modality), batch, torch.device(device)
         )
 
     @property
@@ -145,7 +145,7 @@ def cannot_decode(saved: SavedModel, modality: str) -> str | None:
         return f"{saved.description['model']} has no decoder"
     if recipe.lsi is not None or recipe.components is not None:
         return f"its decoder gives components of {modality}, not features"
-    if _likelihood(saved, modality) == "bernoulli":
+    if likelihood_of(saved, modality) == "bernoulli":
         return f"its decoder says whether a feature of {modality} is seen, not how much of it"
     return None
 
@@ -166,7 +166,8 @@ def _summed() -> tuple[DoubleArray, DoubleArray]:
     return grid, poisson.pmf(counts, grid[:, None]) @ np.log1p(counts)
 
 
-def _likelihood(saved: SavedModel, modality: str) -> str | None:
+def likelihood_of(saved: SavedModel, modality: str) -> str | None:
+    """Return what a modality's values were taken for; None where it was not asked."""
     entry = saved.modalities[modality]
     if "likelihood" in entry:
         return None if entry["likelihood"] is None else str(entry["likelihood"])
@@ -175,5 +176,6 @@ def _likelihood(saved: SavedModel, modality: str) -> str | None:
     return str(of[modality])
 
 
-def _counted(saved: SavedModel, modality: str) -> bool:
-    return _likelihood(saved, modality) in COUNT_LIKELIHOODS
+def is_counted(saved: SavedModel, modality: str) -> bool:
+    """Whether a modality's likelihood is of counts."""
+    return likelihood_of(saved, modality) in COUNT_LIKELIHOODS

@@ -9,22 +9,28 @@ import numpy as np
 
 from mocli.data.io import sha256
 from mocli.models.parameters import as_dict
+from mocli.models.registry import traits_of
 from mocli.types import Pairing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mocli.data.modality import ModalityFile
+    from mocli.data.values import Health
     from mocli.models.base import Traits
     from mocli.tasks.evaluate import Scores
     from mocli.tasks.prepare import Plan, Prepared
     from mocli.tasks.run import Run
+    from mocli.tasks.saved import SavedModel
     from mocli.train.loop import Fit
 
 
-def describe_inputs(run: Run, made: Plan, prepared: Prepared) -> None:
-    """Record what was read: files with their hashes, values, links."""
+def describe_inputs(run: Run, made: Plan, health: Mapping[str, Health]) -> None:
+    """Record what was read: files with their hashes, values, links; empty cells where health is known."""
     hashes = {path: sha256(path) for path in {p for f in made.files for p in f.paths}}
     for choice in made.choices:
         f = choice.file
-        parts, health = f.by_part(), prepared.health[f.name]
+        parts, known = f.by_part(), health.get(f.name)
         for part, rows in parts:
             run.report.inputs.append(
                 {
@@ -36,7 +42,7 @@ def describe_inputs(run: Run, made: Plan, prepared: Prepared) -> None:
                     "n_vars": part.n_vars,
                     "layer": choice.layer.layer,
                     "values": choice.layer.values.value,
-                    "n_empty": health.n_empty if len(parts) == 1 else int((health.total[rows] == 0).sum()),
+                    "n_empty": None if known is None else int((known.total[rows] == 0).sum()),
                     "transform": choice.transform,
                     "likelihood": choice.likelihood,
                 }
@@ -180,3 +186,22 @@ def describe_links(run: Run, scores: Scores) -> None:
                 f"the integrated cells contradict {len(against):,} of {len(known):,} links of {a} and {b} "
                 f"({', '.join(against[:5])}): where one feature is high, the other is low"
             )
+
+
+def describe_given(run: Run, files: Sequence[ModalityFile], saved: SavedModel, reason: str) -> None:
+    """Record inputs and model where nothing was trained."""
+    hashes = {path: sha256(path) for path in {p for f in files for p in f.paths}}
+    for f in files:
+        run.report.inputs.extend(
+            {"path": str(part.path), "sha256": hashes[part.path], "modality": f.name, "kind": f.kind.value,
+             "n_obs": len(rows), "n_vars": part.n_vars}
+            for part, rows in f.by_part()
+        )  # fmt: skip
+    traits = traits_of(saved.description["model"])
+    run.report.model = {
+        "name": traits.name,
+        "title": traits.title,
+        "doi": traits.doi,
+        "params": saved.description["params"],
+        "reason": reason,
+    }

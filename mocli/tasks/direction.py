@@ -77,18 +77,25 @@ class Direction:
 
 
 def genes_from_peaks(asked: ImputeOptions, kinds: Mapping[str, ModalityKind]) -> ImputeOptions:
-    """Fill in what was not asked: expression from accessibility, else proteins from expression."""
+    """Fill in what was not asked, as `likely_direction` does."""
+    source, target = likely_direction(asked.source, asked.target, kinds)
+    return replace(asked, source=source, target=target)
+
+
+def likely_direction(
+    source: str | None, target: str | None, kinds: Mapping[str, ModalityKind]
+) -> tuple[str | None, str | None]:
+    """Fill in what is None: expression from accessibility, else proteins from expression."""
 
     def only(other: str | None, *wanted: ModalityKind) -> str | None:
         names = [name for name, kind in kinds.items() if kind in wanted and name != other]
         return names[0] if len(names) == 1 else None
 
-    source, target = asked.source, asked.target
     if source is None:
         source = only(target, ModalityKind.ATAC) or only(target, ModalityKind.RNA)
     if target is None:
         target = only(source, ModalityKind.RNA) or only(source, ModalityKind.PROT, ModalityKind.CYTO)
-    return replace(asked, source=source, target=target)
+    return source, target
 
 
 def check_peaks(

@@ -22,7 +22,7 @@ from mocli.tasks.baseline import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from mocli.data.bundle import Codes, MultiOmics
     from mocli.tasks.baseline import Baseline
@@ -80,24 +80,24 @@ def score(
     # baselines first, as their memory is free again then
     groups = latent.groups(bundle)
     if latent.joint is None:
-        own = _own_components(bundle, seed=seed)
+        own = own_components(bundle, seed=seed)
         baselines = _link_baselines(bundle, pairs, own, seed=seed)
     else:
         baselines, base, of = _component_baseline(bundle, seed=seed)
         # cells measured alike, by all that was measured of them
         own = {name: (np.searchsorted(groups[name].cells, of[name]), z) for name, z in base.z.items()}
     everything = {name: np.arange(m.n_obs) for name, m in bundle.modalities.items()}
-    embedding = _embedding(
+    embedding = embedding_of(
         {name: group.z for name, group in groups.items()},
         {name: group.cells for name, group in groups.items()},
         bundle,
         seed=seed,
         # a cell with one place has no distance to itself
         pairs=pairs if latent.joint is None else {},
-        linked=_linked(bundle, everything, seed=seed) if latent.joint is None else {},
+        linked=linked_features(bundle, everything, seed=seed) if latent.joint is None else {},
         own=own,
     )
-    metrics = _every_metric(embedding)
+    metrics = every_metric(embedding)
     return Scores(metrics, baselines, _confusions(embedding, bundle), _links(embedding, bundle))
 
 
@@ -115,7 +115,7 @@ def _links(e: Embedding, bundle: MultiOmics) -> dict[tuple[str, str], LinkScores
     }
 
 
-def _own_components(bundle: MultiOmics, *, seed: int) -> dict[str, Own]:
+def own_components(bundle: MultiOmics, *, seed: int) -> dict[str, Own]:
     """Rows of each modality (all, or a sample), and their places by its own features alone."""
     rng = np.random.default_rng(seed)
     found = {}
@@ -151,8 +151,8 @@ def _link_baselines(
         for base in link_baselines(bundle, link, rows, seed):
             key = base.name if len(bundle.links) == 1 else f"{base.name}[{link.source}-{link.target}]"
             cells = {name: bundle.cells_of(name)[rows[name]] for name in base.z}
-            linked = _linked(bundle, rows, seed=seed)
-            embedding = _embedding(
+            linked = linked_features(bundle, rows, seed=seed)
+            embedding = embedding_of(
                 base.z,
                 cells,
                 bundle,
@@ -174,16 +174,17 @@ def _component_baseline(
         cells = np.sort(np.random.default_rng(seed).choice(cells, MAX_CELLS, replace=False))
     base, of = component_baseline(bundle, cells, seed)
     # they are a cell's own places, so that what they conserve says nothing
-    return {base.name: _entry(base, _embedding(base.z, of, bundle, seed=seed))}, base, of
+    return {base.name: _entry(base, embedding_of(base.z, of, bundle, seed=seed))}, base, of
 
 
 def _entry(base: Baseline, embedding: Embedding) -> dict[str, Any]:
-    return {"title": base.title, "definition": base.definition, "metrics": _every_metric(embedding)}
+    return {"title": base.title, "definition": base.definition, "metrics": every_metric(embedding)}
 
 
-def _every_metric(e: Embedding) -> dict[str, Any]:
+def every_metric(e: Embedding, names: Iterable[str] | None = None) -> dict[str, Any]:
+    """Compute all metrics that apply, or those named; memory that one leaves behind is returned."""
     found: dict[str, Any] = {}
-    for name in available_metrics():
+    for name in available_metrics() if names is None else names:
         return_freed_memory()
         found |= evaluate(e, [name])
     return found
@@ -197,7 +198,7 @@ def return_freed_memory() -> None:
             trim(0)
 
 
-def _embedding(
+def embedding_of(
     z: Mapping[str, FloatArray],
     cells: Mapping[str, IntArray],
     bundle: MultiOmics,
@@ -206,7 +207,18 @@ def _embedding(
     pairs: Mapping[tuple[str, str], IntArray] | None = None,
     linked: Mapping[tuple[str, str], Any] | None = None,
     own: Mapping[str, Own] | None = None,
+    device: str = "cpu",
 ) -> Embedding:
+    """Put places and what is known of their cells together.
+
+    Parameters
+    ----------
+    z
+        Places by group of cells, `(n, d)`.
+    cells
+        Which cells these are, `(n,)`.
+    """
+
     def codes(of: Codes | None) -> dict[str, IntArray] | None:
         return None if of is None else {name: of.codes[cells[name]] for name in z}
 
@@ -219,10 +231,13 @@ def _embedding(
         linked=linked,
         own=own,
         seed=seed,
+        device=device,
     )
 
 
-def _linked(bundle: MultiOmics, rows: Mapping[str, IntArray], *, seed: int) -> dict[tuple[str, str], Any]:
+def linked_features(
+    bundle: MultiOmics, rows: Mapping[str, IntArray], *, seed: int
+) -> dict[tuple[str, str], Any]:
     """Linked features of the modalities that have rows, dense; of very many columns a sample."""
     rng = np.random.default_rng(seed)
     found = {}

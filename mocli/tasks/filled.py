@@ -9,15 +9,16 @@ import pandas as pd
 
 from mocli.data.batches import densify
 from mocli.data.blocks import NewModality
-from mocli.data.io import sha256
 from mocli.data.write import Added, write_h5ad, write_h5mu
 from mocli.tasks.accuracy import blocks_of
 from mocli.tasks.accuracyreport import report_figures, report_route, tabulate
 from mocli.tasks.decoded import Decoder
 from mocli.tasks.deliver import provenance
+from mocli.tasks.describe import describe_given
 from mocli.tasks.projection import align
 from mocli.tasks.relationreport import draw_relations, report_relations, summarise
 from mocli.tasks.relationtable import write_tsv
+from mocli.tasks.sampled import Sampler
 from mocli.train.checkpoint import Checkpoints
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def _blocks(work: Imputation, rows: IntArray) -> Iterator[Block]:
         own = np.full(work.source_file.n_obs, -1, dtype=np.int64)
         own[work.pairs[:, 0]] = work.pairs[:, 1]
         measured = aligned, own[rows]
+    sampler = Sampler.of(work) if work.asked.draw else None
     for span in blocks_of(len(rows), len(columns)):
         block: dict[str, Any] = {"X": work.predictor.predict(work.z[rows[span]], scale, columns)}
         if intervals is not None:
@@ -139,6 +141,8 @@ def _blocks(work: Imputation, rows: IntArray) -> Iterator[Block]:
                 x = aligned.read(own[span][known])
                 observed[known] = work.readout.measured(x, scale, columns, aligned.absent)
             block["observed"] = observed
+        if sampler is not None:
+            block["sampled"] = sampler.draw(rows[span], columns)
         yield block
 
 
@@ -164,24 +168,7 @@ def _pace(written: Written) -> str:
 
 def describe_inputs(work: Imputation) -> None:
     """Put inputs and model into the report where nothing was trained."""
-    hashes = {path: sha256(path) for path in {p for f in work.files for p in f.paths}}
-    known = work.saved.description
-    for f in work.files:
-        work.run.report.inputs.extend(
-            {"path": str(part.path), "sha256": hashes[part.path], "modality": f.name, "kind": f.kind.value,
-             "n_obs": len(rows), "n_vars": part.n_vars}
-            for part, rows in f.by_part()
-        )  # fmt: skip
-    from mocli.models.registry import traits_of
-
-    traits = traits_of(known["model"])
-    work.run.report.model = {
-        "name": traits.name,
-        "title": traits.title,
-        "doi": traits.doi,
-        "params": known["params"],
-        "reason": f"the model of {work.asked.from_model}",
-    }
+    describe_given(work.run, work.files, work.saved, f"the model of {work.asked.from_model}")
 
 
 def _write_html(work: Imputation) -> None:

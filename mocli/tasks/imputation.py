@@ -31,6 +31,7 @@ from mocli.tasks.pairing import relate
 from mocli.tasks.predictor import Predictor, choose_predictor, readout_from
 from mocli.tasks.prepare import open_modalities
 from mocli.tasks.projection import align, find_modality
+from mocli.tasks.sampled import check_draws
 from mocli.tasks.saved import SavedModel, load_model, write_model
 from mocli.tasks.training import Trained, train_model
 from mocli.types import ModalityKind, Task
@@ -218,6 +219,8 @@ class Imputation:
                 hint="train it again with this version of mocli",
             )
         self.readout.check_scale(asked.scale, self.target)
+        if asked.draw:
+            check_draws(self.saved, self.target)
         self.columns = columns_of(asked.features, self.names, self.target)
         self.predictor, self.why = choose_predictor(
             self.saved, asked, self.source, self.target, device=run.device, warn=run.warn
@@ -308,6 +311,8 @@ class Imputation:
             coverage=self.asked.coverage,
             floor=readout.floor if scale != "scaled" else None,
             seed=seed,
+            # of peaks the question is whether they are open at all
+            detect=self.target_file.kind is ModalityKind.ATAC and scale != "scaled" and readout.floor == 0,
         )
 
     def rows_to_fill(self) -> tuple[IntArray, BoolArray]:

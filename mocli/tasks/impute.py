@@ -45,6 +45,7 @@ class ImputeOptions:
     window: int | None = None
     route: str = Route.READOUT
     decode_batch: str | None = None
+    draw: bool = False
 
 
 def impute(
@@ -65,6 +66,7 @@ def impute(
     window: int | None = None,
     route: str = "auto",
     decode_batch: str | None = None,
+    draw: bool = False,
     dry_run: bool = False,
     command: Sequence[str] | None = None,
     **shared: Any,
@@ -101,6 +103,8 @@ def impute(
     decode_batch
         Level of the batch that the decoder takes cells to be of; None for the mean over
         all that measured the target in training.
+    draw
+        Whether to write a draw of every value from its likelihood as well (layer `sampled`).
 
     Raises
     ------
@@ -141,6 +145,7 @@ def impute(
         window=window,
         route=route,
         decode_batch=decode_batch,
+        draw=draw,
     )
     request = requested(inputs, output=output, **shared)
     paths = Paths.of(

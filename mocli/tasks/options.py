@@ -19,6 +19,7 @@ class DataOptions:
 
     inputs: Sequence[str]
     links: Sequence[str] = ()
+    gene_sets: str | None = None
     pairing: str = "auto"
     kind: Mapping[str, str] = field(default_factory=dict)
     layer: Mapping[str, str] = field(default_factory=dict)
@@ -32,6 +33,7 @@ class DataOptions:
     label_key: str | None = None
     pair_key: str | None = None
     obs_prefix: bool = False
+    keep: Mapping[str, Sequence[str]] = field(default_factory=dict)  # features that selection spares
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from mocli.models.base import Encodes, EncodesJointly
+from mocli.types import Pairing
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -14,6 +17,15 @@ if TYPE_CHECKING:
     from mocli.data.modality import ModalityFile
     from mocli.tasks.pairing import Relation
     from mocli.types import FloatArray, IntArray
+
+
+def gives_one_place(model: object, pairing: Pairing) -> bool:
+    """Whether a cell has one place by everything measured of it, not one in each modality.
+
+    Where no cell was measured in two modalities, places are of modalities if the model encodes them.
+    """
+    apart = pairing is Pairing.UNPAIRED and isinstance(model, Encodes)
+    return isinstance(model, EncodesJointly) and not apart
 
 
 @dataclass(frozen=True, eq=False)

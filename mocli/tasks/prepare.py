@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mocli.data.bundle import LinkedFeatures, Modality, MultiOmics
 from mocli.data.featureindex import features_of
+from mocli.data.genesets import memberships, read_gene_sets
 from mocli.data.io import ModalityFile, open_inputs
 from mocli.data.links import EdgeLinks, match_links, read_links
 from mocli.data.obs import find_column
-from mocli.data.transforms import LinkRecipe, Recipe, RecipeOptions
+from mocli.data.transforms import LinkRecipe, Recipe, RecipeOptions, default_transform
 from mocli.data.values import Health, check_values
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.models.base import ProjectsInput
+from mocli.models.registry import available
 from mocli.tasks.choice import Choice, choose
 from mocli.tasks.covariate import codes_of_cells, numbers_of_cells
 from mocli.tasks.options import one_of
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from mocli.data.links import LinkTable
     from mocli.models.base import Traits
     from mocli.tasks.options import DataOptions, TrainOptions
-    from mocli.types import IntArray, Task
+    from mocli.types import CSR, IntArray, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +44,8 @@ class Plan:
     ----------
     columns
         The user's names of the columns that are `batch` and `label` here.
+    sets
+        By modality which features belong to which set of genes, `(n_vars, n_sets)`.
     """
 
     choices: tuple[Choice, ...]
@@ -57,6 +61,7 @@ class Plan:
     pairs: Mapping[tuple[str, str], IntArray]
     warnings: tuple[str, ...]
     columns: Mapping[str, str]
+    sets: Mapping[str, CSR] = field(default_factory=dict)
 
     @property
     def files(self) -> list[ModalityFile]:
@@ -90,6 +95,7 @@ def plan(
     say: Callable[[str], None],
     *,
     files: Sequence[ModalityFile] | None = None,
+    traits: Traits | None = None,
 ) -> Plan:
     """Open files, choose layers and transforms, match links, choose the model.
 
@@ -100,6 +106,8 @@ def plan(
     ----------
     files
         The modalities, where they are open already, perhaps with some cells only.
+    traits
+        What to prepare for, where that is not a model to be chosen.
     """
     files = open_modalities(data) if files is None else list(files)
     names = [f.name for f in files]
@@ -111,14 +119,16 @@ def plan(
             say(note)
     relation = relate([f.obs.index for f in files], data.pairing)
     say(f"cells are {relation.pairing} ({relation.reason})")
-    traits, why = choose_model(
-        train.model,
-        task=task,
-        pairing=relation.pairing,
-        kinds=[f.kind for f in files],
-        links=bool(data.links),
-    )
-    say(f"model: {traits.name} ({why})")
+    why = ""
+    if traits is None:
+        traits, why = choose_model(
+            train.model,
+            task=task,
+            pairing=relation.pairing,
+            kinds=[f.kind for f in files],
+            links=bool(data.links),
+        )
+        say(f"model: {traits.name} ({why})")
     choices = tuple(choose(f, data, traits) for f in files)
     for c in choices:
         say(c.summary)
@@ -142,6 +152,7 @@ def plan(
         pairs=pairs,
         warnings=_warnings(relation, traits, edges, files, data, unpaired=not pairs),
         columns={k: v for k, v in (("batch", data.batch_key), ("label", data.label_key)) if v},
+        sets=_gene_sets(data, traits, files, edges, say),
     )
 
 
@@ -174,7 +185,7 @@ def load(
                 recipe = LinkRecipe.fit(
                     x,
                     aggregation=aggregation.source if first else aggregation.target,
-                    transform=c.transform,
+                    transform=_of_links(c),
                     names=aggregation.names,
                 )
                 sides[_edge(edge)][name] = (recipe, recipe.apply(x))
@@ -186,6 +197,7 @@ def load(
             standardise=c.likelihood is None,
             seed=seed,
         )
+        linked.extend(np.flatnonzero(c.file.var.index.isin(c.keep)))
         keep = np.unique(np.asarray(linked, dtype=np.int64))
         recipes[name] = Recipe.fit(x, var_names=tuple(map(str, c.file.var.index)), options=options, keep=keep)
         modalities[name] = Modality(
@@ -216,6 +228,8 @@ def load(
             if (codes := codes_of_cells(key, columns, made.files, rows, by_name=by_name))
         ),
         continuous=numbers_of_cells(made.continuous, made.files, rows),
+        # a recipe may have chosen some of the features
+        sets={name: found[recipes[name].selected] for name, found in made.sets.items()},
     )
     if projects and projects.input_smoothing > 0:
         # imported here: a dry run must not pay for torch
@@ -228,6 +242,41 @@ def load(
         link_recipes={(a, b): (s[a][0], s[b][0]) for (a, b), s in sides.items()},
         health=health,
     )
+
+
+def _of_links(choice: Choice) -> str:
+    """Return the transform of linked features: counts have to be comparable between cells of any depth."""
+    if choice.transform != "counts":
+        return choice.transform
+    return default_transform(choice.file.kind, choice.layer.values)
+
+
+def _gene_sets(
+    data: DataOptions,
+    traits: Traits,
+    files: Sequence[ModalityFile],
+    edges: Sequence[EdgeLinks],
+    say: Callable[[str], None],
+) -> dict[str, CSR]:
+    """Read the sets of genes and find their genes, directly or through links."""
+    if data.gene_sets is None:
+        return {}
+    if not traits.uses_sets:
+        raise UsageError(
+            f"{traits.name} uses no gene sets",
+            field="--gene-sets",
+            hint="leave it out, or choose another model with -m: " + ", ".join(_with_sets()),
+        )
+    sets = read_gene_sets(data.gene_sets)
+    found = memberships(sets, {f.name: tuple(map(str, f.var.index)) for f in files}, edges)
+    for name, m in found.items():
+        n_features = int((np.diff(m.indptr) > 0).sum())
+        say(f"{name}: {m.shape[1]:,} of {len(sets.names):,} gene sets, {n_features:,} features in them")
+    return found
+
+
+def _with_sets() -> list[str]:
+    return [name for name, traits in available().items() if traits.uses_sets]
 
 
 def _edge(edge: EdgeLinks) -> tuple[str, str]:

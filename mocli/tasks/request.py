@@ -31,6 +31,7 @@ class Request:
         train, data = self.train, self.data
         given = {
             "--links": data.links,
+            "--gene-sets": data.gene_sets,
             "--hvg": data.hvg,
             "--transform": data.transform,
             "--model": train.model != "auto",
@@ -68,6 +69,7 @@ def requested(
     *,
     output: str | Path,
     links: str | Path | Sequence[str | Path] = (),
+    gene_sets: str | Path | None = None,
     model: str = "auto",
     pairing: str = "auto",
     kind: Mapping[str, str] = NO_STRINGS,
@@ -116,6 +118,7 @@ def requested(
         data=DataOptions(
             inputs=_many(inputs),
             links=_many(links),
+            gene_sets=None if gene_sets is None else str(gene_sets),
             pairing=pairing,
             kind=kind,
             layer=layer,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mocli.errors import UsageError
-from mocli.models.base import supports
 from mocli.models.registry import available, traits_of
+from mocli.types import ModalityKind, Pairing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from mocli.models.base import Traits
-    from mocli.types import ModalityKind, Pairing, Task
+    from mocli.types import Task
 
 
 def choose_model(
@@ -27,7 +27,7 @@ def choose_model(
         names the models that do.
     """
     problems = {
-        name: _problem(traits, task=task, pairing=pairing, kinds=kinds, links=links)
+        name: problem_with(traits, task=task, pairing=pairing, kinds=kinds, links=links)
         for name, traits in available().items()
     }
     fitting = [name for name, problem in problems.items() if problem is None]
@@ -56,9 +56,10 @@ def choose_model(
     ], f"{why}: its first choice" if preferred else f"{why}: the model at hand that takes them"
 
 
-def _problem(
+def problem_with(
     traits: Traits, *, task: Task, pairing: Pairing, kinds: Sequence[ModalityKind], links: bool
 ) -> str | None:
+    """Return None if the model can do the task with such data, else why not, as the end of a sentence."""
     if task not in traits.tasks:
         return f"cannot {task}"
     return supports(traits, pairing=pairing, kinds=kinds, links=links)
@@ -70,3 +71,22 @@ def _what_would_help(problems: dict[str, str | None]) -> str:
     if any(problem and "--links" in problem for problem in problems.values()):
         return "give a feature-link table with --links"
     return "`mocli models` shows which model takes which data"
+
+
+def supports(traits: Traits, *, pairing: Pairing, kinds: Iterable[ModalityKind], links: bool) -> str | None:
+    """Return None if the model takes such data, else why not, as the end of a sentence."""
+    kinds = list(kinds)
+    if len(kinds) < traits.min_modalities:
+        return f"needs at least {traits.min_modalities} modalities, got {len(kinds)}"
+    if pairing not in traits.pairings:
+        takes = " or ".join(sorted(traits.pairings))
+        return f"takes {takes} cells, these are {pairing}"
+    for kind in kinds:
+        if kind not in traits.expects:
+            return f"does not take {kind} data"
+    if traits.max_modalities is not None and len(kinds) > traits.max_modalities:
+        return f"takes at most {traits.max_modalities} modalities, got {len(kinds)}"
+    joined = traits.links_replace_pairs and (len(kinds) < 2 or pairing is not Pairing.UNPAIRED)
+    if traits.needs_links and not links and not joined:
+        return "needs a feature-link table (--links)"
+    return None

@@ -85,13 +85,15 @@ def report_silencing(run: Run, found: Found) -> None:
         }
     if found.peak_sets is not None:
         _tabulate(
-            run, "peak_sets", "Sets of peaks when their factor changes",
+            run,
+            "peak_sets",
+            "Sets of peaks when their factor changes",
             "change is the mean over the set's peaks, t and p compare it with that of random peaks as open "
             "and as near to genes (Welch). Peaks of one cell type move together, which t does not know: "
             "effect is the difference over the random peaks' spread, p_matched its rank among those of genes "
-            "expressed alike, on the same peaks: strict, as others of the same cell types move them, too.",
+            "expressed alike, on the same peaks: strict, as others of the same cell types move these too.",
             found.peak_sets,
-        )  # fmt: skip
+        )
 
 
 def _tabulate(run: Run, key: str, title: str, sentence: str, table: pd.DataFrame) -> None:

@@ -10,7 +10,14 @@ import numpy as np
 import torch
 
 from mocli import __version__
-from mocli.models.base import Encodes, EncodesJointly, Model, Schedule, SmoothsLinks
+from mocli.models.base import (
+    Draws,
+    Encodes,
+    EncodesJointly,
+    Model,
+    Schedule,
+    SmoothsLinks,
+)
 from mocli.models.parameters import as_dict, resolve
 from mocli.models.registry import load_class
 from mocli.tasks.atlas import Atlas
@@ -23,7 +30,7 @@ from mocli.tasks.describe import (
 )
 from mocli.tasks.evaluate import return_freed_memory
 from mocli.tasks.options import preset_of
-from mocli.tasks.placement import Latent
+from mocli.tasks.placement import Latent, gives_one_place
 from mocli.tasks.prepare import load, plan
 from mocli.tasks.readouts import FeatureReadout
 from mocli.tasks.run import digest
@@ -31,7 +38,7 @@ from mocli.tasks.saved import save_model
 from mocli.tasks.smoothing import smooth_links
 from mocli.train.checkpoint import Checkpoints
 from mocli.train.loop import Fit, Training, fit
-from mocli.train.predict import encode_cells, encode_rows
+from mocli.train.predict import draw_cells, encode_cells, encode_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -87,7 +94,7 @@ def train_model(
         for warning in made.warnings:
             run.warn(warning)
         prepared = load(made, params, seed=request.run.seed, say=run.say, warn=run.warn)
-        describe_inputs(run, made, prepared)
+        describe_inputs(run, made, prepared.health)
     warn_small(run, prepared, params)
     warn_confounded(run, prepared)
     with run.timed("train"):
@@ -144,8 +151,9 @@ def _fingerprint(
         "cells": [_named(c.file.obs.index) for c in made.choices],
         "layers": [c.layer.layer for c in made.choices],
         "transforms": [c.transform for c in made.choices],
-        "hvg": [c.n_top for c in made.choices],
+        "hvg": [[c.n_top, *c.keep] for c in made.choices],
         "links": [record["sha256"] for record in run.report.links],
+        "sets": [_same_sets(prepared, name) for name in sorted(prepared.bundle.sets)],
         # a table from standard input has no file, and other columns of var match other features
         "matched": [_matched(edge) for edge in made.edges],
         "likelihoods": [c.likelihood for c in made.choices],
@@ -159,6 +167,14 @@ def _fingerprint(
         "seed": run.options.seed,
         "mocli": __version__,
     }
+
+
+def _same_sets(prepared: Prepared, name: str) -> str:
+    sets = prepared.bundle.sets[name]
+    h = hashlib.sha256(name.encode())
+    for part in (sets.data, sets.indices, sets.indptr):
+        h.update(np.ascontiguousarray(part).tobytes())
+    return h.hexdigest()
 
 
 def _covariates(prepared: Prepared) -> list[Any]:
@@ -186,7 +202,7 @@ def _matched(edge: EdgeLinks) -> str:
 
 def encode(run: Run, model: Model, bundle: MultiOmics) -> Latent:
     """Latent of every cell, joint where the model offers that; its digest goes to the report."""
-    if isinstance(model, EncodesJointly):
+    if isinstance(model, EncodesJointly) and gives_one_place(model, bundle.pairing):
         alone = {}
         if isinstance(model, Encodes) and len(bundle.modalities) > 1:
             alone = {
@@ -237,5 +253,6 @@ def keep_model(
     if bundle.label is not None:
         columns[made.columns["label"]] = bundle.label
     hashes = [str(record["sha256"]) for record in run.report.inputs]
-    atlas = Atlas.of(latent, bundle, columns, seed=seed)
+    drawn = draw_cells(model, bundle, run.device, 1, seed=seed)[0] if isinstance(model, Draws) else None
+    atlas = Atlas.of(latent, bundle, columns, seed=seed, drawn=drawn)
     save_model(run.paths.model, model, made, prepared, readouts, seed=seed, trained_on=hashes, atlas=atlas)

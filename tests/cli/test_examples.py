@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -58,6 +60,18 @@ def test_the_query_example(environment, tmp_path):
     assert "query_label_accuracy[cell_type->rna, k-NN]" in report["metrics"]
 
 
+def test_the_perturb_example(environment, tmp_path):
+    work = tmp_path / "work"
+    options = ["--max-steps", "5", "--no-html", "--threads", "1"]
+    done = run(["bash", EXAMPLES / "shell" / "perturb.sh", work, *options], environment, tmp_path)
+    assert done.returncode == 0, done.stderr
+    screened = json.loads((work / "screen.report.json").read_text())
+    assert "responses" in screened["tables"]
+    effects = json.loads((work / "effects.report.json").read_text())
+    assert effects["training"] is None
+    assert "effect_by_group" in effects["tables"]
+
+
 def test_the_impute_example(environment, tmp_path):
     work = tmp_path / "work"
     options = ["--max-steps", "5", "--no-html", "--threads", "1"]
@@ -68,6 +82,18 @@ def test_the_impute_example(environment, tmp_path):
     filled = json.loads((work / "filled.report.json").read_text())
     assert filled["status"] == "ok"
     assert filled["training"] is None
+
+
+def test_the_simulate_example(environment, tmp_path):
+    work = tmp_path / "work"
+    options = ["--max-steps", "20", "--no-html", "--threads", "1"]
+    done = run(["bash", EXAMPLES / "shell" / "simulate.sh", work, *options], environment, tmp_path)
+    assert done.returncode == 0, done.stderr
+    judged = json.loads((work / "simulated.report.json").read_text())
+    assert "discriminability[rna]" in judged["metrics"]
+    balanced = json.loads((work / "balanced.report.json").read_text())
+    assert balanced["training"] is None
+    assert {row[2] for row in balanced["tables"]["simulated"]["rows"]} == {50}
 
 
 def test_the_shell_example(environment, tmp_path):
@@ -158,3 +184,50 @@ def test_the_slurm_example_survives_preemption(environment, paired, tmp_path):
     assert report["status"] == "ok"
     assert report["training"]["resumed_from_step"] > 0
     assert not (tmp_path / "o.ckpt").exists()
+
+
+def test_the_shell_example_of_a_benchmark(environment, tmp_path):
+    work = tmp_path / "work"
+    options = ["--max-steps", "2", "--no-html", "--threads", "1", "--models", "multigrate", "--seeds", "0"]
+    done = run(["bash", EXAMPLES / "shell" / "benchmark.sh", work, *options], environment, tmp_path)
+    assert done.returncode == 0, done.stderr
+    methods = {line.split("\t")[1] for line in done.stdout.splitlines()}
+    assert methods >= {"method", "multigrate", "principal_components", "shuffled", "perfect"}
+
+
+@pytest.mark.slow
+def test_the_snakemake_example(environment, tmp_path):
+    """Every subcommand over the sample sheet, on demo data."""
+    pytest.importorskip("snakemake", reason="the workflow is run where snakemake is installed")
+    work = tmp_path / "work"
+    shutil.copytree(EXAMPLES / "snakemake", work)
+    assert run(["mocli", "demo", "demo"], environment, work).returncode == 0
+    quick = ["--config", "training=--max-steps 2 --device cpu --no-html", "seeds=0", "fold=1"]
+    done = run([sys.executable, "-m", "snakemake", "--cores", "1", *quick], environment, work)
+    assert done.returncode == 0, done.stderr
+    written = {p.name for p in (work / "results" / "demo").iterdir()}
+    assert written >= {"imputed.h5ad", "gene2peak.tsv", "screen.tsv", "simulated.h5mu", "bench.tsv"}
+
+
+def test_workflows_use_options_that_exist():
+    """Commands of the Snakefile and the Nextflow module: each subcommand, each option."""
+    import typer.main
+
+    from mocli.cli.app import app
+
+    commands = typer.main.get_command(app).commands
+    module = EXAMPLES / "nextflow" / "modules" / "mocli" / "benchmark"
+    snakefile, process = (EXAMPLES / "snakemake" / "Snakefile").read_text(), (module / "main.nf").read_text()
+    for text in (snakefile, process):
+        for words in re.findall(r"mocli (\w+)((?:(?!mocli |rule |output:|stub:).)*)", text, re.DOTALL):
+            name, rest = words
+            if name not in commands or name in {"links", "demo"}:
+                continue
+            known = {opt for p in commands[name].params for opt in (*p.opts, *p.secondary_opts)}
+            assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", rest)) <= known, name
+    used = set(re.findall(r"mocli (\w+)", snakefile))
+    assert used >= {"links", "integrate", "impute", "gene2peak", "perturb", "simulate", "benchmark"}
+    described = yaml.safe_load((module / "meta.yml").read_text())
+    emitted = set(re.findall(r"emit: (\w+)", process))
+    assert set(described["output"]) == emitted
+    assert "stub:" in process

@@ -8,7 +8,17 @@ import torch
 
 from mocli.data.bundle import FeatureMatrix, LinkedFeatures, Modality, MultiOmics
 from mocli.errors import Interrupted
-from mocli.models.base import Clusters, Encodes, EncodesJointly, Schedule, Translates
+from mocli.models.base import (
+    Clusters,
+    Decodes,
+    DrawsPlaces,
+    Encodes,
+    EncodesJointly,
+    EntersLinearly,
+    Samples,
+    Schedule,
+    Translates,
+)
 from mocli.models.parameters import as_dict, describe, resolve
 from mocli.models.registry import available, load_class, traits_of
 from mocli.train.checkpoint import Checkpoints
@@ -122,6 +132,24 @@ class TestEveryModel:
                         x = model.translate(source, target, torch.from_numpy(m.features.values))
                     assert x.shape == (m.n_obs, other.features.n_vars)
 
+    def test_what_enters_linearly_leaves_as_encoded(self, name):
+        bundle = make_bundle(name)
+        model, _ = trained(name, bundle, 3)
+        if not isinstance(model, EntersLinearly):
+            pytest.skip(f"{name} does not begin with a linear layer")
+        for modality, m in bundle.modalities.items():
+            x = torch.from_numpy(m.features.values)
+            with torch.inference_mode():
+                hidden = model.enter(modality, x)
+                assert torch.equal(model.leave(modality, hidden), model.encode(modality, x))
+                # one value more: a row of the weights, times what the layer sees of the change
+                more = x.clone()
+                more[:, 4] += 0.7
+                total = x.sum(1)
+                seen = [model.entry_values(modality, v[:, 4], total) for v in (more, x)]
+                added = torch.outer(seen[0] - seen[1], model.entry_weights(modality)[4])
+                torch.testing.assert_close(model.enter(modality, more), hidden + added, atol=1e-5, rtol=1e-4)
+
     def test_joint_latents_have_the_right_shape(self, name):
         bundle = make_bundle(name)
         model, _ = trained(name, bundle, 3)
@@ -179,6 +207,43 @@ class TestEveryModel:
         p = cluster_cells(model, latents(model, bundle)["cells"], torch.device("cpu"))
         assert len(p) == bundle.n_cells
         np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
+
+    def test_draws_have_the_mean_that_it_decodes(self, name):
+        bundle = make_bundle(name)
+        model, _ = trained(name, bundle, 3)
+        assert isinstance(model, Samples) == (Task.SIMULATE in traits_of(name).tasks)
+        if not isinstance(model, Samples):
+            pytest.skip(f"{name} draws nothing")
+        assert isinstance(model, Decodes)
+        z = torch.zeros(1, model.params.n_latent)
+        with torch.inference_mode():
+            for modality, m in bundle.modalities.items():
+                expected = model.decode(modality, z)
+                draws = [
+                    model.sample(modality, z.expand(4000, -1), generator=torch.Generator().manual_seed(seed))
+                    for seed in (1, 1, 2)
+                ]
+                assert draws[0].shape == (4000, m.features.n_vars)
+                assert torch.equal(draws[0], draws[1])
+                assert not torch.equal(draws[0], draws[2])
+                error = draws[0].std(0) / np.sqrt(4000)
+                assert (((draws[0].mean(0) - expected[0]).abs() / error) < 5).all()
+
+    def test_places_of_clusters_are_of_these_clusters(self, name):
+        bundle = make_bundle(name)
+        model, _ = trained(name, bundle, 3)
+        if not isinstance(model, DrawsPlaces):
+            pytest.skip(f"{name} has no mixture to draw from")
+        assert isinstance(model, Clusters)
+        with torch.inference_mode():
+            weights = model.cluster_weights()
+            clusters = torch.arange(len(weights)).repeat(200)
+            z = model.draw_places(clusters, torch.Generator().manual_seed(0))
+            p = model.clusters(z)
+        assert float(weights.sum()) == pytest.approx(1, rel=1e-5)
+        assert z.shape == (len(clusters), model.params.n_latent)
+        # a draw is at least as likely of its own cluster as of any
+        assert float(p.gather(1, clusters[:, None]).mean()) >= float(p.mean())
 
     @pytest.mark.parametrize("odd", [{"n": 2}, {"constant": True}, {"links": False}])
     def test_odd_data_stay_finite(self, name, odd):

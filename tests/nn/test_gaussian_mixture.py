@@ -109,3 +109,16 @@ def test_many_components_start_with_a_spread_above_zero(k, expected):
         made = GaussianMixture(k, 4, spread=start_spread(k))
         assert torch.isfinite(made.log_density(torch.zeros(2, 4))).all()
         assert torch.isfinite(made.log_prior())
+
+
+@pytest.mark.parametrize("isotropic", [False, True])
+def test_draws_have_the_moments_of_their_component(isotropic):
+    torch.manual_seed(0)
+    mixture = GaussianMixture(3, 4, spread=0.5, isotropic=isotropic)
+    with torch.no_grad():
+        mixture.log_precision.add_(torch.randn_like(mixture.log_precision))
+        z = mixture.draw(torch.tensor([2, 0]).repeat(20_000), torch.Generator().manual_seed(1))
+    for k, drawn in ((2, z[::2]), (0, z[1::2])):
+        sd = torch.exp(-0.5 * mixture.log_precision[k]).expand(4).detach()
+        assert ((drawn.mean(0) - mixture.mean[k]).abs() < 5 * sd / 20_000**0.5).all()
+        torch.testing.assert_close(drawn.std(0), sd, rtol=0.03, atol=0)

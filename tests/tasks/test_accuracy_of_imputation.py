@@ -119,3 +119,20 @@ def test_drawing_rows_blocks_and_rows_of_tables(monkeypatch):
     assert next(iter(accuracy.blocks_of(40, 10**7))) == slice(0, 16)
     rows = accuracy.as_rows({"a": ["x", "y"], "b": np.array([1.5, np.nan]), "c": np.array([1, 2])})
     assert rows == [["x", 1.5, 1], ["y", None, 2]]
+
+
+def test_detection_is_scikit_learns_at_the_measured_share():
+    from sklearn.metrics import average_precision_score, balanced_accuracy_score
+
+    rng = np.random.default_rng(0)
+    measured = (rng.random((80, 3)) < 0.3) * rng.gamma(2.0, 1.0, (80, 3))
+    predicted = (0.3 * measured + rng.random((80, 3))).astype(np.float32)
+    given = {"n_vars": 3, "n_cells": 80, "coverage": 0.9, "floor": 0.0, "seed": 0, "detect": True}
+    mean = {"mean": lambda c: np.ones((80, len(c)), np.float32)}
+    found = accuracy.evaluate(lambda c: measured[:, c], lambda c: predicted[:, c], mean, **given)
+    for j in range(3):
+        there = measured[:, j] > 0
+        called = predicted[:, j] >= np.sort(predicted[:, j])[-there.sum()]
+        assert found.detection.auprc[j] == pytest.approx(average_precision_score(there, predicted[:, j]))
+        assert found.detection.balanced_accuracy[j] == pytest.approx(balanced_accuracy_score(there, called))
+        assert found.baseline_detection["mean"].balanced_accuracy[j] == 0.5

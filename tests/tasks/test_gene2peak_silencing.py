@@ -83,9 +83,12 @@ def again(tissue, found, tmp_path):
         given = {"gtf": tissue / "genes.tsv", "genes": f"{FACTOR},{BYSTANDER},CD4", **QUICK, **options}
         path = tmp_path / output
         result = mocli.gene2peak(
-            list(inputs) or [tissue / "factor.h5mu"], from_model=tissue / "found.model", output=path,
-            force=True, **given,
-        )  # fmt: skip
+            list(inputs) or [tissue / "factor.h5mu"],
+            from_model=tissue / "found.model",
+            output=path,
+            force=True,
+            **given,
+        )
         return result.report, read(path)
 
     return ask
@@ -288,9 +291,14 @@ def test_models_of_unknown_kinds_must_be_named(tissue, tmp_path):
     write(tmp_path, mods, "three.h5mu")
     with pytest.raises(UsageError, match="say which modality holds genes"):
         mocli.gene2peak(
-            [tmp_path / "three.h5mu"], model="multidgd", output=tmp_path / "o.tsv", max_steps=5,
-            kind={"m0": "other", "m1": "other", "m2": "other"}, params=SMALL, **QUICK,
-        )  # fmt: skip
+            [tmp_path / "three.h5mu"],
+            model="multidgd",
+            output=tmp_path / "o.tsv",
+            max_steps=5,
+            kind={"m0": "other", "m1": "other", "m2": "other"},
+            params=SMALL,
+            **QUICK,
+        )
 
 
 def test_a_dry_run_trains_nothing(tissue, tmp_path, capsys):
@@ -305,9 +313,15 @@ def test_found_links_are_right_at_the_rate_promised(tmp_path):
     """Precision at 10 % FDR on the demo with planted links, at least 0.85; AUPRC above the correlations'."""
     write_demo(tmp_path, n_cells=600)
     result = mocli.gene2peak(
-        tmp_path / "multiome.h5mu", model="multidgd", batch_key="batch", label_key="cell_type",
-        gtf=tmp_path / "genes.tsv", alternative="negative", output=tmp_path / "o.tsv", **QUICK,
-    )  # fmt: skip
+        tmp_path / "multiome.h5mu",
+        model="multidgd",
+        batch_key="batch",
+        label_key="cell_type",
+        gtf=tmp_path / "genes.tsv",
+        alternative="negative",
+        output=tmp_path / "o.tsv",
+        **QUICK,
+    )
     table = read(result.output)
     planted = read(tmp_path / "planted.tsv")
     known = set(zip(planted["gene"], planted["peak"], strict=True))

@@ -25,7 +25,7 @@ from mocli.types import Preset
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import Tensor
+    from torch import Generator, Tensor
 
     from mocli.data.bundle import Minibatch, MultiOmics
     from mocli.models.base import Conditions, Traits
@@ -208,6 +208,18 @@ class MultiDGD:
         """
         return self.module.decode(modality, z, conditions, library)
 
+    def sample(
+        self,
+        modality: str,
+        z: Tensor,
+        conditions: Conditions | None = None,
+        library: Tensor | None = None,
+        *,
+        generator: Generator,
+    ) -> Tensor:
+        """Draw every value from its likelihood, `(B, n_vars)`, at the means of `decode`."""
+        return self.module.sample(modality, z, conditions, library, generator)
+
     def surprise(self, modality: str, columns: Tensor, values: Tensor, mean: Tensor) -> Tensor:
         """Return -log p of values of some features given their means, `(B, k)`."""
         branch = self.module.branch(modality)
@@ -218,3 +230,11 @@ class MultiDGD:
     def clusters(self, z: Tensor) -> Tensor:
         """Return the probability of every component, `(B, K)`."""
         return self.module.mixture.posterior(z)
+
+    def cluster_weights(self) -> Tensor:
+        """Return the share of every component, `(K,)`."""
+        return self.module.mixture.log_weights.exp()
+
+    def draw_places(self, clusters: Tensor, generator: Generator) -> Tensor:
+        """Draw from components `(n,)`, `(n, n_latent)`."""
+        return self.module.mixture.draw(clusters, generator)

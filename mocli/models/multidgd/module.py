@@ -25,6 +25,8 @@ from mocli.nn.layers import MLP
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import Generator
+
     from mocli.data.bundle import Minibatch
     from mocli.models.multidgd.params import MultiDGDParams
     from mocli.models.multidgd.shape import Shape
@@ -137,13 +139,29 @@ class MultiDGDModule(nn.Module):
         self, name: str, z: Tensor, conditions: Conditions | None = None, library: Tensor | None = None
     ) -> Tensor:
         """Return expected values `(B, p)`; counts at a library size, by default the median of training."""
+        return self.branch(name).expected(*self._output(name, z, conditions, library))
+
+    def sample(
+        self,
+        name: str,
+        z: Tensor,
+        conditions: Conditions | None,
+        library: Tensor | None,
+        generator: Generator,
+    ) -> Tensor:
+        """Draw values `(B, p)` whose means are those of `decode`."""
+        return self.branch(name).draw(*self._output(name, z, conditions, library), generator)
+
+    def _output(
+        self, name: str, z: Tensor, conditions: Conditions | None, library: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Output of a modality's head `(B, p)`, and the library sizes it is of, `(B,)`."""
         if library is None:
             library = self.depth[self.names.index(name)].expand(len(z))
         continuous = None if conditions is None else conditions.continuous
-        branch = self.branch(name)
-        return branch.expected(
-            branch(self.hidden(z, self.at_levels(len(z), conditions), continuous)), library
-        )
+        hidden = self.hidden(z, self.at_levels(len(z), conditions), continuous)
+        output: Tensor = self.branch(name)(hidden)
+        return output, library
 
     def reconstruction(self, step: Step) -> Tensor:
         """Negative log-likelihood of what was measured, summed over cells and modalities (Eq. 5)."""

@@ -9,11 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mocli.nn import sampling
 from mocli.nn.count_loss import negative_binomial_loss
 from mocli.nn.layers import MLP
 from mocli.nn.likelihoods import normal
 
 if TYPE_CHECKING:
+    from torch import Generator
+
     from mocli.models.multidgd.params import MultiDGDParams
     from mocli.types import NonZeros
 
@@ -69,3 +72,10 @@ class Branch(nn.Module):
     def expected(self, output: Tensor, library: Tensor) -> Tensor:
         """Mean of the likelihood, `(B, p)`."""
         return output if self.likelihood == "normal" else torch.softmax(output, 1) * library.unsqueeze(1)
+
+    def draw(self, output: Tensor, library: Tensor, generator: Generator) -> Tensor:
+        """Draw from the likelihood, `(B, p)`."""
+        if self.likelihood == "normal":
+            return sampling.normal(output, self.log_sd, generator=generator)
+        mean = torch.softmax(output, 1) * library.unsqueeze(1)
+        return sampling.negative_binomial(mean, self.log_dispersion.exp(), generator=generator)

@@ -11,7 +11,7 @@ TRAITS = Traits(
     pairings=frozenset({Pairing.PAIRED, Pairing.MOSAIC}),
     prefers=frozenset({Pairing.PAIRED, Pairing.MOSAIC}),
     expects=dict.fromkeys(ModalityKind, "any"),
-    min_modalities=2,
+    min_modalities=1,
     max_modalities=None,
     needs_links=False,
     uses_links=False,
@@ -23,7 +23,7 @@ TRAITS = Traits(
         ModalityKind.METHYL: ("normal", "ziln", "bernoulli"),
         ModalityKind.OTHER: ("normal", "nb", "zinb", "poisson", "bernoulli", "ziln"),
     },
-    tasks=frozenset({Task.INTEGRATE, Task.IMPUTE, Task.GENE2PEAK}),
+    tasks=frozenset({Task.INTEGRATE, Task.IMPUTE, Task.SIMULATE, Task.PERTURB, Task.GENE2PEAK}),
     params="mocli.models.multigrate.params:MultigrateParams",
     model="mocli.models.multigrate.model:Multigrate",
 )

@@ -197,10 +197,29 @@ class Multigrate:
 
     def encode(self, modality: str, x: Tensor, conditions: Conditions | None = None) -> Tensor:
         """Mean of the posterior of cells that have this modality only, `(B, n_latent)`."""
-        mean, log_variance = self.module.encode(modality, x, conditions)
+        return self._alone(*self.module.encode(modality, x, conditions))
+
+    def entry_weights(self, modality: str) -> Tensor:
+        """Weights of the encoder's first layer, `(n_vars, n_hidden)`."""
+        return self.module.entry_weights(modality)
+
+    def entry_values(self, modality: str, values: Tensor, library: Tensor) -> Tensor:
+        """Return values as the first layer sees them, unless asked otherwise log1p at equal depth."""
+        return self.module.entry_values(modality, values, library)
+
+    def enter(self, modality: str, x: Tensor) -> Tensor:
+        """`(B, n_vars)` to the first layer's linear part, `(B, n_hidden)`."""
+        return self.module.enter(modality, x)
+
+    def leave(self, modality: str, hidden: Tensor) -> Tensor:
+        """`(B, n_hidden)` to `(B, n_latent)`."""
+        mean, log_variance = self.module._encoder(modality).leave(hidden)
+        return self._alone(mean, log_variance)
+
+    def _alone(self, mean: Tensor, log_variance: Tensor) -> Tensor:
         if self.params.mix == "mixture":
             return mean
-        present = torch.ones(1, len(x), device=x.device)
+        present = torch.ones(1, len(mean), device=mean.device)
         return product_of_experts(mean.unsqueeze(0), log_variance.unsqueeze(0), present)[0]
 
     def decode(
@@ -215,6 +234,18 @@ class Multigrate:
         Without conditions, covariates are at their mean.
         """
         return self.module.decode(modality, z, conditions, library)
+
+    def sample(
+        self,
+        modality: str,
+        z: Tensor,
+        conditions: Conditions | None = None,
+        library: Tensor | None = None,
+        *,
+        generator: Generator,
+    ) -> Tensor:
+        """Draw every value from its likelihood, `(B, n_vars)`, at the means of `decode`."""
+        return self.module.sample(modality, z, conditions, library, generator)
 
 
 def _n_components(features: FeatureMatrix, asked: int | None) -> int:

@@ -33,6 +33,8 @@ from mocli.nn.mixture import (
 from mocli.types import COUNT_LIKELIHOODS
 
 if TYPE_CHECKING:
+    from torch import Generator
+
     from mocli.data.bundle import Minibatch
     from mocli.models.multigrate.params import MultigrateParams
     from mocli.models.multigrate.shape import Shape
@@ -126,10 +128,30 @@ class MultigrateModule(nn.Module):
 
     def encode(self, name: str, x: Tensor | NonZeros, conditions: Conditions | None) -> tuple[Tensor, Tensor]:
         """Mean and log variance of one modality's posterior, `(B, d)` each."""
+        return self._encoder(name).leave(self.enter(name, x, conditions))
+
+    def enter(self, name: str, x: Tensor | NonZeros, conditions: Conditions | None = None) -> Tensor:
+        """Linear part of a modality's first layer, `(B, n_hidden)`."""
         m = self.names.index(name)
-        side = self._side(x.shape[0], conditions)
-        mean, log_variance = self.encoders[m](self._input(m, name, x), side)
-        return mean, log_variance
+        return self._encoder(name).enter(self._input(m, name, x), self._side(x.shape[0], conditions))
+
+    def _encoder(self, name: str) -> Encoder:
+        return cast("Encoder", self.encoders[self.names.index(name)])
+
+    def entry_weights(self, name: str) -> Tensor:
+        """Weights of a modality's first layer, `(p, n_hidden)`."""
+        return self._encoder(name).entry_weights()
+
+    def entry_values(self, name: str, values: Tensor, library: Tensor) -> Tensor:
+        """Single values `(n,)` as the encoder sees them in cells of a total `(n,)`; see `_input`."""
+        likelihood, form = self.shape.likelihoods[name], self.params.encoder_input
+        if likelihood == "bernoulli":
+            return (values > 0).to(values.dtype)
+        if likelihood == "normal" or form == "raw":
+            return values
+        if likelihood in COUNT_LIKELIHOODS and form == "lognorm":
+            values = values * self.depth[self.names.index(name)].to(values) / library.clamp_min(1)
+        return torch.log1p(values)
 
     def _input(self, m: int, name: str, x: Tensor | NonZeros) -> Tensor | NonZeros:
         """Return what the encoder sees: counts at equal depth and their logarithm, unless asked otherwise."""
@@ -158,13 +180,30 @@ class MultigrateModule(nn.Module):
         decoder = self._decoder(m)
         return decoder.expected(decoder(z, self._side(len(z), conditions)), library)
 
+    def sample(
+        self,
+        name: str,
+        z: Tensor,
+        conditions: Conditions | None,
+        library: Tensor | None,
+        generator: Generator,
+    ) -> Tensor:
+        """Draw values `(B, p)` whose means are those of `decode`."""
+        m = self.names.index(name)
+        if library is None:
+            library = self.depth[m].expand(len(z))
+        decoder, group = self._decoder(m), None
+        if self.params.dispersion == "batch" and conditions is not None and self.shape.has_batch:
+            group = self._batch_of(conditions) if self.covariates.keys[0] in conditions.codes else None
+        return decoder.draw(decoder(z, self._side(len(z), conditions)), library, group, generator)
+
     def start(self, m: int, mean: Tensor) -> None:
         """Let the decoder of a modality begin at the mean of its features, `(p,)`."""
         self._decoder(m).start(mean)
 
     def project(self, m: int, loadings: Tensor, mean: Tensor) -> None:
         """Fix the components that an encoder sees, `(p, k)`, and the mean of its input, `(p,)`."""
-        projection = cast("Encoder", self.encoders[m]).projection
+        projection = self._encoder(self.names[m]).projection
         if projection is None:
             raise ValueError(f"the encoder of {self.names[m]} sees features")
         with torch.no_grad():

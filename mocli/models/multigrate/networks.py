@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
 
+from mocli.nn import sampling
 from mocli.nn.count_loss import negative_binomial_loss, poisson_loss
 from mocli.nn.layers import Block, InputLinear
 from mocli.nn.likelihoods import bernoulli, zero_inflated_log_normal
@@ -16,10 +18,15 @@ from mocli.types import COUNT_LIKELIHOODS, NonZeros
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from torch import Generator
+
     from mocli.models.multigrate.params import MultigrateParams
 
 LEAST_SHARE = 1e-2
 """Share of all counts, spread evenly, below which no feature begins."""
+
+LOG_SD = -0.5 * math.log(2)
+"""Of values whose loss is the squared error: the variance 1/2 makes it a normal likelihood."""
 
 LOG_VARIANCE = 10.0
 """Bound of the log variance of a posterior: beyond it, exponentials are of no use."""
@@ -69,9 +76,27 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor | NonZeros, side: Tensor | None) -> tuple[Tensor, Tensor]:
         """`(B, p)` to two tensors `(B, d)`."""
-        first, *others = self.blocks
-        h: Tensor = first(x if self.projection is None else self.projection(x), side)
-        for block in others:
+        return self.leave(self.enter(x, side))
+
+    @property
+    def first(self) -> Block:
+        """The layer that sees the features, or their components."""
+        return cast("Block", self.blocks[0])
+
+    def enter(self, x: Tensor | NonZeros, side: Tensor | None) -> Tensor:
+        """Linear part of the first layer, `(B, n_hidden)`."""
+        return self.first.enter(x if self.projection is None else self.projection(x), side)
+
+    def entry_weights(self) -> Tensor:
+        """Return what one unit of each feature adds to the linear part, `(p, n_hidden)`."""
+        if self.projection is None:
+            return cast("InputLinear", self.first.linear).weight
+        return self.projection.weight @ cast("nn.Linear", self.first.linear).weight.T
+
+    def leave(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what follows the linear part of the first layer."""
+        h = self.first.leave(h)
+        for block in self.blocks[1:]:
             h = block(h)
         return self.mean(h), self.log_variance(h).clamp(-LOG_VARIANCE, LOG_VARIANCE)
 
@@ -184,3 +209,24 @@ class Decoder(nn.Module):
         else:
             mean = torch.softmax(head, 1) * library.unsqueeze(1)
         return mean if zeros is None else mean * torch.sigmoid(-zeros)
+
+    def draw(
+        self,
+        output: tuple[Tensor, Tensor | None],
+        library: Tensor,
+        group: Tensor | None,
+        generator: Generator,
+    ) -> Tensor:
+        """Draw from the likelihood, `(B, p)`; `group` as in `loss`."""
+        head, zeros = output
+        if self.likelihood == "normal":
+            return sampling.normal(head, head.new_tensor(LOG_SD), generator=generator)
+        if self.likelihood == "bernoulli":
+            return sampling.bernoulli(head, generator=generator)
+        if self.likelihood == "ziln" and zeros is not None:
+            return sampling.zero_inflated_log_normal(head, self._scale(None), zeros, generator=generator)
+        mean = torch.softmax(head, 1) * library.unsqueeze(1)
+        if self.likelihood == "poisson":
+            return sampling.poisson(mean, generator=generator)
+        counts = sampling.negative_binomial(mean, self._scale(group).exp(), generator=generator)
+        return counts if zeros is None else sampling.zero_inflated(counts, zeros, generator=generator)

@@ -14,7 +14,7 @@ TRAITS = Traits(
     min_modalities=2,
     max_modalities=None,
     needs_links=True,
-    tasks=frozenset({Task.INTEGRATE, Task.IMPUTE, Task.GENE2PEAK}),
+    tasks=frozenset({Task.INTEGRATE, Task.IMPUTE, Task.GENE2PEAK, Task.PERTURB}),
     params="mocli.models.scmodal.params:ScmodalParams",
     model="mocli.models.scmodal.model:Scmodal",
 )

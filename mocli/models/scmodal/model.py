@@ -108,7 +108,24 @@ class Scmodal:
 
     def encode(self, modality: str, x: Tensor) -> Tensor:
         """E(x), `(B, n_latent)`, of length 1 if `unit_latent`."""
-        z = self.module.encode(modality, x)
+        return self.leave(modality, self.enter(modality, x))
+
+    def entry_weights(self, modality: str) -> Tensor:
+        """Weights of the encoder's first layer, `(n_vars, n_hidden)`."""
+        return self.module.entry(modality).weight.T
+
+    def entry_values(self, modality: str, values: Tensor, library: Tensor) -> Tensor:
+        """Return the values: encoders take them as they are."""
+        return values
+
+    def enter(self, modality: str, x: Tensor) -> Tensor:
+        """`(B, n_vars)` to the first layer's output, `(B, n_hidden)`."""
+        hidden: Tensor = self.module.entry(modality)(x)
+        return hidden
+
+    def leave(self, modality: str, hidden: Tensor) -> Tensor:
+        """`(B, n_hidden)` to `(B, n_latent)`."""
+        z = self.module.leave(modality, hidden)
         return F.normalize(z, dim=1) if self.params.unit_latent else z
 
     def translate(self, source: str, target: str, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ Symbols: x input, z latent, E encoder, G decoder, D discriminator, q latent dime
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +70,17 @@ class ScmodalModule(nn.Module):
         """E(x), `(B, q)`."""
         z: Tensor = self.encoders[self.names.index(name)](x)
         return z
+
+    def entry(self, name: str) -> nn.Linear:
+        """Return the encoder's first layer."""
+        return cast("nn.Linear", self._encoder(name).layers[0])
+
+    def leave(self, name: str, hidden: Tensor) -> Tensor:
+        """`(B, n_hidden)` before the encoder's first ReLU to `(B, q)`."""
+        return self._encoder(name).leave(hidden)
+
+    def _encoder(self, name: str) -> MLP:
+        return cast("MLP", self.encoders[self.names.index(name)])
 
     def decode(self, name: str, z: Tensor) -> Tensor:
         """G(z), `(B, p)`."""

@@ -322,7 +322,8 @@ def test_encoders_see_fixed_components_of_what_they_would_see():
     with torch.no_grad():
         values = torch.from_numpy(x).float()
         got = model.module.encoders[0].projection(model.module._input(0, name, values)).numpy()
-    assert got.shape == (N, 3) and p > 3
+    assert p > 3
+    assert got.shape == (N, 3)
     np.testing.assert_allclose(np.abs(got), np.abs(scores) / scores.std(), rtol=1e-3, atol=1e-3)
     # they are no weights: nothing trains them, and a saved model has them
     before = model.module.encoders[0].projection.weight.clone()

@@ -1,0 +1,88 @@
+"""Options of every subcommand that trains: which model, how, and where chance begins."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from mocli.cli import values
+from mocli.cli.option import option
+from mocli.cli.values import Pairs, choice
+from mocli.models.registry import available
+from mocli.types import Preset
+
+MODELS = "|".join(["auto", *available()])
+PRESETS = [preset.value for preset in Preset]
+
+TRAINING = "Model and training"
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model."""
+
+    model: Annotated[
+        str,
+        option(
+            "--model",
+            "-m",
+            panel=TRAINING,
+            metavar=MODELS,
+            check=values.model,
+            help="Model; auto chooses for the data and says why",
+        ),
+    ] = "auto"
+
+
+@dataclass(frozen=True)
+class ScheduleOptions:
+    """How a model trains; None leaves a value to it."""
+
+    preset: Annotated[
+        str,
+        option(
+            "--preset",
+            panel=TRAINING,
+            metavar="|".join(PRESETS),
+            check=choice(*PRESETS),
+            help="auto: sized to the data, stops when converged; paper: the published schedule",
+        ),
+    ] = "auto"
+    n_latent: Annotated[
+        int | None, option("--n-latent", panel=TRAINING, metavar="N", least=1, help="Latent dimensions")
+    ] = None
+    max_steps: Annotated[
+        int | None,
+        option(
+            "--max-steps",
+            panel=TRAINING,
+            metavar="N",
+            least=1,
+            help="Training steps at most; overrides the preset",
+        ),
+    ] = None
+    batch_size: Annotated[
+        int | None, option("--batch-size", panel=TRAINING, metavar="N", least=1, help="Cells in a minibatch")
+    ] = None
+    lr: Annotated[
+        float | None,
+        option("--lr", panel=TRAINING, metavar="X", check=values.positive, help="Learning rate"),
+    ] = None
+    params: Annotated[
+        list[str] | None,
+        option(
+            "--set",
+            "-s",
+            panel=TRAINING,
+            metavar="KEY=VALUE",
+            help="Other hyper-parameter; 'mocli params MODEL' lists them",
+        ),
+        Pairs("KEY=VALUE", values.scalar),
+    ] = None
+
+
+@dataclass(frozen=True)
+class SeedOptions:
+    """Where chance begins."""
+
+    seed: Annotated[
+        int, option("--seed", panel=TRAINING, metavar="N", least=0, help="Seed of everything random")
+    ] = 0

@@ -1,0 +1,136 @@
+"""How much of a feature is changed in a perturbation: a share of it, all of it, or a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mocli.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from mocli.types import DoubleArray
+
+KINDS = ("scale", "knockout", "log-shift", "count-shift")
+UP, DOWN = "up", "down"
+DIRECTIONS = (UP, DOWN, "both")
+_DEFAULT_SIZES = {"scale": 0.5, "log-shift": 1.0, "count-shift": 1.0}
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What happens to the values of a feature.
+
+    ============= ======================================== =============================
+    kind          up                                       down
+    ============= ======================================== =============================
+    scale         `x (1 + size)`                           `x (1 - size)`
+    knockout                                               `0`
+    log-shift     `log1p(x f) + size`, turned back          `max(log1p(x f) - size, 0)`
+    count-shift   `x + size`                               `max(x - size, 0)`
+    ============= ======================================== =============================
+
+    f is the cell's normalising factor. Values that are logs already are shifted as they are.
+    """
+
+    kind: str
+    size: float
+
+    @classmethod
+    def parse(cls, text: str) -> Effect:
+        """Read `scale=0.5`, `knockout`, `log-shift=1`, `count-shift=1`; sizes may be left out.
+
+        Raises
+        ------
+        UsageError
+            No such effect, or a size that cannot be meant.
+        """
+        kind, equals, number = text.partition("=")
+        kind = kind.strip()
+        if kind not in KINDS or (kind == "knockout" and equals):
+            raise UsageError(
+                f"there is no effect '{text}'",
+                field="--effect",
+                expected="scale=0.5, knockout, log-shift=1 or count-shift=1",
+                hint=did_you_mean(kind, KINDS, "effects"),
+            )
+        try:
+            size = float(number) if equals else _DEFAULT_SIZES.get(kind, 0.0)
+        except ValueError:
+            size = float("nan")
+        if kind != "knockout" and not (np.isfinite(size) and size > 0):
+            raise UsageError(
+                f"the size of '{kind}' is a positive number", field="--effect", found=text, hint=f"{kind}=0.5"
+            )
+        return cls(kind, size)
+
+    def directions(self, asked: str | None) -> tuple[str, ...]:
+        """Return the directions that are asked for, by default all that the effect has.
+
+        Raises
+        ------
+        UsageError
+            The effect has no such direction, or lowers by more than there is.
+        """
+        if asked is not None and asked not in DIRECTIONS:
+            raise UsageError(
+                f"'{asked}' is no direction",
+                field="--direction",
+                expected=", ".join(DIRECTIONS),
+                hint=did_you_mean(asked, DIRECTIONS, "directions"),
+            )
+        if self.kind == "knockout":
+            if asked == UP:
+                raise UsageError(
+                    "a knock-out only lowers",
+                    field="--direction",
+                    found=asked,
+                    hint="leave --direction out, or choose --effect scale=0.5",
+                )
+            return (DOWN,)
+        found = (UP, DOWN) if asked in {None, "both"} else (str(asked),)
+        if self.kind == "scale" and self.size > 1 and DOWN in found:
+            raise UsageError(
+                "nothing can be lowered by more than all of it",
+                field="--effect",
+                found=f"scale={self.size:g}",
+                expected="a share of at most 1",
+                hint="choose a smaller share, or --direction up",
+            )
+        return found
+
+    def reaches_zeros(self, direction: str) -> bool:
+        """Whether values of 0 change as well."""
+        return direction == UP and self.kind in {"log-shift", "count-shift"}
+
+    def apply(self, x: DoubleArray, factor: DoubleArray, direction: str, *, logged: bool) -> DoubleArray:
+        """Return changed raw values, `(n,)`.
+
+        Parameters
+        ----------
+        factor
+            Of each value's cell, `(n,)`; 0 for a cell without any signal, which stays as it is.
+        logged
+            Whether raw values are logs already.
+        """
+        sign = 1.0 if direction == UP else -1.0
+        if self.kind == "knockout":
+            return np.zeros_like(x)
+        if self.kind == "scale":
+            return x * (1 + sign * self.size)
+        if self.kind == "count-shift" or logged:
+            moved = x + sign * self.size
+            return np.where(x >= 0, np.maximum(moved, 0), moved)
+        shifted = np.expm1(np.maximum(np.log1p(np.maximum(x, 0) * factor) + sign * self.size, 0))
+        return np.divide(shifted, factor, out=x.astype(np.float64, copy=True), where=factor > 0)
+
+    def words(self, direction: str) -> str:
+        """Say what was done, as the end of a sentence."""
+        verb = "raised" if direction == UP else "lowered"
+        if self.kind == "knockout":
+            return "set to 0"
+        if self.kind == "scale":
+            return f"{verb} by {self.size:.0%}"
+        unit = "on the log scale" if self.kind == "log-shift" else "raw units"
+        return f"{verb} by {self.size:g} {unit}"

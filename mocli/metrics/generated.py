@@ -1,0 +1,292 @@
+"""Simulated cells beside real ones: what metrics of generation see, and how they are found and run.
+
+A metric is a function in a module of this package under the decorator `generation_metric`; nobody
+names it elsewhere. It compares the real and the simulated cells of one label in one modality, or in two.
+"""
+
+from __future__ import annotations
+
+import math
+import pkgutil
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+
+import numpy as np
+from scipy import sparse
+
+import mocli.metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Mapping
+
+    from mocli.types import CSR, DoubleArray, FloatArray, IntArray, Json
+
+T = TypeVar("T")
+Need = Literal["counts", "labels", "latent", "paired"]
+Of = tuple[str, ...]
+
+N_COMPONENTS = 20
+MOST_FEATURES = 3_000
+"""Features of the greatest variance that principal components are made of."""
+
+
+@dataclass(frozen=True, eq=False)
+class Generated:
+    """Real and simulated cells, by modality.
+
+    Attributes
+    ----------
+    real, simulated
+        Measured values `(n, p)` of each modality, the same features in both; rows of simulated cells
+        are the same cells in every modality.
+    real_label, simulated_label
+        Codes of each modality's real cells, -1 for none, and of all simulated cells.
+    levels
+        What the codes mean.
+    counted
+        Modalities whose values are counts: they are compared at equal depth, logged.
+    paired
+        Whether rows of real cells are the same cells in every modality.
+    latent
+        By modality, where real and simulated cells lie by the model, `(n, d)` each.
+    """
+
+    real: Mapping[str, CSR]
+    simulated: Mapping[str, CSR]
+    real_label: Mapping[str, IntArray]
+    simulated_label: IntArray
+    levels: tuple[str, ...]
+    counted: frozenset[str]
+    paired: bool = False
+    latent: Mapping[str, tuple[FloatArray, FloatArray]] = field(default_factory=dict)
+    seed: int = 0
+    _shared: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name, x in self.real.items():
+            y = self.simulated[name]
+            if x.shape[1] != y.shape[1]:
+                raise ValueError(f"'{name}' has {x.shape[1]} real and {y.shape[1]} simulated features")
+            if (len(self.real_label[name]), len(self.simulated_label)) != (x.shape[0], y.shape[0]):
+                raise ValueError(f"labels of '{name}' do not fit its cells")
+
+    def labels(self, name: str) -> list[int]:
+        """Labels with real and simulated cells in a modality."""
+        return sorted({*self.real_label[name].tolist()} & {*self.simulated_label.tolist()} - {-1})
+
+    def rows(self, name: str, code: int) -> tuple[IntArray, IntArray]:
+        """Real and simulated cells of a label."""
+        return np.flatnonzero(self.real_label[name] == code), np.flatnonzero(self.simulated_label == code)
+
+    def raw(self, name: str, code: int) -> tuple[CSR, CSR]:
+        """Measured values of real and simulated cells of a label."""
+        real, simulated = self.rows(name, code)
+        return self.real[name][real], self.simulated[name][simulated]
+
+    def logged(self, name: str) -> tuple[CSR, CSR]:
+        """Return all cells, counts at the real cells' median depth and logged, other values as they are."""
+
+        def make() -> tuple[CSR, CSR]:
+            if name not in self.counted:
+                return sparse.csr_matrix(self.real[name]), sparse.csr_matrix(self.simulated[name])
+            totals = np.asarray(self.real[name].sum(1), np.float64).ravel()
+            depth = float(np.median(totals[totals > 0])) if (totals > 0).any() else 1.0
+            return log_at_depth(self.real[name], depth), log_at_depth(self.simulated[name], depth)
+
+        return self.share(("logged", name), make)
+
+    def logged_of(self, name: str, code: int) -> tuple[CSR, CSR]:
+        """As `logged`, the cells of a label."""
+        real, simulated = self.rows(name, code)
+        x, y = self.logged(name)
+        return x[real], y[simulated]
+
+    def components(self, name: str) -> tuple[DoubleArray, DoubleArray]:
+        """Return all cells on the principal components of the real cells' logged values."""
+
+        def make() -> tuple[DoubleArray, DoubleArray]:
+            x, y = self.logged(name)
+            first, second = project(x, x, y, seed=self.seed)
+            return first, second
+
+        return self.share(("components", name), make)
+
+    def share(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return what `compute` gave the first time."""
+        if key not in self._shared:
+            self._shared[key] = compute()
+        return cast("T", self._shared[key])
+
+    def halves(self) -> list[Generated]:
+        """Return real cells as if half of them had been simulated: what the best simulation would score.
+
+        Modalities whose rows are not the same cells come one by one.
+        """
+        asked = {*self.simulated_label.tolist()}
+        found = []
+        for names in [list(self.real)] if self.paired else [[name] for name in self.real]:
+            label = self.real_label[names[0]]
+            order = np.random.default_rng(self.seed).permutation(len(label))
+            first, second = np.sort(order[::2]), np.sort(order[1::2])
+            second = second[np.isin(label[second], list(asked))]
+            latent = {m: self.latent[m][0] for m in names if m in self.latent}
+            found.append(
+                replace(
+                    self,
+                    real={m: self.real[m][first] for m in names},
+                    simulated={m: self.real[m][second] for m in names},
+                    real_label={m: self.real_label[m][first] for m in names},
+                    simulated_label=label[second],
+                    latent={m: (z[first], z[second]) for m, z in latent.items()},
+                )
+            )
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationMetric:
+    """A registered metric of simulated cells.
+
+    Attributes
+    ----------
+    best
+        The value of cells that are like real ones.
+    bounds
+        Lowest and highest possible value; may be infinite.
+    of_two
+        Whether it looks at two modalities together.
+    sentence, definition, section
+        How to read it, the exact formula in words, where it comes from.
+    compute
+        Called with the cells, the modality or modalities, and the label; NaN where undefined.
+    """
+
+    name: str
+    title: str
+    best: float
+    bounds: tuple[float, float]
+    needs: frozenset[Need]
+    of_two: bool
+    sentence: str
+    definition: str
+    section: str
+    compute: Callable[[Generated, Of, int], float]
+
+    @property
+    def better(self) -> Literal["higher", "lower"] | None:
+        """Where the better values lie; None where the best is in between."""
+        low, high = self.bounds
+        return "lower" if self.best == low else "higher" if self.best == high else None
+
+    def applies_to(self, cells: Generated, of: Of) -> bool:
+        """Whether the cells hold what the metric needs."""
+        held: dict[Need, bool] = {
+            "counts": all(m in cells.counted for m in of),
+            "labels": all(len(np.unique(cells.real_label[m])) > 1 for m in of),
+            "latent": all(m in cells.latent for m in of),
+            "paired": cells.paired,
+        }
+        return all(held[need] for need in self.needs)
+
+    def by_label(self, cells: Generated, of: Of) -> dict[int, float]:
+        """Compute for every label that has real and simulated cells."""
+        codes = set.intersection(*(set(cells.labels(m)) for m in of))
+        with np.errstate(all="ignore"):
+            return {code: float(self.compute(cells, of, code)) for code in sorted(codes)}
+
+
+def generation_metric(
+    *,
+    name: str,
+    title: str,
+    best: float,
+    bounds: tuple[float, float],
+    sentence: str,
+    definition: str,
+    section: str,
+    needs: Iterable[Need] = (),
+    of_two: bool = False,
+) -> Callable[[Callable[[Generated, Of, int], float]], GenerationMetric]:
+    """Turn a function into the metric that `available_generation_metrics` finds in its module."""
+
+    def register(compute: Callable[[Generated, Of, int], float]) -> GenerationMetric:
+        return GenerationMetric(
+            name, title, best, bounds, frozenset(needs), of_two, sentence, definition, section, compute
+        )
+
+    return register
+
+
+def available_generation_metrics() -> dict[str, GenerationMetric]:
+    """Return every metric of generation of every module on `mocli.metrics.__path__`, by name."""
+    found: dict[str, GenerationMetric] = {}
+    for module in pkgutil.iter_modules(mocli.metrics.__path__):
+        members = vars(import_module(f"mocli.metrics.{module.name}")).values()
+        found.update({m.name: m for m in members if isinstance(m, GenerationMetric)})
+    return dict(sorted(found.items()))
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """One metric of one modality or two: its values by label, and as the report has it."""
+
+    key: str
+    metric: GenerationMetric
+    by_label: Mapping[int, float]
+    entry: dict[str, Json]
+
+
+def judge(cells: Generated) -> list[Judged]:
+    """Compute all metrics whose needs are met; the report's value is the mean over labels."""
+    found = []
+    for metric in available_generation_metrics().values():
+        parts: list[Of] = [*combinations(cells.real, 2)] if metric.of_two else [(m,) for m in cells.real]
+        for of in parts:
+            if not metric.applies_to(cells, of):
+                continue
+            by_label = metric.by_label(cells, of)
+            known = [v for v in by_label.values() if math.isfinite(v)]
+            entry: dict[str, Json] = {
+                "value": float(np.mean(known)) if known else None,
+                "better": metric.better,
+                "range": [bound if math.isfinite(bound) else None for bound in metric.bounds],
+                "n": len(cells.simulated_label),
+                "title": metric.title,
+                "definition": metric.definition + " Mean over labels.",
+                "sentence": metric.sentence,
+            }
+            found.append(Judged(f"{metric.name}[{'-'.join(of)}]", metric, by_label, entry))
+    return found
+
+
+def log_at_depth(x: CSR, depth: float) -> CSR:
+    """Scale cells to a depth and take log1p; cells without counts stay empty."""
+    totals = np.asarray(x.sum(1), np.float64).ravel()
+    factor = np.divide(depth, totals, out=np.zeros_like(totals), where=totals > 0)
+    scaled = sparse.csr_matrix(sparse.diags_array(factor) @ x)
+    scaled.data = np.log1p(scaled.data)
+    return scaled
+
+
+def project(fitted_on: CSR, *others: CSR, seed: int) -> tuple[DoubleArray, ...]:
+    """Project cells on the principal components of some, `(n, k)` each; the most variable features only."""
+    from sklearn.decomposition import PCA
+
+    _, variance = moments(fitted_on)
+    chosen = np.sort(np.argsort(-variance, kind="stable")[:MOST_FEATURES])
+    n, p = fitted_on.shape[0], len(chosen)
+    k = min(N_COMPONENTS, n - 1, p - 1)
+    if k < 1:
+        return tuple(np.zeros((x.shape[0], 1)) for x in others)
+    model = PCA(k, svd_solver="arpack" if k < min(n, p) else "auto", random_state=seed)
+    model.fit(fitted_on[:, chosen].astype(np.float64))
+    return tuple(np.asarray(model.transform(x[:, chosen].astype(np.float64))) for x in others)
+
+
+def moments(x: CSR) -> tuple[DoubleArray, DoubleArray]:
+    """Mean and variance of every feature, `(p,)`."""
+    mean = np.asarray(x.mean(0), np.float64).ravel()
+    square = np.asarray(x.multiply(x).mean(0), np.float64).ravel()
+    return mean, np.maximum(square - mean**2, 0)

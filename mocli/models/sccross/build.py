@@ -1,0 +1,144 @@
+"""From a bundle to scCross' networks: fitted projections, kept training cells, decoders at the mean."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from mocli.models.sccross.module import SccrossModule
+from mocli.models.sccross.shape import Part, Shape
+from mocli.nn.count_loss import nonzeros_of
+from mocli.nn.neighbors import knn
+from mocli.nn.projection import LEADING, fit_projection, smoothed
+from mocli.types import COUNT_LIKELIHOODS, ModalityKind, NonZeros
+
+if TYPE_CHECKING:
+    from scipy import sparse
+    from torch import Tensor
+
+    from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
+    from mocli.models.sccross.params import SccrossParams
+    from mocli.nn.projection import Projection
+    from mocli.types import IntArray
+
+MOST_KEPT = 50_000
+"""Training cells kept with a model, over which cells are averaged."""
+
+BLOCK = 2048
+
+
+class Built(NamedTuple):
+    """Networks with fresh weights, and by modality the neighbours of every training cell, `(n, k)`."""
+
+    module: SccrossModule
+    neighbors: dict[str, IntArray]
+
+
+def build(bundle: MultiOmics, params: SccrossParams, *, seed: int) -> Built:
+    """Build for a bundle's modalities; what does not depend on weights is fitted to its cells."""
+    fitted: list[Projection] = []
+    parts, inputs, references = [], [], []
+    for name, m in bundle.modalities.items():
+        projection = fit_projection(
+            m.features.values,
+            _form(m),
+            params.n_components,
+            seed=seed,
+            offset=m.features.offset,
+            sets=bundle.sets.get(name),
+            n_sets=params.n_set_components,
+        )
+        components = _project(projection, m.features)
+        n = m.n_obs
+        kept = torch.arange(n)
+        if n > MOST_KEPT:
+            chosen = np.sort(np.random.default_rng(seed).choice(n, MOST_KEPT, replace=False))
+            kept = torch.from_numpy(chosen)
+        k = params.n_neighbors or int(np.clip(round(np.sqrt(n)), 10, 100))
+        smooths = params.input_smoothing > 0 and n > 2
+        references.append(components[kept] if smooths else components[:0])
+        inputs.append(components)
+        fitted.append(projection)
+        parts.append(
+            Part(
+                name=name,
+                width=m.features.n_vars,
+                likelihood=m.likelihood or "normal",
+                form=projection.form,
+                n_components=components.shape[1],
+                n_reference=len(references[-1]),
+                n_neighbors=min(k, max(n - 1, 1)),
+            )
+        )
+    batch = bundle.batch
+    shape = Shape(
+        parts=tuple(parts),
+        edges=tuple(link.edge for link in bundle.links),
+        batch=None if batch is None else batch.key,
+        levels=() if batch is None else tuple(batch.levels),
+    )
+    module = SccrossModule(shape, params)
+    seen = {}
+    for i, part in enumerate(parts):
+        module.projections[i].load_state_dict(fitted[i].state_dict())
+        module.register_buffer(f"reference_{i}", references[i])
+        seen[part.name] = smoothed(inputs[i], references[i], part.n_neighbors, params.input_smoothing)
+        features = bundle.modalities[part.name].features
+        module.depth[i] = _median_total(features)
+        module.start(part.name, _means(features, binary=part.likelihood == "bernoulli"))
+    module.keep_inputs(seen)
+    near: dict[str, IntArray] = {}
+    if params.prior_smoothing and bundle.links:
+        near = {part.name: _neighbors(inputs[i], part.n_neighbors) for i, part in enumerate(parts)}
+    return Built(module, near)
+
+
+def _neighbors(components: Tensor, k: int) -> IntArray:
+    """Rows of the nearest other cells of every cell by cosine in the leading components, `(n, k)`."""
+    points = components[:, :LEADING].numpy()
+    return knn(points, points, k, metric="cosine", exclude_self=True)[1]
+
+
+def _form(m: Modality) -> str:
+    if m.likelihood in COUNT_LIKELIHOODS:
+        return {ModalityKind.ATAC: "tfidf", ModalityKind.PROT: "clr"}.get(m.kind, "lognorm")
+    return "binary" if m.likelihood == "bernoulli" else "identity"
+
+
+def _project(projection: Projection, features: FeatureMatrix) -> Tensor:
+    parts = []
+    for start in range(0, features.n_obs, BLOCK):
+        x = features.values[start : start + BLOCK]
+        if isinstance(x, np.ndarray):
+            dense = torch.from_numpy(np.ascontiguousarray(x, np.float32))
+            if features.offset is not None:
+                dense = dense + torch.from_numpy(features.offset)
+            parts.append(projection(dense if features.offset is not None else nonzeros_of(dense)))
+        elif features.offset is None:
+            parts.append(projection(_nonzeros(x)))
+        else:
+            # only the map of plain values is linear: the offset passes through it by itself
+            constant = torch.from_numpy(features.offset) @ projection.weight
+            parts.append(projection(_nonzeros(x)) + constant)
+    return torch.cat(parts)
+
+
+def _nonzeros(x: sparse.csr_matrix) -> NonZeros:
+    starts = torch.from_numpy(x.indptr.astype(np.int64))
+    row = torch.repeat_interleave(torch.arange(x.shape[0]), starts.diff())
+    values = torch.from_numpy(x.data.astype(np.float32))
+    return NonZeros(values, row, torch.from_numpy(x.indices.astype(np.int64)), starts[:-1], x.shape)
+
+
+def _means(features: FeatureMatrix, *, binary: bool) -> Tensor:
+    values = features.values > 0 if binary else features.values
+    mean = np.asarray(values.mean(axis=0), np.float64).ravel()
+    return torch.from_numpy(mean if features.offset is None else mean + features.offset)
+
+
+def _median_total(features: FeatureMatrix) -> float:
+    totals = np.asarray(features.values.sum(axis=1), np.float64).ravel()
+    totals = totals[totals > 0]
+    return float(np.median(totals)) if len(totals) else 1.0

@@ -1,0 +1,295 @@
+"""scCross (Yang et al., Genome Biol 25:198, 2024): posteriors and losses.
+
+A modality's values become components (a fitted projection), averaged over own neighbours; an encoder gives
+its latent u, aligners map it to the common latent z and back, and a linear decoder gives the parameters of
+a likelihood. Symbols: x values, u latent of a modality, z common latent (the paper's z_k and z), G prior,
+D critic, p features, B cells.
+Different from the authors' code: the mean of counts does not depend on their dispersion; components are
+fitted once, on training cells; a cell's posteriors are averaged over its own modalities only, never over
+unrelated cells that share a row of a minibatch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+from mocli.models.sccross.networks import Decoder, Gaussian, totals
+from mocli.nn.adversarial import Critic, noise_scale, source_entropy
+from mocli.nn.losses import anchor_loss, soft_assignment
+from mocli.nn.projection import Projection, smoothed
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mocli.data.bundle import Minibatch
+    from mocli.models.sccross.params import SccrossParams
+    from mocli.models.sccross.shape import Part, Shape
+    from mocli.types import NonZeros
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One modality of a minibatch: mean and standard deviation of u and z, `(B_m, d)` each."""
+
+    x: Tensor | NonZeros
+    codes: Tensor | None
+    at: Tensor
+    rows: Tensor
+    u: tuple[Tensor, Tensor]
+    z: tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the losses of one minibatch share; `n` cells, of which not every modality has all."""
+
+    number: int
+    n: int
+    seen: Mapping[str, Seen] = field(default_factory=dict)
+
+
+class SccrossModule(nn.Module):
+    """Projections, encoders, aligners, decoders and critics."""
+
+    depth: Tensor
+
+    def __init__(self, shape: Shape, params: SccrossParams) -> None:
+        super().__init__()
+        self.shape, self.params = shape, params
+        self.names = [part.name for part in shape.parts]
+        self.n_levels = len(shape.levels)
+        self.burn_in = 1
+        p, d = params, params.n_latent
+        # module names must be identifiers, a user's modality names need not be
+        self.projections = nn.ModuleList(
+            Projection(part.width, part.n_components, part.form) for part in shape.parts
+        )
+        self.encoders = nn.ModuleList(
+            Gaussian(part.n_components, p.n_hidden, p.n_layers, d, p.dropout) for part in shape.parts
+        )
+        self.aligners = nn.ModuleList(self._aligner() for _ in shape.parts)
+        self.realigners = nn.ModuleList(self._aligner() for _ in shape.parts)
+        self.decoders = nn.ModuleList(
+            Decoder(d, part.width, part.likelihood, self.n_levels) for part in shape.parts
+        )
+        self.critic = Critic(d, p.n_hidden, p.n_layers, len(self.names), p.dropout)
+        self.judges = nn.ModuleList(
+            Critic(part.width, p.n_hidden, p.n_layers, 2, p.dropout)
+            for part in (shape.parts if p.weight_generation else ())
+        )
+        self.register_buffer("depth", torch.ones(len(self.names)))
+        for m, part in enumerate(shape.parts):
+            self.register_buffer(f"reference_{m}", torch.zeros(part.n_reference, part.n_components))
+
+    def _aligner(self) -> Gaussian:
+        p = self.params
+        return Gaussian(p.n_latent, p.n_hidden, p.n_aligner_layers, p.n_latent, p.dropout)
+
+    def keep_inputs(self, inputs: Mapping[str, Tensor]) -> None:
+        """Keep what encoders see of every training cell, `(n_obs, k)` each; not saved."""
+        for m, name in enumerate(self.names):
+            self.register_buffer(f"input_{m}", inputs[name], persistent=False)
+
+    def keep_prior(self, prior: Mapping[tuple[str, str], tuple[Tensor, Tensor]]) -> None:
+        """Keep the prior of every training cell by pair of linked modalities, `(n_obs, k)`; not saved."""
+        for e, edge in enumerate(self.shape.edges):
+            for side in (0, 1):
+                self.register_buffer(f"prior_{e}_{side}", prior[edge][side], persistent=False)
+
+    def inputs(self, name: str, x: Tensor | NonZeros) -> Tensor:
+        """Return what the encoder of a modality takes, `(B, k)`: components averaged over training cells."""
+        return self.averaged(name, self.projection(name)(x))
+
+    def averaged(self, name: str, components: Tensor) -> Tensor:
+        """Average components over the nearest training cells, `(B, k)`."""
+        reference = getattr(self, f"reference_{self.names.index(name)}")
+        return smoothed(components, reference, self.part(name).n_neighbors, self.params.input_smoothing)
+
+    def projection(self, name: str) -> Projection:
+        """Return the fitted projection of a modality."""
+        return cast("Projection", self.projections[self.names.index(name)])
+
+    def encode(self, name: str, inputs: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Posteriors of u and z, each a mean and a standard deviation, `(B, d)`."""
+        m = self.names.index(name)
+        u = self.encoders[m](inputs)
+        mean, sd = self.aligners[m](u[0])
+        return u, (self.scaled(mean), sd)
+
+    def scaled(self, z: Tensor) -> Tensor:
+        """Return directions, of the length of a draw from N(0, 1), if latents are read so."""
+        if not self.params.unit_latent:
+            return z
+        return nn.functional.normalize(z, dim=1) * math.sqrt(z.shape[1])
+
+    def see(self, batch: Minibatch) -> Step:
+        """Encode a minibatch."""
+        if batch.cells is None:
+            raise ValueError("cells must be drawn, not rows of each modality")
+        seen = {}
+        for m, name in enumerate(self.names):
+            x, at = values_of(batch, name), batch.positions[name]
+            if not len(at):
+                continue
+            if self.training and hasattr(self, f"input_{m}"):
+                inputs = getattr(self, f"input_{m}")[batch.rows[name]]
+            else:
+                inputs = self.inputs(name, x)
+            codes = batch.codes[self.shape.batch][at] if self.shape.batch is not None else None
+            seen[name] = Seen(x, codes, at, batch.rows[name], *self.encode(name, inputs))
+        return Step(batch.step, len(batch.cells), seen)
+
+    def draw(self, gaussian: tuple[Tensor, Tensor]) -> Tensor:
+        """Draw while training, else return the mean."""
+        mean, sd = gaussian
+        return mean + torch.randn_like(mean) * sd if self.training else mean
+
+    def reconstruction(self, step: Step) -> Tensor:
+        """Negative log-likelihoods, means over cells and features, summed over modalities."""
+        return self._total({name: self._nll(name, s, self.draw(s.u)) for name, s in step.seen.items()})
+
+    def kl(self, step: Step) -> Tensor:
+        """KL(u | N(0, 1)) by feature."""
+        return self._total(
+            {name: self._per_feature(name, normal_kl(s.u).mean()) for name, s in step.seen.items()}
+        )
+
+    def joint(self, step: Step) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """Average the posteriors of z over a cell's modalities, `(n, d)` each; count these, `(n,)`."""
+        first = next(iter(step.seen.values())).z[0]
+        mean, sd = (first.new_zeros(step.n, first.shape[1]) for _ in range(2))
+        count = first.new_zeros(step.n)
+        for s in step.seen.values():
+            mean, sd = mean.index_add(0, s.at, s.z[0]), sd.index_add(0, s.at, s.z[1])
+            count = count.index_add(0, s.at, torch.ones_like(s.at, dtype=first.dtype))
+        size = count.clamp_min(1).unsqueeze(1)
+        return (self.scaled(mean / size), sd / size), count
+
+    def aligned_terms(self, step: Step) -> dict[str, Tensor]:
+        """Terms of the second stage beside those of the first."""
+        joint, count = self.joint(step)
+        source = self._sources(step)
+        realigned, kl, pairs = {}, {}, {}
+        for name, s in step.seen.items():
+            realigner = self.realigners[self.names.index(name)]
+            z = s.z[0] if source is None else source[s.at]
+            realigned[name] = self._nll(name, s, self.draw(realigner(z)))
+            several = (count[s.at] > 1).unsqueeze(1)
+            middle = torch.where(several, joint[0][s.at], torch.zeros_like(s.z[0]))
+            spread = torch.where(several, joint[1][s.at], torch.ones_like(s.z[1]))
+            kl[name] = self._per_feature(name, normal_kl(s.z, (middle, spread)).mean())
+            pairs[name] = ((s.z[0] - middle).square() * several).mean()
+        terms = {"realigned": self._total(realigned), "kl_aligned": self._total(kl)}
+        if self.params.weight_pairs and bool((count > 1).any()):
+            terms["pairs"] = self._total(pairs)
+        return terms
+
+    def _sources(self, step: Step) -> Tensor | None:
+        """Take for every cell the z of one of its modalities at random, `(n, d)`; None for each its own."""
+        if not (self.params.share_pairs and self.training) or len(step.seen) < 2:
+            return None
+        first = next(iter(step.seen.values())).z[0]
+        chosen, best = first.new_zeros(step.n, first.shape[1]), first.new_full((step.n,), -1.0)
+        for s in step.seen.values():
+            score = torch.rand(len(s.at), device=first.device)
+            wins = score > best[s.at]
+            at = s.at[wins]
+            chosen = chosen.index_copy(0, at, s.z[0][wins])
+            best = best.index_copy(0, at, score[wins])
+        return chosen
+
+    def prior_term(self, step: Step, *, aligned: bool) -> Tensor | None:
+        """How far latents are from what the prior says of linked modalities; None without prior."""
+        found = []
+        for e, (a, b) in enumerate(self.shape.edges):
+            if not hasattr(self, f"prior_{e}_0") or a not in step.seen or b not in step.seen:
+                continue
+            first, second = step.seen[a], step.seen[b]
+            g_a = getattr(self, f"prior_{e}_0")[first.rows]
+            g_b = getattr(self, f"prior_{e}_1")[second.rows]
+            pair = (first.z, second.z) if aligned else (first.u, second.u)
+            z_a, z_b = self.draw(pair[0]), self.draw(pair[1])
+            if self.params.prior == "gram":
+                found.append((g_a @ g_b.T - z_a @ z_b.T).square().sum(1).mean())
+            else:
+                with torch.no_grad():
+                    partners = soft_assignment(g_a, g_b, self.params.anchor_temperature)
+                found.append(anchor_loss(pair[0][0], pair[1][0], partners, "mean"))
+        return torch.stack(found).sum() if found else None
+
+    def entropy(self, step: Step, *, detach: bool) -> Tensor:
+        """Cross-entropy of the critic, whose input has noise that fades."""
+        z = torch.cat([s.z[0] for s in step.seen.values()])
+        z = z.detach() if detach else z
+        scale = noise_scale(step.number, self.burn_in)
+        if scale and self.training and len(z) > 1:
+            z = z + torch.randn_like(z) * z.detach().std(0) * scale
+        source = torch.cat([torch.full_like(s.at, self.names.index(name)) for name, s in step.seen.items()])
+        return source_entropy(self.critic(z), source)
+
+    def generation(self, step: Step, *, detach: bool) -> Tensor:
+        """Cross-entropy of telling generated from measured values, both as log1p at equal depth."""
+        total = []
+        for name, s in step.seen.items():
+            m = self.names.index(name)
+            decoder, x = self._decoder(m), s.x if isinstance(s.x, Tensor) else s.x.dense
+            library = self.depth[m].expand(len(x))
+            made = decoder.expected(decoder(self.realigners[m](s.z[0])[0], s.codes), s.codes, library)
+            if decoder.likelihood in {"nb", "zinb", "poisson"}:
+                x = torch.log1p(x * (library / totals(x).clamp_min(1)).unsqueeze(1))
+                made = torch.log1p(made)
+            made = made.detach() if detach else made
+            which = torch.arange(2, device=x.device).repeat_interleave(len(x))
+            total.append(source_entropy(self.judges[m](torch.cat([made, x])), which))
+        return torch.stack(total).sum()
+
+    def decode(
+        self, name: str, z: Tensor, codes: Tensor | None, library: Tensor | None
+    ) -> tuple[Decoder, Tensor, Tensor]:
+        """Return a modality's decoder, its logits at z, `(B, p)`, and the library sizes, `(B,)`."""
+        m = self.names.index(name)
+        decoder = self._decoder(m)
+        logits = decoder(self.realigners[m](z)[0], codes)
+        return decoder, logits, self.depth[m].expand(len(z)) if library is None else library
+
+    def part(self, name: str) -> Part:
+        """Return what is known of a modality."""
+        return self.shape.parts[self.names.index(name)]
+
+    def start(self, name: str, mean: Tensor) -> None:
+        """Let the decoder of a modality begin at the mean of its features, `(p,)`."""
+        self._decoder(self.names.index(name)).start(mean)
+
+    def _decoder(self, m: int) -> Decoder:
+        return cast("Decoder", self.decoders[m])
+
+    def _nll(self, name: str, s: Seen, u: Tensor) -> Tensor:
+        decoder = self._decoder(self.names.index(name))
+        weight = u.new_full((len(u),), 1 / len(u))
+        library = totals(s.x)
+        return self._per_feature(name, decoder.loss(s.x, decoder(u, s.codes), s.codes, library, weight))
+
+    def _per_feature(self, name: str, value: Tensor) -> Tensor:
+        return value / self.part(name).width
+
+    def _total(self, by_name: Mapping[str, Tensor]) -> Tensor:
+        weights = self.params.modality_weights
+        return torch.stack([weights.get(name, 1.0) * value for name, value in by_name.items()]).sum()
+
+
+def values_of(batch: Minibatch, name: str) -> Tensor | NonZeros:
+    """Return the values of a modality, by their non-zeros where those say all."""
+    return batch.counts[name] if name in batch.counts else batch.x[name]
+
+
+def normal_kl(q: tuple[Tensor, Tensor], p: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """KL(q | p) of Gaussians by mean and standard deviation, summed over dimensions; p is N(0, 1) if None."""
+    mean, sd = q
+    middle, spread = (torch.zeros_like(mean), torch.ones_like(sd)) if p is None else p
+    ratio = sd / spread
+    return 0.5 * (((mean - middle) / spread).square() + ratio.square() - 1 - 2 * torch.log(ratio)).sum(-1)

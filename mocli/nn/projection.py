@@ -1,0 +1,213 @@
+"""Counts or other values to a few components, fitted once and the same for every cell that comes later.
+
+A form of the values, element by element and cell by cell, then one linear map: so single features are
+sparse to the end, and what a change of a feature does to the components can be written down.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+
+from mocli.nn.principal import principal_components
+
+if TYPE_CHECKING:
+    from mocli.types import CSR, DoubleArray, FloatArray, IntArray, NonZeros
+
+FORMS = ("lognorm", "tfidf", "clr", "binary", "identity")
+FIT_CELLS, SET_CELLS = 200_000, 20_000
+DEPTH_LIMIT = 0.75
+"""Components of TF-IDF that follow the log of the depth more closely are dropped."""
+LEADING = 30
+"""Components that say which cells are near; the later ones are mostly noise."""
+_SCALE = 1e4
+
+
+class Projection(nn.Module):
+    """A fitted form and linear map, `(B, p)` to `(B, k)`.
+
+    Forms: `lognorm`, log1p of counts at the training cells' median depth; `tfidf`, log1p of counts per
+    10^4 (the inverse document frequency is part of the map); `clr`, log1p (so is the centring of each
+    cell); `binary`; `identity`.
+    """
+
+    weight: Tensor
+    shift: Tensor
+    factor: Tensor
+
+    def __init__(self, n_vars: int, n_out: int, form: str) -> None:
+        super().__init__()
+        if form not in FORMS:
+            raise ValueError(f"no form '{form}'")
+        self.form = form
+        self.register_buffer("weight", torch.zeros(n_vars, n_out))
+        self.register_buffer("shift", torch.zeros(n_out))
+        # the total to which a cell is scaled
+        self.register_buffer("factor", torch.ones(()))
+
+    def forward(self, x: Tensor | NonZeros) -> Tensor:
+        """`(B, p)` or its non-zeros to `(B, k)`."""
+        if isinstance(x, Tensor):
+            return self.formed(x, x.sum(1, keepdim=True)) @ self.weight - self.shift
+        values = self.formed(x.values, x.totals[x.row])
+        bags = nn.functional.embedding_bag(
+            x.column, self.weight, x.starts, mode="sum", per_sample_weights=values
+        )
+        return bags - self.shift
+
+    def formed(self, x: Tensor, total: Tensor) -> Tensor:
+        """Return values as the linear map sees them, in cells of a total that broadcasts to them."""
+        if self.form in {"lognorm", "tfidf"}:
+            # a perturbed cell may have any total above 0
+            return torch.log1p(x * (self.factor / torch.where(total > 0, total, torch.ones_like(total))))
+        if self.form == "clr":
+            return torch.log1p(x.clamp_min(0))
+        return (x > 0).to(x.dtype) if self.form == "binary" else x
+
+
+def fit_projection(
+    x: CSR | FloatArray,
+    form: str,
+    n_components: int,
+    *,
+    seed: int,
+    offset: FloatArray | None = None,
+    sets: CSR | None = None,
+    n_sets: int = 0,
+) -> Projection:
+    """Fit on the values of the training cells, `(n, p)`, on 200,000 sampled ones at most.
+
+    Features are standardised, apart from those of TF-IDF; their principal components have a mean
+    variance of 1. Where features are no more than components, they stand for themselves.
+
+    Parameters
+    ----------
+    offset
+        Added to every row of `x`, `(p,)`, or None.
+    sets
+        Which features belong to which set, `(p, s)`: the `n_sets` leading principal components of the
+        sets' scores follow the others. A set's score is the sum of its standardised features over the
+        root of their number.
+    """
+    n, p = x.shape
+    factor = _factor(x, form)
+    rarity = (
+        np.log1p(n / (1 + np.asarray((x != 0).sum(axis=0), np.float64).ravel())) if form == "tfidf" else None
+    )
+    if n > FIT_CELLS:
+        x = x[np.sort(np.random.default_rng(seed).choice(n, FIT_CELLS, replace=False))]
+    values = _formed(x, form, factor)
+    mean, sd = _moments(values)
+    usable = sd > 1e-6 * np.maximum(np.abs(mean), 1e-30)
+    inverse = np.where(usable, 1 / np.where(usable, sd, 1), 0)
+    if rarity is not None:
+        inverse = np.where(usable, rarity, 0)
+    scaled = values @ sparse.diags(inverse) if not isinstance(values, np.ndarray) else values * inverse
+    if form == "clr":
+        inner = np.eye(p) - 1 / p
+        scaled = np.asarray(values @ inner)
+        mean, sd = _moments(values)
+        spread = scaled.std(0)
+        scaled = scaled / np.where(spread > 1e-6, spread, 1)
+        loadings = inner / np.where(spread > 1e-6, spread, np.inf)
+    else:
+        loadings = None
+    if p <= n_components:
+        weight = np.diag(inverse) if loadings is None else loadings
+    else:
+        found = principal_components(scaled, min(n_components, max(n - 1, 1)), seed=seed)
+        kept = found.loadings
+        if form == "tfidf":
+            kept = kept[:, _free_of_depth(scaled @ kept, x)]
+        weight = kept * inverse[:, None] if loadings is None else loadings @ kept
+    weight = _unit_variance(weight, values, mean)
+    if sets is not None and n_sets and sets.nnz:
+        root = sparse.diags(1 / np.sqrt(np.maximum(np.asarray(sets.sum(axis=0), np.float64).ravel(), 1)))
+        membership = (sparse.diags(inverse) if loadings is None else loadings) @ (sets @ root)
+        weight = np.concatenate([weight, _of_sets(values, membership, n_sets, mean, seed)], axis=1)
+    made = Projection(p, weight.shape[1], form)
+    made.weight.copy_(torch.from_numpy(weight))
+    full = mean if offset is None else mean + offset
+    made.shift.copy_(torch.from_numpy(full @ weight))
+    made.factor.fill_(factor)
+    return made
+
+
+def _factor(x: CSR | FloatArray, form: str) -> float:
+    if form == "lognorm":
+        totals = np.asarray(x.sum(axis=1), np.float64).ravel()
+        totals = totals[totals > 0]
+        return float(np.median(totals)) if len(totals) else 1.0
+    return _SCALE if form == "tfidf" else 1.0
+
+
+def _formed(x: CSR | FloatArray, form: str, factor: float) -> CSR | FloatArray:
+    if form == "identity":
+        return x
+    if form == "binary":
+        return (x > 0).astype(np.float64)
+    if form == "clr":
+        return np.log1p(np.maximum(x, 0)) if isinstance(x, np.ndarray) else x.log1p()
+    totals = np.asarray(x.sum(axis=1), np.float64).ravel()
+    scaled = sparse.diags(factor / np.where(totals > 0, totals, 1)) @ sparse.csr_matrix(x)
+    found: CSR = scaled.log1p()
+    return found
+
+
+def _moments(x: CSR | FloatArray) -> tuple[DoubleArray, DoubleArray]:
+    mean = np.asarray(x.mean(axis=0), np.float64).ravel()
+    if isinstance(x, np.ndarray):
+        return mean, np.asarray(x.std(axis=0, dtype=np.float64))
+    square = np.asarray(x.multiply(x).mean(axis=0), np.float64).ravel()
+    return mean, np.sqrt(np.maximum(square - mean**2, 0))
+
+
+def _unit_variance(weight: DoubleArray, values: CSR | FloatArray, mean: DoubleArray) -> DoubleArray:
+    scores = np.asarray(values @ weight - mean @ weight)
+    scale = float(np.sqrt(np.square(scores).mean())) if scores.size else 1.0
+    return weight / (scale or 1.0)
+
+
+def _free_of_depth(scores: DoubleArray, x: CSR | FloatArray) -> IntArray:
+    totals = np.log(np.maximum(np.asarray(x.sum(axis=1), np.float64).ravel(), 1))
+    centred = scores - scores.mean(0)
+    depth = totals - totals.mean()
+    norm = np.sqrt(np.square(centred).sum(0) * (depth @ depth))
+    r = np.abs(np.divide(centred.T @ depth, norm, out=np.zeros(len(norm)), where=norm > 0))
+    kept = np.flatnonzero(r <= DEPTH_LIMIT)
+    return kept if len(kept) else np.array([r.argmin()])
+
+
+def _of_sets(
+    values: CSR | FloatArray, membership: CSR | DoubleArray, n_sets: int, mean: DoubleArray, seed: int
+) -> DoubleArray:
+    """Weights of features, `(p, n_sets)`, whose sums are principal components of the sets' scores."""
+    rows = np.arange(values.shape[0])
+    if len(rows) > SET_CELLS:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, SET_CELLS, replace=False))
+    scores = values[rows] @ membership
+    most = min(n_sets, max(scores.shape[0] - 1, 1), scores.shape[1])
+    weight = np.asarray(membership @ principal_components(scores, most, seed=seed).loadings)
+    return _unit_variance(weight, values, mean)
+
+
+def smoothed(x: Tensor, reference: Tensor, n_neighbors: int, weight: float, leading: int = LEADING) -> Tensor:
+    """Blend rows with the mean of their nearest reference rows by cosine: `(1 - weight) x + weight mean`.
+
+    A row that is itself in the reference is one of its own neighbours, in training as later. Nearness is
+    that of the leading columns, and exact.
+    """
+    k = min(n_neighbors, len(reference))
+    if k < 1 or weight == 0:
+        return x
+    unit = nn.functional.normalize(reference[:, :leading], dim=1)
+    blocks = []
+    for part in torch.split(x, max(1, (1 << 24) // max(len(reference), 1))):
+        near = (nn.functional.normalize(part[:, :leading], dim=1) @ unit.T).topk(k, dim=1).indices
+        mean = torch.stack([reference[column] for column in near.T]).mean(0)
+        blocks.append((1 - weight) * part + weight * mean)
+    return torch.cat(blocks) if blocks else x

@@ -1,0 +1,138 @@
+"""Draws from the likelihoods of measured values, element by element, for any model.
+
+The counterparts of `mocli.nn.likelihoods`: parameters have the same meaning. Generators are those of the
+device of the parameters. Counts that are seldom above zero, as most of a cell are, cost one uniform
+number each; only those that are go through the inverse of the distribution function.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Generator
+
+    Where = tuple[Tensor, ...]
+
+SELDOM = 0.2
+"""Probability of a count above zero below which zeros are decided first."""
+
+_HALF_STEP = 2.0**-25  # half of what tells two uniform numbers in single precision apart
+
+
+def poisson(mean: Tensor, *, generator: Generator) -> Tensor:
+    """Poisson counts of some means, of their shape."""
+
+    def ratio(k: int, where: Where) -> Tensor:
+        return mean[where].double() / (k + 1)
+
+    return _counts(
+        -torch.expm1(-mean),
+        ratio,
+        lambda where: torch.exp(-mean[where].double()),
+        lambda where: torch.poisson(mean[where], generator=generator),
+        generator,
+    )
+
+
+def negative_binomial(mean: Tensor, dispersion: Tensor, *, generator: Generator) -> Tensor:
+    """Negative binomial counts by mean and inverse dispersion r: variance mean + mean^2 / r.
+
+    Parameters
+    ----------
+    mean
+        Any shape, which is that of the result.
+    dispersion
+        r, broadcast to it.
+    """
+    r = dispersion.expand_as(mean)
+
+    def ratio(k: int, where: Where) -> Tensor:
+        m, a = mean[where].double(), r[where].double()
+        return (k + a) / (k + 1) * m / (a + m)
+
+    def at_zero(where: Where) -> Tensor:
+        m, a = mean[where].double(), r[where].double()
+        return torch.exp(-a * torch.log1p(m / a))
+
+    def often(where: Where) -> Tensor:
+        # the rate of a Poisson distribution is gamma distributed
+        rate = torch._standard_gamma(r[where].contiguous(), generator=generator)
+        return torch.poisson(rate * (mean[where] / r[where]), generator=generator)
+
+    return _counts(-torch.expm1(-r * torch.log1p(mean / r)), ratio, at_zero, often, generator)
+
+
+def zero_inflated(x: Tensor, logit: Tensor, *, generator: Generator) -> Tensor:
+    """Set values to zero with probability sigmoid(logit)."""
+    return x * (_uniform(logit, generator) >= torch.sigmoid(logit)).to(x.dtype)
+
+
+def bernoulli(logit: Tensor, *, generator: Generator) -> Tensor:
+    """Yes (1) with probability sigmoid(logit), else 0."""
+    return (_uniform(logit, generator) < torch.sigmoid(logit)).to(logit.dtype)
+
+
+def normal(mean: Tensor, log_sd: Tensor, *, generator: Generator) -> Tensor:
+    """Draw normal values with standard deviation exp(log_sd), broadcast to the means."""
+    noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+    return mean + noise * torch.exp(log_sd)
+
+
+def zero_inflated_log_normal(mean: Tensor, log_sd: Tensor, logit: Tensor, *, generator: Generator) -> Tensor:
+    """Zero with probability sigmoid(logit), else exp of normal(mean, exp(log_sd))."""
+    return zero_inflated(torch.exp(normal(mean, log_sd, generator=generator)), logit, generator=generator)
+
+
+def _uniform(like: Tensor, generator: Generator) -> Tensor:
+    return torch.rand(like.shape, generator=generator, device=like.device, dtype=like.dtype)
+
+
+def _counts(
+    above: Tensor,
+    ratio: Callable[[int, Where], Tensor],
+    at_zero: Callable[[Where], Tensor],
+    often: Callable[[Where], Tensor],
+    generator: Generator,
+) -> Tensor:
+    """Draw counts, those seldom above zero by inversion of the survival function P(X > k).
+
+    Parameters
+    ----------
+    above
+        Probability of a count above zero.
+    ratio
+        p(k + 1) / p(k) of some elements, in double precision.
+    at_zero
+        p(0) of some elements, in double precision.
+    often
+        Draws the elements that are often above zero.
+    """
+    v = _uniform(above, generator)
+    drawn = torch.zeros_like(above)
+    seldom = above < SELDOM
+    frequent = (~seldom).nonzero(as_tuple=True)
+    if len(frequent[0]):
+        drawn[frequent] = often(frequent).to(drawn.dtype)
+    where = (seldom & (v < above)).nonzero(as_tuple=True)
+    # never exactly 0, so that rounding of P(X > k) ends no draw at infinity
+    left = v[where].double() + _HALF_STEP
+    p = at_zero(where)
+    survival = 1 - p
+    count = torch.zeros_like(left)
+    k, active = 0, torch.arange(len(left), device=left.device)
+    while len(active):
+        count[active] += 1
+        at = tuple(i[active] for i in where)
+        p = p * ratio(k, at)
+        survival = survival - p
+        going = left[active] < survival
+        active, p, survival = active[going], p[going], survival[going]
+        k += 1
+    drawn[where] = count.to(drawn.dtype)
+    return drawn

@@ -1,0 +1,178 @@
+"""Many methods by many metrics: means and spread over seeds, shades to compare by, one order."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from mocli.report.wording import metric_value
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mocli.types import Json
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of a benchmark: a metric of one method and seed.
+
+    Attributes
+    ----------
+    kind
+        `model`, `control`, `embedding`, or `bound` for controls that show what is worst and best.
+    key
+        `label_transfer[rna->prot]`.
+    aspect
+        What the metric speaks of; aspects weigh alike, whatever number of metrics they have.
+    order
+        Place among the metrics, small first.
+    """
+
+    method: str
+    kind: str
+    seed: int | None
+    key: str
+    value: float | None
+    better: str | None
+    title: str
+    aspect: str
+    order: int = 99
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A metric of one method over its seeds; `shade` is 0 for the worst method and 1 for the best."""
+
+    mean: float | None
+    sd: float | None
+    n: int
+    values: tuple[float, ...]
+    shade: float | None
+    best: bool
+
+    @property
+    def text(self) -> str:
+        """Mean, and the standard deviation over seeds where there are several."""
+        if self.mean is None:
+            return "–"
+        return metric_value(self.mean) + (f" ± {metric_value(self.sd)}" if self.sd is not None else "")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method; `rank` is None for bounds, which no method competes with."""
+
+    method: str
+    kind: str
+    rank: int | None
+    overall: float | None
+    aspects: Mapping[str, float]
+    cells: Mapping[str, Spread]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric."""
+
+    key: str
+    title: str
+    better: str | None
+    aspect: str
+    order: int
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Methods, best first, bounds last; and the metrics they were measured by."""
+
+    lines: Sequence[Line] = ()
+    columns: Sequence[Column] = ()
+    aspects: Sequence[str] = field(default=())
+
+    def table(self, most: int = 12) -> tuple[list[str], list[list[Json]]]:
+        """Return headers and rows: rank, overall, aspects, then the leading metrics."""
+        leading = [c for c in self.columns if c.order < 99][:most] or list(self.columns)[:most]
+        header = ["method", "kind", "rank", "overall", *self.aspects, *(c.key for c in leading)]
+        rows: list[list[Json]] = []
+        for line in self.lines:
+            values = [line.aspects.get(a) for a in self.aspects]
+            cells = [line.cells[c.key].mean if c.key in line.cells else None for c in leading]
+            rows.append([line.method, line.kind, line.rank, line.overall, *values, *cells])
+        return header, rows
+
+
+def rank(figures: Sequence[Figure], *, left_out: frozenset[str] = frozenset({"total", "other"})) -> Ranking:
+    """Order methods by the mean of their aspects.
+
+    A metric becomes a number from 0 (the worst mean over seeds among all but the bounds told the
+    answer, and any that was tried and is undefined) to 1 (the best); an aspect is the mean of its
+    metrics, the overall score the mean of the aspects that were measured of the method. Aspects
+    `left_out` are shown only.
+    """
+    columns: dict[str, Column] = {}
+    values: dict[str, dict[str, list[float]]] = {}
+    undefined: dict[str, set[str]] = {}
+    kinds: dict[str, str] = {}
+    for f in figures:
+        kinds.setdefault(f.method, f.kind)
+        columns.setdefault(f.key, Column(f.key, f.title, f.better, f.aspect, f.order))
+        if f.value is not None:
+            values.setdefault(f.key, {}).setdefault(f.method, []).append(f.value)
+        else:
+            undefined.setdefault(f.key, set()).add(f.method)
+    means = {k: {m: statistics.fmean(v) for m, v in of.items()} for k, of in values.items()}
+    scaled: dict[str, dict[str, float]] = {}
+    for key, of in means.items():
+        better = columns[key].better
+        judged = [v for m, v in of.items() if kinds[m] != "answer"]
+        if better is None or len(judged) < 2 or max(judged) == min(judged):
+            continue
+        low, high = min(judged), max(judged)
+        share = {m: min(1.0, max(0.0, (v - low) / (high - low))) for m, v in of.items()}
+        void = dict.fromkeys(undefined.get(key, ()), 0.0)
+        scaled[key] = void | (share if better == "higher" else {m: 1.0 - v for m, v in share.items()})
+    lines = []
+    for method, kind in kinds.items():
+        by_aspect: dict[str, list[float]] = {}
+        for key, of in scaled.items():
+            if method in of and columns[key].aspect not in left_out:
+                by_aspect.setdefault(columns[key].aspect, []).append(of[method])
+        aspects = {a: statistics.fmean(v) for a, v in by_aspect.items()}
+        overall = statistics.fmean(aspects.values()) if aspects else None
+        cells = {
+            key: _spread(of[method], scaled.get(key, {}).get(method), means[key], columns[key].better, method)
+            for key, of in values.items()
+            if method in of
+        }
+        lines.append(Line(method, kind, None, overall, aspects, cells))
+    lines.sort(
+        key=lambda line: (_last(line), -(line.overall if line.overall is not None else -1.0), line.method)
+    )
+    ranked, place = [], 0
+    for line in lines:
+        counts = _last(line) == 0 and line.overall is not None
+        place += counts
+        ranked.append(
+            Line(line.method, line.kind, place if counts else None, line.overall, line.aspects, line.cells)
+        )
+    order = {
+        c.aspect: i for i, c in reversed(list(enumerate(sorted(columns.values(), key=lambda c: c.order))))
+    }
+    named = sorted({a for line in lines for a in line.aspects}, key=lambda a: order.get(a, 0))
+    shown = sorted(columns.values(), key=lambda c: (c.order, c.aspect, c.key))
+    return Ranking(ranked, [c for c in shown if c.key in values], named)
+
+
+def _last(line: Line) -> int:
+    return {"bound": 1, "answer": 2}.get(line.kind, 0)
+
+
+def _spread(
+    values: Sequence[float], shade: float | None, means: Mapping[str, float], better: str | None, method: str
+) -> Spread:
+    mean = statistics.fmean(values)
+    sd = statistics.stdev(values) if len(values) > 1 else None
+    best = shade is not None and shade >= 1.0 and better is not None and means[method] == mean
+    return Spread(mean, sd, len(values), tuple(values), shade, best)

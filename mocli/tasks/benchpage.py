@@ -1,0 +1,113 @@
+"""The page of a benchmark: rankings, bars with seeds, embeddings side by side, time and memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mocli.report import benchplots, html
+from mocli.report.embedding import Category
+from mocli.report.html import Drawn
+from mocli.tasks.benchtable import COST
+from mocli.tasks.controls import BEST
+from mocli.tasks.picture import layout
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mocli.report.ranking import Ranking
+    from mocli.tasks.benchreport import Benchmark
+    from mocli.tasks.contender import Contender
+    from mocli.types import FloatArray, IntArray
+
+DRAWN_CELLS = 3000
+"""Points of every embedding in the picture."""
+
+MOST_PANELS = 12
+
+
+def page(work: Benchmark, ranked: Mapping[str, Ranking]) -> str:
+    """Return the HTML report."""
+    drawn: list[Drawn] = []
+    for task, ranking in ranked.items():
+        drawn.append(
+            Drawn(
+                benchplots.ranked_bars(ranking),
+                f"Leading metrics, {task}",
+                "Bars are means over seeds, dots single seeds. Models are blue, embeddings of other tools "
+                "green, controls grey. A model that no control reaches has earned its training.",
+            )
+        )
+    costs = _costs(work)
+    if costs:
+        caption = "Means over seeds, dots single seeds; by the clock of this machine."
+        drawn.append(Drawn(benchplots.cost_bars(costs), "Time and memory", caption))
+    drawn += _embeddings(work, ranked.get("integrate"))
+    return html.render(work.run.report, drawn=drawn, rankings=ranked)
+
+
+def _costs(work: Benchmark) -> dict[str, dict[str, list[float]]]:
+    """Return values by cost, then by model and task."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for r in work.records:
+        if (
+            r.aspect == COST
+            and not r.study
+            and r.value is not None
+            and r.key in {"train_s", "peak_memory_bytes"}
+        ):
+            value, title = (
+                (r.value / 1e6, "Peak memory, MB") if r.key != "train_s" else (r.value, "Training, s")
+            )
+            found.setdefault(title, {}).setdefault(f"{r.method}, {r.task}", []).append(value)
+    return found
+
+
+def _embeddings(work: Benchmark, ranking: Ranking | None) -> list[Drawn]:
+    if not work.shown:
+        return []
+    place = {line.method: i for i, line in enumerate(ranking.lines)} if ranking else {}
+    order = sorted(work.shown, key=lambda c: place.get(c.name, 99))
+    order = [c for c in order if c.name != BEST][:MOST_PANELS]
+    bundle, seed = work.ground.bundle, work.request.run.seed
+    panels, cells_of, modality_of = [], [], []
+    for c in order:
+        work.run.say(f"drawing {c.name}")
+        z, cells, modality = _points(c, work)
+        n = len(z)
+        chosen = np.sort(np.random.default_rng(seed).permutation(n)[:DRAWN_CELLS])
+        name = f"{c.title}, seed {c.seed}" if c.seed is not None else c.title
+        panels.append((name, layout(z[chosen], seed=seed)))
+        cells_of.append(cells[chosen])
+        modality_of.append(modality[chosen])
+    found = []
+    words = f"UMAP of each method's places, at most {DRAWN_CELLS:,} points, best method first."
+    for title, codes, how in (
+        ("label", bundle.label, "Labels should lie apart, and in one place for all modalities."),
+        ("batch", bundle.batch, "Batches should be mixed within every group."),
+    ):
+        if codes is not None:
+            colours = [Category(codes.codes[cells], codes.levels) for cells in cells_of]
+            picture = benchplots.side_by_side(panels, colours)
+            found.append(Drawn(picture, f"Cells by {title}, method by method", f"{words} {how}"))
+    if len(bundle.modalities) > 1:
+        names = tuple(bundle.modalities)
+        if any(len(np.unique(m)) > 1 for m in modality_of):
+            colours = [Category(m, (*names, "one place a cell")) for m in modality_of]
+            picture = benchplots.side_by_side(panels, colours)
+            how = "Where modalities are integrated, their colours lie on top of each other."
+            found.append(Drawn(picture, "Cells by modality, method by method", f"{words} {how}"))
+    return found
+
+
+def _points(c: Contender, work: Benchmark) -> tuple[FloatArray, IntArray, IntArray]:
+    """Return places, the cells they are of and the modality: one point for each place that a cell has."""
+    bundle = work.ground.bundle
+    names = list(bundle.modalities)
+    if not c.apart or c.joint is not None:
+        z = c.whole(work.ground)
+        return z, np.arange(bundle.n_cells), np.full(bundle.n_cells, len(names))
+    parts = [(c.apart[m], bundle.cells_of(m), np.full(len(c.apart[m]), names.index(m))) for m in c.apart]
+    z, cells, modality = (np.concatenate(of) for of in zip(*parts, strict=True))
+    return z, cells, modality

@@ -1,0 +1,225 @@
+"""The work of `mocli benchmark` once the data are open: train, score, write the table and the reports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mocli.data.obsm import read_places
+from mocli.errors import MocliError
+from mocli.models.registry import traits_of
+from mocli.tasks.benchtable import COSTS, Record, as_figures, describe_rankings, rankings, write_table
+from mocli.tasks.contender import Contender, others_embedding, placed
+from mocli.tasks.controls import BEST, UNCORRECTED, controls
+from mocli.tasks.describe import describe_inputs
+from mocli.tasks.processes import Processes
+from mocli.tasks.scoring import Scorer
+from mocli.types import Task
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mocli.tasks.benchmark import BenchmarkOptions
+    from mocli.tasks.campaign import Training
+    from mocli.tasks.ground import Ground
+    from mocli.tasks.request import Request
+    from mocli.tasks.run import Run
+
+CHANCE = "shuffled"
+"""The control that knows nothing."""
+
+
+@dataclass(eq=False)
+class Benchmark:
+    """One benchmark, from its runs to its report.
+
+    Attributes
+    ----------
+    planned
+        Every run, whether it is there already or not.
+    skipped
+        Task, model and why it cannot be had.
+    records
+        What the table says, a line each.
+    shown
+        Contenders that the report draws: controls, embeddings, and the first seed of every model.
+    """
+
+    run: Run
+    request: Request
+    options: BenchmarkOptions
+    ground: Ground
+    planned: list[Training]
+    skipped: list[tuple[Task, str, str]]
+    folder: Path
+    records: list[Record] = field(default_factory=list)
+    shown: list[Contender] = field(default_factory=list)
+    reused: list[str] = field(default_factory=list)
+    _others: list[Contender] = field(default_factory=list)
+
+    def read_others(self) -> None:
+        """Read the embeddings of other tools, before hours of training find out that one is no good."""
+        for task, model, reason in self.skipped:
+            self.run.say(f"leaves out {model} for {task}: it {reason}")
+            self.records.append(Record(task.value, model, "model", None, "", "skipped", note=f"it {reason}"))
+        inputs = [str(text) for text in self.request.data.inputs]
+        self._others = [others_embedding(text, inputs, self.ground) for text in self.options.embeddings]
+
+    def train(self) -> None:
+        """Run what is not there yet."""
+        fresh = self.request.run.resume == "never"
+        there = [] if fresh else [t for t in self.planned if t.finished()]
+        self.reused = [t.name for t in there]
+        if there:
+            self.run.say(
+                f"{len(there)} of {len(self.planned)} runs are there already: {', '.join(self.reused)}"
+            )
+        todo = [t for t in self.planned if t.name not in set(self.reused)]
+        threads = self.request.run.threads or max(1, int(self._threads()) // self.options.jobs)
+        processes = Processes(self.options.jobs, self.options.devices, threads, self.run.say)
+        for name, code in processes.run(todo).items():
+            if code != 0:
+                training = next(t for t in todo if t.name == name)
+                reason = failure(training, code)
+                self.run.warn(f"{name} failed ({reason}); see {training.folder / 'stderr.txt'}")
+                self.records.append(
+                    Record(
+                        training.task.value,
+                        training.model,
+                        "model",
+                        training.seed,
+                        training.study,
+                        "failed",
+                        note=reason,
+                    )
+                )
+
+    def _threads(self) -> int:
+        return int((self.run.report.device or {}).get("threads") or 1)
+
+    def score(self) -> None:
+        """Score controls, models and the embeddings of others."""
+        scorer = Scorer(
+            self.ground, self.folder / "scores", seed=self.request.run.seed, device=str(self.run.device)
+        )
+        if Task.INTEGRATE in self.options.asked.tasks or self._others:
+            self._score_all(scorer)
+        for training in self.planned:
+            report = training.report()
+            if report is None or report["status"] != "ok":
+                continue
+            self._costs(training, report)
+            if training.task is Task.IMPUTE:
+                self._imputed(training, report)
+        if scorer.reused:
+            self.run.say(f"{scorer.reused} scores were there already")
+
+    def _score_all(self, scorer: Scorer) -> None:
+        for control in controls(self.ground, seed=self.request.run.seed):
+            self.run.say(f"scoring {control.title}")
+            self._add(control, scorer.score(control, uncorrected=control.name == UNCORRECTED))
+            self.shown.append(control)
+        for other in self._others:
+            self.run.say(f"scoring {other.name}")
+            self._add(other, scorer.score(other))
+            self.shown.append(other)
+        for training in self.planned:
+            if training.task is not Task.INTEGRATE or not training.output.exists():
+                continue
+            try:
+                contender = self._of_model(training)
+            except MocliError as error:
+                self.run.warn(f"{training.name} cannot be scored: {error.message}")
+                continue
+            self.run.say(f"scoring {training.name}")
+            self._add(contender, scorer.score(contender))
+            if not training.study and training.model not in {c.name for c in self.shown if c.kind == "model"}:
+                self.shown.append(contender)
+
+    def _of_model(self, training: Training) -> Contender:
+        path, key = training.output, f"X_{training.model}"
+        alone = []
+        for name in self.ground.bundle.modalities:
+            if "--marginal" in training.words:
+                alone += [p for p in read_places(path, f"{key}_{name}") if p.modality == name]
+        traits = traits_of(training.model)
+        return placed(
+            read_places(path, key),
+            self.ground,
+            training.model,
+            "model",
+            traits.title,
+            f"{traits.title}, doi:{traits.doi}",
+            where=path,
+            seed=training.seed,
+            study=training.study,
+            alone=alone,
+        )
+
+    def _add(self, c: Contender, scores: dict[str, Any]) -> None:
+        for key, entry in scores.items():
+            self.records.append(Record.of(Task.INTEGRATE, c.name, c.kind, c.seed, c.study, key, entry))
+
+    def _costs(self, training: Training, report: dict[str, Any]) -> None:
+        device = report["device"] or {}
+        found = {
+            "train_s": report["timing"].get("train_s"),
+            "total_s": report["timing"].get("total_s"),
+            "peak_memory_bytes": device.get("peak_memory_bytes"),
+            "gpu_peak_memory_bytes": device.get("gpu_peak_memory_bytes"),
+            "steps": (report["training"] or {}).get("steps"),
+        }
+        for key, value in found.items():
+            if value is not None:
+                entry = {"value": value, "better": None if key == "steps" else "lower", "title": COSTS[key]}
+                self.records.append(
+                    Record.of(
+                        training.task, training.model, "model", training.seed, training.study, key, entry
+                    )
+                )
+
+    def _imputed(self, training: Training, report: dict[str, Any]) -> None:
+        methods = [(training.model, "model", report["metrics"])]
+        methods += [(name, "control", of["metrics"]) for name, of in report["baselines"].items()]
+        known = {(r.method, r.seed, r.study, r.key) for r in self.records if r.task == Task.IMPUTE}
+        for name, kind, metrics in methods:
+            for key, entry in metrics.items():
+                if (name, training.seed, training.study, key) not in known:
+                    self.records.append(
+                        Record.of(training.task, name, kind, training.seed, training.study, key, entry)
+                    )
+
+    def deliver(self) -> None:
+        """Write the table, then the reports."""
+        run = self.run
+        describe_inputs(run, self.ground.whole, {})
+        write_table(run.paths.output, self.records)
+        figures = as_figures(self.records, answer=BEST, bounds=frozenset({CHANCE}))
+        ranked = rankings(figures)
+        describe_rankings(run, self.records, ranked)
+        n = len({(r.task, r.method) for r in self.records})
+        run.add_output(run.paths.output, f"{len(self.records):,} figures of {n} methods", first=True)
+        if run.paths.html is not None:
+            from mocli.report import html
+            from mocli.tasks.benchpage import page
+
+            run.say("drawing the report")
+            html.write(run.paths.html, page(self, ranked))
+            run.add_output(run.paths.html, "the report to read")
+        for record in run.report.outputs:
+            run.say(f"wrote {record['path']}: {record['what']}")
+
+
+def failure(training: Training, code: int) -> str:
+    """Return why a run failed: its report's words, else its exit code or the signal that ended it."""
+    report = training.report()
+    error = (report or {}).get("error") or {}
+    if error.get("message"):
+        return str(error["message"])
+    if code < 0:
+        return f"ended by signal {-code}" + (": out of memory?" if code == -9 else "")
+    lines = (
+        (training.folder / "stderr.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    )
+    said = [line.partition("error:")[2].strip() for line in lines if "error:" in line]
+    return said[-1] if said else f"exit code {code}"

@@ -1,0 +1,227 @@
+"""The table of a benchmark: one line a figure, with the failures and the models left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mocli.metrics.registry import OTHER, available_metrics
+from mocli.report.file import write_text
+from mocli.report.multiqc import RANKING
+from mocli.report.ranking import Figure, rank
+from mocli.types import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from mocli.report.ranking import Ranking
+    from mocli.tasks.run import Run
+
+COLUMNS = (
+    *("task", "method", "kind", "study", "seed", "status", "metric", "of"),
+    *("value", "better", "n", "aspect", "note"),
+)
+
+COSTS = {
+    "train_s": "Seconds of training",
+    "total_s": "Seconds in all",
+    "peak_memory_bytes": "Peak memory",
+    "gpu_peak_memory_bytes": "Peak GPU memory",
+    "steps": "Steps",
+}
+COST = "cost"
+IMPUTED = "imputation"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line.
+
+    Attributes
+    ----------
+    status
+        `ok`, `failed` or `skipped`; the latter two without a metric, `note` says why.
+    key
+        `label_transfer[rna->prot]`.
+    """
+
+    task: str
+    method: str
+    kind: str
+    seed: int | None
+    study: str
+    status: str
+    key: str = ""
+    value: float | None = None
+    better: str | None = None
+    n: int | None = None
+    title: str = ""
+    aspect: str = ""
+    note: str = ""
+
+    @classmethod
+    def of(
+        cls, task: Task, method: str, kind: str, seed: int | None, study: str, key: str, entry: dict[str, Any]
+    ) -> Record:
+        """Make a line of an entry of a report's metrics."""
+        name = key.partition("[")[0]
+        known = available_metrics().get(name)
+        aspect = (
+            COST if name in COSTS else known.aspect if known else IMPUTED if task is Task.IMPUTE else OTHER
+        )
+        return cls(
+            task=task.value,
+            method=method,
+            kind=kind,
+            seed=seed,
+            study=study,
+            status="ok",
+            key=key,
+            value=entry["value"],
+            better=entry["better"],
+            n=entry.get("n"),
+            title=str(entry.get("title") or name),
+            aspect=aspect,
+        )
+
+    def cells(self) -> list[str]:
+        """Return the line's cells, in the order of `COLUMNS`."""
+        name, _, of = self.key.removesuffix("]").partition("[")
+        value = "" if self.value is None else f"{self.value:.9g}"
+        which = [self.task, self.method, self.kind, self.study, self.seed, self.status]
+        values = [*which, name, of, value, self.better, self.n, self.aspect, self.note]
+        return ["" if v is None else " ".join(str(v).split()) for v in values]
+
+
+def write_table(path: Path, records: Sequence[Record]) -> None:
+    """Write tab-separated values, empty where there is none."""
+    lines = ["\t".join(COLUMNS), *("\t".join(r.cells()) for r in records)]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def as_figures(records: Sequence[Record], *, answer: str, bounds: frozenset[str]) -> dict[str, list[Figure]]:
+    """Return what is ranked, by task: the benchmark itself without its studies."""
+    order = {name: one.headline or 99 for name, one in available_metrics().items()}
+    found: dict[str, list[Figure]] = {}
+    for r in records:
+        if r.study or r.status != "ok" or r.aspect == COST:
+            continue
+        kind = "answer" if r.method == answer else "bound" if r.method in bounds else r.kind
+        name = r.key.partition("[")[0]
+        place = order.get(name, 1 if name.endswith("_median") else 99)
+        found.setdefault(r.task, []).append(
+            Figure(r.method, kind, r.seed, r.key, r.value, r.better, r.title, r.aspect, place)
+        )
+    return found
+
+
+def rankings(figures: dict[str, list[Figure]]) -> dict[str, Ranking]:
+    """Return one ranking for each task."""
+    return {task: rank(of) for task, of in figures.items()}
+
+
+def describe_rankings(run: Run, records: Sequence[Record], ranked: dict[str, Ranking]) -> None:
+    """Put into the report, and into words: the order of methods, what runs cost, studies, what failed."""
+    for task, ranking in ranked.items():
+        columns, rows = ranking.table()
+        run.report.tables[f"{RANKING}{task}"] = {
+            "title": f"Methods by {task}, best first",
+            "sentence": HOW_RANKED,
+            "columns": columns,
+            "rows": rows,  # type: ignore[typeddict-item]
+        }
+        for line in ranking.lines:
+            if line.overall is not None:
+                place = f"{line.rank}." if line.rank else " - "
+                aspects = ", ".join(f"{name} {value:.2f}" for name, value in line.aspects.items())
+                run.say(f"  {place} {line.method} ({line.kind}): overall {line.overall:.3f} ({aspects})")
+    _describe_costs(run, records)
+    _describe_studies(run, records)
+    amiss: list[list[Any]] = [
+        [r.task, r.method, r.study or None, r.seed, r.status, r.note] for r in records if r.status != "ok"
+    ]
+    if amiss:
+        run.report.tables["amiss"] = {
+            "title": "Models left out, and runs that failed",
+            "sentence": "Left out: the model does not take such data. The command tries failed runs again.",
+            "columns": ["task", "model", "study", "seed", "status", "why"],
+            "rows": amiss,
+        }
+
+
+HOW_RANKED = (
+    "A metric counts from 0 (worst of all methods, mean over seeds) to 1 (best); an aspect is the mean of "
+    "its metrics, overall the mean of the aspects measured of a method: with few aspects it says less. "
+    "'shuffled' is chance, 'perfect' was told the answer; neither is ranked."
+)
+
+
+def _describe_costs(run: Run, records: Sequence[Record]) -> None:
+    rows = []
+    runs: dict[tuple[str, str, str, int | None], dict[str, float | None]] = {}
+    for r in records:
+        if r.aspect == COST:
+            runs.setdefault((r.task, r.method, r.study, r.seed), {})[r.key] = r.value
+    for (task, method, study, seed), of in runs.items():
+        memory = [None if of.get(k) is None else round((of[k] or 0) / 1e6) for k in MEMORY]
+        rows.append(
+            [
+                method,
+                task,
+                study or None,
+                seed,
+                of.get("steps"),
+                of.get("train_s"),
+                of.get("total_s"),
+                *memory,
+            ]
+        )
+    if rows:
+        run.report.tables["costs"] = {
+            "title": "What every run took",
+            "sentence": "Time by the clock; runs beside each other slow each other down.",
+            "columns": [
+                "model",
+                "task",
+                "study",
+                "seed",
+                "steps",
+                "training, s",
+                "total, s",
+                "memory, MB",
+                "GPU memory, MB",
+            ],
+            "rows": rows,
+        }
+
+
+MEMORY = ("peak_memory_bytes", "gpu_peak_memory_bytes")
+
+
+def _describe_studies(run: Run, records: Sequence[Record]) -> None:
+    """Set the mean of every leading metric under each study beside that of the benchmark itself."""
+    order = {name: one.headline for name, one in available_metrics().items() if one.headline}
+    found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
+    for r in records:
+        leading = order.get(r.key.partition("[")[0]) or r.key.partition("[")[0].endswith("_median")
+        if leading and r.value is not None and r.kind == "model":
+            found.setdefault((r.task, r.method, r.study), {}).setdefault(r.key, []).append(r.value)
+    if not any(study for _, _, study in found):
+        return
+    keys = list(dict.fromkeys(key for of in found.values() for key in of))
+    keys.sort(key=lambda k: (order.get(k.partition("[")[0], 99), k))
+    rows: list[list[Any]] = [
+        [method, task, study or "as it is", *(_mean(of.get(key)) for key in keys)]
+        for (task, method, study), of in sorted(found.items())
+    ]
+    run.report.tables["studies"] = {
+        "title": "Studies",
+        "sentence": "Means over seeds of the leading metrics where data or losses were changed.",
+        "columns": ["model", "task", "study", *keys],
+        "rows": rows,
+    }
+
+
+def _mean(values: list[float] | None) -> float | None:
+    return None if not values else sum(values) / len(values)

@@ -1,0 +1,337 @@
+"""The runs of a benchmark: which model, seed and study, in which folder, by which command."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from mocli import __version__
+from mocli.data.io import sha256
+from mocli.errors import UsageError, did_you_mean
+from mocli.models.parameters import as_dict, params_class, resolve
+from mocli.models.registry import available, load_class, traits_of
+from mocli.report.file import write_text
+from mocli.tasks.select import problem_with
+from mocli.types import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from mocli.models.base import Traits
+    from mocli.tasks.ground import Ground
+    from mocli.tasks.request import Request
+
+FINGERPRINT = "fingerprint.json"
+TASKS = (Task.INTEGRATE, Task.IMPUTE)
+VOLATILE = frozenset({"--device", "--threads", "--checkpoint-every"})
+"""Options that do not change what a finished run says."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A change of the data or of a loss, under which models are trained again.
+
+    Attributes
+    ----------
+    name
+        `panel=30`; empty for the benchmark itself.
+    params
+        Hyper-parameters that it sets.
+    links
+        Tables that replace those given; by seed, as they are drawn at random.
+    words
+        Options that it adds.
+    tasks
+        Tasks that it says something of.
+    """
+
+    name: str = ""
+    params: Mapping[str, object] = field(default_factory=dict)
+    links: Mapping[int, Path] = field(default_factory=dict)
+    words: tuple[str, ...] = ()
+    tasks: frozenset[Task] = frozenset(TASKS)
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """One run of one model in a process and a folder of its own."""
+
+    task: Task
+    model: str
+    seed: int
+    study: str
+    folder: Path
+    words: tuple[str, ...]
+    files: tuple[Path, ...]
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Words for the log."""
+        return f"{self.task} {self.model} seed {self.seed}" + (f" {self.study}" if self.study else "")
+
+    @property
+    def output(self) -> Path:
+        """What it writes."""
+        return self.folder / ("out.h5ad" if self.task is Task.IMPUTE else "out.h5mu")
+
+    @property
+    def command(self) -> list[str]:
+        """The words after `mocli`, less device and threads."""
+        return [*self.words, "--output", str(self.output)]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what must be the same for a finished run to be this one."""
+        kept, words = [], iter(self.words)
+        for word in words:
+            if word in VOLATILE:
+                next(words)
+            else:
+                kept.append(word)
+        hashes = {str(path): _hash(path) for path in self.files}
+        # defaults as well: a later mocli may have others
+        params = json.loads(json.dumps(dict(self.params)))
+        return {"words": kept, "files": hashes, "params": params, "seed": self.seed, "mocli": __version__}
+
+    def report(self) -> dict[str, Any] | None:
+        """Return the report of the run, or of its failure; None where it left none."""
+        for name in ("out.report.json", "out.failed.report.json"):
+            try:
+                found: dict[str, Any] = json.loads((self.folder / name).read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
+            return found
+        return None
+
+    def finished(self) -> bool:
+        """Whether the folder holds a run with this fingerprint that ended well, output and all."""
+        report = self.report()
+        if report is None or report["status"] != "ok" or not self._same():
+            return False
+        read = {one["sha256"] for one in report["inputs"]}
+        mine = report["seed"] == self.seed and report["tool"]["version"] == __version__
+        written = next((o for o in report["outputs"] if o["path"] == str(self.output)), None)
+        return (
+            mine
+            and read <= set(self.fingerprint()["files"].values())
+            and written is not None
+            and self.output.exists()
+            and self.output.stat().st_size == written["bytes"]
+        )
+
+    def begin(self) -> None:
+        """Make the folder, without what an earlier run of other words left in it; keep its checkpoint."""
+        if self.folder.exists() and not self._same():
+            # only what a benchmark made: the fingerprint says so
+            if (self.folder / FINGERPRINT).exists():
+                shutil.rmtree(self.folder)
+            elif any(self.folder.iterdir()):
+                raise UsageError(
+                    "the folder of a run holds other files",
+                    file=self.folder,
+                    hint="choose another output, or empty it",
+                )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for name in ("out.report.json", "out.failed.report.json"):
+            (self.folder / name).unlink(missing_ok=True)
+        write_text(self.folder / FINGERPRINT, json.dumps(self.fingerprint(), indent=1, sort_keys=True) + "\n")
+
+    def _same(self) -> bool:
+        try:
+            kept = json.loads((self.folder / FINGERPRINT).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return bool(kept == self.fingerprint())
+
+
+@cache
+def _hash_of(path: Path, _size: int, _changed: int) -> str:
+    return sha256(path)
+
+
+def _hash(path: Path) -> str:
+    if not path.is_file():
+        return "none"
+    known = path.stat()
+    return _hash_of(path.resolve(), known.st_size, known.st_mtime_ns)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which models, seeds and tasks; `None` models means all that fit."""
+
+    models: tuple[str, ...] | None
+    seeds: tuple[int, ...]
+    tasks: tuple[Task, ...]
+    source: str | None = None
+    target: str | None = None
+
+
+def choose_models(
+    asked: Asked, ground: Ground, *, links: bool
+) -> tuple[dict[Task, list[str]], list[tuple[Task, str, str]]]:
+    """Return the models for each task, and those left out as (task, model, reason).
+
+    Raises
+    ------
+    UsageError
+        A model that does not exist.
+    """
+    for name in asked.models or ():
+        traits_of(name)
+    chosen: dict[Task, list[str]] = {}
+    skipped = []
+    kinds = [f.kind for f in ground.files]
+    for task in asked.tasks:
+        chosen[task] = []
+        for name, traits in available().items():
+            if asked.models is not None and name not in asked.models:
+                continue
+            pairing = ground.made.relation.pairing
+            problem = problem_with(traits, task=task, pairing=pairing, kinds=kinds, links=links)
+            if problem is None:
+                chosen[task].append(name)
+            else:
+                skipped.append((task, name, problem))
+    return chosen, skipped
+
+
+def parameters_of(traits: Traits, given: Mapping[str, object]) -> dict[str, object]:
+    """Return the hyper-parameters among those given that the model has; `model.name` is of one model."""
+    own = {f.name for f in fields(params_class(traits))}
+    found = {key: value for key, value in given.items() if key in own}
+    for key, value in given.items():
+        model, dot, name = key.partition(".")
+        if dot and model == traits.name:
+            found[name] = value
+    return found
+
+
+def check_parameters(given: Mapping[str, object], models: Sequence[str]) -> None:
+    """Raise `UsageError` for a hyper-parameter that no model of the benchmark has."""
+    known = {name: {f.name for f in fields(params_class(traits_of(name)))} for name in models}
+    every = {n for names in known.values() for n in names}
+    for key in given:
+        model, dot, name = key.partition(".")
+        if not (name in known.get(model, set()) if dot else key in every):
+            raise UsageError(
+                f"no model of this benchmark has the hyper-parameter '{key}'",
+                field=f"--set {key}",
+                hint=did_you_mean(key, sorted(every), "hyper-parameters"),
+            )
+
+
+def trainings(
+    request: Request,
+    asked: Asked,
+    chosen: Mapping[Task, Sequence[str]],
+    studies: Sequence[Study],
+    folder: Path,
+    direction: tuple[str, str] | None,
+    *,
+    n_modalities: int,
+) -> list[Training]:
+    """Return every run, seed by seed, so that a benchmark cut short has something of every model."""
+    from mocli.data.io import parse_source
+
+    found = []
+    inputs = tuple(parse_source(text).path for text in request.data.inputs)
+    for study in studies:
+        for seed in asked.seeds:
+            for task in asked.tasks:
+                for model in chosen[task] if task in study.tasks else ():
+                    traits = traits_of(model)
+                    params = {
+                        **parameters_of(traits, request.train.params),
+                        **parameters_of(traits, study.params),
+                    }
+                    if study.params and not parameters_of(traits, study.params):
+                        continue
+                    links = [study.links[seed]] if seed in study.links else list(request.data.links)
+                    words = [
+                        task.value,
+                        *_words_of(request, links if traits.uses_links else (), params),
+                        *("--model", model, "--seed", str(seed), "--no-html"),
+                    ]
+                    if study.links and not traits.uses_links:
+                        continue
+                    if task is Task.IMPUTE and direction is not None:
+                        words += ["--from", direction[0], "--to", direction[1], "--evaluate"]
+                    elif n_modalities > 1 and _gives_marginals(traits):
+                        words.append("--marginal")
+                    name = f"{task}-{model}-seed{seed}" + (f"-{safe(study.name)}" if study.name else "")
+                    found.append(
+                        Training(
+                            task=task,
+                            model=model,
+                            seed=seed,
+                            study=study.name,
+                            folder=folder / name,
+                            words=(*words, *study.words),
+                            files=(*inputs, *_paths(links if traits.uses_links else ())),
+                            params=as_dict(resolve(traits, params, request.train.preset)),
+                        )
+                    )
+    return found
+
+
+def _gives_marginals(traits: Traits) -> bool:
+    """Whether the model places whole cells, and could place them by one modality alone."""
+    model = load_class(traits.model)
+    return hasattr(model, "encode_cells") and hasattr(model, "encode")
+
+
+def safe(text: str) -> str:
+    """Return text as part of a file's name."""
+    return re.sub(r"[^\w.+-]", "-", text)
+
+
+def _paths(texts: Sequence[object]) -> list[Path]:
+    from pathlib import Path
+
+    return [Path(str(t)) for t in texts]
+
+
+def _words_of(request: Request, links: Sequence[object], params: Mapping[str, object]) -> list[str]:
+    """Return the options that all runs share as words of the command line."""
+    data, train, run = request.data, request.train, request.run
+    words = [str(text) for text in data.inputs]
+    for link in links:
+        words += ["--links", str(link)]
+    plain: dict[str, object] = {
+        "--pairing": data.pairing,
+        "--var-key": data.var_key,
+        "--batch-key": data.batch_key,
+        "--label-key": data.label_key,
+        "--pair-key": data.pair_key,
+        "--preset": train.preset,
+        "--max-steps": train.max_steps,
+        "--max-time": None if run.max_time is None else f"{run.max_time:g}s",
+        "--checkpoint-every": f"{run.checkpoint_every:g}s",
+    }
+    for option, value in plain.items():
+        if value is not None:
+            words += [option, str(value)]
+    for option, values in (("--covariate", data.covariate_keys), ("--continuous", data.continuous_keys)):
+        for value in values:
+            words += [option, value]
+    mappings: dict[str, Mapping[str, object]] = {
+        "--kind": data.kind,
+        "--layer": data.layer,
+        "--transform": data.transform,
+        "--likelihood": data.likelihood,
+        "--hvg": data.hvg,
+        "--set": params,
+    }
+    for option, mapping in mappings.items():
+        for key, value in mapping.items():
+            words += [option, f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+    for option, given in (("--obs-prefix", data.obs_prefix), ("--deterministic", run.deterministic)):
+        if given:
+            words.append(option)
+    return words

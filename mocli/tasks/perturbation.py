@@ -1,0 +1,366 @@
+"""The work of `mocli perturb`: a model, cells and the groups they form, features, what was found."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from mocli.data.transforms import highly_variable
+from mocli.errors import InputError, UsageError, did_you_mean
+from mocli.tasks.cellsets import CellSets, labels, split_cells
+from mocli.tasks.direction import check_task
+from mocli.tasks.perturbed import Perturbation
+from mocli.tasks.perturbtruth import Truth, compare_with_truth, true_features
+from mocli.tasks.predicted import Predicted, TargetReader, predict_changes
+from mocli.tasks.prepare import open_modalities
+from mocli.tasks.projection import align, check_modality, find_modality
+from mocli.tasks.replacement import Replacement
+from mocli.tasks.saved import load_model
+from mocli.tasks.screen import Screened, expression, screen, with_null
+from mocli.tasks.training import train_model
+from mocli.types import ModalityKind, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from mocli.data.modality import ModalityFile
+    from mocli.tasks.perturb import PerturbOptions
+    from mocli.tasks.projection import Aligned
+    from mocli.tasks.request import Request
+    from mocli.tasks.run import Run
+    from mocli.tasks.saved import SavedModel
+    from mocli.tasks.screen import Asked
+    from mocli.tasks.training import Trained
+    from mocli.types import CSR, FloatArray, IntArray, StrArray
+
+MOST_VARIABLE = 2000
+"""Features of a screen by default."""
+
+MOST_ROWS = 10_000_000
+"""Lines of a table of predicted changes: perturbations, directions, sets of cells, target features."""
+
+JOIN = "+"
+"""Between the names of features that change together."""
+
+_PATIENCE = 20.0  # seconds between two lines about progress
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenCells:
+    """Rows of a file: the cells that are perturbed, those they should come nearer to, labels of all."""
+
+    source: IntArray
+    target: IntArray
+    groups: StrArray | None
+    truth: StrArray | None
+
+
+def check_cells(file: ModalityFile, asked: PerturbOptions) -> ChosenCells:
+    """Find the cells that are asked for, before anything is trained.
+
+    Raises
+    ------
+    InputError, UsageError
+        A column or group that is not there, cells that are to become what they are.
+    """
+    target = np.zeros(0, np.int64) if asked.target is None else asked.target.rows(file, "--to")
+    if asked.source is not None:
+        source = asked.source.rows(file, "--from")
+    else:
+        # all that are not there yet
+        source = np.setdiff1d(np.arange(file.n_obs), target)
+    both = np.intersect1d(source, target)
+    if len(both) or not len(source):
+        raise UsageError(
+            "cells cannot go where they are",
+            field="--from, --to",
+            found=f"{len(both) or len(target):,} cells are in both groups",
+            hint="name two groups that share no cell",
+        )
+    groups = None if asked.group_key is None else labels(file, asked.group_key, "--group-key")
+    truth = None if asked.truth is None else labels(file, asked.truth, "--truth")
+    return ChosenCells(source, target, groups, truth)
+
+
+def modality_among(kinds: Mapping[str, ModalityKind], asked: str | None, where: str) -> str:
+    """Return the modality to perturb: the one asked for, else expression, else the first.
+
+    Raises
+    ------
+    UsageError
+        There is no such modality.
+    """
+    if asked is not None:
+        if asked not in kinds:
+            raise UsageError(
+                f"'{asked}' is not a modality of {where}",
+                field="--modality",
+                expected=", ".join(kinds),
+                hint=did_you_mean(asked, kinds, "modalities"),
+            )
+        return asked
+    return next((name for name, kind in kinds.items() if kind is ModalityKind.RNA), next(iter(kinds)))
+
+
+@dataclass(eq=False)
+class PerturbationRun:
+    """One run of `perturb`, from the model to what is written.
+
+    Attributes
+    ----------
+    modality, file
+        What is perturbed.
+    trained
+        What was trained in this run, None where a model was given.
+    cells
+        The perturbed cells; `sets` says which of them belong together.
+    screened, predicted, truth
+        What was found; None where not asked for.
+    """
+
+    run: Run
+    request: Request
+    asked: PerturbOptions
+    saved: SavedModel
+    files: list[ModalityFile]
+    modality: str
+    file: ModalityFile
+    chosen: ChosenCells
+    trained: Trained | None
+    aligned: Aligned = field(init=False)
+    cells: Replacement = field(init=False)
+    sets: CellSets = field(init=False)
+    perturbations: list[Perturbation] = field(init=False)
+    screened: Screened | None = None
+    predicted: Predicted | None = None
+    truth: Truth | None = None
+
+    @classmethod
+    def begin(cls, run: Run, request: Request, asked: PerturbOptions) -> Self:
+        """Open files, find cells and features, and train where no model is given."""
+        files = open_modalities(request.data)
+        trained = None
+        if asked.from_model is None:
+            kinds = {f.name: f.kind for f in files}
+            name = modality_among(kinds, asked.modality, "the inputs")
+            file = next(f for f in files if f.name == name)
+            chosen = check_cells(file, asked)
+            _check_names(asked.features, list(map(str, file.var.index)), name, file.where)
+            if asked.target_modality is not None and asked.target_modality not in kinds:
+                raise _no_target(asked.target_modality, list(kinds), "the inputs have")
+            kept = _wanted(asked, chosen, file)
+            data = replace(request.data, keep={name: kept})
+            trained = train_model(run, replace(request, data=data), Task.PERTURB, files)
+            saved = load_model(run.paths.model)
+            run.add_output(run.paths.model, "the trained model")
+            return cls(run, request, asked, saved, files, name, file, chosen, trained)
+        saved = load_model(asked.from_model)
+        run.say(f"model: {saved.description['model']} from {asked.from_model}")
+        for note in (note for f in files for note in f.notes):
+            run.say(note)
+        check_task(saved.description["model"], Task.PERTURB)
+        if request.of_training:
+            run.warn(f"the model is trained already: {', '.join(request.of_training)} change nothing")
+        if asked.modality is not None:
+            check_modality(saved, asked.modality, "--modality")
+        if asked.target_modality is not None and asked.target_modality not in saved.modalities:
+            raise _no_target(asked.target_modality, list(saved.modalities), "the model has")
+        given = {
+            name: ModalityKind(entry["kind"])
+            for name, entry in saved.modalities.items()
+            if asked.modality == name or find_modality(files, name, saved) is not None
+        }
+        if not given:
+            raise InputError(
+                "no input is a modality of the model",
+                file=", ".join(f.where for f in files),
+                found=", ".join(f"{f.name} ({f.kind})" for f in files),
+                expected=", ".join(saved.modalities),
+                hint="name it: rna=FILE",
+            )
+        name = modality_among(given, asked.modality, "the model")
+        found = find_modality(files, name, saved)
+        if found is None:
+            raise InputError(
+                f"no input is the model's '{name}'",
+                file=", ".join(f.where for f in files),
+                found=", ".join(f"{f.name} ({f.kind})" for f in files),
+                expected=name,
+                hint=f"name it: {name}=FILE, or choose another with --modality",
+            )
+        chosen = check_cells(found, asked)
+        _check_names(asked.features, saved.modalities[name]["var_names"], name, str(asked.from_model))
+        return cls(run, request, asked, saved, files, name, found, chosen, None)
+
+    @property
+    def names(self) -> list[str]:
+        """All features of the perturbed modality, in the model's order."""
+        return list(map(str, self.saved.modalities[self.modality]["var_names"]))
+
+    @property
+    def absent(self) -> frozenset[int]:
+        """Features of the model that the cells were not measured for."""
+        return frozenset(int(c) for c in self.aligned.absent)
+
+    def read(self, rows: IntArray) -> CSR:
+        """Raw values of some cells of the file, in the model's order of features."""
+        return self.aligned.read(rows)
+
+    def place(self, x: CSR) -> Replacement:
+        """Place cells through the saved transforms."""
+        return Replacement.of(self.saved, self.modality, x, self.aligned.absent, self.run.device)
+
+    def encode(self) -> None:
+        """Place the cells, find their groups, and settle what is perturbed."""
+        run, asked, chosen = self.run, self.asked, self.chosen
+        self.aligned = align(
+            self.saved, self.modality, self.file, layers=self.request.data.layer, warn=run.warn
+        )
+        x = self.read(chosen.source)
+        self.cells = self.place(x)
+        targets: FloatArray = np.zeros((0, self.cells.z.shape[1]), np.float32)
+        if len(chosen.target):
+            targets = self.place(self.read(chosen.target)).z
+        groups = chosen.groups
+        self.sets = split_cells(
+            None if groups is None else groups[chosen.source],
+            None if groups is None else groups[chosen.target],
+            targets,
+            n=len(chosen.source),
+            min_cells=asked.min_cells,
+        )
+        where = f" ({asked.source})" if asked.source else ""
+        run.say(f"{self.modality}: {len(chosen.source):,} cells{where} are perturbed")
+        if asked.target is not None:
+            run.say(f"towards {len(chosen.target):,} cells ({asked.target})")
+        if self.sets.left_out:
+            told = "; ".join(
+                f"{name}: {n:,}" + (f" ({n_target:,} to go to)" if asked.target is not None else "")
+                for name, n, n_target in self.sets.left_out
+            )
+            run.warn(
+                f"groups of too few cells are not looked at by themselves (--min-cells {asked.min_cells}, "
+                f"and 20 to go to): {told}"
+            )
+        self.perturbations = self._settle(x)
+        if self.cells.linear is None:
+            run.say("the encoder does not begin with a linear layer: whole cells are encoded again")
+
+    def perturb(self) -> None:
+        """Screen, predict, compare: whatever is asked for."""
+        run, asked = self.run, self.asked
+        what = " and ".join(asked.effect.words(d) for d in asked.directions)
+        run.say(f"{len(self.perturbations):,} perturbations, each {what}")
+        every = self._with_null()
+        if asked.screens:
+            self.screened = screen(
+                self.cells, every, self.sets, asked.effect, asked.directions,
+                absent=self.absent, progress=_progress(run.say),
+            )  # fmt: skip
+        if asked.predicts:
+            target = asked.target_modality or self.modality
+            reader = TargetReader.of(self.saved, target, run.device)
+            run.say(f"{self.modality} -> {target}: values by the {reader.route}")
+            n_rows = len(self.perturbations) * len(asked.directions) * len(reader.names) * len(self.sets.sets)
+            if n_rows > MOST_ROWS:
+                raise UsageError(
+                    f"the table of predicted changes would have {n_rows:,} lines",
+                    field="--features",
+                    expected=f"at most {MOST_ROWS:,}",
+                    hint="name fewer features, one --direction, or no --group-key",
+                )
+            self.predicted = predict_changes(
+                self.cells, every, self.sets, asked.effect, asked.directions, reader,
+                own=target == self.modality, absent=self.absent,
+            )  # fmt: skip
+            if asked.truth is not None:
+                self.truth = compare_with_truth(self, reader)
+
+    def _with_null(self) -> Asked:
+        used = self.cells.response.used
+        level = expression(self.cells, np.arange(len(self.cells.z)))[used]
+        return with_null(self.perturbations, self.names, used, level, seed=self.request.run.seed)
+
+    def _settle(self, x: CSR) -> list[Perturbation]:
+        asked, names, used = self.asked, self.names, self.cells.response.used
+        if asked.truth is not None and not asked.features:
+            columns = true_features(self)
+        elif asked.features:
+            columns = self._named(asked.features)
+        elif asked.screen == "all" or len(used) <= MOST_VARIABLE:
+            columns = [int(c) for c in used]
+        else:
+            options = self.saved.recipes[self.modality].options
+            ranked = highly_variable(x[:, used], replace(options, n_top=MOST_VARIABLE))
+            columns = [int(c) for c in used[ranked]]
+        if asked.together:
+            return [Perturbation(JOIN.join(names[c] for c in columns), tuple(columns))]
+        return [Perturbation(names[c], (c,)) for c in columns]
+
+    def _named(self, wanted: Sequence[str]) -> list[int]:
+        where: dict[str, int] = {}
+        for k, name in enumerate(self.names):
+            where.setdefault(name, k)
+        place = self.cells.response.place
+        unused = [name for name in wanted if place[where[name]] < 0]
+        if unused:
+            raise InputError(
+                f"the model's encoder takes {len(self.cells.response.used):,} of {len(place):,} features of "
+                f"'{self.modality}', and not {'these' if len(unused) > 1 else 'this one'}",
+                field="--features",
+                found=", ".join(unused[:5]),
+                hint=f"train it with all of them: --hvg {self.modality}=0",
+            )
+        lacking = [name for name in wanted if where[name] in self.absent]
+        if lacking:
+            self.run.warn(
+                f"{self.file.name} has no {', '.join(lacking[:5])}: what was not measured cannot change"
+            )
+        return [where[name] for name in wanted]
+
+
+def _wanted(asked: PerturbOptions, chosen: ChosenCells, file: ModalityFile) -> tuple[str, ...]:
+    """Return features that a model trained now has to take, however little they vary."""
+    named = dict.fromkeys(asked.features)
+    if chosen.truth is not None:
+        named |= dict.fromkeys(v for v in chosen.truth if v is not None)
+    known = set(map(str, file.var.index))
+    return tuple(name for name in named if name in known)
+
+
+def _check_names(wanted: Sequence[str], names: Sequence[str], modality: str, where: str) -> None:
+    """Raise `InputError` for features that are not there, with the nearest names."""
+    known = set(map(str, names))
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        raise InputError(
+            f"{len(unknown):,} of {len(wanted):,} features to perturb are not among those of '{modality}'",
+            file=where,
+            field="--features",
+            found=", ".join(unknown[:5]),
+            hint=did_you_mean(unknown[0], known, "features"),
+        )
+
+
+def _no_target(name: str, known: Sequence[str], where: str) -> UsageError:
+    return UsageError(
+        f"there is no modality '{name}' to predict",
+        field="--target-modality",
+        found=name,
+        expected=f"{where} {', '.join(known)}",
+        hint=did_you_mean(name, known, "modalities"),
+    )
+
+
+def _progress(say: Callable[[str], None]) -> Callable[[int, int], None]:
+    begun = [time.monotonic()]
+
+    def tell(done: int, n: int) -> None:
+        if time.monotonic() - begun[0] > _PATIENCE and done < n:
+            begun[0] = time.monotonic()
+            say(f"perturbing: {done:,} of {n:,}")
+
+    return tell

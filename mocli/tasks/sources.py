@@ -1,0 +1,94 @@
+"""Where simulated cells lie: as diverse as real ones, from a mixture, or about one mean place."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mocli.nn.neighbors import chunks, knn
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+    from mocli.types import DoubleArray, FloatArray, IntArray
+
+NEAREST = 15
+"""Training cells of the same label whose spread is that around a cell."""
+
+_AT_ONCE = 4096  # fixed, as numbers are drawn block by block
+
+
+def draw_sources(rows: IntArray, n: int, rng: Generator, weights: DoubleArray | None = None) -> IntArray:
+    """Return training cells that simulated ones follow, `(n,)`.
+
+    Every cell comes equally often, up to one; by `weights`, those are drawn with replacement.
+    """
+    if weights is not None:
+        return rows[rng.choice(len(rows), n, p=weights / weights.sum())]
+    whole, rest = divmod(n, len(rows))
+    drawn = np.concatenate([np.tile(rows, whole), rng.choice(rows, rest, replace=False)])
+    shuffled: IntArray = rng.permutation(drawn)
+    return shuffled
+
+
+def bandwidth(n: int, n_dims: int) -> float:
+    """Return the width of the kernel around a cell in standard deviations of its neighbours.
+
+    Scott's rule, n^(-1 / (d + 4)) (Scott, Multivariate Density Estimation, 1992, Eq. 6.42).
+    """
+    return float(n ** (-1 / (n_dims + 4)))
+
+
+def smoothed(z: FloatArray, chosen: IntArray, rng: Generator, *, device: str = "cpu") -> FloatArray:
+    """Return places around chosen cells, `(n, d)`, that spread as the cells do (a smoothed bootstrap).
+
+    With m the mean and S the covariance of a cell z and its 15 nearest among those given, and h of
+    `bandwidth`, the place is m + sqrt(1 - h^2) (z - m) + h e, e drawn from N(0, S): noise replaces as much
+    of the spread around m as it brings (as in Silverman and Young, Biometrika 74:469, 1987), and stays
+    in the directions in which neighbours differ.
+
+    Parameters
+    ----------
+    z
+        Cells of one label, `(m, d)`.
+    chosen
+        Rows of it, `(n,)`.
+    """
+    k = min(NEAREST, len(z) - 1)
+    if k < 1:
+        return z[chosen]
+    h = bandwidth(len(z), z.shape[1])
+    # a cell is among its own nearest
+    near = knn(z, z, k + 1, device=device)[1]
+    out = np.empty((len(chosen), z.shape[1]), np.float32)
+    for rows in chunks(len(chosen), _AT_ONCE):
+        around = z[near[chosen[rows]]]
+        middle = around.mean(1)
+        noise = rng.standard_normal(around.shape[:2], dtype=np.float32) / np.float32(np.sqrt(k))
+        drawn = np.einsum("bk,bkd->bd", noise, around - middle[:, None])
+        out[rows] = middle + np.sqrt(1 - h * h) * (z[chosen[rows]] - middle) + h * drawn
+    return out
+
+
+def about_the_mean(z: FloatArray, drawn: FloatArray, n: int, rng: Generator) -> FloatArray:
+    """Return `(n, d)` places from one normal distribution: mean place, mean posterior standard deviation.
+
+    scCross' own way (Yang et al. 2024, "multi-omics data simulation"). The standard deviation of a
+    posterior is estimated from one draw each: the mean of |draw - mean| times sqrt(pi / 2).
+
+    Parameters
+    ----------
+    z, drawn
+        Means of the posteriors of the label's cells, and a draw from each, `(m, d)`.
+    """
+    sd = np.abs(drawn - z).mean(0) * np.sqrt(np.pi / 2)
+    noise = rng.standard_normal((n, z.shape[1]))
+    places: FloatArray = (z.mean(0) + sd * noise).astype(np.float32)
+    return places
+
+
+def variance_ratio(places: FloatArray, z: FloatArray) -> float:
+    """Return total variance of simulated places over that of the cells they follow; NaN if that is 0."""
+    total = float(z.var(0).sum())
+    return float(places.var(0).sum()) / total if total > 0 else float("nan")

@@ -1,0 +1,164 @@
+"""Studies: what becomes of models with fewer links, wrong links, fewer cells, or a loss term less."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mocli.errors import UsageError, did_you_mean
+from mocli.models.parameters import params_class
+from mocli.models.registry import traits_of
+from mocli.report.file import write_text
+from mocli.tasks.campaign import Study, safe
+from mocli.types import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from mocli.data.links import EdgeLinks
+    from mocli.tasks.ground import Ground
+
+WEIGHT = "weight_"
+"""Prefix of the hyper-parameters that weigh terms of a loss."""
+
+LEAST_FRACTION = 0.1
+"""Of the cells to train on; `mocli impute --hold-out` keeps no more than the rest out."""
+
+NOT_TERMS = frozenset({"weight_decay", "weight_average"})
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """Studies asked for; see `studies_of`."""
+
+    panel: tuple[int, ...] = ()
+    ablate: tuple[str, ...] = ()
+    fractions: tuple[float, ...] = ()
+    corrupt: tuple[float, ...] = ()
+    leave_one_batch_out: bool = False
+
+
+def studies_of(
+    asked: StudyOptions,
+    ground: Ground,
+    seeds: Sequence[int],
+    models: Sequence[str],
+    folder: Path,
+    *,
+    write: bool,
+) -> list[Study]:
+    """Return the benchmark itself and every study asked for.
+
+    `panel`: that many linked features, drawn by each seed. `corrupt`: that share of the links given
+    a wrong partner. `ablate`: the weight of a term 0, for models that have it. `fractions`:
+    imputation by models trained on that share of the cells. `leave_one_batch_out`: imputation of
+    each batch by models that never saw it.
+
+    Raises
+    ------
+    UsageError
+        No links to draw from, no model with such a term, no batch to leave out.
+    """
+    studies = [Study()]
+    edges = ground.made.edges
+    if (asked.panel or asked.corrupt) and not edges:
+        raise UsageError(
+            "fewer or wrong links need links to begin with", field="--panel, --corrupt", hint="add --links"
+        )
+    for n in asked.panel:
+        most = max(len(edge.aggregation().names) for edge in edges)
+        if not 0 < n <= most:
+            raise UsageError(
+                f"there are {most} linked features", field="--panel", found=n, expected=f"1 to {most}"
+            )
+        studies.append(
+            _linked(f"panel={n}", [_fewer(e, n, s) for e in edges for s in seeds], seeds, folder, write=write)
+        )
+    for share in asked.corrupt:
+        tables = [_wrong(e, share, s) for e in edges for s in seeds]
+        studies.append(_linked(f"corrupt={share:g}", tables, seeds, folder, write=write))
+    terms = {
+        name: [f.name for f in fields(params_class(traits_of(name))) if f.name.startswith(WEIGHT)]
+        for name in models
+    }
+    every = sorted({t.removeprefix(WEIGHT) for of in terms.values() for t in of if t not in NOT_TERMS})
+    for term in asked.ablate:
+        if term not in every:
+            raise UsageError(
+                f"no model of this benchmark has a loss term '{term}' with a weight of its own",
+                field="--ablate",
+                hint=did_you_mean(term, every, "terms"),
+            )
+        studies.append(Study(f"without={term}", params={WEIGHT + term: 0.0}))
+    if any(share < LEAST_FRACTION for share in asked.fractions):
+        raise UsageError(
+            "too few cells are left to train on",
+            field="--fractions",
+            found=min(asked.fractions),
+            expected=f"at least {LEAST_FRACTION:g}",
+        )
+    only_impute = frozenset({Task.IMPUTE})
+    studies += [
+        Study(f"fraction={share:g}", words=("--hold-out", f"{1 - share:.6g}"), tasks=only_impute)
+        for share in asked.fractions
+    ]
+    if asked.leave_one_batch_out:
+        batch, key = ground.bundle.batch, ground.made.columns.get("batch")
+        if batch is None or key is None or len(batch.levels) < 2:
+            raise UsageError(
+                "there are no two batches, one of which could be left out",
+                field="--leave-one-batch-out",
+                hint="name their column with --batch-key",
+            )
+        studies += [
+            Study(f"without-batch={level}", words=("--hold-out", f"{key}={level}"), tasks=only_impute)
+            for level in batch.levels
+        ]
+    return studies
+
+
+def _linked(
+    name: str, tables: Sequence[list[str]], seeds: Sequence[int], folder: Path, *, write: bool
+) -> Study:
+    """Write one table a seed, of all pairs of modalities."""
+    found: dict[int, Path] = {}
+    for position, seed in enumerate(seeds):
+        path = folder / "links" / f"{safe(name)}-seed{seed}.tsv"
+        found[seed] = path
+        if write:
+            lines = [line for table in tables[position :: len(seeds)] for line in table]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            header = "source_modality\tsource_feature\ttarget_modality\ttarget_feature\tweight\tsign"
+            write_text(path, "\n".join([header, *lines]) + "\n")
+    return Study(name, links=found)
+
+
+def _fewer(edge: EdgeLinks, n: int, seed: int) -> list[str]:
+    """Return the links of n of the linked features, drawn at random."""
+    columns = edge.target_index
+    if len(np.unique(edge.target_index)) >= len(np.unique(edge.source_index)):
+        columns = edge.source_index
+    features = np.unique(columns)
+    kept = np.random.default_rng(seed).choice(features, min(n, len(features)), replace=False)
+    return list(_rows(edge, np.flatnonzero(np.isin(columns, kept)), edge.target_index))
+
+
+def _wrong(edge: EdgeLinks, share: float, seed: int) -> list[str]:
+    """Return all links, that share of which has the target of another link."""
+    rng = np.random.default_rng(seed)
+    n = len(edge.weight)
+    chosen = rng.choice(n, max(2, round(share * n)), replace=False) if n > 1 else np.arange(0)
+    target = edge.target_index.copy()
+    target[chosen] = np.roll(target[chosen], 1)
+    pairs = np.stack([edge.source_index, target], axis=1)
+    _, first = np.unique(pairs, axis=0, return_index=True)
+    return list(_rows(edge, np.sort(first), target))
+
+
+def _rows(edge: EdgeLinks, kept: np.ndarray, target: np.ndarray) -> Iterator[str]:
+    for i in kept:
+        source, other = edge.source_names[edge.source_index[i]], edge.target_names[target[i]]
+        yield f"{edge.source}\t{source}\t{edge.target}\t{other}\t{edge.weight[i]:.6g}\t{edge.sign[i]:.0f}"

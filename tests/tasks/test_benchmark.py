@@ -1,0 +1,338 @@
+"""`mocli benchmark` on tiny files: runs in processes, controls, others' embeddings, resuming, failures."""
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mocli
+from mocli.errors import InputError, UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = {"threads": 1, "device": "cpu", "html": False, "max_steps": 2}
+
+
+@pytest.fixture
+def tiny(small):
+    """Options of a benchmark whose runs take a moment."""
+    return {**QUICK, "params": dict(small), "seeds": [0]}
+
+
+def run_inside(self, trainings):
+    """Stand for `Processes.run` without new processes, whose start costs seconds."""
+    from mocli import log
+    from mocli.__main__ import main
+
+    codes = {}
+    for training in trainings:
+        training.begin()
+        force = ["--force"] if training.output.exists() else []
+        codes[training.name] = main([*training.command, "--device", "cpu", "--threads", "1", "-qq", *force])
+        log.teardown()
+        (training.folder / "stderr.txt").write_text("")
+    return codes
+
+
+@pytest.fixture(autouse=True, scope="module")
+def inside():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mocli.tasks.processes.Processes.run", run_inside)
+        yield
+
+
+def rows(path):
+    with Path(path).open() as stream:
+        return list(csv.DictReader(stream, delimiter="\t"))
+
+
+def value(table, method, metric, **where):
+    found = [
+        float(r["value"])
+        for r in table
+        if r["method"] == method and r["metric"] == metric and r["value"]
+        and all(r[k] == v for k, v in where.items())
+    ]  # fmt: skip
+    return found[0] if found else None
+
+
+@pytest.fixture(scope="module")
+def unpaired_bench(unpaired, tmp_path_factory):
+    """One benchmark of files measured apart, with everything a later test looks at."""
+    folder = tmp_path_factory.mktemp("bench")
+    small = {"n_hidden": 16, "n_latent": 4, "batch_size": 32, "n_neighbors": 5}
+    options = {**QUICK, "links": unpaired / "links.tsv", "label_key": "cell_type", "params": small}
+    inputs = [unpaired / "rna.h5ad", unpaired / "prot.h5ad"]
+    result = mocli.benchmark(inputs, output=folder / "bench.tsv", seeds=[0], **options)
+    return folder, inputs, options, result
+
+
+def test_table_has_models_controls_and_reasons(unpaired_bench, check_report):
+    folder, *_ = unpaired_bench
+    table = rows(folder / "bench.tsv")
+    methods = {r["method"] for r in table if r["kind"] == "control"}
+    assert methods == {"link_features", "smoothed_link_features", "cca", "linked_pca", "shuffled", "perfect"}
+    left = {r["method"]: r["note"] for r in table if r["status"] == "skipped"}
+    assert "unpaired" in left["multigrate"]
+    assert value(table, "scmodal", "train_s", seed="0") > 0
+    assert value(table, "scmodal", "peak_memory_bytes") > 1e6
+    for metric in ("silhouette_label", "mixing", "label_transfer", "ari_best"):
+        scored = {
+            r["method"]: r["n"] for r in table if r["metric"] == metric and r["of"] in {"", "rna->prot"}
+        }
+        assert set(scored) == methods | {"scmodal"}
+        assert len(set(scored.values())) == 1, "all are measured on the same cells"
+    assert value(table, "perfect", "label_transfer", of="rna->prot") == 1.0
+    assert value(table, "perfect", "silhouette_label") > 0.85
+    assert value(table, "shuffled", "silhouette_label") < 0.55
+    report = check_report(folder / "bench.report.json")
+    assert report["status"] == "ok"
+    assert "scmodal" in report["data"], "MultiQC gets a row a method"
+    ranking = report["tables"]["ranking_integrate"]
+    by_method = {r[0]: r for r in ranking["rows"]}
+    assert by_method["perfect"][2] is None
+    assert by_method["shuffled"][2] is None
+    assert sorted(r[2] for r in ranking["rows"] if r[2]) == [1, 2, 3, 4, 5]
+
+
+def test_finished_runs_are_reused_and_say_the_same(unpaired_bench, tmp_path):
+    folder, inputs, options, _ = unpaired_bench
+    before = (folder / "bench.runs/integrate-scmodal-seed0/out.h5mu").stat().st_mtime_ns
+    first = rows(folder / "bench.tsv")
+    begun = time.monotonic()
+    again = mocli.benchmark(inputs, output=folder / "bench.tsv", seeds=[0], force=True, **options)
+    assert time.monotonic() - begun < 3
+    assert (folder / "bench.runs/integrate-scmodal-seed0/out.h5mu").stat().st_mtime_ns == before
+    assert rows(folder / "bench.tsv") == first
+    assert again.report["tables"].keys() == {"ranking_integrate", "costs", "amiss"}
+
+
+@pytest.mark.parametrize("change", ["params", "seed in the report", "output cut", "an input"])
+def test_what_has_changed_is_not_reused(unpaired_bench, tmp_path, change):
+    from dataclasses import replace
+
+    from mocli.tasks.campaign import Training
+    from mocli.types import Task
+
+    folder, inputs, options, _ = unpaired_bench
+    run = tmp_path / "run"
+    shutil.copytree(folder / "bench.runs/integrate-scmodal-seed0", run)
+    words, params = ("integrate", "x", "--seed", "0"), {"n_hidden": 16}
+    training = Training(Task.INTEGRATE, "scmodal", 0, "", run, words, (*inputs, options["links"]), params)
+    kept = json.loads((run / "out.report.json").read_text())
+    for output in kept["outputs"]:
+        output["path"] = output["path"].replace(str(folder / "bench.runs/integrate-scmodal-seed0"), str(run))
+    (run / "out.report.json").write_text(json.dumps(kept))
+    (run / "fingerprint.json").write_text(json.dumps(training.fingerprint()))
+    assert training.finished()
+    if change == "params":
+        training = replace(training, params={"n_hidden": 17})
+    elif change == "seed in the report":
+        (run / "out.report.json").write_text(json.dumps({**kept, "seed": 1}))
+    elif change == "output cut":
+        training.output.write_bytes(training.output.read_bytes()[:-10])
+    else:
+        other = tmp_path / "rna.h5ad"
+        other.write_bytes(b"changed")
+        training = replace(training, files=(other, inputs[1], options["links"]))
+    assert not training.finished()
+
+
+def test_device_and_threads_do_not_make_another_run(unpaired_bench):
+    from mocli.tasks.campaign import Training
+    from mocli.types import Task
+
+    _, inputs, _, _ = unpaired_bench
+    one, two = (
+        Training(Task.INTEGRATE, "m", 0, "", Path("f"), ("integrate", "x", "--threads", n), tuple(inputs))
+        for n in "12"
+    )
+    assert one.fingerprint() == two.fingerprint()
+
+
+def test_paired_cells_are_scored_whole_and_apart(paired, tmp_path, tiny):
+    output = tmp_path / "b.tsv"
+    done = mocli.benchmark(
+        paired / "data.h5mu", output=output, links=paired / "links.tsv", label_key="cell_type",
+        models="scmodal", **tiny,
+    )  # fmt: skip
+    table = rows(output)
+    assert value(table, "principal_components", "foscttm") is None, "a cell with one place has no partner"
+    assert value(table, "perfect", "foscttm", of="rna-prot") == 0.0
+    assert value(table, "scmodal", "foscttm", of="rna-prot") is not None
+    assert {r["n"] for r in table if r["metric"] == "silhouette_label"} == {"60"}
+    assert not any("cannot be scored" in w for w in done.report["warnings"])
+
+
+def test_embeddings_of_others_are_found_by_name(paired, tmp_path, tiny):
+    import anndata as ad
+
+    cells = [f"c{i}" for i in range(60)]
+    order = np.random.default_rng(3).permutation(60)
+    z = np.eye(3, dtype=np.float32)[np.arange(60) % 3] + np.random.default_rng(0).normal(0, 0.01, (60, 3))
+    other = ad.AnnData(np.zeros((60, 1), np.float32))
+    other.obs_names = [cells[i] for i in order]
+    other.obsm["X_other"] = z[order].astype(np.float32)
+    other.write_h5ad(tmp_path / "other.h5ad")
+    mocli.benchmark(
+        paired / "data.h5mu", output=tmp_path / "b.tsv", models="scmodal", links=paired / "links.tsv",
+        label_key="cell_type", embedding=f"{tmp_path / 'other.h5ad'}::X_other", **tiny,
+    )  # fmt: skip
+    assert value(rows(tmp_path / "b.tsv"), "X_other", "ari_kmeans") == 1.0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [("nan", "no finite place for 1 of 60"), ("cells", "lacks 60 of 60 cells"), ("few", "lacks 10 of 60")],
+)
+def test_embeddings_that_do_not_fit_are_refused_before_training(paired, tmp_path, tiny, spoil, message):
+    import anndata as ad
+
+    names = [f"{'other' if spoil == 'cells' else 'c'}{i}" for i in range(50 if spoil == "few" else 60)]
+    other = ad.AnnData(np.zeros((len(names), 1), np.float32))
+    other.obs_names = names
+    z = np.ones((len(names), 2), np.float32)
+    if spoil == "nan":
+        z[7] = np.nan
+    other.obsm["X_o"] = z
+    other.write_h5ad(tmp_path / "o.h5ad")
+    with pytest.raises(InputError, match=message):
+        mocli.benchmark(
+            paired / "data.h5mu", output=tmp_path / "b.tsv", embedding=f"{tmp_path / 'o.h5ad'}::X_o",
+            models="scmodal", links=paired / "links.tsv", **tiny,
+        )  # fmt: skip
+    assert not (tmp_path / "b.runs").exists()
+
+
+def test_a_failing_run_is_a_line_of_the_table(unpaired, tmp_path, tiny):
+    """A likelihood that the model has not: its process fails, the benchmark does not."""
+    done = mocli.benchmark(
+        [unpaired / "rna.h5ad", unpaired / "prot.h5ad"], output=tmp_path / "b.tsv", models="scmodal",
+        links=unpaired / "links.tsv", **{**tiny, "params": {"n_hidden": 16}}, likelihood={"rna": "nb"},
+    )  # fmt: skip
+    (failed,) = [r for r in rows(tmp_path / "b.tsv") if r["status"] == "failed"]
+    assert failed["method"] == "scmodal"
+    assert failed["note"]
+    assert value(rows(tmp_path / "b.tsv"), "cca", "mixing") is not None
+    assert any("failed" in w for w in done.report["warnings"])
+    assert any("there are no labels" in w for w in done.report["warnings"])
+
+
+def test_studies_run_beside_the_benchmark(unpaired, tmp_path, tiny):
+    done = mocli.benchmark(
+        [unpaired / "rna.h5ad", unpaired / "prot.h5ad"], output=tmp_path / "b.tsv", models="scmodal",
+        links=unpaired / "links.tsv", label_key="cell_type", panel="4", dry_run=True, ablate="geometry",
+        corrupt="0.5", **tiny,
+    )  # fmt: skip
+    runs = [line for line in done.plan if line.startswith("would run")]
+    assert [line.split(":")[0].removeprefix("would run integrate scmodal seed 0") for line in runs] == [
+        "", " panel=4", " corrupt=0.5", " without=geometry",
+    ]  # fmt: skip
+    assert "weight_geometry=0.0" in runs[3]
+    assert not (tmp_path / "b.runs").exists(), "a dry run writes nothing"
+
+
+def test_panels_and_wrong_links_are_what_they_say(unpaired):
+    from mocli.tasks.ground import prepare_ground
+    from mocli.tasks.options import DataOptions
+    from mocli.tasks.study import _fewer, _wrong
+
+    def quiet(_):
+        return None
+
+    inputs = [str(unpaired / "rna.h5ad"), str(unpaired / "prot.h5ad")]
+    data = DataOptions(inputs=inputs, links=[str(unpaired / "links.tsv")])
+    (edge,) = prepare_ground(data, seed=0, say=quiet, warn=quiet, debug=quiet).made.edges
+    kept = _fewer(edge, 4, 0)
+    assert len(kept) == 4
+    assert kept != _fewer(edge, 4, 1)
+    told = {(line.split("\t")[1], line.split("\t")[3]) for line in _wrong(edge, 0.5, 0)}
+    true = {(f"GENE{i}", f"Prot{i}") for i in range(10)}
+    assert len(told) == 10
+    assert len(told & true) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"models": "scmodel"}, "no model 'scmodel'"),
+        ({"ablate": "gravity"}, "loss term 'gravity'"),
+        ({"panel": "400"}, "there are 10 linked features"),
+        ({"seeds": "0,x"}, "--seeds takes whole numbers"),
+        ({"tasks": "integrate,cook"}, "'cook' is no value"),
+        ({"embedding": "X_pca"}, "names no embedding"),
+        ({"params": {"n_hiden": 3}}, "no model of this benchmark has"),
+        ({"leave_one_batch_out": True}, "no two batches"),
+        ({"fractions": "0.01"}, "too few cells"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(unpaired, tmp_path, tiny, options, message):
+    with pytest.raises(UsageError, match=message):
+        mocli.benchmark(
+            [unpaired / "rna.h5ad", unpaired / "prot.h5ad"], output=tmp_path / "b.tsv",
+            links=unpaired / "links.tsv", **{**tiny, **options},
+        )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_signal_is_passed_on_and_the_next_call_goes_on(unpaired, tmp_path):
+    options = "--models scmodal --seeds 0 --max-steps 100000 --threads 1 --device cpu --no-html"
+    inputs = [unpaired / "rna.h5ad", unpaired / "prot.h5ad", "--links", unpaired / "links.tsv"]
+    words = [sys.executable, "-m", "mocli", "benchmark", *inputs, *options.split(), "-o", tmp_path / "b.tsv"]
+    words += ["-s", "n_hidden=16", "-s", "batch_size=32"]
+    process = subprocess.Popen([str(w) for w in words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    log = tmp_path / "b.runs/integrate-scmodal-seed0/out.log"
+    end = time.monotonic() + 60
+    while not (log.exists() and "align" in log.read_text()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert (log.parent / "out.ckpt" / "checkpoint.safetensors").exists(), "the run has kept what it had"
+    assert json.loads((tmp_path / "b.report.json").read_text())["status"] == "interrupted"
+    assert not (tmp_path / "b.tsv").exists()
+
+
+TOY_MODEL = """
+from dataclasses import replace
+from mocli.models.scmodal import TRAITS as OTHER
+TRAITS = replace(OTHER, name="toyfifth", title="Toy")
+"""
+TOY_METRIC = """
+from mocli.metrics.registry import Score, metric
+@metric(name="toy_spread", title="Toy spread", better="higher", bounds=(0.0, float("inf")), needs=(),
+        sentence="How far cells spread.", definition="mean absolute coordinate", section="none")
+def toy_spread(e):
+    yield Score(float(abs(e.joint).mean()), len(e.joint))
+"""
+
+
+def test_a_fifth_model_and_a_new_metric_are_in_the_table(unpaired, tmp_path, tiny, monkeypatch):
+    """One folder and one file: nothing else names them."""
+    import mocli.metrics
+    import mocli.models
+
+    (tmp_path / "models" / "toyfifth").mkdir(parents=True)
+    (tmp_path / "models" / "toyfifth" / "__init__.py").write_text(TOY_MODEL)
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics" / "toy_spread.py").write_text(TOY_METRIC)
+    monkeypatch.setattr(mocli.models, "__path__", [*mocli.models.__path__, str(tmp_path / "models")])
+    monkeypatch.setattr(mocli.metrics, "__path__", [*mocli.metrics.__path__, str(tmp_path / "metrics")])
+    inputs = [unpaired / "rna.h5ad", unpaired / "prot.h5ad"]
+    mocli.benchmark(inputs, output=tmp_path / "b.tsv", links=unpaired / "links.tsv", **tiny)
+    table = rows(tmp_path / "b.tsv")
+    assert {r["method"] for r in table if r["kind"] == "model" and r["status"] == "ok"} == {
+        "scmodal",
+        "toyfifth",
+    }
+    scored = {r["method"] for r in table if r["metric"] == "toy_spread"}
+    assert scored >= {"toyfifth", "scmodal", "cca", "shuffled"}
