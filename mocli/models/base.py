@@ -32,8 +32,6 @@ class Traits:
         Pairings the model accepts, and those for which `--model auto` takes it first.
     params, model
         Import paths (`package.module:Class`), so that reading traits stays cheap.
-    leads
-        Tasks for which `--model auto` takes it first, whatever else takes such cells.
     uses_links
         Whether feature links change anything; if not, they are ignored with a word.
     links_replace_pairs, uses_sets
@@ -63,7 +61,7 @@ class Traits:
     uses_sets: bool = False
     likelihoods: Mapping[ModalityKind, tuple[str, ...]] = field(default_factory=dict)
     selects_features: bool = True
-    leads: frozenset[Task] = frozenset()
+    leads: frozenset[Task] = frozenset()  # tasks that it does first
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,11 +338,7 @@ class Surprised(Protocol):
     """Capability: how unlikely values are where others are expected."""
 
     def surprise(self, modality: str, columns: Tensor, values: Tensor, mean: Tensor) -> Tensor:
-        """Negative log-likelihood of values of some features, `(B, k)`, given their means, `(B, k)`.
-
-        Differentiable in the means, which are on the scale of `Decodes.decode`; `columns`, `(k,)`,
-        are features of the model.
-        """
+        """Return -log p of values of some features given their means on `decode`'s scale, `(B, k)` each."""
         ...
 
 
