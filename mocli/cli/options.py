@@ -150,7 +150,11 @@ class DataOptions:
     label_key: Annotated[
         str | None,
         option(
-            "--label-key", panel=DATA, metavar="COLUMN", help="obs column with cell types; for metrics only"
+            "--label-key",
+            panel=DATA,
+            metavar="COLUMN",
+            help="obs column with cell types: for metrics, labels of the cells that the model keeps, and how many "
+            "clusters multiDGD has",
         ),
     ] = None
     pair_key: Annotated[

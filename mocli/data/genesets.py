@@ -46,6 +46,8 @@ def read_gene_sets(path: str | Path) -> GeneSets:
         The file cannot be read, or a line has no gene.
     """
     path = Path(path)
+    if not path.exists():
+        raise InputError("the file does not exist", file=path, field="--gene-sets", expected="a GMT file")
     try:
         raw = path.read_bytes()
         text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")

@@ -63,7 +63,9 @@ class Projection(nn.Module):
         """Return values as the linear map sees them, in cells of a total that broadcasts to them."""
         if self.form in {"lognorm", "tfidf"}:
             # a perturbed cell may have any total above 0
-            return torch.log1p(x * (self.factor / torch.where(total > 0, total, torch.ones_like(total))))
+            return torch.log1p(
+                x * (self.factor.to(x.device) / torch.where(total > 0, total, torch.ones_like(total)))
+            )
         if self.form == "clr":
             return torch.log1p(x.clamp_min(0))
         return (x > 0).to(x.dtype) if self.form == "binary" else x

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 SELDOM = 0.2
 """Probability of a count above zero below which zeros are decided first."""
 
+SHORT = 100.0
+"""Variance over mean, and mean, below which no tail is long to walk along."""
+
 _HALF_STEP = 2.0**-25  # half of what tells two uniform numbers in single precision apart
 
 
@@ -33,6 +36,7 @@ def poisson(mean: Tensor, *, generator: Generator) -> Tensor:
 
     return _counts(
         -torch.expm1(-mean),
+        mean < SHORT,
         ratio,
         lambda where: torch.exp(-mean[where].double()),
         lambda where: torch.poisson(mean[where], generator=generator),
@@ -65,7 +69,8 @@ def negative_binomial(mean: Tensor, dispersion: Tensor, *, generator: Generator)
         rate = torch._standard_gamma(r[where].contiguous(), generator=generator)
         return torch.poisson(rate * (mean[where] / r[where]), generator=generator)
 
-    return _counts(-torch.expm1(-r * torch.log1p(mean / r)), ratio, at_zero, often, generator)
+    above = -torch.expm1(-r * torch.log1p(mean / r))
+    return _counts(above, mean * (1 + mean / r) < SHORT, ratio, at_zero, often, generator)
 
 
 def zero_inflated(x: Tensor, logit: Tensor, *, generator: Generator) -> Tensor:
@@ -95,6 +100,7 @@ def _uniform(like: Tensor, generator: Generator) -> Tensor:
 
 def _counts(
     above: Tensor,
+    short: Tensor,
     ratio: Callable[[int, Where], Tensor],
     at_zero: Callable[[Where], Tensor],
     often: Callable[[Where], Tensor],
@@ -106,6 +112,8 @@ def _counts(
     ----------
     above
         Probability of a count above zero.
+    short
+        Which elements have no long tail: the sum below takes a round per count.
     ratio
         p(k + 1) / p(k) of some elements, in double precision.
     at_zero
@@ -115,7 +123,7 @@ def _counts(
     """
     v = _uniform(above, generator)
     drawn = torch.zeros_like(above)
-    seldom = above < SELDOM
+    seldom = (above < SELDOM) & short
     frequent = (~seldom).nonzero(as_tuple=True)
     if len(frequent[0]):
         drawn[frequent] = often(frequent).to(drawn.dtype)

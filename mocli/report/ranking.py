@@ -103,12 +103,17 @@ class Ranking:
         return header, rows
 
 
+BOUNDS = {"bound": 1, "answer": 2}
+"""Kinds of methods that no method competes with, in the order in which they come last."""
+
+
 def rank(figures: Sequence[Figure], *, left_out: frozenset[str] = frozenset({"total", "other"})) -> Ranking:
     """Order methods by the mean of their aspects.
 
     A metric becomes a number from 0 (the worst mean over seeds among all but the bounds told the
     answer, and any that was tried and is undefined) to 1 (the best); an aspect is the mean of its
-    metrics, the overall score the mean of the aspects that were measured of the method. Aspects
+    metrics, the overall score the mean of the aspects that were measured of every method that is
+    ranked, so that none gains by what it cannot be asked; of all its own where none is shared. Aspects
     `left_out` are shown only.
     """
     columns: dict[str, Column] = {}
@@ -133,14 +138,19 @@ def rank(figures: Sequence[Figure], *, left_out: frozenset[str] = frozenset({"to
         share = {m: min(1.0, max(0.0, (v - low) / (high - low))) for m, v in of.items()}
         void = dict.fromkeys(undefined.get(key, ()), 0.0)
         scaled[key] = void | (share if better == "higher" else {m: 1.0 - v for m, v in share.items()})
-    lines = []
-    for method, kind in kinds.items():
+    lines, of_method = [], {}
+    for method in kinds:
         by_aspect: dict[str, list[float]] = {}
         for key, of in scaled.items():
             if method in of and columns[key].aspect not in left_out:
                 by_aspect.setdefault(columns[key].aspect, []).append(of[method])
-        aspects = {a: statistics.fmean(v) for a, v in by_aspect.items()}
-        overall = statistics.fmean(aspects.values()) if aspects else None
+        of_method[method] = {a: statistics.fmean(v) for a, v in by_aspect.items()}
+    competing = [set(a) for m, a in of_method.items() if a and kinds[m] not in BOUNDS]
+    shared = set.intersection(*competing) if competing else set()
+    for method, kind in kinds.items():
+        aspects = of_method[method]
+        counted = [v for a, v in aspects.items() if a in shared] or list(aspects.values())
+        overall = statistics.fmean(counted) if counted else None
         cells = {
             key: _spread(of[method], scaled.get(key, {}).get(method), means[key], columns[key].better, method)
             for key, of in values.items()
@@ -166,7 +176,7 @@ def rank(figures: Sequence[Figure], *, left_out: frozenset[str] = frozenset({"to
 
 
 def _last(line: Line) -> int:
-    return {"bound": 1, "answer": 2}.get(line.kind, 0)
+    return BOUNDS.get(line.kind, 0)
 
 
 def _spread(

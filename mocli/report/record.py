@@ -149,8 +149,9 @@ class MetricRecord(TypedDict, total=False):
 
 
 class BaselineRecord(TypedDict, total=False):
-    """A simpler method measured in the same way."""
+    """A simpler method measured in the same way; or, if `is_bound`, the best that can be asked."""
 
+    is_bound: bool
     title: str
     definition: str
     metrics: dict[str, MetricRecord]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -220,7 +221,12 @@ def _numbers(
             value = float(item)
         except ValueError:
             value = -1.0
-        if value < 0 or (whole and value != int(value)) or (most is not None and not 0 < value < most):
+        if (
+            not math.isfinite(value)
+            or value < 0
+            or (whole and value != int(value))
+            or (most is not None and not 0 < value < most)
+        ):
             kind = "whole numbers" if whole else "numbers" + (" between 0 and 1" if most else "")
             raise UsageError(
                 f"{option} takes {kind} with commas between",

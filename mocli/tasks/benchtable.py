@@ -152,7 +152,7 @@ def describe_rankings(run: Run, records: Sequence[Record], ranked: dict[str, Ran
 
 HOW_RANKED = (
     "A metric counts from 0 (worst of all methods, mean over seeds) to 1 (best); an aspect is the mean of "
-    "its metrics, overall the mean of the aspects measured of a method: with few aspects it says less. "
+    "its metrics, overall the mean of the aspects that were measured of every ranked method. "
     "'shuffled' is chance, 'perfect' was told the answer; neither is ranked."
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -137,7 +138,8 @@ class Training:
                     hint="choose another output, or empty it",
                 )
         self.folder.mkdir(parents=True, exist_ok=True)
-        for name in ("out.report.json", "out.failed.report.json"):
+        # a failure must not be scored by what an earlier run wrote
+        for name in ("out.report.json", "out.failed.report.json", self.output.name):
             (self.folder / name).unlink(missing_ok=True)
         write_text(self.folder / FINGERPRINT, json.dumps(self.fingerprint(), indent=1, sort_keys=True) + "\n")
 
@@ -253,9 +255,12 @@ def trainings(
                     if study.params and not parameters_of(traits, study.params):
                         continue
                     links = [study.links[seed]] if seed in study.links else list(request.data.links)
+                    given = request.data.gene_sets if traits.uses_sets else None
+                    sets = [] if given is None else [given]
                     words = [
                         task.value,
                         *_words_of(request, links if traits.uses_links else (), params),
+                        *(word for path in sets for word in ("--gene-sets", path)),
                         *("--model", model, "--seed", str(seed), "--no-html"),
                     ]
                     if study.links and not traits.uses_links:
@@ -273,7 +278,7 @@ def trainings(
                             study=study.name,
                             folder=folder / name,
                             words=(*words, *study.words),
-                            files=(*inputs, *_paths(links if traits.uses_links else ())),
+                            files=(*inputs, *_paths((*(links if traits.uses_links else ()), *sets))),
                             params=as_dict(resolve(traits, params, request.train.preset)),
                         )
                     )
@@ -288,7 +293,9 @@ def _gives_marginals(traits: Traits) -> bool:
 
 def safe(text: str) -> str:
     """Return text as part of a file's name."""
-    return re.sub(r"[^\w.+-]", "-", text)
+    found = re.sub(r"[^\w.+-]", "-", text)
+    # two texts must not share a folder
+    return found if found == text else f"{found}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
 def _paths(texts: Sequence[object]) -> list[Path]:

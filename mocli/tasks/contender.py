@@ -217,9 +217,11 @@ def aligned(
             f"the embedding lacks {len(absent):,} of {len(wanted):,} cells{of}",
             file=where,
             field="obs_names",
-            found=", ".join(repr(str(n)) for n in index[:3]),
-            expected=examples,
-            hint="cells are found by obs_names: name them as in the inputs",
+            found=f"{len(index):,} cells, such as {', '.join(repr(str(n)) for n in index[:3])}",
+            expected=f"places of all cells; it lacks {examples}",
+            hint="cells are found by obs_names: name them as in the inputs"
+            if len(absent) == len(wanted)
+            else "give these cells a place, or leave them out of the inputs",
         )
     found: FloatArray = z_once[rows]
     bad = np.flatnonzero(~np.isfinite(found).all(1))

@@ -153,6 +153,11 @@ class PerturbationRun:
                 raise _no_target(asked.target_modality, list(kinds), "the inputs have")
             kept = _wanted(asked, chosen, file)
             data = replace(request.data, keep={name: kept})
+            if asked.truth is not None:
+                run.warn(
+                    "the model is trained on all cells, those that were really perturbed as well: a fair "
+                    "comparison with --truth gives --from-model one that has not seen them"
+                )
             trained = train_model(run, replace(request, data=data), Task.PERTURB, files)
             saved = load_model(run.paths.model)
             run.add_output(run.paths.model, "the trained model")
@@ -238,12 +243,12 @@ class PerturbationRun:
             run.say(f"towards {len(chosen.target):,} cells ({asked.target})")
         if self.sets.left_out:
             told = "; ".join(
-                f"{name}: {n:,}" + (f" ({n_target:,} to go to)" if asked.target is not None else "")
+                f"{name}: {n:,}" + (f" perturbed, {n_target:,} target" if asked.target is not None else "")
                 for name, n, n_target in self.sets.left_out
             )
             run.warn(
-                f"groups of too few cells are not looked at by themselves (--min-cells {asked.min_cells}, "
-                f"and 20 to go to): {told}"
+                f"groups of fewer than {asked.min_cells} perturbed cells (--min-cells), or 20 target cells, are "
+                f"part of all cells only: {told}"
             )
         self.perturbations = self._settle(x)
         if self.cells.linear is None:

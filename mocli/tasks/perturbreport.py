@@ -91,8 +91,13 @@ def _report_screen(work: PerturbationRun, table: pd.DataFrame) -> None:
             "Mean Euclidean distance of the perturbed cells to the middle of the target cells.",
         ),
     }
-    best = ", ".join(f"{f} {d}" for f, d in zip(mine["feature"][:8], mine["direction"][:8], strict=True))
-    run.say(f"  towards {work.asked.target}, the best of {len(mine):,}: {best}")
+    nearer = mine[(mine["shift"] > 0).to_numpy()]
+    best = ", ".join(f"{f} {d}" for f, d in zip(nearer["feature"][:8], nearer["direction"][:8], strict=True))
+    run.say(
+        f"  towards {work.asked.target}, the best of {len(mine):,}: {best}"
+        if best
+        else f"  none of {len(mine):,} brings cells towards {work.asked.target}"
+    )
     if not changed.any():
         run.warn("no perturbation changes any cell: none of the features is expressed in them")
     shown = mine[changed.to_numpy()].head(SHOWN)
@@ -109,16 +114,22 @@ def _report_screen(work: PerturbationRun, table: pd.DataFrame) -> None:
         "distance to the target group.",
         answer,
     )
-    if len(answer) > 1:
-        run.say("  most responsive: " + ", ".join(answer["group"].iloc[1:4]))
+    groups = answer.iloc[1:]
+    moved = groups[(groups["top10_shift"] > 0).to_numpy()]
+    if len(moved):
+        run.say("  most responsive: " + ", ".join(moved["group"].iloc[:3]))
 
 
 def _report_effects(work: PerturbationRun, predicted: Predicted) -> None:
     table = predicted.table
     mine = table[((table["group"] == ALL) & (table["rank"] <= _PER_EFFECT)).to_numpy()]
-    for (feature, direction), part in list(mine.groupby(["feature", "direction"], sort=False))[:3]:
+    found = list(mine.groupby(["feature", "direction"], sort=False))
+    for (feature, direction), part in found[:3]:
         top = ", ".join(f"{t} {v:+.2g}" for t, v in zip(part["target"][:5], _sizes(part)[:5], strict=True))
-        work.run.say(f"  {feature} {direction}: {top}")
+        few = "" if (part["fdr"] < _FDR).any() else "; none has an FDR below 5%"
+        work.run.say(f"  {feature} {direction}, {_unit(part)}: {top}{few}")
+    if len(found) > 3:
+        work.run.say(f"  and {len(found) - 3:,} more perturbations in the report")
     keep = {p.name for p in work.perturbations[:_MAX_EFFECTS]}
     reader = predicted.reader
     scale = "expected counts of a cell of median depth" if reader.counted else "on the scale of the transform"
@@ -145,6 +156,11 @@ def _sizes(table: pd.DataFrame) -> np.ndarray[Any, Any]:
         np.isfinite(fold), fold, table["change"].to_numpy(dtype=np.float64)
     )
     return found
+
+
+def _unit(table: pd.DataFrame) -> str:
+    fold = np.isfinite(table["log2_fold_change"].to_numpy(dtype=np.float64))
+    return "log2 fold changes" if fold.all() else "changes"
 
 
 def _report_truth(work: PerturbationRun, truth: Truth) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 import mocli
 from mocli.data.transforms import LinkRecipe, Recipe
-from mocli.errors import InputError, UsageError
+from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.models.parameters import as_dict, resolve, saved_params
 from mocli.models.registry import load_class, traits_of
 from mocli.tasks.atlas import Atlas
@@ -221,6 +221,15 @@ def load_model(folder: str | Path) -> SavedModel:
     from mocli.tasks.smoothing import Reference
 
     folder = Path(folder)
+    if not folder.exists():
+        beside = [p.name for p in folder.parent.glob("*.model")] if folder.parent.is_dir() else []
+        raise InputError(
+            "the folder does not exist",
+            file=folder,
+            expected="an OUT.model folder that mocli wrote",
+            hint=did_you_mean(folder.name, beside)
+            or (f"there is {', '.join(beside[:5])}" if beside else None),
+        )
     try:
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         arrays = load_file(folder / WEIGHTS)

@@ -138,6 +138,7 @@ def evaluate(work: Simulation) -> Generated | None:
     run.report.metrics |= _matched(cells)
     others = {j.key: cast("MetricRecord", j.entry) for half in cells.halves() for j in judge(half)}
     run.report.baselines["other_real_cells"] = {
+        "is_bound": True,
         "title": "other real cells",
         "definition": "One half of the real cells in place of simulated ones, against the other half: about "
         "the "

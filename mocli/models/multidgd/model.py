@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 FEW_CELLS = 20
 """Below this many cells none is held out."""
 
+CELLS_PER_LABEL = 10
+"""Below this mean number of cells, labels do not say how many components there are."""
+
 WATCHED = {
     "joint": {"reconstruction": 1.0, "mixture": 1.0, "covariates": 1.0},
     "reconstruction": {"reconstruction": 1.0},
@@ -60,7 +63,9 @@ class MultiDGD:
             z = start_places(bundle, params.n_latent, params.radius, seed)
         if params.n_components is None and z is not None:
             labels = 0 if bundle.label is None else len(bundle.label.levels)
-            params = replace(params, n_components=labels or choose_components(z, seed))
+            # labels of a few cells each are no cell types
+            known = labels if labels * CELLS_PER_LABEL <= bundle.n_cells else 0
+            params = replace(params, n_components=known or choose_components(z, seed))
         model = cls(
             Shape(
                 widths={name: m.features.n_vars for name, m in bundle.modalities.items()},

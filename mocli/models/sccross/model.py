@@ -178,7 +178,8 @@ class Sccross:
     def draw_cells(self, batch: Minibatch, generator: Generator) -> Tensor:
         """Draw around the mean over a cell's modalities, `(B, n_latent)`."""
         mean, sd = self.module.joint(self.module.see(batch))[0]
-        return mean + torch.randn(mean.shape, generator=generator).to(mean.device) * sd
+        # decoders know no other lengths
+        return self.module.scaled(mean + torch.randn(mean.shape, generator=generator).to(mean.device) * sd)
 
     def decode(
         self,

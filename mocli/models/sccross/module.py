@@ -93,13 +93,15 @@ class SccrossModule(nn.Module):
     def keep_inputs(self, inputs: Mapping[str, Tensor]) -> None:
         """Keep what encoders see of every training cell, `(n_obs, k)` each; not saved."""
         for m, name in enumerate(self.names):
-            self.register_buffer(f"input_{m}", inputs[name], persistent=False)
+            self.register_buffer(f"input_{m}", inputs[name].to(self.depth.device), persistent=False)
 
     def keep_prior(self, prior: Mapping[tuple[str, str], tuple[Tensor, Tensor]]) -> None:
         """Keep the prior of every training cell by pair of linked modalities, `(n_obs, k)`; not saved."""
         for e, edge in enumerate(self.shape.edges):
             for side in (0, 1):
-                self.register_buffer(f"prior_{e}_{side}", prior[edge][side], persistent=False)
+                # the module is on its device by now
+                values = prior[edge][side].to(self.depth.device)
+                self.register_buffer(f"prior_{e}_{side}", values, persistent=False)
 
     def inputs(self, name: str, x: Tensor | NonZeros) -> Tensor:
         """Return what the encoder of a modality takes, `(B, k)`: components averaged over training cells."""

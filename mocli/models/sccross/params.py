@@ -152,7 +152,6 @@ PRESETS: dict[str, dict[str, object]] = {
         "unit_latent": False,
         "prior": "gram",
         "weight_decay": 0.0,
-        "max_epochs": 200,
         "align_steps": 48_000,
         "weight_prior": 0.04,
         "weight_pairs": 0.0,

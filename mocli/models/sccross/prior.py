@@ -14,7 +14,6 @@ import torch
 from scipy import sparse
 from torch.nn import functional as F
 
-from mocli.nn.kmeans import kmeans
 from mocli.nn.losses import squared_distances
 from mocli.nn.mnn import mnn_correct
 from mocli.nn.neighbors import chunks, neighbor_mean
@@ -111,11 +110,14 @@ def _metacells(x: FloatArray, n: int, *, seed: int) -> tuple[FloatArray, IntArra
     """Return centres and the nearest centre of every row; rows stand for themselves where they are few."""
     if len(x) <= n:
         return x, np.arange(len(x))
-    generator = torch.Generator().manual_seed(seed)
+    from sklearn.cluster import MiniBatchKMeans
+
     some = x
     if len(x) > KMEANS_CELLS:
         some = x[np.sort(np.random.default_rng(seed).choice(len(x), KMEANS_CELLS, replace=False))]
-    centres = kmeans(torch.from_numpy(some), n, generator=generator, restarts=1).centres
+    # from drawn cells and by minibatches: better seeds for so many centres would cost more than all else
+    fitted = MiniBatchKMeans(n, init="random", n_init=1, batch_size=4096, max_iter=10, random_state=seed)
+    centres = torch.from_numpy(np.asarray(fitted.fit(some).cluster_centers_, np.float32))
     nearest = [
         squared_distances(torch.from_numpy(x[rows]), centres).argmin(1) for rows in chunks(len(x), 4096)
     ]
