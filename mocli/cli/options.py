@@ -153,8 +153,8 @@ class DataOptions:
             "--label-key",
             panel=DATA,
             metavar="COLUMN",
-            help="obs column with cell types: for metrics, labels of the cells that the model keeps, and how many "
-            "clusters multiDGD has",
+            help="obs column with cell types: for metrics, for the labels that the model keeps, and how "
+            "many clusters multiDGD has",
         ),
     ] = None
     pair_key: Annotated[

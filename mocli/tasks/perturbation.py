@@ -247,8 +247,8 @@ class PerturbationRun:
                 for name, n, n_target in self.sets.left_out
             )
             run.warn(
-                f"groups of fewer than {asked.min_cells} perturbed cells (--min-cells), or 20 target cells, are "
-                f"part of all cells only: {told}"
+                f"groups of fewer than {asked.min_cells} perturbed cells (--min-cells), or 20 target cells, "
+                f"are part of all cells only: {told}"
             )
         self.perturbations = self._settle(x)
         if self.cells.linear is None:
