@@ -11,6 +11,7 @@ from mocli.data.io import parse_source
 from mocli.errors import UsageError
 from mocli.log import logger
 from mocli.tasks.campaign import TASKS, Asked, check_parameters, choose_models, trainings
+from mocli.tasks.contender import others_embedding
 from mocli.tasks.ground import prepare_ground
 from mocli.tasks.options import listed_names, one_of
 from mocli.tasks.paths import Paths, command_line
@@ -146,6 +147,9 @@ def _dry_run(request: Request, options: BenchmarkOptions, paths: Paths) -> Resul
         warn=lambda text: lines.append(f"warning: {text}"),
         debug=lambda _: None,
     )
+    for text in options.embeddings:
+        other = others_embedding(text, [str(given) for given in request.data.inputs], ground)
+        lines.append(f"would score {other.name}")
     planned, skipped = _planned(request, options, paths, ground, dry=True)
     lines.extend(f"leaves out {model} for {task}: it {reason}" for task, model, reason in skipped)
     lines.extend(

@@ -228,9 +228,15 @@ def choose_genes(features: Features, wanted: Sequence[str], *, warn: Callable[[s
     if lost:
         warn(
             f"{len(lost):,} of the {len(wanted):,} genes of --genes are not in '{features.modality}': "
-            + _some(lost[:5], len(lost))
+            + ", ".join(_with_nearest(name, features.names) for name in lost[:5])
+            + (", ..." if len(lost) > 5 else "")
         )
     return np.array(places, dtype=np.int64)
+
+
+def _with_nearest(name: str, names: Sequence[str]) -> str:
+    near = nearest_names(name, names)
+    return f"{name} (did you mean {near[0]}?)" if near else name
 
 
 def _some(names: Sequence[str], n: int) -> str:

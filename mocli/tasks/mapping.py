@@ -29,7 +29,7 @@ from mocli.train.loop import fit
 from mocli.types import Pairing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from mocli.data.bundle import Codes, MultiOmics
@@ -72,6 +72,7 @@ def map_query(run: Run, request: Request, asked: TransferOptions, beside: Beside
         by_file = {query.aligned[name].file.name: z for name, z in latent.by_modality.items()}
         carried = []
         if saved.atlas is not None:
+            _warn_known(run, query, saved.atlas.names)
             carried = vote_from_atlas(run, asked, saved.atlas, query.files, by_file, list(query.aligned))
     with run.timed("write"):
         name = saved.description["model"]
@@ -83,6 +84,17 @@ def map_query(run: Run, request: Request, asked: TransferOptions, beside: Beside
         placed = Placed(query.files, query.relation, by_file, name, model.params, more)
         draw = partial(draw_query, saved.atlas, bundle, latent, seed=request.run.seed)
         deliver(run, request.data, placed, carried=carried, draw=draw)
+
+
+def _warn_known(run: Run, query: Query, names: Sequence[str]) -> None:
+    """Say so where the query seems to be what the model was trained on; a few barcodes recur by chance."""
+    known = frozenset(names)
+    n = sum(name in known for name in query.obs_names)
+    if 2 * n > len(query.obs_names):
+        run.warn(
+            f"{n:,} of {len(query.obs_names):,} cells have names of training cells: if they are the same, "
+            "their labels are recalled, not predicted"
+        )
 
 
 def warn_unused(run: Run, request: Request, saved: SavedModel) -> None:

@@ -111,9 +111,15 @@ class Paths:
         if self.model.exists():
             check_model_folder(self.model)
 
-    def failure_report(self, *, force: bool) -> Path | None:
-        """Return where a failed run reports: never over the report of results that stay."""
-        if self.report is None or force or not (self.output.exists() and self.report.exists()):
+    def failure_report(self, *, replaced: bool) -> Path | None:
+        """Return where a failed run reports: never over the report of results that stay.
+
+        Parameters
+        ----------
+        replaced
+            Whether the run has written its output before it failed.
+        """
+        if self.report is None or replaced or not (self.output.exists() and self.report.exists()):
             return self.report
         return _sibling(self.output.with_suffix(""), ".failed.report.json")
 

@@ -100,7 +100,8 @@ class Run:
 
     def _fail(self, error: BaseException) -> None:
         self.report.fail(error)
-        target = self.paths.failure_report(force=self.output.force)
+        written = {str(record["path"]) for record in self.report.outputs}
+        target = self.paths.failure_report(replaced=str(self.paths.output) in written)
         try:
             if target is not None:
                 self.report.write(target)
