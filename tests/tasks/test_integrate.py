@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from mocli.errors import UsageError
+from mocli.errors import InputError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -239,6 +239,11 @@ def test_an_output_that_exists_is_kept_unless_forced(run, unpaired, tmp_path, sh
     failed = tmp_path / "out.failed.report.json"
     assert {p: sha256(p) for p in files_in(tmp_path) - {failed}} == before
     assert json.loads(failed.read_text())["error"]["exit_code"] == 2
+    # nor does a forced run that fails before it has written anything take the good one's report
+    with pytest.raises(InputError):
+        run(two(unpaired), links=[unpaired / "links.tsv"], force=True, label_key="nothing")
+    report = tmp_path / "out.report.json"
+    assert sha256(report) == before[report]
     run(two(unpaired), links=[unpaired / "links.tsv"], seed=1, force=True)
     assert sha256(tmp_path / "out.h5mu") != before[tmp_path / "out.h5mu"]
     assert check_report(tmp_path / "out.report.json")["seed"] == 1
