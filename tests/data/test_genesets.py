@@ -38,7 +38,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path):
     (tmp_path / "a.gmt").write_text(GMT)
     with pytest.raises(InputError, match="no set has 3 genes"):
         memberships(read_gene_sets(tmp_path / "a.gmt"), {"rna": ("ENSG1", "ENSG2")}, [])
-    with pytest.raises(InputError, match="can be read"):
+    with pytest.raises(InputError, match="does not exist"):
         read_gene_sets(tmp_path / "missing.gmt")
     (tmp_path / "b.gmt").write_text("A\tnote\n")
     with pytest.raises(InputError, match="line 1 names no gene"):

