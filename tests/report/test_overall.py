@@ -1,0 +1,49 @@
+"""The overall score of a benchmark: over the aspects that all who compete were measured by."""
+
+from mocli.report.ranking import Figure, rank
+
+
+def figure(method, key, value, *, kind="model", aspect):
+    return Figure(
+        method=method,
+        kind=kind,
+        seed=0,
+        key=key,
+        title=key,
+        better="higher",
+        aspect=aspect,
+        order=1,
+        value=value,
+    )
+
+
+def test_nobody_gains_by_what_it_cannot_be_asked():
+    found = rank(
+        [
+            figure("both", "a", 1.0, aspect="labels"),
+            figure("one", "a", 0.9, aspect="labels"),
+            figure("low", "a", 0.0, aspect="labels"),
+            figure("both", "b", 0.1, aspect="partners"),
+            figure("low", "b", 0.5, aspect="partners"),
+        ]
+    )
+    overall = {line.method: line.overall for line in found.lines}
+    assert [line.method for line in found.lines] == ["both", "one", "low"]
+    assert overall["both"] == 1.0
+    assert overall["low"] == 0.0
+    # still shown
+    assert {line.method: line.aspects for line in found.lines}["both"]["partners"] == 0.0
+
+
+def test_bounds_do_not_say_what_is_shared():
+    found = rank(
+        [
+            figure("x", "a", 1.0, aspect="labels"),
+            figure("y", "a", 0.0, aspect="labels"),
+            figure("x", "b", 0.0, aspect="partners"),
+            figure("y", "b", 1.0, aspect="partners"),
+            figure("perfect", "a", 1.0, kind="answer", aspect="labels"),
+        ]
+    )
+    assert {line.method: line.overall for line in found.lines} == {"x": 0.5, "y": 0.5, "perfect": 1.0}
+    assert found.lines[-1].rank is None
