@@ -8,10 +8,19 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+from mocli import log
+
 # one thread: tests of equal bytes must not depend on how many cores are free
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+
+@pytest.fixture(autouse=True)
+def quiet_after():
+    """Take down what a command set up to print, so that the next test is silent."""
+    yield
+    log.teardown()
 
 
 @pytest.fixture(scope="session")

@@ -227,8 +227,7 @@ def load_model(folder: str | Path) -> SavedModel:
             "the folder does not exist",
             file=folder,
             expected="an OUT.model folder that mocli wrote",
-            hint=did_you_mean(folder.name, beside)
-            or (f"there is {', '.join(beside[:5])}" if beside else None),
+            hint=did_you_mean(folder.name, beside, "models in that folder"),
         )
     try:
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))

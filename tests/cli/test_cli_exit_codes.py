@@ -27,12 +27,6 @@ from mocli.errors import (
 BASE = ["integrate", "a.h5ad", "b.h5ad", "-o", "out.h5mu"]
 
 
-@pytest.fixture(autouse=True)
-def quiet_after():
-    yield
-    log.teardown()
-
-
 @pytest.fixture
 def ends_with(monkeypatch):
     """Make the task raise an error, or do what a function does."""

@@ -10,18 +10,12 @@ from types import ModuleType
 import pytest
 import yaml
 
-from mocli import __version__, log
+from mocli import __version__
 from mocli.__main__ import main
 from mocli.cli import doctor
 from mocli.cli.table import table
 from mocli.models.parameters import params_class
 from mocli.models.registry import available, traits_of
-
-
-@pytest.fixture(autouse=True)
-def quiet_after():
-    yield
-    log.teardown()
 
 
 def out(capsys, *args):

@@ -14,12 +14,6 @@ SMALL = ["-s", "n_hidden=16", "--batch-size", "32", "--n-latent", "4"]
 QUICK = ["--max-steps", "3", "--no-html", "--threads", "1", "--device", "cpu"]
 
 
-@pytest.fixture(autouse=True)
-def quiet_after():
-    yield
-    log.teardown()
-
-
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")

@@ -10,19 +10,12 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from mocli import log
 from mocli.__main__ import main
 from mocli.data.io import sha256
 from mocli.report.schema import validate
 
 QUICK = ["--max-steps", "30", "-s", "n_hidden=16", "--n-latent", "4", "--batch-size", "32", "--threads", "1"]
 QUICK += ["--device", "cpu", "--no-html"]
-
-
-@pytest.fixture(autouse=True)
-def quiet_after():
-    yield
-    log.teardown()
 
 
 def measure(cells, features, *, seed, **obs):

@@ -4,14 +4,7 @@ import json
 
 import pytest
 
-from mocli import log
 from mocli.__main__ import main
-
-
-@pytest.fixture(autouse=True)
-def quiet_after():
-    yield
-    log.teardown()
 
 
 @pytest.fixture(scope="module")

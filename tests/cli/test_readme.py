@@ -12,7 +12,7 @@ import pytest
 import typer.main
 
 import mocli
-from mocli import errors, log
+from mocli import errors
 from mocli.__main__ import main
 from mocli.cli.app import app
 from mocli.report.schema import validate
@@ -20,12 +20,6 @@ from mocli.report.schema import validate
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 ROOT_COMMAND = typer.main.get_command(app)
-
-
-@pytest.fixture(autouse=True)
-def quiet_after():
-    yield
-    log.teardown()
 
 
 def marked(name):

@@ -20,12 +20,6 @@ SMALL = ["-s", "n_hidden=8", "-s", "n_neighbors=3", "--batch-size", "16", "--n-l
 QUICK = ["--max-steps", "3", "--no-html", "--threads", "1", "--device", "cpu"]
 
 
-@pytest.fixture(autouse=True)
-def quiet_after():
-    yield
-    log.teardown()
-
-
 @pytest.fixture
 def data(unpaired, tmp_path):
     """Copies to spoil."""

@@ -10,19 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from mocli import log
 from mocli.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["-s", "n_hidden=16", "-s", "n_neighbors=5", "--n-latent", "4", "--batch-size", "32"]
 STEPS = 600  # some seconds: enough to be stopped on the way
 PATIENCE = 60.0
-
-
-@pytest.fixture(autouse=True)
-def quiet_after():
-    yield
-    log.teardown()
 
 
 @pytest.fixture

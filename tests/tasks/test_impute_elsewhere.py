@@ -41,9 +41,9 @@ def model(demo):
 
 
 def test_a_model_that_cannot_do_a_task_is_refused():
-    with pytest.raises(UsageError, match="multigrate cannot gene2peak") as error:
-        check_task("multigrate", Task.GENE2PEAK)
-    assert "scmodal" in error.value.hint
+    with pytest.raises(UsageError, match="scmodal cannot simulate") as error:
+        check_task("scmodal", Task.SIMULATE)
+    assert "multigrate" in error.value.hint
 
 
 def test_cells_that_the_model_was_trained_on_are_called_so(demo, model, tmp_path):
