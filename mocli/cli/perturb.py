@@ -121,7 +121,7 @@ class PerturbOptions:
             "--target-modality",
             panel=PERTURBATION,
             metavar="MOD",
-            help="Predict what the cells would have in this modality, for --features",
+            help="Predict this modality by --features; or measure a screen's shifts in it too",
         ),
     ] = None
     truth: Annotated[

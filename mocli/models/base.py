@@ -343,12 +343,19 @@ class Surprised(Protocol):
 
 
 @runtime_checkable
+class HasPrior(Protocol):
+    """Capability: places have a density of their own."""
+
+    def prior_precision(self, z: Tensor) -> Tensor:
+        """Return the curvature of -log p at places, `(B, d)`, nowhere below 0."""
+
+
+@runtime_checkable
 class Clusters(Protocol):
     """Capability: clusters of cells that the model itself has."""
 
     def clusters(self, z: Tensor) -> Tensor:
         """`(B, n_latent)`, as users see it, to the probability of every cluster, `(B, K)`."""
-        ...
 
 
 @runtime_checkable

@@ -104,6 +104,13 @@ class GaussianMixture(nn.Module):
         """Probability of every component given `(B, d)`, `(B, K)`."""
         return torch.softmax(self.log_joint(z), 1)
 
+    def precision(self, z: Tensor) -> Tensor:
+        """Mean precision at `(B, d)` of the components, by their probability, `(B, d)`.
+
+        Of the Hessian of the negative log-density this is the part that is never negative.
+        """
+        return self.posterior(z) @ self.log_precision.exp().expand(-1, z.shape[1])
+
     def log_prior(self) -> Tensor:
         """Log-density of the parameters themselves."""
         deviation = self.log_precision - self.prior_log_precision

@@ -90,8 +90,8 @@ class CellSet:
     ----------
     cells
         Positions among the perturbed cells, increasing.
-    n_targets
-        Cells of the target group; 0 where there is none.
+    targets
+        Positions among the target cells, increasing; none where there is no target.
     middle, heading
         Mean of the targets' latents, and of these at length 1, `(n_latent,)`: the mean cosine
         distance to all targets is 1 minus the product with `heading`.
@@ -99,9 +99,14 @@ class CellSet:
 
     name: str
     cells: IntArray
-    n_targets: int
+    targets: IntArray
     middle: FloatArray
     heading: FloatArray
+
+    @property
+    def n_targets(self) -> int:
+        """Cells of the target group."""
+        return len(self.targets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,17 +154,18 @@ def split_cells(
     """
     width = z_targets.shape[1]
 
-    def made(name: str, cells: IntArray, mine: FloatArray) -> CellSet:
-        zero = np.zeros(width, np.float32)
+    def made(name: str, cells: IntArray, targets: IntArray) -> CellSet:
+        zero, mine = np.zeros(width, np.float32), z_targets[targets]
         middle = mine.mean(0) if len(mine) else zero
-        return CellSet(name, cells, len(mine), middle, unit(mine).mean(0) if len(mine) else zero)
+        return CellSet(name, cells, targets, middle, unit(mine).mean(0) if len(mine) else zero)
 
-    sets, left = [made(ALL, np.arange(n), z_targets)], []
+    every = np.arange(len(z_targets))
+    sets, left = [made(ALL, np.arange(n), every)], []
     known = [] if groups is None else sorted({str(g) for g in groups if g is not None})
     for name in known:
         assert groups is not None
         cells = np.flatnonzero(groups == name)
-        mine = z_targets if target_groups is None else z_targets[target_groups == name]
+        mine = every if target_groups is None else np.flatnonzero(target_groups == name)
         if len(cells) < min_cells or (len(z_targets) and len(mine) < FEWEST_TARGETS):
             left.append((name, len(cells), len(mine)))
         else:

@@ -9,6 +9,7 @@ import torch
 from mocli.models.base import Encodes, EncodesJointly, Extends, Model, Schedule
 from mocli.tasks.projection import project
 from mocli.tasks.query import query_of_one
+from mocli.tasks.slopes import Placed
 from mocli.train.loop import Training, fit
 from mocli.train.predict import encode_cells
 
@@ -44,6 +45,29 @@ def place_cells(
     """
     if isinstance(saved.model, Encodes):
         return project(saved, name, aligned, device)
+    return settle_cells(saved, name, aligned, data, device=device, seed=seed, say=say, warn=warn).z
+
+
+def settle_cells(
+    saved: SavedModel,
+    name: str,
+    aligned: Aligned,
+    data: DataOptions,
+    *,
+    device: torch.device,
+    seed: int,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> Placed:
+    """Train the places of every cell of a file of one modality, for a model without encoders.
+
+    Raises
+    ------
+    InputError
+        A covariate of the cells does not fit the model.
+    TypeError
+        The model cannot take in cells.
+    """
     query = query_of_one(saved, name, aligned, data, say=say, warn=warn)
     say(
         f"{saved.description['model']} has no encoders: places of {len(query.rows):,} cells are trained, "
@@ -52,8 +76,8 @@ def place_cells(
     return infer_places(saved.model, query.load(), device=device, seed=seed)
 
 
-def infer_places(model: Model, bundle: MultiOmics, *, device: torch.device, seed: int) -> FloatArray:
-    """Train what the cells of a bundle add to a model, and return their places, `(n_cells, n_latent)`.
+def infer_places(model: Model, bundle: MultiOmics, *, device: torch.device, seed: int) -> Placed:
+    """Train what the cells of a bundle add to a model, and return them at their places.
 
     The model is not changed. The schedule is its own, whatever training was given, so that
     a saved model places cells as the run did that trained it.
@@ -64,4 +88,5 @@ def infer_places(model: Model, bundle: MultiOmics, *, device: torch.device, seed
     torch.manual_seed(seed)
     extended = model.extended(bundle)
     fit(extended, bundle, Schedule(), Training(device, seed))
-    return encode_cells(extended, bundle, device)
+    extended.module.eval()
+    return Placed(extended, bundle, encode_cells(extended, bundle, device), device)

@@ -64,7 +64,12 @@ class PerturbOptions:
     @property
     def predicts(self) -> bool:
         """Whether values of a modality are predicted."""
-        return self.target_modality is not None or self.truth is not None
+        return self.truth is not None or (self.target_modality is not None and bool(self.features))
+
+    @property
+    def looks_across(self) -> bool:
+        """Whether shifts are measured in the target modality too."""
+        return self.screens and self.target_modality is not None
 
 
 def perturb(
@@ -115,7 +120,8 @@ def perturb(
     group_key
         Column of obs: everything is repeated within each of its groups of `min_cells` or more.
     target_modality
-        Predict what the perturbed cells have in this modality.
+        Predict what the perturbed cells have in this modality; a screen measures there too how far
+        each feature brings the cells towards the target group.
     write_predicted
         Write these values as OUT.predicted.h5mu.
     truth
@@ -171,21 +177,22 @@ def _asked(
             field="--to, --target-modality",
             hint="add --to COLUMN=VALUE, or --target-modality MOD with --features",
         )
-    if target_modality is not None and not named and truth is None:
+    if target_modality is not None and not named and truth is None and target is None:
         raise UsageError(
             "values are predicted for features that are named",
             field="--target-modality",
-            hint="add --features A,B; a screen without --target-modality finds candidates",
+            hint="add --features A,B; or --to COLUMN=VALUE, towards which a screen measures shifts",
         )
     if together and not named:
         raise UsageError(
             "--together needs features that are named", field="--together", hint="add --features A,B"
         )
-    if write_predicted and target_modality is None:
+    if write_predicted and (target_modality is None or not named):
         raise UsageError(
-            "--write-predicted needs to know of which modality", field="--write-predicted",
-            hint="add --target-modality MOD",
-        )  # fmt: skip
+            "--write-predicted needs to know by which features and of which modality",
+            field="--write-predicted",
+            hint="add --features A,B --target-modality MOD",
+        )
     if truth is not None and together:
         raise UsageError(
             "--truth names one perturbed feature a cell", field="--truth, --together", hint="leave one out"

@@ -10,16 +10,20 @@ import numpy as np
 
 from mocli.data.transforms import highly_variable
 from mocli.errors import InputError, UsageError, did_you_mean
+from mocli.models.base import Encodes, EntersLinearly
+from mocli.tasks.acrossshift import Across
 from mocli.tasks.cellsets import CellSets, labels, split_cells
 from mocli.tasks.direction import check_task
+from mocli.tasks.inference import settle_cells
 from mocli.tasks.perturbed import Perturbation
 from mocli.tasks.perturbtruth import Truth, compare_with_truth, true_features
 from mocli.tasks.predicted import Predicted, TargetReader, predict_changes
 from mocli.tasks.prepare import open_modalities
-from mocli.tasks.projection import align, check_modality, find_modality
+from mocli.tasks.projection import align, check_modality, find_modality, place
 from mocli.tasks.replacement import Replacement
 from mocli.tasks.saved import load_model
 from mocli.tasks.screen import Screened, expression, screen, with_null
+from mocli.tasks.settling import Settled
 from mocli.tasks.training import train_model
 from mocli.types import ModalityKind, Task
 
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from mocli.tasks.run import Run
     from mocli.tasks.saved import SavedModel
     from mocli.tasks.screen import Asked
+    from mocli.tasks.slopes import Placed
     from mocli.tasks.training import Trained
     from mocli.types import CSR, FloatArray, IntArray, StrArray
 
@@ -133,6 +138,7 @@ class PerturbationRun:
     aligned: Aligned = field(init=False)
     cells: Replacement = field(init=False)
     sets: CellSets = field(init=False)
+    settled: Placed | None = None
     perturbations: list[Perturbation] = field(init=False)
     screened: Screened | None = None
     predicted: Predicted | None = None
@@ -214,9 +220,18 @@ class PerturbationRun:
         """Raw values of some cells of the file, in the model's order of features."""
         return self.aligned.read(rows)
 
-    def place(self, x: CSR) -> Replacement:
-        """Place cells through the saved transforms."""
-        return Replacement.of(self.saved, self.modality, x, self.aligned.absent, self.run.device)
+    def place(self, rows: IntArray) -> Replacement:
+        """Place some cells of the file through the saved transforms."""
+        x, absent = self.read(rows), self.aligned.absent
+        if self.settled is None:
+            return Replacement.of(self.saved, self.modality, x, absent, self.run.device)
+        return Replacement.settled(self.saved, self.modality, x, absent, self.settled, rows)
+
+    def where(self, rows: IntArray) -> FloatArray:
+        """Places of some cells of the file, `(n, n_latent)`."""
+        if self.settled is not None:
+            return self.settled.z[rows]
+        return place(self.saved, self.modality, self.read(rows), self.aligned.absent, self.run.device)
 
     def encode(self) -> None:
         """Place the cells, find their groups, and settle what is perturbed."""
@@ -224,11 +239,15 @@ class PerturbationRun:
         self.aligned = align(
             self.saved, self.modality, self.file, layers=self.request.data.layer, warn=run.warn
         )
-        x = self.read(chosen.source)
-        self.cells = self.place(x)
+        if not isinstance(self.saved.model, Encodes):
+            self.settled = settle_cells(
+                self.saved, self.modality, self.aligned, self.request.data,
+                device=run.device, seed=self.request.run.seed, say=run.say, warn=run.warn,
+            )  # fmt: skip
+        self.cells = self.place(chosen.source)
         targets: FloatArray = np.zeros((0, self.cells.z.shape[1]), np.float32)
         if len(chosen.target):
-            targets = self.place(self.read(chosen.target)).z
+            targets = self.where(chosen.target)
         groups = chosen.groups
         self.sets = split_cells(
             None if groups is None else groups[chosen.source],
@@ -250,8 +269,10 @@ class PerturbationRun:
                 f"groups of fewer than {asked.min_cells} perturbed cells (--min-cells), or 20 target cells, "
                 f"are part of all cells only: {told}"
             )
-        self.perturbations = self._settle(x)
-        if self.cells.linear is None:
+        self.perturbations = self._settle()
+        if isinstance(self.cells.mover, Settled):
+            run.say("where changed cells settle is found to first order, with their totals held")
+        elif not isinstance(self.saved.model, EntersLinearly):
             run.say("the encoder does not begin with a linear layer: whole cells are encoded again")
 
     def perturb(self) -> None:
@@ -260,15 +281,19 @@ class PerturbationRun:
         what = " and ".join(asked.effect.words(d) for d in asked.directions)
         run.say(f"{len(self.perturbations):,} perturbations, each {what}")
         every = self._with_null()
-        if asked.screens:
-            self.screened = screen(
-                self.cells, every, self.sets, asked.effect, asked.directions,
-                absent=self.absent, progress=_progress(run.say),
-            )  # fmt: skip
-        if asked.predicts:
-            target = asked.target_modality or self.modality
+        target = asked.target_modality or self.modality
+        if asked.predicts or asked.looks_across:
             reader = TargetReader.of(self.saved, target, run.device)
             run.say(f"{self.modality} -> {target}: values by the {reader.route}")
+        if asked.screens:
+            across = None
+            if asked.looks_across:
+                across = Across.of(reader, self.sets, self.where(self.chosen.target))
+            self.screened = screen(
+                self.cells, every, self.sets, asked.effect, asked.directions,
+                absent=self.absent, across=across, progress=_progress(run.say),
+            )  # fmt: skip
+        if asked.predicts:
             n_rows = len(self.perturbations) * len(asked.directions) * len(reader.names) * len(self.sets.sets)
             if n_rows > MOST_ROWS:
                 raise UsageError(
@@ -289,7 +314,7 @@ class PerturbationRun:
         level = expression(self.cells, np.arange(len(self.cells.z)))[used]
         return with_null(self.perturbations, self.names, used, level, seed=self.request.run.seed)
 
-    def _settle(self, x: CSR) -> list[Perturbation]:
+    def _settle(self) -> list[Perturbation]:
         asked, names, used = self.asked, self.names, self.cells.response.used
         if asked.truth is not None and not asked.features:
             columns = true_features(self)
@@ -299,7 +324,9 @@ class PerturbationRun:
             columns = [int(c) for c in used]
         else:
             options = self.saved.recipes[self.modality].options
-            ranked = highly_variable(x[:, used], replace(options, n_top=MOST_VARIABLE))
+            ranked = highly_variable(
+                self.read(self.chosen.source)[:, used], replace(options, n_top=MOST_VARIABLE)
+            )
             columns = [int(c) for c in used[ranked]]
         if asked.together:
             return [Perturbation(JOIN.join(names[c] for c in columns), tuple(columns))]

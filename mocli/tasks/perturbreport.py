@@ -98,13 +98,24 @@ def _report_screen(work: PerturbationRun, table: pd.DataFrame) -> None:
         if best
         else f"  none of {len(mine):,} brings cells towards {work.asked.target}"
     )
+    told = ""
+    if "across_rank" in mine:
+        into = work.asked.target_modality
+        first = mine[(mine["across_shift"] > 0).to_numpy()].nsmallest(8, "across_rank")
+        named = ", ".join(f"{f} {d}" for f, d in zip(first["feature"], first["direction"], strict=True))
+        run.say(f"  the best in {into}: {named}" if named else f"  none brings {into} nearer")
+        told = (
+            f" across_*: the same in {into}, by the distance of mean expected profiles (log scale where it "
+            "has one)."
+        )
     if not changed.any():
         run.warn("no perturbation changes any cell: none of the features is expressed in them")
     shown = mine[changed.to_numpy()].head(SHOWN)
     run.report.tables["screen"] = _table(
         f"What brings cells nearer to {work.asked.target} (the {len(shown):,} best of {len(mine):,})",
         "shift: how much nearer the cells come, on average, to the middle of the target group; z and p hold "
-        "it against features that are expressed as much. cosine_shift is the same by mean cosine distance.",
+        "it against features that are expressed as much. cosine_shift is the same by mean cosine distance."
+        + told,
         shown,
     )
     answer = responses(table, {one.name: one.n_targets for one in work.sets.sets})

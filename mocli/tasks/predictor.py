@@ -117,7 +117,7 @@ def readout_from(
     if isinstance(model, Encodes):
         z = encode_rows(model, source, bundle.modalities[source].features, device)
     else:
-        z = infer_places(model, bundle.seen_by(source)[0], device=device, seed=seed)
+        z = infer_places(model, bundle.seen_by(source)[0], device=device, seed=seed).z
     choice = next(c for c in made.choices if c.file.name == target)
     # in file order, so that blocks are read in one sweep
     pairs = pairs[np.argsort(pairs[:, 1], kind="stable")]

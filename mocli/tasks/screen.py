@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from mocli.data.effect import Effect
+    from mocli.tasks.acrossshift import Across
     from mocli.tasks.cellsets import CellSets
     from mocli.tasks.perturbed import Shifts
     from mocli.tasks.replacement import Replacement
+    from mocli.tasks.screennull import Significance
     from mocli.types import BoolArray, DoubleArray, IntArray
 
 WHOLE = 0.5
@@ -105,18 +107,29 @@ def screen(
     directions: Sequence[str],
     *,
     absent: frozenset[int],
+    across: Across | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Screened:
-    """Perturb, measure, and hold against the null, set of cells by set of cells."""
+    """Perturb, measure, and hold against the null, set of cells by set of cells.
+
+    With `across` the same is done in another modality, in columns `across_*`.
+    """
     levels = [expression(cells, one.cells) for one in sets.sets]
     parts: list[pd.DataFrame] = []
     for direction in directions:
         moved = stream(cells, asked.every, effect, direction, absent=absent, progress=progress)
         shifts = measure_shifts(cells.z, sets, moved, len(asked.every))
-        parts.extend(
-            _rows(asked, shifts, k, one.name, len(one.cells), direction, levels[k])
-            for k, one in enumerate(sets.sets)
-        )
+        other = None
+        if across is not None:
+            other = across.shifts(cells, asked.every, sets, effect, direction, absent=absent)
+        for k, one in enumerate(sets.sets):
+            rows = _rows(asked, shifts, k, one.name, len(one.cells), direction, levels[k])
+            if other is not None:
+                before, values = other[0][k], other[1][k]
+                held = _hold(asked, values, shifts.n_changed[k] > 0, levels[k])
+                rows["across_before"], rows["across_shift"] = before, values[: asked.n]
+                rows["across_z"], rows["across_p"] = held.z, held.p
+            parts.append(rows)
     table = pd.concat(parts, ignore_index=True)
     found = []
     for one in sets.sets:
@@ -125,8 +138,13 @@ def screen(
         # equal shifts, those of 0 above all, stay in the order of the features
         mine = mine.iloc[np.argsort(-mine["shift"].to_numpy(), kind="stable")]
         mine["rank"] = np.arange(1, len(mine) + 1)
+        if across is not None:
+            mine["across_fdr"] = false_discovery_rate(mine["across_p"].to_numpy())
+            mine["across_rank"] = _ranks(mine["across_shift"].to_numpy())
         found.append(mine)
-    columns = [*(c for c in table.columns if c != "length"), "fdr", "rank"]
+    columns = [*(c for c in table.columns if c != "length" and not c.startswith("across_")), "fdr", "rank"]
+    if across is not None:
+        columns += [f"across_{what}" for what in ("before", "shift", "z", "p", "fdr", "rank")]
     return Screened(pd.concat(found, ignore_index=True)[columns], len(asked.null))
 
 
@@ -138,11 +156,8 @@ def expression(cells: Replacement, rows: IntArray) -> DoubleArray:
     return found
 
 
-def _rows(
-    asked: Asked, shifts: Shifts, k: int, name: str, n_cells: int, direction: str, level: DoubleArray
-) -> pd.DataFrame:
-    changed = shifts.n_changed[k] > 0
-    values = shifts.shift[k]
+def _hold(asked: Asked, values: DoubleArray, changed: BoolArray, level: DoubleArray) -> Significance:
+    """Hold what was asked for against the null; perturbations that change nothing are no null."""
     usable = asked.null[changed[asked.null]]
     bins = np.zeros(len(asked.every), np.int64)
     if not asked.random:
@@ -152,7 +167,20 @@ def _rows(
     own = np.full(len(asked.every), -1, np.int64)
     own[usable] = np.arange(len(usable))
     n = asked.n
-    held = hold_against(values[:n], bins[:n], values[usable], bins[usable], own[:n], changed[:n])
+    return hold_against(values[:n], bins[:n], values[usable], bins[usable], own[:n], changed[:n])
+
+
+def _ranks(values: DoubleArray) -> IntArray:
+    found = np.empty(len(values), np.int64)
+    found[np.argsort(-values, kind="stable")] = np.arange(1, len(values) + 1)
+    return found
+
+
+def _rows(
+    asked: Asked, shifts: Shifts, k: int, name: str, n_cells: int, direction: str, level: DoubleArray
+) -> pd.DataFrame:
+    values, n = shifts.shift[k], asked.n
+    held = _hold(asked, values, shifts.n_changed[k] > 0, level)
     return pd.DataFrame(
         {
             "feature": np.array([p.name for p in asked.every[:n]], dtype=object),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mocli.tasks.silencing import Original, Placed, Step, Way, changes, push
+from mocli.tasks.silencing import Original, Step, Way, changes, push
 from mocli.tasks.silencingnull import MatchedNull, PeakPanel, strata_of
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from mocli.tasks.slopes import Placed
     from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
 MATCHED_GENES = 40

@@ -12,7 +12,6 @@ the gradient, so that the size of the change does not depend on how strongly the
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,16 +20,16 @@ import numpy as np
 import torch
 
 from mocli.data.batches import Source
-from mocli.models.base import Conditions, Decodes, EncodesJointly, Surprised
+from mocli.models.base import EncodesJointly
 from mocli.nn.neighbors import chunks
+from mocli.tasks.slopes import SLOPES, Placed, pull, slopes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from torch import Tensor
 
-    from mocli.data.bundle import Minibatch, MultiOmics
-    from mocli.models.base import Model
+    from mocli.data.bundle import Minibatch
     from mocli.types import CSR, BoolArray, DoubleArray, FloatArray, IntArray
 
 RATE, DECAY, EPSILON = 1e-2, 1e-4, 1e-8
@@ -39,8 +38,6 @@ RATE, DECAY, EPSILON = 1e-2, 1e-4, 1e-8
 RAISED = 2.0
 """A raised gene is taken for this often what is expected of it."""
 
-SLOPES = 20_000_000
-"""Values of one block's derivatives."""
 DECODED = 4_000_000
 """Values decoded at a time."""
 KEPT = 160_000_000
@@ -60,37 +57,6 @@ class Way(StrEnum):
 
     LATENT = "latent"  # of the gene's likelihood through the decoder
     INPUT = "input"  # of the place, by encoding the cell again without the gene
-
-
-@dataclass(frozen=True, eq=False)
-class Placed:
-    """Cells with their places, `(n, d)`, as a model sees them."""
-
-    model: Model
-    bundle: MultiOmics
-    z: FloatArray
-    device: torch.device
-
-    def conditions(self, cells: IntArray) -> Conditions:
-        """Covariates of some cells."""
-        codes = {c.key: self._send(c.codes[cells]) for c in self.bundle.categorical}
-        numbers = self.bundle.continuous
-        return Conditions(codes, None if numbers is None else self._send(numbers.values[cells]))
-
-    def decode(self, modality: str, z: Tensor, cells: IntArray, library: Tensor | None = None) -> Tensor:
-        """Return expected values of cells at other places, `(B, n_vars)`; counts as shares of the total."""
-        assert isinstance(self.model, Decodes)
-        if library is None:
-            library = torch.ones(len(cells), device=self.device)
-        return self.model.decode(modality, z, self.conditions(cells), library)
-
-    def place(self, cells: IntArray) -> Tensor:
-        """Places of some cells, `(B, d)`."""
-        return self._send(self.z[cells])
-
-    def _send(self, values: np.ndarray) -> Tensor:
-        sent: Tensor = torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
-        return sent
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,48 +149,15 @@ def _through_decoder(
     for block in chunks(len(wanted), max(1, SLOPES // max(1, counts.shape[1] + d * len(columns)))):
         some = wanted[block]
         z, library = placed.place(some), torch.from_numpy(totals[some]).to(placed.device)
-        mean, slopes = _slopes(placed, rna, z, some, library, where)
-        weight = _pull(placed.model, rna, where, mean, raised=raised)
+        mean, slope = slopes(placed, rna, z, some, library, where)
+        counts_then = RAISED * mean if raised else torch.zeros_like(mean)
+        weight = pull(placed.model, rna, where, counts_then, mean)
         total = torch.zeros(len(some), int(unit[-1]) + 1, d, device=placed.device)
-        total.index_add_(1, members, slopes * weight.unsqueeze(2))
+        total.index_add_(1, members, slope * weight.unsqueeze(2))
         mine = order[slice(*np.searchsorted(cells[order], [some[0], some[-1] + 1]))]
         row = torch.from_numpy(np.searchsorted(some, cells[mine]))
         found[mine] = total.cpu()[row, torch.from_numpy(of_unit[mine])].numpy()
     return found
-
-
-def _slopes(
-    placed: Placed, rna: str, z: Tensor, cells: IntArray, library: Tensor, columns: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return expected counts of some genes `(B, k)`, and their derivatives in the latent `(B, k, d)`."""
-
-    def expected(place: Tensor) -> Tensor:
-        return placed.decode(rna, place, cells, library)[:, columns]
-
-    slopes = []
-    mean = expected(z)
-    with torch.no_grad(), warnings.catch_warnings():
-        # torch compiles some rules of forward derivatives by a function of its own that it deprecates
-        warnings.simplefilter("ignore", DeprecationWarning)
-        for k in range(z.shape[1]):
-            along = torch.zeros_like(z)
-            along[:, k] = 1
-            mean, slope = torch.func.jvp(expected, (z,), (along,))  # type: ignore[misc]
-            slopes.append(slope)
-    return mean.detach(), torch.stack(slopes, 2).detach()
-
-
-def _pull(model: Model, rna: str, columns: Tensor, mean: Tensor, *, raised: bool) -> Tensor:
-    """Return the loss's derivative in the means, `(B, k)`; by Poisson's law without a likelihood."""
-    with torch.enable_grad():
-        at = mean.detach().clone().requires_grad_()
-        values = RAISED * mean.detach() if raised else torch.zeros_like(mean)
-        if isinstance(model, Surprised):
-            loss = model.surprise(rna, columns, values, at)
-        else:
-            loss = at - torch.xlogy(values, at)
-        (pull,) = torch.autograd.grad(loss.sum(), at)
-    return pull
 
 
 def _through_encoder(

@@ -17,7 +17,8 @@ from mocli.errors import InputError, UsageError
 from mocli.models.base import Decodes, Encodes, EncodesJointly, Extends, Schedule
 from mocli.models.registry import available, load_class
 from mocli.tasks.query import match_query
-from mocli.tasks.silencing import Placed, Way
+from mocli.tasks.silencing import Way
+from mocli.tasks.slopes import Placed
 from mocli.train.loop import Training, fit
 from mocli.train.predict import encode_cells
 from mocli.types import COUNT_LIKELIHOODS, ModalityKind

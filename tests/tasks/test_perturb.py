@@ -79,6 +79,15 @@ def alone(data, tmp_path_factory):
     return folder / "o.model"
 
 
+@pytest.fixture(scope="module")
+def settled(data, tmp_path_factory):
+    """multiDGD has no encoder: changed cells settle anew."""
+    folder = tmp_path_factory.mktemp("settled")
+    params = {"n_latent": 6, "n_components": 6, "n_hidden": 32, "batch_size": 64, "validation_share": 0}
+    mocli.integrate([data], output=folder / "o.h5mu", model="multidgd", params=params, max_steps=400, **QUICK)
+    return folder / "o.model"
+
+
 @pytest.fixture
 def perturb(data, tmp_path):
     def run(model, **options):
@@ -122,6 +131,49 @@ def test_what_is_not_expressed_scores_exactly_0(perturb, model, tmp_path):
     assert (silent["cosine_shift"] == 0).all()
     assert (silent["n_changed"] == 0).all()
     assert silent[["z", "p", "fdr"]].isna().all(axis=None)
+
+
+def test_cells_without_an_encoder_settle_anew(perturb, settled, tmp_path):
+    result = perturb(settled, effect="log-shift=1", target_modality="prot")
+    table = read(tmp_path / "o.tsv")
+    best = table[table["rank"] <= 3]
+    assert set(zip(best["feature"], best["direction"], strict=True)) == {
+        ("UP1", "up"), ("UP2", "up"), ("DOWN1", "down"),
+    }  # fmt: skip
+    assert result.report["model"]["name"] == "multidgd"
+    perturb(settled, effect="knockout", features=[SILENT, "UP1"], output=tmp_path / "k.tsv")
+    silent = read(tmp_path / "k.tsv").set_index("feature").loc[SILENT]
+    assert silent["shift"] == 0
+    assert silent["n_changed"] == 0
+
+
+@pytest.mark.parametrize("kind", ["model", "settled"])
+def test_a_screen_looks_across(perturb, request, tmp_path, check_report, kind):
+    """The protein follows the state: what drives it is what brings its profile nearer."""
+    perturb(
+        request.getfixturevalue(kind), screen="all", effect="log-shift=1", target_modality="prot",
+        group_key="kind", min_cells=25,
+    )  # fmt: skip
+    check_report(tmp_path / "o.report.json")
+    assert not (tmp_path / "o.effects.tsv").exists()
+    table = read(tmp_path / "o.tsv")
+    for _, mine in table.groupby("group"):
+        first = mine[mine["across_rank"] <= 3]
+        assert ("UP1", "up") in set(zip(first["feature"], first["direction"], strict=True))
+        assert sorted(mine["across_rank"]) == list(range(1, len(mine) + 1))
+    silent = table[table["n_changed"] == 0]
+    assert (silent["across_shift"] == 0).all()
+    assert silent["across_p"].isna().all()
+    # as if all mean profiles were kept at once
+    perturb(
+        request.getfixturevalue(kind), features="UP1,G3", effect="log-shift=1", target_modality="prot",
+        output=tmp_path / "two.tsv",
+    )  # fmt: skip
+    key = ["feature", "direction"]
+    every, two = (t[t["group"] == "all"].set_index(key) for t in (table, read(tmp_path / "two.tsv")))
+    np.testing.assert_allclose(
+        two["across_shift"], every.loc[two.index, "across_shift"], rtol=1e-4, atol=1e-8
+    )
 
 
 def test_groups_and_how_much_they_respond(perturb, model, tmp_path, check_report):
@@ -231,7 +283,7 @@ def test_pictures_are_drawn(data, model, tmp_path):
         ({"source": "state=ill"}, UsageError, "both groups"),
         ({"features": "UP3"}, InputError, "'UP1'"),
         ({"target_modality": "atac", "features": "UP1"}, UsageError, "rna, prot"),
-        ({"target_modality": "prot"}, UsageError, "--features"),
+        ({"target_modality": "prot", "target": None}, UsageError, "--features"),
         ({"source_modality": "atac"}, UsageError, "atac"),
         ({"effect": "scale=2"}, UsageError, "lowered"),
         ({"effect": "knockout", "direction": "up"}, UsageError, "only lowers"),
@@ -240,6 +292,7 @@ def test_pictures_are_drawn(data, model, tmp_path):
         ({"screen": "all", "features": "UP1"}, UsageError, "--screen"),
         ({"together": True}, UsageError, "--features"),
         ({"write_predicted": True}, UsageError, "--target-modality"),
+        ({"write_predicted": True, "target_modality": "prot"}, UsageError, "--features"),
         ({"truth": "guide", "source": None}, UsageError, "--from"),
         ({"truth": "kind"}, InputError, "--truth"),
     ],
@@ -250,16 +303,6 @@ def test_what_cannot_be_meant_is_refused(perturb, model, options, error, words):
     with pytest.raises(error) as found:
         perturb(model, **options)
     assert words in str(found.value)
-
-
-def test_a_model_without_an_encoder_is_refused_with_those_that_can(data, tmp_path):
-    mocli.integrate([data], output=tmp_path / "d.h5mu", model="multidgd", max_steps=2, **QUICK)
-    with pytest.raises(UsageError, match="cannot perturb") as found:
-        mocli.perturb(
-            [data], from_model=tmp_path / "d.model", output=tmp_path / "o.tsv", source="state=well",
-            target="state=ill", **QUICK,
-        )  # fmt: skip
-    assert "multigrate" in found.value.hint
 
 
 def test_a_dry_run_writes_nothing(data, tmp_path):

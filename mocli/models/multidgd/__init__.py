@@ -31,7 +31,7 @@ TRAITS = Traits(
         ModalityKind.OTHER: ("nb", "normal"),
     },
     selects_features=False,
-    tasks=frozenset({Task.INTEGRATE, Task.IMPUTE, Task.SIMULATE, Task.GENE2PEAK}),
+    tasks=frozenset({Task.INTEGRATE, Task.IMPUTE, Task.SIMULATE, Task.PERTURB, Task.GENE2PEAK}),
     leads=frozenset({Task.GENE2PEAK}),
     params="mocli.models.multidgd.params:MultiDGDParams",
     model="mocli.models.multidgd.model:MultiDGD",

@@ -232,6 +232,10 @@ class MultiDGD:
             return -normal(values, mean, branch.log_sd[columns])
         return -negative_binomial(values, mean, torch.exp(branch.log_dispersion[columns]))
 
+    def prior_precision(self, z: Tensor) -> Tensor:
+        """Return the mean precision of the components that a place may belong to, `(B, d)`."""
+        return self.module.mixture.precision(z)
+
     def clusters(self, z: Tensor) -> Tensor:
         """Return the probability of every component, `(B, K)`."""
         return self.module.mixture.posterior(z)
