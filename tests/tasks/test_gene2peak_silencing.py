@@ -221,10 +221,11 @@ def test_without_places_peaks_are_compared_genome_wide(tissue, tmp_path, found):
         )
 
 
-def test_a_model_with_encoders_goes_both_ways(tissue, tmp_path):
+@pytest.mark.parametrize("model", ["multigrate", "sccross"])
+def test_a_model_with_encoders_goes_both_ways(tissue, tmp_path, model):
     given = {**QUICK, "gtf": tissue / "genes.tsv", "genes": f"{FACTOR},CD4"}
     mocli.gene2peak(
-        tissue / "factor.h5mu", model="multigrate", max_steps=20, output=tmp_path / "a.tsv", **given
+        tissue / "factor.h5mu", model=model, max_steps=20, output=tmp_path / "a.tsv", **given
     )
     first = read(tmp_path / "a.tsv")
     result = mocli.gene2peak(
@@ -235,6 +236,8 @@ def test_a_model_with_encoders_goes_both_ways(tissue, tmp_path):
         **given,
     )
     assert "encoded again" in result.report["tables"]["silencing"]["sentence"]
+    assert np.isfinite(first["delta"]).all()
+    assert first["delta"].any()
     assert set(read(result.output)["gene"]) == set(first["gene"]) == {FACTOR, "CD4"}
 
 

@@ -24,7 +24,7 @@ TRAITS = Traits(
         ModalityKind.METHYL: ("normal", "ziln", "bernoulli"),
         ModalityKind.OTHER: ("nb", "normal", "zinb", "poisson", "bernoulli", "ziln"),
     },
-    tasks=frozenset({Task.INTEGRATE, Task.IMPUTE, Task.SIMULATE, Task.PERTURB}),
+    tasks=frozenset({Task.INTEGRATE, Task.IMPUTE, Task.SIMULATE, Task.PERTURB, Task.GENE2PEAK}),
     params="mocli.models.sccross.params:SccrossParams",
     model="mocli.models.sccross.model:Sccross",
 )
