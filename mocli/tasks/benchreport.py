@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 from mocli.data.obsm import read_places
 from mocli.errors import InputError, MocliError
 from mocli.models.registry import traits_of
-from mocli.tasks.benchtable import COSTS, Record, as_figures, describe_rankings, rankings, write_table
+from mocli.tasks.benchtable import (
+    COSTS,
+    Record,
+    as_figures,
+    describe_rankings,
+    ranking_records,
+    rankings,
+    write_table,
+)
 from mocli.tasks.contender import Contender, others_embedding, placed
 from mocli.tasks.controls import BEST, UNCORRECTED, controls
 from mocli.tasks.describe import describe_inputs
@@ -194,9 +202,9 @@ class Benchmark:
         """Write the table, then the reports."""
         run = self.run
         describe_inputs(run, self.ground.whole, {})
-        write_table(run.paths.output, self.records)
         figures = as_figures(self.records, answer=BEST, bounds=frozenset({CHANCE}))
         ranked = rankings(figures)
+        write_table(run.paths.output, [*ranking_records(ranked), *self.records])
         describe_rankings(run, self.records, ranked)
         n = len({(r.task, r.method) for r in self.records})
         run.add_output(run.paths.output, f"{len(self.records):,} figures of {n} methods", first=True)

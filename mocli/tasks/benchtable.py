@@ -32,6 +32,7 @@ COSTS = {
 }
 COST = "cost"
 IMPUTED = "imputation"
+RANKED = "ranking"
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,24 @@ def as_figures(records: Sequence[Record], *, answer: str, bounds: frozenset[str]
 def rankings(figures: dict[str, list[Figure]]) -> dict[str, Ranking]:
     """Return one ranking for each task."""
     return {task: rank(of) for task, of in figures.items()}
+
+
+def ranking_records(ranked: dict[str, Ranking]) -> list[Record]:
+    """Return the order of methods as lines of the table: rank, overall score and mean of every aspect."""
+    found = []
+    for task, ranking in ranked.items():
+        for line in ranking.lines:
+            figures = {"rank": line.rank, "overall": line.overall}
+            figures |= {f"aspect[{name}]": value for name, value in line.aspects.items()}
+            found += [
+                Record(
+                    task, line.method, line.kind, None, "", "ok", key, float(value),
+                    "lower" if key == "rank" else "higher", aspect=RANKED,
+                )
+                for key, value in figures.items()
+                if value is not None
+            ]  # fmt: skip
+    return found
 
 
 def describe_rankings(run: Run, records: Sequence[Record], ranked: dict[str, Ranking]) -> None:

@@ -100,6 +100,10 @@ def test_table_has_models_controls_and_reasons(unpaired_bench, check_report):
     assert by_method["perfect"][2] is None
     assert by_method["shuffled"][2] is None
     assert sorted(r[2] for r in ranking["rows"] if r[2]) == [1, 2, 3, 4, 5]
+    for method, row in by_method.items():
+        assert value(table, method, "rank") == row[2]
+        if row[3] is not None:
+            assert value(table, method, "overall") == pytest.approx(row[3], abs=1e-3)
 
 
 def test_finished_runs_are_reused_and_say_the_same(unpaired_bench, tmp_path):
