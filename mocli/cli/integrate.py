@@ -39,6 +39,14 @@ class IntegrateOptions:
             help="Also write where cells lie by one modality alone, obsm X_<model>_rna, ...",
         ),
     ] = False
+    metrics: Annotated[
+        bool,
+        option(
+            "--metrics/--no-metrics",
+            panel=OUTPUT,
+            help="Measure the integration, and baselines beside it; on wide links that takes minutes",
+        ),
+    ] = True
     umap: Annotated[bool, option("--umap", panel=OUTPUT, help="Add a UMAP of the latent as obsm X_umap")] = (
         False
     )

@@ -267,8 +267,11 @@ def trainings(
                         continue
                     if task is Task.IMPUTE and direction is not None:
                         words += ["--from", direction[0], "--to", direction[1], "--evaluate"]
-                    elif n_modalities > 1 and _gives_marginals(traits):
-                        words.append("--marginal")
+                    else:
+                        # all are scored here, on the same cells
+                        words.append("--no-metrics")
+                        if n_modalities > 1 and _gives_marginals(traits):
+                            words.append("--marginal")
                     name = f"{task}-{model}-seed{seed}" + (f"-{safe(study.name)}" if study.name else "")
                     found.append(
                         Training(

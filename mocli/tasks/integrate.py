@@ -34,6 +34,7 @@ class IntegrateOptions:
     transfer: TransferOptions
     beside: Beside
     reference: Path | None = None
+    metrics: bool = True
 
 
 def integrate(
@@ -45,6 +46,7 @@ def integrate(
     min_confidence: float = 0.5,
     sample: int = 0,
     marginal: bool = False,
+    metrics: bool = True,
     dry_run: bool = False,
     command: Sequence[str] | None = None,
     **shared: Any,
@@ -66,6 +68,8 @@ def integrate(
         Draws from the posterior of every cell to write as well.
     marginal
         Whether to write where cells would lie by each of their modalities alone as well.
+    metrics
+        Whether to measure how good the integration is, and its baselines beside it.
     shared
         What every task that trains takes: `links`, `model`, `label_key`, `params` (what `--set`
         gives), ...; see `mocli.tasks.request.requested`.
@@ -85,6 +89,7 @@ def integrate(
         transfer=TransferOptions.of(transfer_labels, min_confidence),
         beside=Beside(sample, alone=marginal),
         reference=Path(reference) if reference is not None else None,
+        metrics=metrics,
     )
     request = requested(inputs, output=output, **shared)
     paths = Paths.of(request.output, request.run, suffixes=(".h5mu",))
@@ -133,9 +138,11 @@ def _run(request: Request, asked: IntegrateOptions, paths: Paths, command: Seque
         trained = train_model(run, request, Task.INTEGRATE, files, labels=labels, check=asked.beside.check)
         made, prepared, latent = trained.made, trained.prepared, trained.latent
         with run.timed("evaluate"):
-            scores = score(latent, prepared.bundle, made.pairs, seed=request.run.seed)
-            describe_scores(run, scores)
-            describe_links(run, scores)
+            scores = None
+            if asked.metrics:
+                scores = score(latent, prepared.bundle, made.pairs, seed=request.run.seed)
+                describe_scores(run, scores)
+                describe_links(run, scores)
             clusters = find_clusters(run, made.traits.name, trained.model, latent, prepared.bundle)
             carried = transfer(run, asked.transfer, labels, made, prepared, latent.by_modality)
         with run.timed("write"):
@@ -154,7 +161,7 @@ def _run(request: Request, asked: IntegrateOptions, paths: Paths, command: Seque
                 ),
                 carried=[*clusters, *carried],
                 draw=partial(draw_cells, prepared.bundle, latent, seed=request.run.seed),
-                confusion=scores.confusion,
+                confusion=None if scores is None else scores.confusion,
             )
     return Result(paths.output, run.report.as_dict(), [], paths.results())
 
@@ -165,7 +172,7 @@ def _map(
     with Run("integrate", paths, output=request.output, options=request.run, command=command) as run:
         from mocli.tasks.mapping import map_query
 
-        map_query(run, request, asked.transfer, asked.beside, reference)
+        map_query(run, request, asked.transfer, asked.beside, reference, metrics=asked.metrics)
     return Result(paths.output, run.report.as_dict(), [], paths.results())
 
 

@@ -48,7 +48,9 @@ FEW_CELLS = 50
 """Below this many cells a batch hardly tells what is its own."""
 
 
-def map_query(run: Run, request: Request, asked: TransferOptions, beside: Beside, folder: Path) -> None:
+def map_query(
+    run: Run, request: Request, asked: TransferOptions, beside: Beside, folder: Path, *, metrics: bool
+) -> None:
     """Place the cells of a query, carry labels to them, and write cells, model and report."""
     with run.timed("load"):
         saved = load_model(folder)
@@ -68,7 +70,8 @@ def map_query(run: Run, request: Request, asked: TransferOptions, beside: Beside
         if (folder / CALIBRATION).is_file():
             shutil.copyfile(folder / CALIBRATION, run.paths.model / CALIBRATION)
     with run.timed("evaluate"):
-        compare(run, query, bundle, latent)
+        if metrics:
+            compare(run, query, bundle, latent)
         by_file = {query.aligned[name].file.name: z for name, z in latent.by_modality.items()}
         carried = []
         if saved.atlas is not None:

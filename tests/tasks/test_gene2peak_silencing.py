@@ -224,9 +224,7 @@ def test_without_places_peaks_are_compared_genome_wide(tissue, tmp_path, found):
 @pytest.mark.parametrize("model", ["multigrate", "sccross"])
 def test_a_model_with_encoders_goes_both_ways(tissue, tmp_path, model):
     given = {**QUICK, "gtf": tissue / "genes.tsv", "genes": f"{FACTOR},CD4"}
-    mocli.gene2peak(
-        tissue / "factor.h5mu", model=model, max_steps=20, output=tmp_path / "a.tsv", **given
-    )
+    mocli.gene2peak(tissue / "factor.h5mu", model=model, max_steps=20, output=tmp_path / "a.tsv", **given)
     first = read(tmp_path / "a.tsv")
     result = mocli.gene2peak(
         tissue / "factor.h5mu",

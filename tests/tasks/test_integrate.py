@@ -340,3 +340,12 @@ def test_threads_stay_as_asked_whatever_other_libraries_do(tmp_path):
         with run.timed("load"):
             torch.set_num_threads(2)
         assert torch.get_num_threads() == 1
+
+
+def test_metrics_may_be_left_out(run, unpaired, check_report):
+    result = run(two(unpaired), links=[unpaired / "links.tsv"], metrics=False, html=True)
+    report = check_report(result.output.with_suffix("").with_suffix(".report.json"))
+    assert report["metrics"] == {}
+    assert report["baselines"] == {}
+    assert result.output.exists()
+    assert result.output.with_name("out.report.html").exists()
