@@ -248,7 +248,7 @@ class Encodes(Protocol):
 class EntersLinearly(Protocol):
     """Capability: an encoder that begins with a linear layer: `leave` of `enter` is `encode`.
 
-    A changed feature adds a row of its weights; only the narrow layers behind are computed again.
+    A changed feature adds a row of its weights; neighbours over which inputs are averaged stay.
     """
 
     def entry_weights(self, modality: str) -> Tensor:

@@ -155,21 +155,20 @@ class Sccross:
         return self.module.encode(modality, self.module.inputs(modality, x))[1][0]
 
     def entry_weights(self, modality: str) -> Tensor:
-        """Weights of the projection to components, `(n_vars, n_components)`."""
-        return self.module.projection(modality).weight
+        """Weights of the projection, and the cell's own part of the average, `(n_vars, n_components)`."""
+        return self.module.projection(modality).weight * self.module.own_part(modality)
 
     def entry_values(self, modality: str, values: Tensor, library: Tensor) -> Tensor:
         """Return single values `(n,)` as the projection sees them in cells of a total `(n,)`."""
         return self.module.projection(modality).formed(values, library)
 
     def enter(self, modality: str, x: Tensor) -> Tensor:
-        """Components, `(B, n_components)`."""
-        components: Tensor = self.module.projection(modality)(x)
-        return components
+        """Components averaged over training cells, `(B, n_components)`."""
+        return self.module.inputs(modality, x)
 
     def leave(self, modality: str, hidden: Tensor) -> Tensor:
-        """Average components over training cells and encode them, `(B, n_latent)`."""
-        return self.module.encode(modality, self.module.averaged(modality, hidden))[1][0]
+        """Encode averaged components, `(B, n_latent)`: a cell's neighbours stay those before a change."""
+        return self.module.encode(modality, hidden)[1][0]
 
     def encode_cells(self, batch: Minibatch) -> Tensor:
         """Mean over a cell's modalities of the common latent, `(B, n_latent)`."""

@@ -109,8 +109,17 @@ class SccrossModule(nn.Module):
 
     def averaged(self, name: str, components: Tensor) -> Tensor:
         """Average components over the nearest training cells, `(B, k)`."""
-        reference = getattr(self, f"reference_{self.names.index(name)}")
+        reference = self._reference(name)
         return smoothed(components, reference, self.part(name).n_neighbors, self.params.input_smoothing)
+
+    def own_part(self, name: str) -> float:
+        """Return how much of such an average is the cell itself, its neighbours being given."""
+        averages = len(self._reference(name)) and self.part(name).n_neighbors
+        return 1 - self.params.input_smoothing if averages else 1.0
+
+    def _reference(self, name: str) -> Tensor:
+        found: Tensor = getattr(self, f"reference_{self.names.index(name)}")
+        return found
 
     def projection(self, name: str) -> Projection:
         """Return the fitted projection of a modality."""

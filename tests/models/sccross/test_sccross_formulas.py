@@ -198,4 +198,9 @@ def test_a_changed_feature_enters_linearly(form):
     formed = net.projection("rna").formed(
         torch.cat([x[:, :2], new[:, None], x[:, 3:]], 1), library.unsqueeze(1)
     )
-    torch.testing.assert_close(moved, formed @ net.projection("rna").weight - net.projection("rna").shift)
+    components = formed @ net.projection("rna").weight - net.projection("rna").shift
+    # the neighbours before the change are kept
+    before = net.projection("rna")(x)
+    mean = net.averaged("rna", before) - (1 - net.params.input_smoothing) * before
+    torch.testing.assert_close(moved, (1 - net.params.input_smoothing) * components + mean)
+    assert 0 < net.params.input_smoothing < 1
