@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mocli.data.modality import ModalityFile
     from mocli.data.values import Health
     from mocli.models.base import Traits
+    from mocli.report.record import MetricRecord
     from mocli.tasks.evaluate import Scores
     from mocli.tasks.prepare import Plan, Prepared
     from mocli.tasks.run import Run
@@ -77,9 +78,11 @@ def warn_small(run: Run, prepared: Prepared, params: Any) -> None:
             )
 
 
-def warn_confounded(run: Run, prepared: Prepared) -> None:
-    """Say where no batch holds cells that were measured in different ways."""
+def warn_batches(run: Run, prepared: Prepared) -> None:
+    """Say where batches are one, or where none holds cells that were measured in different ways."""
     bundle = prepared.bundle
+    if bundle.batch is not None and len(bundle.batch.levels) == 1:
+        run.warn(f"all cells are of one batch, '{bundle.batch.levels[0]}': there is nothing to correct")
     if bundle.pairing is not Pairing.MOSAIC or bundle.batch is None or len(bundle.batch.levels) < 2:
         return
     patterns, codes = bundle.patterns(), bundle.batch.codes
@@ -150,6 +153,19 @@ def describe_scores(run: Run, scores: Scores) -> None:
         run.say(f"  {key} {entry['value']:.3f} ({arrow}{beside})")
     if len(measured) > len(shown):
         run.say(f"  {len(measured) - len(shown)} more metrics are in the report")
+    for baseline in (b for b in scores.baselines.values() if not b.get("is_bound")):
+        both = [k for k in leading if baseline["metrics"].get(k, {}).get("value") is not None]
+        worse = [k for k in both if _worse(scores.metrics[k], baseline["metrics"][k])]
+        if 2 * len(worse) > len(both) > 1:
+            run.warn(
+                f"'{baseline['title']}', which needs no training, is better in {len(worse)} of {len(both)} "
+                f"leading metrics ({', '.join(worse[:4])}): look at the report before you use this latent"
+            )
+
+
+def _worse(mine: MetricRecord, other: MetricRecord) -> bool:
+    sign = 1 if mine["better"] == "higher" else -1
+    return sign * (mine["value"] or 0.0) < sign * (other["value"] or 0.0)
 
 
 def _name(key: str) -> str:

@@ -131,8 +131,7 @@ class Imputation:
             for note in (note for f in files for note in f.notes):
                 run.say(note)
             check_task(saved.description["model"], task)
-            if request.of_training:
-                run.warn(f"the model is trained already: {', '.join(request.of_training)} change nothing")
+            request.tell_unused(run.warn)
             source, target = direction_of_model(asked, saved, files)
         by_name = {f.name: f for f in files}
         if asked.from_model is None:

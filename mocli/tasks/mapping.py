@@ -108,7 +108,7 @@ def warn_unused(run: Run, request: Request, saved: SavedModel) -> None:
     if request.data.covariate_keys or request.data.continuous_keys:
         given.append("--covariate and --continuous")
     if given:
-        run.warn(f"the reference is trained already: {', '.join(given)} change nothing")
+        run.warn(f"the reference is trained already, which these do not change: {', '.join(given)}")
 
 
 def describe_query(run: Run, query: Query) -> None:

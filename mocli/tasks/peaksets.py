@@ -200,6 +200,12 @@ def pairs_of(sets: list[PeakSet]) -> tuple[IntArray, IntArray]:
     return np.concatenate(unit), np.concatenate(peak)
 
 
+_COLUMNS = (
+    *("set", "group", "n_cells", "n_peaks", "n_random", "change", "change_random", "t", "p", "fdr"),
+    *("effect", "p_matched", "fraction_closing", "fraction_closing_random"),
+)
+
+
 def compare_sets(
     sets: list[PeakSet],
     silenced: Silenced,
@@ -247,7 +253,7 @@ def compare_sets(
                     "fraction_closing_random": share[1],
                 }
             )
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows, columns=list(_COLUMNS))
     for group in names:
         mine: BoolArray = (table["group"] == group).to_numpy() if len(table) else np.zeros(0, bool)
         if mine.any():

@@ -173,8 +173,7 @@ class PerturbationRun:
         for note in (note for f in files for note in f.notes):
             run.say(note)
         check_task(saved.description["model"], Task.PERTURB)
-        if request.of_training:
-            run.warn(f"the model is trained already: {', '.join(request.of_training)} change nothing")
+        request.tell_unused(run.warn)
         if asked.source_modality is not None:
             check_modality(saved, asked.source_modality, "--source-modality")
         if asked.target_modality is not None and asked.target_modality not in saved.modalities:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mocli.tasks.options import DataOptions, OutputOptions, RunOptions, TrainOptions, one_of, preset_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 NO_STRINGS: Mapping[str, str] = {}
 NO_NUMBERS: Mapping[str, int] = {}
@@ -24,6 +24,11 @@ class Request:
     train: TrainOptions
     run: RunOptions
     output: OutputOptions
+
+    def tell_unused(self, warn: Callable[[str], None]) -> None:
+        """Say which options have no effect where no model is trained."""
+        if self.of_training:
+            warn(f"the model is trained already, which these do not change: {', '.join(self.of_training)}")
 
     @property
     def of_training(self) -> list[str]:

@@ -59,7 +59,9 @@ class Run:
         with self._reported():
             self.paths.check(force=self.output.force)
             resuming = options.resume != "never" and self.paths.checkpoints.exists()
-            self._stack.enter_context(open_log(self.paths.log, command=self.report.command, append=resuming))
+            # a forced run that fails must not take the log of the results that stay
+            append = resuming or self.paths.output.exists()
+            self._stack.enter_context(open_log(self.paths.log, command=self.report.command, append=append))
             self._stack.enter_context(_signals_raise())
             self.device = choose_device(options.device)
             threads = self._threads = choose_threads(options.threads)

@@ -117,8 +117,7 @@ def silence_in_model(
         saved = load_model(asked.from_model)
         run.say(f"model: {saved.description['model']} from {asked.from_model}")
         check_task(saved.description["model"], Task.GENE2PEAK)
-        if request.of_training:
-            run.warn(f"the model is trained already: {', '.join(request.of_training)} change nothing")
+        request.tell_unused(run.warn)
     kinds = {name: ModalityKind(m["kind"]) for name, m in saved.modalities.items()}
     rna, atac = choose_modalities(kinds, asked.source, asked.target)
     check_values(saved, rna, atac)

@@ -105,8 +105,7 @@ class Simulation:
             run.say(f"model: {saved.description['model']} from {asked.from_model}")
             for note in (note for f in files for note in f.notes):
                 run.say(note)
-            if request.of_training:
-                run.warn(f"the model is trained already: {', '.join(request.of_training)} change nothing")
+            request.tell_unused(run.warn)
         saved.model.module.to(run.device)
         return cls(run, request, asked, saved, files, trained)
 

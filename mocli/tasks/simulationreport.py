@@ -120,6 +120,10 @@ def _nearest_labels(work: Simulation) -> Any:
     return out
 
 
+TOLD_APART = 0.9
+"""Discriminability from which a classifier hardly ever errs."""
+
+
 def evaluate(work: Simulation) -> Generated | None:
     """Compare with real cells where there are some; figures go to the report and the log."""
     run = work.run
@@ -159,6 +163,11 @@ def evaluate(work: Simulation) -> Generated | None:
         if isinstance(value, float):
             best = "" if beside is None else f"; other real cells {beside:.3f}"
             run.say(f"  {judged.key} {value:.3f} (best {judged.metric.best:g}{best})")
+            if judged.key.startswith("discriminability") and value > TOLD_APART > (beside or 0.0):
+                run.warn(
+                    f"simulated cells are told from real ones nearly always ({judged.key} {value:.2f}): do "
+                    "not take them for data; train the model longer, or try another"
+                )
     return cells
 
 

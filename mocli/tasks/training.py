@@ -25,7 +25,7 @@ from mocli.tasks.describe import (
     describe_inputs,
     describe_model,
     describe_training,
-    warn_confounded,
+    warn_batches,
     warn_small,
 )
 from mocli.tasks.evaluate import return_freed_memory
@@ -96,7 +96,7 @@ def train_model(
         prepared = load(made, params, seed=request.run.seed, say=run.say, warn=run.warn)
         describe_inputs(run, made, prepared.health)
     warn_small(run, prepared, params)
-    warn_confounded(run, prepared)
+    warn_batches(run, prepared)
     with run.timed("train"):
         model, done = train(run, request.train, made, prepared, params)
     describe_model(run, made.traits, model.params, made.why_model)
