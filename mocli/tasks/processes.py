@@ -61,8 +61,16 @@ class Processes:
                     self._start(waiting.pop(0))
                 self._gather(codes, total=len(trainings))
                 time.sleep(POLL_S)
-        except BaseException as error:
-            self._stop(error.signum if isinstance(error, Interrupted) else signal.SIGTERM)
+        except Interrupted as error:
+            self._stop(error.signum)
+            done = sum(code == 0 for code in codes.values())
+            raise Interrupted(
+                error.signum,
+                f"signal {error.signum} received: {done} of {len(trainings)} runs are finished",
+                hint="repeat the command: finished runs are kept, the others go on from their checkpoint",
+            ) from None
+        except BaseException:
+            self._stop(signal.SIGTERM)
             raise
         return codes
 

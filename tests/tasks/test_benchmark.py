@@ -302,6 +302,7 @@ def test_a_signal_is_passed_on_and_the_next_call_goes_on(unpaired, tmp_path):
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143, said
+    assert "0 of 1 runs are finished" in said
     assert (log.parent / "out.ckpt" / "checkpoint.safetensors").exists(), "the run has kept what it had"
     assert json.loads((tmp_path / "b.report.json").read_text())["status"] == "interrupted"
     assert not (tmp_path / "b.tsv").exists()
