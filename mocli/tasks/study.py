@@ -152,7 +152,10 @@ def _wrong(edge: EdgeLinks, share: float, seed: int) -> list[str]:
     n = len(edge.weight)
     chosen = rng.choice(n, max(2, round(share * n)), replace=False) if n > 1 else np.arange(0)
     target = edge.target_index.copy()
-    target[chosen] = np.roll(target[chosen], 1)
+    # in the order of targets, and moved by the longest run of one: none meets its own again
+    chosen = chosen[np.argsort(target[chosen], kind="stable")]
+    longest = int(np.unique(target[chosen], return_counts=True)[1].max(initial=0))
+    target[chosen] = np.roll(target[chosen], longest)
     pairs = np.stack([edge.source_index, target], axis=1)
     _, first = np.unique(pairs, axis=0, return_index=True)
     return list(_rows(edge, np.sort(first), target))
