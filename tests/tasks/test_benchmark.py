@@ -293,7 +293,7 @@ def test_a_signal_is_passed_on_and_the_next_call_goes_on(unpaired, tmp_path):
     words += ["-s", "n_hidden=16", "-s", "batch_size=32"]
     process = subprocess.Popen([str(w) for w in words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     log = tmp_path / "b.runs/integrate-scmodal-seed0/out.log"
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while not (log.exists() and "align" in log.read_text()):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
