@@ -1,6 +1,6 @@
 """`mocli perturb` on cells whose truth is known: interferon, CRISPR knock-outs, antibodies.
 
-    python tests/benchmarks/perturb_truth.py interferon|crispr|antibodies FOLDER [--seeds 0 1 2] [--steps N]
+    python tests/benchmarks/perturb_truth.py interferon|crispr|antibodies FOLDER [--seeds 0] [--steps N] [--model M]
 
 FOLDER holds the real data sets; models are trained in a temporary folder.
 """
@@ -19,13 +19,14 @@ import mocli
 
 INTERFERON = ("ISG15", "IFI6", "IFIT1", "IFIT3", "MX1", "ISG20")
 TRAINED: dict[str, int] = {}
+MODEL = {"model": "multigrate"}
 QUIET = {"html": False, "threads": 1, "device": "cpu"}
 
 
 def interferon(folder: Path, work: Path, seed: int) -> None:
     """Screen control cells for what takes them to interferon-stimulated ones."""
     data = folder / "kang_ifnb_pbmc_labelled.h5ad"
-    mocli.integrate([data], output=work / "m.h5mu", model="multigrate", seed=seed, **QUIET, **TRAINED)
+    mocli.integrate([data], output=work / "m.h5mu", seed=seed, **MODEL, **QUIET, **TRAINED)
     for effect, direction in (("scale=0.5", "up"), ("log-shift=1", "up")):
         mocli.perturb(
             [data], from_model=work / "m.model", output=work / "s.tsv", source="condition=ctrl",
@@ -50,8 +51,9 @@ def interferon(folder: Path, work: Path, seed: int) -> None:
 def crispr(folder: Path, work: Path, seed: int) -> None:
     """Knock out the measured targets in control cells, and hold predictions against guides."""
     result = mocli.perturb(
-        [folder / "papalexi_thp1_crispr.h5ad"], output=work / "c.tsv", model="multigrate", batch_key="batch",
-        source="condition=control", truth="condition", effect="knockout", seed=seed, **QUIET, **TRAINED,
+        [folder / "papalexi_thp1_crispr.h5ad"], output=work / "c.tsv", batch_key="batch",
+        source="condition=control", truth="condition", effect="knockout", seed=seed,
+        **MODEL, **QUIET, **TRAINED,
     )  # fmt: skip
     table = result.report["tables"]["truth"]
     print(f"seed {seed}\n" + pd.DataFrame(table["rows"], columns=table["columns"]).round(3).to_string())
@@ -63,7 +65,8 @@ def crispr(folder: Path, work: Path, seed: int) -> None:
 def antibodies(folder: Path, work: Path, seed: int) -> None:
     """Lower CD4, read the proteins."""
     data, links = folder / "eccite_pbmc_49adt.h5mu", folder / "eccite_pbmc_49adt.links.tsv"
-    for model, more in (("multigrate", {}), ("scmodal", {"links": [links]})):
+    linked = {"scmodal": {"links": [links]}, "sccross": {"links": [links]}}
+    for model, more in ((name, linked.get(name, {})) for name in dict.fromkeys((MODEL["model"], "scmodal"))):
         mocli.perturb(
             [data], output=work / f"{model}.tsv", model=model, features="CD4", target_modality="prot",
             group_key="cell_type_gated", direction="down", seed=seed, **more, **QUIET, **TRAINED,
@@ -85,7 +88,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, help="of training at most; else what the preset takes")
+    parser.add_argument("--model", default=MODEL["model"])
     asked = parser.parse_args()
+    MODEL["model"] = asked.model
     if asked.steps:
         TRAINED["max_steps"] = asked.steps
     for seed in asked.seeds:
