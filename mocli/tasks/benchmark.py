@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mocli.data.io import parse_source
 from mocli.errors import UsageError
 from mocli.log import logger
-from mocli.tasks.campaign import TASKS, Asked, check_parameters, choose_models, trainings
+from mocli.tasks.campaign import TASKS, Asked, check_parameters, check_sets, choose_models, trainings
 from mocli.tasks.contender import others_embedding
 from mocli.tasks.ground import prepare_ground
 from mocli.tasks.options import listed_names, one_of
@@ -169,6 +169,7 @@ def _planned(
     chosen, skipped = choose_models(asked, ground, links=bool(request.data.links))
     names = list(dict.fromkeys(name for of in chosen.values() for name in of))
     check_parameters(request.train.params, names)
+    check_sets(request.data.gene_sets, names)
     direction = None
     if Task.IMPUTE in asked.tasks:
         kinds = {f.name: f.kind for f in ground.files}
