@@ -78,7 +78,8 @@ def integrate(
     -------
     Result
         The latent itself lies in the output: `obsm["X_<model>"]` of every
-        modality and of the whole.
+        modality and of the whole; with a model that has spaces for covariates,
+        `obsm["X_<model>_<covariate>"]` as well.
 
     Raises
     ------
