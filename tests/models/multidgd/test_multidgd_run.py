@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file
 from scipy import sparse
+from sklearn.metrics import normalized_mutual_info_score
 
 import mocli
 from mocli.errors import InputError
@@ -67,6 +68,9 @@ def test_cells_get_places_and_clusters(trained):
         assert ((obs["multidgd_cluster_probability"] > 1 / 3 - 1e-6).all()) & (len(clusters) == 90)
     agreement = report["metrics"]["cluster_agreement"]
     assert agreement["value"] > 0.8
+    assert report["metrics"]["cluster_agreement_nmi"]["value"] == pytest.approx(
+        normalized_mutual_info_score(found["rna"].obs["cell_type"], found["rna"].obs["multidgd_cluster"])
+    )
     assert report["model"]["params"]["n_components"] == 3
 
 
