@@ -120,9 +120,12 @@ def column_of(model: str) -> str:
 
 
 def find_clusters(
-    run: Run, name: str, model: Model, latent: Latent, bundle: MultiOmics
+    run: Run, name: str, model: Model, latent: Latent, bundle: MultiOmics, names: Mapping[str, str]
 ) -> tuple[Clustered, ...]:
-    """Return the clusters of a model that has some, after telling how far they agree with the labels."""
+    """Return the clusters of a model that has some, after telling how far they agree with the labels.
+
+    `names` gives the file's name of each of the model's modalities that was measured.
+    """
     if not isinstance(model, Clusters) or latent.joint is None:
         return ()
     probability = cluster_cells(model, latent.joint, run.device)
@@ -133,5 +136,5 @@ def find_clusters(
         run.report.metrics[key] = entry
         if entry["value"] is not None:
             run.say(f"  {key} {entry['value']:.3f} (higher is better; {_SAID[key]} with the labels)")
-    cells = {modality: bundle.cells_of(modality) for modality in bundle.modalities}
+    cells = {own: bundle.cells_of(modality) for modality, own in names.items()}
     return (Clustered(name, {m: codes[c] for m, c in cells.items()}, {m: best[c] for m, c in cells.items()}),)

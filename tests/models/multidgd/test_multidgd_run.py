@@ -154,6 +154,7 @@ def test_a_query_of_a_new_batch_alone_joins_the_reference(trained, folder, names
     from mocli.metrics.clusters import ari
 
     assert ari(np.arange(60) % 3, cluster) > 0.5
+    np.testing.assert_array_equal(found["rna"].obs["multidgd_cluster"].astype(int), cluster + 1)
     grown = load_model(placed.with_suffix(".model")).model
     assert grown.shape.levels["batch"] == ("a", "b", "c")
     places, _ = places_of(placed)
