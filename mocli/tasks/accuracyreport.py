@@ -173,6 +173,12 @@ _DETECTIONS = {
         "features",
         "0.5 is guessing, 1 is perfect",
     ),
+    "true_positive_rate": (
+        "True positive rate",
+        "Share of the cells that have a feature which are called (recall) where as many cells are called as "
+        "have it, median over features",
+        "the share of cells that have it is what guessing gives, 1 is perfect",
+    ),
 }
 
 
