@@ -187,8 +187,10 @@ def _layer(
     signed: bool,
     counts: bool,
 ) -> LayerChoice:
-    counts = counts or traits.expects[file.kind] == "counts"
-    layer = choose_layer(file, requested, wants_counts=counts, allow_negative=signed)
+    always = traits.expects[file.kind] == "counts"
+    counts = counts or always
+    normal = asked is None and not always and "normal" in traits.likelihoods.get(file.kind, ())
+    layer = choose_layer(file, requested, wants_counts=counts, allow_negative=signed, takes_normal=normal)
     if asked == "lognorm" and layer.values is ValueKind.LOGNORM:
         # a second logarithm is never meant; scaled counts are welcome
         return choose_layer(file, layer.layer, wants_counts=True)
