@@ -9,6 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 from sknetwork.clustering import Louvain
 
 import mocli
+from mocli.__main__ import main
 from mocli.data.bundle import Codes
 from mocli.errors import UsageError
 from mocli.tasks.graphclusters import GraphClusters
@@ -76,3 +77,9 @@ def test_cells_of_other_modalities_have_no_cluster():
 def test_a_resolution_is_above_zero(unpaired, tmp_path, resolution):
     with pytest.raises(UsageError, match="above zero"):
         mocli.integrate([unpaired / "rna.h5ad"], output=tmp_path / "o.h5mu", clusters=resolution)
+
+
+@pytest.mark.parametrize("given", ["0", "nan", "high"])
+def test_the_command_line_refuses_what_is_no_resolution(unpaired, tmp_path, given):
+    words = [unpaired / "rna.h5ad", "-o", tmp_path / "o.h5mu", "--clusters", given]
+    assert main(["integrate", *map(str, words)]) == 2
