@@ -175,8 +175,8 @@ def describe_rankings(run: Run, records: Sequence[Record], ranked: dict[str, Ran
 HOW_RANKED = (
     "A metric counts from 0 (worst of all methods, mean over seeds) to 1 (best); an aspect is the mean of "
     "its metrics, overall the mean of the aspects that were measured of every ranked method. "
-    "'shuffled' is chance, 'perfect' was told the answer; neither is ranked. Models that train on the pairing "
-    "of cells have seen the partners that they are asked for here."
+    "'shuffled' is chance, 'perfect' was told the answer; neither is ranked. Models that train on the "
+    "pairing of cells have seen the partners that they are asked for here."
 )
 
 
