@@ -1,11 +1,12 @@
 """multiDGD beside MultiVI: expected counts and accessibility of cells that neither was trained on.
 
-    python tests/benchmarks/beside_multivi.py DATA.h5mu --python OTHER/bin/python [--epochs 50] [--cells N] [--seed 0]
+    python tests/benchmarks/beside_multivi.py DATA.h5mu --python OTHER/bin/python [--epochs 50]
+        [--cells N] [--seed 0]
 
 The other Python has scvi-tools; MOCLI_SCVI_PYTHON may name it instead. DATA has `rna` and `atac` counts
 of the same cells and a column `batch`, which both models are told. A tenth of the cells, the same for
-both, is kept out. MultiVI's epochs are cut (its default is 500, stopped early), or `--cells` drawn, for the time they
-take on one core; multiDGD trains until its own held-out cells are no longer described better. Then both place
+both, is kept out. MultiVI's epochs are cut (its default is 500, stopped early), or `--cells` drawn,
+for the time they take on one core; multiDGD trains until its own held-out cells are no longer described better. Then both place
 the cells by all that was measured of them and say what they expect.
 
 RMSE is of RNA counts, all cells and genes, expected with the cell's own total. MultiVI's zero-inflated
