@@ -5,14 +5,15 @@
 
 The other Python has scvi-tools; MOCLI_SCVI_PYTHON may name it instead. DATA has `rna` and `atac` counts
 of the same cells and a column `batch`, which both models are told. A tenth of the cells, the same for
-both, is kept out. MultiVI's epochs are cut (its default is 500, stopped early), or `--cells` drawn,
-for the time they take on one core; multiDGD trains until its own held-out cells are no longer described better. Then both place
-the cells by all that was measured of them and say what they expect.
+both, is kept out. MultiVI's epochs are cut (its default is 500, stopped early), or `--cells` drawn, for
+the time they take on one core; multiDGD trains until its own held-out cells are no longer described
+better. Then both place the cells by all that was measured of them and say what they expect.
 
 RMSE is of RNA counts, all cells and genes, expected with the cell's own total. MultiVI's zero-inflated
-likelihood has two: proportions of its normalised expression times the total, and the same with its
-excess zeros taken out. AUPRC is of accessibility (a count that is not zero), all cells and peaks in one
-ranking. `mean` is the mean of the training cells' proportions, times the cell's own total.
+likelihood has four: proportions of its normalised expression times the total, or its own rates by the
+library that it infers, each also with its excess zeros taken out. AUPRC is of accessibility (a count
+that is not zero), all cells and peaks in one ranking. `mean` is the mean of the training cells'
+proportions, times the cell's own total.
 """
 
 import argparse
@@ -109,11 +110,13 @@ def by_multivi(
     )
     arrays = np.load(target)
     order = np.argsort(arrays["cells"])[np.searchsorted(np.sort(arrays["cells"]), held.mod["rna"].obs_names)]
-    rna, seen, atac = (arrays[name][order] for name in ("rna", "seen", "atac"))
+    rna, seen, rate, atac = (arrays[name][order] for name in ("rna", "seen", "rate", "atac"))
     proportions = totals(held, "rna") * rna
     ways = {
         f"MultiVI, {epochs} epochs": {"rna": proportions, "atac": atac},
         "  without excess zeros": {"rna": proportions * seen},
+        "  by the library that it infers": {"rna": rate},
+        "  and without excess zeros": {"rna": rate * seen},
     }
     return ways, {**told, "cpu_s": round(used.cpu_s)}
 
