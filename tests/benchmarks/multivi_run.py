@@ -37,7 +37,8 @@ def main(train, held, epochs, seed, target, answer):
     """Train with defaults but for the number of epochs, and write what is expected of held-out cells.
 
     `rna` holds proportions among genes (its normalised expression), `seen` the probability that a count
-    is not an excess zero, `rate` its expected counts by the library that it infers, `atac` the probability that a peak is seen in this very cell.
+    is not an excess zero, `rate` its expected counts by the library that it infers, `atac` the probability
+    that a peak is seen in this very cell.
     """
     scvi.settings.seed = int(seed)
     data, new = read(train), read(held)
