@@ -12,6 +12,7 @@ from mocli.tasks import accuracy
 from mocli.tasks.calibration import Calibration, fitting, load_calibrations, save_calibrations
 from mocli.tasks.compared import baselines, on_partners
 from mocli.tasks.decodebatch import check_before_training
+from mocli.tasks.denoised import Denoised
 from mocli.tasks.direction import (
     Direction,
     check_peaks,
@@ -72,6 +73,8 @@ class Imputation:
         Pairs of features to correlate, and what was found; None where not asked for.
     predictor, why
         What makes values of places, and why this one.
+    denoised
+        Puts these values at the depth of each cell, where a modality is imputed from itself.
     """
 
     run: Run
@@ -92,6 +95,7 @@ class Imputation:
     columns: IntArray = field(init=False)
     predictor: Predictor = field(init=False)
     why: str = field(init=False)
+    denoised: Denoised | None = None
     evaluation: Evaluation | None = None
     calibration: Calibration | None = None
     related: Related | None = None
@@ -237,11 +241,19 @@ class Imputation:
             say=run.say,
             warn=run.warn,
         )
+        if self.source == self.target:
+            self.denoised = Denoised.of(self.predictor, self.readout, aligned)
         run.say(f"{self.source} -> {self.target}: {self.source_file.n_obs:,} cells encoded")
         run.say(f"values by the {self.predictor.name} ({self.why})")
 
     def check(self) -> None:
         """Compare with measured values where there are some; find intervals."""
+        if self.denoised is not None:
+            self.run.say(
+                f"neither intervals nor accuracy: {self.target} of these cells was seen, and agreement with "
+                "it would be reconstruction"
+            )
+            return
         kept = {} if self.asked.from_model is None else load_calibrations(self.asked.from_model)
         if len(self.checked) >= FEWEST_CHECKED and self.target_file is not None:
             for scale in dict.fromkeys((self.asked.scale, "log", *self.readout.by_scale)):
@@ -317,9 +329,18 @@ class Imputation:
     def rows_to_fill(self) -> tuple[IntArray, BoolArray]:
         """Rows of the source that are written, and which of them lack the target or had it hidden."""
         n = self.source_file.n_obs
+        if self.denoised is not None:
+            return np.arange(n), np.zeros(n, dtype=bool)
         lacks = rows_lacking(self.source, self.target, n, self.pairs, self.checked, self.asked)
         rows = np.arange(n) if self.asked.cells == "all" else np.flatnonzero(lacks)
         return rows, lacks[rows]
+
+    def values(self, rows: IntArray) -> FloatArray:
+        """Return what is written of some rows of the source, `(n, n_columns)`."""
+        z, scale = self.z[rows], self.asked.scale
+        if self.denoised is not None:
+            return self.denoised.predict(z, rows, scale, self.columns)
+        return self.predictor.predict(z, scale, self.columns)
 
     def deliver(self) -> None:
         """Write file and report."""
