@@ -51,7 +51,11 @@ class ImputeOptions:
     ] = "missing"
     evaluate: Annotated[
         bool,
-        option("--evaluate", panel=IMPUTATION, help="Hide measured values, predict them and compare"),
+        option(
+            "--evaluate",
+            panel=IMPUTATION,
+            help="Hide measured values, predict them and compare, with --label-key also by label",
+        ),
     ] = False
     hold_out: Annotated[
         str,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from mocli.data.obs import find_column
 from mocli.errors import InputError
 from mocli.tasks import accuracy
 from mocli.tasks.calibration import Calibration, fitting, load_calibrations, save_calibrations
@@ -28,6 +29,7 @@ from mocli.tasks.direction import (
 )
 from mocli.tasks.holdout import without
 from mocli.tasks.inference import place_cells
+from mocli.tasks.labelled import ByLabel
 from mocli.tasks.pairing import relate
 from mocli.tasks.predictor import Predictor, choose_predictor, readout_from
 from mocli.tasks.prepare import open_modalities
@@ -67,6 +69,8 @@ class Imputation:
         Rows of the same cell in source and target files, `(n, 2)`.
     checked
         Rows of `pairs` whose target was hidden and is compared.
+    kept
+        Rows of the target that are no secret: all but those hidden in training.
     trained
         What was trained in this run, None where a model was given.
     candidates, related
@@ -89,6 +93,7 @@ class Imputation:
     target_file: ModalityFile | None
     pairs: IntArray
     checked: IntArray
+    kept: IntArray
     trained: Trained | None
     candidates: Candidates | None
     z: FloatArray = field(init=False)
@@ -97,6 +102,7 @@ class Imputation:
     why: str = field(init=False)
     denoised: Denoised | None = None
     evaluation: Evaluation | None = None
+    by_label: ByLabel | None = None
     calibration: Calibration | None = None
     related: Related | None = None
 
@@ -161,10 +167,12 @@ class Imputation:
                 )
         pairs = shared_cells(files, relation, request.data.pair_key, source_file, target_file)
         checked = np.zeros(0, np.int64)
+        kept = np.arange(0 if target_file is None else target_file.n_obs)
         if asked.from_model is None:
             out = asked.hold_out.choose(
                 files, pairs if len(pairs) else None, source, target, seed=request.run.seed
             )
+            kept = np.flatnonzero(~out[target])
             n_out = sum(int(o.sum()) for o in out.values())
             if n_out:
                 told = ", ".join(f"{int(o.sum()):,} of {name}" for name, o in out.items() if o.any())
@@ -182,6 +190,8 @@ class Imputation:
             )
         direction = Direction(source, target, source_file, target_file, given)
         # before training: mistakes show in seconds
+        if asked.evaluate and request.data.label_key is not None:
+            find_column(files, request.data.label_key, option="--label-key")
         columns_of(asked.features, direction.target_names, target)
         rows_lacking(source, target, source_file.n_obs, pairs, checked, asked)
         chosen = candidates(direction) if candidates else None
@@ -199,7 +209,7 @@ class Imputation:
         relation = relation or relate([source_file.obs.index], "unpaired")
         return cls(
             run, request, asked, saved, files, relation, source, target, source_file, target_file,
-            pairs, checked, trained, chosen,
+            pairs, checked, kept, trained, chosen,
         )  # fmt: skip
 
     @property
@@ -312,11 +322,14 @@ class Imputation:
         )
         x = aligned.read(true_cells)
         readout = self.readout
+        # of other scales only the intervals are kept
+        asked = scale == self.asked.scale
+        if asked:
+            self.by_label = ByLabel.of(self, scale, cells, aligned)
         return accuracy.evaluate(
             lambda columns: readout.measured(x, scale, columns, aligned.absent),
             lambda columns: self.predictor.predict(self.z[cells], scale, columns),
-            # of the other scales only the intervals are kept
-            baselines(self, scale, cells, aligned) if scale == self.asked.scale else {},
+            baselines(self, scale, cells, aligned) if asked else {},
             n_vars=readout.n_vars,
             n_cells=len(rows),
             coverage=self.asked.coverage,
@@ -324,6 +337,7 @@ class Imputation:
             seed=seed,
             # of peaks the question is whether they are open at all
             detect=self.target_file.kind is ModalityKind.ATAC and scale != "scaled" and readout.floor == 0,
+            see=self.by_label.see if asked and self.by_label is not None else None,
         )
 
     def rows_to_fill(self) -> tuple[IntArray, BoolArray]:
