@@ -81,7 +81,7 @@ def choose_predictor(
         elif problem is not None:
             route, why = Route.READOUT, problem
         elif source == target:
-            route, why = Route.DECODER, f"it was trained to give {target} of cells placed by it"
+            route, why = Route.DECODER, f"{target} is what it was trained to give back"
         elif fits:
             route, why = Route.READOUT, f"fitted to cells placed by {source} alone"
         else:
