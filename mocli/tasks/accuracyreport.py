@@ -121,6 +121,8 @@ def report_figures(work: Imputation) -> None:
             "definition": "As the coverage of intervals, over the measured values that are not zero.",
             "sentence": "Where most values are zero, intervals may hold all zeros and fewer of the others.",
         }
+    for name, entries in work.by_label.figures(direction).items() if work.by_label is not None else ():
+        (run.report.metrics if name == "model" else run.report.baselines[name]["metrics"]).update(entries)
     for key, entry in run.report.metrics.items():
         if entry["value"] is not None:
             beside = "".join(

@@ -174,12 +174,12 @@ def _planned(
     if Task.IMPUTE in asked.tasks:
         kinds = {f.name: f.kind for f in ground.files}
         source, target = likely_direction(asked.source, asked.target, kinds)
-        if source is None or target is None:
+        if source is None or target is None or source == target:
             raise UsageError(
                 "which modality is to be imputed from which?",
                 field="--from, --to",
                 found=", ".join(f.name for f in ground.files),
-                hint="name both",
+                hint="name two",
             )
         direction = (source, target)
     studies = studies_of(options.studies, ground, asked.seeds, names, folder, write=not dry)
