@@ -14,7 +14,7 @@ import typer
 
 from mocli.cli import values
 from mocli.cli.option import option
-from mocli.cli.training import ModelOptions, ScheduleOptions, SeedOptions
+from mocli.cli.training import ModelOptions, ScheduleOptions, SeedOptions, StartOptions
 from mocli.cli.values import Pairs, choice
 from mocli.types import ModalityKind
 
@@ -336,6 +336,7 @@ SHARED = (
     DataOptions,
     ModelOptions,
     ScheduleOptions,
+    StartOptions,
     SeedOptions,
     RunOptions,
     CommandOptions,

@@ -61,6 +61,8 @@ class Choice:
         Number of highly variable features; None keeps all.
     keep
         Names of features that are kept besides.
+    selects
+        Whether the user said which features are kept.
     """
 
     file: ModalityFile
@@ -71,6 +73,7 @@ class Choice:
     n_top: int | None
     likelihood: str | None = None
     keep: tuple[str, ...] = ()
+    selects: bool = False
 
     @property
     def summary(self) -> str:
@@ -120,6 +123,7 @@ def choose(file: ModalityFile, data: DataOptions, traits: Traits) -> Choice:
         ),
         likelihood=likelihood,
         keep=tuple(data.keep.get(file.name, ())),
+        selects=file.name in data.hvg,
     )
 
 

@@ -105,8 +105,15 @@ def describe_model(run: Run, traits: Traits, params: object, reason: str) -> Non
     }
 
 
-def describe_training(run: Run, done: Fit, n_rows: int) -> None:
-    """Record what training did, on that many rows of all modalities."""
+def describe_training(
+    run: Run,
+    done: Fit,
+    n_rows: int,
+    *,
+    init_from: dict[str, Any] | None = None,
+    frozen: dict[str, Any] | None = None,
+) -> None:
+    """Record what training did, on that many rows of all modalities, and what it started from."""
     run.report.training = {  # type: ignore[assignment]
         "phases": done.phases,
         "steps": done.steps,
@@ -116,6 +123,8 @@ def describe_training(run: Run, done: Fit, n_rows: int) -> None:
         "resumed_from_step": done.resumed_from_step,
         "losses": done.losses,
         "history": done.history,
+        "init_from": init_from,
+        "frozen": frozen,
     }
     run.say(f"trained {done.steps:,} steps ({_STOP_WORDS.get(done.stop_reason, done.stop_reason)})")
 

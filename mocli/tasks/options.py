@@ -44,6 +44,8 @@ class TrainOptions:
     preset: str = "auto"
     max_steps: int | None = None
     params: Mapping[str, object] = field(default_factory=dict)
+    init_from: Path | None = None  # folder of a saved model
+    freeze: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mocli.tasks.options import DataOptions, OutputOptions, RunOptions, TrainOptions, one_of, preset_of
+from mocli.tasks.options import (
+    DataOptions,
+    OutputOptions,
+    RunOptions,
+    TrainOptions,
+    listed_names,
+    one_of,
+    preset_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +51,8 @@ class Request:
             "--preset": train.preset != "auto",
             "--max-steps": train.max_steps,
             "--set": train.params,
+            "--init-from": train.init_from,
+            "--freeze": train.freeze,
         }
         return [option for option, value in given.items() if value]
 
@@ -96,6 +106,8 @@ def requested(
     batch_size: int | None = None,
     lr: float | None = None,
     params: Mapping[str, object] = NO_VALUES,
+    init_from: str | Path | None = None,
+    freeze: str | Sequence[str] | None = None,
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
@@ -143,6 +155,8 @@ def requested(
             preset=preset_of(preset).value,
             max_steps=max_steps,
             params={**{k: v for k, v in overrides.items() if v is not None}, **params},
+            init_from=Path(init_from) if init_from is not None else None,
+            freeze=listed_names(freeze, "--freeze"),
         ),
         run=RunOptions(
             seed=seed,

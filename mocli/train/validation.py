@@ -57,7 +57,8 @@ class Watch:
         self.model, self.source, self.phase, self.settings = model, source, phase, phase.validation
         self.cells = torch.from_numpy(cells)
         learns = phase.validation.learns
-        self.learner = next(s for s in steppers if s.group.name == learns) if learns else None
+        # a table that is frozen does not learn held-out cells either
+        self.learner = next((s for s in steppers if s.group.name == learns and s.group.parameters), None)
         self.steps: list[int] = []
         self.values: list[float] = []
         self._best: dict[str, Tensor] = {}
@@ -129,7 +130,8 @@ class Watch:
         waiting = [p.grad for p in self.learner.group.parameters]
         self.learner.clear()
         yield
-        self.learner.optimizer.step()
+        if self.learner.optimizer is not None:
+            self.learner.optimizer.step()
         for parameter, gradient in zip(self.learner.group.parameters, waiting, strict=True):
             parameter.grad = gradient
         for parameter in others:

@@ -9,7 +9,7 @@ import torch
 
 from mocli.models.base import Group, Losses, Phase, Sampling, Schedule, Validation
 from mocli.models.sccross import TRAITS
-from mocli.models.sccross.build import build
+from mocli.models.sccross.build import build, look_again
 from mocli.models.sccross.module import SccrossModule, Step
 from mocli.models.sccross.networks import totals
 from mocli.models.sccross.prior import prior_of
@@ -60,6 +60,10 @@ class Sccross:
     def spec(self) -> dict[str, Json]:
         """Modalities with their projections, links, batches."""
         return spec_of(self.module.shape)
+
+    def look_again(self, bundle: MultiOmics) -> None:
+        """Project and average the training cells once more."""
+        look_again(self.module, bundle, seed=self._seed)
 
     def phases(self, schedule: Schedule, bundle: MultiOmics) -> list[Phase]:
         """Pretrain auto-encoders apart, then align them; one modality has nothing to be aligned with."""
