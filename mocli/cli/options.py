@@ -120,6 +120,17 @@ class DataOptions:
         ),
         Pairs("MOD=N", values.count),
     ] = None
+    seen_in: Annotated[
+        list[str] | None,
+        option(
+            "--seen-in",
+            panel=DATA,
+            metavar="MOD=X",
+            help="Keep features seen in a share of the cells (0.01), or in a number of them (10), before "
+            "--hvg chooses",
+        ),
+        Pairs("MOD=X", values.share_or_count),
+    ] = None
     var_key: Annotated[
         str | None,
         option(

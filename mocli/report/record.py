@@ -42,6 +42,8 @@ class InputRecord(TypedDict, total=False):
     n_empty: int | None
     transform: Json
     likelihood: str | None
+    seen_in: float | None
+    n_used: int | None
 
 
 class OutputRecord(TypedDict, total=False):

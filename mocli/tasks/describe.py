@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mocli.data.modality import ModalityFile
+    from mocli.data.transforms import Recipe
     from mocli.data.values import Health
     from mocli.models.base import Traits
     from mocli.report.record import MetricRecord
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
     from mocli.train.loop import Fit
 
 
-def describe_inputs(run: Run, made: Plan, health: Mapping[str, Health]) -> None:
+def describe_inputs(
+    run: Run, made: Plan, health: Mapping[str, Health], recipes: Mapping[str, Recipe] | None = None
+) -> None:
     """Record what was read: files with their hashes, values, links; empty cells where health is known."""
+    used = {name: len(recipe.selected) for name, recipe in (recipes or {}).items()}
     hashes = {path: sha256(path) for path in {p for f in made.files for p in f.paths}}
     for choice in made.choices:
         f = choice.file
@@ -46,6 +50,8 @@ def describe_inputs(run: Run, made: Plan, health: Mapping[str, Health]) -> None:
                     "n_empty": None if known is None else int((known.total[rows] == 0).sum()),
                     "transform": choice.transform,
                     "likelihood": choice.likelihood,
+                    "seen_in": choice.seen_in,
+                    "n_used": used.get(f.name),
                 }
             )
     for edge in made.edges:

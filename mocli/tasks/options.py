@@ -26,6 +26,7 @@ class DataOptions:
     transform: Mapping[str, str] = field(default_factory=dict)
     likelihood: Mapping[str, str] = field(default_factory=dict)
     hvg: Mapping[str, int] = field(default_factory=dict)
+    seen_in: Mapping[str, float] = field(default_factory=dict)
     var_key: str | None = None
     batch_key: str | None = None
     covariate_keys: Sequence[str] = ()

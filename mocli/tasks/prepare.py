@@ -16,7 +16,7 @@ from mocli.data.transforms import LinkRecipe, Recipe, RecipeOptions, default_tra
 from mocli.data.values import Health, check_values
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.models.base import ProjectsInput
-from mocli.tasks.choice import Choice, choose
+from mocli.tasks.choice import Choice, choose, tell_seen
 from mocli.tasks.covariate import codes_of_cells, numbers_of_cells
 from mocli.tasks.genesets import gene_sets
 from mocli.tasks.options import one_of
@@ -202,11 +202,13 @@ def load(
             n_pcs=projects.n_pcs if projects else None,
             standardise=c.likelihood is None,
             seed=seed,
+            seen_in=c.seen_in,
         )
         linked.extend(np.flatnonzero(c.file.var.index.isin(c.keep)))
         keep = np.unique(np.asarray(linked, dtype=np.int64))
         known = None if origin is None else origin.recipe(c, options, keep)
         var_names = tuple(map(str, c.file.var.index))
+        tell_seen(c, x, keep, say)
         recipes[name] = known or Recipe.fit(x, var_names=var_names, options=options, keep=keep)
         modalities[name] = Modality(
             name=name,
@@ -270,6 +272,7 @@ def _by_modality(data: DataOptions) -> dict[str, Mapping[str, object]]:
         "--transform": data.transform,
         "--likelihood": data.likelihood,
         "--hvg": data.hvg,
+        "--seen-in": data.seen_in,
     }
 
 

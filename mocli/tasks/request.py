@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 NO_STRINGS: Mapping[str, str] = {}
 NO_NUMBERS: Mapping[str, int] = {}
+NO_SHARES: Mapping[str, float] = {}
 NO_VALUES: Mapping[str, object] = {}
 
 
@@ -46,6 +47,7 @@ class Request:
             "--links": data.links,
             "--gene-sets": data.gene_sets,
             "--hvg": data.hvg,
+            "--seen-in": data.seen_in,
             "--transform": data.transform,
             "--model": train.model != "auto",
             "--preset": train.preset != "auto",
@@ -92,6 +94,7 @@ def requested(
     transform: Mapping[str, str] = NO_STRINGS,
     likelihood: Mapping[str, str] = NO_STRINGS,
     hvg: Mapping[str, int] = NO_NUMBERS,
+    seen_in: Mapping[str, float] = NO_SHARES,
     var_key: str | None = None,
     batch_key: str | None = None,
     covariate: str | Sequence[str] = (),
@@ -142,6 +145,7 @@ def requested(
             transform=transform,
             likelihood=likelihood,
             hvg=hvg,
+            seen_in=seen_in,
             var_key=var_key,
             batch_key=batch_key,
             covariate_keys=_many(covariate),

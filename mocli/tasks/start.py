@@ -83,7 +83,7 @@ class Origin:
         then = replace(recipe.options, seed=options.seed)
         if not choice.selects:
             # features were not asked for: as many as the number of cells suggests
-            then = replace(then, n_top=options.n_top)
+            then = replace(then, n_top=options.n_top, seen_in=options.seen_in)
         kept = np.isin(keep, recipe.selected).all()
         return recipe if same and kept and then == options else None
 

@@ -99,7 +99,7 @@ def train_model(
         if origin is not None:
             run.paths.refuse_inputs([origin.folder / name for name in (WEIGHTS, DESCRIPTION)])
         prepared = load(made, params, seed=request.run.seed, say=run.say, warn=run.warn, origin=origin)
-        describe_inputs(run, made, prepared.health)
+        describe_inputs(run, made, prepared.health, prepared.recipes)
     warn_small(run, prepared, params)
     warn_batches(run, prepared)
     with run.timed("train"):
@@ -176,6 +176,7 @@ def _fingerprint(
         "layers": [c.layer.layer for c in made.choices],
         "transforms": [c.transform for c in made.choices],
         "hvg": [[c.n_top, *c.keep] for c in made.choices],
+        "seen_in": [c.seen_in for c in made.choices] if any(c.seen_in for c in made.choices) else None,
         "links": [record["sha256"] for record in run.report.links],
         "sets": [_same_sets(prepared, name) for name in sorted(prepared.bundle.sets)],
         # a table from standard input has no file, and other columns of var match other features
