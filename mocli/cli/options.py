@@ -164,8 +164,8 @@ class DataOptions:
             "--label-key",
             panel=DATA,
             metavar="COLUMN",
-            help="obs column with cell types: for metrics, for the labels that the model keeps, and how "
-            "many clusters multiDGD has",
+            help="obs column with cell types: for metrics, for the labels that the model keeps, how many "
+            "clusters multiDGD has, and critic_weights=labels",
         ),
     ] = None
     pair_key: Annotated[

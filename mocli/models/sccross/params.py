@@ -96,6 +96,13 @@ class SccrossParams:
     patience: Annotated[
         int, Field(ge=1, description="looks without a better loss before the first stage ends")
     ] = 5
+    critic_weights: Annotated[
+        Literal["equal", "cells", "labels"],
+        Field(
+            description="weights of cells in the critic: equal in all for every modality, equal for every "
+            "cell, or such that modalities have the labels of --label-key in equal shares"
+        ),
+    ] = "equal"
     critic_steps: Annotated[int, Field(ge=1, description="critic steps per minibatch")] = 2
     noise_share: Annotated[
         float,
