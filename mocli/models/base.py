@@ -134,6 +134,10 @@ class Validation:
 
     Attributes
     ----------
+    lr_factor, lr_patience
+        By what all learning rates are multiplied when as many looks in a row, since the best or the last
+        such time, have not lowered the sum; training then ends after the first such time only, and
+        `patience` is counted from there. None leaves the rates alone.
     learns
         Name of a group of tables whose rows of held-out cells step at every look, all else frozen:
         a model without encoders knows such cells by their rows alone.
@@ -144,6 +148,8 @@ class Validation:
     patience: int
     weights: Mapping[str, float]
     learns: str | None = None
+    lr_factor: float | None = None
+    lr_patience: int = 1
 
     def n_held_out(self, n_cells: int) -> int:
         """Return the number of cells that are not trained on."""

@@ -89,6 +89,7 @@ class PhaseRecord(TypedDict, total=False):
     steps: int
     stop_reason: str | None
     best_step: int | None
+    lr_lowered: list[int]
 
 
 class LossRecord(TypedDict, total=False):

@@ -159,6 +159,8 @@ class _Stretch:
                     if self.watch.over:
                         reason = "validation"
                         break
+                    if self.watch.lower_rates():
+                        logger.info("learning rates lowered at step %d", len(self.history))
         self.history.flush()
         self.average.replace_weights()
         steps = len(self.history)
@@ -172,6 +174,8 @@ class _Stretch:
                 self.watch.look(steps)
             done.phases[-1]["best_step"] = self.watch.restore_best()
             done.history[phase.name]["validation"] = self.watch.curve()
+            if self.watch.lowered:
+                done.phases[-1]["lr_lowered"] = [self.watch.steps[look] for look in self.watch.lowered]
         done.losses[phase.name] = self.history.summary()
 
     def _step(self, step: int) -> dict[str, Tensor]:

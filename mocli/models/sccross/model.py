@@ -89,7 +89,11 @@ class Sccross:
             groups=(Group("pretrain", own, **adam),),
             sampling=sampling,
             max_steps=first + second if alone else first,
-            validation=Validation(share, every, p.patience, watched) if share else None,
+            validation=Validation(
+                share, every, p.patience, watched, lr_factor=p.lr_factor, lr_patience=p.lr_patience
+            )
+            if share
+            else None,
         )
         if alone:
             return [pretrain]

@@ -96,6 +96,19 @@ class SccrossParams:
     patience: Annotated[
         int, Field(ge=1, description="looks without a better loss before the first stage ends")
     ] = 5
+    lr_factor: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            lt=1,
+            description="by what the learning rate is multiplied where held-out cells gain nothing, before "
+            "the first stage may end; none: it stays; authors 0.1",
+        ),
+    ] = None
+    lr_patience: Annotated[
+        int,
+        Field(ge=1, description="looks without a better loss before lr_factor lowers the rate; authors 2"),
+    ] = 2
     critic_weights: Annotated[
         Literal["equal", "cells", "labels"],
         Field(
