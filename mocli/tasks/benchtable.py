@@ -33,6 +33,7 @@ COSTS = {
 COST = "cost"
 IMPUTED = "imputation"
 RANKED = "ranking"
+IN_UNITS = ("imputation_mae", "imputation_rmse")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class Record:
         aspect = (
             COST if name in COSTS else known.aspect if known else IMPUTED if task is Task.IMPUTE else OTHER
         )
+        # errors have the unit of a model's own scale: no order between models
+        in_units = task is Task.IMPUTE and name.startswith(IN_UNITS)
         return cls(
             task=task.value,
             method=method,
@@ -80,9 +83,9 @@ class Record:
             status="ok",
             key=key,
             value=entry["value"],
-            better=entry["better"],
+            better=None if in_units else entry["better"],
             n=entry.get("n"),
-            title=str(entry.get("title") or name),
+            title=str(entry.get("title") or name) + (" (in units of its own scale)" if in_units else ""),
             aspect=aspect,
         )
 
@@ -172,7 +175,8 @@ def describe_rankings(run: Run, records: Sequence[Record], ranked: dict[str, Ran
 HOW_RANKED = (
     "A metric counts from 0 (worst of all methods, mean over seeds) to 1 (best); an aspect is the mean of "
     "its metrics, overall the mean of the aspects that were measured of every ranked method. "
-    "'shuffled' is chance, 'perfect' was told the answer; neither is ranked."
+    "'shuffled' is chance, 'perfect' was told the answer; neither is ranked. Models that train on the "
+    "pairing of cells have seen the partners that they are asked for here."
 )
 
 

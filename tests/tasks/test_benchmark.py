@@ -340,3 +340,15 @@ def test_a_fifth_model_and_a_new_metric_are_in_the_table(unpaired, tmp_path, tin
     assert ran >= {"scmodal", "toyfifth"}
     scored = {r["method"] for r in table if r["metric"] == "toy_spread"}
     assert scored >= ran | {"cca", "shuffled"}
+
+
+def test_errors_in_units_of_a_model_s_own_scale_are_not_ranked():
+    from mocli.tasks.benchtable import Record
+    from mocli.types import Task
+
+    entry = {"value": 0.5, "better": "lower", "title": "Mean absolute error"}
+    told = Record.of(Task.IMPUTE, "sccross", "model", 0, "", "imputation_mae_median[rna->prot]", entry)
+    assert told.better is None
+    assert "own scale" in told.title
+    shares = Record.of(Task.IMPUTE, "sccross", "model", 0, "", "imputation_r2_median[rna->prot]", entry)
+    assert shares.better == "lower"
