@@ -156,3 +156,31 @@ def test_a_resumed_run_gives_the_same_bytes_and_another_start_is_another_run(tra
     assert resumed.report["determinism"] == whole.report["determinism"]
     report = json.loads((tmp_path / "b.report.json").read_text())
     assert report["training"]["frozen"]["parts"] == ["decoders"]
+
+
+@pytest.mark.parametrize("task", ["impute", "perturb", "simulate", "gene2peak"])
+def test_every_command_that_trains_takes_both(task, tmp_path, paired, small):
+    shared = {
+        "links": paired / "links.tsv",
+        "params": {k: v for k, v in small.items() if k != "n_neighbors"},
+        "model": "multigrate",
+        "html": False,
+        "device": "cpu",
+        "threads": 1,
+    }
+    inputs = paired / "data.h5mu"
+    mocli.integrate(inputs, output=tmp_path / "a.h5mu", max_steps=4, metrics=False, **shared)
+    own = {
+        "impute": {"source": "rna", "target": "prot", "cells": "all"},
+        "perturb": {"target": "cell_type=type1", "features": ["GENE1"]},
+        "simulate": {"label": "cell_type=type1", "fold": 1, "label_key": "cell_type"},
+        "gene2peak": {"source": "prot", "target": "rna", "method": "correlation"},
+    }[task]
+    output = tmp_path / ("b.tsv" if task in {"perturb", "gene2peak"} else "b.h5mu")
+    start = {"init_from": tmp_path / "a.model", "freeze": "encoders"}
+    done = getattr(mocli, task)(inputs, output=output, max_steps=4, seed=1, **start, **own, **shared)
+    trained = done.report["training"]
+    assert trained["init_from"]["taken"] == trained["init_from"]["tensors"]
+    before, after = weights(tmp_path / "a.model"), weights(tmp_path / "b.model")
+    assert all((before[k] == after[k]).all() for k in before if k.startswith("encoders."))
+    assert any((before[k] != after[k]).any() for k in before)
