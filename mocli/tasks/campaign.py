@@ -360,6 +360,7 @@ def _words_of(request: Request, links: Sequence[object], params: Mapping[str, ob
         "--transform": data.transform,
         "--likelihood": data.likelihood,
         "--hvg": data.hvg,
+        "--seen-in": data.seen_in,
         "--set": params,
     }
     for option, mapping in mappings.items():
