@@ -106,7 +106,7 @@ class StudyOptions:
             "--fractions",
             panel=STUDIES,
             metavar="0.1,0.5",
-            help="Imputation by models trained on that share of the paired cells",
+            help="Imputation and integration by models trained on that share of the paired cells",
         ),
     ] = None
     corrupt: Annotated[

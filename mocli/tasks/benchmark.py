@@ -214,6 +214,16 @@ def _planned(
             )
         direction = (source, target)
     studies = studies_of(options.studies, ground, asked.seeds, names, folder, write=not dry)
+    held_out = {"--fractions": bool(options.studies.fractions),
+                "--leave-one-batch-out": options.studies.leave_one_batch_out}  # fmt: skip
+    for option, given in held_out.items():
+        if given and Task.IMPUTE not in asked.tasks:
+            raise UsageError(
+                f"{option} trains models to impute what they have not seen",
+                field=option,
+                found=f"--tasks {','.join(asked.tasks)}",
+                hint="add impute to --tasks",
+            )
     n_cells = max(ground.n_before.values())
     places = Places(direction, len(ground.files), n_cells, options.gtf, options.truth)
     planned = trainings(request, asked, chosen, studies, folder, places)

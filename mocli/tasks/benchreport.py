@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mocli.data.obsm import read_places
 from mocli.errors import InputError, MocliError
 from mocli.models.registry import traits_of
-from mocli.tasks.benchruns import CHANCE, REAL_CELLS, costs, figures
+from mocli.tasks.benchruns import CHANCE, REAL_CELLS, costs, figures, loss_ratios
 from mocli.tasks.benchtable import (
     Record,
     as_figures,
@@ -124,6 +124,7 @@ class Benchmark:
                 continue
             self.records += costs(training, report)
             self.records += figures(training, report, self.records)
+        self.records += loss_ratios(self.records)
         if scorer.reused:
             self.run.say(f"{scorer.reused} scores were there already")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mocli.metrics.generated import available_generation_metrics
-from mocli.tasks.benchtable import COSTS, Record
+from mocli.tasks.benchtable import COSTS, RATIO, VALIDATION, Record
+from mocli.tasks.study import FRACTION
 from mocli.types import Task
 
 if TYPE_CHECKING:
@@ -24,7 +26,6 @@ OWN = {"silencing": "", "silencing, by size": ", by size"}
 """Scores of the model itself among those of its report, and what their names get."""
 
 OFF = "off_"
-VALIDATION = "validation_loss"
 
 
 def costs(training: Training, report: dict[str, Any]) -> Iterator[Record]:
@@ -51,6 +52,18 @@ def held_out_loss(training: dict[str, Any]) -> float | None:
         if values:
             return float(min(values))
     return None
+
+
+def loss_ratios(records: Sequence[Record]) -> list[Record]:
+    """Divide the held-out loss of every run on a share of the cells by that of the whole, seed by seed."""
+    losses = {(r.task, r.method, r.study, r.seed): r for r in records if r.key == VALIDATION}
+    found = []
+    for (task, method, study, seed), r in losses.items():
+        whole = losses.get((task, method, "", seed))
+        if study.startswith(FRACTION) and whole is not None and r.value and whole.value and whole.value > 0:
+            value = r.value / whole.value
+            found.append(replace(r, key=RATIO, value=value, better=None, title=COSTS[RATIO]))
+    return found
 
 
 def figures(training: Training, report: dict[str, Any], known: Sequence[Record]) -> list[Record]:

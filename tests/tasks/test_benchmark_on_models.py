@@ -11,6 +11,8 @@ from test_benchmark import QUICK, rows, run_inside, value
 import mocli
 from mocli.data.demo import write_demo
 from mocli.errors import InputError, UsageError
+from mocli.tasks.benchruns import held_out_loss, loss_ratios
+from mocli.tasks.benchtable import Record
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -23,7 +25,7 @@ def inside():
 @pytest.fixture(scope="module")
 def tissue(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tissue")
-    write_demo(folder, n_cells=90)
+    write_demo(folder, n_cells=100)
     planted = pd.read_csv(folder / "planted.tsv", sep="\t", comment="#")
     genes = pd.read_csv(folder / "genes.tsv", sep="\t", comment="#").set_index("gene").loc[planted["gene"]]
     tss = np.where(genes["strand"] == "+", genes["start"], genes["end"] - 1)
@@ -160,3 +162,48 @@ def test_proteins_are_no_peaks(paired, tmp_path):
         gtf=paired / "links.tsv", dry_run=True, **QUICK,
     ).plan  # fmt: skip
     assert "leaves out multigrate for gene2peak: it needs expression and accessibility" in plan
+
+
+@pytest.mark.slow
+def test_models_of_a_share_of_the_cells_place_all_of_them(tissue, tmp_path):
+    options = {**QUICK, "html": True, "models": "multigrate", "seeds": [0], "label_key": "cell_type"}
+    done = mocli.benchmark(
+        tissue / "multiome.h5mu", output=tmp_path / "b.tsv", tasks="integrate,impute", fractions="0.5",
+        source="atac", target="rna", params={"n_hidden": 16, "n_latent": 4, "batch_size": 32}, **options,
+    )  # fmt: skip
+    table = rows(tmp_path / "b.tsv")
+    assert not [r["note"] for r in table if r["status"] == "failed"]
+    whole = value(table, "multigrate", "silhouette_label", study="")
+    share = value(table, "multigrate", "silhouette_label", study="fraction=0.5")
+    assert share is not None
+    assert share != whole
+    assert len({r["n"] for r in table if r["metric"] == "silhouette_label"}) == 1
+    found = [json.loads(p.read_text()) for p in tmp_path.glob("b.runs/impute-*/out.report.json")]
+    assert {r["inputs"][0]["n_obs"] for r in found} == {50, 80}
+    costs = done.report["tables"]["costs"]
+    assert {(r[1], r[2]) for r in costs["rows"]} == {
+        ("integrate", None), ("impute", None), ("integrate", "fraction=0.5"), ("impute", "fraction=0.5"),
+    }  # fmt: skip
+    assert "Time and memory of studies" in (tmp_path / "b.report.html").read_text()
+
+
+def test_losses_are_divided_seed_by_seed():
+    def record(study, seed, value, method="a"):
+        return Record("impute", method, "model", seed, study, "ok", "validation_loss", value)
+
+    records = [record("", 0, 2.0), record("", 1, 4.0), record("fraction=0.5", 0, 3.0)]
+    records += [
+        record("fraction=0.5", 1, 5.0),
+        record("panel=3", 0, 9.0),
+        record("fraction=0.5", 0, 1.0, "b"),
+    ]
+    found = {(r.method, r.study, r.seed): r.value for r in loss_ratios(records)}
+    assert found == {("a", "fraction=0.5", 0): 1.5, ("a", "fraction=0.5", 1): 1.25}
+    curve = {"step": [1.0, 2.0, 3.0], "value": [5.0, 3.0, 4.0]}
+    assert held_out_loss({"history": {"pretrain": {}, "train": {"validation": curve}}}) == 3.0
+    assert held_out_loss({"history": {"align": {"mmd": {"step": [1.0], "value": [1.0]}}}}) is None
+
+
+def test_shares_of_cells_need_something_to_impute(paired, tmp_path):
+    with pytest.raises(UsageError, match="--fractions trains models to impute"):
+        mocli.benchmark(paired / "data.h5mu", output=tmp_path / "b.tsv", fractions="0.5", **QUICK)
