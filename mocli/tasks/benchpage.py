@@ -47,9 +47,9 @@ def page(work: Benchmark, ranked: Mapping[str, Ranking]) -> str:
             )
         )
     caption = "Means over seeds, dots single seeds; by the clock of this machine."
-    costs, of_studies = _costs(work, studies=False), _costs(work, studies=True)
-    if costs:
-        drawn.append(Drawn(benchplots.cost_bars(costs), "Time and memory", caption))
+    of_all, of_studies = costs(work, studies=False), costs(work, studies=True)
+    if of_all:
+        drawn.append(Drawn(benchplots.cost_bars(of_all), "Time and memory", caption))
     if of_studies:
         how = " A loss ratio of 1 means that training on that share of the cells lost nothing."
         words = caption + (how if COSTS[RATIO] in of_studies else "")
@@ -58,7 +58,7 @@ def page(work: Benchmark, ranked: Mapping[str, Ranking]) -> str:
     return html.render(work.run.report, drawn=drawn, rankings=ranked)
 
 
-def _costs(work: Benchmark, *, studies: bool) -> dict[str, dict[str, list[float]]]:
+def costs(work: Benchmark, *, studies: bool) -> dict[str, dict[str, list[float]]]:
     """Return values by cost, then by model and task; of studies, each model's beside those of all data."""
     found: dict[str, dict[str, list[float]]] = {}
     studied = {(r.method, r.task) for r in work.records if r.study and r.kind == "model"}
