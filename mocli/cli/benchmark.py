@@ -1,6 +1,7 @@
 """`mocli benchmark`."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from mocli.cli.call import call
@@ -33,13 +34,32 @@ class BenchmarkOptions:
         str, option("--seeds", panel=BENCHMARK, metavar="0,1,2", help="Every model is trained with each")
     ] = "0,1,2"
     tasks: Annotated[
-        str, option("--tasks", panel=BENCHMARK, metavar="integrate,impute", help="What models are to do")
+        str,
+        option(
+            "--tasks",
+            panel=BENCHMARK,
+            metavar="integrate,impute,simulate,gene2peak",
+            help="What models are to do; the last two take the integrated models, or train",
+        ),
     ] = "integrate"
     source: Annotated[
         str | None, option("--from", panel=BENCHMARK, metavar="MOD", help="Modality to impute from")
     ] = None
     target: Annotated[
         str | None, option("--to", panel=BENCHMARK, metavar="MOD", help="Modality to impute")
+    ] = None
+    gtf: Annotated[
+        Path | None,
+        option("--gtf", panel=BENCHMARK, metavar="FILE", help="Where genes lie, for gene2peak, as there"),
+    ] = None
+    truth: Annotated[
+        Path | None,
+        option(
+            "--truth",
+            panel=BENCHMARK,
+            metavar="FILE",
+            help="Known pairs of genes and peaks (BEDPE), for gene2peak, as there",
+        ),
     ] = None
     embedding: Annotated[
         list[str] | None,
@@ -87,7 +107,7 @@ class StudyOptions:
             "--fractions",
             panel=STUDIES,
             metavar="0.1,0.5",
-            help="Imputation by models trained on that share of the paired cells",
+            help="Imputation and integration by models trained on that share of the paired cells",
         ),
     ] = None
     corrupt: Annotated[

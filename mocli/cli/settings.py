@@ -118,7 +118,7 @@ class Settings:
                 yield name, value, self.origins[name]
 
     def _model_origin(self) -> str:
-        return f"default of {self.values['model']}"
+        return f"default of {self.values.get('model', 'auto')}"  # a benchmark names several
 
     def _model_defaults(self) -> dict[str, Any]:
         """Return the checked hyper-parameters of a model that was named; nothing for `auto`."""

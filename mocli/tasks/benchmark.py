@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mocli.data.io import parse_source
-from mocli.errors import UsageError
+from mocli.errors import InputError, UsageError
 from mocli.log import logger
-from mocli.tasks.campaign import TASKS, Asked, check_parameters, check_sets, choose_models, trainings
+from mocli.tasks.campaign import TASKS, Asked, check_parameters, check_sets, choose_models
 from mocli.tasks.contender import others_embedding
 from mocli.tasks.ground import prepare_ground
 from mocli.tasks.options import listed_names, one_of
 from mocli.tasks.paths import Paths, command_line
 from mocli.tasks.request import Result, requested
 from mocli.tasks.run import Run
+from mocli.tasks.runplan import Places, trainings
 from mocli.tasks.study import StudyOptions, studies_of
 from mocli.types import Task
 
@@ -37,6 +38,8 @@ class BenchmarkOptions:
     jobs: int
     devices: tuple[str, ...]
     studies: StudyOptions
+    gtf: Path | None = None
+    truth: Path | None = None
 
 
 def benchmark(
@@ -48,6 +51,8 @@ def benchmark(
     tasks: str | Sequence[str] = "integrate",
     source: str | None = None,
     target: str | None = None,
+    gtf: str | Path | None = None,
+    truth: str | Path | None = None,
     embedding: str | Sequence[str] | None = None,
     jobs: int = 1,
     devices: str | Sequence[str] | None = None,
@@ -69,9 +74,12 @@ def benchmark(
     seeds
         Every model is trained once with each.
     tasks
-        `integrate`, `impute` or both.
+        Any of `integrate`, `impute`, `simulate` and `gene2peak`; the latter two take the models of
+        `integrate`, where that is asked for, and train otherwise.
     source, target
         Modalities to impute from and to; None where the kinds say it.
+    gtf, truth
+        Where genes lie, and known pairs of genes and peaks (BEDPE): for `gene2peak`, as there.
     embedding
         Places by other tools, scored in the same table: `obsm:KEY` or `FILE::KEY`.
     jobs, devices
@@ -107,15 +115,17 @@ def benchmark(
             corrupt=_numbers(corrupt, "--corrupt", most=1.0),
             leave_one_batch_out=leave_one_batch_out,
         ),
+        gtf=None if gtf is None else Path(gtf),
+        truth=None if truth is None else Path(truth),
     )
+    _check_places(options)
     if jobs < 1:
         raise UsageError("--jobs must be at least 1", field="--jobs", found=jobs)
     request = requested(inputs, output=output, **shared)
     request = replace(request, data=replace(request.data, links=list(request.data.links)))
     paths = Paths.of(request.output, request.run, suffixes=(".tsv",))
-    paths.refuse_inputs(
-        [*(parse_source(t).path for t in request.data.inputs), *map(Path, request.data.links)]
-    )
+    read = [*(parse_source(t).path for t in request.data.inputs), *map(Path, request.data.links)]
+    paths.refuse_inputs([*read, *(p for p in (options.gtf, options.truth) if p is not None)])
     if "-" in map(str, request.data.links):
         raise UsageError(
             "a benchmark reads its links once a run, standard input can be read once",
@@ -125,6 +135,28 @@ def benchmark(
     if dry_run:
         return _dry_run(request, options, paths)
     return _run(request, options, paths, command if command is not None else command_line())
+
+
+def _check_places(options: BenchmarkOptions) -> None:
+    given = {"--gtf": options.gtf, "--truth": options.truth}
+    if Task.GENE2PEAK not in options.asked.tasks:
+        for option, path in given.items():
+            if path is not None:
+                raise UsageError(
+                    f"only genes and peaks have a use for {option}",
+                    field=option,
+                    hint="add gene2peak to --tasks, or leave it out",
+                )
+        return
+    if options.gtf is None:
+        raise UsageError(
+            "how well peaks of genes are found is told by where genes lie",
+            field="--gtf",
+            hint="give --gtf FILE: GTF, GFF3, BED, or a table with chrom, start, end, strand, gene",
+        )
+    for option, path in given.items():
+        if path is not None and not path.is_file():
+            raise InputError(f"the file of {option} is not there", file=path, field=option)
 
 
 def runs_folder(paths: Paths) -> Path:
@@ -183,7 +215,19 @@ def _planned(
             )
         direction = (source, target)
     studies = studies_of(options.studies, ground, asked.seeds, names, folder, write=not dry)
-    planned = trainings(request, asked, chosen, studies, folder, direction, n_modalities=len(ground.files))
+    held_out = {"--fractions": bool(options.studies.fractions),
+                "--leave-one-batch-out": options.studies.leave_one_batch_out}  # fmt: skip
+    for option, given in held_out.items():
+        if given and Task.IMPUTE not in asked.tasks:
+            raise UsageError(
+                f"{option} trains models to impute what they have not seen",
+                field=option,
+                found=f"--tasks {','.join(asked.tasks)}",
+                hint="add impute to --tasks",
+            )
+    n_cells = max(ground.n_before.values())
+    places = Places(direction, len(ground.files), n_cells, options.gtf, options.truth)
+    planned = trainings(request, asked, chosen, studies, folder, places)
     return planned, skipped
 
 

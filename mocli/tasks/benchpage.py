@@ -9,7 +9,7 @@ import numpy as np
 from mocli.report import benchplots, html
 from mocli.report.embedding import Category
 from mocli.report.html import Drawn
-from mocli.tasks.benchtable import COST
+from mocli.tasks.benchtable import COST, COSTS, RATIO
 from mocli.tasks.controls import BEST
 from mocli.tasks.picture import layout
 
@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 
 DRAWN_CELLS = 3000
 """Points of every embedding in the picture."""
+
+DRAWN_COSTS = {
+    "train_s": ("Training, s", 1.0),
+    "peak_memory_bytes": ("Peak memory, MB", 1e6),
+    RATIO: (COSTS[RATIO], 1.0),
+}
+"""What is drawn of runs, and in which unit."""
 
 MOST_PANELS = 12
 
@@ -39,28 +46,33 @@ def page(work: Benchmark, ranked: Mapping[str, Ranking]) -> str:
                 "green, controls grey. A model that no control reaches has earned its training.",
             )
         )
-    costs = _costs(work)
-    if costs:
-        caption = "Means over seeds, dots single seeds; by the clock of this machine."
-        drawn.append(Drawn(benchplots.cost_bars(costs), "Time and memory", caption))
+    caption = "Means over seeds, dots single seeds; by the clock of this machine."
+    of_all, of_studies = costs(work, studies=False), costs(work, studies=True)
+    if of_all:
+        drawn.append(Drawn(benchplots.cost_bars(of_all), "Time and memory", caption))
+    if of_studies:
+        how = " A loss ratio of 1 means that training on that share of the cells lost nothing."
+        words = caption + (how if COSTS[RATIO] in of_studies else "")
+        drawn.append(Drawn(benchplots.cost_bars(of_studies), "Time and memory of studies", words))
     drawn += _embeddings(work, ranked.get("integrate"))
     return html.render(work.run.report, drawn=drawn, rankings=ranked)
 
 
-def _costs(work: Benchmark) -> dict[str, dict[str, list[float]]]:
-    """Return values by cost, then by model and task."""
+def costs(work: Benchmark, *, studies: bool) -> dict[str, dict[str, list[float]]]:
+    """Return values by cost, then by model and task; of studies, each model's beside those of all data."""
     found: dict[str, dict[str, list[float]]] = {}
-    for r in work.records:
-        if (
-            r.aspect == COST
-            and not r.study
-            and r.value is not None
-            and r.key in {"train_s", "peak_memory_bytes"}
-        ):
-            value, title = (
-                (r.value / 1e6, "Peak memory, MB") if r.key != "train_s" else (r.value, "Training, s")
-            )
-            found.setdefault(title, {}).setdefault(f"{r.method}, {r.task}", []).append(value)
+    studied = {(r.method, r.task) for r in work.records if r.study and r.kind == "model"}
+    records = [r for r in work.records if r.aspect == COST and r.value is not None and r.key in DRAWN_COSTS]
+    if studies:
+        records = [r for r in records if (r.method, r.task) in studied]
+        order = list(dict.fromkeys((r.method, r.task) for r in records))
+        records.sort(key=lambda r: order.index((r.method, r.task)))
+    for r in records:
+        if r.value is None or (r.study and not studies):
+            continue
+        title, unit = DRAWN_COSTS[r.key]
+        study = f", {r.study or 'all'}" if studies else ""
+        found.setdefault(title, {}).setdefault(f"{r.method}, {r.task}{study}", []).append(r.value / unit)
     return found
 
 

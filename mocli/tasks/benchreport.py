@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from mocli.data.obsm import read_places
 from mocli.errors import InputError, MocliError
 from mocli.models.registry import traits_of
+from mocli.tasks.benchruns import CHANCE, REAL_CELLS, costs, figures, loss_ratios
 from mocli.tasks.benchtable import (
-    COSTS,
     Record,
     as_figures,
     describe_rankings,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from mocli.tasks.request import Request
     from mocli.tasks.run import Run
 
-CHANCE = "shuffled"
+SHUFFLED = "shuffled"
 """The control that knows nothing."""
 
 
@@ -87,22 +87,27 @@ class Benchmark:
         todo = [t for t in self.planned if t.name not in set(self.reused)]
         threads = self.request.run.threads or max(1, int(self._threads()) // self.options.jobs)
         processes = Processes(self.options.jobs, self.options.devices, threads, self.run.say)
-        for name, code in processes.run(todo).items():
-            if code != 0:
-                training = next(t for t in todo if t.name == name)
-                reason = failure(training, code)
-                self.run.warn(f"{name} failed ({reason}); see {training.folder / 'stderr.txt'}")
-                self.records.append(
-                    Record(
-                        training.task.value,
-                        training.model,
-                        "model",
-                        training.seed,
-                        training.study,
-                        "failed",
-                        note=reason,
-                    )
-                )
+        failed: set[str] = set()
+        # those that take another run's model wait for it
+        for wave in ([t for t in todo if t.parent is None], [t for t in todo if t.parent is not None]):
+            ready = []
+            for training in wave:
+                if training.parent is None or training.parent.name not in failed:
+                    ready.append(training)
+                    continue
+                training.begin()  # leaves nothing of an earlier model to be scored
+                self._failed(training, f"the run whose model it takes failed: {training.parent.name}")
+            for name, code in processes.run(ready).items() if ready else ():
+                if code != 0:
+                    training = next(t for t in ready if t.name == name)
+                    failed.add(name)
+                    self._failed(training, failure(training, code))
+
+    def _failed(self, training: Training, reason: str) -> None:
+        said = training.folder / "stderr.txt"
+        self.run.warn(f"{training.name} failed ({reason})" + (f"; see {said}" if said.exists() else ""))
+        of = (training.task.value, training.model, "model", training.seed, training.study)
+        self.records.append(Record(*of, "failed", note=reason))
 
     def _threads(self) -> int:
         return int((self.run.report.device or {}).get("threads") or 1)
@@ -118,9 +123,9 @@ class Benchmark:
             report = training.report()
             if report is None or report["status"] != "ok":
                 continue
-            self._costs(training, report)
-            if training.task is Task.IMPUTE:
-                self._imputed(training, report)
+            self.records += costs(training, report)
+            self.records += figures(training, report, self.records)
+        self.records += loss_ratios(self.records)
         if scorer.reused:
             self.run.say(f"{scorer.reused} scores were there already")
 
@@ -171,41 +176,12 @@ class Benchmark:
         for key, entry in scores.items():
             self.records.append(Record.of(Task.INTEGRATE, c.name, c.kind, c.seed, c.study, key, entry))
 
-    def _costs(self, training: Training, report: dict[str, Any]) -> None:
-        device = report["device"] or {}
-        found = {
-            "train_s": report["timing"].get("train_s"),
-            "total_s": report["timing"].get("total_s"),
-            "peak_memory_bytes": device.get("peak_memory_bytes"),
-            "gpu_peak_memory_bytes": device.get("gpu_peak_memory_bytes"),
-            "steps": (report["training"] or {}).get("steps"),
-        }
-        for key, value in found.items():
-            if value is not None:
-                entry = {"value": value, "better": None if key == "steps" else "lower", "title": COSTS[key]}
-                self.records.append(
-                    Record.of(
-                        training.task, training.model, "model", training.seed, training.study, key, entry
-                    )
-                )
-
-    def _imputed(self, training: Training, report: dict[str, Any]) -> None:
-        methods = [(training.model, "model", report["metrics"])]
-        methods += [(name, "control", of["metrics"]) for name, of in report["baselines"].items()]
-        known = {(r.method, r.seed, r.study, r.key) for r in self.records if r.task == Task.IMPUTE}
-        for name, kind, metrics in methods:
-            for key, entry in metrics.items():
-                if (name, training.seed, training.study, key) not in known:
-                    self.records.append(
-                        Record.of(training.task, name, kind, training.seed, training.study, key, entry)
-                    )
-
     def deliver(self) -> None:
         """Write the table, then the reports."""
         run = self.run
         describe_inputs(run, self.ground.whole, {})
-        figures = as_figures(self.records, answer=BEST, bounds=frozenset({CHANCE}))
-        ranked = rankings(figures)
+        answers, bounds = frozenset({BEST, REAL_CELLS}), frozenset({SHUFFLED, CHANCE})
+        ranked = rankings(as_figures(self.records, answers=answers, bounds=bounds))
         write_table(run.paths.output, [*ranking_records(ranked), *self.records])
         describe_rankings(run, self.records, ranked)
         n = len({(r.task, r.method) for r in self.records})

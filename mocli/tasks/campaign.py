@@ -14,11 +14,11 @@ from mocli import __version__
 from mocli.data.genesets import read_gene_sets
 from mocli.data.io import sha256
 from mocli.errors import UsageError, did_you_mean
-from mocli.models.parameters import as_dict, params_class, resolve
-from mocli.models.registry import available, load_class, traits_of
+from mocli.models.parameters import params_class
+from mocli.models.registry import available, traits_of
 from mocli.report.file import write_text
 from mocli.tasks.select import problem_with
-from mocli.types import Task
+from mocli.types import ModalityKind, Task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
     from mocli.models.base import Traits
     from mocli.tasks.ground import Ground
-    from mocli.tasks.request import Request
 
 FINGERPRINT = "fingerprint.json"
-TASKS = (Task.INTEGRATE, Task.IMPUTE)
+TASKS = (Task.INTEGRATE, Task.IMPUTE, Task.SIMULATE, Task.GENE2PEAK)
+SUFFIXES = {Task.IMPUTE: ".h5ad", Task.GENE2PEAK: ".tsv"}
+"""Of what runs write, where it is not .h5mu."""
 VOLATILE = frozenset({"--device", "--threads", "--checkpoint-every"})
 """Options that do not change what a finished run says."""
 
@@ -61,7 +62,13 @@ class Study:
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """One run of one model in a process and a folder of its own."""
+    """One run of one model in a process and a folder of its own.
+
+    Attributes
+    ----------
+    parent
+        The run whose model this one takes; None for one that trains.
+    """
 
     task: Task
     model: str
@@ -71,6 +78,7 @@ class Training:
     words: tuple[str, ...]
     files: tuple[Path, ...]
     params: Mapping[str, Any] = field(default_factory=dict)
+    parent: Training | None = None
 
     @property
     def name(self) -> str:
@@ -80,7 +88,12 @@ class Training:
     @property
     def output(self) -> Path:
         """What it writes."""
-        return self.folder / ("out.h5ad" if self.task is Task.IMPUTE else "out.h5mu")
+        return self.folder / f"out{SUFFIXES.get(self.task, '.h5mu')}"
+
+    @property
+    def model_folder(self) -> Path:
+        """Where a run that trains leaves its model."""
+        return self.folder / "out.model"
 
     @property
     def command(self) -> list[str]:
@@ -95,7 +108,8 @@ class Training:
                 next(words)
             else:
                 kept.append(word)
-        hashes = {str(path): _hash(path) for path in self.files}
+        taken = () if self.parent is None else sorted(self.parent.model_folder.glob("*"))
+        hashes = {str(path): _hash(path) for path in (*self.files, *taken)}
         # defaults as well: a later mocli may have others
         params = json.loads(json.dumps(dict(self.params)))
         return {"words": kept, "files": hashes, "params": params, "seed": self.seed, "mocli": __version__}
@@ -112,6 +126,8 @@ class Training:
 
     def finished(self) -> bool:
         """Whether the folder holds a run with this fingerprint that ended well, output and all."""
+        if self.parent is not None and not self.parent.finished():
+            return False
         report = self.report()
         if report is None or report["status"] != "ok" or not self._same():
             return False
@@ -197,11 +213,24 @@ def choose_models(
                 continue
             pairing = ground.made.relation.pairing
             problem = problem_with(traits, task=task, pairing=pairing, kinds=kinds, links=links)
+            if problem is None and task is Task.GENE2PEAK:
+                problem = _no_precision(name, kinds)
             if problem is None:
                 chosen[task].append(name)
             else:
                 skipped.append((task, name, problem))
     return chosen, skipped
+
+
+def _no_precision(name: str, kinds: Sequence[ModalityKind]) -> str | None:
+    """Return why a model's links of genes and peaks cannot be judged; None where they can."""
+    from mocli.tasks.silencingcells import can_silence
+
+    if not {ModalityKind.RNA, ModalityKind.ATAC} <= set(kinds):
+        return "needs expression and accessibility"
+    if not can_silence(name):
+        return "has no decoder of cells' places: it relates genes to peaks by correlation alone"
+    return None
 
 
 def parameters_of(traits: Traits, given: Mapping[str, object]) -> dict[str, object]:
@@ -252,121 +281,8 @@ def check_sets(path: str | None, models: Sequence[str]) -> None:
     read_gene_sets(path)
 
 
-def trainings(
-    request: Request,
-    asked: Asked,
-    chosen: Mapping[Task, Sequence[str]],
-    studies: Sequence[Study],
-    folder: Path,
-    direction: tuple[str, str] | None,
-    *,
-    n_modalities: int,
-) -> list[Training]:
-    """Return every run, seed by seed, so that a benchmark cut short has something of every model."""
-    from mocli.data.io import parse_source
-
-    found = []
-    inputs = tuple(parse_source(text).path for text in request.data.inputs)
-    for study in studies:
-        for seed in asked.seeds:
-            for task in asked.tasks:
-                for model in chosen[task] if task in study.tasks else ():
-                    traits = traits_of(model)
-                    params = {
-                        **parameters_of(traits, request.train.params),
-                        **parameters_of(traits, study.params),
-                    }
-                    if study.params and not parameters_of(traits, study.params):
-                        continue
-                    links = [study.links[seed]] if seed in study.links else list(request.data.links)
-                    given = request.data.gene_sets if traits.uses_sets else None
-                    sets = [] if given is None else [given]
-                    words = [
-                        task.value,
-                        *_words_of(request, links if traits.uses_links else (), params),
-                        *(word for path in sets for word in ("--gene-sets", path)),
-                        *("--model", model, "--seed", str(seed), "--no-html"),
-                    ]
-                    if study.links and not traits.uses_links:
-                        continue
-                    if task is Task.IMPUTE and direction is not None:
-                        words += ["--from", direction[0], "--to", direction[1], "--evaluate"]
-                    else:
-                        # all are scored here, on the same cells
-                        words.append("--no-metrics")
-                        if n_modalities > 1 and _gives_marginals(traits):
-                            words.append("--marginal")
-                    name = f"{task}-{model}-seed{seed}" + (f"-{safe(study.name)}" if study.name else "")
-                    found.append(
-                        Training(
-                            task=task,
-                            model=model,
-                            seed=seed,
-                            study=study.name,
-                            folder=folder / name,
-                            words=(*words, *study.words),
-                            files=(*inputs, *_paths((*(links if traits.uses_links else ()), *sets))),
-                            params=as_dict(resolve(traits, params, request.train.preset)),
-                        )
-                    )
-    return found
-
-
-def _gives_marginals(traits: Traits) -> bool:
-    """Whether the model places whole cells, and could place them by one modality alone."""
-    model = load_class(traits.model)
-    return hasattr(model, "encode_cells") and hasattr(model, "encode")
-
-
 def safe(text: str) -> str:
     """Return text as part of a file's name."""
     found = re.sub(r"[^\w.+-]", "-", text)
     # two texts must not share a folder
     return found if found == text else f"{found}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
-
-
-def _paths(texts: Sequence[object]) -> list[Path]:
-    from pathlib import Path
-
-    return [Path(str(t)) for t in texts]
-
-
-def _words_of(request: Request, links: Sequence[object], params: Mapping[str, object]) -> list[str]:
-    """Return the options that all runs share as words of the command line."""
-    data, train, run = request.data, request.train, request.run
-    words = [str(text) for text in data.inputs]
-    for link in links:
-        words += ["--links", str(link)]
-    plain: dict[str, object] = {
-        "--pairing": data.pairing,
-        "--var-key": data.var_key,
-        "--batch-key": data.batch_key,
-        "--label-key": data.label_key,
-        "--pair-key": data.pair_key,
-        "--preset": train.preset,
-        "--max-steps": train.max_steps,
-        "--max-time": None if run.max_time is None else f"{run.max_time:g}s",
-        "--checkpoint-every": f"{run.checkpoint_every:g}s",
-    }
-    for option, value in plain.items():
-        if value is not None:
-            words += [option, str(value)]
-    for option, values in (("--covariate", data.covariate_keys), ("--continuous", data.continuous_keys)):
-        for value in values:
-            words += [option, value]
-    mappings: dict[str, Mapping[str, object]] = {
-        "--kind": data.kind,
-        "--layer": data.layer,
-        "--transform": data.transform,
-        "--likelihood": data.likelihood,
-        "--hvg": data.hvg,
-        "--seen-in": data.seen_in,
-        "--set": params,
-    }
-    for option, mapping in mappings.items():
-        for key, value in mapping.items():
-            words += [option, f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
-    for option, given in (("--obs-prefix", data.obs_prefix), ("--deterministic", run.deterministic)):
-        if given:
-            words.append(option)
-    return words

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 WEIGHT = "weight_"
 """Prefix of the hyper-parameters that weigh terms of a loss."""
 
+FRACTION = "fraction="
+"""Prefix of the names of studies of fewer cells."""
+
 LEAST_FRACTION = 0.1
 """Of the cells to train on; `mocli impute --hold-out` keeps no more than the rest out."""
 
@@ -55,7 +58,8 @@ def studies_of(
     `panel`: that many linked features, drawn by each seed. `corrupt`: that share of the links given
     a wrong partner. `ablate`: the weight of a term 0, for models that have it. `fractions`:
     imputation by models trained on that share of the cells. `leave_one_batch_out`: imputation of
-    each batch by models that never saw it.
+    each batch by models that never saw it. The models of `fractions` also place all cells for the
+    integration.
 
     Raises
     ------
@@ -101,8 +105,9 @@ def studies_of(
             expected=f"at least {LEAST_FRACTION:g}",
         )
     only_impute = frozenset({Task.IMPUTE})
+    both = only_impute | {Task.INTEGRATE}
     studies += [
-        Study(f"fraction={share:g}", words=("--hold-out", f"{1 - share:.6g}"), tasks=only_impute)
+        Study(f"{FRACTION}{share:g}", words=("--hold-out", f"{1 - share:.6g}"), tasks=both)
         for share in asked.fractions
     ]
     if asked.leave_one_batch_out:

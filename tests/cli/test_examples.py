@@ -1,5 +1,6 @@
 """The examples run as they are, with this checkout's mocli."""
 
+import dataclasses
 import json
 import os
 import re
@@ -231,3 +232,60 @@ def test_workflows_use_options_that_exist():
     emitted = set(re.findall(r"emit: (\w+)", process))
     assert set(described["output"]) == emitted
     assert "stub:" in process
+
+
+def given_to(script, environment, work):
+    """The words of every mocli command that a script of a paper runs, with all of its files there."""
+    work.mkdir(parents=True)
+    text = script.read_text()
+    names = {n for line in re.findall(r"given ([^;\n]+); then", text) for n in line.split() if "$" not in n}
+    names |= {n + ".h5mu" for line in re.findall(r"for name in ([^;\n]+); do", text) for n in line.split()}
+    names |= {n for line in re.findall(r"for query in ([^;\n]+); do", text) for n in line.split()}
+    for name in {*names, "hichip.bedpe"}:
+        (work / name).touch()
+    said = work.parent / "said.txt"
+    stub = Path(environment["PATH"].split(os.pathsep)[0]) / "mocli"
+    stub.write_text(f'#!/bin/sh\nprintf "%s\\0" "$@" >> "{said}"\nprintf "\\n\\0" >> "{said}"\n')
+    done = run(["bash", script, work, "--device", "cpu"], environment, work)
+    assert done.returncode == 0, done.stderr
+    assert "skipped" not in done.stderr
+    words = [line.strip("\0").split("\0") for line in said.read_text().split("\n\0") if line]
+    said.unlink()
+    return words, names
+
+
+@pytest.mark.parametrize("script", ["scmodal.sh", "multigrate.sh", "multidgd.sh", "sccross.sh"])
+def test_commands_of_the_papers_are_commands_of_mocli(script, environment, tmp_path, capsys):
+    """Every option, choice and hyper-parameter is one; every file is told of in the README beside."""
+    import typer.main
+
+    from mocli.cli.app import app
+    from mocli.models.parameters import params_class
+    from mocli.models.registry import available
+
+    root = typer.main.get_command(app)
+    words, names = given_to(EXAMPLES / "papers" / script, environment, tmp_path / "data")
+    text = (EXAMPLES / "papers" / "README.md").read_text()
+    assert [n for n in names if f"`{n}`" not in text] == []
+    assert len(words) > 5
+    known = {f.name for t in available().values() for f in dataclasses.fields(params_class(t))}
+    models = set()
+    for one in words:
+        if one[0] == "links":
+            root.commands["links"].commands[one[1]].make_context(one[1], one[2:])
+            continue
+        # resolved as for a run, and nothing is run
+        root.main([*one, "--print-config"], prog_name="mocli", standalone_mode=False)
+        resolved = yaml.safe_load(capsys.readouterr().out)
+        assert set(resolved.get("set") or {}) <= known
+        models |= {resolved.get("model"), *str(resolved.get("models")).split(",")}
+    assert script.removesuffix(".sh") in models
+
+
+def test_accessions_of_the_papers_are_only_those_they_name():
+    text = (EXAMPLES / "papers" / "README.md").read_text()
+    assert set(re.findall(r"GSE\d+", text)) == {
+        "GSE164378", "GSE128639", "GSE158013", "GSE165860",  # scMODAL
+        "GSE194122", "GSE205117", "GSE162170", "GSE101498",  # multiDGD
+        "GSE126074", "GSE240753", "GSE140203", "GSE97179", "GSE156793", "GSE149683",  # scCross
+    }  # fmt: skip

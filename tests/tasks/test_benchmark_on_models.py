@@ -1,0 +1,226 @@
+"""`mocli benchmark` of tasks that take a trained model: simulation, genes and peaks, shares of the cells."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from test_benchmark import QUICK, rows, run_inside, value
+
+import mocli
+from mocli.data.demo import write_demo
+from mocli.errors import InputError, UsageError
+from mocli.tasks import benchpage
+from mocli.tasks.benchruns import held_out_loss, loss_ratios
+from mocli.tasks.benchtable import Record
+
+
+@pytest.fixture(autouse=True, scope="module")
+def inside():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mocli.tasks.processes.Processes.run", run_inside)
+        yield
+
+
+@pytest.fixture(scope="module")
+def tissue(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tissue")
+    write_demo(folder, n_cells=100)
+    planted = pd.read_csv(folder / "planted.tsv", sep="\t", comment="#")
+    genes = pd.read_csv(folder / "genes.tsv", sep="\t", comment="#").set_index("gene").loc[planted["gene"]]
+    tss = np.where(genes["strand"] == "+", genes["start"], genes["end"] - 1)
+    place = planted["peak"].str.extract(r"(.+):(\d+)-(\d+)")
+    sides = {0: genes["chrom"].to_numpy(), 1: tss, 2: tss + 1, 3: place[0], 4: place[1], 5: place[2]}
+    pd.DataFrame(sides).to_csv(folder / "truth.bedpe", sep="\t", index=False, header=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bench(tissue):
+    """One model at all tasks but imputation."""
+    options = {
+        **QUICK, "links": tissue / "rna-atac.tsv", "label_key": "cell_type", "models": "multigrate",
+        "params": {"n_hidden": 16, "n_latent": 4, "batch_size": 32}, "seeds": [0],
+        "tasks": "integrate,simulate,gene2peak", "gtf": tissue / "genes.tsv",
+        "truth": tissue / "truth.bedpe",
+    }  # fmt: skip
+    mocli.benchmark(tissue / "multiome.h5mu", output=tissue / "b.tsv", **options)
+    return tissue, options
+
+
+def test_later_tasks_take_the_integrated_model(bench, check_report):
+    folder, _ = bench
+    for task in ("simulate", "gene2peak"):
+        run = folder / f"b.runs/{task}-multigrate-seed0"
+        report = json.loads((run / "out.report.json").read_text())
+        assert report["status"] == "ok"
+        assert report["training"] is None
+        assert str(folder / "b.runs/integrate-multigrate-seed0/out.model") in report["command"]
+        assert not any("trained already" in w for w in report["warnings"]), "no option without effect"
+    check_report(folder / "b.report.json")
+
+
+def test_models_that_cannot_are_left_out_with_the_reason(bench, tmp_path):
+    folder, options = bench
+    options = {**options, "models": "scmodal", "params": {}}
+    plan = mocli.benchmark(folder / "multiome.h5mu", output=tmp_path / "b.tsv", dry_run=True, **options).plan
+    assert "leaves out scmodal for simulate: it cannot simulate" in plan
+    (reason,) = [line for line in plan if line.startswith("leaves out scmodal for gene2peak")]
+    assert "by correlation alone" in reason
+    assert [line.split()[2] for line in plan if line.startswith("would run")] == ["integrate"]
+
+
+def test_figures_are_those_of_the_runs_reports_with_their_controls(bench):
+    folder, _ = bench
+    table = rows(folder / "b.tsv")
+    report = json.loads((folder / "b.runs/simulate-multigrate-seed0/out.report.json").read_text())
+    for method, metrics in (
+        ("multigrate", report["metrics"]),
+        ("other_real_cells", report["baselines"]["other_real_cells"]["metrics"]),
+    ):
+        for metric in ("library_ks", "nearest_label", "variance_ratio"):
+            told = metrics[f"{metric}[rna]"]["value"]
+            assert value(table, method, metric, of="rna", task="simulate") == pytest.approx(told, rel=1e-6)
+    ratio = report["metrics"]["variance_ratio[rna]"]["value"]
+    assert value(table, "multigrate", "off_variance_ratio", of="rna") == pytest.approx(abs(ratio - 1.0))
+
+    report = json.loads((folder / "b.runs/gene2peak-multigrate-seed0/out.report.json").read_text())
+    told = {k: v["value"] for k, v in report["metrics"].items() if k.startswith("silencing_auprc")}
+    scores = {"silencing": "multigrate", "spearman": "spearman", "nearness": "nearness", "chance": "chance"}
+    for score, method in scores.items():
+        found = value(table, method, "silencing_auprc", of="the known pairs", task="gene2peak")
+        assert found == pytest.approx(told[f"silencing_auprc[the known pairs; {score}]"], rel=1e-6)
+    kinds = {r["method"]: r["kind"] for r in table if r["task"] == "gene2peak"}
+    assert kinds["spearman"] == kinds["pearson"] == kinds["chance"] == "control"
+    ranks = {r["method"]: r["value"] for r in table if r["metric"] == "rank" and r["task"] == "gene2peak"}
+    assert set(ranks) == {"multigrate", "spearman", "pearson", "nearness"}, "chance is a bound"
+    assert {r["aspect"] for r in table if r["task"] == "gene2peak" and r["metric"] == "silencing_auprc"} == {
+        "links"
+    }
+
+
+def test_they_are_made_again_with_the_model_and_only_then(bench, tmp_path):
+    folder, options = bench
+
+    def ask():
+        output, dry = folder / "b.tsv", {"force": True, "dry_run": True}
+        return mocli.benchmark(folder / "multiome.h5mu", output=output, **dry, **options)
+
+    kept = [folder / f"b.runs/{task}-multigrate-seed0" for task in ("integrate", "simulate")]
+    plan = ask()
+    assert not [line for line in plan.plan if line.startswith("would run")]
+    # the report of the integration is lost: its model will be another one
+    held = tmp_path / "report.json"
+    shutil.move(kept[0] / "out.report.json", held)
+    try:
+        plan = ask()
+    finally:
+        shutil.move(held, kept[0] / "out.report.json")
+    again = {line.split(":")[0] for line in plan.plan if line.startswith("would run")}
+    assert again == {f"would run {t} multigrate seed 0" for t in ("integrate", "simulate", "gene2peak")}
+
+
+def test_what_takes_a_failed_model_fails_with_it(tissue, tmp_path):
+    """A likelihood that multiDGD has not: nothing is simulated from a model that is not there."""
+    mocli.benchmark(
+        tissue / "multiome.h5mu", output=tmp_path / "b.tsv", models="multigrate", seeds=[0],
+        tasks="integrate,simulate", label_key="cell_type", params={"n_hidden": 16},
+        transform={"rna": "tfidf-lsi"}, likelihood={"rna": "nb"}, **QUICK,
+    )  # fmt: skip
+    failed = {r["task"]: r["note"] for r in rows(tmp_path / "b.tsv") if r["status"] == "failed"}
+    assert set(failed) == {"integrate", "simulate"}
+    assert failed["simulate"] == "the run whose model it takes failed: integrate multigrate seed 0"
+
+
+def test_without_integration_they_train_themselves(tissue, tmp_path):
+    plan = mocli.benchmark(
+        tissue / "multiome.h5mu", output=tmp_path / "b.tsv", models="multigrate", seeds=[0],
+        tasks="gene2peak,simulate", gtf=tissue / "genes.tsv", dry_run=True, **QUICK,
+    ).plan  # fmt: skip
+    runs = [line for line in plan if line.startswith("would run")]
+    assert [line.split()[2] for line in runs] == ["simulate", "gene2peak"]
+    assert all("--model multigrate" in line and "--from-model" not in line for line in runs)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"tasks": "gene2peak"}, UsageError, "told by where genes lie"),
+        ({"tasks": "simulate", "gtf": "g"}, UsageError, "use for --gtf"),
+        ({"truth": "t"}, UsageError, "use for --truth"),
+        ({"tasks": "gene2peak", "gtf": "absent.gtf"}, InputError, "--gtf is not there"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(tissue, tmp_path, options, error, message):
+    with pytest.raises(error, match=message):
+        mocli.benchmark(tissue / "multiome.h5mu", output=tmp_path / "b.tsv", **{**QUICK, **options})
+
+
+def test_proteins_are_no_peaks(paired, tmp_path):
+    plan = mocli.benchmark(
+        paired / "data.h5mu", output=tmp_path / "b.tsv", models="multigrate", tasks="integrate,gene2peak",
+        gtf=paired / "links.tsv", dry_run=True, **QUICK,
+    ).plan  # fmt: skip
+    assert "leaves out multigrate for gene2peak: it needs expression and accessibility" in plan
+
+
+@pytest.mark.slow
+def test_models_of_a_share_of_the_cells_place_all_of_them(tissue, tmp_path):
+    options = {**QUICK, "models": "multigrate", "seeds": [0], "label_key": "cell_type"}
+    done = mocli.benchmark(
+        tissue / "multiome.h5mu", output=tmp_path / "b.tsv", tasks="integrate,impute", fractions="0.5",
+        source="atac", target="rna", params={"n_hidden": 16, "n_latent": 4, "batch_size": 32}, **options,
+    )  # fmt: skip
+    table = rows(tmp_path / "b.tsv")
+    assert not [r["note"] for r in table if r["status"] == "failed"]
+    whole = value(table, "multigrate", "silhouette_label", study="")
+    share = value(table, "multigrate", "silhouette_label", study="fraction=0.5")
+    assert share is not None
+    assert share != whole
+    assert len({r["n"] for r in table if r["metric"] == "silhouette_label"}) == 1
+    found = [json.loads(p.read_text()) for p in tmp_path.glob("b.runs/impute-*/out.report.json")]
+    assert {r["inputs"][0]["n_obs"] for r in found} == {50, 80}
+    costs = done.report["tables"]["costs"]
+    assert {(r[1], r[2]) for r in costs["rows"]} == {
+        ("integrate", None), ("impute", None), ("integrate", "fraction=0.5"), ("impute", "fraction=0.5"),
+    }  # fmt: skip
+
+
+def test_losses_are_divided_seed_by_seed():
+    def record(study, seed, value, method="a"):
+        return Record("impute", method, "model", seed, study, "ok", "validation_loss", value)
+
+    records = [record("", 0, 2.0), record("", 1, 4.0), record("fraction=0.5", 0, 3.0)]
+    records += [
+        record("fraction=0.5", 1, 5.0),
+        record("panel=3", 0, 9.0),
+        record("fraction=0.5", 0, 1.0, "b"),
+    ]
+    found = {(r.method, r.study, r.seed): r.value for r in loss_ratios(records)}
+    assert found == {("a", "fraction=0.5", 0): 1.5, ("a", "fraction=0.5", 1): 1.25}
+    curve = {"step": [1.0, 2.0, 3.0], "value": [5.0, 3.0, 4.0]}
+    assert held_out_loss({"history": {"pretrain": {}, "train": {"validation": curve}}}) == 3.0
+    assert held_out_loss({"history": {"align": {"mmd": {"step": [1.0], "value": [1.0]}}}}) is None
+
+
+def test_the_page_sets_what_studies_cost_beside_the_benchmark_itself():
+    def record(study, key, value):
+        return Record("impute", "a", "model", 0, study, "ok", key, value, aspect="cost")
+
+    half = "fraction=0.5"
+    records = [record("", "train_s", 4.0), record(half, "train_s", 2.0), record(half, "loss_ratio", 1.5)]
+    work = SimpleNamespace(records=[*records, record(half, "steps", 9.0)])
+    assert benchpage.costs(work, studies=False) == {"Training, s": {"a, impute": [4.0]}}
+    assert benchpage.costs(work, studies=True) == {
+        "Training, s": {"a, impute, all": [4.0], "a, impute, fraction=0.5": [2.0]},
+        "Held-out loss over that of the whole": {"a, impute, fraction=0.5": [1.5]},
+    }
+    plain = SimpleNamespace(records=records[:1])
+    assert benchpage.costs(plain, studies=True) == {}
+
+
+def test_shares_of_cells_need_something_to_impute(paired, tmp_path):
+    with pytest.raises(UsageError, match="--fractions trains models to impute"):
+        mocli.benchmark(paired / "data.h5mu", output=tmp_path / "b.tsv", fractions="0.5", **QUICK)
