@@ -21,15 +21,17 @@ MAY_IMPORT = {
     "mocli.data": BASE | {"mocli.data", "mocli.models.base"},
     "mocli.nn": {"mocli.errors", "mocli.types", "mocli.nn"},
     "mocli.models.base": BASE | {"mocli.data.bundle"},
+    "mocli.models.places": BASE | {"mocli.data.bundle"},
     "mocli.models.registry": BASE | {"mocli.models", "mocli.models.base"},
     "mocli.models.parameters": BASE | {"mocli.models.base", "mocli.models.registry"},
     "mocli.train": BASE
-    | {"mocli.train", "mocli.log", "mocli.models.base", "mocli.data.batches", "mocli.data.bundle"},
+    | {"mocli.train", "mocli.log", "mocli.models.base", "mocli.models.places"}
+    | {"mocli.data.batches", "mocli.data.bundle"},
     "mocli.metrics": {"mocli.errors", "mocli.types", "mocli.metrics", "mocli.nn.neighbors"},
     "mocli.report": BASE | {"mocli.report"},
     "mocli.tasks": BASE
     | {"mocli.tasks", "mocli.train", "mocli.metrics", "mocli.data", "mocli.report", "mocli.log"}
-    | {"mocli.models.base", "mocli.models.registry", "mocli.models.parameters"}
+    | {"mocli.models.base", "mocli.models.places", "mocli.models.registry", "mocli.models.parameters"}
     | {"mocli.nn.neighbors", "mocli.nn.readout"},
     "mocli.cli": BASE
     | {"mocli.cli", "mocli.tasks", "mocli.report", "mocli.log", "mocli.data.demo"}

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from mocli.cli.call import call
 from mocli.cli.command import with_options
+from mocli.cli.genesets import GeneSetOptions
 from mocli.cli.option import option
 from mocli.cli.options import (
     CommandOptions,
@@ -125,6 +126,7 @@ class StudyOptions:
 
 @with_options(
     InputOptions,
+    GeneSetOptions,
     OutputOptions,
     BenchmarkOptions,
     StudyOptions,

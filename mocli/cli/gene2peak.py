@@ -6,6 +6,7 @@ from typing import Annotated
 
 from mocli.cli.call import call
 from mocli.cli.command import with_options
+from mocli.cli.genesets import GeneSetOptions
 from mocli.cli.option import option
 from mocli.cli.options import OUTPUT, SHARED
 from mocli.cli.settings import Settings
@@ -144,7 +145,7 @@ class Gene2PeakOptions:
     ] = None
 
 
-@with_options(*SHARED, Gene2PeakOptions)
+@with_options(*SHARED, GeneSetOptions, Gene2PeakOptions)
 def gene2peak(settings: Settings) -> None:
     """Find the peaks that go with each gene.
 

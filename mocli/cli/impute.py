@@ -14,7 +14,7 @@ from mocli.cli.values import choice
 
 IMPUTATION = "Imputation"
 CELLS = ("missing", "all")
-SCALES = ("log", "counts", "scaled")
+SCALES = ("log", "counts", "scaled", "shares")
 ROUTES = ("auto", "decoder", "readout")
 
 
@@ -27,7 +27,8 @@ class ImputeOptions:
         option("--from", panel=IMPUTATION, metavar="MOD", help="Modality that the cells have"),
     ] = None
     target: Annotated[
-        str | None, option("--to", panel=IMPUTATION, metavar="MOD", help="Modality to impute")
+        str | None,
+        option("--to", panel=IMPUTATION, metavar="MOD", help="Modality to impute; the same denoises it"),
     ] = None
     from_model: Annotated[
         Path | None,
@@ -50,7 +51,11 @@ class ImputeOptions:
     ] = "missing"
     evaluate: Annotated[
         bool,
-        option("--evaluate", panel=IMPUTATION, help="Hide measured values, predict them and compare"),
+        option(
+            "--evaluate",
+            panel=IMPUTATION,
+            help="Hide measured values, predict them and compare, with --label-key also by label",
+        ),
     ] = False
     hold_out: Annotated[
         str,
@@ -68,7 +73,8 @@ class ImputeOptions:
             panel=IMPUTATION,
             metavar="|".join(SCALES),
             check=choice(*SCALES),
-            help="log: normalised, logged; counts: at median depth; scaled: in standard deviations",
+            help="log: normalised, logged; counts: at median depth (denoised: the cell's own); scaled: in "
+            "standard deviations; shares: of the cell's total, denoised only",
         ),
     ] = "log"
     route: Annotated[

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from mocli.cli import values
 from mocli.cli.call import call
 from mocli.cli.command import with_options
 from mocli.cli.genesets import GeneSetOptions
@@ -47,6 +48,16 @@ class IntegrateOptions:
             help="Measure the integration, and baselines beside it; on wide links that takes minutes",
         ),
     ] = True
+    clusters: Annotated[
+        float | None,
+        option(
+            "--clusters",
+            panel=OUTPUT,
+            metavar="RESOLUTION",
+            check=values.positive,
+            help="Add graph clusters (Louvain) at a resolution, such as 1, as obs <model>_louvain",
+        ),
+    ] = None
     umap: Annotated[bool, option("--umap", panel=OUTPUT, help="Add a UMAP of the latent as obsm X_umap")] = (
         False
     )

@@ -14,7 +14,7 @@ import typer
 
 from mocli.cli import values
 from mocli.cli.option import option
-from mocli.cli.training import ModelOptions, ScheduleOptions, SeedOptions
+from mocli.cli.training import ModelOptions, ScheduleOptions, SeedOptions, StartOptions
 from mocli.cli.values import Pairs, choice
 from mocli.types import ModalityKind
 
@@ -120,6 +120,17 @@ class DataOptions:
         ),
         Pairs("MOD=N", values.count),
     ] = None
+    seen_in: Annotated[
+        list[str] | None,
+        option(
+            "--seen-in",
+            panel=DATA,
+            metavar="MOD=X",
+            help="Keep features seen in a share of the cells (0.01), or in a number of them (10), before "
+            "--hvg chooses",
+        ),
+        Pairs("MOD=X", values.share_or_count),
+    ] = None
     var_key: Annotated[
         str | None,
         option(
@@ -153,8 +164,8 @@ class DataOptions:
             "--label-key",
             panel=DATA,
             metavar="COLUMN",
-            help="obs column with cell types: for metrics, for the labels that the model keeps, and how "
-            "many clusters multiDGD has",
+            help="obs column with cell types: for metrics, for the labels that the model keeps, how many "
+            "clusters multiDGD has, and critic_weights=labels",
         ),
     ] = None
     pair_key: Annotated[
@@ -336,6 +347,7 @@ SHARED = (
     DataOptions,
     ModelOptions,
     ScheduleOptions,
+    StartOptions,
     SeedOptions,
     RunOptions,
     CommandOptions,

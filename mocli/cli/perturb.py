@@ -6,6 +6,7 @@ from typing import Annotated
 
 from mocli.cli.call import call
 from mocli.cli.command import with_options
+from mocli.cli.genesets import GeneSetOptions
 from mocli.cli.option import option
 from mocli.cli.options import OUTPUT, SHARED
 from mocli.cli.settings import Settings
@@ -139,7 +140,7 @@ class PerturbOptions:
     ] = False
 
 
-@with_options(*SHARED, PerturbOptions)
+@with_options(*SHARED, GeneSetOptions, PerturbOptions)
 def perturb(settings: Settings) -> None:
     """Change features of cells, and see where the cells go.
 

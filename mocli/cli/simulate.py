@@ -6,6 +6,7 @@ from typing import Annotated
 
 from mocli.cli.call import call
 from mocli.cli.command import with_options
+from mocli.cli.genesets import GeneSetOptions
 from mocli.cli.option import option
 from mocli.cli.options import OUTPUT, SHARED
 from mocli.cli.settings import Settings
@@ -107,7 +108,7 @@ class SimulateOptions:
     ] = None
 
 
-@with_options(*SHARED, SimulateOptions)
+@with_options(*SHARED, GeneSetOptions, SimulateOptions)
 def simulate(settings: Settings) -> None:
     """Make new cells of chosen types, matched in all modalities.
 

@@ -1,6 +1,7 @@
 """Options of every subcommand that trains: which model, how, and where chance begins."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from mocli.cli import values
@@ -76,6 +77,30 @@ class ScheduleOptions:
             help="Other hyper-parameter; 'mocli params MODEL' lists them",
         ),
         Pairs("KEY=VALUE", values.scalar),
+    ] = None
+
+
+@dataclass(frozen=True)
+class StartOptions:
+    """What a model begins with."""
+
+    init_from: Annotated[
+        Path | None,
+        option(
+            "--init-from",
+            panel=TRAINING,
+            metavar="DIR",
+            help="Start from the weights of a trained model (OUT.model) of the same kind, as far as they fit",
+        ),
+    ] = None
+    freeze: Annotated[
+        str | None,
+        option(
+            "--freeze",
+            panel=TRAINING,
+            metavar="PART[,PART]",
+            help="Parts whose weights stay as they start: names such as encoders or decoders.rna",
+        ),
     ] = None
 
 

@@ -124,6 +124,22 @@ def count(value: Any, option: str) -> int:
     raise UsageError(f"{option} takes a whole number above zero", field=option, found=repr(value))
 
 
+def share_or_count(value: Any, option: str) -> float:
+    """Take a value as a share above zero and below one, or as a whole number from one on."""
+    found = scalar(value, option)
+    if isinstance(found, (int, float)) and not isinstance(found, bool):
+        if 0 < found < 1:
+            return float(found)
+        if found >= 1 and found == found // 1:
+            return int(found)
+    raise UsageError(
+        f"{option} takes a share of the cells or a number of them",
+        field=option,
+        found=repr(value),
+        expected="a number below one such as 0.01, or a whole one such as 10",
+    )
+
+
 def among(*choices: str) -> Callable[[Any, str], str]:
     """Take one of `choices`."""
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mocli.errors import InputError
+from mocli.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -218,6 +218,22 @@ class MultiOmics:
     def codes_of(self, codes: Codes | None, modality: str) -> IntArray | None:
         """Return a covariate's codes in the order of a modality's rows, `(n_obs,)`."""
         return None if codes is None else codes.codes[self.cells_of(modality)]
+
+    def labels(self, asked_by: str) -> dict[str, IntArray]:
+        """Return the label's codes by modality in the order of its rows, -1 for none.
+
+        Raises
+        ------
+        UsageError
+            There is no label, though an option asks for one.
+        """
+        if self.label is None:
+            raise UsageError(
+                "cells are to be weighed by their labels, and there are none",
+                field=asked_by,
+                hint="name the column of labels with --label-key",
+            )
+        return {name: self.label.codes[self.cells_of(name)] for name in self.modalities}
 
 
 @dataclass(frozen=True, eq=False)

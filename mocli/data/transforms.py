@@ -87,6 +87,9 @@ class RecipeOptions:
     n_top
         Number of highly variable features to keep; None keeps all. `tfidf-lsi`
         always uses all.
+    seen_in
+        Share of the cells, or from 1 on their number, in which a feature has to be seen, that is not
+        0, before the highly variable are chosen; None for any. `tfidf-lsi` uses all.
     n_components
         Components of the SVD of `tfidf-lsi`, before those that follow depth go.
     target_sum
@@ -114,31 +117,44 @@ class RecipeOptions:
     clip: float | None = None
     n_pcs: int | None = None
     seed: int = 0
+    seen_in: float | None = None
 
     def __post_init__(self) -> None:
         check_transform(self.transform)
-        for name in ("n_top", "n_components", "target_sum", "cofactor", "clip"):
+        for name in ("n_top", "n_components", "target_sum", "cofactor", "clip", "seen_in"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UsageError(f"'{name}' must be positive", field=name, found=value)
 
 
+def seen(x: CSR, seen_in: float | None) -> IntArray:
+    """Return the columns of raw values that are not 0 in so many cells: a share below 1, else a number."""
+    if seen_in is None:
+        return np.arange(x.shape[1], dtype=np.int64)
+    n_seen = np.bincount(x.indices[x.data != 0], minlength=x.shape[1])
+    enough = n_seen / max(x.shape[0], 1) >= seen_in if seen_in < 1 else n_seen >= seen_in
+    return np.flatnonzero(enough).astype(np.int64)
+
+
 def highly_variable(x: CSR, options: RecipeOptions) -> IntArray:
-    """Return the `n_top` most variable columns of raw values, in their own order.
+    """Return the `n_top` most variable of the columns of raw values that are `seen`, in their own order.
 
     Values on a log scale, and counts after `lognorm`, are ranked by scanpy's
     normalised dispersion (flavour `seurat`); all others by the variance of the
     transformed values. Above 30,000 cells a seeded sample of so many is ranked.
     """
     n_top = options.n_top
-    if n_top is None or n_top >= x.shape[1] or options.transform == "tfidf-lsi":
+    if options.transform == "tfidf-lsi":
         return np.arange(x.shape[1], dtype=np.int64)
+    among = seen(x, options.seen_in)
+    if n_top is None or n_top >= len(among):
+        return among
     if x.shape[0] > HVG_CELLS:
         chosen = np.random.default_rng(options.seed).choice(x.shape[0], HVG_CELLS, replace=False)
         x = x[np.sort(chosen)]
     ranked_as = "lognorm" if options.transform == "counts" else options.transform
     target = options.target_sum if options.target_sum is not None else median_total(x)
-    values = normalize(x, ranked_as, target_sum=target, cofactor=options.cofactor)
+    values = normalize(x, ranked_as, target_sum=target, cofactor=options.cofactor, columns=among)
     low, high = (values.data.min(), values.data.max()) if values.nnz else (0.0, 0.0)
     log_like = ranked_as == "lognorm" or (ranked_as == "identity" and low >= 0 and high < _LOG_LIKE_MAX)
     if log_like and x.shape[0] > 1:
@@ -152,7 +168,7 @@ def highly_variable(x: CSR, options: RecipeOptions) -> IntArray:
         score = table["dispersions_norm"].to_numpy(dtype=np.float64, na_value=-np.inf)
     else:
         score = moments(values)[1]
-    return np.sort(np.argsort(-score, kind="stable")[:n_top]).astype(np.int64)
+    return among[np.sort(np.argsort(-score, kind="stable")[:n_top])]
 
 
 @dataclass(frozen=True, eq=False)
@@ -314,8 +330,12 @@ class Recipe:
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return what `from_state` needs: a JSON-able part and arrays by name."""
+        options = asdict(self.options)
+        if self.options.seen_in is None:
+            # so that earlier versions read the file
+            del options["seen_in"]
         json = {
-            "options": asdict(self.options),
+            "options": options,
             "names": list(self.feature_names),
             "n_vars": self.n_vars,
             "target_sum": self.target_sum,

@@ -46,9 +46,19 @@ class LayerChoice:
 
 
 def choose_layer(
-    file: ModalityFile, requested: str | None, *, wants_counts: bool, allow_negative: bool = False
+    file: ModalityFile,
+    requested: str | None,
+    *,
+    wants_counts: bool,
+    allow_negative: bool = False,
+    takes_normal: bool = False,
 ) -> LayerChoice:
     """Choose a matrix: the one asked for, else `layers['counts']`, else `X`.
+
+    Parameters
+    ----------
+    takes_normal
+        Whether a normal likelihood could stand in for the one that wants counts, for the message.
 
     Raises
     ------
@@ -85,10 +95,17 @@ def choose_layer(
         hint=f"{' or '.join(_field(m) for m in others[:3])} would do: --layer {file.name}={others[0]}"
         if others
         else "no other layer of the file would do: give the file with the raw counts"
+        + (_as_normal(file.name, values) if takes_normal else "")
         if wants_counts
         else "no other layer of the file would do: give the values before scaling, "
         f"or take them as they are with --transform {file.name}=identity",
     )
+
+
+def _as_normal(name: str, values: ValueKind) -> str:
+    """Return how values that are no counts could be taken, as the end of a hint."""
+    signed = f" --transform {name}=identity" if values is ValueKind.REAL else ""
+    return f", or take these for normal values with --likelihood {name}=normal{signed}"
 
 
 @dataclass(frozen=True, eq=False)

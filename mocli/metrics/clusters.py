@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mocli.metrics.graph import coordinate_order, neighbor_graph
+from mocli.metrics.graph import NEIGHBORS, coordinate_order, joined, neighbor_graph
 from mocli.metrics.registry import Embedding, Score, metric
+from mocli.nn.neighbors import knn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from mocli.types import IntArray
+    from mocli.types import FloatArray, IntArray
 
 RESOLUTIONS = tuple(round(0.1 * i, 1) for i in range(1, 21))
 STARTS = 4
@@ -142,6 +143,28 @@ def louvain(e: Embedding) -> dict[float, IntArray]:
         }
 
     return e.share("louvain", find)
+
+
+def louvain_of(z: FloatArray, resolution: float, *, device: str = "cpu") -> IntArray:
+    """Cluster places `(n, d)`, all of them, as `louvain` does: codes `(n,)`, 0 the largest cluster.
+
+    The same places get the same clusters, whatever their order.
+    """
+    e = Embedding({"cells": z}, device=device)
+    order = coordinate_order(e, np.arange(len(z)))
+    x = e.joint[order]
+    graph = joined(knn(x, x, NEIGHBORS, exclude_self=True, device=device)[1])
+    found = np.zeros(len(z), np.int64)
+    if graph.nnz:
+        from sknetwork.clustering import Louvain
+
+        found = np.asarray(Louvain(resolution=resolution, modularity="newman").fit_predict(graph), np.int64)
+    _, first, codes, sizes = np.unique(found, return_index=True, return_inverse=True, return_counts=True)
+    rank = np.empty(len(sizes), np.int64)
+    rank[np.lexsort((first, -sizes))] = np.arange(len(sizes))
+    clusters = np.empty(len(z), np.int64)
+    clusters[order] = rank[codes]
+    return clusters
 
 
 def ari(label: IntArray, cluster: IntArray) -> float:

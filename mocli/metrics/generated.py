@@ -273,19 +273,33 @@ def log_at_depth(x: CSR, depth: float) -> CSR:
     return scaled
 
 
-def project(fitted_on: CSR, *others: CSR, seed: int) -> tuple[DoubleArray, ...]:
-    """Project cells on the principal components of some, `(n, k)` each; the most variable features only."""
+def principal_axes(
+    fitted_on: CSR, *, n_components: int, seed: int
+) -> tuple[IntArray, DoubleArray, DoubleArray]:
+    """Principal components of cells by their features of the greatest variance.
+
+    Returns
+    -------
+    The features, at most 3,000, in order; their means `(n_features,)`; axes `(n_features, k)`, a single
+    one of zeros where there are too few cells or features.
+    """
     from sklearn.decomposition import PCA
 
-    _, variance = moments(fitted_on)
+    mean, variance = moments(fitted_on)
     chosen = np.sort(np.argsort(-variance, kind="stable")[:MOST_FEATURES])
     n, p = fitted_on.shape[0], len(chosen)
-    k = min(N_COMPONENTS, n - 1, p - 1)
+    k = min(n_components, n - 1, p - 1)
     if k < 1:
-        return tuple(np.zeros((x.shape[0], 1)) for x in others)
+        return chosen, mean[chosen], np.zeros((p, 1))
     model = PCA(k, svd_solver="arpack" if k < min(n, p) else "auto", random_state=seed)
     model.fit(fitted_on[:, chosen].astype(np.float64))
-    return tuple(np.asarray(model.transform(x[:, chosen].astype(np.float64))) for x in others)
+    return chosen, np.asarray(model.mean_).ravel(), np.asarray(model.components_.T)
+
+
+def project(fitted_on: CSR, *others: CSR, seed: int) -> tuple[DoubleArray, ...]:
+    """Project cells on the principal components of some, `(n, k)` each; the most variable features only."""
+    chosen, mean, axes = principal_axes(fitted_on, n_components=N_COMPONENTS, seed=seed)
+    return tuple(np.asarray(x[:, chosen].astype(np.float64) @ axes - mean @ axes) for x in others)
 
 
 def moments(x: CSR) -> tuple[DoubleArray, DoubleArray]:

@@ -56,8 +56,6 @@ def neighbor_graph(e: Embedding) -> tuple[IntArray, CSR]:
     """
 
     def build() -> tuple[IntArray, CSR]:
-        from scipy.sparse import csr_matrix
-
         cells, lists = e.neighbors
         members = np.zeros(len(e.joint), bool)
         members[cells] = True
@@ -67,16 +65,21 @@ def neighbor_graph(e: Embedding) -> tuple[IntArray, CSR]:
         order = coordinate_order(e, cells)
         place = np.empty(len(e.joint), np.int64)
         place[cells[order]] = np.arange(len(cells))
-        columns = place[near[order]]
-        ends = np.arange(0, columns.size + 1, max(1, columns.shape[1]))[: len(cells) + 1]
-        ends = ends if columns.size else np.zeros(len(cells) + 1, np.int64)
-        size = (len(cells), len(cells))
-        directed = csr_matrix((np.ones(columns.size), columns.ravel(), ends), shape=size)
-        graph = directed.maximum(directed.T).tocsr()
-        graph.sort_indices()
-        return cells[order], graph
+        return cells[order], joined(place[near[order]])
 
     return e.share("neighbor graph", build)
+
+
+def joined(near: IntArray) -> CSR:
+    """Return the symmetric graph of 0 and 1 in which each of m is joined to those it lists, `(m, k)`."""
+    from scipy.sparse import csr_matrix
+
+    m, k = near.shape
+    ends = np.arange(m + 1) * k
+    directed = csr_matrix((np.ones(near.size), near.ravel(), ends), shape=(m, m))
+    graph = directed.maximum(directed.T).tocsr()
+    graph.sort_indices()
+    return graph
 
 
 def coordinate_order(e: Embedding, cells: IntArray) -> IntArray:

@@ -71,14 +71,17 @@ class Detection:
         Average precision, sum over distinct scores of the gain in recall times precision.
     balanced_accuracy
         Mean of sensitivity and specificity of `predicted > threshold`.
+    true_positive_rate
+        That sensitivity: of the cells that have it the share called, also known as recall.
     prevalence
         Share of cells that have it: the average precision of guessing.
 
-    The first two are NaN for a feature that all cells have, or none.
+    All but the prevalence are NaN for a feature that all cells have, or none.
     """
 
     auprc: DoubleArray
     balanced_accuracy: DoubleArray
+    true_positive_rate: DoubleArray
     prevalence: DoubleArray
 
 
@@ -137,7 +140,7 @@ def detection(
     """
     n, p = _shape(predicted, present)
     above = np.broadcast_to(np.asarray(threshold), (p,))
-    auprc, balanced, prevalence = (np.full(p, np.nan) for _ in range(3))
+    auprc, balanced, recall, prevalence = (np.full(p, np.nan) for _ in range(4))
     for features in chunks(p, _width(n)) if n else ():
         score = np.ascontiguousarray(predicted[:, features].T)
         there = np.ascontiguousarray(present[:, features].T.astype(bool))
@@ -151,7 +154,8 @@ def detection(
         prevalence[features] = positives / n
         auprc[features] = np.where(void, np.nan, average)
         balanced[features] = np.where(void, np.nan, (hits + rejected) / 2)
-    return Detection(auprc, balanced, prevalence)
+        recall[features] = np.where(void, np.nan, hits)
+    return Detection(auprc, balanced, recall, prevalence)
 
 
 def summary(acc: FeatureAccuracy) -> dict[str, Json]:

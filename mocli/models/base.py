@@ -134,6 +134,10 @@ class Validation:
 
     Attributes
     ----------
+    lr_factor, lr_patience
+        By what all learning rates are multiplied when as many looks in a row, since the best or the last
+        such time, have not lowered the sum; training then ends after the first such time only, and
+        `patience` is counted from there. None leaves the rates alone.
     learns
         Name of a group of tables whose rows of held-out cells step at every look, all else frozen:
         a model without encoders knows such cells by their rows alone.
@@ -144,6 +148,8 @@ class Validation:
     patience: int
     weights: Mapping[str, float]
     learns: str | None = None
+    lr_factor: float | None = None
+    lr_patience: int = 1
 
     def n_held_out(self, n_cells: int) -> int:
         """Return the number of cells that are not trained on."""
@@ -196,28 +202,22 @@ class Model(Protocol):
     @classmethod
     def from_bundle(cls, bundle: MultiOmics, params: Any) -> Self:
         """Build with fresh weights; torch's global generator is seeded by the caller."""
-        ...
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Json], params: Any) -> Self:
         """Rebuild the empty networks from what `spec` returned."""
-        ...
 
     def spec(self) -> dict[str, Json]:
         """Return what `from_spec` needs: sizes, modalities, edges; the order of keys is not kept."""
-        ...
 
     def phases(self, schedule: Schedule, bundle: MultiOmics) -> list[Phase]:
         """Return the stretches of training in order."""
-        ...
 
     def prepare(self, batch: Minibatch) -> Any:
         """Run the forward part that all groups of one step share."""
-        ...
 
     def losses(self, prepared: Any, group: str) -> Losses:
         """Return the loss of one group; called `repeats` times per minibatch."""
-        ...
 
 
 @runtime_checkable
@@ -225,6 +225,14 @@ class SmoothsLinks(Protocol):
     """Parameters of a model that may want linked features averaged over own neighbours."""
 
     smooth_links: bool
+
+
+@runtime_checkable
+class KeepsInputs(Protocol):
+    """A model that holds what its encoders see of the training cells."""
+
+    def look_again(self, bundle: MultiOmics) -> None:
+        """Compute that anew, after what encoders see cells by has been replaced."""
 
 
 @runtime_checkable
@@ -241,7 +249,6 @@ class Encodes(Protocol):
 
     def encode(self, modality: str, x: Tensor) -> Tensor:
         """`(B, n_vars)` to `(B, n_latent)`, deterministic (the posterior mean where there is one)."""
-        ...
 
 
 @runtime_checkable
@@ -253,19 +260,15 @@ class EntersLinearly(Protocol):
 
     def entry_weights(self, modality: str) -> Tensor:
         """Return the first layer's weights, `(n_vars, n_hidden)`."""
-        ...
 
     def entry_values(self, modality: str, values: Tensor, library: Tensor) -> Tensor:
         """Return single values `(n,)` as the first layer sees them in cells of a total `(n,)`."""
-        ...
 
     def enter(self, modality: str, x: Tensor) -> Tensor:
         """`(B, n_vars)` to the first layer's output, `(B, n_hidden)`, before anything that is not linear."""
-        ...
 
     def leave(self, modality: str, hidden: Tensor) -> Tensor:
         """`(B, n_hidden)` to `(B, n_latent)`."""
-        ...
 
 
 @runtime_checkable
@@ -274,7 +277,6 @@ class EncodesJointly(Protocol):
 
     def encode_cells(self, batch: Minibatch) -> Tensor:
         """Return `(B, n_latent)` for the cells of a minibatch, deterministic (the posterior mean)."""
-        ...
 
 
 class Conditions(NamedTuple):
@@ -309,7 +311,6 @@ class Decodes(Protocol):
         Counts are those of cells of a library size `(B,)`, by default the median of training;
         without conditions, covariates stand at their mean.
         """
-        ...
 
 
 @runtime_checkable
@@ -330,7 +331,6 @@ class Samples(Protocol):
         Conditions and library are those of `Decodes.decode`, whose values are the means of such
         draws; the generator is that of the device of `z`.
         """
-        ...
 
 
 @runtime_checkable
@@ -339,7 +339,6 @@ class Surprised(Protocol):
 
     def surprise(self, modality: str, columns: Tensor, values: Tensor, mean: Tensor) -> Tensor:
         """Return -log p of values of some features given their means on `decode`'s scale, `(B, k)` each."""
-        ...
 
 
 @runtime_checkable
@@ -379,7 +378,6 @@ class Extends(Protocol):
         The bundle has all modalities of the model in its order, without rows where none was
         measured; levels of covariates begin with the model's own. No phase means nothing is new.
         """
-        ...
 
 
 @runtime_checkable
@@ -388,7 +386,6 @@ class Draws(Protocol):
 
     def draw_cells(self, batch: Minibatch, generator: Generator) -> Tensor:
         """Return one draw from the posterior of each cell, `(B, n_latent)`; the generator is the CPU's."""
-        ...
 
 
 @runtime_checkable
@@ -397,4 +394,3 @@ class Translates(Protocol):
 
     def translate(self, source: str, target: str, x: Tensor) -> Tensor:
         """`(B, n_source)` to the expected `(B, n_target)`, both on the scale of the model's input."""
-        ...

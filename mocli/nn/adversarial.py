@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Critic(nn.Module):
@@ -27,10 +31,10 @@ class Critic(nn.Module):
         return logits
 
 
-def source_entropy(logits: Tensor, source: Tensor, weight: Tensor | None = None) -> Tensor:
+def source_entropy(
+    logits: Tensor, source: Tensor, weight: Tensor | None = None, *, by_source: bool = True
+) -> Tensor:
     """Cross-entropy of telling where each latent came from, weighted mean over cells.
-
-    Every source counts the same however many of its cells are drawn.
 
     Parameters
     ----------
@@ -40,12 +44,44 @@ def source_entropy(logits: Tensor, source: Tensor, weight: Tensor | None = None)
         `(B,)`, from 0 to K - 1.
     weight
         Of each cell, `(B,)`, or None for equal ones.
+    by_source
+        Whether every source counts the same however many of its cells are drawn, else every cell.
     """
     if weight is None:
         weight = torch.ones(len(logits), dtype=logits.dtype, device=logits.device)
+    each = F.cross_entropy(logits, source, reduction="none")
+    if not by_source:
+        return (each * weight).sum() / weight.sum().clamp_min(1e-12)
     total = weight.new_zeros(logits.shape[1]).index_add_(0, source, weight)
     share = weight / total[source].clamp_min(1e-12) / (total > 0).sum().clamp_min(1)
-    return (F.cross_entropy(logits, source, reduction="none") * share).sum()
+    return (each * share).sum()
+
+
+def label_weights(own: Tensor, others: Sequence[Tensor]) -> Tensor:
+    """Weights under which a source has its labels in the shares that all others have them too, `(n,)`.
+
+    The root of the share of a cell's label among the others (their mean) over its share among its own:
+    so weighted, two sources have equal compositions, and what only one of them holds is not judged
+    (scCross, balancing of organs in its atlas). The mean is 1.
+
+    Parameters
+    ----------
+    own
+        Code of each cell's label, `(n,)`, -1 for none: of weight 1 before the scaling.
+    others
+        The same of the other sources; those without any label say nothing.
+    """
+    labelled = [codes[codes >= 0] for codes in others]
+    labelled = [codes for codes in labelled if len(codes)]
+    mine = own[own >= 0]
+    if not len(mine) or not labelled:
+        return torch.ones(len(own))
+    n = int(max(codes.max() for codes in (mine, *labelled))) + 1
+    elsewhere = torch.stack([torch.bincount(c, minlength=n) / len(c) for c in labelled]).mean(0)
+    here = torch.bincount(mine, minlength=n) / len(mine)
+    weight = torch.ones(len(own))
+    weight[own >= 0] = (elsewhere / here.clamp_min(1e-12)).sqrt()[mine]
+    return weight / weight.mean().clamp_min(1e-12)
 
 
 def noise_scale(step: int, burn_in: int, start: float = 1.5) -> float:

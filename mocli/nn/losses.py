@@ -98,6 +98,18 @@ def anchor_loss(z_a: Tensor, z_b: Tensor, mask: Tensor, reduction: str) -> Tenso
     return total / mask.sum().clamp_min(1) if reduction == "mean" else total
 
 
-def discriminator_loss(logit_first: Tensor, logit_second: Tensor) -> Tensor:
-    """Cross-entropy with label 1 for the first modality and 0 for the second (scMODAL, Eq. 1 negated)."""
+def discriminator_loss(
+    logit_first: Tensor,
+    logit_second: Tensor,
+    weights: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """Cross-entropy with label 1 for the first modality and 0 for the second (scMODAL, Eq. 1 negated).
+
+    `weights` are of the cells of each, `(B,)`; means are weighted by them.
+    """
+    if weights is not None:
+        first, second = (w / w.sum().clamp_min(1e-12) for w in weights)
+        return (F.softplus(-logit_first).squeeze(1) * first).sum() + (
+            F.softplus(logit_second).squeeze(1) * second
+        ).sum()
     return (F.softplus(-logit_first) + F.softplus(logit_second)).mean()

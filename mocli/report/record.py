@@ -42,6 +42,8 @@ class InputRecord(TypedDict, total=False):
     n_empty: int | None
     transform: Json
     likelihood: str | None
+    seen_in: float | None
+    n_used: int | None
 
 
 class OutputRecord(TypedDict, total=False):
@@ -87,6 +89,7 @@ class PhaseRecord(TypedDict, total=False):
     steps: int
     stop_reason: str | None
     best_step: int | None
+    lr_lowered: list[int]
 
 
 class LossRecord(TypedDict, total=False):
@@ -104,6 +107,32 @@ class Curve(TypedDict):
     value: list[float]
 
 
+class LeftRecord(TypedDict):
+    """Tensors that a saved model could not give to a part of another."""
+
+    part: str
+    reason: str
+    tensors: int
+
+
+class OriginRecord(TypedDict):
+    """The saved model that training started from, and how many tensors came from it."""
+
+    path: str
+    sha256: str
+    tensors: int
+    taken: int
+    left: list[LeftRecord]
+
+
+class FrozenRecord(TypedDict):
+    """What training left as it was."""
+
+    parts: list[str]
+    tensors: int
+    values: int
+
+
 class TrainingRecord(TypedDict, total=False):
     """What training did; losses and curves by phase, then by term."""
 
@@ -115,6 +144,8 @@ class TrainingRecord(TypedDict, total=False):
     resumed_from_step: int | None
     losses: dict[str, dict[str, LossRecord]]
     history: dict[str, dict[str, Curve]]
+    init_from: OriginRecord | None
+    frozen: FrozenRecord | None
 
 
 class DeviceRecord(TypedDict, total=False):

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
     Predict = Callable[[IntArray], FloatArray]
+    See = Callable[[str, IntArray, FloatArray], None]
 
 MAX_CELLS = 5000
 """Cells that accuracy is measured on."""
@@ -71,6 +72,7 @@ def evaluate(
     floor: float | None,
     seed: int,
     detect: bool = False,
+    see: See | None = None,
 ) -> Evaluation:
     """Compare, some features at a time.
 
@@ -82,6 +84,8 @@ def evaluate(
         Nominal share of cells inside an interval.
     detect
         Whether zero means absence, so that detection is worth measuring.
+    see
+        Shown all values in passing: of whom (`measured`, `model`, or a baseline), columns, values.
     """
     order = np.random.default_rng(seed).permutation(n_cells)
     folds = np.array_split(order, FOLDS)
@@ -95,9 +99,14 @@ def evaluate(
         columns = np.arange(span.start, span.stop)
         y, x = measured(columns), predicted(columns)
         parts.append(accuracy(x, y))
+        if see is not None:
+            see("measured", columns, y)
+            see("model", columns, x)
         for name, predict in baselines.items():
             other = predict(columns)
             beside[name].append(accuracy(other, y))
+            if see is not None:
+                see(name, columns, other)
             if detect:
                 found.setdefault(name, []).append(_detected(other, y))
         if detect:

@@ -121,6 +121,8 @@ def report_figures(work: Imputation) -> None:
             "definition": "As the coverage of intervals, over the measured values that are not zero.",
             "sentence": "Where most values are zero, intervals may hold all zeros and fewer of the others.",
         }
+    for name, entries in work.by_label.figures(direction).items() if work.by_label is not None else ():
+        (run.report.metrics if name == "model" else run.report.baselines[name]["metrics"]).update(entries)
     for key, entry in run.report.metrics.items():
         if entry["value"] is not None:
             beside = "".join(
@@ -172,6 +174,12 @@ _DETECTIONS = {
         "Mean of sensitivity and specificity where as many cells are called as have the feature, median over "
         "features",
         "0.5 is guessing, 1 is perfect",
+    ),
+    "true_positive_rate": (
+        "True positive rate",
+        "Share of the cells that have a feature which are called (recall) where as many cells are called as "
+        "have it, median over features",
+        "the share of cells that have it is what guessing gives, 1 is perfect",
     ),
 }
 

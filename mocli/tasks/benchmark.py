@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mocli.data.io import parse_source
 from mocli.errors import InputError, UsageError
 from mocli.log import logger
-from mocli.tasks.campaign import TASKS, Asked, check_parameters, choose_models
+from mocli.tasks.campaign import TASKS, Asked, check_parameters, check_sets, choose_models
 from mocli.tasks.contender import others_embedding
 from mocli.tasks.ground import prepare_ground
 from mocli.tasks.options import listed_names, one_of
@@ -201,16 +201,17 @@ def _planned(
     chosen, skipped = choose_models(asked, ground, links=bool(request.data.links))
     names = list(dict.fromkeys(name for of in chosen.values() for name in of))
     check_parameters(request.train.params, names)
+    check_sets(request.data.gene_sets, names)
     direction = None
     if Task.IMPUTE in asked.tasks:
         kinds = {f.name: f.kind for f in ground.files}
         source, target = likely_direction(asked.source, asked.target, kinds)
-        if source is None or target is None:
+        if source is None or target is None or source == target:
             raise UsageError(
                 "which modality is to be imputed from which?",
                 field="--from, --to",
                 found=", ".join(f.name for f in ground.files),
-                hint="name both",
+                hint="name two",
             )
         direction = (source, target)
     studies = studies_of(options.studies, ground, asked.seeds, names, folder, write=not dry)

@@ -18,6 +18,7 @@ from mocli.tasks.benchtable import (
     rankings,
     write_table,
 )
+from mocli.tasks.clusters import written_agreement
 from mocli.tasks.contender import Contender, others_embedding, placed
 from mocli.tasks.controls import BEST, UNCORRECTED, controls
 from mocli.tasks.describe import describe_inputs
@@ -146,7 +147,8 @@ class Benchmark:
                 self.run.warn(f"{training.name} cannot be scored: {error.message}")
                 continue
             self.run.say(f"scoring {training.name}")
-            self._add(contender, scorer.score(contender))
+            own = written_agreement(training.output, training.model, self.ground.bundle)
+            self._add(contender, scorer.score(contender) | own)
             if not training.study and training.model not in {c.name for c in self.shown if c.kind == "model"}:
                 self.shown.append(contender)
 

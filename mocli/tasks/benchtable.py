@@ -42,6 +42,7 @@ LEADING = {"discriminability": 1, "marker_overlap": 2, "nearest_label": 3, "feat
 """Places of metrics that no register of embeddings knows."""
 
 RANKED = "ranking"
+IN_UNITS = ("imputation_mae", "imputation_rmse")
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class Record:
         name = key.partition("[")[0]
         known = available_metrics().get(name)
         aspect = COST if name in COSTS else known.aspect if known else ASPECTS.get(task, OTHER)
+        # errors have the unit of a model's own scale: no order between models
+        in_units = task is Task.IMPUTE and name.startswith(IN_UNITS)
         return cls(
             task=task.value,
             method=method,
@@ -87,9 +90,9 @@ class Record:
             status="ok",
             key=key,
             value=entry["value"],
-            better=entry["better"],
+            better=None if in_units else entry["better"],
             n=entry.get("n"),
-            title=str(entry.get("title") or name),
+            title=str(entry.get("title") or name) + (" (in units of its own scale)" if in_units else ""),
             aspect=aspect,
         )
 
@@ -182,7 +185,8 @@ HOW_RANKED = (
     "A metric counts from 0 (worst of all methods, mean over seeds) to 1 (best); an aspect is the mean of "
     "its metrics, overall the mean of the aspects that were measured of every ranked method. "
     "'shuffled' and 'chance' know nothing, 'perfect' was told the answer, 'other_real_cells' are the best "
-    "that simulated ones could be; none of these is ranked."
+    "that simulated ones could be; none of these is ranked. Models that train on the "
+    "pairing of cells have seen the partners that they are asked for here."
 )
 
 

@@ -1,4 +1,4 @@
-"""What is written beside the latent where it is asked for: draws, and places by one modality alone."""
+"""What is written beside the latent: draws and places by one modality, if asked for; covariates' places."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mocli.errors import UsageError
 from mocli.models.base import Draws
+from mocli.models.places import PlacesCovariates
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -76,6 +77,11 @@ class Beside:
             draws = draw_cells(model, bundle, run.device, self.samples, seed=run.options.seed)
             for i, z in enumerate(draws, start=1):
                 found[f"{key}_sample_{i}"] = {own: z[bundle.cells_of(name)] for name, own in names.items()}
+        if isinstance(model, PlacesCovariates) and latent.joint is not None:
+            from mocli.train.predict import place_covariates
+
+            for covariate, c in place_covariates(model, bundle, run.device).items():
+                found[f"{key}_{covariate}"] = {own: c[bundle.cells_of(name)] for name, own in names.items()}
         if self.alone:
             for name, z in latent.alone.items():
                 found[f"{key}_{names[name]}"] = {names[name]: z}

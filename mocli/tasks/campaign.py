@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from mocli import __version__
+from mocli.data.genesets import read_gene_sets
 from mocli.data.io import sha256
 from mocli.errors import UsageError, did_you_mean
 from mocli.models.parameters import params_class
@@ -255,6 +256,29 @@ def check_parameters(given: Mapping[str, object], models: Sequence[str]) -> None
                 field=f"--set {key}",
                 hint=did_you_mean(key, sorted(every), "hyper-parameters"),
             )
+
+
+def check_sets(path: str | None, models: Sequence[str]) -> None:
+    """Read the sets of genes before any run does.
+
+    Raises
+    ------
+    InputError
+        The file holds none.
+    UsageError
+        No model of the benchmark takes any.
+    """
+    if path is None:
+        return
+    if not any(traits_of(name).uses_sets for name in models):
+        takers = ", ".join(name for name, traits in available().items() if traits.uses_sets)
+        raise UsageError(
+            "no model of this benchmark uses gene sets",
+            field="--gene-sets",
+            found=", ".join(models),
+            hint=f"leave it out, or add to --models: {takers}",
+        )
+    read_gene_sets(path)
 
 
 def safe(text: str) -> str:

@@ -5,17 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mocli.data.transforms import TRANSFORMS, default_transform
+import numpy as np
+
+from mocli.data.transforms import TRANSFORMS, default_transform, seen
 from mocli.data.values import choose_layer
-from mocli.errors import UsageError
+from mocli.errors import InputError, UsageError
 from mocli.tasks.options import one_of
 from mocli.types import ModalityKind, ValueKind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mocli.data.io import ModalityFile
     from mocli.data.values import LayerChoice
     from mocli.models.base import Traits
     from mocli.tasks.options import DataOptions
+    from mocli.types import CSR, IntArray
 
 LEAST_TOP, MOST_TOP = 1000, 3000
 """Highly variable features by default: two per cell, within these bounds."""
@@ -61,6 +66,10 @@ class Choice:
         Number of highly variable features; None keeps all.
     keep
         Names of features that are kept besides.
+    seen_in
+        Share or number of the cells in which the other features have to be seen.
+    selects
+        Whether the user said which features are kept.
     """
 
     file: ModalityFile
@@ -71,6 +80,8 @@ class Choice:
     n_top: int | None
     likelihood: str | None = None
     keep: tuple[str, ...] = ()
+    seen_in: float | None = None
+    selects: bool = False
 
     @property
     def summary(self) -> str:
@@ -100,12 +111,13 @@ def choose(file: ModalityFile, data: DataOptions, traits: Traits) -> Choice:
     layer = _layer(file, data.layer.get(file.name), asked, traits, signed=signed, counts=needs_counts)
     likelihood = wanted or _default_likelihood(file.kind, layer.values, traits, asked)
     transform = asked or _transform(file, layer, likelihood)
-    if transform == "tfidf-lsi" and file.name in data.hvg:
-        raise UsageError(
-            f"--hvg has no effect on {file.name}, whose TF-IDF and LSI use every feature",
-            field="--hvg",
-            hint=f"leave it out, or choose --transform {file.name}=lognorm",
-        )
+    for option, given in (("--hvg", data.hvg), ("--seen-in", data.seen_in)):
+        if transform == "tfidf-lsi" and file.name in given:
+            raise UsageError(
+                f"{option} has no effect on {file.name}, whose TF-IDF and LSI use every feature",
+                field=option,
+                hint=f"leave it out, or choose --transform {file.name}=lognorm",
+            )
     return Choice(
         file=file,
         layer=layer,
@@ -120,6 +132,8 @@ def choose(file: ModalityFile, data: DataOptions, traits: Traits) -> Choice:
         ),
         likelihood=likelihood,
         keep=tuple(data.keep.get(file.name, ())),
+        seen_in=_seen_in(file, data),
+        selects=file.name in data.hvg or file.name in data.seen_in,
     )
 
 
@@ -169,8 +183,8 @@ def _transform(file: ModalityFile, layer: LayerChoice, likelihood: str | None) -
         return "counts"
     if likelihood == "ziln":
         return "identity"
-    seen = file.sample(layer.layer)
-    largest = float(seen.data.max()) if seen.nnz else 0.0
+    sample = file.sample(layer.layer)
+    largest = float(sample.data.max()) if sample.nnz else 0.0
     found = default_transform(file.kind, layer.values, max_value=largest)
     if likelihood is not None and found == "tfidf-lsi":
         # a likelihood is of features, not of components
@@ -187,8 +201,10 @@ def _layer(
     signed: bool,
     counts: bool,
 ) -> LayerChoice:
-    counts = counts or traits.expects[file.kind] == "counts"
-    layer = choose_layer(file, requested, wants_counts=counts, allow_negative=signed)
+    always = traits.expects[file.kind] == "counts"
+    counts = counts or always
+    normal = asked is None and not always and "normal" in traits.likelihoods.get(file.kind, ())
+    layer = choose_layer(file, requested, wants_counts=counts, allow_negative=signed, takes_normal=normal)
     if asked == "lognorm" and layer.values is ValueKind.LOGNORM:
         # a second logarithm is never meant; scaled counts are welcome
         return choose_layer(file, layer.layer, wants_counts=True)
@@ -203,3 +219,42 @@ def _n_top(file: ModalityFile, data: DataOptions, *, peaks: bool, all_kept: bool
     if n < 0:
         raise UsageError("--hvg needs a number that is not negative", field="--hvg", found=n)
     return n or None  # 0 keeps every feature
+
+
+def tell_seen(choice: Choice, x: CSR, kept: IntArray, say: Callable[[str], None]) -> None:
+    """Say how many features of raw values are seen in as many cells as asked, and which are kept besides.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
+    if choice.seen_in is None:
+        return
+    found, name, limit = seen(x, choice.seen_in), choice.file.name, choice.seen_in
+    cells = f"{limit:.3g} of the cells" if limit < 1 else f"{int(limit):,} cells"
+    if not len(found):
+        raise InputError(
+            f"no feature of {name} is seen in {cells}",
+            file=choice.file.where,
+            field="--seen-in",
+            found=f"{int(np.bincount(x.indices[x.data != 0], minlength=1).max()):,} cells at most",
+            hint="ask for fewer",
+        )
+    rare = len(np.setdiff1d(kept, found))
+    besides = f"; {rare:,} rarer ones are linked or asked for, and kept" if rare else ""
+    say(f"{name}: {len(found):,} of {x.shape[1]:,} features are seen in at least {cells}{besides}")
+
+
+def _seen_in(file: ModalityFile, data: DataOptions) -> float | None:
+    given = data.seen_in.get(file.name)
+    if given is None:
+        return None
+    if given <= 0 or (given >= 1 and given != int(given)) or given > file.n_obs:
+        raise UsageError(
+            "--seen-in needs a share of the cells or a number of them",
+            field="--seen-in",
+            found=f"{file.name}={given:g}",
+            expected=f"above 0 and below 1, or a whole number from 1 to {file.n_obs}",
+        )
+    return float(given)

@@ -19,13 +19,13 @@ from mocli.types import Pairing
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from mocli.data.bundle import MultiOmics
+    from mocli.data.bundle import Codes, MultiOmics
     from mocli.data.modality import ModalityFile
     from mocli.report.html import Confusion, Layout
     from mocli.tasks.options import DataOptions
     from mocli.tasks.placement import Latent, Placed
     from mocli.tasks.run import Run
-    from mocli.types import FloatArray, IntArray, StrArray
+    from mocli.types import FloatArray, IntArray
 
 
 class Columns(Protocol):
@@ -36,11 +36,11 @@ class Columns(Protocol):
         """The main column, for people."""
         ...
 
-    def of_modality(self, modality: str) -> dict[str, StrArray | FloatArray]:
+    def of_modality(self, modality: str) -> Mapping[str, object]:
         """Return columns for the obs of a modality, by name."""
         ...
 
-    def of_whole(self, cells: Mapping[str, IntArray], n_cells: int) -> dict[str, StrArray | FloatArray]:
+    def of_whole(self, cells: Mapping[str, IntArray], n_cells: int) -> Mapping[str, object]:
         """Return columns for the obs of the whole."""
         ...
 
@@ -148,7 +148,7 @@ def _joined(names: Sequence[str], added: Sequence[Added], latent: Mapping[str, F
 
 def _joined_columns(
     names: Sequence[str], added: Sequence[Added], columns: Sequence[Columns]
-) -> dict[str, StrArray | FloatArray]:
+) -> dict[str, object]:
     where = pd.Index(names)
     cells = {part.file.name: where.get_indexer(part.names) for part in added}
     return {name: column for c in columns for name, column in c.of_whole(cells, len(names)).items()}
@@ -170,7 +170,7 @@ def provenance(run: Run, model: str, params: object) -> dict[str, object]:
     }
 
 
-def draw_cells(bundle: MultiOmics, latent: Latent, *, seed: int) -> Layout:
+def draw_cells(bundle: MultiOmics, latent: Latent, clusters: Codes | None = None, *, seed: int) -> Layout:
     """Return the picture of an integration."""
     from mocli.report.html import Layout
 
@@ -183,7 +183,7 @@ def draw_cells(bundle: MultiOmics, latent: Latent, *, seed: int) -> Layout:
     categories: dict[str, Any] = {}
     if len(groups) > 1 or latent.joint is None:
         categories["modality"] = (which[chosen], tuple(groups))
-    for title, codes in (("label", bundle.label), ("batch", bundle.batch)):
+    for title, codes in (("label", bundle.label), ("batch", bundle.batch), ("cluster", clusters)):
         if codes is not None:
             categories[title] = (codes.codes[cells[chosen]], codes.levels)
     xy = layout(np.concatenate([g.z for g in groups.values()])[chosen], seed=seed)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mocli.data.modality import ModalityFile
+    from mocli.data.transforms import Recipe
     from mocli.data.values import Health
     from mocli.models.base import Traits
     from mocli.report.record import MetricRecord
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
     from mocli.train.loop import Fit
 
 
-def describe_inputs(run: Run, made: Plan, health: Mapping[str, Health]) -> None:
+def describe_inputs(
+    run: Run, made: Plan, health: Mapping[str, Health], recipes: Mapping[str, Recipe] | None = None
+) -> None:
     """Record what was read: files with their hashes, values, links; empty cells where health is known."""
+    used = {name: len(recipe.selected) for name, recipe in (recipes or {}).items()}
     hashes = {path: sha256(path) for path in {p for f in made.files for p in f.paths}}
     for choice in made.choices:
         f = choice.file
@@ -46,6 +50,8 @@ def describe_inputs(run: Run, made: Plan, health: Mapping[str, Health]) -> None:
                     "n_empty": None if known is None else int((known.total[rows] == 0).sum()),
                     "transform": choice.transform,
                     "likelihood": choice.likelihood,
+                    "seen_in": choice.seen_in,
+                    "n_used": used.get(f.name),
                 }
             )
     for edge in made.edges:
@@ -105,8 +111,15 @@ def describe_model(run: Run, traits: Traits, params: object, reason: str) -> Non
     }
 
 
-def describe_training(run: Run, done: Fit, n_rows: int) -> None:
-    """Record what training did, on that many rows of all modalities."""
+def describe_training(
+    run: Run,
+    done: Fit,
+    n_rows: int,
+    *,
+    init_from: dict[str, Any] | None = None,
+    frozen: dict[str, Any] | None = None,
+) -> None:
+    """Record what training did, on that many rows of all modalities, and what it started from."""
     run.report.training = {  # type: ignore[assignment]
         "phases": done.phases,
         "steps": done.steps,
@@ -116,6 +129,8 @@ def describe_training(run: Run, done: Fit, n_rows: int) -> None:
         "resumed_from_step": done.resumed_from_step,
         "losses": done.losses,
         "history": done.history,
+        "init_from": init_from,
+        "frozen": frozen,
     }
     run.say(f"trained {done.steps:,} steps ({_STOP_WORDS.get(done.stop_reason, done.stop_reason)})")
 

@@ -120,7 +120,7 @@ def direction_of_inputs(asked: ImputeOptions, names: Sequence[str]) -> tuple[str
     UsageError
         A name that no input has, a choice that is left open, a single input.
     """
-    if len(names) < MIN_TRAINED:
+    if len(names) < MIN_TRAINED and not asked.denoises:
         raise UsageError(
             "values are imputed by a trained model, or by one trained now on two modalities",
             field="--from-model",
@@ -167,13 +167,14 @@ def _chosen(asked: ImputeOptions, names: Sequence[str]) -> tuple[str, str]:
         source = next((n for n in names if n != target), None)
     if target is None and source is not None and len(names) == 2:
         target = next((n for n in names if n != source), None)
-    if source is None or target is None or source == target:
+    if source is None or target is None or (source == target and asked.relations):
+        alone = "" if asked.relations else f"; --from {names[0]} --to {names[0]} denoises"
         raise UsageError(
             "say which modality is imputed from which",
             field="--from, --to",
             found=f"--from {source or 'nothing'} --to {target or 'nothing'}",
             expected=f"two of {', '.join(names)}",
-            hint=f"for example --from {names[0]} --to {names[-1]}",
+            hint=f"for example --from {names[0]} --to {names[-1]}{alone}",
         )
     return source, target
 

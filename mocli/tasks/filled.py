@@ -40,6 +40,7 @@ _SCALES = {
     "log": "normalised to the median depth of the training cells and logged",
     "counts": "expected counts of a cell of the training cells' median depth",
     "scaled": "standardised by the training cells' mean and standard deviation of log values",
+    "shares": "shares of the cell's total",
 }
 
 
@@ -57,8 +58,9 @@ def deliver(work: Imputation) -> None:
         run.say(_pace(written))
     run.add_output(
         run.paths.output,
-        f"{len(rows):,} cells x {len(features):,} {work.target} features imputed from {work.source} by the "
-        f"{work.predictor.name}, {_scale_words(work)}",
+        f"{len(rows):,} cells x {len(features):,} {work.target} features "
+        + ("denoised" if work.denoised is not None else f"imputed from {work.source}")
+        + f" by the {work.predictor.name}, {_scale_words(work)}",
         first=True,
     )
     report_route(work)
@@ -77,6 +79,8 @@ def deliver(work: Imputation) -> None:
 
 def _scale_words(work: Imputation) -> str:
     scale = work.asked.scale
+    if work.denoised is not None and scale == "counts":
+        return "expected counts at the depth of each cell"
     return _LOGGED.get(work.readout.transform, _SCALES[scale]) if scale == "log" else _SCALES[scale]
 
 
@@ -121,7 +125,9 @@ def _blocks(work: Imputation, rows: IntArray) -> Iterator[Block]:
     scale, columns = work.asked.scale, work.columns
     intervals = work.calibration.intervals.take(columns) if work.calibration else None
     measured = None
-    if work.target_file is not None and len(work.pairs):
+    if work.denoised is not None:
+        measured = work.denoised.aligned, rows
+    elif work.target_file is not None and len(work.pairs):
         aligned = align(
             work.saved, work.target, work.target_file, layers=work.request.data.layer, warn=lambda _: None
         )
@@ -130,7 +136,7 @@ def _blocks(work: Imputation, rows: IntArray) -> Iterator[Block]:
         measured = aligned, own[rows]
     sampler = Sampler.of(work) if work.asked.draw else None
     for span in blocks_of(len(rows), len(columns)):
-        block: dict[str, Any] = {"X": work.predictor.predict(work.z[rows[span]], scale, columns)}
+        block: dict[str, Any] = {"X": work.values(rows[span])}
         if intervals is not None:
             block["lower"], block["upper"] = intervals.interval(block["X"])
         if measured is not None:
@@ -139,7 +145,7 @@ def _blocks(work: Imputation, rows: IntArray) -> Iterator[Block]:
             known = np.flatnonzero(own[span] >= 0)
             if len(known):
                 x = aligned.read(own[span][known])
-                observed[known] = work.readout.measured(x, scale, columns, aligned.absent)
+                observed[known] = (work.denoised or work.readout).measured(x, scale, columns, aligned.absent)
             block["observed"] = observed
         if sampler is not None:
             block["sampled"] = sampler.draw(rows[span], columns)

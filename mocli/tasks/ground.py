@@ -95,9 +95,9 @@ def prepare_ground(data: DataOptions, *, seed: int, say: Say, warn: Say, debug: 
     first, and with them.
     """
     files = open_modalities(data)
-    # what values are to be taken for is the models' matter
+    # what values are to be taken for, and sets of genes, are the models' matter
     transform = {name: of for name, of in data.transform.items() if of != "counts"}
-    data = replace(data, likelihood={}, transform=transform)
+    data = replace(data, likelihood={}, transform=transform, gene_sets=None)
     options = TrainOptions()
     made = plan(data, options, Task.BENCHMARK, debug, files=files, traits=NO_MODEL)
     n_links = max((len(edge.aggregation().names) for edge in made.edges), default=1)

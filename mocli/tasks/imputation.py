@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
+from mocli.data.obs import find_column
 from mocli.errors import InputError
 from mocli.tasks import accuracy
 from mocli.tasks.calibration import Calibration, fitting, load_calibrations, save_calibrations
 from mocli.tasks.compared import baselines, on_partners
 from mocli.tasks.decodebatch import check_before_training
+from mocli.tasks.denoised import Denoised
 from mocli.tasks.direction import (
     Direction,
     check_peaks,
@@ -27,6 +29,7 @@ from mocli.tasks.direction import (
 )
 from mocli.tasks.holdout import without
 from mocli.tasks.inference import place_cells
+from mocli.tasks.labelled import ByLabel
 from mocli.tasks.pairing import relate
 from mocli.tasks.predictor import Predictor, choose_predictor, readout_from
 from mocli.tasks.prepare import open_modalities
@@ -66,12 +69,16 @@ class Imputation:
         Rows of the same cell in source and target files, `(n, 2)`.
     checked
         Rows of `pairs` whose target was hidden and is compared.
+    kept
+        Rows of the target that are no secret: all but those hidden in training.
     trained
         What was trained in this run, None where a model was given.
     candidates, related
         Pairs of features to correlate, and what was found; None where not asked for.
     predictor, why
         What makes values of places, and why this one.
+    denoised
+        Puts these values at the depth of each cell, where a modality is imputed from itself.
     """
 
     run: Run
@@ -86,13 +93,16 @@ class Imputation:
     target_file: ModalityFile | None
     pairs: IntArray
     checked: IntArray
+    kept: IntArray
     trained: Trained | None
     candidates: Candidates | None
     z: FloatArray = field(init=False)
     columns: IntArray = field(init=False)
     predictor: Predictor = field(init=False)
     why: str = field(init=False)
+    denoised: Denoised | None = None
     evaluation: Evaluation | None = None
+    by_label: ByLabel | None = None
     calibration: Calibration | None = None
     related: Related | None = None
 
@@ -157,10 +167,12 @@ class Imputation:
                 )
         pairs = shared_cells(files, relation, request.data.pair_key, source_file, target_file)
         checked = np.zeros(0, np.int64)
+        kept = np.arange(0 if target_file is None else target_file.n_obs)
         if asked.from_model is None:
             out = asked.hold_out.choose(
                 files, pairs if len(pairs) else None, source, target, seed=request.run.seed
             )
+            kept = np.flatnonzero(~out[target])
             n_out = sum(int(o.sum()) for o in out.values())
             if n_out:
                 told = ", ".join(f"{int(o.sum()):,} of {name}" for name, o in out.items() if o.any())
@@ -178,6 +190,8 @@ class Imputation:
             )
         direction = Direction(source, target, source_file, target_file, given)
         # before training: mistakes show in seconds
+        if asked.evaluate and request.data.label_key is not None:
+            find_column(files, request.data.label_key, option="--label-key")
         columns_of(asked.features, direction.target_names, target)
         rows_lacking(source, target, source_file.n_obs, pairs, checked, asked)
         chosen = candidates(direction) if candidates else None
@@ -195,7 +209,7 @@ class Imputation:
         relation = relation or relate([source_file.obs.index], "unpaired")
         return cls(
             run, request, asked, saved, files, relation, source, target, source_file, target_file,
-            pairs, checked, trained, chosen,
+            pairs, checked, kept, trained, chosen,
         )  # fmt: skip
 
     @property
@@ -237,11 +251,19 @@ class Imputation:
             say=run.say,
             warn=run.warn,
         )
+        if self.source == self.target:
+            self.denoised = Denoised.of(self.predictor, self.readout, aligned)
         run.say(f"{self.source} -> {self.target}: {self.source_file.n_obs:,} cells encoded")
         run.say(f"values by the {self.predictor.name} ({self.why})")
 
     def check(self) -> None:
         """Compare with measured values where there are some; find intervals."""
+        if self.denoised is not None:
+            self.run.say(
+                f"neither intervals nor accuracy: {self.target} of these cells was seen, and agreement with "
+                "it would be reconstruction"
+            )
+            return
         kept = {} if self.asked.from_model is None else load_calibrations(self.asked.from_model)
         if len(self.checked) >= FEWEST_CHECKED and self.target_file is not None:
             for scale in dict.fromkeys((self.asked.scale, "log", *self.readout.by_scale)):
@@ -300,11 +322,14 @@ class Imputation:
         )
         x = aligned.read(true_cells)
         readout = self.readout
+        # of other scales only the intervals are kept
+        asked = scale == self.asked.scale
+        if asked:
+            self.by_label = ByLabel.of(self, scale, cells, aligned)
         return accuracy.evaluate(
             lambda columns: readout.measured(x, scale, columns, aligned.absent),
             lambda columns: self.predictor.predict(self.z[cells], scale, columns),
-            # of the other scales only the intervals are kept
-            baselines(self, scale, cells, aligned) if scale == self.asked.scale else {},
+            baselines(self, scale, cells, aligned) if asked else {},
             n_vars=readout.n_vars,
             n_cells=len(rows),
             coverage=self.asked.coverage,
@@ -312,14 +337,24 @@ class Imputation:
             seed=seed,
             # of peaks the question is whether they are open at all
             detect=self.target_file.kind is ModalityKind.ATAC and scale != "scaled" and readout.floor == 0,
+            see=self.by_label.see if asked and self.by_label is not None else None,
         )
 
     def rows_to_fill(self) -> tuple[IntArray, BoolArray]:
         """Rows of the source that are written, and which of them lack the target or had it hidden."""
         n = self.source_file.n_obs
+        if self.denoised is not None:
+            return np.arange(n), np.zeros(n, dtype=bool)
         lacks = rows_lacking(self.source, self.target, n, self.pairs, self.checked, self.asked)
         rows = np.arange(n) if self.asked.cells == "all" else np.flatnonzero(lacks)
         return rows, lacks[rows]
+
+    def values(self, rows: IntArray) -> FloatArray:
+        """Return what is written of some rows of the source, `(n, n_columns)`."""
+        z, scale = self.z[rows], self.asked.scale
+        if self.denoised is not None:
+            return self.denoised.predict(z, rows, scale, self.columns)
+        return self.predictor.predict(z, scale, self.columns)
 
     def deliver(self) -> None:
         """Write file and report."""

@@ -47,6 +47,11 @@ class ImputeOptions:
     decode_batch: str | None = None
     draw: bool = False
 
+    @property
+    def denoises(self) -> bool:
+        """Whether a modality is asked for from itself."""
+        return self.source is not None and self.source == self.target
+
 
 def impute(
     inputs: str | Path | Sequence[str | Path],
@@ -76,7 +81,8 @@ def impute(
     Parameters
     ----------
     source, target
-        Modalities; None where there is no choice.
+        Modalities; None where there is no choice. The same twice denoises it: expected values
+        of cells that were measured.
     from_model
         A model's folder; without it a model is trained first, and the arguments of
         `integrate` (`links`, `label_key`, `params`, ...) apply.
@@ -87,7 +93,8 @@ def impute(
     hold_out
         Cells kept out of training for that: a share, or `COLUMN=VALUE`.
     scale
-        `log` (normalised, logged), `counts` (of a cell of median depth), `scaled`.
+        `log` (normalised, logged), `counts` (of a cell of median depth; denoised, at the cell's own
+        depth), `scaled`; denoised also `shares` of the cell's total.
     coverage
         Share of true values that prediction intervals shall hold.
     features
@@ -147,6 +154,7 @@ def impute(
         decode_batch=decode_batch,
         draw=draw,
     )
+    _check_denoising(asked)
     request = requested(inputs, output=output, **shared)
     paths = Paths.of(
         request.output,
@@ -161,9 +169,34 @@ def impute(
     return _run(request, asked, paths, command if command is not None else command_line())
 
 
+def _check_denoising(asked: ImputeOptions) -> None:
+    """Raise `UsageError` for what means nothing where a modality is made from itself, or elsewhere."""
+    if not asked.denoises:
+        if asked.scale == "shares":
+            raise UsageError(
+                "shares of a cell's own total are of a modality that it was measured in",
+                field="--scale",
+                found=f"--scale shares --from {asked.source} --to {asked.target}",
+                hint="--scale counts gives what a cell of median depth would have",
+            )
+        return
+    for given, option, why in (
+        (asked.evaluate, "--evaluate", "agreement with them would be reconstruction, not prediction"),
+        (asked.relations, "--relations", "features would be correlated with themselves"),
+        (asked.hold_out not in (HoldOut(), HoldOut(0.2)), "--hold-out", "there is nothing to check"),
+    ):
+        if given:
+            raise UsageError(
+                f"a modality from itself is made of the very values that were measured: {why}",
+                field=option,
+                found=f"--from {asked.source} --to {asked.target}",
+                hint=f"leave {option} out, or impute another modality",
+            )
+
+
 def _results(paths: Paths, asked: ImputeOptions) -> list[Path]:
     trains = asked.from_model is None
-    return paths.results(trained=trains, calibrated=trains)
+    return paths.results(trained=trains, calibrated=trains and not asked.denoises)
 
 
 def _dry_run(request: Request, asked: ImputeOptions, paths: Paths) -> Result:
@@ -189,7 +222,7 @@ def _dry_run(request: Request, asked: ImputeOptions, paths: Paths) -> Result:
         )
         checked = np.flatnonzero(out[source][pairs[:, 0]])
         rows_lacking(source, target, by_name[source].n_obs, pairs, checked, asked)
-        lines.append(f"imputes {target} from {source}")
+        lines.append(f"denoises {target}" if asked.denoises else f"imputes {target} from {source}")
         lines.extend(
             f"keeps {int(o.sum()):,} cells of {name} out of training" for name, o in out.items() if o.any()
         )

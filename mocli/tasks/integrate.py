@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mocli.data.io import parse_source
 from mocli.models.parameters import as_dict, resolve
 from mocli.tasks.beside import Beside
+from mocli.tasks.graphclusters import check_resolution, cluster_graph, column_for, tell_replaced
 from mocli.tasks.paths import Paths, command_line
 from mocli.tasks.placement import Placed
 from mocli.tasks.prepare import open_modalities, plan
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    from mocli.tasks.deliver import Columns
     from mocli.tasks.request import Request
 
 
@@ -35,6 +37,7 @@ class IntegrateOptions:
     beside: Beside
     reference: Path | None = None
     metrics: bool = True
+    clusters: float | None = None
 
 
 def integrate(
@@ -47,6 +50,7 @@ def integrate(
     sample: int = 0,
     marginal: bool = False,
     metrics: bool = True,
+    clusters: float | None = None,
     dry_run: bool = False,
     command: Sequence[str] | None = None,
     **shared: Any,
@@ -70,6 +74,8 @@ def integrate(
         Whether to write where cells would lie by each of their modalities alone as well.
     metrics
         Whether to measure how good the integration is, and its baselines beside it.
+    clusters
+        Resolution of the Louvain clusters of the graph of nearest cells to write to obs; None for none.
     shared
         What every task that trains takes: `links`, `model`, `label_key`, `params` (what `--set`
         gives), ...; see `mocli.tasks.request.requested`.
@@ -78,7 +84,8 @@ def integrate(
     -------
     Result
         The latent itself lies in the output: `obsm["X_<model>"]` of every
-        modality and of the whole.
+        modality and of the whole; with a model that has spaces for covariates,
+        `obsm["X_<model>_<covariate>"]` as well.
 
     Raises
     ------
@@ -90,7 +97,9 @@ def integrate(
         beside=Beside(sample, alone=marginal),
         reference=Path(reference) if reference is not None else None,
         metrics=metrics,
+        clusters=clusters,
     )
+    check_resolution(clusters)
     request = requested(inputs, output=output, **shared)
     paths = Paths.of(request.output, request.run, suffixes=(".h5mu",))
     sources = [parse_source(text).path for text in request.data.inputs]
@@ -113,6 +122,9 @@ def _dry_run(request: Request, asked: IntegrateOptions, paths: Paths) -> Result:
     lines.extend(labels.summary for labels in read_labels(made.files, asked.transfer))
     params = resolve(made.traits, request.train.params, request.train.preset)
     lines.extend(f"warning: {w}" for w in made.warnings)
+    if asked.clusters is not None:
+        key = request.output.key_added or f"X_{made.traits.name}"
+        tell_replaced(made.files, column_for(key), lambda text: lines.append(f"warning: {text}"))
     lines.append(f"parameters: {json.dumps(as_dict(params), sort_keys=True)}")
     size = sum(c.file.nbytes(c.layer.layer) for c in made.choices)
     lines.append(f"matrices: about {size / 2**20:,.0f} MiB, up to 2.5 times that while they are prepared")
@@ -143,11 +155,17 @@ def _run(request: Request, asked: IntegrateOptions, paths: Paths, command: Seque
                 scores = score(latent, prepared.bundle, made.pairs, seed=request.run.seed)
                 describe_scores(run, scores)
                 describe_links(run, scores)
-            clusters = find_clusters(run, made.traits.name, trained.model, latent, prepared.bundle)
-            carried = transfer(run, asked.transfer, labels, made, prepared, latent.by_modality)
-        with run.timed("write"):
             key = request.output.key_added or f"X_{made.traits.name}"
             names = {f.name: f.name for f in made.files}
+            columns: list[Columns] = []
+            columns += find_clusters(run, made.traits.name, trained.model, latent, prepared.bundle, names)
+            graph = None
+            if asked.clusters is not None:
+                tell_replaced(made.files, column_for(key), run.warn)
+                graph = cluster_graph(run, asked.clusters, column_for(key), latent, prepared.bundle, names)
+                columns.append(graph)
+            columns += transfer(run, asked.transfer, labels, made, prepared, latent.by_modality)
+        with run.timed("write"):
             deliver(
                 run,
                 request.data,
@@ -159,8 +177,14 @@ def _run(request: Request, asked: IntegrateOptions, paths: Paths, command: Seque
                     trained.model.params,
                     asked.beside.of(run, trained.model, prepared.bundle, latent, key, names),
                 ),
-                carried=[*clusters, *carried],
-                draw=partial(draw_cells, prepared.bundle, latent, seed=request.run.seed),
+                carried=columns,
+                draw=partial(
+                    draw_cells,
+                    prepared.bundle,
+                    latent,
+                    None if graph is None else graph.codes,
+                    seed=request.run.seed,
+                ),
                 confusion=None if scores is None else scores.confusion,
             )
     return Result(paths.output, run.report.as_dict(), [], paths.results())
@@ -172,7 +196,15 @@ def _map(
     with Run("integrate", paths, output=request.output, options=request.run, command=command) as run:
         from mocli.tasks.mapping import map_query
 
-        map_query(run, request, asked.transfer, asked.beside, reference, metrics=asked.metrics)
+        map_query(
+            run,
+            request,
+            asked.transfer,
+            asked.beside,
+            reference,
+            metrics=asked.metrics,
+            resolution=asked.clusters,
+        )
     return Result(paths.output, run.report.as_dict(), [], paths.results())
 
 
@@ -184,7 +216,7 @@ def _dry_map(request: Request, asked: IntegrateOptions, paths: Paths, reference:
     paths.check(force=request.output.force)
     saved = load_model(reference)
     lines.append(f"reference: {saved.description['model']} from {reference}")
-    match_query(
+    query = match_query(
         saved,
         open_modalities(request.data),
         request.data,
@@ -192,6 +224,9 @@ def _dry_map(request: Request, asked: IntegrateOptions, paths: Paths, reference:
         warn=lambda text: lines.append(f"warning: {text}"),
     )
     check_labels(saved, asked.transfer)
+    if asked.clusters is not None:
+        key = request.output.key_added or f"X_{saved.description['model']}"
+        tell_replaced(query.files, column_for(key), lambda text: lines.append(f"warning: {text}"))
     files = paths.results()
     lines.extend(f"would write {path}" for path in files)
     return Result(paths.output, {}, lines, files)

@@ -15,9 +15,11 @@ from mocli.metrics.registry import Embedding, evaluate
 from mocli.models.base import Extends
 from mocli.models.registry import traits_of
 from mocli.tasks.calibration import CALIBRATION
+from mocli.tasks.clusters import find_clusters
 from mocli.tasks.deliver import MAX_PICTURE, deliver
 from mocli.tasks.describe import describe_model, describe_scores, describe_training
 from mocli.tasks.evaluate import Scores
+from mocli.tasks.graphclusters import cluster_graph, column_for, tell_replaced
 from mocli.tasks.picture import layout
 from mocli.tasks.placement import Latent, Placed
 from mocli.tasks.prepare import open_modalities
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from mocli.report.html import Layout
     from mocli.tasks.atlas import Atlas
     from mocli.tasks.beside import Beside
+    from mocli.tasks.deliver import Columns
     from mocli.tasks.request import Request
     from mocli.tasks.run import Run
     from mocli.tasks.transfer import TransferOptions
@@ -49,15 +52,29 @@ FEW_CELLS = 50
 
 
 def map_query(
-    run: Run, request: Request, asked: TransferOptions, beside: Beside, folder: Path, *, metrics: bool
+    run: Run,
+    request: Request,
+    asked: TransferOptions,
+    beside: Beside,
+    folder: Path,
+    *,
+    metrics: bool,
+    resolution: float | None = None,
 ) -> None:
-    """Place the cells of a query, carry labels to them, and write cells, model and report."""
+    """Place the cells of a query, carry labels to them, and write cells, model and report.
+
+    With a resolution the query's cells are clustered, by their places among each other.
+    """
     with run.timed("load"):
         saved = load_model(folder)
         run.say(f"reference: {saved.description['model']} from {folder}")
+        name = saved.description["model"]
+        key = request.output.key_added or f"X_{name}"
         query = match_query(saved, open_modalities(request.data), request.data, say=run.say, warn=run.warn)
         check_labels(saved, asked)
-        beside.check(saved.model, saved.description["model"])
+        beside.check(saved.model, name)
+        if resolution is not None:
+            tell_replaced(query.files, column_for(key), run.warn)
         warn_unused(run, request, saved)
         describe_query(run, query)
         bundle = query.load()
@@ -73,20 +90,21 @@ def map_query(
         if metrics:
             compare(run, query, bundle, latent)
         by_file = {query.aligned[name].file.name: z for name, z in latent.by_modality.items()}
-        carried = []
+        names = {m: a.file.name for m, a in query.aligned.items()}
+        columns: list[Columns] = [*find_clusters(run, name, model, latent, bundle, names)]
+        graph = None
+        if resolution is not None:
+            graph = cluster_graph(run, resolution, column_for(key), latent, bundle, names)
+            columns.append(graph)
         if saved.atlas is not None:
             _warn_known(run, query, saved.atlas.names)
-            carried = vote_from_atlas(run, asked, saved.atlas, query.files, by_file, list(query.aligned))
+            columns += vote_from_atlas(run, asked, saved.atlas, query.files, by_file, list(query.aligned))
     with run.timed("write"):
-        name = saved.description["model"]
-        key, names = (
-            request.output.key_added or f"X_{name}",
-            {m: a.file.name for m, a in query.aligned.items()},
-        )
         more = beside.of(run, model, bundle, latent, key, names)
         placed = Placed(query.files, query.relation, by_file, name, model.params, more)
-        draw = partial(draw_query, saved.atlas, bundle, latent, seed=request.run.seed)
-        deliver(run, request.data, placed, carried=carried, draw=draw)
+        clusters = None if graph is None else graph.codes
+        draw = partial(draw_query, saved.atlas, bundle, latent, clusters, seed=request.run.seed)
+        deliver(run, request.data, placed, carried=columns, draw=draw)
 
 
 def _warn_known(run: Run, query: Query, names: Sequence[str]) -> None:
@@ -254,7 +272,9 @@ def _recoded(codes: Codes, levels: tuple[str, ...]) -> IntArray:
     return found
 
 
-def draw_query(atlas: Atlas | None, bundle: MultiOmics, latent: Latent, *, seed: int) -> Layout:
+def draw_query(
+    atlas: Atlas | None, bundle: MultiOmics, latent: Latent, clusters: Codes | None = None, *, seed: int
+) -> Layout:
     """Return the picture of a query among the training cells."""
     from mocli.report.html import Layout
 
@@ -278,6 +298,9 @@ def draw_query(atlas: Atlas | None, bundle: MultiOmics, latent: Latent, *, seed:
             np.concatenate([codes.codes, own])[chosen],
             codes.levels,
         )
+    if clusters is not None:
+        own = np.concatenate([np.full(len(kept), -1), clusters.codes[cells]])
+        categories["cluster (of the query)"] = (own[chosen], clusters.levels)
     n_kept, n_query = np.bincount(of[chosen], minlength=2)
     title = f"UMAP of {n_kept:,} cells of the reference and {n_query:,} of the query"
     points = (

@@ -26,6 +26,7 @@ class DataOptions:
     transform: Mapping[str, str] = field(default_factory=dict)
     likelihood: Mapping[str, str] = field(default_factory=dict)
     hvg: Mapping[str, int] = field(default_factory=dict)
+    seen_in: Mapping[str, float] = field(default_factory=dict)
     var_key: str | None = None
     batch_key: str | None = None
     covariate_keys: Sequence[str] = ()
@@ -44,6 +45,8 @@ class TrainOptions:
     preset: str = "auto"
     max_steps: int | None = None
     params: Mapping[str, object] = field(default_factory=dict)
+    init_from: Path | None = None  # folder of a saved model
+    freeze: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

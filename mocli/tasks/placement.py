@@ -55,6 +55,17 @@ class Latent:
         """Give every row of a modality the place of its cell."""
         return cls({name: joint[bundle.cells_of(name)] for name in bundle.modalities}, joint, alone or {})
 
+    def whole(self, bundle: MultiOmics) -> FloatArray:
+        """Return one place for each cell, `(n_cells, d)`: its mean where modalities have their own."""
+        if self.joint is not None:
+            return self.joint
+        width = next(iter(self.by_modality.values())).shape[1]
+        total, times = np.zeros((bundle.n_cells, width)), np.zeros((bundle.n_cells, 1))
+        for name, z in self.by_modality.items():
+            total[bundle.cells_of(name)] += z
+            times[bundle.cells_of(name)] += 1
+        return (total / np.maximum(times, 1)).astype(np.float32)
+
     def groups(self, bundle: MultiOmics) -> dict[str, Group]:
         """Return the groups of cells whose mixing means something.
 

@@ -80,6 +80,8 @@ def choose_predictor(
             route, why = Route.DECODER, f"{OPTION} needs the decoder"
         elif problem is not None:
             route, why = Route.READOUT, problem
+        elif source == target:
+            route, why = Route.DECODER, f"{target} is what it was trained to give back"
         elif fits:
             route, why = Route.READOUT, f"fitted to cells placed by {source} alone"
         else:
@@ -89,10 +91,11 @@ def choose_predictor(
     if route is Route.READOUT:
         if not fits:
             by = f"by {readout.source} alone" if readout.source else "by all that was measured of them"
+            ways = [] if source == target else [f"train with `mocli impute --from {source} --to {target}`"]
+            ways += [] if problem else ["use --route decoder"]
             warn(
                 f"the readout of {target} was fitted to cells placed {by}, so that it is less sure of cells "
-                f"placed by {source} alone: train with `mocli impute --from {source} --to {target}`"
-                + ("" if problem else ", or use --route decoder")
+                f"placed by {source} alone" + (": " + ", or ".join(ways) if ways else "")
             )
         return readout, why
     return Decoder.of(saved, target, decode_batch(saved, target, asked.decode_batch, warn), device), why

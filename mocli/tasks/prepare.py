@@ -9,7 +9,6 @@ import numpy as np
 
 from mocli.data.bundle import LinkedFeatures, Modality, MultiOmics
 from mocli.data.featureindex import features_of
-from mocli.data.genesets import memberships, read_gene_sets
 from mocli.data.io import ModalityFile, open_inputs
 from mocli.data.links import EdgeLinks, match_links, read_links
 from mocli.data.obs import find_column
@@ -17,12 +16,13 @@ from mocli.data.transforms import LinkRecipe, Recipe, RecipeOptions, default_tra
 from mocli.data.values import Health, check_values
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.models.base import ProjectsInput
-from mocli.models.registry import available
-from mocli.tasks.choice import Choice, choose
+from mocli.tasks.choice import Choice, choose, tell_seen
 from mocli.tasks.covariate import codes_of_cells, numbers_of_cells
+from mocli.tasks.genesets import gene_sets
 from mocli.tasks.options import one_of
 from mocli.tasks.pairing import Relation, index_map, relate, true_pairs
 from mocli.tasks.select import choose_model
+from mocli.tasks.start import check_kind
 from mocli.types import ModalityKind, Pairing
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mocli.data.links import LinkTable
     from mocli.models.base import Traits
     from mocli.tasks.options import DataOptions, TrainOptions
+    from mocli.tasks.start import Origin
     from mocli.types import CSR, IntArray, Task
 
 
@@ -129,6 +130,7 @@ def plan(
             links=bool(data.links),
         )
         say(f"model: {traits.name} ({why})")
+        check_kind(train.init_from, traits)
     choices = tuple(choose(f, data, traits) for f in files)
     for c in choices:
         say(c.summary)
@@ -152,7 +154,7 @@ def plan(
         pairs=pairs,
         warnings=_warnings(relation, traits, edges, files, data, unpaired=not pairs),
         columns={k: v for k, v in (("batch", data.batch_key), ("label", data.label_key)) if v},
-        sets=_gene_sets(data, traits, files, edges, say),
+        sets=gene_sets(data, traits, files, edges, say),
     )
 
 
@@ -163,8 +165,12 @@ def load(
     seed: int,
     say: Callable[[str], None],
     warn: Callable[[str], None],
+    origin: Origin | None = None,
 ) -> Prepared:
-    """Read the matrices one by one, check them, fit and apply the transforms that `params` ask for."""
+    """Read the matrices one by one, check them, fit and apply the transforms that `params` ask for.
+
+    Transforms of a saved model that the weights come from are taken over where they are the same.
+    """
     projects = params if isinstance(params, ProjectsInput) else None
     modalities: dict[str, Modality] = {}
     recipes: dict[str, Recipe] = {}
@@ -196,10 +202,14 @@ def load(
             n_pcs=projects.n_pcs if projects else None,
             standardise=c.likelihood is None,
             seed=seed,
+            seen_in=c.seen_in,
         )
         linked.extend(np.flatnonzero(c.file.var.index.isin(c.keep)))
         keep = np.unique(np.asarray(linked, dtype=np.int64))
-        recipes[name] = Recipe.fit(x, var_names=tuple(map(str, c.file.var.index)), options=options, keep=keep)
+        known = None if origin is None else origin.recipe(c, options, keep)
+        var_names = tuple(map(str, c.file.var.index))
+        tell_seen(c, x, keep, say)
+        recipes[name] = known or Recipe.fit(x, var_names=var_names, options=options, keep=keep)
         modalities[name] = Modality(
             name=name,
             kind=c.file.kind,
@@ -251,34 +261,6 @@ def _of_links(choice: Choice) -> str:
     return default_transform(choice.file.kind, choice.layer.values)
 
 
-def _gene_sets(
-    data: DataOptions,
-    traits: Traits,
-    files: Sequence[ModalityFile],
-    edges: Sequence[EdgeLinks],
-    say: Callable[[str], None],
-) -> dict[str, CSR]:
-    """Read the sets of genes and find their genes, directly or through links."""
-    if data.gene_sets is None:
-        return {}
-    if not traits.uses_sets:
-        raise UsageError(
-            f"{traits.name} uses no gene sets",
-            field="--gene-sets",
-            hint="leave it out, or choose another model with -m: " + ", ".join(_with_sets()),
-        )
-    sets = read_gene_sets(data.gene_sets)
-    found = memberships(sets, {f.name: tuple(map(str, f.var.index)) for f in files}, edges)
-    for name, m in found.items():
-        n_features = int((np.diff(m.indptr) > 0).sum())
-        say(f"{name}: {m.shape[1]:,} of {len(sets.names):,} gene sets, {n_features:,} features in them")
-    return found
-
-
-def _with_sets() -> list[str]:
-    return [name for name, traits in available().items() if traits.uses_sets]
-
-
 def _edge(edge: EdgeLinks) -> tuple[str, str]:
     return (edge.source, edge.target)
 
@@ -290,6 +272,7 @@ def _by_modality(data: DataOptions) -> dict[str, Mapping[str, object]]:
         "--transform": data.transform,
         "--likelihood": data.likelihood,
         "--hvg": data.hvg,
+        "--seen-in": data.seen_in,
     }
 
 

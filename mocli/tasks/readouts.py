@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mocli.data.transforms import Recipe
     from mocli.types import CSR, FloatArray, IntArray, Json
 
-SCALES = ("log", "counts", "scaled")
+SCALES = ("log", "counts", "scaled", "shares")
 ROWS = 4096
 """Cells read at a time."""
 
@@ -104,7 +104,7 @@ class FeatureReadout:
 
     def check_scale(self, scale: str, modality: str) -> None:
         """Raise `UsageError` where the modality has no values on a scale."""
-        if scale == "counts" and "counts" not in self.by_scale:
+        if scale in ("counts", "shares") and "counts" not in self.by_scale:
             raise UsageError(
                 f"{modality} was no counts in training, so that none can be imputed",
                 field="--scale",

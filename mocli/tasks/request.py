@@ -6,13 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mocli.tasks.options import DataOptions, OutputOptions, RunOptions, TrainOptions, one_of, preset_of
+from mocli.tasks.options import (
+    DataOptions,
+    OutputOptions,
+    RunOptions,
+    TrainOptions,
+    listed_names,
+    one_of,
+    preset_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 NO_STRINGS: Mapping[str, str] = {}
 NO_NUMBERS: Mapping[str, int] = {}
+NO_SHARES: Mapping[str, float] = {}
 NO_VALUES: Mapping[str, object] = {}
 
 
@@ -38,11 +47,14 @@ class Request:
             "--links": data.links,
             "--gene-sets": data.gene_sets,
             "--hvg": data.hvg,
+            "--seen-in": data.seen_in,
             "--transform": data.transform,
             "--model": train.model != "auto",
             "--preset": train.preset != "auto",
             "--max-steps": train.max_steps,
             "--set": train.params,
+            "--init-from": train.init_from,
+            "--freeze": train.freeze,
         }
         return [option for option, value in given.items() if value]
 
@@ -82,6 +94,7 @@ def requested(
     transform: Mapping[str, str] = NO_STRINGS,
     likelihood: Mapping[str, str] = NO_STRINGS,
     hvg: Mapping[str, int] = NO_NUMBERS,
+    seen_in: Mapping[str, float] = NO_SHARES,
     var_key: str | None = None,
     batch_key: str | None = None,
     covariate: str | Sequence[str] = (),
@@ -96,6 +109,8 @@ def requested(
     batch_size: int | None = None,
     lr: float | None = None,
     params: Mapping[str, object] = NO_VALUES,
+    init_from: str | Path | None = None,
+    freeze: str | Sequence[str] | None = None,
     seed: int = 0,
     device: str = "auto",
     threads: int | None = None,
@@ -130,6 +145,7 @@ def requested(
             transform=transform,
             likelihood=likelihood,
             hvg=hvg,
+            seen_in=seen_in,
             var_key=var_key,
             batch_key=batch_key,
             covariate_keys=_many(covariate),
@@ -143,6 +159,8 @@ def requested(
             preset=preset_of(preset).value,
             max_steps=max_steps,
             params={**{k: v for k, v in overrides.items() if v is not None}, **params},
+            init_from=Path(init_from) if init_from is not None else None,
+            freeze=listed_names(freeze, "--freeze"),
         ),
         run=RunOptions(
             seed=seed,

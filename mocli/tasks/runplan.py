@@ -101,7 +101,6 @@ def _run(
     links = [study.links[seed]] if seed in study.links else list(request.data.links)
     links = links if traits.uses_links else []
     sets = [request.data.gene_sets] if traits.uses_sets and request.data.gene_sets is not None else []
-    sets = sets if task in {Task.INTEGRATE, Task.IMPUTE} else []
     files = [*(parse_source(text).path for text in request.data.inputs)]
     if parent is None:
         words = [task.value, *words_of(request, links, params)]
@@ -165,7 +164,7 @@ def _paths(texts: Sequence[object]) -> list[Path]:
 
 def untrained(request: Request) -> Request:
     """Return what is asked of a run that takes a model: the data, without what only training looks at."""
-    data = replace(request.data, links=(), gene_sets=None, transform={}, likelihood={}, hvg={})
+    data = replace(request.data, links=(), gene_sets=None, transform={}, likelihood={}, hvg={}, seen_in={})
     return replace(
         request,
         data=replace(data, covariate_keys=(), continuous_keys=()),
@@ -202,6 +201,7 @@ def words_of(request: Request, links: Sequence[object], params: Mapping[str, obj
         "--transform": data.transform,
         "--likelihood": data.likelihood,
         "--hvg": data.hvg,
+        "--seen-in": data.seen_in,
         "--set": params,
     }
     for option, mapping in mappings.items():

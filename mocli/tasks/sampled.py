@@ -39,6 +39,9 @@ class Sampler:
     ratio
         Depth of every source cell over the training cells' median, `(n,)`: a cell as deep in the source
         will be as deep in the target, whatever other cells are drawn with it.
+    library
+        Where a modality is denoised, the counts of every cell among features that the decoder knows,
+        `(n,)`; they stand instead of the ratio.
     place
         Where a feature is in the decoder's output, -1 for none, `(n_vars,)`.
     """
@@ -46,14 +49,17 @@ class Sampler:
     work: Imputation
     ratio: FloatArray
     place: IntArray
+    library: FloatArray | None = None
 
     @classmethod
     def of(cls, work: Imputation) -> Sampler:
         """Measure the depth of the source's cells."""
         saved, source = work.saved, work.source
         check_draws(saved, work.target)
-        ratio = np.ones(work.source_file.n_obs, np.float32)
-        if is_counted(saved, source) and is_counted(saved, work.target):
+        ratio, library = np.ones(work.source_file.n_obs, np.float32), None
+        if work.denoised is not None:
+            library = work.denoised.totals[:, 0].astype(np.float32)
+        elif is_counted(saved, source) and is_counted(saved, work.target):
             aligned = align(
                 saved, source, work.source_file, layers=work.request.data.layer, warn=lambda _: None
             )
@@ -62,7 +68,7 @@ class Sampler:
         selected = saved.recipes[work.target].selected
         place = np.full(len(work.names), -1, np.int64)
         place[selected] = np.arange(len(selected))
-        return cls(work, ratio, place)
+        return cls(work, ratio, place, library)
 
     def draw(self, rows: IntArray, columns: IntArray) -> FloatArray:
         """Return drawn values `(n, n_columns)` of cells; NaN for features that the decoder does not know."""
@@ -75,7 +81,9 @@ class Sampler:
         generator = torch.Generator(device).manual_seed(int(seed))
         with torch.inference_mode():
             library = None
-            if is_counted(work.saved, work.target):
+            if is_counted(work.saved, work.target) and self.library is not None:
+                library = torch.from_numpy(self.library[rows]).to(device)
+            elif is_counted(work.saved, work.target):
                 usual = model.decode(work.target, z, conditions).sum(1)
                 library = usual * torch.from_numpy(self.ratio[rows]).to(device)
             drawn = model.sample(work.target, z, conditions, library, generator=generator)

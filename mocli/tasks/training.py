@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,9 +34,11 @@ from mocli.tasks.placement import Latent, gives_one_place
 from mocli.tasks.prepare import load, plan
 from mocli.tasks.readouts import FeatureReadout
 from mocli.tasks.run import digest
-from mocli.tasks.saved import save_model
+from mocli.tasks.saved import DESCRIPTION, WEIGHTS, save_model
 from mocli.tasks.smoothing import smooth_links
+from mocli.tasks.start import Origin, frozen_record
 from mocli.train.checkpoint import Checkpoints
+from mocli.train.freeze import names_of
 from mocli.train.loop import Fit, Training, fit
 from mocli.train.predict import draw_cells, encode_cells, encode_rows
 
@@ -93,33 +95,55 @@ def train_model(
         params = resolve(made.traits, request.train.params, request.train.preset)
         for warning in made.warnings:
             run.warn(warning)
-        prepared = load(made, params, seed=request.run.seed, say=run.say, warn=run.warn)
-        describe_inputs(run, made, prepared.health)
+        origin = Origin.of(request.train.init_from)
+        if origin is not None:
+            run.paths.refuse_inputs([origin.folder / name for name in (WEIGHTS, DESCRIPTION)])
+        prepared = load(made, params, seed=request.run.seed, say=run.say, warn=run.warn, origin=origin)
+        describe_inputs(run, made, prepared.health, prepared.recipes)
     warn_small(run, prepared, params)
     warn_batches(run, prepared)
     with run.timed("train"):
-        model, done = train(run, request.train, made, prepared, params)
+        model, done, start = train(run, request.train, made, prepared, params, origin)
     describe_model(run, made.traits, model.params, made.why_model)
-    describe_training(run, done, sum(c.file.n_obs for c in made.choices))
+    describe_training(run, done, sum(c.file.n_obs for c in made.choices), **start)
     with run.timed("encode"):
         latent = encode(run, model, prepared.bundle)
         keep_model(run, made, prepared, model, latent, labels)
     return Trained(made, prepared, model, latent)
 
 
-def train(run: Run, options: TrainOptions, made: Plan, prepared: Prepared, params: Any) -> tuple[Model, Fit]:
-    """Return a trained model; the same seed starts from the same weights."""
+def train(
+    run: Run,
+    options: TrainOptions,
+    made: Plan,
+    prepared: Prepared,
+    params: Any,
+    origin: Origin | None = None,
+) -> tuple[Model, Fit, dict[str, Any]]:
+    """Return a trained model and where it started; the same seed starts from the same weights."""
     torch.manual_seed(run.options.seed)
     model: Model = load_class(made.traits.model).from_bundle(prepared.bundle, params)
     settled = {k: v for k, v in as_dict(model.params).items() if v is not None and as_dict(params)[k] is None}
     if settled:
         run.say("settled by the data: " + ", ".join(f"{name} {value}" for name, value in settled.items()))
-    training = training_of(run, _fingerprint(run, options, made, prepared, model.params))
+    taken = None if origin is None else origin.give(model, prepared)
+    if taken is not None:
+        taken.tell(run)
     bundle = prepared.bundle
+    frozen = names_of(model.module, options.freeze, list(bundle.modalities))
+    start = {
+        "init_from": None if taken is None else taken.record(),
+        "frozen": frozen_record(model, options.freeze, frozen),
+    }
+    if frozen:
+        run.say(f"{len(frozen):,} tensors stay as they are: {', '.join(options.freeze)}")
+    fingerprint = _fingerprint(run, options, made, prepared, model.params)
+    fingerprint |= {"init_from": None if origin is None else origin.sha256, "freeze": sorted(frozen) or None}
+    training = replace(training_of(run, fingerprint), frozen=frozen)
     if isinstance(params, SmoothsLinks) and params.smooth_links:
         bundle = smooth_links(bundle, seed=run.options.seed, say=run.say)
         return_freed_memory()
-    return model, fit(model, bundle, schedule_of(options), training)
+    return model, fit(model, bundle, schedule_of(options), training), start
 
 
 def schedule_of(options: TrainOptions) -> Schedule:
@@ -152,6 +176,7 @@ def _fingerprint(
         "layers": [c.layer.layer for c in made.choices],
         "transforms": [c.transform for c in made.choices],
         "hvg": [[c.n_top, *c.keep] for c in made.choices],
+        "seen_in": [c.seen_in for c in made.choices] if any(c.seen_in for c in made.choices) else None,
         "links": [record["sha256"] for record in run.report.links],
         "sets": [_same_sets(prepared, name) for name in sorted(prepared.bundle.sets)],
         # a table from standard input has no file, and other columns of var match other features

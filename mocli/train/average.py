@@ -23,7 +23,8 @@ class WeightAverage:
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.weights = dict(module.named_parameters()) if decay else {}
+        learned = {name: w for name, w in module.named_parameters() if w.requires_grad}
+        self.weights = learned if decay else {}
         self.mean = {name: w.detach().clone() for name, w in self.weights.items()}
 
     def update(self, step: int) -> None:

@@ -14,6 +14,7 @@ from mocli.errors import Interrupted, OutOfMemory
 from mocli.log import logger, progress
 from mocli.train.average import WeightAverage
 from mocli.train.checkpoint import Snapshot
+from mocli.train.freeze import freeze, trainable
 from mocli.train.history import History
 from mocli.train.optim import Stepper, turns_of
 from mocli.train.signals import Signals
@@ -40,6 +41,8 @@ class Training:
     ----------
     checkpoint_every, max_time
         Seconds.
+    frozen
+        Names of parameters that stay as they are.
     """
 
     device: torch.device
@@ -47,6 +50,7 @@ class Training:
     checkpoints: Checkpoints | None = None
     checkpoint_every: float = 600.0
     max_time: float | None = None
+    frozen: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -76,12 +80,13 @@ def fit(model: Model, bundle: MultiOmics, schedule: Schedule, training: Training
     """
     model.module.to(training.device).train()
     snapshot = training.checkpoints.load() if training.checkpoints else None
+    freeze(model.module, training.frozen)
     done = Fit()
     started = time.monotonic()
     if snapshot:
         done = Fit(**_as_mapping(snapshot.meta["fit"]))
     with Signals() as signals:
-        for index, phase in enumerate(model.phases(schedule, bundle)):
+        for index, phase in enumerate(trainable(model.phases(schedule, bundle))):
             if index < len(done.phases):
                 continue
             stretch = _Stretch(model, bundle, phase, training, signals, started)
@@ -124,7 +129,8 @@ class _Stretch:
             bundle, phase.sampling, device=training.device, generator=generator, cells=kept
         )
         self.steppers = [Stepper(group) for group in phase.groups]
-        self.turns = turns_of(self.steppers)
+        # a turn of frozen weights has no loss to compute
+        self.turns = [t for t in turns_of(self.steppers) if any(s.group.parameters for s in t)]
         self.watch = None
         if held_out is not None:
             self.watch = Watch(model, self.batches.source, phase, held_out, self.steppers)
@@ -153,6 +159,8 @@ class _Stretch:
                     if self.watch.over:
                         reason = "validation"
                         break
+                    if self.watch.lower_rates():
+                        logger.info("learning rates lowered at step %d", len(self.history))
         self.history.flush()
         self.average.replace_weights()
         steps = len(self.history)
@@ -166,6 +174,8 @@ class _Stretch:
                 self.watch.look(steps)
             done.phases[-1]["best_step"] = self.watch.restore_best()
             done.history[phase.name]["validation"] = self.watch.curve()
+            if self.watch.lowered:
+                done.phases[-1]["lr_lowered"] = [self.watch.steps[look] for look in self.watch.lowered]
         done.losses[phase.name] = self.history.summary()
 
     def _step(self, step: int) -> dict[str, Tensor]:

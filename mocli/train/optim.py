@@ -24,15 +24,19 @@ class Stepper:
 
     def __init__(self, group: Group) -> None:
         self.group = group
-        self.optimizer = _optimizer(group)
+        # all of a group may be frozen, and others still share its backward pass
+        self.optimizer = _optimizer(group) if group.parameters else None
         self._sums = [torch.zeros_like(p) for p in group.parameters] if group.every == "epoch" else []
 
     def clear(self) -> None:
         """Forget the gradients of the last backward pass."""
-        self.optimizer.zero_grad(set_to_none=True)
+        if self.optimizer is not None:
+            self.optimizer.zero_grad(set_to_none=True)
 
     def step(self, *, epoch_over: bool) -> None:
         """Step, or add the gradients to those of this epoch if it is not over."""
+        if self.optimizer is None:
+            return
         if self._sums:
             for total, parameter in zip(self._sums, self.group.parameters, strict=True):
                 if parameter.grad is not None:
@@ -48,11 +52,15 @@ class Stepper:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the optimiser's tensors by name, and gradients that wait for the end of an epoch."""
+        if self.optimizer is None:
+            return {}
         waiting = {f"waiting/{self.group.name}/{i}": total for i, total in enumerate(self._sums)}
         return pack_optimizer(self.group.name, self.optimizer) | waiting
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
         """Continue from `state_dict`."""
+        if self.optimizer is None:
+            return
         unpack_optimizer(self.group.name, self.optimizer, tensors)
         for i, total in enumerate(self._sums):
             total.copy_(tensors[f"waiting/{self.group.name}/{i}"])

@@ -12,6 +12,7 @@ from mocli.data.batches import Rows, Source
 if TYPE_CHECKING:
     from mocli.data.bundle import FeatureMatrix, MultiOmics
     from mocli.models.base import Clusters, Draws, Encodes, EncodesJointly
+    from mocli.models.places import PlacesCovariates
     from mocli.types import FloatArray
 
 BLOCK = 2048
@@ -55,6 +56,23 @@ def encode_cells(model: EncodesJointly, bundle: MultiOmics, device: torch.device
             for cells in torch.split(torch.arange(bundle.n_cells), BLOCK)
         ]
     return np.concatenate(blocks)
+
+
+def place_covariates(
+    model: PlacesCovariates, bundle: MultiOmics, device: torch.device
+) -> dict[str, FloatArray]:
+    """Where every cell of a bundle lies in each covariate's space, `(n_cells, q)` float32 by key."""
+    source, found = Source(bundle, device), {}
+    with torch.inference_mode():
+        blocks = [
+            {key: c.float().cpu().numpy() for key, c in model.covariate_places(batch).items()}
+            for batch in (
+                source.take_cells(cells, 0) for cells in torch.split(torch.arange(bundle.n_cells), BLOCK)
+            )
+        ]
+    for key in blocks[0] if blocks else ():
+        found[key] = np.concatenate([block[key] for block in blocks])
+    return found
 
 
 def cluster_cells(model: Clusters, z: FloatArray, device: torch.device) -> FloatArray:

@@ -57,9 +57,12 @@ class Watch:
         self.model, self.source, self.phase, self.settings = model, source, phase, phase.validation
         self.cells = torch.from_numpy(cells)
         learns = phase.validation.learns
-        self.learner = next(s for s in steppers if s.group.name == learns) if learns else None
+        # a table that is frozen does not learn held-out cells either
+        self.steppers = steppers
+        self.learner = next((s for s in steppers if s.group.name == learns and s.group.parameters), None)
         self.steps: list[int] = []
         self.values: list[float] = []
+        self.lowered: list[int] = []
         self._best: dict[str, Tensor] = {}
 
     @property
@@ -69,8 +72,13 @@ class Watch:
 
     @property
     def over(self) -> bool:
-        """Whether the last looks have not been better."""
-        return bool(self.values) and len(self.values) - 1 - self.best >= self.settings.patience
+        """Whether the last looks have not been better, nor since learning rates fell if they do."""
+        if not self.values or (self.settings.lr_factor is not None and not self.lowered):
+            return False
+        return self._in_vain(self.lowered[:1]) >= self.settings.patience
+
+    def _in_vain(self, lowered: Sequence[int]) -> int:
+        return len(self.values) - 1 - max(self.best, *lowered, 0)
 
     def look(self, step: int) -> None:
         """Measure, and keep the weights if none were better; raises `NumericalError` if not finite."""
@@ -86,6 +94,23 @@ class Watch:
         self.values.append(value)
         if self.best == len(self.values) - 1:
             self._best = {k: v.detach().clone() for k, v in self.model.module.state_dict().items()}
+
+    def lower_rates(self) -> bool:
+        """Lower the learning rates if the last looks have not been better; returns whether it did."""
+        factor = self.settings.lr_factor
+        if factor is None or self._in_vain(self.lowered) < self.settings.lr_patience:
+            return False
+        self.lowered.append(len(self.values) - 1)
+        self._set_rates()
+        return True
+
+    def _set_rates(self) -> None:
+        if not self.lowered:
+            return
+        scale = (self.settings.lr_factor or 1.0) ** len(self.lowered)
+        for stepper in self.steppers:
+            for group in stepper.optimizer.param_groups if stepper.optimizer is not None else ():
+                group["lr"] = stepper.group.lr * scale
 
     def due(self, step: int) -> bool:
         """Whether it is time for a look after so many steps."""
@@ -129,7 +154,8 @@ class Watch:
         waiting = [p.grad for p in self.learner.group.parameters]
         self.learner.clear()
         yield
-        self.learner.optimizer.step()
+        if self.learner.optimizer is not None:
+            self.learner.optimizer.step()
         for parameter, gradient in zip(self.learner.group.parameters, waiting, strict=True):
             parameter.grad = gradient
         for parameter in others:
@@ -141,11 +167,15 @@ class Watch:
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return what a checkpoint keeps."""
-        return {"steps": self.steps, "values": self.values}, {f"best/{k}": v for k, v in self._best.items()}
+        meta = {"steps": self.steps, "values": self.values, "lowered": self.lowered}
+        return meta, {f"best/{k}": v for k, v in self._best.items()}
 
     def restore(self, meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Put `state` back."""
         self.steps, self.values = list(meta["steps"]), list(meta["values"])
+        # checkpoints of an earlier version have none
+        self.lowered = list(meta.get("lowered", []))
+        self._set_rates()
         device = self.source.device
         self._best = {
             k.removeprefix("best/"): v.to(device) for k, v in tensors.items() if k.startswith("best/")

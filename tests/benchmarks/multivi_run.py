@@ -37,7 +37,8 @@ def main(train, held, epochs, seed, target, answer):
     """Train with defaults but for the number of epochs, and write what is expected of held-out cells.
 
     `rna` holds proportions among genes (its normalised expression), `seen` the probability that a count
-    is not an excess zero, `atac` the probability that a peak is seen in this very cell.
+    is not an excess zero, `rate` its expected counts by the library that it infers, `atac` the probability
+    that a peak is seen in this very cell.
     """
     scvi.settings.seed = int(seed)
     data, new = read(train), read(held)
@@ -48,15 +49,17 @@ def main(train, held, epochs, seed, target, answer):
     atac = model.get_normalized_accessibility(
         new, normalize_cells=True, normalize_regions=True, return_numpy=True
     )
-    seen = []
+    seen, rate = [], []
     with torch.inference_mode():
         for tensors in model._make_data_loader(adata=new, batch_size=128):
             _, found = model.module.forward(
                 tensors, generative_kwargs={"use_z_mean": True}, compute_loss=False
             )
             seen.append(torch.sigmoid(-found["px_dropout"]).numpy())
+            rate.append(found["px_rate"].numpy())
     cells = np.asarray(new.obs_names, str)
-    np.savez(target, cells=cells, rna=rna, seen=np.concatenate(seen), atac=atac.astype(np.float32))
+    arrays = {"rna": rna, "seen": np.concatenate(seen), "rate": np.concatenate(rate)}
+    np.savez(target, cells=cells, atac=atac.astype(np.float32), **arrays)
     told = {
         "epochs": len(model.history["elbo_train"]),
         "elbo_validation": [round(float(v), 1) for v in model.history["elbo_validation"].iloc[-3:, 0]],

@@ -1,6 +1,7 @@
 """`mocli perturb` on cells whose truth is known: interferon, CRISPR knock-outs, antibodies.
 
-    python tests/benchmarks/perturb_truth.py interferon|crispr|antibodies FOLDER [--seeds 0] [--steps N] [--model]
+    python tests/benchmarks/perturb_truth.py interferon|crispr|antibodies FOLDER [--seeds 0] [--steps N]
+        [--model M]
 
 FOLDER holds the real data sets; models are trained in a temporary folder.
 """

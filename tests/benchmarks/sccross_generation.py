@@ -4,11 +4,12 @@
 
 Pearson r, over labels and genes, each between what was measured in the held-out cells and what was generated:
 
-- proportions: labels given to generated cells (expected counts) by the 15 nearest training cells in 50
-  principal components of log-normalised RNA, against the shares of the true labels;
-- top genes: of every label the 5 genes whose mean log-normalised value is highest over the mean of the other
-  cells, in measured held-out cells; mean values by true label, measured against generated, once for each
-  gene in its own label and once for all chosen genes in all labels.
+- proportions: `imputation_label_shares`, as `mocli impute --evaluate --label-key` has it: labels given
+  to generated cells (expected counts) by the 15 nearest training cells in 50 principal components of
+  log-normalised RNA, against the shares of the true labels;
+- top genes: `imputation_top_features`: of every label the 5 genes whose mean log-normalised value is highest
+  over the mean of the other cells, in measured held-out cells; mean values by true label, measured against
+  generated; besides, for all chosen genes in all labels.
 
 Beside them, the same for sampled counts, and for training cells drawn at random.
 """
@@ -20,12 +21,13 @@ from pathlib import Path
 import mudata as md
 import numpy as np
 import torch
+from scipy import sparse
 
 import mocli
-from mocli.nn.neighbors import knn
+from mocli.metrics.imputed import LabelledCells, RealCells, Tally
+from mocli.metrics.label_shares import label_shares
+from mocli.metrics.top_features import top_features, top_of
 from mocli.tasks.saved import load_model
-
-TOP, NEAR, COMPONENTS = 5, 15, 50
 
 
 def log_normalised(x, depth):
@@ -36,34 +38,21 @@ def of(x):
     return np.asarray(x.todense() if hasattr(x, "todense") else x, np.float64)
 
 
-def labels_of(generated, reference, labels):
-    """Labels by vote of the nearest training cells in principal components of the training cells."""
-    mean = reference.mean(0)
-    axes = np.linalg.svd(reference - mean, full_matrices=False)[2][:COMPONENTS].T
-    near = knn((generated - mean) @ axes, (reference - mean) @ axes, NEAR)[1]
-    names = np.unique(labels)
-    votes = np.stack([(labels[near] == name).sum(1) for name in names], 1)
-    return names[votes.argmax(1)]
-
-
-def means_by(x, labels, names):
-    return np.stack([x[labels == name].mean(0) for name in names])
-
-
-def compare(generated, measured, reference, true, known, names):
-    given = labels_of(generated, reference, known)
-    shares = [np.array([(labels == name).mean() for name in names]) for labels in (true, given)]
-    real, made = (means_by(x, true, names) for x in (measured, generated))
-    rest = np.stack([measured[true != name].mean(0) for name in names])
-    top = np.argsort(-(real - rest), axis=1)[:, :TOP]
-    rows, union = np.repeat(np.arange(len(names)), TOP), np.unique(top)
+def compare(generated, measured, real, label, levels):
+    tallies = [Tally(label, levels, real, generated.shape[1]) for _ in range(2)]
+    for tally, values in zip(tallies, (measured, generated), strict=True):
+        tally.add(np.arange(values.shape[1]), values)
+    cells = LabelledCells(levels, label, tallies[1].given(), *(tally.means for tally in tallies))
+    has = np.flatnonzero(cells.sizes)
+    union = np.unique(top_of(cells.measured, cells.sizes)[has])
+    in_all = np.corrcoef(
+        cells.measured[np.ix_(has, union)].ravel(), cells.imputed[np.ix_(has, union)].ravel()
+    )
     return {
-        "proportions_r": round(float(np.corrcoef(*shares)[0, 1]), 3),
-        "labels_right": round(float((given == true).mean()), 3),
-        "top_genes_r": round(float(np.corrcoef(real[rows, top.ravel()], made[rows, top.ravel()])[0, 1]), 3),
-        "top_genes_in_all_labels_r": round(
-            float(np.corrcoef(real[:, union].ravel(), made[:, union].ravel())[0, 1]), 3
-        ),
+        "proportions_r": round(label_shares.compute(cells), 3),
+        "labels_right": round(float((cells.given == label).mean()), 3),
+        "top_genes_r": round(top_features.compute(cells), 3),
+        "top_genes_in_all_labels_r": round(float(in_all[0, 1]), 3),
         "n_top_genes": len(union),
     }
 
@@ -118,8 +107,10 @@ def main():
     depth = float(np.median(rna[train].sum(1)))
     logs = log_normalised(rna, depth)
     random = np.random.default_rng(args.seed).choice(train, len(held))
+    levels, codes = np.unique(label, return_inverse=True)
+    real = RealCells.fit(sparse.csr_matrix(logs[train]), codes[train], seed=args.seed)
     found = {
-        name: compare(x, logs[held], logs[train], label[held], label[train], np.unique(label[held]))
+        name: compare(x, logs[held], real, codes[held], tuple(levels))
         for name, x in {
             "expected": log_normalised(expected, depth),
             "sampled": log_normalised(drawn, depth),

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mocli.cli.durations import parse_duration
-from mocli.cli.values import Pairs, count, scalar, text
+from mocli.cli.values import Pairs, count, scalar, share_or_count, text
 from mocli.errors import UsageError
 
 
@@ -88,3 +88,14 @@ def test_pairs_keep_equal_signs_and_take_the_last():
 def test_counts_refuse(value):
     with pytest.raises(UsageError, match="whole number"):
         count(value, "--hvg")
+
+
+@pytest.mark.parametrize(("value", "found"), [("0.01", 0.01), (0.5, 0.5), ("10", 10), (3.0, 3), ("1", 1)])
+def test_shares_and_counts(value, found):
+    assert share_or_count(value, "--seen-in") == found
+
+
+@pytest.mark.parametrize("value", [True, 0, -1, 1.5, "x", None, "inf", "nan"])
+def test_shares_and_counts_refuse(value):
+    with pytest.raises(UsageError, match="share of the cells or a number"):
+        share_or_count(value, "--seen-in")

@@ -17,6 +17,8 @@ from mocli.data.transforms import (
     Recipe,
     RecipeOptions,
     default_transform,
+    highly_variable,
+    seen,
 )
 from mocli.errors import InputError, UsageError
 from mocli.types import ModalityKind, ValueKind
@@ -407,3 +409,43 @@ def test_real_proteins_and_genes():
     clr = fit(proteins, "clr").apply(proteins)
     assert clr.offset is None
     assert np.isfinite(dense(clr)).all()
+
+
+@pytest.mark.parametrize("limit", [0.05, 0.25, 0.3, 0.999, 1, 7, 30])
+def test_features_seen_in_enough_cells_are_those_that_numpy_counts(limit):
+    x = counts(90, 40, density=0.3)
+    x.data[::5] = 0  # stored zeros are not seen
+    counted = (x.toarray() != 0).sum(axis=0)
+    wanted = counted / 90 >= limit if limit < 1 else counted >= limit
+    np.testing.assert_array_equal(seen(x, limit), np.flatnonzero(wanted))
+
+
+def test_the_seen_and_the_variable_are_chosen_one_after_the_other():
+    x = counts(120, 60, density=0.15)
+    common = np.flatnonzero((x.toarray() != 0).mean(axis=0) >= 0.15)
+    assert 20 < len(common) < 55
+    only = fit(x, "clr", n_top=None, seen_in=0.15)
+    np.testing.assert_array_equal(only.selected, common)
+    both = fit(x, "clr", n_top=10, seen_in=0.15)
+    variance = by_hand(x.toarray(), "clr")[:, common].var(axis=0)
+    np.testing.assert_array_equal(both.selected, np.sort(common[np.argsort(-variance)[:10]]))
+    ranked = highly_variable(x, RecipeOptions("lognorm", n_top=10, seen_in=0.15))
+    assert set(ranked) <= set(common)
+    # linked features stay, however rare
+    rare = np.setdiff1d(np.arange(60), common)[:3]
+    np.testing.assert_array_equal(
+        fit(x, "clr", n_top=None, seen_in=0.15, keep=rare).selected, np.union1d(common, rare)
+    )
+    assert len(fit(x, "tfidf-lsi", seen_in=0.5).selected) == 60
+
+
+def test_what_was_seen_is_saved_and_files_without_it_are_as_before():
+    x = counts()
+    recipe = fit(x, "lognorm", seen_in=0.2)
+    json_part, arrays = recipe.state()
+    again = Recipe.from_state(json.loads(json.dumps(json_part)), arrays)
+    assert again.options.seen_in == 0.2
+    np.testing.assert_array_equal(dense(again.apply(x)), dense(recipe.apply(x)))
+    assert "seen_in" not in fit(x, "lognorm").state()[0]["options"]
+    with pytest.raises(UsageError, match="seen_in"):
+        RecipeOptions("lognorm", seen_in=0)

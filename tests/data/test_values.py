@@ -79,6 +79,21 @@ def test_what_would_do_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("x", "words"),
+    [(LOG, "--likelihood rna=normal"), (LOG - 1, "--likelihood rna=normal --transform rna=identity")],
+)
+def test_another_likelihood_is_named_where_no_layer_holds_counts(
+    tmp_path: Path, x: np.ndarray, words: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        choose_layer(make(tmp_path, x), None, wants_counts=True, takes_normal=True)
+    assert str(caught.value.hint).endswith(f"or take these for normal values with {words}")
+    with pytest.raises(InputError) as caught:
+        choose_layer(make(tmp_path, x, umis=COUNTS), "X", wants_counts=True, takes_normal=True)
+    assert "normal" not in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
     ("value", "words"), [(np.nan, "missing values"), (np.inf, "infinite values"), (-2.0, "negative values")]
 )
 def test_bad_values_are_placed(tmp_path: Path, value: float, words: str) -> None:

@@ -439,6 +439,17 @@ def test_hvg_where_no_features_are_chosen(refused, data):
     inputs = [data / "rna.h5ad", f"atac={data / 'prot.h5ad'}"]
     error = refused(2, "--hvg", "atac=20", inputs=inputs, kind="usage")
     assert "--hvg has no effect on atac" in error["message"]
+    error = refused(2, "--seen-in", "atac=0.1", inputs=inputs, kind="usage")
+    assert "--seen-in has no effect on atac" in error["message"]
+
+
+def test_no_feature_is_seen_in_enough_cells(refused, data):
+    def thin(a):
+        a.X = np.eye(*a.shape, dtype=np.float32)
+
+    spoil(data / "rna.h5ad", thin)
+    error = refused(3, "--seen-in", "rna=0.9", kind="input")
+    assert "no feature of rna" in error["message"]
 
 
 def test_an_unknown_model_is_refused_before_there_is_a_run(call):

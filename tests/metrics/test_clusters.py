@@ -117,3 +117,22 @@ def test_file_order_does_not_matter_where_clusters_are_not_clear():
     moved = Embedding(z=z, label=label)
     for name in ("ari_louvain", "ari_best", "nmi_best", "ari_kmeans", "nmi_kmeans"):
         assert value(name, moved) == pytest.approx(value(name, e))
+
+
+@pytest.mark.parametrize("resolution", [0.5, 1.0, 2.0])
+def test_clusters_for_users_are_those_of_the_metric_in_any_order(resolution):
+    e = sample()
+    cells, _ = neighbor_graph(e)
+    codes = clusters.louvain_of(e.joint, resolution)
+    assert adjusted_rand_score(clusters.louvain(e)[resolution], codes[cells]) == 1.0
+    sizes = np.bincount(codes)
+    assert (np.diff(sizes) <= 0).all()
+    order = np.random.default_rng(1).permutation(len(codes))
+    np.testing.assert_array_equal(clusters.louvain_of(e.joint[order], resolution), codes[order])
+
+
+def test_few_cells_have_clusters_too():
+    assert clusters.louvain_of(np.zeros((1, 2), np.float32), 1.0).tolist() == [0]
+    assert len(clusters.louvain_of(np.zeros((0, 2), np.float32), 1.0)) == 0
+    codes = clusters.louvain_of(np.float32([[0, 0], [0, 1], [9, 9]]), 1.0)
+    assert len(codes) == 3

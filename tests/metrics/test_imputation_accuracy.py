@@ -10,6 +10,7 @@ from sklearn.metrics import (
     balanced_accuracy_score,
     mean_absolute_error,
     r2_score,
+    recall_score,
     root_mean_squared_error,
 )
 
@@ -136,6 +137,8 @@ def test_detection_equals_scikit_learn(decimals):
         assert found.auprc[j] == pytest.approx(average_precision_score(there[:, j], score[:, j]), abs=1e-12)
         expected = balanced_accuracy_score(there[:, j], score[:, j] > threshold[j])
         assert found.balanced_accuracy[j] == pytest.approx(expected, abs=1e-12)
+        expected = recall_score(there[:, j], score[:, j] > threshold[j])
+        assert found.true_positive_rate[j] == pytest.approx(expected, abs=1e-12)
     np.testing.assert_allclose(found.prevalence, there.mean(0))
 
 
@@ -146,6 +149,7 @@ def test_detection_by_hand_and_where_there_is_nothing_to_tell_apart():
     found = detection(score, there)
     np.testing.assert_allclose(found.auprc, [1 / 3, np.nan, np.nan])
     np.testing.assert_allclose(found.balanced_accuracy, [0.5, np.nan, np.nan])
+    np.testing.assert_allclose(found.true_positive_rate, [1, np.nan, np.nan])
     np.testing.assert_allclose(found.prevalence, [0.25, 0, 1])
 
 

@@ -257,6 +257,15 @@ class TestEveryModel:
         assert np.isfinite([v["last"] for v in done.losses[done.phases[0]["name"]].values()]).all()
 
 
+@pytest.mark.parametrize("name", ["sccross", "multigrate"])
+def test_learning_rates_may_fall_on_a_plateau_of_held_out_cells(name):
+    bundle = make_bundle(name)
+    for asked, wanted in (({}, (None, 2)), ({"lr_factor": 0.1, "lr_patience": 3}, (0.1, 3))):
+        model = build(name, bundle, **small(name), **asked)
+        watched = model.phases(Schedule(max_steps=9), bundle)[0].validation
+        assert (watched.lr_factor, watched.lr_patience) == wanted
+
+
 def test_a_wrong_name_or_value_is_a_usage_error_in_the_user_s_words():
     from mocli.errors import UsageError
 

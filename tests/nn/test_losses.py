@@ -129,3 +129,15 @@ def test_soft_assignment_leaves_zero_rows_out_and_survives_nothing():
     assert losses.soft_assignment(torch.zeros(3, 4), b, 0.1).sum() == 0
     same = losses.soft_assignment(torch.ones(3, 4), torch.ones(2, 4), 0.1)
     np.testing.assert_allclose(same, 1 / 6, rtol=1e-4)
+
+
+def test_weights_of_a_discriminator_enter_its_means_and_constant_ones_change_nothing():
+    torch.manual_seed(0)
+    first, second = torch.randn(9, 1, dtype=torch.float64), torch.randn(9, 1, dtype=torch.float64)
+    plain = losses.discriminator_loss(first, second)
+    constant = losses.discriminator_loss(first, second, (torch.full((9,), 0.3), torch.full((9,), 7.0)))
+    assert float(constant) == pytest.approx(float(plain), rel=1e-6)
+    a, b = torch.rand(9, dtype=torch.float64), torch.rand(9, dtype=torch.float64)
+    wanted = np.average(np.log1p(np.exp(-first[:, 0].numpy())), weights=a.numpy())
+    wanted += np.average(np.log1p(np.exp(second[:, 0].numpy())), weights=b.numpy())
+    assert float(losses.discriminator_loss(first, second, (a, b))) == pytest.approx(wanted, rel=1e-12)

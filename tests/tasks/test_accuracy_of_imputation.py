@@ -122,7 +122,7 @@ def test_drawing_rows_blocks_and_rows_of_tables(monkeypatch):
 
 
 def test_detection_is_scikit_learns_at_the_measured_share():
-    from sklearn.metrics import average_precision_score, balanced_accuracy_score
+    from sklearn.metrics import average_precision_score, balanced_accuracy_score, recall_score
 
     rng = np.random.default_rng(0)
     measured = (rng.random((80, 3)) < 0.3) * rng.gamma(2.0, 1.0, (80, 3))
@@ -135,4 +135,5 @@ def test_detection_is_scikit_learns_at_the_measured_share():
         called = predicted[:, j] >= np.sort(predicted[:, j])[-there.sum()]
         assert found.detection.auprc[j] == pytest.approx(average_precision_score(there, predicted[:, j]))
         assert found.detection.balanced_accuracy[j] == pytest.approx(balanced_accuracy_score(there, called))
+        assert found.detection.true_positive_rate[j] == pytest.approx(recall_score(there, called))
         assert found.baseline_detection["mean"].balanced_accuracy[j] == 0.5

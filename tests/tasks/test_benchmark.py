@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 import mocli
 from mocli.errors import InputError, UsageError
@@ -173,6 +174,26 @@ def test_paired_cells_are_scored_whole_and_apart(paired, tmp_path, tiny):
     assert value(table, "scmodal", "foscttm", of="rna-prot") is not None
     assert {r["n"] for r in table if r["metric"] == "silhouette_label"} == {"60"}
     assert not any("cannot be scored" in w for w in done.report["warnings"])
+
+
+def test_clusters_of_a_model_stand_in_the_table(paired, tmp_path, tiny, read):
+    options = {**tiny, "params": {"n_hidden": 8, "n_latent": 3, "batch_size": 32}, "max_steps": 8}
+    mocli.benchmark(
+        [paired / "data.h5mu"], output=tmp_path / "b.tsv", models="multidgd", label_key="cell_type", **options
+    )
+    table = rows(tmp_path / "b.tsv")
+    obs = read(tmp_path / "b.runs/integrate-multidgd-seed0/out.h5mu")["rna"].obs
+    label, cluster = obs["cell_type"].astype(str), obs["multidgd_cluster"].astype(str)
+    for metric, score in (
+        ("cluster_agreement", adjusted_rand_score),
+        ("cluster_agreement_nmi", normalized_mutual_info_score),
+    ):
+        assert value(table, "multidgd", metric) == pytest.approx(score(label, cluster), abs=1e-6)
+        found = [r for r in table if r["metric"] == metric]
+        assert [(r["method"], r["n"], r["aspect"]) for r in found] == [("multidgd", "60", "other")]
+    report = json.loads((tmp_path / "b.runs/integrate-multidgd-seed0/out.report.json").read_text())
+    own = report["metrics"]["cluster_agreement_nmi"]["value"]
+    assert own == pytest.approx(value(table, "multidgd", "cluster_agreement_nmi"), abs=1e-6)
 
 
 def test_embeddings_of_others_are_found_by_name(paired, tmp_path, tiny):
@@ -340,3 +361,15 @@ def test_a_fifth_model_and_a_new_metric_are_in_the_table(unpaired, tmp_path, tin
     assert ran >= {"scmodal", "toyfifth"}
     scored = {r["method"] for r in table if r["metric"] == "toy_spread"}
     assert scored >= ran | {"cca", "shuffled"}
+
+
+def test_errors_in_units_of_a_model_s_own_scale_are_not_ranked():
+    from mocli.tasks.benchtable import Record
+    from mocli.types import Task
+
+    entry = {"value": 0.5, "better": "lower", "title": "Mean absolute error"}
+    told = Record.of(Task.IMPUTE, "sccross", "model", 0, "", "imputation_mae_median[rna->prot]", entry)
+    assert told.better is None
+    assert "own scale" in told.title
+    shares = Record.of(Task.IMPUTE, "sccross", "model", 0, "", "imputation_r2_median[rna->prot]", entry)
+    assert shares.better == "lower"

@@ -553,7 +553,7 @@ def test_modalities_that_are_not_there(refused):
     assert error.found == "rna, atac"
     error = refused(UsageError, "'rnaa' is not among the inputs", source="rnaa", target="atac")
     assert "did you mean 'rna'" in error.hint
-    refused(UsageError, "which modality is imputed from which", source="rna", target="rna")
+    refused(UsageError, "correlated with themselves", source="rna", target="rna", relations=True)
     refused(UsageError, "which modality is imputed from which")
 
 

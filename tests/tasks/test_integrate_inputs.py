@@ -380,6 +380,34 @@ def test_options_by_modality(run, unpaired, tmp_path):
     assert caught.value.hint == "did you mean 'rna'?"
 
 
+def test_features_seen_in_few_cells_are_left_out_and_the_report_says_so(run, unpaired, tmp_path, caplog):
+    from mocli.tasks.saved import load_model
+
+    rna = ad.read_h5ad(unpaired / "rna.h5ad")
+    inputs = [unpaired / "rna.h5ad", unpaired / "prot.h5ad"]
+    share = (rna.X.toarray() != 0).mean(axis=0)
+    limit = float(np.median(share)) + 1e-3
+    wanted = {*rna.var_names[share >= limit], *(f"GENE{i}" for i in range(10))}
+    with caplog.at_level("INFO", "mocli"):
+        report = run(inputs, links=unpaired / "links.tsv", seen_in={"rna": limit}).report
+    assert set(load_model(tmp_path / "out.model").recipes["rna"].feature_names) == wanted
+    read = report["inputs"][0]
+    assert (read["seen_in"], read["n_used"], read["n_vars"]) == (limit, len(wanted), 50)
+    assert report["inputs"][1]["seen_in"] is None
+    assert "are seen in at least" in caplog.text
+    both = run(
+        inputs,
+        links=unpaired / "links.tsv",
+        seen_in={"rna": 5},
+        hvg={"rna": 12},
+        output=tmp_path / "both.h5mu",
+    )
+    assert 12 <= both.report["inputs"][0]["n_used"] <= 22
+    for wrong, error in (({"rna": 1.5}, UsageError), ({"rna": 71}, UsageError), ({"rma": 5}, UsageError)):
+        with pytest.raises(error, match="--seen-in"):
+            run(inputs, links=unpaired / "links.tsv", seen_in=wrong, output=tmp_path / "o.h5mu")
+
+
 def test_values_that_are_negative_by_nature(run, unpaired, tmp_path):
     rng = np.random.default_rng(0)
     m = ad.AnnData(

@@ -185,8 +185,10 @@ def test_what_values_are_taken_for(run, files, options, expected):
     assert [(i["transform"], i["likelihood"]) for i in report["inputs"]] == expected
 
 
-def test_likelihoods_that_do_not_fit_are_refused_with_what_would(run, files):
+def test_likelihoods_that_do_not_fit_are_refused_with_what_would(run, files, tmp_path):
     two = (files / "rna.h5ad", files / "prot.h5ad")
+    rna = ad.read_h5ad(files / "rna.h5ad")
+    log = rna.layers["log"].toarray()
     with pytest.raises(UsageError, match="no value for --likelihood"):
         run(*two, likelihood={"rna": "binomial"})
     with pytest.raises(UsageError, match="does not take rna values for ziln") as error:
@@ -195,6 +197,17 @@ def test_likelihoods_that_do_not_fit_are_refused_with_what_would(run, files):
     with pytest.raises(InputError, match="needs counts") as error:
         run(*two, likelihood={"rna": "nb"}, layer={"rna": "log"})
     assert "--layer rna=X" in error.value.hint
+    for likelihood in ("nb", "zinb", "poisson"):
+        given = {"likelihood": {"rna": likelihood}, "dry_run": True}
+        for x, hint in ((log, "--likelihood rna=normal"), (log - 1, "--transform rna=identity")):
+            alone = ad.AnnData(x, rna.obs, rna.var)
+            alone.write_h5ad(tmp_path / "rna.h5ad")
+            with pytest.raises(InputError, match="needs counts") as error:
+                run(tmp_path / "rna.h5ad", files / "prot.h5ad", **given)
+            assert error.value.hint.endswith(hint)
+    # what the hint says is taken
+    normal = {"likelihood": {"rna": "normal"}, "transform": {"rna": "identity"}, "dry_run": True}
+    assert run(tmp_path / "rna.h5ad", files / "prot.h5ad", **normal).plan
     with pytest.raises(UsageError, match="not for values after lognorm"):
         run(*two, likelihood={"rna": "nb"}, transform={"rna": "lognorm"})
     with pytest.raises(UsageError, match="among the inputs"):

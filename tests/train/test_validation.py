@@ -23,15 +23,25 @@ class Slope:
     target: float = 1.0
     patience: int = 3
     every: int = 5
+    lr_factor: float | None = None
+    lr_patience: int = 2
 
     def __post_init__(self):
         self.module = torch.nn.Linear(1, 1, bias=False)
         torch.nn.init.zeros_(self.module.weight)
+        self.path = []
         self.seen = {True: set(), False: set()}
 
     def phases(self, schedule, bundle):
         group = Group("all", list(self.module.parameters()), lr=self.speed)
-        validation = Validation(0.2, self.every, self.patience, {"reconstruction": 2.0})
+        validation = Validation(
+            0.2,
+            self.every,
+            self.patience,
+            {"reconstruction": 2.0},
+            lr_factor=self.lr_factor,
+            lr_patience=self.lr_patience,
+        )
         sampling = Sampling(4, independent=False, replacement=False)
         return [Phase("join", (group,), sampling, schedule.max_steps, validation=validation)]
 
@@ -42,6 +52,8 @@ class Slope:
         training = self.module.training
         self.seen[training] |= set(prepared.cells.tolist())
         weight = self.module.weight.sum()
+        if training:
+            self.path.append(float(weight.detach()))
         loss = -weight if training else (weight - self.target).square()
         return Losses({"reconstruction": loss}, loss)
 
@@ -89,28 +101,58 @@ def test_the_end_of_the_steps_is_looked_at_too():
     assert done.phases[0]["best_step"] == 7
 
 
-def test_a_resumed_run_stops_at_the_same_place_with_the_same_weights(tmp_path):
-    whole = Slope()
+@pytest.mark.parametrize("lr_factor", [None, 0.1])
+@pytest.mark.parametrize("stop", [40, 50])
+def test_a_resumed_run_stops_at_the_same_place_with_the_same_weights(tmp_path, lr_factor, stop):
+    whole = Slope(lr_factor=lr_factor, lr_patience=1)
     expected = run(whole)
     keep = Checkpoints(tmp_path / "c", fingerprint={}, resume="auto")
-    interrupted = Slope()
+    interrupted = Slope(lr_factor=lr_factor, lr_patience=1)
     interrupted.losses_before = interrupted.losses
     calls = []
 
     def stop_early(prepared, group):
         calls.append(1)
-        if len(calls) == 40:
+        if len(calls) == stop:
             raise Interrupted(15, "stop")
         return interrupted.losses_before(prepared, group)
 
     interrupted.losses = stop_early
     with pytest.raises(Interrupted):
         run(interrupted, checkpoints=keep, checkpoint_every=0.0)
-    resumed = Slope()
+    resumed = Slope(lr_factor=lr_factor, lr_patience=1)
     done = run(resumed, checkpoints=keep)
     assert done.resumed_from_step
+    assert ("lr_lowered" in done.phases[0]) == (lr_factor is not None)
+    if lr_factor is not None and stop == 50:
+        assert done.resumed_from_step > done.phases[0]["lr_lowered"][0]
     assert torch.equal(resumed.module.weight, whole.module.weight)
     assert (done.steps, done.history, done.phases) == (expected.steps, expected.history, expected.phases)
+
+
+def test_rates_fall_on_a_plateau_before_training_ends():
+    """Adam steps by the learning rate where the slope is constant: the path tells it."""
+    model = Slope(lr_factor=0.1, lr_patience=2, patience=3)
+    done = run(model)
+    values, steps = (done.history["join"]["validation"][k] for k in ("value", "step"))
+    best = int(np.argmin(values))
+    lowered = done.phases[0]["lr_lowered"]
+    # two looks in vain, then every two more; three after the first time end it
+    assert lowered == [steps[best + 2], steps[best + 4]]
+    assert done.steps == steps[best + 5]
+    pace = np.diff(model.path)
+    assert pace[: lowered[0] - 1] == pytest.approx(0.05, rel=1e-3)
+    assert pace[lowered[0] : lowered[1] - 1] == pytest.approx(0.005, rel=1e-3)
+    assert pace[lowered[1] :] == pytest.approx(0.0005, rel=1e-2)
+    assert done.phases[0]["best_step"] == steps[best]
+
+
+def test_an_end_needs_a_fall_of_rates_first_and_without_them_is_as_before():
+    patient = run(Slope(lr_factor=0.5, lr_patience=6, patience=2))
+    best = int(np.argmin(patient.history["join"]["validation"]["value"]))
+    assert patient.phases[0]["lr_lowered"] == [5 * (best + 7)]
+    assert patient.steps == 5 * (best + 9)
+    assert "lr_lowered" not in run(Slope()).phases[0]
 
 
 def test_a_loss_that_is_not_finite_is_an_error_of_numbers():

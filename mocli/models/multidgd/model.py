@@ -200,6 +200,10 @@ class MultiDGD:
         """Return the basal places of cells of the table, `(B, n_latent)`."""
         return self.module.places(batch).z
 
+    def covariate_places(self, batch: Minibatch) -> dict[str, Tensor]:
+        """Return the places of cells of the table in each covariate's space, `(B, n_covariate)` by key."""
+        return dict(zip(self.module.keys, self.module.places(batch).c, strict=True))
+
     def decode(
         self,
         modality: str,

@@ -150,7 +150,11 @@ class Multigrate:
                     balance=None if p.balance == "none" else p.balance,
                 ),
                 max_steps=steps,
-                validation=Validation(share, every, p.patience, watched) if share else None,
+                validation=Validation(
+                    share, every, p.patience, watched, lr_factor=p.lr_factor, lr_patience=p.lr_patience
+                )
+                if share
+                else None,
             )
         ]
 

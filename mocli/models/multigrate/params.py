@@ -111,6 +111,19 @@ class MultigrateParams:
     patience: Annotated[
         int, Field(ge=1, description="epochs without a better loss of held-out cells before training ends")
     ] = 10
+    lr_factor: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            lt=1,
+            description="by what the learning rate is multiplied where held-out cells gain nothing, before "
+            "training may end; none: it stays, as the authors'",
+        ),
+    ] = None
+    lr_patience: Annotated[
+        int,
+        Field(ge=1, description="looks without a better loss before lr_factor lowers the rate"),
+    ] = 2
     weight_reconstruction: Annotated[Weight, Field(description="weight of the negative log-likelihood")] = 1.0
     modality_weights: Annotated[
         dict[str, Weight],

@@ -52,10 +52,7 @@ def build(bundle: MultiOmics, params: SccrossParams, *, seed: int) -> Built:
         )
         components = _project(projection, m.features)
         n = m.n_obs
-        kept = torch.arange(n)
-        if n > MOST_KEPT:
-            chosen = np.sort(np.random.default_rng(seed).choice(n, MOST_KEPT, replace=False))
-            kept = torch.from_numpy(chosen)
+        kept = _kept(n, seed)
         k = params.n_neighbors or int(np.clip(round(np.sqrt(n)), 10, 100))
         smooths = params.input_smoothing > 0 and n > 2
         references.append(components[kept] if smooths else components[:0])
@@ -89,10 +86,32 @@ def build(bundle: MultiOmics, params: SccrossParams, *, seed: int) -> Built:
         module.depth[i] = _median_total(features)
         module.start(part.name, _means(features, binary=part.likelihood == "bernoulli"))
     module.keep_inputs(seen)
+    if params.critic_weights == "labels":
+        labels = bundle.labels("--set critic_weights=labels")
+        module.keep_weights({name: torch.from_numpy(codes) for name, codes in labels.items()})
     near: dict[str, IntArray] = {}
     if params.prior_smoothing and bundle.links:
         near = {part.name: _neighbors(inputs[i], part.n_neighbors) for i, part in enumerate(parts)}
     return Built(module, near)
+
+
+def look_again(module: SccrossModule, bundle: MultiOmics, *, seed: int) -> None:
+    """Compute what encoders see of the training cells by the projections that the module has now."""
+    seen = {}
+    for i, part in enumerate(module.shape.parts):
+        features = bundle.modalities[part.name].features
+        components = _project(module.projection(part.name), features)
+        reference = components[_kept(features.n_obs, seed)][: part.n_reference]
+        module.register_buffer(f"reference_{i}", reference)
+        seen[part.name] = smoothed(components, reference, part.n_neighbors, module.params.input_smoothing)
+    module.keep_inputs(seen)
+
+
+def _kept(n: int, seed: int) -> Tensor:
+    """Rows of the training cells that are kept with a model."""
+    if n <= MOST_KEPT:
+        return torch.arange(n)
+    return torch.from_numpy(np.sort(np.random.default_rng(seed).choice(n, MOST_KEPT, replace=False)))
 
 
 def _neighbors(components: Tensor, k: int) -> IntArray:

@@ -9,7 +9,7 @@ import torch
 
 from mocli.models.base import Group, Losses, Phase, Sampling, Schedule, Validation
 from mocli.models.sccross import TRAITS
-from mocli.models.sccross.build import build
+from mocli.models.sccross.build import build, look_again
 from mocli.models.sccross.module import SccrossModule, Step
 from mocli.models.sccross.networks import totals
 from mocli.models.sccross.prior import prior_of
@@ -61,6 +61,10 @@ class Sccross:
         """Modalities with their projections, links, batches."""
         return spec_of(self.module.shape)
 
+    def look_again(self, bundle: MultiOmics) -> None:
+        """Project and average the training cells once more."""
+        look_again(self.module, bundle, seed=self._seed)
+
     def phases(self, schedule: Schedule, bundle: MultiOmics) -> list[Phase]:
         """Pretrain auto-encoders apart, then align them; one modality has nothing to be aligned with."""
         p, net = self.params, self.module
@@ -85,7 +89,11 @@ class Sccross:
             groups=(Group("pretrain", own, **adam),),
             sampling=sampling,
             max_steps=first + second if alone else first,
-            validation=Validation(share, every, p.patience, watched) if share else None,
+            validation=Validation(
+                share, every, p.patience, watched, lr_factor=p.lr_factor, lr_patience=p.lr_patience
+            )
+            if share
+            else None,
         )
         if alone:
             return [pretrain]

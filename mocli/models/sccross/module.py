@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mocli.models.sccross.networks import Decoder, Gaussian, totals
-from mocli.nn.adversarial import Critic, noise_scale, source_entropy
+from mocli.nn.adversarial import Critic, label_weights, noise_scale, source_entropy
 from mocli.nn.losses import anchor_loss, soft_assignment
 from mocli.nn.projection import Projection, smoothed
 
@@ -94,6 +94,12 @@ class SccrossModule(nn.Module):
         """Keep what encoders see of every training cell, `(n_obs, k)` each; not saved."""
         for m, name in enumerate(self.names):
             self.register_buffer(f"input_{m}", inputs[name].to(self.depth.device), persistent=False)
+
+    def keep_weights(self, codes: Mapping[str, Tensor]) -> None:
+        """Keep what the critic weighs every training cell by, from codes of labels, `(n_obs,)`; not saved."""
+        for m, name in enumerate(self.names):
+            weight = label_weights(codes[name], [codes[other] for other in self.names if other != name])
+            self.register_buffer(f"weight_{m}", weight, persistent=False)
 
     def keep_prior(self, prior: Mapping[tuple[str, str], tuple[Tensor, Tensor]]) -> None:
         """Keep the prior of every training cell by pair of linked modalities, `(n_obs, k)`; not saved."""
@@ -241,7 +247,13 @@ class SccrossModule(nn.Module):
         if scale and self.training and len(z) > 1:
             z = z + torch.randn_like(z) * z.detach().std(0) * scale
         source = torch.cat([torch.full_like(s.at, self.names.index(name)) for name, s in step.seen.items()])
-        return source_entropy(self.critic(z), source)
+        weight = None
+        if hasattr(self, "weight_0"):
+            weight = torch.cat(
+                [getattr(self, f"weight_{self.names.index(name)}")[s.rows] for name, s in step.seen.items()]
+            )
+        by_source = self.params.critic_weights != "cells"
+        return source_entropy(self.critic(z), source, weight, by_source=by_source)
 
     def generation(self, step: Step, *, detach: bool) -> Tensor:
         """Cross-entropy of telling generated from measured values, both as log1p at equal depth."""

@@ -96,6 +96,26 @@ class SccrossParams:
     patience: Annotated[
         int, Field(ge=1, description="looks without a better loss before the first stage ends")
     ] = 5
+    lr_factor: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            lt=1,
+            description="by what the learning rate is multiplied where held-out cells gain nothing, before "
+            "the first stage may end; none: it stays; authors 0.1",
+        ),
+    ] = None
+    lr_patience: Annotated[
+        int,
+        Field(ge=1, description="looks without a better loss before lr_factor lowers the rate; authors 2"),
+    ] = 2
+    critic_weights: Annotated[
+        Literal["equal", "cells", "labels"],
+        Field(
+            description="weights of cells in the critic: equal in all for every modality, equal for every "
+            "cell, or such that modalities have the labels of --label-key in equal shares"
+        ),
+    ] = "equal"
     critic_steps: Annotated[int, Field(ge=1, description="critic steps per minibatch")] = 2
     noise_share: Annotated[
         float,

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import torch
 from torch.nn import functional as F
 
 from mocli.models.base import Group, Losses, Phase, Plateau, Sampling, Schedule
 from mocli.models.scmodal import TRAITS
 from mocli.models.scmodal.module import ScmodalModule, Step
+from mocli.nn.adversarial import label_weights
 from mocli.types import Preset
 
 if TYPE_CHECKING:
@@ -42,7 +44,17 @@ class Scmodal:
     def from_bundle(cls, bundle: MultiOmics, params: Any) -> Self:
         """Build with fresh weights for the modalities and edges of a bundle."""
         widths = {name: m.features.n_vars for name, m in bundle.modalities.items()}
-        return cls(widths, [link.edge for link in bundle.links], params)
+        model = cls(widths, [link.edge for link in bundle.links], params)
+        if params.critic_weights == "labels":
+            found = bundle.labels("--set critic_weights=labels")
+            codes = {name: torch.from_numpy(values) for name, values in found.items()}
+            model.module.keep_weights(
+                {
+                    (a, b): (label_weights(codes[a], [codes[b]]), label_weights(codes[b], [codes[a]]))
+                    for a, b in model.edges
+                }
+            )
+        return model
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Json], params: Any) -> Self:
@@ -97,7 +109,7 @@ class Scmodal:
     def losses(self, prepared: Step, group: str) -> Losses:
         """Discriminators on detached latents, or the weighted sum of Eq. 7."""
         if group == "critic":
-            loss = self.module.critic({name: z.detach() for name, z in prepared.z.items()})
+            loss = self.module.critic({k: z.detach() for k, z in prepared.z.items()}, prepared.rows)
             return Losses({"critic": loss}, loss)
         terms = self.module.generator_terms(prepared)
         weighted = [getattr(self.params, f"weight_{name}") * value for name, value in terms.items()]

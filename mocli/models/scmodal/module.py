@@ -17,7 +17,7 @@ Symbols: x input, z latent, E encoder, G decoder, D discriminator, q latent dime
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -48,6 +48,7 @@ class Step:
     x: Mapping[str, Tensor]
     z: Mapping[str, Tensor]
     anchors: Mapping[Edge, Tensor]
+    rows: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class ScmodalModule(nn.Module):
@@ -65,6 +66,12 @@ class ScmodalModule(nn.Module):
         self.discriminators = nn.ModuleList(MLP([q, h, h, 1]) for _ in self.edges)
         if params.init == "normal":
             normal_init(self, params.init_sd)
+
+    def keep_weights(self, weights: Mapping[Edge, tuple[Tensor, Tensor]]) -> None:
+        """Keep what discriminators weigh every training cell by, `(n_obs,)` of both sides; not saved."""
+        for e, edge in enumerate(self.edges):
+            for side in (0, 1):
+                self.register_buffer(f"weight_{e}_{side}", weights[edge][side], persistent=False)
 
     def encode(self, name: str, x: Tensor) -> Tensor:
         """E(x), `(B, q)`."""
@@ -92,7 +99,7 @@ class ScmodalModule(nn.Module):
         with torch.no_grad():
             anchors = {edge: self.find_anchors(*batch.links[edge]) for edge in self.edges}
         z = {name: self.encode(name, batch.x[name]) for name in self.names}
-        return Step(batch.x, z, anchors)
+        return Step(batch.x, z, anchors, batch.rows)
 
     def find_anchors(self, a: Tensor, b: Tensor) -> Tensor:
         """Weights of pairs of cells, `(B, B)`, from their linked features."""
@@ -100,13 +107,17 @@ class ScmodalModule(nn.Module):
             return soft_assignment(a, b, self.params.anchor_temperature)
         return mutual_neighbors(a, b, self.params.n_neighbors)
 
-    def critic(self, z: Mapping[str, Tensor]) -> Tensor:
-        """Sum over edges of the discriminators' loss (Eq. 1, negated)."""
+    def critic(self, z: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> Tensor:
+        """Sum over edges of the discriminators' loss (Eq. 1, negated); rows find the weights of cells."""
         total = torch.zeros((), dtype=z[self.names[0]].dtype, device=z[self.names[0]].device)
-        for (a, b), discriminator in zip(self.edges, self.discriminators, strict=True):
+        for e, ((a, b), discriminator) in enumerate(zip(self.edges, self.discriminators, strict=True)):
             logits = discriminator(torch.cat([z[a], z[b]]))
             logits = logits.clamp(-self.params.logit_clamp, self.params.logit_clamp)
-            total = total + discriminator_loss(*torch.split(logits, [len(z[a]), len(z[b])]))
+            weights = None
+            if hasattr(self, f"weight_{e}_0"):
+                weights = (getattr(self, f"weight_{e}_0")[rows[a]], getattr(self, f"weight_{e}_1")[rows[b]])
+            first, second = torch.split(logits, [len(z[a]), len(z[b])])
+            total = total + discriminator_loss(first, second, weights)
         return total
 
     def generator_terms(self, step: Step) -> dict[str, Tensor]:
@@ -128,7 +139,10 @@ class ScmodalModule(nn.Module):
         for a, b in self.edges:
             anchors = step.anchors[a, b]
             terms["mnn"].append(anchor_loss(step.z[a], step.z[b], anchors, self.params.mnn_reduction))
-        return {"adversarial": -self.critic(step.z), **{k: torch.stack(v).sum() for k, v in terms.items()}}
+        return {
+            "adversarial": -self.critic(step.z, step.rows),
+            **{k: torch.stack(v).sum() for k, v in terms.items()},
+        }
 
     @staticmethod
     def _other(edge: Edge, name: str) -> str:

@@ -33,6 +33,13 @@ class ScmodalParams:
     critic_steps: Annotated[
         int, Field(ge=1, description="discriminator steps per minibatch; code 5, the paper names none")
     ] = 5
+    critic_weights: Annotated[
+        Literal["equal", "labels"],
+        Field(
+            description="weights of cells in the discriminators: equal, or such that both modalities have "
+            "the labels of --label-key in equal shares"
+        ),
+    ] = "equal"
     logit_clamp: Annotated[float, Field(gt=0, description="bound of the discriminator's logit")] = 50.0
     weight_adversarial: Annotated[Weight, Field(description="weight of the GAN term")] = 1.0
     weight_reconstruction: Annotated[

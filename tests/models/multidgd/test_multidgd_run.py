@@ -7,7 +7,9 @@ import mudata as md
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import load_file
 from scipy import sparse
+from sklearn.metrics import normalized_mutual_info_score
 
 import mocli
 from mocli.errors import InputError
@@ -66,7 +68,29 @@ def test_cells_get_places_and_clusters(trained):
         assert ((obs["multidgd_cluster_probability"] > 1 / 3 - 1e-6).all()) & (len(clusters) == 90)
     agreement = report["metrics"]["cluster_agreement"]
     assert agreement["value"] > 0.8
+    assert report["metrics"]["cluster_agreement_nmi"]["value"] == pytest.approx(
+        normalized_mutual_info_score(found["rna"].obs["cell_type"], found["rna"].obs["multidgd_cluster"])
+    )
     assert report["model"]["params"]["n_components"] == 3
+
+
+def places_of(out, key="X_multidgd_batch"):
+    with md.set_options(pull_on_update=False):
+        found = md.read_h5mu(out)
+    for m in found.mod.values():
+        np.testing.assert_array_equal(m.obsm[key], found.obsm[key])
+    return np.asarray(found.obsm[key]), found["rna"].obs["batch"].astype(str).to_numpy()
+
+
+def test_covariates_have_places_of_their_own(trained):
+    out, report = trained
+    weights = load_file(out.with_suffix(".model") / "weights.safetensors")
+    places, batch = places_of(out)
+    np.testing.assert_array_equal(places, weights["module/cells"][:, 4:])
+    # each cell lies nearest to the component of its own level
+    gap = np.linalg.norm(places[:, None] - weights["module/covariates.0.mean"][None], axis=2)
+    assert (gap.argmin(1) == (batch == "b")).all()
+    assert "X_multidgd_batch" in report["outputs"][0]["what"]
 
 
 def test_all_features_are_kept_and_taken_for_counts(trained):
@@ -130,5 +154,9 @@ def test_a_query_of_a_new_batch_alone_joins_the_reference(trained, folder, names
     from mocli.metrics.clusters import ari
 
     assert ari(np.arange(60) % 3, cluster) > 0.5
+    np.testing.assert_array_equal(found["rna"].obs["multidgd_cluster"].astype(int), cluster + 1)
     grown = load_model(placed.with_suffix(".model")).model
     assert grown.shape.levels["batch"] == ("a", "b", "c")
+    places, _ = places_of(placed)
+    own = grown.module.covariate(0).mean.detach().numpy()
+    assert (np.linalg.norm(places[:, None] - own[None], axis=2).argmin(1) == 2).mean() > 0.9
