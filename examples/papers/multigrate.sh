@@ -21,12 +21,13 @@ for name in neurips_cite hao_cite; do
       --label-key cell_type --seeds 0,1,2 -o "$out/$name.tsv" --force "$@"
   fi
 done
+multiome=(--hvg rna=4000 --hvg atac=40000 --transform atac=lognorm)
 if given neurips_multiome.h5mu; then
-  mocli benchmark "$data/neurips_multiome.h5mu" --models multigrate --preset paper --hvg rna=4000 --hvg atac=40000 \
+  mocli benchmark "$data/neurips_multiome.h5mu" --models multigrate --preset paper "${multiome[@]}" \
     --batch-key batch --label-key cell_type --seeds 0,1,2 -o "$out/neurips_multiome.tsv" --force "$@"
 fi
 if given pbmc10k_multiome.h5mu; then
-  mocli benchmark "$data/pbmc10k_multiome.h5mu" --models multigrate --preset paper --hvg rna=4000 --hvg atac=40000 \
+  mocli benchmark "$data/pbmc10k_multiome.h5mu" --models multigrate --preset paper "${multiome[@]}" \
     --label-key cell_type --seeds 0,1,2 -o "$out/pbmc10k_multiome.tsv" --force "$@"
 fi
 
@@ -42,9 +43,9 @@ fi
 # Fig. 2: sites 1 and 2 of both experiments in one atlas, then queries from site 3.
 if given cite_sites12.h5mu multiome_sites12.h5mu; then
   atlas=("$data/cite_sites12.h5mu" "$data/multiome_sites12.h5mu")
-  mocli benchmark "${atlas[@]}" --models multigrate --preset paper --hvg rna=4000 --hvg atac=40000 \
+  mocli benchmark "${atlas[@]}" --models multigrate --preset paper "${multiome[@]}" \
     --batch-key batch --label-key cell_type --seeds 0,1,2 -o "$out/mosaic.tsv" --force "$@"
-  mocli integrate "${atlas[@]}" -m multigrate --preset paper --hvg rna=4000 --hvg atac=40000 --batch-key batch \
+  mocli integrate "${atlas[@]}" -m multigrate --preset paper "${multiome[@]}" --batch-key batch \
     --label-key cell_type -o "$out/atlas.h5mu" --force "$@"
   for query in rna_site3.h5ad atac_site3.h5ad cite_site3.h5mu multiome_site3.h5mu; do
     if given "$query"; then

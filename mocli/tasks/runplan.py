@@ -101,7 +101,6 @@ def _run(
     links = [study.links[seed]] if seed in study.links else list(request.data.links)
     links = links if traits.uses_links else []
     sets = [request.data.gene_sets] if traits.uses_sets and request.data.gene_sets is not None else []
-    sets = sets if task in {Task.INTEGRATE, Task.IMPUTE} else []
     files = [*(parse_source(text).path for text in request.data.inputs)]
     if parent is None:
         words = [task.value, *words_of(request, links, params)]
