@@ -76,6 +76,18 @@ class Atlas:
         """
         return self.alone[modalities[0]] if list(modalities) in [[m] for m in self.alone] else self.z
 
+    @property
+    def cloud(self) -> FloatArray:
+        """Where cells may lie, `(n, d)`: a draw from each posterior, where the model has one.
+
+        Where draws are further from their means than these from each other, they say more of the noise
+        than of the cells, and the means stand for them.
+        """
+        if self.drawn is None:
+            return self.z
+        noise = float(np.square(self.drawn - self.z).sum(1).mean())
+        return self.drawn if noise < float(self.z.var(0).sum()) else self.z
+
     @classmethod
     def of(
         cls,

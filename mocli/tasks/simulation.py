@@ -153,7 +153,7 @@ class Simulation:
         if mixture and asked.mode == "draw":
             return self._from_mixture(group, p, rng)
         source = draw_sources(group.rows, group.n, rng)
-        cloud = atlas.z if atlas.drawn is None else atlas.drawn
+        cloud = atlas.cloud
         if asked.mode == "mean":
             if atlas.drawn is None:
                 raise UsageError(
@@ -164,7 +164,7 @@ class Simulation:
                     if not isinstance(self.saved.model, Draws)
                     else "train it again with this version of mocli",
                 )
-            z = about_the_mean(atlas.z[group.rows], atlas.drawn[group.rows], group.n, rng)
+            z, cloud = about_the_mean(atlas.z[group.rows], atlas.drawn[group.rows], group.n, rng), atlas.drawn
         else:
             own = np.searchsorted(group.rows, source)
             z = smoothed(cloud[group.rows], own, rng, device=str(self.run.device))

@@ -100,6 +100,9 @@ def _places_words(work: Simulation) -> str:
     mixture = work.asked.places == "mixture" or (work.asked.places == "auto" and work.asked.components)
     if mixture:
         return "drawn from the model's mixture components"
+    atlas = atlas_of(work.saved)
+    if atlas.drawn is not None and atlas.cloud is atlas.z:
+        return "around training cells' mean places, as their posteriors say less than noise"
     return "around training cells, as diverse as those"
 
 
@@ -109,7 +112,7 @@ def _nearest_labels(work: Simulation) -> Any:
     out = np.full(cells.n, np.nan)
     if labels is None:
         return out
-    cloud = atlas.z if atlas.drawn is None else atlas.drawn
+    cloud = atlas.cloud
     rng = np.random.default_rng(work.run.options.seed)
     asked = rng.permutation(cells.n)[:MOST_PLACED]
     known = rng.permutation(np.flatnonzero(labels.codes >= 0))[: 10 * MOST_PLACED]
@@ -229,7 +232,7 @@ def _layout(work: Simulation, cells: Generated | None) -> Layout:
         title = f"UMAP of principal components of {name}, real and simulated cells"
     else:
         atlas = atlas_of(work.saved)
-        z, w = atlas.z if atlas.drawn is None else atlas.drawn, work.cells.z
+        z, w = atlas.cloud, work.cells.z
         labels = work.wanted.labels
         label = np.full(len(z), -1) if labels is None else labels.codes
         other, levels = work.cells.label, () if labels is None else labels.levels

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mocli.tasks.atlas import Atlas
 from mocli.tasks.sources import about_the_mean, bandwidth, draw_sources, smoothed, variance_ratio
 
 
@@ -64,3 +65,16 @@ def test_the_mean_mode_is_the_formula():
 def test_scott_s_rule():
     assert bandwidth(1, 5) == 1
     assert bandwidth(512, 5) == pytest.approx(0.5)
+
+
+def test_draws_that_are_mostly_noise_give_way_to_means():
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(200, 4)).astype(np.float32)
+    near, far = ((z + sd * rng.normal(size=z.shape)).astype(np.float32) for sd in (0.5, 2.0))
+
+    def cloud(drawn):
+        return Atlas(z, np.zeros(200, np.int64), ("all",), 200, drawn=drawn).cloud
+
+    assert cloud(near) is near
+    assert cloud(far) is z
+    assert cloud(None) is z
