@@ -229,10 +229,10 @@ class SmoothsLinks(Protocol):
 
 @runtime_checkable
 class KeepsInputs(Protocol):
-    """A model that holds what its encoders see of the training cells."""
+    """A model that holds what belongs to the training cells: what encoders see of them, or their places."""
 
-    def look_again(self, bundle: MultiOmics) -> None:
-        """Compute that anew, after what encoders see cells by has been replaced."""
+    def look_again(self, bundle: MultiOmics, *, same_cells: bool) -> None:
+        """Compute that anew, after weights were replaced by those of a model of these, or other, cells."""
 
 
 @runtime_checkable

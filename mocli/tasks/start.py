@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+    from torch.nn import Module
 
+    from mocli.data.bundle import MultiOmics
     from mocli.data.transforms import Recipe, RecipeOptions
     from mocli.models.base import Model, Traits
     from mocli.tasks.choice import Choice
@@ -87,26 +89,64 @@ class Origin:
         kept = np.isin(keep, recipe.selected).all()
         return recipe if same and kept and then == options else None
 
+    def _check(self, bundle: MultiOmics) -> None:
+        """Refuse what tensors, which know no names, would be taken for.
+
+        Raises
+        ------
+        InputError
+            Modalities are others or in another order; a covariate has as many levels, but others.
+        """
+        own, theirs = list(bundle.modalities), list(self.saved.modalities)
+        if own != theirs:
+            raise InputError(
+                "the model to start from has other modalities, or these in another order",
+                file=self.folder,
+                field="--init-from",
+                found=", ".join(own),
+                expected=", ".join(theirs),
+                hint="give the inputs in that order: " + " ".join(f"{name}=FILE" for name in theirs),
+            )
+        saved = [(e["key"], tuple(e["levels"])) for e in self.saved.description.get("covariates", [])]
+        given = [(c.key, tuple(c.levels)) for c in bundle.categorical]
+        saved.append(("--continuous", tuple(self.saved.description.get("continuous", []))))
+        given.append(("--continuous", bundle.continuous.keys if bundle.continuous is not None else ()))
+        for (key, mine), (known, levels) in zip(given, saved, strict=False):
+            if len(mine) == len(levels) and (key, mine) != (known, levels) and mine:
+                raise InputError(
+                    "a covariate has as many levels as one of the model to start from, but others: one "
+                    "would be taken for the other",
+                    file=self.folder,
+                    field=key,
+                    found=", ".join(mine[:5]),
+                    expected=", ".join(levels[:5]),
+                    hint="place new batches with --reference, rename the levels, or leave the covariate out",
+                )
+
     def give(self, model: Model, prepared: Prepared) -> Taken:
         """Put all tensors that fit into a model fresh from a bundle.
 
         Raises
         ------
         InputError
-            No matrix of weights fits.
+            Modalities or covariates are others, or no matrix of weights fits.
         """
+        self._check(prepared.bundle)
         bundle, own = prepared.bundle, model.module.state_dict()
         theirs = self.saved.model.module.state_dict()
+        order = tuple(bundle.modalities)
         other = {
-            name: m.features.n_vars
-            for name, m in bundle.modalities.items()
+            i: bundle.modalities[name].features.n_vars
+            for i, name in enumerate(order)
             if prepared.recipes[name] is not self.saved.recipes.get(name)
         }
+        learned = {name for name, _ in model.module.named_parameters()}
         known = self.saved.atlas is not None and tuple(self.saved.atlas.names) == bundle.obs_names
         # numbers that are no floats count or name things
         wanted = {name: value for name, value in own.items() if value.is_floating_point()}
         why = {
-            name: _obstacle(name, value, theirs, set(other.values()), 0 if known else bundle.n_cells)
+            name: _of_features(name, value, model.module, len(order), other, learned=name in learned)
+            or _obstacle(name, value, theirs, 0 if known else bundle.n_cells)
             for name, value in wanted.items()
         }
         fitting = {name: theirs[name] for name, reason in why.items() if reason is None}
@@ -118,16 +158,21 @@ class Origin:
                 found="; ".join(sorted({str(reason) for reason in why.values()})),
                 hint="use the same modalities, features and sizes of layers, or leave --init-from out",
             )
+        for name in fitting.keys() - learned:
+            if "." not in name and fitting[name].shape == (len(order),):
+                # an entry for each modality
+                fitting[name] = fitting[name].clone()
+                fitting[name][list(other)] = own[name][list(other)]
         model.module.load_state_dict(fitting, strict=False)
         if isinstance(model, KeepsInputs):
-            model.look_again(bundle)
+            model.look_again(bundle, same_cells=known)
         left = Counter((name.partition(".")[0], reason) for name, reason in why.items() if reason)
         return Taken(
             self,
             n_tensors=len(wanted),
             n_taken=len(fitting),
             left=tuple((part, reason, n) for (part, reason), n in left.items()),
-            refitted=tuple(other),
+            refitted=tuple(order[i] for i in other),
         )
 
 
@@ -171,16 +216,34 @@ class Taken:
         }
 
 
-def _obstacle(
-    name: str, own: Tensor, theirs: Mapping[str, Tensor], widths: set[int], n_cells: int
+def _of_features(
+    name: str, own: Tensor, module: Module, n: int, other: Mapping[int, int], *, learned: bool
 ) -> str | None:
+    """Return why a tensor of a modality that was refitted cannot be taken, None if it can.
+
+    What was not learned there was computed from the features themselves; of weights, those that have
+    one for each feature.
+    """
+    # imported here: a dry run must not pay for torch
+    from torch.nn import ModuleList
+
+    first, _, rest = name.partition(".")
+    members = getattr(module, first, None)
+    if isinstance(members, ModuleList) and len(members) == n:
+        number = rest.partition(".")[0]
+    else:
+        number = first.rpartition("_")[2] if not rest else ""
+    if not number.isdecimal() or int(number) not in other:
+        return None
+    return "of other features" if not learned or other[int(number)] in own.shape else None
+
+
+def _obstacle(name: str, own: Tensor, theirs: Mapping[str, Tensor], n_cells: int) -> str | None:
     """Return why a tensor cannot be taken, None if it can."""
     if name not in theirs:
         return "the saved model has none"
     if theirs[name].shape != own.shape:
         return "of another shape"
-    if widths & set(own.shape):
-        return "of other features"
     # a table that the model itself holds has a row for each cell
     if "." not in name and own.ndim == 2 and len(own) == n_cells:
         return "of other cells"

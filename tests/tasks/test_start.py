@@ -124,6 +124,65 @@ def test_cells_that_others_lie_among_are_looked_at_through_the_saved_projection(
     np.testing.assert_allclose(before["reference_0"][:45], after["reference_0"], rtol=1e-5, atol=1e-6)
 
 
+def test_what_was_computed_from_other_features_is_not_taken(train, starts, tmp_path, paired):
+    """scCross' projection is of its features as a whole: no part of it goes with another's weights."""
+    import anndata as ad
+
+    train("a.h5mu", model="sccross")
+    rna, prot = ad.read_h5ad(paired / "a.h5ad"), ad.read_h5ad(paired / "b.h5ad")
+    rna[:, :30].copy().write_h5ad(tmp_path / "rna.h5ad")
+    prot.write_h5ad(tmp_path / "prot.h5ad")
+    inputs = [f"{name}={tmp_path / name}.h5ad" for name in ("rna", "prot")]
+    train("b.h5mu", model="sccross", inputs=inputs, init_from=tmp_path / "a.model")
+    saved, start = weights(tmp_path / "a.model"), starts[-1]
+    for name in ("weight", "shift", "factor"):
+        assert (
+            start[f"projections.0.{name}"].shape != saved[f"projections.0.{name}"].shape
+            or (start[f"projections.0.{name}"] != saved[f"projections.0.{name}"]).any()
+        )
+        np.testing.assert_array_equal(start[f"projections.1.{name}"], saved[f"projections.1.{name}"])
+    assert start["depth"][0] != saved["depth"][0]
+    assert start["depth"][1] == saved["depth"][1]
+
+
+def test_modalities_in_another_order_and_other_levels_are_refused(train, tmp_path, paired):
+    train("a.h5mu")
+    swapped = [f"{name}={paired / file}.h5ad" for name, file in (("prot", "b"), ("rna", "a"))]
+    with pytest.raises(InputError, match="another order") as caught:
+        train("b.h5mu", inputs=swapped, init_from=tmp_path / "a.model")
+    assert "rna=FILE prot=FILE" in caught.value.hint
+    import anndata as ad
+
+    for levels in (("x", "y"), ("y", "z")):
+        for name, file in (("rna", "a"), ("prot", "b")):
+            cells = ad.read_h5ad(paired / f"{file}.h5ad")
+            cells.obs["lane"] = [levels[i % 2] for i in range(cells.n_obs)]
+            cells.write_h5ad(tmp_path / f"{name}.h5ad")
+        inputs = [f"{name}={tmp_path / name}.h5ad" for name in ("rna", "prot")]
+        given = {"model": "multigrate", "inputs": inputs, "batch_key": "lane"}
+        if levels[0] == "x":
+            train("c.h5mu", **given)
+        else:
+            with pytest.raises(InputError, match="as many levels") as caught:
+                train("d.h5mu", init_from=tmp_path / "c.model", **given)
+            assert "--reference" in caught.value.hint
+
+
+def test_cells_that_the_places_are_not_of_start_where_the_mixture_is(train, starts, tmp_path, paired):
+    import anndata as ad
+
+    given = {"model": "multidgd", "params": {"n_components": 3}}
+    train("a.h5mu", **given)
+    for name, file in (("rna", "a"), ("prot", "b")):
+        ad.read_h5ad(paired / f"{file}.h5ad")[:45].copy().write_h5ad(tmp_path / f"{name}.h5ad")
+    inputs = [f"{name}={tmp_path / name}.h5ad" for name in ("rna", "prot")]
+    train("b.h5mu", inputs=inputs, init_from=tmp_path / "a.model", **given)
+    start = starts[-1]
+    means = start["mixture.mean"]
+    near = np.abs(start["cells"][:, None, : means.shape[1]] - means[None]).max(2).min(1)
+    assert near.max() < 1e-6
+
+
 def test_another_kind_of_model_or_none_is_refused_before_the_work(train, tmp_path):
     train("a.h5mu")
     with pytest.raises(UsageError, match="cannot start from one of scmodal") as error:

@@ -117,6 +117,11 @@ class MultiDGD:
         place(query.module, bundle)
         return query
 
+    def look_again(self, bundle: MultiOmics, *, same_cells: bool) -> None:
+        """Start cells that the weights do not know at the best of the mixture's means."""
+        if not same_cells:
+            place(self.module, bundle)
+
     def phases(self, schedule: Schedule, bundle: MultiOmics) -> list[Phase]:
         """One phase that ends when held-out cells are no longer described better; or one for a query."""
         return [self._query_phase(schedule, bundle) if self._is_query else self._phase(schedule, bundle)]

@@ -61,7 +61,7 @@ class Sccross:
         """Modalities with their projections, links, batches."""
         return spec_of(self.module.shape)
 
-    def look_again(self, bundle: MultiOmics) -> None:
+    def look_again(self, bundle: MultiOmics, *, same_cells: bool) -> None:
         """Project and average the training cells once more."""
         look_again(self.module, bundle, seed=self._seed)
 
