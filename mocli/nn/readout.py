@@ -57,7 +57,9 @@ class Basis:
         n = len(z)
         if n > FIT_CELLS:
             z = z[np.sort(np.random.default_rng(seed).choice(n, FIT_CELLS, replace=False))]
-        m = max(1, min(N_PROTOTYPES, len(np.unique(z, axis=0)) // 2))
+        # places that differ by rounding alone are one
+        spread = float(z.std(0).max()) or 1.0
+        m = max(1, min(N_PROTOTYPES, len(np.unique(np.round((z - z.mean(0)) / spread, 3), axis=0)) // 2))
         centers = KMeans(m, n_init=1, max_iter=50, random_state=seed).fit(z).cluster_centers_
         distances = np.sort(_squared_distances(z, centers), axis=1)
         width = float(np.sqrt(np.median(distances[:, min(NEAR, m) - 1]))) or 1.0
