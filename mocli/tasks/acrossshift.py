@@ -18,7 +18,7 @@ from mocli.tasks.perturbed import stream
 from mocli.tasks.predicted import mean_changes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mocli.data.effect import Effect
     from mocli.tasks.cellsets import CellSets
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from mocli.tasks.replacement import Replacement
     from mocli.types import DoubleArray, FloatArray
 
-VALUES = 20_000_000
-"""Mean changes kept at a time: sets of cells, perturbations, features."""
+VALUES, MOST = 20_000_000, 50
+"""Mean changes kept at a time (sets of cells, perturbations, features), and perturbations at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +65,7 @@ class Across:
         direction: str,
         *,
         absent: frozenset[int],
+        progress: Callable[[int, int], None] | None = None,
     ) -> tuple[DoubleArray, DoubleArray]:
         """Return distances before `(n_sets,)`, and by how much each perturbation lessens them.
 
@@ -73,10 +74,14 @@ class Across:
         members = [one.cells for one in sets.sets]
         found = np.zeros((len(members), len(perturbations)))
         start = np.zeros(len(members))
-        for part in chunks(len(perturbations), max(1, VALUES // (len(members) * len(self.reader.names)))):
+        for part in chunks(
+            len(perturbations), max(1, min(MOST, VALUES // (len(members) * len(self.reader.names))))
+        ):
             some = perturbations[part]
             moved = stream(cells, some, effect, direction, absent=absent)
             before, changes = mean_changes(self.reader, cells.z, members, moved, len(some), logs=True)
+            if progress is not None:
+                progress(part.stop, len(perturbations))
             way = before - self.profiles
             start = np.linalg.norm(way, axis=1)
             after = np.linalg.norm(way[:, None] + changes, axis=2)

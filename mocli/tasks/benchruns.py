@@ -56,7 +56,7 @@ def held_out_loss(training: dict[str, Any]) -> float | None:
 
 
 def loss_ratios(records: Sequence[Record]) -> list[Record]:
-    """Divide the held-out loss of every run on a share of the cells by that of the whole, seed by seed."""
+    """Divide the held-out loss of every run on a share of the cells by that of the run without one."""
     losses = {(r.task, r.method, r.study, r.seed): r for r in records if r.key == VALIDATION}
     found = []
     for (task, method, study, seed), r in losses.items():

@@ -31,7 +31,7 @@ COSTS = {
     "gpu_peak_memory_bytes": "Peak GPU memory",
     "steps": "Steps",
     VALIDATION: "Loss of held-out cells",
-    RATIO: "Held-out loss over that of the whole",
+    RATIO: "Held-out loss over that of the run without a study",
 }
 COST = "cost"
 ASPECTS = {Task.IMPUTE: "imputation", Task.SIMULATE: "generation", Task.GENE2PEAK: "links"}

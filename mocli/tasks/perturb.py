@@ -228,7 +228,7 @@ def _beside(asked: PerturbOptions) -> tuple[str, ...]:
 
 
 def _dry_run(request: Request, asked: PerturbOptions, paths: Paths) -> Result:
-    from mocli.tasks.perturbation import check_cells, modality_among
+    from mocli.tasks.chosencells import check_cells, modality_among
     from mocli.tasks.prepare import plan
 
     lines: list[str] = []

@@ -12,7 +12,8 @@ from mocli.data.transforms import highly_variable
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.models.base import Encodes, EntersLinearly
 from mocli.tasks.acrossshift import Across
-from mocli.tasks.cellsets import CellSets, labels, split_cells
+from mocli.tasks.cellsets import CellSets, split_cells
+from mocli.tasks.chosencells import ChosenCells, check_cells, modality_among
 from mocli.tasks.direction import check_task
 from mocli.tasks.inference import settle_cells
 from mocli.tasks.perturbed import Perturbation
@@ -28,7 +29,7 @@ from mocli.tasks.training import train_model
 from mocli.types import ModalityKind, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from mocli.data.modality import ModalityFile
     from mocli.tasks.perturb import PerturbOptions
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from mocli.tasks.screen import Asked
     from mocli.tasks.slopes import Placed
     from mocli.tasks.training import Trained
-    from mocli.types import CSR, FloatArray, IntArray, StrArray
+    from mocli.types import CSR, FloatArray, IntArray
 
 MOST_VARIABLE = 2000
 """Features of a screen by default."""
@@ -51,63 +52,6 @@ JOIN = "+"
 """Between the names of features that change together."""
 
 _PATIENCE = 20.0  # seconds between two lines about progress
-
-
-@dataclass(frozen=True, eq=False)
-class ChosenCells:
-    """Rows of a file: the cells that are perturbed, those they should come nearer to, labels of all."""
-
-    source: IntArray
-    target: IntArray
-    groups: StrArray | None
-    truth: StrArray | None
-
-
-def check_cells(file: ModalityFile, asked: PerturbOptions) -> ChosenCells:
-    """Find the cells that are asked for, before anything is trained.
-
-    Raises
-    ------
-    InputError, UsageError
-        A column or group that is not there, cells that are to become what they are.
-    """
-    target = np.zeros(0, np.int64) if asked.target is None else asked.target.rows(file, "--to")
-    if asked.source is not None:
-        source = asked.source.rows(file, "--from")
-    else:
-        # all that are not there yet
-        source = np.setdiff1d(np.arange(file.n_obs), target)
-    both = np.intersect1d(source, target)
-    if len(both) or not len(source):
-        raise UsageError(
-            "cells cannot go where they are",
-            field="--from, --to",
-            found=f"{len(both) or len(target):,} cells are in both groups",
-            hint="name two groups that share no cell",
-        )
-    groups = None if asked.group_key is None else labels(file, asked.group_key, "--group-key")
-    truth = None if asked.truth is None else labels(file, asked.truth, "--truth")
-    return ChosenCells(source, target, groups, truth)
-
-
-def modality_among(kinds: Mapping[str, ModalityKind], asked: str | None, where: str) -> str:
-    """Return the modality to perturb: the one asked for, else expression, else the first.
-
-    Raises
-    ------
-    UsageError
-        There is no such modality.
-    """
-    if asked is not None:
-        if asked not in kinds:
-            raise UsageError(
-                f"'{asked}' is not a modality of {where}",
-                field="--source-modality",
-                expected=", ".join(kinds),
-                hint=did_you_mean(asked, kinds, "modalities"),
-            )
-        return asked
-    return next((name for name, kind in kinds.items() if kind is ModalityKind.RNA), next(iter(kinds)))
 
 
 @dataclass(eq=False)
@@ -224,12 +168,20 @@ class PerturbationRun:
         x, absent = self.read(rows), self.aligned.absent
         if self.settled is None:
             return Replacement.of(self.saved, self.modality, x, absent, self.run.device)
-        return Replacement.settled(self.saved, self.modality, x, absent, self.settled, rows)
+        return Replacement.settled(self.saved, self.modality, x, absent, self.settled, self._settled_at(rows))
+
+    @property
+    def _needed(self) -> IntArray:
+        """Cells whose places are looked at, increasing."""
+        return np.union1d(self.chosen.source, self.chosen.target)
+
+    def _settled_at(self, rows: IntArray) -> IntArray:
+        return np.searchsorted(self._needed, rows).astype(np.int64)
 
     def where(self, rows: IntArray) -> FloatArray:
         """Places of some cells of the file, `(n, n_latent)`."""
         if self.settled is not None:
-            return self.settled.z[rows]
+            return self.settled.z[self._settled_at(rows)]
         return place(self.saved, self.modality, self.read(rows), self.aligned.absent, self.run.device)
 
     def encode(self) -> None:
@@ -239,8 +191,12 @@ class PerturbationRun:
             self.saved, self.modality, self.file, layers=self.request.data.layer, warn=run.warn
         )
         if not isinstance(self.saved.model, Encodes):
+            some = self.file.take(self._needed)
+            aligned = align(
+                self.saved, self.modality, some, layers=self.request.data.layer, warn=lambda _: None
+            )
             self.settled = settle_cells(
-                self.saved, self.modality, self.aligned, self.request.data,
+                self.saved, self.modality, aligned, self.request.data,
                 device=run.device, seed=self.request.run.seed, say=run.say, warn=run.warn,
             )  # fmt: skip
         self.cells = self.place(chosen.source)
@@ -324,7 +280,7 @@ class PerturbationRun:
         else:
             options = self.saved.recipes[self.modality].options
             ranked = highly_variable(
-                self.read(self.chosen.source)[:, used], replace(options, n_top=MOST_VARIABLE)
+                self.read(self.chosen.source)[:, used], replace(options, n_top=MOST_VARIABLE, seen_in=None)
             )
             columns = [int(c) for c in used[ranked]]
         if asked.together:

@@ -121,7 +121,9 @@ def screen(
         shifts = measure_shifts(cells.z, sets, moved, len(asked.every))
         other = None
         if across is not None:
-            other = across.shifts(cells, asked.every, sets, effect, direction, absent=absent)
+            other = across.shifts(
+                cells, asked.every, sets, effect, direction, absent=absent, progress=progress
+            )
         for k, one in enumerate(sets.sets):
             rows = _rows(asked, shifts, k, one.name, len(one.cells), direction, levels[k])
             if other is not None:

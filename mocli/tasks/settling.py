@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from mocli.tasks.slopes import Placed
     from mocli.types import CSR, BoolArray, DoubleArray, FloatArray, IntArray
 
+LEAST = 1e-8
+"""Below it a mean counts as this much."""
+
 
 class Settled:
     """Cells whose places were trained, and how these answer to changes of their values.
@@ -52,16 +55,18 @@ class Settled:
         self.z: FloatArray = placed.z[rows]
         d, p = self.z.shape[1], len(measured)
         columns = torch.from_numpy(np.flatnonzero(measured)).to(placed.device)
-        parts = [torch.zeros((0, d, d), device=placed.device)]
+        parts = [torch.zeros((0, d, d), dtype=torch.from_numpy(self.z).dtype)]
         for block in chunks(len(rows), max(1, SLOPES // (p * (d + 1)))):
-            slope, weight = self._slopes(np.arange(block.start, block.stop), columns)
-            parts.append(torch.einsum("bki,bk,bkj->bij", slope, weight, slope))
-        curvature = torch.cat(parts)
-        prior = torch.ones(len(rows), d, device=placed.device)
-        if isinstance(placed.model, HasPrior):
-            with torch.inference_mode():
-                prior = placed.model.prior_precision(placed.place(rows))
-        self._half = torch.linalg.cholesky(curvature + torch.diag_embed(prior))
+            cells = np.arange(block.start, block.stop)
+            slope, weight = self._slopes(cells, columns)
+            curvature = torch.einsum("bki,bk,bkj->bij", slope, weight, slope)
+            prior = torch.ones(len(cells), d, device=placed.device, dtype=slope.dtype)
+            if isinstance(placed.model, HasPrior):
+                with torch.inference_mode():
+                    prior = placed.model.prior_precision(placed.place(rows[cells])).to(slope.dtype)
+            # in the processor's memory: cells times the square of the dimensions
+            parts.append(torch.linalg.cholesky(curvature + torch.diag_embed(prior)).cpu())
+        self._half = torch.cat(parts)
 
     def enter(self, values: DoubleArray, cells: IntArray) -> DoubleArray:
         """Values are taken as they are."""
@@ -82,7 +87,8 @@ class Settled:
             some = wanted[block]
             slope, weight = self._slopes(some, chosen)
             turned = (slope * weight.unsqueeze(2)).transpose(1, 2)
-            answer = torch.cholesky_solve(turned, self._half[torch.from_numpy(some)]).cpu().numpy()
+            half = self._half[torch.from_numpy(some)].to(turned.device)
+            answer = torch.cholesky_solve(turned, half).cpu().numpy()
             mine = order[slice(*np.searchsorted(cell[order], [some[0], some[-1] + 1]))]
             at = np.searchsorted(some, cell[mine])
             np.add.at(out, pair[mine], answer[at, :, where[mine]] * delta.data[mine, None])
@@ -93,9 +99,11 @@ class Settled:
         placed, rows = self.placed, self.rows[cells]
         library = self.library[torch.from_numpy(cells).to(placed.device)]
         mean, slope = slopes(placed, self.modality, placed.place(rows), rows, library, columns)
+        # of a mean of 0, as in a cell without counts, Fisher's information has no bound
+        mean = torch.where(mean.abs() < LEAST, torch.full_like(mean, LEAST), mean)
         none, one = torch.zeros_like(mean), torch.ones_like(mean)
         # what one more count adds to the loss's derivative in the mean
         weight = pull(placed.model, self.modality, columns, none, mean) - pull(
             placed.model, self.modality, columns, one, mean
         )
-        return slope, weight.clamp_min(0)
+        return slope, weight.clamp_min(0) * (library > 0).unsqueeze(1)

@@ -157,7 +157,8 @@ def _wrong(edge: EdgeLinks, share: float, seed: int) -> list[str]:
     n = len(edge.weight)
     chosen = rng.choice(n, max(2, round(share * n)), replace=False) if n > 1 else np.arange(0)
     target = edge.target_index.copy()
-    # in the order of targets, and moved by the longest run of one: none meets its own again
+    # in the order of targets, and moved by the longest run of one: none meets its own again, unless one
+    # target has more than half of them
     chosen = chosen[np.argsort(target[chosen], kind="stable")]
     longest = int(np.unique(target[chosen], return_counts=True)[1].max(initial=0))
     target[chosen] = np.roll(target[chosen], longest)

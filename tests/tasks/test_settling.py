@@ -122,6 +122,20 @@ def test_cells_go_where_a_new_search_finds_them(cells):
         np.testing.assert_allclose(told, found, atol=1e-3 * np.linalg.norm(found))
 
 
+def test_a_cell_without_counts_stays_and_stops_nobody(cells):
+    mover = cells.mover
+    library = mover.library.numpy().copy()
+    library[1] = 0
+    p = cells.x.shape[1]
+    every = np.ones(p, bool)
+    there = Settled(mover.placed, "rna", mover.rows, library, measured=every)
+    whole = Settled(mover.placed, "rna", mover.rows, mover.library.numpy(), measured=every)
+    change = sparse.csr_matrix((np.ones(2), ([0, 1], [5, 5])), shape=(2, p))
+    after = there.place(np.array([0, 1]), change)
+    np.testing.assert_allclose(after[0], whole.place(np.array([0]), change[:1])[0])
+    np.testing.assert_array_equal(after[1], there.z[1])
+
+
 def test_nothing_changed_is_nothing_moved(cells):
     knocked = list(stream(cells, [Perturbation("g", (0,))], Effect.parse("knockout"), "down"))
     moved = {int(c) for _, at, _ in knocked for c in at}
