@@ -1,6 +1,7 @@
 """Peak memory of `mocli integrate` on 50,000 cells x 3,000 genes at 7 % density and 40 proteins.
 
-    python tests/benchmarks/memory.py [--cells 50000] [--genes 3000] [--folder DIR] [options of mocli]
+    python tests/benchmarks/memory.py [--cells 50000] [--genes 3000] [--density 0.07] [--folder DIR]
+        [options of mocli]
 
 The command runs in a process of its own, training is cut to 20 steps; all metrics and both baselines
 run. Prints seconds and peak per stage and one JSON line. Target: 2.5 times the bytes of the CSR
@@ -84,11 +85,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", type=int, default=50_000)
     parser.add_argument("--genes", type=int, default=3_000)
+    parser.add_argument("--density", type=float, default=0.07, help="of the genes")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="keep the data here and use them again")
     options, more = parser.parse_known_args()
     shape = {"n_cells": options.cells, "n_genes": options.genes}
-    shape |= {"n_proteins": 40, "density": 0.07, "n_links": 32}
+    shape |= {"n_proteins": 40, "density": options.density, "n_links": 32}
     load_before = measure.machine().get("load")
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
