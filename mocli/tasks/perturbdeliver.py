@@ -37,7 +37,7 @@ def deliver(work: PerturbationRun) -> None:
     if screened is not None:
         write_tsv(path, screened.table)
         told = (
-            f"shifts of {n:,} perturbations towards {work.asked.target}, {len(work.sets.sets)} sets of cells"
+            f"shifts of {n:,} perturbations towards {work.asked.target}, {_sets(len(work.sets.sets))}"
         )
         run.add_output(path, told, first=True)
         if predicted is not None:
@@ -125,3 +125,7 @@ def _describe(work: PerturbationRun) -> None:
         "params": known["params"],
         "reason": f"the model of {work.asked.from_model}",
     }
+
+
+def _sets(n: int) -> str:
+    return "all cells" if n == 1 else f"{n:,} sets of cells"
