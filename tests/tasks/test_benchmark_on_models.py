@@ -215,7 +215,7 @@ def test_the_page_sets_what_studies_cost_beside_the_benchmark_itself():
     assert benchpage.costs(work, studies=False) == {"Training, s": {"a, impute": [4.0]}}
     assert benchpage.costs(work, studies=True) == {
         "Training, s": {"a, impute, all": [4.0], "a, impute, fraction=0.5": [2.0]},
-        "Held-out loss over that of the whole": {"a, impute, fraction=0.5": [1.5]},
+        "Held-out loss over that of the run without a study": {"a, impute, fraction=0.5": [1.5]},
     }
     plain = SimpleNamespace(records=records[:1])
     assert benchpage.costs(plain, studies=True) == {}
