@@ -36,9 +36,7 @@ def deliver(work: PerturbationRun) -> None:
     n = len(work.perturbations)
     if screened is not None:
         write_tsv(path, screened.table)
-        told = (
-            f"shifts of {n:,} perturbations towards {work.asked.target}, {_sets(len(work.sets.sets))}"
-        )
+        told = f"shifts of {n:,} perturbations towards {work.asked.target}, {_sets(len(work.sets.sets))}"
         run.add_output(path, told, first=True)
         if predicted is not None:
             path = beside.pop(0)
