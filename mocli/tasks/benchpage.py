@@ -51,8 +51,10 @@ def page(work: Benchmark, ranked: Mapping[str, Ranking]) -> str:
     if of_all:
         drawn.append(Drawn(benchplots.cost_bars(of_all), "Time and memory", caption))
     if of_studies:
-        how = " A loss ratio of 1 means that training on that share of the cells lost nothing "
-        "against the run without a study, which trains on 80% of the cells measured both ways."
+        how = (
+            " A loss ratio of 1 means that training on that share of the cells lost nothing against the run "
+            "without a study, which trains on 80% of the cells measured both ways."
+        )
         words = caption + (how if COSTS[RATIO] in of_studies else "")
         drawn.append(Drawn(benchplots.cost_bars(of_studies), "Time and memory of studies", words))
     drawn += _embeddings(work, ranked.get("integrate"))
