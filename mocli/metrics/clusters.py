@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mocli.metrics.embedding import Embedding
 from mocli.metrics.graph import NEIGHBORS, coordinate_order, joined, neighbor_graph
-from mocli.metrics.registry import Embedding, Score, metric
+from mocli.metrics.registry import Score, metric
 from mocli.nn.neighbors import knn
 
 if TYPE_CHECKING:

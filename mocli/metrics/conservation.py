@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mocli.metrics.registry import MAX_NEIGHBORS, Embedding, Score, metric, without_self
+from mocli.metrics.embedding import MAX_NEIGHBORS, Embedding, without_self
+from mocli.metrics.registry import Score, metric
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

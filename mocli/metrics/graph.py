@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mocli.metrics.registry import Embedding, Score, metric, without_self
+from mocli.metrics.embedding import Embedding, without_self
+from mocli.metrics.registry import Score, metric
 from mocli.nn.neighbors import chunks
 
 if TYPE_CHECKING:

@@ -9,12 +9,13 @@ import numpy as np
 
 from mocli.metrics.clusters import louvain
 from mocli.metrics.graph import neighbor_graph
-from mocli.metrics.registry import Embedding, Score, metric
+from mocli.metrics.registry import Score, metric
 from mocli.metrics.silhouette import label_widths
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from mocli.metrics.embedding import Embedding
     from mocli.types import DoubleArray, IntArray
 
 _WHICH = (

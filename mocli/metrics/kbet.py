@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mocli.metrics.registry import MAX_NEIGHBORS, Embedding, Score, metric
+from mocli.metrics.embedding import MAX_NEIGHBORS, Embedding
+from mocli.metrics.registry import Score, metric
 from mocli.nn.neighbors import chunks
 
 if TYPE_CHECKING:

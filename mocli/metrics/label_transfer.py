@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mocli.metrics.registry import Embedding, Score, metric
+from mocli.metrics.registry import Score, metric
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from mocli.metrics.embedding import Embedding
     from mocli.types import IntArray
 
 TREES = 100
@@ -117,14 +118,20 @@ def _agreement(got: IntArray, true: IntArray, of: str) -> Score:
 
 
 def _forest(e: Embedding, giver: str, learned: IntArray, given: IntArray) -> object:
+    import torch
     from sklearn.ensemble import RandomForestClassifier
 
     if len(learned) > MAX_LEARNED:
         learned = np.random.default_rng(e.seed).choice(learned, MAX_LEARNED, replace=False)
     x = e.rows(giver)[learned]
     order = np.lexsort(x.T[::-1])  # bootstrap samples are by row: file order must not matter
-    forest = RandomForestClassifier(TREES, class_weight="balanced_subsample", random_state=e.seed)
+    # every tree has a seed of its own: the same forest by any number of threads
+    forest = RandomForestClassifier(
+        TREES, class_weight="balanced_subsample", random_state=e.seed, n_jobs=torch.get_num_threads()
+    )
     with warnings.catch_warnings():
         # many labels of few cells each are still labels
         warnings.filterwarnings("ignore", message="The number of unique classes", category=UserWarning)
-        return forest.fit(x[order], given[learned][order])
+        forest.fit(x[order], given[learned][order])
+    # threads would add up the votes in any order
+    return forest.set_params(n_jobs=1)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mocli.metrics.registry import Embedding, Score, metric
+from mocli.metrics.registry import Score, metric
 from mocli.nn.neighbors import chunks, neighbor_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from mocli.metrics.embedding import Embedding
     from mocli.types import DoubleArray, FloatArray, IntArray
 
 COLUMNS = 64  # at a time

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mocli.metrics.registry import Embedding, Score, metric
+from mocli.metrics.registry import Score, metric
 from mocli.nn.neighbors import chunks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from mocli.metrics.embedding import Embedding
     from mocli.types import DoubleArray, FloatArray, IntArray
 
-NEIGHBORS = 90
 FEWEST = 6  # neighbours for a perplexity of 2
 STEPS = 50
 _VALUES = 2**22  # coordinates held at once
@@ -126,15 +126,13 @@ def _within(value: float) -> float:
 
 def _weights(e: Embedding) -> FloatArray:
     """Weights of the neighbours of every cell of `e.neighbors`, `(m, <= 90)`; no column if too few."""
-    cells, lists = e.neighbors
-    k = min(NEIGHBORS, lists.shape[1])
+    distances = e.near_distances
+    k = distances.shape[1]
     if k < FEWEST:
-        return np.zeros((len(cells), 0), np.float32)
-    weights = np.empty((len(cells), k), np.float32)
-    width = max(1, e.joint.shape[1])
-    for rows in chunks(len(cells), max(1, _VALUES // (k * width))):
-        apart = e.joint[lists[rows, :k]].astype(np.float64) - e.joint[cells[rows], None]
-        weights[rows] = perplexity_weights(np.sqrt((apart**2).sum(2)), k / 3)
+        return np.zeros((len(distances), 0), np.float32)
+    weights = np.empty((len(distances), k), np.float32)
+    for rows in chunks(len(distances), max(1, _VALUES // k)):
+        weights[rows] = perplexity_weights(distances[rows].astype(np.float64), k / 3)
     return weights
 
 

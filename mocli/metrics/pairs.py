@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mocli.metrics.registry import Embedding, Score, metric
+from mocli.metrics.registry import Score, metric
 from mocli.nn.neighbors import matched_distances
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from mocli.metrics.embedding import Embedding
     from mocli.nn.neighbors import MatchedDistances
     from mocli.types import IntArray
 

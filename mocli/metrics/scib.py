@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from mocli.metrics.clusters import ARI_BOUNDS, ari_best, nmi_best
 from mocli.metrics.graph import graph_connectivity
 from mocli.metrics.isolated import silhouette_isolated
-from mocli.metrics.registry import Embedding, Score, metric
+from mocli.metrics.registry import Score, metric
 from mocli.metrics.silhouette import silhouette_batch, silhouette_label, silhouette_modality
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from mocli.metrics.embedding import Embedding
     from mocli.metrics.registry import Metric
 
 BATCH, BIO = 0.4, 0.6

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mocli.data.batches import dense_rows
+from mocli.metrics.embedding import Embedding
 from mocli.metrics.link_concordance import concordance_by_link
-from mocli.metrics.registry import Embedding, available_metrics, evaluate
+from mocli.metrics.registry import available_metrics, evaluate
 from mocli.tasks.baseline import (
     MAX_CELLS,
     MAX_VALUES,

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mocli.data.io import sha256
-from mocli.metrics.registry import Embedding, evaluate
+from mocli.metrics.embedding import Embedding
+from mocli.metrics.registry import evaluate
 from mocli.models.base import Extends
 from mocli.models.registry import traits_of
 from mocli.tasks.calibration import CALIBRATION

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from mocli.metrics.registry import Embedding
+    from mocli.metrics.embedding import Embedding
     from mocli.tasks.contender import Contender
     from mocli.tasks.evaluate import Own
     from mocli.tasks.ground import Ground

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from mocli.metrics import registry
+from mocli.metrics.embedding import Embedding
 from mocli.metrics.generated import judge, moments
 from mocli.nn.neighbors import knn
 from mocli.tasks.picture import layout
@@ -185,7 +186,7 @@ def _matched(cells: Generated) -> dict[str, MetricRecord]:
     z = {name: simulated for name, (_, simulated) in cells.latent.items()}
     every = np.arange(len(cells.simulated_label))
     pairs = {pair: np.stack([every, every], 1) for pair in combinations(z, 2)}
-    found = registry.evaluate(registry.Embedding(z=z, pairs=pairs, seed=cells.seed), ["foscttm"])
+    found = registry.evaluate(Embedding(z=z, pairs=pairs, seed=cells.seed), ["foscttm"])
     return {f"simulated_{key}": cast("MetricRecord", entry) for key, entry in found.items()}
 
 

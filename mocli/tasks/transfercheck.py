@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mocli.metrics.embedding import MAX_CELLS
 from mocli.metrics.labels import calibration_error, vote
-from mocli.metrics.registry import MAX_CELLS
 from mocli.tasks.transfer import UNKNOWN, carry, electorate, own_codes, placed
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from mocli.data.batches import dense_rows
-from mocli.metrics.registry import Embedding, evaluate
+from mocli.metrics.embedding import Embedding
+from mocli.metrics.registry import evaluate
 from mocli.models.parameters import resolve
 from mocli.tasks.evaluate import score
 from mocli.tasks.options import DataOptions, TrainOptions

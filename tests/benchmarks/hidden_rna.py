@@ -19,9 +19,9 @@ from sklearn.cluster import KMeans
 
 import mocli
 from mocli.data.lsi import Lsi
+from mocli.metrics.embedding import Embedding
 from mocli.metrics.label_transfer import label_transfer, label_transfer_knn
 from mocli.metrics.mixing import mixing
-from mocli.metrics.registry import Embedding
 from mocli.tasks.saved import load_model
 
 

@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 
-from mocli.metrics.registry import Embedding
+from mocli.metrics.embedding import Embedding
 
 
 def main():

@@ -11,7 +11,8 @@ import torch
 from step_setup import PAPER, loop_of, make_bundle, smoothed
 
 from mocli.data.batches import dense_rows
-from mocli.metrics.registry import Embedding, evaluate
+from mocli.metrics.embedding import Embedding
+from mocli.metrics.registry import evaluate
 from mocli.models.scmodal.params import ScmodalParams
 from mocli.nn.losses import gaussian_kernel, mutual_neighbors, soft_assignment
 from mocli.nn.neighbors import knn

@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from mocli.metrics.alignment import seurat_alignment
-from mocli.metrics.registry import Embedding
+from mocli.metrics.embedding import Embedding
 
 
 def brute(parts):

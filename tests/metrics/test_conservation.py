@@ -8,9 +8,9 @@ from scipy.spatial.distance import cdist
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LinearRegression
 
-from mocli.metrics import conservation, registry
+from mocli.metrics import conservation, embedding
 from mocli.metrics.conservation import between_share, neighbor_conservation, pcr_comparison
-from mocli.metrics.registry import Embedding
+from mocli.metrics.embedding import Embedding
 
 
 def near(x, k):
@@ -89,7 +89,7 @@ def test_many_cells_are_sampled(monkeypatch):
     (some,) = neighbor_conservation(Embedding(**e))
     assert (exact.n, some.n) == (600, 200)
     assert some.value == pytest.approx(exact.value, abs=0.03)
-    monkeypatch.setattr(registry, "MAX_CELLS", 100)
+    monkeypatch.setattr(embedding, "MAX_CELLS", 100)
     assert neighbor_conservation(Embedding(**e))[0].n == 100
 
 

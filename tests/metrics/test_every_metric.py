@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 import mocli.metrics
 from mocli.errors import UsageError
-from mocli.metrics import registry
-from mocli.metrics.registry import Embedding, Score, available_metrics, evaluate
+from mocli.metrics import embedding
+from mocli.metrics.embedding import Embedding
+from mocli.metrics.registry import Score, available_metrics, evaluate
 
 METRICS = available_metrics()
 N, D, S = 150, 6, 4
@@ -294,7 +295,7 @@ def test_a_new_file_is_a_new_metric(tmp_path, monkeypatch):
 
 def test_neighbours_and_pair_distances_are_computed_once(monkeypatch):
     calls = []
-    for module, function in (("registry", "knn"), ("pairs", "matched_distances")):
+    for module, function in (("embedding", "knn"), ("pairs", "matched_distances")):
         target = f"mocli.metrics.{module}.{function}"
         original = getattr(sys.modules[f"mocli.metrics.{module}"], function)
         monkeypatch.setattr(target, lambda *a, _f=original, _n=function, **k: calls.append(_n) or _f(*a, **k))
@@ -305,7 +306,7 @@ def test_neighbours_and_pair_distances_are_computed_once(monkeypatch):
 def test_drawn_cells_find_the_same_neighbours(monkeypatch):
     e = perfect()
     _, everyone = e.neighbors
-    monkeypatch.setattr(registry, "MAX_CELLS", 40)
+    monkeypatch.setattr(embedding, "MAX_CELLS", 40)
     drawn = fresh()
     rows, neighbors = drawn.neighbors
     assert len(rows) == 40

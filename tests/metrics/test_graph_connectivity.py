@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from mocli.metrics import registry
+from mocli.metrics import embedding
+from mocli.metrics.embedding import Embedding
 from mocli.metrics.graph import coordinate_order, graph_connectivity, nearest_among, neighbor_graph
-from mocli.metrics.registry import Embedding
 
 
 def neighbors_of(x, k):
@@ -72,8 +72,8 @@ def test_the_graph_does_not_know_the_order_of_cells():
 
 def test_a_drawn_graph_is_of_the_drawn_cells(monkeypatch):
     x, _ = sample(400)
-    monkeypatch.setattr(registry, "MAX_CELLS", 60)
-    monkeypatch.setattr(registry, "MAX_NEIGHBORS", 100)  # some cells must search again
+    monkeypatch.setattr(embedding, "MAX_CELLS", 60)
+    monkeypatch.setattr(embedding, "MAX_NEIGHBORS", 100)  # some cells must search again
     e = Embedding(z={"a": x})
     cells, graph = neighbor_graph(e)
     assert len(cells) == 60

@@ -5,8 +5,8 @@ import pytest
 from scipy.spatial.distance import cdist
 from scipy.stats import chisquare
 
+from mocli.metrics.embedding import Embedding
 from mocli.metrics.kbet import kbet, kbet_batch, neighborhood_size
-from mocli.metrics.registry import Embedding
 
 
 def brute(z):

@@ -6,8 +6,8 @@ from sklearn.ensemble import RandomForestClassifier
 from sklearn.neighbors import KNeighborsClassifier
 
 from mocli.metrics import label_transfer as module
+from mocli.metrics.embedding import Embedding
 from mocli.metrics.label_transfer import label_transfer, label_transfer_forest, label_transfer_knn, majority
-from mocli.metrics.registry import Embedding
 
 
 def test_equals_one_nearest_neighbour_classifier():
@@ -97,3 +97,19 @@ def test_forest_learns_from_few(monkeypatch):
     assert few.n == everyone.n == 300
     assert few.value != everyone.value
     assert few.value == pytest.approx(everyone.value, abs=0.15)
+
+
+def test_a_forest_is_the_same_by_any_number_of_threads():
+    import torch
+
+    rng = np.random.default_rng(0)
+    z = {m: rng.normal(size=(300, 6)).astype("f4") for m in ("rna", "prot")}
+    label = {m: rng.integers(0, 4, 300) for m in z}
+    before, scores = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            scores.append([s.value for s in label_transfer_forest(Embedding(z=z, label=label))])
+    finally:
+        torch.set_num_threads(before)
+    assert scores[0] == scores[1]

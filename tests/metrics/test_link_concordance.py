@@ -5,8 +5,8 @@ import pytest
 from scipy.spatial.distance import cdist
 from scipy.stats import pearsonr
 
+from mocli.metrics.embedding import Embedding
 from mocli.metrics.link_concordance import link_concordance, pearson
-from mocli.metrics.registry import Embedding
 
 
 def sample(s=70):

@@ -7,8 +7,8 @@ import pytest
 from scipy.optimize import brentq
 from scipy.spatial.distance import cdist
 
+from mocli.metrics.embedding import Embedding
 from mocli.metrics.lisi import clisi, effective_numbers, ilisi_batch, ilisi_modality, perplexity_weights
-from mocli.metrics.registry import Embedding
 
 
 def brute(x, group, k=90):

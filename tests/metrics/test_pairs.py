@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
+from mocli.metrics.embedding import Embedding
 from mocli.metrics.pairs import foscttm, pair_distance
-from mocli.metrics.registry import Embedding
 
 
 def sample():

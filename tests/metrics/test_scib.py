@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from mocli.metrics import clusters, registry
-from mocli.metrics.registry import Embedding, evaluate
+from mocli.metrics import clusters, embedding
+from mocli.metrics.embedding import Embedding
+from mocli.metrics.registry import evaluate
 
 N = 90
 
@@ -70,9 +71,9 @@ def test_parts_are_computed_once(monkeypatch):
     calls = []
     compared = clusters.nmi
     monkeypatch.setattr(clusters, "nmi", lambda *a: calls.append(1) or compared(*a))
-    searched = registry.knn
+    searched = embedding.knn
     searches = []
-    monkeypatch.setattr(registry, "knn", lambda *a, **k: searches.append(1) or searched(*a, **k))
+    monkeypatch.setattr(embedding, "knn", lambda *a, **k: searches.append(1) or searched(*a, **k))
     e = embed(modalities=1)
     evaluate(e, ["scib_total", "scib_batch", "scib_bio", "ari_best", "graph_connectivity", "f1_isolated"])
     assert len(calls) == 20 + 1  # a resolution each, and the best one once more

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
-from mocli.metrics.registry import Embedding, evaluate
+from mocli.metrics.embedding import Embedding
+from mocli.metrics.registry import evaluate
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

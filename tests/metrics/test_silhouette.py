@@ -5,8 +5,8 @@ import pytest
 from scipy.spatial.distance import cdist
 from sklearn.metrics import silhouette_samples, silhouette_score
 
-from mocli.metrics import registry
-from mocli.metrics.registry import Embedding
+from mocli.metrics import embedding
+from mocli.metrics.embedding import Embedding
 from mocli.metrics.silhouette import silhouette, silhouette_modality
 
 
@@ -70,7 +70,7 @@ def test_modality_silhouette():
 def test_many_cells_are_sampled(monkeypatch):
     z, label = sample(600)
     exact = silhouette(Embedding(z=z, label=label))[0]
-    monkeypatch.setattr(registry, "MAX_CELLS", 500)
+    monkeypatch.setattr(embedding, "MAX_CELLS", 500)
     drawn = silhouette(Embedding(z=z, label=label))[0]
     assert (exact.n, drawn.n) == (1200, 500)
     assert drawn.value == pytest.approx(exact.value, abs=0.03)

@@ -14,7 +14,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 import mocli
-from mocli.metrics.registry import Embedding
+from mocli.metrics.embedding import Embedding
 from mocli.metrics.registry import evaluate as evaluate_metrics
 from mocli.report.schema import validate
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from mocli.data.demo import write_demo
-from mocli.metrics.registry import Embedding, evaluate
+from mocli.metrics.embedding import Embedding
+from mocli.metrics.registry import evaluate
 from mocli.models.base import Schedule
 from mocli.models.parameters import resolve
 from mocli.models.registry import traits_of

@@ -1,0 +1,246 @@
+"""What a metric sees: places of cells, what is known of them, and what metrics share.
+
+Every metric is invariant to shifting and scaling the latent, so
+`Embedding` hands out coordinates whose squares neither overflow nor vanish.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
+
+from mocli.nn.neighbors import chunks, knn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping
+
+    from numpy.typing import NDArray
+
+    from mocli.types import BoolArray, FloatArray, IntArray
+
+    Edge = tuple[str, str]
+    Linked = tuple[FloatArray, FloatArray, tuple[str, ...]]
+    Own = tuple[IntArray, FloatArray]
+
+T = TypeVar("T")
+
+MAX_NEIGHBORS = 300  # the neighbourhood of the mixing metric
+NEAR = 90  # those whose distances are kept: thrice the perplexity of LISI
+ACROSS = 15  # neighbours in the other modality
+ROWS = 4_096  # whose neighbours are searched at once
+MAX_CELLS = 20_000  # metrics that average over cells draw this many
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """A latent space and what is known of its cells.
+
+    Attributes
+    ----------
+    z
+        Latent of each modality, `(n_m, d)`, rows in file order.
+    label
+        Codes of each modality, `(n_m,)`, -1 unknown; a modality may be missing.
+    label_levels
+        What the codes mean.
+    batch
+        Codes of each modality, `(n_m,)`, -1 unknown.
+    pairs
+        For modalities (a, b) the rows of the same cell in both, `(n_pairs, 2)`.
+    linked
+        For modalities (a, b) the dense linked features `(n_a, s)`, `(n_b, s)` and their names.
+    own
+        For a modality some of its rows `(m,)`, and where these cells lie by their measured features
+        alone, before any correction (principal components), `(m, c)`.
+    seed
+        Of the metrics that draw cells.
+    device
+        Torch device for neighbours and distances.
+    """
+
+    z: Mapping[str, FloatArray]
+    label: Mapping[str, IntArray] | None = None
+    label_levels: tuple[str, ...] = ()
+    batch: Mapping[str, IntArray] | None = None
+    pairs: Mapping[Edge, IntArray] | None = None
+    linked: Mapping[Edge, Linked] | None = None
+    own: Mapping[str, Own] | None = None
+    seed: int = 0
+    device: str = "cpu"
+    _shared: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        widths = {np.shape(z)[1:] for z in self.z.values()}
+        if len(widths) != 1 or len(next(iter(widths))) != 1:
+            raise ValueError(f"modalities must share one latent, got row shapes {sorted(widths)}")
+        for codes in (self.label or {}, self.batch or {}):
+            for name, values in codes.items():
+                if len(values) != len(self.z[name]):
+                    raise ValueError(f"{len(values)} codes for {len(self.z[name])} cells of '{name}'")
+        for (a, b), (x, y, _) in (self.linked or {}).items():
+            if (len(x), len(y)) != (len(self.z[a]), len(self.z[b])) or x.shape[1] != y.shape[1]:
+                raise ValueError(f"linked features of {a} and {b} have shapes {x.shape} and {y.shape}")
+        for name, (cells, places) in (self.own or {}).items():
+            if len(cells) != len(places) or np.max(cells, initial=-1) >= len(self.z[name]):
+                raise ValueError(f"{len(places)} own places of {len(cells)} rows of '{name}' do not fit")
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Names, in the order in which `joint` stacks them."""
+        return tuple(self.z)
+
+    @property
+    def modality_pairs(self) -> list[Edge]:
+        """Every two modalities once."""
+        return list(combinations(self.z, 2))
+
+    @cached_property
+    def finite(self) -> bool:
+        """Whether no coordinate is NaN or infinite."""
+        return all(bool(np.isfinite(z).all()) for z in self.z.values())
+
+    @cached_property
+    def degenerate(self) -> bool:
+        """Whether the latent holds no geometry: not finite, no cell, or all cells at one point."""
+        return not self.finite or len(self.joint) == 0 or bool((self.joint == self.joint[0]).all())
+
+    @cached_property
+    def joint(self) -> FloatArray:
+        """All cells, modality after modality, `(n, d)`, scaled by a power of two to at most 1.
+
+        Zero where the latent is not finite: the scores are then void anyway.
+        """
+        stacked = np.concatenate([np.asarray(z) for z in self.z.values()])
+        if not self.finite:
+            return np.zeros(stacked.shape, np.float32)
+        peak = float(np.abs(stacked).max(initial=0.0))
+        scaled = np.ldexp(stacked, -math.frexp(peak)[1])  # exact: ties stay ties
+        return cast("FloatArray", scaled.astype(np.float32))
+
+    @cached_property
+    def modality_codes(self) -> IntArray:
+        """Number of the modality of every row of `joint`, `(n,)`."""
+        return np.repeat(np.arange(len(self.z)), [len(z) for z in self.z.values()])
+
+    @cached_property
+    def joint_label(self) -> IntArray:
+        """Label code of every row of `joint`, -1 unknown, `(n,)`."""
+        label = self.label or {}
+        parts = [np.asarray(label.get(m, np.full(len(z), -1))) for m, z in self.z.items()]
+        return np.concatenate(parts).astype(np.int64)
+
+    @cached_property
+    def joint_batch(self) -> IntArray:
+        """Batch code of every row of `joint`, -1 unknown, `(n,)`."""
+        batch = self.batch or {}
+        parts = [np.asarray(batch.get(m, np.full(len(z), -1))) for m, z in self.z.items()]
+        return np.concatenate(parts).astype(np.int64)
+
+    def rows(self, modality: str) -> FloatArray:
+        """Coordinates of one modality, `(n_m, d)`, on the scale of `joint`."""
+        of_modality: FloatArray = self.joint[self.modality_codes == self.modalities.index(modality)]
+        return of_modality
+
+    def search(self, query: FloatArray, reference: FloatArray, k: int) -> IntArray:
+        """Rows of the reference nearest to each query, `(n_query, k)`, as `knn` finds them."""
+        return knn(query, reference, k, device=self.device)[1]
+
+    def nearest_known(self, giver: str, receiver: str) -> tuple[IntArray, IntArray]:
+        """Cells of known label that receive (all, or `MAX_CELLS` drawn), and for each the nearest that gives.
+
+        Rows of both modalities, `(m,)` each; the second is empty if no cell can give.
+        """
+        to, near = self.nearby_known(giver, receiver)
+        return to, near[:, 0] if near.shape[1] else near.ravel()
+
+    def nearby_known(self, giver: str, receiver: str) -> tuple[IntArray, IntArray]:
+        """As `nearest_known`, with the 15 nearest (all, if fewer): `(m,)` and `(m, k)`."""
+        label = self.label or {}
+        to, of = (np.flatnonzero(np.asarray(label[m]) >= 0) for m in (receiver, giver))
+        if len(of) and (len(to), len(of)) == (len(self.z[receiver]), len(self.z[giver])):
+            return self.across(receiver, giver)
+        to = self.draw(to)
+        if not len(of):
+            return to, np.zeros((len(to), 0), np.int64)
+
+        def find() -> IntArray:
+            return self.search(self.rows(receiver)[to], self.rows(giver)[of], ACROSS)
+
+        return to, of[self.share(("nearest known", giver, receiver), find)]
+
+    def across(self, asking: str, asked: str) -> tuple[IntArray, IntArray]:
+        """Cells of one modality (all, or `MAX_CELLS` drawn) and their 15 nearest cells of another.
+
+        Rows of the two modalities, `(m,)` and `(m, k)`, nearest first, k = 15 or all cells if fewer.
+        """
+        cells = self.draw(np.arange(len(self.z[asking])))
+
+        def find() -> IntArray:
+            return self.search(self.rows(asking)[cells], self.rows(asked), ACROSS)
+
+        return cells, self.share(("across", asking, asked), find)
+
+    def draw(self, candidates: IntArray) -> IntArray:
+        """At most `MAX_CELLS` of the rows, drawn once per seed, in ascending order."""
+        if len(candidates) <= MAX_CELLS:
+            return candidates
+        chosen = np.random.default_rng(self.seed).choice(candidates, MAX_CELLS, replace=False)
+        return cast("IntArray", np.sort(chosen))
+
+    @cached_property
+    def neighbors(self) -> tuple[IntArray, NDArray[np.int32]]:
+        """Rows of `joint` (all, or `MAX_CELLS` drawn) and their nearest other cells of all modalities.
+
+        `(m,)` and `(m, k)`, nearest first, with k = 300 or n - 1 if that is less.
+        """
+        return self._around[:2]
+
+    @property
+    def near_distances(self) -> FloatArray:
+        """Distances to the first 90 (all, if fewer) of the neighbours, `(m, <= 90)`."""
+        return self._around[2]
+
+    @cached_property
+    def _around(self) -> tuple[IntArray, NDArray[np.int32], FloatArray]:
+        n = len(self.joint)
+        cells = self.draw(np.arange(n))
+        k = max(0, min(MAX_NEIGHBORS, n - 1))
+        neighbors = np.empty((len(cells), k), np.int32)
+        distances = np.empty((len(cells), min(k, NEAR)), np.float32)
+        for rows in chunks(len(cells), ROWS):
+            apart, found = knn(self.joint[cells[rows]], self.joint, k + 1, device=self.device)
+            others = others_than(found, cells[rows])
+            shape = len(found), k
+            neighbors[rows] = found[others].reshape(shape)
+            distances[rows] = apart[others].reshape(shape)[:, :NEAR]
+        return cells, neighbors, distances
+
+    def share(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return what `compute` gave the first time: work that several metrics of a file share."""
+        if key not in self._shared:
+            self._shared[key] = compute()
+        return cast("T", self._shared[key])
+
+
+def without_self(found: IntArray, cells: IntArray) -> IntArray:
+    """Neighbours `(m, k + 1)` less the asking cell `(m,)`: `(m, k)`.
+
+    As `others_than` tells them.
+    """
+    others: IntArray = found[others_than(found, cells)].reshape(len(found), found.shape[1] - 1)
+    return others
+
+
+def others_than(found: IntArray, cells: IntArray) -> BoolArray:
+    """Whether a neighbour, `(m, k + 1)`, is not the asking cell `(m,)`: all but one of every row.
+
+    A cell can be crowded out of its own list by duplicates: then the last one goes.
+    """
+    own: BoolArray = found == cells[:, None]
+    own[~own.any(1), -1] = True
+    return ~own
