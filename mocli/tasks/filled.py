@@ -158,8 +158,7 @@ def _write(work: Imputation, new: NewModality) -> Written:
         return write_h5ad(path, new)
     key = work.request.output.key_added or f"X_{work.saved.description['model']}"
     added = [Added(file=f, obsm={key: work.z} if f is work.source_file else {}) for f in work.files]
-    uns = new.uns
-    return write_h5mu(path, added, obsm={}, uns=uns, new=[new])[new.name]
+    return write_h5mu(path, added, obsm={}, uns=new.uns, new=[new], warn=work.run.warn)[new.name]
 
 
 def _pace(written: Written) -> str:
