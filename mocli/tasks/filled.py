@@ -224,5 +224,5 @@ def _examples(work: Imputation) -> tuple[IntArray, np.ndarray, np.ndarray, list[
     )
     x = aligned.read(work.pairs[rows, 1])
     measured = work.readout.measured(x, work.asked.scale, columns, aligned.absent)
-    predicted = work.predictor.predict(work.z[work.pairs[rows, 0]], work.asked.scale, columns)
+    predicted = work.predict(work.pairs[rows, 0], work.asked.scale, columns)
     return rows, predicted, densify(measured), [work.names[j] for j in columns]

@@ -91,10 +91,9 @@ def relate_features(
         )
     seed = work.request.run.seed
     x = _values(work, work.source, rows)
-    z = work.z[rows]
 
     def imputed(columns: IntArray) -> FloatArray:
-        return work.predictor.predict(z, "log", candidates.columns[columns])
+        return work.predict(rows, "log", candidates.columns[columns])
 
     pairs = candidates.pairs(x, imputed)
     found = relate(
