@@ -93,8 +93,9 @@ def test_the_model_over_the_features_that_a_baseline_has(values):
     assert there["imputation_pearson_median[a->b]"]["value"] == pytest.approx(np.median(r[has]), rel=1e-5)
     error = np.sqrt(np.square(predicted - measured).mean(0))[has]
     assert there["imputation_rmse_worst[a->b]"]["value"] == pytest.approx(error.max(), rel=1e-5)
-    assert "over 4 features that vary, those that the baseline has" in (
-        there["imputation_rmse_worst[a->b]"]["definition"]
+    assert (
+        "over 4 features that vary, those that the baseline has"
+        in (there["imputation_rmse_worst[a->b]"]["definition"])
     )
     # of a baseline that has them all there is nothing to add
     assert _statistics(found.accuracy, columns, "a->b", N, among=found.baselines["all"]) == {}
