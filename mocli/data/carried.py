@@ -228,7 +228,8 @@ def _stacked(pieces: Sequence[tuple[IntArray, Any]], n: int) -> Any:
     first = values[0]
     if isinstance(first, pd.DataFrame):
         gap = [pd.DataFrame(index=rest)] if len(rest) else []
-        table = stack_obs([*(v for v in values if len(v)), *gap]).iloc[order]
+        tables = [v.set_axis(own, axis=0) for own, v in pieces if len(own)]
+        table = stack_obs([*tables, *gap]).iloc[order]
         return table.set_axis(range(n))
     if sp.issparse(first):
         return sp.vstack([*values, sp.csr_matrix((len(rest), first.shape[1]))], format="csr")[order]

@@ -107,8 +107,8 @@ def component_baseline(
         "principal_components",
         "principal components, uncorrected",
         f"at most {N_COMPONENTS} principal components of each modality, after its usual transform (counts "
-        "of genes log-normalised, of proteins CLR, of peaks TF-IDF and LSI; standardised), scaled to the same "
-        f"total variance, side by side; a modality that was not measured at its mean{drawn}",
+        "of genes log-normalised, of proteins CLR, of peaks TF-IDF and LSI; standardised), scaled to the "
+        f"same total variance, side by side; a modality that was not measured at its mean{drawn}",
         {name: z[np.searchsorted(cells, own)] for name, own in of.items()},
     )
     return base, of
