@@ -109,12 +109,23 @@ def carried_columns(
 
 
 def carry_arrays(
-    target: h5py.Group, slot: str, origins: Sequence[Origin], *, skip: Collection[str] = ()
+    target: h5py.Group,
+    slot: str,
+    origins: Sequence[Origin],
+    *,
+    skip: Collection[str] = (),
+    on_top: bool = False,
 ) -> list[Lost]:
     """Write the arrays, tables and sparse matrices of `obsm` or `varm` of the inputs.
 
     Rows that no input knows are NaN, of a sparse matrix empty. Of arrays that cannot stand below
     each other the first stays.
+
+    Parameters
+    ----------
+    on_top
+        Whether they stand above modalities, where mudata cannot read integers of cells in an order
+        that is not its own: they become float64.
     """
     kept: dict[str, list[tuple[IntArray, _Values]]] = {}
     lost: list[Lost] = []
@@ -136,6 +147,8 @@ def carry_arrays(
     for key, pieces in kept.items():
         if any(len(at) for at, _ in pieces):
             values = _stacked(pieces, len(origins[0].rows))
+            if on_top and isinstance(values, np.ndarray) and values.dtype.kind in "iu":
+                values = values.astype(np.float64)
             if isinstance(values, pd.DataFrame):
                 values.index = pd.Index(read_index(target[slot[:3]]))
             put(need_group(target, slot), key, values)
@@ -202,8 +215,10 @@ def _alike(at: IntArray, kept: _Values, rows: IntArray, values: _Values) -> bool
     """Whether values are of the form of those kept at some rows, and the same where both are known."""
     if type(kept) is not type(values) or kept.shape[1:] != values.shape[1:]:
         return False
-    if isinstance(kept, pd.DataFrame) and list(kept.columns) != list(values.columns):
-        return False
+    if isinstance(kept, pd.DataFrame):
+        assert isinstance(values, pd.DataFrame)
+        if list(kept.columns) != list(values.columns):
+            return False
     both = np.flatnonzero(rows[at] >= 0)
     if not len(both):
         return True

@@ -28,7 +28,7 @@ SHIFTS = (-400_000, -150_000, -50_000, 50_000, 150_000, 400_000)
 FEWEST = 0.04
 """Share of peaks, or of genes where these are fewer, that hold a start in any data of one genome."""
 
-SURE = 0.01
+SURE = 0.02
 """Probability below which a count is called too small, or more than chance."""
 
 SEVERAL = 3

@@ -62,7 +62,7 @@ def carry_tops(
         for name in columns:
             add_column(h5[axis], name, columns[name])
         lost += [*unplaced, *differing]
-        lost += carry_arrays(h5, f"{axis}m", origins, skip={*skip, *h5[f"{axis}m"]})
+        lost += carry_arrays(h5, f"{axis}m", origins, skip={*skip, *h5[f"{axis}m"]}, on_top=True)
         lost += carry_pairs(h5, f"{axis}p", origins, skip=skip)
     return lost + carry_uns(h5, _tops(named), skip=skip)
 

@@ -185,8 +185,9 @@ def write_h5mu(
             lost += _write_top(h5, added, new, skip={*obsm, *(obs or {}), *uns})
             check()
             _add_all(h5, added, obsm=obsm, obs=obs or {}, uns=uns)
-        for line in say_lost(lost) if warn is not None else ():
-            warn(line)
+        if warn is not None:
+            for line in say_lost(lost):
+                warn(line)
         with temporary.open("r+b") as stream:
             stream.write(_MAGIC.ljust(_USERBLOCK, b"\0"))
     return written

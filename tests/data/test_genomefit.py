@@ -62,7 +62,7 @@ def test_one_genome_raises_nothing(n, promoters):
         assert doubts(few, peaks(genes, n, promoters=promoters, seed=seed)) == ()
 
 
-@pytest.mark.parametrize("n", [150, 400, 3000])
+@pytest.mark.parametrize("n", [200, 400, 3000])
 def test_another_build_is_noticed_on_small_sets_with_figures(n):
     genes = table()
     other = GeneTable("hg19.gtf", genes.frame.assign(**{c: genes.frame[c] + 777_777 for c in
