@@ -142,9 +142,11 @@ def silence_genes(run: Run, cells: Cells, asked: SilencingOptions, *, seed: int)
 
 
 def _expressed(cells: Cells) -> tuple[IntArray, DoubleArray]:
-    """Cells that express every gene, and its mean count in them, `(n_genes,)` each."""
+    """Cells that express every gene, and its mean count in them, `(n_genes,)` each; 0 where not measured."""
     n = np.asarray((cells.counts > 0).sum(axis=0), dtype=np.int64).ravel()
     total = np.asarray(cells.counts.sum(axis=0), dtype=np.float64).ravel()
+    # what stands for a gene that the input lacks is no expression
+    n[cells.absent] = total[cells.absent] = 0
     return n, total / np.maximum(n, 1)
 
 

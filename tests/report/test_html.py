@@ -263,7 +263,12 @@ def test_the_page_says_what_is_measured_over_fewer_features() -> None:
     made = report("impute")
     made.metrics = {"up": metric(0.5)}
     made.baselines = {
-        "s": {"title": "S", "metrics": {"up": metric(0.6)}, "model_metrics": {"up": metric(0.7)}}
+        "s": {
+            "title": "S",
+            "definition": "some",
+            "metrics": {"up": metric(0.6)},
+            "model_metrics": {"up": metric(0.7)},
+        }
     }
     assert made.as_dict()["baselines"]["s"]["model_metrics"]["up"]["value"] == 0.7
     page = html.render(made)
