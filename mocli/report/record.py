@@ -156,6 +156,7 @@ class DeviceRecord(TypedDict, total=False):
     name: str | None
     threads: int | None
     torch: str | None
+    expected_memory_bytes: int | None
     peak_memory_bytes: int | None
     gpu_peak_memory_bytes: int | None
 

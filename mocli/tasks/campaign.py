@@ -31,7 +31,7 @@ FINGERPRINT = "fingerprint.json"
 TASKS = (Task.INTEGRATE, Task.IMPUTE, Task.SIMULATE, Task.GENE2PEAK)
 SUFFIXES = {Task.IMPUTE: ".h5ad", Task.GENE2PEAK: ".tsv"}
 """Of what runs write, where it is not .h5mu."""
-VOLATILE = frozenset({"--device", "--threads", "--checkpoint-every"})
+VOLATILE = frozenset({"--device", "--threads", "--checkpoint-every", "--max-memory"})
 """Options that do not change what a finished run says."""
 
 

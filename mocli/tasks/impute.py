@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mocli.data.io import parse_source
 from mocli.errors import UsageError
 from mocli.tasks.holdout import HoldOut
+from mocli.tasks.memory import foreseen
 from mocli.tasks.options import listed_names, one_of
 from mocli.tasks.paths import Paths, command_line
 from mocli.tasks.prepare import open_modalities
@@ -227,6 +228,7 @@ def _dry_run(request: Request, asked: ImputeOptions, paths: Paths) -> Result:
             f"keeps {int(o.sum()):,} cells of {name} out of training" for name, o in out.items() if o.any()
         )
         made = plan(request.data, request.train, Task.IMPUTE, lines.append, files=opened)
+        lines.append(foreseen(made, request.train, Task.IMPUTE))
         lines.extend(f"warning: {w}" for w in made.warnings)
     else:
         lines.extend(

@@ -41,6 +41,7 @@ class Processes:
     devices: Sequence[str]
     threads: int
     say: Callable[[str], None]
+    _took: dict[tuple[str, str], float] = field(default_factory=dict, init=False)
     _running: list[tuple[Training, str, float, subprocess.Popen[bytes]]] = field(
         default_factory=list, init=False
     )
@@ -58,7 +59,7 @@ class Processes:
         try:
             while waiting or self._running:
                 while waiting and len(self._running) < self.n_jobs:
-                    self._start(waiting.pop(0))
+                    self._start(self._next(waiting))
                 self._gather(codes, total=len(trainings))
                 time.sleep(POLL_S)
         except Interrupted as error:
@@ -73,6 +74,15 @@ class Processes:
             self._stop(signal.SIGTERM)
             raise
         return codes
+
+    def _next(self, waiting: list[Training]) -> Training:
+        """Take the next: seed by seed, and what took longest with an earlier seed first, to end together."""
+        first = waiting[0]
+        among = [t for t in waiting if (t.seed, t.study) == (first.seed, first.study)]
+        took = [self._took.get((t.task, t.model), -1.0) for t in among]
+        chosen = among[took.index(max(took))] if min(took) >= 0 else first
+        waiting.remove(chosen)
+        return chosen
 
     def _start(self, training: Training) -> None:
         training.begin()
@@ -100,7 +110,8 @@ class Processes:
             self._running.remove(entry)
             codes[training.name] = code
             ended = "finished" if code == 0 else f"failed with exit code {code}:"
-            self.say(f"{ended} {training.name} in {time.monotonic() - begun:.0f} s ({len(codes)} of {total})")
+            took = self._took[training.task, training.model] = time.monotonic() - begun
+            self.say(f"{ended} {training.name} in {took:.0f} s ({len(codes)} of {total})")
 
     def _stop(self, signum: int) -> None:
         for _, _, _, process in self._running:
