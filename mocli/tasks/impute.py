@@ -109,8 +109,8 @@ def impute(
         How places become values: `decoder` (the model's own), `readout` (a regression on the
         latent), or `auto`, see `mocli.tasks.predictor.choose_predictor`.
     decode_batch
-        Level of the batch that the decoder takes cells to be of; None for the mean over
-        all that measured the target in training.
+        Level of the batch that the decoder takes cells to be of; `own` for that of each cell;
+        None or `average` for the mean over all that measured the target in training.
     draw
         Whether to write a draw of every value from its likelihood as well (layer `sampled`).
 
