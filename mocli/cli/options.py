@@ -57,8 +57,9 @@ class InputOptions:
         option(
             "--links",
             panel=INPUT,
-            metavar="FILE",
-            help="Feature-link table (TSV); repeatable, '-' reads stdin",
+            metavar="FILE|first:N|obsm:KEY",
+            help="Feature-link table (TSV; '-' reads stdin); or the first N features of every modality; or "
+            "your own linked features, as in rna=obsm:X_a,prot=obsm:X_b; repeatable",
         ),
     ] = None
     pairing: Annotated[

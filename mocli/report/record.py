@@ -57,18 +57,18 @@ class OutputRecord(TypedDict, total=False):
 
 
 class LinkRecord(TypedDict, total=False):
-    """One link table between two modalities, and how much of it matched."""
+    """One link table between two modalities, and how much of it matched; or linked features as given."""
 
     path: str | None
     sha256: str | None
     dialect: str | None
     source: str
     target: str
-    n_read: int
+    n_read: int | None
     n_matched: int
     n_columns: int
-    n_source_matched: int
-    n_target_matched: int
+    n_source_matched: int | None
+    n_target_matched: int | None
     unmatched_examples: list[str]
 
 

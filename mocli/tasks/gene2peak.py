@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mocli.data.io import parse_source
 from mocli.data.linkpeak import has_places
+from mocli.data.linkroute import link_files
 from mocli.data.obs import find_column
 from mocli.errors import UsageError
 from mocli.tasks.candidates import choose_genes, find_candidates
@@ -206,7 +207,7 @@ def gene2peak(
     request = requested(inputs, output=output, **shared)
     beside = ((".bedpe",) if bedpe else ()) + ((PEAK_SETS,) if peak_sets is not None else ())
     paths = Paths.of(request.output, request.run, suffixes=(".tsv",), beside=beside)
-    read = [parse_source(text).path for text in request.data.inputs] + [Path(p) for p in request.data.links]
+    read = [parse_source(text).path for text in request.data.inputs] + link_files(request.data.links)
     read += [p for p in (asked.gtf, silencing.peak_sets, silencing.truth) if p is not None]
     paths.refuse_inputs(read)
     if dry_run:

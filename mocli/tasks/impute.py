@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mocli.data.io import parse_source
+from mocli.data.linkroute import link_files
 from mocli.errors import UsageError
 from mocli.tasks.holdout import HoldOut
 from mocli.tasks.memory import foreseen
@@ -164,7 +165,7 @@ def impute(
         beside=(".relations.tsv",) if relations else (),
     )
     sources = [parse_source(text).path for text in request.data.inputs]
-    paths.refuse_inputs([*sources, *map(Path, request.data.links), *([asked.gtf] if asked.gtf else [])])
+    paths.refuse_inputs([*sources, *link_files(request.data.links), *([asked.gtf] if asked.gtf else [])])
     if dry_run:
         return _dry_run(request, asked, paths)
     return _run(request, asked, paths, command if command is not None else command_line())

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mocli.data.io import parse_source
+from mocli.data.linkroute import link_files
 from mocli.models.parameters import as_dict, resolve
 from mocli.tasks.beside import Beside
 from mocli.tasks.graphclusters import check_resolution, cluster_graph, column_for, tell_replaced
@@ -104,7 +105,7 @@ def integrate(
     request = requested(inputs, output=output, **shared)
     paths = Paths.of(request.output, request.run, suffixes=(".h5mu",))
     sources = [parse_source(text).path for text in request.data.inputs]
-    paths.refuse_inputs([*sources, *map(Path, request.data.links)])
+    paths.refuse_inputs([*sources, *link_files(request.data.links)])
     told = command if command is not None else command_line()
     if asked.reference is not None:
         paths.refuse_inputs([asked.reference / name for name in (WEIGHTS, DESCRIPTION)])

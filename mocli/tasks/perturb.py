@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mocli.data.effect import Effect
 from mocli.data.io import parse_source
+from mocli.data.linkroute import link_files
 from mocli.errors import UsageError
 from mocli.tasks.cellsets import Selection
 from mocli.tasks.memory import foreseen
@@ -140,7 +141,7 @@ def perturb(
     )  # fmt: skip
     request = requested(inputs, output=output, **shared)
     paths = Paths.of(request.output, request.run, suffixes=(".tsv",), beside=_beside(asked))
-    read = [parse_source(text).path for text in request.data.inputs] + [Path(p) for p in request.data.links]
+    read = [parse_source(text).path for text in request.data.inputs] + link_files(request.data.links)
     paths.refuse_inputs(read)
     if dry_run:
         return _dry_run(request, asked, paths)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mocli.data.io import parse_source
+from mocli.data.linkroute import link_files
 from mocli.errors import UsageError
 from mocli.tasks.memory import foreseen
 from mocli.tasks.options import listed_names, one_of
@@ -127,7 +128,7 @@ def simulate(
     request = requested(inputs, output=output, **shared)
     paths = Paths.of(request.output, request.run, suffixes=(".h5mu",))
     sources = [parse_source(text).path for text in request.data.inputs]
-    paths.refuse_inputs([*sources, *map(Path, request.data.links)])
+    paths.refuse_inputs([*sources, *link_files(request.data.links)])
     if asked.from_model is None and not sources:
         raise UsageError(
             "cells are simulated by a trained model, or by one trained now on input files",

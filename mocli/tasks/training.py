@@ -182,7 +182,7 @@ def _fingerprint(
         "links": [record["sha256"] for record in run.report.links],
         "sets": [_same_sets(prepared, name) for name in sorted(prepared.bundle.sets)],
         # a table from standard input has no file, and other columns of var match other features
-        "matched": [_matched(edge) for edge in made.edges],
+        "matched": [*(_matched(edge) for edge in made.edges), *(m.text for m in made.matrices)],
         "likelihoods": [c.likelihood for c in made.choices],
         "batches": None if batch is None else list(batch.levels),
         "covariates": _covariates(prepared),

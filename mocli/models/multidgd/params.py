@@ -106,6 +106,19 @@ class MultiDGDParams:
     patience: Annotated[
         int, Field(ge=1, description="epochs without a better loss of held-out cells before training ends")
     ] = 10
+    lr_factor: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            lt=1,
+            description="by what all learning rates are multiplied where held-out cells gain nothing, before "
+            "training may end; none: they stay, as the authors'",
+        ),
+    ] = None
+    lr_patience: Annotated[
+        int,
+        Field(ge=1, description="epochs without a better loss before lr_factor lowers the rates"),
+    ] = 2
     stop_on: Annotated[
         Literal["joint", "reconstruction"],
         Field(description="loss of held-out cells: of their counts alone (paper), or with the mixtures'"),
