@@ -50,7 +50,7 @@ class JoinedModality(ModalityFile):
 
     def located(self, rows: IntArray) -> list[tuple[ModalityFile, IntArray, IntArray]]:
         """Return the files that hold some rows; see `ModalityFile.located`."""
-        which, row = self._places(rows)
+        which, row = self.places(rows)
         found = []
         for k, part in enumerate(self.parts):
             mine = np.flatnonzero(which == k)
