@@ -21,7 +21,7 @@ class Figure:
     Attributes
     ----------
     kind
-        `model`, `control`, `embedding`, or `bound` for controls that show what is worst and best.
+        `model`, `control`, `embedding`, `peer`, or `bound` for controls that show what is worst and best.
     key
         `label_transfer[rna->prot]`.
     aspect

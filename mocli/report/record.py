@@ -156,6 +156,7 @@ class DeviceRecord(TypedDict, total=False):
     name: str | None
     threads: int | None
     torch: str | None
+    expected_memory_bytes: int | None
     peak_memory_bytes: int | None
     gpu_peak_memory_bytes: int | None
 
@@ -180,12 +181,16 @@ class MetricRecord(TypedDict, total=False):
 
 
 class BaselineRecord(TypedDict, total=False):
-    """A simpler method measured in the same way; or, if `is_bound`, the best that can be asked."""
+    """A simpler method measured in the same way; or, if `is_bound`, the best that can be asked.
+
+    `model_metrics` are the model's where the method says nothing of some features: over the others.
+    """
 
     is_bound: bool
     title: str
     definition: str
     metrics: dict[str, MetricRecord]
+    model_metrics: dict[str, MetricRecord]
 
 
 class TableRecord(TypedDict):

@@ -175,7 +175,8 @@ def describe_rankings(run: Run, records: Sequence[Record], ranked: dict[str, Ran
     if amiss:
         run.report.tables["amiss"] = {
             "title": "Models left out, and runs that failed",
-            "sentence": "Left out: the model does not take such data. The command tries failed runs again.",
+            "sentence": "Left out: it does not take such data, or a peer is not installed. The command tries "
+            "failed runs again.",
             "columns": ["task", "model", "study", "seed", "status", "why"],
             "rows": amiss,
         }

@@ -16,6 +16,7 @@ from mocli.tasks.candidates import choose_genes, find_candidates
 from mocli.tasks.direction import Direction, direction_of_inputs, genes_from_peaks
 from mocli.tasks.holdout import HoldOut
 from mocli.tasks.impute import ImputeOptions
+from mocli.tasks.memory import foreseen
 from mocli.tasks.options import listed_names, one_of
 from mocli.tasks.paths import Paths, command_line
 from mocli.tasks.prepare import open_modalities
@@ -262,6 +263,7 @@ def _dry_run(request: Request, asked: ImputeOptions, own: Gene2PeakOptions, path
     files = open_modalities(request.data)
     if asked.from_model is None:
         made = plan(request.data, request.train, Task.GENE2PEAK, lines.append, files=files)
+        lines.append(foreseen(made, request.train, Task.GENE2PEAK))
         lines.extend(f"warning: {w}" for w in made.warnings)
         if own.silencing.method != "correlation":
             from mocli.tasks.silencingcells import choose_way

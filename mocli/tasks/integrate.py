@@ -13,6 +13,7 @@ from mocli.data.linkroute import link_files
 from mocli.models.parameters import as_dict, resolve
 from mocli.tasks.beside import Beside
 from mocli.tasks.graphclusters import check_resolution, cluster_graph, column_for, tell_replaced
+from mocli.tasks.memory import foreseen
 from mocli.tasks.paths import Paths, command_line
 from mocli.tasks.placement import Placed
 from mocli.tasks.prepare import open_modalities, plan
@@ -127,8 +128,7 @@ def _dry_run(request: Request, asked: IntegrateOptions, paths: Paths) -> Result:
         key = request.output.key_added or f"X_{made.traits.name}"
         tell_replaced(made.files, column_for(key), lambda text: lines.append(f"warning: {text}"))
     lines.append(f"parameters: {json.dumps(as_dict(params), sort_keys=True)}")
-    size = sum(c.file.nbytes(c.layer.layer) for c in made.choices)
-    lines.append(f"matrices: about {size / 2**20:,.0f} MiB, up to 2.5 times that while they are prepared")
+    lines.append(foreseen(made, request.train, Task.INTEGRATE))
     files = paths.results()
     lines.extend(f"would write {path}" for path in files)
     return Result(paths.output, {}, lines, files)

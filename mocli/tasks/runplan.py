@@ -189,6 +189,7 @@ def words_of(request: Request, links: Sequence[object], params: Mapping[str, obj
         "--preset": train.preset,
         "--max-steps": train.max_steps,
         "--max-time": None if run.max_time is None else f"{run.max_time:g}s",
+        "--max-memory": None if run.max_memory is None else f"{run.max_memory:.0f}",
         "--checkpoint-every": f"{run.checkpoint_every:g}s",
     }
     for option, value in plain.items():

@@ -4,6 +4,7 @@ Defaults are mocli's recipe (`--preset auto`), chosen by the loss of held-out ce
 the authors' code differ the help of the field says so. `--preset paper` takes the paper's values.
 """
 
+from math import sqrt
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
@@ -132,6 +133,10 @@ class MultiDGDParams:
             "where known levels describe them best"
         ),
     ] = "component"
+
+    def weights_per_feature(self, n_features: int) -> float:
+        """Return the weights of one feature: out of the last hidden layer."""
+        return max(float(self.n_hidden), sqrt(n_features))
 
 
 PRESETS: dict[str, dict[str, object]] = {

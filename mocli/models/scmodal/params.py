@@ -108,6 +108,10 @@ class ScmodalParams:
     ] = "normal"
     init_sd: Annotated[float, Field(gt=0, description="standard deviation of the normal start")] = 0.1
 
+    def weights_per_feature(self, n_features: int) -> float:
+        """Return the weights of one feature: into the encoder, and out of the decoder."""
+        return 2.0 * self.n_hidden
+
 
 PUBLISHED: dict[str, object] = {
     "weight_mnn": 1.0,
