@@ -92,8 +92,9 @@ class ImputeOptions:
         option(
             "--decode-batch",
             panel=IMPUTATION,
-            metavar="LEVEL",
-            help="Decode as this batch; else the mean over those that measured the target",
+            metavar="LEVEL|own|average",
+            help="Decode as this batch, as each cell's own, or (default) as the mean over those that "
+            "measured the target",
         ),
     ] = None
     coverage: Annotated[

@@ -98,7 +98,8 @@ class Modality:
 class LinkedFeatures:
     """The linked features of two modalities: column j of one belongs to column j of the other.
 
-    Both matrices are standardised per column. `names` says what each column is.
+    Both matrices are standardised per column, unless they are the user's own. `names` says what
+    each column is.
     """
 
     source: str

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mocli.data.cellnames import tell_apart
-from mocli.data.concatenation import left_out
 from mocli.data.joined import JoinedModality, join
 from mocli.errors import UsageError
 from mocli.types import ModalityKind
@@ -67,7 +66,7 @@ def gather(
             last = parts[-1]
             advice = f"to keep a file's {name} apart, name it: other={last.path}::{last.name}"
             notes = (*notes, f"files with the same modality are joined; {advice}")
-        files.append(replace(one, notes=(*notes, *one.notes, *left_out(one))))
+        files.append(replace(one, notes=(*notes, *one.notes)))
     return files
 
 

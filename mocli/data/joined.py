@@ -45,8 +45,22 @@ class JoinedModality(ModalityFile):
 
     def by_part(self) -> list[tuple[ModalityFile, IntArray]]:
         """Return the parts, each with the rows of this modality that are its cells."""
-        which, _ = self._places(np.arange(self.n_obs))
+        which, _ = self.places(np.arange(self.n_obs))
         return [(part, np.flatnonzero(which == k)) for k, part in enumerate(self.parts)]
+
+    def located(self, rows: IntArray) -> list[tuple[ModalityFile, IntArray, IntArray]]:
+        """Return the files that hold some rows; see `ModalityFile.located`."""
+        which, row = self.places(rows)
+        found = []
+        for k, part in enumerate(self.parts):
+            mine = np.flatnonzero(which == k)
+            found += [(file, mine[here], there) for file, here, there in part.located(row[mine])]
+        return [one for one in found if len(one[1])]
+
+    @property
+    def renumbered(self) -> bool:
+        """Whether features have other positions here than in a file."""
+        return any(columns is not None for columns in self.selection)
 
     def read(
         self,
@@ -58,7 +72,7 @@ class JoinedModality(ModalityFile):
         """Read a matrix as canonical CSR, file by file; see `ModalityFile.read`."""
         self._place(layer)
         wanted = np.atleast_1d(np.arange(self.n_obs)[slice(None) if rows is None else rows])
-        which, row = self._places(wanted)
+        which, row = self.places(wanted)
         read, order = [], []
         for k, part in enumerate(self.parts):
             mine = np.flatnonzero(which == k)
@@ -84,8 +98,8 @@ class JoinedModality(ModalityFile):
         sample = self.sample(layer)
         return 8 * round(int(sample.nnz) / int(sample.shape[0]) * self.n_obs) + 4 * (self.n_obs + 1)
 
-    def _places(self, rows: IntArray) -> tuple[IntArray, IntArray]:
-        """Which part each row is of, and its row there."""
+    def places(self, rows: IntArray) -> tuple[IntArray, IntArray]:
+        """Return which part each row is of, and its row there."""
         stored = rows if self.rows is None else self.rows[rows]
         starts = np.cumsum([0, *(part.n_obs for part in self.parts)])
         which: IntArray = np.searchsorted(starts, stored, side="right") - 1
@@ -116,9 +130,7 @@ def join(name: str, parts: Sequence[ModalityFile], *, kind: ModalityKind | None 
         part.var if columns is None else part.var.iloc[columns]
         for part, columns in zip(parts, selection, strict=True)
     ]
-    var, differing = agreeing_columns(tables)
-    if differing:
-        notes.append(f"{name}: columns of var that differ between its files are left out: {_some(differing)}")
+    var, _ = agreeing_columns(tables)
     first = parts[0]
     return JoinedModality(
         name=name,
@@ -226,7 +238,3 @@ def _refuse_few(
 def _text(part: ModalityFile) -> str:
     """Return the words for an input on the command line."""
     return f"{part.path}::{part.group.removeprefix('/mod/')}" if part.format == "h5mu" else str(part.path)
-
-
-def _some(names: Sequence[str], most: int = 8) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from mocli.data.featureindex import FeatureIndex, Features
 from mocli.data.genome import parse_intervals
+from mocli.data.genomefit import BY_CASE, check_species, fit_of
 from mocli.data.linkantigen import link_genes
 from mocli.data.linkproposal import Miss, Proposal, misses
-from mocli.data.proximity import near_peaks, promoters_hit
+from mocli.data.proximity import near_peaks
 from mocli.errors import InputError
 from mocli.types import ModalityKind
 
@@ -21,8 +22,29 @@ if TYPE_CHECKING:
     from mocli.types import DoubleArray, IntArray
 
 _PROTEINS = frozenset({ModalityKind.PROT, ModalityKind.CYTO})
-_CHANCE = 50_000  # bases by which genes are moved to see what chance gives
 _SEX = frozenset({"chrX", "chrY"})
+
+ALMOST_NONE = 0.02
+"""Share of the genes, of the data or of the table where it has fewer, that must be found at least."""
+
+
+class Loci(NamedTuple):
+    """Genes in a table.
+
+    Attributes
+    ----------
+    row, feature, weight
+        `(n,)` rows of the table, positions of the features, weights.
+    by_case
+        Rows found without regard to case only.
+    """
+
+    row: IntArray
+    feature: IntArray
+    weight: DoubleArray
+    notes: tuple[str, ...]
+    misses: tuple[Miss, ...]
+    by_case: int = 0
 
 
 def intervals_of(features: Features) -> pd.DataFrame:
@@ -63,8 +85,9 @@ def link_peaks(genes: Features, peaks: Features, table: GeneTable, reach: Reach)
     Raises
     ------
     InputError
-        If no feature is an interval, no gene has a place, no chromosome is in
-        both, or no peak is reached.
+        If no feature is an interval, no gene has a place or almost none, no
+        chromosome is in both, no peak is reached, or names and places both say
+        that the table is of another species.
     """
     places = intervals_of(peaks)
     if places["chrom"].isna().all():
@@ -75,14 +98,13 @@ def link_peaks(genes: Features, peaks: Features, table: GeneTable, reach: Reach)
             hint="name the column of var that holds such names with --var-key",
         )
     is_protein = genes.kind in _PROTEINS
-    row, feature, weight, notes, failed = (
-        protein_loci(genes, table) if is_protein else gene_loci(genes, table)
-    )
+    found = protein_loci(genes, table) if is_protein else gene_loci(genes, table)
+    row, feature, weight, notes, failed, _ = found
     if not len(row):
         raise no_gene(genes, table)
     loci = table.frame.iloc[row].reset_index(drop=True)
     locus, peak, near = near_peaks(loci, places, reach)
-    notes += doubts(table, places, peaks)
+    notes += doubts(table, places, peaks, found)
     if not len(locus):
         raise no_peak(loci, places, table, peaks)
     links = pd.DataFrame({"source": feature[locus], "target": peak, "weight": weight[locus] * near})
@@ -98,11 +120,14 @@ def link_peaks(genes: Features, peaks: Features, table: GeneTable, reach: Reach)
     )
 
 
-_Loci = tuple["IntArray", "IntArray", "DoubleArray", tuple[str, ...], tuple[Miss, ...]]
+def gene_loci(genes: Features, table: GeneTable) -> Loci:
+    """Find genes in a table by id, else by name.
 
-
-def gene_loci(genes: Features, table: GeneTable) -> _Loci:
-    """Rows of the table, positions of the genes, weights; notes and misses."""
+    Raises
+    ------
+    InputError
+        Almost none is there.
+    """
     index = FeatureIndex(genes)
     rows: list[tuple[int, int, bool]] = []
     by_case = 0
@@ -117,20 +142,28 @@ def gene_loci(genes: Features, table: GeneTable) -> _Loci:
     found = pd.DataFrame(rows, columns=["row", "feature", "by_id"])
     found, notes = _one_place(found, table, genes)
     n = found["feature"].nunique()
-    if by_case > 0.5 * max(1, len(rows)):
+    fewest = min(len(genes.names), table.frame["gene"].nunique())
+    if 0 < n < ALMOST_NONE * fewest:
+        raise no_gene(genes, table, n)
+    if by_case > BY_CASE * max(1, len(rows)):
         notes = (
             *notes,
             f"warning: {by_case:,} genes were found without regard to case only: "
-            f"is {table.path} of another species?",
+            f"is {table.path} of another species? ({by_case / len(rows):.0%} of those found; none is "
+            "expected)",
         )
     elif n and n < 0.2 * len(genes.names):
-        notes = (*notes, f"warning: only {n:,} of {len(genes.names):,} genes are in {table.path}")
+        notes = (
+            *notes,
+            f"warning: only {n:,} of {len(genes.names):,} genes are in {table.path}, which names "
+            f"{table.frame['gene'].nunique():,}: is it of another species, or are its ids others?",
+        )
     has_place = set(found["feature"].tolist())
     absent = [name for k, name in enumerate(genes.names) if k not in has_place]
     known = tuple(dict.fromkeys(table.frame["gene"]))
     failed = misses(genes.modality, absent, why="not in the gene table", among=known) if n else ()
     row, feature = (found[c].to_numpy(dtype=np.int64) for c in ("row", "feature"))
-    return row, feature, np.ones(len(row)), notes, failed
+    return Loci(row, feature, np.ones(len(row)), notes, failed, by_case)
 
 
 def _one_place(
@@ -150,40 +183,46 @@ def _one_place(
     return found[keep], (f"{len(torn):,} names stand on several chromosomes and are left out: {shown}",)
 
 
-def protein_loci(proteins: Features, table: GeneTable) -> _Loci:
-    """Find proteins by their genes; returns what `gene_loci` does."""
+def protein_loci(proteins: Features, table: GeneTable) -> Loci:
+    """Find proteins by their genes."""
     symbols = tuple(dict.fromkeys(table.frame["gene"]))
     made = link_genes(proteins, FeatureIndex(Features("the gene table", ModalityKind.RNA, symbols)))
     rows_of = table.frame.groupby("gene", sort=False).indices
     rows = [rows_of[symbols[gene]] for gene in made.target]
     count = np.array([len(r) for r in rows], dtype=np.int64)
     row = np.concatenate([*rows, np.zeros(0, dtype=np.int64)]).astype(np.int64)
-    return row, np.repeat(made.source, count), np.repeat(made.weight, count), made.notes, made.misses
+    return Loci(row, np.repeat(made.source, count), np.repeat(made.weight, count), made.notes, made.misses)
 
 
-def doubts(table: GeneTable, places: pd.DataFrame, peaks: Features) -> tuple[str, ...]:
-    """Say what makes another genome build likely; peaks that are no intervals."""
+def doubts(table: GeneTable, places: pd.DataFrame, peaks: Features, found: Loci) -> tuple[str, ...]:
+    """Say what makes another genome build likely; peaks that are no intervals.
+
+    Raises
+    ------
+    InputError
+        Another species is all but sure.
+    """
     notes = []
     unplaced = int(places["chrom"].isna().sum())
     if unplaced:
         notes.append(f"{peaks.modality}: {unplaced:,} features are no intervals and left out")
-    hit = promoters_hit(table.frame, places)
-    chance = sum(promoters_hit(table.frame, places, shift=shift) for shift in (-_CHANCE, _CHANCE)) / 2
-    if hit + chance >= 30 and hit < 1.5 * chance:
-        notes.append(
-            f"warning: peaks are no nearer to TSS than chance ({hit:,} TSS lie in a peak, {chance:,.0f} "
-            f"after moving them): is {table.path} of another genome build or species?"
-        )
+    fit = fit_of(table, places)
+    check_species(fit, by_case=found.by_case, n_genes=len(found.row))
+    if fit.figures:
+        figures = "; ".join(fit.figures)
+        notes.append(f"warning: {figures}: is {table.path} of another genome build or species?")
     return tuple(notes)
 
 
-def no_gene(genes: Features, table: GeneTable) -> InputError:
-    """Return the error of genes none of which has a place."""
+def no_gene(genes: Features, table: GeneTable, n: int = 0) -> InputError:
+    """Return the error of genes of which none, or almost none, has a place."""
     of_table, of_data = (
         ", ".join(map(repr, names[:3])) for names in (list(table.frame["gene"]), genes.names)
     )
     return InputError(
-        f"no gene of '{genes.modality}' is in the gene table",
+        f"only {n:,} of {len(genes.names):,} genes of '{genes.modality}' are in the gene table"
+        if n
+        else f"no gene of '{genes.modality}' is in the gene table",
         file=table.path,
         found=f"{of_table} in the table, {of_data} in the data",
         hint="symbols against ids, or another species? --var-key names the column of var with the names",

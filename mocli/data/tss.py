@@ -77,17 +77,19 @@ def find_vicinity(genes: Features, peaks: Features, table: GeneTable, *, window:
     Raises
     ------
     InputError
-        If no gene is in the table, no chromosome is in both, or no peak is within
-        the window.
+        If no gene is in the table or almost none, no chromosome is in both, no peak is
+        within the window, or names and places both say that the table is of another
+        species.
     """
     places = intervals_of(peaks)
     loci_of = protein_loci if genes.kind in _PROTEINS else gene_loci
-    row, feature, _, notes, _ = loci_of(genes, table)
+    found = loci_of(genes, table)
+    row, feature, notes = found.row, found.feature, found.notes
     if not len(row):
         raise no_gene(genes, table)
     loci = table.frame.iloc[row].reset_index(drop=True)
     locus, peak, _ = near_peaks(loci, places, Reach("window", window=window))
-    notes += doubts(table, places, peaks)
+    notes += doubts(table, places, peaks, found)
     if not len(locus):
         raise no_peak(loci, places, table, peaks)
     tss, strand = loci["tss"].to_numpy()[locus], loci["strand"].to_numpy()[locus]

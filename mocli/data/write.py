@@ -12,17 +12,20 @@ import pandas as pd
 
 from mocli.data.axes import Part, append_modalities, map_modalities
 from mocli.data.blocks import KEEP_BITS, NewModality, Written, write_modality
-from mocli.data.concatenation import concatenated
+from mocli.data.carried import Lost, say_lost
+from mocli.data.concatenation import carry_slots, concatenated
 from mocli.data.encode import add_column, need_group, put, put_array, put_csr, put_table, tag
 from mocli.data.hdf5 import open_h5, reading, text_attr
 from mocli.data.joined import JoinedModality
+from mocli.data.matrix import locate, read_csr
+from mocli.data.origins import carry_tops
 from mocli.data.outfile import writing_h5
 from mocli.data.table import read_index, read_table
 from mocli.data.target import atomic, check_writable
 from mocli.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from mocli.data.modality import ModalityFile
@@ -42,6 +45,7 @@ __all__ = [
 _TEXT = h5py.string_dtype()
 _USERBLOCK = 512  # mudata looks for its name in the first bytes
 _MAGIC = b"MuData (format-version=0.1.0;creator=mocli)"
+SPANS = "it spans all types of features"
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,15 +110,16 @@ def write_h5mu(
     obs: Mapping[str, Any] | None = None,
     new: Sequence[NewModality] = (),
     keep_bits: int | None = KEEP_BITS,
+    warn: Callable[[str], None] | None = None,
 ) -> dict[str, Written]:
     """Write the modalities with their additions; inputs are copied at the level of HDF5.
 
     Modalities of a single h5mu: the whole file is copied first, also what is
     not in `added`. Otherwise each modality is copied object by object into a
-    new file. Keys that are already there are overwritten, all else stays.
-    Of a file split by feature type `varp` and `raw`, which span all types,
-    are left out. A modality of several files is written anew, see
-    `concatenation`.
+    new file, and what h5mu files hold above their modalities is put together.
+    Keys that are already there are overwritten, all else stays. Of a file split
+    by feature type `raw`, which spans all types, is left out. A modality of
+    several files is written anew, see `concatenation`.
 
     Parameters
     ----------
@@ -126,6 +131,8 @@ def write_h5mu(
         Modalities written after those, block by block.
     keep_bits
         Bits of the mantissa that dense values of `new` keep; None for all.
+    warn
+        Told of what the inputs hold that has no place in the output.
 
     Returns
     -------
@@ -164,17 +171,23 @@ def write_h5mu(
             return written
         with writing_h5(temporary, "w", userblock_size=_USERBLOCK) as (h5, check):
             mod = h5.create_group("mod")
+            lost: list[Lost] = []
             for a in added:
                 group = mod.create_group(a.file.name)
                 if isinstance(a.file, JoinedModality):
                     write_modality(group, concatenated(a.file, a.obs_names), check=check)
+                    lost += carry_slots(group, a.file, skip={*a.obsm, *uns})
                 else:
-                    _copy_modality(a, group)
+                    lost += _copy_modality(a, group)
                 check()
             written = _write_new(h5, new, keep_bits, check)
             _set_order(mod, names)
-            _write_top(h5, added, new)
+            lost += _write_top(h5, added, new, skip={*obsm, *(obs or {}), *uns})
+            check()
             _add_all(h5, added, obsm=obsm, obs=obs or {}, uns=uns)
+        if warn is not None:
+            for line in say_lost(lost):
+                warn(line)
         with temporary.open("r+b") as stream:
             stream.write(_MAGIC.ljust(_USERBLOCK, b"\0"))
     return written
@@ -269,9 +282,13 @@ def _add(
             put(node, key, value)
 
 
-def _copy_modality(added: Added, target: h5py.Group) -> None:
-    """Copy a modality into an empty group, object by object where its file has it whole."""
+def _copy_modality(added: Added, target: h5py.Group) -> list[Lost]:
+    """Copy a modality into an empty group, object by object where its file has it whole.
+
+    Returns what a file holds of all its modalities together, which cannot be split.
+    """
     file = added.file
+    lost: list[Lost] = []
     tag(target, "anndata", "0.1.0")
     with open_h5(file.path) as h5, reading(file.path, file.group):
         source = h5[file.group]
@@ -294,12 +311,14 @@ def _copy_modality(added: Added, target: h5py.Group) -> None:
                     )
             if file.columns is not None:
                 _write_columns(file, target, source)
+                lost += [Lost(file.path, key, SPANS) for key in ("raw", "raw.X") if key in source]
     for key in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
         need_group(target, key)
     if file.input_key is not None:
         put_table(target, "obs", file.obs)
     if added.obs_names is not None:
         _rename(target, added.obs_names)
+    return lost
 
 
 def _write_columns(file: ModalityFile, target: h5py.Group, source: h5py.Group) -> None:
@@ -307,14 +326,18 @@ def _write_columns(file: ModalityFile, target: h5py.Group, source: h5py.Group) -
     put_table(target, "var", file.var)
     if file.has_x:
         put_csr(target, "X", file.read(dtype=None))
-    layers, varm = need_group(target, "layers"), need_group(target, "varm")
+    layers, varm, varp = (need_group(target, key) for key in ("layers", "varm", "varp"))
     for layer in file.layers:
         put_csr(layers, layer, file.read(layer, dtype=None))
-    if file.columns is None or "varm" not in source:
+    if file.columns is None:
         return
-    for key, node in source["varm"].items():
+    for key, node in source.get("varm", {}).items():
         if isinstance(node, h5py.Dataset) and node.dtype.kind in "biuf":
             put_array(varm, key, node[()][file.columns])
+        elif text_attr(node, "encoding-type") == "dataframe":
+            put_table(varm, key, read_table(node).iloc[file.columns])
+    for key, node in source.get("varp", {}).items():
+        put_csr(varp, key, read_csr(locate(node), dtype=None)[file.columns][:, file.columns])
 
 
 def _rename(group: h5py.Group, names: Sequence[str]) -> None:
@@ -323,8 +346,13 @@ def _rename(group: h5py.Group, names: Sequence[str]) -> None:
     put_array(group["obs"], text_attr(group["obs"], "_index") or "_index", np.array(names, dtype=object))
 
 
-def _write_top(h5: h5py.File, added: Sequence[Added], new: Sequence[NewModality] = ()) -> None:
-    """Write what makes a MuData of modalities: the union of cells, all features, who is where."""
+def _write_top(
+    h5: h5py.File, added: Sequence[Added], new: Sequence[NewModality], *, skip: Collection[str]
+) -> list[Lost]:
+    """Write what makes a MuData of modalities: the union of cells, all features, who is where.
+
+    What the inputs hold at that place goes along; returned is what cannot.
+    """
     tag(h5, "MuData", "0.1.0")
     h5.attrs["axis"] = np.int64(0)
     h5.attrs["encoder"] = "mocli"
@@ -337,6 +365,7 @@ def _write_top(h5: h5py.File, added: Sequence[Added], new: Sequence[NewModality]
     for key in ("obsm", "varm", "obsp", "varp", "uns", "obsmap", "varmap"):
         need_group(h5, key)
     map_modalities(h5, cells, parts, start=0)
+    return carry_tops(h5, [(a.file, a.names) for a in added], cells, len(features), skip=skip)
 
 
 def _origin(added: Sequence[Added], cells: pd.Index) -> pd.DataFrame:

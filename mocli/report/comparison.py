@@ -15,11 +15,17 @@ _ARROWS = {"higher": "↑", "lower": "↓"}
 
 @dataclass(frozen=True)
 class Cell:
-    """One metric of one method; `best` among the methods of its row."""
+    """One metric of one method; `best` among the methods of its row.
+
+    `model` is the model's value over the same features, where the method has fewer: only
+    these two can be compared.
+    """
 
     value: float | None
     text: str
     best: bool
+    model: float | None = None
+    model_text: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,11 @@ class Comparison:
     verdict: str
     losses: list[str]
 
+    @property
+    def partial(self) -> bool:
+        """Whether some baseline is measured over fewer features than the model."""
+        return any(cell.model is not None for row in self.rows for cell in row.cells)
+
 
 def compare(
     metrics: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, Mapping[str, Any]], *, model: str
@@ -61,20 +72,24 @@ def compare(
     """
     columns = [model, *(str(b.get("title") or key) for key, b in baselines.items())]
     methods = [metrics, *(b.get("metrics") or {} for b in baselines.values())]
+    there = [{}, *(b.get("model_metrics") or {} for b in baselines.values())]
     keys = dict.fromkeys(key for method in methods for key in method)
-    rows = [_row(key, [method.get(key) for method in methods]) for key in keys]
+    rows = [_row(key, [method.get(key) for method in methods], [of.get(key) for of in there]) for key in keys]
     if any(b.get("is_bound") for b in baselines.values()):
         # what no method can pass is no rival
         return Comparison(columns, rows, "", [])
     return Comparison(columns, rows, *_verdict(columns, rows))
 
 
-def _row(key: str, records: Sequence[Mapping[str, Any] | None]) -> Row:
+def _row(
+    key: str, records: Sequence[Mapping[str, Any] | None], there: Sequence[Mapping[str, Any] | None]
+) -> Row:
     about = next(r for r in records if r is not None)
     values = [None if r is None else r.get("value") for r in records]
+    model = [None if r is None else r.get("value") for r in there]
     texts = [metric_value(v) for v in values]
     better = about.get("better")
-    known = [(v, t) for v, t in zip(values, texts, strict=True) if v is not None]
+    known = [(v, t) for v, t, m in zip(values, texts, model, strict=True) if v is not None and m is None]
     best = None
     if better and len(known) > 1:
         best = (max if better == "higher" else min)(known, key=lambda pair: pair[0])[1]
@@ -88,7 +103,10 @@ def _row(key: str, records: Sequence[Mapping[str, Any] | None]) -> Row:
         n=about.get("n"),
         sentence=about.get("sentence") or "",
         definition=about.get("definition") or "",
-        cells=[Cell(v, t, best is not None and t == best) for v, t in zip(values, texts, strict=True)],
+        cells=[
+            Cell(v, t, best is not None and t == best and m is None, m, "" if m is None else metric_value(m))
+            for v, t, m in zip(values, texts, model, strict=True)
+        ],
     )
 
 
@@ -104,9 +122,9 @@ def _verdict(columns: Sequence[str], rows: Sequence[Row]) -> tuple[str, list[str
     judged = [r for r in rows if r.better and r.cells[0].value is not None and _rivals(r)]
     if not judged:
         return "", []
-    won = [r for r in judged if r.cells[0].best and not any(c.best for c in r.cells[1:])]
-    tied = [r for r in judged if r.cells[0].best and r not in won]
-    lost = [r for r in judged if not r.cells[0].best]
+    lost = [r for r in judged if _beaten(r)]
+    tied = [r for r in judged if r not in lost and any(_difference(r, c) == 0 for c in r.cells[1:])]
+    won = [r for r in judged if r not in lost and r not in tied]
     every = {1: "the baseline", 2: "both baselines"}.get(n_baselines, f"all {n_baselines} baselines")
     share = "every metric" if len(won) == len(judged) else f"{len(won)} of {plural(len(judged), 'metric')}"
     parts = [f"{model} is better than {every} on {share} that they share."]
@@ -123,6 +141,23 @@ def _rivals(row: Row) -> bool:
     return any(cell.value is not None for cell in row.cells[1:])
 
 
+def _difference(row: Row, cell: Cell) -> float | None:
+    """How much better than the model a method is, 0 where both read equal; None where it was not measured."""
+    mine = row.cells[0]
+    value, text = (mine.value, mine.text) if cell.model is None else (cell.model, cell.model_text)
+    if cell.value is None or value is None:
+        return None
+    return 0.0 if cell.text == text else (cell.value - value) * (1 if row.better == "higher" else -1)
+
+
+def _beaten(row: Row) -> list[int]:
+    """Columns of the baselines that are better than the model, the best first."""
+    gains = {i: _difference(row, cell) or 0.0 for i, cell in enumerate(row.cells) if i}
+    return sorted((i for i, gain in gains.items() if gain > 0), key=lambda i: -gains[i])
+
+
 def _loss(row: Row, columns: Sequence[str]) -> str:
-    best = next(i for i, cell in enumerate(row.cells) if cell.best)
-    return f"{row.title}: {columns[best]} {row.cells[best].text}, {columns[0]} {row.cells[0].text}"
+    best = _beaten(row)[0]
+    cell = row.cells[best]
+    mine = row.cells[0].text if cell.model is None else f"{cell.model_text} over the same features"
+    return f"{row.title}: {columns[best]} {cell.text}, {columns[0]} {mine}"

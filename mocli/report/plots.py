@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from mocli.report.comparison import Row
+    from mocli.report.comparison import Cell, Row
     from mocli.types import DoubleArray
 
 MAX_HEATMAP = 40
@@ -105,7 +105,7 @@ def metric_bars(
     figure, grid = _panels(len(rows), height=0.8 + 0.24 * len(names))
     for position, (axes, row) in enumerate(zip(grid, rows, strict=True)):
         dress(axes, title=f"{row.title} {row.arrow}".replace(", ", ",\n", 1))
-        _bars(axes, row)
+        _bars(axes, row, names[0])
         axes.set_yticks(range(len(names)))
         first_column = position % _n_columns(len(rows)) == 0
         axes.set_yticklabels([printable(n, 30) for n in names] if first_column else [""] * len(names))
@@ -113,7 +113,13 @@ def metric_bars(
     return to_svg(figure)
 
 
-def _bars(axes: Axes, row: Row) -> None:
+def _figure(cell: Cell, model: str) -> str:
+    return (
+        cell.text if cell.model is None else f"{cell.text} ({printable(model, 12)} there {cell.model_text})"
+    )
+
+
+def _bars(axes: Axes, row: Row, model: str) -> None:
     values = [cell.value for cell in row.cells]
     known = [v for v in values if v is not None]
     low, high = row.range or (None, None)
@@ -127,7 +133,7 @@ def _bars(axes: Axes, row: Row) -> None:
             continue
         axes.barh(i, cell.value, height=0.68, color=ACCENT if i == 0 else "#b4bac4")
         axes.text(
-            max(cell.value, 0.0) + 0.02 * span, i, cell.text, va="center", fontsize=7.5, color=INK,
+            max(cell.value, 0.0) + 0.02 * span, i, _figure(cell, model), va="center", fontsize=7.5, color=INK,
             fontweight="bold" if cell.best else "normal",
         )  # fmt: skip
     axes.axvline(0, color=FAINT, linewidth=0.8)

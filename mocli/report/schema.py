@@ -113,7 +113,8 @@ class Report:
             values[key] = [_filled(item, kind) for item in values[key]]
         values["metrics"] = _filled_metrics(values["metrics"])
         for baseline in values["baselines"].values():
-            baseline["metrics"] = _filled_metrics(baseline.get("metrics") or {})
+            for key in ("metrics", *(["model_metrics"] if baseline.get("model_metrics") else [])):
+                baseline[key] = _filled_metrics(baseline.get(key) or {})
         values["sample"] = sample_name(values)
         values["tool"] = {"name": "mocli", "version": __version__}
         values["schema_version"] = SCHEMA_VERSION

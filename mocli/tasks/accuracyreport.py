@@ -11,8 +11,9 @@ from mocli.tasks.decoded import Decoder
 
 if TYPE_CHECKING:
     from mocli.metrics import imputation as figures
+    from mocli.report.record import BaselineRecord
     from mocli.tasks.imputation import Imputation
-    from mocli.types import IntArray
+    from mocli.types import DoubleArray, IntArray
 
 WORST = 200
 """Features in the report's table, the worst first."""
@@ -90,12 +91,18 @@ def report_figures(work: Imputation) -> None:
     run.report.metrics |= _detections(found.detection, columns, direction, found.n_cells)
     for name, accuracy in found.baselines.items():
         title, definition = _BESIDE[name]
+        detection = found.baseline_detection.get(name)
         run.report.baselines[name] = {
             "title": title,
             "definition": definition,
             "metrics": _statistics(accuracy, columns, direction, found.n_cells)
-            | _detections(found.baseline_detection.get(name), columns, direction, found.n_cells),
+            | _detections(detection, columns, direction, found.n_cells),
         }
+        there = _statistics(found.accuracy, columns, direction, found.n_cells, among=accuracy)
+        if detection is not None:
+            there |= _detections(found.detection, columns, direction, found.n_cells, among=detection)
+        if there:
+            run.report.baselines[name]["model_metrics"] = there
     covered = found.coverage[columns]
     covered = covered[np.isfinite(covered)]
     asked = found.intervals.coverage
@@ -126,7 +133,7 @@ def report_figures(work: Imputation) -> None:
     for key, entry in run.report.metrics.items():
         if entry["value"] is not None:
             beside = "".join(
-                f"; {b['title']} {b['metrics'][key]['value']:.3f}"
+                f"; {b['title']} {b['metrics'][key]['value']:.3f}{_there(b, key)}"
                 for b in run.report.baselines.values()
                 if b["metrics"].get(key, {}).get("value") is not None
             )
@@ -142,13 +149,37 @@ def report_figures(work: Imputation) -> None:
         )
 
 
+def _there(baseline: BaselineRecord, key: str) -> str:
+    """Say what the model reaches over the features of a baseline that has fewer."""
+    entry = baseline.get("model_metrics", {}).get(key)
+    value = None if entry is None else entry["value"]
+    return "" if value is None else f" (the model over the same features {value:.3f})"
+
+
+def _values(accuracy: Any, among: Any | None, name: str, columns: IntArray) -> DoubleArray | None:
+    """Figures of the features that have one; `among`: that a method has too, None if it has as many."""
+    values: DoubleArray = getattr(accuracy, name)[columns]
+    known = np.isfinite(values)
+    if among is None:
+        return values[known]
+    both = known & np.isfinite(getattr(among, name)[columns])
+    return values[both] if both.any() and not np.array_equal(both, known) else None
+
+
 def _statistics(
-    accuracy: figures.FeatureAccuracy, columns: IntArray, direction: str, n: int
+    accuracy: figures.FeatureAccuracy,
+    columns: IntArray,
+    direction: str,
+    n: int,
+    *,
+    among: figures.FeatureAccuracy | None = None,
 ) -> dict[str, Any]:
+    """Return the report's entries; `among` leaves the features that another method has, if they are fewer."""
     entries: dict[str, Any] = {}
     for name, (title, better, sentence) in _STATISTICS.items():
-        values = getattr(accuracy, name)[columns]
-        values = values[np.isfinite(values)]
+        values = _values(accuracy, among, name, columns)
+        if values is None:
+            continue
         for which, value in (("median", np.median), ("worst", np.max if better == "lower" else np.min)):
             entries[f"imputation_{name}_{which}[{direction}]"] = {
                 "value": float(value(values)) if len(values) else None,
@@ -157,7 +188,8 @@ def _statistics(
                 "n": n,
                 "title": f"{title} of imputed values, {which} feature",
                 "definition": f"{title} of each feature over {n:,} cells whose measured values were hidden; "
-                f"{which} over {len(values):,} features that vary.",
+                f"{which} over {len(values):,} features that vary"
+                + (", those that the baseline has." if among is not None else "."),
                 "sentence": f"Of the {which} feature {sentence}.",
             }
     return entries
@@ -185,12 +217,19 @@ _DETECTIONS = {
 
 
 def _detections(
-    detection: figures.Detection | None, columns: IntArray, direction: str, n: int
+    detection: figures.Detection | None,
+    columns: IntArray,
+    direction: str,
+    n: int,
+    *,
+    among: figures.Detection | None = None,
 ) -> dict[str, Any]:
+    """Return the report's entries, as `_statistics` does."""
     entries: dict[str, Any] = {}
     for name, (title, definition, sentence) in _DETECTIONS.items() if detection is not None else ():
-        values = getattr(detection, name)[columns]
-        values = values[np.isfinite(values)]
+        values = _values(detection, among, name, columns)
+        if values is None:
+            continue
         entries[f"imputation_{name}_median[{direction}]"] = {
             "value": float(np.median(values)) if len(values) else None,
             "better": "higher",

@@ -11,18 +11,20 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import sparse
 
 from mocli.data.batches import dense_rows
-from mocli.data.bundle import FeatureMatrix
 from mocli.data.components import principal_scores, without_averaging
-from mocli.data.normalization import median_total, normalize
+from mocli.data.transforms import Recipe, RecipeOptions, default_transform
 from mocli.nn.neighbors import knn, smooth
+from mocli.tasks.choice import usual_top
 from mocli.tasks.placement import measured_together
+from mocli.types import COUNT_LIKELIHOODS, ModalityKind, ValueKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from mocli.data.bundle import LinkedFeatures, Modality, MultiOmics
+    from mocli.data.bundle import FeatureMatrix, LinkedFeatures, Modality, MultiOmics
     from mocli.types import FloatArray, IntArray
 
 N_NEIGHBORS = 15
@@ -66,7 +68,7 @@ def link_baselines(
     )
     smoothed = {}
     for name in list(raw):
-        near = own_neighbors(bundle.modalities[name].features, rows[name], seed=seed)
+        near = own_neighbors(bundle.modalities[name], rows[name], seed=seed)
         smoothed[name] = unit(smooth(raw.pop(name), near, SMOOTHING))
     yield Baseline(
         "smoothed_link_features",
@@ -92,7 +94,7 @@ def component_baseline(
     for position, m in enumerate(bundle.modalities.values()):
         rows = bundle.rows[cells, position]
         measured = np.flatnonzero(rows >= 0)
-        scores = principal_components(comparable(m), rows[measured], seed=seed)
+        scores = own_places(m, rows[measured], seed=seed)
         spread = float(np.sqrt(scores.var(0).sum())) or 1.0
         block = np.zeros((len(cells), scores.shape[1]), dtype=np.float32)
         block[measured] = scores / spread
@@ -104,27 +106,46 @@ def component_baseline(
     base = Baseline(
         "principal_components",
         "principal components, uncorrected",
-        f"at most {N_COMPONENTS} principal components of each modality (counts log-normalised), scaled to "
-        f"the same total variance, side by side; a modality that was not measured at its mean{drawn}",
+        f"at most {N_COMPONENTS} principal components of each modality, after its usual transform (counts "
+        "of genes log-normalised, of proteins CLR, of peaks TF-IDF and LSI; standardised), scaled to the "
+        f"same total variance, side by side; a modality that was not measured at its mean{drawn}",
         {name: z[np.searchsorted(cells, own)] for name, own in of.items()},
     )
     return base, of
 
 
-def comparable(m: Modality) -> FeatureMatrix:
-    """Return features on a scale on which distances mean something: counts are log-normalised."""
-    features = m.features
-    if m.likelihood in {None, "normal"} or isinstance(features.values, np.ndarray):
-        return features
-    target = median_total(features.values)
-    return FeatureMatrix(normalize(features.values, "lognorm", target_sum=target), features.names)
+def comparable(m: Modality, rows: IntArray, *, seed: int) -> FeatureMatrix:
+    """Return some rows on a scale on which distances mean something, whatever a model takes the values for.
+
+    What has a likelihood goes through the transform that its kind has by default, as where no model is
+    asked: counts of proteins become CLR, of genes log-normalised, of peaks LSI; the most variable
+    features are standardised. So the figures of `integrate` and `benchmark` are of the same places.
+    """
+    features = without_averaging(m.features)
+    if m.likelihood is None or len(rows) < 2:
+        return replace(features, values=features.values[rows])
+    x = sparse.csr_matrix(features.values[rows])
+    values = ValueKind.COUNTS if m.likelihood in {*COUNT_LIKELIHOODS, "bernoulli"} else ValueKind.POSITIVE
+    largest = float(x.data.max()) if x.nnz else 0.0
+    # values that are taken for normal were transformed before
+    transform = (
+        "identity" if m.likelihood == "normal" else default_transform(m.kind, values, max_value=largest)
+    )
+    peaks = m.kind is ModalityKind.ATAC and transform != "tfidf-lsi"
+    options = RecipeOptions(transform=transform, n_top=usual_top(len(rows), peaks=peaks), seed=seed)
+    return Recipe.fit(x, var_names=features.names, options=options).apply(x)
 
 
-def own_neighbors(
-    features: FeatureMatrix, rows: IntArray, *, seed: int, n_neighbors: int = N_NEIGHBORS
-) -> IntArray:
+def own_places(m: Modality, rows: IntArray, *, seed: int) -> FloatArray:
+    """Place some rows of a modality by the principal components of its own features, `(n, <= 50)`."""
+    if m.likelihood is None:
+        return principal_components(m.features, rows, seed=seed)
+    return principal_components(comparable(m, rows, seed=seed), np.arange(len(rows)), seed=seed)
+
+
+def own_neighbors(m: Modality, rows: IntArray, *, seed: int, n_neighbors: int = N_NEIGHBORS) -> IntArray:
     """Nearest cells within a modality by cosine in principal components of its own features."""
-    points = principal_components(features, rows, seed=seed)
+    points = own_places(m, rows, seed=seed)
     k = min(n_neighbors, max(len(rows) - 1, 1))
     return knn(points, points, k, metric="cosine", exclude_self=True)[1]
 

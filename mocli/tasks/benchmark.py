@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mocli.data.io import parse_source
+from mocli.data.linkroute import link_files
 from mocli.errors import InputError, UsageError
 from mocli.log import logger
 from mocli.tasks.campaign import TASKS, Asked, check_parameters, check_sets, choose_models
@@ -139,7 +140,7 @@ def benchmark(
         train=replace(request.train, params=params),
     )
     paths = Paths.of(request.output, request.run, suffixes=(".tsv",))
-    read = [*(parse_source(t).path for t in request.data.inputs), *map(Path, request.data.links)]
+    read = [*(parse_source(t).path for t in request.data.inputs), *link_files(request.data.links)]
     paths.refuse_inputs([*read, *(p for p in (options.gtf, options.truth) if p is not None)])
     if "-" in map(str, request.data.links):
         raise UsageError(

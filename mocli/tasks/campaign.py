@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TASKS = (Task.INTEGRATE, Task.IMPUTE, Task.SIMULATE, Task.GENE2PEAK)
 SUFFIXES = {Task.IMPUTE: ".h5ad", Task.GENE2PEAK: ".tsv"}
 """Of what runs write, where it is not .h5mu."""
-VOLATILE = frozenset({"--device", "--threads", "--checkpoint-every"})
+VOLATILE = frozenset({"--device", "--threads", "--checkpoint-every", "--max-memory"})
 """Options that do not change what a finished run says."""
 
 
@@ -83,6 +83,16 @@ class Training:
     def name(self) -> str:
         """Words for the log."""
         return f"{self.task} {self.model} seed {self.seed}" + (f" {self.study}" if self.study else "")
+
+    @property
+    def turn(self) -> str:
+        """Seed and study."""
+        return f"{self.seed} {self.study}"
+
+    @property
+    def work(self) -> str:
+        """Task and model."""
+        return f"{self.task} {self.model}"
 
     @property
     def output(self) -> Path:

@@ -212,13 +212,16 @@ def _layer(
 
 
 def _n_top(file: ModalityFile, data: DataOptions, *, peaks: bool, all_kept: bool) -> int | None:
-    default = MOST_PEAKS if peaks else min(max(2 * file.n_obs, LEAST_TOP), MOST_TOP)
-    if all_kept:
-        default = 0
+    default = 0 if all_kept else usual_top(file.n_obs, peaks=peaks)
     n = int(data.hvg.get(file.name, default))
     if n < 0:
         raise UsageError("--hvg needs a number that is not negative", field="--hvg", found=n)
     return n or None  # 0 keeps every feature
+
+
+def usual_top(n_obs: int, *, peaks: bool) -> int:
+    """Return how many highly variable features are kept of so many cells; of peaks that are no components."""
+    return MOST_PEAKS if peaks else min(max(2 * n_obs, LEAST_TOP), MOST_TOP)
 
 
 def tell_seen(choice: Choice, x: CSR, kept: IntArray, say: Callable[[str], None]) -> None:

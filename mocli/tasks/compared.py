@@ -16,6 +16,7 @@ from mocli.nn.neighbors import chunks
 from mocli.tasks import accuracy
 from mocli.tasks.calibration import Calibration
 from mocli.tasks.partners import partners_by_links
+from mocli.tasks.predictor import of_cells
 from mocli.tasks.projection import align
 from mocli.types import COUNT_LIKELIHOODS
 
@@ -120,6 +121,9 @@ def on_partners(work: Imputation) -> dict[str, Calibration]:
     trained_file = next(f for f in work.trained.made.files if f.name == work.target)
     aligned = align(work.saved, work.target, trained_file, layers=work.request.data.layer, warn=_quiet)
     x, z = aligned.read(true_cells), work.trained.latent.by_modality[work.source][cells]
+    bundle = work.trained.prepared.bundle
+    own = None if bundle.batch is None else bundle.batch.codes[bundle.cells_of(work.source)[cells]]
+    predictor = of_cells(work.predictor, own)
     why = "too few cells measured in both were held out" if len(work.pairs) else "no true pairs are known"
     basis = (
         f"{len(cells):,} {work.target} cells and the {work.source} cells nearest to them in smoothed "
@@ -130,7 +134,7 @@ def on_partners(work: Imputation) -> dict[str, Calibration]:
         parts = []
         for span in chunks(readout.n_vars, accuracy.COLUMNS):
             columns = np.arange(span.start, span.stop)
-            predicted = work.predictor.predict(z, scale, columns)
+            predicted = predictor.predict(z, scale, columns)
             measured = readout.measured(x, scale, columns)
             floor = readout.floor if scale != "scaled" else None
             parts.append(conformal.fit(predicted, measured, coverage=work.asked.coverage, floor=floor))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from mocli.nn.neighbors import chunks
 from mocli.types import COUNT_LIKELIHOODS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mocli.data.transforms import Recipe
     from mocli.tasks.decodebatch import DecodeBatch
     from mocli.tasks.readouts import FeatureReadout
@@ -45,6 +47,8 @@ class Decoder:
         Whether the decoder's likelihood is of counts; else it gives values as the recipe made them.
     batch
         Decoded under these; None: covariates at their mean.
+    own
+        Codes of the batches of the cells to predict, `(n,)`, -1 for none; None unless each has its own.
     """
 
     model: Decodes
@@ -55,6 +59,7 @@ class Decoder:
     counted: bool
     batch: DecodeBatch | None
     device: torch.device
+    own: IntArray | None = None
 
     @classmethod
     def of(
@@ -76,6 +81,10 @@ class Decoder:
         """`decoder`, with the batch where one was asked for."""
         return "decoder" if self.batch is None else f"decoder{self.batch.suffix}"
 
+    def of_cells(self, own: IntArray | None) -> Decoder:
+        """Return the decoder of cells of these batches; the same where each is not decoded under its own."""
+        return replace(self, own=own) if self.batch is not None and self.batch.own else self
+
     def decoded(self, columns: IntArray) -> IntArray:
         """Places among columns of the target that the decoder knows."""
         return np.flatnonzero(self.place[columns] >= 0)
@@ -90,14 +99,25 @@ class Decoder:
             at = self.place[columns[known]]
             # softmax needs every feature, whatever columns are wanted
             for rows in chunks(len(z), max(16, BLOCK // max(len(self.recipe.selected), 1))):
-                values = self._on_scale(z[rows], "log" if scale == "scaled" else scale)[:, at]
+                own = None if self.own is None else self.own[rows]
+                values = self._on_scale(z[rows], "log" if scale == "scaled" else scale, own)[:, at]
                 if scale == "scaled":
                     values = self.readout.standardised(values, columns[known])
                 out[rows, known] = values
         return out
 
-    def _on_scale(self, z: FloatArray, scale: str) -> FloatArray:
+    def _on_scale(self, z: FloatArray, scale: str, own: IntArray | None) -> FloatArray:
         codes = (None,) if self.batch is None else self.batch.codes
+        if own is None:
+            return self._mean(z, scale, codes)
+        values = np.empty((len(z), len(self.recipe.selected)), dtype=np.float32)
+        for code in np.unique(own):
+            mine = own == code
+            values[mine] = self._mean(z[mine], scale, (int(code),) if code >= 0 else codes)
+        return values
+
+    def _mean(self, z: FloatArray, scale: str, codes: Sequence[int | None]) -> FloatArray:
+        """Values on a scale, averaged over batches."""
         total = np.zeros((len(z), len(self.recipe.selected)), dtype=np.float32)
         for code in codes:
             total += self._convert(self._decode(z, code), z, scale)

@@ -80,7 +80,8 @@ def deliver(
         top["X_umap"] = np.full((len(names), 2), np.nan, dtype=np.float32)
         top["X_umap"][known] = layout(top[key][known], seed=run.options.seed)
     uns = {"mocli": provenance(run, placed.model, placed.params)} if output.provenance else {}
-    write_h5mu(paths.output, added, obsm=top, uns=uns, obs=_joined_columns(names, added, carried))
+    columns_on_top = _joined_columns(names, added, carried)
+    write_h5mu(paths.output, added, obsm=top, uns=uns, obs=columns_on_top, warn=run.warn)
     columns = "".join(f", {c.said}" for c in carried)
     more = "".join(f", {k}" for k in placed.obsm)
     run.add_output(paths.output, f"integrated cells, latent in obsm['{key}']{more}{columns}")

@@ -10,6 +10,7 @@ import numpy as np
 from mocli.data.batches import densify
 from mocli.nn.neighbors import chunks
 from mocli.tasks.decoded import BLOCK, Decoder
+from mocli.tasks.predictor import of_cells
 
 if TYPE_CHECKING:
     from mocli.tasks.predictor import Predictor
@@ -32,6 +33,8 @@ class Denoised:
     ----------
     known
         Features that the decoder gives, `(n_vars,)`; none where there is no decoder.
+    own
+        Codes of the batches of all cells of the file, `(n_obs,)`, where each is decoded under its own.
     totals
         Counts of each cell among these, and among the others, `(n_obs, 2)`; zeros where values are no
         counts.
@@ -42,9 +45,12 @@ class Denoised:
     aligned: Aligned
     known: BoolArray
     totals: DoubleArray
+    own: IntArray | None = None
 
     @classmethod
-    def of(cls, predictor: Predictor, readout: FeatureReadout, aligned: Aligned) -> Denoised:
+    def of(
+        cls, predictor: Predictor, readout: FeatureReadout, aligned: Aligned, own: IntArray | None = None
+    ) -> Denoised:
         """Measure the depth of a file's cells."""
         known = np.zeros(readout.n_vars, dtype=bool)
         if isinstance(predictor, Decoder):
@@ -55,7 +61,7 @@ class Denoised:
         if "counts" in readout.by_scale:
             for rows in chunks(n, 4096):
                 totals[rows] = aligned.read(rows) @ parts
-        return cls(predictor, readout, aligned, known, totals)
+        return cls(predictor, readout, aligned, known, totals, own)
 
     def predict(self, z: FloatArray, rows: IntArray, scale: str, columns: IntArray) -> FloatArray:
         """Return expected values `(n, n_columns)` of some rows of the file at places `(n, n_latent)`.
@@ -63,7 +69,7 @@ class Denoised:
         Over the features that the file has, counts sum to the cell's own total, shares to 1.
         """
         if scale not in OWN_DEPTH:
-            return self.predictor.predict(z, scale, columns)
+            return self._of(rows).predict(z, scale, columns)
         out = np.zeros((len(rows), len(columns)), dtype=np.float32)
         measured = np.ones(self.readout.n_vars, dtype=bool)
         measured[self.aligned.absent] = False
@@ -75,7 +81,7 @@ class Denoised:
             at = np.searchsorted(features, columns[wanted])
             # every feature is needed for the total, whatever columns are wanted
             for span in chunks(len(rows), max(16, BLOCK // len(features))):
-                values = self.predictor.predict(z[span], "counts", features)
+                values = self._of(rows[span]).predict(z[span], "counts", features)
                 total = values[:, measured[features]].sum(1, dtype=np.float64)
                 own = library[rows[span], part] if scale == "counts" else library[span, part]
                 factor = np.divide(own, total, out=np.zeros_like(total), where=total > 0)
@@ -93,6 +99,9 @@ class Denoised:
         if absent is not None and len(absent):
             values[:, np.isin(columns, absent)] = np.nan
         return values
+
+    def _of(self, rows: IntArray) -> Predictor:
+        return of_cells(self.predictor, None if self.own is None else self.own[rows])
 
     def _shares(self, rows: IntArray) -> DoubleArray:
         """Shares of both parts in some cells; those of all cells together where a cell is empty."""

@@ -16,10 +16,9 @@ from mocli.metrics.registry import available_metrics, evaluate
 from mocli.tasks.baseline import (
     MAX_CELLS,
     MAX_VALUES,
-    comparable,
     component_baseline,
     link_baselines,
-    principal_components,
+    own_places,
 )
 
 if TYPE_CHECKING:
@@ -124,7 +123,7 @@ def own_components(bundle: MultiOmics, *, seed: int) -> dict[str, Own]:
         rows = np.arange(m.n_obs)
         if m.n_obs > MAX_CELLS:
             rows = np.sort(rng.choice(m.n_obs, MAX_CELLS, replace=False))
-        found[name] = rows, principal_components(comparable(m), rows, seed=seed)
+        found[name] = rows, own_places(m, rows, seed=seed)
     return found
 
 

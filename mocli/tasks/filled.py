@@ -158,8 +158,7 @@ def _write(work: Imputation, new: NewModality) -> Written:
         return write_h5ad(path, new)
     key = work.request.output.key_added or f"X_{work.saved.description['model']}"
     added = [Added(file=f, obsm={key: work.z} if f is work.source_file else {}) for f in work.files]
-    uns = new.uns
-    return write_h5mu(path, added, obsm={}, uns=uns, new=[new])[new.name]
+    return write_h5mu(path, added, obsm={}, uns=new.uns, new=[new], warn=work.run.warn)[new.name]
 
 
 def _pace(written: Written) -> str:
@@ -225,5 +224,5 @@ def _examples(work: Imputation) -> tuple[IntArray, np.ndarray, np.ndarray, list[
     )
     x = aligned.read(work.pairs[rows, 1])
     measured = work.readout.measured(x, work.asked.scale, columns, aligned.absent)
-    predicted = work.predictor.predict(work.z[work.pairs[rows, 0]], work.asked.scale, columns)
+    predicted = work.predict(work.pairs[rows, 0], work.asked.scale, columns)
     return rows, predicted, densify(measured), [work.names[j] for j in columns]

@@ -12,7 +12,8 @@ from mocli.errors import InputError
 from mocli.tasks import accuracy
 from mocli.tasks.calibration import Calibration, fitting, load_calibrations, save_calibrations
 from mocli.tasks.compared import baselines, on_partners
-from mocli.tasks.decodebatch import check_before_training
+from mocli.tasks.decodebatch import check_before_training, own_batches
+from mocli.tasks.decoded import Decoder
 from mocli.tasks.denoised import Denoised
 from mocli.tasks.direction import (
     Direction,
@@ -31,7 +32,7 @@ from mocli.tasks.holdout import without
 from mocli.tasks.inference import place_cells
 from mocli.tasks.labelled import ByLabel
 from mocli.tasks.pairing import relate
-from mocli.tasks.predictor import Predictor, choose_predictor, readout_from
+from mocli.tasks.predictor import Predictor, choose_predictor, of_cells, readout_from
 from mocli.tasks.prepare import open_modalities
 from mocli.tasks.projection import align, find_modality
 from mocli.tasks.sampled import check_draws
@@ -77,6 +78,8 @@ class Imputation:
         Pairs of features to correlate, and what was found; None where not asked for.
     predictor, why
         What makes values of places, and why this one.
+    own
+        Codes of the batches of the source's cells, where each is decoded under its own.
     denoised
         Puts these values at the depth of each cell, where a modality is imputed from itself.
     """
@@ -100,6 +103,7 @@ class Imputation:
     columns: IntArray = field(init=False)
     predictor: Predictor = field(init=False)
     why: str = field(init=False)
+    own: IntArray | None = None
     denoised: Denoised | None = None
     evaluation: Evaluation | None = None
     by_label: ByLabel | None = None
@@ -238,6 +242,9 @@ class Imputation:
         self.predictor, self.why = choose_predictor(
             self.saved, asked, self.source, self.target, device=run.device, warn=run.warn
         )
+        if isinstance(self.predictor, Decoder) and self.predictor.batch and self.predictor.batch.own:
+            batch_key = self.request.data.batch_key
+            self.own = own_batches(self.saved, self.target, self.source_file, batch_key, run.warn)
         aligned = align(
             self.saved, self.source, self.source_file, layers=self.request.data.layer, warn=run.warn
         )
@@ -252,7 +259,7 @@ class Imputation:
             warn=run.warn,
         )
         if self.source == self.target:
-            self.denoised = Denoised.of(self.predictor, self.readout, aligned)
+            self.denoised = Denoised.of(self.predictor, self.readout, aligned, self.own)
         run.say(f"{self.source} -> {self.target}: {self.source_file.n_obs:,} cells encoded")
         run.say(f"values by the {self.predictor.name} ({self.why})")
 
@@ -328,7 +335,7 @@ class Imputation:
             self.by_label = ByLabel.of(self, scale, cells, aligned)
         return accuracy.evaluate(
             lambda columns: readout.measured(x, scale, columns, aligned.absent),
-            lambda columns: self.predictor.predict(self.z[cells], scale, columns),
+            lambda columns: self.predict(cells, scale, columns),
             baselines(self, scale, cells, aligned) if asked else {},
             n_vars=readout.n_vars,
             n_cells=len(rows),
@@ -351,10 +358,15 @@ class Imputation:
 
     def values(self, rows: IntArray) -> FloatArray:
         """Return what is written of some rows of the source, `(n, n_columns)`."""
-        z, scale = self.z[rows], self.asked.scale
+        scale = self.asked.scale
         if self.denoised is not None:
-            return self.denoised.predict(z, rows, scale, self.columns)
-        return self.predictor.predict(z, scale, self.columns)
+            return self.denoised.predict(self.z[rows], rows, scale, self.columns)
+        return self.predict(rows, scale, self.columns)
+
+    def predict(self, rows: IntArray, scale: str, columns: IntArray) -> FloatArray:
+        """Return expected values of some rows of the source for columns of the target, `(n, n_columns)`."""
+        own = None if self.own is None else self.own[rows]
+        return of_cells(self.predictor, own).predict(self.z[rows], scale, columns)
 
     def deliver(self) -> None:
         """Write file and report."""

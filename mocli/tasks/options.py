@@ -61,6 +61,7 @@ class RunOptions:
     checkpoint_every: float = 600.0
     resume: str = "auto"
     max_time: float | None = None
+    max_memory: float | None = None
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,16 @@ class PeerRun:
     files: tuple[Path, ...]
 
     @property
+    def turn(self) -> str:
+        """Its seed."""
+        return f"{self.seed} "
+
+    @property
+    def work(self) -> str:
+        """The peer."""
+        return f"peer {self.peer.name}"
+
+    @property
     def name(self) -> str:
         """Words for the log."""
         return f"peer {self.peer.name}" + ("" if self.seed is None else f" seed {self.seed}")

@@ -101,6 +101,11 @@ def choose_predictor(
     return Decoder.of(saved, target, decode_batch(saved, target, asked.decode_batch, warn), device), why
 
 
+def of_cells(predictor: Predictor, own: IntArray | None) -> Predictor:
+    """Return a predictor for cells of these batches `(n,)`, which only a decoder may care for."""
+    return predictor.of_cells(own) if isinstance(predictor, Decoder) else predictor
+
+
 def readout_from(
     trained: Trained, readout: FeatureReadout, source: str, target: str, *, device: torch.device, seed: int
 ) -> FeatureReadout | None:

@@ -38,6 +38,14 @@ class Job(Protocol):
         """Words for the log."""
 
     @property
+    def turn(self) -> str:
+        """Seed and study: jobs of one turn may change places."""
+
+    @property
+    def work(self) -> str:
+        """What it does, whatever the turn: how long that took once tells of the next time."""
+
+    @property
     def folder(self) -> Path:
         """Where it writes; what it says goes to `stderr.txt`."""
 
@@ -64,6 +72,7 @@ class Processes:
     devices: Sequence[str]
     threads: int
     say: Callable[[str], None]
+    _took: dict[str, float] = field(default_factory=dict, init=False)
     _running: list[tuple[Job, str, float, subprocess.Popen[bytes]]] = field(default_factory=list, init=False)
 
     def run(self, jobs: Sequence[Job]) -> dict[str, int]:
@@ -79,7 +88,7 @@ class Processes:
         try:
             while waiting or self._running:
                 while waiting and len(self._running) < self.n_jobs:
-                    self._start(waiting.pop(0))
+                    self._start(self._next(waiting))
                 self._gather(codes, total=len(jobs))
                 time.sleep(POLL_S)
         except Interrupted as error:
@@ -94,6 +103,15 @@ class Processes:
             self._stop(signal.SIGTERM)
             raise
         return codes
+
+    def _next(self, waiting: list[Job]) -> Job:
+        """Take the next: turn by turn, and what took longest in an earlier turn first, to end together."""
+        first = waiting[0]
+        among = [job for job in waiting if job.turn == first.turn]
+        took = [self._took.get(job.work, -1.0) for job in among]
+        chosen = among[took.index(max(took))] if min(took) >= 0 else first
+        waiting.remove(chosen)
+        return chosen
 
     def _start(self, job: Job) -> None:
         job.begin()
@@ -120,7 +138,8 @@ class Processes:
             self._running.remove(entry)
             codes[job.name] = code
             ended = "finished" if code == 0 else f"failed with exit code {code}:"
-            self.say(f"{ended} {job.name} in {time.monotonic() - begun:.0f} s ({len(codes)} of {total})")
+            took = self._took[job.work] = time.monotonic() - begun
+            self.say(f"{ended} {job.name} in {took:.0f} s ({len(codes)} of {total})")
 
     def _stop(self, signum: int) -> None:
         for _, _, _, process in self._running:

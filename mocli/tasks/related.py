@@ -45,6 +45,8 @@ class Related:
         Groups of too few cells.
     n_measured
         Cells that have both sides measured.
+    absent, n_absent
+        Measured features of the pairs that the input lacks, and the pairs that these are in.
     enrichment, enrichment_measured
         Of promoters, None where features have no places, or no cell has both.
     """
@@ -56,6 +58,8 @@ class Related:
     n_measured: int
     enrichment: Figures | None
     enrichment_measured: Figures | None
+    absent: tuple[str, ...] = ()
+    n_absent: int = 0
 
 
 def relate_features(
@@ -90,11 +94,10 @@ def relate_features(
             hint="train it again with this version of mocli",
         )
     seed = work.request.run.seed
-    x = _values(work, work.source, rows)
-    z = work.z[rows]
+    x, absent = _values(work, work.source, rows)
 
     def imputed(columns: IntArray) -> FloatArray:
-        return work.predictor.predict(z, "log", candidates.columns[columns])
+        return work.predict(rows, "log", candidates.columns[columns])
 
     pairs = candidates.pairs(x, imputed)
     found = relate(
@@ -111,7 +114,7 @@ def relate_features(
     known, both = _measured_in_both(work, rows)
     beside = None
     if len(known) >= FEWEST_CELLS:
-        y = _values(work, work.target, both).tocsc()
+        y = _values(work, work.target, both)[0].tocsc()
 
         def measured(columns: IntArray) -> FloatArray:
             return densify(y[:, candidates.columns[columns]])
@@ -126,14 +129,20 @@ def relate_features(
             swapped = table.assign(correlation=table[MEASURED])
             second = promoter_enrichment(swapped, correlate(x[known], measured, controls))
     n_measured = 0 if beside is None else len(known)
-    return Related(candidates, table, found.left_out, pairs.n_compared, n_measured, enrichment, second)
+    lacking = np.isin(pairs.second, absent)
+    names = tuple(candidates.second.names[j] for j in np.unique(pairs.second[lacking]))
+    return Related(
+        candidates, table, found.left_out, pairs.n_compared, n_measured, enrichment, second, names,
+        int(lacking.sum()),
+    )  # fmt: skip
 
 
-def _values(work: Imputation, name: str, rows: IntArray) -> CSR:
+def _values(work: Imputation, name: str, rows: IntArray) -> tuple[CSR, IntArray]:
+    """Values of some rows, and the features that the file lacks, which are 0 there."""
     file = work.source_file if name == work.source else work.target_file
     assert file is not None
     aligned = align(work.saved, name, file, layers=work.request.data.layer, warn=lambda _: None)
-    return work.saved.readouts[name].values(aligned.read(rows), "log")
+    return work.saved.readouts[name].values(aligned.read(rows), "log"), aligned.absent
 
 
 def _measured_in_both(work: Imputation, rows: IntArray) -> tuple[IntArray, IntArray]:

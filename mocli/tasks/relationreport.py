@@ -71,10 +71,17 @@ def report_relations(run: Run, related: Related, direction: str) -> None:
             run.say(f"  {key} {entry['value']:.4g}")
     if related.left_out:
         run.warn(f"groups of fewer than 20 cells are not tested: {', '.join(related.left_out)}")
-    undefined = int(table["correlation"].isna().sum())
-    if undefined:
+    second = related.candidates.labels[1]
+    if related.n_absent:
         run.warn(
-            f"{undefined:,} of {len(table):,} pairs have no correlation: a feature is constant or absent"
+            f"{len(related.absent):,} {second} features that the model knows are not in the input, so that "
+            f"{related.n_absent:,} of {len(table):,} pairs have no correlation: "
+            + ", ".join(related.absent[:5]) + (", ..." if len(related.absent) > 5 else "")
+        )  # fmt: skip
+    constant = n_constant(related, table)
+    if constant:
+        run.warn(
+            f"{constant:,} of {len(table):,} pairs have no correlation: a feature is the same in all cells"
         )
     if LINKED in table and table[LINKED].mean() > _MOST_LINKED:
         run.say(
@@ -82,6 +89,11 @@ def report_relations(run: Run, related: Related, direction: str) -> None:
             "what it finds among them is in part what it was told"
         )
     _tabulate(run, table, related)
+
+
+def n_constant(related: Related, table: pd.DataFrame) -> int:
+    """Pairs over all cells without a correlation although both features are in the input."""
+    return int(table["correlation"].isna().sum()) - related.n_absent
 
 
 def _is_told(key: str) -> bool:
@@ -106,6 +118,19 @@ def _counts(related: Related, table: pd.DataFrame, direction: str) -> dict[str, 
         counts[f"{label}s_tested"] = (
             table[label].nunique(), f"{label}: tested", f"Features of the side '{label}' in a tested pair.",
         )  # fmt: skip
+    counts[f"{labels[1]}s_absent"] = (
+        len(related.absent), f"{labels[1]}: absent",
+        f"Features of the side '{labels[1]}' in a pair that the model knows and the input lacks.",
+    )  # fmt: skip
+    counts["pairs_absent"] = (
+        related.n_absent,
+        "Pairs with an absent feature",
+        "Pairs without a correlation.",
+    )
+    counts["pairs_constant"] = (
+        n_constant(related, table), "Pairs with a constant feature",
+        "Pairs without a correlation, as one of their features is the same in all cells.",
+    )  # fmt: skip
     if near is not None:
         counts["genes_unplaced"] = (
             near.n_unplaced_genes, "Genes without a place", "Genes, or proteins, not in the gene table.",

@@ -119,6 +119,7 @@ def requested(
     checkpoint_every: float = 600.0,
     resume: str = "auto",
     max_time: float | None = None,
+    max_memory: float | None = None,
     umap: bool = False,
     html: bool = True,
     report: str | Path | None = None,
@@ -171,6 +172,7 @@ def requested(
             checkpoint_every=checkpoint_every,
             resume=resume,
             max_time=max_time,
+            max_memory=max_memory,
         ),
         output=OutputOptions(
             output=Path(output),

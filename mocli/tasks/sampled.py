@@ -75,7 +75,7 @@ class Sampler:
         work, model, device = self.work, self.work.saved.model, self.work.run.device
         assert isinstance(model, Samples)
         assert isinstance(model, Decodes)
-        z, conditions = torch.from_numpy(work.z[rows]).to(device), self._conditions(len(rows))
+        z, conditions = torch.from_numpy(work.z[rows]).to(device), self._conditions(rows)
         # the rows are part of the seed, so that blocks differ
         seed = np.random.SeedSequence([work.request.run.seed, int(rows[0])]).generate_state(1)[0]
         generator = torch.Generator(device).manual_seed(int(seed))
@@ -91,10 +91,12 @@ class Sampler:
         at = self.place[columns]
         return np.where(at >= 0, values[:, np.maximum(at, 0)], np.nan).astype(np.float32)
 
-    def _conditions(self, n: int) -> Conditions | None:
+    def _conditions(self, rows: IntArray) -> Conditions | None:
         batch = self.work.predictor.batch if isinstance(self.work.predictor, Decoder) else None
+        if batch is not None and self.work.own is not None:
+            return Conditions({batch.key: torch.from_numpy(self.work.own[rows]).to(self.work.run.device)})
         codes = () if batch is None else [code for code in batch.codes if code is not None]
         # several batches are one of no particular kind
         if batch is None or len(codes) != 1:
             return None
-        return Conditions({batch.key: torch.full((n,), codes[0], device=self.work.run.device)})
+        return Conditions({batch.key: torch.full((len(rows),), codes[0], device=self.work.run.device)})

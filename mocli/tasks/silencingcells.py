@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mocli.tasks.request import Request
     from mocli.tasks.run import Run
     from mocli.tasks.saved import SavedModel
-    from mocli.types import CSR, IntArray
+    from mocli.types import CSR, BoolArray, IntArray
 
 METHODS = ("auto", "correlation", *Way)
 POSITIVE = COUNT_LIKELIHOODS | {"bernoulli"}
@@ -154,6 +154,12 @@ class Cells:
     counts: CSR
     genes: Features
     peaks: Features
+
+    @property
+    def absent(self) -> BoolArray:
+        """Genes that the model knows and the input lacks, `(n_genes,)`."""
+        found: BoolArray = np.isin(self.saved.recipes[self.rna].selected, self.query.aligned[self.rna].absent)
+        return found
 
     @property
     def saved(self) -> SavedModel:

@@ -73,6 +73,13 @@ def report_silencing(run: Run, found: Found) -> None:
             "columns": ["gene"],
             "rows": [[name] for name in found.too_few[:SHOWN]],
         }
+    if found.absent:
+        run.report.tables["genes_absent"] = {
+            "title": "Genes that the model knows and the input lacks, left out",
+            "sentence": "They were not measured, which is not the same as not expressed.",
+            "columns": ["gene"],
+            "rows": [[name] for name in found.absent[:SHOWN]],
+        }
     for name, rows in found.precision.items():
         run.report.tables[f"precision_{name.replace(' ', '_')}"] = {
             "title": f"How well {name} are found",

@@ -78,8 +78,8 @@ class Found:
         How well known pairs are found, score by score; and which pairs these are.
     permuted
         p of genes at the peaks around other genes, over all cells: uniform if the null is right.
-    too_few
-        Genes that are expressed in too few cells.
+    too_few, absent
+        Genes that are expressed in too few cells; those that the model knows and the input lacks.
     """
 
     candidates: Candidates
@@ -91,6 +91,7 @@ class Found:
     precision: dict[str, list[dict[str, object]]]
     permuted: DoubleArray
     too_few: tuple[str, ...]
+    absent: tuple[str, ...]
     n_compared: int
     length: float
 
@@ -108,14 +109,25 @@ def silence_genes(run: Run, cells: Cells, asked: SilencingOptions, *, seed: int)
     expressed = _expressed(cells)
     columns = choose_genes(cells.genes, asked.genes, warn=run.warn)
     enough = expressed[0][columns] >= asked.min_cells
-    too_few = tuple(cells.genes.names[j] for j in columns[~enough])
+    lacking = cells.absent[columns]
+    absent = tuple(cells.genes.names[j] for j in columns[lacking])
+    too_few = tuple(cells.genes.names[j] for j in columns[~enough & ~lacking])
     if not enough.any():
         raise InputError(
             f"no gene asked for is expressed in {asked.min_cells:,} cells",
             field="--genes",
-            found=", ".join(f"{cells.genes.names[j]}: {expressed[0][j]:,} cells" for j in columns[:5]),
+            found=", ".join(
+                f"{cells.genes.names[j]}: "
+                + ("not in the input" if cells.absent[j] else f"{expressed[0][j]:,} cells")
+                for j in columns[:5]
+            ),
             hint="what few cells say is noise; --min-cells N takes less",
         )
+    if absent:
+        run.warn(
+            f"{len(absent):,} genes that the model knows are not in the input and left out: "
+            + ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+        )  # fmt: skip
     if len(too_few):
         run.warn(
             f"{len(too_few):,} genes are expressed in fewer than {asked.min_cells:,} cells and left out: "
@@ -126,13 +138,15 @@ def silence_genes(run: Run, cells: Cells, asked: SilencingOptions, *, seed: int)
         cells.genes, cells.peaks, columns, gtf=asked.gtf, window=asked.window, top=TOP, say=run.say,
         warn=run.warn,
     )  # fmt: skip
-    return _Work(run, cells, asked, seed, columns, candidates, expressed, too_few).run_all()
+    return _Work(run, cells, asked, seed, columns, candidates, expressed, too_few, absent).run_all()
 
 
 def _expressed(cells: Cells) -> tuple[IntArray, DoubleArray]:
-    """Cells that express every gene, and its mean count in them, `(n_genes,)` each."""
+    """Cells that express every gene, and its mean count in them, `(n_genes,)` each; 0 where not measured."""
     n = np.asarray((cells.counts > 0).sum(axis=0), dtype=np.int64).ravel()
     total = np.asarray(cells.counts.sum(axis=0), dtype=np.float64).ravel()
+    # what stands for a gene that the input lacks is no expression
+    n[cells.absent] = total[cells.absent] = 0
     return n, total / np.maximum(n, 1)
 
 
@@ -149,9 +163,10 @@ class _Work:
         candidates: Candidates,
         expressed: tuple[IntArray, DoubleArray],
         too_few: tuple[str, ...],
+        absent: tuple[str, ...],
     ) -> None:
         self.run, self.cells, self.asked, self.seed = run, cells, asked, seed
-        self.columns, self.candidates, self.too_few = columns, candidates, too_few
+        self.columns, self.candidates, self.too_few, self.absent = columns, candidates, too_few, absent
         self.rng = np.random.default_rng(seed)
         self.codes, self.names = cells.groups(asked.group_key)
         near = candidates.vicinity
@@ -266,7 +281,7 @@ class _Work:
             )
         return Found(
             self.candidates, asked, table, (ALL, *self.names), left_out, compared, precision, p,
-            self.too_few, n_more, silenced.length,
+            self.too_few, self.absent, n_more, silenced.length,
         )  # fmt: skip
 
     def _signed(self, relative: DoubleArray) -> DoubleArray:

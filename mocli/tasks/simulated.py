@@ -71,7 +71,7 @@ def deliver(work: Simulation) -> None:
 
 
 def obs_table(work: Simulation) -> pd.DataFrame:
-    """Return what is known of every simulated cell: label, batch, the cell and component it follows."""
+    """Return what is known of every simulated cell: label, covariates, the cell and component it follows."""
     cells, atlas = work.cells, atlas_of(work.saved)
     width = len(str(cells.n))
     names = pd.Index([f"simulated_{i:0{width}d}" for i in range(1, cells.n + 1)], dtype=object)
@@ -82,6 +82,12 @@ def obs_table(work: Simulation) -> pd.DataFrame:
         table[labels.key] = _words(cells.label, labels.levels)
     if atlas.batch is not None and (cells.batch >= 0).any():
         table[columns.get("batch", atlas.batch.key)] = _words(cells.batch, atlas.batch.levels)
+    known = {entry["key"]: entry["column"] for entry in work.saved.description.get("covariates", [])}
+    for codes in atlas.covariates:
+        table.setdefault(known.get(codes.key, codes.key), _words(codes.codes[cells.source], codes.levels))
+    if atlas.continuous is not None:
+        for j, name in enumerate(work.saved.description.get("continuous", [])):
+            table.setdefault(name, atlas.continuous[cells.source, j])
     table["simulated"] = np.ones(cells.n, dtype=bool)
     if atlas.names and work.asked.mode == "draw":
         table["source_cell"] = np.array([atlas.names[i] for i in cells.source], dtype=object)

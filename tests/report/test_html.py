@@ -239,6 +239,43 @@ def test_the_verdict_is_plain_where_the_model_wins_and_silent_without_baselines(
     assert not alone.rows[0].cells[0].best
 
 
+def test_a_baseline_of_fewer_features_is_held_against_the_model_over_the_same() -> None:
+    model = {"up": metric(0.5), "other": metric(0.5), "down": metric(0.5, "lower")}
+    some = {"up": metric(0.6), "other": metric(0.6), "down": metric(0.6, "lower")}
+    there = {"up": metric(0.7), "other": metric(0.55), "down": metric(0.6, "lower")}
+    whole = {"up": metric(0.4), "other": metric(0.4), "down": metric(0.7, "lower")}
+    found = compare(
+        model,
+        {"s": {"title": "S", "metrics": some, "model_metrics": there}, "w": {"title": "W", "metrics": whole}},
+        model="M",
+    )
+    assert found.partial
+    assert not verdict(model, A=some).partial
+    rows = {row.key: row for row in found.rows}
+    assert [c.best for c in rows["up"].cells] == [True, False, False]
+    assert rows["up"].cells[1].model_text == "0.700"
+    assert found.losses == ["other: S 0.600, M 0.550 over the same features"]
+    assert "better than both baselines on 1 of 3 metrics" in found.verdict
+    assert "equals the best baseline on down" in found.verdict
+
+
+def test_the_page_says_what_is_measured_over_fewer_features() -> None:
+    made = report("impute")
+    made.metrics = {"up": metric(0.5)}
+    made.baselines = {
+        "s": {
+            "title": "S",
+            "definition": "some",
+            "metrics": {"up": metric(0.6)},
+            "model_metrics": {"up": metric(0.7)},
+        }
+    }
+    assert made.as_dict()["baselines"]["s"]["model_metrics"]["up"]["value"] == 0.7
+    page = html.render(made)
+    assert "there 0.700" in page
+    assert "over the same features" in page
+
+
 def test_metrics_that_one_method_lacks_stay_in_the_table() -> None:
     found = verdict({"a": metric(0.9)}, A={"b": metric(0.8)})
     assert [[c.value for c in row.cells] for row in found.rows] == [[0.9, None], [None, 0.8]]

@@ -7,6 +7,7 @@ from sklearn.linear_model import Ridge
 
 from mocli.metrics import conformal
 from mocli.tasks import accuracy
+from mocli.tasks.accuracyreport import _statistics
 
 N, P = 110, 7
 
@@ -76,6 +77,30 @@ def test_a_feature_not_measured_is_undefined(values):
 def test_the_mean_for_every_cell():
     predict = accuracy.mean_baseline(np.arange(5, dtype=np.float32), 3)
     np.testing.assert_array_equal(predict(np.array([4, 1])), [[4, 1]] * 3)
+
+
+def test_the_model_over_the_features_that_a_baseline_has(values):
+    predicted, measured = values
+    has = np.array([True, False, True, True, False, True, False])
+    some = np.where(has, predicted / 2 + np.random.default_rng(3).normal(size=(N, P)), np.nan)
+    found = evaluate(predicted, measured, {"some": lambda c: some[:, c], "all": lambda c: -predicted[:, c]})
+    columns = np.arange(P)
+    mine = _statistics(found.accuracy, columns, "a->b", N)
+    there = _statistics(found.accuracy, columns, "a->b", N, among=found.baselines["some"])
+    assert there.keys() == mine.keys()
+    r = np.array([np.corrcoef(predicted[:, j], measured[:, j])[0, 1] for j in columns])
+    assert mine["imputation_pearson_median[a->b]"]["value"] == pytest.approx(np.median(r), rel=1e-5)
+    assert there["imputation_pearson_median[a->b]"]["value"] == pytest.approx(np.median(r[has]), rel=1e-5)
+    error = np.sqrt(np.square(predicted - measured).mean(0))[has]
+    assert there["imputation_rmse_worst[a->b]"]["value"] == pytest.approx(error.max(), rel=1e-5)
+    assert (
+        "over 4 features that vary, those that the baseline has"
+        in (there["imputation_rmse_worst[a->b]"]["definition"])
+    )
+    # of a baseline that has them all there is nothing to add
+    assert _statistics(found.accuracy, columns, "a->b", N, among=found.baselines["all"]) == {}
+    some_only = _statistics(found.accuracy, columns[has], "a->b", N, among=found.baselines["some"])
+    assert some_only == {}
 
 
 def test_linked_features_on_the_scale_of_the_target():

@@ -1,13 +1,30 @@
 """The baselines' own pieces: principal components against scikit-learn, the cells they place."""
 
+import warnings
+
+import anndata as ad
+import mudata as md
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import sparse
 from sklearn.decomposition import PCA
 
+from mocli.data.batches import dense_rows
 from mocli.data.bundle import FeatureMatrix
-from mocli.tasks.baseline import N_COMPONENTS, principal_components
+from mocli.models.registry import traits_of
+from mocli.tasks.baseline import (
+    N_COMPONENTS,
+    comparable,
+    component_baseline,
+    own_neighbors,
+    principal_components,
+)
 from mocli.tasks.evaluate import _baseline_rows, return_freed_memory
+from mocli.tasks.ground import prepare_ground
+from mocli.tasks.options import DataOptions, TrainOptions
+from mocli.tasks.prepare import load, plan
+from mocli.types import Task
 
 
 def features(n, p, *, dense, seed=0):
@@ -29,6 +46,62 @@ def test_principal_components_equal_scikit_learn(shape, dense):
     # signs are free
     np.testing.assert_allclose(np.abs(got), np.abs(want), atol=0.02 * np.abs(want).max())
     np.testing.assert_allclose(got @ got.T, want @ want.T, atol=1e-3 * np.abs(want @ want.T).max())
+
+
+def bundles(path, traits, **options):
+    """The same cells as a model takes them, and as a benchmark's controls do."""
+    data = DataOptions(inputs=[str(path)], **options)
+    made = plan(data, TrainOptions(), Task.INTEGRATE, quiet, traits=traits)
+    ground = prepare_ground(data, seed=0, say=quiet, warn=quiet, debug=quiet)
+    return load(made, None, seed=0, say=quiet, warn=quiet).bundle, ground.bundle
+
+
+def quiet(_):
+    pass
+
+
+@pytest.fixture(scope="module")
+def trimodal(tmp_path_factory):
+    """Counts of genes, proteins and peaks of the same cells; few features, so that every model keeps all."""
+    rng = np.random.default_rng(0)
+    hidden, cells = rng.normal(size=(120, 3)), [f"c{i}" for i in range(120)]
+    made = {}
+    for name, p in (("rna", 70), ("prot", 12), ("atac", 150)):
+        rate = rng.gamma(4, 0.25, (120, 1)) * np.exp(0.7 * hidden @ rng.normal(size=(3, p)))
+        names = [f"chr1:{900 * j}-{900 * j + 500}" if name == "atac" else f"{name}{j}" for j in range(p)]
+        x = sparse.csr_matrix(rng.poisson(rate).astype(np.float32))
+        made[name] = ad.AnnData(x, pd.DataFrame(index=cells), pd.DataFrame(index=names))
+    path = tmp_path_factory.mktemp("trimodal") / "three.h5mu"
+    with warnings.catch_warnings(action="ignore"), md.set_options(pull_on_update=False):
+        md.MuData(made).write_h5mu(path)
+    return path
+
+
+@pytest.mark.parametrize("model", ["multidgd", "sccross", "multigrate"])
+def test_uncorrected_components_are_those_of_the_benchmark_whatever_the_model_counts(trimodal, model):
+    given = {"likelihood": {"prot": "nb"}} if model == "multigrate" else {}
+    mine, ground = bundles(trimodal, traits_of(model), **given)
+    assert {m.likelihood for m in mine.modalities.values()} <= {"nb", "poisson"}
+    assert {m.likelihood for m in ground.modalities.values()} == {None}
+    cells = np.arange(mine.n_cells)
+    (one, _), (other, _) = (component_baseline(b, cells, 0) for b in (mine, ground))
+    assert one.definition == other.definition
+    for name, z in other.z.items():
+        np.testing.assert_allclose(one.z[name], z, atol=2e-3 * np.abs(z).max())
+    for name in mine.modalities:
+        a, b = (own_neighbors(x.modalities[name], cells, seed=0) for x in (mine, ground))
+        assert (np.sort(a, 1) == np.sort(b, 1)).mean() > 0.99
+
+
+def test_proteins_are_compared_as_centred_log_ratios(trimodal):
+    mine, _ = bundles(trimodal, traits_of("multidgd"))
+    m = mine.modalities["prot"]
+    x = dense_rows(m.features, np.arange(m.n_obs)).astype(np.float64)
+    clr = np.log1p(x / np.exp(np.log1p(x).mean(1, keepdims=True)))
+    found = comparable(m, np.arange(m.n_obs), seed=0)
+    values = np.asarray(dense_rows(found, np.arange(m.n_obs)))
+    expected = (clr - clr.mean(0)) / clr.std(0)
+    np.testing.assert_allclose(values, expected, atol=0.02 * np.abs(expected).max())
 
 
 class Sizes:

@@ -11,7 +11,7 @@ from scipy import sparse, stats
 
 import mocli
 from mocli.data.io import open_inputs
-from mocli.errors import UsageError
+from mocli.errors import InputError, UsageError
 from mocli.tasks import decoded
 from mocli.tasks.calibration import load_calibrations
 from mocli.tasks.decodebatch import decode_batch
@@ -212,12 +212,47 @@ def test_a_batch_that_is_not_known_is_refused_with_those_that_are(model):
     saved = load_model(model)
     with pytest.raises(UsageError, match="no batch 'A'") as error:
         decode_batch(saved, "prot", "A", print)
-    assert error.value.expected == "a, b, c"
+    assert error.value.expected == "own, average, a, b, c"
     assert "'a'" in error.value.hint
     said = []
     assert decode_batch(saved, "prot", "c", said.append).codes == (2,)
     assert "no cell of batch = c had prot measured" in said[0]
     assert "measured in a, b" in said[0]
+
+
+def test_every_cell_is_decoded_under_its_own_batch(model):
+    saved, z = load_model(model), latent()
+    own = np.arange(len(z)) % 4 - 1
+    for name, n_vars in (("rna", GENES), ("prot", PROTEINS)):
+        columns = np.arange(n_vars)
+        decoder = decoder_of(saved, name, "own").of_cells(own)
+        assert decoder.name == "decoder=own"
+        for scale in ("log", "counts"):
+            found = decoder.predict(z, scale, columns)
+            for code, level in ((-1, None), (0, "a"), (1, "b"), (2, "c")):
+                mine = own == code
+                expected = decoder_of(saved, name, level).predict(z[mine], scale, columns)
+                np.testing.assert_allclose(found[mine], expected, rtol=1e-4, atol=1e-5)
+    # by hand, layer by layer
+    known = own >= 0
+    manual = np.stack([np.maximum(heads(saved, "prot", z[[i]], own[i])[0], 0) for i in np.flatnonzero(known)])
+    found = decoder.predict(z, "log", columns)[known]
+    np.testing.assert_allclose(found, manual, rtol=1e-4, atol=1e-5)
+    # where each is not decoded under its own, batches of cells change nothing
+    assert decoder_of(saved, "prot", "b").of_cells(own).own is None
+    assert decode_batch(saved, "prot", "average", print) == decode_batch(saved, "prot", None, print)
+
+
+def test_a_batch_called_own_is_meant(model):
+    saved = load_model(model)
+    entries = [
+        {**m, "batches": {**m["batches"], "levels": ["own", "b"]}} if m["name"] == "prot" else m
+        for m in saved.description["modalities"]
+    ]
+    levels = {**saved.description["levels"], "batch": ["own", "b", "c"]}
+    other = replace(saved, description={**saved.description, "modalities": entries, "levels": levels})
+    found = decode_batch(other, "prot", "own", print)
+    assert (found.codes, found.own) == ((0,), False)
 
 
 def test_models_that_did_not_note_what_batches_measured_take_all(model):
@@ -247,7 +282,8 @@ def test_batches_are_refused_before_anything_is_trained(files, tmp_path):
     with pytest.raises(UsageError, match="--route") as error:
         run(route="decode")
     assert "decoder" in error.value.hint
-    run(decode_batch="a", batch_key="batch")
+    for word in ("a", "own", "average"):
+        run(decode_batch=word, batch_key="batch")
 
 
 # which route
@@ -313,6 +349,31 @@ def test_a_run_says_how_values_were_made_and_keeps_intervals_by_route(imputed, f
     z = project(saved, "rna", align(saved, "rna", file, layers={}, warn=print), "cpu")
     direct = np.mean([np.maximum(heads(saved, "prot", z, code), 0) for code in (0, 1)], 0)
     np.testing.assert_allclose(through.X, direct, rtol=1e-3, atol=1e-3)
+
+
+def test_own_batches_from_files_to_files(files, model, tmp_path):
+    cells = ad.read_h5ad(files / "rna.h5ad")
+    cells.obs["sample"] = cells.obs["batch"].astype(str)
+    cells.obs.iloc[:6, cells.obs.columns.get_loc("sample")] = "z"
+    del cells.obs["batch"]
+    cells.write_h5ad(tmp_path / "rna.h5ad")
+    given = {"from_model": model, "target": "prot", "decode_batch": "own", **USED}
+    with pytest.raises(InputError, match="column 'batch' of --batch-key"):
+        mocli.impute(f"rna={tmp_path / 'rna.h5ad'}", output=tmp_path / "no.h5ad", **given)
+    output = tmp_path / "own.h5ad"
+    result = mocli.impute(f"rna={tmp_path / 'rna.h5ad'}", output=output, batch_key="sample", **given)
+    saved = load_model(model)
+    (file,) = open_inputs([f"rna={tmp_path / 'rna.h5ad'}"], kinds={})
+    z = project(saved, "rna", align(saved, "rna", file, layers={}, warn=print), "cpu")
+    each = [np.maximum(heads(saved, "prot", z, code), 0) for code in (0, 1, 2)]
+    expected = np.choose(np.arange(N)[:, None] % 3, each)
+    expected[:6] = np.mean(each[:2], 0)[:6]
+    np.testing.assert_allclose(ad.read_h5ad(output).X, expected, rtol=1e-3, atol=1e-3)
+    (row,) = result.report["tables"]["route"]["rows"]
+    assert row[3] == "the own batch of each cell; where it is unknown, the mean over batch = a, b"
+    said = " ".join(result.report["warnings"])
+    assert f"6 of {N} cells are of no batch that the model knows" in said
+    assert "no cell of batch = c had prot measured" in said
 
 
 def test_hidden_expression_of_a_mosaic_is_told_better_than_by_its_mean(files, tmp_path):

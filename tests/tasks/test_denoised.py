@@ -136,6 +136,16 @@ def test_counts_are_the_mean_of_what_every_batch_would_have_had(denoise, cells, 
 
 
 @pytest.mark.parametrize("model", DECODING)
+def test_denoised_under_the_own_batch_of_each_cell(denoise, model):
+    levels = np.array(["a", "b"])[np.arange(N) % 2]
+    _, own = denoise(model, "prot", scale="counts", decode_batch="own", draw=True)
+    for level in ("a", "b"):
+        _, one = denoise(model, "prot", scale="counts", decode_batch=level)
+        np.testing.assert_allclose(own.X[levels == level], one.X[levels == level], rtol=1e-4, atol=1e-5)
+    assert np.isfinite(own.layers["sampled"]).all()
+
+
+@pytest.mark.parametrize("model", DECODING)
 def test_a_draw_is_at_the_cell_s_depth(denoise, cells, model):
     x = ad.read_h5ad(cells / "prot.h5ad").X.toarray()
     _, found = denoise(model, "prot", scale="counts", draw=True, decode_batch="a")

@@ -2,6 +2,7 @@
 
 import json
 
+import anndata as ad
 import mudata
 import numpy as np
 import pandas as pd
@@ -218,9 +219,29 @@ def test_genes_without_a_place_and_another_build_are_told(tissue, again, tmp_pat
     assert f"not tested: {first}, ..." in warned
     assert result.report["metrics"]["genes_unplaced[atac->rna]"]["value"] == 10
     # the demo has too few peaks at starts for the count itself to raise a doubt
-    monkeypatch.setattr("mocli.data.linkpeak.promoters_hit", lambda *_, **__: 40)
+    monkeypatch.setattr("mocli.data.genomefit.promoters_hit", lambda *_, **__: 40)
     moved = again(genes="CD4", n_permutations=0, force=True)
     assert "another genome build" in " ".join(moved.report["warnings"])
+
+
+def test_peaks_that_were_not_measured_are_counted_apart_from_constant_ones(tissue, table, again, tmp_path):
+    atac = ad.read_h5ad(tissue / "atac.h5ad")
+    over_all = table[table["group"] == "all"]
+    left, flat = over_all["peak"].iloc[:2]
+    x = atac.X.tolil()
+    x[:, atac.var_names.get_loc(flat)] = 0
+    atac.X = x.tocsr()
+    atac[:, atac.var_names != left].write_h5ad(tmp_path / "atac.h5ad")
+    result = again(tmp_path / "atac.h5ad", n_permutations=0)
+    n_left, n_flat = ((over_all["peak"] == name).sum() for name in (left, flat))
+    metrics, warned = result.report["metrics"], " ".join(result.report["warnings"])
+    assert metrics["peaks_absent[atac->rna]"]["value"] == 1
+    assert metrics["pairs_absent[atac->rna]"]["value"] == n_left
+    before = over_all["correlation"].isna().sum()
+    assert metrics["pairs_constant[atac->rna]"]["value"] == before + n_flat
+    assert f"1 peak features that the model knows are not in the input, so that {n_left} of" in warned
+    assert f"no correlation: {left}" in warned
+    assert "a feature is the same in all cells" in warned
 
 
 def test_impute_writes_the_same_table(tissue, table, tmp_path, check_report):

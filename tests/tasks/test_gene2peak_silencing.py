@@ -252,6 +252,23 @@ def test_genes_of_few_cells_are_told(tissue, again):
         again(min_cells=5_000)
 
 
+def test_genes_that_were_not_measured_are_counted_apart(tissue, again, tmp_path):
+    both = md.read_h5mu(tissue / "factor.h5mu")
+    rna = both["rna"]
+    n_cells = pd.Series(np.asarray((rna.X > 0).sum(0)).ravel(), index=rna.var_names)
+    rare = n_cells[n_cells < 100].index[0]
+    rna[:, rna.var_names != "CD4"].copy().write_h5ad(tmp_path / "rna.h5ad")
+    both["atac"].write_h5ad(tmp_path / "atac.h5ad")
+    report, table = again(
+        f"rna={tmp_path / 'rna.h5ad'}", f"atac={tmp_path / 'atac.h5ad'}", genes=f"{FACTOR},CD4,{rare}",
+        min_cells=100,
+    )  # fmt: skip
+    assert report["tables"]["genes_absent"]["rows"] == [["CD4"]]
+    assert report["tables"]["genes_left_out"]["rows"] == [[rare]]
+    assert any("1 genes that the model knows are not in the input" in w for w in report["warnings"])
+    assert set(table["gene"]) == {FACTOR}
+
+
 @pytest.mark.parametrize(
     ("options", "kind", "words"),
     [

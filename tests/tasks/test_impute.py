@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -111,6 +112,22 @@ def test_paired_cells_are_held_out_predicted_and_compared(paired_run, read, chec
         new.var["coverage"].mean()
     )
     assert {"decode_s", "compress_s", "encode_s", "evaluate_s", "write_s"} <= set(report["timing"])
+
+
+def test_a_baseline_of_some_features_stands_beside_the_model_over_the_same(paired_run, read):
+    result, output = paired_run
+    new = filled(read, output, "rna_imputed")
+    key = "imputation_pearson_median[atac->rna]"
+    linked, ridge = (result.report["baselines"][name] for name in ("linked_feature", "ridge"))
+    n = int(re.search(r"over ([\d,]+) features", linked["metrics"][key]["definition"])[1].replace(",", ""))
+    assert 0 < n < new.n_vars
+    there = linked["model_metrics"][key]
+    assert f"over {n:,} features that vary, those that the baseline has" in there["definition"]
+    assert np.isfinite(there["value"])
+    assert there["value"] != result.report["metrics"][key]["value"]
+    # of all features nothing is said twice
+    assert key not in result.report["baselines"]["mean"].get("model_metrics", {})
+    assert ridge["metrics"][key]["value"] is not None
 
 
 def test_figures_are_those_of_the_values_in_the_file(paired_run, read):

@@ -153,8 +153,11 @@ def test_batches(demo, tmp_path):
     data = read(demo)
     for part in data.mod.values():
         part.obs["lane"] = [f"l{i % 2}" for i in range(part.n_obs)]
+        part.obs["site"] = [f"s{i % 3}" for i in range(part.n_obs)]
+        part.obs["age"] = np.arange(part.n_obs, dtype=np.float32)
     data.write(tmp_path / "two.h5mu")
-    folder = train(tmp_path / "two.h5mu", tmp_path, "multigrate", batch_key="lane", max_steps=10)
+    known = {"batch_key": "lane", "covariate": "site", "continuous": "age"}
+    folder = train(tmp_path / "two.h5mu", tmp_path, "multigrate", max_steps=10, **known)
 
     def lanes(name, **options):
         output = tmp_path / name
@@ -163,7 +166,12 @@ def test_batches(demo, tmp_path):
 
     assert set(lanes("a.h5mu")["lane"]) == {"l0", "l1"}
     assert set(lanes("b.h5mu", batch="l1")["lane"]) == {"l1"}
-    assert "lane" not in lanes("c.h5mu", batch="average")
+    found = lanes("c.h5mu", batch="average")
+    assert "lane" not in found
+    # what a cell was simulated under otherwise is that of the cell it follows
+    followed = data["rna"].obs.loc[found["source_cell"]]
+    assert list(found["site"].astype(str)) == list(followed["site"])
+    np.testing.assert_array_equal(found["age"], followed["age"])
     with pytest.raises(UsageError, match="no batch 'l9'"):
         lanes("d.h5mu", batch="l9")
 

@@ -78,7 +78,8 @@ class Multigrate:
         for position, m in enumerate(bundle.modalities.values()):
             model.module.depth[position] = _median_total(m.features)
             if m.name in shape.n_components:
-                fitted = components(m, shape.n_components[m.name], params.encoder_input)
+                n, seed = shape.n_components[m.name], torch.initial_seed() % 2**32
+                fitted = components(m, n, params.encoder_input, seed=seed)
                 model.module.project(position, *fitted)
             if params.start == "mean":
                 mean = _means(m.features, binary=m.likelihood == "bernoulli")

@@ -20,7 +20,7 @@ FIT_CELLS = 20_000
 """Cells that components are fitted on."""
 
 
-def components(m: Modality, k: int, form: str) -> tuple[Tensor, Tensor]:
+def components(m: Modality, k: int, form: str, *, seed: int) -> tuple[Tensor, Tensor]:
     """Fit on what the encoder would see; returns loadings `(p, k)` and the mean of its input `(p,)`.
 
     Scores have unit variance on average over the components, whose sizes stay as they are to each other.
@@ -29,13 +29,16 @@ def components(m: Modality, k: int, form: str) -> tuple[Tensor, Tensor]:
     ----------
     form
         `lognorm`, `log1p` or `raw`, as in the model's `encoder_input`.
+    seed
+        Of the run: which cells are drawn to fit on, and where the range finder starts. A saved model
+        keeps the loadings, so that a query is seen by those of its reference, whatever its own seed.
     """
     values = m.features.values
     if m.n_obs > FIT_CELLS:
-        rows = np.sort(np.random.default_rng(0).choice(m.n_obs, FIT_CELLS, replace=False))
+        rows = np.sort(np.random.default_rng(seed).choice(m.n_obs, FIT_CELLS, replace=False))
         values = values[rows]
     x = _seen(values, m.likelihood or "normal", form)
-    fitted = principal_components(x, k, seed=0, scaled=True)
+    fitted = principal_components(x, k, seed=seed, scaled=True)
     scores = fitted.scores(x)
     loadings = fitted.loadings / max(float(scores.std()), 1e-12)
     mean = fitted.mean if m.features.offset is None else fitted.mean + m.features.offset

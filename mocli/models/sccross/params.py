@@ -163,6 +163,10 @@ class SccrossParams:
         Field(ge=0, lt=1, description="decay of the running mean of the weights that is kept; paper 0"),
     ] = 0.98
 
+    def weights_per_feature(self, n_features: int) -> float:
+        """Return the weights of one feature: a component each, and out of the latent."""
+        return float(self.n_components + self.n_latent)
+
 
 PRESETS: dict[str, dict[str, object]] = {
     "paper": {

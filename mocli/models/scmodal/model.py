@@ -89,18 +89,29 @@ class Scmodal:
                 groups=groups,
                 sampling=Sampling(batch_size=p.batch_size, independent=True, replacement=True),
                 max_steps=schedule.max_steps or _STEPS[schedule.preset],
-                plateau=self._plateau()
-                if schedule.preset is Preset.AUTO and not schedule.max_steps
-                else None,
+                plateau=self._plateau(
+                    ends=schedule.preset is Preset.AUTO and not schedule.max_steps,
+                ),
                 weight_average=p.weight_average,
             )
         ]
 
-    def _plateau(self) -> Plateau:
+    def _plateau(self, *, ends: bool) -> Plateau | None:
+        p = self.params
+        if not ends and p.lr_factor is None:
+            return None
         # the adversarial term says nothing about progress: it hovers around its equilibrium
         terms = ("reconstruction", "cycle", "mnn", "geometry")
-        weights = {term: getattr(self.params, f"weight_{term}") for term in terms}
-        return Plateau(weights=weights, window=150, tolerance=0.01, min_steps=600)
+        weights = {term: getattr(p, f"weight_{term}") for term in terms}
+        return Plateau(
+            weights,
+            window=150,
+            tolerance=0.01,
+            min_steps=600,
+            lr_factor=p.lr_factor,
+            lr_patience=p.lr_patience,
+            ends=ends,
+        )
 
     def prepare(self, batch: Minibatch) -> Step:
         """Encode once and find anchors."""

@@ -335,6 +335,28 @@ def test_encoders_see_fixed_components_of_what_they_would_see():
     assert not again.module.encoders[0].projection.weight.requires_grad
 
 
+def test_components_follow_the_seed_of_the_run_and_a_query_keeps_its_reference_s(monkeypatch):
+    monkeypatch.setattr("mocli.models.multigrate.projection.FIT_CELLS", 12)
+    data = bundle(pairing=Pairing.PAIRED, continuous=0)
+
+    def projection(model):
+        return model.module.encoders[0].projection
+
+    def fitted(seed):
+        torch.manual_seed(seed)
+        params = MultigrateParams(n_latent=3, n_hidden=7, n_covariate=2, encoder_components=3)
+        return Multigrate.from_bundle(data, params)
+
+    one, same, other = (fitted(seed) for seed in (1, 1, 2))
+    for part in ("weight", "bias"):
+        assert torch.equal(getattr(projection(one), part), getattr(projection(same), part))
+        assert not torch.equal(getattr(projection(one), part), getattr(projection(other), part))
+    torch.manual_seed(3)
+    query = one.extended(replace(data, batch=Codes("batch", np.arange(N) % 4, ("a", "b", "c", "d"))))
+    assert torch.equal(projection(query).weight, projection(one).weight)
+    assert torch.equal(projection(query).bias, projection(one).bias)
+
+
 def test_only_very_wide_modalities_are_seen_by_components():
     assert build(bundle()).module.encoders[0].projection is None
     wide = FeatureMatrix(sparse.random(N, 5001, 0.01, "csr", np.float32), tuple(map(str, range(5001))))

@@ -1,0 +1,126 @@
+"""A gene table of another genome build or species is noticed, on small sets too; one that fits is not."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mocli.data.featureindex import Features
+from mocli.data.genetable import GeneTable
+from mocli.data.genomefit import fit_of
+from mocli.data.linkpeak import intervals_of, link_peaks
+from mocli.data.proximity import Reach
+from mocli.data.tss import find_vicinity
+from mocli.errors import InputError
+from mocli.types import ModalityKind
+
+N_CHROMS, LENGTH = 12, 90_000_000
+
+
+def table(n=6000, *, seed=0, length=LENGTH, names="GENE{}", moved=0):
+    """Genes spread over chromosomes at random."""
+    rng = np.random.default_rng(seed)
+    start = rng.integers(1_000_000, length, n) + moved
+    frame = pd.DataFrame(
+        {
+            "gene": [names.format(i) for i in range(n)],
+            "gene_id": "",
+            "chrom": [f"chr{1 + i % N_CHROMS}" for i in range(n)],
+            "start": start,
+            "end": start + 20_000,
+            "strand": np.where(rng.random(n) < 0.5, "+", "-"),
+        }
+    )
+    frame["tss"] = np.where(frame["strand"] == "+", frame["start"], frame["end"] - 1)
+    return GeneTable("genes.gtf", frame)
+
+
+def peaks(genes, n, *, promoters=0.2, seed=1):
+    """Peaks of one genome: some at starts of genes, the others anywhere between the genes."""
+    rng = np.random.default_rng(seed)
+    rows = genes.frame.iloc[rng.permutation(len(genes.frame))[:n]]
+    at_start = rng.random(n) < promoters
+    middle = np.where(at_start, rows["tss"], rng.integers(1_000_000, LENGTH, n))
+    names = tuple(f"{c}:{m - 300}-{m + 300}" for c, m in zip(rows["chrom"], middle, strict=True))
+    return Features("atac", ModalityKind.ATAC, names)
+
+
+def rna(genes, n=400, change=str):
+    return Features("rna", ModalityKind.RNA, tuple(change(name) for name in genes.frame["gene"][:n]))
+
+
+def doubts(genes, some):
+    return fit_of(genes, intervals_of(some)).figures
+
+
+@pytest.mark.parametrize("n", [40, 150, 400, 3000])
+@pytest.mark.parametrize("promoters", [0.1, 0.3])
+def test_one_genome_raises_nothing(n, promoters):
+    genes = table()
+    for seed in range(5):
+        assert doubts(genes, peaks(genes, n, promoters=promoters, seed=seed)) == ()
+        few = GeneTable("few.bed", genes.frame[:50])
+        assert doubts(few, peaks(genes, n, promoters=promoters, seed=seed)) == ()
+
+
+@pytest.mark.parametrize("n", [200, 400, 3000])
+def test_another_build_is_noticed_on_small_sets_with_figures(n):
+    genes = table()
+    other = GeneTable("hg19.gtf", genes.frame.assign(**{c: genes.frame[c] + 777_777 for c in
+                                                        ("start", "end", "tss")}))  # fmt: skip
+    for seed in range(5):
+        (figure,) = doubts(other, peaks(genes, n, seed=seed))
+        assert "no nearer to TSS than chance" in figure
+        assert f"or more are expected of {n:,} peaks" in figure
+
+
+def test_peaks_past_the_last_gene_are_counted():
+    genes, short = table(), table(length=70_000_000, seed=3)
+    some = peaks(genes, 200)
+    places = intervals_of(some)
+    last = short.frame.groupby("chrom")["end"].max()
+    # a few genes may lie behind the last one, but no hundred of them
+    limit = places["chrom"].map(last + np.maximum(1e6, 20 * last / short.frame.groupby("chrom").size()))
+    expected = int((places["start"] > limit).sum())
+    assert expected > 20
+    fit = fit_of(short, places)
+    assert fit.beyond == expected
+    assert any(f"{expected} of 200 peaks lie past the last gene" in f for f in fit.figures)
+    # of a table of few genes nothing can be said, nor of a chromosome that it lacks
+    assert fit_of(GeneTable("few", short.frame[:60]), places).beyond == 0
+    without = short.frame[short.frame["chrom"] != "chr1"]
+    more = int((places["chrom"] == "chr1").sum())
+    assert more > 5
+    inside = limit[places["chrom"] != "chr1"]
+    rest = int((places.loc[inside.index, "start"] > inside).sum())
+    assert fit_of(GeneTable("short", without), places).beyond == rest + more
+
+
+@pytest.mark.parametrize("find", [
+    lambda genes, some, other: link_peaks(genes, some, other, Reach("window")),
+    lambda genes, some, other: find_vicinity(genes, some, other),
+])  # fmt: skip
+def test_another_species_is_refused_where_names_and_places_say_so(find):
+    genes = table()
+    some = peaks(genes, 300)
+    mouse = table(seed=9, names="Gene{}", length=70_000_000)
+    with pytest.raises(InputError, match="of another species") as error:
+        find(rna(genes), some, mouse)
+    assert "400 of 400 genes by their names without regard to case only" in error.value.found
+    assert "expected" in error.value.found
+    assert "aligned" in error.value.hint
+    # names alone are a matter of spelling, places alone one of the build: both are said, none is refused
+    spelt = find(rna(genes, change=str.title), some, genes)
+    assert any("without regard to case" in note for note in spelt.notes)
+    built = find(rna(genes), some, table(seed=9))
+    (note,) = [n for n in built.notes if n.startswith("warning: ")]
+    assert "is genes.gtf of another genome build or species?" in note
+
+
+def test_almost_no_gene_is_refused_and_a_short_table_is_not():
+    genes = table()
+    some = peaks(genes, 300)
+    names = Features("rna", ModalityKind.RNA, ("GENE1", *(f"other{i}" for i in range(500))))
+    with pytest.raises(InputError, match="only 1 of 501 genes of 'rna' are in the gene table"):
+        find_vicinity(names, some, genes)
+    short = GeneTable("mine.bed", genes.frame[:5])
+    assert len(np.unique(find_vicinity(rna(genes), some, short, window=30_000_000).gene)) > 0
