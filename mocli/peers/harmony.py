@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,7 @@ PEER: Declared = {
     "doi": "10.1038/s41592-019-0619-0",
     "package": "harmonypy",
     "module": "harmonypy",
-    "licence": "GPL-3.0",
+    "licence": "GPL-3.0-or-later",
     "takes": ["components"],
     "needs": ["batch"],
     "pairings": ["paired", "mosaic"],
@@ -33,6 +34,9 @@ def place(given: Given) -> Floats:
     import pandas as pd
 
     assert given.components is not None
+    # a word of later versions, which would take every core
+    words = inspect.signature(harmonypy.run_harmony).parameters
+    threads = {"ncores": given.threads} if "ncores" in words else {}
     table = pd.DataFrame({"batch": given.batch}, index=given.cells)
     found = harmonypy.run_harmony(
         given.components,
@@ -40,6 +44,7 @@ def place(given: Given) -> Floats:
         "batch",
         max_iter_harmony=given.params["max_iter_harmony"],
         random_state=given.seed,
+        **threads,
     )
     z: Floats = np.asarray(found.Z_corr, dtype=np.float32)
     # components x cells before 0.1

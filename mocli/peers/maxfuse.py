@@ -17,7 +17,7 @@ PEER: Declared = {
     "doi": "10.1038/s41587-023-01935-0",
     "package": "maxfuse",
     "module": "maxfuse",
-    "licence": "MIT",
+    "licence": "Stanford academic, non-commercial",
     "takes": ["features", "linked"],
     "needs": ["links"],
     "pairings": ["unpaired", "paired", "mosaic"],

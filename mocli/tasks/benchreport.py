@@ -131,7 +131,9 @@ class Benchmark:
         """Return the runs of peers that are still to do, with their data written."""
         todo = [run for run in self.peers.runs if run.name not in there]
         if todo:
-            self.run.say("writing the data for " + ", ".join(dict.fromkeys(r.peer.name for r in todo)))
+            for run in {r.peer.name: r for r in todo}.values():
+                tool = f"{run.peer.package} {run.version}, licence: {run.peer.licence}"
+                self.run.say(f"writing the data for {run.peer.name} ({tool})")
         failed = self.peers.write_data(todo)
         for run in todo:
             if run.peer.name in failed:
