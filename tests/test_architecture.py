@@ -29,10 +29,11 @@ MAY_IMPORT = {
     | {"mocli.data.batches", "mocli.data.bundle"},
     "mocli.metrics": {"mocli.errors", "mocli.types", "mocli.metrics", "mocli.nn.neighbors"},
     "mocli.report": BASE | {"mocli.report"},
+    "mocli.peers": BASE | {"mocli.peers"},
     "mocli.tasks": BASE
     | {"mocli.tasks", "mocli.train", "mocli.metrics", "mocli.data", "mocli.report", "mocli.log"}
     | {"mocli.models.base", "mocli.models.places", "mocli.models.registry", "mocli.models.parameters"}
-    | {"mocli.nn.neighbors", "mocli.nn.readout"},
+    | {"mocli.nn.neighbors", "mocli.nn.readout", "mocli.peers.registry"},
     "mocli.cli": BASE
     | {"mocli.cli", "mocli.tasks", "mocli.report", "mocli.log", "mocli.data.demo"}
     | {"mocli.models.base", "mocli.models.registry", "mocli.models.parameters"},

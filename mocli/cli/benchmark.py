@@ -70,6 +70,24 @@ class BenchmarkOptions:
             help="Places by another tool, scored in the same table; found by cell names; repeatable",
         ),
     ] = None
+    peers: Annotated[
+        str | None,
+        option(
+            "--peers",
+            panel=BENCHMARK,
+            metavar="all|NAME,NAME",
+            help="Published tools to run beside the models, where installed; the dry run says which",
+        ),
+    ] = None
+    peer_python: Annotated[
+        str | None,
+        option(
+            "--peer-python",
+            panel=BENCHMARK,
+            metavar="PATH",
+            help="The Python that has the packages of peers; else the one that runs mocli",
+        ),
+    ] = None
     jobs: Annotated[
         int, option("--jobs", "-j", panel=BENCHMARK, metavar="N", least=1, help="Runs at a time")
     ] = 1

@@ -155,7 +155,7 @@ def build(
 
 @links.command(context_settings=CONTEXT)
 def check(
-    table_file: Annotated[str, typer.Argument(metavar="LINKS", help="Link table; '-' reads stdin")],
+    table_file: Annotated[str, typer.Argument(metavar="LINKS", help="Link table; '-' reads stdin; first:N")],
     inputs: Inputs,
     *,
     var_key: VarKey = None,

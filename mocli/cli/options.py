@@ -6,6 +6,7 @@ and, after `MOCLI_`, the environment variables. A subcommand adds its own group
 beside these (`mocli.cli.integrate` for one).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,9 @@ from typing import Annotated
 import typer
 
 from mocli.cli import values
+from mocli.cli.durations import parse_duration
 from mocli.cli.option import option
+from mocli.cli.sizes import parse_size
 from mocli.cli.training import ModelOptions, ScheduleOptions, SeedOptions, StartOptions
 from mocli.cli.values import Pairs, choice
 from mocli.types import ModalityKind
@@ -24,7 +27,12 @@ RESUMES = ("auto", "always", "never")
 
 # not part of a configuration: they say what to do with it
 ACTIONS = frozenset({"config", "print_config", "dry_run"})
-DURATIONS = frozenset({"checkpoint_every", "max_time"})
+# written as text, and what reads each
+QUANTITIES: dict[str, Callable[[str, str], float]] = {
+    "checkpoint_every": parse_duration,
+    "max_time": parse_duration,
+    "max_memory": parse_size,
+}
 # hyper-parameters that have an option of their own beside --set
 NAMED_PARAMS = frozenset({"n_latent", "batch_size", "lr"})
 
@@ -49,8 +57,9 @@ class InputOptions:
         option(
             "--links",
             panel=INPUT,
-            metavar="FILE",
-            help="Feature-link table (TSV); repeatable, '-' reads stdin",
+            metavar="FILE|first:N|obsm:KEY",
+            help="Feature-link table (TSV; '-' reads stdin); or the first N features of every modality; or "
+            "your own linked features, as in rna=obsm:X_a,prot=obsm:X_b; repeatable",
         ),
     ] = None
     pairing: Annotated[
@@ -158,6 +167,15 @@ class DataOptions:
             help="Numeric obs column to account for; repeatable",
         ),
     ] = None
+    weight_key: Annotated[
+        str | None,
+        option(
+            "--weight-key",
+            panel=DATA,
+            metavar="COLUMN",
+            help="Numeric obs column, 0 or more: weights of cells in discriminators (scMODAL, scCross)",
+        ),
+    ] = None
     label_key: Annotated[
         str | None,
         option(
@@ -237,6 +255,16 @@ class RunOptions:
             metavar="TIME",
             check=values.duration,
             help="Stop training after this time, such as 3h50m",
+        ),
+    ] = None
+    max_memory: Annotated[
+        str | None,
+        option(
+            "--max-memory",
+            panel=RUN,
+            metavar="SIZE",
+            check=values.size,
+            help="End with a checkpoint and a report before more memory is taken, such as 16G",
         ),
     ] = None
 

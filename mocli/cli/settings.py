@@ -7,8 +7,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mocli.cli.config import merge_pairs
-from mocli.cli.durations import parse_duration
-from mocli.cli.options import ACTIONS, DURATIONS, NAMED_PARAMS, CommandOptions
+from mocli.cli.options import ACTIONS, NAMED_PARAMS, QUANTITIES, CommandOptions
 from mocli.cli.origin import COMMAND_LINE, CONFIG_META, DEFAULT, config_origin, origin_of, rank
 from mocli.cli.values import Pairs, option_name
 from mocli.errors import UsageError
@@ -85,9 +84,9 @@ class Settings:
         """Return the keyword arguments of a task function: everything that is not the command's own."""
         own = {f.name for f in fields(CommandOptions)}
         arguments = {name: value for name, value in self.values.items() if name not in own}
-        for name in DURATIONS & arguments.keys():
-            if arguments[name] is not None:
-                arguments[name] = parse_duration(arguments[name], f"--{self.keys[name]}")
+        for name, read in QUANTITIES.items():
+            if arguments.get(name) is not None:
+                arguments[name] = read(arguments[name], f"--{self.keys[name]}")
         # by the command's own options: one of the same name may be repeatable elsewhere
         params: list[Any] = list(self.ctx.command.params)
         for param in params:

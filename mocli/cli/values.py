@@ -12,6 +12,7 @@ import typer
 
 from mocli.cli.durations import parse_duration
 from mocli.cli.origin import origin_of
+from mocli.cli.sizes import parse_size
 from mocli.errors import UsageError, did_you_mean
 from mocli.models.registry import traits_of
 
@@ -77,6 +78,13 @@ def duration(ctx: typer.Context, param: typer.CallbackParam, value: str | None) 
     """Check a duration; the text stays as written, for `--print-config`."""
     if value is not None:
         parse_duration(value, _where(ctx, param))
+    return value
+
+
+def size(ctx: typer.Context, param: typer.CallbackParam, value: str | None) -> str | None:
+    """Check an amount of memory; the text stays as written, for `--print-config`."""
+    if value is not None:
+        parse_size(str(value), _where(ctx, param))
     return value
 
 

@@ -53,12 +53,15 @@ class Features:
     aliases
         Other columns of `var` whose values may be used as names (`gene_ids`),
         each `(n_vars,)`.
+    renumbered
+        Whether positions are others than in the files, of which each has features of its own.
     """
 
     modality: str
     kind: ModalityKind
     names: tuple[str, ...]
     aliases: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    renumbered: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +119,7 @@ def features_of(files: Sequence[ModalityFile], *, var_key: str | None = None) ->
         names = file.var[var_key] if var_key is not None and var_key in file.var else file.var.index
         text = file.var.select_dtypes(include=["object", "string", "category"])
         aliases = {str(c): tuple(map(str, text[c])) for c in text.columns if text[c].nunique() > 1}
-        found.append(Features(file.name, file.kind, tuple(map(str, names)), aliases))
+        found.append(Features(file.name, file.kind, tuple(map(str, names)), aliases, file.renumbered))
     return found
 
 

@@ -48,6 +48,20 @@ class JoinedModality(ModalityFile):
         which, _ = self.places(np.arange(self.n_obs))
         return [(part, np.flatnonzero(which == k)) for k, part in enumerate(self.parts)]
 
+    def located(self, rows: IntArray) -> list[tuple[ModalityFile, IntArray, IntArray]]:
+        """Return the files that hold some rows; see `ModalityFile.located`."""
+        which, row = self.places(rows)
+        found = []
+        for k, part in enumerate(self.parts):
+            mine = np.flatnonzero(which == k)
+            found += [(file, mine[here], there) for file, here, there in part.located(row[mine])]
+        return [one for one in found if len(one[1])]
+
+    @property
+    def renumbered(self) -> bool:
+        """Whether features have other positions here than in a file."""
+        return any(columns is not None for columns in self.selection)
+
     def read(
         self,
         layer: str | None = None,

@@ -16,6 +16,7 @@ MAXFUSE = "MaxFuse protein-gene table"
 SIGNAC = "Signac gene-peak table"
 BEDPE = "BEDPE"
 COLUMNS = "two columns"
+POSITIONS = "positions"
 
 # What the two columns are where the dialect itself says so.
 DIALECT_KINDS = {
@@ -27,6 +28,7 @@ DIALECT_KINDS = {
 _PROTEIN_WORDS = ("protein name", "protein", "antigen")
 _GENE_WORDS = ("rna name", "gene name", "gene symbol", "hgnc symbol", "gene")
 _NAMED_PAIR = re.compile(r"<(.+?)><(.+)>")
+_INDEX = re.compile(r"[\s_.-]+index$", re.IGNORECASE)
 
 Cells = list[str]
 
@@ -41,6 +43,8 @@ class Layout:
         Whether the first row is a header and nothing else.
     is_score
         Whether `weight` is a score whose meaning is the other tool's.
+    by_index
+        Whether features are given by their positions; the header alone says so.
     """
 
     dialect: str
@@ -52,6 +56,7 @@ class Layout:
     sign: int = -1
     has_header: bool = True
     is_score: bool = False
+    by_index: bool = False
 
 
 def _words(cells: Cells) -> Cells:
@@ -66,9 +71,28 @@ def _is_bedpe(cells: Cells) -> bool:
     return len(cells) >= 6 and all(cells[k].isdecimal() for k in (1, 2, 4, 5)) and cells[0] != ""
 
 
+def without_index(cell: str) -> str:
+    """Return the modality that the header of a column of positions names: `rna` of `rna_index`."""
+    return _INDEX.sub("", cell.strip())
+
+
+def _position_layout(words: Cells, weight: int, sign: int) -> Layout | None:
+    """Return the layout of a header that announces positions, or None."""
+    source, target = _find(words, "source index"), _find(words, "target index")
+    modalities = _find(words, "source modality"), _find(words, "target modality")
+    if min(source, target, *modalities) >= 0:
+        return Layout(LONG, source, target, *modalities, weight, sign, by_index=True)
+    if len(words) > 1 and all(word.endswith(" index") for word in words[:2]):
+        return Layout(POSITIONS, weight=weight, sign=sign, by_index=True)
+    return None
+
+
 def _named_layout(words: Cells) -> Layout | None:
     """Return the layout of a header that names its dialect, or None."""
     weight, sign = _find(words, "weight"), _find(words, "sign")
+    by_position = _position_layout(words, weight, sign)
+    if by_position is not None:
+        return by_position
     source, target = _find(words, "source feature"), _find(words, "target feature")
     if min(source, target) >= 0:
         modalities = _find(words, "source modality"), _find(words, "target modality")
@@ -97,7 +121,9 @@ def _bedpe_layout(n_columns: int, *, has_header: bool) -> Layout:
 def recognise(header: Cells) -> Layout:
     """Say what the first row of a table makes of it.
 
-    A header whose first two cells are words for modalities is canonical. Any
+    A header whose first two cells are words for modalities is canonical; words
+    with `_index` behind them announce positions of features, which are never
+    guessed from numbers, as numbers may be names. Any
     other pair of words is left open (`two columns`): they may be the user's own
     names of modalities, labels that mean nothing here, or the first link of a
     table without header; only the loaded data can tell.

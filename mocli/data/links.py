@@ -17,6 +17,8 @@ from scipy import sparse
 from mocli.data.featureindex import FALLBACKS, FeatureIndex, Features, nearest_names
 from mocli.data.linkhint import Side, nothing_matched
 from mocli.data.linkpair import NamedColumn, PairRows, pair_rows
+from mocli.data.linkposition import first_table, match_positions
+from mocli.data.linkroute import FirstRoute, LinkRoute, TableRoute
 from mocli.data.linktable import LinkTable, read_links
 from mocli.errors import InputError
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from mocli.data.featureindex import ColumnMatch
     from mocli.types import CSR, FloatArray, IntArray
 
-__all__ = ["Aggregation", "EdgeLinks", "Features", "LinkTable", "match_links", "read_links"]
+__all__ = ["Aggregation", "EdgeLinks", "Features", "LinkTable", "match_links", "read_links", "tables_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +143,17 @@ class _Matched:
     missing: tuple[tuple[str, ...], tuple[str, ...]]
 
 
+def tables_of(routes: Iterable[LinkRoute], features: Sequence[Features]) -> list[LinkTable]:
+    """Read the tables among the routes, and make those of first features."""
+    tables: list[LinkTable] = []
+    for route in routes:
+        if isinstance(route, TableRoute):
+            tables.append(read_links(route.path))
+        elif isinstance(route, FirstRoute):
+            tables.append(first_table(route, features))
+    return tables
+
+
 def match_links(
     tables: Sequence[LinkTable], features: Sequence[Features], *, log: Callable[[str], None]
 ) -> list[EdgeLinks]:
@@ -149,7 +162,8 @@ def match_links(
     Names are looked up exactly, then in the other columns of `var`, as
     intervals, without regard to case, without Ensembl versions and without
     decorations; a fallback never overrides an exact name and never guesses
-    between two features. Whatever is assumed, left out or merged is logged.
+    between two features. Positions are taken as they are. Whatever is assumed,
+    left out or merged is logged.
 
     Parameters
     ----------
@@ -169,7 +183,8 @@ def match_links(
     ------
     InputError
         If no row speaks of two loaded modalities, if the rows of a table match
-        nothing between two of them, or if a pair has both signs.
+        nothing between two of them, if a position is beyond the last feature, or
+        if a pair has both signs.
     """
     indexes = [FeatureIndex(f) for f in features]
     parts: dict[tuple[int, int], list[_Matched]] = defaultdict(list)
@@ -196,16 +211,23 @@ def match_links(
 
 def _match_rows(rows: PairRows, indexes: Sequence[FeatureIndex], *, log: Callable[[str], None]) -> _Matched:
     sides, columns = [], []
-    for name, place in (("source_feature", rows.source), ("target_feature", rows.target)):
-        column = NamedColumn.of(rows.frame[name])
+    for name, place in (("source", rows.source), ("target", rows.target)):
+        column, index = NamedColumn.of(rows.frame[f"{name}_feature"]), indexes[place]
         columns.append(column)
-        sides.append(Side(indexes[place], column.names, indexes[place].match(column.names)))
+        if rows.table.by_index:
+            match = match_positions(rows.table, name, column, rows.frame.index, index.features)
+        else:
+            match = index.match(column.names)
+        sides.append(Side(index, column.names, match))
     row, source = _expand(columns[0].codes, sides[0].match)
     further, target = _expand(columns[1].codes[row], sides[1].match)
     if not len(target):
         raise nothing_matched(*sides, file=rows.table.path)
-    for side in sides:
-        _log_fallbacks(side, log=log)
+    if rows.table.by_index:
+        _log_positions(rows.table, sides, int(source[further[0]]), int(target[0]), log=log)
+    else:
+        for side in sides:
+            _log_fallbacks(side, log=log)
     row, source = row[further], source[further]
     missing = (sides[0].match.missing, sides[1].match.missing)
     if rows.source > rows.target:
@@ -222,6 +244,16 @@ def _expand(codes: IntArray, match: ColumnMatch) -> tuple[IntArray, IntArray]:
     row = np.repeat(np.arange(len(codes)), count[codes])
     within = np.arange(len(row)) - np.repeat(np.cumsum(count[codes]) - count[codes], count[codes])
     return row, flat[first[codes[row]] + within]
+
+
+def _log_positions(
+    table: LinkTable, sides: Sequence[Side], source: int, target: int, *, log: Callable[[str], None]
+) -> None:
+    names = [
+        f"{k} of {side.modality} is '{side.index.features.names[k]}'"
+        for side, k in zip(sides, (source, target), strict=True)
+    ]
+    log(f"{table.path}: features are given by position, from 0; in its first link {' and '.join(names)}")
 
 
 def _log_fallbacks(side: Side, *, log: Callable[[str], None]) -> None:

@@ -19,11 +19,13 @@ from mocli.data.linkdialect import (
     COLUMNS,
     LONG,
     MAXFUSE,
+    POSITIONS,
     Cells,
     Layout,
     bedpe_names,
     names_dialect,
     recognise,
+    without_index,
 )
 from mocli.errors import InputError, did_you_mean
 
@@ -57,6 +59,10 @@ class LinkTable:
         are found; else None.
     n_repeated
         Rows left out since the same row stands before them.
+    by_index
+        Whether the features are positions, counted from 0, and no names.
+    lines
+        Numbers of the rows' lines in the file, where they are positions.
     """
 
     path: str
@@ -65,6 +71,8 @@ class LinkTable:
     notes: tuple[str, ...] = ()
     first_row: pd.DataFrame | None = None
     n_repeated: int = 0
+    by_index: bool = False
+    lines: tuple[int, ...] = ()
 
 
 @dataclass
@@ -106,8 +114,12 @@ def read_links(path: str | Path) -> LinkTable:
     repeated = frame.duplicated()
     if repeated.any():
         notes = (*notes, f"{repeated.sum():,} repeated rows are counted once")
-        frame = frame[~repeated].reset_index(drop=True)
-    return LinkTable(file, layout.dialect, frame, notes, _first_row(layout, first), int(repeated.sum()))
+        frame = frame[~repeated]
+    lines = tuple(rows.lines[k] for k in frame.index) if layout.by_index else ()
+    frame = frame.reset_index(drop=True)
+    n_repeated = int(repeated.sum())
+    first_row = _first_row(layout, first)
+    return LinkTable(file, layout.dialect, frame, notes, first_row, n_repeated, layout.by_index, lines)
 
 
 def _text(path: str | Path, *, file: str) -> str:
@@ -228,7 +240,26 @@ def _frame(layout: Layout, rows: _Rows, *, header: Cells, file: str) -> tuple[pd
     frame = frame[named]
     if frame.empty:
         raise InputError("no row of the link table names two features", file=file, expected=_EXPECTED)
-    return frame.reset_index(drop=True), tuple(notes)
+    if layout.by_index:
+        _check_positions(layout, rows, frame, header=header, file=file)
+    return frame, tuple(notes)
+
+
+def _check_positions(layout: Layout, rows: _Rows, frame: pd.DataFrame, *, header: Cells, file: str) -> None:
+    """Make sure that every feature is a whole number from 0; whether it is there, the data will tell."""
+    for side, number in (("source", layout.source), ("target", layout.target)):
+        for row, text in frame[f"{side}_feature"].items():
+            if not (text.isascii() and text.isdecimal()):
+                raise InputError(
+                    "a position of the link table is not one",
+                    file=file,
+                    field=f"line {rows.lines[int(str(row))]}, column {header[number]}",
+                    found=repr(text),
+                    expected="a whole number from 0, since the header says positions",
+                    hint=f"for names, call the column '{without_index(header[number])}'"
+                    if layout.dialect == POSITIONS
+                    else "for names, call the columns source_feature and target_feature",
+                )
 
 
 def _check_width(layout: Layout, rows: _Rows, *, file: str) -> None:
@@ -254,6 +285,8 @@ def _modalities(layout: Layout, rows: _Rows, *, header: Cells, file: str, first:
             raise InputError("a row of the link table names no modality", file=file, field=f"line {line}")
     elif layout.dialect in (CANONICAL, COLUMNS):
         values = [header[0 if first else 1]] * len(rows.cells)
+    elif layout.dialect == POSITIONS:
+        values = [without_index(header[0 if first else 1])] * len(rows.cells)
     return pd.Series(values, dtype=object)
 
 

@@ -79,6 +79,15 @@ class ModalityFile:
         """Return the files behind it, each with the rows of this modality that are its cells."""
         return [(self, np.arange(self.n_obs))]
 
+    def located(self, rows: IntArray) -> list[tuple[ModalityFile, IntArray, IntArray]]:
+        """Return the files that hold some rows: each with which of `rows` it has, and where it has them."""
+        return [(self, np.arange(len(rows)), rows if self.rows is None else self.rows[rows])]
+
+    @property
+    def renumbered(self) -> bool:
+        """Whether features have other positions here than in a file."""
+        return False
+
     @property
     def paths(self) -> tuple[Path, ...]:
         """Every file that holds some of it."""

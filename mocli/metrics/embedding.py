@@ -32,7 +32,7 @@ T = TypeVar("T")
 MAX_NEIGHBORS = 300  # the neighbourhood of the mixing metric
 NEAR = 90  # those whose distances are kept: thrice the perplexity of LISI
 ACROSS = 15  # neighbours in the other modality
-ROWS = 4_096  # whose neighbours are searched at once
+ROWS = 2_048  # whose neighbours are searched at once
 MAX_CELLS = 20_000  # metrics that average over cells draw this many
 
 

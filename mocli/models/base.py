@@ -113,15 +113,19 @@ class Sampling:
 class Plateau:
     """When to stop before the last step.
 
-    The weighted sum of the named terms is averaged over the last `window` steps
-    and over the `window` before; training ends when the difference is less than
-    `tolerance` of all the progress since the first window.
+    The weighted sum of the named terms is averaged over the last `window` steps and over the `window` before;
+    training ends when the difference is less than `tolerance` of all the progress since the first window.
+    With `lr_factor`, all learning rates are multiplied by it first, when `lr_patience` looks in a row (ten a
+    window) have found so; where nothing `ends`, each time.
     """
 
     weights: Mapping[str, float]
     window: int
     tolerance: float
     min_steps: int
+    lr_factor: float | None = None
+    lr_patience: int = 1
+    ends: bool = True
 
 
 @dataclass(frozen=True, slots=True)

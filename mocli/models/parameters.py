@@ -7,7 +7,7 @@ A model's parameters are one frozen pydantic dataclass. The command line,
 from __future__ import annotations
 
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from mocli.errors import UsageError, did_you_mean
 
@@ -15,6 +15,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mocli.models.base import Traits
+
+
+@runtime_checkable
+class Sized(Protocol):
+    """Parameters that tell how large a model will be before there is one."""
+
+    batch_size: int
+
+    def weights_per_feature(self, n_features: int) -> float:
+        """Return the weights that each of so many features of a modality adds."""
 
 
 def params_class(traits: Traits) -> Any:

@@ -62,6 +62,8 @@ def negative_binomial_loss(
     if weight is None:
         weight = torch.full_like(log_library, 1 / max(len(logits), 1))
     x = x if isinstance(x, NonZeros) else nonzeros_of(x)
+    if not torch.is_grad_enabled():
+        return _evaluate(x, logits, log_dispersion, log_library, dropout, weight)[0]
     result: Tensor = _NegativeBinomial.apply(x, logits, log_dispersion, log_library, dropout, weight)  # type: ignore[no-untyped-call]
     return result
 
@@ -126,29 +128,10 @@ class _NegativeBinomial(torch.autograd.Function):
         dropout: Tensor | None,
         weight: Tensor,
     ) -> Tensor:
-        n, p = logits.shape
-        r = log_r.exp()
-        shared = log_r.dim() == 1
-        at = x.at
         gradients = Cells(torch.empty_like(logits), torch.zeros_like(log_r), dropout, log_library, weight)
         if dropout is not None:
             gradients = gradients._replace(dropout=torch.empty_like(logits))
-        size = max(1, n if logits.is_cuda else min(BLOCK // max(p, 1), n))
-        buffers = torch.empty(4 if dropout is None else 6, size, p, dtype=logits.dtype, device=logits.device)
-        loss = torch.zeros((), dtype=logits.dtype, device=logits.device)
-        s_at, lse = torch.empty_like(x.values), torch.empty_like(log_library)
-        cells = Cells(logits, r, dropout, log_library, weight)
-        for start in range(0, n, size):
-            cut = slice(start, min(start + size, n))
-            some = _within(x, at, cut)
-            of_block, lse[cut], s_at[some.which] = _dense(
-                cells.cut(cut, shared=shared),
-                gradients.cut(cut, shared=shared),
-                some,
-                buffers[:, : cut.stop - start],
-            )
-            loss += of_block
-        loss += _at_nonzeros(x, at, cells, lse, s_at, gradients.log_r)
+        loss, r = _evaluate(x, logits, log_r, log_library, dropout, weight, gradients)
         gradients.log_r.mul_(r)
         ctx.save_for_backward(*(g for g in gradients[:3] if g is not None))
         return loss
@@ -159,6 +142,39 @@ class _NegativeBinomial(torch.autograd.Function):
         found = [_scaled(g, outer[0]) for g in saved]
         logits, log_r, *dropout = found
         return None, logits, log_r, None, dropout[0] if dropout else None, None
+
+
+def _evaluate(
+    x: NonZeros,
+    logits: Tensor,
+    log_r: Tensor,
+    log_library: Tensor,
+    dropout: Tensor | None,
+    weight: Tensor,
+    gradients: Cells | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the weighted loss and r, a few rows at a time, and fill the gradients where these are wanted."""
+    n, p = logits.shape
+    r = log_r.exp()
+    shared = log_r.dim() == 1
+    at = x.at
+    size = max(1, n if logits.is_cuda else min(BLOCK // max(p, 1), n))
+    buffers = torch.empty(4 if dropout is None else 6, size, p, dtype=logits.dtype, device=logits.device)
+    loss = torch.zeros((), dtype=logits.dtype, device=logits.device)
+    s_at, lse = torch.empty_like(x.values), torch.empty_like(log_library)
+    cells = Cells(logits, r, dropout, log_library, weight)
+    for start in range(0, n, size):
+        cut = slice(start, min(start + size, n))
+        some = _within(x, at, cut)
+        of_block, lse[cut], s_at[some.which] = _dense(
+            cells.cut(cut, shared=shared),
+            None if gradients is None else gradients.cut(cut, shared=shared),
+            some,
+            buffers[:, : cut.stop - start],
+        )
+        loss += of_block
+    loss += _at_nonzeros(x, at, cells, lse, s_at, None if gradients is None else gradients.log_r)
+    return loss, r
 
 
 class Cells(NamedTuple):
@@ -208,7 +224,9 @@ def _within(filled: NonZeros, at: Tensor, rows: slice) -> _Within:
     return _Within(which, at[which] - rows.start * filled.shape[1], filled.values[which])
 
 
-def _dense(cells: Cells, gradients: Cells, filled: _Within, buffers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _dense(
+    cells: Cells, gradients: Cells | None, filled: _Within, buffers: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Do what every element needs, as if all counts were zero, and finish the gradient of the logits.
 
     Returns the weighted loss, the log of the softmax' normaliser, and s = r / (r + mean) at non-zeros.
@@ -222,11 +240,11 @@ def _dense(cells: Cells, gradients: Cells, filled: _Within, buffers: Tensor) -> 
     mean.mul_(library.unsqueeze(1))
     torch.div(mean, r, out=q)
     torch.log1p(q, out=t)
-    torch.add(q, 1, out=s).reciprocal_()
-    q.mul_(s)
-    s_at = s.view(-1).index_select(0, filled.at)
-    grad = torch.mul(q, r, out=gradients.logits)
-    if cells.dropout is None or gradients.dropout is None:
+    s_at = q.view(-1).index_select(0, filled.at).add_(1).reciprocal_()
+    if gradients is not None:
+        q.div_(torch.add(q, 1, out=s))
+        torch.mul(q, r, out=gradients.logits)
+    if cells.dropout is None:
         loss = t @ r if r.dim() == 1 else torch.mul(t, r, out=s).sum(1)
     else:
         both, softplus = buffers[4:]
@@ -236,24 +254,27 @@ def _dense(cells: Cells, gradients: Cells, filled: _Within, buffers: Tensor) -> 
         torch.logaddexp(both, torch.zeros_like(both), out=softplus)
         softplus.view(-1)[filled.at] = 0  # a count above zero is none of the extra zeros
         loss += F.softplus(cells.dropout).sum(1) - softplus.sum(1)
-        both.sigmoid_().view(-1)[filled.at] = 0
-        torch.sigmoid(cells.dropout, out=gradients.dropout).sub_(both).mul_(column)
-        both.neg_().add_(1)
-        for part in (grad, t, q):
-            part.mul_(both)
-    grad.view(-1)[filled.at] -= filled.counts * s_at
-    # through the softmax, whose proportions are mean / library
-    through = grad.sum(1) / library
-    grad.addcmul_(mean, through.unsqueeze(1), value=-1).mul_(column)
-    if r.dim() == 1:
-        gradients.log_r.addmv_(t.T, cells.weight).addmv_(q.T, cells.weight, alpha=-1)
-    else:
-        torch.sub(t, q, out=gradients.log_r).mul_(column)
+        if gradients is not None and gradients.dropout is not None:
+            both.sigmoid_().view(-1)[filled.at] = 0
+            torch.sigmoid(cells.dropout, out=gradients.dropout).sub_(both).mul_(column)
+            both.neg_().add_(1)
+            for part in (gradients.logits, t, q):
+                part.mul_(both)
+    if gradients is not None:
+        grad = gradients.logits
+        grad.view(-1)[filled.at] -= filled.counts * s_at
+        # through the softmax, whose proportions are mean / library
+        through = grad.sum(1) / library
+        grad.addcmul_(mean, through.unsqueeze(1), value=-1).mul_(column)
+        if r.dim() == 1:
+            gradients.log_r.addmv_(t.T, cells.weight).addmv_(q.T, cells.weight, alpha=-1)
+        else:
+            torch.sub(t, q, out=gradients.log_r).mul_(column)
     return loss @ cells.weight, lse, s_at
 
 
 def _at_nonzeros(
-    filled: NonZeros, at: Tensor, cells: Cells, lse: Tensor, s_at: Tensor, grad_r: Tensor
+    filled: NonZeros, at: Tensor, cells: Cells, lse: Tensor, s_at: Tensor, grad_r: Tensor | None
 ) -> Tensor:
     """Add what non-zeros have beside the dense part to the gradient of r; return their weighted loss."""
     counts, row, r = filled.values, filled.row, cells.log_r
@@ -271,8 +292,9 @@ def _at_nonzeros(
     log_mean += (cells.log_library - lse).index_select(0, row)
     weights = cells.weight.index_select(0, row)
     value = lgamma_r - lgamma + torch.lgamma(counts + 1) - counts * (log_mean - log_r + torch.log(s_at))
-    slope = counts * s_at / r_at + digamma_r - digamma
-    grad_r.view(-1).index_add_(0, where, slope.mul_(weights))
+    if grad_r is not None:
+        slope = counts * s_at / r_at + digamma_r - digamma
+        grad_r.view(-1).index_add_(0, where, slope.mul_(weights))
     total: Tensor = value @ weights
     return total
 

@@ -26,6 +26,9 @@ Metric = Literal["euclidean", "cosine"]
 
 # distances held at once, in float64: on the CPU 8 MB, which stay in cache and are reused from the heap
 _TILE = {"cpu": 2**20, "cuda": 2**27}
+_LONG = 2**17  # rows of a reference above which it is searched piece by piece
+_PIECE, _ROWS = 2**14, 2**9
+_SLACK = 1.0 + 1e-6  # more than rounding to float32 can move a square
 _SAME = 1e-12  # squared distance, relative to the squared norm, that float32 input cannot express
 
 
@@ -106,12 +109,16 @@ def knn(
     if k == 0:
         return distances, indices
     q, r = _prepare(query, reference, metric=metric, device=device)
-    for rows in chunks(len(query), block or _rows_per_tile(r)):
-        d = _distances(q[rows], r)
-        if exclude_self:
-            here = torch.arange(rows.start, rows.stop, device=d.device)
-            d[here - rows.start, here] = torch.inf
-        values, index = _smallest(d, k)
+    long = block is None and len(r) > _LONG
+    for rows in chunks(len(query), block or (_ROWS if long else _rows_per_tile(r))):
+        own = torch.arange(rows.start, rows.stop, device=q.device) if exclude_self else None
+        if long:
+            values, index = _nearest_of_many(q[rows], r, k, own)
+        else:
+            d = _distances(q[rows], r)
+            if own is not None:
+                d[own - rows.start, own] = torch.inf
+            values, index = _smallest(d, k)
         distances[rows] = values.cpu().numpy()
         indices[rows] = index.cpu().numpy()
     if metric == "cosine":
@@ -268,6 +275,47 @@ def _distances(q: Tensor, r: Tensor) -> Tensor:
     d = torch.addmm(r.square().sum(1), q, r.T, alpha=-2.0).add_(size)
     d.masked_fill_(d <= _SAME * size, 0.0)
     return d.sqrt_().float()
+
+
+def _nearest_of_many(q: Tensor, r: Tensor, k: int, own: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the k smallest distances of each row, as `_smallest`, where the reference is long.
+
+    Piece by piece; of later pieces only what is nearer than the k nearest so far is looked at, told by
+    squares with some slack. `own` are reference rows to leave out, one for each row.
+    """
+    import torch
+
+    size = q.square().sum(1, keepdim=True)
+    first = _distances(q, r[: max(_PIECE, k + 1)])
+    if own is not None:
+        here = (own < first.shape[1]).nonzero()[:, 0]
+        first[here, own[here]] = torch.inf
+    values, index = _smallest(first, k)
+    for piece in chunks(len(r) - first.shape[1], _PIECE):
+        start = first.shape[1] + piece.start
+        some = r[start : start + piece.stop - piece.start]
+        d = torch.addmm(some.square().sum(1), q, some.T, alpha=-2.0).add_(size)
+        most = values[:, -1:].double().square() * _SLACK + _SAME * size
+        row, column = (d <= most).nonzero(as_tuple=True)
+        if own is not None:
+            other = start + column != own[row]
+            row, column = row[other], column[other]
+        if not len(row):
+            continue
+        near = d[row, column]
+        near.masked_fill_(near <= _SAME * size[row, 0], 0.0)
+        near = near.sqrt_().float()
+        # side by side with the nearest so far, which come first: they have the lower row numbers
+        times = torch.bincount(row, minlength=len(q))
+        place = k + torch.arange(len(row), device=row.device) - (times.cumsum(0) - times)[row]
+        width = k + int(times.max())
+        beside = torch.full((len(q), width), torch.inf, device=q.device)
+        of = torch.zeros((len(q), width), dtype=torch.int64, device=q.device)
+        beside[:, :k], of[:, :k] = values, index
+        beside[row, place], of[row, place] = near, start + column
+        values, chosen = _smallest(beside, k)
+        index = of.gather(1, chosen)
+    return values, index
 
 
 def _smallest(d: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ _WIDTH = 10.2  # inches: the width of the page
 _COLOURS = {
     "model": ACCENT,
     "embedding": "#009e73",
+    "peer": "#cc79a7",
     "control": "#a3a9b3",
     "bound": "#d9dce1",
     "answer": "#d9dce1",

@@ -57,18 +57,18 @@ class OutputRecord(TypedDict, total=False):
 
 
 class LinkRecord(TypedDict, total=False):
-    """One link table between two modalities, and how much of it matched."""
+    """One link table between two modalities, and how much of it matched; or linked features as given."""
 
     path: str | None
     sha256: str | None
     dialect: str | None
     source: str
     target: str
-    n_read: int
+    n_read: int | None
     n_matched: int
     n_columns: int
-    n_source_matched: int
-    n_target_matched: int
+    n_source_matched: int | None
+    n_target_matched: int | None
     unmatched_examples: list[str]
 
 
@@ -156,6 +156,7 @@ class DeviceRecord(TypedDict, total=False):
     name: str | None
     threads: int | None
     torch: str | None
+    expected_memory_bytes: int | None
     peak_memory_bytes: int | None
     gpu_peak_memory_bytes: int | None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mocli.data.io import parse_source
+from mocli.data.linkroute import link_files
 from mocli.errors import InputError, UsageError
 from mocli.log import logger
 from mocli.tasks.campaign import TASKS, Asked, check_parameters, check_sets, choose_models
@@ -15,6 +16,7 @@ from mocli.tasks.contender import others_embedding
 from mocli.tasks.ground import prepare_ground
 from mocli.tasks.options import listed_names, one_of
 from mocli.tasks.paths import Paths, command_line
+from mocli.tasks.peers import PeersAsked, asked_peers, plan_peers
 from mocli.tasks.request import Result, requested
 from mocli.tasks.run import Run
 from mocli.tasks.runplan import Places, trainings
@@ -38,6 +40,7 @@ class BenchmarkOptions:
     jobs: int
     devices: tuple[str, ...]
     studies: StudyOptions
+    peers: PeersAsked
     gtf: Path | None = None
     truth: Path | None = None
 
@@ -54,6 +57,8 @@ def benchmark(
     gtf: str | Path | None = None,
     truth: str | Path | None = None,
     embedding: str | Sequence[str] | None = None,
+    peers: str | Sequence[str] | None = None,
+    peer_python: str | Path | None = None,
     jobs: int = 1,
     devices: str | Sequence[str] | None = None,
     panel: str | Sequence[int] | None = None,
@@ -82,6 +87,11 @@ def benchmark(
         Where genes lie, and known pairs of genes and peaks (BEDPE): for `gene2peak`, as there.
     embedding
         Places by other tools, scored in the same table: `obsm:KEY` or `FILE::KEY`.
+    peers
+        Published tools to run beside the models, `all` or names; those whose package is not installed,
+        or that do not take such data, are left out with the reason.
+    peer_python
+        The Python that has their packages; None for the one that runs mocli.
     jobs, devices
         Runs at a time, and the devices they take turns on.
     panel, ablate, fractions, corrupt, leave_one_batch_out
@@ -103,6 +113,8 @@ def benchmark(
         target=target,
     )
     device = str(shared.get("device", "auto"))
+    request = requested(inputs, output=output, **shared)
+    wanted, params = asked_peers(peers, peer_python, request.train.params)
     options = BenchmarkOptions(
         asked,
         embeddings=(embedding,) if isinstance(embedding, str) else tuple(embedding or ()),
@@ -115,16 +127,20 @@ def benchmark(
             corrupt=_numbers(corrupt, "--corrupt", most=1.0),
             leave_one_batch_out=leave_one_batch_out,
         ),
+        peers=wanted,
         gtf=None if gtf is None else Path(gtf),
         truth=None if truth is None else Path(truth),
     )
     _check_places(options)
     if jobs < 1:
         raise UsageError("--jobs must be at least 1", field="--jobs", found=jobs)
-    request = requested(inputs, output=output, **shared)
-    request = replace(request, data=replace(request.data, links=list(request.data.links)))
+    request = replace(
+        request,
+        data=replace(request.data, links=list(request.data.links)),
+        train=replace(request.train, params=params),
+    )
     paths = Paths.of(request.output, request.run, suffixes=(".tsv",))
-    read = [*(parse_source(t).path for t in request.data.inputs), *map(Path, request.data.links)]
+    read = [*(parse_source(t).path for t in request.data.inputs), *link_files(request.data.links)]
     paths.refuse_inputs([*read, *(p for p in (options.gtf, options.truth) if p is not None)])
     if "-" in map(str, request.data.links):
         raise UsageError(
@@ -184,8 +200,15 @@ def _dry_run(request: Request, options: BenchmarkOptions, paths: Paths) -> Resul
         lines.append(f"would score {other.name}")
     planned, skipped = _planned(request, options, paths, ground, dry=True)
     lines.extend(f"leaves out {model} for {task}: it {reason}" for task, model, reason in skipped)
+    peers = plan_peers(options.peers, request, ground, options.asked.seeds, runs_folder(paths))
+    lines.extend(f"leaves out the peer {peer.name}: it {reason}" for peer, reason in peers.skipped)
     lines.extend(
         f"{'has' if t.finished() else 'would run'} {t.name}: mocli {' '.join(t.command)}" for t in planned
+    )
+    lines.extend(
+        f"{'has' if run.finished() else 'would run'} {run.name}: "
+        f"{run.peer.package} {run.version} of {run.python.path}"
+        for run in peers.runs
     )
     lines.extend(f"would write {path}" for path in results(paths))
     return Result(paths.output, {}, lines, results(paths))
@@ -240,7 +263,8 @@ def _run(request: Request, options: BenchmarkOptions, paths: Paths, command: Seq
                 request.data, seed=request.run.seed, say=run.say, warn=run.warn, debug=logger.debug
             )
             planned, skipped = _planned(request, options, paths, ground, dry=False)
-        work = Benchmark(run, request, options, ground, planned, skipped, runs_folder(paths))
+            peers = plan_peers(options.peers, request, ground, options.asked.seeds, runs_folder(paths))
+        work = Benchmark(run, request, options, ground, planned, skipped, peers, runs_folder(paths))
         work.read_others()
         with run.timed("train"):
             work.train()

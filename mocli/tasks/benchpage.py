@@ -42,8 +42,8 @@ def page(work: Benchmark, ranked: Mapping[str, Ranking]) -> str:
             Drawn(
                 benchplots.ranked_bars(ranking),
                 f"Leading metrics, {task}",
-                "Bars are means over seeds, dots single seeds. Models are blue, embeddings of other tools "
-                "green, controls grey. A model that no control reaches has earned its training.",
+                "Bars are means over seeds, dots single seeds. Models are blue, peers pink, embeddings of "
+                "other tools green, controls grey. A model that no control reaches has earned its training.",
             )
         )
     caption = "Means over seeds, dots single seeds; by the clock of this machine."

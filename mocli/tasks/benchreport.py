@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,16 +23,21 @@ from mocli.tasks.clusters import written_agreement
 from mocli.tasks.contender import Contender, others_embedding, placed
 from mocli.tasks.controls import BEST, UNCORRECTED, controls
 from mocli.tasks.describe import describe_inputs
+from mocli.tasks.peers import costs_of
 from mocli.tasks.processes import Processes
 from mocli.tasks.scoring import Scorer
 from mocli.types import Task
 
 if TYPE_CHECKING:
+    from collections.abc import Container, Sequence
     from pathlib import Path
 
     from mocli.tasks.benchmark import BenchmarkOptions
     from mocli.tasks.campaign import Training
     from mocli.tasks.ground import Ground
+    from mocli.tasks.peerrun import PeerRun
+    from mocli.tasks.peers import PeersWork
+    from mocli.tasks.processes import Job
     from mocli.tasks.request import Request
     from mocli.tasks.run import Run
 
@@ -49,10 +55,12 @@ class Benchmark:
         Every run, whether it is there already or not.
     skipped
         Task, model and why it cannot be had.
+    peers
+        Runs of other tools.
     records
         What the table says, a line each.
     shown
-        Contenders that the report draws: controls, embeddings, and the first seed of every model.
+        Contenders that the report draws: controls, embeddings, and the first seed of every model and peer.
     """
 
     run: Run
@@ -61,6 +69,7 @@ class Benchmark:
     ground: Ground
     planned: list[Training]
     skipped: list[tuple[Task, str, str]]
+    peers: PeersWork
     folder: Path
     records: list[Record] = field(default_factory=list)
     shown: list[Contender] = field(default_factory=list)
@@ -72,42 +81,79 @@ class Benchmark:
         for task, model, reason in self.skipped:
             self.run.say(f"leaves out {model} for {task}: it {reason}")
             self.records.append(Record(task.value, model, "model", None, "", "skipped", note=f"it {reason}"))
+        for peer, reason in self.peers.skipped:
+            self.run.say(f"leaves out the peer {peer.name}: it {reason}")
+            of = (Task.INTEGRATE.value, peer.name, "peer", None, "")
+            self.records.append(Record(*of, "skipped", note=f"it {reason}"))
         inputs = [str(text) for text in self.request.data.inputs]
         self._others = [others_embedding(text, inputs, self.ground) for text in self.options.embeddings]
 
     def train(self) -> None:
         """Run what is not there yet."""
         fresh = self.request.run.resume == "never"
-        there = [] if fresh else [t for t in self.planned if t.finished()]
-        self.reused = [t.name for t in there]
-        if there:
+        every: list[Training | PeerRun] = [*self.planned, *self.peers.runs]
+        self.reused = [] if fresh else [job.name for job in every if job.finished()]
+        if self.reused:
             self.run.say(
-                f"{len(there)} of {len(self.planned)} runs are there already: {', '.join(self.reused)}"
+                f"{len(self.reused)} of {len(every)} runs are there already: {', '.join(self.reused)}"
             )
-        todo = [t for t in self.planned if t.name not in set(self.reused)]
+        there = set(self.reused)
+        todo = [t for t in self.planned if t.name not in there]
         threads = self.request.run.threads or max(1, int(self._threads()) // self.options.jobs)
         processes = Processes(self.options.jobs, self.options.devices, threads, self.run.say)
-        failed: set[str] = set()
+        try:
+            failed = self._run(processes, [t for t in todo if t.parent is None], self._ready_peers(there))
+        finally:
+            self.peers.tidy()
         # those that take another run's model wait for it
-        for wave in ([t for t in todo if t.parent is None], [t for t in todo if t.parent is not None]):
-            ready = []
-            for training in wave:
-                if training.parent is None or training.parent.name not in failed:
-                    ready.append(training)
-                    continue
-                training.begin()  # leaves nothing of an earlier model to be scored
-                self._failed(training, f"the run whose model it takes failed: {training.parent.name}")
-            for name, code in processes.run(ready).items() if ready else ():
-                if code != 0:
-                    training = next(t for t in ready if t.name == name)
-                    failed.add(name)
-                    self._failed(training, failure(training, code))
+        ready = []
+        for training in (t for t in todo if t.parent is not None):
+            if training.parent is None or training.parent.name not in failed:
+                ready.append(training)
+                continue
+            training.begin()  # leaves nothing of an earlier model to be scored
+            self._failed(training, f"the run whose model it takes failed: {training.parent.name}")
+        self._run(processes, ready, [])
+
+    def _run(self, processes: Processes, trainings: Sequence[Training], peers: Sequence[PeerRun]) -> set[str]:
+        """Run them and return the names of those that failed."""
+        jobs: list[Job] = [*trainings, *peers]
+        codes = processes.run(jobs) if jobs else {}
+        for training in trainings:
+            if codes[training.name] != 0:
+                self._failed(training, failure(training, codes[training.name]))
+        for run in peers:
+            if codes[run.name] != 0 or run.answer() is None:
+                self._failed_peer(run, last_words(run.folder, codes[run.name]))
+        return {name for name, code in codes.items() if code != 0}
+
+    def _ready_peers(self, there: Container[str]) -> list[PeerRun]:
+        """Return the runs of peers that are still to do, with their data written."""
+        todo = [run for run in self.peers.runs if run.name not in there]
+        if todo:
+            for run in {r.peer.name: r for r in todo}.values():
+                tool = f"{run.peer.package} {run.version}, licence: {run.peer.licence}"
+                self.run.say(f"writing the data for {run.peer.name} ({tool})")
+        failed = self.peers.write_data(todo)
+        for run in todo:
+            if run.peer.name in failed:
+                run.begin()  # leaves nothing of an earlier run to be scored
+                self._failed_peer(run, failed[run.peer.name])
+        return [run for run in todo if run.peer.name not in failed]
 
     def _failed(self, training: Training, reason: str) -> None:
-        said = training.folder / "stderr.txt"
-        self.run.warn(f"{training.name} failed ({reason})" + (f"; see {said}" if said.exists() else ""))
+        self._warn_of(training, reason)
         of = (training.task.value, training.model, "model", training.seed, training.study)
         self.records.append(Record(*of, "failed", note=reason))
+
+    def _failed_peer(self, run: PeerRun, reason: str) -> None:
+        self._warn_of(run, reason)
+        of = (Task.INTEGRATE.value, run.peer.name, "peer", run.seed, "")
+        self.records.append(Record(*of, "failed", note=reason))
+
+    def _warn_of(self, job: Job, reason: str) -> None:
+        said = job.folder / "stderr.txt"
+        self.run.warn(f"{job.name} failed ({reason})" + (f"; see {said}" if said.exists() else ""))
 
     def _threads(self) -> int:
         return int((self.run.report.device or {}).get("threads") or 1)
@@ -117,7 +163,7 @@ class Benchmark:
         scorer = Scorer(
             self.ground, self.folder / "scores", seed=self.request.run.seed, device=str(self.run.device)
         )
-        if Task.INTEGRATE in self.options.asked.tasks or self._others:
+        if Task.INTEGRATE in self.options.asked.tasks or self._others or self.peers.runs:
             self._score_all(scorer)
         for training in self.planned:
             report = training.report()
@@ -138,6 +184,7 @@ class Benchmark:
             self.run.say(f"scoring {other.name}")
             self._add(other, scorer.score(other))
             self.shown.append(other)
+        self._score_peers(scorer)
         for training in self.planned:
             if training.task is not Task.INTEGRATE or not training.output.exists():
                 continue
@@ -150,6 +197,22 @@ class Benchmark:
             own = written_agreement(training.output, training.model, self.ground.bundle)
             self._add(contender, scorer.score(contender) | own)
             if not training.study and training.model not in {c.name for c in self.shown if c.kind == "model"}:
+                self.shown.append(contender)
+
+    def _score_peers(self, scorer: Scorer) -> None:
+        for run in self.peers.runs:
+            told = run.answer()
+            if told is None:
+                continue
+            try:
+                contender = run.contender(self.ground)
+            except MocliError as error:
+                self._failed_peer(run, error.message)
+                continue
+            self.run.say(f"scoring {run.name}")
+            self._add(contender, scorer.score(contender))
+            self.records += costs_of(run, told)
+            if run.peer.name not in {c.name for c in self.shown if c.kind == "peer"}:
                 self.shown.append(contender)
 
     def _of_model(self, training: Training) -> Contender:
@@ -184,6 +247,9 @@ class Benchmark:
         ranked = rankings(as_figures(self.records, answers=answers, bounds=bounds))
         write_table(run.paths.output, [*ranking_records(ranked), *self.records])
         describe_rankings(run, self.records, ranked)
+        peers = self.peers.table()
+        if peers is not None:
+            run.report.tables["peers"] = peers  # type: ignore[assignment]
         n = len({(r.task, r.method) for r in self.records})
         run.add_output(run.paths.output, f"{len(self.records):,} figures of {n} methods", first=True)
         if run.paths.html is not None:
@@ -203,10 +269,17 @@ def failure(training: Training, code: int) -> str:
     error = (report or {}).get("error") or {}
     if error.get("message"):
         return str(error["message"])
+    return last_words(training.folder, code)
+
+
+def last_words(folder: Path, code: int) -> str:
+    """Return why a process failed: the last error that it told, else its exit code or the signal."""
     if code < 0:
         return f"ended by signal {-code}" + (": out of memory?" if code == -9 else "")
-    lines = (
-        (training.folder / "stderr.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    )
-    said = [line.partition("error:")[2].strip() for line in lines if "error:" in line]
-    return said[-1] if said else f"exit code {code}"
+    lines = (folder / "stderr.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    told = [line.partition("error:")[2].strip() for line in lines if "error:" in line]
+    if told:
+        return told[-1]
+    # how Python ends: `ValueError: ...`
+    raised = [line for line in lines if re.match(r"[A-Za-z_.]+(Error|Exception|Interrupt|Exit)\b", line)]
+    return raised[-1][:300] if raised else f"exit code {code}"

@@ -11,7 +11,7 @@ from mocli.tasks.study import FRACTION
 from mocli.types import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from mocli.tasks.campaign import Training
 
@@ -40,10 +40,17 @@ def costs(training: Training, report: dict[str, Any]) -> Iterator[Record]:
         "steps": done.get("steps"),
         VALIDATION: held_out_loss(done),
     }
+    yield from process_costs(training.task, training.model, "model", training.seed, training.study, found)
+
+
+def process_costs(
+    task: Task, method: str, kind: str, seed: int | None, study: str, found: Mapping[str, float | None]
+) -> Iterator[Record]:
+    """Yield a line for each cost that is known; keys as in `COSTS`."""
     for key, value in found.items():
         if value is not None:
             entry = {"value": value, "better": None if key == "steps" else "lower", "title": COSTS[key]}
-            yield _record(training, training.model, "model", key, entry)
+            yield Record.of(task, method, kind, seed, study, key, entry)
 
 
 def held_out_loss(training: dict[str, Any]) -> float | None:

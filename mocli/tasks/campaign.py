@@ -5,18 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import shutil
+import sys
 from dataclasses import dataclass, field, fields
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from mocli import __version__
 from mocli.data.genesets import read_gene_sets
-from mocli.data.io import sha256
 from mocli.errors import UsageError, did_you_mean
 from mocli.models.parameters import params_class
 from mocli.models.registry import available, traits_of
-from mocli.report.file import write_text
+from mocli.tasks import runfolder
+from mocli.tasks.processes import Command, own_environment
+from mocli.tasks.runfolder import hash_of
 from mocli.tasks.select import problem_with
 from mocli.types import ModalityKind, Task
 
@@ -27,11 +27,10 @@ if TYPE_CHECKING:
     from mocli.models.base import Traits
     from mocli.tasks.ground import Ground
 
-FINGERPRINT = "fingerprint.json"
 TASKS = (Task.INTEGRATE, Task.IMPUTE, Task.SIMULATE, Task.GENE2PEAK)
 SUFFIXES = {Task.IMPUTE: ".h5ad", Task.GENE2PEAK: ".tsv"}
 """Of what runs write, where it is not .h5mu."""
-VOLATILE = frozenset({"--device", "--threads", "--checkpoint-every"})
+VOLATILE = frozenset({"--device", "--threads", "--checkpoint-every", "--max-memory"})
 """Options that do not change what a finished run says."""
 
 
@@ -86,6 +85,16 @@ class Training:
         return f"{self.task} {self.model} seed {self.seed}" + (f" {self.study}" if self.study else "")
 
     @property
+    def turn(self) -> str:
+        """Seed and study."""
+        return f"{self.seed} {self.study}"
+
+    @property
+    def work(self) -> str:
+        """Task and model."""
+        return f"{self.task} {self.model}"
+
+    @property
     def output(self) -> Path:
         """What it writes."""
         return self.folder / f"out{SUFFIXES.get(self.task, '.h5mu')}"
@@ -109,7 +118,7 @@ class Training:
             else:
                 kept.append(word)
         taken = () if self.parent is None else sorted(self.parent.model_folder.glob("*"))
-        hashes = {str(path): _hash(path) for path in (*self.files, *taken)}
+        hashes = {str(path): hash_of(path) for path in (*self.files, *taken)}
         # defaults as well: a later mocli may have others
         params = json.loads(json.dumps(dict(self.params)))
         return {"words": kept, "files": hashes, "params": params, "seed": self.seed, "mocli": __version__}
@@ -129,7 +138,7 @@ class Training:
         if self.parent is not None and not self.parent.finished():
             return False
         report = self.report()
-        if report is None or report["status"] != "ok" or not self._same():
+        if report is None or report["status"] != "ok" or not runfolder.is_of(self.folder, self.fingerprint()):
             return False
         read = {one["sha256"] for one in report["inputs"]}
         mine = report["seed"] == self.seed and report["tool"]["version"] == __version__
@@ -144,40 +153,15 @@ class Training:
 
     def begin(self) -> None:
         """Make the folder, without what an earlier run of other words left in it; keep its checkpoint."""
-        if self.folder.exists() and not self._same():
-            # only what a benchmark made: the fingerprint says so
-            if (self.folder / FINGERPRINT).exists():
-                shutil.rmtree(self.folder)
-            elif any(self.folder.iterdir()):
-                raise UsageError(
-                    "the folder of a run holds other files",
-                    file=self.folder,
-                    hint="choose another output, or empty it",
-                )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # a failure must not be scored by what an earlier run wrote
-        for name in ("out.report.json", "out.failed.report.json", self.output.name):
-            (self.folder / name).unlink(missing_ok=True)
-        write_text(self.folder / FINGERPRINT, json.dumps(self.fingerprint(), indent=1, sort_keys=True) + "\n")
+        results = ("out.report.json", "out.failed.report.json", self.output.name)
+        runfolder.begin(self.folder, self.fingerprint(), results)
 
-    def _same(self) -> bool:
-        try:
-            kept = json.loads((self.folder / FINGERPRINT).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return False
-        return bool(kept == self.fingerprint())
-
-
-@cache
-def _hash_of(path: Path, _size: int, _changed: int) -> str:
-    return sha256(path)
-
-
-def _hash(path: Path) -> str:
-    if not path.is_file():
-        return "none"
-    known = path.stat()
-    return _hash_of(path.resolve(), known.st_size, known.st_mtime_ns)
+    def process(self, device: str, threads: int) -> Command:
+        """Return the process that does it."""
+        words = [*self.command, "--device", device, "--threads", str(threads), "--progress", "none"]
+        if self.output.exists():
+            words.append("--force")
+        return Command((sys.executable, "-m", "mocli", *words), own_environment())
 
 
 @dataclass(frozen=True)

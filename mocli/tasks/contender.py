@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mocli.tasks.ground import Ground
     from mocli.types import FloatArray
 
-    Kind = Literal["model", "control", "embedding"]
+    Kind = Literal["model", "control", "embedding", "peer"]
 
 
 @dataclass(frozen=True, eq=False)

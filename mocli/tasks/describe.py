@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mocli.data.io import sha256
+from mocli.data.linkmatrix import MATRICES
 from mocli.models.parameters import as_dict
 from mocli.models.registry import traits_of
 from mocli.types import Pairing
@@ -69,6 +70,23 @@ def describe_inputs(
                 "n_source_matched": len(np.unique(edge.source_index)),
                 "n_target_matched": len(np.unique(edge.target_index)),
                 "unmatched_examples": [*edge.unmatched_source[:3], *edge.unmatched_target[:3]],
+            }
+        )
+    for m in made.matrices:
+        n = len(m.names)
+        run.report.links.append(
+            {
+                "path": m.text,
+                "sha256": None,  # of the inputs
+                "dialect": MATRICES,
+                "source": m.source,
+                "target": m.target,
+                "n_read": None,  # there is no table
+                "n_matched": n,
+                "n_columns": n,
+                "n_source_matched": None,
+                "n_target_matched": None,
+                "unmatched_examples": [],
             }
         )
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from mocli.data.io import parse_source
 from mocli.data.linkpeak import has_places
+from mocli.data.linkroute import link_files
 from mocli.data.obs import find_column
 from mocli.errors import UsageError
 from mocli.tasks.candidates import choose_genes, find_candidates
 from mocli.tasks.direction import Direction, direction_of_inputs, genes_from_peaks
 from mocli.tasks.holdout import HoldOut
 from mocli.tasks.impute import ImputeOptions
+from mocli.tasks.memory import foreseen
 from mocli.tasks.options import listed_names, one_of
 from mocli.tasks.paths import Paths, command_line
 from mocli.tasks.prepare import open_modalities
@@ -205,7 +207,7 @@ def gene2peak(
     request = requested(inputs, output=output, **shared)
     beside = ((".bedpe",) if bedpe else ()) + ((PEAK_SETS,) if peak_sets is not None else ())
     paths = Paths.of(request.output, request.run, suffixes=(".tsv",), beside=beside)
-    read = [parse_source(text).path for text in request.data.inputs] + [Path(p) for p in request.data.links]
+    read = [parse_source(text).path for text in request.data.inputs] + link_files(request.data.links)
     read += [p for p in (asked.gtf, silencing.peak_sets, silencing.truth) if p is not None]
     paths.refuse_inputs(read)
     if dry_run:
@@ -261,6 +263,7 @@ def _dry_run(request: Request, asked: ImputeOptions, own: Gene2PeakOptions, path
     files = open_modalities(request.data)
     if asked.from_model is None:
         made = plan(request.data, request.train, Task.GENE2PEAK, lines.append, files=files)
+        lines.append(foreseen(made, request.train, Task.GENE2PEAK))
         lines.extend(f"warning: {w}" for w in made.warnings)
         if own.silencing.method != "correlation":
             from mocli.tasks.silencingcells import choose_way

@@ -100,7 +100,8 @@ def prepare_ground(data: DataOptions, *, seed: int, say: Say, warn: Say, debug: 
     data = replace(data, likelihood={}, transform=transform, gene_sets=None)
     options = TrainOptions()
     made = plan(data, options, Task.BENCHMARK, debug, files=files, traits=NO_MODEL)
-    n_links = max((len(edge.aggregation().names) for edge in made.edges), default=1)
+    columns = [len(e.aggregation().names) for e in made.edges] + [len(m.names) for m in made.matrices]
+    n_links = max(columns, default=1)
     most = min(MAX_CELLS, MAX_VALUES // max(n_links, 1))
     whole = made
     before = {f.name: f.n_obs for f in files}

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mocli.data.io import parse_source
+from mocli.data.linkroute import link_files
 from mocli.errors import UsageError
 from mocli.tasks.holdout import HoldOut
+from mocli.tasks.memory import foreseen
 from mocli.tasks.options import listed_names, one_of
 from mocli.tasks.paths import Paths, command_line
 from mocli.tasks.prepare import open_modalities
@@ -163,7 +165,7 @@ def impute(
         beside=(".relations.tsv",) if relations else (),
     )
     sources = [parse_source(text).path for text in request.data.inputs]
-    paths.refuse_inputs([*sources, *map(Path, request.data.links), *([asked.gtf] if asked.gtf else [])])
+    paths.refuse_inputs([*sources, *link_files(request.data.links), *([asked.gtf] if asked.gtf else [])])
     if dry_run:
         return _dry_run(request, asked, paths)
     return _run(request, asked, paths, command if command is not None else command_line())
@@ -227,6 +229,7 @@ def _dry_run(request: Request, asked: ImputeOptions, paths: Paths) -> Result:
             f"keeps {int(o.sum()):,} cells of {name} out of training" for name, o in out.items() if o.any()
         )
         made = plan(request.data, request.train, Task.IMPUTE, lines.append, files=opened)
+        lines.append(foreseen(made, request.train, Task.IMPUTE))
         lines.extend(f"warning: {w}" for w in made.warnings)
     else:
         lines.extend(

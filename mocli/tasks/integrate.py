@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mocli.data.io import parse_source
+from mocli.data.linkroute import link_files
 from mocli.models.parameters import as_dict, resolve
 from mocli.tasks.beside import Beside
 from mocli.tasks.graphclusters import check_resolution, cluster_graph, column_for, tell_replaced
+from mocli.tasks.memory import foreseen
 from mocli.tasks.paths import Paths, command_line
 from mocli.tasks.placement import Placed
 from mocli.tasks.prepare import open_modalities, plan
@@ -103,7 +105,7 @@ def integrate(
     request = requested(inputs, output=output, **shared)
     paths = Paths.of(request.output, request.run, suffixes=(".h5mu",))
     sources = [parse_source(text).path for text in request.data.inputs]
-    paths.refuse_inputs([*sources, *map(Path, request.data.links)])
+    paths.refuse_inputs([*sources, *link_files(request.data.links)])
     told = command if command is not None else command_line()
     if asked.reference is not None:
         paths.refuse_inputs([asked.reference / name for name in (WEIGHTS, DESCRIPTION)])
@@ -126,8 +128,7 @@ def _dry_run(request: Request, asked: IntegrateOptions, paths: Paths) -> Result:
         key = request.output.key_added or f"X_{made.traits.name}"
         tell_replaced(made.files, column_for(key), lambda text: lines.append(f"warning: {text}"))
     lines.append(f"parameters: {json.dumps(as_dict(params), sort_keys=True)}")
-    size = sum(c.file.nbytes(c.layer.layer) for c in made.choices)
-    lines.append(f"matrices: about {size / 2**20:,.0f} MiB, up to 2.5 times that while they are prepared")
+    lines.append(foreseen(made, request.train, Task.INTEGRATE))
     files = paths.results()
     lines.extend(f"would write {path}" for path in files)
     return Result(paths.output, {}, lines, files)

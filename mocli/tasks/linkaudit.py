@@ -11,7 +11,9 @@ import numpy as np
 from mocli.data.featureindex import features_of, nearest_names
 from mocli.data.io import open_inputs
 from mocli.data.linkproposal import SUGGESTED
-from mocli.data.links import match_links, read_links
+from mocli.data.linkroute import MatrixRoute, parse_route
+from mocli.data.links import match_links, tables_of
+from mocli.errors import UsageError
 from mocli.tasks.linkagreement import agreement, layer_of
 
 if TYPE_CHECKING:
@@ -120,7 +122,7 @@ def audit_links(
     Parameters
     ----------
     tables
-        Link tables in any accepted dialect.
+        Link tables in any accepted dialect, or `first:N`.
     inputs
         As on the command line.
     var_key
@@ -131,7 +133,7 @@ def audit_links(
     Raises
     ------
     UsageError
-        No input.
+        No input, or matrices of obsm in place of a table.
     InputError
         A table or an input cannot be read, or nothing matches.
     """
@@ -141,12 +143,21 @@ def audit_links(
         notes.append(message)
         log(message)
 
+    routes = [parse_route(str(table)) for table in tables]
+    matrices = [route.text for route in routes if isinstance(route, MatrixRoute)]
+    if matrices:
+        raise UsageError(
+            "a check holds links of single features against the data, and matrices of obsm have none",
+            field="LINKS",
+            found=", ".join(matrices),
+            hint="mocli integrate --dry-run looks at what matrices hold",
+        )
     files = open_inputs(inputs)
     for f in files:
         for message in f.notes:
             log(message)
     features = features_of(files, var_key=var_key)
-    read = [read_links(table) for table in tables]
+    read = tables_of(routes, features)
     matched = match_links(read, features, log=note)
     by_name = {file.name: file for file in files}
     constant = {file.name: constant_features(file) for file in files if _is_linked(file, matched)}

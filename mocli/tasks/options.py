@@ -31,6 +31,7 @@ class DataOptions:
     batch_key: str | None = None
     covariate_keys: Sequence[str] = ()
     continuous_keys: Sequence[str] = ()
+    weight_key: str | None = None
     label_key: str | None = None
     pair_key: str | None = None
     obs_prefix: bool = False
@@ -61,6 +62,7 @@ class RunOptions:
     checkpoint_every: float = 600.0
     resume: str = "auto"
     max_time: float | None = None
+    max_memory: float | None = None
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from mocli.data.effect import Effect
 from mocli.data.io import parse_source
+from mocli.data.linkroute import link_files
 from mocli.errors import UsageError
 from mocli.tasks.cellsets import Selection
+from mocli.tasks.memory import foreseen
 from mocli.tasks.options import listed_names
 from mocli.tasks.paths import Paths, command_line
 from mocli.tasks.prepare import open_modalities
@@ -139,7 +141,7 @@ def perturb(
     )  # fmt: skip
     request = requested(inputs, output=output, **shared)
     paths = Paths.of(request.output, request.run, suffixes=(".tsv",), beside=_beside(asked))
-    read = [parse_source(text).path for text in request.data.inputs] + [Path(p) for p in request.data.links]
+    read = [parse_source(text).path for text in request.data.inputs] + link_files(request.data.links)
     paths.refuse_inputs(read)
     if dry_run:
         return _dry_run(request, asked, paths)
@@ -236,6 +238,7 @@ def _dry_run(request: Request, asked: PerturbOptions, paths: Paths) -> Result:
     files = open_modalities(request.data)
     if asked.from_model is None:
         made = plan(request.data, request.train, Task.PERTURB, lines.append, files=files)
+        lines.append(foreseen(made, request.train, Task.PERTURB))
         lines.extend(f"warning: {w}" for w in made.warnings)
         name = modality_among({f.name: f.kind for f in files}, asked.source_modality, "the inputs")
         file = next(f for f in files if f.name == name)

@@ -10,6 +10,9 @@ import numpy as np
 if TYPE_CHECKING:
     from mocli.types import FloatArray
 
+MOST_COLUMNS = 50
+"""Wider places are drawn by as many of their principal components."""
+
 FEW = 15
 """Below this many cells UMAP has no neighbourhood to speak of; principal components do."""
 
@@ -19,6 +22,8 @@ def layout(z: FloatArray, *, seed: int) -> FloatArray:
 
     30 neighbours, minimal distance 0.3, correlation distance, seeded.
     """
+    if z.shape[1] > 2 * MOST_COLUMNS:
+        z = _components(z, seed=seed)
     if len(z) < FEW or np.ptp(z, axis=0).max() == 0:
         centred = z - z.mean(0)
         u, s, _ = np.linalg.svd(centred, full_matrices=False)
@@ -34,3 +39,10 @@ def layout(z: FloatArray, *, seed: int) -> FloatArray:
             n_neighbors=n_neighbors, min_dist=0.3, metric="correlation", random_state=seed, n_jobs=1
         )
         return np.asarray(mapper.fit_transform(z), dtype=np.float32)
+
+
+def _components(z: FloatArray, *, seed: int) -> FloatArray:
+    from sklearn.decomposition import PCA
+
+    n = min(MOST_COLUMNS, len(z))
+    return np.asarray(PCA(n, svd_solver="randomized", random_state=seed).fit_transform(z), dtype=np.float32)

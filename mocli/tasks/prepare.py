@@ -10,19 +10,21 @@ import numpy as np
 from mocli.data.bundle import LinkedFeatures, Modality, MultiOmics
 from mocli.data.featureindex import features_of
 from mocli.data.io import ModalityFile, open_inputs
-from mocli.data.links import EdgeLinks, match_links, read_links
+from mocli.data.linkmatrix import read_linked
 from mocli.data.obs import find_column
 from mocli.data.transforms import LinkRecipe, Recipe, RecipeOptions, default_transform
 from mocli.data.values import Health, check_values
-from mocli.errors import InputError, UsageError, did_you_mean
+from mocli.errors import UsageError, did_you_mean
 from mocli.models.base import ProjectsInput
 from mocli.tasks.choice import Choice, choose, tell_seen
 from mocli.tasks.covariate import codes_of_cells, numbers_of_cells
 from mocli.tasks.genesets import gene_sets
+from mocli.tasks.linked import Linked, find_links
 from mocli.tasks.options import one_of
 from mocli.tasks.pairing import Relation, index_map, relate, true_pairs
 from mocli.tasks.select import choose_model
 from mocli.tasks.start import check_kind
+from mocli.tasks.weights import takes_weights, weights_of_rows
 from mocli.types import ModalityKind, Pairing
 
 if TYPE_CHECKING:
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from mocli.data.links import LinkTable
+    from mocli.data.linkmatrix import MatrixLinks
+    from mocli.data.links import EdgeLinks, LinkTable
     from mocli.models.base import Traits
     from mocli.tasks.options import DataOptions, TrainOptions
     from mocli.tasks.start import Origin
@@ -51,8 +54,7 @@ class Plan:
 
     choices: tuple[Choice, ...]
     relation: Relation
-    edges: tuple[EdgeLinks, ...]
-    tables: tuple[LinkTable, ...]
+    linked: Linked
     traits: Traits
     why_model: str
     batch: Mapping[str, pd.Series | None] | None
@@ -62,12 +64,28 @@ class Plan:
     pairs: Mapping[tuple[str, str], IntArray]
     warnings: tuple[str, ...]
     columns: Mapping[str, str]
+    weights: Mapping[str, Mapping[str, pd.Series | None]] = field(default_factory=dict)
     sets: Mapping[str, CSR] = field(default_factory=dict)
 
     @property
     def files(self) -> list[ModalityFile]:
         """The modalities in order."""
         return [choice.file for choice in self.choices]
+
+    @property
+    def tables(self) -> tuple[LinkTable, ...]:
+        """Tables of links, as read."""
+        return self.linked.tables
+
+    @property
+    def edges(self) -> tuple[EdgeLinks, ...]:
+        """Links of features, by pairs of modalities."""
+        return self.linked.edges
+
+    @property
+    def matrices(self) -> tuple[MatrixLinks, ...]:
+        """Pairs of modalities whose linked features the user made."""
+        return self.linked.matrices
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,16 +153,12 @@ def plan(
     for c in choices:
         say(c.summary)
     features = features_of(files, var_key=data.var_key)
-    tables = tuple(read_links(path) for path in data.links) if traits.uses_links else ()
-    edges = tuple(match_links(tables, features, log=say)) if tables else ()
-    for edge in edges:
-        say(edge.summary())
+    linked = find_links(data.links, files, features, say) if traits.uses_links else Linked()
     pairs = known_pairs(files, relation, data.pair_key)
     return Plan(
         choices=choices,
         relation=relation,
-        edges=edges,
-        tables=tables,
+        linked=linked,
         traits=traits,
         why_model=why,
         batch=find_column(files, data.batch_key, option="--batch-key") if data.batch_key else None,
@@ -152,9 +166,10 @@ def plan(
         covariates={k: find_column(files, k, option="--covariate") for k in data.covariate_keys},
         continuous={k: find_column(files, k, option="--continuous") for k in data.continuous_keys},
         pairs=pairs,
-        warnings=_warnings(relation, traits, edges, files, data, unpaired=not pairs),
+        weights={k: find_column(files, k, option="--weight-key") for k in (data.weight_key,) if k},
+        warnings=_warnings(relation, traits, data, unpaired=not pairs),
         columns={k: v for k, v in (("batch", data.batch_key), ("label", data.label_key)) if v},
-        sets=gene_sets(data, traits, files, edges, say),
+        sets=gene_sets(data, traits, files, linked.edges, say),
     )
 
 
@@ -219,27 +234,33 @@ def load(
             likelihood=c.likelihood,
         )
         del x
-    links = tuple(
-        LinkedFeatures(a, b, s[a][1], s[b][1], aggregations[a, b].names) for (a, b), s in sides.items()
-    )
+    links = [LinkedFeatures(a, b, s[a][1], s[b][1], aggregations[a, b].names) for (a, b), s in sides.items()]
+    by_name = {f.name: f for f in made.files}
+    for m in made.matrices:
+        keys = ((m.source, m.source_key), (m.target, m.target_key))
+        own = [read_linked(by_name[name], key, m.names, warn=warn) for name, key in keys]
+        links.append(LinkedFeatures(m.source, m.target, own[0], own[1], m.names))
+    order = list(by_name)
+    links.sort(key=lambda link: (order.index(link.source), order.index(link.target)))
     rows, obs_names = index_map(made.files, made.relation.pairing)
-    by_name = made.relation.names_mean_cells
+    alike = made.relation.names_mean_cells
     bundle = MultiOmics(
         modalities=modalities,
         rows=rows,
         obs_names=obs_names,
         pairing=made.relation.pairing,
-        links=links,
-        batch=codes_of_cells("batch", made.batch, made.files, rows, by_name=by_name),
-        label=codes_of_cells("label", made.label, made.files, rows, by_name=by_name),
+        links=tuple(links),
+        batch=codes_of_cells("batch", made.batch, made.files, rows, by_name=alike),
+        label=codes_of_cells("label", made.label, made.files, rows, by_name=alike),
         covariates=tuple(
             codes
             for key, columns in made.covariates.items()
-            if (codes := codes_of_cells(key, columns, made.files, rows, by_name=by_name))
+            if (codes := codes_of_cells(key, columns, made.files, rows, by_name=alike))
         ),
         continuous=numbers_of_cells(made.continuous, made.files, rows),
         # a recipe may have chosen some of the features
         sets={name: found[recipes[name].selected] for name, found in made.sets.items()},
+        weights=weights_of_rows(made.weights, made.files, rows, say),
     )
     if projects and projects.input_smoothing > 0:
         # imported here: a dry run must not pay for torch
@@ -321,8 +342,6 @@ def _tell_health(name: str, health: Health, warn: Callable[[str], None]) -> None
 def _warnings(
     relation: Relation,
     traits: Traits,
-    edges: Sequence[EdgeLinks],
-    files: Sequence[ModalityFile],
     data: DataOptions,
     *,
     unpaired: bool,
@@ -332,6 +351,8 @@ def _warnings(
         found.append(f"{traits.name} uses no feature links: --links changes nothing")
     if (data.covariate_keys or data.continuous_keys) and not traits.likelihoods:
         found.append(f"{traits.name} uses no covariates: --covariate and --continuous change nothing")
+    if data.weight_key and traits.params and not takes_weights(traits):
+        found.append(f"{traits.name} has no discriminators: --weight-key changes nothing")
     if data.batch_key and not traits.likelihoods:
         found.append(
             f"{traits.name} does not correct batches: --batch-key serves pictures and metrics alone; where a "
@@ -353,31 +374,4 @@ def _warnings(
         )
     if "taken for chance" in relation.reason:
         found.append(relation.reason + "; cells are named modality:cell in the output")
-    if edges:
-        linked = {name for edge in edges for name in _edge(edge)}
-        left = [f.name for f in files if f.name not in linked]
-        if left:
-            raise InputError(
-                f"no link reaches the modality {' or '.join(repr(n) for n in left)}",
-                field="--links",
-                hint="add a table that links it to another modality, or leave the modality out",
-            )
-        groups = _connected([_edge(edge) for edge in edges])
-        if len(groups) > 1:
-            raise InputError(
-                "the links leave the modalities in parts that nothing connects",
-                field="--links",
-                found="; ".join(" - ".join(sorted(group)) for group in groups),
-                expected="a chain of links from every modality to every other",
-                hint="add a table between two of the parts, or integrate them apart",
-            )
     return tuple(found)
-
-
-def _connected(edges: Sequence[tuple[str, str]]) -> list[set[str]]:
-    groups: list[set[str]] = []
-    for edge in edges:
-        touched = [group for group in groups if group & set(edge)]
-        groups = [group for group in groups if group not in touched]
-        groups.append(set(edge).union(*touched))
-    return groups

@@ -1,33 +1,64 @@
-"""Run commands of mocli in processes of their own, some at a time, each on a device of its own."""
+"""Run commands in processes of their own, some at a time, each on a device of its own."""
 
 from __future__ import annotations
 
 import os
 import signal
 import subprocess
-import sys
 import sysconfig
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import mocli
 from mocli.errors import Interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from mocli.tasks.campaign import Training
+    from collections.abc import Callable, Mapping, Sequence
 
 POLL_S = 0.05
 PATIENCE_S = 60.0
 """Between a signal passed on and the end of processes that do not heed it: time for a checkpoint."""
 
 
+class Command(NamedTuple):
+    """A program with its words, its environment, and the folder that it is started in; None for this one."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    folder: Path | None = None
+
+
+class Job(Protocol):
+    """A run that a process does: of a model, or of a peer."""
+
+    @property
+    def name(self) -> str:
+        """Words for the log."""
+
+    @property
+    def turn(self) -> str:
+        """Seed and study: jobs of one turn may change places."""
+
+    @property
+    def work(self) -> str:
+        """What it does, whatever the turn: how long that took once tells of the next time."""
+
+    @property
+    def folder(self) -> Path:
+        """Where it writes; what it says goes to `stderr.txt`."""
+
+    def begin(self) -> None:
+        """Make the folder ready."""
+
+    def process(self, device: str, threads: int) -> Command:
+        """Return what to start."""
+
+
 @dataclass
 class Processes:
-    """Runs trainings.
+    """Runs jobs.
 
     Attributes
     ----------
@@ -41,11 +72,10 @@ class Processes:
     devices: Sequence[str]
     threads: int
     say: Callable[[str], None]
-    _running: list[tuple[Training, str, float, subprocess.Popen[bytes]]] = field(
-        default_factory=list, init=False
-    )
+    _took: dict[str, float] = field(default_factory=dict, init=False)
+    _running: list[tuple[Job, str, float, subprocess.Popen[bytes]]] = field(default_factory=list, init=False)
 
-    def run(self, trainings: Sequence[Training]) -> dict[str, int]:
+    def run(self, jobs: Sequence[Job]) -> dict[str, int]:
         """Run all of them and return exit codes by name; a failure stops none of the others.
 
         Raises
@@ -54,19 +84,19 @@ class Processes:
             After the signal was passed on and the processes have ended.
         """
         codes: dict[str, int] = {}
-        waiting = list(trainings)
+        waiting = list(jobs)
         try:
             while waiting or self._running:
                 while waiting and len(self._running) < self.n_jobs:
-                    self._start(waiting.pop(0))
-                self._gather(codes, total=len(trainings))
+                    self._start(self._next(waiting))
+                self._gather(codes, total=len(jobs))
                 time.sleep(POLL_S)
         except Interrupted as error:
             self._stop(error.signum)
             done = sum(code == 0 for code in codes.values())
             raise Interrupted(
                 error.signum,
-                f"signal {error.signum} received: {done} of {len(trainings)} runs are finished",
+                f"signal {error.signum} received: {done} of {len(jobs)} runs are finished",
                 hint="repeat the command: finished runs are kept, the others go on from their checkpoint",
             ) from None
         except BaseException:
@@ -74,33 +104,42 @@ class Processes:
             raise
         return codes
 
-    def _start(self, training: Training) -> None:
-        training.begin()
+    def _next(self, waiting: list[Job]) -> Job:
+        """Take the next: turn by turn, and what took longest in an earlier turn first, to end together."""
+        first = waiting[0]
+        among = [job for job in waiting if job.turn == first.turn]
+        took = [self._took.get(job.work, -1.0) for job in among]
+        chosen = among[took.index(max(took))] if min(took) >= 0 else first
+        waiting.remove(chosen)
+        return chosen
+
+    def _start(self, job: Job) -> None:
+        job.begin()
         used = [device for _, device, _, _ in self._running]
         device = min(self.devices, key=used.count)
-        words = [*training.command, "--device", device, "--threads", str(self.threads), "--progress", "none"]
-        if training.output.exists():
-            words.append("--force")
-        with (training.folder / "stderr.txt").open("wb") as log:
+        command = job.process(device, self.threads)
+        with (job.folder / "stderr.txt").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "mocli", *words],
+                command.argv,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=_environment(),
+                env=command.environment,
+                cwd=command.folder,
             )
-        self._running.append((training, device, time.monotonic(), process))
-        self.say(f"started {training.name} on {device}")
+        self._running.append((job, device, time.monotonic(), process))
+        self.say(f"started {job.name} on {device}")
 
     def _gather(self, codes: dict[str, int], *, total: int) -> None:
         for entry in list(self._running):
-            training, _, begun, process = entry
+            job, _, begun, process = entry
             if (code := process.poll()) is None:
                 continue
             self._running.remove(entry)
-            codes[training.name] = code
+            codes[job.name] = code
             ended = "finished" if code == 0 else f"failed with exit code {code}:"
-            self.say(f"{ended} {training.name} in {time.monotonic() - begun:.0f} s ({len(codes)} of {total})")
+            took = self._took[job.work] = time.monotonic() - begun
+            self.say(f"{ended} {job.name} in {took:.0f} s ({len(codes)} of {total})")
 
     def _stop(self, signum: int) -> None:
         for _, _, _, process in self._running:
@@ -115,7 +154,7 @@ class Processes:
                 process.wait()
 
 
-def _environment() -> dict[str, str]:
+def own_environment() -> dict[str, str]:
     """Return the environment without options of mocli, which the command gives, but with this very mocli."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MOCLI_")}
     home = str(Path(mocli.__file__).resolve().parents[1])

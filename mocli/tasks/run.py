@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import os
 import platform
 import signal
 import threading
@@ -16,7 +15,10 @@ from mocli import __version__
 from mocli.data.io import sha256
 from mocli.errors import Interrupted, MocliError
 from mocli.log import logger, open_log
+from mocli.report import wording
 from mocli.report.schema import Report
+from mocli.tasks.memory import available_memory
+from mocli.tasks.memorylimit import MemoryLimit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -50,6 +52,7 @@ class Run:
         self._threads: int | None = None
         self._stack = ExitStack()
         self._started = time.monotonic()
+        self._limit = MemoryLimit(options.max_memory)
 
     def __enter__(self) -> Self:
         # imported here: a dry run must not pay for torch
@@ -72,11 +75,14 @@ class Run:
             f"device: {device['used']} ({device['name']}), {threads} threads, "
             f"{_free_memory()} of memory free; seed {options.seed}"
         )
+        self._limit.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._limit.__exit__(kind, error, trace)
+        explained = None if error is None else self._limit.explain(error)
         self.report.timing["total_s"] = round(time.monotonic() - self._started, 3)
         if self.report.device is not None:
             from mocli.train.device import gpu_peak_memory, peak_memory
@@ -84,12 +90,14 @@ class Run:
             self.report.device["peak_memory_bytes"] = peak_memory()
             self.report.device["gpu_peak_memory_bytes"] = gpu_peak_memory(self.device)
         try:
-            if error is not None:
-                self._fail(error)
+            if explained is not None:
+                self._fail(explained)
             elif self.paths.report is not None:
                 self.report.write(self.paths.report)
         finally:
             self._stack.__exit__(kind, error, trace)
+        if explained is not None and explained is not error:
+            raise explained from error
 
     @contextmanager
     def _reported(self) -> Iterator[None]:
@@ -195,8 +203,5 @@ def digest(latent: Mapping[str, FloatArray]) -> str:
 
 
 def _free_memory() -> str:
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return "an unknown amount"
-    return f"{free / 2**30:.1f} GiB"
+    free = available_memory()
+    return "an unknown amount" if free is None else wording.size(free)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mocli.data.io import parse_source
+from mocli.data.linkroute import link_files
 from mocli.models.parameters import as_dict, resolve
 from mocli.models.registry import load_class, traits_of
 from mocli.tasks.campaign import Training, parameters_of, safe
@@ -106,7 +107,7 @@ def _run(
         words = [task.value, *words_of(request, links, params)]
         words += [word for path in sets for word in ("--gene-sets", path)]
         words += ["--model", model]
-        files += _paths([*links, *sets])
+        files += _paths([*link_files(links), *sets])
     else:
         option = "--reference" if task is Task.INTEGRATE else "--from-model"
         plain = untrained(request)
@@ -167,7 +168,7 @@ def untrained(request: Request) -> Request:
     data = replace(request.data, links=(), gene_sets=None, transform={}, likelihood={}, hvg={}, seen_in={})
     return replace(
         request,
-        data=replace(data, covariate_keys=(), continuous_keys=()),
+        data=replace(data, covariate_keys=(), continuous_keys=(), weight_key=None),
         train=replace(request.train, preset="auto", max_steps=None, params={}),
     )
 
@@ -182,11 +183,13 @@ def words_of(request: Request, links: Sequence[object], params: Mapping[str, obj
         "--pairing": data.pairing,
         "--var-key": data.var_key,
         "--batch-key": data.batch_key,
+        "--weight-key": data.weight_key,
         "--label-key": data.label_key,
         "--pair-key": data.pair_key,
         "--preset": train.preset,
         "--max-steps": train.max_steps,
         "--max-time": None if run.max_time is None else f"{run.max_time:g}s",
+        "--max-memory": None if run.max_memory is None else f"{run.max_memory:.0f}",
         "--checkpoint-every": f"{run.checkpoint_every:g}s",
     }
     for option, value in plain.items():

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mocli.data.io import parse_source
+from mocli.data.linkroute import link_files
 from mocli.errors import UsageError
+from mocli.tasks.memory import foreseen
 from mocli.tasks.options import listed_names, one_of
 from mocli.tasks.paths import Paths, command_line
 from mocli.tasks.prepare import open_modalities, plan
@@ -126,7 +128,7 @@ def simulate(
     request = requested(inputs, output=output, **shared)
     paths = Paths.of(request.output, request.run, suffixes=(".h5mu",))
     sources = [parse_source(text).path for text in request.data.inputs]
-    paths.refuse_inputs([*sources, *map(Path, request.data.links)])
+    paths.refuse_inputs([*sources, *link_files(request.data.links)])
     if asked.from_model is None and not sources:
         raise UsageError(
             "cells are simulated by a trained model, or by one trained now on input files",
@@ -195,6 +197,7 @@ def _dry_run(request: Request, asked: SimulateOptions, paths: Paths) -> Result:
     files = open_modalities(request.data) if request.data.inputs else []
     if asked.from_model is None:
         made = plan(request.data, request.train, Task.SIMULATE, lines.append, files=files)
+        lines.append(foreseen(made, request.train, Task.SIMULATE))
         lines.extend(f"warning: {w}" for w in made.warnings)
     else:
         from mocli.tasks.saved import load_model

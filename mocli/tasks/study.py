@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from mocli.data.links import EdgeLinks
     from mocli.tasks.ground import Ground
+    from mocli.types import IntArray
 
 WEIGHT = "weight_"
 """Prefix of the hyper-parameters that weigh terms of a loss."""
@@ -67,23 +68,30 @@ def studies_of(
         No links to draw from, no model with such a term, no batch to leave out.
     """
     studies = [Study()]
-    edges = ground.made.edges
+    edges, matrices = ground.made.edges, ground.made.matrices
+    if (asked.panel or asked.corrupt) and matrices:
+        raise UsageError(
+            "fewer or wrong links are drawn from links of single features, and matrices of obsm have none",
+            field="--panel, --corrupt",
+            found=", ".join(links.text for links in matrices),
+            hint="give a table of links, or leave these studies out",
+        )
     if (asked.panel or asked.corrupt) and not edges:
         raise UsageError(
             "fewer or wrong links need links to begin with", field="--panel, --corrupt", hint="add --links"
         )
+    by_name = all(_told_apart(edge) for edge in edges)
     for n in asked.panel:
         most = max(len(edge.aggregation().names) for edge in edges)
         if not 0 < n <= most:
             raise UsageError(
                 f"there are {most} linked features", field="--panel", found=n, expected=f"1 to {most}"
             )
-        studies.append(
-            _linked(f"panel={n}", [_fewer(e, n, s) for e in edges for s in seeds], seeds, folder, write=write)
-        )
+        tables = [_fewer(e, n, s, by_name=by_name) for e in edges for s in seeds]
+        studies.append(_linked(f"panel={n}", tables, seeds, folder, by_name=by_name, write=write))
     for share in asked.corrupt:
-        tables = [_wrong(e, share, s) for e in edges for s in seeds]
-        studies.append(_linked(f"corrupt={share:g}", tables, seeds, folder, write=write))
+        tables = [_wrong(e, share, s, by_name=by_name) for e in edges for s in seeds]
+        studies.append(_linked(f"corrupt={share:g}", tables, seeds, folder, by_name=by_name, write=write))
     terms = {
         name: [f.name for f in fields(params_class(traits_of(name))) if f.name.startswith(WEIGHT)]
         for name in models
@@ -126,9 +134,16 @@ def studies_of(
 
 
 def _linked(
-    name: str, tables: Sequence[list[str]], seeds: Sequence[int], folder: Path, *, write: bool
+    name: str,
+    tables: Sequence[list[str]],
+    seeds: Sequence[int],
+    folder: Path,
+    *,
+    by_name: bool,
+    write: bool,
 ) -> Study:
     """Write one table a seed, of all pairs of modalities."""
+    what = "feature" if by_name else "index"
     found: dict[int, Path] = {}
     for position, seed in enumerate(seeds):
         path = folder / "links" / f"{safe(name)}-seed{seed}.tsv"
@@ -136,22 +151,32 @@ def _linked(
         if write:
             lines = [line for table in tables[position :: len(seeds)] for line in table]
             path.parent.mkdir(parents=True, exist_ok=True)
-            header = "source_modality\tsource_feature\ttarget_modality\ttarget_feature\tweight\tsign"
+            header = f"source_modality\tsource_{what}\ttarget_modality\ttarget_{what}\tweight\tsign"
             write_text(path, "\n".join([header, *lines]) + "\n")
     return Study(name, links=found)
 
 
-def _fewer(edge: EdgeLinks, n: int, seed: int) -> list[str]:
+def _told_apart(edge: EdgeLinks) -> bool:
+    """Whether the name of every linked feature means that one: no other before it has the name."""
+    for names, index in ((edge.source_names, edge.source_index), (edge.target_names, edge.target_index)):
+        first = {name: k for k, name in reversed(list(enumerate(names)))}
+        if any(first[names[k]] != k for k in index):
+            return False
+    return True
+
+
+def _fewer(edge: EdgeLinks, n: int, seed: int, *, by_name: bool = True) -> list[str]:
     """Return the links of n of the linked features, drawn at random."""
     columns = edge.target_index
     if len(np.unique(edge.target_index)) >= len(np.unique(edge.source_index)):
         columns = edge.source_index
     features = np.unique(columns)
     kept = np.random.default_rng(seed).choice(features, min(n, len(features)), replace=False)
-    return list(_rows(edge, np.flatnonzero(np.isin(columns, kept)), edge.target_index))
+    rows = np.flatnonzero(np.isin(columns, kept))
+    return list(_rows(edge, rows, edge.target_index, by_name=by_name))
 
 
-def _wrong(edge: EdgeLinks, share: float, seed: int) -> list[str]:
+def _wrong(edge: EdgeLinks, share: float, seed: int, *, by_name: bool = True) -> list[str]:
     """Return all links, that share of which has the target of another link."""
     rng = np.random.default_rng(seed)
     n = len(edge.weight)
@@ -164,10 +189,11 @@ def _wrong(edge: EdgeLinks, share: float, seed: int) -> list[str]:
     target[chosen] = np.roll(target[chosen], longest)
     pairs = np.stack([edge.source_index, target], axis=1)
     _, first = np.unique(pairs, axis=0, return_index=True)
-    return list(_rows(edge, np.sort(first), target))
+    return list(_rows(edge, np.sort(first), target, by_name=by_name))
 
 
-def _rows(edge: EdgeLinks, kept: np.ndarray, target: np.ndarray) -> Iterator[str]:
+def _rows(edge: EdgeLinks, kept: IntArray, target: IntArray, *, by_name: bool) -> Iterator[str]:
     for i in kept:
-        source, other = edge.source_names[edge.source_index[i]], edge.target_names[target[i]]
-        yield f"{edge.source}\t{source}\t{edge.target}\t{other}\t{edge.weight[i]:.6g}\t{edge.sign[i]:.0f}"
+        source, other = edge.source_index[i], target[i]
+        one, two = (edge.source_names[source], edge.target_names[other]) if by_name else (source, other)
+        yield f"{edge.source}\t{one}\t{edge.target}\t{two}\t{edge.weight[i]:.6g}\t{edge.sign[i]:.0f}"

@@ -29,6 +29,7 @@ from mocli.tasks.describe import (
     warn_small,
 )
 from mocli.tasks.evaluate import return_freed_memory
+from mocli.tasks.memory import footprint, tell_memory
 from mocli.tasks.options import preset_of
 from mocli.tasks.placement import Latent, gives_one_place
 from mocli.tasks.prepare import load, plan
@@ -95,6 +96,7 @@ def train_model(
         params = resolve(made.traits, request.train.params, request.train.preset)
         for warning in made.warnings:
             run.warn(warning)
+        tell_memory(run, footprint(made, params, task))
         origin = Origin.of(request.train.init_from)
         if origin is not None:
             run.paths.refuse_inputs([origin.folder / name for name in (WEIGHTS, DESCRIPTION)])
@@ -180,10 +182,11 @@ def _fingerprint(
         "links": [record["sha256"] for record in run.report.links],
         "sets": [_same_sets(prepared, name) for name in sorted(prepared.bundle.sets)],
         # a table from standard input has no file, and other columns of var match other features
-        "matched": [_matched(edge) for edge in made.edges],
+        "matched": [*(_matched(edge) for edge in made.edges), *(m.text for m in made.matrices)],
         "likelihoods": [c.likelihood for c in made.choices],
         "batches": None if batch is None else list(batch.levels),
         "covariates": _covariates(prepared),
+        "weights": _weights(prepared),
         "pairing": made.relation.pairing.value,
         "model": made.traits.name,
         "params": as_dict(params),
@@ -209,6 +212,16 @@ def _covariates(prepared: Prepared) -> list[Any]:
         h = hashlib.sha256(np.ascontiguousarray(continuous.values).tobytes())
         found.append([*continuous.keys, h.hexdigest()])
     return found
+
+
+def _weights(prepared: Prepared) -> str | None:
+    weights = prepared.bundle.weights
+    if not weights:
+        return None
+    h = hashlib.sha256()
+    for weight in weights.values():
+        h.update(np.ascontiguousarray(weight).tobytes())
+    return h.hexdigest()
 
 
 def _named(cells: pd.Index) -> str:

@@ -104,11 +104,15 @@ class History:
         self.terms = tuple(meta["terms"])
         self._rows = tensors["history"].tolist()
 
-    def flat(self, plateau: Plateau) -> bool:
-        """Return whether the smoothed loss has stopped improving."""
+    @property
+    def n_known(self) -> int:
+        """Number of steps whose values were fetched."""
+        return len(self._rows)
+
+    def flat(self, plateau: Plateau, since: int = 0) -> bool:
+        """Return whether the smoothed loss has stopped improving, by the steps after `since` alone."""
         n, window = len(self._rows), plateau.window
-        # one look every tenth of a window: the answer must not depend on when it is asked
-        if n < max(plateau.min_steps, 2 * window) or n % max(window // 10, 1):
+        if not due(plateau, n) or n - since < 2 * window:
             return False
         weights = np.array([plateau.weights.get(term, 0.0) for term in self.terms])
         total = self.values() @ weights
@@ -118,3 +122,9 @@ class History:
             total[-window:].mean(),
         )
         return bool(before - now < plateau.tolerance * abs(first - now))
+
+
+def due(plateau: Plateau, n_steps: int) -> bool:
+    """Whether it is time for a look: every tenth of a window, so that it does not matter who asks when."""
+    enough = n_steps >= max(plateau.min_steps, 2 * plateau.window)
+    return enough and n_steps % max(plateau.window // 10, 1) == 0

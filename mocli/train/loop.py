@@ -17,6 +17,7 @@ from mocli.train.checkpoint import Snapshot
 from mocli.train.freeze import freeze, trainable
 from mocli.train.history import History
 from mocli.train.optim import Stepper, turns_of
+from mocli.train.rates import Flatness
 from mocli.train.signals import Signals
 from mocli.train.validation import Watch, split
 
@@ -135,6 +136,7 @@ class _Stretch:
         if held_out is not None:
             self.watch = Watch(model, self.batches.source, phase, held_out, self.steppers)
         self.history = History(interval=1 if training.device.type == "cpu" else 50)
+        self.flatness = Flatness(phase.plateau, self.history, self.steppers) if phase.plateau else None
         # of cells that are drawn, on average; rows of absent modalities do not count
         size, n = phase.sampling.batch_size, len(bundle.modalities)
         measured = n if phase.sampling.independent else float((bundle.rows >= 0).sum()) / bundle.n_cells
@@ -151,16 +153,18 @@ class _Stretch:
                 self.average.update(len(self.history))
                 self.history.record(terms)
                 shown.update(len(self.history), self.history.latest)
-                if phase.plateau and self.history.flat(phase.plateau):
-                    reason = "plateau"
-                    break
+                if self.flatness:
+                    self.flatness.look()
+                    if self.flatness.over:
+                        reason = "plateau"
+                        break
+                    self._tell_fall(self.flatness.lower_rates())
                 if self.watch and self.watch.due(len(self.history)):
                     self.watch.look(len(self.history))
                     if self.watch.over:
                         reason = "validation"
                         break
-                    if self.watch.lower_rates():
-                        logger.info("learning rates lowered at step %d", len(self.history))
+                    self._tell_fall(self.watch.lower_rates())
         self.history.flush()
         self.average.replace_weights()
         steps = len(self.history)
@@ -169,6 +173,8 @@ class _Stretch:
         done.stop_reason = reason
         done.phases.append({"name": phase.name, "steps": steps, "stop_reason": reason})
         done.history[phase.name] = self.history.curves()
+        if self.flatness and self.flatness.rates.lowered:
+            done.phases[-1]["lr_lowered"] = list(self.flatness.rates.lowered)
         if self.watch:
             if steps not in self.watch.steps:
                 self.watch.look(steps)
@@ -177,6 +183,10 @@ class _Stretch:
             if self.watch.lowered:
                 done.phases[-1]["lr_lowered"] = [self.watch.steps[look] for look in self.watch.lowered]
         done.losses[phase.name] = self.history.summary()
+
+    def _tell_fall(self, fell: bool) -> None:  # noqa: FBT001
+        if fell:
+            logger.info("learning rates lowered at step %d", len(self.history))
 
     def _step(self, step: int) -> dict[str, Tensor]:
         batch = self.batches.next(step)
@@ -226,6 +236,8 @@ class _Stretch:
         if self.training.device.type == "cuda":
             tensors["rng/cuda"] = torch.cuda.get_rng_state(self.training.device)
         meta: dict[str, Any] = {"phase": self.phase.name, "history": history_meta, "fit": vars(done)}
+        if self.flatness:
+            meta["flatness"] = self.flatness.state()
         if self.watch:
             meta["watch"], kept = self.watch.state()
             tensors |= {f"watch/{k}": v for k, v in kept.items()}
@@ -240,6 +252,8 @@ class _Stretch:
         self.batches.load_state_dict(_under(tensors, "batches/"))
         self.average.load_state_dict(_under(tensors, "average/"))
         self.history.restore(_as_mapping(meta["history"]), tensors)
+        if self.flatness:
+            self.flatness.restore(_as_mapping(meta.get("flatness", {})))
         if self.watch:
             self.watch.restore(_as_mapping(meta["watch"]), _under(tensors, "watch/"))
         torch.set_rng_state(tensors["rng/cpu"])

@@ -10,22 +10,40 @@ import torch
 from mocli.data.batches import Rows, Source
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mocli.data.bundle import FeatureMatrix, MultiOmics
     from mocli.models.base import Clusters, Draws, Encodes, EncodesJointly
     from mocli.models.places import PlacesCovariates
     from mocli.types import FloatArray
 
 BLOCK = 2048
-"""Rows per block; fixed, because a product's rounding may depend on its shape."""
+"""Rows per block, fewer of wide features; of a model always as many, as rounding may depend on it."""
+
+VALUES = 2**24
+"""Dense values in a block."""
+
+FEWEST = 128
+
+
+def rows_of(n_features: int) -> int:
+    """Return how many cells of so many features are run at once."""
+    return max(FEWEST, min(BLOCK, VALUES // max(n_features, 1)))
+
+
+def _blocks(bundle: MultiOmics) -> Sequence[torch.Tensor]:
+    """Return the cells of a bundle, block by block."""
+    width = sum(m.features.n_vars for m in bundle.modalities.values())
+    return torch.split(torch.arange(bundle.n_cells), rows_of(width))
 
 
 def encode_rows(model: Encodes, modality: str, features: FeatureMatrix, device: torch.device) -> FloatArray:
     """Latent of every row in file order, `(n_obs, n_latent)` float32."""
-    rows = Rows(features, device)
+    rows, size = Rows(features, device), rows_of(features.n_vars)
     blocks: list[FloatArray] = []
     with torch.inference_mode():
-        for start in range(0, features.n_obs, BLOCK):
-            index = torch.arange(start, min(start + BLOCK, features.n_obs))
+        for start in range(0, features.n_obs, size):
+            index = torch.arange(start, min(start + size, features.n_obs))
             blocks.append(model.encode(modality, rows.take(index)).float().cpu().numpy())
     return np.concatenate(blocks)
 
@@ -40,7 +58,7 @@ def draw_cells(
             np.concatenate(
                 [
                     model.draw_cells(source.take_cells(cells, 0), generator).float().cpu().numpy()
-                    for cells in torch.split(torch.arange(bundle.n_cells), BLOCK)
+                    for cells in _blocks(bundle)
                 ]
             )
             for _ in range(n_draws)
@@ -52,8 +70,7 @@ def encode_cells(model: EncodesJointly, bundle: MultiOmics, device: torch.device
     source = Source(bundle, device)
     with torch.inference_mode():
         blocks = [
-            model.encode_cells(source.take_cells(cells, 0)).float().cpu().numpy()
-            for cells in torch.split(torch.arange(bundle.n_cells), BLOCK)
+            model.encode_cells(source.take_cells(cells, 0)).float().cpu().numpy() for cells in _blocks(bundle)
         ]
     return np.concatenate(blocks)
 
@@ -66,9 +83,7 @@ def place_covariates(
     with torch.inference_mode():
         blocks = [
             {key: c.float().cpu().numpy() for key, c in model.covariate_places(batch).items()}
-            for batch in (
-                source.take_cells(cells, 0) for cells in torch.split(torch.arange(bundle.n_cells), BLOCK)
-            )
+            for batch in (source.take_cells(cells, 0) for cells in _blocks(bundle))
         ]
     for key in blocks[0] if blocks else ():
         found[key] = np.concatenate([block[key] for block in blocks])

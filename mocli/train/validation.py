@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mocli.errors import NumericalError
+from mocli.train.rates import Rates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -58,11 +59,10 @@ class Watch:
         self.cells = torch.from_numpy(cells)
         learns = phase.validation.learns
         # a table that is frozen does not learn held-out cells either
-        self.steppers = steppers
+        self.rates = Rates(steppers, phase.validation.lr_factor)
         self.learner = next((s for s in steppers if s.group.name == learns and s.group.parameters), None)
         self.steps: list[int] = []
         self.values: list[float] = []
-        self.lowered: list[int] = []
         self._best: dict[str, Tensor] = {}
 
     @property
@@ -97,20 +97,15 @@ class Watch:
 
     def lower_rates(self) -> bool:
         """Lower the learning rates if the last looks have not been better; returns whether it did."""
-        factor = self.settings.lr_factor
-        if factor is None or self._in_vain(self.lowered) < self.settings.lr_patience:
+        if self.settings.lr_factor is None or self._in_vain(self.lowered) < self.settings.lr_patience:
             return False
-        self.lowered.append(len(self.values) - 1)
-        self._set_rates()
+        self.rates.lower(len(self.values) - 1)
         return True
 
-    def _set_rates(self) -> None:
-        if not self.lowered:
-            return
-        scale = (self.settings.lr_factor or 1.0) ** len(self.lowered)
-        for stepper in self.steppers:
-            for group in stepper.optimizer.param_groups if stepper.optimizer is not None else ():
-                group["lr"] = stepper.group.lr * scale
+    @property
+    def lowered(self) -> list[int]:
+        """Numbers of the looks after which learning rates fell."""
+        return self.rates.lowered
 
     def due(self, step: int) -> bool:
         """Whether it is time for a look after so many steps."""
@@ -174,8 +169,7 @@ class Watch:
         """Put `state` back."""
         self.steps, self.values = list(meta["steps"]), list(meta["values"])
         # checkpoints of an earlier version have none
-        self.lowered = list(meta.get("lowered", []))
-        self._set_rates()
+        self.rates.restore(meta.get("lowered", []))
         device = self.source.device
         self._best = {
             k.removeprefix("best/"): v.to(device) for k, v in tensors.items() if k.startswith("best/")

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mocli.cli.durations import parse_duration
+from mocli.cli.sizes import parse_size
 from mocli.cli.values import Pairs, count, scalar, share_or_count, text
 from mocli.errors import UsageError
 
@@ -99,3 +100,24 @@ def test_shares_and_counts(value, found):
 def test_shares_and_counts_refuse(value):
     with pytest.raises(UsageError, match="share of the cells or a number"):
         share_or_count(value, "--seen-in")
+
+
+@pytest.mark.parametrize(
+    ("written", "n_bytes"),
+    [
+        ("16G", 16e9),
+        ("500MB", 5e8),
+        ("7.5GiB", 7.5 * 2**30),
+        ("8000000000", 8e9),
+        ("64k", 64e3),
+        (" 1 T ", 1e12),
+    ],
+)
+def test_sizes(written, n_bytes):
+    assert parse_size(written, "--max-memory") == n_bytes
+
+
+@pytest.mark.parametrize("written", ["", "0", "0G", "-5G", "G", "10x", "5iB", "ten", "1.5.2G", "inf"])
+def test_bad_sizes(written):
+    with pytest.raises(UsageError, match="--max-memory"):
+        parse_size(written, "--max-memory")

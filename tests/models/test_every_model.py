@@ -15,6 +15,7 @@ from mocli.models.base import (
     Encodes,
     EncodesJointly,
     EntersLinearly,
+    Plateau,
     Samples,
     Schedule,
     Translates,
@@ -24,7 +25,7 @@ from mocli.models.registry import available, load_class, traits_of
 from mocli.train.checkpoint import Checkpoints
 from mocli.train.loop import Training, fit
 from mocli.train.predict import cluster_cells, encode_cells, encode_rows
-from mocli.types import ModalityKind, Pairing, Task
+from mocli.types import ModalityKind, Pairing, Preset, Task
 
 NAMES = list(available())
 SIZES = {"rna": (60, 30), "prot": (50, 9)}
@@ -257,13 +258,70 @@ class TestEveryModel:
         assert np.isfinite([v["last"] for v in done.losses[done.phases[0]["name"]].values()]).all()
 
 
-@pytest.mark.parametrize("name", ["sccross", "multigrate"])
+@pytest.mark.parametrize("name", ["sccross", "multigrate", "multidgd"])
 def test_learning_rates_may_fall_on_a_plateau_of_held_out_cells(name):
     bundle = make_bundle(name)
     for asked, wanted in (({}, (None, 2)), ({"lr_factor": 0.1, "lr_patience": 3}, (0.1, 3))):
         model = build(name, bundle, **small(name), **asked)
         watched = model.phases(Schedule(max_steps=9), bundle)[0].validation
         assert (watched.lr_factor, watched.lr_patience) == wanted
+
+
+def test_learning_rates_of_scmodal_may_fall_on_a_plateau_of_training():
+    """It holds no cells out, and watches the loss of training; the published recipe watches nothing."""
+    bundle = make_bundle("scmodal")
+
+    def watched(schedule, **asked):
+        return build("scmodal", bundle, **small("scmodal"), **asked).phases(schedule, bundle)[0].plateau
+
+    asked = {"lr_factor": 0.1, "lr_patience": 3}
+    auto, fixed, paper = Schedule(), Schedule(max_steps=9), Schedule(preset=Preset.PAPER)
+    assert (watched(fixed), watched(paper)) == (None, None)
+    assert (watched(auto).lr_factor, watched(auto).ends) == (None, True)
+    for schedule, ends in ((auto, True), (fixed, False), (paper, False)):
+        found = watched(schedule, **asked)
+        assert (found.lr_factor, found.lr_patience, found.ends) == (0.1, 3, ends)
+        assert found.weights == watched(auto).weights
+
+
+@pytest.mark.parametrize("name", ["scmodal", "multidgd"])
+def test_a_run_with_falling_rates_resumes_to_the_same_bytes(name, tmp_path, monkeypatch):
+    bundle, asked = make_bundle(name), {"lr_factor": 0.3, "lr_patience": 1}
+    if name == "multidgd":
+        # a loss of held-out cells that is never better: their places do not learn
+        asked |= {"patience": 50, "validation_share": 0.2, "lr_cells": 1e-9, "lr": 0.2}
+    else:
+        soon = Plateau(
+            {"reconstruction": 1.0}, window=10, tolerance=9.0, min_steps=20, lr_factor=0.3, ends=False
+        )
+        monkeypatch.setattr("mocli.models.scmodal.model.Scmodal._plateau", lambda self, ends: soon)
+
+    def run(folder, stop=None):
+        model = build(name, bundle, **small(name), **asked)
+        original, seen = model.prepare, [0]
+
+        def prepare(batch):
+            seen[0] += model.module.training
+            if seen[0] == stop:
+                raise Interrupted(15, "stop")
+            return original(batch)
+
+        model.prepare = prepare
+        keep = Checkpoints(folder, fingerprint={}, resume="auto")
+        training = Training(torch.device("cpu"), 0, keep, checkpoint_every=0.0)
+        return model, fit(model, bundle, Schedule(max_steps=60), training)
+
+    whole, expected = run(tmp_path / "whole")
+    fell = expected.phases[0]["lr_lowered"]
+    assert fell
+    assert fell[0] < 40
+    with pytest.raises(Interrupted):
+        run(tmp_path / "cut", stop=50)
+    resumed, done = run(tmp_path / "cut")
+    assert fell[0] < done.resumed_from_step < 60
+    for key, value in whole.module.state_dict().items():
+        assert torch.equal(value, resumed.module.state_dict()[key]), key
+    assert (done.history, done.phases) == (expected.history, expected.phases)
 
 
 def test_a_wrong_name_or_value_is_a_usage_error_in_the_user_s_words():

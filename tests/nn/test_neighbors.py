@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
+from mocli.nn import neighbors
 from mocli.nn.neighbors import chunks, knn, matched_distances, nearest_rows, neighbor_mean, smooth
 
 
@@ -157,3 +158,20 @@ def test_smooth_by_hand():
 def test_chunks_cover_everything_once():
     assert [(s.start, s.stop) for s in chunks(7, 3)] == [(0, 3), (3, 6), (6, 7)]
     assert list(chunks(0, 3)) == []
+
+
+@pytest.mark.parametrize("k", [1, 7, 90])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("exclude_self", [False, True])
+@pytest.mark.parametrize("coarse", [False, True])
+def test_a_long_reference_is_searched_piece_by_piece(monkeypatch, k, metric, exclude_self, coarse):
+    rng = np.random.default_rng(k)
+    r = rng.normal(size=(700, 4)).astype("f4")
+    r = np.round(r) if coarse else r  # many points alike: ties at the k-th place, and zeros
+    q = r if exclude_self else rng.normal(size=(150, 4)).astype("f4")
+    expected = knn(q, r, k, metric=metric, exclude_self=exclude_self)
+    for name, value in (("_LONG", 100), ("_PIECE", 64), ("_ROWS", 60)):
+        monkeypatch.setattr(neighbors, name, value)
+    found = knn(q, r, k, metric=metric, exclude_self=exclude_self)
+    np.testing.assert_array_equal(found[1], expected[1])
+    np.testing.assert_array_equal(found[0], expected[0])

@@ -149,7 +149,17 @@ class MultiDGD:
             ),
             sampling=Sampling(p.batch_size, independent=False, replacement=False),
             max_steps=schedule.max_steps or steps,
-            validation=Validation(share, epoch, p.patience, weights, learns="cells") if share else None,
+            validation=Validation(
+                share,
+                epoch,
+                p.patience,
+                weights,
+                learns="cells",
+                lr_factor=p.lr_factor,
+                lr_patience=p.lr_patience,
+            )
+            if share
+            else None,
         )
 
     def _query_phase(self, schedule: Schedule, bundle: MultiOmics) -> Phase:

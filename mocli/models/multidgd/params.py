@@ -4,6 +4,7 @@ Defaults are mocli's recipe (`--preset auto`), chosen by the loss of held-out ce
 the authors' code differ the help of the field says so. `--preset paper` takes the paper's values.
 """
 
+from math import sqrt
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
@@ -105,6 +106,19 @@ class MultiDGDParams:
     patience: Annotated[
         int, Field(ge=1, description="epochs without a better loss of held-out cells before training ends")
     ] = 10
+    lr_factor: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            lt=1,
+            description="by what all learning rates are multiplied where held-out cells gain nothing, before "
+            "training may end; none: they stay, as the authors'",
+        ),
+    ] = None
+    lr_patience: Annotated[
+        int,
+        Field(ge=1, description="epochs without a better loss before lr_factor lowers the rates"),
+    ] = 2
     stop_on: Annotated[
         Literal["joint", "reconstruction"],
         Field(description="loss of held-out cells: of their counts alone (paper), or with the mixtures'"),
@@ -119,6 +133,10 @@ class MultiDGDParams:
             "where known levels describe them best"
         ),
     ] = "component"
+
+    def weights_per_feature(self, n_features: int) -> float:
+        """Return the weights of one feature: out of the last hidden layer."""
+        return max(float(self.n_hidden), sqrt(n_features))
 
 
 PRESETS: dict[str, dict[str, object]] = {

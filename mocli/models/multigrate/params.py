@@ -163,6 +163,10 @@ class MultigrateParams:
         Literal["mocli", "paper"], Field(description="whose values stand where none is given")
     ] = "mocli"
 
+    def weights_per_feature(self, n_features: int) -> float:
+        """Return the weights of one feature: into the encoder, and out of the decoder."""
+        return 2.0 * self.n_hidden
+
 
 PRESETS: dict[str, dict[str, object]] = {
     "paper": {

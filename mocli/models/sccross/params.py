@@ -113,7 +113,8 @@ class SccrossParams:
         Literal["equal", "cells", "labels"],
         Field(
             description="weights of cells in the critic: equal in all for every modality, equal for every "
-            "cell, or such that modalities have the labels of --label-key in equal shares"
+            "cell, or such that modalities have the labels of --label-key in equal shares; times "
+            "--weight-key, where given"
         ),
     ] = "equal"
     critic_steps: Annotated[int, Field(ge=1, description="critic steps per minibatch")] = 2
@@ -162,6 +163,10 @@ class SccrossParams:
         float,
         Field(ge=0, lt=1, description="decay of the running mean of the weights that is kept; paper 0"),
     ] = 0.98
+
+    def weights_per_feature(self, n_features: int) -> float:
+        """Return the weights of one feature: a component each, and out of the latent."""
+        return float(self.n_components + self.n_latent)
 
 
 PRESETS: dict[str, dict[str, object]] = {

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from mocli.models.base import Group, Losses, Phase, Plateau, Sampling, Schedule
 from mocli.models.scmodal import TRAITS
 from mocli.models.scmodal.module import ScmodalModule, Step
-from mocli.nn.adversarial import label_weights
+from mocli.nn.adversarial import cell_weights
 from mocli.types import Preset
 
 if TYPE_CHECKING:
@@ -45,12 +45,14 @@ class Scmodal:
         """Build with fresh weights for the modalities and edges of a bundle."""
         widths = {name: m.features.n_vars for name, m in bundle.modalities.items()}
         model = cls(widths, [link.edge for link in bundle.links], params)
-        if params.critic_weights == "labels":
-            found = bundle.labels("--set critic_weights=labels")
+        by_label = params.critic_weights == "labels"
+        if by_label or bundle.weights:
+            found = bundle.labels("--set critic_weights=labels") if by_label else {}
             codes = {name: torch.from_numpy(values) for name, values in found.items()}
+            own = {name: torch.from_numpy(values) for name, values in bundle.weights.items()}
             model.module.keep_weights(
                 {
-                    (a, b): (label_weights(codes[a], [codes[b]]), label_weights(codes[b], [codes[a]]))
+                    (a, b): (cell_weights(a, [b], codes, own), cell_weights(b, [a], codes, own))
                     for a, b in model.edges
                 }
             )
@@ -89,18 +91,29 @@ class Scmodal:
                 groups=groups,
                 sampling=Sampling(batch_size=p.batch_size, independent=True, replacement=True),
                 max_steps=schedule.max_steps or _STEPS[schedule.preset],
-                plateau=self._plateau()
-                if schedule.preset is Preset.AUTO and not schedule.max_steps
-                else None,
+                plateau=self._plateau(
+                    ends=schedule.preset is Preset.AUTO and not schedule.max_steps,
+                ),
                 weight_average=p.weight_average,
             )
         ]
 
-    def _plateau(self) -> Plateau:
+    def _plateau(self, *, ends: bool) -> Plateau | None:
+        p = self.params
+        if not ends and p.lr_factor is None:
+            return None
         # the adversarial term says nothing about progress: it hovers around its equilibrium
         terms = ("reconstruction", "cycle", "mnn", "geometry")
-        weights = {term: getattr(self.params, f"weight_{term}") for term in terms}
-        return Plateau(weights=weights, window=150, tolerance=0.01, min_steps=600)
+        weights = {term: getattr(p, f"weight_{term}") for term in terms}
+        return Plateau(
+            weights,
+            window=150,
+            tolerance=0.01,
+            min_steps=600,
+            lr_factor=p.lr_factor,
+            lr_patience=p.lr_patience,
+            ends=ends,
+        )
 
     def prepare(self, batch: Minibatch) -> Step:
         """Encode once and find anchors."""

@@ -23,6 +23,20 @@ class ScmodalParams:
         int, Field(ge=2, description="cells drawn per modality and step, with replacement (B)")
     ] = 500
     lr: Annotated[float, Field(gt=0, lt=1, description="Adam's learning rate")] = 1e-3
+    lr_factor: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            lt=1,
+            description="by what the learning rate is multiplied where the loss of training no longer falls: "
+            "once before training may end, as often as that happens where the steps are fixed; none: it "
+            "stays, as the authors'",
+        ),
+    ] = None
+    lr_patience: Annotated[
+        int,
+        Field(ge=1, description="looks in a row, every 15 steps, at a flat loss before lr_factor lowers it"),
+    ] = 2
     beta1: Annotated[float, Field(ge=0, lt=1, description="Adam's decay of the gradient mean")] = 0.9
     beta2: Annotated[float, Field(ge=0, lt=1, description="Adam's decay of the squared gradient")] = 0.999
     weight_decay: Annotated[float, Field(ge=0, description="L2 penalty inside Adam, all networks")] = 1e-3
@@ -37,7 +51,7 @@ class ScmodalParams:
         Literal["equal", "labels"],
         Field(
             description="weights of cells in the discriminators: equal, or such that both modalities have "
-            "the labels of --label-key in equal shares"
+            "the labels of --label-key in equal shares; times --weight-key, where given"
         ),
     ] = "equal"
     logit_clamp: Annotated[float, Field(gt=0, description="bound of the discriminator's logit")] = 50.0
@@ -93,6 +107,10 @@ class ScmodalParams:
         Field(description="initial weights: N(0, init_sd^2) for weights and biases (code) or PyTorch's own"),
     ] = "normal"
     init_sd: Annotated[float, Field(gt=0, description="standard deviation of the normal start")] = 0.1
+
+    def weights_per_feature(self, n_features: int) -> float:
+        """Return the weights of one feature: into the encoder, and out of the decoder."""
+        return 2.0 * self.n_hidden
 
 
 PUBLISHED: dict[str, object] = {

@@ -1,0 +1,170 @@
+"""Find the peers: every file inside `mocli.peers` that declares `PEER`."""
+
+from __future__ import annotations
+
+import pkgutil
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+import mocli.peers
+from mocli.errors import UsageError, did_you_mean
+from mocli.types import ModalityKind, Pairing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    Array = Literal["components", "counts", "features", "linked"]
+    Need = Literal["batch", "links"]
+
+RUNNER = Path(__file__).with_name("runner.py")
+"""What reads the data, runs a peer and writes its places; it needs no mocli."""
+
+
+class Declared(TypedDict):
+    """What the file of a peer says of it.
+
+    Attributes
+    ----------
+    package, module
+        What `pip install` and `import` call it.
+    takes
+        Arrays that it is given; see `mocli.peers.runner.Given`.
+    needs
+        What the data must have: `batch` (two at least), `links`.
+    pairings, kinds
+        How cells relate; the kinds of the modalities, one of each, or none for any.
+    n_modalities
+        How many modalities, None for any number.
+    seeds
+        Whether another seed may give other places.
+    params
+        Hyper-parameters with their defaults, None where the package chooses.
+    """
+
+    name: str
+    title: str
+    doi: str
+    package: str
+    module: str
+    licence: str
+    takes: Sequence[Array]
+    needs: Sequence[Need]
+    pairings: Sequence[str]
+    kinds: Sequence[str]
+    n_modalities: int | None
+    seeds: bool
+    params: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A published tool; attributes as in `Declared`, and the file that declares it."""
+
+    name: str
+    title: str
+    doi: str
+    package: str
+    module: str
+    licence: str
+    takes: frozenset[Array]
+    needs: frozenset[Need]
+    pairings: frozenset[Pairing]
+    kinds: frozenset[ModalityKind]
+    n_modalities: int | None
+    seeds: bool
+    params: Mapping[str, float | None]
+    file: Path
+
+    @classmethod
+    def of(cls, declared: Declared, file: Path) -> Peer:
+        """Make it of what its file says."""
+        return cls(
+            name=declared["name"],
+            title=declared["title"],
+            doi=declared["doi"],
+            package=declared["package"],
+            module=declared["module"],
+            licence=declared["licence"],
+            takes=frozenset(declared["takes"]),
+            needs=frozenset(declared["needs"]),
+            pairings=frozenset(map(Pairing, declared["pairings"])),
+            kinds=frozenset(map(ModalityKind, declared["kinds"])),
+            n_modalities=declared["n_modalities"],
+            seeds=declared["seeds"],
+            params=dict(declared["params"]),
+            file=file,
+        )
+
+    def problem_with(
+        self, *, pairing: Pairing, kinds: Sequence[ModalityKind], n_batches: int, n_links: int
+    ) -> str | None:
+        """Return None if it takes such data, else why not, as the end of a sentence.
+
+        Parameters
+        ----------
+        n_links
+            Pairs of modalities that links join.
+        """
+        if self.kinds and sorted(kinds) != sorted(self.kinds):
+            return f"takes {' and '.join(sorted(self.kinds))} data, these are {' and '.join(kinds)}"
+        if self.n_modalities is not None and len(kinds) != self.n_modalities:
+            return f"takes {self.n_modalities} modalities, got {len(kinds)}"
+        if pairing not in self.pairings:
+            return f"takes {' or '.join(sorted(self.pairings))} cells, these are {pairing}"
+        if "batch" in self.needs and n_batches < 2:
+            return "needs two batches or more (--batch-key)"
+        if "links" in self.needs and not n_links:
+            return "needs a feature-link table (--links)"
+        return None
+
+    def settle(self, given: Mapping[str, object]) -> dict[str, float | None]:
+        """Return the hyper-parameters with those given (names without `peer.`) in place of defaults.
+
+        Raises
+        ------
+        UsageError
+            It has no such hyper-parameter, or the value is no number of that sort.
+        """
+        for key, value in given.items():
+            where = f"--set {self.name}.{key}"
+            if key not in self.params:
+                raise UsageError(
+                    f"{self.name} has no hyper-parameter '{key}'",
+                    field=where,
+                    hint=did_you_mean(key, self.params, "hyper-parameters"),
+                )
+            takes_shares = isinstance(self.params[key], float)
+            number = isinstance(value, (int, float)) if takes_shares else isinstance(value, int)
+            if isinstance(value, bool) or not number or not float(str(value)) > 0:
+                raise UsageError(
+                    f"'{key}' of {self.name} is a positive {'number' if takes_shares else 'whole number'}",
+                    field=where,
+                    found=value,
+                )
+        return {**self.params, **given}  # type: ignore[dict-item]
+
+
+def available_peers() -> dict[str, Peer]:
+    """Return every peer of every file on `mocli.peers.__path__`, by name; imports none of their packages."""
+    found: dict[str, Peer] = {}
+    for module in pkgutil.iter_modules(mocli.peers.__path__):
+        imported = import_module(f"mocli.peers.{module.name}")
+        declared = getattr(imported, "PEER", None)
+        if declared is not None and imported.__file__ is not None:
+            found[declared["name"]] = Peer.of(declared, Path(imported.__file__))
+    return dict(sorted(found.items()))
+
+
+def peers_named(names: Sequence[str]) -> list[Peer]:
+    """Return peers by name, all of them for `all`; raises `UsageError` with the nearest names."""
+    peers = available_peers()
+    for name in names:
+        if name not in peers and name != "all":
+            raise UsageError(
+                f"there is no peer '{name}'",
+                field="--peers",
+                hint=did_you_mean(name, ["all", *peers], "peers"),
+            )
+    return list(peers.values()) if "all" in names else [peers[name] for name in names]

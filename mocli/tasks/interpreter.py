@@ -1,0 +1,121 @@
+"""A Python that may be another environment's: whether it is one, and which packages it has."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mocli.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+OPTION = "--peer-python"
+PATIENCE_S = 120.0
+"""For the first start of an environment on a network disk."""
+
+# imports nothing; a folder of that name where mocli was started is no package
+PROBE = """
+import json, sys
+from importlib import metadata, util
+sys.path[:] = [p for p in sys.path if p]
+found = {}
+for module, package in json.loads(sys.argv[1]).items():
+    spec = util.find_spec(module)
+    if spec is None or (spec.origin is None and not spec.has_location):
+        continue
+    try:
+        found[module] = metadata.version(package)
+    except metadata.PackageNotFoundError:
+        found[module] = "unknown"
+print("\\n" + json.dumps(found))
+"""
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """A Python, and the versions of those packages looked for that it has, by module."""
+
+    path: Path
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def own(self) -> bool:
+        """Whether it is the one that runs mocli."""
+        # a virtual environment's is a link to another's: links are not followed
+        return self.path == Path(sys.executable)
+
+    def environment(self, threads: int) -> dict[str, str]:
+        """Return the variables for a process of it: without mocli's options, and without another's paths."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("MOCLI_")}
+        for name in () if self.own else ("PYTHONPATH", "PYTHONHOME"):
+            kept.pop(name, None)
+        for library in ("OMP", "MKL", "OPENBLAS", "NUMBA"):
+            kept[f"{library}_NUM_THREADS"] = str(threads)
+        return kept
+
+
+def find_interpreter(given: str | Path | None, packages: Mapping[str, str]) -> Interpreter:
+    """Return the interpreter given, or the one that runs mocli, and what it has of the packages.
+
+    Parameters
+    ----------
+    packages
+        By the name that is imported the name that is installed.
+
+    Raises
+    ------
+    UsageError
+        There is no such file, it cannot be run, or it is no Python.
+    """
+    path = Path(sys.executable)
+    if given is not None:
+        if Path(given).is_dir():
+            raise UsageError(
+                "a folder is no interpreter", field=OPTION, found=given, hint=_inside(Path(given))
+            )
+        which = shutil.which(str(given))
+        if which is None:
+            raise UsageError(
+                "there is no such program" if not Path(given).exists() else "the file cannot be run",
+                field=OPTION,
+                found=given,
+                hint="give the path of a Python: python -m venv PEERS makes PEERS/bin/python",
+            )
+        # links are kept: they say which environment
+        path = Path(os.path.abspath(which))  # noqa: PTH100
+    python = Interpreter(path)
+    try:
+        done = subprocess.run(
+            [str(path), "-c", PROBE, json.dumps(dict(packages))],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=PATIENCE_S,
+            env=python.environment(threads=1),
+        )
+        found = json.loads(done.stdout.strip().splitlines()[-1])
+    except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
+        said = str(error)
+        if not isinstance(error, (OSError, subprocess.TimeoutExpired)):
+            said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+        raise UsageError(
+            "the program does not answer as a Python from 3.8 on does",
+            field=OPTION,
+            found=path,
+            hint=f"it says: {said[:200]}",
+        ) from error
+    return Interpreter(path, found)
+
+
+def _inside(folder: Path) -> str:
+    inner = folder / "bin" / "python"
+    return f"give the program: {inner}" if inner.exists() else "give the path of a Python"

@@ -1,0 +1,132 @@
+"""What a run will need, what there is, and the end of one that takes more."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mocli.__main__ import main
+from mocli.errors import Interrupted, OutOfMemory
+from mocli.tasks import memory
+from mocli.tasks.memorylimit import MemoryLimit
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["--device", "cpu", "--threads", "1", "--no-html", "-s", "n_hidden=16", "--n-latent", "4"]
+
+
+def words(folder, out, *more):
+    files = [str(folder / "rna.h5ad"), str(folder / "prot.h5ad")]
+    return ["integrate", *files, "--links", str(folder / "links.tsv"), "-o", str(out), *SMALL, *more]
+
+
+def test_the_estimate_is_within_a_factor_of_two(unpaired, tmp_path):
+    command = [sys.executable, "-m", "mocli", *words(unpaired, tmp_path / "o.h5mu", "--max-steps", "5")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    device = json.loads((tmp_path / "o.report.json").read_text())["device"]
+    assert 0.5 < device["expected_memory_bytes"] / device["peak_memory_bytes"] < 2.0
+    assert "of memory will be needed" in done.stderr
+
+
+def test_a_dry_run_tells_it(unpaired, tmp_path, capsys):
+    assert main(words(unpaired, tmp_path / "o.h5mu", "--dry-run")) == 0
+    assert "of memory will be needed, most of it while" in capsys.readouterr().out
+
+
+def test_more_cells_features_and_links_need_more(unpaired, monkeypatch):
+    from mocli.data.modality import ModalityFile
+    from mocli.models.parameters import resolve
+    from mocli.tasks.options import DataOptions, TrainOptions
+    from mocli.tasks.prepare import plan
+    from mocli.types import Task
+
+    data = DataOptions(
+        inputs=[str(unpaired / "rna.h5ad"), str(unpaired / "prot.h5ad")], links=[str(unpaired / "links.tsv")]
+    )
+    made = plan(data, TrainOptions(), Task.INTEGRATE, lambda _: None)
+    params = resolve(made.traits, {}, "auto")
+    small = memory.footprint(made, params, Task.INTEGRATE)
+    assert small.peak < 1.5 * memory.LIBRARIES
+    monkeypatch.setattr(ModalityFile, "nbytes", lambda *_: 4_000_000_000)
+    large = memory.footprint(made, params, Task.INTEGRATE)
+    assert large.stage == "matrices are prepared"
+    assert large.peak > 10_000_000_000
+
+
+def test_a_run_above_the_limit_is_refused_before_it_reads(unpaired, tmp_path, capsys):
+    assert main(words(unpaired, tmp_path / "o.h5mu", "--max-memory", "200M")) == 137
+    err = capsys.readouterr().err
+    assert "--max-memory" in err
+    assert "at most 200 MB" in err
+    assert "Traceback" not in err
+    report = json.loads((tmp_path / "o.report.json").read_text())
+    assert report["status"] == "error"
+    assert report["error"]["kind"] == "memory"
+    assert not (tmp_path / "o.h5mu").exists()
+
+
+def test_a_run_that_grows_ends_with_checkpoint_and_report(unpaired, tmp_path, capsys, monkeypatch):
+    from mocli.tasks import training
+
+    monkeypatch.setattr(training, "tell_memory", lambda *_: None)  # an estimate that was too low
+    given = words(unpaired, tmp_path / "o.h5mu", "--max-steps", "100000", "--max-memory", "20M")
+    assert main(given) == 137
+    err = capsys.readouterr().err
+    assert "took more memory than it may" in err
+    assert "Traceback" not in err
+    report = json.loads((tmp_path / "o.report.json").read_text())
+    assert report["error"]["exit_code"] == 137
+    assert not (tmp_path / "o.h5mu").exists()
+
+
+def test_a_limit_interrupts_and_explains():
+    def receive(signum, _):
+        raise Interrupted(signum, "stopped")
+
+    old = signal.signal(signal.SIGTERM, receive)
+    try:
+        with MemoryLimit(1.0) as limit, pytest.raises(Interrupted) as caught:
+            time.sleep(20)
+    finally:
+        signal.signal(signal.SIGTERM, old)
+    found = limit.explain(caught.value)
+    assert isinstance(found, OutOfMemory)
+    assert "stopped" in str(found.found)
+    other = ValueError("something else")
+    assert limit.explain(other) is other
+    assert MemoryLimit(None).explain(caught.value) is caught.value
+
+
+def test_what_is_resident_is_near_the_peak():
+    from mocli.train.device import peak_memory
+
+    now = memory.resident_memory()
+    assert now is not None
+    assert 0 < now < 1.1 * peak_memory()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_limit_of_a_job_counts(tmp_path, version):
+    root, of = tmp_path / "cgroup", tmp_path / "self"
+    base = root if version == 2 else root / "memory"
+    job = base / "slurm" / "job_7"
+    job.mkdir(parents=True)
+    of.write_text("0::/slurm/job_7\n" if version == 2 else "5:cpu:/x\n4:memory:/slurm/job_7\n")
+    names = ("memory.max", "memory.current", "inactive_file")
+    if version == 1:
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+    (job / names[0]).write_text("8000\n")
+    (job / names[1]).write_text("3000\n")
+    (job / "memory.stat").write_text(f"anon 5\n{names[2]} 500\n")
+    (job.parent / names[0]).write_text("max\n")  # no limit of its own
+    assert list(memory._of_groups(root, of)) == [8000 - 3000 + 500]
+
+
+def test_no_groups_are_no_limit(tmp_path):
+    assert list(memory._of_groups(tmp_path, tmp_path / "absent")) == []
