@@ -40,6 +40,8 @@ class FeatureMatrix:
         Float32 `(n_vars,)`, or None for zero.
     neighbors
         Rows to average over, `(n_obs, k)`, or None.
+    deviation
+        What the features were divided by to standardise them, `(n_vars,)`; None where they were not.
     """
 
     values: CSR | FloatArray
@@ -47,6 +49,7 @@ class FeatureMatrix:
     offset: FloatArray | None = None
     neighbors: IntArray | NDArray[np.int32] | None = None
     smoothing: float = 0.0
+    deviation: FloatArray | None = None
 
     def __post_init__(self) -> None:
         if self.values.shape[1] != len(self.names):

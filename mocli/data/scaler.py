@@ -87,12 +87,13 @@ class Scaler:
         scale = np.where(self.constant, 0.0, 1 / self.std).astype(np.float32)
         offset = np.where(self.constant, 0.0, -self.mean / self.std).astype(np.float32)
         bound = np.float32(np.inf if self.clip is None else self.clip)
+        deviation = self.std.astype(np.float32)
         if isinstance(x, np.ndarray):
             x *= scale
             x += offset
             if self.clip is not None:
                 np.clip(x, -bound, bound, out=x)
-            return FeatureMatrix(x, names)
+            return FeatureMatrix(x, names, deviation=deviation)
         # Zeros must end at the clipped offset, so stored values are clipped against the sum.
         shift = np.clip(offset, -bound, bound)
         for start in range(0, x.nnz, _CHUNK):
@@ -103,7 +104,7 @@ class Scaler:
                 data += offset[columns]
                 np.clip(data, -bound, bound, out=data)
                 data -= shift[columns]
-        return FeatureMatrix(x, names, shift)
+        return FeatureMatrix(x, names, shift, deviation=deviation)
 
     def unscale(self, values: FloatArray) -> FloatArray:
         """Return standardised values `(n, n_vars)` to the scale before standardisation, float32."""

@@ -14,6 +14,7 @@ import numpy as np
 from scipy import sparse
 
 from mocli.data.batches import dense_rows
+from mocli.data.bundle import FeatureMatrix
 from mocli.data.components import principal_scores, without_averaging
 from mocli.data.transforms import Recipe, RecipeOptions, default_transform
 from mocli.nn.neighbors import knn, smooth
@@ -24,8 +25,8 @@ from mocli.types import COUNT_LIKELIHOODS, ModalityKind, ValueKind
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from mocli.data.bundle import FeatureMatrix, LinkedFeatures, Modality, MultiOmics
-    from mocli.types import FloatArray, IntArray
+    from mocli.data.bundle import LinkedFeatures, Modality, MultiOmics
+    from mocli.types import CSR, FloatArray, IntArray
 
 N_NEIGHBORS = 15
 SMOOTHING = 0.9
@@ -94,7 +95,8 @@ def component_baseline(
     for position, m in enumerate(bundle.modalities.values()):
         rows = bundle.rows[cells, position]
         measured = np.flatnonzero(rows >= 0)
-        scores = own_places(m, rows[measured], seed=seed)
+        # standardised, hundreds of features that hardly vary would drown the others
+        scores = own_places(m, rows[measured], seed=seed, standardise=False)
         spread = float(np.sqrt(scores.var(0).sum())) or 1.0
         block = np.zeros((len(cells), scores.shape[1]), dtype=np.float32)
         block[measured] = scores / spread
@@ -107,40 +109,51 @@ def component_baseline(
         "principal_components",
         "principal components, uncorrected",
         f"at most {N_COMPONENTS} principal components of each modality, after its usual transform (counts "
-        "of genes log-normalised, of proteins CLR, of peaks TF-IDF and LSI; standardised), scaled to the "
+        "of genes log-normalised, of proteins CLR, of peaks TF-IDF and LSI), scaled to the "
         f"same total variance, side by side; a modality that was not measured at its mean{drawn}",
         {name: z[np.searchsorted(cells, own)] for name, own in of.items()},
     )
     return base, of
 
 
-def comparable(m: Modality, rows: IntArray, *, seed: int) -> FeatureMatrix:
-    """Return some rows on a scale on which distances mean something, whatever a model takes the values for.
+def comparable(m: Modality, rows: IntArray, *, seed: int, standardise: bool) -> FeatureMatrix:
+    """Return some rows after the transform that their kind has by default, whatever a model takes them for.
 
-    What has a likelihood goes through the transform that its kind has by default, as where no model is
-    asked: counts of proteins become CLR, of genes log-normalised, of peaks LSI; the most variable
-    features are standardised. So the figures of `integrate` and `benchmark` are of the same places.
+    Counts of proteins become CLR, of genes log-normalised, of peaks LSI; what has no likelihood was
+    transformed before. So the figures of `integrate` and `benchmark` are of the same places.
+
+    Parameters
+    ----------
+    standardise
+        Whether all features count the same; else the variable ones lead.
     """
     features = without_averaging(m.features)
     if m.likelihood is None or len(rows) < 2:
-        return replace(features, values=features.values[rows])
+        values: CSR | FloatArray = features.values[rows]
+        if standardise or features.deviation is None:
+            return replace(features, values=values)
+        values = (
+            values * features.deviation
+            if isinstance(values, np.ndarray)
+            else (values @ sparse.diags(features.deviation)).tocsr()
+        )
+        # what was taken off is the same for all cells
+        return FeatureMatrix(values, features.names)
     x = sparse.csr_matrix(features.values[rows])
-    values = ValueKind.COUNTS if m.likelihood in {*COUNT_LIKELIHOODS, "bernoulli"} else ValueKind.POSITIVE
+    kind = ValueKind.COUNTS if m.likelihood in {*COUNT_LIKELIHOODS, "bernoulli"} else ValueKind.POSITIVE
     largest = float(x.data.max()) if x.nnz else 0.0
     # values that are taken for normal were transformed before
-    transform = (
-        "identity" if m.likelihood == "normal" else default_transform(m.kind, values, max_value=largest)
-    )
+    transform = "identity" if m.likelihood == "normal" else default_transform(m.kind, kind, max_value=largest)
     peaks = m.kind is ModalityKind.ATAC and transform != "tfidf-lsi"
-    options = RecipeOptions(transform=transform, n_top=usual_top(len(rows), peaks=peaks), seed=seed)
+    n_top = usual_top(len(rows), peaks=peaks)
+    options = RecipeOptions(transform=transform, n_top=n_top, standardise=standardise, seed=seed)
     return Recipe.fit(x, var_names=features.names, options=options).apply(x)
 
 
-def own_places(m: Modality, rows: IntArray, *, seed: int) -> FloatArray:
+def own_places(m: Modality, rows: IntArray, *, seed: int, standardise: bool = True) -> FloatArray:
     """Place some rows of a modality by the principal components of its own features, `(n, <= 50)`."""
-    if m.likelihood is None:
-        return principal_components(m.features, rows, seed=seed)
-    return principal_components(comparable(m, rows, seed=seed), np.arange(len(rows)), seed=seed)
+    features = comparable(m, rows, seed=seed, standardise=standardise)
+    return principal_components(features, np.arange(len(rows)), seed=seed)
 
 
 def own_neighbors(m: Modality, rows: IntArray, *, seed: int, n_neighbors: int = N_NEIGHBORS) -> IntArray:
