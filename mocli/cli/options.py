@@ -167,6 +167,15 @@ class DataOptions:
             help="Numeric obs column to account for; repeatable",
         ),
     ] = None
+    weight_key: Annotated[
+        str | None,
+        option(
+            "--weight-key",
+            panel=DATA,
+            metavar="COLUMN",
+            help="Numeric obs column, 0 or more: weights of cells in discriminators (scMODAL, scCross)",
+        ),
+    ] = None
     label_key: Annotated[
         str | None,
         option(

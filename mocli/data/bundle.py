@@ -148,6 +148,8 @@ class MultiOmics:
     sets
         By modality which of its features belong to which set of genes, `(n_vars, n_sets)`; none where
         no sets were given.
+    weights
+        By modality what its cells weigh in discriminators, `(n_obs,)`, 0 or more; none where none were given.
     """
 
     modalities: Mapping[str, Modality]
@@ -161,6 +163,7 @@ class MultiOmics:
     continuous: Continuous | None = None
     obs: pd.DataFrame | None = field(default=None, repr=False)
     sets: Mapping[str, CSR] = field(default_factory=dict, repr=False)
+    weights: Mapping[str, FloatArray] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if self.rows.shape != (len(self.obs_names), len(self.modalities)):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 class Critic(nn.Module):
@@ -82,6 +82,24 @@ def label_weights(own: Tensor, others: Sequence[Tensor]) -> Tensor:
     weight = torch.ones(len(own))
     weight[own >= 0] = (elsewhere / here.clamp_min(1e-12)).sqrt()[mine]
     return weight / weight.mean().clamp_min(1e-12)
+
+
+def cell_weights(
+    name: str, others: Sequence[str], codes: Mapping[str, Tensor], own: Mapping[str, Tensor]
+) -> Tensor:
+    """Weights of a source's cells, `(n,)`: those of their labels, their own, or the product of both.
+
+    Parameters
+    ----------
+    codes
+        Codes of labels by source; none where labels do not weigh.
+    own
+        The user's weights by source; none where there are none.
+    """
+    by_label = label_weights(codes[name], [codes[other] for other in others]) if codes else None
+    if not own:
+        return torch.ones(0) if by_label is None else by_label
+    return own[name] if by_label is None else by_label * own[name]
 
 
 def noise_scale(step: int, burn_in: int, start: float = 1.5) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from mocli.report.wording import metric_value
@@ -62,7 +62,14 @@ class Spread:
 
 @dataclass(frozen=True)
 class Line:
-    """One method; `rank` is None for bounds, which no method competes with."""
+    """One method; `rank` is None for bounds, which no method competes with.
+
+    Attributes
+    ----------
+    everything
+        Mean of all aspects, for methods that all were measured of; None for others, and where all
+        methods were measured alike, as `overall` says it then.
+    """
 
     method: str
     kind: str
@@ -70,6 +77,7 @@ class Line:
     overall: float | None
     aspects: Mapping[str, float]
     cells: Mapping[str, Spread]
+    everything: float | None = None
 
 
 @dataclass(frozen=True)
@@ -94,13 +102,20 @@ class Ranking:
     def table(self, most: int = 12) -> tuple[list[str], list[list[Json]]]:
         """Return headers and rows: rank, overall, aspects, then the leading metrics."""
         leading = [c for c in self.columns if c.order < 99][:most] or list(self.columns)[:most]
-        header = ["method", "kind", "rank", "overall", *self.aspects, *(c.key for c in leading)]
+        more = ["overall, all aspects"] if self.unequal else []
+        header = ["method", "kind", "rank", "overall", *more, *self.aspects, *(c.key for c in leading)]
         rows: list[list[Json]] = []
         for line in self.lines:
             values = [line.aspects.get(a) for a in self.aspects]
             cells = [line.cells[c.key].mean if c.key in line.cells else None for c in leading]
-            rows.append([line.method, line.kind, line.rank, line.overall, *values, *cells])
+            everything = [line.everything] if self.unequal else []
+            rows.append([line.method, line.kind, line.rank, line.overall, *everything, *values, *cells])
         return header, rows
+
+    @property
+    def unequal(self) -> bool:
+        """Whether some methods were measured in more aspects than others."""
+        return any(line.everything is not None for line in self.lines)
 
 
 BOUNDS = {"bound": 1, "answer": 2}
@@ -113,7 +128,8 @@ def rank(figures: Sequence[Figure], *, left_out: frozenset[str] = frozenset({"to
     A metric becomes a number from 0 (the worst mean over seeds among all but the bounds told the
     answer, and any that was tried and is undefined) to 1 (the best); an aspect is the mean of its
     metrics, the overall score the mean of the aspects that were measured of every method that is
-    ranked, so that none gains by what it cannot be asked; of all its own where none is shared. Aspects
+    ranked, so that none gains by what it cannot be asked; of all its own where none is shared. Where
+    that leaves aspects out, `everything` is the mean of all, for methods that have them all. Aspects
     `left_out` are shown only.
     """
     columns: dict[str, Column] = {}
@@ -147,8 +163,11 @@ def rank(figures: Sequence[Figure], *, left_out: frozenset[str] = frozenset({"to
         of_method[method] = {a: statistics.fmean(v) for a, v in by_aspect.items()}
     competing = [set(a) for m, a in of_method.items() if a and kinds[m] not in BOUNDS]
     shared = set.intersection(*competing) if competing else set()
+    union = set[str]().union(*competing)
     for method, kind in kinds.items():
         aspects = of_method[method]
+        has_all = shared < union <= set(aspects) and kind not in BOUNDS
+        everything = statistics.fmean(aspects[a] for a in union) if has_all else None
         counted = [v for a, v in aspects.items() if a in shared] or list(aspects.values())
         overall = statistics.fmean(counted) if counted else None
         cells = {
@@ -156,7 +175,7 @@ def rank(figures: Sequence[Figure], *, left_out: frozenset[str] = frozenset({"to
             for key, of in values.items()
             if method in of
         }
-        lines.append(Line(method, kind, None, overall, aspects, cells))
+        lines.append(Line(method, kind, None, overall, aspects, cells, everything))
     lines.sort(
         key=lambda line: (_last(line), -(line.overall if line.overall is not None else -1.0), line.method)
     )
@@ -164,9 +183,7 @@ def rank(figures: Sequence[Figure], *, left_out: frozenset[str] = frozenset({"to
     for line in lines:
         counts = _last(line) == 0 and line.overall is not None
         place += counts
-        ranked.append(
-            Line(line.method, line.kind, place if counts else None, line.overall, line.aspects, line.cells)
-        )
+        ranked.append(replace(line, rank=place if counts else None))
     order = {
         c.aspect: i for i, c in reversed(list(enumerate(sorted(columns.values(), key=lambda c: c.order))))
     }

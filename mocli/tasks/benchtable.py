@@ -139,7 +139,7 @@ def ranking_records(ranked: dict[str, Ranking]) -> list[Record]:
     found = []
     for task, ranking in ranked.items():
         for line in ranking.lines:
-            figures = {"rank": line.rank, "overall": line.overall}
+            figures = {"rank": line.rank, "overall": line.overall, "overall_all_aspects": line.everything}
             figures |= {f"aspect[{name}]": value for name, value in line.aspects.items()}
             found += [
                 Record(
@@ -166,7 +166,10 @@ def describe_rankings(run: Run, records: Sequence[Record], ranked: dict[str, Ran
             if line.overall is not None:
                 place = f"{line.rank}." if line.rank else " - "
                 aspects = ", ".join(f"{name} {value:.2f}" for name, value in line.aspects.items())
-                run.say(f"  {place} {line.method} ({line.kind}): overall {line.overall:.3f} ({aspects})")
+                more = "" if line.everything is None else f", all aspects {line.everything:.3f}"
+                run.say(
+                    f"  {place} {line.method} ({line.kind}): overall {line.overall:.3f}{more} ({aspects})"
+                )
     _describe_costs(run, records)
     _describe_studies(run, records)
     amiss: list[list[Any]] = [
@@ -184,7 +187,8 @@ def describe_rankings(run: Run, records: Sequence[Record], ranked: dict[str, Ran
 
 HOW_RANKED = (
     "A metric counts from 0 (worst of all methods, mean over seeds) to 1 (best); an aspect is the mean of "
-    "its metrics, overall the mean of the aspects that were measured of every ranked method. "
+    "its metrics, overall the mean of the aspects that were measured of every ranked method; 'all aspects' "
+    "is the mean of all, of the methods that have them all: those that place each modality. "
     "'shuffled' and 'chance' know nothing, 'perfect' was told the answer, 'other_real_cells' are the best "
     "that simulated ones could be; none of these is ranked. Models that train on the pairing of cells have "
     "seen the partners that they are asked for here."

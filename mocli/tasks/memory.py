@@ -92,6 +92,10 @@ def footprint(made: Plan, params: object, task: Task) -> Footprint:
     for edge in made.edges:
         for name in (edge.source, edge.target):
             n_links[name] = n_links.get(name, 0) + len(edge.source_index)
+    n_given: dict[str, int] = {}  # columns of the user's own, which stand for no feature
+    for links in made.matrices:
+        for name in links.edge:
+            n_given[name] = n_given.get(name, 0) + len(links.names)
     held, weights, width, raw, dense, linked = LIBRARIES, 0.0, 0, [0.0], [0.0], 0.0
     for c in made.choices:
         n, p = c.file.n_obs, max(c.file.n_vars, 1)
@@ -103,12 +107,12 @@ def footprint(made: Plan, params: object, task: Task) -> Footprint:
         seen = COMPONENTS if reduced else chosen
         width += seen
         weights += seen * (sized.weights_per_feature(seen) if sized else COMPONENTS)
-        if c.file.name in n_links:
-            s = n_links[c.file.name]
-            held += stored * min(1.0, CHOSEN * s / p)
+        if c.file.name in n_links or c.file.name in n_given:
+            s, given = n_links.get(c.file.name, 0), n_given.get(c.file.name, 0)
+            held += stored * min(1.0, CHOSEN * s / p) + 4.0 * n * given
             if isinstance(params, SmoothsLinks) and params.smooth_links:
                 held += 4.0 * n * n**0.5
-            linked += 4.0 * min(n * s, MOST_MEASURED)
+            linked += 4.0 * min(n * (s + given), MOST_MEASURED)
         if task is Task.IMPUTE:
             dense.append(4.0 * p)
     batch = sized.batch_size if sized else 512

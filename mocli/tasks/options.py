@@ -31,6 +31,7 @@ class DataOptions:
     batch_key: str | None = None
     covariate_keys: Sequence[str] = ()
     continuous_keys: Sequence[str] = ()
+    weight_key: str | None = None
     label_key: str | None = None
     pair_key: str | None = None
     obs_prefix: bool = False

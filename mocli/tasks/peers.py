@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mocli.data.io import parse_source
+from mocli.data.linkroute import link_files
 from mocli.errors import InputError, MocliError, UsageError
 from mocli.tasks.benchruns import process_costs
 from mocli.tasks.benchtable import COSTS
@@ -19,6 +19,7 @@ from mocli.types import Task
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from mocli.peers.registry import Peer
     from mocli.tasks.benchtable import Record
@@ -131,7 +132,7 @@ def plan_peers(
     work = PeersWork([], [], data)
     files = [parse_source(text).path for text in request.data.inputs]
     # linked features are kept among the variable ones, whoever uses the links
-    files += map(Path, request.data.links)
+    files += link_files(request.data.links)
     words = _words_of_data(request)
     for peer in asked.peers:
         assert asked.python is not None
@@ -159,7 +160,7 @@ def plan_peers(
 def _words_of_data(request: Request) -> list[str]:
     """Return the options that say what peers are given."""
     data = replace(request.data, label_key=None, pair_key=None, likelihood={})
-    data = replace(data, covariate_keys=(), continuous_keys=())
+    data = replace(data, covariate_keys=(), continuous_keys=(), weight_key=None)
     run = replace(request.run, max_time=None, checkpoint_every=0.0, deterministic=False)
     plain = replace(request, data=data, train=TrainOptions(), run=run)
     return [*words_of(plain, request.data.links, {}), "--seed", str(request.run.seed)]

@@ -24,6 +24,7 @@ from mocli.tasks.options import one_of
 from mocli.tasks.pairing import Relation, index_map, relate, true_pairs
 from mocli.tasks.select import choose_model
 from mocli.tasks.start import check_kind
+from mocli.tasks.weights import takes_weights, weights_of_rows
 from mocli.types import ModalityKind, Pairing
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class Plan:
     pairs: Mapping[tuple[str, str], IntArray]
     warnings: tuple[str, ...]
     columns: Mapping[str, str]
+    weights: Mapping[str, Mapping[str, pd.Series | None]] = field(default_factory=dict)
     sets: Mapping[str, CSR] = field(default_factory=dict)
 
     @property
@@ -164,6 +166,7 @@ def plan(
         covariates={k: find_column(files, k, option="--covariate") for k in data.covariate_keys},
         continuous={k: find_column(files, k, option="--continuous") for k in data.continuous_keys},
         pairs=pairs,
+        weights={k: find_column(files, k, option="--weight-key") for k in (data.weight_key,) if k},
         warnings=_warnings(relation, traits, data, unpaired=not pairs),
         columns={k: v for k, v in (("batch", data.batch_key), ("label", data.label_key)) if v},
         sets=gene_sets(data, traits, files, linked.edges, say),
@@ -257,6 +260,7 @@ def load(
         continuous=numbers_of_cells(made.continuous, made.files, rows),
         # a recipe may have chosen some of the features
         sets={name: found[recipes[name].selected] for name, found in made.sets.items()},
+        weights=weights_of_rows(made.weights, made.files, rows, say),
     )
     if projects and projects.input_smoothing > 0:
         # imported here: a dry run must not pay for torch
@@ -347,6 +351,8 @@ def _warnings(
         found.append(f"{traits.name} uses no feature links: --links changes nothing")
     if (data.covariate_keys or data.continuous_keys) and not traits.likelihoods:
         found.append(f"{traits.name} uses no covariates: --covariate and --continuous change nothing")
+    if data.weight_key and traits.params and not takes_weights(traits):
+        found.append(f"{traits.name} has no discriminators: --weight-key changes nothing")
     if data.batch_key and not traits.likelihoods:
         found.append(
             f"{traits.name} does not correct batches: --batch-key serves pictures and metrics alone; where a "

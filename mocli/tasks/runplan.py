@@ -168,7 +168,7 @@ def untrained(request: Request) -> Request:
     data = replace(request.data, links=(), gene_sets=None, transform={}, likelihood={}, hvg={}, seen_in={})
     return replace(
         request,
-        data=replace(data, covariate_keys=(), continuous_keys=()),
+        data=replace(data, covariate_keys=(), continuous_keys=(), weight_key=None),
         train=replace(request.train, preset="auto", max_steps=None, params={}),
     )
 
@@ -183,6 +183,7 @@ def words_of(request: Request, links: Sequence[object], params: Mapping[str, obj
         "--pairing": data.pairing,
         "--var-key": data.var_key,
         "--batch-key": data.batch_key,
+        "--weight-key": data.weight_key,
         "--label-key": data.label_key,
         "--pair-key": data.pair_key,
         "--preset": train.preset,

@@ -108,8 +108,8 @@ def silence_genes(run: Run, cells: Cells, asked: SilencingOptions, *, seed: int)
     """
     expressed = _expressed(cells)
     columns = choose_genes(cells.genes, asked.genes, warn=run.warn)
-    enough = expressed[0][columns] >= asked.min_cells
     lacking = cells.absent[columns]
+    enough = (expressed[0][columns] >= asked.min_cells) & ~lacking
     absent = tuple(cells.genes.names[j] for j in columns[lacking])
     too_few = tuple(cells.genes.names[j] for j in columns[~enough & ~lacking])
     if not enough.any():

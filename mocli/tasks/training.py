@@ -186,6 +186,7 @@ def _fingerprint(
         "likelihoods": [c.likelihood for c in made.choices],
         "batches": None if batch is None else list(batch.levels),
         "covariates": _covariates(prepared),
+        "weights": _weights(prepared),
         "pairing": made.relation.pairing.value,
         "model": made.traits.name,
         "params": as_dict(params),
@@ -211,6 +212,16 @@ def _covariates(prepared: Prepared) -> list[Any]:
         h = hashlib.sha256(np.ascontiguousarray(continuous.values).tobytes())
         found.append([*continuous.keys, h.hexdigest()])
     return found
+
+
+def _weights(prepared: Prepared) -> str | None:
+    weights = prepared.bundle.weights
+    if not weights:
+        return None
+    h = hashlib.sha256()
+    for weight in weights.values():
+        h.update(np.ascontiguousarray(weight).tobytes())
+    return h.hexdigest()
 
 
 def _named(cells: pd.Index) -> str:

@@ -31,6 +31,12 @@ def test_nobody_gains_by_what_it_cannot_be_asked():
     assert [line.method for line in found.lines] == ["both", "one", "low"]
     assert overall["both"] == 1.0
     assert overall["low"] == 0.0
+    # all aspects only of those who have them all
+    assert found.unequal
+    assert {line.method: line.everything for line in found.lines} == {"both": 0.5, "one": None, "low": 0.5}
+    header, rows = found.table()
+    assert header[4] == "overall, all aspects"
+    assert [row[4] for row in rows] == [0.5, None, 0.5]
     # still shown
     assert {line.method: line.aspects for line in found.lines}["both"]["partners"] == 0.0
 
@@ -47,3 +53,5 @@ def test_bounds_do_not_say_what_is_shared():
     )
     assert {line.method: line.overall for line in found.lines} == {"x": 0.5, "y": 0.5, "perfect": 1.0}
     assert found.lines[-1].rank is None
+    # all were measured alike: the overall score says it
+    assert not found.unequal

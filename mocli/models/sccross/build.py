@@ -86,9 +86,13 @@ def build(bundle: MultiOmics, params: SccrossParams, *, seed: int) -> Built:
         module.depth[i] = _median_total(features)
         module.start(part.name, _means(features, binary=part.likelihood == "bernoulli"))
     module.keep_inputs(seen)
-    if params.critic_weights == "labels":
-        labels = bundle.labels("--set critic_weights=labels")
-        module.keep_weights({name: torch.from_numpy(codes) for name, codes in labels.items()})
+    by_label = params.critic_weights == "labels"
+    if by_label or bundle.weights:
+        labels = bundle.labels("--set critic_weights=labels") if by_label else {}
+        module.keep_weights(
+            {name: torch.from_numpy(codes) for name, codes in labels.items()},
+            {name: torch.from_numpy(weight) for name, weight in bundle.weights.items()},
+        )
     near: dict[str, IntArray] = {}
     if params.prior_smoothing and bundle.links:
         near = {part.name: _neighbors(inputs[i], part.n_neighbors) for i, part in enumerate(parts)}

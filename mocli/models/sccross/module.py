@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from mocli.models.sccross.networks import Decoder, Gaussian, totals
-from mocli.nn.adversarial import Critic, label_weights, noise_scale, source_entropy
+from mocli.nn.adversarial import Critic, cell_weights, noise_scale, source_entropy
 from mocli.nn.losses import anchor_loss, soft_assignment
 from mocli.nn.projection import Projection, smoothed
 
@@ -95,10 +95,13 @@ class SccrossModule(nn.Module):
         for m, name in enumerate(self.names):
             self.register_buffer(f"input_{m}", inputs[name].to(self.depth.device), persistent=False)
 
-    def keep_weights(self, codes: Mapping[str, Tensor]) -> None:
-        """Keep what the critic weighs every training cell by, from codes of labels, `(n_obs,)`; not saved."""
+    def keep_weights(self, codes: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+        """Keep what the critic weighs every training cell by, `(n_obs,)`; not saved.
+
+        By codes of labels, by the user's own weights, or by both.
+        """
         for m, name in enumerate(self.names):
-            weight = label_weights(codes[name], [codes[other] for other in self.names if other != name])
+            weight = cell_weights(name, [other for other in self.names if other != name], codes, own)
             self.register_buffer(f"weight_{m}", weight, persistent=False)
 
     def keep_prior(self, prior: Mapping[tuple[str, str], tuple[Tensor, Tensor]]) -> None:

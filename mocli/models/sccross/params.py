@@ -113,7 +113,8 @@ class SccrossParams:
         Literal["equal", "cells", "labels"],
         Field(
             description="weights of cells in the critic: equal in all for every modality, equal for every "
-            "cell, or such that modalities have the labels of --label-key in equal shares"
+            "cell, or such that modalities have the labels of --label-key in equal shares; times "
+            "--weight-key, where given"
         ),
     ] = "equal"
     critic_steps: Annotated[int, Field(ge=1, description="critic steps per minibatch")] = 2

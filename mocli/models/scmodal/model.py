@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from mocli.models.base import Group, Losses, Phase, Plateau, Sampling, Schedule
 from mocli.models.scmodal import TRAITS
 from mocli.models.scmodal.module import ScmodalModule, Step
-from mocli.nn.adversarial import label_weights
+from mocli.nn.adversarial import cell_weights
 from mocli.types import Preset
 
 if TYPE_CHECKING:
@@ -45,12 +45,14 @@ class Scmodal:
         """Build with fresh weights for the modalities and edges of a bundle."""
         widths = {name: m.features.n_vars for name, m in bundle.modalities.items()}
         model = cls(widths, [link.edge for link in bundle.links], params)
-        if params.critic_weights == "labels":
-            found = bundle.labels("--set critic_weights=labels")
+        by_label = params.critic_weights == "labels"
+        if by_label or bundle.weights:
+            found = bundle.labels("--set critic_weights=labels") if by_label else {}
             codes = {name: torch.from_numpy(values) for name, values in found.items()}
+            own = {name: torch.from_numpy(values) for name, values in bundle.weights.items()}
             model.module.keep_weights(
                 {
-                    (a, b): (label_weights(codes[a], [codes[b]]), label_weights(codes[b], [codes[a]]))
+                    (a, b): (cell_weights(a, [b], codes, own), cell_weights(b, [a], codes, own))
                     for a, b in model.edges
                 }
             )

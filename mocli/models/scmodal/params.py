@@ -51,7 +51,7 @@ class ScmodalParams:
         Literal["equal", "labels"],
         Field(
             description="weights of cells in the discriminators: equal, or such that both modalities have "
-            "the labels of --label-key in equal shares"
+            "the labels of --label-key in equal shares; times --weight-key, where given"
         ),
     ] = "equal"
     logit_clamp: Annotated[float, Field(gt=0, description="bound of the discriminator's logit")] = 50.0
