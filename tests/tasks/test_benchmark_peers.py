@@ -16,6 +16,7 @@ from mocli.data.demo import write_demo
 from mocli.errors import UsageError
 from mocli.peers import runner
 from mocli.peers.registry import available_peers
+from mocli.tasks.benchreport import last_words
 from mocli.tasks.campaign import Training
 from mocli.tasks.ground import prepare_ground
 from mocli.tasks.interpreter import Interpreter, find_interpreter
@@ -96,7 +97,9 @@ def bench(tmp_path_factory, other_python):
         "peers": ",".join(TOYS), "peer_python": other_python,
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mocli.tasks.benchpage.layout", lambda z, **_: z[:, :2])  # no UMAP, for its time
+        # no UMAP and few trees, for their time
+        patch.setattr("mocli.tasks.benchpage.layout", lambda z, **_: z[:, :2])
+        patch.setattr("mocli.metrics.label_transfer.TREES", 5)
         done = mocli.benchmark(folder / "multiome.h5mu", output=folder / "b.tsv", **{**options, "html": True})
     return folder, options, done
 
@@ -301,3 +304,22 @@ def test_the_command_line_takes_them(paired, tmp_path, capsys):
     plan = capsys.readouterr().out
     assert f"would run peer toyplaces seed 0: numpy {np.__version__} of {sys.executable}" in plan
     assert "leaves out the peer toyabsent" in plan
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "reason"),
+    [
+        (-9, "", "ended by signal 9: out of memory?"),
+        (1, "Traceback\n  x\nValueError: bad\nException ignored in: y\n", "ValueError: bad"),
+        (1, "scvi.Error\nmodule.OwnError: no\n", "module.OwnError: no"),
+        (
+            1,
+            "error: places have the shape (2,), there are 3 cells\n",
+            "places have the shape (2,), there are 3 cells",
+        ),
+        (3, "", "exit code 3"),
+    ],
+)
+def test_why_a_process_failed_is_taken_from_its_last_words(tmp_path, code, said, reason):
+    (tmp_path / "stderr.txt").write_text(said)
+    assert last_words(tmp_path, code) == reason
