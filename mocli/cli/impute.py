@@ -93,8 +93,8 @@ class ImputeOptions:
             "--decode-batch",
             panel=IMPUTATION,
             metavar="LEVEL|own|average",
-            help="Decode as this batch, as each cell's own, or (default) as the mean over those that "
-            "measured the target",
+            help="Decode as this batch, as each cell's own, or as the mean over those that measured the "
+            "target, which is the decoder's default",
         ),
     ] = None
     coverage: Annotated[

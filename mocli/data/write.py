@@ -336,6 +336,8 @@ def _write_columns(file: ModalityFile, target: h5py.Group, source: h5py.Group) -
             put_array(varm, key, node[()][file.columns])
         elif text_attr(node, "encoding-type") == "dataframe":
             put_table(varm, key, read_table(node).iloc[file.columns])
+        elif text_attr(node, "encoding-type") in {"csr_matrix", "csc_matrix"}:
+            put_csr(varm, key, read_csr(locate(node), dtype=None)[file.columns])
     for key, node in source.get("varp", {}).items():
         put_csr(varp, key, read_csr(locate(node), dtype=None)[file.columns][:, file.columns])
 

@@ -145,7 +145,7 @@ def comparable(m: Modality, rows: IntArray, *, seed: int, standardise: bool) -> 
     # values that are taken for normal were transformed before
     transform = "identity" if m.likelihood == "normal" else default_transform(m.kind, kind, max_value=largest)
     peaks = m.kind is ModalityKind.ATAC and transform != "tfidf-lsi"
-    n_top = usual_top(len(rows), peaks=peaks)
+    n_top = usual_top(len(rows), peaks=peaks) if x.nnz else None  # nothing varies where nothing was seen
     options = RecipeOptions(transform=transform, n_top=n_top, standardise=standardise, seed=seed)
     return Recipe.fit(x, var_names=features.names, options=options).apply(x)
 

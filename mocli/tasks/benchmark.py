@@ -11,7 +11,7 @@ from mocli.data.io import parse_source
 from mocli.data.linkroute import link_files
 from mocli.errors import InputError, UsageError
 from mocli.log import logger
-from mocli.tasks.campaign import TASKS, Asked, check_parameters, check_sets, choose_models
+from mocli.tasks.campaign import TASKS, Asked, check_parameters, check_sets, check_weights, choose_models
 from mocli.tasks.contender import others_embedding
 from mocli.tasks.ground import prepare_ground
 from mocli.tasks.options import listed_names, one_of
@@ -225,6 +225,7 @@ def _planned(
     names = list(dict.fromkeys(name for of in chosen.values() for name in of))
     check_parameters(request.train.params, names)
     check_sets(request.data.gene_sets, names)
+    check_weights(request.data.weight_key, names, ground.files)
     direction = None
     if Task.IMPUTE in asked.tasks:
         kinds = {f.name: f.kind for f in ground.files}

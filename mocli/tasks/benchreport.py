@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mocli.data.obsm import read_places
-from mocli.errors import InputError, MocliError
+from mocli.errors import InputError, Interrupted, MocliError
 from mocli.models.registry import traits_of
 from mocli.tasks.benchruns import CHANCE, REAL_CELLS, costs, figures, loss_ratios
 from mocli.tasks.benchtable import (
@@ -190,6 +190,8 @@ class Benchmark:
                 continue
             try:
                 contender = self._of_model(training)
+            except Interrupted:
+                raise
             except MocliError as error:
                 self.run.warn(f"{training.name} cannot be scored: {error.message}")
                 continue
@@ -206,6 +208,8 @@ class Benchmark:
                 continue
             try:
                 contender = run.contender(self.ground)
+            except Interrupted:
+                raise
             except MocliError as error:
                 self._failed_peer(run, error.message)
                 continue

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mocli import __version__
 from mocli.data.genesets import read_gene_sets
+from mocli.data.obs import find_column
 from mocli.errors import UsageError, did_you_mean
 from mocli.models.parameters import params_class
 from mocli.models.registry import available, traits_of
@@ -18,12 +19,14 @@ from mocli.tasks import runfolder
 from mocli.tasks.processes import Command, own_environment
 from mocli.tasks.runfolder import hash_of
 from mocli.tasks.select import problem_with
+from mocli.tasks.weights import takes_weights
 from mocli.types import ModalityKind, Task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from mocli.data.modality import ModalityFile
     from mocli.models.base import Traits
     from mocli.tasks.ground import Ground
 
@@ -263,6 +266,29 @@ def check_sets(path: str | None, models: Sequence[str]) -> None:
             hint=f"leave it out, or add to --models: {takers}",
         )
     read_gene_sets(path)
+
+
+def check_weights(key: str | None, models: Sequence[str], files: Sequence[ModalityFile]) -> None:
+    """Find the column of cells' weights before any run does.
+
+    Raises
+    ------
+    InputError
+        No file has it.
+    UsageError
+        No model of the benchmark weighs cells.
+    """
+    if key is None:
+        return
+    if not any(takes_weights(traits_of(name)) for name in models):
+        takers = ", ".join(name for name, traits in available().items() if takes_weights(traits))
+        raise UsageError(
+            "no model of this benchmark weighs cells",
+            field="--weight-key",
+            found=", ".join(models),
+            hint=f"leave it out, or add to --models: {takers}",
+        )
+    find_column(files, key, option="--weight-key")
 
 
 def safe(text: str) -> str:

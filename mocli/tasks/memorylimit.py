@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 PERIOD_S = 0.25
+AGAIN_S = 5.0
+"""Between two signals: training may have heard the first in its last step, and heeded it no more."""
 
 
 class MemoryLimit:
@@ -49,16 +51,21 @@ class MemoryLimit:
         if self._thread is not None:
             self._thread.join()
 
+    @property
+    def watches(self) -> bool:
+        """Whether the resident set is looked at."""
+        return self._thread is not None
+
     def _watch(self) -> None:
-        main = threading.main_thread().ident
-        while not self._done.wait(PERIOD_S):
-            now = resident_memory()
+        main, wait = threading.main_thread().ident, PERIOD_S
+        while not self._done.wait(wait):
+            now, wait = resident_memory(), PERIOD_S
             if now is not None and self.most is not None and now > self.most:
-                self.reached = now
+                self.reached = max(now, self.reached or 0)
                 if main is not None:
                     # as a scheduler would: training writes its checkpoint first
                     signal.pthread_kill(main, signal.SIGTERM)
-                return
+                wait = AGAIN_S
 
     def explain(self, error: BaseException) -> BaseException:
         """Return the error as one of memory, where this limit is what ended the run."""

@@ -74,6 +74,10 @@ class PeerData:
                 "the data for a peer cannot be written", file=path, found=error.strerror or str(error)
             ) from error
 
+    def forget(self) -> None:
+        """Let go of the data: runs and scores do not need them."""
+        self.__dict__.pop("_prepared", None)
+
     @cached_property
     def _prepared(self) -> Prepared:
         # the ground may be a sample of the cells, and keeps no recipes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mocli.data.io import parse_source
 from mocli.data.linkroute import link_files
-from mocli.errors import InputError, MocliError, UsageError
+from mocli.errors import InputError, Interrupted, MocliError, UsageError
 from mocli.tasks.benchruns import process_costs
 from mocli.tasks.benchtable import COSTS
 from mocli.tasks.interpreter import OPTION, find_interpreter
@@ -95,8 +95,11 @@ class PeersWork:
         for source, run in {run.source: run for run in todo}.items():
             try:
                 self.data.write(run.peer, source)
+            except Interrupted:
+                raise
             except MocliError as error:
                 failed[run.peer.name] = error.message
+        self.data.forget()
         return failed
 
     def tidy(self) -> None:
@@ -161,7 +164,7 @@ def _words_of_data(request: Request) -> list[str]:
     """Return the options that say what peers are given."""
     data = replace(request.data, label_key=None, pair_key=None, likelihood={})
     data = replace(data, covariate_keys=(), continuous_keys=(), weight_key=None)
-    run = replace(request.run, max_time=None, checkpoint_every=0.0, deterministic=False)
+    run = replace(request.run, max_time=None, max_memory=None, checkpoint_every=0.0, deterministic=False)
     plain = replace(request, data=data, train=TrainOptions(), run=run)
     return [*words_of(plain, request.data.links, {}), "--seed", str(request.run.seed)]
 

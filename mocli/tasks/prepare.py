@@ -166,7 +166,11 @@ def plan(
         covariates={k: find_column(files, k, option="--covariate") for k in data.covariate_keys},
         continuous={k: find_column(files, k, option="--continuous") for k in data.continuous_keys},
         pairs=pairs,
-        weights={k: find_column(files, k, option="--weight-key") for k in (data.weight_key,) if k},
+        weights={
+            k: find_column(files, k, option="--weight-key")
+            for k in (data.weight_key,)
+            if k and takes_weights(traits)
+        },
         warnings=_warnings(relation, traits, data, unpaired=not pairs),
         columns={k: v for k, v in (("batch", data.batch_key), ("label", data.label_key)) if v},
         sets=gene_sets(data, traits, files, linked.edges, say),

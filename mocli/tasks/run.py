@@ -76,6 +76,11 @@ class Run:
             f"{_free_memory()} of memory free; seed {options.seed}"
         )
         self._limit.__enter__()
+        if options.max_memory is not None and not self._limit.watches:
+            self.warn(
+                "--max-memory: how much is taken cannot be watched here (only on Linux, in the main thread); "
+                "the estimate alone is held against it"
+            )
         return self
 
     def __exit__(

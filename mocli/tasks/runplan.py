@@ -11,6 +11,7 @@ from mocli.data.linkroute import link_files
 from mocli.models.parameters import as_dict, resolve
 from mocli.models.registry import load_class, traits_of
 from mocli.tasks.campaign import Training, parameters_of, safe
+from mocli.tasks.weights import takes_weights
 from mocli.types import Task
 
 if TYPE_CHECKING:
@@ -104,7 +105,10 @@ def _run(
     sets = [request.data.gene_sets] if traits.uses_sets and request.data.gene_sets is not None else []
     files = [*(parse_source(text).path for text in request.data.inputs)]
     if parent is None:
-        words = [task.value, *words_of(request, links, params)]
+        asked = request
+        if not takes_weights(traits):  # an option without effect must not tell runs apart
+            asked = replace(request, data=replace(request.data, weight_key=None))
+        words = [task.value, *words_of(asked, links, params)]
         words += [word for path in sets for word in ("--gene-sets", path)]
         words += ["--model", model]
         files += _paths([*link_files(links), *sets])

@@ -72,6 +72,16 @@ class Sampler:
 
     def draw(self, rows: IntArray, columns: IntArray) -> FloatArray:
         """Return drawn values `(n, n_columns)` of cells; NaN for features that the decoder does not know."""
+        own = self.work.own
+        if own is None or (own[rows] >= 0).all() or (own[rows] < 0).all():
+            return self._draw(rows, columns)
+        # cells of no known batch are of no particular kind
+        found = np.empty((len(rows), len(columns)), np.float32)
+        for some in (own[rows] >= 0, own[rows] < 0):
+            found[some] = self._draw(rows[some], columns)
+        return found
+
+    def _draw(self, rows: IntArray, columns: IntArray) -> FloatArray:
         work, model, device = self.work, self.work.saved.model, self.work.run.device
         assert isinstance(model, Samples)
         assert isinstance(model, Decodes)
@@ -94,6 +104,8 @@ class Sampler:
     def _conditions(self, rows: IntArray) -> Conditions | None:
         batch = self.work.predictor.batch if isinstance(self.work.predictor, Decoder) else None
         if batch is not None and self.work.own is not None:
+            if (self.work.own[rows] < 0).any():
+                return None
             return Conditions({batch.key: torch.from_numpy(self.work.own[rows]).to(self.work.run.device)})
         codes = () if batch is None else [code for code in batch.codes if code is not None]
         # several batches are one of no particular kind

@@ -145,7 +145,14 @@ def train(
     if isinstance(params, SmoothsLinks) and params.smooth_links:
         bundle = smooth_links(bundle, seed=run.options.seed, say=run.say)
         return_freed_memory()
-    return model, fit(model, bundle, schedule_of(options), training), start
+    schedule = schedule_of(options)
+    if getattr(model.params, "lr_factor", None) is not None and not any(
+        stop is not None and stop.lr_factor is not None
+        for phase in model.phases(schedule, bundle)
+        for stop in (phase.validation, phase.plateau)
+    ):
+        run.warn("lr_factor changes nothing: no cells are held out that could tell when rates should fall")
+    return model, fit(model, bundle, schedule, training), start
 
 
 def schedule_of(options: TrainOptions) -> Schedule:

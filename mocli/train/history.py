@@ -104,11 +104,6 @@ class History:
         self.terms = tuple(meta["terms"])
         self._rows = tensors["history"].tolist()
 
-    @property
-    def n_known(self) -> int:
-        """Number of steps whose values were fetched."""
-        return len(self._rows)
-
     def flat(self, plateau: Plateau, since: int = 0) -> bool:
         """Return whether the smoothed loss has stopped improving, by the steps after `since` alone."""
         n, window = len(self._rows), plateau.window

@@ -53,9 +53,10 @@ class Flatness:
 
     def look(self) -> None:
         """Count looks in a row at which the loss was flat; the loop calls it after every step."""
-        n = self.history.n_known
+        n = len(self.history)
         if n == self._seen or not due(self.plateau, n):
             return
+        self.history.flush()  # on a GPU, too: when to look must not depend on when values were fetched
         self._seen = n
         since = self.rates.lowered[-1] if self.rates.lowered else 0
         self._in_vain = self._in_vain + 1 if self.history.flat(self.plateau, since) else 0

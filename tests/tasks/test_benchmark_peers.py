@@ -3,6 +3,7 @@
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import anndata as ad
 import mudata
@@ -13,7 +14,7 @@ from test_benchmark import QUICK, rows, run_inside, value
 import mocli
 import mocli.peers
 from mocli.data.demo import write_demo
-from mocli.errors import UsageError
+from mocli.errors import Interrupted, UsageError
 from mocli.peers import runner
 from mocli.peers.registry import available_peers
 from mocli.tasks.benchreport import last_words
@@ -23,6 +24,7 @@ from mocli.tasks.interpreter import Interpreter, find_interpreter
 from mocli.tasks.options import DataOptions
 from mocli.tasks.peerdata import PeerData
 from mocli.tasks.peerrun import PeerRun
+from mocli.tasks.peers import PeersWork
 from mocli.tasks.processes import Processes
 
 TOY = """
@@ -170,6 +172,8 @@ def test_finished_peers_are_reused(bench, tmp_path):
     ):
         again = [line for line in ask(**change) if line.startswith("would run peer toyplaces")]
         assert len(again) == 2, change
+    # what does not change a peer's places does not repeat it
+    assert "has peer toyplaces seed 0" in " ".join(ask(max_memory=1e12))
     # labels are for the metrics: a peer never sees them
     assert "has peer toyplaces seed 0" in " ".join(ask(label_key=None))
     before = {p: p.stat().st_mtime_ns for p in folder.glob("b.runs/peer-*/places.npz")}
@@ -323,3 +327,13 @@ def test_the_command_line_takes_them(paired, tmp_path, capsys):
 def test_why_a_process_failed_is_taken_from_its_last_words(tmp_path, code, said, reason):
     (tmp_path / "stderr.txt").write_text(said)
     assert last_words(tmp_path, code) == reason
+
+
+def test_a_signal_while_data_are_written_is_no_failure_of_a_peer():
+    def write(*_):
+        raise Interrupted(15, "signal 15 received outside training")
+
+    run = SimpleNamespace(source="x", peer=SimpleNamespace(name="toy"))
+    work = PeersWork([run], [], SimpleNamespace(write=write, forget=lambda: None))
+    with pytest.raises(Interrupted):
+        work.write_data([run])

@@ -148,3 +148,14 @@ def test_runs_of_a_benchmark_that_train_get_the_column(weighted, unpaired, tmp_p
         "--from-model" not in line for line in planned
     ]
     assert planned
+
+
+def test_a_benchmark_asks_for_the_column_before_any_run(unpaired, tmp_path):
+    import mocli
+
+    files = [unpaired / "rna.h5ad", unpaired / "prot.h5ad"]
+    shared = {"links": unpaired / "links.tsv", "output": tmp_path / "b.tsv", "dry_run": True}
+    with pytest.raises(InputError, match="absent"):
+        mocli.benchmark(files, models="scmodal", weight_key="absent", **shared)
+    plan = mocli.benchmark(files, models="scmodal", **shared).plan
+    assert not any("--weight-key" in line for line in plan)

@@ -10,7 +10,9 @@ from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
 from mocli.errors import Interrupted
 from mocli.models.base import Group, Losses, Phase, Plateau, Sampling, Schedule
 from mocli.train.checkpoint import Checkpoints
+from mocli.train.history import History, due
 from mocli.train.loop import Training, fit
+from mocli.train.rates import Flatness
 from mocli.types import ModalityKind, Pairing
 
 
@@ -102,3 +104,21 @@ def test_a_resumed_run_has_the_same_rates_and_bytes(tmp_path, stop):
     assert done.resumed_from_step == stop
     assert torch.equal(resumed.module.weight, whole.module.weight)
     assert (done.history, done.phases) == (expected.history, expected.phases)
+
+
+@pytest.mark.parametrize("interval", [1, 50])
+@pytest.mark.parametrize("checkpoint", [None, 437])
+def test_when_to_look_depends_neither_on_the_device_nor_on_checkpoints(interval, checkpoint):
+    history, looks = History(interval), []
+    plateau = Plateau({"loss": 1.0}, window=10, tolerance=0.01, min_steps=20, lr_factor=0.1, lr_patience=999)
+    flatness = Flatness(plateau, history, [])
+    for step in range(1, 600):
+        history.record({"loss": torch.tensor(1.0 / step)})
+        before = flatness._seen
+        flatness.look()
+        looks += [step] if flatness._seen != before else []
+        if step == checkpoint:
+            history.state()
+    expected = [n for n in range(1, 600) if due(plateau, n)]
+    assert looks == expected
+    assert len(expected) > 10
