@@ -49,6 +49,9 @@ MOST_MEASURED = 2**24
 IMPUTING = 150e6
 """Of the blocks in which values are made, compressed and compared."""
 
+MOST_COMPARED = 2_000
+"""Cells whose values stand side by side while they are compared, by what was seen on real sets."""
+
 COMPONENTS = 64
 """Dense columns that reduced features count as."""
 
@@ -122,18 +125,13 @@ def footprint(made: Plan, params: object, task: Task) -> Footprint:
         "metrics are computed": MEASURING + 3 * linked,
     }
     if task is Task.IMPUTE:
-        # the ridge that predictions are held against: features by features
-        stages["values are imputed"] = IMPUTING + 2 * max(dense) * min(MOST_PREDICTORS, width)
+        stages["values are imputed"] = IMPUTING + 2 * max(dense) * min(MOST_COMPARED, width)
     return Footprint(int(held), {name: int(n) for name, n in stages.items()})
 
 
 def foreseen(made: Plan, train: TrainOptions, task: Task) -> str:
     """Return what a dry run says of memory."""
     return footprint(made, resolve(made.traits, train.params, train.preset), task).words
-
-
-MOST_PREDICTORS = 2_000
-"""Features from which the ridge beside an imputation predicts."""
 
 
 def tell_memory(run: Run, expected: Footprint) -> None:
