@@ -95,9 +95,6 @@ def deliver(
     Checkpoints(paths.checkpoints, fingerprint={}, resume="never").remove()
     for record in run.report.outputs:
         run.say(f"wrote {record['path']}: {record['what']}")
-    if paths.report is None:
-        return
-    run.say(f"writing {paths.report}: the report in JSON")
 
 
 def _added(

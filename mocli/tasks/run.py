@@ -99,6 +99,7 @@ class Run:
                 self._fail(explained)
             elif self.paths.report is not None:
                 self.report.write(self.paths.report)
+                self.say(f"wrote {self.paths.report}: the report in JSON")
         finally:
             self._stack.__exit__(kind, error, trace)
         if explained is not None and explained is not error:
