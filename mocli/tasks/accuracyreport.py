@@ -142,7 +142,7 @@ def report_figures(work: Imputation) -> None:
     known = np.isfinite(r2)
     worse = int((r2[known] <= 0).sum())
     if worse:
-        examples = [work.names[j] for j in columns[known][np.argsort(r2[known])][:3]]
+        examples = [work.names[j] for j in columns[known][np.argsort(r2[known])][: min(3, worse)]]
         run.warn(
             f"{worse:,} of {int(known.sum()):,} features are predicted no better than by their mean "
             f"(worst: {', '.join(examples)}): var['better_than_mean'] says which"
