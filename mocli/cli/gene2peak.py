@@ -151,4 +151,4 @@ def gene2peak(settings: Settings) -> None:
 
     For example: mocli gene2peak multiome.h5mu --from-model out.model --gtf genes.gtf.gz -o links.tsv
     """
-    call("mocli.tasks.gene2peak:gene2peak", settings)
+    call("mocli.tasks.gene2peak.gene2peak:gene2peak", settings)

@@ -123,7 +123,7 @@ def demo(
         raise UsageError("the demo needs a folder", file=folder, found="a file", hint="name another DIR")
     if folder.is_dir() and any(folder.iterdir()) and not force:
         raise UsageError("the folder is not empty", file=folder, hint="name another DIR, or use --force")
-    from mocli.data.demo import write_demo
+    from mocli.data.demo.files import write_demo
 
     log.setup()
     try:

@@ -162,4 +162,4 @@ def impute(settings: Settings) -> None:
 
     For example: mocli impute query.h5ad --from-model out.model --to prot -o filled.h5mu
     """
-    call("mocli.tasks.impute:impute", settings)
+    call("mocli.tasks.impute.impute:impute", settings)

@@ -108,4 +108,4 @@ def integrate(settings: Settings) -> None:
 
     For example: mocli integrate rna.h5ad prot.h5ad --links rna-prot.tsv -o out.h5mu
     """
-    call("mocli.tasks.integrate:integrate", settings)
+    call("mocli.tasks.integrate.integrate:integrate", settings)

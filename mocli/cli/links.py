@@ -14,7 +14,7 @@ from mocli.cli.values import choice, positive
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mocli.tasks.linkaudit import Audit, Problem, Side
+    from mocli.tasks.links.check import Audit, Problem, Side
 
 MODES = ("auto", "antigen", "promoter", "body", "window", "names")
 SHOWN = 20
@@ -132,7 +132,7 @@ def build(
 
     or: mocli links build rna.h5ad atac.h5ad --genes genes.gtf.gz -o links.tsv
     """
-    from mocli.tasks.links import build_links, say_links
+    from mocli.tasks.links.build import build_links, say_links
 
     _logs(quiet=quiet)
     to_stdout = str(output) == "-"
@@ -167,7 +167,7 @@ def check(
 
     For example: mocli links check links.tsv rna.h5ad prot.h5ad
     """
-    from mocli.tasks.linkaudit import audit_links
+    from mocli.tasks.links.check import audit_links
 
     _logs(quiet=quiet)
     audit = audit_links([table_file], inputs, var_key=var_key, log=_say)

@@ -146,4 +146,4 @@ def perturb(settings: Settings) -> None:
 
     For example: mocli perturb data.h5mu --from-model out.model --from state=ill --to state=well -o out.tsv
     """
-    call("mocli.tasks.perturb:perturb", settings)
+    call("mocli.tasks.perturb.perturb:perturb", settings)

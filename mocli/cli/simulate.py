@@ -114,4 +114,4 @@ def simulate(settings: Settings) -> None:
 
     For example: mocli simulate --from-model out.model --label cell_type=Astro --fold 5 -o sim.h5mu
     """
-    call("mocli.tasks.simulate:simulate", settings, needs_input=False)
+    call("mocli.tasks.simulate.simulate:simulate", settings, needs_input=False)

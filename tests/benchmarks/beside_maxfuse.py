@@ -19,9 +19,9 @@ from mocli.data.batches import dense_rows
 from mocli.metrics.embedding import Embedding
 from mocli.metrics.registry import evaluate
 from mocli.models.parameters import resolve
-from mocli.tasks.evaluate import score
-from mocli.tasks.options import DataOptions, TrainOptions
-from mocli.tasks.prepare import load, plan
+from mocli.tasks.prepare.plan import load, plan
+from mocli.tasks.run.options import DataOptions, TrainOptions
+from mocli.tasks.score.evaluate import score
 from mocli.types import Task
 
 HERE = Path(__file__).resolve().parent

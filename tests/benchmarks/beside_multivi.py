@@ -33,7 +33,7 @@ from sklearn.metrics import average_precision_score  # noqa: E402
 
 import mocli  # noqa: E402
 from mocli.models.base import Conditions  # noqa: E402
-from mocli.tasks.saved import load_model  # noqa: E402
+from mocli.tasks.trained.saved import load_model  # noqa: E402
 
 SHARE = 0.1
 MODALITIES = ("rna", "atac")

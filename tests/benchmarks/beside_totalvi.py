@@ -37,10 +37,10 @@ from scipy import sparse  # noqa: E402
 
 import mocli  # noqa: E402
 from mocli.data.batches import dense_rows, densify  # noqa: E402
-from mocli.data.normalization import median_total, normalize  # noqa: E402
-from mocli.data.transforms import Recipe, RecipeOptions  # noqa: E402
+from mocli.data.transforms.normalize import median_total, normalize  # noqa: E402
+from mocli.data.transforms.recipe import Recipe, RecipeOptions  # noqa: E402
 from mocli.metrics.imputation import accuracy  # noqa: E402
-from mocli.tasks.accuracy import ridge_baseline  # noqa: E402
+from mocli.tasks.impute.accuracy import ridge_baseline  # noqa: E402
 
 CELLS, GENES, PROTEINS = 10_000, 4_000, 200
 SHARE, DISPERSION = 0.1, 2.0

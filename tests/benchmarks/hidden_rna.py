@@ -18,11 +18,11 @@ from scipy import sparse
 from sklearn.cluster import KMeans
 
 import mocli
-from mocli.data.lsi import Lsi
+from mocli.data.transforms.lsi import Lsi
 from mocli.metrics.embedding import Embedding
 from mocli.metrics.label_transfer import label_transfer, label_transfer_knn
 from mocli.metrics.mixing import mixing
-from mocli.tasks.saved import load_model
+from mocli.tasks.trained.saved import load_model
 
 
 def main() -> None:

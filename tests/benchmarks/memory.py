@@ -28,7 +28,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before anything loads OpenMP, as the command does
 import json, resource, sys
 from contextlib import contextmanager
-from mocli.tasks.run import Run
+from mocli.tasks.run.run import Run
 
 timed, peaks = Run.timed, {}
 

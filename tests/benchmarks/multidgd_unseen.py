@@ -23,11 +23,11 @@ import torch  # noqa: E402
 
 import mocli  # noqa: E402
 from mocli.data.batches import Source  # noqa: E402
-from mocli.data.io import open_inputs  # noqa: E402
+from mocli.data.files.io import open_inputs  # noqa: E402
 from mocli.models.base import Schedule  # noqa: E402
-from mocli.tasks.options import DataOptions  # noqa: E402
-from mocli.tasks.query import match_query  # noqa: E402
-from mocli.tasks.saved import load_model  # noqa: E402
+from mocli.tasks.infer.query import match_query  # noqa: E402
+from mocli.tasks.run.options import DataOptions  # noqa: E402
+from mocli.tasks.trained.saved import load_model  # noqa: E402
 from mocli.train.loop import Training, fit  # noqa: E402
 
 CPU = torch.device("cpu")

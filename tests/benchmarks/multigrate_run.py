@@ -17,8 +17,8 @@ import torch  # noqa: E402 - threads are set first
 from mocli.models.base import Schedule  # noqa: E402
 from mocli.models.parameters import resolve  # noqa: E402
 from mocli.models.registry import load_class  # noqa: E402
-from mocli.tasks.options import DataOptions, TrainOptions  # noqa: E402
-from mocli.tasks.prepare import load, plan  # noqa: E402
+from mocli.tasks.prepare.plan import load, plan  # noqa: E402
+from mocli.tasks.run.options import DataOptions, TrainOptions  # noqa: E402
 from mocli.train.loop import Training, fit  # noqa: E402
 from mocli.types import Task  # noqa: E402
 

@@ -27,7 +27,7 @@ import mocli
 from mocli.metrics.imputed import LabelledCells, RealCells, Tally
 from mocli.metrics.label_shares import label_shares
 from mocli.metrics.top_features import top_features, top_of
-from mocli.tasks.saved import load_model
+from mocli.tasks.trained.saved import load_model
 
 
 def log_normalised(x, depth):

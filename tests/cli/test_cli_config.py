@@ -30,9 +30,9 @@ def task(monkeypatch):
         calls.append(SimpleNamespace(inputs=inputs, **arguments))
         return SimpleNamespace(output=Path("o.h5mu"), report={}, plan=["would write o.h5mu"], files=[])
 
-    module = ModuleType("mocli.tasks.integrate")
+    module = ModuleType("mocli.tasks.integrate.integrate")
     module.integrate = integrate
-    monkeypatch.setitem(sys.modules, "mocli.tasks.integrate", module)
+    monkeypatch.setitem(sys.modules, "mocli.tasks.integrate.integrate", module)
     return calls
 
 

@@ -37,9 +37,9 @@ def ends_with(monkeypatch):
                 raise outcome
             return outcome(**arguments)
 
-        module = ModuleType("mocli.tasks.integrate")
+        module = ModuleType("mocli.tasks.integrate.integrate")
         module.integrate = integrate
-        monkeypatch.setitem(sys.modules, "mocli.tasks.integrate", module)
+        monkeypatch.setitem(sys.modules, "mocli.tasks.integrate.integrate", module)
 
     return install
 

@@ -74,9 +74,9 @@ def generator(monkeypatch):
             file.write_text("x")
         return files
 
-    module = ModuleType("mocli.data.demo")
+    module = ModuleType("mocli.data.demo.files")
     module.write_demo = write_demo
-    monkeypatch.setitem(sys.modules, "mocli.data.demo", module)
+    monkeypatch.setitem(sys.modules, "mocli.data.demo.files", module)
     return calls
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from mocli import log
 from mocli.__main__ import main
-from mocli.data.demo import write_demo
+from mocli.data.demo.files import write_demo
 from mocli.report.schema import validate
 
 SMALL = ["-s", "n_hidden=16", "--batch-size", "32", "--n-latent", "4"]

@@ -9,7 +9,7 @@ import pytest
 from mocli import log
 from mocli.__main__ import main
 from mocli.cli import links as command
-from mocli.tasks import links as task
+from mocli.tasks.links import build as task
 
 
 @pytest.fixture(autouse=True)

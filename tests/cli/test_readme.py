@@ -110,7 +110,7 @@ def test_every_option_exists():
 
 
 def test_the_table_of_outputs_is_what_a_run_writes(tmp_path, unpaired):
-    from mocli.tasks.integrate import integrate
+    from mocli.tasks.integrate.integrate import integrate
 
     dry = integrate(
         [unpaired / "rna.h5ad", unpaired / "prot.h5ad"],

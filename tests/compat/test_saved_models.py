@@ -8,8 +8,8 @@ import pytest
 from scipy import sparse
 
 from mocli.data.batches import dense_rows
-from mocli.tasks.projection import place
-from mocli.tasks.saved import DESCRIPTION, FORMAT_VERSION, WEIGHTS, load_model
+from mocli.tasks.infer.align import place
+from mocli.tasks.trained.saved import DESCRIPTION, FORMAT_VERSION, WEIGHTS, load_model
 
 FROZEN = sorted((Path(__file__).parent / "models").iterdir())
 

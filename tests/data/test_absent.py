@@ -5,7 +5,7 @@ import pytest
 from scipy import sparse
 
 from mocli.data.batches import dense_rows
-from mocli.data.transforms import Recipe, RecipeOptions
+from mocli.data.transforms.recipe import Recipe, RecipeOptions
 
 
 def counts(n=60, p=12, seed=0):

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mocli.data.antigen import Antigen, AntigenTable, antigen_table
-from mocli.data.antigenname import is_control, key
-from mocli.data.featureindex import FeatureIndex, Features
-from mocli.data.linkantigen import is_mouse, link_genes, link_panels
+from mocli.data.features.antigennames import is_control, key
+from mocli.data.features.antigens import Antigen, AntigenTable, antigen_table
+from mocli.data.features.index import FeatureIndex, Features
+from mocli.data.features.proteins import is_mouse, link_genes, link_panels
 from mocli.types import ModalityKind
 
 TABLE = antigen_table()

@@ -6,8 +6,8 @@ from scipy import sparse
 from sklearn.decomposition import PCA
 
 from mocli.data.bundle import FeatureMatrix
-from mocli.data.components import Components, are_components, principal_scores
-from mocli.data.transforms import Recipe, RecipeOptions
+from mocli.data.transforms.components import Components, are_components, principal_scores
+from mocli.data.transforms.recipe import Recipe, RecipeOptions
 
 K = 5
 

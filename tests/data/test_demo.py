@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from mocli.data.demo import write_demo
-from mocli.data.ground_truth import TYPES
-from mocli.data.transforms import LinkRecipe, Recipe, RecipeOptions
+from mocli.data.demo.files import write_demo
+from mocli.data.demo.tissue import TYPES
+from mocli.data.transforms.recipe import LinkRecipe, Recipe, RecipeOptions
 from mocli.errors import UsageError
 
 

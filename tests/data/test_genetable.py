@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from mocli.data.genetable import read_genes
+from mocli.data.genome.genes import read_genes
 from mocli.errors import InputError
 
 GTF = """\

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mocli.data.genome import Interval, normalise_chrom, parse_interval, parse_intervals
+from mocli.data.features.intervals import Interval, normalise_chrom, parse_interval, parse_intervals
 
 
 @pytest.mark.parametrize(

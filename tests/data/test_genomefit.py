@@ -4,13 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mocli.data.featureindex import Features, features_of
-from mocli.data.genetable import GeneTable, read_genes
-from mocli.data.genomefit import fit_of
-from mocli.data.io import open_inputs
-from mocli.data.linkpeak import has_places, intervals_of, link_peaks
-from mocli.data.proximity import Reach
-from mocli.data.tss import find_vicinity
+from mocli.data.features.index import Features, features_of
+from mocli.data.files.io import open_inputs
+from mocli.data.genome.fit import fit_of
+from mocli.data.genome.genes import GeneTable, read_genes
+from mocli.data.genome.loci import has_places, intervals_of, link_peaks
+from mocli.data.genome.near import Reach
+from mocli.data.genome.vicinity import find_vicinity
 from mocli.errors import InputError
 from mocli.types import ModalityKind
 

@@ -13,9 +13,9 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from mocli.data.io import ModalityFile, Source, open_inputs, parse_source, sha256
-from mocli.data.names import kind_of, kind_of_features, name_in_stem
-from mocli.data.obs import find_column
+from mocli.data.files.columns import find_column
+from mocli.data.files.io import ModalityFile, Source, open_inputs, parse_source, sha256
+from mocli.data.files.kinds import kind_of, kind_of_features, name_in_stem
 from mocli.errors import InputError, UsageError
 from mocli.types import ModalityKind
 
@@ -140,7 +140,7 @@ def test_stored_zeros_and_unsorted_indices_are_put_right(tmp_path: Path) -> None
 def test_dense_rows_and_csc_columns_are_read_in_blocks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mocli.data.matrix._BLOCK", 20)
+    monkeypatch.setattr("mocli.data.files.matrix._BLOCK", 20)
     a = adata(100, 7)
     x = a.X.copy()
     a.layers["dense"], a.layers["csc"] = x.toarray(), x.tocsc()

@@ -10,9 +10,9 @@ import pytest
 from scipy import sparse
 
 from mocli.data.batches import dense_rows
-from mocli.data.io import open_inputs
-from mocli.data.linkmatrix import matrix_links, read_linked
-from mocli.data.linkroute import parse_route
+from mocli.data.files.io import open_inputs
+from mocli.data.links.matrices import matrix_links, read_linked
+from mocli.data.links.route import parse_route
 from mocli.errors import InputError, UsageError
 
 RNG = np.random.default_rng(0)

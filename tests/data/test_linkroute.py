@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from mocli.data.featureindex import Features
-from mocli.data.linkroute import FirstRoute, MatrixRoute, TableRoute, chained, link_files, parse_route
-from mocli.data.links import match_links, read_links, tables_of
+from mocli.data.features.index import Features
+from mocli.data.links.links import match_links, read_links, tables_of
+from mocli.data.links.route import FirstRoute, MatrixRoute, TableRoute, chained, link_files, parse_route
 from mocli.errors import InputError, UsageError
 from mocli.types import ModalityKind
 

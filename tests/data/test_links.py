@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mocli.data.links import Features, LinkTable, match_links, read_links
+from mocli.data.links.links import Features, LinkTable, match_links, read_links
 from mocli.errors import InputError
 from mocli.types import ModalityKind
 

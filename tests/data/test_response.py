@@ -5,8 +5,8 @@ import pytest
 from scipy import sparse
 
 from mocli.data.batches import densify
-from mocli.data.response import Response
-from mocli.data.transforms import Recipe, RecipeOptions
+from mocli.data.transforms.recipe import Recipe, RecipeOptions
+from mocli.data.transforms.response import Response
 
 N, P = 60, 14
 SINK = P - 1  # takes up what a feature loses, so that totals are held

@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from mocli.data.lsi import Lsi, tfidf
-from mocli.data.scaler import moments
-from mocli.data.transforms import (
+from mocli.data.transforms.lsi import Lsi, tfidf
+from mocli.data.transforms.recipe import (
     TRANSFORMS,
     LinkRecipe,
     Recipe,
@@ -20,6 +19,7 @@ from mocli.data.transforms import (
     highly_variable,
     seen,
 )
+from mocli.data.transforms.scaler import moments
 from mocli.errors import InputError, UsageError
 from mocli.types import ModalityKind, ValueKind
 
@@ -112,7 +112,7 @@ def test_target_sum_is_measured_on_training_cells_and_kept_for_new_ones():
 
 
 def test_moments_of_sparse_columns_are_those_of_numpy(monkeypatch):
-    monkeypatch.setattr("mocli.data.scaler._CHUNK", 7)
+    monkeypatch.setattr("mocli.data.transforms.scaler._CHUNK", 7)
     x = counts()
     mean, variance = moments(x)
     np.testing.assert_allclose(mean, x.toarray().mean(axis=0), rtol=1e-6)
@@ -201,7 +201,7 @@ def test_other_scales_are_ranked_by_variance():
 
 
 def test_many_cells_are_sampled_for_ranking(monkeypatch):
-    monkeypatch.setattr("mocli.data.transforms.HVG_CELLS", 50)
+    monkeypatch.setattr("mocli.data.transforms.recipe.HVG_CELLS", 50)
     x = counts(200, 40)
     assert np.array_equal(fit(x, "lognorm", n_top=9).selected, fit(x, "lognorm", n_top=9).selected)
 
@@ -246,9 +246,9 @@ def test_lsi_fits_on_a_sample_and_projects_all_in_blocks(monkeypatch):
     x, _ = planted_peaks()
     whole = fit(x, "tfidf-lsi", n_components=6)
     expected = whole.lsi.apply(x)
-    monkeypatch.setattr("mocli.data.lsi._ROWS", 17)
+    monkeypatch.setattr("mocli.data.transforms.lsi._ROWS", 17)
     np.testing.assert_allclose(whole.lsi.apply(x), expected, rtol=1e-4, atol=1e-4)
-    monkeypatch.setattr("mocli.data.lsi.FIT_CELLS", 100)
+    monkeypatch.setattr("mocli.data.transforms.lsi.FIT_CELLS", 100)
     sampled = fit(x, "tfidf-lsi", n_components=6)
     assert sampled.apply(x).n_obs == 300
     assert np.array_equal(dense(sampled.apply(x)), dense(fit(x, "tfidf-lsi", n_components=6).apply(x)))

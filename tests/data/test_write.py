@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from mocli.data import target
-from mocli.data.io import open_inputs, sha256
-from mocli.data.write import Added, atomic, check_writable, union_names, write_h5mu
+from mocli.data.files.io import open_inputs, sha256
+from mocli.data.write import outfile as target
+from mocli.data.write.write import Added, atomic, check_writable, union_names, write_h5mu
 from mocli.errors import EnvironmentProblem, UsageError
 
 if TYPE_CHECKING:
@@ -377,7 +377,7 @@ def test_killed_while_writing(tmp_path: Path, pair: list[Path], monkeypatch: pyt
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mocli.data.write._write_top", stop)
+    monkeypatch.setattr("mocli.data.write.write._write_top", stop)
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "out.h5mu", add([str(p) for p in pair]))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["prot.h5ad", "rna.h5ad"]

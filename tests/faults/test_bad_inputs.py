@@ -561,7 +561,7 @@ def test_an_input_is_never_written_over(call, data, paired, option):
 def test_a_full_disk_is_no_bug(call, data, monkeypatch):
     import errno
 
-    import mocli.tasks.training as training
+    import mocli.tasks.trained.train as training
 
     def full(*_args, **_options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "o.model")
@@ -583,7 +583,7 @@ def test_a_loss_that_is_not_finite(call):
 
 
 def test_a_bug_is_called_a_bug(call, monkeypatch):
-    import mocli.tasks.training as training
+    import mocli.tasks.trained.train as training
 
     def broken(*_args, **_options):
         raise ZeroDivisionError("oops")

@@ -6,8 +6,8 @@ from scipy import sparse
 from sklearn.linear_model import Ridge
 
 from mocli.metrics import conformal
-from mocli.tasks import accuracy
-from mocli.tasks.accuracyreport import _statistics
+from mocli.tasks.impute import accuracy as accuracy
+from mocli.tasks.impute.report import _statistics
 
 N, P = 110, 7
 

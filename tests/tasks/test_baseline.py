@@ -13,17 +13,17 @@ from sklearn.decomposition import PCA
 from mocli.data.batches import dense_rows
 from mocli.data.bundle import FeatureMatrix
 from mocli.models.registry import traits_of
-from mocli.tasks.baseline import (
+from mocli.tasks.benchmark.ground import prepare_ground
+from mocli.tasks.prepare.plan import load, plan
+from mocli.tasks.run.options import DataOptions, TrainOptions
+from mocli.tasks.score.baselines import (
     N_COMPONENTS,
     comparable,
     component_baseline,
     own_neighbors,
     principal_components,
 )
-from mocli.tasks.evaluate import _baseline_rows, return_freed_memory
-from mocli.tasks.ground import prepare_ground
-from mocli.tasks.options import DataOptions, TrainOptions
-from mocli.tasks.prepare import load, plan
+from mocli.tasks.score.evaluate import _baseline_rows, return_freed_memory
 from mocli.types import Task
 
 

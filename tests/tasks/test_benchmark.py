@@ -44,7 +44,7 @@ def run_inside(self, trainings):
 @pytest.fixture(autouse=True, scope="module")
 def inside():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mocli.tasks.processes.Processes.run", run_inside)
+        patch.setattr("mocli.tasks.benchmark.processes.Processes.run", run_inside)
         yield
 
 
@@ -123,7 +123,7 @@ def test_finished_runs_are_reused_and_say_the_same(unpaired_bench, tmp_path):
 def test_what_has_changed_is_not_reused(unpaired_bench, tmp_path, change):
     from dataclasses import replace
 
-    from mocli.tasks.campaign import Training
+    from mocli.tasks.benchmark.runs import Training
     from mocli.types import Task
 
     folder, inputs, options, _ = unpaired_bench
@@ -151,7 +151,7 @@ def test_what_has_changed_is_not_reused(unpaired_bench, tmp_path, change):
 
 
 def test_device_and_threads_do_not_make_another_run(unpaired_bench):
-    from mocli.tasks.campaign import Training
+    from mocli.tasks.benchmark.runs import Training
     from mocli.types import Task
 
     _, inputs, _, _ = unpaired_bench
@@ -265,9 +265,9 @@ def test_studies_run_beside_the_benchmark(unpaired, tmp_path, tiny):
 
 
 def test_panels_and_wrong_links_are_what_they_say(unpaired):
-    from mocli.tasks.ground import prepare_ground
-    from mocli.tasks.options import DataOptions
-    from mocli.tasks.study import _fewer, _wrong
+    from mocli.tasks.benchmark.ground import prepare_ground
+    from mocli.tasks.benchmark.study import _fewer, _wrong
+    from mocli.tasks.run.options import DataOptions
 
     def quiet(_):
         return None
@@ -364,7 +364,7 @@ def test_a_fifth_model_and_a_new_metric_are_in_the_table(unpaired, tmp_path, tin
 
 
 def test_errors_in_units_of_a_model_s_own_scale_are_not_ranked():
-    from mocli.tasks.benchtable import Record
+    from mocli.tasks.benchmark.table import Record
     from mocli.types import Task
 
     entry = {"value": 0.5, "better": "lower", "title": "Mean absolute error"}

@@ -10,17 +10,17 @@ import pytest
 from test_benchmark import QUICK, rows, run_inside, value
 
 import mocli
-from mocli.data.demo import write_demo
+from mocli.data.demo.files import write_demo
 from mocli.errors import InputError, UsageError
-from mocli.tasks import benchpage
-from mocli.tasks.benchruns import held_out_loss, loss_ratios
-from mocli.tasks.benchtable import Record
+from mocli.tasks.benchmark import page as benchpage
+from mocli.tasks.benchmark.figures import held_out_loss, loss_ratios
+from mocli.tasks.benchmark.table import Record
 
 
 @pytest.fixture(autouse=True, scope="module")
 def inside():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mocli.tasks.processes.Processes.run", run_inside)
+        patch.setattr("mocli.tasks.benchmark.processes.Processes.run", run_inside)
         yield
 
 

@@ -13,19 +13,19 @@ from test_benchmark import QUICK, rows, run_inside, value
 
 import mocli
 import mocli.peers
-from mocli.data.demo import write_demo
+from mocli.data.demo.files import write_demo
 from mocli.errors import Interrupted, UsageError
 from mocli.peers import runner
 from mocli.peers.registry import available_peers
-from mocli.tasks.benchreport import last_words
-from mocli.tasks.campaign import Training
-from mocli.tasks.ground import prepare_ground
-from mocli.tasks.interpreter import Interpreter, find_interpreter
-from mocli.tasks.options import DataOptions
-from mocli.tasks.peerdata import PeerData
-from mocli.tasks.peerrun import PeerRun
-from mocli.tasks.peers import PeersWork
-from mocli.tasks.processes import Processes
+from mocli.tasks.benchmark.ground import prepare_ground
+from mocli.tasks.benchmark.interpreter import Interpreter, find_interpreter
+from mocli.tasks.benchmark.peerdata import PeerData
+from mocli.tasks.benchmark.peerrun import PeerRun
+from mocli.tasks.benchmark.peers import PeersWork
+from mocli.tasks.benchmark.processes import Processes
+from mocli.tasks.benchmark.runs import Training
+from mocli.tasks.benchmark.work import last_words
+from mocli.tasks.run.options import DataOptions
 
 TOY = """
 import sys
@@ -65,7 +65,7 @@ def inside():
         return run_inside(self, models) | (start(self, others) if others else {})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mocli.tasks.processes.Processes.run", run)
+        patch.setattr("mocli.tasks.benchmark.processes.Processes.run", run)
         yield
 
 
@@ -100,7 +100,7 @@ def bench(tmp_path_factory, other_python):
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         # no UMAP and few trees, for their time
-        patch.setattr("mocli.tasks.benchpage.layout", lambda z, **_: z[:, :2])
+        patch.setattr("mocli.tasks.benchmark.page.layout", lambda z, **_: z[:, :2])
         patch.setattr("mocli.metrics.label_transfer.TREES", 5)
         done = mocli.benchmark(folder / "multiome.h5mu", output=folder / "b.tsv", **{**options, "html": True})
     return folder, options, done
@@ -197,7 +197,7 @@ def quiet(_):
 def test_places_are_found_by_name(paired, tmp_path):
     """The ground is a sample, the peer's places are of all cells and in another order."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mocli.tasks.ground.MAX_CELLS", 25)
+        patch.setattr("mocli.tasks.benchmark.ground.MAX_CELLS", 25)
         data = DataOptions(inputs=[str(paired / "data.h5mu")])
         ground = prepare_ground(data, seed=0, say=quiet, warn=quiet, debug=quiet)
     assert ground.bundle.n_cells == 25

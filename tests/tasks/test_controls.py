@@ -4,15 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mocli.data.obsm import Places
+from mocli.data.files.obsm_folded import Places
 from mocli.errors import InputError
 from mocli.report.ranking import Figure, rank
-from mocli.tasks.contender import aligned
-from mocli.tasks.controls import canonical, controls
-from mocli.tasks.ground import prepare_ground, sample_rows
-from mocli.tasks.options import DataOptions
-from mocli.tasks.pairing import relate
-from mocli.tasks.prepare import open_modalities
+from mocli.tasks.benchmark.contender import aligned
+from mocli.tasks.benchmark.controls import canonical, controls
+from mocli.tasks.benchmark.ground import prepare_ground, sample_rows
+from mocli.tasks.prepare.pairing import relate
+from mocli.tasks.prepare.plan import open_modalities
+from mocli.tasks.run.options import DataOptions
 
 
 def ground_of(folder, said=None, **options):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mocli.tasks.covariate import codes_of_cells, words
-from mocli.tasks.pairing import index_map
+from mocli.tasks.prepare.columns import codes_of_cells, words
+from mocli.tasks.prepare.pairing import index_map
 from mocli.types import Pairing
 
 

@@ -10,17 +10,17 @@ import torch
 from scipy import sparse, stats
 
 import mocli
-from mocli.data.io import open_inputs
+from mocli.data.files.io import open_inputs
 from mocli.errors import InputError, UsageError
-from mocli.tasks import decoded
-from mocli.tasks.calibration import load_calibrations
-from mocli.tasks.decodebatch import decode_batch
-from mocli.tasks.decoded import Decoder, cannot_decode, mean_log1p
-from mocli.tasks.holdout import HoldOut
-from mocli.tasks.impute import ImputeOptions
-from mocli.tasks.predictor import choose_predictor
-from mocli.tasks.projection import align, project
-from mocli.tasks.saved import load_model
+from mocli.tasks.impute.holdout import HoldOut
+from mocli.tasks.impute.impute import ImputeOptions
+from mocli.tasks.infer import decoder as decoded
+from mocli.tasks.infer.align import align, project
+from mocli.tasks.infer.batch import decode_batch
+from mocli.tasks.infer.decoder import Decoder, cannot_decode, mean_log1p
+from mocli.tasks.infer.predictor import choose_predictor
+from mocli.tasks.trained.calibration import load_calibrations
+from mocli.tasks.trained.saved import load_model
 
 N, GENES, PROTEINS, DECODED = 240, 60, 10, 40
 SMALL = {

@@ -8,12 +8,12 @@ import torch
 from scipy import sparse
 
 import mocli
-from mocli.data.demo import write_demo
-from mocli.data.io import open_inputs
+from mocli.data.demo.files import write_demo
+from mocli.data.files.io import open_inputs
 from mocli.errors import UsageError
 from mocli.models.base import Conditions
-from mocli.tasks.projection import align, project
-from mocli.tasks.saved import load_model
+from mocli.tasks.infer.align import align, project
+from mocli.tasks.trained.saved import load_model
 
 GIVEN = {"threads": 1, "device": "cpu", "html": False}
 SMALL = {"n_hidden": 16, "n_latent": 4, "batch_size": 32}

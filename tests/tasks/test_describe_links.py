@@ -4,8 +4,8 @@ import numpy as np
 
 from mocli.metrics.embedding import Embedding
 from mocli.metrics.link_concordance import concordance_by_link
-from mocli.tasks.describe import WORST_LINKS, describe_links
-from mocli.tasks.evaluate import LinkScores, Scores
+from mocli.tasks.score.evaluate import LinkScores, Scores
+from mocli.tasks.trained.record import WORST_LINKS, describe_links
 
 
 class FakeRun:

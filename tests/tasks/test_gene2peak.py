@@ -11,13 +11,13 @@ import pytest
 import mocli
 from mocli import log
 from mocli.__main__ import main
-from mocli.data.demo import write_demo
-from mocli.data.io import open_inputs
+from mocli.data.demo.files import write_demo
+from mocli.data.files.io import open_inputs
 from mocli.errors import UsageError
 from mocli.report.schema import validate
-from mocli.tasks import candidates
-from mocli.tasks.projection import align, project
-from mocli.tasks.saved import load_model
+from mocli.tasks.infer.align import align, project
+from mocli.tasks.relate import candidates as candidates
+from mocli.tasks.trained.saved import load_model
 
 QUICK = {"threads": 1, "device": "cpu"}
 PLACE = ["gene", "peak", "chrom", "start", "end", "distance_to_tss"]
@@ -219,7 +219,7 @@ def test_genes_without_a_place_and_another_build_are_told(tissue, again, tmp_pat
     assert f"not tested: {first}, ..." in warned
     assert result.report["metrics"]["genes_unplaced[atac->rna]"]["value"] == 10
     # the demo has too few peaks at starts for the count itself to raise a doubt
-    monkeypatch.setattr("mocli.data.genomefit.promoters_hit", lambda *_, **__: 40)
+    monkeypatch.setattr("mocli.data.genome.fit.promoters_hit", lambda *_, **__: 40)
     moved = again(genes="CD4", n_permutations=0, force=True)
     assert "another genome build" in " ".join(moved.report["warnings"])
 
@@ -286,7 +286,7 @@ def test_features_without_places(unpaired, tmp_path, small, monkeypatch, check_r
     assert not any("promoter" in key for key in report["metrics"])
     assert "The strongest rna of each prot" in (tmp_path / "o.report.html").read_text()
     monkeypatch.setattr(candidates, "MOST_PAIRS", 500)
-    monkeypatch.setattr("mocli.tasks.gene2peak.TOP", 3)
+    monkeypatch.setattr("mocli.tasks.gene2peak.gene2peak.TOP", 3)
     model = tmp_path / "o.model"
     few = mocli.gene2peak(inputs[0], from_model=model, output=tmp_path / "few.tsv", html=False, **QUICK)
     strongest = pd.read_csv(few.output, sep="\t", na_values="NA")

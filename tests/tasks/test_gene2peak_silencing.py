@@ -9,7 +9,7 @@ from scipy import sparse, stats
 
 import mocli
 from mocli.__main__ import main
-from mocli.data.demo import write_demo
+from mocli.data.demo.files import write_demo
 from mocli.errors import InputError, UsageError
 
 QUICK = {"threads": 1, "device": "cpu", "html": False}

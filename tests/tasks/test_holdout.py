@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mocli.data.io import open_inputs
+from mocli.data.files.io import open_inputs
 from mocli.errors import InputError, UsageError
-from mocli.tasks.holdout import FEWEST, HoldOut, without
+from mocli.tasks.impute.holdout import FEWEST, HoldOut, without
 
 
 @pytest.fixture

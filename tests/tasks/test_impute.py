@@ -13,13 +13,13 @@ import anndata as ad
 import numpy as np
 import pytest
 
-from mocli.data.demo import write_demo
-from mocli.data.io import open_inputs
+from mocli.data.demo.files import write_demo
+from mocli.data.files.io import open_inputs
 from mocli.errors import InputError, Interrupted, MocliError, UsageError
-from mocli.tasks.calibration import CALIBRATION, load_calibrations
-from mocli.tasks.impute import impute
-from mocli.tasks.projection import align
-from mocli.tasks.saved import load_model
+from mocli.tasks.impute.impute import impute
+from mocli.tasks.infer.align import align
+from mocli.tasks.trained.calibration import CALIBRATION, load_calibrations
+from mocli.tasks.trained.saved import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
 PARAMS = {"n_hidden": 32, "n_latent": 6, "batch_size": 64}
@@ -227,7 +227,7 @@ def test_a_model_gives_the_same_values_in_a_new_process(unpaired_run, demo, tmp_
     _, trained = unpaired_run
     code = """
 import sys
-from mocli.tasks.impute import impute
+from mocli.tasks.impute.impute import impute
 impute([sys.argv[1]], from_model=sys.argv[2], target="prot", output=sys.argv[3], threads=1, device="cpu",
        html=False)
 """
@@ -483,7 +483,7 @@ def test_a_write_that_fails_leaves_a_report_and_no_part_of_a_file(query, tmp_pat
     def full(*_, **__):
         raise OSError(28, "No space left on device", str(tmp_path / "query.h5ad"))
 
-    from mocli.tasks import filled as module
+    from mocli.tasks.impute import write as module
 
     original = module._blocks
 
@@ -503,7 +503,7 @@ def test_a_write_that_fails_leaves_a_report_and_no_part_of_a_file(query, tmp_pat
 
 
 def test_after_a_failed_write_the_same_command_succeeds(demo, tmp_path, monkeypatch):
-    from mocli.tasks import filled as module
+    from mocli.tasks.impute import write as module
 
     def once():
         return impute(
@@ -532,7 +532,7 @@ def refused(demo, tmp_path, monkeypatch):
     def nothing(*_, **__):
         raise AssertionError("trained before it refused")
 
-    import mocli.tasks.imputation as module
+    import mocli.tasks.impute.work as module
 
     monkeypatch.setattr(module, "train_model", nothing)
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 from scipy import sparse
 
-from mocli.data.io import open_inputs
+from mocli.data.files.io import open_inputs
 from mocli.models.base import Encodes
-from mocli.tasks.impute import impute
-from mocli.tasks.inference import infer_places, place_cells
-from mocli.tasks.options import DataOptions
-from mocli.tasks.projection import align
-from mocli.tasks.query import match_query, query_of_one
-from mocli.tasks.saved import load_model
+from mocli.tasks.impute.impute import impute
+from mocli.tasks.infer.align import align
+from mocli.tasks.infer.place import infer_places, place_cells
+from mocli.tasks.infer.query import match_query, query_of_one
+from mocli.tasks.run.options import DataOptions
+from mocli.tasks.trained.saved import load_model
 
 GIVEN = {"threads": 1, "device": "cpu", "html": False}
 PARAMS = {"n_hidden": 16, "n_latent": 4, "batch_size": 32, "query_epochs": 5}

@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mocli.data.demo import write_demo
+from mocli.data.demo.files import write_demo
 from mocli.errors import InputError
-from mocli.tasks.benchtable import COLUMNS, Record
-from mocli.tasks.impute import impute
+from mocli.tasks.benchmark.table import COLUMNS, Record
+from mocli.tasks.impute.impute import impute
 from mocli.types import Task
 
 PARAMS = {"n_hidden": 32, "n_latent": 6, "batch_size": 64}

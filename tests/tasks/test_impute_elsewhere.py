@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from mocli import gene2peak, impute, integrate
-from mocli.data.demo import write_demo
+from mocli.data.demo.files import write_demo
 from mocli.errors import InputError, UsageError
-from mocli.tasks.calibration import CALIBRATION
-from mocli.tasks.direction import check_task
+from mocli.tasks.infer.direction import check_task
+from mocli.tasks.trained.calibration import CALIBRATION
 from mocli.types import Task
 
 QUICK = {
@@ -95,7 +95,7 @@ def test_accuracy_kept_with_the_model_is_in_the_unit_asked_for_and_not_called_ne
         return ad.read_h5ad(result.output).var
 
     log, scaled = var("log"), var("scaled")
-    from mocli.tasks.saved import load_model
+    from mocli.tasks.trained.saved import load_model
 
     deviation = load_model(model).readouts["rna"].moments("log")[1]
     known = np.isfinite(log["rmse"]) & (deviation > 0)

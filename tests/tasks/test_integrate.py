@@ -134,9 +134,9 @@ def test_the_users_slots_come_through(run, unpaired, tmp_path, read):
 
 def test_order_of_cells_in_is_order_out(run, unpaired, tmp_path, read):
     """And each row of the latent is of its own cell: the saved model gives it from that cell's row alone."""
-    from mocli.data.io import open_inputs
-    from mocli.tasks.projection import place
-    from mocli.tasks.saved import load_model
+    from mocli.data.files.io import open_inputs
+    from mocli.tasks.infer.align import place
+    from mocli.tasks.trained.saved import load_model
 
     shuffled = ad.read_h5ad(unpaired / "rna.h5ad")
     shuffled = shuffled[np.random.default_rng(7).permutation(shuffled.n_obs)].copy()
@@ -330,9 +330,9 @@ def test_it_runs_in_a_thread_of_a_notebook(run, unpaired, tmp_path):
 def test_threads_stay_as_asked_whatever_other_libraries_do(tmp_path):
     import torch
 
-    from mocli.tasks.options import OutputOptions, RunOptions
-    from mocli.tasks.paths import Paths
-    from mocli.tasks.run import Run
+    from mocli.tasks.run.options import OutputOptions, RunOptions
+    from mocli.tasks.run.paths import Paths
+    from mocli.tasks.run.run import Run
 
     output, options = OutputOptions(tmp_path / "o.h5mu"), RunOptions(device="cpu", threads=1)
     paths = Paths.of(output, options, suffixes=(".h5mu",))

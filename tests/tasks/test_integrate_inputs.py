@@ -382,7 +382,7 @@ def test_options_by_modality(run, unpaired, tmp_path):
 
 
 def test_features_seen_in_few_cells_are_left_out_and_the_report_says_so(run, unpaired, tmp_path, caplog):
-    from mocli.tasks.saved import load_model
+    from mocli.tasks.trained.saved import load_model
 
     rna = ad.read_h5ad(unpaired / "rna.h5ad")
     inputs = [unpaired / "rna.h5ad", unpaired / "prot.h5ad"]

@@ -13,7 +13,7 @@ import mocli
 from mocli.data.batches import Source
 from mocli.errors import InputError, UsageError
 from mocli.report.schema import validate
-from mocli.tasks.saved import load_model
+from mocli.tasks.trained.saved import load_model
 
 SMALL = {"n_hidden": 16, "n_latent": 4, "batch_size": 32}
 CELLS = [f"c{i}" for i in range(90)]
@@ -236,8 +236,8 @@ def test_a_saved_model_encodes_new_cells_as_it_did(run, files, tmp_path):
     run(files / "rna60.h5ad", files / "atac60.h5ad", batch_key="batch")
     saved = load_model(tmp_path / "out.model")
     z = latents(tmp_path / "out.h5mu")["whole"]
-    from mocli.tasks.options import DataOptions, TrainOptions
-    from mocli.tasks.prepare import load, plan
+    from mocli.tasks.prepare.plan import load, plan
+    from mocli.tasks.run.options import DataOptions, TrainOptions
     from mocli.types import Task
 
     data = DataOptions([str(files / "rna60.h5ad"), str(files / "atac60.h5ad")], batch_key="batch")

@@ -7,12 +7,12 @@ import pytest
 
 import mocli
 from mocli.data.batches import dense_rows
-from mocli.data.demo import write_demo
+from mocli.data.demo.files import write_demo
 from mocli.errors import InputError, UsageError
-from mocli.tasks.linkaudit import audit_links
-from mocli.tasks.options import DataOptions, TrainOptions
-from mocli.tasks.prepare import load, plan
-from mocli.tasks.saved import load_model
+from mocli.tasks.links.check import audit_links
+from mocli.tasks.prepare.plan import load, plan
+from mocli.tasks.run.options import DataOptions, TrainOptions
+from mocli.tasks.trained.saved import load_model
 from mocli.types import Task
 
 N = 24
@@ -130,7 +130,7 @@ def test_sccross_takes_every_route(demo, tmp_path):
 
 
 def test_a_checkpoint_of_one_route_is_not_that_of_another(demo):
-    from mocli.tasks.training import _matched
+    from mocli.tasks.trained.train import _matched
 
     matched = []
     for route in ROUTES:
@@ -208,7 +208,7 @@ def run_inside(self, trainings):
 
 @pytest.mark.parametrize("route", [f"first:{N}", KEYS])
 def test_a_benchmark_gives_its_runs_the_route_and_has_its_controls(demo, tmp_path, route, monkeypatch):
-    monkeypatch.setattr("mocli.tasks.processes.Processes.run", run_inside)
+    monkeypatch.setattr("mocli.tasks.benchmark.processes.Processes.run", run_inside)
     small = {"n_hidden": 16, "n_latent": 4, "batch_size": 64, "n_neighbors": 5}
     options = {"models": "scmodal", "seeds": [0], "params": small, "max_steps": 2, "threads": 1,
                "device": "cpu", "html": False, "label_key": "cell_type", "links": [route]}  # fmt: skip
@@ -232,9 +232,9 @@ def test_panels_are_drawn_from_positions_and_not_from_matrices(demo, tmp_path):
 
 
 def test_a_panel_of_features_that_names_do_not_tell_apart_is_written_by_position(unpaired, tmp_path):
-    from mocli.data.links import read_links
-    from mocli.tasks.ground import prepare_ground
-    from mocli.tasks.study import StudyOptions, studies_of
+    from mocli.data.links.links import read_links
+    from mocli.tasks.benchmark.ground import prepare_ground
+    from mocli.tasks.benchmark.study import StudyOptions, studies_of
 
     paths = []
     for name in ("rna", "prot"):
@@ -254,7 +254,7 @@ def test_a_panel_of_features_that_names_do_not_tell_apart_is_written_by_position
 
 def test_memory_is_foreseen_for_every_route(demo):
     from mocli.models.parameters import resolve
-    from mocli.tasks.memory import footprint
+    from mocli.tasks.prepare.footprint import footprint
 
     found = []
     for route in (f"first:{N}", KEYS):

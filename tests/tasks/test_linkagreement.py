@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from mocli.tasks.linkagreement import FEWEST, pearson
-from mocli.tasks.linkaudit import audit_links
+from mocli.tasks.links.check import audit_links
+from mocli.tasks.links.linkagreement import FEWEST, pearson
 
 
 def test_pearson_against_numpy():

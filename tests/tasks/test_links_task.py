@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from mocli.data.antigen import antigen_table
-from mocli.data.links import read_links
+from mocli.data.features.antigens import antigen_table
+from mocli.data.links.links import read_links
 from mocli.errors import EnvironmentProblem, InputError, UsageError
-from mocli.tasks.linkaudit import audit_links, constant_features
-from mocli.tasks.links import build_links, say_links
+from mocli.tasks.links.build import build_links, say_links
+from mocli.tasks.links.check import audit_links, constant_features
 
 
 def write(path, names, *, var=None, x=None, layer=None):
@@ -281,12 +281,12 @@ def test_the_audit_finds_what_is_wrong(tmp_path):
 @pytest.mark.parametrize("block", [1, 10**9])
 @pytest.mark.parametrize("layer", [None, "counts"])
 def test_constant_features_against_numpy(tmp_path, monkeypatch, block, layer):
-    monkeypatch.setattr("mocli.tasks.linkaudit._BLOCK", block)
+    monkeypatch.setattr("mocli.tasks.links.check._BLOCK", block)
     x = np.random.default_rng(2).poisson(0.2, (30, 50)).astype(float)
     x[:, 5], x[:, 6], x[:, 7] = 0, 3, -1
     x[:, 8] = [2] * 29 + [0]
     write(tmp_path / "rna.h5ad", [f"g{k}" for k in range(50)], x=x, layer=layer)
-    from mocli.data.io import open_inputs
+    from mocli.data.files.io import open_inputs
 
     (file,) = open_inputs([str(tmp_path / "rna.h5ad")])
     assert constant_features(file).tolist() == (x.min(0) == x.max(0)).tolist()

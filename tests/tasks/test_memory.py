@@ -12,8 +12,8 @@ import pytest
 
 from mocli.__main__ import main
 from mocli.errors import Interrupted, OutOfMemory
-from mocli.tasks import memory
-from mocli.tasks.memorylimit import MemoryLimit
+from mocli.tasks.prepare import footprint as memory
+from mocli.tasks.run.memory import MemoryLimit
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--device", "cpu", "--threads", "1", "--no-html", "-s", "n_hidden=16", "--n-latent", "4"]
@@ -40,10 +40,10 @@ def test_a_dry_run_tells_it(unpaired, tmp_path, capsys):
 
 
 def test_more_cells_features_and_links_need_more(unpaired, monkeypatch):
-    from mocli.data.modality import ModalityFile
+    from mocli.data.files.modality import ModalityFile
     from mocli.models.parameters import resolve
-    from mocli.tasks.options import DataOptions, TrainOptions
-    from mocli.tasks.prepare import plan
+    from mocli.tasks.prepare.plan import plan
+    from mocli.tasks.run.options import DataOptions, TrainOptions
     from mocli.types import Task
 
     data = DataOptions(
@@ -72,7 +72,7 @@ def test_a_run_above_the_limit_is_refused_before_it_reads(unpaired, tmp_path, ca
 
 
 def test_a_run_that_grows_ends_with_checkpoint_and_report(unpaired, tmp_path, capsys, monkeypatch):
-    from mocli.tasks import training
+    from mocli.tasks.trained import train as training
 
     monkeypatch.setattr(training, "tell_memory", lambda *_: None)  # an estimate that was too low
     given = words(unpaired, tmp_path / "o.h5mu", "--max-steps", "100000", "--max-memory", "20M")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mocli.errors import InputError, UsageError
-from mocli.tasks.pairing import index_map, relate, true_pairs
+from mocli.tasks.prepare.pairing import index_map, relate, true_pairs
 from mocli.types import Pairing
 
 

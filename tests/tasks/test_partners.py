@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mocli.data.bundle import FeatureMatrix, LinkedFeatures, Modality, MultiOmics
-from mocli.tasks import partners
-from mocli.tasks.partners import partners_by_links
+from mocli.tasks.impute import partners as partners
+from mocli.tasks.impute.partners import partners_by_links
 from mocli.types import ModalityKind, Pairing
 
 SIZES = {"a": 50, "b": 40, "c": 30}
@@ -41,7 +41,7 @@ def bundle():
 @pytest.mark.parametrize(("source", "target"), [("a", "b"), ("b", "a"), ("c", "b")])
 def test_every_target_cell_has_the_nearest_source_cell(bundle, source, target):
     from mocli.data.batches import dense_rows
-    from mocli.tasks.smoothing import smooth_links
+    from mocli.tasks.prepare.smoothing import smooth_links
 
     smoothed = smooth_links(bundle, seed=0, say=lambda _: None).links[0 if "a" in (source, target) else 1]
     sides = {smoothed.source: smoothed.source_features, smoothed.target: smoothed.target_features}

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from mocli.tasks.processes import Processes
+from mocli.tasks.benchmark.processes import Processes
 
 
 def runs(seed):

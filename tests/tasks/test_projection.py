@@ -6,11 +6,11 @@ import pytest
 from scipy import sparse
 
 import mocli
-from mocli.data.demo import write_demo
-from mocli.data.io import open_inputs
+from mocli.data.demo.files import write_demo
+from mocli.data.files.io import open_inputs
 from mocli.errors import InputError, UsageError
-from mocli.tasks.projection import align, check_modality, find_modality, place, project
-from mocli.tasks.saved import load_model
+from mocli.tasks.infer.align import align, check_modality, find_modality, place, project
+from mocli.tasks.trained.saved import load_model
 
 PARAMS = {"n_hidden": 32, "n_latent": 6, "batch_size": 64}
 

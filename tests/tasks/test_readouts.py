@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from mocli.data.io import open_inputs
-from mocli.data.transforms import Recipe, RecipeOptions
+from mocli.data.files.io import open_inputs
+from mocli.data.transforms.recipe import Recipe, RecipeOptions
 from mocli.errors import UsageError
-from mocli.tasks.readouts import FeatureReadout
+from mocli.tasks.trained.readout import FeatureReadout
 
 N, P = 90, 12
 

@@ -5,8 +5,8 @@ import pytest
 
 from mocli.data.batches import dense_rows
 from mocli.data.bundle import FeatureMatrix
-from mocli.tasks import smoothing
-from mocli.tasks.smoothing import Reference
+from mocli.tasks.prepare import smoothing as smoothing
+from mocli.tasks.prepare.smoothing import Reference
 
 
 def scores(n=60, p=6, seed=0, named="pc_"):

@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 from scipy import sparse, stats
 
-from mocli.data.featureindex import Features
-from mocli.data.genetable import GeneTable
-from mocli.data.tss import find_vicinity
+from mocli.data.features.index import Features
+from mocli.data.genome.genes import GeneTable
+from mocli.data.genome.vicinity import find_vicinity
 from mocli.errors import InputError
 from mocli.metrics.null import false_discovery_rate
-from mocli.tasks.promoters import promoter_controls, promoter_enrichment
-from mocli.tasks.relations import Pairs, all_pairs, correlate, genomic_pairs, relate, strongest_pairs
-from mocli.tasks.relationtable import relations_table, write_bedpe, write_tsv
+from mocli.tasks.relate.correlate import Pairs, all_pairs, correlate, genomic_pairs, relate, strongest_pairs
+from mocli.tasks.relate.promoters import promoter_controls, promoter_enrichment
+from mocli.tasks.relate.table import relations_table, write_bedpe, write_tsv
 from mocli.types import ModalityKind
 
 NUMBERS = ["correlation", "spearman", "p", "fdr", "z_matched", "p_matched", "fdr_matched"]
@@ -46,7 +46,7 @@ def genome(n_genes, *, per_gene=5, n_chroms=4):
 @pytest.mark.parametrize("block_values", [8_000_000, 3_000])
 @pytest.mark.parametrize("density", [0.05, 0.6])
 def test_every_pair_equals_scipy(monkeypatch, density, block_values):
-    monkeypatch.setattr("mocli.tasks.relations._BLOCK_VALUES", block_values)
+    monkeypatch.setattr("mocli.tasks.relate.correlate._BLOCK_VALUES", block_values)
     rng = np.random.default_rng(0)
     x, y = sparse_cells(rng, 150, 40, density), rng.normal(size=(150, 20)).astype("f4")
     first = np.sort(rng.integers(0, 20, 90))
@@ -181,7 +181,7 @@ def test_a_short_list_of_pairs_is_measured_by_the_features_not_on_it():
 
 
 def test_the_strongest_pairs_of_either_feature_by_brute_force(monkeypatch):
-    monkeypatch.setattr("mocli.tasks.relations._WIDEST", 16)
+    monkeypatch.setattr("mocli.tasks.relate.correlate._WIDEST", 16)
     rng = np.random.default_rng(6)
     x, y = sparse_cells(rng, 80, 9, 0.4), rng.normal(size=(80, 50)).astype("f4")
     y[:, 4] = 1.0

@@ -7,13 +7,13 @@ import torch
 
 import mocli
 from mocli.data.batches import densify
-from mocli.data.effect import Effect
-from mocli.tasks.options import DataOptions
-from mocli.tasks.perturbed import Perturbation, stream
-from mocli.tasks.prepare import open_modalities
-from mocli.tasks.projection import align, place
-from mocli.tasks.replacement import Replacement
-from mocli.tasks.saved import load_model
+from mocli.tasks.infer.align import align, place
+from mocli.tasks.perturb.effect import Effect
+from mocli.tasks.perturb.reencode import Replacement
+from mocli.tasks.perturb.shifts import Perturbation, stream
+from mocli.tasks.prepare.plan import open_modalities
+from mocli.tasks.run.options import DataOptions
+from mocli.tasks.trained.saved import load_model
 
 CPU = torch.device("cpu")
 QUICK = {"max_steps": 30, "html": False, "threads": 1, "device": "cpu"}
@@ -110,7 +110,7 @@ def test_one_perturbation_or_many_at_a_time_is_the_same(models, paired, monkeypa
         return [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
 
     together = all_of_them()
-    monkeypatch.setattr("mocli.tasks.perturbed.PAIRS", 50)
+    monkeypatch.setattr("mocli.tasks.perturb.shifts.PAIRS", 50)
     apart = all_of_them()
     for a, b in zip(together, apart, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)

@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 
 from mocli.data.batches import dense_rows
-from mocli.data.io import open_inputs
+from mocli.data.files.io import open_inputs
 from mocli.errors import InputError, UsageError
-from mocli.tasks.saved import check_model_folder, load_model
+from mocli.tasks.trained.saved import check_model_folder, load_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,9 +21,9 @@ ENCODE = """
 import sys
 import numpy as np
 import torch
-from mocli.data.io import open_inputs
-from mocli.tasks.projection import place
-from mocli.tasks.saved import load_model
+from mocli.data.files.io import open_inputs
+from mocli.tasks.infer.align import place
+from mocli.tasks.trained.saved import load_model
 
 saved = load_model(sys.argv[1])
 torch.set_num_threads(1)

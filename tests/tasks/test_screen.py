@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mocli.tasks.cellsets import split_cells
-from mocli.tasks.perturbed import measure_shifts
-from mocli.tasks.screennull import Matching, hold_against
+from mocli.tasks.perturb.cells import split_cells
+from mocli.tasks.perturb.null import Matching, hold_against
+from mocli.tasks.perturb.shifts import measure_shifts
 
 
 @pytest.fixture

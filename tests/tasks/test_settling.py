@@ -7,17 +7,17 @@ from scipy import sparse
 from scipy.optimize import minimize
 
 import mocli
-from mocli.data.effect import Effect
 from mocli.models.base import Conditions
-from mocli.tasks import settling
-from mocli.tasks.inference import settle_cells
-from mocli.tasks.options import DataOptions
-from mocli.tasks.perturbed import Perturbation, stream
-from mocli.tasks.prepare import open_modalities
-from mocli.tasks.projection import align
-from mocli.tasks.replacement import Replacement
-from mocli.tasks.saved import load_model
-from mocli.tasks.settling import Settled
+from mocli.tasks.infer.align import align
+from mocli.tasks.infer.place import settle_cells
+from mocli.tasks.perturb import settle as settling
+from mocli.tasks.perturb.effect import Effect
+from mocli.tasks.perturb.reencode import Replacement
+from mocli.tasks.perturb.settle import Settled
+from mocli.tasks.perturb.shifts import Perturbation, stream
+from mocli.tasks.prepare.plan import open_modalities
+from mocli.tasks.run.options import DataOptions
+from mocli.tasks.trained.saved import load_model
 
 CPU = torch.device("cpu")
 

@@ -10,19 +10,19 @@ from scipy import sparse, stats
 from sklearn.metrics import average_precision_score
 
 from mocli.data.bundle import Codes, FeatureMatrix, Modality, MultiOmics
-from mocli.data.featureindex import Features
-from mocli.data.overlap import overlaps
+from mocli.data.features.index import Features
+from mocli.data.features.overlap import overlaps
 from mocli.errors import InputError
 from mocli.models.base import Surprised
 from mocli.models.multidgd.model import MultiDGD
 from mocli.models.multidgd.params import MultiDGDParams
 from mocli.models.multigrate.model import Multigrate
 from mocli.models.multigrate.params import MultigrateParams
-from mocli.tasks.enhancers import precision_recall
-from mocli.tasks.peaksets import Closing, PeakSet, read_peak_sets
-from mocli.tasks.silenced import choose_units
-from mocli.tasks.silencing import Original, Placed, Step, Way, changes, moved, push
-from mocli.tasks.silencingnull import MatchedNull, PeakPanel, strata_of, tail_p
+from mocli.tasks.gene2peak.changes import Original, Placed, Step, Way, changes, moved, push
+from mocli.tasks.gene2peak.null import MatchedNull, PeakPanel, strata_of, tail_p
+from mocli.tasks.gene2peak.peaksets import Closing, PeakSet, read_peak_sets
+from mocli.tasks.gene2peak.truth import precision_recall
+from mocli.tasks.gene2peak.units import choose_units
 from mocli.train.predict import encode_cells
 from mocli.types import ModalityKind, Pairing
 
@@ -134,8 +134,8 @@ def test_sums_over_groups_are_numpys(placed, step, monkeypatch):
         seen.setdefault(unit, []).append((cells, difference.numpy()))
 
     for kept in (10**9, 0):
-        monkeypatch.setattr("mocli.tasks.silencing.KEPT", kept)
-        monkeypatch.setattr("mocli.tasks.silencing.DECODED", 20 * PEAKS)
+        monkeypatch.setattr("mocli.tasks.gene2peak.changes.KEPT", kept)
+        monkeypatch.setattr("mocli.tasks.gene2peak.changes.DECODED", 20 * PEAKS)
         original = Original(placed, "atac", np.arange(N))
         found = list(
             changes(placed, pushes, original, "atac", step=step, groups=groups, n_groups=3, look=look)

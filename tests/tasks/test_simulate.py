@@ -9,11 +9,11 @@ import pytest
 from scipy import sparse, stats
 
 import mocli
-from mocli.data.demo import write_demo
+from mocli.data.demo.files import write_demo
 from mocli.errors import InputError, UsageError
 from mocli.report.schema import validate
-from mocli.tasks.atlas import Atlas
-from mocli.tasks.saved import DESCRIPTION, WEIGHTS, load_model, write_model
+from mocli.tasks.trained.atlas import Atlas
+from mocli.tasks.trained.saved import DESCRIPTION, WEIGHTS, load_model, write_model
 
 GIVEN = {"threads": 1, "device": "cpu", "html": False}
 PARAMS = {"n_hidden": 32, "n_latent": 6, "batch_size": 64}

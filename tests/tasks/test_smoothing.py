@@ -3,7 +3,7 @@
 import numpy as np
 
 from mocli.data.bundle import FeatureMatrix
-from mocli.tasks import smoothing
+from mocli.tasks.prepare import smoothing as smoothing
 
 
 def features(n=60, p=20, noise=0.1, seed=0):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from mocli.tasks.atlas import Atlas
-from mocli.tasks.sources import about_the_mean, bandwidth, draw_sources, smoothed, variance_ratio
+from mocli.tasks.simulate.places import about_the_mean, bandwidth, draw_sources, smoothed, variance_ratio
+from mocli.tasks.trained.atlas import Atlas
 
 
 def test_every_cell_is_followed_equally_often():

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 import mocli
 from mocli.errors import InputError, Interrupted, UsageError
 from mocli.models.registry import available
-from mocli.tasks import training
+from mocli.tasks.trained import train as training
 
 
 def weights(folder):

@@ -7,10 +7,10 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
-from mocli.data.io import open_inputs
+from mocli.data.files.io import open_inputs
 from mocli.errors import InputError, UsageError
-from mocli.tasks.transfer import Labels, TransferOptions, carry, read_labels
-from mocli.tasks.transfercheck import check_carried
+from mocli.tasks.integrate.check import check_carried
+from mocli.tasks.integrate.labels import Labels, TransferOptions, carry, read_labels
 from mocli.types import ModalityKind, Pairing
 
 METRICS = ("accuracy", "unknown", "accuracy_known", "calibration_error")

@@ -8,9 +8,9 @@ import pytest
 import mocli
 from mocli.errors import InputError
 from mocli.models.registry import traits_of
-from mocli.tasks.options import DataOptions, TrainOptions
-from mocli.tasks.prepare import load, plan
-from mocli.tasks.weights import takes_weights
+from mocli.tasks.prepare.plan import load, plan
+from mocli.tasks.prepare.weights import takes_weights
+from mocli.tasks.run.options import DataOptions, TrainOptions
 from mocli.types import Task
 
 

@@ -14,7 +14,7 @@ from sklearn.metrics import normalized_mutual_info_score
 import mocli
 from mocli.errors import InputError
 from mocli.report.schema import validate
-from mocli.tasks.saved import load_model
+from mocli.tasks.trained.saved import load_model
 
 SETTINGS = {"n_hidden": 12, "n_latent": 4, "batch_size": 32}
 P = {"rna": 30, "atac": 50}

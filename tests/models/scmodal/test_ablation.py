@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from mocli.data.demo import write_demo
+from mocli.data.demo.files import write_demo
 from mocli.metrics.embedding import Embedding
 from mocli.metrics.registry import evaluate
 from mocli.models.base import Schedule
 from mocli.models.parameters import resolve
 from mocli.models.registry import traits_of
 from mocli.models.scmodal.model import Scmodal
-from mocli.tasks.options import DataOptions, TrainOptions
-from mocli.tasks.prepare import load, plan
-from mocli.tasks.smoothing import smooth_links
+from mocli.tasks.prepare.plan import load, plan
+from mocli.tasks.prepare.smoothing import smooth_links
+from mocli.tasks.run.options import DataOptions, TrainOptions
 from mocli.train.loop import Training, fit
 from mocli.train.predict import encode_rows
 from mocli.types import Task

@@ -166,8 +166,8 @@ def test_fifty_steps_equal_the_slow_reference(dtype, rtol, reduction):
 
 
 def prepared(inputs, links, label, pairing):
-    from mocli.tasks.options import DataOptions, TrainOptions
-    from mocli.tasks.prepare import load, plan
+    from mocli.tasks.prepare.plan import load, plan
+    from mocli.tasks.run.options import DataOptions, TrainOptions
     from mocli.types import Task
 
     hvg = {"rna": 1000}  # the reference is slow
@@ -184,7 +184,7 @@ def assert_fifty_equal(bundle):
 
 
 def test_fifty_steps_on_the_demo_data(tmp_path):
-    from mocli.data.demo import write_demo
+    from mocli.data.demo.files import write_demo
 
     write_demo(tmp_path, n_cells=200, seed=0)
     inputs = [str(tmp_path / "rna.h5ad"), str(tmp_path / "prot.h5ad")]

@@ -1,0 +1,229 @@
+"""Names of cells over several inputs: equal where the cell is the same, different where it is not.
+
+Barcodes recur between experiments. Two files that hold the same modality hold
+different cells, whatever their names; two files of different modalities may hold
+the same cells under the same names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from mocli.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from mocli.data.files.modality import ModalityFile
+
+INPUT_KEY = "input"
+"""Column of obs that says which input a cell is of; `mocli_input` where a file has it already."""
+
+CHANCE = 0.05
+"""Share of the smaller file's cells below which common names of two files are chance."""
+
+SURE = 0.5
+"""The same, where the lower bound would make one experiment of two."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Input:
+    """A file as far as cells are concerned: its names, the modalities it holds."""
+
+    path: Path
+    label: str
+    cells: pd.Index
+    modalities: frozenset[str]
+
+    def excludes(self, other: _Input) -> bool:
+        """Whether the cells must be different: both hold the same modality."""
+        return bool(self.modalities & other.modalities)
+
+    def share(self, other: _Input) -> float:
+        common = int(self.cells.isin(other.cells).sum())
+        return common / min(len(self.cells), len(other.cells))
+
+
+def tell_apart(
+    files: Mapping[str, Sequence[ModalityFile]], *, order: Sequence[Path]
+) -> dict[str, list[ModalityFile]]:
+    """Name cells so that equal names mean equal cells, and add to obs which input each is of.
+
+    Files of which some hold the same modality are sorted into experiments: two
+    files of different modalities belong together where they share cell names.
+    If a name occurs in two experiments, all names get their experiment's name as
+    a suffix, the same in every modality.
+
+    Parameters
+    ----------
+    files
+        By modality, those that hold it.
+    order
+        The files as given.
+
+    Returns
+    -------
+    The same with obs changed; as they were if no modality is in several files.
+
+    Raises
+    ------
+    InputError
+        Names recur between files that hold the same modality, and a third file
+        has them as well, so that nobody can tell whose cells these are.
+    """
+    if all(len(parts) == 1 for parts in files.values()):
+        return {name: list(parts) for name, parts in files.items()}
+    inputs = _inputs(files, order)
+    experiments = _experiments(inputs)
+    labels = _experiment_labels(inputs, experiments)
+    recurring = _recurring(inputs, experiments)
+    suffix = {
+        one.path: f"-{labels[k]}" if recurring else "" for k, one in zip(experiments, inputs, strict=True)
+    }
+    key = INPUT_KEY
+    if any(INPUT_KEY in file.obs for parts in files.values() for file in parts):
+        key = f"mocli_{INPUT_KEY}"
+    named = [(one.cells + suffix[one.path], k) for k, one in enumerate(inputs)]
+    every = pd.concat([pd.Series(k, index=cells) for cells, k in named])
+    origin = every[~every.index.duplicated()]
+    levels = [one.label for one in inputs]
+    changed = {}
+    for name, parts in files.items():
+        changed[name] = [_changed(file, suffix[_real(file.path)], key, origin, levels) for file in parts]
+    first = next(iter(changed))
+    changed[first][0] = replace(
+        changed[first][0], notes=tuple(_notes(inputs, experiments, labels, recurring, key))
+    )
+    return changed
+
+
+def _changed(
+    file: ModalityFile, suffix: str, key: str, origin: pd.Series, levels: Sequence[str]
+) -> ModalityFile:
+    obs = file.obs.copy()
+    obs.index = pd.Index(obs.index.astype(str) + suffix, name=obs.index.name)
+    codes = origin.reindex(obs.index).to_numpy()
+    obs[key] = pd.Categorical.from_codes(codes, levels)
+    return replace(file, obs=obs, input_key=key)
+
+
+def _inputs(files: Mapping[str, Sequence[ModalityFile]], order: Sequence[Path]) -> list[_Input]:
+    by_path: dict[Path, list[tuple[str, ModalityFile]]] = {_real(path): [] for path in order}
+    for name, parts in files.items():
+        for file in parts:
+            by_path[_real(file.path)].append((name, file))
+    labels = _labels(list(by_path))
+    return [
+        _Input(
+            path=path,
+            label=label,
+            cells=pd.Index(pd.unique(np.concatenate([f.obs.index.to_numpy(object) for _, f in held]))),
+            modalities=frozenset(name for name, _ in held),
+        )
+        for label, (path, held) in zip(labels, by_path.items(), strict=True)
+    ]
+
+
+def _real(path: Path) -> Path:
+    return path.resolve()
+
+
+def _labels(paths: Sequence[Path]) -> list[str]:
+    """Short names that differ: the stems, else the nearest folders that do."""
+    longest = max(len(path.parts) for path in paths)
+    for depth in range(longest):
+        names = [p.stem if depth == 0 else p.parts[-1 - depth] if depth < len(p.parts) else "" for p in paths]
+        if len(set(names)) == len(names) and all(names):
+            return names
+    return [f"{path.stem}{k}" for k, path in enumerate(paths, 1)]
+
+
+def _experiments(inputs: Sequence[_Input]) -> list[int]:
+    """Experiment of each input, numbered by its first input."""
+    groups = _groups(inputs, CHANCE)
+    if _clash(inputs, groups) is None:
+        return groups
+    groups = _groups(inputs, SURE)
+    clash = _clash(inputs, groups)
+    if clash is None:
+        return groups
+    a, b, name = clash
+    raise InputError(
+        f"it cannot be told whose cell '{name}' is: two files of one modality have it, as has a third",
+        file=f"{a.path}, {b.path}",
+        field="obs_names",
+        found=f"{int(a.cells.isin(b.cells).sum()):,} names that both have",
+        expected="different names for different cells",
+        hint="make obs_names unique in each file, such as sample and barcode, or put the modalities "
+        "of each experiment into one h5mu",
+    )
+
+
+def _groups(inputs: Sequence[_Input], least: float) -> list[int]:
+    """Put files of different modalities together that share at least so many names."""
+    groups = list(range(len(inputs)))
+    for i, j in combinations(range(len(inputs)), 2):
+        if not inputs[i].excludes(inputs[j]) and inputs[i].share(inputs[j]) >= least:
+            old, new = max(groups[i], groups[j]), min(groups[i], groups[j])
+            groups = [new if group == old else group for group in groups]
+    return groups
+
+
+def _clash(inputs: Sequence[_Input], groups: Sequence[int]) -> tuple[_Input, _Input, str] | None:
+    """Two inputs of one experiment whose cells differ but share a name."""
+    for i, j in combinations(range(len(inputs)), 2):
+        if groups[i] == groups[j] and inputs[i].excludes(inputs[j]):
+            common = inputs[i].cells[inputs[i].cells.isin(inputs[j].cells)]
+            if len(common):
+                return inputs[i], inputs[j], str(common[0])
+    return None
+
+
+def _experiment_labels(inputs: Sequence[_Input], experiments: Sequence[int]) -> dict[int, str]:
+    return {k: inputs[k].label for k in dict.fromkeys(experiments)}
+
+
+def _recurring(inputs: Sequence[_Input], experiments: Sequence[int]) -> list[str]:
+    """Names that occur in two experiments."""
+    seen = pd.Index([], dtype=object)
+    found: list[str] = []
+    for k in dict.fromkeys(experiments):
+        held = [one.cells for one, group in zip(inputs, experiments, strict=True) if group == k]
+        own = pd.Index(pd.unique(np.concatenate([cells.to_numpy(object) for cells in held])))
+        found.extend(map(str, own[own.isin(seen)]))
+        seen = seen.append(own)
+    return list(dict.fromkeys(found))
+
+
+def _notes(
+    inputs: Sequence[_Input],
+    experiments: Sequence[int],
+    labels: Mapping[int, str],
+    recurring: Sequence[str],
+    key: str,
+) -> list[str]:
+    notes = []
+    if recurring:
+        suffixes = []
+        for k, label in labels.items():
+            held = [one.path.name for one, group in zip(inputs, experiments, strict=True) if group == k]
+            suffixes.append(f"-{label}" + (f" ({' and '.join(held)})" if len(held) > 1 else ""))
+        notes.append(
+            f"{len(recurring):,} cell names recur in files that hold different cells, such as "
+            f"'{recurring[0]}': every name gets a suffix, {', '.join(suffixes)}"
+        )
+    for one, other in combinations(inputs, 2):
+        if one.excludes(other) and one.share(other) >= SURE:
+            notes.append(
+                f"{one.label} and {other.label} share most of their cell names: if these are "
+                f"the same cells, take of one file only what the other lacks ({other.path.name}::MODALITY)"
+            )
+    own = "" if key == INPUT_KEY else f"; obs['{INPUT_KEY}'] is the files' own"
+    notes.append(f"obs['{key}'] says which input a cell is of: {', '.join(one.label for one in inputs)}{own}")
+    return notes

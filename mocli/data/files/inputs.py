@@ -1,0 +1,98 @@
+"""What the inputs hold together: every modality under one name, from one file or from several."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from mocli.data.files.cellnames import tell_apart
+from mocli.data.files.joined import JoinedModality, join
+from mocli.errors import UsageError
+from mocli.types import ModalityKind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mocli.data.files.modality import ModalityFile
+    from mocli.data.files.source import Source
+
+
+def gather(
+    found: Sequence[tuple[Source, list[ModalityFile]]], *, kinds: Mapping[str, ModalityKind]
+) -> list[ModalityFile]:
+    """Return every modality once, its files joined where several hold it.
+
+    Files are joined where the name is said, by the user (`rna=a.h5ad`) or by the
+    files (the modalities of an h5mu, the feature types of a 10x file). A name that
+    was guessed from a file's name or content joins nothing: a later one that
+    collides takes its file's stem.
+
+    Raises
+    ------
+    UsageError
+        No input; names that collide; one file given twice.
+    InputError
+        Files that cannot be joined; see `joined.join` and `cellnames.tell_apart`.
+    """
+    if not found:
+        raise UsageError("no input", expected="at least one .h5ad, .h5mu or 10x .h5 file")
+    named: dict[str, list[ModalityFile]] = {}
+    said: dict[str, bool] = {}
+    asked: set[str] = set()
+    hints: dict[str, str] = {}
+    for source, opened in found:
+        for file in opened:
+            name = _free_name(source, file, named, said)
+            if name != file.name and file.kind is named[file.name][0].kind is not ModalityKind.OTHER:
+                first = named[file.name][0].path
+                hints[name] = (
+                    f"{name}: a modality beside '{file.name}'; if it is {file.name} of other cells, say so: "
+                    f"{file.name}={first} {file.name}={file.path}"
+                )
+            if source.name is not None:
+                asked.add(name)
+            said[name] = said.get(name, True) and is_said(source, file)
+            named.setdefault(name, []).append(file)
+    apart = tell_apart(named, order=[source.path for source, _ in found])
+    files: list[ModalityFile] = []
+    for name, parts in apart.items():
+        notes = (*(note for part in parts for note in part.notes), *([hints[name]] if name in hints else []))
+        if len(parts) == 1:
+            kind = kinds.get(name, parts[0].kind)
+            files.append(replace(parts[0], name=name, kind=kind, notes=notes))
+            continue
+        one = join(name, parts, kind=kinds.get(name))
+        if name not in asked and not any(isinstance(file, JoinedModality) for file in files):
+            last = parts[-1]
+            advice = f"to keep a file's {name} apart, name it: other={last.path}::{last.name}"
+            notes = (*notes, f"files with the same modality are joined; {advice}")
+        files.append(replace(one, notes=(*notes, *one.notes)))
+    return files
+
+
+def is_said(source: Source, file: ModalityFile) -> bool:
+    """Whether a modality's name was given by somebody, not guessed."""
+    return source.name is not None or file.format != "h5ad" or file.columns is not None
+
+
+def _free_name(
+    source: Source, file: ModalityFile, named: Mapping[str, Sequence[ModalityFile]], said: Mapping[str, bool]
+) -> str:
+    name = file.name
+    if name not in named or (said[name] and is_said(source, file)):
+        return name
+    other = named[name][0]
+    if source.name is None and other.path.resolve() == file.path.resolve() and other.group == file.group:
+        raise UsageError(f"'{name}' is given twice by the same file", file=file.path, hint="give it once")
+    stem = source.path.stem
+    if source.name is None and stem not in named:
+        return stem
+    taken = name if source.name is not None else stem
+    path = source.text.rpartition("=")[2]
+    raise UsageError(
+        f"two inputs are called '{taken if taken in named else name}'",
+        file=file.path,
+        found=f"'{taken}' is also {named[taken][0].path}",
+        hint=f"name one of them: other={path}; or both alike, to join them as one modality: "
+        f"{name}={other.path} {name}={path}",
+    )

@@ -1,0 +1,236 @@
+"""One modality of a file: its tables in memory, its matrix on disk until asked for."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from mocli.data.files.hdf5 import open_h5, reading
+from mocli.data.files.matrix import Stored, locate, read_csr
+from mocli.data.files.table import read_index
+from mocli.data.files.tenx import locate_tenx
+from mocli.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import h5py
+
+    from mocli.types import CSR, IntArray, ModalityKind
+
+
+@dataclass(frozen=True, eq=False)
+class ModalityFile:
+    """One modality of a file: its tables, and the way to its matrix, which stays on disk.
+
+    Attributes
+    ----------
+    name
+        The user's own name.
+    kind
+        What it measures.
+    group
+        HDF5 group that holds it: `/`, `/mod/rna`, `/matrix`.
+    format
+        `h5ad`, `h5mu` or `10x`.
+    obs
+        Cells, index `obs_names`; of an h5mu with the columns of the whole
+        file's obs that the modality lacks.
+    var
+        Features.
+    layers
+        Names of the layers.
+    raw
+        Whether `raw` holds the same cells and all of these features.
+    has_x
+        Whether there is an `X`.
+    columns
+        Columns of the stored matrix that are this modality's, None for all.
+    rows
+        Rows of the stored matrix that are these cells, None for all.
+    input_key
+        Column that mocli added to obs, saying which input a cell is of; None
+        where obs is as in the file.
+    notes
+        What a user should know of how it was opened, a line each.
+    """
+
+    name: str
+    kind: ModalityKind
+    path: Path
+    group: str
+    format: str
+    obs: pd.DataFrame = field(repr=False)
+    var: pd.DataFrame = field(repr=False)
+    layers: tuple[str, ...] = ()
+    raw: bool = False
+    has_x: bool = True
+    columns: IntArray | None = field(default=None, repr=False)
+    rows: IntArray | None = field(default=None, repr=False)
+    input_key: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def by_part(self) -> list[tuple[ModalityFile, IntArray]]:
+        """Return the files behind it, each with the rows of this modality that are its cells."""
+        return [(self, np.arange(self.n_obs))]
+
+    def located(self, rows: IntArray) -> list[tuple[ModalityFile, IntArray, IntArray]]:
+        """Return the files that hold some rows: each with which of `rows` it has, and where it has them."""
+        return [(self, np.arange(len(rows)), rows if self.rows is None else self.rows[rows])]
+
+    @property
+    def renumbered(self) -> bool:
+        """Whether features have other positions here than in a file."""
+        return False
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Every file that holds some of it."""
+        return tuple(dict.fromkeys(part.path for part, _ in self.by_part()))
+
+    @property
+    def where(self) -> str:
+        """Its files in words."""
+        return ", ".join(map(str, self.paths))
+
+    def take(self, rows: IntArray) -> ModalityFile:
+        """Return the modality with some of its cells only, `rows` counted among those it has."""
+        stored = rows if self.rows is None else self.rows[rows]
+        return replace(self, obs=self.obs.iloc[rows], rows=stored)
+
+    @property
+    def n_obs(self) -> int:
+        """Number of cells."""
+        return len(self.obs)
+
+    @property
+    def n_vars(self) -> int:
+        """Number of features."""
+        return len(self.var)
+
+    @property
+    def matrices(self) -> tuple[str, ...]:
+        """What `read` accepts: `X`, the layers, `raw`."""
+        return (("X",) if self.has_x else ()) + self.layers + (("raw",) if self.raw else ())
+
+    def read(
+        self,
+        layer: str | None = None,
+        *,
+        rows: slice | Sequence[int] | IntArray | None = None,
+        dtype: Any = np.float32,
+    ) -> CSR:
+        """Read a matrix as canonical CSR.
+
+        Parameters
+        ----------
+        layer
+            A layer's name; `X` or None for `X`; `raw` for `raw.X`, cut to the
+            features of `var`.
+        rows
+            Rows wanted, in this order; None for all.
+        dtype
+            Of the values; None keeps what is stored.
+
+        Returns
+        -------
+        `scipy.sparse.csr_matrix`, `(n_obs or len(rows), n_vars)`, sorted
+        indices, no stored zeros.
+
+        Raises
+        ------
+        InputError
+            The layer is missing, of another shape, or damaged.
+        """
+        wanted = None if rows is None else np.atleast_1d(np.arange(self.n_obs)[rows])
+        if self.rows is not None:
+            wanted = self.rows if wanted is None else self.rows[wanted]
+        with self._stored(layer) as (stored, columns, place), reading(self.path, place):
+            x = read_csr(stored, rows=wanted, dtype=dtype)
+            return x if columns is None else x[:, columns]
+
+    def sample(self, layer: str | None = None, *, n_rows: int = 256) -> CSR:
+        """Read about `n_rows` rows, in short runs spread evenly over the file."""
+        if self.n_obs <= n_rows:
+            return self.read(layer)
+        run = 8
+        starts = np.linspace(0, self.n_obs - run, max(1, n_rows // run)).astype(np.int64)
+        return self.read(layer, rows=np.unique(starts[:, None] + np.arange(run)))
+
+    def nbytes(self, layer: str | None = None) -> int:
+        """Bytes of a matrix as CSR in memory; from a sample where the file does not say."""
+        with self._stored(layer) as (stored, columns, place), reading(self.path, place):
+            nnz = None
+            if stored.layout != "dense" and columns is None:
+                nnz = int(stored.node["data"].shape[0])
+        if nnz is None:
+            sample = self.sample(layer)
+            nnz = round(sample.nnz / sample.shape[0] * self.n_obs)
+        return 8 * nnz + 4 * (self.n_obs + 1)
+
+    def stored_as(self, layer: str | None = None) -> tuple[str, np.dtype[Any]]:
+        """Return how a matrix lies on disk (`csr`, `csc` or `dense`) and the type of its values."""
+        with self._stored(layer) as (stored, _, place), reading(self.path, place):
+            node = stored.node if stored.layout == "dense" else stored.node["data"]
+            return stored.layout, np.dtype(node.dtype)
+
+    @contextmanager
+    def _stored(self, layer: str | None) -> Iterator[tuple[Stored, IntArray | None, str]]:
+        """Find a matrix on disk, the columns wanted of it, and what to call it."""
+        place, key = self._place(layer)
+        with open_h5(self.path) as h5:
+            with reading(self.path, place):
+                group = h5[self.group]
+                stored = locate_tenx(group) if self.format == "10x" else locate(group[key])
+                columns = raw_columns(group, self) if place == "raw.X" else self.columns
+            n_stored = self.n_obs if self.rows is None else stored.shape[0]
+            if stored.shape[0] != n_stored or (columns is None and stored.shape[1] != self.n_vars):
+                raise InputError(
+                    "the matrix does not have the shape of obs and var",
+                    file=self.path,
+                    field=place,
+                    found=f"{stored.shape[0]} x {stored.shape[1]}",
+                    expected=f"{self.n_obs} cells x {self.n_vars} features",
+                )
+            yield stored, columns, place
+
+    def _place(self, layer: str | None) -> tuple[str, str]:
+        if layer == "raw" and self.raw:
+            return "raw.X", "raw/X"
+        if (layer is None or layer == "X") and self.has_x:
+            return "X", "X"
+        if layer in self.layers:
+            return f"layers['{layer}']", f"layers/{layer}"
+        wanted = "X" if layer is None else layer
+        raise InputError(
+            f"'{self.name}' has no layer '{wanted}'",
+            file=self.where,
+            field=f"layers['{wanted}']" if wanted not in ("X", "raw") else wanted,
+            found=", ".join(self.matrices) or "no matrix at all",
+            hint=did_you_mean(wanted, self.matrices, "layers"),
+        )
+
+
+def raw_columns(group: h5py.Group, file: ModalityFile) -> IntArray | None:
+    """Columns of `raw.X` that are the features of `var`, None where they are the same.
+
+    Raises
+    ------
+    ValueError
+        Some feature is absent from `raw`, or names repeat so that columns are ambiguous.
+    """
+    names = pd.Index(read_index(group["raw/var"]).astype(str))
+    mine = pd.Index(file.var.index)
+    if names.equals(mine):
+        return None
+    if not (names.is_unique and mine.is_unique):
+        raise ValueError("feature names repeat: columns of raw cannot be told apart")
+    columns: IntArray = names.get_indexer(mine).astype(np.int64)
+    if np.any(columns < 0):
+        raise ValueError("raw lacks some of the features of var")
+    return columns

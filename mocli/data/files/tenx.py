@@ -1,0 +1,74 @@
+"""Feature-barcode matrices as Cell Ranger writes them (versions 2 and 3)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from mocli.data.files.hdf5 import strings
+from mocli.data.files.matrix import Stored
+from mocli.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_COLUMNS = {
+    "id": "gene_ids",
+    "feature_type": "feature_types",
+    "genome": "genome",
+    "interval": "interval",
+    "pattern": "pattern",
+    "read": "read",
+    "sequence": "sequence",
+}
+
+
+def tenx_group(h5: h5py.File, path: Path) -> str | None:
+    """Name of the group that holds the matrix, None when the file is not from 10x.
+
+    Raises
+    ------
+    InputError
+        A version 2 file with more than one genome.
+    """
+    if _has(h5.get("matrix"), ("barcodes", "features", "indptr", "shape")):
+        return "matrix"
+    genomes = [name for name in h5 if _has(h5[name], ("barcodes", "gene_names", "indptr", "shape"))]
+    if len(genomes) > 1:
+        raise InputError(
+            "the file holds several genomes",
+            file=path,
+            found=", ".join(genomes[:3]),
+            expected="one genome",
+            hint="keep one genome: scanpy.read_10x_h5(file, genome=...).write_h5ad(...)",
+        )
+    return genomes[0] if genomes else None
+
+
+def read_tenx_tables(group: h5py.Group) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read cells and features as obs and var tables; feature names are the index."""
+    obs = pd.DataFrame(index=pd.Index(strings(group["barcodes"]), dtype=object))
+    if "features" not in group:
+        var = pd.DataFrame({"gene_ids": strings(group["genes"])}, index=strings(group["gene_names"]))
+        return obs, var
+    features = group["features"]
+    n_vars = int(group["shape"][0])
+    columns = {
+        new: strings(features[old])
+        for old, new in _COLUMNS.items()
+        if old in features and features[old].shape == (n_vars,)
+    }
+    return obs, pd.DataFrame(columns, index=pd.Index(strings(features["name"]), dtype=object))
+
+
+def locate_tenx(group: h5py.Group) -> Stored:
+    """Find the matrix: columns of features x cells are rows of cells x features."""
+    n_vars, n_obs = (int(n) for n in np.asarray(group["shape"][()]))
+    return Stored(group, "csr", (n_obs, n_vars))
+
+
+def _has(node: h5py.Group | h5py.Dataset | None, keys: tuple[str, ...]) -> bool:
+    return isinstance(node, h5py.Group) and all(key in node for key in keys)

@@ -1,0 +1,258 @@
+"""What the numbers look like, which layer to take, and whether they can be used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mocli.errors import InputError
+from mocli.types import ValueKind
+
+if TYPE_CHECKING:
+    from mocli.data.files.modality import ModalityFile
+    from mocli.types import CSR, BoolArray, FloatArray
+
+_WHOLE = 1e-4  # how far from an integer a count may be, after someone's exp(log(x))
+_LOG_MAX = 20.0  # log2 of a million and one is 19.9; unlogged totals per 10,000 exceed it
+_BLOCK = 1 << 22
+
+
+def look(x: CSR) -> ValueKind:
+    """Tell counts from transformed values, by the stored values of a sample.
+
+    Values that are not finite are not judged. A matrix of zeros is counts.
+    """
+    data = x.data[np.isfinite(x.data)]
+    data = data[data != 0]
+    if data.size == 0:
+        return ValueKind.COUNTS
+    if data.min() < 0:
+        return ValueKind.REAL
+    whole = np.rint(data)
+    if whole.min() >= 1 and np.abs(data - whole).max() <= _WHOLE:
+        return ValueKind.COUNTS
+    return ValueKind.LOGNORM if data.max() <= _LOG_MAX else ValueKind.POSITIVE
+
+
+@dataclass(frozen=True)
+class LayerChoice:
+    """The matrix to use: `X`, a layer's name or `raw`; what it holds; why it."""
+
+    layer: str
+    values: ValueKind
+    reason: str
+
+
+def choose_layer(
+    file: ModalityFile,
+    requested: str | None,
+    *,
+    wants_counts: bool,
+    allow_negative: bool = False,
+    takes_normal: bool = False,
+) -> LayerChoice:
+    """Choose a matrix: the one asked for, else `layers['counts']`, else `X`.
+
+    Parameters
+    ----------
+    takes_normal
+        Whether a normal likelihood could stand in for the one that wants counts, for the message.
+
+    Raises
+    ------
+    InputError
+        The layer asked for is missing; counts are wanted and it holds none, or
+        negative values are not allowed and it has some. The message names the
+        matrices of the file that would do.
+    """
+    if requested is not None:
+        layer, reason = requested, "asked for"
+    elif "counts" in file.layers:
+        layer, reason = "counts", "layers['counts'] is there"
+    else:
+        layer, reason = "X", "no layer asked for, none called counts"
+    values = look(file.sample(layer))
+    _refuse_mixed(file, layer, signed=allow_negative)
+
+    def fits(kind: ValueKind) -> bool:
+        return kind is ValueKind.COUNTS if wants_counts else allow_negative or kind is not ValueKind.REAL
+
+    if fits(values):
+        return LayerChoice(layer, values, reason)
+    others = [
+        m
+        for m in file.matrices
+        if m != layer and not _mixed(file, m, signed=allow_negative) and fits(look(file.sample(m)))
+    ]
+    raise InputError(
+        f"'{file.name}' needs {'counts' if wants_counts else 'values that are not negative'}",
+        file=file.where,
+        field=_field(layer),
+        found=_WORDS[values],
+        expected=_WORDS[ValueKind.COUNTS] if wants_counts else "values >= 0",
+        hint=f"{' or '.join(_field(m) for m in others[:3])} would do: --layer {file.name}={others[0]}"
+        if others
+        else "no other layer of the file would do: give the file with the raw counts"
+        + (_as_normal(file.name, values) if takes_normal else "")
+        if wants_counts
+        else "no other layer of the file would do: give the values before scaling, "
+        f"or take them as they are with --transform {file.name}=identity",
+    )
+
+
+def _as_normal(name: str, values: ValueKind) -> str:
+    """Return how values that are no counts could be taken, as the end of a hint."""
+    signed = f" --transform {name}=identity" if values is ValueKind.REAL else ""
+    return f", or take these for normal values with --likelihood {name}=normal{signed}"
+
+
+@dataclass(frozen=True, eq=False)
+class Health:
+    """What a whole matrix holds.
+
+    Attributes
+    ----------
+    n_empty
+        Cells without a value other than zero.
+    n_constant
+        Features with one value in all cells.
+    total
+        Sum of each cell, float32 `(n_obs,)`.
+    """
+
+    n_obs: int
+    n_empty: int
+    n_constant: int
+    total: FloatArray
+
+
+def check_values(x: CSR, file: ModalityFile, *, layer: str, allow_negative: bool) -> Health:
+    """Refuse values that would ruin training; count what is merely empty.
+
+    Parameters
+    ----------
+    x
+        `(n_obs, n_vars)`, without stored zeros.
+    layer
+        What was read, for the message.
+
+    Raises
+    ------
+    InputError
+        A value that is missing, infinite, or negative where it must not be.
+    """
+    if not np.isfinite(x.data).all():
+        _refuse(
+            np.isnan(x.data), "missing values (NaN)", x, file, layer, "fill them in or drop those features"
+        )
+        _refuse(
+            np.isinf(x.data), "infinite values", x, file, layer, "a logarithm of zero or a division by zero?"
+        )
+    if not allow_negative:
+        _refuse(
+            x.data < 0,
+            "negative values",
+            x,
+            file,
+            layer,
+            "scaled or centred data? give the values before that",
+        )
+    stored = np.diff(x.indptr)
+    total = np.zeros(x.shape[0])
+    filled = stored > 0
+    if filled.any():
+        total[filled] = np.add.reduceat(x.data, x.indptr[:-1][filled], dtype=np.float64)
+    return Health(
+        n_obs=int(x.shape[0]),
+        n_empty=int((~filled).sum()),
+        n_constant=int(_constant(x).sum()),
+        total=total.astype(np.float32),
+    )
+
+
+def _mixed(file: ModalityFile, layer: str, *, signed: bool) -> dict[str, ValueKind]:
+    """Return what a matrix holds by file, where its files differ; empty where they agree."""
+    parts = file.by_part()
+    if len(parts) < 2:
+        return {}
+    found = {str(part.path): look(part.sample(layer)) for part, _ in parts}
+    kinds = set(found.values())
+    # of values of any sign, some files may lack negative or large ones by chance
+    alike = len(kinds) == 1 or (signed and ValueKind.COUNTS not in kinds)
+    return {} if alike else found
+
+
+def _refuse_mixed(file: ModalityFile, layer: str, *, signed: bool) -> None:
+    """Refuse files of one modality of which some hold counts and others do not."""
+    found = _mixed(file, layer, signed=signed)
+    if not found:
+        return
+    others = [m for m in file.matrices if m != layer and not _mixed(file, m, signed=signed)]
+    if others:
+        hint = f"{' or '.join(_field(m) for m in others[:3])} would do: --layer {file.name}={others[0]}"
+    else:
+        counts = [
+            f"{_field(m)} of {part.path}"
+            for part, _ in file.by_part()
+            for m in [next((m for m in part.matrices if look(part.sample(m)) is ValueKind.COUNTS), None)]
+            if m is not None
+        ]
+        hint = "write the same values into a layer of the same name in each file, such as layers['counts']"
+        if counts:
+            hint += f"; counts are in {' and '.join(counts)}"
+    raise InputError(
+        f"the files of '{file.name}' hold different values",
+        file=file.where,
+        field=_field(layer),
+        found="; ".join(f"{_WORDS[kind]} in {path}" for path, kind in found.items()),
+        expected="the same in every file",
+        hint=hint,
+    )
+
+
+def _constant(x: CSR) -> BoolArray:
+    """Columns with one value throughout, `(n_vars,)`."""
+    n_obs, n_vars = x.shape
+    first = np.zeros(n_vars, x.dtype)
+    first[x.indices[: x.indptr[1]]] = x.data[: x.indptr[1]]
+    stored = np.zeros(n_vars, np.int64)
+    differs = np.zeros(n_vars, bool)
+    for a in range(0, x.nnz, _BLOCK):
+        columns, values = x.indices[a : a + _BLOCK], x.data[a : a + _BLOCK]
+        stored += np.bincount(columns, minlength=n_vars)
+        differs[columns[values != first[columns]]] = True
+    constant: BoolArray = ~differs & ((stored == n_obs) | (stored == 0))
+    return constant
+
+
+def _refuse(bad: BoolArray, what: str, x: CSR, file: ModalityFile, layer: str, hint: str) -> None:
+    n_bad = int(np.count_nonzero(bad))
+    if n_bad == 0:
+        return
+    places = np.flatnonzero(bad)[:3]
+    rows = np.searchsorted(x.indptr, places, side="right") - 1
+    named = [
+        f"({file.obs.index[r]}, {file.var.index[x.indices[p]]})" for r, p in zip(rows, places, strict=True)
+    ]
+    raise InputError(
+        f"'{file.name}' has {what}",
+        file=file.where,
+        field=_field(layer),
+        found=f"{n_bad} {what}, the first at (cell, feature): {', '.join(named)}",
+        expected="finite values" if "negative" not in what else "values >= 0",
+        hint=hint,
+    )
+
+
+def _field(layer: str) -> str:
+    return {"X": "X", "raw": "raw.X"}.get(layer, f"layers['{layer}']")
+
+
+_WORDS = {
+    ValueKind.COUNTS: "counts (integers >= 0)",
+    ValueKind.LOGNORM: "small values that are not integers, such as log-normalised ones",
+    ValueKind.POSITIVE: "large values that are not integers, such as scaled counts or intensities",
+    ValueKind.REAL: "negative values, such as standardised ones",
+}

@@ -1,0 +1,151 @@
+"""Whether a gene table is of the genome that peaks were called in: what is found, and what is expected.
+
+Three signs, each with its figures: starts of genes lie in peaks hardly more often than by chance;
+peaks lie where the table's genome has no more genes; names agree only without regard to case, as
+those of man and mouse do.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.stats import poisson
+
+from mocli.data.genome.near import promoters_hit
+from mocli.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mocli.data.genome.genes import GeneTable
+
+SHIFTS = (-400_000, -150_000, -50_000, 50_000, 150_000, 400_000)
+"""Bases by which starts of genes are moved to see what chance gives."""
+
+FEWEST = 0.03
+"""Share of peaks, or of genes where these are fewer, that hold a start in any data of one genome."""
+
+TIMES, FEW_TIMES = 5.0, 3.0
+"""Times what chance gives that such data have at least, and below which they are not of one genome.
+
+The real sets of the tests have 6 to 32 (and 4 to 57% of their peaks) with genes of their genome, 0.7 to
+2.8 with those of another build or species.
+"""
+
+SURE = 0.02
+"""Probability below which a count is called too small, or more than chance."""
+
+SEVERAL = 3
+"""Peaks out of place below which nothing is said of them, and share of all."""
+SHARE = 0.005
+
+BY_CASE = 0.5
+"""Share of genes found without regard to case only that makes another species likely."""
+
+_WHOLE = 5_000  # genes of a table that is of a whole genome
+_ASSEMBLED = re.compile(r"chr(\d{1,2}|X)")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a gene table and peaks fit.
+
+    Attributes
+    ----------
+    hit, chance
+        Genes whose start lies in a peak, and how many do after they were moved.
+    n_peaks, n_genes
+        On the chromosomes that both have.
+    beyond
+        Peaks past the last gene of their chromosome, or on a chromosome without genes.
+    """
+
+    path: str
+    hit: int
+    chance: float
+    n_peaks: int
+    n_genes: int
+    beyond: int
+
+    @property
+    def expected(self) -> float:
+        """Starts in peaks that data of one genome have at least."""
+        return max(FEWEST * min(self.n_peaks, self.n_genes), TIMES * self.chance)
+
+    @property
+    def at_chance(self) -> bool:
+        """Whether starts of genes lie in peaks hardly more often than by chance, and would in one genome."""
+        above = poisson.sf(self.hit - 1, max(self.chance, 0.5)) < SURE and self.hit >= FEW_TIMES * self.chance
+        return not above and bool(poisson.cdf(self.hit, self.expected) < SURE)
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether more peaks than a few lie where the table has no genes any more."""
+        return self.beyond >= max(SEVERAL, SHARE * self.n_peaks)
+
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """Say what was found and expected, a sentence's part for each sign that speaks against the table."""
+        found = []
+        if self.at_chance:
+            found.append(
+                f"genes hardly start in peaks ({self.hit:,} do, {self.chance:,.1f} by chance, and "
+                f"{self.expected:,.0f} or more are expected of {self.n_peaks:,} peaks of one genome)"
+            )
+        if self.is_outside:
+            found.append(
+                f"{self.beyond:,} of {self.n_peaks:,} peaks lie past the last gene of their chromosome or on "
+                "one without genes (about 0 are expected)"
+            )
+        return tuple(found)
+
+
+def fit_of(table: GeneTable, places: pd.DataFrame) -> Fit:
+    """Hold a gene table against the places of peaks, as `parse_intervals` gives them."""
+    genes = table.frame
+    shared = set(genes["chrom"]) & set(places["chrom"].dropna())
+    return Fit(
+        table.path,
+        hit=promoters_hit(genes, places),
+        chance=float(np.mean([promoters_hit(genes, places, shift=shift) for shift in SHIFTS])),
+        n_peaks=int(places["chrom"].isin(shared).sum()),
+        n_genes=int(genes["chrom"].isin(shared).sum()),
+        beyond=_beyond(genes, places),
+    )
+
+
+def check_species(fit: Fit, *, by_case: int, n_genes: int) -> None:
+    """Raise `InputError` where names and places both say that the gene table is of another species.
+
+    Parameters
+    ----------
+    by_case
+        Genes found without regard to case only, of `n_genes` found.
+    """
+    if by_case <= BY_CASE * max(1, n_genes) or not fit.figures:
+        return
+    raise InputError(
+        "the gene table is of another species",
+        file=fit.path,
+        found=f"{by_case:,} of {n_genes:,} genes by their names without regard to case only; "
+        + "; ".join(fit.figures),
+        expected="names as in the data, and genes that start in peaks",
+        hint="give the gene table of the genome that the reads were aligned to",
+    )
+
+
+def _beyond(genes: pd.DataFrame, places: pd.DataFrame) -> int:
+    """Count peaks where a table has no genes any more: a whole genome's on its chromosomes, else none."""
+    known = genes.groupby("chrom", sort=False)["end"].agg(["max", "size"])
+    # the gap behind the last gene is wide where genes are few
+    limit = known["max"] + np.maximum(1_000_000, 20 * known["max"] / known["size"])
+    placed = places[places["chrom"].notna().to_numpy()]
+    end = placed["chrom"].map(limit).to_numpy(dtype=np.float64)
+    beyond = int((placed["start"].to_numpy() > end).sum())
+    if len(genes) >= _WHOLE:
+        assembled = np.array([_ASSEMBLED.fullmatch(str(c)) is not None for c in placed["chrom"]], dtype=bool)
+        beyond += int((assembled & np.isnan(end)).sum())
+    return beyond

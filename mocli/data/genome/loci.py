@@ -1,0 +1,243 @@
+"""Links from places in the genome: genes, or the proteins they make, to the peaks near them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mocli.data.features.index import FeatureIndex, Features
+from mocli.data.features.intervals import parse_intervals
+from mocli.data.features.proposal import Miss, Proposal, misses
+from mocli.data.features.proteins import link_genes
+from mocli.data.genome.fit import BY_CASE, check_species, fit_of
+from mocli.data.genome.near import near_peaks
+from mocli.errors import InputError
+from mocli.types import ModalityKind
+
+if TYPE_CHECKING:
+    from mocli.data.genome.genes import GeneTable
+    from mocli.data.genome.near import Reach
+    from mocli.types import DoubleArray, IntArray
+
+_PROTEINS = frozenset({ModalityKind.PROT, ModalityKind.CYTO})
+_SEX = frozenset({"chrX", "chrY"})
+
+ALMOST_NONE = 0.02
+"""Share of the genes, of the data or of the table where it has fewer, that must be found at least."""
+
+
+class Loci(NamedTuple):
+    """Genes in a table.
+
+    Attributes
+    ----------
+    row, feature, weight
+        `(n,)` rows of the table, positions of the features, weights.
+    by_case
+        Rows found without regard to case only.
+    """
+
+    row: IntArray
+    feature: IntArray
+    weight: DoubleArray
+    notes: tuple[str, ...]
+    misses: tuple[Miss, ...]
+    by_case: int = 0
+
+
+def intervals_of(features: Features) -> pd.DataFrame:
+    """Read features as intervals, by their names or by the first column of `var` that holds places.
+
+    Returns
+    -------
+    See `parse_intervals`; `chrom` is None where a feature is no interval.
+    """
+    for column in (features.names, *features.aliases.values()):
+        places = parse_intervals(column)
+        if 2 * places["chrom"].notna().sum() > len(places):
+            return places
+    return parse_intervals(features.names)
+
+
+def has_places(features: Features) -> bool:
+    """Whether most features are intervals of a genome."""
+    return 2 * int(intervals_of(features)["chrom"].notna().sum()) > len(features.names)
+
+
+def link_peaks(genes: Features, peaks: Features, table: GeneTable, reach: Reach) -> Proposal:
+    """Link genes, or proteins by their genes, to the peaks they reach.
+
+    Parameters
+    ----------
+    genes
+        RNA, or proteins.
+    table
+        Where the genes lie. A gene is found by its id, else by its name; a name
+        that stands on several chromosomes is no one's place and left out.
+
+    Returns
+    -------
+    `genes` as source, `peaks` as target. A peak that a gene reaches from several
+    loci has the largest weight.
+
+    Raises
+    ------
+    InputError
+        If no feature is an interval, no gene has a place or almost none, no
+        chromosome is in both, no peak is reached, or names and places both say
+        that the table is of another species.
+    """
+    places = intervals_of(peaks)
+    if places["chrom"].isna().all():
+        raise InputError(
+            f"the features of '{peaks.modality}' are no places in a genome",
+            found=", ".join(map(repr, peaks.names[:3])),
+            expected="names such as chr1:1000-1500",
+            hint="name the column of var that holds such names with --var-key",
+        )
+    is_protein = genes.kind in _PROTEINS
+    found = protein_loci(genes, table) if is_protein else gene_loci(genes, table)
+    row, feature, weight, notes, failed, _ = found
+    if not len(row):
+        raise no_gene(genes, table)
+    loci = table.frame.iloc[row].reset_index(drop=True)
+    locus, peak, near = near_peaks(loci, places, reach)
+    notes += doubts(table, places, peaks, found)
+    if not len(locus):
+        raise no_peak(loci, places, table, peaks)
+    links = pd.DataFrame({"source": feature[locus], "target": peak, "weight": weight[locus] * near})
+    links = links.groupby(["source", "target"], as_index=False)["weight"].max()
+    without = sorted(set(feature.tolist()) - set(links["source"].tolist()))
+    failed += tuple(Miss(genes.modality, genes.names[k], "no peak within reach") for k in without)
+    return Proposal(
+        links["source"].to_numpy(dtype=np.int64),
+        links["target"].to_numpy(dtype=np.int64),
+        links["weight"].to_numpy(dtype=np.float64),
+        failed,
+        notes,
+    )
+
+
+def gene_loci(genes: Features, table: GeneTable) -> Loci:
+    """Find genes in a table by id, else by name.
+
+    Raises
+    ------
+    InputError
+        Almost none is there.
+    """
+    index = FeatureIndex(genes)
+    rows: list[tuple[int, int, bool]] = []
+    by_case = 0
+    for row, (name, identity) in enumerate(zip(table.frame["gene"], table.frame["gene_id"], strict=True)):
+        position, how = index.find(identity) if identity else (-1, "")
+        by_id = position >= 0
+        if not by_id:
+            position, how = index.find(name)
+        if position >= 0:
+            rows.append((row, position, by_id))
+            by_case += how == "case"
+    found = pd.DataFrame(rows, columns=["row", "feature", "by_id"])
+    found, notes = _one_place(found, table, genes)
+    n = found["feature"].nunique()
+    fewest = min(len(genes.names), table.frame["gene"].nunique())
+    if 0 < n < ALMOST_NONE * fewest:
+        raise no_gene(genes, table, n)
+    if by_case > BY_CASE * max(1, len(rows)):
+        notes = (
+            *notes,
+            f"warning: {by_case:,} genes were found without regard to case only: "
+            f"is {table.path} of another species? ({by_case / len(rows):.0%} of those found; none is "
+            "expected)",
+        )
+    elif n and n < 0.2 * len(genes.names):
+        notes = (
+            *notes,
+            f"warning: only {n:,} of {len(genes.names):,} genes are in {table.path}, which names "
+            f"{table.frame['gene'].nunique():,}: is it of another species, or are its ids others?",
+        )
+    has_place = set(found["feature"].tolist())
+    absent = [name for k, name in enumerate(genes.names) if k not in has_place]
+    known = tuple(dict.fromkeys(table.frame["gene"]))
+    failed = misses(genes.modality, absent, why="not in the gene table", among=known) if n else ()
+    row, feature = (found[c].to_numpy(dtype=np.int64) for c in ("row", "feature"))
+    return Loci(row, feature, np.ones(len(row)), notes, failed, by_case)
+
+
+def _one_place(
+    found: pd.DataFrame, table: GeneTable, genes: Features
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Leave out genes found by a name that stands on several chromosomes (the sex chromosomes share some)."""
+    chroms = table.frame["chrom"].to_numpy()[found["row"].to_numpy(dtype=np.int64)]
+    where = found.assign(chrom=["chrX/Y" if c in _SEX else c for c in chroms])
+    exact = set(where.loc[where["by_id"].astype(bool), "feature"])
+    several = where.groupby("feature")["chrom"].nunique()
+    torn = sorted(set(several.index[several > 1]) - exact)
+    # where the id says which locus is meant, others of that name are not
+    keep = ~found["feature"].isin(torn) & (found["by_id"].astype(bool) | ~found["feature"].isin(exact))
+    if not torn:
+        return found[keep], ()
+    shown = ", ".join(genes.names[k] for k in torn[:3]) + (", ..." if len(torn) > 3 else "")
+    return found[keep], (f"{len(torn):,} names stand on several chromosomes and are left out: {shown}",)
+
+
+def protein_loci(proteins: Features, table: GeneTable) -> Loci:
+    """Find proteins by their genes."""
+    symbols = tuple(dict.fromkeys(table.frame["gene"]))
+    made = link_genes(proteins, FeatureIndex(Features("the gene table", ModalityKind.RNA, symbols)))
+    rows_of = table.frame.groupby("gene", sort=False).indices
+    rows = [rows_of[symbols[gene]] for gene in made.target]
+    count = np.array([len(r) for r in rows], dtype=np.int64)
+    row = np.concatenate([*rows, np.zeros(0, dtype=np.int64)]).astype(np.int64)
+    return Loci(row, np.repeat(made.source, count), np.repeat(made.weight, count), made.notes, made.misses)
+
+
+def doubts(table: GeneTable, places: pd.DataFrame, peaks: Features, found: Loci) -> tuple[str, ...]:
+    """Say what makes another genome build likely; peaks that are no intervals.
+
+    Raises
+    ------
+    InputError
+        Another species is all but sure.
+    """
+    notes = []
+    unplaced = int(places["chrom"].isna().sum())
+    if unplaced:
+        notes.append(f"{peaks.modality}: {unplaced:,} features are no intervals and left out")
+    fit = fit_of(table, places)
+    check_species(fit, by_case=found.by_case, n_genes=len(found.row))
+    if fit.figures:
+        figures = "; ".join(fit.figures)
+        notes.append(f"warning: {figures}: is {table.path} of another genome build or species?")
+    return tuple(notes)
+
+
+def no_gene(genes: Features, table: GeneTable, n: int = 0) -> InputError:
+    """Return the error of genes of which none, or almost none, has a place."""
+    of_table, of_data = (
+        ", ".join(map(repr, names[:3])) for names in (list(table.frame["gene"]), genes.names)
+    )
+    return InputError(
+        f"only {n:,} of {len(genes.names):,} genes of '{genes.modality}' are in the gene table"
+        if n
+        else f"no gene of '{genes.modality}' is in the gene table",
+        file=table.path,
+        found=f"{of_table} in the table, {of_data} in the data",
+        hint="symbols against ids, or another species? --var-key names the column of var with the names",
+    )
+
+
+def no_peak(loci: pd.DataFrame, places: pd.DataFrame, table: GeneTable, peaks: Features) -> InputError:
+    """Return the error of genes that reach no peak."""
+    of_table, of_data = (list(dict.fromkeys(frame["chrom"].dropna())) for frame in (loci, places))
+    shared = set(of_table) & set(of_data)
+    found = f"{', '.join(of_table[:3])} in the table, {', '.join(of_data[:3])} in the data"
+    return InputError(
+        "no peak lies near a gene" if shared else "genes and peaks share no chromosome",
+        file=table.path,
+        field=peaks.modality,
+        found=None if shared else found,
+        hint="is the gene table of another genome build or species?",
+    )

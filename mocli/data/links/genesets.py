@@ -1,0 +1,128 @@
+"""Sets of genes (GMT files), and which features of a modality belong to which."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import sparse
+
+from mocli.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from mocli.data.links.links import EdgeLinks
+    from mocli.types import CSR
+
+LEAST_GENES = 3
+"""Measured genes below which a set says no more than they do."""
+
+
+@dataclass(frozen=True, eq=False)
+class GeneSets:
+    """Names of sets, and the genes of each, in upper case.
+
+    Attributes
+    ----------
+    path
+        As the user named it.
+    """
+
+    path: str
+    names: tuple[str, ...]
+    genes: tuple[frozenset[str], ...]
+
+
+def read_gene_sets(path: str | Path) -> GeneSets:
+    """Read a GMT file, perhaps gzipped: a set a line, its name, a description, then its genes.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, or a line has no gene.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError("the file does not exist", file=path, field="--gene-sets", expected="a GMT file")
+    try:
+        raw = path.read_bytes()
+        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise InputError(
+            "this file holds no gene sets that can be read",
+            file=path,
+            field="--gene-sets",
+            found=str(error),
+            expected="a GMT file: name<TAB>description<TAB>GENE<TAB>GENE...",
+        ) from error
+    names, genes = [], []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        name, *rest = line.rstrip("\r\n").split("\t")
+        own = frozenset(g.strip().upper() for g in rest[1:] if g.strip())
+        if not own:
+            raise InputError(
+                f"line {number} names no gene",
+                file=path,
+                field="--gene-sets",
+                found=line[:60],
+                expected="name<TAB>description<TAB>GENE<TAB>GENE...",
+            )
+        names.append(name)
+        genes.append(own)
+    if not names:
+        raise InputError("this file holds no gene set", file=path, field="--gene-sets")
+    return GeneSets(str(path), tuple(names), tuple(genes))
+
+
+def memberships(
+    sets: GeneSets, features: Mapping[str, Sequence[str]], edges: Iterable[EdgeLinks]
+) -> dict[str, CSR]:
+    """Return by modality which features belong to which set, `(n_vars, n_sets)`.
+
+    Names are compared without regard to case. Where a modality is named otherwise (peaks), a feature
+    belongs to the sets of the genes it is linked to, by the links' weights and signs. Sets with fewer than
+    3 genes in a modality are left out of it.
+
+    Raises
+    ------
+    InputError
+        No set has enough genes in any modality.
+    """
+    found = {name: _by_name(sets, names) for name, names in features.items()}
+    named = {name: m for name, m in found.items() if m.shape[1]}
+    for edge in edges:
+        for own, other in ((edge.source, edge.target), (edge.target, edge.source)):
+            if own not in named and other in named:
+                index = (edge.source_index, edge.target_index)
+                rows, columns = index if own == edge.source else index[::-1]
+                shape = (len(features[own]), len(features[other]))
+                linked = sparse.csr_matrix((edge.weight * edge.sign, (rows, columns)), shape=shape)
+                found[own] = sparse.csr_matrix(linked @ named[other])
+    if not named:
+        name, genes = next(iter(features.items()))
+        raise InputError(
+            f"no set has {LEAST_GENES} genes among the measured features",
+            file=Path(sets.path),
+            field="--gene-sets",
+            found=", ".join(sorted(sets.genes[0])[:5]),
+            expected=f"names as in {name}: {', '.join(map(str, genes[:5]))}",
+            hint="give sets in the same kind of names (symbols or Ensembl identifiers)",
+        )
+    return {name: m for name, m in found.items() if m.shape[1]}
+
+
+def _by_name(sets: GeneSets, names: Sequence[str]) -> CSR:
+    place: dict[str, int] = {}
+    for j, name in enumerate(names):
+        place.setdefault(str(name).upper(), j)
+    columns = [sorted(place[g] for g in genes if g in place) for genes in sets.genes]
+    kept = [c for c in columns if len(c) >= LEAST_GENES]
+    rows = np.array([j for c in kept for j in c], np.int64)
+    column = np.repeat(np.arange(len(kept)), [len(c) for c in kept])
+    return sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, column)), shape=(len(names), len(kept)))

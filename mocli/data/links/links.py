@@ -1,0 +1,325 @@
+"""Links between the features of two modalities: from tables to integer positions to products.
+
+`read_links` reads a table, `match_links` finds its names among the features, and
+`X_source @ edge.aggregation().source` is the block of linked features of a modality.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from mocli.data.features.index import FALLBACKS, FeatureIndex, Features, nearest_names
+from mocli.data.links.hint import Side, nothing_matched
+from mocli.data.links.match import NamedColumn, PairRows, pair_rows
+from mocli.data.links.position import first_table, match_positions
+from mocli.data.links.route import FirstRoute, LinkRoute, TableRoute
+from mocli.data.links.table import LinkTable, read_links
+from mocli.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from mocli.data.features.index import ColumnMatch
+    from mocli.types import CSR, FloatArray, IntArray
+
+__all__ = ["Aggregation", "EdgeLinks", "Features", "LinkTable", "match_links", "read_links", "tables_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Aggregation:
+    """Two matrices that turn the features of two modalities into shared columns.
+
+    Column j of `X_source @ source` belongs to column j of `X_target @ target`.
+    The modality with fewer linked features (the first of two equals) gives one
+    column a feature, taken as it is; the other gives the sum of its linked
+    features, each times weight and sign. A protein with its coding genes and a
+    gene with its peaks (gene activity) are thus one product. Signs stand on the
+    summed side alone, so a column whose links are all negative is negated there.
+
+    Attributes
+    ----------
+    names
+        `(n_columns,)`, the features of the selected side in order of first
+        appearance in the table.
+    source, target
+        CSR float32 `(n_vars, n_columns)`.
+    column_weight
+        Largest link weight of each column, `(n_columns,)`; informative only.
+    """
+
+    names: tuple[str, ...]
+    source: CSR
+    target: CSR
+    column_weight: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeLinks:
+    """The links between two modalities, by positions of features.
+
+    Attributes
+    ----------
+    source_names, target_names
+        All features of the two modalities, `(n_vars,)`.
+    source_index, target_index
+        `(n_links,)` positions; a pair occurs once.
+    weight, sign
+        `(n_links,)`: > 0, and +1 or -1.
+    n_read
+        Rows of the tables that speak of these modalities.
+    unmatched_source, unmatched_target
+        Names of the tables found nowhere in the modality.
+    n_repeated
+        Links that other rows give as well, under the same or other names.
+    """
+
+    source: str
+    target: str
+    source_names: tuple[str, ...]
+    target_names: tuple[str, ...]
+    source_index: IntArray
+    target_index: IntArray
+    weight: FloatArray
+    sign: FloatArray
+    n_read: int
+    unmatched_source: tuple[str, ...] = ()
+    unmatched_target: tuple[str, ...] = ()
+    n_repeated: int = 0
+
+    @property
+    def n_links(self) -> int:
+        """Number of links that matched."""
+        return len(self.weight)
+
+    def summary(self) -> str:
+        """Say what matched, and of what did not up to three names a side with the nearest ones."""
+        sides = (
+            (self.source, self.source_names, self.source_index, self.unmatched_source),
+            (self.target, self.target_names, self.target_index, self.unmatched_target),
+        )
+        counts = [f"{len(np.unique(i)):,} of {len(n):,} {m} features" for m, n, i, _ in sides]
+        lines = [f"{self.n_links:,} links: {counts[0]} <-> {counts[1]}"]
+        for modality, names, _, unmatched in sides:
+            if unmatched:
+                shown = ", ".join(_with_nearest(name, names) for name in unmatched[:3])
+                more = ", ..." if len(unmatched) > 3 else ""
+                lines.append(f"not in {modality}: {len(unmatched):,} names of the table: {shown}{more}")
+        return "\n".join(lines)
+
+    def aggregation(self) -> Aggregation:
+        """Return the two matrices that aggregate linked features into shared columns."""
+        n_source, n_target = len(np.unique(self.source_index)), len(np.unique(self.target_index))
+        by_target = n_target < n_source
+        chosen, summed = (
+            (self.target_index, self.source_index) if by_target else (self.source_index, self.target_index)
+        )
+        chosen_names, summed_names = (
+            (self.target_names, self.source_names) if by_target else (self.source_names, self.target_names)
+        )
+        column, features = pd.factorize(chosen)
+        n = len(features)
+        ones = np.ones(n, dtype=np.float32)
+        selection = sparse.csr_matrix((ones, (features, np.arange(n))), (len(chosen_names), n))
+        signed = (self.weight * self.sign).astype(np.float32)
+        weighted = sparse.csr_matrix((signed, (summed, column)), (len(summed_names), n))
+        largest = np.zeros(n, dtype=np.float32)
+        np.maximum.at(largest, column, self.weight)
+        source, target = (weighted, selection) if by_target else (selection, weighted)
+        return Aggregation(tuple(chosen_names[k] for k in features), source, target, largest)
+
+
+@dataclass(frozen=True, eq=False)
+class _Matched:
+    """What one table gives to one pair of modalities, oriented as the features are."""
+
+    links: pd.DataFrame  # source, target: positions; weight, sign
+    n_read: int
+    missing: tuple[tuple[str, ...], tuple[str, ...]]
+
+
+def tables_of(routes: Iterable[LinkRoute], features: Sequence[Features]) -> list[LinkTable]:
+    """Read the tables among the routes, and make those of first features."""
+    tables: list[LinkTable] = []
+    for route in routes:
+        if isinstance(route, TableRoute):
+            tables.append(read_links(route.path))
+        elif isinstance(route, FirstRoute):
+            tables.append(first_table(route, features))
+    return tables
+
+
+def match_links(
+    tables: Sequence[LinkTable], features: Sequence[Features], *, log: Callable[[str], None]
+) -> list[EdgeLinks]:
+    """Find the features that tables link.
+
+    Names are looked up exactly, then in the other columns of `var`, as
+    intervals, without regard to case, without Ensembl versions and without
+    decorations; a fallback never overrides an exact name and never guesses
+    between two features. Positions are taken as they are. Whatever is assumed,
+    left out or merged is logged.
+
+    Parameters
+    ----------
+    tables
+        As read; several are put together.
+    features
+        The loaded modalities, at least two.
+    log
+        Takes one message at a time.
+
+    Returns
+    -------
+    One `EdgeLinks` for each unordered pair of modalities that is linked, its
+    source being the one that comes first in `features`.
+
+    Raises
+    ------
+    InputError
+        If no row speaks of two loaded modalities, if the rows of a table match
+        nothing between two of them, if a position is beyond the last feature, or
+        if a pair has both signs.
+    """
+    indexes = [FeatureIndex(f) for f in features]
+    parts: dict[tuple[int, int], list[_Matched]] = defaultdict(list)
+    for table in tables:
+        log(f"{table.path}: {len(table.frame):,} links read ({table.dialect})")
+        for note in table.notes:
+            log(f"{table.path}: {note}")
+        for rows in pair_rows(table, indexes, log=log) if len(features) > 1 else ():
+            edge = (min(rows.source, rows.target), max(rows.source, rows.target))
+            parts[edge].append(_match_rows(rows, indexes, log=log))
+    if not parts:
+        loaded = ", ".join(f.modality for f in features)
+        named = sorted(
+            {m for t in tables for c in ("source", "target") for m in t.frame[f"{c}_modality"].dropna()}
+        )
+        raise InputError(
+            "no link joins two loaded modalities",
+            file=", ".join(table.path for table in tables),
+            found=f"links of {', '.join(named)}" if named else None,
+            expected=f"two of: {loaded}",
+        )
+    return [_edge(indexes[a], indexes[b], parts[a, b], log=log) for a, b in sorted(parts)]
+
+
+def _match_rows(rows: PairRows, indexes: Sequence[FeatureIndex], *, log: Callable[[str], None]) -> _Matched:
+    sides, columns = [], []
+    for name, place in (("source", rows.source), ("target", rows.target)):
+        column, index = NamedColumn.of(rows.frame[f"{name}_feature"]), indexes[place]
+        columns.append(column)
+        if rows.table.by_index:
+            match = match_positions(rows.table, name, column, rows.frame.index, index.features)
+        else:
+            match = index.match(column.names)
+        sides.append(Side(index, column.names, match))
+    row, source = _expand(columns[0].codes, sides[0].match)
+    further, target = _expand(columns[1].codes[row], sides[1].match)
+    if not len(target):
+        raise nothing_matched(*sides, file=rows.table.path)
+    if rows.table.by_index:
+        _log_positions(rows.table, sides, int(source[further[0]]), int(target[0]), log=log)
+    else:
+        for side in sides:
+            _log_fallbacks(side, log=log)
+    row, source = row[further], source[further]
+    missing = (sides[0].match.missing, sides[1].match.missing)
+    if rows.source > rows.target:
+        source, target, missing = target, source, missing[::-1]
+    links = rows.frame[["weight", "sign"]].iloc[row].assign(source=source, target=target)
+    return _Matched(links, len(rows.frame), missing)
+
+
+def _expand(codes: IntArray, match: ColumnMatch) -> tuple[IntArray, IntArray]:
+    """Repeat each row for every feature its name means: row numbers and positions."""
+    count = np.array([len(p) for p in match.positions], dtype=np.int64)
+    flat = np.array([k for p in match.positions for k in p], dtype=np.int64)
+    first = np.cumsum(count) - count
+    row = np.repeat(np.arange(len(codes)), count[codes])
+    within = np.arange(len(row)) - np.repeat(np.cumsum(count[codes]) - count[codes], count[codes])
+    return row, flat[first[codes[row]] + within]
+
+
+def _log_positions(
+    table: LinkTable, sides: Sequence[Side], source: int, target: int, *, log: Callable[[str], None]
+) -> None:
+    names = [
+        f"{k} of {side.modality} is '{side.index.features.names[k]}'"
+        for side, k in zip(sides, (source, target), strict=True)
+    ]
+    log(f"{table.path}: features are given by position, from 0; in its first link {' and '.join(names)}")
+
+
+def _log_fallbacks(side: Side, *, log: Callable[[str], None]) -> None:
+    for how, pairs in side.match.fallbacks.items():
+        name, feature = pairs[0]
+        log(f"{side.modality}: {len(pairs):,} names found {FALLBACKS[how]}, e.g. '{name}' is '{feature}'")
+    if side.match.ambiguous:
+        n, name = len(side.match.ambiguous), side.match.ambiguous[0]
+        log(f"{side.modality}: {n:,} names left out as several features could be meant, e.g. '{name}'")
+    repeated = side.index.repeated & {k for p in side.match.positions for k in p}
+    if repeated:
+        name = side.index.features.names[min(repeated)]
+        log(
+            f"warning: {side.modality}: {len(repeated):,} linked names occur more than once in var_names, "
+            f"e.g. '{name}': the first is linked; choose another column with --var-key"
+        )
+
+
+def _edge(
+    source: FeatureIndex, target: FeatureIndex, parts: Sequence[_Matched], *, log: Callable[[str], None]
+) -> EdgeLinks:
+    """Put the links of several tables together, each pair of features once."""
+    a, b = source.features, target.features
+    where = f"{a.modality} <-> {b.modality}"
+    links = pd.concat([part.links for part in parts], ignore_index=True)
+    positive = links[links["weight"] > 0]
+    if positive.empty:
+        raise InputError("all links have weight 0", field=where, expected="some weight > 0")
+    if len(positive) < len(links):
+        log(f"{where}: {len(links) - len(positive):,} links of weight 0 are left out")
+    pairs = positive.groupby(["source", "target"], sort=False).agg(
+        weight=("weight", "max"), least=("weight", "min"), sign=("sign", "first"), total=("sign", "mean")
+    )
+    torn = pairs.index[pairs["total"].abs() < 1]
+    if len(torn):
+        i, j = torn[0]
+        raise InputError(
+            "a link has both signs",
+            field=where,
+            found=f"{a.names[i]} <-> {b.names[j]}",
+            expected="one sign a link",
+        )
+    if len(pairs) < len(positive):
+        differ = int((pairs["least"] < pairs["weight"]).sum())
+        larger = f"; of {differ:,} with unlike weights the larger is used" if differ else ""
+        log(f"{where}: {len(positive) - len(pairs):,} repeated links are counted once{larger}")
+    return EdgeLinks(
+        a.modality,
+        b.modality,
+        a.names,
+        b.names,
+        pairs.index.get_level_values("source").to_numpy(dtype=np.int64),
+        pairs.index.get_level_values("target").to_numpy(dtype=np.int64),
+        pairs["weight"].to_numpy(dtype=np.float32),
+        pairs["sign"].to_numpy(dtype=np.float32),
+        sum(part.n_read for part in parts),
+        _distinct(part.missing[0] for part in parts),
+        _distinct(part.missing[1] for part in parts),
+        len(positive) - len(pairs),
+    )
+
+
+def _distinct(names: Iterable[Iterable[str]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for some in names for name in some))
+
+
+def _with_nearest(name: str, names: Sequence[str]) -> str:
+    close = nearest_names(name, names)
+    return f"'{name}' (nearest: '{close[0]}')" if close else f"'{name}'"

@@ -1,0 +1,149 @@
+"""Which two loaded modalities each row of a link table speaks of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from mocli.data.links.dialect import COLUMNS, DIALECT_KINDS
+from mocli.errors import InputError, did_you_mean
+from mocli.types import ModalityKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mocli.data.features.index import ColumnMatch, FeatureIndex, Features
+    from mocli.data.links.table import LinkTable
+    from mocli.types import BoolArray, IntArray
+
+_ALIKE = {ModalityKind.PROT: ModalityKind.CYTO, ModalityKind.CYTO: ModalityKind.PROT}
+
+
+@dataclass(frozen=True, eq=False)
+class NamedColumn:
+    """One column of names: a code per row and the distinct names they stand for."""
+
+    codes: IntArray
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, column: pd.Series) -> NamedColumn:
+        """Factorise a column in order of first appearance."""
+        codes, names = pd.factorize(column)
+        return cls(codes, tuple(names))
+
+
+@dataclass(frozen=True, eq=False)
+class PairRows:
+    """Rows that link two loaded modalities, by their positions in the list of features."""
+
+    table: LinkTable
+    source: int
+    target: int
+    frame: pd.DataFrame
+
+
+def find_modality(name: str, features: Sequence[Features], *, file: str) -> int | None:
+    """Position of the modality a table means by a name, or None where it is not loaded.
+
+    The user's own name wins; then its spelling without regard to case; then the
+    only modality of the kind the word stands for. Mass cytometry answers to
+    protein words and the reverse when there is no other.
+
+    Raises
+    ------
+    InputError
+        If the word fits several modalities.
+    """
+    from mocli.data.files.kinds import kind_of
+
+    own = [k for k, f in enumerate(features) if f.modality == name]
+    own = own or [k for k, f in enumerate(features) if f.modality.casefold() == name.casefold()]
+    kind = kind_of(name)
+    if not own and kind is not ModalityKind.OTHER:
+        own = [k for k, f in enumerate(features) if f.kind is kind]
+        own = own or [k for k, f in enumerate(features) if f.kind is _ALIKE.get(kind)]
+    if len(own) > 1:
+        raise InputError(
+            f"the link table's '{name}' may be any of several modalities",
+            file=file,
+            found=", ".join(features[k].modality for k in own),
+            hint="write the modality's own name in the table",
+        )
+    return own[0] if own else None
+
+
+def pair_rows(
+    table: LinkTable, indexes: Sequence[FeatureIndex], *, log: Callable[[str], None]
+) -> list[PairRows]:
+    """Give each row of a table to two modalities; rows of absent modalities are logged and left out.
+
+    Raises
+    ------
+    InputError
+        If a word for a modality fits several, or no pair of modalities has any
+        name of a table that names none.
+    """
+    features = [index.features for index in indexes]
+    if table.frame["source_modality"].isna().any():
+        return [_best_pair(table, indexes, log=log)]
+    rows = []
+    groups = table.frame.groupby(["source_modality", "target_modality"], sort=False)
+    for names, frame in groups:
+        places = [find_modality(name, features, file=table.path) for name in names]
+        a, b = places
+        if a is not None and b is not None and a != b:
+            rows.append(PairRows(table, a, b, frame))
+        elif table.dialect == COLUMNS and a is None and b is None:
+            return [_best_pair(table, indexes, log=log)]
+        else:
+            what = f"{len(frame):,} links {names[0]} <-> {names[1]} ignored"
+            log(f"{table.path}: {what}: {_why(names, places, features)}")
+    return rows
+
+
+def _why(names: Sequence[str], places: Sequence[int | None], features: Sequence[Features]) -> str:
+    absent = [name for name, place in zip(names, places, strict=True) if place is None]
+    if not absent:
+        return "they stay within one modality"
+    loaded = did_you_mean(absent[0], [f.modality for f in features], "loaded modalities")
+    return f"no modality '{absent[0]}' is loaded ({loaded})"
+
+
+def _best_pair(table: LinkTable, indexes: Sequence[FeatureIndex], *, log: Callable[[str], None]) -> PairRows:
+    """Find the two modalities in which most rows have both names."""
+    source, target = (NamedColumn.of(table.frame[f"{side}_feature"]) for side in ("source", "target"))
+    in_source = [_found(source, index.match(source.names)) for index in indexes]
+    in_target = [_found(target, index.match(target.names)) for index in indexes]
+    expected = DIALECT_KINDS.get(table.dialect)
+    scores = {
+        (a, b): (
+            int((in_source[a] & in_target[b]).sum()),
+            (indexes[a].features.kind, indexes[b].features.kind) == expected,
+            int(in_source[a].sum() + in_target[b].sum()),
+        )
+        for a in range(len(indexes))
+        for b in range(len(indexes))
+        if a != b
+    }
+    a, b = max(scores, key=scores.__getitem__)
+    names = indexes[a].features.modality, indexes[b].features.modality
+    log(f"{table.path}: the columns are taken for {names[0]} and {names[1]}, where most of their names are")
+    frame = table.frame
+    if table.first_row is not None:
+        row = table.first_row.iloc[0]
+        if (
+            indexes[a].match([row["source_feature"]]).n_found
+            and indexes[b].match([row["target_feature"]]).n_found
+        ):
+            log(f"{table.path}: the table has no header; its first line is read as a link")
+            frame = pd.concat([table.first_row, frame], ignore_index=True)
+    return PairRows(table, a, b, frame)
+
+
+def _found(column: NamedColumn, match: ColumnMatch) -> BoolArray:
+    """Whether each row's name was found."""
+    return np.array([bool(p) for p in match.positions])[column.codes]

@@ -1,0 +1,368 @@
+"""Transforms that are fitted on training cells and saved with the model.
+
+`Recipe` makes the encoder features of one modality, `LinkRecipe` the linked
+features of one side of a link table. Both turn raw values into a
+`FeatureMatrix`, treat new cells exactly as the training cells were treated, and
+go through `state()` and `from_state()` without loss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mocli.data.bundle import FeatureMatrix
+from mocli.data.transforms.absent import at_mean, at_shares
+from mocli.data.transforms.components import Components
+from mocli.data.transforms.linkrecipe import LinkRecipe
+from mocli.data.transforms.lsi import Lsi
+from mocli.data.transforms.normalize import (
+    TRANSFORMS,
+    canonical,
+    check_transform,
+    check_values,
+    median_total,
+    normalize,
+)
+from mocli.data.transforms.scaler import DENSE_ABOVE, Scaler, density, layout, moments
+from mocli.errors import UsageError
+from mocli.types import ModalityKind, ValueKind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mocli.types import CSR, FloatArray, IntArray
+
+__all__ = ["TRANSFORMS", "LinkRecipe", "Recipe", "RecipeOptions", "default_transform"]
+
+HVG_CELLS = 30_000
+# Logs of counts or intensities stay far below this; their expm1 must not overflow.
+_LOG_LIKE_MAX = 30.0
+
+_DEFAULTS = {
+    ModalityKind.RNA: ("lognorm", "identity", "lognorm", "identity"),
+    ModalityKind.ATAC: ("tfidf-lsi", "tfidf-lsi", "tfidf-lsi", "identity"),
+    ModalityKind.PROT: ("clr", "identity", "arcsinh", "identity"),
+    ModalityKind.CYTO: ("arcsinh", "identity", "arcsinh", "identity"),
+    ModalityKind.METHYL: ("identity", "identity", "identity", "identity"),
+    ModalityKind.OTHER: ("lognorm", "identity", "arcsinh", "identity"),
+}
+_COLUMNS = (ValueKind.COUNTS, ValueKind.LOGNORM, ValueKind.POSITIVE, ValueKind.REAL)
+
+
+def default_transform(kind: ModalityKind, values: ValueKind, *, max_value: float | None = None) -> str:
+    """Return the transform for a kind of modality whose numbers look like `values`.
+
+    ======== ========= ========= ========= ========
+    kind     counts    lognorm   positive  real
+    ======== ========= ========= ========= ========
+    rna      lognorm   identity  lognorm   identity
+    atac     tfidf-lsi tfidf-lsi tfidf-lsi identity
+    prot     clr       identity  arcsinh   identity
+    cyto     arcsinh   identity  arcsinh   identity
+    methyl   identity  identity  identity  identity
+    other    lognorm   identity  arcsinh   identity
+    ======== ========= ========= ========= ========
+
+    Values that are already on a log scale, or have negatives, are used as they
+    are. Accessibility that was smoothed or weighted but is not negative still
+    gains from TF-IDF, as its depth remains in it. Counts of an `other` modality
+    whose `max_value` is 1 are a yes or no, and stay so.
+    """
+    if kind is ModalityKind.OTHER and values is ValueKind.COUNTS and max_value is not None and max_value <= 1:
+        return "identity"
+    return _DEFAULTS[kind][_COLUMNS.index(values)]
+
+
+@dataclass(frozen=True)
+class RecipeOptions:
+    """How to transform one modality; raises `UsageError` for values that cannot be meant.
+
+    Attributes
+    ----------
+    transform
+        One of `TRANSFORMS`.
+    n_top
+        Number of highly variable features to keep; None keeps all. `tfidf-lsi`
+        always uses all.
+    seen_in
+        Share of the cells, or from 1 on their number, in which a feature has to be seen, that is not
+        0, before the highly variable are chosen; None for any. `tfidf-lsi` uses all.
+    n_components
+        Components of the SVD of `tfidf-lsi`, before those that follow depth go.
+    target_sum
+        Total to which `lognorm` scales a cell; None is the median total of the
+        training cells.
+    cofactor
+        Divisor of `arcsinh`.
+    standardise
+        Mean 0 and standard deviation 1 per feature; never for `counts`.
+    clip
+        Bound on absolute standardised values, or None.
+    n_pcs
+        Principal components that replace the features where those are more; None
+        or 0 keeps the features.
+    seed
+        For the SVD, and for sampling when there are very many cells.
+    """
+
+    transform: str
+    n_top: int | None = 3000
+    n_components: int = 50
+    target_sum: float | None = None
+    cofactor: float = 5.0
+    standardise: bool = True
+    clip: float | None = None
+    n_pcs: int | None = None
+    seed: int = 0
+    seen_in: float | None = None
+
+    def __post_init__(self) -> None:
+        check_transform(self.transform)
+        for name in ("n_top", "n_components", "target_sum", "cofactor", "clip", "seen_in"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UsageError(f"'{name}' must be positive", field=name, found=value)
+
+
+def seen(x: CSR, seen_in: float | None) -> IntArray:
+    """Return the columns of raw values that are not 0 in so many cells: a share below 1, else a number."""
+    if seen_in is None:
+        return np.arange(x.shape[1], dtype=np.int64)
+    n_seen = np.bincount(x.indices[x.data != 0], minlength=x.shape[1])
+    enough = n_seen / max(x.shape[0], 1) >= seen_in if seen_in < 1 else n_seen >= seen_in
+    return np.flatnonzero(enough).astype(np.int64)
+
+
+def highly_variable(x: CSR, options: RecipeOptions) -> IntArray:
+    """Return the `n_top` most variable of the columns of raw values that are `seen`, in their own order.
+
+    Values on a log scale, and counts after `lognorm`, are ranked by scanpy's
+    normalised dispersion (flavour `seurat`); all others by the variance of the
+    transformed values. Above 30,000 cells a seeded sample of so many is ranked.
+    """
+    n_top = options.n_top
+    if options.transform == "tfidf-lsi":
+        return np.arange(x.shape[1], dtype=np.int64)
+    among = seen(x, options.seen_in)
+    if n_top is None or n_top >= len(among):
+        return among
+    if x.shape[0] > HVG_CELLS:
+        chosen = np.random.default_rng(options.seed).choice(x.shape[0], HVG_CELLS, replace=False)
+        x = x[np.sort(chosen)]
+    ranked_as = "lognorm" if options.transform == "counts" else options.transform
+    target = options.target_sum if options.target_sum is not None else median_total(x)
+    values = normalize(x, ranked_as, target_sum=target, cofactor=options.cofactor, columns=among)
+    low, high = (values.data.min(), values.data.max()) if values.nnz else (0.0, 0.0)
+    log_like = ranked_as == "lognorm" or (ranked_as == "identity" and low >= 0 and high < _LOG_LIKE_MAX)
+    if log_like and x.shape[0] > 1:
+        import scanpy as sc
+        from anndata import AnnData
+
+        table = sc.pp.highly_variable_genes(
+            AnnData(values), flavor="seurat", n_top_genes=n_top, inplace=False
+        )
+        # Ranked here, because scanpy's own flag passes all ties at the cut-off.
+        score = table["dispersions_norm"].to_numpy(dtype=np.float64, na_value=-np.inf)
+    else:
+        score = moments(values)[1]
+    return among[np.sort(np.argsort(-score, kind="stable")[:n_top])]
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """A fitted transform of one modality.
+
+    Attributes
+    ----------
+    feature_names
+        Names of the scaled features: the selected ones in their original order, or
+        `lsi_1`, `lsi_2`, ...
+    n_vars
+        Number of input features.
+    selected
+        Input columns used, `(n_selected,)`, ascending.
+    target_sum
+        Total that `lognorm` scales to, None for other transforms.
+    dense
+        Whether the scaled features are a dense array (above half of the values stored).
+    components
+        The projection of the scaled features, or None.
+    means
+        Mean over the training cells of features that are not standardised, `(n_selected,)`:
+        what stands for a feature that new cells were not measured for.
+    """
+
+    options: RecipeOptions
+    feature_names: tuple[str, ...]
+    n_vars: int
+    selected: IntArray
+    target_sum: float | None
+    dense: bool
+    scaler: Scaler | None
+    lsi: Lsi | None
+    components: Components | None = None
+    means: FloatArray | None = None
+
+    @classmethod
+    def fit(
+        cls, x: CSR, *, var_names: Sequence[str], options: RecipeOptions, keep: IntArray | Sequence[int] = ()
+    ) -> Recipe:
+        """Fit on the raw values of the training cells, `(n_obs, n_vars)`; `x` is not changed.
+
+        Parameters
+        ----------
+        keep
+            Columns selected besides the highly variable ones.
+
+        Raises
+        ------
+        InputError
+            Values that are not finite, or negative where the transform forbids it.
+        """
+        if x.shape[1] != len(var_names):
+            raise ValueError(f"{x.shape[1]} columns but {len(var_names)} names")
+        x = canonical(x)
+        check_values(x, options.transform)
+        transform = options.transform
+        selected = np.union1d(highly_variable(x, options), np.asarray(keep, dtype=np.int64))
+        lsi = None
+        target_sum = None
+        if transform == "tfidf-lsi":
+            lsi = Lsi.fit(x, n_components=options.n_components, seed=options.seed)
+            values: CSR | FloatArray = lsi.apply(x)
+            dense = True
+        else:
+            if transform == "lognorm":
+                target_sum = options.target_sum or median_total(x)
+            values = normalize(
+                x, transform, target_sum=target_sum, cofactor=options.cofactor, columns=selected
+            )
+            dense = density(values) > DENSE_ABOVE
+        scale = options.standardise and transform != "counts"
+        fitted = cls(
+            options=options,
+            feature_names=tuple(var_names[j] for j in selected) if lsi is None else lsi.names,
+            n_vars=x.shape[1],
+            selected=selected,
+            target_sum=target_sum,
+            dense=dense,
+            scaler=Scaler.fit(values, clip=options.clip) if scale else None,
+            lsi=lsi,
+            means=None if scale or lsi is not None else np.asarray(values.mean(axis=0), np.float32).ravel(),
+        )
+        n_pcs = options.n_pcs
+        if not n_pcs or values.shape[1] <= n_pcs or min(values.shape) < 3:
+            return fitted
+        # laid out as in `apply`: the offset is part of a dense matrix's mean, not of a sparse one's
+        laid_out = values if lsi is not None else layout(values, dense=dense)
+        components = Components.fit(fitted.scale(laid_out), n_components=n_pcs, seed=options.seed)
+        return replace(fitted, components=components)
+
+    def apply(self, x: CSR, absent: IntArray | None = None) -> FeatureMatrix:
+        """Transform raw values `(n, n_vars)` to `(n, n_out)`; `x` is not changed.
+
+        The columns of `x` are those of `fit`, in their order.
+
+        Parameters
+        ----------
+        absent
+            Columns that these cells were not measured for; they count as the mean
+            of the training cells, counts at the depth of the cell. Of `tfidf-lsi`, as no signal.
+        """
+        if x.shape[1] != self.n_vars:
+            raise ValueError(f"{x.shape[1]} columns, fitted on {self.n_vars}")
+        x = canonical(x)
+        check_values(x, self.options.transform)
+        if self.lsi is not None:
+            values: CSR | FloatArray = self.lsi.apply(x)
+        else:
+            values = layout(
+                normalize(
+                    x,
+                    self.options.transform,
+                    target_sum=self.target_sum,
+                    cofactor=self.options.cofactor,
+                    columns=self.selected,
+                ),
+                dense=self.dense,
+            )
+        scaled = self.scale(values)
+        missing = np.zeros(0, np.int64)
+        if absent is not None and self.lsi is None:
+            missing = np.flatnonzero(np.isin(self.selected, absent))
+        if self.components is not None:
+            return self.components.apply(scaled, missing)
+        if not len(missing):
+            return scaled
+        if self.options.transform == "counts" and self.means is not None:
+            return replace(scaled, values=at_shares(scaled.values, missing, self.means))
+        return at_mean(scaled, missing, self.means)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the output, `(n_out,)`: the features, or `pc_1`, `pc_2`, ..."""
+        return self.feature_names if self.components is None else self.components.names
+
+    def scale(self, values: CSR | FloatArray) -> FeatureMatrix:
+        """Standardise normalised values; the array is overwritten and becomes part of the result."""
+        if self.scaler is None:
+            return FeatureMatrix(values, self.feature_names)
+        return self.scaler.apply(values, self.feature_names)
+
+    def unscale(self, values: FloatArray) -> FloatArray:
+        """Return standardised `(n, n_out)` to the scale before standardisation (log1p, CLR, ...)."""
+        return values if self.scaler is None else self.scaler.unscale(values)
+
+    @property
+    def constant_names(self) -> tuple[str, ...]:
+        """Features without any spread over the training cells; they are columns of zeros."""
+        if self.scaler is None:
+            return ()
+        return tuple(self.feature_names[j] for j in np.flatnonzero(self.scaler.constant))
+
+    @property
+    def n_constant(self) -> int:
+        """Number of features without any spread over the training cells."""
+        return len(self.constant_names)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return what `from_state` needs: a JSON-able part and arrays by name."""
+        options = asdict(self.options)
+        if self.options.seen_in is None:
+            # so that earlier versions read the file
+            del options["seen_in"]
+        json = {
+            "options": options,
+            "names": list(self.feature_names),
+            "n_vars": self.n_vars,
+            "target_sum": self.target_sum,
+            "dense": self.dense,
+            "scaled": self.scaler is not None,
+            "projected": self.components is not None,
+        }
+        arrays: dict[str, Any] = {"selected": self.selected}
+        if self.means is not None:
+            arrays["means"] = self.means
+        for part in (self.scaler, self.lsi, self.components):
+            arrays |= {} if part is None else part.arrays()
+        return json, arrays
+
+    @classmethod
+    def from_state(cls, json: Mapping[str, Any], arrays: Mapping[str, Any]) -> Recipe:
+        """Rebuild; the result applies bit for bit as the original."""
+        options = RecipeOptions(**json["options"])
+        return cls(
+            options=options,
+            feature_names=tuple(json["names"]),
+            n_vars=json["n_vars"],
+            selected=np.asarray(arrays["selected"], dtype=np.int64),
+            target_sum=json["target_sum"],
+            dense=json["dense"],
+            scaler=Scaler.from_arrays(arrays, clip=options.clip) if json["scaled"] else None,
+            lsi=Lsi.from_arrays(arrays) if options.transform == "tfidf-lsi" else None,
+            components=Components.from_arrays(arrays) if json.get("projected") else None,
+            means=arrays.get("means"),
+        )

@@ -1,0 +1,296 @@
+"""Slots of several inputs in the one group that they become: arrays, graphs, unstructured annotation.
+
+What an input holds of its cells (or features) is brought into the order of the output; of several
+inputs it is put together where their cells differ, or agree. What has no place is named.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import h5py
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from mocli.data.files.hdf5 import open_h5, reading, text_attr
+from mocli.data.files.matrix import locate, read_csr
+from mocli.data.files.table import read_index, read_table
+from mocli.data.files.tables import agreeing_columns, stack_obs
+from mocli.data.write.encode import need_group, put, put_csr
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from mocli.types import CSR, IntArray
+
+CLASH = "another input has them otherwise"
+FORM = "no table of numbers"
+SPLIT = "a cell of it is several in the output"
+
+
+class Lost(NamedTuple):
+    """A slot that has no place in the output."""
+
+    path: Path
+    slot: str
+    why: str
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """A group of an input, and where its rows lie in the output.
+
+    Attributes
+    ----------
+    rows
+        For each row of the output that in the input, -1 where it has none, `(n,)`.
+    skip
+        Keys that are not the user's.
+    """
+
+    path: Path
+    group: str
+    rows: IntArray = field(repr=False)
+    skip: frozenset[str] = frozenset()
+
+    @property
+    def is_split(self) -> bool:
+        """Whether a row of the input is several rows of the output."""
+        there = self.rows[self.rows >= 0]
+        return len(np.unique(there)) < len(there)
+
+
+_Values: TypeAlias = "NDArray[Any] | pd.DataFrame | CSR"
+
+
+def say_lost(lost: Sequence[Lost]) -> list[str]:
+    """Say it in a line for each file and reason."""
+    found: dict[tuple[Path, str], list[str]] = {}
+    for path, slot, why in lost:
+        found.setdefault((path, why), []).append(slot)
+    return [
+        f"{path}: {', '.join(dict.fromkeys(slots))} left out of the output: {why}"
+        for (path, why), slots in found.items()
+    ]
+
+
+def carried_columns(
+    axis: str, origins: Sequence[Origin], *, skip: Collection[str] = ()
+) -> tuple[pd.DataFrame, list[Lost]]:
+    """Return the columns of `obs` or `var` of the inputs, over the rows of the output.
+
+    Rows that no input knows are missing. A column on which two inputs differ for the same rows is
+    the first's.
+    """
+    n = len(origins[0].rows) if origins else 0
+    pieces: dict[str, list[tuple[IntArray, pd.DataFrame]]] = {}
+    lost: list[Lost] = []
+    for origin in origins:
+        with open_h5(origin.path) as h5, reading(origin.path, axis):
+            table = read_table(h5[origin.group][axis])
+        table.columns = table.columns.astype(str)
+        for name in table.columns:
+            if name in skip or name in origin.skip:
+                continue
+            own = table[[name]]
+            before = pieces.setdefault(name, [])
+            rest = _not_taken(origin.rows, [at for at, _ in before])
+            if all(_alike(at, frame, origin.rows, own) for at, frame in before):
+                before.append((rest, own.iloc[origin.rows[rest]]))
+            else:
+                lost.append(Lost(origin.path, f"{axis} column {name}", CLASH))
+    found = {name: _stacked(of, n)[name] for name, of in pieces.items() if any(len(at) for at, _ in of)}
+    return pd.DataFrame(found, index=range(n)), lost
+
+
+def carry_arrays(
+    target: h5py.Group,
+    slot: str,
+    origins: Sequence[Origin],
+    *,
+    skip: Collection[str] = (),
+    on_top: bool = False,
+) -> list[Lost]:
+    """Write the arrays, tables and sparse matrices of `obsm` or `varm` of the inputs.
+
+    Rows that no input knows are NaN, of a sparse matrix empty. Of arrays that cannot stand below
+    each other the first stays.
+
+    Parameters
+    ----------
+    on_top
+        Whether they stand above modalities, where mudata cannot read integers of cells in an order
+        that is not its own: they become float64.
+    """
+    kept: dict[str, list[tuple[IntArray, _Values]]] = {}
+    lost: list[Lost] = []
+    for origin in origins:
+        with open_h5(origin.path) as h5, reading(origin.path, slot):
+            nodes = h5[origin.group].get(slot)
+            for key in nodes if isinstance(nodes, h5py.Group) else ():
+                if key in skip or key in origin.skip:
+                    continue
+                values = _read_rows(nodes[key])
+                before = kept.setdefault(key, [])
+                if values is None:
+                    lost.append(Lost(origin.path, f"{slot} {key}", FORM))
+                elif all(_alike(at, v, origin.rows, values) for at, v in before):
+                    rest = _not_taken(origin.rows, [at for at, _ in before])
+                    before.append((rest, _take(values, origin.rows[rest])))
+                else:
+                    lost.append(Lost(origin.path, f"{slot} {key}", CLASH))
+    for key, pieces in kept.items():
+        if any(len(at) for at, _ in pieces):
+            values = _stacked(pieces, len(origins[0].rows))
+            if on_top and isinstance(values, np.ndarray) and values.dtype.kind in "iu":
+                values = values.astype(np.float64)
+            if isinstance(values, pd.DataFrame):
+                values.index = pd.Index(read_index(target[slot[:3]]))
+            put(need_group(target, slot), key, values)
+    return lost
+
+
+def carry_pairs(
+    target: h5py.Group, slot: str, origins: Sequence[Origin], *, skip: Collection[str] = ()
+) -> list[Lost]:
+    """Write the graphs of `obsp` or `varp` of the inputs, as CSR; there are none between inputs."""
+    kept: dict[str, list[tuple[IntArray, CSR]]] = {}
+    lost: list[Lost] = []
+    for origin in origins:
+        with open_h5(origin.path) as h5, reading(origin.path, slot):
+            nodes = h5[origin.group].get(slot)
+            for key in nodes if isinstance(nodes, h5py.Group) else ():
+                if key in skip or key in origin.skip:
+                    continue
+                before = kept.setdefault(key, [])
+                at = np.flatnonzero(origin.rows >= 0)
+                why = SPLIT if origin.is_split else None
+                if why is None and any(len(np.intersect1d(at, other)) for other, _ in before):
+                    why = CLASH
+                x = _read_graph(nodes[key], len(at) and int(origin.rows.max()) + 1)
+                if x is None or why is not None:
+                    lost.append(Lost(origin.path, f"{slot} {key}", why or FORM))
+                    continue
+                before.append((at, x[origin.rows[at]][:, origin.rows[at]]))
+    n = len(origins[0].rows) if origins else 0
+    for key, graphs in kept.items():
+        if any(len(at) for at, _ in graphs):
+            put_csr(need_group(target, slot), key, _placed(graphs, n))
+    return lost
+
+
+def carry_uns(target: h5py.Group, origins: Sequence[Origin], *, skip: Collection[str] = ()) -> list[Lost]:
+    """Copy what the inputs have in `uns`; where two differ the first's stays."""
+    lost: list[Lost] = []
+    copied = need_group(target, "uns")
+    for origin in origins:
+        with open_h5(origin.path) as h5, reading(origin.path, "uns"):
+            nodes = h5[origin.group].get("uns")
+            for key in nodes if isinstance(nodes, h5py.Group) else ():
+                if key in skip or key in origin.skip:
+                    continue
+                if key not in copied:
+                    h5.copy(
+                        nodes[key], copied, name=key, expand_soft=True, expand_external=True, expand_refs=True
+                    )
+                elif not _same(copied[key], nodes[key]):
+                    lost.append(Lost(origin.path, f"uns {key}", CLASH))
+    return lost
+
+
+def _not_taken(rows: IntArray, taken: Sequence[IntArray]) -> IntArray:
+    """Rows of the output that an input knows and none before it."""
+    free = rows >= 0
+    for at in taken:
+        free[at] = False
+    return np.flatnonzero(free)
+
+
+def _alike(at: IntArray, kept: _Values, rows: IntArray, values: _Values) -> bool:
+    """Whether values are of the form of those kept at some rows, and the same where both are known."""
+    if type(kept) is not type(values) or kept.shape[1:] != values.shape[1:]:
+        return False
+    if isinstance(kept, pd.DataFrame):
+        assert isinstance(values, pd.DataFrame)
+        if list(kept.columns) != list(values.columns):
+            return False
+    both = np.flatnonzero(rows[at] >= 0)
+    if not len(both):
+        return True
+    a, b = _take(kept, both), _take(values, rows[at[both]])
+    if isinstance(a, pd.DataFrame):
+        return not agreeing_columns([a, b])[1]
+    if sp.issparse(a):
+        return not abs(a - b).nnz
+    return bool(np.array_equal(a, b, equal_nan=a.dtype.kind == "f" and b.dtype.kind == "f"))
+
+
+def _take(values: _Values, rows: IntArray) -> Any:
+    return values.iloc[rows] if isinstance(values, pd.DataFrame) else values[rows]
+
+
+def _stacked(pieces: Sequence[tuple[IntArray, Any]], n: int) -> Any:
+    """Put pieces at their rows of `n`, the other rows missing."""
+    at = np.concatenate([at for at, _ in pieces])
+    values = [v for _, v in pieces]
+    rest = np.setdiff1d(np.arange(n), at)
+    order = np.argsort(np.concatenate([at, rest]), kind="stable")
+    first = values[0]
+    if isinstance(first, pd.DataFrame):
+        gap = [pd.DataFrame(index=rest)] if len(rest) else []
+        tables = [v.set_axis(own, axis=0) for own, v in pieces if len(own)]
+        table = stack_obs([*tables, *gap]).iloc[order]
+        return table.set_axis(range(n))
+    if sp.issparse(first):
+        return sp.vstack([*values, sp.csr_matrix((len(rest), first.shape[1]))], format="csr")[order]
+    dtype = np.result_type(*values)
+    if len(rest) and dtype.kind != "f":
+        dtype = np.dtype(np.float64)
+    missing = np.full((len(rest), *first.shape[1:]), np.nan if len(rest) else 0, dtype=dtype)
+    return np.concatenate([*values, missing]).astype(dtype, copy=False)[order]
+
+
+def _placed(graphs: Sequence[tuple[IntArray, CSR]], n: int) -> CSR:
+    parts = [(at, x.tocoo()) for at, x in graphs]
+    values = np.concatenate([x.data for _, x in parts])
+    row, col = (np.concatenate([at[getattr(x, side)] for at, x in parts]) for side in ("row", "col"))
+    placed = sp.csr_matrix((values, (row, col)), shape=(n, n))
+    placed.sort_indices()
+    return placed
+
+
+def _read_rows(node: h5py.Group | h5py.Dataset) -> _Values | None:
+    """Read an array by rows, a table or a sparse matrix; None for anything else."""
+    if isinstance(node, h5py.Dataset):
+        return np.asarray(node[()]) if node.ndim and node.dtype.kind in "biuf" else None
+    encoding = text_attr(node, "encoding-type") or ""
+    if encoding == "dataframe":
+        return read_table(node)
+    return read_csr(locate(node), dtype=None) if encoding in ("csr_matrix", "csc_matrix") else None
+
+
+def _read_graph(node: h5py.Group | h5py.Dataset, least: int) -> CSR | None:
+    """Read a square matrix of at least so many rows; None for anything else."""
+    try:
+        stored = locate(node)
+    except ValueError:
+        return None
+    square = stored.shape[0] == stored.shape[1] >= least
+    return read_csr(stored, dtype=None) if square else None
+
+
+def _same(a: h5py.HLObject, b: h5py.HLObject) -> bool:
+    """Whether two elements are the same, however they are compressed."""
+    if isinstance(a, h5py.Group) and isinstance(b, h5py.Group):
+        return set(a) == set(b) and all(_same(a[key], b[key]) for key in a)
+    if not (isinstance(a, h5py.Dataset) and isinstance(b, h5py.Dataset)) or a.shape != b.shape:
+        return False
+    x, y = a[()], b[()]
+    if isinstance(x, np.ndarray) and x.dtype.kind == "f" and isinstance(y, np.ndarray):
+        return y.dtype.kind in "iuf" and bool(np.array_equal(x, y, equal_nan=True))
+    return bool(np.array_equal(x, y))

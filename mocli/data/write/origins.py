@@ -1,0 +1,176 @@
+"""Where rows of the inputs lie in an output: those of a joined modality, and those above the modalities."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from mocli.data.files.hdf5 import open_h5, reading
+from mocli.data.files.joined import JoinedModality
+from mocli.data.files.table import read_index
+from mocli.data.write.carry import Lost, Origin, carried_columns, carry_arrays, carry_pairs, carry_uns
+from mocli.data.write.encode import add_column
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from pathlib import Path
+
+    from mocli.data.files.modality import ModalityFile
+    from mocli.types import IntArray, StrArray
+
+UNKNOWN = "its rows cannot be told by name"
+NOT_TAKEN = "what is not integrated is not copied into a new file"
+
+Named = tuple["ModalityFile", pd.Index]
+"""A modality that is written, and the names of its cells there."""
+
+
+def origins_of_part(file: JoinedModality, axis: str) -> list[Origin]:
+    """Return where the cells (`obs`) or features (`var`) of a joined modality are in each of its files."""
+    n = file.n_obs if axis == "obs" else file.n_vars
+    found = []
+    for part, at, own in _places(file, axis):
+        if part.format != "10x":
+            rows = np.full(n, -1)
+            rows[at] = own
+            found.append(Origin(part.path, part.group, rows))
+    return found
+
+
+def carry_tops(
+    h5: h5py.File, named: Sequence[Named], cells: pd.Index, n_vars: int, *, skip: Collection[str]
+) -> list[Lost]:
+    """Write what every h5mu among the inputs holds above its modalities; return what has no place.
+
+    Parameters
+    ----------
+    h5
+        The output, with its `obs`, `var` and maps.
+    cells, n_vars
+        Cells and number of features of the whole output; features are those of the modalities, one after
+        another.
+    skip
+        Keys that will be written over.
+    """
+    lost = _modalities_left(named)
+    for axis, n in (("obs", len(cells)), ("var", n_vars)):
+        origins, unplaced = _on_top(named, cells, axis, n)
+        columns, differing = carried_columns(axis, origins, skip={*skip, *_columns(h5[axis])})
+        for name in columns:
+            add_column(h5[axis], name, columns[name])
+        lost += [*unplaced, *differing]
+        lost += carry_arrays(h5, f"{axis}m", origins, skip={*skip, *h5[f"{axis}m"]}, on_top=True)
+        lost += carry_pairs(h5, f"{axis}p", origins, skip=skip)
+    return lost + carry_uns(h5, _tops(named), skip=skip)
+
+
+def _on_top(named: Sequence[Named], cells: pd.Index, axis: str, n: int) -> tuple[list[Origin], list[Lost]]:
+    """Find the output's cells or features above the modalities of each h5mu, in order of the inputs."""
+    rows: dict[Path, IntArray] = {}
+    unclear: dict[Path, None] = {}
+    start = 0
+    for file, names in named:
+        for part, at, own in _places(file, axis):
+            if part.format != "h5mu":
+                continue
+            where = _row_on_top(part, axis)
+            if where is None:
+                continue
+            found = rows.setdefault(part.path, np.full(n, -1))
+            place = cells.get_indexer(names[at]) if axis == "obs" else start + at
+            old, new = found[place], where[own]
+            if np.any((old >= 0) & (new >= 0) & (old != new)) or not np.any(new >= 0):
+                unclear[part.path] = None
+            found[place] = np.where(old >= 0, old, new)
+        start += file.n_vars
+    lost = [Lost(path, slot, UNKNOWN) for path in unclear for slot in _slots(path, axis)]
+    origins = [Origin(path, "/", of, _masks(path)) for path, of in rows.items() if path not in unclear]
+    return origins, lost
+
+
+def _tops(named: Sequence[Named]) -> list[Origin]:
+    """Every h5mu among the inputs, for what is of no rows."""
+    files = [part for file, _ in named for part, _ in file.by_part() if part.format == "h5mu"]
+    return [Origin(path, "/", np.zeros(0, np.int64)) for path in dict.fromkeys(f.path for f in files)]
+
+
+def _modalities_left(named: Sequence[Named]) -> list[Lost]:
+    """Modalities that an h5mu given whole has beside: imputed ones, which nothing is made of.
+
+    Of a single input also those that were not asked for.
+    """
+    used: dict[Path, set[str]] = {}
+    for file, _ in named:
+        for part, _ in file.by_part():
+            if part.format == "h5mu":
+                used.setdefault(part.path, set()).add(part.group.removeprefix("/mod/"))
+    lost = []
+    alone = len({part.path for file, _ in named for part, _ in file.by_part()}) == 1
+    for path, taken in used.items():
+        with open_h5(path) as h5, reading(path, "mod"):
+            rest = [str(m) for m in h5["mod"] if m not in taken]
+        if alone or all(m.endswith("_imputed") for m in rest):
+            lost += [Lost(path, f"modality {m}", NOT_TAKEN) for m in rest]
+    return lost
+
+
+def _places(file: ModalityFile, axis: str) -> list[tuple[ModalityFile, IntArray, IntArray]]:
+    """Return files, rows of the modality, and rows there, of cells or features."""
+    if not isinstance(file, JoinedModality):
+        if axis == "obs":
+            own = np.arange(file.n_obs) if file.rows is None else file.rows
+        else:
+            own = np.arange(file.n_vars) if file.columns is None else file.columns
+        return [(file, np.arange(len(own)), own)]
+    if axis == "var":
+        every = np.arange(file.n_vars)
+        return [
+            (part, every, every if columns is None else columns)
+            for part, columns in zip(file.parts, file.selection, strict=True)
+        ]
+    which, row = file.places(np.arange(file.n_obs))
+    return [(part, at := np.flatnonzero(which == k), row[at]) for k, part in enumerate(file.parts)]
+
+
+def _row_on_top(part: ModalityFile, axis: str) -> IntArray | None:
+    """Row above the modalities of an h5mu for each of one's rows, -1 for none; None where there are none."""
+    modality = part.group.removeprefix("/mod/")
+    with open_h5(part.path) as h5, reading(part.path, axis):
+        if axis not in h5:
+            return None
+        top, own = read_index(h5[axis]), read_index(h5[part.group][axis])
+        mapped = h5.get(f"{axis}map/{modality}")
+        if isinstance(mapped, h5py.Dataset) and mapped.size == len(top):
+            number = mapped[()].ravel().astype(np.int64)
+            if number.max(initial=0) <= len(own):
+                where = np.full(len(own), -1)
+                where[number[number > 0] - 1] = np.flatnonzero(number > 0)
+                return where
+    names = pd.Index(top.astype(str))
+    return names.get_indexer(own.astype(str)) if names.is_unique else np.full(len(own), -1)
+
+
+def _masks(path: Path) -> frozenset[str]:
+    """Keys of `obsm` and `varm` that say who is in which modality."""
+    with open_h5(path) as h5, reading(path, "mod"):
+        return frozenset(map(str, h5["mod"]))
+
+
+def _slots(path: Path, axis: str) -> list[str]:
+    """Name what a file holds on top of its cells or features."""
+    masks = _masks(path)
+    with open_h5(path) as h5, reading(path, axis):
+        found = [f"{axis} column {c}" for c in _columns(h5[axis])]
+        for slot in (f"{axis}m", f"{axis}p"):
+            found += [f"{slot} {key}" for key in h5.get(slot, ()) if key not in masks]
+    return found
+
+
+def _columns(node: h5py.Group | h5py.Dataset) -> StrArray:
+    if isinstance(node, h5py.Dataset):
+        return np.array(node.dtype.names[1:], dtype=object)
+    order = node.attrs.get("column-order", [])
+    return np.array([c.decode() if isinstance(c, bytes) else str(c) for c in order], dtype=object)

@@ -1,0 +1,380 @@
+"""Files out: the user's modalities as they were, plus what mocli adds, in one h5mu."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+import pandas as pd
+
+from mocli.data.files.hdf5 import open_h5, reading, text_attr
+from mocli.data.files.joined import JoinedModality
+from mocli.data.files.matrix import locate, read_csr
+from mocli.data.files.table import read_index, read_table
+from mocli.data.write.axes import Part, append_modalities, map_modalities
+from mocli.data.write.blocks import KEEP_BITS, NewModality, Written, write_modality
+from mocli.data.write.carry import Lost, say_lost
+from mocli.data.write.concatenation import carry_slots, concatenated
+from mocli.data.write.encode import add_column, need_group, put, put_array, put_csr, put_table, tag
+from mocli.data.write.origins import carry_tops
+from mocli.data.write.outfile import atomic, check_writable
+from mocli.data.write.outfile_folded import writing_h5
+from mocli.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from pathlib import Path
+
+    from mocli.data.files.modality import ModalityFile
+    from mocli.types import FloatArray
+
+__all__ = [
+    "Added",
+    "NewModality",
+    "Written",
+    "atomic",
+    "check_writable",
+    "union_names",
+    "write_h5ad",
+    "write_h5mu",
+]
+
+_TEXT = h5py.string_dtype()
+_USERBLOCK = 512  # mudata looks for its name in the first bytes
+_MAGIC = b"MuData (format-version=0.1.0;creator=mocli)"
+SPANS = "it spans all types of features"
+
+
+@dataclass(frozen=True, eq=False)
+class Added:
+    """What is added to a modality.
+
+    Attributes
+    ----------
+    obsm
+        Arrays `(n_obs, d)` by key, rows as in the file.
+    obs
+        Columns `(n_obs,)` by name, matched by position.
+    obs_names
+        New names of the cells (a prefix for names that repeat across files);
+        None keeps the user's.
+    """
+
+    file: ModalityFile
+    obsm: Mapping[str, FloatArray] = field(default_factory=dict)
+    obs: Mapping[str, Any] = field(default_factory=dict)
+    obs_names: tuple[str, ...] | None = None
+
+    @property
+    def names(self) -> pd.Index:
+        """Names of the cells as they will be written."""
+        return self.file.obs.index if self.obs_names is None else pd.Index(self.obs_names, dtype=object)
+
+
+def union_names(added: Sequence[Added], new: Sequence[NewModality] = ()) -> list[str]:
+    """Cells of the whole file that `write_h5mu` will write, in its order.
+
+    Of a single h5mu this is the file's own order, with the cells of modalities
+    that are not integrated; else the order of first appearance. Cells of new
+    modalities that are not among them follow.
+    """
+    kept = _kept_order(added)
+    parts = [a.names for a in added] if kept is None else [kept]
+    every = np.concatenate([p.to_numpy(object) for p in (*parts, *(m.names for m in new))])
+    return [str(n) for n in pd.unique(every)]
+
+
+def write_h5ad(path: Path, new: NewModality, *, keep_bits: int | None = KEEP_BITS) -> Written:
+    """Write one new modality as a file of its own, block by block.
+
+    Raises
+    ------
+    ValueError
+        The blocks do not fit together, or do not fit obs and var.
+    EnvironmentProblem
+        The folder cannot be written to, or the disk is full.
+    """
+    with atomic(path) as temporary, writing_h5(temporary, "w") as (h5, check):
+        return write_modality(h5, new, keep_bits=keep_bits, check=check)
+
+
+def write_h5mu(
+    path: Path,
+    added: Sequence[Added],
+    *,
+    obsm: Mapping[str, FloatArray],
+    uns: Mapping[str, object],
+    obs: Mapping[str, Any] | None = None,
+    new: Sequence[NewModality] = (),
+    keep_bits: int | None = KEEP_BITS,
+    warn: Callable[[str], None] | None = None,
+) -> dict[str, Written]:
+    """Write the modalities with their additions; inputs are copied at the level of HDF5.
+
+    Modalities of a single h5mu: the whole file is copied first, also what is
+    not in `added`. Otherwise each modality is copied object by object into a
+    new file, and what h5mu files hold above their modalities is put together.
+    Keys that are already there are overwritten, all else stays. Of a file split
+    by feature type `raw`, which spans all types, is left out. A modality of
+    several files is written anew, see `concatenation`.
+
+    Parameters
+    ----------
+    obsm, obs
+        Added on top, rows in the order of `union_names(added, new)`.
+    uns
+        Added on top and to each modality in `added`.
+    new
+        Modalities written after those, block by block.
+    keep_bits
+        Bits of the mantissa that dense values of `new` keep; None for all.
+    warn
+        Told of what the inputs hold that has no place in the output.
+
+    Returns
+    -------
+    What each of `new` took, by name.
+
+    Raises
+    ------
+    UsageError
+        The output is one of the inputs, or two modalities share a name, also
+        of those that are only copied.
+    ValueError
+        Blocks of a new modality do not fit.
+    InputError
+        An input cannot be read.
+    EnvironmentProblem
+        The folder cannot be written to, or the disk is full.
+    """
+    inputs = list(dict.fromkeys(p for a in added for p in a.file.paths))
+    if any(path.exists() and p.exists() and path.samefile(p) for p in inputs):
+        raise UsageError("the output is also an input", file=path, hint="inputs are never changed")
+    kept = _kept_order(added) is not None
+    names = [a.file.name for a in added]
+    _refuse_repeats(names)
+    names = [*(_modalities(inputs[0]) if kept else names), *(m.name for m in new)]
+    _refuse_repeats(names)
+    with atomic(path) as temporary:
+        if kept:
+            shutil.copyfile(inputs[0], temporary)
+            with writing_h5(temporary, "r+") as (h5, check):
+                written = _write_new(h5, new, keep_bits, check)
+                if new:
+                    _set_order(h5["mod"], names)
+                    parts = [Part(m.name, m.names, m.var.index) for m in new]
+                    append_modalities(h5, parts, source=inputs[0])
+                _add_all(h5, added, obsm=obsm, obs=obs or {}, uns=uns)
+            return written
+        with writing_h5(temporary, "w", userblock_size=_USERBLOCK) as (h5, check):
+            mod = h5.create_group("mod")
+            lost: list[Lost] = []
+            for a in added:
+                group = mod.create_group(a.file.name)
+                if isinstance(a.file, JoinedModality):
+                    write_modality(group, concatenated(a.file, a.obs_names), check=check)
+                    lost += carry_slots(group, a.file, skip={*a.obsm, *uns})
+                else:
+                    lost += _copy_modality(a, group)
+                check()
+            written = _write_new(h5, new, keep_bits, check)
+            _set_order(mod, names)
+            lost += _write_top(h5, added, new, skip={*obsm, *(obs or {}), *uns})
+            check()
+            _add_all(h5, added, obsm=obsm, obs=obs or {}, uns=uns)
+        if warn is not None:
+            for line in say_lost(lost):
+                warn(line)
+        with temporary.open("r+b") as stream:
+            stream.write(_MAGIC.ljust(_USERBLOCK, b"\0"))
+    return written
+
+
+def _refuse_repeats(names: Sequence[str]) -> None:
+    if len(set(names)) < len(names):
+        raise UsageError("two modalities share a name", found=", ".join(names))
+
+
+def _modalities(path: Path) -> list[str]:
+    """Names of the modalities of an h5mu, in the order in which they are to be shown."""
+    with open_h5(path) as h5, reading(path, "mod"):
+        mod = h5["mod"]
+        order = [n.decode() if isinstance(n, bytes) else str(n) for n in mod.attrs.get("mod-order", [])]
+        return [n for n in dict.fromkeys(order) if n in mod] + [n for n in mod if n not in order]
+
+
+def _set_order(mod: h5py.Group, names: Sequence[str]) -> None:
+    mod.attrs.create("mod-order", np.array(names, dtype=object), dtype=_TEXT)
+
+
+def _write_new(
+    h5: h5py.File, new: Sequence[NewModality], keep_bits: int | None, check: Callable[[], None]
+) -> dict[str, Written]:
+    mod = h5["mod"]
+    return {
+        m.name: write_modality(mod.create_group(m.name), m, keep_bits=keep_bits, check=check) for m in new
+    }
+
+
+def _kept_order(added: Sequence[Added]) -> pd.Index | None:
+    """Cell order of the h5mu that all modalities come from, None where a new file is needed."""
+    if not added:
+        return None
+    first = added[0].file
+    if any(
+        a.file.path != first.path
+        or a.file.format != "h5mu"
+        or a.file.input_key is not None
+        or a.file.group != f"/mod/{a.file.name}"
+        or (a.obs_names is not None and not a.names.equals(a.file.obs.index))
+        for a in added
+    ):
+        return None
+    with open_h5(first.path) as h5:
+        if "obs" not in h5 or int(h5.attrs.get("axis", 0)) != 0:
+            return None
+        with reading(first.path, "obs"):
+            names = pd.Index(read_index(h5["obs"]).astype(str))
+    if not names.is_unique or not all(a.names.isin(names).all() for a in added):
+        return None
+    return names
+
+
+def _add_all(
+    h5: h5py.File,
+    added: Sequence[Added],
+    *,
+    obsm: Mapping[str, FloatArray],
+    obs: Mapping[str, Any],
+    uns: Mapping[str, object],
+) -> None:
+    for a in added:
+        _add(h5[f"mod/{a.file.name}"], a.file.n_obs, obsm=a.obsm, obs=a.obs, uns=uns)
+    n_cells = len(read_index(h5["obs"]))
+    _add(h5, n_cells, obsm=obsm, obs=obs, uns=uns)
+
+
+def _add(
+    group: h5py.Group,
+    n_obs: int,
+    *,
+    obsm: Mapping[str, FloatArray],
+    obs: Mapping[str, Any],
+    uns: Mapping[str, object],
+) -> None:
+    for key, values in (*obsm.items(), *obs.items()):
+        if len(values) != n_obs:
+            raise ValueError(f"'{key}' has {len(values)} rows, {group.name} has {n_obs} cells")
+    if obsm:
+        node = need_group(group, "obsm")
+        for key, array in obsm.items():
+            put_array(node, key, array)
+    if obs and isinstance(group["obs"], h5py.Dataset):  # a structured array takes no new column
+        put_table(group, "obs", read_table(group["obs"]))
+    for key, column in obs.items():
+        add_column(group["obs"], key, column)
+    if uns:
+        node = need_group(group, "uns")
+        for key, value in uns.items():
+            put(node, key, value)
+
+
+def _copy_modality(added: Added, target: h5py.Group) -> list[Lost]:
+    """Copy a modality into an empty group, object by object where its file has it whole.
+
+    Returns what a file holds of all its modalities together, which cannot be split.
+    """
+    file = added.file
+    lost: list[Lost] = []
+    tag(target, "anndata", "0.1.0")
+    with open_h5(file.path) as h5, reading(file.path, file.group):
+        source = h5[file.group]
+        if file.format == "10x":
+            put_table(target, "obs", file.obs)
+            _write_columns(file, target, source)
+        else:
+            target.attrs.update(source.attrs)
+            of_features = {"X", "layers", "var", "varm", "varp", "raw", "raw.X", "raw.var", "raw.varm"}
+            for key in source:
+                if file.columns is None or key not in of_features:
+                    # old files point from columns to categories with references
+                    h5.copy(
+                        source[key],
+                        target,
+                        name=key,
+                        expand_soft=True,
+                        expand_external=True,
+                        expand_refs=True,
+                    )
+            if file.columns is not None:
+                _write_columns(file, target, source)
+                lost += [Lost(file.path, key, SPANS) for key in ("raw", "raw.X") if key in source]
+    for key in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
+        need_group(target, key)
+    if file.input_key is not None:
+        put_table(target, "obs", file.obs)
+    if added.obs_names is not None:
+        _rename(target, added.obs_names)
+    return lost
+
+
+def _write_columns(file: ModalityFile, target: h5py.Group, source: h5py.Group) -> None:
+    """Write what belongs to a modality's features when the file holds others beside them."""
+    put_table(target, "var", file.var)
+    if file.has_x:
+        put_csr(target, "X", file.read(dtype=None))
+    layers, varm, varp = (need_group(target, key) for key in ("layers", "varm", "varp"))
+    for layer in file.layers:
+        put_csr(layers, layer, file.read(layer, dtype=None))
+    if file.columns is None:
+        return
+    for key, node in source.get("varm", {}).items():
+        if isinstance(node, h5py.Dataset) and node.dtype.kind in "biuf":
+            put_array(varm, key, node[()][file.columns])
+        elif text_attr(node, "encoding-type") == "dataframe":
+            put_table(varm, key, read_table(node).iloc[file.columns])
+        elif text_attr(node, "encoding-type") in {"csr_matrix", "csc_matrix"}:
+            put_csr(varm, key, read_csr(locate(node), dtype=None)[file.columns])
+    for key, node in source.get("varp", {}).items():
+        put_csr(varp, key, read_csr(locate(node), dtype=None)[file.columns][:, file.columns])
+
+
+def _rename(group: h5py.Group, names: Sequence[str]) -> None:
+    if isinstance(group["obs"], h5py.Dataset):
+        put_table(group, "obs", read_table(group["obs"]))
+    put_array(group["obs"], text_attr(group["obs"], "_index") or "_index", np.array(names, dtype=object))
+
+
+def _write_top(
+    h5: h5py.File, added: Sequence[Added], new: Sequence[NewModality], *, skip: Collection[str]
+) -> list[Lost]:
+    """Write what makes a MuData of modalities: the union of cells, all features, who is where.
+
+    What the inputs hold at that place goes along; returned is what cannot.
+    """
+    tag(h5, "MuData", "0.1.0")
+    h5.attrs["axis"] = np.int64(0)
+    h5.attrs["encoder"] = "mocli"
+    parts = [Part(a.file.name, a.names, a.file.var.index) for a in added]
+    parts += [Part(m.name, m.names, m.var.index) for m in new]
+    cells = pd.Index(union_names(added, new))
+    features = np.concatenate([p.features.to_numpy(object) for p in parts])
+    put_table(h5, "obs", _origin(added, cells))
+    put_table(h5, "var", pd.DataFrame(index=pd.Index(features)))
+    for key in ("obsm", "varm", "obsp", "varp", "uns", "obsmap", "varmap"):
+        need_group(h5, key)
+    map_modalities(h5, cells, parts, start=0)
+    return carry_tops(h5, [(a.file, a.names) for a in added], cells, len(features), skip=skip)
+
+
+def _origin(added: Sequence[Added], cells: pd.Index) -> pd.DataFrame:
+    """Return which input each cell is of, where modalities say so; else a table without columns."""
+    known = [a.file.obs[a.file.input_key].set_axis(a.names) for a in added if a.file.input_key is not None]
+    if not known:
+        return pd.DataFrame(index=cells)
+    every = pd.concat(known)
+    column = every[~every.index.duplicated()].reindex(cells)
+    return pd.DataFrame({next(a.file.input_key for a in added if a.file.input_key): column}, index=cells)

@@ -1,0 +1,248 @@
+"""One entry of a benchmark: where a method puts the cells that are scored, whoever wrote the places."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+
+from mocli.data.files.io import parse_source
+from mocli.data.files.obsm_folded import read_places
+from mocli.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from mocli.data.files.obsm_folded import Places
+    from mocli.tasks.benchmark.ground import Ground
+    from mocli.types import FloatArray
+
+    Kind = Literal["model", "control", "embedding", "peer"]
+
+
+@dataclass(frozen=True, eq=False)
+class Contender:
+    """Places of the scored cells by one method and seed.
+
+    Attributes
+    ----------
+    apart
+        Where each modality puts its cells, `(n_obs, d)`, rows as in the sample; empty where the
+        method only knows whole cells.
+    joint
+        One place for each cell, `(n_cells, d)`; None where modalities have places of their own
+        only, whose mean is then taken.
+    """
+
+    name: str
+    kind: Kind
+    title: str
+    definition: str
+    apart: Mapping[str, FloatArray] = field(default_factory=dict)
+    joint: FloatArray | None = None
+    seed: int | None = None
+    study: str = ""
+
+    def whole(self, ground: Ground) -> FloatArray:
+        """Return one place for each cell, `(n_cells, d)`."""
+        if self.joint is not None:
+            return self.joint
+        rows = ground.bundle.rows
+        width = next(iter(self.apart.values())).shape[1]
+        total = np.zeros((len(rows), width))
+        times = np.zeros(len(rows))
+        for position, name in enumerate(ground.bundle.modalities):
+            if name in self.apart:
+                cells = np.flatnonzero(rows[:, position] >= 0)
+                total[cells] += self.apart[name][rows[cells, position]]
+                times[cells] += 1
+        found: FloatArray = (total / np.maximum(times, 1)[:, None]).astype(np.float32)
+        return found
+
+
+def others_embedding(text: str, inputs: Sequence[str], ground: Ground) -> Contender:
+    """Read what another tool wrote: `obsm:KEY` of the inputs, or `FILE::KEY`.
+
+    Raises
+    ------
+    UsageError
+        The words are neither.
+    InputError
+        See `aligned`.
+    """
+    owner, separator, key = text.rpartition("::")
+    if not separator:
+        owner, separator, key = text.partition(":")
+    if not (owner and separator and key):
+        raise UsageError(
+            f"'{text}' names no embedding",
+            field="--embedding",
+            expected="obsm:KEY for an array of the inputs, or FILE.h5ad::KEY",
+            hint="such as obsm:X_scVI, or results/harmony.h5ad::X_harmony",
+        )
+    definition = f"obsm['{key}'] of {'the inputs' if owner == 'obsm' else owner}, aligned by cell names"
+    if owner != "obsm":
+        from pathlib import Path
+
+        return placed(read_places(Path(owner), key), ground, key, "embedding", key, definition, where=owner)
+    return placed(
+        _of_inputs(inputs, key, ground), ground, key, "embedding", key, definition, where="the inputs"
+    )
+
+
+def _of_inputs(inputs: Sequence[str], key: str, ground: Ground) -> list[Places]:
+    """Collect an array from the input files that have it; a file of one modality speaks for that one."""
+    from dataclasses import replace
+
+    found: list[Places] = []
+    missing: InputError | None = None
+    for path in dict.fromkeys(parse_source(text).path for text in inputs):
+        own = [f.name for f in ground.files if path in f.paths]
+        try:
+            parts = read_places(path, key)
+        except InputError as error:
+            missing = missing or error
+            continue
+        found += [replace(p, modality=own[0]) if p.modality is None and len(own) == 1 else p for p in parts]
+    if not found and missing is not None:
+        raise missing
+    return found
+
+
+def placed(
+    parts: Sequence[Places],
+    ground: Ground,
+    name: str,
+    kind: Kind,
+    title: str,
+    definition: str,
+    *,
+    where: str | Path,
+    seed: int | None = None,
+    study: str = "",
+    alone: Sequence[Places] = (),
+) -> Contender:
+    """Align places to the scored cells by name, never by position.
+
+    Where every modality has places and partners do not lie in one, the method places modalities
+    apart; otherwise a cell has one place.
+
+    Parameters
+    ----------
+    alone
+        Where cells would lie by one modality alone, for methods that give them one place.
+    """
+    bundle = ground.bundle
+    by_modality = {p.modality: p for p in parts if p.modality is not None}
+    if not ground.apart and not set(bundle.modalities) <= set(by_modality):
+        return Contender(name, kind, title, definition, {}, _joint(parts, ground, where), seed, study)
+    apart = {}
+    for m in bundle.modalities:
+        own = by_modality.get(m)
+        apart[m] = aligned([own] if own is not None else parts, bundle.modalities[m].obs_names, where, m)
+    _same_width(apart, where)
+    if ground.apart or not _together(apart, ground):
+        return Contender(name, kind, title, definition, apart, None, seed, study)
+    joint = np.zeros((bundle.n_cells, next(iter(apart.values())).shape[1]), np.float32)
+    for m, z in apart.items():
+        joint[bundle.cells_of(m)] = z
+    marginal = {
+        p.modality: aligned([p], bundle.modalities[p.modality].obs_names, where, p.modality)
+        for p in alone
+        if p.modality is not None and p.modality in bundle.modalities
+    }
+    complete = marginal if set(marginal) == set(bundle.modalities) else {}
+    return Contender(name, kind, title, definition, complete, joint, seed, study)
+
+
+def _joint(parts: Sequence[Places], ground: Ground, where: str | Path) -> FloatArray:
+    return aligned(parts, ground.bundle.obs_names, where, None)
+
+
+def _together(apart: Mapping[str, FloatArray], ground: Ground) -> bool:
+    """Whether cells have the same place in all modalities that they were measured in."""
+    first, seen = np.full((ground.bundle.n_cells, 1), np.nan, np.float32), False
+    width = next(iter(apart.values())).shape[1]
+    first = np.full((ground.bundle.n_cells, width), np.nan, np.float32)
+    for m, z in apart.items():
+        cells = ground.bundle.cells_of(m)
+        known = ~np.isnan(first[cells, 0])
+        seen = seen or bool(known.any())
+        if not np.array_equal(first[cells[known]], z[known]):
+            return False
+        first[cells] = z
+    return seen
+
+
+def aligned(
+    parts: Sequence[Places], wanted: Sequence[str], where: str | Path, modality: str | None
+) -> FloatArray:
+    """Return places in the order of the wanted cells, `(n, d)`.
+
+    A cell is found by its name, or by `modality:name` as mocli writes names that modalities share.
+
+    Raises
+    ------
+    InputError
+        Some wanted cell has no place, a place that is not finite, or two places by one name.
+    """
+    _same_width({str(i): p.z for i, p in enumerate(parts)}, where)
+    names = parts[0].names.append([p.names for p in parts[1:]])
+    z = np.concatenate([p.z for p in parts])
+    # a cell of two modalities may be given once for each
+    keep = ~names.duplicated()
+    index, z_once = pd.Index(names[keep]), z[keep]
+    back = index.get_indexer(names)
+    if not np.array_equal(z_once[back], z, equal_nan=True):
+        twice = names[(z_once[back] != z).any(1)][0]
+        raise InputError(
+            "the embedding gives a cell two places",
+            file=where,
+            field="obs_names",
+            found=repr(str(twice)),
+            hint="write it as .h5mu with the places of each modality in its own obsm",
+        )
+    rows = index.get_indexer(pd.Index(wanted))
+    if modality is not None and (rows < 0).any():
+        prefixed = index.get_indexer(pd.Index([f"{modality}:{name}" for name in wanted]))
+        rows = np.where(prefixed >= 0, prefixed, rows)
+    absent = np.flatnonzero(rows < 0)
+    of = "" if modality is None else f" of {modality}"
+    if len(absent):
+        examples = ", ".join(repr(wanted[i]) for i in absent[:3])
+        raise InputError(
+            f"the embedding lacks {len(absent):,} of {len(wanted):,} cells{of}",
+            file=where,
+            field="obs_names",
+            found=f"{len(index):,} cells, such as {', '.join(repr(str(n)) for n in index[:3])}",
+            expected=f"places of all cells; it lacks {examples}",
+            hint="cells are found by obs_names: name them as in the inputs"
+            if len(absent) == len(wanted)
+            else "give these cells a place, or leave them out of the inputs",
+        )
+    found: FloatArray = z_once[rows]
+    bad = np.flatnonzero(~np.isfinite(found).all(1))
+    if len(bad):
+        raise InputError(
+            f"the embedding has no finite place for {len(bad):,} of {len(wanted):,} cells{of}",
+            file=where,
+            field="obsm",
+            found=f"NaN or infinity, first in cell {wanted[bad[0]]!r}",
+            hint="leave such cells out of the inputs, or give them a place",
+        )
+    return found
+
+
+def _same_width(z: Mapping[str, FloatArray], where: str | Path) -> None:
+    widths = {v.shape[1] for v in z.values()}
+    if len(widths) > 1:
+        raise InputError(
+            "the modalities lie in spaces of different dimensions",
+            file=where,
+            field="obsm",
+            found=" and ".join(map(str, sorted(widths))),
+            expected="one space",
+        )

@@ -1,0 +1,134 @@
+"""What the reports of finished runs give to a benchmark's table: figures of tasks, and costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from mocli.metrics.generated import available_generation_metrics
+from mocli.tasks.benchmark.study import FRACTION
+from mocli.tasks.benchmark.table import COSTS, RATIO, VALIDATION, Record
+from mocli.types import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from mocli.tasks.benchmark.runs import Training
+
+    Method = tuple[str, str, dict[str, Any]]
+
+REAL_CELLS = "other_real_cells"
+"""What real cells score in place of simulated ones: nothing can be asked beyond it."""
+
+AUPRC = "silencing_auprc"
+CHANCE = "chance"
+OWN = {"silencing": "", "silencing, by size": ", by size"}
+"""Scores of the model itself among those of its report, and what their names get."""
+
+OFF = "off_"
+
+
+def costs(training: Training, report: dict[str, Any]) -> Iterator[Record]:
+    """Yield time, memory and steps; and the loss of held-out cells where training watched it."""
+    device, done = report["device"] or {}, report["training"] or {}
+    found = {
+        # with another run's model, at most places of new cells are trained
+        "train_s": report["timing"].get("train_s") if training.parent is None else None,
+        "total_s": report["timing"].get("total_s"),
+        "peak_memory_bytes": device.get("peak_memory_bytes"),
+        "gpu_peak_memory_bytes": device.get("gpu_peak_memory_bytes"),
+        "steps": done.get("steps"),
+        VALIDATION: held_out_loss(done),
+    }
+    yield from process_costs(training.task, training.model, "model", training.seed, training.study, found)
+
+
+def process_costs(
+    task: Task, method: str, kind: str, seed: int | None, study: str, found: Mapping[str, float | None]
+) -> Iterator[Record]:
+    """Yield a line for each cost that is known; keys as in `COSTS`."""
+    for key, value in found.items():
+        if value is not None:
+            entry = {"value": value, "better": None if key == "steps" else "lower", "title": COSTS[key]}
+            yield Record.of(task, method, kind, seed, study, key, entry)
+
+
+def held_out_loss(training: dict[str, Any]) -> float | None:
+    """Return the smallest loss of held-out cells in the last phase that watched one; None without any."""
+    for history in reversed(list((training.get("history") or {}).values())):
+        values = [v for v in (history.get("validation") or {}).get("value", ()) if v is not None]
+        if values:
+            return float(min(values))
+    return None
+
+
+def loss_ratios(records: Sequence[Record]) -> list[Record]:
+    """Divide the held-out loss of every run on a share of the cells by that of the run without one."""
+    losses = {(r.task, r.method, r.study, r.seed): r for r in records if r.key == VALIDATION}
+    found = []
+    for (task, method, study, seed), r in losses.items():
+        whole = losses.get((task, method, "", seed))
+        if study.startswith(FRACTION) and whole is not None and r.value and whole.value and whole.value > 0:
+            value = r.value / whole.value
+            found.append(replace(r, key=RATIO, value=value, better=None, title=COSTS[RATIO]))
+    return found
+
+
+def figures(training: Training, report: dict[str, Any], known: Sequence[Record]) -> list[Record]:
+    """Return what a run's report says of its task, the controls in it once for every seed and study."""
+    methods = METHODS[training.task](training.model, report) if training.task in METHODS else []
+    there = {(r.method, r.seed, r.study, r.key) for r in known if r.task == training.task}
+    return [
+        _record(training, name, kind, key, entry)
+        for name, kind, metrics in methods
+        for key, entry in metrics.items()
+        if (name, training.seed, training.study, key) not in there
+    ]
+
+
+def _record(training: Training, method: str, kind: str, key: str, entry: dict[str, Any]) -> Record:
+    return Record.of(training.task, method, kind, training.seed, training.study, key, entry)
+
+
+def _imputed(model: str, report: dict[str, Any]) -> list[Method]:
+    return [
+        (model, "model", report["metrics"]),
+        *((name, "control", of["metrics"]) for name, of in report["baselines"].items()),
+    ]
+
+
+def _simulated(model: str, report: dict[str, Any]) -> list[Method]:
+    real = report["baselines"].get(REAL_CELLS, {}).get("metrics", {})
+    return [(model, "model", _comparable(report["metrics"])), (REAL_CELLS, "control", _comparable(real))]
+
+
+def _comparable(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Add how far from the best those are whose best lies in between."""
+    found = dict(metrics)
+    best = {name: m.best for name, m in available_generation_metrics().items() if m.better is None}
+    for key, entry in metrics.items():
+        name = key.partition("[")[0]
+        if name in best and entry["value"] is not None:
+            title = f"{entry['title']}, distance from {best[name]:g}"
+            value = abs(entry["value"] - best[name])
+            found[OFF + key] = {**entry, "value": value, "better": "lower", "title": title}
+    return found
+
+
+def _related(model: str, report: dict[str, Any]) -> list[Method]:
+    """Sort the areas under precision and recall by score: the model's own, and simple ones beside it."""
+    of: dict[str, dict[str, Any]] = {model: {}}
+    for key, entry in report["metrics"].items():
+        name, _, rest = key.removesuffix("]").partition("[")
+        pairs, _, score = rest.partition("; ")
+        if name != AUPRC:
+            continue
+        what = {**entry, "title": f"Area under precision and recall, {pairs}{OWN.get(score, '')}"}
+        if OWN.get(score):
+            what["better"] = None  # a second score of the model, which controls have not
+        method = model if score in OWN else score
+        of.setdefault(method, {})[f"{AUPRC}[{pairs}{OWN.get(score, '')}]"] = what
+    return [(name, "model" if name == model else "control", metrics) for name, metrics in of.items()]
+
+
+METHODS = {Task.IMPUTE: _imputed, Task.SIMULATE: _simulated, Task.GENE2PEAK: _related}

@@ -1,0 +1,128 @@
+"""The page of a benchmark: rankings, bars with seeds, embeddings side by side, time and memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mocli.report import benchplots, html
+from mocli.report.embedding import Category
+from mocli.report.html import Drawn
+from mocli.tasks.benchmark.controls import BEST
+from mocli.tasks.benchmark.table import COST, COSTS, RATIO
+from mocli.tasks.score.picture import layout
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mocli.report.ranking import Ranking
+    from mocli.tasks.benchmark.contender import Contender
+    from mocli.tasks.benchmark.work import Benchmark
+    from mocli.types import FloatArray, IntArray
+
+DRAWN_CELLS = 3000
+"""Points of every embedding in the picture."""
+
+DRAWN_COSTS = {
+    "train_s": ("Training, s", 1.0),
+    "peak_memory_bytes": ("Peak memory, MB", 1e6),
+    RATIO: (COSTS[RATIO], 1.0),
+}
+"""What is drawn of runs, and in which unit."""
+
+MOST_PANELS = 12
+
+
+def page(work: Benchmark, ranked: Mapping[str, Ranking]) -> str:
+    """Return the HTML report."""
+    drawn: list[Drawn] = []
+    for task, ranking in ranked.items():
+        drawn.append(
+            Drawn(
+                benchplots.ranked_bars(ranking),
+                f"Leading metrics, {task}",
+                "Bars are means over seeds, dots single seeds. Models are blue, peers pink, embeddings of "
+                "other tools green, controls grey. A model that no control reaches has earned its training.",
+            )
+        )
+    caption = "Means over seeds, dots single seeds; by the clock of this machine."
+    of_all, of_studies = costs(work, studies=False), costs(work, studies=True)
+    if of_all:
+        drawn.append(Drawn(benchplots.cost_bars(of_all), "Time and memory", caption))
+    if of_studies:
+        how = (
+            " A loss ratio of 1 means that training on that share of the cells lost nothing against the run "
+            "without a study, which trains on 80% of the cells measured both ways."
+        )
+        words = caption + (how if COSTS[RATIO] in of_studies else "")
+        drawn.append(Drawn(benchplots.cost_bars(of_studies), "Time and memory of studies", words))
+    drawn += _embeddings(work, ranked.get("integrate"))
+    return html.render(work.run.report, drawn=drawn, rankings=ranked)
+
+
+def costs(work: Benchmark, *, studies: bool) -> dict[str, dict[str, list[float]]]:
+    """Return values by cost, then by model and task; of studies, each model's beside those of all data."""
+    found: dict[str, dict[str, list[float]]] = {}
+    studied = {(r.method, r.task) for r in work.records if r.study and r.kind == "model"}
+    records = [r for r in work.records if r.aspect == COST and r.value is not None and r.key in DRAWN_COSTS]
+    if studies:
+        records = [r for r in records if (r.method, r.task) in studied]
+        order = list(dict.fromkeys((r.method, r.task) for r in records))
+        records.sort(key=lambda r: order.index((r.method, r.task)))
+    for r in records:
+        if r.value is None or (r.study and not studies):
+            continue
+        title, unit = DRAWN_COSTS[r.key]
+        study = f", {r.study or 'all'}" if studies else ""
+        found.setdefault(title, {}).setdefault(f"{r.method}, {r.task}{study}", []).append(r.value / unit)
+    return found
+
+
+def _embeddings(work: Benchmark, ranking: Ranking | None) -> list[Drawn]:
+    if not work.shown:
+        return []
+    place = {line.method: i for i, line in enumerate(ranking.lines)} if ranking else {}
+    order = sorted(work.shown, key=lambda c: place.get(c.name, 99))
+    order = [c for c in order if c.name != BEST][:MOST_PANELS]
+    bundle, seed = work.ground.bundle, work.request.run.seed
+    panels, cells_of, modality_of = [], [], []
+    for c in order:
+        work.run.say(f"drawing {c.name}")
+        z, cells, modality = _points(c, work)
+        n = len(z)
+        chosen = np.sort(np.random.default_rng(seed).permutation(n)[:DRAWN_CELLS])
+        name = f"{c.title}, seed {c.seed}" if c.seed is not None else c.title
+        panels.append((name, layout(z[chosen], seed=seed)))
+        cells_of.append(cells[chosen])
+        modality_of.append(modality[chosen])
+    found = []
+    words = f"UMAP of each method's places, at most {DRAWN_CELLS:,} points, best method first."
+    for title, codes, how in (
+        ("label", bundle.label, "Labels should lie apart, and in one place for all modalities."),
+        ("batch", bundle.batch, "Batches should be mixed within every group."),
+    ):
+        if codes is not None:
+            colours = [Category(codes.codes[cells], codes.levels) for cells in cells_of]
+            picture = benchplots.side_by_side(panels, colours)
+            found.append(Drawn(picture, f"Cells by {title}, method by method", f"{words} {how}"))
+    if len(bundle.modalities) > 1:
+        names = tuple(bundle.modalities)
+        if any(len(np.unique(m)) > 1 for m in modality_of):
+            colours = [Category(m, (*names, "one place a cell")) for m in modality_of]
+            picture = benchplots.side_by_side(panels, colours)
+            how = "Where modalities are integrated, their colours lie on top of each other."
+            found.append(Drawn(picture, "Cells by modality, method by method", f"{words} {how}"))
+    return found
+
+
+def _points(c: Contender, work: Benchmark) -> tuple[FloatArray, IntArray, IntArray]:
+    """Return places, the cells they are of and the modality: one point for each place that a cell has."""
+    bundle = work.ground.bundle
+    names = list(bundle.modalities)
+    if not c.apart or c.joint is not None:
+        z = c.whole(work.ground)
+        return z, np.arange(bundle.n_cells), np.full(bundle.n_cells, len(names))
+    parts = [(c.apart[m], bundle.cells_of(m), np.full(len(c.apart[m]), names.index(m))) for m in c.apart]
+    z, cells, modality = (np.concatenate(of) for of in zip(*parts, strict=True))
+    return z, cells, modality

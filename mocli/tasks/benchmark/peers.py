@@ -1,0 +1,203 @@
+"""Which peers a benchmark runs beside its models, which it leaves out and why, and what they did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from mocli.data.files.io import parse_source
+from mocli.data.links.route import link_files
+from mocli.errors import InputError, Interrupted, MocliError, UsageError
+from mocli.tasks.benchmark.figures import process_costs
+from mocli.tasks.benchmark.interpreter import OPTION, find_interpreter
+from mocli.tasks.benchmark.peerdata import PeerData, counts_layer
+from mocli.tasks.benchmark.peerrun import PeerRun
+from mocli.tasks.benchmark.plan import words_of
+from mocli.tasks.benchmark.table import COSTS
+from mocli.tasks.run.options import TrainOptions, listed_names
+from mocli.types import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from mocli.peers.registry import Peer
+    from mocli.tasks.benchmark.ground import Ground
+    from mocli.tasks.benchmark.interpreter import Interpreter
+    from mocli.tasks.benchmark.table import Record
+    from mocli.tasks.run.request import Request
+
+
+@dataclass(frozen=True, eq=False)
+class PeersAsked:
+    """Peers with the hyper-parameters given for them, and the Python that has them.
+
+    Attributes
+    ----------
+    params
+        By peer, defaults and all.
+    """
+
+    peers: tuple[Peer, ...] = ()
+    params: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    python: Interpreter | None = None
+
+
+def asked_peers(
+    names: str | Sequence[str] | None, python: str | Path | None, given: Mapping[str, object]
+) -> tuple[PeersAsked, dict[str, object]]:
+    """Return the peers asked for, and those of the hyper-parameters that are not theirs.
+
+    Raises
+    ------
+    UsageError
+        A peer or a hyper-parameter that does not exist, no Python, or one without a use.
+    """
+    from mocli.peers.registry import peers_named
+
+    if names is None:
+        if python is not None:
+            raise UsageError(
+                f"only peers have a use for {OPTION}", field=OPTION, hint="add --peers all, or leave it out"
+            )
+        return PeersAsked(), dict(given)
+    peers = peers_named(listed_names(names, "--peers"))
+    own: dict[str, dict[str, object]] = {peer.name: {} for peer in peers}
+    rest: dict[str, object] = {}
+    for key, value in given.items():
+        name, _, inner = key.partition(".")
+        if inner and name in own:
+            own[name][inner] = value
+        else:
+            rest[key] = value
+    params = {peer.name: peer.settle(own[peer.name]) for peer in peers}
+    found = find_interpreter(python, {peer.module: peer.package for peer in peers})
+    return PeersAsked(tuple(peers), params, found), rest
+
+
+@dataclass(eq=False)
+class PeersWork:
+    """Runs of peers on one ground.
+
+    Attributes
+    ----------
+    skipped
+        Peers left out, and why, as the end of a sentence.
+    """
+
+    runs: list[PeerRun]
+    skipped: list[tuple[Peer, str]]
+    data: PeerData
+
+    def write_data(self, todo: Sequence[PeerRun]) -> dict[str, str]:
+        """Write what the runs read, once for each peer; returns why it could not be, by the peer's name."""
+        failed = {}
+        for source, run in {run.source: run for run in todo}.items():
+            try:
+                self.data.write(run.peer, source)
+            except Interrupted:
+                raise
+            except MocliError as error:
+                failed[run.peer.name] = error.message
+        self.data.forget()
+        return failed
+
+    def tidy(self) -> None:
+        """Remove what was written for the runs."""
+        for source in {run.source for run in self.runs}:
+            source.unlink(missing_ok=True)
+            if source.parent.exists() and not any(source.parent.iterdir()):
+                source.parent.rmdir()
+
+    def table(self) -> dict[str, Any] | None:
+        """Return the peers that were asked for, as a table of the report; None where there are none."""
+        rows: list[list[str | None]] = [
+            [p.name, p.title, p.doi, p.package, version, p.licence, "run"]
+            for p, version in {run.peer.name: (run.peer, run.version) for run in self.runs}.values()
+        ]
+        rows += [[p.name, p.title, p.doi, p.package, None, p.licence, "left out"] for p, _ in self.skipped]
+        if not rows:
+            return None
+        return {
+            "title": "Peers",
+            "sentence": "Published tools, each run in a process of its own by the package that is installed "
+            "there; mocli neither contains nor needs them, and their licences are their own.",
+            "columns": ["peer", "tool", "doi", "package", "version", "licence", "outcome"],
+            "rows": rows,
+        }
+
+
+def plan_peers(
+    asked: PeersAsked, request: Request, ground: Ground, seeds: Sequence[int], folder: Path
+) -> PeersWork:
+    """Return the runs of the peers that fit the data and are installed, seed by seed, and those left out."""
+    data = PeerData(ground, request.data.layer, request.run.seed)
+    work = PeersWork([], [], data)
+    files = [parse_source(text).path for text in request.data.inputs]
+    # linked features are kept among the variable ones, whoever uses the links
+    files += link_files(request.data.links)
+    words = _words_of_data(request)
+    for peer in asked.peers:
+        assert asked.python is not None
+        problem = _problem_with(peer, request, ground) or _missing(peer, asked.python)
+        if problem is not None:
+            work.skipped.append((peer, problem))
+            continue
+        for seed in seeds if peer.seeds else (None,):
+            name = f"peer-{peer.name}" + ("" if seed is None else f"-seed{seed}")
+            work.runs.append(
+                PeerRun(
+                    peer=peer,
+                    seed=seed,
+                    folder=(folder / name).absolute(),
+                    source=(folder / "peers" / f"{peer.name}.npz").absolute(),
+                    python=asked.python,
+                    params=asked.params[peer.name],
+                    words=tuple(words),
+                    files=tuple(files),
+                )
+            )
+    return work
+
+
+def _words_of_data(request: Request) -> list[str]:
+    """Return the options that say what peers are given."""
+    data = replace(request.data, label_key=None, pair_key=None, likelihood={})
+    data = replace(data, covariate_keys=(), continuous_keys=(), weight_key=None)
+    run = replace(request.run, max_time=None, max_memory=None, checkpoint_every=0.0, deterministic=False)
+    plain = replace(request, data=data, train=TrainOptions(), run=run)
+    return [*words_of(plain, request.data.links, {}), "--seed", str(request.run.seed)]
+
+
+def _problem_with(peer: Peer, request: Request, ground: Ground) -> str | None:
+    """Return why a peer cannot take the data; None where it can."""
+    bundle = ground.bundle
+    problem = peer.problem_with(
+        pairing=ground.made.relation.pairing,
+        kinds=[f.kind for f in ground.files],
+        n_batches=0 if bundle.batch is None else len(bundle.batch.levels),
+        n_links=len(bundle.links),
+    )
+    if problem is not None or "counts" not in peer.takes:
+        return problem
+    for f in ground.files:
+        try:
+            counts_layer(f, request.data.layer)
+        except InputError as error:
+            return f"needs counts, and {f.name} has none ({error.found} in {error.field})"
+    return None
+
+
+def _missing(peer: Peer, python: Interpreter) -> str | None:
+    if peer.module in python.versions:
+        return None
+    return (
+        f"is not installed for {python.path} ({python.path} -m pip install {peer.package}, "
+        f"or name another Python with {OPTION})"
+    )
+
+
+def costs_of(run: PeerRun, told: Mapping[str, Any]) -> Iterator[Record]:
+    """Yield time and memory of a finished run."""
+    found = {key: told.get(key) for key in COSTS}
+    return process_costs(Task.INTEGRATE, run.peer.name, "peer", run.seed, "", found)

@@ -1,0 +1,166 @@
+"""Score every contender by the same metrics on the same cells; what was scored before is not repeated.
+
+Metrics of partners, of links and (where all cells were measured alike) of modalities are of the
+places that modalities have by themselves; all others of one place a cell, which is the mean over its
+modalities where a method gives no other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mocli import __version__
+from mocli.metrics.registry import available_metrics
+from mocli.report.file import write_text
+from mocli.tasks.score.baselines import component_baseline
+from mocli.tasks.score.evaluate import embedding_of, every_metric, linked_features, own_components
+from mocli.tasks.trained.latent import measured_together
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from mocli.metrics.embedding import Embedding
+    from mocli.tasks.benchmark.contender import Contender
+    from mocli.tasks.benchmark.ground import Ground
+    from mocli.tasks.score.evaluate import Own
+    from mocli.types import IntArray
+
+OF_PLACES = frozenset({"pairs", "linked"})
+"""Needs of metrics that only places of modalities can meet."""
+
+
+@dataclass(eq=False)
+class Scorer:
+    """Scores contenders on one ground.
+
+    Attributes
+    ----------
+    cache
+        Folder that keeps scores by what was scored.
+    """
+
+    ground: Ground
+    cache: Path
+    seed: int = 0
+    device: str = "cpu"
+    reused: int = 0
+    _own: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+
+    def score(self, contender: Contender, *, uncorrected: bool = False) -> dict[str, Any]:
+        """Return entries by metric, as `mocli.metrics.registry.evaluate` does.
+
+        Parameters
+        ----------
+        uncorrected
+            The places are a cell's own: what they conserve says nothing.
+        """
+        views = self._views(contender, uncorrected=uncorrected)
+        fingerprint = self._fingerprint(views)
+        file = self.cache / f"{fingerprint[:24]}.json"
+        if file.exists():
+            self.reused += 1
+            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            return found
+        found = {}
+        for names, embedding in views:
+            found |= every_metric(embedding, names)
+        self.cache.mkdir(parents=True, exist_ok=True)
+        write_text(file, json.dumps(found))
+        return found
+
+    def _views(self, c: Contender, *, uncorrected: bool) -> list[tuple[list[str], Embedding]]:
+        ground, metrics = self.ground, available_metrics()
+        bundle = ground.bundle
+        if ground.apart:
+            everything = self._apart(c, own={} if uncorrected else self._of_modalities())
+            return [(list(metrics), everything)]
+        whole = c.whole(ground)
+        groups = self._groups(c)
+        own = {} if uncorrected else self._of_cells(groups)
+        cells = embedding_of(
+            {name: whole[of] for name, of in groups.items()},
+            groups,
+            bundle,
+            seed=self.seed,
+            own=own,
+            device=self.device,
+        )
+        of_places = OF_PLACES if len(groups) > 1 else OF_PLACES | {"modalities"}
+        first = [name for name, one in metrics.items() if not one.needs & of_places]
+        found = [(first, cells)]
+        if c.apart:
+            rest = [name for name, one in metrics.items() if one.needs & of_places]
+            found.append((rest, self._apart(c, own={})))
+        return found
+
+    def _apart(self, c: Contender, own: Mapping[str, Own]) -> Embedding:
+        bundle, ground = self.ground.bundle, self.ground
+        rows = {name: np.arange(len(z)) for name, z in c.apart.items()}
+        pairs = {edge: p for edge, p in ground.pairs.items() if set(edge) <= set(c.apart)}
+        if pairs and all(
+            np.array_equal(c.apart[a][p[:, 0]], c.apart[b][p[:, 1]]) for (a, b), p in pairs.items()
+        ):
+            # told the pairing: there is no distance between partners to measure
+            pairs = pairs if c.kind == "control" else {}
+        return embedding_of(
+            c.apart,
+            {name: bundle.cells_of(name) for name in c.apart},
+            bundle,
+            seed=self.seed,
+            pairs=pairs,
+            linked=linked_features(bundle, rows, seed=self.seed),
+            own={name: of for name, of in own.items() if name in c.apart},
+            device=self.device,
+        )
+
+    def _groups(self, c: Contender) -> dict[str, IntArray]:
+        """Return cells by what was measured of them, those that the contender places."""
+        bundle = self.ground.bundle
+        if c.joint is not None or set(c.apart) == set(bundle.modalities):
+            return measured_together(bundle)
+        columns = [i for i, name in enumerate(bundle.modalities) if name in c.apart]
+        there = np.asarray((bundle.rows[:, columns] >= 0).any(1))
+        return {name: of[there[of]] for name, of in measured_together(bundle).items() if there[of].any()}
+
+    def _of_modalities(self) -> dict[str, Own]:
+        if "modalities" not in self._own:
+            self._own["modalities"] = own_components(self.ground.bundle, seed=self.seed)
+        found: dict[str, Own] = self._own["modalities"]
+        return found
+
+    def _of_cells(self, groups: Mapping[str, IntArray]) -> dict[str, Own]:
+        """Where cells lie by all that was measured of them, without correction."""
+        if "cells" not in self._own:
+            self._own["cells"] = component_baseline(
+                self.ground.bundle, np.arange(self.ground.bundle.n_cells), self.seed
+            )
+        base, of = self._own["cells"]
+        found = {}
+        for name, cells in groups.items():
+            there, here = np.asarray(np.isin(of[name], cells)), np.asarray(np.isin(cells, of[name]))
+            found[name] = np.flatnonzero(here), base.z[name][there]
+        return found
+
+    def _fingerprint(self, views: list[tuple[list[str], Embedding]]) -> str:
+        h = hashlib.sha256(f"{__version__} {self.seed} {self.device}".encode())
+        metrics = available_metrics()
+        for names, e in views:
+            for name in names:
+                h.update(f"{name} {metrics[name].definition}".encode())
+            parts: list[Any] = [e.z, e.label, e.batch, e.pairs, e.linked, e.own]
+            for part in parts:
+                for key, values in (part or {}).items():
+                    h.update(str(key).encode())
+                    for array in values if isinstance(values, tuple) else (values,):
+                        h.update(_bytes(array))
+        return h.hexdigest()
+
+
+def _bytes(array: Any) -> bytes:
+    return np.ascontiguousarray(array).tobytes() if isinstance(array, np.ndarray) else repr(array).encode()

@@ -1,0 +1,271 @@
+"""The table of a benchmark: one line a figure, with the failures and the models left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mocli.metrics.registry import OTHER, available_metrics
+from mocli.report.file import write_text
+from mocli.report.multiqc import RANKING
+from mocli.report.ranking import Figure, rank
+from mocli.types import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from mocli.report.ranking import Ranking
+    from mocli.tasks.run.run import Run
+
+COLUMNS = (
+    *("task", "method", "kind", "study", "seed", "status", "metric", "of"),
+    *("value", "better", "n", "aspect", "note"),
+)
+
+VALIDATION, RATIO = "validation_loss", "loss_ratio"
+COSTS = {
+    "train_s": "Seconds of training",
+    "total_s": "Seconds in all",
+    "peak_memory_bytes": "Peak memory",
+    "gpu_peak_memory_bytes": "Peak GPU memory",
+    "steps": "Steps",
+    VALIDATION: "Loss of held-out cells",
+    RATIO: "Held-out loss over that of the run without a study",
+}
+COST = "cost"
+ASPECTS = {Task.IMPUTE: "imputation", Task.SIMULATE: "generation", Task.GENE2PEAK: "links"}
+"""What the figures of a task's own reports speak of."""
+
+LEADING = {"discriminability": 1, "marker_overlap": 2, "nearest_label": 3, "feature_correlation": 4,
+           "mean_correlation": 5, "variance_ratio": 6, "silencing_auprc": 1}  # fmt: skip
+"""Places of metrics that no register of embeddings knows."""
+
+RANKED = "ranking"
+IN_UNITS = ("imputation_mae", "imputation_rmse")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line.
+
+    Attributes
+    ----------
+    status
+        `ok`, `failed` or `skipped`; the latter two without a metric, `note` says why.
+    key
+        `label_transfer[rna->prot]`.
+    """
+
+    task: str
+    method: str
+    kind: str
+    seed: int | None
+    study: str
+    status: str
+    key: str = ""
+    value: float | None = None
+    better: str | None = None
+    n: int | None = None
+    title: str = ""
+    aspect: str = ""
+    note: str = ""
+
+    @classmethod
+    def of(
+        cls, task: Task, method: str, kind: str, seed: int | None, study: str, key: str, entry: dict[str, Any]
+    ) -> Record:
+        """Make a line of an entry of a report's metrics."""
+        name = key.partition("[")[0]
+        known = available_metrics().get(name)
+        aspect = COST if name in COSTS else known.aspect if known else ASPECTS.get(task, OTHER)
+        # errors have the unit of a model's own scale: no order between models
+        in_units = task is Task.IMPUTE and name.startswith(IN_UNITS)
+        return cls(
+            task=task.value,
+            method=method,
+            kind=kind,
+            seed=seed,
+            study=study,
+            status="ok",
+            key=key,
+            value=entry["value"],
+            better=None if in_units else entry["better"],
+            n=entry.get("n"),
+            title=str(entry.get("title") or name) + (" (in units of its own scale)" if in_units else ""),
+            aspect=aspect,
+        )
+
+    def cells(self) -> list[str]:
+        """Return the line's cells, in the order of `COLUMNS`."""
+        name, _, of = self.key.removesuffix("]").partition("[")
+        value = "" if self.value is None else f"{self.value:.9g}"
+        which = [self.task, self.method, self.kind, self.study, self.seed, self.status]
+        values = [*which, name, of, value, self.better, self.n, self.aspect, self.note]
+        return ["" if v is None else " ".join(str(v).split()) for v in values]
+
+
+def write_table(path: Path, records: Sequence[Record]) -> None:
+    """Write tab-separated values, empty where there is none."""
+    lines = ["\t".join(COLUMNS), *("\t".join(r.cells()) for r in records)]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def as_figures(
+    records: Sequence[Record], *, answers: frozenset[str], bounds: frozenset[str]
+) -> dict[str, list[Figure]]:
+    """Return what is ranked, by task: the benchmark itself without its studies."""
+    order = LEADING | {name: one.headline or 99 for name, one in available_metrics().items()}
+    found: dict[str, list[Figure]] = {}
+    for r in records:
+        if r.study or r.status != "ok" or r.aspect == COST:
+            continue
+        kind = "answer" if r.method in answers else "bound" if r.method in bounds else r.kind
+        name = r.key.partition("[")[0]
+        place = order.get(name, 1 if name.endswith("_median") else 99)
+        found.setdefault(r.task, []).append(
+            Figure(r.method, kind, r.seed, r.key, r.value, r.better, r.title, r.aspect, place)
+        )
+    return found
+
+
+def rankings(figures: dict[str, list[Figure]]) -> dict[str, Ranking]:
+    """Return one ranking for each task."""
+    return {task: rank(of) for task, of in figures.items()}
+
+
+def ranking_records(ranked: dict[str, Ranking]) -> list[Record]:
+    """Return the order of methods as lines of the table: rank, overall score and mean of every aspect."""
+    found = []
+    for task, ranking in ranked.items():
+        for line in ranking.lines:
+            figures = {"rank": line.rank, "overall": line.overall, "overall_all_aspects": line.everything}
+            figures |= {f"aspect[{name}]": value for name, value in line.aspects.items()}
+            found += [
+                Record(
+                    task, line.method, line.kind, None, "", "ok", key, float(value),
+                    "lower" if key == "rank" else "higher", aspect=RANKED,
+                )
+                for key, value in figures.items()
+                if value is not None
+            ]  # fmt: skip
+    return found
+
+
+def describe_rankings(run: Run, records: Sequence[Record], ranked: dict[str, Ranking]) -> None:
+    """Put into the report, and into words: the order of methods, what runs cost, studies, what failed."""
+    for task, ranking in ranked.items():
+        columns, rows = ranking.table()
+        run.report.tables[f"{RANKING}{task}"] = {
+            "title": f"Methods by {task}, best first",
+            "sentence": HOW_RANKED,
+            "columns": columns,
+            "rows": rows,  # type: ignore[typeddict-item]
+        }
+        for line in ranking.lines:
+            if line.overall is not None:
+                place = f"{line.rank}." if line.rank else " - "
+                aspects = ", ".join(f"{name} {value:.2f}" for name, value in line.aspects.items())
+                more = "" if line.everything is None else f", all aspects {line.everything:.3f}"
+                run.say(
+                    f"  {place} {line.method} ({line.kind}): overall {line.overall:.3f}{more} ({aspects})"
+                )
+    _describe_costs(run, records)
+    _describe_studies(run, records)
+    amiss: list[list[Any]] = [
+        [r.task, r.method, r.study or None, r.seed, r.status, r.note] for r in records if r.status != "ok"
+    ]
+    if amiss:
+        run.report.tables["amiss"] = {
+            "title": "Models left out, and runs that failed",
+            "sentence": "Left out: it does not take such data, or a peer is not installed. The command tries "
+            "failed runs again.",
+            "columns": ["task", "model", "study", "seed", "status", "why"],
+            "rows": amiss,
+        }
+
+
+HOW_RANKED = (
+    "A metric counts from 0 (worst of all methods, mean over seeds) to 1 (best); an aspect is the mean of "
+    "its metrics, overall the mean of the aspects that were measured of every ranked method; 'all aspects' "
+    "is the mean of all, of the methods that have them all: those that place each modality. "
+    "'shuffled' and 'chance' know nothing, 'perfect' was told the answer, 'other_real_cells' are the best "
+    "that simulated ones could be; none of these is ranked. Models that train on the pairing of cells have "
+    "seen the partners that they are asked for here."
+)
+
+
+def _describe_costs(run: Run, records: Sequence[Record]) -> None:
+    rows = []
+    runs: dict[tuple[str, str, str, int | None], dict[str, float | None]] = {}
+    for r in records:
+        if r.aspect == COST:
+            runs.setdefault((r.task, r.method, r.study, r.seed), {})[r.key] = r.value
+    for (task, method, study, seed), of in runs.items():
+        memory = [None if of.get(k) is None else round((of[k] or 0) / 1e6) for k in MEMORY]
+        rows.append(
+            [
+                method,
+                task,
+                study or None,
+                seed,
+                of.get("steps"),
+                of.get("train_s"),
+                of.get("total_s"),
+                *memory,
+                of.get(VALIDATION),
+                of.get(RATIO),
+            ]
+        )
+    if rows:
+        run.report.tables["costs"] = {
+            "title": "What every run took",
+            "sentence": "Time by the clock; runs beside each other slow each other down. The held-out loss "
+            "is the smallest of cells that training watches and does not learn from; its ratio, for runs on "
+            "a share of the cells, is over that of the same seed on all. Without steps: another run's model.",
+            "columns": [
+                "model",
+                "task",
+                "study",
+                "seed",
+                "steps",
+                "training, s",
+                "total, s",
+                "memory, MB",
+                "GPU memory, MB",
+                "held-out loss",
+                "loss ratio",
+            ],
+            "rows": rows,
+        }
+
+
+MEMORY = ("peak_memory_bytes", "gpu_peak_memory_bytes")
+
+
+def _describe_studies(run: Run, records: Sequence[Record]) -> None:
+    """Set the mean of every leading metric under each study beside that of the benchmark itself."""
+    order = LEADING | {name: one.headline for name, one in available_metrics().items() if one.headline}
+    found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
+    for r in records:
+        leading = order.get(r.key.partition("[")[0]) or r.key.partition("[")[0].endswith("_median")
+        if leading and r.value is not None and r.kind == "model":
+            found.setdefault((r.task, r.method, r.study), {}).setdefault(r.key, []).append(r.value)
+    if not any(study for _, _, study in found):
+        return
+    keys = list(dict.fromkeys(key for of in found.values() for key in of))
+    keys.sort(key=lambda k: (order.get(k.partition("[")[0], 99), k))
+    rows: list[list[Any]] = [
+        [method, task, study or "as it is", *(_mean(of.get(key)) for key in keys)]
+        for (task, method, study), of in sorted(found.items())
+    ]
+    run.report.tables["studies"] = {
+        "title": "Studies",
+        "sentence": "Means over seeds of the leading metrics where data or losses were changed.",
+        "columns": ["model", "task", "study", *keys],
+        "rows": rows,
+    }
+
+
+def _mean(values: list[float] | None) -> float | None:
+    return None if not values else sum(values) / len(values)

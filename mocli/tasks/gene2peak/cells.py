@@ -1,0 +1,261 @@
+"""The cells whose genes are silenced: matched with a model that decodes, and placed by it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import sparse
+
+from mocli.data.features.index import Features, features_of
+from mocli.data.files.columns import find_column
+from mocli.data.files.io import sha256
+from mocli.errors import InputError, UsageError
+from mocli.models.base import Decodes, Encodes, EncodesJointly, Extends, Schedule
+from mocli.models.registry import available, load_class
+from mocli.tasks.gene2peak.changes import Way
+from mocli.tasks.infer.query import match_query
+from mocli.tasks.infer.slopes import Placed
+from mocli.train.loop import Training, fit
+from mocli.train.predict import encode_cells
+from mocli.types import COUNT_LIKELIHOODS, ModalityKind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mocli.data.bundle import MultiOmics
+    from mocli.data.files.modality import ModalityFile
+    from mocli.tasks.infer.query import Query
+    from mocli.tasks.run.request import Request
+    from mocli.tasks.run.run import Run
+    from mocli.tasks.trained.saved import SavedModel
+    from mocli.types import CSR, BoolArray, IntArray
+
+METHODS = ("auto", "correlation", *Way)
+POSITIVE = COUNT_LIKELIHOODS | {"bernoulli"}
+"""Likelihoods whose means are never negative, so that a change has a size relative to them."""
+
+
+def can_silence(model: str) -> bool:
+    """Whether a model, by name, has what silencing needs: a place for every cell, and a decoder."""
+    made = load_class(available()[model].model)
+    return issubclass(made, Decodes) and issubclass(made, EncodesJointly)
+
+
+def choose_way(model: str, method: str) -> Way | None:
+    """Return how a model's genes are silenced; None where correlations are asked for, or all it can.
+
+    Raises
+    ------
+    UsageError
+        The model cannot do as asked.
+    """
+    made = load_class(available()[model].model)
+    if method == "correlation":
+        return None
+    if not can_silence(model):
+        if method == "auto":
+            return None
+        raise UsageError(
+            f"{model} has no decoder of cells' places, so that no gene can be silenced in it",
+            field="--method",
+            found=method,
+            hint="--method correlation, or one of " + ", ".join(n for n in available() if can_silence(n)),
+        )
+    if method == Way.INPUT and not issubclass(made, Encodes):
+        raise UsageError(
+            f"{model} has no encoders to put a cell without the gene through",
+            field="--method",
+            found=method,
+            hint="--method latent",
+        )
+    return Way.INPUT if method == Way.INPUT else Way.LATENT
+
+
+def choose_modalities(
+    kinds: Mapping[str, ModalityKind], source: str | None, target: str | None
+) -> tuple[str, str]:
+    """Return the names of genes and of peaks among a model's modalities.
+
+    Raises
+    ------
+    UsageError
+        A kind is there more than once or not at all, and no name was given.
+    """
+    found = []
+    for given, option, kind, what in (
+        (target, "--to", ModalityKind.RNA, "genes"),
+        (source, "--from", ModalityKind.ATAC, "peaks"),
+    ):
+        names = [given] if given is not None else [name for name, k in kinds.items() if k is kind]
+        if len(names) != 1 or names[0] not in kinds:
+            raise UsageError(
+                f"say which modality holds {what}" if given is None else f"'{given}' is not among the inputs",
+                field=option,
+                found=", ".join(f"{name} ({k})" for name, k in kinds.items()),
+                expected=f"one of kind {kind}" if given is None else "one of these",
+                hint=f"{option} NAME; genes are named by --to, peaks by --from",
+            )
+        found.append(names[0])
+    if kinds[found[0]] is ModalityKind.ATAC or kinds[found[1]] is ModalityKind.RNA:
+        raise UsageError(
+            "gene2peak silences genes and looks at peaks, not the other way round",
+            field="--from, --to",
+            found=f"--from {found[1]} --to {found[0]}",
+            hint=f"--from {found[0]} --to {found[1]}",
+        )
+    return found[0], found[1]
+
+
+def check_values(saved: SavedModel, rna: str, atac: str) -> None:
+    """Make sure that genes are counted, and that the decoder gives peaks.
+
+    Raises
+    ------
+    UsageError
+        It gives components of the peaks, or values that may be negative.
+    """
+    for name, allowed, option in ((rna, COUNT_LIKELIHOODS, "--to"), (atac, POSITIVE, "--from")):
+        recipe, likelihood = saved.recipes[name], saved.modalities[name].get("likelihood")
+        problem = None
+        if recipe.lsi is not None or recipe.components is not None:
+            problem = "the model knows components of it, not features"
+        elif likelihood not in allowed:
+            problem = f"the model takes it for {likelihood or 'no'} values, not for counts"
+        if problem is not None:
+            raise UsageError(
+                f"genes cannot be silenced with '{name}': {problem}",
+                field=option,
+                expected=" or ".join(sorted(allowed)),
+                hint=f"train it again with --transform {name}=counts --likelihood {name}=poisson, "
+                "or use --method correlation",
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Cells with everything that silencing looks at.
+
+    Attributes
+    ----------
+    counts
+        `(n_cells, n_genes)` as the model takes them, 0 where genes were not measured.
+    genes, peaks
+        Features in the order of the decoder.
+    """
+
+    placed: Placed
+    query: Query
+    rna: str
+    atac: str
+    counts: CSR
+    genes: Features
+    peaks: Features
+
+    @property
+    def absent(self) -> BoolArray:
+        """Genes that the model knows and the input lacks, `(n_genes,)`."""
+        found: BoolArray = np.isin(self.saved.recipes[self.rna].selected, self.query.aligned[self.rna].absent)
+        return found
+
+    @property
+    def saved(self) -> SavedModel:
+        """The model as it was saved."""
+        return self.query.saved
+
+    def groups(self, key: str | None) -> tuple[IntArray, tuple[str, ...]]:
+        """Return each cell's group `(n_cells,)`, -1 for none, and the groups' names."""
+        none = np.full(self.placed.bundle.n_cells, -1, dtype=np.int64)
+        if key is None:
+            return none, ()
+        columns = find_column(self.query.files, key, option="--group-key")
+        at = list(self.saved.modalities)
+        label = np.full(len(none), None, dtype=object)
+        for name, a in self.query.aligned.items():
+            column = columns.get(a.file.name)
+            row = self.placed.bundle.rows[:, at.index(name)]
+            open_cells = np.flatnonzero((row >= 0) & pd.isna(label))
+            if column is not None:
+                label[open_cells] = column.astype(object).to_numpy()[row[open_cells]]
+        codes, names = pd.factorize(pd.Series(label).map(str, na_action="ignore"), sort=True)
+        return codes.astype(np.int64), tuple(map(str, names))
+
+    def measured(self, name: str) -> tuple[CSR, IntArray]:
+        """Return log values `(n_rows, n_vars)` of the decoder's features, and each cell's row."""
+        row = self.placed.bundle.rows[:, list(self.saved.modalities).index(name)]
+        found = self.saved.readouts[name].values(self.query.aligned[name].read(), "log")
+        return found[:, self.saved.recipes[name].selected], row
+
+
+def take_cells(
+    run: Run, request: Request, saved: SavedModel, files: Sequence[ModalityFile], rna: str, atac: str
+) -> Cells:
+    """Match the inputs with a model, and place their cells.
+
+    Raises
+    ------
+    InputError
+        No input holds genes; features or columns do not fit the model.
+    """
+    query = match_query(saved, files, request.data, say=run.say, warn=run.warn)
+    if rna not in query.aligned:
+        raise InputError(
+            f"no input is the model's '{rna}', whose genes are to be silenced",
+            file=", ".join(f.where for f in files),
+            found=", ".join(f"{f.name} ({f.kind})" for f in files),
+            expected=rna,
+            hint=f"name it: {rna}=FILE",
+        )
+    bundle = query.load()
+    placed = _place(run, saved, query, bundle)
+    at = bundle.rows[:, list(saved.modalities).index(rna)]
+    values = sparse.csr_matrix(bundle.modalities[rna].features.values)
+    counts = values[np.maximum(at, 0)]
+    if (at < 0).any():
+        counts = sparse.csr_matrix(sparse.diags((at >= 0).astype(np.float32)) @ counts)
+    features = [_features(query, name, request.data.var_key) for name in (rna, atac)]
+    return Cells(placed, query, rna, atac, counts, *features)
+
+
+def _features(query: Query, name: str, var_key: str | None) -> Features:
+    entry, selected = query.saved.modalities[name], query.saved.recipes[name].selected
+    names = [str(entry["var_names"][j]) for j in selected]
+    aligned = query.aligned.get(name)
+    if aligned is None:
+        return Features(name, ModalityKind(entry["kind"]), tuple(names))
+    var = aligned.file.var
+    file = replace(aligned.file, var=var[~var.index.duplicated()].reindex(names))
+    return features_of([file], var_key=var_key)[0]
+
+
+def _place(run: Run, saved: SavedModel, query: Query, bundle: MultiOmics) -> Placed:
+    """Look cells up that the model was trained on; encode others, or train their places."""
+    model, name = saved.model, saved.description["model"]
+    if not isinstance(model, EncodesJointly):
+        raise TypeError(f"{name} gives cells no place")
+    if isinstance(model, Extends) and not _is_table_of(query, bundle):
+        # places of cells, or what is new about them
+        torch.manual_seed(run.options.seed)
+        model = model.extended(bundle)
+        if model.phases(Schedule(), bundle):
+            run.say(f"cells that are new to {name}: what they add is trained, all else stays as it is")
+            fit(model, bundle, Schedule(), Training(run.device, run.options.seed))
+    model.module.to(run.device).eval()
+    return Placed(model, bundle, encode_cells(model, bundle, run.device), run.device)
+
+
+def _is_table_of(query: Query, bundle: MultiOmics) -> bool:
+    """Whether the model's own rows are these very cells, or no rows are needed."""
+    saved = query.saved
+    if isinstance(saved.model, Encodes):
+        return not query.new
+    paths = {path for f in query.files for path in f.paths}
+    return (
+        {sha256(path) for path in paths} == set(saved.description.get("trained_on", []))
+        and set(query.aligned) == set(saved.modalities)
+        and bundle.pairing.value == saved.description["pairing"]
+        and saved.model.spec().get("n_cells") == bundle.n_cells
+    )

@@ -1,0 +1,225 @@
+"""What a run says of silenced genes: figures, tables, pictures along the genome, files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mocli.tasks.gene2peak.changes import Step, Way
+from mocli.tasks.impute.accuracy import as_rows
+from mocli.tasks.relate.report import SHOWN, over_all
+from mocli.tasks.relate.scope import ALL
+from mocli.tasks.relate.table import write_bedpe, write_tsv
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pandas as pd
+
+    from mocli.report.html import Drawn
+    from mocli.tasks.gene2peak.work import Found, SilencingOptions
+    from mocli.tasks.run.run import Run
+
+PICTURED = 12
+"""Genes of which the report has a picture."""
+PEAK_SETS = ".peaksets.tsv"
+_FDR = 0.1
+
+_WAYS = {
+    Way.LATENT: "the gradient of the gene's likelihood at its new count, through the decoder",
+    Way.INPUT: "cells encoded again with the gene's new count, and decoded",
+}
+_STEPS = {
+    Step.ADAM: "one step of Adam, 0.01 in each dimension, with the authors' weight decay",
+    Step.SIGN: "0.01 times the sign of the gradient in each dimension",
+    Step.NORM: "along the gradient, 0.01 times the root of the number of dimensions",
+}
+
+
+def route_words(options: SilencingOptions) -> str:
+    """Say by which route the changes were found."""
+    return f"{_WAYS[options.way]}; step: {_STEPS[options.step]}"
+
+
+def report_silencing(run: Run, found: Found) -> None:
+    """Put figures, warnings and tables into the report and the log."""
+    options, table = found.options, over_all(found.table)
+    run.report.metrics |= _figures(found, table)
+    run.say(f"route: {route_words(options)}; median length of a step {found.length:.3g}")
+    for key, entry in run.report.metrics.items():
+        if key.startswith("silencing_") and entry.get("value") is not None:
+            run.say(f"  {key} {entry['value']:.4g}")
+    if found.left_out:
+        run.warn(
+            f"no gene is expressed in {options.min_cells:,} cells of these groups: "
+            + ", ".join(found.left_out)
+        )
+    top = table.head(SHOWN)
+    shown = "all" if len(top) == len(table) else f"the first {len(top):,} of {len(table):,}"
+    what = "raised" if options.raised else "silenced"
+    _tabulate(
+        run, "silencing", f"Genes {what} and the peaks that change ({shown})",
+        f"Route: {route_words(options)}. By p, over all cells that express the gene. delta is the sum "
+        f"over these cells of the decoded share of the peak, {what} less original; change is delta over the "
+        "original; z holds it against peaks of other chromosomes that are as open and as near to a gene; "
+        "spearman and pearson are of measured values, for comparison.",
+        top,
+    )  # fmt: skip
+    if found.too_few:
+        run.report.tables["genes_left_out"] = {
+            "title": f"Genes expressed in fewer than {options.min_cells:,} cells, left out",
+            "sentence": "What few cells say of a gene is noise.",
+            "columns": ["gene"],
+            "rows": [[name] for name in found.too_few[:SHOWN]],
+        }
+    if found.absent:
+        run.report.tables["genes_absent"] = {
+            "title": "Genes that the model knows and the input lacks, left out",
+            "sentence": "They were not measured, which is not the same as not expressed.",
+            "columns": ["gene"],
+            "rows": [[name] for name in found.absent[:SHOWN]],
+        }
+    for name, rows in found.precision.items():
+        run.report.tables[f"precision_{name.replace(' ', '_')}"] = {
+            "title": f"How well {name} are found",
+            "sentence": "Area under the precision-recall curve: over all pairs, and the mean over genes."
+            if name != "promoter peaks"
+            else "Area under the precision-recall curve: the gene's own peaks within 2,000 bases of its TSS "
+            "against those of genes on other chromosomes, at the same distance from their TSS.",
+            "columns": ["score", "AUPRC", "AUPRC by gene", "genes"],
+            "rows": [[r["score"], r["auprc"], r["auprc_by_gene"], r["n_genes"]] for r in rows],  # type: ignore[list-item]
+        }
+    if found.peak_sets is not None:
+        _tabulate(
+            run,
+            "peak_sets",
+            "Sets of peaks when their factor changes",
+            "change is the mean over the set's peaks, t and p compare it with that of random peaks as open "
+            "and as near to genes (Welch). Peaks of one cell type move together, which t does not know: "
+            "effect is the difference over the random peaks' spread, p_matched its rank among those of genes "
+            "expressed alike, on the same peaks: strict, as others of the same cell types move these too.",
+            found.peak_sets,
+        )
+
+
+def _tabulate(run: Run, key: str, title: str, sentence: str, table: pd.DataFrame) -> None:
+    columns = {str(c): _rounded(table[c].to_numpy()) for c in table.columns}
+    run.report.tables[key] = {
+        "title": title,
+        "sentence": sentence,
+        "columns": list(columns),
+        "rows": as_rows(columns),
+    }
+
+
+def _rounded(array: Any) -> Any:
+    return np.array([float(f"{v:.6g}") for v in array]) if array.dtype.kind == "f" else array
+
+
+def _figures(found: Found, table: pd.DataFrame) -> dict[str, Any]:
+    def entry(
+        value: float | None, title: str, text: str, better: str | None = None, n: int | None = None
+    ) -> Any:
+        return {
+            "value": value, "better": better, "range": [0.0, None if n is None else 1.0], "n": n,
+            "title": title, "definition": text, "sentence": "",
+        }  # fmt: skip
+
+    fdr = table["fdr"].to_numpy(dtype=np.float64)
+    fdr = fdr[np.isfinite(fdr)]
+    figures = {
+        "silencing_tested": entry(len(table), "Pairs tested", "Pairs of a gene and a peak."),
+        "silencing_genes": entry(table["gene"].nunique(), "Genes tested", "Genes in a tested pair."),
+        "silencing_fdr10": entry(
+            float((fdr < _FDR).mean()) if len(fdr) else None, "Pairs of FDR below 10%",
+            "Share of the pairs tested; null: matched peaks of other chromosomes, matched genes.", n=len(fdr),
+        ),
+    }  # fmt: skip
+    p = found.permuted[np.isfinite(found.permuted)]
+    if len(p):
+        figures["silencing_permuted_p5"] = entry(
+            float((p <= 0.05).mean()), "Permuted genes with p up to 5%",
+            "Share of pairs whose gene was exchanged for one of another chromosome; 0.05 if p is right.",
+            n=len(p),
+        )  # fmt: skip
+    for name, rows in found.precision.items():
+        for row in rows:
+            key = f"silencing_auprc[{name}; {row['score']}]"
+            value: Any = row["auprc"]
+            figures[key] = entry(
+                value, f"Area under precision and recall, {name}: {row['score']}",
+                "All pairs together; the score 'chance' is the share of true pairs.", "higher", len(table),
+            )  # fmt: skip
+    return figures
+
+
+def write_silencing(run: Run, found: Found, *, bedpe: Path | None, peak_sets: Path | None) -> None:
+    """Write the table, arcs and peak sets."""
+    write_tsv(run.paths.output, found.table)
+    groups = len(found.groups) - 1
+    within = f" and within {groups} groups" if groups else ""
+    table = over_all(found.table)
+    run.add_output(
+        run.paths.output,
+        f"{len(table):,} pairs of a gene and a peak, with what changes when the gene is "
+        f"{'raised' if found.options.raised else 'silenced'}, over all cells{within}",
+        first=True,
+    )
+    if bedpe is not None:
+        assert found.candidates.vicinity is not None
+        score = found.options.raised * 2 - 1
+        write_bedpe(bedpe, table.assign(correlation=score * table["change"]), found.candidates.vicinity)
+        run.add_output(
+            bedpe, "the same over all cells as arcs for genome browsers; the score rises with the link"
+        )
+    if peak_sets is not None and found.peak_sets is not None:
+        write_tsv(peak_sets, found.peak_sets)
+        run.add_output(peak_sets, "sets of peaks when their factor changes, against random peaks")
+
+
+def draw_silencing(found: Found) -> list[Drawn]:
+    """Return a picture a gene, along the genome; the genes of smallest p first."""
+    from mocli.report import html
+    from mocli.report import related as pictures
+    from mocli.report.locus import locus_plot
+
+    near, table = found.candidates.vicinity, found.table
+    if near is None or not len(table):
+        return []
+    sign = 1 if found.options.raised else -1
+    over = over_all(table)
+    drawn = [
+        html.Drawn(
+            pictures.distance_plot(
+                over["distance_to_tss"].to_numpy(), 100 * sign * over["change"].to_numpy(),
+                label="link, % of the peak",
+            ),
+            "Change and distance",
+            f"One point a pair, over all cells: {'rise' if sign > 0 else 'fall'} of the peak.",
+        )
+    ]  # fmt: skip
+    names = np.asarray(near.genes, dtype=object)
+    of_pair = names[near.gene]
+    genes = list(dict.fromkeys(over["gene"]))
+    for gene in genes[:PICTURED]:
+        mine = table[(table["gene"] == gene).to_numpy()]
+        first = mine[(mine["group"] == ALL).to_numpy()].sort_values("start")
+        changes = {}
+        for group, part in mine.groupby("group", sort=False):
+            changes[str(group)] = part.set_index("peak")["change"].reindex(first["peak"]).to_numpy()
+        largest = mine[mine["group"] != ALL].groupby("group")["n_cells"].first().sort_values(ascending=False)
+        shown = {name: changes[name] for name in [ALL, *map(str, largest.index)]}
+        tss = int(near.tss[np.flatnonzero(of_pair == gene)[0]])
+        picture = locus_plot(
+            first["start"].to_numpy(), first["end"].to_numpy(), tss, str(first["chrom"].iloc[0]), shown
+        )
+        best = first.loc[first["fdr"].fillna(2).idxmin()]
+        drawn.append(
+            html.Drawn(
+                picture, f"{gene}",
+                f"{len(first):,} peaks within reach; the smallest FDR is {best['fdr']:.2g}, of "
+                f"{best['peak']} ({best['distance_to_tss'] / 1000:+.1f} kb). Groups by number of cells.",
+            )
+        )  # fmt: skip
+    return drawn

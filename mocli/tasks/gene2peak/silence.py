@@ -1,0 +1,167 @@
+"""`mocli gene2peak --method latent|input`: from the request to the files."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from mocli.data.features.index import features_of
+from mocli.data.files.columns import find_column
+from mocli.data.genome.loci import has_places
+from mocli.errors import UsageError
+from mocli.report import html
+from mocli.tasks.gene2peak.cells import check_values, choose_modalities, choose_way, take_cells
+from mocli.tasks.gene2peak.changes import Step, Way
+from mocli.tasks.gene2peak.peaksets import read_peak_sets
+from mocli.tasks.gene2peak.report import draw_silencing, report_silencing, write_silencing
+from mocli.tasks.gene2peak.truth import read_truth
+from mocli.tasks.gene2peak.work import TOP, SilencingOptions, silence_genes
+from mocli.tasks.infer.direction import check_task
+from mocli.tasks.prepare.plan import open_modalities, plan
+from mocli.tasks.relate.candidates import choose_genes, find_candidates
+from mocli.tasks.trained.saved import DESCRIPTION, load_model
+from mocli.tasks.trained.train import train_model
+from mocli.train.checkpoint import Checkpoints
+from mocli.types import ModalityKind, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mocli.data.files.modality import ModalityFile
+    from mocli.tasks.gene2peak.gene2peak import Gene2PeakOptions
+    from mocli.tasks.impute.impute import ImputeOptions
+    from mocli.tasks.run.request import Request
+    from mocli.tasks.run.run import Run
+    from mocli.tasks.trained.saved import SavedModel
+
+MOST_PAIRS = 20_000_000
+"""Pairs of genes and peaks in all groups, where peaks are not near genes."""
+
+
+def way_of(run: Run, request: Request, asked: ImputeOptions, own: Gene2PeakOptions) -> Way | None:
+    """Return how genes fall silent; None where expression is imputed and correlated.
+
+    Raises
+    ------
+    UsageError
+        The model cannot do as asked.
+    """
+    method = own.silencing.method
+    if method == "correlation":
+        return None
+    if asked.from_model is not None:
+        path = asked.from_model / DESCRIPTION
+        try:
+            name = str(json.loads(path.read_text(encoding="utf-8"))["model"])
+        except (OSError, ValueError, KeyError):
+            return None  # the way that reads the model says what is wrong with it
+    elif request.train.model != "auto":
+        name = request.train.model
+        check_task(name, Task.GENE2PEAK)
+    else:
+        name = plan(request.data, request.train, Task.GENE2PEAK, _quiet).traits.name
+    way = choose_way(name, method)
+    if way is None and own.silencing.given:
+        raise UsageError(
+            f"{name} relates genes to peaks by correlation, for which {own.silencing.given[0]} has no use",
+            field=own.silencing.given[0],
+            hint="leave it out, or use a model that decodes cells' places: -m multidgd",
+        )
+    return way
+
+
+def check_inputs(
+    request: Request,
+    asked: ImputeOptions,
+    own: Gene2PeakOptions,
+    files: Sequence[ModalityFile],
+    *,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> None:
+    """Find out before training whether all that is asked for is there.
+
+    Raises
+    ------
+    MocliError
+        As silencing itself raises it.
+    """
+    rna, atac = choose_modalities({f.name: f.kind for f in files}, asked.source, asked.target)
+    by_name = {f.name: f for f in files}
+    genes, peaks = features_of([by_name[rna], by_name[atac]], var_key=request.data.var_key)
+    if own.group_key is not None:
+        find_column(list(files), own.group_key, option="--group-key")
+    columns = choose_genes(genes, own.genes, warn=warn)
+    made = find_candidates(
+        genes, peaks, columns, gtf=asked.gtf, window=asked.window, top=TOP, say=say, warn=warn
+    )
+    if own.silencing.peak_sets is not None:
+        read_peak_sets(own.silencing.peak_sets, peaks, warn)
+    if own.silencing.truth is not None and made.vicinity is not None:
+        read_truth(own.silencing.truth, made.vicinity)
+
+
+def silence_in_model(
+    run: Run, request: Request, asked: ImputeOptions, own: Gene2PeakOptions, way: Way
+) -> None:
+    """Take or train a model, silence genes in it, and write what changes at the peaks."""
+    files = open_modalities(request.data)
+    wanted = own.silencing
+    saved: SavedModel
+    if asked.from_model is None:
+        check_inputs(request, asked, own, files, say=_quiet, warn=_quiet)
+        train_model(run, request, Task.GENE2PEAK, files)
+        saved = load_model(run.paths.model)
+        run.add_output(run.paths.model, "the trained model")
+    else:
+        saved = load_model(asked.from_model)
+        run.say(f"model: {saved.description['model']} from {asked.from_model}")
+        check_task(saved.description["model"], Task.GENE2PEAK)
+        request.tell_unused(run.warn)
+    kinds = {name: ModalityKind(m["kind"]) for name, m in saved.modalities.items()}
+    rna, atac = choose_modalities(kinds, asked.source, asked.target)
+    check_values(saved, rna, atac)
+    with run.timed("encode"):
+        cells = take_cells(run, request, saved, files, rna, atac)
+    if asked.gtf is None:
+        n_groups = 1 + len(cells.groups(own.group_key)[1])
+        n_genes = len(own.genes) or len(cells.genes.names)
+        if n_genes * len(cells.peaks.names) * n_groups > MOST_PAIRS:
+            raise UsageError(
+                f"{n_genes:,} genes with all of {len(cells.peaks.names):,} peaks are too many pairs",
+                field="--gtf",
+                hint="give --gtf FILE for peaks near genes"
+                + (", or fewer with --genes" if has_places(cells.peaks) else ": name fewer with --genes"),
+            )
+        run.say("no --gtf: peaks are compared wherever they lie, and the strongest of each gene kept")
+    options = SilencingOptions(
+        way=way,
+        step=Step(wanted.step),
+        raised=wanted.direction == "raise",
+        together=wanted.together,
+        min_cells=wanted.min_cells,
+        alternative=wanted.alternative,
+        genes=own.genes,
+        gtf=asked.gtf,
+        window=asked.window,
+        group_key=own.group_key,
+        peak_sets=wanted.peak_sets,
+        truth=wanted.truth,
+    )
+    with run.timed("silence"):
+        found = silence_genes(run, cells, options, seed=request.run.seed)
+    report_silencing(run, found)
+    with run.timed("write"):
+        beside = {path.suffix: path for path in run.paths.beside}
+        write_silencing(run, found, bedpe=beside.get(".bedpe"), peak_sets=beside.get(".tsv"))
+        if run.paths.html is not None:
+            run.say("drawing the report")
+            html.write(run.paths.html, html.render(run.report, drawn=draw_silencing(found)))
+            run.add_output(run.paths.html, "the report to read")
+    Checkpoints(run.paths.checkpoints, fingerprint={}, resume="never").remove()
+    for record in run.report.outputs:
+        run.say(f"wrote {record['path']}: {record['what']}")
+
+
+def _quiet(_: str) -> None:
+    """Say nothing a second time."""

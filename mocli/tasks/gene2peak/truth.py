@@ -1,0 +1,147 @@
+"""Known pairs of genes and enhancers (`--truth`), and how well scores find them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from mocli.data.features.intervals import normalise_chrom
+from mocli.data.features.overlap import overlaps
+from mocli.errors import InputError
+from mocli.tasks.relate.promoters import PROMOTER
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from mocli.data.genome.vicinity import Vicinity
+    from mocli.types import BoolArray, DoubleArray, IntArray
+
+_EXPECTED = "BEDPE: chrom1, start1, end1, chrom2, start2, end2, tab-separated"
+_COLUMNS = 6
+
+
+def read_truth(path: str | Path, near: Vicinity) -> BoolArray:
+    """Return which pairs are known: one anchor holds the gene's TSS, the other shares a base with the peak.
+
+    Returns
+    -------
+    `(n_pairs,)` in the order of the vicinity.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read as BEDPE, or no pair is in it.
+    """
+    try:
+        frame = pd.read_csv(path, sep="\t", header=None, dtype=str, comment="#", keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            "the truth cannot be read", file=path, found=str(error), expected=_EXPECTED
+        ) from error
+    if frame.shape[1] < _COLUMNS:
+        raise InputError("the truth has too few columns", file=path, found=frame.shape[1], expected=_EXPECTED)
+    # a header, or lines for pairs without a place ("." and -1)
+    good = frame[[1, 2, 4, 5]].apply(lambda column: column.str.isdecimal()).all(axis=1)
+    frame = frame[good].reset_index(drop=True)
+    anchors = [_anchor(frame, k) for k in (0, 3)]
+    chrom = near.places["chrom"].to_numpy()[near.peak]
+    spots = pd.DataFrame({"chrom": chrom, "start": near.tss, "end": near.tss + 1})
+    spots, of_pair = _distinct(spots)
+    n = max(1, len(near.places))
+    known: list[IntArray] = [np.zeros(0, np.int64)]
+    for gene_side, peak_side in (anchors, anchors[::-1]):
+        row, spot = overlaps(gene_side, spots)
+        other, peak = overlaps(peak_side, near.places)
+        joined = pd.DataFrame({"row": row, "spot": spot}).merge(
+            pd.DataFrame({"row": other, "peak": peak}), on="row"
+        )
+        known.append(joined["spot"].to_numpy(np.int64) * n + joined["peak"].to_numpy(np.int64))
+    found: BoolArray = np.isin(of_pair * n + near.peak, np.concatenate(known))
+    if not found.any():
+        raise InputError(
+            "no pair that is tested is in the truth",
+            file=path,
+            found=f"{len(frame):,} pairs in it, {len(found):,} tested",
+            hint="is it of another genome build, or do all lie outside --window?",
+        )
+    return found
+
+
+def _anchor(frame: pd.DataFrame, first: int) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "chrom": [normalise_chrom(c) for c in frame[first]],
+            "start": frame[first + 1].astype(np.int64),
+            "end": frame[first + 2].astype(np.int64),
+        }
+    )
+
+
+def _distinct(spots: pd.DataFrame) -> tuple[pd.DataFrame, IntArray]:
+    key = spots["chrom"].astype(str) + ":" + spots["start"].astype(str)
+    codes, _ = pd.factorize(key)
+    first = np.unique(codes, return_index=True)[1]
+    return spots.iloc[first].reset_index(drop=True), codes.astype(np.int64)
+
+
+def precision_recall(
+    truth: BoolArray, scores: Mapping[str, DoubleArray], gene: IntArray
+) -> list[dict[str, object]]:
+    """Return the area under the precision-recall curve of every score, over all pairs and gene by gene.
+
+    Undefined scores come last. Chance is the share of true pairs.
+
+    Returns
+    -------
+    By score: `score`, `auprc`, `auprc_by_gene` (the mean over genes that have both kinds), `n_genes`.
+    """
+    from sklearn.metrics import average_precision_score
+
+    rows: list[dict[str, object]] = []
+    order = np.argsort(gene, kind="stable")
+    runs = [
+        r for r in np.split(order, np.flatnonzero(np.diff(gene[order])) + 1) if 0 < truth[r].sum() < len(r)
+    ]
+    for name, score in scores.items():
+        filled = np.where(np.isfinite(score), score, -np.inf)
+        ranked = np.unique(filled, return_inverse=True)[1].reshape(-1).astype(np.float64)
+        by_gene = [float(average_precision_score(truth[r], ranked[r])) for r in runs]
+        rows.append(
+            {
+                "score": name,
+                "auprc": float(average_precision_score(truth, ranked)) if truth.any() else None,
+                "auprc_by_gene": float(np.mean(by_gene)) if by_gene else None,
+                "n_genes": len(runs),
+            }
+        )
+    rows.append(
+        {
+            "score": "chance",
+            "auprc": float(truth.mean()),
+            "auprc_by_gene": float(np.mean([truth[r].mean() for r in runs])) if runs else None,
+            "n_genes": len(runs),
+        }
+    )
+    return rows
+
+
+def promoter_precision(
+    distance: IntArray,
+    change: DoubleArray,
+    at_controls: DoubleArray,
+    correlations: dict[str, dict[int, DoubleArray]],
+    control_correlations: dict[str, DoubleArray],
+) -> dict[str, list[dict[str, object]]]:
+    """Say how well scores tell a gene's promoter peaks from those of others at the same distance."""
+    own = np.abs(distance) <= PROMOTER
+    if not own.any() or not len(at_controls):
+        return {}
+    truth = np.concatenate([np.ones(int(own.sum()), bool), np.zeros(len(at_controls), bool)])
+    scores = {"silencing": np.concatenate([change[own], at_controls])}
+    scores["silencing, by size"] = np.abs(scores["silencing"])
+    for name, by_group in correlations.items():
+        scores[name] = np.concatenate([by_group[0][own], control_correlations[name]])
+    return {"promoter peaks": precision_recall(truth, scores, np.zeros(len(truth), np.int64))}

@@ -1,0 +1,201 @@
+"""Which genes are silenced, with which others to compare them, and what is kept of what they change."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mocli.tasks.gene2peak.changes import Original, Step, Way, changes, push
+from mocli.tasks.gene2peak.null import MatchedNull, PeakPanel, strata_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+    from mocli.tasks.infer.slopes import Placed
+    from mocli.types import CSR, DoubleArray, FloatArray, IntArray
+
+MATCHED_GENES = 40
+"""Genes of a stratum that are silenced to compare with, where fewer are asked for."""
+_PATIENCE = 20.0
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """What falls silent: genes, each alone, or sets of them.
+
+    Attributes
+    ----------
+    columns
+        Genes of each unit, by their columns in the model.
+    n_asked
+        The first so many were asked for; others are there to compare with.
+    strata
+        `(n_units,)`: alike in how many cells express them and how strongly.
+    homes
+        Chromosomes of the genes of each unit, as numbers.
+    """
+
+    columns: Sequence[IntArray]
+    n_asked: int
+    strata: IntArray
+    homes: Sequence[IntArray]
+
+
+def choose_units(
+    asked: IntArray,
+    n_cells: IntArray,
+    mean: DoubleArray,
+    home: IntArray,
+    *,
+    together: bool,
+    min_cells: int,
+    rng: np.random.Generator,
+) -> Units:
+    """Choose what is silenced: the genes asked for, and others that are expressed alike.
+
+    Parameters
+    ----------
+    asked
+        Columns of the genes, all expressed in `min_cells` or more.
+    n_cells, mean
+        `(n_genes,)` cells that express each gene, and its mean count in them.
+    home
+        `(n_genes,)` chromosome as a number, -1 where it is not known.
+    together
+        Whether the genes fall silent at once; then sets of as many alike are drawn.
+    """
+    able = np.flatnonzero(n_cells >= min_cells)
+    strata = np.zeros(len(n_cells), dtype=np.int64)
+    strata[able] = strata_of(n_cells[able], mean[able])
+    free = np.setdiff1d(able, asked)
+    if together:
+        columns = [np.sort(asked)]
+        pools = [free[strata[free] == strata[gene]] for gene in asked]
+        pools = [pool if len(pool) else free for pool in pools]
+        if len(free) >= len(asked):
+            drawn = [np.unique([rng.choice(pool) for pool in pools]) for _ in range(MATCHED_GENES)]
+            columns += [one for one in drawn if len(one) == len(asked)]
+        of_unit = np.zeros(len(columns), dtype=np.int64)
+        return Units(columns, 1, of_unit, [np.unique(home[one]) for one in columns])
+    more = []
+    for k in np.unique(strata[asked]):
+        lacking = MATCHED_GENES - int((strata[asked] == k).sum())
+        pool = free[strata[free] == k]
+        if lacking > 0 and len(pool):
+            more.append(rng.choice(pool, min(lacking, len(pool)), replace=False))
+    genes = np.concatenate([asked, *more]).astype(np.int64)
+    return Units(
+        [np.array([gene]) for gene in genes], len(asked), strata[genes], [home[[gene]] for gene in genes]
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Silenced:
+    """What silencing changed.
+
+    Attributes
+    ----------
+    n_cells
+        `(G + 1, n_units)` cells that express a unit: over all cells, then by group.
+    delta, before
+        `(G + 1, n_pairs)` sums over them at the pairs asked about.
+    panel
+        `(G + 1, n_units, n_panel)` relative changes.
+    length
+        Median length of a step.
+    """
+
+    n_cells: IntArray
+    delta: DoubleArray
+    before: DoubleArray
+    panel: FloatArray
+    length: float
+
+    def relative(self, group: int) -> DoubleArray:
+        """Delta over the original, `(n_pairs,)`."""
+        return _relative(self.delta[group], self.before[group])
+
+    def null(self, group: int, panel: PeakPanel, units: Units) -> MatchedNull:
+        """Return what to compare with in one group of cells."""
+        return MatchedNull(panel, self.panel[group], units.strata, units.homes)
+
+
+def _relative(delta: DoubleArray, before: DoubleArray) -> DoubleArray:
+    found: DoubleArray = np.full(delta.shape, np.nan)
+    np.divide(delta, before, out=found, where=before > 0)
+    return found
+
+
+def silence(
+    placed: Placed,
+    units: Units,
+    counts: CSR,
+    panel: PeakPanel,
+    original: Original,
+    *,
+    rna: str,
+    atac: str,
+    pairs: tuple[IntArray, IntArray],
+    groups: IntArray,
+    n_groups: int,
+    min_cells: int,
+    way: Way,
+    step: Step,
+    raised: bool,
+    say: Callable[[str], None],
+    look: Callable[[int, IntArray, Tensor], None] | None = None,
+) -> Silenced:
+    """Silence every unit, and keep the changes of some pairs and of the panel.
+
+    Parameters
+    ----------
+    pairs
+        Unit and peak, `(n_pairs,)` each.
+    groups
+        `(n_cells,)` from 0, -1 for none.
+    look
+        See `mocli.tasks.gene2peak.changes.changes`.
+    """
+    pushes = push(placed, rna, counts, units.columns, way=way, raised=raised)
+    n_units, codes = len(units.columns), np.where(groups < 0, n_groups, groups)
+    delta, before = np.full((2, n_groups + 1, len(pairs[0])), np.nan)
+    kept = np.full((n_groups + 1, n_units, len(panel.members)), np.nan, dtype=np.float32)
+    n_cells = np.zeros((n_groups + 1, n_units), dtype=np.int64)
+    order = np.argsort(pairs[0], kind="stable")
+    begin = np.searchsorted(pairs[0][order], np.arange(n_units + 1))
+    told = time.monotonic()
+    for change in changes(
+        placed, pushes, original, atac, step=step, groups=codes, n_groups=n_groups + 1, look=look
+    ):
+        k = change.unit
+        mine = order[begin[k] : begin[k + 1]]
+        at = pairs[1][mine]
+        for g in range(n_groups + 1):
+            # the last group of the sums is of cells without one
+            some = slice(None) if g == 0 else slice(g - 1, g)
+            n_cells[g, k] = change.n_cells[some].sum()
+            if n_cells[g, k] < min_cells:
+                continue
+            one, was = change.delta[some].sum(0), change.before[some].sum(0)
+            delta[g, mine], before[g, mine] = one[at], was[at]
+            kept[g, k] = _relative(one[panel.members], was[panel.members])
+        if time.monotonic() - told > _PATIENCE:
+            told = time.monotonic()
+            say(f"silenced {k + 1:,} of {n_units:,} genes")
+    return Silenced(n_cells, delta, before, kept, _length(placed, pushes.gradient, pushes.cells, step))
+
+
+def _length(placed: Placed, gradient: FloatArray, cells: IntArray, step: Step) -> float:
+    import torch
+
+    from mocli.tasks.gene2peak.changes import moved
+
+    some = np.linspace(0, len(cells) - 1, min(1_000, len(cells))).astype(np.int64)
+    z = torch.from_numpy(placed.z[cells[some]])
+    step_taken = moved(torch.from_numpy(gradient[some]), z, step) - z
+    return float(step_taken.norm(dim=1).median()) if len(some) else 0.0

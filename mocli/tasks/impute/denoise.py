@@ -1,0 +1,112 @@
+"""A modality from itself: what the model expects of cells that were measured, at their own depth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mocli.data.batches import densify
+from mocli.nn.neighbors import chunks
+from mocli.tasks.infer.decoder import BLOCK, Decoder
+from mocli.tasks.infer.predictor import of_cells
+
+if TYPE_CHECKING:
+    from mocli.tasks.infer.align import Aligned
+    from mocli.tasks.infer.predictor import Predictor
+    from mocli.tasks.trained.readout import FeatureReadout
+    from mocli.types import CSR, BoolArray, DoubleArray, FloatArray, IntArray
+
+OWN_DEPTH = ("counts", "shares")
+"""Scales on which a cell keeps its own total; the others are those of a cell of median depth."""
+
+
+@dataclass(frozen=True, eq=False)
+class Denoised:
+    """Expected values of one modality of the cells that it placed.
+
+    What the decoder knows and what it does not (not highly variable: the readout's) each keep
+    the total that the cell has of them: the library once, not squared as in scCross' code.
+
+    Attributes
+    ----------
+    known
+        Features that the decoder gives, `(n_vars,)`; none where there is no decoder.
+    own
+        Codes of the batches of all cells of the file, `(n_obs,)`, where each is decoded under its own.
+    totals
+        Counts of each cell among these, and among the others, `(n_obs, 2)`; zeros where values are no
+        counts.
+    """
+
+    predictor: Predictor
+    readout: FeatureReadout
+    aligned: Aligned
+    known: BoolArray
+    totals: DoubleArray
+    own: IntArray | None = None
+
+    @classmethod
+    def of(
+        cls, predictor: Predictor, readout: FeatureReadout, aligned: Aligned, own: IntArray | None = None
+    ) -> Denoised:
+        """Measure the depth of a file's cells."""
+        known = np.zeros(readout.n_vars, dtype=bool)
+        if isinstance(predictor, Decoder):
+            known[predictor.decoded(np.arange(readout.n_vars))] = True
+        n = aligned.file.n_obs
+        totals = np.zeros((n, 2))
+        parts = np.stack([known, ~known], axis=1).astype(np.float64)
+        if "counts" in readout.by_scale:
+            for rows in chunks(n, 4096):
+                totals[rows] = aligned.read(rows) @ parts
+        return cls(predictor, readout, aligned, known, totals, own)
+
+    def predict(self, z: FloatArray, rows: IntArray, scale: str, columns: IntArray) -> FloatArray:
+        """Return expected values `(n, n_columns)` of some rows of the file at places `(n, n_latent)`.
+
+        Over the features that the file has, counts sum to the cell's own total, shares to 1.
+        """
+        if scale not in OWN_DEPTH:
+            return self._of(rows).predict(z, scale, columns)
+        out = np.zeros((len(rows), len(columns)), dtype=np.float32)
+        measured = np.ones(self.readout.n_vars, dtype=bool)
+        measured[self.aligned.absent] = False
+        library = self.totals if scale == "counts" else self._shares(rows)
+        for part, features in enumerate((np.flatnonzero(self.known), np.flatnonzero(~self.known))):
+            wanted = np.flatnonzero(self.known[columns] == (part == 0))
+            if not len(wanted):
+                continue
+            at = np.searchsorted(features, columns[wanted])
+            # every feature is needed for the total, whatever columns are wanted
+            for span in chunks(len(rows), max(16, BLOCK // len(features))):
+                values = self._of(rows[span]).predict(z[span], "counts", features)
+                total = values[:, measured[features]].sum(1, dtype=np.float64)
+                own = library[rows[span], part] if scale == "counts" else library[span, part]
+                factor = np.divide(own, total, out=np.zeros_like(total), where=total > 0)
+                out[span, wanted] = values[:, at] * factor[:, None]
+        return out
+
+    def measured(self, x: CSR, scale: str, columns: IntArray, absent: IntArray | None = None) -> FloatArray:
+        """Return raw values `(n, n_vars)` on a scale, some columns, dense; NaN for absent features."""
+        if scale not in OWN_DEPTH:
+            return self.readout.measured(x, scale, columns, absent)
+        values = densify(x[:, columns])
+        if scale == "shares":
+            total = np.asarray(x.sum(1), np.float64).reshape(-1, 1)
+            values = np.divide(values, total, out=np.zeros_like(values), where=total > 0)
+        if absent is not None and len(absent):
+            values[:, np.isin(columns, absent)] = np.nan
+        return values
+
+    def _of(self, rows: IntArray) -> Predictor:
+        return of_cells(self.predictor, None if self.own is None else self.own[rows])
+
+    def _shares(self, rows: IntArray) -> DoubleArray:
+        """Shares of both parts in some cells; those of all cells together where a cell is empty."""
+        own = self.totals[rows]
+        own = np.where(own.sum(1, keepdims=True) > 0, own, self.totals.sum(0))
+        total = own.sum(1, keepdims=True)
+        shares: DoubleArray = np.divide(own, total, out=np.zeros_like(own), where=total > 0)
+        return shares

@@ -1,0 +1,136 @@
+"""Cells kept out of training, to be predicted afterwards as new ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mocli.data.files.columns import find_column
+from mocli.errors import InputError, UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mocli.data.files.modality import ModalityFile
+    from mocli.types import BoolArray, IntArray
+
+FEWEST = 20
+"""Cells without which an accuracy says nothing."""
+
+
+@dataclass(frozen=True)
+class HoldOut:
+    """A share of the cells at random, or all cells with one value in a column of obs."""
+
+    share: float = 0.0
+    column: str | None = None
+    value: str | None = None
+
+    @classmethod
+    def parse(cls, text: str | float) -> HoldOut:
+        """Read `0.2` or `batch=donor3`.
+
+        Raises
+        ------
+        UsageError
+            It is neither.
+        """
+        column, equals, value = str(text).partition("=")
+        if equals and column and value:
+            return cls(column=column, value=value)
+        try:
+            share = float(text)
+        except ValueError:
+            share = -1.0
+        if not 0 <= share <= 0.9:
+            raise UsageError(
+                "--hold-out takes a share of the cells or a value of an obs column",
+                field="--hold-out",
+                found=str(text),
+                expected="a number from 0 to 0.9, or COLUMN=VALUE",
+            )
+        return cls(share=share)
+
+    def choose(
+        self,
+        files: Sequence[ModalityFile],
+        pairs: IntArray | None,
+        source: str,
+        target: str,
+        *,
+        seed: int,
+    ) -> dict[str, BoolArray]:
+        """Return which cells of each modality are kept out, `(n_obs,)` by name.
+
+        Parameters
+        ----------
+        pairs
+            Rows of the cells measured in source and target, `(n, 2)`; a share is
+            drawn among them.
+        """
+        if self.column is not None:
+            out = self._by_column(files)
+            if pairs is not None:
+                # a cell leaves both, also where only one of them has the column
+                cells = pairs[out[source][pairs[:, 0]] | out[target][pairs[:, 1]]]
+                out[source][cells[:, 0]] = True
+                out[target][cells[:, 1]] = True
+            return out
+        out = {f.name: np.zeros(f.n_obs, dtype=bool) for f in files}
+        if not self.share or pairs is None:
+            return out
+        n = round(self.share * len(pairs))
+        if n < FEWEST:
+            return out
+        drawn = np.random.default_rng(seed).choice(len(pairs), n, replace=False)
+        names = next(f for f in files if f.name == source).obs.index[pairs[drawn, 0]]
+        for f in files:
+            # a cell leaves every modality, also those that are neither source nor target
+            out[f.name] = np.asarray(f.obs.index.isin(names))
+        for side, name in enumerate((source, target)):
+            out[name][:] = False
+            out[name][pairs[drawn, side]] = True
+        return out
+
+    def _by_column(self, files: Sequence[ModalityFile]) -> dict[str, BoolArray]:
+        columns = find_column(files, self.column or "", option="--hold-out")
+        out = {}
+        for f in files:
+            column = columns[f.name]
+            out[f.name] = (
+                np.zeros(f.n_obs, bool) if column is None else np.array(column.astype(str) == self.value)
+            )
+        if not any(o.any() for o in out.values()):
+            levels = {str(v) for c in columns.values() if c is not None for v in c.unique()}
+            raise InputError(
+                f"no cell has {self.column} = {self.value}",
+                field="--hold-out",
+                found=", ".join(sorted(levels)[:8]),
+                hint=did_you_mean(self.value or "", sorted(levels), "values"),
+            )
+        return out
+
+
+def without(files: Sequence[ModalityFile], out: Mapping[str, BoolArray]) -> list[ModalityFile]:
+    """Return the modalities without the cells kept out.
+
+    Raises
+    ------
+    InputError
+        Too few are left to train on.
+    """
+    kept = []
+    for f in files:
+        rows = np.flatnonzero(~out[f.name])
+        if len(rows) < FEWEST and out[f.name].any():
+            raise InputError(
+                f"--hold-out leaves {len(rows):,} cells of {f.name} to train on",
+                file=f.where,
+                field="--hold-out",
+                expected=f"at least {FEWEST}",
+                hint="hold fewer cells out",
+            )
+        kept.append(f.take(rows) if out[f.name].any() else f)
+    return kept

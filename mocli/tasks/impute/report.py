@@ -1,0 +1,269 @@
+"""What the report says of an imputation: how values were made, and how well they match measured ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mocli.tasks.impute.accuracy import as_rows
+from mocli.tasks.infer.decoder import Decoder
+
+if TYPE_CHECKING:
+    from mocli.metrics import imputation as figures
+    from mocli.report.record import BaselineRecord
+    from mocli.tasks.impute.work import Imputation
+    from mocli.types import DoubleArray, IntArray
+
+WORST = 200
+"""Features in the report's table, the worst first."""
+
+_BESIDE = {
+    "mean": (
+        "mean of the training cells",
+        "every cell has the mean of the cells that the model was trained on",
+    ),
+    "linked_feature": (
+        "linked feature",
+        "a feature follows the standardised sum of the features it is linked to; only features with a link",
+    ),
+    "ridge": (
+        "ridge from paired cells",
+        "ridge regression on 100 principal components of the source, fitted on the true pairs among the "
+        "training cells, also where the model may not use them; penalty chosen on a third of them",
+    ),
+}
+_STATISTICS = {
+    "pearson": (
+        "Pearson correlation",
+        "higher",
+        "its linear agreement with the measured values over cells; 1 is perfect",
+    ),
+    "spearman": ("Spearman correlation", "higher", "the agreement of ranks over cells; 1 is perfect"),
+    "r2": (
+        "R²",
+        "higher",
+        "the share of variance explained; 0 is no better than the mean, which it can be below",
+    ),
+    "rmse": (
+        "Root mean squared error",
+        "lower",
+        "the typical error, in the unit of the values; 0 is perfect",
+    ),
+    "mae": ("Mean absolute error", "lower", "the mean error, in the unit of the values; 0 is perfect"),
+}
+
+
+def report_route(work: Imputation) -> None:
+    """Say by which route values were made, of how many features, and under which batches."""
+    columns, predictor = work.columns, work.predictor
+    decoder = predictor if isinstance(predictor, Decoder) else None
+    decoded = 0 if decoder is None else len(decoder.decoded(columns))
+    batch = decoder.batch if decoder is not None else None
+    rows: list[list[Any]] = []
+    if decoded:
+        rows.append(["decoder", decoded, work.why, None if batch is None else batch.words])
+    if decoded < len(columns):
+        why = "the decoder does not know these features" if decoder is not None else work.why
+        rows.append(["readout", len(columns) - decoded, why, None])
+    work.run.report.tables["route"] = {
+        "title": "How values were made",
+        "sentence": "The decoder is part of the model; the readout is a regression on its latent that mocli "
+        "fits after training.",
+        "columns": ["route", "features", "why", "decoded as"],
+        "rows": rows,
+    }
+    if decoder is not None and decoded < len(columns):
+        work.run.say(
+            f"{len(columns) - decoded:,} of {len(columns):,} features are the readout's: the decoder knows "
+            "those that the model was trained on"
+        )
+
+
+def report_figures(work: Imputation) -> None:
+    """Put accuracy and coverage, and those of the baselines, into the report and the log."""
+    found, run = work.evaluation, work.run
+    if found is None:
+        return
+    columns = work.columns
+    direction = f"{work.source}->{work.target}"
+    run.report.metrics |= _statistics(found.accuracy, columns, direction, found.n_cells)
+    run.report.metrics |= _detections(found.detection, columns, direction, found.n_cells)
+    for name, accuracy in found.baselines.items():
+        title, definition = _BESIDE[name]
+        detection = found.baseline_detection.get(name)
+        run.report.baselines[name] = {
+            "title": title,
+            "definition": definition,
+            "metrics": _statistics(accuracy, columns, direction, found.n_cells)
+            | _detections(detection, columns, direction, found.n_cells),
+        }
+        there = _statistics(found.accuracy, columns, direction, found.n_cells, among=accuracy)
+        if detection is not None:
+            there |= _detections(found.detection, columns, direction, found.n_cells, among=detection)
+        if there:
+            run.report.baselines[name]["model_metrics"] = there
+    covered = found.coverage[columns]
+    covered = covered[np.isfinite(covered)]
+    asked = found.intervals.coverage
+    run.report.metrics[f"interval_coverage[{direction}]"] = {
+        "value": float(np.mean(covered)) if len(covered) else None,
+        "better": None,
+        "range": [0.0, 1.0],
+        "n": found.n_cells,
+        "title": f"Coverage of {asked:.0%} intervals",
+        "definition": "Share of measured values inside split-conformal intervals fitted on the other nine "
+        "tenths of these cells, mean over features.",
+        "sentence": f"Should be about {asked:g}; above it the intervals are wider than needed, as where most "
+        "values are zero.",
+    }
+    present = found.coverage_present[columns]
+    if np.isfinite(present).any() and work.asked.scale != "scaled":
+        run.report.metrics[f"interval_coverage_nonzero[{direction}]"] = {
+            "value": float(np.nanmean(present)),
+            "better": None,
+            "range": [0.0, 1.0],
+            "n": found.n_cells,
+            "title": f"Coverage of {asked:.0%} intervals among values that are not zero",
+            "definition": "As the coverage of intervals, over the measured values that are not zero.",
+            "sentence": "Where most values are zero, intervals may hold all zeros and fewer of the others.",
+        }
+    for name, entries in work.by_label.figures(direction).items() if work.by_label is not None else ():
+        (run.report.metrics if name == "model" else run.report.baselines[name]["metrics"]).update(entries)
+    for key, entry in run.report.metrics.items():
+        if entry["value"] is not None:
+            beside = "".join(
+                f"; {b['title']} {b['metrics'][key]['value']:.3f}{_there(b, key)}"
+                for b in run.report.baselines.values()
+                if b["metrics"].get(key, {}).get("value") is not None
+            )
+            run.say(f"  {key} {entry['value']:.3f}{beside}")
+    r2 = found.accuracy.r2[columns]
+    known = np.isfinite(r2)
+    worse = int((r2[known] <= 0).sum())
+    if worse:
+        examples = [work.names[j] for j in columns[known][np.argsort(r2[known])][: min(3, worse)]]
+        run.warn(
+            f"{worse:,} of {int(known.sum()):,} features are predicted no better than by their mean "
+            f"(worst: {', '.join(examples)}): var['better_than_mean'] says which"
+        )
+
+
+def _there(baseline: BaselineRecord, key: str) -> str:
+    """Say what the model reaches over the features of a baseline that has fewer."""
+    entry = baseline.get("model_metrics", {}).get(key)
+    value = None if entry is None else entry["value"]
+    return "" if value is None else f" (the model over the same features {value:.3f})"
+
+
+def _values(accuracy: Any, among: Any | None, name: str, columns: IntArray) -> DoubleArray | None:
+    """Figures of the features that have one; `among`: that a method has too, None if it has as many."""
+    values: DoubleArray = getattr(accuracy, name)[columns]
+    known = np.isfinite(values)
+    if among is None:
+        return values[known]
+    both = known & np.isfinite(getattr(among, name)[columns])
+    return values[both] if both.any() and not np.array_equal(both, known) else None
+
+
+def _statistics(
+    accuracy: figures.FeatureAccuracy,
+    columns: IntArray,
+    direction: str,
+    n: int,
+    *,
+    among: figures.FeatureAccuracy | None = None,
+) -> dict[str, Any]:
+    """Return the report's entries; `among` leaves the features that another method has, if they are fewer."""
+    entries: dict[str, Any] = {}
+    for name, (title, better, sentence) in _STATISTICS.items():
+        values = _values(accuracy, among, name, columns)
+        if values is None:
+            continue
+        for which, value in (("median", np.median), ("worst", np.max if better == "lower" else np.min)):
+            entries[f"imputation_{name}_{which}[{direction}]"] = {
+                "value": float(value(values)) if len(values) else None,
+                "better": better,
+                "range": [0.0, None] if better == "lower" else [None if name == "r2" else -1.0, 1.0],
+                "n": n,
+                "title": f"{title} of imputed values, {which} feature",
+                "definition": f"{title} of each feature over {n:,} cells whose measured values were hidden; "
+                f"{which} over {len(values):,} features that vary"
+                + (", those that the baseline has." if among is not None else "."),
+                "sentence": f"Of the {which} feature {sentence}.",
+            }
+    return entries
+
+
+_DETECTIONS = {
+    "auprc": (
+        "AUPRC",
+        "Average precision of telling cells that have a feature from those that lack it; median",
+        "the share of cells that have it is what guessing gives, 1 is perfect",
+    ),
+    "balanced_accuracy": (
+        "Balanced accuracy",
+        "Mean of sensitivity and specificity where as many cells are called as have the feature, median over "
+        "features",
+        "0.5 is guessing, 1 is perfect",
+    ),
+    "true_positive_rate": (
+        "True positive rate",
+        "Share of the cells that have a feature which are called (recall) where as many cells are called as "
+        "have it, median over features",
+        "the share of cells that have it is what guessing gives, 1 is perfect",
+    ),
+}
+
+
+def _detections(
+    detection: figures.Detection | None,
+    columns: IntArray,
+    direction: str,
+    n: int,
+    *,
+    among: figures.Detection | None = None,
+) -> dict[str, Any]:
+    """Return the report's entries, as `_statistics` does."""
+    entries: dict[str, Any] = {}
+    for name, (title, definition, sentence) in _DETECTIONS.items() if detection is not None else ():
+        values = _values(detection, among, name, columns)
+        if values is None:
+            continue
+        entries[f"imputation_{name}_median[{direction}]"] = {
+            "value": float(np.median(values)) if len(values) else None,
+            "better": "higher",
+            "range": [0.0, 1.0],
+            "n": n,
+            "title": f"{title} of imputed values, median feature",
+            "definition": f"{definition}; over {len(values):,} features that some cells have and some lack.",
+            "sentence": f"Whether a peak is open in a cell: {sentence}.",
+        }
+    return entries
+
+
+def tabulate(work: Imputation) -> None:
+    """Put the accuracy of every feature into the report, the worst first."""
+    if work.evaluation is None:
+        return
+    accuracy, columns = work.evaluation.accuracy, work.columns
+    beside = work.evaluation.baselines.get("linked_feature")
+    order = np.argsort(np.nan_to_num(accuracy.pearson[columns], nan=-2), kind="stable")[:WORST]
+    chosen = columns[order]
+    table: dict[str, Any] = {
+        "feature": [work.names[j] for j in chosen],
+        "Pearson": accuracy.pearson[chosen],
+        "Spearman": accuracy.spearman[chosen],
+        "R²": accuracy.r2[chosen],
+        "RMSE": accuracy.rmse[chosen],
+        "coverage": work.evaluation.coverage[chosen],
+    }
+    if beside is not None:
+        table["Pearson of the linked feature"] = beside.pearson[chosen]
+    shown = f"the {len(order):,} worst of {len(columns):,}" if len(order) < len(columns) else "all"
+    work.run.report.tables["features"] = {
+        "title": f"Accuracy of every imputed feature ({shown}), worst first",
+        "sentence": "Features near the top should not be trusted; the whole table is in var of the output.",
+        "columns": list(table),
+        "rows": as_rows(table),
+    }

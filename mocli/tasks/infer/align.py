@@ -1,0 +1,157 @@
+"""New cells through a saved model: features aligned by name, transformed as in training, encoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from mocli.data.files.kinds import naming_hint
+from mocli.data.files.values import choose_layer
+from mocli.errors import InputError, UsageError, did_you_mean
+from mocli.models.base import Encodes
+from mocli.types import ModalityKind, ValueKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import torch
+
+    from mocli.data.files.modality import ModalityFile
+    from mocli.tasks.trained.saved import SavedModel
+    from mocli.types import CSR, FloatArray, IntArray
+
+LEAST_OVERLAP = 0.5
+"""Share of the model's features that new cells must have been measured for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """A file's features in the order of a saved model's.
+
+    Attributes
+    ----------
+    selection
+        `(n_vars of the file, n_vars of the model)`, a 1 where a feature goes.
+    absent
+        Features of the model that the file lacks.
+    """
+
+    file: ModalityFile
+    layer: str
+    selection: CSR
+    absent: IntArray
+
+    @property
+    def n_vars(self) -> int:
+        """Number of features of the model."""
+        return int(self.selection.shape[1])
+
+    def read(self, rows: slice | IntArray | None = None) -> CSR:
+        """Raw values `(n, n_vars)` in the model's order; absent features are 0."""
+        x = sparse.csr_matrix(self.file.read(self.layer, rows=rows) @ self.selection)
+        x.sort_indices()
+        return x
+
+
+def find_modality(files: Sequence[ModalityFile], name: str, saved: SavedModel) -> ModalityFile | None:
+    """Return the file of a model's modality: of the same name, else the only one of its kind."""
+    named = [f for f in files if f.name == name]
+    if named:
+        return named[0]
+    kind = ModalityKind(saved.modalities[name]["kind"])
+    others = [f for f in files if f.kind is kind and f.name not in saved.modalities]
+    return others[0] if len(others) == 1 and kind is not ModalityKind.OTHER else None
+
+
+def check_modality(saved: SavedModel, name: str, option: str) -> str:
+    """Return the name if the model has such a modality; else an error that lists those it has."""
+    if name not in saved.modalities:
+        raise UsageError(
+            f"the model has no modality '{name}'",
+            field=option,
+            found=name,
+            expected=", ".join(saved.modalities),
+            hint=did_you_mean(name, saved.modalities, "modalities of the model"),
+        )
+    return name
+
+
+def align(
+    saved: SavedModel,
+    name: str,
+    file: ModalityFile,
+    *,
+    layers: Mapping[str, str],
+    warn: Callable[[str], None],
+) -> Aligned:
+    """Match a file's features with those of a saved model by name.
+
+    Raises
+    ------
+    InputError
+        More than half of the model's features are absent, or no layer holds
+        values like those of training.
+    """
+    entry = saved.modalities[name]
+    wanted = pd.Index(entry["var_names"])
+    own = pd.Index(file.var.index.astype(str))
+    first = ~own.duplicated()
+    places = pd.Series(np.arange(len(own))[first], index=own[first])
+    found = places.reindex(wanted)
+    present = found.notna().to_numpy()
+    if present.mean() < LEAST_OVERLAP:
+        raise InputError(
+            f"{file.name} has {int(present.sum()):,} of the {len(wanted):,} features of the model's '{name}'",
+            file=file.where,
+            field="var_names",
+            found=", ".join(own[:5]),
+            expected=", ".join(wanted[:5]),
+            hint=naming_hint(own, wanted, "the model")
+            or "the cells must be measured for the same features, under the same names",
+        )
+    if not present.all():
+        n = int((~present).sum())
+        warn(
+            f"{file.name}: {n:,} of the model's {len(wanted):,} features are absent and count as the "
+            f"training cells' mean (e.g. {', '.join(wanted[~present][:3])})"
+        )
+    rows = found[present].to_numpy(dtype=np.int64)
+    columns = np.flatnonzero(present)
+    selection = sparse.csr_matrix(
+        (np.ones(len(rows), np.float32), (rows, columns)), shape=(len(own), len(wanted))
+    )
+    counts = ValueKind(entry["values"]) is ValueKind.COUNTS
+    layer = choose_layer(file, layers.get(file.name), wants_counts=counts, allow_negative=True)
+    return Aligned(file, layer.layer, selection, np.flatnonzero(~present))
+
+
+def project(saved: SavedModel, name: str, aligned: Aligned, device: torch.device | str) -> FloatArray:
+    """Return the latent of every cell of a file, `(n_obs, n_latent)`."""
+    return place(saved, name, aligned.read(), aligned.absent, device)
+
+
+def place(
+    saved: SavedModel, name: str, x: CSR, absent: IntArray | None, device: torch.device | str
+) -> FloatArray:
+    """Return the latent `(n, n_latent)` of raw values `(n, n_vars)` in the model's order of features.
+
+    A training cell is placed where it was in training, up to rounding.
+    """
+    # imported here: a refusal must not pay for torch
+    import torch
+
+    from mocli.train.predict import encode_rows
+
+    model = saved.model
+    if not isinstance(model, Encodes):
+        raise TypeError(f"{type(model).__name__} cannot encode")
+    model.module.to(device)
+    features = saved.recipes[name].apply(x, absent)
+    if name in saved.references:
+        features = saved.references[name].average(features)
+    latent: FloatArray = encode_rows(model, name, features, torch.device(device))
+    return latent

@@ -1,0 +1,280 @@
+"""From which modality to which: as asked, or the only way there is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mocli.data.features.index import Features, features_of
+from mocli.data.files.io import sha256
+from mocli.errors import InputError, UsageError, did_you_mean
+from mocli.models.registry import available, traits_of
+from mocli.tasks.infer.align import align, check_modality, find_modality
+from mocli.tasks.prepare.plan import known_pairs
+from mocli.types import ModalityKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from mocli.data.files.modality import ModalityFile
+    from mocli.tasks.impute.impute import ImputeOptions
+    from mocli.tasks.prepare.pairing import Relation
+    from mocli.tasks.trained.saved import SavedModel
+    from mocli.types import BoolArray, IntArray, Task
+
+
+MIN_TRAINED = 2
+"""Modalities without which nothing can be trained."""
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """From where to where, settled before anything is trained.
+
+    Attributes
+    ----------
+    target_file
+        None where a model knows the modality and no input holds it.
+    saved
+        The model given, None where one is to be trained.
+    """
+
+    source: str
+    target: str
+    source_file: ModalityFile
+    target_file: ModalityFile | None
+    saved: SavedModel | None
+
+    @property
+    def target_names(self) -> list[str]:
+        """All features of the target by name, in the order the model has, or will have."""
+        if self.saved is not None:
+            return list(self.saved.modalities[self.target]["var_names"])
+        assert self.target_file is not None
+        return list(map(str, self.target_file.var.index))
+
+    def features(self, var_key: str | None) -> tuple[Features, Features]:
+        """Return the features of target and source in the order the model has, or will have."""
+        given = [f for f in (self.target_file, self.source_file) if f is not None]
+        if self.saved is not None:
+            order = {f: self.saved.modalities[n]["var_names"] for n, f in self._files()}
+            given = [
+                replace(f, var=f.var[~f.var.index.duplicated()].reindex([str(n) for n in order[f]]))
+                for f in given
+            ]
+        found = features_of(given, var_key=var_key)
+        if self.target_file is None:
+            assert self.saved is not None
+            entry = self.saved.modalities[self.target]
+            return Features(self.target, ModalityKind(entry["kind"]), tuple(entry["var_names"])), found[0]
+        return found[0], found[1]
+
+    def _files(self) -> list[tuple[str, ModalityFile]]:
+        both = ((self.target, self.target_file), (self.source, self.source_file))
+        return [(name, f) for name, f in both if f is not None]
+
+
+def genes_from_peaks(asked: ImputeOptions, kinds: Mapping[str, ModalityKind]) -> ImputeOptions:
+    """Fill in what was not asked, as `likely_direction` does."""
+    source, target = likely_direction(asked.source, asked.target, kinds)
+    return replace(asked, source=source, target=target)
+
+
+def likely_direction(
+    source: str | None, target: str | None, kinds: Mapping[str, ModalityKind]
+) -> tuple[str | None, str | None]:
+    """Fill in what is None: expression from accessibility, else proteins from expression."""
+
+    def only(other: str | None, *wanted: ModalityKind) -> str | None:
+        names = [name for name, kind in kinds.items() if kind in wanted and name != other]
+        return names[0] if len(names) == 1 else None
+
+    if source is None:
+        source = only(target, ModalityKind.ATAC) or only(target, ModalityKind.RNA)
+    if target is None:
+        target = only(source, ModalityKind.RNA) or only(source, ModalityKind.PROT, ModalityKind.CYTO)
+    return source, target
+
+
+def check_peaks(
+    asked: ImputeOptions, kinds: Mapping[str, ModalityKind], files: Sequence[ModalityFile]
+) -> None:
+    """Raise `UsageError` where peaks are given to a model that was trained without any."""
+    given = [f.name for f in files if f.kind is ModalityKind.ATAC]
+    if asked.source is None and given and ModalityKind.ATAC not in kinds.values():
+        raise UsageError(
+            f"the model was trained without peaks, '{given[0]}' holds some",
+            field="--from-model",
+            found=", ".join(kinds),
+            hint="name a model of expression and accessibility, or say --from and --to",
+        )
+
+
+def direction_of_inputs(asked: ImputeOptions, names: Sequence[str]) -> tuple[str, str]:
+    """Return source and target among the inputs.
+
+    Raises
+    ------
+    UsageError
+        A name that no input has, a choice that is left open, a single input.
+    """
+    if len(names) < MIN_TRAINED and not asked.denoises:
+        raise UsageError(
+            "values are imputed by a trained model, or by one trained now on two modalities",
+            field="--from-model",
+            found=f"no model, and only {', '.join(names)}",
+            hint="add --from-model DIR, or the other modality and --links",
+        )
+    for given, option in ((asked.source, "--from"), (asked.target, "--to")):
+        if given is not None and given not in names:
+            raise UsageError(
+                f"'{given}' is not among the inputs",
+                field=option,
+                found=", ".join(names),
+                hint=did_you_mean(given, names, "modalities"),
+            )
+    return _chosen(asked, names)
+
+
+def direction_of_model(
+    asked: ImputeOptions, saved: SavedModel, files: Sequence[ModalityFile]
+) -> tuple[str, str]:
+    """Return source and target among the modalities of a model.
+
+    Raises
+    ------
+    UsageError
+        A name that the model does not have, or a choice that is left open.
+    """
+    names = list(saved.modalities)
+    if asked.source is not None:
+        check_modality(saved, asked.source, "--from")
+    if asked.target is not None:
+        check_modality(saved, asked.target, "--to")
+    given = [name for name in names if find_modality(files, name, saved) is not None]
+    source = asked.source
+    if source is None:
+        others = [name for name in given if name != asked.target]
+        source = others[0] if len(others) == 1 else None
+    return _chosen(replace(asked, source=source), names)
+
+
+def _chosen(asked: ImputeOptions, names: Sequence[str]) -> tuple[str, str]:
+    source, target = asked.source, asked.target
+    if source is None and target is not None and len(names) == 2:
+        source = next((n for n in names if n != target), None)
+    if target is None and source is not None and len(names) == 2:
+        target = next((n for n in names if n != source), None)
+    if source is None or target is None or (source == target and asked.relations):
+        alone = "" if asked.relations else f"; --from {names[0]} --to {names[0]} denoises"
+        raise UsageError(
+            "say which modality is imputed from which",
+            field="--from, --to",
+            found=f"--from {source or 'nothing'} --to {target or 'nothing'}",
+            expected=f"two of {', '.join(names)}",
+            hint=f"for example --from {names[0]} --to {names[-1]}{alone}",
+        )
+    return source, target
+
+
+def columns_of(features: Sequence[str], names: Sequence[str], target: str) -> IntArray:
+    """Return which of the names are asked for, in the order asked; all where none is.
+
+    Raises
+    ------
+    InputError
+        A feature that the target does not have.
+    """
+    where = {name: i for i, name in enumerate(names)}
+    unknown = [name for name in features if name not in where]
+    if unknown:
+        raise InputError(
+            f"{len(unknown):,} of the features asked for are not among those of '{target}'",
+            field="--features",
+            found=", ".join(unknown[:5]),
+            hint=_like(unknown[0], names),
+        )
+    chosen = [where[name] for name in dict.fromkeys(features)] if features else range(len(names))
+    return np.array(chosen, dtype=np.int64)
+
+
+def _like(name: str, names: Sequence[str]) -> str:
+    holding = [n for n in names if name.casefold() in n.casefold()][:3]
+    if holding:
+        return "did you mean " + " or ".join(repr(n) for n in holding) + "?"
+    return did_you_mean(name, names, "features")
+
+
+def shared_cells(
+    files: Sequence[ModalityFile],
+    relation: Relation | None,
+    pair_key: str | None,
+    source: ModalityFile,
+    target: ModalityFile | None,
+) -> IntArray:
+    """Return rows of the same cell in source and target, `(n, 2)`."""
+    none = np.zeros((0, 2), dtype=np.int64)
+    if relation is None or target is None or source is target:
+        return none
+    pairs = known_pairs(files, relation, pair_key)
+    if (source.name, target.name) in pairs:
+        return pairs[source.name, target.name]
+    if (target.name, source.name) in pairs:
+        return pairs[target.name, source.name][:, ::-1]
+    return none
+
+
+def rows_lacking(
+    source: str, target: str, n: int, pairs: IntArray, checked: IntArray, asked: ImputeOptions
+) -> BoolArray:
+    """Return which of n cells lack the target, those hidden for a comparison among them.
+
+    Raises
+    ------
+    UsageError
+        None does, and only such cells are asked for.
+    """
+    lacks = np.ones(n, dtype=bool)
+    lacks[pairs[:, 0]] = False
+    if asked.evaluate:
+        lacks[pairs[checked, 0]] = True
+    if asked.cells == "missing" and not lacks.any():
+        raise UsageError(
+            f"every cell of {source} has {target} measured, so nothing is missing",
+            field="--cells",
+            hint="impute them all the same with --cells all, or hide and compare some with --evaluate",
+        )
+    return lacks
+
+
+def check_task(model: str, task: Task) -> None:
+    """Raise `UsageError` where a saved model cannot do a task; the message names those that can."""
+    if task not in traits_of(model).tasks:
+        able = [name for name, traits in available().items() if task in traits.tasks]
+        raise UsageError(
+            f"{model} cannot {task}", field="--from-model", hint="these models can: " + ", ".join(able)
+        )
+
+
+def comparable_target(
+    saved: SavedModel,
+    target: str,
+    file: ModalityFile,
+    layers: Mapping[str, str],
+    warn: Callable[[str], None],
+) -> ModalityFile | None:
+    """Return the target's file if its features are the model's, else None with a word."""
+    try:
+        align(saved, target, file, layers=layers, warn=lambda _: None)
+    except InputError as error:
+        warn(f"{error.message}: its values are left aside, and every cell counts as without them")
+        return None
+    return file
+
+
+def seen_in_training(saved: SavedModel, files: Sequence[ModalityFile]) -> bool:
+    """Whether a model was trained on one of these very files."""
+    known = set(saved.description.get("trained_on", []))
+    return bool(known) and any(sha256(path) in known for path in {p for f in files for p in f.paths})

@@ -1,0 +1,133 @@
+"""By which route a latent becomes values: the model's own decoder, or a readout fitted to it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from mocli.errors import UsageError
+from mocli.models.base import Encodes, EncodesJointly, Extends
+from mocli.tasks.impute.options import Route
+from mocli.tasks.infer.batch import OPTION, decode_batch
+from mocli.tasks.infer.decoder import Decoder, cannot_decode
+from mocli.tasks.infer.place import infer_places
+from mocli.train.predict import encode_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+
+    from mocli.tasks.impute.impute import ImputeOptions
+    from mocli.tasks.trained.readout import FeatureReadout
+    from mocli.tasks.trained.saved import SavedModel
+    from mocli.tasks.trained.train import Trained
+    from mocli.types import FloatArray, IntArray
+
+FEWEST_PAIRS = 50
+"""Cells measured in both, below which no readout is fitted to places by the source alone."""
+
+
+class Predictor(Protocol):
+    """Expected values of a target from a latent."""
+
+    @property
+    def name(self) -> str:
+        """What its calibration is kept under."""
+        ...
+
+    def predict(self, z: FloatArray, scale: str, columns: IntArray) -> FloatArray:
+        """Return values `(n, n_columns)` of cells `(n, n_latent)`."""
+        ...
+
+
+def choose_predictor(
+    saved: SavedModel,
+    asked: ImputeOptions,
+    source: str,
+    target: str,
+    *,
+    device: torch.device,
+    warn: Callable[[str], None],
+) -> tuple[Predictor, str]:
+    """Return how values are made, and why so.
+
+    Left to mocli, that is a readout fitted to cells placed by the source alone, else the decoder,
+    else the readout there is. On real cells the first was better than the decoder, and the decoder
+    better than a readout fitted to cells placed by all that was measured of them.
+
+    Raises
+    ------
+    UsageError
+        The decoder, or a batch to decode as, is asked for and there is none.
+    """
+    readout, problem = saved.readouts[target], cannot_decode(saved, target)
+    route = Route(asked.route)
+    if problem is not None and (route is Route.DECODER or asked.decode_batch is not None):
+        raise UsageError(
+            f"{target} cannot be decoded: {problem}",
+            field="--route" if route is Route.DECODER else OPTION,
+            expected="auto or readout" if route is Route.DECODER else None,
+            hint="--route readout gives log, scaled"
+            + (" and counts" if "counts" in readout.by_scale else "")
+            + " values",
+        )
+    joint = isinstance(saved.model, EncodesJointly)
+    fits = not joint or readout.source == source
+    if route is Route.AUTO:
+        if asked.decode_batch is not None:
+            route, why = Route.DECODER, f"{OPTION} needs the decoder"
+        elif problem is not None:
+            route, why = Route.READOUT, problem
+        elif source == target:
+            route, why = Route.DECODER, f"{target} is what it was trained to give back"
+        elif fits:
+            route, why = Route.READOUT, f"fitted to cells placed by {source} alone"
+        else:
+            route, why = Route.DECODER, f"the model holds no readout fitted to cells placed by {source} alone"
+    else:
+        why = "as asked"
+    if route is Route.READOUT:
+        if not fits:
+            by = f"by {readout.source} alone" if readout.source else "by all that was measured of them"
+            ways = [] if source == target else [f"train with `mocli impute --from {source} --to {target}`"]
+            ways += [] if problem else ["use --route decoder"]
+            warn(
+                f"the readout of {target} was fitted to cells placed {by}, so that it is less sure of cells "
+                f"placed by {source} alone" + (": " + ", or ".join(ways) if ways else "")
+            )
+        return readout, why
+    return Decoder.of(saved, target, decode_batch(saved, target, asked.decode_batch, warn), device), why
+
+
+def of_cells(predictor: Predictor, own: IntArray | None) -> Predictor:
+    """Return a predictor for cells of these batches `(n,)`, which only a decoder may care for."""
+    return predictor.of_cells(own) if isinstance(predictor, Decoder) else predictor
+
+
+def readout_from(
+    trained: Trained, readout: FeatureReadout, source: str, target: str, *, device: torch.device, seed: int
+) -> FeatureReadout | None:
+    """Fit a readout of the target again, to training cells placed by the source alone, as new cells will be.
+
+    None where a place is of one modality anyway, or too few cells were measured in both.
+    """
+    model, made = trained.model, trained.made
+    if not isinstance(model, EncodesJointly) or not isinstance(model, Encodes | Extends):
+        return None
+    pairs = made.pairs.get((source, target))
+    if pairs is None and (target, source) in made.pairs:
+        pairs = made.pairs[target, source][:, ::-1]
+    if pairs is None or len(pairs) < FEWEST_PAIRS:
+        return None
+    bundle = trained.prepared.bundle
+    if isinstance(model, Encodes):
+        z = encode_rows(model, source, bundle.modalities[source].features, device)
+    else:
+        z = infer_places(model, bundle.seen_by(source)[0], device=device, seed=seed).z
+    choice = next(c for c in made.choices if c.file.name == target)
+    # in file order, so that blocks are read in one sweep
+    pairs = pairs[np.argsort(pairs[:, 1], kind="stable")]
+    cells = choice.file.take(pairs[:, 1])
+    return readout.refitted(cells, choice.layer.layer, z[pairs[:, 0]], source=source, seed=seed)

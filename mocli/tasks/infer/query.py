@@ -1,0 +1,269 @@
+"""Cells of a query as a saved model wants them: its modalities, its features, its covariates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from mocli.data.bundle import Codes, FeatureMatrix, Modality, MultiOmics
+from mocli.data.files.columns import find_column
+from mocli.errors import InputError, UsageError
+from mocli.tasks.infer.align import Aligned, align, find_modality
+from mocli.tasks.prepare.columns import codes_of_cells, numbers_of_cells
+from mocli.tasks.prepare.pairing import Relation, index_map, relate
+from mocli.types import ModalityKind, Pairing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from mocli.data.files.modality import ModalityFile
+    from mocli.tasks.integrate.labels import TransferOptions
+    from mocli.tasks.run.options import DataOptions
+    from mocli.tasks.trained.saved import SavedModel
+    from mocli.types import IntArray
+
+    Say = Callable[[str], None]
+
+NEW_BATCH = "query"
+"""Name of the batch of cells that come without one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """A query, matched with a model but not yet read.
+
+    Attributes
+    ----------
+    aligned
+        By the model's name of each modality that was measured.
+    columns
+        Categorical covariates of all cells by key; the levels begin with the model's.
+    continuous
+        Covariates that are numbers, found for every cell.
+    new
+        Levels that the model does not know, by key.
+    """
+
+    saved: SavedModel
+    aligned: Mapping[str, Aligned]
+    relation: Relation
+    rows: IntArray
+    obs_names: tuple[str, ...]
+    columns: tuple[Codes, ...]
+    continuous: tuple[str, ...]
+    new: Mapping[str, tuple[str, ...]]
+    data: DataOptions
+
+    @property
+    def files(self) -> list[ModalityFile]:
+        """What was measured, in the model's order."""
+        return [a.file for a in self.aligned.values()]
+
+    def load(self) -> MultiOmics:
+        """Read and transform the matrices; a modality that was not measured has no rows."""
+        files, by_name = self.files, self.relation.names_mean_cells
+        rows = np.full((len(self.rows), len(self.saved.modalities)), -1, np.int64)
+        at = [list(self.saved.modalities).index(name) for name in self.aligned]
+        rows[:, at] = self.rows
+        label = None
+        if self.data.label_key is not None:
+            found = find_column(files, self.data.label_key, option="--label-key")
+            label = codes_of_cells("label", found, files, self.rows, by_name=by_name)
+        continuous = {key: find_column(files, key, option="--continuous") for key in self.continuous}
+        batch = [c for c in self.columns if c.key == "batch"]
+        return MultiOmics(
+            modalities={name: self._modality(name) for name in self.saved.modalities},
+            rows=rows,
+            obs_names=self.obs_names,
+            pairing=self.relation.pairing,
+            batch=batch[0] if batch else None,
+            label=label,
+            covariates=tuple(c for c in self.columns if c.key != "batch"),
+            continuous=numbers_of_cells(continuous, files, self.rows),
+        )
+
+    def _modality(self, name: str) -> Modality:
+        entry, recipe = self.saved.modalities[name], self.saved.recipes[name]
+        aligned = self.aligned.get(name)
+        if aligned is None:
+            p = len(recipe.names)
+            none = (
+                np.zeros((0, p), np.float32) if recipe.dense else sparse.csr_matrix((0, p), dtype=np.float32)
+            )
+            features, library = FeatureMatrix(none, recipe.names), np.zeros(0, np.float32)
+            names: tuple[str, ...] = ()
+        else:
+            x = aligned.read()
+            features = recipe.apply(x, aligned.absent)
+            names = tuple(map(str, aligned.file.obs.index))
+            library = np.asarray(x.sum(axis=1), np.float32).ravel()
+            if name in self.saved.references:
+                features = self.saved.references[name].average(features)
+        return Modality(
+            name=name,
+            kind=ModalityKind(entry["kind"]),
+            features=features,
+            obs_names=names,
+            library=library,
+            likelihood=entry.get("likelihood"),
+        )
+
+
+def match_query(
+    saved: SavedModel, files: Sequence[ModalityFile], data: DataOptions, *, say: Say, warn: Say
+) -> Query:
+    """Find a model's modalities, features and covariates among the files.
+
+    Raises
+    ------
+    InputError
+        No file, or not every file, is a modality of the model; features or columns do not fit.
+    """
+    aligned = {}
+    for name in saved.modalities:
+        file = find_modality(files, name, saved)
+        if file is not None:
+            aligned[name] = align(saved, name, file, layers=data.layer, warn=warn)
+    left = [f for f in files if all(a.file is not f for a in aligned.values())]
+    if left:
+        raise InputError(
+            f"the model has no modality for {' and '.join(repr(f.name) for f in left)}",
+            file=left[0].where,
+            found=", ".join(f"{f.name} ({f.kind})" for f in files),
+            expected=", ".join(f"{name} ({m['kind']})" for name, m in saved.modalities.items()),
+            hint=f"name a modality as the model does: {next(iter(saved.modalities))}=FILE, or leave it out",
+        )
+    own = [a.file for a in aligned.values()]
+    for note in (note for f in own for note in f.notes):
+        say(note)
+    relation = relate([f.obs.index for f in own], data.pairing) if len(own) > 1 else _alone()
+    for name, a in aligned.items():
+        n = a.n_vars - len(a.absent)
+        say(
+            f"{a.file.name}: {a.file.n_obs:,} cells from {a.file.where}; {n:,} of the {a.n_vars:,} features "
+            f"of the model's '{name}' measured ({n / a.n_vars:.1%}), {a.file.n_vars - n:,} others unused"
+        )
+    if len(own) > 1:
+        say(f"cells are {relation.pairing} ({relation.reason})")
+    missing = [name for name in saved.modalities if name not in aligned]
+    if missing:
+        say(f"not measured: {', '.join(missing)}")
+    rows, obs_names = index_map(own, relation.pairing)
+    columns, new = [], {}
+    for entry in saved.description.get("covariates", []):
+        codes = _codes(entry, own, rows, data, by_name=relation.names_mean_cells, say=say, warn=warn)
+        columns.append(codes)
+        added = codes.levels[len(entry["levels"]) :]
+        if added:
+            new[codes.key] = added
+    continuous = tuple(saved.description.get("continuous", []))
+    return Query(saved, aligned, relation, rows, obs_names, tuple(columns), continuous, new, data)
+
+
+def query_of_one(
+    saved: SavedModel, name: str, aligned: Aligned, data: DataOptions, *, say: Say, warn: Say
+) -> Query:
+    """Take the cells of one modality for a query; covariates that its file lacks are unknown of all cells.
+
+    Columns are those that the model was trained with.
+    """
+    file, relation = aligned.file, _alone()
+    data = replace(data, batch_key=None, label_key=None)
+    # every row is a cell, also where names repeat
+    rows, obs_names = np.arange(file.n_obs)[:, None], tuple(map(str, file.obs.index))
+    columns, new = [], {}
+    for entry in saved.description.get("covariates", []):
+        key, column, known = entry["key"], entry["column"], tuple(entry["levels"])
+        if _held([file], column):
+            codes = _codes(entry, [file], rows, data, by_name=False, say=say, warn=warn)
+        else:
+            warn(f"obs of {file.name} has no '{column}', a covariate of the model: unknown of every cell")
+            codes = Codes(key, np.full(len(rows), -1, np.int64), known)
+        columns.append(codes)
+        if codes.levels[len(known) :]:
+            new[key] = codes.levels[len(known) :]
+    continuous = tuple(saved.description.get("continuous", []))
+    lacking = [key for key in continuous if not _held([file], key)]
+    if lacking:
+        # a model takes all of them or none
+        warn(f"obs of {file.name} has no '{lacking[0]}': {', '.join(continuous)} stand at their mean")
+        continuous = ()
+    return Query(saved, {name: aligned}, relation, rows, obs_names, tuple(columns), continuous, new, data)
+
+
+def check_labels(saved: SavedModel, asked: TransferOptions) -> None:
+    """Make sure that the model knows the labels to transfer.
+
+    Raises
+    ------
+    UsageError
+        It was trained without them.
+    """
+    known = list(saved.atlas.labels) if saved.atlas else []
+    for column in asked.columns:
+        if column not in known:
+            raise UsageError(
+                f"the reference keeps no labels '{column}'",
+                field="--transfer-labels",
+                found=", ".join(known) or "no labels",
+                hint=f"choose one of those it keeps, or train it again with --label-key {column}",
+            )
+
+
+def _alone() -> Relation:
+    return Relation(Pairing.PAIRED, "one modality", names_mean_cells=True)
+
+
+def _held(files: Sequence[ModalityFile], column: str) -> bool:
+    """Whether any file has a column, also as `modality:column`."""
+    owner, _, rest = column.partition(":")
+    return any(column in f.obs or (f.name == owner and rest in f.obs) for f in files)
+
+
+def _codes(
+    entry: Mapping[str, Any],
+    files: Sequence[ModalityFile],
+    rows: IntArray,
+    data: DataOptions,
+    *,
+    by_name: bool,
+    say: Say,
+    warn: Say,
+) -> Codes:
+    """Return a covariate's codes, the model's levels first; what is not known of a cell is -1."""
+    key, known = entry["key"], tuple(entry["levels"])
+    is_batch = key == "batch"
+    column = data.batch_key if is_batch and data.batch_key else entry["column"]
+    named = is_batch and data.batch_key is not None
+    if not named and not _held(files, column):
+        if not is_batch:
+            warn(f"obs has no '{column}', a covariate of the model: its mean stands for every cell")
+            return Codes(key, np.full(len(rows), -1, np.int64), known)
+        name = NEW_BATCH
+        while name in known:
+            name += "_2"
+        warn(
+            f"obs has no '{column}', the model's batch: all cells are taken for one new batch, '{name}'; "
+            "--batch-key names another column"
+        )
+        return Codes(key, np.full(len(rows), len(known), np.int64), (*known, name))
+    option = "--batch-key" if is_batch else "--covariate"
+    found = codes_of_cells(key, find_column(files, column, option=option), files, rows, by_name=by_name)
+    assert found is not None
+    added = tuple(level for level in found.levels if level not in known)
+    levels = (*known, *added)
+    where = np.array([levels.index(level) for level in found.levels] + [-1], np.int64)  # -1 stays -1
+    codes = Codes(key, where[found.codes], levels)
+    if added:
+        shown = ", ".join(added[:5]) + (", ..." if len(added) > 5 else "")
+        told = (
+            f"obs['{column}']: {len(added):,} of {len(found.levels):,} levels are new to the model ({shown})"
+        )
+        if is_batch:
+            say(told)
+        else:
+            warn(f"{told}, which knows {', '.join(known[:8])}: if one is a known level misspelt, rename it")
+    return codes

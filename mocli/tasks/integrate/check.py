@@ -1,0 +1,230 @@
+"""How far to trust carried labels: the vote made for cells whose label is known, and compared."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mocli.metrics.embedding import MAX_CELLS
+from mocli.metrics.labels import calibration_error, vote
+from mocli.tasks.integrate.labels import UNKNOWN, carry, electorate, own_codes, placed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from mocli.data.bundle import MultiOmics
+    from mocli.metrics.labels import Votes
+    from mocli.tasks.integrate.labels import Carried, Labels, TransferOptions
+    from mocli.tasks.prepare.plan import Plan, Prepared
+    from mocli.tasks.run.run import Run
+    from mocli.types import FloatArray, IntArray, Json
+
+    Pairs = Mapping[tuple[str, str], IntArray]
+
+N_FOLDS = 5
+"""Groups in which cells with a true partner vote, their partners out; each costs one search."""
+
+_HOW = (
+    "Cells of known label are labelled once more by the vote of their 15 nearest labelled cells of the "
+    "other modalities (Euclidean, joint latent, weight exp(-d^2 / 2h^2), h the distance of the 15th), never "
+    "of their own modality nor by their true partner, where one is known (cells with a partner are asked "
+    f"in {N_FOLDS} random groups, the partners of the whole group left out). "
+    f"At most {MAX_CELLS:,} cells, drawn at random. "
+)
+_METRICS: dict[str, tuple[str, str, str, str]] = {
+    "carried_label_accuracy": (
+        "Carried labels: accuracy",
+        "higher",
+        "Share of cells for which the other modalities vote for the right label, trusted or not.",
+        "Share of cells whose winner is the known label.",
+    ),
+    "carried_label_unknown": (
+        "Carried labels: share unknown",
+        "lower",
+        "Share of cells left unknown, because their neighbours disagree or are too far away.",
+        "Share of cells whose winner has less than the least confidence, or whose 15th neighbour is farther "
+        "than three times what is typical among the voters (99th percentile).",
+    ),
+    "carried_label_accuracy_known": (
+        "Carried labels: accuracy where not unknown",
+        "higher",
+        "Share of right labels among those that would be written: what to expect of a carried label.",
+        "Share of cells whose winner is the known label, among those not left unknown.",
+    ),
+    "carried_label_calibration_error": (
+        "Carried labels: calibration error",
+        "lower",
+        "How far the confidence is from the share that is right: at 0, of the labels with confidence 0.8 "
+        "eight in ten are right.",
+        "Expected calibration error of the winner, ten bins of equal width (Guo et al. 2017), over the cells "
+        "that are not too far away.",
+    ),
+}
+
+
+def transfer(
+    run: Run,
+    options: TransferOptions,
+    columns: Sequence[Labels],
+    made: Plan,
+    prepared: Prepared,
+    latent: Mapping[str, FloatArray],
+) -> list[Carried]:
+    """Carry every column over, measure how well where that is known, log and report it."""
+    bundle, device = prepared.bundle, str(run.device)
+    least = options.min_confidence
+    done = []
+    for labels in columns:
+        carried = carry(labels, latent, bundle, min_confidence=least, device=device)
+        done.append(carried)
+        run.say(_told(carried))
+        checks = check_carried(
+            labels,
+            latent,
+            bundle,
+            made.pairs,
+            min_confidence=least,
+            device=device,
+            seed=run.options.seed,
+        )
+        for modality, entries in checks:
+            run.report.metrics.update(entries)  # type: ignore[arg-type]
+            run.say(_compared(labels.name, modality, entries))
+    return done
+
+
+def _told(carried: Carried) -> str:
+    parts = []
+    for name, own in carried.own.items():
+        asked = ~own
+        if asked.any():
+            n_unknown = int((carried.codes[name][asked] < 0).sum())
+            parts.append(f"{name} {asked.sum():,} cells, {n_unknown:,} of them {UNKNOWN}")
+    return f"transferred {carried.name} to " + ("; ".join(parts) or "no cell: all have a label")
+
+
+def _compared(column: str, modality: str, entries: Mapping[str, Mapping[str, Json]]) -> str:
+    def shown(metric: str) -> str:
+        value = entries[f"{metric}[{column}->{modality}]"]["value"]
+        return "undefined" if value is None else f"{value:.3f}"
+
+    n = entries[f"carried_label_accuracy[{column}->{modality}]"]["n"]
+    return (
+        f"  where {column} of {modality} is known ({n:,} cells) the vote of the others is right for "
+        f"{shown('carried_label_accuracy')}, leaves {shown('carried_label_unknown')} {UNKNOWN}, is right for "
+        f"{shown('carried_label_accuracy_known')} of the rest; calibration error "
+        f"{shown('carried_label_calibration_error')}"
+    )
+
+
+def check_carried(
+    labels: Labels,
+    latent: Mapping[str, FloatArray],
+    bundle: MultiOmics,
+    pairs: Pairs,
+    *,
+    min_confidence: float,
+    device: str,
+    seed: int,
+) -> Iterator[tuple[str, dict[str, dict[str, Json]]]]:
+    """Vote on the cells of known label and compare.
+
+    Parameters
+    ----------
+    pairs
+        For modalities (a, b) the rows of the same cell in both, `(n_pairs, 2)`. A label known of
+        one is taken as the truth of the other.
+
+    Yields
+    ------
+    A modality and its entries for the metrics of the report, for each modality with known labels
+    to which others can give some.
+    """
+    known = own_codes(labels, bundle)
+    for name, truth in _truth(known, pairs).items():
+        cells = np.flatnonzero((truth >= 0) & placed(latent, bundle, name))
+        if len(cells) > MAX_CELLS:
+            cells = np.sort(np.random.default_rng(seed).choice(cells, MAX_CELLS, replace=False))
+        z, codes, starts = electorate(name, known, latent, bundle)
+        if not len(cells) or not (codes >= 0).any():
+            continue
+        partners = _partners(name, len(truth), starts, pairs)[cells]
+        right, unknown = np.zeros(len(cells), bool), np.zeros(len(cells), bool)
+        far, confidence = np.zeros(len(cells), bool), np.zeros(len(cells), np.float32)
+        for group in _groups(partners, seed=seed):
+            voters = codes.copy()
+            voters[partners[group][partners[group] >= 0]] = -1
+            votes: Votes = vote(
+                latent[name][cells[group]],
+                z,
+                voters,
+                n_levels=len(labels.levels),
+                min_confidence=min_confidence,
+                device=device,
+            )
+            right[group] = votes.best == truth[cells[group]]
+            unknown[group], far[group] = votes.codes < 0, votes.far
+            confidence[group] = votes.confidence
+        of = f"{labels.name}->{name}"
+        yield (
+            name,
+            {
+                f"{metric}[{of}]": _entry(metric, value, n)
+                for metric, value, n in (
+                    ("carried_label_accuracy", _mean(right), len(cells)),
+                    ("carried_label_unknown", _mean(unknown), len(cells)),
+                    ("carried_label_accuracy_known", _mean(right[~unknown]), int((~unknown).sum())),
+                    (
+                        "carried_label_calibration_error",
+                        calibration_error(confidence[~far], right[~far]),
+                        int((~far).sum()),
+                    ),
+                )
+            },
+        )
+
+
+def _truth(known: Mapping[str, IntArray], pairs: Pairs) -> dict[str, IntArray]:
+    """Known codes, and those of true partners where a cell's own is missing."""
+    truth = {name: codes.copy() for name, codes in known.items()}
+    for (a, b), rows in pairs.items():
+        for giver, receiver, of, to in ((a, b, rows[:, 0], rows[:, 1]), (b, a, rows[:, 1], rows[:, 0])):
+            truth[receiver][to] = np.where(truth[receiver][to] < 0, known[giver][of], truth[receiver][to])
+    return truth
+
+
+def _partners(name: str, n: int, starts: Mapping[str, int], pairs: Pairs) -> IntArray:
+    """Rows of the true partners of each cell among the voters, `(n, n_others)`, -1 where there is none."""
+    partners = np.full((n, len(starts)), -1, np.int64)
+    for column, (other, start) in enumerate(starts.items()):
+        for edge, mine, theirs in (((name, other), 0, 1), ((other, name), 1, 0)):
+            if edge in pairs:
+                partners[pairs[edge][:, mine], column] = pairs[edge][:, theirs] + start
+    return partners
+
+
+def _groups(partners: IntArray, *, seed: int) -> list[IntArray]:
+    """Cells without a partner, then those with one in `N_FOLDS` random groups."""
+    has = (partners >= 0).any(1)
+    shuffled = np.random.default_rng(seed).permutation(np.flatnonzero(has))
+    groups: list[Any] = [np.flatnonzero(~has), *np.array_split(shuffled, N_FOLDS)]
+    return [group for group in groups if len(group)]
+
+
+def _mean(of: Any) -> float:
+    return float(of.mean()) if len(of) else math.nan
+
+
+def _entry(metric: str, value: float, n: int) -> dict[str, Json]:
+    title, better, sentence, definition = _METRICS[metric]
+    return {
+        "value": value if math.isfinite(value) else None,
+        "better": better,
+        "range": [0.0, 1.0],
+        "n": n,
+        "title": title,
+        "definition": _HOW + definition,
+        "sentence": sentence,
+    }

@@ -1,0 +1,314 @@
+"""`mocli integrate --reference`: cells of a query placed among those of a trained model."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mocli.data.files.io import sha256
+from mocli.metrics.embedding import Embedding
+from mocli.metrics.registry import evaluate
+from mocli.models.base import Extends
+from mocli.models.registry import traits_of
+from mocli.tasks.infer.query import Query, check_labels, match_query
+from mocli.tasks.integrate.votes import vote_from_atlas
+from mocli.tasks.integrate.write import MAX_PICTURE, deliver
+from mocli.tasks.prepare.plan import open_modalities
+from mocli.tasks.score.clusters import find_clusters
+from mocli.tasks.score.evaluate import Scores
+from mocli.tasks.score.graphclusters import cluster_graph, column_for, tell_replaced
+from mocli.tasks.score.picture import layout
+from mocli.tasks.trained.calibration import CALIBRATION
+from mocli.tasks.trained.latent import Latent, Placed
+from mocli.tasks.trained.record import describe_model, describe_scores, describe_training
+from mocli.tasks.trained.saved import SavedModel, load_model, write_model
+from mocli.tasks.trained.train import encode, schedule_of, training_of
+from mocli.train.loop import fit
+from mocli.types import Pairing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from mocli.data.bundle import Codes, MultiOmics
+    from mocli.models.base import Model
+    from mocli.report.html import Layout
+    from mocli.tasks.integrate.extras import Beside
+    from mocli.tasks.integrate.labels import TransferOptions
+    from mocli.tasks.integrate.write import Columns
+    from mocli.tasks.run.request import Request
+    from mocli.tasks.run.run import Run
+    from mocli.tasks.trained.atlas import Atlas
+    from mocli.types import IntArray
+
+REFERENCE, QUERY = "reference", "query"
+
+FEW_CELLS = 50
+"""Below this many cells a batch hardly tells what is its own."""
+
+
+def map_query(
+    run: Run,
+    request: Request,
+    asked: TransferOptions,
+    beside: Beside,
+    folder: Path,
+    *,
+    metrics: bool,
+    resolution: float | None = None,
+) -> None:
+    """Place the cells of a query, carry labels to them, and write cells, model and report.
+
+    With a resolution the query's cells are clustered, by their places among each other.
+    """
+    with run.timed("load"):
+        saved = load_model(folder)
+        run.say(f"reference: {saved.description['model']} from {folder}")
+        name = saved.description["model"]
+        key = request.output.key_added or f"X_{name}"
+        query = match_query(saved, open_modalities(request.data), request.data, say=run.say, warn=run.warn)
+        check_labels(saved, asked)
+        beside.check(saved.model, name)
+        if resolution is not None:
+            tell_replaced(query.files, column_for(key), run.warn)
+        warn_unused(run, request, saved)
+        describe_query(run, query)
+        bundle = query.load()
+    with run.timed("train"):
+        model = extend(run, request, query, bundle)
+    with run.timed("encode"):
+        latent = _measured(encode(run, model, bundle), query)
+        grown = grow(query, model)
+        write_model(run.paths.model, grown)
+        if (folder / CALIBRATION).is_file():
+            shutil.copyfile(folder / CALIBRATION, run.paths.model / CALIBRATION)
+    with run.timed("evaluate"):
+        if metrics:
+            compare(run, query, bundle, latent)
+        by_file = {query.aligned[name].file.name: z for name, z in latent.by_modality.items()}
+        names = {m: a.file.name for m, a in query.aligned.items()}
+        columns: list[Columns] = [*find_clusters(run, name, model, latent, bundle, names)]
+        graph = None
+        if resolution is not None:
+            graph = cluster_graph(run, resolution, column_for(key), latent, bundle, names)
+            columns.append(graph)
+        if saved.atlas is not None:
+            _warn_known(run, query, saved.atlas.names)
+            columns += vote_from_atlas(run, asked, saved.atlas, query.files, by_file, list(query.aligned))
+    with run.timed("write"):
+        more = beside.of(run, model, bundle, latent, key, names)
+        placed = Placed(query.files, query.relation, by_file, name, model.params, more)
+        clusters = None if graph is None else graph.codes
+        draw = partial(draw_query, saved.atlas, bundle, latent, clusters, seed=request.run.seed)
+        deliver(run, request.data, placed, carried=columns, draw=draw)
+
+
+def _warn_known(run: Run, query: Query, names: Sequence[str]) -> None:
+    """Say so where the query seems to be what the model was trained on; a few barcodes recur by chance."""
+    known = frozenset(names)
+    n = sum(name in known for name in query.obs_names)
+    if 2 * n > len(query.obs_names):
+        run.warn(
+            f"{n:,} of {len(query.obs_names):,} cells have names of training cells: if they are the same, "
+            "their labels are recalled, not predicted"
+        )
+
+
+def warn_unused(run: Run, request: Request, saved: SavedModel) -> None:
+    """Say which options have no effect on a model that is trained already."""
+    given = [option for option in request.of_training if option not in {"--max-steps", "--preset"}]
+    if request.train.model == saved.description["model"] and "--model" in given:
+        given.remove("--model")
+    if request.data.covariate_keys or request.data.continuous_keys:
+        given.append("--covariate and --continuous")
+    if given:
+        run.warn(f"the reference is trained already, which these do not change: {', '.join(given)}")
+
+
+def describe_query(run: Run, query: Query) -> None:
+    """Record what was read, file by file, and how much of the model's features was measured."""
+    hashes: dict[Path, str] = {}
+    rows: list[list[str | float | int | bool | None]] = []
+    for name, a in query.aligned.items():
+        entry = query.saved.modalities[name]
+        for part, part_rows in a.file.by_part():
+            if part.path not in hashes:
+                hashes[part.path] = sha256(part.path)
+            run.report.inputs.append(
+                {
+                    "path": str(part.path),
+                    "sha256": hashes[part.path],
+                    "modality": a.file.name,
+                    "kind": a.file.kind.value,
+                    "n_obs": len(part_rows),
+                    "n_vars": a.file.n_vars,
+                    "layer": a.layer,
+                    "values": entry["values"],
+                    "n_empty": None,
+                    "transform": query.saved.recipes[name].options.transform,
+                    "likelihood": entry.get("likelihood"),
+                }
+            )
+        measured = a.n_vars - len(a.absent)
+        rows.append([name, a.file.name, a.n_vars, measured, measured / a.n_vars])
+    run.report.tables["query_features"] = {
+        "title": "Features of the model that the query was measured for",
+        "sentence": "Absent features stand at the training cells' mean, counts at the depth of the cell.",
+        "columns": ["modality", "in the query", "of the model", "measured", "share"],
+        "rows": rows,
+    }
+
+
+def extend(run: Run, request: Request, query: Query, bundle: MultiOmics) -> Model:
+    """Return the model with what the query adds, trained if there is anything new."""
+    model, n_cells = query.saved.model, bundle.n_cells
+    name = query.saved.description["model"]
+    describe_model(run, traits_of(name), model.params, "the reference's model")
+    if not isinstance(model, Extends):
+        run.say(f"{name} has no weights of single batches: the query is encoded as it is")
+        model.module.to(run.device).eval()
+        return model
+    extended = model.extended(bundle)
+    if not extended.phases(schedule_of(request.train), bundle):
+        run.say("nothing about the query is new to the model: it is encoded as it is")
+        extended.module.to(run.device).eval()
+        return extended
+    for codes in query.columns:
+        for level in query.new.get(codes.key, ()):
+            n = int((codes.codes == codes.levels.index(level)).sum())
+            if n < FEW_CELLS:
+                run.warn(f"'{level}' has {n:,} cells, few to learn from what is its own")
+    trainable = sum(p.numel() for p in extended.module.parameters() if p.requires_grad)
+    run.say(f"training {trainable:,} new weights on {n_cells:,} cells; all others stay as they are")
+    done = fit(
+        extended, bundle, schedule_of(request.train), training_of(run, _fingerprint(run, request, query))
+    )
+    describe_training(run, done, sum(m.n_obs for m in bundle.modalities.values()))
+    return extended
+
+
+def _fingerprint(run: Run, request: Request, query: Query) -> dict[str, Any]:
+    h = hashlib.sha256()
+    for part in (query.rows, *(c.codes for c in query.columns)):
+        h.update(np.ascontiguousarray(part).tobytes())
+    return {
+        "inputs": [record["sha256"] for record in run.report.inputs],
+        "trained_on": query.saved.description.get("trained_on"),
+        "layers": [a.layer for a in query.aligned.values()],
+        "cells": h.hexdigest(),
+        "preset": request.train.preset,
+        "max_steps": request.train.max_steps,
+        "seed": run.options.seed,
+    }
+
+
+def _measured(latent: Latent, query: Query) -> Latent:
+    """Leave out modalities that were not measured."""
+    return replace(latent, by_modality={name: latent.by_modality[name] for name in query.aligned})
+
+
+def grow(query: Query, model: Model) -> SavedModel:
+    """Return the saved model with the levels that the query added; its training cells stay where they are."""
+    old = query.saved.description
+    levels = {c.key: list(c.levels) for c in query.columns}
+    covariates = [{**entry, "levels": levels[entry["key"]]} for entry in old.get("covariates", [])]
+    description = {
+        **old,
+        "modalities": [_with_batches(entry, query) for entry in old["modalities"]],
+        "covariates": covariates,
+        "levels": {**old["levels"], **{k: v for k, v in levels.items() if k in old["levels"]}},
+    }
+    return replace(query.saved, model=model, description=description)
+
+
+def _with_batches(entry: Mapping[str, Any], query: Query) -> dict[str, Any]:
+    """Add the query's batches to those that a modality was measured in."""
+    measured, name = entry.get("batches"), entry["name"]
+    batch = next((c for c in query.columns if c.key == "batch"), None)
+    if not measured or batch is None or name not in query.aligned:
+        return dict(entry)
+    rows = query.rows[:, list(query.aligned).index(name)] >= 0
+    codes = np.unique(batch.codes[rows & (batch.codes >= 0)])
+    added = [batch.levels[k] for k in codes if batch.levels[k] not in measured["levels"]]
+    return {**entry, "batches": {**measured, "levels": [*measured["levels"], *added]}}
+
+
+def compare(run: Run, query: Query, bundle: MultiOmics, latent: Latent) -> None:
+    """Measure how the query lies among the training cells."""
+    atlas = query.saved.atlas
+    if atlas is None:
+        run.warn("the reference keeps no training cells: nothing to compare the query with")
+        return
+    groups = latent.groups(bundle)
+    z = np.concatenate([g.z for g in groups.values()])
+    cells = np.concatenate([g.cells for g in groups.values()])
+    label = levels = None
+    column = query.data.label_key or ""
+    if bundle.label is not None and column in atlas.labels:
+        kept = atlas.labels[column]
+        levels = (*kept.levels, *(v for v in bundle.label.levels if v not in kept.levels))
+        label = {REFERENCE: kept.codes, QUERY: _recoded(bundle.label, levels)[cells]}
+    found = evaluate(
+        Embedding(
+            z={REFERENCE: atlas.z, QUERY: z},
+            label=label,
+            label_levels=levels or (),
+            seed=run.options.seed,
+            device=str(run.device),
+        )
+    )
+    for entry in found.values():
+        entry["sentence"] = f"{entry['sentence']} The modalities are here the reference and the query."
+    describe_scores(run, Scores(found, {}, {}, {}))
+
+
+def _recoded(codes: Codes, levels: tuple[str, ...]) -> IntArray:
+    where = np.array([levels.index(level) for level in codes.levels] + [-1], np.int64)
+    found: IntArray = where[codes.codes]
+    return found
+
+
+def draw_query(
+    atlas: Atlas | None, bundle: MultiOmics, latent: Latent, clusters: Codes | None = None, *, seed: int
+) -> Layout:
+    """Return the picture of a query among the training cells."""
+    from mocli.report.html import Layout
+
+    groups = latent.groups(bundle)
+    z = np.concatenate([g.z for g in groups.values()])
+    cells = np.concatenate([g.cells for g in groups.values()])
+    kept = atlas.z if atlas is not None else np.zeros((0, z.shape[1]), np.float32)
+    of = np.repeat([0, 1], [len(kept), len(z)])
+    rng = np.random.default_rng(seed)
+    # as many of each as there is room for, so that a small query is seen in a large atlas
+    chosen = np.concatenate([_drawn(np.flatnonzero(of == side), MAX_PICTURE // 2, rng) for side in (0, 1)])
+    xy = layout(np.concatenate([kept, z])[chosen], seed=seed)
+    categories: dict[str, Any] = {"query": (of[chosen], (REFERENCE, QUERY))}
+    own_batch = None if bundle.batch is None else bundle.batch.codes[cells]
+    if own_batch is not None and bundle.batch is not None:
+        old = atlas.batch.codes if atlas and atlas.batch else np.full(len(kept), -1)
+        categories["batch"] = (np.concatenate([old, own_batch])[chosen], bundle.batch.levels)
+    for name, codes in (atlas.labels if atlas else {}).items():
+        own = np.full(len(z), -1)
+        categories[f"label ({name}, of the reference)"] = (
+            np.concatenate([codes.codes, own])[chosen],
+            codes.levels,
+        )
+    if clusters is not None:
+        own = np.concatenate([np.full(len(kept), -1), clusters.codes[cells]])
+        categories["cluster (of the query)"] = (own[chosen], clusters.levels)
+    n_kept, n_query = np.bincount(of[chosen], minlength=2)
+    title = f"UMAP of {n_kept:,} cells of the reference and {n_query:,} of the query"
+    points = (
+        "One point a cell" if bundle.pairing is not Pairing.UNPAIRED else "One point a cell of a modality"
+    )
+    return Layout(title, xy, categories, points=points)
+
+
+def _drawn(rows: IntArray, most: int, rng: np.random.Generator) -> IntArray:
+    return np.sort(rng.choice(rows, most, replace=False)) if len(rows) > most else rows

@@ -1,0 +1,261 @@
+"""`mocli links build`: propose a link table from what the features of two modalities are called."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mocli.data.features.index import FeatureIndex, features_of
+from mocli.data.features.proteins import link_genes, link_panels
+from mocli.data.files.io import open_inputs
+from mocli.data.genome.genes import read_genes
+from mocli.data.genome.loci import has_places, link_peaks
+from mocli.data.genome.near import USES, Reach
+from mocli.data.links.build import link_names
+from mocli.data.write.outfile import atomic, check_writable
+from mocli.errors import InputError, UsageError
+from mocli.tasks.run.options import one_of
+from mocli.types import ModalityKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from mocli.data.features.index import Features
+    from mocli.data.features.proposal import Miss, Proposal
+
+PEAK_MODES = tuple(USES)
+MODES = ("auto", "antigen", *PEAK_MODES, "names")
+_DEFAULT_REACH: Mapping[str, float] = {}
+_PROTEINS = frozenset({ModalityKind.PROT, ModalityKind.CYTO})
+
+
+@dataclass(frozen=True, eq=False)
+class Links:
+    """A proposed link table.
+
+    Attributes
+    ----------
+    mode
+        How the links were found, one of `MODES` other than `auto`.
+    source, target
+        The two modalities, in the order of the inputs.
+    proposal
+        The links by positions of features, and what has none.
+    """
+
+    mode: str
+    source: Features
+    target: Features
+    proposal: Proposal
+
+    @property
+    def misses(self) -> tuple[Miss, ...]:
+        """Features that should have a link and have none."""
+        return self.proposal.misses
+
+    def summary(self) -> str:
+        """Say how many features of each side are linked."""
+        sides = ((self.source, self.proposal.source), (self.target, self.proposal.target))
+        linked = [f"{len(np.unique(i)):,} of {len(f.names):,} {f.modality} features" for f, i in sides]
+        return f"{len(self.proposal.weight):,} links ({self.mode}): {linked[0]} <-> {linked[1]}"
+
+    def to_tsv(self) -> str:
+        """Return the table in the canonical form: the modalities and the weight, one link a line."""
+        text = io.StringIO()
+        writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+        writer.writerow((self.source.modality, self.target.modality, "weight"))
+        made = self.proposal
+        writer.writerows(
+            (self.source.names[i], self.target.names[j], f"{w:.4g}")
+            for i, j, w in zip(made.source, made.target, made.weight, strict=True)
+        )
+        return text.getvalue()
+
+
+def build_links(
+    inputs: Sequence[str],
+    *,
+    output: Path | None = None,
+    force: bool = False,
+    mode: str = "auto",
+    genes: str | Path | None = None,
+    reach: Mapping[str, float] = _DEFAULT_REACH,
+    var_key: str | None = None,
+) -> Links:
+    """Propose links between the features of two modalities.
+
+    Parameters
+    ----------
+    inputs
+        As on the command line; together two modalities.
+    output
+        File to write, compressed where it ends in `.gz`; None writes nothing.
+    force
+        Whether a file that exists may be replaced.
+    mode
+        `antigen`: proteins to the genes of their antigens, or to the proteins
+        of another panel. `promoter`, `body`, `window`: genes (or proteins, by
+        their genes) to peaks, see `Reach`. `names`: features of the same name.
+        `auto` chooses by what the modalities measure.
+    genes
+        Where genes lie: GTF, GFF3, BED or a table; for peaks.
+    reach
+        How far a gene reaches for peaks: `window`, `decay`, `promoter`,
+        `upstream` in bases, where other than the defaults of `Reach`.
+    var_key
+        Column of `var` with the names to use.
+
+    Raises
+    ------
+    UsageError
+        Not two modalities; peaks without `genes`, or `genes` without peaks; a
+        mode that does not fit what is measured, a reach that does not fit the
+        mode; an output that exists.
+    InputError
+        Inputs or gene table cannot be read, or nothing is linked.
+    EnvironmentProblem
+        The folder cannot be written to, or the disk is full.
+    """
+    files = open_inputs(inputs)
+    if output is not None:
+        read = [path for f in files for path in f.paths] + ([Path(genes)] if genes is not None else [])
+        check_writable(output, force=force, inputs=read)
+    if len(files) != 2:
+        found = ", ".join(f.name for f in files)
+        raise UsageError(
+            f"links join two modalities, the inputs hold {len(files)}",
+            field="INPUT",
+            found=found,
+            hint=f"choose two: {files[0].path}::{files[0].name} {files[-1].path}::..."
+            if len(files) > 2
+            else "add the file of the other modality",
+        )
+    a, b = features_of(files, var_key=var_key)
+    mode = _choose(one_of(mode, MODES, "--mode"), a, b, with_genes=genes is not None)
+    _check_reach(reach, mode)
+    if mode in PEAK_MODES:
+        bases: dict[str, Any] = dict(reach)
+        proposal = _with_peaks(a, b, str(genes), Reach(mode, **bases))
+    elif mode == "antigen":
+        proposal = _with_antigens(a, b)
+    else:
+        proposal = link_names(FeatureIndex(a), FeatureIndex(b))
+    made = Links(mode, a, b, proposal)
+    if not len(proposal.weight):
+        raise _nothing(made)
+    if output is not None:
+        _write(made, output)
+    return made
+
+
+def _write(links: Links, path: Path) -> None:
+    data = links.to_tsv().encode()
+    with atomic(path) as temporary:
+        # no date inside: the same links are the same bytes
+        temporary.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+
+
+def _choose(mode: str, a: Features, b: Features, *, with_genes: bool) -> str:
+    """Choose by what is measured, or check that what was asked for fits it."""
+    proteins = [f for f in (a, b) if f.kind in _PROTEINS]
+    n_places = has_places(a) + has_places(b)
+    if mode == "auto" and n_places == 1:
+        mode = "body"
+    elif mode == "auto":
+        others = [f for f in (a, b) if f not in proteins]
+        fits = len(proteins) == 2 or (proteins and others[0].kind in {ModalityKind.RNA, ModalityKind.ATAC})
+        mode = "antigen" if fits else "names"
+    kinds = f"{a.modality} ({a.kind}) and {b.modality} ({b.kind})"
+    if mode in PEAK_MODES and n_places != 1:
+        raise UsageError(
+            f"--mode {mode} links genes to peaks",
+            field="--mode",
+            found=kinds + ("" if n_places else ", and the features of neither are places in a genome"),
+        )
+    if mode in PEAK_MODES and not with_genes:
+        raise UsageError(
+            "genes are linked to peaks by where they lie",
+            field="--genes",
+            found=f"{kinds}, no gene table",
+            hint="give --genes FILE: GTF, GFF3, BED, or a TSV with chrom, start, end, strand, gene",
+        )
+    if mode == "antigen" and not proteins:
+        raise UsageError(
+            "--mode antigen needs a modality of proteins",
+            field="--mode",
+            found=kinds,
+            hint="name it so: prot=FILE",
+        )
+    if with_genes and mode not in PEAK_MODES:
+        raise UsageError(f"--genes has no use in --mode {mode}", field="--genes", found=kinds)
+    return mode
+
+
+def _check_reach(reach: Mapping[str, float], mode: str) -> None:
+    used = USES.get(mode, ())
+    for name in reach:
+        if name not in used:
+            fitting = next(m for m, names in USES.items() if name in names)
+            raise UsageError(
+                f"--{name} has no effect in --mode {mode}",
+                field=f"--{name}",
+                found=f"--mode {mode}",
+                hint=f"add --mode {fitting}, or leave it out",
+            )
+
+
+def _with_peaks(a: Features, b: Features, genes: str, reach: Reach) -> Proposal:
+    table = read_genes(genes)
+    swap = has_places(a)
+    made = link_peaks(*((b, a) if swap else (a, b)), table, reach)
+    notes = (f"{len(table.frame):,} genes from {table.path}", *table.notes, *made.notes)
+    made = replace(made, notes=notes)
+    return made.swapped() if swap else made
+
+
+def _with_antigens(a: Features, b: Features) -> Proposal:
+    if a.kind in _PROTEINS and b.kind in _PROTEINS:
+        return link_panels(a, b)
+    if a.kind in _PROTEINS:
+        return link_genes(a, FeatureIndex(b))
+    return link_genes(b, FeatureIndex(a)).swapped()
+
+
+def _nothing(made: Links) -> InputError:
+    examples = "; ".join(f"{f.modality}: {', '.join(f.names[:3])}" for f in (made.source, made.target))
+    hints = {
+        "names": "the features have no names in common; a modality of proteins is named so: prot=FILE",
+        "antigen": "if genes are named by ids, give the column of var with the symbols: --var-key COLUMN",
+    }
+    why = f"{made.misses[0].why}: {made.misses[0]}" if made.misses else None
+    return InputError(
+        f"no link was found (--mode {made.mode})",
+        found=f"{examples}; {why}" if why else examples,
+        hint=hints.get(made.mode),
+    )
+
+
+def say_links(links: Links, *, log: Callable[[str], None], limit: int | None = 20) -> None:
+    """Log what was linked, what was assumed, and the features without a link.
+
+    Parameters
+    ----------
+    limit
+        How many features without a link to name for each reason; None for all.
+    """
+    for note in links.proposal.notes:
+        log(note)
+    log(links.summary())
+    groups: dict[tuple[str, str], list[Miss]] = {}
+    for miss in links.misses:
+        groups.setdefault((miss.modality, miss.why), []).append(miss)
+    for (modality, why), group in groups.items():
+        shown = ", ".join(map(str, group[:limit]))
+        more = f" and {len(group) - limit:,} more" if limit is not None and len(group) > limit else ""
+        log(f"{modality}: {len(group):,} features are not linked, {why}: {shown}{more}")

@@ -1,0 +1,295 @@
+"""What perturbed cells would have in a modality: expected values before and after, feature by feature.
+
+Values are those of a cell of fixed library and with covariates at their mean: only the cell's place
+moves. Where the model decodes features they are its own decoder's; else a readout's, the regression
+on the latent that is fitted after every training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mocli.errors import InputError
+from mocli.metrics.null import false_discovery_rate
+from mocli.models.base import Decodes
+from mocli.nn.neighbors import chunks
+from mocli.tasks.infer.decoder import mean_log1p
+from mocli.tasks.perturb.null import hold_against
+from mocli.tasks.perturb.screen import expression
+from mocli.tasks.perturb.shifts import stream
+from mocli.types import COUNT_LIKELIHOODS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mocli.data.transforms.recipe import Recipe
+    from mocli.tasks.perturb.cells import CellSets
+    from mocli.tasks.perturb.effect import Effect
+    from mocli.tasks.perturb.reencode import Replacement
+    from mocli.tasks.perturb.screen import Asked
+    from mocli.tasks.perturb.shifts import Moved
+    from mocli.tasks.trained.readout import FeatureReadout
+    from mocli.tasks.trained.saved import SavedModel
+    from mocli.types import DoubleArray, FloatArray, IntArray
+
+BLOCK = 4_000_000
+"""Values decoded at a time."""
+
+MOST_NULL = 100
+"""Perturbations that an effect is held against: those nearest in expression."""
+
+_LOGGED = frozenset({"lognorm", "clr", "counts", "tfidf-lsi"})
+_TINY = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class TargetReader:
+    """Expected values of the features of one modality from places in the latent.
+
+    Attributes
+    ----------
+    route
+        `decoder` or `readout`.
+    names
+        Features read, `(n_features,)`.
+    columns
+        Their positions among all features of the modality.
+    counted
+        Whether values are expected counts; else they are on the scale of the transform.
+    logged
+        Whether that scale is a logarithm, so that differences are log fold changes.
+    """
+
+    saved: SavedModel
+    modality: str
+    route: str
+    names: tuple[str, ...]
+    columns: IntArray
+    counted: bool
+    logged: bool
+    device: torch.device
+
+    @classmethod
+    def of(cls, saved: SavedModel, modality: str, device: torch.device) -> TargetReader:
+        """Choose the route.
+
+        Raises
+        ------
+        InputError
+            The model has no way to values of the modality.
+        """
+        recipe, names = saved.recipes[modality], saved.modalities[modality]["var_names"]
+        likelihood = saved.modalities[modality].get("likelihood")
+        counted = likelihood in COUNT_LIKELIHOODS or likelihood == "bernoulli"
+        transform = recipe.options.transform
+        logged = transform in _LOGGED or saved.modalities[modality]["values"] == "lognorm"
+        if isinstance(saved.model, Decodes) and recipe.lsi is None and recipe.components is None:
+            columns = recipe.selected
+            saved.model.module.to(device).eval()
+            return cls(
+                saved, modality, "decoder", tuple(map(str, recipe.feature_names)), columns, counted, logged,
+                device,
+            )  # fmt: skip
+        if modality not in saved.readouts:
+            raise InputError(
+                f"the model cannot give values of '{modality}'",
+                hint="train it again with this version of mocli",
+            )
+        columns = np.arange(len(names))
+        every = tuple(map(str, names))
+        return cls(saved, modality, "readout", every, columns, counted=False, logged=logged, device=device)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The transform of the modality."""
+        return self.saved.recipes[self.modality]
+
+    @property
+    def readout(self) -> FeatureReadout:
+        """What the latent says of the modality by regression."""
+        return self.saved.readouts[self.modality]
+
+    def read(self, z: FloatArray, *, logs: bool = False) -> DoubleArray:
+        """Return expected values `(n, n_features)` of places `(n, n_latent)`.
+
+        Parameters
+        ----------
+        logs
+            Expected logarithms instead of expected counts.
+        """
+        if self.route == "readout":
+            return self.readout.predict(z, "log", self.columns).astype(np.float64)
+        assert isinstance(self.saved.model, Decodes)
+        with torch.inference_mode():
+            found = self.saved.model.decode(self.modality, torch.from_numpy(z).to(self.device))
+        values: FloatArray = found.float().cpu().numpy()
+        if self.counted:
+            return mean_log1p(values).astype(np.float64) if logs else values.astype(np.float64)
+        return self.recipe.unscale(values).astype(np.float64)
+
+    def blocks(self, n: int) -> Iterator[slice]:
+        """Rows to read at a time."""
+        return chunks(n, max(16, BLOCK // max(len(self.names), 1)))
+
+    def fold(self, before: DoubleArray, after: DoubleArray) -> DoubleArray:
+        """Log2 fold change of mean expected values; NaN where the scale knows none."""
+        if self.counted:
+            found: DoubleArray = np.log2(np.maximum(after, _TINY) / np.maximum(before, _TINY))
+            return found
+        return (after - before) / np.log(2) if self.logged else np.full(np.shape(after), np.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """What was predicted.
+
+    Attributes
+    ----------
+    table
+        One row a perturbation, direction, set of cells and target feature, the largest change of
+        each perturbation first.
+    """
+
+    reader: TargetReader
+    table: pd.DataFrame
+
+
+def mean_changes(
+    reader: TargetReader,
+    z: FloatArray,
+    sets: Sequence[IntArray],
+    moved: Iterator[Moved],
+    n: int,
+    *,
+    logs: bool,
+) -> tuple[DoubleArray, DoubleArray]:
+    """Mean expected values of sets of cells before, and how they change.
+
+    Returns
+    -------
+    `(n_sets, n_features)`, `(n_sets, n, n_features)`; a change of exactly 0 where no cell moves.
+    """
+    width = len(reader.names)
+    before, changes = np.zeros((len(sets), width)), np.zeros((len(sets), n, width))
+    member = np.zeros((len(sets), len(z)), bool)
+    for k, cells in enumerate(sets):
+        member[k, cells] = True
+    for rows in reader.blocks(len(z)):
+        values = reader.read(z[rows], logs=logs)
+        before += member[:, rows].astype(np.float64) @ values
+    for number, cell, after in moved:
+        for rows in reader.blocks(len(cell)):
+            gained = reader.read(after[rows], logs=logs) - reader.read(z[cell[rows]], logs=logs)
+            for k in range(len(sets)):
+                mine = np.flatnonzero(member[k, cell[rows]])
+                if not len(mine):
+                    continue
+                which = number[rows][mine]
+                # perturbations come in order: sums of runs
+                starts = np.flatnonzero(np.r_[True, which[1:] != which[:-1]])
+                changes[k, which[starts]] += np.add.reduceat(gained[mine], starts, axis=0)
+    size = np.array([max(len(cells), 1) for cells in sets])
+    return before / size[:, None], changes / size[:, None, None]
+
+
+def predict_changes(
+    cells: Replacement,
+    asked: Asked,
+    sets: CellSets,
+    effect: Effect,
+    directions: Sequence[str],
+    reader: TargetReader,
+    *,
+    own: bool,
+    absent: frozenset[int],
+) -> Predicted:
+    """Perturb, read the target modality, and hold each change against those by other features.
+
+    Parameters
+    ----------
+    own
+        Whether the target modality is the perturbed one.
+    """
+    null = _nearest(asked, expression(cells, np.arange(len(cells.z))))
+    every = [*asked.every[: asked.n], *(asked.every[k] for k in null)]
+    null_at = np.arange(asked.n, len(every))
+    members = [one.cells for one in sets.sets]
+    parts = []
+    for direction in directions:
+        moved = stream(cells, every, effect, direction, absent=absent)
+        before, changes = mean_changes(reader, cells.z, members, moved, len(every), logs=False)
+        for k, one in enumerate(sets.sets):
+            folds = reader.fold(before[k], before[k] + changes[k])
+            measured = folds if np.isfinite(folds).any() else changes[k]
+            usable = null_at[changes[k][null_at].any(axis=1)]
+            for j in range(asked.n):
+                others = [n for n in usable if every[n].columns != every[j].columns]
+                parts.append(
+                    _rows(
+                        reader, (every[j].name, direction, one.name, len(one.cells)), before[k],
+                        changes[k, j], folds[j], measured[j], measured[others],
+                    )
+                )  # fmt: skip
+    table = pd.concat(parts, ignore_index=True)
+    if own:
+        # what the perturbed feature itself does is what was done to it
+        mine = {
+            p.name: {reader.saved.modalities[cells.modality]["var_names"][c] for c in p.columns}
+            for p in asked.every[: asked.n]
+        }
+        table["perturbed"] = [
+            int(t in mine[f]) for f, t in zip(table["feature"], table["target"], strict=True)
+        ]
+    return Predicted(reader, table)
+
+
+def _nearest(asked: Asked, level: DoubleArray) -> IntArray:
+    """Perturbations of the null that are expressed most like those asked for."""
+    if asked.random or len(asked.null) <= MOST_NULL:
+        return asked.null[:MOST_NULL]
+    mine = np.array([level[p.columns[0]] for p in asked.every[: asked.n]])
+    null = np.array([level[asked.every[k].columns[0]] for k in asked.null])
+    far = np.abs(np.log(null + _TINY)[:, None] - np.log(mine + _TINY)[None, :]).min(axis=1)
+    found: IntArray = asked.null[np.sort(np.argsort(far, kind="stable")[:MOST_NULL])]
+    return found
+
+
+def _rows(
+    reader: TargetReader, what: tuple[str, str, str, int], before: DoubleArray, change: DoubleArray,
+    fold: DoubleArray, value: DoubleArray, null: DoubleArray,
+) -> pd.DataFrame:  # fmt: skip
+    n, (feature, direction, group, n_cells) = len(change), what
+    mean, z, p = (np.full(n, np.nan) for _ in range(3))
+    if change.any() and len(null):
+        # each target feature has a null of its own: its changes by the other perturbations
+        held = hold_against(
+            value, np.arange(n), null.ravel(), np.tile(np.arange(n), len(null)), np.full(n, -1),
+            np.ones(n, bool),
+        )  # fmt: skip
+        mean, z, p = held.mean, held.z, held.p
+    table = pd.DataFrame(
+        {
+            "feature": np.full(n, feature, dtype=object),
+            "direction": np.full(n, direction, dtype=object),
+            "group": np.full(n, group, dtype=object),
+            "n_cells": np.full(n, n_cells),
+            "target": np.array(reader.names, dtype=object),
+            "before": before,
+            "after": before + change,
+            "change": change,
+            "log2_fold_change": fold,
+            "null_mean": mean,
+            "z": z,
+            "p": p,
+            "fdr": false_discovery_rate(p),
+        }
+    )
+    order = np.argsort(-np.abs(value), kind="stable")
+    table = table.iloc[order].reset_index(drop=True)
+    table["rank"] = np.arange(1, n + 1)
+    return table

@@ -1,0 +1,318 @@
+"""A perturbation in the report: figures, tables, words, and which pictures are drawn."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from mocli.tasks.impute.accuracy import as_rows
+from mocli.tasks.relate.scope import ALL
+
+if TYPE_CHECKING:
+    from mocli.report.html import Drawn
+    from mocli.tasks.perturb.effects import Predicted
+    from mocli.tasks.perturb.truth import Truth
+    from mocli.tasks.perturb.work import PerturbationRun
+
+SHOWN = 100
+TOP = 10
+"""Features whose mean shift tells how much a group of cells responds (as in scCross's figures)."""
+_FDR = 0.05
+_PER_EFFECT = 15  # target features of a perturbation in the report
+_MAX_EFFECTS = 20  # perturbations whose target features are in the report
+
+
+def report_perturbation(work: PerturbationRun) -> None:
+    """Put everything found into the report, and the gist into the log."""
+    if work.screened is not None:
+        _report_screen(work, work.screened.table)
+    if work.predicted is not None:
+        _report_effects(work, work.predicted)
+    if work.truth is not None:
+        _report_truth(work, work.truth)
+    if work.sets.left_out:
+        rows: list[list[Any]] = [list(left) for left in work.sets.left_out]
+        work.run.report.tables["groups_left_out"] = {
+            "title": "Groups of too few cells",
+            "sentence": "They are part of all cells, and not looked at by themselves.",
+            "columns": ["group", "cells", "cells to go to"],
+            "rows": rows,
+        }
+
+
+def responses(table: pd.DataFrame, n_targets: dict[str, int]) -> pd.DataFrame:
+    """Rank sets of cells by how far their ten best perturbations bring them, as a share of the way."""
+    rows = []
+    for name, mine in table.groupby("group", sort=False):
+        best = mine.nsmallest(TOP, "rank")
+        before, mean = float(mine["distance_before"].iloc[0]), float(best["shift"].mean())
+        rows.append(
+            {
+                "group": str(name),
+                "n_cells": int(mine["n_cells"].iloc[0]),
+                "n_targets": n_targets.get(str(name), 0),
+                "distance_before": before,
+                "top10_shift": mean,
+                "share_of_way": mean / before if before > 0 else np.nan,
+                "best": ", ".join(
+                    f"{f} {d}" for f, d in zip(best["feature"][:5], best["direction"][:5], strict=True)
+                ),
+            }
+        )
+    found = pd.DataFrame(rows)
+    first = found["group"] == ALL
+    return pd.concat([found[first], found[~first].sort_values("top10_shift", ascending=False)])
+
+
+def _report_screen(work: PerturbationRun, table: pd.DataFrame) -> None:
+    run = work.run
+    mine = table[(table["group"] == ALL).to_numpy()]
+    changed = mine["n_changed"] > 0
+    small = (mine["fdr"] < _FDR).to_numpy()
+    run.report.metrics |= {
+        "perturbations_screened": _entry(
+            len(mine), "Perturbations screened", "Features times directions, over all cells."
+        ),
+        "perturbations_without_effect": _entry(
+            int((~changed).sum()),
+            "Perturbations that change no cell",
+            "Their features are not expressed in the perturbed cells; they score exactly 0.",
+        ),
+        "perturbations_fdr5_towards": _entry(
+            int((small & (mine["shift"] > 0).to_numpy()).sum()),
+            "Perturbations of FDR below 5% towards the target",
+            "Of all screened over all cells; the null is other features that are expressed as much.",
+        ),
+        "distance_before": _entry(
+            float(mine["distance_before"].iloc[0]),
+            "Distance to the target group before",
+            "Mean Euclidean distance of the perturbed cells to the middle of the target cells.",
+        ),
+    }
+    nearer = mine[(mine["shift"] > 0).to_numpy()]
+    best = ", ".join(f"{f} {d}" for f, d in zip(nearer["feature"][:8], nearer["direction"][:8], strict=True))
+    run.say(
+        f"  towards {work.asked.target}, the best of {len(mine):,}: {best}"
+        if best
+        else f"  none of {len(mine):,} brings cells towards {work.asked.target}"
+    )
+    told = ""
+    if "across_rank" in mine:
+        into = work.asked.target_modality
+        first = mine[(mine["across_shift"] > 0).to_numpy()].nsmallest(8, "across_rank")
+        named = ", ".join(f"{f} {d}" for f, d in zip(first["feature"], first["direction"], strict=True))
+        run.say(f"  the best in {into}: {named}" if named else f"  none brings {into} nearer")
+        told = (
+            f" across_*: the same in {into}, by the distance of mean expected profiles (log scale where it "
+            "has one)."
+        )
+    if not changed.any():
+        run.warn("no perturbation changes any cell: none of the features is expressed in them")
+    shown = mine[changed.to_numpy()].head(SHOWN)
+    run.report.tables["screen"] = _table(
+        f"What brings cells nearer to {work.asked.target} (the {len(shown):,} best of {len(mine):,})",
+        "shift: how much nearer the cells come, on average, to the middle of the target group; z and p hold "
+        "it against features that are expressed as much. cosine_shift is the same by mean cosine distance."
+        + told,
+        shown,
+    )
+    answer = responses(table, {one.name: one.n_targets for one in work.sets.sets})
+    run.report.tables["responses"] = _table(
+        "How much each group of cells responds",
+        f"top10_shift: mean shift of the {TOP} best perturbations; share_of_way: the same as a share of the "
+        "distance to the target group.",
+        answer,
+    )
+    groups = answer.iloc[1:]
+    moved = groups[(groups["top10_shift"] > 0).to_numpy()]
+    if len(moved):
+        run.say("  most responsive: " + ", ".join(moved["group"].iloc[:3]))
+
+
+def _report_effects(work: PerturbationRun, predicted: Predicted) -> None:
+    table = predicted.table
+    mine = table[((table["group"] == ALL) & (table["rank"] <= _PER_EFFECT)).to_numpy()]
+    found = list(mine.groupby(["feature", "direction"], sort=False))
+    for (feature, direction), part in found[:3]:
+        top = ", ".join(f"{t} {v:+.2g}" for t, v in zip(part["target"][:5], _sizes(part)[:5], strict=True))
+        few = "" if (part["fdr"] < _FDR).any() else "; none has an FDR below 5%"
+        work.run.say(f"  {feature} {direction}, {_unit(part)}: {top}{few}")
+    if len(found) > 3:
+        work.run.say(f"  and {len(found) - 3:,} more perturbations in the report")
+    keep = {p.name for p in work.perturbations[:_MAX_EFFECTS]}
+    reader = predicted.reader
+    scale = "expected counts of a cell of median depth" if reader.counted else "on the scale of the transform"
+    work.run.report.tables["effects"] = _table(
+        f"Predicted changes of {reader.modality} (the {_PER_EFFECT} largest of each perturbation)",
+        f"before and after: mean {scale}, by the {reader.route}, over all perturbed cells, covariates at "
+        "their mean; z and p hold the change against what other features that are expressed as much do.",
+        mine[mine["feature"].isin(keep).to_numpy()],
+    )
+    if len(work.sets.sets) > 1:
+        size = table.assign(size=np.abs(_sizes(table))).groupby("group", sort=False)["size"].mean()
+        ranked = size.sort_values(ascending=False)
+        work.run.report.tables["effect_by_group"] = _table(
+            f"How much {reader.modality} responds in each group of cells",
+            "Mean absolute predicted change over target features and perturbations (log2 fold change where "
+            "the scale has one).",
+            pd.DataFrame({"group": list(ranked.index), "mean_absolute_change": ranked.to_numpy()}),
+        )
+
+
+def _sizes(table: pd.DataFrame) -> np.ndarray[Any, Any]:
+    fold = table["log2_fold_change"].to_numpy(dtype=np.float64)
+    found: np.ndarray[Any, Any] = np.where(
+        np.isfinite(fold), fold, table["change"].to_numpy(dtype=np.float64)
+    )
+    return found
+
+
+def _unit(table: pd.DataFrame) -> str:
+    fold = np.isfinite(table["log2_fold_change"].to_numpy(dtype=np.float64))
+    return "log2 fold changes" if fold.all() else "changes"
+
+
+def _report_truth(work: PerturbationRun, truth: Truth) -> None:
+    run, table = work.run, truth.table
+    definitions = {
+        "pearson": (
+            "Predicted against measured change, Pearson",
+            "over all target features but the perturbed one",
+        ),
+        "baseline_pearson": (
+            "Mean change of the other perturbations against measured, Pearson",
+            "what any perturbation does, whichever it is: a prediction should be better",
+        ),
+        "halves_pearson": (
+            "One half of the perturbed cells against the other, Pearson",
+            "how much of the measured change is more than noise (both halves share the control cells)",
+        ),
+    }
+    for column, (title, definition) in definitions.items():
+        values = table[column].dropna()
+        entry = _entry(
+            float(values.median()) if len(values) else None, f"{title} (median)",
+            f"Median over {len(values)} perturbations; {definition}.",
+        )  # fmt: skip
+        entry |= {"better": "higher", "range": [-1.0, 1.0], "n": len(values)}
+        run.report.metrics[f"perturbation_{column}_median"] = entry
+        if len(values):
+            run.say(f"  perturbation_{column}_median {values.median():.3f}")
+    run.report.tables["truth"] = _table(
+        "Predicted and measured changes",
+        "Correlations over target features, the perturbed one left out; own_measured is what the "
+        "perturbation did to its own feature (natural log, normalised).",
+        table,
+    )
+    if truth.left_out:
+        run.say(
+            f"not compared (no feature that the model takes, or fewer than 20 cells): "
+            f"{', '.join(truth.left_out[:12])}{', ...' if len(truth.left_out) > 12 else ''}"
+        )
+
+
+def _table(title: str, sentence: str, table: pd.DataFrame) -> Any:
+    columns = {str(c): _rounded(table[c]) for c in table.columns}
+    return {"title": title, "sentence": sentence, "columns": list(columns), "rows": as_rows(columns)}
+
+
+def _rounded(values: pd.Series) -> Any:
+    array = values.to_numpy()
+    return np.array([float(f"{v:.6g}") for v in array]) if array.dtype.kind == "f" else array
+
+
+def _entry(value: float | None, title: str, definition: str) -> Any:
+    return {
+        "value": value,
+        "better": None,
+        "range": [0.0, None],
+        "n": None,
+        "title": title,
+        "definition": definition,
+        "sentence": "",
+    }
+
+
+def draw(work: PerturbationRun) -> list[Drawn]:
+    """Return the pictures."""
+    from mocli.report import perturbed
+    from mocli.report.html import Drawn
+
+    found = []
+    if work.screened is not None:
+        table = work.screened.table
+        mine = table[((table["group"] == ALL) & (table["n_changed"] > 0)).to_numpy()]
+        if len(mine):
+            found.append(
+                Drawn(
+                    perturbed.volcano(
+                        mine["shift"].to_numpy(), mine["p"].to_numpy(), list(mine["feature"]),
+                        (mine["direction"] == "up").to_numpy(), (mine["fdr"] < _FDR).to_numpy(),
+                    ),
+                    "The screen",
+                    f"One point a perturbation, over all cells: right of 0 it brings them nearer to "
+                    f"{work.asked.target}.",
+                )
+            )  # fmt: skip
+            found.append(_heat(work, table, mine))
+    if work.predicted is not None:
+        found.append(_effects(work, work.predicted))
+    if work.truth is not None:
+        points, scores = work.truth.points, work.truth.table
+        best = scores.sort_values("pearson", ascending=False).head(6)
+        panels = []
+        for feature, direction, r in zip(best["feature"], best["direction"], best["pearson"], strict=True):
+            own = points[((points["feature"] == feature) & (points["direction"] == direction)).to_numpy()]
+            title = f"{feature} {direction}, r = {r:.2f}"
+            predicted, measured = (own[c].to_numpy() for c in ("predicted", "measured"))
+            panels.append((title, predicted, measured, list(own["target"])))
+        found.append(
+            Drawn(
+                perturbed.against_truth(panels),
+                "Predicted against measured changes",
+                "One point a feature; the perturbations predicted best. All are in the table.",
+            )
+        )
+    return found
+
+
+def _heat(work: PerturbationRun, table: pd.DataFrame, mine: pd.DataFrame) -> Drawn:
+    from mocli.report import perturbed
+    from mocli.report.html import Drawn
+
+    keys = list(zip(mine["feature"], mine["direction"], strict=True))[: perturbed.MAX_ROWS]
+    groups = work.sets.names
+    values = table.set_index(["feature", "direction", "group"])["shift"]
+    values = values[~values.index.duplicated()]
+    grid = np.array([[values.get((f, d, g), np.nan) for g in groups] for f, d in keys])
+    return Drawn(
+        perturbed.heat_map(grid, [f"{f} {d}" for f, d in keys], groups, label="shift towards the target"),
+        "The best perturbations, group by group",
+        "Blue: the cells of a group come nearer to the target cells of that group; red: they go away.",
+    )
+
+
+def _effects(work: PerturbationRun, predicted: Predicted) -> Drawn:
+    from mocli.report import perturbed
+    from mocli.report.html import Drawn
+
+    table = predicted.table
+    mine = table[(table["group"] == ALL).to_numpy()]
+    size = pd.Series(_sizes(mine), index=mine.index)
+    top = size.abs().groupby(mine["target"]).max().sort_values(ascending=False).index[: perturbed.MAX_ROWS]
+    keys = list(dict.fromkeys(zip(mine["feature"], mine["direction"], strict=True)))[: perturbed.MAX_COLUMNS]
+    values = dict(
+        zip(zip(mine["feature"], mine["direction"], mine["target"], strict=True), size, strict=True)
+    )
+    grid = np.array([[values[f, d, t] for f, d in keys] for t in top])
+    logged = predicted.reader.counted or predicted.reader.logged
+    return Drawn(
+        perturbed.heat_map(
+            grid, list(map(str, top)), [f"{f} {d}" for f, d in keys],
+            label="log2 fold change" if logged else "change",
+        ),
+        f"Predicted changes of {predicted.reader.modality}",
+        "The target features that change most, over all perturbed cells. Blue: up; red: down.",
+    )  # fmt: skip

@@ -1,0 +1,263 @@
+"""Which values of a modality are used, what they are taken for, and by which transform."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mocli.data.files.values import choose_layer
+from mocli.data.transforms.recipe import TRANSFORMS, default_transform, seen
+from mocli.errors import InputError, UsageError
+from mocli.tasks.run.options import one_of
+from mocli.types import ModalityKind, ValueKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mocli.data.files.io import ModalityFile
+    from mocli.data.files.values import LayerChoice
+    from mocli.models.base import Traits
+    from mocli.tasks.run.options import DataOptions
+    from mocli.types import CSR, IntArray
+
+LEAST_TOP, MOST_TOP = 1000, 3000
+"""Highly variable features by default: two per cell, within these bounds."""
+
+MOST_PEAKS = 40_000
+"""Peaks by default where they are not reduced to components."""
+
+LIKELIHOODS = {
+    "nb": "counts",
+    "zinb": "counts",
+    "poisson": "counts",
+    "bernoulli": "counts",
+    "ziln": "values that are not negative",
+    "normal": "any values",
+}
+"""What values may be taken for, and what they must be."""
+
+SIGNED_KINDS = frozenset({ModalityKind.OTHER, ModalityKind.METHYL, ModalityKind.CYTO})
+"""Kinds whose values may be negative by nature: M-values, compensated intensities."""
+
+SIGNED_TRANSFORMS = frozenset({"identity", "arcsinh"})
+
+_VALUE_WORDS = {
+    ValueKind.COUNTS: "counts",
+    ValueKind.LOGNORM: "log-like values",
+    ValueKind.POSITIVE: "positive values",
+    ValueKind.REAL: "values of both signs",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """One modality before its matrix is read.
+
+    Attributes
+    ----------
+    likelihood
+        What the model takes the values for; None for models without a choice.
+    signed
+        Whether negative values are allowed: by kind, or because the user named a
+        transform that takes them.
+    n_top
+        Number of highly variable features; None keeps all.
+    keep
+        Names of features that are kept besides.
+    seen_in
+        Share or number of the cells in which the other features have to be seen.
+    selects
+        Whether the user said which features are kept.
+    """
+
+    file: ModalityFile
+    layer: LayerChoice
+    transform: str
+    reason: str
+    signed: bool
+    n_top: int | None
+    likelihood: str | None = None
+    keep: tuple[str, ...] = ()
+    seen_in: float | None = None
+    selects: bool = False
+
+    @property
+    def summary(self) -> str:
+        """Say what was chosen and why."""
+        words = self.layer.layer if self.layer.layer in {"X", "raw"} else f"layers['{self.layer.layer}']"
+        values = f"values from {words} ({self.layer.reason})"
+        likelihood = f", likelihood {self.likelihood}" if self.likelihood else ""
+        return f"{self.file.name}: {values}, transform {self.transform}{likelihood} ({self.reason})"
+
+
+def choose(file: ModalityFile, data: DataOptions, traits: Traits) -> Choice:
+    """Choose layer and transform of a modality from a sample of its values.
+
+    Raises
+    ------
+    UsageError
+        For a transform that does not exist, or highly variable features where none are chosen.
+    InputError
+        If no layer fits the model and the transform.
+    """
+    asked = data.transform.get(file.name)
+    if asked is not None:
+        one_of(asked, list(TRANSFORMS), "--transform")
+    wanted = _wanted_likelihood(file, data, traits, asked)
+    needs_counts = LIKELIHOODS.get(wanted or "") == "counts" or asked == "counts"
+    signed = asked in SIGNED_TRANSFORMS or (asked is None and file.kind in SIGNED_KINDS and wanted != "ziln")
+    layer = _layer(file, data.layer.get(file.name), asked, traits, signed=signed, counts=needs_counts)
+    likelihood = wanted or _default_likelihood(file.kind, layer.values, traits, asked)
+    transform = asked or _transform(file, layer, likelihood)
+    for option, given in (("--hvg", data.hvg), ("--seen-in", data.seen_in)):
+        if transform == "tfidf-lsi" and file.name in given:
+            raise UsageError(
+                f"{option} has no effect on {file.name}, whose TF-IDF and LSI use every feature",
+                field=option,
+                hint=f"leave it out, or choose --transform {file.name}=lognorm",
+            )
+    return Choice(
+        file=file,
+        layer=layer,
+        transform=transform,
+        reason="as asked" if asked else f"{file.kind} with {_VALUE_WORDS[layer.values]}",
+        signed=signed and transform in SIGNED_TRANSFORMS,
+        n_top=_n_top(
+            file,
+            data,
+            peaks=file.kind is ModalityKind.ATAC and transform != "tfidf-lsi",
+            all_kept=not traits.selects_features,
+        ),
+        likelihood=likelihood,
+        keep=tuple(data.keep.get(file.name, ())),
+        seen_in=_seen_in(file, data),
+        selects=file.name in data.hvg or file.name in data.seen_in,
+    )
+
+
+def _wanted_likelihood(
+    file: ModalityFile, data: DataOptions, traits: Traits, transform: str | None
+) -> str | None:
+    """Return the likelihood that was asked for, in words or by a transform, after checking it."""
+    asked = data.likelihood.get(file.name)
+    if asked is None:
+        return "normal" if traits.likelihoods and transform not in {None, "counts"} else None
+    one_of(asked, list(LIKELIHOODS), "--likelihood")
+    offered = traits.likelihoods.get(file.kind, ())
+    if asked not in offered:
+        raise UsageError(
+            f"{traits.name} does not take {file.kind} values for {asked}",
+            field="--likelihood",
+            expected=", ".join(offered) or "no likelihood: this model has its own",
+            hint=f"leave --likelihood {file.name}={asked} out, or choose another model",
+        )
+    if transform is not None and (transform == "counts") != (LIKELIHOODS[asked] == "counts"):
+        raise UsageError(
+            f"the likelihood {asked} is not for values after {transform}",
+            field="--likelihood",
+            found=f"--transform {file.name}={transform} and --likelihood {file.name}={asked}",
+            hint=f"leave out one of the two; {asked} needs {LIKELIHOODS[asked]}",
+        )
+    return asked
+
+
+def _default_likelihood(
+    kind: ModalityKind, values: ValueKind, traits: Traits, transform: str | None
+) -> str | None:
+    """Return the first likelihood of the model that fits the values."""
+    for name in traits.likelihoods.get(kind, ()):
+        needs = LIKELIHOODS[name]
+        fits = {
+            "counts": values is ValueKind.COUNTS,
+            "any values": transform != "counts",
+        }.get(needs, values is not ValueKind.REAL and transform != "counts")
+        if fits:
+            return name
+    return None
+
+
+def _transform(file: ModalityFile, layer: LayerChoice, likelihood: str | None) -> str:
+    if likelihood is not None and LIKELIHOODS[likelihood] == "counts":
+        return "counts"
+    if likelihood == "ziln":
+        return "identity"
+    sample = file.sample(layer.layer)
+    largest = float(sample.data.max()) if sample.nnz else 0.0
+    found = default_transform(file.kind, layer.values, max_value=largest)
+    if likelihood is not None and found == "tfidf-lsi":
+        # a likelihood is of features, not of components
+        return "lognorm" if layer.values is ValueKind.COUNTS else "identity"
+    return found
+
+
+def _layer(
+    file: ModalityFile,
+    requested: str | None,
+    asked: str | None,
+    traits: Traits,
+    *,
+    signed: bool,
+    counts: bool,
+) -> LayerChoice:
+    always = traits.expects[file.kind] == "counts"
+    counts = counts or always
+    normal = asked is None and not always and "normal" in traits.likelihoods.get(file.kind, ())
+    layer = choose_layer(file, requested, wants_counts=counts, allow_negative=signed, takes_normal=normal)
+    if asked == "lognorm" and layer.values is ValueKind.LOGNORM:
+        # a second logarithm is never meant; scaled counts are welcome
+        return choose_layer(file, layer.layer, wants_counts=True)
+    return layer
+
+
+def _n_top(file: ModalityFile, data: DataOptions, *, peaks: bool, all_kept: bool) -> int | None:
+    default = 0 if all_kept else usual_top(file.n_obs, peaks=peaks)
+    n = int(data.hvg.get(file.name, default))
+    if n < 0:
+        raise UsageError("--hvg needs a number that is not negative", field="--hvg", found=n)
+    return n or None  # 0 keeps every feature
+
+
+def usual_top(n_obs: int, *, peaks: bool) -> int:
+    """Return how many highly variable features are kept of so many cells; of peaks that are no components."""
+    return MOST_PEAKS if peaks else min(max(2 * n_obs, LEAST_TOP), MOST_TOP)
+
+
+def tell_seen(choice: Choice, x: CSR, kept: IntArray, say: Callable[[str], None]) -> None:
+    """Say how many features of raw values are seen in as many cells as asked, and which are kept besides.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
+    if choice.seen_in is None:
+        return
+    found, name, limit = seen(x, choice.seen_in), choice.file.name, choice.seen_in
+    cells = f"{limit:.3g} of the cells" if limit < 1 else f"{int(limit):,} cells"
+    if not len(found):
+        raise InputError(
+            f"no feature of {name} is seen in {cells}",
+            file=choice.file.where,
+            field="--seen-in",
+            found=f"{int(np.bincount(x.indices[x.data != 0], minlength=1).max()):,} cells at most",
+            hint="ask for fewer",
+        )
+    rare = len(np.setdiff1d(kept, found))
+    besides = f"; {rare:,} rarer ones are linked or asked for, and kept" if rare else ""
+    say(f"{name}: {len(found):,} of {x.shape[1]:,} features are seen in at least {cells}{besides}")
+
+
+def _seen_in(file: ModalityFile, data: DataOptions) -> float | None:
+    given = data.seen_in.get(file.name)
+    if given is None:
+        return None
+    if given <= 0 or (given >= 1 and given != int(given)) or given > file.n_obs:
+        raise UsageError(
+            "--seen-in needs a share of the cells or a number of them",
+            field="--seen-in",
+            found=f"{file.name}={given:g}",
+            expected=f"above 0 and below 1, or a whole number from 1 to {file.n_obs}",
+        )
+    return float(given)

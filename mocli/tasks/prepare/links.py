@@ -1,0 +1,108 @@
+"""What links modalities: tables and what they match, the first features, matrices that the user made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mocli.data.links.links import match_links, tables_of
+from mocli.data.links.matrices import matrix_links
+from mocli.data.links.route import MatrixRoute, parse_route
+from mocli.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mocli.data.files.io import ModalityFile
+    from mocli.data.links.links import EdgeLinks, Features, LinkTable
+    from mocli.data.links.matrices import MatrixLinks
+
+
+@dataclass(frozen=True, eq=False)
+class Linked:
+    """What `--links` gives.
+
+    Attributes
+    ----------
+    tables
+        As read; the first features as a table of positions.
+    edges
+        What the tables link.
+    matrices
+        Pairs of modalities that matrices link.
+    """
+
+    tables: tuple[LinkTable, ...] = ()
+    edges: tuple[EdgeLinks, ...] = ()
+    matrices: tuple[MatrixLinks, ...] = ()
+
+
+def find_links(
+    texts: Sequence[str],
+    files: Sequence[ModalityFile],
+    features: Sequence[Features],
+    say: Callable[[str], None],
+) -> Linked:
+    """Read and match everything that `--links` names, and make sure that it reaches every modality.
+
+    Raises
+    ------
+    UsageError
+        A route that cannot be meant; two modalities linked by matrices and by something else.
+    InputError
+        See `match_links` and `matrix_links`; a modality, or a part of them, that no link reaches.
+    """
+    routes = [parse_route(text) for text in texts]
+    tables = tuple(tables_of(routes, features))
+    edges = tuple(match_links(tables, features, log=say)) if tables else ()
+    matrices: list[MatrixLinks] = []
+    for route in routes:
+        if isinstance(route, MatrixRoute):
+            matrices += matrix_links(route, files)
+    joined = [(edge.source, edge.target) for edge in edges]
+    for links in matrices:
+        if links.edge in joined:
+            raise UsageError(
+                f"'{links.source}' and '{links.target}' are linked twice, once by matrices",
+                field="--links",
+                found=links.text,
+                hint="matrices stand alone between two modalities: leave the other links out",
+            )
+        joined.append(links.edge)
+    for summary in (*(edge.summary() for edge in edges), *(links.summary() for links in matrices)):
+        say(summary)
+    if joined:
+        _check_reach(joined, [file.name for file in files])
+    elif routes:
+        raise InputError(
+            "links join two modalities, the inputs hold one", field="--links", found=files[0].name
+        )
+    return Linked(tables, edges, tuple(matrices))
+
+
+def _check_reach(joined: Sequence[tuple[str, str]], names: Sequence[str]) -> None:
+    left = [name for name in names if not any(name in edge for edge in joined)]
+    if left:
+        raise InputError(
+            f"no link reaches the modality {' or '.join(repr(name) for name in left)}",
+            field="--links",
+            hint="add a table that links it to another modality, or leave the modality out",
+        )
+    groups = _connected(joined)
+    if len(groups) > 1:
+        raise InputError(
+            "the links leave the modalities in parts that nothing connects",
+            field="--links",
+            found="; ".join(" - ".join(sorted(group)) for group in groups),
+            expected="a chain of links from every modality to every other",
+            hint="add a table between two of the parts, or integrate them apart",
+        )
+
+
+def _connected(edges: Sequence[tuple[str, str]]) -> list[set[str]]:
+    groups: list[set[str]] = []
+    for edge in edges:
+        touched = [group for group in groups if group & set(edge)]
+        groups = [group for group in groups if group not in touched]
+        groups.append(set(edge).union(*touched))
+    return groups

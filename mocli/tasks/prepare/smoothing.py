@@ -1,0 +1,165 @@
+"""Cells averaged over their own neighbours: what encoders see, and where anchors are searched.
+
+A single cell is noisy, its neighbourhood in its own modality much less so. How
+far linked features lean on the neighbours is read from the data: the less of a
+linked feature the neighbours' mean explains, the more of it is noise.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mocli.data.batches import dense_rows
+from mocli.data.bundle import FeatureMatrix
+from mocli.data.transforms.components import are_components, without_averaging
+from mocli.nn.neighbors import chunks, knn
+from mocli.tasks.score.baselines import N_COMPONENTS, principal_components
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from numpy.typing import NDArray
+
+    from mocli.data.bundle import MultiOmics
+    from mocli.types import FloatArray
+
+LEADING = 30
+"""Principal components that define neighbours; the later ones are mostly noise."""
+
+SAMPLE = 2000
+"""Cells from which the share of noise is read."""
+
+LEAST, MOST = 0.5, 0.95
+
+MAX_REFERENCE = 50_000
+"""Training cells kept with a model, among which new cells find their neighbours."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Training cells of one modality, over which new cells are averaged as they were.
+
+    Attributes
+    ----------
+    scores
+        What encoders take, before averaging, `(n, n_vars)`.
+    n_neighbors, weight
+        Neighbours averaged over, and the share that they have.
+    """
+
+    scores: FloatArray
+    n_neighbors: int
+    weight: float
+
+    @classmethod
+    def of(cls, features: FeatureMatrix, *, seed: int) -> Reference | None:
+        """Keep the cells of an averaged matrix, 50,000 sampled ones at most; None where none is averaged."""
+        if features.neighbors is None or features.smoothing == 0:
+            return None
+        n = features.n_obs
+        rows = np.arange(n)
+        if n > MAX_REFERENCE:
+            rows = np.sort(np.random.default_rng(seed).choice(n, MAX_REFERENCE, replace=False))
+        scores = dense_rows(without_averaging(features), rows)
+        return cls(scores, int(features.neighbors.shape[1]), features.smoothing)
+
+    def average(self, features: FeatureMatrix) -> FeatureMatrix:
+        """Average new cells over their nearest training cells, a training cell itself left out."""
+        own = dense_rows(without_averaging(features), np.arange(features.n_obs))
+        ordered, center = are_components(features.names), self.scores.mean(0)
+        points, reference = (leading(x - center, ordered=ordered) for x in (own, self.scores))
+        k = min(self.n_neighbors, len(reference) - 1)
+        averaged = np.empty_like(own)
+        for part in chunks(len(own), 4096):
+            near = knn(points[part], reference, k + 1, metric="cosine")[1]
+            same = np.isclose(self.scores[near[:, 0]], own[part], rtol=1e-4, atol=1e-5).all(axis=1)
+            near = np.where(np.asarray(same).reshape(-1, 1), near[:, 1:], near[:, :-1])
+            mean = self.scores[near].mean(1)
+            averaged[part] = (1 - self.weight) * own[part] + self.weight * mean
+        return FeatureMatrix(averaged, features.names)
+
+
+def smooth_inputs(bundle: MultiOmics, weight: float, *, seed: int, say: Callable[[str], None]) -> MultiOmics:
+    """Return the bundle with encoder inputs averaged over own neighbours when a minibatch is cut.
+
+    The neighbours are the round(sqrt(n)) nearest cells (10 to 100) by cosine in
+    the leading 30 columns.
+    """
+    modalities = dict(bundle.modalities)
+    for name, m in bundle.modalities.items():
+        near = find_neighbors(m.features, seed=seed)
+        if near is not None and weight > 0:
+            modalities[name] = replace(m, features=replace(m.features, neighbors=near, smoothing=weight))
+            say(f"{name}: inputs averaged over {near.shape[1]} own neighbours, weight {weight:.2f}")
+    return replace(bundle, modalities=modalities)
+
+
+def smooth_links(bundle: MultiOmics, *, seed: int, say: Callable[[str], None]) -> MultiOmics:
+    """Return the bundle with linked features that are averaged when a minibatch is cut.
+
+    The neighbours are those of the inputs; the weight is 1 minus the mean R^2
+    of predicting a linked feature from them, between 0.5 and 0.95.
+    """
+    near: Mapping[str, NDArray[np.int32] | None] = {
+        name: find_neighbors(m.features, seed=seed) for name, m in bundle.modalities.items()
+    }
+    links = []
+    for link in bundle.links:
+        source = _smoothed(link.source_features, near[link.source], seed=seed)
+        target = _smoothed(link.target_features, near[link.target], seed=seed)
+        for name, side in ((link.source, source), (link.target, target)):
+            if side.neighbors is not None:
+                k = side.neighbors.shape[1]
+                say(f"{name}: linked features averaged over {k} own neighbours, weight {side.smoothing:.2f}")
+        links.append(replace(link, source_features=source, target_features=target))
+    return replace(bundle, links=tuple(links))
+
+
+def leading(points: FloatArray, *, ordered: bool) -> FloatArray:
+    """Return the columns that define neighbours: the leading 30 of ordered components, else all."""
+    return points[:, :LEADING] if ordered else points
+
+
+def find_neighbors(features: FeatureMatrix, *, seed: int) -> NDArray[np.int32] | None:
+    """Neighbours of every cell within its modality, `(n, k)`; None for fewer than three cells."""
+    if features.neighbors is not None:
+        return features.neighbors.astype(np.int32, copy=False)
+    n = features.n_obs
+    if n < 3:
+        return None
+    ordered = features.n_vars > N_COMPONENTS or are_components(features.names)
+    points = leading(principal_components(features, np.arange(n), seed=seed), ordered=ordered)
+    k = min(int(np.clip(round(np.sqrt(n)), 10, 100)), n - 1)
+    # the table lives as long as training does: half the bytes are enough, and no second copy
+    near = np.empty((n, k), np.int32)
+    for part in chunks(n, 4096):
+        found = knn(points[part], points, k + 1, metric="cosine")[1]
+        own = found == np.arange(part.start, part.stop)[:, None]
+        # a cell that its duplicates crowd out of its own list loses the last of them
+        own[~own.any(1), -1] = True
+        near[part] = found[~own].reshape(-1, k)
+    return near
+
+
+def _smoothed(features: FeatureMatrix, near: NDArray[np.int32] | None, *, seed: int) -> FeatureMatrix:
+    if near is None:
+        return features
+    weight = float(np.clip(1 - _explained(features, near, seed=seed).mean(), LEAST, MOST))
+    return replace(features, neighbors=near, smoothing=weight)
+
+
+def _explained(features: FeatureMatrix, near: NDArray[np.int32], *, seed: int) -> FloatArray:
+    """R^2, at least 0, of each column when predicted by the neighbours' mean, `(n_columns,)`."""
+    n = features.n_obs
+    rows = np.sort(np.random.default_rng(seed).choice(n, min(n, SAMPLE), replace=False))
+    own = dense_rows(features, rows)
+    mean = dense_rows(replace(features, neighbors=near, smoothing=1.0), rows)
+    variance = own.var(0)
+    residual = np.square(own - mean).mean(0)
+    explained = np.zeros_like(variance)
+    np.divide(variance - residual, variance, out=explained, where=variance > 0)
+    clipped: FloatArray = np.clip(explained, 0, 1)
+    return clipped

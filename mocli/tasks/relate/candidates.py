@@ -1,0 +1,243 @@
+"""Which pairs of an imputed and a measured feature are correlated: genes and peaks near them, or all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mocli.data.features.index import FeatureIndex, Features, nearest_names
+from mocli.data.genome.genes import read_genes
+from mocli.data.genome.loci import has_places
+from mocli.data.genome.vicinity import WINDOW, find_vicinity
+from mocli.errors import InputError, UsageError
+from mocli.tasks.relate.correlate import Pairs, all_pairs, genomic_pairs, strongest_pairs
+from mocli.types import ModalityKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from mocli.data.genome.vicinity import Vicinity
+    from mocli.tasks.impute.impute import ImputeOptions
+    from mocli.tasks.infer.direction import Direction
+    from mocli.tasks.relate.correlate import Imputed
+    from mocli.tasks.run.options import DataOptions
+    from mocli.tasks.run.run import Run
+    from mocli.types import CSR, IntArray
+
+MOST_PAIRS = 2_000_000
+"""Pairs of features without places that are all tested; of more, the strongest."""
+TOP = 10
+
+_GENES = {ModalityKind.RNA: "gene", ModalityKind.PROT: "protein", ModalityKind.CYTO: "protein"}
+
+
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Pairs to be tested.
+
+    Attributes
+    ----------
+    first
+        Imputed features, those chosen only; `columns` are their places in the modality.
+    second
+        Measured features.
+    vicinity
+        Genes and the peaks around them, None where features have no places.
+    peaks_first
+        Whether it is the peaks that are imputed.
+    top
+        Of too many pairs without places, how many of every feature are tested.
+    """
+
+    first: Features
+    second: Features
+    columns: IntArray
+    vicinity: Vicinity | None = None
+    peaks_first: bool = False
+    top: int = TOP
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """What a table calls the two sides."""
+        if self.vicinity is None:
+            return self.first.modality, self.second.modality
+        gene = _GENES.get((self.second if self.peaks_first else self.first).kind, "gene")
+        return ("peak", gene) if self.peaks_first else (gene, "peak")
+
+    def pairs(self, measured: CSR, imputed: Imputed) -> Pairs:
+        """Return the pairs, by first, then by second feature.
+
+        Parameters
+        ----------
+        measured, imputed
+            As `relate` takes them; looked at only where there are too many pairs.
+        """
+        near = self.vicinity
+        if near is None:
+            n_first, n_second = len(self.first.names), len(self.second.names)
+            if n_first * n_second <= MOST_PAIRS:
+                return all_pairs(n_first, n_second)
+            return strongest_pairs(measured, imputed, n_first, top=self.top)
+        return self.turned(genomic_pairs(near))
+
+    def turned(self, pairs: Pairs) -> Pairs:
+        """Return pairs of genes and peaks with the imputed side first."""
+        if not self.peaks_first:
+            return pairs
+        order = np.lexsort((pairs.first, pairs.second))
+        assert pairs.home is not None
+        home = np.full(len(self.second.names), -1, dtype=np.int64)
+        home[pairs.first] = pairs.home[pairs.second]
+        return Pairs(pairs.second[order], pairs.first[order], home=home)
+
+    def summary(self) -> str:
+        """Say what is tested."""
+        near = self.vicinity
+        if near is not None:
+            return (
+                f"{len(near.gene):,} pairs to test: {len(np.unique(near.gene)):,} {near_name(self)} "
+                f"and {len(np.unique(near.peak)):,} peaks near them"
+            )
+        n = len(self.first.names) * len(self.second.names)
+        of = " x ".join(f"{len(f.names):,} {f.modality}" for f in (self.first, self.second))
+        if n <= MOST_PAIRS:
+            return f"{n:,} pairs to test: {of} features"
+        return f"the {self.top} strongest pairs of every feature are tested, of {n:,}: {of} features"
+
+
+def near_name(candidates: Candidates) -> str:
+    """Return what the side that is no peaks is called, in the plural."""
+    return candidates.labels[1 if candidates.peaks_first else 0] + "s"
+
+
+def candidates_of(run: Run, data: DataOptions, asked: ImputeOptions, direction: Direction) -> Candidates:
+    """Choose the pairs that `impute --relations` tests; see `find_candidates`."""
+    first, second = direction.features(data.var_key)
+    columns = np.arange(len(first.names))
+    if asked.features:
+        # a name that is not there is an error of the imputation itself
+        columns = np.flatnonzero(np.isin(np.asarray(direction.target_names, dtype=object), asked.features))
+    return find_candidates(
+        first, second, columns, gtf=asked.gtf, window=asked.window, top=TOP, say=run.say, warn=run.warn
+    )
+
+
+def find_candidates(
+    first: Features,
+    second: Features,
+    columns: IntArray,
+    *,
+    gtf: Path | None,
+    window: int | None,
+    top: int,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> Candidates:
+    """Pair features that lie near each other where a gene table is given, else all.
+
+    Parameters
+    ----------
+    first, second
+        Features of the imputed and of the measured modality.
+    columns
+        Features of `first` wanted.
+    window
+        Bases around the TSS; None for 100,000.
+
+    Raises
+    ------
+    UsageError
+        A window or gene table for features without places.
+    InputError
+        As `read_genes` and `find_vicinity` raise it.
+    """
+    chosen = Features(
+        first.modality,
+        first.kind,
+        tuple(first.names[j] for j in columns),
+        {name: tuple(values[j] for j in columns) for name, values in first.aliases.items()},
+    )
+    if gtf is None and window is not None:
+        raise UsageError(
+            "--window is counted from transcription starts, which a gene table names",
+            field="--window",
+            found=f"{window:,}, no gene table",
+            hint="give --gtf FILE (GTF, GFF3, BED or a table), or leave --window out",
+        )
+    if window is not None and window < 0:
+        raise UsageError("--window cannot be negative", field="--window", found=str(window))
+    if gtf is None:
+        made = Candidates(chosen, second, columns, top=top)
+        say(made.summary())
+        return made
+    with_places = [has_places(f) for f in (first, second)]
+    if sum(with_places) != 1:
+        raise UsageError(
+            "--gtf and --window pair genes with peaks, "
+            + ("and both modalities are peaks" if all(with_places) else "and no feature has coordinates"),
+            field="--gtf",
+            found="; ".join(f"{f.modality} ({f.kind}): {', '.join(f.names[:2])}" for f in (first, second)),
+            expected="names such as chr1:1000-1500 on one side",
+            hint="leave --gtf and --window out to test pairs wherever they lie, "
+            "or name the column of var that holds such names with --var-key",
+        )
+    table = read_genes(gtf)
+    genes, peaks = (second, chosen) if with_places[0] else (chosen, second)
+    near = find_vicinity(genes, peaks, table, window=WINDOW if window is None else window)
+    say(f"{len(table.frame):,} genes from {table.path}")
+    for note in (*table.notes, *near.notes):
+        if note.startswith("warning: "):
+            warn(note.removeprefix("warning: "))
+        else:
+            say(note)
+    made = Candidates(chosen, second, columns, near, peaks_first=with_places[0], top=top)
+    if near.n_unplaced_genes:
+        warn(
+            f"{near.n_unplaced_genes:,} of {len(genes.names):,} {near_name(made)} are not in {table.path} "
+            f"and not tested: {_some(near.unplaced_genes, near.n_unplaced_genes)}"
+        )
+    say(made.summary())
+    return made
+
+
+def choose_genes(features: Features, wanted: Sequence[str], *, warn: Callable[[str], None]) -> IntArray:
+    """Return the places of features asked for, in the modality's order; of all where none is.
+
+    Raises
+    ------
+    InputError
+        None of them is there.
+    """
+    if not wanted:
+        return np.arange(len(features.names))
+    found = FeatureIndex(features).match(wanted)
+    lost = (*found.missing, *found.ambiguous)
+    places = sorted({p for positions in found.positions for p in positions})
+    if not places:
+        near = nearest_names(lost[0], features.names)
+        raise InputError(
+            f"none of the {len(wanted):,} genes of --genes is in '{features.modality}'",
+            field="--genes",
+            found=_some(lost[:5], len(lost)),
+            expected=", ".join(features.names[:5]),
+            hint=f"did you mean '{near[0]}'?" if near else None,
+        )
+    if lost:
+        warn(
+            f"{len(lost):,} of the {len(wanted):,} genes of --genes are not in '{features.modality}': "
+            + ", ".join(_with_nearest(name, features.names) for name in lost[:5])
+            + (", ..." if len(lost) > 5 else "")
+        )
+    return np.array(places, dtype=np.int64)
+
+
+def _with_nearest(name: str, names: Sequence[str]) -> str:
+    near = nearest_names(name, names)
+    return f"{name} (did you mean {near[0]}?)" if near else name
+
+
+def _some(names: Sequence[str], n: int) -> str:
+    return ", ".join(names) + (", ..." if n > len(names) else "")

@@ -1,0 +1,281 @@
+"""What a run says of feature relations: figures, the strongest pairs, pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mocli.tasks.impute.accuracy import as_rows
+from mocli.tasks.relate.relate import LINKED, MEASURED
+from mocli.tasks.relate.scope import ALL
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mocli.report.html import Drawn
+    from mocli.tasks.relate.promoters import Figures
+    from mocli.tasks.relate.relate import Related
+    from mocli.tasks.run.run import Run
+
+SHOWN = 200
+"""Pairs in the report's table."""
+_FDR = 0.05
+_MOST_LINKED = 0.5  # share of linked pairs from which the reader is told that the model knew them
+
+_NULLS = {
+    "fdr": (
+        "permuted",
+        "cells permuted on one side; most features that differ between cell types differ from it",
+    ),
+    "fdr_matched": (
+        "matched",
+        "the same imputed feature against features elsewhere that are seen in as many cells",
+    ),
+}
+_ODDS = "odds ratio of being among the strongest tenth"
+_TITLES = {
+    "promoter_vs_matched_odds_ratio": f"Promoter peaks against matched promoters of other genes: {_ODDS}",
+    "promoter_vs_matched_p": "The same, p",
+    "promoter_vs_distal_odds_ratio": f"Promoter peaks against distal peaks of the window: {_ODDS}",
+    "promoter_vs_distal_p": "The same, p",
+}
+
+
+def over_all(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a relation table over all cells."""
+    return table[(table["group"] == ALL).to_numpy()] if "group" in table else table
+
+
+def report_relations(run: Run, related: Related, direction: str) -> None:
+    """Put figures, warnings and the strongest pairs into the report and the log.
+
+    Parameters
+    ----------
+    direction
+        `atac->rna`.
+    """
+    table = over_all(related.table)
+    run.report.metrics |= _counts(related, table, direction)
+    if related.enrichment is not None:
+        run.report.metrics |= _enrichment(related.enrichment, len(table), direction)
+    if related.enrichment_measured is not None:
+        run.report.baselines["measured"] = {
+            "title": "measured values of both",
+            "definition": f"the same pairs, correlated over the {related.n_measured:,} cells in which both "
+            "sides were measured, which unpaired experiments do not have",
+            "metrics": _enrichment(related.enrichment_measured, len(table), direction),
+        }
+    for key, entry in run.report.metrics.items():
+        if key.endswith(f"[{direction}]") and entry.get("value") is not None and _is_told(key):
+            run.say(f"  {key} {entry['value']:.4g}")
+    if related.left_out:
+        run.warn(f"groups of fewer than 20 cells are not tested: {', '.join(related.left_out)}")
+    second = related.candidates.labels[1]
+    if related.n_absent:
+        run.warn(
+            f"{len(related.absent):,} {second} features that the model knows are not in the input, so that "
+            f"{related.n_absent:,} of {len(table):,} pairs have no correlation: "
+            + ", ".join(related.absent[:5]) + (", ..." if len(related.absent) > 5 else "")
+        )  # fmt: skip
+    constant = n_constant(related, table)
+    if constant:
+        run.warn(
+            f"{constant:,} of {len(table):,} pairs have no correlation: a feature is the same in all cells"
+        )
+    if LINKED in table and table[LINKED].mean() > _MOST_LINKED:
+        run.say(
+            f"{table[LINKED].mean():.0%} of the pairs tested are links that the model was trained with: "
+            "what it finds among them is in part what it was told"
+        )
+    _tabulate(run, table, related)
+
+
+def n_constant(related: Related, table: pd.DataFrame) -> int:
+    """Pairs over all cells without a correlation although both features are in the input."""
+    return int(table["correlation"].isna().sum()) - related.n_absent
+
+
+def _is_told(key: str) -> bool:
+    return key.startswith(("promoter", "relations_fdr")) and not key.split("[")[0].endswith(
+        ("_n_a", "_n_b", "_top_a", "_top_b")
+    )
+
+
+def _counts(related: Related, table: pd.DataFrame, direction: str) -> dict[str, Any]:
+    candidates = related.candidates
+    near = candidates.vicinity
+    labels = candidates.labels
+    counts = {
+        "relations_tested": (len(table), "Pairs tested", "Pairs of an imputed and a measured feature."),
+    }
+    if related.n_compared is not None:
+        counts["relations_compared"] = (
+            related.n_compared, "Pairs compared",
+            "All pairs, of which the strongest of every feature were tested.",
+        )  # fmt: skip
+    for label in labels:
+        counts[f"{label}s_tested"] = (
+            table[label].nunique(), f"{label}: tested", f"Features of the side '{label}' in a tested pair.",
+        )  # fmt: skip
+    counts[f"{labels[1]}s_absent"] = (
+        len(related.absent), f"{labels[1]}: absent",
+        f"Features of the side '{labels[1]}' in a pair that the model knows and the input lacks.",
+    )  # fmt: skip
+    counts["pairs_absent"] = (
+        related.n_absent,
+        "Pairs with an absent feature",
+        "Pairs without a correlation.",
+    )
+    counts["pairs_constant"] = (
+        n_constant(related, table), "Pairs with a constant feature",
+        "Pairs without a correlation, as one of their features is the same in all cells.",
+    )  # fmt: skip
+    if near is not None:
+        counts["genes_unplaced"] = (
+            near.n_unplaced_genes, "Genes without a place", "Genes, or proteins, not in the gene table.",
+        )  # fmt: skip
+        counts["peaks_unplaced"] = (
+            near.n_unplaced_peaks, "Peaks without a place", "Features that are no interval of a genome.",
+        )  # fmt: skip
+    found = {f"{name}[{direction}]": _entry(*entry) for name, entry in counts.items()}
+    for column, (name, null) in _NULLS.items():
+        fdr = table[column].to_numpy(dtype=np.float64)
+        fdr = fdr[np.isfinite(fdr)]
+        share = float((fdr < _FDR).mean()) if len(fdr) else None
+        key = f"relations_fdr5_{name}[{direction}]"
+        found[key] = {
+            **_entry(
+                share, f"Pairs of FDR below 5%, {name} null", f"Share of the pairs tested; null: {null}."
+            ),
+            "range": [0.0, 1.0],
+            "n": len(fdr),
+        }
+    both = table[[MEASURED, "correlation"]].dropna() if MEASURED in table else table.iloc[:0]
+    if len(both) > 2 and both.std().min() > 0:
+        found[f"relations_agreement[{direction}]"] = {
+            **_entry(
+                float(np.corrcoef(both[MEASURED], both["correlation"])[0, 1]),
+                "Agreement with measured pairs",
+                "Pearson correlation, over pairs, of the correlation of imputed with measured values and "
+                f"that of measured values of both in {related.n_measured:,} cells.",
+            ),
+            "better": "higher",
+            "range": [-1.0, 1.0],
+            "n": len(both),
+        }
+    if LINKED in table and len(table):
+        found[f"relations_linked[{direction}]"] = {
+            **_entry(
+                float(table[LINKED].mean()),
+                "Pairs that were links in training",
+                "Share of the pairs tested that the link table of the training holds.",
+            ),
+            "range": [0.0, 1.0],
+            "n": len(table),
+        }
+    return found
+
+
+def _entry(value: float | None, title: str, definition: str) -> dict[str, Any]:
+    return {
+        "value": value,
+        "better": None,
+        "range": [0.0, None],
+        "n": None,
+        "title": title,
+        "definition": definition,
+        "sentence": "",
+    }
+
+
+def _enrichment(figures: Figures, n: int, direction: str) -> dict[str, Any]:
+    found = {}
+    for name, figure in figures.items():
+        value = figure["value"]
+        assert not isinstance(value, str)
+        title = _TITLES.get(name, name.replace("_", " "))
+        entry = _entry(value, title, str(figure["definition"]))
+        if name.endswith("_odds_ratio"):
+            entry["better"] = "higher"
+            entry["sentence"] = (
+                "Above 1 where a gene's own promoter peaks are among the strongest more often; 1 is chance."
+            )
+        if name.endswith("_p"):
+            entry["range"] = [0.0, 1.0]
+        found[f"{name}[{direction}]"] = {**entry, "n": n}
+    return found
+
+
+def _tabulate(run: Run, table: pd.DataFrame, related: Related) -> None:
+    top = table[table["correlation"].notna().to_numpy()].head(SHOWN)
+    shown = "all" if len(top) == len(table) else f"the {len(top):,} strongest of {len(table):,}"
+    run.report.tables["relations"] = {
+        "title": f"Pairs of {' and '.join(related.candidates.labels)} ({shown})",
+        "sentence": "By the size of the correlation over all cells. A small matched FDR says that the pair "
+        "stands out from the feature's correlations elsewhere; a small plain FDR only that both differ "
+        "between cells.",
+        "columns": [str(column) for column in top.columns],
+        "rows": as_rows({str(column): _rounded(top[column]) for column in top.columns}),
+    }
+
+
+def _rounded(values: pd.Series) -> Any:
+    array = values.to_numpy()
+    if array.dtype.kind != "f":
+        return array
+    return np.array([float(f"{v:.6g}") for v in array])
+
+
+def draw_relations(related: Related) -> list[Drawn]:
+    """Return the pictures: correlation over distance, and each feature's strongest partner."""
+    from mocli.report import html
+    from mocli.report import related as pictures
+
+    table = over_all(related.table)
+    first, second = related.candidates.labels
+    correlation = table["correlation"].to_numpy()
+    small = table["fdr_matched"].to_numpy() < _FDR
+    drawn = []
+    if "distance_to_tss" in table:
+        drawn.append(
+            html.Drawn(
+                pictures.distance_plot(table["distance_to_tss"].to_numpy(), correlation),
+                "Correlation and distance",
+                f"One point a pair: the imputed {first} against the measured {second}, over all cells.",
+            )
+        )
+    else:
+        drawn.append(
+            html.Drawn(
+                pictures.correlation_histogram(correlation, small),
+                "Correlation of all pairs",
+                f"Imputed {first} against measured {second} features, over all cells.",
+            )
+        )
+    # sorted by size, so that the first row of a feature is its strongest
+    best = ~table[first].duplicated().to_numpy() & np.isfinite(correlation)
+    lines = table[best]
+    far = lines["distance_to_tss"].to_numpy() if "distance_to_tss" in lines else None
+    texts = [f"{a}, {b}" for a, b in zip(lines[first], lines[second], strict=True)]
+    if far is not None:
+        texts = [f"{t} ({d / 1000:+.1f} kb)" for t, d in zip(texts, far, strict=True)]
+    drawn.append(
+        html.Drawn(
+            pictures.strongest_partners(texts, correlation[best], small[best]),
+            f"The strongest {second} of each {first}",
+            f"Of {len(lines):,} {first} features those with the strongest partner.",
+        )
+    )
+    return drawn
+
+
+def summarise(related: Related) -> str:
+    """Say what a table on disk holds, for the report's list of outputs."""
+    first, second = related.candidates.labels
+    groups = related.table["group"].nunique() - 1 if "group" in related.table else 0
+    within = f" and within {groups} groups" if groups else ""
+    return (
+        f"{len(over_all(related.table)):,} relations of imputed {first} and measured {second} features, "
+        f"over all cells{within}"
+    )

@@ -1,0 +1,133 @@
+"""Names of everything a run writes; they depend on `-o` alone."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mocli.data.write.write import check_writable
+from mocli.errors import UsageError
+from mocli.tasks.trained.calibration import CALIBRATION
+from mocli.tasks.trained.saved import DESCRIPTION, WEIGHTS, check_model_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mocli.tasks.run.options import OutputOptions, RunOptions
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The files of one run."""
+
+    output: Path
+    report: Path | None  # None: to standard output
+    html: Path | None
+    log: Path
+    model: Path
+    checkpoints: Path
+    beside: tuple[Path, ...] = ()  # what only this task writes, after the output
+
+    @classmethod
+    def of(
+        cls,
+        output: OutputOptions,
+        run: RunOptions,
+        *,
+        suffixes: tuple[str, ...],
+        beside: tuple[str, ...] = (),
+    ) -> Paths:
+        """Derive all names; `beside` holds the suffixes of files that only this task writes.
+
+        Raises
+        ------
+        UsageError
+            If the output's suffix is not one of `suffixes`.
+        """
+        path = output.output
+        if path.suffix not in suffixes:
+            raise UsageError(
+                f"the output must end in {' or '.join(suffixes)}",
+                field="--output",
+                found=path.name,
+                hint=f"for example -o {path.stem or 'out'}{suffixes[0]}",
+            )
+        stem = path.with_suffix("")
+        report: Path | None = output.report or _sibling(stem, ".report.json")
+        if output.report is not None and str(output.report) == "-":
+            report = None
+        return cls(
+            output=path,
+            report=report,
+            html=_sibling(stem, ".report.html") if output.html else None,
+            log=_sibling(stem, ".log"),
+            model=_sibling(stem, ".model"),
+            checkpoints=run.checkpoint_dir or _sibling(stem, ".ckpt"),
+            beside=tuple(_sibling(stem, suffix) for suffix in beside),
+        )
+
+    def results(self, *, trained: bool = True, calibrated: bool = False) -> list[Path]:
+        """Return what an undisturbed run leaves behind, in the order of writing."""
+        model = [self.model / WEIGHTS, self.model / DESCRIPTION] if trained else []
+        model += [self.model / CALIBRATION] if calibrated else []
+        files = [self.log, *model, self.output, *self.beside]
+        return [*files, *(p for p in (self.html, self.report) if p is not None)]
+
+    def refuse_inputs(self, inputs: Iterable[Path]) -> None:
+        """Make sure that no file of the run is one of its inputs.
+
+        Raises
+        ------
+        UsageError
+            It would be overwritten.
+        """
+        mine = [p for p in self.results() if p.exists()]
+        for given in inputs:
+            for path in mine:
+                if given.exists() and given.samefile(path):
+                    raise UsageError(
+                        "the run would write over its own input",
+                        file=given,
+                        hint="inputs are never changed: choose another output",
+                    )
+
+    def check(self, *, force: bool) -> None:
+        """Find out before the work whether everything can be written after it.
+
+        Raises
+        ------
+        UsageError
+            The output exists and `force` is not given; the model's folder is not mocli's.
+        EnvironmentProblem
+            A folder is absent or not writable.
+        """
+        for path in (self.output, *self.beside):
+            check_writable(path, force=force)
+        # a pipe or device is written to directly
+        if self.report is not None and (not self.report.exists() or self.report.is_file()):
+            check_writable(self.report, force=True)
+        if self.model.exists():
+            check_model_folder(self.model)
+
+    def failure_report(self, *, replaced: bool) -> Path | None:
+        """Return where a failed run reports: never over the report of results that stay.
+
+        Parameters
+        ----------
+        replaced
+            Whether the run has written its output before it failed.
+        """
+        if self.report is None or replaced or not (self.output.exists() and self.report.exists()):
+            return self.report
+        return _sibling(self.output.with_suffix(""), ".failed.report.json")
+
+
+def _sibling(stem: Path, suffix: str) -> Path:
+    return stem.with_name(stem.name + suffix)
+
+
+def command_line() -> list[str]:
+    """Return the command as typed."""
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]

@@ -1,0 +1,213 @@
+"""`Run`: everything around a task - paths, log, signals, seed, device, timing, the report."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import signal
+import threading
+import time
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Self
+
+from mocli import __version__
+from mocli.data.files.io import sha256
+from mocli.errors import Interrupted, MocliError
+from mocli.log import logger, open_log
+from mocli.report import wording
+from mocli.report.schema import Report
+from mocli.tasks.prepare.footprint import available_memory
+from mocli.tasks.run.memory import MemoryLimit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    import torch
+
+    from mocli.tasks.run.options import OutputOptions, RunOptions
+    from mocli.tasks.run.paths import Paths
+    from mocli.types import FloatArray
+
+VERSIONED = ("torch", "numpy", "scipy", "pandas", "anndata", "mudata", "h5py", "scikit-learn")
+
+
+class Run:
+    """Context of one task: entered, it has a log and a device; left, a report lies on disk.
+
+    Raises
+    ------
+    UsageError, EnvironmentProblem
+        On entry, if outputs exist, cannot be written, or the device is absent.
+    """
+
+    def __init__(
+        self, task: str, paths: Paths, *, output: OutputOptions, options: RunOptions, command: Sequence[str]
+    ) -> None:
+        self.paths, self.output, self.options = paths, output, options
+        self.report = Report(command=list(command), task=task, seed=options.seed, versions=versions())
+        self.device: torch.device
+        self._threads: int | None = None
+        self._stack = ExitStack()
+        self._started = time.monotonic()
+        self._limit = MemoryLimit(options.max_memory)
+
+    def __enter__(self) -> Self:
+        # imported here: a dry run must not pay for torch
+        from mocli.train.device import choose_device, choose_threads, describe, torch_settings
+
+        options = self.options
+        with self._reported():
+            self.paths.check(force=self.output.force)
+            resuming = options.resume != "never" and self.paths.checkpoints.exists()
+            # a forced run that fails must not take the log of the results that stay
+            append = resuming or self.paths.output.exists()
+            self._stack.enter_context(open_log(self.paths.log, command=self.report.command, append=append))
+            self._stack.enter_context(_signals_raise())
+            self.device = choose_device(options.device)
+            threads = self._threads = choose_threads(options.threads)
+            self._stack.enter_context(torch_settings(threads=threads, deterministic=options.deterministic))
+            device = describe(self.device, requested=options.device, threads=threads)
+        self.report.device = device  # type: ignore[assignment]
+        self.say(
+            f"device: {device['used']} ({device['name']}), {threads} threads, "
+            f"{_free_memory()} of memory free; seed {options.seed}"
+        )
+        self._limit.__enter__()
+        if options.max_memory is not None and not self._limit.watches:
+            self.warn(
+                "--max-memory: how much is taken cannot be watched here (only on Linux, in the main thread); "
+                "the estimate alone is held against it"
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._limit.__exit__(kind, error, trace)
+        explained = None if error is None else self._limit.explain(error)
+        self.report.timing["total_s"] = round(time.monotonic() - self._started, 3)
+        if self.report.device is not None:
+            from mocli.train.device import gpu_peak_memory, peak_memory
+
+            self.report.device["peak_memory_bytes"] = peak_memory()
+            self.report.device["gpu_peak_memory_bytes"] = gpu_peak_memory(self.device)
+        try:
+            if explained is not None:
+                self._fail(explained)
+            elif self.paths.report is not None:
+                self.report.write(self.paths.report)
+                self.say(f"wrote {self.paths.report}: the report in JSON")
+        finally:
+            self._stack.__exit__(kind, error, trace)
+        if explained is not None and explained is not error:
+            raise explained from error
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            self._fail(error)
+            self._stack.__exit__(type(error), error, error.__traceback__)
+            raise
+
+    def _fail(self, error: BaseException) -> None:
+        self.report.fail(error)
+        written = {str(record["path"]) for record in self.report.outputs}
+        target = self.paths.failure_report(replaced=str(self.paths.output) in written)
+        try:
+            if target is not None:
+                self.report.write(target)
+        except MocliError as second:
+            # the first error is the one to be told
+            logger.debug("the report of the failure could not be written: %s", second)
+
+    def say(self, message: str) -> None:
+        """Log a line."""
+        logger.info("%s", message)
+
+    def warn(self, message: str) -> None:
+        """Log a warning and keep it for the report."""
+        self.report.warnings.append(message)
+        logger.warning("%s", message)
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the seconds of a stage to the report."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            key = f"{name}_s"
+            self.report.timing[key] = round(self.report.timing.get(key, 0) + time.monotonic() - begun, 3)
+            self._restore_threads()
+
+    def _restore_threads(self) -> None:
+        """Set torch's threads again: OpenMP code of other libraries changes them for the whole process."""
+        if self._threads is not None:
+            import torch
+
+            torch.set_num_threads(self._threads)
+
+    def add_output(self, path: Path, what: str, *, first: bool = False) -> None:
+        """Put a written file, or a folder with its files, into the report; again where it has changed.
+
+        The run is named after the first.
+        """
+        if path.is_dir():
+            files = {p.name: sha256(p) for p in sorted(path.iterdir())}
+            size = sum(p.stat().st_size for p in path.iterdir())
+            record: dict[str, Any] = {"path": str(path), "what": what, "bytes": size, "files": files}
+        else:
+            record = {"path": str(path), "what": what, "bytes": path.stat().st_size, "sha256": sha256(path)}
+        others = [known for known in self.report.outputs if known["path"] != str(path)]
+        self.report.outputs = [record, *others] if first else [*others, record]  # type: ignore[list-item]
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Outside the training loop a signal ends the run at once, with a report."""
+
+    def receive(signum: int, _frame: object) -> None:
+        raise Interrupted(signum, f"signal {signum} received outside training", hint="repeat the command")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    old = {
+        s: signal.signal(s, receive)
+        for s in (getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+    }
+    try:
+        yield
+    finally:
+        for signum, handler in old.items():
+            signal.signal(signum, handler)
+
+
+def versions() -> dict[str, str]:
+    """Versions of mocli, Python and the packages that shape the numbers."""
+    found = {"mocli": __version__, "python": platform.python_version()}
+    for name in VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def digest(latent: Mapping[str, FloatArray]) -> str:
+    """SHA-256 of the latents' bytes, modality by modality in order."""
+    h = hashlib.sha256()
+    for name, z in latent.items():
+        h.update(name.encode())
+        h.update(z.astype("<f4").tobytes())
+    return h.hexdigest()
+
+
+def _free_memory() -> str:
+    free = available_memory()
+    return "an unknown amount" if free is None else wording.size(free)

@@ -1,0 +1,305 @@
+"""Score a placement of cells: the model's latent, or a baseline, by the same metrics."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mocli.data.batches import dense_rows
+from mocli.metrics.embedding import Embedding
+from mocli.metrics.link_concordance import concordance_by_link
+from mocli.metrics.registry import available_metrics, evaluate
+from mocli.tasks.score.baselines import (
+    MAX_CELLS,
+    MAX_VALUES,
+    component_baseline,
+    link_baselines,
+    own_places,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from mocli.data.bundle import Codes, MultiOmics
+    from mocli.tasks.score.baselines import Baseline
+    from mocli.tasks.trained.latent import Latent
+    from mocli.types import DoubleArray, FloatArray, IntArray
+
+    Own = tuple[IntArray, FloatArray]
+
+MAX_LINKED = 200
+"""Columns drawn for link concordance; more would only cost memory."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Metrics of the model and of the baselines, and what the pictures need."""
+
+    metrics: dict[str, Any]
+    baselines: dict[str, Any]
+    confusion: dict[str, tuple[IntArray, tuple[str, ...], tuple[str, ...]]]
+    links: dict[tuple[str, str], LinkScores]
+
+
+@dataclass(frozen=True, eq=False)
+class LinkScores:
+    """How far cells that lie together agree on each linked feature.
+
+    Attributes
+    ----------
+    concordance
+        `(n_links,)`, correlation with the neighbours in the other modality.
+    n_cells
+        Of the smaller modality: what the correlations rest on.
+    n_links
+        Of the edge; 200 are drawn where there are more.
+    """
+
+    names: tuple[str, ...]
+    concordance: DoubleArray
+    n_cells: int
+    n_links: int
+
+
+def score(
+    latent: Latent,
+    bundle: MultiOmics,
+    pairs: Mapping[tuple[str, str], IntArray],
+    *,
+    seed: int,
+) -> Scores:
+    """Evaluate the latent beside baselines.
+
+    Where modalities have places of their own, these are the linked features of every pair of linked
+    modalities; where a cell has one place, principal components without any correction.
+    """
+    # baselines first, as their memory is free again then
+    groups = latent.groups(bundle)
+    if latent.joint is None:
+        own = own_components(bundle, seed=seed)
+        baselines = _link_baselines(bundle, pairs, own, seed=seed)
+    else:
+        baselines, base, of = _component_baseline(bundle, seed=seed)
+        # cells measured alike, by all that was measured of them
+        own = {name: (np.searchsorted(groups[name].cells, of[name]), z) for name, z in base.z.items()}
+    everything = {name: np.arange(m.n_obs) for name, m in bundle.modalities.items()}
+    embedding = embedding_of(
+        {name: group.z for name, group in groups.items()},
+        {name: group.cells for name, group in groups.items()},
+        bundle,
+        seed=seed,
+        # a cell with one place has no distance to itself
+        pairs=pairs if latent.joint is None else {},
+        linked=linked_features(bundle, everything, seed=seed) if latent.joint is None else {},
+        own=own,
+    )
+    metrics = every_metric(embedding)
+    return Scores(metrics, baselines, _confusions(embedding, bundle), _links(embedding, bundle))
+
+
+def _links(e: Embedding, bundle: MultiOmics) -> dict[tuple[str, str], LinkScores]:
+    concordance = concordance_by_link(e) if e.linked else {}
+    return {
+        link.edge: LinkScores(
+            names=e.linked[link.edge][2],
+            concordance=concordance[link.edge],
+            n_cells=min(bundle.modalities[name].n_obs for name in link.edge),
+            n_links=len(link.names),
+        )
+        for link in bundle.links
+        if e.linked and link.edge in concordance
+    }
+
+
+def own_components(bundle: MultiOmics, *, seed: int) -> dict[str, Own]:
+    """Rows of each modality (all, or a sample), and their places by its own features alone."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for name, m in bundle.modalities.items():
+        rows = np.arange(m.n_obs)
+        if m.n_obs > MAX_CELLS:
+            rows = np.sort(rng.choice(m.n_obs, MAX_CELLS, replace=False))
+        found[name] = rows, own_places(m, rows, seed=seed)
+    return found
+
+
+def _own_among(own: Mapping[str, Own], rows: Mapping[str, IntArray]) -> dict[str, Own]:
+    """Own places of the cells of a sample of rows, in its numbering."""
+    found = {}
+    for name, taken in rows.items():
+        known, places = own[name]
+        _, position, among = np.intersect1d(taken, known, assume_unique=True, return_indices=True)
+        found[name] = position, places[among]
+    return found
+
+
+def _link_baselines(
+    bundle: MultiOmics,
+    pairs: Mapping[tuple[str, str], IntArray],
+    own: Mapping[str, Own],
+    *,
+    seed: int,
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for link in bundle.links:
+        most = min(MAX_CELLS, MAX_VALUES // max(1, len(link.names)))
+        rows, own_pairs = _baseline_rows(bundle, link.edge, pairs, most=most, seed=seed)
+        for base in link_baselines(bundle, link, rows, seed):
+            key = base.name if len(bundle.links) == 1 else f"{base.name}[{link.source}-{link.target}]"
+            cells = {name: bundle.cells_of(name)[rows[name]] for name in base.z}
+            linked = linked_features(bundle, rows, seed=seed)
+            embedding = embedding_of(
+                base.z,
+                cells,
+                bundle,
+                seed=seed,
+                pairs=own_pairs,
+                linked=linked,
+                own=_own_among(own, rows),
+            )
+            found[key] = _entry(base, embedding)
+    return found
+
+
+def _component_baseline(
+    bundle: MultiOmics, *, seed: int
+) -> tuple[dict[str, Any], Baseline, dict[str, IntArray]]:
+    """Score uncorrected components; also return them and the cells of each group."""
+    cells = np.arange(bundle.n_cells)
+    if len(cells) > MAX_CELLS:
+        cells = np.sort(np.random.default_rng(seed).choice(cells, MAX_CELLS, replace=False))
+    base, of = component_baseline(bundle, cells, seed)
+    # they are a cell's own places, so that what they conserve says nothing
+    return {base.name: _entry(base, embedding_of(base.z, of, bundle, seed=seed))}, base, of
+
+
+def _entry(base: Baseline, embedding: Embedding) -> dict[str, Any]:
+    return {"title": base.title, "definition": base.definition, "metrics": every_metric(embedding)}
+
+
+def every_metric(e: Embedding, names: Iterable[str] | None = None) -> dict[str, Any]:
+    """Compute all metrics that apply, or those named; memory that one leaves behind is returned."""
+    found: dict[str, Any] = {}
+    for name in available_metrics() if names is None else names:
+        return_freed_memory()
+        found |= evaluate(e, [name])
+    return found
+
+
+def return_freed_memory() -> None:
+    """Give freed memory back: glibc keeps it in scattered pieces, some 150 MB after training."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
+def embedding_of(
+    z: Mapping[str, FloatArray],
+    cells: Mapping[str, IntArray],
+    bundle: MultiOmics,
+    *,
+    seed: int,
+    pairs: Mapping[tuple[str, str], IntArray] | None = None,
+    linked: Mapping[tuple[str, str], Any] | None = None,
+    own: Mapping[str, Own] | None = None,
+    device: str = "cpu",
+) -> Embedding:
+    """Put places and what is known of their cells together.
+
+    Parameters
+    ----------
+    z
+        Places by group of cells, `(n, d)`.
+    cells
+        Which cells these are, `(n,)`.
+    """
+
+    def codes(of: Codes | None) -> dict[str, IntArray] | None:
+        return None if of is None else {name: of.codes[cells[name]] for name in z}
+
+    return Embedding(
+        z=z,
+        label=codes(bundle.label),
+        label_levels=bundle.label.levels if bundle.label else (),
+        batch=codes(bundle.batch),
+        pairs=dict(pairs or {}) or None,
+        linked=linked,
+        own=own,
+        seed=seed,
+        device=device,
+    )
+
+
+def linked_features(
+    bundle: MultiOmics, rows: Mapping[str, IntArray], *, seed: int
+) -> dict[tuple[str, str], Any]:
+    """Linked features of the modalities that have rows, dense; of very many columns a sample."""
+    rng = np.random.default_rng(seed)
+    found = {}
+    for link in bundle.links:
+        if link.source in rows and link.target in rows:
+            n = len(link.names)
+            columns = np.sort(rng.choice(n, MAX_LINKED, replace=False)) if n > MAX_LINKED else np.arange(n)
+            found[link.edge] = (
+                dense_rows(link.source_features, rows[link.source], columns),
+                dense_rows(link.target_features, rows[link.target], columns),
+                tuple(link.names[i] for i in columns),
+            )
+    return found
+
+
+def _baseline_rows(
+    bundle: MultiOmics,
+    edge: tuple[str, str],
+    pairs: Mapping[tuple[str, str], IntArray],
+    *,
+    most: int,
+    seed: int,
+) -> tuple[dict[str, IntArray], dict[tuple[str, str], IntArray]]:
+    """Rows to place, true partners kept together, and the pairs in the new numbering."""
+    a, b = edge
+    rng = np.random.default_rng(seed)
+    known = pairs.get((a, b))
+    if known is None and (b, a) in pairs:
+        known = pairs[b, a][:, ::-1]
+    first = known if known is None else rng.permutation(known)
+    rows: dict[str, IntArray] = {}
+    for side, name in enumerate(edge):
+        n = bundle.modalities[name].n_obs
+        order = rng.permutation(n)
+        if n > most and first is not None:
+            order = np.concatenate([first[:, side], np.setdiff1d(order, first[:, side])])
+        rows[name] = np.sort(order[:most])
+    if known is None:
+        return rows, {}
+    new = {name: np.full(bundle.modalities[name].n_obs, -1, dtype=np.int64) for name in edge}
+    for name in edge:
+        new[name][rows[name]] = np.arange(len(rows[name]))
+    moved = np.stack([new[a][known[:, 0]], new[b][known[:, 1]]], axis=1)
+    return rows, {(a, b): moved[(moved >= 0).all(1)]}
+
+
+def _confusions(
+    e: Embedding, bundle: MultiOmics
+) -> dict[str, tuple[IntArray, tuple[str, ...], tuple[str, ...]]]:
+    """Count true label x label of the nearest cell of the other group."""
+    found = {}
+    if e.label is None or bundle.label is None:
+        return {}
+    levels = bundle.label.levels
+    for source in e.z:
+        for target in e.z:
+            if source == target or source not in e.label or target not in e.label:
+                continue
+            asked, nearest = e.nearest_known(source, target)
+            if not len(asked) or not len(nearest):
+                continue
+            matrix = np.zeros((len(levels), len(levels)), dtype=np.int64)
+            np.add.at(matrix, (e.label[target][asked], e.label[source][nearest]), 1)
+            found[f"{source}->{target}"] = (matrix, levels, levels)
+    return found

@@ -1,0 +1,163 @@
+"""Simulated cells, as they lie in the output, beside the real ones of the input files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from mocli.data.batches import dense_rows
+from mocli.data.files.io import open_inputs
+from mocli.errors import InputError
+from mocli.metrics.generated import Generated
+from mocli.models.base import Encodes
+from mocli.tasks.infer.align import Aligned, align, find_modality, place
+from mocli.tasks.infer.decoder import is_counted, likelihood_of
+from mocli.tasks.prepare.columns import words
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mocli.data.files.modality import ModalityFile
+    from mocli.tasks.simulate.work import Simulation
+    from mocli.types import CSR, FloatArray, IntArray
+
+MOST_REAL = 6_000
+"""Real cells compared with, drawn evenly so that labels keep their shares."""
+
+MOST_OF_LABEL, MOST_SIMULATED = 1_000, 6_000
+FEWEST = 20
+"""Cells below which there is nothing to compare."""
+
+ALL = "all cells"
+
+
+def compared(work: Simulation) -> Generated | None:
+    """Return real and simulated cells to compare; None where no input holds real ones, with a word."""
+    run, saved = work.run, work.saved
+    found: dict[str, Aligned] = {}
+    for name in work.wanted.modalities:
+        file = find_modality(work.files, name, saved)
+        if file is None:
+            continue
+        try:
+            found[name] = align(saved, name, file, layers=work.request.data.layer, warn=run.warn)
+        except InputError as error:
+            run.warn(f"{name} is not compared with real cells: {error.message}")
+    missing = [name for name in work.wanted.modalities if name not in found]
+    if missing:
+        run.warn(
+            f"no input holds real cells of {' and '.join(missing)}: whether the simulated ones are like "
+            f"real ones "
+            "in that is not reported; name their files beside --from-model"
+        )
+    if not found:
+        return None
+    label, levels = _labels(work, {name: a.file for name, a in found.items()})
+    rows, paired = _rows({name: a.file for name, a in found.items()}, seed=run.options.seed)
+    chosen = _simulated(work)
+    real, simulated, latent = {}, {}, {}
+    written = {f.name: f for f in open_inputs([str(run.paths.output)], kinds={})}
+    for name, aligned in found.items():
+        x, y = aligned.read(rows[name]), written[name].read(rows=chosen)
+        real[name], simulated[name] = _same_scale(work, name, aligned, x, y)
+        places = _encoded(work, name, aligned, x, y)
+        if places is not None:
+            latent[name] = places
+    return Generated(
+        real=real,
+        simulated=simulated,
+        real_label={name: label[name][rows[name]] for name in found},
+        simulated_label=work.cells.label[chosen] if levels != (ALL,) else np.zeros(len(chosen), np.int64),
+        levels=levels,
+        counted=frozenset(name for name in found if is_counted(saved, name)),
+        paired=paired,
+        latent=latent,
+        seed=run.options.seed,
+    )
+
+
+def _labels(
+    work: Simulation, files: Mapping[str, ModalityFile]
+) -> tuple[dict[str, IntArray], tuple[str, ...]]:
+    """Codes of the real cells' labels by modality, and their levels; one level where labels are not known."""
+    labels = work.wanted.labels
+    everyone = {name: np.zeros(f.n_obs, np.int64) for name, f in files.items()}
+    if labels is None or any(group.label is None for group in work.wanted.groups):
+        return everyone, (ALL,)
+    named: dict[str, str] = {}
+    for f in work.files:
+        if labels.key in f.obs:
+            values = words(f.obs[labels.key])
+            known = values != None  # noqa: E711 - element by element
+            named |= dict(zip(f.obs.index.astype(str)[known], values[known], strict=True))
+    if not named:
+        work.run.warn(
+            f"the input files have no column '{labels.key}': simulated cells are compared with all real "
+            f"ones together"
+        )
+        return everyone, (ALL,)
+    code = {level: i for i, level in enumerate(labels.levels)}
+    found = {
+        name: np.array([code.get(named.get(str(cell), ""), -1) for cell in f.obs.index], np.int64)
+        for name, f in files.items()
+    }
+    return found, labels.levels
+
+
+def _rows(files: Mapping[str, ModalityFile], *, seed: int) -> tuple[dict[str, IntArray], bool]:
+    """Choose real cells: the same in every modality where they share enough names."""
+    rng = np.random.default_rng(seed)
+    index = {name: pd.Index(f.obs.index.astype(str)) for name, f in files.items()}
+    first, *others = index.values()
+    common = first
+    for other in others:
+        common = common[common.isin(other)]
+    if len(common) >= FEWEST and common.is_unique:
+        kept = common[np.sort(rng.permutation(len(common))[:MOST_REAL])]
+        return {name: i.get_indexer(kept).astype(np.int64) for name, i in index.items()}, True
+    return {name: np.sort(rng.permutation(len(i))[:MOST_REAL]) for name, i in index.items()}, False
+
+
+def _simulated(work: Simulation) -> IntArray:
+    """Choose simulated cells, of each group evenly."""
+    group = work.cells.group
+    n = len(work.wanted.groups)
+    most = min(MOST_OF_LABEL, max(100, MOST_SIMULATED // n))
+    rng = np.random.default_rng(work.run.options.seed)
+    parts = [np.flatnonzero(group == k) for k in range(n)]
+    return np.sort(np.concatenate([rng.permutation(part)[:most] for part in parts]))
+
+
+def _same_scale(work: Simulation, name: str, aligned: Aligned, x: CSR, y: CSR) -> tuple[CSR, CSR]:
+    """Real values on the scale of the simulated ones; features that real cells lack are left out of both."""
+    recipe = work.saved.recipes[name]
+    measured = np.flatnonzero(~np.isin(recipe.selected, aligned.absent))
+    if is_counted(work.saved, name):
+        x = x[:, recipe.selected]
+    elif likelihood_of(work.saved, name) == "bernoulli":
+        x = (x[:, recipe.selected] > 0).astype(np.float32)
+    else:
+        features = recipe.apply(x, aligned.absent)
+        x = sparse.csr_matrix(dense_rows(features, np.arange(features.n_obs)))
+    return sparse.csr_matrix(x[:, measured]), sparse.csr_matrix(y[:, measured])
+
+
+def _encoded(
+    work: Simulation, name: str, aligned: Aligned, x: CSR, y: CSR
+) -> tuple[FloatArray, FloatArray] | None:
+    """Where real and simulated cells lie by this modality alone; None where the model cannot say."""
+    saved, recipe = work.saved, work.saved.recipes[name]
+    if not isinstance(saved.model, Encodes) or recipe.options.transform not in {"counts", "identity"}:
+        return None
+    whole = sparse.csr_matrix(
+        (np.ones(len(recipe.selected), np.float32), (np.arange(len(recipe.selected)), recipe.selected)),
+        shape=(len(recipe.selected), recipe.n_vars),
+    )
+    device = work.run.device
+    return (
+        place(saved, name, x, aligned.absent, device),
+        place(saved, name, sparse.csr_matrix(y @ whole), aligned.absent, device),
+    )

@@ -1,0 +1,235 @@
+"""Which cells a simulation is to make: labels or clusters of the training cells, and how many of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mocli.errors import InputError, UsageError, did_you_mean
+from mocli.models.base import Clusters, EncodesJointly
+from mocli.models.registry import available
+from mocli.tasks.infer.align import check_modality
+from mocli.types import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mocli.data.bundle import Codes
+    from mocli.tasks.simulate.simulate import SimulateOptions
+    from mocli.tasks.trained.atlas import Atlas
+    from mocli.tasks.trained.saved import SavedModel
+    from mocli.types import FloatArray, IntArray
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Cells to simulate that are of one kind.
+
+    Attributes
+    ----------
+    name
+        The label, `component K`, or `all cells`.
+    rows
+        Training cells of the kind, rows of the atlas.
+    n
+        Cells to simulate.
+    label, component
+        Code of the label, number of the component; None where the kind is not of that sort.
+    """
+
+    name: str
+    rows: IntArray
+    n: int
+    label: int | None = None
+    component: int | None = None
+
+    @property
+    def words(self) -> str:
+        """Say it."""
+        return f"{self.name}: {self.n:,} cells, from {len(self.rows):,} training cells"
+
+
+@dataclass(frozen=True, eq=False)
+class Wanted:
+    """What is simulated.
+
+    Attributes
+    ----------
+    labels
+        Column of the labels over the atlas, None for a model without any.
+    """
+
+    groups: tuple[Group, ...]
+    labels: Codes | None
+    modalities: tuple[str, ...]
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells to simulate."""
+        return sum(group.n for group in self.groups)
+
+
+def atlas_of(saved: SavedModel) -> Atlas:
+    """Return the training cells that a model keeps; `InputError` for one that keeps none."""
+    if saved.atlas is None:
+        raise InputError(
+            "the model keeps none of its training cells to simulate from",
+            field="--from-model",
+            hint="train it again with this version of mocli",
+        )
+    return saved.atlas
+
+
+def check_model(saved: SavedModel) -> None:
+    """Raise `UsageError` for a model that cannot simulate; the message names those that can."""
+    name = saved.description["model"]
+    able = [other for other, traits in available().items() if Task.SIMULATE in traits.tasks]
+    if name not in able:
+        raise UsageError(
+            f"{name} cannot simulate: it has no likelihood to draw measured values from",
+            field="--from-model",
+            hint="these models can: " + ", ".join(able),
+        )
+
+
+def component_shares(saved: SavedModel, device: str = "cpu") -> FloatArray | None:
+    """Return the probability of every cluster for every training cell, `(n, K)`; None without clusters."""
+    # imported here: a refusal must not pay for torch
+    import torch
+
+    from mocli.train.predict import cluster_cells
+
+    if not isinstance(saved.model, Clusters):
+        return None
+    return cluster_cells(saved.model, atlas_of(saved).z, torch.device(device))
+
+
+def settle(saved: SavedModel, asked: SimulateOptions, shares: FloatArray | None) -> Wanted:
+    """Find the training cells that are asked for, and how many to make.
+
+    Parameters
+    ----------
+    shares
+        Of `component_shares`.
+
+    Raises
+    ------
+    UsageError, InputError
+        A label, column, component or modality that the model does not have; one without cells.
+    """
+    check_model(saved)
+    atlas = atlas_of(saved)
+    modalities = tuple(check_modality(saved, name, "--modality") for name in asked.modalities)
+    column, codes = _labels(atlas, asked.labels)
+    labels = None if column is None else atlas.labels[column]
+    if asked.components:
+        found = [_component(k, saved, shares) for k in asked.components]
+    elif labels is None or (asked.places == "mixture" and not asked.labels):
+        found = [Group("all cells", np.arange(len(atlas.z)), 0)]
+    else:
+        found = [
+            Group(labels.levels[code], rows, 0, label=code)
+            for code in codes
+            if len(rows := np.flatnonzero(labels.codes == code)) or asked.labels
+        ]
+    groups = tuple(_sized(group, saved, asked) for group in found)
+    return Wanted(groups, labels, modalities or tuple(saved.modalities))
+
+
+def _labels(atlas: Atlas, asked: Sequence[str]) -> tuple[str | None, list[int]]:
+    """Return the column that labels are of, and their codes."""
+    known = atlas.labels
+    if not known:
+        if asked:
+            raise UsageError(
+                "the model knows no labels of its training cells",
+                field="--label",
+                found=asked[0],
+                hint="train it with --label-key COLUMN, or simulate without --label",
+            )
+        return None, []
+    if not asked:
+        column = next(iter(known))
+        return column, list(range(len(known[column].levels)))
+    wanted = [_split(text, known) for text in asked]
+    columns = list(dict.fromkeys(column for column, _ in wanted))
+    if len(columns) > 1:
+        raise UsageError(
+            "labels must be of one column",
+            field="--label",
+            found=", ".join(columns),
+            hint="simulate from one column at a time",
+        )
+    column = columns[0]
+    levels = known[column].levels
+    codes: list[int] = []
+    for _, level in wanted:
+        if level is None:
+            codes += range(len(levels))
+        elif level in levels:
+            codes.append(levels.index(level))
+        else:
+            raise UsageError(
+                f"no training cell of the model has {column} = {level}",
+                field="--label",
+                found=level,
+                expected=", ".join(levels[:12]) + (", ..." if len(levels) > 12 else ""),
+                hint=did_you_mean(level, levels, column),
+            )
+    return column, list(dict.fromkeys(codes))
+
+
+def _split(text: str, known: Mapping[str, Codes]) -> tuple[str, str | None]:
+    columns = list(known)
+    if text in columns:
+        return text, None
+    # a column's name may hold '=' as well
+    fitting = [c for c in columns if text.startswith(f"{c}=")]
+    if fitting:
+        column = max(fitting, key=len)
+        return column, text[len(column) + 1 :]
+    column = text.partition("=")[0]
+    raise UsageError(
+        f"the model keeps no labels '{column}' of its training cells",
+        field="--label",
+        found=text,
+        expected=" or ".join(f"{c}=VALUE" for c in columns),
+        hint=did_you_mean(column, columns, "columns"),
+    )
+
+
+def _component(k: int, saved: SavedModel, shares: FloatArray | None) -> Group:
+    if shares is None:
+        raise UsageError(
+            f"{saved.description['model']} has no components",
+            field="--component",
+            found=k,
+            hint="ask for labels with --label, or train multidgd",
+        )
+    n = shares.shape[1]
+    if not 0 <= k < n:
+        raise UsageError(
+            f"the model has no component {k}", field="--component", found=k, expected=f"0 to {n - 1}"
+        )
+    return Group(f"component {k}", np.flatnonzero(shares.argmax(1) == k), 0, component=k)
+
+
+def _sized(group: Group, saved: SavedModel, asked: SimulateOptions) -> Group:
+    """Say how many cells to make of a group."""
+    atlas = atlas_of(saved)
+    if not len(group.rows):
+        raise InputError(
+            f"{group.name} has no training cell to simulate from",
+            field="--component" if group.component is not None else "--label",
+            hint="ask for another",
+        )
+    if asked.n_cells is not None:
+        n = asked.n_cells
+    else:
+        # where modalities have places of their own, a cell may lie in the atlas once for each
+        of_each = np.bincount(atlas.group[group.rows])
+        cells = of_each.sum() if isinstance(saved.model, EncodesJointly) else of_each.max()
+        n = max(1, round((asked.fold or 1.0) * cells * atlas.n_cells / len(atlas.z)))
+    return Group(group.name, group.rows, n, group.label, group.component)

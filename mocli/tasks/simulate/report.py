@@ -1,0 +1,249 @@
+"""What the report says of a simulation: what was made of what, and whether it is like real cells."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from mocli.metrics import registry
+from mocli.metrics.embedding import Embedding
+from mocli.metrics.generated import judge, moments
+from mocli.nn.neighbors import knn
+from mocli.tasks.score.picture import layout
+from mocli.tasks.simulate.compare import ALL, compared
+from mocli.tasks.simulate.groups import atlas_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mocli.metrics.generated import Generated
+    from mocli.report.html import Drawn, Layout
+    from mocli.report.record import MetricRecord
+    from mocli.tasks.simulate.work import Simulation
+    from mocli.types import IntArray
+
+AMONG = 15
+"""Nearest training cells whose labels are counted."""
+
+MOST_PLACED = 5_000
+"""Simulated cells, and ten times as many training cells, whose places are compared."""
+
+MOST_DRAWN = 6_000
+"""Cells in the picture, half of them simulated."""
+
+
+def report_groups(work: Simulation) -> None:
+    """Say of every group how many cells follow how many, how they are placed, and under what measured."""
+    run, asked, cells = work.run, work.asked, work.cells
+    rows: list[list[Any]] = []
+    nearest = _nearest_labels(work)
+    for position, group in enumerate(work.wanted.groups):
+        ratio = work.ratios[group.name]
+        mine = nearest[cells.group == position] if group.label is not None else np.zeros(0)
+        mine = mine[np.isfinite(mine)]
+        share = float(mine.mean()) if len(mine) else None
+        rows.append([group.name, len(group.rows), group.n, ratio, share])
+    run.report.tables["simulated"] = {
+        "title": "Cells that were simulated",
+        "sentence": "The variance ratio is that of simulated places over the training cells' in the latent, "
+        "1 being equally diverse; the last column is the share of them whose 15 nearest training cells are "
+        "mostly of the label asked for.",
+        "columns": ["label", "training cells", "simulated cells", "variance ratio", "of the label asked"],
+        "rows": rows,
+    }
+    for i, name, title, low in ((3, "latent_variance_ratio", "Variance ratio of places", None),):
+        values = [row[i] for row in rows if np.isfinite(row[i])]
+        run.report.metrics[name] = {
+            "value": float(np.mean(values)) if values else None,
+            "better": None,
+            "range": [0.0, low],
+            "n": cells.n,
+            "title": title,
+            "definition": "Total variance over the latent's dimensions of the simulated cells of a label, "
+            "over that of the training cells of the label (a draw from the posterior of each, where the "
+            "model has one); mean over labels.",
+            "sentence": "Should be about 1: below it, simulated cells are more alike than real ones.",
+        }
+    shares = [row[4] for row in rows if row[4] is not None]
+    if shares:
+        run.report.metrics["nearest_label[latent]"] = {
+            "value": float(np.mean(shares)),
+            "better": "higher",
+            "range": [0.0, 1.0],
+            "n": cells.n,
+            "title": "Places nearest to the label asked for",
+            "definition": "Share of simulated places most of whose 15 nearest training cells in the latent "
+            "have the label asked for; mean over labels.",
+            "sentence": "1 means that every cell lies among the training cells of its label.",
+        }
+    run.report.tables["measured_as"] = {
+        "title": "How cells were made",
+        "sentence": "Repeat the command with another --mode, --places, --batch or --library to change it.",
+        "columns": ["choice", "value"],
+        "rows": [
+            ["places", _places_words(work)],
+            ["batch", asked.batch if atlas_of(work.saved).batch is not None else None],
+            ["library", asked.library if isinstance(asked.library, str) else f"{asked.library:g} counts"],
+        ],
+    }
+    for key in ("latent_variance_ratio", "nearest_label[latent]"):
+        entry = run.report.metrics.get(key)
+        if entry is not None and entry["value"] is not None:
+            run.say(f"  {key} {entry['value']:.3f}")
+
+
+def _places_words(work: Simulation) -> str:
+    if work.asked.mode == "mean":
+        return "one normal distribution about the label's mean place (scCross)"
+    mixture = work.asked.places == "mixture" or (work.asked.places == "auto" and work.asked.components)
+    if mixture:
+        return "drawn from the model's mixture components"
+    atlas = atlas_of(work.saved)
+    if atlas.drawn is not None and atlas.cloud is atlas.z:
+        return "around training cells' mean places, as their posteriors say less than noise"
+    return "around training cells, as diverse as those"
+
+
+def _nearest_labels(work: Simulation) -> Any:
+    """Whether most of the nearest training cells have a cell's label, `(n,)`; NaN where not looked at."""
+    atlas, cells, labels = atlas_of(work.saved), work.cells, work.wanted.labels
+    out = np.full(cells.n, np.nan)
+    if labels is None:
+        return out
+    cloud = atlas.cloud
+    rng = np.random.default_rng(work.run.options.seed)
+    asked = rng.permutation(cells.n)[:MOST_PLACED]
+    known = rng.permutation(np.flatnonzero(labels.codes >= 0))[: 10 * MOST_PLACED]
+    near = knn(cells.z[asked], cloud[known], min(AMONG, len(known)), device=str(work.run.device))[1]
+    of = labels.codes[known][near]
+    votes = np.stack([(of == k).sum(1) for k in range(len(labels.levels))], 1)
+    out[asked] = votes.argmax(1) == cells.label[asked]
+    return out
+
+
+TOLD_APART = 0.9
+"""Discriminability from which a classifier hardly ever errs."""
+
+
+def evaluate(work: Simulation) -> Generated | None:
+    """Compare with real cells where there are some; figures go to the report and the log."""
+    run = work.run
+    if not work.files:
+        run.warn(
+            "no real cells were given: whether simulated ones are like them is not reported; name input "
+            "files "
+            "beside --from-model"
+        )
+        return None
+    cells = compared(work)
+    if cells is None:
+        return None
+    found = judge(cells)
+    run.report.metrics |= {judged.key: cast("MetricRecord", judged.entry) for judged in found}
+    run.report.metrics |= _matched(cells)
+    others = {j.key: cast("MetricRecord", j.entry) for half in cells.halves() for j in judge(half)}
+    run.report.baselines["other_real_cells"] = {
+        "is_bound": True,
+        "title": "other real cells",
+        "definition": "One half of the real cells in place of simulated ones, against the other half: about "
+        "the "
+        "best that can be asked.",
+        "metrics": others,
+    }
+    codes = sorted({code for judged in found for code in judged.by_label})
+    run.report.tables["labels"] = {
+        "title": "Simulated and real cells of every label",
+        "sentence": "One row a label; columns as in the metrics above.",
+        "columns": ["label", *(judged.key for judged in found)],
+        "rows": [
+            [cells.levels[code], *(_number(judged.by_label.get(code)) for judged in found)] for code in codes
+        ],
+    }
+    for judged in found:
+        value, beside = judged.entry["value"], others.get(judged.key, {}).get("value")
+        if isinstance(value, float):
+            best = "" if beside is None else f"; other real cells {beside:.3f}"
+            run.say(f"  {judged.key} {value:.3f} (best {judged.metric.best:g}{best})")
+            if judged.key.startswith("discriminability") and value > TOLD_APART > (beside or 0.0):
+                run.warn(
+                    f"simulated cells are told from real ones nearly always ({judged.key} {value:.2f}): do "
+                    "not take them for data; train the model longer, or try another"
+                )
+    return cells
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
+
+
+def _matched(cells: Generated) -> dict[str, MetricRecord]:
+    """Encode each modality of simulated cells alone: are the two of a cell found to be one (FOSCTTM)."""
+    if len(cells.latent) < 2:
+        return {}
+    z = {name: simulated for name, (_, simulated) in cells.latent.items()}
+    every = np.arange(len(cells.simulated_label))
+    pairs = {pair: np.stack([every, every], 1) for pair in combinations(z, 2)}
+    found = registry.evaluate(Embedding(z=z, pairs=pairs, seed=cells.seed), ["foscttm"])
+    return {f"simulated_{key}": cast("MetricRecord", entry) for key, entry in found.items()}
+
+
+def write_html(work: Simulation, cells: Generated | None) -> None:
+    """Write the report to read."""
+    from mocli.report import html
+
+    run = work.run
+    if run.paths.html is None:
+        return
+    run.say("drawing the report")
+    drawn = [] if cells is None else _mean_variance(cells)
+    html.write(run.paths.html, html.render(run.report, layout=_layout(work, cells), drawn=drawn))
+    run.add_output(run.paths.html, "the report to read")
+
+
+def _mean_variance(cells: Generated) -> list[Drawn]:
+    from mocli.report import html, simulated
+
+    panels = []
+    for name in cells.counted:
+        codes = cells.labels(name)
+        if codes:
+            # the label of most real cells
+            code = max(codes, key=lambda k: int((cells.real_label[name] == k).sum()))
+            x, y = (moments(m) for m in cells.raw(name, code))
+            panels.append((f"{name}, {cells.levels[code]}", x, y))
+    if not panels:
+        return []
+    picture = simulated.mean_variance(sorted(panels, key=itemgetter(0)))
+    caption = "One point a feature, counts of the label of most cells: colours should lie upon each other."
+    return [html.Drawn(picture, "Mean and variance", caption)]
+
+
+def _layout(work: Simulation, cells: Generated | None) -> Layout:
+    """Draw simulated cells among real ones by what was measured, or among training cells' places."""
+    from mocli.report.html import Layout
+
+    rng = np.random.default_rng(work.run.options.seed)
+    if cells is not None:
+        name = next(iter(cells.real))
+        z, w = (part.astype(np.float32) for part in cells.components(name))
+        label, other, levels = cells.real_label[name], cells.simulated_label, cells.levels
+        title = f"UMAP of principal components of {name}, real and simulated cells"
+    else:
+        atlas = atlas_of(work.saved)
+        z, w = atlas.cloud, work.cells.z
+        labels = work.wanted.labels
+        label = np.full(len(z), -1) if labels is None else labels.codes
+        other, levels = work.cells.label, () if labels is None else labels.levels
+        title = "UMAP of the latent, training and simulated cells"
+    kept, drawn = (np.sort(rng.permutation(len(part))[: MOST_DRAWN // 2]) for part in (z, w))
+    xy = layout(np.concatenate([z[kept], w[drawn]]), seed=work.run.options.seed)
+    origin = np.repeat([0, 1], [len(kept), len(drawn)])
+    categories: dict[str, tuple[IntArray, Sequence[str]]] = {
+        "origin": (origin, ("training" if cells is None else "real", "simulated"))
+    }
+    if levels and levels != (ALL,):
+        categories["label"] = (np.concatenate([label[kept], other[drawn]]), levels)
+    return Layout(title, xy, categories, points="One point a cell")

@@ -1,0 +1,194 @@
+"""The cells that a model was trained on, as queries and simulations need them: places, names, depths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mocli.data.bundle import Codes
+from mocli.types import COUNT_LIKELIHOODS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mocli.data.bundle import MultiOmics
+    from mocli.tasks.trained.latent import Latent
+    from mocli.types import FloatArray, IntArray
+
+MAX_KEPT = 100_000
+"""Training cells kept with a model; of more, as many are drawn."""
+
+
+@dataclass(frozen=True, eq=False)
+class Atlas:
+    """Training cells in the latent.
+
+    A cell of a joint latent is here once, else once for each modality.
+
+    Attributes
+    ----------
+    z
+        `(n, d)` float32.
+    group
+        Which of `groups` each belongs to, `(n,)`: what was measured together, or the modality.
+    batch
+        Codes `(n,)`, or None.
+    alone
+        By modality, where each would lie had it been measured in that alone, `(n, d)`, NaN for
+        cells that were not measured in it; empty where there is no joint latent.
+    labels
+        By column of obs, codes `(n,)`, -1 for none.
+    n_cells
+        How many there were before some were drawn.
+    library
+        By modality whose values are counts, totals of the values that the model saw, `(n,)`, NaN for
+        cells that were not measured in it.
+    drawn
+        One draw from the posterior of each cell, `(n, d)`, where the model has one: the means alone
+        lie closer together than cells do.
+    covariates
+        Other categorical covariates, as `batch`.
+    continuous
+        Covariates that are numbers, `(n, n_keys)`, or None.
+    names
+        Of the cells, `(n,)`; empty in a model of an earlier version, as are all of the last five.
+    """
+
+    z: FloatArray
+    group: IntArray
+    groups: tuple[str, ...]
+    n_cells: int
+    batch: Codes | None = None
+    labels: Mapping[str, Codes] = field(default_factory=dict)
+    alone: Mapping[str, FloatArray] = field(default_factory=dict)
+    library: Mapping[str, FloatArray] = field(default_factory=dict)
+    drawn: FloatArray | None = None
+    covariates: tuple[Codes, ...] = ()
+    continuous: FloatArray | None = None
+    names: tuple[str, ...] = ()
+
+    def seen_by(self, modalities: Sequence[str]) -> FloatArray:
+        """Where the cells would lie had they been measured in these modalities only, as far as kept.
+
+        Cells of one modality are best compared with places that rest on the same; NaN where unknown.
+        """
+        return self.alone[modalities[0]] if list(modalities) in [[m] for m in self.alone] else self.z
+
+    @property
+    def cloud(self) -> FloatArray:
+        """Where cells may lie, `(n, d)`: a draw from each posterior, where the model has one.
+
+        Where draws are further from their means than these from each other, they say more of the noise
+        than of the cells, and the means stand for them.
+        """
+        if self.drawn is None:
+            return self.z
+        noise = float(np.square(self.drawn - self.z).sum(1).mean())
+        return self.drawn if noise < float(self.z.var(0).sum()) else self.z
+
+    @classmethod
+    def of(
+        cls,
+        latent: Latent,
+        bundle: MultiOmics,
+        labels: Mapping[str, Codes],
+        *,
+        seed: int,
+        drawn: FloatArray | None = None,
+    ) -> Atlas:
+        """Keep the cells of a training, `MAX_KEPT` at most, with labels and draws given for all cells."""
+        groups = latent.groups(bundle)
+        z = np.concatenate([g.z for g in groups.values()])
+        cells = np.concatenate([g.cells for g in groups.values()])
+        group = np.repeat(np.arange(len(groups)), [len(g.cells) for g in groups.values()])
+        rows = np.arange(len(z))
+        if len(rows) > MAX_KEPT:
+            rows = np.sort(np.random.default_rng(seed).choice(rows, MAX_KEPT, replace=False))
+        batch, numbers, kept = bundle.batch, bundle.continuous, cells[rows]
+        # where modalities have places of their own, a row is of one of them
+        of_one = None if latent.joint is not None else np.array(list(groups))[group[rows]]
+        return cls(
+            z=z[rows].astype(np.float32),
+            group=group[rows].astype(np.int64),
+            groups=tuple(groups),
+            n_cells=len(z),
+            batch=None if batch is None else Codes(batch.key, batch.codes[cells[rows]], batch.levels),
+            labels={k: Codes(k, c.codes[cells[rows]], c.levels) for k, c in labels.items()},
+            alone={
+                m: _by_cell(z, bundle.cells_of(m), len(cells))[cells[rows]] for m, z in latent.alone.items()
+            },
+            library=_libraries(bundle, kept, of_one),
+            drawn=None if drawn is None else drawn[kept],
+            covariates=tuple(Codes(c.key, c.codes[kept], c.levels) for c in bundle.covariates),
+            continuous=None if numbers is None else numbers.values[kept],
+            names=tuple(bundle.obs_names[i] for i in kept),
+        )
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return what `from_state` needs: a JSON-able part and arrays by name."""
+        columns = [*([] if self.batch is None else [self.batch]), *self.labels.values(), *self.covariates]
+        json = {
+            "groups": list(self.groups),
+            "n_cells": self.n_cells,
+            "alone": list(self.alone),
+            "has_batch": self.batch is not None,
+            "n_covariates": len(self.covariates),
+            "library": list(self.library),
+            "columns": [{"key": c.key, "levels": list(c.levels)} for c in columns],
+        }
+        arrays: dict[str, Any] = {"z": self.z, "group": self.group.astype(np.int32)}
+        arrays |= {f"codes.{i}": c.codes.astype(np.int32) for i, c in enumerate(columns)}
+        arrays |= {f"alone.{i}": z for i, z in enumerate(self.alone.values())}
+        arrays |= {f"library.{i}": x for i, x in enumerate(self.library.values())}
+        arrays |= {k: x for k, x in (("drawn", self.drawn), ("continuous", self.continuous)) if x is not None}
+        if self.names:
+            arrays["names"] = np.frombuffer("\n".join(self.names).encode(), np.uint8)
+        return json, arrays
+
+    @classmethod
+    def from_state(cls, json: Mapping[str, Any], arrays: Mapping[str, Any]) -> Atlas:
+        """Rebuild."""
+        columns = [
+            Codes(c["key"], np.asarray(arrays[f"codes.{i}"], np.int64), tuple(c["levels"]))
+            for i, c in enumerate(json["columns"])
+        ]
+        batch = columns.pop(0) if json["has_batch"] else None
+        n_labels = len(columns) - json.get("n_covariates", 0)
+        names = arrays["names"].tobytes().decode() if "names" in arrays else ""
+        return cls(
+            z=arrays["z"],
+            group=np.asarray(arrays["group"], np.int64),
+            groups=tuple(json["groups"]),
+            n_cells=json["n_cells"],
+            batch=batch,
+            labels={c.key: c for c in columns[:n_labels]},
+            alone={m: arrays[f"alone.{i}"] for i, m in enumerate(json["alone"])},
+            library={m: arrays[f"library.{i}"] for i, m in enumerate(json.get("library", []))},
+            drawn=arrays.get("drawn"),
+            covariates=tuple(columns[n_labels:]),
+            continuous=arrays.get("continuous"),
+            names=tuple(names.split("\n")) if names else (),
+        )
+
+
+def _by_cell(z: FloatArray, cells: IntArray, n_cells: int) -> FloatArray:
+    found = np.full((n_cells, z.shape[1]), np.nan, np.float32)
+    found[cells] = z
+    return found
+
+
+def _libraries(bundle: MultiOmics, kept: IntArray, of_one: Any | None) -> dict[str, FloatArray]:
+    """Totals of counts of some cells by modality; `of_one` names the modality of rows that are of one."""
+    found = {}
+    for name, m in bundle.modalities.items():
+        if m.likelihood not in COUNT_LIKELIHOODS:
+            continue
+        totals = np.asarray(m.features.values.sum(axis=1), np.float32).ravel()
+        cells = bundle.cells_of(name)
+        by_cell = np.full(bundle.n_cells, np.nan, np.float32)
+        by_cell[cells] = totals
+        own = by_cell[kept]
+        found[name] = own if of_one is None else np.where(of_one == name, own, np.nan).astype(np.float32)
+    return found

@@ -1,0 +1,118 @@
+"""Where cells lie: a place for every row of a modality, or one for every cell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from mocli.models.base import Encodes, EncodesJointly
+from mocli.types import Pairing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mocli.data.bundle import MultiOmics
+    from mocli.data.files.modality import ModalityFile
+    from mocli.tasks.prepare.pairing import Relation
+    from mocli.types import FloatArray, IntArray
+
+
+def gives_one_place(model: object, pairing: Pairing) -> bool:
+    """Whether a cell has one place by everything measured of it, not one in each modality.
+
+    Where no cell was measured in two modalities, places are of modalities if the model encodes them.
+    """
+    apart = pairing is Pairing.UNPAIRED and isinstance(model, Encodes)
+    return isinstance(model, EncodesJointly) and not apart
+
+
+@dataclass(frozen=True, eq=False)
+class Latent:
+    """Latents of an integration.
+
+    Attributes
+    ----------
+    by_modality
+        `(n_obs, d)` for each, rows in file order.
+    joint
+        `(n_cells, d)` where everything measured of a cell gives one place; `by_modality`
+        then repeats it.
+    alone
+        Where cells would lie had they been measured in one modality only, `(n_obs, d)` for each
+        modality; empty where there is no joint place.
+    """
+
+    by_modality: Mapping[str, FloatArray]
+    joint: FloatArray | None = None
+    alone: Mapping[str, FloatArray] = field(default_factory=dict)
+
+    @classmethod
+    def of_cells(
+        cls, joint: FloatArray, bundle: MultiOmics, alone: Mapping[str, FloatArray] | None = None
+    ) -> Latent:
+        """Give every row of a modality the place of its cell."""
+        return cls({name: joint[bundle.cells_of(name)] for name in bundle.modalities}, joint, alone or {})
+
+    def whole(self, bundle: MultiOmics) -> FloatArray:
+        """Return one place for each cell, `(n_cells, d)`: its mean where modalities have their own."""
+        if self.joint is not None:
+            return self.joint
+        width = next(iter(self.by_modality.values())).shape[1]
+        total, times = np.zeros((bundle.n_cells, width)), np.zeros((bundle.n_cells, 1))
+        for name, z in self.by_modality.items():
+            total[bundle.cells_of(name)] += z
+            times[bundle.cells_of(name)] += 1
+        return (total / np.maximum(times, 1)).astype(np.float32)
+
+    def groups(self, bundle: MultiOmics) -> dict[str, Group]:
+        """Return the groups of cells whose mixing means something.
+
+        Modalities, where each has places of its own; where a cell has one place, cells by what
+        was measured of them (`rna+atac`, `rna`).
+        """
+        if self.joint is None:
+            return {name: Group(z, bundle.cells_of(name)) for name, z in self.by_modality.items()}
+        return {name: Group(self.joint[cells], cells) for name, cells in measured_together(bundle).items()}
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """Cells with their places, ready to be written.
+
+    Attributes
+    ----------
+    latent
+        `(n_obs, d)` by the name of each file's modality, rows in file order.
+    model, params
+        Name and hyper-parameters of the model that placed them.
+    obsm
+        More to write beside the latent, by key, then by modality.
+    """
+
+    files: Sequence[ModalityFile]
+    relation: Relation
+    latent: Mapping[str, FloatArray]
+    model: str
+    params: object
+    obsm: Mapping[str, Mapping[str, FloatArray]] = field(default_factory=dict)
+
+
+class Group(NamedTuple):
+    """Places `(n, d)` and the cells they are of, `(n,)`."""
+
+    z: FloatArray
+    cells: IntArray
+
+
+def measured_together(bundle: MultiOmics) -> dict[str, IntArray]:
+    """Return cells by the modalities they have; sets of more modalities come first."""
+    patterns = bundle.patterns()
+    names = list(bundle.modalities)
+    found = []
+    for pattern in np.unique(patterns):
+        having = [name for m, name in enumerate(names) if pattern >> m & 1]
+        found.append((len(having), "+".join(having), np.flatnonzero(patterns == pattern)))
+    found.sort(key=lambda entry: -entry[0])
+    return {name: cells for _, name, cells in found}

@@ -1,0 +1,193 @@
+"""Expected values of every feature of a modality from a latent, on the scales that users ask for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mocli.data.transforms.normalize import median_total, normalize, row_factor, scale_rows
+from mocli.errors import UsageError
+from mocli.nn.neighbors import chunks
+from mocli.nn.readout import Basis, Readout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mocli.data.files.modality import ModalityFile
+    from mocli.data.transforms.recipe import Recipe
+    from mocli.types import CSR, FloatArray, IntArray, Json
+
+SCALES = ("log", "counts", "scaled", "shares")
+ROWS = 4096
+"""Cells read at a time."""
+
+_PARTS = ("coefficients", "intercept", "mean", "deviation")
+_COUNTED = frozenset({"lognorm", "tfidf-lsi", "counts", "clr"})
+_LOGGED = frozenset({"lognorm", "tfidf-lsi", "counts"})
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureReadout:
+    """What a latent says of the features of one modality.
+
+    Attributes
+    ----------
+    transform
+        Of the modality's recipe.
+    depth
+        Total that `counts`, and `log` of counts, are scaled to: the median of the
+        training cells.
+    by_scale
+        Maps to `log` values and, where values are counts, to `counts`.
+    source
+        Modality that alone placed the cells it was fitted on; None: all that was measured of them.
+    """
+
+    transform: str
+    depth: float
+    cofactor: float
+    by_scale: Mapping[str, Readout]
+    source: str | None = None
+
+    @classmethod
+    def fit(
+        cls,
+        file: ModalityFile,
+        layer: str,
+        recipe: Recipe,
+        z: FloatArray,
+        *,
+        seed: int,
+    ) -> FeatureReadout:
+        """Fit on the cells of a file, read block by block; `z` is `(n_obs, n_latent)`."""
+        transform = recipe.options.transform
+        depth = recipe.target_sum or 1.0
+        if transform in _COUNTED and recipe.target_sum is None:
+            depth = median_total(file.sample(layer, n_rows=20_000))
+        return cls(transform, depth, recipe.options.cofactor, {})._fitted(file, layer, z, seed=seed)
+
+    def refitted(
+        self, file: ModalityFile, layer: str, z: FloatArray, *, source: str, seed: int
+    ) -> FeatureReadout:
+        """Fit again on cells placed by one modality alone; scales stay those of the cells of before."""
+        made = replace(self, source=source)._fitted(file, layer, z, seed=seed)
+        kept = {
+            scale: replace(r, mean=self.by_scale[scale].mean, deviation=self.by_scale[scale].deviation)
+            for scale, r in made.by_scale.items()
+        }
+        return replace(made, by_scale=kept)
+
+    def _fitted(self, file: ModalityFile, layer: str, z: FloatArray, *, seed: int) -> FeatureReadout:
+        basis = Basis.fit(z, seed=seed)
+        by_scale: dict[str, Readout] = {}
+
+        def blocks(scale: str) -> Iterator[tuple[slice, CSR]]:
+            for rows in chunks(file.n_obs, ROWS):
+                yield rows, self.values(file.read(layer, rows=rows), scale)
+
+        by_scale["log"] = Readout.fit(basis, z, blocks("log"))
+        if self.transform in _COUNTED:
+            by_scale["counts"] = Readout.fit(basis, z, blocks("counts"))
+        return replace(self, by_scale=by_scale)
+
+    @property
+    def name(self) -> str:
+        """The route by which values come."""
+        return "readout"
+
+    @property
+    def n_vars(self) -> int:
+        """Number of features."""
+        return self.by_scale["log"].n_vars
+
+    def check_scale(self, scale: str, modality: str) -> None:
+        """Raise `UsageError` where the modality has no values on a scale."""
+        if scale in ("counts", "shares") and "counts" not in self.by_scale:
+            raise UsageError(
+                f"{modality} was no counts in training, so that none can be imputed",
+                field="--scale",
+                found=scale,
+                expected="log or scaled",
+            )
+
+    def values(self, x: CSR, scale: str) -> CSR:
+        """Return raw values `(n, n_vars)` on the scale `log` or `counts`, sparse; `x` is not changed."""
+        if scale == "counts":
+            values = x.copy()
+            factor = row_factor(x, "lognorm", self.depth)
+            if factor is not None:
+                scale_rows(values, factor)
+            return values
+        transform = "lognorm" if self.transform in _LOGGED else self.transform
+        return normalize(x, transform, target_sum=self.depth, cofactor=self.cofactor)
+
+    def measured(self, x: CSR, scale: str, columns: IntArray, absent: IntArray | None = None) -> FloatArray:
+        """Return raw values `(n, n_vars)` on any scale, some columns, dense.
+
+        Parameters
+        ----------
+        absent
+            Features that these cells were not measured for; NaN in the result.
+        """
+        from mocli.data.batches import densify
+
+        values = densify(self.values(x, "log" if scale == "scaled" else scale)[:, columns])
+        if absent is not None and len(absent):
+            values[:, np.isin(columns, absent)] = np.nan
+        return self.standardised(values, columns) if scale == "scaled" else values
+
+    def predict(self, z: FloatArray, scale: str, columns: IntArray) -> FloatArray:
+        """Return expected values `(n, n_columns)` of cells `(n, n_latent)`.
+
+        Values that cannot be negative are not.
+        """
+        found = self.by_scale["log" if scale == "scaled" else scale].predict(z, columns)
+        if self.floor is not None:
+            np.maximum(found, self.floor, out=found)
+        return self.standardised(found, columns) if scale == "scaled" else found
+
+    @property
+    def floor(self) -> float | None:
+        """The least value that `log` and `counts` can have, None where there is none."""
+        return 0.0 if self.transform in _COUNTED else None
+
+    def moments(self, scale: str) -> tuple[FloatArray, FloatArray]:
+        """Mean and standard deviation of the training cells' values on a scale, `(n_vars,)` each."""
+        if scale == "scaled":
+            return np.zeros(self.n_vars, np.float32), np.ones(self.n_vars, np.float32)
+        return self.by_scale[scale].mean, self.by_scale[scale].deviation
+
+    def standardised(self, values: FloatArray, columns: IntArray) -> FloatArray:
+        """Return values on `log`, some columns, on the scale `scaled`."""
+        mean, deviation = self.moments("log")
+        spread = np.where(deviation[columns] > 0, deviation[columns], 1)
+        found: FloatArray = ((values - mean[columns]) / spread).astype(np.float32)
+        return found
+
+    def state(self) -> tuple[dict[str, Json], dict[str, Any]]:
+        """Return what `from_state` needs: a JSON-able part and arrays by name."""
+        basis = self.by_scale["log"].basis
+        arrays: dict[str, Any] = {"centers": basis.centers, "center": basis.center}
+        for scale, readout in self.by_scale.items():
+            arrays |= {f"{scale}.{part}": getattr(readout, part) for part in _PARTS}
+        facts: dict[str, Json] = {
+            "transform": self.transform,
+            "depth": self.depth,
+            "cofactor": self.cofactor,
+            "width": basis.width,
+            "scales": list(self.by_scale),
+            "source": self.source,
+        }
+        return facts, arrays
+
+    @classmethod
+    def from_state(cls, facts: Mapping[str, Any], arrays: Mapping[str, Any]) -> FeatureReadout:
+        """Rebuild; the result predicts bit for bit as the original."""
+        basis = Basis(arrays["centers"], facts["width"], arrays["center"])
+        by_scale = {
+            scale: Readout(basis, *(arrays[f"{scale}.{part}"] for part in _PARTS))
+            for scale in facts["scales"]
+        }
+        return cls(facts["transform"], facts["depth"], facts["cofactor"], by_scale, facts.get("source"))

@@ -1,0 +1,294 @@
+"""The saved model: `weights.safetensors` and `model.json`, self-contained, never pickle.
+
+Holds the networks, the fitted transforms and the ordered feature names, so that
+new cells can be projected on another machine without the training data.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import mocli
+from mocli.data.transforms.recipe import LinkRecipe, Recipe
+from mocli.errors import InputError, UsageError, did_you_mean
+from mocli.models.parameters import as_dict, resolve, saved_params
+from mocli.models.registry import load_class, traits_of
+from mocli.tasks.trained.atlas import Atlas
+from mocli.tasks.trained.calibration import CALIBRATION
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mocli.data.bundle import MultiOmics
+    from mocli.models.base import Model
+    from mocli.tasks.prepare.plan import Plan, Prepared
+    from mocli.tasks.prepare.smoothing import Reference
+    from mocli.tasks.trained.readout import FeatureReadout
+
+FORMAT_VERSION = 2
+READS = (1, 2)
+WEIGHTS = "weights.safetensors"
+DESCRIPTION = "model.json"
+
+
+@dataclass(frozen=True, eq=False)
+class SavedModel:
+    """A model with everything needed to use it."""
+
+    model: Model
+    recipes: Mapping[str, Recipe]
+    link_recipes: Mapping[tuple[str, str], tuple[LinkRecipe, LinkRecipe]]
+    references: Mapping[str, Reference]
+    readouts: Mapping[str, FeatureReadout]
+    description: Mapping[str, Any]
+    atlas: Atlas | None = None
+
+    @property
+    def modalities(self) -> dict[str, dict[str, Any]]:
+        """What is known of every modality, by name, in the order of training."""
+        return {m["name"]: m for m in self.description["modalities"]}
+
+
+def check_model_folder(folder: Path) -> None:
+    """Make sure that a folder may be replaced by a saved model.
+
+    Raises
+    ------
+    UsageError
+        If it is a file, or holds anything that mocli does not write.
+    """
+    found = [p.name for p in folder.iterdir()] if folder.is_dir() else [folder.name]
+    # hidden files are the file manager's
+    foreign = sorted(f for f in {*found} - {WEIGHTS, DESCRIPTION, CALIBRATION} if not f.startswith("."))
+    if foreign:
+        raise UsageError(
+            "the model's folder holds other files",
+            file=folder,
+            found=", ".join(foreign[:3]),
+            hint="move them away, or choose another output",
+        )
+
+
+def save_model(
+    folder: Path,
+    model: Model,
+    made: Plan,
+    prepared: Prepared,
+    readouts: Mapping[str, FeatureReadout],
+    *,
+    seed: int,
+    trained_on: Sequence[str] = (),
+    atlas: Atlas | None = None,
+) -> None:
+    """Write what a training made.
+
+    Parameters
+    ----------
+    trained_on
+        SHA-256 of the input files.
+    atlas
+        The training cells, for queries.
+    """
+    from mocli.tasks.prepare.smoothing import Reference
+
+    bundle = prepared.bundle
+    references = {name: Reference.of(m.features, seed=seed) for name, m in bundle.modalities.items()}
+    description = {
+        "format_version": FORMAT_VERSION,
+        "mocli": mocli.__version__,
+        "model": made.traits.name,
+        "pairing": bundle.pairing.value,
+        "modalities": [
+            {
+                "name": choice.file.name,
+                "kind": choice.file.kind.value,
+                "layer": choice.layer.layer,
+                "values": choice.layer.values.value,
+                "likelihood": choice.likelihood,
+                "var_names": [str(v) for v in choice.file.var.index],
+                "batches": measured_batches(bundle, choice.file.name),
+            }
+            for choice in made.choices
+        ],
+        "levels": {
+            codes.key: list(codes.levels) for codes in (bundle.batch, bundle.label) if codes is not None
+        },
+        "columns": dict(made.columns),
+        "covariates": [
+            {"key": codes.key, "column": made.columns.get(codes.key, codes.key), "levels": list(codes.levels)}
+            for codes in bundle.categorical
+        ],
+        "continuous": list(bundle.continuous.keys) if bundle.continuous else [],
+        "seed": seed,
+        "trained_on": list(trained_on),
+    }
+    saved = SavedModel(
+        model=model,
+        recipes=prepared.recipes,
+        link_recipes=prepared.link_recipes,
+        references={name: found for name, found in references.items() if found is not None},
+        readouts=readouts,
+        description=description,
+        atlas=atlas,
+    )
+    write_model(folder, saved)
+
+
+def write_model(folder: Path, saved: SavedModel) -> None:
+    """Write the folder under a temporary name and rename it."""
+    from safetensors.numpy import save_file
+
+    model = saved.model
+    arrays = {f"module/{k}": v.detach().cpu().numpy() for k, v in model.module.state_dict().items()}
+    modalities = []
+    for position, (name, entry) in enumerate(saved.modalities.items()):
+        state, tensors = saved.recipes[name].state()
+        arrays |= {f"recipe/{position}/{k}": v for k, v in tensors.items()}
+        reference = saved.references.get(name)
+        if reference is not None:
+            arrays[f"reference/{position}/scores"] = reference.scores
+        readout = None
+        if name in saved.readouts:
+            readout, tensors = saved.readouts[name].state()
+            arrays |= {f"readout/{position}/{k}": v for k, v in tensors.items()}
+        averaged = (
+            None if reference is None else {"n_neighbors": reference.n_neighbors, "weight": reference.weight}
+        )
+        modalities.append({**entry, "recipe": state, "readout": readout, "averaged": averaged})
+    links = []
+    for position, (edge, sides) in enumerate(saved.link_recipes.items()):
+        states = []
+        for side, recipe in zip(("source", "target"), sides, strict=True):
+            state, tensors = recipe.state()
+            arrays |= {f"link/{position}/{side}/{k}": v for k, v in tensors.items()}
+            states.append(state)
+        links.append({"source": edge[0], "target": edge[1], "recipes": states})
+    atlas = None
+    if saved.atlas is not None:
+        atlas, tensors = saved.atlas.state()
+        arrays |= {f"atlas/{k}": v for k, v in tensors.items()}
+    description = {
+        **saved.description,
+        "params": as_dict(model.params),
+        "spec": model.spec(),
+        "modalities": modalities,
+        "links": links,
+        "atlas": atlas,
+    }
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        save_file({k: np.ascontiguousarray(v) for k, v in sorted(arrays.items())}, temporary / WEIGHTS)
+        text = json.dumps(description, indent=1, sort_keys=True, allow_nan=False)
+        (temporary / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+        # safetensors lets nobody else read its files, whatever the user's umask
+        shutil.copymode(temporary / DESCRIPTION, temporary / WEIGHTS)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def measured_batches(bundle: MultiOmics, modality: str) -> dict[str, Any] | None:
+    """Return the batch's key and the levels that have cells measured in a modality; None without batches."""
+    codes = bundle.codes_of(bundle.batch, modality)
+    if bundle.batch is None or codes is None:
+        return None
+    levels = [bundle.batch.levels[code] for code in np.unique(codes[codes >= 0])]
+    return {"key": bundle.batch.key, "levels": levels}
+
+
+def load_model(folder: str | Path) -> SavedModel:
+    """Read a saved model on the CPU.
+
+    Raises
+    ------
+    InputError
+        If the folder holds no model, a damaged one, or one of a newer format.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    from mocli.tasks.prepare.smoothing import Reference
+    from mocli.tasks.trained.readout import FeatureReadout
+
+    folder = Path(folder)
+    if not folder.exists():
+        beside = [p.name for p in folder.parent.glob("*.model")] if folder.parent.is_dir() else []
+        raise InputError(
+            "the folder does not exist",
+            file=folder,
+            expected="an OUT.model folder that mocli wrote",
+            hint=did_you_mean(folder.name, beside, "models in that folder"),
+        )
+    try:
+        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        arrays = load_file(folder / WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(
+            "this folder holds no model that can be read",
+            file=folder,
+            found=str(error),
+            expected=f"{DESCRIPTION} and {WEIGHTS}",
+            hint="name an OUT.model folder that mocli wrote",
+        ) from error
+    if description.get("format_version") not in READS:
+        raise InputError(
+            "the model is of another format version",
+            file=folder / DESCRIPTION,
+            field="format_version",
+            found=description.get("format_version"),
+            expected=" or ".join(map(str, READS)),
+            hint="use the version of mocli that wrote it: " + str(description.get("mocli")),
+        )
+    return SavedModel(
+        model=_rebuild(description, arrays),
+        recipes={
+            m["name"]: Recipe.from_state(m["recipe"], _under(arrays, f"recipe/{i}/"))
+            for i, m in enumerate(description["modalities"])
+        },
+        link_recipes={
+            (link["source"], link["target"]): (
+                LinkRecipe.from_state(link["recipes"][0], _under(arrays, f"link/{i}/source/")),
+                LinkRecipe.from_state(link["recipes"][1], _under(arrays, f"link/{i}/target/")),
+            )
+            for i, link in enumerate(description["links"])
+        },
+        references={
+            m["name"]: Reference(arrays[f"reference/{i}/scores"], **m["averaged"])
+            for i, m in enumerate(description["modalities"])
+            if m.get("averaged")
+        },
+        readouts={
+            m["name"]: FeatureReadout.from_state(m["readout"], _under(arrays, f"readout/{i}/"))
+            for i, m in enumerate(description["modalities"])
+            if m.get("readout")
+        },
+        description=description,
+        atlas=Atlas.from_state(description["atlas"], _under(arrays, "atlas/"))
+        if description.get("atlas")
+        else None,
+    )
+
+
+def _rebuild(description: Mapping[str, Any], arrays: Mapping[str, Any]) -> Model:
+    import torch
+
+    traits = traits_of(description["model"])
+    params = resolve(traits, saved_params(traits, description["params"], description["format_version"]))
+    model: Model = load_class(traits.model).from_spec(description["spec"], params)
+    model.module.load_state_dict({k: torch.from_numpy(v) for k, v in _under(arrays, "module/").items()})
+    model.module.eval()
+    return model
+
+
+def _under(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}

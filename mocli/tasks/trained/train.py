@@ -1,0 +1,303 @@
+"""Build a model for prepared data, train it, encode with it: shared by every task that trains."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from mocli import __version__
+from mocli.models.base import (
+    Draws,
+    Encodes,
+    EncodesJointly,
+    Model,
+    Schedule,
+    SmoothsLinks,
+)
+from mocli.models.parameters import as_dict, resolve
+from mocli.models.registry import load_class
+from mocli.tasks.prepare.footprint import footprint, tell_memory
+from mocli.tasks.prepare.plan import load, plan
+from mocli.tasks.prepare.smoothing import smooth_links
+from mocli.tasks.run.options import preset_of
+from mocli.tasks.run.run import digest
+from mocli.tasks.score.evaluate import return_freed_memory
+from mocli.tasks.trained.atlas import Atlas
+from mocli.tasks.trained.latent import Latent, gives_one_place
+from mocli.tasks.trained.readout import FeatureReadout
+from mocli.tasks.trained.record import (
+    describe_inputs,
+    describe_model,
+    describe_training,
+    warn_batches,
+    warn_small,
+)
+from mocli.tasks.trained.saved import DESCRIPTION, WEIGHTS, save_model
+from mocli.tasks.trained.start import Origin, frozen_record
+from mocli.train.checkpoint import Checkpoints
+from mocli.train.freeze import names_of
+from mocli.train.loop import Fit, Training, fit
+from mocli.train.predict import draw_cells, encode_cells, encode_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    import pandas as pd
+
+    from mocli.data.bundle import MultiOmics
+    from mocli.data.files.modality import ModalityFile
+    from mocli.data.links.links import EdgeLinks
+    from mocli.tasks.integrate.labels import Labels
+    from mocli.tasks.prepare.plan import Plan, Prepared
+    from mocli.tasks.run.options import TrainOptions
+    from mocli.tasks.run.request import Request
+    from mocli.tasks.run.run import Run
+    from mocli.types import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A model fresh from training, with what it was trained on."""
+
+    made: Plan
+    prepared: Prepared
+    model: Model
+    latent: Latent
+
+
+def train_model(
+    run: Run,
+    request: Request,
+    task: Task,
+    files: Sequence[ModalityFile] | None = None,
+    *,
+    labels: Sequence[Labels] = (),
+    check: Callable[[Any, str], None] | None = None,
+) -> Trained:
+    """Plan, load, train, encode and write the model's folder, telling the report all of it.
+
+    Parameters
+    ----------
+    files
+        The modalities where they are open already, perhaps with some cells only.
+    labels
+        Columns that the model keeps for queries, besides the one of `--label-key`.
+    check
+        Called with the model's class and name once it is chosen, to refuse before the work.
+    """
+    with run.timed("load"):
+        made = plan(request.data, request.train, task, run.say, files=files)
+        if check is not None:
+            check(load_class(made.traits.model), made.traits.name)
+        params = resolve(made.traits, request.train.params, request.train.preset)
+        for warning in made.warnings:
+            run.warn(warning)
+        tell_memory(run, footprint(made, params, task))
+        origin = Origin.of(request.train.init_from)
+        if origin is not None:
+            run.paths.refuse_inputs([origin.folder / name for name in (WEIGHTS, DESCRIPTION)])
+        prepared = load(made, params, seed=request.run.seed, say=run.say, warn=run.warn, origin=origin)
+        describe_inputs(run, made, prepared.health, prepared.recipes)
+    warn_small(run, prepared, params)
+    warn_batches(run, prepared)
+    with run.timed("train"):
+        model, done, start = train(run, request.train, made, prepared, params, origin)
+    describe_model(run, made.traits, model.params, made.why_model)
+    describe_training(run, done, sum(c.file.n_obs for c in made.choices), **start)
+    with run.timed("encode"):
+        latent = encode(run, model, prepared.bundle)
+        keep_model(run, made, prepared, model, latent, labels)
+    return Trained(made, prepared, model, latent)
+
+
+def train(
+    run: Run,
+    options: TrainOptions,
+    made: Plan,
+    prepared: Prepared,
+    params: Any,
+    origin: Origin | None = None,
+) -> tuple[Model, Fit, dict[str, Any]]:
+    """Return a trained model and where it started; the same seed starts from the same weights."""
+    torch.manual_seed(run.options.seed)
+    model: Model = load_class(made.traits.model).from_bundle(prepared.bundle, params)
+    settled = {k: v for k, v in as_dict(model.params).items() if v is not None and as_dict(params)[k] is None}
+    if settled:
+        run.say("settled by the data: " + ", ".join(f"{name} {value}" for name, value in settled.items()))
+    taken = None if origin is None else origin.give(model, prepared)
+    if taken is not None:
+        taken.tell(run)
+    bundle = prepared.bundle
+    frozen = names_of(model.module, options.freeze, list(bundle.modalities))
+    start = {
+        "init_from": None if taken is None else taken.record(),
+        "frozen": frozen_record(model, options.freeze, frozen),
+    }
+    if frozen:
+        run.say(f"{len(frozen):,} tensors stay as they are: {', '.join(options.freeze)}")
+    fingerprint = _fingerprint(run, options, made, prepared, model.params)
+    fingerprint |= {"init_from": None if origin is None else origin.sha256, "freeze": sorted(frozen) or None}
+    training = replace(training_of(run, fingerprint), frozen=frozen)
+    if isinstance(params, SmoothsLinks) and params.smooth_links:
+        bundle = smooth_links(bundle, seed=run.options.seed, say=run.say)
+        return_freed_memory()
+    schedule = schedule_of(options)
+    if getattr(model.params, "lr_factor", None) is not None and not any(
+        stop is not None and stop.lr_factor is not None
+        for phase in model.phases(schedule, bundle)
+        for stop in (phase.validation, phase.plateau)
+    ):
+        run.warn("lr_factor changes nothing: no cells are held out that could tell when rates should fall")
+    return model, fit(model, bundle, schedule, training), start
+
+
+def schedule_of(options: TrainOptions) -> Schedule:
+    """Return how long the user allows."""
+    return Schedule(preset_of(options.preset), options.max_steps)
+
+
+def training_of(run: Run, fingerprint: Mapping[str, Any]) -> Training:
+    """Return how to run a fit; a checkpoint is taken up only where all of the fingerprint is the same."""
+    return Training(
+        device=run.device,
+        seed=run.options.seed,
+        checkpoints=Checkpoints(
+            run.paths.checkpoints, fingerprint=dict(fingerprint), resume=run.options.resume
+        ),
+        checkpoint_every=run.options.checkpoint_every,
+        max_time=run.options.max_time,
+    )
+
+
+def _fingerprint(
+    run: Run, options: TrainOptions, made: Plan, prepared: Prepared, params: Any
+) -> dict[str, Any]:
+    batch = prepared.bundle.batch
+    return {
+        "inputs": [record["sha256"] for record in run.report.inputs],
+        "modalities": [c.file.name for c in made.choices],
+        # some of a file's cells may be held out
+        "cells": [_named(c.file.obs.index) for c in made.choices],
+        "layers": [c.layer.layer for c in made.choices],
+        "transforms": [c.transform for c in made.choices],
+        "hvg": [[c.n_top, *c.keep] for c in made.choices],
+        "seen_in": [c.seen_in for c in made.choices] if any(c.seen_in for c in made.choices) else None,
+        "links": [record["sha256"] for record in run.report.links],
+        "sets": [_same_sets(prepared, name) for name in sorted(prepared.bundle.sets)],
+        # a table from standard input has no file, and other columns of var match other features
+        "matched": [*(_matched(edge) for edge in made.edges), *(m.text for m in made.matrices)],
+        "likelihoods": [c.likelihood for c in made.choices],
+        "batches": None if batch is None else list(batch.levels),
+        "covariates": _covariates(prepared),
+        "weights": _weights(prepared),
+        "pairing": made.relation.pairing.value,
+        "model": made.traits.name,
+        "params": as_dict(params),
+        "preset": options.preset,
+        "max_steps": options.max_steps,
+        "seed": run.options.seed,
+        "mocli": __version__,
+    }
+
+
+def _same_sets(prepared: Prepared, name: str) -> str:
+    sets = prepared.bundle.sets[name]
+    h = hashlib.sha256(name.encode())
+    for part in (sets.data, sets.indices, sets.indptr):
+        h.update(np.ascontiguousarray(part).tobytes())
+    return h.hexdigest()
+
+
+def _covariates(prepared: Prepared) -> list[Any]:
+    found: list[Any] = [[c.key, list(c.levels)] for c in prepared.bundle.covariates]
+    continuous = prepared.bundle.continuous
+    if continuous is not None:
+        h = hashlib.sha256(np.ascontiguousarray(continuous.values).tobytes())
+        found.append([*continuous.keys, h.hexdigest()])
+    return found
+
+
+def _weights(prepared: Prepared) -> str | None:
+    weights = prepared.bundle.weights
+    if not weights:
+        return None
+    h = hashlib.sha256()
+    for weight in weights.values():
+        h.update(np.ascontiguousarray(weight).tobytes())
+    return h.hexdigest()
+
+
+def _named(cells: pd.Index) -> str:
+    h = hashlib.sha256()
+    for name in cells:
+        h.update(f"{name}\n".encode())
+    return f"{len(cells)} cells, {h.hexdigest()}"
+
+
+def _matched(edge: EdgeLinks) -> str:
+    h = hashlib.sha256(f"{edge.source} {edge.target}".encode())
+    for part in (edge.source_index, edge.target_index, edge.weight, edge.sign):
+        h.update(part.tobytes())
+    return h.hexdigest()
+
+
+def encode(run: Run, model: Model, bundle: MultiOmics) -> Latent:
+    """Latent of every cell, joint where the model offers that; its digest goes to the report."""
+    if isinstance(model, EncodesJointly) and gives_one_place(model, bundle.pairing):
+        alone = {}
+        if isinstance(model, Encodes) and len(bundle.modalities) > 1:
+            alone = {
+                name: encode_cells(model, bundle.seen_by(name)[0], run.device)
+                for name, m in bundle.modalities.items()
+                if m.n_obs
+            }
+        latent = Latent.of_cells(encode_cells(model, bundle, run.device), bundle, alone)
+    elif isinstance(model, Encodes):
+        latent = Latent(
+            {
+                name: encode_rows(model, name, m.features, run.device)
+                for name, m in bundle.modalities.items()
+                if m.n_obs
+            }
+        )
+    else:
+        raise TypeError(f"{type(model).__name__} declares integrate but cannot encode")
+    bitwise = run.device.type == "cpu" or run.options.deterministic
+    run.report.determinism = {
+        "level": "bitwise" if bitwise else "statistical",
+        "latent_sha256": digest(latent.by_modality),
+    }
+    return latent
+
+
+def keep_model(
+    run: Run,
+    made: Plan,
+    prepared: Prepared,
+    model: Model,
+    latent: Latent,
+    labels: Sequence[Labels] = (),
+) -> None:
+    """Relate the latent to all measured features of each modality, and write the model's folder."""
+    bundle, seed = prepared.bundle, run.options.seed
+    readouts = {
+        c.file.name: FeatureReadout.fit(
+            c.file,
+            c.layer.layer,
+            prepared.recipes[c.file.name],
+            latent.by_modality[c.file.name],
+            seed=seed,
+        )
+        for c in made.choices
+    }
+    columns = {of.name: of.of_cells(bundle) for of in labels}
+    if bundle.label is not None:
+        columns[made.columns["label"]] = bundle.label
+    hashes = [str(record["sha256"]) for record in run.report.inputs]
+    drawn = draw_cells(model, bundle, run.device, 1, seed=seed)[0] if isinstance(model, Draws) else None
+    atlas = Atlas.of(latent, bundle, columns, seed=seed, drawn=drawn)
+    save_model(run.paths.model, model, made, prepared, readouts, seed=seed, trained_on=hashes, atlas=atlas)
