@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from copy import copy
 from dataclasses import fields
-from pathlib import Path  # noqa: TC003 - typer evaluates the annotations of callbacks
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
 
 import typer
