@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,17 +13,16 @@ from mocli.errors import InputError, UsageError
 from mocli.log import logger
 from mocli.tasks.benchmark.contender import others_embedding
 from mocli.tasks.benchmark.ground import prepare_ground
-from mocli.tasks.benchmark.peers import PeersAsked, asked_peers, plan_peers
+from mocli.tasks.benchmark.options import TASKS, Asked, BenchmarkOptions, StudyOptions
+from mocli.tasks.benchmark.peers import asked_peers, plan_peers
 from mocli.tasks.benchmark.plan import Places, trainings
 from mocli.tasks.benchmark.runs import (
-    TASKS,
-    Asked,
     check_parameters,
     check_sets,
     check_weights,
     choose_models,
 )
-from mocli.tasks.benchmark.study import StudyOptions, studies_of
+from mocli.tasks.benchmark.study import studies_of
 from mocli.tasks.run.options import listed_names, one_of
 from mocli.tasks.run.paths import Paths, command_line
 from mocli.tasks.run.request import Result, requested
@@ -36,20 +35,6 @@ if TYPE_CHECKING:
     from mocli.tasks.benchmark.ground import Ground
     from mocli.tasks.benchmark.runs import Training
     from mocli.tasks.run.request import Request
-
-
-@dataclass(frozen=True)
-class BenchmarkOptions:
-    """What is asked of a benchmark, beside what its runs need."""
-
-    asked: Asked
-    embeddings: tuple[str, ...]
-    jobs: int
-    devices: tuple[str, ...]
-    studies: StudyOptions
-    peers: PeersAsked
-    gtf: Path | None = None
-    truth: Path | None = None
 
 
 def benchmark(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mocli.data.files.io import parse_source
@@ -10,6 +10,7 @@ from mocli.data.links.route import link_files
 from mocli.errors import InputError, Interrupted, MocliError, UsageError
 from mocli.tasks.benchmark.figures import process_costs
 from mocli.tasks.benchmark.interpreter import OPTION, find_interpreter
+from mocli.tasks.benchmark.options import PeersAsked
 from mocli.tasks.benchmark.peerdata import PeerData, counts_layer
 from mocli.tasks.benchmark.peerrun import PeerRun
 from mocli.tasks.benchmark.plan import words_of
@@ -26,21 +27,6 @@ if TYPE_CHECKING:
     from mocli.tasks.benchmark.interpreter import Interpreter
     from mocli.tasks.benchmark.table import Record
     from mocli.tasks.run.request import Request
-
-
-@dataclass(frozen=True, eq=False)
-class PeersAsked:
-    """Peers with the hyper-parameters given for them, and the Python that has them.
-
-    Attributes
-    ----------
-    params
-        By peer, defaults and all.
-    """
-
-    peers: tuple[Peer, ...] = ()
-    params: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
-    python: Interpreter | None = None
 
 
 def asked_peers(

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mocli.models.base import Traits
-    from mocli.tasks.benchmark.runs import Asked, Study
+    from mocli.tasks.benchmark.options import Asked
+    from mocli.tasks.benchmark.runs import Study
     from mocli.tasks.run.request import Request
 
 MOST_SIMULATED = 10_000

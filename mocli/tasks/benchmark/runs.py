@@ -17,6 +17,7 @@ from mocli.models.parameters import params_class
 from mocli.models.registry import available, traits_of
 from mocli.tasks.benchmark import folder as runfolder
 from mocli.tasks.benchmark.folder import hash_of
+from mocli.tasks.benchmark.options import TASKS, Asked
 from mocli.tasks.benchmark.processes import Command, own_environment
 from mocli.tasks.prepare.select import problem_with
 from mocli.tasks.prepare.weights import takes_weights
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from mocli.models.base import Traits
     from mocli.tasks.benchmark.ground import Ground
 
-TASKS = (Task.INTEGRATE, Task.IMPUTE, Task.SIMULATE, Task.GENE2PEAK)
 SUFFIXES = {Task.IMPUTE: ".h5ad", Task.GENE2PEAK: ".tsv"}
 """Of what runs write, where it is not .h5mu."""
 VOLATILE = frozenset({"--device", "--threads", "--checkpoint-every", "--max-memory"})
@@ -165,17 +165,6 @@ class Training:
         if self.output.exists():
             words.append("--force")
         return Command((sys.executable, "-m", "mocli", *words), own_environment())
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Which models, seeds and tasks; `None` models means all that fit."""
-
-    models: tuple[str, ...] | None
-    seeds: tuple[int, ...]
-    tasks: tuple[Task, ...]
-    source: str | None = None
-    target: str | None = None
 
 
 def choose_models(

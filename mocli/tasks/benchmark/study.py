@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,7 @@ from mocli.errors import UsageError, did_you_mean
 from mocli.models.parameters import params_class
 from mocli.models.registry import traits_of
 from mocli.report.file import write_text
+from mocli.tasks.benchmark.options import StudyOptions
 from mocli.tasks.benchmark.runs import Study, safe
 from mocli.types import Task
 
@@ -32,17 +33,6 @@ LEAST_FRACTION = 0.1
 """Of the cells to train on; `mocli impute --hold-out` keeps no more than the rest out."""
 
 NOT_TERMS = frozenset({"weight_decay", "weight_average"})
-
-
-@dataclass(frozen=True)
-class StudyOptions:
-    """Studies asked for; see `studies_of`."""
-
-    panel: tuple[int, ...] = ()
-    ablate: tuple[str, ...] = ()
-    fractions: tuple[float, ...] = ()
-    corrupt: tuple[float, ...] = ()
-    leave_one_batch_out: bool = False
 
 
 def studies_of(

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Container, Sequence
     from pathlib import Path
 
-    from mocli.tasks.benchmark.benchmark import BenchmarkOptions
     from mocli.tasks.benchmark.ground import Ground
+    from mocli.tasks.benchmark.options import BenchmarkOptions
     from mocli.tasks.benchmark.peerrun import PeerRun
     from mocli.tasks.benchmark.peers import PeersWork
     from mocli.tasks.benchmark.processes import Job

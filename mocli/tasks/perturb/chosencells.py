@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mocli.data.files.modality import ModalityFile
-    from mocli.tasks.perturb.perturb import PerturbOptions
+    from mocli.tasks.perturb.options import PerturbOptions
     from mocli.types import IntArray, StrArray
 
 

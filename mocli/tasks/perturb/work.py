@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mocli.data.files.modality import ModalityFile
     from mocli.tasks.infer.align import Aligned
     from mocli.tasks.infer.slopes import Placed
-    from mocli.tasks.perturb.perturb import PerturbOptions
+    from mocli.tasks.perturb.options import PerturbOptions
     from mocli.tasks.perturb.screen import Asked
     from mocli.tasks.run.request import Request
     from mocli.tasks.run.run import Run

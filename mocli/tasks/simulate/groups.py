@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mocli.data.bundle import Codes
-    from mocli.tasks.simulate.simulate import SimulateOptions
+    from mocli.tasks.simulate.options import SimulateOptions
     from mocli.tasks.trained.atlas import Atlas
     from mocli.tasks.trained.saved import SavedModel
     from mocli.types import FloatArray, IntArray

@@ -12,7 +12,7 @@ from mocli.tasks.simulate.groups import atlas_of
 if TYPE_CHECKING:
     from mocli.tasks.run.run import Run
     from mocli.tasks.simulate.groups import Wanted
-    from mocli.tasks.simulate.simulate import SimulateOptions
+    from mocli.tasks.simulate.options import SimulateOptions
     from mocli.tasks.trained.saved import SavedModel
     from mocli.types import FloatArray, IntArray
 

@@ -13,8 +13,8 @@ from mocli.models.base import Clusters, Draws, DrawsPlaces, Samples
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.simulate.groups import Group, Wanted, atlas_of, check_model, component_shares, settle
 from mocli.tasks.simulate.libraries import libraries
+from mocli.tasks.simulate.options import AS_SOURCE, AVERAGE
 from mocli.tasks.simulate.places import about_the_mean, draw_sources, smoothed, variance_ratio
-from mocli.tasks.simulate.simulate import AS_SOURCE, AVERAGE
 from mocli.tasks.trained.saved import SavedModel, load_model
 from mocli.tasks.trained.train import Trained, train_model
 from mocli.train.predict import cluster_cells
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mocli.data.files.modality import ModalityFile
     from mocli.tasks.run.request import Request
     from mocli.tasks.run.run import Run
-    from mocli.tasks.simulate.simulate import SimulateOptions
+    from mocli.tasks.simulate.options import SimulateOptions
     from mocli.types import DoubleArray, FloatArray, IntArray
 
 MODEL = "the trained model"

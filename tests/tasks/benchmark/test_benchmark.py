@@ -16,7 +16,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 import mocli
 from mocli.errors import InputError, UsageError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 QUICK = {"threads": 1, "device": "cpu", "html": False, "max_steps": 2}
 
 
