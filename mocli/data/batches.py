@@ -17,7 +17,7 @@ from scipy import sparse
 from torch import Tensor
 
 from mocli.data.bundle import FeatureMatrix, Minibatch
-from mocli.types import COUNT_LIKELIHOODS, NonZeros
+from mocli.types import NonZeros
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -171,7 +171,7 @@ class Source:
         self._sparse = {
             name
             for name, m in bundle.modalities.items()
-            if m.likelihood in COUNT_LIKELIHOODS
+            if m.is_counted
             and not isinstance(m.features.values, np.ndarray)
             and m.features.offset is None
             and m.features.neighbors is None

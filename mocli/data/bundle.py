@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mocli.errors import InputError, UsageError
+from mocli.types import COUNT_LIKELIHOODS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from mocli.types import CSR, FloatArray, IntArray, ModalityKind, NonZeros, Pairing
+    from mocli.types import CSR, DoubleArray, FloatArray, IntArray, ModalityKind, NonZeros, Pairing
 
     Edge = tuple[str, str]
 
@@ -65,6 +66,22 @@ class FeatureMatrix:
         """Number of features."""
         return int(self.values.shape[1])
 
+    def mean(self, *, binary: bool = False) -> DoubleArray:
+        """Return the mean of every feature with the offset, or the share of cells above 0, `(n_vars,)`."""
+        values = self.values > 0 if binary else self.values
+        mean = np.asarray(values.mean(axis=0), np.float64).ravel()
+        return mean if self.offset is None else mean + self.offset
+
+    def totals(self) -> DoubleArray:
+        """Return the sum of the values of every cell, without the offset, `(n_obs,)`."""
+        return np.asarray(self.values.sum(axis=1), dtype=np.float64).ravel()
+
+    def median_total(self) -> float:
+        """Return the median total of the cells that have any; 1 where none has."""
+        totals = self.totals()
+        totals = totals[totals > 0]
+        return float(np.median(totals)) if len(totals) else 1.0
+
 
 @dataclass(frozen=True, eq=False)
 class Modality:
@@ -95,6 +112,11 @@ class Modality:
     def n_obs(self) -> int:
         """Number of cells measured in this modality."""
         return self.features.n_obs
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the values are taken for counts."""
+        return self.likelihood in COUNT_LIKELIHOODS
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,3 +306,7 @@ class Minibatch:
     positions: Mapping[str, Tensor] = field(default_factory=dict)
     codes: Mapping[str, Tensor] = field(default_factory=dict)
     continuous: Tensor | None = None
+
+    def values(self, name: str) -> Tensor | NonZeros:
+        """Return encoder features of a modality, `(B, n_vars)`, as their non-zeros where those say all."""
+        return self.counts[name] if name in self.counts else self.x[name]

@@ -24,7 +24,6 @@ from scipy import sparse  # noqa: E402
 from mocli.data.bundle import Codes, FeatureMatrix, Modality, MultiOmics  # noqa: E402
 from mocli.models.base import Losses, Schedule  # noqa: E402
 from mocli.models.multidgd.model import MultiDGD  # noqa: E402
-from mocli.models.multidgd.module import values_of  # noqa: E402
 from mocli.models.multidgd.params import PRESETS, MultiDGDParams  # noqa: E402
 from mocli.train.loop import Training, _Stretch  # noqa: E402
 from mocli.train.signals import Signals  # noqa: E402
@@ -63,7 +62,7 @@ class Dense(MultiDGD):
         net, total = self.module, 0
         shared = net.hidden(prepared.z, prepared.c, None)
         for name in net.names:
-            branch, x = net.branch(name), values_of(prepared.batch, name).dense
+            branch, x = net.branch(name), prepared.batch.values(name).dense
             r = torch.exp(branch.log_dispersion)
             mean = torch.softmax(branch(shared), 1) * x.sum(1, keepdim=True)
             log = torch.lgamma(x + r) - torch.lgamma(r) - torch.lgamma(x + 1)

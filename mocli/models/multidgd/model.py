@@ -14,7 +14,6 @@ from mocli.models.multidgd.query import place, with_new_levels
 from mocli.models.multidgd.shape import Shape, shape_of, spec_of
 from mocli.models.multidgd.start import (
     choose_components,
-    median_depth,
     start_heads,
     start_mixture,
     start_places,
@@ -78,7 +77,7 @@ class MultiDGD:
         )
         module = model.module
         for position, m in enumerate(bundle.modalities.values()):
-            module.depth[position] = median_depth(m)
+            module.depth[position] = m.features.median_total()
         if bundle.continuous is not None:
             values = torch.from_numpy(bundle.continuous.values)
             module.continuous_mean = values.mean(0)

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from mocli.data.bundle import Minibatch
     from mocli.models.multidgd.params import MultiDGDParams
     from mocli.models.multidgd.shape import Shape
-    from mocli.types import NonZeros
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,7 @@ class MultiDGDModule(nn.Module):
             if len(at):
                 seen = shared if len(at) == len(shared) else shared[at]
                 branch = self.branch(name)
-                total = total + branch.loss(values_of(batch, name), branch(seen))
+                total = total + branch.loss(batch.values(name), branch(seen))
         return total
 
     def mixture_loss(self, step: Step) -> Tensor:
@@ -198,8 +197,3 @@ class MultiDGDModule(nn.Module):
         """Sum of the absolute weights of all layers; biases are free."""
         weights = [w for w in self.decoder_parameters() if w.dim() > 1]
         return torch.stack([w.abs().sum() for w in weights]).sum()
-
-
-def values_of(batch: Minibatch, name: str) -> Tensor | NonZeros:
-    """Return the values of a modality, by their non-zeros where those say all."""
-    return batch.counts[name] if name in batch.counts else batch.x[name]

@@ -15,7 +15,7 @@ import torch
 
 from mocli.nn.gaussian_mixture import LEAST_SPREAD
 from mocli.nn.kmeans import kmeans
-from mocli.nn.principal import log_at_depth, principal_components, row_totals
+from mocli.nn.principal import log_at_depth, principal_components
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,7 +132,7 @@ def _scores(m: Modality, bundle: MultiOmics, k: int, seed: int) -> DoubleArray:
     """Scores of one modality over the root of its total variance, by cell, 0 where it was not measured."""
     values = m.features.values
     counts = m.likelihood == "nb"
-    depth = _median(values) if counts else 1.0
+    depth = m.features.median_total() if counts else 1.0
     chosen = _sample(m.n_obs, FIT_CELLS, seed).numpy()
     even = partial(log_at_depth, depth=depth) if counts else _as_it_is
     fitted = principal_components(even(values[chosen]), k, seed=seed)
@@ -147,17 +147,6 @@ def _scores(m: Modality, bundle: MultiOmics, k: int, seed: int) -> DoubleArray:
 
 def _as_it_is(x: CSR | FloatArray) -> CSR | FloatArray:
     return x
-
-
-def _median(x: CSR | FloatArray) -> float:
-    totals = row_totals(x)
-    totals = totals[totals > 0]
-    return float(np.median(totals)) if len(totals) else 1.0
-
-
-def median_depth(m: Modality) -> float:
-    """Median total of the cells that have any."""
-    return _median(m.features.values)
 
 
 def _sample(n: int, most: int, seed: int) -> Tensor:

@@ -76,13 +76,13 @@ class Multigrate:
         )
         model = cls(shape, params)
         for position, m in enumerate(bundle.modalities.values()):
-            model.module.depth[position] = _median_total(m.features)
+            model.module.depth[position] = m.features.median_total()
             if m.name in shape.n_components:
                 n, seed = shape.n_components[m.name], torch.initial_seed() % 2**32
                 fitted = components(m, n, params.encoder_input, seed=seed)
                 model.module.project(position, *fitted)
             if params.start == "mean":
-                mean = _means(m.features, binary=m.likelihood == "bernoulli")
+                mean = torch.from_numpy(m.features.mean(binary=m.likelihood == "bernoulli"))
                 spread = _log_dispersion(m.features) if m.likelihood in {"nb", "zinb"} else None
                 model.module.start(position, mean, spread)
         response = model.module.covariates.response
@@ -262,12 +262,6 @@ def _n_components(features: FeatureMatrix, asked: int | None) -> int:
     return min(asked, features.n_vars, features.n_obs)
 
 
-def _means(features: FeatureMatrix, *, binary: bool) -> Tensor:
-    values = features.values > 0 if binary else features.values
-    mean = np.asarray(values.mean(axis=0), np.float64).ravel()
-    return torch.from_numpy(mean if features.offset is None else mean + features.offset)
-
-
 def _log_dispersion(features: FeatureMatrix) -> Tensor:
     """Log inverse dispersion of counts by their moments, `(p,)`, were all cells alike but for their depth.
 
@@ -283,9 +277,3 @@ def _log_dispersion(features: FeatureMatrix) -> Tensor:
     excess = np.divide(pairs, alike, out=np.full(len(q), 2.0), where=alike > 0) - 1
     # one part in 50 is the least that is seen, and a feature of few counts says nothing beyond 20
     return -torch.log(torch.from_numpy(excess.clip(0.02, 20.0)))
-
-
-def _median_total(features: FeatureMatrix) -> float:
-    totals = np.asarray(features.values.sum(axis=1), dtype=np.float64).ravel()
-    totals = totals[totals > 0]
-    return float(np.median(totals)) if len(totals) else 1.0

@@ -224,7 +224,7 @@ class MultigrateModule(nn.Module):
         means, log_variances, present = [], [], []
         for name in self.names:
             at = batch.positions[name]
-            mean, log_variance = self.encode(name, values_of(batch, name), conditions_at(batch, at))
+            mean, log_variance = self.encode(name, batch.values(name), conditions_at(batch, at))
             blank = mean.new_zeros(n, mean.shape[1])
             means.append(blank.index_copy(0, at, mean))
             log_variances.append(blank.index_copy(0, at, log_variance))
@@ -247,7 +247,7 @@ class MultigrateModule(nn.Module):
         """Weighted sum of the modalities' negative log-likelihoods, mean over the cells drawn."""
         batch, total = step.batch, z.new_zeros(())
         for m, name in enumerate(self.names):
-            at, x = batch.positions[name], values_of(batch, name)
+            at, x = batch.positions[name], batch.values(name)
             if not len(at):
                 continue
             conditions = conditions_at(batch, at)
@@ -313,11 +313,6 @@ class MultigrateModule(nn.Module):
     def kl(step: Step) -> Tensor:
         """KL of the joint posterior, mean over cells."""
         return kl_to_prior(step.mean, step.log_variance).mean()
-
-
-def values_of(batch: Minibatch, name: str) -> Tensor | NonZeros:
-    """Return the values of a modality, by their non-zeros where those say all."""
-    return batch.counts[name] if name in batch.counts else batch.x[name]
 
 
 def conditions_at(batch: Minibatch, at: Tensor) -> Conditions:

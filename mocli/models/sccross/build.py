@@ -83,8 +83,8 @@ def build(bundle: MultiOmics, params: SccrossParams, *, seed: int) -> Built:
         module.register_buffer(f"reference_{i}", references[i])
         seen[part.name] = smoothed(inputs[i], references[i], part.n_neighbors, params.input_smoothing)
         features = bundle.modalities[part.name].features
-        module.depth[i] = _median_total(features)
-        module.start(part.name, _means(features, binary=part.likelihood == "bernoulli"))
+        module.depth[i] = features.median_total()
+        module.start(part.name, torch.from_numpy(features.mean(binary=part.likelihood == "bernoulli")))
     module.keep_inputs(seen)
     by_label = params.critic_weights == "labels"
     if by_label or bundle.weights:
@@ -153,15 +153,3 @@ def _nonzeros(x: sparse.csr_matrix) -> NonZeros:
     row = torch.repeat_interleave(torch.arange(x.shape[0]), starts.diff())
     values = torch.from_numpy(x.data.astype(np.float32))
     return NonZeros(values, row, torch.from_numpy(x.indices.astype(np.int64)), starts[:-1], x.shape)
-
-
-def _means(features: FeatureMatrix, *, binary: bool) -> Tensor:
-    values = features.values > 0 if binary else features.values
-    mean = np.asarray(values.mean(axis=0), np.float64).ravel()
-    return torch.from_numpy(mean if features.offset is None else mean + features.offset)
-
-
-def _median_total(features: FeatureMatrix) -> float:
-    totals = np.asarray(features.values.sum(axis=1), np.float64).ravel()
-    totals = totals[totals > 0]
-    return float(np.median(totals)) if len(totals) else 1.0

@@ -153,7 +153,7 @@ class SccrossModule(nn.Module):
             raise ValueError("cells must be drawn, not rows of each modality")
         seen = {}
         for m, name in enumerate(self.names):
-            x, at = values_of(batch, name), batch.positions[name]
+            x, at = batch.values(name), batch.positions[name]
             if not len(at):
                 continue
             if self.training and hasattr(self, f"input_{m}"):
@@ -306,11 +306,6 @@ class SccrossModule(nn.Module):
     def _total(self, by_name: Mapping[str, Tensor]) -> Tensor:
         weights = self.params.modality_weights
         return torch.stack([weights.get(name, 1.0) * value for name, value in by_name.items()]).sum()
-
-
-def values_of(batch: Minibatch, name: str) -> Tensor | NonZeros:
-    """Return the values of a modality, by their non-zeros where those say all."""
-    return batch.counts[name] if name in batch.counts else batch.x[name]
 
 
 def normal_kl(q: tuple[Tensor, Tensor], p: tuple[Tensor, Tensor] | None = None) -> Tensor:

@@ -12,7 +12,6 @@ from mocli.data.batches import Source, dense_rows
 from mocli.data.bundle import Codes, Continuous, FeatureMatrix, Modality, MultiOmics
 from mocli.models.base import Schedule
 from mocli.models.multigrate.model import Multigrate, _log_dispersion, _n_components
-from mocli.models.multigrate.module import values_of
 from mocli.models.multigrate.params import PRESETS, MultigrateParams
 from mocli.nn.mixture import BANDWIDTHS
 from mocli.types import ModalityKind, Pairing, Preset
@@ -73,9 +72,7 @@ def experts(model, data):
     found = {}
     for name, at in batch.positions.items():
         conditions = {k: v[at] for k, v in batch.codes.items()}, batch.continuous[at]
-        found[name] = [
-            t.detach().numpy() for t in model.module.encode(name, values_of(batch, name), conditions)
-        ]
+        found[name] = [t.detach().numpy() for t in model.module.encode(name, batch.values(name), conditions)]
     return found
 
 
@@ -119,7 +116,7 @@ def test_reconstruction_equals_the_likelihoods_from_scipy():
     expected = 0.0
     for m, (name, at) in enumerate(batch.positions.items()):
         conditions = {k: v[at] for k, v in batch.codes.items()}, batch.continuous[at]
-        x = values_of(batch, name)
+        x = batch.values(name)
         x = (x if isinstance(x, torch.Tensor) else x.dense).numpy()
         mean = net.decode(name, z[at], conditions, torch.as_tensor(x.sum(1))).detach().numpy().astype(float)
         if name == "rna":
