@@ -8,6 +8,7 @@ and one scatter fills the dense minibatch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,15 +17,11 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from mocli.data.bundle import FeatureMatrix, Minibatch
-from mocli.types import NonZeros
+from mocli.data.bundle import FeatureMatrix, Minibatch, MultiOmics
+from mocli.types import CSR, FloatArray, IntArray, NonZeros
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from mocli.data.bundle import MultiOmics
     from mocli.models.base import Sampling
-    from mocli.types import CSR, FloatArray, IntArray
 
 CELLS = "cells"
 

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from mocli.errors import InputError, UsageError
-from mocli.types import COUNT_LIKELIHOODS
+from mocli.types import (
+    COUNT_LIKELIHOODS,
+    CSR,
+    DoubleArray,
+    FloatArray,
+    IntArray,
+    ModalityKind,
+    NonZeros,
+    Pairing,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import pandas as pd
-    from numpy.typing import NDArray
     from torch import Tensor
 
-    from mocli.types import CSR, DoubleArray, FloatArray, IntArray, ModalityKind, NonZeros, Pairing
-
-    Edge = tuple[str, str]
+Edge = tuple[str, str]
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ import torch  # noqa: E402
 
 import mocli  # noqa: E402
 from mocli.data.batches import Source  # noqa: E402
-from mocli.data.files.io import open_inputs  # noqa: E402
+from mocli.data.files.inputs import open_inputs  # noqa: E402
 from mocli.models.base import Schedule  # noqa: E402
 from mocli.tasks.infer.query import match_query  # noqa: E402
 from mocli.tasks.run.options import DataOptions  # noqa: E402

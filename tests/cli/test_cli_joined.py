@@ -11,7 +11,7 @@ import pytest
 from scipy import sparse
 
 from mocli.__main__ import main
-from mocli.data.files.io import sha256
+from mocli.data.files.inputs import sha256
 from mocli.report.schema import validate
 
 QUICK = ["--max-steps", "30", "-s", "n_hidden=16", "--n-latent", "4", "--batch-size", "32", "--threads", "1"]

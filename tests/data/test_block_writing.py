@@ -20,9 +20,9 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from mocli.data.files.io import open_inputs, sha256
+from mocli.data.files.inputs import open_inputs, sha256
 from mocli.data.write import filling as filling
-from mocli.data.write import outfile_folded as outfile
+from mocli.data.write import outfile as outfile
 from mocli.data.write.encode import put_array
 from mocli.data.write.filling import round_mantissa
 from mocli.data.write.write import Added, NewModality, union_names, write_h5ad, write_h5mu
@@ -505,7 +505,7 @@ FULL = """
     import resource, sys
     from pathlib import Path
     import numpy as np, pandas as pd
-    from mocli.data.files.io import open_inputs
+    from mocli.data.files.inputs import open_inputs
     from mocli.data.write.write import Added, NewModality, write_h5ad, write_h5mu
     from mocli.errors import EnvironmentProblem
     folder, inputs = Path(sys.argv[1]), sys.argv[2:]

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from mocli.data.files.io import open_inputs, sha256
+from mocli.data.files.inputs import open_inputs, sha256
 from mocli.data.write.write import Added, union_names, write_h5mu
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:mudata", "ignore:Duplicated:UserWarning")

@@ -5,12 +5,13 @@ import pandas as pd
 import pytest
 
 from mocli.data.features.index import Features, features_of
-from mocli.data.files.io import open_inputs
+from mocli.data.files.inputs import open_inputs
 from mocli.data.genome.fit import fit_of
 from mocli.data.genome.genes import GeneTable, read_genes
-from mocli.data.genome.loci import has_places, intervals_of, link_peaks
+from mocli.data.genome.loci import has_places, intervals_of
 from mocli.data.genome.near import Reach
 from mocli.data.genome.vicinity import find_vicinity
+from mocli.data.links.build import link_peaks
 from mocli.errors import InputError
 from mocli.types import ModalityKind
 

@@ -14,7 +14,7 @@ import pytest
 import scipy.sparse as sp
 
 from mocli.data.files.columns import find_column
-from mocli.data.files.io import ModalityFile, Source, open_inputs, parse_source, sha256
+from mocli.data.files.inputs import ModalityFile, Source, open_inputs, parse_source, sha256
 from mocli.data.files.kinds import kind_of, kind_of_features, name_in_stem
 from mocli.errors import InputError, UsageError
 from mocli.types import ModalityKind

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from mocli.data.files.io import open_inputs, sha256
+from mocli.data.files.inputs import open_inputs, sha256
 from mocli.data.files.joined import JoinedModality
 from mocli.data.files.tables import agreeing_columns, stack_obs
 from mocli.data.files.values import choose_layer

@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse
 
 from mocli.data.batches import dense_rows
-from mocli.data.files.io import open_inputs
+from mocli.data.files.inputs import open_inputs
 from mocli.data.links.matrices import matrix_links, read_linked
 from mocli.data.links.route import parse_route
 from mocli.errors import InputError, UsageError

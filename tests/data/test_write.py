@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from mocli.data.files.io import open_inputs, sha256
+from mocli.data.files.inputs import open_inputs, sha256
 from mocli.data.write import outfile as target
 from mocli.data.write.write import Added, atomic, check_writable, union_names, write_h5mu
 from mocli.errors import EnvironmentProblem, UsageError

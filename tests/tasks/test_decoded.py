@@ -10,7 +10,7 @@ import torch
 from scipy import sparse, stats
 
 import mocli
-from mocli.data.files.io import open_inputs
+from mocli.data.files.inputs import open_inputs
 from mocli.errors import InputError, UsageError
 from mocli.tasks.impute.holdout import HoldOut
 from mocli.tasks.impute.impute import ImputeOptions

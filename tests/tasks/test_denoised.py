@@ -9,7 +9,7 @@ from scipy import sparse
 
 import mocli
 from mocli.data.demo.files import write_demo
-from mocli.data.files.io import open_inputs
+from mocli.data.files.inputs import open_inputs
 from mocli.errors import UsageError
 from mocli.models.base import Conditions
 from mocli.tasks.infer.align import align, project

@@ -12,7 +12,7 @@ import mocli
 from mocli import log
 from mocli.__main__ import main
 from mocli.data.demo.files import write_demo
-from mocli.data.files.io import open_inputs
+from mocli.data.files.inputs import open_inputs
 from mocli.errors import UsageError
 from mocli.report.schema import validate
 from mocli.tasks.infer.align import align, project

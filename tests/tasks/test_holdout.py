@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mocli.data.files.io import open_inputs
+from mocli.data.files.inputs import open_inputs
 from mocli.errors import InputError, UsageError
 from mocli.tasks.impute.holdout import FEWEST, HoldOut, without
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from mocli.data.demo.files import write_demo
-from mocli.data.files.io import open_inputs
+from mocli.data.files.inputs import open_inputs
 from mocli.errors import InputError, Interrupted, MocliError, UsageError
 from mocli.tasks.impute.impute import impute
 from mocli.tasks.infer.align import align

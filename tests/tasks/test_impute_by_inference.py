@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from mocli.data.files.io import open_inputs
+from mocli.data.files.inputs import open_inputs
 from mocli.models.base import Encodes
 from mocli.tasks.impute.impute import impute
 from mocli.tasks.infer.align import align

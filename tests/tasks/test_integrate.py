@@ -134,7 +134,7 @@ def test_the_users_slots_come_through(run, unpaired, tmp_path, read):
 
 def test_order_of_cells_in_is_order_out(run, unpaired, tmp_path, read):
     """And each row of the latent is of its own cell: the saved model gives it from that cell's row alone."""
-    from mocli.data.files.io import open_inputs
+    from mocli.data.files.inputs import open_inputs
     from mocli.tasks.infer.align import place
     from mocli.tasks.trained.saved import load_model
 

@@ -286,7 +286,7 @@ def test_constant_features_against_numpy(tmp_path, monkeypatch, block, layer):
     x[:, 5], x[:, 6], x[:, 7] = 0, 3, -1
     x[:, 8] = [2] * 29 + [0]
     write(tmp_path / "rna.h5ad", [f"g{k}" for k in range(50)], x=x, layer=layer)
-    from mocli.data.files.io import open_inputs
+    from mocli.data.files.inputs import open_inputs
 
     (file,) = open_inputs([str(tmp_path / "rna.h5ad")])
     assert constant_features(file).tolist() == (x.min(0) == x.max(0)).tolist()

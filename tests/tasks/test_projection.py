@@ -7,7 +7,7 @@ from scipy import sparse
 
 import mocli
 from mocli.data.demo.files import write_demo
-from mocli.data.files.io import open_inputs
+from mocli.data.files.inputs import open_inputs
 from mocli.errors import InputError, UsageError
 from mocli.tasks.infer.align import align, check_modality, find_modality, place, project
 from mocli.tasks.trained.saved import load_model

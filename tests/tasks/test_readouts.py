@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from mocli.data.files.io import open_inputs
+from mocli.data.files.inputs import open_inputs
 from mocli.data.transforms.recipe import Recipe, RecipeOptions
 from mocli.errors import UsageError
 from mocli.tasks.trained.readout import FeatureReadout

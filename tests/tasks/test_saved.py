@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from mocli.data.batches import dense_rows
-from mocli.data.files.io import open_inputs
+from mocli.data.files.inputs import open_inputs
 from mocli.errors import InputError, UsageError
 from mocli.tasks.trained.saved import check_model_folder, load_model
 
@@ -21,7 +21,7 @@ ENCODE = """
 import sys
 import numpy as np
 import torch
-from mocli.data.files.io import open_inputs
+from mocli.data.files.inputs import open_inputs
 from mocli.tasks.infer.align import place
 from mocli.tasks.trained.saved import load_model
 

@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score
 
 from mocli.data.bundle import Codes, FeatureMatrix, Modality, MultiOmics
 from mocli.data.features.index import Features
-from mocli.data.features.overlap import overlaps
+from mocli.data.features.intervals import overlaps
 from mocli.errors import InputError
 from mocli.models.base import Surprised
 from mocli.models.multidgd.model import MultiDGD

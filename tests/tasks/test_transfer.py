@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
-from mocli.data.files.io import open_inputs
+from mocli.data.files.inputs import open_inputs
 from mocli.errors import InputError, UsageError
 from mocli.tasks.integrate.check import check_carried
 from mocli.tasks.integrate.labels import Labels, TransferOptions, carry, read_labels

@@ -1,1 +1,1 @@
-"""Demo."""
+"""The demo data of `mocli demo`."""

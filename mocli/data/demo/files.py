@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from anndata import AnnData
 
 from mocli.data.demo.tissue import (
     ATAC,
@@ -24,14 +27,7 @@ from mocli.data.demo.tissue import (
 )
 from mocli.data.write.outfile import atomic
 from mocli.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from anndata import AnnData
-
-    from mocli.types import IntArray
+from mocli.types import IntArray
 
 MIN_CELLS = 20
 _WEIGHT_SCALE = 20_000  # base pairs over which a gene-peak link falls to 1/e

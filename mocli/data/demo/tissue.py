@@ -7,13 +7,11 @@ batch, so that every relation between modalities is planted here and nowhere els
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
 
-if TYPE_CHECKING:
-    from mocli.types import CSR, DoubleArray, IntArray
+from mocli.types import CSR, DoubleArray, IntArray
 
 N_GENES, N_PEAKS = 400, 1500
 N_BATCHES = 2

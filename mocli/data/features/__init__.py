@@ -1,1 +1,1 @@
-"""Features."""
+"""What names of features mean: intervals, genes, antigens."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from itertools import takewhile
-from typing import TYPE_CHECKING
 
 from mocli.data.features.antigennames import (
     ONE_OF_SEVERAL,
@@ -17,9 +17,6 @@ from mocli.data.features.antigennames import (
     readings,
 )
 from mocli.errors import nearest
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
 
 TABLE = "antigens.tsv"
 

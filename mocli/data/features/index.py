@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import heapq
 import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from mocli.data.features.intervals import parse_interval, parse_intervals
+from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError, did_you_mean, nearest
 from mocli.types import ModalityKind
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    import pandas as pd
-
-    from mocli.data.files.modality import ModalityFile
 
 # Fallbacks in the order they are tried, and how the log calls them.
 FALLBACKS = {

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mocli.data.features.index import nearest_names
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from mocli.types import DoubleArray, IntArray
+from mocli.types import DoubleArray, IntArray
 
 SUGGESTED = 20  # misses that are given a nearest name, which takes its time
 

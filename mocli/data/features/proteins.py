@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from mocli.data.features.antigennames import AS_WRITTEN
-from mocli.data.features.antigens import antigen_table
+from mocli.data.features.antigens import Gene, Meaning, antigen_table
+from mocli.data.features.index import FeatureIndex, Features
 from mocli.data.features.proposal import Miss, Proposal
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from mocli.data.features.antigens import Gene, Meaning
-    from mocli.data.features.index import FeatureIndex, Features
 
 _MOUSE = re.compile(r"[A-Z][a-z]+[a-z0-9-]*|ENSMUSG\d+(\.\d+)?", re.ASCII)
 _TRUSTED = frozenset({"exact", "alias", "case", "version"})

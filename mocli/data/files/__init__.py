@@ -1,1 +1,1 @@
-"""Files."""
+"""Reading: what an input file holds, its tables now and its matrices when asked for."""

@@ -7,20 +7,16 @@ the same cells under the same names.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from mocli.data.files.modality import ModalityFile
 
 INPUT_KEY = "input"
 """Column of obs that says which input a cell is of; `mocli_input` where a file has it already."""

@@ -1,17 +1,17 @@
-"""A user's column, wherever it is among the modalities."""
+"""Columns of obs: a user's, wherever it is among the modalities, and one of a file that mocli wrote."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from pathlib import Path
 
+import h5py
+import pandas as pd
+
+from mocli.data.files.hdf5 import open_h5, reading
+from mocli.data.files.modality import ModalityFile
+from mocli.data.files.tables import read_table
 from mocli.errors import InputError, did_you_mean
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import pandas as pd
-
-    from mocli.data.files.modality import ModalityFile
 
 
 def find_column(
@@ -49,3 +49,22 @@ def find_column(
         found=", ".join(columns[:12]) + (", ..." if len(columns) > 12 else "") or "no columns",
         hint=did_you_mean(key, columns, "columns"),
     )
+
+
+def read_column(path: Path, column: str) -> dict[str, pd.Series]:
+    """Read a column of obs of every modality of an h5mu that has it, by modality; `(n_obs,)` each, by name.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read.
+    """
+    found = {}
+    with open_h5(path) as h5:
+        mod = h5.get("mod")
+        for name in mod if isinstance(mod, h5py.Group) else ():
+            with reading(path, f"mod/{name}/obs"):
+                table = read_table(mod[name]["obs"])
+            if column in table:
+                found[str(name)] = table[column]
+    return found

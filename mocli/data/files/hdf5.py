@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
 from mocli.errors import InputError, MocliError, did_you_mean
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from mocli.types import StrArray
+from mocli.types import StrArray
 
 _HELD = frozenset({errno.EAGAIN, errno.EWOULDBLOCK})
 _FORBIDDEN = frozenset({errno.EACCES, errno.EPERM})

@@ -1,20 +1,19 @@
-"""What the inputs hold together: every modality under one name, from one file or from several."""
+"""The inputs of the command line become modalities, each under one name, from one file or from several."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from mocli.data.files.cellnames import tell_apart
+from mocli.data.files.container import open_source
 from mocli.data.files.joined import JoinedModality, join
+from mocli.data.files.modality import ModalityFile
+from mocli.data.files.source import Source, parse_source
 from mocli.errors import UsageError
 from mocli.types import ModalityKind
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from mocli.data.files.modality import ModalityFile
-    from mocli.data.files.source import Source
 
 
 def gather(
@@ -96,3 +95,41 @@ def _free_name(
         hint=f"name one of them: other={path}; or both alike, to join them as one modality: "
         f"{name}={other.path} {name}={path}",
     )
+
+
+def open_inputs(
+    texts: Sequence[str], *, kinds: Mapping[str, ModalityKind] | None = None
+) -> list[ModalityFile]:
+    """Open every INPUT of the command line.
+
+    Parameters
+    ----------
+    texts
+        `file`, `file::modality`, `name=file` or `name=file::modality`.
+    kinds
+        What a modality measures, by name, where the guess should be overruled.
+
+    Returns
+    -------
+    One `ModalityFile` a modality, in the order given, names unique. Where several
+    files hold a modality by its name they are one: a `JoinedModality`, and cell
+    names are made to differ between files.
+
+    Raises
+    ------
+    UsageError
+        No input, names that collide, a file given twice, or files of one name that
+        measure different things.
+    InputError
+        A file that is absent, no HDF5, damaged, of another format, without
+        the modality wanted, with repeated cell names, with fewer than two
+        cells or no feature; files of one modality that share too few features.
+    """
+    found = [(source, open_source(source)) for source in map(parse_source, texts)]
+    return gather(found, kinds=kinds or {})
+
+
+def sha256(path: Path) -> str:
+    """Hash a file without holding it in memory."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,12 +14,7 @@ from mocli.data.files.kinds import naming_hint
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.tables import agreeing_columns, stack_obs
 from mocli.errors import InputError, UsageError
-from mocli.types import ModalityKind
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from mocli.types import CSR, IntArray
+from mocli.types import CSR, IntArray, ModalityKind
 
 LEAST_SHARED = 0.5
 """Share of the smallest file's features that all files must have."""

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import h5py
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from mocli.data.files.hdf5 import text_attr
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
-
-    from mocli.types import CSR, IntArray
+from mocli.types import CSR, IntArray
 
 _BLOCK = 1 << 23  # values held at once beside the result
 _GAP = 64  # rows read in vain rather than starting a new read

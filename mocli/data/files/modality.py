@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 
 from mocli.data.files.hdf5 import open_h5, reading
 from mocli.data.files.matrix import Stored, locate, read_csr
-from mocli.data.files.table import read_index
+from mocli.data.files.tables import read_index
 from mocli.data.files.tenx import locate_tenx
 from mocli.errors import InputError, did_you_mean
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-    import h5py
-
-    from mocli.types import CSR, IntArray, ModalityKind
+from mocli.types import CSR, IntArray, ModalityKind
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -11,9 +11,6 @@ import pandas as pd
 from mocli.data.files.hdf5 import strings
 from mocli.data.files.matrix import Stored
 from mocli.errors import InputError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _COLUMNS = {
     "id": "gene_ids",

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError
-from mocli.types import ValueKind
-
-if TYPE_CHECKING:
-    from mocli.data.files.modality import ModalityFile
-    from mocli.types import CSR, BoolArray, FloatArray
+from mocli.types import CSR, BoolArray, FloatArray, ValueKind
 
 _WHOLE = 1e-4  # how far from an integer a count may be, after someone's exp(log(x))
 _LOG_MAX = 20.0  # log2 of a million and one is 19.9; unlogged totals per 10,000 exceed it

@@ -1,1 +1,1 @@
-"""Genome."""
+"""Where genes and peaks lie."""

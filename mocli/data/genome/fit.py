@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from scipy.stats import poisson
 
+from mocli.data.genome.genes import GeneTable
 from mocli.data.genome.near import promoters_hit
 from mocli.errors import InputError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from mocli.data.genome.genes import GeneTable
 
 SHIFTS = (-400_000, -150_000, -50_000, 50_000, 150_000, 400_000)
 """Bases by which starts of genes are moved to see what chance gives."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 import numpy as np
@@ -19,9 +19,6 @@ import pandas as pd
 
 from mocli.data.features.intervals import normalise_chrom
 from mocli.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _EXPECTED = "GTF, GFF3, BED, or a table with the columns chrom, start, end, strand, gene"
 _COLUMNS = ("gene", "gene_id", "chrom", "start", "end", "strand")

@@ -1,27 +1,22 @@
-"""Links from places in the genome: genes, or the proteins they make, to the peaks near them."""
+"""Where features lie in the genome: genes by a gene table, proteins by their genes, peaks by their names."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from mocli.data.features.index import FeatureIndex, Features
 from mocli.data.features.intervals import parse_intervals
-from mocli.data.features.proposal import Miss, Proposal, misses
+from mocli.data.features.proposal import Miss, misses
 from mocli.data.features.proteins import link_genes
 from mocli.data.genome.fit import BY_CASE, check_species, fit_of
-from mocli.data.genome.near import near_peaks
+from mocli.data.genome.genes import GeneTable
 from mocli.errors import InputError
-from mocli.types import ModalityKind
+from mocli.types import DoubleArray, IntArray, ModalityKind
 
-if TYPE_CHECKING:
-    from mocli.data.genome.genes import GeneTable
-    from mocli.data.genome.near import Reach
-    from mocli.types import DoubleArray, IntArray
-
-_PROTEINS = frozenset({ModalityKind.PROT, ModalityKind.CYTO})
+PROTEINS = frozenset({ModalityKind.PROT, ModalityKind.CYTO})
 _SEX = frozenset({"chrX", "chrY"})
 
 ALMOST_NONE = 0.02
@@ -64,60 +59,6 @@ def intervals_of(features: Features) -> pd.DataFrame:
 def has_places(features: Features) -> bool:
     """Whether most features are intervals of a genome."""
     return 2 * int(intervals_of(features)["chrom"].notna().sum()) > len(features.names)
-
-
-def link_peaks(genes: Features, peaks: Features, table: GeneTable, reach: Reach) -> Proposal:
-    """Link genes, or proteins by their genes, to the peaks they reach.
-
-    Parameters
-    ----------
-    genes
-        RNA, or proteins.
-    table
-        Where the genes lie. A gene is found by its id, else by its name; a name
-        that stands on several chromosomes is no one's place and left out.
-
-    Returns
-    -------
-    `genes` as source, `peaks` as target. A peak that a gene reaches from several
-    loci has the largest weight.
-
-    Raises
-    ------
-    InputError
-        If no feature is an interval, no gene has a place or almost none, no
-        chromosome is in both, no peak is reached, or names and places both say
-        that the table is of another species.
-    """
-    places = intervals_of(peaks)
-    if places["chrom"].isna().all():
-        raise InputError(
-            f"the features of '{peaks.modality}' are no places in a genome",
-            found=", ".join(map(repr, peaks.names[:3])),
-            expected="names such as chr1:1000-1500",
-            hint="name the column of var that holds such names with --var-key",
-        )
-    is_protein = genes.kind in _PROTEINS
-    found = protein_loci(genes, table) if is_protein else gene_loci(genes, table)
-    row, feature, weight, notes, failed, _ = found
-    if not len(row):
-        raise no_gene(genes, table)
-    loci = table.frame.iloc[row].reset_index(drop=True)
-    locus, peak, near = near_peaks(loci, places, reach)
-    notes += doubts(table, places, peaks, found)
-    if not len(locus):
-        raise no_peak(loci, places, table, peaks)
-    links = pd.DataFrame({"source": feature[locus], "target": peak, "weight": weight[locus] * near})
-    links = links.groupby(["source", "target"], as_index=False)["weight"].max()
-    without = sorted(set(feature.tolist()) - set(links["source"].tolist()))
-    failed += tuple(Miss(genes.modality, genes.names[k], "no peak within reach") for k in without)
-    return Proposal(
-        links["source"].to_numpy(dtype=np.int64),
-        links["target"].to_numpy(dtype=np.int64),
-        links["weight"].to_numpy(dtype=np.float64),
-        failed,
-        notes,
-    )
 
 
 def gene_loci(genes: Features, table: GeneTable) -> Loci:

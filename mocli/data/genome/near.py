@@ -7,14 +7,11 @@ than promoters or any window did, and among windows a slow decay did better than
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from mocli.types import DoubleArray, IntArray
+from mocli.types import DoubleArray, IntArray
 
 
 @dataclass(frozen=True)

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from mocli.data.genome.loci import doubts, gene_loci, intervals_of, no_gene, no_peak, protein_loci
+from mocli.data.features.index import Features
+from mocli.data.genome.genes import GeneTable
+from mocli.data.genome.loci import PROTEINS, doubts, gene_loci, intervals_of, no_gene, no_peak, protein_loci
 from mocli.data.genome.near import Reach, near_peaks
-from mocli.types import ModalityKind
-
-if TYPE_CHECKING:
-    from mocli.data.features.index import Features
-    from mocli.data.genome.genes import GeneTable
-    from mocli.types import IntArray
+from mocli.types import IntArray
 
 WINDOW = 100_000
-_PROTEINS = frozenset({ModalityKind.PROT, ModalityKind.CYTO})
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +77,7 @@ def find_vicinity(genes: Features, peaks: Features, table: GeneTable, *, window:
         species.
     """
     places = intervals_of(peaks)
-    loci_of = protein_loci if genes.kind in _PROTEINS else gene_loci
+    loci_of = protein_loci if genes.kind in PROTEINS else gene_loci
     found = loci_of(genes, table)
     row, feature, notes = found.row, found.feature, found.notes
     if not len(row):

@@ -1,1 +1,1 @@
-"""Links."""
+"""Links between features of two modalities: read, matched, built."""

@@ -1,16 +1,16 @@
-"""Links between features that have the same name."""
+"""Links made from the data: features of the same name, and genes with the peaks near them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+import pandas as pd
 
-from mocli.data.features.index import FALLBACKS
-from mocli.data.features.proposal import Proposal, misses
-
-if TYPE_CHECKING:
-    from mocli.data.features.index import ColumnMatch, FeatureIndex
+from mocli.data.features.index import FALLBACKS, ColumnMatch, FeatureIndex, Features
+from mocli.data.features.proposal import Miss, Proposal, misses
+from mocli.data.genome.genes import GeneTable
+from mocli.data.genome.loci import PROTEINS, doubts, gene_loci, intervals_of, no_gene, no_peak, protein_loci
+from mocli.data.genome.near import Reach, near_peaks
+from mocli.errors import InputError
 
 
 def link_names(a: FeatureIndex, b: FeatureIndex) -> Proposal:
@@ -51,3 +51,57 @@ def _links(asking: FeatureIndex, asked: FeatureIndex, match: ColumnMatch) -> Pro
         among=large.features.names,
     )
     return Proposal(source, target, np.ones(len(source)), failed, tuple(notes))
+
+
+def link_peaks(genes: Features, peaks: Features, table: GeneTable, reach: Reach) -> Proposal:
+    """Link genes, or proteins by their genes, to the peaks they reach.
+
+    Parameters
+    ----------
+    genes
+        RNA, or proteins.
+    table
+        Where the genes lie. A gene is found by its id, else by its name; a name
+        that stands on several chromosomes is no one's place and left out.
+
+    Returns
+    -------
+    `genes` as source, `peaks` as target. A peak that a gene reaches from several
+    loci has the largest weight.
+
+    Raises
+    ------
+    InputError
+        If no feature is an interval, no gene has a place or almost none, no
+        chromosome is in both, no peak is reached, or names and places both say
+        that the table is of another species.
+    """
+    places = intervals_of(peaks)
+    if places["chrom"].isna().all():
+        raise InputError(
+            f"the features of '{peaks.modality}' are no places in a genome",
+            found=", ".join(map(repr, peaks.names[:3])),
+            expected="names such as chr1:1000-1500",
+            hint="name the column of var that holds such names with --var-key",
+        )
+    is_protein = genes.kind in PROTEINS
+    found = protein_loci(genes, table) if is_protein else gene_loci(genes, table)
+    row, feature, weight, notes, failed, _ = found
+    if not len(row):
+        raise no_gene(genes, table)
+    loci = table.frame.iloc[row].reset_index(drop=True)
+    locus, peak, near = near_peaks(loci, places, reach)
+    notes += doubts(table, places, peaks, found)
+    if not len(locus):
+        raise no_peak(loci, places, table, peaks)
+    links = pd.DataFrame({"source": feature[locus], "target": peak, "weight": weight[locus] * near})
+    links = links.groupby(["source", "target"], as_index=False)["weight"].max()
+    without = sorted(set(feature.tolist()) - set(links["source"].tolist()))
+    failed += tuple(Miss(genes.modality, genes.names[k], "no peak within reach") for k in without)
+    return Proposal(
+        links["source"].to_numpy(dtype=np.int64),
+        links["target"].to_numpy(dtype=np.int64),
+        links["weight"].to_numpy(dtype=np.float64),
+        failed,
+        notes,
+    )

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
 
+from mocli.data.links.links import EdgeLinks
 from mocli.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
-    from mocli.data.links.links import EdgeLinks
-    from mocli.types import CSR
+from mocli.types import CSR
 
 LEAST_GENES = 3
 """Measured genes below which a set says no more than they do."""

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from mocli.data.features.index import nearest_names
+from mocli.data.features.index import ColumnMatch, FeatureIndex, nearest_names
 from mocli.data.features.intervals import parse_interval
 from mocli.errors import InputError
-
-if TYPE_CHECKING:
-    from mocli.data.features.index import ColumnMatch, FeatureIndex
 
 _ENSEMBL = re.compile(r"ENS[A-Z]*\d{6,}(\.\d+)?", re.IGNORECASE)
 _SAMPLE = 200

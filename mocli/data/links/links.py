@@ -7,26 +7,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from mocli.data.features.index import FALLBACKS, FeatureIndex, Features, nearest_names
+from mocli.data.features.index import FALLBACKS, ColumnMatch, FeatureIndex, Features, nearest_names
 from mocli.data.links.hint import Side, nothing_matched
 from mocli.data.links.match import NamedColumn, PairRows, pair_rows
 from mocli.data.links.position import first_table, match_positions
 from mocli.data.links.route import FirstRoute, LinkRoute, TableRoute
 from mocli.data.links.table import LinkTable, read_links
 from mocli.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from mocli.data.features.index import ColumnMatch
-    from mocli.types import CSR, FloatArray, IntArray
+from mocli.types import CSR, FloatArray, IntArray
 
 __all__ = ["Aggregation", "EdgeLinks", "Features", "LinkTable", "match_links", "read_links", "tables_of"]
 

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from mocli.data.features.index import ColumnMatch, FeatureIndex, Features
 from mocli.data.links.dialect import COLUMNS, DIALECT_KINDS
+from mocli.data.links.table import LinkTable
 from mocli.errors import InputError, did_you_mean
-from mocli.types import ModalityKind
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from mocli.data.features.index import ColumnMatch, FeatureIndex, Features
-    from mocli.data.links.table import LinkTable
-    from mocli.types import BoolArray, IntArray
+from mocli.types import BoolArray, IntArray, ModalityKind
 
 _ALIKE = {ModalityKind.PROT: ModalityKind.CYTO, ModalityKind.CYTO: ModalityKind.PROT}
 

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import sparse
 
 from mocli.data.bundle import FeatureMatrix
-from mocli.data.files.obsm import open_obsm
-from mocli.data.links.route import chained
+from mocli.data.files.modality import ModalityFile
+from mocli.data.files.obsm import ObsmPart, open_obsm
+from mocli.data.links.route import MatrixRoute, chained
 from mocli.data.transforms.scaler import DENSE_ABOVE, density, layout, moments
 from mocli.errors import InputError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from mocli.data.files.modality import ModalityFile
-    from mocli.data.files.obsm import ObsmPart
-    from mocli.data.links.route import MatrixRoute
-    from mocli.types import CSR
+from mocli.types import CSR
 
 MATRICES = "matrices of obsm"
 UNCENTRED = 1.0

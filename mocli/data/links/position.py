@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from mocli.data.features.index import ColumnMatch
+from mocli.data.features.index import ColumnMatch, Features
 from mocli.data.links.dialect import POSITIONS
-from mocli.data.links.route import chained
+from mocli.data.links.match import NamedColumn
+from mocli.data.links.route import FirstRoute, chained
 from mocli.data.links.table import LinkTable
 from mocli.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from mocli.data.features.index import Features
-    from mocli.data.links.match import NamedColumn
-    from mocli.data.links.route import FirstRoute
 
 FIRST = "first features"
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mocli.errors import UsageError, did_you_mean
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
 
 FORMS = "FILE, first:N, obsm:KEY, or with names rna=obsm:KEY,prot=obsm:KEY"
 _WORD = re.compile(r"(first|obsm):(.*)", re.DOTALL)

@@ -8,7 +8,6 @@ import sys
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -28,9 +27,7 @@ from mocli.data.links.dialect import (
     without_index,
 )
 from mocli.errors import InputError, did_you_mean
-
-if TYPE_CHECKING:
-    from mocli.types import DoubleArray
+from mocli.types import DoubleArray
 
 _EXPECTED = "a header naming two modalities, e.g. 'rna<TAB>prot', then one link a line"
 _BLANK = frozenset({"", ".", "na", "n/a", "nan", "none"})

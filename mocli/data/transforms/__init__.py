@@ -1,1 +1,1 @@
-"""Transforms."""
+"""Transforms that are fitted on the training cells and saved with the model."""

@@ -6,18 +6,15 @@ components are sums over all of them and keep what cells share.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from mocli.data.bundle import FeatureMatrix
 from mocli.data.transforms.scaler import moments
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from mocli.types import CSR, FloatArray, IntArray
+from mocli.types import CSR, FloatArray, IntArray
 
 FIT_CELLS = 200_000
 _PREFIX = "pc_"

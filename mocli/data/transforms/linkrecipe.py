@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
+from mocli.data.bundle import FeatureMatrix
 from mocli.data.transforms.normalize import (
     canonical,
     check_transform,
@@ -18,12 +20,7 @@ from mocli.data.transforms.normalize import (
     scale_rows,
 )
 from mocli.data.transforms.scaler import DENSE_ABOVE, Scaler, density, layout
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from mocli.data.bundle import FeatureMatrix
-    from mocli.types import CSR
+from mocli.types import CSR
 
 # Counts are summed before the log: a gene with its peaks is its gene activity.
 _LOG_AFTER = frozenset({"lognorm", "tfidf-lsi", "counts"})

@@ -10,17 +10,14 @@ centred, hence its first component follows sequencing depth and is dropped.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from mocli.data.transforms.normalize import own_columns, row_factor, row_sums, scale_rows
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from mocli.types import CSR, DoubleArray, FloatArray, IntArray
+from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
 FIT_CELLS = 200_000
 DEPTH_LIMIT = 0.75

@@ -14,15 +14,11 @@ Bendall et al. 2011, doi:10.1126/science.1198704 (arcsinh with cofactor 5).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from scipy import sparse
 
 from mocli.errors import InputError, UsageError, did_you_mean
-
-if TYPE_CHECKING:
-    from mocli.types import CSR, DoubleArray, FloatArray, IntArray
+from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
 TRANSFORMS = ("lognorm", "clr", "tfidf-lsi", "arcsinh", "identity", "counts")
 NON_NEGATIVE = frozenset({"lognorm", "clr", "tfidf-lsi", "counts"})

@@ -8,15 +8,12 @@ followed by something linear (components of an SVD, or nothing).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mocli.data.transforms.normalize import row_factor
-
-if TYPE_CHECKING:
-    from mocli.data.transforms.recipe import Recipe
-    from mocli.types import CSR, DoubleArray, FloatArray, IntArray
+from mocli.data.transforms.recipe import Recipe
+from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
 _TFIDF_TOTAL = 1e4  # as in `lsi.tfidf`
 

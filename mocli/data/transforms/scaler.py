@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from mocli.data.bundle import FeatureMatrix
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from typing import Any
-
-    from mocli.types import CSR, BoolArray, DoubleArray, FloatArray
+from mocli.types import CSR, BoolArray, DoubleArray, FloatArray
 
 _CHUNK = 1 << 20
 # A spread below the resolution of float32 is rounding, not signal.

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mocli.data.files.hdf5 import text_attr
-from mocli.data.files.table import read_index, read_table
+from mocli.data.files.tables import read_index, read_table
 from mocli.data.write.encode import need_group, put_array, put_table
 from mocli.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from mocli.types import IntArray, StrArray
+from mocli.types import IntArray, StrArray
 
 
 class Part(NamedTuple):

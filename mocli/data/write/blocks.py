@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
+import h5py
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from mocli.data.write.encode import need_group, put, put_array, put_table, safe_key, tag
 from mocli.data.write.filling import DenseMatrix, SparseMatrix
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    import h5py
-    import pandas as pd
-    from numpy.typing import NDArray
-
-    from mocli.types import CSR, FloatArray
+from mocli.types import CSR, FloatArray
 
 KEEP_BITS = 12
 """Bits of the 23-bit mantissa that dense values keep unless told otherwise."""

@@ -6,27 +6,22 @@ inputs it is put together where their cells differ, or agree. What has no place 
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
 import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from mocli.data.files.hdf5 import open_h5, reading, text_attr
 from mocli.data.files.matrix import locate, read_csr
-from mocli.data.files.table import read_index, read_table
-from mocli.data.files.tables import agreeing_columns, stack_obs
+from mocli.data.files.tables import agreeing_columns, read_index, read_table, stack_obs
 from mocli.data.write.encode import need_group, put, put_csr
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from mocli.types import CSR, IntArray
+from mocli.types import CSR, IntArray
 
 CLASH = "another input has them otherwise"
 FORM = "no table of numbers"

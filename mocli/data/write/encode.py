@@ -9,18 +9,15 @@ Encoding names and versions: anndata's on-disk specification.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from mocli.types import CSR, StrArray
+from mocli.types import CSR, StrArray
 
 _TEXT = h5py.string_dtype()
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import h5py
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from mocli.data.write.encode import put_array, tag
-
-if TYPE_CHECKING:
-    import h5py
-    from numpy.typing import NDArray
-
-    from mocli.types import CSR, FloatArray
+from mocli.types import CSR, FloatArray
 
 _CHUNK = 1 << 17  # values in a chunk: 512 KiB of float32
 _CHUNK_COLUMNS = 2048

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -13,23 +15,16 @@ import pandas as pd
 from mocli.data.files.hdf5 import open_h5, reading, text_attr
 from mocli.data.files.joined import JoinedModality
 from mocli.data.files.matrix import locate, read_csr
-from mocli.data.files.table import read_index, read_table
+from mocli.data.files.modality import ModalityFile
+from mocli.data.files.tables import read_index, read_table
 from mocli.data.write.axes import Part, append_modalities, map_modalities
 from mocli.data.write.blocks import KEEP_BITS, NewModality, Written, write_modality
 from mocli.data.write.carry import Lost, say_lost
-from mocli.data.write.concatenation import carry_slots, concatenated
 from mocli.data.write.encode import add_column, need_group, put, put_array, put_csr, put_table, tag
-from mocli.data.write.origins import carry_tops
-from mocli.data.write.outfile import atomic, check_writable
-from mocli.data.write.outfile_folded import writing_h5
+from mocli.data.write.origins import carry_slots, carry_tops, concatenated
+from mocli.data.write.outfile import atomic, check_writable, writing_h5
 from mocli.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
-    from pathlib import Path
-
-    from mocli.data.files.modality import ModalityFile
-    from mocli.types import FloatArray
+from mocli.types import FloatArray
 
 __all__ = [
     "Added",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mocli.data.files.io import parse_source
+from mocli.data.files.inputs import parse_source
 from mocli.data.links.route import link_files
 from mocli.errors import InputError, UsageError
 from mocli.log import logger

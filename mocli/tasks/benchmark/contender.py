@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from mocli.data.files.io import parse_source
-from mocli.data.files.obsm_folded import read_places
+from mocli.data.files.inputs import parse_source
+from mocli.data.files.obsm import read_places
 from mocli.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from mocli.data.files.obsm_folded import Places
+    from mocli.data.files.obsm import Places
     from mocli.tasks.benchmark.ground import Ground
     from mocli.types import FloatArray
 

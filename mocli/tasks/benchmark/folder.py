@@ -7,7 +7,7 @@ import shutil
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from mocli.data.files.io import sha256
+from mocli.data.files.inputs import sha256
 from mocli.errors import UsageError
 from mocli.report.file import write_text
 

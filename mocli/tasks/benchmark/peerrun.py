@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mocli import __version__
-from mocli.data.files.obsm_folded import Places
+from mocli.data.files.obsm import Places
 from mocli.errors import InputError
 from mocli.peers.registry import RUNNER
 from mocli.report.file import write_text

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mocli.data.files.io import parse_source
+from mocli.data.files.inputs import parse_source
 from mocli.data.links.route import link_files
 from mocli.models.parameters import as_dict, resolve
 from mocli.models.registry import load_class, traits_of

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mocli.data.files.obsm_folded import read_places
+from mocli.data.files.obsm import read_places
 from mocli.errors import InputError, Interrupted, MocliError
 from mocli.models.registry import traits_of
 from mocli.tasks.benchmark.contender import Contender, others_embedding, placed

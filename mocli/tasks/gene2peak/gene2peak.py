@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mocli.data.files.columns import find_column
-from mocli.data.files.io import parse_source
+from mocli.data.files.inputs import parse_source
 from mocli.data.genome.loci import has_places
 from mocli.data.links.route import link_files
 from mocli.errors import UsageError

@@ -17,8 +17,7 @@ import pandas as pd
 from scipy import stats
 
 from mocli.data.features.index import FeatureIndex
-from mocli.data.features.intervals import normalise_chrom
-from mocli.data.features.overlap import overlaps
+from mocli.data.features.intervals import normalise_chrom, overlaps
 from mocli.data.genome.loci import intervals_of
 from mocli.errors import InputError
 from mocli.metrics.null import false_discovery_rate

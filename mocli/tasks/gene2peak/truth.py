@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from mocli.data.features.intervals import normalise_chrom
-from mocli.data.features.overlap import overlaps
+from mocli.data.features.intervals import normalise_chrom, overlaps
 from mocli.errors import InputError
 from mocli.tasks.relate.promoters import PROMOTER
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mocli.data.files.io import parse_source
+from mocli.data.files.inputs import parse_source
 from mocli.data.links.route import link_files
 from mocli.errors import UsageError
 from mocli.tasks.impute.holdout import HoldOut

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mocli.data.features.index import Features, features_of
-from mocli.data.files.io import sha256
+from mocli.data.files.inputs import sha256
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.models.registry import available, traits_of
 from mocli.tasks.infer.align import align, check_modality, find_modality

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from mocli.data.bundle import MultiOmics
-    from mocli.data.files.io import ModalityFile
+    from mocli.data.files.inputs import ModalityFile
     from mocli.types import BoolArray, FloatArray, IntArray, StrArray
 
 UNKNOWN = "unknown"

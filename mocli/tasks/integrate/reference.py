@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mocli.data.files.io import sha256
+from mocli.data.files.inputs import sha256
 from mocli.metrics.embedding import Embedding
 from mocli.metrics.registry import evaluate
 from mocli.models.base import Extends

@@ -10,7 +10,7 @@ import numpy as np
 
 from mocli.data.features.index import features_of, nearest_names
 from mocli.data.features.proposal import SUGGESTED
-from mocli.data.files.io import open_inputs
+from mocli.data.files.inputs import open_inputs
 from mocli.data.links.links import match_links, tables_of
 from mocli.data.links.route import MatrixRoute, parse_route
 from mocli.errors import UsageError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from mocli.data.files.io import ModalityFile
+    from mocli.data.files.inputs import ModalityFile
     from mocli.data.links.links import EdgeLinks
     from mocli.tasks.links.linkagreement import Agreement
     from mocli.types import BoolArray, IntArray

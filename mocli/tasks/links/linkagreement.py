@@ -12,7 +12,7 @@ from mocli.data.files.values import look
 from mocli.data.transforms.recipe import LinkRecipe, default_transform
 
 if TYPE_CHECKING:
-    from mocli.data.files.io import ModalityFile
+    from mocli.data.files.inputs import ModalityFile
     from mocli.data.links.links import EdgeLinks
     from mocli.types import CSR, DoubleArray, IntArray
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from mocli.data.files.io import sha256
+from mocli.data.files.inputs import sha256
 from mocli.data.write.blocks import NewModality
 from mocli.data.write.write import write_h5mu
 from mocli.tasks.integrate.write import provenance

@@ -16,7 +16,7 @@ from mocli.types import ModalityKind, ValueKind
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mocli.data.files.io import ModalityFile
+    from mocli.data.files.inputs import ModalityFile
     from mocli.data.files.values import LayerChoice
     from mocli.models.base import Traits
     from mocli.tasks.run.options import DataOptions

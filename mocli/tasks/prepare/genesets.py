@@ -13,7 +13,7 @@ from mocli.models.registry import available
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mocli.data.files.io import ModalityFile
+    from mocli.data.files.inputs import ModalityFile
     from mocli.data.links.links import EdgeLinks
     from mocli.models.base import Traits
     from mocli.tasks.run.options import DataOptions

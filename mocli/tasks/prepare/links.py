@@ -13,7 +13,7 @@ from mocli.errors import InputError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from mocli.data.files.io import ModalityFile
+    from mocli.data.files.inputs import ModalityFile
     from mocli.data.links.links import EdgeLinks, Features, LinkTable
     from mocli.data.links.matrices import MatrixLinks
 

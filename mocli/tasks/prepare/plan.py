@@ -10,7 +10,7 @@ import numpy as np
 from mocli.data.bundle import LinkedFeatures, Modality, MultiOmics
 from mocli.data.features.index import features_of
 from mocli.data.files.columns import find_column
-from mocli.data.files.io import ModalityFile, open_inputs
+from mocli.data.files.inputs import ModalityFile, open_inputs
 from mocli.data.files.values import Health, check_values
 from mocli.data.links.matrices import read_linked
 from mocli.data.transforms.recipe import LinkRecipe, Recipe, RecipeOptions, default_transform

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from mocli import __version__
-from mocli.data.files.io import sha256
+from mocli.data.files.inputs import sha256
 from mocli.errors import Interrupted, MocliError
 from mocli.log import logger, open_log
 from mocli.report import wording

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from mocli.data.files.obscolumn import read_column
+from mocli.data.files.columns import read_column
 from mocli.metrics.clusters import ARI_BOUNDS, ari, nmi
 from mocli.models.base import Clusters
 from mocli.train.predict import cluster_cells

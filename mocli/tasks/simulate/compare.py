@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import sparse
 
 from mocli.data.batches import dense_rows
-from mocli.data.files.io import open_inputs
+from mocli.data.files.inputs import open_inputs
 from mocli.errors import InputError
 from mocli.metrics.generated import Generated
 from mocli.models.base import Encodes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mocli.data.files.io import sha256
+from mocli.data.files.inputs import sha256
 from mocli.data.links.matrices import MATRICES
 from mocli.models.parameters import as_dict
 from mocli.models.registry import traits_of

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mocli.data.files.io import sha256
+from mocli.data.files.inputs import sha256
 from mocli.errors import InputError, UsageError
 from mocli.models.base import KeepsInputs
 from mocli.tasks.trained.saved import DESCRIPTION, WEIGHTS, load_model

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mocli.data.files.obsm_folded import Places
+from mocli.data.files.obsm import Places
 from mocli.errors import InputError
 from mocli.report.ranking import Figure, rank
 from mocli.tasks.benchmark.contender import aligned
