@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    FloatArray: TypeAlias = NDArray[np.float32]
-    DoubleArray: TypeAlias = NDArray[np.float64]
-    IntArray: TypeAlias = NDArray[np.int64]
-    BoolArray: TypeAlias = NDArray[np.bool_]
-    StrArray: TypeAlias = NDArray[np.object_]
-    CSR: TypeAlias = Any  # scipy.sparse.csr_matrix, which ships no types
-
+# written as text, so that whoever imports a name does not load numpy
+FloatArray: TypeAlias = "NDArray[np.float32]"
+DoubleArray: TypeAlias = "NDArray[np.float64]"
+IntArray: TypeAlias = "NDArray[np.int64]"
+BoolArray: TypeAlias = "NDArray[np.bool_]"
+StrArray: TypeAlias = "NDArray[np.object_]"
+CSR: TypeAlias = Any  # scipy.sparse.csr_matrix, which ships no types
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 
 
