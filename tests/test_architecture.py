@@ -27,7 +27,13 @@ MAY_IMPORT = {
     "mocli.train": BASE
     | {"mocli.train", "mocli.log", "mocli.models.base", "mocli.models.places"}
     | {"mocli.data.batches", "mocli.data.bundle"},
-    "mocli.metrics": {"mocli.errors", "mocli.types", "mocli.metrics", "mocli.nn.neighbors"},
+    "mocli.metrics": {
+        "mocli.errors",
+        "mocli.types",
+        "mocli.metrics",
+        "mocli.nn.neighbors",
+        "mocli.report.figures",
+    },
     "mocli.report": BASE | {"mocli.report"},
     "mocli.peers": BASE | {"mocli.peers"},
     "mocli.tasks": BASE

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 import numpy as np
 
 import mocli.metrics
+from mocli.report.figures import Entry, figure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping
 
-    from mocli.types import CSR, DoubleArray, FloatArray, IntArray, Json
+    from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
 T = TypeVar("T")
 Need = Literal["counts", "labels", "latent", "paired"]
@@ -236,7 +237,7 @@ class Judged:
     key: str
     metric: GenerationMetric
     by_label: Mapping[int, float]
-    entry: dict[str, Json]
+    entry: Entry
 
 
 def judge(cells: Generated) -> list[Judged]:
@@ -249,15 +250,15 @@ def judge(cells: Generated) -> list[Judged]:
                 continue
             by_label = metric.by_label(cells, of)
             known = [v for v in by_label.values() if math.isfinite(v)]
-            entry: dict[str, Json] = {
-                "value": float(np.mean(known)) if known else None,
-                "better": metric.better,
-                "range": [bound if math.isfinite(bound) else None for bound in metric.bounds],
-                "n": len(cells.simulated_label),
-                "title": metric.title,
-                "definition": metric.definition + " Mean over labels.",
-                "sentence": metric.sentence,
-            }
+            entry = figure(
+                float(np.mean(known)) if known else None,
+                metric.title,
+                metric.definition + " Mean over labels.",
+                metric.sentence,
+                better=metric.better,
+                bounds=metric.bounds,
+                n=len(cells.simulated_label),
+            )
             found.append(Judged(f"{metric.name}[{'-'.join(of)}]", metric, by_label, entry))
     return found
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from mocli import __version__
 from mocli.errors import EnvironmentProblem, Interrupted, NumericalError, recognise
-from mocli.report import record
+from mocli.report.figures import Entry
 from mocli.report.file import write_text
 from mocli.report.multiqc import custom_content, sample_name
 from mocli.report.plain import dumps, plain
@@ -21,19 +22,11 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = "1.1"
 
-# parts that always show all their keys, null where the run did not say
-_SINGLE: dict[str, type] = {
-    "error": record.ErrorRecord,
-    "model": record.ModelRecord,
-    "training": record.TrainingRecord,
-    "device": record.DeviceRecord,
-    "determinism": record.DeterminismRecord,
-}
-_LISTED: dict[str, type] = {
-    "inputs": record.InputRecord,
-    "outputs": record.OutputRecord,
-    "links": record.LinkRecord,
-}
+Status: TypeAlias = Literal["ok", "error", "interrupted", "diverged"]
+
+# parts that always show all their keys, null where the run did not say, and what the schema calls them
+_SINGLE = {part: part for part in ("error", "model", "training", "device", "determinism")}
+_LISTED = {"inputs": "input", "outputs": "output", "links": "links"}
 
 
 @dataclass
@@ -58,20 +51,20 @@ class Report:
 
     command: list[str]
     task: str
-    status: record.Status = "ok"
-    error: record.ErrorRecord | None = None
-    inputs: list[record.InputRecord] = field(default_factory=list)
-    outputs: list[record.OutputRecord] = field(default_factory=list)
-    links: list[record.LinkRecord] = field(default_factory=list)
-    model: record.ModelRecord | None = None
-    training: record.TrainingRecord | None = None
-    device: record.DeviceRecord | None = None
+    status: Status = "ok"
+    error: Entry | None = None
+    inputs: list[Entry] = field(default_factory=list)
+    outputs: list[Entry] = field(default_factory=list)
+    links: list[Entry] = field(default_factory=list)
+    model: Entry | None = None
+    training: Entry | None = None
+    device: Entry | None = None
     timing: dict[str, float] = field(default_factory=dict)
     seed: int | None = None
-    determinism: record.DeterminismRecord | None = None
-    metrics: dict[str, record.MetricRecord] = field(default_factory=dict)
-    baselines: dict[str, record.BaselineRecord] = field(default_factory=dict)
-    tables: dict[str, record.TableRecord] = field(default_factory=dict)
+    determinism: Entry | None = None
+    metrics: dict[str, Entry] = field(default_factory=dict)
+    baselines: dict[str, Entry] = field(default_factory=dict)
+    tables: dict[str, Entry] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     started: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
@@ -130,14 +123,16 @@ class Report:
         write_text(path, self.to_json())
 
 
-def _filled(part: dict[str, Any] | None, kind: type) -> dict[str, Any] | None:
-    return None if part is None else dict.fromkeys(kind.__annotations__) | part
+def _filled(part: Entry | None, kind: str) -> Entry | None:
+    """Return a part with every key that the schema gives to its kind, null where the run did not say."""
+    return None if part is None else dict.fromkeys(load_schema()["$defs"][kind]["properties"]) | part
 
 
-def _filled_metrics(metrics: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    return {key: _filled(metric, record.MetricRecord) for key, metric in metrics.items()}
+def _filled_metrics(metrics: Mapping[str, Entry]) -> dict[str, Any]:
+    return {key: _filled(metric, "metric") for key, metric in metrics.items()}
 
 
+@cache
 def load_schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of the report."""
     text = files("mocli.report").joinpath("schema.json").read_text(encoding="utf-8")

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, ValidationError
 
 from mocli.errors import EnvironmentProblem, InputError, Interrupted, NumericalError, OutOfMemory
-from mocli.report import record
+from mocli.report.figures import figure
 from mocli.report.plain import dumps, plain
 from mocli.report.schema import Report, load_schema, validate
+from mocli.report.tables import column_table, table
 
 SHA = "0123456789abcdef" * 4
 
@@ -52,18 +53,6 @@ def as_read(report: Report) -> dict:
 
 def test_the_schema_is_itself_valid() -> None:
     Draft202012Validator.check_schema(load_schema())
-
-
-def test_schema_and_records_name_the_same_keys() -> None:
-    defs = load_schema()["$defs"]
-    for name, kind in {
-        "error": record.ErrorRecord, "input": record.InputRecord, "output": record.OutputRecord,
-        "links": record.LinkRecord, "model": record.ModelRecord, "phase": record.PhaseRecord,
-        "loss": record.LossRecord, "curve": record.Curve, "training": record.TrainingRecord,
-        "device": record.DeviceRecord, "determinism": record.DeterminismRecord,
-        "metric": record.MetricRecord, "baseline": record.BaselineRecord,
-    }.items():  # fmt: skip
-        assert set(defs[name]["properties"]) == set(kind.__annotations__), name
 
 
 def test_full_and_minimal_reports_validate_and_have_the_same_keys() -> None:
@@ -222,3 +211,19 @@ def test_file_names_that_are_not_utf8_survive(tmp_path: Path) -> None:
     report = Report(command=["mocli", name], task="integrate", inputs=[{"path": name}])
     report.write(tmp_path / "r.json")
     assert json.loads((tmp_path / "r.json").read_bytes())["command"][1] == name
+
+
+def test_a_figure_has_every_key_of_a_metric_and_void_values_are_null() -> None:
+    made = figure(math.nan, "title", "definition", bounds=(0.0, math.inf))
+    assert set(made) == set(load_schema()["$defs"]["metric"]["properties"])
+    assert made["value"] is None
+    assert made["range"] == [0.0, None]
+
+
+def test_tables_are_made_of_rows_or_of_columns() -> None:
+    columns = {"a": ["x", "y"], "b": np.array([1.23456789, np.nan]), "c": np.array([1, 2])}
+    made = column_table("title", "sentence", columns)
+    assert made == table(
+        "title", "sentence", ["a", "b", "c"], [["x", 1.23457, math.nan], ("y", None, 1 + 1)]
+    ) | {"rows": [["x", 1.23457, 1], ["y", None, 2]]}
+    assert all(type(value) is int for value in (row[2] for row in made["rows"]))

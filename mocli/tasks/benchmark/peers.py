@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mocli.data.files.inputs import parse_source
 from mocli.data.links.route import link_files
 from mocli.errors import InputError, Interrupted, MocliError, UsageError
+from mocli.report.tables import table as rows_table
 from mocli.tasks.benchmark.figures import process_costs
 from mocli.tasks.benchmark.interpreter import OPTION, find_interpreter
 from mocli.tasks.benchmark.options import PeersAsked
@@ -104,13 +105,13 @@ class PeersWork:
         rows += [[p.name, p.title, p.doi, p.package, None, p.licence, "left out"] for p, _ in self.skipped]
         if not rows:
             return None
-        return {
-            "title": "Peers",
-            "sentence": "Published tools, each run in a process of its own by the package that is installed "
+        return rows_table(
+            "Peers",
+            "Published tools, each run in a process of its own by the package that is installed "
             "there; mocli neither contains nor needs them, and their licences are their own.",
-            "columns": ["peer", "tool", "doi", "package", "version", "licence", "outcome"],
-            "rows": rows,
-        }
+            ["peer", "tool", "doi", "package", "version", "licence", "outcome"],
+            rows,
+        )
 
 
 def plan_peers(

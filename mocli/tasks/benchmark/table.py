@@ -9,6 +9,7 @@ from mocli.metrics.registry import OTHER, available_metrics
 from mocli.report.file import write_text
 from mocli.report.multiqc import RANKING
 from mocli.report.ranking import Figure, rank
+from mocli.report.tables import table
 from mocli.types import Task
 
 if TYPE_CHECKING:
@@ -156,12 +157,12 @@ def describe_rankings(run: Run, records: Sequence[Record], ranked: dict[str, Ran
     """Put into the report, and into words: the order of methods, what runs cost, studies, what failed."""
     for task, ranking in ranked.items():
         columns, rows = ranking.table()
-        run.report.tables[f"{RANKING}{task}"] = {
-            "title": f"Methods by {task}, best first",
-            "sentence": HOW_RANKED,
-            "columns": columns,
-            "rows": rows,  # type: ignore[typeddict-item]
-        }
+        run.report.tables[f"{RANKING}{task}"] = table(
+            f"Methods by {task}, best first",
+            HOW_RANKED,
+            columns,
+            rows,
+        )
         for line in ranking.lines:
             if line.overall is not None:
                 place = f"{line.rank}." if line.rank else " - "
@@ -176,13 +177,13 @@ def describe_rankings(run: Run, records: Sequence[Record], ranked: dict[str, Ran
         [r.task, r.method, r.study or None, r.seed, r.status, r.note] for r in records if r.status != "ok"
     ]
     if amiss:
-        run.report.tables["amiss"] = {
-            "title": "Models left out, and runs that failed",
-            "sentence": "Left out: it does not take such data, or a peer is not installed. The command tries "
+        run.report.tables["amiss"] = table(
+            "Models left out, and runs that failed",
+            "Left out: it does not take such data, or a peer is not installed. The command tries "
             "failed runs again.",
-            "columns": ["task", "model", "study", "seed", "status", "why"],
-            "rows": amiss,
-        }
+            ["task", "model", "study", "seed", "status", "why"],
+            amiss,
+        )
 
 
 HOW_RANKED = (
@@ -218,12 +219,12 @@ def _describe_costs(run: Run, records: Sequence[Record]) -> None:
             ]
         )
     if rows:
-        run.report.tables["costs"] = {
-            "title": "What every run took",
-            "sentence": "Time by the clock; runs beside each other slow each other down. The held-out loss "
+        run.report.tables["costs"] = table(
+            "What every run took",
+            "Time by the clock; runs beside each other slow each other down. The held-out loss "
             "is the smallest of cells that training watches and does not learn from; its ratio, for runs on "
             "a share of the cells, is over that of the same seed on all. Without steps: another run's model.",
-            "columns": [
+            [
                 "model",
                 "task",
                 "study",
@@ -236,8 +237,8 @@ def _describe_costs(run: Run, records: Sequence[Record]) -> None:
                 "held-out loss",
                 "loss ratio",
             ],
-            "rows": rows,
-        }
+            rows,
+        )
 
 
 MEMORY = ("peak_memory_bytes", "gpu_peak_memory_bytes")
@@ -259,12 +260,12 @@ def _describe_studies(run: Run, records: Sequence[Record]) -> None:
         [method, task, study or "as it is", *(_mean(of.get(key)) for key in keys)]
         for (task, method, study), of in sorted(found.items())
     ]
-    run.report.tables["studies"] = {
-        "title": "Studies",
-        "sentence": "Means over seeds of the leading metrics where data or losses were changed.",
-        "columns": ["model", "task", "study", *keys],
-        "rows": rows,
-    }
+    run.report.tables["studies"] = table(
+        "Studies",
+        "Means over seeds of the leading metrics where data or losses were changed.",
+        ["model", "task", "study", *keys],
+        rows,
+    )
 
 
 def _mean(values: list[float] | None) -> float | None:

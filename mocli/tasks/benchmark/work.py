@@ -253,7 +253,7 @@ class Benchmark:
         describe_rankings(run, self.records, ranked)
         peers = self.peers.table()
         if peers is not None:
-            run.report.tables["peers"] = peers  # type: ignore[assignment]
+            run.report.tables["peers"] = peers
         n = len({(r.task, r.method) for r in self.records})
         run.add_output(run.paths.output, f"{len(self.records):,} figures of {n} methods", first=True)
         if run.paths.html is not None:

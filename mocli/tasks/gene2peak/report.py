@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mocli.report.figures import Better, figure
+from mocli.report.tables import column_table
+from mocli.report.tables import table as rows_table
 from mocli.tasks.gene2peak.changes import Step, Way
-from mocli.tasks.impute.accuracy import as_rows
 from mocli.tasks.relate.report import SHOWN, over_all
 from mocli.tasks.relate.scope import ALL
 from mocli.tasks.relate.table import write_bedpe, write_tsv
@@ -58,8 +60,8 @@ def report_silencing(run: Run, found: Found) -> None:
     top = table.head(SHOWN)
     shown = "all" if len(top) == len(table) else f"the first {len(top):,} of {len(table):,}"
     what = "raised" if options.raised else "silenced"
-    _tabulate(
-        run, "silencing", f"Genes {what} and the peaks that change ({shown})",
+    run.report.tables["silencing"] = column_table(
+        f"Genes {what} and the peaks that change ({shown})",
         f"Route: {route_words(options)}. By p, over all cells that express the gene. delta is the sum "
         f"over these cells of the decoded share of the peak, {what} less original; change is delta over the "
         "original; z holds it against peaks of other chromosomes that are as open and as near to a gene; "
@@ -67,33 +69,31 @@ def report_silencing(run: Run, found: Found) -> None:
         top,
     )  # fmt: skip
     if found.too_few:
-        run.report.tables["genes_left_out"] = {
-            "title": f"Genes expressed in fewer than {options.min_cells:,} cells, left out",
-            "sentence": "What few cells say of a gene is noise.",
-            "columns": ["gene"],
-            "rows": [[name] for name in found.too_few[:SHOWN]],
-        }
+        run.report.tables["genes_left_out"] = rows_table(
+            f"Genes expressed in fewer than {options.min_cells:,} cells, left out",
+            "What few cells say of a gene is noise.",
+            ["gene"],
+            [[name] for name in found.too_few[:SHOWN]],
+        )
     if found.absent:
-        run.report.tables["genes_absent"] = {
-            "title": "Genes that the model knows and the input lacks, left out",
-            "sentence": "They were not measured, which is not the same as not expressed.",
-            "columns": ["gene"],
-            "rows": [[name] for name in found.absent[:SHOWN]],
-        }
+        run.report.tables["genes_absent"] = rows_table(
+            "Genes that the model knows and the input lacks, left out",
+            "They were not measured, which is not the same as not expressed.",
+            ["gene"],
+            [[name] for name in found.absent[:SHOWN]],
+        )
     for name, rows in found.precision.items():
-        run.report.tables[f"precision_{name.replace(' ', '_')}"] = {
-            "title": f"How well {name} are found",
-            "sentence": "Area under the precision-recall curve: over all pairs, and the mean over genes."
+        run.report.tables[f"precision_{name.replace(' ', '_')}"] = rows_table(
+            f"How well {name} are found",
+            "Area under the precision-recall curve: over all pairs, and the mean over genes."
             if name != "promoter peaks"
             else "Area under the precision-recall curve: the gene's own peaks within 2,000 bases of its TSS "
             "against those of genes on other chromosomes, at the same distance from their TSS.",
-            "columns": ["score", "AUPRC", "AUPRC by gene", "genes"],
-            "rows": [[r["score"], r["auprc"], r["auprc_by_gene"], r["n_genes"]] for r in rows],  # type: ignore[list-item]
-        }
+            ["score", "AUPRC", "AUPRC by gene", "genes"],
+            [[r["score"], r["auprc"], r["auprc_by_gene"], r["n_genes"]] for r in rows],
+        )
     if found.peak_sets is not None:
-        _tabulate(
-            run,
-            "peak_sets",
+        run.report.tables["peak_sets"] = column_table(
             "Sets of peaks when their factor changes",
             "change is the mean over the set's peaks, t and p compare it with that of random peaks as open "
             "and as near to genes (Welch). Peaks of one cell type move together, which t does not know: "
@@ -103,28 +103,11 @@ def report_silencing(run: Run, found: Found) -> None:
         )
 
 
-def _tabulate(run: Run, key: str, title: str, sentence: str, table: pd.DataFrame) -> None:
-    columns = {str(c): _rounded(table[c].to_numpy()) for c in table.columns}
-    run.report.tables[key] = {
-        "title": title,
-        "sentence": sentence,
-        "columns": list(columns),
-        "rows": as_rows(columns),
-    }
-
-
-def _rounded(array: Any) -> Any:
-    return np.array([float(f"{v:.6g}") for v in array]) if array.dtype.kind == "f" else array
-
-
 def _figures(found: Found, table: pd.DataFrame) -> dict[str, Any]:
     def entry(
-        value: float | None, title: str, text: str, better: str | None = None, n: int | None = None
+        value: float | None, title: str, text: str, better: Better | None = None, n: int | None = None
     ) -> Any:
-        return {
-            "value": value, "better": better, "range": [0.0, None if n is None else 1.0], "n": n,
-            "title": title, "definition": text, "sentence": "",
-        }  # fmt: skip
+        return figure(value, title, text, better=better, bounds=(0.0, None if n is None else 1.0), n=n)
 
     fdr = table["fdr"].to_numpy(dtype=np.float64)
     fdr = fdr[np.isfinite(fdr)]

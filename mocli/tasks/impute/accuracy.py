@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -246,12 +246,3 @@ def link_columns(aggregation: CSR) -> IntArray:
 def blocks_of(n: int, n_vars: int) -> Iterator[slice]:
     """Rows to be made at a time, some eight million values."""
     return chunks(n, max(16, 8_000_000 // max(n_vars, 1)))
-
-
-def as_rows(table: Mapping[str, Any]) -> list[list[Any]]:
-    """Return columns as rows, numbers as Python's own, NaN as None."""
-    columns = []
-    for values in table.values():
-        listed = np.asarray(values).tolist()
-        columns.append([None if isinstance(v, float) and not np.isfinite(v) else v for v in listed])
-    return [list(row) for row in zip(*columns, strict=True)]

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mocli.tasks.impute.accuracy import as_rows
+from mocli.report.figures import Better, Entry, figure
+from mocli.report.tables import column_table
+from mocli.report.tables import table as rows_table
 from mocli.tasks.infer.decoder import Decoder
 
 if TYPE_CHECKING:
     from mocli.metrics import imputation as figures
-    from mocli.report.record import BaselineRecord
     from mocli.tasks.impute.work import Imputation
     from mocli.types import DoubleArray, IntArray
 
@@ -33,7 +34,7 @@ _BESIDE = {
         "training cells, also where the model may not use them; penalty chosen on a third of them",
     ),
 }
-_STATISTICS = {
+_STATISTICS: dict[str, tuple[str, Better, str]] = {
     "pearson": (
         "Pearson correlation",
         "higher",
@@ -66,13 +67,13 @@ def report_route(work: Imputation) -> None:
     if decoded < len(columns):
         why = "the decoder does not know these features" if decoder is not None else work.why
         rows.append(["readout", len(columns) - decoded, why, None])
-    work.run.report.tables["route"] = {
-        "title": "How values were made",
-        "sentence": "The decoder is part of the model; the readout is a regression on its latent that mocli "
+    work.run.report.tables["route"] = rows_table(
+        "How values were made",
+        "The decoder is part of the model; the readout is a regression on its latent that mocli "
         "fits after training.",
-        "columns": ["route", "features", "why", "decoded as"],
-        "rows": rows,
-    }
+        ["route", "features", "why", "decoded as"],
+        rows,
+    )
     if decoder is not None and decoded < len(columns):
         work.run.say(
             f"{len(columns) - decoded:,} of {len(columns):,} features are the readout's: the decoder knows "
@@ -106,28 +107,26 @@ def report_figures(work: Imputation) -> None:
     covered = found.coverage[columns]
     covered = covered[np.isfinite(covered)]
     asked = found.intervals.coverage
-    run.report.metrics[f"interval_coverage[{direction}]"] = {
-        "value": float(np.mean(covered)) if len(covered) else None,
-        "better": None,
-        "range": [0.0, 1.0],
-        "n": found.n_cells,
-        "title": f"Coverage of {asked:.0%} intervals",
-        "definition": "Share of measured values inside split-conformal intervals fitted on the other nine "
-        "tenths of these cells, mean over features.",
-        "sentence": f"Should be about {asked:g}; above it the intervals are wider than needed, as where most "
-        "values are zero.",
-    }
+    run.report.metrics[f"interval_coverage[{direction}]"] = figure(
+        float(np.mean(covered)) if len(covered) else None,
+        f"Coverage of {asked:.0%} intervals",
+        "Share of measured values inside split-conformal intervals fitted on the other nine tenths of these "
+        "cells, mean over features.",
+        f"Should be about {asked:g}; above it the intervals are wider than needed, as where most values are "
+        "zero.",
+        bounds=(0.0, 1.0),
+        n=found.n_cells,
+    )
     present = found.coverage_present[columns]
     if np.isfinite(present).any() and work.asked.scale != "scaled":
-        run.report.metrics[f"interval_coverage_nonzero[{direction}]"] = {
-            "value": float(np.nanmean(present)),
-            "better": None,
-            "range": [0.0, 1.0],
-            "n": found.n_cells,
-            "title": f"Coverage of {asked:.0%} intervals among values that are not zero",
-            "definition": "As the coverage of intervals, over the measured values that are not zero.",
-            "sentence": "Where most values are zero, intervals may hold all zeros and fewer of the others.",
-        }
+        run.report.metrics[f"interval_coverage_nonzero[{direction}]"] = figure(
+            float(np.nanmean(present)),
+            f"Coverage of {asked:.0%} intervals among values that are not zero",
+            "As the coverage of intervals, over the measured values that are not zero.",
+            "Where most values are zero, intervals may hold all zeros and fewer of the others.",
+            bounds=(0.0, 1.0),
+            n=found.n_cells,
+        )
     for name, entries in work.by_label.figures(direction).items() if work.by_label is not None else ():
         (run.report.metrics if name == "model" else run.report.baselines[name]["metrics"]).update(entries)
     for key, entry in run.report.metrics.items():
@@ -149,7 +148,7 @@ def report_figures(work: Imputation) -> None:
         )
 
 
-def _there(baseline: BaselineRecord, key: str) -> str:
+def _there(baseline: Entry, key: str) -> str:
     """Say what the model reaches over the features of a baseline that has fewer."""
     entry = baseline.get("model_metrics", {}).get(key)
     value = None if entry is None else entry["value"]
@@ -181,17 +180,17 @@ def _statistics(
         if values is None:
             continue
         for which, value in (("median", np.median), ("worst", np.max if better == "lower" else np.min)):
-            entries[f"imputation_{name}_{which}[{direction}]"] = {
-                "value": float(value(values)) if len(values) else None,
-                "better": better,
-                "range": [0.0, None] if better == "lower" else [None if name == "r2" else -1.0, 1.0],
-                "n": n,
-                "title": f"{title} of imputed values, {which} feature",
-                "definition": f"{title} of each feature over {n:,} cells whose measured values were hidden; "
+            entries[f"imputation_{name}_{which}[{direction}]"] = figure(
+                float(value(values)) if len(values) else None,
+                f"{title} of imputed values, {which} feature",
+                f"{title} of each feature over {n:,} cells whose measured values were hidden; "
                 f"{which} over {len(values):,} features that vary"
                 + (", those that the baseline has." if among is not None else "."),
-                "sentence": f"Of the {which} feature {sentence}.",
-            }
+                f"Of the {which} feature {sentence}.",
+                better=better,
+                bounds=(0.0, None) if better == "lower" else (None if name == "r2" else -1.0, 1.0),
+                n=n,
+            )
     return entries
 
 
@@ -230,15 +229,15 @@ def _detections(
         values = _values(detection, among, name, columns)
         if values is None:
             continue
-        entries[f"imputation_{name}_median[{direction}]"] = {
-            "value": float(np.median(values)) if len(values) else None,
-            "better": "higher",
-            "range": [0.0, 1.0],
-            "n": n,
-            "title": f"{title} of imputed values, median feature",
-            "definition": f"{definition}; over {len(values):,} features that some cells have and some lack.",
-            "sentence": f"Whether a peak is open in a cell: {sentence}.",
-        }
+        entries[f"imputation_{name}_median[{direction}]"] = figure(
+            float(np.median(values)) if len(values) else None,
+            f"{title} of imputed values, median feature",
+            f"{definition}; over {len(values):,} features that some cells have and some lack.",
+            f"Whether a peak is open in a cell: {sentence}.",
+            better="higher",
+            bounds=(0.0, 1.0),
+            n=n,
+        )
     return entries
 
 
@@ -261,9 +260,9 @@ def tabulate(work: Imputation) -> None:
     if beside is not None:
         table["Pearson of the linked feature"] = beside.pearson[chosen]
     shown = f"the {len(order):,} worst of {len(columns):,}" if len(order) < len(columns) else "all"
-    work.run.report.tables["features"] = {
-        "title": f"Accuracy of every imputed feature ({shown}), worst first",
-        "sentence": "Features near the top should not be trusted; the whole table is in var of the output.",
-        "columns": list(table),
-        "rows": as_rows(table),
-    }
+    work.run.report.tables["features"] = column_table(
+        f"Accuracy of every imputed feature ({shown}), worst first",
+        "Features near the top should not be trusted; the whole table is in var of the output.",
+        table,
+        digits=None,
+    )

@@ -9,6 +9,7 @@ import numpy as np
 
 from mocli.metrics.embedding import MAX_CELLS
 from mocli.metrics.labels import calibration_error, vote
+from mocli.report.figures import Better, Entry, figure
 from mocli.tasks.integrate.labels import UNKNOWN, carry, electorate, own_codes, placed
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _HOW = (
     f"in {N_FOLDS} random groups, the partners of the whole group left out). "
     f"At most {MAX_CELLS:,} cells, drawn at random. "
 )
-_METRICS: dict[str, tuple[str, str, str, str]] = {
+_METRICS: dict[str, tuple[str, Better, str, str]] = {
     "carried_label_accuracy": (
         "Carried labels: accuracy",
         "higher",
@@ -90,7 +91,7 @@ def transfer(
             seed=run.options.seed,
         )
         for modality, entries in checks:
-            run.report.metrics.update(entries)  # type: ignore[arg-type]
+            run.report.metrics.update(entries)
             run.say(_compared(labels.name, modality, entries))
     return done
 
@@ -217,14 +218,6 @@ def _mean(of: Any) -> float:
     return float(of.mean()) if len(of) else math.nan
 
 
-def _entry(metric: str, value: float, n: int) -> dict[str, Json]:
+def _entry(metric: str, value: float, n: int) -> Entry:
     title, better, sentence, definition = _METRICS[metric]
-    return {
-        "value": value if math.isfinite(value) else None,
-        "better": better,
-        "range": [0.0, 1.0],
-        "n": n,
-        "title": title,
-        "definition": _HOW + definition,
-        "sentence": sentence,
-    }
+    return figure(value, title, _HOW + definition, sentence, better=better, bounds=(0.0, 1.0), n=n)

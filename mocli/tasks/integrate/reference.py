@@ -15,6 +15,7 @@ from mocli.metrics.embedding import Embedding
 from mocli.metrics.registry import evaluate
 from mocli.models.base import Extends
 from mocli.models.registry import traits_of
+from mocli.report.tables import table
 from mocli.tasks.infer.query import Query, check_labels, match_query
 from mocli.tasks.integrate.votes import vote_from_atlas
 from mocli.tasks.integrate.write import MAX_PICTURE, deliver
@@ -156,12 +157,12 @@ def describe_query(run: Run, query: Query) -> None:
             )
         measured = a.n_vars - len(a.absent)
         rows.append([name, a.file.name, a.n_vars, measured, measured / a.n_vars])
-    run.report.tables["query_features"] = {
-        "title": "Features of the model that the query was measured for",
-        "sentence": "Absent features stand at the training cells' mean, counts at the depth of the cell.",
-        "columns": ["modality", "in the query", "of the model", "measured", "share"],
-        "rows": rows,
-    }
+    run.report.tables["query_features"] = table(
+        "Features of the model that the query was measured for",
+        "Absent features stand at the training cells' mean, counts at the depth of the cell.",
+        ["modality", "in the query", "of the model", "measured", "share"],
+        rows,
+    )
 
 
 def extend(run: Run, request: Request, query: Query, bundle: MultiOmics) -> Model:

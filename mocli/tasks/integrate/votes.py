@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mocli.metrics.labels import forest, vote
+from mocli.report.figures import figure
 from mocli.tasks.integrate.labels import UNKNOWN, Carried
 from mocli.tasks.prepare.columns import words
 
@@ -128,15 +129,15 @@ def _describe(run: Run, way: str, carried: Carried, files: Sequence[ModalityFile
                 "Share of right labels among those that are not unknown.",
             ),
         ):
-            run.report.metrics[f"{metric}[{carried.name}->{file.name}, {way}]"] = {
-                "value": value,
-                "better": "higher",
-                "range": [0.0, 1.0],
-                "n": n,
-                "title": f"{title}, {way}",
-                "definition": f"Cells of the query are labelled {HOW[way]}; compared with their own label.",
-                "sentence": sentence,
-            }
+            run.report.metrics[f"{metric}[{carried.name}->{file.name}, {way}]"] = figure(
+                value,
+                f"{title}, {way}",
+                f"Cells of the query are labelled {HOW[way]}; compared with their own label.",
+                sentence,
+                better="higher",
+                bounds=(0.0, 1.0),
+                n=n,
+            )
         run.say(
             f"  {way}: {carried.name} is right for {right.mean():.3f} of {len(known):,} {file.name} "
             "cells that came with a label"

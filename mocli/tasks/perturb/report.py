@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from mocli.tasks.impute.accuracy import as_rows
+from mocli.report.figures import figure
+from mocli.report.tables import column_table
+from mocli.report.tables import table as rows_table
 from mocli.tasks.relate.scope import ALL
 
 if TYPE_CHECKING:
@@ -33,13 +35,12 @@ def report_perturbation(work: PerturbationRun) -> None:
     if work.truth is not None:
         _report_truth(work, work.truth)
     if work.sets.left_out:
-        rows: list[list[Any]] = [list(left) for left in work.sets.left_out]
-        work.run.report.tables["groups_left_out"] = {
-            "title": "Groups of too few cells",
-            "sentence": "They are part of all cells, and not looked at by themselves.",
-            "columns": ["group", "cells", "cells to go to"],
-            "rows": rows,
-        }
+        work.run.report.tables["groups_left_out"] = rows_table(
+            "Groups of too few cells",
+            "They are part of all cells, and not looked at by themselves.",
+            ["group", "cells", "cells to go to"],
+            work.sets.left_out,
+        )
 
 
 def responses(table: pd.DataFrame, n_targets: dict[str, int]) -> pd.DataFrame:
@@ -72,20 +73,20 @@ def _report_screen(work: PerturbationRun, table: pd.DataFrame) -> None:
     changed = mine["n_changed"] > 0
     small = (mine["fdr"] < _FDR).to_numpy()
     run.report.metrics |= {
-        "perturbations_screened": _entry(
+        "perturbations_screened": figure(
             len(mine), "Perturbations screened", "Features times directions, over all cells."
         ),
-        "perturbations_without_effect": _entry(
+        "perturbations_without_effect": figure(
             int((~changed).sum()),
             "Perturbations that change no cell",
             "Their features are not expressed in the perturbed cells; they score exactly 0.",
         ),
-        "perturbations_fdr5_towards": _entry(
+        "perturbations_fdr5_towards": figure(
             int((small & (mine["shift"] > 0).to_numpy()).sum()),
             "Perturbations of FDR below 5% towards the target",
             "Of all screened over all cells; the null is other features that are expressed as much.",
         ),
-        "distance_before": _entry(
+        "distance_before": figure(
             float(mine["distance_before"].iloc[0]),
             "Distance to the target group before",
             "Mean Euclidean distance of the perturbed cells to the middle of the target cells.",
@@ -111,7 +112,7 @@ def _report_screen(work: PerturbationRun, table: pd.DataFrame) -> None:
     if not changed.any():
         run.warn("no perturbation changes any cell: none of the features is expressed in them")
     shown = mine[changed.to_numpy()].head(SHOWN)
-    run.report.tables["screen"] = _table(
+    run.report.tables["screen"] = column_table(
         f"What brings cells nearer to {work.asked.target} (the {len(shown):,} best of {len(mine):,})",
         "shift: how much nearer the cells come, on average, to the middle of the target group; z and p hold "
         "it against features that are expressed as much. cosine_shift is the same by mean cosine distance."
@@ -119,7 +120,7 @@ def _report_screen(work: PerturbationRun, table: pd.DataFrame) -> None:
         shown,
     )
     answer = responses(table, {one.name: one.n_targets for one in work.sets.sets})
-    run.report.tables["responses"] = _table(
+    run.report.tables["responses"] = column_table(
         "How much each group of cells responds",
         f"top10_shift: mean shift of the {TOP} best perturbations; share_of_way: the same as a share of the "
         "distance to the target group.",
@@ -144,7 +145,7 @@ def _report_effects(work: PerturbationRun, predicted: Predicted) -> None:
     keep = {p.name for p in work.perturbations[:_MAX_EFFECTS]}
     reader = predicted.reader
     scale = "expected counts of a cell of median depth" if reader.counted else "on the scale of the transform"
-    work.run.report.tables["effects"] = _table(
+    work.run.report.tables["effects"] = column_table(
         f"Predicted changes of {reader.modality} (the {_PER_EFFECT} largest of each perturbation)",
         f"before and after: mean {scale}, by the {reader.route}, over all perturbed cells, covariates at "
         "their mean; z and p hold the change against what other features that are expressed as much do.",
@@ -153,7 +154,7 @@ def _report_effects(work: PerturbationRun, predicted: Predicted) -> None:
     if len(work.sets.sets) > 1:
         size = table.assign(size=np.abs(_sizes(table))).groupby("group", sort=False)["size"].mean()
         ranked = size.sort_values(ascending=False)
-        work.run.report.tables["effect_by_group"] = _table(
+        work.run.report.tables["effect_by_group"] = column_table(
             f"How much {reader.modality} responds in each group of cells",
             "Mean absolute predicted change over target features and perturbations (log2 fold change where "
             "the scale has one).",
@@ -192,15 +193,14 @@ def _report_truth(work: PerturbationRun, truth: Truth) -> None:
     }
     for column, (title, definition) in definitions.items():
         values = table[column].dropna()
-        entry = _entry(
+        run.report.metrics[f"perturbation_{column}_median"] = figure(
             float(values.median()) if len(values) else None, f"{title} (median)",
             f"Median over {len(values)} perturbations; {definition}.",
+            better="higher", bounds=(-1.0, 1.0), n=len(values),
         )  # fmt: skip
-        entry |= {"better": "higher", "range": [-1.0, 1.0], "n": len(values)}
-        run.report.metrics[f"perturbation_{column}_median"] = entry
         if len(values):
             run.say(f"  perturbation_{column}_median {values.median():.3f}")
-    run.report.tables["truth"] = _table(
+    run.report.tables["truth"] = column_table(
         "Predicted and measured changes",
         "Correlations over target features, the perturbed one left out; own_measured is what the "
         "perturbation did to its own feature (natural log, normalised).",
@@ -211,28 +211,6 @@ def _report_truth(work: PerturbationRun, truth: Truth) -> None:
             f"not compared (no feature that the model takes, or fewer than 20 cells): "
             f"{', '.join(truth.left_out[:12])}{', ...' if len(truth.left_out) > 12 else ''}"
         )
-
-
-def _table(title: str, sentence: str, table: pd.DataFrame) -> Any:
-    columns = {str(c): _rounded(table[c]) for c in table.columns}
-    return {"title": title, "sentence": sentence, "columns": list(columns), "rows": as_rows(columns)}
-
-
-def _rounded(values: pd.Series) -> Any:
-    array = values.to_numpy()
-    return np.array([float(f"{v:.6g}") for v in array]) if array.dtype.kind == "f" else array
-
-
-def _entry(value: float | None, title: str, definition: str) -> Any:
-    return {
-        "value": value,
-        "better": None,
-        "range": [0.0, None],
-        "n": None,
-        "title": title,
-        "definition": definition,
-        "sentence": "",
-    }
 
 
 def draw(work: PerturbationRun) -> list[Drawn]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mocli.tasks.impute.accuracy import as_rows
+from mocli.report.figures import Entry, figure
+from mocli.report.tables import column_table
 from mocli.tasks.relate.relate import LINKED, MEASURED
 from mocli.tasks.relate.scope import ALL
 
@@ -138,93 +139,69 @@ def _counts(related: Related, table: pd.DataFrame, direction: str) -> dict[str, 
         counts["peaks_unplaced"] = (
             near.n_unplaced_peaks, "Peaks without a place", "Features that are no interval of a genome.",
         )  # fmt: skip
-    found = {f"{name}[{direction}]": _entry(*entry) for name, entry in counts.items()}
+    found = {f"{name}[{direction}]": figure(*entry) for name, entry in counts.items()}
     for column, (name, null) in _NULLS.items():
         fdr = table[column].to_numpy(dtype=np.float64)
         fdr = fdr[np.isfinite(fdr)]
         share = float((fdr < _FDR).mean()) if len(fdr) else None
         key = f"relations_fdr5_{name}[{direction}]"
-        found[key] = {
-            **_entry(
-                share, f"Pairs of FDR below 5%, {name} null", f"Share of the pairs tested; null: {null}."
-            ),
-            "range": [0.0, 1.0],
-            "n": len(fdr),
-        }
+        found[key] = figure(
+            share, f"Pairs of FDR below 5%, {name} null", f"Share of the pairs tested; null: {null}.",
+            bounds=(0.0, 1.0), n=len(fdr),
+        )  # fmt: skip
     both = table[[MEASURED, "correlation"]].dropna() if MEASURED in table else table.iloc[:0]
     if len(both) > 2 and both.std().min() > 0:
-        found[f"relations_agreement[{direction}]"] = {
-            **_entry(
-                float(np.corrcoef(both[MEASURED], both["correlation"])[0, 1]),
-                "Agreement with measured pairs",
-                "Pearson correlation, over pairs, of the correlation of imputed with measured values and "
-                f"that of measured values of both in {related.n_measured:,} cells.",
-            ),
-            "better": "higher",
-            "range": [-1.0, 1.0],
-            "n": len(both),
-        }
+        found[f"relations_agreement[{direction}]"] = figure(
+            float(np.corrcoef(both[MEASURED], both["correlation"])[0, 1]),
+            "Agreement with measured pairs",
+            "Pearson correlation, over pairs, of the correlation of imputed with measured values and "
+            f"that of measured values of both in {related.n_measured:,} cells.",
+            better="higher",
+            bounds=(-1.0, 1.0),
+            n=len(both),
+        )
     if LINKED in table and len(table):
-        found[f"relations_linked[{direction}]"] = {
-            **_entry(
-                float(table[LINKED].mean()),
-                "Pairs that were links in training",
-                "Share of the pairs tested that the link table of the training holds.",
-            ),
-            "range": [0.0, 1.0],
-            "n": len(table),
-        }
+        found[f"relations_linked[{direction}]"] = figure(
+            float(table[LINKED].mean()),
+            "Pairs that were links in training",
+            "Share of the pairs tested that the link table of the training holds.",
+            bounds=(0.0, 1.0),
+            n=len(table),
+        )
     return found
 
 
-def _entry(value: float | None, title: str, definition: str) -> dict[str, Any]:
-    return {
-        "value": value,
-        "better": None,
-        "range": [0.0, None],
-        "n": None,
-        "title": title,
-        "definition": definition,
-        "sentence": "",
-    }
-
-
-def _enrichment(figures: Figures, n: int, direction: str) -> dict[str, Any]:
+def _enrichment(figures: Figures, n: int, direction: str) -> dict[str, Entry]:
     found = {}
-    for name, figure in figures.items():
-        value = figure["value"]
+    for name, of in figures.items():
+        value = of["value"]
         assert not isinstance(value, str)
         title = _TITLES.get(name, name.replace("_", " "))
-        entry = _entry(value, title, str(figure["definition"]))
-        if name.endswith("_odds_ratio"):
-            entry["better"] = "higher"
-            entry["sentence"] = (
-                "Above 1 where a gene's own promoter peaks are among the strongest more often; 1 is chance."
-            )
-        if name.endswith("_p"):
-            entry["range"] = [0.0, 1.0]
-        found[f"{name}[{direction}]"] = {**entry, "n": n}
+        ratio = name.endswith("_odds_ratio")
+        found[f"{name}[{direction}]"] = figure(
+            value,
+            title,
+            str(of["definition"]),
+            "Above 1 where a gene's own promoter peaks are among the strongest more often; 1 is chance."
+            if ratio
+            else "",
+            better="higher" if ratio else None,
+            bounds=(0.0, 1.0 if name.endswith("_p") else None),
+            n=n,
+        )
     return found
 
 
 def _tabulate(run: Run, table: pd.DataFrame, related: Related) -> None:
     top = table[table["correlation"].notna().to_numpy()].head(SHOWN)
     shown = "all" if len(top) == len(table) else f"the {len(top):,} strongest of {len(table):,}"
-    run.report.tables["relations"] = {
-        "title": f"Pairs of {' and '.join(related.candidates.labels)} ({shown})",
-        "sentence": "By the size of the correlation over all cells. A small matched FDR says that the pair "
+    run.report.tables["relations"] = column_table(
+        f"Pairs of {' and '.join(related.candidates.labels)} ({shown})",
+        "By the size of the correlation over all cells. A small matched FDR says that the pair "
         "stands out from the feature's correlations elsewhere; a small plain FDR only that both differ "
         "between cells.",
-        "columns": [str(column) for column in top.columns],
-        "rows": as_rows({str(column): _rounded(top[column]) for column in top.columns}),
-    }
-
-
-def _rounded(values: pd.Series) -> Any:
-    array = values.to_numpy()
-    if array.dtype.kind != "f":
-        return array
-    return np.array([float(f"{v:.6g}") for v in array])
+        top,
+    )
 
 
 def draw_relations(related: Related) -> list[Drawn]:

@@ -70,7 +70,7 @@ class Run:
             threads = self._threads = choose_threads(options.threads)
             self._stack.enter_context(torch_settings(threads=threads, deterministic=options.deterministic))
             device = describe(self.device, requested=options.device, threads=threads)
-        self.report.device = device  # type: ignore[assignment]
+        self.report.device = device
         self.say(
             f"device: {device['used']} ({device['name']}), {threads} threads, "
             f"{_free_memory()} of memory free; seed {options.seed}"
@@ -164,7 +164,7 @@ class Run:
         else:
             record = {"path": str(path), "what": what, "bytes": path.stat().st_size, "sha256": sha256(path)}
         others = [known for known in self.report.outputs if known["path"] != str(path)]
-        self.report.outputs = [record, *others] if first else [*others, record]  # type: ignore[list-item]
+        self.report.outputs = [record, *others] if first else [*others, record]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pandas as pd
 from mocli.data.files.columns import read_column
 from mocli.metrics.clusters import ARI_BOUNDS, ari, nmi
 from mocli.models.base import Clusters
+from mocli.report.figures import Entry, figure
 from mocli.train.predict import cluster_cells
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from mocli.data.bundle import Codes, MultiOmics
     from mocli.models.base import Model
-    from mocli.report.record import MetricRecord
     from mocli.tasks.run.run import Run
     from mocli.tasks.trained.latent import Latent
     from mocli.types import FloatArray, IntArray, StrArray
@@ -58,7 +58,7 @@ class Clustered:
 _SAID = {"cluster_agreement": "adjusted Rand index", "cluster_agreement_nmi": "normalised mutual information"}
 
 
-def agreement(label: Codes | None, clusters: IntArray) -> dict[str, MetricRecord]:
+def agreement(label: Codes | None, clusters: IntArray) -> dict[str, Entry]:
     """Return entries for the report: how far a model's clusters `(n_cells,)` are the labels.
 
     Cells without a label (-1) or a cluster (-1) do not count; None where all others have one label.
@@ -85,20 +85,20 @@ def agreement(label: Codes | None, clusters: IntArray) -> dict[str, MetricRecord
         ),
     }
     return {
-        key: {
-            "value": compare(label.codes[known], clusters[known]) if defined else None,
-            "better": "higher",
-            "range": list(bounds),
-            "n": int(known.sum()),
-            "title": title,
-            "definition": definition,
-            "sentence": sentence,
-        }
+        key: figure(
+            compare(label.codes[known], clusters[known]) if defined else None,
+            title,
+            definition,
+            sentence,
+            better="higher",
+            bounds=bounds,
+            n=int(known.sum()),
+        )
         for key, (compare, bounds, title, definition, sentence) in figures.items()
     }
 
 
-def written_agreement(path: Path, model: str, bundle: MultiOmics) -> dict[str, MetricRecord]:
+def written_agreement(path: Path, model: str, bundle: MultiOmics) -> dict[str, Entry]:
     """Return what `agreement` says of the clusters that a model wrote, on the cells of a bundle.
 
     Cells are found by name; empty where the model has no clusters.

@@ -11,6 +11,7 @@ import pandas as pd
 
 from mocli.data.bundle import Codes
 from mocli.errors import UsageError
+from mocli.report.tables import table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -109,11 +110,11 @@ def cluster_graph(
     run.say(f"{n} Louvain clusters at resolution {resolution:g}")
     sizes = [np.bincount(codes, minlength=n), *(np.bincount(codes[of], minlength=n) for of in cells.values())]
     rows: list[list[Any]] = [[str(i + 1), *(int(of[i]) for of in sizes)] for i in range(n)]
-    run.report.tables["clusters"] = {
-        "title": f"Louvain clusters, obs['{column}']",
-        "sentence": "Of the graph in which two cells are joined if either is among the 15 nearest other "
+    run.report.tables["clusters"] = table(
+        f"Louvain clusters, obs['{column}']",
+        "Of the graph in which two cells are joined if either is among the 15 nearest other "
         f"cells of the other in the latent, by modularity at resolution {resolution:g}; the largest first.",
-        "columns": ["cluster", "cells", *cells],
-        "rows": rows,
-    }
+        ["cluster", "cells", *cells],
+        rows,
+    )
     return GraphClusters(Codes(column, codes, tuple(str(i + 1) for i in range(n))), cells)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from mocli.metrics import registry
 from mocli.metrics.embedding import Embedding
 from mocli.metrics.generated import judge, moments
 from mocli.nn.neighbors import knn
+from mocli.report.figures import Entry, figure
+from mocli.report.tables import table
 from mocli.tasks.score.picture import layout
 from mocli.tasks.simulate.compare import ALL, compared
 from mocli.tasks.simulate.groups import atlas_of
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
     from mocli.metrics.generated import Generated
     from mocli.report.html import Drawn, Layout
-    from mocli.report.record import MetricRecord
     from mocli.tasks.simulate.work import Simulation
     from mocli.types import IntArray
 
@@ -46,49 +47,46 @@ def report_groups(work: Simulation) -> None:
         mine = mine[np.isfinite(mine)]
         share = float(mine.mean()) if len(mine) else None
         rows.append([group.name, len(group.rows), group.n, ratio, share])
-    run.report.tables["simulated"] = {
-        "title": "Cells that were simulated",
-        "sentence": "The variance ratio is that of simulated places over the training cells' in the latent, "
+    run.report.tables["simulated"] = table(
+        "Cells that were simulated",
+        "The variance ratio is that of simulated places over the training cells' in the latent, "
         "1 being equally diverse; the last column is the share of them whose 15 nearest training cells are "
         "mostly of the label asked for.",
-        "columns": ["label", "training cells", "simulated cells", "variance ratio", "of the label asked"],
-        "rows": rows,
-    }
-    for i, name, title, low in ((3, "latent_variance_ratio", "Variance ratio of places", None),):
-        values = [row[i] for row in rows if np.isfinite(row[i])]
-        run.report.metrics[name] = {
-            "value": float(np.mean(values)) if values else None,
-            "better": None,
-            "range": [0.0, low],
-            "n": cells.n,
-            "title": title,
-            "definition": "Total variance over the latent's dimensions of the simulated cells of a label, "
-            "over that of the training cells of the label (a draw from the posterior of each, where the "
-            "model has one); mean over labels.",
-            "sentence": "Should be about 1: below it, simulated cells are more alike than real ones.",
-        }
+        ["label", "training cells", "simulated cells", "variance ratio", "of the label asked"],
+        rows,
+    )
+    values = [row[3] for row in rows if np.isfinite(row[3])]
+    run.report.metrics["latent_variance_ratio"] = figure(
+        float(np.mean(values)) if values else None,
+        "Variance ratio of latent coordinates",
+        "Total variance over the latent's dimensions of the simulated cells of a label, over that of the "
+        "training cells of the label (a draw from the posterior of each, where the model has one); mean over "
+        "labels.",
+        "Should be about 1: below it, simulated cells are more alike than real ones.",
+        n=cells.n,
+    )
     shares = [row[4] for row in rows if row[4] is not None]
     if shares:
-        run.report.metrics["nearest_label[latent]"] = {
-            "value": float(np.mean(shares)),
-            "better": "higher",
-            "range": [0.0, 1.0],
-            "n": cells.n,
-            "title": "Places nearest to the label asked for",
-            "definition": "Share of simulated places most of whose 15 nearest training cells in the latent "
-            "have the label asked for; mean over labels.",
-            "sentence": "1 means that every cell lies among the training cells of its label.",
-        }
-    run.report.tables["measured_as"] = {
-        "title": "How cells were made",
-        "sentence": "Repeat the command with another --mode, --places, --batch or --library to change it.",
-        "columns": ["choice", "value"],
-        "rows": [
+        run.report.metrics["nearest_label[latent]"] = figure(
+            float(np.mean(shares)),
+            "Simulated cells nearest to the label asked for",
+            "Share of simulated cells most of whose 15 nearest training cells in the latent have the label "
+            "asked for; mean over labels.",
+            "1 means that every cell lies among the training cells of its label.",
+            better="higher",
+            bounds=(0.0, 1.0),
+            n=cells.n,
+        )
+    run.report.tables["measured_as"] = table(
+        "How cells were made",
+        "Repeat the command with another --mode, --places, --batch or --library to change it.",
+        ["choice", "value"],
+        [
             ["places", _places_words(work)],
             ["batch", asked.batch if atlas_of(work.saved).batch is not None else None],
             ["library", asked.library if isinstance(asked.library, str) else f"{asked.library:g} counts"],
         ],
-    }
+    )
     for key in ("latent_variance_ratio", "nearest_label[latent]"):
         entry = run.report.metrics.get(key)
         if entry is not None and entry["value"] is not None:
@@ -142,9 +140,9 @@ def evaluate(work: Simulation) -> Generated | None:
     if cells is None:
         return None
     found = judge(cells)
-    run.report.metrics |= {judged.key: cast("MetricRecord", judged.entry) for judged in found}
+    run.report.metrics |= {judged.key: judged.entry for judged in found}
     run.report.metrics |= _matched(cells)
-    others = {j.key: cast("MetricRecord", j.entry) for half in cells.halves() for j in judge(half)}
+    others = {j.key: j.entry for half in cells.halves() for j in judge(half)}
     run.report.baselines["other_real_cells"] = {
         "is_bound": True,
         "title": "other real cells",
@@ -154,14 +152,12 @@ def evaluate(work: Simulation) -> Generated | None:
         "metrics": others,
     }
     codes = sorted({code for judged in found for code in judged.by_label})
-    run.report.tables["labels"] = {
-        "title": "Simulated and real cells of every label",
-        "sentence": "One row a label; columns as in the metrics above.",
-        "columns": ["label", *(judged.key for judged in found)],
-        "rows": [
-            [cells.levels[code], *(_number(judged.by_label.get(code)) for judged in found)] for code in codes
-        ],
-    }
+    run.report.tables["labels"] = table(
+        "Simulated and real cells of every label",
+        "One row a label; columns as in the metrics above.",
+        ["label", *(judged.key for judged in found)],
+        [[cells.levels[code], *(judged.by_label.get(code) for judged in found)] for code in codes],
+    )
     for judged in found:
         value, beside = judged.entry["value"], others.get(judged.key, {}).get("value")
         if isinstance(value, float):
@@ -175,11 +171,7 @@ def evaluate(work: Simulation) -> Generated | None:
     return cells
 
 
-def _number(value: float | None) -> float | None:
-    return value if value is not None and np.isfinite(value) else None
-
-
-def _matched(cells: Generated) -> dict[str, MetricRecord]:
+def _matched(cells: Generated) -> dict[str, Entry]:
     """Encode each modality of simulated cells alone: are the two of a cell found to be one (FOSCTTM)."""
     if len(cells.latent) < 2:
         return {}
@@ -187,7 +179,7 @@ def _matched(cells: Generated) -> dict[str, MetricRecord]:
     every = np.arange(len(cells.simulated_label))
     pairs = {pair: np.stack([every, every], 1) for pair in combinations(z, 2)}
     found = registry.evaluate(Embedding(z=z, pairs=pairs, seed=cells.seed), ["foscttm"])
-    return {f"simulated_{key}": cast("MetricRecord", entry) for key, entry in found.items()}
+    return {f"simulated_{key}": entry for key, entry in found.items()}
 
 
 def write_html(work: Simulation, cells: Generated | None) -> None:

@@ -11,6 +11,8 @@ from mocli.data.files.inputs import sha256
 from mocli.data.links.matrices import MATRICES
 from mocli.models.parameters import as_dict
 from mocli.models.registry import traits_of
+from mocli.report.figures import Entry
+from mocli.report.tables import table
 from mocli.types import Pairing
 
 if TYPE_CHECKING:
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from mocli.data.files.values import Health
     from mocli.data.transforms.recipe import Recipe
     from mocli.models.base import Traits
-    from mocli.report.record import MetricRecord
     from mocli.tasks.prepare.plan import Plan, Prepared
     from mocli.tasks.run.run import Run
     from mocli.tasks.score.evaluate import Scores
@@ -138,7 +139,7 @@ def describe_training(
     frozen: dict[str, Any] | None = None,
 ) -> None:
     """Record what training did, on that many rows of all modalities, and what it started from."""
-    run.report.training = {  # type: ignore[assignment]
+    run.report.training = {
         "phases": done.phases,
         "steps": done.steps,
         "epochs": round(done.cells_drawn / n_rows, 2),
@@ -196,7 +197,7 @@ def describe_scores(run: Run, scores: Scores) -> None:
             )
 
 
-def _worse(mine: MetricRecord, other: MetricRecord) -> bool:
+def _worse(mine: Entry, other: Entry) -> bool:
     sign = 1 if mine["better"] == "higher" else -1
     return sign * (mine["value"] or 0.0) < sign * (other["value"] or 0.0)
 
@@ -220,14 +221,14 @@ def describe_links(run: Run, scores: Scores) -> None:
         if not len(order):
             continue
         drawn = f" of {len(links.names):,} drawn" if links.n_links > len(links.names) else ""
-        run.report.tables[f"links_{a}_{b}"] = {
-            "title": f"Links of {a} and {b}, those that the cells agree on least first",
-            "sentence": "Correlation of a linked feature with the mean of the 15 nearest cells of the other "
+        run.report.tables[f"links_{a}_{b}"] = table(
+            f"Links of {a} and {b}, those that the cells agree on least first",
+            "Correlation of a linked feature with the mean of the 15 nearest cells of the other "
             f"modality in the latent ({min(len(order), WORST_LINKS):,}{drawn} shown). "
             "Negative: look at the link.",
-            "columns": ["link", "concordance"],
-            "rows": [[links.names[i], float(links.concordance[i])] for i in order[:WORST_LINKS]],
-        }
+            ["link", "concordance"],
+            [[links.names[i], float(links.concordance[i])] for i in order[:WORST_LINKS]],
+        )
         limit = CONTRADICTED / np.sqrt(links.n_cells)
         against = [links.names[i] for i in order if links.concordance[i] < limit]
         if against:
