@@ -6,8 +6,8 @@ import pytest
 from mocli.errors import InputError
 from mocli.metrics import conformal
 from mocli.metrics.imputation import accuracy
-from mocli.tasks.trained.calibration import CALIBRATION, Calibration, load_calibrations, save_calibrations
-from mocli.tasks.trained.saved import check_model_folder
+from mocli.tasks.run.modelfolder import CALIBRATION, check_model_folder
+from mocli.tasks.trained.calibration import Calibration, load_calibrations, save_calibrations
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from mocli.data.files.inputs import open_inputs
 from mocli.errors import InputError, Interrupted, MocliError, UsageError
 from mocli.tasks.impute.impute import impute
 from mocli.tasks.infer.align import align
-from mocli.tasks.trained.calibration import CALIBRATION, load_calibrations
+from mocli.tasks.run.modelfolder import CALIBRATION
+from mocli.tasks.trained.calibration import load_calibrations
 from mocli.tasks.trained.saved import load_model
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,8 +9,8 @@ import pytest
 from mocli import gene2peak, impute, integrate
 from mocli.data.demo.files import write_demo
 from mocli.errors import InputError, UsageError
-from mocli.tasks.infer.direction import check_task
-from mocli.tasks.trained.calibration import CALIBRATION
+from mocli.tasks.run.modelfolder import CALIBRATION
+from mocli.tasks.trained.obtain import check_task
 from mocli.types import Task
 
 QUICK = {

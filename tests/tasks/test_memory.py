@@ -13,6 +13,7 @@ import pytest
 from mocli.__main__ import main
 from mocli.errors import Interrupted, OutOfMemory
 from mocli.tasks.prepare import footprint as memory
+from mocli.tasks.run import memory as machine
 from mocli.tasks.run.memory import MemoryLimit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,7 +107,7 @@ def test_a_limit_interrupts_and_explains():
 def test_what_is_resident_is_near_the_peak():
     from mocli.train.device import peak_memory
 
-    now = memory.resident_memory()
+    now = machine.resident_memory()
     assert now is not None
     assert 0 < now < 1.1 * peak_memory()
 
@@ -125,8 +126,8 @@ def test_the_limit_of_a_job_counts(tmp_path, version):
     (job / names[1]).write_text("3000\n")
     (job / "memory.stat").write_text(f"anon 5\n{names[2]} 500\n")
     (job.parent / names[0]).write_text("max\n")  # no limit of its own
-    assert list(memory._of_groups(root, of)) == [8000 - 3000 + 500]
+    assert list(machine._of_groups(root, of)) == [8000 - 3000 + 500]
 
 
 def test_no_groups_are_no_limit(tmp_path):
-    assert list(memory._of_groups(tmp_path, tmp_path / "absent")) == []
+    assert list(machine._of_groups(tmp_path, tmp_path / "absent")) == []

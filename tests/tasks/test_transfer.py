@@ -10,7 +10,8 @@ from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
 from mocli.data.files.inputs import open_inputs
 from mocli.errors import InputError, UsageError
 from mocli.tasks.integrate.check import check_carried
-from mocli.tasks.integrate.labels import Labels, TransferOptions, carry, read_labels
+from mocli.tasks.integrate.labels import Labels, carry, read_labels
+from mocli.tasks.integrate.options import TransferOptions
 from mocli.types import ModalityKind, Pairing
 
 METRICS = ("accuracy", "unknown", "accuracy_known", "calibration_error")

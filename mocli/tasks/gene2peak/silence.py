@@ -16,10 +16,11 @@ from mocli.tasks.gene2peak.peaksets import read_peak_sets
 from mocli.tasks.gene2peak.report import draw_silencing, report_silencing, write_silencing
 from mocli.tasks.gene2peak.truth import read_truth
 from mocli.tasks.gene2peak.work import TOP, SilencingOptions, silence_genes
-from mocli.tasks.infer.direction import check_task
 from mocli.tasks.prepare.plan import open_modalities, plan
 from mocli.tasks.relate.candidates import choose_genes, find_candidates
-from mocli.tasks.trained.saved import DESCRIPTION, load_model
+from mocli.tasks.run.modelfolder import DESCRIPTION
+from mocli.tasks.trained.obtain import check_task
+from mocli.tasks.trained.saved import load_model
 from mocli.tasks.trained.train import train_model
 from mocli.train.checkpoint import Checkpoints
 from mocli.types import ModalityKind, Task

@@ -21,7 +21,6 @@ from mocli.tasks.infer.decoder import Decoder
 from mocli.tasks.infer.direction import (
     Direction,
     check_peaks,
-    check_task,
     columns_of,
     comparable_target,
     direction_of_inputs,
@@ -36,6 +35,7 @@ from mocli.tasks.infer.predictor import Predictor, choose_predictor, of_cells, r
 from mocli.tasks.prepare.pairing import relate
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.trained.calibration import Calibration, fitting, load_calibrations, save_calibrations
+from mocli.tasks.trained.obtain import check_task
 from mocli.tasks.trained.saved import SavedModel, load_model, write_model
 from mocli.tasks.trained.train import Trained, train_model
 from mocli.types import ModalityKind, Task

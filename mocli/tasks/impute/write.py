@@ -15,7 +15,6 @@ from mocli.tasks.impute.draw import Sampler
 from mocli.tasks.impute.report import report_figures, report_route, tabulate
 from mocli.tasks.infer.align import align
 from mocli.tasks.infer.decoder import Decoder
-from mocli.tasks.integrate.write import provenance
 from mocli.tasks.relate.report import draw_relations, report_relations, summarise
 from mocli.tasks.relate.table import write_tsv
 from mocli.tasks.trained.record import describe_given
@@ -115,9 +114,7 @@ def _new_modality(work: Imputation, rows: IntArray, lacks: np.ndarray, features:
         obs=obs,
         var=features,
         blocks=lambda: _blocks(work, rows),
-        uns={"mocli": provenance(work.run, work.saved.description["model"], work.saved.model.params)}
-        if work.request.output.provenance
-        else {},
+        uns=work.run.provenance(work.saved.description["model"], work.saved.model.params),
     )
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from mocli.data.features.index import Features, features_of
 from mocli.data.files.inputs import sha256
 from mocli.errors import InputError, UsageError, did_you_mean
-from mocli.models.registry import available, traits_of
 from mocli.tasks.infer.align import align, check_modality, find_modality
 from mocli.tasks.prepare.plan import known_pairs
 from mocli.types import ModalityKind
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from mocli.tasks.impute.impute import ImputeOptions
     from mocli.tasks.prepare.pairing import Relation
     from mocli.tasks.trained.saved import SavedModel
-    from mocli.types import BoolArray, IntArray, Task
+    from mocli.types import BoolArray, IntArray
 
 
 MIN_TRAINED = 2
@@ -247,15 +246,6 @@ def rows_lacking(
             hint="impute them all the same with --cells all, or hide and compare some with --evaluate",
         )
     return lacks
-
-
-def check_task(model: str, task: Task) -> None:
-    """Raise `UsageError` where a saved model cannot do a task; the message names those that can."""
-    if task not in traits_of(model).tasks:
-        able = [name for name, traits in available().items() if task in traits.tasks]
-        raise UsageError(
-            f"{model} cannot {task}", field="--from-model", hint="these models can: " + ", ".join(able)
-        )
 
 
 def comparable_target(

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from mocli.data.files.modality import ModalityFile
-    from mocli.tasks.integrate.labels import TransferOptions
     from mocli.tasks.run.options import DataOptions
     from mocli.tasks.trained.saved import SavedModel
     from mocli.types import IntArray
@@ -194,7 +193,7 @@ def query_of_one(
     return Query(saved, {name: aligned}, relation, rows, obs_names, tuple(columns), continuous, new, data)
 
 
-def check_labels(saved: SavedModel, asked: TransferOptions) -> None:
+def check_labels(saved: SavedModel, columns: Sequence[str]) -> None:
     """Make sure that the model knows the labels to transfer.
 
     Raises
@@ -203,7 +202,7 @@ def check_labels(saved: SavedModel, asked: TransferOptions) -> None:
         It was trained without them.
     """
     known = list(saved.atlas.labels) if saved.atlas else []
-    for column in asked.columns:
+    for column in columns:
         if column not in known:
             raise UsageError(
                 f"the reference keeps no labels '{column}'",

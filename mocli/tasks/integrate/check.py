@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from mocli.data.bundle import MultiOmics
 from mocli.metrics.embedding import MAX_CELLS
-from mocli.metrics.labels import calibration_error, vote
+from mocli.metrics.labels import Votes, calibration_error, vote
 from mocli.report.figures import Better, Entry, figure
-from mocli.tasks.integrate.labels import UNKNOWN, carry, electorate, own_codes, placed
+from mocli.tasks.integrate.labels import UNKNOWN, Carried, Labels, carry, electorate, own_codes, placed
+from mocli.tasks.integrate.options import TransferOptions
+from mocli.tasks.run.run import Run
+from mocli.types import FloatArray, IntArray, Json
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from mocli.data.bundle import MultiOmics
-    from mocli.metrics.labels import Votes
-    from mocli.tasks.integrate.labels import Carried, Labels, TransferOptions
-    from mocli.tasks.prepare.plan import Plan, Prepared
-    from mocli.tasks.run.run import Run
-    from mocli.types import FloatArray, IntArray, Json
-
-    Pairs = Mapping[tuple[str, str], IntArray]
+Pairs = Mapping[tuple[str, str], IntArray]
 
 N_FOLDS = 5
 """Groups in which cells with a true partner vote, their partners out; each costs one search."""
@@ -69,12 +64,18 @@ def transfer(
     run: Run,
     options: TransferOptions,
     columns: Sequence[Labels],
-    made: Plan,
-    prepared: Prepared,
+    pairs: Pairs,
+    bundle: MultiOmics,
     latent: Mapping[str, FloatArray],
 ) -> list[Carried]:
-    """Carry every column over, measure how well where that is known, log and report it."""
-    bundle, device = prepared.bundle, str(run.device)
+    """Carry every column over, measure how well where that is known, log and report it.
+
+    Parameters
+    ----------
+    pairs
+        True pairs, as `check_carried` takes them.
+    """
+    device = str(run.device)
     least = options.min_confidence
     done = []
     for labels in columns:
@@ -85,7 +86,7 @@ def transfer(
             labels,
             latent,
             bundle,
-            made.pairs,
+            pairs,
             min_confidence=least,
             device=device,
             seed=run.options.seed,

@@ -2,54 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from mocli.data.bundle import Codes
+from mocli.data.bundle import Codes, MultiOmics
 from mocli.data.files.columns import find_column
+from mocli.data.files.inputs import ModalityFile
 from mocli.errors import InputError, UsageError, did_you_mean
+from mocli.tasks.integrate.options import TransferOptions
 from mocli.tasks.prepare.columns import words
-from mocli.types import Pairing
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import pandas as pd
-
-    from mocli.data.bundle import MultiOmics
-    from mocli.data.files.inputs import ModalityFile
-    from mocli.types import BoolArray, FloatArray, IntArray, StrArray
+from mocli.types import BoolArray, FloatArray, IntArray, Pairing, StrArray
 
 UNKNOWN = "unknown"
 """Written where the vote is not trusted; a cell that comes with this word counts as one without a label."""
-
-
-@dataclass(frozen=True)
-class TransferOptions:
-    """Which columns of obs to carry over, and the least confidence for a label."""
-
-    columns: tuple[str, ...] = ()
-    min_confidence: float = 0.5
-
-    @classmethod
-    def of(cls, columns: str | Sequence[str] | None, min_confidence: float) -> TransferOptions:
-        """Take columns as a list, or as the command line gives them: with commas between.
-
-        Raises
-        ------
-        UsageError
-            A confidence outside [0, 1].
-        """
-        if not 0 <= min_confidence <= 1:
-            raise UsageError(
-                "the least confidence must lie between 0 and 1",
-                field="--min-confidence",
-                found=str(min_confidence),
-            )
-        parts = columns.split(",") if isinstance(columns, str) else list(columns or ())
-        return cls(tuple(dict.fromkeys(p.strip() for p in parts if p.strip())), min_confidence)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,48 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from mocli.data.bundle import Codes, MultiOmics
 from mocli.data.files.inputs import sha256
 from mocli.metrics.embedding import Embedding
 from mocli.metrics.registry import evaluate
-from mocli.models.base import Extends
+from mocli.models.base import Extends, Model
 from mocli.models.registry import traits_of
+from mocli.report.html import Layout
 from mocli.report.tables import table
 from mocli.tasks.infer.query import Query, check_labels, match_query
+from mocli.tasks.integrate.options import IntegrateOptions
 from mocli.tasks.integrate.votes import vote_from_atlas
-from mocli.tasks.integrate.write import MAX_PICTURE, deliver
+from mocli.tasks.integrate.write import MAX_PICTURE, AddedColumns, Integrated, deliver, more_latents
 from mocli.tasks.prepare.plan import open_modalities
+from mocli.tasks.run.modelfolder import CALIBRATION
+from mocli.tasks.run.request import Request
+from mocli.tasks.run.run import Run
 from mocli.tasks.score.clusters import find_clusters
 from mocli.tasks.score.evaluate import Scores
 from mocli.tasks.score.graphclusters import cluster_graph, column_for, tell_replaced
 from mocli.tasks.score.picture import layout
-from mocli.tasks.trained.calibration import CALIBRATION
-from mocli.tasks.trained.latent import Latent, Placed
+from mocli.tasks.trained.atlas import Atlas
+from mocli.tasks.trained.latent import Latent
 from mocli.tasks.trained.record import describe_model, describe_scores, describe_training
 from mocli.tasks.trained.saved import SavedModel, load_model, write_model
 from mocli.tasks.trained.train import encode, schedule_of, training_of
 from mocli.train.loop import fit
-from mocli.types import Pairing
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from mocli.data.bundle import Codes, MultiOmics
-    from mocli.models.base import Model
-    from mocli.report.html import Layout
-    from mocli.tasks.integrate.extras import Beside
-    from mocli.tasks.integrate.labels import TransferOptions
-    from mocli.tasks.integrate.write import Columns
-    from mocli.tasks.run.request import Request
-    from mocli.tasks.run.run import Run
-    from mocli.tasks.trained.atlas import Atlas
-    from mocli.types import IntArray
+from mocli.types import IntArray, Pairing
 
 REFERENCE, QUERY = "reference", "query"
 
@@ -56,25 +49,22 @@ FEW_CELLS = 50
 def map_query(
     run: Run,
     request: Request,
-    asked: TransferOptions,
-    beside: Beside,
+    asked: IntegrateOptions,
     folder: Path,
-    *,
-    metrics: bool,
-    resolution: float | None = None,
 ) -> None:
     """Place the cells of a query, carry labels to them, and write cells, model and report.
 
     With a resolution the query's cells are clustered, by their places among each other.
     """
+    resolution = asked.clusters
     with run.timed("load"):
         saved = load_model(folder)
         run.say(f"reference: {saved.description['model']} from {folder}")
         name = saved.description["model"]
         key = request.output.key_added or f"X_{name}"
         query = match_query(saved, open_modalities(request.data), request.data, say=run.say, warn=run.warn)
-        check_labels(saved, asked)
-        beside.check(saved.model, name)
+        check_labels(saved, asked.transfer.columns)
+        asked.check(type(saved.model), name)
         if resolution is not None:
             tell_replaced(query.files, column_for(key), run.warn)
         warn_unused(run, request, saved)
@@ -89,24 +79,26 @@ def map_query(
         if (folder / CALIBRATION).is_file():
             shutil.copyfile(folder / CALIBRATION, run.paths.model / CALIBRATION)
     with run.timed("evaluate"):
-        if metrics:
+        if asked.metrics:
             compare(run, query, bundle, latent)
         by_file = {query.aligned[name].file.name: z for name, z in latent.by_modality.items()}
         names = {m: a.file.name for m, a in query.aligned.items()}
-        columns: list[Columns] = [*find_clusters(run, name, model, latent, bundle, names)]
+        columns: list[AddedColumns] = [*find_clusters(run, name, model, latent, bundle, names)]
         graph = None
         if resolution is not None:
             graph = cluster_graph(run, resolution, column_for(key), latent, bundle, names)
             columns.append(graph)
         if saved.atlas is not None:
             _warn_known(run, query, saved.atlas.names)
-            columns += vote_from_atlas(run, asked, saved.atlas, query.files, by_file, list(query.aligned))
+            columns += vote_from_atlas(
+                run, asked.transfer, saved.atlas, query.files, by_file, list(query.aligned)
+            )
     with run.timed("write"):
-        more = beside.of(run, model, bundle, latent, key, names)
-        placed = Placed(query.files, query.relation, by_file, name, model.params, more)
+        more = more_latents(run, asked, model, bundle, latent, key, names)
+        integrated = Integrated(query.files, query.relation, by_file, name, model.params, more)
         clusters = None if graph is None else graph.codes
         draw = partial(draw_query, saved.atlas, bundle, latent, clusters, seed=request.run.seed)
-        deliver(run, request.data, placed, carried=columns, draw=draw)
+        deliver(run, request.data, integrated, columns=columns, draw=draw)
 
 
 def _warn_known(run: Run, query: Query, names: Sequence[str]) -> None:
@@ -278,8 +270,6 @@ def draw_query(
     atlas: Atlas | None, bundle: MultiOmics, latent: Latent, clusters: Codes | None = None, *, seed: int
 ) -> Layout:
     """Return the picture of a query among the training cells."""
-    from mocli.report.html import Layout
-
     groups = latent.groups(bundle)
     z = np.concatenate([g.z for g in groups.values()])
     cells = np.concatenate([g.cells for g in groups.values()])

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from mocli.data.files.modality import ModalityFile
 from mocli.metrics.labels import forest, vote
 from mocli.report.figures import figure
 from mocli.tasks.integrate.labels import UNKNOWN, Carried
+from mocli.tasks.integrate.options import TransferOptions
 from mocli.tasks.prepare.columns import words
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from mocli.data.files.modality import ModalityFile
-    from mocli.tasks.integrate.labels import TransferOptions
-    from mocli.tasks.run.run import Run
-    from mocli.tasks.trained.atlas import Atlas
-    from mocli.types import FloatArray, IntArray
+from mocli.tasks.run.run import Run
+from mocli.tasks.trained.atlas import Atlas
+from mocli.types import FloatArray, IntArray
 
 HOW = {
     "k-NN": "by a vote of the 15 nearest training cells, weight exp(-d^2 / 2h^2), h the 15th's distance",

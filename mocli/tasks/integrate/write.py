@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import json
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
-from mocli import __version__
+from mocli.data.bundle import Codes, MultiOmics
+from mocli.data.files.modality import ModalityFile
 from mocli.data.write.write import Added, union_names, write_h5mu
-from mocli.models.parameters import as_dict
+from mocli.models.base import Draws, Model
+from mocli.models.places import PlacesCovariates
+from mocli.report.html import Confusion, Layout
+from mocli.tasks.integrate.options import IntegrateOptions
+from mocli.tasks.prepare.pairing import Relation
+from mocli.tasks.run.options import DataOptions
+from mocli.tasks.run.run import Run
 from mocli.tasks.score.picture import layout
-from mocli.train.checkpoint import Checkpoints
-from mocli.types import Pairing
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from mocli.data.bundle import Codes, MultiOmics
-    from mocli.data.files.modality import ModalityFile
-    from mocli.report.html import Confusion, Layout
-    from mocli.tasks.run.options import DataOptions
-    from mocli.tasks.run.run import Run
-    from mocli.tasks.trained.latent import Latent, Placed
-    from mocli.types import FloatArray, IntArray
+from mocli.tasks.trained.latent import Latent
+from mocli.train.predict import draw_cells as draw_posterior
+from mocli.train.predict import place_covariates
+from mocli.types import FloatArray, IntArray, Pairing
 
 
-class Columns(Protocol):
+class AddedColumns(Protocol):
     """Columns that a run adds to obs."""
 
     @property
@@ -45,16 +43,70 @@ class Columns(Protocol):
         ...
 
 
+@dataclass(frozen=True, eq=False)
+class Integrated:
+    """Cells with their latent coordinates, ready to be written.
+
+    Attributes
+    ----------
+    latent
+        `(n_obs, d)` by the name of each file's modality, rows in file order.
+    model, params
+        Name and hyper-parameters of the model that gave them.
+    obsm
+        More to write beside the latent, by key, then by modality.
+    """
+
+    files: Sequence[ModalityFile]
+    relation: Relation
+    latent: Mapping[str, FloatArray]
+    model: str
+    params: object
+    obsm: Mapping[str, Mapping[str, FloatArray]] = field(default_factory=dict)
+
+
 MAX_PICTURE = 10_000
 """Cells drawn in the picture; more would only overlap."""
+
+
+def more_latents(
+    run: Run,
+    asked: IntegrateOptions,
+    model: Model,
+    bundle: MultiOmics,
+    latent: Latent,
+    key: str,
+    names: Mapping[str, str],
+) -> dict[str, dict[str, FloatArray]]:
+    """Return arrays `(n_obs, d)` by obsm key, then by the file's name of the modality.
+
+    Parameters
+    ----------
+    key
+        obsm key of the latent.
+    names
+        The file's name of each of the model's modalities.
+    """
+    found: dict[str, dict[str, FloatArray]] = {}
+    if asked.samples and isinstance(model, Draws):
+        draws = draw_posterior(model, bundle, run.device, asked.samples, seed=run.options.seed)
+        for i, z in enumerate(draws, start=1):
+            found[f"{key}_sample_{i}"] = {own: z[bundle.cells_of(name)] for name, own in names.items()}
+    if isinstance(model, PlacesCovariates) and latent.joint is not None:
+        for covariate, c in place_covariates(model, bundle, run.device).items():
+            found[f"{key}_{covariate}"] = {own: c[bundle.cells_of(name)] for name, own in names.items()}
+    if asked.alone:
+        for name, z in latent.alone.items():
+            found[f"{key}_{names[name]}"] = {names[name]: z}
+    return found
 
 
 def deliver(
     run: Run,
     data: DataOptions,
-    placed: Placed,
+    integrated: Integrated,
     *,
-    carried: Sequence[Columns] = (),
+    columns: Sequence[AddedColumns] = (),
     draw: Callable[[], Layout],
     confusion: Confusion | None = None,
 ) -> None:
@@ -68,9 +120,9 @@ def deliver(
         Labels against labels, for the HTML report.
     """
     paths, output = run.paths, run.output
-    key = output.key_added or f"X_{placed.model}"
-    obsm = {key: placed.latent, **placed.obsm}
-    added = _added(placed, data, obsm, carried)
+    key = output.key_added or f"X_{integrated.model}"
+    obsm = {key: integrated.latent, **integrated.obsm}
+    added = _added(integrated, data, obsm, columns)
     names = union_names(added)
     top = {k: _joined(names, added, of) for k, of in obsm.items()}
     if output.umap:
@@ -79,31 +131,23 @@ def deliver(
         known = np.isfinite(top[key]).all(1)
         top["X_umap"] = np.full((len(names), 2), np.nan, dtype=np.float32)
         top["X_umap"][known] = layout(top[key][known], seed=run.options.seed)
-    uns = {"mocli": provenance(run, placed.model, placed.params)} if output.provenance else {}
-    columns_on_top = _joined_columns(names, added, carried)
+    uns = run.provenance(integrated.model, integrated.params)
+    columns_on_top = _joined_columns(names, added, columns)
     write_h5mu(paths.output, added, obsm=top, uns=uns, obs=columns_on_top, warn=run.warn)
-    columns = "".join(f", {c.said}" for c in carried)
-    more = "".join(f", {k}" for k in placed.obsm)
-    run.add_output(paths.output, f"integrated cells, latent in obsm['{key}']{more}{columns}")
+    said = "".join(f", {c.said}" for c in columns)
+    more = "".join(f", {k}" for k in integrated.obsm)
+    run.add_output(paths.output, f"integrated cells, latent in obsm['{key}']{more}{said}")
     run.add_output(paths.model, "the trained model")
-    if paths.html is not None:
-        from mocli.report import html
-
-        run.say("drawing the report")
-        html.write(paths.html, html.render(run.report, layout=draw(), confusion=confusion))
-        run.add_output(paths.html, "the report to read")
-    Checkpoints(paths.checkpoints, fingerprint={}, resume="never").remove()
-    for record in run.report.outputs:
-        run.say(f"wrote {record['path']}: {record['what']}")
+    run.finish(lambda: {"layout": draw(), "confusion": confusion})
 
 
 def _added(
-    placed: Placed,
+    integrated: Integrated,
     data: DataOptions,
     obsm: Mapping[str, Mapping[str, FloatArray]],
-    carried: Sequence[Columns],
+    columns: Sequence[AddedColumns],
 ) -> list[Added]:
-    relation, files = placed.relation, placed.files
+    relation, files = integrated.relation, integrated.files
     prefix = data.obs_prefix or (
         not relation.names_mean_cells and relation.pairing is Pairing.UNPAIRED and _collide(files)
     )
@@ -111,7 +155,7 @@ def _added(
         Added(
             file=f,
             obsm={key: of[f.name] for key, of in obsm.items() if f.name in of},
-            obs={name: column for c in carried for name, column in c.of_modality(f.name).items()},
+            obs={name: column for c in columns for name, column in c.of_modality(f.name).items()},
             obs_names=tuple(f"{f.name}:{name}" for name in f.obs.index) if prefix else None,
         )
         for f in files
@@ -145,33 +189,15 @@ def _joined(names: Sequence[str], added: Sequence[Added], latent: Mapping[str, F
 
 
 def _joined_columns(
-    names: Sequence[str], added: Sequence[Added], columns: Sequence[Columns]
+    names: Sequence[str], added: Sequence[Added], columns: Sequence[AddedColumns]
 ) -> dict[str, object]:
     where = pd.Index(names)
     cells = {part.file.name: where.get_indexer(part.names) for part in added}
     return {name: column for c in columns for name, column in c.of_whole(cells, len(names)).items()}
 
 
-def provenance(run: Run, model: str, params: object) -> dict[str, object]:
-    """Return what `uns["mocli"]` says of the run."""
-    return {
-        "version": __version__,
-        "command": np.array(run.report.command, dtype=object),
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "model": model,
-        "params": json.dumps(as_dict(params), sort_keys=True),
-        "seed": run.options.seed,
-        "device": str(run.device),
-        "inputs": json.dumps([{"path": r["path"], "sha256": r["sha256"]} for r in run.report.inputs]),
-        "links": json.dumps([{"path": r["path"], "sha256": r["sha256"]} for r in run.report.links]),
-        "versions": json.dumps(run.report.versions, sort_keys=True),
-    }
-
-
 def draw_cells(bundle: MultiOmics, latent: Latent, clusters: Codes | None = None, *, seed: int) -> Layout:
     """Return the picture of an integration."""
-    from mocli.report.html import Layout
-
     groups = latent.groups(bundle)
     sizes = [len(group.cells) for group in groups.values()]
     which, cells = np.repeat(np.arange(len(sizes)), sizes), np.concatenate([g.cells for g in groups.values()])

@@ -12,7 +12,6 @@ from mocli.data.transforms.recipe import highly_variable
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.models.base import Encodes, EntersLinearly
 from mocli.tasks.infer.align import align, check_modality, find_modality, place
-from mocli.tasks.infer.direction import check_task
 from mocli.tasks.infer.place import settle_cells
 from mocli.tasks.perturb.across import Across
 from mocli.tasks.perturb.cells import CellSets, split_cells
@@ -24,6 +23,7 @@ from mocli.tasks.perturb.settle import Settled
 from mocli.tasks.perturb.shifts import Perturbation
 from mocli.tasks.perturb.truth import Truth, compare_with_truth, true_features
 from mocli.tasks.prepare.plan import open_modalities
+from mocli.tasks.trained.obtain import check_task
 from mocli.tasks.trained.saved import load_model
 from mocli.tasks.trained.train import train_model
 from mocli.types import ModalityKind, Task

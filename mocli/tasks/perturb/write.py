@@ -10,7 +10,6 @@ import pandas as pd
 from mocli.data.files.inputs import sha256
 from mocli.data.write.blocks import NewModality
 from mocli.data.write.write import write_h5mu
-from mocli.tasks.integrate.write import provenance
 from mocli.tasks.perturb.report import draw, report_perturbation
 from mocli.tasks.perturb.shifts import stream
 from mocli.tasks.relate.table import write_tsv
@@ -71,9 +70,7 @@ def _write_predicted(work: PerturbationRun, path: Path) -> None:
         part["perturbed"], part["direction"] = feature, direction
         parts.append(part)
     var = pd.DataFrame(index=pd.Index(list(reader.names), dtype=object))
-    uns = {}
-    if work.request.output.provenance:
-        uns = {"mocli": provenance(work.run, work.saved.description["model"], work.saved.model.params)}
+    uns = work.run.provenance(work.saved.description["model"], work.saved.model.params)
     new = NewModality(
         name=f"{reader.modality}_predicted",
         obs=pd.concat(parts),

@@ -1,4 +1,4 @@
-"""How much memory a run will need, told before it needs it; and how much there is.
+"""How much memory a run will need, told before it needs it.
 
 The estimate is of the resident set at its peak on a CPU, from sizes that files tell without being
 read. It is meant to be right within a factor of two.
@@ -6,20 +6,18 @@ read. It is meant to be right within a factor of two.
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mocli.errors import OutOfMemory
 from mocli.models.base import ProjectsInput, SmoothsLinks
 from mocli.models.parameters import Sized, resolve
 from mocli.report import wording
+from mocli.tasks.run.memory import HINT, available_memory
 from mocli.types import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from mocli.tasks.prepare.plan import Plan
     from mocli.tasks.run.options import TrainOptions
@@ -157,70 +155,3 @@ def tell_memory(run: Run, expected: Footprint) -> None:
     free = available_memory()
     if free is not None and expected.peak > free:
         run.warn(f"{expected.words}, and {wording.size(free)} are free: {HINT}")
-
-
-HINT = "keep fewer features (--hvg, --seen-in), lower --batch-size, or ask for more memory"
-
-
-def available_memory() -> int | None:
-    """Return the bytes that this process can still take: of the machine, or of the job it runs in."""
-    found = [n for n in (_of_machine(), *_of_groups()) if n is not None]
-    return max(0, min(found)) if found else None
-
-
-def resident_memory() -> int | None:
-    """Return the bytes that this process holds now; None where the system does not say."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def _of_machine() -> int | None:
-    try:
-        text = Path("/proc/meminfo").read_text(encoding="ascii")
-    except OSError:
-        text = ""
-    if (found := re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)) is not None:
-        return int(found[1]) * 1024
-    try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):
-        return None
-
-
-def _of_groups(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/self/cgroup")) -> Iterable[int]:
-    """Yield what the limits of a job (control groups, either version) leave."""
-    try:
-        lines = of.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            base, names = root, ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            base, names = (
-                root / "memory",
-                ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-            )
-        else:
-            continue
-        here = base / path.lstrip("/")
-        for folder in (here, *here.parents):
-            left = _left(folder, *names)
-            if left is not None:
-                yield left
-            if folder == base:
-                break
-
-
-def _left(folder: Path, most: str, used: str, cache: str) -> int | None:
-    try:
-        limit = int((folder / most).read_text(encoding="ascii"))
-        now = int((folder / used).read_text(encoding="ascii"))
-        kept = re.search(rf"^{cache} (\d+)$", (folder / "memory.stat").read_text("ascii"), re.MULTILINE)
-    except (OSError, ValueError):  # absent, or "max"
-        return None
-    return limit - now + (int(kept[1]) if kept else 0)

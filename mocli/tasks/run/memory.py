@@ -1,20 +1,26 @@
-"""End a run that outgrows its memory, while there is still room to say so.
+"""Memory: how much there is, how much this process holds, and the limit at which a run ends by itself.
 
-A scheduler kills such a run without a word. Ended here it leaves a checkpoint and a report.
+A scheduler kills a run that outgrows its memory without a word. Ended here, while there is still room to
+say so, it leaves a checkpoint and a report.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
+import re
 import signal
+import sys
 import threading
-from typing import TYPE_CHECKING, Self
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from mocli.errors import Interrupted, OutOfMemory
 from mocli.report import wording
-from mocli.tasks.prepare.footprint import HINT, resident_memory
 
-if TYPE_CHECKING:
-    from types import TracebackType
+HINT = "keep fewer features (--hvg, --seen-in), lower --batch-size, or ask for more memory"
 
 PERIOD_S = 0.25
 AGAIN_S = 5.0
@@ -78,3 +84,75 @@ class MemoryLimit:
             expected=f"at most {wording.size(self.most)}",
             hint=HINT,
         )
+
+
+def return_freed_memory() -> None:
+    """Give freed memory back: glibc keeps it in scattered pieces, some 150 MB after training."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
+def available_memory() -> int | None:
+    """Return the bytes that this process can still take: of the machine, or of the job it runs in."""
+    found = [n for n in (_of_machine(), *_of_groups()) if n is not None]
+    return max(0, min(found)) if found else None
+
+
+def resident_memory() -> int | None:
+    """Return the bytes that this process holds now; None where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def _of_machine() -> int | None:
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        text = ""
+    if (found := re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)) is not None:
+        return int(found[1]) * 1024
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _of_groups(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/self/cgroup")) -> Iterable[int]:
+    """Yield what the limits of a job (control groups, either version) leave."""
+    try:
+        lines = of.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base, names = root, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            base, names = (
+                root / "memory",
+                ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+            )
+        else:
+            continue
+        here = base / path.lstrip("/")
+        for folder in (here, *here.parents):
+            left = _left(folder, *names)
+            if left is not None:
+                yield left
+            if folder == base:
+                break
+
+
+def _left(folder: Path, most: str, used: str, cache: str) -> int | None:
+    try:
+        limit = int((folder / most).read_text(encoding="ascii"))
+        now = int((folder / used).read_text(encoding="ascii"))
+        kept = re.search(rf"^{cache} (\d+)$", (folder / "memory.stat").read_text("ascii"), re.MULTILINE)
+    except (OSError, ValueError):  # absent, or "max"
+        return None
+    return limit - now + (int(kept[1]) if kept else 0)

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mocli.data.write.write import check_writable
 from mocli.errors import UsageError
-from mocli.tasks.trained.calibration import CALIBRATION
-from mocli.tasks.trained.saved import DESCRIPTION, WEIGHTS, check_model_folder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from mocli.tasks.run.options import OutputOptions, RunOptions
+from mocli.tasks.run.modelfolder import CALIBRATION, DESCRIPTION, WEIGHTS, check_model_folder
+from mocli.tasks.run.options import OutputOptions, RunOptions
 
 
 @dataclass(frozen=True)

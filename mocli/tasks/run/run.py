@@ -4,32 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import platform
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
 
 from mocli import __version__
 from mocli.data.files.inputs import sha256
 from mocli.errors import Interrupted, MocliError
 from mocli.log import logger, open_log
+from mocli.models.parameters import as_dict
 from mocli.report import wording
 from mocli.report.schema import Report
-from mocli.tasks.prepare.footprint import available_memory
-from mocli.tasks.run.memory import MemoryLimit
+from mocli.tasks.run.memory import MemoryLimit, available_memory
+from mocli.tasks.run.options import OutputOptions, RunOptions
+from mocli.tasks.run.paths import Paths
+from mocli.types import FloatArray
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-    from pathlib import Path
-    from types import TracebackType
-
     import torch
-
-    from mocli.tasks.run.options import OutputOptions, RunOptions
-    from mocli.tasks.run.paths import Paths
-    from mocli.types import FloatArray
 
 VERSIONED = ("torch", "numpy", "scipy", "pandas", "anndata", "mudata", "h5py", "scikit-learn")
 
@@ -165,6 +167,47 @@ class Run:
             record = {"path": str(path), "what": what, "bytes": path.stat().st_size, "sha256": sha256(path)}
         others = [known for known in self.report.outputs if known["path"] != str(path)]
         self.report.outputs = [record, *others] if first else [*others, record]
+
+    def provenance(self, model: str, params: object) -> dict[str, object]:
+        """Return what `uns` says of how a file was made, under `mocli`; empty with `--no-provenance`."""
+        if not self.output.provenance:
+            return {}
+        report = self.report
+        facts: dict[str, object] = {
+            "version": __version__,
+            "command": np.array(report.command, dtype=object),
+            "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "model": model,
+            "params": json.dumps(as_dict(params), sort_keys=True),
+            "seed": self.options.seed,
+            "device": str(self.device),
+            "inputs": json.dumps([{"path": r["path"], "sha256": r["sha256"]} for r in report.inputs]),
+            "links": json.dumps([{"path": r["path"], "sha256": r["sha256"]} for r in report.links]),
+            "versions": json.dumps(report.versions, sort_keys=True),
+        }
+        return {"mocli": facts}
+
+    def finish(self, pictures: Callable[[], Mapping[str, Any]] = dict) -> None:
+        """Write the HTML report, remove checkpoints, and say what was written.
+
+        The JSON report follows when the run is left, so that `ok` in it means that all of this is there.
+
+        Parameters
+        ----------
+        pictures
+            Makes what `mocli.report.html.render` draws besides the report; called only if there is to be one.
+        """
+        # imported here: a dry run must not pay for torch
+        from mocli.report import html
+        from mocli.train.checkpoint import Checkpoints
+
+        if self.paths.html is not None:
+            self.say("drawing the report")
+            html.write(self.paths.html, html.render(self.report, **pictures()))
+            self.add_output(self.paths.html, "the report to read")
+        Checkpoints(self.paths.checkpoints, fingerprint={}, resume="never").remove()
+        for record in self.report.outputs:
+            self.say(f"wrote {record['path']}: {record['what']}")
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +11,7 @@ from mocli.data.batches import dense_rows
 from mocli.metrics.embedding import Embedding
 from mocli.metrics.link_concordance import concordance_by_link
 from mocli.metrics.registry import available_metrics, evaluate
+from mocli.tasks.run.memory import return_freed_memory
 from mocli.tasks.score.baselines import (
     MAX_CELLS,
     MAX_VALUES,
@@ -188,14 +187,6 @@ def every_metric(e: Embedding, names: Iterable[str] | None = None) -> dict[str, 
         return_freed_memory()
         found |= evaluate(e, [name])
     return found
-
-
-def return_freed_memory() -> None:
-    """Give freed memory back: glibc keeps it in scattered pieces, some 150 MB after training."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
 
 
 def embedding_of(

@@ -16,7 +16,6 @@ from mocli.models.base import Conditions
 from mocli.nn.neighbors import chunks
 from mocli.tasks.infer.align import find_modality
 from mocli.tasks.infer.decoder import likelihood_of
-from mocli.tasks.integrate.write import provenance
 from mocli.tasks.simulate.groups import atlas_of
 from mocli.tasks.simulate.report import evaluate, report_groups, write_html
 from mocli.tasks.trained.record import describe_given
@@ -45,9 +44,7 @@ def deliver(work: Simulation) -> None:
     obs = obs_table(work)
     new = [_new_modality(work, obs, name) for name in wanted.modalities]
     key = work.request.output.key_added or f"X_{work.saved.description['model']}"
-    uns: dict[str, object] = {}
-    if work.request.output.provenance:
-        uns["mocli"] = provenance(run, work.saved.description["model"], work.saved.model.params)
+    uns = run.provenance(work.saved.description["model"], work.saved.model.params)
     columns = {str(name): obs[name] for name in obs}
     written = write_h5mu(run.paths.output, [], obsm={key: cells.z}, uns=uns, obs=columns, new=new)
     for name, took in written.items():

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from mocli.data.bundle import Codes
-from mocli.types import COUNT_LIKELIHOODS
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from mocli.data.bundle import MultiOmics
-    from mocli.tasks.trained.latent import Latent
-    from mocli.types import FloatArray, IntArray
+from mocli.data.bundle import Codes, MultiOmics
+from mocli.tasks.trained.latent import Latent
+from mocli.types import COUNT_LIKELIHOODS, FloatArray, IntArray
 
 MAX_KEPT = 100_000
 """Training cells kept with a model; of more, as many are drawn."""
+
+
+class LabelColumn(Protocol):
+    """A column of obs that a model keeps for queries."""
+
+    @property
+    def name(self) -> str:
+        """Of the column."""
+        ...
+
+    def of_cells(self, bundle: MultiOmics) -> Codes:
+        """Return one code for every cell of a bundle."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)

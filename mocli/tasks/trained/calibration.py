@@ -12,14 +12,13 @@ import numpy as np
 from mocli.errors import InputError
 from mocli.metrics.conformal import Conformal
 from mocli.metrics.imputation import FeatureAccuracy
+from mocli.tasks.run.modelfolder import CALIBRATION, DESCRIPTION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from mocli.types import FloatArray
-
-CALIBRATION = "calibration.safetensors"
 
 Key = tuple[str, str, str, str]
 """Source, target, scale, and the predictor's name; before there were several, `readout`."""
@@ -98,7 +97,7 @@ def save_calibrations(folder: Path, calibrations: Mapping[Key, Calibration]) -> 
             metadata={"mocli": json.dumps(facts, sort_keys=True)},
         )
         # safetensors lets nobody else read its files, whatever the user's umask
-        beside = folder / "model.json"
+        beside = folder / DESCRIPTION
         if beside.exists():
             shutil.copymode(beside, temporary)
         temporary.replace(folder / CALIBRATION)

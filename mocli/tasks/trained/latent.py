@@ -11,11 +11,9 @@ from mocli.models.base import Encodes, EncodesJointly
 from mocli.types import Pairing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from mocli.data.bundle import MultiOmics
-    from mocli.data.files.modality import ModalityFile
-    from mocli.tasks.prepare.pairing import Relation
     from mocli.types import FloatArray, IntArray
 
 
@@ -75,28 +73,6 @@ class Latent:
         if self.joint is None:
             return {name: Group(z, bundle.cells_of(name)) for name, z in self.by_modality.items()}
         return {name: Group(self.joint[cells], cells) for name, cells in measured_together(bundle).items()}
-
-
-@dataclass(frozen=True, eq=False)
-class Placed:
-    """Cells with their places, ready to be written.
-
-    Attributes
-    ----------
-    latent
-        `(n_obs, d)` by the name of each file's modality, rows in file order.
-    model, params
-        Name and hyper-parameters of the model that placed them.
-    obsm
-        More to write beside the latent, by key, then by modality.
-    """
-
-    files: Sequence[ModalityFile]
-    relation: Relation
-    latent: Mapping[str, FloatArray]
-    model: str
-    params: object
-    obsm: Mapping[str, Mapping[str, FloatArray]] = field(default_factory=dict)
 
 
 class Group(NamedTuple):

@@ -16,11 +16,11 @@ import numpy as np
 
 import mocli
 from mocli.data.transforms.recipe import LinkRecipe, Recipe
-from mocli.errors import InputError, UsageError, did_you_mean
+from mocli.errors import InputError, did_you_mean
 from mocli.models.parameters import as_dict, resolve, saved_params
 from mocli.models.registry import load_class, traits_of
+from mocli.tasks.run.modelfolder import DESCRIPTION, WEIGHTS
 from mocli.tasks.trained.atlas import Atlas
-from mocli.tasks.trained.calibration import CALIBRATION
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 2
 READS = (1, 2)
-WEIGHTS = "weights.safetensors"
-DESCRIPTION = "model.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,26 +51,6 @@ class SavedModel:
     def modalities(self) -> dict[str, dict[str, Any]]:
         """What is known of every modality, by name, in the order of training."""
         return {m["name"]: m for m in self.description["modalities"]}
-
-
-def check_model_folder(folder: Path) -> None:
-    """Make sure that a folder may be replaced by a saved model.
-
-    Raises
-    ------
-    UsageError
-        If it is a file, or holds anything that mocli does not write.
-    """
-    found = [p.name for p in folder.iterdir()] if folder.is_dir() else [folder.name]
-    # hidden files are the file manager's
-    foreign = sorted(f for f in {*found} - {WEIGHTS, DESCRIPTION, CALIBRATION} if not f.startswith("."))
-    if foreign:
-        raise UsageError(
-            "the model's folder holds other files",
-            file=folder,
-            found=", ".join(foreign[:3]),
-            hint="move them away, or choose another output",
-        )
 
 
 def save_model(

@@ -12,7 +12,8 @@ import numpy as np
 from mocli.data.files.inputs import sha256
 from mocli.errors import InputError, UsageError
 from mocli.models.base import KeepsInputs
-from mocli.tasks.trained.saved import DESCRIPTION, WEIGHTS, load_model
+from mocli.tasks.run.modelfolder import DESCRIPTION, WEIGHTS
+from mocli.tasks.trained.saved import load_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

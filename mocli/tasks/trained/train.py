@@ -23,10 +23,11 @@ from mocli.models.registry import load_class
 from mocli.tasks.prepare.footprint import footprint, tell_memory
 from mocli.tasks.prepare.plan import load, plan
 from mocli.tasks.prepare.smoothing import smooth_links
+from mocli.tasks.run.memory import return_freed_memory
+from mocli.tasks.run.modelfolder import DESCRIPTION, WEIGHTS
 from mocli.tasks.run.options import preset_of
 from mocli.tasks.run.run import digest
-from mocli.tasks.score.evaluate import return_freed_memory
-from mocli.tasks.trained.atlas import Atlas
+from mocli.tasks.trained.atlas import Atlas, LabelColumn
 from mocli.tasks.trained.latent import Latent, gives_one_place
 from mocli.tasks.trained.readout import FeatureReadout
 from mocli.tasks.trained.record import (
@@ -36,7 +37,7 @@ from mocli.tasks.trained.record import (
     warn_batches,
     warn_small,
 )
-from mocli.tasks.trained.saved import DESCRIPTION, WEIGHTS, save_model
+from mocli.tasks.trained.saved import save_model
 from mocli.tasks.trained.start import Origin, frozen_record
 from mocli.train.checkpoint import Checkpoints
 from mocli.train.freeze import names_of
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from mocli.data.bundle import MultiOmics
     from mocli.data.files.modality import ModalityFile
     from mocli.data.links.links import EdgeLinks
-    from mocli.tasks.integrate.labels import Labels
     from mocli.tasks.prepare.plan import Plan, Prepared
     from mocli.tasks.run.options import TrainOptions
     from mocli.tasks.run.request import Request
@@ -75,7 +75,7 @@ def train_model(
     task: Task,
     files: Sequence[ModalityFile] | None = None,
     *,
-    labels: Sequence[Labels] = (),
+    labels: Sequence[LabelColumn] = (),
     check: Callable[[Any, str], None] | None = None,
 ) -> Trained:
     """Plan, load, train, encode and write the model's folder, telling the report all of it.
@@ -280,7 +280,7 @@ def keep_model(
     prepared: Prepared,
     model: Model,
     latent: Latent,
-    labels: Sequence[Labels] = (),
+    labels: Sequence[LabelColumn] = (),
 ) -> None:
     """Relate the latent to all measured features of each modality, and write the model's folder."""
     bundle, seed = prepared.bundle, run.options.seed

@@ -12,8 +12,9 @@ import mocli
 from mocli.data.demo.files import write_demo
 from mocli.errors import InputError, UsageError
 from mocli.report.schema import validate
+from mocli.tasks.run.modelfolder import DESCRIPTION, WEIGHTS
 from mocli.tasks.trained.atlas import Atlas
-from mocli.tasks.trained.saved import DESCRIPTION, WEIGHTS, load_model, write_model
+from mocli.tasks.trained.saved import load_model, write_model
 
 GIVEN = {"threads": 1, "device": "cpu", "html": False}
 PARAMS = {"n_hidden": 32, "n_latent": 6, "batch_size": 64}

@@ -1,0 +1,53 @@
+"""The work of `mocli integrate`: train, encode, score, cluster, carry labels, write."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from mocli.tasks.integrate.check import transfer
+from mocli.tasks.integrate.labels import read_labels
+from mocli.tasks.integrate.options import IntegrateOptions
+from mocli.tasks.integrate.write import AddedColumns, Integrated, deliver, draw_cells, more_latents
+from mocli.tasks.prepare.plan import open_modalities
+from mocli.tasks.run.request import Request
+from mocli.tasks.run.run import Run
+from mocli.tasks.score.clusters import find_clusters
+from mocli.tasks.score.evaluate import score
+from mocli.tasks.score.graphclusters import cluster_graph, column_for, tell_replaced
+from mocli.tasks.trained.record import describe_links, describe_scores
+from mocli.tasks.trained.train import train_model
+from mocli.types import Task
+
+
+def integrate_cells(run: Run, request: Request, asked: IntegrateOptions) -> None:
+    """Train a model on the inputs, and write their cells with latent coordinates, and the report."""
+    files = open_modalities(request.data)
+    labels = read_labels(files, asked.transfer)
+    for column in labels:
+        run.say(column.summary)
+    trained = train_model(run, request, Task.INTEGRATE, files, labels=labels, check=asked.check)
+    made, bundle, latent, model = trained.made, trained.prepared.bundle, trained.latent, trained.model
+    key = request.output.key_added or f"X_{made.traits.name}"
+    names = {f.name: f.name for f in made.files}
+    with run.timed("evaluate"):
+        scores = None
+        if asked.metrics:
+            scores = score(latent, bundle, made.pairs, seed=request.run.seed)
+            describe_scores(run, scores)
+            describe_links(run, scores)
+        columns: list[AddedColumns] = [*find_clusters(run, made.traits.name, model, latent, bundle, names)]
+        graph = None
+        if asked.clusters is not None:
+            tell_replaced(made.files, column_for(key), run.warn)
+            graph = cluster_graph(run, asked.clusters, column_for(key), latent, bundle, names)
+            columns.append(graph)
+        columns += transfer(run, asked.transfer, labels, made.pairs, bundle, latent.by_modality)
+    with run.timed("write"):
+        more = more_latents(run, asked, model, bundle, latent, key, names)
+        integrated = Integrated(
+            made.files, made.relation, latent.by_modality, made.traits.name, model.params, more
+        )
+        clusters = None if graph is None else graph.codes
+        draw = partial(draw_cells, bundle, latent, clusters, seed=request.run.seed)
+        confusion = None if scores is None else scores.confusion
+        deliver(run, request.data, integrated, columns=columns, draw=draw, confusion=confusion)

@@ -1,0 +1,95 @@
+"""`perform`: the frame around every subcommand, the same for a dry run and for the run itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from mocli.data.files.inputs import parse_source
+from mocli.data.links.route import link_files
+from mocli.tasks.run.paths import Paths, command_line
+from mocli.tasks.run.request import Request, Result
+from mocli.tasks.run.run import Run
+
+
+class Tell(Protocol):
+    """What takes lines for people: a `Run`, or a `Foresight`."""
+
+    def say(self, message: str) -> None:
+        """Tell a fact."""
+
+    def warn(self, message: str) -> None:
+        """Tell of something to look at."""
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """What a dry run says, line by line."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def say(self, message: str) -> None:
+        """Add a line."""
+        self.lines.append(message)
+
+    def warn(self, message: str) -> None:
+        """Add a warning."""
+        self.lines.append(f"warning: {message}")
+
+
+@dataclass(frozen=True)
+class Verb:
+    """What a subcommand does, beside what all of them do.
+
+    Attributes
+    ----------
+    suffixes
+        Of the output, those that are possible; `beside` of what only this subcommand writes next to it.
+    reads
+        Files that are read besides inputs and links, and so must not be written over.
+    foresee
+        Says what the run would do, and raises what can be known before it. It needs no torch.
+    work
+        Does it. Torch and scikit-learn are imported by it, not before: a dry run and a refusal need neither.
+    trains, calibrates
+        Whether a model's folder is written, and the calibration of its predictions in it.
+    """
+
+    task: str
+    suffixes: tuple[str, ...]
+    foresee: Callable[[Tell], None]
+    work: Callable[[Run], None]
+    reads: Sequence[Path] = ()
+    beside: tuple[str, ...] = ()
+    trains: bool = True
+    calibrates: bool = False
+
+
+def perform(verb: Verb, request: Request, *, dry_run: bool, command: Sequence[str] | None) -> Result:
+    """Check what would be read and written, then do the work, or say what it would be.
+
+    Parameters
+    ----------
+    command
+        The words that were typed, for log and report; None for those of this process.
+
+    Raises
+    ------
+    MocliError
+        Whatever the checks and the work raise; the run has then reported it.
+    """
+    paths = Paths.of(request.output, request.run, suffixes=verb.suffixes, beside=verb.beside)
+    inputs = [parse_source(text).path for text in request.data.inputs]
+    paths.refuse_inputs([*inputs, *link_files(request.data.links), *verb.reads])
+    files = paths.results(trained=verb.trains, calibrated=verb.calibrates)
+    if dry_run:
+        paths.check(force=request.output.force)
+        foresight = Foresight()
+        verb.foresee(foresight)
+        return Result(paths.output, {}, [*foresight.lines, *(f"would write {f}" for f in files)], files)
+    words = command_line() if command is None else command
+    with Run(verb.task, paths, output=request.output, options=request.run, command=words) as run:
+        verb.work(run)
+    return Result(paths.output, run.report.as_dict(), [], files)

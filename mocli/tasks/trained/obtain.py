@@ -1,0 +1,82 @@
+"""A trained model, whether a folder of one is given or it is trained now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mocli.data.files.modality import ModalityFile
+from mocli.errors import UsageError
+from mocli.models.registry import available, traits_of
+from mocli.tasks.run.request import Request
+from mocli.tasks.run.run import Run
+from mocli.tasks.trained.saved import SavedModel, load_model
+from mocli.tasks.trained.train import Trained, train_model
+from mocli.types import Task
+
+
+@dataclass(frozen=True, eq=False)
+class Obtained:
+    """A model with everything needed to use it.
+
+    Attributes
+    ----------
+    trained
+        What it was trained on, where that was in this run.
+    """
+
+    saved: SavedModel
+    trained: Trained | None = None
+
+
+def obtain(
+    run: Run,
+    request: Request,
+    from_model: Path | None,
+    task: Task,
+    files: Sequence[ModalityFile],
+    *,
+    check: Callable[[Any, str], None] | None = None,
+) -> Obtained:
+    """Load the model of a folder, or train one on the files where no folder is given.
+
+    Parameters
+    ----------
+    check
+        Called with a model's class and name once it is chosen for training, to refuse before the work.
+
+    Raises
+    ------
+    InputError, UsageError
+        The folder holds no model, or one that cannot do the task; the files cannot be trained on.
+    """
+    if from_model is not None:
+        return Obtained(load_given(run, request, from_model, task, files))
+    trained = train_model(run, request, task, files, check=check)
+    saved = load_model(run.paths.model)
+    run.add_output(run.paths.model, "the trained model")
+    return Obtained(saved, trained)
+
+
+def load_given(
+    run: Run, request: Request, from_model: Path, task: Task, files: Sequence[ModalityFile]
+) -> SavedModel:
+    """Load a model that is trained already, and say which options have no effect on it."""
+    saved = load_model(from_model)
+    run.say(f"model: {saved.description['model']} from {from_model}")
+    for note in (note for f in files for note in f.notes):
+        run.say(note)
+    check_task(saved.description["model"], task)
+    request.tell_unused(run.warn)
+    return saved
+
+
+def check_task(model: str, task: Task) -> None:
+    """Raise `UsageError` where a model cannot do a task; the message names those that can."""
+    if task not in traits_of(model).tasks:
+        able = [name for name, traits in available().items() if task in traits.tasks]
+        raise UsageError(
+            f"{model} cannot {task}", field="--from-model", hint="these models can: " + ", ".join(able)
+        )
