@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,6 @@ from mocli.report.file import write_text
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping, Sequence
 
     from jinja2 import Environment
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from mocli.report.schema import Report
     from mocli.types import FloatArray, IntArray
 
-    Confusion = Mapping[str, tuple[Any, Sequence[str], Sequence[str]]]
+
+Confusion = Mapping[str, tuple[Any, Sequence[str], Sequence[str]]]
 
 _FILTERS = {
     "cell": wording.cell,

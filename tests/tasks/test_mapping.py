@@ -211,5 +211,5 @@ def test_a_model_without_weights_of_batches_encodes_a_query_as_it_is(tmp_path, r
     )
     assert done.report["training"] is None
     assert read(done.output).n_obs == 40
-    with pytest.raises(UsageError, match="nothing to draw from"):
+    with pytest.raises(UsageError, match="no posterior to draw from"):
         integrate(f"rna={query}", tmp_path / "r.h5mu", reference=tmp_path / "o.model", sample=1)
