@@ -14,16 +14,11 @@ from mocli.data.batches import dense_rows
 from mocli.data.bundle import FeatureMatrix
 from mocli.models.registry import traits_of
 from mocli.tasks.benchmark.ground import prepare_ground
+from mocli.tasks.prepare.neighbors import N_COMPONENTS, comparable, own_neighbors, principal_components
 from mocli.tasks.prepare.plan import load, plan
 from mocli.tasks.run.memory import return_freed_memory
 from mocli.tasks.run.options import DataOptions, TrainOptions
-from mocli.tasks.score.baselines import (
-    N_COMPONENTS,
-    comparable,
-    component_baseline,
-    own_neighbors,
-    principal_components,
-)
+from mocli.tasks.score.baselines import component_baseline
 from mocli.tasks.score.evaluate import _baseline_rows
 from mocli.types import Task
 

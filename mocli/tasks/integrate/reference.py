@@ -29,12 +29,12 @@ from mocli.tasks.run.modelfolder import CALIBRATION
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
 from mocli.tasks.score.clusters import find_clusters
-from mocli.tasks.score.evaluate import Scores
+from mocli.tasks.score.evaluate import Scores, describe_scores
 from mocli.tasks.score.graphclusters import cluster_graph, column_for, tell_replaced
 from mocli.tasks.score.picture import layout
 from mocli.tasks.trained.atlas import Atlas
 from mocli.tasks.trained.latent import Latent
-from mocli.tasks.trained.record import describe_model, describe_scores, describe_training
+from mocli.tasks.trained.record import describe_model, describe_training
 from mocli.tasks.trained.saved import SavedModel, load_model, write_model
 from mocli.tasks.trained.train import encode, schedule_of, training_of
 from mocli.train.loop import fit

@@ -12,9 +12,8 @@ from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
 from mocli.tasks.score.clusters import find_clusters
-from mocli.tasks.score.evaluate import score
+from mocli.tasks.score.evaluate import describe_links, describe_scores, score
 from mocli.tasks.score.graphclusters import cluster_graph, column_for, tell_replaced
-from mocli.tasks.trained.record import describe_links, describe_scores
 from mocli.tasks.trained.train import train_model
 from mocli.types import Task
 

@@ -16,7 +16,7 @@ from mocli.data.batches import dense_rows
 from mocli.data.bundle import FeatureMatrix
 from mocli.data.transforms.components import are_components, without_averaging
 from mocli.nn.neighbors import chunks, knn
-from mocli.tasks.score.baselines import N_COMPONENTS, principal_components
+from mocli.tasks.prepare.neighbors import N_COMPONENTS, principal_components
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
