@@ -37,8 +37,8 @@ from scipy import sparse  # noqa: E402
 
 import mocli  # noqa: E402
 from mocli.data.batches import dense_rows, densify  # noqa: E402
-from mocli.data.transforms.normalize import median_total, normalize  # noqa: E402
 from mocli.data.transforms.recipe import Recipe, RecipeOptions  # noqa: E402
+from mocli.data.transforms.transform import TRANSFORMS, median_total  # noqa: E402
 from mocli.metrics.imputation import accuracy  # noqa: E402
 from mocli.tasks.impute.accuracy import ridge_baseline  # noqa: E402
 
@@ -141,7 +141,7 @@ def batch_of(data: mudata.MuData, batch: str) -> list[ad.AnnData]:
 
 def clr(x: np.ndarray | sparse.csr_matrix) -> np.ndarray:
     """Counts as centred log-ratios, dense."""
-    return densify(normalize(sparse.csr_matrix(x, dtype=np.float32), "clr"))
+    return densify(TRANSFORMS["clr"].forward(sparse.csr_matrix(x, dtype=np.float32)))
 
 
 def ridge_of_normalised(data: mudata.MuData, seed: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
+from mocli.data.batches import densify
 from mocli.data.transforms.lsi import Lsi, tfidf
 from mocli.data.transforms.recipe import (
     TRANSFORMS,
@@ -20,6 +21,7 @@ from mocli.data.transforms.recipe import (
     seen,
 )
 from mocli.data.transforms.scaler import moments
+from mocli.data.transforms.transform import LOGNORM, Transform
 from mocli.errors import InputError, UsageError
 from mocli.types import ModalityKind, ValueKind
 
@@ -283,7 +285,7 @@ def test_cells_do_not_depend_on_their_company(transform):
 
 @given(
     values=st.lists(st.lists(st.integers(0, 5000), min_size=4, max_size=4), min_size=1, max_size=12),
-    transform=st.sampled_from(TRANSFORMS),
+    transform=st.sampled_from(sorted(TRANSFORMS)),
 )
 @settings(max_examples=60, deadline=None)
 def test_any_counts_give_finite_numbers(values, transform):
@@ -449,3 +451,50 @@ def test_what_was_seen_is_saved_and_files_without_it_are_as_before():
     assert "seen_in" not in fit(x, "lognorm").state()[0]["options"]
     with pytest.raises(UsageError, match="seen_in"):
         RecipeOptions("lognorm", seen_in=0)
+
+
+class Root(Transform):
+    """A seventh transform: the square root."""
+
+    name = "root"
+    words = "square roots"
+    is_counted = True
+    keeps_values = False
+
+    def element(self, values, cofactor=5.0, *, out=None):
+        return np.sqrt(values, out=out)
+
+    def undo(self, values, cofactor=5.0):
+        return values**2
+
+
+def test_a_transform_is_added_in_one_place(monkeypatch, tmp_path):
+    from anndata import AnnData
+
+    from mocli.data.files.inputs import open_inputs
+    from mocli.models.registry import traits_of
+    from mocli.tasks.prepare.choice import choose
+    from mocli.tasks.run.options import DataOptions
+    from mocli.tasks.trained.readout import FeatureReadout
+
+    monkeypatch.setitem(TRANSFORMS, "root", Root())
+    values = np.random.default_rng(0).poisson(2.0, (40, 6)).astype(np.float32)
+    x = sparse.csr_matrix(values)
+    AnnData(x).write_h5ad(tmp_path / "rna.h5ad")
+    (file,) = open_inputs([str(tmp_path / "rna.h5ad")])
+    assert choose(file, DataOptions(inputs=(), transform={"rna": "root"}), traits_of("scmodal")).transform == "root"
+    recipe = fit(x, "root", n_top=None, standardise=False)
+    np.testing.assert_allclose(dense(recipe.apply(x)), np.sqrt(values), rtol=1e-6)
+    assert Recipe.from_state(*recipe.state()).transform is TRANSFORMS["root"]
+    readout = FeatureReadout.fit(file, "X", recipe, values[:, :2], seed=0)
+    np.testing.assert_allclose(densify(readout.values(x, "log")), np.sqrt(values), rtol=1e-6)
+    with pytest.raises(InputError, match="non-negative"):
+        recipe.apply(sparse.csr_matrix(-values))
+
+
+@pytest.mark.parametrize("name", sorted(TRANSFORMS))
+def test_values_come_back_from_what_they_became(name):
+    values = np.array([0.0, 0.5, 3.0, 250.0], np.float32)
+    transform = TRANSFORMS[name]
+    np.testing.assert_allclose(transform.undo(transform.element(values.copy())), values, rtol=1e-5)
+    assert transform.readable in (transform, LOGNORM)

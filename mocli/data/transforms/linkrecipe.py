@@ -10,20 +10,9 @@ import numpy as np
 from scipy import sparse
 
 from mocli.data.bundle import FeatureMatrix
-from mocli.data.transforms.normalize import (
-    canonical,
-    check_transform,
-    check_values,
-    median_total,
-    normalize,
-    row_factor,
-    scale_rows,
-)
 from mocli.data.transforms.scaler import DENSE_ABOVE, Scaler, density, layout
+from mocli.data.transforms.transform import Transform, canonical, find_transform, median_total, scale_rows
 from mocli.types import CSR
-
-# Counts are summed before the log: a gene with its peaks is its gene activity.
-_LOG_AFTER = frozenset({"lognorm", "tfidf-lsi", "counts"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,14 +59,14 @@ class LinkRecipe:
         InputError
             Values that are not finite, or negative where the transform forbids it.
         """
-        check_transform(transform)
+        how = find_transform(transform)
         if aggregation.shape != (x.shape[1], len(names)):
             raise ValueError(f"aggregation is {aggregation.shape}, not {(x.shape[1], len(names))}")
         x = canonical(x)
-        check_values(x, transform)
+        how.check(x)
         aggregation = canonical(aggregation)
-        target_sum = median_total(x) if transform in ("lognorm", "tfidf-lsi") else None
-        values = _aggregate(x, aggregation, transform=transform, target_sum=target_sum, cofactor=cofactor)
+        target_sum = median_total(x) if how.scales_to_total else None
+        values = _aggregate(x, aggregation, how, target_sum=target_sum, cofactor=cofactor)
         return cls(
             transform=transform,
             aggregation=aggregation,
@@ -93,14 +82,9 @@ class LinkRecipe:
         if x.shape[1] != self.aggregation.shape[0]:
             raise ValueError(f"{x.shape[1]} columns, fitted on {self.aggregation.shape[0]}")
         x = canonical(x)
-        check_values(x, self.transform)
-        values = _aggregate(
-            x,
-            self.aggregation,
-            transform=self.transform,
-            target_sum=self.target_sum,
-            cofactor=self.cofactor,
-        )
+        how = find_transform(self.transform)
+        how.check(x)
+        values = _aggregate(x, self.aggregation, how, target_sum=self.target_sum, cofactor=self.cofactor)
         return self.scaler.apply(layout(values, dense=self.dense), self.names)
 
     @property
@@ -136,12 +120,12 @@ class LinkRecipe:
         )
 
 
-def _aggregate(x: CSR, aggregation: CSR, *, transform: str, target_sum: float | None, cofactor: float) -> CSR:
+def _aggregate(x: CSR, aggregation: CSR, how: Transform, *, target_sum: float | None, cofactor: float) -> CSR:
     """Return linked columns before standardisation, CSR `(n_obs, n_columns)`."""
-    logged = transform in _LOG_AFTER
+    logged = how.sums_counts
     # Scaling cells commutes with summing features, so only the small product is scaled.
-    factor = row_factor(x, transform, target_sum) if logged else None
-    values = x if logged else normalize(x, transform, cofactor=cofactor)
+    factor = how.factor(x, target_sum) if logged else None
+    values = x if logged else how.forward(x, cofactor=cofactor)
     if not logged or not aggregation.nnz or aggregation.data.min() >= 0:
         return _summed(values, aggregation, factor, logged=logged)
     positive = _summed(values, aggregation.maximum(0), factor, logged=logged)

@@ -16,21 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from mocli.data.transforms.normalize import own_columns, row_factor, row_sums, scale_rows
+from mocli.data.transforms.transform import LOGNORM, own_columns, row_sums, scale_rows
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
 FIT_CELLS = 200_000
 DEPTH_LIMIT = 0.75
-_SCALE = 1e4
+SCALE = 1e4
 _ROWS = 20_000
 
 
 def tfidf(x: CSR, idf: FloatArray) -> CSR:
     """Return `log1p(x / total * idf * 1e4)`, `(n_obs, n_vars)`; an empty cell stays empty."""
-    factor = row_factor(x, "tfidf-lsi", _SCALE)
     values = own_columns(x)
-    if factor is not None:
-        scale_rows(values, factor)
+    scale_rows(values, LOGNORM.factor(x, SCALE))
     values.data *= idf[values.indices]
     np.log1p(values.data, out=values.data)
     return values

@@ -19,15 +19,8 @@ from mocli.data.bundle import FeatureMatrix
 from mocli.data.transforms.components import Components
 from mocli.data.transforms.linkrecipe import LinkRecipe
 from mocli.data.transforms.lsi import Lsi
-from mocli.data.transforms.normalize import (
-    TRANSFORMS,
-    canonical,
-    check_transform,
-    check_values,
-    median_total,
-    normalize,
-)
 from mocli.data.transforms.scaler import DENSE_ABOVE, Scaler, density, layout, moments
+from mocli.data.transforms.transform import TRANSFORMS, Transform, canonical, find_transform, median_total
 from mocli.errors import UsageError
 from mocli.types import CSR, FloatArray, IntArray, ModalityKind, ValueKind
 
@@ -116,7 +109,7 @@ class RecipeOptions:
     seen_in: float | None = None
 
     def __post_init__(self) -> None:
-        check_transform(self.transform)
+        find_transform(self.transform)
         for name in ("n_top", "n_components", "target_sum", "cofactor", "clip", "seen_in"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -140,7 +133,8 @@ def highly_variable(x: CSR, options: RecipeOptions) -> IntArray:
     transformed values. Above 30,000 cells a seeded sample of so many is ranked.
     """
     n_top = options.n_top
-    if options.transform == "tfidf-lsi":
+    transform = find_transform(options.transform)
+    if transform.reduces:
         return np.arange(x.shape[1], dtype=np.int64)
     among = seen(x, options.seen_in)
     if n_top is None or n_top >= len(among):
@@ -148,11 +142,10 @@ def highly_variable(x: CSR, options: RecipeOptions) -> IntArray:
     if x.shape[0] > HVG_CELLS:
         chosen = np.random.default_rng(options.seed).choice(x.shape[0], HVG_CELLS, replace=False)
         x = x[np.sort(chosen)]
-    ranked_as = "lognorm" if options.transform == "counts" else options.transform
     target = options.target_sum if options.target_sum is not None else median_total(x)
-    values = normalize(x, ranked_as, target_sum=target, cofactor=options.cofactor, columns=among)
+    values = transform.readable.forward(x, target_sum=target, cofactor=options.cofactor, columns=among)
     low, high = (values.data.min(), values.data.max()) if values.nnz else (0.0, 0.0)
-    log_like = ranked_as == "lognorm" or (ranked_as == "identity" and low >= 0 and high < _LOG_LIKE_MAX)
+    log_like = transform.sums_counts or (transform.keeps_values and low >= 0 and high < _LOG_LIKE_MAX)
     if log_like and x.shape[0] > 1:
         import scanpy as sc
         from anndata import AnnData
@@ -221,23 +214,21 @@ class Recipe:
         if x.shape[1] != len(var_names):
             raise ValueError(f"{x.shape[1]} columns but {len(var_names)} names")
         x = canonical(x)
-        check_values(x, options.transform)
-        transform = options.transform
+        transform = find_transform(options.transform)
+        transform.check(x)
         selected = np.union1d(highly_variable(x, options), np.asarray(keep, dtype=np.int64))
         lsi = None
         target_sum = None
-        if transform == "tfidf-lsi":
+        if transform.reduces:
             lsi = Lsi.fit(x, n_components=options.n_components, seed=options.seed)
             values: CSR | FloatArray = lsi.apply(x)
             dense = True
         else:
-            if transform == "lognorm":
+            if transform.scales_to_total:
                 target_sum = options.target_sum or median_total(x)
-            values = normalize(
-                x, transform, target_sum=target_sum, cofactor=options.cofactor, columns=selected
-            )
+            values = transform.forward(x, target_sum=target_sum, cofactor=options.cofactor, columns=selected)
             dense = density(values) > DENSE_ABOVE
-        scale = options.standardise and transform != "counts"
+        scale = options.standardise and not transform.is_for_counts
         fitted = cls(
             options=options,
             feature_names=tuple(var_names[j] for j in selected) if lsi is None else lsi.names,
@@ -271,14 +262,13 @@ class Recipe:
         if x.shape[1] != self.n_vars:
             raise ValueError(f"{x.shape[1]} columns, fitted on {self.n_vars}")
         x = canonical(x)
-        check_values(x, self.options.transform)
+        self.transform.check(x)
         if self.lsi is not None:
             values: CSR | FloatArray = self.lsi.apply(x)
         else:
             values = layout(
-                normalize(
+                self.transform.forward(
                     x,
-                    self.options.transform,
                     target_sum=self.target_sum,
                     cofactor=self.options.cofactor,
                     columns=self.selected,
@@ -293,9 +283,14 @@ class Recipe:
             return self.components.apply(scaled, missing)
         if not len(missing):
             return scaled
-        if self.options.transform == "counts" and self.means is not None:
+        if self.transform.is_for_counts and self.means is not None:
             return replace(scaled, values=at_shares(scaled.values, missing, self.means))
         return at_mean(scaled, missing, self.means)
+
+    @property
+    def transform(self) -> Transform:
+        """The transform that is fitted."""
+        return find_transform(self.options.transform)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -358,7 +353,7 @@ class Recipe:
             target_sum=json["target_sum"],
             dense=json["dense"],
             scaler=Scaler.from_arrays(arrays, clip=options.clip) if json["scaled"] else None,
-            lsi=Lsi.from_arrays(arrays) if options.transform == "tfidf-lsi" else None,
+            lsi=Lsi.from_arrays(arrays) if find_transform(options.transform).reduces else None,
             components=Components.from_arrays(arrays) if json.get("projected") else None,
             means=arrays.get("means"),
         )

@@ -11,11 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mocli.data.transforms.normalize import row_factor
+from mocli.data.transforms.lsi import SCALE
 from mocli.data.transforms.recipe import Recipe
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray
-
-_TFIDF_TOTAL = 1e4  # as in `lsi.tfidf`
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +58,9 @@ class Response:
 
     def factor(self, x: CSR) -> DoubleArray:
         """Return the normalising factor of each cell, `(n,)`; 1 where the recipe has none."""
-        options, target = self.recipe.options, self.recipe.target_sum
-        if self.recipe.lsi is not None:
-            target = _TFIDF_TOTAL
-        found = row_factor(x, options.transform, target)
-        return np.ones(x.shape[0]) if found is None else found
+        target = self.recipe.target_sum if self.recipe.lsi is None else SCALE
+        factor = self.recipe.transform.factor(x, target)
+        return np.ones(x.shape[0]) if factor is None else factor
 
     def values(self, raw: DoubleArray, factor: DoubleArray, used: IntArray) -> DoubleArray:
         """Return what the linear part sees of raw values.
@@ -74,14 +70,11 @@ class Response:
         raw, factor, used
             Values, factors of their cells, positions of their features among those used, `(n,)`.
         """
-        recipe = self.recipe
-        transform, scaler = recipe.options.transform, recipe.scaler
+        recipe, scaler = self.recipe, self.recipe.scaler
+        idf = 1.0 if recipe.lsi is None else recipe.lsi.idf[used]
+        raw = recipe.transform.element(raw * factor * idf, recipe.options.cofactor)
         if recipe.lsi is not None:
-            return np.log1p(raw * factor * recipe.lsi.idf[used])
-        if transform in {"lognorm", "clr"}:
-            raw = np.log1p(raw * factor)
-        elif transform == "arcsinh":
-            raw = np.arcsinh(raw / recipe.options.cofactor)
+            return raw
         if scaler is None:
             return raw
         scaled: DoubleArray = (raw - scaler.mean[used]) / scaler.std[used]

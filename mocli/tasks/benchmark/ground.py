@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mocli.data.files.columns import find_column
+from mocli.data.transforms.transform import find_transform
 from mocli.models.base import Traits
 from mocli.tasks.prepare.plan import load, open_modalities, plan
 from mocli.tasks.run.options import TrainOptions
@@ -96,7 +97,7 @@ def prepare_ground(data: DataOptions, *, seed: int, say: Say, warn: Say, debug: 
     """
     files = open_modalities(data)
     # what values are to be taken for, and sets of genes, are the models' matter
-    transform = {name: of for name, of in data.transform.items() if of != "counts"}
+    transform = {name: of for name, of in data.transform.items() if not find_transform(of).is_for_counts}
     data = replace(data, likelihood={}, transform=transform, gene_sets=None)
     options = TrainOptions()
     made = plan(data, options, Task.BENCHMARK, debug, files=files, traits=NO_MODEL)

@@ -10,7 +10,7 @@ from scipy import sparse
 
 from mocli.data.batches import dense_rows
 from mocli.data.transforms.components import Components, are_components, without_averaging
-from mocli.data.transforms.normalize import median_total, normalize
+from mocli.data.transforms.transform import LOGNORM, median_total
 from mocli.metrics import conformal
 from mocli.nn.neighbors import chunks
 from mocli.tasks.impute import accuracy as accuracy
@@ -93,7 +93,7 @@ def _scores(
     if source.likelihood in COUNT_LIKELIHOODS:
         depth = median_total(sparse.csr_matrix(known.values))
         known, new = (
-            replace(m, values=normalize(sparse.csr_matrix(m.values), "lognorm", target_sum=depth))
+            replace(m, values=LOGNORM.forward(sparse.csr_matrix(m.values), target_sum=depth))
             for m in (known, new)
         )
     if not are_components(known.names):

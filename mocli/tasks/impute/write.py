@@ -30,13 +30,7 @@ if TYPE_CHECKING:
 SPOKEN_OF = 1_000_000
 """Values from which the pace of writing is worth a line."""
 
-_LOGGED = {
-    "clr": "as centred log-ratios (CLR)",
-    "arcsinh": "after arcsinh",
-    "identity": "on the scale of the values given",
-}
 _SCALES = {
-    "log": "normalised to the median depth of the training cells and logged",
     "counts": "expected counts of a cell of the training cells' median depth",
     "scaled": "standardised by the training cells' mean and standard deviation of log values",
     "shares": "shares of the cell's total",
@@ -80,7 +74,7 @@ def _scale_words(work: Imputation) -> str:
     scale = work.asked.scale
     if work.denoised is not None and scale == "counts":
         return "expected counts at the depth of each cell"
-    return _LOGGED.get(work.readout.transform, _SCALES[scale]) if scale == "log" else _SCALES[scale]
+    return work.readout.transform.readable.words if scale == "log" else _SCALES[scale]
 
 
 def feature_table(work: Imputation) -> pd.DataFrame:

@@ -143,9 +143,10 @@ class Decoder:
             values = np.maximum(values, self.readout.floor)
         if scale == "log":
             return values
-        counts = np.expm1(values)
+        transform = self.readout.transform
+        counts = transform.readable.undo(values)
         # CLR leaves the total open, and the depth asked for settles it
-        return self._at_depth(counts, z) if self.readout.transform == "clr" else counts
+        return counts if transform.keeps_depth else self._at_depth(counts, z)
 
     def _at_depth(self, counts: FloatArray, z: FloatArray) -> FloatArray:
         """Scale cells to the median depth, or to the share of it that the features decoded have."""

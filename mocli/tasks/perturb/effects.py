@@ -43,7 +43,6 @@ BLOCK = 4_000_000
 MOST_NULL = 100
 """Perturbations that an effect is held against: those nearest in expression."""
 
-_LOGGED = frozenset({"lognorm", "clr", "counts", "tfidf-lsi"})
 _TINY = 1e-12
 
 
@@ -86,8 +85,7 @@ class TargetReader:
         recipe, names = saved.recipes[modality], saved.modalities[modality]["var_names"]
         likelihood = saved.modalities[modality].get("likelihood")
         counted = likelihood in COUNT_LIKELIHOODS or likelihood == "bernoulli"
-        transform = recipe.options.transform
-        logged = transform in _LOGGED or saved.modalities[modality]["values"] == "lognorm"
+        logged = recipe.transform.readable.is_logged or saved.modalities[modality]["values"] == "lognorm"
         if isinstance(saved.model, Decodes) and recipe.lsi is None and recipe.components is None:
             columns = recipe.selected
             saved.model.module.to(device).eval()

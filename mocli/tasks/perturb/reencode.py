@@ -17,6 +17,7 @@ from scipy import sparse
 
 from mocli.data.batches import Rows, densify
 from mocli.data.transforms.response import Response
+from mocli.data.transforms.transform import LOGNORM
 from mocli.models.base import Encodes, EntersLinearly
 from mocli.nn.neighbors import chunks
 from mocli.tasks.perturb.settle import Settled
@@ -33,8 +34,6 @@ NARROW = 16_384
 
 WIDE_VALUES = 4_000_000
 """Values of changed inputs at a time, for encoders that see all of them."""
-
-_UNLOGGED = frozenset({"counts", "tfidf-lsi"})
 
 
 class Mover(Protocol):
@@ -215,13 +214,10 @@ class Replacement:
     def _of(
         cls, saved: SavedModel, response: Response, modality: str, x: CSR, absent: IntArray, mover: Mover
     ) -> Replacement:
-        factor, transform = response.factor(x), response.recipe.options.transform
-        log_factor = factor
-        if transform in _UNLOGGED:
-            totals = np.asarray(x.sum(axis=1), dtype=np.float64).ravel()
-            log_factor = np.divide(
-                saved.readouts[modality].depth, totals, out=np.zeros_like(totals), where=totals > 0
-            )
+        factor = log_factor = response.factor(x)
+        transform = response.recipe.transform
+        if transform.readable is not transform:
+            log_factor = LOGNORM.factor(x, saved.readouts[modality].depth)
         known = sparse.csc_matrix(x)
         if len(absent):
             keep = np.ones(x.shape[1], np.float32)

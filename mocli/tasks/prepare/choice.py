@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mocli.data.files.values import choose_layer
-from mocli.data.transforms.recipe import TRANSFORMS, default_transform, seen
+from mocli.data.transforms.recipe import default_transform, seen
+from mocli.data.transforms.transform import TRANSFORMS
 from mocli.errors import InputError, UsageError
 from mocli.tasks.run.options import one_of
 from mocli.types import ModalityKind, ValueKind
@@ -40,8 +41,6 @@ LIKELIHOODS = {
 
 SIGNED_KINDS = frozenset({ModalityKind.OTHER, ModalityKind.METHYL, ModalityKind.CYTO})
 """Kinds whose values may be negative by nature: M-values, compensated intensities."""
-
-SIGNED_TRANSFORMS = frozenset({"identity", "arcsinh"})
 
 _VALUE_WORDS = {
     ValueKind.COUNTS: "counts",
@@ -106,13 +105,15 @@ def choose(file: ModalityFile, data: DataOptions, traits: Traits) -> Choice:
     if asked is not None:
         one_of(asked, list(TRANSFORMS), "--transform")
     wanted = _wanted_likelihood(file, data, traits, asked)
-    needs_counts = LIKELIHOODS.get(wanted or "") == "counts" or asked == "counts"
-    signed = asked in SIGNED_TRANSFORMS or (asked is None and file.kind in SIGNED_KINDS and wanted != "ziln")
+    named = None if asked is None else TRANSFORMS[asked]
+    needs_counts = LIKELIHOODS.get(wanted or "") == "counts" or (named is not None and named.is_for_counts)
+    signed = file.kind in SIGNED_KINDS and wanted != "ziln" if named is None else not named.is_counted
     layer = _layer(file, data.layer.get(file.name), asked, traits, signed=signed, counts=needs_counts)
     likelihood = wanted or _default_likelihood(file.kind, layer.values, traits, asked)
     transform = asked or _transform(file, layer, likelihood)
+    how = TRANSFORMS[transform]
     for option, given in (("--hvg", data.hvg), ("--seen-in", data.seen_in)):
-        if transform == "tfidf-lsi" and file.name in given:
+        if how.reduces and file.name in given:
             raise UsageError(
                 f"{option} has no effect on {file.name}, whose TF-IDF and LSI use every feature",
                 field=option,
@@ -123,11 +124,11 @@ def choose(file: ModalityFile, data: DataOptions, traits: Traits) -> Choice:
         layer=layer,
         transform=transform,
         reason="as asked" if asked else f"{file.kind} with {_VALUE_WORDS[layer.values]}",
-        signed=signed and transform in SIGNED_TRANSFORMS,
+        signed=signed and not how.is_counted,
         n_top=_n_top(
             file,
             data,
-            peaks=file.kind is ModalityKind.ATAC and transform != "tfidf-lsi",
+            peaks=file.kind is ModalityKind.ATAC and not how.reduces,
             all_kept=not traits.selects_features,
         ),
         likelihood=likelihood,
@@ -142,8 +143,9 @@ def _wanted_likelihood(
 ) -> str | None:
     """Return the likelihood that was asked for, in words or by a transform, after checking it."""
     asked = data.likelihood.get(file.name)
+    is_for_counts = transform is not None and TRANSFORMS[transform].is_for_counts
     if asked is None:
-        return "normal" if traits.likelihoods and transform not in {None, "counts"} else None
+        return "normal" if traits.likelihoods and transform and not is_for_counts else None
     one_of(asked, list(LIKELIHOODS), "--likelihood")
     offered = traits.likelihoods.get(file.kind, ())
     if asked not in offered:
@@ -153,7 +155,7 @@ def _wanted_likelihood(
             expected=", ".join(offered) or "no likelihood: this model has its own",
             hint=f"leave --likelihood {file.name}={asked} out, or choose another model",
         )
-    if transform is not None and (transform == "counts") != (LIKELIHOODS[asked] == "counts"):
+    if transform is not None and is_for_counts != (LIKELIHOODS[asked] == "counts"):
         raise UsageError(
             f"the likelihood {asked} is not for values after {transform}",
             field="--likelihood",
@@ -167,12 +169,13 @@ def _default_likelihood(
     kind: ModalityKind, values: ValueKind, traits: Traits, transform: str | None
 ) -> str | None:
     """Return the first likelihood of the model that fits the values."""
+    is_free = transform is None or not TRANSFORMS[transform].is_for_counts
     for name in traits.likelihoods.get(kind, ()):
         needs = LIKELIHOODS[name]
         fits = {
             "counts": values is ValueKind.COUNTS,
-            "any values": transform != "counts",
-        }.get(needs, values is not ValueKind.REAL and transform != "counts")
+            "any values": is_free,
+        }.get(needs, values is not ValueKind.REAL and is_free)
         if fits:
             return name
     return None
@@ -186,7 +189,7 @@ def _transform(file: ModalityFile, layer: LayerChoice, likelihood: str | None) -
     sample = file.sample(layer.layer)
     largest = float(sample.data.max()) if sample.nnz else 0.0
     found = default_transform(file.kind, layer.values, max_value=largest)
-    if likelihood is not None and found == "tfidf-lsi":
+    if likelihood is not None and TRANSFORMS[found].reduces:
         # a likelihood is of features, not of components
         return "lognorm" if layer.values is ValueKind.COUNTS else "identity"
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mocli.data.transforms.transform import find_transform
 from mocli.errors import OutOfMemory
 from mocli.models.base import ProjectsInput, SmoothsLinks
 from mocli.models.parameters import Sized, resolve
@@ -102,7 +103,7 @@ def footprint(made: Plan, params: object, task: Task) -> Footprint:
         n, p = c.file.n_obs, max(c.file.n_vars, 1)
         stored = float(c.file.nbytes(c.layer.layer))
         chosen = p if c.n_top is None else min(p, c.n_top + n_links.get(c.file.name, 0))
-        reduced = c.likelihood is None and (projects is not None or "lsi" in c.transform)
+        reduced = c.likelihood is None and (projects is not None or find_transform(c.transform).reduces)
         raw.append(stored)
         held += 4.0 * n * COMPONENTS if reduced else stored * min(1.0, CHOSEN * chosen / p)
         seen = COMPONENTS if reduced else chosen

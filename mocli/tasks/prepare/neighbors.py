@@ -11,6 +11,7 @@ from mocli.data.batches import dense_rows
 from mocli.data.bundle import FeatureMatrix, Modality
 from mocli.data.transforms.components import principal_scores, without_averaging
 from mocli.data.transforms.recipe import Recipe, RecipeOptions, default_transform
+from mocli.data.transforms.transform import find_transform
 from mocli.nn.neighbors import knn
 from mocli.tasks.prepare.choice import usual_top
 from mocli.types import COUNT_LIKELIHOODS, CSR, FloatArray, IntArray, ModalityKind, ValueKind
@@ -47,7 +48,7 @@ def comparable(m: Modality, rows: IntArray, *, seed: int, standardise: bool) -> 
     largest = float(x.data.max()) if x.nnz else 0.0
     # values that are taken for normal were transformed before
     transform = "identity" if m.likelihood == "normal" else default_transform(m.kind, kind, max_value=largest)
-    peaks = m.kind is ModalityKind.ATAC and transform != "tfidf-lsi"
+    peaks = m.kind is ModalityKind.ATAC and not find_transform(transform).reduces
     n_top = usual_top(len(rows), peaks=peaks) if x.nnz else None  # nothing varies where nothing was seen
     options = RecipeOptions(transform=transform, n_top=n_top, standardise=standardise, seed=seed)
     return Recipe.fit(x, var_names=features.names, options=options).apply(x)

@@ -14,6 +14,7 @@ from mocli.data.files.inputs import ModalityFile, open_inputs
 from mocli.data.files.values import Health, check_values
 from mocli.data.links.matrices import read_linked
 from mocli.data.transforms.recipe import LinkRecipe, Recipe, RecipeOptions, default_transform
+from mocli.data.transforms.transform import find_transform
 from mocli.errors import UsageError, did_you_mean
 from mocli.models.base import ProjectsInput
 from mocli.tasks.prepare.choice import Choice, choose, tell_seen
@@ -281,7 +282,7 @@ def load(
 
 def _of_links(choice: Choice) -> str:
     """Return the transform of linked features: counts have to be comparable between cells of any depth."""
-    if choice.transform != "counts":
+    if not find_transform(choice.transform).is_for_counts:
         return choice.transform
     return default_transform(choice.file.kind, choice.layer.values)
 

@@ -150,7 +150,7 @@ def _encoded(
 ) -> tuple[FloatArray, FloatArray] | None:
     """Where real and simulated cells lie by this modality alone; None where the model cannot say."""
     saved, recipe = work.saved, work.saved.recipes[name]
-    if not isinstance(saved.model, Encodes) or recipe.options.transform not in {"counts", "identity"}:
+    if not isinstance(saved.model, Encodes) or not recipe.transform.keeps_values:
         return None
     whole = sparse.csr_matrix(
         (np.ones(len(recipe.selected), np.float32), (np.arange(len(recipe.selected)), recipe.selected)),

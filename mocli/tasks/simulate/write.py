@@ -114,10 +114,10 @@ def _check_features(work: Simulation, name: str) -> None:
             f"{name}: {len(recipe.selected):,} of {recipe.n_vars:,} features, those that the model was "
             "trained on (--hvg)"
         )
-    transform = recipe.options.transform
-    if likelihood_of(work.saved, name) in {"normal", "ziln"} and transform not in {"identity", "counts"}:
+    if likelihood_of(work.saved, name) in {"normal", "ziln"} and not recipe.transform.keeps_values:
         run.warn(
-            f"{name}: values are no counts but lie on the scale that the model was trained on ({transform}); "
+            f"{name}: values are no counts but lie on the scale that the model was trained on "
+            f"({recipe.transform.name}); "
             f"train it with --likelihood {name}=nb for counts"
         )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mocli.data.transforms.normalize import median_total, normalize, row_factor, scale_rows
+from mocli.data.transforms.transform import LOGNORM, Transform, find_transform, median_total, scale_rows
 from mocli.errors import UsageError
 from mocli.nn.neighbors import chunks
 from mocli.nn.readout import Basis, Readout
@@ -24,8 +24,6 @@ ROWS = 4096
 """Cells read at a time."""
 
 _PARTS = ("coefficients", "intercept", "mean", "deviation")
-_COUNTED = frozenset({"lognorm", "tfidf-lsi", "counts", "clr"})
-_LOGGED = frozenset({"lognorm", "tfidf-lsi", "counts"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +43,7 @@ class FeatureReadout:
         Modality that alone placed the cells it was fitted on; None: all that was measured of them.
     """
 
-    transform: str
+    transform: Transform
     depth: float
     cofactor: float
     by_scale: Mapping[str, Readout]
@@ -62,9 +60,9 @@ class FeatureReadout:
         seed: int,
     ) -> FeatureReadout:
         """Fit on the cells of a file, read block by block; `z` is `(n_obs, n_latent)`."""
-        transform = recipe.options.transform
+        transform = recipe.transform
         depth = recipe.target_sum or 1.0
-        if transform in _COUNTED and recipe.target_sum is None:
+        if transform.is_counted and recipe.target_sum is None:
             depth = median_total(file.sample(layer, n_rows=20_000))
         return cls(transform, depth, recipe.options.cofactor, {})._fitted(file, layer, z, seed=seed)
 
@@ -88,7 +86,7 @@ class FeatureReadout:
                 yield rows, self.values(file.read(layer, rows=rows), scale)
 
         by_scale["log"] = Readout.fit(basis, z, blocks("log"))
-        if self.transform in _COUNTED:
+        if self.transform.is_counted:
             by_scale["counts"] = Readout.fit(basis, z, blocks("counts"))
         return replace(self, by_scale=by_scale)
 
@@ -116,12 +114,9 @@ class FeatureReadout:
         """Return raw values `(n, n_vars)` on the scale `log` or `counts`, sparse; `x` is not changed."""
         if scale == "counts":
             values = x.copy()
-            factor = row_factor(x, "lognorm", self.depth)
-            if factor is not None:
-                scale_rows(values, factor)
+            scale_rows(values, LOGNORM.factor(x, self.depth))
             return values
-        transform = "lognorm" if self.transform in _LOGGED else self.transform
-        return normalize(x, transform, target_sum=self.depth, cofactor=self.cofactor)
+        return self.transform.readable.forward(x, target_sum=self.depth, cofactor=self.cofactor)
 
     def measured(self, x: CSR, scale: str, columns: IntArray, absent: IntArray | None = None) -> FloatArray:
         """Return raw values `(n, n_vars)` on any scale, some columns, dense.
@@ -151,7 +146,7 @@ class FeatureReadout:
     @property
     def floor(self) -> float | None:
         """The least value that `log` and `counts` can have, None where there is none."""
-        return 0.0 if self.transform in _COUNTED else None
+        return 0.0 if self.transform.is_counted else None
 
     def moments(self, scale: str) -> tuple[FloatArray, FloatArray]:
         """Mean and standard deviation of the training cells' values on a scale, `(n_vars,)` each."""
@@ -173,7 +168,7 @@ class FeatureReadout:
         for scale, readout in self.by_scale.items():
             arrays |= {f"{scale}.{part}": getattr(readout, part) for part in _PARTS}
         facts: dict[str, Json] = {
-            "transform": self.transform,
+            "transform": self.transform.name,
             "depth": self.depth,
             "cofactor": self.cofactor,
             "width": basis.width,
@@ -190,4 +185,5 @@ class FeatureReadout:
             scale: Readout(basis, *(arrays[f"{scale}.{part}"] for part in _PARTS))
             for scale in facts["scales"]
         }
-        return cls(facts["transform"], facts["depth"], facts["cofactor"], by_scale, facts.get("source"))
+        transform = find_transform(facts["transform"])
+        return cls(transform, facts["depth"], facts["cofactor"], by_scale, facts.get("source"))

@@ -1,0 +1,238 @@
+"""The transforms, one class each: how raw values of a cell become those that a model sees.
+
+A transform is one factor a row and one function of the stored values, which keeps zeros at zero, so
+that sparse data stay sparse. Adding one is adding a class here and its name to `TRANSFORMS`.
+
+References
+----------
+Stoeckius et al. 2017, doi:10.1038/nmeth.4380 (CLR for antibody counts; the form
+with log1p is Seurat's). Cusanovich et al. 2015, doi:10.1126/science.aab1601, and
+Stuart et al. 2021, doi:10.1038/s41592-021-01282-5 (TF-IDF of accessibility).
+Bendall et al. 2011, doi:10.1126/science.1198704 (arcsinh with cofactor 5).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from scipy import sparse
+
+from mocli.errors import InputError, UsageError, did_you_mean
+from mocli.types import CSR, DoubleArray, FloatArray, IntArray
+
+_ROWS = 16_384
+
+
+class Transform:
+    """One way from raw values to those that a model sees; this one leaves them as they are.
+
+    Attributes
+    ----------
+    name
+        As users and saved models call it.
+    words
+        What its values are, in words.
+    is_counted
+        Whether raw values are amounts that cannot be negative, as counts are.
+    is_logged
+        Whether its values are logarithms, so that their differences are log fold changes.
+    keeps_values
+        Whether values stay as they are.
+    is_for_counts
+        Whether it hands counts to a likelihood of counts.
+    scales_to_total
+        Whether it brings cells to one total, `target_sum`.
+    keeps_depth
+        Whether undoing it gives counts at the depth to which it scaled.
+    sums_counts
+        Whether features are summed as counts before they are logged, so that a gene with its peaks is
+        its gene activity.
+    reduces
+        Whether components of all features take the place of the features.
+    """
+
+    name: ClassVar[str] = "identity"
+    words: ClassVar[str] = "on the scale of the values given"
+    is_counted: ClassVar[bool] = False
+    is_logged: ClassVar[bool] = False
+    keeps_values: ClassVar[bool] = True
+    is_for_counts: ClassVar[bool] = False
+    scales_to_total: ClassVar[bool] = False
+    keeps_depth: ClassVar[bool] = True
+    sums_counts: ClassVar[bool] = False
+    reduces: ClassVar[bool] = False
+
+    @property
+    def readable(self) -> Transform:
+        """The transform under which people read its features: log-normalised where they are counts."""
+        return LOGNORM if self.sums_counts else self
+
+    def factor(self, x: CSR, target_sum: float | None) -> DoubleArray | None:
+        """Return the factor of each cell from all its features, `(n_obs,)`, or None where there is none.
+
+        An empty cell gets 0 or 1 and stays empty.
+        """
+        return None
+
+    def element(self, values: Any, cofactor: float = 5.0, *, out: Any = None) -> Any:
+        """Return what becomes of single values after the factor of their cell."""
+        return values
+
+    def undo(self, values: FloatArray, cofactor: float = 5.0) -> FloatArray:
+        """Return values whose `element` is given."""
+        return values
+
+    def forward(
+        self,
+        x: CSR,
+        *,
+        target_sum: float | None = None,
+        cofactor: float = 5.0,
+        columns: IntArray | None = None,
+    ) -> CSR:
+        """Transform raw values `(n_obs, n_vars)`; factors are of all columns, the result has the chosen."""
+        factor = self.factor(x, target_sum)
+        values = own_columns(x, columns)
+        if factor is not None:
+            scale_rows(values, factor)
+        self.element(values.data, cofactor, out=values.data)
+        return values
+
+    def check(self, x: CSR) -> None:
+        """Raise `InputError` for values that are not finite, or negative where they must not be."""
+        with np.errstate(invalid="ignore"):
+            total = x.data.sum(dtype=np.float64)
+        if not np.isfinite(total):
+            raise InputError("the matrix holds values that are not finite", expected="finite numbers")
+        if self.is_counted and x.nnz and x.data.min() < 0:
+            raise InputError(
+                f"the transform '{self.name}' needs non-negative values",
+                found=f"minimum {x.data.min():g}",
+                hint="use the raw counts, or the transform 'identity'",
+            )
+
+
+class LogNorm(Transform):
+    """`log1p(x / total * target_sum)`."""
+
+    name = "lognorm"
+    words = "normalised to the median depth of the training cells and logged"
+    is_counted = is_logged = scales_to_total = sums_counts = True
+    keeps_values = False
+
+    def factor(self, x: CSR, target_sum: float | None) -> DoubleArray:
+        """Return `target_sum / total`."""
+        totals = row_sums(x.data, x.indptr)
+        target = 1.0 if target_sum is None else target_sum
+        factor: DoubleArray = np.divide(target, totals, out=np.zeros_like(totals), where=totals > 0)
+        return factor
+
+    def element(self, values: Any, cofactor: float = 5.0, *, out: Any = None) -> Any:
+        """Return `log1p`."""
+        return np.log1p(values, out=out)
+
+    def undo(self, values: FloatArray, cofactor: float = 5.0) -> FloatArray:
+        """Return `expm1`."""
+        undone: FloatArray = np.expm1(values)
+        return undone
+
+
+class Clr(LogNorm):
+    """`log1p(x / exp(mean_j log1p(x_j)))`, the mean being over all features, zeros included."""
+
+    name = "clr"
+    words = "as centred log-ratios (CLR)"
+    scales_to_total = sums_counts = keeps_depth = False
+
+    def factor(self, x: CSR, target_sum: float | None) -> DoubleArray:
+        """Return `1 / exp(mean_j log1p(x_j))`."""
+        means: DoubleArray = row_sums(np.log1p(x.data), x.indptr) / max(x.shape[1], 1)
+        return np.exp(-means)
+
+
+class TfidfLsi(LogNorm):
+    """TF-IDF and truncated SVD, see `lsi`: shares of the total times inverse document frequencies, logged."""
+
+    name = "tfidf-lsi"
+    reduces = True
+
+
+class Arcsinh(Transform):
+    """`arcsinh(x / cofactor)`."""
+
+    name = "arcsinh"
+    words = "after arcsinh"
+    keeps_values = False
+
+    def element(self, values: Any, cofactor: float = 5.0, *, out: Any = None) -> Any:
+        """Return `arcsinh(values / cofactor)`."""
+        return np.arcsinh(np.divide(values, values.dtype.type(cofactor), out=out), out=out)
+
+    def undo(self, values: FloatArray, cofactor: float = 5.0) -> FloatArray:
+        """Return `sinh(values) * cofactor`."""
+        undone: FloatArray = np.sinh(values) * np.float32(cofactor)
+        return undone
+
+
+class Counts(Transform):
+    """`x`, for likelihoods of counts."""
+
+    name = "counts"
+    is_counted = is_for_counts = sums_counts = True
+
+
+LOGNORM = LogNorm()
+TRANSFORMS: dict[str, Transform] = {
+    t.name: t for t in (LOGNORM, Clr(), TfidfLsi(), Arcsinh(), Transform(), Counts())
+}
+"""Every transform by its name."""
+
+
+def find_transform(name: str) -> Transform:
+    """Return the transform of a name; `UsageError` where there is none."""
+    if name not in TRANSFORMS:
+        raise UsageError(
+            f"there is no transform '{name}'", hint=did_you_mean(name, list(TRANSFORMS), "transforms")
+        )
+    return TRANSFORMS[name]
+
+
+def canonical(x: CSR) -> CSR:
+    """Return `x` as CSR float32 with sorted, unique indices; shares memory where it already is."""
+    x = sparse.csr_matrix(x, dtype=np.float32, copy=False)
+    if not x.has_canonical_format:
+        x = x.copy()
+        x.sum_duplicates()
+    return x
+
+
+def row_sums(data: FloatArray, indptr: IntArray) -> DoubleArray:
+    """Sum the stored values of each row in double precision, `(n_obs,)`; 0 for an empty row."""
+    sums = np.zeros(len(indptr) - 1)
+    stored = np.flatnonzero(np.diff(indptr))
+    if len(stored):
+        sums[stored] = np.add.reduceat(data, indptr[stored], dtype=np.float64)
+    return sums
+
+
+def scale_rows(x: CSR, factor: DoubleArray) -> None:
+    """Multiply each row by its factor, in place."""
+    factor = factor.astype(np.float32)
+    for start in range(0, x.shape[0], _ROWS):
+        bounds = x.indptr[start : start + _ROWS + 1]
+        x.data[bounds[0] : bounds[-1]] *= np.repeat(factor[start : start + _ROWS], np.diff(bounds))
+
+
+def own_columns(x: CSR, columns: IntArray | None = None) -> CSR:
+    """Return the chosen columns with a value array of their own; indices may be shared."""
+    if columns is not None and len(columns) != x.shape[1]:
+        return x[:, columns]
+    return sparse.csr_matrix((x.data.copy(), x.indices, x.indptr), shape=x.shape, copy=False)
+
+
+def median_total(x: CSR) -> float:
+    """Return the median total of the cells that are not empty; 1 if all are."""
+    totals = row_sums(x.data, x.indptr)
+    totals = totals[totals > 0]
+    return float(np.median(totals)) if len(totals) else 1.0
