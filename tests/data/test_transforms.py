@@ -482,7 +482,10 @@ def test_a_transform_is_added_in_one_place(monkeypatch, tmp_path):
     x = sparse.csr_matrix(values)
     AnnData(x).write_h5ad(tmp_path / "rna.h5ad")
     (file,) = open_inputs([str(tmp_path / "rna.h5ad")])
-    assert choose(file, DataOptions(inputs=(), transform={"rna": "root"}), traits_of("scmodal")).transform == "root"
+    assert (
+        choose(file, DataOptions(inputs=(), transform={"rna": "root"}), traits_of("scmodal")).transform
+        == "root"
+    )
     recipe = fit(x, "root", n_top=None, standardise=False)
     np.testing.assert_allclose(dense(recipe.apply(x)), np.sqrt(values), rtol=1e-6)
     assert Recipe.from_state(*recipe.state()).transform is TRANSFORMS["root"]
