@@ -106,3 +106,11 @@ class NonZeros(NamedTuple):
         flat = self.values.new_zeros(self.shape[0] * self.shape[1])
         flat[self.at] = self.values
         return flat.view(self.shape)
+
+
+class Route(StrEnum):
+    """Through the model's decoder, through a readout fitted to its latent, or whichever is better."""
+
+    AUTO = "auto"
+    DECODER = "decoder"
+    READOUT = "readout"

@@ -17,7 +17,7 @@ from mocli.tasks.impute.impute import ImputeOptions
 from mocli.tasks.infer import decoder as decoded
 from mocli.tasks.infer.align import align, project
 from mocli.tasks.infer.batch import decode_batch
-from mocli.tasks.infer.decoder import Decoder, cannot_decode, mean_log1p
+from mocli.tasks.infer.decoder import ValueDecoder, cannot_decode, mean_log1p
 from mocli.tasks.infer.predictor import choose_predictor
 from mocli.tasks.trained.calibration import load_calibrations
 from mocli.tasks.trained.saved import load_model
@@ -114,7 +114,7 @@ def latent(n=37):
 
 
 def decoder_of(saved, modality, level=None):
-    return Decoder.of(saved, modality, decode_batch(saved, modality, level, lambda _: None), CPU)
+    return ValueDecoder.of(saved, modality, decode_batch(saved, modality, level, lambda _: None), CPU)
 
 
 def heads(saved, modality, z, code):

@@ -12,9 +12,10 @@ from mocli.data.genome.genes import GeneTable
 from mocli.data.genome.vicinity import find_vicinity
 from mocli.errors import InputError
 from mocli.metrics.null import false_discovery_rate
-from mocli.tasks.relate.correlate import Pairs, all_pairs, correlate, genomic_pairs, relate, strongest_pairs
+from mocli.tasks.relate.correlate import all_pairs, correlate, genomic_pairs, relate, strongest_pairs
 from mocli.tasks.relate.promoters import promoter_controls, promoter_enrichment
-from mocli.tasks.relate.table import relations_table, write_bedpe, write_tsv
+from mocli.tasks.relate.relate import relations_table, write_bedpe, write_tsv
+from mocli.tasks.relate.scope import FeaturePairs
 from mocli.types import ModalityKind
 
 NUMBERS = ["correlation", "spearman", "p", "fdr", "z_matched", "p_matched", "fdr_matched"]
@@ -50,7 +51,7 @@ def test_every_pair_equals_scipy(monkeypatch, density, block_values):
     rng = np.random.default_rng(0)
     x, y = sparse_cells(rng, 150, 40, density), rng.normal(size=(150, 20)).astype("f4")
     first = np.sort(rng.integers(0, 20, 90))
-    pairs = Pairs(first, rng.integers(0, 40, 90))
+    pairs = FeaturePairs(first, rng.integers(0, 40, 90))
     groups = np.array(["b", "a", None], dtype=object)[rng.integers(0, 3, 150)]
     asked = []
 
@@ -165,7 +166,7 @@ def test_a_short_list_of_pairs_is_measured_by_the_features_not_on_it():
     rng = np.random.default_rng(9)
     x = rng.gamma(2.0, size=(300, 40)).astype("f4")
     y = (x[:, :20] + rng.normal(size=(300, 20))).astype("f4")
-    pairs = Pairs(np.arange(20), np.arange(20))
+    pairs = FeaturePairs(np.arange(20), np.arange(20))
     one = relate(sparse.csr_matrix(x), given(y), pairs).sets[0]
     r = np.corrcoef(y.T, x.T)[:20, 20:]
     null = []
@@ -312,7 +313,7 @@ def test_values_that_are_not_finite_or_not_asked_for():
     with pytest.raises(ValueError, match="shape"):
         relate(x, lambda columns: np.zeros((29, len(columns))), all_pairs(2, 30))
     with pytest.raises(ValueError, match="sorted"):
-        relate(x, given(np.zeros((30, 2))), Pairs(np.array([1, 0]), np.array([0, 0])))
+        relate(x, given(np.zeros((30, 2))), FeaturePairs(np.array([1, 0]), np.array([0, 0])))
     with pytest.raises(ValueError, match="groups"):
         relate(x, given(np.zeros((30, 2))), all_pairs(2, 30), groups=["a"])
 
@@ -322,7 +323,7 @@ def test_nothing_to_relate():
         warnings.simplefilter("error")
         x = sparse.csr_matrix((40, 12), dtype=np.float32)
         constant = relate(x, given(np.ones((40, 2), "f4")), all_pairs(2, 12)).sets[0]
-        none = relate(x, given(np.ones((40, 2), "f4")), Pairs(*[np.zeros(0, np.int64)] * 2))
+        none = relate(x, given(np.ones((40, 2), "f4")), FeaturePairs(*[np.zeros(0, np.int64)] * 2))
     assert np.isnan(constant.correlation).all()
     assert np.isnan(constant.p).all()
     assert len(relations_table(none, ["a", "b"], list("abcdefghijkl"))) == 0

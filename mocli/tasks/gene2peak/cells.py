@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy import sparse
 
+from mocli.data.bundle import MultiOmics
 from mocli.data.features.index import Features, features_of
 from mocli.data.files.columns import find_column
 from mocli.data.files.inputs import sha256
+from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError, UsageError
 from mocli.models.base import Decodes, Encodes, EncodesJointly, Extends, Schedule
 from mocli.models.registry import available, load_class
 from mocli.tasks.gene2peak.changes import Way
-from mocli.tasks.infer.query import match_query
-from mocli.tasks.infer.slopes import Placed
+from mocli.tasks.infer.place import LatentCells
+from mocli.tasks.infer.query import Query, match_query
+from mocli.tasks.run.request import Request
+from mocli.tasks.run.run import Run
+from mocli.tasks.trained.saved import SavedModel
 from mocli.train.loop import Training, fit
 from mocli.train.predict import encode_cells
-from mocli.types import COUNT_LIKELIHOODS, ModalityKind
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from mocli.data.bundle import MultiOmics
-    from mocli.data.files.modality import ModalityFile
-    from mocli.tasks.infer.query import Query
-    from mocli.tasks.run.request import Request
-    from mocli.tasks.run.run import Run
-    from mocli.tasks.trained.saved import SavedModel
-    from mocli.types import CSR, BoolArray, IntArray
+from mocli.types import COUNT_LIKELIHOODS, CSR, BoolArray, IntArray, ModalityKind
 
 METHODS = ("auto", "correlation", *Way)
 POSITIVE = COUNT_LIKELIHOODS | {"bernoulli"}
@@ -135,8 +130,21 @@ def check_values(saved: SavedModel, rna: str, atac: str) -> None:
             )
 
 
+class CellGroups(NamedTuple):
+    """Groups of cells, such as types.
+
+    Attributes
+    ----------
+    codes
+        `(n_cells,)` from 0, -1 for none.
+    """
+
+    codes: IntArray
+    names: tuple[str, ...]
+
+
 @dataclass(frozen=True, eq=False)
-class Cells:
+class SilencedCells:
     """Cells with everything that silencing looks at.
 
     Attributes
@@ -147,7 +155,7 @@ class Cells:
         Features in the order of the decoder.
     """
 
-    placed: Placed
+    placed: LatentCells
     query: Query
     rna: str
     atac: str
@@ -166,11 +174,11 @@ class Cells:
         """The model as it was saved."""
         return self.query.saved
 
-    def groups(self, key: str | None) -> tuple[IntArray, tuple[str, ...]]:
-        """Return each cell's group `(n_cells,)`, -1 for none, and the groups' names."""
+    def groups(self, key: str | None) -> CellGroups:
+        """Return the groups of a column of obs; no groups for None."""
         none = np.full(self.placed.bundle.n_cells, -1, dtype=np.int64)
         if key is None:
-            return none, ()
+            return CellGroups(none, ())
         columns = find_column(self.query.files, key, option="--group-key")
         at = list(self.saved.modalities)
         label = np.full(len(none), None, dtype=object)
@@ -181,7 +189,7 @@ class Cells:
             if column is not None:
                 label[open_cells] = column.astype(object).to_numpy()[row[open_cells]]
         codes, names = pd.factorize(pd.Series(label).map(str, na_action="ignore"), sort=True)
-        return codes.astype(np.int64), tuple(map(str, names))
+        return CellGroups(codes.astype(np.int64), tuple(map(str, names)))
 
     def measured(self, name: str) -> tuple[CSR, IntArray]:
         """Return log values `(n_rows, n_vars)` of the decoder's features, and each cell's row."""
@@ -192,7 +200,7 @@ class Cells:
 
 def take_cells(
     run: Run, request: Request, saved: SavedModel, files: Sequence[ModalityFile], rna: str, atac: str
-) -> Cells:
+) -> SilencedCells:
     """Match the inputs with a model, and place their cells.
 
     Raises
@@ -217,7 +225,7 @@ def take_cells(
     if (at < 0).any():
         counts = sparse.csr_matrix(sparse.diags((at >= 0).astype(np.float32)) @ counts)
     features = [_features(query, name, request.data.var_key) for name in (rna, atac)]
-    return Cells(placed, query, rna, atac, counts, *features)
+    return SilencedCells(placed, query, rna, atac, counts, *features)
 
 
 def _features(query: Query, name: str, var_key: str | None) -> Features:
@@ -231,7 +239,7 @@ def _features(query: Query, name: str, var_key: str | None) -> Features:
     return features_of([file], var_key=var_key)[0]
 
 
-def _place(run: Run, saved: SavedModel, query: Query, bundle: MultiOmics) -> Placed:
+def _place(run: Run, saved: SavedModel, query: Query, bundle: MultiOmics) -> LatentCells:
     """Look cells up that the model was trained on; encode others, or train their places."""
     model, name = saved.model, saved.description["model"]
     if not isinstance(model, EncodesJointly):
@@ -244,7 +252,7 @@ def _place(run: Run, saved: SavedModel, query: Query, bundle: MultiOmics) -> Pla
             run.say(f"cells that are new to {name}: what they add is trained, all else stays as it is")
             fit(model, bundle, Schedule(), Training(run.device, run.options.seed))
     model.module.to(run.device).eval()
-    return Placed(model, bundle, encode_cells(model, bundle, run.device), run.device)
+    return LatentCells(model, bundle, encode_cells(model, bundle, run.device), run.device)
 
 
 def _is_table_of(query: Query, bundle: MultiOmics) -> bool:

@@ -12,6 +12,7 @@ the gradient, so that the size of the change does not depend on how strongly the
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,17 +21,14 @@ import numpy as np
 import torch
 
 from mocli.data.batches import Source
+from mocli.data.bundle import Minibatch
 from mocli.models.base import EncodesJointly
 from mocli.nn.neighbors import chunks
-from mocli.tasks.infer.slopes import SLOPES, Placed, pull, slopes
+from mocli.tasks.infer.place import SLOPES, LatentCells, pull, slopes
+from mocli.types import CSR, BoolArray, DoubleArray, FloatArray, IntArray
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
     from torch import Tensor
-
-    from mocli.data.bundle import Minibatch
-    from mocli.types import CSR, BoolArray, DoubleArray, FloatArray, IntArray
 
 RATE, DECAY, EPSILON = 1e-2, 1e-4, 1e-8
 """Of the authors' Adam: learning rate, L2 weight decay, and what keeps from division by 0."""
@@ -95,7 +93,7 @@ def moved(gradient: Tensor, z: Tensor, step: Step) -> Tensor:
 
 
 def push(
-    placed: Placed, rna: str, counts: CSR, units: Sequence[IntArray], *, way: Way, raised: bool
+    placed: LatentCells, rna: str, counts: CSR, units: Sequence[IntArray], *, way: Way, raised: bool
 ) -> Pushes:
     """Take the gradient of every cell that expresses a gene, or any gene of a set.
 
@@ -124,7 +122,7 @@ def push(
 
 
 def _through_decoder(
-    placed: Placed,
+    placed: LatentCells,
     rna: str,
     counts: CSR,
     columns: IntArray,
@@ -161,7 +159,13 @@ def _through_decoder(
 
 
 def _through_encoder(
-    placed: Placed, rna: str, units: Sequence[IntArray], of_unit: IntArray, cells: IntArray, *, raised: bool
+    placed: LatentCells,
+    rna: str,
+    units: Sequence[IntArray],
+    of_unit: IntArray,
+    cells: IntArray,
+    *,
+    raised: bool,
 ) -> FloatArray:
     """Return the opposite of how places change, `(n_pairs, d)`, with the genes' new counts encoded."""
     model = placed.model
@@ -191,6 +195,15 @@ def _changed(batch: Minibatch, rna: str, member: BoolArray, factor: float) -> Mi
     return replace(batch, counts={**batch.counts, rna: counts._replace(values=values)})
 
 
+def step_length(placed: LatentCells, pushes: Pushes, step: Step) -> float:
+    """Return the median length of a step, over 1,000 pairs of gene and cell at most."""
+    n = len(pushes.cells)
+    some = np.linspace(0, n - 1, min(1_000, n)).astype(np.int64)
+    z = torch.from_numpy(placed.z[pushes.cells[some]])
+    taken = moved(torch.from_numpy(pushes.gradient[some]), z, step) - z
+    return float(taken.norm(dim=1).median()) if len(some) else 0.0
+
+
 class Change(NamedTuple):
     """What one gene does.
 
@@ -213,11 +226,11 @@ class Change(NamedTuple):
 class Original:
     """Decoded values of cells as they are, kept where they fit."""
 
-    def __init__(self, placed: Placed, modality: str, cells: IntArray) -> None:
-        self._placed, self._modality = placed, modality
+    def __init__(self, placed: LatentCells, modality: str, cells: IntArray) -> None:
+        self.placed, self.modality = placed, modality
         self._at = np.full(len(placed.z), -1, dtype=np.int64)
         self._at[cells] = np.arange(len(cells))
-        p = placed.bundle.modalities[modality].features.n_vars
+        p = self.n_vars = placed.bundle.modalities[modality].features.n_vars
         self._kept: Tensor | None = None
         if len(cells) * p <= KEPT:
             parts = [self._decode(cells[rows]) for rows in chunks(len(cells), max(16, DECODED // p))]
@@ -232,22 +245,19 @@ class Original:
 
     def mean(self, cells: IntArray) -> DoubleArray:
         """Mean over cells, `(P,)`."""
-        p = self._placed.bundle.modalities[self._modality].features.n_vars
-        total = np.zeros(p)
-        for rows in chunks(len(cells), max(16, DECODED // p)):
+        total = np.zeros(self.n_vars)
+        for rows in chunks(len(cells), max(16, DECODED // self.n_vars)):
             total += self.take(cells[rows]).double().sum(0).cpu().numpy()
         return total / max(1, len(cells))
 
     def _decode(self, cells: IntArray) -> Tensor:
         with torch.inference_mode():
-            return self._placed.decode(self._modality, self._placed.place(cells), cells)
+            return self.placed.decode(self.modality, self.placed.place(cells), cells)
 
 
 def changes(
-    placed: Placed,
-    pushes: Pushes,
     original: Original,
-    modality: str,
+    pushes: Pushes,
     *,
     step: Step,
     groups: IntArray,
@@ -263,8 +273,7 @@ def changes(
     look
         Shown the gene, its cells and their differences `(B, P)`, block by block.
     """
-    n_vars = placed.bundle.modalities[modality].features.n_vars
-    size = max(16, DECODED // n_vars)
+    size = max(16, DECODED // original.n_vars)
     pack: list[int] = []
     n_units = len(pushes.starts) - 1
     for unit in range(n_units):
@@ -272,15 +281,13 @@ def changes(
         n_pairs = int(pushes.starts[unit + 1] - pushes.starts[pack[0]])
         if n_pairs < size and unit + 1 < n_units:
             continue
-        yield from _pack(placed, pushes, original, modality, pack, size, step, groups, n_groups, look)
+        yield from _pack(original, pushes, pack, size, step, groups, n_groups, look)
         pack = []
 
 
 def _pack(
-    placed: Placed,
-    pushes: Pushes,
     original: Original,
-    modality: str,
+    pushes: Pushes,
     pack: list[int],
     size: int,
     step: Step,
@@ -288,7 +295,7 @@ def _pack(
     n_groups: int,
     look: Callable[[int, IntArray, Tensor], None] | None,
 ) -> Iterator[Change]:
-    n_vars = placed.bundle.modalities[modality].features.n_vars
+    placed, n_vars = original.placed, original.n_vars
     delta, before = np.zeros((2, len(pack) * n_groups, n_vars))
     begin, end = int(pushes.starts[pack[0]]), int(pushes.starts[pack[-1] + 1])
     unit = np.repeat(np.arange(len(pack)), np.diff(pushes.starts[pack[0] : pack[-1] + 2]))
@@ -299,7 +306,7 @@ def _pack(
             z = placed.place(cells)
             gradient = torch.from_numpy(pushes.gradient[begin:end][rows]).to(placed.device)
             was = original.take(cells)
-            difference = placed.decode(modality, moved(gradient, z, step), cells) - was
+            difference = placed.decode(original.modality, moved(gradient, z, step), cells) - was
             key = unit[rows] * n_groups + group[rows]
             kinds, place = np.unique(key, return_inverse=True)
             which = torch.zeros(len(kinds), len(cells), device=placed.device)

@@ -12,17 +12,13 @@ distance from the nearest transcription start. With genes permuted p is uniform.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mocli.metrics.null import FEWEST_MATCHED, OwnNull
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from mocli.types import BoolArray, DoubleArray, FloatArray, IntArray
+from mocli.types import BoolArray, DoubleArray, FloatArray, IntArray
 
 PER_BIN = 100
 """Peaks drawn from a bin."""

@@ -8,6 +8,7 @@ the random peaks, among those of matched genes on the same peaks.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,22 +17,17 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from mocli.data.features.index import FeatureIndex
+from mocli.data.features.index import FeatureIndex, Features
 from mocli.data.features.intervals import normalise_chrom, overlaps
 from mocli.data.genome.loci import intervals_of
 from mocli.errors import InputError
 from mocli.metrics.null import false_discovery_rate
-from mocli.tasks.gene2peak.null import tail_p
+from mocli.tasks.gene2peak.null import PeakPanel, tail_p
+from mocli.tasks.gene2peak.units import Silenced, Units
+from mocli.types import BoolArray, DoubleArray, IntArray
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from torch import Tensor
-
-    from mocli.data.features.index import Features
-    from mocli.tasks.gene2peak.null import PeakPanel
-    from mocli.tasks.gene2peak.units import Silenced, Units
-    from mocli.types import BoolArray, DoubleArray, IntArray
 
 FEWEST = 10
 """Peaks of a set."""

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from mocli.data.write.tsv import write_tsv
 from mocli.report.figures import Better, figure
+from mocli.report.html import Drawn
 from mocli.report.tables import column_table
 from mocli.report.tables import table as rows_table
 from mocli.tasks.gene2peak.changes import Step, Way
-from mocli.tasks.relate.report import SHOWN, over_all
+from mocli.tasks.gene2peak.options import Gene2PeakOptions
+from mocli.tasks.gene2peak.work import SilencingResult
+from mocli.tasks.relate.report import SHOWN, over_all, write_bedpe
 from mocli.tasks.relate.scope import ALL
-from mocli.tasks.relate.table import write_bedpe, write_tsv
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import pandas as pd
-
-    from mocli.report.html import Drawn
-    from mocli.tasks.gene2peak.work import Found, SilencingOptions
-    from mocli.tasks.run.run import Run
+from mocli.tasks.run.run import Run
 
 PICTURED = 12
 """Genes of which the report has a picture."""
@@ -39,16 +36,20 @@ _STEPS = {
 }
 
 
-def route_words(options: SilencingOptions) -> str:
+def _done(options: Gene2PeakOptions) -> str:
+    return "raised" if options.direction == "raise" else "silenced"
+
+
+def route_words(options: Gene2PeakOptions, way: Way) -> str:
     """Say by which route the changes were found."""
-    return f"{_WAYS[options.way]}; step: {_STEPS[options.step]}"
+    return f"{_WAYS[way]}; step: {_STEPS[Step(options.step)]}"
 
 
-def report_silencing(run: Run, found: Found) -> None:
+def report_silencing(run: Run, found: SilencingResult) -> None:
     """Put figures, warnings and tables into the report and the log."""
     options, table = found.options, over_all(found.table)
     run.report.metrics |= _figures(found, table)
-    run.say(f"route: {route_words(options)}; median length of a step {found.length:.3g}")
+    run.say(f"route: {route_words(options, found.way)}; median length of a step {found.length:.3g}")
     for key, entry in run.report.metrics.items():
         if key.startswith("silencing_") and entry.get("value") is not None:
             run.say(f"  {key} {entry['value']:.4g}")
@@ -59,12 +60,12 @@ def report_silencing(run: Run, found: Found) -> None:
         )
     top = table.head(SHOWN)
     shown = "all" if len(top) == len(table) else f"the first {len(top):,} of {len(table):,}"
-    what = "raised" if options.raised else "silenced"
+    what = _done(options)
     run.report.tables["silencing"] = column_table(
         f"Genes {what} and the peaks that change ({shown})",
-        f"Route: {route_words(options)}. By p, over all cells that express the gene. delta is the sum "
-        f"over these cells of the decoded share of the peak, {what} less original; change is delta over the "
-        "original; z holds it against peaks of other chromosomes that are as open and as near to a gene; "
+        f"Route: {route_words(options, found.way)}. By p, over all cells that express the gene. delta is the "
+        f"sum over these cells of the decoded share of the peak, {what} less original; change is delta over "
+        "the original; z holds it against peaks of other chromosomes that are as open and as near to a gene; "
         "spearman and pearson are of measured values, for comparison.",
         top,
     )  # fmt: skip
@@ -103,7 +104,7 @@ def report_silencing(run: Run, found: Found) -> None:
         )
 
 
-def _figures(found: Found, table: pd.DataFrame) -> dict[str, Any]:
+def _figures(found: SilencingResult, table: pd.DataFrame) -> dict[str, Any]:
     def entry(
         value: float | None, title: str, text: str, better: Better | None = None, n: int | None = None
     ) -> Any:
@@ -137,7 +138,7 @@ def _figures(found: Found, table: pd.DataFrame) -> dict[str, Any]:
     return figures
 
 
-def write_silencing(run: Run, found: Found, *, bedpe: Path | None, peak_sets: Path | None) -> None:
+def write_silencing(run: Run, found: SilencingResult, *, bedpe: Path | None, peak_sets: Path | None) -> None:
     """Write the table, arcs and peak sets."""
     write_tsv(run.paths.output, found.table)
     groups = len(found.groups) - 1
@@ -146,12 +147,12 @@ def write_silencing(run: Run, found: Found, *, bedpe: Path | None, peak_sets: Pa
     run.add_output(
         run.paths.output,
         f"{len(table):,} pairs of a gene and a peak, with what changes when the gene is "
-        f"{'raised' if found.options.raised else 'silenced'}, over all cells{within}",
+        f"{_done(found.options)}, over all cells{within}",
         first=True,
     )
     if bedpe is not None:
         assert found.candidates.vicinity is not None
-        score = found.options.raised * 2 - 1
+        score = 1 if found.options.direction == "raise" else -1
         write_bedpe(bedpe, table.assign(correlation=score * table["change"]), found.candidates.vicinity)
         run.add_output(
             bedpe, "the same over all cells as arcs for genome browsers; the score rises with the link"
@@ -161,7 +162,7 @@ def write_silencing(run: Run, found: Found, *, bedpe: Path | None, peak_sets: Pa
         run.add_output(peak_sets, "sets of peaks when their factor changes, against random peaks")
 
 
-def draw_silencing(found: Found) -> list[Drawn]:
+def draw_silencing(found: SilencingResult) -> list[Drawn]:
     """Return a picture a gene, along the genome; the genes of smallest p first."""
     from mocli.report import html
     from mocli.report import related as pictures
@@ -170,7 +171,7 @@ def draw_silencing(found: Found) -> list[Drawn]:
     near, table = found.candidates.vicinity, found.table
     if near is None or not len(table):
         return []
-    sign = 1 if found.options.raised else -1
+    sign = 1 if found.options.direction == "raise" else -1
     over = over_all(table)
     drawn = [
         html.Drawn(

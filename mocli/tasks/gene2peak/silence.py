@@ -3,43 +3,38 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 from mocli.data.features.index import features_of
 from mocli.data.files.columns import find_column
+from mocli.data.files.modality import ModalityFile
 from mocli.data.genome.loci import has_places
 from mocli.errors import UsageError
+from mocli.models.registry import available
 from mocli.report import html
-from mocli.tasks.gene2peak.cells import check_values, choose_modalities, choose_way, take_cells
-from mocli.tasks.gene2peak.changes import Step, Way
+from mocli.tasks.gene2peak.cells import can_silence, check_values, choose_modalities, choose_way, take_cells
+from mocli.tasks.gene2peak.changes import Way
+from mocli.tasks.gene2peak.options import Gene2PeakOptions
 from mocli.tasks.gene2peak.peaksets import read_peak_sets
 from mocli.tasks.gene2peak.report import draw_silencing, report_silencing, write_silencing
 from mocli.tasks.gene2peak.truth import read_truth
-from mocli.tasks.gene2peak.work import TOP, SilencingOptions, silence_genes
+from mocli.tasks.gene2peak.work import TOP, silence_genes
 from mocli.tasks.prepare.plan import open_modalities, plan
 from mocli.tasks.relate.candidates import choose_genes, find_candidates
 from mocli.tasks.run.modelfolder import DESCRIPTION
+from mocli.tasks.run.request import Request
+from mocli.tasks.run.run import Run
 from mocli.tasks.trained.obtain import check_task
 from mocli.tasks.trained.saved import load_model
 from mocli.tasks.trained.train import train_model
 from mocli.train.checkpoint import Checkpoints
 from mocli.types import ModalityKind, Task
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from mocli.data.files.modality import ModalityFile
-    from mocli.tasks.gene2peak.gene2peak import Gene2PeakOptions
-    from mocli.tasks.impute.impute import ImputeOptions
-    from mocli.tasks.run.request import Request
-    from mocli.tasks.run.run import Run
-    from mocli.tasks.trained.saved import SavedModel
-
 MOST_PAIRS = 20_000_000
 """Pairs of genes and peaks in all groups, where peaks are not near genes."""
 
 
-def way_of(run: Run, request: Request, asked: ImputeOptions, own: Gene2PeakOptions) -> Way | None:
+def way_of(request: Request, asked: Gene2PeakOptions) -> Way | None:
     """Return how genes fall silent; None where expression is imputed and correlated.
 
     Raises
@@ -47,8 +42,7 @@ def way_of(run: Run, request: Request, asked: ImputeOptions, own: Gene2PeakOptio
     UsageError
         The model cannot do as asked.
     """
-    method = own.silencing.method
-    if method == "correlation":
+    if asked.method == "correlation":
         return None
     if asked.from_model is not None:
         path = asked.from_model / DESCRIPTION
@@ -61,20 +55,21 @@ def way_of(run: Run, request: Request, asked: ImputeOptions, own: Gene2PeakOptio
         check_task(name, Task.GENE2PEAK)
     else:
         name = plan(request.data, request.train, Task.GENE2PEAK, _quiet).traits.name
-    way = choose_way(name, method)
-    if way is None and own.silencing.given:
+    way = choose_way(name, asked.method)
+    if way is None and asked.of_silencing:
+        option = asked.of_silencing[0]
         raise UsageError(
-            f"{name} relates genes to peaks by correlation, for which {own.silencing.given[0]} has no use",
-            field=own.silencing.given[0],
-            hint="leave it out, or use a model that decodes cells' places: -m multidgd",
+            f"{name} relates genes to peaks by correlation, for which {option} has no use",
+            field=option,
+            hint="leave it out, or use a model that decodes cells' latent coordinates: "
+            + ", ".join(other for other in available() if can_silence(other)),
         )
     return way
 
 
 def check_inputs(
     request: Request,
-    asked: ImputeOptions,
-    own: Gene2PeakOptions,
+    asked: Gene2PeakOptions,
     files: Sequence[ModalityFile],
     *,
     say: Callable[[str], None],
@@ -90,27 +85,23 @@ def check_inputs(
     rna, atac = choose_modalities({f.name: f.kind for f in files}, asked.source, asked.target)
     by_name = {f.name: f for f in files}
     genes, peaks = features_of([by_name[rna], by_name[atac]], var_key=request.data.var_key)
-    if own.group_key is not None:
-        find_column(list(files), own.group_key, option="--group-key")
-    columns = choose_genes(genes, own.genes, warn=warn)
-    made = find_candidates(
+    if asked.group_key is not None:
+        find_column(list(files), asked.group_key, option="--group-key")
+    columns = choose_genes(genes, asked.genes, warn=warn)
+    candidates = find_candidates(
         genes, peaks, columns, gtf=asked.gtf, window=asked.window, top=TOP, say=say, warn=warn
     )
-    if own.silencing.peak_sets is not None:
-        read_peak_sets(own.silencing.peak_sets, peaks, warn)
-    if own.silencing.truth is not None and made.vicinity is not None:
-        read_truth(own.silencing.truth, made.vicinity)
+    if asked.peak_sets is not None:
+        read_peak_sets(asked.peak_sets, peaks, warn)
+    if asked.truth is not None and candidates.vicinity is not None:
+        read_truth(asked.truth, candidates.vicinity)
 
 
-def silence_in_model(
-    run: Run, request: Request, asked: ImputeOptions, own: Gene2PeakOptions, way: Way
-) -> None:
+def silence_in_model(run: Run, request: Request, asked: Gene2PeakOptions, way: Way) -> None:
     """Take or train a model, silence genes in it, and write what changes at the peaks."""
     files = open_modalities(request.data)
-    wanted = own.silencing
-    saved: SavedModel
     if asked.from_model is None:
-        check_inputs(request, asked, own, files, say=_quiet, warn=_quiet)
+        check_inputs(request, asked, files, say=_quiet, warn=_quiet)
         train_model(run, request, Task.GENE2PEAK, files)
         saved = load_model(run.paths.model)
         run.add_output(run.paths.model, "the trained model")
@@ -125,8 +116,8 @@ def silence_in_model(
     with run.timed("encode"):
         cells = take_cells(run, request, saved, files, rna, atac)
     if asked.gtf is None:
-        n_groups = 1 + len(cells.groups(own.group_key)[1])
-        n_genes = len(own.genes) or len(cells.genes.names)
+        n_groups = 1 + len(cells.groups(asked.group_key).names)
+        n_genes = len(asked.genes) or len(cells.genes.names)
         if n_genes * len(cells.peaks.names) * n_groups > MOST_PAIRS:
             raise UsageError(
                 f"{n_genes:,} genes with all of {len(cells.peaks.names):,} peaks are too many pairs",
@@ -135,22 +126,8 @@ def silence_in_model(
                 + (", or fewer with --genes" if has_places(cells.peaks) else ": name fewer with --genes"),
             )
         run.say("no --gtf: peaks are compared wherever they lie, and the strongest of each gene kept")
-    options = SilencingOptions(
-        way=way,
-        step=Step(wanted.step),
-        raised=wanted.direction == "raise",
-        together=wanted.together,
-        min_cells=wanted.min_cells,
-        alternative=wanted.alternative,
-        genes=own.genes,
-        gtf=asked.gtf,
-        window=asked.window,
-        group_key=own.group_key,
-        peak_sets=wanted.peak_sets,
-        truth=wanted.truth,
-    )
     with run.timed("silence"):
-        found = silence_genes(run, cells, options, seed=request.run.seed)
+        found = silence_genes(cells, asked, way, seed=request.run.seed, say=run.say, warn=run.warn)
     report_silencing(run, found)
     with run.timed("write"):
         beside = {path.suffix: path for path in run.paths.beside}

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from mocli.data.features.intervals import normalise_chrom, overlaps
+from mocli.data.genome.vicinity import Vicinity
 from mocli.errors import InputError
 from mocli.tasks.relate.promoters import PROMOTER
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from mocli.data.genome.vicinity import Vicinity
-    from mocli.types import BoolArray, DoubleArray, IntArray
+from mocli.types import BoolArray, DoubleArray, IntArray
 
 _EXPECTED = "BEDPE: chrom1, start1, end1, chrom2, start2, end2, tab-separated"
 _COLUMNS = 6

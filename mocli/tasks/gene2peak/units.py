@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mocli.tasks.gene2peak.changes import Original, Step, Way, changes, push
+from mocli.tasks.gene2peak.changes import Change
 from mocli.tasks.gene2peak.null import MatchedNull, PeakPanel, strata_of
+from mocli.types import DoubleArray, FloatArray, IntArray
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from torch import Tensor
-
-    from mocli.tasks.infer.slopes import Placed
-    from mocli.types import CSR, DoubleArray, FloatArray, IntArray
+    pass
 
 MATCHED_GENES = 40
 """Genes of a stratum that are silenced to compare with, where fewer are asked for."""
@@ -106,15 +103,12 @@ class Silenced:
         `(G + 1, n_pairs)` sums over them at the pairs asked about.
     panel
         `(G + 1, n_units, n_panel)` relative changes.
-    length
-        Median length of a step.
     """
 
     n_cells: IntArray
     delta: DoubleArray
     before: DoubleArray
     panel: FloatArray
-    length: float
 
     def relative(self, group: int) -> DoubleArray:
         """Delta over the original, `(n_pairs,)`."""
@@ -131,47 +125,32 @@ def _relative(delta: DoubleArray, before: DoubleArray) -> DoubleArray:
     return found
 
 
-def silence(
-    placed: Placed,
-    units: Units,
-    counts: CSR,
+def collect(
+    changes: Iterable[Change],
+    n_units: int,
     panel: PeakPanel,
-    original: Original,
-    *,
-    rna: str,
-    atac: str,
     pairs: tuple[IntArray, IntArray],
-    groups: IntArray,
+    *,
     n_groups: int,
     min_cells: int,
-    way: Way,
-    step: Step,
-    raised: bool,
     say: Callable[[str], None],
-    look: Callable[[int, IntArray, Tensor], None] | None = None,
 ) -> Silenced:
-    """Silence every unit, and keep the changes of some pairs and of the panel.
+    """Keep of what units change that at some pairs and at the panel.
 
     Parameters
     ----------
+    changes
+        Sums over `n_groups` groups of cells and, last, over cells of none.
     pairs
         Unit and peak, `(n_pairs,)` each.
-    groups
-        `(n_cells,)` from 0, -1 for none.
-    look
-        See `mocli.tasks.gene2peak.changes.changes`.
     """
-    pushes = push(placed, rna, counts, units.columns, way=way, raised=raised)
-    n_units, codes = len(units.columns), np.where(groups < 0, n_groups, groups)
     delta, before = np.full((2, n_groups + 1, len(pairs[0])), np.nan)
     kept = np.full((n_groups + 1, n_units, len(panel.members)), np.nan, dtype=np.float32)
     n_cells = np.zeros((n_groups + 1, n_units), dtype=np.int64)
     order = np.argsort(pairs[0], kind="stable")
     begin = np.searchsorted(pairs[0][order], np.arange(n_units + 1))
     told = time.monotonic()
-    for change in changes(
-        placed, pushes, original, atac, step=step, groups=codes, n_groups=n_groups + 1, look=look
-    ):
+    for change in changes:
         k = change.unit
         mine = order[begin[k] : begin[k + 1]]
         at = pairs[1][mine]
@@ -187,15 +166,4 @@ def silence(
         if time.monotonic() - told > _PATIENCE:
             told = time.monotonic()
             say(f"silenced {k + 1:,} of {n_units:,} genes")
-    return Silenced(n_cells, delta, before, kept, _length(placed, pushes.gradient, pushes.cells, step))
-
-
-def _length(placed: Placed, gradient: FloatArray, cells: IntArray, step: Step) -> float:
-    import torch
-
-    from mocli.tasks.gene2peak.changes import moved
-
-    some = np.linspace(0, len(cells) - 1, min(1_000, len(cells))).astype(np.int64)
-    z = torch.from_numpy(placed.z[cells[some]])
-    step_taken = moved(torch.from_numpy(gradient[some]), z, step) - z
-    return float(step_taken.norm(dim=1).median()) if len(some) else 0.0
+    return Silenced(n_cells, delta, before, kept)

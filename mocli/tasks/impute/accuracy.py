@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mocli.metrics import conformal
+from mocli.metrics.conformal import Conformal
 from mocli.metrics.imputation import Detection, FeatureAccuracy, accuracy, detection
 from mocli.nn.neighbors import chunks
+from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from mocli.metrics.conformal import Conformal
-    from mocli.types import CSR, DoubleArray, FloatArray, IntArray
-
-    Predict = Callable[[IntArray], FloatArray]
-    See = Callable[[str, IntArray, FloatArray], None]
+Predict = Callable[[IntArray], FloatArray]
+See = Callable[[str, IntArray, FloatArray], None]
 
 MAX_CELLS = 5000
 """Cells that accuracy is measured on."""

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mocli.data.batches import densify
 from mocli.nn.neighbors import chunks
-from mocli.tasks.infer.decoder import BLOCK, Decoder
-from mocli.tasks.infer.predictor import of_cells
-
-if TYPE_CHECKING:
-    from mocli.tasks.infer.align import Aligned
-    from mocli.tasks.infer.predictor import Predictor
-    from mocli.tasks.trained.readout import FeatureReadout
-    from mocli.types import CSR, BoolArray, DoubleArray, FloatArray, IntArray
+from mocli.tasks.infer.align import Aligned
+from mocli.tasks.infer.decoder import BLOCK, ValueDecoder
+from mocli.tasks.infer.predictor import Predictor, of_cells
+from mocli.tasks.infer.translation import Translation
+from mocli.tasks.trained.readout import FeatureReadout
+from mocli.types import CSR, BoolArray, DoubleArray, FloatArray, IntArray
 
 OWN_DEPTH = ("counts", "shares")
 """Scales on which a cell keeps its own total; the others are those of a cell of median depth."""
@@ -33,7 +30,7 @@ class Denoised:
     ----------
     known
         Features that the decoder gives, `(n_vars,)`; none where there is no decoder.
-    own
+    batches
         Codes of the batches of all cells of the file, `(n_obs,)`, where each is decoded under its own.
     totals
         Counts of each cell among these, and among the others, `(n_obs, 2)`; zeros where values are no
@@ -45,15 +42,15 @@ class Denoised:
     aligned: Aligned
     known: BoolArray
     totals: DoubleArray
-    own: IntArray | None = None
+    batches: IntArray | None = None
 
     @classmethod
-    def of(
-        cls, predictor: Predictor, readout: FeatureReadout, aligned: Aligned, own: IntArray | None = None
-    ) -> Denoised:
-        """Measure the depth of a file's cells."""
+    def of(cls, translation: Translation) -> Denoised:
+        """Measure the depth of the cells of a modality that is translated into itself."""
+        predictor, readout = translation.predictor, translation.readout
+        aligned = translation.aligned(translation.source)
         known = np.zeros(readout.n_vars, dtype=bool)
-        if isinstance(predictor, Decoder):
+        if isinstance(predictor, ValueDecoder):
             known[predictor.decoded(np.arange(readout.n_vars))] = True
         n = aligned.file.n_obs
         totals = np.zeros((n, 2))
@@ -61,7 +58,7 @@ class Denoised:
         if "counts" in readout.by_scale:
             for rows in chunks(n, 4096):
                 totals[rows] = aligned.read(rows) @ parts
-        return cls(predictor, readout, aligned, known, totals, own)
+        return cls(predictor, readout, aligned, known, totals, translation.batches)
 
     def predict(self, z: FloatArray, rows: IntArray, scale: str, columns: IntArray) -> FloatArray:
         """Return expected values `(n, n_columns)` of some rows of the file at places `(n, n_latent)`.
@@ -101,7 +98,7 @@ class Denoised:
         return values
 
     def _of(self, rows: IntArray) -> Predictor:
-        return of_cells(self.predictor, None if self.own is None else self.own[rows])
+        return of_cells(self.predictor, None if self.batches is None else self.batches[rows])
 
     def _shares(self, rows: IntArray) -> DoubleArray:
         """Shares of both parts in some cells; those of all cells together where a cell is empty."""

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from mocli.errors import UsageError
 from mocli.models.base import Conditions, Decodes, Samples
-from mocli.tasks.infer.align import align
-from mocli.tasks.infer.decoder import Decoder, cannot_decode, is_counted
-
-if TYPE_CHECKING:
-    from mocli.tasks.impute.work import Imputation
-    from mocli.tasks.trained.saved import SavedModel
-    from mocli.types import FloatArray, IntArray
+from mocli.tasks.impute.denoise import Denoised
+from mocli.tasks.infer.decoder import ValueDecoder, cannot_decode, is_counted
+from mocli.tasks.infer.translation import Translation
+from mocli.tasks.trained.saved import SavedModel
+from mocli.types import FloatArray, IntArray
 
 OPTION = "--draw"
 
@@ -46,69 +43,71 @@ class Sampler:
         Where a feature is in the decoder's output, -1 for none, `(n_vars,)`.
     """
 
-    work: Imputation
+    translation: Translation
     ratio: FloatArray
     place: IntArray
+    device: torch.device
+    seed: int
     library: FloatArray | None = None
 
     @classmethod
-    def of(cls, work: Imputation) -> Sampler:
+    def of(
+        cls, translation: Translation, denoised: Denoised | None, *, device: torch.device, seed: int
+    ) -> Sampler:
         """Measure the depth of the source's cells."""
-        saved, source = work.saved, work.source
-        check_draws(saved, work.target)
-        ratio, library = np.ones(work.source_file.n_obs, np.float32), None
-        if work.denoised is not None:
-            library = work.denoised.totals[:, 0].astype(np.float32)
-        elif is_counted(saved, source) and is_counted(saved, work.target):
-            aligned = align(
-                saved, source, work.source_file, layers=work.request.data.layer, warn=lambda _: None
-            )
-            totals = np.asarray(aligned.read().sum(1), np.float64).ravel()
+        saved, source, target = translation.saved, translation.source, translation.target
+        check_draws(saved, target)
+        ratio, library = np.ones(translation.source_file.n_obs, np.float32), None
+        if denoised is not None:
+            library = denoised.totals[:, 0].astype(np.float32)
+        elif is_counted(saved, source) and is_counted(saved, target):
+            totals = np.asarray(translation.aligned(source).read().sum(1), np.float64).ravel()
             ratio = (totals / max(saved.readouts[source].depth, 1e-12)).astype(np.float32)
-        selected = saved.recipes[work.target].selected
-        place = np.full(len(work.names), -1, np.int64)
+        selected = saved.recipes[target].selected
+        place = np.full(len(translation.names), -1, np.int64)
         place[selected] = np.arange(len(selected))
-        return cls(work, ratio, place, library)
+        return cls(translation, ratio, place, device, seed, library)
 
     def draw(self, rows: IntArray, columns: IntArray) -> FloatArray:
         """Return drawn values `(n, n_columns)` of cells; NaN for features that the decoder does not know."""
-        own = self.work.own
-        if own is None or (own[rows] >= 0).all() or (own[rows] < 0).all():
+        batches = self.translation.batches
+        if batches is None or (batches[rows] >= 0).all() or (batches[rows] < 0).all():
             return self._draw(rows, columns)
         # cells of no known batch are of no particular kind
-        found = np.empty((len(rows), len(columns)), np.float32)
-        for some in (own[rows] >= 0, own[rows] < 0):
-            found[some] = self._draw(rows[some], columns)
-        return found
+        values = np.empty((len(rows), len(columns)), np.float32)
+        for some in (batches[rows] >= 0, batches[rows] < 0):
+            values[some] = self._draw(rows[some], columns)
+        return values
 
     def _draw(self, rows: IntArray, columns: IntArray) -> FloatArray:
-        work, model, device = self.work, self.work.saved.model, self.work.run.device
+        saved, target, device = self.translation.saved, self.translation.target, self.device
+        model = saved.model
         assert isinstance(model, Samples)
         assert isinstance(model, Decodes)
-        z, conditions = torch.from_numpy(work.z[rows]).to(device), self._conditions(rows)
+        z, conditions = torch.from_numpy(self.translation.z[rows]).to(device), self._conditions(rows)
         # the rows are part of the seed, so that blocks differ
-        seed = np.random.SeedSequence([work.request.run.seed, int(rows[0])]).generate_state(1)[0]
+        seed = np.random.SeedSequence([self.seed, int(rows[0])]).generate_state(1)[0]
         generator = torch.Generator(device).manual_seed(int(seed))
         with torch.inference_mode():
             library = None
-            if is_counted(work.saved, work.target) and self.library is not None:
+            if is_counted(saved, target) and self.library is not None:
                 library = torch.from_numpy(self.library[rows]).to(device)
-            elif is_counted(work.saved, work.target):
-                usual = model.decode(work.target, z, conditions).sum(1)
+            elif is_counted(saved, target):
+                usual = model.decode(target, z, conditions).sum(1)
                 library = usual * torch.from_numpy(self.ratio[rows]).to(device)
-            drawn = model.sample(work.target, z, conditions, library, generator=generator)
+            drawn = model.sample(target, z, conditions, library, generator=generator)
         values: FloatArray = drawn.float().cpu().numpy()
         at = self.place[columns]
         return np.where(at >= 0, values[:, np.maximum(at, 0)], np.nan).astype(np.float32)
 
     def _conditions(self, rows: IntArray) -> Conditions | None:
-        batch = self.work.predictor.batch if isinstance(self.work.predictor, Decoder) else None
-        if batch is not None and self.work.own is not None:
-            if (self.work.own[rows] < 0).any():
+        predictor, batches = self.translation.predictor, self.translation.batches
+        batch = predictor.batch if isinstance(predictor, ValueDecoder) else None
+        if batch is not None and batches is not None:
+            if (batches[rows] < 0).any():
                 return None
-            return Conditions({batch.key: torch.from_numpy(self.work.own[rows]).to(self.work.run.device)})
-        codes = () if batch is None else [code for code in batch.codes if code is not None]
+            return Conditions({batch.key: torch.from_numpy(batches[rows]).to(self.device)})
         # several batches are one of no particular kind
-        if batch is None or len(codes) != 1:
+        if batch is None or len(batch.codes) != 1:
             return None
-        return Conditions({batch.key: torch.full((len(rows),), codes[0], device=self.work.run.device)})
+        return Conditions({batch.key: torch.full((len(rows),), batch.codes[0], device=self.device)})

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mocli.data.files.columns import find_column
+from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError, UsageError, did_you_mean
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from mocli.data.files.modality import ModalityFile
-    from mocli.types import BoolArray, IntArray
+from mocli.types import BoolArray, IntArray
 
 FEWEST = 20
 """Cells without which an accuracy says nothing."""

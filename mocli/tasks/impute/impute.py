@@ -2,57 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from mocli.data.files.inputs import parse_source
 from mocli.data.links.route import link_files
 from mocli.errors import UsageError
 from mocli.tasks.impute.holdout import HoldOut
-from mocli.tasks.impute.options import Route
+from mocli.tasks.impute.options import CELLS, ImputeOptions
 from mocli.tasks.prepare.footprint import foreseen
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.options import listed_names, one_of
 from mocli.tasks.run.paths import Paths, command_line
-from mocli.tasks.run.request import Result, requested
+from mocli.tasks.run.request import Request, Result, requested
 from mocli.tasks.run.run import Run
-from mocli.types import Task
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
-
-    from mocli.tasks.run.request import Request
-
-CELLS = ("missing", "all")
-
-
-@dataclass(frozen=True)
-class ImputeOptions:
-    """What is asked of an imputation, beside what training needs."""
-
-    source: str | None
-    target: str | None
-    from_model: Path | None
-    cells: str
-    evaluate: bool
-    hold_out: HoldOut
-    scale: str
-    coverage: float
-    features: tuple[str, ...]
-    relations: bool = False
-    gtf: Path | None = None
-    window: int | None = None
-    route: str = Route.READOUT
-    decode_batch: str | None = None
-    draw: bool = False
-
-    @property
-    def denoises(self) -> bool:
-        """Whether a modality is asked for from itself."""
-        return self.source is not None and self.source == self.target
+from mocli.types import Route, Task
 
 
 def impute(
@@ -68,9 +33,6 @@ def impute(
     scale: str = "log",
     coverage: float = 0.9,
     features: str | Path | Sequence[str] | None = None,
-    relations: bool = False,
-    gtf: str | Path | None = None,
-    window: int | None = None,
     route: str = "auto",
     decode_batch: str | None = None,
     draw: bool = False,
@@ -101,11 +63,6 @@ def impute(
         Share of true values that prediction intervals shall hold.
     features
         Names wanted, or a file with one a line; None for all.
-    relations
-        Also correlate imputed features with measured ones, over the cells imputed.
-    gtf, window
-        Where genes lie, and how far from a TSS their peaks are looked for
-        (100,000 bases): relations of genes and peaks near them only.
     route
         How places become values: `decoder` (the model's own), `readout` (a regression on the
         latent), or `auto`, see `mocli.tasks.infer.predictor.choose_predictor`.
@@ -136,9 +93,6 @@ def impute(
         raise UsageError(
             "--coverage is a share between 0 and 1", field="--coverage", found=coverage, hint="such as 0.9"
         )
-    for value, option in ((gtf, "--gtf"), (window, "--window")):
-        if value is not None and not relations:
-            raise UsageError(f"{option} has no use without --relations", field=option, hint="add --relations")
     asked = ImputeOptions(
         source=source,
         target=target,
@@ -149,23 +103,15 @@ def impute(
         scale=scale,
         coverage=coverage,
         features=listed_names(features, "--features"),
-        relations=relations,
-        gtf=Path(gtf) if gtf is not None else None,
-        window=window,
         route=route,
         decode_batch=decode_batch,
         draw=draw,
     )
     _check_denoising(asked)
     request = requested(inputs, output=output, **shared)
-    paths = Paths.of(
-        request.output,
-        request.run,
-        suffixes=(".h5mu", ".h5ad"),
-        beside=(".relations.tsv",) if relations else (),
-    )
+    paths = Paths.of(request.output, request.run, suffixes=(".h5mu", ".h5ad"))
     sources = [parse_source(text).path for text in request.data.inputs]
-    paths.refuse_inputs([*sources, *link_files(request.data.links), *([asked.gtf] if asked.gtf else [])])
+    paths.refuse_inputs([*sources, *link_files(request.data.links)])
     if dry_run:
         return _dry_run(request, asked, paths)
     return _run(request, asked, paths, command if command is not None else command_line())
@@ -184,7 +130,6 @@ def _check_denoising(asked: ImputeOptions) -> None:
         return
     for given, option, why in (
         (asked.evaluate, "--evaluate", "agreement with them would be reconstruction, not prediction"),
-        (asked.relations, "--relations", "features would be correlated with themselves"),
         (asked.hold_out not in (HoldOut(), HoldOut(0.2)), "--hold-out", "there is nothing to check"),
     ):
         if given:
@@ -202,36 +147,25 @@ def _results(paths: Paths, asked: ImputeOptions) -> list[Path]:
 
 
 def _dry_run(request: Request, asked: ImputeOptions, paths: Paths) -> Result:
-    import numpy as np
-
-    from mocli.tasks.infer.batch import check_before_training
-    from mocli.tasks.infer.direction import columns_of, direction_of_inputs, rows_lacking, shared_cells
-    from mocli.tasks.prepare.pairing import relate
+    from mocli.tasks.impute.survey import survey
     from mocli.tasks.prepare.plan import plan
 
     lines: list[str] = []
     paths.check(force=request.output.force)
-    opened = open_modalities(request.data)
     if asked.from_model is None:
-        check_before_training(opened, request.data.batch_key, asked.decode_batch)
-        source, target = direction_of_inputs(asked, [f.name for f in opened])
-        by_name = {f.name: f for f in opened}
-        columns_of(asked.features, list(map(str, by_name[target].var.index)), target)
-        relation = relate([f.obs.index for f in opened], request.data.pairing)
-        pairs = shared_cells(opened, relation, request.data.pair_key, by_name[source], by_name[target])
-        out = asked.hold_out.choose(
-            opened, pairs if len(pairs) else None, source, target, seed=request.run.seed
-        )
-        checked = np.flatnonzero(out[source][pairs[:, 0]])
-        rows_lacking(source, target, by_name[source].n_obs, pairs, checked, asked)
-        lines.append(f"denoises {target}" if asked.denoises else f"imputes {target} from {source}")
+        surveyed = survey(request, asked, Task.IMPUTE, say=lambda _: None, warn=lambda _: None)
+        source, target = surveyed.direction.source, surveyed.direction.target
+        lines.append(f"denoises {target}" if source == target else f"imputes {target} from {source}")
         lines.extend(
-            f"keeps {int(o.sum()):,} cells of {name} out of training" for name, o in out.items() if o.any()
+            f"keeps {int(out.sum()):,} cells of {name} out of training"
+            for name, out in surveyed.held_out.items()
+            if out.any()
         )
-        made = plan(request.data, request.train, Task.IMPUTE, lines.append, files=opened)
+        made = plan(request.data, request.train, Task.IMPUTE, lines.append, files=surveyed.files)
         lines.append(foreseen(made, request.train, Task.IMPUTE))
         lines.extend(f"warning: {w}" for w in made.warnings)
     else:
+        opened = open_modalities(request.data)
         lines.extend(
             f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features from {f.where}" for f in opened
         )
@@ -245,19 +179,28 @@ def _dry_run(request: Request, asked: ImputeOptions, paths: Paths) -> Result:
 def _run(request: Request, asked: ImputeOptions, paths: Paths, command: Sequence[str]) -> Result:
     with Run("impute", paths, output=request.output, options=request.run, command=command) as run:
         # torch and scikit-learn are loaded only now: a dry run and a refusal need neither
-        from mocli.tasks.impute.work import Imputation
-        from mocli.tasks.relate.candidates import candidates_of
-        from mocli.tasks.relate.relate import relate_features
+        from mocli.tasks.impute.check import check
+        from mocli.tasks.impute.denoise import Denoised
+        from mocli.tasks.impute.draw import check_draws
+        from mocli.tasks.impute.survey import survey
+        from mocli.tasks.impute.work import Imputation, obtain_model, translate
+        from mocli.tasks.impute.write import deliver
+        from mocli.tasks.infer.direction import columns_of
 
-        choose = partial(candidates_of, run, request.data, asked) if asked.relations else None
-        work = Imputation.begin(run, request, asked, candidates=choose)
+        surveyed = survey(request, asked, Task.IMPUTE, say=run.say, warn=run.warn)
+        saved, trained = obtain_model(run, request, Task.IMPUTE, surveyed)
         with run.timed("encode"):
-            work.encode()
+            target = surveyed.direction.target
+            if target in saved.readouts:
+                saved.readouts[target].check_scale(asked.scale, target)
+            if asked.draw:
+                check_draws(saved, target)
+            translation, why = translate(run, request, asked, surveyed, saved)
+            columns = columns_of(asked.features, translation.names, target)
+            denoised = Denoised.of(translation) if translation.source == target else None
+            work = Imputation(asked, surveyed, translation, trained, columns, why, denoised)
         with run.timed("evaluate"):
-            work.check()
-        if work.candidates is not None:
-            with run.timed("relate"):
-                work.related = relate_features(work, work.candidates, work.rows_to_fill()[0])
+            checked = check(run, request, work)
         with run.timed("write"):
-            work.deliver()
+            deliver(run, request.output, work, checked)
     return Result(paths.output, run.report.as_dict(), [], _results(paths, asked))

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from mocli.metrics import imputation as figures
 from mocli.report.figures import Better, Entry, figure
 from mocli.report.tables import column_table
 from mocli.report.tables import table as rows_table
-from mocli.tasks.infer.decoder import Decoder
-
-if TYPE_CHECKING:
-    from mocli.metrics import imputation as figures
-    from mocli.tasks.impute.work import Imputation
-    from mocli.types import DoubleArray, IntArray
+from mocli.tasks.impute.check import Checked
+from mocli.tasks.impute.work import Imputation
+from mocli.tasks.infer.decoder import ValueDecoder
+from mocli.tasks.run.run import Run
+from mocli.types import DoubleArray, IntArray
 
 WORST = 200
 """Features in the report's table, the worst first."""
@@ -55,10 +55,10 @@ _STATISTICS: dict[str, tuple[str, Better, str]] = {
 }
 
 
-def report_route(work: Imputation) -> None:
+def report_route(run: Run, work: Imputation) -> None:
     """Say by which route values were made, of how many features, and under which batches."""
-    columns, predictor = work.columns, work.predictor
-    decoder = predictor if isinstance(predictor, Decoder) else None
+    columns, predictor = work.columns, work.translation.predictor
+    decoder = predictor if isinstance(predictor, ValueDecoder) else None
     decoded = 0 if decoder is None else len(decoder.decoded(columns))
     batch = decoder.batch if decoder is not None else None
     rows: list[list[Any]] = []
@@ -67,7 +67,7 @@ def report_route(work: Imputation) -> None:
     if decoded < len(columns):
         why = "the decoder does not know these features" if decoder is not None else work.why
         rows.append(["readout", len(columns) - decoded, why, None])
-    work.run.report.tables["route"] = rows_table(
+    run.report.tables["route"] = rows_table(
         "How values were made",
         "The decoder is part of the model; the readout is a regression on its latent that mocli "
         "fits after training.",
@@ -75,19 +75,18 @@ def report_route(work: Imputation) -> None:
         rows,
     )
     if decoder is not None and decoded < len(columns):
-        work.run.say(
+        run.say(
             f"{len(columns) - decoded:,} of {len(columns):,} features are the readout's: the decoder knows "
             "those that the model was trained on"
         )
 
 
-def report_figures(work: Imputation) -> None:
+def report_figures(run: Run, work: Imputation, checked: Checked) -> None:
     """Put accuracy and coverage, and those of the baselines, into the report and the log."""
-    found, run = work.evaluation, work.run
+    found, by_label = checked.evaluation, checked.by_label
     if found is None:
         return
-    columns = work.columns
-    direction = f"{work.source}->{work.target}"
+    columns, direction = work.columns, work.translation.direction
     run.report.metrics |= _statistics(found.accuracy, columns, direction, found.n_cells)
     run.report.metrics |= _detections(found.detection, columns, direction, found.n_cells)
     for name, accuracy in found.baselines.items():
@@ -127,7 +126,7 @@ def report_figures(work: Imputation) -> None:
             bounds=(0.0, 1.0),
             n=found.n_cells,
         )
-    for name, entries in work.by_label.figures(direction).items() if work.by_label is not None else ():
+    for name, entries in by_label.figures(direction).items() if by_label is not None else ():
         (run.report.metrics if name == "model" else run.report.baselines[name]["metrics"]).update(entries)
     for key, entry in run.report.metrics.items():
         if entry["value"] is not None:
@@ -141,7 +140,7 @@ def report_figures(work: Imputation) -> None:
     known = np.isfinite(r2)
     worse = int((r2[known] <= 0).sum())
     if worse:
-        examples = [work.names[j] for j in columns[known][np.argsort(r2[known])][: min(3, worse)]]
+        examples = [work.translation.names[j] for j in columns[known][np.argsort(r2[known])][: min(3, worse)]]
         run.warn(
             f"{worse:,} of {int(known.sum()):,} features are predicted no better than by their mean "
             f"(worst: {', '.join(examples)}): var['better_than_mean'] says which"
@@ -241,26 +240,26 @@ def _detections(
     return entries
 
 
-def tabulate(work: Imputation) -> None:
+def tabulate(run: Run, work: Imputation, checked: Checked) -> None:
     """Put the accuracy of every feature into the report, the worst first."""
-    if work.evaluation is None:
+    if checked.evaluation is None:
         return
-    accuracy, columns = work.evaluation.accuracy, work.columns
-    beside = work.evaluation.baselines.get("linked_feature")
+    accuracy, columns, names = checked.evaluation.accuracy, work.columns, work.translation.names
+    beside = checked.evaluation.baselines.get("linked_feature")
     order = np.argsort(np.nan_to_num(accuracy.pearson[columns], nan=-2), kind="stable")[:WORST]
     chosen = columns[order]
     table: dict[str, Any] = {
-        "feature": [work.names[j] for j in chosen],
+        "feature": [names[j] for j in chosen],
         "Pearson": accuracy.pearson[chosen],
         "Spearman": accuracy.spearman[chosen],
         "R²": accuracy.r2[chosen],
         "RMSE": accuracy.rmse[chosen],
-        "coverage": work.evaluation.coverage[chosen],
+        "coverage": checked.evaluation.coverage[chosen],
     }
     if beside is not None:
         table["Pearson of the linked feature"] = beside.pearson[chosen]
     shown = f"the {len(order):,} worst of {len(columns):,}" if len(order) < len(columns) else "all"
-    work.run.report.tables["features"] = column_table(
+    run.report.tables["features"] = column_table(
         f"Accuracy of every imputed feature ({shown}), worst first",
         "Features near the top should not be trusted; the whole table is in var of the output.",
         table,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,19 +11,15 @@ import pandas as pd
 from scipy import sparse
 
 from mocli.data.files.kinds import naming_hint
+from mocli.data.files.modality import ModalityFile
 from mocli.data.files.values import choose_layer
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.models.base import Encodes
-from mocli.types import ModalityKind, ValueKind
+from mocli.tasks.trained.saved import SavedModel
+from mocli.types import CSR, FloatArray, IntArray, ModalityKind, ValueKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     import torch
-
-    from mocli.data.files.modality import ModalityFile
-    from mocli.tasks.trained.saved import SavedModel
-    from mocli.types import CSR, FloatArray, IntArray
 
 LEAST_OVERLAP = 0.5
 """Share of the model's features that new cells must have been measured for."""

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mocli.data.files.columns import find_column
+from mocli.data.files.modality import ModalityFile
 from mocli.errors import UsageError, did_you_mean
 from mocli.tasks.prepare.columns import words
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from mocli.data.files.modality import ModalityFile
-    from mocli.tasks.trained.saved import SavedModel
-    from mocli.types import IntArray
+from mocli.tasks.trained.saved import SavedModel
+from mocli.types import IntArray
 
 OPTION = "--decode-batch"
 

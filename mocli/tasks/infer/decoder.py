@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy.stats import poisson
 
+from mocli.data.transforms.recipe import Recipe
 from mocli.models.base import Conditions, Decodes
 from mocli.nn.neighbors import chunks
-from mocli.types import COUNT_LIKELIHOODS
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from mocli.data.transforms.recipe import Recipe
-    from mocli.tasks.infer.batch import DecodeBatch
-    from mocli.tasks.trained.readout import FeatureReadout
-    from mocli.tasks.trained.saved import SavedModel
-    from mocli.types import DoubleArray, FloatArray, IntArray
+from mocli.tasks.infer.batch import DecodeBatch
+from mocli.tasks.trained.readout import FeatureReadout
+from mocli.tasks.trained.saved import SavedModel
+from mocli.types import COUNT_LIKELIHOODS, DoubleArray, FloatArray, IntArray
 
 BLOCK = 2_000_000
 """Values decoded at a time."""
@@ -31,7 +26,7 @@ MOST_SUMMED = 100.0
 
 
 @dataclass(frozen=True, eq=False)
-class Decoder:
+class ValueDecoder:
     """What a model's decoder says of the features of one modality.
 
     Expected counts are those of a cell of the training cells' median depth: proportions among the
@@ -64,7 +59,7 @@ class Decoder:
     @classmethod
     def of(
         cls, saved: SavedModel, modality: str, batch: DecodeBatch | None, device: torch.device | str
-    ) -> Decoder:
+    ) -> ValueDecoder:
         """Take the decoder of a saved model; `cannot_decode` must have had nothing against it."""
         model, recipe, readout = saved.model, saved.recipes[modality], saved.readouts[modality]
         if not isinstance(model, Decodes):
@@ -81,7 +76,7 @@ class Decoder:
         """`decoder`, with the batch where one was asked for."""
         return "decoder" if self.batch is None else f"decoder{self.batch.suffix}"
 
-    def of_cells(self, own: IntArray | None) -> Decoder:
+    def of_cells(self, own: IntArray | None) -> ValueDecoder:
         """Return the decoder of cells of these batches; the same where each is not decoded under its own."""
         return replace(self, own=own) if self.batch is not None and self.batch.own else self
 

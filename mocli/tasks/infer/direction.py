@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mocli.data.features.index import Features, features_of
 from mocli.data.files.inputs import sha256
+from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.tasks.infer.align import align, check_modality, find_modality
+from mocli.tasks.prepare.pairing import Relation
 from mocli.tasks.prepare.plan import known_pairs
-from mocli.types import ModalityKind
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from mocli.data.files.modality import ModalityFile
-    from mocli.tasks.impute.impute import ImputeOptions
-    from mocli.tasks.prepare.pairing import Relation
-    from mocli.tasks.trained.saved import SavedModel
-    from mocli.types import BoolArray, IntArray
-
+from mocli.tasks.trained.saved import SavedModel
+from mocli.types import BoolArray, IntArray, ModalityKind
 
 MIN_TRAINED = 2
 """Modalities without which nothing can be trained."""
@@ -75,12 +68,6 @@ class Direction:
         return [(name, f) for name, f in both if f is not None]
 
 
-def genes_from_peaks(asked: ImputeOptions, kinds: Mapping[str, ModalityKind]) -> ImputeOptions:
-    """Fill in what was not asked, as `likely_direction` does."""
-    source, target = likely_direction(asked.source, asked.target, kinds)
-    return replace(asked, source=source, target=target)
-
-
 def likely_direction(
     source: str | None, target: str | None, kinds: Mapping[str, ModalityKind]
 ) -> tuple[str | None, str | None]:
@@ -97,12 +84,10 @@ def likely_direction(
     return source, target
 
 
-def check_peaks(
-    asked: ImputeOptions, kinds: Mapping[str, ModalityKind], files: Sequence[ModalityFile]
-) -> None:
+def check_peaks(kinds: Mapping[str, ModalityKind], files: Sequence[ModalityFile]) -> None:
     """Raise `UsageError` where peaks are given to a model that was trained without any."""
     given = [f.name for f in files if f.kind is ModalityKind.ATAC]
-    if asked.source is None and given and ModalityKind.ATAC not in kinds.values():
+    if given and ModalityKind.ATAC not in kinds.values():
         raise UsageError(
             f"the model was trained without peaks, '{given[0]}' holds some",
             field="--from-model",
@@ -111,7 +96,7 @@ def check_peaks(
         )
 
 
-def direction_of_inputs(asked: ImputeOptions, names: Sequence[str]) -> tuple[str, str]:
+def direction_of_inputs(source: str | None, target: str | None, names: Sequence[str]) -> tuple[str, str]:
     """Return source and target among the inputs.
 
     Raises
@@ -119,14 +104,14 @@ def direction_of_inputs(asked: ImputeOptions, names: Sequence[str]) -> tuple[str
     UsageError
         A name that no input has, a choice that is left open, a single input.
     """
-    if len(names) < MIN_TRAINED and not asked.denoises:
+    if len(names) < MIN_TRAINED and (source is None or source != target):
         raise UsageError(
             "values are imputed by a trained model, or by one trained now on two modalities",
             field="--from-model",
             found=f"no model, and only {', '.join(names)}",
             hint="add --from-model DIR, or the other modality and --links",
         )
-    for given, option in ((asked.source, "--from"), (asked.target, "--to")):
+    for given, option in ((source, "--from"), (target, "--to")):
         if given is not None and given not in names:
             raise UsageError(
                 f"'{given}' is not among the inputs",
@@ -134,11 +119,11 @@ def direction_of_inputs(asked: ImputeOptions, names: Sequence[str]) -> tuple[str
                 found=", ".join(names),
                 hint=did_you_mean(given, names, "modalities"),
             )
-    return _chosen(asked, names)
+    return _settled(source, target, names)
 
 
 def direction_of_model(
-    asked: ImputeOptions, saved: SavedModel, files: Sequence[ModalityFile]
+    source: str | None, target: str | None, saved: SavedModel, files: Sequence[ModalityFile]
 ) -> tuple[str, str]:
     """Return source and target among the modalities of a model.
 
@@ -148,32 +133,30 @@ def direction_of_model(
         A name that the model does not have, or a choice that is left open.
     """
     names = list(saved.modalities)
-    if asked.source is not None:
-        check_modality(saved, asked.source, "--from")
-    if asked.target is not None:
-        check_modality(saved, asked.target, "--to")
-    given = [name for name in names if find_modality(files, name, saved) is not None]
-    source = asked.source
+    if source is not None:
+        check_modality(saved, source, "--from")
+    if target is not None:
+        check_modality(saved, target, "--to")
     if source is None:
-        others = [name for name in given if name != asked.target]
+        measured = [name for name in names if find_modality(files, name, saved) is not None]
+        others = [name for name in measured if name != target]
         source = others[0] if len(others) == 1 else None
-    return _chosen(replace(asked, source=source), names)
+    return _settled(source, target, names)
 
 
-def _chosen(asked: ImputeOptions, names: Sequence[str]) -> tuple[str, str]:
-    source, target = asked.source, asked.target
+def _settled(source: str | None, target: str | None, names: Sequence[str]) -> tuple[str, str]:
     if source is None and target is not None and len(names) == 2:
         source = next((n for n in names if n != target), None)
     if target is None and source is not None and len(names) == 2:
         target = next((n for n in names if n != source), None)
-    if source is None or target is None or (source == target and asked.relations):
-        alone = "" if asked.relations else f"; --from {names[0]} --to {names[0]} denoises"
+    if source is None or target is None:
         raise UsageError(
             "say which modality is imputed from which",
             field="--from, --to",
             found=f"--from {source or 'nothing'} --to {target or 'nothing'}",
             expected=f"two of {', '.join(names)}",
-            hint=f"for example --from {names[0]} --to {names[-1]}{alone}",
+            hint=f"for example --from {names[0]} --to {names[-1]}; "
+            f"--from {names[0]} --to {names[0]} denoises",
         )
     return source, target
 
@@ -225,26 +208,19 @@ def shared_cells(
     return none
 
 
-def rows_lacking(
-    source: str, target: str, n: int, pairs: IntArray, checked: IntArray, asked: ImputeOptions
-) -> BoolArray:
-    """Return which of n cells lack the target, those hidden for a comparison among them.
+def rows_lacking(n: int, pairs: IntArray, compared: IntArray) -> BoolArray:
+    """Return which of n cells of the source lack the target, `(n,)`.
 
-    Raises
-    ------
-    UsageError
-        None does, and only such cells are asked for.
+    Parameters
+    ----------
+    pairs
+        Rows of the same cell in source and target, `(n_pairs, 2)`.
+    compared
+        Rows of `pairs` whose target is hidden for a comparison: these lack it too.
     """
     lacks = np.ones(n, dtype=bool)
     lacks[pairs[:, 0]] = False
-    if asked.evaluate:
-        lacks[pairs[checked, 0]] = True
-    if asked.cells == "missing" and not lacks.any():
-        raise UsageError(
-            f"every cell of {source} has {target} measured, so nothing is missing",
-            field="--cells",
-            hint="impute them all the same with --cells all, or hide and compare some with --evaluate",
-        )
+    lacks[pairs[compared, 0]] = True
     return lacks
 
 

@@ -1,26 +1,70 @@
-"""Places of cells measured in one modality: encoded, or trained where a model has no encoders."""
+"""Latent coordinates of cells measured in one modality, and how decoded values change along them.
+
+Cells are encoded, or where a model has no encoders their coordinates are trained.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from mocli.models.base import Encodes, EncodesJointly, Extends, Model, Schedule
-from mocli.tasks.infer.align import project
+from mocli.data.bundle import MultiOmics
+from mocli.models.base import (
+    Conditions,
+    Decodes,
+    Encodes,
+    EncodesJointly,
+    Extends,
+    Model,
+    Schedule,
+    Surprised,
+)
+from mocli.tasks.infer.align import Aligned, project
 from mocli.tasks.infer.query import query_of_one
-from mocli.tasks.infer.slopes import Placed
+from mocli.tasks.run.options import DataOptions
+from mocli.tasks.trained.saved import SavedModel
 from mocli.train.loop import Training, fit
 from mocli.train.predict import encode_cells
+from mocli.types import FloatArray, IntArray
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+SLOPES = 20_000_000
+"""Values of one block's derivatives."""
 
-    from mocli.data.bundle import MultiOmics
-    from mocli.tasks.infer.align import Aligned
-    from mocli.tasks.run.options import DataOptions
-    from mocli.tasks.trained.saved import SavedModel
-    from mocli.types import FloatArray
+
+@dataclass(frozen=True, eq=False)
+class LatentCells:
+    """Cells with their places, `(n, d)`, as a model sees them."""
+
+    model: Model
+    bundle: MultiOmics
+    z: FloatArray
+    device: torch.device
+
+    def conditions(self, cells: IntArray) -> Conditions:
+        """Covariates of some cells."""
+        codes = {c.key: self._send(c.codes[cells]) for c in self.bundle.categorical}
+        numbers = self.bundle.continuous
+        return Conditions(codes, None if numbers is None else self._send(numbers.values[cells]))
+
+    def decode(self, modality: str, z: Tensor, cells: IntArray, library: Tensor | None = None) -> Tensor:
+        """Return expected values of cells at other places, `(B, n_vars)`; counts as shares of the total."""
+        assert isinstance(self.model, Decodes)
+        if library is None:
+            library = torch.ones(len(cells), device=self.device)
+        return self.model.decode(modality, z, self.conditions(cells), library)
+
+    def place(self, cells: IntArray) -> Tensor:
+        """Places of some cells, `(B, d)`."""
+        return self._send(self.z[cells])
+
+    def _send(self, values: np.ndarray) -> Tensor:
+        sent: Tensor = torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
+        return sent
 
 
 def place_cells(
@@ -58,7 +102,7 @@ def settle_cells(
     seed: int,
     say: Callable[[str], None],
     warn: Callable[[str], None],
-) -> Placed:
+) -> LatentCells:
     """Train the places of every cell of a file of one modality, for a model without encoders.
 
     Raises
@@ -76,7 +120,7 @@ def settle_cells(
     return infer_places(saved.model, query.load(), device=device, seed=seed)
 
 
-def infer_places(model: Model, bundle: MultiOmics, *, device: torch.device, seed: int) -> Placed:
+def infer_places(model: Model, bundle: MultiOmics, *, device: torch.device, seed: int) -> LatentCells:
     """Train what the cells of a bundle add to a model, and return them at their places.
 
     The model is not changed. The schedule is its own, whatever training was given, so that
@@ -89,4 +133,40 @@ def infer_places(model: Model, bundle: MultiOmics, *, device: torch.device, seed
     extended = model.extended(bundle)
     fit(extended, bundle, Schedule(), Training(device, seed))
     extended.module.eval()
-    return Placed(extended, bundle, encode_cells(extended, bundle, device), device)
+    return LatentCells(extended, bundle, encode_cells(extended, bundle, device), device)
+
+
+def slopes(
+    placed: LatentCells, modality: str, z: Tensor, cells: IntArray, library: Tensor, columns: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return expected values of some features `(B, k)`, and their derivatives in the latent `(B, k, d)`."""
+
+    def expected(place: Tensor) -> Tensor:
+        return placed.decode(modality, place, cells, library)[:, columns]
+
+    found = []
+    mean = expected(z)
+    with torch.no_grad(), warnings.catch_warnings():
+        # torch compiles some rules of forward derivatives by a function of its own that it deprecates
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for k in range(z.shape[1]):
+            along = torch.zeros_like(z)
+            along[:, k] = 1
+            mean, slope = torch.func.jvp(expected, (z,), (along,))  # type: ignore[misc]
+            found.append(slope)
+    return mean.detach(), torch.stack(found, 2).detach()
+
+
+def pull(model: Model, modality: str, columns: Tensor, values: Tensor, mean: Tensor) -> Tensor:
+    """Return the derivative in the means of the values' loss, `(B, k)`.
+
+    Without a likelihood of the model's own it is Poisson's.
+    """
+    with torch.enable_grad():
+        at = mean.detach().clone().requires_grad_()
+        if isinstance(model, Surprised):
+            loss = model.surprise(modality, columns, values, at)
+        else:
+            loss = at - torch.xlogy(values, at)
+        (found,) = torch.autograd.grad(loss.sum(), at)
+    return found

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from mocli.errors import UsageError
 from mocli.models.base import Encodes, EncodesJointly, Extends
-from mocli.tasks.impute.options import Route
 from mocli.tasks.infer.batch import OPTION, decode_batch
-from mocli.tasks.infer.decoder import Decoder, cannot_decode
+from mocli.tasks.infer.decoder import ValueDecoder, cannot_decode
 from mocli.tasks.infer.place import infer_places
+from mocli.tasks.trained.readout import FeatureReadout
+from mocli.tasks.trained.saved import SavedModel
+from mocli.tasks.trained.train import Trained
 from mocli.train.predict import encode_rows
+from mocli.types import FloatArray, IntArray, Route
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import torch
-
-    from mocli.tasks.impute.impute import ImputeOptions
-    from mocli.tasks.trained.readout import FeatureReadout
-    from mocli.tasks.trained.saved import SavedModel
-    from mocli.tasks.trained.train import Trained
-    from mocli.types import FloatArray, IntArray
 
 FEWEST_PAIRS = 50
 """Cells measured in both, below which no readout is fitted to places by the source alone."""
@@ -44,10 +40,11 @@ class Predictor(Protocol):
 
 def choose_predictor(
     saved: SavedModel,
-    asked: ImputeOptions,
     source: str,
     target: str,
     *,
+    route: Route,
+    batch: str | None,
     device: torch.device,
     warn: Callable[[str], None],
 ) -> tuple[Predictor, str]:
@@ -57,14 +54,18 @@ def choose_predictor(
     else the readout there is. On real cells the first was better than the decoder, and the decoder
     better than a readout fitted to cells placed by all that was measured of them.
 
+    Parameters
+    ----------
+    batch
+        As `decode_batch` takes it.
+
     Raises
     ------
     UsageError
         The decoder, or a batch to decode as, is asked for and there is none.
     """
     readout, problem = saved.readouts[target], cannot_decode(saved, target)
-    route = Route(asked.route)
-    if problem is not None and (route is Route.DECODER or asked.decode_batch is not None):
+    if problem is not None and (route is Route.DECODER or batch is not None):
         raise UsageError(
             f"{target} cannot be decoded: {problem}",
             field="--route" if route is Route.DECODER else OPTION,
@@ -76,7 +77,7 @@ def choose_predictor(
     joint = isinstance(saved.model, EncodesJointly)
     fits = not joint or readout.source == source
     if route is Route.AUTO:
-        if asked.decode_batch is not None:
+        if batch is not None:
             route, why = Route.DECODER, f"{OPTION} needs the decoder"
         elif problem is not None:
             route, why = Route.READOUT, problem
@@ -98,12 +99,20 @@ def choose_predictor(
                 f"placed by {source} alone" + (": " + ", or ".join(ways) if ways else "")
             )
         return readout, why
-    return Decoder.of(saved, target, decode_batch(saved, target, asked.decode_batch, warn), device), why
+    return ValueDecoder.of(saved, target, decode_batch(saved, target, batch, warn), device), why
 
 
 def of_cells(predictor: Predictor, own: IntArray | None) -> Predictor:
     """Return a predictor for cells of these batches `(n,)`, which only a decoder may care for."""
-    return predictor.of_cells(own) if isinstance(predictor, Decoder) else predictor
+    return predictor.of_cells(own) if isinstance(predictor, ValueDecoder) else predictor
+
+
+def training_pairs(trained: Trained, source: str, target: str) -> IntArray | None:
+    """Return rows of the same training cell in source and target, `(n, 2)`; None where none is known."""
+    pairs = trained.made.pairs
+    if (source, target) in pairs:
+        return pairs[source, target]
+    return pairs[target, source][:, ::-1] if (target, source) in pairs else None
 
 
 def readout_from(
@@ -116,9 +125,7 @@ def readout_from(
     model, made = trained.model, trained.made
     if not isinstance(model, EncodesJointly) or not isinstance(model, Encodes | Extends):
         return None
-    pairs = made.pairs.get((source, target))
-    if pairs is None and (target, source) in made.pairs:
-        pairs = made.pairs[target, source][:, ::-1]
+    pairs = training_pairs(trained, source, target)
     if pairs is None or len(pairs) < FEWEST_PAIRS:
         return None
     bundle = trained.prepared.bundle

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from mocli.data.bundle import Codes, FeatureMatrix, Modality, MultiOmics
 from mocli.data.files.columns import find_column
+from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError, UsageError
 from mocli.tasks.infer.align import Aligned, align, find_modality
 from mocli.tasks.prepare.columns import codes_of_cells, numbers_of_cells
 from mocli.tasks.prepare.pairing import Relation, index_map, relate
-from mocli.types import ModalityKind, Pairing
+from mocli.tasks.run.options import DataOptions
+from mocli.tasks.trained.saved import SavedModel
+from mocli.types import IntArray, ModalityKind, Pairing
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from mocli.data.files.modality import ModalityFile
-    from mocli.tasks.run.options import DataOptions
-    from mocli.tasks.trained.saved import SavedModel
-    from mocli.types import IntArray
-
-    Say = Callable[[str], None]
+Say = Callable[[str], None]
 
 NEW_BATCH = "query"
 """Name of the batch of cells that come without one."""

@@ -24,7 +24,7 @@ from mocli.tasks.perturb.settle import Settled
 from mocli.train.predict import BLOCK
 
 if TYPE_CHECKING:
-    from mocli.tasks.infer.slopes import Placed
+    from mocli.tasks.infer.place import LatentCells
     from mocli.tasks.perturb.effect import Effect
     from mocli.tasks.trained.saved import SavedModel
     from mocli.types import CSR, DoubleArray, FloatArray, IntArray
@@ -191,7 +191,7 @@ class Replacement:
 
     @classmethod
     def settled(
-        cls, saved: SavedModel, modality: str, x: CSR, absent: IntArray, placed: Placed, rows: IntArray
+        cls, saved: SavedModel, modality: str, x: CSR, absent: IntArray, placed: LatentCells, rows: IntArray
     ) -> Replacement:
         """Take cells that were placed by training.
 

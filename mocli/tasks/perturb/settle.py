@@ -20,12 +20,12 @@ from scipy import sparse
 
 from mocli.models.base import HasPrior
 from mocli.nn.neighbors import chunks
-from mocli.tasks.infer.slopes import SLOPES, pull, slopes
+from mocli.tasks.infer.place import SLOPES, pull, slopes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mocli.tasks.infer.slopes import Placed
+    from mocli.tasks.infer.place import LatentCells
     from mocli.types import CSR, BoolArray, DoubleArray, FloatArray, IntArray
 
 LEAST = 1e-8
@@ -48,7 +48,7 @@ class Settled:
     """
 
     def __init__(
-        self, placed: Placed, modality: str, rows: IntArray, library: FloatArray, *, measured: BoolArray
+        self, placed: LatentCells, modality: str, rows: IntArray, library: FloatArray, *, measured: BoolArray
     ) -> None:
         self.placed, self.modality, self.rows = placed, modality, rows
         self.library = torch.from_numpy(library).to(placed.device)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from mocli.data.files.modality import ModalityFile
     from mocli.tasks.infer.align import Aligned
-    from mocli.tasks.infer.slopes import Placed
+    from mocli.tasks.infer.place import LatentCells
     from mocli.tasks.perturb.options import PerturbOptions
     from mocli.tasks.perturb.screen import Asked
     from mocli.tasks.run.request import Request
@@ -82,7 +82,7 @@ class PerturbationRun:
     aligned: Aligned = field(init=False)
     cells: Replacement = field(init=False)
     sets: CellSets = field(init=False)
-    settled: Placed | None = None
+    settled: LatentCells | None = None
     perturbations: list[Perturbation] = field(init=False)
     screened: Screened | None = None
     predicted: Predicted | None = None

@@ -9,10 +9,10 @@ import pandas as pd
 
 from mocli.data.files.inputs import sha256
 from mocli.data.write.blocks import NewModality
+from mocli.data.write.tsv import write_tsv
 from mocli.data.write.write import write_h5mu
 from mocli.tasks.perturb.report import draw, report_perturbation
 from mocli.tasks.perturb.shifts import stream
-from mocli.tasks.relate.table import write_tsv
 from mocli.train.checkpoint import Checkpoints
 
 if TYPE_CHECKING:

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 
 from mocli.data.features.index import FeatureIndex, Features, nearest_names
 from mocli.data.genome.genes import read_genes
 from mocli.data.genome.loci import has_places
-from mocli.data.genome.vicinity import WINDOW, find_vicinity
+from mocli.data.genome.vicinity import WINDOW, Vicinity, find_vicinity
 from mocli.errors import InputError, UsageError
-from mocli.tasks.relate.correlate import Pairs, all_pairs, genomic_pairs, strongest_pairs
-from mocli.types import ModalityKind
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from mocli.data.genome.vicinity import Vicinity
-    from mocli.tasks.impute.impute import ImputeOptions
-    from mocli.tasks.infer.direction import Direction
-    from mocli.tasks.relate.correlate import Imputed
-    from mocli.tasks.run.options import DataOptions
-    from mocli.tasks.run.run import Run
-    from mocli.types import CSR, IntArray
+from mocli.tasks.relate.correlate import Imputed, all_pairs, genomic_pairs, strongest_pairs
+from mocli.tasks.relate.scope import FeaturePairs
+from mocli.types import CSR, IntArray, ModalityKind
 
 MOST_PAIRS = 2_000_000
 """Pairs of features without places that are all tested; of more, the strongest."""
@@ -67,7 +57,7 @@ class Candidates:
         gene = _GENES.get((self.second if self.peaks_first else self.first).kind, "gene")
         return ("peak", gene) if self.peaks_first else (gene, "peak")
 
-    def pairs(self, measured: CSR, imputed: Imputed) -> Pairs:
+    def pairs(self, measured: CSR, imputed: Imputed) -> FeaturePairs:
         """Return the pairs, by first, then by second feature.
 
         Parameters
@@ -83,7 +73,7 @@ class Candidates:
             return strongest_pairs(measured, imputed, n_first, top=self.top)
         return self.turned(genomic_pairs(near))
 
-    def turned(self, pairs: Pairs) -> Pairs:
+    def turned(self, pairs: FeaturePairs) -> FeaturePairs:
         """Return pairs of genes and peaks with the imputed side first."""
         if not self.peaks_first:
             return pairs
@@ -91,7 +81,7 @@ class Candidates:
         assert pairs.home is not None
         home = np.full(len(self.second.names), -1, dtype=np.int64)
         home[pairs.first] = pairs.home[pairs.second]
-        return Pairs(pairs.second[order], pairs.first[order], home=home)
+        return FeaturePairs(pairs.second[order], pairs.first[order], home=home)
 
     def summary(self) -> str:
         """Say what is tested."""
@@ -111,18 +101,6 @@ class Candidates:
 def near_name(candidates: Candidates) -> str:
     """Return what the side that is no peaks is called, in the plural."""
     return candidates.labels[1 if candidates.peaks_first else 0] + "s"
-
-
-def candidates_of(run: Run, data: DataOptions, asked: ImputeOptions, direction: Direction) -> Candidates:
-    """Choose the pairs that `impute --relations` tests; see `find_candidates`."""
-    first, second = direction.features(data.var_key)
-    columns = np.arange(len(first.names))
-    if asked.features:
-        # a name that is not there is an error of the imputation itself
-        columns = np.flatnonzero(np.isin(np.asarray(direction.target_names, dtype=object), asked.features))
-    return find_candidates(
-        first, second, columns, gtf=asked.gtf, window=asked.window, top=TOP, say=run.say, warn=run.warn
-    )
 
 
 def find_candidates(

@@ -6,7 +6,7 @@
     pairs = all_pairs(n_a, n_b)                                    # a moderate number
     pairs = strongest_pairs(measured, imputed, n_a, top=10)        # of very many
     relations = relate(measured, imputed, pairs, groups=cell_types)
-    table = relations_table(relations, ...)                        # relationtable.py
+    table = relations_table(relations, ...)                        # relate.py
 
 `imputed` is asked for columns of A, some hundred at a time, so that neither the
 imputed matrix nor all correlations ever stand in memory.
@@ -14,23 +14,20 @@ imputed matrix nor all correlations ever stand in memory.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from mocli.data.genome.vicinity import Vicinity
 from mocli.errors import InputError
 from mocli.metrics.correlation import unit_dense, unit_sparse
 from mocli.metrics.null import empirical_p, false_discovery_rate, outlier_p
-from mocli.tasks.relate.scope import ALL, Scope
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from mocli.data.genome.vicinity import Vicinity
-    from mocli.types import CSR, DoubleArray, FloatArray, IntArray
+from mocli.tasks.relate.scope import ALL, FeaturePairs, Scope
+from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
 Imputed: TypeAlias = "Callable[[IntArray], FloatArray]"
 Progress: TypeAlias = "Callable[[int, int], None]"
@@ -41,29 +38,7 @@ _WIDEST = 512
 
 
 @dataclass(frozen=True, eq=False)
-class Pairs:
-    """Candidates.
-
-    Attributes
-    ----------
-    first, second
-        `(n_pairs,)` columns of A (imputed) and of B (measured).
-    n_compared
-        How many pairs these were selected from by their correlation; None where
-        they were not.
-    home
-        `(p_B,)` chromosome of every feature of B, -1 nowhere; None where B has no
-        places. It decides what the matched null is.
-    """
-
-    first: IntArray
-    second: IntArray
-    n_compared: int | None = None
-    home: IntArray | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Relation:
+class Correlations:
     """Correlations over one set of cells, `(n_pairs,)` each in the order of the pairs.
 
     Attributes
@@ -101,23 +76,23 @@ class Relations:
         Groups of fewer than 20 cells.
     """
 
-    pairs: Pairs
-    sets: tuple[Relation, ...]
+    pairs: FeaturePairs
+    sets: tuple[Correlations, ...]
     left_out: tuple[str, ...] = ()
 
 
-def all_pairs(n_first: int, n_second: int) -> Pairs:
+def all_pairs(n_first: int, n_second: int) -> FeaturePairs:
     """Every feature of A with every feature of B."""
     first, second = np.divmod(np.arange(n_first * n_second, dtype=np.int64), max(1, n_second))
-    return Pairs(first, second)
+    return FeaturePairs(first, second)
 
 
-def genomic_pairs(vicinity: Vicinity) -> Pairs:
+def genomic_pairs(vicinity: Vicinity) -> FeaturePairs:
     """Genes with the peaks around them."""
-    return Pairs(vicinity.gene, vicinity.peak, home=vicinity.chrom_code)
+    return FeaturePairs(vicinity.gene, vicinity.peak, home=vicinity.chrom_code)
 
 
-def strongest_pairs(measured: CSR, imputed: Imputed, n_first: int, *, top: int) -> Pairs:
+def strongest_pairs(measured: CSR, imputed: Imputed, n_first: int, *, top: int) -> FeaturePairs:
     """Of all pairs those that are among the `top` by |Pearson's r| of either of their features.
 
     At most `top * (n_first + p_B)` pairs, by first, then by second feature; of
@@ -142,13 +117,13 @@ def strongest_pairs(measured: CSR, imputed: Imputed, n_first: int, *, top: int) 
     found = [*of_first, (owner[known], second)]
     keys = np.concatenate([first * n_second + second for first, second in found])
     first, second = np.divmod(np.unique(keys).astype(np.int64), n_second)
-    return Pairs(first, second, n_compared=n_first * n_second)
+    return FeaturePairs(first, second, n_compared=n_first * n_second)
 
 
 def relate(
     measured: CSR,
     imputed: Imputed,
-    pairs: Pairs,
+    pairs: FeaturePairs,
     *,
     groups: Sequence[object] | np.ndarray | None = None,
     n_permutations: int = 20,
@@ -248,12 +223,12 @@ def relate(
     return Relations(pairs, tuple(_conclude(scope, pairs) for scope in pool), left_out)
 
 
-def correlate(measured: CSR, imputed: Imputed, pairs: Pairs) -> DoubleArray:
+def correlate(measured: CSR, imputed: Imputed, pairs: FeaturePairs) -> DoubleArray:
     """Pearson's correlations of pairs, `(n_pairs,)`, without significance."""
     return relate(measured, imputed, pairs, n_permutations=0, n_matched=0).sets[0].correlation
 
 
-def _runs(pairs: Pairs) -> tuple[IntArray, IntArray, IntArray]:
+def _runs(pairs: FeaturePairs) -> tuple[IntArray, IntArray, IntArray]:
     """First features, and where the run of pairs of each begins and how long it is."""
     if (np.diff(pairs.first) < 0).any():
         raise ValueError("pairs must be sorted by their first feature")
@@ -313,7 +288,7 @@ def _blocks(
         yield chosen, values
 
 
-def _conclude(scope: Scope, pairs: Pairs) -> Relation:
+def _conclude(scope: Scope, pairs: FeaturePairs) -> Correlations:
     scaled = scope.correlation * np.sqrt(max(1, scope.n_cells - 1))
     p = empirical_p(scope.permuted(), scaled)
     if scope.outlier:
@@ -323,7 +298,7 @@ def _conclude(scope: Scope, pairs: Pairs) -> Relation:
         bins = scope.bins_of(pairs.second)
         for k in np.unique(bins):
             p_matched[bins == k] = empirical_p(scope.matched(int(k)), scope.z[bins == k])
-    return Relation(
+    return Correlations(
         scope.name,
         scope.n_cells,
         scope.correlation,

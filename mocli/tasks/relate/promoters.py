@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 
-from mocli.tasks.relate.correlate import Pairs
-from mocli.tasks.relate.scope import ALL
+from mocli.data.genome.vicinity import Vicinity
+from mocli.tasks.relate.scope import ALL, FeaturePairs
+from mocli.types import BoolArray, DoubleArray, IntArray
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from mocli.data.genome.vicinity import Vicinity
-    from mocli.types import BoolArray, DoubleArray, IntArray
-
-    Figures: TypeAlias = dict[str, dict[str, float | int | str | None]]
+Figures: TypeAlias = dict[str, dict[str, float | int | str | None]]
 
 PROMOTER = 2_000  # bases
 DISTAL = 10_000
@@ -24,7 +20,7 @@ TOP = 0.1
 _BIN_EDGES = (1, 501, 1_001)  # of |distance|: over the TSS, to 500, to 1,000, to 2,000
 
 
-def promoter_controls(vicinity: Vicinity, *, seed: int = 0) -> Pairs:
+def promoter_controls(vicinity: Vicinity, *, seed: int = 0) -> FeaturePairs:
     """Draw, for every promoter pair, the same gene with another gene's promoter peak.
 
     The peak lies in the same distance bin (over the TSS, within 500, 1,000 or 2,000
@@ -55,7 +51,7 @@ def promoter_controls(vicinity: Vicinity, *, seed: int = 0) -> Pairs:
         peak.append(vicinity.peak[members[drawn[has]]])
     first, second = np.concatenate(gene), np.concatenate(peak)
     order = np.lexsort((second, first))
-    return Pairs(first[order], second[order], home=vicinity.chrom_code)
+    return FeaturePairs(first[order], second[order], home=vicinity.chrom_code)
 
 
 def promoter_enrichment(table: pd.DataFrame, controls: DoubleArray) -> Figures:

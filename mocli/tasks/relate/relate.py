@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from mocli.data.batches import densify
+from mocli.data.genome.vicinity import Vicinity
 from mocli.errors import InputError
-from mocli.tasks.infer.align import align
-from mocli.tasks.relate.correlate import FEWEST_CELLS, correlate, relate
-from mocli.tasks.relate.promoters import promoter_controls, promoter_enrichment
-from mocli.tasks.relate.table import relations_table
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import pandas as pd
-
-    from mocli.tasks.impute.work import Imputation
-    from mocli.tasks.relate.candidates import Candidates
-    from mocli.tasks.relate.correlate import Pairs, Relations
-    from mocli.tasks.relate.promoters import Figures
-    from mocli.types import CSR, BoolArray, FloatArray, IntArray, StrArray
+from mocli.tasks.infer.translation import Translation
+from mocli.tasks.relate.candidates import Candidates
+from mocli.tasks.relate.correlate import FEWEST_CELLS, Relations, correlate, relate
+from mocli.tasks.relate.promoters import Figures, promoter_controls, promoter_enrichment
+from mocli.tasks.relate.scope import FeaturePairs
+from mocli.types import BoolArray, FloatArray, IntArray, StrArray
 
 MEASURED = "correlation_measured"
 LINKED = "linked"
+_NUMBERS = ("correlation", "spearman", "p", "fdr", "z_matched", "p_matched", "fdr_matched")
 _PATIENCE = 30.0  # seconds between two lines about progress
 
 
@@ -63,12 +57,14 @@ class Related:
 
 
 def relate_features(
-    work: Imputation,
+    translation: Translation,
     candidates: Candidates,
     rows: IntArray,
     *,
     groups: StrArray | None = None,
     n_permutations: int = 20,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Related:
     """Correlate imputed features of the target with measured ones of the source.
 
@@ -87,95 +83,78 @@ def relate_features(
     InputError
         The model holds no readout of the source.
     """
-    if work.source not in work.saved.readouts:
+    source, target = translation.source, translation.target
+    if source not in translation.saved.readouts:
         raise InputError(
-            f"the model cannot give values of '{work.source}'",
-            file=str(work.asked.from_model),
-            hint="train it again with this version of mocli",
+            f"the model cannot give values of '{source}'", hint="train it again with this version of mocli"
         )
-    seed = work.request.run.seed
-    x, absent = _values(work, work.source, rows)
+    x, absent = translation.measured(source, rows)
 
     def imputed(columns: IntArray) -> FloatArray:
-        return work.predict(rows, "log", candidates.columns[columns])
+        return translation.predict(rows, "log", candidates.columns[columns])
 
     pairs = candidates.pairs(x, imputed)
-    found = relate(
+    relations = relate(
         x,
         imputed,
         pairs,
         groups=groups,
         n_permutations=n_permutations,
         seed=seed,
-        progress=_progress(work.run.say),
+        progress=_progress(say),
     )
     near = candidates.vicinity
     controls = None if near is None else candidates.turned(promoter_controls(near, seed=seed))
-    known, both = _measured_in_both(work, rows)
+    partners = translation.partners()[rows]
+    both = np.flatnonzero(partners >= 0)
     beside = None
-    if len(known) >= FEWEST_CELLS:
-        y = _values(work, work.target, both)[0].tocsc()
+    if len(both) >= FEWEST_CELLS:
+        y = translation.measured(target, partners[both])[0].tocsc()
 
         def measured(columns: IntArray) -> FloatArray:
             return densify(y[:, candidates.columns[columns]])
 
-        of_known = None if groups is None else groups[known]
-        beside = relate(x[known], measured, pairs, groups=of_known, n_permutations=0, n_matched=0)
-    table = _tabulate(candidates, found, beside, _linked(work, candidates))
-    enrichment = second = None
+        of_both = None if groups is None else groups[both]
+        beside = relate(x[both], measured, pairs, groups=of_both, n_permutations=0, n_matched=0)
+    table = _tabulate(candidates, relations, beside, _linked(translation, candidates))
+    enrichment = enrichment_measured = None
     if controls is not None:
         enrichment = promoter_enrichment(table, correlate(x, imputed, controls))
         if beside is not None:
             swapped = table.assign(correlation=table[MEASURED])
-            second = promoter_enrichment(swapped, correlate(x[known], measured, controls))
-    n_measured = 0 if beside is None else len(known)
+            enrichment_measured = promoter_enrichment(swapped, correlate(x[both], measured, controls))
     lacking = np.isin(pairs.second, absent)
-    names = tuple(candidates.second.names[j] for j in np.unique(pairs.second[lacking]))
     return Related(
-        candidates, table, found.left_out, pairs.n_compared, n_measured, enrichment, second, names,
+        candidates,
+        table,
+        relations.left_out,
+        pairs.n_compared,
+        0 if beside is None else len(both),
+        enrichment,
+        enrichment_measured,
+        tuple(candidates.second.names[j] for j in np.unique(pairs.second[lacking])),
         int(lacking.sum()),
-    )  # fmt: skip
+    )
 
 
-def _values(work: Imputation, name: str, rows: IntArray) -> tuple[CSR, IntArray]:
-    """Values of some rows, and the features that the file lacks, which are 0 there."""
-    file = work.source_file if name == work.source else work.target_file
-    assert file is not None
-    aligned = align(work.saved, name, file, layers=work.request.data.layer, warn=lambda _: None)
-    return work.saved.readouts[name].values(aligned.read(rows), "log"), aligned.absent
-
-
-def _measured_in_both(work: Imputation, rows: IntArray) -> tuple[IntArray, IntArray]:
-    """Places among `rows`, and rows of the target's file, of cells that have both measured."""
-    own = np.full(work.source_file.n_obs, -1, dtype=np.int64)
-    own[work.pairs[:, 0]] = work.pairs[:, 1]
-    known = np.flatnonzero(own[rows] >= 0)
-    return known, own[rows][known]
-
-
-def _linked(work: Imputation, candidates: Candidates) -> Callable[[Pairs], BoolArray] | None:
+def _linked(translation: Translation, candidates: Candidates) -> Callable[[FeaturePairs], BoolArray] | None:
     """Whether pairs were links in training; None where the two were not linked."""
-    recipes = work.saved.link_recipes
-    if (work.source, work.target) in recipes:
-        source, target = recipes[work.source, work.target]
-    elif (work.target, work.source) in recipes:
-        target, source = recipes[work.target, work.source]
+    recipes = translation.saved.link_recipes
+    if (translation.source, translation.target) in recipes:
+        source, target = recipes[translation.source, translation.target]
+    elif (translation.target, translation.source) in recipes:
+        target, source = recipes[translation.target, translation.source]
     else:
         return None
     joined = (abs(target.aggregation).tocsr()[candidates.columns] @ abs(source.aggregation).tocsr().T).tocsr()
-
-    def linked(pairs: Pairs) -> BoolArray:
-        found: BoolArray = np.asarray(joined[pairs.first, pairs.second]).ravel() > 0
-        return found
-
-    return linked
+    return lambda pairs: np.asarray(joined[pairs.first, pairs.second]).ravel() > 0
 
 
 def _tabulate(
     candidates: Candidates,
     found: Relations,
     beside: Relations | None,
-    linked: Callable[[Pairs], BoolArray] | None,
+    linked: Callable[[FeaturePairs], BoolArray] | None,
 ) -> pd.DataFrame:
     """Lay out with features as numbers, so that columns can be added pair by pair; then name them."""
     pairs, near, labels = found.pairs, candidates.vicinity, candidates.labels
@@ -213,3 +192,49 @@ def _progress(say: Callable[[str], None]) -> Callable[[int, int], None]:
             say(f"correlating: {done:,} of {n:,} imputed features")
 
     return tell
+
+
+def relations_table(
+    relations: Relations,
+    first: Sequence[str] | None = None,
+    second: Sequence[str] | None = None,
+    *,
+    labels: tuple[str, str] = ("gene", "peak"),
+    vicinity: Vicinity | None = None,
+) -> pd.DataFrame:
+    """Lay relations out.
+
+    Parameters
+    ----------
+    first, second
+        Names of all features of A and of B; those of `vicinity` where that is given.
+    labels
+        What the columns of the two features are called: the modalities' names.
+    vicinity
+        Where the pairs come from; adds chrom, start, end (0-based, half-open) and
+        distance_to_tss.
+
+    Returns
+    -------
+    The two features; the place; `group` where there are groups; n_cells,
+    correlation, spearman, p, fdr, z_matched, p_matched, fdr_matched. All cells
+    come first, then group by group; within each by |correlation|, the largest
+    first, undefined ones last, equal ones in the order of the features.
+    """
+    pairs = relations.pairs
+    names_a = np.asarray(vicinity.genes if vicinity and first is None else first, dtype=object)
+    names_b = np.asarray(vicinity.peaks if vicinity and second is None else second, dtype=object)
+    parts = []
+    for found in relations.sets:
+        order = np.argsort(-np.nan_to_num(np.abs(found.correlation), nan=-1.0), kind="stable")
+        at = pairs.second[order]
+        columns: dict[str, object] = {labels[0]: names_a[pairs.first[order]], labels[1]: names_b[at]}
+        if vicinity is not None:
+            columns |= {c: vicinity.places[c].to_numpy()[at] for c in ("chrom", "start", "end")}
+            columns["distance_to_tss"] = vicinity.distance[order]
+        if len(relations.sets) > 1 or relations.left_out:
+            columns["group"] = np.full(len(order), found.group, dtype=object)
+        columns["n_cells"] = np.full(len(order), found.n_cells, dtype=np.int64)
+        columns |= {name: getattr(found, name)[order] for name in _NUMBERS}
+        parts.append(pd.DataFrame(columns))
+    return pd.concat(parts, ignore_index=True)

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from mocli.data.genome.vicinity import Vicinity
+from mocli.data.write.tsv import write_tsv
 from mocli.report.figures import Entry, figure
+from mocli.report.html import Drawn
 from mocli.report.tables import column_table
-from mocli.tasks.relate.relate import LINKED, MEASURED
+from mocli.tasks.relate.promoters import Figures
+from mocli.tasks.relate.relate import LINKED, MEASURED, Related
 from mocli.tasks.relate.scope import ALL
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from mocli.report.html import Drawn
-    from mocli.tasks.relate.promoters import Figures
-    from mocli.tasks.relate.relate import Related
-    from mocli.tasks.run.run import Run
+from mocli.tasks.run.run import Run
+from mocli.types import IntArray
 
 SHOWN = 200
 """Pairs in the report's table."""
+_BEDPE = ("chrom1", "start1", "end1", "chrom2", "start2", "end2", "name", "score", "strand1", "strand2")
 _FDR = 0.05
 _MOST_LINKED = 0.5  # share of linked pairs from which the reader is told that the model knew them
 
@@ -256,3 +257,43 @@ def summarise(related: Related) -> str:
         f"{len(over_all(related.table)):,} relations of imputed {first} and measured {second} features, "
         f"over all cells{within}"
     )
+
+
+def write_bedpe(path: Path, table: pd.DataFrame, vicinity: Vicinity) -> None:
+    """Write the arcs from TSS to peak for genome browsers, in the table's order; atomic.
+
+    The score is the correlation; pairs without one are left out. Of a table with
+    groups the rows wanted are to be chosen before.
+    """
+    gene, peak = (table.columns[k] for k in (0, 1))
+    table = table[table["correlation"].notna().to_numpy()]
+    at = _place_of(vicinity, table[gene].to_numpy(), table[peak].to_numpy())
+    arcs = pd.DataFrame(
+        {
+            "chrom1": table["chrom"].to_numpy(),
+            "start1": vicinity.tss[at],
+            "end1": vicinity.tss[at] + 1,
+            "chrom2": table["chrom"].to_numpy(),
+            "start2": table["start"].to_numpy(),
+            "end2": table["end"].to_numpy(),
+            "name": (table[gene] + "|" + table[peak]).to_numpy(),
+            "score": table["correlation"].to_numpy(),
+            "strand1": vicinity.strand[at],
+            "strand2": np.full(len(table), ".", dtype=object),
+        },
+        columns=list(_BEDPE),
+    )
+    write_tsv(path, arcs.rename(columns={"chrom1": "#chrom1"}))
+
+
+def _place_of(vicinity: Vicinity, genes: np.ndarray, peaks: np.ndarray) -> IntArray:
+    """Places of named pairs in the vicinity."""
+    names = (np.asarray(vicinity.genes, dtype=object), np.asarray(vicinity.peaks, dtype=object))
+    known = pd.MultiIndex.from_arrays([names[0][vicinity.gene], names[1][vicinity.peak]])
+    first = pd.Series(np.arange(len(known)), index=known)
+    first = first[~first.index.duplicated()]
+    place = first.index.get_indexer(pd.MultiIndex.from_arrays([genes, peaks]))
+    if (place < 0).any():
+        raise ValueError("the table holds pairs that are not in the vicinity")
+    found: IntArray = first.to_numpy()[place]
+    return found

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 
 from mocli.metrics.correlation import UnitRows, rank_dense, rank_sparse, unit_dense, unit_sparse
 from mocli.metrics.null import OwnNull, Panel, draw_panel
-
-if TYPE_CHECKING:
-    from mocli.tasks.relate.correlate import Pairs
-    from mocli.types import CSR, DoubleArray, FloatArray, IntArray
+from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
 ALL = "all"
 MOST_PERMUTED = 2_000_000  # values of the pool
@@ -19,6 +16,28 @@ MOST_MATCHED = 4_000_000
 _POOL_MEANT = 100_000  # values of a bin; of few features of A more of B are drawn, so that p can be small
 _MOST_PER_BIN = 2_000
 _DENSE = 0.25  # share of a block's products that are wanted, above which all are made
+
+
+@dataclass(frozen=True, eq=False)
+class FeaturePairs:
+    """Candidates.
+
+    Attributes
+    ----------
+    first, second
+        `(n_pairs,)` columns of A (imputed) and of B (measured).
+    n_compared
+        How many pairs these were selected from by their correlation; None where
+        they were not.
+    home
+        `(p_B,)` chromosome of every feature of B, -1 nowhere; None where B has no
+        places. It decides what the matched null is.
+    """
+
+    first: IntArray
+    second: IntArray
+    n_compared: int | None = None
+    home: IntArray | None = None
 
 
 class Scope:
@@ -42,7 +61,7 @@ class Scope:
         self,
         measured: CSR,
         rows: IntArray | None,
-        pairs: Pairs,
+        pairs: FeaturePairs,
         *,
         name: str,
         features: tuple[IntArray, IntArray, IntArray],

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from mocli.data.files.columns import find_column
 from mocli.metrics.imputed import AMONG, LabelledCells, RealCells, Tally, available_imputation_metrics
 from mocli.tasks.impute.accuracy import rows_drawn
+from mocli.tasks.infer.align import Aligned
+from mocli.tasks.infer.translation import Translation
 from mocli.tasks.prepare.columns import words
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from mocli.tasks.impute.work import Imputation
-    from mocli.tasks.infer.align import Aligned
-    from mocli.types import FloatArray, IntArray
+from mocli.tasks.trained.readout import FeatureReadout
+from mocli.types import FloatArray, IntArray
 
 MEASURED = "measured"
 """As `accuracy.evaluate` calls what was measured; whatever else it shows is a method."""
@@ -27,36 +25,45 @@ class ByLabel:
 
     Attributes
     ----------
-    own
+    labelled
         Which of the cells have a label.
     """
 
     def __init__(
-        self, work: Imputation, scale: str, levels: tuple[str, ...], label: IntArray, real: RealCells
+        self, readout: FeatureReadout, scale: str, levels: tuple[str, ...], label: IntArray, real: RealCells
     ) -> None:
-        self.own = np.flatnonzero(label >= 0)
-        self._label, self._levels, self._real = label[self.own], levels, real
-        self._scale, self._readout = scale, work.readout
+        self.labelled = np.flatnonzero(label >= 0)
+        self._label, self._levels, self._real = label[self.labelled], levels, real
+        self._scale, self._readout = scale, readout
         self._tallies: dict[str, Tally] = {}
 
     @classmethod
-    def of(cls, work: Imputation, scale: str, cells: IntArray, target: Aligned) -> ByLabel | None:
+    def of(
+        cls,
+        translation: Translation,
+        columns: Mapping[str, pd.Series | None],
+        scale: str,
+        cells: IntArray,
+        target: Aligned,
+        *,
+        kept: IntArray,
+        seed: int,
+    ) -> ByLabel | None:
         """Find the labels of some rows of the source, and real cells of the target; None without labels.
 
-        Raises
-        ------
-        InputError
-            No modality has the column.
+        Parameters
+        ----------
+        columns
+            Labels of the cells of each file, by its name.
+        kept
+            Rows of the target that were not hidden.
         """
-        key = work.request.data.label_key
-        if key is None:
-            return None
-        source_label, target_label = _labels(work, key)
+        source_label, target_label = _labels(translation, columns)
         known_label = np.array([v is not None for v in target_label], dtype=bool)
-        real_rows = work.kept[known_label[work.kept]]
+        real_rows = kept[known_label[kept]]
         if len(real_rows) < AMONG or all(v is None for v in source_label[cells]):
             return None
-        real_rows = real_rows[rows_drawn(len(real_rows), seed=work.request.run.seed)]
+        real_rows = real_rows[rows_drawn(len(real_rows), seed=seed)]
         known = {v for v in (*source_label[cells], *target_label[real_rows]) if v is not None}
         levels = tuple(sorted(known))
         code = {None: -1, **{level: i for i, level in enumerate(levels)}}
@@ -64,17 +71,17 @@ class ByLabel:
             np.array([code[v] for v in values], dtype=np.int64)
             for values in (source_label[cells], target_label[real_rows])
         )
-        x = target.read(real_rows)
-        values = work.readout.values(x, "counts" if scale == "counts" else "log")
+        readout = translation.readout
+        values = readout.values(target.read(real_rows), "counts" if scale == "counts" else "log")
         if scale == "counts":
             values.data = np.log1p(values.data)
-        return cls(work, scale, levels, label, RealCells.fit(values, real_label, seed=work.request.run.seed))
+        return cls(readout, scale, levels, label, RealCells.fit(values, real_label, seed=seed))
 
     def see(self, name: str, columns: IntArray, values: FloatArray) -> None:
         """Take in columns of values `(n, n_columns)` of one method, or of the measurement."""
         if name not in self._tallies:
             self._tallies[name] = Tally(self._label, self._levels, self._real, self._readout.n_vars)
-        self._tallies[name].add(columns, self._logged(values[self.own], columns))
+        self._tallies[name].add(columns, self._logged(values[self.labelled], columns))
 
     def _logged(self, values: FloatArray, columns: IntArray) -> FloatArray:
         if self._scale == "counts":
@@ -96,16 +103,17 @@ class ByLabel:
         return found
 
 
-def _labels(work: Imputation, key: str) -> tuple[np.ndarray, np.ndarray]:
+def _labels(
+    translation: Translation, columns: Mapping[str, pd.Series | None]
+) -> tuple[np.ndarray, np.ndarray]:
     """Labels of all cells of source and target, None where unknown; partners know each other's."""
-    assert work.target_file is not None
-    columns: Mapping[str, object] = find_column(work.files, key, option="--label-key")
+    assert translation.target_file is not None
     both = []
-    for f in (work.source_file, work.target_file):
+    for f in (translation.source_file, translation.target_file):
         column = columns[f.name]
         both.append(np.full(f.n_obs, None, dtype=object) if column is None else words(column))
     for first, second in ((0, 1), (1, 0)):
-        mine, other = both[first], both[second]
-        lacking = np.array([v is None for v in mine[work.pairs[:, first]]], dtype=bool)
-        mine[work.pairs[lacking, first]] = other[work.pairs[lacking, second]]
+        labels, other = both[first], both[second]
+        lacking = np.array([v is None for v in labels[translation.pairs[:, first]]], dtype=bool)
+        labels[translation.pairs[lacking, first]] = other[translation.pairs[lacking, second]]
     return both[0], both[1]

@@ -1,0 +1,137 @@
+"""Whether imputed values can be believed: accuracy where cells were measured, and prediction intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mocli.data.files.columns import find_column
+from mocli.tasks.impute import accuracy
+from mocli.tasks.impute.accuracy import Evaluation
+from mocli.tasks.impute.bylabel import ByLabel
+from mocli.tasks.impute.survey import FEWEST_COMPARED
+from mocli.tasks.impute.ways import on_partners, simple_ways
+from mocli.tasks.impute.work import Imputation
+from mocli.tasks.run.request import Request
+from mocli.tasks.run.run import Run
+from mocli.tasks.trained.calibration import (
+    Calibration,
+    Key,
+    fitting,
+    load_calibrations,
+    save_calibrations,
+)
+from mocli.types import ModalityKind
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """What is known of how good imputed values are; None where it is not known."""
+
+    evaluation: Evaluation | None = None
+    by_label: ByLabel | None = None
+    calibration: Calibration | None = None
+
+
+def check(run: Run, request: Request, work: Imputation) -> Checked:
+    """Compare with measured values where there are some; find intervals, and keep them with the model."""
+    translation, asked = work.translation, work.asked
+    if work.denoised is not None:
+        run.say(
+            f"neither intervals nor accuracy: {translation.target} of these cells was seen, and agreement "
+            "with it would be reconstruction"
+        )
+        return Checked()
+    kept = {} if asked.from_model is None else load_calibrations(asked.from_model)
+    evaluation = by_label = None
+    if len(work.survey.compared) >= FEWEST_COMPARED and translation.target_file is not None:
+        for scale in dict.fromkeys((asked.scale, "log", *translation.readout.by_scale)):
+            if scale != asked.scale and work.trained is None:
+                continue
+            evaluated, labels = _evaluate(request, work, scale)
+            how = "held out of training" if work.trained else "measured in both"
+            basis = f"{evaluated.n_cells:,} cells {how}"
+            kept[_key(work, scale)] = Calibration(evaluated.intervals, basis, evaluated.accuracy)
+            if scale == asked.scale:
+                evaluation, by_label = evaluated, labels
+    elif work.trained is not None:
+        partners = on_partners(
+            translation,
+            work.trained,
+            [asked.scale, *translation.readout.by_scale],
+            coverage=asked.coverage,
+            seed=request.run.seed,
+        )
+        kept |= {_key(work, scale): found for scale, found in partners.items()}
+    if work.trained is not None:
+        save_calibrations(run.paths.model, kept)
+        run.add_output(run.paths.model, "the trained model")
+    calibration = fitting(
+        kept,
+        _key(work, asked.scale),
+        coverage=asked.coverage,
+        moments=translation.readout.moments("log"),
+        warn=run.warn,
+    )
+    if calibration is None:
+        run.warn(
+            f"no prediction intervals for {translation.source} -> {translation.target} on the scale "
+            f"'{asked.scale}': {_why_none(work, kept)}"
+        )
+    elif evaluation is None and asked.from_model is not None:
+        run.warn(
+            f"intervals, and accuracy in var, are those of {calibration.basis} when the model was "
+            "trained: they hold for cells like those, less for another study's"
+        )
+    else:
+        run.say(f"intervals: {calibration.basis}")
+    return Checked(evaluation, by_label, calibration)
+
+
+def _key(work: Imputation, scale: str) -> Key:
+    translation = work.translation
+    return translation.source, translation.target, scale, translation.predictor.name
+
+
+def _why_none(work: Imputation, kept: Mapping[Key, Calibration]) -> str:
+    source, target, _, route = _key(work, "")
+    others = {key[3] for key in kept if key[:2] == (source, target)}
+    if work.trained is None and others:
+        by = " and ".join(sorted(others))
+        return f"those of the model are of the {by}, not of the {route}"
+    if work.trained is None:
+        return "the model holds none; give cells measured in both with --evaluate"
+    return "too few cells were measured in both, and no links join the two directly"
+
+
+def _evaluate(request: Request, work: Imputation, scale: str) -> tuple[Evaluation, ByLabel | None]:
+    """Compare on one scale; of others than the one asked for only the intervals are kept."""
+    translation, seed, asked = work.translation, request.run.seed, work.asked
+    readout, target_file = translation.readout, translation.target_file
+    assert target_file is not None
+    rows = work.survey.compared[accuracy.rows_drawn(len(work.survey.compared), seed=seed)]
+    cells, true_cells = translation.pairs[rows, 0], translation.pairs[rows, 1]
+    aligned = translation.aligned(translation.target)
+    x = aligned.read(true_cells)
+    by_label, beside = None, {}
+    if scale == asked.scale:
+        if request.data.label_key is not None:
+            labels = find_column(work.survey.files, request.data.label_key, option="--label-key")
+            by_label = ByLabel.of(
+                translation, labels, scale, cells, aligned, kept=work.survey.kept, seed=seed
+            )
+        beside = simple_ways(translation, work.trained, scale, cells, aligned, seed=seed)
+    evaluated = accuracy.evaluate(
+        lambda columns: readout.measured(x, scale, columns, aligned.absent),
+        lambda columns: translation.predict(cells, scale, columns),
+        beside,
+        n_vars=readout.n_vars,
+        n_cells=len(rows),
+        coverage=asked.coverage,
+        floor=readout.floor if scale != "scaled" else None,
+        seed=seed,
+        # of peaks the question is whether they are open at all
+        detect=target_file.kind is ModalityKind.ATAC and scale != "scaled" and readout.floor == 0,
+        see=by_label.see if by_label is not None else None,
+    )
+    return evaluated, by_label

@@ -1,0 +1,185 @@
+"""Inputs of an imputation looked through before anything is trained: by a dry run as by a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mocli.data.files.columns import find_column
+from mocli.data.files.modality import ModalityFile
+from mocli.errors import InputError, UsageError
+from mocli.tasks.impute.options import ImputeOptions
+from mocli.tasks.infer.align import find_modality
+from mocli.tasks.infer.batch import check_before_training
+from mocli.tasks.infer.direction import (
+    Direction,
+    check_peaks,
+    columns_of,
+    comparable_target,
+    direction_of_inputs,
+    direction_of_model,
+    likely_direction,
+    rows_lacking,
+    seen_in_training,
+    shared_cells,
+)
+from mocli.tasks.prepare.pairing import Relation, relate
+from mocli.tasks.prepare.plan import open_modalities
+from mocli.tasks.run.request import Request
+from mocli.tasks.trained.obtain import check_task
+from mocli.tasks.trained.saved import load_model
+from mocli.types import BoolArray, IntArray, ModalityKind, Task
+
+FEWEST_COMPARED = 20
+"""Cells below which neither accuracy nor intervals are worth printing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """Inputs of an imputation, looked through before anything is trained.
+
+    Attributes
+    ----------
+    pairs
+        Rows of the same cell in source and target files, `(n, 2)`.
+    compared
+        Rows of `pairs` whose target is hidden and compared with.
+    kept
+        Rows of the target that are no secret: all but those hidden in training.
+    held_out
+        Cells of each modality that training does not see, `(n_obs,)`; none where a model was given.
+    """
+
+    files: list[ModalityFile]
+    relation: Relation | None
+    direction: Direction
+    pairs: IntArray
+    compared: IntArray
+    kept: IntArray
+    held_out: Mapping[str, BoolArray]
+
+    def lacking(self, asked: ImputeOptions) -> BoolArray:
+        """Return which cells of the source lack the target or have it hidden, `(n_obs,)`.
+
+        Raises
+        ------
+        UsageError
+            None does, and only such cells are asked for.
+        """
+        compared = self.compared if asked.evaluate else self.compared[:0]
+        lacks = rows_lacking(self.direction.source_file.n_obs, self.pairs, compared)
+        if asked.cells == "missing" and not lacks.any():
+            raise UsageError(
+                f"every cell of {self.direction.source} has {self.direction.target} measured, so nothing is "
+                "missing",
+                field="--cells",
+                hint="impute them all the same with --cells all, or hide and compare some with --evaluate",
+            )
+        return lacks
+
+
+def survey(
+    request: Request,
+    asked: ImputeOptions,
+    task: Task,
+    *,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> Survey:
+    """Open files, settle what is imputed from what, and find mistakes before they cost a training.
+
+    Raises
+    ------
+    MocliError
+        Inputs, model and options do not fit each other.
+    """
+    files = open_modalities(request.data)
+    relation = relate([f.obs.index for f in files], request.data.pairing) if len(files) > 1 else None
+    if asked.from_model is None:
+        direction = _between_inputs(asked, files, task)
+    else:
+        direction = _of_model(request, asked, files, task, say, warn)
+    source, target = direction.source, direction.target
+    source_file, target_file = direction.source_file, direction.target_file
+    pairs = shared_cells(files, relation, request.data.pair_key, source_file, target_file)
+    compared = np.zeros(0, np.int64)
+    kept = np.arange(0 if target_file is None else target_file.n_obs)
+    held_out: Mapping[str, BoolArray] = {}
+    if direction.saved is None:
+        known = pairs if len(pairs) else None
+        held_out = asked.hold_out.choose(files, known, source, target, seed=request.run.seed)
+        kept = np.flatnonzero(~held_out[target])
+        if any(out.any() for out in held_out.values()):
+            told = ", ".join(f"{int(out.sum()):,} of {name}" for name, out in held_out.items() if out.any())
+            say(f"kept out of training, to be predicted as new cells: {told}")
+        compared = np.flatnonzero(held_out[source][pairs[:, 0]])
+    elif asked.evaluate:
+        compared = np.arange(len(pairs))
+    if asked.evaluate and len(compared) < FEWEST_COMPARED:
+        raise InputError(
+            f"--evaluate needs cells measured in {source} and {target}",
+            found=f"{len(compared):,} such cells to compare with",
+            expected=f"at least {FEWEST_COMPARED}",
+            hint="give both modalities of paired cells (and --hold-out above 0), or leave --evaluate out",
+        )
+    if asked.evaluate and request.data.label_key is not None:
+        find_column(files, request.data.label_key, option="--label-key")
+    columns_of(asked.features, direction.target_names, target)
+    if direction.saved is None:
+        check_before_training(files, request.data.batch_key, asked.decode_batch)
+    surveyed = Survey(files, relation, direction, pairs, compared, kept, held_out)
+    surveyed.lacking(asked)
+    return surveyed
+
+
+def _between_inputs(asked: ImputeOptions, files: list[ModalityFile], task: Task) -> Direction:
+    source, target = asked.source, asked.target
+    if task is Task.GENE2PEAK:
+        source, target = likely_direction(source, target, {f.name: f.kind for f in files})
+    source, target = direction_of_inputs(source, target, [f.name for f in files])
+    by_name = {f.name: f for f in files}
+    return Direction(source, target, by_name[source], by_name[target], None)
+
+
+def _of_model(
+    request: Request,
+    asked: ImputeOptions,
+    files: list[ModalityFile],
+    task: Task,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> Direction:
+    assert asked.from_model is not None
+    saved = load_model(asked.from_model)
+    source, target = asked.source, asked.target
+    if task is Task.GENE2PEAK:
+        kinds = {name: ModalityKind(m["kind"]) for name, m in saved.modalities.items()}
+        if source is None:
+            check_peaks(kinds, files)
+        source, target = likely_direction(source, target, kinds)
+    say(f"model: {saved.description['model']} from {asked.from_model}")
+    for note in (note for f in files for note in f.notes):
+        say(note)
+    check_task(saved.description["model"], task)
+    request.tell_unused(warn)
+    source, target = direction_of_model(source, target, saved, files)
+    source_file = find_modality(files, source, saved)
+    if source_file is None:
+        raise InputError(
+            f"no input is the model's '{source}'",
+            file=", ".join(f.where for f in files),
+            found=", ".join(f"{f.name} ({f.kind})" for f in files),
+            expected=source,
+            hint=f"name it: {source}=FILE, or choose another with --from",
+        )
+    target_file = find_modality(files, target, saved)
+    if target_file is not None and not asked.evaluate:
+        target_file = comparable_target(saved, target, target_file, request.data.layer, warn)
+    if asked.evaluate and seen_in_training(saved, files):
+        warn(
+            "the model was trained on these very files: accuracy and intervals are of cells that it "
+            "knows, not of new ones; --hold-out while training gives those"
+        )
+    return Direction(source, target, source_file, target_file, saved)
