@@ -123,33 +123,6 @@ class ImputeOptions:
             help="Only these features; a file has one a line",
         ),
     ] = None
-    relations: Annotated[
-        bool,
-        option(
-            "--relations",
-            panel=IMPUTATION,
-            help="Also write OUT.relations.tsv: imputed features against measured ones",
-        ),
-    ] = False
-    gtf: Annotated[
-        Path | None,
-        option(
-            "--gtf",
-            panel=IMPUTATION,
-            metavar="FILE",
-            help="Where genes lie: relations of genes and the peaks around them only",
-        ),
-    ] = None
-    window: Annotated[
-        int | None,
-        option(
-            "--window",
-            panel=IMPUTATION,
-            metavar="BASES",
-            least=0,
-            help="Around the TSS, in which peaks are tested [default: 100000]",
-        ),
-    ] = None
     key_added: Annotated[
         str | None,
         option("--key-added", panel=OUTPUT, metavar="KEY", help="obsm key of the latent; else X_<model>"),

@@ -175,7 +175,13 @@ def _choose(
     """Choose pairs, and find out before training whether all that is asked for can be done."""
     _groups(direction.source_file, asked.group_key)
     first, second = direction.features(request.data.var_key)
-    if has_places(first) or direction.source == direction.target:
+    if direction.source == direction.target:
+        raise UsageError(
+            "say which modality holds genes and which peaks",
+            field="--from, --to",
+            found=f"--from {direction.source} --to {direction.target}",
+        )
+    if has_places(first):
         raise UsageError(
             "gene2peak imputes genes and measures peaks, not the other way round",
             field="--from, --to",

@@ -36,8 +36,6 @@ class Candidates:
         Measured features.
     vicinity
         Genes and the peaks around them, None where features have no places.
-    peaks_first
-        Whether it is the peaks that are imputed.
     top
         Of too many pairs without places, how many of every feature are tested.
     """
@@ -46,7 +44,6 @@ class Candidates:
     second: Features
     columns: IntArray
     vicinity: Vicinity | None = None
-    peaks_first: bool = False
     top: int = TOP
 
     @property
@@ -54,8 +51,7 @@ class Candidates:
         """What a table calls the two sides."""
         if self.vicinity is None:
             return self.first.modality, self.second.modality
-        gene = _GENES.get((self.second if self.peaks_first else self.first).kind, "gene")
-        return ("peak", gene) if self.peaks_first else (gene, "peak")
+        return _GENES.get(self.first.kind, "gene"), "peak"
 
     def pairs(self, measured: CSR, imputed: Imputed) -> FeaturePairs:
         """Return the pairs, by first, then by second feature.
@@ -71,24 +67,14 @@ class Candidates:
             if n_first * n_second <= MOST_PAIRS:
                 return all_pairs(n_first, n_second)
             return strongest_pairs(measured, imputed, n_first, top=self.top)
-        return self.turned(genomic_pairs(near))
-
-    def turned(self, pairs: FeaturePairs) -> FeaturePairs:
-        """Return pairs of genes and peaks with the imputed side first."""
-        if not self.peaks_first:
-            return pairs
-        order = np.lexsort((pairs.first, pairs.second))
-        assert pairs.home is not None
-        home = np.full(len(self.second.names), -1, dtype=np.int64)
-        home[pairs.first] = pairs.home[pairs.second]
-        return FeaturePairs(pairs.second[order], pairs.first[order], home=home)
+        return genomic_pairs(near)
 
     def summary(self) -> str:
         """Say what is tested."""
         near = self.vicinity
         if near is not None:
             return (
-                f"{len(near.gene):,} pairs to test: {len(np.unique(near.gene)):,} {near_name(self)} "
+                f"{len(near.gene):,} pairs to test: {len(np.unique(near.gene)):,} {self.labels[0]}s "
                 f"and {len(np.unique(near.peak)):,} peaks near them"
             )
         n = len(self.first.names) * len(self.second.names)
@@ -96,11 +82,6 @@ class Candidates:
         if n <= MOST_PAIRS:
             return f"{n:,} pairs to test: {of} features"
         return f"the {self.top} strongest pairs of every feature are tested, of {n:,}: {of} features"
-
-
-def near_name(candidates: Candidates) -> str:
-    """Return what the side that is no peaks is called, in the plural."""
-    return candidates.labels[1 if candidates.peaks_first else 0] + "s"
 
 
 def find_candidates(
@@ -148,11 +129,11 @@ def find_candidates(
     if window is not None and window < 0:
         raise UsageError("--window cannot be negative", field="--window", found=str(window))
     if gtf is None:
-        made = Candidates(chosen, second, columns, top=top)
-        say(made.summary())
-        return made
+        candidates = Candidates(chosen, second, columns, top=top)
+        say(candidates.summary())
+        return candidates
     with_places = [has_places(f) for f in (first, second)]
-    if sum(with_places) != 1:
+    if sum(with_places) != 1 or with_places[0]:
         raise UsageError(
             "--gtf and --window pair genes with peaks, "
             + ("and both modalities are peaks" if all(with_places) else "and no feature has coordinates"),
@@ -163,22 +144,21 @@ def find_candidates(
             "or name the column of var that holds such names with --var-key",
         )
     table = read_genes(gtf)
-    genes, peaks = (second, chosen) if with_places[0] else (chosen, second)
-    near = find_vicinity(genes, peaks, table, window=WINDOW if window is None else window)
+    near = find_vicinity(chosen, second, table, window=WINDOW if window is None else window)
     say(f"{len(table.frame):,} genes from {table.path}")
     for note in (*table.notes, *near.notes):
         if note.startswith("warning: "):
             warn(note.removeprefix("warning: "))
         else:
             say(note)
-    made = Candidates(chosen, second, columns, near, peaks_first=with_places[0], top=top)
+    candidates = Candidates(chosen, second, columns, near, top=top)
     if near.n_unplaced_genes:
         warn(
-            f"{near.n_unplaced_genes:,} of {len(genes.names):,} {near_name(made)} are not in {table.path} "
-            f"and not tested: {_some(near.unplaced_genes, near.n_unplaced_genes)}"
+            f"{near.n_unplaced_genes:,} of {len(chosen.names):,} {candidates.labels[0]}s are not in "
+            f"{table.path} and not tested: {_some(near.unplaced_genes, near.n_unplaced_genes)}"
         )
-    say(made.summary())
-    return made
+    say(candidates.summary())
+    return candidates
 
 
 def choose_genes(features: Features, wanted: Sequence[str], *, warn: Callable[[str], None]) -> IntArray:

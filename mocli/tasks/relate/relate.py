@@ -104,7 +104,7 @@ def relate_features(
         progress=_progress(say),
     )
     near = candidates.vicinity
-    controls = None if near is None else candidates.turned(promoter_controls(near, seed=seed))
+    controls = None if near is None else promoter_controls(near, seed=seed)
     partners = translation.partners()[rows]
     both = np.flatnonzero(partners >= 0)
     beside = None
@@ -159,15 +159,9 @@ def _tabulate(
     """Lay out with features as numbers, so that columns can be added pair by pair; then name them."""
     pairs, near, labels = found.pairs, candidates.vicinity, candidates.labels
     n_first, n_second = len(candidates.first.names), len(candidates.second.names)
-    place = None if candidates.peaks_first else near
-    table = relations_table(found, np.arange(n_first), np.arange(n_second), labels=labels, vicinity=place)  # type: ignore[arg-type]
+    table = relations_table(found, np.arange(n_first), np.arange(n_second), labels=labels, vicinity=near)
     sides = [table[label].to_numpy(dtype=np.int64) for label in labels]
     row = np.searchsorted(pairs.first * n_second + pairs.second, sides[0] * n_second + sides[1])
-    if near is not None and candidates.peaks_first:
-        order = np.lexsort((near.gene, near.peak))
-        for k, column in enumerate(("chrom", "start", "end")):
-            table.insert(2 + k, column, near.places[column].to_numpy()[sides[0]])
-        table.insert(5, "distance_to_tss", near.distance[order][row])
     if beside is not None:
         by_group = {one.group: one.correlation for one in beside.sets}
         values = np.full(len(table), np.nan)
@@ -196,8 +190,8 @@ def _progress(say: Callable[[str], None]) -> Callable[[int, int], None]:
 
 def relations_table(
     relations: Relations,
-    first: Sequence[str] | None = None,
-    second: Sequence[str] | None = None,
+    first: Sequence[str] | IntArray | None = None,
+    second: Sequence[str] | IntArray | None = None,
     *,
     labels: tuple[str, str] = ("gene", "peak"),
     vicinity: Vicinity | None = None,

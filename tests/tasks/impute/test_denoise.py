@@ -189,7 +189,6 @@ def test_a_model_is_trained_where_none_is_given(cells, tmp_path):
     ("options", "field"),
     [
         ({"evaluate": True}, "--evaluate"),
-        ({"relations": True}, "--relations"),
         ({"hold_out": "batch=a"}, "--hold-out"),
         ({"scale": "shares", "target": "prot"}, "--scale"),
     ],
@@ -201,7 +200,7 @@ def test_what_means_nothing_is_refused(denoise, options, field):
 
 
 def test_gene2peak_still_needs_two_modalities(tmp_path, cells):
-    with pytest.raises(UsageError, match="which modality"):
+    with pytest.raises(UsageError, match="which modality holds genes"):
         mocli.gene2peak(
             [cells / "rna.h5ad", cells / "prot.h5ad"], output=tmp_path / "x.tsv", source="rna", target="rna",
             links=cells / "links.tsv", model="scmodal", **GIVEN,

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from mocli.tasks.impute.partners import partners_by_links
 
 from mocli.data.bundle import FeatureMatrix, LinkedFeatures, Modality, MultiOmics
-from mocli.tasks.impute import partners as partners
+from mocli.tasks.impute import ways as partners
+from mocli.tasks.impute.ways import partners_by_links
 from mocli.types import ModalityKind, Pairing
 
 SIZES = {"a": 50, "b": 40, "c": 30}

@@ -10,11 +10,13 @@ from scipy import sparse, stats
 from mocli.data.features.index import Features
 from mocli.data.genome.genes import GeneTable
 from mocli.data.genome.vicinity import find_vicinity
+from mocli.data.write.tsv import write_tsv
 from mocli.errors import InputError
 from mocli.metrics.null import false_discovery_rate
 from mocli.tasks.relate.correlate import all_pairs, correlate, genomic_pairs, relate, strongest_pairs
 from mocli.tasks.relate.promoters import promoter_controls, promoter_enrichment
-from mocli.tasks.relate.relate import relations_table, write_bedpe, write_tsv
+from mocli.tasks.relate.relate import relations_table
+from mocli.tasks.relate.report import write_bedpe
 from mocli.tasks.relate.scope import FeaturePairs
 from mocli.types import ModalityKind
 

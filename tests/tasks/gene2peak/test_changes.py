@@ -18,11 +18,12 @@ from mocli.models.multidgd.model import MultiDGD
 from mocli.models.multidgd.params import MultiDGDParams
 from mocli.models.multigrate.model import Multigrate
 from mocli.models.multigrate.params import MultigrateParams
-from mocli.tasks.gene2peak.changes import Original, Placed, Step, Way, changes, moved, push
+from mocli.tasks.gene2peak.changes import Original, Step, Way, changes, moved, push
 from mocli.tasks.gene2peak.null import MatchedNull, PeakPanel, strata_of, tail_p
 from mocli.tasks.gene2peak.peaksets import Closing, PeakSet, read_peak_sets
 from mocli.tasks.gene2peak.truth import precision_recall
 from mocli.tasks.gene2peak.units import choose_units
+from mocli.tasks.infer.place import LatentCells
 from mocli.train.predict import encode_cells
 from mocli.types import ModalityKind, Pairing
 
@@ -66,7 +67,7 @@ def placed(bundle):
         model.module.branch("rna").log_scale.copy_(torch.from_numpy(rng.normal(size=GENES)))
     model.module.eval()
     z = rng.normal(size=(N, 4)).astype(np.float32)
-    return Placed(model, bundle, z, CPU)
+    return LatentCells(model, bundle, z, CPU)
 
 
 def counts_of(placed):
@@ -137,9 +138,7 @@ def test_sums_over_groups_are_numpys(placed, step, monkeypatch):
         monkeypatch.setattr("mocli.tasks.gene2peak.changes.KEPT", kept)
         monkeypatch.setattr("mocli.tasks.gene2peak.changes.DECODED", 20 * PEAKS)
         original = Original(placed, "atac", np.arange(N))
-        found = list(
-            changes(placed, pushes, original, "atac", step=step, groups=groups, n_groups=3, look=look)
-        )
+        found = list(changes(original, pushes, step=step, groups=groups, n_groups=3, look=look))
         assert [c.unit for c in found] == list(range(GENES))
         for change in found[:4]:
             cells = pushes.cells[pushes.of(change.unit)]
@@ -172,7 +171,7 @@ def test_through_the_encoder_is_the_difference_of_two_encodings(bundle):
     torch.manual_seed(0)
     model = Multigrate.from_bundle(bundle, MultigrateParams(n_latent=5))
     model.module.eval()
-    placed = Placed(model, bundle, encode_cells(model, bundle, CPU), CPU)
+    placed = LatentCells(model, bundle, encode_cells(model, bundle, CPU), CPU)
     assert not isinstance(model, Surprised)
     x = counts_of(placed)
     pushes = push(placed, "rna", x, [np.array([4])], way=Way.INPUT, raised=False)

@@ -12,8 +12,6 @@ from scipy import sparse, stats
 import mocli
 from mocli.data.files.inputs import open_inputs
 from mocli.errors import InputError, UsageError
-from mocli.tasks.impute.holdout import HoldOut
-from mocli.tasks.impute.impute import ImputeOptions
 from mocli.tasks.infer import decoder as decoded
 from mocli.tasks.infer.align import align, project
 from mocli.tasks.infer.batch import decode_batch
@@ -21,6 +19,7 @@ from mocli.tasks.infer.decoder import ValueDecoder, cannot_decode, mean_log1p
 from mocli.tasks.infer.predictor import choose_predictor
 from mocli.tasks.trained.calibration import load_calibrations
 from mocli.tasks.trained.saved import load_model
+from mocli.types import Route
 
 N, GENES, PROTEINS, DECODED = 240, 60, 10, 40
 SMALL = {
@@ -92,21 +91,6 @@ def imputed(files):
 def model(imputed):
     """Its folder."""
     return imputed[1]
-
-
-def asked_for(source, target, route):
-    return ImputeOptions(
-        source,
-        target,
-        from_model=None,
-        cells="all",
-        evaluate=False,
-        hold_out=HoldOut(),
-        scale="log",
-        coverage=0.9,
-        features=(),
-        route=route,
-    )
 
 
 def latent(n=37):
@@ -290,16 +274,17 @@ def test_batches_are_refused_before_anything_is_trained(files, tmp_path):
 
 
 def test_a_readout_of_cells_placed_by_the_source_alone_goes_before_the_decoder(model):
-    def chosen(source, target, warn=print, route="auto", **asked):
-        options = replace(asked_for(source, target, route), **asked)
-        return choose_predictor(load_model(model), options, source, target, device=CPU, warn=warn)[0].name
+    def chosen(source, target, warn=print, route="auto", batch=None):
+        return choose_predictor(
+            load_model(model), source, target, route=Route(route), batch=batch, device=CPU, warn=warn
+        )[0].name
 
     readouts = load_model(model).readouts
     assert readouts["prot"].source == "rna"
     assert readouts["rna"].source is None
     assert chosen("rna", "prot") == "readout"
     assert chosen("prot", "rna") == "decoder"
-    assert chosen("rna", "prot", decode_batch="b") == "decoder=b"
+    assert chosen("rna", "prot", batch="b") == "decoder=b"
     assert chosen("rna", "prot", route="decoder") == "decoder"
     warnings = []
     assert chosen("prot", "rna", warnings.append, route="readout") == "readout"
@@ -312,11 +297,11 @@ def test_what_has_no_values_is_not_decoded(model):
     entries = [{**m, "likelihood": "bernoulli"} for m in saved.description["modalities"]]
     seen = replace(saved, description={**saved.description, "modalities": entries})
     assert "is seen, not how much" in cannot_decode(seen, "rna")
-    options = asked_for("prot", "rna", "decoder")
+    options = {"batch": None, "device": CPU, "warn": print}
     with pytest.raises(UsageError, match="rna cannot be decoded") as error:
-        choose_predictor(seen, options, "prot", "rna", device=CPU, warn=print)
+        choose_predictor(seen, "prot", "rna", route=Route.DECODER, **options)
     assert "log, scaled and counts" in error.value.hint
-    found, why = choose_predictor(seen, replace(options, route="auto"), "prot", "rna", device=CPU, warn=print)
+    found, why = choose_predictor(seen, "prot", "rna", route=Route.AUTO, **options)
     assert found.name == "readout"
     assert "is seen" in why
 

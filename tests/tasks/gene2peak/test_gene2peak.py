@@ -1,4 +1,4 @@
-"""`mocli gene2peak` and `mocli impute --relations`: against numpy, planted pairs, bad input."""
+"""`mocli gene2peak`: against numpy, planted pairs, bad input."""
 
 import json
 
@@ -244,34 +244,6 @@ def test_peaks_that_were_not_measured_are_counted_apart_from_constant_ones(tissu
     assert "a feature is the same in all cells" in warned
 
 
-def test_impute_writes_the_same_table(tissue, table, tmp_path, check_report):
-    names = sorted(set(table["gene"]))[:30]
-    options = {"from_model": tissue / "found.model", "cells": "all", "html": False, **QUICK}
-    mocli.impute(
-        tissue / "multiome.h5mu", source="atac", target="rna", features=names, relations=True,
-        gtf=tissue / "genes.tsv", output=tmp_path / "a.h5ad", **options,
-    )  # fmt: skip
-    mine = pd.read_csv(tmp_path / "a.relations.tsv", sep="\t", na_values="NA").set_index(["gene", "peak"])
-    theirs = table[(table["group"] == "all") & table["gene"].isin(names)].set_index(["gene", "peak"])
-    assert len(mine) == len(theirs)
-    np.testing.assert_allclose(mine["correlation"], theirs.loc[mine.index, "correlation"], atol=1e-4)
-    report = check_report(tmp_path / "a.report.json")
-    assert str(tmp_path / "a.relations.tsv") in [o["path"] for o in report["outputs"]]
-    assert "relations" in report["tables"]
-    # peaks imputed from genes: the same pairs, seen from the other side
-    mocli.impute(
-        tissue / "multiome.h5mu", source="rna", target="atac", relations=True,
-        gtf=tissue / "genes.tsv", output=tmp_path / "b.h5ad", **options,
-    )  # fmt: skip
-    other = pd.read_csv(tmp_path / "b.relations.tsv", sep="\t", na_values="NA")
-    assert list(other.columns[:6]) == ["peak", "gene", *PLACE[2:]]
-    other = other.set_index(["gene", "peak"])
-    theirs = table[table["group"] == "all"].set_index(["gene", "peak"]).loc[other.index]
-    for column in ("chrom", "start", "end", "distance_to_tss", "linked"):
-        assert (other[column] == theirs[column]).all()
-    np.testing.assert_allclose(other["correlation_measured"], theirs["correlation_measured"], atol=1e-4)
-
-
 def test_features_without_places(unpaired, tmp_path, small, monkeypatch, check_report):
     inputs = [unpaired / "rna.h5ad", unpaired / "prot.h5ad"]
     result = mocli.gene2peak(
@@ -386,12 +358,6 @@ def test_bad_input_is_told_before_training(name, tissue, tmp_path, monkeypatch, 
         validate(report)
         assert report["error"]["exit_code"] == code
         assert report["error"]["field"] == field or field is None
-
-
-def test_impute_refuses_places_without_relations(tissue, tmp_path, capsys):
-    argv = ["impute", tissue / "atac.h5ad", "--from-model", tissue / "m", "--gtf", tissue / "genes.tsv"]
-    assert main([*map(str, argv), "-o", str(tmp_path / "o.h5ad")]) == 2
-    assert "--gtf has no use without --relations" in capsys.readouterr().err
 
 
 def test_a_table_that_exists_is_kept(tissue, tmp_path, again):
