@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mocli.data.files.columns import find_column
-from mocli.data.files.inputs import parse_source
 from mocli.data.files.modality import ModalityFile
 from mocli.data.genome.loci import has_places
-from mocli.data.links.route import link_files
 from mocli.data.write.tsv import write_tsv
 from mocli.errors import UsageError
 from mocli.tasks.gene2peak.options import (
@@ -27,10 +26,10 @@ from mocli.tasks.impute.options import ImputeOptions
 from mocli.tasks.impute.survey import survey
 from mocli.tasks.infer.direction import Direction
 from mocli.tasks.prepare.footprint import foreseen
-from mocli.tasks.prepare.plan import open_modalities
+from mocli.tasks.prepare.plan import open_modalities, plan
 from mocli.tasks.relate.candidates import Candidates, choose_genes, find_candidates
+from mocli.tasks.run.frame import Foresight, Tell, Verb, perform
 from mocli.tasks.run.options import listed_names, one_of
-from mocli.tasks.run.paths import Paths, command_line
 from mocli.tasks.run.request import Request, Result, requested
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.record import describe_given
@@ -155,23 +154,19 @@ def gene2peak(
         if given and gtf is None:
             raise UsageError(f"{name} needs places, which --gtf gives", field=name, hint="give --gtf FILE")
     request = requested(inputs, output=output, **shared)
-    beside = ((".bedpe",) if bedpe else ()) + ((PEAK_SETS,) if peak_sets is not None else ())
-    paths = Paths.of(request.output, request.run, suffixes=(".tsv",), beside=beside)
-    read = [parse_source(text).path for text in request.data.inputs] + link_files(request.data.links)
-    paths.refuse_inputs([*read, *(p for p in (asked.gtf, asked.peak_sets, asked.truth) if p is not None)])
-    if dry_run:
-        return _dry_run(request, asked, paths)
-    return _run(request, asked, paths, command if command is not None else command_line())
+    verb = Verb(
+        task="gene2peak",
+        suffixes=(".tsv",),
+        foresee=partial(_foresee, request, asked),
+        work=partial(_work, request, asked),
+        reads=[path for path in (asked.gtf, asked.peak_sets, asked.truth) if path is not None],
+        beside=((".bedpe",) if bedpe else ()) + ((PEAK_SETS,) if peak_sets is not None else ()),
+        trains=asked.from_model is None,
+    )
+    return perform(verb, request, dry_run=dry_run, command=command)
 
 
-def _choose(
-    request: Request,
-    asked: Gene2PeakOptions,
-    direction: Direction,
-    *,
-    say: Callable[[str], None],
-    warn: Callable[[str], None],
-) -> Candidates:
+def _choose(request: Request, asked: Gene2PeakOptions, direction: Direction, tell: Tell) -> Candidates:
     """Choose pairs, and find out before training whether all that is asked for can be done."""
     _groups(direction.source_file, asked.group_key)
     first, second = direction.features(request.data.var_key)
@@ -195,10 +190,8 @@ def _choose(
             found=f"{direction.source}: {', '.join(second.names[:2])}; no gene table",
             hint="give --gtf FILE: GTF, GFF3, BED, or a table with chrom, start, end, strand, gene",
         )
-    columns = choose_genes(first, asked.genes, warn=warn)
-    return find_candidates(
-        first, second, columns, gtf=asked.gtf, window=asked.window, top=TOP, say=say, warn=warn
-    )
+    columns = choose_genes(first, asked.genes, warn=tell.warn)
+    return find_candidates(first, second, columns, gtf=asked.gtf, window=asked.window, top=TOP, tell=tell)
 
 
 def _groups(file: ModalityFile, key: str | None) -> StrArray | None:
@@ -226,55 +219,41 @@ def _of_imputation(asked: Gene2PeakOptions) -> ImputeOptions:
     )
 
 
-def _dry_run(request: Request, asked: Gene2PeakOptions, paths: Paths) -> Result:
-    from mocli.tasks.prepare.plan import plan
+def _foresee(request: Request, asked: Gene2PeakOptions, tell: Tell) -> None:
+    files = open_modalities(request.data)
+    if asked.from_model is not None:
+        for f in files:
+            tell.say(f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features")
+        tell.say(f"model: {asked.from_model}")
+        return
+    made = plan(request.data, request.train, Task.GENE2PEAK, tell.say, files=files)
+    tell.say(foreseen(made, request.train, Task.GENE2PEAK))
+    for warning in made.warnings:
+        tell.warn(warning)
+    way = None
+    if asked.method != "correlation":
+        from mocli.tasks.gene2peak.cells import choose_way
+        from mocli.tasks.gene2peak.silence import check_inputs
 
-    lines: list[str] = []
-
-    def warn(text: str) -> None:
-        lines.append(f"warning: {text}")
-
-    paths.check(force=request.output.force)
-    if asked.from_model is None:
-        files = open_modalities(request.data)
-        made = plan(request.data, request.train, Task.GENE2PEAK, lines.append, files=files)
-        lines.append(foreseen(made, request.train, Task.GENE2PEAK))
-        for warning in made.warnings:
-            warn(warning)
-        way = None
-        if asked.method != "correlation":
-            from mocli.tasks.gene2peak.cells import choose_way
-            from mocli.tasks.gene2peak.silence import check_inputs
-
-            way = choose_way(made.traits.name, asked.method)
+        way = choose_way(made.traits.name, asked.method)
         if way is not None:
-            check_inputs(request, asked, files, say=lines.append, warn=warn)
-            lines.append(f"silencing genes in {made.traits.name}, method {way}")
-        else:
-            surveyed = survey(request, _of_imputation(asked), Task.GENE2PEAK, say=lambda _: None, warn=warn)
-            direction = surveyed.direction
-            lines.append(f"imputing {direction.target} from {direction.source}")
-            _choose(request, asked, direction, say=lines.append, warn=warn)
+            check_inputs(request, asked, files, tell)
+            tell.say(f"silencing genes in {made.traits.name}, method {way}")
+    if way is None:
+        direction = survey(request, _of_imputation(asked), Task.GENE2PEAK, Foresight()).direction
+        tell.say(f"imputing {direction.target} from {direction.source}")
+        _choose(request, asked, direction, tell)
+
+
+def _work(request: Request, asked: Gene2PeakOptions, run: Run) -> None:
+    # torch and scikit-learn are loaded only now: a dry run and a refusal need neither
+    from mocli.tasks.gene2peak.silence import silence_in_model, way_of
+
+    way = way_of(request, asked)
+    if way is not None:
+        silence_in_model(run, request, asked, way)
     else:
-        files = open_modalities(request.data)
-        lines.extend(f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features" for f in files)
-        lines.append(f"model: {asked.from_model}")
-    written = paths.results(trained=asked.from_model is None)
-    lines.extend(f"would write {path}" for path in written)
-    return Result(paths.output, {}, lines, written)
-
-
-def _run(request: Request, asked: Gene2PeakOptions, paths: Paths, command: Sequence[str]) -> Result:
-    with Run("gene2peak", paths, output=request.output, options=request.run, command=command) as run:
-        # torch and scikit-learn are loaded only now: a dry run and a refusal need neither
-        from mocli.tasks.gene2peak.silence import silence_in_model, way_of
-
-        way = way_of(request, asked)
-        if way is not None:
-            silence_in_model(run, request, asked, way)
-        else:
-            _correlate(run, request, asked)
-    return Result(paths.output, run.report.as_dict(), [], paths.results(trained=asked.from_model is None))
+        _correlate(run, request, asked)
 
 
 def _correlate(run: Run, request: Request, asked: Gene2PeakOptions) -> None:
@@ -283,8 +262,8 @@ def _correlate(run: Run, request: Request, asked: Gene2PeakOptions) -> None:
     from mocli.tasks.relate.relate import relate_features
 
     of_imputation = _of_imputation(asked)
-    surveyed = survey(request, of_imputation, Task.GENE2PEAK, say=run.say, warn=run.warn)
-    candidates = _choose(request, asked, surveyed.direction, say=run.say, warn=run.warn)
+    surveyed = survey(request, of_imputation, Task.GENE2PEAK, run)
+    candidates = _choose(request, asked, surveyed.direction, run)
     saved, trained = obtain_model(run, request, Task.GENE2PEAK, surveyed)
     with run.timed("encode"):
         translation, _ = translate(run, request, of_imputation, surveyed, saved)
@@ -305,9 +284,7 @@ def _correlate(run: Run, request: Request, asked: Gene2PeakOptions) -> None:
 
 
 def _deliver(run: Run, direction: str, related: Related) -> None:
-    from mocli.report import html
     from mocli.tasks.relate.report import draw_relations, over_all, report_relations, summarise, write_bedpe
-    from mocli.train.checkpoint import Checkpoints
 
     report_relations(run, related, direction)
     write_tsv(run.paths.output, related.table)
@@ -317,10 +294,4 @@ def _deliver(run: Run, direction: str, related: Related) -> None:
         assert near is not None
         write_bedpe(path, over_all(related.table), near)
         run.add_output(path, "the same over all cells as arcs, for genome browsers")
-    if run.paths.html is not None:
-        run.say("drawing the report")
-        html.write(run.paths.html, html.render(run.report, drawn=draw_relations(related)))
-        run.add_output(run.paths.html, "the report to read")
-    Checkpoints(run.paths.checkpoints, fingerprint={}, resume="never").remove()
-    for record in run.report.outputs:
-        run.say(f"wrote {record['path']}: {record['what']}")
+    run.finish(lambda: {"drawn": draw_relations(related)})

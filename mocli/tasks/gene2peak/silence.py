@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from mocli.data.features.index import features_of
 from mocli.data.files.columns import find_column
@@ -11,7 +11,6 @@ from mocli.data.files.modality import ModalityFile
 from mocli.data.genome.loci import has_places
 from mocli.errors import UsageError
 from mocli.models.registry import available
-from mocli.report import html
 from mocli.tasks.gene2peak.cells import can_silence, check_values, choose_modalities, choose_way, take_cells
 from mocli.tasks.gene2peak.changes import Way
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
@@ -21,13 +20,11 @@ from mocli.tasks.gene2peak.truth import read_truth
 from mocli.tasks.gene2peak.work import TOP, silence_genes
 from mocli.tasks.prepare.plan import open_modalities, plan
 from mocli.tasks.relate.candidates import choose_genes, find_candidates
+from mocli.tasks.run.frame import Foresight, Tell
 from mocli.tasks.run.modelfolder import DESCRIPTION
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
-from mocli.tasks.trained.obtain import check_task
-from mocli.tasks.trained.saved import load_model
-from mocli.tasks.trained.train import train_model
-from mocli.train.checkpoint import Checkpoints
+from mocli.tasks.trained.obtain import check_task, obtain
 from mocli.types import ModalityKind, Task
 
 MOST_PAIRS = 20_000_000
@@ -68,12 +65,7 @@ def way_of(request: Request, asked: Gene2PeakOptions) -> Way | None:
 
 
 def check_inputs(
-    request: Request,
-    asked: Gene2PeakOptions,
-    files: Sequence[ModalityFile],
-    *,
-    say: Callable[[str], None],
-    warn: Callable[[str], None],
+    request: Request, asked: Gene2PeakOptions, files: Sequence[ModalityFile], tell: Tell
 ) -> None:
     """Find out before training whether all that is asked for is there.
 
@@ -87,12 +79,12 @@ def check_inputs(
     genes, peaks = features_of([by_name[rna], by_name[atac]], var_key=request.data.var_key)
     if asked.group_key is not None:
         find_column(list(files), asked.group_key, option="--group-key")
-    columns = choose_genes(genes, asked.genes, warn=warn)
+    columns = choose_genes(genes, asked.genes, warn=tell.warn)
     candidates = find_candidates(
-        genes, peaks, columns, gtf=asked.gtf, window=asked.window, top=TOP, say=say, warn=warn
+        genes, peaks, columns, gtf=asked.gtf, window=asked.window, top=TOP, tell=tell
     )
     if asked.peak_sets is not None:
-        read_peak_sets(asked.peak_sets, peaks, warn)
+        read_peak_sets(asked.peak_sets, peaks, tell.warn)
     if asked.truth is not None and candidates.vicinity is not None:
         read_truth(asked.truth, candidates.vicinity)
 
@@ -101,15 +93,8 @@ def silence_in_model(run: Run, request: Request, asked: Gene2PeakOptions, way: W
     """Take or train a model, silence genes in it, and write what changes at the peaks."""
     files = open_modalities(request.data)
     if asked.from_model is None:
-        check_inputs(request, asked, files, say=_quiet, warn=_quiet)
-        train_model(run, request, Task.GENE2PEAK, files)
-        saved = load_model(run.paths.model)
-        run.add_output(run.paths.model, "the trained model")
-    else:
-        saved = load_model(asked.from_model)
-        run.say(f"model: {saved.description['model']} from {asked.from_model}")
-        check_task(saved.description["model"], Task.GENE2PEAK)
-        request.tell_unused(run.warn)
+        check_inputs(request, asked, files, Foresight())
+    saved = obtain(run, request, asked.from_model, Task.GENE2PEAK, files).saved
     kinds = {name: ModalityKind(m["kind"]) for name, m in saved.modalities.items()}
     rna, atac = choose_modalities(kinds, asked.source, asked.target)
     check_values(saved, rna, atac)
@@ -127,18 +112,12 @@ def silence_in_model(run: Run, request: Request, asked: Gene2PeakOptions, way: W
             )
         run.say("no --gtf: peaks are compared wherever they lie, and the strongest of each gene kept")
     with run.timed("silence"):
-        found = silence_genes(cells, asked, way, seed=request.run.seed, say=run.say, warn=run.warn)
+        found = silence_genes(cells, asked, way, seed=request.run.seed, tell=run)
     report_silencing(run, found)
     with run.timed("write"):
         beside = {path.suffix: path for path in run.paths.beside}
         write_silencing(run, found, bedpe=beside.get(".bedpe"), peak_sets=beside.get(".tsv"))
-        if run.paths.html is not None:
-            run.say("drawing the report")
-            html.write(run.paths.html, html.render(run.report, drawn=draw_silencing(found)))
-            run.add_output(run.paths.html, "the report to read")
-    Checkpoints(run.paths.checkpoints, fingerprint={}, resume="never").remove()
-    for record in run.report.outputs:
-        run.say(f"wrote {record['path']}: {record['what']}")
+        run.finish(lambda: {"drawn": draw_silencing(found)})
 
 
 def _quiet(_: str) -> None:

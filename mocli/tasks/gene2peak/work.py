@@ -32,6 +32,7 @@ from mocli.tasks.relate.candidates import Candidates, choose_genes, find_candida
 from mocli.tasks.relate.correlate import all_pairs, genomic_pairs, relate
 from mocli.tasks.relate.promoters import promoter_controls
 from mocli.tasks.relate.scope import ALL, FeaturePairs
+from mocli.tasks.run.frame import Tell
 from mocli.types import DoubleArray, IntArray
 
 TOP = 20
@@ -81,8 +82,7 @@ def silence_genes(
     way: Way,
     *,
     seed: int,
-    say: Callable[[str], None],
-    warn: Callable[[str], None],
+    tell: Tell,
 ) -> SilencingResult:
     """Silence genes, and hold what changes at peaks against what chance gives.
 
@@ -94,7 +94,7 @@ def silence_genes(
         A window around genes where peaks have no places.
     """
     expressed = _expressed(cells)
-    columns = choose_genes(cells.genes, asked.genes, warn=warn)
+    columns = choose_genes(cells.genes, asked.genes, warn=tell.warn)
     lacking = cells.absent[columns]
     enough = (expressed[0][columns] >= asked.min_cells) & ~lacking
     absent = tuple(cells.genes.names[j] for j in columns[lacking])
@@ -116,9 +116,9 @@ def silence_genes(
     ):
         if genes:
             more = ", ..." if len(genes) > 5 else ""
-            warn(f"{len(genes):,} genes {why} and left out: {', '.join(genes[:5])}{more}")
-    design = _design(cells, asked, columns[enough], expressed, seed=seed, say=say, warn=warn)
-    return _run(cells, asked, way, design, too_few, absent, say, warn)
+            tell.warn(f"{len(genes):,} genes {why} and left out: {', '.join(genes[:5])}{more}")
+    design = _design(cells, asked, columns[enough], expressed, seed=seed, tell=tell)
+    return _run(cells, asked, way, design, too_few, absent, tell)
 
 
 def _expressed(cells: SilencedCells) -> tuple[IntArray, DoubleArray]:
@@ -163,11 +163,10 @@ def _design(
     expressed: tuple[IntArray, DoubleArray],
     *,
     seed: int,
-    say: Callable[[str], None],
-    warn: Callable[[str], None],
+    tell: Tell,
 ) -> _Design:
     candidates = find_candidates(
-        cells.genes, cells.peaks, columns, gtf=asked.gtf, window=asked.window, top=TOP, say=say, warn=warn
+        cells.genes, cells.peaks, columns, gtf=asked.gtf, window=asked.window, top=TOP, tell=tell
     )
     rng = np.random.default_rng(seed)
     near = candidates.vicinity
@@ -229,8 +228,7 @@ def _run(
     design: _Design,
     too_few: tuple[str, ...],
     absent: tuple[str, ...],
-    say: Callable[[str], None],
-    warn: Callable[[str], None],
+    tell: Tell,
 ) -> SilencingResult:
     """Silence, compare, lay out."""
     near, units, groups, controls = (
@@ -240,7 +238,7 @@ def _run(
         design.controls,
     )
     truth = read_truth(asked.truth, near) if asked.truth is not None and near is not None else None
-    sets = _peak_sets(cells, asked, design, warn)
+    sets = _peak_sets(cells, asked, design, tell.warn)
     none = np.zeros(0, np.int64)
     stretches = {
         "pairs": (design.unit_of[design.pairs.first], design.pairs.second),
@@ -252,7 +250,7 @@ def _run(
     span = {name: slice(int(a), int(b)) for name, (a, b) in zip(stretches, pairwise(ends), strict=True)}
     closing = Closing(sets, groups.codes, len(groups.names))
     raised, step = asked.direction == "raise", Step(asked.step)
-    say(
+    tell.say(
         f"{'raising' if raised else 'silencing'} {'a set of ' if asked.together else ''}"
         f"{len(design.columns):,} genes, and {len(units.columns) - units.n_asked:,} expressed alike to "
         "compare them with"
@@ -274,7 +272,7 @@ def _run(
         (unit, peak),
         n_groups=n_groups,
         min_cells=asked.min_cells,
-        say=say,
+        say=tell.say,
     )
 
     def score(group: int, name: str) -> tuple[DoubleArray, DoubleArray]:

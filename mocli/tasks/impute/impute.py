@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mocli.data.files.inputs import parse_source
-from mocli.data.links.route import link_files
 from mocli.errors import UsageError
 from mocli.tasks.impute.holdout import HoldOut
 from mocli.tasks.impute.options import CELLS, ImputeOptions
+from mocli.tasks.impute.survey import survey
+from mocli.tasks.infer.direction import columns_of
 from mocli.tasks.prepare.footprint import foreseen
-from mocli.tasks.prepare.plan import open_modalities
+from mocli.tasks.prepare.plan import open_modalities, plan
+from mocli.tasks.run.frame import Foresight, Tell, Verb, perform
 from mocli.tasks.run.options import listed_names, one_of
-from mocli.tasks.run.paths import Paths, command_line
 from mocli.tasks.run.request import Request, Result, requested
 from mocli.tasks.run.run import Run
 from mocli.types import Route, Task
@@ -109,12 +110,15 @@ def impute(
     )
     _check_denoising(asked)
     request = requested(inputs, output=output, **shared)
-    paths = Paths.of(request.output, request.run, suffixes=(".h5mu", ".h5ad"))
-    sources = [parse_source(text).path for text in request.data.inputs]
-    paths.refuse_inputs([*sources, *link_files(request.data.links)])
-    if dry_run:
-        return _dry_run(request, asked, paths)
-    return _run(request, asked, paths, command if command is not None else command_line())
+    verb = Verb(
+        task="impute",
+        suffixes=(".h5mu", ".h5ad"),
+        foresee=partial(_foresee, request, asked),
+        work=partial(_work, request, asked),
+        trains=asked.from_model is None,
+        calibrates=asked.from_model is None and not asked.denoises,
+    )
+    return perform(verb, request, dry_run=dry_run, command=command)
 
 
 def _check_denoising(asked: ImputeOptions) -> None:
@@ -141,66 +145,48 @@ def _check_denoising(asked: ImputeOptions) -> None:
             )
 
 
-def _results(paths: Paths, asked: ImputeOptions) -> list[Path]:
-    trains = asked.from_model is None
-    return paths.results(trained=trains, calibrated=trains and not asked.denoises)
-
-
-def _dry_run(request: Request, asked: ImputeOptions, paths: Paths) -> Result:
-    from mocli.tasks.impute.survey import survey
-    from mocli.tasks.prepare.plan import plan
-
-    lines: list[str] = []
-    paths.check(force=request.output.force)
+def _foresee(request: Request, asked: ImputeOptions, tell: Tell) -> None:
     if asked.from_model is None:
-        surveyed = survey(request, asked, Task.IMPUTE, say=lambda _: None, warn=lambda _: None)
+        surveyed = survey(request, asked, Task.IMPUTE, Foresight())
         source, target = surveyed.direction.source, surveyed.direction.target
-        lines.append(f"denoises {target}" if source == target else f"imputes {target} from {source}")
-        lines.extend(
-            f"keeps {int(out.sum()):,} cells of {name} out of training"
-            for name, out in surveyed.held_out.items()
-            if out.any()
-        )
-        made = plan(request.data, request.train, Task.IMPUTE, lines.append, files=surveyed.files)
-        lines.append(foreseen(made, request.train, Task.IMPUTE))
-        lines.extend(f"warning: {w}" for w in made.warnings)
-    else:
-        opened = open_modalities(request.data)
-        lines.extend(
-            f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features from {f.where}" for f in opened
-        )
-        lines.extend(note for f in opened for note in f.notes)
-        lines.append(f"model: {asked.from_model}")
-    files = _results(paths, asked)
-    lines.extend(f"would write {path}" for path in files)
-    return Result(paths.output, {}, lines, files)
+        tell.say(f"denoises {target}" if source == target else f"imputes {target} from {source}")
+        for name, out in surveyed.held_out.items():
+            if out.any():
+                tell.say(f"keeps {int(out.sum()):,} cells of {name} out of training")
+        made = plan(request.data, request.train, Task.IMPUTE, tell.say, files=surveyed.files)
+        tell.say(foreseen(made, request.train, Task.IMPUTE))
+        for warning in made.warnings:
+            tell.warn(warning)
+        return
+    files = open_modalities(request.data)
+    for f in files:
+        tell.say(f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features from {f.where}")
+    for note in (note for f in files for note in f.notes):
+        tell.say(note)
+    tell.say(f"model: {asked.from_model}")
 
 
-def _run(request: Request, asked: ImputeOptions, paths: Paths, command: Sequence[str]) -> Result:
-    with Run("impute", paths, output=request.output, options=request.run, command=command) as run:
-        # torch and scikit-learn are loaded only now: a dry run and a refusal need neither
-        from mocli.tasks.impute.check import check
-        from mocli.tasks.impute.denoise import Denoised
-        from mocli.tasks.impute.draw import check_draws
-        from mocli.tasks.impute.survey import survey
-        from mocli.tasks.impute.work import Imputation, obtain_model, translate
-        from mocli.tasks.impute.write import deliver
-        from mocli.tasks.infer.direction import columns_of
+def _work(request: Request, asked: ImputeOptions, run: Run) -> None:
+    # torch and scikit-learn are loaded only now: a dry run and a refusal need neither
+    from mocli.tasks.impute.check import check
+    from mocli.tasks.impute.denoise import Denoised
+    from mocli.tasks.impute.draw import check_draws
+    from mocli.tasks.impute.work import Imputation, obtain_model, translate
+    from mocli.tasks.impute.write import deliver
 
-        surveyed = survey(request, asked, Task.IMPUTE, say=run.say, warn=run.warn)
-        saved, trained = obtain_model(run, request, Task.IMPUTE, surveyed)
-        with run.timed("encode"):
-            target = surveyed.direction.target
-            if target in saved.readouts:
-                saved.readouts[target].check_scale(asked.scale, target)
-            if asked.draw:
-                check_draws(saved, target)
-            translation, why = translate(run, request, asked, surveyed, saved)
-            columns = columns_of(asked.features, translation.names, target)
-            denoised = Denoised.of(translation) if translation.source == target else None
-            work = Imputation(asked, surveyed, translation, trained, columns, why, denoised)
-        with run.timed("evaluate"):
-            checked = check(run, request, work)
-        with run.timed("write"):
-            deliver(run, request.output, work, checked)
-    return Result(paths.output, run.report.as_dict(), [], _results(paths, asked))
+    surveyed = survey(request, asked, Task.IMPUTE, run)
+    saved, trained = obtain_model(run, request, Task.IMPUTE, surveyed)
+    with run.timed("encode"):
+        target = surveyed.direction.target
+        if target in saved.readouts:
+            saved.readouts[target].check_scale(asked.scale, target)
+        if asked.draw:
+            check_draws(saved, target)
+        translation, why = translate(run, request, asked, surveyed, saved)
+        columns = columns_of(asked.features, translation.names, target)
+        denoised = Denoised.of(translation) if translation.source == target else None
+        work = Imputation(asked, surveyed, translation, trained, columns, why, denoised)
+    with run.timed("evaluate"):
+        checked = check(run, request, work)
+    with run.timed("write"):
+        deliver(run, request.output, work, checked)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,9 +27,8 @@ from mocli.tasks.infer.direction import (
 )
 from mocli.tasks.prepare.pairing import Relation, relate
 from mocli.tasks.prepare.plan import open_modalities
+from mocli.tasks.run.frame import Tell
 from mocli.tasks.run.request import Request
-from mocli.tasks.trained.obtain import check_task
-from mocli.tasks.trained.saved import load_model
 from mocli.types import BoolArray, IntArray, ModalityKind, Task
 
 FEWEST_COMPARED = 20
@@ -80,14 +79,7 @@ class Survey:
         return lacks
 
 
-def survey(
-    request: Request,
-    asked: ImputeOptions,
-    task: Task,
-    *,
-    say: Callable[[str], None],
-    warn: Callable[[str], None],
-) -> Survey:
+def survey(request: Request, asked: ImputeOptions, task: Task, tell: Tell) -> Survey:
     """Open files, settle what is imputed from what, and find mistakes before they cost a training.
 
     Raises
@@ -100,7 +92,7 @@ def survey(
     if asked.from_model is None:
         direction = _between_inputs(asked, files, task)
     else:
-        direction = _of_model(request, asked, files, task, say, warn)
+        direction = _of_model(request, asked, files, task, tell)
     source, target = direction.source, direction.target
     source_file, target_file = direction.source_file, direction.target_file
     pairs = shared_cells(files, relation, request.data.pair_key, source_file, target_file)
@@ -113,7 +105,7 @@ def survey(
         kept = np.flatnonzero(~held_out[target])
         if any(out.any() for out in held_out.values()):
             told = ", ".join(f"{int(out.sum()):,} of {name}" for name, out in held_out.items() if out.any())
-            say(f"kept out of training, to be predicted as new cells: {told}")
+            tell.say(f"kept out of training, to be predicted as new cells: {told}")
         compared = np.flatnonzero(held_out[source][pairs[:, 0]])
     elif asked.evaluate:
         compared = np.arange(len(pairs))
@@ -144,26 +136,19 @@ def _between_inputs(asked: ImputeOptions, files: list[ModalityFile], task: Task)
 
 
 def _of_model(
-    request: Request,
-    asked: ImputeOptions,
-    files: list[ModalityFile],
-    task: Task,
-    say: Callable[[str], None],
-    warn: Callable[[str], None],
+    request: Request, asked: ImputeOptions, files: list[ModalityFile], task: Task, tell: Tell
 ) -> Direction:
+    # imported here: a dry run must not pay for torch
+    from mocli.tasks.trained.obtain import load_given
+
     assert asked.from_model is not None
-    saved = load_model(asked.from_model)
+    saved = load_given(tell, request, asked.from_model, task, files)
     source, target = asked.source, asked.target
     if task is Task.GENE2PEAK:
         kinds = {name: ModalityKind(m["kind"]) for name, m in saved.modalities.items()}
         if source is None:
             check_peaks(kinds, files)
         source, target = likely_direction(source, target, kinds)
-    say(f"model: {saved.description['model']} from {asked.from_model}")
-    for note in (note for f in files for note in f.notes):
-        say(note)
-    check_task(saved.description["model"], task)
-    request.tell_unused(warn)
     source, target = direction_of_model(source, target, saved, files)
     source_file = find_modality(files, source, saved)
     if source_file is None:
@@ -176,9 +161,9 @@ def _of_model(
         )
     target_file = find_modality(files, target, saved)
     if target_file is not None and not asked.evaluate:
-        target_file = comparable_target(saved, target, target_file, request.data.layer, warn)
+        target_file = comparable_target(saved, target, target_file, request.data.layer, tell.warn)
     if asked.evaluate and seen_in_training(saved, files):
-        warn(
+        tell.warn(
             "the model was trained on these very files: accuracy and intervals are of cells that it "
             "knows, not of new ones; --hold-out while training gives those"
         )

@@ -19,8 +19,9 @@ from mocli.tasks.infer.predictor import choose_predictor, readout_from
 from mocli.tasks.infer.translation import Translation
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
-from mocli.tasks.trained.saved import SavedModel, load_model, write_model
-from mocli.tasks.trained.train import Trained, train_model
+from mocli.tasks.trained.obtain import obtain
+from mocli.tasks.trained.saved import SavedModel, write_model
+from mocli.tasks.trained.train import Trained
 from mocli.types import BoolArray, FloatArray, IntArray, Route, Task
 
 
@@ -31,8 +32,9 @@ def obtain_model(
     direction = surveyed.direction
     if direction.saved is not None:
         return direction.saved, None
-    trained = train_model(run, request, task, without(surveyed.files, surveyed.held_out))
-    saved = load_model(run.paths.model)
+    obtained = obtain(run, request, None, task, without(surveyed.files, surveyed.held_out))
+    saved, trained = obtained.saved, obtained.trained
+    assert trained is not None
     source, target = direction.source, direction.target
     readout = readout_from(
         trained, saved.readouts[target], source, target, device=run.device, seed=request.run.seed
@@ -40,7 +42,7 @@ def obtain_model(
     if readout is not None:
         saved = replace(saved, readouts={**saved.readouts, target: readout})
         write_model(run.paths.model, saved)
-    run.add_output(run.paths.model, "the trained model")
+        run.add_output(run.paths.model, "the trained model")
     return saved, trained
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,6 @@ from mocli.tasks.infer.decoder import ValueDecoder
 from mocli.tasks.run.options import OutputOptions
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.record import describe_given
-from mocli.train.checkpoint import Checkpoints
 from mocli.types import IntArray
 
 SPOKEN_OF = 1_000_000
@@ -66,11 +64,7 @@ def deliver(run: Run, output: OutputOptions, work: Imputation, checked: Checked)
     report_route(run, work)
     report_figures(run, work, checked)
     tabulate(run, work, checked)
-    if run.paths.html is not None:
-        _write_html(run, run.paths.html, work, checked)
-    Checkpoints(run.paths.checkpoints, fingerprint={}, resume="never").remove()
-    for record in run.report.outputs:
-        run.say(f"wrote {record['path']}: {record['what']}")
+    run.finish(lambda: {"drawn": _draw(work, checked)})
 
 
 def _scale_words(work: Imputation) -> str:
@@ -155,31 +149,28 @@ def _pace(written: Written) -> str:
     )
 
 
-def _write_html(run: Run, path: Path, work: Imputation, checked: Checked) -> None:
-    run.say("drawing the report")
-    drawn = []
-    if checked.evaluation is not None:
-        names, columns = work.translation.names, work.columns
-        rows, predicted, measured, examples = _examples(work, checked.evaluation)
-        linked = checked.evaluation.baselines.get("linked_feature")
-        drawn = [
-            html.Drawn(
-                imputed.accuracy_dots(
-                    [names[j] for j in columns],
-                    checked.evaluation.accuracy.pearson[columns],
-                    None if linked is None else linked.pearson[columns],
-                ),
-                "How well every feature is predicted",
-                "Pearson correlation of imputed and measured values over cells that were hidden.",
+def _draw(work: Imputation, checked: Checked) -> list[html.Drawn]:
+    if checked.evaluation is None:
+        return []
+    names, columns = work.translation.names, work.columns
+    rows, predicted, measured, examples = _examples(work, checked.evaluation)
+    linked = checked.evaluation.baselines.get("linked_feature")
+    return [
+        html.Drawn(
+            imputed.accuracy_dots(
+                [names[j] for j in columns],
+                checked.evaluation.accuracy.pearson[columns],
+                None if linked is None else linked.pearson[columns],
             ),
-            html.Drawn(
-                imputed.scatter(predicted, measured, examples),
-                "Imputed against measured",
-                f"One point a cell ({len(rows):,} of those hidden): best, median and worst feature.",
-            ),
-        ]
-    html.write(path, html.render(run.report, drawn=drawn))
-    run.add_output(path, "the report to read")
+            "How well every feature is predicted",
+            "Pearson correlation of imputed and measured values over cells that were hidden.",
+        ),
+        html.Drawn(
+            imputed.scatter(predicted, measured, examples),
+            "Imputed against measured",
+            f"One point a cell ({len(rows):,} of those hidden): best, median and worst feature.",
+        ),
+    ]
 
 
 def _examples(work: Imputation, evaluation: Evaluation) -> tuple[IntArray, np.ndarray, np.ndarray, list[str]]:

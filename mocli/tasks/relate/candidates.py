@@ -15,6 +15,7 @@ from mocli.data.genome.vicinity import WINDOW, Vicinity, find_vicinity
 from mocli.errors import InputError, UsageError
 from mocli.tasks.relate.correlate import Imputed, all_pairs, genomic_pairs, strongest_pairs
 from mocli.tasks.relate.scope import FeaturePairs
+from mocli.tasks.run.frame import Tell
 from mocli.types import CSR, IntArray, ModalityKind
 
 MOST_PAIRS = 2_000_000
@@ -92,8 +93,7 @@ def find_candidates(
     gtf: Path | None,
     window: int | None,
     top: int,
-    say: Callable[[str], None],
-    warn: Callable[[str], None],
+    tell: Tell,
 ) -> Candidates:
     """Pair features that lie near each other where a gene table is given, else all.
 
@@ -130,7 +130,7 @@ def find_candidates(
         raise UsageError("--window cannot be negative", field="--window", found=str(window))
     if gtf is None:
         candidates = Candidates(chosen, second, columns, top=top)
-        say(candidates.summary())
+        tell.say(candidates.summary())
         return candidates
     with_places = [has_places(f) for f in (first, second)]
     if sum(with_places) != 1 or with_places[0]:
@@ -145,19 +145,19 @@ def find_candidates(
         )
     table = read_genes(gtf)
     near = find_vicinity(chosen, second, table, window=WINDOW if window is None else window)
-    say(f"{len(table.frame):,} genes from {table.path}")
+    tell.say(f"{len(table.frame):,} genes from {table.path}")
     for note in (*table.notes, *near.notes):
         if note.startswith("warning: "):
-            warn(note.removeprefix("warning: "))
+            tell.warn(note.removeprefix("warning: "))
         else:
-            say(note)
+            tell.say(note)
     candidates = Candidates(chosen, second, columns, near, top=top)
     if near.n_unplaced_genes:
-        warn(
+        tell.warn(
             f"{near.n_unplaced_genes:,} of {len(chosen.names):,} {candidates.labels[0]}s are not in "
             f"{table.path} and not tested: {_some(near.unplaced_genes, near.n_unplaced_genes)}"
         )
-    say(candidates.summary())
+    tell.say(candidates.summary())
     return candidates
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from mocli.data.files.modality import ModalityFile
 from mocli.errors import UsageError
 from mocli.models.registry import available, traits_of
+from mocli.tasks.run.frame import Tell
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.saved import SavedModel, load_model
@@ -61,15 +62,15 @@ def obtain(
 
 
 def load_given(
-    run: Run, request: Request, from_model: Path, task: Task, files: Sequence[ModalityFile]
+    tell: Tell, request: Request, from_model: Path, task: Task, files: Sequence[ModalityFile]
 ) -> SavedModel:
     """Load a model that is trained already, and say which options have no effect on it."""
     saved = load_model(from_model)
-    run.say(f"model: {saved.description['model']} from {from_model}")
+    tell.say(f"model: {saved.description['model']} from {from_model}")
     for note in (note for f in files for note in f.notes):
-        run.say(note)
+        tell.say(note)
     check_task(saved.description["model"], task)
-    request.tell_unused(run.warn)
+    request.tell_unused(tell.warn)
     return saved
 
 
