@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from mocli.errors import InputError, UsageError
@@ -192,7 +191,6 @@ class MultiOmics:
     label: Codes | None = None
     covariates: tuple[Codes, ...] = ()
     continuous: Continuous | None = None
-    obs: pd.DataFrame | None = field(default=None, repr=False)
     sets: Mapping[str, CSR] = field(default_factory=dict, repr=False)
     weights: Mapping[str, FloatArray] = field(default_factory=dict, repr=False)
 
@@ -241,7 +239,6 @@ class MultiOmics:
             label=of(self.label),
             covariates=tuple(replace(c, codes=c.codes[cells]) for c in self.covariates),
             continuous=None if numbers is None else replace(numbers, values=numbers.values[cells]),
-            obs=None,
         ), cells
 
     def cells_of(self, modality: str) -> IntArray:
@@ -254,18 +251,17 @@ class MultiOmics:
         """Return a covariate's codes in the order of a modality's rows, `(n_obs,)`."""
         return None if codes is None else codes.codes[self.cells_of(modality)]
 
-    def labels(self, asked_by: str) -> dict[str, IntArray]:
+    def labels(self) -> dict[str, IntArray]:
         """Return the label's codes by modality in the order of its rows, -1 for none.
 
         Raises
         ------
         UsageError
-            There is no label, though an option asks for one.
+            There is no label.
         """
         if self.label is None:
             raise UsageError(
-                "cells are to be weighed by their labels, and there are none",
-                field=asked_by,
+                "the model weighs cells by their labels, and the cells have none",
                 hint="name the column of labels with --label-key",
             )
         return {name: self.label.codes[self.cells_of(name)] for name in self.modalities}

@@ -88,7 +88,7 @@ def build(bundle: MultiOmics, params: SccrossParams, *, seed: int) -> Built:
     module.keep_inputs(seen)
     by_label = params.critic_weights == "labels"
     if by_label or bundle.weights:
-        labels = bundle.labels("--set critic_weights=labels") if by_label else {}
+        labels = bundle.labels() if by_label else {}
         module.keep_weights(
             {name: torch.from_numpy(codes) for name, codes in labels.items()},
             {name: torch.from_numpy(weight) for name, weight in bundle.weights.items()},

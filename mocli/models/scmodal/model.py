@@ -47,7 +47,7 @@ class Scmodal:
         model = cls(widths, [link.edge for link in bundle.links], params)
         by_label = params.critic_weights == "labels"
         if by_label or bundle.weights:
-            found = bundle.labels("--set critic_weights=labels") if by_label else {}
+            found = bundle.labels() if by_label else {}
             codes = {name: torch.from_numpy(values) for name, values in found.items()}
             own = {name: torch.from_numpy(values) for name, values in bundle.weights.items()}
             model.module.keep_weights(

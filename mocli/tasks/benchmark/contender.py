@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 
 from mocli.data.files.inputs import parse_source
-from mocli.data.files.obsm import read_places
+from mocli.data.files.obsm import read_coordinates
 from mocli.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from mocli.data.files.obsm import Places
+    from mocli.data.files.obsm import Coordinates
     from mocli.tasks.benchmark.ground import Ground
     from mocli.types import FloatArray
 
@@ -87,22 +87,23 @@ def others_embedding(text: str, inputs: Sequence[str], ground: Ground) -> Conten
     if owner != "obsm":
         from pathlib import Path
 
-        return placed(read_places(Path(owner), key), ground, key, "embedding", key, definition, where=owner)
+        parts = read_coordinates(Path(owner), key)
+        return placed(parts, ground, key, "embedding", key, definition, where=owner)
     return placed(
         _of_inputs(inputs, key, ground), ground, key, "embedding", key, definition, where="the inputs"
     )
 
 
-def _of_inputs(inputs: Sequence[str], key: str, ground: Ground) -> list[Places]:
+def _of_inputs(inputs: Sequence[str], key: str, ground: Ground) -> list[Coordinates]:
     """Collect an array from the input files that have it; a file of one modality speaks for that one."""
     from dataclasses import replace
 
-    found: list[Places] = []
+    found: list[Coordinates] = []
     missing: InputError | None = None
     for path in dict.fromkeys(parse_source(text).path for text in inputs):
         own = [f.name for f in ground.files if path in f.paths]
         try:
-            parts = read_places(path, key)
+            parts = read_coordinates(path, key)
         except InputError as error:
             missing = missing or error
             continue
@@ -113,7 +114,7 @@ def _of_inputs(inputs: Sequence[str], key: str, ground: Ground) -> list[Places]:
 
 
 def placed(
-    parts: Sequence[Places],
+    parts: Sequence[Coordinates],
     ground: Ground,
     name: str,
     kind: Kind,
@@ -123,7 +124,7 @@ def placed(
     where: str | Path,
     seed: int | None = None,
     study: str = "",
-    alone: Sequence[Places] = (),
+    alone: Sequence[Coordinates] = (),
 ) -> Contender:
     """Align places to the scored cells by name, never by position.
 
@@ -158,7 +159,7 @@ def placed(
     return Contender(name, kind, title, definition, complete, joint, seed, study)
 
 
-def _joint(parts: Sequence[Places], ground: Ground, where: str | Path) -> FloatArray:
+def _joint(parts: Sequence[Coordinates], ground: Ground, where: str | Path) -> FloatArray:
     return aligned(parts, ground.bundle.obs_names, where, None)
 
 
@@ -178,7 +179,7 @@ def _together(apart: Mapping[str, FloatArray], ground: Ground) -> bool:
 
 
 def aligned(
-    parts: Sequence[Places], wanted: Sequence[str], where: str | Path, modality: str | None
+    parts: Sequence[Coordinates], wanted: Sequence[str], where: str | Path, modality: str | None
 ) -> FloatArray:
     """Return places in the order of the wanted cells, `(n, d)`.
 

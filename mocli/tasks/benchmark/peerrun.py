@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mocli import __version__
-from mocli.data.files.obsm import Places
+from mocli.data.files.obsm import Coordinates
 from mocli.errors import InputError
 from mocli.peers.registry import RUNNER
 from mocli.report.file import write_text
@@ -132,7 +132,7 @@ class PeerRun:
             with np.load(self.output, allow_pickle=False) as stored:
                 for i, name in enumerate(stored["modalities"]):
                     of = pd.Index(stored[f"names{i}"].astype(object))
-                    parts.append(Places(str(name) or None, of, stored[f"z{i}"].astype(np.float32)))
+                    parts.append(Coordinates(str(name) or None, of, stored[f"z{i}"].astype(np.float32)))
         except (OSError, ValueError, KeyError) as error:
             raise InputError("the places cannot be read", file=self.output, found=error) from error
         peer = self.peer

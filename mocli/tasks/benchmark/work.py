@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mocli.data.files.obsm import read_places
+from mocli.data.files.obsm import read_coordinates
 from mocli.errors import InputError, Interrupted, MocliError
 from mocli.models.registry import traits_of
 from mocli.tasks.benchmark.contender import Contender, others_embedding, placed
@@ -224,10 +224,10 @@ class Benchmark:
         alone = []
         for name in self.ground.bundle.modalities if "--marginal" in training.words else ():
             with suppress(InputError):  # a model that places modalities apart writes no such array
-                alone += [p for p in read_places(path, f"{key}_{name}") if p.modality == name]
+                alone += [p for p in read_coordinates(path, f"{key}_{name}") if p.modality == name]
         traits = traits_of(training.model)
         return placed(
-            read_places(path, key),
+            read_coordinates(path, key),
             self.ground,
             training.model,
             "model",

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mocli.data.files.obsm import Places
+from mocli.data.files.obsm import Coordinates
 from mocli.errors import InputError
 from mocli.report.ranking import Figure, rank
 from mocli.tasks.benchmark.contender import aligned
@@ -79,9 +79,9 @@ def test_what_data_cannot_tell_is_said(tmp_path, unpaired):
 
 def test_places_are_found_by_name():
     z = np.arange(6, dtype=np.float32).reshape(3, 2)
-    parts = [Places(None, pd.Index(["c", "a", "rna:b"]), z)]
+    parts = [Coordinates(None, pd.Index(["c", "a", "rna:b"]), z)]
     assert np.array_equal(aligned(parts, ["a", "b", "c"], "f", "rna"), z[[1, 2, 0]])
-    twice = [Places(None, pd.Index(["a"]), z[:1]), Places(None, pd.Index(["a"]), z[1:2])]
+    twice = [Coordinates(None, pd.Index(["a"]), z[:1]), Coordinates(None, pd.Index(["a"]), z[1:2])]
     with pytest.raises(InputError, match="two places"):
         aligned(twice, ["a"], "f", None)
 
