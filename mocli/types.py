@@ -67,6 +67,24 @@ class Preset(StrEnum):
     FAST = "fast"
 
 
+ANY_VALUES, NON_NEGATIVE = "any values", "values that are not negative"
+
+LIKELIHOODS = {
+    "nb": "counts",
+    "zinb": "counts",
+    "poisson": "counts",
+    "bernoulli": "counts",
+    "ziln": NON_NEGATIVE,
+    "normal": ANY_VALUES,
+}
+"""What values may be taken for on the command line (classes in `mocli.nn.heads`), and what they must be."""
+
+
+def takes_counts(likelihood: str | None) -> bool:
+    """Whether a likelihood is of counts, or of counts above zero."""
+    return LIKELIHOODS.get(likelihood or "") == "counts"
+
+
 COUNT_LIKELIHOODS = frozenset({"nb", "zinb", "poisson"})
 """Likelihoods of counts whose mean is a proportion times a library size: non-zeros say all of them."""
 

@@ -21,11 +21,10 @@ MAY_IMPORT = {
     "mocli.data": BASE | {"mocli.data", "mocli.models.base"},
     "mocli.nn": {"mocli.errors", "mocli.types", "mocli.nn"},
     "mocli.models.base": BASE | {"mocli.data.bundle"},
-    "mocli.models.places": BASE | {"mocli.data.bundle"},
     "mocli.models.registry": BASE | {"mocli.models", "mocli.models.base"},
     "mocli.models.parameters": BASE | {"mocli.models.base", "mocli.models.registry"},
     "mocli.train": BASE
-    | {"mocli.train", "mocli.log", "mocli.models.base", "mocli.models.places"}
+    | {"mocli.train", "mocli.log", "mocli.models.base"}
     | {"mocli.data.batches", "mocli.data.bundle"},
     "mocli.metrics": {
         "mocli.errors",
@@ -38,7 +37,7 @@ MAY_IMPORT = {
     "mocli.peers": BASE | {"mocli.peers"},
     "mocli.tasks": BASE
     | {"mocli.tasks", "mocli.train", "mocli.metrics", "mocli.data", "mocli.report", "mocli.log"}
-    | {"mocli.models.base", "mocli.models.places", "mocli.models.registry", "mocli.models.parameters"}
+    | {"mocli.models.base", "mocli.models.registry", "mocli.models.parameters"}
     | {"mocli.nn.neighbors", "mocli.nn.readout", "mocli.peers.registry"},
     "mocli.cli": BASE
     | {"mocli.cli", "mocli.tasks", "mocli.report", "mocli.log", "mocli.data.demo.files"}

@@ -5,18 +5,29 @@ Everything here can be read without importing torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Self,
+    TypeVar,
+    runtime_checkable,
+)
 
 from mocli.types import ModalityKind, Pairing, Preset, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from torch import Generator, Tensor, nn
 
     from mocli.data.bundle import Minibatch, MultiOmics
     from mocli.types import Json
+
+S = TypeVar("S")
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,8 +404,71 @@ class Draws(Protocol):
 
 
 @runtime_checkable
-class Translates(Protocol):
-    """Capability: features of one modality to those of another through the networks."""
+class PlacesCovariates(Protocol):
+    """Capability: every categorical covariate has a space of its own, apart from the latent."""
 
-    def translate(self, source: str, target: str, x: Tensor) -> Tensor:
-        """`(B, n_source)` to the expected `(B, n_target)`, both on the scale of the model's input."""
+    def covariate_places(self, batch: Minibatch) -> Mapping[str, Tensor]:
+        """Return where cells of a minibatch lie in each, `(B, q)` by the covariate's key, deterministic."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What networks are built from, kept with a saved model as JSON.
+
+    Attributes
+    ----------
+    modalities
+        Name, number of features and likelihood of each, in order.
+    levels
+        Levels by categorical covariate; the batch, if there is one, comes first.
+    continuous
+        Names of continuous covariates.
+    """
+
+    modalities: tuple[tuple[str, int, str], ...]
+    levels: Mapping[str, tuple[str, ...]]
+    continuous: tuple[str, ...]
+
+    @classmethod
+    def of(cls, bundle: MultiOmics, **others: Any) -> Self:
+        """Read a bundle; other fields as given."""
+        return cls(
+            modalities=tuple(
+                (name, m.features.n_vars, m.likelihood or "normal") for name, m in bundle.modalities.items()
+            ),
+            levels={codes.key: codes.levels for codes in bundle.categorical},
+            continuous=bundle.continuous.keys if bundle.continuous else (),
+            **others,
+        )
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Number of features by modality."""
+        return {name: width for name, width, _ in self.modalities}
+
+    @property
+    def likelihoods(self) -> dict[str, str]:
+        """Name of the likelihood by modality."""
+        return {name: taken_for for name, _, taken_for in self.modalities}
+
+
+def spec_of(shape: Any) -> dict[str, Json]:
+    """Return the fields of a dataclass as JSON; mappings as pairs, since objects may lose their order."""
+    return {f.name: _plain(getattr(shape, f.name)) for f in fields(shape)}
+
+
+def rebuilt(cls: type[S], spec: Mapping[str, Any]) -> S:
+    """Return the dataclass that `spec_of` wrote; fields that a spec lacks take their default."""
+    values = {f.name: _frozen(spec[f.name]) for f in fields(cls) if f.name in spec}  # type: ignore[arg-type]
+    mappings = {f.name for f in fields(cls) if str(f.type).startswith("Mapping")}  # type: ignore[arg-type]
+    return cls(**{name: dict(value) if name in mappings else value for name, value in values.items()})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return [[key, _plain(item)] for key, item in value.items()]
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value

@@ -36,3 +36,13 @@ def load_class(path: str) -> Any:
     """Import `package.module:Class`."""
     module, _, name = path.partition(":")
     return getattr(import_module(module), name)
+
+
+def models_that(*capabilities: type) -> str:
+    """Name the models whose class has all of some capabilities (protocols of `base`), as a hint does."""
+    able = [name for name, traits in available().items() if _has(load_class(traits.model), capabilities)]
+    return " or ".join(able) or "another model"
+
+
+def _has(model: type, capabilities: tuple[type, ...]) -> bool:
+    return all(issubclass(model, one) for one in capabilities)

@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import Any, Self
 
 import torch
+from torch import Tensor
 
 from mocli.data.batches import Batches
+from mocli.data.bundle import MultiOmics
 from mocli.errors import Interrupted, OutOfMemory
 from mocli.log import logger, progress
-from mocli.train.average import WeightAverage
-from mocli.train.checkpoint import Snapshot
+from mocli.models.base import Model, Phase, Schedule
+from mocli.train.checkpoint import Checkpoints, Snapshot
 from mocli.train.freeze import freeze, trainable
 from mocli.train.history import History
-from mocli.train.optim import Stepper, turns_of
+from mocli.train.optim import Stepper, WeightAverage, turns_of
 from mocli.train.rates import Flatness
-from mocli.train.signals import Signals
 from mocli.train.validation import Watch, split
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Tensor
-
-    from mocli.data.bundle import MultiOmics
-    from mocli.models.base import Model, Phase, Schedule
-    from mocli.train.checkpoint import Checkpoints
 
 SIGNAL_FOR_TIME = 10
 """SIGUSR1: `--max-time` ends a run as a scheduler's warning would."""
@@ -260,6 +256,37 @@ class _Stretch:
         if self.training.device.type == "cuda" and "rng/cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng/cuda"], self.training.device)
         return len(self.history)
+
+
+class Signals:
+    """Signals that end a run, a flag that the loop reads between steps; a second SIGINT ends it at once."""
+
+    watched = tuple(
+        getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)
+    )
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        # handlers can be set in the main thread only; elsewhere the host program decides
+        if threading.current_thread() is threading.main_thread():
+            for signum in self.watched:
+                self._old[signum] = signal.signal(signum, self._receive)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for signum, handler in self._old.items():
+            signal.signal(signum, handler)
+        self._old.clear()
+
+    def _receive(self, signum: int, _frame: object) -> None:
+        if self.received is not None and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = signum
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

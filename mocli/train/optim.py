@@ -1,22 +1,17 @@
-"""Optimisers of a phase: one for each group, stepping in the group's own rhythm."""
+"""Optimisers of a phase, one for each group in its own rhythm, and the running mean of the weights."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
+from torch.optim import Optimizer
 
+from mocli.models.base import Group
 from mocli.train.checkpoint import pack_optimizer, unpack_optimizer
-from mocli.train.rows import RowAdam
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torch import Tensor
-    from torch.optim import Optimizer
-
-    from mocli.models.base import Group
 
 
 class Stepper:
@@ -82,3 +77,94 @@ def _optimizer(group: Group) -> Optimizer:
         return RowAdam(group.parameters, lr=group.lr, betas=group.betas, weight_decay=group.weight_decay)
     kind = torch.optim.AdamW if group.decoupled_decay else torch.optim.Adam
     return kind(group.parameters, lr=group.lr, betas=group.betas, weight_decay=group.weight_decay, fused=True)
+
+
+class RowAdam(Optimizer):
+    """Adam (Kingma and Ba 2015) with L2 decay whose rows count their own steps.
+
+    A row without a gradient keeps its value and its moments, so that a step costs what its minibatch
+    does. Where every row has a gradient, it is Adam. Gradients are sparse with rows as their one sparse
+    dimension, or dense: then rows of zeros have none.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        *,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+        eps: float = 1e-8,
+    ) -> None:
+        settings = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "eps": eps}
+        super().__init__(parameters, settings)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Step the rows that have a gradient."""
+        if closure is not None:
+            raise ValueError("no closure is taken")
+        for group in self.param_groups:
+            for table in group["params"]:
+                if table.grad is not None:
+                    self._step(table, *_rows_of(table.grad), group)
+
+    def _step(self, table: Tensor, rows: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[table]
+        if not state:
+            state["mean"], state["square"] = torch.zeros_like(table), torch.zeros_like(table)
+            state["steps"] = torch.zeros(len(table), 1, dtype=table.dtype, device=table.device)
+        first, second = group["betas"]
+        value = table[rows]
+        gradient = gradient + group["weight_decay"] * value
+        steps = state["steps"][rows] + 1
+        mean = torch.lerp(gradient, state["mean"][rows], first)
+        square = torch.lerp(gradient.square(), state["square"][rows], second)
+        state["steps"][rows], state["mean"][rows], state["square"][rows] = steps, mean, square
+        scale = (square / (1 - second**steps)).sqrt_().add_(group["eps"])
+        table[rows] = value - group["lr"] * mean / (1 - first**steps) / scale
+
+
+def _rows_of(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    if gradient.is_sparse:
+        gradient = gradient.coalesce()
+        return gradient.indices()[0], gradient.values()
+    rows = gradient.any(1).nonzero().squeeze(1)
+    return rows, gradient[rows]
+
+
+class WeightAverage:
+    """Mean of a module's weights with exponential forgetting; nothing is kept where `decay` is 0.
+
+    An adversarial game circles around its equilibrium, and its mean lies nearer (Polyak averaging; Yazici et
+    al. 2019, arXiv:1806.04498). Until 1 / (1 - decay) steps it is the plain mean, so that the start weighs
+    nothing.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        learned = {name: w for name, w in module.named_parameters() if w.requires_grad}
+        self.weights = learned if decay else {}
+        self.mean = {name: w.detach().clone() for name, w in self.weights.items()}
+
+    def update(self, step: int) -> None:
+        """Take in the weights after a step, counted from 0."""
+        if self.mean:
+            decay = min(self.decay, step / (step + 1))
+            with torch.no_grad():
+                torch._foreach_lerp_(list(self.mean.values()), list(self.weights.values()), 1 - decay)
+
+    def replace_weights(self) -> None:
+        """Put the mean in the place of the last weights."""
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(self.mean[name])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Means by name."""
+        return dict(self.mean)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from `state_dict`."""
+        for name, mean in self.mean.items():
+            mean.copy_(state[name])

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mocli.data.bundle import FeatureMatrix, MultiOmics
-    from mocli.models.base import Clusters, Draws, Encodes, EncodesJointly
-    from mocli.models.places import PlacesCovariates
+    from mocli.models.base import Clusters, Draws, Encodes, EncodesJointly, PlacesCovariates
     from mocli.types import FloatArray
 
 BLOCK = 2048

@@ -11,8 +11,7 @@ from mocli.data.bundle import FeatureMatrix, LinkedFeatures, Modality, MultiOmic
 from mocli.models.base import Schedule
 from mocli.models.scmodal.model import Scmodal
 from mocli.models.scmodal.params import PRESETS, ScmodalParams
-from mocli.train.loop import Training, _Stretch
-from mocli.train.signals import Signals
+from mocli.train.loop import Signals, Training, _Stretch
 from mocli.types import ModalityKind, Pairing
 
 WIDTHS = (3000, 40)

@@ -5,8 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from mocli.models.base import Group
-from mocli.train.optim import Stepper, turns_of
-from mocli.train.rows import RowAdam
+from mocli.train.optim import RowAdam, Stepper, turns_of
 
 SETTINGS = {"lr": 0.02, "betas": (0.5, 0.7), "weight_decay": 1e-2}
 

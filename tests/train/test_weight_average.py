@@ -14,9 +14,9 @@ from mocli.errors import Interrupted
 from mocli.models.base import Schedule
 from mocli.models.scmodal.model import Scmodal
 from mocli.models.scmodal.params import ScmodalParams
-from mocli.train.average import WeightAverage
 from mocli.train.checkpoint import Checkpoints
 from mocli.train.loop import Training, fit
+from mocli.train.optim import WeightAverage
 from mocli.types import ModalityKind, Pairing
 
 PARAMS = ScmodalParams(n_hidden=8, n_latent=3, batch_size=16, n_neighbors=4, weight_average=0.9)

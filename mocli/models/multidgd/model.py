@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
+from torch import Generator, Tensor
 
-from mocli.models.base import Group, Losses, Phase, Sampling, Schedule, Validation
-from mocli.models.multidgd import TRAITS
-from mocli.models.multidgd.module import MultiDGDModule, Step
-from mocli.models.multidgd.query import place, with_new_levels
-from mocli.models.multidgd.shape import Shape, shape_of, spec_of
-from mocli.models.multidgd.start import (
-    choose_components,
-    start_heads,
-    start_mixture,
-    start_places,
+from mocli.data.bundle import Minibatch, MultiOmics
+from mocli.models.base import (
+    Conditions,
+    Group,
+    Losses,
+    Phase,
+    Sampling,
+    Schedule,
+    Traits,
+    Validation,
+    rebuilt,
+    spec_of,
 )
+from mocli.models.multidgd import TRAITS
+from mocli.models.multidgd.module import MultiDGDModule, Shape, Step
+from mocli.models.multidgd.params import MultiDGDParams
+from mocli.models.multidgd.query import place, with_new_levels
+from mocli.models.multidgd.start import choose_components, start_heads, start_mixture, start_places
+from mocli.nn.heads import Decoded, DecodesHeads
 from mocli.nn.likelihoods import negative_binomial, normal
 from mocli.types import Preset
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Generator, Tensor
-
-    from mocli.data.bundle import Minibatch, MultiOmics
-    from mocli.models.base import Conditions, Traits
-    from mocli.models.multidgd.params import MultiDGDParams
     from mocli.types import Json
 
 FEW_CELLS = 20
@@ -43,7 +46,7 @@ WATCHED = {
 }
 
 
-class MultiDGD:
+class MultiDGD(DecodesHeads):
     """A decoder, a table of cells and mixtures over their places."""
 
     traits: ClassVar[Traits] = TRAITS
@@ -65,16 +68,7 @@ class MultiDGD:
             # labels of a few cells each are no cell types
             known = labels if labels * CELLS_PER_LABEL <= bundle.n_cells else 0
             params = replace(params, n_components=known or choose_components(z, seed))
-        model = cls(
-            Shape(
-                widths={name: m.features.n_vars for name, m in bundle.modalities.items()},
-                likelihoods={name: m.likelihood or "normal" for name, m in bundle.modalities.items()},
-                levels={codes.key: codes.levels for codes in bundle.categorical},
-                continuous=bundle.continuous.keys if bundle.continuous else (),
-                n_cells=bundle.n_cells,
-            ),
-            params,
-        )
+        model = cls(Shape.of(bundle, n_cells=bundle.n_cells), params)
         module = model.module
         for position, m in enumerate(bundle.modalities.values()):
             module.depth[position] = m.features.median_total()
@@ -95,7 +89,7 @@ class MultiDGD:
     @classmethod
     def from_spec(cls, spec: Mapping[str, Json], params: Any) -> Self:
         """Rebuild the networks of a saved model."""
-        return cls(shape_of(spec), params)
+        return cls(rebuilt(Shape, spec), params)
 
     def spec(self) -> dict[str, Json]:
         """Modalities with widths and likelihoods, covariates with levels, number of cells."""
@@ -218,37 +212,22 @@ class MultiDGD:
         """Return the places of cells of the table in each covariate's space, `(B, n_covariate)` by key."""
         return dict(zip(self.module.keys, self.module.places(batch).c, strict=True))
 
-    def decode(
-        self,
-        modality: str,
-        z: Tensor,
-        conditions: Conditions | None = None,
-        library: Tensor | None = None,
-    ) -> Tensor:
-        """Return expected values, `(B, n_vars)`: counts at a library size, by default the median of training.
-
-        Covariates stand at the component of their level; without conditions, at their mean.
-        """
-        return self.module.decode(modality, z, conditions, library)
-
-    def sample(
-        self,
-        modality: str,
-        z: Tensor,
-        conditions: Conditions | None = None,
-        library: Tensor | None = None,
-        *,
-        generator: Generator,
-    ) -> Tensor:
-        """Draw every value from its likelihood, `(B, n_vars)`, at the means of `decode`."""
-        return self.module.sample(modality, z, conditions, library, generator)
+    def decoded(
+        self, modality: str, z: Tensor, conditions: Conditions | None, library: Tensor | None
+    ) -> Decoded:
+        """Return the likelihood of a modality; covariates stand at their level's component, or the mean."""
+        net, branch = self.module, self.module.branch(modality)
+        continuous = None if conditions is None else conditions.continuous
+        at = branch.parameters_at(net.hidden(z, net.at_levels(len(z), conditions), continuous))
+        library = net.depth_of(modality).expand(len(z)) if library is None else library
+        return Decoded(branch.likelihood, at, library)
 
     def surprise(self, modality: str, columns: Tensor, values: Tensor, mean: Tensor) -> Tensor:
         """Return -log p of values of some features given their means, `(B, k)`."""
         branch = self.module.branch(modality)
-        if branch.likelihood == "normal":
-            return -normal(values, mean, branch.log_sd[columns])
-        return -negative_binomial(values, mean, torch.exp(branch.log_dispersion[columns]))
+        if branch.likelihood.is_counts:
+            return -negative_binomial(values, mean, torch.exp(branch.log_dispersion[columns]))
+        return -normal(values, mean, branch.log_sd[columns])
 
     def prior_precision(self, z: Tensor) -> Tensor:
         """Return the mean precision of the components that a place may belong to, `(B, d)`."""

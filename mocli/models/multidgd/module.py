@@ -10,26 +10,27 @@ Symbols: z basal place, c covariate places, d and q their dimensions, K componen
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mocli.models.base import Conditions
+from mocli.data.bundle import Minibatch
+from mocli.models.base import Conditions, Spec
 from mocli.models.multidgd.networks import Branch
+from mocli.models.multidgd.params import MultiDGDParams
 from mocli.nn.gaussian_mixture import GaussianMixture, start_spread
 from mocli.nn.layers import MLP
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
-    from torch import Generator
+@dataclass(frozen=True, kw_only=True)
+class Shape(Spec):
+    """What the networks are built from; `n_cells` are the rows of the table of cells."""
 
-    from mocli.data.bundle import Minibatch
-    from mocli.models.multidgd.params import MultiDGDParams
-    from mocli.models.multidgd.shape import Shape
+    n_cells: int
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,14 @@ class MultiDGDModule(nn.Module):
         )
         self.shared = MLP([width + len(shape.continuous), *[p.n_hidden] * p.n_layers])
         # module names must be identifiers, a user's modality names need not be
-        self.branches = nn.ModuleList(Branch(m, shape.likelihoods[n], p) for n, m in shape.widths.items())
+        self.branches = nn.ModuleList(Branch(n, taken_for, p) for _, n, taken_for in shape.modalities)
         self.register_buffer("depth", torch.ones(len(self.names)))
         self.register_buffer("continuous_mean", torch.zeros(len(shape.continuous)))
         self.register_buffer("continuous_sd", torch.ones(len(shape.continuous)))
+
+    def depth_of(self, name: str) -> Tensor:
+        """Return the median library size of training."""
+        return self.depth[self.names.index(name)]
 
     def branch(self, name: str) -> Branch:
         """Return the decoder's part for one modality."""
@@ -134,34 +139,6 @@ class MultiDGDModule(nn.Module):
         """Codes of levels that have a component, -1 for others."""
         return torch.where(codes < self.covariate(position).n_components, codes, -1)
 
-    def decode(
-        self, name: str, z: Tensor, conditions: Conditions | None = None, library: Tensor | None = None
-    ) -> Tensor:
-        """Return expected values `(B, p)`; counts at a library size, by default the median of training."""
-        return self.branch(name).expected(*self._output(name, z, conditions, library))
-
-    def sample(
-        self,
-        name: str,
-        z: Tensor,
-        conditions: Conditions | None,
-        library: Tensor | None,
-        generator: Generator,
-    ) -> Tensor:
-        """Draw values `(B, p)` whose means are those of `decode`."""
-        return self.branch(name).draw(*self._output(name, z, conditions, library), generator)
-
-    def _output(
-        self, name: str, z: Tensor, conditions: Conditions | None, library: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Output of a modality's head `(B, p)`, and the library sizes it is of, `(B,)`."""
-        if library is None:
-            library = self.depth[self.names.index(name)].expand(len(z))
-        continuous = None if conditions is None else conditions.continuous
-        hidden = self.hidden(z, self.at_levels(len(z), conditions), continuous)
-        output: Tensor = self.branch(name)(hidden)
-        return output, library
-
     def reconstruction(self, step: Step) -> Tensor:
         """Negative log-likelihood of what was measured, summed over cells and modalities (Eq. 5)."""
         batch, total = step.batch, step.z.new_zeros(())
@@ -171,7 +148,7 @@ class MultiDGDModule(nn.Module):
             if len(at):
                 seen = shared if len(at) == len(shared) else shared[at]
                 branch = self.branch(name)
-                total = total + branch.loss(batch.values(name), branch(seen))
+                total = total + branch.loss(batch.values(name), seen)
         return total
 
     def mixture_loss(self, step: Step) -> Tensor:

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mocli.nn import sampling
-from mocli.nn.count_loss import negative_binomial_loss
+from mocli.models.multidgd.params import MultiDGDParams
+from mocli.nn.heads import Parameters, likelihood_named, totals
 from mocli.nn.layers import MLP
-from mocli.nn.likelihoods import normal
-
-if TYPE_CHECKING:
-    from torch import Generator
-
-    from mocli.models.multidgd.params import MultiDGDParams
-    from mocli.types import NonZeros
+from mocli.types import NonZeros
 
 LEAST_LOG_SD = -5.0
 """Bound of the log standard deviation of values that are no counts."""
@@ -33,9 +26,9 @@ class Branch(nn.Module):
 
     def __init__(self, n_vars: int, likelihood: str, params: MultiDGDParams) -> None:
         super().__init__()
-        if likelihood not in {"nb", "normal"}:
-            raise ValueError(f"no likelihood '{likelihood}'")
-        self.likelihood = likelihood
+        self.likelihood = likelihood_named(likelihood)
+        if self.likelihood.scale is None or self.likelihood.has_zeros:
+            raise ValueError(f"multiDGD does not take values for {likelihood}")
         hidden, last = params.n_hidden, max(params.n_hidden, round(math.sqrt(n_vars)))
         self.hidden = MLP([hidden, *[hidden] * (params.n_layers - 1), last])
         self.head = nn.Linear(last, n_vars)
@@ -57,25 +50,12 @@ class Branch(nn.Module):
         out: Tensor = self.head(F.relu(self.hidden(shared)))
         return out
 
-    def loss(self, x: Tensor | NonZeros, output: Tensor) -> Tensor:
+    def parameters_at(self, shared: Tensor) -> Parameters:
+        """`(B, n_hidden)` to the parameters of the likelihood."""
+        return Parameters(self(shared), self.log_dispersion if self.likelihood.is_counts else self.log_sd)
+
+    def loss(self, x: Tensor | NonZeros, shared: Tensor) -> Tensor:
         """Negative log-likelihood, summed over features and cells (Eq. 5)."""
-        if self.likelihood == "normal":
-            x = x if isinstance(x, Tensor) else x.dense
-            return -normal(x, output, self.log_sd).sum()
-        total = x.sum(1) if isinstance(x, Tensor) else x.totals
         # a cell without counts has the mean 0 and says nothing
-        weight = (total > 0).to(output.dtype)
-        return negative_binomial_loss(
-            x, output, self.log_dispersion, torch.log(total.clamp_min(1)), weight=weight
-        )
-
-    def expected(self, output: Tensor, library: Tensor) -> Tensor:
-        """Mean of the likelihood, `(B, p)`."""
-        return output if self.likelihood == "normal" else torch.softmax(output, 1) * library.unsqueeze(1)
-
-    def draw(self, output: Tensor, library: Tensor, generator: Generator) -> Tensor:
-        """Draw from the likelihood, `(B, p)`."""
-        if self.likelihood == "normal":
-            return sampling.normal(output, self.log_sd, generator=generator)
-        mean = torch.softmax(output, 1) * library.unsqueeze(1)
-        return sampling.negative_binomial(mean, self.log_dispersion.exp(), generator=generator)
+        weight = (totals(x) > 0).to(shared.dtype) if self.likelihood.is_counts else None
+        return self.likelihood.loss(x, self.parameters_at(shared), weight)

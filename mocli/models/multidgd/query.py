@@ -149,10 +149,10 @@ def _losses(
             for start in range(0, len(measured), _ROWS):
                 some = measured[start : start + _ROWS]
                 x = m.features.values[row[some]]
-                if branch.likelihood == "normal":
-                    loss = normal_candidates(x, output, branch.log_sd)
-                else:
+                if branch.likelihood.is_counts:
                     loss = count_candidates(sparse.csr_matrix(x), output, branch.log_dispersion)
+                else:
+                    loss = normal_candidates(x, output, branch.log_sd)
                 total[some] += loss
     return total, z
 

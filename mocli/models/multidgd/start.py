@@ -113,7 +113,7 @@ def start_heads(module: MultiDGDModule, bundle: MultiOmics) -> None:
         branch = module.branch(m.name)
         values = m.features.values
         mean = np.asarray(values.mean(axis=0), dtype=np.float64).ravel()
-        if branch.likelihood == "nb":
+        if branch.likelihood.is_counts:
             total = mean.sum()
             # a feature without counts starts as if it had half a count
             least = 0.5 / max(m.n_obs, 1)
@@ -131,7 +131,7 @@ def start_heads(module: MultiDGDModule, bundle: MultiOmics) -> None:
 def _scores(m: Modality, bundle: MultiOmics, k: int, seed: int) -> DoubleArray:
     """Scores of one modality over the root of its total variance, by cell, 0 where it was not measured."""
     values = m.features.values
-    counts = m.likelihood == "nb"
+    counts = m.is_counted
     depth = m.features.median_total() if counts else 1.0
     chosen = _sample(m.n_obs, FIT_CELLS, seed).numpy()
     even = partial(log_at_depth, depth=depth) if counts else _as_it_is

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
+from torch import Generator, Tensor
 
-from mocli.models.base import Group, Losses, Phase, Sampling, Schedule, Validation
+from mocli.data.bundle import FeatureMatrix, Minibatch, MultiOmics
+from mocli.models.base import (
+    Conditions,
+    Group,
+    Losses,
+    Phase,
+    Sampling,
+    Schedule,
+    Traits,
+    Validation,
+    rebuilt,
+    spec_of,
+)
 from mocli.models.multigrate import TRAITS
-from mocli.models.multigrate.module import MultigrateModule, Step
-from mocli.models.multigrate.params import SETTLED
-from mocli.models.multigrate.projection import components
-from mocli.models.multigrate.shape import Shape, shape_of, spec_of
+from mocli.models.multigrate.module import MultigrateModule, Shape, Step
+from mocli.models.multigrate.networks import components
+from mocli.models.multigrate.params import SETTLED, MultigrateParams
+from mocli.nn.heads import Decoded, DecodesHeads
 from mocli.nn.mixture import product_of_experts
 from mocli.types import Pairing, Preset
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Generator, Tensor
-
-    from mocli.data.bundle import FeatureMatrix, Minibatch, MultiOmics
-    from mocli.models.base import Conditions, Traits
-    from mocli.models.multigrate.params import MultigrateParams
     from mocli.types import Json
 
 WIDE, FAST, SLOW = 5_000, 1e-3, 2e-4
@@ -37,7 +44,7 @@ FEW_CELLS = 20
 """Below this many cells none is held out."""
 
 
-class Multigrate:
+class Multigrate(DecodesHeads):
     """Joint integration of cells measured together, in all modalities or in some."""
 
     traits: ClassVar[Traits] = TRAITS
@@ -61,30 +68,25 @@ class Multigrate:
                 if not _n_components(m.features, params.encoder_components)
             ]
             params = replace(params, lr=SLOW if max(seen, default=0) > WIDE else FAST)
-        shape = Shape(
-            widths={name: m.features.n_vars for name, m in bundle.modalities.items()},
-            likelihoods={name: m.likelihood or "normal" for name, m in bundle.modalities.items()},
-            levels={codes.key: codes.levels for codes in bundle.categorical},
+        shape = Shape.of(
+            bundle,
             has_batch=bundle.batch is not None,
-            continuous=bundle.continuous.keys if bundle.continuous else (),
             patterns=tuple(np.unique(bundle.patterns()).tolist()),
-            n_components={
+            components={
                 name: n
                 for name, m in bundle.modalities.items()
                 if (n := _n_components(m.features, params.encoder_components))
             },
         )
         model = cls(shape, params)
+        net = model.module
         for position, m in enumerate(bundle.modalities.values()):
-            model.module.depth[position] = m.features.median_total()
-            if m.name in shape.n_components:
-                n, seed = shape.n_components[m.name], torch.initial_seed() % 2**32
-                fitted = components(m, n, params.encoder_input, seed=seed)
-                model.module.project(position, *fitted)
+            net.depth[position] = m.features.median_total()
+            if m.name in shape.components:
+                n, seed = shape.components[m.name], torch.initial_seed() % 2**32
+                net.project(m.name, *components(m, n, params.encoder_input, seed=seed))
             if params.start == "mean":
-                mean = torch.from_numpy(m.features.mean(binary=m.likelihood == "bernoulli"))
-                spread = _log_dispersion(m.features) if m.likelihood in {"nb", "zinb"} else None
-                model.module.start(position, mean, spread)
+                net.decoder(m.name).start(m.features)
         response = model.module.covariates.response
         if response is not None and bundle.continuous is not None:
             response.fit(torch.from_numpy(bundle.continuous.values))
@@ -93,7 +95,7 @@ class Multigrate:
     @classmethod
     def from_spec(cls, spec: Mapping[str, Json], params: Any) -> Self:
         """Rebuild the networks of a saved model."""
-        return cls(shape_of(spec), params)
+        return cls(rebuilt(Shape, spec), params)
 
     def spec(self) -> dict[str, Json]:
         """Modalities with widths and likelihoods, covariates with levels."""
@@ -108,7 +110,7 @@ class Multigrate:
         """
         levels = {codes.key: codes.levels for codes in bundle.categorical}
         added = {key: len(levels[key]) - len(known) for key, known in self.shape.levels.items()}
-        model = type(self)(replace(self.shape, levels=levels, n_added=added), self.params)
+        model = type(self)(replace(self.shape, levels=levels, added=added), self.params)
         model.module.extend(self.module)
         model._takes_query = True
         return model
@@ -208,11 +210,13 @@ class Multigrate:
 
     def entry_weights(self, modality: str) -> Tensor:
         """Weights of the encoder's first layer, `(n_vars, n_hidden)`."""
-        return self.module.entry_weights(modality)
+        return self.module.encoder(modality).entry_weights()
 
     def entry_values(self, modality: str, values: Tensor, library: Tensor) -> Tensor:
         """Return values as the first layer sees them, unless asked otherwise log1p at equal depth."""
-        return self.module.entry_values(modality, values, library)
+        factor = self.module.depth_of(modality).to(values) / library.clamp_min(1)
+        likelihood = self.module.decoder(modality).likelihood
+        return likelihood.encoder_input(values, self.params.encoder_input, factor)
 
     def enter(self, modality: str, x: Tensor) -> Tensor:
         """`(B, n_vars)` to the first layer's linear part, `(B, n_hidden)`."""
@@ -220,7 +224,7 @@ class Multigrate:
 
     def leave(self, modality: str, hidden: Tensor) -> Tensor:
         """`(B, n_hidden)` to `(B, n_latent)`."""
-        mean, log_variance = self.module._encoder(modality).leave(hidden)
+        mean, log_variance = self.module.encoder(modality).leave(hidden)
         return self._alone(mean, log_variance)
 
     def _alone(self, mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -229,30 +233,15 @@ class Multigrate:
         present = torch.ones(1, len(mean), device=mean.device)
         return product_of_experts(mean.unsqueeze(0), log_variance.unsqueeze(0), present)[0]
 
-    def decode(
-        self,
-        modality: str,
-        z: Tensor,
-        conditions: Conditions | None = None,
-        library: Tensor | None = None,
-    ) -> Tensor:
-        """Return expected values, `(B, n_vars)`: counts at a library size, by default the median of training.
-
-        Without conditions, covariates are at their mean.
-        """
-        return self.module.decode(modality, z, conditions, library)
-
-    def sample(
-        self,
-        modality: str,
-        z: Tensor,
-        conditions: Conditions | None = None,
-        library: Tensor | None = None,
-        *,
-        generator: Generator,
-    ) -> Tensor:
-        """Draw every value from its likelihood, `(B, n_vars)`, at the means of `decode`."""
-        return self.module.sample(modality, z, conditions, library, generator)
+    def decoded(
+        self, modality: str, z: Tensor, conditions: Conditions | None, library: Tensor | None
+    ) -> Decoded:
+        """Return the likelihood of a modality at latent coordinates, `(B, n_latent)`."""
+        net, decoder = self.module, self.module.decoder(modality)
+        group = None if conditions is None else net.dispersion_of(conditions)
+        library = net.depth_of(modality).expand(len(z)) if library is None else library
+        at = decoder.parameters_at(z, net.side(len(z), conditions), group)
+        return Decoded(decoder.likelihood, at, library)
 
 
 def _n_components(features: FeatureMatrix, asked: int | None) -> int:
@@ -260,20 +249,3 @@ def _n_components(features: FeatureMatrix, asked: int | None) -> int:
     if asked is None:
         asked = COMPONENTS if features.n_vars > WIDE else 0
     return min(asked, features.n_vars, features.n_obs)
-
-
-def _log_dispersion(features: FeatureMatrix) -> Tensor:
-    """Log inverse dispersion of counts by their moments, `(p,)`, were all cells alike but for their depth.
-
-    For negative binomial x of mean l q, E[x (x - 1)] = (l q)^2 (1 + 1 / r).
-    """
-    x = features.values
-    depth = np.asarray(x.sum(axis=1), np.float64).ravel()
-    q = np.asarray(x.sum(axis=0), np.float64).ravel() / max(depth.sum(), 1.0)
-    pairs = np.asarray((np.square(x) if isinstance(x, np.ndarray) else x.multiply(x)).sum(axis=0))
-    pairs = pairs.astype(np.float64).ravel()
-    pairs -= np.asarray(x.sum(axis=0), np.float64).ravel()
-    alike = q**2 * np.square(depth).sum()
-    excess = np.divide(pairs, alike, out=np.full(len(q), 2.0), where=alike > 0) - 1
-    # one part in 50 is the least that is seen, and a feature of few counts says nothing beyond 20
-    return -torch.log(torch.from_numpy(excess.clip(0.02, 20.0)))

@@ -11,16 +11,20 @@ Symbols: x input, z latent, m modality, B cells of a minibatch, p features, d la
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self, cast
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mocli.models.base import Conditions
+from mocli.data.bundle import Minibatch
+from mocli.models.base import Conditions, Spec
 from mocli.models.multigrate.covariates import Covariates, Levels
-from mocli.models.multigrate.networks import Decoder, Encoder, totals
+from mocli.models.multigrate.networks import Decoder, Encoder
+from mocli.models.multigrate.params import MultigrateParams
+from mocli.nn.heads import totals
 from mocli.nn.layers import InputLinear
 from mocli.nn.mixture import (
     group_jeffreys,
@@ -30,15 +34,39 @@ from mocli.nn.mixture import (
     mean_of_experts,
     product_of_experts,
 )
-from mocli.types import COUNT_LIKELIHOODS
+from mocli.types import NonZeros
 
-if TYPE_CHECKING:
-    from torch import Generator
 
-    from mocli.data.bundle import Minibatch
-    from mocli.models.multigrate.params import MultigrateParams
-    from mocli.models.multigrate.shape import Shape
-    from mocli.types import NonZeros
+@dataclass(frozen=True, kw_only=True)
+class Shape(Spec):
+    """What the networks are built from.
+
+    Attributes
+    ----------
+    has_batch
+        Whether the first covariate is the batch.
+    patterns
+        Sets of modalities that occur together, as bits.
+    components
+        Fixed components that encoders see instead of features, by modality; none for those left out.
+    added
+        How many of the last levels of each covariate a query added; none for keys left out.
+    """
+
+    has_batch: bool
+    patterns: tuple[int, ...]
+    components: Mapping[str, int] = field(default_factory=dict)
+    added: Mapping[str, int] = field(default_factory=dict)
+
+    def n_levels(self, key: str) -> tuple[int, int]:
+        """Return the numbers of known and of added levels."""
+        added = self.added.get(key, 0)
+        return len(self.levels[key]) - added, added
+
+    @property
+    def batch(self) -> str | None:
+        """Key of the batch."""
+        return next(iter(self.levels)) if self.has_batch else None
 
 
 @dataclass(frozen=True)
@@ -85,11 +113,11 @@ class MultigrateModule(nn.Module):
             n_groups = shape.n_levels(shape.batch)
         # module names must be identifiers, a user's modality names need not be
         self.encoders = nn.ModuleList(
-            Encoder(p, width if params.encoder_covariates else 0, params, shape.n_components.get(name, 0))
-            for name, p in shape.widths.items()
+            Encoder(p, width if params.encoder_covariates else 0, params, shape.components.get(name, 0))
+            for name, p, _ in shape.modalities
         )
         self.decoders = nn.ModuleList(
-            Decoder(p, width, shape.likelihoods[name], n_groups, params) for name, p in shape.widths.items()
+            Decoder(p, width, taken_for, n_groups, params) for _, p, taken_for in shape.modalities
         )
         self.register_buffer("depth", torch.ones(len(self.names)))
         groups = torch.full((2 ** len(self.names),), -1, dtype=torch.int64)
@@ -101,7 +129,7 @@ class MultigrateModule(nn.Module):
     def added(self) -> list[nn.Parameter]:
         """What a query adds: rows of embeddings, and of dispersions."""
         rows = [cast("Levels", table).added for table in self.covariates.tables]
-        rows += [self._decoder(m).added_scale for m in range(len(self.names))]
+        rows += [self.decoder(name).added_scale for name in self.names]
         return [row for row in rows if row is not None]
 
     def extend(self, known: MultigrateModule) -> None:
@@ -111,8 +139,8 @@ class MultigrateModule(nn.Module):
         self.load_state_dict(same, strict=False)
         for own, old in zip(self.covariates.tables, known.covariates.tables, strict=True):
             cast("Levels", own).extend(cast("Levels", old))
-        for m in range(len(self.names)):
-            self._decoder(m).extend(known._decoder(m))
+        for name in self.names:
+            self.decoder(name).extend(known.decoder(name))
         new = set(map(id, self.added))
         for parameter in self.parameters():
             parameter.requires_grad = id(parameter) in new
@@ -128,92 +156,43 @@ class MultigrateModule(nn.Module):
 
     def encode(self, name: str, x: Tensor | NonZeros, conditions: Conditions | None) -> tuple[Tensor, Tensor]:
         """Mean and log variance of one modality's posterior, `(B, d)` each."""
-        return self._encoder(name).leave(self.enter(name, x, conditions))
+        return self.encoder(name).leave(self.enter(name, x, conditions))
 
     def enter(self, name: str, x: Tensor | NonZeros, conditions: Conditions | None = None) -> Tensor:
         """Linear part of a modality's first layer, `(B, n_hidden)`."""
-        m = self.names.index(name)
-        return self._encoder(name).enter(self._input(m, name, x), self._side(x.shape[0], conditions))
+        return self.encoder(name).enter(self._input(name, x), self.side(x.shape[0], conditions))
 
-    def _encoder(self, name: str) -> Encoder:
+    def encoder(self, name: str) -> Encoder:
+        """Return the encoder of a modality."""
         return cast("Encoder", self.encoders[self.names.index(name)])
 
-    def entry_weights(self, name: str) -> Tensor:
-        """Weights of a modality's first layer, `(p, n_hidden)`."""
-        return self._encoder(name).entry_weights()
-
-    def entry_values(self, name: str, values: Tensor, library: Tensor) -> Tensor:
-        """Single values `(n,)` as the encoder sees them in cells of a total `(n,)`; see `_input`."""
-        likelihood, form = self.shape.likelihoods[name], self.params.encoder_input
-        if likelihood == "bernoulli":
-            return (values > 0).to(values.dtype)
-        if likelihood == "normal" or form == "raw":
-            return values
-        if likelihood in COUNT_LIKELIHOODS and form == "lognorm":
-            values = values * self.depth[self.names.index(name)].to(values) / library.clamp_min(1)
-        return torch.log1p(values)
-
-    def _input(self, m: int, name: str, x: Tensor | NonZeros) -> Tensor | NonZeros:
+    def _input(self, name: str, x: Tensor | NonZeros) -> Tensor | NonZeros:
         """Return what the encoder sees: counts at equal depth and their logarithm, unless asked otherwise."""
-        likelihood, form = self.shape.likelihoods[name], self.params.encoder_input
-        if likelihood == "normal" or (form == "raw" and likelihood != "bernoulli"):
-            return x
+        see, form = self.decoder(name).likelihood.encoder_input, self.params.encoder_input
+        factor = self.depth_of(name) / totals(x).clamp_min(1)
         if isinstance(x, Tensor):
-            if likelihood == "bernoulli":
-                return (x > 0).to(x.dtype)
-            equal = likelihood in COUNT_LIKELIHOODS and form == "lognorm"
-            return torch.log1p(x * self._factor(m, x).unsqueeze(1) if equal else x)
-        equal = form == "lognorm"
-        values = x.values * self._factor(m, x)[x.row] if equal else x.values
-        return x._replace(values=torch.log1p(values))
+            return see(x, form, factor.unsqueeze(1))
+        return x._replace(values=see(x.values, form, factor[x.row]))
 
-    def _factor(self, m: int, x: Tensor | NonZeros) -> Tensor:
-        return self.depth[m] / totals(x).clamp_min(1)
+    def depth_of(self, name: str) -> Tensor:
+        """Return the median library size of training."""
+        return self.depth[self.names.index(name)]
 
-    def decode(
-        self, name: str, z: Tensor, conditions: Conditions | None = None, library: Tensor | None = None
-    ) -> Tensor:
-        """Return expected values `(B, p)`; counts at a library size, by default the median of training."""
-        m = self.names.index(name)
-        if library is None:
-            library = self.depth[m].expand(len(z))
-        decoder = self._decoder(m)
-        return decoder.expected(decoder(z, self._side(len(z), conditions)), library)
-
-    def sample(
-        self,
-        name: str,
-        z: Tensor,
-        conditions: Conditions | None,
-        library: Tensor | None,
-        generator: Generator,
-    ) -> Tensor:
-        """Draw values `(B, p)` whose means are those of `decode`."""
-        m = self.names.index(name)
-        if library is None:
-            library = self.depth[m].expand(len(z))
-        decoder, group = self._decoder(m), None
-        if self.params.dispersion == "batch" and conditions is not None and self.shape.has_batch:
-            group = self._batch_of(conditions) if self.covariates.keys[0] in conditions.codes else None
-        return decoder.draw(decoder(z, self._side(len(z), conditions)), library, group, generator)
-
-    def start(self, m: int, mean: Tensor, log_dispersion: Tensor | None = None) -> None:
-        """Let the decoder of a modality begin at the mean and the dispersion of its features, `(p,)`."""
-        self._decoder(m).start(mean, log_dispersion)
-
-    def project(self, m: int, loadings: Tensor, mean: Tensor) -> None:
+    def project(self, name: str, loadings: Tensor, mean: Tensor) -> None:
         """Fix the components that an encoder sees, `(p, k)`, and the mean of its input, `(p,)`."""
-        projection = self._encoder(self.names[m]).projection
+        projection = self.encoder(name).projection
         if projection is None:
-            raise ValueError(f"the encoder of {self.names[m]} sees features")
+            raise ValueError(f"the encoder of {name} sees features")
         with torch.no_grad():
             projection.weight.copy_(loadings)
             projection.bias.copy_(-mean @ loadings)
 
-    def _decoder(self, m: int) -> Decoder:
-        return cast("Decoder", self.decoders[m])
+    def decoder(self, name: str) -> Decoder:
+        """Return the decoder of a modality."""
+        return cast("Decoder", self.decoders[self.names.index(name)])
 
-    def _side(self, n: int, conditions: Conditions | None) -> Tensor | None:
+    def side(self, n: int, conditions: Conditions | None) -> Tensor | None:
+        """Return what networks are told of the covariates of cells, `(B, width)`, or nothing."""
         return self.covariates(n, conditions) if self.covariates.width else None
 
     def posterior(self, batch: Minibatch) -> Step:
@@ -246,21 +225,26 @@ class MultigrateModule(nn.Module):
     def reconstruction(self, step: Step, z: Tensor) -> Tensor:
         """Weighted sum of the modalities' negative log-likelihoods, mean over the cells drawn."""
         batch, total = step.batch, z.new_zeros(())
-        for m, name in enumerate(self.names):
+        for name in self.names:
             at, x = batch.positions[name], batch.values(name)
             if not len(at):
                 continue
             conditions = conditions_at(batch, at)
-            decoder = self._decoder(m)
-            output = decoder(z[at], self._side(len(at), conditions))
+            decoder = self.decoder(name)
+            output = decoder.parameters_at(
+                z[at], self.side(len(at), conditions), self.dispersion_of(conditions)
+            )
             weight = z.new_full((len(at),), self.params.modality_weights.get(name, 1.0) / len(z))
-            group = self._batch_of(conditions) if self.params.dispersion == "batch" else None
-            total = total + decoder.loss(x, output, group, weight)
+            total = total + decoder.likelihood.loss(x, output, weight)
         return total
 
-    def _batch_of(self, conditions: Conditions) -> Tensor | None:
+    def dispersion_of(self, conditions: Conditions) -> Tensor | None:
+        """Return the batch whose dispersion a cell has; None for one of all."""
+        key = self.shape.batch
+        if self.params.dispersion != "batch" or key not in conditions.codes:
+            return None
         # a missing batch borrows the first one's dispersion
-        return conditions[0][self.covariates.keys[0]].clamp_min(0) if self.shape.has_batch else None
+        return conditions.codes[key].clamp_min(0)
 
     def draw(self, mean: Tensor, log_variance: Tensor) -> Tensor:
         """Draw one sample while training, else return the mean."""

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import torch
+from scipy import sparse
 from torch import Tensor, nn
 
-from mocli.nn import sampling
-from mocli.nn.count_loss import negative_binomial_loss, poisson_loss
+from mocli.data.bundle import FeatureMatrix, Modality
+from mocli.models.multigrate.params import MultigrateParams
+from mocli.nn.heads import Likelihood, Parameters, likelihood_named
 from mocli.nn.layers import Block, InputLinear
-from mocli.nn.likelihoods import bernoulli, zero_inflated_log_normal
-from mocli.types import COUNT_LIKELIHOODS, NonZeros
+from mocli.nn.principal import principal_components
+from mocli.types import NonZeros
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from mocli.types import CSR, FloatArray
 
-    from torch import Generator
-
-    from mocli.models.multigrate.params import MultigrateParams
-
-LEAST_SHARE = 1e-2
-"""Share of all counts, spread evenly, below which no feature begins."""
-
-LOG_SD = -0.5 * math.log(2)
-"""Of values whose loss is the squared error: the variance 1/2 makes it a normal likelihood."""
+FIT_CELLS = 20_000
+"""Cells that components are fitted on."""
 
 LOG_VARIANCE = 10.0
 """Bound of the log variance of a posterior: beyond it, exponentials are of no use."""
@@ -47,11 +43,6 @@ def _blocks(
         )
         for i, (a, b) in enumerate(pairwise(widths))
     )
-
-
-def totals(x: Tensor | NonZeros) -> Tensor:
-    """Sum of each row, `(B,)`."""
-    return x.sum(1) if isinstance(x, Tensor) else x.totals
 
 
 class Encoder(nn.Module):
@@ -115,68 +106,38 @@ class Decoder(nn.Module):
         super().__init__()
         p = params
         widths = [p.n_latent, *[p.n_hidden] * (p.n_layers + 1)]
-        self.likelihood = likelihood
+        self.likelihood = likelihood_named(likelihood)
         self.blocks = _blocks(widths, n_side, params)
         self.head = nn.Linear(p.n_hidden, n_vars)
-        self.zeros = nn.Linear(p.n_hidden, n_vars) if likelihood in {"zinb", "ziln"} else None
-        # log inverse dispersion of counts, or log standard deviation of logs
+        self.zeros = nn.Linear(p.n_hidden, n_vars) if self.likelihood.has_zeros else None
+        # log inverse dispersion of counts, or log standard deviation of logs; squared errors have none
         self.log_scale: nn.Parameter | None = None
         self.added_scale: nn.Parameter | None = None  # of groups that a query adds
-        if likelihood in {"nb", "zinb", "ziln"}:
-            known, added = n_groups
-            start = torch.zeros(1, n_vars) if likelihood == "ziln" else torch.randn(known, n_vars)
-            self.log_scale = nn.Parameter(start)
-            if added and likelihood != "ziln":
+        if self.likelihood.scale and not self.likelihood.fixed_scale:
+            by_group = self.likelihood.is_counts
+            known, added = n_groups if by_group else (1, 0)
+            self.log_scale = nn.Parameter(
+                torch.randn(known, n_vars) if by_group else torch.zeros(known, n_vars)
+            )
+            if added:
                 self.added_scale = nn.Parameter(torch.zeros(added, n_vars))
 
-    def start(self, mean: Tensor, log_dispersion: Tensor | None = None) -> None:
-        """Let the head begin at the mean of each feature, `(p,)`, and counts at their inverse dispersion.
+    def start(self, features: FeatureMatrix) -> None:
+        """Let the head begin at the mean of each feature, and counts at their inverse dispersion.
 
         Else the first hundreds of steps go into finding them, while encoders already learn noise by heart.
         """
-        if self.log_scale is not None and log_dispersion is not None:
-            with torch.no_grad():
-                self.log_scale.copy_(log_dispersion.expand_as(self.log_scale))
-        mean = mean.double()
-        if self.likelihood in COUNT_LIKELIHOODS:
-            bias = torch.log(mean.clamp_min(0) / mean.sum().clamp_min(1e-12) + LEAST_SHARE / len(mean))
-        elif self.likelihood == "bernoulli":
-            bias = torch.logit(mean, eps=1e-4)
-        elif self.likelihood == "normal":
-            bias = mean
-        else:
-            return
         with torch.no_grad():
-            self.head.bias.copy_(bias)
+            if self.log_scale is not None and self.likelihood.is_counts:
+                self.log_scale.copy_(log_dispersion(features).expand_as(self.log_scale))
+            mean = torch.from_numpy(features.mean(binary=self.likelihood.is_binary))
+            self.head.bias.copy_(self.likelihood.start(mean.double()))
 
-    def forward(self, z: Tensor, side: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """`(B, d)` to the head's output and the logit of an extra zero, `(B, p)`."""
+    def parameters_at(self, z: Tensor, side: Tensor | None, group: Tensor | None = None) -> Parameters:
+        """`(B, d)` to the parameters of the likelihood; `group` says which dispersion a cell has."""
         for i, block in enumerate(self.blocks):
             z = block(z, side if i == 0 else None)
-        return self.head(z), None if self.zeros is None else self.zeros(z)
-
-    def loss(
-        self,
-        x: Tensor | NonZeros,
-        output: tuple[Tensor, Tensor | None],
-        group: Tensor | None,
-        weight: Tensor,
-    ) -> Tensor:
-        """Negative log-likelihood summed over features, and by weight over cells."""
-        head, zeros = output
-        if self.likelihood in COUNT_LIKELIHOODS:
-            library = torch.log(totals(x).clamp_min(1))
-            if self.likelihood == "poisson":
-                return poisson_loss(x, head, library, weight)
-            return negative_binomial_loss(x, head, self._scale(group), library, zeros, weight)
-        x = x if isinstance(x, Tensor) else x.dense
-        if self.likelihood == "normal":  # with variance 1/2 and without its constant: the squared error
-            return weight @ (head - x).square().sum(1)
-        if self.likelihood == "bernoulli":
-            return -weight @ bernoulli((x > 0).to(head.dtype), head).sum(1)
-        if zeros is None:
-            raise ValueError(f"no likelihood '{self.likelihood}'")
-        return -weight @ zero_inflated_log_normal(x, head, self._scale(None), zeros).sum(1)
+        return Parameters(self.head(z), self._scale(group), None if self.zeros is None else self.zeros(z))
 
     def extend(self, known: Decoder) -> None:
         """Take the dispersions of a decoder that knows fewer groups; new ones start at the mean."""
@@ -190,46 +151,62 @@ class Decoder(nn.Module):
             if self.added_scale is not None:
                 self.added_scale.copy_(rows.mean(0).expand_as(self.added_scale))
 
-    def _scale(self, group: Tensor | None) -> Tensor:
+    def _scale(self, group: Tensor | None) -> Tensor | None:
         if self.log_scale is None:
-            raise ValueError(f"{self.likelihood} has no scale")
+            return None
         scale: Tensor = self.log_scale
         if self.added_scale is not None:
             scale = torch.cat([scale, self.added_scale])
-        if group is None or len(scale) == 1:
-            return scale.mean(0)
-        return scale[group]
+        return scale.mean(0) if group is None or len(scale) == 1 else scale[group]
 
-    def expected(self, output: tuple[Tensor, Tensor | None], library: Tensor) -> Tensor:
-        """Mean of the likelihood, `(B, p)`."""
-        head, zeros = output
-        if self.likelihood == "normal":
-            return head
-        if self.likelihood == "bernoulli":
-            return torch.sigmoid(head)
-        if self.likelihood == "ziln":
-            mean = torch.exp(head + 0.5 * torch.exp(2 * self._scale(None)))
-        else:
-            mean = torch.softmax(head, 1) * library.unsqueeze(1)
-        return mean if zeros is None else mean * torch.sigmoid(-zeros)
 
-    def draw(
-        self,
-        output: tuple[Tensor, Tensor | None],
-        library: Tensor,
-        group: Tensor | None,
-        generator: Generator,
-    ) -> Tensor:
-        """Draw from the likelihood, `(B, p)`; `group` as in `loss`."""
-        head, zeros = output
-        if self.likelihood == "normal":
-            return sampling.normal(head, head.new_tensor(LOG_SD), generator=generator)
-        if self.likelihood == "bernoulli":
-            return sampling.bernoulli(head, generator=generator)
-        if self.likelihood == "ziln" and zeros is not None:
-            return sampling.zero_inflated_log_normal(head, self._scale(None), zeros, generator=generator)
-        mean = torch.softmax(head, 1) * library.unsqueeze(1)
-        if self.likelihood == "poisson":
-            return sampling.poisson(mean, generator=generator)
-        counts = sampling.negative_binomial(mean, self._scale(group).exp(), generator=generator)
-        return counts if zeros is None else sampling.zero_inflated(counts, zeros, generator=generator)
+def components(m: Modality, k: int, form: str, *, seed: int) -> tuple[Tensor, Tensor]:
+    """Fit what an encoder sees of very many features: loadings `(p, k)`, and the mean of its input `(p,)`.
+
+    Scores have unit variance on average over the components, whose sizes stay as they are to each other.
+
+    Parameters
+    ----------
+    form
+        `lognorm`, `log1p` or `raw`, as in the model's `encoder_input`.
+    seed
+        Of the run: which cells are drawn to fit on, and where the range finder starts. A saved model
+        keeps the loadings, so that a query is seen by those of its reference, whatever its own seed.
+    """
+    values = m.features.values
+    if m.n_obs > FIT_CELLS:
+        rows = np.sort(np.random.default_rng(seed).choice(m.n_obs, FIT_CELLS, replace=False))
+        values = values[rows]
+    x = _seen(FeatureMatrix(values, m.features.names), likelihood_named(m.likelihood or "normal"), form)
+    fitted = principal_components(x, k, seed=seed, scaled=True)
+    scores = fitted.scores(x)
+    loadings = fitted.loadings / max(float(scores.std()), 1e-12)
+    mean = fitted.mean if m.features.offset is None else fitted.mean + m.features.offset
+    return torch.from_numpy(loadings).float(), torch.from_numpy(mean).float()
+
+
+def _seen(features: FeatureMatrix, likelihood: Likelihood, form: str) -> CSR | FloatArray:
+    """Return values as `Likelihood.encoder_input` gives them, sparse where they are."""
+    x = features.values
+    factor = (features.median_total() / np.maximum(features.totals(), 1)).astype(np.float32)
+    if isinstance(x, np.ndarray):
+        dense: FloatArray = likelihood.encoder_input(x, form, factor[:, None])
+        return dense
+    values = likelihood.encoder_input(x.data, form, np.repeat(factor, np.diff(x.indptr)))
+    return sparse.csr_matrix((values, x.indices, x.indptr), shape=x.shape)
+
+
+def log_dispersion(features: FeatureMatrix) -> Tensor:
+    """Log inverse dispersion of counts by their moments, `(p,)`, were all cells alike but for their depth.
+
+    For negative binomial x of mean l q, E[x (x - 1)] = (l q)^2 (1 + 1 / r).
+    """
+    x = features.values
+    depth, sums = features.totals(), np.asarray(x.sum(axis=0), np.float64).ravel()
+    q = sums / max(depth.sum(), 1.0)
+    pairs = np.asarray((np.square(x) if isinstance(x, np.ndarray) else x.multiply(x)).sum(axis=0))
+    pairs = pairs.astype(np.float64).ravel() - sums
+    alike = q**2 * np.square(depth).sum()
+    excess = np.divide(pairs, alike, out=np.full(len(q), 2.0), where=alike > 0) - 1
+    # one part in 50 is the least that is seen, and a feature of few counts says nothing beyond 20
+    return -torch.log(torch.from_numpy(excess.clip(0.02, 20.0)))

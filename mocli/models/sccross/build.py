@@ -6,21 +6,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from scipy import sparse
+from torch import Tensor
 
-from mocli.models.sccross.module import SccrossModule
-from mocli.models.sccross.shape import Part, Shape
+from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
+from mocli.models.sccross.module import Part, SccrossModule, Shape
+from mocli.models.sccross.params import SccrossParams
 from mocli.nn.count_loss import nonzeros_of
+from mocli.nn.heads import likelihood_named
 from mocli.nn.neighbors import knn
-from mocli.nn.projection import LEADING, fit_projection, smoothed
-from mocli.types import COUNT_LIKELIHOODS, ModalityKind, NonZeros
+from mocli.nn.projection import LEADING, Projection, fit_projection, smoothed
+from mocli.types import ModalityKind, NonZeros
 
 if TYPE_CHECKING:
-    from scipy import sparse
-    from torch import Tensor
-
-    from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
-    from mocli.models.sccross.params import SccrossParams
-    from mocli.nn.projection import Projection
     from mocli.types import IntArray
 
 MOST_KEPT = 50_000
@@ -84,7 +82,7 @@ def build(bundle: MultiOmics, params: SccrossParams, *, seed: int) -> Built:
         seen[part.name] = smoothed(inputs[i], references[i], part.n_neighbors, params.input_smoothing)
         features = bundle.modalities[part.name].features
         module.depth[i] = features.median_total()
-        module.start(part.name, torch.from_numpy(features.mean(binary=part.likelihood == "bernoulli")))
+        module.decoder(part.name).start(features)
     module.keep_inputs(seen)
     by_label = params.critic_weights == "labels"
     if by_label or bundle.weights:
@@ -125,9 +123,9 @@ def _neighbors(components: Tensor, k: int) -> IntArray:
 
 
 def _form(m: Modality) -> str:
-    if m.likelihood in COUNT_LIKELIHOODS:
+    if m.is_counted:
         return {ModalityKind.ATAC: "tfidf", ModalityKind.PROT: "clr"}.get(m.kind, "lognorm")
-    return "binary" if m.likelihood == "bernoulli" else "identity"
+    return "binary" if likelihood_named(m.likelihood or "normal").is_binary else "identity"
 
 
 def _project(projection: Projection, features: FeatureMatrix) -> Tensor:

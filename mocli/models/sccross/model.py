@@ -1,29 +1,25 @@
-"""scCross as a model: two stages of training; encodes jointly and apart, decodes, draws, translates."""
+"""scCross as a model: two stages of training; encodes jointly and apart, decodes, draws."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
+from torch import Generator, Tensor
 
-from mocli.models.base import Group, Losses, Phase, Sampling, Schedule, Validation
+from mocli.data.bundle import Minibatch, MultiOmics
+from mocli.models.base import Conditions, Group, Losses, Phase, Sampling, Schedule, Traits, Validation
 from mocli.models.sccross import TRAITS
 from mocli.models.sccross.build import build, look_again
-from mocli.models.sccross.module import SccrossModule, Step
-from mocli.models.sccross.networks import totals
+from mocli.models.sccross.module import SccrossModule, Shape, Step
+from mocli.models.sccross.params import SccrossParams
 from mocli.models.sccross.prior import prior_of
-from mocli.models.sccross.shape import shape_of, spec_of
-from mocli.types import COUNT_LIKELIHOODS, Preset
+from mocli.nn.heads import Decoded, DecodesHeads
+from mocli.types import Preset
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Generator, Tensor
-
-    from mocli.data.bundle import Minibatch, MultiOmics
-    from mocli.models.base import Conditions, Traits
-    from mocli.models.sccross.params import SccrossParams
     from mocli.types import IntArray, Json
 
 FEW_CELLS = 50
@@ -34,7 +30,7 @@ PAPER_STEPS = 48_000
 """The authors' bound of each stage: 48 over the learning rate."""
 
 
-class Sccross:
+class Sccross(DecodesHeads):
     """Auto-encoders of single modalities, aligned."""
 
     traits: ClassVar[Traits] = TRAITS
@@ -55,11 +51,11 @@ class Sccross:
     @classmethod
     def from_spec(cls, spec: Mapping[str, Json], params: Any) -> Self:
         """Rebuild the networks of a saved model."""
-        return cls(SccrossModule(shape_of(spec), params), params)
+        return cls(SccrossModule(Shape.from_spec(spec), params), params)
 
     def spec(self) -> dict[str, Json]:
         """Modalities with their projections, links, batches."""
-        return spec_of(self.module.shape)
+        return self.module.shape.spec()
 
     def look_again(self, bundle: MultiOmics, *, same_cells: bool) -> None:
         """Project and average the training cells once more."""
@@ -188,50 +184,15 @@ class Sccross:
         # decoders know no other lengths
         return self.module.scaled(mean + torch.randn(mean.shape, generator=generator).to(mean.device) * sd)
 
-    def decode(
-        self,
-        modality: str,
-        z: Tensor,
-        conditions: Conditions | None = None,
-        library: Tensor | None = None,
-    ) -> Tensor:
-        """Return expected values, `(B, n_vars)`: counts at a library size, by default the median of training.
-
-        Without conditions, the batch is at the mean of batches.
-        """
-        codes = self._codes(conditions)
-        decoder, logits, size = self.module.decode(modality, z, codes, library)
-        return decoder.expected(logits, codes, size)
-
-    def sample(
-        self,
-        modality: str,
-        z: Tensor,
-        conditions: Conditions | None = None,
-        library: Tensor | None = None,
-        *,
-        generator: Generator,
-    ) -> Tensor:
-        """Draw every value from its likelihood, `(B, n_vars)`."""
-        codes = self._codes(conditions)
-        decoder, logits, size = self.module.decode(modality, z, codes, library)
-        return decoder.draw(logits, codes, size, generator)
-
-    def translate(self, source: str, target: str, x: Tensor) -> Tensor:
-        """`(B, n_source)` to expected `(B, n_target)`, a cell's depth relative to the median being kept.
-
-        The authors match libraries within a minibatch, so that results depend on its cells, and square
-        them where both modalities are one.
-        """
-        names, depth = self.module.names, self.module.depth
-        library = None
-        if all(self.module.part(n).likelihood in COUNT_LIKELIHOODS for n in (source, target)):
-            library = totals(x) * depth[names.index(target)] / depth[names.index(source)]
-        return self.decode(target, self.encode(source, x), library=library)
-
-    def _codes(self, conditions: Conditions | None) -> Tensor | None:
-        key = self.module.shape.batch
-        return None if conditions is None or key is None else conditions.codes.get(key)
+    def decoded(
+        self, modality: str, z: Tensor, conditions: Conditions | None, library: Tensor | None
+    ) -> Decoded:
+        """Return the likelihood of a modality; without conditions, the batch is at the mean of batches."""
+        net, decoder, key = self.module, self.module.decoder(modality), self.module.shape.batch
+        codes = None if conditions is None or key is None else conditions.codes.get(key)
+        at = decoder.parameters_at(net.realign(modality, z)[0], codes)
+        library = net.depth_of(modality).expand(len(z)) if library is None else library
+        return Decoded(decoder.likelihood, at, library)
 
 
 def _weighted(terms: dict[str, Tensor], weights: Mapping[str, float]) -> Losses:

@@ -12,24 +12,68 @@ unrelated cells that share a row of a minibatch.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from mocli.models.sccross.networks import Decoder, Gaussian, totals
+from mocli.data.bundle import Minibatch
+from mocli.models.base import rebuilt, spec_of
+from mocli.models.sccross.networks import Decoder, Gaussian
+from mocli.models.sccross.params import SccrossParams
 from mocli.nn.adversarial import Critic, cell_weights, noise_scale, source_entropy
+from mocli.nn.heads import totals
 from mocli.nn.losses import anchor_loss, soft_assignment
 from mocli.nn.projection import Projection, smoothed
+from mocli.types import NonZeros
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from mocli.data.bundle import Edge
+    from mocli.types import Json
 
-    from mocli.data.bundle import Minibatch
-    from mocli.models.sccross.params import SccrossParams
-    from mocli.models.sccross.shape import Part, Shape
-    from mocli.types import NonZeros
+
+@dataclass(frozen=True)
+class Part:
+    """One modality.
+
+    Attributes
+    ----------
+    form, n_components
+        How values become components, and how many.
+    n_reference, n_neighbors
+        Training cells kept, and how many of them a cell is averaged over.
+    """
+
+    name: str
+    width: int
+    likelihood: str
+    form: str
+    n_components: int
+    n_reference: int
+    n_neighbors: int
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Modalities in order, pairs of them that links join, and the batch."""
+
+    parts: tuple[Part, ...]
+    edges: tuple[Edge, ...]
+    batch: str | None
+    levels: tuple[str, ...]
+
+    def spec(self) -> dict[str, Json]:
+        """Return the shape as plain values."""
+        modalities: Any = [[part.name, part.width, part.likelihood] for part in self.parts]
+        parts: Any = [asdict(part) for part in self.parts]
+        return spec_of(self) | {"modalities": modalities, "parts": parts}
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> Self:
+        """Return the shape that `spec` wrote."""
+        return rebuilt(cls, {**spec, "parts": [Part(**part) for part in spec["parts"]]})
 
 
 @dataclass(frozen=True)
@@ -64,6 +108,8 @@ class SccrossModule(nn.Module):
         self.names = [part.name for part in shape.parts]
         self.n_levels = len(shape.levels)
         self.burn_in = 1
+        # what is known of training cells only, kept by the methods below
+        self.keeps_inputs = self.weighs_cells = self.keeps_prior = False
         p, d = params, params.n_latent
         # module names must be identifiers, a user's modality names need not be
         self.projections = nn.ModuleList(
@@ -92,6 +138,7 @@ class SccrossModule(nn.Module):
 
     def keep_inputs(self, inputs: Mapping[str, Tensor]) -> None:
         """Keep what encoders see of every training cell, `(n_obs, k)` each; not saved."""
+        self.keeps_inputs = True
         for m, name in enumerate(self.names):
             self.register_buffer(f"input_{m}", inputs[name].to(self.depth.device), persistent=False)
 
@@ -100,12 +147,14 @@ class SccrossModule(nn.Module):
 
         By codes of labels, by the user's own weights, or by both.
         """
+        self.weighs_cells = True
         for m, name in enumerate(self.names):
             weight = cell_weights(name, [other for other in self.names if other != name], codes, own)
             self.register_buffer(f"weight_{m}", weight, persistent=False)
 
     def keep_prior(self, prior: Mapping[tuple[str, str], tuple[Tensor, Tensor]]) -> None:
         """Keep the prior of every training cell by pair of linked modalities, `(n_obs, k)`; not saved."""
+        self.keeps_prior = bool(prior)
         for e, edge in enumerate(self.shape.edges):
             for side in (0, 1):
                 # the module is on its device by now
@@ -156,7 +205,7 @@ class SccrossModule(nn.Module):
             x, at = batch.values(name), batch.positions[name]
             if not len(at):
                 continue
-            if self.training and hasattr(self, f"input_{m}"):
+            if self.training and self.keeps_inputs:
                 inputs = getattr(self, f"input_{m}")[batch.rows[name]]
             else:
                 inputs = self.inputs(name, x)
@@ -196,9 +245,8 @@ class SccrossModule(nn.Module):
         source = self._sources(step)
         realigned, kl, pairs = {}, {}, {}
         for name, s in step.seen.items():
-            realigner = self.realigners[self.names.index(name)]
             z = s.z[0] if source is None else source[s.at]
-            realigned[name] = self._nll(name, s, self.draw(realigner(z)))
+            realigned[name] = self._nll(name, s, self.draw(self.realign(name, z)))
             several = (count[s.at] > 1).unsqueeze(1)
             middle = torch.where(several, joint[0][s.at], torch.zeros_like(s.z[0]))
             spread = torch.where(several, joint[1][s.at], torch.ones_like(s.z[1]))
@@ -227,7 +275,7 @@ class SccrossModule(nn.Module):
         """How far latents are from what the prior says of linked modalities; None without prior."""
         found = []
         for e, (a, b) in enumerate(self.shape.edges):
-            if not hasattr(self, f"prior_{e}_0") or a not in step.seen or b not in step.seen:
+            if not self.keeps_prior or a not in step.seen or b not in step.seen:
                 continue
             first, second = step.seen[a], step.seen[b]
             g_a = getattr(self, f"prior_{e}_0")[first.rows]
@@ -251,7 +299,7 @@ class SccrossModule(nn.Module):
             z = z + torch.randn_like(z) * z.detach().std(0) * scale
         source = torch.cat([torch.full_like(s.at, self.names.index(name)) for name, s in step.seen.items()])
         weight = None
-        if hasattr(self, "weight_0"):
+        if self.weighs_cells:
             weight = torch.cat(
                 [getattr(self, f"weight_{self.names.index(name)}")[s.rows] for name, s in step.seen.items()]
             )
@@ -262,43 +310,41 @@ class SccrossModule(nn.Module):
         """Cross-entropy of telling generated from measured values, both as log1p at equal depth."""
         total = []
         for name, s in step.seen.items():
-            m = self.names.index(name)
-            decoder, x = self._decoder(m), s.x if isinstance(s.x, Tensor) else s.x.dense
-            library = self.depth[m].expand(len(x))
-            made = decoder.expected(decoder(self.realigners[m](s.z[0])[0], s.codes), s.codes, library)
-            if decoder.likelihood in {"nb", "zinb", "poisson"}:
+            decoder, x = self.decoder(name), s.x if isinstance(s.x, Tensor) else s.x.dense
+            library = self.depth_of(name).expand(len(x))
+            at = decoder.parameters_at(self.realign(name, s.z[0])[0], s.codes)
+            made = decoder.likelihood.mean(at, library)
+            if decoder.likelihood.is_counts:
                 x = torch.log1p(x * (library / totals(x).clamp_min(1)).unsqueeze(1))
                 made = torch.log1p(made)
             made = made.detach() if detach else made
             which = torch.arange(2, device=x.device).repeat_interleave(len(x))
-            total.append(source_entropy(self.judges[m](torch.cat([made, x])), which))
+            total.append(source_entropy(self.judges[self.names.index(name)](torch.cat([made, x])), which))
         return torch.stack(total).sum()
-
-    def decode(
-        self, name: str, z: Tensor, codes: Tensor | None, library: Tensor | None
-    ) -> tuple[Decoder, Tensor, Tensor]:
-        """Return a modality's decoder, its logits at z, `(B, p)`, and the library sizes, `(B,)`."""
-        m = self.names.index(name)
-        decoder = self._decoder(m)
-        logits = decoder(self.realigners[m](z)[0], codes)
-        return decoder, logits, self.depth[m].expand(len(z)) if library is None else library
 
     def part(self, name: str) -> Part:
         """Return what is known of a modality."""
         return self.shape.parts[self.names.index(name)]
 
-    def start(self, name: str, mean: Tensor) -> None:
-        """Let the decoder of a modality begin at the mean of its features, `(p,)`."""
-        self._decoder(self.names.index(name)).start(mean)
+    def decoder(self, name: str) -> Decoder:
+        """Return the decoder of a modality."""
+        return cast("Decoder", self.decoders[self.names.index(name)])
 
-    def _decoder(self, m: int) -> Decoder:
-        return cast("Decoder", self.decoders[m])
+    def realign(self, name: str, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Map the common latent to that of a modality: mean and standard deviation, `(B, d)`."""
+        u: tuple[Tensor, Tensor] = self.realigners[self.names.index(name)](z)
+        return u
+
+    def depth_of(self, name: str) -> Tensor:
+        """Return the median library size of training."""
+        return self.depth[self.names.index(name)]
 
     def _nll(self, name: str, s: Seen, u: Tensor) -> Tensor:
-        decoder = self._decoder(self.names.index(name))
+        decoder = self.decoder(name)
         weight = u.new_full((len(u),), 1 / len(u))
-        library = totals(s.x)
-        return self._per_feature(name, decoder.loss(s.x, decoder(u, s.codes), s.codes, library, weight))
+        return self._per_feature(
+            name, decoder.likelihood.loss(s.x, decoder.parameters_at(u, s.codes), weight)
+        )
 
     def _per_feature(self, name: str, value: Tensor) -> Tensor:
         return value / self.part(name).width

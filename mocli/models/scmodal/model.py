@@ -153,9 +153,5 @@ class Scmodal:
         z = self.module.leave(modality, hidden)
         return F.normalize(z, dim=1) if self.params.unit_latent else z
 
-    def translate(self, source: str, target: str, x: Tensor) -> Tensor:
-        """G_target(E_source(x)), `(B, n_target)` (paper, "Imputation"; Eq. 2 reads it the other way)."""
-        return self.module.decode(target, self.module.encode(source, x))
-
 
 _STEPS = {Preset.AUTO: 2_000, Preset.PAPER: PAPER_STEPS, Preset.FAST: 300}

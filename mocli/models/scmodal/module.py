@@ -58,7 +58,7 @@ class ScmodalModule(nn.Module):
         super().__init__()
         self.names = list(widths)
         self.edges: list[Edge] = [(a, b) for a, b in edges]
-        self.params = params
+        self.params, self.weighs_cells = params, False
         h, q = params.n_hidden, params.n_latent
         # module names must be identifiers, a user's modality names need not be
         self.encoders = nn.ModuleList(MLP([p, h, q]) for p in widths.values())
@@ -69,6 +69,7 @@ class ScmodalModule(nn.Module):
 
     def keep_weights(self, weights: Mapping[Edge, tuple[Tensor, Tensor]]) -> None:
         """Keep what discriminators weigh every training cell by, `(n_obs,)` of both sides; not saved."""
+        self.weighs_cells = True
         for e, edge in enumerate(self.edges):
             for side in (0, 1):
                 self.register_buffer(f"weight_{e}_{side}", weights[edge][side], persistent=False)
@@ -114,7 +115,7 @@ class ScmodalModule(nn.Module):
             logits = discriminator(torch.cat([z[a], z[b]]))
             logits = logits.clamp(-self.params.logit_clamp, self.params.logit_clamp)
             weights = None
-            if hasattr(self, f"weight_{e}_0"):
+            if self.weighs_cells:
                 weights = (getattr(self, f"weight_{e}_0")[rows[a]], getattr(self, f"weight_{e}_1")[rows[b]])
             first, second = torch.split(logits, [len(z[a]), len(z[b])])
             total = total + discriminator_loss(first, second, weights)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mocli.data.files.inputs import parse_source
 from mocli.data.links.route import link_files
+from mocli.models.base import Encodes, EncodesJointly
 from mocli.models.parameters import as_dict, resolve
 from mocli.models.registry import load_class, traits_of
 from mocli.tasks.benchmark.runs import Training, parameters_of, safe
@@ -159,7 +160,7 @@ def _words_of_task(
 def _gives_marginals(traits: Traits, places: Places) -> bool:
     """Whether the model places whole cells, and could place them by one modality alone."""
     model = load_class(traits.model)
-    return places.n_modalities > 1 and hasattr(model, "encode_cells") and hasattr(model, "encode")
+    return places.n_modalities > 1 and issubclass(model, EncodesJointly) and issubclass(model, Encodes)
 
 
 def _paths(texts: Sequence[object]) -> list[Path]:

@@ -27,10 +27,10 @@ from mocli.tasks.run.run import Run
 from mocli.tasks.trained.saved import SavedModel
 from mocli.train.loop import Training, fit
 from mocli.train.predict import encode_cells
-from mocli.types import COUNT_LIKELIHOODS, CSR, BoolArray, IntArray, ModalityKind
+from mocli.types import COUNT_LIKELIHOODS, CSR, LIKELIHOODS, BoolArray, IntArray, ModalityKind
 
 METHODS = ("auto", "correlation", *Way)
-POSITIVE = COUNT_LIKELIHOODS | {"bernoulli"}
+POSITIVE = frozenset(name for name, needs in LIKELIHOODS.items() if needs == "counts")
 """Likelihoods whose means are never negative, so that a change has a size relative to them."""
 
 

@@ -23,7 +23,7 @@ from mocli.tasks.prepare.smoothing import smooth_links
 from mocli.tasks.score.baselines import unit
 from mocli.tasks.trained.calibration import Calibration
 from mocli.tasks.trained.train import Trained
-from mocli.types import COUNT_LIKELIHOODS, DoubleArray, FloatArray, IntArray
+from mocli.types import DoubleArray, FloatArray, IntArray
 
 FEWEST = 20
 """Pairs, or partners, below which nothing is fitted to them."""
@@ -103,7 +103,7 @@ def _scores(
     source: Modality, known: FeatureMatrix, new: FeatureMatrix, *, seed: int
 ) -> tuple[DoubleArray, DoubleArray]:
     """Principal components of what a model sees of known and of new cells; of counts, of their logarithms."""
-    if source.likelihood in COUNT_LIKELIHOODS:
+    if source.is_counted:
         depth = median_total(sparse.csr_matrix(known.values))
         known, new = (
             replace(m, values=LOGNORM.forward(sparse.csr_matrix(m.values), target_sum=depth))

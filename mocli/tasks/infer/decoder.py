@@ -188,7 +188,7 @@ def likelihood_of(saved: SavedModel, modality: str) -> str | None:
     if "likelihood" in entry:
         return None if entry["likelihood"] is None else str(entry["likelihood"])
     # saved before it was kept for every model
-    of = {name: likelihood for name, _, likelihood in saved.description["spec"]["modalities"]}
+    of = {name: taken_for for name, _, taken_for in saved.description["spec"]["modalities"]}
     return str(of[modality])
 
 

@@ -12,8 +12,7 @@ import pandas as pd
 from mocli.data.bundle import Codes, MultiOmics
 from mocli.data.files.modality import ModalityFile
 from mocli.data.write.write import Added, union_names, write_h5mu
-from mocli.models.base import Draws, Model
-from mocli.models.places import PlacesCovariates
+from mocli.models.base import Draws, Model, PlacesCovariates
 from mocli.report.html import Confusion, Layout
 from mocli.tasks.integrate.options import IntegrateOptions
 from mocli.tasks.prepare.pairing import Relation

@@ -22,7 +22,7 @@ from mocli.tasks.infer.decoder import mean_log1p
 from mocli.tasks.perturb.null import hold_against
 from mocli.tasks.perturb.screen import expression
 from mocli.tasks.perturb.shifts import stream
-from mocli.types import COUNT_LIKELIHOODS
+from mocli.types import takes_counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -84,7 +84,7 @@ class TargetReader:
         """
         recipe, names = saved.recipes[modality], saved.modalities[modality]["var_names"]
         likelihood = saved.modalities[modality].get("likelihood")
-        counted = likelihood in COUNT_LIKELIHOODS or likelihood == "bernoulli"
+        counted = takes_counts(likelihood)
         logged = recipe.transform.readable.is_logged or saved.modalities[modality]["values"] == "lognorm"
         if isinstance(saved.model, Decodes) and recipe.lsi is None and recipe.components is None:
             columns = recipe.selected

@@ -12,7 +12,7 @@ from mocli.data.transforms.recipe import default_transform, seen
 from mocli.data.transforms.transform import TRANSFORMS
 from mocli.errors import InputError, UsageError
 from mocli.tasks.run.options import one_of
-from mocli.types import ModalityKind, ValueKind
+from mocli.types import ANY_VALUES, LIKELIHOODS, NON_NEGATIVE, ModalityKind, ValueKind, takes_counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,16 +28,6 @@ LEAST_TOP, MOST_TOP = 1000, 3000
 
 MOST_PEAKS = 40_000
 """Peaks by default where they are not reduced to components."""
-
-LIKELIHOODS = {
-    "nb": "counts",
-    "zinb": "counts",
-    "poisson": "counts",
-    "bernoulli": "counts",
-    "ziln": "values that are not negative",
-    "normal": "any values",
-}
-"""What values may be taken for, and what they must be."""
 
 SIGNED_KINDS = frozenset({ModalityKind.OTHER, ModalityKind.METHYL, ModalityKind.CYTO})
 """Kinds whose values may be negative by nature: M-values, compensated intensities."""
@@ -106,8 +96,9 @@ def choose(file: ModalityFile, data: DataOptions, traits: Traits) -> Choice:
         one_of(asked, list(TRANSFORMS), "--transform")
     wanted = _wanted_likelihood(file, data, traits, asked)
     named = None if asked is None else TRANSFORMS[asked]
-    needs_counts = LIKELIHOODS.get(wanted or "") == "counts" or (named is not None and named.is_for_counts)
-    signed = file.kind in SIGNED_KINDS and wanted != "ziln" if named is None else not named.is_counted
+    needs_counts = takes_counts(wanted) or (named is not None and named.is_for_counts)
+    may_be_negative = file.kind in SIGNED_KINDS and LIKELIHOODS.get(wanted or "") != NON_NEGATIVE
+    signed = may_be_negative if named is None else not named.is_counted
     layer = _layer(file, data.layer.get(file.name), asked, traits, signed=signed, counts=needs_counts)
     likelihood = wanted or _default_likelihood(file.kind, layer.values, traits, asked)
     transform = asked or _transform(file, layer, likelihood)
@@ -155,7 +146,7 @@ def _wanted_likelihood(
             expected=", ".join(offered) or "no likelihood: this model has its own",
             hint=f"leave --likelihood {file.name}={asked} out, or choose another model",
         )
-    if transform is not None and is_for_counts != (LIKELIHOODS[asked] == "counts"):
+    if transform is not None and is_for_counts != takes_counts(asked):
         raise UsageError(
             f"the likelihood {asked} is not for values after {transform}",
             field="--likelihood",
@@ -174,7 +165,7 @@ def _default_likelihood(
         needs = LIKELIHOODS[name]
         fits = {
             "counts": values is ValueKind.COUNTS,
-            "any values": is_free,
+            ANY_VALUES: is_free,
         }.get(needs, values is not ValueKind.REAL and is_free)
         if fits:
             return name
@@ -182,9 +173,9 @@ def _default_likelihood(
 
 
 def _transform(file: ModalityFile, layer: LayerChoice, likelihood: str | None) -> str:
-    if likelihood is not None and LIKELIHOODS[likelihood] == "counts":
+    if takes_counts(likelihood):
         return "counts"
-    if likelihood == "ziln":
+    if LIKELIHOODS.get(likelihood or "") == NON_NEGATIVE:
         return "identity"
     sample = file.sample(layer.layer)
     largest = float(sample.data.max()) if sample.nnz else 0.0

@@ -14,7 +14,16 @@ from mocli.data.transforms.recipe import Recipe, RecipeOptions, default_transfor
 from mocli.data.transforms.transform import find_transform
 from mocli.nn.neighbors import knn
 from mocli.tasks.prepare.choice import usual_top
-from mocli.types import COUNT_LIKELIHOODS, CSR, FloatArray, IntArray, ModalityKind, ValueKind
+from mocli.types import (
+    ANY_VALUES,
+    CSR,
+    LIKELIHOODS,
+    FloatArray,
+    IntArray,
+    ModalityKind,
+    ValueKind,
+    takes_counts,
+)
 
 N_NEIGHBORS = 15
 N_COMPONENTS = 50
@@ -44,10 +53,11 @@ def comparable(m: Modality, rows: IntArray, *, seed: int, standardise: bool) -> 
         # what was taken off is the same for all cells
         return FeatureMatrix(values, features.names)
     x = sparse.csr_matrix(features.values[rows])
-    kind = ValueKind.COUNTS if m.likelihood in {*COUNT_LIKELIHOODS, "bernoulli"} else ValueKind.POSITIVE
+    kind = ValueKind.COUNTS if takes_counts(m.likelihood) else ValueKind.POSITIVE
     largest = float(x.data.max()) if x.nnz else 0.0
     # values that are taken for normal were transformed before
-    transform = "identity" if m.likelihood == "normal" else default_transform(m.kind, kind, max_value=largest)
+    as_it_is = LIKELIHOODS[m.likelihood] == ANY_VALUES
+    transform = "identity" if as_it_is else default_transform(m.kind, kind, max_value=largest)
     peaks = m.kind is ModalityKind.ATAC and not find_transform(transform).reduces
     n_top = usual_top(len(rows), peaks=peaks) if x.nnz else None  # nothing varies where nothing was seen
     options = RecipeOptions(transform=transform, n_top=n_top, standardise=standardise, seed=seed)

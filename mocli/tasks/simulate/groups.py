@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mocli.errors import InputError, UsageError, did_you_mean
-from mocli.models.base import Clusters, EncodesJointly
-from mocli.models.registry import available
+from mocli.models.base import Clusters, DrawsPlaces, EncodesJointly
+from mocli.models.registry import available, models_that
 from mocli.tasks.infer.align import check_modality
 from mocli.types import Task
 
@@ -206,7 +206,7 @@ def _component(k: int, saved: SavedModel, shares: FloatArray | None) -> Group:
             f"{saved.description['model']} has no components",
             field="--component",
             found=k,
-            hint="ask for labels with --label, or train multidgd",
+            hint=f"ask for labels with --label, or train {models_that(DrawsPlaces)}",
         )
     n = shares.shape[1]
     if not 0 <= k < n:

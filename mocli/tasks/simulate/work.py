@@ -10,6 +10,7 @@ import torch
 
 from mocli.errors import UsageError, did_you_mean
 from mocli.models.base import Clusters, Draws, DrawsPlaces, Samples
+from mocli.models.registry import models_that
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.simulate.groups import Group, Wanted, atlas_of, check_model, component_shares, settle
 from mocli.tasks.simulate.libraries import libraries
@@ -181,7 +182,7 @@ class Simulation:
                 f"{self.saved.description['model']} has no mixture to draw places from",
                 field="--places",
                 found="mixture",
-                hint="leave --places out, or train multidgd",
+                hint=f"leave --places out, or train {models_that(DrawsPlaces)}",
             )
         shares = p[group.rows].astype(np.float64)
         if group.component is not None:

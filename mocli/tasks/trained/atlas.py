@@ -10,7 +10,7 @@ import numpy as np
 
 from mocli.data.bundle import Codes, MultiOmics
 from mocli.tasks.trained.latent import Latent
-from mocli.types import COUNT_LIKELIHOODS, FloatArray, IntArray
+from mocli.types import FloatArray, IntArray
 
 MAX_KEPT = 100_000
 """Training cells kept with a model; of more, as many are drawn."""
@@ -191,7 +191,7 @@ def _libraries(bundle: MultiOmics, kept: IntArray, of_one: Any | None) -> dict[s
     """Totals of counts of some cells by modality; `of_one` names the modality of rows that are of one."""
     found = {}
     for name, m in bundle.modalities.items():
-        if m.likelihood not in COUNT_LIKELIHOODS:
+        if not m.is_counted:
             continue
         totals = np.asarray(m.features.values.sum(axis=1), np.float32).ravel()
         cells = bundle.cells_of(name)

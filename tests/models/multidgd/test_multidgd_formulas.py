@@ -45,7 +45,7 @@ def by_hand(model, data):
         hidden = relu_layers(shared[cells], branch.hidden)
         out = hidden @ as_numpy(branch.head.weight).T + as_numpy(branch.head.bias)
         scale = as_numpy(branch.log_scale)
-        if branch.likelihood == "normal":
+        if not branch.likelihood.is_counts:
             reconstruction -= stats.norm.logpdf(x, out, np.exp(scale)).sum()
             continue
         r = 1 + np.exp(scale)

@@ -10,8 +10,9 @@ from scipy import sparse, stats
 
 from mocli.data.batches import Source, dense_rows
 from mocli.data.bundle import Codes, Continuous, FeatureMatrix, Modality, MultiOmics
-from mocli.models.base import Schedule
-from mocli.models.multigrate.model import Multigrate, _log_dispersion, _n_components
+from mocli.models.base import Conditions, Schedule
+from mocli.models.multigrate.model import Multigrate, _n_components
+from mocli.models.multigrate.networks import log_dispersion
 from mocli.models.multigrate.params import PRESETS, MultigrateParams
 from mocli.nn.mixture import BANDWIDTHS
 from mocli.types import ModalityKind, Pairing, Preset
@@ -71,7 +72,7 @@ def experts(model, data):
     batch = everything(data)
     found = {}
     for name, at in batch.positions.items():
-        conditions = {k: v[at] for k, v in batch.codes.items()}, batch.continuous[at]
+        conditions = Conditions({k: v[at] for k, v in batch.codes.items()}, batch.continuous[at])
         found[name] = [t.detach().numpy() for t in model.module.encode(name, batch.values(name), conditions)]
     return found
 
@@ -115,10 +116,10 @@ def test_reconstruction_equals_the_likelihoods_from_scipy():
     found = float(net.reconstruction(net.posterior(batch), z).detach())
     expected = 0.0
     for m, (name, at) in enumerate(batch.positions.items()):
-        conditions = {k: v[at] for k, v in batch.codes.items()}, batch.continuous[at]
+        conditions = Conditions({k: v[at] for k, v in batch.codes.items()}, batch.continuous[at])
         x = batch.values(name)
         x = (x if isinstance(x, torch.Tensor) else x.dense).numpy()
-        mean = net.decode(name, z[at], conditions, torch.as_tensor(x.sum(1))).detach().numpy().astype(float)
+        mean = model.decode(name, z[at], conditions, torch.as_tensor(x.sum(1))).detach().numpy().astype(float)
         if name == "rna":
             r = np.exp(net.decoders[m].log_scale.detach().numpy())
             expected -= stats.nbinom.logpmf(x, r, r / (r + mean)).sum()
@@ -263,7 +264,7 @@ def test_covariates_reach_the_decoder_and_a_missing_level_stands_at_the_mean():
         side = net.covariates(2, (codes, torch.ones(2, 2)))
         assert side.shape == (2, 6)
         assert torch.equal(side[0, 2:4], net.covariates.tables[1].weight.mean(0))
-        assert not torch.equal(*net.decode("rna", z, (codes, torch.ones(2, 2))))
+        assert not torch.equal(*model.decode("rna", z, Conditions(codes, torch.ones(2, 2))))
         averaged = net.covariates(1, None)
         torch.testing.assert_close(averaged[0, :2], net.covariates.tables[0].weight.mean(0))
 
@@ -318,7 +319,7 @@ def test_encoders_see_fixed_components_of_what_they_would_see():
     scores = even @ np.linalg.svd(even, full_matrices=False)[2][:3].T
     with torch.no_grad():
         values = torch.from_numpy(x).float()
-        got = model.module.encoders[0].projection(model.module._input(0, name, values)).numpy()
+        got = model.module.encoders[0].projection(model.module._input(name, values)).numpy()
     assert p > 3
     assert got.shape == (N, 3)
     np.testing.assert_allclose(np.abs(got), np.abs(scores) / scores.std(), rtol=1e-3, atol=1e-3)
@@ -333,7 +334,7 @@ def test_encoders_see_fixed_components_of_what_they_would_see():
 
 
 def test_components_follow_the_seed_of_the_run_and_a_query_keeps_its_reference_s(monkeypatch):
-    monkeypatch.setattr("mocli.models.multigrate.projection.FIT_CELLS", 12)
+    monkeypatch.setattr("mocli.models.multigrate.networks.FIT_CELLS", 12)
     data = bundle(pairing=Pairing.PAIRED, continuous=0)
 
     def projection(model):
@@ -370,8 +371,8 @@ def test_counts_begin_at_the_dispersion_of_their_moments():
     # against other features that make the depth known
     rest = rng.poisson(depth[:, None] * 20, (len(depth), 1)).astype(np.float32)
     values = sparse.csr_matrix(np.hstack([x, rest]))
-    got = torch.exp(_log_dispersion(FeatureMatrix(values, tuple("abcde")))).numpy()
+    got = torch.exp(log_dispersion(FeatureMatrix(values, tuple("abcde")))).numpy()
     np.testing.assert_allclose(got[:3], r[:3], rtol=0.1)
     assert got[3] > 30
-    dense = _log_dispersion(FeatureMatrix(values.toarray(), tuple("abcde"))).exp().numpy()
+    dense = log_dispersion(FeatureMatrix(values.toarray(), tuple("abcde"))).exp().numpy()
     np.testing.assert_allclose(dense, got, rtol=1e-4)

@@ -114,8 +114,7 @@ def paper(**overrides):
 
 def run_both(bundle, params, dtype):
     """Terms of every step from the loop's own step and from the reference, on the same minibatches."""
-    from mocli.train.loop import Training, _Stretch
-    from mocli.train.signals import Signals
+    from mocli.train.loop import Signals, Training, _Stretch
 
     torch.manual_seed(3)
     model = Scmodal.from_bundle(bundle, params)

@@ -1,0 +1,346 @@
+"""What values are taken for: one class per likelihood, found by name; a new class is found by that alone.
+
+A likelihood turns the output of a decoder into a loss, a mean and draws, says where a decoder should begin
+and how encoders see its values. The mean of counts is library * softmax(head), that of a zero-inflated
+likelihood times the probability of no extra zero.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from mocli.nn import sampling
+from mocli.nn.count_loss import negative_binomial_loss, poisson_loss
+from mocli.nn.likelihoods import bernoulli, normal, zero_inflated_log_normal
+from mocli.types import NonZeros
+
+LEAST_SHARE = 1e-2
+"""Share of all counts, spread evenly, below which no feature begins."""
+
+LOG_SD = -0.5 * math.log(2)
+"""Log standard deviation of normal values without one of their own: the loss is then the squared error."""
+
+LIKELIHOODS: dict[str, Likelihood] = {}
+"""One of each, by name."""
+
+Values = TypeVar("Values", Tensor, Any)
+
+
+class Parameters(NamedTuple):
+    """What a decoder says of cells.
+
+    Attributes
+    ----------
+    head
+        Logits of proportions, logits or means, `(B, p)`.
+    log_scale
+        Log inverse dispersion of counts, or log standard deviation, `(p,)` or `(B, p)`.
+    zeros
+        Logits of an extra zero, broadcast to the head.
+    """
+
+    head: Tensor
+    log_scale: Tensor | None = None
+    zeros: Tensor | None = None
+
+    @property
+    def scale(self) -> Tensor:
+        """The log scale, which this likelihood needs."""
+        if self.log_scale is None:
+            raise ValueError("this likelihood needs a scale")
+        return self.log_scale
+
+    @property
+    def extra_zeros(self) -> Tensor:
+        """The logits of extra zeros, `(B, p)`."""
+        if self.zeros is None:
+            raise ValueError("this likelihood needs logits of extra zeros")
+        return self.zeros.expand_as(self.head)
+
+
+class Likelihood(ABC):
+    """One likelihood; subclasses with a name are found by it.
+
+    Attributes
+    ----------
+    is_counts
+        Counts whose mean is a proportion times a library size: non-zeros say all of them.
+    is_binary
+        Yes or no: what is above zero.
+    has_zeros
+        Whether there are extra zeros.
+    scale
+        What `log_scale` is of; None where there is none.
+    fixed_scale
+        Whether a model may leave the scale out.
+    """
+
+    name: ClassVar[str] = ""
+    is_counts: ClassVar[bool] = False
+    is_binary: ClassVar[bool] = False
+    has_zeros: ClassVar[bool] = False
+    scale: ClassVar[Literal["dispersion", "sd"] | None] = None
+    fixed_scale: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        if "name" in cls.__dict__:
+            LIKELIHOODS[cls.name] = cls()
+
+    @abstractmethod
+    def start(self, mean: Tensor) -> Tensor:
+        """Return the head's bias for features of some means, `(p,)`."""
+
+    @abstractmethod
+    def loss(self, x: Tensor | NonZeros, at: Parameters, weight: Tensor | None) -> Tensor:
+        """Negative log-likelihood summed over features and, by weight `(B,)` if there is one, over cells."""
+
+    @abstractmethod
+    def mean(self, at: Parameters, library: Tensor) -> Tensor:
+        """Return expected values in cells of a library size `(B,)`, `(B, p)`."""
+
+    @abstractmethod
+    def draw(self, at: Parameters, library: Tensor, generator: Generator) -> Tensor:
+        """Draw values whose means are those of `mean`, `(B, p)`."""
+
+    def encoder_input(self, values: Values, form: str, factor: Values) -> Values:
+        """Return values, an array or a tensor, as an encoder sees them.
+
+        Parameters
+        ----------
+        form
+            `lognorm`, log1p of counts at one depth; `log1p`; or `raw`.
+        factor
+            What brings a cell to that depth, broadcast to the values.
+        """
+        return values if form == "raw" else _log1p(values)
+
+
+def likelihood_named(name: str) -> Likelihood:
+    """Return a likelihood; raises `ValueError` for a name that no class has."""
+    if name not in LIKELIHOODS:
+        raise ValueError(f"no likelihood '{name}'")
+    return LIKELIHOODS[name]
+
+
+def totals(x: Tensor | NonZeros) -> Tensor:
+    """Sum of each row, `(B,)`."""
+    return x.sum(1) if isinstance(x, Tensor) else x.totals
+
+
+class Counts(Likelihood):
+    """Counts of some total, which is shared out."""
+
+    is_counts = True
+
+    def start(self, mean: Tensor) -> Tensor:
+        """Log share of every feature, of which none is too small to be found."""
+        return torch.log(mean.clamp_min(0) / mean.sum().clamp_min(1e-12) + LEAST_SHARE / len(mean))
+
+    def mean(self, at: Parameters, library: Tensor) -> Tensor:
+        """Proportion times library size."""
+        return torch.softmax(at.head, 1) * library.unsqueeze(1)
+
+    def encoder_input(self, values: Values, form: str, factor: Values) -> Values:
+        """Return log1p of counts at one depth, of counts as they are, or raw counts."""
+        return super().encoder_input(values * factor if form == "lognorm" else values, form, factor)
+
+
+class Poisson(Counts):
+    """Counts whose variance is their mean."""
+
+    name = "poisson"
+
+    def loss(self, x: Tensor | NonZeros, at: Parameters, weight: Tensor | None) -> Tensor:
+        """Cells are compared at their own totals."""
+        return poisson_loss(x, at.head, torch.log(totals(x).clamp_min(1)), _weights(at, weight))
+
+    def draw(self, at: Parameters, library: Tensor, generator: Generator) -> Tensor:
+        """Draw counts."""
+        return sampling.poisson(self.mean(at, library), generator=generator)
+
+
+class NegativeBinomial(Counts):
+    """Counts with inverse dispersion r = exp(log_scale): variance mean + mean^2 / r."""
+
+    name = "nb"
+    scale = "dispersion"
+
+    def loss(self, x: Tensor | NonZeros, at: Parameters, weight: Tensor | None) -> Tensor:
+        """Cells are compared at their own totals."""
+        library = torch.log(totals(x).clamp_min(1))
+        zeros = at.extra_zeros.contiguous() if self.has_zeros else None
+        return negative_binomial_loss(x, at.head, at.scale, library, zeros, _weights(at, weight))
+
+    def draw(self, at: Parameters, library: Tensor, generator: Generator) -> Tensor:
+        """Draw counts."""
+        mean = Counts.mean(self, at, library)
+        return sampling.negative_binomial(mean, at.scale.exp(), generator=generator)
+
+
+class ZeroInflatedNegativeBinomial(NegativeBinomial):
+    """Negative binomial counts that are zero besides with probability sigmoid(zeros)."""
+
+    name = "zinb"
+    has_zeros = True
+
+    def mean(self, at: Parameters, library: Tensor) -> Tensor:
+        """Mean of the counts times the probability of no extra zero."""
+        return super().mean(at, library) * torch.sigmoid(-at.extra_zeros)
+
+    def draw(self, at: Parameters, library: Tensor, generator: Generator) -> Tensor:
+        """Draw counts, then extra zeros."""
+        return sampling.zero_inflated(
+            super().draw(at, library, generator), at.extra_zeros, generator=generator
+        )
+
+
+class Bernoulli(Likelihood):
+    """Yes where a value is above zero."""
+
+    name = "bernoulli"
+    is_binary = True
+
+    def start(self, mean: Tensor) -> Tensor:
+        """Logit of the share of cells above zero."""
+        return torch.logit(mean, eps=1e-4)
+
+    def loss(self, x: Tensor | NonZeros, at: Parameters, weight: Tensor | None) -> Tensor:
+        """Cross-entropy."""
+        return -_summed(bernoulli((_dense(x) > 0).to(at.head.dtype), at.head), weight)
+
+    def mean(self, at: Parameters, library: Tensor) -> Tensor:
+        """Probability of yes."""
+        return torch.sigmoid(at.head)
+
+    def draw(self, at: Parameters, library: Tensor, generator: Generator) -> Tensor:
+        """Draw 0 or 1."""
+        return sampling.bernoulli(at.head, generator=generator)
+
+    def encoder_input(self, values: Values, form: str, factor: Values) -> Values:
+        """Return 0 or 1."""
+        above = values > 0
+        return above.to(values.dtype) if isinstance(values, Tensor) else above.astype(np.float32)
+
+
+class Normal(Likelihood):
+    """Any values; without a scale the variance is 1/2, and the loss is the squared error."""
+
+    name = "normal"
+    scale = "sd"
+    fixed_scale = True
+
+    def start(self, mean: Tensor) -> Tensor:
+        """Return the mean itself."""
+        return mean
+
+    def loss(self, x: Tensor | NonZeros, at: Parameters, weight: Tensor | None) -> Tensor:
+        """Squared error, or its likelihood."""
+        if at.log_scale is None:
+            return _summed((at.head - _dense(x)).square(), weight)
+        return -_summed(normal(_dense(x), at.head, at.log_scale), weight)
+
+    def mean(self, at: Parameters, library: Tensor) -> Tensor:
+        """Return the head."""
+        return at.head
+
+    def draw(self, at: Parameters, library: Tensor, generator: Generator) -> Tensor:
+        """Draw around the head."""
+        scale = at.head.new_tensor(LOG_SD) if at.log_scale is None else at.log_scale
+        return sampling.normal(at.head, scale, generator=generator)
+
+    def encoder_input(self, values: Values, form: str, factor: Values) -> Values:
+        """Return the values: they were transformed before."""
+        return values
+
+
+class ZeroInflatedLogNormal(Likelihood):
+    """Zero with probability sigmoid(zeros), else the logarithm is normal (Multigrate, Table 4)."""
+
+    name = "ziln"
+    has_zeros = True
+    scale = "sd"
+
+    def start(self, mean: Tensor) -> Tensor:
+        """Return the logarithm of the mean."""
+        return torch.log(mean.clamp_min(1e-6))
+
+    def loss(self, x: Tensor | NonZeros, at: Parameters, weight: Tensor | None) -> Tensor:
+        """Density above zero, probability at zero."""
+        return -_summed(zero_inflated_log_normal(_dense(x), at.head, at.scale, at.extra_zeros), weight)
+
+    def mean(self, at: Parameters, library: Tensor) -> Tensor:
+        """Mean of the log-normal times the probability of no extra zero."""
+        return torch.exp(at.head + 0.5 * torch.exp(2 * at.scale)) * torch.sigmoid(-at.extra_zeros)
+
+    def draw(self, at: Parameters, library: Tensor, generator: Generator) -> Tensor:
+        """Draw values, then zeros."""
+        return sampling.zero_inflated_log_normal(at.head, at.scale, at.extra_zeros, generator=generator)
+
+
+class Decoded(NamedTuple):
+    """A likelihood, its parameters and the library sizes of some cells, `(B,)`."""
+
+    likelihood: Likelihood
+    at: Parameters
+    library: Tensor
+
+
+class DecodesHeads(ABC):
+    """`decode` and `sample` of a model that says the parameters of a likelihood at latent coordinates."""
+
+    @abstractmethod
+    def decoded(self, modality: str, z: Tensor, conditions: Any, library: Tensor | None) -> Decoded:
+        """Return the likelihood of a modality at latent coordinates, `(B, n_latent)`.
+
+        Parameters
+        ----------
+        conditions
+            Covariates (`mocli.models.base.Conditions`), or None for their mean.
+        library
+            Library sizes, `(B,)`, or None for the median of training.
+        """
+
+    def decode(
+        self, modality: str, z: Tensor, conditions: Any = None, library: Tensor | None = None
+    ) -> Tensor:
+        """Return expected values, `(B, n_vars)`: counts at a library size, by default the median of training.
+
+        Without conditions, covariates are at their mean.
+        """
+        likelihood, at, sizes = self.decoded(modality, z, conditions, library)
+        return likelihood.mean(at, sizes)
+
+    def sample(
+        self,
+        modality: str,
+        z: Tensor,
+        conditions: Any = None,
+        library: Tensor | None = None,
+        *,
+        generator: Generator,
+    ) -> Tensor:
+        """Draw every value from its likelihood, `(B, n_vars)`, at the means of `decode`."""
+        likelihood, at, sizes = self.decoded(modality, z, conditions, library)
+        return likelihood.draw(at, sizes, generator)
+
+
+def _dense(x: Tensor | NonZeros) -> Tensor:
+    return x if isinstance(x, Tensor) else x.dense
+
+
+def _summed(values: Tensor, weight: Tensor | None) -> Tensor:
+    return values.sum() if weight is None else weight @ values.sum(1)
+
+
+def _weights(at: Parameters, weight: Tensor | None) -> Tensor:
+    return at.head.new_ones(len(at.head)) if weight is None else weight
+
+
+def _log1p(values: Values) -> Values:
+    return torch.log1p(values) if isinstance(values, Tensor) else np.log1p(values)
