@@ -22,8 +22,8 @@ from mocli.models.registry import available, load_class
 from mocli.tasks.gene2peak.changes import Way
 from mocli.tasks.infer.place import LatentCells
 from mocli.tasks.infer.query import Query, match_query
-from mocli.tasks.run.request import Request
-from mocli.tasks.run.run import Run
+from mocli.tasks.run.frame import Tell
+from mocli.tasks.run.options import DataOptions
 from mocli.tasks.trained.saved import SavedModel
 from mocli.train.loop import Training, fit
 from mocli.train.predict import encode_cells
@@ -199,16 +199,29 @@ class SilencedCells:
 
 
 def take_cells(
-    run: Run, request: Request, saved: SavedModel, files: Sequence[ModalityFile], rna: str, atac: str
+    saved: SavedModel,
+    files: Sequence[ModalityFile],
+    names: tuple[str, str],
+    data: DataOptions,
+    *,
+    device: torch.device,
+    seed: int,
+    tell: Tell,
 ) -> SilencedCells:
     """Match the inputs with a model, and place their cells.
+
+    Parameters
+    ----------
+    names
+        The model's modalities of genes and of peaks.
 
     Raises
     ------
     InputError
         No input holds genes; features or columns do not fit the model.
     """
-    query = match_query(saved, files, request.data, say=run.say, warn=run.warn)
+    rna, atac = names
+    query = match_query(saved, files, data, say=tell.say, warn=tell.warn)
     if rna not in query.aligned:
         raise InputError(
             f"no input is the model's '{rna}', whose genes are to be silenced",
@@ -218,13 +231,13 @@ def take_cells(
             hint=f"name it: {rna}=FILE",
         )
     bundle = query.load()
-    placed = _place(run, saved, query, bundle)
+    placed = _place(query, bundle, device, seed, tell)
     at = bundle.rows[:, list(saved.modalities).index(rna)]
     values = sparse.csr_matrix(bundle.modalities[rna].features.values)
     counts = values[np.maximum(at, 0)]
     if (at < 0).any():
         counts = sparse.csr_matrix(sparse.diags((at >= 0).astype(np.float32)) @ counts)
-    features = [_features(query, name, request.data.var_key) for name in (rna, atac)]
+    features = [_features(query, name, data.var_key) for name in (rna, atac)]
     return SilencedCells(placed, query, rna, atac, counts, *features)
 
 
@@ -239,20 +252,20 @@ def _features(query: Query, name: str, var_key: str | None) -> Features:
     return features_of([file], var_key=var_key)[0]
 
 
-def _place(run: Run, saved: SavedModel, query: Query, bundle: MultiOmics) -> LatentCells:
-    """Look cells up that the model was trained on; encode others, or train their places."""
-    model, name = saved.model, saved.description["model"]
+def _place(query: Query, bundle: MultiOmics, device: torch.device, seed: int, tell: Tell) -> LatentCells:
+    """Look cells up that the model was trained on; encode others, or train their coordinates."""
+    model, name = query.saved.model, query.saved.description["model"]
     if not isinstance(model, EncodesJointly):
-        raise TypeError(f"{name} gives cells no place")
+        raise TypeError(f"{name} gives cells no latent coordinates")
     if isinstance(model, Extends) and not _is_table_of(query, bundle):
-        # places of cells, or what is new about them
-        torch.manual_seed(run.options.seed)
+        # coordinates of cells, or what is new about them
+        torch.manual_seed(seed)
         model = model.extended(bundle)
         if model.phases(Schedule(), bundle):
-            run.say(f"cells that are new to {name}: what they add is trained, all else stays as it is")
-            fit(model, bundle, Schedule(), Training(run.device, run.options.seed))
-    model.module.to(run.device).eval()
-    return LatentCells(model, bundle, encode_cells(model, bundle, run.device), run.device)
+            tell.say(f"cells that are new to {name}: what they add is trained, all else stays as it is")
+            fit(model, bundle, Schedule(), Training(device, seed))
+    model.module.to(device).eval()
+    return LatentCells(model, bundle, encode_cells(model, bundle, device), device)
 
 
 def _is_table_of(query: Query, bundle: MultiOmics) -> bool:

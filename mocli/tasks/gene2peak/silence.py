@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
 
 from mocli.data.features.index import features_of
 from mocli.data.files.columns import find_column
+from mocli.data.files.memory import of_anndata
 from mocli.data.files.modality import ModalityFile
 from mocli.data.genome.loci import has_places
 from mocli.errors import UsageError
@@ -17,15 +22,20 @@ from mocli.tasks.gene2peak.options import Gene2PeakOptions
 from mocli.tasks.gene2peak.peaksets import read_peak_sets
 from mocli.tasks.gene2peak.report import draw_silencing, report_silencing, write_silencing
 from mocli.tasks.gene2peak.truth import read_truth
-from mocli.tasks.gene2peak.work import TOP, silence_genes
+from mocli.tasks.gene2peak.work import TOP, SilencingResult, silence
 from mocli.tasks.prepare.plan import open_modalities, plan
 from mocli.tasks.relate.candidates import choose_genes, find_candidates
 from mocli.tasks.run.frame import Foresight, Tell
 from mocli.tasks.run.modelfolder import DESCRIPTION
+from mocli.tasks.run.options import DataOptions
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.obtain import check_task, obtain
+from mocli.tasks.trained.saved import SavedModel, load_model
 from mocli.types import ModalityKind, Task
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 MOST_PAIRS = 20_000_000
 """Pairs of genes and peaks in all groups, where peaks are not near genes."""
@@ -99,7 +109,9 @@ def silence_in_model(run: Run, request: Request, asked: Gene2PeakOptions, way: W
     rna, atac = choose_modalities(kinds, asked.source, asked.target)
     check_values(saved, rna, atac)
     with run.timed("encode"):
-        cells = take_cells(run, request, saved, files, rna, atac)
+        cells = take_cells(
+            saved, files, (rna, atac), request.data, device=run.device, seed=request.run.seed, tell=run
+        )
     if asked.gtf is None:
         n_groups = 1 + len(cells.groups(asked.group_key).names)
         n_genes = len(asked.genes) or len(cells.genes.names)
@@ -112,12 +124,55 @@ def silence_in_model(run: Run, request: Request, asked: Gene2PeakOptions, way: W
             )
         run.say("no --gtf: peaks are compared wherever they lie, and the strongest of each gene kept")
     with run.timed("silence"):
-        found = silence_genes(cells, asked, way, seed=request.run.seed, tell=run)
+        found = silence(cells, asked, way, seed=request.run.seed, tell=run)
     report_silencing(run, found)
     with run.timed("write"):
         beside = {path.suffix: path for path in run.paths.beside}
         write_silencing(run, found, bedpe=beside.get(".bedpe"), peak_sets=beside.get(".tsv"))
         run.finish(lambda: {"drawn": draw_silencing(found)})
+
+
+def silence_genes(
+    model: SavedModel | str | Path,
+    cells: Mapping[str, AnnData],
+    options: Gene2PeakOptions,
+    *,
+    device: str = "cpu",
+    seed: int = 0,
+) -> SilencingResult:
+    """Silence genes of cells that are in memory, in a trained model, and see which peaks close.
+
+    Parameters
+    ----------
+    model
+        As `load_model` returns it, or its folder.
+    cells
+        AnnData by the model's name of each modality: genes at least.
+    options
+        Genes, gene table (`gtf`), window, groups; see `mocli gene2peak -h`.
+
+    Raises
+    ------
+    InputError, UsageError
+        Cells or options do not fit the model.
+    """
+    saved = model if isinstance(model, SavedModel) else load_model(model)
+    kinds = {name: ModalityKind(m["kind"]) for name, m in saved.modalities.items()}
+    rna, atac = choose_modalities(kinds, options.source, options.target)
+    check_values(saved, rna, atac)
+    way = choose_way(saved.description["model"], options.method) or Way.LATENT
+    files = [of_anndata(adata, name, kinds.get(name)) for name, adata in cells.items()]
+    tell = Foresight()
+    taken = take_cells(
+        saved,
+        files,
+        (rna, atac),
+        DataOptions(inputs=()),
+        device=torch.device(device),
+        seed=seed,
+        tell=tell,
+    )
+    return silence(taken, options, way, seed=seed, tell=tell)
 
 
 def _quiet(_: str) -> None:

@@ -76,7 +76,7 @@ class SilencingResult:
     length: float
 
 
-def silence_genes(
+def silence(
     cells: SilencedCells,
     asked: Gene2PeakOptions,
     way: Way,

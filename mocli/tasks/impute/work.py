@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from mocli.errors import InputError
+from mocli.data.files.memory import of_anndata
 from mocli.tasks.impute.denoise import Denoised
 from mocli.tasks.impute.holdout import without
 from mocli.tasks.impute.options import ImputeOptions
 from mocli.tasks.impute.survey import Survey
-from mocli.tasks.infer.align import align
-from mocli.tasks.infer.batch import own_batches
-from mocli.tasks.infer.decoder import ValueDecoder
-from mocli.tasks.infer.place import place_cells
-from mocli.tasks.infer.predictor import choose_predictor, readout_from
+from mocli.tasks.infer.direction import Direction, columns_of, direction_of_model
+from mocli.tasks.infer.predictor import readout_from
 from mocli.tasks.infer.translation import Translation
+from mocli.tasks.run.frame import Foresight
+from mocli.tasks.run.options import DataOptions
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
+from mocli.tasks.trained.calibration import fitting, load_calibrations
 from mocli.tasks.trained.obtain import obtain
-from mocli.tasks.trained.saved import SavedModel, write_model
+from mocli.tasks.trained.saved import SavedModel, load_model, write_model
 from mocli.tasks.trained.train import Trained
 from mocli.types import BoolArray, FloatArray, IntArray, Route, Task
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 
 def obtain_model(
@@ -53,50 +60,23 @@ def translate(
 
     Raises
     ------
-    InputError
-        The model has no readout of the target.
-    UsageError
-        A route or a batch to decode as that the model does not offer.
+    InputError, UsageError
+        As `Translation.of` raises it.
     """
-    source, target = surveyed.direction.source, surveyed.direction.target
-    file, data = surveyed.direction.source_file, request.data
-    if target not in saved.readouts:
-        raise InputError(
-            f"the model cannot give values of '{target}'",
-            file=str(asked.from_model),
-            hint="train it again with this version of mocli",
-        )
-    predictor, why = choose_predictor(
+    translation, why = Translation.of(
         saved,
-        source,
-        target,
+        surveyed.direction,
+        request.data,
         route=Route(asked.route),
         batch=asked.decode_batch,
         device=run.device,
-        warn=run.warn,
+        seed=request.run.seed,
+        tell=run,
     )
-    batches = None
-    if isinstance(predictor, ValueDecoder) and predictor.batch and predictor.batch.own:
-        batches = own_batches(saved, target, file, data.batch_key, run.warn)
-    aligned = align(saved, source, file, layers=data.layer, warn=run.warn)
-    z = place_cells(
-        saved, source, aligned, data, device=run.device, seed=request.run.seed, say=run.say, warn=run.warn
-    )
-    run.say(f"{source} -> {target}: {file.n_obs:,} cells encoded")
-    run.say(f"values by the {predictor.name} ({why})")
-    made = Translation(
-        saved,
-        source,
-        target,
-        file,
-        surveyed.direction.target_file,
-        surveyed.pairs,
-        data.layer,
-        z,
-        predictor,
-        batches,
-    )
-    return made, why
+    translation = replace(translation, pairs=surveyed.pairs)
+    run.say(f"{translation.source} -> {translation.target}: {translation.source_file.n_obs:,} cells encoded")
+    run.say(f"values by the {translation.predictor.name} ({why})")
+    return translation, why
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,3 +118,84 @@ class Imputation:
         if self.denoised is not None:
             return self.denoised.predict(self.translation.z[rows], rows, scale, self.columns)
         return self.translation.predict(rows, scale, self.columns)
+
+
+@dataclass(frozen=True, eq=False)
+class ImputedValues:
+    """Expected values of some features for some cells.
+
+    Attributes
+    ----------
+    names
+        Features, in the order of the columns.
+    values
+        `(n_cells, n_features)`.
+    lower, upper
+        Ends of prediction intervals, as `values`; None where the model holds none.
+    why
+        By which route values were made, and why.
+    """
+
+    names: tuple[str, ...]
+    values: FloatArray
+    lower: FloatArray | None
+    upper: FloatArray | None
+    why: str
+
+
+def impute_values(
+    model: SavedModel | str | Path,
+    cells: AnnData,
+    target: str,
+    *,
+    source: str | None = None,
+    features: Sequence[str] = (),
+    scale: str = "log",
+    device: str = "cpu",
+    seed: int = 0,
+) -> ImputedValues:
+    """Impute a modality of cells that are in memory, by a trained model.
+
+    Parameters
+    ----------
+    model
+        As `load_model` returns it, or its folder.
+    cells
+        Measured in one modality of the model, raw values in `X` or a layer.
+    source
+        The model's name of that modality; None where it has only one other than the target.
+    features
+        Features of the target wanted; all where empty.
+    scale
+        `log` (normalised, logged), `counts` of a cell of median depth, or `scaled`.
+
+    Raises
+    ------
+    InputError, UsageError
+        Cells, features or scale do not fit the model.
+    """
+    saved = model if isinstance(model, SavedModel) else load_model(model)
+    source, target = direction_of_model(source, target, saved, ())
+    file = of_anndata(cells, source, saved.modalities[source]["kind"])
+    if target in saved.readouts:
+        saved.readouts[target].check_scale(scale, target)
+    translation, why = Translation.of(
+        saved,
+        Direction(source, target, file, None, saved),
+        DataOptions(inputs=()),
+        route=Route.AUTO,
+        batch=None,
+        device=torch.device(device),
+        seed=seed,
+        tell=Foresight(),
+    )
+    columns = columns_of(features, translation.names, target)
+    values = translation.predict(np.arange(file.n_obs), scale, columns)
+    lower = upper = None
+    if not isinstance(model, SavedModel):
+        key = (source, target, scale, translation.predictor.name)
+        moments = translation.readout.moments("log")
+        calibration = fitting(load_calibrations(Path(model)), key, coverage=None, moments=moments)
+        if calibration is not None:
+            lower, upper = calibration.intervals.take(columns).interval(values)
+    return ImputedValues(tuple(translation.names[j] for j in columns), values, lower, upper, why)

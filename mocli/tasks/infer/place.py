@@ -6,7 +6,6 @@ Cells are encoded, or where a model has no encoders their coordinates are traine
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +25,7 @@ from mocli.models.base import (
 )
 from mocli.tasks.infer.align import Aligned, project
 from mocli.tasks.infer.query import query_of_one
+from mocli.tasks.run.frame import Tell
 from mocli.tasks.run.options import DataOptions
 from mocli.tasks.trained.saved import SavedModel
 from mocli.train.loop import Training, fit
@@ -75,8 +75,7 @@ def place_cells(
     *,
     device: torch.device,
     seed: int,
-    say: Callable[[str], None],
-    warn: Callable[[str], None],
+    tell: Tell,
 ) -> FloatArray:
     """Return the latent of every cell of a file of one modality, `(n_obs, n_latent)`.
 
@@ -89,7 +88,7 @@ def place_cells(
     """
     if isinstance(saved.model, Encodes):
         return project(saved, name, aligned, device)
-    return settle_cells(saved, name, aligned, data, device=device, seed=seed, say=say, warn=warn).z
+    return settle_cells(saved, name, aligned, data, device=device, seed=seed, tell=tell).z
 
 
 def settle_cells(
@@ -100,8 +99,7 @@ def settle_cells(
     *,
     device: torch.device,
     seed: int,
-    say: Callable[[str], None],
-    warn: Callable[[str], None],
+    tell: Tell,
 ) -> LatentCells:
     """Train the places of every cell of a file of one modality, for a model without encoders.
 
@@ -112,8 +110,8 @@ def settle_cells(
     TypeError
         The model cannot take in cells.
     """
-    query = query_of_one(saved, name, aligned, data, say=say, warn=warn)
-    say(
+    query = query_of_one(saved, name, aligned, data, say=tell.say, warn=tell.warn)
+    tell.say(
         f"{saved.description['model']} has no encoders: places of {len(query.rows):,} cells are trained, "
         "all that was learnt before stays as it is"
     )

@@ -6,13 +6,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from mocli.data.files.modality import ModalityFile
+from mocli.errors import InputError
 from mocli.tasks.infer.align import Aligned, align
-from mocli.tasks.infer.predictor import Predictor, of_cells
+from mocli.tasks.infer.batch import own_batches
+from mocli.tasks.infer.decoder import ValueDecoder
+from mocli.tasks.infer.direction import Direction
+from mocli.tasks.infer.place import place_cells
+from mocli.tasks.infer.predictor import Predictor, choose_predictor, of_cells
+from mocli.tasks.run.frame import Tell
+from mocli.tasks.run.options import DataOptions
 from mocli.tasks.trained.readout import FeatureReadout
 from mocli.tasks.trained.saved import SavedModel
-from mocli.types import CSR, FloatArray, IntArray
+from mocli.types import CSR, FloatArray, IntArray, Route
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +51,53 @@ class Translation:
     z: FloatArray
     predictor: Predictor
     batches: IntArray | None = None
+
+    @classmethod
+    def of(
+        cls,
+        saved: SavedModel,
+        direction: Direction,
+        data: DataOptions,
+        *,
+        route: Route,
+        batch: str | None,
+        device: torch.device,
+        seed: int,
+        tell: Tell,
+    ) -> tuple[Translation, str]:
+        """Place every cell of the source in the latent, and choose what makes values of it; and why so.
+
+        Parameters
+        ----------
+        batch
+            As `decode_batch` takes it.
+
+        Raises
+        ------
+        InputError
+            The model has no readout of the target; features or covariates of the cells do not fit it.
+        UsageError
+            A route or a batch to decode as that the model does not offer.
+        """
+        source, target, file = direction.source, direction.target, direction.source_file
+        if target not in saved.readouts:
+            raise InputError(
+                f"the model cannot give values of '{target}'",
+                hint="train it again with this version of mocli",
+            )
+        predictor, why = choose_predictor(
+            saved, source, target, route=route, batch=batch, device=device, warn=tell.warn
+        )
+        batches = None
+        if isinstance(predictor, ValueDecoder) and predictor.batch and predictor.batch.own:
+            batches = own_batches(saved, target, file, data.batch_key, tell.warn)
+        aligned = align(saved, source, file, layers=data.layer, warn=tell.warn)
+        z = place_cells(saved, source, aligned, data, device=device, seed=seed, tell=tell)
+        pairs = np.zeros((0, 2), dtype=np.int64)
+        return (
+            cls(saved, source, target, file, direction.target_file, pairs, data.layer, z, predictor, batches),
+            why,
+        )
 
     @property
     def readout(self) -> FeatureReadout:

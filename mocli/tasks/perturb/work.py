@@ -197,7 +197,7 @@ class PerturbationRun:
             )
             self.settled = settle_cells(
                 self.saved, self.modality, aligned, self.request.data,
-                device=run.device, seed=self.request.run.seed, say=run.say, warn=run.warn,
+                device=run.device, seed=self.request.run.seed, tell=run,
             )  # fmt: skip
         self.cells = self.place(chosen.source)
         targets: FloatArray = np.zeros((0, self.cells.z.shape[1]), np.float32)

@@ -45,14 +45,16 @@ def fitting(
     kept: Mapping[Key, Calibration],
     key: Key,
     *,
-    coverage: float,
+    coverage: float | None,
     moments: tuple[FloatArray, FloatArray],
-    warn: Callable[[str], None],
+    warn: Callable[[str], None] = lambda _: None,
 ) -> Calibration | None:
     """Return the calibration of a translation, on `scaled` made from that on `log` if need be.
 
     Parameters
     ----------
+    coverage
+        Warned of where the model's intervals are for another.
     moments
         Mean and deviation of the target's features on the scale `log`, `(n_vars,)` each.
     """
@@ -69,7 +71,7 @@ def fitting(
         if accuracy is not None:
             accuracy = replace(accuracy, rmse=accuracy.rmse / unit, mae=accuracy.mae / unit)
         found = Calibration(offsets, logged.basis, accuracy)
-    if found is not None and found.intervals.coverage != coverage:
+    if found is not None and coverage is not None and found.intervals.coverage != coverage:
         warn(
             f"the model's intervals are for a coverage of {found.intervals.coverage:g}, not {coverage:g}; "
             "they are written as they are"

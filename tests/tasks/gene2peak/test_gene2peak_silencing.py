@@ -11,6 +11,8 @@ import mocli
 from mocli.__main__ import main
 from mocli.data.demo.files import write_demo
 from mocli.errors import InputError, UsageError
+from mocli.tasks.gene2peak.options import Gene2PeakOptions
+from mocli.tasks.gene2peak.silence import silence_genes
 
 QUICK = {"threads": 1, "device": "cpu", "html": False}
 SMALL = {"n_hidden": 32, "n_latent": 8, "batch_size": 64}
@@ -75,6 +77,19 @@ def found(tissue):
         truth=tissue / "truth.bedpe",
         output=tissue / "found.tsv", params=SMALL, max_steps=150, **{**QUICK, "html": True},
     )  # fmt: skip
+
+
+def test_genes_of_cells_in_memory_are_silenced(tissue, found):
+    with md.set_options(pull_on_update=False):
+        both = md.read_h5mu(tissue / "factor.h5mu")
+    options = Gene2PeakOptions(gtf=tissue / "genes.tsv", genes=("CD4", "CD19"))
+    result = silence_genes(found.output.with_suffix(".model"), both.mod, options)
+    table = pd.read_csv(found.output, sep="\t")
+    table = table[(table["group"] == "all") & table["gene"].isin(["CD4", "CD19"])]
+    assert set(zip(result.table["gene"], result.table["peak"], strict=True)) == set(
+        zip(table["gene"], table["peak"], strict=True)
+    )
+    assert np.isfinite(result.table["change"]).all()
 
 
 @pytest.fixture

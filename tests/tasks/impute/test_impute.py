@@ -17,6 +17,7 @@ from mocli.data.demo.files import write_demo
 from mocli.data.files.inputs import open_inputs
 from mocli.errors import InputError, Interrupted, MocliError, UsageError
 from mocli.tasks.impute.impute import impute
+from mocli.tasks.impute.work import impute_values
 from mocli.tasks.infer.align import align
 from mocli.tasks.run.modelfolder import CALIBRATION
 from mocli.tasks.trained.calibration import load_calibrations
@@ -82,6 +83,23 @@ def query(demo, unpaired_run, tmp_path):
         return result, ad.read_h5ad(tmp_path / name)
 
     return run
+
+
+def test_cells_in_memory_are_imputed_as_those_of_a_file(query, demo, unpaired_run):
+    _, filled = query(cells="all")
+    cells = ad.read_h5ad(demo / "rna.h5ad")
+    model = unpaired_run[1].with_suffix(".model")
+    values = impute_values(model, cells, "prot")
+    assert list(values.names) == list(filled.var_names)
+    np.testing.assert_allclose(values.values, filled.X, rtol=ROUNDED, atol=ROUNDED)
+    np.testing.assert_allclose(values.upper, filled.layers["upper"], rtol=ROUNDED, atol=ROUNDED)
+    some = impute_values(load_model(model), cells, "prot", features=values.names[3:5], scale="counts")
+    assert some.values.shape == (cells.n_obs, 2)
+    assert some.lower is None
+    with pytest.raises(UsageError, match="no modality 'atac'"):
+        impute_values(model, cells, "atac")
+    with pytest.raises(InputError, match="features of the model's 'rna'"):
+        impute_values(model, ad.AnnData(cells.X, var={"x": range(cells.n_vars)}), "prot")
 
 
 def filled(read, output, name):

@@ -14,6 +14,7 @@ from mocli.tasks.impute.impute import impute
 from mocli.tasks.infer.align import align
 from mocli.tasks.infer.place import infer_places, place_cells
 from mocli.tasks.infer.query import match_query, query_of_one
+from mocli.tasks.run.frame import Foresight
 from mocli.tasks.run.options import DataOptions
 from mocli.tasks.trained.saved import load_model
 
@@ -83,11 +84,12 @@ def saved_of(trained):
 def place(saved, path, warnings=None, seed=0):
     (file,) = open_inputs([f"rna={path}"], kinds={})
     aligned = align(saved, "rna", file, layers={}, warn=silent)
-    warn = silent if warnings is None else warnings.append
-    return place_cells(
-        saved, "rna", aligned, DataOptions(inputs=(str(path),)), device=torch.device("cpu"), seed=seed,
-        say=silent, warn=warn,
-    )  # fmt: skip
+    tell = Foresight()
+    data = DataOptions(inputs=(str(path),))
+    z = place_cells(saved, "rna", aligned, data, device=torch.device("cpu"), seed=seed, tell=tell)
+    if warnings is not None:
+        warnings += [line.removeprefix("warning: ") for line in tell.lines if line.startswith("warning: ")]
+    return z
 
 
 def silent(_):

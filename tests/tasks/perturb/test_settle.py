@@ -16,6 +16,7 @@ from mocli.tasks.perturb.reencode import Replacement
 from mocli.tasks.perturb.settle import Settled
 from mocli.tasks.perturb.shifts import Perturbation, stream
 from mocli.tasks.prepare.plan import open_modalities
+from mocli.tasks.run.frame import Foresight
 from mocli.tasks.run.options import DataOptions
 from mocli.tasks.trained.saved import load_model
 
@@ -34,7 +35,7 @@ def cells(paired, tmp_path_factory):
     data = DataOptions([str(paired / "data.h5mu")])
     file = next(f for f in open_modalities(data) if f.name == "rna")
     aligned = align(saved, "rna", file, layers={}, warn=print)
-    placed = settle_cells(saved, "rna", aligned, data, device=CPU, seed=0, say=print, warn=print)
+    placed = settle_cells(saved, "rna", aligned, data, device=CPU, seed=0, tell=Foresight())
     rows = np.array([3, 50, 8, 21])
     made = Replacement.settled(saved, "rna", aligned.read(rows), aligned.absent, placed, rows)
     placed.model.module.double()
