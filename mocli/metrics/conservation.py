@@ -20,22 +20,20 @@ FEWEST = 15  # neighbours
 MAX_ASKING = 2000  # cells whose neighbours are compared: a share is known to 0.01 by then
 
 
-@metric(
-    name="neighbor_conservation",
-    title="Neighbour conservation",
-    better="higher",
-    bounds=(0.0, 1.0),
-    needs={"own"},
-    sentence="Share of a cell's neighbours by its own measured features that are still its neighbours after "
-    "integration; 1 keeps all, integration that removes batches or noise stays below.",
-    definition="Our reading. For a cell, the share of its k nearest cells of the same modality by that "
-    "modality's own features (principal components) that are among its k nearest of them in the joint "
-    "latent; k a hundredth of the cells, from 15 to 300; mean over cells, 2,000 drawn at random "
-    "if there are more, which look among at most 20,000.",
-    section="scCross, neighbor_conservation",
-)
+@metric(Embedding, better="higher", bounds=(0.0, 1.0), needs={"own"})
 def neighbor_conservation(e: Embedding) -> Iterable[Score]:
-    """Score each modality."""
+    """Neighbour conservation.
+
+    Share of a cell's neighbours by its own measured features that are still its neighbours after integration;
+    1 keeps all, integration that removes batches or noise stays below.
+
+    Our reading. For a cell, the share of its k nearest cells of the same modality by that modality's own
+    features (principal components) that are among its k nearest of them in the joint latent; k a hundredth of
+    the cells, from 15 to 300; mean over cells, 2,000 drawn at random if there are more, which look among at
+    most 20,000.
+
+    Source: scCross, neighbor_conservation.
+    """
     for name, rows, places in _own(e):
         n = len(rows)
         k = min(max(FEWEST, round(SHARE * n)), MAX_NEIGHBORS, n - 1)
@@ -53,22 +51,20 @@ def neighbor_conservation(e: Embedding) -> Iterable[Score]:
         yield Score(float(kept.mean()) / k, len(asking), name)
 
 
-@metric(
-    name="pcr_comparison",
-    title="PCR comparison",
-    better="higher",
-    bounds=(0.0, 1.0),
-    needs={"own", "batches"},
-    sentence="Part of the variation between batches that integration removed: 1 is all, 0 is none, or more "
-    "than before. Where batches hold different cell types, some must stay.",
-    definition="Principal component regression over all components: the share of the total variance that "
-    "lies between the means of the batches. (share by the modality's own features - share in the joint "
-    "latent) / share by its own features, at least 0, of the cells of one modality; cells of unknown batch "
-    "count as a batch of their own. At most 20,000 cells, drawn at random.",
-    section="scIB, Nat Methods 2022, PCR comparison",
-)
+@metric(Embedding, better="higher", bounds=(0.0, 1.0), needs={"own", "batches"})
 def pcr_comparison(e: Embedding) -> Iterable[Score]:
-    """Score each modality that has several batches."""
+    """PCR comparison.
+
+    Part of the variation between batches that integration removed: 1 is all, 0 is none, or more than before.
+    Where batches hold different cell types, some must stay.
+
+    Principal component regression over all components: the share of the total variance that lies between the
+    means of the batches. (share by the modality's own features - share in the joint latent) / share by its
+    own features, at least 0, of the cells of one modality; cells of unknown batch count as a batch of their
+    own. At most 20,000 cells, drawn at random.
+
+    Source: scIB, Nat Methods 2022, PCR comparison.
+    """
     for name, rows, places in _own(e):
         batch = e.joint_batch[e.modality_codes == e.modalities.index(name)][rows]
         before, after = (between_share(x, batch) for x in (places, e.rows(name)[rows]))

@@ -1,16 +1,19 @@
-"""Columns brought to a form in which a product is a correlation; a sparse side stays sparse."""
+"""Correlations as products of columns, and what chance gives them: null draws, matched features, FDR."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from mocli.types import CSR, BoolArray, DoubleArray
+from mocli.types import CSR, BoolArray, DoubleArray, FloatArray, IntArray
 
 _ROUNDING = 1e-6  # a spread below this share of the largest value is float32 noise
+DECILES = 10
+FEWEST_MATCHED = 10  # features that must be left for a feature's own mean and spread
+_PER_BIN = 50  # features that earn another bin
+_FEWEST_BIN = 20
 
 
 class UnitRows(NamedTuple):
@@ -96,3 +99,172 @@ def rank_dense(block: np.ndarray) -> DoubleArray:
 
     ranks: DoubleArray = stats.rankdata(block, axis=0)
     return ranks
+
+
+def empirical_p(null: FloatArray, observed: DoubleArray) -> DoubleArray:
+    """Two-sided p of values against a pool of null draws.
+
+    `(1 + #{|null| >= |observed|}) / (1 + #null)`: never 0, and valid for any
+    shape of the null. NaN where the value is NaN or the pool is empty.
+
+    Parameters
+    ----------
+    null
+        `(n_null,)` in any order, finite.
+    observed
+        `(n,)`; compared in float32 as the pool is kept, so that a value that is
+        also in the pool counts as equal to itself.
+    """
+    pool = np.sort(np.abs(null.astype(np.float32)))
+    values = np.abs(observed.astype(np.float32))
+    at_least = len(pool) - np.searchsorted(pool, values, side="left")
+    p: DoubleArray = (1.0 + at_least.astype(np.float64)) / (1.0 + len(pool))
+    p[~np.isfinite(values) | (len(pool) == 0)] = np.nan
+    return p
+
+
+def outlier_p(z: DoubleArray, count: IntArray) -> DoubleArray:
+    """Two-sided p of a value measured by the mean and spread of `count` others, all of one normal law.
+
+    `z / sqrt(1 + 1 / count)` then has Student's distribution with `count - 1`
+    degrees of freedom (the studentised residual). NaN where z is.
+    """
+    from scipy import stats  # late: listing the metrics loads nothing heavy
+
+    count = np.maximum(count, 2)
+    p: DoubleArray = 2.0 * stats.t.sf(np.abs(z) / np.sqrt(1.0 + 1.0 / count), count - 1)
+    return p
+
+
+def false_discovery_rate(p: DoubleArray, n_compared: int | None = None) -> DoubleArray:
+    """Benjamini and Hochberg's adjusted p; NaN stays NaN and is no test.
+
+    Parameters
+    ----------
+    n_compared
+        How many tests the values were selected from. Those left out count as
+        tests with p = 1, which is on the safe side.
+    """
+    from scipy import stats  # late: listing the metrics loads nothing heavy
+
+    adjusted = np.full(len(p), np.nan)
+    known = np.isfinite(p)
+    tests = int(known.sum())
+    if tests:
+        more = max(1.0, (n_compared or 0) / len(p))
+        adjusted[known] = np.minimum(stats.false_discovery_control(p[known]) * more, 1.0)
+    return adjusted
+
+
+class Panel(NamedTuple):
+    """Features drawn to stand for all that are seen equally often.
+
+    Attributes
+    ----------
+    features
+        `(n_panel,)` positions, increasing.
+    bins
+        `(n_features,)` bin of every feature's rate, drawn or not.
+    """
+
+    features: IntArray
+    bins: IntArray
+
+    @property
+    def n_bins(self) -> int:
+        """Number of bins."""
+        return int(self.bins.max(initial=0)) + 1
+
+
+def draw_panel(rate: DoubleArray, eligible: BoolArray, per_bin: int, rng: np.random.Generator) -> Panel:
+    """Draw features from every decile of the rate.
+
+    Bins are deciles of the rate over the eligible features that are seen at all;
+    fewer where there are fewer than 50 features for each, or where many features
+    share one rate.
+
+    Parameters
+    ----------
+    rate
+        `(n_features,)` fraction of cells with signal.
+    per_bin
+        Features drawn from a bin, all where it has fewer.
+    """
+    population = np.flatnonzero(eligible & (rate > 0))
+    n_bins = int(np.clip(len(population) // _PER_BIN, 1, DECILES))
+    sorted_rate = np.sort(rate[population])
+    edges: list[float] = []
+    low = 0
+    for share in np.arange(1, n_bins) / n_bins:
+        edge = sorted_rate[int(share * len(population))]
+        below = int(np.searchsorted(sorted_rate, edge, side="left"))
+        if min(below - low, len(population) - below) >= _FEWEST_BIN:
+            edges.append(float(edge))
+            low = below
+    bins = np.searchsorted(np.asarray(edges), rate, side="right").astype(np.int64)
+    drawn = []
+    for k in range(len(edges) + 1):
+        members = population[bins[population] == k]
+        drawn.append(rng.choice(members, min(per_bin, len(members)), replace=False))
+    return Panel(np.sort(np.concatenate(drawn)).astype(np.int64), bins)
+
+
+class OwnNull:
+    """The panel's correlations with one feature of the other side, bin by bin.
+
+    Parameters
+    ----------
+    correlation
+        `(n_panel,)`; NaN is left out.
+    bins
+        `(n_panel,)`.
+    usable
+        `(n_panel,)`, the members that are null for this feature.
+    """
+
+    def __init__(self, correlation: DoubleArray, bins: IntArray, usable: BoolArray, n_bins: int) -> None:
+        self._bins, self._usable = bins, usable & np.isfinite(correlation)
+        self._values = np.where(self._usable, correlation, 0.0)
+        self._count = np.bincount(bins, self._usable, n_bins)
+        self._sum = np.bincount(bins, self._values, n_bins)
+        self._squares = np.bincount(bins, self._values**2, n_bins)
+
+    def standardise(
+        self, values: DoubleArray, bins: IntArray, member: IntArray
+    ) -> tuple[DoubleArray, IntArray]:
+        """Return how many standard deviations values lie from the mean of their bin.
+
+        Parameters
+        ----------
+        values, bins
+            `(n,)`.
+        member
+            `(n,)` place in the panel, -1 for none: a member of the null is left out
+            of the mean and spread that it is measured by, as no other value is in
+            its own.
+
+        Returns
+        -------
+        `(n,)`, NaN where fewer than 10 features are left or all have one value; and
+        the number of features each was measured by.
+        """
+        within = (member >= 0) & self._usable[member] if len(self._usable) else np.zeros(len(member), bool)
+        own = np.where(within, self._values[member], 0.0) if len(self._usable) else np.zeros(len(member))
+        n_others: IntArray = (self._count[bins] - within).astype(np.int64)
+        total = self._sum[bins] - own
+        squares = self._squares[bins] - own**2
+        enough = n_others >= FEWEST_MATCHED
+        count = np.where(enough, n_others, 2.0)
+        mean = total / count
+        variance = (squares - total * mean) / (count - 1)
+        z: DoubleArray = np.full(len(values), np.nan)
+        defined = enough & (variance > 1e-14)
+        z[defined] = (values[defined] - mean[defined]) / np.sqrt(variance[defined])
+        return z, n_others
+
+    def members(self) -> tuple[DoubleArray, IntArray]:
+        """Return the null's own standardised values and their bins, `(n_null,)` each."""
+        place = np.flatnonzero(self._usable)
+        z, _ = self.standardise(self._values[place], self._bins[place], place)
+        known = np.isfinite(z)
+        return z[known], self._bins[place][known]

@@ -7,37 +7,35 @@ Every metric is invariant to shifting and scaling the latent, so
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from mocli.metrics.registry import Seen
 from mocli.nn.neighbors import chunks, knn
+from mocli.types import CSR, BoolArray, FloatArray, IntArray
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
-
     from numpy.typing import NDArray
 
-    from mocli.types import BoolArray, FloatArray, IntArray
-
-    Edge = tuple[str, str]
-    Linked = tuple[FloatArray, FloatArray, tuple[str, ...]]
-    Own = tuple[IntArray, FloatArray]
-
-T = TypeVar("T")
+Edge = tuple[str, str]
+Linked = tuple[FloatArray, FloatArray, tuple[str, ...]]
+Own = tuple[IntArray, FloatArray]
 
 MAX_NEIGHBORS = 300  # the neighbourhood of the mixing metric
 NEAR = 90  # those whose distances are kept: thrice the perplexity of LISI
 ACROSS = 15  # neighbours in the other modality
 ROWS = 2_048  # whose neighbours are searched at once
+NEIGHBORS = 15  # of a cell in the k-NN graph
 MAX_CELLS = 20_000  # metrics that average over cells draw this many
 
 
 @dataclass(frozen=True, eq=False)
-class Embedding:
+class Embedding(Seen):
     """A latent space and what is known of its cells.
 
     Attributes
@@ -72,7 +70,8 @@ class Embedding:
     own: Mapping[str, Own] | None = None
     seed: int = 0
     device: str = "cpu"
-    _shared: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
+
+    kind = "embedding"
 
     def __post_init__(self) -> None:
         widths = {np.shape(z)[1:] for z in self.z.values()}
@@ -88,6 +87,19 @@ class Embedding:
         for name, (cells, places) in (self.own or {}).items():
             if len(cells) != len(places) or np.max(cells, initial=-1) >= len(self.z[name]):
                 raise ValueError(f"{len(places)} own places of {len(cells)} rows of '{name}' do not fit")
+
+    def holds(self, need: str) -> bool:
+        """Whether there are two `modalities` or `batches`, a `label`, `pairs`, `linked` or `own` features."""
+        if need == "modalities":
+            return len(self.z) > 1
+        if need == "batches":
+            return len(np.unique(self.joint_batch)) > 1
+        return bool(getattr(self, need))
+
+    @property
+    def n(self) -> int:
+        """Rows of `joint`."""
+        return len(self.joint)
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -220,12 +232,6 @@ class Embedding:
             distances[rows] = apart[others].reshape(shape)[:, :NEAR]
         return cells, neighbors, distances
 
-    def share(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """Return what `compute` gave the first time: work that several metrics of a file share."""
-        if key not in self._shared:
-            self._shared[key] = compute()
-        return cast("T", self._shared[key])
-
 
 def without_self(found: IntArray, cells: IntArray) -> IntArray:
     """Neighbours `(m, k + 1)` less the asking cell `(m,)`: `(m, k)`.
@@ -244,3 +250,78 @@ def others_than(found: IntArray, cells: IntArray) -> BoolArray:
     own: BoolArray = found == cells[:, None]
     own[~own.any(1), -1] = True
     return ~own
+
+
+def neighbor_graph(e: Embedding) -> tuple[IntArray, CSR]:
+    """Return cells (all, or `MAX_CELLS` drawn) and which of them are near each other.
+
+    Returns
+    -------
+    Rows of the joint latent, `(m,)`, in an order that depends on the coordinates alone (as what
+    follows may depend on it), and the symmetric graph of 0 and 1, `(m, m)`.
+    """
+
+    def build() -> tuple[IntArray, CSR]:
+        cells, lists = e.neighbors
+        members = np.zeros(len(e.joint), bool)
+        members[cells] = True
+        near = lists[:, :NEIGHBORS].astype(np.int64)
+        if len(cells) < len(e.joint):
+            near = nearest_among(e, np.arange(len(cells)), members, NEIGHBORS)
+        order = coordinate_order(e, cells)
+        place = np.empty(len(e.joint), np.int64)
+        place[cells[order]] = np.arange(len(cells))
+        return cells[order], joined(place[near[order]])
+
+    return e.share("neighbor graph", build)
+
+
+def joined(near: IntArray) -> CSR:
+    """Return the symmetric graph of 0 and 1 in which each of m is joined to those it lists, `(m, k)`."""
+    from scipy.sparse import csr_matrix
+
+    m, k = near.shape
+    ends = np.arange(m + 1) * k
+    directed = csr_matrix((np.ones(near.size), near.ravel(), ends), shape=(m, m))
+    graph = directed.maximum(directed.T).tocsr()
+    graph.sort_indices()
+    return graph
+
+
+def coordinate_order(e: Embedding, cells: IntArray) -> IntArray:
+    """Positions that sort rows of the joint latent by coordinate, so that file order does not matter."""
+    order: IntArray = np.lexsort(e.joint[cells].T[::-1]) if e.joint.shape[1] else np.arange(len(cells))
+    return order
+
+
+def nearest_among(e: Embedding, asking: IntArray, members: BoolArray, k: int) -> IntArray:
+    """Nearest other members of every asking cell, from the shared neighbours where these suffice.
+
+    Parameters
+    ----------
+    asking
+        `(m,)` positions in the cells of `e.neighbors`; each is a member itself.
+    members
+        `(n,)` over the joint latent.
+    k
+        At most 300, or the other members if fewer.
+
+    Returns
+    -------
+    Rows of the joint latent, `(m, k)`, nearest first.
+    """
+    cells, lists = e.neighbors
+    candidates = np.flatnonzero(members)
+    k = max(0, min(k, len(candidates) - 1))
+    found = np.empty((len(asking), k), np.int64)
+    for rows in chunks(len(asking), 2048):
+        own = asking[rows]
+        hits = members[lists[own]]
+        first = np.argsort(~hits, axis=1, kind="stable")[:, :k]
+        found[rows] = np.take_along_axis(lists[own], first, axis=1)
+        short = np.flatnonzero(hits.sum(axis=1) < k)
+        if len(short):
+            asked = cells[own[short]]
+            places = e.search(e.joint[asked], e.joint[candidates], k + 1)
+            found[rows.start + short] = without_self(candidates[places], asked)
+    return found

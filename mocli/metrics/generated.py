@@ -1,31 +1,20 @@
-"""Simulated cells beside real ones: what metrics of generation see, and how they are found and run.
-
-A metric is a function in a module of this package under the decorator `generation_metric`; nobody
-names it elsewhere. It compares the real and the simulated cells of one label in one modality, or in two.
-"""
+"""Simulated cells beside real ones: what metrics of generation see."""
 
 from __future__ import annotations
 
 import math
-import pkgutil
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
-import mocli.metrics
-from mocli.report.figures import Entry, figure
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping
-
-    from mocli.types import CSR, DoubleArray, FloatArray, IntArray
+from mocli.metrics.registry import Metric, Score, Seen, available_metrics
+from mocli.report.figures import Entry
+from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
 T = TypeVar("T")
-Need = Literal["counts", "labels", "latent", "paired"]
-Of = tuple[str, ...]
 
 N_COMPONENTS = 20
 MOST_FEATURES = 3_000
@@ -147,87 +136,63 @@ class Generated:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class GenerationMetric:
-    """A registered metric of simulated cells.
+@dataclass(frozen=True, eq=False)
+class LabelView(Seen):
+    """Real and simulated cells of one label in one modality, or in two: what metrics of simulated cells see.
 
     Attributes
     ----------
-    best
-        The value of cells that are like real ones.
-    bounds
-        Lowest and highest possible value; may be infinite.
-    of_two
-        Whether it looks at two modalities together.
-    sentence, definition, section
-        How to read it, the exact formula in words, where it comes from.
-    compute
-        Called with the cells, the modality or modalities, and the label; NaN where undefined.
+    of
+        The modality or modalities.
+    code
+        The label.
     """
 
-    name: str
-    title: str
-    best: float
-    bounds: tuple[float, float]
-    needs: frozenset[Need]
-    of_two: bool
-    sentence: str
-    definition: str
-    section: str
-    compute: Callable[[Generated, Of, int], float]
+    cells: Generated
+    of: tuple[str, ...]
+    code: int
+    kind = "simulated"
+
+    def holds(self, need: str) -> bool:
+        """Whether `counts`, several `labels`, a `latent`, `paired` cells or `two` modalities are there."""
+        match need:
+            case "counts":
+                return all(m in self.cells.counted for m in self.of)
+            case "labels":
+                return all(len(np.unique(self.cells.real_label[m])) > 1 for m in self.of)
+            case "latent":
+                return all(m in self.cells.latent for m in self.of)
+            case "two":
+                return len(self.of) == 2
+            case _:
+                return self.cells.paired
 
     @property
-    def better(self) -> Literal["higher", "lower"] | None:
-        """Where the better values lie; None where the best is in between."""
-        low, high = self.bounds
-        return "lower" if self.best == low else "higher" if self.best == high else None
+    def n(self) -> int:
+        """Simulated cells."""
+        return len(self.cells.rows(self.of[0], self.code)[1])
 
-    def applies_to(self, cells: Generated, of: Of) -> bool:
-        """Whether the cells hold what the metric needs."""
-        held: dict[Need, bool] = {
-            "counts": all(m in cells.counted for m in of),
-            "labels": all(len(np.unique(cells.real_label[m])) > 1 for m in of),
-            "latent": all(m in cells.latent for m in of),
-            "paired": cells.paired,
-        }
-        return all(held[need] for need in self.needs)
+    @property
+    def modality(self) -> str:
+        """The modality, the first of two."""
+        return self.of[0]
 
-    def by_label(self, cells: Generated, of: Of) -> dict[int, float]:
-        """Compute for every label that has real and simulated cells."""
-        codes = set.intersection(*(set(cells.labels(m)) for m in of))
-        with np.errstate(all="ignore"):
-            return {code: float(self.compute(cells, of, code)) for code in sorted(codes)}
+    @property
+    def label(self) -> IntArray:
+        """Codes of all real cells."""
+        return self.cells.real_label[self.modality]
 
+    def rows(self) -> tuple[IntArray, IntArray]:
+        """Real and simulated cells."""
+        return self.cells.rows(self.modality, self.code)
 
-def generation_metric(
-    *,
-    name: str,
-    title: str,
-    best: float,
-    bounds: tuple[float, float],
-    sentence: str,
-    definition: str,
-    section: str,
-    needs: Iterable[Need] = (),
-    of_two: bool = False,
-) -> Callable[[Callable[[Generated, Of, int], float]], GenerationMetric]:
-    """Turn a function into the metric that `available_generation_metrics` finds in its module."""
+    def raw(self) -> tuple[CSR, CSR]:
+        """Measured values of real and simulated cells."""
+        return self.cells.raw(self.modality, self.code)
 
-    def register(compute: Callable[[Generated, Of, int], float]) -> GenerationMetric:
-        return GenerationMetric(
-            name, title, best, bounds, frozenset(needs), of_two, sentence, definition, section, compute
-        )
-
-    return register
-
-
-def available_generation_metrics() -> dict[str, GenerationMetric]:
-    """Return every metric of generation of every module on `mocli.metrics.__path__`, by name."""
-    found: dict[str, GenerationMetric] = {}
-    for module in pkgutil.iter_modules(mocli.metrics.__path__):
-        members = vars(import_module(f"mocli.metrics.{module.name}")).values()
-        found.update({m.name: m for m in members if isinstance(m, GenerationMetric)})
-    return dict(sorted(found.items()))
+    def logged(self, position: int = 0) -> tuple[CSR, CSR]:
+        """Return logged values of real and simulated cells in the modality at a position."""
+        return self.cells.logged_of(self.of[position], self.code)
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,31 +200,30 @@ class Judged:
     """One metric of one modality or two: its values by label, and as the report has it."""
 
     key: str
-    metric: GenerationMetric
+    metric: Metric[LabelView]
     by_label: Mapping[int, float]
     entry: Entry
+
+
+def by_label(metric: Metric[LabelView], cells: Generated, of: tuple[str, ...]) -> dict[int, float]:
+    """Compute a metric of one modality or two for every label that has real and simulated cells."""
+    codes = set.intersection(*(set(cells.labels(m)) for m in of))
+    return {code: metric(LabelView(cells, of, code))[0].value for code in sorted(codes)}
 
 
 def judge(cells: Generated) -> list[Judged]:
     """Compute all metrics whose needs are met; the report's value is the mean over labels."""
     found = []
-    for metric in available_generation_metrics().values():
-        parts: list[Of] = [*combinations(cells.real, 2)] if metric.of_two else [(m,) for m in cells.real]
-        for of in parts:
-            if not metric.applies_to(cells, of):
-                continue
-            by_label = metric.by_label(cells, of)
-            known = [v for v in by_label.values() if math.isfinite(v)]
-            entry = figure(
-                float(np.mean(known)) if known else None,
-                metric.title,
-                metric.definition + " Mean over labels.",
-                metric.sentence,
-                better=metric.better,
-                bounds=metric.bounds,
-                n=len(cells.simulated_label),
-            )
-            found.append(Judged(f"{metric.name}[{'-'.join(of)}]", metric, by_label, entry))
+    for metric in available_metrics("simulated").values():
+        parts: list[tuple[str, ...]] = [(m,) for m in cells.real]
+        if "two" in metric.needs:
+            parts = [*combinations(cells.real, 2)]
+        for of in (of for of in parts if metric.applies_to(LabelView(cells, of, -1))):
+            values = by_label(metric, cells, of)
+            known = [v for v in values.values() if math.isfinite(v)]
+            mean = Score(float(np.mean(known)) if known else math.nan, len(cells.simulated_label))
+            entry = metric.entry(mean, more=" Mean over labels.")
+            found.append(Judged(f"{metric.name}[{'-'.join(of)}]", metric, values, entry))
     return found
 
 

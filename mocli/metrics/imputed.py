@@ -1,28 +1,25 @@
-"""Imputed values of labelled cells beside measured ones: what metrics of labels see, and how they are found.
+"""Imputed values of labelled cells beside measured ones: what metrics of labels see, and these metrics.
 
-A metric is a function in a module of this package under the decorator `imputation_metric`; nobody
-names it elsewhere. Accuracy by feature, which needs no labels, is in `mocli.metrics.imputation`.
+Accuracy by feature, which needs no labels, is in `mocli.metrics.imputation`.
 """
 
 from __future__ import annotations
 
 import math
-import pkgutil
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-import mocli.metrics
 from mocli.metrics.generated import principal_axes
+from mocli.metrics.registry import Seen, metric
 from mocli.nn.neighbors import knn
+from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from mocli.types import CSR, DoubleArray, FloatArray, IntArray, Json
-
+TOP = 5
+"""Features of a label whose means are compared."""
+FEWEST_SHARES = 3
+"""Numbers below which a correlation says nothing (shares, which sum to 1, always correlate)."""
 AMONG = 15
 N_COMPONENTS = 50
 
@@ -76,7 +73,7 @@ class RealCells:
 
 
 @dataclass(frozen=True, eq=False)
-class LabelledCells:
+class LabelledCells(Seen):
     """What is known of imputed cells by label.
 
     Attributes
@@ -96,6 +93,17 @@ class LabelledCells:
     given: IntArray
     measured: DoubleArray
     imputed: DoubleArray
+
+    kind = "imputed"
+
+    def holds(self, need: str) -> bool:
+        """Nothing is needed beside labels."""
+        return True
+
+    @property
+    def n(self) -> int:
+        """Imputed cells."""
+        return len(self.label)
 
     @property
     def sizes(self) -> IntArray:
@@ -125,65 +133,66 @@ class Tally:
         return self._real.vote(self._scores)
 
 
-@dataclass(frozen=True, slots=True)
-class ImputationMetric:
-    """A registered metric of imputed cells that have labels.
+@metric(LabelledCells, better="higher", bounds=(-1.0, 1.0))
+def imputation_label_shares(cells: LabelledCells) -> float:
+    """Correlation of label shares.
 
-    Attributes
-    ----------
-    bounds
-        Lowest and highest possible value.
-    sentence, definition, section
-        How to read it, the exact formula in words, where it comes from.
-    compute
-        NaN where undefined.
+    Whether imputed cells look like as many cells of each label as there are: 1 is in proportion; it does not
+    ask whether each cell has its own label.
+
+    Pearson correlation, over the labels that cells have or are given (at least 3), of the share of cells that
+    have a label with the share given it by imputed values: that of most of the 15 nearest real cells
+    (Euclidean, first 50 principal components of the real cells' logged values, at most 3,000 features of the
+    greatest variance; at most 5,000 cells: those trained on, or all of the file where a model is given).
+
+    Source: scCross, Genome Biol 2024, cell type proportions of generated cells (0.89 on mouse cortex).
     """
-
-    name: str
-    title: str
-    better: Literal["higher", "lower"]
-    bounds: tuple[float, float]
-    sentence: str
-    definition: str
-    section: str
-    compute: Callable[[LabelledCells], float]
-
-    def entry(self, cells: LabelledCells) -> dict[str, Json]:
-        """Return the figure as the report has it."""
-        value = float(self.compute(cells))
-        return {
-            "value": value if math.isfinite(value) else None,
-            "better": self.better,
-            "range": list(self.bounds),
-            "n": len(cells.label),
-            "title": self.title,
-            "definition": self.definition,
-            "sentence": self.sentence,
-        }
+    n = len(cells.levels)
+    true, given = (np.bincount(codes, minlength=n) for codes in (cells.label, cells.given))
+    seen = (true + given) > 0
+    true, given = true[seen], given[seen]
+    if len(true) < FEWEST_SHARES or not true.std() or not given.std():
+        return math.nan
+    return float(np.corrcoef(true, given)[0, 1])
 
 
-def imputation_metric(
-    *,
-    name: str,
-    title: str,
-    better: Literal["higher", "lower"],
-    bounds: tuple[float, float],
-    sentence: str,
-    definition: str,
-    section: str,
-) -> Callable[[Callable[[LabelledCells], float]], ImputationMetric]:
-    """Turn a function into the metric that `available_imputation_metrics` finds in its module."""
+@metric(LabelledCells, better="higher", bounds=(-1.0, 1.0))
+def imputation_top_features(cells: LabelledCells) -> float:
+    """Correlation of top features' means.
 
-    def register(compute: Callable[[LabelledCells], float]) -> ImputationMetric:
-        return ImputationMetric(name, title, better, bounds, sentence, definition, section, compute)
+    Whether the strongest features of each label have the imputed level that they have when measured; as their
+    levels differ, even the mean of all cells can come near 1.
 
-    return register
+    Of every label the 5 features whose mean measured logged value exceeds most the mean of the cells of other
+    labels; Pearson correlation, over labels and their features, of the means over the label's cells of
+    measured and of imputed values (at least 3; features without imputed values are left out).
+
+    Source: scCross, Genome Biol 2024, top 5 genes of each cell type (0.93 on mouse cortex).
+    """
+    has = np.flatnonzero(cells.sizes)
+    if len(has) < 2:
+        return math.nan
+    top = top_of(cells.measured, cells.sizes)[has]
+    x, y = (np.take_along_axis(means[has], top, axis=1).ravel() for means in (cells.measured, cells.imputed))
+    known = np.isfinite(x) & np.isfinite(y)
+    x, y = x[known], y[known]
+    if len(x) < FEWEST_SHARES or not x.std() or not y.std():
+        return math.nan
+    return float(np.corrcoef(x, y)[0, 1])
 
 
-def available_imputation_metrics() -> dict[str, ImputationMetric]:
-    """Return every metric of labelled imputed cells of every module on `mocli.metrics.__path__`, by name."""
-    found: dict[str, ImputationMetric] = {}
-    for module in pkgutil.iter_modules(mocli.metrics.__path__):
-        members = vars(import_module(f"mocli.metrics.{module.name}")).values()
-        found.update({m.name: m for m in members if isinstance(m, ImputationMetric)})
-    return dict(sorted(found.items()))
+def top_of(means: DoubleArray, sizes: IntArray) -> IntArray:
+    """Return the 5 features of each label that exceed most the mean of the cells of other labels.
+
+    Parameters
+    ----------
+    means, sizes
+        Mean values by label `(n_levels, p)`, two or more of which have cells, and how many `(n_levels,)`.
+    """
+    size = sizes[:, None].astype(np.float64)
+    known = np.where(size > 0, means, 0)
+    others = (size * known).sum(0) - size * known
+    excess = known - others / (size.sum() - size)
+    excess[:, ~np.isfinite(known).all(0)] = -np.inf
+    top: IntArray = np.argsort(-excess, axis=1, kind="stable")[:, :TOP]
+    return top

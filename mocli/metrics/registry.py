@@ -1,28 +1,32 @@
-"""What a metric is, and how all of them are found and run."""
+"""What a metric is, and how all of them are found and run.
+
+A metric is a function in a module of this package under the decorator `metric`; nobody names it
+elsewhere. There are three kinds, by what they see: an `Embedding` of cells, the simulated cells of
+one label beside real ones (`LabelView`), imputed cells that have labels (`LabelledCells`).
+"""
 
 from __future__ import annotations
 
+import inspect
 import math
 import pkgutil
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Literal
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import numpy as np
 
 import mocli.metrics
 from mocli.errors import UsageError, did_you_mean
+from mocli.report.figures import Better, Entry, figure
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from mocli.metrics.embedding import Embedding
-    from mocli.types import Json
-
-Need = Literal["modalities", "batches", "label", "pairs", "linked", "own"]
+T = TypeVar("T")
 
 OTHER = "other"
-_ASPECTS: tuple[tuple[Need, str], ...] = (
+_ASPECTS = (
     ("pairs", "partners"),
     ("linked", "links"),
     ("batches", "batches"),
@@ -30,6 +34,43 @@ _ASPECTS: tuple[tuple[Need, str], ...] = (
     ("modalities", "modalities"),
     ("label", "labels"),
 )
+
+
+@dataclass(frozen=True, eq=False)
+class Seen(ABC):
+    """What metrics are computed of; what several of them need is computed once.
+
+    Attributes
+    ----------
+    kind
+        Which metrics see it.
+    """
+
+    kind: ClassVar[str]
+    _shared: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
+
+    @abstractmethod
+    def holds(self, need: str) -> bool:
+        """Whether it has what a metric may need, such as `label`."""
+
+    @property
+    @abstractmethod
+    def n(self) -> int:
+        """Cells seen."""
+
+    @cached_property
+    def degenerate(self) -> bool:
+        """Whether it holds nothing that could be scored."""
+        return False
+
+    def share(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return what `compute` gave for this key the first time."""
+        if key not in self._shared:
+            self._shared[key] = compute()
+        return cast("T", self._shared[key])
+
+
+S = TypeVar("S", bound=Seen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +83,21 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
-class Metric:
-    """A registered metric; call it with an `Embedding`.
+class Metric(Generic[S]):
+    """A registered metric; call it with what it sees.
 
     Attributes
     ----------
+    seen
+        What it is computed of.
+    better
+        Where the better values lie; None where the best lies in between.
     bounds
         Lowest and highest possible value; may be infinite.
     needs
-        What the embedding must hold; `"modalities"` means at least two, and so does `"batches"`.
+        What must be there; of an `Embedding`, `modalities` and `batches` mean at least two.
+    best
+        The value that nothing can surpass, where there is one.
     sentence
         How to read it, for a biologist.
     definition, section
@@ -64,85 +111,107 @@ class Metric:
 
     name: str
     title: str
-    better: Literal["higher", "lower"]
+    seen: type[S]
+    better: Better | None
     bounds: tuple[float, float]
-    needs: frozenset[Need]
+    needs: frozenset[str]
+    best: float | None
     sentence: str
     definition: str
     section: str
-    compute: Callable[[Embedding], Iterable[Score]]
-    headline: int = 0
-    aspect: str = ""
+    compute: Callable[[S], float | Iterable[Score]]
+    headline: int
+    aspect: str
 
-    def __post_init__(self) -> None:
-        if not self.aspect:
-            object.__setattr__(self, "aspect", next((a for n, a in _ASPECTS if n in self.needs), OTHER))
+    def __call__(self, seen: S) -> list[Score]:
+        """Compute, once for what is seen; the values are NaN where that is degenerate."""
 
-    def __call__(self, embedding: Embedding) -> list[Score]:
-        """Compute, once per embedding; the values are NaN where the latent holds no geometry."""
+        def listed() -> list[Score]:
+            result = self.compute(seen)
+            return [Score(float(result), seen.n)] if isinstance(result, int | float) else list(result)
+
         with np.errstate(all="ignore"):
-            scores = embedding.share(("scores", self.name), lambda: list(self.compute(embedding)))
-        if embedding.degenerate:
-            return [Score(math.nan, s.n, s.of) for s in scores]
-        return scores
+            scores = seen.share(("scores", self.name), listed)
+        return [replace(score, value=math.nan) for score in scores] if seen.degenerate else scores
 
-    def applies_to(self, embedding: Embedding) -> bool:
-        """Whether the embedding holds what the metric needs."""
-        held: dict[Need, bool] = {
-            "modalities": len(embedding.z) > 1,
-            "batches": len(np.unique(embedding.joint_batch)) > 1,
-            "label": bool(embedding.label),
-            "pairs": bool(embedding.pairs),
-            "linked": bool(embedding.linked),
-            "own": bool(embedding.own),
-        }
-        return all(held[need] for need in self.needs)
+    def applies_to(self, seen: S) -> bool:
+        """Whether what it needs is there."""
+        return all(seen.holds(need) for need in self.needs)
+
+    def entry(self, score: Score, *, more: str = "") -> Entry:
+        """Return a score as the report has it; `more` is added to the definition."""
+        return figure(
+            float(score.value),
+            self.title,
+            self.definition + more,
+            self.sentence,
+            better=self.better,
+            bounds=self.bounds,
+            n=int(score.n),
+        )
 
 
 def metric(
+    seen: type[S],
     *,
-    name: str,
-    title: str,
-    better: Literal["higher", "lower"],
     bounds: tuple[float, float],
-    needs: Iterable[Need],
-    sentence: str,
-    definition: str,
-    section: str,
+    better: Better | None = None,
+    best: float | None = None,
+    needs: Iterable[str] = (),
+    definition: str = "",
     headline: int = 0,
     aspect: str = "",
-) -> Callable[[Callable[[Embedding], Iterable[Score]]], Metric]:
-    """Turn a function into the `Metric` that `available_metrics` finds in its module."""
+) -> Callable[[Callable[[S], float | Iterable[Score]]], Metric[S]]:
+    """Turn a function into the `Metric` that `available_metrics` finds in its module.
 
-    def register(compute: Callable[[Embedding], Iterable[Score]]) -> Metric:
+    The function's name is the metric's. Paragraphs of its docstring are the title, the sentence, the
+    definition (one or more, unless `definition` is given) and, as `Source: ...`, the section. It
+    returns one value, or yields a `Score` each for parts. Where `best` is given and a bound, better
+    values lie there.
+    """
+    if best is not None:
+        better = {bounds[0]: "lower", bounds[1]: "higher"}.get(best)  # type: ignore[assignment]
+    wanted = frozenset(needs)
+    aspect = aspect or next((a for need, a in _ASPECTS if need in wanted), OTHER)
+
+    def register(compute: Callable[[S], float | Iterable[Score]]) -> Metric[S]:
+        parts = [" ".join(part.split()) for part in inspect.cleandoc(compute.__doc__ or "").split("\n\n")]
+        title, sentence = (*parts, "", "")[:2]
+        section = parts[-1].removeprefix("Source: ").rstrip(".")
         return Metric(
-            name,
-            title,
-            better,
-            bounds,
-            frozenset(needs),
-            sentence,
-            definition,
-            section,
-            compute,
-            headline,
-            aspect,
+            name=compute.__name__,
+            title=title.rstrip("."),
+            seen=seen,
+            better=better,
+            bounds=bounds,
+            needs=wanted,
+            best=best,
+            sentence=sentence,
+            definition=definition or " ".join(parts[2:-1]),
+            section=section,
+            compute=compute,
+            headline=headline,
+            aspect=aspect,
         )
 
     return register
 
 
-def available_metrics() -> dict[str, Metric]:
-    """Return every metric of every module on `mocli.metrics.__path__`, by name."""
-    found: dict[str, Metric] = {}
-    for module in pkgutil.iter_modules(mocli.metrics.__path__):
-        members = vars(import_module(f"mocli.metrics.{module.name}")).values()
-        found.update({member.name: member for member in members if isinstance(member, Metric)})
-    return dict(sorted(found.items()))
+def available_metrics(kind: str = "embedding") -> dict[str, Metric[Any]]:
+    """Return every metric of a kind (`embedding`, `simulated` or `imputed`), by name."""
+    return {m.name: m for m in _registered(tuple(mocli.metrics.__path__)) if m.seen.kind == kind}
 
 
-def evaluate(embedding: Embedding, names: Iterable[str] | None = None) -> dict[str, dict[str, Json]]:
-    """Compute the metrics whose needs the embedding meets.
+@cache
+def _registered(path: tuple[str, ...]) -> tuple[Metric[Any], ...]:
+    """Metrics of all modules on the path, sorted by name."""
+    modules = [import_module(f"mocli.metrics.{found.name}") for found in pkgutil.iter_modules(path)]
+    metrics = {m.name: m for module in modules for m in vars(module).values() if isinstance(m, Metric)}
+    return tuple(sorted(metrics.values(), key=lambda m: m.name))
+
+
+def evaluate(seen: Seen, names: Iterable[str] | None = None) -> dict[str, Entry]:
+    """Compute the metrics whose needs are met.
 
     Parameters
     ----------
@@ -151,35 +220,22 @@ def evaluate(embedding: Embedding, names: Iterable[str] | None = None) -> dict[s
 
     Returns
     -------
-    By `name` or `name[of]`: value (None if undefined), better, range (None where
-    unbounded), n, title, definition, sentence; ready for the JSON report.
+    By `name` or `name[of]` what the report has of each score.
 
     Raises
     ------
     UsageError
         A name that no metric has.
     """
-    metrics = available_metrics()
+    metrics = available_metrics(seen.kind)
     chosen = list(metrics) if names is None else list(dict.fromkeys(names))
     for name in chosen:
         if name not in metrics:
             hint = did_you_mean(name, metrics, "metrics")
             raise UsageError(f"there is no metric '{name}'", field="metrics", hint=hint)
-    results: dict[str, dict[str, Json]] = {}
+    results: dict[str, Entry] = {}
     for one in (metrics[name] for name in chosen):
-        if one.applies_to(embedding):
-            for score in one(embedding):
-                results[one.name if score.of is None else f"{one.name}[{score.of}]"] = _entry(one, score)
+        if one.applies_to(seen):
+            for score in one(seen):
+                results[one.name if score.of is None else f"{one.name}[{score.of}]"] = one.entry(score)
     return results
-
-
-def _entry(one: Metric, score: Score) -> dict[str, Json]:
-    return {
-        "value": float(score.value) if math.isfinite(score.value) else None,
-        "better": one.better,
-        "range": [bound if math.isfinite(bound) else None for bound in one.bounds],
-        "n": int(score.n),
-        "title": one.title,
-        "definition": one.definition,
-        "sentence": one.sentence,
-    }

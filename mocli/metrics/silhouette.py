@@ -3,116 +3,99 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 import numpy as np
 
+from mocli.metrics.embedding import Embedding
 from mocli.metrics.registry import Score, metric
 from mocli.nn.neighbors import chunks
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from mocli.metrics.embedding import Embedding
-    from mocli.types import DoubleArray, FloatArray, IntArray
+from mocli.types import DoubleArray, FloatArray, IntArray
 
 TILE = 2**20  # distances held at once
 SAME = 1e-12  # squared distance, relative to the squared norm, that float32 coordinates cannot express
 
 
-@metric(
-    name="silhouette",
-    title="Label silhouette (ASW)",
-    better="higher",
-    bounds=(-1.0, 1.0),
-    needs={"label"},
-    sentence="How well cell types are kept apart: 1 is compact and separate, 0 is overlapping, "
-    "below 0 is intermingled.",
-    definition="Mean over cells of known label of (b - a) / max(a, b): a the mean Euclidean distance in the "
-    "joint latent to the other cells of the label, b the smallest mean distance to the cells of another "
-    "label; 0 for the only cell of a label; from -1 to 1, not rescaled. At most 20,000 cells, drawn at "
-    "random.",
-    section="scMODAL, Methods, ASW",
-)
+@metric(Embedding, better="higher", bounds=(-1.0, 1.0), needs={"label"})
 def silhouette(e: Embedding) -> Iterable[Score]:
-    """Score all labelled cells of all modalities together."""
+    """Label silhouette (ASW).
+
+    How well cell types are kept apart: 1 is compact and separate, 0 is overlapping, below 0 is intermingled.
+
+    Mean over cells of known label of (b - a) / max(a, b): a the mean Euclidean distance in the joint latent
+    to the other cells of the label, b the smallest mean distance to the cells of another label; 0 for the
+    only cell of a label; from -1 to 1, not rescaled. At most 20,000 cells, drawn at random.
+
+    Source: scMODAL, Methods, ASW.
+    """
     cells, widths = label_widths(e)
     yield Score(math.nan if widths is None else float(widths.mean()), len(cells))
 
 
-@metric(
-    name="silhouette_label",
-    title="Label silhouette, rescaled",
-    better="higher",
-    bounds=(0.0, 1.0),
-    needs={"label"},
-    sentence="The label silhouette from 0 to 1: 1 is compact and separate, 0.5 is overlapping.",
-    definition="(s + 1) / 2, s the label silhouette (ASW).",
-    section="scIB, Nat Methods 2022, label ASW; Multigrate, evaluation; scCross, avg_silhouette_width",
-)
+@metric(Embedding, better="higher", bounds=(0.0, 1.0), needs={"label"})
 def silhouette_label(e: Embedding) -> Iterable[Score]:
-    """Score all labelled cells of all modalities together."""
+    """Label silhouette, rescaled.
+
+    The label silhouette from 0 to 1: 1 is compact and separate, 0.5 is overlapping.
+
+    (s + 1) / 2, s the label silhouette (ASW).
+
+    Source: scIB, Nat Methods 2022, label ASW; Multigrate, evaluation; scCross, avg_silhouette_width.
+    """
     (raw,) = silhouette(e)
     yield Score((raw.value + 1) / 2, raw.n)
 
 
-@metric(
-    name="silhouette_modality",
-    title="Modality silhouette within labels",
-    better="higher",
-    bounds=(0.0, 1.0),
-    needs={"modalities", "label"},
-    sentence="How well the modalities overlap inside each cell type: 1 is on top of each other, 0 is apart.",
-    definition="Within each label that several modalities have, mean over its cells of 1 - |s|, where s is "
-    "the silhouette of the cell's modality among the cells of that label in the joint latent; mean over "
-    "those labels. At most 20,000 cells, drawn at random.",
-    section="scIB, Nat Methods 2022, batch ASW, with modalities as batches",
-)
+@metric(Embedding, better="higher", bounds=(0.0, 1.0), needs={"modalities", "label"})
 def silhouette_modality(e: Embedding) -> Iterable[Score]:
-    """Score the labels that occur in two modalities or more."""
+    """Modality silhouette within labels.
+
+    How well the modalities overlap inside each cell type: 1 is on top of each other, 0 is apart.
+
+    Within each label that several modalities have, mean over its cells of 1 - |s|, where s is the silhouette
+    of the cell's modality among the cells of that label in the joint latent; mean over those labels. At most
+    20,000 cells, drawn at random.
+
+    Source: scIB, Nat Methods 2022, batch ASW, with modalities as batches.
+    """
     yield _overlap(e, e.modality_codes)
 
 
-@metric(
-    name="silhouette_batch",
-    title="Batch silhouette within labels",
-    better="higher",
-    bounds=(0.0, 1.0),
-    needs={"batches", "label"},
-    sentence="How well the batches overlap inside each cell type: 1 is on top of each other, 0 is apart.",
-    definition="As the modality silhouette within labels, of batches instead of modalities; cells of "
-    "unknown batch count as a batch of their own.",
-    section="scIB, Nat Methods 2022, batch ASW",
-)
+@metric(Embedding, better="higher", bounds=(0.0, 1.0), needs={"batches", "label"})
 def silhouette_batch(e: Embedding) -> Iterable[Score]:
-    """Score the labels that occur in two batches or more."""
+    """Batch silhouette within labels.
+
+    How well the batches overlap inside each cell type: 1 is on top of each other, 0 is apart.
+
+    As the modality silhouette within labels, of batches instead of modalities; cells of unknown batch count
+    as a batch of their own.
+
+    Source: scIB, Nat Methods 2022, batch ASW.
+    """
     yield _overlap(e, e.joint_batch)
 
 
-@metric(
-    name="silhouette_batch_raw",
-    title="1 - batch silhouette over all cells",
-    better="higher",
-    bounds=(0.0, 2.0),
-    needs={"batches"},
-    sentence="How well the batches overlap whatever the cell types: 1 is overlapping, 0 is apart; needs no "
-    "labels.",
-    definition="1 - mean over cells of the silhouette of their batch in the joint latent, not rescaled: "
-    "above 1 where batches lie inside each other. Cells of unknown batch count as a batch of their own. "
-    "At most 20,000 cells, drawn at random.",
-    section="multiDGD, Methods, 1 - ASW of batches",
-)
+@metric(Embedding, better="higher", bounds=(0.0, 2.0), needs={"batches"})
 def silhouette_batch_raw(e: Embedding) -> Iterable[Score]:
-    """Score all batches together."""
+    """1 - batch silhouette over all cells.
+
+    How well the batches overlap whatever the cell types: 1 is overlapping, 0 is apart; needs no labels.
+
+    1 - mean over cells of the silhouette of their batch in the joint latent, not rescaled: above 1 where
+    batches lie inside each other. Cells of unknown batch count as a batch of their own. At most 20,000 cells,
+    drawn at random.
+
+    Source: multiDGD, Methods, 1 - ASW of batches.
+    """
     cells = e.draw(np.arange(len(e.joint)))
-    widths = _widths(e.joint[cells], e.joint_batch[cells])
+    widths = silhouette_widths(e.joint[cells], e.joint_batch[cells])
     yield Score(math.nan if widths is None else 1 - float(widths.mean()), len(cells))
 
 
 def label_widths(e: Embedding) -> tuple[IntArray, DoubleArray | None]:
     """Cells of known label `(m,)` (`MAX_CELLS` drawn), and the silhouette of each; None if undefined."""
     cells = e.draw(np.flatnonzero(e.joint_label >= 0))
-    return cells, e.share("label widths", lambda: _widths(e.joint[cells], e.joint_label[cells]))
+    return cells, e.share("label widths", lambda: silhouette_widths(e.joint[cells], e.joint_label[cells]))
 
 
 def _overlap(e: Embedding, codes: IntArray) -> Score:
@@ -121,15 +104,30 @@ def _overlap(e: Embedding, codes: IntArray) -> Score:
     means, used = [], 0
     for level in np.unique(label):
         of_level = label == level
-        widths = _widths(e.joint[cells[of_level]], group[of_level])
+        widths = silhouette_widths(e.joint[cells[of_level]], group[of_level])
         if widths is not None:
             means.append(float(np.mean(1 - np.abs(widths))))
             used += len(widths)
     return Score(float(np.mean(means)) if means else math.nan, used)
 
 
-def _widths(x: FloatArray, groups: IntArray) -> DoubleArray | None:
-    """Silhouette of every row; None where it is undefined (one group, or every row its own)."""
+def silhouette_widths(x: FloatArray, groups: IntArray) -> DoubleArray | None:
+    """Return the silhouette of every cell (Rousseeuw 1987), from -1 to 1.
+
+    (b - a) / max(a, b): a the mean Euclidean distance to the other cells of its group, b the smallest
+    mean distance to the cells of another; 0 for the only cell of a group.
+
+    Parameters
+    ----------
+    x
+        Coordinates, `(n, d)`.
+    groups
+        Group of each cell, `(n,)`.
+
+    Returns
+    -------
+    `(n,)`; None where it is undefined: one group, or every cell its own.
+    """
     levels, group = np.unique(groups, return_inverse=True)
     if not 2 <= len(levels) < len(groups):
         return None

@@ -29,7 +29,7 @@ def main():
     from measure import emit, show, status_mb
 
     from mocli.metrics.clusters import louvain
-    from mocli.metrics.graph import neighbor_graph
+    from mocli.metrics.embedding import neighbor_graph
     from mocli.metrics.registry import available_metrics
 
     torch.set_num_threads(options.threads)

@@ -24,9 +24,14 @@ import torch
 from scipy import sparse
 
 import mocli
-from mocli.metrics.imputed import LabelledCells, RealCells, Tally
-from mocli.metrics.label_shares import label_shares
-from mocli.metrics.top_features import top_features, top_of
+from mocli.metrics.imputed import (
+    LabelledCells,
+    RealCells,
+    Tally,
+    imputation_label_shares,
+    imputation_top_features,
+    top_of,
+)
 from mocli.tasks.trained.saved import load_model
 
 
@@ -49,9 +54,9 @@ def compare(generated, measured, real, label, levels):
         cells.measured[np.ix_(has, union)].ravel(), cells.imputed[np.ix_(has, union)].ravel()
     )
     return {
-        "proportions_r": round(label_shares.compute(cells), 3),
+        "proportions_r": round(imputation_label_shares.compute(cells), 3),
         "labels_right": round(float((cells.given == label).mean()), 3),
-        "top_genes_r": round(top_features.compute(cells), 3),
+        "top_genes_r": round(imputation_top_features.compute(cells), 3),
         "top_genes_in_all_labels_r": round(float(in_all[0, 1]), 3),
         "n_top_genes": len(union),
     }

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from mocli.metrics.alignment import seurat_alignment
 from mocli.metrics.embedding import Embedding
+from mocli.metrics.mixing import seurat_alignment
 
 
 def brute(parts):

@@ -10,8 +10,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sknetwork.clustering import Louvain, get_modularity
 
 from mocli.metrics import clusters
-from mocli.metrics.embedding import Embedding
-from mocli.metrics.graph import neighbor_graph
+from mocli.metrics.embedding import Embedding, neighbor_graph
 from mocli.metrics.registry import available_metrics
 
 METRICS = available_metrics()

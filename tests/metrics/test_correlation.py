@@ -6,8 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse, stats
 
-from mocli.metrics.correlation import rank_dense, rank_sparse, unit_dense, unit_sparse
-from mocli.metrics.null import OwnNull, draw_panel, empirical_p, false_discovery_rate, outlier_p
+from mocli.metrics.correlation import (
+    OwnNull,
+    draw_panel,
+    empirical_p,
+    false_discovery_rate,
+    outlier_p,
+    rank_dense,
+    rank_sparse,
+    unit_dense,
+    unit_sparse,
+)
 
 
 def random_sparse(rng, n, m, density, *, negative=False, counts=False):

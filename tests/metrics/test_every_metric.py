@@ -278,10 +278,11 @@ def test_refuses_shapes_that_do_not_fit():
 
 def test_a_new_file_is_a_new_metric(tmp_path, monkeypatch):
     (tmp_path / "toy_family.py").write_text(
+        "from mocli.metrics.embedding import Embedding\n"
         "from mocli.metrics.registry import Score, metric\n"
-        "@metric(name='toy', title='Toy', better='higher', bounds=(0, 1), needs=(), sentence='A toy.',\n"
-        "        definition='One.', section='test')\n"
+        "@metric(Embedding, better='higher', bounds=(0, 1))\n"
         "def toy(e):\n"
+        "    'Toy.\\n\\nA toy.\\n\\nOne.\\n\\nSource: test.'\n"
         "    yield Score(1.0, len(e.joint))\n"
     )
     monkeypatch.setattr(mocli.metrics, "__path__", [*mocli.metrics.__path__, str(tmp_path)])
@@ -295,7 +296,7 @@ def test_a_new_file_is_a_new_metric(tmp_path, monkeypatch):
 
 def test_neighbours_and_pair_distances_are_computed_once(monkeypatch):
     calls = []
-    for module, function in (("embedding", "knn"), ("pairs", "matched_distances")):
+    for module, function in (("embedding", "knn"), ("matching", "matched_distances")):
         target = f"mocli.metrics.{module}.{function}"
         original = getattr(sys.modules[f"mocli.metrics.{module}"], function)
         monkeypatch.setattr(target, lambda *a, _f=original, _n=function, **k: calls.append(_n) or _f(*a, **k))

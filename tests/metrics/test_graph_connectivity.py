@@ -5,8 +5,8 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from mocli.metrics import embedding
-from mocli.metrics.embedding import Embedding
-from mocli.metrics.graph import coordinate_order, graph_connectivity, nearest_among, neighbor_graph
+from mocli.metrics.clusters import graph_connectivity
+from mocli.metrics.embedding import Embedding, coordinate_order, nearest_among, neighbor_graph
 
 
 def neighbors_of(x, k):

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from mocli.metrics.imputed import LabelledCells, RealCells, Tally, available_imputation_metrics
-from mocli.metrics.label_shares import label_shares
-from mocli.metrics.top_features import top_features
+from mocli.metrics.imputed import LabelledCells, RealCells, Tally
+from mocli.metrics.imputed import imputation_label_shares as label_shares
+from mocli.metrics.imputed import imputation_top_features as top_features
+from mocli.metrics.registry import available_metrics, evaluate
 
-METRICS = available_imputation_metrics()
+METRICS = available_metrics("imputed")
 LEVELS = ("a", "b", "c", "d")
 N, M, P = 90, 120, 40
 each_metric = pytest.mark.parametrize("name", METRICS)
@@ -91,7 +92,7 @@ def test_says_what_it_is_and_takes_the_real_for_the_best(name, cells):
     worse = m.compute(labelled(label, real_label, measured, imputed[random][:, ::-1], real))
     assert 0.95 < own <= 1 + 1e-12
     assert worse < m.compute(labelled(*cells)) < own
-    entry = m.entry(labelled(*cells))
+    entry = evaluate(labelled(*cells), [name])[name]
     assert entry["n"] == N
     assert entry["range"] == [-1.0, 1.0]
 
@@ -108,7 +109,8 @@ def test_the_order_of_cells_does_not_matter(name, cells):
 def test_a_single_label_is_undefined_not_an_error(name, cells):
     _, real_label, measured, imputed, real = cells
     one = np.zeros(N, np.int64)
-    found = METRICS[name].entry(labelled(one, np.zeros_like(real_label), measured, imputed, real))
+    cells = labelled(one, np.zeros_like(real_label), measured, imputed, real)
+    found = evaluate(cells, [name])[name]
     assert found["value"] is None
 
 

@@ -6,7 +6,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import chisquare
 
 from mocli.metrics.embedding import Embedding
-from mocli.metrics.kbet import kbet, kbet_batch, neighborhood_size
+from mocli.metrics.mixing import kbet, kbet_batch, neighborhood_size
 
 
 def brute(z):

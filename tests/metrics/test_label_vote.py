@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
-from mocli.metrics import labels as module
-from mocli.metrics.labels import calibration_error, vote
+from mocli.metrics import label_votes as module
+from mocli.metrics.label_votes import calibration_error, vote
 
 
 def groups(n=60, m=90, levels=3, seed=0, apart=2.0):

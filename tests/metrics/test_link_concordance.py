@@ -6,7 +6,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import pearsonr
 
 from mocli.metrics.embedding import Embedding
-from mocli.metrics.link_concordance import link_concordance, pearson
+from mocli.metrics.matching import link_concordance, pearson
 
 
 def sample(s=70):

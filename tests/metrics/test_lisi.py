@@ -8,7 +8,7 @@ from scipy.optimize import brentq
 from scipy.spatial.distance import cdist
 
 from mocli.metrics.embedding import Embedding
-from mocli.metrics.lisi import clisi, effective_numbers, ilisi_batch, ilisi_modality, perplexity_weights
+from mocli.metrics.mixing import clisi, ilisi_batch, ilisi_modality, lisi_around, perplexity_weights
 
 
 def brute(x, group, k=90):
@@ -46,7 +46,7 @@ def test_equals_a_loop_over_cells(sizes):
     x = np.concatenate(list(z.values())).astype(float)
     of = np.repeat(np.arange(len(sizes)), sizes)
     e = Embedding(z=z)
-    np.testing.assert_allclose(effective_numbers(e, of), brute(x, of), rtol=1e-4)
+    np.testing.assert_allclose(lisi_around(e, of), brute(x, of), rtol=1e-4)
     (score,) = ilisi_modality(e)
     assert score.value == pytest.approx((np.median(brute(x, of)) - 1) / (len(sizes) - 1), abs=1e-5)
     assert score.n == sum(sizes)

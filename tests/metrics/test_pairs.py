@@ -5,7 +5,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from mocli.metrics.embedding import Embedding
-from mocli.metrics.pairs import foscttm, pair_distance
+from mocli.metrics.matching import foscttm, pair_distance
 
 
 def sample():

@@ -3,7 +3,7 @@
 import numpy as np
 
 from mocli.metrics.embedding import Embedding
-from mocli.metrics.link_concordance import concordance_by_link
+from mocli.metrics.matching import concordance_by_link
 from mocli.tasks.score.evaluate import WORST_LINKS, LinkScores, Scores, describe_links
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mocli.metrics.generated import available_generation_metrics
+from mocli.metrics.registry import available_metrics
 from mocli.tasks.benchmark.study import FRACTION
 from mocli.tasks.benchmark.table import COSTS, RATIO, VALIDATION, Record
 from mocli.types import Task
@@ -105,7 +105,7 @@ def _simulated(model: str, report: dict[str, Any]) -> list[Method]:
 def _comparable(metrics: dict[str, Any]) -> dict[str, Any]:
     """Add how far from the best those are whose best lies in between."""
     found = dict(metrics)
-    best = {name: m.best for name, m in available_generation_metrics().items() if m.better is None}
+    best = {name: m.best for name, m in available_metrics("simulated").items() if m.better is None}
     for key, entry in metrics.items():
         name = key.partition("[")[0]
         if name in best and entry["value"] is not None:

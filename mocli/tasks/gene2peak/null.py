@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mocli.metrics.null import FEWEST_MATCHED, OwnNull
+from mocli.metrics.correlation import FEWEST_MATCHED, OwnNull
 from mocli.types import BoolArray, DoubleArray, FloatArray, IntArray
 
 PER_BIN = 100

@@ -21,7 +21,7 @@ from mocli.data.features.index import FeatureIndex, Features
 from mocli.data.features.intervals import normalise_chrom, overlaps
 from mocli.data.genome.loci import intervals_of
 from mocli.errors import InputError
-from mocli.metrics.null import false_discovery_rate
+from mocli.metrics.correlation import false_discovery_rate
 from mocli.tasks.gene2peak.null import PeakPanel, tail_p
 from mocli.tasks.gene2peak.units import Silenced, Units
 from mocli.types import BoolArray, DoubleArray, IntArray

@@ -13,7 +13,7 @@ import pandas as pd
 from mocli.data.batches import densify
 from mocli.data.genome.genes import read_genes
 from mocli.errors import InputError
-from mocli.metrics.null import false_discovery_rate
+from mocli.metrics.correlation import false_discovery_rate
 from mocli.tasks.gene2peak.cells import CellGroups, SilencedCells
 from mocli.tasks.gene2peak.changes import Original, Step, Way, changes, push, step_length
 from mocli.tasks.gene2peak.null import PeakPanel

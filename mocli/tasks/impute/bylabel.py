@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mocli.metrics.imputed import AMONG, LabelledCells, RealCells, Tally, available_imputation_metrics
+from mocli.metrics.imputed import AMONG, LabelledCells, RealCells, Tally
+from mocli.metrics.registry import evaluate
 from mocli.tasks.impute.accuracy import rows_drawn
 from mocli.tasks.infer.align import Aligned
 from mocli.tasks.infer.translation import Translation
@@ -98,8 +99,7 @@ class ByLabel:
         for name, tally in self._tallies.items():
             if name != MEASURED:
                 cells = LabelledCells(self._levels, self._label, tally.given(), measured, tally.means)
-                metrics = available_imputation_metrics().values()
-                found[name] = {f"{m.name}[{direction}]": m.entry(cells) for m in metrics}
+                found[name] = {f"{key}[{direction}]": entry for key, entry in evaluate(cells).items()}
         return found
 
 

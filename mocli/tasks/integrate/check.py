@@ -10,7 +10,7 @@ import numpy as np
 
 from mocli.data.bundle import MultiOmics
 from mocli.metrics.embedding import MAX_CELLS
-from mocli.metrics.labels import Votes, calibration_error, vote
+from mocli.metrics.label_votes import Votes, calibration_error, vote
 from mocli.report.figures import Better, Entry, figure
 from mocli.tasks.integrate.labels import UNKNOWN, Carried, Labels, carry, electorate, own_codes, placed
 from mocli.tasks.integrate.options import TransferOptions

@@ -173,7 +173,7 @@ def carry(
     unpaired. Cells without signal neither vote nor get a label: their place means nothing.
     """
     # imported here and below: a dry run must not pay for scikit-learn and torch
-    from mocli.metrics.labels import vote
+    from mocli.metrics.label_votes import vote
 
     known = own_codes(labels, bundle)
     codes, confidence = {}, {}

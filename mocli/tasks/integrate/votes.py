@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mocli.data.files.modality import ModalityFile
-from mocli.metrics.labels import forest, vote
+from mocli.metrics.label_votes import forest, vote
 from mocli.report.figures import figure
 from mocli.tasks.integrate.labels import UNKNOWN, Carried
 from mocli.tasks.integrate.options import TransferOptions

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from mocli.errors import InputError
-from mocli.metrics.null import false_discovery_rate
+from mocli.metrics.correlation import false_discovery_rate
 from mocli.models.base import Decodes
 from mocli.nn.neighbors import chunks
 from mocli.tasks.infer.decoder import mean_log1p

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mocli.metrics.null import FEWEST_MATCHED, draw_panel, outlier_p
+from mocli.metrics.correlation import FEWEST_MATCHED, draw_panel, outlier_p
 
 if TYPE_CHECKING:
     from mocli.types import BoolArray, DoubleArray, IntArray

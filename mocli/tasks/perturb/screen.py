@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from mocli.metrics.null import draw_panel, false_discovery_rate
+from mocli.metrics.correlation import draw_panel, false_discovery_rate
 from mocli.tasks.perturb.null import Matching, hold_against
 from mocli.tasks.perturb.shifts import Perturbation, measure_shifts, stream
 

@@ -24,8 +24,7 @@ from scipy import sparse
 
 from mocli.data.genome.vicinity import Vicinity
 from mocli.errors import InputError
-from mocli.metrics.correlation import unit_dense, unit_sparse
-from mocli.metrics.null import empirical_p, false_discovery_rate, outlier_p
+from mocli.metrics.correlation import empirical_p, false_discovery_rate, outlier_p, unit_dense, unit_sparse
 from mocli.tasks.relate.scope import ALL, FeaturePairs, Scope
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 

@@ -6,8 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mocli.metrics.correlation import UnitRows, rank_dense, rank_sparse, unit_dense, unit_sparse
-from mocli.metrics.null import OwnNull, Panel, draw_panel
+from mocli.metrics.correlation import (
+    OwnNull,
+    Panel,
+    UnitRows,
+    draw_panel,
+    rank_dense,
+    rank_sparse,
+    unit_dense,
+    unit_sparse,
+)
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
 ALL = "all"

@@ -9,7 +9,7 @@ import numpy as np
 
 from mocli.data.batches import dense_rows
 from mocli.metrics.embedding import Embedding
-from mocli.metrics.link_concordance import concordance_by_link
+from mocli.metrics.matching import concordance_by_link
 from mocli.metrics.registry import available_metrics, evaluate
 from mocli.report.tables import table
 from mocli.tasks.prepare.neighbors import own_places

@@ -335,10 +335,11 @@ from mocli.models.scmodal import TRAITS as OTHER
 TRAITS = replace(OTHER, name="toyfifth", title="Toy")
 """
 TOY_METRIC = """
+from mocli.metrics.embedding import Embedding
 from mocli.metrics.registry import Score, metric
-@metric(name="toy_spread", title="Toy spread", better="higher", bounds=(0.0, float("inf")), needs=(),
-        sentence="How far cells spread.", definition="mean absolute coordinate", section="none")
+@metric(Embedding, better="higher", bounds=(0.0, float("inf")))
 def toy_spread(e):
+    "Toy spread.\\n\\nHow far cells spread.\\n\\nMean absolute coordinate.\\n\\nSource: none."
     yield Score(float(abs(e.joint).mean()), len(e.joint))
 """
 

@@ -12,7 +12,7 @@ from mocli.data.genome.genes import GeneTable
 from mocli.data.genome.vicinity import find_vicinity
 from mocli.data.write.tsv import write_tsv
 from mocli.errors import InputError
-from mocli.metrics.null import false_discovery_rate
+from mocli.metrics.correlation import false_discovery_rate
 from mocli.tasks.relate.correlate import all_pairs, correlate, genomic_pairs, relate, strongest_pairs
 from mocli.tasks.relate.promoters import promoter_controls, promoter_enrichment
 from mocli.tasks.relate.relate import relations_table
