@@ -19,7 +19,8 @@ from mocli.data.batches import dense_rows
 from mocli.metrics.embedding import Embedding
 from mocli.metrics.registry import evaluate
 from mocli.models.parameters import resolve
-from mocli.tasks.prepare.plan import load, plan
+from mocli.tasks.prepare.load import load
+from mocli.tasks.prepare.plan import make_plan
 from mocli.tasks.run.options import DataOptions, TrainOptions
 from mocli.tasks.score.evaluate import score
 from mocli.types import Task
@@ -43,7 +44,7 @@ def main():
     parser.add_argument("--python", required=True)
     asked = parser.parse_args()
     options = DataOptions([asked.data], links=[asked.links], pairing="unpaired", label_key=asked.label)
-    made = plan(options, TrainOptions(model="scmodal"), Task.INTEGRATE, lambda _: None)
+    made = make_plan(options, TrainOptions(model="scmodal"), Task.INTEGRATE, lambda _: None)
     params = resolve(made.traits, {}, "paper")  # features as they are
     bundle = load(made, params, seed=0, say=lambda _: None, warn=lambda _: None).bundle
     (link,) = bundle.links

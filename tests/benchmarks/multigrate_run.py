@@ -17,7 +17,8 @@ import torch  # noqa: E402 - threads are set first
 from mocli.models.base import Schedule  # noqa: E402
 from mocli.models.parameters import resolve  # noqa: E402
 from mocli.models.registry import load_class  # noqa: E402
-from mocli.tasks.prepare.plan import load, plan  # noqa: E402
+from mocli.tasks.prepare.load import load  # noqa: E402
+from mocli.tasks.prepare.plan import make_plan  # noqa: E402
 from mocli.tasks.run.options import DataOptions, TrainOptions  # noqa: E402
 from mocli.train.loop import Training, fit  # noqa: E402
 from mocli.types import Task  # noqa: E402
@@ -31,7 +32,7 @@ def main(path, epochs, params, answer):
     """Train on all genes, cut after some epochs."""
     torch.set_num_threads(1)
     options = DataOptions([path], hvg={"rna": 10**9})
-    made = plan(options, TrainOptions(model="multigrate"), Task.INTEGRATE, quiet)
+    made = make_plan(options, TrainOptions(model="multigrate"), Task.INTEGRATE, quiet)
     params = resolve(made.traits, json.loads(params))
     prepared = load(made, params, seed=0, say=quiet, warn=quiet)
     torch.manual_seed(0)

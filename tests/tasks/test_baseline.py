@@ -14,8 +14,9 @@ from mocli.data.batches import dense_rows
 from mocli.data.bundle import FeatureMatrix
 from mocli.models.registry import traits_of
 from mocli.tasks.benchmark.ground import prepare_ground
+from mocli.tasks.prepare.load import load
 from mocli.tasks.prepare.neighbors import N_COMPONENTS, comparable, own_neighbors, principal_components
-from mocli.tasks.prepare.plan import load, plan
+from mocli.tasks.prepare.plan import make_plan
 from mocli.tasks.run.memory import return_freed_memory
 from mocli.tasks.run.options import DataOptions, TrainOptions
 from mocli.tasks.score.baselines import component_baseline
@@ -47,7 +48,7 @@ def test_principal_components_equal_scikit_learn(shape, dense):
 def bundles(path, traits, **options):
     """The same cells as a model takes them, and as a benchmark's controls do."""
     data = DataOptions(inputs=[str(path)], **options)
-    made = plan(data, TrainOptions(), Task.INTEGRATE, quiet, traits=traits)
+    made = make_plan(data, TrainOptions(), Task.INTEGRATE, quiet, traits=traits)
     ground = prepare_ground(data, seed=0, say=quiet, warn=quiet, debug=quiet)
     return load(made, None, seed=0, say=quiet, warn=quiet).bundle, ground.bundle
 

@@ -236,12 +236,13 @@ def test_a_saved_model_encodes_new_cells_as_it_did(run, files, tmp_path):
     run(files / "rna60.h5ad", files / "atac60.h5ad", batch_key="batch")
     saved = load_model(tmp_path / "out.model")
     z = latents(tmp_path / "out.h5mu")["whole"]
-    from mocli.tasks.prepare.plan import load, plan
+    from mocli.tasks.prepare.load import load
+    from mocli.tasks.prepare.plan import make_plan
     from mocli.tasks.run.options import DataOptions, TrainOptions
     from mocli.types import Task
 
     data = DataOptions([str(files / "rna60.h5ad"), str(files / "atac60.h5ad")], batch_key="batch")
-    made = plan(data, TrainOptions(), Task.INTEGRATE, lambda _: None)
+    made = make_plan(data, TrainOptions(), Task.INTEGRATE, lambda _: None)
     quiet = {"say": lambda _: None, "warn": lambda _: None}
     bundle = load(made, saved.model.params, seed=0, **quiet).bundle
     import torch

@@ -10,7 +10,8 @@ from mocli.data.batches import dense_rows
 from mocli.data.demo.files import write_demo
 from mocli.errors import InputError, UsageError
 from mocli.tasks.links.check import audit_links
-from mocli.tasks.prepare.plan import load, plan
+from mocli.tasks.prepare.load import load
+from mocli.tasks.prepare.plan import make_plan
 from mocli.tasks.run.options import DataOptions, TrainOptions
 from mocli.tasks.trained.saved import load_model
 from mocli.types import Task
@@ -54,7 +55,7 @@ def given(folder, route):
 
 def prepared(folder, route):
     data = DataOptions(inputs=inputs(folder), links=[given(folder, route)], hvg={"rna": 5000, "prot": 5000})
-    made = plan(data, TrainOptions(model="scmodal"), Task.INTEGRATE, lambda _: None)
+    made = make_plan(data, TrainOptions(model="scmodal"), Task.INTEGRATE, lambda _: None)
     return load(made, None, seed=0, say=lambda _: None, warn=lambda _: None)
 
 
@@ -135,7 +136,7 @@ def test_a_checkpoint_of_one_route_is_not_that_of_another(demo):
     matched = []
     for route in ROUTES:
         data = DataOptions(inputs=inputs(demo), links=[given(demo, route)])
-        made = plan(data, TrainOptions(model="scmodal"), Task.INTEGRATE, lambda _: None)
+        made = make_plan(data, TrainOptions(model="scmodal"), Task.INTEGRATE, lambda _: None)
         matched.append([*(_matched(edge) for edge in made.edges), *(m.text for m in made.matrices)])
     assert matched[0] == matched[1] == matched[2]
     assert len({str(m) for m in matched}) == 3
@@ -260,7 +261,7 @@ def test_memory_is_foreseen_for_every_route(demo):
     found = []
     for route in (f"first:{N}", KEYS):
         data = DataOptions(inputs=inputs(demo), links=[route], hvg={"rna": 5000, "prot": 5000})
-        made = plan(data, TrainOptions(model="scmodal"), Task.INTEGRATE, lambda _: None)
+        made = make_plan(data, TrainOptions(model="scmodal"), Task.INTEGRATE, lambda _: None)
         found.append(footprint(made, resolve(made.traits, {}, "auto"), Task.INTEGRATE))
     assert found[0].stages == found[1].stages
     assert abs(found[0].held - found[1].held) < 0.05 * found[0].held

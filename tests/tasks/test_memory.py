@@ -43,14 +43,14 @@ def test_a_dry_run_tells_it(unpaired, tmp_path, capsys):
 def test_more_cells_features_and_links_need_more(unpaired, monkeypatch):
     from mocli.data.files.modality import ModalityFile
     from mocli.models.parameters import resolve
-    from mocli.tasks.prepare.plan import plan
+    from mocli.tasks.prepare.plan import make_plan
     from mocli.tasks.run.options import DataOptions, TrainOptions
     from mocli.types import Task
 
     data = DataOptions(
         inputs=[str(unpaired / "rna.h5ad"), str(unpaired / "prot.h5ad")], links=[str(unpaired / "links.tsv")]
     )
-    made = plan(data, TrainOptions(), Task.INTEGRATE, lambda _: None)
+    made = make_plan(data, TrainOptions(), Task.INTEGRATE, lambda _: None)
     params = resolve(made.traits, {}, "auto")
     small = memory.footprint(made, params, Task.INTEGRATE)
     assert small.peak < 1.5 * memory.LIBRARIES

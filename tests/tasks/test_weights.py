@@ -8,8 +8,9 @@ import pytest
 import mocli
 from mocli.errors import InputError
 from mocli.models.registry import traits_of
-from mocli.tasks.prepare.plan import load, plan
-from mocli.tasks.prepare.weights import takes_weights
+from mocli.tasks.prepare.load import load
+from mocli.tasks.prepare.plan import make_plan
+from mocli.tasks.prepare.select import takes_weights
 from mocli.tasks.run.options import DataOptions, TrainOptions
 from mocli.types import Task
 
@@ -57,7 +58,7 @@ def test_constant_weights_change_nothing_and_others_do(run, weighted, unpaired, 
 
 def prepared(paths, links, **options):
     data = DataOptions(inputs=[str(p) for p in paths], links=[str(links)], weight_key="weight", **options)
-    made = plan(data, TrainOptions(model="scmodal"), Task.INTEGRATE, lambda _: None)
+    made = make_plan(data, TrainOptions(model="scmodal"), Task.INTEGRATE, lambda _: None)
     return load(made, None, seed=0, say=lambda _: None, warn=lambda _: None)
 
 
@@ -80,7 +81,7 @@ def test_a_cell_measured_twice_takes_the_weight_it_has(paired, tmp_path):
         data.write_h5mu(tmp_path / "data.h5mu")
     options = DataOptions(inputs=[str(tmp_path / "data.h5mu")], links=[str(paired / "links.tsv")],
                           weight_key="weight")  # fmt: skip
-    made = plan(options, TrainOptions(model="sccross"), Task.INTEGRATE, lambda _: None)
+    made = make_plan(options, TrainOptions(model="sccross"), Task.INTEGRATE, lambda _: None)
     found = load(made, None, seed=0, say=lambda _: None, warn=lambda _: None).bundle.weights
     expected = values[data["prot"].obs_names].to_numpy()
     np.testing.assert_allclose(found["prot"], expected / values.mean(), rtol=1e-6)

@@ -12,7 +12,8 @@ import pandas as pd
 from mocli.data.files.columns import find_column
 from mocli.data.transforms.transform import find_transform
 from mocli.models.base import Traits
-from mocli.tasks.prepare.plan import load, open_modalities, plan
+from mocli.tasks.prepare.load import load
+from mocli.tasks.prepare.plan import make_plan, open_modalities
 from mocli.tasks.run.options import TrainOptions
 from mocli.tasks.score.baselines import MAX_CELLS, MAX_VALUES
 from mocli.types import ModalityKind, Pairing, Task
@@ -100,7 +101,7 @@ def prepare_ground(data: DataOptions, *, seed: int, say: Say, warn: Say, debug: 
     transform = {name: of for name, of in data.transform.items() if not find_transform(of).is_for_counts}
     data = replace(data, likelihood={}, transform=transform, gene_sets=None)
     options = TrainOptions()
-    made = plan(data, options, Task.BENCHMARK, debug, files=files, traits=NO_MODEL)
+    made = make_plan(data, options, Task.BENCHMARK, debug, files=files, traits=NO_MODEL)
     columns = [len(e.aggregation().names) for e in made.edges] + [len(m.names) for m in made.matrices]
     n_links = max(columns, default=1)
     most = min(MAX_CELLS, MAX_VALUES // max(n_links, 1))
@@ -111,7 +112,7 @@ def prepare_ground(data: DataOptions, *, seed: int, say: Say, warn: Say, debug: 
         taken = [f.take(rows[f.name]) for f in files]
         # said before: of all cells, so that a sample without a common name stays what the whole is
         named = replace(data, pairing=made.relation.pairing.value)
-        made = plan(named, options, Task.BENCHMARK, debug, files=taken, traits=NO_MODEL)
+        made = make_plan(named, options, Task.BENCHMARK, debug, files=taken, traits=NO_MODEL)
     prepared = load(made, None, seed=seed, say=debug, warn=debug)
     ground = Ground(whole, made, prepared.bundle, made.pairs, before)
     say(f"every method is scored on {ground.words}")

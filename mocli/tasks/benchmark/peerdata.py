@@ -11,7 +11,7 @@ import numpy as np
 from mocli.data.batches import dense_rows, densify
 from mocli.data.files.values import choose_layer
 from mocli.errors import EnvironmentProblem
-from mocli.tasks.prepare.plan import load
+from mocli.tasks.prepare.load import load
 from mocli.tasks.score.baselines import component_baseline
 from mocli.types import ModalityKind
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mocli.data.files.modality import ModalityFile
     from mocli.peers.registry import Peer
     from mocli.tasks.benchmark.ground import Ground
-    from mocli.tasks.prepare.plan import Prepared
+    from mocli.tasks.prepare.load import Prepared
 
 PANELS = frozenset({ModalityKind.PROT, ModalityKind.CYTO})
 """Kinds whose counts are given dense: few features, seldom zero."""

@@ -12,7 +12,7 @@ from mocli.models.base import Encodes, EncodesJointly
 from mocli.models.parameters import as_dict, resolve
 from mocli.models.registry import load_class, traits_of
 from mocli.tasks.benchmark.runs import Training, parameters_of, safe
-from mocli.tasks.prepare.weights import takes_weights
+from mocli.tasks.prepare.select import takes_weights
 from mocli.types import Task
 
 if TYPE_CHECKING:

@@ -19,8 +19,7 @@ from mocli.tasks.benchmark import folder as runfolder
 from mocli.tasks.benchmark.folder import hash_of
 from mocli.tasks.benchmark.options import TASKS, Asked
 from mocli.tasks.benchmark.processes import Command, own_environment
-from mocli.tasks.prepare.select import problem_with
-from mocli.tasks.prepare.weights import takes_weights
+from mocli.tasks.prepare.select import problem_with, takes_weights
 from mocli.types import ModalityKind, Task
 
 if TYPE_CHECKING:

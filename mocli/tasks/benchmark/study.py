@@ -109,7 +109,7 @@ def studies_of(
         for share in asked.fractions
     ]
     if asked.leave_one_batch_out:
-        batch, key = ground.bundle.batch, ground.made.columns.get("batch")
+        batch, key = ground.bundle.batch, ground.made.column_names.get("batch")
         if batch is None or key is None or len(batch.levels) < 2:
             raise UsageError(
                 "there are no two batches, one of which could be left out",

@@ -25,13 +25,13 @@ from mocli.tasks.impute.holdout import HoldOut
 from mocli.tasks.impute.options import ImputeOptions
 from mocli.tasks.impute.survey import survey
 from mocli.tasks.infer.direction import Direction
-from mocli.tasks.prepare.footprint import foreseen
-from mocli.tasks.prepare.plan import open_modalities, plan
+from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.relate.candidates import Candidates, choose_genes, find_candidates
 from mocli.tasks.run.frame import Foresight, Tell, Verb, perform
 from mocli.tasks.run.options import listed_names, one_of
 from mocli.tasks.run.request import Request, Result, requested
 from mocli.tasks.run.run import Run
+from mocli.tasks.trained.foresee import foresee_training
 from mocli.tasks.trained.record import describe_given
 from mocli.types import Route, StrArray, Task
 
@@ -226,10 +226,7 @@ def _foresee(request: Request, asked: Gene2PeakOptions, tell: Tell) -> None:
             tell.say(f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features")
         tell.say(f"model: {asked.from_model}")
         return
-    made = plan(request.data, request.train, Task.GENE2PEAK, tell.say, files=files)
-    tell.say(foreseen(made, request.train, Task.GENE2PEAK))
-    for warning in made.warnings:
-        tell.warn(warning)
+    made = foresee_training(request, Task.GENE2PEAK, tell, files)
     way = None
     if asked.method != "correlation":
         from mocli.tasks.gene2peak.cells import choose_way

@@ -23,13 +23,14 @@ from mocli.tasks.gene2peak.peaksets import read_peak_sets
 from mocli.tasks.gene2peak.report import draw_silencing, report_silencing, write_silencing
 from mocli.tasks.gene2peak.truth import read_truth
 from mocli.tasks.gene2peak.work import TOP, SilencingResult, silence
-from mocli.tasks.prepare.plan import open_modalities, plan
+from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.relate.candidates import choose_genes, find_candidates
 from mocli.tasks.run.frame import Foresight, Tell
 from mocli.tasks.run.modelfolder import DESCRIPTION
 from mocli.tasks.run.options import DataOptions
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
+from mocli.tasks.trained.foresee import plan_training
 from mocli.tasks.trained.obtain import check_task, obtain
 from mocli.tasks.trained.saved import SavedModel, load_model
 from mocli.types import ModalityKind, Task
@@ -61,7 +62,7 @@ def way_of(request: Request, asked: Gene2PeakOptions) -> Way | None:
         name = request.train.model
         check_task(name, Task.GENE2PEAK)
     else:
-        name = plan(request.data, request.train, Task.GENE2PEAK, _quiet).traits.name
+        name = plan_training(request, Task.GENE2PEAK, _quiet).traits.name
     way = choose_way(name, asked.method)
     if way is None and asked.of_silencing:
         option = asked.of_silencing[0]

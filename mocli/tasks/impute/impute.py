@@ -12,12 +12,12 @@ from mocli.tasks.impute.holdout import HoldOut
 from mocli.tasks.impute.options import CELLS, ImputeOptions
 from mocli.tasks.impute.survey import survey
 from mocli.tasks.infer.direction import columns_of
-from mocli.tasks.prepare.footprint import foreseen
-from mocli.tasks.prepare.plan import open_modalities, plan
+from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.frame import Foresight, Tell, Verb, perform
 from mocli.tasks.run.options import listed_names, one_of
 from mocli.tasks.run.request import Request, Result, requested
 from mocli.tasks.run.run import Run
+from mocli.tasks.trained.foresee import foresee_training
 from mocli.types import Route, Task
 
 
@@ -153,10 +153,7 @@ def _foresee(request: Request, asked: ImputeOptions, tell: Tell) -> None:
         for name, out in surveyed.held_out.items():
             if out.any():
                 tell.say(f"keeps {int(out.sum()):,} cells of {name} out of training")
-        made = plan(request.data, request.train, Task.IMPUTE, tell.say, files=surveyed.files)
-        tell.say(foreseen(made, request.train, Task.IMPUTE))
-        for warning in made.warnings:
-            tell.warn(warning)
+        foresee_training(request, Task.IMPUTE, tell, surveyed.files)
         return
     files = open_modalities(request.data)
     for f in files:

@@ -122,7 +122,7 @@ def readout_from(
 
     None where a place is of one modality anyway, or too few cells were measured in both.
     """
-    model, made = trained.model, trained.made
+    model, made = trained.model, trained.plan
     if not isinstance(model, EncodesJointly) or not isinstance(model, Encodes | Extends):
         return None
     pairs = training_pairs(trained, source, target)

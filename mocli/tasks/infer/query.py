@@ -14,7 +14,7 @@ from mocli.data.files.columns import find_column
 from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError, UsageError
 from mocli.tasks.infer.align import Aligned, align, find_modality
-from mocli.tasks.prepare.columns import codes_of_cells, numbers_of_cells
+from mocli.tasks.prepare.columns import Column, numbers_of_cells
 from mocli.tasks.prepare.pairing import Relation, index_map, relate
 from mocli.tasks.run.options import DataOptions
 from mocli.tasks.trained.saved import SavedModel
@@ -63,11 +63,8 @@ class Query:
         rows = np.full((len(self.rows), len(self.saved.modalities)), -1, np.int64)
         at = [list(self.saved.modalities).index(name) for name in self.aligned]
         rows[:, at] = self.rows
-        label = None
-        if self.data.label_key is not None:
-            found = find_column(files, self.data.label_key, option="--label-key")
-            label = codes_of_cells("label", found, files, self.rows, by_name=by_name)
-        continuous = {key: find_column(files, key, option="--continuous") for key in self.continuous}
+        label = Column.find(files, self.data.label_key, "--label-key", "label")
+        continuous = [Column(key, find_column(files, key, option="--continuous")) for key in self.continuous]
         batch = [c for c in self.columns if c.key == "batch"]
         return MultiOmics(
             modalities={name: self._modality(name) for name in self.saved.modalities},
@@ -75,7 +72,7 @@ class Query:
             obs_names=self.obs_names,
             pairing=self.relation.pairing,
             batch=batch[0] if batch else None,
-            label=label,
+            label=None if label is None else label.codes(files, self.rows, by_name=by_name),
             covariates=tuple(c for c in self.columns if c.key != "batch"),
             continuous=numbers_of_cells(continuous, files, self.rows),
         )
@@ -246,8 +243,7 @@ def _codes(
         )
         return Codes(key, np.full(len(rows), len(known), np.int64), (*known, name))
     option = "--batch-key" if is_batch else "--covariate"
-    found = codes_of_cells(key, find_column(files, column, option=option), files, rows, by_name=by_name)
-    assert found is not None
+    found = Column(key, find_column(files, column, option=option)).codes(files, rows, by_name=by_name)
     added = tuple(level for level in found.levels if level not in known)
     levels = (*known, *added)
     where = np.array([levels.index(level) for level in found.levels] + [-1], np.int64)  # -1 stays -1

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mocli.models.parameters import as_dict, resolve
 from mocli.tasks.integrate.labels import read_labels
 from mocli.tasks.integrate.options import IntegrateOptions, TransferOptions
-from mocli.tasks.prepare.footprint import foreseen
-from mocli.tasks.prepare.plan import open_modalities, plan
+from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.frame import Tell, Verb, perform
 from mocli.tasks.run.modelfolder import DESCRIPTION, WEIGHTS
 from mocli.tasks.run.request import Request, Result, requested
 from mocli.tasks.run.run import Run
 from mocli.tasks.score.graphclusters import check_resolution, column_for, tell_replaced
+from mocli.tasks.trained.foresee import foresee_training
 from mocli.types import Task
 
 
@@ -105,17 +103,12 @@ def _work(request: Request, asked: IntegrateOptions, run: Run) -> None:
 
 
 def _foresee(request: Request, asked: IntegrateOptions, tell: Tell) -> None:
-    made = plan(request.data, request.train, Task.INTEGRATE, tell.say)
-    for labels in read_labels(made.files, asked.transfer):
+    plan = foresee_training(request, Task.INTEGRATE, tell)
+    for labels in read_labels(plan.files, asked.transfer):
         tell.say(labels.summary)
-    params = resolve(made.traits, request.train.params, request.train.preset)
-    for warning in made.warnings:
-        tell.warn(warning)
     if asked.clusters is not None:
-        key = request.output.key_added or f"X_{made.traits.name}"
-        tell_replaced(made.files, column_for(key), tell.warn)
-    tell.say(f"parameters: {json.dumps(as_dict(params), sort_keys=True)}")
-    tell.say(foreseen(made, request.train, Task.INTEGRATE))
+        key = request.output.key_added or f"X_{plan.traits.name}"
+        tell_replaced(plan.files, column_for(key), tell.warn)
 
 
 def _foresee_query(request: Request, asked: IntegrateOptions, tell: Tell) -> None:

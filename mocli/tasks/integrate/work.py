@@ -25,26 +25,26 @@ def integrate_cells(run: Run, request: Request, asked: IntegrateOptions) -> None
     for column in labels:
         run.say(column.summary)
     trained = train_model(run, request, Task.INTEGRATE, files, labels=labels, check=asked.check)
-    made, bundle, latent, model = trained.made, trained.prepared.bundle, trained.latent, trained.model
-    key = request.output.key_added or f"X_{made.traits.name}"
-    names = {f.name: f.name for f in made.files}
+    plan, bundle, latent, model = trained.plan, trained.prepared.bundle, trained.latent, trained.model
+    key = request.output.key_added or f"X_{plan.traits.name}"
+    names = {f.name: f.name for f in plan.files}
     with run.timed("evaluate"):
         scores = None
         if asked.metrics:
-            scores = score(latent, bundle, made.pairs, seed=request.run.seed)
+            scores = score(latent, bundle, plan.pairs, seed=request.run.seed)
             describe_scores(run, scores)
             describe_links(run, scores)
-        columns: list[AddedColumns] = [*find_clusters(run, made.traits.name, model, latent, bundle, names)]
+        columns: list[AddedColumns] = [*find_clusters(run, plan.traits.name, model, latent, bundle, names)]
         graph = None
         if asked.clusters is not None:
-            tell_replaced(made.files, column_for(key), run.warn)
+            tell_replaced(plan.files, column_for(key), run.warn)
             graph = cluster_graph(run, asked.clusters, column_for(key), latent, bundle, names)
             columns.append(graph)
-        columns += transfer(run, asked.transfer, labels, made.pairs, bundle, latent.by_modality)
+        columns += transfer(run, asked.transfer, labels, plan.pairs, bundle, latent.by_modality)
     with run.timed("write"):
         more = more_latents(run, asked, model, bundle, latent, key, names)
         integrated = Integrated(
-            made.files, made.relation, latent.by_modality, made.traits.name, model.params, more
+            plan.files, plan.relation, latent.by_modality, plan.traits.name, model.params, more
         )
         clusters = None if graph is None else graph.codes
         draw = partial(draw_cells, bundle, latent, clusters, seed=request.run.seed)

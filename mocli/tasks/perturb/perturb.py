@@ -183,13 +183,13 @@ def _beside(asked: PerturbOptions) -> tuple[str, ...]:
 
 def _dry_run(request: Request, asked: PerturbOptions, paths: Paths) -> Result:
     from mocli.tasks.perturb.chosencells import check_cells, modality_among
-    from mocli.tasks.prepare.plan import plan
+    from mocli.tasks.trained.foresee import plan_training
 
     lines: list[str] = []
     paths.check(force=request.output.force)
     files = open_modalities(request.data)
     if asked.from_model is None:
-        made = plan(request.data, request.train, Task.PERTURB, lines.append, files=files)
+        made = plan_training(request, Task.PERTURB, lines.append, files)
         lines.append(foreseen(made, request.train, Task.PERTURB))
         lines.extend(f"warning: {w}" for w in made.warnings)
         name = modality_among({f.name: f.kind for f in files}, asked.source_modality, "the inputs")

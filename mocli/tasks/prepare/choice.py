@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mocli.data.files.values import choose_layer
+from mocli.data.files.inputs import ModalityFile
+from mocli.data.files.values import LayerChoice, choose_layer
 from mocli.data.transforms.recipe import default_transform, seen
 from mocli.data.transforms.transform import TRANSFORMS
 from mocli.errors import InputError, UsageError
-from mocli.tasks.run.options import one_of
-from mocli.types import ANY_VALUES, LIKELIHOODS, NON_NEGATIVE, ModalityKind, ValueKind, takes_counts
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from mocli.data.files.inputs import ModalityFile
-    from mocli.data.files.values import LayerChoice
-    from mocli.models.base import Traits
-    from mocli.tasks.run.options import DataOptions
-    from mocli.types import CSR, IntArray
+from mocli.models.base import Traits
+from mocli.tasks.run.options import DataOptions, one_of
+from mocli.types import (
+    ANY_VALUES,
+    CSR,
+    LIKELIHOODS,
+    NON_NEGATIVE,
+    IntArray,
+    ModalityKind,
+    ValueKind,
+    takes_counts,
+)
 
 LEAST_TOP, MOST_TOP = 1000, 3000
 """Highly variable features by default: two per cell, within these bounds."""

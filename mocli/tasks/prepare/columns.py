@@ -1,71 +1,120 @@
-"""Columns of obs over all cells: labels, batches and other categories as codes, and numbers."""
+"""Columns of obs over all cells: labels, batches and other categories as codes; numbers; weights of cells."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from mocli.data.bundle import Codes, Continuous
+from mocli.data.files.columns import find_column
+from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import pandas as pd
-
-    from mocli.data.files.inputs import ModalityFile
-    from mocli.types import IntArray
+from mocli.tasks.run.options import DataOptions
+from mocli.types import DoubleArray, FloatArray, IntArray
 
 
-def codes_of_cells(
-    key: str,
-    columns: Mapping[str, pd.Series | None] | None,
-    files: Sequence[ModalityFile],
-    rows: IntArray,
-    *,
-    by_name: bool,
-) -> Codes | None:
-    """Gather a column from the modalities that have it.
+@dataclass(frozen=True, eq=False)
+class Column:
+    """One column, from the modalities that have it.
 
-    Parameters
+    Attributes
     ----------
-    columns
-        By modality, rows as in its file; None where it has no such column.
-    rows
-        The index map, `(n_cells, n_modalities)`.
-    by_name
-        Whether equal names mean equal cells, so that a label kept in one
-        modality holds for the same cell in the others.
+    key
+        What it is called in the model: `batch`, `label`, or its own name.
+    by_modality
+        Rows as in the modality's file; None where it has no such column.
     """
-    if columns is None:
-        return None
-    values = np.full(len(rows), None, dtype=object)
-    named: dict[str, str] = {}
-    for position, f in enumerate(files):
-        column = columns.get(f.name)
-        if column is None:
-            continue
-        present = np.flatnonzero(rows[:, position] >= 0)
-        own = words(column)[rows[present, position]]
-        known = own != None  # noqa: E711 - element by element
-        values[present[known]] = own[known]
-        if by_name:
-            names = f.obs.index.to_numpy()[rows[present[known], position]]
-            named.update(zip(map(str, names), own[known], strict=True))
-    for position, f in enumerate(files):
-        open_cells = np.flatnonzero((rows[:, position] >= 0) & (values == None))  # noqa: E711
-        if named and len(open_cells):
-            names = f.obs.index.to_numpy()[rows[open_cells, position]]
-            values[open_cells] = [named.get(str(name)) for name in names]
-    levels = sorted({v for v in values if v is not None})
-    where = {level: code for code, level in enumerate(levels)}
-    codes = np.fromiter((where.get(v, -1) for v in values), dtype=np.int64, count=len(values))
-    return Codes(key, codes, tuple(levels))
+
+    key: str
+    by_modality: Mapping[str, pd.Series | None]
+
+    @classmethod
+    def find(
+        cls, files: Sequence[ModalityFile], name: str | None, option: str, key: str | None = None
+    ) -> Column | None:
+        """Look a column up by the user's name; None where there is no name, `InputError` where no column."""
+        return None if name is None else cls(key or name, find_column(files, name, option=option))
+
+    def codes(self, files: Sequence[ModalityFile], rows: IntArray, *, by_name: bool) -> Codes:
+        """Gather it as categories, one code for each cell.
+
+        Parameters
+        ----------
+        rows
+            The index map, `(n_cells, n_modalities)`.
+        by_name
+            Whether equal names mean equal cells, so that a label kept in one
+            modality holds for the same cell in the others.
+        """
+        values = np.full(len(rows), None, dtype=object)
+        named: dict[str, str] = {}
+        for position, f in enumerate(files):
+            column = self.by_modality.get(f.name)
+            if column is None:
+                continue
+            present = np.flatnonzero(rows[:, position] >= 0)
+            texts = words(column)[rows[present, position]]
+            has = texts != None  # noqa: E711 - element by element
+            values[present[has]] = texts[has]
+            if by_name:
+                names = f.obs.index.to_numpy()[rows[present[has], position]]
+                named.update(zip(map(str, names), texts[has], strict=True))
+        for position, f in enumerate(files):
+            open_cells = np.flatnonzero((rows[:, position] >= 0) & (values == None))  # noqa: E711
+            if named and len(open_cells):
+                names = f.obs.index.to_numpy()[rows[open_cells, position]]
+                values[open_cells] = [named.get(str(name)) for name in names]
+        levels = sorted({v for v in values if v is not None})
+        where = {level: code for code, level in enumerate(levels)}
+        codes = np.fromiter((where.get(v, -1) for v in values), dtype=np.int64, count=len(values))
+        return Codes(self.key, codes, tuple(levels))
+
+    def numbers(self, files: Sequence[ModalityFile], rows: IntArray) -> tuple[dict[str, DoubleArray], Any]:
+        """Read it as numbers, NaN where there is none: of each modality that has it, and `(n_cells,)`.
+
+        Of a cell the first modality that has a number counts.
+        """
+        own = {name: _as_numbers(values) for name, values in self.by_modality.items() if values is not None}
+        whole = np.full(len(rows), np.nan)
+        for position, f in enumerate(files):
+            if f.name in own:
+                cells = np.flatnonzero((rows[:, position] >= 0) & np.isnan(whole))
+                whole[cells] = own[f.name][rows[cells, position]]
+        return own, whole
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """The columns of obs that a run uses."""
+
+    batch: Column | None = None
+    label: Column | None = None
+    covariates: tuple[Column, ...] = ()
+    continuous: tuple[Column, ...] = ()
+    weight: Column | None = None
+
+    @classmethod
+    def find(cls, files: Sequence[ModalityFile], data: DataOptions, *, weighted: bool) -> Columns:
+        """Look all of them up; the weights only where the model has a use for them."""
+
+        def several(keys: Sequence[str], option: str) -> tuple[Column, ...]:
+            return tuple(Column(key, find_column(files, key, option=option)) for key in keys)
+
+        return cls(
+            batch=Column.find(files, data.batch_key, "--batch-key", "batch"),
+            label=Column.find(files, data.label_key, "--label-key", "label"),
+            covariates=several(data.covariate_keys, "--covariate"),
+            continuous=several(data.continuous_keys, "--continuous"),
+            weight=Column.find(files, data.weight_key if weighted else None, "--weight-key"),
+        )
 
 
 def numbers_of_cells(
-    columns: Mapping[str, Mapping[str, pd.Series | None]], files: Sequence[ModalityFile], rows: IntArray
+    columns: Sequence[Column], files: Sequence[ModalityFile], rows: IntArray
 ) -> Continuous | None:
     """Gather columns of numbers from the modalities that have them, the first that knows winning.
 
@@ -74,40 +123,98 @@ def numbers_of_cells(
     InputError
         For a column that holds no numbers, or none for some cells.
     """
-    import pandas as pd
-
     if not columns:
         return None
-    values = np.full((len(rows), len(columns)), np.nan)
-    for j, (key, by_modality) in enumerate(columns.items()):
-        for position, f in enumerate(files):
-            column = by_modality.get(f.name)
-            if column is None:
-                continue
-            own = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-            open_cells = np.flatnonzero((rows[:, position] >= 0) & ~np.isfinite(values[:, j]))
-            values[open_cells, j] = own[rows[open_cells, position]]
-        missing = np.flatnonzero(~np.isfinite(values[:, j]))
+    values = np.stack([column.numbers(files, rows)[1] for column in columns], axis=1)
+    for column, given in zip(columns, values.T, strict=True):
+        missing = np.flatnonzero(~np.isfinite(given))
         if len(missing):
             position = int((rows[missing[0]] >= 0).argmax())
             name = files[position].obs.index[rows[missing[0], position]]
             raise InputError(
-                f"the continuous covariate '{key}' is not a number for every cell",
+                f"the continuous covariate '{column.key}' is not a number for every cell",
                 file=files[position].where,
-                field=f"obs['{key}']",
+                field=f"obs['{column.key}']",
                 found=f"{len(missing):,} of {len(rows):,} cells without one, the first '{name}'",
                 hint="fill it in, leave those cells out, or give it as a category with --covariate",
             )
-    return Continuous(tuple(columns), values.astype(np.float32))
+    return Continuous(tuple(column.key for column in columns), values.astype(np.float32))
+
+
+def weights_of_rows(
+    column: Column | None,
+    files: Sequence[ModalityFile],
+    rows: IntArray,
+    say: Callable[[str], None],
+) -> dict[str, FloatArray]:
+    """Return what every modality's cells weigh in discriminators, `(n_obs,)`, of mean 1 over all of them.
+
+    A modality's own column wins; what it lacks comes from the same cell in another modality.
+
+    Parameters
+    ----------
+    rows
+        The index map, `(n_cells, n_modalities)`.
+
+    Raises
+    ------
+    InputError
+        A weight is missing, no finite number or negative; all of a modality are 0.
+    """
+    if column is None:
+        return {}
+    own, shared = column.numbers(files, rows)
+    weights: dict[str, DoubleArray] = {}
+    for position, f in enumerate(files):
+        cells = np.flatnonzero(rows[:, position] >= 0)
+        weight = own.get(f.name, np.full(f.n_obs, np.nan)).copy()
+        lacking = cells[np.isnan(weight[rows[cells, position]])]
+        weight[rows[lacking, position]] = shared[lacking]
+        _check_weights(weight, column.key, f)
+        weights[f.name] = weight
+    mean = float(np.concatenate(list(weights.values())).mean())
+    for name, weight in weights.items():
+        say(
+            f"{name}: cells weigh {weight.min():.4g} to {weight.max():.4g} in discriminators, by "
+            f"obs['{column.key}']"
+        )
+    return {name: (weight / mean).astype(np.float32) for name, weight in weights.items()}
+
+
+def _check_weights(weight: DoubleArray, key: str, f: ModalityFile) -> None:
+    bad = np.flatnonzero(~(np.isfinite(weight) & (weight >= 0)))
+    if len(bad):
+        value = weight[bad[0]]
+        what = "no number" if np.isnan(value) else f"{value:g}"
+        raise InputError(
+            f"--weight-key names a column of '{f.name}' that is not a weight for every cell",
+            file=f.where,
+            field=f"obs['{key}']",
+            found=f"{what} for cell '{f.obs.index[bad[0]]}'"
+            + (f" and {len(bad) - 1:,} cells more like it" * (len(bad) > 1)),
+            expected="a finite number >= 0 for every cell",
+            hint="give every modality the column; 0 keeps a cell out of the discriminators",
+        )
+    if not weight.any():
+        raise InputError(
+            f"all cells of '{f.name}' have weight 0",
+            file=f.where,
+            field=f"obs['{key}']",
+            expected="some weight > 0",
+        )
+
+
+def _as_numbers(column: pd.Series) -> DoubleArray:
+    plain = column.astype(object) if isinstance(column.dtype, pd.CategoricalDtype) else column
+    values: DoubleArray = pd.to_numeric(plain, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    return values
 
 
 def words(column: pd.Series) -> Any:
     """Return a column as text, None where it is missing; `1.0` reads `1`, as in a column without gaps."""
-    import pandas as pd
-
     if column.dtype.kind == "f":
-        known = column.dropna().to_numpy(dtype=np.float64)
-        if np.isfinite(known).all() and np.array_equal(known, np.rint(known)):
+        given = column.dropna().to_numpy(dtype=np.float64)
+        if np.isfinite(given).all() and np.array_equal(given, np.rint(given)):
             column = column.astype("Int64")
     values = column.astype(object).to_numpy()
     missing = pd.isna(values)

@@ -6,23 +6,19 @@ read. It is meant to be right within a factor of two.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mocli.data.transforms.transform import find_transform
 from mocli.errors import OutOfMemory
 from mocli.models.base import ProjectsInput, SmoothsLinks
 from mocli.models.parameters import Sized, resolve
 from mocli.report import wording
+from mocli.tasks.prepare.plan import Plan
 from mocli.tasks.run.memory import HINT, available_memory
+from mocli.tasks.run.options import TrainOptions
+from mocli.tasks.run.run import Run
 from mocli.types import Task
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from mocli.tasks.prepare.plan import Plan
-    from mocli.tasks.run.options import TrainOptions
-    from mocli.tasks.run.run import Run
 
 LIBRARIES = 550e6
 """Of Python, torch and what else is loaded by the end of any run (`tests/benchmarks/memory.py`)."""
@@ -86,20 +82,20 @@ class Footprint:
         return f"about {wording.size(self.peak)} of memory will be needed, most of it while {self.stage}"
 
 
-def footprint(made: Plan, params: object, task: Task) -> Footprint:
+def footprint(plan: Plan, params: object, task: Task) -> Footprint:
     """Estimate what a run that trains will need, from the sizes of its matrices on disk."""
     projects = params if isinstance(params, ProjectsInput) and params.n_pcs else None
     sized = params if isinstance(params, Sized) else None
     n_links: dict[str, int] = {}
-    for edge in made.edges:
+    for edge in plan.edges:
         for name in (edge.source, edge.target):
             n_links[name] = n_links.get(name, 0) + len(edge.source_index)
     n_given: dict[str, int] = {}  # columns of the user's own, which stand for no feature
-    for links in made.matrices:
+    for links in plan.matrices:
         for name in links.edge:
             n_given[name] = n_given.get(name, 0) + len(links.names)
     held, weights, width, raw, dense, linked = LIBRARIES, 0.0, 0, [0.0], [0.0], 0.0
-    for c in made.choices:
+    for c in plan.choices:
         n, p = c.file.n_obs, max(c.file.n_vars, 1)
         stored = float(c.file.nbytes(c.layer.layer))
         chosen = p if c.n_top is None else min(p, c.n_top + n_links.get(c.file.name, 0))
@@ -128,9 +124,9 @@ def footprint(made: Plan, params: object, task: Task) -> Footprint:
     return Footprint(int(held), {name: int(n) for name, n in stages.items()})
 
 
-def foreseen(made: Plan, train: TrainOptions, task: Task) -> str:
+def foreseen(plan: Plan, train: TrainOptions, task: Task) -> str:
     """Return what a dry run says of memory."""
-    return footprint(made, resolve(made.traits, train.params, train.preset), task).words
+    return footprint(plan, resolve(plan.traits, train.params, train.preset), task).words
 
 
 def tell_memory(run: Run, expected: Footprint) -> None:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from mocli.data.links.links import match_links, tables_of
-from mocli.data.links.matrices import matrix_links
+from mocli.data.files.inputs import ModalityFile
+from mocli.data.links.links import EdgeLinks, Features, LinkTable, match_links, tables_of
+from mocli.data.links.matrices import MatrixLinks, matrix_links
 from mocli.data.links.route import MatrixRoute, parse_route
 from mocli.errors import InputError, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from mocli.data.files.inputs import ModalityFile
-    from mocli.data.links.links import EdgeLinks, Features, LinkTable
-    from mocli.data.links.matrices import MatrixLinks
 
 
 @dataclass(frozen=True, eq=False)

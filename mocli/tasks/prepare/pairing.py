@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
+from mocli.data.files.inputs import ModalityFile
 from mocli.errors import InputError
 from mocli.tasks.run.options import one_of
-from mocli.types import Pairing
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import pandas as pd
-
-    from mocli.data.files.inputs import ModalityFile
-    from mocli.types import IntArray
+from mocli.types import IntArray, Pairing
 
 CHANCE = 0.05
 """Share of the smaller modality below which common names are chance: barcodes recur between studies."""

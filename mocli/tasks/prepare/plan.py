@@ -1,44 +1,29 @@
-"""From input files to a bundle: layers, checks, links, fitted transforms, index map."""
+"""What a run will do, decided from metadata and a sample of the values: layers, links, pairing, model."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from mocli.data.bundle import LinkedFeatures, Modality, MultiOmics
 from mocli.data.features.index import features_of
 from mocli.data.files.columns import find_column
 from mocli.data.files.inputs import ModalityFile, open_inputs
-from mocli.data.files.values import Health, check_values
-from mocli.data.links.matrices import read_linked
-from mocli.data.transforms.recipe import LinkRecipe, Recipe, RecipeOptions, default_transform
-from mocli.data.transforms.transform import find_transform
+from mocli.data.links.genesets import memberships, read_gene_sets
+from mocli.data.links.links import EdgeLinks, LinkTable
+from mocli.data.links.matrices import MatrixLinks
 from mocli.errors import UsageError, did_you_mean
-from mocli.models.base import ProjectsInput
-from mocli.tasks.prepare.choice import Choice, choose, tell_seen
-from mocli.tasks.prepare.columns import codes_of_cells, numbers_of_cells
-from mocli.tasks.prepare.genesets import gene_sets
+from mocli.models.base import Traits
+from mocli.models.registry import available
+from mocli.tasks.prepare.choice import Choice, choose
+from mocli.tasks.prepare.columns import Columns
 from mocli.tasks.prepare.links import Linked, find_links
-from mocli.tasks.prepare.pairing import Relation, index_map, relate, true_pairs
-from mocli.tasks.prepare.select import choose_model
-from mocli.tasks.prepare.weights import takes_weights, weights_of_rows
-from mocli.tasks.run.options import one_of
-from mocli.tasks.trained.start import check_kind
-from mocli.types import ModalityKind, Pairing
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    import pandas as pd
-
-    from mocli.data.links.links import EdgeLinks, LinkTable
-    from mocli.data.links.matrices import MatrixLinks
-    from mocli.models.base import Traits
-    from mocli.tasks.run.options import DataOptions, TrainOptions
-    from mocli.tasks.trained.start import Origin
-    from mocli.types import CSR, IntArray, Task
+from mocli.tasks.prepare.pairing import Relation, relate, true_pairs
+from mocli.tasks.prepare.select import choose_model, takes_weights
+from mocli.tasks.run.options import DataOptions, TrainOptions, one_of
+from mocli.types import CSR, IntArray, ModalityKind, Pairing, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +32,10 @@ class Plan:
 
     Attributes
     ----------
-    columns
+    column_names
         The user's names of the columns that are `batch` and `label` here.
+    pairs
+        Rows of true partners, `(n_pairs, 2)`, of every two modalities that share cells.
     sets
         By modality which features belong to which set of genes, `(n_vars, n_sets)`.
     """
@@ -58,14 +45,10 @@ class Plan:
     linked: Linked
     traits: Traits
     why_model: str
-    batch: Mapping[str, pd.Series | None] | None
-    label: Mapping[str, pd.Series | None] | None
-    covariates: Mapping[str, Mapping[str, pd.Series | None]]
-    continuous: Mapping[str, Mapping[str, pd.Series | None]]
+    columns: Columns
+    column_names: Mapping[str, str]
     pairs: Mapping[tuple[str, str], IntArray]
     warnings: tuple[str, ...]
-    columns: Mapping[str, str]
-    weights: Mapping[str, Mapping[str, pd.Series | None]] = field(default_factory=dict)
     sets: Mapping[str, CSR] = field(default_factory=dict)
 
     @property
@@ -89,16 +72,6 @@ class Plan:
         return self.linked.matrices
 
 
-@dataclass(frozen=True, eq=False)
-class Prepared:
-    """The bundle with the fitted recipes that made it."""
-
-    bundle: MultiOmics
-    recipes: Mapping[str, Recipe]
-    link_recipes: Mapping[tuple[str, str], tuple[LinkRecipe, LinkRecipe]]
-    health: Mapping[str, Health]
-
-
 def open_modalities(data: DataOptions) -> list[ModalityFile]:
     """Open the inputs, with the kinds that the user names."""
     kinds = {
@@ -108,7 +81,7 @@ def open_modalities(data: DataOptions) -> list[ModalityFile]:
     return open_inputs([str(text) for text in data.inputs], kinds=kinds)
 
 
-def plan(
+def make_plan(
     data: DataOptions,
     train: TrainOptions,
     task: Task,
@@ -149,7 +122,6 @@ def plan(
             links=bool(data.links),
         )
         say(f"model: {traits.name} ({why})")
-        check_kind(train.init_from, traits)
     choices = tuple(choose(f, data, traits) for f in files)
     for c in choices:
         say(c.summary)
@@ -162,133 +134,37 @@ def plan(
         linked=linked,
         traits=traits,
         why_model=why,
-        batch=find_column(files, data.batch_key, option="--batch-key") if data.batch_key else None,
-        label=find_column(files, data.label_key, option="--label-key") if data.label_key else None,
-        covariates={k: find_column(files, k, option="--covariate") for k in data.covariate_keys},
-        continuous={k: find_column(files, k, option="--continuous") for k in data.continuous_keys},
+        columns=Columns.find(files, data, weighted=takes_weights(traits)),
+        column_names={k: v for k, v in (("batch", data.batch_key), ("label", data.label_key)) if v},
         pairs=pairs,
-        weights={
-            k: find_column(files, k, option="--weight-key")
-            for k in (data.weight_key,)
-            if k and takes_weights(traits)
-        },
         warnings=_warnings(relation, traits, data, unpaired=not pairs),
-        columns={k: v for k, v in (("batch", data.batch_key), ("label", data.label_key)) if v},
-        sets=gene_sets(data, traits, files, linked.edges, say),
+        sets=_gene_sets(data, traits, files, linked.edges, say),
     )
 
 
-def load(
-    made: Plan,
-    params: object,
-    *,
-    seed: int,
+def _gene_sets(
+    data: DataOptions,
+    traits: Traits,
+    files: Sequence[ModalityFile],
+    edges: Sequence[EdgeLinks],
     say: Callable[[str], None],
-    warn: Callable[[str], None],
-    origin: Origin | None = None,
-) -> Prepared:
-    """Read the matrices one by one, check them, fit and apply the transforms that `params` ask for.
-
-    Transforms of a saved model that the weights come from are taken over where they are the same.
-    """
-    projects = params if isinstance(params, ProjectsInput) else None
-    modalities: dict[str, Modality] = {}
-    recipes: dict[str, Recipe] = {}
-    health: dict[str, Health] = {}
-    sides: dict[tuple[str, str], dict[str, tuple[LinkRecipe, Any]]] = {e: {} for e in map(_edge, made.edges)}
-    aggregations = {_edge(e): e.aggregation() for e in made.edges}
-    for c in made.choices:
-        name = c.file.name
-        x = c.file.read(c.layer.layer)
-        health[name] = check_values(x, c.file, layer=c.layer.layer, allow_negative=c.signed)
-        _tell_health(name, health[name], warn)
-        linked: list[int] = []
-        for edge in made.edges:
-            if name in _edge(edge):
-                first = name == edge.source
-                linked.extend(edge.source_index if first else edge.target_index)
-                aggregation = aggregations[_edge(edge)]
-                recipe = LinkRecipe.fit(
-                    x,
-                    aggregation=aggregation.source if first else aggregation.target,
-                    transform=_of_links(c),
-                    names=aggregation.names,
-                )
-                sides[_edge(edge)][name] = (recipe, recipe.apply(x))
-        # a likelihood is of the values themselves, not of standardised ones
-        options = RecipeOptions(
-            transform=c.transform,
-            n_top=c.n_top,
-            n_pcs=projects.n_pcs if projects else None,
-            standardise=c.likelihood is None,
-            seed=seed,
-            seen_in=c.seen_in,
+) -> dict[str, CSR]:
+    """Read the sets of genes and find their genes, directly or through links."""
+    if data.gene_sets is None:
+        return {}
+    if not traits.uses_sets:
+        able = [name for name, other in available().items() if other.uses_sets]
+        raise UsageError(
+            f"{traits.name} uses no gene sets",
+            field="--gene-sets",
+            hint="leave it out, or choose another model with -m: " + ", ".join(able),
         )
-        linked.extend(np.flatnonzero(c.file.var.index.isin(c.keep)))
-        keep = np.unique(np.asarray(linked, dtype=np.int64))
-        known = None if origin is None else origin.recipe(c, options, keep)
-        var_names = tuple(map(str, c.file.var.index))
-        tell_seen(c, x, keep, say)
-        recipes[name] = known or Recipe.fit(x, var_names=var_names, options=options, keep=keep)
-        modalities[name] = Modality(
-            name=name,
-            kind=c.file.kind,
-            features=recipes[name].apply(x),
-            obs_names=tuple(map(str, c.file.obs.index)),
-            library=health[name].total,
-            likelihood=c.likelihood,
-        )
-        del x
-    links = [LinkedFeatures(a, b, s[a][1], s[b][1], aggregations[a, b].names) for (a, b), s in sides.items()]
-    by_name = {f.name: f for f in made.files}
-    for m in made.matrices:
-        keys = ((m.source, m.source_key), (m.target, m.target_key))
-        own = [read_linked(by_name[name], key, m.names, warn=warn) for name, key in keys]
-        links.append(LinkedFeatures(m.source, m.target, own[0], own[1], m.names))
-    order = list(by_name)
-    links.sort(key=lambda link: (order.index(link.source), order.index(link.target)))
-    rows, obs_names = index_map(made.files, made.relation.pairing)
-    alike = made.relation.names_mean_cells
-    bundle = MultiOmics(
-        modalities=modalities,
-        rows=rows,
-        obs_names=obs_names,
-        pairing=made.relation.pairing,
-        links=tuple(links),
-        batch=codes_of_cells("batch", made.batch, made.files, rows, by_name=alike),
-        label=codes_of_cells("label", made.label, made.files, rows, by_name=alike),
-        covariates=tuple(
-            codes
-            for key, columns in made.covariates.items()
-            if (codes := codes_of_cells(key, columns, made.files, rows, by_name=alike))
-        ),
-        continuous=numbers_of_cells(made.continuous, made.files, rows),
-        # a recipe may have chosen some of the features
-        sets={name: found[recipes[name].selected] for name, found in made.sets.items()},
-        weights=weights_of_rows(made.weights, made.files, rows, say),
-    )
-    if projects and projects.input_smoothing > 0:
-        # imported here: a dry run must not pay for torch
-        from mocli.tasks.prepare.smoothing import smooth_inputs
-
-        bundle = smooth_inputs(bundle, projects.input_smoothing, seed=seed, say=say)
-    return Prepared(
-        bundle=bundle,
-        recipes=recipes,
-        link_recipes={(a, b): (s[a][0], s[b][0]) for (a, b), s in sides.items()},
-        health=health,
-    )
-
-
-def _of_links(choice: Choice) -> str:
-    """Return the transform of linked features: counts have to be comparable between cells of any depth."""
-    if not find_transform(choice.transform).is_for_counts:
-        return choice.transform
-    return default_transform(choice.file.kind, choice.layer.values)
-
-
-def _edge(edge: EdgeLinks) -> tuple[str, str]:
-    return (edge.source, edge.target)
+    sets = read_gene_sets(data.gene_sets)
+    sets_of = memberships(sets, {f.name: tuple(map(str, f.var.index)) for f in files}, edges)
+    for name, m in sets_of.items():
+        n_features = int((np.diff(m.indptr) > 0).sum())
+        say(f"{name}: {m.shape[1]:,} of {len(sets.names):,} gene sets, {n_features:,} features in them")
+    return sets_of
 
 
 def _by_modality(data: DataOptions) -> dict[str, Mapping[str, object]]:
@@ -331,17 +207,6 @@ def known_pairs(
             if found_pairs is not None:
                 pairs[a, b] = found_pairs
     return pairs
-
-
-def _tell_health(name: str, health: Health, warn: Callable[[str], None]) -> None:
-    if health.n_empty:
-        share = health.n_empty / health.n_obs
-        warn(
-            f"{name}: {health.n_empty:,} of {health.n_obs:,} cells ({share:.1%}) have no signal at all; "
-            "they are kept, cannot be anchors, and their place in the latent means nothing"
-        )
-    if health.n_constant:
-        warn(f"{name}: {health.n_constant:,} features are constant and carry no information")
 
 
 def _warnings(

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
 
 from mocli.errors import UsageError
+from mocli.models.base import Traits
+from mocli.models.parameters import params_class
 from mocli.models.registry import available, traits_of
-from mocli.types import ModalityKind, Pairing
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from mocli.models.base import Traits
-    from mocli.types import Task
+from mocli.types import ModalityKind, Pairing, Task
 
 
 def choose_model(
@@ -90,3 +87,8 @@ def supports(traits: Traits, *, pairing: Pairing, kinds: Iterable[ModalityKind],
     if traits.needs_links and not links and not joined:
         return "needs a feature-link table (--links)"
     return None
+
+
+def takes_weights(traits: Traits) -> bool:
+    """Whether a model has discriminators that weigh cells."""
+    return bool(traits.params) and any(f.name == "critic_weights" for f in fields(params_class(traits)))

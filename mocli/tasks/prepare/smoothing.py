@@ -7,24 +7,18 @@ linked feature the neighbours' mean explains, the more of it is noise.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mocli.data.batches import dense_rows
-from mocli.data.bundle import FeatureMatrix
+from mocli.data.bundle import FeatureMatrix, MultiOmics
 from mocli.data.transforms.components import are_components, without_averaging
 from mocli.nn.neighbors import chunks, knn
 from mocli.tasks.prepare.neighbors import N_COMPONENTS, principal_components
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from numpy.typing import NDArray
-
-    from mocli.data.bundle import MultiOmics
-    from mocli.types import FloatArray
+from mocli.types import FloatArray
 
 LEADING = 30
 """Principal components that define neighbours; the later ones are mostly noise."""

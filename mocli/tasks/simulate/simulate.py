@@ -9,12 +9,13 @@ from mocli.data.files.inputs import parse_source
 from mocli.data.links.route import link_files
 from mocli.errors import UsageError
 from mocli.tasks.prepare.footprint import foreseen
-from mocli.tasks.prepare.plan import open_modalities, plan
+from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.options import listed_names, one_of
 from mocli.tasks.run.paths import Paths, command_line
 from mocli.tasks.run.request import Result, requested
 from mocli.tasks.run.run import Run
 from mocli.tasks.simulate.options import AS_SOURCE, LIBRARIES, MODES, PLACES, SimulateOptions
+from mocli.tasks.trained.foresee import plan_training
 from mocli.types import Task
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def _dry_run(request: Request, asked: SimulateOptions, paths: Paths) -> Result:
     paths.check(force=request.output.force)
     files = open_modalities(request.data) if request.data.inputs else []
     if asked.from_model is None:
-        made = plan(request.data, request.train, Task.SIMULATE, lines.append, files=files)
+        made = plan_training(request, Task.SIMULATE, lines.append, files)
         lines.append(foreseen(made, request.train, Task.SIMULATE))
         lines.extend(f"warning: {w}" for w in made.warnings)
     else:

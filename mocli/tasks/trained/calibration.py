@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,12 +15,7 @@ from mocli.errors import InputError
 from mocli.metrics.conformal import Conformal
 from mocli.metrics.imputation import FeatureAccuracy
 from mocli.tasks.run.modelfolder import CALIBRATION, DESCRIPTION
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
-
-    from mocli.types import FloatArray
+from mocli.types import FloatArray
 
 Key = tuple[str, str, str, str]
 """Source, target, scale, and the predictor's name; before there were several, `readout`."""

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from mocli.data.bundle import MultiOmics
 from mocli.models.base import Encodes, EncodesJointly
-from mocli.types import Pairing
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from mocli.data.bundle import MultiOmics
-    from mocli.types import FloatArray, IntArray
+from mocli.types import FloatArray, IntArray, Pairing
 
 
 def gives_one_place(model: object, pairing: Pairing) -> bool:

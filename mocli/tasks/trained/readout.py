@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from mocli.data.files.modality import ModalityFile
+from mocli.data.transforms.recipe import Recipe
 from mocli.data.transforms.transform import LOGNORM, Transform, find_transform, median_total, scale_rows
 from mocli.errors import UsageError
 from mocli.nn.neighbors import chunks
 from mocli.nn.readout import Basis, Readout
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from mocli.data.files.modality import ModalityFile
-    from mocli.data.transforms.recipe import Recipe
-    from mocli.types import CSR, FloatArray, IntArray, Json
+from mocli.types import CSR, FloatArray, IntArray, Json
 
 SCALES = ("log", "counts", "scaled", "shares")
 ROWS = 4096

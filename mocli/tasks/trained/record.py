@@ -2,37 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from mocli.data.files.inputs import sha256
+from mocli.data.files.modality import ModalityFile
+from mocli.data.files.values import Health
 from mocli.data.links.matrices import MATRICES
+from mocli.data.transforms.recipe import Recipe
+from mocli.models.base import Traits
 from mocli.models.parameters import as_dict
 from mocli.models.registry import traits_of
+from mocli.tasks.prepare.load import Prepared
+from mocli.tasks.prepare.plan import Plan
+from mocli.tasks.run.run import Run
+from mocli.tasks.trained.saved import SavedModel
+from mocli.train.loop import Fit
 from mocli.types import Pairing
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from mocli.data.files.modality import ModalityFile
-    from mocli.data.files.values import Health
-    from mocli.data.transforms.recipe import Recipe
-    from mocli.models.base import Traits
-    from mocli.tasks.prepare.plan import Plan, Prepared
-    from mocli.tasks.run.run import Run
-    from mocli.tasks.trained.saved import SavedModel
-    from mocli.train.loop import Fit
 
 
 def describe_inputs(
-    run: Run, made: Plan, health: Mapping[str, Health], recipes: Mapping[str, Recipe] | None = None
+    run: Run, plan: Plan, health: Mapping[str, Health], recipes: Mapping[str, Recipe] | None = None
 ) -> None:
     """Record what was read: files with their hashes, values, links; empty cells where health is known."""
     used = {name: len(recipe.selected) for name, recipe in (recipes or {}).items()}
-    hashes = {path: sha256(path) for path in {p for f in made.files for p in f.paths}}
-    for choice in made.choices:
+    hashes = {path: sha256(path) for path in {p for f in plan.files for p in f.paths}}
+    for choice in plan.choices:
         f = choice.file
         parts, known = f.by_part(), health.get(f.name)
         for part, rows in parts:
@@ -53,13 +51,13 @@ def describe_inputs(
                     "n_used": used.get(f.name),
                 }
             )
-    for edge in made.edges:
+    for edge in plan.edges:
         aggregation = edge.aggregation()
         run.report.links.append(
             {
-                "path": ", ".join(t.path for t in made.tables),
-                "sha256": ", ".join(sha256(Path(t.path)) for t in made.tables if Path(t.path).is_file()),
-                "dialect": ", ".join(sorted({t.dialect for t in made.tables})),
+                "path": ", ".join(t.path for t in plan.tables),
+                "sha256": ", ".join(sha256(Path(t.path)) for t in plan.tables if Path(t.path).is_file()),
+                "dialect": ", ".join(sorted({t.dialect for t in plan.tables})),
                 "source": edge.source,
                 "target": edge.target,
                 "n_read": edge.n_read,
@@ -70,7 +68,7 @@ def describe_inputs(
                 "unmatched_examples": [*edge.unmatched_source[:3], *edge.unmatched_target[:3]],
             }
         )
-    for m in made.matrices:
+    for m in plan.matrices:
         n = len(m.names)
         run.report.links.append(
             {

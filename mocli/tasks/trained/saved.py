@@ -8,28 +8,26 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 import mocli
+from mocli.data.bundle import MultiOmics
 from mocli.data.transforms.recipe import LinkRecipe, Recipe
 from mocli.errors import InputError, did_you_mean
+from mocli.models.base import Model
 from mocli.models.parameters import as_dict, resolve, saved_params
 from mocli.models.registry import load_class, traits_of
+from mocli.tasks.prepare.load import Prepared
+from mocli.tasks.prepare.plan import Plan
+from mocli.tasks.prepare.smoothing import Reference
 from mocli.tasks.run.modelfolder import DESCRIPTION, WEIGHTS
 from mocli.tasks.trained.atlas import Atlas
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from mocli.data.bundle import MultiOmics
-    from mocli.models.base import Model
-    from mocli.tasks.prepare.plan import Plan, Prepared
-    from mocli.tasks.prepare.smoothing import Reference
-    from mocli.tasks.trained.readout import FeatureReadout
+from mocli.tasks.trained.readout import FeatureReadout
 
 FORMAT_VERSION = 2
 READS = (1, 2)
@@ -56,7 +54,7 @@ class SavedModel:
 def save_model(
     folder: Path,
     model: Model,
-    made: Plan,
+    plan: Plan,
     prepared: Prepared,
     readouts: Mapping[str, FeatureReadout],
     *,
@@ -80,7 +78,7 @@ def save_model(
     description = {
         "format_version": FORMAT_VERSION,
         "mocli": mocli.__version__,
-        "model": made.traits.name,
+        "model": plan.traits.name,
         "pairing": bundle.pairing.value,
         "modalities": [
             {
@@ -92,14 +90,18 @@ def save_model(
                 "var_names": [str(v) for v in choice.file.var.index],
                 "batches": measured_batches(bundle, choice.file.name),
             }
-            for choice in made.choices
+            for choice in plan.choices
         ],
         "levels": {
             codes.key: list(codes.levels) for codes in (bundle.batch, bundle.label) if codes is not None
         },
-        "columns": dict(made.columns),
+        "columns": dict(plan.column_names),
         "covariates": [
-            {"key": codes.key, "column": made.columns.get(codes.key, codes.key), "levels": list(codes.levels)}
+            {
+                "key": codes.key,
+                "column": plan.column_names.get(codes.key, codes.key),
+                "levels": list(codes.levels),
+            }
             for codes in bundle.categorical
         ],
         "continuous": list(bundle.continuous.keys) if bundle.continuous else [],

@@ -2,60 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mocli.data.bundle import MultiOmics
 from mocli.data.files.inputs import sha256
-from mocli.errors import InputError, UsageError
-from mocli.models.base import KeepsInputs
-from mocli.tasks.run.modelfolder import DESCRIPTION, WEIGHTS
-from mocli.tasks.trained.saved import load_model
+from mocli.data.transforms.recipe import Recipe, RecipeOptions
+from mocli.errors import InputError
+from mocli.models.base import KeepsInputs, Model
+from mocli.tasks.prepare.choice import Choice
+from mocli.tasks.prepare.load import Prepared
+from mocli.tasks.run.modelfolder import WEIGHTS
+from mocli.tasks.run.run import Run
+from mocli.tasks.trained.saved import SavedModel, load_model
+from mocli.types import IntArray
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
     from torch import Tensor
     from torch.nn import Module
-
-    from mocli.data.bundle import MultiOmics
-    from mocli.data.transforms.recipe import Recipe, RecipeOptions
-    from mocli.models.base import Model, Traits
-    from mocli.tasks.prepare.choice import Choice
-    from mocli.tasks.prepare.plan import Prepared
-    from mocli.tasks.run.run import Run
-    from mocli.tasks.trained.saved import SavedModel
-    from mocli.types import IntArray
-
-
-def check_kind(folder: Path | None, traits: Traits) -> None:
-    """Make sure, before the work, that a saved model is of the kind that is to be trained.
-
-    Raises
-    ------
-    UsageError, InputError
-        It is of another, or there is none.
-    """
-    if folder is None:
-        return
-    try:
-        kind = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")).get("model")
-    except (OSError, ValueError):
-        # says what is wrong with it
-        kind = load_model(folder).description["model"]
-    if kind != traits.name:
-        raise UsageError(
-            f"a model of {traits.name} cannot start from one of {kind}",
-            field="--init-from",
-            file=folder,
-            found=str(kind),
-            expected=traits.name,
-            hint=f"train the same one with -m {kind}, or name a saved model of {traits.name}",
-        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from mocli import __version__
+from mocli.data.bundle import MultiOmics
+from mocli.data.files.modality import ModalityFile
+from mocli.data.links.links import EdgeLinks
 from mocli.models.base import (
     Draws,
     Encodes,
@@ -21,13 +26,16 @@ from mocli.models.base import (
 from mocli.models.parameters import as_dict, resolve
 from mocli.models.registry import load_class
 from mocli.tasks.prepare.footprint import footprint, tell_memory
-from mocli.tasks.prepare.plan import load, plan
+from mocli.tasks.prepare.load import Prepared, load
+from mocli.tasks.prepare.plan import Plan
 from mocli.tasks.prepare.smoothing import smooth_links
 from mocli.tasks.run.memory import return_freed_memory
 from mocli.tasks.run.modelfolder import DESCRIPTION, WEIGHTS
-from mocli.tasks.run.options import preset_of
-from mocli.tasks.run.run import digest
+from mocli.tasks.run.options import TrainOptions, preset_of
+from mocli.tasks.run.request import Request
+from mocli.tasks.run.run import Run, digest
 from mocli.tasks.trained.atlas import Atlas, LabelColumn
+from mocli.tasks.trained.foresee import plan_training
 from mocli.tasks.trained.latent import Latent, gives_one_place
 from mocli.tasks.trained.readout import FeatureReadout
 from mocli.tasks.trained.record import (
@@ -43,27 +51,14 @@ from mocli.train.checkpoint import Checkpoints
 from mocli.train.freeze import names_of
 from mocli.train.loop import Fit, Training, fit
 from mocli.train.predict import draw_cells, encode_cells, encode_rows
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    import pandas as pd
-
-    from mocli.data.bundle import MultiOmics
-    from mocli.data.files.modality import ModalityFile
-    from mocli.data.links.links import EdgeLinks
-    from mocli.tasks.prepare.plan import Plan, Prepared
-    from mocli.tasks.run.options import TrainOptions
-    from mocli.tasks.run.request import Request
-    from mocli.tasks.run.run import Run
-    from mocli.types import Task
+from mocli.types import Task
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
     """A model fresh from training, with what it was trained on."""
 
-    made: Plan
+    plan: Plan
     prepared: Prepared
     model: Model
     latent: Latent
@@ -90,41 +85,42 @@ def train_model(
         Called with the model's class and name once it is chosen, to refuse before the work.
     """
     with run.timed("load"):
-        made = plan(request.data, request.train, task, run.say, files=files)
+        plan = plan_training(request, task, run.say, files)
         if check is not None:
-            check(load_class(made.traits.model), made.traits.name)
-        params = resolve(made.traits, request.train.params, request.train.preset)
-        for warning in made.warnings:
+            check(load_class(plan.traits.model), plan.traits.name)
+        params = resolve(plan.traits, request.train.params, request.train.preset)
+        for warning in plan.warnings:
             run.warn(warning)
-        tell_memory(run, footprint(made, params, task))
+        tell_memory(run, footprint(plan, params, task))
         origin = Origin.of(request.train.init_from)
         if origin is not None:
             run.paths.refuse_inputs([origin.folder / name for name in (WEIGHTS, DESCRIPTION)])
-        prepared = load(made, params, seed=request.run.seed, say=run.say, warn=run.warn, origin=origin)
-        describe_inputs(run, made, prepared.health, prepared.recipes)
+        known = origin.recipe if origin is not None else lambda *_: None
+        prepared = load(plan, params, seed=request.run.seed, say=run.say, warn=run.warn, known=known)
+        describe_inputs(run, plan, prepared.health, prepared.recipes)
     warn_small(run, prepared, params)
     warn_batches(run, prepared)
     with run.timed("train"):
-        model, done, start = train(run, request.train, made, prepared, params, origin)
-    describe_model(run, made.traits, model.params, made.why_model)
-    describe_training(run, done, sum(c.file.n_obs for c in made.choices), **start)
+        model, done, start = train(run, request.train, plan, prepared, params, origin)
+    describe_model(run, plan.traits, model.params, plan.why_model)
+    describe_training(run, done, sum(c.file.n_obs for c in plan.choices), **start)
     with run.timed("encode"):
         latent = encode(run, model, prepared.bundle)
-        keep_model(run, made, prepared, model, latent, labels)
-    return Trained(made, prepared, model, latent)
+        keep_model(run, plan, prepared, model, latent, labels)
+    return Trained(plan, prepared, model, latent)
 
 
 def train(
     run: Run,
     options: TrainOptions,
-    made: Plan,
+    plan: Plan,
     prepared: Prepared,
     params: Any,
     origin: Origin | None = None,
 ) -> tuple[Model, Fit, dict[str, Any]]:
     """Return a trained model and where it started; the same seed starts from the same weights."""
     torch.manual_seed(run.options.seed)
-    model: Model = load_class(made.traits.model).from_bundle(prepared.bundle, params)
+    model: Model = load_class(plan.traits.model).from_bundle(prepared.bundle, params)
     settled = {k: v for k, v in as_dict(model.params).items() if v is not None and as_dict(params)[k] is None}
     if settled:
         run.say("settled by the data: " + ", ".join(f"{name} {value}" for name, value in settled.items()))
@@ -139,7 +135,7 @@ def train(
     }
     if frozen:
         run.say(f"{len(frozen):,} tensors stay as they are: {', '.join(options.freeze)}")
-    fingerprint = _fingerprint(run, options, made, prepared, model.params)
+    fingerprint = _fingerprint(run, options, plan, prepared, model.params)
     fingerprint |= {"init_from": None if origin is None else origin.sha256, "freeze": sorted(frozen) or None}
     training = replace(training_of(run, fingerprint), frozen=frozen)
     if isinstance(params, SmoothsLinks) and params.smooth_links:
@@ -174,28 +170,28 @@ def training_of(run: Run, fingerprint: Mapping[str, Any]) -> Training:
 
 
 def _fingerprint(
-    run: Run, options: TrainOptions, made: Plan, prepared: Prepared, params: Any
+    run: Run, options: TrainOptions, plan: Plan, prepared: Prepared, params: Any
 ) -> dict[str, Any]:
     batch = prepared.bundle.batch
     return {
         "inputs": [record["sha256"] for record in run.report.inputs],
-        "modalities": [c.file.name for c in made.choices],
+        "modalities": [c.file.name for c in plan.choices],
         # some of a file's cells may be held out
-        "cells": [_named(c.file.obs.index) for c in made.choices],
-        "layers": [c.layer.layer for c in made.choices],
-        "transforms": [c.transform for c in made.choices],
-        "hvg": [[c.n_top, *c.keep] for c in made.choices],
-        "seen_in": [c.seen_in for c in made.choices] if any(c.seen_in for c in made.choices) else None,
+        "cells": [_named(c.file.obs.index) for c in plan.choices],
+        "layers": [c.layer.layer for c in plan.choices],
+        "transforms": [c.transform for c in plan.choices],
+        "hvg": [[c.n_top, *c.keep] for c in plan.choices],
+        "seen_in": [c.seen_in for c in plan.choices] if any(c.seen_in for c in plan.choices) else None,
         "links": [record["sha256"] for record in run.report.links],
         "sets": [_same_sets(prepared, name) for name in sorted(prepared.bundle.sets)],
         # a table from standard input has no file, and other columns of var match other features
-        "matched": [*(_matched(edge) for edge in made.edges), *(m.text for m in made.matrices)],
-        "likelihoods": [c.likelihood for c in made.choices],
+        "matched": [*(_matched(edge) for edge in plan.edges), *(m.text for m in plan.matrices)],
+        "likelihoods": [c.likelihood for c in plan.choices],
         "batches": None if batch is None else list(batch.levels),
         "covariates": _covariates(prepared),
         "weights": _weights(prepared),
-        "pairing": made.relation.pairing.value,
-        "model": made.traits.name,
+        "pairing": plan.relation.pairing.value,
+        "model": plan.traits.name,
         "params": as_dict(params),
         "preset": options.preset,
         "max_steps": options.max_steps,
@@ -276,7 +272,7 @@ def encode(run: Run, model: Model, bundle: MultiOmics) -> Latent:
 
 def keep_model(
     run: Run,
-    made: Plan,
+    plan: Plan,
     prepared: Prepared,
     model: Model,
     latent: Latent,
@@ -292,12 +288,12 @@ def keep_model(
             latent.by_modality[c.file.name],
             seed=seed,
         )
-        for c in made.choices
+        for c in plan.choices
     }
     columns = {of.name: of.of_cells(bundle) for of in labels}
     if bundle.label is not None:
-        columns[made.columns["label"]] = bundle.label
+        columns[plan.columns["label"]] = bundle.label
     hashes = [str(record["sha256"]) for record in run.report.inputs]
     drawn = draw_cells(model, bundle, run.device, 1, seed=seed)[0] if isinstance(model, Draws) else None
     atlas = Atlas.of(latent, bundle, columns, seed=seed, drawn=drawn)
-    save_model(run.paths.model, model, made, prepared, readouts, seed=seed, trained_on=hashes, atlas=atlas)
+    save_model(run.paths.model, model, plan, prepared, readouts, seed=seed, trained_on=hashes, atlas=atlas)

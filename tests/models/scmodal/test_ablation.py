@@ -11,7 +11,8 @@ from mocli.models.base import Schedule
 from mocli.models.parameters import resolve
 from mocli.models.registry import traits_of
 from mocli.models.scmodal.model import Scmodal
-from mocli.tasks.prepare.plan import load, plan
+from mocli.tasks.prepare.load import load
+from mocli.tasks.prepare.plan import make_plan
 from mocli.tasks.prepare.smoothing import smooth_links
 from mocli.tasks.run.options import DataOptions, TrainOptions
 from mocli.train.loop import Training, fit
@@ -31,7 +32,7 @@ def demo(tmp_path_factory):
         label_key="cell_type",
         pair_key="true_cell",
     )
-    made = plan(options, TrainOptions(), Task.INTEGRATE, lambda _: None)
+    made = make_plan(options, TrainOptions(), Task.INTEGRATE, lambda _: None)
     bundles = {}
     for preset in ("auto", "paper"):
         params = resolve(traits_of("scmodal"), {}, preset)

@@ -165,13 +165,14 @@ def test_fifty_steps_equal_the_slow_reference(dtype, rtol, reduction):
 
 
 def prepared(inputs, links, label, pairing):
-    from mocli.tasks.prepare.plan import load, plan
+    from mocli.tasks.prepare.load import load
+    from mocli.tasks.prepare.plan import make_plan
     from mocli.tasks.run.options import DataOptions, TrainOptions
     from mocli.types import Task
 
     hvg = {"rna": 1000}  # the reference is slow
     options = DataOptions(inputs=inputs, links=[links], label_key=label, pairing=pairing, hvg=hvg)
-    made = plan(options, TrainOptions(), Task.INTEGRATE, lambda _: None)
+    made = make_plan(options, TrainOptions(), Task.INTEGRATE, lambda _: None)
     return load(made, paper(), seed=0, say=lambda _: None, warn=lambda _: None).bundle
 
 

@@ -1,0 +1,74 @@
+"""What a training will do, found out before it and without torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mocli.data.files.modality import ModalityFile
+from mocli.errors import UsageError
+from mocli.models.base import Traits
+from mocli.models.parameters import as_dict, resolve
+from mocli.tasks.prepare.footprint import footprint
+from mocli.tasks.prepare.plan import Plan, make_plan
+from mocli.tasks.run.frame import Tell
+from mocli.tasks.run.modelfolder import DESCRIPTION
+from mocli.tasks.run.request import Request
+from mocli.types import Task
+
+
+def plan_training(
+    request: Request, task: Task, say: Callable[[str], None], files: Sequence[ModalityFile] | None = None
+) -> Plan:
+    """Decide what a training will do, and make sure that it can start where it shall.
+
+    Parameters
+    ----------
+    files
+        The modalities where they are open already, perhaps with some cells only.
+    """
+    plan = make_plan(request.data, request.train, task, say, files=files)
+    check_kind(request.train.init_from, plan.traits)
+    return plan
+
+
+def foresee_training(
+    request: Request, task: Task, tell: Tell, files: Sequence[ModalityFile] | None = None
+) -> Plan:
+    """Say what a training will do and need, warnings last; for dry runs."""
+    plan = plan_training(request, task, tell.say, files)
+    params = resolve(plan.traits, request.train.params, request.train.preset)
+    tell.say(f"parameters: {json.dumps(as_dict(params), sort_keys=True)}")
+    tell.say(footprint(plan, params, task).words)
+    for warning in plan.warnings:
+        tell.warn(warning)
+    return plan
+
+
+def check_kind(folder: Path | None, traits: Traits) -> None:
+    """Make sure, before the work, that a saved model is of the kind that is to be trained.
+
+    Raises
+    ------
+    UsageError, InputError
+        It is of another, or there is none.
+    """
+    if folder is None:
+        return
+    try:
+        kind = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")).get("model")
+    except (OSError, ValueError):
+        # says what is wrong with it
+        from mocli.tasks.trained.saved import load_model
+
+        kind = load_model(folder).description["model"]
+    if kind != traits.name:
+        raise UsageError(
+            f"a model of {traits.name} cannot start from one of {kind}",
+            field="--init-from",
+            file=folder,
+            found=str(kind),
+            expected=traits.name,
+            hint=f"train the same one with -m {kind}, or name a saved model of {traits.name}",
+        )
