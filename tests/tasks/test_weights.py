@@ -108,7 +108,7 @@ def one_bad(value):
 )
 def test_a_weight_that_is_none_is_named(run, weighted, unpaired, prot, found):
     paths = weighted(np.ones, prot)
-    with pytest.raises(InputError, match="weight of --weight-key is not one in 'prot'") as error:
+    with pytest.raises(InputError, match="column of 'prot' that is not a weight") as error:
         run(paths, links=unpaired / "links.tsv", weight_key="weight")
     assert error.value.found.startswith(found)
     assert (str(error.value.file), error.value.field) == (str(paths[1]), "obs['weight']")

@@ -11,7 +11,7 @@ import pandas as pd
 
 from mocli.data.bundle import Codes, MultiOmics
 from mocli.data.files.columns import find_column
-from mocli.data.files.inputs import ModalityFile
+from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.tasks.integrate.options import TransferOptions
 from mocli.tasks.prepare.columns import words

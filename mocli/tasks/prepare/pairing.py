@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from mocli.data.files.inputs import ModalityFile
+from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError
 from mocli.tasks.run.options import one_of
 from mocli.types import IntArray, Pairing

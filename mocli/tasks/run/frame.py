@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from mocli.data.files.inputs import parse_source
+from mocli.data.files.source import parse_source
 from mocli.data.links.route import link_files
 from mocli.tasks.run.paths import Paths, command_line
 from mocli.tasks.run.request import Request, Result

@@ -292,7 +292,7 @@ def keep_model(
     }
     columns = {of.name: of.of_cells(bundle) for of in labels}
     if bundle.label is not None:
-        columns[plan.columns["label"]] = bundle.label
+        columns[plan.column_names["label"]] = bundle.label
     hashes = [str(record["sha256"]) for record in run.report.inputs]
     drawn = draw_cells(model, bundle, run.device, 1, seed=seed)[0] if isinstance(model, Draws) else None
     atlas = Atlas.of(latent, bundle, columns, seed=seed, drawn=drawn)
