@@ -87,7 +87,7 @@ def _ridge(
     aligned = translation.aligned(translation.source)
     new = translation.saved.recipes[translation.source].apply(aligned.read(cells), aligned.absent)
     before, after = _scores(source, replace(features, values=features.values[pairs[:, 0]]), new, seed=seed)
-    trained_file = next(f for f in trained.made.files if f.name == translation.target)
+    trained_file = next(f for f in trained.plan.files if f.name == translation.target)
     x = replace(target, file=trained_file).read(pairs[:, 1])
     readout = translation.readout
     return accuracy.ridge_baseline(
@@ -131,7 +131,7 @@ def on_partners(
     if partners is None or len(partners[0]) < FEWEST:
         return {}
     cells, true_cells = partners
-    trained_file = next(f for f in trained.made.files if f.name == target)
+    trained_file = next(f for f in trained.plan.files if f.name == target)
     x, z = (
         translation.aligned(target, trained_file).read(true_cells),
         trained.latent.by_modality[source][cells],

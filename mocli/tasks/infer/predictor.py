@@ -109,7 +109,7 @@ def of_cells(predictor: Predictor, own: IntArray | None) -> Predictor:
 
 def training_pairs(trained: Trained, source: str, target: str) -> IntArray | None:
     """Return rows of the same training cell in source and target, `(n, 2)`; None where none is known."""
-    pairs = trained.made.pairs
+    pairs = trained.plan.pairs
     if (source, target) in pairs:
         return pairs[source, target]
     return pairs[target, source][:, ::-1] if (target, source) in pairs else None
@@ -122,7 +122,7 @@ def readout_from(
 
     None where a place is of one modality anyway, or too few cells were measured in both.
     """
-    model, made = trained.model, trained.plan
+    model, plan = trained.model, trained.plan
     if not isinstance(model, EncodesJointly) or not isinstance(model, Encodes | Extends):
         return None
     pairs = training_pairs(trained, source, target)
@@ -133,7 +133,7 @@ def readout_from(
         z = encode_rows(model, source, bundle.modalities[source].features, device)
     else:
         z = infer_places(model, bundle.seen_by(source)[0], device=device, seed=seed).z
-    choice = next(c for c in made.choices if c.file.name == target)
+    choice = next(c for c in plan.choices if c.file.name == target)
     # in file order, so that blocks are read in one sweep
     pairs = pairs[np.argsort(pairs[:, 1], kind="stable")]
     cells = choice.file.take(pairs[:, 1])
