@@ -154,7 +154,7 @@ class Rows:
         return self._source.take(bags, weights)
 
 
-class Source:
+class BundleRows:
     """A bundle on a device, cut into minibatches by row numbers or by cells."""
 
     def __init__(self, bundle: MultiOmics, device: torch.device | str) -> None:
@@ -266,7 +266,7 @@ class Batches:
             raise ValueError("modalities that draw rows of their own cannot draw from some cells only")
         self.sampling = sampling
         self.generator = generator
-        self.source = Source(bundle, device)
+        self.source = BundleRows(bundle, device)
         self._members: dict[str, Tensor] = {}
         if sampling.independent:
             self._sizes = {name: rows.n_obs for name, rows in self.source.rows.items()}

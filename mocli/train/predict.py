@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mocli.data.batches import Rows, Source
+from mocli.data.batches import BundleRows, Rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,7 @@ def draw_cells(
     model: Draws, bundle: MultiOmics, device: torch.device, n_draws: int, *, seed: int
 ) -> list[FloatArray]:
     """Draws from the posterior of every cell, `n_draws` times `(n_cells, n_latent)` float32."""
-    source, generator = Source(bundle, device), torch.Generator().manual_seed(seed)
+    source, generator = BundleRows(bundle, device), torch.Generator().manual_seed(seed)
     with torch.inference_mode():
         return [
             np.concatenate(
@@ -66,7 +66,7 @@ def draw_cells(
 
 def encode_cells(model: EncodesJointly, bundle: MultiOmics, device: torch.device) -> FloatArray:
     """Joint latent of every cell of a bundle, `(n_cells, n_latent)` float32."""
-    source = Source(bundle, device)
+    source = BundleRows(bundle, device)
     with torch.inference_mode():
         blocks = [
             model.encode_cells(source.take_cells(cells, 0)).float().cpu().numpy() for cells in _blocks(bundle)
@@ -78,7 +78,7 @@ def place_covariates(
     model: PlacesCovariates, bundle: MultiOmics, device: torch.device
 ) -> dict[str, FloatArray]:
     """Where every cell of a bundle lies in each covariate's space, `(n_cells, q)` float32 by key."""
-    source, found = Source(bundle, device), {}
+    source, found = BundleRows(bundle, device), {}
     with torch.inference_mode():
         blocks = [
             {key: c.float().cpu().numpy() for key, c in model.covariate_places(batch).items()}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from mocli.data.batches import Source
+    from mocli.data.batches import BundleRows
     from mocli.models.base import Model, Phase, Validation
     from mocli.train.optim import Stepper
     from mocli.types import IntArray
@@ -48,7 +48,7 @@ class Watch:
     def __init__(
         self,
         model: Model,
-        source: Source,
+        source: BundleRows,
         phase: Phase,
         cells: IntArray,
         steppers: Sequence[Stepper] = (),

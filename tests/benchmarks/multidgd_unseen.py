@@ -22,7 +22,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 import mocli  # noqa: E402
-from mocli.data.batches import Source  # noqa: E402
+from mocli.data.batches import BundleRows  # noqa: E402
 from mocli.data.files.inputs import open_inputs  # noqa: E402
 from mocli.models.base import Schedule  # noqa: E402
 from mocli.tasks.infer.query import match_query  # noqa: E402
@@ -58,7 +58,7 @@ def losses(model, path, new_levels):
     torch.manual_seed(0)
     query = saved.model.extended(bundle)
     fit(query, bundle, Schedule(), Training(CPU, 0))
-    source = Source(bundle, CPU)
+    source = BundleRows(bundle, CPU)
     with torch.no_grad():
         return np.array(
             [

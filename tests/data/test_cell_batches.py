@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from mocli.data.batches import Batches, Source, strata_of
+from mocli.data.batches import Batches, BundleRows, strata_of
 from mocli.data.bundle import Codes, Continuous, FeatureMatrix, Modality, MultiOmics
 from mocli.models.base import Sampling
 from mocli.types import ModalityKind, Pairing
@@ -76,14 +76,14 @@ def test_a_measured_row_of_zeros_is_present():
     empty = replace(
         rna, features=FeatureMatrix(sparse.csr_matrix((30, 6), dtype=np.float32), rna.features.names)
     )
-    batch = Source(replace(data, modalities={**data.modalities, "rna": empty}), "cpu").take_cells(
+    batch = BundleRows(replace(data, modalities={**data.modalities, "rna": empty}), "cpu").take_cells(
         torch.arange(N), 0
     )
     np.testing.assert_array_equal(batch.positions["rna"].numpy(), RNA)
 
 
 def test_no_cell_of_a_modality_is_an_empty_minibatch():
-    batch = Source(bundle(), "cpu").take_cells(torch.tensor([0, 3]), 0)
+    batch = BundleRows(bundle(), "cpu").take_cells(torch.tensor([0, 3]), 0)
     assert batch.x["atac"].shape == (0, 4)
     assert batch.positions["atac"].shape == (0,)
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse
 
 import mocli
-from mocli.data.batches import Source
+from mocli.data.batches import BundleRows
 from mocli.errors import InputError, UsageError
 from mocli.report.schema import validate
 from mocli.tasks.trained.saved import load_model
@@ -248,6 +248,6 @@ def test_a_saved_model_encodes_new_cells_as_it_did(run, files, tmp_path):
     import torch
 
     with torch.inference_mode():
-        batch = Source(bundle, "cpu").take_cells(torch.arange(bundle.n_cells), 0)
+        batch = BundleRows(bundle, "cpu").take_cells(torch.arange(bundle.n_cells), 0)
         again = saved.model.encode_cells(batch).numpy()
     np.testing.assert_array_equal(again, z.loc[list(bundle.obs_names)].to_numpy())

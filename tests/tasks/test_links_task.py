@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse
 
 from mocli.data.features.antigens import antigen_table
-from mocli.data.links.links import read_links
+from mocli.data.links.edges import read_links
 from mocli.errors import EnvironmentProblem, InputError, UsageError
 from mocli.tasks.links.build import build_links, say_links
 from mocli.tasks.links.check import audit_links, constant_features

@@ -18,9 +18,9 @@ from mocli.data.demo.tissue import (
     RNA,
     TYPES,
     Assay,
-    Cells,
     Layer,
     Tissue,
+    TissueCells,
     build_tissue,
     draw_cells,
     draw_counts,
@@ -167,7 +167,7 @@ def _write_trimodal(folder: Path, tissue: Tissue, n: int, rng: np.random.Generat
     ]
 
 
-def _measure(layer: Layer, cells: Cells, assay: Assay, rng: np.random.Generator) -> AnnData:
+def _measure(layer: Layer, cells: TissueCells, assay: Assay, rng: np.random.Generator) -> AnnData:
     """Return counts with the truth in `obs`; rows in the order of the true cells."""
     from anndata import AnnData
 
@@ -185,7 +185,7 @@ def _measure(layer: Layer, cells: Cells, assay: Assay, rng: np.random.Generator)
     return AnnData(counts, obs=obs, var=pd.DataFrame(index=list(layer.names)))
 
 
-def _genes(tissue: Tissue, cells: Cells, rng: np.random.Generator) -> AnnData:
+def _genes(tissue: Tissue, cells: TissueCells, rng: np.random.Generator) -> AnnData:
     data = _measure(tissue.genes, cells, RNA, rng)
     data.var["feature_types"] = "Gene Expression"
     _set_coordinates(data, tissue.chrom, tissue.start, tissue.end)
@@ -193,13 +193,13 @@ def _genes(tissue: Tissue, cells: Cells, rng: np.random.Generator) -> AnnData:
     return data
 
 
-def _proteins(tissue: Tissue, cells: Cells, rng: np.random.Generator) -> AnnData:
+def _proteins(tissue: Tissue, cells: TissueCells, rng: np.random.Generator) -> AnnData:
     data = _measure(tissue.proteins, cells, PROT, rng)
     data.var["feature_types"] = "Antibody Capture"
     return data
 
 
-def _peaks(tissue: Tissue, cells: Cells, rng: np.random.Generator) -> AnnData:
+def _peaks(tissue: Tissue, cells: TissueCells, rng: np.random.Generator) -> AnnData:
     data = _measure(tissue.peaks, cells, ATAC, rng)
     data.var["feature_types"] = "Peaks"
     parts = data.var_names.str.extract(r"(?P<chrom>.+):(?P<start>\d+)-(?P<end>\d+)")
@@ -222,7 +222,7 @@ def _shuffled(name: str, data: AnnData, rng: np.random.Generator) -> AnnData:
     return data
 
 
-def _truth(cells: Cells, measured: Mapping[str, AnnData]) -> pd.DataFrame:
+def _truth(cells: TissueCells, measured: Mapping[str, AnnData]) -> pd.DataFrame:
     """Return one row a true cell: its name in each file, type, batch, state."""
     first = next(iter(measured.values())).obs.set_index("true_cell").sort_index()
     names = {

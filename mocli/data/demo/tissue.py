@@ -67,7 +67,7 @@ ATAC = Assay(dispersion=2.0, depth_sd=0.4)
 
 
 @dataclass(frozen=True)
-class Cells:
+class TissueCells:
     """The cells of one experiment: type and batch codes, state in [-1, 1], each `(n,)`."""
 
     type: IntArray
@@ -85,7 +85,7 @@ class Layer:
     by_state: DoubleArray
     by_batch: DoubleArray
 
-    def deviation(self, cells: Cells) -> DoubleArray:
+    def deviation(self, cells: TissueCells) -> DoubleArray:
         """Biological part of the log rate, `(n, p)`."""
         return self.by_type[cells.type] + np.outer(cells.state, self.by_state)
 
@@ -122,12 +122,12 @@ class Tissue:
     peak_effect: DoubleArray
 
 
-def draw_cells(n: int, rng: np.random.Generator) -> Cells:
+def draw_cells(n: int, rng: np.random.Generator) -> TissueCells:
     """Draw `n` cells; every type occurs when `n` is 12 or more."""
     counts = np.maximum(np.floor(PROPORTIONS * n), 1).astype(int)
     counts[0] += n - counts.sum()
     kind = rng.permutation(np.repeat(np.arange(len(TYPES)), counts))
-    return Cells(kind, rng.integers(0, N_BATCHES, n), rng.uniform(-1, 1, n))
+    return TissueCells(kind, rng.integers(0, N_BATCHES, n), rng.uniform(-1, 1, n))
 
 
 def _tree_effects(p: int, share: float, sd: float, rng: np.random.Generator) -> DoubleArray:
@@ -215,7 +215,7 @@ def build_tissue(rng: np.random.Generator) -> Tissue:
     )
 
 
-def draw_counts(layer: Layer, cells: Cells, *, assay: Assay, rng: np.random.Generator) -> CSR:
+def draw_counts(layer: Layer, cells: TissueCells, *, assay: Assay, rng: np.random.Generator) -> CSR:
     """Draw counts, CSR float32 `(n, p)`."""
     n = len(cells.type)
     log_rate = layer.base + layer.deviation(cells) + layer.by_batch[cells.batch]

@@ -10,12 +10,12 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from mocli.data.files.frames import read_table, top_columns
 from mocli.data.files.hdf5 import open_h5, reading, text_attr
 from mocli.data.files.kinds import feature_type_name, kind_of, kind_of_features, name_in_stem
 from mocli.data.files.matrix import locate
 from mocli.data.files.modality import ModalityFile, raw_columns
 from mocli.data.files.source import Source
-from mocli.data.files.tables import read_table, top_columns
 from mocli.data.files.tenx import read_tenx_tables, tenx_group
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.types import IntArray, ModalityKind

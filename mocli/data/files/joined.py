@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from mocli.data.files.frames import agreeing_columns, stack_obs
 from mocli.data.files.kinds import naming_hint
 from mocli.data.files.modality import ModalityFile
-from mocli.data.files.tables import agreeing_columns, stack_obs
 from mocli.errors import InputError, UsageError
 from mocli.types import CSR, IntArray, ModalityKind
 

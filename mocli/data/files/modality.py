@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from mocli.data.files.frames import read_index
 from mocli.data.files.hdf5 import open_h5, reading
 from mocli.data.files.matrix import Stored, locate, read_csr
-from mocli.data.files.tables import read_index
 from mocli.data.files.tenx import locate_tenx
 from mocli.errors import InputError, did_you_mean
 from mocli.types import CSR, IntArray, ModalityKind

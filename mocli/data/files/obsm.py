@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from mocli.data.files.frames import read_index, read_table
 from mocli.data.files.hdf5 import open_h5, reading
 from mocli.data.files.matrix import Stored, locate, read_csr
 from mocli.data.files.modality import ModalityFile
-from mocli.data.files.tables import read_index, read_table
 from mocli.errors import InputError, did_you_mean
 from mocli.types import CSR, FloatArray, IntArray
 

@@ -46,7 +46,7 @@ _ASSEMBLED = re.compile(r"chr(\d{1,2}|X)")
 
 
 @dataclass(frozen=True)
-class Fit:
+class GenomeFit:
     """How a gene table and peaks fit.
 
     Attributes
@@ -99,11 +99,11 @@ class Fit:
         return tuple(found)
 
 
-def fit_of(table: GeneTable, places: pd.DataFrame) -> Fit:
+def fit_of(table: GeneTable, places: pd.DataFrame) -> GenomeFit:
     """Hold a gene table against the places of peaks, as `parse_intervals` gives them."""
     genes = table.frame
     shared = set(genes["chrom"]) & set(places["chrom"].dropna())
-    return Fit(
+    return GenomeFit(
         table.path,
         hit=promoters_hit(genes, places),
         chance=float(np.mean([promoters_hit(genes, places, shift=shift) for shift in SHIFTS])),
@@ -113,7 +113,7 @@ def fit_of(table: GeneTable, places: pd.DataFrame) -> Fit:
     )
 
 
-def check_species(fit: Fit, *, by_case: int, n_genes: int) -> None:
+def check_species(fit: GenomeFit, *, by_case: int, n_genes: int) -> None:
     """Raise `InputError` where names and places both say that the gene table is of another species.
 
     Parameters

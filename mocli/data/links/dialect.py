@@ -34,7 +34,7 @@ Cells = list[str]
 
 
 @dataclass(frozen=True)
-class Layout:
+class TableLayout:
     """Column numbers of one table; -1 where it has no such column.
 
     Attributes
@@ -76,18 +76,18 @@ def without_index(cell: str) -> str:
     return _INDEX.sub("", cell.strip())
 
 
-def _position_layout(words: Cells, weight: int, sign: int) -> Layout | None:
+def _position_layout(words: Cells, weight: int, sign: int) -> TableLayout | None:
     """Return the layout of a header that announces positions, or None."""
     source, target = _find(words, "source index"), _find(words, "target index")
     modalities = _find(words, "source modality"), _find(words, "target modality")
     if min(source, target, *modalities) >= 0:
-        return Layout(LONG, source, target, *modalities, weight, sign, by_index=True)
+        return TableLayout(LONG, source, target, *modalities, weight, sign, by_index=True)
     if len(words) > 1 and all(word.endswith(" index") for word in words[:2]):
-        return Layout(POSITIONS, weight=weight, sign=sign, by_index=True)
+        return TableLayout(POSITIONS, weight=weight, sign=sign, by_index=True)
     return None
 
 
-def _named_layout(words: Cells) -> Layout | None:
+def _named_layout(words: Cells) -> TableLayout | None:
     """Return the layout of a header that names its dialect, or None."""
     weight, sign = _find(words, "weight"), _find(words, "sign")
     by_position = _position_layout(words, weight, sign)
@@ -97,28 +97,30 @@ def _named_layout(words: Cells) -> Layout | None:
     if min(source, target) >= 0:
         modalities = _find(words, "source modality"), _find(words, "target modality")
         dialect = LONG if min(modalities) >= 0 else EDGES
-        return Layout(dialect, source, target, *(modalities if dialect == LONG else (-1, -1)), weight, sign)
+        return TableLayout(
+            dialect, source, target, *(modalities if dialect == LONG else (-1, -1)), weight, sign
+        )
     source, target = _find(words, "source"), _find(words, "target")
     if min(source, target) >= 0:
-        return Layout(EDGES, source, target, weight=weight, sign=sign)
+        return TableLayout(EDGES, source, target, weight=weight, sign=sign)
     if words and words[0] in {"chrom1", "chr1"} and len(words) >= 6 and words[3] in {"chrom2", "chr2"}:
         return _bedpe_layout(len(words), has_header=True)
     gene, peak = _find(words, *_GENE_WORDS), _find(words, "peak")
     if min(gene, peak) >= 0:
         score = _find(words, "score") if weight < 0 else -1
-        return Layout(SIGNAC, gene, peak, weight=max(weight, score), sign=sign, is_score=score >= 0)
+        return TableLayout(SIGNAC, gene, peak, weight=max(weight, score), sign=sign, is_score=score >= 0)
     protein = _find(words, *_PROTEIN_WORDS)
     if min(gene, protein) >= 0:
-        return Layout(MAXFUSE, protein, gene, weight=weight, sign=sign)
+        return TableLayout(MAXFUSE, protein, gene, weight=weight, sign=sign)
     return None
 
 
-def _bedpe_layout(n_columns: int, *, has_header: bool) -> Layout:
+def _bedpe_layout(n_columns: int, *, has_header: bool) -> TableLayout:
     score = 7 if n_columns > 7 else -1
-    return Layout(BEDPE, 6, 0, weight=score, has_header=has_header, is_score=True)
+    return TableLayout(BEDPE, 6, 0, weight=score, has_header=has_header, is_score=True)
 
 
-def recognise(header: Cells) -> Layout:
+def recognise(header: Cells) -> TableLayout:
     """Say what the first row of a table makes of it.
 
     A header whose first two cells are words for modalities is canonical; words
@@ -140,12 +142,12 @@ def recognise(header: Cells) -> Layout:
     weight, sign = _find(words, "weight"), _find(words, "sign")
     if not known and weight < 0 and sign < 0 and len(header) > 2 and _is_number(header[2]):
         weight, sign = 2, 3 if len(header) > 3 and _is_number(header[3]) else -1
-    return Layout(CANONICAL if known else COLUMNS, weight=weight, sign=sign)
+    return TableLayout(CANONICAL if known else COLUMNS, weight=weight, sign=sign)
 
 
 def names_dialect(header: Cells) -> bool:
     """Whether a row is a header beyond doubt; tells one behind `#` from a comment."""
-    layout = recognise(header) if len(header) > 1 else Layout(COLUMNS)
+    layout = recognise(header) if len(header) > 1 else TableLayout(COLUMNS)
     return layout.has_header and layout.dialect != COLUMNS
 
 

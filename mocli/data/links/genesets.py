@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
-from mocli.data.links.links import EdgeLinks
+from mocli.data.links.edges import EdgeLinks
 from mocli.errors import InputError
 from mocli.types import CSR
 

@@ -14,7 +14,7 @@ _SAMPLE = 200
 
 
 @dataclass(frozen=True, eq=False)
-class Side:
+class MatchedColumn:
     """One column of a table and the modality it was looked up in."""
 
     index: FeatureIndex
@@ -31,7 +31,7 @@ class Side:
         return f"{self.match.n_found:,} of {len(self.names):,} {self.modality} names"
 
 
-def nothing_matched(source: Side, target: Side, *, file: str) -> InputError:
+def nothing_matched(source: MatchedColumn, target: MatchedColumn, *, file: str) -> InputError:
     """Return the error for rows of which none has both names in the data."""
     worse = min((source, target), key=lambda side: side.match.n_found / len(side.names))
     asked = [name for name, found in zip(worse.names, worse.match.positions, strict=True) if not found]
@@ -53,7 +53,7 @@ def nothing_matched(source: Side, target: Side, *, file: str) -> InputError:
     )
 
 
-def _hint(source: Side, target: Side, worse: Side) -> str:
+def _hint(source: MatchedColumn, target: MatchedColumn, worse: MatchedColumn) -> str:
     swapped = [
         other.index.match(side.names[:_SAMPLE]).n_found
         for side, other in ((source, target), (target, source))
@@ -90,7 +90,7 @@ def _share_of_ids(names: tuple[str, ...]) -> bool:
     return 2 * sum(_ENSEMBL.fullmatch(name) is not None for name in sample) > len(sample)
 
 
-def _interval_hint(side: Side) -> str | None:
+def _interval_hint(side: MatchedColumn) -> str | None:
     """Say what is wrong with peaks: the build, an offset of one, or the data's names."""
     asked = [place for name in side.names[:_SAMPLE] if (place := parse_interval(name)) is not None]
     if not asked:

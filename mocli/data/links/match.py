@@ -10,7 +10,7 @@ import pandas as pd
 
 from mocli.data.features.index import ColumnMatch, FeatureIndex, Features
 from mocli.data.links.dialect import COLUMNS, DIALECT_KINDS
-from mocli.data.links.table import LinkTable
+from mocli.data.links.linktable import LinkTable
 from mocli.errors import InputError, did_you_mean
 from mocli.types import BoolArray, IntArray, ModalityKind
 

@@ -9,9 +9,9 @@ import pandas as pd
 
 from mocli.data.features.index import ColumnMatch, Features
 from mocli.data.links.dialect import POSITIONS
+from mocli.data.links.linktable import LinkTable
 from mocli.data.links.match import NamedColumn
 from mocli.data.links.route import FirstRoute, chained
-from mocli.data.links.table import LinkTable
 from mocli.errors import InputError
 
 FIRST = "first features"

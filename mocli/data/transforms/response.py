@@ -17,7 +17,7 @@ from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
 
 @dataclass(frozen=True, eq=False)
-class Response:
+class RecipeResponse:
     """How a recipe answers to changes of single raw values.
 
     Attributes
@@ -34,7 +34,7 @@ class Response:
     directions: FloatArray | None
 
     @classmethod
-    def of(cls, recipe: Recipe) -> Response:
+    def of(cls, recipe: Recipe) -> RecipeResponse:
         """Take a fitted recipe apart."""
         used = np.arange(recipe.n_vars) if recipe.lsi is not None else recipe.selected
         place = np.full(recipe.n_vars, -1, dtype=np.int64)

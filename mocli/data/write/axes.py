@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mocli.data.files.frames import read_index, read_table
 from mocli.data.files.hdf5 import text_attr
-from mocli.data.files.tables import read_index, read_table
 from mocli.data.write.encode import need_group, put_array, put_table
 from mocli.errors import InputError
 from mocli.types import IntArray, StrArray
 
 
-class Part(NamedTuple):
+class AxisPart(NamedTuple):
     """A modality as the whole sees it: its name, the names of its cells and features."""
 
     name: str
@@ -26,7 +26,7 @@ class Part(NamedTuple):
     features: pd.Index
 
 
-def map_modalities(h5: h5py.File, cells: pd.Index, parts: Sequence[Part], *, start: int) -> None:
+def map_modalities(h5: h5py.File, cells: pd.Index, parts: Sequence[AxisPart], *, start: int) -> None:
     """Write which row of a modality each row of the whole is, from 1; 0 where it has none.
 
     Parameters
@@ -46,7 +46,7 @@ def map_modalities(h5: h5py.File, cells: pd.Index, parts: Sequence[Part], *, sta
         _map(h5, "var", part.name, columns)
 
 
-def append_modalities(h5: h5py.File, parts: Sequence[Part], *, source: Path) -> None:
+def append_modalities(h5: h5py.File, parts: Sequence[AxisPart], *, source: Path) -> None:
     """Add to a MuData, a copy of `source`, the features and the cells that modalities bring, and map them.
 
     Raises

@@ -17,9 +17,9 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from mocli.data.files.frames import agreeing_columns, read_index, read_table, stack_obs
 from mocli.data.files.hdf5 import open_h5, reading, text_attr
 from mocli.data.files.matrix import locate, read_csr
-from mocli.data.files.tables import agreeing_columns, read_index, read_table, stack_obs
 from mocli.data.write.encode import need_group, put, put_csr
 from mocli.types import CSR, IntArray
 
@@ -37,7 +37,7 @@ class Lost(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Origin:
+class RowOrigin:
     """A group of an input, and where its rows lie in the output.
 
     Attributes
@@ -75,7 +75,7 @@ def say_lost(lost: Sequence[Lost]) -> list[str]:
 
 
 def carried_columns(
-    axis: str, origins: Sequence[Origin], *, skip: Collection[str] = ()
+    axis: str, origins: Sequence[RowOrigin], *, skip: Collection[str] = ()
 ) -> tuple[pd.DataFrame, list[Lost]]:
     """Return the columns of `obs` or `var` of the inputs, over the rows of the output.
 
@@ -106,7 +106,7 @@ def carried_columns(
 def carry_arrays(
     target: h5py.Group,
     slot: str,
-    origins: Sequence[Origin],
+    origins: Sequence[RowOrigin],
     *,
     skip: Collection[str] = (),
     on_top: bool = False,
@@ -151,7 +151,7 @@ def carry_arrays(
 
 
 def carry_pairs(
-    target: h5py.Group, slot: str, origins: Sequence[Origin], *, skip: Collection[str] = ()
+    target: h5py.Group, slot: str, origins: Sequence[RowOrigin], *, skip: Collection[str] = ()
 ) -> list[Lost]:
     """Write the graphs of `obsp` or `varp` of the inputs, as CSR; there are none between inputs."""
     kept: dict[str, list[tuple[IntArray, CSR]]] = {}
@@ -179,7 +179,7 @@ def carry_pairs(
     return lost
 
 
-def carry_uns(target: h5py.Group, origins: Sequence[Origin], *, skip: Collection[str] = ()) -> list[Lost]:
+def carry_uns(target: h5py.Group, origins: Sequence[RowOrigin], *, skip: Collection[str] = ()) -> list[Lost]:
     """Copy what the inputs have in `uns`; where two differ the first's stays."""
     lost: list[Lost] = []
     copied = need_group(target, "uns")

@@ -14,12 +14,20 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from mocli.data.files.frames import read_index
 from mocli.data.files.hdf5 import open_h5, reading
 from mocli.data.files.joined import JoinedModality
 from mocli.data.files.modality import ModalityFile
-from mocli.data.files.tables import read_index
 from mocli.data.write.blocks import Block, NewModality
-from mocli.data.write.carry import CLASH, Lost, Origin, carried_columns, carry_arrays, carry_pairs, carry_uns
+from mocli.data.write.carry import (
+    CLASH,
+    Lost,
+    RowOrigin,
+    carried_columns,
+    carry_arrays,
+    carry_pairs,
+    carry_uns,
+)
 from mocli.data.write.encode import add_column, safe_key
 from mocli.types import IntArray, StrArray
 
@@ -30,7 +38,7 @@ Named = tuple["ModalityFile", pd.Index]
 """A modality that is written, and the names of its cells there."""
 
 
-def origins_of_part(file: JoinedModality, axis: str) -> list[Origin]:
+def origins_of_part(file: JoinedModality, axis: str) -> list[RowOrigin]:
     """Return where the cells (`obs`) or features (`var`) of a joined modality are in each of its files."""
     n = file.n_obs if axis == "obs" else file.n_vars
     found = []
@@ -38,7 +46,7 @@ def origins_of_part(file: JoinedModality, axis: str) -> list[Origin]:
         if part.format != "10x":
             rows = np.full(n, -1)
             rows[at] = own
-            found.append(Origin(part.path, part.group, rows))
+            found.append(RowOrigin(part.path, part.group, rows))
     return found
 
 
@@ -69,7 +77,7 @@ def carry_tops(
     return lost + carry_uns(h5, _tops(named), skip=skip)
 
 
-def _on_top(named: Sequence[Named], cells: pd.Index, axis: str, n: int) -> tuple[list[Origin], list[Lost]]:
+def _on_top(named: Sequence[Named], cells: pd.Index, axis: str, n: int) -> tuple[list[RowOrigin], list[Lost]]:
     """Find the output's cells or features above the modalities of each h5mu, in order of the inputs."""
     rows: dict[Path, IntArray] = {}
     unclear: dict[Path, None] = {}
@@ -89,14 +97,14 @@ def _on_top(named: Sequence[Named], cells: pd.Index, axis: str, n: int) -> tuple
             found[place] = np.where(old >= 0, old, new)
         start += file.n_vars
     lost = [Lost(path, slot, UNKNOWN) for path in unclear for slot in _slots(path, axis)]
-    origins = [Origin(path, "/", of, _masks(path)) for path, of in rows.items() if path not in unclear]
+    origins = [RowOrigin(path, "/", of, _masks(path)) for path, of in rows.items() if path not in unclear]
     return origins, lost
 
 
-def _tops(named: Sequence[Named]) -> list[Origin]:
+def _tops(named: Sequence[Named]) -> list[RowOrigin]:
     """Every h5mu among the inputs, for what is of no rows."""
     files = [part for file, _ in named for part, _ in file.by_part() if part.format == "h5mu"]
-    return [Origin(path, "/", np.zeros(0, np.int64)) for path in dict.fromkeys(f.path for f in files)]
+    return [RowOrigin(path, "/", np.zeros(0, np.int64)) for path in dict.fromkeys(f.path for f in files)]
 
 
 def _modalities_left(named: Sequence[Named]) -> list[Lost]:

@@ -12,12 +12,12 @@ import h5py
 import numpy as np
 import pandas as pd
 
+from mocli.data.files.frames import read_index, read_table
 from mocli.data.files.hdf5 import open_h5, reading, text_attr
 from mocli.data.files.joined import JoinedModality
 from mocli.data.files.matrix import locate, read_csr
 from mocli.data.files.modality import ModalityFile
-from mocli.data.files.tables import read_index, read_table
-from mocli.data.write.axes import Part, append_modalities, map_modalities
+from mocli.data.write.axes import AxisPart, append_modalities, map_modalities
 from mocli.data.write.blocks import KEEP_BITS, NewModality, Written, write_modality
 from mocli.data.write.carry import Lost, say_lost
 from mocli.data.write.encode import add_column, need_group, put, put_array, put_csr, put_table, tag
@@ -160,7 +160,7 @@ def write_h5mu(
                 written = _write_new(h5, new, keep_bits, check)
                 if new:
                     _set_order(h5["mod"], names)
-                    parts = [Part(m.name, m.names, m.var.index) for m in new]
+                    parts = [AxisPart(m.name, m.names, m.var.index) for m in new]
                     append_modalities(h5, parts, source=inputs[0])
                 _add_all(h5, added, obsm=obsm, obs=obs or {}, uns=uns)
             return written
@@ -353,8 +353,8 @@ def _write_top(
     tag(h5, "MuData", "0.1.0")
     h5.attrs["axis"] = np.int64(0)
     h5.attrs["encoder"] = "mocli"
-    parts = [Part(a.file.name, a.names, a.file.var.index) for a in added]
-    parts += [Part(m.name, m.names, m.var.index) for m in new]
+    parts = [AxisPart(a.file.name, a.names, a.file.var.index) for a in added]
+    parts += [AxisPart(m.name, m.names, m.var.index) for m in new]
     cells = pd.Index(union_names(added, new))
     features = np.concatenate([p.features.to_numpy(object) for p in parts])
     put_table(h5, "obs", _origin(added, cells))

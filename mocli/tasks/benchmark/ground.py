@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from mocli.data.files.columns import find_column
+from mocli.data.files.obs import find_column
 from mocli.data.transforms.transform import find_transform
 from mocli.models.base import Traits
 from mocli.tasks.prepare.load import load

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mocli.data.batches import dense_rows, densify
-from mocli.data.files.values import choose_layer
+from mocli.data.files.contents import choose_layer
 from mocli.errors import EnvironmentProblem
 from mocli.tasks.prepare.load import load
 from mocli.tasks.score.baselines import component_baseline

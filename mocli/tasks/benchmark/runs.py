@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from mocli import __version__
-from mocli.data.files.columns import find_column
+from mocli.data.files.obs import find_column
 from mocli.data.links.genesets import read_gene_sets
 from mocli.errors import UsageError, did_you_mean
 from mocli.models.parameters import params_class

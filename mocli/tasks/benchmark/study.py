@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from mocli.data.links.links import EdgeLinks
+    from mocli.data.links.edges import EdgeLinks
     from mocli.tasks.benchmark.ground import Ground
     from mocli.types import IntArray
 

@@ -13,9 +13,9 @@ from scipy import sparse
 
 from mocli.data.bundle import MultiOmics
 from mocli.data.features.index import Features, features_of
-from mocli.data.files.columns import find_column
 from mocli.data.files.inputs import sha256
 from mocli.data.files.modality import ModalityFile
+from mocli.data.files.obs import find_column
 from mocli.errors import InputError, UsageError
 from mocli.models.base import Decodes, Encodes, EncodesJointly, Extends, Schedule
 from mocli.models.registry import available, load_class

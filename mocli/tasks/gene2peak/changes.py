@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from mocli.data.batches import Source
+from mocli.data.batches import BundleRows
 from mocli.data.bundle import Minibatch
 from mocli.models.base import EncodesJointly
 from mocli.nn.neighbors import chunks
@@ -171,7 +171,7 @@ def _through_encoder(
     model = placed.model
     assert isinstance(model, EncodesJointly)
     found = np.zeros((len(cells), placed.z.shape[1]), dtype=np.float32)
-    source = Source(placed.bundle, placed.device)
+    source = BundleRows(placed.bundle, placed.device)
     factor = RAISED if raised else 0.0
     p = placed.bundle.modalities[rna].features.n_vars
     member = np.zeros((len(units), p), dtype=bool)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mocli.data.files.columns import find_column
 from mocli.data.files.modality import ModalityFile
+from mocli.data.files.obs import find_column
 from mocli.data.genome.loci import has_places
 from mocli.data.write.tsv import write_tsv
 from mocli.errors import UsageError

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from mocli.data.features.index import features_of
-from mocli.data.files.columns import find_column
 from mocli.data.files.memory import of_anndata
 from mocli.data.files.modality import ModalityFile
+from mocli.data.files.obs import find_column
 from mocli.data.genome.loci import has_places
 from mocli.errors import UsageError
 from mocli.models.registry import available

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mocli.data.files.columns import find_column
+from mocli.data.files.obs import find_column
 from mocli.tasks.impute import accuracy
 from mocli.tasks.impute.accuracy import Evaluation
 from mocli.tasks.impute.bylabel import ByLabel

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mocli.data.files.columns import find_column
 from mocli.data.files.modality import ModalityFile
+from mocli.data.files.obs import find_column
 from mocli.errors import InputError, UsageError
 from mocli.tasks.impute.options import ImputeOptions
 from mocli.tasks.infer.align import find_modality

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from mocli.data.files.contents import choose_layer
 from mocli.data.files.kinds import naming_hint
 from mocli.data.files.modality import ModalityFile
-from mocli.data.files.values import choose_layer
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.models.base import Encodes
 from mocli.tasks.trained.saved import SavedModel

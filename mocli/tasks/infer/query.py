@@ -10,8 +10,8 @@ import numpy as np
 from scipy import sparse
 
 from mocli.data.bundle import Codes, FeatureMatrix, Modality, MultiOmics
-from mocli.data.files.columns import find_column
 from mocli.data.files.modality import ModalityFile
+from mocli.data.files.obs import find_column
 from mocli.errors import InputError, UsageError
 from mocli.tasks.infer.align import Aligned, align, find_modality
 from mocli.tasks.prepare.columns import Column, numbers_of_cells

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from mocli.data.bundle import Codes, MultiOmics
-from mocli.data.files.columns import find_column
 from mocli.data.files.modality import ModalityFile
+from mocli.data.files.obs import find_column
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.tasks.integrate.options import TransferOptions
 from mocli.tasks.prepare.columns import words

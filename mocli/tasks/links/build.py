@@ -17,7 +17,7 @@ from mocli.data.files.inputs import open_inputs
 from mocli.data.genome.genes import read_genes
 from mocli.data.genome.loci import has_places
 from mocli.data.genome.near import USES, Reach
-from mocli.data.links.build import link_names, link_peaks
+from mocli.data.links.derive import link_names, link_peaks
 from mocli.data.write.outfile import atomic, check_writable
 from mocli.errors import InputError, UsageError
 from mocli.tasks.run.options import one_of

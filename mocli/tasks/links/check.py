@@ -11,7 +11,7 @@ import numpy as np
 from mocli.data.features.index import features_of, nearest_names
 from mocli.data.features.proposal import SUGGESTED
 from mocli.data.files.inputs import open_inputs
-from mocli.data.links.links import match_links, tables_of
+from mocli.data.links.edges import match_links, tables_of
 from mocli.data.links.route import MatrixRoute, parse_route
 from mocli.errors import UsageError
 from mocli.tasks.links.linkagreement import agreement, layer_of
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mocli.data.files.inputs import ModalityFile
-    from mocli.data.links.links import EdgeLinks
+    from mocli.data.links.edges import EdgeLinks
     from mocli.tasks.links.linkagreement import Agreement
     from mocli.types import BoolArray, IntArray
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from mocli.data.files.values import look
+from mocli.data.files.contents import look
 from mocli.data.transforms.recipe import LinkRecipe, default_transform
 
 if TYPE_CHECKING:
     from mocli.data.files.inputs import ModalityFile
-    from mocli.data.links.links import EdgeLinks
+    from mocli.data.links.edges import EdgeLinks
     from mocli.types import CSR, DoubleArray, IntArray
 
 FEWEST = 50  # cells in common, below which nothing is said

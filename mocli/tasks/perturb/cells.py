@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mocli.data.files.columns import find_column
+from mocli.data.files.obs import find_column
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.tasks.prepare.columns import words
 from mocli.tasks.relate.scope import ALL

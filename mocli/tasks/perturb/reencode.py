@@ -16,7 +16,7 @@ import torch
 from scipy import sparse
 
 from mocli.data.batches import Rows, densify
-from mocli.data.transforms.response import Response
+from mocli.data.transforms.response import RecipeResponse
 from mocli.data.transforms.transform import LOGNORM
 from mocli.models.base import Encodes, EntersLinearly
 from mocli.nn.neighbors import chunks
@@ -125,7 +125,7 @@ class Replacement:
     """
 
     modality: str
-    response: Response
+    response: RecipeResponse
     x: CSR
     factor: DoubleArray
     log_factor: DoubleArray
@@ -159,7 +159,7 @@ class Replacement:
         if not isinstance(model, Encodes):
             raise TypeError(f"{type(model).__name__} cannot encode")
         model.module.to(device).eval()
-        response = Response.of(recipe)
+        response = RecipeResponse.of(recipe)
         features = recipe.apply(x, absent)
         own = np.float32(1)
         if modality in saved.references:
@@ -203,7 +203,7 @@ class Replacement:
             Where the cells are, perhaps among others.
         """
         recipe = saved.recipes[modality]
-        response = Response.of(recipe)
+        response = RecipeResponse.of(recipe)
         used = response.used
         measured = ~np.isin(used, absent)
         library = np.asarray(recipe.apply(x, absent).values.sum(axis=1), np.float32).ravel()
@@ -212,7 +212,13 @@ class Replacement:
 
     @classmethod
     def _of(
-        cls, saved: SavedModel, response: Response, modality: str, x: CSR, absent: IntArray, mover: Mover
+        cls,
+        saved: SavedModel,
+        response: RecipeResponse,
+        modality: str,
+        x: CSR,
+        absent: IntArray,
+        mover: Mover,
     ) -> Replacement:
         factor = log_factor = response.factor(x)
         transform = response.recipe.transform

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mocli.data.files.contents import LayerChoice, choose_layer
 from mocli.data.files.modality import ModalityFile
-from mocli.data.files.values import LayerChoice, choose_layer
 from mocli.data.transforms.recipe import default_transform, seen
 from mocli.data.transforms.transform import TRANSFORMS
 from mocli.errors import InputError, UsageError

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from mocli.data.bundle import Codes, Continuous
-from mocli.data.files.columns import find_column
 from mocli.data.files.modality import ModalityFile
+from mocli.data.files.obs import find_column
 from mocli.errors import InputError
 from mocli.tasks.run.options import DataOptions
 from mocli.types import DoubleArray, FloatArray, IntArray

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mocli.data.bundle import Codes, FeatureMatrix, LinkedFeatures, Modality, MultiOmics
-from mocli.data.files.values import Health, check_values
-from mocli.data.links.links import Aggregation, EdgeLinks
+from mocli.data.files.contents import Health, check_values
+from mocli.data.links.edges import Aggregation, EdgeLinks
 from mocli.data.links.matrices import read_linked
 from mocli.data.transforms.recipe import LinkRecipe, Recipe, RecipeOptions, default_transform
 from mocli.data.transforms.transform import find_transform

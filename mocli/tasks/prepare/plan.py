@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from mocli.data.features.index import features_of
-from mocli.data.files.columns import find_column
 from mocli.data.files.inputs import open_inputs
 from mocli.data.files.modality import ModalityFile
+from mocli.data.files.obs import find_column
+from mocli.data.links.edges import EdgeLinks, LinkTable
 from mocli.data.links.genesets import memberships, read_gene_sets
-from mocli.data.links.links import EdgeLinks, LinkTable
 from mocli.data.links.matrices import MatrixLinks
 from mocli.errors import UsageError, did_you_mean
 from mocli.models.base import Traits

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from mocli.data.files.columns import read_column
+from mocli.data.files.obs import read_column
 from mocli.metrics.clusters import ARI_BOUNDS, ari, nmi
 from mocli.models.base import Clusters
 from mocli.report.figures import Entry, figure

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from mocli.data.files.contents import Health
 from mocli.data.files.inputs import sha256
 from mocli.data.files.modality import ModalityFile
-from mocli.data.files.values import Health
 from mocli.data.links.matrices import MATRICES
 from mocli.data.transforms.recipe import Recipe
 from mocli.models.base import Traits

@@ -14,7 +14,7 @@ import torch
 from mocli import __version__
 from mocli.data.bundle import MultiOmics
 from mocli.data.files.modality import ModalityFile
-from mocli.data.links.links import EdgeLinks
+from mocli.data.links.edges import EdgeLinks
 from mocli.models.base import (
     Draws,
     Encodes,

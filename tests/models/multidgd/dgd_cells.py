@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from mocli.data.batches import Source
+from mocli.data.batches import BundleRows
 from mocli.data.bundle import Codes, Continuous, FeatureMatrix, Modality, MultiOmics
 from mocli.models.multidgd.model import MultiDGD
 from mocli.models.multidgd.params import MultiDGDParams
@@ -63,4 +63,4 @@ def build(bundle, seed=0, **params):
 
 
 def everything(bundle):
-    return Source(bundle, "cpu").take_cells(torch.arange(bundle.n_cells), 0)
+    return BundleRows(bundle, "cpu").take_cells(torch.arange(bundle.n_cells), 0)

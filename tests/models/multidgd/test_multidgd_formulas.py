@@ -175,9 +175,9 @@ def test_a_cell_learns_from_its_own_counts_alone(mosaic):
     model.module.train()
     model.losses(model.prepare(everything(mosaic)), "decoder").total.backward()
     together = model.module.cells.grad.to_dense()
-    from mocli.data.batches import Source
+    from mocli.data.batches import BundleRows
 
-    source = Source(mosaic, "cpu")
+    source = BundleRows(mosaic, "cpu")
     for cell in (0, 5, 30, 59):
         model.module.zero_grad()
         model.losses(model.prepare(source.take_cells(torch.tensor([cell]), 0)), "decoder").total.backward()

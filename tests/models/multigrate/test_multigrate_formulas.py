@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import sparse, stats
 
-from mocli.data.batches import Source, dense_rows
+from mocli.data.batches import BundleRows, dense_rows
 from mocli.data.bundle import Codes, Continuous, FeatureMatrix, Modality, MultiOmics
 from mocli.models.base import Conditions, Schedule
 from mocli.models.multigrate.model import Multigrate, _n_components
@@ -64,7 +64,7 @@ def build(data, **params):
 
 
 def everything(data):
-    return Source(data, "cpu").take_cells(torch.arange(data.n_cells), 0)
+    return BundleRows(data, "cpu").take_cells(torch.arange(data.n_cells), 0)
 
 
 def experts(model, data):
@@ -301,7 +301,7 @@ def test_depths_and_normalisations(normalization, n_layers):
     model = build(data, normalization=normalization, n_layers=n_layers, activation="tanh", init="xavier")
     model.module.train()
     # one cell of a modality has no statistics of its own
-    batch = Source(data, "cpu").take_cells(torch.tensor([0, 1, 8]), 0)
+    batch = BundleRows(data, "cpu").take_cells(torch.tensor([0, 1, 8]), 0)
     losses = model.losses(model.prepare(batch), "all")
     losses.total.backward()
     assert torch.isfinite(losses.total)

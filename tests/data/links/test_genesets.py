@@ -5,8 +5,8 @@ import gzip
 import numpy as np
 import pytest
 
+from mocli.data.links.edges import EdgeLinks
 from mocli.data.links.genesets import memberships, read_gene_sets
-from mocli.data.links.links import EdgeLinks
 from mocli.errors import InputError
 
 GMT = "A\thttp://a\tTp53\tMYC\tEGFR\tMYC\n\nB\t\tCD4\tCD8A\tFOXP3\tX\nC\t\tCD4\tMYC\n"

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mocli.data.links.links import Features, LinkTable, match_links, read_links
+from mocli.data.links.edges import Features, LinkTable, match_links, read_links
 from mocli.errors import InputError
 from mocli.types import ModalityKind
 
-DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
+DATA = Path(__file__).resolve().parents[3] / ".." / "shared" / "data"
 
 
 def features(modality, names, kind=None, **aliases):

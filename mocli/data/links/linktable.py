@@ -20,7 +20,7 @@ from mocli.data.links.dialect import (
     MAXFUSE,
     POSITIONS,
     Cells,
-    Layout,
+    TableLayout,
     bedpe_names,
     names_dialect,
     recognise,
@@ -45,7 +45,7 @@ class LinkTable:
     dialect
         In words.
     frame
-        Columns `source_modality`, `source_feature`, `target_modality`,
+        TableLayout `source_modality`, `source_feature`, `target_modality`,
         `target_feature`, `weight` (>= 0) and `sign` (+1 or -1). Modalities are
         None where the dialect does not say; cells with several names are kept
         whole, since a name with a `/` may exist in the data.
@@ -199,7 +199,9 @@ def _without_row_names(rows: _Rows) -> _Rows:
     return rows
 
 
-def _frame(layout: Layout, rows: _Rows, *, header: Cells, file: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
+def _frame(
+    layout: TableLayout, rows: _Rows, *, header: Cells, file: str
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Return the frame of `LinkTable` and the notes."""
     notes: list[str] = []
     _check_width(layout, rows, file=file)
@@ -242,7 +244,9 @@ def _frame(layout: Layout, rows: _Rows, *, header: Cells, file: str) -> tuple[pd
     return frame, tuple(notes)
 
 
-def _check_positions(layout: Layout, rows: _Rows, frame: pd.DataFrame, *, header: Cells, file: str) -> None:
+def _check_positions(
+    layout: TableLayout, rows: _Rows, frame: pd.DataFrame, *, header: Cells, file: str
+) -> None:
     """Make sure that every feature is a whole number from 0; whether it is there, the data will tell."""
     for side, number in (("source", layout.source), ("target", layout.target)):
         for row, text in frame[f"{side}_feature"].items():
@@ -259,7 +263,7 @@ def _check_positions(layout: Layout, rows: _Rows, frame: pd.DataFrame, *, header
                 )
 
 
-def _check_width(layout: Layout, rows: _Rows, *, file: str) -> None:
+def _check_width(layout: TableLayout, rows: _Rows, *, file: str) -> None:
     needed = 1 + max(layout.source, layout.target, layout.source_modality, layout.target_modality)
     for cells, line in zip(rows.cells, rows.lines, strict=True):
         if len(cells) < needed and layout.dialect != BEDPE:
@@ -272,7 +276,7 @@ def _check_width(layout: Layout, rows: _Rows, *, file: str) -> None:
             )
 
 
-def _modalities(layout: Layout, rows: _Rows, *, header: Cells, file: str, first: bool) -> pd.Series:
+def _modalities(layout: TableLayout, rows: _Rows, *, header: Cells, file: str, first: bool) -> pd.Series:
     column = layout.source_modality if first else layout.target_modality
     values: list[str | None] = [None] * len(rows.cells)
     if layout.dialect == LONG:
@@ -291,7 +295,7 @@ def _column(rows: _Rows, number: int) -> Cells:
     return [cells[number] if len(cells) > number else "" for cells in rows.cells]
 
 
-def _weights(layout: Layout, rows: _Rows, *, file: str) -> tuple[DoubleArray, str | None]:
+def _weights(layout: TableLayout, rows: _Rows, *, file: str) -> tuple[DoubleArray, str | None]:
     """Return the weights and, for a score that cannot be one, a note."""
     if layout.weight < 0:
         return np.ones(len(rows.cells)), None
@@ -316,7 +320,7 @@ def _weights(layout: Layout, rows: _Rows, *, file: str) -> tuple[DoubleArray, st
     return number, None
 
 
-def _signs(layout: Layout, rows: _Rows, *, file: str) -> DoubleArray:
+def _signs(layout: TableLayout, rows: _Rows, *, file: str) -> DoubleArray:
     if layout.sign < 0:
         return np.ones(len(rows.cells))
     signs = np.array([_SIGNS.get(text, np.nan) for text in _column(rows, layout.sign)])
@@ -332,7 +336,7 @@ def _signs(layout: Layout, rows: _Rows, *, file: str) -> DoubleArray:
     return signs
 
 
-def _first_row(layout: Layout, cells: Cells) -> pd.DataFrame | None:
+def _first_row(layout: TableLayout, cells: Cells) -> pd.DataFrame | None:
     """Return the header as a link, where it may be one."""
     if layout.dialect != COLUMNS:
         return None

@@ -24,7 +24,7 @@ from mocli.errors import EnvironmentProblem, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
+REAL = Path(__file__).resolve().parents[3] / ".." / "shared" / "data"
 UNS = {
     "mocli": {
         "version": "0.1",
@@ -290,9 +290,7 @@ def test_10x_becomes_modalities(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("frames", ["compound", "references"])
-def test_old_files_keep_their_meaning(tmp_path: Path, frames: str, pair: list[Path]) -> None:
-    from test_io import write_old
-
+def test_old_files_keep_their_meaning(tmp_path: Path, frames: str, pair: list[Path], write_old) -> None:
     write_old(tmp_path / "old.h5ad", frames=frames)
     added = add([f"rna={tmp_path / 'old.h5ad'}", str(pair[1])])
     write(tmp_path / "out.h5mu", added)

@@ -8,9 +8,9 @@ from pathlib import Path
 import h5py
 import pandas as pd
 
+from mocli.data.files.frames import read_table
 from mocli.data.files.hdf5 import open_h5, reading
 from mocli.data.files.modality import ModalityFile
-from mocli.data.files.tables import read_table
 from mocli.errors import InputError, did_you_mean
 
 

@@ -25,7 +25,7 @@ from mocli.data.transforms.transform import LOGNORM, Transform
 from mocli.errors import InputError, UsageError
 from mocli.types import ModalityKind, ValueKind
 
-REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
+REAL = Path(__file__).resolve().parents[3] / ".." / "shared" / "data"
 
 
 def counts(n: int = 60, p: int = 30, *, density: float = 0.3, seed: int = 0) -> sparse.csr_matrix:

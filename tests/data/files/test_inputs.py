@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from mocli.data.files.columns import find_column
 from mocli.data.files.inputs import ModalityFile, Source, open_inputs, parse_source, sha256
 from mocli.data.files.kinds import kind_of, kind_of_features, name_in_stem
+from mocli.data.files.obs import find_column
 from mocli.errors import InputError, UsageError
 from mocli.types import ModalityKind
 
-REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
+REAL = Path(__file__).resolve().parents[3] / ".." / "shared" / "data"
 
 
 def counts(n_obs: int, n_vars: int, seed: int = 0) -> sp.csr_matrix:
@@ -382,38 +382,8 @@ def test_10x_version_2(tmp_path: Path) -> None:
 # files of old versions, written by hand after anndata's history of its format
 
 
-def write_old(path: Path, *, frames: str) -> sp.csr_matrix:
-    x = counts(4, 3)
-    with h5py.File(path, "w") as h5:
-        g = h5.create_group("X")
-        for part in ("data", "indices", "indptr"):
-            g[part] = getattr(x, part)
-        if frames == "compound":  # before 0.7
-            g.attrs["h5sparse_format"], g.attrs["h5sparse_shape"] = "csr", np.array([4, 3])
-            h5["obs"] = np.array(
-                [(b"c0", 0), (b"c1", 1), (b"c2", 0), (b"c3", 1)], dtype=[("index", "S4"), ("n", "i8")]
-            )
-            h5["var"] = np.array([(b"g0",), (b"g1",), (b"g2",)], dtype=[("index", "S4")])
-        else:  # 0.7: categories apart, found by reference
-            g.attrs["encoding-type"], g.attrs["encoding-version"] = "csr_matrix", "0.1.0"
-            g.attrs["shape"] = np.array([4, 3])
-            for key, names, columns in (("obs", "cccc", ["kind"]), ("var", "ggg", [])):
-                d = h5.create_group(key)
-                d.attrs["encoding-type"], d.attrs["encoding-version"] = "dataframe", "0.1.0"
-                d.attrs["_index"] = "index"
-                d.attrs["column-order"] = np.array(columns, dtype=h5py.string_dtype())
-                d.create_dataset(
-                    "index", data=[f"{n}{i}" for i, n in enumerate(names)], dtype=h5py.string_dtype()
-                )
-            h5["obs"].create_dataset("__categories/kind", data=["a", "b"], dtype=h5py.string_dtype())
-            h5["obs/__categories/kind"].attrs["ordered"] = False
-            h5["obs/kind"] = np.array([0, 1, 1, 0], dtype=np.int8)
-            h5["obs/kind"].attrs["categories"] = h5["obs/__categories/kind"].ref
-    return x
-
-
 @pytest.mark.parametrize("frames", ["compound", "references"])
-def test_old_files_read(tmp_path: Path, frames: str) -> None:
+def test_old_files_read(tmp_path: Path, frames: str, write_old) -> None:
     x = write_old(tmp_path / "rna.h5ad", frames=frames)
     file = one(tmp_path / "rna.h5ad")
     assert same(file.read(), x)

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
+from mocli.data.files.contents import choose_layer
+from mocli.data.files.frames import agreeing_columns, stack_obs
 from mocli.data.files.inputs import open_inputs, sha256
 from mocli.data.files.joined import JoinedModality
-from mocli.data.files.tables import agreeing_columns, stack_obs
-from mocli.data.files.values import choose_layer
 from mocli.data.write.write import Added, union_names, write_h5mu
 from mocli.errors import InputError, UsageError
 from mocli.types import ModalityKind, ValueKind

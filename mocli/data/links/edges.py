@@ -15,11 +15,11 @@ import pandas as pd
 from scipy import sparse
 
 from mocli.data.features.index import FALLBACKS, ColumnMatch, FeatureIndex, Features, nearest_names
-from mocli.data.links.hint import Side, nothing_matched
+from mocli.data.links.hint import MatchedColumn, nothing_matched
+from mocli.data.links.linktable import LinkTable, read_links
 from mocli.data.links.match import NamedColumn, PairRows, pair_rows
 from mocli.data.links.position import first_table, match_positions
 from mocli.data.links.route import FirstRoute, LinkRoute, TableRoute
-from mocli.data.links.table import LinkTable, read_links
 from mocli.errors import InputError
 from mocli.types import CSR, FloatArray, IntArray
 
@@ -213,7 +213,7 @@ def _match_rows(rows: PairRows, indexes: Sequence[FeatureIndex], *, log: Callabl
             match = match_positions(rows.table, name, column, rows.frame.index, index.features)
         else:
             match = index.match(column.names)
-        sides.append(Side(index, column.names, match))
+        sides.append(MatchedColumn(index, column.names, match))
     row, source = _expand(columns[0].codes, sides[0].match)
     further, target = _expand(columns[1].codes[row], sides[1].match)
     if not len(target):
@@ -242,7 +242,7 @@ def _expand(codes: IntArray, match: ColumnMatch) -> tuple[IntArray, IntArray]:
 
 
 def _log_positions(
-    table: LinkTable, sides: Sequence[Side], source: int, target: int, *, log: Callable[[str], None]
+    table: LinkTable, sides: Sequence[MatchedColumn], source: int, target: int, *, log: Callable[[str], None]
 ) -> None:
     names = [
         f"{k} of {side.modality} is '{side.index.features.names[k]}'"
@@ -251,7 +251,7 @@ def _log_positions(
     log(f"{table.path}: features are given by position, from 0; in its first link {' and '.join(names)}")
 
 
-def _log_fallbacks(side: Side, *, log: Callable[[str], None]) -> None:
+def _log_fallbacks(side: MatchedColumn, *, log: Callable[[str], None]) -> None:
     for how, pairs in side.match.fallbacks.items():
         name, feature = pairs[0]
         log(f"{side.modality}: {len(pairs):,} names found {FALLBACKS[how]}, e.g. '{name}' is '{feature}'")

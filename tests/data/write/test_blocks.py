@@ -31,7 +31,7 @@ from mocli.errors import EnvironmentProblem, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def dense(n: int, m: int, seed: int = 0) -> np.ndarray:

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from mocli.data.links.table import read_links
+from mocli.data.links.linktable import read_links
 from mocli.errors import InputError
 
 

@@ -6,7 +6,7 @@ from scipy import sparse
 
 from mocli.data.batches import densify
 from mocli.data.transforms.recipe import Recipe, RecipeOptions
-from mocli.data.transforms.response import Response
+from mocli.data.transforms.response import RecipeResponse
 
 N, P = 60, 14
 SINK = P - 1  # takes up what a feature loses, so that totals are held
@@ -33,7 +33,7 @@ def test_equals_the_recipe_applied_again(transform, clip, n_pcs):
     x = counts()
     options = RecipeOptions(transform=transform, n_top=None, clip=clip, n_pcs=n_pcs)
     recipe = Recipe.fit(x, var_names=[f"g{j}" for j in range(P)], options=options)
-    response = Response.of(recipe)
+    response = RecipeResponse.of(recipe)
     factor = response.factor(x)
     before = apply(recipe, x)
     for column in (0, 3, 5, 9):
@@ -55,7 +55,7 @@ def test_tfidf_and_lsi_answer_by_the_components():
     x = counts()
     options = RecipeOptions(transform="tfidf-lsi", n_components=6)
     recipe = Recipe.fit(x, var_names=[f"p{j}" for j in range(P)], options=options)
-    response = Response.of(recipe)
+    response = RecipeResponse.of(recipe)
     raw = densify(x)
     changed = raw.copy()
     changed[:, 2] = 0
@@ -73,6 +73,6 @@ def test_tfidf_and_lsi_answer_by_the_components():
 def test_features_that_are_not_selected_answer_nothing():
     x = counts()
     recipe = Recipe.fit(x, var_names=[f"g{j}" for j in range(P)], options=RecipeOptions("counts", n_top=4))
-    response = Response.of(recipe)
+    response = RecipeResponse.of(recipe)
     assert list(response.used) == list(recipe.selected)
     assert (response.place[np.setdiff1d(np.arange(P), recipe.selected)] == -1).all()

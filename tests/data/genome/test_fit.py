@@ -11,7 +11,7 @@ from mocli.data.genome.genes import GeneTable, read_genes
 from mocli.data.genome.loci import has_places, intervals_of
 from mocli.data.genome.near import Reach
 from mocli.data.genome.vicinity import find_vicinity
-from mocli.data.links.build import link_peaks
+from mocli.data.links.derive import link_peaks
 from mocli.errors import InputError
 from mocli.types import ModalityKind
 
