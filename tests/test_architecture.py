@@ -17,6 +17,8 @@ BASE = {"mocli", "mocli.errors", "mocli.types"}
 MAY_IMPORT = {
     "mocli.errors": set(),
     "mocli.types": set(),
+    "mocli.parsing": {"mocli", "mocli.errors"},
+    "mocli.options": {"mocli", "mocli.errors", "mocli.parsing"},
     "mocli.log": {"mocli", "mocli.errors"},
     "mocli.data": BASE | {"mocli.data", "mocli.models.base"},
     "mocli.nn": {"mocli.errors", "mocli.types", "mocli.nn"},
@@ -36,10 +38,12 @@ MAY_IMPORT = {
     "mocli.report": BASE | {"mocli.report"},
     "mocli.peers": BASE | {"mocli.peers"},
     "mocli.tasks": BASE
+    | {"mocli.options", "mocli.parsing"}
     | {"mocli.tasks", "mocli.train", "mocli.metrics", "mocli.data", "mocli.report", "mocli.log"}
     | {"mocli.models.base", "mocli.models.registry", "mocli.models.parameters"}
     | {"mocli.nn.neighbors", "mocli.nn.readout", "mocli.peers.registry"},
     "mocli.cli": BASE
+    | {"mocli.options", "mocli.parsing"}
     | {"mocli.cli", "mocli.tasks", "mocli.report", "mocli.log", "mocli.data.demo.files"}
     | {"mocli.models.base", "mocli.models.registry", "mocli.models.parameters"},
 }

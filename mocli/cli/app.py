@@ -6,21 +6,17 @@ import typer
 
 from mocli import __version__
 from mocli.cli import helpers
-from mocli.cli.benchmark import benchmark
-from mocli.cli.command import CONTEXT, EPILOG
-from mocli.cli.gene2peak import gene2peak
-from mocli.cli.impute import impute
-from mocli.cli.integrate import integrate
+from mocli.cli.command import CONTEXT, EPILOG, Command, Group
 from mocli.cli.links import links
-from mocli.cli.perturb import perturb
-from mocli.cli.simulate import simulate
-from mocli.cli.stdout import emit
+from mocli.cli.output import emit
+from mocli.cli.verbs import subcommands
 
 WORKFLOW = "Commands, in the order of a workflow"
 HELPERS = "Helpers"
 
 app = typer.Typer(
     name="mocli",
+    cls=Group,
     context_settings=CONTEXT,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -28,10 +24,10 @@ app = typer.Typer(
     invoke_without_command=True,
 )
 
-for subcommand in (integrate, impute, simulate, perturb, gene2peak, benchmark):
-    app.command(rich_help_panel=WORKFLOW, context_settings=CONTEXT, epilog=EPILOG)(subcommand)
+for subcommand in subcommands():
+    app.command(cls=Command, rich_help_panel=WORKFLOW, context_settings=CONTEXT, epilog=EPILOG)(subcommand)
 for helper in (helpers.models, helpers.params, helpers.demo, helpers.doctor):
-    app.command(rich_help_panel=HELPERS, context_settings=CONTEXT)(helper)
+    app.command(cls=Command, rich_help_panel=HELPERS, context_settings=CONTEXT)(helper)
 app.add_typer(links, name="links", rich_help_panel=HELPERS)
 
 
@@ -48,7 +44,13 @@ def mocli(
     version: Annotated[
         bool,
         typer.Option(
-            "--version", callback=_print_version, is_eager=True, show_envvar=False, help="Print the version"
+            "--version",
+            "-V",
+            callback=_print_version,
+            is_eager=True,
+            show_envvar=False,
+            help="Print the version",
+            metavar="",
         ),
     ] = False,
 ) -> None:

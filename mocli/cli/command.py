@@ -1,74 +1,298 @@
-"""From option groups to a typer command: one flat signature, one `Settings` out."""
+"""From declared options to a typer command: one flat signature, one call of the subcommand's function."""
 
 from __future__ import annotations
 
 import inspect
-from copy import copy
-from dataclasses import fields
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from mocli.cli.config import load_config
+from mocli import log
+from mocli.cli.config import load_config, origin_of
+from mocli.cli.output import emit
 from mocli.cli.settings import Settings
-from mocli.cli.stdout import emit
-from mocli.cli.values import Pairs
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from mocli.errors import UsageError, did_you_mean, nearest
+from mocli.models.registry import load_class
+from mocli.options import Declared, Options, declared_by, declared_in, option
+from mocli.parsing import Parser
+from mocli.tasks.run.options import DATA, INPUT, OUTPUT, RUN, TRAINING
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 EPILOG = "Every option can also be given as MOCLI_NAME in the environment or as name: in a --config file."
 
+COMMAND = "Command"
+PANELS = (INPUT, OUTPUT, DATA, TRAINING, RUN, COMMAND)
 
-def with_options(*groups: type) -> Callable[[Callable[[Settings], None]], Callable[..., None]]:
-    """Give a command the options of `groups`; the function receives the resolved settings.
 
-    `--print-config` ends here: the function is not called.
+@dataclass(frozen=True)
+class CommandOptions(Options):
+    """Configuration, dry run, logs: nothing that changes a result."""
+
+    PANEL: ClassVar = COMMAND
+
+    config: Annotated[
+        Path | None,
+        option(
+            "--config -c FILE",
+            "YAML with long option names as keys; paths are relative to the working directory",
+            more={"is_eager": True},
+        ),
+    ] = None
+    print_config: Annotated[
+        bool,
+        option(
+            "--print-config", "Print the resolved configuration with its origins; run nothing", advanced=True
+        ),
+    ] = False
+    dry_run: Annotated[bool, option("--dry-run -n", "Check everything and say what would be done")] = False
+    verbose: Annotated[
+        int, option("--verbose -v", "Log more", more={"count": True, "show_default": False}, advanced=True)
+    ] = 0
+    quiet: Annotated[
+        int,
+        option(
+            "--quiet -q",
+            "Log warnings only; -qq: errors only",
+            more={"count": True, "show_default": False},
+            advanced=True,
+        ),
+    ] = 0
+    log_format: Annotated[
+        str, option("--log-format", "Format of stderr and OUT.log", choices=("text", "json"), advanced=True)
+    ] = "text"
+    progress: Annotated[
+        str,
+        option(
+            "--progress",
+            "auto: a bar on a terminal, else a line now and then",
+            choices=("auto", "bar", "plain", "none"),
+            advanced=True,
+        ),
+    ] = "auto"
+
+
+class Command(TyperCommand):
+    """A command whose help names no types of Python."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Return all parameters, those that take no value without a type."""
+        return _untyped(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """A group of commands whose help names no types of Python."""
+
+    def get_params(self, ctx: Any) -> Any:
+        """Return all parameters, those that take no value without a type."""
+        return _untyped(super().get_params(ctx))
+
+
+def _untyped(params: Sequence[Any]) -> Sequence[Any]:
+    for param in params:
+        if param.param_type_name == "argument":
+            param.display_type_rich = lambda ctx: None
+        elif param.metavar is None:
+            param.metavar = ""
+        if param.name == "help" and any(p.name == "help_all" for p in params):
+            param.rich_help_panel = COMMAND
+    return params
+
+
+def command_of(task: str, groups: Sequence[type[Options]], about: type, **how: Any) -> Callable[..., None]:
+    """Make the command of a subcommand that has the options of `groups`.
+
+    `--print-config` prints them and ends, `--dry-run` prints the plan and `--report -` the report of the
+    function `task` (`package.module:function`, imported only then) to stdout.
+
+    Parameters
+    ----------
+    about
+        Its docstring is the help text.
+    how
+        Passed on to `run`.
     """
-    pairs = {
-        name: mark
-        for group in groups
-        for name, hint in get_type_hints(group, include_extras=True).items()
-        for mark in get_args(hint)
-        if isinstance(mark, Pairs)
+    known = by_panel(declared_by(groups), groups[0].PANEL)
+
+    def command(ctx: typer.Context, **raw: Any) -> None:
+        raw.pop("help_all")
+        settings = Settings.resolve(ctx, raw, known)
+        if raw["print_config"]:
+            emit(settings.to_yaml())
+        else:
+            run(task, settings, **how)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [inspect.Parameter("ctx", keyword, annotation=typer.Context)]
+    for name, declared in known.items():
+        default = None if declared.default is MISSING else _as_written(declared)
+        parameters.append(
+            inspect.Parameter(name, keyword, default=default, annotation=_typer(declared, known))
+        )
+    parameters.append(inspect.Parameter("help_all", keyword, default=False, annotation=HelpAll))
+    # typer reads both
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    command.__name__, command.__doc__ = task.rpartition(":")[2], about.__doc__
+    return command
+
+
+def by_panel(known: dict[str, Declared], first: str) -> dict[str, Declared]:
+    """Return options in the order of the help: panels of the subcommand alone come first."""
+
+    def place(name: str) -> int:
+        panel = known[name].option.panel
+        return 2 + PANELS.index(panel) if panel in PANELS else int(panel != first)
+
+    return {name: known[name] for name in sorted(known, key=place)}
+
+
+def _show_all(ctx: typer.Context, value: bool) -> None:  # noqa: FBT001 - typer calls it
+    if value:
+        for param in ctx.command.params:
+            param.hidden = False  # type: ignore[attr-defined]
+        emit(ctx.get_help())
+        raise typer.Exit
+
+
+HelpAll = Annotated[
+    bool,
+    typer.Option(
+        "--help-all",
+        help="Show this message with all options",
+        is_eager=True,
+        callback=_show_all,
+        show_envvar=False,
+        rich_help_panel=COMMAND,
+    ),
+]
+
+
+def _as_written(declared: Declared) -> Any:
+    """Return the default as the command line has it."""
+    default = declared.default
+    if declared.is_mapping or declared.option.repeatable or default == ():
+        return None
+    return default
+
+
+def variable(declared: Declared) -> str:
+    """Return the environment variable that sets an option: `MOCLI_` and its long name."""
+    return "MOCLI_" + declared.long.removeprefix("--").replace("-", "_").upper()
+
+
+def _typer(declared: Declared, known: dict[str, Declared]) -> Any:
+    """Return the annotation that typer reads."""
+    said = declared.option
+    if not said.names:
+        about: Any = typer.Argument(metavar=said.metavar, help=said.help, show_default=False)
+        return Annotated[declared.cli | None, about]
+    reads = not (declared.is_mapping or said.repeatable) and (said.choices or callable(said.parse))
+    check = _loads(known) if declared.name == "config" else checked(declared.read) if reads else None
+    settings: dict[str, Any] = {
+        "help": said.help,
+        "rich_help_panel": said.panel,
+        "metavar": said.metavar,
+        "callback": check,
+        "min": said.least,
+        "envvar": variable(declared),
+        "show_envvar": False,
+        "hidden": said.advanced,
+        "show_default": said.shown or True,
+        **said.more,
     }
-
-    def decorate(function: Callable[[Settings], None]) -> Callable[..., None]:
-        def command(ctx: typer.Context, **raw: Any) -> None:
-            settings = Settings.resolve(ctx, raw, pairs)
-            if raw.get("print_config"):
-                emit(settings.to_yaml())
-            else:
-                function(settings)
-
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        parameters = [inspect.Parameter("ctx", keyword, annotation=typer.Context)]
-        for group in groups:
-            hints = get_type_hints(group, include_extras=True)
-            for f in fields(group):
-                hint = _loading(hints[f.name], frozenset(pairs)) if f.name == "config" else hints[f.name]
-                parameters.append(inspect.Parameter(f.name, keyword, default=f.default, annotation=hint))
-        # typer reads both
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {p.name: p.annotation for p in parameters}
-        command.__name__, command.__doc__ = function.__name__, function.__doc__
-        command.__module__ = function.__module__
-        return command
-
-    return decorate
+    optional = _as_written(declared) is None or declared.default is MISSING
+    kind = declared.cli | None if optional else declared.cli
+    return Annotated[kind, typer.Option(*said.names, **settings)]
 
 
-def _loading(hint: Any, pairs: frozenset[str]) -> Any:
+Callback = Callable[[typer.Context, typer.CallbackParam, Any], Any]
+
+
+def checked(read: Parser) -> Callback:
+    """Read a value early, so that an error names where it came from; it stays as written for a config."""
+
+    def check(ctx: typer.Context, param: typer.CallbackParam, value: Any) -> Any:
+        long, origin = next(opt for opt in param.opts if opt.startswith("--")), origin_of(ctx, param)
+        if value is not None:
+            read(value, long if origin == "command line" else f"{long} ({origin})")
+        return value
+
+    return check
+
+
+def _loads(known: dict[str, Declared]) -> Callable[[typer.Context, Path | None], Path | None]:
     """Let `--config` fill the defaults of this command before any other option is read."""
-    kind, info, *_ = get_args(hint)
 
     def load(ctx: typer.Context, value: Path | None) -> Path | None:
         if value is not None:
-            load_config(ctx, value, pairs)
+            load_config(ctx, value, known)
         return value
 
-    info = copy(info)
-    info.callback = load
-    return Annotated[kind, info]
+    return load
+
+
+def run(task: str, settings: Settings, *, needs_input: bool = True) -> None:
+    """Set up logging and run a task."""
+    values = settings.values
+    log.setup(_level(values["verbose"] - values["quiet"]), values["log_format"], values["progress"])
+    _warn_of_unknown_variables(settings.ctx)
+    own = declared_in(CommandOptions)
+    arguments = {name: value for name, value in values.items() if name not in own}
+    for name, value in arguments.items():
+        if settings.known[name].option.repeatable:
+            arguments[name] = list(value or ())
+    inputs = arguments.pop("inputs")
+    _require(inputs if needs_input else ["none"], arguments["output"], settings.ctx)
+    arguments |= {"dry_run": values["dry_run"], "command": command_line(settings.ctx)}
+    function = load_class(task)
+    if arguments["report"] == "-" and not values["dry_run"]:
+        _run_to_stdout(function, inputs, arguments)
+        return
+    result = function(inputs, **arguments)
+    if values["dry_run"]:
+        emit("\n".join(result.plan))
+
+
+def command_line(ctx: typer.Context) -> list[str]:
+    """Return the command as it was typed, whatever path the program has."""
+    given = (ctx.find_root().obj or {}).get("argv")
+    return ["mocli", *(sys.argv[1:] if given is None else given)]
+
+
+def _level(loudness: int) -> str:
+    return "debug" if loudness > 0 else ("info", "warning", "error")[min(-loudness, 2)]
+
+
+def _require(inputs: Sequence[str], output: Path | None, ctx: typer.Context) -> None:
+    usage = f"{ctx.command_path} INPUT... -o FILE; `{ctx.command_path} -h` explains"
+    if not inputs:
+        raise UsageError("no input file was given", field="INPUT", hint=usage)
+    if output is None:
+        raise UsageError("no output file was given", field="--output", hint=usage)
+
+
+def _run_to_stdout(function: Any, inputs: Sequence[str], arguments: dict[str, Any]) -> None:
+    """Run, then copy the report to stdout; the task writes one on failure too."""
+    with tempfile.TemporaryDirectory(prefix="mocli-") as folder:
+        path = Path(folder) / "report.json"
+        try:
+            function(inputs, **{**arguments, "report": path})
+        finally:
+            if path.exists():
+                emit(path.read_text(encoding="utf-8"))
+
+
+def _warn_of_unknown_variables(ctx: typer.Context) -> None:
+    commands = getattr(ctx.find_root().command, "commands", {ctx.command.name: ctx.command})
+    params = [param for command in commands.values() for param in command.params]
+    known = {str(param.envvar) for param in params if getattr(param, "envvar", None)}
+    for name in sorted(os.environ):
+        if name.startswith("MOCLI_") and name not in known and nearest(name, known):
+            log.logger.warning("%s is set but no option has that name; %s", name, did_you_mean(name, known))

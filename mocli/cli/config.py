@@ -1,19 +1,46 @@
-"""The `--config` file: long option names as keys, checked before anything runs."""
+"""The `--config` file: long option names as keys, checked before anything runs; where a value came from."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mocli.cli.options import ACTIONS
-from mocli.cli.origin import CONFIG_META
 from mocli.errors import UsageError, did_you_mean
+from mocli.options import Declared
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
     import typer
+
+CONFIG_META = "mocli.config"
+DEFAULT = "default"
+COMMAND_LINE = "command line"
+# not part of a configuration: they say what to do with it
+ACTIONS = frozenset({"config", "print_config", "dry_run", "help_all"})
+
+
+def origin_of(ctx: typer.Context, param: Any) -> str:
+    """Return `command line`, `environment MOCLI_X`, `config file F` or `default`."""
+    source = ctx.get_parameter_source(str(param.name))
+    name = "DEFAULT" if source is None else source.name
+    if name == "ENVIRONMENT":
+        return f"environment {param.envvar}"
+    if name == "DEFAULT_MAP":
+        return config_origin(ctx)
+    return COMMAND_LINE if name == "COMMANDLINE" else DEFAULT
+
+
+def config_origin(ctx: typer.Context) -> str:
+    """Name the config file in use."""
+    config = ctx.meta.get(CONFIG_META)
+    return f"config file {config.path}" if config is not None else "config file"
+
+
+def rank(origin: str) -> int:
+    """Return the precedence of an origin; higher wins."""
+    order = [DEFAULT, "config file", "environment", COMMAND_LINE]
+    return next(i for i, start in enumerate(order) if origin.startswith(start))
 
 
 @dataclass(frozen=True)
@@ -25,7 +52,7 @@ class Config:
     pairs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def load_config(ctx: typer.Context, path: Path, pair_names: frozenset[str]) -> None:
+def load_config(ctx: typer.Context, path: Path, known: Mapping[str, Declared]) -> None:
     """Make the file's values the defaults of this command.
 
     Raises
@@ -48,7 +75,7 @@ def load_config(ctx: typer.Context, path: Path, pair_names: frozenset[str]) -> N
         name, negated = keys[key]
         if value is None:
             continue
-        if name in pair_names:
+        if known[name].is_mapping:
             config.pairs[name] = _mapping(value, path, key)
         else:
             config.plain[name] = _plain(params[name], value, path, key, negated=negated)

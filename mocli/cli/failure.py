@@ -12,7 +12,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from mocli import __version__, log
-from mocli.cli.origin import COMMAND_LINE, DEFAULT, origin_of
+from mocli.cli.config import COMMAND_LINE, DEFAULT, origin_of
 from mocli.errors import MocliError, UsageError, did_you_mean, recognise
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mocli.cli.stdout import emit
-from mocli.cli.table import table
+from mocli.cli.output import emit, table
 from mocli.errors import UsageError
 from mocli.models.base import Traits
 

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mocli.cli.command import CONTEXT
-from mocli.cli.stdout import emit
-from mocli.cli.table import table
-from mocli.cli.values import choice, positive
+from mocli.cli.command import CONTEXT, Command, Group, checked
+from mocli.cli.output import emit, table
+from mocli.parsing import among, positive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 MODES = ("auto", "antigen", "promoter", "body", "window", "names")
 SHOWN = 20
 
-links = typer.Typer(context_settings=CONTEXT, rich_markup_mode="rich", invoke_without_command=True)
+links = typer.Typer(cls=Group, context_settings=CONTEXT, rich_markup_mode="rich", invoke_without_command=True)
 
 Inputs = Annotated[
     list[str],
@@ -44,7 +43,7 @@ def group(ctx: typer.Context) -> None:
         emit(ctx.get_help())
 
 
-@links.command(context_settings=CONTEXT)
+@links.command(cls=Command, context_settings=CONTEXT)
 def build(
     inputs: Inputs,
     *,
@@ -63,7 +62,7 @@ def build(
         typer.Option(
             "--mode",
             metavar="|".join(MODES),
-            callback=choice(*MODES),
+            callback=checked(among(*MODES)),
             help="antigen: proteins to their genes or to another panel; promoter, body, window: genes to "
             "peaks; names: same names; auto: by what is measured, body for peaks",
             show_envvar=False,
@@ -94,7 +93,7 @@ def build(
         typer.Option(
             "--decay",
             metavar="BASES",
-            callback=positive,
+            callback=checked(positive),
             help="With --mode window: a peak at distance d of the TSS has the weight exp(-d / decay) (50000)",
             show_envvar=False,
         ),
@@ -153,7 +152,7 @@ def build(
         _say(f"wrote {output}; read it through before you trust it")
 
 
-@links.command(context_settings=CONTEXT)
+@links.command(cls=Command, context_settings=CONTEXT)
 def check(
     table_file: Annotated[str, typer.Argument(metavar="LINKS", help="Link table; '-' reads stdin; first:N")],
     inputs: Inputs,

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from mocli.cli.config import merge_pairs
-from mocli.cli.options import ACTIONS, NAMED_PARAMS, QUANTITIES, CommandOptions
-from mocli.cli.origin import COMMAND_LINE, CONFIG_META, DEFAULT, config_origin, origin_of, rank
-from mocli.cli.values import Pairs, option_name
+from mocli.cli.config import (
+    ACTIONS,
+    COMMAND_LINE,
+    CONFIG_META,
+    DEFAULT,
+    config_origin,
+    merge_pairs,
+    origin_of,
+    rank,
+)
 from mocli.errors import UsageError
+from mocli.options import Declared
+from mocli.tasks.run.options import NAMED_PARAMS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
     import typer
-
-Group = TypeVar("Group")
 
 
 @dataclass(frozen=True)
@@ -31,37 +36,36 @@ class Settings:
     origins
         By field name: `default`, `config file F`, `environment MOCLI_X` or
         `command line`; for a mapping, the origin of each key.
-    keys
-        Long option name of each field, in the order of the help.
+    known
+        The options, in the order of the help.
     """
 
     ctx: typer.Context
     values: Mapping[str, Any]
     origins: Mapping[str, Any]
-    keys: Mapping[str, str]
+    known: Mapping[str, Declared]
 
     @classmethod
-    def resolve(cls, ctx: typer.Context, raw: Mapping[str, Any], pairs: Mapping[str, Pairs]) -> Settings:
+    def resolve(cls, ctx: typer.Context, raw: Mapping[str, Any], known: Mapping[str, Declared]) -> Settings:
         """Merge command line, environment, config file and defaults."""
         params: dict[str, Any] = {str(param.name): param for param in ctx.command.params}
         values: dict[str, Any] = {}
         origins: dict[str, Any] = {}
         for name, value in raw.items():
-            if name in pairs:
-                values[name], origins[name] = _merged(ctx, params[name], pairs[name], value)
+            if known[name].is_mapping:
+                values[name], origins[name] = _merged(ctx, params[name], known[name], value)
             else:
                 values[name], origins[name] = value, origin_of(ctx, params[name])
-        keys = {name: option_name(params[name]).removeprefix("--") for name in raw}
-        return cls(ctx, values, origins, keys)._settle_params()
+        return cls(ctx, values, origins, known)._settle_params()
 
     def _settle_params(self) -> Settings:
         """Let the later layer win where a hyper-parameter was given by its option and by --set."""
         values, origins = dict(self.values), dict(self.origins)
         given = dict(values.get("params") or {})
-        for name in NAMED_PARAMS & given.keys():
+        for name in set(NAMED_PARAMS) & given.keys():
             by_option, by_set = rank(origins[name]), rank(origins["params"][name])
             if by_option == by_set:
-                option = f"--{self.keys[name]}"
+                option = f"--{self.key(name)}"
                 raise UsageError(
                     f"{option} and --set {name} both give the same hyper-parameter",
                     field=option,
@@ -76,30 +80,16 @@ class Settings:
             values["params"] = given
         return replace(self, values=values, origins=origins)
 
-    def of(self, group: type[Group]) -> Group:
-        """Return one group of options as its dataclass."""
-        return group(**{f.name: self.values[f.name] for f in fields(group)})  # type: ignore[arg-type]
-
-    def task_arguments(self) -> dict[str, Any]:
-        """Return the keyword arguments of a task function: everything that is not the command's own."""
-        own = {f.name for f in fields(CommandOptions)}
-        arguments = {name: value for name, value in self.values.items() if name not in own}
-        for name, read in QUANTITIES.items():
-            if arguments.get(name) is not None:
-                arguments[name] = read(arguments[name], f"--{self.keys[name]}")
-        # by the command's own options: one of the same name may be repeatable elsewhere
-        params: list[Any] = list(self.ctx.command.params)
-        for param in params:
-            many = getattr(param, "multiple", False) or param.nargs == -1
-            if many and param.name in arguments and not isinstance(arguments[param.name], dict):
-                arguments[param.name] = list(arguments[param.name] or ())
-        return arguments
+    def key(self, name: str) -> str:
+        """Return the key of an option in a config file: its long name, without dashes."""
+        declared = self.known[name]
+        return declared.long.removeprefix("--") if declared.option.names else name
 
     def to_yaml(self) -> str:
         """Return a `--config` file of these settings; a comment names the origin of every line."""
         lines: list[str] = []
         for name, value, origin in self._entries():
-            lines.extend(_yaml_lines(self.keys[name], value, origin))
+            lines.extend(_yaml_lines(self.key(name), value, origin))
         return "\n".join(lines) + "\n"
 
     def _entries(self) -> Iterator[tuple[str, Any, Any]]:
@@ -130,27 +120,38 @@ class Settings:
         traits = traits_of(model)
         given = dict(self.values["params"])
         known = as_dict(resolve(traits, given))
-        named = {n: self.values[n] for n in NAMED_PARAMS & known.keys() if self.values[n] is not None}
+        named = {n: self.values[n] for n in NAMED_PARAMS if n in known and self.values[n] is not None}
         return as_dict(resolve(traits, {**given, **named}))
 
 
 def _merged(
-    ctx: typer.Context, param: Any, pairs: Pairs, written: list[str] | None
+    ctx: typer.Context, param: Any, declared: Declared, given: list[str] | None
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    option = option_name(param)
     layers: list[tuple[str, Mapping[str, Any]]] = []
     config = ctx.meta.get(CONFIG_META)
     if config is not None and param.name in config.pairs:
-        place = f"{option} ({config_origin(ctx)})"
-        found = {key: pairs.parse(value, place) for key, value in config.pairs[param.name].items()}
-        layers.append((config_origin(ctx), found))
+        where = f"{declared.long} ({config_origin(ctx)})"
+        layers.append((config_origin(ctx), declared.read(config.pairs[param.name], where)))
     variable = param.value_from_envvar(ctx)
     if variable:
         origin = f"environment {param.envvar}"
-        layers.append((origin, pairs.read(variable, f"{option} ({origin})")))
+        where = f"{declared.long} ({origin})"
+        layers.append((origin, declared.read(read_pairs(variable, declared, where), where)))
     if origin_of(ctx, param) == COMMAND_LINE:
-        layers.append((COMMAND_LINE, pairs.read(written or [], option)))
+        layers.append((COMMAND_LINE, declared.read(read_pairs(given or [], declared, declared.long))))
     return merge_pairs(layers)
+
+
+def read_pairs(items: Sequence[str], declared: Declared, where: str) -> dict[str, str]:
+    """Return the mapping that `KEY=VALUE` items spell; a later key replaces an earlier one."""
+    pairs: dict[str, str] = {}
+    form = declared.option.metavar
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not (key.strip() and equals and value.strip()):
+            raise UsageError(f"{where} takes {form}", field=where, found=repr(item), expected=form)
+        pairs[key.strip()] = value.strip()
+    return pairs
 
 
 def _yaml_lines(key: str, value: Any, origin: Any) -> Iterator[str]:

@@ -13,7 +13,7 @@ import yaml
 from mocli import __version__
 from mocli.__main__ import main
 from mocli.cli import doctor
-from mocli.cli.table import table
+from mocli.cli.output import table
 from mocli.models.parameters import params_class
 from mocli.models.registry import available, traits_of
 

@@ -5,34 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
+from mocli import parsing
+from mocli.options import Options, option, written
 from mocli.peers.registry import Peer
 from mocli.tasks.benchmark.interpreter import Interpreter
 from mocli.types import Task
 
+BENCHMARK = "Benchmark"
+STUDIES = "Studies: models trained again under a change"
 TASKS = (Task.INTEGRATE, Task.IMPUTE, Task.SIMULATE, Task.GENE2PEAK)
 
 
-@dataclass(frozen=True)
-class Asked:
-    """Which models, seeds and tasks; `None` models means all that fit."""
-
-    models: tuple[str, ...] | None
-    seeds: tuple[int, ...]
-    tasks: tuple[Task, ...]
-    source: str | None = None
-    target: str | None = None
-
-
-@dataclass(frozen=True)
-class StudyOptions:
-    """Studies asked for; see `studies_of`."""
-
-    panel: tuple[int, ...] = ()
-    ablate: tuple[str, ...] = ()
-    fractions: tuple[float, ...] = ()
-    corrupt: tuple[float, ...] = ()
-    leave_one_batch_out: bool = False
+def _tasks(value: Any, option: str) -> tuple[Task, ...]:
+    words = [parsing.one_of(word, [t.value for t in TASKS], option) for word in parsing.names(value, option)]
+    return tuple(task for task in TASKS if task.value in words)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +39,109 @@ class PeersAsked:
 
 
 @dataclass(frozen=True)
-class BenchmarkOptions:
-    """What is asked of a benchmark, beside what its runs need."""
+class StudyOptions(Options):
+    """Changes under which models are trained again; see `studies_of`."""
 
-    asked: Asked
-    embeddings: tuple[str, ...]
-    jobs: int
-    devices: tuple[str, ...]
-    studies: StudyOptions
-    peers: PeersAsked
-    gtf: Path | None = None
-    truth: Path | None = None
+    PANEL: ClassVar = STUDIES
+
+    panel: Annotated[
+        tuple[int, ...],
+        option(
+            "--panel 30,60", "Numbers of linked features to keep, drawn by seed", parse=parsing.whole_numbers
+        ),
+    ] = ()
+    ablate: Annotated[
+        tuple[str, ...],
+        option(
+            "--ablate TERM,TERM",
+            "Terms of the loss to give weight 0, such as geometry (weight_geometry)",
+            parse=parsing.names,
+        ),
+    ] = ()
+    fractions: Annotated[
+        tuple[float, ...],
+        option(
+            "--fractions 0.1,0.5",
+            "Fractions of the paired cells to train on, for imputation and integration",
+            parse=parsing.shares,
+        ),
+    ] = ()
+    corrupt: Annotated[
+        tuple[float, ...],
+        option("--corrupt 0.1,0.3", "Fractions of the links to corrupt", parse=parsing.shares),
+    ] = ()
+    leave_one_batch_out: Annotated[
+        bool, option("--leave-one-batch-out", "Impute each batch by models that never saw it")
+    ] = False
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions(StudyOptions):
+    """Train models and hold them against each other, other tools and simple controls.
+
+    For example: mocli benchmark data.h5mu --links links.tsv --label-key cell_type -o bench.tsv
+    """
+
+    PANEL: ClassVar = BENCHMARK
+
+    LACKS: ClassVar = frozenset({"umap", "key_added", "model", "seed", "init_from", "freeze"})
+
+    models: Annotated[
+        tuple[str, ...],
+        option("--models A,B", "Models to train", parse=parsing.names, shown="all that fit the data"),
+    ] = ()
+    seeds: Annotated[
+        tuple[int, ...],
+        option("--seeds 0,1,2", "Seeds; each model is trained once with each", parse=parsing.whole_numbers),
+    ] = written("0,1,2")
+    tasks: Annotated[
+        tuple[Task, ...],
+        option(
+            "--tasks integrate,impute,simulate,gene2peak",
+            "Tasks for the models; simulate and gene2peak take the integrated models, or train their own",
+            parse=_tasks,
+        ),
+    ] = written("integrate")
+    source: Annotated[str | None, option("--from MOD", "Modality to impute from")] = None
+    target: Annotated[str | None, option("--to MOD", "Modality to impute")] = None
+    gtf: Annotated[Path | None, option("--gtf FILE", "Gene table for the task gene2peak")] = None
+    truth: Annotated[
+        Path | None, option("--truth FILE", "Known pairs of genes and peaks (BEDPE) for the task gene2peak")
+    ] = None
+    embedding: Annotated[
+        tuple[str, ...],
+        option(
+            "--embedding obsm:KEY|FILE::KEY",
+            "Embedding by another tool to score in the same table, found by cell names; repeatable",
+            repeatable=True,
+            advanced=True,
+        ),
+    ] = ()
+    peers: Annotated[
+        tuple[str, ...],
+        option(
+            "--peers all|NAME,NAME",
+            "Published tools to run beside the models, where installed; the dry run says which",
+            parse=parsing.names,
+        ),
+    ] = ()
+    peer_python: Annotated[
+        str | None,
+        option(
+            "--peer-python PATH",
+            "Python that has the packages of the peers",
+            shown="the one that runs mocli",
+            advanced=True,
+        ),
+    ] = None
+    jobs: Annotated[int, option("--jobs -j N", "Runs at a time", least=1)] = 1
+    devices: Annotated[
+        tuple[str, ...],
+        option(
+            "--devices cuda:0,cuda:1",
+            "Devices that runs take turns on",
+            parse=parsing.names,
+            shown="--device",
+            advanced=True,
+        ),
+    ] = ()

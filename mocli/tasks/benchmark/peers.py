@@ -16,7 +16,7 @@ from mocli.tasks.benchmark.peerdata import PeerData, counts_layer
 from mocli.tasks.benchmark.peerrun import PeerRun
 from mocli.tasks.benchmark.plan import words_of
 from mocli.tasks.benchmark.table import COSTS
-from mocli.tasks.run.options import TrainOptions, listed_names
+from mocli.tasks.run.options import RunOptions, TrainOptions
 from mocli.types import Task
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def asked_peers(
-    names: str | Sequence[str] | None, python: str | Path | None, given: Mapping[str, object]
+    names: Sequence[str], python: str | Path | None, given: Mapping[str, object]
 ) -> tuple[PeersAsked, dict[str, object]]:
     """Return the peers asked for, and those of the hyper-parameters that are not theirs.
 
@@ -42,13 +42,13 @@ def asked_peers(
     """
     from mocli.peers.registry import peers_named
 
-    if names is None:
+    if not names:
         if python is not None:
             raise UsageError(
                 f"only peers have a use for {OPTION}", field=OPTION, hint="add --peers all, or leave it out"
             )
         return PeersAsked(), dict(given)
-    peers = peers_named(listed_names(names, "--peers"))
+    peers = peers_named(names)
     own: dict[str, dict[str, object]] = {peer.name: {} for peer in peers}
     rest: dict[str, object] = {}
     for key, value in given.items():
@@ -150,9 +150,8 @@ def plan_peers(
 def _words_of_data(request: Request) -> list[str]:
     """Return the options that say what peers are given."""
     data = replace(request.data, label_key=None, pair_key=None, likelihood={})
-    data = replace(data, covariate_keys=(), continuous_keys=(), weight_key=None)
-    run = replace(request.run, max_time=None, max_memory=None, checkpoint_every=0.0, deterministic=False)
-    plain = replace(request, data=data, train=TrainOptions(), run=run)
+    data = replace(data, covariate=(), continuous=(), weight_key=None)
+    plain = replace(request, data=data, train=TrainOptions(), run=RunOptions())
     return [*words_of(plain, request.data.links, {}), "--seed", str(request.run.seed)]
 
 

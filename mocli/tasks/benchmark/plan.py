@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mocli.data.files.inputs import parse_source
 from mocli.data.links.route import link_files
 from mocli.models.base import Encodes, EncodesJointly
 from mocli.models.parameters import as_dict, resolve
 from mocli.models.registry import load_class, traits_of
+from mocli.options import Options
 from mocli.tasks.benchmark.runs import Training, parameters_of, safe
 from mocli.tasks.prepare.select import takes_weights
 from mocli.types import Task
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mocli.models.base import Traits
-    from mocli.tasks.benchmark.options import Asked
+    from mocli.tasks.benchmark.options import BenchmarkOptions
     from mocli.tasks.benchmark.runs import Study
     from mocli.tasks.run.request import Request
 
@@ -29,6 +29,10 @@ MOST_SIMULATED = 10_000
 
 ON_MODELS = frozenset({Task.SIMULATE, Task.GENE2PEAK})
 """Tasks that take the model of the integration, where there is one."""
+
+
+OF_EACH_RUN = frozenset({"gene_sets", "model", "seed", "device", "threads", "checkpoint_dir", "resume"})
+"""Options that differ between runs, or are no business of theirs; see `_run` and `Processes`."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Places:
 
 def trainings(
     request: Request,
-    asked: Asked,
+    asked: BenchmarkOptions,
     chosen: Mapping[Task, Sequence[str]],
     studies: Sequence[Study],
     folder: Path,
@@ -171,52 +175,16 @@ def _paths(texts: Sequence[object]) -> list[Path]:
 
 def untrained(request: Request) -> Request:
     """Return what is asked of a run that takes a model: the data, without what only training looks at."""
-    data = replace(request.data, links=(), gene_sets=None, transform={}, likelihood={}, hvg={}, seen_in={})
-    return replace(
-        request,
-        data=replace(data, covariate_keys=(), continuous_keys=(), weight_key=None),
-        train=replace(request.train, preset="auto", max_steps=None, params={}),
-    )
+
+    def without(group: Options) -> Any:
+        given = group.given(lambda said: said.trains)
+        return replace(group, **{name: declared.default for name, declared in given.items()})  # type: ignore[type-var]
+
+    return replace(request, data=without(request.data), train=without(request.train))
 
 
 def words_of(request: Request, links: Sequence[object], params: Mapping[str, object]) -> list[str]:
     """Return the options that all runs share as words of the command line."""
-    data, train, run = request.data, request.train, request.run
-    words = [str(text) for text in data.inputs]
-    for link in links:
-        words += ["--links", str(link)]
-    plain: dict[str, object] = {
-        "--pairing": data.pairing,
-        "--var-key": data.var_key,
-        "--batch-key": data.batch_key,
-        "--weight-key": data.weight_key,
-        "--label-key": data.label_key,
-        "--pair-key": data.pair_key,
-        "--preset": train.preset,
-        "--max-steps": train.max_steps,
-        "--max-time": None if run.max_time is None else f"{run.max_time:g}s",
-        "--max-memory": None if run.max_memory is None else f"{run.max_memory:.0f}",
-        "--checkpoint-every": f"{run.checkpoint_every:g}s",
-    }
-    for option, value in plain.items():
-        if value is not None:
-            words += [option, str(value)]
-    for option, values in (("--covariate", data.covariate_keys), ("--continuous", data.continuous_keys)):
-        for value in values:
-            words += [option, value]
-    mappings: dict[str, Mapping[str, object]] = {
-        "--kind": data.kind,
-        "--layer": data.layer,
-        "--transform": data.transform,
-        "--likelihood": data.likelihood,
-        "--hvg": data.hvg,
-        "--seen-in": data.seen_in,
-        "--set": params,
-    }
-    for option, mapping in mappings.items():
-        for key, value in mapping.items():
-            words += [option, f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
-    for option, given in (("--obs-prefix", data.obs_prefix), ("--deterministic", run.deterministic)):
-        if given:
-            words.append(option)
-    return words
+    data = replace(request.data, links=tuple(map(str, links)))
+    train = replace(request.train, params=params)
+    return [w for group in (data, train, request.run) for w in group.words(without=OF_EACH_RUN)]

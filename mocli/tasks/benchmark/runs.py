@@ -15,11 +15,13 @@ from mocli.data.links.genesets import read_gene_sets
 from mocli.errors import UsageError, did_you_mean
 from mocli.models.parameters import params_class
 from mocli.models.registry import available, traits_of
+from mocli.options import declared_in
 from mocli.tasks.benchmark import folder as runfolder
 from mocli.tasks.benchmark.folder import hash_of
-from mocli.tasks.benchmark.options import TASKS, Asked
+from mocli.tasks.benchmark.options import TASKS, BenchmarkOptions
 from mocli.tasks.benchmark.processes import Command, own_environment
 from mocli.tasks.prepare.select import problem_with, takes_weights
+from mocli.tasks.run.options import RunOptions
 from mocli.types import ModalityKind, Task
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = {Task.IMPUTE: ".h5ad", Task.GENE2PEAK: ".tsv"}
 """Of what runs write, where it is not .h5mu."""
-VOLATILE = frozenset({"--device", "--threads", "--checkpoint-every", "--max-memory"})
+VOLATILE = frozenset(d.long for d in declared_in(RunOptions).values() if d.option.volatile)
 """Options that do not change what a finished run says."""
 
 
@@ -167,7 +169,7 @@ class Training:
 
 
 def choose_models(
-    asked: Asked, ground: Ground, *, links: bool
+    asked: BenchmarkOptions, ground: Ground, *, links: bool
 ) -> tuple[dict[Task, list[str]], list[tuple[Task, str, str]]]:
     """Return the models for each task, and those left out as (task, model, reason).
 
@@ -176,7 +178,7 @@ def choose_models(
     UsageError
         A model that does not exist.
     """
-    for name in asked.models or ():
+    for name in asked.models:
         traits_of(name)
     chosen: dict[Task, list[str]] = {}
     skipped = []
@@ -184,7 +186,7 @@ def choose_models(
     for task in asked.tasks:
         chosen[task] = []
         for name, traits in available().items():
-            if asked.models is not None and name not in asked.models:
+            if asked.models and name not in asked.models:
                 continue
             pairing = ground.made.relation.pairing
             problem = problem_with(traits, task=task, pairing=pairing, kinds=kinds, links=links)

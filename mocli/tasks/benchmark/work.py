@@ -86,7 +86,7 @@ class Benchmark:
             of = (Task.INTEGRATE.value, peer.name, "peer", None, "")
             self.records.append(Record(*of, "skipped", note=f"it {reason}"))
         inputs = [str(text) for text in self.request.data.inputs]
-        self._others = [others_embedding(text, inputs, self.ground) for text in self.options.embeddings]
+        self._others = [others_embedding(text, inputs, self.ground) for text in self.options.embedding]
 
     def train(self) -> None:
         """Run what is not there yet."""
@@ -100,7 +100,9 @@ class Benchmark:
         there = set(self.reused)
         todo = [t for t in self.planned if t.name not in there]
         threads = self.request.run.threads or max(1, int(self._threads()) // self.options.jobs)
-        processes = Processes(self.options.jobs, self.options.devices, threads, self.run.say)
+        processes = Processes(
+            self.options.jobs, self.options.devices or (self.request.run.device,), threads, self.run.say
+        )
         try:
             failed = self._run(processes, [t for t in todo if t.parent is None], self._ready_peers(there))
         finally:
@@ -163,7 +165,7 @@ class Benchmark:
         scorer = Scorer(
             self.ground, self.folder / "scores", seed=self.request.run.seed, device=str(self.run.device)
         )
-        if Task.INTEGRATE in self.options.asked.tasks or self._others or self.peers.runs:
+        if Task.INTEGRATE in self.options.tasks or self._others or self.peers.runs:
             self._score_all(scorer)
         for training in self.planned:
             report = training.report()

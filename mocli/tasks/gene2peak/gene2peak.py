@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,13 +13,7 @@ from mocli.data.files.obs import find_column
 from mocli.data.genome.loci import has_places
 from mocli.data.write.tsv import write_tsv
 from mocli.errors import UsageError
-from mocli.tasks.gene2peak.options import (
-    ALTERNATIVES,
-    METHODS,
-    PEAK_SETS,
-    STEPS,
-    Gene2PeakOptions,
-)
+from mocli.tasks.gene2peak.options import PEAK_SETS, Gene2PeakOptions
 from mocli.tasks.impute.holdout import HoldOut
 from mocli.tasks.impute.options import ImputeOptions
 from mocli.tasks.impute.survey import survey
@@ -28,8 +21,7 @@ from mocli.tasks.infer.direction import Direction
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.relate.candidates import Candidates, choose_genes, find_candidates
 from mocli.tasks.run.frame import Foresight, Tell, Verb, perform
-from mocli.tasks.run.options import listed_names, one_of
-from mocli.tasks.run.request import Request, Result, requested
+from mocli.tasks.run.request import Request, Result, subcommand
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.foresee import foresee_training
 from mocli.tasks.trained.record import describe_given
@@ -42,125 +34,26 @@ TOP = 20
 """Strongest pairs of every feature, where features have no places and pairs are too many."""
 
 
-def gene2peak(
-    inputs: str | Path | Sequence[str | Path],
-    *,
-    output: str | Path,
-    source: str | None = None,
-    target: str | None = None,
-    from_model: str | Path | None = None,
-    gtf: str | Path | None = None,
-    genes: str | Path | Sequence[str] | None = None,
-    window: int | None = None,
-    group_key: str | None = None,
-    n_permutations: int = 20,
-    bedpe: bool = False,
-    method: str = "auto",
-    direction: str = "silence",
-    step: str = "adam",
-    together: bool = False,
-    min_cells: int = 20,
-    alternative: str = "two-sided",
-    peak_sets: str | Path | None = None,
-    truth: str | Path | None = None,
-    dry_run: bool = False,
-    command: Sequence[str] | None = None,
-    **shared: Any,
-) -> Result:
+@subcommand(Gene2PeakOptions)
+def gene2peak(request: Request, asked: Gene2PeakOptions, *, dry_run: bool, command: Sequence[str]) -> Result:
     """Relate genes to peaks (or proteins to genes); the shell's `mocli gene2peak`.
 
     With `method="correlation"` expression is imputed for every cell that has peaks measured,
     and correlated with the accessibility measured in it. With `latent` or `input` each gene
-    falls silent in a model, and what changes at the peaks is held against what chance gives.
-
-    Parameters
-    ----------
-    source, target
-        Modality measured and modality imputed; by kind where None: accessibility
-        and expression, else expression and proteins.
-    from_model
-        A model's folder; without it a model is trained first, and the arguments of
-        `integrate` (`links`, `label_key`, `params`, ...) apply.
-    gtf
-        Where genes lie; needed where the source is peaks.
-    genes
-        Names wanted, or a file with one a line; None for all.
-    window
-        Bases around the TSS in which peaks are tested; None for 100,000.
-    group_key
-        Column of the source's obs: everything is repeated within each of its groups.
-    n_permutations
-        Of the permutation null; 0 leaves it out.
-    bedpe
-        Also write arcs for genome browsers.
-    method
-        `correlation`; `latent`, a step against the gradient of the gene's likelihood; `input`,
-        the cell encoded again without the gene; `auto`: `latent` where the model has cells'
-        places and a decoder, else `correlation`.
-    direction
-        `silence`, or `raise`.
-    step
-        `adam` (the authors of multiDGD's), `sign` (without weight decay), `norm` (along the gradient).
-    together
-        All genes at once, not one by one.
-    min_cells
-        Cells that must express a gene, in all and in a group.
-    alternative
-        `two-sided`, or `negative` or `positive`: only peaks that close, or open, count.
-    peak_sets
-        Peaks by transcription factor: a table of set and peak, or BED with names.
-    truth
-        Known pairs, BEDPE, to hold the scores against.
+    is silenced in a model, and what changes at the peaks is compared with a null distribution.
 
     Raises
     ------
     MocliError
         Every error a user can mend; `exit_code` says of which sort.
     """
-    for value, choices, option in (
-        (method, METHODS, "--method"),
-        (direction, ("silence", "raise"), "--direction"),
-        (step, STEPS, "--step"),
-        (alternative, ALTERNATIVES, "--alternative"),
-    ):
-        one_of(value, list(choices), option)
-    asked = Gene2PeakOptions(
-        source=source,
-        target=target,
-        from_model=None if from_model is None else Path(from_model),
-        gtf=None if gtf is None else Path(gtf),
-        genes=listed_names(genes, "--genes"),
-        window=window,
-        method=method,
-        group_key=group_key,
-        n_permutations=n_permutations,
-        bedpe=bedpe,
-        direction=direction,
-        step=step,
-        together=together,
-        min_cells=min_cells,
-        alternative=alternative,
-        peak_sets=None if peak_sets is None else Path(peak_sets),
-        truth=None if truth is None else Path(truth),
-    )
-    if method == "correlation" and asked.of_silencing:
-        raise UsageError(
-            f"{asked.of_silencing[0]} has no use for correlations",
-            field=asked.of_silencing[0],
-            found="--method correlation",
-            hint="leave one of the two out",
-        )
-    for name, given in (("--truth", truth), ("--bedpe", bedpe)):
-        if given and gtf is None:
-            raise UsageError(f"{name} needs places, which --gtf gives", field=name, hint="give --gtf FILE")
-    request = requested(inputs, output=output, **shared)
     verb = Verb(
         task="gene2peak",
         suffixes=(".tsv",),
         foresee=partial(_foresee, request, asked),
         work=partial(_work, request, asked),
         reads=[path for path in (asked.gtf, asked.peak_sets, asked.truth) if path is not None],
-        beside=((".bedpe",) if bedpe else ()) + ((PEAK_SETS,) if peak_sets is not None else ()),
+        beside=((".bedpe",) if asked.bedpe else ()) + ((PEAK_SETS,) if asked.peak_sets is not None else ()),
         trains=asked.from_model is None,
     )
     return perform(verb, request, dry_run=dry_run, command=command)

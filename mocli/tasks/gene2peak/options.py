@@ -1,10 +1,18 @@
-"""What `mocli gene2peak` is asked."""
+"""What is asked of genes and peaks, beside what every subcommand takes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar
 
+from mocli import parsing
+from mocli.errors import UsageError
+from mocli.options import Options, option
+from mocli.tasks.run.options import OUTPUT
+
+RELATIONS = "Genes and peaks"
+SILENCING = "In-silico silencing"
 METHODS = ("auto", "correlation", "latent", "input")
 STEPS = ("adam", "sign", "norm")
 ALTERNATIVES = ("two-sided", "positive", "negative")
@@ -12,44 +20,141 @@ PEAK_SETS = ".peaksets.tsv"
 
 
 @dataclass(frozen=True)
-class Gene2PeakOptions:
-    """Which genes, how far around them, over which cells; names as the command line's options.
+class Gene2PeakOptions(Options):
+    """Find the peaks that go with each gene.
 
-    Attributes
-    ----------
-    genes
-        Those to test, all where empty.
-    min_cells
-        Cells that must express a gene, in all and in a group.
+    For example: mocli gene2peak multiome.h5mu --from-model out.model --gtf genes.gtf.gz -o links.tsv
     """
 
-    source: str | None = None
-    target: str | None = None
-    from_model: Path | None = None
-    gtf: Path | None = None
-    genes: tuple[str, ...] = ()
-    window: int | None = None
-    method: str = "auto"
-    group_key: str | None = None
-    n_permutations: int = 20
-    bedpe: bool = False
-    direction: str = "silence"
-    step: str = "adam"
-    together: bool = False
-    min_cells: int = 20
-    alternative: str = "two-sided"
-    peak_sets: Path | None = None
-    truth: Path | None = None
+    PANEL: ClassVar = RELATIONS
+
+    LACKS: ClassVar = frozenset({"umap", "key_added"})
+
+    source: Annotated[
+        str | None, option("--from MOD", "Measured modality", shown="accessibility, else expression")
+    ] = None
+    target: Annotated[
+        str | None, option("--to MOD", "Imputed modality", shown="expression, else proteins")
+    ] = None
+    from_model: Annotated[
+        Path | None, option("--from-model DIR", "Trained model (OUT.model); without it one is trained first")
+    ] = None
+    gtf: Annotated[
+        Path | None,
+        option(
+            "--gtf FILE",
+            "Gene table, where genes lie: GTF, GFF3, BED, or TSV with chrom, start, end, strand, gene",
+        ),
+    ] = None
+    genes: Annotated[
+        tuple[str, ...],
+        option("--genes A,B|FILE", "Test only these genes; a file has one name a line", parse=parsing.names),
+    ] = ()
+    window: Annotated[
+        int | None,
+        option(
+            "--window BASES",
+            "Distance from the transcription start site within which peaks are tested",
+            least=0,
+            shown="100000",
+        ),
+    ] = None
+    method: Annotated[
+        str,
+        option(
+            "--method",
+            "correlation (of imputed expression); latent (the gene silenced through the decoder); input "
+            "(the cell encoded without it); auto: latent where the model can",
+            choices=METHODS,
+        ),
+    ] = "auto"
+    group_key: Annotated[
+        str | None,
+        option("--group-key COLUMN", "obs column: repeat within each of its groups, such as cell types"),
+    ] = None
+    n_permutations: Annotated[
+        int,
+        option(
+            "--n-permutations N", "Cell permutations used for p-values (0 = none)", least=0, advanced=True
+        ),
+    ] = 20
+    bedpe: Annotated[
+        bool, option("--bedpe", "Also write OUT.bedpe: arcs for genome browsers", panel=OUTPUT)
+    ] = False
+    direction: Annotated[
+        str,
+        option(
+            "--direction",
+            "Silence or raise the gene",
+            panel=SILENCING,
+            choices=("silence", "raise"),
+            advanced=True,
+        ),
+    ] = "silence"
+    step: Annotated[
+        str,
+        option(
+            "--step",
+            "adam (the authors' first step), sign (without weight decay), norm (along the gradient)",
+            panel=SILENCING,
+            choices=STEPS,
+            advanced=True,
+        ),
+    ] = "adam"
+    together: Annotated[
+        bool,
+        option("--together", "Silence all genes at once, not one by one", panel=SILENCING, advanced=True),
+    ] = False
+    min_cells: Annotated[
+        int,
+        option(
+            "--min-cells N",
+            "Leave out genes that fewer cells express, also within groups",
+            panel=SILENCING,
+            least=1,
+            advanced=True,
+        ),
+    ] = 20
+    alternative: Annotated[
+        str,
+        option(
+            "--alternative",
+            "two-sided; negative: only peaks that close count; positive: only peaks that open",
+            panel=SILENCING,
+            choices=ALTERNATIVES,
+            advanced=True,
+        ),
+    ] = "two-sided"
+    peak_sets: Annotated[
+        Path | None,
+        option(
+            "--peak-sets FILE",
+            "Peaks with a factor's motif (table of set and peak, or BED): do they close with it?",
+            panel=SILENCING,
+        ),
+    ] = None
+    truth: Annotated[
+        Path | None,
+        option("--truth FILE", "Known pairs, BEDPE: report precision beside baselines", panel=SILENCING),
+    ] = None
 
     @property
     def of_silencing(self) -> list[str]:
         """Options given that a correlation has no use for."""
-        given = {
-            "--direction": self.direction != "silence",
-            "--step": self.step != "adam",
-            "--together": self.together,
-            "--peak-sets": self.peak_sets is not None,
-            "--truth": self.truth is not None,
-            "--alternative": self.alternative != "two-sided",
-        }
-        return [option for option, value in given.items() if value]
+        given = self.given(lambda said: said.panel == SILENCING)
+        return [declared.long for name, declared in given.items() if name != "min_cells"]
+
+    def check_together(self) -> None:
+        """Refuse combinations that mean nothing."""
+        if self.method == "correlation" and self.of_silencing:
+            raise UsageError(
+                f"--method correlation does not use {self.of_silencing[0]}",
+                field=self.of_silencing[0],
+                found="--method correlation",
+                hint="leave one of the two out",
+            )
+        for name, given in (("--truth", self.truth), ("--bedpe", self.bedpe)):
+            if given and self.gtf is None:
+                raise UsageError(
+                    f"{name} needs positions of genes, which --gtf gives", field=name, hint="give --gtf FILE"
+                )

@@ -25,7 +25,7 @@ class HoldOut:
     value: str | None = None
 
     @classmethod
-    def parse(cls, text: str | float) -> HoldOut:
+    def parse(cls, text: str | float, option: str = "--hold-out") -> HoldOut:
         """Read `0.2` or `batch=donor3`.
 
         Raises
@@ -42,8 +42,8 @@ class HoldOut:
             share = -1.0
         if not 0 <= share <= 0.9:
             raise UsageError(
-                "--hold-out takes a share of the cells or a value of an obs column",
-                field="--hold-out",
+                f"{option} takes a share of the cells or a value of an obs column",
+                field=option,
                 found=str(text),
                 expected="a number from 0 to 0.9, or COLUMN=VALUE",
             )

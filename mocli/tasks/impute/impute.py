@@ -4,112 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-from mocli.errors import UsageError
-from mocli.tasks.impute.holdout import HoldOut
-from mocli.tasks.impute.options import CELLS, ImputeOptions
+from mocli.tasks.impute.options import ImputeOptions
 from mocli.tasks.impute.survey import survey
 from mocli.tasks.infer.direction import columns_of
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.frame import Foresight, Tell, Verb, perform
-from mocli.tasks.run.options import listed_names, one_of
-from mocli.tasks.run.request import Request, Result, requested
+from mocli.tasks.run.request import Request, Result, subcommand
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.foresee import foresee_training
-from mocli.types import Route, Task
+from mocli.types import Task
 
 
-def impute(
-    inputs: str | Path | Sequence[str | Path],
-    *,
-    output: str | Path,
-    source: str | None = None,
-    target: str | None = None,
-    from_model: str | Path | None = None,
-    cells: str = "missing",
-    evaluate: bool = False,
-    hold_out: str | float = 0.2,
-    scale: str = "log",
-    coverage: float = 0.9,
-    features: str | Path | Sequence[str] | None = None,
-    route: str = "auto",
-    decode_batch: str | None = None,
-    draw: bool = False,
-    dry_run: bool = False,
-    command: Sequence[str] | None = None,
-    **shared: Any,
-) -> Result:
+@subcommand(ImputeOptions)
+def impute(request: Request, asked: ImputeOptions, *, dry_run: bool, command: Sequence[str]) -> Result:
     """Impute one modality from another; the shell's `mocli impute`.
-
-    Parameters
-    ----------
-    source, target
-        Modalities; None where there is no choice. The same twice denoises it: expected values
-        of cells that were measured.
-    from_model
-        A model's folder; without it a model is trained first, and the arguments of
-        `integrate` (`links`, `label_key`, `params`, ...) apply.
-    cells
-        `missing`: cells that lack the target; `all`: also those measured.
-    evaluate
-        Predict measured cells as if they were not, and compare.
-    hold_out
-        Cells kept out of training for that: a share, or `COLUMN=VALUE`.
-    scale
-        `log` (normalised, logged), `counts` (of a cell of median depth; denoised, at the cell's own
-        depth), `scaled`; denoised also `shares` of the cell's total.
-    coverage
-        Share of true values that prediction intervals shall hold.
-    features
-        Names wanted, or a file with one a line; None for all.
-    route
-        How places become values: `decoder` (the model's own), `readout` (a regression on the
-        latent), or `auto`, see `mocli.tasks.infer.predictor.choose_predictor`.
-    decode_batch
-        Level of the batch that the decoder takes cells to be of; `own` for that of each cell;
-        None or `average` for the mean over all that measured the target in training.
-    draw
-        Whether to write a draw of every value from its likelihood as well (layer `sampled`).
 
     Raises
     ------
     MocliError
         Every error a user can mend; `exit_code` says of which sort.
     """
-    from mocli.tasks.trained.readout import SCALES
-
-    one_of(scale, list(SCALES), "--scale")
-    one_of(cells, list(CELLS), "--cells")
-    one_of(route, list(Route), "--route")
-    if decode_batch is not None and route == Route.READOUT:
-        raise UsageError(
-            "a readout knows no batches to decode as",
-            field="--decode-batch",
-            found=f"--decode-batch {decode_batch} with --route {route}",
-            hint="leave one of the two out",
-        )
-    if not 0 < coverage < 1:
-        raise UsageError(
-            "--coverage is a share between 0 and 1", field="--coverage", found=coverage, hint="such as 0.9"
-        )
-    asked = ImputeOptions(
-        source=source,
-        target=target,
-        from_model=Path(from_model) if from_model is not None else None,
-        cells=cells,
-        evaluate=evaluate,
-        hold_out=HoldOut.parse(hold_out),
-        scale=scale,
-        coverage=coverage,
-        features=listed_names(features, "--features"),
-        route=route,
-        decode_batch=decode_batch,
-        draw=draw,
-    )
-    _check_denoising(asked)
-    request = requested(inputs, output=output, **shared)
     verb = Verb(
         task="impute",
         suffixes=(".h5mu", ".h5ad"),
@@ -119,30 +34,6 @@ def impute(
         calibrates=asked.from_model is None and not asked.denoises,
     )
     return perform(verb, request, dry_run=dry_run, command=command)
-
-
-def _check_denoising(asked: ImputeOptions) -> None:
-    """Raise `UsageError` for what means nothing where a modality is made from itself, or elsewhere."""
-    if not asked.denoises:
-        if asked.scale == "shares":
-            raise UsageError(
-                "shares of a cell's own total are of a modality that it was measured in",
-                field="--scale",
-                found=f"--scale shares --from {asked.source} --to {asked.target}",
-                hint="--scale counts gives what a cell of median depth would have",
-            )
-        return
-    for given, option, why in (
-        (asked.evaluate, "--evaluate", "agreement with them would be reconstruction, not prediction"),
-        (asked.hold_out not in (HoldOut(), HoldOut(0.2)), "--hold-out", "there is nothing to check"),
-    ):
-        if given:
-            raise UsageError(
-                f"a modality from itself is made of the very values that were measured: {why}",
-                field=option,
-                found=f"--from {asked.source} --to {asked.target}",
-                hint=f"leave {option} out, or impute another modality",
-            )
 
 
 def _foresee(request: Request, asked: ImputeOptions, tell: Tell) -> None:

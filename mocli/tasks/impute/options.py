@@ -1,34 +1,143 @@
-"""What `mocli impute` is asked."""
+"""What is asked of an imputation, beside what every subcommand takes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from mocli.tasks.impute.holdout import HoldOut
+from mocli import parsing
+from mocli.errors import UsageError
+from mocli.options import Options, option, written
 from mocli.types import Route
 
+if TYPE_CHECKING:
+    from mocli.tasks.impute.holdout import HoldOut
+else:  # heavy: read when the options are made
+    HoldOut = Any
+
+IMPUTATION = "Imputation"
 CELLS = ("missing", "all")
+SCALES = ("log", "counts", "scaled", "shares")
 
 
 @dataclass(frozen=True)
-class ImputeOptions:
-    """What is asked of an imputation, beside what training needs."""
+class ImputeOptions(Options):
+    """Fill in a modality that cells lack, with prediction intervals.
 
-    source: str | None
-    target: str | None
-    from_model: Path | None
-    cells: str
-    evaluate: bool
-    hold_out: HoldOut
-    scale: str
-    coverage: float
-    features: tuple[str, ...]
-    route: str = Route.READOUT
-    decode_batch: str | None = None
-    draw: bool = False
+    For example: mocli impute query.h5ad --from-model out.model --to prot -o filled.h5mu
+    """
+
+    PANEL: ClassVar = IMPUTATION
+
+    LACKS: ClassVar = frozenset({"umap"})
+    GONE: ClassVar = dict.fromkeys(
+        ("--relations", "--gtf", "--window"), "use `mocli gene2peak --method correlation` instead"
+    )
+
+    source: Annotated[str | None, option("--from MOD", "Modality that the cells have")] = None
+    target: Annotated[
+        str | None, option("--to MOD", "Modality to impute. Give the --from modality again to denoise it")
+    ] = None
+    from_model: Annotated[
+        Path | None, option("--from-model DIR", "Trained model (OUT.model); without it one is trained first")
+    ] = None
+    cells: Annotated[
+        str, option("--cells", "missing: cells without the target; all: also measured ones", choices=CELLS)
+    ] = "missing"
+    features: Annotated[
+        tuple[str, ...],
+        option(
+            "--features A,B|FILE",
+            "Impute only these features; a file has one name a line",
+            parse=parsing.names,
+        ),
+    ] = ()
+    evaluate: Annotated[
+        bool,
+        option(
+            "--evaluate", "Hide measured values, predict them and compare, with --label-key also by label"
+        ),
+    ] = False
+    hold_out: Annotated[
+        HoldOut,
+        option(
+            "--hold-out SHARE|COLUMN=VALUE",
+            "Paired cells kept out of training, for accuracy and intervals; or all cells of one batch",
+            parse="mocli.tasks.impute.holdout:HoldOut.parse",
+        ),
+    ] = written("0.2")
+    scale: Annotated[
+        str,
+        option(
+            "--scale",
+            "log: normalised, logged; counts: at median depth (denoised: the cell's own); scaled: in "
+            "standard deviations; shares: of the cell's total, denoised only",
+            choices=SCALES,
+        ),
+    ] = "log"
+    route: Annotated[
+        str,
+        option(
+            "--route",
+            "Values from the model's decoder, or from a readout fitted to its latent coordinates",
+            choices=tuple(route.value for route in Route),
+        ),
+    ] = Route.AUTO.value
+    coverage: Annotated[
+        float,
+        option("--coverage X", "Share of true values that prediction intervals cover", parse=parsing.share),
+    ] = 0.9
+    decode_batch: Annotated[
+        str | None,
+        option(
+            "--decode-batch LEVEL|own|average",
+            "Batch to decode as: a level, each cell's own, or the mean over those that measured the target",
+            shown="average",
+            advanced=True,
+        ),
+    ] = None
+    draw: Annotated[
+        bool,
+        option(
+            "--draw",
+            "Also write a draw of each value from the model's likelihood, at the depth of the cell",
+            advanced=True,
+        ),
+    ] = False
 
     @property
     def denoises(self) -> bool:
         """Whether a modality is asked for from itself."""
         return self.source is not None and self.source == self.target
+
+    def check_together(self) -> None:
+        """Refuse combinations that mean nothing."""
+        if self.decode_batch is not None and self.route == Route.READOUT:
+            raise UsageError(
+                "a readout does not depend on the batch",
+                field="--decode-batch",
+                found=f"--decode-batch {self.decode_batch} with --route {self.route}",
+                hint="leave one of the two out",
+            )
+        if not self.denoises and self.scale == "shares":
+            raise UsageError(
+                "--scale shares needs cells in which the modality was measured",
+                field="--scale",
+                found=f"--scale shares --from {self.source} --to {self.target}",
+                hint="--scale counts gives what a cell of median depth would have",
+            )
+        if not self.denoises:
+            return
+        held_out = self.hold_out.column is not None or self.hold_out.share not in {0.0, 0.2}
+        for given, name, why in (
+            (self.evaluate, "--evaluate", "so --evaluate would only measure reconstruction"),
+            (held_out, "--hold-out", "so no cells need to be held out"),
+        ):
+            if given:
+                raise UsageError(
+                    f"denoising uses the measured values themselves, {why}",
+                    field=name,
+                    found=f"--from {self.source} --to {self.target}",
+                    hint=f"leave {name} out, or impute another modality",
+                )

@@ -4,60 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from mocli.tasks.integrate.labels import read_labels
-from mocli.tasks.integrate.options import IntegrateOptions, TransferOptions
+from mocli.tasks.integrate.options import IntegrateOptions
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.frame import Tell, Verb, perform
 from mocli.tasks.run.modelfolder import DESCRIPTION, WEIGHTS
-from mocli.tasks.run.request import Request, Result, requested
+from mocli.tasks.run.request import Request, Result, subcommand
 from mocli.tasks.run.run import Run
-from mocli.tasks.score.graphclusters import check_resolution, column_for, tell_replaced
+from mocli.tasks.score.graphclusters import column_for, tell_replaced
 from mocli.tasks.trained.foresee import foresee_training
 from mocli.types import Task
 
 
-def integrate(
-    inputs: str | Path | Sequence[str | Path],
-    *,
-    output: str | Path,
-    reference: str | Path | None = None,
-    transfer_labels: str | Sequence[str] | None = None,
-    min_confidence: float = 0.5,
-    sample: int = 0,
-    marginal: bool = False,
-    metrics: bool = True,
-    clusters: float | None = None,
-    dry_run: bool = False,
-    command: Sequence[str] | None = None,
-    **shared: Any,
-) -> Result:
+@subcommand(IntegrateOptions)
+def integrate(request: Request, asked: IntegrateOptions, *, dry_run: bool, command: Sequence[str]) -> Result:
     """Integrate modalities into one latent; the shell's `mocli integrate`.
-
-    Parameters have the names and meaning of the command line's options; see
-    `mocli integrate --help`.
-
-    Parameters
-    ----------
-    reference
-        Folder of a trained model: cells are placed among those that it was trained on, and only
-        weights for what is new about them are trained.
-    transfer_labels, min_confidence
-        Columns of obs to carry to the cells that lack them, and the confidence below which a
-        label is `unknown`.
-    sample
-        Draws from the posterior of every cell to write as well.
-    marginal
-        Whether to write where cells would lie by each of their modalities alone as well.
-    metrics
-        Whether to measure how good the integration is, and its baselines beside it.
-    clusters
-        Resolution of the Louvain clusters of the graph of nearest cells to write to obs; None for none.
-    shared
-        What every task that trains takes: `links`, `model`, `label_key`, `params` (what `--set`
-        gives), ...; see `mocli.tasks.run.request.requested`.
 
     Returns
     -------
@@ -71,16 +33,6 @@ def integrate(
     MocliError
         Every error a user can mend; `exit_code` says of which sort.
     """
-    asked = IntegrateOptions(
-        transfer=TransferOptions.of(transfer_labels, min_confidence),
-        reference=Path(reference) if reference is not None else None,
-        metrics=metrics,
-        clusters=clusters,
-        samples=sample,
-        alone=marginal,
-    )
-    check_resolution(clusters)
-    request = requested(inputs, output=output, **shared)
     verb = Verb(
         task="integrate",
         suffixes=(".h5mu",),

@@ -1,14 +1,19 @@
-"""What is asked of an integration, beside what training needs."""
+"""What is asked of an integration, beside what every subcommand takes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, ClassVar
 
+from mocli import parsing
 from mocli.errors import UsageError
 from mocli.models.base import Draws, EncodesJointly, Model
 from mocli.models.registry import available, load_class
+from mocli.options import Options, option
+from mocli.tasks.run.options import OUTPUT
+
+INTEGRATION = "Integration"
 
 
 @dataclass(frozen=True)
@@ -18,60 +23,89 @@ class TransferOptions:
     columns: tuple[str, ...] = ()
     min_confidence: float = 0.5
 
-    @classmethod
-    def of(cls, columns: str | Sequence[str] | None, min_confidence: float) -> TransferOptions:
-        """Take columns as a list, or as the command line gives them: with commas between.
-
-        Raises
-        ------
-        UsageError
-            A confidence outside [0, 1].
-        """
-        if not 0 <= min_confidence <= 1:
-            raise UsageError(
-                "the least confidence must lie between 0 and 1",
-                field="--min-confidence",
-                found=str(min_confidence),
-            )
-        parts = columns.split(",") if isinstance(columns, str) else list(columns or ())
-        return cls(tuple(dict.fromkeys(p.strip() for p in parts if p.strip())), min_confidence)
-
 
 @dataclass(frozen=True)
-class IntegrateOptions:
-    """What is asked of an integration.
+class IntegrateOptions(Options):
+    """Bring the cells of all modalities into one latent space.
 
-    Attributes
-    ----------
-    reference
-        Folder of the trained model among whose cells those of the inputs are placed.
-    clusters
-        Resolution of the Louvain clusters; None for none.
-    samples
-        Draws from the posterior of every cell.
-    alone
-        Whether to write the latent coordinates of cells by each of their modalities alone.
+    For example: mocli integrate rna.h5ad prot.h5ad --links rna-prot.tsv -o out.h5mu
     """
 
-    transfer: TransferOptions
-    reference: Path | None = None
-    metrics: bool = True
-    clusters: float | None = None
-    samples: int = 0
-    alone: bool = False
+    PANEL: ClassVar = INTEGRATION
+
+    reference: Annotated[
+        Path | None,
+        option(
+            "--reference DIR",
+            "Place the cells among those of a trained model (OUT.model); only new weights are trained",
+        ),
+    ] = None
+    transfer_labels: Annotated[
+        tuple[str, ...],
+        option(
+            "--transfer-labels COLUMN[,COLUMN]",
+            "Label cells that lack this obs column by their neighbours in other modalities or the reference",
+            parse=parsing.words,
+        ),
+    ] = ()
+    min_confidence: Annotated[
+        float,
+        option(
+            "--min-confidence X",
+            "Transferred labels with lower confidence become 'unknown'",
+            parse=parsing.share_or_end,
+        ),
+    ] = 0.5
+    metrics: Annotated[
+        bool,
+        option(
+            "--metrics/--no-metrics",
+            "Measure the integration, and baselines beside it; on wide links that takes minutes",
+        ),
+    ] = True
+    clusters: Annotated[
+        float | None,
+        option(
+            "--clusters RESOLUTION",
+            "Add Louvain clusters of the k-NN graph at a resolution, such as 1, as obs <model>_louvain",
+            parse=parsing.positive,
+        ),
+    ] = None
+    marginal: Annotated[
+        bool,
+        option(
+            "--marginal",
+            "Also write the latent coordinates by each modality alone, as obsm X_<model>_rna, ...",
+            panel=OUTPUT,
+            advanced=True,
+        ),
+    ] = False
+    sample: Annotated[
+        int,
+        option(
+            "--sample N",
+            "Also write N draws from the posterior of each cell, as obsm X_<model>_sample_1, ...",
+            panel=OUTPUT,
+            least=0,
+            advanced=True,
+        ),
+    ] = 0
+
+    @property
+    def transfer(self) -> TransferOptions:
+        """What is asked of the transfer of labels."""
+        return TransferOptions(self.transfer_labels, self.min_confidence)
 
     def check(self, model: type[Model], name: str) -> None:
         """Make sure that a model can give what is asked for besides the latent; `UsageError` if not."""
-        if self.samples < 0:
-            raise UsageError("--sample needs a number that is not negative", field="--sample")
-        if self.samples and not issubclass(model, Draws):
+        if self.sample and not issubclass(model, Draws):
             able = [n for n, traits in available().items() if issubclass(load_class(traits.model), Draws)]
             raise UsageError(
                 f"{name} gives each cell one latent coordinate and has no posterior to draw from",
                 field="--sample",
                 hint="leave --sample out, or use a model that has one: " + ", ".join(able),
             )
-        if self.alone and not issubclass(model, EncodesJointly):
+        if self.marginal and not issubclass(model, EncodesJointly):
             raise UsageError(
                 f"{name} gives each modality latent coordinates of its own as it is",
                 field="--marginal",

@@ -117,8 +117,6 @@ def warn_unused(run: Run, request: Request, saved: SavedModel) -> None:
     given = [option for option in request.of_training if option not in {"--max-steps", "--preset"}]
     if request.train.model == saved.description["model"] and "--model" in given:
         given.remove("--model")
-    if request.data.covariate_keys or request.data.continuous_keys:
-        given.append("--covariate and --continuous")
     if given:
         run.warn(f"the reference is trained already, which these do not change: {', '.join(given)}")
 

@@ -20,7 +20,7 @@ from mocli.data.genome.near import USES, Reach
 from mocli.data.links.derive import link_names, link_peaks
 from mocli.data.write.outfile import atomic, check_writable
 from mocli.errors import InputError, UsageError
-from mocli.tasks.run.options import one_of
+from mocli.parsing import one_of
 from mocli.types import ModalityKind
 
 if TYPE_CHECKING:

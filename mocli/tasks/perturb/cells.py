@@ -28,16 +28,14 @@ class Selection:
     value: str
 
     @classmethod
-    def parse(cls, text: str | None, option: str) -> Selection | None:
-        """Read `COLUMN=VALUE`; None for None.
+    def parse(cls, text: str, option: str) -> Selection:
+        """Read `COLUMN=VALUE`.
 
         Raises
         ------
         UsageError
             It has no such form.
         """
-        if text is None:
-            return None
         column, equals, value = text.partition("=")
         if not (equals and column.strip() and value.strip()):
             raise UsageError(

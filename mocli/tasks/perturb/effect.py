@@ -38,7 +38,7 @@ class Effect:
     size: float
 
     @classmethod
-    def parse(cls, text: str) -> Effect:
+    def parse(cls, text: str, option: str = "--effect") -> Effect:
         """Read `scale=0.5`, `knockout`, `log-shift=1`, `count-shift=1`; sizes may be left out.
 
         Raises
@@ -51,7 +51,7 @@ class Effect:
         if kind not in KINDS or (kind == "knockout" and equals):
             raise UsageError(
                 f"there is no effect '{text}'",
-                field="--effect",
+                field=option,
                 expected="scale=0.5, knockout, log-shift=1 or count-shift=1",
                 hint=did_you_mean(kind, KINDS, "effects"),
             )
@@ -61,7 +61,7 @@ class Effect:
             size = float("nan")
         if kind != "knockout" and not (np.isfinite(size) and size > 0):
             raise UsageError(
-                f"the size of '{kind}' is a positive number", field="--effect", found=text, hint=f"{kind}=0.5"
+                f"the size of '{kind}' is a positive number", field=option, found=text, hint=f"{kind}=0.5"
             )
         return cls(kind, size)
 

@@ -1,45 +1,181 @@
-"""What is asked of a perturbation, beside what training needs."""
+"""What is asked of a perturbation, beside what every subcommand takes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from mocli.tasks.perturb.cells import Selection
-from mocli.tasks.perturb.effect import Effect
+from mocli import parsing
+from mocli.errors import UsageError
+from mocli.options import Options, option, written
+from mocli.tasks.run.options import OUTPUT
 
-MIN_CELLS = 100
-"""Cells of a group below which it is reported as left out; single shifts are noisy."""
+if TYPE_CHECKING:
+    from mocli.tasks.perturb.cells import Selection
+    from mocli.tasks.perturb.effect import Effect
+else:  # heavy: read when an option has a value
+    Selection = Effect = Any
 
+PERTURBATION = "Perturbation"
+DIRECTIONS = ("up", "down", "both")
 SCREENS = ("hvg", "all")
 
 
 @dataclass(frozen=True)
-class PerturbOptions:
-    """What is asked of a perturbation, beside what training needs.
+class PerturbOptions(Options):
+    """Change features of cells, and see where the cells go.
 
-    Attributes
-    ----------
-    screen
-        `hvg`, `all`, or empty where `features` are named.
-    directions
-        `up`, `down`, or both.
+    For example: mocli perturb data.h5mu --from-model out.model --from state=ill --to state=well -o out.tsv
     """
 
-    source: Selection | None
-    target: Selection | None
-    from_model: Path | None
-    source_modality: str | None
-    screen: str
-    features: tuple[str, ...]
-    together: bool
-    effect: Effect
-    directions: tuple[str, ...]
-    group_key: str | None
-    min_cells: int
-    target_modality: str | None
-    write_predicted: bool
-    truth: str | None
+    PANEL: ClassVar = PERTURBATION
+
+    LACKS: ClassVar = frozenset({"umap", "key_added"})
+
+    source: Annotated[
+        Selection | None,
+        option(
+            "--from COLUMN=VALUE",
+            "Cells to perturb",
+            parse="mocli.tasks.perturb.cells:Selection.parse",
+            shown="all that --to does not name",
+        ),
+    ] = None
+    target: Annotated[
+        Selection | None,
+        option(
+            "--to COLUMN=VALUE",
+            "Cells to move towards: screen for the features that bring the perturbed cells there",
+            parse="mocli.tasks.perturb.cells:Selection.parse",
+        ),
+    ] = None
+    from_model: Annotated[
+        Path | None, option("--from-model DIR", "Trained model (OUT.model); without it one is trained first")
+    ] = None
+    source_modality: Annotated[
+        str | None, option("--source-modality MOD", "Modality whose features change", shown="expression")
+    ] = None
+    screen: Annotated[
+        str | None,
+        option(
+            "--screen",
+            "Features to screen: the 2,000 most variable ones, or all that the model takes",
+            choices=SCREENS,
+            shown="hvg",
+        ),
+    ] = None
+    features: Annotated[
+        tuple[str, ...],
+        option(
+            "--features A,B|FILE",
+            "Change only these features; a file has one name a line",
+            parse=parsing.names,
+        ),
+    ] = ()
+    together: Annotated[bool, option("--together", "Change all --features at once, as a signature")] = False
+    direction: Annotated[
+        str | None,
+        option(
+            "--direction",
+            "Raise features, lower them, or one after the other",
+            choices=DIRECTIONS,
+            shown="both; down for a knock-out",
+        ),
+    ] = None
+    effect: Annotated[
+        Effect,
+        option(
+            "--effect EFFECT",
+            "scale=SHARE, knockout, log-shift=X (normalised log) or count-shift=X",
+            parse="mocli.tasks.perturb.effect:Effect.parse",
+        ),
+    ] = written("scale=0.5")
+    group_key: Annotated[
+        str | None,
+        option("--group-key COLUMN", "obs column: repeat within each of its groups, such as cell types"),
+    ] = None
+    min_cells: Annotated[
+        int,
+        option(
+            "--min-cells N",
+            "Fewest cells of a group; the report names smaller groups, which are left out",
+            least=1,
+            advanced=True,
+        ),
+    ] = 100
+    target_modality: Annotated[
+        str | None,
+        option(
+            "--target-modality MOD",
+            "Predict this modality when --features change, or measure the shifts of a screen in it too",
+        ),
+    ] = None
+    truth: Annotated[
+        str | None,
+        option(
+            "--truth COLUMN",
+            "obs column that names the feature really perturbed in a cell: compare predictions with it",
+        ),
+    ] = None
+    write_predicted: Annotated[
+        bool,
+        option(
+            "--write-predicted",
+            "Also write OUT.predicted.h5mu: predicted values of each cell",
+            panel=OUTPUT,
+            advanced=True,
+        ),
+    ] = False
+
+    def check_together(self) -> None:
+        """Refuse combinations that mean nothing."""
+        if self.screen is not None and self.features:
+            raise UsageError(
+                "--screen and --features both say which features change",
+                field="--screen, --features",
+                hint="leave one of the two out",
+            )
+        if self.target is None and self.target_modality is None and self.truth is None:
+            raise UsageError(
+                "give --to (target cells) or --target-modality (what to predict)",
+                field="--to, --target-modality",
+                hint="add --to COLUMN=VALUE, or --target-modality MOD with --features",
+            )
+        if self.target_modality is not None and not (self.features or self.truth or self.target):
+            raise UsageError(
+                "values are predicted for features that are named",
+                field="--target-modality",
+                hint="add --features A,B; or --to COLUMN=VALUE, towards which a screen measures shifts",
+            )
+        if self.together and not self.features:
+            raise UsageError(
+                "--together needs features that are named", field="--together", hint="add --features A,B"
+            )
+        if self.write_predicted and (self.target_modality is None or not self.features):
+            raise UsageError(
+                "--write-predicted needs --features and --target-modality",
+                field="--write-predicted",
+                hint="add --features A,B --target-modality MOD",
+            )
+        if self.truth is not None and self.together:
+            raise UsageError(
+                "--truth names one perturbed feature a cell",
+                field="--truth, --together",
+                hint="leave one of the two out",
+            )
+        if self.truth is not None and self.source is None:
+            raise UsageError(
+                "--truth needs the cells that were not perturbed",
+                field="--from",
+                hint=f"add --from {self.truth}=VALUE, the level of the control cells",
+            )
+        _ = self.directions  # those that the effect does not have are refused
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """`up`, `down`, or both."""
+        return self.effect.directions(self.direction or ("down" if self.truth is not None else None))
 
     @property
     def screens(self) -> bool:

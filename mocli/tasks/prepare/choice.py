@@ -13,7 +13,8 @@ from mocli.data.transforms.recipe import default_transform, seen
 from mocli.data.transforms.transform import TRANSFORMS
 from mocli.errors import InputError, UsageError
 from mocli.models.base import Traits
-from mocli.tasks.run.options import DataOptions, one_of
+from mocli.parsing import one_of
+from mocli.tasks.run.options import DataOptions
 from mocli.types import (
     ANY_VALUES,
     CSR,

@@ -107,8 +107,8 @@ class Columns:
         return cls(
             batch=Column.find(files, data.batch_key, "--batch-key", "batch"),
             label=Column.find(files, data.label_key, "--label-key", "label"),
-            covariates=several(data.covariate_keys, "--covariate"),
-            continuous=several(data.continuous_keys, "--continuous"),
+            covariates=several(data.covariate, "--covariate"),
+            continuous=several(data.continuous, "--continuous"),
             weight=Column.find(files, data.weight_key if weighted else None, "--weight-key"),
         )
 

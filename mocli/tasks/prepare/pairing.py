@@ -10,7 +10,7 @@ import pandas as pd
 
 from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError
-from mocli.tasks.run.options import one_of
+from mocli.parsing import one_of
 from mocli.types import IntArray, Pairing
 
 CHANCE = 0.05

@@ -18,12 +18,13 @@ from mocli.data.links.matrices import MatrixLinks
 from mocli.errors import UsageError, did_you_mean
 from mocli.models.base import Traits
 from mocli.models.registry import available
+from mocli.parsing import one_of
 from mocli.tasks.prepare.choice import Choice, choose
 from mocli.tasks.prepare.columns import Columns
 from mocli.tasks.prepare.links import Linked, find_links
 from mocli.tasks.prepare.pairing import Relation, relate, true_pairs
 from mocli.tasks.prepare.select import choose_model, takes_weights
-from mocli.tasks.run.options import DataOptions, TrainOptions, one_of
+from mocli.tasks.run.options import DataOptions, TrainOptions
 from mocli.types import CSR, IntArray, ModalityKind, Pairing, Task
 
 
@@ -220,7 +221,7 @@ def _warnings(
     found = []
     if data.links and not traits.uses_links:
         found.append(f"{traits.name} uses no feature links: --links changes nothing")
-    if (data.covariate_keys or data.continuous_keys) and not traits.likelihoods:
+    if (data.covariate or data.continuous) and not traits.likelihoods:
         found.append(f"{traits.name} uses no covariates: --covariate and --continuous change nothing")
     if data.weight_key and traits.params and not takes_weights(traits):
         found.append(f"{traits.name} has no discriminators: --weight-key changes nothing")

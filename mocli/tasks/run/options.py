@@ -1,116 +1,399 @@
-"""What a user asks of a task, grouped; the keyword arguments of the Python API end here."""
+"""The options that every subcommand shares, each declared once: data, training, run, output."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated, ClassVar
 
-from mocli.errors import UsageError, did_you_mean
-from mocli.types import Preset
+from mocli import parsing
+from mocli.models.registry import available, traits_of
+from mocli.options import Options, option, written
+from mocli.types import ModalityKind, Pairing, Preset
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+INPUT = "Input"
+DATA = "Data: which values, which columns"
+TRAINING = "Model and training"
+RUN = "Run: device, checkpoints"
+OUTPUT = "Output"
+
+KINDS = tuple(kind.value for kind in ModalityKind)
+PRESETS = tuple(preset.value for preset in Preset)
+PAIRINGS = ("auto", *(pairing.value for pairing in Pairing))
+RESUMES = ("auto", "always", "never")
+NAMED_PARAMS = ("n_latent", "batch_size", "lr")
+"""Hyper-parameters that have an option of their own beside `--set`."""
+
+
+def _model(value: str, _option: str) -> str:
+    if value != "auto":
+        traits_of(value)
+    return value
 
 
 @dataclass(frozen=True)
-class DataOptions:
+class DataOptions(Options):
     """Which files, which values in them, which columns."""
 
-    inputs: Sequence[str]
-    links: Sequence[str] = ()
-    gene_sets: str | None = None
-    pairing: str = "auto"
-    kind: Mapping[str, str] = field(default_factory=dict)
-    layer: Mapping[str, str] = field(default_factory=dict)
-    transform: Mapping[str, str] = field(default_factory=dict)
-    likelihood: Mapping[str, str] = field(default_factory=dict)
-    hvg: Mapping[str, int] = field(default_factory=dict)
-    seen_in: Mapping[str, float] = field(default_factory=dict)
-    var_key: str | None = None
-    batch_key: str | None = None
-    covariate_keys: Sequence[str] = ()
-    continuous_keys: Sequence[str] = ()
-    weight_key: str | None = None
-    label_key: str | None = None
-    pair_key: str | None = None
-    obs_prefix: bool = False
+    PANEL: ClassVar = DATA
+
+    inputs: Annotated[
+        Sequence[str],
+        option(
+            "INPUT",
+            "h5mu, h5ad or 10x h5 files; NAME=FILE names a modality, FILE::MODALITY picks one; files that "
+            "hold the same modality are joined",
+            panel=INPUT,
+            repeatable=True,
+            each=lambda value, _: str(value),
+        ),
+    ] = ()
+    links: Annotated[
+        Sequence[str],
+        option(
+            "--links FILE|first:N|obsm:KEY",
+            "Feature-link table (TSV; '-' reads stdin); or the first N features of every modality; or your "
+            "own linked features, as in rna=obsm:X_a,prot=obsm:X_b; repeatable",
+            panel=INPUT,
+            repeatable=True,
+            each=lambda value, _: str(value),
+            trains=True,
+            identifies=False,  # what was matched does
+        ),
+    ] = ()
+    pairing: Annotated[
+        str,
+        option(
+            "--pairing",
+            "How the cells of the modalities relate; auto compares obs_names",
+            panel=INPUT,
+            choices=PAIRINGS,
+            identifies=True,
+        ),
+    ] = "auto"
+    obs_prefix: Annotated[
+        bool,
+        option(
+            "--obs-prefix",
+            "Prefix obs_names with the modality, where different cells of two files share names",
+            panel=INPUT,
+            advanced=True,
+        ),
+    ] = False
+    gene_sets: Annotated[
+        str | None,
+        option(
+            "--gene-sets GMT",
+            "Sets of genes whose scores encoders take beside the features (sccross)",
+            panel=INPUT,
+            trains=True,
+            identifies=False,
+            advanced=True,
+        ),
+    ] = None
+    kind: Annotated[
+        Mapping[str, str],
+        option(
+            "--kind MOD=KIND",
+            f"What a modality measures: {', '.join(KINDS)}",
+            each=parsing.among(*KINDS),
+            identifies=True,
+            advanced=True,
+        ),
+    ] = field(default_factory=dict)
+    layer: Annotated[
+        Mapping[str, str],
+        option(
+            "--layer MOD=LAYER",
+            "Layer to use, or X",
+            each=parsing.text,
+            shown="counts, else X",
+            identifies=True,
+        ),
+    ] = field(default_factory=dict)
+    transform: Annotated[
+        Mapping[str, str],
+        option(
+            "--transform MOD=NAME",
+            "lognorm, clr, tfidf-lsi, arcsinh or identity",
+            each=parsing.text,
+            shown="by kind and values",
+            trains=True,
+            advanced=True,
+        ),
+    ] = field(default_factory=dict)
+    likelihood: Annotated[
+        Mapping[str, str],
+        option(
+            "--likelihood MOD=NAME",
+            "nb, zinb, poisson, bernoulli, ziln or normal",
+            each=parsing.text,
+            shown="by kind and values",
+            trains=True,
+            advanced=True,
+        ),
+    ] = field(default_factory=dict)
+    hvg: Annotated[
+        Mapping[str, int],
+        option(
+            "--hvg MOD=N",
+            "Highly variable features to keep",
+            each=parsing.count,
+            shown="2 per cell, from 1000 to 3000",
+            trains=True,
+        ),
+    ] = field(default_factory=dict)
+    seen_in: Annotated[
+        Mapping[str, float],
+        option(
+            "--seen-in MOD=X",
+            "Keep features seen in a share of the cells (0.01), or in a number of them (10), before --hvg "
+            "chooses",
+            each=parsing.share_or_count,
+            trains=True,
+            advanced=True,
+        ),
+    ] = field(default_factory=dict)
+    var_key: Annotated[
+        str | None,
+        option(
+            "--var-key COLUMN",
+            "var column with the feature names that links use",
+            identifies=True,
+            advanced=True,
+        ),
+    ] = None
+    batch_key: Annotated[
+        str | None, option("--batch-key COLUMN", "obs column with the batch", identifies=True)
+    ] = None
+    covariate: Annotated[
+        Sequence[str],
+        option(
+            "--covariate COLUMN",
+            "Another categorical obs column to account for; repeatable",
+            repeatable=True,
+            trains=True,
+            advanced=True,
+        ),
+    ] = ()
+    continuous: Annotated[
+        Sequence[str],
+        option(
+            "--continuous COLUMN",
+            "Numeric obs column to account for; repeatable",
+            repeatable=True,
+            trains=True,
+            advanced=True,
+        ),
+    ] = ()
+    weight_key: Annotated[
+        str | None,
+        option(
+            "--weight-key COLUMN",
+            "Numeric obs column, 0 or more, that weighs cells in discriminators (scmodal, sccross)",
+            trains=True,
+            advanced=True,
+        ),
+    ] = None
+    label_key: Annotated[
+        str | None,
+        option(
+            "--label-key COLUMN",
+            "obs column with cell types: for metrics, for the labels that the model keeps, for how many "
+            "clusters multidgd has, and for critic_weights=labels",
+            identifies=True,
+        ),
+    ] = None
+    pair_key: Annotated[
+        str | None,
+        option(
+            "--pair-key COLUMN",
+            "obs column that names the true partner of unpaired cells; only metrics use it",
+            advanced=True,
+        ),
+    ] = None
     keep: Mapping[str, Sequence[str]] = field(default_factory=dict)  # features that selection spares
 
 
 @dataclass(frozen=True)
-class TrainOptions:
-    """Which model, how long."""
+class TrainOptions(Options):
+    """Which model, how long it trains, and what it starts from."""
 
-    model: str = "auto"
-    preset: str = "auto"
-    max_steps: int | None = None
-    params: Mapping[str, object] = field(default_factory=dict)
-    init_from: Path | None = None  # folder of a saved model
-    freeze: tuple[str, ...] = ()
+    PANEL: ClassVar = TRAINING
+
+    model: Annotated[
+        str,
+        option(
+            f"--model -m {'|'.join(['auto', *available()])}",
+            "Model; auto chooses for the data and says why",
+            parse=_model,
+            trains=True,
+        ),
+    ] = "auto"
+    preset: Annotated[
+        str,
+        option(
+            "--preset",
+            "auto: sized to the data, stops when converged; paper: the published schedule",
+            choices=PRESETS,
+            trains=True,
+        ),
+    ] = "auto"
+    max_steps: Annotated[
+        int | None, option("--max-steps N", "Most training steps; overrides the preset", least=1, trains=True)
+    ] = None
+    n_latent: Annotated[int | None, option("--n-latent N", "Latent dimensions", least=1, advanced=True)] = (
+        None
+    )
+    batch_size: Annotated[
+        int | None, option("--batch-size N", "Cells in a minibatch", least=1, advanced=True)
+    ] = None
+    lr: Annotated[float | None, option("--lr X", "Learning rate", parse=parsing.positive, advanced=True)] = (
+        None
+    )
+    params: Annotated[
+        Mapping[str, object],
+        option(
+            "--set -s KEY=VALUE",
+            "Other hyper-parameter; 'mocli params MODEL' lists them",
+            each=parsing.scalar,
+            trains=True,
+            identifies=False,  # with those of the model does
+        ),
+    ] = field(default_factory=dict)
+    init_from: Annotated[
+        Path | None,
+        option(
+            "--init-from DIR",
+            "Start from the weights of a trained model (OUT.model) of the same kind, as far as they fit",
+            trains=True,
+            identifies=False,
+            advanced=True,
+        ),
+    ] = None
+    freeze: Annotated[
+        tuple[str, ...],
+        option(
+            "--freeze PART[,PART]",
+            "Parts whose weights stay as they start: names such as encoders or decoders.rna",
+            parse=parsing.names,
+            trains=True,
+            advanced=True,
+        ),
+    ] = ()
+
+    def __post_init__(self) -> None:
+        """Put the hyper-parameters that have options of their own beside the others."""
+        super().__post_init__()
+        named = {n: getattr(self, n) for n in NAMED_PARAMS if getattr(self, n) is not None}
+        object.__setattr__(self, "params", {**named, **self.params})
+        for name in named:
+            object.__setattr__(self, name, None)
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """Where and how it runs."""
+class RunOptions(Options):
+    """Where it runs, where chance begins, and how it survives being stopped."""
 
-    seed: int = 0
-    device: str = "auto"
-    threads: int | None = None
-    deterministic: bool = False
-    checkpoint_dir: Path | None = None
-    checkpoint_every: float = 600.0
-    resume: str = "auto"
-    max_time: float | None = None
-    max_memory: float | None = None
+    PANEL: ClassVar = RUN
+
+    seed: Annotated[
+        int, option("--seed N", "Seed of everything random", panel=TRAINING, least=0, identifies=True)
+    ] = 0
+    device: Annotated[
+        str,
+        option(
+            "--device auto|cpu|cuda|cuda:N|mps",
+            "Device to run on; mocli stops if the one you name is not available",
+            parse=parsing.device,
+            volatile=True,
+        ),
+    ] = "auto"
+    threads: Annotated[
+        int | None,
+        option(
+            "--threads N",
+            "CPU threads",
+            least=1,
+            shown="what the scheduler grants",
+            volatile=True,
+            advanced=True,
+        ),
+    ] = None
+    deterministic: Annotated[
+        bool,
+        option("--deterministic", "Refuse operations that are not reproducible bit by bit", advanced=True),
+    ] = False
+    checkpoint_dir: Annotated[
+        Path | None, option("--checkpoint-dir DIR", "Folder of checkpoints", shown="OUT.ckpt", advanced=True)
+    ] = None
+    checkpoint_every: Annotated[
+        float,
+        option(
+            "--checkpoint-every TIME",
+            "Time between checkpoints, such as 90s, 10m, 3h50m",
+            parse=parsing.duration,
+            cli=str,
+            volatile=True,
+            advanced=True,
+        ),
+    ] = written("10m")
+    resume: Annotated[
+        str,
+        option(
+            "--resume",
+            "Continue from a checkpoint; auto: if it belongs to this very run",
+            choices=RESUMES,
+            advanced=True,
+        ),
+    ] = "auto"
+    max_time: Annotated[
+        float | None,
+        option(
+            "--max-time TIME",
+            "Stop training after this time, such as 3h50m",
+            parse=parsing.duration,
+            cli=str,
+            advanced=True,
+        ),
+    ] = None
+    max_memory: Annotated[
+        float | None,
+        option(
+            "--max-memory SIZE",
+            "Stop with a checkpoint and a report before more memory is taken, such as 16G",
+            parse=parsing.size,
+            cli=str,
+            volatile=True,
+            advanced=True,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
-class OutputOptions:
-    """What is written."""
+class OutputOptions(Options):
+    """What is written; every name derives from `-o`."""
 
-    output: Path
-    key_added: str | None = None
-    umap: bool = False
-    html: bool = True
-    report: Path | None = None
-    provenance: bool = True
-    force: bool = False
+    PANEL: ClassVar = OUTPUT
 
-
-def one_of(value: str, choices: Sequence[str], field_name: str) -> str:
-    """Return `value` if it is a choice; else a usage error with the nearest ones."""
-    if value not in choices:
-        raise UsageError(
-            f"'{value}' is no value for {field_name}",
-            field=field_name,
-            expected=", ".join(choices),
-            hint=did_you_mean(value, choices),
-        )
-    return value
-
-
-def preset_of(value: str) -> Preset:
-    """Return the preset by name."""
-    return Preset(one_of(value, [p.value for p in Preset], "--preset"))
-
-
-def listed_names(given: str | Path | Sequence[str] | None, field_name: str) -> tuple[str, ...]:
-    """Return names from `A,B`, from a file with one a line, or as they are; none for None.
-
-    Raises
-    ------
-    UsageError
-        There is none in what was given.
-    """
-    if given is None:
-        return ()
-    if isinstance(given, (str, Path)):
-        path = Path(given)
-        lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else str(given).split(",")
-        given = [line.strip() for line in lines if line.strip()]
-        if not given:
-            raise UsageError(
-                f"{field_name} holds no name", field=field_name, file=path if path.is_file() else None
-            )
-    return tuple(dict.fromkeys(given))
+    output: Annotated[Path, option("--output -o FILE", "Result; it names all other files")]
+    key_added: Annotated[
+        str | None,
+        option("--key-added KEY", "obsm key of the latent coordinates", shown="X_<model>", advanced=True),
+    ] = None
+    umap: Annotated[bool, option("--umap", "Add a UMAP of the latent coordinates as obsm X_umap")] = False
+    html: Annotated[bool, option("--html/--no-html", "Write OUT.report.html", advanced=True)] = True
+    report: Annotated[
+        Path | None,
+        option(
+            "--report FILE", "JSON report; '-' is stdout", cli=str, shown="OUT.report.json", advanced=True
+        ),
+    ] = None
+    provenance: Annotated[
+        bool,
+        option(
+            "--provenance/--no-provenance", "Keep command, versions and date in the result", advanced=True
+        ),
+    ] = True
+    force: Annotated[bool, option("--force -f", "Replace results that exist")] = False

@@ -1,28 +1,19 @@
-"""The arguments that every training task takes, sorted into their groups."""
+"""From the arguments of a subcommand's Python function to its request, and what it returns."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from inspect import cleandoc
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeVar
 
-from mocli.tasks.run.options import (
-    DataOptions,
-    OutputOptions,
-    RunOptions,
-    TrainOptions,
-    listed_names,
-    one_of,
-    preset_of,
-)
+from mocli.options import Options, parameters_section, signature_of, sort_into
+from mocli.tasks.run.options import DataOptions, OutputOptions, RunOptions, TrainOptions
+from mocli.tasks.run.paths import command_line
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-NO_STRINGS: Mapping[str, str] = {}
-NO_NUMBERS: Mapping[str, int] = {}
-NO_SHARES: Mapping[str, float] = {}
-NO_VALUES: Mapping[str, object] = {}
+SHARED: tuple[type[Options], ...] = (DataOptions, OutputOptions, TrainOptions, RunOptions)
+Own = TypeVar("Own", bound=Options, contravariant=True)
 
 
 @dataclass(frozen=True)
@@ -42,22 +33,13 @@ class Request:
     @property
     def of_training(self) -> list[str]:
         """Options given that matter to training alone."""
-        train, data = self.train, self.data
-        given = {
-            "--links": data.links,
-            "--gene-sets": data.gene_sets,
-            "--hvg": data.hvg,
-            "--seen-in": data.seen_in,
-            "--transform": data.transform,
-            "--weight-key": data.weight_key,
-            "--model": train.model != "auto",
-            "--preset": train.preset != "auto",
-            "--max-steps": train.max_steps,
-            "--set": train.params,
-            "--init-from": train.init_from,
-            "--freeze": train.freeze,
-        }
-        return [option for option, value in given.items() if value]
+        given = (group.given(lambda said: said.trains) for group in (self.data, self.train))
+        return [declared.long for options in given for declared in options.values()]
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells the training of this request apart from others; see `mocli.options.Option`."""
+        return {**self.data.identity(), **self.train.identity(), **self.run.identity()}
 
 
 @dataclass(frozen=True)
@@ -82,112 +64,50 @@ class Result:
     files: list[Path]
 
 
-def requested(
-    inputs: str | Path | Sequence[str | Path],
-    *,
-    output: str | Path,
-    links: str | Path | Sequence[str | Path] = (),
-    gene_sets: str | Path | None = None,
-    model: str = "auto",
-    pairing: str = "auto",
-    kind: Mapping[str, str] = NO_STRINGS,
-    layer: Mapping[str, str] = NO_STRINGS,
-    transform: Mapping[str, str] = NO_STRINGS,
-    likelihood: Mapping[str, str] = NO_STRINGS,
-    hvg: Mapping[str, int] = NO_NUMBERS,
-    seen_in: Mapping[str, float] = NO_SHARES,
-    var_key: str | None = None,
-    batch_key: str | None = None,
-    covariate: str | Sequence[str] = (),
-    continuous: str | Sequence[str] = (),
-    weight_key: str | None = None,
-    label_key: str | None = None,
-    pair_key: str | None = None,
-    key_added: str | None = None,
-    obs_prefix: bool = False,
-    preset: str = "auto",
-    n_latent: int | None = None,
-    max_steps: int | None = None,
-    batch_size: int | None = None,
-    lr: float | None = None,
-    params: Mapping[str, object] = NO_VALUES,
-    init_from: str | Path | None = None,
-    freeze: str | Sequence[str] | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    threads: int | None = None,
-    deterministic: bool = False,
-    checkpoint_dir: str | Path | None = None,
-    checkpoint_every: float = 600.0,
-    resume: str = "auto",
-    max_time: float | None = None,
-    max_memory: float | None = None,
-    umap: bool = False,
-    html: bool = True,
-    report: str | Path | None = None,
-    provenance: bool = True,
-    force: bool = False,
-) -> Request:
-    """Sort arguments, named as the command line's options, into groups.
+def requested(inputs: str | Path | Sequence[str | Path], **given: Any) -> Request:
+    """Sort the arguments that all subcommands share, named as the command line's options, into groups."""
+    data, output, train, run = sort_into(SHARED, {"inputs": inputs, **given}, task="the request")
+    return Request(data, train, run, output)
+
+
+class Work(Protocol[Own]):
+    """The body of a subcommand: what is asked for, in groups."""
+
+    __name__: str
+
+    def __call__(self, request: Request, asked: Own, /, *, dry_run: bool, command: Sequence[str]) -> Result:
+        """Do it, or say what would be done."""
+        ...
+
+
+def subcommand(own: type[Own]) -> Callable[[Work[Own]], Callable[..., Result]]:
+    """Make the Python function of a subcommand: its options as keyword arguments, all documented.
 
     Raises
     ------
     UsageError
-        A value that is none of those allowed.
+        On a call with an option that does not exist, or a value that an option does not take.
     """
-    overrides = {"n_latent": n_latent, "batch_size": batch_size, "lr": lr}
-    one_of(resume, ["auto", "always", "never"], "--resume")
-    return Request(
-        data=DataOptions(
-            inputs=_many(inputs),
-            links=_many(links),
-            gene_sets=None if gene_sets is None else str(gene_sets),
-            pairing=pairing,
-            kind=kind,
-            layer=layer,
-            transform=transform,
-            likelihood=likelihood,
-            hvg=hvg,
-            seen_in=seen_in,
-            var_key=var_key,
-            batch_key=batch_key,
-            covariate_keys=_many(covariate),
-            continuous_keys=_many(continuous),
-            weight_key=weight_key,
-            label_key=label_key,
-            pair_key=pair_key,
-            obs_prefix=obs_prefix,
-        ),
-        train=TrainOptions(
-            model=model,
-            preset=preset_of(preset).value,
-            max_steps=max_steps,
-            params={**{k: v for k, v in overrides.items() if v is not None}, **params},
-            init_from=Path(init_from) if init_from is not None else None,
-            freeze=listed_names(freeze, "--freeze"),
-        ),
-        run=RunOptions(
-            seed=seed,
-            device=device,
-            threads=threads,
-            deterministic=deterministic,
-            checkpoint_dir=Path(checkpoint_dir) if checkpoint_dir else None,
-            checkpoint_every=checkpoint_every,
-            resume=resume,
-            max_time=max_time,
-            max_memory=max_memory,
-        ),
-        output=OutputOptions(
-            output=Path(output),
-            key_added=key_added,
-            umap=umap,
-            html=html,
-            report=Path(report) if report else None,
-            provenance=provenance,
-            force=force,
-        ),
-    )
+    groups = (*SHARED, own)
 
+    def decorate(work: Work[Own]) -> Callable[..., Result]:
+        def function(
+            inputs: str | Path | Sequence[str | Path] = (),
+            *,
+            dry_run: bool = False,
+            command: Sequence[str] | None = None,
+            **given: Any,
+        ) -> Result:
+            data, output, train, run, asked = sort_into(
+                groups, {"inputs": inputs, **given}, task=work.__name__
+            )
+            request = Request(data, train, run, output)
+            return work(request, asked, dry_run=dry_run, command=command or command_line())
 
-def _many(given: str | Path | Sequence[str | Path]) -> list[str]:
-    return [str(given)] if isinstance(given, (str, Path)) else [str(p) for p in given]
+        function.__name__ = function.__qualname__ = work.__name__
+        function.__module__ = work.__module__
+        function.__signature__ = signature_of(groups)  # type: ignore[attr-defined]
+        function.__doc__ = f"{cleandoc(work.__doc__ or '')}\n\n{parameters_section(groups)}\n"
+        return function
+
+    return decorate

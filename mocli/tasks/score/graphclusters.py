@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from mocli.data.bundle import Codes
-from mocli.errors import UsageError
 from mocli.report.tables import table
 
 if TYPE_CHECKING:
@@ -56,17 +54,6 @@ class GraphClusters:
 
     def _column(self, codes: IntArray) -> dict[str, pd.Categorical]:
         return {self.codes.key: pd.Categorical.from_codes(codes, categories=list(self.codes.levels))}
-
-
-def check_resolution(resolution: float | None) -> None:
-    """Raise `UsageError` for a resolution that is not a finite number above zero."""
-    if resolution is not None and not (math.isfinite(resolution) and resolution > 0):
-        raise UsageError(
-            "the resolution of --clusters must be above zero",
-            field="--clusters",
-            found=resolution,
-            hint="1 is usual; more gives more clusters",
-        )
 
 
 def column_for(key: str) -> str:

@@ -121,18 +121,18 @@ def settle(saved: SavedModel, asked: SimulateOptions, shares: FloatArray | None)
     """
     check_model(saved)
     atlas = atlas_of(saved)
-    modalities = tuple(check_modality(saved, name, "--modality") for name in asked.modalities)
-    column, codes = _labels(atlas, asked.labels)
+    modalities = tuple(check_modality(saved, name, "--modality") for name in asked.modality)
+    column, codes = _labels(atlas, asked.label)
     labels = None if column is None else atlas.labels[column]
-    if asked.components:
-        found = [_component(k, saved, shares) for k in asked.components]
-    elif labels is None or (asked.places == "mixture" and not asked.labels):
+    if asked.component:
+        found = [_component(k, saved, shares) for k in asked.component]
+    elif labels is None or (asked.places == "mixture" and not asked.label):
         found = [Group("all cells", np.arange(len(atlas.z)), 0)]
     else:
         found = [
             Group(labels.levels[code], rows, 0, label=code)
             for code in codes
-            if len(rows := np.flatnonzero(labels.codes == code)) or asked.labels
+            if len(rows := np.flatnonzero(labels.codes == code)) or asked.label
         ]
     groups = tuple(_sized(group, saved, asked) for group in found)
     return Wanted(groups, labels, modalities or tuple(saved.modalities))
@@ -231,5 +231,5 @@ def _sized(group: Group, saved: SavedModel, asked: SimulateOptions) -> Group:
         # where modalities have places of their own, a cell may lie in the atlas once for each
         of_each = np.bincount(atlas.group[group.rows])
         cells = of_each.sum() if isinstance(saved.model, EncodesJointly) else of_each.max()
-        n = max(1, round((asked.fold or 1.0) * cells * atlas.n_cells / len(atlas.z)))
+        n = max(1, round(asked.multiple * cells * atlas.n_cells / len(atlas.z)))
     return Group(group.name, group.rows, n, group.label, group.component)

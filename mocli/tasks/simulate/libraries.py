@@ -33,12 +33,12 @@ def libraries(
     for name in wanted.modalities:
         if not is_counted(saved, name):
             continue
-        if isinstance(asked.library, float):
-            found[name] = np.full(len(source), asked.library, np.float32)
+        if isinstance(asked.library_size, float):
+            found[name] = np.full(len(source), asked.library_size, np.float32)
         elif name not in kept:
             unknown.append(name)
         else:
-            found[name] = _of_groups(kept[name], wanted, source, group, asked.library, rng)
+            found[name] = _of_groups(kept[name], wanted, source, group, asked.library_size, rng)
     if unknown:
         run.warn(
             f"the model does not keep how deep {' and '.join(unknown)} of its training cells were measured: "

@@ -1,39 +1,152 @@
-"""What is asked of a simulation, beside what training needs."""
+"""What is asked of a simulation, beside what every subcommand takes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
-MODES = ("draw", "mean")
-PLACES = ("auto", "cells", "mixture")
+from mocli import parsing
+from mocli.errors import UsageError
+from mocli.options import Options, option
+
+SIMULATION = "Simulation"
+PLACES = ("cells", "mixture", "mean")
 AS_SOURCE, AVERAGE = "as-source", "average"
 LIBRARIES = ("sampled", "median", "mean")
 
 
-@dataclass(frozen=True)
-class SimulateOptions:
-    """What is asked of a simulation, beside what training needs.
+def _library(value: Any, option: str) -> str | float:
+    """Take one of `LIBRARIES`, or a number of counts above zero."""
+    if value in LIBRARIES:
+        return str(value)
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise UsageError(
+            f"{option} does not accept '{value}'",
+            field=option,
+            expected=", ".join(LIBRARIES) + ", or a number of counts above 0",
+        )
+    return number
 
-    Attributes
-    ----------
-    labels
-        `COLUMN=VALUE`, or `COLUMN` for all of its values.
-    fold, n_cells
-        Cells for each of the training cells, or cells of each label; one of the two is None.
-    batch
-        A level, `average` or `as-source`.
-    library
-        One of `LIBRARIES`, or a number of counts.
+
+@dataclass(frozen=True)
+class SimulateOptions(Options):
+    """Make new cells of chosen types, matched in all modalities.
+
+    For example: mocli simulate --from-model out.model --label cell_type=Astro --fold 5 -o sim.h5mu
     """
 
-    from_model: Path | None
-    labels: tuple[str, ...]
-    components: tuple[int, ...]
-    fold: float | None
-    n_cells: int | None
-    modalities: tuple[str, ...]
-    batch: str
-    library: str | float
-    mode: str
-    places: str
+    PANEL: ClassVar = SIMULATION
+
+    LACKS: ClassVar = frozenset({"umap"})
+    GONE: ClassVar = {"--mode": "--places cells (draw) or --places mean takes its place"}
+
+    from_model: Annotated[
+        Path | None,
+        option(
+            "--from-model DIR",
+            "Trained model (OUT.model); INPUT then holds real cells to compare with. Without it one is "
+            "trained",
+        ),
+    ] = None
+    label: Annotated[
+        tuple[str, ...],
+        option(
+            "--label COLUMN=VALUE",
+            "Simulate cells of this label; repeatable",
+            repeatable=True,
+            shown="all labels",
+        ),
+    ] = ()
+    component: Annotated[
+        tuple[int, ...],
+        option(
+            "--component K",
+            "Simulate cells of this cluster of the model, counted from 0; repeatable",
+            repeatable=True,
+            cli=int,
+        ),
+    ] = ()
+    fold: Annotated[
+        float | None,
+        option(
+            "--fold X",
+            "Cells to simulate, as a multiple of the training cells with that label",
+            parse=parsing.positive,
+            shown="1",
+        ),
+    ] = None
+    n_cells: Annotated[
+        int | None,
+        option("--n-cells N", "Cells to simulate of each label, instead of --fold", parse=parsing.positive),
+    ] = None
+    modality: Annotated[
+        tuple[str, ...],
+        option("--modality MOD", "Write this modality; repeatable", repeatable=True, shown="all"),
+    ] = ()
+    batch: Annotated[
+        str,
+        option(
+            "--batch LEVEL|average|as-source",
+            "Batch of the cells; as-source: that of the training cell that each one follows",
+        ),
+    ] = AS_SOURCE
+    library: Annotated[
+        Any,
+        option(
+            "--library sampled|median|mean|N",
+            "Library size of a cell: sampled from training cells of its label, their median or mean, or N",
+            parse=_library,
+            shown="sampled; mean with --places mean",
+        ),
+    ] = None
+    places: Annotated[
+        str | None,
+        option(
+            "--places",
+            "Latent coordinates: around training cells, from the model's mixture components, or about the "
+            "mean of the label as scCross does",
+            choices=PLACES,
+            shown="cells; mixture with --component",
+        ),
+    ] = None
+
+    def check_together(self) -> None:
+        """Refuse what says two things at once, and settle what follows from other options."""
+        if self.fold is not None and self.n_cells is not None:
+            raise UsageError(
+                "--fold and --n-cells both say how many cells",
+                field="--fold, --n-cells",
+                found=f"--fold {self.fold:g} --n-cells {self.n_cells}",
+                hint="leave one of the two out",
+            )
+        if self.component and self.label:
+            raise UsageError(
+                "--label and --component both say which cells",
+                field="--label, --component",
+                hint="leave one of the two out",
+            )
+
+    @property
+    def multiple(self) -> float | None:
+        """Simulated cells for each training cell; None where their number is given."""
+        return 1.0 if self.fold is None and self.n_cells is None else self.fold
+
+    @property
+    def about_mean(self) -> bool:
+        """Whether latent coordinates are drawn about the mean of a label."""
+        return self.places == "mean"
+
+    @property
+    def from_mixture(self) -> bool:
+        """Whether latent coordinates are drawn from the model's mixture components."""
+        return self.places == "mixture" or (self.places is None and bool(self.component))
+
+    @property
+    def library_size(self) -> str | float:
+        """One of `LIBRARIES`, or a number of counts."""
+        return self.library or ("mean" if self.about_mean else "sampled")  # type: ignore[no-any-return]

@@ -77,14 +77,15 @@ def report_groups(work: Simulation) -> None:
             bounds=(0.0, 1.0),
             n=cells.n,
         )
+    size = asked.library_size
     run.report.tables["measured_as"] = table(
         "How cells were made",
-        "Repeat the command with another --mode, --places, --batch or --library to change it.",
+        "Repeat the command with another --places, --batch or --library to change it.",
         ["choice", "value"],
         [
             ["places", _places_words(work)],
             ["batch", asked.batch if atlas_of(work.saved).batch is not None else None],
-            ["library", asked.library if isinstance(asked.library, str) else f"{asked.library:g} counts"],
+            ["library size", size if isinstance(size, str) else f"{size:g} counts"],
         ],
     )
     for key in ("latent_variance_ratio", "nearest_label[latent]"):
@@ -94,10 +95,9 @@ def report_groups(work: Simulation) -> None:
 
 
 def _places_words(work: Simulation) -> str:
-    if work.asked.mode == "mean":
+    if work.asked.about_mean:
         return "one normal distribution about the label's mean place (scCross)"
-    mixture = work.asked.places == "mixture" or (work.asked.places == "auto" and work.asked.components)
-    if mixture:
+    if work.asked.from_mixture:
         return "drawn from the model's mixture components"
     atlas = atlas_of(work.saved)
     if atlas.drawn is not None and atlas.cloud is atlas.z:

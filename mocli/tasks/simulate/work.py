@@ -150,18 +150,17 @@ class Simulation:
         """Place the cells of a group: places, the training cells they follow, components (-1: not drawn)."""
         atlas, asked = atlas_of(self.saved), self.asked
         rng = np.random.default_rng([self.run.options.seed, position])
-        mixture = asked.places == "mixture" or (asked.places == "auto" and group.component is not None)
-        if mixture and asked.mode == "draw":
+        if asked.from_mixture:
             return self._from_mixture(group, p, rng)
         source = draw_sources(group.rows, group.n, rng)
         cloud = atlas.cloud
-        if asked.mode == "mean":
+        if asked.about_mean:
             if atlas.drawn is None:
                 raise UsageError(
                     f"{self.saved.description['model']} knows no standard deviation of a cell's place",
-                    field="--mode",
+                    field="--places",
                     found="mean",
-                    hint="leave --mode out"
+                    hint="leave --places out"
                     if not isinstance(self.saved.model, Draws)
                     else "train it again with this version of mocli",
                 )

@@ -86,7 +86,7 @@ def obs_table(work: Simulation) -> pd.DataFrame:
         for j, name in enumerate(work.saved.description.get("continuous", [])):
             table.setdefault(name, atlas.continuous[cells.source, j])
     table["simulated"] = np.ones(cells.n, dtype=bool)
-    if atlas.names and work.asked.mode == "draw":
+    if atlas.names and not work.asked.about_mean:
         table["source_cell"] = np.array([atlas.names[i] for i in cells.source], dtype=object)
     if cells.component is not None:
         table["source_component"] = cells.component.astype(np.int64)

@@ -31,7 +31,7 @@ from mocli.tasks.prepare.plan import Plan
 from mocli.tasks.prepare.smoothing import smooth_links
 from mocli.tasks.run.memory import return_freed_memory
 from mocli.tasks.run.modelfolder import DESCRIPTION, WEIGHTS
-from mocli.tasks.run.options import TrainOptions, preset_of
+from mocli.tasks.run.options import TrainOptions
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run, digest
 from mocli.tasks.trained.atlas import Atlas, LabelColumn
@@ -51,7 +51,7 @@ from mocli.train.checkpoint import Checkpoints
 from mocli.train.freeze import names_of
 from mocli.train.loop import Fit, Training, fit
 from mocli.train.predict import draw_cells, encode_cells, encode_rows
-from mocli.types import Task
+from mocli.types import Preset, Task
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,7 +153,7 @@ def train(
 
 def schedule_of(options: TrainOptions) -> Schedule:
     """Return how long the user allows."""
-    return Schedule(preset_of(options.preset), options.max_steps)
+    return Schedule(Preset(options.preset), options.max_steps)
 
 
 def training_of(run: Run, fingerprint: Mapping[str, Any]) -> Training:

@@ -1,7 +1,8 @@
-"""Data that was asked for, to standard output."""
+"""Data that was asked for, to standard output: text, and aligned columns of text."""
 
 import os
 import sys
+from collections.abc import Sequence
 
 import typer
 
@@ -25,3 +26,11 @@ def emit(text: str) -> None:
 def silence() -> None:
     """Send what is still buffered to nowhere, so that the interpreter's last flush cannot fail."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return `header` and `rows` with two blanks between columns; nothing is cut or wrapped."""
+    lines = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    padded = ("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(padded)

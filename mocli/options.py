@@ -1,0 +1,311 @@
+"""One declaration of an option, from which follow command line, environment, config, Python and fingerprint.
+
+A group of options is a frozen dataclass whose fields are `Annotated[T, option("--name", help=...)]`:
+
+    @dataclass(frozen=True)
+    class RunOptions(Options):
+        seed: Annotated[int, option("--seed N", "Seed of everything random", least=0)] = 0
+
+The field's name is the keyword argument in Python; the long name is the key of a `--config` file and, after
+`MOCLI_`, the environment variable. Values are read and checked wherever they come from, when the dataclass
+is made. Nothing heavy is imported here: `mocli -h` waits for it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
+
+from mocli.errors import UsageError, did_you_mean
+from mocli.parsing import Parser, one_of
+
+NATIVE = (bool, int, float, Path, str)
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is said about an option once.
+
+    Attributes
+    ----------
+    names
+        Long name first (`--html/--no-html` for a switch that is on), then others; none for the inputs.
+    help, metavar, panel
+        For the help text; `shown` stands there for a default that the data decide.
+    parse
+        From a value as written to the one stored, or `module:name` of the parser where its module is heavy.
+    each
+        The same for every item of a repeatable option, or every value of a KEY=VALUE one.
+    cli
+        Type on the command line, where it is not that of the field.
+    trains
+        Only training looks at it: it changes nothing of a model that is trained already.
+    identifies
+        A checkpoint belongs to runs of the same value only; as `trains` where not said.
+    volatile
+        It does not change what a finished run says.
+    advanced
+        Shown by `--help-all` only.
+    more
+        What the command line alone needs to know, such as `count` or `is_eager`.
+    """
+
+    names: tuple[str, ...]
+    help: str
+    metavar: str = ""
+    panel: str = ""
+    choices: tuple[str, ...] = ()
+    parse: Parser | str | None = None
+    each: Parser | None = None
+    cli: type | None = None
+    least: int | None = None
+    shown: str | None = None
+    repeatable: bool = False
+    trains: bool = False
+    identifies: bool | None = None
+    volatile: bool = False
+    advanced: bool = False
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+def option(usage: str, help: str, **about: Any) -> Option:
+    """Declare an option by how it is used, such as `--output -o FILE`; the inputs have no dashes."""
+    words = usage.split()
+    names = tuple(word for word in words if word.startswith("-"))
+    metavar = " ".join(words[len(names) :]) or "|".join(about.get("choices", ()))
+    return Option(names, help, metavar, **about)
+
+
+def written(default: str) -> Any:
+    """Give a default as it is written; it is read when the dataclass is made."""
+    return default
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A field of a group of options: its name, the type of its values, its default, its option."""
+
+    name: str
+    type: Any
+    default: Any
+    option: Option
+
+    @property
+    def long(self) -> str:
+        """The name that a person types: `--links`; of the inputs `INPUT`."""
+        return self.option.names[0].split("/")[0] if self.option.names else self.option.metavar
+
+    @property
+    def base(self) -> Any:
+        """The type without None."""
+        kinds = [kind for kind in get_args(self.type) if kind is not NoneType]
+        return kinds[0] if kinds and NoneType in get_args(self.type) else self.type
+
+    @property
+    def is_mapping(self) -> bool:
+        """Whether it is written KEY=VALUE, again and again."""
+        return get_origin(self.base) is not None and issubclass(get_origin(self.base), Mapping)
+
+    @property
+    def cli(self) -> Any:
+        """Type on the command line."""
+        if self.is_mapping or self.option.repeatable:
+            return list[self.option.cli or str]  # type: ignore[misc]
+        return self.option.cli or (self.base if self.base in NATIVE else str)
+
+    def read(self, value: Any, where: str | None = None) -> Any:
+        """Return the value to store; `where` names the option and the origin of the value for errors.
+
+        Raises
+        ------
+        UsageError
+            It is not one that the option takes.
+        """
+        said, where = self.option, where or self.long
+        if value is None or value is MISSING:
+            return value
+        if self.is_mapping:
+            return {str(k): said.each(v, where) if said.each else v for k, v in dict(value).items()}
+        if said.repeatable:
+            items = [value] if isinstance(value, (str, int, Path)) else value
+            return tuple(said.each(item, where) if said.each else item for item in items)
+        if said.choices:
+            value = one_of(value, said.choices, where)
+        if isinstance(said.parse, str):
+            # what is read already stays as it is
+            value = _resolved(said.parse)(value, where) if isinstance(value, (str, int, float)) else value
+        elif said.parse is not None:
+            value = said.parse(value, where)
+        elif self.base in {Path, str}:
+            value = self.base(value)
+        if said.least is not None and value < said.least:
+            raise UsageError(f"{self.long} must be {said.least} or more", field=where, found=value)
+        return value
+
+    def words(self, value: Any) -> Iterator[str]:
+        """Write the value as words of a command line."""
+        if self.is_mapping:
+            for key, inner in value.items():
+                yield from (self.long, f"{key}={inner if isinstance(inner, str) else json.dumps(inner)}")
+        elif self.option.repeatable:
+            for item in value:
+                yield from (self.long, str(item)) if self.option.names else (str(item),)
+        elif isinstance(value, bool):
+            yield self.long if value else self.option.names[0].split("/")[1]
+        elif isinstance(value, tuple):
+            yield from (self.long, ",".join(map(str, value)))
+        elif isinstance(value, float):
+            yield from (self.long, f"{value:f}" if "e" in repr(value) else repr(value))
+        else:
+            yield from (self.long, str(value))
+
+
+@cache
+def _resolved(path: str) -> Parser:
+    module, _, name = path.partition(":")
+    found: Any = import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found  # type: ignore[no-any-return]
+
+
+class Options:
+    """Base of all groups of options: whatever makes one, its values are read and checked.
+
+    Attributes
+    ----------
+    PANEL
+        Of the help, for options that name no other.
+    LACKS
+        Shared options that the subcommand does not take, by field name.
+    GONE
+        Options of earlier versions, and what to use now.
+    """
+
+    PANEL: ClassVar[str] = ""
+    LACKS: ClassVar[frozenset[str]] = frozenset()
+    GONE: ClassVar[Mapping[str, str]] = {}
+
+    def __post_init__(self) -> None:
+        """Read every value as it was written."""
+        for name, declared in declared_in(type(self)).items():
+            object.__setattr__(self, name, declared.read(getattr(self, name)))
+        self.check_together()
+
+    def check_together(self) -> None:
+        """Refuse combinations of options that mean nothing."""
+
+    def given(self, which: Callable[[Option], object]) -> dict[str, Declared]:
+        """Return the options of a sort whose value is not the default, by field name."""
+        return {
+            name: declared
+            for name, declared in declared_in(type(self)).items()
+            if which(declared.option) and getattr(self, name) != declared.read(declared.default)
+        }
+
+    def words(self, *, without: Collection[str] = ()) -> list[str]:
+        """Return the words of a command line that give these options again."""
+        return [
+            word
+            for name, declared in self.given(lambda said: said.names).items()
+            if name not in without
+            for word in declared.words(getattr(self, name))
+        ]
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells the run apart from others, as plain values."""
+
+        def identifies(said: Option) -> bool:
+            return said.trains if said.identifies is None else said.identifies
+
+        return {name: plain(getattr(self, name)) for name in self.given(identifies)}
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON gives it back."""
+    return json.loads(json.dumps(value, default=str))
+
+
+@cache
+def declared_in(group: type[Options]) -> Mapping[str, Declared]:
+    """Return the options of a group by field name, in the order of the fields."""
+    hints = get_type_hints(group, include_extras=True)
+    found: dict[str, Declared] = {}
+    for f in fields(group):
+        kind, *marks = get_args(hints[f.name]) if get_origin(hints[f.name]) is Annotated else (None,)
+        for said in marks:
+            if isinstance(said, Option):
+                default = f.default if f.default_factory is MISSING else f.default_factory()
+                placed = replace(said, panel=said.panel or group.PANEL)
+                found[f.name] = Declared(f.name, kind, default, placed)
+    return found
+
+
+def declared_by(groups: Sequence[type]) -> dict[str, Declared]:
+    """Return the options of several groups, without those that one of them says it lacks."""
+    lacking = frozenset().union(*(group.LACKS for group in groups if issubclass(group, Options)))
+    return {n: d for group in groups for n, d in declared_in(group).items() if n not in lacking}
+
+
+def gone_from(groups: Sequence[type]) -> dict[str, str]:
+    """Return the options of earlier versions and what to use now."""
+    return {k: v for group in groups if issubclass(group, Options) for k, v in group.GONE.items()}
+
+
+def sort_into(groups: Sequence[type[Options]], given: Mapping[str, Any], *, task: str) -> list[Any]:
+    """Make every group of the keyword arguments of a Python call.
+
+    Raises
+    ------
+    UsageError
+        A keyword argument that no group knows, or lacks; a value that an option does not take.
+    """
+    known, gone = declared_by(groups), gone_from(groups)
+    for name in given:
+        if name not in known:
+            raise UsageError(
+                f"{task} has no option '{name}'",
+                field=name,
+                hint=gone.get("--" + name.replace("_", "-")) or did_you_mean(name, known, "options"),
+            )
+    for name, declared in known.items():
+        if declared.default is MISSING and given.get(name) is None:
+            raise UsageError(f"{declared.long} is needed", field=declared.long, hint=declared.option.help)
+    return [
+        group(**{n: given[n] for n in declared_in(group) if n in known and given.get(n) is not None})
+        for group in groups
+    ]
+
+
+def signature_of(groups: Sequence[type[Options]]) -> inspect.Signature:
+    """Return the signature of a subcommand's Python function: inputs first, all others by keyword."""
+    parameters = []
+    for name, declared in declared_by(groups).items():
+        kind = (
+            inspect.Parameter.KEYWORD_ONLY
+            if declared.option.names
+            else inspect.Parameter.POSITIONAL_OR_KEYWORD
+        )
+        default = inspect.Parameter.empty if declared.default is MISSING else declared.default
+        parameters.append(inspect.Parameter(name, kind, default=default, annotation=declared.type))
+    extra = {"dry_run": False, "command": None}
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters += [inspect.Parameter(name, keyword, default=value) for name, value in extra.items()]
+    return inspect.Signature(
+        sorted(parameters, key=lambda p: (p.kind, p.default is not inspect.Parameter.empty))
+    )
+
+
+def parameters_section(groups: Sequence[type[Options]]) -> str:
+    """Return the section of a docstring that explains every option."""
+    lines = ["Parameters", "----------"]
+    for name, declared in declared_by(groups).items():
+        lines += [name, f"    {declared.option.help}."]
+    return "\n".join([*lines, "dry_run", "    Check everything and say what would be done; write nothing."])
