@@ -123,8 +123,6 @@ def numbers(value: Any, option: str, *, whole: bool = False, most: float | None 
                 hint="such as " + ("0,1,2" if whole else "0.1,0.5"),
             )
         found.append(int(number) if whole else number)
-    if not found:
-        raise UsageError(f"{option} holds no number", field=option)
     return tuple(dict.fromkeys(found))
 
 

@@ -20,7 +20,7 @@ from mocli.cli.output import emit
 from mocli.cli.settings import Settings
 from mocli.errors import UsageError, did_you_mean, nearest
 from mocli.models.registry import load_class
-from mocli.options import Declared, Options, declared_by, declared_in, option
+from mocli.options import Declared, Options, declared_by, declared_in, gone_from, option
 from mocli.parsing import Parser
 from mocli.tasks.run.options import DATA, INPUT, OUTPUT, RUN, TRAINING
 
@@ -136,6 +136,7 @@ def command_of(task: str, groups: Sequence[type[Options]], about: type, **how: A
             inspect.Parameter(name, keyword, default=default, annotation=_typer(declared, known))
         )
     parameters.append(inspect.Parameter("help_all", keyword, default=False, annotation=HelpAll))
+    command.gone = gone_from(groups)  # type: ignore[attr-defined]
     # typer reads both
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}

@@ -70,7 +70,8 @@ def load_config(ctx: typer.Context, path: Path, known: Mapping[str, Declared]) -
                 f"unknown key '{written}' in the config file",
                 file=path,
                 field=str(written),
-                hint=did_you_mean(key, keys, "keys"),
+                hint=getattr(ctx.command.callback, "gone", {}).get(f"--{key}")
+                or did_you_mean(key, keys, "keys"),
             )
         name, negated = keys[key]
         if value is None:

@@ -61,7 +61,8 @@ def _usage(error: Any) -> UsageError:
             opt for p in ctx.command.params for opt in (*p.opts, *p.secondary_opts) if opt.startswith("--")
         ]
         message = f"no such option: {wrong}"
-        hint = f"{did_you_mean(str(wrong), names, 'options')} ({hint})"
+        gone = getattr(ctx.command.callback, "gone", {})
+        hint = gone.get(str(wrong)) or f"{did_you_mean(str(wrong), names, 'options')} ({hint})"
     return UsageError(message, field=field, hint=hint)
 
 

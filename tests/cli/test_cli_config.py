@@ -312,3 +312,19 @@ def test_the_decorated_command_keeps_its_help():
         assert command.__name__ == name
         assert "For example: mocli" in command.__doc__
         assert "output" in inspect.signature(command).parameters
+
+
+@pytest.mark.parametrize(
+    ("words", "new"),
+    [
+        (["simulate", "--mode", "mean"], "--places mean"),
+        (["impute", "--relations"], "gene2peak --method correlation"),
+        (["impute", "--gtf", "genes.gtf"], "gene2peak --method correlation"),
+    ],
+)
+def test_options_of_earlier_versions_name_what_replaces_them(words, new, config, capsys):
+    assert main([*words, *BASE]) == 2
+    assert new in capsys.readouterr().err
+    text = f"{words[1].removeprefix('--')}: x"
+    assert main([words[0], *BASE, "-c", config(text)]) == 2
+    assert new in capsys.readouterr().err

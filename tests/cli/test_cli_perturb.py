@@ -40,7 +40,7 @@ def test_one_modality_trains_and_screens(demo, tmp_path, capsys):
     more = [
         "--from-model",
         tmp_path / "o.model",
-        "--screen",
+        "--features",
         tmp_path / "names.txt",
         "-o",
         tmp_path / "p.tsv",
@@ -48,6 +48,8 @@ def test_one_modality_trains_and_screens(demo, tmp_path, capsys):
     assert call(demo / "rna.h5ad", *where, *more, "--effect", "knockout") == 0
     lines = (tmp_path / "p.tsv").read_text().splitlines()
     assert {line.split("\t")[0] for line in lines[1:]} == {"CD4", "CD8A"}
+    assert call(demo / "rna.h5ad", *where, "--screen", tmp_path / "names.txt", "-o", tmp_path / "q.tsv") == 2
+    assert "--features" in capsys.readouterr().err
 
 
 def test_mistakes_end_with_their_code(demo, tmp_path, capsys):

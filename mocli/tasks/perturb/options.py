@@ -22,6 +22,17 @@ DIRECTIONS = ("up", "down", "both")
 SCREENS = ("hvg", "all")
 
 
+def _screen(value: str, option: str) -> str:
+    if value not in SCREENS:
+        raise UsageError(
+            f"{option} takes {' or '.join(SCREENS)}",
+            field=option,
+            found=value,
+            hint="names of features, and files of them, go to --features",
+        )
+    return value
+
+
 @dataclass(frozen=True)
 class PerturbOptions(Options):
     """Change features of cells, and see where the cells go.
@@ -59,9 +70,9 @@ class PerturbOptions(Options):
     screen: Annotated[
         str | None,
         option(
-            "--screen",
+            "--screen hvg|all",
             "Features to screen: the 2,000 most variable ones, or all that the model takes",
-            choices=SCREENS,
+            parse=_screen,
             shown="hvg",
         ),
     ] = None

@@ -291,7 +291,7 @@ def test_panels_and_wrong_links_are_what_they_say(unpaired):
         ({"ablate": "gravity"}, "loss term 'gravity'"),
         ({"panel": "400"}, "there are 10 linked features"),
         ({"seeds": "0,x"}, "--seeds takes whole numbers"),
-        ({"tasks": "integrate,cook"}, "'cook' is no value"),
+        ({"tasks": "integrate,cook"}, "does not accept 'cook'"),
         ({"embedding": "X_pca"}, "names no embedding"),
         ({"params": {"n_hiden": 3}}, "no model of this benchmark has"),
         ({"leave_one_batch_out": True}, "no two batches"),
