@@ -62,7 +62,7 @@ def load_config(ctx: typer.Context, path: Path, known: Mapping[str, Declared]) -
     """
     config = Config(path)
     params = {str(param.name): param for param in ctx.command.params}
-    keys = _keys(params.values())
+    keys, gone = _keys(params.values()), getattr(ctx.command.callback, "gone", {})
     for written, value in _read(path).items():
         key = str(written).replace("_", "-")
         if key not in keys:
@@ -70,8 +70,7 @@ def load_config(ctx: typer.Context, path: Path, known: Mapping[str, Declared]) -
                 f"unknown key '{written}' in the config file",
                 file=path,
                 field=str(written),
-                hint=getattr(ctx.command.callback, "gone", {}).get(f"--{key}")
-                or did_you_mean(key, keys, "keys"),
+                hint=gone.get(f"--{key}") or did_you_mean(key, keys, "keys"),
             )
         name, negated = keys[key]
         if value is None:
