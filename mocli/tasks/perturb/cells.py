@@ -1,23 +1,21 @@
-"""Which cells are perturbed, towards which others, and in which groups."""
+"""Which cells of a file are perturbed, towards which others, and in which groups."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.tasks.prepare.columns import words
 from mocli.tasks.relate.scope import ALL
-
-if TYPE_CHECKING:
-    from mocli.data.files.modality import ModalityFile
-    from mocli.types import FloatArray, IntArray, StrArray
+from mocli.types import FloatArray, IntArray, ModalityKind, StrArray
 
 FEWEST_TARGETS = 20
-"""Cells of the target group within a group of cells, below which their middle means little."""
+"""Cells of the target group within a group of cells, below which their mean says little."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Selection:
         Raises
         ------
         UsageError
-            It has no such form.
+            The text has another form.
         """
         column, equals, value = text.partition("=")
         if not (equals and column.strip() and value.strip()):
@@ -48,25 +46,25 @@ class Selection:
         return cls(column.strip(), value.strip())
 
     def rows(self, file: ModalityFile, option: str) -> IntArray:
-        """Return the cells of a file that it names, at least one.
+        """Return the cells of a file that have the value, at least one.
 
         Raises
         ------
         InputError
-            No such column, or no cell has the value.
+            There is no such column, or no cell has the value.
         """
         column = labels(file, self.column, option)
-        found = np.flatnonzero(column == self.value)
-        if not len(found):
-            known = list(dict.fromkeys(v for v in column if v is not None))
+        rows = np.flatnonzero(column == self.value)
+        if not len(rows):
+            values = list(dict.fromkeys(v for v in column if v is not None))
             raise InputError(
                 f"no cell of {file.name} has {self.column} = {self.value}",
                 file=file.where,
                 field=f"obs['{self.column}']",
-                found=", ".join(known[:8]) + (", ..." if len(known) > 8 else "") or "no values",
-                hint=did_you_mean(self.value, known, "groups"),
+                found=", ".join(values[:8]) + (", ..." if len(values) > 8 else "") or "no values",
+                hint=did_you_mean(self.value, values, "groups"),
             )
-        return found
+        return rows
 
     def __str__(self) -> str:
         return f"{self.column}={self.value}"
@@ -74,15 +72,87 @@ class Selection:
 
 def labels(file: ModalityFile, column: str, option: str) -> StrArray:
     """Return a column of obs as strings, None where missing, `(n_obs,)`."""
-    found = find_column([file], column, option=option)[file.name]
-    assert found is not None
-    named: StrArray = words(found)
-    return named
+    values = find_column([file], column, option=option)[file.name]
+    assert values is not None
+    return words(values)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, eq=False)
+class ChosenCells:
+    """Rows of a file that are perturbed and those they should come nearer to; labels of all its cells.
+
+    Attributes
+    ----------
+    groups, truth
+        Columns of `--group-key` and `--truth`, `(n_obs,)`; None where not asked for.
+    """
+
+    source: IntArray
+    target: IntArray
+    groups: StrArray | None
+    truth: StrArray | None
+
+
+def choose_cells(
+    file: ModalityFile,
+    source: Selection | None,
+    target: Selection | None,
+    *,
+    group_key: str | None = None,
+    truth: str | None = None,
+) -> ChosenCells:
+    """Find the cells to perturb, before anything is trained.
+
+    Raises
+    ------
+    InputError, UsageError
+        A column or a value is not there, or both selections hold the same cell.
+    """
+    target_rows = np.zeros(0, np.int64) if target is None else target.rows(file, "--to")
+    if source is not None:
+        rows = source.rows(file, "--from")
+    else:
+        # all that are not there yet
+        rows = np.setdiff1d(np.arange(file.n_obs), target_rows)
+    both = np.intersect1d(rows, target_rows)
+    if len(both) or not len(rows):
+        raise UsageError(
+            "--from and --to select the same cells",
+            field="--from, --to",
+            found=f"{len(both) or len(target_rows):,} cells are in both groups",
+            hint="name two groups that share no cell",
+        )
+    return ChosenCells(
+        rows,
+        target_rows,
+        None if group_key is None else labels(file, group_key, "--group-key"),
+        None if truth is None else labels(file, truth, "--truth"),
+    )
+
+
+def modality_to_perturb(kinds: Mapping[str, ModalityKind], name: str | None, where: str) -> str:
+    """Return the modality to perturb: the named one, else expression, else the first.
+
+    Raises
+    ------
+    UsageError
+        There is no such modality.
+    """
+    if name is not None:
+        if name not in kinds:
+            raise UsageError(
+                f"'{name}' is not a modality of {where}",
+                field="--source-modality",
+                expected=", ".join(kinds),
+                hint=did_you_mean(name, kinds, "modalities"),
+            )
+        return name
+    return next((name for name, kind in kinds.items() if kind is ModalityKind.RNA), next(iter(kinds)))
 
 
 @dataclass(frozen=True, eq=False)
 class CellSet:
-    """Some of the perturbed cells, and where they should go.
+    """Some of the perturbed cells, and the target cells that they are compared with.
 
     Attributes
     ----------
@@ -91,8 +161,8 @@ class CellSet:
     targets
         Positions among the target cells, increasing; none where there is no target.
     middle, heading
-        Mean of the targets' latents, and of these at length 1, `(n_latent,)`: the mean cosine
-        distance to all targets is 1 minus the product with `heading`.
+        Mean of the targets' latent coordinates, and of these at length 1, `(n_latent,)`: the mean
+        cosine distance to all targets is 1 minus the product with `heading`.
     """
 
     name: str
@@ -100,11 +170,6 @@ class CellSet:
     targets: IntArray
     middle: FloatArray
     heading: FloatArray
-
-    @property
-    def n_targets(self) -> int:
-        """Cells of the target group."""
-        return len(self.targets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +183,7 @@ class CellSets:
     """
 
     sets: tuple[CellSet, ...]
-    left_out: tuple[tuple[str, int, int], ...]
+    left_out: tuple[tuple[str, int, int], ...] = ()
 
     @property
     def names(self) -> list[str]:
@@ -129,8 +194,7 @@ class CellSets:
 def unit(z: FloatArray) -> FloatArray:
     """Return rows at length 1, rows of 0 as they are."""
     length = np.linalg.norm(z, axis=-1, keepdims=True)
-    found: FloatArray = np.divide(z, length, out=np.zeros_like(z), where=length > 0)
-    return found
+    return np.divide(z, length, out=np.zeros_like(z), where=length > 0)
 
 
 def split_cells(
@@ -148,24 +212,23 @@ def split_cells(
     groups, target_groups
         Labels of perturbed and of target cells; None without groups.
     z_targets
-        Latents of the target cells, without rows where there is no target.
+        Latent coordinates of the target cells, without rows where there is no target.
     """
-    width = z_targets.shape[1]
+    zero = np.zeros(z_targets.shape[1], np.float32)
 
-    def made(name: str, cells: IntArray, targets: IntArray) -> CellSet:
-        zero, mine = np.zeros(width, np.float32), z_targets[targets]
-        middle = mine.mean(0) if len(mine) else zero
-        return CellSet(name, cells, targets, middle, unit(mine).mean(0) if len(mine) else zero)
+    def of(name: str, cells: IntArray, targets: IntArray) -> CellSet:
+        z = z_targets[targets]
+        return CellSet(
+            name, cells, targets, z.mean(0) if len(z) else zero, unit(z).mean(0) if len(z) else zero
+        )
 
     every = np.arange(len(z_targets))
-    sets, left = [made(ALL, np.arange(n), every)], []
-    known = [] if groups is None else sorted({str(g) for g in groups if g is not None})
-    for name in known:
-        assert groups is not None
+    sets, left_out = [of(ALL, np.arange(n), every)], []
+    for name in [] if groups is None else sorted({str(g) for g in groups if g is not None}):
         cells = np.flatnonzero(groups == name)
-        mine = every if target_groups is None else np.flatnonzero(target_groups == name)
-        if len(cells) < min_cells or (len(z_targets) and len(mine) < FEWEST_TARGETS):
-            left.append((name, len(cells), len(mine)))
+        targets = every if target_groups is None else np.flatnonzero(target_groups == name)
+        if len(cells) < min_cells or (len(z_targets) and len(targets) < FEWEST_TARGETS):
+            left_out.append((name, len(cells), len(targets)))
         else:
-            sets.append(made(name, cells, mine))
-    return CellSets(tuple(sets), tuple(left))
+            sets.append(of(name, cells, targets))
+    return CellSets(tuple(sets), tuple(left_out))

@@ -7,35 +7,27 @@ on the latent that is fitted after every training.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 
+from mocli.data.transforms.recipe import Recipe
 from mocli.errors import InputError
 from mocli.metrics.correlation import false_discovery_rate
 from mocli.models.base import Decodes
 from mocli.nn.neighbors import chunks
 from mocli.tasks.infer.decoder import mean_log1p
-from mocli.tasks.perturb.null import hold_against
-from mocli.tasks.perturb.screen import expression
-from mocli.tasks.perturb.shifts import stream
-from mocli.types import takes_counts
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from mocli.data.transforms.recipe import Recipe
-    from mocli.tasks.perturb.cells import CellSets
-    from mocli.tasks.perturb.effect import Effect
-    from mocli.tasks.perturb.reencode import Replacement
-    from mocli.tasks.perturb.screen import Asked
-    from mocli.tasks.perturb.shifts import Moved
-    from mocli.tasks.trained.readout import FeatureReadout
-    from mocli.tasks.trained.saved import SavedModel
-    from mocli.types import DoubleArray, FloatArray, IntArray
+from mocli.tasks.perturb.cells import CellSets
+from mocli.tasks.perturb.effect import Effect
+from mocli.tasks.perturb.null import WithNull, expression, hold_against
+from mocli.tasks.perturb.reencode import Replacement
+from mocli.tasks.perturb.shifts import Moved, stream
+from mocli.tasks.trained.readout import FeatureReadout
+from mocli.tasks.trained.saved import SavedModel
+from mocli.types import DoubleArray, FloatArray, IntArray, takes_counts
 
 BLOCK = 4_000_000
 """Values decoded at a time."""
@@ -137,8 +129,7 @@ class TargetReader:
     def fold(self, before: DoubleArray, after: DoubleArray) -> DoubleArray:
         """Log2 fold change of mean expected values; NaN where the scale knows none."""
         if self.counted:
-            found: DoubleArray = np.log2(np.maximum(after, _TINY) / np.maximum(before, _TINY))
-            return found
+            return np.log2(np.maximum(after, _TINY) / np.maximum(before, _TINY))  # type: ignore[no-any-return]
         return (after - before) / np.log(2) if self.logged else np.full(np.shape(after), np.nan)
 
 
@@ -197,48 +188,38 @@ def mean_changes(
 
 def predict_changes(
     cells: Replacement,
-    asked: Asked,
+    perturbations: WithNull,
     sets: CellSets,
     effect: Effect,
     directions: Sequence[str],
     reader: TargetReader,
-    *,
-    own: bool,
-    absent: frozenset[int],
 ) -> Predicted:
-    """Perturb, read the target modality, and hold each change against those by other features.
-
-    Parameters
-    ----------
-    own
-        Whether the target modality is the perturbed one.
-    """
-    null = _nearest(asked, expression(cells, np.arange(len(cells.z))))
-    every = [*asked.every[: asked.n], *(asked.every[k] for k in null)]
-    null_at = np.arange(asked.n, len(every))
+    """Perturb, read the target modality, and hold each change against those by other features."""
+    null = _nearest(perturbations, expression(cells, np.arange(len(cells.z))))
+    every = [*perturbations.every[: perturbations.n], *(perturbations.every[k] for k in null)]
+    null_at = np.arange(perturbations.n, len(every))
     members = [one.cells for one in sets.sets]
     parts = []
     for direction in directions:
-        moved = stream(cells, every, effect, direction, absent=absent)
+        moved = stream(cells, every, effect, direction)
         before, changes = mean_changes(reader, cells.z, members, moved, len(every), logs=False)
         for k, one in enumerate(sets.sets):
             folds = reader.fold(before[k], before[k] + changes[k])
             measured = folds if np.isfinite(folds).any() else changes[k]
             usable = null_at[changes[k][null_at].any(axis=1)]
-            for j in range(asked.n):
+            for j in range(perturbations.n):
                 others = [n for n in usable if every[n].columns != every[j].columns]
-                parts.append(
-                    _rows(
-                        reader, (every[j].name, direction, one.name, len(one.cells)), before[k],
-                        changes[k, j], folds[j], measured[j], measured[others],
-                    )
-                )  # fmt: skip
+                rows = _rows(reader.names, before[k], changes[k, j], folds[j], measured[j], measured[others])
+                which = {"feature": every[j].name, "direction": direction, "group": one.name}
+                for position, (column, value) in enumerate({**which, "n_cells": len(one.cells)}.items()):
+                    rows.insert(position, column, value)
+                parts.append(rows)
     table = pd.concat(parts, ignore_index=True)
-    if own:
+    if reader.modality == cells.modality:
         # what the perturbed feature itself does is what was done to it
         mine = {
             p.name: {reader.saved.modalities[cells.modality]["var_names"][c] for c in p.columns}
-            for p in asked.every[: asked.n]
+            for p in perturbations.every[: perturbations.n]
         }
         table["perturbed"] = [
             int(t in mine[f]) for f, t in zip(table["feature"], table["target"], strict=True)
@@ -246,37 +227,41 @@ def predict_changes(
     return Predicted(reader, table)
 
 
-def _nearest(asked: Asked, level: DoubleArray) -> IntArray:
-    """Perturbations of the null that are expressed most like those asked for."""
-    if asked.random or len(asked.null) <= MOST_NULL:
-        return asked.null[:MOST_NULL]
-    mine = np.array([level[p.columns[0]] for p in asked.every[: asked.n]])
-    null = np.array([level[asked.every[k].columns[0]] for k in asked.null])
+def _nearest(perturbations: WithNull, level: DoubleArray) -> IntArray:
+    """Perturbations of the null that are expressed most like those to measure."""
+    if perturbations.random or len(perturbations.null) <= MOST_NULL:
+        return perturbations.null[:MOST_NULL]
+    mine = np.array([level[p.columns[0]] for p in perturbations.every[: perturbations.n]])
+    null = np.array([level[perturbations.every[k].columns[0]] for k in perturbations.null])
     far = np.abs(np.log(null + _TINY)[:, None] - np.log(mine + _TINY)[None, :]).min(axis=1)
-    found: IntArray = asked.null[np.sort(np.argsort(far, kind="stable")[:MOST_NULL])]
-    return found
+    return perturbations.null[np.sort(np.argsort(far, kind="stable")[:MOST_NULL])]
 
 
 def _rows(
-    reader: TargetReader, what: tuple[str, str, str, int], before: DoubleArray, change: DoubleArray,
-    fold: DoubleArray, value: DoubleArray, null: DoubleArray,
-) -> pd.DataFrame:  # fmt: skip
-    n, (feature, direction, group, n_cells) = len(change), what
+    names: Sequence[str],
+    before: DoubleArray,
+    change: DoubleArray,
+    fold: DoubleArray,
+    value: DoubleArray,
+    null: DoubleArray,
+) -> pd.DataFrame:
+    """Return what one perturbation does to every target feature, the largest change first."""
+    n = len(change)
     mean, z, p = (np.full(n, np.nan) for _ in range(3))
     if change.any() and len(null):
         # each target feature has a null of its own: its changes by the other perturbations
         held = hold_against(
-            value, np.arange(n), null.ravel(), np.tile(np.arange(n), len(null)), np.full(n, -1),
+            value,
+            np.arange(n),
+            null.ravel(),
+            np.tile(np.arange(n), len(null)),
+            np.full(n, -1),
             np.ones(n, bool),
-        )  # fmt: skip
+        )
         mean, z, p = held.mean, held.z, held.p
     table = pd.DataFrame(
         {
-            "feature": np.full(n, feature, dtype=object),
-            "direction": np.full(n, direction, dtype=object),
-            "group": np.full(n, group, dtype=object),
-            "n_cells": np.full(n, n_cells),
-            "target": np.array(reader.names, dtype=object),
+            "target": np.array(names, dtype=object),
             "before": before,
             "after": before + change,
             "change": change,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mocli.metrics.correlation import FEWEST_MATCHED, draw_panel, outlier_p
-
-if TYPE_CHECKING:
-    from mocli.types import BoolArray, DoubleArray, IntArray
+from mocli.tasks.perturb.reencode import Replacement
+from mocli.tasks.perturb.shifts import Perturbation
+from mocli.types import BoolArray, DoubleArray, IntArray
 
 PER_BIN = 60
 """Features drawn to stand for all that are expressed as much."""
@@ -110,3 +110,95 @@ def hold_against(
     z = np.full(len(values), np.nan)
     z[defined] = (values[defined] - mean[defined]) / np.sqrt(variance[defined])
     return Significance(np.where(enough, mean, np.nan), z, outlier_p(z, safe.astype(np.int64)))
+
+
+WHOLE = 0.5
+"""Share of the model's features from which on those asked for are their own null."""
+
+
+@dataclass(frozen=True, eq=False)
+class WithNull:
+    """Perturbations to measure, and those of the null behind them.
+
+    Attributes
+    ----------
+    every
+        All of them, the `n` to measure first.
+    null
+        Positions of the null in `every`.
+    random
+        Whether the null is of random sets, which all stand for the one set to measure.
+    """
+
+    every: tuple[Perturbation, ...]
+    n: int
+    null: IntArray
+    random: bool
+
+
+def with_null(
+    perturbations: Sequence[Perturbation],
+    names: Sequence[str],
+    used: IntArray,
+    level: DoubleArray,
+    *,
+    seed: int,
+) -> WithNull:
+    """Add what the perturbations are held against.
+
+    Parameters
+    ----------
+    names
+        Of all features of the model.
+    used, level
+        Features that the encoder takes, and their mean expression in the perturbed cells.
+    """
+    place = {int(column): k for k, column in enumerate(used)}
+    if any(len(p.columns) > 1 for p in perturbations):
+        matching = Matching.draw(level, seed=seed, whole=True)
+        sets = [
+            Perturbation("", tuple(int(used[k]) for k in chosen))
+            for p in perturbations
+            for chosen in matching.random_sets(np.array([place[c] for c in p.columns]), seed=seed)
+        ]
+        null = len(perturbations) + np.arange(len(sets))
+        return WithNull((*perturbations, *sets), len(perturbations), null, random=True)
+    matching = Matching.draw(level, seed=seed, whole=len(perturbations) >= WHOLE * len(used))
+    at = {p.columns[0]: k for k, p in enumerate(perturbations)}
+    extra = [int(used[k]) for k in matching.panel if int(used[k]) not in at]
+    every = (*perturbations, *(Perturbation(names[c], (c,)) for c in extra))
+    where = {p.columns[0]: k for k, p in enumerate(every)}
+    null = np.array([where[int(used[k])] for k in matching.panel], dtype=np.int64)
+    return WithNull(every, len(perturbations), null, random=False)
+
+
+def expression(cells: Replacement, rows: IntArray) -> DoubleArray:
+    """Mean raw value of every feature of the model over some cells, `(n_vars,)`."""
+    weight = np.zeros(cells.x.shape[0])
+    weight[rows] = 1 / max(len(rows), 1)
+    return np.asarray(weight @ cells.x, dtype=np.float64).ravel()
+
+
+def hold_perturbations(
+    perturbations: WithNull, values: DoubleArray, changed: BoolArray, level: DoubleArray
+) -> Significance:
+    """Hold measured perturbations against the null, without those of the null that change no cell.
+
+    Parameters
+    ----------
+    values, changed
+        Of every perturbation, those of the null included: what is held against the null, and whether
+        any cell changes, `(n_every,)`.
+    level
+        Mean expression of every feature of the model, `(n_vars,)`.
+    """
+    usable = perturbations.null[changed[perturbations.null]]
+    bins = np.zeros(len(perturbations.every), np.int64)
+    if not perturbations.random:
+        mean = np.array([level[p.columns[0]] for p in perturbations.every])
+        every: BoolArray = np.isin(np.arange(len(mean)), perturbations.null)
+        bins = draw_panel(mean, every, 1, np.random.default_rng(0)).bins if (mean > 0).any() else bins
+    own = np.full(len(perturbations.every), -1, np.int64)
+    own[usable] = np.arange(len(usable))
+    n = perturbations.n
+    return hold_against(values[:n], bins[:n], values[usable], bins[usable], own[:n], changed[:n])

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from functools import partial
 
-from mocli.data.files.inputs import parse_source
-from mocli.data.links.route import link_files
+from mocli.tasks.perturb.cells import choose_cells, modality_to_perturb
 from mocli.tasks.perturb.options import PerturbOptions
 from mocli.tasks.prepare.footprint import foreseen
 from mocli.tasks.prepare.plan import open_modalities
-from mocli.tasks.run.paths import Paths
+from mocli.tasks.run.frame import Tell, Verb, perform
 from mocli.tasks.run.request import Request, Result, subcommand
 from mocli.tasks.run.run import Run
+from mocli.tasks.trained.foresee import plan_training
 from mocli.types import Task
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 @subcommand(PerturbOptions)
@@ -27,12 +25,15 @@ def perturb(request: Request, asked: PerturbOptions, *, dry_run: bool, command: 
     MocliError
         Every error a user can mend; `exit_code` says of which sort.
     """
-    paths = Paths.of(request.output, request.run, suffixes=(".tsv",), beside=_beside(asked))
-    read = [parse_source(text).path for text in request.data.inputs] + link_files(request.data.links)
-    paths.refuse_inputs(read)
-    if dry_run:
-        return _dry_run(request, asked, paths)
-    return _run(request, asked, paths, command)
+    verb = Verb(
+        task="perturb",
+        suffixes=(".tsv",),
+        beside=_beside(asked),
+        foresee=partial(_foresee, request, asked),
+        work=partial(_work, request, asked),
+        trains=asked.from_model is None,
+    )
+    return perform(verb, request, dry_run=dry_run, command=command)
 
 
 def _beside(asked: PerturbOptions) -> tuple[str, ...]:
@@ -41,40 +42,31 @@ def _beside(asked: PerturbOptions) -> tuple[str, ...]:
     return (*found, *([".predicted.h5mu"] if asked.write_predicted else []))
 
 
-def _dry_run(request: Request, asked: PerturbOptions, paths: Paths) -> Result:
-    from mocli.tasks.perturb.chosencells import check_cells, modality_among
-    from mocli.tasks.trained.foresee import plan_training
-
-    lines: list[str] = []
-    paths.check(force=request.output.force)
+def _foresee(request: Request, asked: PerturbOptions, tell: Tell) -> None:
     files = open_modalities(request.data)
-    if asked.from_model is None:
-        made = plan_training(request, Task.PERTURB, lines.append, files)
-        lines.append(foreseen(made, request.train, Task.PERTURB))
-        lines.extend(f"warning: {w}" for w in made.warnings)
-        name = modality_among({f.name: f.kind for f in files}, asked.source_modality, "the inputs")
-        file = next(f for f in files if f.name == name)
-        chosen = check_cells(file, asked)
-        lines.append(f"perturbs {name} of {len(chosen.source):,} cells")
-    else:
-        lines.extend(f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features" for f in files)
-        lines.append(f"model: {asked.from_model}")
-    written = paths.results(trained=asked.from_model is None)
-    lines.extend(f"would write {path}" for path in written)
-    return Result(paths.output, {}, lines, written)
+    if asked.from_model is not None:
+        for f in files:
+            tell.say(f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features")
+        tell.say(f"model: {asked.from_model}")
+        return
+    training = plan_training(request, Task.PERTURB, tell.say, files)
+    tell.say(foreseen(training, request.train, Task.PERTURB))
+    for warning in training.warnings:
+        tell.warn(warning)
+    name = modality_to_perturb({f.name: f.kind for f in files}, asked.source_modality, "the inputs")
+    file = next(f for f in files if f.name == name)
+    chosen = choose_cells(file, asked.source, asked.target, group_key=asked.group_key, truth=asked.truth)
+    tell.say(f"perturbs {name} of {len(chosen.source):,} cells")
 
 
-def _run(request: Request, asked: PerturbOptions, paths: Paths, command: Sequence[str]) -> Result:
-    with Run("perturb", paths, output=request.output, options=request.run, command=command) as run:
-        # torch and scikit-learn are loaded only now: a dry run and a refusal need neither
-        from mocli.tasks.perturb.work import PerturbationRun
-        from mocli.tasks.perturb.write import deliver
+def _work(request: Request, asked: PerturbOptions, run: Run) -> None:
+    from mocli.tasks.perturb.work import begin, perturb_subject, place_subject
+    from mocli.tasks.perturb.write import deliver
 
-        work = PerturbationRun.begin(run, request, asked)
-        with run.timed("encode"):
-            work.encode()
-        with run.timed("perturb"):
-            work.perturb()
-        with run.timed("write"):
-            deliver(work)
-    return Result(paths.output, run.report.as_dict(), [], paths.results(trained=asked.from_model is None))
+    subject = begin(run, request, asked)
+    with run.timed("encode"):
+        placed = place_subject(run, request, asked, subject)
+    with run.timed("perturb"):
+        findings = perturb_subject(run, request, asked, subject, placed)
+    with run.timed("write"):
+        deliver(run, request, asked, subject, placed, findings)

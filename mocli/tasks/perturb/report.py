@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import numpy as np
 import pandas as pd
 
 from mocli.report.figures import figure
+from mocli.report.html import Drawn
 from mocli.report.tables import column_table
 from mocli.report.tables import table as rows_table
+from mocli.tasks.perturb.effects import Predicted
+from mocli.tasks.perturb.options import PerturbOptions
+from mocli.tasks.perturb.truth import Truth
+from mocli.tasks.perturb.work import Findings, PlacedCells
 from mocli.tasks.relate.scope import ALL
-
-if TYPE_CHECKING:
-    from mocli.report.html import Drawn
-    from mocli.tasks.perturb.effects import Predicted
-    from mocli.tasks.perturb.truth import Truth
-    from mocli.tasks.perturb.work import PerturbationRun
+from mocli.tasks.run.run import Run
+from mocli.types import DoubleArray
 
 SHOWN = 100
 TOP = 10
@@ -26,20 +25,20 @@ _PER_EFFECT = 15  # target features of a perturbation in the report
 _MAX_EFFECTS = 20  # perturbations whose target features are in the report
 
 
-def report_perturbation(work: PerturbationRun) -> None:
-    """Put everything found into the report, and the gist into the log."""
-    if work.screened is not None:
-        _report_screen(work, work.screened.table)
-    if work.predicted is not None:
-        _report_effects(work, work.predicted)
-    if work.truth is not None:
-        _report_truth(work, work.truth)
-    if work.sets.left_out:
-        work.run.report.tables["groups_left_out"] = rows_table(
+def report_perturbation(run: Run, options: PerturbOptions, placed: PlacedCells, findings: Findings) -> None:
+    """Put all findings into the report, and the gist into the log."""
+    if findings.screened is not None:
+        _report_screen(run, options, placed, findings.screened.table)
+    if findings.predicted is not None:
+        _report_effects(run, placed, findings.predicted)
+    if findings.truth is not None:
+        _report_truth(run, findings.truth)
+    if placed.sets.left_out:
+        run.report.tables["groups_left_out"] = rows_table(
             "Groups of too few cells",
             "They are part of all cells, and not looked at by themselves.",
             ["group", "cells", "cells to go to"],
-            work.sets.left_out,
+            placed.sets.left_out,
         )
 
 
@@ -67,8 +66,7 @@ def responses(table: pd.DataFrame, n_targets: dict[str, int]) -> pd.DataFrame:
     return pd.concat([found[first], found[~first].sort_values("top10_shift", ascending=False)])
 
 
-def _report_screen(work: PerturbationRun, table: pd.DataFrame) -> None:
-    run = work.run
+def _report_screen(run: Run, options: PerturbOptions, placed: PlacedCells, table: pd.DataFrame) -> None:
     mine = table[(table["group"] == ALL).to_numpy()]
     changed = mine["n_changed"] > 0
     small = (mine["fdr"] < _FDR).to_numpy()
@@ -95,13 +93,13 @@ def _report_screen(work: PerturbationRun, table: pd.DataFrame) -> None:
     nearer = mine[(mine["shift"] > 0).to_numpy()]
     best = ", ".join(f"{f} {d}" for f, d in zip(nearer["feature"][:8], nearer["direction"][:8], strict=True))
     run.say(
-        f"  towards {work.asked.target}, the best of {len(mine):,}: {best}"
+        f"  towards {options.target}, the best of {len(mine):,}: {best}"
         if best
-        else f"  none of {len(mine):,} brings cells towards {work.asked.target}"
+        else f"  none of {len(mine):,} brings cells towards {options.target}"
     )
     told = ""
     if "across_rank" in mine:
-        into = work.asked.target_modality
+        into = options.target_modality
         first = mine[(mine["across_shift"] > 0).to_numpy()].nsmallest(8, "across_rank")
         named = ", ".join(f"{f} {d}" for f, d in zip(first["feature"], first["direction"], strict=True))
         run.say(f"  the best in {into}: {named}" if named else f"  none brings {into} nearer")
@@ -113,13 +111,13 @@ def _report_screen(work: PerturbationRun, table: pd.DataFrame) -> None:
         run.warn("no perturbation changes any cell: none of the features is expressed in them")
     shown = mine[changed.to_numpy()].head(SHOWN)
     run.report.tables["screen"] = column_table(
-        f"What brings cells nearer to {work.asked.target} (the {len(shown):,} best of {len(mine):,})",
+        f"What brings cells nearer to {options.target} (the {len(shown):,} best of {len(mine):,})",
         "shift: how much nearer the cells come, on average, to the middle of the target group; z and p hold "
         "it against features that are expressed as much. cosine_shift is the same by mean cosine distance."
         + told,
         shown,
     )
-    answer = responses(table, {one.name: one.n_targets for one in work.sets.sets})
+    answer = responses(table, {one.name: len(one.targets) for one in placed.sets.sets})
     run.report.tables["responses"] = column_table(
         "How much each group of cells responds",
         f"top10_shift: mean shift of the {TOP} best perturbations; share_of_way: the same as a share of the "
@@ -132,29 +130,29 @@ def _report_screen(work: PerturbationRun, table: pd.DataFrame) -> None:
         run.say("  most responsive: " + ", ".join(moved["group"].iloc[:3]))
 
 
-def _report_effects(work: PerturbationRun, predicted: Predicted) -> None:
+def _report_effects(run: Run, placed: PlacedCells, predicted: Predicted) -> None:
     table = predicted.table
     mine = table[((table["group"] == ALL) & (table["rank"] <= _PER_EFFECT)).to_numpy()]
     found = list(mine.groupby(["feature", "direction"], sort=False))
     for (feature, direction), part in found[:3]:
         top = ", ".join(f"{t} {v:+.2g}" for t, v in zip(part["target"][:5], _sizes(part)[:5], strict=True))
         few = "" if (part["fdr"] < _FDR).any() else "; none has an FDR below 5%"
-        work.run.say(f"  {feature} {direction}, {_unit(part)}: {top}{few}")
+        run.say(f"  {feature} {direction}, {_unit(part)}: {top}{few}")
     if len(found) > 3:
-        work.run.say(f"  and {len(found) - 3:,} more perturbations in the report")
-    keep = {p.name for p in work.perturbations[:_MAX_EFFECTS]}
+        run.say(f"  and {len(found) - 3:,} more perturbations in the report")
+    keep = {p.name for p in placed.perturbations[:_MAX_EFFECTS]}
     reader = predicted.reader
     scale = "expected counts of a cell of median depth" if reader.counted else "on the scale of the transform"
-    work.run.report.tables["effects"] = column_table(
+    run.report.tables["effects"] = column_table(
         f"Predicted changes of {reader.modality} (the {_PER_EFFECT} largest of each perturbation)",
         f"before and after: mean {scale}, by the {reader.route}, over all perturbed cells, covariates at "
         "their mean; z and p hold the change against what other features that are expressed as much do.",
         mine[mine["feature"].isin(keep).to_numpy()],
     )
-    if len(work.sets.sets) > 1:
+    if len(placed.sets.sets) > 1:
         size = table.assign(size=np.abs(_sizes(table))).groupby("group", sort=False)["size"].mean()
         ranked = size.sort_values(ascending=False)
-        work.run.report.tables["effect_by_group"] = column_table(
+        run.report.tables["effect_by_group"] = column_table(
             f"How much {reader.modality} responds in each group of cells",
             "Mean absolute predicted change over target features and perturbations (log2 fold change where "
             "the scale has one).",
@@ -162,12 +160,9 @@ def _report_effects(work: PerturbationRun, predicted: Predicted) -> None:
         )
 
 
-def _sizes(table: pd.DataFrame) -> np.ndarray[Any, Any]:
+def _sizes(table: pd.DataFrame) -> DoubleArray:
     fold = table["log2_fold_change"].to_numpy(dtype=np.float64)
-    found: np.ndarray[Any, Any] = np.where(
-        np.isfinite(fold), fold, table["change"].to_numpy(dtype=np.float64)
-    )
-    return found
+    return np.where(np.isfinite(fold), fold, table["change"].to_numpy(dtype=np.float64))
 
 
 def _unit(table: pd.DataFrame) -> str:
@@ -175,8 +170,8 @@ def _unit(table: pd.DataFrame) -> str:
     return "log2 fold changes" if fold.all() else "changes"
 
 
-def _report_truth(work: PerturbationRun, truth: Truth) -> None:
-    run, table = work.run, truth.table
+def _report_truth(run: Run, truth: Truth) -> None:
+    table = truth.table
     definitions = {
         "pearson": (
             "Predicted against measured change, Pearson",
@@ -213,14 +208,13 @@ def _report_truth(work: PerturbationRun, truth: Truth) -> None:
         )
 
 
-def draw(work: PerturbationRun) -> list[Drawn]:
+def draw(options: PerturbOptions, placed: PlacedCells, findings: Findings) -> list[Drawn]:
     """Return the pictures."""
     from mocli.report import perturbed
-    from mocli.report.html import Drawn
 
     found = []
-    if work.screened is not None:
-        table = work.screened.table
+    if findings.screened is not None:
+        table = findings.screened.table
         mine = table[((table["group"] == ALL) & (table["n_changed"] > 0)).to_numpy()]
         if len(mine):
             found.append(
@@ -231,14 +225,14 @@ def draw(work: PerturbationRun) -> list[Drawn]:
                     ),
                     "The screen",
                     f"One point a perturbation, over all cells: right of 0 it brings them nearer to "
-                    f"{work.asked.target}.",
+                    f"{options.target}.",
                 )
             )  # fmt: skip
-            found.append(_heat(work, table, mine))
-    if work.predicted is not None:
-        found.append(_effects(work, work.predicted))
-    if work.truth is not None:
-        points, scores = work.truth.points, work.truth.table
+            found.append(_heat(placed, table, mine))
+    if findings.predicted is not None:
+        found.append(_effects(findings.predicted))
+    if findings.truth is not None:
+        points, scores = findings.truth.points, findings.truth.table
         best = scores.sort_values("pearson", ascending=False).head(6)
         panels = []
         for feature, direction, r in zip(best["feature"], best["direction"], best["pearson"], strict=True):
@@ -256,12 +250,11 @@ def draw(work: PerturbationRun) -> list[Drawn]:
     return found
 
 
-def _heat(work: PerturbationRun, table: pd.DataFrame, mine: pd.DataFrame) -> Drawn:
+def _heat(placed: PlacedCells, table: pd.DataFrame, mine: pd.DataFrame) -> Drawn:
     from mocli.report import perturbed
-    from mocli.report.html import Drawn
 
     keys = list(zip(mine["feature"], mine["direction"], strict=True))[: perturbed.MAX_ROWS]
-    groups = work.sets.names
+    groups = placed.sets.names
     values = table.set_index(["feature", "direction", "group"])["shift"]
     values = values[~values.index.duplicated()]
     grid = np.array([[values.get((f, d, g), np.nan) for g in groups] for f, d in keys])
@@ -272,9 +265,8 @@ def _heat(work: PerturbationRun, table: pd.DataFrame, mine: pd.DataFrame) -> Dra
     )
 
 
-def _effects(work: PerturbationRun, predicted: Predicted) -> Drawn:
+def _effects(predicted: Predicted) -> Drawn:
     from mocli.report import perturbed
-    from mocli.report.html import Drawn
 
     table = predicted.table
     mine = table[(table["group"] == ALL).to_numpy()]

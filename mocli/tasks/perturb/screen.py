@@ -3,33 +3,91 @@
 Beside the features asked for, others that are expressed as much are perturbed in the same way: what
 they do is the null. `z` says by how many of their standard deviations a feature's shift differs
 from their mean, itself left out; `p` is Student's for one value more of the same law, two-sided.
+
+A screen may look into another modality too. scCross (Yang et al. 2024, Discussion) proposes to generate
+the other modality from perturbed cells, and to score a gene by how far that shifts. Here: the mean
+expected profile of a set of cells, on the log scale where the modality has one, and its Euclidean
+distance to that of the target cells. Both come from the model, so that its errors are in both.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from mocli.metrics.correlation import draw_panel, false_discovery_rate
-from mocli.tasks.perturb.null import Matching, hold_against
-from mocli.tasks.perturb.shifts import Perturbation, measure_shifts, stream
+from mocli.metrics.correlation import false_discovery_rate
+from mocli.nn.neighbors import chunks
+from mocli.tasks.perturb.cells import CellSets
+from mocli.tasks.perturb.effect import Effect
+from mocli.tasks.perturb.effects import TargetReader, mean_changes
+from mocli.tasks.perturb.null import WithNull, expression, hold_perturbations
+from mocli.tasks.perturb.reencode import Replacement
+from mocli.tasks.perturb.shifts import Perturbation, Shifts, measure_shifts, stream
+from mocli.types import DoubleArray, FloatArray, IntArray
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+VALUES, MOST = 20_000_000, 50
+"""Mean changes kept at a time (sets of cells, perturbations, features), and perturbations at a time."""
 
-    from mocli.tasks.perturb.across import Across
-    from mocli.tasks.perturb.cells import CellSets
-    from mocli.tasks.perturb.effect import Effect
-    from mocli.tasks.perturb.null import Significance
-    from mocli.tasks.perturb.reencode import Replacement
-    from mocli.tasks.perturb.shifts import Shifts
-    from mocli.types import BoolArray, DoubleArray, IntArray
 
-WHOLE = 0.5
-"""Share of the model's features from which on those asked for are their own null."""
+@dataclass(frozen=True, eq=False)
+class Across:
+    """Where the cells of a screen should go in another modality.
+
+    Attributes
+    ----------
+    profiles
+        Mean expected values of the target cells of every set, `(n_sets, n_features)`.
+    """
+
+    reader: TargetReader
+    profiles: DoubleArray
+
+    @classmethod
+    def of(cls, reader: TargetReader, sets: CellSets, targets: FloatArray) -> Across:
+        """Read what target cells `(n, n_latent)` have."""
+        total = np.zeros((len(sets.sets), len(reader.names)))
+        for rows in reader.blocks(len(targets)):
+            values = reader.read(targets[rows], logs=True)
+            for k, one in enumerate(sets.sets):
+                mine = one.targets[(one.targets >= rows.start) & (one.targets < rows.stop)] - rows.start
+                total[k] += values[mine].sum(axis=0)
+        size = np.array([max(one.n_targets, 1) for one in sets.sets])
+        return cls(reader, total / size[:, None])
+
+    def shifts(
+        self,
+        cells: Replacement,
+        perturbations: Sequence[Perturbation],
+        sets: CellSets,
+        effect: Effect,
+        direction: str,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[DoubleArray, DoubleArray]:
+        """Return distances before `(n_sets,)`, and by how much each perturbation lessens them.
+
+        The second is `(n_sets, n_perturbations)`; exactly 0 where no cell changes.
+        """
+        members = [one.cells for one in sets.sets]
+        found = np.zeros((len(members), len(perturbations)))
+        start = np.zeros(len(members))
+        for part in chunks(
+            len(perturbations), max(1, min(MOST, VALUES // (len(members) * len(self.reader.names))))
+        ):
+            some = perturbations[part]
+            moved = stream(cells, some, effect, direction)
+            before, changes = mean_changes(self.reader, cells.z, members, moved, len(some), logs=True)
+            if progress is not None:
+                progress(part.stop, len(perturbations))
+            way = before - self.profiles
+            start = np.linalg.norm(way, axis=1)
+            after = np.linalg.norm(way[:, None] + changes, axis=2)
+            still = ~changes.any(axis=2)
+            found[:, part] = np.where(still, 0.0, start[:, None] - after)
+        return start, found
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,65 +106,13 @@ class Screened:
     n_null: int
 
 
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """Perturbations asked for, and those of the null behind them.
-
-    Attributes
-    ----------
-    every
-        All of them, the `n` asked for first.
-    null
-        Positions of the null in `every`.
-    random
-        Whether the null is of random sets, which all stand for the one set asked for.
-    """
-
-    every: tuple[Perturbation, ...]
-    n: int
-    null: IntArray
-    random: bool
-
-
-def with_null(
-    asked: Sequence[Perturbation], names: Sequence[str], used: IntArray, level: DoubleArray, *, seed: int
-) -> Asked:
-    """Add what the perturbations are held against.
-
-    Parameters
-    ----------
-    names
-        Of all features of the model.
-    used, level
-        Features that the encoder takes, and their mean expression in the perturbed cells.
-    """
-    place = {int(column): k for k, column in enumerate(used)}
-    if any(len(p.columns) > 1 for p in asked):
-        matching = Matching.draw(level, seed=seed, whole=True)
-        sets = [
-            Perturbation("", tuple(int(used[k]) for k in chosen))
-            for p in asked
-            for chosen in matching.random_sets(np.array([place[c] for c in p.columns]), seed=seed)
-        ]
-        null = len(asked) + np.arange(len(sets))
-        return Asked((*asked, *sets), len(asked), null, random=True)
-    matching = Matching.draw(level, seed=seed, whole=len(asked) >= WHOLE * len(used))
-    at = {p.columns[0]: k for k, p in enumerate(asked)}
-    extra = [int(used[k]) for k in matching.panel if int(used[k]) not in at]
-    every = (*asked, *(Perturbation(names[c], (c,)) for c in extra))
-    where = {p.columns[0]: k for k, p in enumerate(every)}
-    null = np.array([where[int(used[k])] for k in matching.panel], dtype=np.int64)
-    return Asked(every, len(asked), null, random=False)
-
-
 def screen(
     cells: Replacement,
-    asked: Asked,
+    perturbations: WithNull,
     sets: CellSets,
     effect: Effect,
     directions: Sequence[str],
     *,
-    absent: frozenset[int],
     across: Across | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Screened:
@@ -117,19 +123,17 @@ def screen(
     levels = [expression(cells, one.cells) for one in sets.sets]
     parts: list[pd.DataFrame] = []
     for direction in directions:
-        moved = stream(cells, asked.every, effect, direction, absent=absent, progress=progress)
-        shifts = measure_shifts(cells.z, sets, moved, len(asked.every))
+        moved = stream(cells, perturbations.every, effect, direction, progress=progress)
+        shifts = measure_shifts(cells.z, sets, moved, len(perturbations.every))
         other = None
         if across is not None:
-            other = across.shifts(
-                cells, asked.every, sets, effect, direction, absent=absent, progress=progress
-            )
+            other = across.shifts(cells, perturbations.every, sets, effect, direction, progress=progress)
         for k, one in enumerate(sets.sets):
-            rows = _rows(asked, shifts, k, one.name, len(one.cells), direction, levels[k])
+            rows = _rows(perturbations, shifts, k, one.name, len(one.cells), direction, levels[k])
             if other is not None:
                 before, values = other[0][k], other[1][k]
-                held = _hold(asked, values, shifts.n_changed[k] > 0, levels[k])
-                rows["across_before"], rows["across_shift"] = before, values[: asked.n]
+                held = hold_perturbations(perturbations, values, shifts.n_changed[k] > 0, levels[k])
+                rows["across_before"], rows["across_shift"] = before, values[: perturbations.n]
                 rows["across_z"], rows["across_p"] = held.z, held.p
             parts.append(rows)
     table = pd.concat(parts, ignore_index=True)
@@ -147,29 +151,7 @@ def screen(
     columns = [*(c for c in table.columns if c != "length" and not c.startswith("across_")), "fdr", "rank"]
     if across is not None:
         columns += [f"across_{what}" for what in ("before", "shift", "z", "p", "fdr", "rank")]
-    return Screened(pd.concat(found, ignore_index=True)[columns], len(asked.null))
-
-
-def expression(cells: Replacement, rows: IntArray) -> DoubleArray:
-    """Mean raw value of every feature of the model over some cells, `(n_vars,)`."""
-    weight = np.zeros(cells.x.shape[0])
-    weight[rows] = 1 / max(len(rows), 1)
-    found: DoubleArray = np.asarray(weight @ cells.x, dtype=np.float64).ravel()
-    return found
-
-
-def _hold(asked: Asked, values: DoubleArray, changed: BoolArray, level: DoubleArray) -> Significance:
-    """Hold what was asked for against the null; perturbations that change nothing are no null."""
-    usable = asked.null[changed[asked.null]]
-    bins = np.zeros(len(asked.every), np.int64)
-    if not asked.random:
-        mean = np.array([level[p.columns[0]] for p in asked.every])
-        every: BoolArray = np.isin(np.arange(len(mean)), asked.null)
-        bins = draw_panel(mean, every, 1, np.random.default_rng(0)).bins if (mean > 0).any() else bins
-    own = np.full(len(asked.every), -1, np.int64)
-    own[usable] = np.arange(len(usable))
-    n = asked.n
-    return hold_against(values[:n], bins[:n], values[usable], bins[usable], own[:n], changed[:n])
+    return Screened(pd.concat(found, ignore_index=True)[columns], len(perturbations.null))
 
 
 def _ranks(values: DoubleArray) -> IntArray:
@@ -179,13 +161,19 @@ def _ranks(values: DoubleArray) -> IntArray:
 
 
 def _rows(
-    asked: Asked, shifts: Shifts, k: int, name: str, n_cells: int, direction: str, level: DoubleArray
+    perturbations: WithNull,
+    shifts: Shifts,
+    k: int,
+    name: str,
+    n_cells: int,
+    direction: str,
+    level: DoubleArray,
 ) -> pd.DataFrame:
-    values, n = shifts.shift[k], asked.n
-    held = _hold(asked, values, shifts.n_changed[k] > 0, level)
+    values, n = shifts.shift[k], perturbations.n
+    held = hold_perturbations(perturbations, values, shifts.n_changed[k] > 0, level)
     return pd.DataFrame(
         {
-            "feature": np.array([p.name for p in asked.every[:n]], dtype=object),
+            "feature": np.array([p.name for p in perturbations.every[:n]], dtype=object),
             "direction": np.full(n, direction, dtype=object),
             "group": np.full(n, name, dtype=object),
             "n_cells": np.full(n, n_cells),

@@ -1,22 +1,18 @@
-"""What is perturbed, cell by cell: a stream of changed places, and how far each set of cells moves."""
+"""What is perturbed, cell by cell: a stream of changed cells, and how far each set of cells moves."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from scipy import sparse
 
-from mocli.tasks.perturb.cells import unit
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from mocli.tasks.perturb.cells import CellSets
-    from mocli.tasks.perturb.effect import Effect
-    from mocli.tasks.perturb.reencode import Replacement
-    from mocli.types import DoubleArray, FloatArray, IntArray
+from mocli.tasks.perturb.cells import CellSets, unit
+from mocli.tasks.perturb.effect import Effect
+from mocli.tasks.perturb.reencode import Replacement
+from mocli.types import DoubleArray, FloatArray, IntArray
 
 PAIRS = 131_072
 """Changed cells, over all perturbations, that are gathered at a time."""
@@ -30,7 +26,7 @@ class Perturbation:
     columns: tuple[int, ...]
 
 
-Moved: TypeAlias = "tuple[IntArray, IntArray, FloatArray]"
+Moved: TypeAlias = tuple[IntArray, IntArray, FloatArray]
 """Perturbations `(m,)`, cells `(m,)`, and where these are after them `(m, n_latent)`."""
 
 
@@ -40,7 +36,6 @@ def stream(
     effect: Effect,
     direction: str,
     *,
-    absent: frozenset[int] = frozenset(),
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Moved]:
     """Place again every cell that a perturbation changes, many perturbations at a time.
@@ -52,7 +47,7 @@ def stream(
     n_held = 0
     for number, perturbation in enumerate(perturbations):
         for column in perturbation.columns:
-            changed, delta = cells.changes(column, effect, direction, absent)
+            changed, delta = cells.changes(column, effect, direction)
             held.append((changed, np.full(len(changed), cells.response.place[column]), delta))
             which.append(number)
             n_held += len(changed)
@@ -73,8 +68,8 @@ def _place(cells: Replacement, held: list[tuple[IntArray, IntArray, DoubleArray]
     pairs, row = np.unique(number * n + cell, return_inverse=True)
     shape = (len(pairs), len(cells.response.used))
     added = sparse.csr_matrix((delta, (row, used)), shape=shape)
-    at = (pairs % n).astype(np.int64)
-    return (pairs // n).astype(np.int64), at, cells.place(at, added)
+    changed = (pairs % n).astype(np.int64)
+    return (pairs // n).astype(np.int64), changed, cells.place(changed, added)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,12 +79,12 @@ class Shifts:
     Attributes
     ----------
     before, cosine_before
-        Mean distance to the middle of the targets, mean cosine distance to all of them, `(n_sets,)`.
+        Mean distance to the mean of the targets, mean cosine distance to all of them, `(n_sets,)`.
     shift, cosine_shift
         How much nearer the cells of a set come, on average, `(n_sets, n_perturbations)`; exactly 0
         where no cell changes.
     length
-        How far the cells of a set move, on average, wherever to.
+        How far the cells of a set move, on average, in whatever direction.
     n_changed
         Cells that change, `(n_sets, n_perturbations)`.
     """
@@ -123,15 +118,15 @@ def measure_shifts(z: FloatArray, sets: CellSets, moved: Iterator[Moved], n_pert
         step = np.linalg.norm(after - z[cell], axis=1)
         direction = unit(after)
         for k, one in enumerate(sets.sets):
-            mine = np.flatnonzero(member[k, cell])
-            if not len(mine):
+            rows = np.flatnonzero(member[k, cell])
+            if not len(rows):
                 continue
-            at, who = number[mine], cell[mine]
-            nearer = near[k, who] - np.linalg.norm(after[mine] - one.middle, axis=1)
-            turned = angle[k, who] - (1 - direction[mine] @ one.heading)
-            for total, gained in zip(sums, (nearer, turned, step[mine]), strict=True):
-                total[k] += np.bincount(at, gained, n_perturbations)
-            counts[k] += np.bincount(at, minlength=n_perturbations)
+            which, who = number[rows], cell[rows]
+            nearer = near[k, who] - np.linalg.norm(after[rows] - one.middle, axis=1)
+            turned = angle[k, who] - (1 - direction[rows] @ one.heading)
+            for total, gained in zip(sums, (nearer, turned, step[rows]), strict=True):
+                total[k] += np.bincount(which, gained, n_perturbations)
+            counts[k] += np.bincount(which, minlength=n_perturbations)
     size = np.array([max(len(one.cells), 1) for one in sets.sets])[:, None]
     mean = [float(d[m].mean()) if m.any() else np.nan for d, m in zip(near, member, strict=True)]
     cosine = [float(d[m].mean()) if m.any() else np.nan for d, m in zip(angle, member, strict=True)]

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy.stats import rankdata
 
+from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError
-from mocli.tasks.infer.align import align, find_modality
-from mocli.tasks.perturb.effects import mean_changes
-from mocli.tasks.perturb.shifts import stream
-
-if TYPE_CHECKING:
-    from mocli.tasks.perturb.effects import TargetReader
-    from mocli.tasks.perturb.work import PerturbationRun
-    from mocli.types import CSR, DoubleArray, IntArray
+from mocli.tasks.infer.align import Aligned
+from mocli.tasks.perturb.effect import Effect
+from mocli.tasks.perturb.effects import TargetReader, mean_changes
+from mocli.tasks.perturb.reencode import Replacement
+from mocli.tasks.perturb.shifts import Perturbation, stream
+from mocli.types import CSR, DoubleArray, IntArray, StrArray
 
 FEWEST_TRUE = 20
 """Really perturbed cells below which their mean is mostly noise."""
@@ -42,52 +42,137 @@ class Truth:
     left_out: tuple[str, ...]
 
 
-def true_features(work: PerturbationRun) -> list[int]:
+def perturbed_cells(column: StrArray, control: IntArray) -> dict[str, IntArray]:
+    """Return rows of really perturbed cells by the column's level, levels of too few cells left out.
+
+    Parameters
+    ----------
+    column
+        `(n_obs,)`, None where missing.
+    control
+        Rows of the cells that were not perturbed.
+    """
+    levels = sorted({str(v) for v in column if v is not None})
+    rows = {name: np.setdiff1d(np.flatnonzero(column == name), control) for name in levels}
+    return {name: cells for name, cells in rows.items() if len(cells) >= FEWEST_TRUE}
+
+
+def true_features(
+    levels: Mapping[str, IntArray],
+    names: Sequence[str],
+    cells: Replacement,
+    *,
+    column: str,
+    file: ModalityFile,
+) -> list[int]:
     """Return the features that were really perturbed in enough cells and that the encoder takes.
+
+    Parameters
+    ----------
+    levels
+        Of `perturbed_cells`.
+    names
+        All features of the model.
 
     Raises
     ------
     InputError
         There is none.
     """
-    assert work.chosen.truth is not None
-    levels = _levels(work)
-    place = work.cells.response.place
-    where = {name: k for k, name in reversed(list(enumerate(work.names)))}
-    found = [where[name] for name in levels if name in where and place[where[name]] >= 0]
-    found = [k for k in found if k not in work.absent]
-    if not found:
+    place = cells.response.place
+    where = {name: k for k, name in reversed(list(enumerate(names)))}
+    columns = [where[name] for name in levels if name in where and place[where[name]] >= 0]
+    columns = [k for k in columns if k not in cells.absent]
+    if not columns:
         raise InputError(
-            f"no value of obs['{work.asked.truth}'] with {FEWEST_TRUE} cells is a feature of the model",
-            file=work.file.where,
-            field=f"obs['{work.asked.truth}']",
+            f"no value of obs['{column}'] with {FEWEST_TRUE} cells is a feature of the model",
+            file=file.where,
+            field=f"obs['{column}']",
             found=", ".join(list(levels)[:8]) or "no values",
-            expected="names of features of " + work.modality,
+            expected="names of features of " + cells.modality,
             hint="--truth names the column that says which feature was perturbed in a cell",
         )
-    return sorted(found)
+    return sorted(columns)
 
 
-def compare_with_truth(work: PerturbationRun, reader: TargetReader) -> Truth:
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What was measured of really perturbed cells in the target modality.
+
+    Attributes
+    ----------
+    x
+        Normalised logs of the target modality, `(n_cells, n_features)`.
+    rows
+        Where each cell of the perturbed modality is in it, -1 where it is not, `(n_obs,)`.
+    control, levels
+        Unperturbed cells, and perturbed ones by the level of the column: rows of the perturbed modality.
+    named
+        All levels of the column, those of too few cells too.
+    """
+
+    x: CSR
+    rows: IntArray
+    control: IntArray
+    levels: Mapping[str, IntArray]
+    named: frozenset[str]
+
+    @classmethod
+    def of(
+        cls, aligned: Aligned, reader: TargetReader, file: ModalityFile, control: IntArray, column: StrArray
+    ) -> Measured:
+        """Read the target modality, aligned with the model.
+
+        Parameters
+        ----------
+        file, control, column
+            Of the perturbed modality: its cells, rows of those unperturbed, and which feature was
+            perturbed in a cell, `(n_obs,)`.
+        """
+        values = reader.readout.values(aligned.read(), "log")[:, reader.columns]
+        rows = aligned.file.obs.index.get_indexer(file.obs.index)
+        unperturbed = {str(v) for v in column[control]}
+        named = frozenset(str(v) for v in column if v is not None) - unperturbed
+        return cls(values, rows, control, perturbed_cells(column, control), named)
+
+    def mean(self, cells: IntArray) -> DoubleArray:
+        """Return the mean of some cells, `(n_features,)`."""
+        rows = self.rows[cells]
+        return np.asarray(self.x[rows[rows >= 0]].mean(axis=0), np.float64).ravel()
+
+    def halves(self, cells: IntArray, seed: int) -> tuple[DoubleArray, DoubleArray]:
+        """Return the means of two halves of some cells, drawn at random."""
+        order = np.random.default_rng(seed).permutation(cells)
+        half = len(order) // 2
+        return self.mean(np.sort(order[:half])), self.mean(np.sort(order[half:]))
+
+
+def compare_with_truth(
+    cells: Replacement,
+    measured: Measured,
+    reader: TargetReader,
+    perturbations: Sequence[Perturbation],
+    effect: Effect,
+    directions: Sequence[str],
+    *,
+    seed: int,
+) -> Truth:
     """Hold predicted changes against measured ones, and both against a baseline.
 
     The baseline is the mean change over all other perturbations of the column: what a perturbation
     does whatever it is. All are differences of mean normalised logs to the unperturbed cells; the
     perturbed feature itself is left out.
     """
-    levels = _levels(work)
-    measure = _Measured.of(work, reader)
-    control = measure.mean(work.chosen.source)
-    true = {name: measure.mean(rows) - control for name, rows in levels.items()}
-    halves = {name: _halves(measure, rows, work.request.run.seed) for name, rows in levels.items()}
-    asked = [p for p in work.perturbations if p.name in levels]
+    control = measured.mean(measured.control)
+    true = {name: measured.mean(rows) - control for name, rows in measured.levels.items()}
+    halves = {name: measured.halves(rows, seed) for name, rows in measured.levels.items()}
+    compared = [p for p in perturbations if p.name in true]
     tables, points = [], []
-    for direction in work.asked.directions:
-        moved = stream(work.cells, asked, work.asked.effect, direction, absent=work.absent)
-        everyone = [np.arange(len(work.cells.z))]
-        changes = mean_changes(reader, work.cells.z, everyone, moved, len(asked), logs=True)[1][0]
-        for perturbation, change in zip(asked, changes, strict=True):
-            name = perturbation.name
+    for direction in directions:
+        moved = stream(cells, compared, effect, direction)
+        every = [np.arange(len(cells.z))]
+        changes = mean_changes(reader, cells.z, every, moved, len(compared), logs=True)[1][0]
+        for name, change in zip((p.name for p in compared), changes, strict=True):
             others = np.array([n != name for n in reader.names])
             baseline = np.mean([v for n, v in true.items() if n != name], axis=0) if len(true) > 1 else None
             first, second = halves[name]
@@ -95,7 +180,7 @@ def compare_with_truth(work: PerturbationRun, reader: TargetReader) -> Truth:
                 {
                     "feature": name,
                     "direction": direction,
-                    "n_cells": len(levels[name]),
+                    "n_cells": len(measured.levels[name]),
                     "pearson": _pearson(change[others], true[name][others]),
                     "spearman": _spearman(change[others], true[name][others]),
                     "baseline_pearson": np.nan
@@ -105,73 +190,12 @@ def compare_with_truth(work: PerturbationRun, reader: TargetReader) -> Truth:
                     "own_measured": float(true[name][~others].mean()) if (~others).any() else np.nan,
                 }
             )
-            points.append(
-                pd.DataFrame(
-                    {
-                        "feature": np.full(len(change), name, dtype=object),
-                        "direction": np.full(len(change), direction, dtype=object),
-                        "target": np.array(reader.names, dtype=object),
-                        "predicted": change,
-                        "measured": true[name],
-                    }
-                )[others]
-            )
-    named = {p.name for p in asked}
-    assert work.chosen.truth is not None
-    given = {str(v) for v in work.chosen.truth if v is not None}
-    own = {work.asked.source.value} if work.asked.source is not None else set()
-    return Truth(
-        pd.DataFrame(tables), pd.concat(points, ignore_index=True), tuple(sorted(given - named - own))
-    )
-
-
-def _levels(work: PerturbationRun) -> dict[str, IntArray]:
-    """Rows of the really perturbed cells, level by level, those of too few cells left out."""
-    column = work.chosen.truth
-    assert column is not None
-    found: dict[str, IntArray] = {}
-    for name in sorted({str(v) for v in column if v is not None}):
-        rows = np.setdiff1d(np.flatnonzero(column == name), work.chosen.source)
-        if len(rows) >= FEWEST_TRUE:
-            found[name] = rows
-    return found
-
-
-@dataclass(frozen=True, eq=False)
-class _Measured:
-    """Normalised logs of the target modality; `rows` says where a cell of the perturbed one is in it."""
-
-    x: CSR
-    rows: IntArray
-
-    @classmethod
-    def of(cls, work: PerturbationRun, reader: TargetReader) -> _Measured:
-        file = work.file
-        if reader.modality != work.modality:
-            found = find_modality(work.files, reader.modality, work.saved)
-            if found is None:
-                raise InputError(
-                    f"no input holds '{reader.modality}', with which predictions are to be compared",
-                    field="--truth",
-                    hint="give the file, or leave --truth out",
-                )
-            file = found
-        aligned = align(
-            work.saved, reader.modality, file, layers=work.request.data.layer, warn=lambda _: None
-        )
-        values = reader.readout.values(aligned.read(), "log")[:, reader.columns]
-        return cls(values, file.obs.index.get_indexer(work.file.obs.index))
-
-    def mean(self, cells: IntArray) -> DoubleArray:
-        rows = self.rows[cells]
-        found: DoubleArray = np.asarray(self.x[rows[rows >= 0]].mean(axis=0), np.float64).ravel()
-        return found
-
-
-def _halves(measure: _Measured, rows: IntArray, seed: int) -> tuple[DoubleArray, DoubleArray]:
-    order = np.random.default_rng(seed).permutation(rows)
-    half = len(order) // 2
-    return measure.mean(np.sort(order[:half])), measure.mean(np.sort(order[half:]))
+            part = pd.DataFrame({"feature": np.full(len(change), name, dtype=object), "direction": direction})
+            part["target"], part["predicted"] = np.array(reader.names, dtype=object), change
+            part["measured"] = true[name]
+            points.append(part[others])
+    left_out = tuple(sorted(measured.named - {p.name for p in compared}))
+    return Truth(pd.DataFrame(tables), pd.concat(points, ignore_index=True), left_out)
 
 
 def _pearson(a: DoubleArray, b: DoubleArray) -> float:
@@ -181,6 +205,4 @@ def _pearson(a: DoubleArray, b: DoubleArray) -> float:
 
 
 def _spearman(a: DoubleArray, b: DoubleArray) -> float:
-    from scipy.stats import rankdata
-
     return _pearson(rankdata(a), rankdata(b))

@@ -1,46 +1,34 @@
-"""The work of `mocli perturb`: a model, cells and the groups they form, features, what was found."""
+"""The steps of `mocli perturb`: a model and cells, where these lie, what perturbations do to them."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Self
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mocli.data.files.modality import ModalityFile
 from mocli.data.transforms.recipe import highly_variable
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.models.base import Encodes, EntersLinearly
-from mocli.tasks.infer.align import align, check_modality, find_modality, place
+from mocli.tasks.infer.align import Aligned, align, check_modality, find_modality, place
 from mocli.tasks.infer.place import settle_cells
-from mocli.tasks.perturb.across import Across
-from mocli.tasks.perturb.cells import CellSets, split_cells
-from mocli.tasks.perturb.chosencells import ChosenCells, check_cells, modality_among
+from mocli.tasks.perturb.cells import CellSets, ChosenCells, choose_cells, modality_to_perturb, split_cells
 from mocli.tasks.perturb.effects import Predicted, TargetReader, predict_changes
-from mocli.tasks.perturb.reencode import Replacement
-from mocli.tasks.perturb.screen import Screened, expression, screen, with_null
-from mocli.tasks.perturb.settle import Settled
+from mocli.tasks.perturb.null import expression, with_null
+from mocli.tasks.perturb.options import PerturbOptions
+from mocli.tasks.perturb.reencode import Replacement, Settled
+from mocli.tasks.perturb.screen import Across, Screened, screen
 from mocli.tasks.perturb.shifts import Perturbation
-from mocli.tasks.perturb.truth import Truth, compare_with_truth, true_features
+from mocli.tasks.perturb.truth import Measured, Truth, compare_with_truth, perturbed_cells, true_features
 from mocli.tasks.prepare.plan import open_modalities
-from mocli.tasks.trained.obtain import check_task
-from mocli.tasks.trained.saved import load_model
-from mocli.tasks.trained.train import train_model
-from mocli.types import ModalityKind, Task
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from mocli.data.files.modality import ModalityFile
-    from mocli.tasks.infer.align import Aligned
-    from mocli.tasks.infer.place import LatentCells
-    from mocli.tasks.perturb.options import PerturbOptions
-    from mocli.tasks.perturb.screen import Asked
-    from mocli.tasks.run.request import Request
-    from mocli.tasks.run.run import Run
-    from mocli.tasks.trained.saved import SavedModel
-    from mocli.tasks.trained.train import Trained
-    from mocli.types import CSR, FloatArray, IntArray
+from mocli.tasks.run.request import Request
+from mocli.tasks.run.run import Run
+from mocli.tasks.trained.obtain import load_given, obtain
+from mocli.tasks.trained.saved import SavedModel
+from mocli.tasks.trained.train import Trained
+from mocli.types import CSR, FloatArray, ModalityKind, Task
 
 MOST_VARIABLE = 2000
 """Features of a screen by default."""
@@ -54,9 +42,9 @@ JOIN = "+"
 _PATIENCE = 20.0  # seconds between two lines about progress
 
 
-@dataclass(eq=False)
-class PerturbationRun:
-    """One run of `perturb`, from the model to what is written.
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model, and the cells of a file that are to be perturbed.
 
     Attributes
     ----------
@@ -64,282 +52,303 @@ class PerturbationRun:
         What is perturbed.
     trained
         What was trained in this run, None where a model was given.
-    cells
-        The perturbed cells; `sets` says which of them belong together.
-    screened, predicted, truth
-        What was found; None where not asked for.
     """
 
-    run: Run
-    request: Request
-    asked: PerturbOptions
     saved: SavedModel
-    files: list[ModalityFile]
+    files: Sequence[ModalityFile]
     modality: str
     file: ModalityFile
     chosen: ChosenCells
     trained: Trained | None
-    aligned: Aligned = field(init=False)
-    cells: Replacement = field(init=False)
-    sets: CellSets = field(init=False)
-    settled: LatentCells | None = None
-    perturbations: list[Perturbation] = field(init=False)
-    screened: Screened | None = None
-    predicted: Predicted | None = None
-    truth: Truth | None = None
-
-    @classmethod
-    def begin(cls, run: Run, request: Request, asked: PerturbOptions) -> Self:
-        """Open files, find cells and features, and train where no model is given."""
-        files = open_modalities(request.data)
-        trained = None
-        if asked.from_model is None:
-            kinds = {f.name: f.kind for f in files}
-            name = modality_among(kinds, asked.source_modality, "the inputs")
-            file = next(f for f in files if f.name == name)
-            chosen = check_cells(file, asked)
-            _check_names(asked.features, list(map(str, file.var.index)), name, file.where)
-            if asked.target_modality is not None and asked.target_modality not in kinds:
-                raise _no_target(asked.target_modality, list(kinds), "the inputs have")
-            kept = _wanted(asked, chosen, file)
-            data = replace(request.data, keep={name: kept})
-            if asked.truth is not None:
-                run.warn(
-                    "the model is trained on all cells, those that were really perturbed as well: a fair "
-                    "comparison with --truth gives --from-model one that has not seen them"
-                )
-            trained = train_model(run, replace(request, data=data), Task.PERTURB, files)
-            saved = load_model(run.paths.model)
-            run.add_output(run.paths.model, "the trained model")
-            return cls(run, request, asked, saved, files, name, file, chosen, trained)
-        saved = load_model(asked.from_model)
-        run.say(f"model: {saved.description['model']} from {asked.from_model}")
-        for note in (note for f in files for note in f.notes):
-            run.say(note)
-        check_task(saved.description["model"], Task.PERTURB)
-        request.tell_unused(run.warn)
-        if asked.source_modality is not None:
-            check_modality(saved, asked.source_modality, "--source-modality")
-        if asked.target_modality is not None and asked.target_modality not in saved.modalities:
-            raise _no_target(asked.target_modality, list(saved.modalities), "the model has")
-        given = {
-            name: ModalityKind(entry["kind"])
-            for name, entry in saved.modalities.items()
-            if asked.source_modality == name or find_modality(files, name, saved) is not None
-        }
-        if not given:
-            raise InputError(
-                "no input is a modality of the model",
-                file=", ".join(f.where for f in files),
-                found=", ".join(f"{f.name} ({f.kind})" for f in files),
-                expected=", ".join(saved.modalities),
-                hint="name it: rna=FILE",
-            )
-        name = modality_among(given, asked.source_modality, "the model")
-        found = find_modality(files, name, saved)
-        if found is None:
-            raise InputError(
-                f"no input is the model's '{name}'",
-                file=", ".join(f.where for f in files),
-                found=", ".join(f"{f.name} ({f.kind})" for f in files),
-                expected=name,
-                hint=f"name it: {name}=FILE, or choose another with --source-modality",
-            )
-        chosen = check_cells(found, asked)
-        _check_names(asked.features, saved.modalities[name]["var_names"], name, str(asked.from_model))
-        return cls(run, request, asked, saved, files, name, found, chosen, None)
 
     @property
     def names(self) -> list[str]:
         """All features of the perturbed modality, in the model's order."""
         return list(map(str, self.saved.modalities[self.modality]["var_names"]))
 
-    @property
-    def absent(self) -> frozenset[int]:
-        """Features of the model that the cells were not measured for."""
-        return frozenset(int(c) for c in self.aligned.absent)
 
-    def read(self, rows: IntArray) -> CSR:
-        """Raw values of some cells of the file, in the model's order of features."""
-        return self.aligned.read(rows)
+@dataclass(frozen=True, eq=False)
+class PlacedCells:
+    """The perturbed cells in the latent, and what is to change in them.
 
-    def place(self, rows: IntArray) -> Replacement:
-        """Place some cells of the file through the saved transforms."""
-        x, absent = self.read(rows), self.aligned.absent
-        if self.settled is None:
-            return Replacement.of(self.saved, self.modality, x, absent, self.run.device)
-        return Replacement.settled(self.saved, self.modality, x, absent, self.settled, self._settled_at(rows))
+    Attributes
+    ----------
+    sets
+        Which of the cells belong together.
+    targets
+        Latent coordinates of the target cells, `(n_targets, n_latent)`, without rows where there are none.
+    """
 
-    @property
-    def _needed(self) -> IntArray:
-        """Cells whose places are looked at, increasing."""
-        return np.union1d(self.chosen.source, self.chosen.target)
+    cells: Replacement
+    sets: CellSets
+    targets: FloatArray
+    perturbations: Sequence[Perturbation]
 
-    def _settled_at(self, rows: IntArray) -> IntArray:
-        return np.searchsorted(self._needed, rows).astype(np.int64)
 
-    def where(self, rows: IntArray) -> FloatArray:
-        """Places of some cells of the file, `(n, n_latent)`."""
-        if self.settled is not None:
-            return self.settled.z[self._settled_at(rows)]
-        return place(self.saved, self.modality, self.read(rows), self.aligned.absent, self.run.device)
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """What perturbations do; None where not asked for."""
 
-    def encode(self) -> None:
-        """Place the cells, find their groups, and settle what is perturbed."""
-        run, asked, chosen = self.run, self.asked, self.chosen
-        self.aligned = align(
-            self.saved, self.modality, self.file, layers=self.request.data.layer, warn=run.warn
+    screened: Screened | None
+    predicted: Predicted | None
+    truth: Truth | None
+
+
+def find_cells(file: ModalityFile, options: PerturbOptions) -> ChosenCells:
+    """Find the cells that the options name, before anything is trained."""
+    return choose_cells(
+        file, options.source, options.target, group_key=options.group_key, truth=options.truth
+    )
+
+
+def begin(run: Run, request: Request, options: PerturbOptions) -> Subject:
+    """Open files, find cells and features, and train where no model is given."""
+    files = open_modalities(request.data)
+    if options.from_model is not None:
+        return _in_model(load_given(run, request, options.from_model, Task.PERTURB, files), files, options)
+    kinds = {f.name: f.kind for f in files}
+    name = modality_to_perturb(kinds, options.source_modality, "the inputs")
+    file = next(f for f in files if f.name == name)
+    chosen = find_cells(file, options)
+    _check_names(options.features, list(map(str, file.var.index)), name, file.where)
+    _check_target(options.target_modality, kinds, "the inputs have")
+    data = replace(request.data, keep={name: _features_to_keep(options, chosen, file)})
+    if options.truth is not None:
+        run.warn(
+            "the model is trained on all cells, those that were really perturbed as well: a fair "
+            "comparison with --truth gives --from-model one that has not seen them"
         )
-        if not isinstance(self.saved.model, Encodes):
-            some = self.file.take(self._needed)
-            aligned = align(
-                self.saved, self.modality, some, layers=self.request.data.layer, warn=lambda _: None
-            )
-            self.settled = settle_cells(
-                self.saved, self.modality, aligned, self.request.data,
-                device=run.device, seed=self.request.run.seed, tell=run,
-            )  # fmt: skip
-        self.cells = self.place(chosen.source)
-        targets: FloatArray = np.zeros((0, self.cells.z.shape[1]), np.float32)
+    obtained = obtain(run, replace(request, data=data), None, Task.PERTURB, files)
+    return Subject(obtained.saved, files, name, file, chosen, obtained.trained)
+
+
+def _in_model(saved: SavedModel, files: list[ModalityFile], options: PerturbOptions) -> Subject:
+    """Find the cells and features to perturb among those of a model that is trained already."""
+    if options.source_modality is not None:
+        check_modality(saved, options.source_modality, "--source-modality")
+    _check_target(options.target_modality, saved.modalities, "the model has")
+    given = {
+        name: ModalityKind(entry["kind"])
+        for name, entry in saved.modalities.items()
+        if options.source_modality == name or find_modality(files, name, saved) is not None
+    }
+    where, have = ", ".join(f.where for f in files), ", ".join(f"{f.name} ({f.kind})" for f in files)
+    if not given:
+        raise InputError(
+            "no input is a modality of the model",
+            file=where,
+            found=have,
+            expected=", ".join(saved.modalities),
+            hint="name it: rna=FILE",
+        )
+    name = modality_to_perturb(given, options.source_modality, "the model")
+    file = find_modality(files, name, saved)
+    if file is None:
+        raise InputError(
+            f"no input is the model's '{name}'",
+            file=where,
+            found=have,
+            expected=name,
+            hint=f"name it: {name}=FILE, or choose another with --source-modality",
+        )
+    chosen = find_cells(file, options)
+    _check_names(options.features, saved.modalities[name]["var_names"], name, str(options.from_model))
+    return Subject(saved, files, name, file, chosen, None)
+
+
+def place_subject(run: Run, request: Request, options: PerturbOptions, subject: Subject) -> PlacedCells:
+    """Place the cells, find their groups, and choose the features that are perturbed."""
+    saved, chosen, modality = subject.saved, subject.chosen, subject.modality
+    aligned = align(saved, modality, subject.file, layers=request.data.layer, warn=run.warn)
+    x = aligned.read(chosen.source)
+    targets: FloatArray
+    if isinstance(saved.model, Encodes):
+        cells = Replacement.of(saved, modality, x, aligned.absent, run.device)
+        targets = np.zeros((0, cells.z.shape[1]), np.float32)
         if len(chosen.target):
-            targets = self.where(chosen.target)
-        groups = chosen.groups
-        self.sets = split_cells(
-            None if groups is None else groups[chosen.source],
-            None if groups is None else groups[chosen.target],
-            targets,
-            n=len(chosen.source),
-            min_cells=asked.min_cells,
+            targets = place(saved, modality, aligned.read(chosen.target), aligned.absent, run.device)
+    else:
+        rows = np.union1d(chosen.source, chosen.target)
+        placed = settle_cells(
+            saved,
+            modality,
+            align(saved, modality, subject.file.take(rows), layers=request.data.layer, warn=lambda _: None),
+            request.data,
+            device=run.device,
+            seed=request.run.seed,
+            tell=run,
         )
-        where = f" ({asked.source})" if asked.source else ""
-        run.say(f"{self.modality}: {len(chosen.source):,} cells{where} are perturbed")
-        if asked.target is not None:
-            run.say(f"towards {len(chosen.target):,} cells ({asked.target})")
-        if self.sets.left_out:
-            told = "; ".join(
-                f"{name}: {n:,}" + (f" perturbed, {n_target:,} target" if asked.target is not None else "")
-                for name, n, n_target in self.sets.left_out
-            )
-            run.warn(
-                f"groups of fewer than {asked.min_cells} perturbed cells (--min-cells), or 20 target cells, "
-                f"are part of all cells only: {told}"
-            )
-        self.perturbations = self._settle()
-        if isinstance(self.cells.mover, Settled):
-            run.say("where changed cells settle is found to first order, with their totals held")
-        elif not isinstance(self.saved.model, EntersLinearly):
-            run.say("the encoder does not begin with a linear layer: whole cells are encoded again")
+        source = np.searchsorted(rows, chosen.source).astype(np.int64)
+        cells = Replacement.settled(saved, modality, x, aligned.absent, placed, source)
+        targets = placed.z[np.searchsorted(rows, chosen.target)]
+    groups = chosen.groups
+    sets = split_cells(
+        None if groups is None else groups[chosen.source],
+        None if groups is None else groups[chosen.target],
+        targets,
+        n=len(chosen.source),
+        min_cells=options.min_cells,
+    )
+    where = f" ({options.source})" if options.source else ""
+    run.say(f"{modality}: {len(chosen.source):,} cells{where} are perturbed")
+    if options.target is not None:
+        run.say(f"towards {len(chosen.target):,} cells ({options.target})")
+    if sets.left_out:
+        groups_left_out = "; ".join(
+            f"{name}: {n:,}" + (f" perturbed, {n_target:,} target" if options.target is not None else "")
+            for name, n, n_target in sets.left_out
+        )
+        run.warn(
+            f"groups of fewer than {options.min_cells} perturbed cells (--min-cells), or 20 target cells, "
+            f"are part of all cells only: {groups_left_out}"
+        )
+    perturbations = _choose_perturbations(run, options, subject, cells, x)
+    if isinstance(cells.mover, Settled):
+        run.say("where changed cells settle is found to first order, with their totals held")
+    elif not isinstance(saved.model, EntersLinearly):
+        run.say("the encoder does not begin with a linear layer: whole cells are encoded again")
+    return PlacedCells(cells, sets, targets, perturbations)
 
-    def perturb(self) -> None:
-        """Screen, predict, compare: whatever is asked for."""
-        run, asked = self.run, self.asked
-        what = " and ".join(asked.effect.words(d) for d in asked.directions)
-        run.say(f"{len(self.perturbations):,} perturbations, each {what}")
-        every = self._with_null()
-        target = asked.target_modality or self.modality
-        if asked.predicts or asked.looks_across:
-            reader = TargetReader.of(self.saved, target, run.device)
-            run.say(f"{self.modality} -> {target}: values by the {reader.route}")
-        if asked.screens:
-            across = None
-            if asked.looks_across:
-                across = Across.of(reader, self.sets, self.where(self.chosen.target))
-            self.screened = screen(
-                self.cells, every, self.sets, asked.effect, asked.directions,
-                absent=self.absent, across=across, progress=_progress(run.say),
-            )  # fmt: skip
-        if asked.predicts:
-            n_rows = len(self.perturbations) * len(asked.directions) * len(reader.names) * len(self.sets.sets)
-            if n_rows > MOST_ROWS:
-                raise UsageError(
-                    f"the table of predicted changes would have {n_rows:,} lines",
-                    field="--features",
-                    expected=f"at most {MOST_ROWS:,}",
-                    hint="name fewer features, one --direction, or no --group-key",
-                )
-            self.predicted = predict_changes(
-                self.cells, every, self.sets, asked.effect, asked.directions, reader,
-                own=target == self.modality, absent=self.absent,
-            )  # fmt: skip
-            if asked.truth is not None:
-                self.truth = compare_with_truth(self, reader)
 
-    def _with_null(self) -> Asked:
-        used = self.cells.response.used
-        level = expression(self.cells, np.arange(len(self.cells.z)))[used]
-        return with_null(self.perturbations, self.names, used, level, seed=self.request.run.seed)
-
-    def _settle(self) -> list[Perturbation]:
-        asked, names, used = self.asked, self.names, self.cells.response.used
-        if asked.truth is not None and not asked.features:
-            columns = true_features(self)
-        elif asked.features:
-            columns = self._named(asked.features)
-        elif asked.screen == "all" or len(used) <= MOST_VARIABLE:
-            columns = [int(c) for c in used]
-        else:
-            options = self.saved.recipes[self.modality].options
-            ranked = highly_variable(
-                self.read(self.chosen.source)[:, used], replace(options, n_top=MOST_VARIABLE, seen_in=None)
-            )
-            columns = [int(c) for c in used[ranked]]
-        if asked.together:
-            return [Perturbation(JOIN.join(names[c] for c in columns), tuple(columns))]
-        return [Perturbation(names[c], (c,)) for c in columns]
-
-    def _named(self, wanted: Sequence[str]) -> list[int]:
-        where: dict[str, int] = {}
-        for k, name in enumerate(self.names):
-            where.setdefault(name, k)
-        place = self.cells.response.place
-        unused = [name for name in wanted if place[where[name]] < 0]
-        if unused:
-            raise InputError(
-                f"the model's encoder takes {len(self.cells.response.used):,} of {len(place):,} features of "
-                f"'{self.modality}', and not {'these' if len(unused) > 1 else 'this one'}",
+def perturb_subject(
+    run: Run, request: Request, options: PerturbOptions, subject: Subject, placed: PlacedCells
+) -> Findings:
+    """Screen, predict, compare: whatever is asked for."""
+    saved, cells, sets, effect = subject.saved, placed.cells, placed.sets, options.effect
+    run.say(
+        f"{len(placed.perturbations):,} perturbations, each "
+        + " and ".join(effect.words(d) for d in options.directions)
+    )
+    used = cells.response.used
+    level = expression(cells, np.arange(len(cells.z)))[used]
+    perturbations = with_null(placed.perturbations, subject.names, used, level, seed=request.run.seed)
+    target = options.target_modality or subject.modality
+    screened = predicted = truth = None
+    if options.predicts or options.looks_across:
+        reader = TargetReader.of(saved, target, run.device)
+        run.say(f"{subject.modality} -> {target}: values by the {reader.route}")
+    if options.screens:
+        screened = screen(
+            cells,
+            perturbations,
+            sets,
+            effect,
+            options.directions,
+            across=Across.of(reader, sets, placed.targets) if options.looks_across else None,
+            progress=_progress(run.say),
+        )
+    if options.predicts:
+        n_rows = len(placed.perturbations) * len(options.directions) * len(reader.names) * len(sets.sets)
+        if n_rows > MOST_ROWS:
+            raise UsageError(
+                f"the table of predicted changes would have {n_rows:,} lines",
                 field="--features",
-                found=", ".join(unused[:5]),
-                hint=f"train it with all of them: --hvg {self.modality}=0",
+                expected=f"at most {MOST_ROWS:,}",
+                hint="name fewer features, one --direction, or no --group-key",
             )
-        lacking = [name for name in wanted if where[name] in self.absent]
-        if lacking:
-            self.run.warn(
-                f"{self.file.name} has no {', '.join(lacking[:5])}: what was not measured cannot change"
+        predicted = predict_changes(cells, perturbations, sets, effect, options.directions, reader)
+        if subject.chosen.truth is not None:
+            aligned = _measured_target(subject, reader, request.data.layer)
+            measured = Measured.of(aligned, reader, subject.file, subject.chosen.source, subject.chosen.truth)
+            truth = compare_with_truth(
+                cells,
+                measured,
+                reader,
+                placed.perturbations,
+                effect,
+                options.directions,
+                seed=request.run.seed,
             )
-        return [where[name] for name in wanted]
+    return Findings(screened, predicted, truth)
 
 
-def _wanted(asked: PerturbOptions, chosen: ChosenCells, file: ModalityFile) -> tuple[str, ...]:
+def _measured_target(subject: Subject, reader: TargetReader, layers: Mapping[str, str]) -> Aligned:
+    """Return the file of the modality that is predicted, aligned with the model."""
+    file: ModalityFile | None = subject.file
+    if reader.modality != subject.modality:
+        file = find_modality(subject.files, reader.modality, subject.saved)
+    if file is None:
+        raise InputError(
+            f"no input holds '{reader.modality}', with which predictions are to be compared",
+            field="--truth",
+            hint="give the file, or leave --truth out",
+        )
+    return align(subject.saved, reader.modality, file, layers=layers, warn=lambda _: None)
+
+
+def _choose_perturbations(
+    run: Run, options: PerturbOptions, subject: Subject, cells: Replacement, x: CSR
+) -> list[Perturbation]:
+    """Return what changes: the features named, those of `--truth`, or those of a screen."""
+    names, used = subject.names, cells.response.used
+    truth = subject.chosen.truth
+    if truth is not None and not options.features:
+        levels = perturbed_cells(truth, subject.chosen.source)
+        columns = true_features(levels, names, cells, column=str(options.truth), file=subject.file)
+    elif options.features:
+        columns = _named_columns(run, subject, cells, options.features)
+    elif options.screen == "all" or len(used) <= MOST_VARIABLE:
+        columns = [int(c) for c in used]
+    else:
+        recipe = replace(subject.saved.recipes[subject.modality].options, n_top=MOST_VARIABLE, seen_in=None)
+        columns = [int(c) for c in used[highly_variable(x[:, used], recipe)]]
+    if options.together:
+        return [Perturbation(JOIN.join(names[c] for c in columns), tuple(columns))]
+    return [Perturbation(names[c], (c,)) for c in columns]
+
+
+def _named_columns(run: Run, subject: Subject, cells: Replacement, features: Sequence[str]) -> list[int]:
+    where: dict[str, int] = {}
+    for k, name in enumerate(subject.names):
+        where.setdefault(name, k)
+    place = cells.response.place
+    unused = [name for name in features if place[where[name]] < 0]
+    if unused:
+        raise InputError(
+            f"the model's encoder takes {len(cells.response.used):,} of {len(place):,} features of "
+            f"'{subject.modality}', and not {'these' if len(unused) > 1 else 'this one'}",
+            field="--features",
+            found=", ".join(unused[:5]),
+            hint=f"train it with all of them: --hvg {subject.modality}=0",
+        )
+    lacking = [name for name in features if where[name] in cells.absent]
+    if lacking:
+        run.warn(f"{subject.file.name} has no {', '.join(lacking[:5])}: what was not measured cannot change")
+    return [where[name] for name in features]
+
+
+def _features_to_keep(options: PerturbOptions, chosen: ChosenCells, file: ModalityFile) -> tuple[str, ...]:
     """Return features that a model trained now has to take, however little they vary."""
-    named = dict.fromkeys(asked.features)
+    named = dict.fromkeys(options.features)
     if chosen.truth is not None:
         named |= dict.fromkeys(v for v in chosen.truth if v is not None)
-    known = set(map(str, file.var.index))
-    return tuple(name for name in named if name in known)
+    names = set(map(str, file.var.index))
+    return tuple(name for name in named if name in names)
 
 
-def _check_names(wanted: Sequence[str], names: Sequence[str], modality: str, where: str) -> None:
+def _check_names(features: Sequence[str], names: Sequence[str], modality: str, where: str) -> None:
     """Raise `InputError` for features that are not there, with the nearest names."""
-    known = set(map(str, names))
-    unknown = [name for name in wanted if name not in known]
+    there = set(map(str, names))
+    unknown = [name for name in features if name not in there]
     if unknown:
         raise InputError(
-            f"{len(unknown):,} of {len(wanted):,} features to perturb are not among those of '{modality}'",
+            f"{len(unknown):,} of {len(features):,} features to perturb are not among those of '{modality}'",
             file=where,
             field="--features",
             found=", ".join(unknown[:5]),
-            hint=did_you_mean(unknown[0], known, "features"),
+            hint=did_you_mean(unknown[0], there, "features"),
         )
 
 
-def _no_target(name: str, known: Sequence[str], where: str) -> UsageError:
-    return UsageError(
-        f"there is no modality '{name}' to predict",
-        field="--target-modality",
-        found=name,
-        expected=f"{where} {', '.join(known)}",
-        hint=did_you_mean(name, known, "modalities"),
-    )
+def _check_target(name: str | None, modalities: Mapping[str, object], where: str) -> None:
+    if name is not None and name not in modalities:
+        raise UsageError(
+            f"there is no modality '{name}' to predict",
+            field="--target-modality",
+            found=name,
+            expected=f"{where} {', '.join(modalities)}",
+            hint=did_you_mean(name, list(modalities), "modalities"),
+        )
 
 
 def _progress(say: Callable[[str], None]) -> Callable[[int, int], None]:

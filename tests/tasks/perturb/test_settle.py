@@ -10,10 +10,9 @@ import mocli
 from mocli.models.base import Conditions
 from mocli.tasks.infer.align import align
 from mocli.tasks.infer.place import settle_cells
-from mocli.tasks.perturb import settle as settling
+from mocli.tasks.perturb import reencode
 from mocli.tasks.perturb.effect import Effect
-from mocli.tasks.perturb.reencode import Replacement
-from mocli.tasks.perturb.settle import Settled
+from mocli.tasks.perturb.reencode import Replacement, Settled
 from mocli.tasks.perturb.shifts import Perturbation, stream
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.frame import Foresight
@@ -87,7 +86,7 @@ def test_curvature_and_answers_are_those_of_autograd(cells, monkeypatch):
         curvature = slope.T @ (weight[:, None] * slope) + np.diag(prior)
         wanted.append(mover.z[k] + np.linalg.solve(curvature, slope.T @ (weight * change)))
     np.testing.assert_allclose(mover.place(which, delta), wanted, rtol=1e-6, atol=1e-9)
-    monkeypatch.setattr(settling, "SLOPES", 1)
+    monkeypatch.setattr(reencode, "SLOPES", 1)
     np.testing.assert_allclose(mover.place(which, delta), wanted, rtol=1e-6, atol=1e-9)
 
 
