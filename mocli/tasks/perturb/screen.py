@@ -54,7 +54,7 @@ class Across:
             for k, one in enumerate(sets.sets):
                 mine = one.targets[(one.targets >= rows.start) & (one.targets < rows.stop)] - rows.start
                 total[k] += values[mine].sum(axis=0)
-        size = np.array([max(one.n_targets, 1) for one in sets.sets])
+        size = np.array([max(len(one.targets), 1) for one in sets.sets])
         return cls(reader, total / size[:, None])
 
     def shifts(

@@ -16,7 +16,6 @@ from mocli.tasks.perturb.options import PerturbOptions
 from mocli.tasks.perturb.report import draw, report_perturbation
 from mocli.tasks.perturb.shifts import stream
 from mocli.tasks.perturb.work import Findings, PlacedCells, Subject
-from mocli.tasks.run.provenance import provenance
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.record import describe_given
@@ -76,7 +75,7 @@ def _write_predicted(
         parts.append(part)
     uns = {}
     if request.output.provenance:
-        uns = {"mocli": provenance(run, subject.saved.description["model"], subject.saved.model.params)}
+        uns = {"mocli": run.provenance(subject.saved.description["model"], subject.saved.model.params)}
     new = NewModality(
         name=f"{reader.modality}_predicted",
         obs=pd.concat(parts),
