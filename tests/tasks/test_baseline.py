@@ -15,8 +15,8 @@ from mocli.data.bundle import FeatureMatrix
 from mocli.models.registry import traits_of
 from mocli.tasks.benchmark.ground import prepare_ground
 from mocli.tasks.prepare.load import load
-from mocli.tasks.prepare.neighbors import N_COMPONENTS, comparable, own_neighbors, principal_components
 from mocli.tasks.prepare.plan import make_plan
+from mocli.tasks.prepare.smoothing import N_COMPONENTS, comparable, own_neighbors, principal_components
 from mocli.tasks.run.memory import return_freed_memory
 from mocli.tasks.run.options import DataOptions, TrainOptions
 from mocli.tasks.score.baselines import component_baseline

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mocli.tasks.prepare.columns import Column, words
+from mocli.tasks.prepare.obscolumns import ObsColumn, words
 from mocli.tasks.prepare.pairing import index_map
 from mocli.types import Pairing
 
@@ -28,7 +28,7 @@ def test_labels_follow_cells(first, second, data, pairing, by_name):
         for f in files
     }
     rows, names = index_map(files, pairing)
-    codes = Column("label", columns).codes(files, rows, by_name=by_name)
+    codes = ObsColumn("label", columns).codes(files, rows, by_name=by_name)
     for cell, name in enumerate(names):
         own = [columns[f.name].iloc[r] for f, r in zip(files, rows[cell], strict=True) if r >= 0]
         told = [v for v in own if v is not None]
@@ -58,4 +58,4 @@ def test_values_become_words(column, expected):
 
 
 def test_no_column_is_no_covariate():
-    assert Column.find([], None, "--label-key") is None
+    assert ObsColumn.find([], None, "--label-key") is None

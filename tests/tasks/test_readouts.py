@@ -9,7 +9,7 @@ from scipy import sparse
 from mocli.data.files.inputs import open_inputs
 from mocli.data.transforms.recipe import Recipe, RecipeOptions
 from mocli.errors import UsageError
-from mocli.tasks.trained.readout import FeatureReadout
+from mocli.tasks.trained.featurereadout import FeatureReadout
 
 N, P = 90, 12
 

@@ -13,8 +13,8 @@ from mocli.metrics.registry import evaluate
 from mocli.tasks.impute.accuracy import rows_drawn
 from mocli.tasks.infer.align import Aligned
 from mocli.tasks.infer.translation import Translation
-from mocli.tasks.prepare.columns import words
-from mocli.tasks.trained.readout import FeatureReadout
+from mocli.tasks.prepare.obscolumns import words
+from mocli.tasks.trained.featurereadout import FeatureReadout
 from mocli.types import FloatArray, IntArray
 
 MEASURED = "measured"

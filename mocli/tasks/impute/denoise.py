@@ -12,7 +12,7 @@ from mocli.tasks.infer.align import Aligned
 from mocli.tasks.infer.decoder import BLOCK, ValueDecoder
 from mocli.tasks.infer.predictor import Predictor, of_cells
 from mocli.tasks.infer.translation import Translation
-from mocli.tasks.trained.readout import FeatureReadout
+from mocli.tasks.trained.featurereadout import FeatureReadout
 from mocli.types import CSR, BoolArray, DoubleArray, FloatArray, IntArray
 
 OWN_DEPTH = ("counts", "shares")

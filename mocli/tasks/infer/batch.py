@@ -10,7 +10,7 @@ import numpy as np
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column
 from mocli.errors import UsageError, did_you_mean
-from mocli.tasks.prepare.columns import words
+from mocli.tasks.prepare.obscolumns import words
 from mocli.tasks.trained.saved import SavedModel
 from mocli.types import IntArray
 

@@ -14,7 +14,7 @@ from mocli.data.transforms.recipe import Recipe
 from mocli.models.base import Conditions, Decodes
 from mocli.nn.neighbors import chunks
 from mocli.tasks.infer.batch import DecodeBatch
-from mocli.tasks.trained.readout import FeatureReadout
+from mocli.tasks.trained.featurereadout import FeatureReadout
 from mocli.tasks.trained.saved import SavedModel
 from mocli.types import COUNT_LIKELIHOODS, DoubleArray, FloatArray, IntArray
 

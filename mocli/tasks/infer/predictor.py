@@ -12,7 +12,7 @@ from mocli.models.base import Encodes, EncodesJointly, Extends
 from mocli.tasks.infer.batch import OPTION, decode_batch
 from mocli.tasks.infer.decoder import ValueDecoder, cannot_decode
 from mocli.tasks.infer.place import infer_places
-from mocli.tasks.trained.readout import FeatureReadout
+from mocli.tasks.trained.featurereadout import FeatureReadout
 from mocli.tasks.trained.saved import SavedModel
 from mocli.tasks.trained.train import Trained
 from mocli.train.predict import encode_rows

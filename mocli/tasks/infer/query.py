@@ -14,7 +14,7 @@ from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column
 from mocli.errors import InputError, UsageError
 from mocli.tasks.infer.align import Aligned, align, find_modality
-from mocli.tasks.prepare.columns import Column, numbers_of_cells
+from mocli.tasks.prepare.obscolumns import ObsColumn, numbers_of_cells
 from mocli.tasks.prepare.pairing import Relation, index_map, relate
 from mocli.tasks.run.options import DataOptions
 from mocli.tasks.trained.saved import SavedModel
@@ -63,8 +63,10 @@ class Query:
         rows = np.full((len(self.rows), len(self.saved.modalities)), -1, np.int64)
         at = [list(self.saved.modalities).index(name) for name in self.aligned]
         rows[:, at] = self.rows
-        label = Column.find(files, self.data.label_key, "--label-key", "label")
-        continuous = [Column(key, find_column(files, key, option="--continuous")) for key in self.continuous]
+        label = ObsColumn.find(files, self.data.label_key, "--label-key", "label")
+        continuous = [
+            ObsColumn(key, find_column(files, key, option="--continuous")) for key in self.continuous
+        ]
         batch = [c for c in self.columns if c.key == "batch"]
         return MultiOmics(
             modalities={name: self._modality(name) for name in self.saved.modalities},
@@ -243,7 +245,7 @@ def _codes(
         )
         return Codes(key, np.full(len(rows), len(known), np.int64), (*known, name))
     option = "--batch-key" if is_batch else "--covariate"
-    found = Column(key, find_column(files, column, option=option)).codes(files, rows, by_name=by_name)
+    found = ObsColumn(key, find_column(files, column, option=option)).codes(files, rows, by_name=by_name)
     added = tuple(level for level in found.levels if level not in known)
     levels = (*known, *added)
     where = np.array([levels.index(level) for level in found.levels] + [-1], np.int64)  # -1 stays -1

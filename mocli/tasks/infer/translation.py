@@ -18,7 +18,7 @@ from mocli.tasks.infer.place import place_cells
 from mocli.tasks.infer.predictor import Predictor, choose_predictor, of_cells
 from mocli.tasks.run.frame import Tell
 from mocli.tasks.run.options import DataOptions
-from mocli.tasks.trained.readout import FeatureReadout
+from mocli.tasks.trained.featurereadout import FeatureReadout
 from mocli.tasks.trained.saved import SavedModel
 from mocli.types import CSR, FloatArray, IntArray, Route
 

@@ -14,7 +14,7 @@ from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.tasks.integrate.options import TransferOptions
-from mocli.tasks.prepare.columns import words
+from mocli.tasks.prepare.obscolumns import words
 from mocli.types import BoolArray, FloatArray, IntArray, Pairing, StrArray
 
 UNKNOWN = "unknown"

@@ -12,7 +12,7 @@ from mocli.metrics.label_votes import forest, vote
 from mocli.report.figures import figure
 from mocli.tasks.integrate.labels import UNKNOWN, Carried
 from mocli.tasks.integrate.options import TransferOptions
-from mocli.tasks.prepare.columns import words
+from mocli.tasks.prepare.obscolumns import words
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.atlas import Atlas
 from mocli.types import FloatArray, IntArray

@@ -10,7 +10,7 @@ import numpy as np
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column
 from mocli.errors import InputError, UsageError, did_you_mean
-from mocli.tasks.prepare.columns import words
+from mocli.tasks.prepare.obscolumns import words
 from mocli.tasks.relate.scope import ALL
 from mocli.types import FloatArray, IntArray, ModalityKind, StrArray
 

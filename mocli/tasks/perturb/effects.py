@@ -25,7 +25,7 @@ from mocli.tasks.perturb.effect import Effect
 from mocli.tasks.perturb.null import WithNull, expression, hold_against
 from mocli.tasks.perturb.reencode import Replacement
 from mocli.tasks.perturb.shifts import Moved, stream
-from mocli.tasks.trained.readout import FeatureReadout
+from mocli.tasks.trained.featurereadout import FeatureReadout
 from mocli.tasks.trained.saved import SavedModel
 from mocli.types import DoubleArray, FloatArray, IntArray, takes_counts
 

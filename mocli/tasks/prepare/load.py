@@ -15,7 +15,7 @@ from mocli.data.transforms.recipe import LinkRecipe, Recipe, RecipeOptions, defa
 from mocli.data.transforms.transform import find_transform
 from mocli.models.base import ProjectsInput
 from mocli.tasks.prepare.choice import Choice, tell_seen
-from mocli.tasks.prepare.columns import Column, numbers_of_cells, weights_of_rows
+from mocli.tasks.prepare.obscolumns import ObsColumn, numbers_of_cells, weights_of_rows
 from mocli.tasks.prepare.pairing import index_map
 from mocli.tasks.prepare.plan import Plan
 from mocli.types import CSR, IntArray
@@ -174,7 +174,7 @@ def assemble(
     rows, obs_names = index_map(files, relation.pairing)
     order = list(modalities)
 
-    def codes(column: Column) -> Codes:
+    def codes(column: ObsColumn) -> Codes:
         return column.codes(files, rows, by_name=relation.names_mean_cells)
 
     return MultiOmics(

@@ -20,8 +20,8 @@ from mocli.models.base import Traits
 from mocli.models.registry import available
 from mocli.parsing import one_of
 from mocli.tasks.prepare.choice import Choice, choose
-from mocli.tasks.prepare.columns import Columns
 from mocli.tasks.prepare.links import Linked, find_links
+from mocli.tasks.prepare.obscolumns import Columns
 from mocli.tasks.prepare.pairing import Relation, relate, true_pairs
 from mocli.tasks.prepare.select import choose_model, takes_weights
 from mocli.tasks.run.options import DataOptions, TrainOptions

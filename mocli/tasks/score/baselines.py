@@ -14,7 +14,7 @@ import numpy as np
 
 from mocli.data.batches import dense_rows
 from mocli.nn.neighbors import smooth
-from mocli.tasks.prepare.neighbors import (
+from mocli.tasks.prepare.smoothing import (
     N_COMPONENTS,
     N_NEIGHBORS,
     own_neighbors,

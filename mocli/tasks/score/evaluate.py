@@ -12,7 +12,7 @@ from mocli.metrics.embedding import Embedding
 from mocli.metrics.matching import concordance_by_link
 from mocli.metrics.registry import available_metrics, evaluate
 from mocli.report.tables import table
-from mocli.tasks.prepare.neighbors import own_places
+from mocli.tasks.prepare.smoothing import own_places
 from mocli.tasks.run.memory import return_freed_memory
 from mocli.tasks.score.baselines import MAX_CELLS, MAX_VALUES, component_baseline, link_baselines
 

@@ -15,7 +15,7 @@ from mocli.metrics.generated import Generated
 from mocli.models.base import Encodes
 from mocli.tasks.infer.align import Aligned, align, find_modality, place
 from mocli.tasks.infer.decoder import is_counted, likelihood_of
-from mocli.tasks.prepare.columns import words
+from mocli.tasks.prepare.obscolumns import words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

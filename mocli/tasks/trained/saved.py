@@ -27,7 +27,7 @@ from mocli.tasks.prepare.plan import Plan
 from mocli.tasks.prepare.smoothing import Reference
 from mocli.tasks.run.modelfolder import DESCRIPTION, WEIGHTS
 from mocli.tasks.trained.atlas import Atlas
-from mocli.tasks.trained.readout import FeatureReadout
+from mocli.tasks.trained.featurereadout import FeatureReadout
 
 FORMAT_VERSION = 2
 READS = (1, 2)
@@ -198,7 +198,7 @@ def load_model(folder: str | Path) -> SavedModel:
     from safetensors.numpy import load_file
 
     from mocli.tasks.prepare.smoothing import Reference
-    from mocli.tasks.trained.readout import FeatureReadout
+    from mocli.tasks.trained.featurereadout import FeatureReadout
 
     folder = Path(folder)
     if not folder.exists():

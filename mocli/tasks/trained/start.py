@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Origin:
+class InitialModel:
     """A saved model whose weights another begins with."""
 
     folder: Path
@@ -36,7 +36,7 @@ class Origin:
     sha256: str
 
     @classmethod
-    def of(cls, folder: Path | None) -> Origin | None:
+    def of(cls, folder: Path | None) -> InitialModel | None:
         """Read it; None where training begins afresh."""
         if folder is None:
             return None
@@ -158,7 +158,7 @@ class Taken:
         Modalities whose features or scaling are not those of the saved model.
     """
 
-    origin: Origin
+    origin: InitialModel
     n_tensors: int
     n_taken: int
     left: tuple[tuple[str, str, int], ...] = ()

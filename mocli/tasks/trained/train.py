@@ -35,9 +35,9 @@ from mocli.tasks.run.options import TrainOptions
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run, digest
 from mocli.tasks.trained.atlas import Atlas, LabelColumn
+from mocli.tasks.trained.featurereadout import FeatureReadout
 from mocli.tasks.trained.foresee import plan_training
 from mocli.tasks.trained.latent import Latent, gives_one_place
-from mocli.tasks.trained.readout import FeatureReadout
 from mocli.tasks.trained.record import (
     describe_inputs,
     describe_model,
@@ -46,7 +46,7 @@ from mocli.tasks.trained.record import (
     warn_small,
 )
 from mocli.tasks.trained.saved import save_model
-from mocli.tasks.trained.start import Origin, frozen_record
+from mocli.tasks.trained.start import InitialModel, frozen_record
 from mocli.train.checkpoint import Checkpoints
 from mocli.train.freeze import names_of
 from mocli.train.loop import Fit, Training, fit
@@ -92,7 +92,7 @@ def train_model(
         for warning in plan.warnings:
             run.warn(warning)
         tell_memory(run, footprint(plan, params, task))
-        origin = Origin.of(request.train.init_from)
+        origin = InitialModel.of(request.train.init_from)
         if origin is not None:
             run.paths.refuse_inputs([origin.folder / name for name in (WEIGHTS, DESCRIPTION)])
         known = origin.recipe if origin is not None else lambda *_: None
@@ -116,7 +116,7 @@ def train(
     plan: Plan,
     prepared: Prepared,
     params: Any,
-    origin: Origin | None = None,
+    origin: InitialModel | None = None,
 ) -> tuple[Model, Fit, dict[str, Any]]:
     """Return a trained model and where it started; the same seed starts from the same weights."""
     torch.manual_seed(run.options.seed)

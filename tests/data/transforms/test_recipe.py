@@ -475,7 +475,7 @@ def test_a_transform_is_added_in_one_place(monkeypatch, tmp_path):
     from mocli.models.registry import traits_of
     from mocli.tasks.prepare.choice import choose
     from mocli.tasks.run.options import DataOptions
-    from mocli.tasks.trained.readout import FeatureReadout
+    from mocli.tasks.trained.featurereadout import FeatureReadout
 
     monkeypatch.setitem(TRANSFORMS, "root", Root())
     values = np.random.default_rng(0).poisson(2.0, (40, 6)).astype(np.float32)

@@ -18,7 +18,7 @@ from mocli.types import DoubleArray, FloatArray, IntArray
 
 
 @dataclass(frozen=True, eq=False)
-class Column:
+class ObsColumn:
     """One column, from the modalities that have it.
 
     Attributes
@@ -35,7 +35,7 @@ class Column:
     @classmethod
     def find(
         cls, files: Sequence[ModalityFile], name: str | None, option: str, key: str | None = None
-    ) -> Column | None:
+    ) -> ObsColumn | None:
         """Look a column up by the user's name; None where there is no name, `InputError` where no column."""
         return None if name is None else cls(key or name, find_column(files, name, option=option))
 
@@ -91,30 +91,30 @@ class Column:
 class Columns:
     """The columns of obs that a run uses."""
 
-    batch: Column | None = None
-    label: Column | None = None
-    covariates: tuple[Column, ...] = ()
-    continuous: tuple[Column, ...] = ()
-    weight: Column | None = None
+    batch: ObsColumn | None = None
+    label: ObsColumn | None = None
+    covariates: tuple[ObsColumn, ...] = ()
+    continuous: tuple[ObsColumn, ...] = ()
+    weight: ObsColumn | None = None
 
     @classmethod
     def find(cls, files: Sequence[ModalityFile], data: DataOptions, *, weighted: bool) -> Columns:
         """Look all of them up; the weights only where the model has a use for them."""
 
-        def several(keys: Sequence[str], option: str) -> tuple[Column, ...]:
-            return tuple(Column(key, find_column(files, key, option=option)) for key in keys)
+        def several(keys: Sequence[str], option: str) -> tuple[ObsColumn, ...]:
+            return tuple(ObsColumn(key, find_column(files, key, option=option)) for key in keys)
 
         return cls(
-            batch=Column.find(files, data.batch_key, "--batch-key", "batch"),
-            label=Column.find(files, data.label_key, "--label-key", "label"),
+            batch=ObsColumn.find(files, data.batch_key, "--batch-key", "batch"),
+            label=ObsColumn.find(files, data.label_key, "--label-key", "label"),
             covariates=several(data.covariate, "--covariate"),
             continuous=several(data.continuous, "--continuous"),
-            weight=Column.find(files, data.weight_key if weighted else None, "--weight-key"),
+            weight=ObsColumn.find(files, data.weight_key if weighted else None, "--weight-key"),
         )
 
 
 def numbers_of_cells(
-    columns: Sequence[Column], files: Sequence[ModalityFile], rows: IntArray
+    columns: Sequence[ObsColumn], files: Sequence[ModalityFile], rows: IntArray
 ) -> Continuous | None:
     """Gather columns of numbers from the modalities that have them, the first that knows winning.
 
@@ -142,7 +142,7 @@ def numbers_of_cells(
 
 
 def weights_of_rows(
-    column: Column | None,
+    column: ObsColumn | None,
     files: Sequence[ModalityFile],
     rows: IntArray,
     say: Callable[[str], None],
