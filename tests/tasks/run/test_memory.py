@@ -16,7 +16,7 @@ from mocli.tasks.prepare import footprint as memory
 from mocli.tasks.run import memory as machine
 from mocli.tasks.run.memory import MemoryLimit
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SMALL = ["--device", "cpu", "--threads", "1", "--no-html", "-s", "n_hidden=16", "--n-latent", "4"]
 
 

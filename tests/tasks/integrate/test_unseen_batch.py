@@ -9,7 +9,7 @@ import pytest
 
 from mocli.data.demo.files import write_demo
 
-SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "multidgd_unseen.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "multidgd_unseen.py"
 
 
 @pytest.mark.slow

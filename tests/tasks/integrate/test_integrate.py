@@ -15,7 +15,7 @@ from scipy import sparse
 
 from mocli.errors import InputError, UsageError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def two(folder):

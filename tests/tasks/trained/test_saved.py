@@ -16,7 +16,7 @@ from mocli.errors import InputError, UsageError
 from mocli.tasks.run.modelfolder import check_model_folder
 from mocli.tasks.trained.saved import load_model
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 ENCODE = """
 import sys
