@@ -89,7 +89,7 @@ def written(default: str) -> Any:
 
 
 @dataclass(frozen=True)
-class Declared:
+class OptionField:
     """A field of a group of options: its name, the type of its values, its default, its option."""
 
     name: str
@@ -202,7 +202,7 @@ class Options:
     def check_together(self) -> None:
         """Refuse combinations of options that mean nothing."""
 
-    def given(self, which: Callable[[Option], object]) -> dict[str, Declared]:
+    def given(self, which: Callable[[Option], object]) -> dict[str, OptionField]:
         """Return the options of a sort whose value is not the default, by field name."""
         return {
             name: declared
@@ -234,21 +234,21 @@ def plain(value: Any) -> Any:
 
 
 @cache
-def declared_in(group: type[Options]) -> Mapping[str, Declared]:
+def declared_in(group: type[Options]) -> Mapping[str, OptionField]:
     """Return the options of a group by field name, in the order of the fields."""
     hints = get_type_hints(group, include_extras=True)
-    found: dict[str, Declared] = {}
+    found: dict[str, OptionField] = {}
     for f in fields(group):
         kind, *marks = get_args(hints[f.name]) if get_origin(hints[f.name]) is Annotated else (None,)
         for said in marks:
             if isinstance(said, Option):
                 default = f.default if f.default_factory is MISSING else f.default_factory()
                 placed = replace(said, panel=said.panel or group.PANEL)
-                found[f.name] = Declared(f.name, kind, default, placed)
+                found[f.name] = OptionField(f.name, kind, default, placed)
     return found
 
 
-def declared_by(groups: Sequence[type]) -> dict[str, Declared]:
+def declared_by(groups: Sequence[type]) -> dict[str, OptionField]:
     """Return the options of several groups, without those that one of them says it lacks."""
     lacking = frozenset().union(*(group.LACKS for group in groups if issubclass(group, Options)))
     return {n: d for group in groups for n, d in declared_in(group).items() if n not in lacking}

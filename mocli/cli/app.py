@@ -1,22 +1,51 @@
-"""The typer application: subcommands in workflow order, then the helpers."""
+"""The typer application: subcommands in workflow order, then the helpers.
 
-from typing import Annotated
+A subcommand is a folder of `mocli.tasks` with its options and its function, both of its name.
+"""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
 
 from mocli import __version__
 from mocli.cli import helpers
-from mocli.cli.command import CONTEXT, EPILOG, Command, Group
+from mocli.cli.command import CONTEXT, EPILOG, CommandOptions, PlainCommand, PlainGroup, command_of
 from mocli.cli.links import links
 from mocli.cli.output import emit
-from mocli.cli.verbs import subcommands
+from mocli.options import Options
+from mocli.tasks.run.options import DataOptions, OutputOptions, RunOptions, TrainOptions
+from mocli.types import Task
+
+SHARED: tuple[type[Options], ...] = (DataOptions, OutputOptions, TrainOptions, RunOptions, CommandOptions)
+WITHOUT_INPUT = frozenset({Task.SIMULATE})
+
 
 WORKFLOW = "Commands, in the order of a workflow"
 HELPERS = "Helpers"
 
+
+def options_of(task: str) -> type[Options]:
+    """Return the class of a subcommand's own options: `ImputeOptions` of `mocli.tasks.impute.options`."""
+    known = vars(import_module(f"mocli.tasks.{task}.options"))
+    found: Any = next(value for name, value in known.items() if name.lower() == f"{task}options")
+    return found  # type: ignore[no-any-return]
+
+
+def subcommands() -> list[Callable[..., None]]:
+    """Return the commands in the order of a workflow."""
+    commands = []
+    for task in Task:
+        own = options_of(task)
+        path = f"mocli.tasks.{task}.{task}:{task}"
+        commands.append(command_of(path, (own, *SHARED), about=own, needs_input=task not in WITHOUT_INPUT))
+    return commands
+
+
 app = typer.Typer(
     name="mocli",
-    cls=Group,
+    cls=PlainGroup,
     context_settings=CONTEXT,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -25,9 +54,11 @@ app = typer.Typer(
 )
 
 for subcommand in subcommands():
-    app.command(cls=Command, rich_help_panel=WORKFLOW, context_settings=CONTEXT, epilog=EPILOG)(subcommand)
+    app.command(cls=PlainCommand, rich_help_panel=WORKFLOW, context_settings=CONTEXT, epilog=EPILOG)(
+        subcommand
+    )
 for helper in (helpers.models, helpers.params, helpers.demo, helpers.doctor):
-    app.command(cls=Command, rich_help_panel=HELPERS, context_settings=CONTEXT)(helper)
+    app.command(cls=PlainCommand, rich_help_panel=HELPERS, context_settings=CONTEXT)(helper)
 app.add_typer(links, name="links", rich_help_panel=HELPERS)
 
 

@@ -20,7 +20,7 @@ from mocli.cli.output import emit
 from mocli.cli.settings import Settings
 from mocli.errors import UsageError, did_you_mean, nearest
 from mocli.models.registry import load_class
-from mocli.options import Declared, Options, declared_by, declared_in, gone_from, option
+from mocli.options import OptionField, Options, declared_by, declared_in, gone_from, option
 from mocli.parsing import Parser
 from mocli.tasks.run.options import DATA, INPUT, OUTPUT, RUN, TRAINING
 
@@ -78,7 +78,7 @@ class CommandOptions(Options):
     ] = "auto"
 
 
-class Command(TyperCommand):
+class PlainCommand(TyperCommand):
     """A command whose help names no types of Python."""
 
     def get_params(self, ctx: Any) -> Any:
@@ -86,7 +86,7 @@ class Command(TyperCommand):
         return _untyped(super().get_params(ctx))
 
 
-class Group(TyperGroup):
+class PlainGroup(TyperGroup):
     """A group of commands whose help names no types of Python."""
 
     def get_params(self, ctx: Any) -> Any:
@@ -144,7 +144,7 @@ def command_of(task: str, groups: Sequence[type[Options]], about: type, **how: A
     return command
 
 
-def by_panel(known: dict[str, Declared], first: str) -> dict[str, Declared]:
+def by_panel(known: dict[str, OptionField], first: str) -> dict[str, OptionField]:
     """Return options in the order of the help: panels of the subcommand alone come first."""
 
     def place(name: str) -> int:
@@ -175,7 +175,7 @@ HelpAll = Annotated[
 ]
 
 
-def _as_written(declared: Declared) -> Any:
+def _as_written(declared: OptionField) -> Any:
     """Return the default as the command line has it."""
     default = declared.default
     if declared.is_mapping or declared.option.repeatable or default == ():
@@ -183,12 +183,12 @@ def _as_written(declared: Declared) -> Any:
     return default
 
 
-def variable(declared: Declared) -> str:
+def variable(declared: OptionField) -> str:
     """Return the environment variable that sets an option: `MOCLI_` and its long name."""
     return "MOCLI_" + declared.long.removeprefix("--").replace("-", "_").upper()
 
 
-def _typer(declared: Declared, known: dict[str, Declared]) -> Any:
+def _typer(declared: OptionField, known: dict[str, OptionField]) -> Any:
     """Return the annotation that typer reads."""
     said = declared.option
     if not said.names:
@@ -228,7 +228,7 @@ def checked(read: Parser) -> Callback:
     return check
 
 
-def _loads(known: dict[str, Declared]) -> Callable[[typer.Context, Path | None], Path | None]:
+def _loads(known: dict[str, OptionField]) -> Callable[[typer.Context, Path | None], Path | None]:
     """Let `--config` fill the defaults of this command before any other option is read."""
 
     def load(ctx: typer.Context, value: Path | None) -> Path | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mocli.errors import UsageError, did_you_mean
-from mocli.options import Declared
+from mocli.options import OptionField
 
 if TYPE_CHECKING:
     import typer
@@ -52,7 +52,7 @@ class Config:
     pairs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def load_config(ctx: typer.Context, path: Path, known: Mapping[str, Declared]) -> None:
+def load_config(ctx: typer.Context, path: Path, known: Mapping[str, OptionField]) -> None:
     """Make the file's values the defaults of this command.
 
     Raises

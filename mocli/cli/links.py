@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mocli.cli.command import CONTEXT, Command, Group, checked
+from mocli.cli.command import CONTEXT, PlainCommand, PlainGroup, checked
 from mocli.cli.output import emit, table
 from mocli.parsing import among, positive
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 MODES = ("auto", "antigen", "promoter", "body", "window", "names")
 SHOWN = 20
 
-links = typer.Typer(cls=Group, context_settings=CONTEXT, rich_markup_mode="rich", invoke_without_command=True)
+links = typer.Typer(
+    cls=PlainGroup, context_settings=CONTEXT, rich_markup_mode="rich", invoke_without_command=True
+)
 
 Inputs = Annotated[
     list[str],
@@ -43,7 +45,7 @@ def group(ctx: typer.Context) -> None:
         emit(ctx.get_help())
 
 
-@links.command(cls=Command, context_settings=CONTEXT)
+@links.command(cls=PlainCommand, context_settings=CONTEXT)
 def build(
     inputs: Inputs,
     *,
@@ -152,7 +154,7 @@ def build(
         _say(f"wrote {output}; read it through before you trust it")
 
 
-@links.command(cls=Command, context_settings=CONTEXT)
+@links.command(cls=PlainCommand, context_settings=CONTEXT)
 def check(
     table_file: Annotated[str, typer.Argument(metavar="LINKS", help="Link table; '-' reads stdin; first:N")],
     inputs: Inputs,

@@ -18,7 +18,7 @@ from mocli.cli.config import (
     rank,
 )
 from mocli.errors import UsageError
-from mocli.options import Declared
+from mocli.options import OptionField
 from mocli.tasks.run.options import NAMED_PARAMS
 
 if TYPE_CHECKING:
@@ -43,10 +43,12 @@ class Settings:
     ctx: typer.Context
     values: Mapping[str, Any]
     origins: Mapping[str, Any]
-    known: Mapping[str, Declared]
+    known: Mapping[str, OptionField]
 
     @classmethod
-    def resolve(cls, ctx: typer.Context, raw: Mapping[str, Any], known: Mapping[str, Declared]) -> Settings:
+    def resolve(
+        cls, ctx: typer.Context, raw: Mapping[str, Any], known: Mapping[str, OptionField]
+    ) -> Settings:
         """Merge command line, environment, config file and defaults."""
         params: dict[str, Any] = {str(param.name): param for param in ctx.command.params}
         values: dict[str, Any] = {}
@@ -125,7 +127,7 @@ class Settings:
 
 
 def _merged(
-    ctx: typer.Context, param: Any, declared: Declared, given: list[str] | None
+    ctx: typer.Context, param: Any, declared: OptionField, given: list[str] | None
 ) -> tuple[dict[str, Any], dict[str, str]]:
     layers: list[tuple[str, Mapping[str, Any]]] = []
     config = ctx.meta.get(CONFIG_META)
@@ -142,7 +144,7 @@ def _merged(
     return merge_pairs(layers)
 
 
-def read_pairs(items: Sequence[str], declared: Declared, where: str) -> dict[str, str]:
+def read_pairs(items: Sequence[str], declared: OptionField, where: str) -> dict[str, str]:
     """Return the mapping that `KEY=VALUE` items spell; a later key replaces an earlier one."""
     pairs: dict[str, str] = {}
     form = declared.option.metavar

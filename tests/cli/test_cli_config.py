@@ -10,7 +10,7 @@ import yaml
 
 from mocli import log
 from mocli.__main__ import main
-from mocli.cli.verbs import subcommands
+from mocli.cli.app import subcommands
 from mocli.options import signature_of
 from mocli.tasks.integrate.options import IntegrateOptions
 from mocli.tasks.run.request import SHARED

@@ -192,9 +192,7 @@ def _fingerprint(run: Run, request: Request, query: Query) -> dict[str, Any]:
         "trained_on": query.saved.description.get("trained_on"),
         "layers": [a.layer for a in query.aligned.values()],
         "cells": h.hexdigest(),
-        "preset": request.train.preset,
-        "max_steps": request.train.max_steps,
-        "seed": run.options.seed,
+        "options": request.identity,
     }
 
 

@@ -25,6 +25,7 @@ from mocli.models.base import (
 )
 from mocli.models.parameters import as_dict, resolve
 from mocli.models.registry import load_class
+from mocli.options import plain
 from mocli.tasks.prepare.footprint import footprint, tell_memory
 from mocli.tasks.prepare.load import Prepared, load
 from mocli.tasks.prepare.plan import Plan
@@ -101,7 +102,7 @@ def train_model(
     warn_small(run, prepared, params)
     warn_batches(run, prepared)
     with run.timed("train"):
-        model, done, start = train(run, request.train, plan, prepared, params, origin)
+        model, done, start = train(run, request, plan, prepared, params, origin)
     describe_model(run, plan.traits, model.params, plan.why_model)
     describe_training(run, done, sum(c.file.n_obs for c in plan.choices), **start)
     with run.timed("encode"):
@@ -112,13 +113,14 @@ def train_model(
 
 def train(
     run: Run,
-    options: TrainOptions,
+    request: Request,
     plan: Plan,
     prepared: Prepared,
     params: Any,
     origin: InitialModel | None = None,
 ) -> tuple[Model, Fit, dict[str, Any]]:
     """Return a trained model and where it started; the same seed starts from the same weights."""
+    options = request.train
     torch.manual_seed(run.options.seed)
     model: Model = load_class(plan.traits.model).from_bundle(prepared.bundle, params)
     settled = {k: v for k, v in as_dict(model.params).items() if v is not None and as_dict(params)[k] is None}
@@ -135,7 +137,7 @@ def train(
     }
     if frozen:
         run.say(f"{len(frozen):,} tensors stay as they are: {', '.join(options.freeze)}")
-    fingerprint = _fingerprint(run, options, plan, prepared, model.params)
+    fingerprint = _fingerprint(run, request, plan, prepared, model.params)
     fingerprint |= {"init_from": None if origin is None else origin.sha256, "freeze": sorted(frozen) or None}
     training = replace(training_of(run, fingerprint), frozen=frozen)
     if isinstance(params, SmoothsLinks) and params.smooth_links:
@@ -169,35 +171,24 @@ def training_of(run: Run, fingerprint: Mapping[str, Any]) -> Training:
     )
 
 
-def _fingerprint(
-    run: Run, options: TrainOptions, plan: Plan, prepared: Prepared, params: Any
-) -> dict[str, Any]:
-    batch = prepared.bundle.batch
-    return {
-        "inputs": [record["sha256"] for record in run.report.inputs],
-        "modalities": [c.file.name for c in plan.choices],
-        # some of a file's cells may be held out
-        "cells": [_named(c.file.obs.index) for c in plan.choices],
-        "layers": [c.layer.layer for c in plan.choices],
-        "transforms": [c.transform for c in plan.choices],
-        "hvg": [[c.n_top, *c.keep] for c in plan.choices],
-        "seen_in": [c.seen_in for c in plan.choices] if any(c.seen_in for c in plan.choices) else None,
-        "links": [record["sha256"] for record in run.report.links],
-        "sets": [_same_sets(prepared, name) for name in sorted(prepared.bundle.sets)],
-        # a table from standard input has no file, and other columns of var match other features
-        "matched": [*(_matched(edge) for edge in plan.edges), *(m.text for m in plan.matrices)],
-        "likelihoods": [c.likelihood for c in plan.choices],
-        "batches": None if batch is None else list(batch.levels),
-        "covariates": _covariates(prepared),
-        "weights": _weights(prepared),
-        "pairing": plan.relation.pairing.value,
-        "model": plan.traits.name,
-        "params": as_dict(params),
-        "preset": options.preset,
-        "max_steps": options.max_steps,
-        "seed": run.options.seed,
-        "mocli": __version__,
-    }
+def _fingerprint(run: Run, request: Request, plan: Plan, prepared: Prepared, params: Any) -> dict[str, Any]:
+    """Return what tells this training apart: its options, and the contents of what they name."""
+    return plain(
+        {
+            "options": request.identity,
+            "inputs": [record["sha256"] for record in run.report.inputs],
+            # some of a file's cells may be held out, and some features spared by the selection
+            "cells": [_named(c.file.obs.index) for c in plan.choices],
+            "kept": [c.keep for c in plan.choices],
+            "links": [record["sha256"] for record in run.report.links],
+            "sets": [_same_sets(prepared, name) for name in sorted(prepared.bundle.sets)],
+            # a table from standard input has no file, and other columns of var match other features
+            "matched": [*(_matched(edge) for edge in plan.edges), *(m.text for m in plan.matrices)],
+            "model": plan.traits.name,
+            "params": as_dict(params),
+            "mocli": __version__,
+        }
+    )
 
 
 def _same_sets(prepared: Prepared, name: str) -> str:
@@ -205,25 +196,6 @@ def _same_sets(prepared: Prepared, name: str) -> str:
     h = hashlib.sha256(name.encode())
     for part in (sets.data, sets.indices, sets.indptr):
         h.update(np.ascontiguousarray(part).tobytes())
-    return h.hexdigest()
-
-
-def _covariates(prepared: Prepared) -> list[Any]:
-    found: list[Any] = [[c.key, list(c.levels)] for c in prepared.bundle.covariates]
-    continuous = prepared.bundle.continuous
-    if continuous is not None:
-        h = hashlib.sha256(np.ascontiguousarray(continuous.values).tobytes())
-        found.append([*continuous.keys, h.hexdigest()])
-    return found
-
-
-def _weights(prepared: Prepared) -> str | None:
-    weights = prepared.bundle.weights
-    if not weights:
-        return None
-    h = hashlib.sha256()
-    for weight in weights.values():
-        h.update(np.ascontiguousarray(weight).tobytes())
     return h.hexdigest()
 
 
