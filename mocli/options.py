@@ -214,7 +214,7 @@ class Options:
         """Return the words of a command line that give these options again."""
         return [
             word
-            for name, declared in self.given(lambda said: said.names).items()
+            for name, declared in self.given(lambda _: True).items()
             if name not in without
             for word in declared.words(getattr(self, name))
         ]

@@ -1,0 +1,146 @@
+"""An option is declared once: all that follows from it is shown with one that exists only here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import pytest
+from typer.testing import CliRunner
+
+from mocli.cli import app as cli
+from mocli.errors import UsageError
+from mocli.options import Options, declared_in, option, signature_of, sort_into, written
+from mocli.parsing import duration
+from mocli.tasks.benchmark.plan import untrained, words_of
+from mocli.tasks.run import options as shared
+from mocli.tasks.run.request import SHARED, Request, Result, subcommand
+
+
+@dataclass(frozen=True)
+class ToyOptions(Options):
+    """Do what a toy does.
+
+    For example: mocli toy data.h5ad -o toy.tsv
+    """
+
+    PANEL: ClassVar = "Toys"
+    LACKS: ClassVar = frozenset({"umap"})
+    GONE: ClassVar = {"--doll": "--toy takes its place"}
+
+    toy: Annotated[int, option("--toy N", "Number of toys", least=1)] = 2
+    pause: Annotated[float, option("--pause TIME", "Time between", parse=duration, cli=str)] = written("1m")
+
+
+@pytest.fixture
+def toy_of_training(monkeypatch):
+    """A group of training options with one more, declared in one place."""
+
+    @dataclass(frozen=True)
+    class TrainOptions(shared.TrainOptions):
+        dropout_toy: Annotated[
+            float, option("--dropout-toy X", "Share of toys to drop", shown="none", trains=True)
+        ] = 0.0
+
+    monkeypatch.setattr(shared, "TrainOptions", TrainOptions)
+    return TrainOptions
+
+
+def request_with(train) -> Request:
+    return Request(
+        shared.DataOptions(("a.h5mu",), links=("l.tsv",)),
+        train,
+        shared.RunOptions(),
+        shared.OutputOptions(Path("o.tsv")),
+    )
+
+
+def test_an_option_of_training_reaches_all_that_depends_on_it(toy_of_training):
+    plain, toy = request_with(toy_of_training()), request_with(toy_of_training(dropout_toy=0.5))
+    assert plain.of_training == ["--links"]
+    assert toy.of_training == ["--links", "--dropout-toy"]
+    assert "dropout_toy" not in plain.identity
+    assert toy.identity["dropout_toy"] == 0.5
+    assert words_of(toy, ["l.tsv"], {}) == ["a.h5mu", "--links", "l.tsv", "--dropout-toy", "0.5"]
+    assert words_of(untrained(toy), (), {}) == ["a.h5mu"]
+    groups = tuple(toy_of_training if group is shared.TrainOptions else group for group in SHARED)
+    assert "dropout_toy" in signature_of((*groups, toy_of_training)).parameters
+
+
+def test_a_subcommand_is_its_options_and_a_function():
+    @subcommand(ToyOptions)
+    def toy(request, asked, *, dry_run, command):
+        """Play."""
+        return Result(request.output.output, {"toys": asked.toy, "pause": asked.pause}, list(command), [])
+
+    assert toy("a.h5ad", output="o.tsv", toy=3, command=["x"]).report == {"toys": 3, "pause": 60.0}
+    assert toy(["a.h5ad", Path("b.h5ad")], output="o.tsv", pause=5).report["pause"] == 5.0
+    assert "Number of toys." in toy.__doc__
+    assert "umap" not in toy.__doc__
+    with pytest.raises(UsageError, match="toy has no option 'toys'") as caught:
+        toy("a.h5ad", output="o.tsv", toys=3)
+    assert "'toy'" in caught.value.hint
+    with pytest.raises(UsageError) as caught:
+        toy("a.h5ad", output="o.tsv", doll=3)
+    assert caught.value.hint == "--toy takes its place"
+    with pytest.raises(UsageError, match="--toy must be 1 or more"):
+        toy("a.h5ad", output="o.tsv", toy=0)
+    with pytest.raises(UsageError, match="--output is needed"):
+        toy("a.h5ad")
+
+
+def test_its_command_line_follows(monkeypatch, capsys):
+    import typer
+
+    from mocli.cli.command import PlainCommand, command_of
+
+    calls = []
+    monkeypatch.setattr("mocli.cli.command.load_class", lambda _: lambda *a, **k: calls.append((a, k)))
+    app = typer.Typer(rich_markup_mode="rich", pretty_exceptions_enable=False)
+    app.command(cls=PlainCommand)(command_of("toys:toy", (ToyOptions, *cli.SHARED), about=ToyOptions))
+    text = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "100"}).output
+    assert "Number of toys [default: 2]" in " ".join(text.split()).replace("│ ", "")
+    assert "--seen-in" not in text
+    assert "--seen-in" in CliRunner().invoke(app, ["--help-all"]).output
+    done = CliRunner().invoke(app, ["a.h5ad", "-o", "o.tsv"], env={"MOCLI_TOY": "5"})
+    assert done.exit_code == 0, done.output
+    assert calls[0][1]["toy"] == 5
+    printed = CliRunner().invoke(app, ["--toy", "4", "--print-config"]).output
+    assert "toy: 4  # command line" in printed
+    assert "pause: 1m  # default" in printed
+
+
+@pytest.mark.parametrize("group", [*SHARED, *(cli.options_of(task) for task in cli.Task)])
+def test_every_option_is_explained(group):
+    for name, declared in declared_in(group).items():
+        said = declared.option
+        assert not said.help.endswith(".") or said.help.endswith("..."), name
+        assert said.names == () or said.names[0].startswith("--")
+        if declared.long != "INPUT" and declared.cli is not bool:
+            assert said.metavar, f"{name} says nothing of its value"
+
+
+def test_words_of_a_command_line_are_read_back():
+    given = shared.RunOptions(
+        seed=3, max_time="3h", max_memory="16G", deterministic=True, checkpoint_dir="c d"
+    )
+    words = given.words()
+    assert words == [
+        "--seed", "3", "--deterministic", "--checkpoint-dir", "c d", "--max-time", "10800.0",
+        "--max-memory", "16000000000.0",
+    ]  # fmt: skip
+    assert shared.RunOptions(max_time=words[6], max_memory=words[8]).max_time == given.max_time
+    data = shared.DataOptions(["a", Path("b")], hvg={"rna": 10}, covariate="sex", seen_in={"rna": 0.01})
+    assert data.words() == ["a", "b", "--hvg", "rna=10", "--seen-in", "rna=0.01", "--covariate", "sex"]
+
+
+def test_named_hyperparameters_join_the_others():
+    train = shared.TrainOptions(n_latent=5, lr=0.1, params={"lr": 0.2})
+    assert train.params == {"n_latent": 5, "lr": 0.2}
+    assert (train.n_latent, train.lr) == (None, None)
+
+
+def test_groups_sort_the_arguments_of_python():
+    data, *_ = sort_into(SHARED, {"inputs": "a.h5mu", "output": "o.h5mu", "kind": {"a": "rna"}}, task="x")
+    assert (data.inputs, data.kind) == (("a.h5mu",), {"a": "rna"})
+    with pytest.raises(UsageError, match="does not accept"):
+        sort_into(SHARED, {"output": "o.h5mu", "kind": {"a": "rnaa"}}, task="x")
