@@ -1,29 +1,39 @@
 """mocli: single-cell multi-omics from the command line, and from Python.
 
-The functions below are the subcommands without the shell; they import their
-heavy dependencies only when called.
+The subcommands are functions: `mocli.integrate(inputs, output=...)` is the shell's `mocli integrate`.
+What they are made of can be called on arrays and AnnData, without a file in between:
+
+    saved = mocli.load_model("out.model")
+    filled = mocli.impute_values(saved, cells, "prot")
+
+Everything is imported when it is first asked for; `import mocli` is light.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from mocli.tasks.benchmark.benchmark import benchmark
-    from mocli.tasks.gene2peak.gene2peak import gene2peak
-    from mocli.tasks.impute.impute import impute
-    from mocli.tasks.integrate.integrate import integrate
-    from mocli.tasks.perturb.perturb import perturb
-    from mocli.tasks.simulate.simulate import simulate
+from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "benchmark", "gene2peak", "impute", "integrate", "perturb", "simulate"]
 
-_LAZY = {name: f"mocli.tasks.{name}.{name}" for name in __all__[1:]}
+_WHERE = {
+    "integrate": "mocli.tasks.integrate.integrate",
+    "impute": "mocli.tasks.impute.impute",
+    "simulate": "mocli.tasks.simulate.simulate",
+    "perturb": "mocli.tasks.perturb.perturb",
+    "gene2peak": "mocli.tasks.gene2peak.gene2peak",
+    "benchmark": "mocli.tasks.benchmark.benchmark",
+    "load_model": "mocli.tasks.trained.saved",
+    "impute_values": "mocli.tasks.impute.work",
+    "silence_genes": "mocli.tasks.gene2peak.silence",
+    "relate_features": "mocli.tasks.relate.relate",
+    "build_links": "mocli.tasks.links.build",
+    "silhouette_widths": "mocli.metrics.silhouette",
+}
+__all__ = ["__version__", *_WHERE]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
+    if name in _WHERE:
+        return getattr(import_module(_WHERE[name]), name)
     raise AttributeError(f"module 'mocli' has no attribute {name!r}")
 
 

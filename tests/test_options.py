@@ -144,3 +144,12 @@ def test_groups_sort_the_arguments_of_python():
     assert (data.inputs, data.kind) == (("a.h5mu",), {"a": "rna"})
     with pytest.raises(UsageError, match="does not accept"):
         sort_into(SHARED, {"output": "o.h5mu", "kind": {"a": "rnaa"}}, task="x")
+
+
+def test_what_the_package_offers_is_there_and_documented():
+    import mocli
+
+    for name in dir(mocli):
+        assert name == "__version__" or getattr(mocli, name).__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'integrat'"):
+        _ = mocli.integrat

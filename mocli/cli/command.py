@@ -154,6 +154,13 @@ def by_panel(known: dict[str, OptionField], first: str) -> dict[str, OptionField
     return {name: known[name] for name in sorted(known, key=place)}
 
 
+def usage(words: str, help: str, **more: Any) -> Any:
+    """Return an option of a helper by how it is used, such as `--output -o FILE`; no variable sets it."""
+    names = [word for word in words.split() if word.startswith("-")]
+    metavar = " ".join(words.split()[len(names) :])
+    return typer.Option(*names, metavar=metavar, help=help, show_envvar=False, **more)
+
+
 def _show_all(ctx: typer.Context, value: bool) -> None:  # noqa: FBT001 - typer calls it
     if value:
         for param in ctx.command.params:

@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
+from mocli.cli.command import usage
 from mocli.cli.output import emit, table
 from mocli.errors import UsageError
 from mocli.models.base import Traits
 
-AsJson = Annotated[bool, typer.Option("--json", help="As JSON", show_envvar=False)]
+AsJson = Annotated[bool, usage("--json", "Print JSON")]
 
 
 def models(*, as_json: AsJson = False) -> None:
@@ -66,9 +67,7 @@ def params(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model that 'mocli models' lists")],
     *,
     as_json: AsJson = False,
-    as_yaml: Annotated[
-        bool, typer.Option("--yaml", help="As a file for --config", show_envvar=False)
-    ] = False,
+    as_yaml: Annotated[bool, usage("--yaml", "Print a file for --config")] = False,
 ) -> None:
     """Show the hyper-parameters of a model: type, default, range, meaning."""
     from mocli.models.parameters import describe
@@ -99,18 +98,10 @@ def _as_config(model: str, entries: list[dict[str, Any]]) -> str:
 def demo(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to; made where absent")],
     *,
-    cells: Annotated[
-        int, typer.Option("--cells", metavar="N", min=20, help="Cells per modality", show_envvar=False)
-    ] = 600,
-    seed: Annotated[
-        int, typer.Option("--seed", metavar="N", min=0, help="Seed of the generator", show_envvar=False)
-    ] = 0,
-    trimodal: Annotated[
-        bool, typer.Option("--trimodal", help="Three modalities per cell as well", show_envvar=False)
-    ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", "-f", help="Write into a folder that is not empty", show_envvar=False)
-    ] = False,
+    cells: Annotated[int, usage("--cells N", "Cells per modality", min=20)] = 600,
+    seed: Annotated[int, usage("--seed N", "Seed of the generator", min=0)] = 0,
+    trimodal: Annotated[bool, usage("--trimodal", "Write three modalities per cell as well")] = False,
+    force: Annotated[bool, usage("--force -f", "Write into a folder that is not empty")] = False,
 ) -> None:
     """Write a small data set with links and known truth, to try things on."""
     import shlex
@@ -142,12 +133,7 @@ def doctor(
     as_json: AsJson = False,
     versions_yml: Annotated[
         str | None,
-        typer.Option(
-            "--versions-yml",
-            metavar="NAME",
-            help="Versions only, as a pipeline's versions.yml under NAME",
-            show_envvar=False,
-        ),
+        usage("--versions-yml NAME", "Print versions only, as a pipeline's versions.yml under NAME"),
     ] = None,
 ) -> None:
     """Show versions, devices, memory, threads, file locks."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mocli.cli.command import CONTEXT, PlainCommand, PlainGroup, checked
+from mocli.cli.command import CONTEXT, PlainCommand, PlainGroup, checked, usage
 from mocli.cli.output import emit, table
 from mocli.parsing import among, positive
 
@@ -26,16 +26,9 @@ Inputs = Annotated[
     list[str],
     typer.Argument(metavar="INPUT...", help="h5mu, h5ad or 10x h5 files; NAME=FILE, FILE::MODALITY"),
 ]
-VarKey = Annotated[
-    str | None,
-    typer.Option(
-        "--var-key", metavar="COLUMN", help="var column with the feature names to use", show_envvar=False
-    ),
-]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Name all of them, not the first 20", show_envvar=False)
-]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Warnings only", show_envvar=False)]
+VarKey = Annotated[str | None, usage("--var-key COLUMN", "var column with the feature names to use")]
+Verbose = Annotated[bool, usage("--verbose -v", "Name all of them, not the first 20")]
+Quiet = Annotated[bool, usage("--quiet -q", "Log warnings only")]
 
 
 @links.callback()
@@ -49,81 +42,48 @@ def group(ctx: typer.Context) -> None:
 def build(
     inputs: Inputs,
     *,
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="Link table, .tsv or .tsv.gz; '-' is stdout",
-            show_envvar=False,
-        ),
-    ],
+    output: Annotated[Path, usage("--output -o FILE", "Link table, .tsv or .tsv.gz; '-' is stdout")],
     mode: Annotated[
         str,
-        typer.Option(
-            "--mode",
-            metavar="|".join(MODES),
+        usage(
+            f"--mode {'|'.join(MODES)}",
+            "antigen: proteins to their genes or to another panel; promoter, body, window: genes to peaks; "
+            "names: same names; auto: by what is measured, body for peaks",
             callback=checked(among(*MODES)),
-            help="antigen: proteins to their genes or to another panel; promoter, body, window: genes to "
-            "peaks; names: same names; auto: by what is measured, body for peaks",
-            show_envvar=False,
         ),
     ] = "auto",
     genes: Annotated[
         Path | None,
-        typer.Option(
-            "--genes",
-            metavar="FILE",
-            help="Where genes lie, for peaks: GTF, GFF3, BED, or a table with the columns chrom, start, end, "
-            "strand, gene",
-            show_envvar=False,
+        usage(
+            "--gtf --genes FILE",
+            "Gene table, for peaks: GTF, GFF3, BED, or TSV with chrom, start, end, strand, gene",
         ),
     ] = None,
     window: Annotated[
         int | None,
-        typer.Option(
-            "--window",
-            metavar="BASES",
-            min=0,
-            help="With --mode window: farthest peak from the TSS (100000)",
-            show_envvar=False,
-        ),
+        usage("--window BASES", "Farthest peak from the TSS", min=0, show_default="100000, of --mode window"),
     ] = None,
     decay: Annotated[
         float | None,
-        typer.Option(
-            "--decay",
-            metavar="BASES",
+        usage(
+            "--decay BASES",
+            "A peak at distance d of the TSS has the weight exp(-d / decay)",
             callback=checked(positive),
-            help="With --mode window: a peak at distance d of the TSS has the weight exp(-d / decay) (50000)",
-            show_envvar=False,
+            show_default="50000, of --mode window",
         ),
     ] = None,
     promoter: Annotated[
         int | None,
-        typer.Option(
-            "--promoter",
-            metavar="BASES",
-            min=0,
-            help="With --mode promoter: farthest peak from the TSS (2000)",
-            show_envvar=False,
+        usage(
+            "--promoter BASES", "Farthest peak from the TSS", min=0, show_default="2000, of --mode promoter"
         ),
     ] = None,
     upstream: Annotated[
         int | None,
-        typer.Option(
-            "--upstream",
-            metavar="BASES",
-            min=0,
-            help="With --mode body: reach before the TSS (2000)",
-            show_envvar=False,
-        ),
+        usage("--upstream BASES", "Reach before the TSS", min=0, show_default="2000, of --mode body"),
     ] = None,
     var_key: VarKey = None,
-    force: Annotated[
-        bool, typer.Option("--force", "-f", help="Replace a table that exists", show_envvar=False)
-    ] = False,
+    force: Annotated[bool, usage("--force -f", "Replace a table that exists")] = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
@@ -131,7 +91,7 @@ def build(
 
     For example: mocli links build prot.h5ad rna.h5ad -o links.tsv
 
-    or: mocli links build rna.h5ad atac.h5ad --genes genes.gtf.gz -o links.tsv
+    or: mocli links build rna.h5ad atac.h5ad --gtf genes.gtf.gz -o links.tsv
     """
     from mocli.tasks.links.build import build_links, say_links
 
@@ -160,7 +120,7 @@ def check(
     inputs: Inputs,
     *,
     var_key: VarKey = None,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON", show_envvar=False)] = False,
+    as_json: Annotated[bool, usage("--json", "Print JSON")] = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:

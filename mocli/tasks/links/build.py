@@ -181,9 +181,9 @@ def _choose(mode: str, a: Features, b: Features, *, with_genes: bool) -> str:
     if mode in PEAK_MODES and not with_genes:
         raise UsageError(
             "genes are linked to peaks by where they lie",
-            field="--genes",
+            field="--gtf",
             found=f"{kinds}, no gene table",
-            hint="give --genes FILE: GTF, GFF3, BED, or a TSV with chrom, start, end, strand, gene",
+            hint="give --gtf FILE: GTF, GFF3, BED, or a TSV with chrom, start, end, strand, gene",
         )
     if mode == "antigen" and not proteins:
         raise UsageError(
@@ -193,7 +193,7 @@ def _choose(mode: str, a: Features, b: Features, *, with_genes: bool) -> str:
             hint="name it so: prot=FILE",
         )
     if with_genes and mode not in PEAK_MODES:
-        raise UsageError(f"--genes has no use in --mode {mode}", field="--genes", found=kinds)
+        raise UsageError(f"--mode {mode} does not use --gtf", field="--gtf", found=kinds)
     return mode
 
 
