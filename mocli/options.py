@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import cache
 from importlib import import_module
@@ -27,6 +27,13 @@ from mocli.errors import UsageError, did_you_mean
 from mocli.parsing import Parser, one_of
 
 NATIVE = (bool, int, float, Path, str)
+MARKS = {
+    "trains": "only training looks at it: it changes nothing of a model that is trained already",
+    "identifies": "a checkpoint belongs to runs of the same value only; all that train, where not said",
+    "volatile": "it does not change what a finished run says",
+    "advanced": "shown by --help-all only",
+    "text": "on the command line it stays as written, for --print-config",
+}
 
 
 @dataclass(frozen=True)
@@ -43,16 +50,8 @@ class Option:
         From a value as written to the one stored, or `module:name` of the parser where its module is heavy.
     each
         The same for every item of a repeatable option, or every value of a KEY=VALUE one.
-    cli
-        Type on the command line, where it is not that of the field.
-    trains
-        Only training looks at it: it changes nothing of a model that is trained already.
-    identifies
-        A checkpoint belongs to runs of the same value only; as `trains` where not said.
-    volatile
-        It does not change what a finished run says.
-    advanced
-        Shown by `--help-all` only.
+    marks
+        Some of `MARKS`.
     more
         What the command line alone needs to know, such as `count` or `is_eager`.
     """
@@ -64,23 +63,24 @@ class Option:
     choices: tuple[str, ...] = ()
     parse: Parser | str | None = None
     each: Parser | None = None
-    cli: type | None = None
     least: int | None = None
     shown: str | None = None
     repeatable: bool = False
-    trains: bool = False
-    identifies: bool | None = None
-    volatile: bool = False
-    advanced: bool = False
+    marks: frozenset[str] = frozenset()
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
 def option(usage: str, help: str, **about: Any) -> Option:
-    """Declare an option by how it is used, such as `--output -o FILE`; the inputs have no dashes."""
+    """Declare an option by how it is used, such as `--output -o FILE`; the inputs have no dashes.
+
+    Everything else is a keyword: fields of `Option`, and `MARKS` that are true.
+    """
+    about.setdefault("identifies", about.get("trains", False))
+    marks = frozenset(mark for mark in MARKS if about.pop(mark, False))
     words = usage.split()
     names = tuple(word for word in words if word.startswith("-"))
     metavar = " ".join(words[len(names) :]) or "|".join(about.get("choices", ()))
-    return Option(names, help, metavar, **about)
+    return Option(names, help, metavar, marks=marks, **about)
 
 
 def written(default: str) -> Any:
@@ -116,9 +116,11 @@ class OptionField:
     @property
     def cli(self) -> Any:
         """Type on the command line."""
-        if self.is_mapping or self.option.repeatable:
-            return list[self.option.cli or str]  # type: ignore[misc]
-        return self.option.cli or (self.base if self.base in NATIVE else str)
+        if self.is_mapping:
+            return list[str]
+        if self.option.repeatable:
+            return list[get_args(self.base)[0]]  # type: ignore[misc]
+        return self.base if self.base in NATIVE and "text" not in self.option.marks else str
 
     def read(self, value: Any, where: str | None = None) -> Any:
         """Return the value to store; `where` names the option and the origin of the value for errors.
@@ -135,7 +137,8 @@ class OptionField:
             return {str(k): said.each(v, where) if said.each else v for k, v in dict(value).items()}
         if said.repeatable:
             items = [value] if isinstance(value, (str, int, Path)) else value
-            return tuple(said.each(item, where) if said.each else item for item in items)
+            kind = get_args(self.base)[0]
+            return tuple(said.each(item, where) if said.each else kind(item) for item in items)
         if said.choices:
             value = one_of(value, said.choices, where)
         if isinstance(said.parse, str):
@@ -202,30 +205,27 @@ class Options:
     def check_together(self) -> None:
         """Refuse combinations of options that mean nothing."""
 
-    def given(self, which: Callable[[Option], object]) -> dict[str, OptionField]:
-        """Return the options of a sort whose value is not the default, by field name."""
+    def given(self, mark: str | None = None) -> dict[str, OptionField]:
+        """Return the options whose value is not the default, all or those of a mark, by field name."""
         return {
             name: declared
             for name, declared in declared_in(type(self)).items()
-            if which(declared.option) and getattr(self, name) != declared.read(declared.default)
+            if (mark is None or mark in declared.option.marks)
+            and getattr(self, name) != declared.read(declared.default)
         }
 
     def words(self, *, without: Collection[str] = ()) -> list[str]:
         """Return the words of a command line that give these options again."""
         return [
             word
-            for name, declared in self.given(lambda _: True).items()
+            for name, declared in self.given().items()
             if name not in without
             for word in declared.words(getattr(self, name))
         ]
 
     def identity(self) -> dict[str, Any]:
         """Return what tells the run apart from others, as plain values."""
-
-        def identifies(said: Option) -> bool:
-            return said.trains if said.identifies is None else said.identifies
-
-        return {name: plain(getattr(self, name)) for name in self.given(identifies)}
+        return {name: plain(getattr(self, name)) for name in self.given("identifies")}
 
 
 def plain(value: Any) -> Any:

@@ -28,7 +28,7 @@ class ToyOptions(Options):
     GONE: ClassVar = {"--doll": "--toy takes its place"}
 
     toy: Annotated[int, option("--toy N", "Number of toys", least=1)] = 2
-    pause: Annotated[float, option("--pause TIME", "Time between", parse=duration, cli=str)] = written("1m")
+    pause: Annotated[float, option("--pause TIME", "Time between", parse=duration, text=True)] = written("1m")
 
 
 @pytest.fixture

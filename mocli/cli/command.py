@@ -211,7 +211,7 @@ def _typer(declared: OptionField, known: dict[str, OptionField]) -> Any:
         "min": said.least,
         "envvar": variable(declared),
         "show_envvar": False,
-        "hidden": said.advanced,
+        "hidden": "advanced" in said.marks,
         "show_default": said.shown or True,
         **said.more,
     }

@@ -177,7 +177,7 @@ def untrained(request: Request) -> Request:
     """Return what is asked of a run that takes a model: the data, without what only training looks at."""
 
     def without(group: Options) -> Any:
-        given = group.given(lambda said: said.trains)
+        given = group.given("trains")
         return replace(group, **{name: declared.default for name, declared in given.items()})  # type: ignore[type-var]
 
     return replace(request, data=without(request.data), train=without(request.train))

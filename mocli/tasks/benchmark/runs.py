@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = {Task.IMPUTE: ".h5ad", Task.GENE2PEAK: ".tsv"}
 """Of what runs write, where it is not .h5mu."""
-VOLATILE = frozenset(d.long for d in declared_in(RunOptions).values() if d.option.volatile)
+VOLATILE = frozenset(d.long for d in declared_in(RunOptions).values() if "volatile" in d.option.marks)
 """Options that do not change what a finished run says."""
 
 

@@ -141,8 +141,8 @@ class Gene2PeakOptions(Options):
     @property
     def of_silencing(self) -> list[str]:
         """Options given that a correlation has no use for."""
-        given = self.given(lambda said: said.panel == SILENCING)
-        return [declared.long for name, declared in given.items() if name != "min_cells"]
+        silencing = {n: o for n, o in self.given().items() if o.option.panel == SILENCING}
+        return [declared.long for name, declared in silencing.items() if name != "min_cells"]
 
     def check_together(self) -> None:
         """Refuse combinations that mean nothing."""

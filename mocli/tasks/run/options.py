@@ -46,7 +46,6 @@ class DataOptions(Options):
             "hold the same modality are joined",
             panel=INPUT,
             repeatable=True,
-            each=lambda value, _: str(value),
         ),
     ] = ()
     links: Annotated[
@@ -57,7 +56,6 @@ class DataOptions(Options):
             "own linked features, as in rna=obsm:X_a,prot=obsm:X_b; repeatable",
             panel=INPUT,
             repeatable=True,
-            each=lambda value, _: str(value),
             trains=True,
             identifies=False,  # what was matched does
         ),
@@ -334,7 +332,7 @@ class RunOptions(Options):
             "--checkpoint-every TIME",
             "Time between checkpoints, such as 90s, 10m, 3h50m",
             parse=parsing.duration,
-            cli=str,
+            text=True,
             volatile=True,
             advanced=True,
         ),
@@ -354,7 +352,7 @@ class RunOptions(Options):
             "--max-time TIME",
             "Stop training after this time, such as 3h50m",
             parse=parsing.duration,
-            cli=str,
+            text=True,
             advanced=True,
         ),
     ] = None
@@ -364,7 +362,7 @@ class RunOptions(Options):
             "--max-memory SIZE",
             "Stop with a checkpoint and a report before more memory is taken, such as 16G",
             parse=parsing.size,
-            cli=str,
+            text=True,
             volatile=True,
             advanced=True,
         ),
@@ -387,7 +385,7 @@ class OutputOptions(Options):
     report: Annotated[
         Path | None,
         option(
-            "--report FILE", "JSON report; '-' is stdout", cli=str, shown="OUT.report.json", advanced=True
+            "--report FILE", "JSON report; '-' is stdout", text=True, shown="OUT.report.json", advanced=True
         ),
     ] = None
     provenance: Annotated[

@@ -33,7 +33,7 @@ class Request:
     @property
     def of_training(self) -> list[str]:
         """Options given that matter to training alone."""
-        given = (group.given(lambda said: said.trains) for group in (self.data, self.train))
+        given = (group.given("trains") for group in (self.data, self.train))
         return [declared.long for options in given for declared in options.values()]
 
     @property

@@ -68,7 +68,6 @@ class SimulateOptions(Options):
             "--component K",
             "Simulate cells of this cluster of the model, counted from 0; repeatable",
             repeatable=True,
-            cli=int,
         ),
     ] = ()
     fold: Annotated[
