@@ -173,10 +173,10 @@ class OptionField:
 @cache
 def _resolved(path: str) -> Parser:
     module, _, name = path.partition(":")
-    found: Any = import_module(module)
+    value: Any = import_module(module)
     for part in name.split("."):
-        found = getattr(found, part)
-    return found  # type: ignore[no-any-return]
+        value = getattr(value, part)
+    return value  # type: ignore[no-any-return]
 
 
 class Options:
@@ -237,15 +237,15 @@ def plain(value: Any) -> Any:
 def declared_in(group: type[Options]) -> Mapping[str, OptionField]:
     """Return the options of a group by field name, in the order of the fields."""
     hints = get_type_hints(group, include_extras=True)
-    found: dict[str, OptionField] = {}
+    options: dict[str, OptionField] = {}
     for f in fields(group):
         kind, *marks = get_args(hints[f.name]) if get_origin(hints[f.name]) is Annotated else (None,)
         for said in marks:
             if isinstance(said, Option):
                 default = f.default if f.default_factory is MISSING else f.default_factory()
                 placed = replace(said, panel=said.panel or group.PANEL)
-                found[f.name] = OptionField(f.name, kind, default, placed)
-    return found
+                options[f.name] = OptionField(f.name, kind, default, placed)
+    return options
 
 
 def declared_by(groups: Sequence[type]) -> dict[str, OptionField]:

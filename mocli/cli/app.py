@@ -29,8 +29,8 @@ HELPERS = "Helpers"
 def options_of(task: str) -> type[Options]:
     """Return the class of a subcommand's own options: `ImputeOptions` of `mocli.tasks.impute.options`."""
     known = vars(import_module(f"mocli.tasks.{task}.options"))
-    found: Any = next(value for name, value in known.items() if name.lower() == f"{task}options")
-    return found  # type: ignore[no-any-return]
+    options: Any = next(value for name, value in known.items() if name.lower() == f"{task}options")
+    return options  # type: ignore[no-any-return]
 
 
 def subcommands() -> list[Callable[..., None]]:

@@ -251,8 +251,8 @@ def run(task: str, settings: Settings, *, needs_input: bool = True) -> None:
     values = settings.values
     log.setup(_level(values["verbose"] - values["quiet"]), values["log_format"], values["progress"])
     _warn_of_unknown_variables(settings.ctx)
-    own = declared_in(CommandOptions)
-    arguments = {name: value for name, value in values.items() if name not in own}
+    commands = declared_in(CommandOptions)
+    arguments = {name: value for name, value in values.items() if name not in commands}
     for name, value in arguments.items():
         if settings.known[name].option.repeatable:
             arguments[name] = list(value or ())

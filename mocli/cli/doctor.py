@@ -36,13 +36,13 @@ PACKAGES = (
 
 def versions() -> dict[str, str | None]:
     """Return installed versions without importing anything; None where a package is missing."""
-    found: dict[str, str | None] = {"mocli": __version__, "python": platform.python_version()}
+    facts: dict[str, str | None] = {"mocli": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            facts[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+            facts[name] = None
+    return facts
 
 
 def versions_yml(name: str) -> str:
@@ -64,14 +64,14 @@ def examine() -> dict[str, Any]:
     }
 
 
-def as_text(found: dict[str, Any]) -> str:
+def as_text(facts: dict[str, Any]) -> str:
     """Return the findings as indented lines."""
-    return "\n".join(_lines(found, 0))
+    return "\n".join(_lines(facts, 0))
 
 
-def _lines(found: dict[str, Any], depth: int) -> list[str]:
+def _lines(facts: dict[str, Any], depth: int) -> list[str]:
     lines: list[str] = []
-    for key, value in found.items():
+    for key, value in facts.items():
         label = f"{'  ' * depth}{key.removesuffix('_bytes').replace('_', ' ')}:"
         if isinstance(value, dict):
             lines += [label, *_lines(value, depth + 1)]
@@ -95,7 +95,7 @@ def _torch() -> dict[str, Any]:
         import torch
     except Exception as error:  # noqa: BLE001 - a broken build fails in many ways; that is the finding
         return {"version": None, "problem": f"{type(error).__name__}: {error}"}
-    found: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "version": str(torch.__version__),
         "built_for_cuda": torch.version.cuda or "no CUDA (a CPU build)",
         "cuda_available": torch.cuda.is_available(),
@@ -104,12 +104,12 @@ def _torch() -> dict[str, Any]:
         "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES", "not set"),
         "threads": torch.get_num_threads(),
     }
-    if found["cuda_available"]:
+    if facts["cuda_available"]:
         try:
-            found["cuda_devices"] = [_cuda_device(i) for i in range(torch.cuda.device_count())]
+            facts["cuda_devices"] = [_cuda_device(i) for i in range(torch.cuda.device_count())]
         except RuntimeError as error:
-            found["problem"] = str(error)
-    return found
+            facts["problem"] = str(error)
+    return facts
 
 
 def _cuda_device(index: int) -> str:
@@ -132,14 +132,14 @@ def _cpu() -> dict[str, Any]:
 
 
 def _memory() -> dict[str, Any]:
-    found: dict[str, Any] = {"total_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")}
+    facts: dict[str, Any] = {"total_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")}
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         entries = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
         if "MemAvailable" in entries:
-            found["available_bytes"] = int(entries["MemAvailable"].split()[0]) * 1024
-    found["limit_bytes"] = _memory_limit()
-    return found
+            facts["available_bytes"] = int(entries["MemAvailable"].split()[0]) * 1024
+    facts["limit_bytes"] = _memory_limit()
+    return facts
 
 
 def _memory_limit() -> int | None:

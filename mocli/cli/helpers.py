@@ -137,10 +137,10 @@ def doctor(
     ] = None,
 ) -> None:
     """Show versions, devices, memory, threads, file locks."""
-    from mocli.cli import doctor as facts
+    from mocli.cli import doctor as doctor_facts
 
     if versions_yml is not None:
-        emit(facts.versions_yml(versions_yml))
+        emit(doctor_facts.versions_yml(versions_yml))
         return
-    found = facts.examine()
-    emit(json.dumps(found, indent=2) if as_json else facts.as_text(found))
+    facts = doctor_facts.examine()
+    emit(json.dumps(facts, indent=2) if as_json else doctor_facts.as_text(facts))

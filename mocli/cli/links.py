@@ -98,7 +98,7 @@ def build(
     _logs(quiet=quiet)
     to_stdout = str(output) == "-"
     reach = {"window": window, "decay": decay, "promoter": promoter, "upstream": upstream}
-    made = build_links(
+    proposed = build_links(
         inputs,
         output=None if to_stdout else output,
         force=force,
@@ -107,9 +107,9 @@ def build(
         reach={name: bases for name, bases in reach.items() if bases is not None},
         var_key=var_key,
     )
-    say_links(made, log=_say, limit=None if verbose else SHOWN)
+    say_links(proposed, log=_say, limit=None if verbose else SHOWN)
     if to_stdout:
-        emit(made.to_tsv())
+        emit(proposed.to_tsv())
     else:
         _say(f"wrote {output}; read it through before you trust it")
 
@@ -167,11 +167,11 @@ def _counts(side: "Side") -> tuple[object, ...]:
 def _problems(problems: "Sequence[Problem]", *, limit: int | None) -> str:
     """Return a table of findings, of each sort and modality the first ones."""
     groups: dict[tuple[str, str], list[Problem]] = {}
-    for found in problems:
-        groups.setdefault((found.problem, found.modality), []).append(found)
+    for each in problems:
+        groups.setdefault((each.problem, each.modality), []).append(each)
     rows: list[tuple[str, ...]] = []
     for (problem, modality), group in groups.items():
-        rows += [(problem, modality, found.feature, found.detail) for found in group[:limit]]
+        rows += [(problem, modality, each.feature, each.detail) for each in group[:limit]]
         if limit is not None and len(group) > limit:
             rows.append((problem, modality, "...", f"{len(group) - limit:,} more (-v names all)"))
     return table(("problem", "modality", "feature", "detail"), rows)

@@ -95,16 +95,16 @@ class Settings:
         return "\n".join(lines) + "\n"
 
     def _entries(self) -> Iterator[tuple[str, Any, Any]]:
-        own = self._model_defaults()
+        defaults = self._model_defaults()
         for name, value in self.values.items():
             if name in ACTIONS:
                 continue
             if name == "params":
-                rest = {k: v for k, v in own.items() if k not in NAMED_PARAMS and k not in value}
+                rest = {k: v for k, v in defaults.items() if k not in NAMED_PARAMS and k not in value}
                 source = dict.fromkeys(rest, self._model_origin())
                 yield name, {**value, **rest}, {**self.origins[name], **source}
-            elif value is None and name in own and name not in self.values["params"]:
-                yield name, own[name], self._model_origin()
+            elif value is None and name in defaults and name not in self.values["params"]:
+                yield name, defaults[name], self._model_origin()
             else:
                 yield name, value, self.origins[name]
 
