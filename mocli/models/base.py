@@ -76,7 +76,7 @@ class Traits:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class StepGroup:
     """Parameters that step together inside a phase.
 
     `repeats` optimiser steps are taken per minibatch; groups run in order.
@@ -180,7 +180,7 @@ class Phase:
     """
 
     name: str
-    groups: tuple[Group, ...]
+    groups: tuple[StepGroup, ...]
     sampling: Sampling
     max_steps: int
     plateau: Plateau | None = None

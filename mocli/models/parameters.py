@@ -6,15 +6,12 @@ A model's parameters are one frozen pydantic dataclass. The command line,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, fields
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from mocli.errors import UsageError, did_you_mean
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from mocli.models.base import Traits
+from mocli.models.base import Traits
 
 
 @runtime_checkable

@@ -10,15 +10,11 @@ f_k is a smooth function of one number, so it is tabulated over libraries with i
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from mocli.types import CSR, FloatArray
+from mocli.types import CSR, FloatArray
 
 NODES = 65
 """Libraries at which f is known; between them it is a cubic in log s."""

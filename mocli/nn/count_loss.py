@@ -16,17 +16,15 @@ Tests hold values and gradients against float64 autograd of `mocli.nn.likelihood
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
 
 from mocli.types import NonZeros
-
-if TYPE_CHECKING:
-    from torch.autograd.function import FunctionCtx
 
 BLOCK = 1 << 17
 """Elements of a block of rows on the CPU: half a megabyte per temporary."""
@@ -128,7 +126,7 @@ class _NegativeBinomial(torch.autograd.Function):
         dropout: Tensor | None,
         weight: Tensor,
     ) -> Tensor:
-        gradients = Cells(torch.empty_like(logits), torch.zeros_like(log_r), dropout, log_library, weight)
+        gradients = CellTerms(torch.empty_like(logits), torch.zeros_like(log_r), dropout, log_library, weight)
         if dropout is not None:
             gradients = gradients._replace(dropout=torch.empty_like(logits))
         loss, r = _evaluate(x, logits, log_r, log_library, dropout, weight, gradients)
@@ -151,7 +149,7 @@ def _evaluate(
     log_library: Tensor,
     dropout: Tensor | None,
     weight: Tensor,
-    gradients: Cells | None = None,
+    gradients: CellTerms | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the weighted loss and r, a few rows at a time, and fill the gradients where these are wanted."""
     n, p = logits.shape
@@ -162,7 +160,7 @@ def _evaluate(
     buffers = torch.empty(4 if dropout is None else 6, size, p, dtype=logits.dtype, device=logits.device)
     loss = torch.zeros((), dtype=logits.dtype, device=logits.device)
     s_at, lse = torch.empty_like(x.values), torch.empty_like(log_library)
-    cells = Cells(logits, r, dropout, log_library, weight)
+    cells = CellTerms(logits, r, dropout, log_library, weight)
     for start in range(0, n, size):
         cut = slice(start, min(start + size, n))
         some = _within(x, at, cut)
@@ -177,7 +175,7 @@ def _evaluate(
     return loss, r
 
 
-class Cells(NamedTuple):
+class CellTerms(NamedTuple):
     """Values by cell, or the gradients of them: of `log_r` where gradients are meant, of r else."""
 
     logits: Tensor
@@ -186,9 +184,9 @@ class Cells(NamedTuple):
     log_library: Tensor
     weight: Tensor
 
-    def cut(self, rows: slice, *, shared: bool) -> Cells:
+    def cut(self, rows: slice, *, shared: bool) -> CellTerms:
         """Take some rows; a shared dispersion stays whole."""
-        return Cells(
+        return CellTerms(
             self.logits[rows],
             self.log_r if shared else self.log_r[rows],
             None if self.dropout is None else self.dropout[rows],
@@ -225,7 +223,7 @@ def _within(filled: NonZeros, at: Tensor, rows: slice) -> _Within:
 
 
 def _dense(
-    cells: Cells, gradients: Cells | None, filled: _Within, buffers: Tensor
+    cells: CellTerms, gradients: CellTerms | None, filled: _Within, buffers: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Do what every element needs, as if all counts were zero, and finish the gradient of the logits.
 
@@ -274,7 +272,7 @@ def _dense(
 
 
 def _at_nonzeros(
-    filled: NonZeros, at: Tensor, cells: Cells, lse: Tensor, s_at: Tensor, grad_r: Tensor | None
+    filled: NonZeros, at: Tensor, cells: CellTerms, lse: Tensor, s_at: Tensor, grad_r: Tensor | None
 ) -> Tensor:
     """Add what non-zeros have beside the dense part to the gradient of r; return their weighted loss."""
     counts, row, r = filled.values, filled.row, cells.log_r

@@ -133,7 +133,7 @@ def totals(x: Tensor | NonZeros) -> Tensor:
     return x.sum(1) if isinstance(x, Tensor) else x.totals
 
 
-class Counts(Likelihood):
+class CountLikelihood(Likelihood):
     """Counts of some total, which is shared out."""
 
     is_counts = True
@@ -151,7 +151,7 @@ class Counts(Likelihood):
         return super().encoder_input(values * factor if form == "lognorm" else values, form, factor)
 
 
-class Poisson(Counts):
+class Poisson(CountLikelihood):
     """Counts whose variance is their mean."""
 
     name = "poisson"
@@ -165,7 +165,7 @@ class Poisson(Counts):
         return sampling.poisson(self.mean(at, library), generator=generator)
 
 
-class NegativeBinomial(Counts):
+class NegativeBinomial(CountLikelihood):
     """Counts with inverse dispersion r = exp(log_scale): variance mean + mean^2 / r."""
 
     name = "nb"
@@ -179,7 +179,7 @@ class NegativeBinomial(Counts):
 
     def draw(self, at: Parameters, library: Tensor, generator: Generator) -> Tensor:
         """Draw counts."""
-        mean = Counts.mean(self, at, library)
+        mean = CountLikelihood.mean(self, at, library)
         return sampling.negative_binomial(mean, at.scale.exp(), generator=generator)
 
 

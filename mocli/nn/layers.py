@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from mocli.types import NonZeros
+from mocli.types import NonZeros
 
 
 class MLP(nn.Module):
@@ -119,7 +116,7 @@ class Block(nn.Module):
         return out
 
 
-class Response(nn.Module):
+class ContinuousResponse(nn.Module):
     """Continuous covariates to one embedding: a learned response to each, times its direction, summed.
 
     Parameters

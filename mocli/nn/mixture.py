@@ -5,15 +5,12 @@ All Gaussians are diagonal and given by mean and log variance, `(B, d)`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from mocli.nn.losses import squared_distances
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 BANDWIDTHS = (
     *(1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 5.0, 10.0, 15.0, 20.0, 25.0, 30.0, 35.0),

@@ -7,14 +7,12 @@ by a Gaussian of its distance to them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from mocli.nn.neighbors import chunks, knn
-
-if TYPE_CHECKING:
-    from mocli.types import FloatArray, IntArray
+from mocli.types import FloatArray, IntArray
 
 ROWS = 2048
 

@@ -9,18 +9,15 @@ is cheap.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from mocli.types import DoubleArray, FloatArray, IntArray
+from mocli.types import DoubleArray, FloatArray, IntArray
 
 Metric = Literal["euclidean", "cosine"]
 

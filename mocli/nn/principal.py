@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
 
-if TYPE_CHECKING:
-    from mocli.types import CSR, DoubleArray, FloatArray
+from mocli.types import CSR, DoubleArray, FloatArray
 
 EXTRA, POWERS = 10, 4
 LEAST_SCALE = 0.05

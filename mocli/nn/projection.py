@@ -6,17 +6,13 @@ sparse to the end, and what a change of a feature does to the components can be 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor, nn
 
 from mocli.nn.principal import principal_components
-
-if TYPE_CHECKING:
-    from mocli.types import CSR, DoubleArray, FloatArray, IntArray, NonZeros
+from mocli.types import CSR, DoubleArray, FloatArray, IntArray, NonZeros
 
 FORMS = ("lognorm", "tfidf", "clr", "binary", "identity")
 FIT_CELLS, SET_CELLS = 200_000, 20_000

@@ -10,15 +10,13 @@ neighbours or a finer basis did.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from mocli.types import CSR, FloatArray, IntArray
+from mocli.types import CSR, FloatArray, IntArray
 
 N_PROTOTYPES = 64
 RIDGE = 1.0

@@ -7,17 +7,12 @@ number each; only those that are go through the inverse of the distribution func
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import Generator
-
-    Where = tuple[Tensor, ...]
+Where = tuple[Tensor, ...]
 
 SELDOM = 0.2
 """Probability of a count above zero below which zeros are decided first."""

@@ -5,24 +5,19 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
+from torch.optim import Optimizer
 
 from mocli.errors import EnvironmentProblem, UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from torch import Tensor
-    from torch.optim import Optimizer
-
-    from mocli.types import Json
+from mocli.types import Json
 
 FORMAT = 1
 FILE = "checkpoint.safetensors"

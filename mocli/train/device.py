@@ -6,16 +6,14 @@ import os
 import platform
 import resource
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from mocli.errors import EnvironmentProblem, UsageError, did_you_mean
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def choose_device(requested: str) -> torch.device:

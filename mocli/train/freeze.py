@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from torch import nn
 
 from mocli.errors import UsageError, did_you_mean
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
-
-    from mocli.models.base import Phase
+from mocli.models.base import Phase
 
 
 def parts_of(module: nn.Module) -> list[str]:

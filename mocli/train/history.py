@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mocli.errors import NumericalError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Tensor
-
-    from mocli.models.base import Plateau
-    from mocli.types import DoubleArray
+from mocli.models.base import Plateau
+from mocli.types import DoubleArray
 
 
 class History:

@@ -51,7 +51,7 @@ class Training:
 
 
 @dataclass
-class Fit:
+class Fitted:
     """What training did."""
 
     steps: int = 0
@@ -63,7 +63,7 @@ class Fit:
     losses: dict[str, Any] = field(default_factory=dict)
 
 
-def fit(model: Model, bundle: MultiOmics, schedule: Schedule, training: Training) -> Fit:
+def fit(model: Model, bundle: MultiOmics, schedule: Schedule, training: Training) -> Fitted:
     """Train a model through its phases.
 
     Raises
@@ -78,10 +78,10 @@ def fit(model: Model, bundle: MultiOmics, schedule: Schedule, training: Training
     model.module.to(training.device).train()
     snapshot = training.checkpoints.load() if training.checkpoints else None
     freeze(model.module, training.frozen)
-    done = Fit()
+    done = Fitted()
     started = time.monotonic()
     if snapshot:
-        done = Fit(**_as_mapping(snapshot.meta["fit"]))
+        done = Fitted(**_as_mapping(snapshot.meta["fit"]))
     with Signals() as signals:
         for index, phase in enumerate(trainable(model.phases(schedule, bundle))):
             if index < len(done.phases):
@@ -139,7 +139,7 @@ class _Stretch:
         self.rows_per_step = size * measured
         self.average = WeightAverage(model.module, phase.weight_average)
 
-    def run(self, done: Fit) -> None:
+    def run(self, done: Fitted) -> None:
         """Step until the budget is spent, the loss is flat or a signal comes."""
         phase, reason = self.phase, "steps"
         with progress(phase.max_steps, phase.name, start=len(self.history)) as shown:
@@ -205,7 +205,7 @@ class _Stretch:
             terms.update(losses.terms)
         return terms
 
-    def _pause_if_asked(self, done: Fit) -> None:
+    def _pause_if_asked(self, done: Fitted) -> None:
         now = time.monotonic()
         checkpoints = self.training.checkpoints
         over = self.training.max_time is not None and now - self.started > self.training.max_time
@@ -220,7 +220,7 @@ class _Stretch:
             hint = "repeat the command to continue" if checkpoints else None
             raise Interrupted(signum, f"{cause} at {where}; {kept}", hint=hint)
 
-    def snapshot(self, done: Fit) -> Snapshot:
+    def snapshot(self, done: Fitted) -> Snapshot:
         """Everything needed to continue with the same bytes."""
         history_meta, tensors = self.history.state()
         tensors |= {f"module/{k}": v for k, v in self.model.module.state_dict().items()}

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 
-from mocli.models.base import Group
+from mocli.models.base import StepGroup
 from mocli.train.checkpoint import pack_optimizer, unpack_optimizer
 
 
 class Stepper:
     """The optimiser of one group; one that steps once an epoch adds up gradients until then."""
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: StepGroup) -> None:
         self.group = group
         # all of a group may be frozen, and others still share its backward pass
         self.optimizer = _optimizer(group) if group.parameters else None
@@ -72,7 +72,7 @@ def turns_of(steppers: Sequence[Stepper]) -> list[list[Stepper]]:
     return turns
 
 
-def _optimizer(group: Group) -> Optimizer:
+def _optimizer(group: StepGroup) -> Optimizer:
     if group.rows:
         return RowAdam(group.parameters, lr=group.lr, betas=group.betas, weight_decay=group.weight_decay)
     kind = torch.optim.AdamW if group.decoupled_decay else torch.optim.Adam

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from mocli.data.batches import BundleRows, Rows
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from mocli.data.bundle import FeatureMatrix, MultiOmics
-    from mocli.models.base import Clusters, Draws, Encodes, EncodesJointly, PlacesCovariates
-    from mocli.types import FloatArray
+from mocli.data.bundle import FeatureMatrix, MultiOmics
+from mocli.models.base import Clusters, Draws, Encodes, EncodesJointly, PlacesCovariates
+from mocli.types import FloatArray
 
 BLOCK = 2048
 """Rows per block, fewer of wide features; of a model always as many, as rounding may depend on it."""

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from mocli.train.history import due
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from mocli.models.base import Plateau
-    from mocli.train.history import History
-    from mocli.train.optim import Stepper
+from mocli.models.base import Plateau
+from mocli.train.history import History, due
+from mocli.train.optim import Stepper
 
 
 class Rates:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from mocli.data.batches import BundleRows
 from mocli.errors import NumericalError
+from mocli.models.base import Model, Phase, Validation
+from mocli.train.optim import Stepper
 from mocli.train.rates import Rates
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from torch import Tensor
-
-    from mocli.data.batches import BundleRows
-    from mocli.models.base import Model, Phase, Validation
-    from mocli.train.optim import Stepper
-    from mocli.types import IntArray
+from mocli.types import IntArray
 
 
 def split(n_cells: int, validation: Validation, seed: int) -> tuple[IntArray, IntArray]:

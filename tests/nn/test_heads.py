@@ -11,7 +11,7 @@ from mocli.models.multigrate.module import Shape
 from mocli.models.multigrate.networks import Decoder
 from mocli.models.parameters import resolve
 from mocli.models.registry import traits_of
-from mocli.models.sccross.networks import Decoder as LinearDecoder
+from mocli.models.sccross.networks import LinearDecoder
 from mocli.nn import heads
 from mocli.nn.heads import Likelihood, Parameters, likelihood_named
 from mocli.types import COUNT_LIKELIHOODS, LIKELIHOODS

@@ -7,7 +7,7 @@ from torch import nn
 
 from mocli.data.bundle import FeatureMatrix, LinkedFeatures, Modality, MultiOmics
 from mocli.errors import UsageError
-from mocli.models.base import Group, Losses, Phase, Sampling, Schedule
+from mocli.models.base import Losses, Phase, Sampling, Schedule, StepGroup
 from mocli.models.parameters import describe, resolve
 from mocli.models.registry import available, load_class, traits_of
 from mocli.train.freeze import names_of, parts_of
@@ -102,7 +102,9 @@ class OfNormed:
         self.module = Normed()
 
     def phases(self, schedule, bundle):
-        group = Group("all", list(self.module.parameters()), lr=0.1, weight_decay=0.5, decoupled_decay=True)
+        group = StepGroup(
+            "all", list(self.module.parameters()), lr=0.1, weight_decay=0.5, decoupled_decay=True
+        )
         sampling = Sampling(8, independent=False, replacement=False)
         return [Phase("one", (group,), sampling, schedule.max_steps, weight_average=0.9)]
 

@@ -8,7 +8,7 @@ import torch
 
 from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
 from mocli.errors import Interrupted
-from mocli.models.base import Group, Losses, Phase, Plateau, Sampling, Schedule
+from mocli.models.base import Losses, Phase, Plateau, Sampling, Schedule, StepGroup
 from mocli.train.checkpoint import Checkpoints
 from mocli.train.history import History, due
 from mocli.train.loop import Training, fit
@@ -30,7 +30,7 @@ class Rise:
         self.path = []
 
     def phases(self, schedule, bundle):
-        groups = (Group("all", list(self.module.parameters()), lr=0.05),)
+        groups = (StepGroup("all", list(self.module.parameters()), lr=0.05),)
         plateau = Plateau(
             {"rising": 1.0}, window=10, tolerance=0.01, min_steps=20,
             lr_factor=self.lr_factor, lr_patience=self.lr_patience, ends=self.ends,

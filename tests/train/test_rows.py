@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mocli.models.base import Group
+from mocli.models.base import StepGroup
 from mocli.train.optim import RowAdam, Stepper, turns_of
 
 SETTINGS = {"lr": 0.02, "betas": (0.5, 0.7), "weight_decay": 1e-2}
@@ -53,7 +53,7 @@ def test_each_row_steps_as_if_it_were_alone():
 @pytest.mark.parametrize("cut", [None, 4])
 def test_gradients_of_an_epoch_make_one_step_also_after_a_pause(cut):
     mine, theirs = table(), table()
-    group = Group("cells", [mine], rows=True, every="epoch", **SETTINGS)
+    group = StepGroup("cells", [mine], rows=True, every="epoch", **SETTINGS)
     stepper, adam = Stepper(group), torch.optim.Adam([theirs], **SETTINGS)
     batches = [torch.tensor(c) for c in ([0, 1, 2], [3, 4, 5], [6, 7, 8])] * 3
     for step, cells in enumerate(batches):
@@ -73,6 +73,6 @@ def test_gradients_of_an_epoch_make_one_step_also_after_a_pause(cut):
 
 
 def test_groups_that_join_share_a_turn():
-    groups = [Group(n, [table()], lr=1, joins=j) for n, j in (("a", False), ("b", True), ("c", False))]
+    groups = [StepGroup(n, [table()], lr=1, joins=j) for n, j in (("a", False), ("b", True), ("c", False))]
     turns = turns_of([Stepper(g) for g in groups])
     assert [[s.group.name for s in turn] for turn in turns] == [["a", "b"], ["c"]]

@@ -8,7 +8,7 @@ import torch
 
 from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
 from mocli.errors import Interrupted, NumericalError
-from mocli.models.base import Group, Losses, Phase, Sampling, Schedule, Validation
+from mocli.models.base import Losses, Phase, Sampling, Schedule, StepGroup, Validation
 from mocli.train.checkpoint import Checkpoints
 from mocli.train.loop import Training, fit
 from mocli.train.validation import split
@@ -33,7 +33,7 @@ class Slope:
         self.seen = {True: set(), False: set()}
 
     def phases(self, schedule, bundle):
-        group = Group("all", list(self.module.parameters()), lr=self.speed)
+        group = StepGroup("all", list(self.module.parameters()), lr=self.speed)
         validation = Validation(
             0.2,
             self.every,

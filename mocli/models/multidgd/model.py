@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Generator, Tensor
@@ -12,27 +12,24 @@ from torch import Generator, Tensor
 from mocli.data.bundle import Minibatch, MultiOmics
 from mocli.models.base import (
     Conditions,
-    Group,
     Losses,
     Phase,
     Sampling,
     Schedule,
+    StepGroup,
     Traits,
     Validation,
     rebuilt,
     spec_of,
 )
 from mocli.models.multidgd import TRAITS
+from mocli.models.multidgd.initial import choose_components, start_heads, start_mixture, start_places
 from mocli.models.multidgd.module import MultiDGDModule, Shape, Step
+from mocli.models.multidgd.newcells import place, with_new_levels
 from mocli.models.multidgd.params import MultiDGDParams
-from mocli.models.multidgd.query import place, with_new_levels
-from mocli.models.multidgd.start import choose_components, start_heads, start_mixture, start_places
 from mocli.nn.heads import Decoded, DecodesHeads
 from mocli.nn.likelihoods import negative_binomial, normal
-from mocli.types import Preset
-
-if TYPE_CHECKING:
-    from mocli.types import Json
+from mocli.types import Json, Preset
 
 FEW_CELLS = 20
 """Below this many cells none is held out."""
@@ -175,12 +172,12 @@ class MultiDGD(DecodesHeads):
 
     def _group(
         self, name: str, parameters: list[Any], lr: float, *, joins: bool = False, decay: float | None = None
-    ) -> Group:
+    ) -> StepGroup:
         p = self.params
         decay = p.weight_decay if decay is None else decay
-        return Group(name, parameters, lr=lr, betas=p.betas, weight_decay=decay, joins=joins)
+        return StepGroup(name, parameters, lr=lr, betas=p.betas, weight_decay=decay, joins=joins)
 
-    def _cells_group(self, *, joins: bool) -> Group:
+    def _cells_group(self, *, joins: bool) -> StepGroup:
         group = self._group("cells", [self.module.cells], self.params.lr_cells, joins=joins)
         return replace(group, rows=True, every="epoch" if self.params.cell_steps == "epoch" else "step")
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from mocli.nn.layers import Response
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from mocli.models.base import Conditions
+from mocli.models.base import Conditions
+from mocli.nn.layers import ContinuousResponse
 
 
 class Levels(nn.Module):
@@ -64,7 +60,7 @@ class Covariates(nn.Module):
         super().__init__()
         self.keys = list(n_levels)
         self.tables = nn.ModuleList(Levels(known, added, width) for known, added in n_levels.values())
-        self.response = Response(n_continuous, width, response) if n_continuous else None
+        self.response = ContinuousResponse(n_continuous, width, response) if n_continuous else None
         self.width = width * (len(self.keys) + (self.response is not None))
 
     def forward(self, n: int, conditions: Conditions | None) -> Tensor:

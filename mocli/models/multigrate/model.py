@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -13,11 +13,11 @@ from torch import Generator, Tensor
 from mocli.data.bundle import FeatureMatrix, Minibatch, MultiOmics
 from mocli.models.base import (
     Conditions,
-    Group,
     Losses,
     Phase,
     Sampling,
     Schedule,
+    StepGroup,
     Traits,
     Validation,
     rebuilt,
@@ -29,10 +29,7 @@ from mocli.models.multigrate.networks import components
 from mocli.models.multigrate.params import SETTLED, MultigrateParams
 from mocli.nn.heads import Decoded, DecodesHeads
 from mocli.nn.mixture import product_of_experts
-from mocli.types import Pairing, Preset
-
-if TYPE_CHECKING:
-    from mocli.types import Json
+from mocli.types import Json, Pairing, Preset
 
 WIDE, FAST, SLOW = 5_000, 1e-3, 2e-4
 """Learning rates of modalities with few and with very many features."""
@@ -133,7 +130,7 @@ class Multigrate(DecodesHeads):
             steps = 300
         steps = schedule.max_steps or steps
         self._warmup = max(1, round(p.kl_warmup * steps))
-        group = Group(
+        group = StepGroup(
             "all",
             [p for p in self.module.parameters() if p.requires_grad],
             lr=p.lr or FAST,
@@ -141,7 +138,7 @@ class Multigrate(DecodesHeads):
             decoupled_decay=True,
         )
         if self._takes_query:
-            group = Group("new", self.module.added, lr=p.query_lr, decoupled_decay=True)
+            group = StepGroup("new", self.module.added, lr=p.query_lr, decoupled_decay=True)
         return [
             Phase(
                 name="map" if self._takes_query else "join",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,10 +16,7 @@ from mocli.models.multigrate.params import MultigrateParams
 from mocli.nn.heads import Likelihood, Parameters, likelihood_named
 from mocli.nn.layers import Block, InputLinear
 from mocli.nn.principal import principal_components
-from mocli.types import NonZeros
-
-if TYPE_CHECKING:
-    from mocli.types import CSR, FloatArray
+from mocli.types import CSR, FloatArray, NonZeros
 
 FIT_CELLS = 20_000
 """Cells that components are fitted on."""

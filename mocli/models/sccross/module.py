@@ -14,28 +14,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from mocli.data.bundle import Minibatch
+from mocli.data.bundle import Edge, Minibatch
 from mocli.models.base import rebuilt, spec_of
-from mocli.models.sccross.networks import Decoder, Gaussian
+from mocli.models.sccross.networks import Gaussian, LinearDecoder
 from mocli.models.sccross.params import SccrossParams
 from mocli.nn.adversarial import Critic, cell_weights, noise_scale, source_entropy
 from mocli.nn.heads import totals
 from mocli.nn.losses import anchor_loss, soft_assignment
 from mocli.nn.projection import Projection, smoothed
-from mocli.types import NonZeros
-
-if TYPE_CHECKING:
-    from mocli.data.bundle import Edge
-    from mocli.types import Json
+from mocli.types import Json, NonZeros
 
 
 @dataclass(frozen=True)
-class Part:
+class ModalityPart:
     """One modality.
 
     Attributes
@@ -59,7 +55,7 @@ class Part:
 class Shape:
     """Modalities in order, pairs of them that links join, and the batch."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[ModalityPart, ...]
     edges: tuple[Edge, ...]
     batch: str | None
     levels: tuple[str, ...]
@@ -73,7 +69,7 @@ class Shape:
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Self:
         """Return the shape that `spec` wrote."""
-        return rebuilt(cls, {**spec, "parts": [Part(**part) for part in spec["parts"]]})
+        return rebuilt(cls, {**spec, "parts": [ModalityPart(**part) for part in spec["parts"]]})
 
 
 @dataclass(frozen=True)
@@ -121,7 +117,7 @@ class SccrossModule(nn.Module):
         self.aligners = nn.ModuleList(self._aligner() for _ in shape.parts)
         self.realigners = nn.ModuleList(self._aligner() for _ in shape.parts)
         self.decoders = nn.ModuleList(
-            Decoder(d, part.width, part.likelihood, self.n_levels) for part in shape.parts
+            LinearDecoder(d, part.width, part.likelihood, self.n_levels) for part in shape.parts
         )
         self.critic = Critic(d, p.n_hidden, p.n_layers, len(self.names), p.dropout)
         self.judges = nn.ModuleList(
@@ -322,13 +318,13 @@ class SccrossModule(nn.Module):
             total.append(source_entropy(self.judges[self.names.index(name)](torch.cat([made, x])), which))
         return torch.stack(total).sum()
 
-    def part(self, name: str) -> Part:
+    def part(self, name: str) -> ModalityPart:
         """Return what is known of a modality."""
         return self.shape.parts[self.names.index(name)]
 
-    def decoder(self, name: str) -> Decoder:
+    def decoder(self, name: str) -> LinearDecoder:
         """Return the decoder of a modality."""
-        return cast("Decoder", self.decoders[self.names.index(name)])
+        return cast("LinearDecoder", self.decoders[self.names.index(name)])
 
     def realign(self, name: str, z: Tensor) -> tuple[Tensor, Tensor]:
         """Map the common latent to that of a modality: mean and standard deviation, `(B, d)`."""

@@ -51,7 +51,7 @@ class Gaussian(nn.Module):
         return self.mean(h), F.softplus(self.spread(h)) + 1e-4
 
 
-class Decoder(nn.Module):
+class LinearDecoder(nn.Module):
     """Latent to a likelihood: a linear map, then scale, bias and dispersion of the cell's batch.
 
     The mean of counts is `library * softmax(scale * W u + bias)`, and that whatever the dispersion is: in the

@@ -7,26 +7,21 @@ are k-means centres instead, and a cell moves as its centre does (the authors' r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from scipy import sparse
+from torch import Tensor
 from torch.nn import functional as F
 
+from mocli.data.bundle import Edge, FeatureMatrix, LinkedFeatures, MultiOmics
+from mocli.models.sccross.params import SccrossParams
 from mocli.nn.losses import squared_distances
 from mocli.nn.mnn import mnn_correct
 from mocli.nn.neighbors import chunks, neighbor_mean
 from mocli.nn.principal import principal_components
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Tensor
-
-    from mocli.data.bundle import Edge, FeatureMatrix, LinkedFeatures, MultiOmics
-    from mocli.models.sccross.params import SccrossParams
-    from mocli.types import DoubleArray, FloatArray, IntArray
+from mocli.types import DoubleArray, FloatArray, IntArray
 
 SAMPLE, LEAST, MOST = 2000, 0.5, 0.95
 """Cells from which the share of noise is read, and the bounds of what neighbours weigh."""

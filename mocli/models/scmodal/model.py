@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from mocli.models.base import Group, Losses, Phase, Plateau, Sampling, Schedule
+from mocli.data.bundle import Minibatch, MultiOmics
+from mocli.models.base import Losses, Phase, Plateau, Sampling, Schedule, StepGroup, Traits
 from mocli.models.scmodal import TRAITS
 from mocli.models.scmodal.module import ScmodalModule, Step
+from mocli.models.scmodal.params import ScmodalParams
 from mocli.nn.adversarial import cell_weights
-from mocli.types import Preset
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Tensor
-
-    from mocli.data.bundle import Minibatch, MultiOmics
-    from mocli.models.base import Traits
-    from mocli.models.scmodal.params import ScmodalParams
-    from mocli.types import Json
+from mocli.types import Json, Preset
 
 PAPER_STEPS = 10_000
 """Paper, "Model training details": a fixed number whatever the data."""
@@ -77,8 +71,8 @@ class Scmodal:
         p, net = self.params, self.module
         adam: dict[str, Any] = {"lr": p.lr, "betas": (p.beta1, p.beta2), "weight_decay": p.weight_decay}
         groups = (
-            Group("critic", list(net.discriminators.parameters()), repeats=p.critic_steps, **adam),
-            Group(
+            StepGroup("critic", list(net.discriminators.parameters()), repeats=p.critic_steps, **adam),
+            StepGroup(
                 "generator",
                 [*net.encoders.parameters(), *net.decoders.parameters()],
                 clip_norm=p.clip_norm,

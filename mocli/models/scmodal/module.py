@@ -17,13 +17,16 @@ Symbols: x input, z latent, E encoder, G decoder, D discriminator, q latent dime
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mocli.data.bundle import Edge, Minibatch
+from mocli.models.scmodal.params import ScmodalParams
 from mocli.nn.layers import MLP, normal_init
 from mocli.nn.losses import (
     anchor_loss,
@@ -33,12 +36,6 @@ from mocli.nn.losses import (
     mutual_neighbors,
     soft_assignment,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from mocli.data.bundle import Edge, Minibatch
-    from mocli.models.scmodal.params import ScmodalParams
 
 
 @dataclass(frozen=True)

@@ -17,96 +17,76 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class ScmodalParams:
     """One field per hyper-parameter; see `mocli params scmodal`."""
 
-    n_latent: Annotated[int, Field(ge=1, le=1024, description="latent dimensions (q)")] = 20
-    n_hidden: Annotated[int, Field(ge=1, le=16384, description="units of every hidden layer")] = 512
-    batch_size: Annotated[
-        int, Field(ge=2, description="cells drawn per modality and step, with replacement (B)")
-    ] = 500
-    lr: Annotated[float, Field(gt=0, lt=1, description="Adam's learning rate")] = 1e-3
-    lr_factor: Annotated[
-        float | None,
-        Field(
-            gt=0,
-            lt=1,
-            description="by what the learning rate is multiplied where the loss of training no longer falls: "
-            "once before training may end, as often as that happens where the steps are fixed; none: it "
-            "stays, as the authors'",
-        ),
-    ] = None
-    lr_patience: Annotated[
-        int,
-        Field(ge=1, description="looks in a row, every 15 steps, at a flat loss before lr_factor lowers it"),
-    ] = 2
-    beta1: Annotated[float, Field(ge=0, lt=1, description="Adam's decay of the gradient mean")] = 0.9
-    beta2: Annotated[float, Field(ge=0, lt=1, description="Adam's decay of the squared gradient")] = 0.999
-    weight_decay: Annotated[float, Field(ge=0, description="L2 penalty inside Adam, all networks")] = 1e-3
-    clip_norm: Annotated[
-        float | None,
-        Field(gt=0, description="largest norm of the encoder-decoder gradient; code 5, the paper names none"),
-    ] = 5.0
-    critic_steps: Annotated[
-        int, Field(ge=1, description="discriminator steps per minibatch; code 5, the paper names none")
-    ] = 5
-    critic_weights: Annotated[
-        Literal["equal", "labels"],
-        Field(
-            description="weights of cells in the discriminators: equal, or such that both modalities have "
-            "the labels of --label-key in equal shares; times --weight-key, where given"
-        ),
-    ] = "equal"
-    logit_clamp: Annotated[float, Field(gt=0, description="bound of the discriminator's logit")] = 50.0
-    weight_adversarial: Annotated[Weight, Field(description="weight of the GAN term")] = 1.0
-    weight_reconstruction: Annotated[
-        Weight, Field(description="weight of auto-encoding, within a modality")
-    ] = 10.0
-    weight_cycle: Annotated[Weight, Field(description="weight of the latent cycle, across modalities")] = 10.0
-    weight_mnn: Annotated[Weight, Field(description="weight of the anchors; paper and code 1")] = 10.0
-    anchors: Annotated[
-        Literal["soft", "mutual"],
-        Field(description="soft: balanced partners by optimal transport; mutual: nearest neighbours (paper)"),
-    ] = "soft"
-    anchor_temperature: Annotated[
-        float,
-        Field(gt=0, description="softness of soft anchors, in standard deviations of their cost"),
-    ] = 0.1
-    smooth_links: Annotated[
-        bool,
-        Field(description="search anchors in linked features averaged over own neighbours; paper no"),
-    ] = True
-    n_pcs: Annotated[
-        int,
-        Field(ge=0, description="principal components that encoders take instead of more features; paper 0"),
-    ] = 50
-    input_smoothing: Annotated[
-        float,
-        Field(ge=0, le=1, description="share of a cell's input that is its own neighbours' mean; paper 0"),
-    ] = 0.5
-    weight_average: Annotated[
-        float,
-        Field(ge=0, lt=1, description="decay of the running mean of the weights that is kept; paper 0"),
-    ] = 0.98
-    unit_latent: Annotated[
-        bool,
-        Field(description="scale latents to length 1, so that distances compare directions; paper no"),
-    ] = True
-    weight_geometry: Annotated[
-        Weight, Field(description="weight of geometry preservation; code 10, paper 1")
-    ] = 10.0
-    n_neighbors: Annotated[
-        int, Field(ge=1, description="neighbours per direction when mutual anchors are searched (k)")
-    ] = 30
-    mnn_reduction: Annotated[
-        Literal["mean", "sum"],
-        Field(description="mean over anchors (code) or their sum (paper, Eq. 3)"),
-    ] = "mean"
-    geometry_cap: Annotated[
-        float, Field(gt=0, le=1, description="cosine above which a cell's geometry is left alone")
-    ] = 0.975
-    init: Annotated[
-        Literal["normal", "kaiming"],
-        Field(description="initial weights: N(0, init_sd^2) for weights and biases (code) or PyTorch's own"),
-    ] = "normal"
-    init_sd: Annotated[float, Field(gt=0, description="standard deviation of the normal start")] = 0.1
+    n_latent: int = Field(20, ge=1, le=1024, description="latent dimensions (q)")
+    n_hidden: int = Field(512, ge=1, le=16384, description="units of every hidden layer")
+    batch_size: int = Field(500, ge=2, description="cells drawn per modality and step, with replacement (B)")
+    lr: float = Field(1e-3, gt=0, lt=1, description="Adam's learning rate")
+    lr_factor: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="by what the learning rate is multiplied where the loss of training no longer falls: "
+        "once before training may end, as often as that happens where the steps are fixed; none: it "
+        "stays, as the authors'",
+    )
+    lr_patience: int = Field(
+        2, ge=1, description="looks in a row, every 15 steps, at a flat loss before lr_factor lowers it"
+    )
+    beta1: float = Field(0.9, ge=0, lt=1, description="Adam's decay of the gradient mean")
+    beta2: float = Field(0.999, ge=0, lt=1, description="Adam's decay of the squared gradient")
+    weight_decay: float = Field(1e-3, ge=0, description="L2 penalty inside Adam, all networks")
+    clip_norm: float | None = Field(
+        5.0, gt=0, description="largest norm of the encoder-decoder gradient; code 5, the paper names none"
+    )
+    critic_steps: int = Field(
+        5, ge=1, description="discriminator steps per minibatch; code 5, the paper names none"
+    )
+    critic_weights: Literal["equal", "labels"] = Field(
+        "equal",
+        description="weights of cells in the discriminators: equal, or such that both modalities have "
+        "the labels of --label-key in equal shares; times --weight-key, where given",
+    )
+    logit_clamp: float = Field(50.0, gt=0, description="bound of the discriminator's logit")
+    weight_adversarial: Weight = Field(1.0, description="weight of the GAN term")
+    weight_reconstruction: Weight = Field(10.0, description="weight of auto-encoding, within a modality")
+    weight_cycle: Weight = Field(10.0, description="weight of the latent cycle, across modalities")
+    weight_mnn: Weight = Field(10.0, description="weight of the anchors; paper and code 1")
+    anchors: Literal["soft", "mutual"] = Field(
+        "soft", description="soft: balanced partners by optimal transport; mutual: nearest neighbours (paper)"
+    )
+    anchor_temperature: float = Field(
+        0.1, gt=0, description="softness of soft anchors, in standard deviations of their cost"
+    )
+    smooth_links: bool = Field(
+        default=True, description="search anchors in linked features averaged over own neighbours; paper no"
+    )
+    n_pcs: int = Field(
+        50, ge=0, description="principal components that encoders take instead of more features; paper 0"
+    )
+    input_smoothing: float = Field(
+        0.5, ge=0, le=1, description="share of a cell's input that is its own neighbours' mean; paper 0"
+    )
+    weight_average: float = Field(
+        0.98, ge=0, lt=1, description="decay of the running mean of the weights that is kept; paper 0"
+    )
+    unit_latent: bool = Field(
+        default=True, description="scale latents to length 1, so that distances compare directions; paper no"
+    )
+    weight_geometry: Weight = Field(10.0, description="weight of geometry preservation; code 10, paper 1")
+    n_neighbors: int = Field(
+        30, ge=1, description="neighbours per direction when mutual anchors are searched (k)"
+    )
+    mnn_reduction: Literal["mean", "sum"] = Field(
+        "mean", description="mean over anchors (code) or their sum (paper, Eq. 3)"
+    )
+    geometry_cap: float = Field(
+        0.975, gt=0, le=1, description="cosine above which a cell's geometry is left alone"
+    )
+    init: Literal["normal", "kaiming"] = Field(
+        "normal",
+        description="initial weights: N(0, init_sd^2) for weights and biases (code) or PyTorch's own",
+    )
+    init_sd: float = Field(0.1, gt=0, description="standard deviation of the normal start")
 
     def weights_per_feature(self, n_features: int) -> float:
         """Return the weights of one feature: into the encoder, and out of the decoder."""

@@ -20,7 +20,7 @@ from mocli.tasks.prepare.load import Prepared
 from mocli.tasks.prepare.plan import Plan
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.saved import SavedModel
-from mocli.train.loop import Fit
+from mocli.train.loop import Fitted
 from mocli.types import Pairing
 
 
@@ -127,7 +127,7 @@ def describe_model(run: Run, traits: Traits, params: object, reason: str) -> Non
 
 def describe_training(
     run: Run,
-    done: Fit,
+    done: Fitted,
     n_rows: int,
     *,
     init_from: dict[str, Any] | None = None,

@@ -50,7 +50,7 @@ from mocli.tasks.trained.saved import save_model
 from mocli.tasks.trained.start import InitialModel, frozen_record
 from mocli.train.checkpoint import Checkpoints
 from mocli.train.freeze import names_of
-from mocli.train.loop import Fit, Training, fit
+from mocli.train.loop import Fitted, Training, fit
 from mocli.train.predict import draw_cells, encode_cells, encode_rows
 from mocli.types import Preset, Task
 
@@ -118,7 +118,7 @@ def train(
     prepared: Prepared,
     params: Any,
     origin: InitialModel | None = None,
-) -> tuple[Model, Fit, dict[str, Any]]:
+) -> tuple[Model, Fitted, dict[str, Any]]:
     """Return a trained model and where it started; the same seed starts from the same weights."""
     options = request.train
     torch.manual_seed(run.options.seed)

@@ -13,8 +13,8 @@ from mocli.models.base import Conditions
 from mocli.models.parameters import resolve
 from mocli.models.registry import traits_of
 from mocli.models.sccross.model import Sccross
-from mocli.models.sccross.module import Part, SccrossModule, Seen, Shape, Step, normal_kl
-from mocli.models.sccross.networks import Decoder
+from mocli.models.sccross.module import ModalityPart, SccrossModule, Seen, Shape, Step, normal_kl
+from mocli.models.sccross.networks import LinearDecoder
 
 
 def params(**over):
@@ -22,7 +22,7 @@ def params(**over):
 
 
 def module(levels=(), **over):
-    parts = tuple(Part(n, w, "nb", "lognorm", 4, 0, 1) for n, w in (("rna", 6), ("atac", 9)))
+    parts = tuple(ModalityPart(n, w, "nb", "lognorm", 4, 0, 1) for n, w in (("rna", 6), ("atac", 9)))
     torch.manual_seed(0)
     shape = Shape(parts, (("rna", "atac"),), "batch" if levels else None, tuple(levels))
     return SccrossModule(shape, params(**over)).eval()
@@ -48,7 +48,7 @@ def test_kl_is_torch_s_own():
 @pytest.mark.parametrize("likelihood", ["nb", "zinb", "poisson"])
 def test_library_sizes_are_kept_whatever_the_dispersion(likelihood):
     torch.manual_seed(0)
-    decoder = Decoder(3, 20, likelihood, 1)
+    decoder = LinearDecoder(3, 20, likelihood, 1)
     if decoder.log_scale is not None:
         decoder.log_scale.data.fill_(1.1)
     if decoder.zeros is not None:
@@ -63,7 +63,7 @@ def test_library_sizes_are_kept_whatever_the_dispersion(likelihood):
 
 def test_negative_binomial_loss_is_scipy_s():
     torch.manual_seed(0)
-    decoder = Decoder(3, 7, "nb", 2)
+    decoder = LinearDecoder(3, 7, "nb", 2)
     for table in (decoder.log_scale, decoder.scale, decoder.bias):
         table.data.normal_()
     u, codes = torch.randn(5, 3), torch.tensor([0, 1, 1, 0, 1])
@@ -80,7 +80,7 @@ def test_negative_binomial_loss_is_scipy_s():
 
 
 def test_zero_inflated_log_normal_integrates_to_one():
-    decoder = Decoder(2, 1, "ziln", 1)
+    decoder = LinearDecoder(2, 1, "ziln", 1)
     decoder.zeros.data.fill_(0.4)
     at, weight = decoder.parameters_at(torch.zeros(1, 2), None), torch.ones(1)
 
@@ -91,7 +91,7 @@ def test_zero_inflated_log_normal_integrates_to_one():
 
 
 def test_a_missing_batch_stands_at_the_mean_of_batches():
-    decoder = Decoder(2, 4, "nb", 3)
+    decoder = LinearDecoder(2, 4, "nb", 3)
     decoder.bias.data.normal_()
     decoder.scale.data.normal_()
     u = torch.randn(2, 2)
@@ -173,7 +173,7 @@ def test_the_paper_s_preset():
 
 @pytest.mark.parametrize("form", ["lognorm", "tfidf", "clr", "binary", "identity"])
 def test_a_changed_feature_enters_linearly(form):
-    part = Part("rna", 6, "nb", form, 4, 5, 2)
+    part = ModalityPart("rna", 6, "nb", form, 4, 5, 2)
     torch.manual_seed(0)
     net = SccrossModule(Shape((part,), (), None, ()), params()).eval()
     for buffer in (net.projection("rna").weight, net.projection("rna").shift, net.reference_0):

@@ -8,22 +8,17 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from mocli.data.bundle import Codes, Modality, MultiOmics
+from mocli.models.multidgd.module import MultiDGDModule
 from mocli.nn.gaussian_mixture import LEAST_SPREAD
-from mocli.nn.kmeans import kmeans
+from mocli.nn.kmeans import Partition, kmeans
 from mocli.nn.principal import log_at_depth, principal_components
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from mocli.data.bundle import Codes, Modality, MultiOmics
-    from mocli.models.multidgd.module import MultiDGDModule
-    from mocli.nn.kmeans import Partition
-    from mocli.types import CSR, DoubleArray, FloatArray, IntArray
+from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
 FIT_CELLS = 20_000
 """Cells that components and centres are fitted on; all are placed."""

@@ -7,22 +7,17 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from scipy import sparse
+from torch import Tensor
 
+from mocli.data.bundle import MultiOmics
+from mocli.models.multidgd.module import MultiDGDModule
 from mocli.nn.candidate_loss import count_candidates, normal_candidates
-from mocli.nn.gaussian_mixture import uniform_in_ball
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from mocli.data.bundle import MultiOmics
-    from mocli.models.multidgd.module import MultiDGDModule
-    from mocli.nn.gaussian_mixture import GaussianMixture
-    from mocli.types import IntArray
+from mocli.nn.gaussian_mixture import GaussianMixture, uniform_in_ball
+from mocli.types import IntArray
 
 NEW_PLACES = 20
 """Random places at which a new level's component may start (authors' code)."""
