@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mocli.report.comparison import metric_title
-from mocli.report.embedding import Category, panel_of, shared_legend
-from mocli.report.figure import ACCENT, FAINT, INK, dress, new_figure, printable, to_png, to_svg
+from mocli.report.drawing import ACCENT, FAINT, INK, dress, new_figure, printable, to_png, to_svg
+from mocli.report.scatter import Category, panel_of, shared_legend
 from mocli.report.wording import metric_value
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from mocli.report.figure import Picture
+    from mocli.report.drawing import Picture
     from mocli.report.ranking import Ranking
     from mocli.types import FloatArray
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mocli.report import embedding, plots, wording
+from mocli.report import plots, scatter, wording
 from mocli.report.comparison import Comparison, compare, metric_title
-from mocli.report.figure import css_width, data_uri
+from mocli.report.drawing import css_width, data_uri
 from mocli.report.file import write_text
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from jinja2 import Environment
 
-    from mocli.report.figure import Picture
+    from mocli.report.drawing import Picture
     from mocli.report.ranking import Ranking
     from mocli.report.schema import Report
     from mocli.types import FloatArray, IntArray
@@ -221,19 +221,19 @@ def _bars(values: Mapping[str, Any], comparison: Comparison, model: str) -> _Sho
 
 def _pictures(layout: Layout) -> list[_Shown]:
     categories = {
-        title: embedding.Category(np.asarray(codes), levels)
+        title: scatter.Category(np.asarray(codes), levels)
         for title, (codes, levels) in layout.categories.items()
     }
     shown = []
     # the half-page pictures first: they stand side by side
-    for title, category in sorted(categories.items(), key=lambda item: embedding.is_wide(item[1])):
-        picture = embedding.by_category(layout.xy, category)
+    for title, category in sorted(categories.items(), key=lambda item: scatter.is_wide(item[1])):
+        picture = scatter.by_category(layout.xy, category)
         caption = _HOW_TO_SEE.get(title.split()[0], "")
-        shown.append(_shown(picture, f"Cells by {title}", caption, wide=embedding.is_wide(category)))
+        shown.append(_shown(picture, f"Cells by {title}", caption, wide=scatter.is_wide(category)))
     modality = categories.get("modality")
     if modality is not None and 1 < len(modality.levels) <= 9:
         label = next((title for title in categories if title.startswith("label")), None)
-        picture = embedding.by_modality(layout.xy, modality, colour_by=categories[label] if label else None)
+        picture = scatter.by_modality(layout.xy, modality, colour_by=categories[label] if label else None)
         what = f"coloured by {label}" if label else "in colour"
         caption = f"The cells of one modality {what}, all others in grey behind them."
         if label:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mocli.report.comparison import compare
-from mocli.report.figure import ACCENT, ALERT, FAINT, INK, RULE, dress, new_figure, printable, to_svg
+from mocli.report.drawing import ACCENT, ALERT, FAINT, INK, RULE, dress, new_figure, printable, to_svg
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from mocli import __version__
 from mocli.errors import EnvironmentProblem, Interrupted, NumericalError, recognise
 from mocli.report.figures import Entry
-from mocli.report.file import write_text
+from mocli.report.file import dumps, plain, write_text
 from mocli.report.multiqc import custom_content, sample_name
-from mocli.report.plain import dumps, plain
 
 if TYPE_CHECKING:
     import os

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from mocli.report import plots
-from mocli.report.embedding import MAX_SVG_POINTS, Category, _apart, by_category, by_modality
-from mocli.report.palette import MAX_LEVELS, colours
+from mocli.report.drawing import MAX_LEVELS, colours
+from mocli.report.scatter import MAX_SVG_POINTS, Category, _apart, by_category, by_modality
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator, ValidationError
 
 from mocli.errors import EnvironmentProblem, InputError, Interrupted, NumericalError, OutOfMemory
-from mocli.report.figures import figure
-from mocli.report.plain import dumps, plain
+from mocli.report.figures import column_table, figure, table
+from mocli.report.file import dumps, plain
 from mocli.report.schema import Report, load_schema, validate
-from mocli.report.tables import column_table, table
 
 SHA = "0123456789abcdef" * 4
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mocli.report import benchplots, html
-from mocli.report.embedding import Category
 from mocli.report.html import Drawn
+from mocli.report.scatter import Category
 from mocli.tasks.benchmark.controls import BEST
 from mocli.tasks.benchmark.table import COST, COSTS, RATIO
 from mocli.tasks.score.picture import layout

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mocli.data.files.inputs import parse_source
 from mocli.data.links.route import link_files
 from mocli.errors import InputError, Interrupted, MocliError, UsageError
-from mocli.report.tables import table as rows_table
+from mocli.report.figures import table as rows_table
 from mocli.tasks.benchmark.figures import process_costs
 from mocli.tasks.benchmark.interpreter import OPTION, find_interpreter
 from mocli.tasks.benchmark.options import PeersAsked

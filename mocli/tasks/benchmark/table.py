@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mocli.metrics.registry import OTHER, available_metrics
+from mocli.report.figures import table
 from mocli.report.file import write_text
 from mocli.report.multiqc import RANKING
 from mocli.report.ranking import Figure, rank
-from mocli.report.tables import table
 from mocli.types import Task
 
 if TYPE_CHECKING:

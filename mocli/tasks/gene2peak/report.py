@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 
 from mocli.data.write.tsv import write_tsv
-from mocli.report.figures import Better, figure
+from mocli.report.figures import Better, column_table, figure
+from mocli.report.figures import table as rows_table
 from mocli.report.html import Drawn
-from mocli.report.tables import column_table
-from mocli.report.tables import table as rows_table
 from mocli.tasks.gene2peak.changes import Step, Way
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
 from mocli.tasks.gene2peak.work import SilencingResult
@@ -164,9 +163,9 @@ def write_silencing(run: Run, found: SilencingResult, *, bedpe: Path | None, pea
 
 def draw_silencing(found: SilencingResult) -> list[Drawn]:
     """Return a picture a gene, along the genome; the genes of smallest p first."""
+    from mocli.report import featureplots as pictures
     from mocli.report import html
-    from mocli.report import related as pictures
-    from mocli.report.locus import locus_plot
+    from mocli.report.featureplots import locus_plot
 
     near, table = found.candidates.vicinity, found.table
     if near is None or not len(table):

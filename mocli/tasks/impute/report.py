@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from mocli.metrics import imputation as figures
-from mocli.report.figures import Better, Entry, figure
-from mocli.report.tables import column_table
-from mocli.report.tables import table as rows_table
+from mocli.report.figures import Better, Entry, column_table, figure
+from mocli.report.figures import table as rows_table
 from mocli.tasks.impute.check import Checked
 from mocli.tasks.impute.work import Imputation
 from mocli.tasks.infer.decoder import ValueDecoder

@@ -11,7 +11,7 @@ import pandas as pd
 from mocli.data.batches import densify
 from mocli.data.write.blocks import Block, NewModality, Written
 from mocli.data.write.write import Added, write_h5ad, write_h5mu
-from mocli.report import html, imputed
+from mocli.report import featureplots, html
 from mocli.tasks.impute.accuracy import Evaluation, blocks_of
 from mocli.tasks.impute.check import Checked
 from mocli.tasks.impute.draw import Sampler
@@ -157,7 +157,7 @@ def _draw(work: Imputation, checked: Checked) -> list[html.Drawn]:
     linked = checked.evaluation.baselines.get("linked_feature")
     return [
         html.Drawn(
-            imputed.accuracy_dots(
+            featureplots.accuracy_dots(
                 [names[j] for j in columns],
                 checked.evaluation.accuracy.pearson[columns],
                 None if linked is None else linked.pearson[columns],
@@ -166,7 +166,7 @@ def _draw(work: Imputation, checked: Checked) -> list[html.Drawn]:
             "Pearson correlation of imputed and measured values over cells that were hidden.",
         ),
         html.Drawn(
-            imputed.scatter(predicted, measured, examples),
+            featureplots.scatter(predicted, measured, examples),
             "Imputed against measured",
             f"One point a cell ({len(rows):,} of those hidden): best, median and worst feature.",
         ),

@@ -18,8 +18,8 @@ from mocli.metrics.embedding import Embedding
 from mocli.metrics.registry import evaluate
 from mocli.models.base import Extends, Model
 from mocli.models.registry import traits_of
+from mocli.report.figures import table
 from mocli.report.html import Layout
-from mocli.report.tables import table
 from mocli.tasks.infer.query import Query, check_labels, match_query
 from mocli.tasks.integrate.options import IntegrateOptions
 from mocli.tasks.integrate.votes import vote_from_atlas

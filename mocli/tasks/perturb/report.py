@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from mocli.report.figures import figure
+from mocli.report.figures import column_table, figure
+from mocli.report.figures import table as rows_table
 from mocli.report.html import Drawn
-from mocli.report.tables import column_table
-from mocli.report.tables import table as rows_table
 from mocli.tasks.perturb.effects import Predicted
 from mocli.tasks.perturb.options import PerturbOptions
 from mocli.tasks.perturb.truth import Truth
@@ -210,7 +209,7 @@ def _report_truth(run: Run, truth: Truth) -> None:
 
 def draw(options: PerturbOptions, placed: PlacedCells, findings: Findings) -> list[Drawn]:
     """Return the pictures."""
-    from mocli.report import perturbed
+    from mocli.report import featureplots
 
     found = []
     if findings.screened is not None:
@@ -219,7 +218,7 @@ def draw(options: PerturbOptions, placed: PlacedCells, findings: Findings) -> li
         if len(mine):
             found.append(
                 Drawn(
-                    perturbed.volcano(
+                    featureplots.volcano(
                         mine["shift"].to_numpy(), mine["p"].to_numpy(), list(mine["feature"]),
                         (mine["direction"] == "up").to_numpy(), (mine["fdr"] < _FDR).to_numpy(),
                     ),
@@ -242,7 +241,7 @@ def draw(options: PerturbOptions, placed: PlacedCells, findings: Findings) -> li
             panels.append((title, predicted, measured, list(own["target"])))
         found.append(
             Drawn(
-                perturbed.against_truth(panels),
+                featureplots.against_truth(panels),
                 "Predicted against measured changes",
                 "One point a feature; the perturbations predicted best. All are in the table.",
             )
@@ -251,35 +250,37 @@ def draw(options: PerturbOptions, placed: PlacedCells, findings: Findings) -> li
 
 
 def _heat(placed: PlacedCells, table: pd.DataFrame, mine: pd.DataFrame) -> Drawn:
-    from mocli.report import perturbed
+    from mocli.report import featureplots
 
-    keys = list(zip(mine["feature"], mine["direction"], strict=True))[: perturbed.MAX_ROWS]
+    keys = list(zip(mine["feature"], mine["direction"], strict=True))[: featureplots.MAX_ROWS]
     groups = placed.sets.names
     values = table.set_index(["feature", "direction", "group"])["shift"]
     values = values[~values.index.duplicated()]
     grid = np.array([[values.get((f, d, g), np.nan) for g in groups] for f, d in keys])
     return Drawn(
-        perturbed.heat_map(grid, [f"{f} {d}" for f, d in keys], groups, label="shift towards the target"),
+        featureplots.heat_map(grid, [f"{f} {d}" for f, d in keys], groups, label="shift towards the target"),
         "The best perturbations, group by group",
         "Blue: the cells of a group come nearer to the target cells of that group; red: they go away.",
     )
 
 
 def _effects(predicted: Predicted) -> Drawn:
-    from mocli.report import perturbed
+    from mocli.report import featureplots
 
     table = predicted.table
     mine = table[(table["group"] == ALL).to_numpy()]
     size = pd.Series(_sizes(mine), index=mine.index)
-    top = size.abs().groupby(mine["target"]).max().sort_values(ascending=False).index[: perturbed.MAX_ROWS]
-    keys = list(dict.fromkeys(zip(mine["feature"], mine["direction"], strict=True)))[: perturbed.MAX_COLUMNS]
+    top = size.abs().groupby(mine["target"]).max().sort_values(ascending=False).index[: featureplots.MAX_ROWS]
+    keys = list(dict.fromkeys(zip(mine["feature"], mine["direction"], strict=True)))[
+        : featureplots.MAX_COLUMNS
+    ]
     values = dict(
         zip(zip(mine["feature"], mine["direction"], mine["target"], strict=True), size, strict=True)
     )
     grid = np.array([[values[f, d, t] for f, d in keys] for t in top])
     logged = predicted.reader.counted or predicted.reader.logged
     return Drawn(
-        perturbed.heat_map(
+        featureplots.heat_map(
             grid, list(map(str, top)), [f"{f} {d}" for f, d in keys],
             label="log2 fold change" if logged else "change",
         ),

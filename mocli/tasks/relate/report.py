@@ -10,9 +10,8 @@ import pandas as pd
 
 from mocli.data.genome.vicinity import Vicinity
 from mocli.data.write.tsv import write_tsv
-from mocli.report.figures import Entry, figure
+from mocli.report.figures import Entry, column_table, figure
 from mocli.report.html import Drawn
-from mocli.report.tables import column_table
 from mocli.tasks.relate.promoters import Figures
 from mocli.tasks.relate.relate import LINKED, MEASURED, Related
 from mocli.tasks.relate.scope import ALL
@@ -207,8 +206,8 @@ def _tabulate(run: Run, table: pd.DataFrame, related: Related) -> None:
 
 def draw_relations(related: Related) -> list[Drawn]:
     """Return the pictures: correlation over distance, and each feature's strongest partner."""
+    from mocli.report import featureplots as pictures
     from mocli.report import html
-    from mocli.report import related as pictures
 
     table = over_all(related.table)
     first, second = related.candidates.labels

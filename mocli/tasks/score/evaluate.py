@@ -11,7 +11,7 @@ from mocli.data.batches import dense_rows
 from mocli.metrics.embedding import Embedding
 from mocli.metrics.matching import concordance_by_link
 from mocli.metrics.registry import available_metrics, evaluate
-from mocli.report.tables import table
+from mocli.report.figures import table
 from mocli.tasks.prepare.smoothing import own_places
 from mocli.tasks.run.memory import return_freed_memory
 from mocli.tasks.score.baselines import MAX_CELLS, MAX_VALUES, component_baseline, link_baselines

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mocli.data.bundle import Codes
-from mocli.report.tables import table
+from mocli.report.figures import table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -12,8 +12,7 @@ from mocli.metrics import registry
 from mocli.metrics.embedding import Embedding
 from mocli.metrics.generated import judge, moments
 from mocli.nn.neighbors import knn
-from mocli.report.figures import Entry, figure
-from mocli.report.tables import table
+from mocli.report.figures import Entry, figure, table
 from mocli.tasks.score.picture import layout
 from mocli.tasks.simulate.compare import ALL, compared
 from mocli.tasks.simulate.groups import atlas_of
@@ -196,7 +195,7 @@ def write_html(work: Simulation, cells: Generated | None) -> None:
 
 
 def _mean_variance(cells: Generated) -> list[Drawn]:
-    from mocli.report import html, simulated
+    from mocli.report import featureplots, html
 
     panels = []
     for name in cells.counted:
@@ -208,7 +207,7 @@ def _mean_variance(cells: Generated) -> list[Drawn]:
             panels.append((f"{name}, {cells.levels[code]}", x, y))
     if not panels:
         return []
-    picture = simulated.mean_variance(sorted(panels, key=itemgetter(0)))
+    picture = featureplots.mean_variance(sorted(panels, key=itemgetter(0)))
     caption = "One point a feature, counts of the label of most cells: colours should lie upon each other."
     return [html.Drawn(picture, "Mean and variance", caption)]
 

@@ -1,7 +1,11 @@
-"""Make a figure, dress its axes, turn it into SVG or PNG: matplotlib without pyplot.
+"""Make a drawing, dress its axes, colour it, turn it into SVG or PNG: matplotlib without pyplot.
 
 Colours are set one by one instead of through `rcParams`: those are shared by
 all threads, and the caller may have changed them.
+
+The first seven colours of categories, which people with colour-vision deficiencies can tell apart, are
+those of Okabe and Ito (2008), "Color Universal Design", without black and with the yellow darkened for
+white paper. Further levels repeat these hues lighter and darker; beyond eight, pictures add numbers.
 """
 
 from __future__ import annotations
@@ -10,6 +14,10 @@ import base64
 import io
 import re
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from mocli.types import DoubleArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +31,15 @@ FAINT = "#8a8f98"
 RULE = "#d5d8dd"
 ACCENT = "#0072b2"
 ALERT = "#c1440e"
+
+_BASE = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#d8c400")
+# share of white (positive) or black (negative) mixed in, round after round
+_SHADES = (0.0, -0.4, 0.5, -0.65)
+_GREYS = ("#555555", "#999999")
+
+MAX_LEVELS = len(_BASE) * len(_SHADES) + len(_GREYS)
+OTHER = "#b8bcc2"
+UNKNOWN = "#dfe1e5"
 
 _DPI = 160
 # ids that matplotlib draws at random end in ten hexadecimal digits: where they are set, and where used
@@ -86,7 +103,6 @@ def to_svg(figure: Figure) -> str:
 
 def to_png(figure: Figure) -> bytes:
     """Return the figure as PNG of 256 colours: a third of the size of full colour, and no visible loss."""
-    import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image  # matplotlib requires Pillow and writes its own PNG files with it
 
@@ -109,3 +125,18 @@ def data_uri(picture: Picture) -> str:
     """Return a picture as the `src` of an `<img>`: nothing in it can run or clash with the page."""
     kind, data = ("svg+xml", picture.encode()) if isinstance(picture, str) else ("png", picture)
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def colours(n: int) -> DoubleArray:
+    """Return `n` colours, `(n, 3)`, in 0..1; `ValueError` above `MAX_LEVELS`."""
+    if n > MAX_LEVELS:
+        raise ValueError(f"{n} colours asked for, there are {MAX_LEVELS}")
+    base = np.array([rgb(c) for c in _BASE])
+    rounds = [base * (1 - abs(shade)) + max(shade, 0.0) for shade in _SHADES]
+    return np.concatenate([*rounds, [rgb(c) for c in _GREYS]])[:n]
+
+
+def rgb(code: str) -> tuple[float, float, float]:
+    """Return `#rrggbb` as three numbers in 0..1."""
+    red, green, blue = (int(code[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return red, green, blue

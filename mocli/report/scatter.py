@@ -7,8 +7,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mocli.report.figure import FAINT, INK, Picture, dress, new_figure, printable, to_png, to_svg
-from mocli.report.palette import MAX_LEVELS, OTHER, UNKNOWN, colours, rgb
+from mocli.report.drawing import (
+    FAINT,
+    INK,
+    MAX_LEVELS,
+    OTHER,
+    UNKNOWN,
+    Picture,
+    colours,
+    dress,
+    new_figure,
+    printable,
+    rgb,
+    to_png,
+    to_svg,
+)
 from mocli.report.wording import plural
 
 if TYPE_CHECKING:

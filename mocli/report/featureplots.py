@@ -1,0 +1,363 @@
+"""Pictures of features: how well they are imputed, simulated, how they change, and along the genome."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mocli.report.drawing import (
+    ACCENT,
+    ALERT,
+    FAINT,
+    INK,
+    Picture,
+    colours,
+    dress,
+    new_figure,
+    printable,
+    to_png,
+    to_svg,
+)
+from mocli.types import BoolArray, DoubleArray, FloatArray, IntArray
+
+MAX_NAMED = 60
+"""Features drawn by name; of more, the distribution is drawn."""
+MAX_ROWS = 40
+MAX_COLUMNS = 24
+_NAMED = 14
+_LEAST_P = 1e-300
+MAX_POINTS = 20_000
+MAX_PARTNERS = 40
+_BINS = 41
+Moments = tuple[DoubleArray, DoubleArray]
+MOST_GROUPS = 8
+
+
+def accuracy_dots(names: Sequence[str], ours: DoubleArray, beside: DoubleArray | None) -> Picture:
+    """Draw the correlation of every feature, best on top, beside that of its linked feature.
+
+    Parameters
+    ----------
+    ours, beside
+        `(n_features,)`, NaN where undefined.
+    """
+    known = np.flatnonzero(np.isfinite(ours))
+    order = known[np.argsort(ours[known], kind="stable")]
+    if len(order) > MAX_NAMED:
+        return _distribution(ours[order], None if beside is None else beside[order])
+    figure = new_figure(7.2, 0.9 + 0.16 * max(len(order), 4))
+    axes = figure.subplots()
+    dress(axes)
+    height = np.arange(len(order))
+    if beside is not None:
+        axes.hlines(height, ours[order], np.nan_to_num(beside[order], nan=np.nan), color=FAINT, linewidth=1)
+        axes.plot(beside[order], height, "o", color=FAINT, markersize=4, label="linked feature")
+    axes.plot(ours[order], height, "o", color=ACCENT, markersize=5, label="imputed")
+    axes.axvline(0, color=FAINT, linewidth=0.8)
+    axes.set_yticks(height, [printable(names[j], 24) for j in order], fontsize=7)
+    axes.set_ylim(-1, len(order))
+    axes.set_xlabel("Pearson correlation with measured values", fontsize=8, color=INK)
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    return to_svg(figure)
+
+
+def _distribution(ours: DoubleArray, beside: DoubleArray | None) -> Picture:
+    figure = new_figure(7.2, 2.6)
+    axes = figure.subplots()
+    dress(axes)
+    bins = np.linspace(-1, 1, 81).tolist()
+    axes.hist(ours, bins=bins, color=ACCENT, label=f"imputed, median {np.median(ours):.2f}")
+    if beside is not None and np.isfinite(beside).any():
+        known = beside[np.isfinite(beside)]
+        label = f"linked feature, median {np.median(known):.2f} ({len(known):,} features)"
+        axes.hist(known, bins=bins, histtype="step", color=INK, label=label)
+    axes.set_xlim(min(-0.2, float(ours.min())), 1)
+    axes.set_xlabel("Pearson correlation with measured values", fontsize=8, color=INK)
+    axes.set_ylabel("features", fontsize=8, color=INK)
+    axes.legend(frameon=False, fontsize=8)
+    return to_svg(figure)
+
+
+def scatter(
+    predicted: FloatArray,
+    measured: FloatArray,
+    names: Sequence[str],
+    ends: tuple[FloatArray, FloatArray] | None = None,
+) -> Picture:
+    """Draw measured over imputed values of a few features, one panel each.
+
+    Parameters
+    ----------
+    predicted, measured
+        `(n_cells, n_features)`.
+    ends
+        Lower and upper ends of the intervals, `(n_cells, n_features)` each.
+    """
+    n = max(len(names), 1)
+    figure = new_figure(2.6 * n, 2.6)
+    for j, axes in enumerate(np.atleast_1d(figure.subplots(1, n))):
+        if j >= len(names):
+            break
+        known = np.isfinite(measured[:, j])
+        x, y = predicted[known, j], measured[known, j]
+        r = np.corrcoef(x, y)[0, 1] if len(x) > 2 and x.std() > 0 and y.std() > 0 else np.nan
+        dress(axes, title=f"{printable(names[j], 20)}, r = {r:.2f}")
+        if ends is not None:
+            order = np.argsort(x)
+            low, high = (end[known, j][order] for end in ends)
+            axes.fill_between(x[order], low, high, color=ACCENT, alpha=0.12, linewidth=0)
+        axes.plot(x, y, ".", color=ACCENT, markersize=3, alpha=0.6, rasterized=True)
+        low, high = (float(f(np.concatenate([x, y]))) for f in (np.min, np.max)) if len(x) else (0.0, 1.0)
+        axes.plot([low, high], [low, high], color=FAINT, linewidth=0.8)
+        axes.set_xlabel("imputed", fontsize=8, color=INK)
+        if j == 0:
+            axes.set_ylabel("measured", fontsize=8, color=INK)
+    return to_png(figure)
+
+
+def mean_variance(panels: Sequence[tuple[str, Moments, Moments]]) -> Picture:
+    """Draw variance over mean of every feature, real cells in grey, simulated ones in colour.
+
+    Parameters
+    ----------
+    panels
+        Title, mean and variance of each feature in real cells, `(p,)` each, and in simulated ones.
+    """
+    n = max(len(panels), 1)
+    figure = new_figure(3.4 * n, 3.0)
+    for axes, (title, real, simulated) in zip(np.atleast_1d(figure.subplots(1, n)), panels, strict=True):
+        dress(axes, title=printable(title, 40))
+        for (mean, variance), colour, name in ((real, FAINT, "real"), (simulated, ACCENT, "simulated")):
+            known = (mean > 0) & (variance > 0)
+            axes.plot(
+                mean[known], variance[known], ".", color=colour, markersize=3, alpha=0.5, label=name,
+                rasterized=True,
+            )  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.minorticks_off()
+        axes.set_xlabel("mean", fontsize=8, color=INK)
+        axes.set_ylabel("variance", fontsize=8, color=INK)
+        axes.legend(frameon=False, fontsize=8, loc="upper left")
+    return to_png(figure)
+
+
+def volcano(
+    shift: DoubleArray, p: DoubleArray, names: Sequence[str], up: BoolArray, significant: BoolArray
+) -> Picture:
+    """Draw -log10 p over the shift, `(n,)` each; the farthest are named.
+
+    Parameters
+    ----------
+    up
+        Whether the feature was raised.
+    significant
+        Whether its FDR is small.
+    """
+    known = np.isfinite(p)
+    height = -np.log10(np.maximum(np.where(known, p, 1.0), _LEAST_P))
+    figure = new_figure(7.2, 3.6)
+    axes = figure.subplots()
+    dress(axes)
+    for which, mark, word in ((up, "^", "raised"), (~up, "v", "lowered")):
+        for strong, color in ((False, FAINT), (True, ACCENT)):
+            chosen = which & (significant == strong)
+            if chosen.any():
+                label = f"{word}, FDR below 5%" if strong else word
+                axes.plot(
+                    shift[chosen], height[chosen], mark, color=color, markersize=3.5, alpha=0.7, label=label,
+                    linestyle="none",
+                )  # fmt: skip
+    far = np.argsort(-np.abs(shift) * (height + 0.1), kind="stable")[:_NAMED]
+    for k in far:
+        axes.annotate(
+            printable(names[k], 24), (shift[k], height[k]), xytext=(3, 3), textcoords="offset points",
+            fontsize=6.5, color=INK,
+        )  # fmt: skip
+    axes.axvline(0, color=FAINT, linewidth=0.8)
+    axes.set_xlabel("shift towards the target group", fontsize=8, color=INK)
+    axes.set_ylabel("-log10 p", fontsize=8, color=INK)
+    axes.legend(frameon=False, fontsize=7, loc="best")
+    return to_png(figure)
+
+
+def heat_map(values: DoubleArray, rows: Sequence[str], columns: Sequence[str], *, label: str) -> Picture:
+    """Draw a table of numbers in blue (above 0) and red, `(n_rows, n_columns)`; NaN is left white."""
+    n_rows, n_columns = values.shape
+    figure = new_figure(min(10.0, 2.6 + 0.42 * n_columns), 1.3 + 0.17 * max(n_rows, 3))
+    axes = figure.subplots()
+    dress(axes, frame=False)
+    largest = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 0.0
+    bound = largest or 1.0
+    shown = axes.imshow(
+        np.ma.masked_invalid(values),
+        cmap="RdBu",
+        vmin=-bound,
+        vmax=bound,
+        aspect="auto",
+        interpolation="none",
+    )
+    axes.set_yticks(range(n_rows), [printable(name, 40) for name in rows], fontsize=6.5)
+    axes.set_xticks(
+        range(n_columns), [printable(name, 28) for name in columns], fontsize=7, rotation=60, ha="right"
+    )
+    bar = figure.colorbar(shown, ax=axes, shrink=0.6, pad=0.02)
+    bar.ax.tick_params(labelsize=7)
+    bar.set_label(label, fontsize=7.5, color=INK)
+    return to_svg(figure)
+
+
+def against_truth(panels: Sequence[tuple[str, DoubleArray, DoubleArray, Sequence[str]]]) -> Picture:
+    """Draw measured over predicted changes, a panel a perturbation.
+
+    Parameters
+    ----------
+    panels
+        Title, predicted `(n,)`, measured `(n,)`, names of the features.
+    """
+    n = max(len(panels), 1)
+    width = min(n, 3)
+    depth = -(-n // width)
+    figure = new_figure(10.0 if width > 1 else 4.0, 2.7 * depth)
+    grid = np.atleast_1d(figure.subplots(depth, width, squeeze=False)).ravel()
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for axes, (title, predicted, measured, names) in zip(grid, panels, strict=False):
+        dress(axes, title=title)
+        axes.axhline(0, color=FAINT, linewidth=0.6)
+        axes.axvline(0, color=FAINT, linewidth=0.6)
+        axes.plot(predicted, measured, ".", color=ACCENT, markersize=3, alpha=0.6, linestyle="none")
+        for k in np.argsort(-np.abs(measured), kind="stable")[:4]:
+            axes.annotate(
+                printable(names[k], 16), (predicted[k], measured[k]), xytext=(2, 2),
+                textcoords="offset points", fontsize=6, color=ALERT,
+            )  # fmt: skip
+        axes.set_xlabel("predicted", fontsize=7.5, color=INK)
+        axes.set_ylabel("measured", fontsize=7.5, color=INK)
+    return to_png(figure)
+
+
+def distance_plot(
+    distance: IntArray, correlation: DoubleArray, *, seed: int = 0, label: str = "correlation"
+) -> Picture:
+    """Draw the correlation of every pair over the distance to the TSS, with median and quartiles.
+
+    Parameters
+    ----------
+    distance, correlation
+        `(n_pairs,)`; undefined correlations are left out.
+    label
+        What is drawn, where it is no correlation.
+    """
+    known = np.isfinite(correlation)
+    far, correlation = distance[known] / 1000, correlation[known]
+    shown = np.arange(len(far))
+    if len(shown) > MAX_POINTS:
+        shown = np.random.default_rng(seed).choice(len(shown), MAX_POINTS, replace=False)
+    figure = new_figure(7.2, 3.0)
+    axes = figure.subplots()
+    dress(axes)
+    axes.plot(far[shown], correlation[shown], ".", color=FAINT, markersize=2, alpha=0.35, rasterized=True)
+    axes.axhline(0, color=FAINT, linewidth=0.8)
+    edges = np.linspace(far.min(initial=-1), far.max(initial=1), _BINS + 1)
+    bins = np.clip(np.searchsorted(edges, far, side="right") - 1, 0, _BINS - 1)
+    filled = [k for k in range(_BINS) if (bins == k).sum() >= 5]
+    if filled:
+        quartiles = np.array([np.quantile(correlation[bins == k], [0.25, 0.5, 0.75]) for k in filled])
+        middle = (edges[filled] + edges[np.array(filled) + 1]) / 2
+        axes.fill_between(middle, quartiles[:, 0], quartiles[:, 2], color=ACCENT, alpha=0.2, linewidth=0)
+        axes.plot(middle, quartiles[:, 1], color=ACCENT, linewidth=1.6, label="median, with quartiles")
+        axes.legend(frameon=False, fontsize=8, loc="upper right")
+    axes.set_xlabel("distance to the TSS, kb (negative: upstream)", fontsize=8, color=INK)
+    axes.set_ylabel(label, fontsize=8, color=INK)
+    return to_png(figure)
+
+
+def correlation_histogram(correlation: DoubleArray, significant: BoolArray) -> Picture:
+    """Draw how correlations are distributed, `(n_pairs,)`, and those of small FDR apart."""
+    known = np.isfinite(correlation)
+    figure = new_figure(7.2, 2.6)
+    axes = figure.subplots()
+    dress(axes)
+    bins = np.linspace(-1, 1, 81).tolist()
+    axes.hist(correlation[known], bins=bins, color=FAINT, label="all pairs tested")
+    axes.hist(correlation[known & significant], bins=bins, color=ACCENT, label="matched FDR below 5%")
+    axes.set_xlabel("correlation of imputed with measured", fontsize=8, color=INK)
+    axes.set_ylabel("pairs", fontsize=8, color=INK)
+    axes.legend(frameon=False, fontsize=8)
+    return to_svg(figure)
+
+
+def strongest_partners(pairs: Sequence[str], correlation: DoubleArray, significant: BoolArray) -> Picture:
+    """Draw one pair a line, the first on top; at most 40.
+
+    Parameters
+    ----------
+    pairs
+        What to write beside each line.
+    correlation, significant
+        `(n_lines,)`.
+    """
+    n = min(len(pairs), MAX_PARTNERS)
+    figure = new_figure(7.2, 0.9 + 0.17 * max(n, 4))
+    axes = figure.subplots()
+    dress(axes)
+    height = np.arange(n)[::-1]
+    axes.hlines(height, 0, correlation[:n], color=FAINT, linewidth=1)
+    for which, color, label in (
+        (significant[:n], ACCENT, "matched FDR below 5%"),
+        (~significant[:n], ALERT, "not"),
+    ):
+        if which.any():
+            axes.plot(correlation[:n][which], height[which], "o", color=color, markersize=4, label=label)
+    axes.axvline(0, color=FAINT, linewidth=0.8)
+    axes.set_yticks(height, [printable(text, 48) for text in pairs[:n]], fontsize=7)
+    axes.set_ylim(-1, max(n, 1))
+    axes.set_xlabel("correlation of imputed with measured", fontsize=8, color=INK)
+    if n:
+        axes.legend(frameon=False, fontsize=8, loc="best")
+    return to_svg(figure)
+
+
+def locus_plot(
+    start: IntArray, end: IntArray, tss: int, chrom: str, changes: Mapping[str, DoubleArray]
+) -> Picture:
+    """Draw relative changes over the places of peaks, a panel a group of cells; below, peaks and TSS.
+
+    Parameters
+    ----------
+    start, end
+        `(n_peaks,)` in bases.
+    changes
+        `(n_peaks,)` by group, undefined ones left out; at most eight groups are drawn.
+    """
+    shown = dict(list(changes.items())[:MOST_GROUPS])
+    figure = new_figure(7.2, 0.9 + 0.62 * len(shown))
+    heights = [1.0] * len(shown) + [0.35]
+    panels = np.atleast_1d(figure.subplots(len(shown) + 1, 1, sharex=True, height_ratios=heights))
+    middle = (start + end) / 2e6
+    known = [values[np.isfinite(values)] for values in shown.values()]
+    largest = 100 * max((float(np.abs(values).max(initial=0)) for values in known), default=0) or 1.0
+    for axes, (name, values), colour in zip(panels[:-1], shown.items(), colours(len(shown)), strict=True):
+        dress(axes)
+        axes.axhline(0, color=FAINT, linewidth=0.8)
+        axes.vlines(middle, 0, 100 * np.nan_to_num(values), color=colour, linewidth=1.6)
+        axes.axvline(tss / 1e6, color=ALERT, linewidth=0.8, linestyle=":")
+        axes.set_ylim(-1.15 * largest, 1.15 * largest)
+        axes.set_ylabel(printable(name, 14), fontsize=7, color=INK, rotation=0, ha="right", va="center")
+        axes.tick_params(labelbottom=False)
+    track = panels[-1]
+    dress(track)
+    track.spines["left"].set_visible(False)
+    track.set_yticks([])
+    track.hlines(np.zeros(len(middle)), start / 1e6, end / 1e6, color=INK, linewidth=6)
+    track.plot(middle, np.zeros(len(middle)), "|", color=INK, markersize=7)
+    track.plot([tss / 1e6], [0.0], "v", color=ALERT, markersize=6)
+    track.set_ylim(-1, 1)
+    track.set_xlabel(
+        f"{printable(chrom)}, million bases; change in per cent of the peak, TSS in red",
+        fontsize=8,
+        color=INK,
+    )
+    return to_svg(figure)
