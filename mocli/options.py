@@ -234,7 +234,7 @@ def plain(value: Any) -> Any:
 
 
 @cache
-def declared_in(group: type[Options]) -> Mapping[str, OptionField]:
+def declared_in(group: type[Any]) -> Mapping[str, OptionField]:
     """Return the options of a group by field name, in the order of the fields."""
     hints = get_type_hints(group, include_extras=True)
     options: dict[str, OptionField] = {}

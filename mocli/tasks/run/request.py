@@ -88,7 +88,7 @@ def subcommand(own: type[Own]) -> Callable[[Work[Own]], Callable[..., Result]]:
     UsageError
         On a call with an option that does not exist, or a value that an option does not take.
     """
-    groups = (*SHARED, own)
+    groups: tuple[type[Options], ...] = (*SHARED, own)
 
     def decorate(work: Work[Own]) -> Callable[..., Result]:
         def function(

@@ -148,4 +148,4 @@ class SimulateOptions(Options):
     @property
     def library_size(self) -> str | float:
         """One of `LIBRARIES`, or a number of counts."""
-        return self.library or ("mean" if self.about_mean else "sampled")  # type: ignore[no-any-return]
+        return self.library or ("mean" if self.about_mean else "sampled")

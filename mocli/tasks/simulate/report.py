@@ -84,7 +84,7 @@ def report_groups(work: Simulation) -> None:
         [
             ["places", _places_words(work)],
             ["batch", asked.batch if atlas_of(work.saved).batch is not None else None],
-            ["library size", size if isinstance(size, str) else f"{size:g} counts"],
+            ["library", size if isinstance(size, str) else f"{size:g} counts"],
         ],
     )
     for key in ("latent_variance_ratio", "nearest_label[latent]"):

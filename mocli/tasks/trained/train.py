@@ -173,7 +173,7 @@ def training_of(run: Run, fingerprint: Mapping[str, Any]) -> Training:
 
 def _fingerprint(run: Run, request: Request, plan: Plan, prepared: Prepared, params: Any) -> dict[str, Any]:
     """Return what tells this training apart: its options, and the contents of what they name."""
-    return plain(
+    contents: dict[str, Any] = plain(
         {
             "options": request.identity,
             "inputs": [record["sha256"] for record in run.report.inputs],
@@ -189,6 +189,7 @@ def _fingerprint(run: Run, request: Request, plan: Plan, prepared: Prepared, par
             "mocli": __version__,
         }
     )
+    return contents
 
 
 def _same_sets(prepared: Prepared, name: str) -> str:
