@@ -8,13 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 
 from mocli import __version__
 from mocli.data.bundle import MultiOmics
 from mocli.data.files.modality import ModalityFile
-from mocli.data.links.edges import EdgeLinks
 from mocli.models.base import (
     Draws,
     Encodes,
@@ -125,7 +123,7 @@ def train(
     model: Model = load_class(plan.traits.model).from_bundle(prepared.bundle, params)
     settled = {k: v for k, v in as_dict(model.params).items() if v is not None and as_dict(params)[k] is None}
     if settled:
-        run.say("settled by the data: " + ", ".join(f"{name} {value}" for name, value in settled.items()))
+        run.say("chosen from the data: " + ", ".join(f"{name} {value}" for name, value in settled.items()))
     taken = None if origin is None else origin.give(model, prepared)
     if taken is not None:
         taken.tell(run)
@@ -136,8 +134,8 @@ def train(
         "frozen": frozen_record(model, options.freeze, frozen),
     }
     if frozen:
-        run.say(f"{len(frozen):,} tensors stay as they are: {', '.join(options.freeze)}")
-    fingerprint = _fingerprint(run, request, plan, prepared, model.params)
+        run.say(f"{len(frozen):,} tensors are frozen: {', '.join(options.freeze)}")
+    fingerprint = fingerprint_of(run, request, plan, prepared, model.params)
     fingerprint |= {"init_from": None if origin is None else origin.sha256, "freeze": sorted(frozen) or None}
     training = replace(training_of(run, fingerprint), frozen=frozen)
     if isinstance(params, SmoothsLinks) and params.smooth_links:
@@ -171,46 +169,34 @@ def training_of(run: Run, fingerprint: Mapping[str, Any]) -> Training:
     )
 
 
-def _fingerprint(run: Run, request: Request, plan: Plan, prepared: Prepared, params: Any) -> dict[str, Any]:
+def fingerprint_of(
+    run: Run, request: Request, plan: Plan, prepared: Prepared, params: object
+) -> dict[str, Any]:
     """Return what tells this training apart: its options, and the contents of what they name."""
-    contents: dict[str, Any] = plain(
-        {
-            "options": request.identity,
-            "inputs": [record["sha256"] for record in run.report.inputs],
-            # some of a file's cells may be held out, and some features spared by the selection
-            "cells": [_named(c.file.obs.index) for c in plan.choices],
-            "kept": [c.keep for c in plan.choices],
-            "links": [record["sha256"] for record in run.report.links],
-            "sets": [_same_sets(prepared, name) for name in sorted(prepared.bundle.sets)],
-            # a table from standard input has no file, and other columns of var match other features
-            "matched": [*(_matched(edge) for edge in plan.edges), *(m.text for m in plan.matrices)],
-            "model": plan.traits.name,
-            "params": as_dict(params),
-            "mocli": __version__,
-        }
-    )
-    return contents
+    edges = [(e.source, e.target, e.source_index, e.target_index, e.weight, e.sign) for e in plan.edges]
+    sets = [(name, m.data, m.indices, m.indptr) for name, m in sorted(prepared.bundle.sets.items())]
+    facts = {
+        "options": request.identity,
+        "inputs": [record["sha256"] for record in run.report.inputs],
+        # some of a file's cells may be held out, and some features spared by the selection
+        "cells": [_hash(c.file.name, *c.file.obs.index) for c in plan.choices],
+        "kept": [c.keep for c in plan.choices],
+        "links": [record["sha256"] for record in run.report.links],
+        "sets": [_hash(*memberships) for memberships in sets],
+        # a table from standard input has no file, and other columns of var match other features
+        "matched": [*(_hash(*edge) for edge in edges), *(m.text for m in plan.matrices)],
+        "model": plan.traits.name,
+        "params": as_dict(params),
+        "mocli": __version__,
+    }
+    return {key: plain(value) for key, value in facts.items()}
 
 
-def _same_sets(prepared: Prepared, name: str) -> str:
-    sets = prepared.bundle.sets[name]
-    h = hashlib.sha256(name.encode())
-    for part in (sets.data, sets.indices, sets.indptr):
-        h.update(np.ascontiguousarray(part).tobytes())
-    return h.hexdigest()
-
-
-def _named(cells: pd.Index) -> str:
+def _hash(*parts: Any) -> str:
     h = hashlib.sha256()
-    for name in cells:
-        h.update(f"{name}\n".encode())
-    return f"{len(cells)} cells, {h.hexdigest()}"
-
-
-def _matched(edge: EdgeLinks) -> str:
-    h = hashlib.sha256(f"{edge.source} {edge.target}".encode())
-    for part in (edge.source_index, edge.target_index, edge.weight, edge.sign):
-        h.update(part.tobytes())
+    for part in parts:
+        is_array = isinstance(part, np.ndarray)
+        h.update(np.ascontiguousarray(part).tobytes() if is_array else f"{part}\n".encode())
     return h.hexdigest()
 
 
