@@ -7,12 +7,11 @@ from functools import partial
 
 from mocli.tasks.perturb.cells import choose_cells, modality_to_perturb
 from mocli.tasks.perturb.options import PerturbOptions
-from mocli.tasks.prepare.footprint import foreseen
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.frame import Tell, Verb, perform
 from mocli.tasks.run.request import Request, Result, subcommand
 from mocli.tasks.run.run import Run
-from mocli.tasks.trained.foresee import plan_training
+from mocli.tasks.trained.foresee import foresee_training
 from mocli.types import Task
 
 
@@ -49,10 +48,7 @@ def _foresee(request: Request, asked: PerturbOptions, tell: Tell) -> None:
             tell.say(f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features")
         tell.say(f"model: {asked.from_model}")
         return
-    training = plan_training(request, Task.PERTURB, tell.say, files)
-    tell.say(foreseen(training, request.train, Task.PERTURB))
-    for warning in training.warnings:
-        tell.warn(warning)
+    foresee_training(request, Task.PERTURB, tell, files)
     name = modality_to_perturb({f.name: f.kind for f in files}, asked.source_modality, "the inputs")
     file = next(f for f in files if f.name == name)
     chosen = choose_cells(file, asked.source, asked.target, group_key=asked.group_key, truth=asked.truth)

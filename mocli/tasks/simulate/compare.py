@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy import sparse
 
 from mocli.data.batches import dense_rows
 from mocli.data.files.inputs import open_inputs
+from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError
 from mocli.metrics.generated import Generated
 from mocli.models.base import Encodes
 from mocli.tasks.infer.align import Aligned, align, find_modality, place
 from mocli.tasks.infer.decoder import is_counted, likelihood_of
 from mocli.tasks.prepare.obscolumns import words
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from mocli.data.files.modality import ModalityFile
-    from mocli.tasks.simulate.work import Simulation
-    from mocli.types import CSR, FloatArray, IntArray
+from mocli.tasks.run.run import Run
+from mocli.tasks.simulate.work import Simulated
+from mocli.tasks.trained.saved import SavedModel
+from mocli.types import CSR, FloatArray, IntArray
 
 MOST_REAL = 6_000
 """Real cells compared with, drawn evenly so that labels keep their shares."""
@@ -34,67 +33,71 @@ FEWEST = 20
 ALL = "all cells"
 
 
-def compared(work: Simulation) -> Generated | None:
-    """Return real and simulated cells to compare; None where no input holds real ones, with a word."""
-    run, saved = work.run, work.saved
-    found: dict[str, Aligned] = {}
-    for name in work.wanted.modalities:
-        file = find_modality(work.files, name, saved)
+def compared(run: Run, simulated: Simulated, layers: Mapping[str, str]) -> Generated | None:
+    """Return real and simulated cells to compare; None where no input holds real ones, with a word.
+
+    The simulated cells are read from the output of the run.
+    """
+    saved, modalities, seed = simulated.saved, simulated.plan.modalities, run.options.seed
+    real_files: dict[str, Aligned] = {}
+    for name in modalities:
+        file = find_modality(simulated.files, name, saved)
         if file is None:
             continue
         try:
-            found[name] = align(saved, name, file, layers=work.request.data.layer, warn=run.warn)
+            real_files[name] = align(saved, name, file, layers=layers, warn=run.warn)
         except InputError as error:
             run.warn(f"{name} is not compared with real cells: {error.message}")
-    missing = [name for name in work.wanted.modalities if name not in found]
+    missing = [name for name in modalities if name not in real_files]
     if missing:
         run.warn(
-            f"no input holds real cells of {' and '.join(missing)}: whether the simulated ones are like "
-            f"real ones "
-            "in that is not reported; name their files beside --from-model"
+            f"no input holds real cells of {' and '.join(missing)}, so that simulated ones are not compared "
+            "with them; name their files beside --from-model"
         )
-    if not found:
+    if not real_files:
         return None
-    label, levels = _labels(work, {name: a.file for name, a in found.items()})
-    rows, paired = _rows({name: a.file for name, a in found.items()}, seed=run.options.seed)
-    chosen = _simulated(work)
-    real, simulated, latent = {}, {}, {}
+    label, levels = _labels(run, simulated, {name: a.file for name, a in real_files.items()})
+    rows, paired = _rows({name: a.file for name, a in real_files.items()}, seed=seed)
+    chosen = _chosen(simulated, seed)
+    real, drawn, latent = {}, {}, {}
     written = {f.name: f for f in open_inputs([str(run.paths.output)], kinds={})}
-    for name, aligned in found.items():
+    for name, aligned in real_files.items():
         x, y = aligned.read(rows[name]), written[name].read(rows=chosen)
-        real[name], simulated[name] = _same_scale(work, name, aligned, x, y)
-        places = _encoded(work, name, aligned, x, y)
+        real[name], drawn[name] = _same_scale(saved, name, aligned, x, y)
+        places = _encoded(saved, name, aligned, x, y, run.device)
         if places is not None:
             latent[name] = places
     return Generated(
         real=real,
-        simulated=simulated,
-        real_label={name: label[name][rows[name]] for name in found},
-        simulated_label=work.cells.label[chosen] if levels != (ALL,) else np.zeros(len(chosen), np.int64),
+        simulated=drawn,
+        real_label={name: label[name][rows[name]] for name in real_files},
+        simulated_label=simulated.cells.label[chosen]
+        if levels != (ALL,)
+        else np.zeros(len(chosen), np.int64),
         levels=levels,
-        counted=frozenset(name for name in found if is_counted(saved, name)),
+        counted=frozenset(name for name in real_files if is_counted(saved, name)),
         paired=paired,
         latent=latent,
-        seed=run.options.seed,
+        seed=seed,
     )
 
 
 def _labels(
-    work: Simulation, files: Mapping[str, ModalityFile]
+    run: Run, simulated: Simulated, files: Mapping[str, ModalityFile]
 ) -> tuple[dict[str, IntArray], tuple[str, ...]]:
     """Codes of the real cells' labels by modality, and their levels; one level where labels are not known."""
-    labels = work.wanted.labels
+    labels = simulated.plan.labels
     everyone = {name: np.zeros(f.n_obs, np.int64) for name, f in files.items()}
-    if labels is None or any(group.label is None for group in work.wanted.groups):
+    if labels is None or any(group.label is None for group in simulated.plan.groups):
         return everyone, (ALL,)
     named: dict[str, str] = {}
-    for f in work.files:
+    for f in simulated.files:
         if labels.key in f.obs:
             values = words(f.obs[labels.key])
             known = values != None  # noqa: E711 - element by element
             named |= dict(zip(f.obs.index.astype(str)[known], values[known], strict=True))
     if not named:
-        work.run.warn(
+        run.warn(
             f"the input files have no column '{labels.key}': simulated cells are compared with all real "
             f"ones together"
         )
@@ -121,23 +124,22 @@ def _rows(files: Mapping[str, ModalityFile], *, seed: int) -> tuple[dict[str, In
     return {name: np.sort(rng.permutation(len(i))[:MOST_REAL]) for name, i in index.items()}, False
 
 
-def _simulated(work: Simulation) -> IntArray:
+def _chosen(simulated: Simulated, seed: int) -> IntArray:
     """Choose simulated cells, of each group evenly."""
-    group = work.cells.group
-    n = len(work.wanted.groups)
+    group, n = simulated.cells.group, len(simulated.plan.groups)
     most = min(MOST_OF_LABEL, max(100, MOST_SIMULATED // n))
-    rng = np.random.default_rng(work.run.options.seed)
+    rng = np.random.default_rng(seed)
     parts = [np.flatnonzero(group == k) for k in range(n)]
     return np.sort(np.concatenate([rng.permutation(part)[:most] for part in parts]))
 
 
-def _same_scale(work: Simulation, name: str, aligned: Aligned, x: CSR, y: CSR) -> tuple[CSR, CSR]:
+def _same_scale(saved: SavedModel, name: str, aligned: Aligned, x: CSR, y: CSR) -> tuple[CSR, CSR]:
     """Real values on the scale of the simulated ones; features that real cells lack are left out of both."""
-    recipe = work.saved.recipes[name]
+    recipe = saved.recipes[name]
     measured = np.flatnonzero(~np.isin(recipe.selected, aligned.absent))
-    if is_counted(work.saved, name):
+    if is_counted(saved, name):
         x = x[:, recipe.selected]
-    elif likelihood_of(work.saved, name) == "bernoulli":
+    elif likelihood_of(saved, name) == "bernoulli":
         x = (x[:, recipe.selected] > 0).astype(np.float32)
     else:
         features = recipe.apply(x, aligned.absent)
@@ -146,17 +148,16 @@ def _same_scale(work: Simulation, name: str, aligned: Aligned, x: CSR, y: CSR) -
 
 
 def _encoded(
-    work: Simulation, name: str, aligned: Aligned, x: CSR, y: CSR
+    saved: SavedModel, name: str, aligned: Aligned, x: CSR, y: CSR, device: torch.device
 ) -> tuple[FloatArray, FloatArray] | None:
     """Where real and simulated cells lie by this modality alone; None where the model cannot say."""
-    saved, recipe = work.saved, work.saved.recipes[name]
+    recipe = saved.recipes[name]
     if not isinstance(saved.model, Encodes) or not recipe.transform.keeps_values:
         return None
     whole = sparse.csr_matrix(
         (np.ones(len(recipe.selected), np.float32), (np.arange(len(recipe.selected)), recipe.selected)),
         shape=(len(recipe.selected), recipe.n_vars),
     )
-    device = work.run.device
     return (
         place(saved, name, x, aligned.absent, device),
         place(saved, name, sparse.csr_matrix(y @ whole), aligned.absent, device),

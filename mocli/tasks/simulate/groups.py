@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mocli.data.bundle import Codes
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.models.base import Clusters, DrawsPlaces, EncodesJointly
 from mocli.models.registry import available, models_that
 from mocli.tasks.infer.align import check_modality
-from mocli.types import Task
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from mocli.data.bundle import Codes
-    from mocli.tasks.simulate.options import SimulateOptions
-    from mocli.tasks.trained.atlas import Atlas
-    from mocli.tasks.trained.saved import SavedModel
-    from mocli.types import FloatArray, IntArray
+from mocli.tasks.simulate.options import SimulateOptions
+from mocli.tasks.trained.atlas import Atlas
+from mocli.tasks.trained.saved import SavedModel
+from mocli.types import FloatArray, IntArray, Task
 
 
 @dataclass(frozen=True, eq=False)
-class Group:
+class CellGroup:
     """Cells to simulate that are of one kind.
 
     Attributes
@@ -52,7 +47,7 @@ class Group:
 
 
 @dataclass(frozen=True, eq=False)
-class Wanted:
+class SimulationPlan:
     """What is simulated.
 
     Attributes
@@ -61,7 +56,7 @@ class Wanted:
         Column of the labels over the atlas, None for a model without any.
     """
 
-    groups: tuple[Group, ...]
+    groups: tuple[CellGroup, ...]
     labels: Codes | None
     modalities: tuple[str, ...]
 
@@ -106,7 +101,7 @@ def component_shares(saved: SavedModel, device: str = "cpu") -> FloatArray | Non
     return cluster_cells(saved.model, atlas_of(saved).z, torch.device(device))
 
 
-def settle(saved: SavedModel, asked: SimulateOptions, shares: FloatArray | None) -> Wanted:
+def settle(saved: SavedModel, options: SimulateOptions, shares: FloatArray | None) -> SimulationPlan:
     """Find the training cells that are asked for, and how many to make.
 
     Parameters
@@ -121,21 +116,21 @@ def settle(saved: SavedModel, asked: SimulateOptions, shares: FloatArray | None)
     """
     check_model(saved)
     atlas = atlas_of(saved)
-    modalities = tuple(check_modality(saved, name, "--modality") for name in asked.modality)
-    column, codes = _labels(atlas, asked.label)
+    modalities = tuple(check_modality(saved, name, "--modality") for name in options.modality)
+    column, codes = _labels(atlas, options.label)
     labels = None if column is None else atlas.labels[column]
-    if asked.component:
-        found = [_component(k, saved, shares) for k in asked.component]
-    elif labels is None or (asked.places == "mixture" and not asked.label):
-        found = [Group("all cells", np.arange(len(atlas.z)), 0)]
+    if options.component:
+        found = [_component(k, saved, shares) for k in options.component]
+    elif labels is None or (options.places == "mixture" and not options.label):
+        found = [CellGroup("all cells", np.arange(len(atlas.z)), 0)]
     else:
         found = [
-            Group(labels.levels[code], rows, 0, label=code)
+            CellGroup(labels.levels[code], rows, 0, label=code)
             for code in codes
-            if len(rows := np.flatnonzero(labels.codes == code)) or asked.label
+            if len(rows := np.flatnonzero(labels.codes == code)) or options.label
         ]
-    groups = tuple(_sized(group, saved, asked) for group in found)
-    return Wanted(groups, labels, modalities or tuple(saved.modalities))
+    groups = tuple(_sized(group, saved, options) for group in found)
+    return SimulationPlan(groups, labels, modalities or tuple(saved.modalities))
 
 
 def _labels(atlas: Atlas, asked: Sequence[str]) -> tuple[str | None, list[int]]:
@@ -200,7 +195,7 @@ def _split(text: str, known: Mapping[str, Codes]) -> tuple[str, str | None]:
     )
 
 
-def _component(k: int, saved: SavedModel, shares: FloatArray | None) -> Group:
+def _component(k: int, saved: SavedModel, shares: FloatArray | None) -> CellGroup:
     if shares is None:
         raise UsageError(
             f"{saved.description['model']} has no components",
@@ -213,10 +208,10 @@ def _component(k: int, saved: SavedModel, shares: FloatArray | None) -> Group:
         raise UsageError(
             f"the model has no component {k}", field="--component", found=k, expected=f"0 to {n - 1}"
         )
-    return Group(f"component {k}", np.flatnonzero(shares.argmax(1) == k), 0, component=k)
+    return CellGroup(f"component {k}", np.flatnonzero(shares.argmax(1) == k), 0, component=k)
 
 
-def _sized(group: Group, saved: SavedModel, asked: SimulateOptions) -> Group:
+def _sized(group: CellGroup, saved: SavedModel, options: SimulateOptions) -> CellGroup:
     """Say how many cells to make of a group."""
     atlas = atlas_of(saved)
     if not len(group.rows):
@@ -225,11 +220,11 @@ def _sized(group: Group, saved: SavedModel, asked: SimulateOptions) -> Group:
             field="--component" if group.component is not None else "--label",
             hint="ask for another",
         )
-    if asked.n_cells is not None:
-        n = asked.n_cells
+    if options.n_cells is not None:
+        n = options.n_cells
     else:
         # where modalities have places of their own, a cell may lie in the atlas once for each
         of_each = np.bincount(atlas.group[group.rows])
         cells = of_each.sum() if isinstance(saved.model, EncodesJointly) else of_each.max()
-        n = max(1, round(asked.multiple * cells * atlas.n_cells / len(atlas.z)))
-    return Group(group.name, group.rows, n, group.label, group.component)
+        n = max(1, round(options.multiple * cells * atlas.n_cells / len(atlas.z)))
+    return CellGroup(group.name, group.rows, n, group.label, group.component)

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from mocli.metrics import registry
 from mocli.metrics.embedding import Embedding
-from mocli.metrics.generated import judge, moments
+from mocli.metrics.generated import Generated, judge, moments
 from mocli.nn.neighbors import knn
 from mocli.report.figures import Entry, figure, table
+from mocli.report.html import Drawn, Layout
+from mocli.tasks.run.run import Run
 from mocli.tasks.score.picture import layout
 from mocli.tasks.simulate.compare import ALL, compared
 from mocli.tasks.simulate.groups import atlas_of
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from mocli.metrics.generated import Generated
-    from mocli.report.html import Drawn, Layout
-    from mocli.tasks.simulate.work import Simulation
-    from mocli.types import IntArray
+from mocli.tasks.simulate.work import Simulated
+from mocli.types import IntArray
 
 AMONG = 15
 """Nearest training cells whose labels are counted."""
@@ -35,13 +32,13 @@ MOST_DRAWN = 6_000
 """Cells in the picture, half of them simulated."""
 
 
-def report_groups(work: Simulation) -> None:
+def report_groups(run: Run, simulated: Simulated) -> None:
     """Say of every group how many cells follow how many, how they are placed, and under what measured."""
-    run, asked, cells = work.run, work.asked, work.cells
+    cells, options = simulated.cells, simulated.options
     rows: list[list[Any]] = []
-    nearest = _nearest_labels(work)
-    for position, group in enumerate(work.wanted.groups):
-        ratio = work.ratios[group.name]
+    nearest = _nearest_labels(simulated, seed=run.options.seed, device=str(run.device))
+    for position, group in enumerate(simulated.plan.groups):
+        ratio = simulated.cells.ratios[group.name]
         mine = nearest[cells.group == position] if group.label is not None else np.zeros(0)
         mine = mine[np.isfinite(mine)]
         share = float(mine.mean()) if len(mine) else None
@@ -76,14 +73,14 @@ def report_groups(work: Simulation) -> None:
             bounds=(0.0, 1.0),
             n=cells.n,
         )
-    size = asked.library_size
+    size = options.library_size
     run.report.tables["measured_as"] = table(
         "How cells were made",
         "Repeat the command with another --places, --batch or --library to change it.",
         ["choice", "value"],
         [
-            ["places", _places_words(work)],
-            ["batch", asked.batch if atlas_of(work.saved).batch is not None else None],
+            ["places", _places_words(simulated)],
+            ["batch", options.batch if atlas_of(simulated.saved).batch is not None else None],
             ["library", size if isinstance(size, str) else f"{size:g} counts"],
         ],
     )
@@ -93,31 +90,31 @@ def report_groups(work: Simulation) -> None:
             run.say(f"  {key} {entry['value']:.3f}")
 
 
-def _places_words(work: Simulation) -> str:
-    if work.asked.about_mean:
+def _places_words(simulated: Simulated) -> str:
+    if simulated.options.about_mean:
         return "one normal distribution about the label's mean place (scCross)"
-    if work.asked.from_mixture:
+    if simulated.options.from_mixture:
         return "drawn from the model's mixture components"
-    atlas = atlas_of(work.saved)
+    atlas = atlas_of(simulated.saved)
     if atlas.drawn is not None and atlas.cloud is atlas.z:
         return "around training cells' mean places, as their posteriors say less than noise"
     return "around training cells, as diverse as those"
 
 
-def _nearest_labels(work: Simulation) -> Any:
+def _nearest_labels(simulated: Simulated, *, seed: int, device: str) -> Any:
     """Whether most of the nearest training cells have a cell's label, `(n,)`; NaN where not looked at."""
-    atlas, cells, labels = atlas_of(work.saved), work.cells, work.wanted.labels
+    atlas, cells, labels = atlas_of(simulated.saved), simulated.cells, simulated.plan.labels
     out = np.full(cells.n, np.nan)
     if labels is None:
         return out
     cloud = atlas.cloud
-    rng = np.random.default_rng(work.run.options.seed)
-    asked = rng.permutation(cells.n)[:MOST_PLACED]
-    known = rng.permutation(np.flatnonzero(labels.codes >= 0))[: 10 * MOST_PLACED]
-    near = knn(cells.z[asked], cloud[known], min(AMONG, len(known)), device=str(work.run.device))[1]
-    of = labels.codes[known][near]
+    rng = np.random.default_rng(seed)
+    rows = rng.permutation(cells.n)[:MOST_PLACED]
+    training = rng.permutation(np.flatnonzero(labels.codes >= 0))[: 10 * MOST_PLACED]
+    near = knn(cells.z[rows], cloud[training], min(AMONG, len(training)), device=device)[1]
+    of = labels.codes[training][near]
     votes = np.stack([(of == k).sum(1) for k in range(len(labels.levels))], 1)
-    out[asked] = votes.argmax(1) == cells.label[asked]
+    out[rows] = votes.argmax(1) == cells.label[rows]
     return out
 
 
@@ -125,17 +122,16 @@ TOLD_APART = 0.9
 """Discriminability from which a classifier hardly ever errs."""
 
 
-def evaluate(work: Simulation) -> Generated | None:
+def evaluate(run: Run, simulated: Simulated, layers: Mapping[str, str]) -> Generated | None:
     """Compare with real cells where there are some; figures go to the report and the log."""
-    run = work.run
-    if not work.files:
+    if not simulated.files:
         run.warn(
             "no real cells were given: whether simulated ones are like them is not reported; name input "
             "files "
             "beside --from-model"
         )
         return None
-    cells = compared(work)
+    cells = compared(run, simulated, layers)
     if cells is None:
         return None
     found = judge(cells)
@@ -181,21 +177,14 @@ def _matched(cells: Generated) -> dict[str, Entry]:
     return {f"simulated_{key}": entry for key, entry in found.items()}
 
 
-def write_html(work: Simulation, cells: Generated | None) -> None:
-    """Write the report to read."""
-    from mocli.report import html
-
-    run = work.run
-    if run.paths.html is None:
-        return
-    run.say("drawing the report")
+def pictures(simulated: Simulated, cells: Generated | None, *, seed: int) -> dict[str, Any]:
+    """Return what the report shows beside its figures and tables."""
     drawn = [] if cells is None else _mean_variance(cells)
-    html.write(run.paths.html, html.render(run.report, layout=_layout(work, cells), drawn=drawn))
-    run.add_output(run.paths.html, "the report to read")
+    return {"layout": _layout(simulated, cells, seed), "drawn": drawn}
 
 
 def _mean_variance(cells: Generated) -> list[Drawn]:
-    from mocli.report import featureplots, html
+    from mocli.report.featureplots import mean_variance
 
     panels = []
     for name in cells.counted:
@@ -207,30 +196,28 @@ def _mean_variance(cells: Generated) -> list[Drawn]:
             panels.append((f"{name}, {cells.levels[code]}", x, y))
     if not panels:
         return []
-    picture = featureplots.mean_variance(sorted(panels, key=itemgetter(0)))
+    picture = mean_variance(sorted(panels, key=itemgetter(0)))
     caption = "One point a feature, counts of the label of most cells: colours should lie upon each other."
-    return [html.Drawn(picture, "Mean and variance", caption)]
+    return [Drawn(picture, "Mean and variance", caption)]
 
 
-def _layout(work: Simulation, cells: Generated | None) -> Layout:
+def _layout(simulated: Simulated, cells: Generated | None, seed: int) -> Layout:
     """Draw simulated cells among real ones by what was measured, or among training cells' places."""
-    from mocli.report.html import Layout
-
-    rng = np.random.default_rng(work.run.options.seed)
+    rng = np.random.default_rng(seed)
     if cells is not None:
         name = next(iter(cells.real))
         z, w = (part.astype(np.float32) for part in cells.components(name))
         label, other, levels = cells.real_label[name], cells.simulated_label, cells.levels
         title = f"UMAP of principal components of {name}, real and simulated cells"
     else:
-        atlas = atlas_of(work.saved)
-        z, w = atlas.cloud, work.cells.z
-        labels = work.wanted.labels
+        atlas = atlas_of(simulated.saved)
+        z, w = atlas.cloud, simulated.cells.z
+        labels = simulated.plan.labels
         label = np.full(len(z), -1) if labels is None else labels.codes
-        other, levels = work.cells.label, () if labels is None else labels.levels
+        other, levels = simulated.cells.label, () if labels is None else labels.levels
         title = "UMAP of the latent, training and simulated cells"
     kept, drawn = (np.sort(rng.permutation(len(part))[: MOST_DRAWN // 2]) for part in (z, w))
-    xy = layout(np.concatenate([z[kept], w[drawn]]), seed=work.run.options.seed)
+    xy = layout(np.concatenate([z[kept], w[drawn]]), seed=seed)
     origin = np.repeat([0, 1], [len(kept), len(drawn)])
     categories: dict[str, tuple[IntArray, Sequence[str]]] = {
         "origin": (origin, ("training" if cells is None else "real", "simulated"))

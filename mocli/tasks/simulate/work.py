@@ -1,46 +1,47 @@
-"""The work of `mocli simulate`: a model, places of new cells, what they are measured under."""
+"""The steps of `mocli simulate`: latent coordinates of new cells, and what they are measured under."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.random import Generator
+from scipy import sparse
 
+from mocli.data.files.modality import ModalityFile
 from mocli.errors import UsageError, did_you_mean
-from mocli.models.base import Clusters, Draws, DrawsPlaces, Samples
+from mocli.models.base import Clusters, Conditions, Draws, DrawsPlaces, Samples
 from mocli.models.registry import models_that
-from mocli.tasks.prepare.plan import open_modalities
-from mocli.tasks.simulate.groups import Group, Wanted, atlas_of, check_model, component_shares, settle
-from mocli.tasks.simulate.libraries import libraries
-from mocli.tasks.simulate.options import AS_SOURCE, AVERAGE
-from mocli.tasks.simulate.places import about_the_mean, draw_sources, smoothed, variance_ratio
-from mocli.tasks.trained.saved import SavedModel, load_model
-from mocli.tasks.trained.train import Trained, train_model
+from mocli.nn.neighbors import chunks
+from mocli.tasks.simulate.groups import CellGroup, SimulationPlan, atlas_of, component_shares, settle
+from mocli.tasks.simulate.latents import (
+    about_the_mean,
+    draw_sources,
+    library_sizes,
+    smoothed,
+    variance_ratio,
+)
+from mocli.tasks.simulate.options import AS_SOURCE, AVERAGE, SimulateOptions
+from mocli.tasks.trained.saved import SavedModel
 from mocli.train.predict import cluster_cells
-from mocli.types import Task
+from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
-if TYPE_CHECKING:
-    from numpy.random import Generator
+VALUES = 2_000_000
+"""Values sampled at a time; the block of a cell decides its random numbers, so it depends on nothing else."""
 
-    from mocli.data.files.modality import ModalityFile
-    from mocli.tasks.run.request import Request
-    from mocli.tasks.run.run import Run
-    from mocli.tasks.simulate.options import SimulateOptions
-    from mocli.types import DoubleArray, FloatArray, IntArray
-
-MODEL = "the trained model"
+MOST_CELLS = 1024
 
 
 @dataclass(frozen=True, eq=False)
-class Cells:
+class SimulatedCells:
     """Cells before they are measured.
 
     Attributes
     ----------
     z
-        Places, `(n, d)`.
+        Latent coordinates, `(n, d)`.
     source
         Training cell that each follows, a row of the atlas, `(n,)`.
     group
@@ -53,6 +54,8 @@ class Cells:
         Cluster of each by the model, or None.
     library
         Total counts by modality, `(n,)`.
+    ratios
+        Variance of the coordinates over that of the training cells, by group.
     """
 
     z: FloatArray
@@ -62,6 +65,7 @@ class Cells:
     batch: IntArray
     component: IntArray | None
     library: dict[str, FloatArray]
+    ratios: dict[str, float]
 
     @property
     def n(self) -> int:
@@ -69,166 +73,192 @@ class Cells:
         return len(self.z)
 
 
-@dataclass(eq=False)
-class Simulation:
-    """One run of `simulate`, from the model to the report.
+@dataclass(frozen=True, eq=False)
+class Simulated:
+    """Simulated cells, with the model that they come from.
 
     Attributes
     ----------
     files
-        Input files: trained on, or to compare with; none is possible.
-    trained
-        What was trained in this run, None where a model was given.
+        Input files: trained on, or to compare with; there may be none.
     """
 
-    run: Run
-    request: Request
-    asked: SimulateOptions
     saved: SavedModel
-    files: list[ModalityFile]
-    trained: Trained | None
-    wanted: Wanted = field(init=False)
-    cells: Cells = field(init=False)
-    ratios: dict[str, float] = field(default_factory=dict)
+    files: Sequence[ModalityFile]
+    options: SimulateOptions
+    plan: SimulationPlan
+    cells: SimulatedCells
 
-    @classmethod
-    def begin(cls, run: Run, request: Request, asked: SimulateOptions) -> Self:
-        """Open files and the model; train where none is given."""
-        files = open_modalities(request.data) if request.data.inputs else []
-        trained = None
-        if asked.from_model is None:
-            trained = train_model(run, request, Task.SIMULATE, files)
-            saved = load_model(run.paths.model)
-            run.add_output(run.paths.model, MODEL)
+
+@dataclass(frozen=True, eq=False)
+class _Drawn:
+    """Cells of one group: coordinates, the training cells they follow, components (-1: not drawn)."""
+
+    z: FloatArray
+    source: IntArray
+    components: IntArray
+    ratio: float
+
+
+def place_cells(
+    saved: SavedModel,
+    options: SimulateOptions,
+    *,
+    seed: int,
+    device: torch.device,
+    say: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> tuple[SimulationPlan, SimulatedCells]:
+    """Settle which cells are asked for, and give every one its coordinates, batch and library size."""
+    atlas, shares = atlas_of(saved), component_shares(saved, str(device))
+    plan = settle(saved, options, shares)
+    _check_batch(saved, options.batch)
+    for group in plan.groups:
+        say(group.words)
+    parts = []
+    for position, group in enumerate(plan.groups):
+        rng = np.random.default_rng([seed, position])
+        if options.from_mixture:
+            parts.append(_from_mixture(saved, group, shares, rng, device))
         else:
-            saved = load_model(asked.from_model)
-            check_model(saved)
-            run.say(f"model: {saved.description['model']} from {asked.from_model}")
-            for note in (note for f in files for note in f.notes):
-                run.say(note)
-            request.tell_unused(run.warn)
-        saved.model.module.to(run.device)
-        return cls(run, request, asked, saved, files, trained)
+            parts.append(_from_cells(saved, group, rng, device, about_mean=options.about_mean))
+    z, source = (np.concatenate([getattr(part, name) for part in parts]) for name in ("z", "source"))
+    of_group = np.repeat(np.arange(len(parts)), [len(part.z) for part in parts])
+    component = None
+    if isinstance(saved.model, Clusters):
+        components = np.concatenate([part.components for part in parts])
+        component = np.where(components >= 0, components, cluster_cells(saved.model, z, device).argmax(1))
+    batch = np.full(len(z), -1)
+    if atlas.batch is not None and options.batch == AS_SOURCE:
+        batch = atlas.batch.codes[source]
+    elif atlas.batch is not None and options.batch != AVERAGE:
+        batch = np.full(len(z), atlas.batch.levels.index(options.batch))
+    cells = SimulatedCells(
+        z=z,
+        source=source,
+        group=of_group,
+        label=np.full(len(z), -1) if plan.labels is None else plan.labels.codes[source],
+        batch=batch,
+        component=component,
+        library=library_sizes(saved, plan, source, of_group, options.library_size, seed=seed, warn=warn),
+        ratios={group.name: part.ratio for group, part in zip(plan.groups, parts, strict=True)},
+    )
+    return plan, cells
 
-    @property
-    def sampler(self) -> Samples:
-        """The model, as what draws from a likelihood."""
-        if not isinstance(self.saved.model, Samples):
-            raise TypeError(f"{self.saved.description['model']} declares simulate but cannot sample")
-        return self.saved.model
 
-    def place(self) -> None:
-        """Settle what is asked, and place every cell."""
-        asked, run = self.asked, self.run
-        check_model(self.saved)
-        p = component_shares(self.saved, str(run.device))
-        self.wanted = settle(self.saved, asked, p)
-        self._check_batch()
-        for group in self.wanted.groups:
-            run.say(group.words)
-        parts = [self._of_group(i, group, p) for i, group in enumerate(self.wanted.groups)]
-        z, source, components = (np.concatenate([part[j] for part in parts]) for j in range(3))
-        of = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
-        component = None
-        if isinstance(self.saved.model, Clusters):
-            likeliest = cluster_cells(self.saved.model, z, run.device).argmax(1)
-            component = np.where(components >= 0, components, likeliest)
-        labels = self.wanted.labels
-        self.cells = Cells(
-            z=z,
-            source=source,
-            group=of,
-            label=np.full(len(z), -1) if labels is None else labels.codes[source],
-            batch=self._batches(source),
-            component=component,
-            library=libraries(self.saved, self.wanted, source, of, asked, run),
-        )
-
-    def _of_group(
-        self, position: int, group: Group, p: FloatArray | None
-    ) -> tuple[FloatArray, IntArray, IntArray]:
-        """Place the cells of a group: places, the training cells they follow, components (-1: not drawn)."""
-        atlas, asked = atlas_of(self.saved), self.asked
-        rng = np.random.default_rng([self.run.options.seed, position])
-        if asked.from_mixture:
-            return self._from_mixture(group, p, rng)
-        source = draw_sources(group.rows, group.n, rng)
-        cloud = atlas.cloud
-        if asked.about_mean:
-            if atlas.drawn is None:
-                raise UsageError(
-                    f"{self.saved.description['model']} knows no standard deviation of a cell's place",
-                    field="--places",
-                    found="mean",
-                    hint="leave --places out"
-                    if not isinstance(self.saved.model, Draws)
-                    else "train it again with this version of mocli",
-                )
-            z, cloud = about_the_mean(atlas.z[group.rows], atlas.drawn[group.rows], group.n, rng), atlas.drawn
-        else:
-            own = np.searchsorted(group.rows, source)
-            z = smoothed(cloud[group.rows], own, rng, device=str(self.run.device))
-        self.ratios[group.name] = variance_ratio(z, cloud[group.rows])
-        return z, source, np.full(group.n, -1)
-
-    def _from_mixture(
-        self, group: Group, p: FloatArray | None, rng: Generator
-    ) -> tuple[FloatArray, IntArray, IntArray]:
-        """Draw components, then places; all else is that of a training cell of the component."""
-        model, atlas = self.saved.model, atlas_of(self.saved)
-        if not isinstance(model, DrawsPlaces) or p is None:
+def _from_cells(
+    saved: SavedModel, group: CellGroup, rng: Generator, device: torch.device, *, about_mean: bool
+) -> _Drawn:
+    """Draw coordinates around training cells of the group, or about their mean."""
+    atlas = atlas_of(saved)
+    source = draw_sources(group.rows, group.n, rng)
+    cloud = atlas.cloud
+    if about_mean:
+        if atlas.drawn is None:
             raise UsageError(
-                f"{self.saved.description['model']} has no mixture to draw places from",
+                f"{saved.description['model']} knows no standard deviation of a cell's coordinates",
                 field="--places",
-                found="mixture",
-                hint=f"leave --places out, or train {models_that(DrawsPlaces)}",
+                found="mean",
+                hint="leave --places out"
+                if not isinstance(saved.model, Draws)
+                else "train it again with this version of mocli",
             )
-        shares = p[group.rows].astype(np.float64)
-        if group.component is not None:
-            components = np.full(group.n, group.component)
-        else:
-            weights = shares.mean(0)
-            if group.label is None:
-                weights = model.cluster_weights().detach().cpu().numpy().astype(np.float64)
-            components = rng.choice(len(weights), group.n, p=weights / weights.sum())
-        source = np.empty(group.n, np.int64)
-        for k in np.unique(components):
-            mine = np.flatnonzero(components == k)
-            source[mine] = draw_sources(group.rows, len(mine), rng, _not_none(shares[:, k]))
-        generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
-        with torch.inference_mode():
-            drawn = model.draw_places(torch.from_numpy(components).to(self.run.device), generator)
-        z: FloatArray = drawn.float().cpu().numpy()
-        self.ratios[group.name] = variance_ratio(z, atlas.z[group.rows])
-        return z, source, components
+        z, cloud = about_the_mean(atlas.z[group.rows], atlas.drawn[group.rows], group.n, rng), atlas.drawn
+    else:
+        z = smoothed(cloud[group.rows], np.searchsorted(group.rows, source), rng, device=str(device))
+    return _Drawn(z, source, np.full(group.n, -1), variance_ratio(z, cloud[group.rows]))
 
-    def _check_batch(self) -> None:
-        batch, asked = atlas_of(self.saved).batch, self.asked.batch
-        if asked in (AS_SOURCE, AVERAGE):
-            return
-        if batch is None:
-            raise UsageError(
-                "the model knows no batches to simulate",
-                field="--batch",
-                found=asked,
-                hint="train it with --batch-key COLUMN, or leave --batch out",
-            )
-        if asked not in batch.levels:
-            raise UsageError(
-                f"the model knows no batch '{asked}'",
-                field="--batch",
-                found=asked,
-                expected=", ".join([AS_SOURCE, AVERAGE, *batch.levels]),
-                hint=did_you_mean(asked, batch.levels, "batches"),
-            )
 
-    def _batches(self, source: IntArray) -> IntArray:
-        batch, asked = atlas_of(self.saved).batch, self.asked.batch
-        if batch is None or asked == AVERAGE:
-            return np.full(len(source), -1)
-        return batch.codes[source] if asked == AS_SOURCE else np.full(len(source), batch.levels.index(asked))
+def _from_mixture(
+    saved: SavedModel, group: CellGroup, p: FloatArray | None, rng: Generator, device: torch.device
+) -> _Drawn:
+    """Draw components, then coordinates; all else is that of a training cell of the component."""
+    model = saved.model
+    if not isinstance(model, DrawsPlaces) or p is None:
+        raise UsageError(
+            f"{saved.description['model']} has no mixture to draw coordinates from",
+            field="--places",
+            found="mixture",
+            hint=f"leave --places out, or train {models_that(DrawsPlaces)}",
+        )
+    shares = p[group.rows].astype(np.float64)
+    if group.component is not None:
+        components = np.full(group.n, group.component)
+    else:
+        weights = shares.mean(0)
+        if group.label is None:
+            weights = model.cluster_weights().detach().cpu().numpy().astype(np.float64)
+        components = rng.choice(len(weights), group.n, p=weights / weights.sum())
+    source = np.empty(group.n, np.int64)
+    for k in np.unique(components):
+        cells = np.flatnonzero(components == k)
+        source[cells] = draw_sources(group.rows, len(cells), rng, _not_none(shares[:, k]))
+    generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
+    with torch.inference_mode():
+        drawn = model.draw_places(torch.from_numpy(components).to(device), generator)
+    z: FloatArray = drawn.float().cpu().numpy()
+    return _Drawn(z, source, components, variance_ratio(z, atlas_of(saved).z[group.rows]))
+
+
+def _check_batch(saved: SavedModel, name: str) -> None:
+    batch = atlas_of(saved).batch
+    if name in (AS_SOURCE, AVERAGE):
+        return
+    if batch is None:
+        raise UsageError(
+            "the model knows no batches to simulate",
+            field="--batch",
+            found=name,
+            hint="train it with --batch-key COLUMN, or leave --batch out",
+        )
+    if name not in batch.levels:
+        raise UsageError(
+            f"the model knows no batch '{name}'",
+            field="--batch",
+            found=name,
+            expected=", ".join([AS_SOURCE, AVERAGE, *batch.levels]),
+            hint=did_you_mean(name, batch.levels, "batches"),
+        )
 
 
 def _not_none(weights: DoubleArray) -> DoubleArray:
     """Weights, or equal ones where all are zero."""
     return weights if weights.sum() > 0 else np.ones_like(weights)
+
+
+def draw_values(
+    saved: SavedModel, cells: SimulatedCells, modality: str, *, seed: int, device: torch.device
+) -> Iterator[CSR]:
+    """Draw what is measured of all cells in a modality, a block of cells at a time, `(n, n_features)`."""
+    if not isinstance(saved.model, Samples):
+        raise TypeError(f"{saved.description['model']} declares simulate but cannot sample")
+    n_vars = len(saved.recipes[modality].selected)
+    size = min(MOST_CELLS, max(16, VALUES // max(n_vars, 1)))
+    position = list(saved.modalities).index(modality)
+    library = cells.library.get(modality)
+    for number, rows in enumerate(chunks(cells.n, size)):
+        state = np.random.SeedSequence([seed, position, number]).generate_state(1, np.uint64)
+        generator = torch.Generator(device).manual_seed(int(state[0] >> np.uint64(1)))
+        with torch.inference_mode():
+            drawn = saved.model.sample(
+                modality,
+                torch.from_numpy(cells.z[rows]).to(device),
+                _conditions(saved, cells, rows, device),
+                None if library is None else torch.from_numpy(library[rows]).to(device),
+                generator=generator,
+            )
+        yield sparse.csr_matrix(drawn.float().cpu().numpy())
+
+
+def _conditions(saved: SavedModel, cells: SimulatedCells, rows: slice, device: torch.device) -> Conditions:
+    """Covariates that cells are measured under: the batch asked for, all else as in the cells they follow."""
+    atlas = atlas_of(saved)
+    codes = {}
+    if atlas.batch is not None and (cells.batch >= 0).any():
+        codes[atlas.batch.key] = torch.from_numpy(cells.batch[rows]).to(device)
+    for covariate in atlas.covariates:
+        codes[covariate.key] = torch.from_numpy(covariate.codes[cells.source[rows]]).to(device)
+    numbers = None
+    if atlas.continuous is not None:
+        numbers = torch.from_numpy(atlas.continuous[cells.source[rows]]).to(device)
+    return Conditions(codes, numbers)

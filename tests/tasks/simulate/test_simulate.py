@@ -143,11 +143,11 @@ def test_components_of_a_mixture(simulate):
 
 
 def test_the_mean_mode_is_less_diverse(simulate):
-    result, found = simulate(label=f"cell_type={LABEL}", n_cells=100, mode="mean")
+    result, found = simulate(label=f"cell_type={LABEL}", n_cells=100, places="mean")
     assert result.report["metrics"]["latent_variance_ratio"]["value"] < 1
     assert "source_cell" not in found.obs
     with pytest.raises(UsageError, match="no standard deviation"):
-        simulate("multidgd", mode="mean", name="x.h5mu")
+        simulate("multidgd", places="mean", name="x.h5mu")
 
 
 def test_batches(demo, tmp_path):
@@ -269,8 +269,9 @@ def test_labels_that_do_not_exist_are_refused_with_the_nearest(simulate):
         ({"fold": -1}, "--fold must be above"),
         ({"n_cells": 0}, "--n-cells must be above"),
         ({"fold": 2, "n_cells": 5}, "both say how many"),
-        ({"library": "deep"}, "no value for --library"),
-        ({"mode": "men"}, "no value for --mode"),
+        ({"library": "deep"}, "does not accept"),
+        ({"places": "men"}, "does not accept"),
+        ({"mode": "mean"}, "has no option"),
         ({"component": 99}, "has no components"),
         ({"places": "mixture"}, "has no mixture"),
         ({"batch": "b"}, "knows no batches"),

@@ -1,17 +1,17 @@
-"""Where simulated cells lie: as diverse as real ones, from a mixture, or about one mean place."""
+"""Where simulated cells lie, as diverse as real ones or about one mean, and how deep they are measured."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
+from numpy.random import Generator
 
 from mocli.nn.neighbors import chunks, knn
-
-if TYPE_CHECKING:
-    from numpy.random import Generator
-
-    from mocli.types import DoubleArray, FloatArray, IntArray
+from mocli.tasks.infer.decoder import is_counted
+from mocli.tasks.simulate.groups import SimulationPlan, atlas_of
+from mocli.tasks.trained.saved import SavedModel
+from mocli.types import DoubleArray, FloatArray, IntArray
 
 NEAREST = 15
 """Training cells of the same label whose spread is that around a cell."""
@@ -28,8 +28,7 @@ def draw_sources(rows: IntArray, n: int, rng: Generator, weights: DoubleArray | 
         return rows[rng.choice(len(rows), n, p=weights / weights.sum())]
     whole, rest = divmod(n, len(rows))
     drawn = np.concatenate([np.tile(rows, whole), rng.choice(rows, rest, replace=False)])
-    shuffled: IntArray = rng.permutation(drawn)
-    return shuffled
+    return rng.permutation(drawn)  # type: ignore[no-any-return]
 
 
 def bandwidth(n: int, n_dims: int) -> float:
@@ -84,11 +83,65 @@ def about_the_mean(z: FloatArray, drawn: FloatArray, n: int, rng: Generator) -> 
     """
     sd = np.abs(drawn - z).mean(0) * np.sqrt(np.pi / 2)
     noise = rng.standard_normal((n, z.shape[1]))
-    places: FloatArray = (z.mean(0) + sd * noise).astype(np.float32)
-    return places
+    return (z.mean(0) + sd * noise).astype(np.float32)  # type: ignore[no-any-return]
 
 
 def variance_ratio(places: FloatArray, z: FloatArray) -> float:
     """Return total variance of simulated places over that of the cells they follow; NaN if that is 0."""
     total = float(z.var(0).sum())
     return float(places.var(0).sum()) / total if total > 0 else float("nan")
+
+
+def library_sizes(
+    saved: SavedModel,
+    plan: SimulationPlan,
+    source: IntArray,
+    group: IntArray,
+    how: str | float,
+    *,
+    seed: int,
+    warn: Callable[[str], None],
+) -> dict[str, FloatArray]:
+    """Return totals `(n,)` of modalities whose values are counts.
+
+    Sampled ones are those of the training cell that a simulated one follows; a cell that was not
+    measured in a modality borrows from another of its group. A modality that is left out stands at the
+    model's median.
+    """
+    kept = atlas_of(saved).library
+    rng = np.random.default_rng([seed, 1_000_003])
+    sizes: dict[str, FloatArray] = {}
+    unknown = []
+    for name in plan.modalities:
+        if not is_counted(saved, name):
+            continue
+        if isinstance(how, float):
+            sizes[name] = np.full(len(source), how, np.float32)
+        elif name not in kept:
+            unknown.append(name)
+        else:
+            sizes[name] = _of_groups(kept[name], plan, source, group, how, rng)
+    if unknown:
+        warn(
+            f"the model does not keep how deep {' and '.join(unknown)} of its training cells were measured: "
+            "every simulated cell has their median depth; a model trained with this version keeps it"
+        )
+    return sizes
+
+
+def _of_groups(
+    kept: FloatArray, plan: SimulationPlan, source: IntArray, group: IntArray, how: str, rng: Generator
+) -> FloatArray:
+    out = kept[source].copy()
+    for position, of in enumerate(plan.groups):
+        mine = np.flatnonzero(group == position)
+        measured = kept[of.rows][np.isfinite(kept[of.rows])]
+        if not len(measured):
+            # nobody of the group was measured in it
+            measured = kept[np.isfinite(kept)]
+        if how == "sampled":
+            missing = mine[~np.isfinite(out[mine])]
+            out[missing] = rng.choice(measured, len(missing))
+        else:
+            out[mine] = np.median(measured) if how == "median" else measured.mean()
+    return out
