@@ -5,7 +5,7 @@ Everything here can be read without importing torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import (
     TYPE_CHECKING,
@@ -233,6 +233,24 @@ class Model(Protocol):
 
     def losses(self, prepared: Any, group: str) -> Losses:
         """Return the loss of one group; called `repeats` times per minibatch."""
+
+
+SOLVED = "solved"
+"""Why training ended where the weights have a closed form."""
+
+
+@runtime_checkable
+class Solves(Protocol):
+    """Capability: weights in closed form, found before any phase; without phases the model is then ready."""
+
+    def solve(
+        self, bundle: MultiOmics, read: Callable[[Mapping[str, Tensor]], Minibatch], generator: Generator
+    ) -> Mapping[str, float]:
+        """Set the weights and return figures that say how well they hold, by name.
+
+        `read` returns rows by modality, whose numbers are given on the host, as a minibatch on the
+        device; the generator is the CPU's.
+        """
 
 
 @runtime_checkable

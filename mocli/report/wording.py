@@ -19,6 +19,7 @@ _STOPS = {
     "steps": "the number of steps allowed was reached",
     "epochs": "the number of epochs allowed was reached",
     "time": "the time allowed was over",
+    "solved": "the weights have a closed form",
     "signal": "it was asked to stop",
 }
 

@@ -14,11 +14,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from mocli.data.batches import Batches
+from mocli.data.batches import Batches, Source
 from mocli.data.bundle import MultiOmics
 from mocli.errors import Interrupted, OutOfMemory
 from mocli.log import logger, progress
-from mocli.models.base import Model, Phase, Schedule
+from mocli.models.base import SOLVED, Model, Phase, Schedule, Solves
 from mocli.train.checkpoint import Checkpoints, Snapshot
 from mocli.train.freeze import freeze, trainable
 from mocli.train.history import History
@@ -83,7 +83,10 @@ def fit(model: Model, bundle: MultiOmics, schedule: Schedule, training: Training
     if snapshot:
         done = Fitted(**_as_mapping(snapshot.meta["fit"]))
     with Signals() as signals:
-        for index, phase in enumerate(trainable(model.phases(schedule, bundle))):
+        if isinstance(model, Solves) and not done.phases:
+            _solve(model, bundle, training, done)
+        first = int(isinstance(model, Solves))
+        for index, phase in enumerate(trainable(model.phases(schedule, bundle)), start=first):
             if index < len(done.phases):
                 continue
             stretch = _Stretch(model, bundle, phase, training, signals, started)
@@ -102,6 +105,24 @@ def fit(model: Model, bundle: MultiOmics, schedule: Schedule, training: Training
                 ) from error
     model.module.eval()
     return done
+
+
+def _solve(model: Solves, bundle: MultiOmics, training: Training, done: Fit) -> None:
+    """Find weights in closed form, as a phase without steps."""
+    source = Source(bundle, training.device)
+    generator = torch.Generator().manual_seed(training.seed)
+    try:
+        with torch.no_grad():
+            figures = model.solve(bundle, lambda rows: source.take(rows, 0), generator)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(
+            "the device ran out of memory",
+            found=f"{bundle.n_cells:,} cells on {training.device}",
+            hint="try --device cpu",
+        ) from error
+    done.stop_reason = SOLVED
+    done.phases.append({"name": SOLVED, "steps": 0, "stop_reason": SOLVED})
+    done.losses[SOLVED] = {name: dict.fromkeys(("first", "last", "min"), v) for name, v in figures.items()}
 
 
 class _Stretch:

@@ -18,6 +18,7 @@ from mocli.models.base import (
     Plateau,
     Samples,
     Schedule,
+    Solves,
 )
 from mocli.models.parameters import as_dict, describe, resolve
 from mocli.models.registry import available, load_class, traits_of
@@ -112,7 +113,9 @@ class TestEveryModel:
         assert resolve(traits, as_dict(resolve(traits, {}))) == resolve(traits, {})
 
     def test_losses_fall(self, name):
-        _, done = trained(name, make_bundle(name), 120)
+        model, done = trained(name, make_bundle(name), 120)
+        if isinstance(model, Solves):
+            pytest.skip(f"{name} has a closed form")
         terms = done.losses[done.phases[0]["name"]]
         falling = [t for t, v in terms.items() if v["last"] < v["first"]]
         assert "reconstruction" in falling
@@ -178,6 +181,8 @@ class TestEveryModel:
     def test_resumed_it_ends_with_the_same_bytes(self, name, tmp_path):
         bundle = make_bundle(name)
         whole, _ = trained(name, bundle, 12)
+        if isinstance(whole, Solves):
+            pytest.skip(f"{name} has no step to stop at")
         keep = Checkpoints(tmp_path / "c", fingerprint={}, resume="auto")
         training = Training(torch.device("cpu"), seed=0, checkpoints=keep, checkpoint_every=0.0)
         paused = build(name, bundle, **small(name))

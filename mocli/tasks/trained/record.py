@@ -13,7 +13,7 @@ from mocli.data.files.inputs import sha256
 from mocli.data.files.modality import ModalityFile
 from mocli.data.links.matrices import MATRICES
 from mocli.data.transforms.recipe import Recipe
-from mocli.models.base import Traits
+from mocli.models.base import SOLVED, Traits
 from mocli.models.parameters import as_dict
 from mocli.models.registry import traits_of
 from mocli.tasks.prepare.load import Prepared
@@ -146,7 +146,10 @@ def describe_training(
         "init_from": init_from,
         "frozen": frozen,
     }
-    run.say(f"trained {done.steps:,} steps ({_STOP_WORDS.get(done.stop_reason, done.stop_reason)})")
+    if done.stop_reason == SOLVED:
+        run.say("solved in closed form: no steps of training")
+    else:
+        run.say(f"trained {done.steps:,} steps ({_STOP_WORDS.get(done.stop_reason, done.stop_reason)})")
 
 
 _STOP_WORDS = {

@@ -1,0 +1,211 @@
+"""The closed-form aligner: a soft coupling of cells by their linked features, then linear maps.
+
+Implemented, for any list of edges between modalities:
+(1) every modality is its leading principal components (LSI of peaks), half of them the mean of own
+    neighbours; linked features are standardised and averaged over the same neighbours;
+(2) cost of two cells: 1 - cosine of linked features, over its standard deviation;
+(3) entropic optimal transport gives a soft coupling P, in which every cell has the same weight;
+(4) canonical correlation with P in place of pairs, components scaled by their correlations, rows to
+    length 1 (`mocli/nn/transport.py`);
+(5) once more with a cost that is partly that of the latent coordinates.
+Links are weighed before: in five folds, cells are coupled by four fifths of the linked features, and the
+agreement of coupled cells on the held-out fifth is its weight. So links that do not hold in these data
+lose their say, without any pair or label.
+The maps are linear: new cells are placed by one product, and what a change of a feature does is exact.
+Couplings are between at most `n_landmarks` cells of each modality drawn at random, so that the work does
+not grow with the square of the cells; inputs are averages over neighbours, so each stands for many.
+Defaults and their evidence: tests/benchmarks/RESULTS.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from mocli.data.bundle import Edge, Minibatch, MultiOmics
+from mocli.models.base import Losses, Phase, Schedule, Traits
+from mocli.models.otcca import TRAITS
+from mocli.models.otcca.params import OtccaParams
+from mocli.nn.transport import canonical_maps, column_correlations, cosine_cost, couple
+from mocli.types import Json
+
+FOLDS = 5
+WEIGHED_ON = 1000
+"""Cells of each modality among which links are weighed."""
+SHARP, FEW = 0.1, 20
+"""Temperature and iterations of the coupling in which held-out links are compared."""
+
+
+class OtccaModule(nn.Module):
+    """A linear map of every modality; the weights are found at once, not learned."""
+
+    def __init__(self, widths: Mapping[str, int], n_components: int) -> None:
+        super().__init__()
+        for m, width in enumerate(widths.values()):
+            self.register_buffer(f"weight_{m}", torch.zeros(width, n_components))
+            self.register_buffer(f"shift_{m}", torch.zeros(n_components))
+        self.register_buffer("correlations", torch.zeros(n_components))
+
+    def weight(self, m: int) -> Tensor:
+        """`(n_vars, k)` of the modality of that number."""
+        found: Tensor = getattr(self, f"weight_{m}")
+        return found
+
+    def forward(self, m: int, x: Tensor) -> Tensor:
+        """`(B, n_vars)` to `(B, k)`."""
+        return x @ self.weight(m) - getattr(self, f"shift_{m}")
+
+
+class Otcca:
+    """Unpaired integration through linked features, in closed form."""
+
+    traits: ClassVar[Traits] = TRAITS
+
+    def __init__(self, widths: Mapping[str, int], edges: list[Edge], params: OtccaParams) -> None:
+        self.widths = dict(widths)
+        self.names = list(self.widths)
+        self.edges = edges
+        self.params = params
+        self.module = OtccaModule(self.widths, min(params.n_latent, *self.widths.values()))
+
+    @classmethod
+    def from_bundle(cls, bundle: MultiOmics, params: Any) -> Self:
+        """Build with maps of zeros for the modalities and edges of a bundle."""
+        widths = {name: m.features.n_vars for name, m in bundle.modalities.items()}
+        return cls(widths, [link.edge for link in bundle.links], params)
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Json], params: Any) -> Self:
+        """Rebuild the maps of a saved model."""
+        saved: Any = spec
+        return cls(dict(saved["widths"]), [(a, b) for a, b in saved["edges"]], params)
+
+    def spec(self) -> dict[str, Json]:
+        """Input width of every modality, in order, and the edges."""
+        return {
+            "widths": [list(pair) for pair in self.widths.items()],
+            "edges": [list(e) for e in self.edges],
+        }
+
+    def phases(self, schedule: Schedule, bundle: MultiOmics) -> list[Phase]:
+        """None: `solve` leaves nothing to learn."""
+        return []
+
+    def prepare(self, batch: Minibatch) -> Minibatch:
+        """Return the minibatch."""
+        return batch
+
+    def losses(self, prepared: Minibatch, group: str) -> Losses:
+        """There is no loss, because there is no phase."""
+        return Losses({}, torch.zeros(()))
+
+    def solve(
+        self, bundle: MultiOmics, read: Callable[[Mapping[str, Tensor]], Minibatch], generator: Generator
+    ) -> dict[str, float]:
+        """Find the maps, and say how well they hold: mean and largest correlation, agreement of links."""
+        p = self.params
+        sizes = {name: m.n_obs for name, m in bundle.modalities.items()}
+        drawn = read({name: _draw(n, p.n_landmarks, generator) for name, n in sizes.items()})
+        points = [drawn.x[name] for name in self.names]
+        links, agreement = {}, []
+        for edge in self.edges:
+            a, b = drawn.links[edge]
+            if p.weigh_links:
+                found = self._agreement(edge, drawn, generator)
+                agreement.append(float(found.mean()))
+                weight = (p.least_link_weight + found.clamp_min(0)).sqrt()
+                a, b = a * weight, b * weight
+            links[self._numbered(edge)] = (a, b)
+        costs = {edge: cosine_cost(a, b) for edge, (a, b) in links.items()}
+        usable = {edge: (a.any(1), b.any(1)) for edge, (a, b) in links.items()}
+        maps, shifts, correlations = self._fit(points, costs, usable)
+        for _ in range(p.n_rounds - 1):
+            z = [F.normalize(x @ w - s, dim=1) for x, w, s in zip(points, maps, shifts, strict=True)]
+            mixed = {
+                (a, b): torch.lerp(cost, cosine_cost(z[a], z[b]), p.latent_weight)
+                for (a, b), cost in costs.items()
+            }
+            maps, shifts, correlations = self._fit(points, mixed, usable)
+        for m, (weight, shift) in enumerate(zip(maps, shifts, strict=True)):
+            self.module.weight(m).copy_(weight)
+            getattr(self.module, f"shift_{m}").copy_(shift)
+        self.module.get_buffer("correlations").copy_(correlations)
+        figures = {"correlation": float(correlations.mean()), "first_correlation": float(correlations[0])}
+        if agreement:
+            figures["link_agreement"] = sum(agreement) / len(agreement)
+        return figures
+
+    def _fit(
+        self,
+        points: list[Tensor],
+        costs: Mapping[tuple[int, int], Tensor],
+        usable: Mapping[tuple[int, int], tuple[Tensor, Tensor]],
+    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        plans = {edge: self._couple(cost, *usable[edge]) for edge, cost in costs.items()}
+        return canonical_maps(points, plans, self.module.get_buffer("correlations").numel(), self.params.ridge)
+
+    def _couple(self, cost: Tensor, usable_a: Tensor, usable_b: Tensor) -> Tensor:
+        p = self.params
+        return couple(
+            cost, usable_a, usable_b, temperature=p.temperature, n_iter=p.n_iter, unmatched=p.unmatched
+        )
+
+    def _agreement(self, edge: Edge, drawn: Minibatch, generator: Generator) -> Tensor:
+        """Correlation of each linked feature with its mean over cells coupled by other links, `(n_links,)`.
+
+        The mean of both directions; held-out links are compared in a coupling of latent coordinates.
+        """
+        sides = [
+            _draw(len(drawn.x[name]), WEIGHED_ON, generator).to(drawn.x[name].device) for name in edge
+        ]
+        points = [drawn.x[name][rows] for name, rows in zip(edge, sides, strict=True)]
+        a, b = (link[rows] for link, rows in zip(drawn.links[edge], sides, strict=True))
+        n, k = a.shape[1], self.module.get_buffer("correlations").numel()
+        if n < 2:
+            return a.new_ones(n)  # a single link has no other to be held against
+        found = a.new_zeros(n)
+        for held in range(min(FOLDS, n)):
+            out = slice(held, None, FOLDS)
+            kept = [j for j in range(n) if j % FOLDS != held]
+            usable = (a[:, kept].any(1), b[:, kept].any(1))
+            plan = self._couple(cosine_cost(a[:, kept], b[:, kept]), *usable)
+            maps, shifts, _ = canonical_maps(points, {(0, 1): plan}, k, self.params.ridge)
+            z = [F.normalize(x @ w - s, dim=1) for x, w, s in zip(points, maps, shifts, strict=True)]
+            near = couple(cosine_cost(*z), *usable, temperature=SHARP, n_iter=FEW)
+            there = near @ b[:, out] / near.sum(1, keepdim=True).clamp_min(1e-12)
+            back = near.T @ a[:, out] / near.sum(0)[:, None].clamp_min(1e-12)
+            found[out] = (column_correlations(a[:, out], there) + column_correlations(b[:, out], back)) / 2
+        return found
+
+    def _numbered(self, edge: Edge) -> tuple[int, int]:
+        return self.names.index(edge[0]), self.names.index(edge[1])
+
+    def encode(self, modality: str, x: Tensor) -> Tensor:
+        """`(B, n_vars)` to `(B, k)`, rows of length 1."""
+        return self.leave(modality, self.enter(modality, x))
+
+    def entry_weights(self, modality: str) -> Tensor:
+        """The map itself, `(n_vars, k)`."""
+        return self.module.weight(self.names.index(modality))
+
+    def entry_values(self, modality: str, values: Tensor, library: Tensor) -> Tensor:
+        """Return the values: the map takes them as they are."""
+        return values
+
+    def enter(self, modality: str, x: Tensor) -> Tensor:
+        """`(B, n_vars)` to `(B, k)`, before lengths are made 1."""
+        found: Tensor = self.module(self.names.index(modality), x)
+        return found
+
+    def leave(self, modality: str, hidden: Tensor) -> Tensor:
+        """Make lengths 1."""
+        return F.normalize(hidden, dim=1)
+
+
+def _draw(n: int, most: int, generator: Generator) -> Tensor:
+    """Return row numbers in order, all or `most` drawn at random, on the host."""
+    return torch.arange(n) if n <= most else torch.randperm(n, generator=generator)[:most].sort().values
