@@ -99,7 +99,9 @@ def canonical_maps(
     shares = [torch.as_tensor(s) / s.sum().clamp_min(TINY) for s in shares]
     means = [s @ x for s, x in zip(shares, points, strict=True)]
     centred = [(x - mean).double() for x, mean in zip(points, means, strict=True)]
-    roots = [_inverse_root((x * s.double()[:, None]).T @ x, ridge) for x, s in zip(centred, shares, strict=True)]
+    roots = [
+        _inverse_root((x * s.double()[:, None]).T @ x, ridge) for x, s in zip(centred, shares, strict=True)
+    ]
     ends = torch.tensor([0, *(x.shape[1] for x in points)]).cumsum(0).tolist()
     blocks = centred[0].new_zeros(ends[-1], ends[-1])
     for (a, b), plan in couplings.items():

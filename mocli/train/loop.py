@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from mocli.data.batches import Batches, Source
+from mocli.data.batches import Batches, BundleRows
 from mocli.data.bundle import MultiOmics
 from mocli.errors import Interrupted, OutOfMemory
 from mocli.log import logger, progress
@@ -109,7 +109,7 @@ def fit(model: Model, bundle: MultiOmics, schedule: Schedule, training: Training
 
 def _solve(model: Solves, bundle: MultiOmics, training: Training, done: Fit) -> None:
     """Find weights in closed form, as a phase without steps."""
-    source = Source(bundle, training.device)
+    source = BundleRows(bundle, training.device)
     generator = torch.Generator().manual_seed(training.seed)
     try:
         with torch.no_grad():

@@ -146,7 +146,9 @@ class Otcca:
         usable: Mapping[tuple[int, int], tuple[Tensor, Tensor]],
     ) -> tuple[list[Tensor], list[Tensor], Tensor]:
         plans = {edge: self._couple(cost, *usable[edge]) for edge, cost in costs.items()}
-        return canonical_maps(points, plans, self.module.get_buffer("correlations").numel(), self.params.ridge)
+        return canonical_maps(
+            points, plans, self.module.get_buffer("correlations").numel(), self.params.ridge
+        )
 
     def _couple(self, cost: Tensor, usable_a: Tensor, usable_b: Tensor) -> Tensor:
         p = self.params
@@ -159,9 +161,7 @@ class Otcca:
 
         The mean of both directions; held-out links are compared in a coupling of latent coordinates.
         """
-        sides = [
-            _draw(len(drawn.x[name]), WEIGHED_ON, generator).to(drawn.x[name].device) for name in edge
-        ]
+        sides = [_draw(len(drawn.x[name]), WEIGHED_ON, generator).to(drawn.x[name].device) for name in edge]
         points = [drawn.x[name][rows] for name, rows in zip(edge, sides, strict=True)]
         a, b = (link[rows] for link, rows in zip(drawn.links[edge], sides, strict=True))
         n, k = a.shape[1], self.module.get_buffer("correlations").numel()
@@ -189,7 +189,7 @@ class Otcca:
         return self.leave(modality, self.enter(modality, x))
 
     def entry_weights(self, modality: str) -> Tensor:
-        """The map itself, `(n_vars, k)`."""
+        """Return the map itself, `(n_vars, k)`."""
         return self.module.weight(self.names.index(modality))
 
     def entry_values(self, modality: str, values: Tensor, library: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ class OtccaParams:
     """One field per hyper-parameter; see `mocli params otcca`."""
 
     n_latent: Annotated[
-        int, Field(ge=1, le=1024, description="canonical components, at most as many as a modality has features")
+        int,
+        Field(ge=1, le=1024, description="canonical components, at most as many as a modality has features"),
     ] = 30
     n_pcs: Annotated[
         int, Field(ge=0, description="principal components taken instead of more features; 0: the features")
@@ -29,13 +30,15 @@ class OtccaParams:
     ] = 0.2
     n_iter: Annotated[int, Field(ge=1, description="Sinkhorn's iterations of a coupling")] = 60
     n_rounds: Annotated[
-        int, Field(ge=1, description="couplings one after the other, the later ones by latent coordinates too")
+        int,
+        Field(ge=1, description="couplings one after the other, the later ones by latent coordinates too"),
     ] = 2
     latent_weight: Annotated[
         Share, Field(description="share of latent coordinates in the cost of the later couplings")
     ] = 0.3
     ridge: Annotated[
-        float, Field(gt=0, description="added to the variance of every input, as a share of their mean variance")
+        float,
+        Field(gt=0, description="added to the variance of every input, as a share of their mean variance"),
     ] = 0.01
     unmatched: Annotated[
         float, Field(ge=0, le=0.9, description="share of the cells that may stay without a counterpart")
@@ -48,8 +51,12 @@ class OtccaParams:
         ),
     ] = True
     least_link_weight: Annotated[
-        float, Field(gt=0, description="what a link without any agreement still counts, one of full agreement 1 more")
+        float,
+        Field(
+            gt=0, description="what a link without any agreement still counts, one of full agreement 1 more"
+        ),
     ] = 0.1
     n_landmarks: Annotated[
-        int, Field(ge=10, description="cells of each modality that are coupled; all others follow by the maps")
+        int,
+        Field(ge=10, description="cells of each modality that are coupled; all others follow by the maps"),
     ] = 2500

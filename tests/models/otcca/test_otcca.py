@@ -1,6 +1,7 @@
 """The closed-form aligner on cells whose partners are known to the test alone."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -42,8 +43,7 @@ def bundle_of(n=240, n_links=12, n_wrong=0, seed=0, names=("rna", "prot")):
     for position in range(len(names)):
         rows[n * position : n * (position + 1), position] = np.arange(n)
     links = tuple(
-        LinkedFeatures(a, b, sides[a], sides[b], tuple(map(str, range(n_links))))
-        for a, b in zip(names, names[1:], strict=False)
+        LinkedFeatures(a, b, sides[a], sides[b], tuple(map(str, range(n_links)))) for a, b in pairwise(names)
     )
     cells = tuple(map(str, range(len(rows))))
     return MultiOmics(modalities, rows, cells, Pairing.UNPAIRED, links)
@@ -91,9 +91,7 @@ def test_three_modalities_meet_along_a_chain():
 
 def test_a_few_landmarks_do_nearly_as_well_as_all_cells():
     bundle = bundle_of(n=600)
-    few, every = (
-        foscttm(*latents(solved(bundle, n_landmarks=n)[0], bundle).values()) for n in (200, 1000)
-    )
+    few, every = (foscttm(*latents(solved(bundle, n_landmarks=n)[0], bundle).values()) for n in (200, 1000))
     assert few < every + 0.03
 
 
@@ -110,3 +108,20 @@ def test_no_more_components_than_features():
     modalities = {**bundle.modalities, "prot": replace(prot, features=narrow)}
     model, _ = solved(replace(bundle, modalities=modalities))
     assert model.encode("rna", torch.zeros(1, 20)).shape == (1, 4)
+
+
+def test_options_of_training_are_refused_or_said_to_change_nothing():
+    from types import SimpleNamespace
+
+    import pytest
+
+    from mocli.errors import UsageError
+    from mocli.tasks.run.options import TrainOptions
+    from mocli.tasks.trained.train import _check_solvable
+
+    said = []
+    run = SimpleNamespace(warn=said.append)
+    _check_solvable(run, TrainOptions(max_steps=3), "otcca")
+    assert "--max-steps changes nothing" in said[0]
+    with pytest.raises(UsageError, match="closed form"):
+        _check_solvable(run, TrainOptions(freeze=("encoders",)), "otcca")
