@@ -107,7 +107,7 @@ def fit(model: Model, bundle: MultiOmics, schedule: Schedule, training: Training
     return done
 
 
-def _solve(model: Solves, bundle: MultiOmics, training: Training, done: Fit) -> None:
+def _solve(model: Solves, bundle: MultiOmics, training: Training, done: Fitted) -> None:
     """Find weights in closed form, as a phase without steps."""
     source = BundleRows(bundle, training.device)
     generator = torch.Generator().manual_seed(training.seed)
