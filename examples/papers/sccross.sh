@@ -41,9 +41,9 @@ fi
 if given cortex.h5mu genes_mm10.gtf.gz; then
   mocli simulate "$data/cortex.h5mu" --links "$out/cortex.links.tsv" -m sccross --preset paper \
     --label-key cell_type --label cell_type=Ast --fold 1 -o "$out/ast1.h5mu" --force "$@"
-  for mode in draw mean; do
+  for places in cells mean; do
     mocli simulate "$data/cortex.h5mu" --from-model "$out/ast1.model" --label cell_type=Ast --fold 5 \
-      --mode "$mode" -o "$out/ast5_$mode.h5mu" --force
+      --places "$places" -o "$out/ast5_$places.h5mu" --force
   done
   mocli benchmark "$data/cortex.h5mu" --links "$out/cortex.links.tsv" --models sccross,multidgd,multigrate \
     --label-key cell_type --tasks integrate,simulate --seeds 0,1,2 -o "$out/cortex_simulated.tsv" --force "$@"

@@ -21,7 +21,7 @@ from mocli.cli.settings import Settings
 from mocli.errors import UsageError, did_you_mean, nearest
 from mocli.models.registry import load_class
 from mocli.options import OptionField, Options, declared_by, declared_in, gone_from, option
-from mocli.parsing import Parser
+from mocli.parsing import Parser, names
 from mocli.tasks.run.options import DATA, INPUT, OUTPUT, RUN, TRAINING
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -201,7 +201,10 @@ def _typer(declared: OptionField, known: dict[str, OptionField]) -> Any:
     if not said.names:
         about: Any = typer.Argument(metavar=said.metavar, help=said.help, show_default=False)
         return Annotated[declared.cli | None, about]
-    reads = not (declared.is_mapping or said.repeatable) and (said.choices or callable(said.parse))
+    # a file of names is read when the command runs
+    parses = callable(said.parse) and said.parse is not names
+    single = not (declared.is_mapping or said.repeatable)
+    reads = single and (said.choices or said.least is not None or parses)
     check = _loads(known) if declared.name == "config" else checked(declared.read) if reads else None
     settings: dict[str, Any] = {
         "help": said.help,

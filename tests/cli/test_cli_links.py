@@ -95,7 +95,7 @@ def test_mistakes_end_with_their_codes(data, tmp_path, capsys):
     pair = [data / "rna.h5ad", data / "atac.h5ad"]
     code, _, err = run(capsys, "links", "build", *pair, "-o", tmp_path / "x.tsv")
     assert code == 2
-    assert "--genes" in err
+    assert "--gtf" in err
     code, _, err = run(capsys, "links", "build", *pair, "--mode", "promotr", "-o", "-")
     assert code == 2
     assert "did you mean 'promoter'" in err

@@ -184,7 +184,7 @@ def test_two_panels_share_antigens(tmp_path):
         (["rna", "prot", "atac"], {}, "two modalities, the inputs hold 3"),
         (["rna", "atac"], {}, "by where they lie"),
         (["rna", "prot"], {"mode": "window", "genes": "genes.tsv"}, "links genes to peaks"),
-        (["rna", "prot"], {"genes": "genes.tsv"}, "no use"),
+        (["rna", "prot"], {"genes": "genes.tsv"}, "does not use"),
         (["rna", "atac"], {"genes": "genes.tsv", "reach": {"decay": 1000}}, "no effect in --mode body"),
         (["rna", "prot"], {"reach": {"upstream": 1000}}, "no effect in --mode antigen"),
         (["rna", "atac"], {"mode": "antigen"}, "modality of proteins"),

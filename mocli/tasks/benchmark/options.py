@@ -84,7 +84,7 @@ class BenchmarkOptions(StudyOptions):
 
     PANEL: ClassVar = BENCHMARK
 
-    LACKS: ClassVar = frozenset({"umap", "key_added", "model", "seed", "init_from", "freeze"})
+    LACKS: ClassVar = frozenset({"umap", "key_added", "model", "init_from", "freeze"})
 
     models: Annotated[
         tuple[str, ...],
