@@ -111,15 +111,15 @@ def read_labels(files: Sequence[ModalityFile], options: TransferOptions) -> tupl
     UsageError
         Two columns that would be written under one name.
     """
-    found = tuple(_read_column(files, key) for key in options.columns)
-    names = [labels.name for labels in found]
+    columns = tuple(_read_column(files, key) for key in options.columns)
+    names = [labels.name for labels in columns]
     if len(set(names)) < len(names):
         raise UsageError(
             "two columns of --transfer-labels would be written under one name",
             field="--transfer-labels",
             found=", ".join(options.columns),
         )
-    return found
+    return columns
 
 
 def _read_column(files: Sequence[ModalityFile], key: str) -> Labels:
@@ -170,7 +170,7 @@ def carry(
     """Give every cell without a label the one that its nearest labelled cells of other modalities vote for.
 
     A label of one modality holds for the same cell in another, unless the cells are taken for
-    unpaired. Cells without signal neither vote nor get a label: their place means nothing.
+    unpaired. Cells without signal neither vote nor get a label: their latent coordinates are not meaningful.
     """
     # imported here and below: a dry run must not pay for scikit-learn and torch
     from mocli.metrics.label_votes import vote

@@ -161,12 +161,12 @@ def extend(run: Run, request: Request, query: Query, bundle: MultiOmics) -> Mode
     name = query.saved.description["model"]
     describe_model(run, traits_of(name), model.params, "the reference's model")
     if not isinstance(model, Extends):
-        run.say(f"{name} has no weights of single batches: the query is encoded as it is")
+        run.say(f"{name} has no batch-specific weights: the query is encoded without training")
         model.module.to(run.device).eval()
         return model
     extended = model.extended(bundle)
     if not extended.phases(schedule_of(request.train), bundle):
-        run.say("nothing about the query is new to the model: it is encoded as it is")
+        run.say("nothing about the query is new to the model: it is encoded without training")
         extended.module.to(run.device).eval()
         return extended
     for codes in query.columns:
@@ -175,7 +175,7 @@ def extend(run: Run, request: Request, query: Query, bundle: MultiOmics) -> Mode
             if n < FEW_CELLS:
                 run.warn(f"'{level}' has {n:,} cells, few to learn from what is its own")
     trainable = sum(p.numel() for p in extended.module.parameters() if p.requires_grad)
-    run.say(f"training {trainable:,} new weights on {n_cells:,} cells; all others stay as they are")
+    run.say(f"training {trainable:,} new weights on {n_cells:,} cells; all others are frozen")
     done = fit(
         extended, bundle, schedule_of(request.train), training_of(run, _fingerprint(run, request, query))
     )
@@ -252,7 +252,9 @@ def compare(run: Run, query: Query, bundle: MultiOmics, latent: Latent) -> None:
         )
     )
     for entry in found.values():
-        entry["sentence"] = f"{entry['sentence']} The modalities are here the reference and the query."
+        entry["sentence"] = (
+            f"{entry['sentence']} The two groups compared here are the reference and the query."
+        )
     describe_scores(run, Scores(found, {}, {}, {}))
 
 

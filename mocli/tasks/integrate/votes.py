@@ -89,9 +89,9 @@ def vote_from_atlas(
 
 
 def _full(values: Any, rows: IntArray, n: int, fill: int) -> Any:
-    found = np.full(n, fill, values.dtype)
-    found[rows] = values
-    return found
+    whole = np.full(n, fill, values.dtype)
+    whole[rows] = values
+    return whole
 
 
 def _describe(run: Run, way: str, carried: Carried, files: Sequence[ModalityFile]) -> None:

@@ -86,18 +86,18 @@ def more_latents(
     names
         The file's name of each of the model's modalities.
     """
-    found: dict[str, dict[str, FloatArray]] = {}
+    latents: dict[str, dict[str, FloatArray]] = {}
     if asked.sample and isinstance(model, Draws):
         draws = draw_posterior(model, bundle, run.device, asked.sample, seed=run.options.seed)
         for i, z in enumerate(draws, start=1):
-            found[f"{key}_sample_{i}"] = {own: z[bundle.cells_of(name)] for name, own in names.items()}
+            latents[f"{key}_sample_{i}"] = {own: z[bundle.cells_of(name)] for name, own in names.items()}
     if isinstance(model, PlacesCovariates) and latent.joint is not None:
         for covariate, c in place_covariates(model, bundle, run.device).items():
-            found[f"{key}_{covariate}"] = {own: c[bundle.cells_of(name)] for name, own in names.items()}
+            latents[f"{key}_{covariate}"] = {own: c[bundle.cells_of(name)] for name, own in names.items()}
     if asked.marginal:
         for name, z in latent.alone.items():
-            found[f"{key}_{names[name]}"] = {names[name]: z}
-    return found
+            latents[f"{key}_{names[name]}"] = {names[name]: z}
+    return latents
 
 
 def deliver(

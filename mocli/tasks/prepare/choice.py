@@ -182,11 +182,11 @@ def _transform(file: ModalityFile, layer: LayerChoice, likelihood: str | None) -
         return "identity"
     sample = file.sample(layer.layer)
     largest = float(sample.data.max()) if sample.nnz else 0.0
-    found = default_transform(file.kind, layer.values, max_value=largest)
-    if likelihood is not None and TRANSFORMS[found].reduces:
+    transform = default_transform(file.kind, layer.values, max_value=largest)
+    if likelihood is not None and TRANSFORMS[transform].reduces:
         # a likelihood is of features, not of components
         return "lognorm" if layer.values is ValueKind.COUNTS else "identity"
-    return found
+    return transform
 
 
 def _layer(
@@ -231,9 +231,9 @@ def tell_seen(choice: Choice, x: CSR, kept: IntArray, say: Callable[[str], None]
     """
     if choice.seen_in is None:
         return
-    found, name, limit = seen(x, choice.seen_in), choice.file.name, choice.seen_in
+    seen_often, name, limit = seen(x, choice.seen_in), choice.file.name, choice.seen_in
     cells = f"{limit:.3g} of the cells" if limit < 1 else f"{int(limit):,} cells"
-    if not len(found):
+    if not len(seen_often):
         raise InputError(
             f"no feature of {name} is seen in {cells}",
             file=choice.file.where,
@@ -241,9 +241,9 @@ def tell_seen(choice: Choice, x: CSR, kept: IntArray, say: Callable[[str], None]
             found=f"{int(np.bincount(x.indices[x.data != 0], minlength=1).max()):,} cells at most",
             hint="ask for fewer",
         )
-    rare = len(np.setdiff1d(kept, found))
+    rare = len(np.setdiff1d(kept, seen_often))
     besides = f"; {rare:,} rarer ones are linked or asked for, and kept" if rare else ""
-    say(f"{name}: {len(found):,} of {x.shape[1]:,} features are seen in at least {cells}{besides}")
+    say(f"{name}: {len(seen_often):,} of {x.shape[1]:,} features are seen in at least {cells}{besides}")
 
 
 def _seen_in(file: ModalityFile, data: DataOptions) -> float | None:

@@ -202,7 +202,7 @@ def _tell_health(name: str, health: Health, warn: Callable[[str], None]) -> None
         share = health.n_empty / health.n_obs
         warn(
             f"{name}: {health.n_empty:,} of {health.n_obs:,} cells ({share:.1%}) have no signal at all; "
-            "they are kept, cannot be anchors, and their place in the latent means nothing"
+            "they are kept, cannot be anchors, and their latent coordinates are not meaningful"
         )
     if health.n_constant:
         warn(f"{name}: {health.n_constant:,} features are constant and carry no information")

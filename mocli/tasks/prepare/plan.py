@@ -197,17 +197,17 @@ def known_pairs(
     """Rows of true partners, `(n_pairs, 2)`, of every two modalities that share cells."""
     columns: dict[str, Any] = {}
     if pair_key is not None:
-        found = find_column(files, pair_key, option="--pair-key")
-        columns = {name: column for name, column in found.items() if column is not None}
+        by_modality = find_column(files, pair_key, option="--pair-key")
+        columns = {name: column for name, column in by_modality.items() if column is not None}
     elif relation.names_mean_cells:
         columns = {f.name: f.obs.index for f in files}
     pairs = {}
     names = list(columns)
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
-            found_pairs = true_pairs(columns[a], columns[b])
-            if found_pairs is not None:
-                pairs[a, b] = found_pairs
+            rows = true_pairs(columns[a], columns[b])
+            if rows is not None:
+                pairs[a, b] = rows
     return pairs
 
 
@@ -218,20 +218,20 @@ def _warnings(
     *,
     unpaired: bool,
 ) -> tuple[str, ...]:
-    found = []
+    warnings = []
     if data.links and not traits.uses_links:
-        found.append(f"{traits.name} uses no feature links: --links changes nothing")
+        warnings.append(f"{traits.name} uses no feature links: --links changes nothing")
     if (data.covariate or data.continuous) and not traits.likelihoods:
-        found.append(f"{traits.name} uses no covariates: --covariate and --continuous change nothing")
+        warnings.append(f"{traits.name} uses no covariates: --covariate and --continuous change nothing")
     if data.weight_key and traits.params and not takes_weights(traits):
-        found.append(f"{traits.name} has no discriminators: --weight-key changes nothing")
+        warnings.append(f"{traits.name} has no discriminators: --weight-key changes nothing")
     if data.batch_key and not traits.likelihoods:
-        found.append(
-            f"{traits.name} does not correct batches: --batch-key serves pictures and metrics alone; where a "
-            "batch differs, correct it before, or give each batch as a modality of its own"
+        warnings.append(
+            f"{traits.name} does not correct batches: --batch-key is used in pictures and metrics only; "
+            "correct batch effects beforehand, or give each batch as a modality of its own"
         )
     if unpaired and data.pair_key is not None:
-        found.append(
+        warnings.append(
             f"obs['{data.pair_key}'] of --pair-key names no partner: it must be in two modalities and hold "
             "the same value for both cells of a pair; no metric of true pairs is computed"
         )
@@ -240,10 +240,10 @@ def _warnings(
         and relation.pairing not in traits.prefers
         and (Pairing.UNPAIRED in traits.prefers)
     ):
-        found.append(
+        warnings.append(
             f"the cells are {relation.pairing}, which {traits.name} does not use: "
             "each modality is treated as cells of its own"
         )
     if "taken for chance" in relation.reason:
-        found.append(relation.reason + "; cells are named modality:cell in the output")
-    return tuple(found)
+        warnings.append(relation.reason + "; cells are named modality:cell in the output")
+    return tuple(warnings)

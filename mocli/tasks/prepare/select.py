@@ -48,9 +48,7 @@ def choose_model(
     best = leading[0] if leading else best
     preferred = bool(leading) or pairing in models[best].prefers
     why = f"{pairing} cells{' with links' if links else ''}"
-    return models[
-        best
-    ], f"{why}: its first choice" if preferred else f"{why}: the model at hand that takes them"
+    return models[best], f"recommended for {why}" if preferred else f"a model that takes {why}"
 
 
 def problem_with(

@@ -102,7 +102,7 @@ def smooth_inputs(bundle: MultiOmics, weight: float, *, seed: int, say: Callable
         near = find_neighbors(m.features, seed=seed)
         if near is not None and weight > 0:
             modalities[name] = replace(m, features=replace(m.features, neighbors=near, smoothing=weight))
-            say(f"{name}: inputs averaged over {near.shape[1]} own neighbours, weight {weight:.2f}")
+            say(f"{name}: inputs averaged over the {near.shape[1]} nearest cells, weight {weight:.2f}")
     return replace(bundle, modalities=modalities)
 
 
@@ -122,7 +122,10 @@ def smooth_links(bundle: MultiOmics, *, seed: int, say: Callable[[str], None]) -
         for name, side in ((link.source, source), (link.target, target)):
             if side.neighbors is not None:
                 k = side.neighbors.shape[1]
-                say(f"{name}: linked features averaged over {k} own neighbours, weight {side.smoothing:.2f}")
+                say(
+                    f"{name}: linked features averaged over the {k} nearest cells, weight "
+                    f"{side.smoothing:.2f}"
+                )
         links.append(replace(link, source_features=source, target_features=target))
     return replace(bundle, links=tuple(links))
 

@@ -19,9 +19,9 @@ def check_model_folder(folder: Path) -> None:
     UsageError
         If it is a file, or holds anything that mocli does not write.
     """
-    found = [p.name for p in folder.iterdir()] if folder.is_dir() else [folder.name]
+    names = [p.name for p in folder.iterdir()] if folder.is_dir() else [folder.name]
     # hidden files are the file manager's
-    foreign = sorted(f for f in {*found} - {WEIGHTS, DESCRIPTION, CALIBRATION} if not f.startswith("."))
+    foreign = sorted(f for f in {*names} - {WEIGHTS, DESCRIPTION, CALIBRATION} if not f.startswith("."))
     if foreign:
         raise UsageError(
             "the model's folder holds other files",

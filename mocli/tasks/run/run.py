@@ -80,8 +80,8 @@ class Run:
         self._limit.__enter__()
         if options.max_memory is not None and not self._limit.watches:
             self.warn(
-                "--max-memory: how much is taken cannot be watched here (only on Linux, in the main thread); "
-                "the estimate alone is held against it"
+                "--max-memory: memory can only be watched on Linux, in the main thread; here only the "
+                "estimate is checked"
             )
         return self
 
@@ -233,13 +233,13 @@ def _signals_raise() -> Iterator[None]:
 
 def versions() -> dict[str, str]:
     """Versions of mocli, Python and the packages that shape the numbers."""
-    found = {"mocli": __version__, "python": platform.python_version()}
+    versions = {"mocli": __version__, "python": platform.python_version()}
     for name in VERSIONED:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def digest(latent: Mapping[str, FloatArray]) -> str:

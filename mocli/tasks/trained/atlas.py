@@ -182,14 +182,14 @@ class Atlas:
 
 
 def _by_cell(z: FloatArray, cells: IntArray, n_cells: int) -> FloatArray:
-    found = np.full((n_cells, z.shape[1]), np.nan, np.float32)
-    found[cells] = z
-    return found
+    whole = np.full((n_cells, z.shape[1]), np.nan, np.float32)
+    whole[cells] = z
+    return whole
 
 
 def _libraries(bundle: MultiOmics, kept: IntArray, of_one: Any | None) -> dict[str, FloatArray]:
     """Totals of counts of some cells by modality; `of_one` names the modality of rows that are of one."""
-    found = {}
+    libraries = {}
     for name, m in bundle.modalities.items():
         if not m.is_counted:
             continue
@@ -197,6 +197,8 @@ def _libraries(bundle: MultiOmics, kept: IntArray, of_one: Any | None) -> dict[s
         cells = bundle.cells_of(name)
         by_cell = np.full(bundle.n_cells, np.nan, np.float32)
         by_cell[cells] = totals
-        own = by_cell[kept]
-        found[name] = own if of_one is None else np.where(of_one == name, own, np.nan).astype(np.float32)
-    return found
+        of_kept = by_cell[kept]
+        libraries[name] = (
+            of_kept if of_one is None else np.where(of_one == name, of_kept, np.nan).astype(np.float32)
+        )
+    return libraries

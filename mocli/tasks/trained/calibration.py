@@ -56,24 +56,24 @@ def fitting(
         Mean and deviation of the target's features on the scale `log`, `(n_vars,)` each.
     """
     source, target, scale, route = key
-    found = kept.get(key)
+    calibration = kept.get(key)
     logged = kept.get((source, target, "log", route))
-    if found is None and scale == "scaled" and logged is not None:
+    if calibration is None and scale == "scaled" and logged is not None:
         mean, deviation = moments
         unit = np.where(deviation > 0, deviation, 1).astype(np.float32)
-        own = logged.intervals
-        floor = None if own.floor is None else (own.floor - mean) / unit
-        offsets = replace(own, lower=own.lower / unit, upper=own.upper / unit, floor=floor)
+        intervals = logged.intervals
+        floor = None if intervals.floor is None else (intervals.floor - mean) / unit
+        offsets = replace(intervals, lower=intervals.lower / unit, upper=intervals.upper / unit, floor=floor)
         accuracy = logged.accuracy
         if accuracy is not None:
             accuracy = replace(accuracy, rmse=accuracy.rmse / unit, mae=accuracy.mae / unit)
-        found = Calibration(offsets, logged.basis, accuracy)
-    if found is not None and coverage is not None and found.intervals.coverage != coverage:
+        calibration = Calibration(offsets, logged.basis, accuracy)
+    if calibration is not None and coverage is not None and calibration.intervals.coverage != coverage:
         warn(
-            f"the model's intervals are for a coverage of {found.intervals.coverage:g}, not {coverage:g}; "
-            "they are written as they are"
+            f"the model's intervals are for a coverage of {calibration.intervals.coverage:g}, not "
+            f"{coverage:g}; they are written as they are"
         )
-    return found
+    return calibration
 
 
 def save_calibrations(folder: Path, calibrations: Mapping[Key, Calibration]) -> None:
@@ -117,17 +117,19 @@ def load_calibrations(folder: Path) -> dict[Key, Calibration]:
     path = folder / CALIBRATION
     if not path.exists():
         return {}
-    found: dict[Key, Calibration] = {}
+    calibrations: dict[Key, Calibration] = {}
     try:
         with safe_open(path, framework="numpy") as stored:
             facts = json.loads((stored.metadata() or {})["mocli"])
             arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
         for i, fact in enumerate(facts):
-            own = {k.removeprefix(f"{i}/"): v for k, v in arrays.items() if k.startswith(f"{i}/")}
-            measured = {k.removeprefix("accuracy/"): v for k, v in own.items() if k.startswith("accuracy/")}
+            of_one = {k.removeprefix(f"{i}/"): v for k, v in arrays.items() if k.startswith(f"{i}/")}
+            measured = {
+                k.removeprefix("accuracy/"): v for k, v in of_one.items() if k.startswith("accuracy/")
+            }
             source, target, scale, *route = fact["key"]
-            found[source, target, scale, route[0] if route else "readout"] = Calibration(
-                Conformal.from_state(own, fact["intervals"]),
+            calibrations[source, target, scale, route[0] if route else "readout"] = Calibration(
+                Conformal.from_state(of_one, fact["intervals"]),
                 fact["basis"],
                 FeatureAccuracy(**measured) if measured else None,
             )
@@ -138,4 +140,4 @@ def load_calibrations(folder: Path) -> dict[Key, Calibration]:
             found=str(error),
             hint="copy the model's folder again, or delete this file to go on without intervals",
         ) from error
-    return found
+    return calibrations

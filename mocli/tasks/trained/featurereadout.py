@@ -101,7 +101,7 @@ class FeatureReadout:
         """Raise `UsageError` where the modality has no values on a scale."""
         if scale in ("counts", "shares") and "counts" not in self.by_scale:
             raise UsageError(
-                f"{modality} was no counts in training, so that none can be imputed",
+                f"{modality} did not hold counts in training, so counts cannot be imputed",
                 field="--scale",
                 found=scale,
                 expected="log or scaled",
@@ -135,10 +135,10 @@ class FeatureReadout:
 
         Values that cannot be negative are not.
         """
-        found = self.by_scale["log" if scale == "scaled" else scale].predict(z, columns)
+        values = self.by_scale["log" if scale == "scaled" else scale].predict(z, columns)
         if self.floor is not None:
-            np.maximum(found, self.floor, out=found)
-        return self.standardised(found, columns) if scale == "scaled" else found
+            np.maximum(values, self.floor, out=values)
+        return self.standardised(values, columns) if scale == "scaled" else values
 
     @property
     def floor(self) -> float | None:
@@ -155,8 +155,8 @@ class FeatureReadout:
         """Return values on `log`, some columns, on the scale `scaled`."""
         mean, deviation = self.moments("log")
         spread = np.where(deviation[columns] > 0, deviation[columns], 1)
-        found: FloatArray = ((values - mean[columns]) / spread).astype(np.float32)
-        return found
+        standard: FloatArray = ((values - mean[columns]) / spread).astype(np.float32)
+        return standard
 
     def state(self) -> tuple[dict[str, Json], dict[str, Any]]:
         """Return what `from_state` needs: a JSON-able part and arrays by name."""

@@ -84,9 +84,9 @@ def measured_together(bundle: MultiOmics) -> dict[str, IntArray]:
     """Return cells by the modalities they have; sets of more modalities come first."""
     patterns = bundle.patterns()
     names = list(bundle.modalities)
-    found = []
+    patterns_of = []
     for pattern in np.unique(patterns):
         having = [name for m, name in enumerate(names) if pattern >> m & 1]
-        found.append((len(having), "+".join(having), np.flatnonzero(patterns == pattern)))
-    found.sort(key=lambda entry: -entry[0])
-    return {name: cells for _, name, cells in found}
+        patterns_of.append((len(having), "+".join(having), np.flatnonzero(patterns == pattern)))
+    patterns_of.sort(key=lambda entry: -entry[0])
+    return {name: cells for _, name, cells in patterns_of}

@@ -1,4 +1,4 @@
-"""Where training starts: weights of a saved model to begin from, parts that stay as they are."""
+"""Where training starts: weights of a saved model to begin from, parts that are frozen."""
 
 from __future__ import annotations
 
@@ -166,13 +166,13 @@ class Taken:
 
     def tell(self, run: Run) -> None:
         """Say it."""
-        run.say(f"{self.n_taken:,} of {self.n_tensors:,} tensors start as those of {self.origin.folder}")
+        run.say(f"{self.n_taken:,} of {self.n_tensors:,} tensors are initialised from {self.origin.folder}")
         for part, reason, n in self.left:
-            run.say(f"  {part}: {n:,} start afresh ({reason})")
+            run.say(f"  {part}: {n:,} start from random values ({reason})")
         for name in self.refitted:
             run.warn(
-                f"{name}: features, or how they are scaled, are not those of {self.origin.folder}; "
-                "weights of its features start afresh"
+                f"{name}: its features or their scaling differ from those of {self.origin.folder}; "
+                "the weights of its features start from random values"
             )
 
     def record(self) -> dict[str, Any]:

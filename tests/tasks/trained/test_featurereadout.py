@@ -112,7 +112,7 @@ def test_values_that_are_no_counts_have_no_counts(fitted, counts, transform):
     assert found.floor is None
     found.check_scale("log", "rna")
     found.check_scale("scaled", "rna")
-    with pytest.raises(UsageError, match="rna was no counts"):
+    with pytest.raises(UsageError, match="rna did not hold counts"):
         found.check_scale("counts", "rna")
 
 

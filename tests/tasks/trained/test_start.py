@@ -203,7 +203,7 @@ def test_a_resumed_run_gives_the_same_bytes_and_another_start_is_another_run(tra
     options = {"init_from": tmp_path / "a.model", "freeze": "decoders", "max_steps": 12, "provenance": False}
     whole = train("whole.h5mu", **options)
     with pytest.raises(Interrupted):
-        train("b.h5mu", **options, max_time=0.0)
+        train("b.h5mu", **options, max_time=0.001)
     with pytest.raises(UsageError, match="another run") as error:
         train("b.h5mu", **options | {"freeze": "encoders"})
     assert "freeze" in error.value.found
