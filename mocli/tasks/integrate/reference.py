@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from mocli.data.bundle import Codes, MultiOmics
-from mocli.data.files.inputs import sha256
 from mocli.metrics.embedding import Embedding
 from mocli.metrics.registry import evaluate
 from mocli.models.base import Extends, Model
+from mocli.models.parameters import as_dict
 from mocli.models.registry import traits_of
 from mocli.report.figures import table
 from mocli.report.html import Layout
@@ -34,7 +34,7 @@ from mocli.tasks.score.graphclusters import cluster_graph, column_for, tell_repl
 from mocli.tasks.score.picture import layout
 from mocli.tasks.trained.atlas import Atlas
 from mocli.tasks.trained.latent import Latent
-from mocli.tasks.trained.record import describe_model, describe_training
+from mocli.tasks.trained.record import describe_model, describe_training, record_files
 from mocli.tasks.trained.saved import SavedModel, load_model, write_model
 from mocli.tasks.trained.train import encode, schedule_of, training_of
 from mocli.train.loop import fit
@@ -123,28 +123,21 @@ def warn_unused(run: Run, request: Request, saved: SavedModel) -> None:
 
 def describe_query(run: Run, query: Query) -> None:
     """Record what was read, file by file, and how much of the model's features was measured."""
-    hashes: dict[Path, str] = {}
+    by_file = {a.file.name: name for name, a in query.aligned.items()}
+
+    def facts(file: str, _: IntArray) -> dict[str, Any]:
+        name = by_file[file]
+        entry = query.saved.modalities[name]
+        return {
+            "layer": query.aligned[name].layer,
+            "values": entry["values"],
+            "transform": query.saved.recipes[name].options.transform,
+            "likelihood": entry.get("likelihood"),
+        }
+
+    record_files(run, query.files, facts)
     rows: list[list[str | float | int | bool | None]] = []
     for name, a in query.aligned.items():
-        entry = query.saved.modalities[name]
-        for part, part_rows in a.file.by_part():
-            if part.path not in hashes:
-                hashes[part.path] = sha256(part.path)
-            run.report.inputs.append(
-                {
-                    "path": str(part.path),
-                    "sha256": hashes[part.path],
-                    "modality": a.file.name,
-                    "kind": a.file.kind.value,
-                    "n_obs": len(part_rows),
-                    "n_vars": a.file.n_vars,
-                    "layer": a.layer,
-                    "values": entry["values"],
-                    "n_empty": None,
-                    "transform": query.saved.recipes[name].options.transform,
-                    "likelihood": entry.get("likelihood"),
-                }
-            )
         measured = a.n_vars - len(a.absent)
         rows.append([name, a.file.name, a.n_vars, measured, measured / a.n_vars])
     run.report.tables["query_features"] = table(
@@ -159,7 +152,7 @@ def extend(run: Run, request: Request, query: Query, bundle: MultiOmics) -> Mode
     """Return the model with what the query adds, trained if there is anything new."""
     model, n_cells = query.saved.model, bundle.n_cells
     name = query.saved.description["model"]
-    describe_model(run, traits_of(name), model.params, "the reference's model")
+    describe_model(run, traits_of(name), as_dict(model.params), "the reference's model")
     if not isinstance(model, Extends):
         run.say(f"{name} has no batch-specific weights: the query is encoded without training")
         model.module.to(run.device).eval()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,26 +14,24 @@ from mocli.data.files.modality import ModalityFile
 from mocli.data.links.matrices import MATRICES
 from mocli.data.transforms.recipe import Recipe
 from mocli.models.base import SOLVED, Traits
-from mocli.models.parameters import as_dict
 from mocli.models.registry import traits_of
 from mocli.tasks.prepare.load import Prepared
 from mocli.tasks.prepare.plan import Plan
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.saved import SavedModel
 from mocli.train.loop import Fitted
-from mocli.types import Pairing
+from mocli.types import IntArray, Pairing
 
 
-def describe_inputs(
-    run: Run, plan: Plan, health: Mapping[str, Health], recipes: Mapping[str, Recipe] | None = None
+def record_files(
+    run: Run,
+    files: Sequence[ModalityFile],
+    facts: Callable[[str, IntArray], Mapping[str, Any]] = lambda *_: {},
 ) -> None:
-    """Record what was read: files with their hashes, values, links; empty cells where health is known."""
-    used = {name: len(recipe.selected) for name, recipe in (recipes or {}).items()}
-    hashes = {path: sha256(path) for path in {p for f in plan.files for p in f.paths}}
-    for choice in plan.choices:
-        f = choice.file
-        parts, known = f.by_part(), health.get(f.name)
-        for part, rows in parts:
+    """Record files with their hashes, and what `facts` says of a modality and of rows of one of its files."""
+    hashes = {path: sha256(path) for path in {p for f in files for p in f.paths}}
+    for f in files:
+        for part, rows in f.by_part():
             run.report.inputs.append(
                 {
                     "path": str(part.path),
@@ -42,15 +40,31 @@ def describe_inputs(
                     "kind": f.kind.value,
                     "n_obs": len(rows),
                     "n_vars": part.n_vars,
-                    "layer": choice.layer.layer,
-                    "values": choice.layer.values.value,
-                    "n_empty": None if known is None else int((known.total[rows] == 0).sum()),
-                    "transform": choice.transform,
-                    "likelihood": choice.likelihood,
-                    "seen_in": choice.seen_in,
-                    "n_used": used.get(f.name),
+                    **facts(f.name, rows),
                 }
             )
+
+
+def describe_inputs(
+    run: Run, plan: Plan, health: Mapping[str, Health], recipes: Mapping[str, Recipe] | None = None
+) -> None:
+    """Record what was read: files with their hashes, values, links; empty cells where health is known."""
+    used = {name: len(recipe.selected) for name, recipe in (recipes or {}).items()}
+    choices = {choice.file.name: choice for choice in plan.choices}
+
+    def facts(name: str, rows: IntArray) -> dict[str, Any]:
+        choice = choices[name]
+        return {
+            "layer": choice.layer.layer,
+            "values": choice.layer.values.value,
+            "n_empty": int((health[name].total[rows] == 0).sum()) if name in health else None,
+            "transform": choice.transform,
+            "likelihood": choice.likelihood,
+            "seen_in": choice.seen_in,
+            "n_used": used.get(name),
+        }
+
+    record_files(run, plan.files, facts)
     for edge in plan.edges:
         aggregation = edge.aggregation()
         run.report.links.append(
@@ -114,13 +128,13 @@ def warn_batches(run: Run, prepared: Prepared) -> None:
         )
 
 
-def describe_model(run: Run, traits: Traits, params: object, reason: str) -> None:
+def describe_model(run: Run, traits: Traits, params: Mapping[str, Any], reason: str) -> None:
     """Record the model, its parameters and why it was taken."""
     run.report.model = {
         "name": traits.name,
         "title": traits.title,
         "doi": traits.doi,
-        "params": as_dict(params),
+        "params": dict(params),
         "reason": reason,
     }
 
@@ -161,18 +175,5 @@ _STOP_WORDS = {
 
 def describe_given(run: Run, files: Sequence[ModalityFile], saved: SavedModel, reason: str) -> None:
     """Record inputs and model where nothing was trained."""
-    hashes = {path: sha256(path) for path in {p for f in files for p in f.paths}}
-    for f in files:
-        run.report.inputs.extend(
-            {"path": str(part.path), "sha256": hashes[part.path], "modality": f.name, "kind": f.kind.value,
-             "n_obs": len(rows), "n_vars": part.n_vars}
-            for part, rows in f.by_part()
-        )  # fmt: skip
-    traits = traits_of(saved.description["model"])
-    run.report.model = {
-        "name": traits.name,
-        "title": traits.title,
-        "doi": traits.doi,
-        "params": saved.description["params"],
-        "reason": reason,
-    }
+    record_files(run, files)
+    describe_model(run, traits_of(saved.description["model"]), saved.description["params"], reason)

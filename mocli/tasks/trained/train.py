@@ -103,7 +103,7 @@ def train_model(
     warn_batches(run, prepared)
     with run.timed("train"):
         model, done, start = train(run, request, plan, prepared, params, origin)
-    describe_model(run, plan.traits, model.params, plan.why_model)
+    describe_model(run, plan.traits, as_dict(model.params), plan.why_model)
     describe_training(run, done, sum(c.file.n_obs for c in plan.choices), **start)
     with run.timed("encode"):
         latent = encode(run, model, prepared.bundle)
