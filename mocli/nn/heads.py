@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ LOG_SD = -0.5 * math.log(2)
 LIKELIHOODS: dict[str, Likelihood] = {}
 """One of each, by name."""
 
-Values = TypeVar("Values", Tensor, Any)
+Values = TypeVar("Values")
 
 
 class Parameters(NamedTuple):
@@ -108,7 +108,7 @@ class Likelihood(ABC):
     def draw(self, at: Parameters, library: Tensor, generator: Generator) -> Tensor:
         """Draw values whose means are those of `mean`, `(B, p)`."""
 
-    def encoder_input(self, values: Values, form: str, factor: Values) -> Values:
+    def encoder_input(self, values: Values, form: str, factor: Any) -> Values:
         """Return values, an array or a tensor, as an encoder sees them.
 
         Parameters
@@ -146,9 +146,9 @@ class CountLikelihood(Likelihood):
         """Proportion times library size."""
         return torch.softmax(at.head, 1) * library.unsqueeze(1)
 
-    def encoder_input(self, values: Values, form: str, factor: Values) -> Values:
+    def encoder_input(self, values: Values, form: str, factor: Any) -> Values:
         """Return log1p of counts at one depth, of counts as they are, or raw counts."""
-        return super().encoder_input(values * factor if form == "lognorm" else values, form, factor)
+        return super().encoder_input(_times(values, factor) if form == "lognorm" else values, form, factor)
 
 
 class Poisson(CountLikelihood):
@@ -222,10 +222,11 @@ class Bernoulli(Likelihood):
         """Draw 0 or 1."""
         return sampling.bernoulli(at.head, generator=generator)
 
-    def encoder_input(self, values: Values, form: str, factor: Values) -> Values:
+    def encoder_input(self, values: Values, form: str, factor: Any) -> Values:
         """Return 0 or 1."""
-        above = values > 0
-        return above.to(values.dtype) if isinstance(values, Tensor) else above.astype(np.float32)
+        seen: Any = values
+        seen = (seen > 0).to(seen.dtype) if isinstance(values, Tensor) else (seen > 0).astype(np.float32)
+        return cast("Values", seen)
 
 
 class Normal(Likelihood):
@@ -254,7 +255,7 @@ class Normal(Likelihood):
         scale = at.head.new_tensor(LOG_SD) if at.log_scale is None else at.log_scale
         return sampling.normal(at.head, scale, generator=generator)
 
-    def encoder_input(self, values: Values, form: str, factor: Values) -> Values:
+    def encoder_input(self, values: Values, form: str, factor: Any) -> Values:
         """Return the values: they were transformed before."""
         return values
 
@@ -342,5 +343,11 @@ def _weights(at: Parameters, weight: Tensor | None) -> Tensor:
     return at.head.new_ones(len(at.head)) if weight is None else weight
 
 
+def _times(values: Values, factor: Any) -> Values:
+    product: Any = values
+    return cast("Values", product * factor)
+
+
 def _log1p(values: Values) -> Values:
-    return torch.log1p(values) if isinstance(values, Tensor) else np.log1p(values)
+    logs: Any = torch.log1p(values) if isinstance(values, Tensor) else np.log1p(cast("Any", values))
+    return cast("Values", logs)

@@ -241,7 +241,7 @@ class MultigrateModule(nn.Module):
     def dispersion_of(self, conditions: Conditions) -> Tensor | None:
         """Return the batch whose dispersion a cell has; None for one of all."""
         key = self.shape.batch
-        if self.params.dispersion != "batch" or key not in conditions.codes:
+        if self.params.dispersion != "batch" or key is None or key not in conditions.codes:
             return None
         # a missing batch borrows the first one's dispersion
         return conditions.codes[key].clamp_min(0)

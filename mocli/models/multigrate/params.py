@@ -17,33 +17,35 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class MultigrateParams:
     """One field per hyper-parameter; see `mocli params multigrate`."""
 
-    n_latent: int = Field(32, ge=1, le=1024, description="latent dimensions; paper 16")
-    n_hidden: int = Field(128, ge=1, le=16384, description="units of every hidden layer")
+    n_latent: int = Field(default=32, ge=1, le=1024, description="latent dimensions; paper 16")
+    n_hidden: int = Field(default=128, ge=1, le=16384, description="units of every hidden layer")
     n_layers: int = Field(
-        1, ge=0, le=8, description="hidden layers of encoders, and of decoders before their last"
+        default=1, ge=0, le=8, description="hidden layers of encoders, and of decoders before their last"
     )
-    n_covariate: int = Field(16, ge=1, le=1024, description="dimensions of a covariate's embedding")
-    dropout: float = Field(0.1, ge=0, lt=1, description="share of units dropped after every layer; paper 0.2")
+    n_covariate: int = Field(default=16, ge=1, le=1024, description="dimensions of a covariate's embedding")
+    dropout: float = Field(
+        default=0.1, ge=0, lt=1, description="share of units dropped after every layer; paper 0.2"
+    )
     activation: Literal["leaky_relu", "tanh"] = Field(
-        "leaky_relu", description="non-linearity of every layer"
+        default="leaky_relu", description="non-linearity of every layer"
     )
     normalization: Literal["layer", "batch", "none"] = Field(
-        "layer", description="normalisation inside every layer"
+        default="layer", description="normalisation inside every layer"
     )
     init: Literal["default", "xavier", "kaiming"] = Field(
-        "default", description="initial weights: PyTorch's own, Xavier uniform or Kaiming normal"
+        default="default", description="initial weights: PyTorch's own, Xavier uniform or Kaiming normal"
     )
     start: Literal["mean", "random"] = Field(
-        "mean",
+        default="mean",
         description="where decoders begin: at the mean and dispersion of every feature, or anywhere; "
         "paper random",
     )
     encoder_input: Literal["lognorm", "log1p", "raw"] = Field(
-        "lognorm",
+        default="lognorm",
         description="counts as encoders see them: log1p of counts at equal depth, log1p, or raw (code)",
     )
     encoder_components: int | None = Field(
-        None,
+        default=None,
         ge=0,
         le=1000,
         description="principal components of a modality that its encoder sees, fixed; 0: its features; "
@@ -54,82 +56,84 @@ class MultigrateParams:
         default=False, description="tell encoders the covariates, not only decoders; paper no, code yes"
     )
     mix: Literal["product", "mixture"] = Field(
-        "product", description="joint posterior: product of experts with prior, or mean of experts"
+        default="product", description="joint posterior: product of experts with prior, or mean of experts"
     )
     dispersion: Literal["feature", "batch"] = Field(
-        "feature", description="inverse dispersion of counts per feature, or per feature and batch"
+        default="feature", description="inverse dispersion of counts per feature, or per feature and batch"
     )
     continuous_response: Literal["sigmoid", "log_sigmoid", "mlp"] = Field(
-        "sigmoid", description="response to a continuous covariate"
+        default="sigmoid", description="response to a continuous covariate"
     )
     modality_dropout: float | None = Field(
-        None,
+        default=None,
         ge=0,
         le=1,
         description="share of cells shown by one of their modalities only, while all are reconstructed; "
         "none: 0.5; paper 0",
     )
-    batch_size: int = Field(256, ge=2, description="cells in a minibatch")
+    batch_size: int = Field(default=256, ge=2, description="cells in a minibatch")
     balance: Literal["none", "batch", "presence"] = Field(
-        "none", description="groups that share every minibatch equally: batches, or cells by what they have"
+        default="none",
+        description="groups that share every minibatch equally: batches, or cells by what they have",
     )
     lr: float | None = Field(
-        None,
+        default=None,
         gt=0,
         lt=1,
         description="AdamW's learning rate; none: 1e-3, but 2e-4 where an encoder sees more than "
         "5,000 features, else sparse ones are learnt by heart; paper 1e-3, code 5e-4",
     )
-    weight_decay: float = Field(1e-3, ge=0, description="AdamW's decoupled weight decay")
+    weight_decay: float = Field(default=1e-3, ge=0, description="AdamW's decoupled weight decay")
     query_lr: float = Field(
-        1e-2, gt=0, lt=1, description="learning rate of the weights that a query adds; paper as lr"
+        default=1e-2, gt=0, lt=1, description="learning rate of the weights that a query adds; paper as lr"
     )
-    max_epochs: int = Field(200, ge=1, description="epochs at most")
+    max_epochs: int = Field(default=200, ge=1, description="epochs at most")
     validation_share: float = Field(
-        0.1, ge=0, lt=1, description="share of cells held out to know when to stop; 0 for none"
+        default=0.1, ge=0, lt=1, description="share of cells held out to know when to stop; 0 for none"
     )
     patience: int = Field(
-        10, ge=1, description="epochs without a better loss of held-out cells before training ends"
+        default=10, ge=1, description="epochs without a better loss of held-out cells before training ends"
     )
     lr_factor: float | None = Field(
-        None,
+        default=None,
         gt=0,
         lt=1,
         description="by what the learning rate is multiplied where held-out cells gain nothing, before "
         "training may end; none: it stays, as the authors'",
     )
     lr_patience: int = Field(
-        2, ge=1, description="looks without a better loss before lr_factor lowers the rate"
+        default=2, ge=1, description="looks without a better loss before lr_factor lowers the rate"
     )
-    weight_reconstruction: Weight = Field(1.0, description="weight of the negative log-likelihood")
+    weight_reconstruction: Weight = Field(default=1.0, description="weight of the negative log-likelihood")
     modality_weights: dict[str, Weight] = Field(
         default_factory=dict,
         description='weight of each modality\'s likelihood, 1 unless named: {"rna": 1, "prot": 10}',
     )
     weight_kl: Weight | None = Field(
-        None, description="weight of KL(joint posterior | prior); none: 0.3; paper 1e-5 paired, 1e-2 mosaic"
+        default=None,
+        description="weight of KL(joint posterior | prior); none: 0.3; paper 1e-5 paired, 1e-2 mosaic",
     )
     kl_warmup: float = Field(
-        1 / 3, ge=0, le=1, description="share of the steps over which the KL weight rises from 0"
+        default=1 / 3, ge=0, le=1, description="share of the steps over which the KL weight rises from 0"
     )
     alignment: Literal["mmd", "jeffreys"] = Field(
-        "mmd", description="divergence between distributions of latents"
+        default="mmd", description="divergence between distributions of latents"
     )
     align_on: Literal["presence", "batch"] = Field(
-        "presence", description="groups to align: cells by the modalities they have, or batches"
+        default="presence", description="groups to align: cells by the modalities they have, or batches"
     )
     weight_latent: Weight | None = Field(
-        None,
+        default=None,
         description="weight of aligning the joint latents of groups; none: 0 for paired cells, "
         "300 mosaic; paper 0",
     )
     weight_marginal: Weight | None = Field(
-        None,
+        default=None,
         description="weight of aligning latents of single modalities, and of groups within each; "
         "none: 0; paper 4000 mosaic",
     )
     settled_by: Literal["mocli", "paper"] = Field(
-        "mocli", description="whose values stand where none is given"
+        default="mocli", description="whose values stand where none is given"
     )
 
     def weights_per_feature(self, n_features: int) -> float:

@@ -73,7 +73,7 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenModality:
     """One modality of a minibatch: mean and standard deviation of u and z, `(B_m, d)` each."""
 
     x: Tensor | NonZeros
@@ -90,7 +90,7 @@ class Step:
 
     number: int
     n: int
-    seen: Mapping[str, Seen] = field(default_factory=dict)
+    seen: Mapping[str, SeenModality] = field(default_factory=dict)
 
 
 class SccrossModule(nn.Module):
@@ -206,7 +206,7 @@ class SccrossModule(nn.Module):
             else:
                 inputs = self.inputs(name, x)
             codes = batch.codes[self.shape.batch][at] if self.shape.batch is not None else None
-            seen[name] = Seen(x, codes, at, batch.rows[name], *self.encode(name, inputs))
+            seen[name] = SeenModality(x, codes, at, batch.rows[name], *self.encode(name, inputs))
         return Step(batch.step, len(batch.cells), seen)
 
     def draw(self, gaussian: tuple[Tensor, Tensor]) -> Tensor:
@@ -335,7 +335,7 @@ class SccrossModule(nn.Module):
         """Return the median library size of training."""
         return self.depth[self.names.index(name)]
 
-    def _nll(self, name: str, s: Seen, u: Tensor) -> Tensor:
+    def _nll(self, name: str, s: SeenModality, u: Tensor) -> Tensor:
         decoder = self.decoder(name)
         weight = u.new_full((len(u),), 1 / len(u))
         return self._per_feature(

@@ -17,27 +17,29 @@ class SccrossParams:
     """One field per hyper-parameter; see `mocli params sccross`."""
 
     n_latent: int = Field(
-        50, ge=1, le=1024, description="latent dimensions, of each modality and common ones; paper 50"
+        default=50, ge=1, le=1024, description="latent dimensions, of each modality and common ones; paper 50"
     )
-    n_hidden: int = Field(256, ge=1, le=16384, description="units of every hidden layer")
-    n_layers: int = Field(2, ge=0, le=8, description="hidden layers of encoders and critics")
-    n_aligner_layers: int = Field(0, ge=0, le=8, description="hidden layers of aligners; code 0, paper some")
-    dropout: float = Field(0.2, ge=0, lt=1, description="share of units dropped after every layer")
+    n_hidden: int = Field(default=256, ge=1, le=16384, description="units of every hidden layer")
+    n_layers: int = Field(default=2, ge=0, le=8, description="hidden layers of encoders and critics")
+    n_aligner_layers: int = Field(
+        default=0, ge=0, le=8, description="hidden layers of aligners; code 0, paper some"
+    )
+    dropout: float = Field(default=0.2, ge=0, lt=1, description="share of units dropped after every layer")
     n_components: int = Field(
-        50, ge=1, le=1000, description="components of a modality that its encoder takes; paper 100"
+        default=50, ge=1, le=1000, description="components of a modality that its encoder takes; paper 100"
     )
     n_set_components: int = Field(
-        5, ge=1, le=100, description="components of gene-set scores beside them (--gene-sets)"
+        default=5, ge=1, le=100, description="components of gene-set scores beside them (--gene-sets)"
     )
     input_smoothing: float = Field(
-        0.5,
+        default=0.5,
         ge=0,
         le=1,
         description="share of an encoder's input that is the mean over own neighbours; the authors' "
         "fixed graph smoothing is 0.5",
     )
     n_neighbors: int | None = Field(
-        None,
+        default=None,
         ge=1,
         description="cells that inputs are averaged over; none: the root of their number, 10 to 100; "
         "paper 20",
@@ -49,81 +51,91 @@ class SccrossParams:
     prior_smoothing: bool = Field(
         default=True, description="search mutual neighbours in linked features averaged over own neighbours"
     )
-    n_mutual: int = Field(20, ge=1, description="neighbours per direction of the MNN prior")
-    n_prior: int = Field(50, ge=1, le=1000, description="components of the MNN prior")
+    n_mutual: int = Field(default=20, ge=1, description="neighbours per direction of the MNN prior")
+    n_prior: int = Field(default=50, ge=1, le=1000, description="components of the MNN prior")
     n_metacells: int = Field(
-        10_000,
+        default=10_000,
         ge=2,
         description="cells of a modality above which the MNN prior is found among as many metacells",
     )
     prior: Literal["anchors", "gram"] = Field(
-        "anchors",
+        default="anchors",
         description="what is asked of the MNN prior: balanced soft partners that lie together, or equal "
         "inner products of all pairs (paper)",
     )
     anchor_temperature: float = Field(
-        0.1, gt=0, description="softness of partners, in standard deviations of their cost"
+        default=0.1, gt=0, description="softness of partners, in standard deviations of their cost"
     )
-    batch_size: int = Field(128, ge=2, description="cells in a minibatch of each set measured alike")
-    lr: float = Field(1e-3, gt=0, lt=1, description="Adam's learning rate; paper RMSprop with 1e-3")
-    weight_decay: float = Field(1e-3, ge=0, description="AdamW's decoupled weight decay; paper 0")
-    max_epochs: int = Field(100, ge=1, description="epochs of the first stage at most (at least 1,500 steps)")
+    batch_size: int = Field(default=128, ge=2, description="cells in a minibatch of each set measured alike")
+    lr: float = Field(default=1e-3, gt=0, lt=1, description="Adam's learning rate; paper RMSprop with 1e-3")
+    weight_decay: float = Field(default=1e-3, ge=0, description="AdamW's decoupled weight decay; paper 0")
+    max_epochs: int = Field(
+        default=100, ge=1, description="epochs of the first stage at most (at least 1,500 steps)"
+    )
     align_steps: int = Field(
-        2000, ge=1, description="steps of the second stage; paper 48,000 at most in each"
+        default=2000, ge=1, description="steps of the second stage; paper 48,000 at most in each"
     )
     validation_share: float = Field(
-        0.1, ge=0, lt=1, description="share of cells held out in the first stage; 0 for none"
+        default=0.1, ge=0, lt=1, description="share of cells held out in the first stage; 0 for none"
     )
-    patience: int = Field(5, ge=1, description="looks without a better loss before the first stage ends")
+    patience: int = Field(
+        default=5, ge=1, description="looks without a better loss before the first stage ends"
+    )
     lr_factor: float | None = Field(
-        None,
+        default=None,
         gt=0,
         lt=1,
         description="by what the learning rate is multiplied where held-out cells gain nothing, before "
         "the first stage may end; none: it stays; authors 0.1",
     )
     lr_patience: int = Field(
-        2, ge=1, description="looks without a better loss before lr_factor lowers the rate; authors 2"
+        default=2, ge=1, description="looks without a better loss before lr_factor lowers the rate; authors 2"
     )
     critic_weights: Literal["equal", "cells", "labels"] = Field(
-        "equal",
+        default="equal",
         description="weights of cells in the critic: equal in all for every modality, equal for every "
         "cell, or such that modalities have the labels of --label-key in equal shares; times "
         "--weight-key, where given",
     )
-    critic_steps: int = Field(2, ge=1, description="critic steps per minibatch")
+    critic_steps: int = Field(default=2, ge=1, description="critic steps per minibatch")
     noise_share: float = Field(
-        1 / 6, ge=0, le=1, description="share of the second stage over which the critic's noise fades; 1/6"
+        default=1 / 6,
+        ge=0,
+        le=1,
+        description="share of the second stage over which the critic's noise fades; 1/6",
     )
     weight_reconstruction: Weight = Field(
-        1.0, description="weight of likelihoods, mean over features (lambda_data)"
+        default=1.0, description="weight of likelihoods, mean over features (lambda_data)"
     )
     modality_weights: dict[str, Weight] = Field(
         default_factory=dict, description='weight of each modality, 1 unless named: {"rna": 1, "prot": 10}'
     )
-    weight_kl: Weight = Field(1.0, description="weight of KL of modality latents to the prior")
+    weight_kl: Weight = Field(default=1.0, description="weight of KL of modality latents to the prior")
     weight_realigned: Weight = Field(
-        1.0, description="weight of likelihoods decoded from the common latent; 1"
+        default=1.0, description="weight of likelihoods decoded from the common latent; 1"
     )
     weight_kl_aligned: Weight = Field(
-        0.04, description="weight of KL of common latents to what a cell's modalities give together; 0.04"
+        default=0.04,
+        description="weight of KL of common latents to what a cell's modalities give together; 0.04",
     )
-    weight_prior: Weight = Field(1.0, description="weight of the MNN prior; paper 0.04, code 0.001")
-    weight_prior_pretrain: Weight = Field(0.0, description="the same in the first stage; paper 0, code 1e-4")
-    weight_adversarial: Weight = Field(0.05, description="weight of the adversarial term")
+    weight_prior: Weight = Field(default=1.0, description="weight of the MNN prior; paper 0.04, code 0.001")
+    weight_prior_pretrain: Weight = Field(
+        default=0.0, description="the same in the first stage; paper 0, code 1e-4"
+    )
+    weight_adversarial: Weight = Field(default=0.05, description="weight of the adversarial term")
     weight_pairs: Weight = Field(
-        1.0, description="weight of the distance of latents of one cell's modalities; paper none"
+        default=1.0, description="weight of the distance of latents of one cell's modalities; paper none"
     )
     share_pairs: bool = Field(
         default=True, description="decode a modality from those measured beside it as well; paper no"
     )
     weight_generation: Weight = Field(
-        0.0,
+        default=0.0,
         description="weight of critics that tell generated from measured values, by expected values; "
         "the authors' give no gradient; 0 leaves them out",
     )
     weight_average: float = Field(
-        0.98, ge=0, lt=1, description="decay of the running mean of the weights that is kept; paper 0"
+        default=0.98, ge=0, lt=1, description="decay of the running mean of the weights that is kept; paper 0"
     )
 
     def weights_per_feature(self, n_features: int) -> float:

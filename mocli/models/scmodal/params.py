@@ -17,12 +17,14 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class ScmodalParams:
     """One field per hyper-parameter; see `mocli params scmodal`."""
 
-    n_latent: int = Field(20, ge=1, le=1024, description="latent dimensions (q)")
-    n_hidden: int = Field(512, ge=1, le=16384, description="units of every hidden layer")
-    batch_size: int = Field(500, ge=2, description="cells drawn per modality and step, with replacement (B)")
-    lr: float = Field(1e-3, gt=0, lt=1, description="Adam's learning rate")
+    n_latent: int = Field(default=20, ge=1, le=1024, description="latent dimensions (q)")
+    n_hidden: int = Field(default=512, ge=1, le=16384, description="units of every hidden layer")
+    batch_size: int = Field(
+        default=500, ge=2, description="cells drawn per modality and step, with replacement (B)"
+    )
+    lr: float = Field(default=1e-3, gt=0, lt=1, description="Adam's learning rate")
     lr_factor: float | None = Field(
-        None,
+        default=None,
         gt=0,
         lt=1,
         description="by what the learning rate is multiplied where the loss of training no longer falls: "
@@ -30,63 +32,77 @@ class ScmodalParams:
         "stays, as the authors'",
     )
     lr_patience: int = Field(
-        2, ge=1, description="looks in a row, every 15 steps, at a flat loss before lr_factor lowers it"
+        default=2,
+        ge=1,
+        description="looks in a row, every 15 steps, at a flat loss before lr_factor lowers it",
     )
-    beta1: float = Field(0.9, ge=0, lt=1, description="Adam's decay of the gradient mean")
-    beta2: float = Field(0.999, ge=0, lt=1, description="Adam's decay of the squared gradient")
-    weight_decay: float = Field(1e-3, ge=0, description="L2 penalty inside Adam, all networks")
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="Adam's decay of the gradient mean")
+    beta2: float = Field(default=0.999, ge=0, lt=1, description="Adam's decay of the squared gradient")
+    weight_decay: float = Field(default=1e-3, ge=0, description="L2 penalty inside Adam, all networks")
     clip_norm: float | None = Field(
-        5.0, gt=0, description="largest norm of the encoder-decoder gradient; code 5, the paper names none"
+        default=5.0,
+        gt=0,
+        description="largest norm of the encoder-decoder gradient; code 5, the paper names none",
     )
     critic_steps: int = Field(
-        5, ge=1, description="discriminator steps per minibatch; code 5, the paper names none"
+        default=5, ge=1, description="discriminator steps per minibatch; code 5, the paper names none"
     )
     critic_weights: Literal["equal", "labels"] = Field(
-        "equal",
+        default="equal",
         description="weights of cells in the discriminators: equal, or such that both modalities have "
         "the labels of --label-key in equal shares; times --weight-key, where given",
     )
-    logit_clamp: float = Field(50.0, gt=0, description="bound of the discriminator's logit")
-    weight_adversarial: Weight = Field(1.0, description="weight of the GAN term")
-    weight_reconstruction: Weight = Field(10.0, description="weight of auto-encoding, within a modality")
-    weight_cycle: Weight = Field(10.0, description="weight of the latent cycle, across modalities")
-    weight_mnn: Weight = Field(10.0, description="weight of the anchors; paper and code 1")
+    logit_clamp: float = Field(default=50.0, gt=0, description="bound of the discriminator's logit")
+    weight_adversarial: Weight = Field(default=1.0, description="weight of the GAN term")
+    weight_reconstruction: Weight = Field(
+        default=10.0, description="weight of auto-encoding, within a modality"
+    )
+    weight_cycle: Weight = Field(default=10.0, description="weight of the latent cycle, across modalities")
+    weight_mnn: Weight = Field(default=10.0, description="weight of the anchors; paper and code 1")
     anchors: Literal["soft", "mutual"] = Field(
-        "soft", description="soft: balanced partners by optimal transport; mutual: nearest neighbours (paper)"
+        default="soft",
+        description="soft: balanced partners by optimal transport; mutual: nearest neighbours (paper)",
     )
     anchor_temperature: float = Field(
-        0.1, gt=0, description="softness of soft anchors, in standard deviations of their cost"
+        default=0.1, gt=0, description="softness of soft anchors, in standard deviations of their cost"
     )
     smooth_links: bool = Field(
         default=True, description="search anchors in linked features averaged over own neighbours; paper no"
     )
     n_pcs: int = Field(
-        50, ge=0, description="principal components that encoders take instead of more features; paper 0"
+        default=50,
+        ge=0,
+        description="principal components that encoders take instead of more features; paper 0",
     )
     input_smoothing: float = Field(
-        0.5, ge=0, le=1, description="share of a cell's input that is its own neighbours' mean; paper 0"
+        default=0.5,
+        ge=0,
+        le=1,
+        description="share of a cell's input that is its own neighbours' mean; paper 0",
     )
     weight_average: float = Field(
-        0.98, ge=0, lt=1, description="decay of the running mean of the weights that is kept; paper 0"
+        default=0.98, ge=0, lt=1, description="decay of the running mean of the weights that is kept; paper 0"
     )
     unit_latent: bool = Field(
         default=True, description="scale latents to length 1, so that distances compare directions; paper no"
     )
-    weight_geometry: Weight = Field(10.0, description="weight of geometry preservation; code 10, paper 1")
+    weight_geometry: Weight = Field(
+        default=10.0, description="weight of geometry preservation; code 10, paper 1"
+    )
     n_neighbors: int = Field(
-        30, ge=1, description="neighbours per direction when mutual anchors are searched (k)"
+        default=30, ge=1, description="neighbours per direction when mutual anchors are searched (k)"
     )
     mnn_reduction: Literal["mean", "sum"] = Field(
-        "mean", description="mean over anchors (code) or their sum (paper, Eq. 3)"
+        default="mean", description="mean over anchors (code) or their sum (paper, Eq. 3)"
     )
     geometry_cap: float = Field(
-        0.975, gt=0, le=1, description="cosine above which a cell's geometry is left alone"
+        default=0.975, gt=0, le=1, description="cosine above which a cell's geometry is left alone"
     )
     init: Literal["normal", "kaiming"] = Field(
-        "normal",
+        default="normal",
         description="initial weights: N(0, init_sd^2) for weights and biases (code) or PyTorch's own",
     )
-    init_sd: float = Field(0.1, gt=0, description="standard deviation of the normal start")
+    init_sd: float = Field(default=0.1, gt=0, description="standard deviation of the normal start")
 
     def weights_per_feature(self, n_features: int) -> float:
         """Return the weights of one feature: into the encoder, and out of the decoder."""

@@ -13,7 +13,7 @@ from mocli.models.base import Conditions
 from mocli.models.parameters import resolve
 from mocli.models.registry import traits_of
 from mocli.models.sccross.model import Sccross
-from mocli.models.sccross.module import ModalityPart, SccrossModule, Seen, Shape, Step, normal_kl
+from mocli.models.sccross.module import ModalityPart, SccrossModule, SeenModality, Shape, Step, normal_kl
 from mocli.models.sccross.networks import LinearDecoder
 
 
@@ -35,7 +35,7 @@ def seen(n, at, seed, d=3, width=6):
         return torch.randn(n, d, generator=g), torch.rand(n, d, generator=g) + 0.1
 
     x = torch.poisson(torch.full((n, width), 2.0), generator=g)
-    return Seen(x, None, torch.tensor(at), torch.arange(n), gaussian(), gaussian())
+    return SeenModality(x, None, torch.tensor(at), torch.arange(n), gaussian(), gaussian())
 
 
 def test_kl_is_torch_s_own():
