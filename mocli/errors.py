@@ -11,11 +11,24 @@ MocliError                1  a bug, unless a subclass says otherwise
 
 import errno
 import os
+import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+# what moves a cursor, changes colours, rings, or turns the direction of text; and halves of characters
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return text with its control characters shown, not sent: an escape as the four characters that name it.
+
+    Everything that mocli prints or logs goes through here; tabs and ends of lines stay.
+    """
+    return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 class MocliError(Exception):

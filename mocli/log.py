@@ -19,7 +19,7 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, SupportsFloat, TypeAlias
 
-from mocli.errors import EnvironmentProblem
+from mocli.errors import EnvironmentProblem, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,7 +43,7 @@ class TextFormatter(logging.Formatter):
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
         text = f"{stamp} {level}{record.getMessage()}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        return printable(f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text)
 
 
 class JsonFormatter(logging.Formatter):
@@ -60,7 +60,7 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             entry["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(_finite(entry), default=str, ensure_ascii=False)
+        return json.dumps(_finite(entry), default=str)
 
 
 def _finite(value: Any) -> Any:
@@ -304,7 +304,7 @@ class _Bar:
         self.task = self.rich.add_task(description, total=total, completed=start, terms="")
 
     def draw(self, step: int, terms: str) -> None:
-        self.rich.update(self.task, completed=step, terms=terms)
+        self.rich.update(self.task, completed=step, terms=printable(terms))
 
 
 @contextmanager

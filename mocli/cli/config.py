@@ -17,6 +17,7 @@ CONFIG_META = "mocli.config"
 DEFAULT = "default"
 COMMAND_LINE = "command line"
 # not part of a configuration: they say what to do with it
+MAX_DEPTH, MAX_LENGTH = 10, 1_000_000
 ACTIONS = frozenset({"config", "print_config", "dry_run", "help_all"})
 
 
@@ -87,7 +88,9 @@ def _read(path: Path) -> dict[Any, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        _check_size(text, path)
+        content = yaml.safe_load(text)
     except OSError as error:
         raise UsageError(
             "the config file cannot be read", file=path, field="--config", found=error.strerror
@@ -110,6 +113,31 @@ def _read(path: Path) -> dict[Any, Any]:
             expected="lines such as 'seed: 0'",
         )
     return content
+
+
+def _check_size(text: str, path: Path) -> None:
+    """Refuse what no configuration is, before it costs memory: depth, length, references to values."""
+    import yaml
+
+    depth = deepest = aliases = 0
+    for event in yaml.parse(text[: MAX_LENGTH + 1], Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        deepest, aliases = max(deepest, depth), aliases + isinstance(event, yaml.AliasEvent)
+        if deepest > MAX_DEPTH or aliases:
+            break
+    found = (
+        f"{deepest} levels of values in values" if deepest > MAX_DEPTH
+        else "values repeated by reference (*name)" if aliases
+        else f"{len(text):,} characters" if len(text) > MAX_LENGTH
+        else None
+    )  # fmt: skip
+    if found is not None:
+        raise UsageError(
+            "the config file is not one of mocli",
+            file=path,
+            found=found,
+            expected=f"lines such as 'seed: 0', up to {MAX_DEPTH} levels, {MAX_LENGTH:,} characters",
+        )
 
 
 def _keys(params: Any) -> dict[str, tuple[str, bool]]:

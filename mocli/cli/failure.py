@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mocli import __version__, log
 from mocli.cli.config import COMMAND_LINE, DEFAULT, origin_of
-from mocli.errors import MocliError, UsageError, did_you_mean, recognise
+from mocli.errors import MocliError, UsageError, did_you_mean, printable, recognise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +82,7 @@ def _print_json(message: str, fields: dict[str, Any]) -> None:
 
 def _say(text: str) -> None:
     try:
-        sys.stderr.write(text + "\n")
+        sys.stderr.write(printable(text) + "\n")
         sys.stderr.flush()
     except (OSError, ValueError):
         pass
@@ -92,7 +92,7 @@ def _wants_json(argv: Sequence[str]) -> bool:
     """Say whether errors are to be JSON, also for a command line that was never understood."""
     if (chosen := log.configured_format()) is not None:
         return chosen == "json"
-    pairs = zip(argv, [*argv[1:], ""], strict=True)
+    pairs = zip(argv, [*argv[1:], ""], strict=False)
     given = [v for k, v in pairs if k == "--log-format"] + [
         a.partition("=")[2] for a in argv if a.startswith("--log-format=")
     ]

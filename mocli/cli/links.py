@@ -109,7 +109,7 @@ def build(
     )
     say_links(proposed, log=_say, limit=None if verbose else SHOWN)
     if to_stdout:
-        emit(proposed.to_tsv())
+        emit(proposed.to_tsv(), data=True)
     else:
         _say(f"wrote {output}; read it through before you trust it")
 

@@ -6,15 +6,21 @@ from collections.abc import Sequence
 
 import typer
 
+from mocli.errors import printable
 
-def emit(text: str) -> None:
+
+def emit(text: str, *, data: bool = False) -> None:
     """Write text; a reader that has seen enough (`| head`) ends the command quietly.
+
+    Control characters are shown, not sent; those of `data` only where a person reads it.
 
     Raises
     ------
     typer.Exit
         With code 0 where the reader has gone.
     """
+    if not data or sys.stdout.isatty():
+        text = printable(text)
     try:
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
         sys.stdout.flush()

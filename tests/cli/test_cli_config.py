@@ -204,6 +204,21 @@ def test_bad_config_is_a_usage_error(task, config, capsys, text, complaint):
     assert task == []
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed: " + "[" * 3000,
+        "- " * 3000 + "x",
+        "a: &a [x, x]\nb: &b [*a, *a]",
+        "# " + "x" * 1_000_001,
+        "{" * 100,
+    ],
+)
+def test_a_config_that_would_cost_memory_is_refused(task, config, capsys, text):
+    assert main(["integrate", *BASE, "-c", config(text)]) == 2
+    assert "config file" in capsys.readouterr().err
+
+
 def test_an_absent_config_is_a_usage_error(task, tmp_path, capsys):
     assert main(["integrate", *BASE, "-c", str(tmp_path / "no.yaml")]) == 2
     assert "no.yaml" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,9 +57,16 @@ class Interpreter:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("MOCLI_")}
         for name in () if self.own else ("PYTHONPATH", "PYTHONHOME"):
             kept.pop(name, None)
+        if path := safe_path(kept.pop("PYTHONPATH", "")):
+            kept["PYTHONPATH"] = path
         for library in ("OMP", "MKL", "OPENBLAS", "NUMBA"):
             kept[f"{library}_NUM_THREADS"] = str(threads)
         return kept
+
+
+def safe_path(path: str) -> str:
+    """Return the absolute folders of a `PYTHONPATH`."""
+    return os.pathsep.join(part for part in path.split(os.pathsep) if Path(part).is_absolute())
 
 
 def find_interpreter(given: str | Path | None, packages: Mapping[str, str]) -> Interpreter:
@@ -92,16 +100,19 @@ def find_interpreter(given: str | Path | None, packages: Mapping[str, str]) -> I
         path = Path(os.path.abspath(which))  # noqa: PTH100
     python = Interpreter(path)
     try:
-        done = subprocess.run(
-            [str(path), "-c", PROBE, json.dumps(dict(packages))],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            timeout=PATIENCE_S,
-            env=python.environment(threads=1),
-        )
+        # in a folder without any file: what lies beside the data is not imported in place of a package
+        with tempfile.TemporaryDirectory(prefix="mocli-") as empty:
+            done = subprocess.run(
+                [str(path), "-c", PROBE, json.dumps(dict(packages))],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+                timeout=PATIENCE_S,
+                env=python.environment(threads=1),
+                cwd=empty,
+            )
         found = json.loads(done.stdout.strip().splitlines()[-1])
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
         said = str(error)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import mocli
 from mocli.errors import Interrupted
+from mocli.tasks.benchmark.interpreter import safe_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -155,9 +156,16 @@ class Processes:
 
 
 def own_environment() -> dict[str, str]:
-    """Return the environment without options of mocli, which the command gives, but with this very mocli."""
+    """Return the environment without options of mocli, which the command gives, but with this very mocli.
+
+    Folders that are named relative to the working one, or by nothing, leave the path of modules: code that
+    lies beside the data is not run.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MOCLI_")}
+    path = safe_path(kept.pop("PYTHONPATH", ""))
+    if path:
+        kept["PYTHONPATH"] = path
     home = str(Path(mocli.__file__).resolve().parents[1])
     if home not in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
-        kept["PYTHONPATH"] = os.pathsep.join([home, *filter(None, [kept.get("PYTHONPATH")])])
+        kept["PYTHONPATH"] = os.pathsep.join([home, *filter(None, [path])])
     return kept

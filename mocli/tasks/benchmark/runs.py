@@ -165,7 +165,7 @@ class Training:
         words = [*self.command, "--device", device, "--threads", str(threads), "--progress", "none"]
         if self.output.exists():
             words.append("--force")
-        return Command((sys.executable, "-m", "mocli", *words), own_environment())
+        return Command((sys.executable, "-P", "-m", "mocli", *words), own_environment())
 
 
 def choose_models(
