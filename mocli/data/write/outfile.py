@@ -12,6 +12,7 @@ import errno
 import os
 import secrets
 import signal
+import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ import h5py
 
 from mocli.errors import EnvironmentProblem, UsageError, did_you_mean
 
+LONGEST_NAME = 255
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -60,18 +62,58 @@ def check_writable(path: Path, *, force: bool, inputs: Iterable[Path] = ()) -> N
     Raises
     ------
     UsageError
-        It exists and `force` is not given; it is a folder; it is an input.
+        It exists and `force` is not given; it is an input; what `check_place` refuses.
     EnvironmentProblem
         Its folder is absent or not writable.
     """
     _refuse_input(path, inputs)
-    if path.is_dir():
-        raise UsageError("the output is a folder", file=path, expected="a file name, such as out.h5mu")
+    check_place(path)
     if path.exists() and not force:
         raise UsageError(
             "the output exists", file=path, hint="choose another name, or overwrite it with --force"
         )
     _create_beside(path).unlink()
+
+
+def check_place(path: Path, *, folder: bool = False) -> None:
+    """Make sure that a file, or a folder, of this name can be written: for every output before the work.
+
+    Raises
+    ------
+    UsageError
+        The name is too long or not UTF-8; a symbolic link or something other than a plain file, or folder,
+        stands there. Links are not followed, so that nothing is written where the name does not say.
+    """
+    try:
+        length = len(path.name.encode())
+    except UnicodeEncodeError:
+        raise UsageError(
+            "the name of the output is not UTF-8",
+            file=path,
+            found=repr(path.name),
+            hint="choose another name",
+        ) from None
+    if length > LONGEST_NAME:
+        raise UsageError(
+            "the name of the output is too long",
+            file=path,
+            found=f"{length} bytes",
+            expected=f"at most {LONGEST_NAME} with its ending",
+        )
+    try:
+        mode = path.lstat().st_mode
+    except (OSError, ValueError):  # nothing there; why it cannot be is for who tries to write
+        return
+    wanted = stat.S_ISDIR if folder else stat.S_ISREG
+    if not wanted(mode):
+        kinds = {stat.S_IFLNK: "a symbolic link", stat.S_IFDIR: "a folder", stat.S_IFREG: "a file"}
+        found = kinds.get(stat.S_IFMT(mode), "a pipe, socket or device")
+        raise UsageError(
+            f"the output is {found}",
+            file=path,
+            expected="a folder" if folder else "a file name, such as out.h5mu",
+            hint="name what it points to" if stat.S_ISLNK(mode) else "choose another name",
+        )
 
 
 def _refuse_input(path: Path, inputs: Iterable[Path]) -> None:
@@ -88,7 +130,7 @@ def _create_beside(path: Path) -> Path:
     """Create an empty temporary file in the folder of `path`, with the user's own permissions."""
     folder = path.parent
     # a name of its own rather than tempfile's, whose files nobody else may read
-    temporary = folder / f".{path.name[:200]}.{secrets.token_hex(6)}.tmp"
+    temporary = folder / f".{path.name[:50]}.{secrets.token_hex(6)}.tmp"
     try:
         with temporary.open("xb"):
             return temporary

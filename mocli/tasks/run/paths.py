@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mocli.data.write.outfile import check_place
 from mocli.data.write.write import check_writable
 from mocli.errors import UsageError
 from mocli.tasks.run.modelfolder import CALIBRATION, DESCRIPTION, WEIGHTS, check_model_folder
@@ -39,7 +41,7 @@ class Paths:
         Raises
         ------
         UsageError
-            If the output's suffix is not one of `suffixes`.
+            If the output's suffix is not one of `suffixes`; what `check_places` refuses.
         """
         path = output.output
         if path.suffix not in suffixes:
@@ -53,7 +55,7 @@ class Paths:
         report: Path | None = output.report or _sibling(stem, ".report.json")
         if output.report is not None and str(output.report) == "-":
             report = None
-        return cls(
+        paths = cls(
             output=path,
             report=report,
             html=_sibling(stem, ".report.html") if output.html else None,
@@ -62,6 +64,23 @@ class Paths:
             checkpoints=run.checkpoint_dir or _sibling(stem, ".ckpt"),
             beside=tuple(_sibling(stem, suffix) for suffix in beside),
         )
+        paths.check_places()
+        return paths
+
+    def check_places(self) -> None:
+        """Make sure, first of all, that every name is one that can be written; `UsageError` if not."""
+        failed = _sibling(self.output.with_suffix(""), ".failed.report.json")
+        for path in (self.output, *self.beside, self.html, self.log, failed):
+            if path is not None:
+                check_place(path)
+        # a pipe or device is written to directly
+        report = self.report
+        if report is not None and (
+            not os.path.exists(report) or os.path.isfile(report) or os.path.isdir(report)
+        ):
+            check_place(report)
+        for folder in (self.model, self.checkpoints):
+            check_place(folder, folder=True)
 
     def results(self, *, trained: bool = True, calibrated: bool = False) -> list[Path]:
         """Return what an undisturbed run leaves behind, in the order of writing."""
