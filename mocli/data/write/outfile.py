@@ -116,6 +116,15 @@ def check_place(path: Path, *, folder: bool = False) -> None:
         )
 
 
+def is_pipe(path: Path) -> bool:
+    """Whether a pipe, socket or device is there, to which is written directly; links are followed."""
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
 def _refuse_input(path: Path, inputs: Iterable[Path]) -> None:
     for given in inputs:
         if path.exists() and given.exists() and path.samefile(given):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mocli.data.write.outfile import check_place
+from mocli.data.write.outfile import check_place, is_pipe
 from mocli.data.write.write import check_writable
 from mocli.errors import UsageError
 from mocli.tasks.run.modelfolder import CALIBRATION, DESCRIPTION, WEIGHTS, check_model_folder
@@ -75,9 +74,7 @@ class Paths:
                 check_place(path)
         # a pipe or device is written to directly
         report = self.report
-        if report is not None and (
-            not os.path.exists(report) or os.path.isfile(report) or os.path.isdir(report)
-        ):
+        if report is not None and not is_pipe(report):
             check_place(report)
         for folder in (self.model, self.checkpoints):
             check_place(folder, folder=True)
