@@ -1,18 +1,19 @@
-"""The keys that make MultiQC read a report as custom content.
+"""What MultiQC reads of a run: `OUT_mqc.json`, and a report that is named so.
 
-Named `*_mqc.json`, a report of any status becomes a row of a table; the rows
-of many runs gather in one table because they share the `id`.
+A report of any status becomes a row of a table; the rows of many runs gather in
+one table because they share the `id`.
 """
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from mocli.report.comparison import metric_title
-
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+MOST_COLUMNS = 6
 
 RANKING = "ranking_"
 """How keys of tables begin that have a method in every row."""
@@ -20,25 +21,82 @@ RANKING = "ranking_"
 _ENDINGS = (".gz", ".h5mu", ".h5ad", ".h5", ".tsv", ".csv")
 
 
-def custom_content(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `id`, `section_name`, `description`, `plot_type`, `pconfig`, `data` of a plain report.
+COLUMNS = {
+    "integrate": {
+        "scib_total": "scIB total",
+        "nmi_louvain": "NMI of clusters",
+        "silhouette_label": "Label silhouette",
+        "kbet_batch": "kBET of batches",
+        "label_transfer": "Label transfer",
+        "foscttm": "FOSCTTM (low is good)",
+        "neighbor_conservation": "Neighbours kept",
+    },
+    "impute": {
+        "imputation_pearson_median": "Pearson, median",
+        "imputation_spearman_median": "Spearman, median",
+        "interval_coverage": "Coverage of intervals",
+    },
+    "simulate": {
+        "discriminability": "Discriminability",
+        "nearest_label": "Nearest real label",
+        "mean_correlation": "Correlation of means",
+        "feature_correlation": "Feature correlations",
+        "variance_ratio": "Variance ratio",
+    },
+}
+"""Few leading columns of a task, the same for all its runs: MultiQC takes them from the last file alone, and
+drops what that lacks, which a failed run or one without labels would do to all others."""
 
-    No headers are given: MultiQC takes them from the last file alone and drops
-    the columns that they lack, which a failed or unlabelled run would do to all.
+
+def custom_content(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what MultiQC reads: `id`, `section_name`, `plot_type`, `headers`, `data`, ... of a report.
+
+    Names that come from files are escaped: MultiQC puts them into a page as they are.
     """
     task = report["task"]
     row: dict[str, Any] = {"status": report["status"]}
     if report["training"] and report["training"]["steps"] is not None:
         row["steps"] = report["training"]["steps"]
-    row |= {key: m["value"] for key, m in report["metrics"].items() if m["value"] is not None}
+    titles = COLUMNS.get(task, {})
+    means = _means(report["metrics"])
+    # where nothing leading is measured, what is
+    shown = list(titles) if titles.keys() & means.keys() else list(means)[:MOST_COLUMNS]
+    row |= {key: means[key] for key in shown if key in means}
+    rows = _ranked(report) or {run_name(report): row}
+    headers: dict[str, dict[str, Any]] = {
+        "status": {"title": "Status"},
+        "steps": {"title": "Steps", "format": "{:,.0f}"},
+    }
+    for key in dict.fromkeys([*titles, *shown, *(k for values in rows.values() for k in values)]):
+        headers.setdefault(escape(key), {"title": escape(titles.get(key, key)), "format": "{:,.3f}"})
+    for place, header in enumerate(headers.values()):
+        header["placement"] = place
     return {
         "id": f"mocli_{task}",
         "section_name": f"mocli {task}",
-        "description": _description(report),
+        "description": "Single-cell multi-omics with mocli; report.json of each run has all figures.",
         "plot_type": "table",
         "pconfig": {"id": f"mocli_{task}_table", "title": f"mocli {task}", "col1_header": "Run"},
-        "data": _ranked(report) or {report["sample"]: row},
+        "headers": headers,
+        "data": {escape(name): {escape(k): v for k, v in values.items()} for name, values in rows.items()},
     }
+
+
+def _means(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return one value a metric, the mean over modalities and directions (`foscttm[rna,prot]`)."""
+    values: dict[str, list[float]] = {}
+    for key, metric in metrics.items():
+        if metric["value"] is not None:
+            values.setdefault(key.partition("[")[0], []).append(metric["value"])
+    return {key: sum(several) / len(several) for key, several in values.items()}
+
+
+def run_name(report: Mapping[str, Any]) -> str:
+    """Return the sample, with the folders of its output: MultiQC keeps one row of runs of one name."""
+    sample = sample_name(report)
+    paths = [part["path"] for part in report["outputs"] if part["path"]]
+    folders = [name for name in PurePath(str(paths[0])).parent.parts if name.strip("/.")] if paths else []
+    return f"{sample} ({' '.join(folders[-2:])})" if folders else sample
 
 
 def _ranked(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -68,12 +126,3 @@ def _stem(path: str) -> str:
         if len(name) > len(ending):
             name = name.removesuffix(ending)
     return name or path
-
-
-def _description(report: Mapping[str, Any]) -> str:
-    parts = [
-        f"{key}: {metric_title(key, metric['title'])}"
-        + (f" ({metric['better']} is better)" if metric["better"] else "")
-        for key, metric in report["metrics"].items()
-    ]
-    return "Single-cell multi-omics with mocli. " + "; ".join(parts) + ("." if parts else "")

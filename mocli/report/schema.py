@@ -117,6 +117,10 @@ class Report:
         """Return the report as JSON: keys sorted, NaN and infinity null, newline at the end."""
         return dumps(self.as_dict())
 
+    def write_multiqc(self, path: str | os.PathLike[str]) -> None:
+        """Write what MultiQC finds and reads; `EnvironmentProblem` if that cannot be."""
+        write_text(path, dumps(custom_content(self.as_dict())))
+
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the JSON atomically; `EnvironmentProblem` if that cannot be."""
         write_text(path, self.to_json())

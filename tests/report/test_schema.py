@@ -1,7 +1,9 @@
 import json
 import math
 import os
+import shutil
 import stat
+import subprocess
 from enum import StrEnum
 from pathlib import Path
 
@@ -154,11 +156,55 @@ def test_dumps_keeps_json_as_it_is(value) -> None:
 def test_multiqc_gets_one_row_of_numbers_under_a_clean_name() -> None:
     read = as_read(full_report())
     assert read["id"] == "mocli_integrate"
-    assert read["data"] == {"run1": {"status": "ok", "steps": 2, "accuracy[rna->prot]": 0.62}}
-    assert "rna → prot" in read["description"]
+    assert read["data"] == {"run1 (out)": {"status": "ok", "steps": 2, "accuracy": 0.62}}
+    assert read["headers"]["accuracy"]["format"] == "{:,.3f}"
     failed = Report(command=["mocli"], task="integrate", inputs=[{"path": "d/two.h5ad.gz"}])
     failed.fail(InputError("bad"))
     assert as_read(failed)["data"] == {"two": {"status": "error"}}
+    # MultiQC takes columns from the last file alone: those of a failed run are those of all
+    assert {"status", "scib_total", "foscttm"} <= as_read(failed)["headers"].keys()
+
+
+def test_multiqc_gets_few_leading_columns_and_no_markup() -> None:
+    name = "<img src=x onerror=alert(1)>"
+    figures = {f"foscttm[{name},{pair}]": figure(v, "FOSCTTM", "d") for pair, v in (("a", 0.2), ("b", 0.4))}
+    figures |= {f"other{k}": figure(0.5, "other", "d") for k in range(30)}
+    report = Report(command=["mocli"], task="integrate", metrics=figures)
+    report.outputs = [{"path": f"runs/a/{name}.h5mu", "what": "w"}]
+    read = as_read(report)
+    ((sample, row),) = read["data"].items()
+    assert sample.startswith("&lt;img")
+    assert sample.endswith("(runs a)")
+    assert row == {"status": "ok", "foscttm": pytest.approx(0.3)}
+    for key in ("id", "section_name", "description", "headers", "data", "pconfig"):
+        assert "<" not in json.dumps(read[key])
+
+
+@pytest.mark.slow
+def test_multiqc_itself_makes_one_table_of_runs(tmp_path: Path) -> None:
+    program = shutil.which("multiqc")
+    if program is None:
+        pytest.skip("multiqc is not installed")
+    for folder, score in (("a", 0.123456), ("b", 0.5), ("c", None)):
+        (tmp_path / folder).mkdir()
+        metrics = {} if score is None else {"scib_total": figure(score, "scIB total", "d")}
+        report = Report(command=["mocli"], task="integrate", metrics=metrics)
+        report.outputs = [{"path": f"{folder}/out.h5mu", "what": "w"}]
+        if score is None:
+            report.fail(InputError("bad"))
+        report.write_multiqc(tmp_path / folder / "out_mqc.json")
+    subprocess.run([program, ".", "--no-ansi"], cwd=tmp_path, check=True, capture_output=True)
+    table = (tmp_path / "multiqc_data" / "multiqc_mocli_integrate_table.txt").read_text().splitlines()
+    header, *lines = (line.split("\t") for line in table)
+    rows = {line[0]: dict(zip(header[1:], line[1:], strict=True)) for line in lines}
+    assert {name: (row["status"], row["scib_total"]) for name, row in rows.items()} == {
+        "out (a)": ("ok", "0.123456"),
+        "out (b)": ("ok", "0.5"),
+        "out (c)": ("error", ""),
+    }
+    page = (tmp_path / "multiqc_report.html").read_text()
+    assert "0.123" in page
+    assert "scIB total" in page
 
 
 def test_write_replaces_the_file_and_leaves_nothing_else(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ class Paths:
     def check_places(self) -> None:
         """Make sure, first of all, that every name is one that can be written; `UsageError` if not."""
         failed = _sibling(self.output.with_suffix(""), ".failed.report.json")
-        for path in (self.output, *self.beside, self.html, self.log, failed):
+        for path in (self.output, *self.beside, self.html, self.log, self.multiqc, failed):
             if path is not None:
                 check_place(path)
         # a pipe or device is written to directly
@@ -84,7 +84,14 @@ class Paths:
         model = [self.model / WEIGHTS, self.model / DESCRIPTION] if trained else []
         model += [self.model / CALIBRATION] if calibrated else []
         files = [self.log, *model, self.output, *self.beside]
-        return [*files, *(p for p in (self.html, self.report) if p is not None)]
+        return [*files, *(p for p in (self.html, self.report, self.multiqc) if p is not None)]
+
+    @property
+    def multiqc(self) -> Path | None:
+        """What MultiQC finds by its name; None where the report is called so, or is no file."""
+        if self.report is None or self.report.name.endswith("_mqc.json") or is_pipe(self.report):
+            return None
+        return _sibling(self.output.with_suffix(""), "_mqc.json")
 
     def refuse_inputs(self, inputs: Iterable[Path]) -> None:
         """Make sure that no file of the run is one of its inputs.

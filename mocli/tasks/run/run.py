@@ -101,6 +101,8 @@ class Run:
                 self._fail(explained)
             elif self.paths.report is not None:
                 self.report.write(self.paths.report)
+                if self.paths.multiqc is not None:
+                    self.report.write_multiqc(self.paths.multiqc)
                 self.say(f"wrote {self.paths.report}: the report in JSON")
         finally:
             self._stack.__exit__(kind, error, trace)
@@ -123,6 +125,8 @@ class Run:
         try:
             if target is not None:
                 self.report.write(target)
+            if target is not None and target == self.paths.report and self.paths.multiqc is not None:
+                self.report.write_multiqc(self.paths.multiqc)
         except MocliError as second:
             # the first error is the one to be told
             logger.debug("the report of the failure could not be written: %s", second)
