@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from mocli.metrics.registry import Seen
+from mocli.metrics.registry import Scored
 from mocli.nn.neighbors import chunks, knn
 from mocli.types import CSR, BoolArray, FloatArray, IntArray
 
@@ -35,7 +35,7 @@ MAX_CELLS = 20_000  # metrics that average over cells draw this many
 
 
 @dataclass(frozen=True, eq=False)
-class Embedding(Seen):
+class Embedding(Scored):
     """A latent space and what is known of its cells.
 
     Attributes

@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from mocli.metrics.registry import Metric, Score, Seen, available_metrics
+from mocli.metrics.registry import Metric, Score, Scored, available_metrics
 from mocli.report.figures import Entry
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
@@ -137,7 +137,7 @@ class Generated:
 
 
 @dataclass(frozen=True, eq=False)
-class LabelView(Seen):
+class LabelView(Scored):
     """Real and simulated cells of one label in one modality, or in two: what metrics of simulated cells see.
 
     Attributes

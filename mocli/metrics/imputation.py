@@ -6,7 +6,6 @@ so that memory beside the two inputs stays at some 100 MB.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +14,9 @@ import numpy as np
 from mocli.nn.neighbors import chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
-    from mocli.types import BoolArray, DoubleArray, IntArray, Json
+    from mocli.types import BoolArray, DoubleArray, IntArray
 
 BLOCK = 2**20  # values held at once: 8 MB in float64
 MIN_CELLS = 3  # of two, every correlation is 1 or -1
@@ -51,14 +48,6 @@ class FeatureAccuracy:
     mae: DoubleArray
     r2: DoubleArray
     n: IntArray
-
-
-@dataclass(frozen=True, eq=False)
-class CellAccuracy:
-    """Agreement over features, `(n,)` each: Pearson correlation and RMSE, NaN where undefined."""
-
-    pearson: DoubleArray
-    rmse: DoubleArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,18 +96,6 @@ def accuracy(predicted: NDArray[Any], measured: NDArray[Any]) -> FeatureAccuracy
     return FeatureAccuracy(**out, n=np.full(p, n, np.int64))
 
 
-def per_cell(predicted: NDArray[Any], measured: NDArray[Any]) -> CellAccuracy:
-    """Compare cell by cell over features; arguments and errors as for `accuracy`."""
-    n, p = _shape(predicted, measured)
-    pearson, rmse = np.full(n, np.nan), np.full(n, np.nan)
-    for cells in chunks(n, _width(p)) if p else ():
-        x, y = predicted[cells].astype(np.float64), measured[cells].astype(np.float64)
-        with np.errstate(invalid="ignore", over="ignore"):
-            pearson[cells] = _correlation(x, y)
-            rmse[cells] = np.where(_finite(x, y), np.sqrt(np.square(x - y).mean(1)), np.nan)
-    return CellAccuracy(pearson, rmse)
-
-
 def detection(
     predicted: NDArray[Any], present: BoolArray, *, threshold: float | NDArray[Any] = 0.5
 ) -> Detection:
@@ -156,69 +133,6 @@ def detection(
         balanced[features] = np.where(void, np.nan, (hits + rejected) / 2)
         recall[features] = np.where(void, np.nan, hits)
     return Detection(auprc, balanced, recall, prevalence)
-
-
-def summary(acc: FeatureAccuracy) -> dict[str, Json]:
-    """Condense over features, ready for the JSON report.
-
-    Returns
-    -------
-    For each statistic: median, p5, p95, the worst value, the number of its feature, and how many
-    features have it; besides `n_features`, `n_cells`, and `share_no_better_than_mean` (r2 <= 0).
-    None where nothing is defined.
-    """
-    out: dict[str, Json] = {"n_features": len(acc.n), "n_cells": int(acc.n.max(initial=0))}
-    for name, higher in HIGHER_IS_BETTER.items():
-        values = getattr(acc, name)
-        defined = np.flatnonzero(~np.isnan(values))
-        kept = values[defined]
-        if not len(kept):
-            entry: dict[str, Json] = dict.fromkeys(("median", "p5", "p95", "worst", "worst_feature"))
-        else:
-            p5, median, p95 = (float(v) for v in np.percentile(kept, (5, 50, 95)))
-            at = int(defined[kept.argmin() if higher else kept.argmax()])
-            entry = {"median": median, "p5": p5, "p95": p95, "worst": float(values[at]), "worst_feature": at}
-        out[name] = {**entry, "n_defined": len(kept)}
-    r2 = acc.r2[~np.isnan(acc.r2)]
-    out["share_no_better_than_mean"] = float((r2 <= 0).mean()) if len(r2) else None
-    return out
-
-
-def compare(accs: Mapping[str, FeatureAccuracy]) -> dict[str, Json]:
-    """Set a model (the first) against its baselines (the others), over the same features.
-
-    A statistic is compared over the features for which everyone has it. Someone who has it for no
-    feature (a constant prediction has no correlation) is left out and gets None.
-
-    Returns
-    -------
-    `model`; `median[name][statistic]`; `beats[baseline][statistic]`, the share of features for
-    which the model is strictly better; `n_features[statistic]`, the features compared.
-
-    Raises
-    ------
-    ValueError
-        Nobody to compare, or not the same number of features.
-    """
-    if len({len(acc.n) for acc in accs.values()}) != 1:
-        raise ValueError("accuracies to compare must be of the same features")
-    model, *baselines = accs
-    median: dict[str, dict[str, Json]] = {name: {} for name in accs}
-    beats: dict[str, dict[str, Json]] = {name: {} for name in baselines}
-    counts: dict[str, Json] = {}
-    for statistic, higher in HIGHER_IS_BETTER.items():
-        values: dict[str, DoubleArray] = {name: getattr(acc, statistic) for name, acc in accs.items()}
-        taking_part = [v for v in values.values() if not np.isnan(v).all()]
-        shared = ~np.isnan(taking_part).any(0) if taking_part else np.zeros(len(values[model]), bool)
-        counts[statistic] = int(shared.sum())
-        for name, v in values.items():
-            kept = np.median(v[shared]) if shared.any() else math.nan
-            median[name][statistic] = None if np.isnan(kept) else float(kept)
-        for name in baselines:
-            void = None in (median[name][statistic], median[model][statistic])
-            gain = (values[model] - values[name])[shared] * (1 if higher else -1)
-            beats[name][statistic] = None if void else float((gain > 0).mean())
-    return {"model": model, "median": {**median}, "beats": {**beats}, "n_features": counts}
 
 
 def _shape(a: NDArray[Any], b: NDArray[Any]) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mocli.metrics.generated import principal_axes
-from mocli.metrics.registry import Seen, metric
+from mocli.metrics.registry import Scored, metric
 from mocli.nn.neighbors import knn
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
@@ -73,7 +73,7 @@ class RealCells:
 
 
 @dataclass(frozen=True, eq=False)
-class LabelledCells(Seen):
+class LabelledCells(Scored):
     """What is known of imputed cells by label.
 
     Attributes

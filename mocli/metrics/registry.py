@@ -37,7 +37,7 @@ _ASPECTS = (
 
 
 @dataclass(frozen=True, eq=False)
-class Seen(ABC):
+class Scored(ABC):
     """What metrics are computed of; what several of them need is computed once.
 
     Attributes
@@ -70,7 +70,7 @@ class Seen(ABC):
         return cast("T", self._shared[key])
 
 
-S = TypeVar("S", bound=Seen)
+S = TypeVar("S", bound=Scored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,6 @@ class Metric(Generic[S]):
         given. `total` sums up other metrics.
     """
 
-    name: str
     title: str
     seen: type[S]
     better: Better | None
@@ -122,6 +121,11 @@ class Metric(Generic[S]):
     compute: Callable[[S], float | Iterable[Score]]
     headline: int
     aspect: str
+
+    @property
+    def name(self) -> str:
+        """Return the function's name."""
+        return self.compute.__name__
 
     def __call__(self, seen: S) -> list[Score]:
         """Compute, once for what is seen; the values are NaN where that is degenerate."""
@@ -179,7 +183,6 @@ def metric(
         title, sentence = (*parts, "", "")[:2]
         section = parts[-1].removeprefix("Source: ").rstrip(".")
         return Metric(
-            name=compute.__name__,
             title=title.rstrip("."),
             seen=seen,
             better=better,
@@ -210,7 +213,7 @@ def _registered(path: tuple[str, ...]) -> tuple[Metric[Any], ...]:
     return tuple(sorted(metrics.values(), key=lambda m: m.name))
 
 
-def evaluate(seen: Seen, names: Iterable[str] | None = None) -> dict[str, Entry]:
+def evaluate(seen: Scored, names: Iterable[str] | None = None) -> dict[str, Entry]:
     """Compute the metrics whose needs are met.
 
     Parameters

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from mocli.types import DoubleArray, FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from torch import Tensor  # heavy
 
 Metric = Literal["euclidean", "cosine"]
 

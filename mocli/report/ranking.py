@@ -42,7 +42,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Spread:
+class SeedSpread:
     """A metric of one method over its seeds; `shade` is 0 for the worst method and 1 for the best."""
 
     mean: float | None
@@ -76,7 +76,7 @@ class Line:
     rank: int | None
     overall: float | None
     aspects: Mapping[str, float]
-    cells: Mapping[str, Spread]
+    cells: Mapping[str, SeedSpread]
     everything: float | None = None
 
 
@@ -198,8 +198,8 @@ def _last(line: Line) -> int:
 
 def _spread(
     values: Sequence[float], shade: float | None, means: Mapping[str, float], better: str | None, method: str
-) -> Spread:
+) -> SeedSpread:
     mean = statistics.fmean(values)
     sd = statistics.stdev(values) if len(values) > 1 else None
     best = shade is not None and shade >= 1.0 and better is not None and means[method] == mean
-    return Spread(mean, sd, len(values), tuple(values), shade, best)
+    return SeedSpread(mean, sd, len(values), tuple(values), shade, best)

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from mocli.metrics import conformal
-from mocli.metrics.conformal import Conformal, Spread, coverage, fit, summary
+from mocli.metrics.conformal import Conformal, fit
+
+
+def coverage(lower, upper, measured):
+    """Share of measured values inside their interval, ends included, by feature."""
+    return ((lower <= measured) & (measured <= upper)).mean(0)
+
 
 P = 120
 
@@ -80,9 +86,7 @@ def test_bounds_are_infinite_where_cells_are_too_few():
     lower, upper = few.interval(x)
     np.testing.assert_array_equal(lower, 0)
     np.testing.assert_array_equal(upper, np.inf)
-    report = summary(few, lower, upper, y.clip(0))
-    json.dumps(report, allow_nan=False)
-    assert (report["n_infinite"], report["median_width"], report["coverage_mean"]) == (3, None, 1)
+    assert (coverage(lower, upper, y.clip(0)) == 1).all()
     assert fit(x[:0], y[:0]).n_infinite == 3
 
 
@@ -112,10 +116,8 @@ def test_zeros_cover_for_what_is_not_zero():
     x = np.full((500, P), 0.06, "f4")
     c = fit(x, y.astype("f4"), floor=0)
     lower, upper = c.interval(x)
-    report = summary(c, lower, upper, y_test.astype("f4"))
-    assert report["coverage_mean"] > 0.97
-    assert report["coverage_nonzero_mean"] < 0.2
-    assert report["asked"] == 0.9
+    assert coverage(lower, upper, y_test).mean() > 0.97
+    assert ((lower <= y_test) & (y_test <= upper))[y_test > 0].mean() < 0.2
 
 
 def test_ties_on_the_bound_are_inside():
@@ -123,11 +125,9 @@ def test_ties_on_the_bound_are_inside():
     rng = np.random.default_rng(3)
     y = rng.integers(0, 3, (300, 50)).astype("f4")
     x = np.broadcast_to(rng.random(50).astype("f4"), y.shape)
-    scale = np.broadcast_to(rng.random(50).astype("f4") + np.float32(0.1), y.shape)
-    for given in (None, scale):
-        for symmetric in (False, True):
-            c = fit(x, y, coverage=0.9, scale_cal=given, symmetric=symmetric)
-            assert coverage(*c.interval(x, given), y).min() >= 0.9
+    for symmetric in (False, True):
+        c = fit(x, y, coverage=0.9, symmetric=symmetric)
+        assert coverage(*c.interval(x), y).min() >= 0.9
 
 
 def test_floor_lifts_the_interval_and_keeps_coverage():
@@ -152,65 +152,6 @@ def test_values_that_are_not_finite_make_no_promise():
         np.testing.assert_array_equal(np.isinf(c.upper), [True, True, False])
     lower, upper = whole.interval(x)
     assert (lower[3, 0], upper[3, 0]) == (-np.inf, np.inf)
-    level = Spread.fit(x, y).levels
-    np.testing.assert_array_equal(level[:2], 1)
-    assert np.isfinite(level).all()
-
-
-def test_spread_equals_a_loop_over_bins():
-    rng = np.random.default_rng(6)
-    x, y = draw("heteroscedastic", 203, rng, p=9)
-    x[:, 0] = np.round(x[:, 0])  # ties: fewer bins
-    x[:, 1] = 3.0
-    y[:, 2] = x[:, 2]  # no error
-    y[:, 3] = x[:, 3] + (x[:, 3] > np.quantile(x[:, 3], 0.95))  # no error in most bins
-    spread = Spread.fit(x, y)
-    scale = spread.scale(x)
-    assert spread.levels.shape == (9, 10)
-    for j in range(9):
-        error = np.abs(y[:, j].astype(float) - x[:, j])
-        edges = np.sort(x[:, j])[[round(203 * i / 10) for i in range(1, 10)]]
-        for i in range(203):
-            same = np.searchsorted(edges, x[:, j], "right") == np.searchsorted(edges, x[i, j], "right")
-            expected = max(error[same].mean(), 0.2 * error.mean()) if j != 2 else 1.0
-            assert scale[i, j] == pytest.approx(expected, rel=1e-6)
-    assert Spread.fit(x[:25], y[:25]).levels.shape == (9, 1)
-    assert (spread.scale(np.array([[-100.0] * 9, [np.inf] * 9], "f4")) > 0).all()
-
-
-def test_spread_narrows_intervals_where_noise_is_small():
-    rng = np.random.default_rng(7)
-    fitting, calibration, test = (draw("heteroscedastic", 500, rng) for _ in range(3))
-    spread = Spread.fit(*fitting)
-    plain = fit(*calibration)
-    scaled = fit(*calibration, scale_cal=spread.scale(calibration[0]))
-    x, y = test
-    lower, upper = plain.interval(x)
-    lower_s, upper_s = scaled.interval(x, spread.scale(x))
-    assert coverage(lower_s, upper_s, y).mean() == pytest.approx(0.9, abs=0.015)
-    quiet, loud = x < np.quantile(x, 0.3), x > np.quantile(x, 0.9)
-    assert np.median((upper_s - lower_s)[quiet]) < 0.5 * np.median((upper - lower)[quiet])
-    assert np.median((upper_s - lower_s)[loud]) > np.median((upper - lower)[loud])
-    hit, hit_s = (lower <= y) & (y <= upper), (lower_s <= y) & (y <= upper_s)
-    for cells in (quiet, loud):  # and coverage is more even
-        assert abs(hit_s[cells].mean() - 0.9) < abs(hit[cells].mean() - 0.9)
-
-
-def test_coverage_and_summary_by_hand():
-    lower = np.array([[0, 0], [0, 1], [0, 1], [0, 1]], "f4")
-    upper = np.array([[1, 1], [1, 5], [1, 5], [1, 5]], "f4")
-    y = np.array([[0, 0], [1, 0], [2, 0], [3, 0]], "f4")
-    np.testing.assert_allclose(coverage(lower, upper, y), [0.5, 0.25])
-    np.testing.assert_allclose(coverage(lower, upper, y, nonzero=True), [1 / 3, np.nan])
-    report = summary(fit(y, y), lower, upper, y)
-    assert report["coverage_mean"] == pytest.approx(0.375)
-    assert report["coverage_p95"] == pytest.approx(np.percentile([0.5, 0.25], 95))
-    assert report["coverage_nonzero_mean"] == pytest.approx(1 / 3)
-    assert report["median_width"] == 2.5  # of 1 and 4
-    assert (report["n_calibration"], report["n_test"], report["n_infinite"]) == (4, 4, 2)
-    empty = summary(fit(y, y), lower[:0], upper[:0], y[:0])
-    json.dumps(empty, allow_nan=False)
-    assert empty["coverage_mean"] is None
 
 
 @pytest.mark.parametrize("floor", [None, 0.0])
@@ -218,21 +159,18 @@ def test_state_round_trip(floor, tmp_path):
     from safetensors.numpy import load_file, save_file
 
     x, y = draw("gaussian", 100, np.random.default_rng(8), p=6)
-    spread = Spread.fit(x, y)
-    c = fit(x, y, coverage=0.8, scale_cal=spread.scale(x), floor=floor, symmetric=True)
-    for one in (c, spread, fit(x[:3], y[:3])):
+    c = fit(x, y, coverage=0.8, floor=floor, symmetric=True)
+    for one in (c, fit(x[:3], y[:3])):
         arrays, facts = one.state()
         assert all(a.dtype == np.float32 for a in arrays.values())
         save_file(arrays, tmp_path / "state.safetensors")
         facts = json.loads(json.dumps(facts))
-        back = type(one).from_state(load_file(tmp_path / "state.safetensors"), facts)
+        back = Conformal.from_state(load_file(tmp_path / "state.safetensors"), facts)
         for name, values in arrays.items():
             np.testing.assert_array_equal(getattr(back, name), values)
         assert back.state()[1] == facts
-        if isinstance(one, Conformal):
-            given = spread.scale(x) if one.scaled else None
-            for a, b in zip(one.interval(x, given), back.interval(x, given), strict=True):
-                np.testing.assert_array_equal(a, b)
+        for a, b in zip(one.interval(x), back.interval(x), strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_refuses_what_does_not_fit():
@@ -242,19 +180,5 @@ def test_refuses_what_does_not_fit():
             fit(x, y, coverage=asked)
     with pytest.raises(ValueError, match="shapes"):
         fit(x, y[:, 1:])
-    for scale in (np.zeros_like(x), np.full_like(x, np.nan), np.full_like(x, np.inf)):
-        with pytest.raises(ValueError, match="positive"):
-            fit(x, y, scale_cal=scale)
-    plain, scaled = fit(x, y), fit(x, y, scale_cal=np.ones_like(x))
-    with pytest.raises(ValueError, match="both"):
-        plain.interval(x, np.ones_like(x))
-    with pytest.raises(ValueError, match="both"):
-        scaled.interval(x)
     with pytest.raises(ValueError, match="features"):
-        plain.interval(x[:, 1:])
-    with pytest.raises(ValueError, match="features"):
-        Spread.fit(x, y).scale(x[:, 1:])
-    with pytest.raises(ValueError, match="no cell"):
-        Spread.fit(x[:0], y[:0])
-    for a, b in zip(plain.interval(x), scaled.interval(x, np.ones_like(x)), strict=True):
-        np.testing.assert_array_equal(a, b)
+        fit(x, y).interval(x[:, 1:])
