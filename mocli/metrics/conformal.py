@@ -15,20 +15,16 @@ model and the noise (Vovk et al. 2005; Lei et al. 2018). Three limits:
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mocli.nn.neighbors import chunks
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-    from mocli.types import DoubleArray, FloatArray, IntArray, Json
+from mocli.types import DoubleArray, FloatArray, IntArray, Json
 
 BLOCK = 2**20  # values held at once: 8 MB in float64
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from mocli.metrics.embedding import MAX_NEIGHBORS, Embedding, without_self
 from mocli.metrics.registry import Score, metric
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from mocli.types import FloatArray, IntArray
+from mocli.types import FloatArray, IntArray
 
 SHARE = 0.01
 FEWEST = 15  # neighbours

@@ -11,16 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mocli.metrics.registry import Scored
 from mocli.nn.neighbors import chunks, knn
 from mocli.types import CSR, BoolArray, FloatArray, IntArray
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 Edge = tuple[str, str]
 Linked = tuple[FloatArray, FloatArray, tuple[str, ...]]

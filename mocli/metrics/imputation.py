@@ -7,16 +7,13 @@ so that memory beside the two inputs stays at some 100 MB.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mocli.nn.neighbors import chunks
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from mocli.types import BoolArray, DoubleArray, IntArray
+from mocli.types import BoolArray, DoubleArray, IntArray
 
 BLOCK = 2**20  # values held at once: 8 MB in float64
 MIN_CELLS = 3  # of two, every correlation is 1 or -1

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mocli.nn.neighbors import chunks, knn
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from mocli.types import BoolArray, FloatArray, IntArray
+from mocli.types import BoolArray, FloatArray, IntArray
 
 TYPICAL = 99  # percentile of the reference's own distances that still counts as near
 MAX_REFERENCE = 20_000  # reference cells whose own distances are measured
@@ -53,7 +50,6 @@ def vote(
     *,
     n_levels: int,
     k: int = 15,
-    weights: Literal["distance", "uniform"] = "distance",
     min_confidence: float = 0.5,
     max_distance_ratio: float = 3.0,
     device: str = "cpu",
@@ -67,9 +63,8 @@ def vote(
     labels
         `(m,)` codes below `n_levels`; negative is unknown, and such cells take no part at all.
     k
-        Neighbours that vote; capped at the cells with a label.
-    weights
-        `"distance"`: exp(-d^2 / (2 h^2)), h the distance to the k-th neighbour; or all equal.
+        Neighbours that vote, capped at the cells with a label; one at distance d weighs
+        exp(-d^2 / (2 h^2)), h the distance to the k-th.
     min_confidence
         Below it the code is -1. Equal shares go to the lowest code.
     max_distance_ratio
@@ -85,8 +80,8 @@ def vote(
         Shapes that do not fit, values that are not finite, codes out of range, or k < 1.
     """
     codes = np.asarray(labels)
-    if codes.shape != (len(z_reference),) or k < 1 or weights not in ("distance", "uniform"):
-        raise ValueError(f"{codes.shape} labels for {len(z_reference)} cells, k = {k}, weights '{weights}'")
+    if codes.shape != (len(z_reference),) or k < 1:
+        raise ValueError(f"{codes.shape} labels for {len(z_reference)} cells, k = {k}")
     if codes.max(initial=-1) >= n_levels:
         raise ValueError(f"label code {codes.max()} where there are {n_levels} levels")
     known = codes >= 0
@@ -99,7 +94,7 @@ def vote(
     best, runner_up = np.empty(n, np.int64), np.empty(n, np.int64)
     confidence = np.empty(n, np.float32)
     for rows in chunks(n, max(1, _VOTES // max(n_levels, distances.shape[1]))):
-        shares = _shares(distances[rows], codes[neighbors[rows]], n_levels, weights)
+        shares = _shares(distances[rows], codes[neighbors[rows]], n_levels)
         best[rows], confidence[rows] = shares.argmax(1), shares.max(1)
         shares[np.arange(len(shares)), best[rows]] = 0
         runner_up[rows] = np.where(shares.any(1), shares.argmax(1), -1)
@@ -141,17 +136,15 @@ def calibration_error(confidence: NDArray[Any], correct: NDArray[Any], *, n_bins
     return float(np.abs(gaps).sum() / len(stated))
 
 
-def _shares(distances: FloatArray, codes: IntArray, n_levels: int, weights: str) -> FloatArray:
+def _shares(distances: FloatArray, codes: IntArray, n_levels: int) -> FloatArray:
     """Share of the weight that each label gets, `(rows, n_levels)`.
 
     Rounded to float32 so that ties do not hang on the order of summation.
     """
-    n, k = codes.shape
-    weight = np.ones((n, k))
-    if weights == "distance":
-        d = distances.astype(np.float64)
-        width = np.where(d[:, -1:] > 0, d[:, -1:], 1.0)
-        weight = np.exp(-0.5 * np.square(d / width))
+    n = len(codes)
+    d = distances.astype(np.float64)
+    width = np.where(d[:, -1:] > 0, d[:, -1:], 1.0)
+    weight = np.exp(-0.5 * np.square(d / width))
     cells = np.arange(n)[:, None] * n_levels + codes
     votes = np.bincount(cells.ravel(), weights=weight.ravel(), minlength=n * n_levels)
     shares = votes.reshape(n, n_levels) / weight.sum(1, keepdims=True)

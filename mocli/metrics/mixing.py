@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mocli.metrics.embedding import MAX_NEIGHBORS, Embedding, nearest_among
 from mocli.metrics.registry import Score, metric
 from mocli.nn.neighbors import chunks
 from mocli.types import BoolArray, DoubleArray, FloatArray, IntArray
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 NTH = 5  # cell of a modality that the mixing metric looks for
 ALIGNED_SHARE = 0.01  # of the drawn cells: neighbours of the alignment score

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mocli.report.comparison import metric_title
-from mocli.report.drawing import ACCENT, FAINT, INK, dress, new_figure, printable, to_png, to_svg
+from mocli.report.drawing import ACCENT, FAINT, INK, Picture, dress, new_figure, printable, to_png, to_svg
+from mocli.report.ranking import Ranking
 from mocli.report.scatter import Category, panel_of, shared_legend
 from mocli.report.wording import metric_value
+from mocli.types import FloatArray
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from matplotlib.axes import Axes
-
-    from mocli.report.drawing import Picture
-    from mocli.report.ranking import Ranking
-    from mocli.types import FloatArray
 
 _WIDTH = 10.2  # inches: the width of the page
 _COLOURS = {

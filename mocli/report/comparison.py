@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mocli.report.wording import join, metric_value, plural
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 _ARROWS = {"higher": "↑", "lower": "↓"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,19 +12,14 @@ import numpy as np
 
 from mocli.report import plots, scatter, wording
 from mocli.report.comparison import Comparison, compare, metric_title
-from mocli.report.drawing import css_width, data_uri
+from mocli.report.drawing import Picture, css_width, data_uri
 from mocli.report.file import write_text
+from mocli.report.ranking import Ranking
+from mocli.report.schema import Report
+from mocli.types import FloatArray, IntArray
 
 if TYPE_CHECKING:
-    import os
-
     from jinja2 import Environment
-
-    from mocli.report.drawing import Picture
-    from mocli.report.ranking import Ranking
-    from mocli.report.schema import Report
-    from mocli.types import FloatArray, IntArray
-
 
 Confusion = Mapping[str, tuple[Any, Sequence[str], Sequence[str]]]
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mocli.report.comparison import compare
+from mocli.report.comparison import Cell, Row, compare
 from mocli.report.drawing import ACCENT, ALERT, FAINT, INK, RULE, dress, new_figure, printable, to_svg
+from mocli.types import DoubleArray
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from matplotlib.axes import Axes
-
-    from mocli.report.comparison import Cell, Row
-    from mocli.types import DoubleArray
 
 MAX_HEATMAP = 40
 MAX_ANNOTATED = 16

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from mocli.report.wording import metric_value
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from mocli.types import Json
+from mocli.types import Json
 
 
 @dataclass(frozen=True)

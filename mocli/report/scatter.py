@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,14 +24,11 @@ from mocli.report.drawing import (
     to_svg,
 )
 from mocli.report.wording import plural
+from mocli.types import DoubleArray, FloatArray, IntArray
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from mocli.types import DoubleArray, FloatArray, IntArray
 
 MAX_SVG_POINTS = 2_000
 MAX_POINTS = 150_000

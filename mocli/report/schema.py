@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from mocli import __version__
 from mocli.errors import EnvironmentProblem, Interrupted, NumericalError, recognise
 from mocli.report.figures import Entry
 from mocli.report.file import dumps, plain, write_text
 from mocli.report.multiqc import custom_content, sample_name
-
-if TYPE_CHECKING:
-    import os
-    from collections.abc import Mapping
 
 SCHEMA_VERSION = "1.1"
 

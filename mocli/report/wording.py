@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from mocli.types import Json
+from mocli.types import Json
 
 NOTHING = "–"
 """Shown where nothing is known."""

@@ -18,7 +18,7 @@ def groups(n=60, m=90, levels=3, seed=0, apart=2.0):
     return (centres[truth] + rng.normal(size=(n, 4))).astype("f4"), reference, labels, truth
 
 
-def slowly(query, reference, labels, n_levels, k, weights, ratio):
+def slowly(query, reference, labels, n_levels, k, ratio):
     """One query after the other."""
     reference, labels = reference[labels >= 0].astype(float), labels[labels >= 0]
     own = np.sort(cdist(reference, reference), axis=1)
@@ -27,21 +27,20 @@ def slowly(query, reference, labels, n_levels, k, weights, ratio):
         d = np.sqrt(np.square(reference - q).sum(1))
         near = np.argsort(d, kind="stable")[:k]
         h = d[near[-1]]
-        w = np.exp(-(d[near] ** 2) / (2 * h**2)) if weights == "distance" else np.ones(len(near))
+        w = np.exp(-(d[near] ** 2) / (2 * h**2))
         share = [w[labels[near] == c].sum() / w.sum() for c in range(n_levels)]
         order = sorted(range(n_levels), key=lambda c: (-share[c], c))
         yield order[0], order[1] if share[order[1]] > 0 else -1, share[order[0]], h > limit
 
 
-@pytest.mark.parametrize("weights", ["distance", "uniform"])
 @pytest.mark.parametrize("k", [1, 5, 14])
-def test_equals_loops(weights, k, monkeypatch):
+def test_equals_loops(k, monkeypatch):
     monkeypatch.setattr(module, "_VOTES", 40)
     query, reference, labels, _ = groups()
     labels = np.where(np.arange(len(labels)) % 7 == 0, -1, labels)
     query[:30] += np.linspace(0, 12, 30, dtype=np.float32)[:, None]  # from near to far
-    votes = vote(query, reference, labels, n_levels=3, k=k, weights=weights, min_confidence=0.6)
-    for i, (best, second, share, far) in enumerate(slowly(query, reference, labels, 3, k, weights, 3.0)):
+    votes = vote(query, reference, labels, n_levels=3, k=k, min_confidence=0.6)
+    for i, (best, second, share, far) in enumerate(slowly(query, reference, labels, 3, k, 3.0)):
         assert (votes.best[i], votes.far[i]) == (best, far)
         assert votes.runner_up[i] == second
         assert votes.confidence[i] == pytest.approx(0 if far else share, abs=1e-6)
@@ -75,9 +74,8 @@ def test_scale_of_a_large_reference_comes_from_some_of_its_cells(monkeypatch):
 def test_ties_go_to_the_lowest_code():
     reference = np.array([[1.0], [-1.0], [1.0], [-1.0], [9.0], [-9.0]])
     labels = np.array([2, 1, 2, 1, 0, 0])
-    for weights in ("distance", "uniform"):
-        votes = vote(np.zeros((1, 1)), reference, labels, n_levels=4, k=4, weights=weights)
-        assert (votes.codes[0], votes.runner_up[0], votes.confidence[0]) == (1, 2, 0.5)
+    votes = vote(np.zeros((1, 1)), reference, labels, n_levels=4, k=4)
+    assert (votes.codes[0], votes.runner_up[0], votes.confidence[0]) == (1, 2, 0.5)
     assert vote(np.zeros((1, 1)), reference, labels, n_levels=4, k=4, min_confidence=0.51).codes[0] == -1
 
 
@@ -114,11 +112,9 @@ def test_tiny_references():
     assert len(vote(query[:0], np.array([[0.0], [1.0]]), np.array([0, 1]), n_levels=2).codes) == 0
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"labels": [0]}, {"labels": [0, 5]}, {"k": 0}, {"weights": "none"}, {"z_query": [[np.nan]]}]
-)
+@pytest.mark.parametrize("wrong", [{"labels": [0]}, {"labels": [0, 5]}, {"k": 0}, {"z_query": [[np.nan]]}])
 def test_refuses_what_does_not_fit(wrong):
-    given = {"z_query": np.zeros((1, 1)), "labels": np.array([0, 1]), "k": 1, "weights": "distance"} | {
+    given = {"z_query": np.zeros((1, 1)), "labels": np.array([0, 1]), "k": 1} | {
         key: np.asarray(value) if isinstance(value, list) else value for key, value in wrong.items()
     }
     with pytest.raises(ValueError, match=r"label|finite"):

@@ -6,8 +6,7 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from mocli.tasks.links.check import audit_links
-from mocli.tasks.links.linkagreement import FEWEST, pearson
+from mocli.tasks.links.check import FEWEST, audit_links, pearson
 
 
 def test_pearson_against_numpy():

@@ -24,7 +24,7 @@ from mocli.tasks.benchmark.table import (
     rankings,
     write_table,
 )
-from mocli.tasks.score.clusters import written_agreement
+from mocli.tasks.score.clusterings import written_agreement
 from mocli.tasks.trained.record import describe_inputs
 from mocli.types import Task
 

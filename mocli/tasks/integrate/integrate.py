@@ -12,7 +12,7 @@ from mocli.tasks.run.frame import Tell, Verb, perform
 from mocli.tasks.run.modelfolder import DESCRIPTION, WEIGHTS
 from mocli.tasks.run.request import Request, Result, subcommand
 from mocli.tasks.run.run import Run
-from mocli.tasks.score.graphclusters import column_for, tell_replaced
+from mocli.tasks.score.clusterings import column_for, tell_replaced
 from mocli.tasks.trained.foresee import foresee_training
 from mocli.types import Task
 

@@ -28,9 +28,8 @@ from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.modelfolder import CALIBRATION
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
-from mocli.tasks.score.clusters import find_clusters
+from mocli.tasks.score.clusterings import cluster_graph, column_for, find_clusters, tell_replaced
 from mocli.tasks.score.evaluate import Scores, describe_scores
-from mocli.tasks.score.graphclusters import cluster_graph, column_for, tell_replaced
 from mocli.tasks.score.picture import layout
 from mocli.tasks.trained.atlas import Atlas
 from mocli.tasks.trained.latent import Latent

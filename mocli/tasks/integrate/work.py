@@ -11,9 +11,8 @@ from mocli.tasks.integrate.write import AddedColumns, Integrated, deliver, draw_
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
-from mocli.tasks.score.clusters import find_clusters
+from mocli.tasks.score.clusterings import cluster_graph, column_for, find_clusters, tell_replaced
 from mocli.tasks.score.evaluate import describe_links, describe_scores, score
-from mocli.tasks.score.graphclusters import cluster_graph, column_for, tell_replaced
 from mocli.tasks.trained.train import train_model
 from mocli.types import Task
 

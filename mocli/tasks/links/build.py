@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from mocli.data.features.index import FeatureIndex, features_of
+from mocli.data.features.index import FeatureIndex, Features, features_of
+from mocli.data.features.proposal import Miss, Proposal
 from mocli.data.features.proteins import link_genes, link_panels
 from mocli.data.files.inputs import open_inputs
 from mocli.data.genome.genes import read_genes
@@ -22,12 +24,6 @@ from mocli.data.write.outfile import atomic, check_writable
 from mocli.errors import InputError, UsageError
 from mocli.parsing import one_of
 from mocli.types import ModalityKind
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from mocli.data.features.index import Features
-    from mocli.data.features.proposal import Miss, Proposal
 
 PEAK_MODES = tuple(USES)
 MODES = ("auto", "antigen", *PEAK_MODES, "names")

@@ -7,12 +7,13 @@ single place, by principal components.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mocli.data.batches import dense_rows
+from mocli.data.bundle import LinkedFeatures, MultiOmics
 from mocli.nn.neighbors import smooth
 from mocli.tasks.prepare.smoothing import (
     N_COMPONENTS,
@@ -21,12 +22,7 @@ from mocli.tasks.prepare.smoothing import (
     own_places,
 )
 from mocli.tasks.trained.latent import measured_together
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from mocli.data.bundle import LinkedFeatures, MultiOmics
-    from mocli.types import FloatArray, IntArray
+from mocli.types import FloatArray, IntArray
 
 SMOOTHING = 0.9
 MAX_CELLS = 10_000

@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from mocli.data.batches import dense_rows
+from mocli.data.bundle import Codes, MultiOmics
 from mocli.metrics.embedding import Embedding
 from mocli.metrics.matching import concordance_by_link
 from mocli.metrics.registry import available_metrics, evaluate
-from mocli.report.figures import table
+from mocli.report.figures import Entry, table
 from mocli.tasks.prepare.smoothing import own_places
 from mocli.tasks.run.memory import return_freed_memory
-from mocli.tasks.score.baselines import MAX_CELLS, MAX_VALUES, component_baseline, link_baselines
+from mocli.tasks.run.run import Run
+from mocli.tasks.score.baselines import MAX_CELLS, MAX_VALUES, Baseline, component_baseline, link_baselines
+from mocli.tasks.trained.latent import Latent
+from mocli.types import DoubleArray, FloatArray, IntArray
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from mocli.data.bundle import Codes, MultiOmics
-    from mocli.report.figures import Entry
-    from mocli.tasks.run.run import Run
-    from mocli.tasks.score.baselines import Baseline
-    from mocli.tasks.trained.latent import Latent
-    from mocli.types import DoubleArray, FloatArray, IntArray
-
-    Own = tuple[IntArray, FloatArray]
+Own = tuple[IntArray, FloatArray]
 
 MAX_LINKED = 200
 """Columns drawn for link concordance; more would only cost memory."""

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from mocli.types import FloatArray
+from mocli.types import FloatArray
 
 MOST_COLUMNS = 50
 """Wider places are drawn by as many of their principal components."""
