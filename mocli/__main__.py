@@ -38,10 +38,8 @@ def _run(argv: list[str]) -> int:
     except typer.Abort:
         code = 130
     except SystemExit as error:
-        # typer and rich leave this way when a pipe was closed: the reader has seen enough
-        if not isinstance(error.__context__, OSError):
-            raise
-        code = 0
+        # so end completions of a shell; and typer and rich when a pipe was closed: the reader has seen enough
+        code = 0 if isinstance(error.__context__, OSError) else error.code
     if code == 130:
         return _interrupted(argv)
     return code if isinstance(code, int) else 0

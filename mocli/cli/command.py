@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from mocli import log
+from mocli.cli.complete import completion_of
 from mocli.cli.config import load_config, origin_of
 from mocli.cli.output import emit
 from mocli.cli.settings import Settings
@@ -83,7 +84,10 @@ class PlainCommand(TyperCommand):
 
     def get_params(self, ctx: Any) -> Any:
         """Return all parameters, those that take no value without a type."""
-        return _untyped(super().get_params(ctx))
+        params = super().get_params(ctx)
+        for param in params if ctx.resilient_parsing else ():
+            param.hidden = False  # a shell completes all of them
+        return _untyped(params)
 
 
 class PlainGroup(TyperGroup):
@@ -216,6 +220,7 @@ def _typer(declared: OptionField, known: dict[str, OptionField]) -> Any:
         "show_envvar": False,
         "hidden": "advanced" in said.marks,
         "show_default": said.shown or True,
+        "autocompletion": completion_of(declared),
         **said.more,
     }
     optional = _as_written(declared) is None or declared.default is MISSING

@@ -10,14 +10,13 @@ from mocli.cli.command import usage
 from mocli.cli.output import emit, table
 from mocli.errors import UsageError
 from mocli.models.base import Traits
+from mocli.models.registry import available
 
 AsJson = Annotated[bool, usage("--json", "Print JSON")]
 
 
 def models(*, as_json: AsJson = False) -> None:
     """Show which model takes which data."""
-    from mocli.models.registry import available
-
     entries = [_model_entry(traits) for traits in available().values()]
     if as_json:
         emit(json.dumps(entries, indent=2))
@@ -64,7 +63,14 @@ def _span(least: int, most: int | None) -> str:
 
 
 def params(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model that 'mocli models' lists")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A model that 'mocli models' lists",
+            autocompletion=lambda: list(available()),
+        ),
+    ],
     *,
     as_json: AsJson = False,
     as_yaml: Annotated[bool, usage("--yaml", "Print a file for --config")] = False,
