@@ -21,6 +21,7 @@ def integrate(shared_data, tmp_path):
             links=shared_data / f"{name}.links.tsv",
             output=tmp_path / "o.h5mu",
             pairing="unpaired",
+            model="scmodal",
             label_key=label,
             html=False,
             device="cpu",
@@ -37,6 +38,7 @@ def integrate(shared_data, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_eccite_beats_its_links(integrate):
     ours, alone, smoothed = integrate("eccite_pbmc_49adt", "cell_type_gated")
     assert ours["foscttm"] < 0.14
@@ -64,6 +66,7 @@ def test_without_the_adversarial_term_modalities_mix_worse(integrate):
     assert without["mixing"] > 1.2 * whole["mixing"]
 
 
+@pytest.mark.slow
 def test_proteins_of_another_experiment(shared_data, tmp_path):
     """Trained on one experiment, the other's proteins predicted from its RNA (issue of honest error bars)."""
     name = "citeseq_pbmc10x_2batch"
