@@ -14,24 +14,10 @@ from typing import Any
 from mocli import __version__
 
 PACKAGES = (
-    "torch",
-    "numpy",
-    "scipy",
-    "pandas",
-    "h5py",
-    "anndata",
-    "mudata",
-    "scanpy",
-    "scikit-learn",
-    "umap-learn",
-    "safetensors",
-    "pydantic",
-    "pyyaml",
-    "typer",
-    "rich",
-    "jinja2",
-    "matplotlib",
+    *("torch", "numpy", "scipy", "pandas", "h5py", "anndata", "mudata", "scanpy", "scikit-learn"),
+    *("umap-learn", "safetensors", "pydantic", "pyyaml", "typer", "rich", "jinja2", "matplotlib"),
 )
+LEAST_MEMORY, LEAST_DISK = 2 * 2**30, 2**30
 
 
 def versions() -> dict[str, str | None]:
@@ -65,8 +51,44 @@ def examine() -> dict[str, Any]:
 
 
 def as_text(facts: dict[str, Any]) -> str:
-    """Return the findings as indented lines."""
-    return "\n".join(_lines(facts, 0))
+    """Return the findings as indented lines; the last says `ready`, or what to mend."""
+    return "\n".join([*_lines(facts, 0), "", *verdict(facts)])
+
+
+def verdict(facts: dict[str, Any]) -> list[str]:
+    """Return what to mend before mocli runs here, with how; `ready` where there is nothing."""
+    torch, memory, folders = facts["torch"], facts["memory"], facts["folders"]
+    missing = [name for name, version in facts["versions"].items() if version is None]
+    mend = []
+    if missing:
+        mend.append(f"packages are missing: pip install {' '.join(missing)}")
+    if torch.get("version") is None:
+        mend.append(f"torch cannot be loaded ({torch.get('problem')}): install it again")
+    elif torch.get("problem"):
+        mend.append(
+            f"the CUDA device does not answer ({torch['problem']}): look at the driver, or --device cpu"
+        )
+    if facts["hdf5"].get("version") is None:
+        mend.append(f"h5py cannot be loaded ({facts['hdf5'].get('problem')}): install it again")
+    free = min(
+        v for k in ("available_bytes", "limit_bytes", "total_bytes") if (v := memory.get(k)) is not None
+    )
+    if free < LEAST_MEMORY:
+        mend.append(f"{free / 2**30:.1f} GiB of memory are free: ask the scheduler for 4 GiB or more")
+    for name, folder in folders.items():
+        if folder.get("path") is None or not folder.get("writable"):
+            mend.append(f"the {name} folder cannot be written to: {TO_WRITE[name]}")
+        elif folder["free_bytes"] < LEAST_DISK:
+            mend.append(
+                f"the {name} folder has {folder['free_bytes'] / 2**30:.1f} GiB left: {TO_WRITE[name]}"
+            )
+    if mend:
+        return ["to mend:", *(f"- {line}" for line in mend)]
+    used = "CUDA" if torch.get("cuda_available") else "the CPU"
+    return [f"ready: mocli runs here, on {used}"]
+
+
+TO_WRITE = {"working": "write elsewhere with -o", "temporary": "set TMPDIR to a folder with space"}
 
 
 def _lines(facts: dict[str, Any], depth: int) -> list[str]:

@@ -137,16 +137,44 @@ def demo(
 def doctor(
     *,
     as_json: AsJson = False,
+    bench: Annotated[
+        bool, usage("--bench", "Measure a training step of each model on this device, in about two minutes")
+    ] = False,
+    device: Annotated[str, usage("--device auto|cpu|cuda|cuda:N", "Device for --bench")] = "auto",
     versions_yml: Annotated[
         str | None,
         usage("--versions-yml NAME", "Print versions only, as a pipeline's versions.yml under NAME"),
     ] = None,
 ) -> None:
-    """Show versions, devices, memory, threads, file locks."""
+    """Show versions, devices, memory, threads, file locks, and whether mocli can run here."""
     from mocli.cli import doctor as doctor_facts
+
+    if bench:
+        _bench(device, as_json=as_json)
+        return
 
     if versions_yml is not None:
         emit(doctor_facts.versions_yml(versions_yml))
         return
     facts = doctor_facts.examine()
     emit(json.dumps(facts, indent=2) if as_json else doctor_facts.as_text(facts))
+
+
+def _bench(device: str, *, as_json: bool) -> None:
+    from mocli import log
+    from mocli.cli.bench import step_times
+
+    log.setup("error")
+    times = step_times(device)
+    if as_json:
+        emit(json.dumps(times, indent=2))
+        return
+    used = times["device"] or {}
+    rows = [
+        (model, *(entry.get(key, "-") for key in ("steps", "ms_per_step", "load_s", "total_s")))
+        for model, entry in times["models"].items()
+    ]
+    header = ("model", "steps", "ms a step", "load s", "total s")
+    said = f"mocli {times['mocli']} on {used.get('used')} ({used.get('name')}), {times['cells']:,} cells"
+    notes = [f"{m}: {e['problem']}" for m, e in times["models"].items() if "problem" in e]
+    emit("\n".join([said, table(header, rows), *notes]))

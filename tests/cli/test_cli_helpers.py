@@ -1,5 +1,6 @@
 """models, params, demo, doctor."""
 
+import copy
 import json
 import re
 import sys
@@ -114,6 +115,37 @@ def test_doctor_reports_this_machine(capsys):
     text = doctor.as_text(found)
     assert "GiB" in text
     assert "None" not in text
+
+
+def test_doctor_ends_with_ready_or_what_to_mend(capsys):
+    facts = json.loads(out(capsys, "doctor", "--json"))
+    whole = copy.deepcopy(facts)
+    whole["memory"] = {"total_bytes": 2**36, "available_bytes": 2**35, "limit_bytes": None}
+    whole["folders"]["working"]["free_bytes"] = whole["folders"]["temporary"]["free_bytes"] = 2**36
+    assert doctor.verdict(whole) == ["ready: mocli runs here, on the CPU"]
+    assert doctor.as_text(whole).splitlines()[-1].startswith("ready")
+    whole["versions"]["h5py"] = None
+    whole["torch"] = {"version": None, "problem": "ImportError: libcudart"}
+    whole["memory"]["limit_bytes"] = 2**29
+    whole["folders"]["working"]["writable"] = False
+    whole["folders"]["temporary"]["free_bytes"] = 5
+    said = "\n".join(doctor.verdict(whole))
+    for words in ("to mend", "pip install h5py", "libcudart", "0.5 GiB of memory", "-o", "TMPDIR"):
+        assert words in said
+
+
+def test_doctor_measures_a_step_of_each_model(capsys, monkeypatch):
+    from mocli.cli import bench
+
+    times = bench.step_times("cpu", models=("multigrate", "scmodal"), n_cells=60, steps=2)
+    assert list(times["models"]) == ["multigrate", "scmodal"]
+    assert all(entry["ms_per_step"] > 0 for entry in times["models"].values())
+    monkeypatch.setattr(
+        bench, "step_times", lambda device: {**times, "device": {"used": device, "name": "x"}}
+    )
+    text = out(capsys, "doctor", "--bench", "--device", "cpu")
+    assert "ms a step" in text
+    assert "scmodal" in text
 
 
 def test_doctor_survives_a_broken_torch(monkeypatch, capsys):
