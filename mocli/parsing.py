@@ -198,13 +198,13 @@ def scalar(value: Any, _option: str) -> Any:
 
 
 def device(value: Any, option: str) -> str:
-    """Take `auto`, `cpu`, `cuda`, `cuda:N`, `mps`; whether it exists is for the run to find."""
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(value)):
+    """Take `auto`, `cpu`, `cuda`, `cuda:N`; whether it exists is for the run to find."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(value)):
         raise UsageError(
             f"'{value}' is not a device",
             field=option,
-            expected="auto, cpu, cuda, cuda:N or mps",
-            hint=did_you_mean(str(value), ["auto", "cpu", "cuda", "cuda:0", "mps"]),
+            expected="auto, cpu, cuda or cuda:N",
+            hint=did_you_mean(str(value), ["auto", "cpu", "cuda", "cuda:0"]),
         )
     return str(value)
 

@@ -121,7 +121,6 @@ def _torch() -> dict[str, Any]:
         "version": str(torch.__version__),
         "built_for_cuda": torch.version.cuda or "no CUDA (a CPU build)",
         "cuda_available": torch.cuda.is_available(),
-        "mps_available": torch.backends.mps.is_available(),
         "cuda_devices": [],
         "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES", "not set"),
         "threads": torch.get_num_threads(),

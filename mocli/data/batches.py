@@ -371,5 +371,9 @@ class Batches:
             if order is None or len(order) not in (0, size):
                 raise ValueError(f"the saved order of '{name}' does not fit {size} rows")
             self._order[name] = order.cpu().to(torch.int64)
+            if not torch.equal(self._order[name].sort().values, torch.arange(len(order))):
+                raise ValueError(f"the saved order of '{name}' draws some rows twice")
             self._position[name] = int(state[f"position.{name}"])
+            if not 0 <= self._position[name] <= len(order):
+                raise ValueError(f"the saved position of '{name}' is {self._position[name]}")
         self.generator.set_state(state["generator"].cpu())

@@ -85,7 +85,7 @@ def knn(
     block
         Query rows per tile; None chooses a tile of 64 MB (1 GB on CUDA).
     device
-        Torch device that computes; one without float64 (`mps`) is replaced by the CPU.
+        Torch device that computes.
 
     Returns
     -------
@@ -236,8 +236,7 @@ def _prepare(
     """Return both as float64 tensors whose Euclidean distances give the metric."""
     import torch
 
-    where = torch.device("cpu" if device.startswith("mps") else device)
-    q, r = (torch.as_tensor(x).to(where, torch.float64) for x in (query, reference))
+    q, r = (torch.as_tensor(x).to(device, torch.float64) for x in (query, reference))
     if metric == "cosine":
         return _unit(q, axis=0), _unit(r, axis=1)
     # less cancellation; distances do not change

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
 
-from mocli.types import CSR, DoubleArray, FloatArray
+from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
 EXTRA, POWERS = 10, 4
+FIT_CELLS, ROWS = 20_000, 8_192
+"""Cells that joint components are fitted on, and rows that are placed at a time."""
+
 LEAST_SCALE = 0.05
 """Added to the scale of a column, so that what is hardly ever measured does not lead."""
 
@@ -78,3 +84,52 @@ def _times(x: CSR | FloatArray, mean: DoubleArray, v: DoubleArray) -> DoubleArra
 
 def _transposed(x: CSR | FloatArray, mean: DoubleArray, u: DoubleArray) -> DoubleArray:
     return np.asarray(x.T @ u - np.outer(mean, u.sum(axis=0)))
+
+
+class Measured(NamedTuple):
+    """One modality: values `(n, p)`, the cell of each row, and the total that counts are brought to."""
+
+    values: CSR | FloatArray
+    cells: IntArray
+    depth: float | None
+
+
+def joint_components(
+    modalities: Sequence[Measured], n_cells: int, k: int, *, batch: IntArray | None, seed: int
+) -> DoubleArray:
+    """Principal components of all modalities side by side, `(n_cells, k)`; zeros beyond what there are.
+
+    Each modality weighs by the share of its variance that its own components explain, and what a cell
+    lacks counts as the mean. Levels of the batch, codes `(n_cells,)`, are centred. Components are
+    fitted on 20,000 cells at most.
+    """
+    blocks = np.concatenate([_placed(m, n_cells, k, seed) for m in modalities], axis=1)
+    present = np.zeros((n_cells, 1))
+    for m in modalities:
+        present[m.cells] += 1 / len(modalities)
+    blocks /= np.maximum(present, 1 / len(modalities))
+    if batch is not None:
+        levels = np.unique(batch, return_inverse=True)[1]
+        sums = np.zeros((levels.max() + 1, blocks.shape[1]))
+        np.add.at(sums, levels, blocks)
+        blocks -= (sums / np.bincount(levels)[:, None])[levels]
+    z = np.zeros((n_cells, k))
+    fitted = principal_components(blocks, k, seed=seed)
+    z[:, : fitted.loadings.shape[1]] = fitted.scores(blocks)
+    return z
+
+
+def _placed(m: Measured, n_cells: int, k: int, seed: int) -> DoubleArray:
+    """Scores of one modality over the root of its total variance, by cell, 0 where it was not measured."""
+    n = len(m.cells)
+    even = partial(log_at_depth, depth=m.depth) if m.depth is not None else lambda x: x
+    chosen = np.arange(n)
+    if n > FIT_CELLS:
+        chosen = np.sort(np.random.default_rng(seed).choice(n, FIT_CELLS, replace=False))
+    fitted = principal_components(even(m.values[chosen]), k, seed=seed)
+    parts = [fitted.scores(even(m.values[start : start + ROWS])) for start in range(0, n, ROWS)]
+    scores = np.zeros((n_cells, fitted.loadings.shape[1]))
+    if parts and fitted.total > 0:
+        # per cell, so that modalities with more cells weigh no more
+        scores[m.cells] = np.concatenate(parts) / math.sqrt(fitted.total / len(chosen))
+    return scores

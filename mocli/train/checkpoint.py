@@ -16,10 +16,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mocli.errors import EnvironmentProblem, UsageError
+from mocli.errors import EnvironmentProblem, InputError, UsageError
 from mocli.types import Json
 
 FORMAT = 1
+DAMAGE = (
+    *(OSError, SafetensorError, KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError),
+    *(RecursionError, OverflowError),
+)
+"""What reading tensors and JSON that are not as they were written may raise."""
+
 FILE = "checkpoint.safetensors"
 
 
@@ -48,7 +54,8 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, fingerprint: Mapping[str, Json], resume: str) -> None:
         self.folder = folder
-        self.fingerprint = {**fingerprint, "checkpoint_format": FORMAT}
+        # as it is after JSON, where a tuple is a list
+        self.fingerprint = json.loads(json.dumps({**fingerprint, "checkpoint_format": FORMAT}))
         self.resume = resume
 
     @property
@@ -85,6 +92,8 @@ class Checkpoints:
         UsageError
             If a checkpoint is there but belongs to another run (each differing
             field is named), or `resume="always"` finds none.
+        InputError
+            If it is damaged.
         """
         if self.resume == "never":
             return None
@@ -98,15 +107,19 @@ class Checkpoints:
             with safe_open(self.path, framework="pt") as handle:
                 meta = json.loads(handle.metadata()["mocli"])
                 tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise UsageError(
-                "the checkpoint cannot be read",
-                file=self.path,
-                found=str(error),
-                hint="delete it, or start anew with --resume never",
-            ) from error
-        self._check(meta.pop("fingerprint"))
+            self._check(dict(meta.pop("fingerprint")))
+        except DAMAGE as error:
+            raise self.damaged(error) from error
         return Snapshot(tensors, meta)
+
+    def damaged(self, error: BaseException) -> InputError:
+        """Return the error of a checkpoint that is there, of this run, and yet of no use."""
+        return InputError(
+            "the checkpoint is damaged",
+            file=self.path,
+            found=f"{type(error).__name__}: {error}"[:300],
+            hint="delete it, or start anew with --resume never",
+        )
 
     def _check(self, found: Mapping[str, Json]) -> None:
         keys = sorted({*found, *self.fingerprint})
@@ -151,4 +164,12 @@ def unpack_optimizer(name: str, optimizer: Optimizer, tensors: Mapping[str, Tens
         if key.startswith(prefix):
             index, _, field = key.removeprefix(prefix).partition("/")
             state.setdefault(int(index), {})[field] = value
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, kept in state.items():
+        for field, value in kept.items():
+            shape = parameters[index].shape
+            if value.shape not in {shape, shape[:1] + (1,) * (len(shape) - 1), torch.Size([])}:
+                raise ValueError(
+                    f"{prefix}{index}/{field} has shape {tuple(value.shape)}, not {tuple(shape)}"
+                )
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

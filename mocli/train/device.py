@@ -27,8 +27,8 @@ def choose_device(requested: str) -> torch.device:
     if requested == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = requested.partition(":")
-    if kind not in {"cpu", "cuda", "mps"} or (index and not index.isdigit()):
-        choices = ["auto", "cpu", "cuda", "cuda:0", "mps"]
+    if kind not in {"cpu", "cuda"} or (index and not index.isdigit()):
+        choices = ["auto", "cpu", "cuda", "cuda:0"]
         raise UsageError(
             f"'{requested}' is no device",
             field="--device",
@@ -45,10 +45,6 @@ def choose_device(requested: str) -> torch.device:
                 expected="a visible CUDA device",
                 hint="use --device cpu, or ask the scheduler for a GPU; `mocli doctor` shows what is visible",
             )
-    if kind == "mps" and not torch.backends.mps.is_available():
-        raise EnvironmentProblem(
-            "the device 'mps' is not available", field="--device", hint="use --device cpu"
-        )
     return torch.device(requested)
 
 

@@ -98,7 +98,10 @@ class History:
     def restore(self, meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Put `state` back."""
         self.terms = tuple(meta["terms"])
-        self._rows = tensors["history"].tolist()
+        rows = tensors["history"]
+        if rows.dim() != 2 or rows.shape[1] != len(self.terms) or not bool(rows.isfinite().all()):
+            raise ValueError(f"the history is no table of {len(self.terms)} finite terms")
+        self._rows = rows.tolist()
 
     def flat(self, plateau: Plateau, since: int = 0) -> bool:
         """Return whether the smoothed loss has stopped improving, by the steps after `since` alone."""

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,15 +16,18 @@ from torch import Tensor
 
 from mocli.data.batches import Batches, BundleRows
 from mocli.data.bundle import MultiOmics
-from mocli.errors import Interrupted, OutOfMemory
+from mocli.errors import Interrupted, NumericalError, OutOfMemory
 from mocli.log import logger, progress
 from mocli.models.base import SOLVED, Model, Phase, Schedule, Solves
-from mocli.train.checkpoint import Checkpoints, Snapshot
+from mocli.train.checkpoint import DAMAGE, Checkpoints, Snapshot
 from mocli.train.freeze import freeze, trainable
 from mocli.train.history import History
 from mocli.train.optim import Stepper, WeightAverage, turns_of
 from mocli.train.rates import Flatness
 from mocli.train.validation import Watch, split
+
+RETRY_FACTOR = 0.1
+"""Of learning rates after a loss that was not finite."""
 
 SIGNAL_FOR_TIME = 10
 """SIGUSR1: `--max-time` ends a run as a scheduler's warning would."""
@@ -52,12 +55,20 @@ class Training:
 
 @dataclass
 class Fitted:
-    """What training did."""
+    """What training did.
+
+    Attributes
+    ----------
+    slowed
+        The phase that started again at lower learning rates after a loss that was not finite, and why; the
+        phases after it have them, too.
+    """
 
     steps: int = 0
     cells_drawn: int = 0
     stop_reason: str = ""
     resumed_from_step: int | None = None
+    slowed: dict[str, Any] = field(default_factory=dict)
     phases: list[dict[str, Any]] = field(default_factory=list)
     history: dict[str, Any] = field(default_factory=dict)
     losses: dict[str, Any] = field(default_factory=dict)
@@ -69,7 +80,10 @@ def fit(model: Model, bundle: MultiOmics, schedule: Schedule, training: Training
     Raises
     ------
     NumericalError
-        At the first loss term that is not finite.
+        At the second loss that is not finite; after the first, its phase starts again at a tenth of the
+        learning rates.
+    InputError
+        Where a checkpoint is damaged.
     Interrupted
         After a checkpoint, on SIGTERM, SIGUSR1, SIGINT or when `max_time` is over.
     OutOfMemory
@@ -80,8 +94,11 @@ def fit(model: Model, bundle: MultiOmics, schedule: Schedule, training: Training
     freeze(model.module, training.frozen)
     done = Fitted()
     started = time.monotonic()
-    if snapshot:
-        done = Fitted(**_as_mapping(snapshot.meta["fit"]))
+    if snapshot and training.checkpoints:
+        try:
+            done = Fitted(**_as_mapping(snapshot.meta["fit"]))
+        except DAMAGE as error:
+            raise training.checkpoints.damaged(error) from error
     with Signals() as signals:
         if isinstance(model, Solves) and not done.phases:
             _solve(model, bundle, training, done)
@@ -89,13 +106,16 @@ def fit(model: Model, bundle: MultiOmics, schedule: Schedule, training: Training
         for index, phase in enumerate(trainable(model.phases(schedule, bundle)), start=first):
             if index < len(done.phases):
                 continue
-            stretch = _Stretch(model, bundle, phase, training, signals, started)
-            if snapshot:
-                done.resumed_from_step = stretch.restore(snapshot)
+            stretch = _Stretch(model, bundle, _slowed(phase, done), training, signals, started)
+            if snapshot and training.checkpoints:
+                try:
+                    done.resumed_from_step = stretch.restore(snapshot)
+                except DAMAGE as error:
+                    raise training.checkpoints.damaged(error) from error
                 logger.info("resumed at step %d of phase '%s'", done.resumed_from_step, phase.name)
                 snapshot = None
             try:
-                stretch.run(done)
+                _run(stretch, done)
             except torch.OutOfMemoryError as error:
                 raise OutOfMemory(
                     "the device ran out of memory",
@@ -125,6 +145,25 @@ def _solve(model: Solves, bundle: MultiOmics, training: Training, done: Fitted) 
     done.losses[SOLVED] = {name: dict.fromkeys(("first", "last", "min"), v) for name, v in figures.items()}
 
 
+def _run(stretch: _Stretch, done: Fitted) -> None:
+    """Run a phase; after a loss that is not finite once more from where it began, at lower rates."""
+    module = stretch.model.module
+    before = {k: v.detach().clone() for k, v in module.state_dict().items()}
+    try:
+        stretch.run(done)
+    except NumericalError as error:
+        if done.slowed:
+            raise
+        phase = stretch.phase
+        done.slowed = {"phase": phase.name, "reason": error.message, "lr_factor": RETRY_FACTOR}
+        logger.warning(
+            "%s (phase '%s'): the phase starts again with learning rates times %g",
+            *(error.message, phase.name, RETRY_FACTOR),
+        )
+        module.load_state_dict(before)
+        stretch.again(_slowed(phase, done)).run(done)
+
+
 class _Stretch:
     """One phase while it runs: batches, optimisers, history."""
 
@@ -137,7 +176,8 @@ class _Stretch:
         signals: Signals,
         started: float,
     ) -> None:
-        self.model, self.phase, self.training, self.signals = model, phase, training, signals
+        self.model, self.bundle, self.phase = model, bundle, phase
+        self.training, self.signals = training, signals
         self.started = self.saved = started
         generator = torch.Generator().manual_seed(training.seed)
         kept = held_out = None
@@ -159,6 +199,10 @@ class _Stretch:
         measured = n if phase.sampling.independent else float((bundle.rows >= 0).sum()) / bundle.n_cells
         self.rows_per_step = size * measured
         self.average = WeightAverage(model.module, phase.weight_average)
+
+    def again(self, phase: Phase) -> _Stretch:
+        """Return a fresh one for a phase of other learning rates."""
+        return _Stretch(self.model, self.bundle, phase, self.training, self.signals, self.started)
 
     def run(self, done: Fitted) -> None:
         """Step until the budget is spent, the loss is flat or a signal comes."""
@@ -263,7 +307,10 @@ class _Stretch:
     def restore(self, snapshot: Snapshot) -> int:
         """Continue from a snapshot; returns the step."""
         tensors, meta = snapshot.tensors, snapshot.meta
-        self.model.module.load_state_dict(_under(tensors, "module/"))
+        weights = _under(tensors, "module/")
+        if bad := [k for k, v in weights.items() if v.is_floating_point() and not bool(v.isfinite().all())]:
+            raise ValueError(f"{bad[0]} is not finite")
+        self.model.module.load_state_dict(weights)
         for stepper in self.steppers:
             stepper.load_state_dict(tensors)
         self.batches.load_state_dict(_under(tensors, "batches/"))
@@ -308,6 +355,11 @@ class Signals:
         if self.received is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signum
+
+
+def _slowed(phase: Phase, done: Fitted) -> Phase:
+    factor = float(done.slowed.get("lr_factor", 1.0))
+    return replace(phase, groups=tuple(replace(g, lr=g.lr * factor) for g in phase.groups))
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -167,4 +167,6 @@ class WeightAverage:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Continue from `state_dict`."""
         for name, mean in self.mean.items():
+            if state[name].shape != mean.shape:
+                raise ValueError(f"the mean of {name} has shape {tuple(state[name].shape)}")
             mean.copy_(state[name])

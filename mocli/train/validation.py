@@ -170,3 +170,8 @@ class Watch:
         self._best = {
             k.removeprefix("best/"): v.to(device) for k, v in tensors.items() if k.startswith("best/")
         }
+        if len(self.steps) != len(self.values) or not all(map(math.isfinite, self.values)):
+            raise ValueError("the looks at held-out cells are not finite")
+        shapes = {k: v.shape for k, v in self.model.module.state_dict().items()} if self.steps else {}
+        if {k: v.shape for k, v in self._best.items()} != shapes:
+            raise ValueError("the best weights are of other networks")

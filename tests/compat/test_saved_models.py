@@ -9,8 +9,8 @@ from scipy import sparse
 
 from mocli.data.batches import dense_rows
 from mocli.tasks.infer.align import place
-from mocli.tasks.run.modelfolder import DESCRIPTION, WEIGHTS
-from mocli.tasks.trained.saved import FORMAT_VERSION, load_model
+from mocli.tasks.run.modelfolder import DESCRIPTION, FORMAT_VERSION, WEIGHTS
+from mocli.tasks.trained.saved import load_model
 
 FROZEN = sorted((Path(__file__).parent / "models").iterdir())
 

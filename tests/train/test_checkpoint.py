@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mocli.errors import EnvironmentProblem, UsageError
+from mocli.errors import EnvironmentProblem, InputError, UsageError
 from mocli.train.checkpoint import Checkpoints, Snapshot, pack_optimizer, unpack_optimizer
 
 
@@ -40,8 +40,17 @@ def test_damaged_checkpoint_is_said(tmp_path):
     checkpoints = make(tmp_path / "c")
     checkpoints.save(Snapshot({"a": torch.zeros(100)}, {}))
     checkpoints.path.write_bytes(checkpoints.path.read_bytes()[:60])
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(InputError, match="damaged") as caught:
         checkpoints.load()
+    assert "--resume never" in caught.value.hint
+
+
+def test_a_tuple_in_the_parameters_is_the_list_that_json_keeps(tmp_path):
+    def with_params():
+        return make(tmp_path / "c", params={"betas": (0.5, 0.7), "weights": {"rna": 1}})
+
+    with_params().save(Snapshot({"a": torch.zeros(1)}, {}))
+    assert with_params().load() is not None
 
 
 def test_a_folder_that_cannot_be_is_an_environment_problem(tmp_path):

@@ -1,16 +1,17 @@
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from mocli.data.bundle import FeatureMatrix, LinkedFeatures, Modality, MultiOmics
-from mocli.errors import Interrupted, NumericalError
-from mocli.models.base import Schedule
+from mocli.errors import InputError, Interrupted, NumericalError
+from mocli.models.base import Losses, Schedule
 from mocli.models.scmodal.model import Scmodal
 from mocli.models.scmodal.params import ScmodalParams
-from mocli.train.checkpoint import Checkpoints
+from mocli.train.checkpoint import Checkpoints, Snapshot
 from mocli.train.loop import Training, fit
 from mocli.types import ModalityKind, Pairing
 
@@ -124,6 +125,62 @@ def test_a_term_that_is_not_finite_stops_training_before_the_weights_break():
     with pytest.raises(NumericalError) as error:
         train(make_bundle(poison=True), 50)
     assert error.value.term in {"reconstruction", "critic", "cycle", "geometry", "adversarial", "mnn"}
+
+
+def test_a_loss_that_was_not_finite_once_starts_its_phase_again_at_lower_rates(caplog):
+    bundle = make_bundle()
+    model, steps = build(bundle), []
+    original = model.losses
+
+    def losses(prepared, group):
+        found = original(prepared, group)
+        steps.append(group)
+        if len(steps) == 30:
+            return Losses({**found.terms, "adversarial": torch.tensor(torch.nan)}, found.total)
+        return found
+
+    model.losses = losses
+    done = fit(model, bundle, Schedule(max_steps=20), Training(torch.device("cpu"), seed=0))
+    assert done.steps == 20
+    assert done.slowed == {"phase": "align", "reason": "the loss is no longer finite", "lr_factor": 0.1}
+    assert caplog.text.count("the phase starts again") == 1
+    calm = build(bundle)
+    (phase,) = calm.phases(Schedule(max_steps=20), bundle)
+    slow = replace(phase, groups=tuple(replace(g, lr=0.1 * g.lr) for g in phase.groups))
+    calm.phases = lambda schedule, bundle: [slow]
+    torch.manual_seed(0)
+    fit(calm, bundle, Schedule(max_steps=20), Training(torch.device("cpu"), seed=0))
+    assert torch.equal(weights(model), weights(calm)), "as if it had been trained so from the start"
+
+
+def spoil(tensors, key, value):
+    found = next(k for k in sorted(tensors) if key in k)
+    return {**tensors, found: value(tensors[found])}
+
+
+def test_a_checkpoint_whose_parts_do_not_fit_is_damaged(tmp_path):
+    bundle = make_bundle()
+    interrupting(bundle, tmp_path / "c", 13, signal.SIGTERM)
+    checkpoints = Checkpoints(tmp_path / "c", fingerprint={"x": 1}, resume="auto")
+    kept = checkpoints.load()
+    fit_of = kept.meta["fit"]
+    damages = [
+        (spoil(kept.tensors, "module/", lambda t: t * torch.nan), kept.meta),
+        (spoil(kept.tensors, "module/", lambda t: t[:1]), kept.meta),
+        (spoil(kept.tensors, "exp_avg", lambda t: t[:1]), kept.meta),
+        (spoil(kept.tensors, "history", lambda t: t[:, :1]), kept.meta),
+        (spoil(kept.tensors, "average/", lambda t: t[:1]), kept.meta),
+        (spoil(kept.tensors, "rng/cpu", lambda t: t[:9]), kept.meta),
+        ({k: v for k, v in kept.tensors.items() if not k.startswith("batches/")}, kept.meta),
+        (kept.tensors, {**kept.meta, "fit": {**fit_of, "nothing": 1}}),
+        (kept.tensors, {**kept.meta, "fit": 3}),
+        (kept.tensors, {k: v for k, v in kept.meta.items() if k != "history"}),
+    ]
+    for tensors, meta in damages:
+        checkpoints.save(Snapshot(tensors, meta))
+        with pytest.raises(InputError, match="damaged") as error:
+            train(bundle, 40, checkpoints=checkpoints)
+        assert error.value.exit_code == 3
 
 
 def test_torch_generators_of_the_caller_are_untouched_by_settings():

@@ -7,23 +7,18 @@ follows the data takes most of the chance out, and many epochs.
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mocli.data.bundle import Codes, Modality, MultiOmics
+from mocli.data.bundle import MultiOmics
 from mocli.models.multidgd.module import MultiDGDModule
 from mocli.nn.gaussian_mixture import LEAST_SPREAD
 from mocli.nn.kmeans import Partition, kmeans
-from mocli.nn.principal import log_at_depth, principal_components
-from mocli.types import CSR, DoubleArray, FloatArray, IntArray
+from mocli.nn.principal import FIT_CELLS, Measured, joint_components
+from mocli.types import IntArray
 
-FIT_CELLS = 20_000
-"""Cells that components and centres are fitted on; all are placed."""
-
-ROWS = 8_192
 CANDIDATES = (2, 3, 4, 5, 6, 8, 10, 12, 14, 17, 20, 25, 30)
 """Numbers of components to choose from."""
 
@@ -32,32 +27,17 @@ _SEED = 0
 
 
 def start_places(bundle: MultiOmics, n_latent: int, radius: float, seed: int) -> Tensor:
-    """Principal components of all modalities side by side, `(n_cells, n_latent)`, within a ball.
-
-    Each modality weighs by the share of its variance that its components explain, and what a cell
-    lacks counts as the mean. Levels of the batch are centred.
-    """
-    blocks = np.concatenate([_scores(m, bundle, n_latent, seed) for m in bundle.modalities.values()], axis=1)
-    present = (bundle.rows >= 0).mean(1, keepdims=True)
-    blocks /= np.maximum(present, 1 / len(bundle.modalities))
-    blocks = centred(blocks, bundle.batch)
-    z = np.zeros((bundle.n_cells, n_latent))
-    fitted = principal_components(blocks, n_latent, seed=seed)
-    z[:, : fitted.loadings.shape[1]] = fitted.scores(blocks)
+    """Principal components of all modalities side by side, `(n_cells, n_latent)`, within a ball."""
+    modalities = [
+        Measured(
+            m.features.values, bundle.cells_of(name), m.features.median_total() if m.is_counted else None
+        )
+        for name, m in bundle.modalities.items()
+    ]
+    batch = None if bundle.batch is None else bundle.batch.codes
+    z = joint_components(modalities, bundle.n_cells, n_latent, batch=batch, seed=seed)
     reach = float(np.quantile(np.linalg.norm(z, axis=1), 0.99))
     return torch.from_numpy((z * (radius / reach if reach > 0 else 0)).astype(np.float32))
-
-
-def centred(x: DoubleArray, codes: Codes | None) -> DoubleArray:
-    """Subtract from the rows of every level their mean."""
-    if codes is None:
-        return x
-    n = len(codes.levels) + 1  # a missing level is one too
-    size = np.bincount(codes.codes % n, minlength=n)
-    sums = np.zeros((n, x.shape[1]))
-    np.add.at(sums, codes.codes % n, x)
-    found: DoubleArray = x - (sums / np.maximum(size, 1)[:, None])[codes.codes % n]
-    return found
 
 
 def start_mixture(module: MultiDGDModule, z: Tensor, seed: int) -> None:
@@ -121,27 +101,6 @@ def start_heads(module: MultiDGDModule, bundle: MultiOmics) -> None:
                 branch.log_scale.copy_(torch.from_numpy(0.5 * np.log(np.maximum(variance, 1e-4))))
         with torch.no_grad():
             branch.head.bias.copy_(torch.from_numpy(bias))
-
-
-def _scores(m: Modality, bundle: MultiOmics, k: int, seed: int) -> DoubleArray:
-    """Scores of one modality over the root of its total variance, by cell, 0 where it was not measured."""
-    values = m.features.values
-    counts = m.is_counted
-    depth = m.features.median_total() if counts else 1.0
-    chosen = _sample(m.n_obs, FIT_CELLS, seed).numpy()
-    even = partial(log_at_depth, depth=depth) if counts else _as_it_is
-    fitted = principal_components(even(values[chosen]), k, seed=seed)
-    parts = [fitted.scores(even(values[start : start + ROWS])) for start in range(0, m.n_obs, ROWS)]
-    scores = np.zeros((bundle.n_cells, fitted.loadings.shape[1]))
-    if parts and fitted.total > 0:
-        # per cell, so that modalities with more cells weigh no more
-        scale = math.sqrt(fitted.total / len(chosen))
-        scores[bundle.cells_of(m.name)] = np.concatenate(parts) / scale
-    return scores
-
-
-def _as_it_is(x: CSR | FloatArray) -> CSR | FloatArray:
-    return x
 
 
 def _sample(n: int, most: int, seed: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +25,7 @@ from mocli.tasks.gene2peak.work import TOP, SilencingResult, silence
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.relate.candidates import choose_genes, find_candidates
 from mocli.tasks.run.frame import Foresight, Tell
-from mocli.tasks.run.modelfolder import DESCRIPTION
+from mocli.tasks.run.modelfolder import read_description
 from mocli.tasks.run.options import DataOptions
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
@@ -53,11 +52,7 @@ def way_of(request: Request, asked: Gene2PeakOptions) -> Way | None:
     if asked.method == "correlation":
         return None
     if asked.from_model is not None:
-        path = asked.from_model / DESCRIPTION
-        try:
-            name = str(json.loads(path.read_text(encoding="utf-8"))["model"])
-        except (OSError, ValueError, KeyError):
-            return None  # the way that reads the model says what is wrong with it
+        name = read_description(asked.from_model)["model"]
     elif request.train.model != "auto":
         name = request.train.model
         check_task(name, Task.GENE2PEAK)

@@ -1,10 +1,17 @@
-"""The folder `OUT.model`: which files a saved model has."""
+"""The folder `OUT.model`: which files a saved model has, and what it says of itself."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
-from mocli.errors import UsageError
+from mocli.errors import InputError, UsageError
+from mocli.models.registry import available
+
+FORMAT_VERSION = 2
+READS = (1, 2)
+"""Versions of the format: what is written, and what is read."""
 
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
@@ -29,3 +36,54 @@ def check_model_folder(folder: Path) -> None:
             found=", ".join(foreign[:3]),
             hint="move them away, or choose another output",
         )
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Read and check `model.json` alone, without the weights.
+
+    Raises
+    ------
+    InputError
+        There is none, it is of another format version, or of a model that is not known.
+    """
+    try:
+        text = (folder / DESCRIPTION).read_text(encoding="utf-8")
+        description = json.loads(text, parse_constant=_no_number)
+    except (OSError, ValueError, RecursionError) as error:
+        raise unreadable(folder, error) from error
+    version = description.get("format_version") if isinstance(description, dict) else None
+    if version not in READS:
+        raise InputError(
+            "the model is of another format version",
+            file=folder / DESCRIPTION,
+            field="format_version",
+            found=version,
+            expected=" or ".join(map(str, READS)),
+            hint="use the version of mocli that wrote it: " + str(dict(description).get("mocli"))
+            if isinstance(description, dict)
+            else None,
+        )
+    if description.get("model") not in list(available()):
+        raise InputError(
+            "the model is of a kind that is not known",
+            file=folder / DESCRIPTION,
+            field="model",
+            found=description.get("model"),
+            expected=", ".join(available()),
+        )
+    return dict(description)
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")
+
+
+def unreadable(folder: Path, error: BaseException) -> InputError:
+    """Return the error of a folder whose files cannot be read."""
+    return InputError(
+        "this folder holds no model that can be read",
+        file=folder,
+        found=str(error)[:300],
+        expected=f"{DESCRIPTION} and {WEIGHTS}",
+        hint="name an OUT.model folder that mocli wrote",
+    )

@@ -302,7 +302,7 @@ class RunOptions(Options):
     device: Annotated[
         str,
         option(
-            "--device auto|cpu|cuda|cuda:N|mps",
+            "--device auto|cpu|cuda|cuda:N",
             "Device to run on; mocli stops if the one you name is not available",
             parse=parsing.device,
             volatile=True,

@@ -13,7 +13,7 @@ from mocli.models.parameters import as_dict, resolve
 from mocli.tasks.prepare.footprint import footprint
 from mocli.tasks.prepare.plan import Plan, make_plan
 from mocli.tasks.run.frame import Tell
-from mocli.tasks.run.modelfolder import DESCRIPTION
+from mocli.tasks.run.modelfolder import read_description
 from mocli.tasks.run.request import Request
 from mocli.types import Task
 
@@ -56,13 +56,7 @@ def check_kind(folder: Path | None, traits: Traits) -> None:
     """
     if folder is None:
         return
-    try:
-        kind = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8")).get("model")
-    except (OSError, ValueError):
-        # says what is wrong with it
-        from mocli.tasks.trained.saved import load_model
-
-        kind = load_model(folder).description["model"]
+    kind = read_description(folder)["model"]
     if kind != traits.name:
         raise UsageError(
             f"a model of {traits.name} cannot start from one of {kind}",

@@ -18,19 +18,28 @@ import numpy as np
 import mocli
 from mocli.data.bundle import MultiOmics
 from mocli.data.transforms.recipe import LinkRecipe, Recipe
-from mocli.errors import InputError, did_you_mean
+from mocli.errors import InputError, MocliError, did_you_mean
 from mocli.models.base import Model
 from mocli.models.parameters import as_dict, resolve, saved_params
 from mocli.models.registry import load_class, traits_of
 from mocli.tasks.prepare.load import Prepared
 from mocli.tasks.prepare.plan import Plan
 from mocli.tasks.prepare.smoothing import Reference
-from mocli.tasks.run.modelfolder import DESCRIPTION, WEIGHTS
+from mocli.tasks.run.modelfolder import (
+    DESCRIPTION,
+    FORMAT_VERSION,
+    WEIGHTS,
+    read_description,
+    unreadable,
+)
 from mocli.tasks.trained.atlas import Atlas
 from mocli.tasks.trained.featurereadout import FeatureReadout
 
-FORMAT_VERSION = 2
-READS = (1, 2)
+DAMAGE = (
+    *(KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, MemoryError),
+    *(RecursionError, ZeroDivisionError, MocliError),
+)
+"""What putting a model together from parts that are not as they were written may raise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,9 +206,6 @@ def load_model(folder: str | Path) -> SavedModel:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    from mocli.tasks.prepare.smoothing import Reference
-    from mocli.tasks.trained.featurereadout import FeatureReadout
-
     folder = Path(folder)
     if not folder.exists():
         beside = [p.name for p in folder.parent.glob("*.model")] if folder.parent.is_dir() else []
@@ -209,26 +215,26 @@ def load_model(folder: str | Path) -> SavedModel:
             expected="an OUT.model folder that mocli wrote",
             hint=did_you_mean(folder.name, beside, "models in that folder"),
         )
+    description = read_description(folder)
     try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         arrays = load_file(folder / WEIGHTS)
-    except (OSError, ValueError, SafetensorError) as error:
+        return _assembled(description, arrays)
+    except (OSError, SafetensorError) as error:
+        raise unreadable(folder, error) from error
+    except DAMAGE as error:
         raise InputError(
-            "this folder holds no model that can be read",
+            "the saved model is damaged: its parts do not fit together",
             file=folder,
-            found=str(error),
-            expected=f"{DESCRIPTION} and {WEIGHTS}",
-            hint="name an OUT.model folder that mocli wrote",
+            found=f"{type(error).__name__}: {error}"[:300],
+            hint="copy the folder once more from where it was written, or train the model again",
         ) from error
-    if description.get("format_version") not in READS:
-        raise InputError(
-            "the model is of another format version",
-            file=folder / DESCRIPTION,
-            field="format_version",
-            found=description.get("format_version"),
-            expected=" or ".join(map(str, READS)),
-            hint="use the version of mocli that wrote it: " + str(description.get("mocli")),
-        )
+
+
+def _assembled(description: Mapping[str, Any], arrays: Mapping[str, Any]) -> SavedModel:
+    for name, values in arrays.items():
+        # training cells may lack values, what is computed with may not
+        if values.dtype.kind == "f" and not name.startswith("atlas/") and not np.isfinite(values).all():
+            raise ValueError(f"{name} has values that are not finite")
     return SavedModel(
         model=_rebuild(description, arrays),
         recipes={
@@ -264,8 +270,20 @@ def _rebuild(description: Mapping[str, Any], arrays: Mapping[str, Any]) -> Model
 
     traits = traits_of(description["model"])
     params = resolve(traits, saved_params(traits, description["params"], description["format_version"]))
-    model: Model = load_class(traits.model).from_spec(description["spec"], params)
-    model.module.load_state_dict({k: torch.from_numpy(v) for k, v in _under(arrays, "module/").items()})
+    weights = {k: torch.from_numpy(v) for k, v in _under(arrays, "module/").items()}
+    kind = load_class(traits.model)
+    with torch.device("meta"):
+        # sizes are compared before anything of a size that a damaged file may name is allocated
+        expected = kind.from_spec(description["spec"], params).module.state_dict()
+    for name, value in expected.items():
+        # a scalar is kept as an array of one
+        wanted = f"{tuple(value.shape) or (1,)} {value.dtype}"
+        has = weights.get(name)
+        found = "missing" if has is None else f"{tuple(has.shape) or (1,)} {has.dtype}"
+        if found != wanted:
+            raise ValueError(f"weights {name} are {found}, not {wanted}")
+    model: Model = kind.from_spec(description["spec"], params)
+    model.module.load_state_dict(weights)
     model.module.eval()
     return model
 

@@ -9,6 +9,7 @@ import anndata as ad
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from mocli.data.batches import dense_rows
 from mocli.data.files.inputs import open_inputs
@@ -125,6 +126,57 @@ def test_what_is_no_model_is_said(run, unpaired, tmp_path, damage):
         load_model(folder)
     assert caught.value.file == str(folder)
     assert "OUT.model" in (caught.value.expected if damage == "absent" else caught.value.hint)
+
+
+def spoiled_weights(arrays):
+    """Every way in which weights that can be read may yet be wrong, on the first of them."""
+    name = next(k for k, v in sorted(arrays.items()) if k.startswith("module/") and v.ndim == 2)
+    value = arrays[name]
+    readout = next(k for k, v in sorted(arrays.items()) if k.startswith("readout/") and v.dtype.kind == "f")
+    yield "not finite", {name: np.where(np.eye(*value.shape) > 0, np.nan, value).astype(value.dtype)}
+    yield "not finite", {readout: np.full_like(arrays[readout], np.inf)}
+    yield "weights", {name: np.ascontiguousarray(value.T[:, :-1])}
+    yield "weights", {name: value.astype(np.int64)}
+    yield "weights", {name: None}
+
+
+def spoiled_words(told):
+    """The same of the description."""
+    spec = told["spec"]
+    yield "kind that is not known", {"model": "os:system"}
+    yield "kind that is not known", {"model": ["scmodal"]}
+    yield "damaged", {"spec": {**spec, "widths": [[name, 10**12] for name, _ in spec["widths"]]}}
+    yield "damaged", {"spec": {**spec, "widths": 3}}
+    yield "damaged", {"spec": []}
+    yield "damaged", {"params": {**told["params"], "n_hidden": -1}}
+    yield "damaged", {"params": {**told["params"], "nothing": 1}}
+    yield "damaged", {"modalities": [{**m, "recipe": {}} for m in told["modalities"]]}
+    yield "damaged", {"modalities": "rna"}
+    yield "damaged", {"links": None}
+    yield "another format version", {"format_version": [2]}
+
+
+def test_every_part_of_a_model_is_checked_before_it_is_used(run, unpaired, tmp_path):
+    run([unpaired / "rna.h5ad", unpaired / "prot.h5ad"], links=unpaired / "links.tsv", max_steps=1)
+    folder = tmp_path / "out.model"
+    arrays, text = load_file(folder / "weights.safetensors"), (folder / "model.json").read_text()
+    for said, change in spoiled_weights(arrays):
+        kept = {k: v for k, v in {**arrays, **change}.items() if v is not None}
+        save_file(kept, folder / "weights.safetensors")
+        with pytest.raises(InputError, match="damaged") as caught:
+            load_model(folder)
+        assert said in caught.value.found
+    save_file(arrays, folder / "weights.safetensors")
+    for said, change in spoiled_words(json.loads(text)):
+        (folder / "model.json").write_text(json.dumps({**json.loads(text), **change}))
+        with pytest.raises(InputError, match=said):
+            load_model(folder)
+    for broken in ("[" * 100_000, text.replace('"seed": 0', '"seed": NaN'), "[]"):
+        (folder / "model.json").write_text(broken)
+        with pytest.raises(InputError, match=r"holds no model|another format"):
+            load_model(folder)
+    (folder / "model.json").write_text(text)
+    assert load_model(folder).description["model"] == "scmodal"
 
 
 def test_another_format_is_refused(run, unpaired, tmp_path):
