@@ -6,9 +6,7 @@ annotation (some gigabytes) never stands in memory.
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from mocli.data.features.intervals import normalise_chrom
+from mocli.data.files.text import text_lines
 from mocli.errors import InputError
 
 _EXPECTED = "GTF, GFF3, BED, or a table with the columns chrom, start, end, strand, gene"
@@ -41,6 +40,7 @@ _HEADERS = {
 _ONE_BASED = frozenset({"gene start (bp)", "start position", "seqnames"})
 _MINUS = frozenset({"-", "-1"})
 _PLUS = frozenset({"+", "1", "+1"})
+_MOST = 1 << 34  # characters of an annotation, which is never held whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,22 +105,11 @@ def read_genes(path: str | Path) -> GeneTable:
 
 def _lines(file: str) -> Iterator[tuple[int, str]]:
     """Yield numbered lines that are neither blank nor comments; a header behind `#` is none."""
-    try:
-        with Path(file).open("rb") as raw:
-            zipped = raw.read(2) == b"\x1f\x8b"
-        opener = gzip.open if zipped else open
-        with opener(file, "rt", encoding="utf-8-sig") as stream:
-            for number, line in enumerate(stream, start=1):
-                if not line.startswith(("#", "track", "browser")) and not line.isspace():
-                    yield number, line.rstrip("\r\n")
-                elif number == 1 and line.casefold().startswith(("#chrom\t", "#chr\t")):
-                    yield number, line[1:].rstrip("\r\n")
-    except FileNotFoundError:
-        raise InputError("the gene table does not exist", file=file) from None
-    except UnicodeDecodeError:
-        raise InputError("the gene table is not UTF-8 text", file=file, expected=_EXPECTED) from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError("the gene table cannot be read", file=file, found=error) from error
+    for number, line in text_lines(file, "the gene table", expected=_EXPECTED, most=_MOST):
+        if line and not line.startswith(("#", "track", "browser")) and not line.isspace():
+            yield number, line
+        elif number == 1 and line.casefold().startswith(("#chrom\t", "#chr\t")):
+            yield number, line[1:]
 
 
 def _frame(rows: list[tuple[str, str, str, int, int, str]]) -> pd.DataFrame:

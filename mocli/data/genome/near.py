@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from mocli.data.features.intervals import overlaps
 from mocli.types import DoubleArray, IntArray
 
 
@@ -60,7 +61,9 @@ def near_peaks(
     """
     tss = genes["tss"].to_numpy()
     start, end = _stretch(genes, reach)
-    gene, peak = _overlaps(genes["chrom"].to_numpy(), start, end, peaks)
+    gene, peak = overlaps(
+        pd.DataFrame({"chrom": genes["chrom"].to_numpy(), "start": start, "end": end}), peaks
+    )
     if reach.mode != "window":
         return gene, peak, np.ones(len(gene))
     first, last = peaks["start"].to_numpy()[peak], peaks["end"].to_numpy()[peak] - 1
@@ -75,7 +78,9 @@ def promoters_hit(genes: pd.DataFrame, peaks: pd.DataFrame, *, shift: int = 0) -
     build the count without a shift is several times larger.
     """
     tss = genes["tss"].to_numpy() + shift
-    gene, _ = _overlaps(genes["chrom"].to_numpy(), tss, tss + 1, peaks)
+    gene, _ = overlaps(
+        pd.DataFrame({"chrom": genes["chrom"].to_numpy(), "start": tss, "end": tss + 1}), peaks
+    )
     return len(np.unique(gene))
 
 
@@ -88,32 +93,3 @@ def _stretch(genes: pd.DataFrame, reach: Reach) -> tuple[IntArray, IntArray]:
         return np.where(forward, start - reach.upstream, start), np.where(forward, end, end + reach.upstream)
     span = reach.promoter if reach.mode == "promoter" else reach.window
     return tss - span, tss + span + 1
-
-
-def _overlaps(
-    chroms: np.ndarray, start: IntArray, end: IntArray, peaks: pd.DataFrame
-) -> tuple[IntArray, IntArray]:
-    """Pairs of a stretch and a peak that share a base, by stretch, then by place."""
-    none = np.zeros(0, dtype=np.int64)
-    found = [(none, none)]
-    of_chrom = peaks.groupby("chrom", sort=False).indices
-    for chrom in dict.fromkeys(chroms):
-        rows = of_chrom.get(chrom)
-        if rows is None:
-            continue
-        mine = np.flatnonzero(chroms == chrom)
-        peak_start, peak_end = (peaks[c].to_numpy()[rows] for c in ("start", "end"))
-        order = np.argsort(peak_start, kind="stable")
-        rows, peak_start, peak_end = rows[order], peak_start[order], peak_end[order]
-        longest = int((peak_end - peak_start).max())
-        low = np.searchsorted(peak_start, start[mine] - longest, side="left")
-        high = np.maximum(np.searchsorted(peak_start, end[mine], side="left"), low)
-        count = high - low
-        gene = np.repeat(mine, count)
-        peak = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + np.repeat(low, count)
-        hit = peak_end[peak] > start[gene]
-        found.append((gene[hit], rows[peak[hit]]))
-    gene = np.concatenate([g for g, _ in found])
-    peak = np.concatenate([p for _, p in found])
-    order = np.argsort(gene, kind="stable")
-    return gene[order], peak[order]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,12 @@ from pathlib import Path
 import numpy as np
 from scipy import sparse
 
+from mocli.data.files.text import text_lines
 from mocli.data.links.edges import EdgeLinks
 from mocli.errors import InputError
 from mocli.types import CSR
+
+_EXPECTED = "a GMT file: name<TAB>description<TAB>GENE<TAB>GENE..."
 
 LEAST_GENES = 3
 """Measured genes below which a set says no more than they do."""
@@ -41,25 +43,11 @@ def read_gene_sets(path: str | Path) -> GeneSets:
     InputError
         The file cannot be read, or a line has no gene.
     """
-    path = Path(path)
-    if not path.exists():
-        raise InputError("the file does not exist", file=path, field="--gene-sets", expected="a GMT file")
-    try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(
-            "this file holds no gene sets that can be read",
-            file=path,
-            field="--gene-sets",
-            found=str(error),
-            expected="a GMT file: name<TAB>description<TAB>GENE<TAB>GENE...",
-        ) from error
     names, genes = [], []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in text_lines(path, "the file of gene sets", expected=_EXPECTED):
         if not line.strip():
             continue
-        name, *rest = line.rstrip("\r\n").split("\t")
+        name, *rest = line.split("\t")
         own = frozenset(g.strip().upper() for g in rest[1:] if g.strip())
         if not own:
             raise InputError(
@@ -67,7 +55,7 @@ def read_gene_sets(path: str | Path) -> GeneSets:
                 file=path,
                 field="--gene-sets",
                 found=line[:60],
-                expected="name<TAB>description<TAB>GENE<TAB>GENE...",
+                expected=_EXPECTED,
             )
         names.append(name)
         genes.append(own)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import csv
-import gzip
-import sys
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from mocli.data.files.text import text_lines
 from mocli.data.links.dialect import (
     BEDPE,
     CANONICAL,
@@ -26,7 +24,7 @@ from mocli.data.links.dialect import (
     recognise,
     without_index,
 )
-from mocli.errors import InputError, did_you_mean
+from mocli.errors import InputError
 from mocli.types import DoubleArray
 
 _EXPECTED = "a header naming two modalities, e.g. 'rna<TAB>prot', then one link a line"
@@ -95,7 +93,7 @@ def read_links(path: str | Path) -> LinkTable:
         is too short or has a weight or sign that is none; names the line.
     """
     file = "standard input" if str(path) == "-" else str(path)
-    rows = _split(_text(path, file=file), file=file)
+    rows = _split(path, file=file)
     layout = recognise(rows.cells[0])
     first = rows.cells[0]
     if layout.has_header:
@@ -119,47 +117,9 @@ def read_links(path: str | Path) -> LinkTable:
     return LinkTable(file, layout.dialect, frame, notes, first_row, n_repeated, layout.by_index, lines)
 
 
-def _text(path: str | Path, *, file: str) -> str:
-    try:
-        data = sys.stdin.buffer.read() if str(path) == "-" else Path(path).read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
-    except FileNotFoundError:
-        raise _absent(Path(path)) from None
-    except IsADirectoryError:
-        raise InputError(
-            "a folder was given as link table", file=file, hint="name the table inside it"
-        ) from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(
-            "the link table cannot be read", file=file, found=error, hint="copy or write it again"
-        ) from error
-    if data[:4] == b"PK\x03\x04":
-        raise InputError("the link table is a spreadsheet", file=file, hint="save it as tab-separated text")
-    try:
-        return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            "the link table is not UTF-8 text",
-            file=file,
-            found=f"byte {error.start}",
-            hint="save it as UTF-8",
-        ) from None
-
-
-def _absent(path: Path) -> InputError:
-    if not path.parent.is_dir():
-        found, hint = f"no folder {path.parent}", "paths are relative to the working folder"
-    else:
-        found = None
-        there = [p.name for p in path.parent.iterdir() if {".tsv", ".csv", ".txt", ".bedpe"} & {*p.suffixes}]
-        hint = did_you_mean(path.name, sorted(there), "tables in that folder")
-    return InputError("the link table does not exist", file=path, found=found, hint=hint)
-
-
-def _split(text: str, *, file: str) -> _Rows:
+def _split(path: str | Path, *, file: str) -> _Rows:
     """Cut a text into cells; comments and blank lines go, a header behind `#` stays."""
-    numbered = [(k, line) for k, line in enumerate(text.splitlines(), start=1) if line.strip(" \t,;")]
+    numbered = [(k, line) for k, line in text_lines(path, "the link table") if line.strip(" \t,;")]
     content = [(k, line) for k, line in numbered if not line.startswith("#")]
     if not content:
         raise InputError("the link table is empty", file=file, expected=_EXPECTED)

@@ -1,0 +1,99 @@
+"""Lines of text files: plain or gzipped, UTF-8 or UTF-16, never more than can be meant."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import sys
+import zlib
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from mocli.errors import InputError, did_you_mean
+
+MOST = 1 << 29
+"""Characters of a table that is held in memory: more is no table of names but an archive gone wrong."""
+
+LONGEST = 1 << 24
+"""Characters of a line."""
+
+_TABLES = frozenset({".tsv", ".csv", ".txt", ".bedpe", ".gtf", ".gff3", ".bed", ".gmt"})
+_BOMS = (b"\xff\xfe", b"\xfe\xff")
+
+
+def text_lines(
+    path: str | Path, what: str, *, expected: str | None = None, most: int = MOST
+) -> Iterator[tuple[int, str]]:
+    """Yield numbered lines, from 1, without their ends; `-` is standard input.
+
+    Parameters
+    ----------
+    what
+        What the file is, for messages: `the link table`.
+    expected
+        What it should hold, for messages.
+    most
+        Characters after which it is refused, as a gzip file can unpack to anything.
+
+    Raises
+    ------
+    InputError
+        The file is absent, a folder, a spreadsheet, no text, damaged, or far too long.
+    """
+    file = "standard input" if str(path) == "-" else str(path)
+    number = 0
+    try:
+        with (
+            sys.stdin.buffer if str(path) == "-" else Path(path).open("rb") as raw,
+            _unpacked(io.BufferedReader(raw)) as data,
+        ):
+            head = data.peek(4)[:4]
+            if head == b"PK\x03\x04":
+                hint = "save it as tab-separated text"
+                raise InputError(f"{what} is a spreadsheet", file=file, expected=expected, hint=hint)
+            encoding = "utf-16" if head[:2] in _BOMS else "utf-8-sig"
+            stream, total = io.TextIOWrapper(data, encoding=encoding), 0
+            for number in count(1):
+                line = stream.readline(LONGEST + 1)
+                total += len(line)
+                if len(line) > LONGEST or total > most:
+                    raise InputError(
+                        f"{what} is too long to be one",
+                        file=file,
+                        found=f"more than {min(total, most):,} characters"
+                        + (" in one line" if len(line) > LONGEST else ""),
+                        expected=expected,
+                    )
+                if not line:
+                    return
+                yield number, line.rstrip("\r\n")
+    except FileNotFoundError:
+        raise _absent(Path(path), what) from None
+    except IsADirectoryError:
+        raise InputError(f"a folder was given for {what}", file=file, hint="name the file inside") from None
+    except UnicodeError:
+        hint = "save it as UTF-8"
+        found = f"line {max(number, 1)} or the lines after it hold other bytes"
+        raise InputError(f"{what} is not UTF-8 text", file=file, found=found, hint=hint) from None
+    except (OSError, EOFError, zlib.error) as error:
+        hint = "copy or write it again"
+        raise InputError(f"{what} cannot be read", file=file, found=error, hint=hint) from error
+
+
+def _unpacked(raw: io.BufferedReader) -> io.BufferedReader:
+    if raw.peek(2)[:2] != b"\x1f\x8b":
+        return raw
+    unpacked: Any = gzip.GzipFile(fileobj=raw)
+    return io.BufferedReader(unpacked)
+
+
+def _absent(path: Path, what: str) -> InputError:
+    if not path.parent.is_dir():
+        found, hint = f"no folder {path.parent}", "paths are relative to the working folder"
+    else:
+        found = None
+        there = [p.name for p in path.parent.iterdir() if _TABLES & {*p.suffixes}]
+        hint = did_you_mean(path.name, sorted(there), "tables in that folder")
+    return InputError(f"{what} does not exist", file=path, found=found, hint=hint)
