@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from mocli.report import benchplots, html
+from mocli.report import benchplots
 from mocli.report.html import Drawn
+from mocli.report.ranking import Ranking
 from mocli.report.scatter import Category
+from mocli.tasks.benchmark.contender import Contender
 from mocli.tasks.benchmark.controls import BEST
-from mocli.tasks.benchmark.table import COST, COSTS, RATIO
+from mocli.tasks.benchmark.ground import Ground
+from mocli.tasks.benchmark.table import COST, COSTS, RATIO, Record
 from mocli.tasks.score.picture import layout
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from mocli.report.ranking import Ranking
-    from mocli.tasks.benchmark.contender import Contender
-    from mocli.tasks.benchmark.work import Benchmark
-    from mocli.types import FloatArray, IntArray
+from mocli.types import FloatArray, IntArray
 
 DRAWN_CELLS = 3000
 """Points of every embedding in the picture."""
@@ -34,8 +31,15 @@ DRAWN_COSTS = {
 MOST_PANELS = 12
 
 
-def page(work: Benchmark, ranked: Mapping[str, Ranking]) -> str:
-    """Return the HTML report."""
+def pictures(
+    records: Sequence[Record],
+    ranked: Mapping[str, Ranking],
+    shown: Sequence[Contender],
+    ground: Ground,
+    *,
+    seed: int,
+) -> dict[str, Any]:
+    """Return what the report draws: rankings by task, costs, and the embeddings of `shown`."""
     drawn: list[Drawn] = []
     for task, ranking in ranked.items():
         drawn.append(
@@ -47,7 +51,7 @@ def page(work: Benchmark, ranked: Mapping[str, Ranking]) -> str:
             )
         )
     caption = "Means over seeds, dots single seeds; by the clock of this machine."
-    of_all, of_studies = costs(work, studies=False), costs(work, studies=True)
+    of_all, of_studies = costs(records, studies=False), costs(records, studies=True)
     if of_all:
         drawn.append(Drawn(benchplots.cost_bars(of_all), "Time and memory", caption))
     if of_studies:
@@ -57,15 +61,15 @@ def page(work: Benchmark, ranked: Mapping[str, Ranking]) -> str:
         )
         words = caption + (how if COSTS[RATIO] in of_studies else "")
         drawn.append(Drawn(benchplots.cost_bars(of_studies), "Time and memory of studies", words))
-    drawn += _embeddings(work, ranked.get("integrate"))
-    return html.render(work.run.report, drawn=drawn, rankings=ranked)
+    drawn += _embeddings(shown, ranked.get("integrate"), ground, seed)
+    return {"drawn": drawn, "rankings": ranked}
 
 
-def costs(work: Benchmark, *, studies: bool) -> dict[str, dict[str, list[float]]]:
+def costs(records: Sequence[Record], *, studies: bool) -> dict[str, dict[str, list[float]]]:
     """Return values by cost, then by model and task; of studies, each model's beside those of all data."""
     found: dict[str, dict[str, list[float]]] = {}
-    studied = {(r.method, r.task) for r in work.records if r.study and r.kind == "model"}
-    records = [r for r in work.records if r.aspect == COST and r.value is not None and r.key in DRAWN_COSTS]
+    studied = {(r.method, r.task) for r in records if r.study and r.kind == "model"}
+    records = [r for r in records if r.aspect == COST and r.value is not None and r.key in DRAWN_COSTS]
     if studies:
         records = [r for r in records if (r.method, r.task) in studied]
         order = list(dict.fromkeys((r.method, r.task) for r in records))
@@ -79,17 +83,18 @@ def costs(work: Benchmark, *, studies: bool) -> dict[str, dict[str, list[float]]
     return found
 
 
-def _embeddings(work: Benchmark, ranking: Ranking | None) -> list[Drawn]:
-    if not work.shown:
+def _embeddings(
+    shown: Sequence[Contender], ranking: Ranking | None, ground: Ground, seed: int
+) -> list[Drawn]:
+    if not shown:
         return []
     place = {line.method: i for i, line in enumerate(ranking.lines)} if ranking else {}
-    order = sorted(work.shown, key=lambda c: place.get(c.name, 99))
+    order = sorted(shown, key=lambda c: place.get(c.name, 99))
     order = [c for c in order if c.name != BEST][:MOST_PANELS]
-    bundle, seed = work.ground.bundle, work.request.run.seed
+    bundle = ground.bundle
     panels, cells_of, modality_of = [], [], []
     for c in order:
-        work.run.say(f"drawing {c.name}")
-        z, cells, modality = _points(c, work)
+        z, cells, modality = _points(c, ground)
         n = len(z)
         chosen = np.sort(np.random.default_rng(seed).permutation(n)[:DRAWN_CELLS])
         name = f"{c.title}, seed {c.seed}" if c.seed is not None else c.title
@@ -116,12 +121,12 @@ def _embeddings(work: Benchmark, ranking: Ranking | None) -> list[Drawn]:
     return found
 
 
-def _points(c: Contender, work: Benchmark) -> tuple[FloatArray, IntArray, IntArray]:
+def _points(c: Contender, ground: Ground) -> tuple[FloatArray, IntArray, IntArray]:
     """Return places, the cells they are of and the modality: one point for each place that a cell has."""
-    bundle = work.ground.bundle
+    bundle = ground.bundle
     names = list(bundle.modalities)
     if not c.apart or c.joint is not None:
-        z = c.whole(work.ground)
+        z = c.whole(ground)
         return z, np.arange(bundle.n_cells), np.full(bundle.n_cells, len(names))
     parts = [(c.apart[m], bundle.cells_of(m), np.full(len(c.apart[m]), names.index(m))) for m in c.apart]
     z, cells, modality = (np.concatenate(of) for of in zip(*parts, strict=True))

@@ -36,7 +36,7 @@ OF_EACH_RUN = frozenset({"gene_sets", "model", "seed", "device", "threads", "che
 
 
 @dataclass(frozen=True)
-class Places:
+class TaskData:
     """What runs of single tasks need to know.
 
     Attributes
@@ -62,7 +62,7 @@ def trainings(
     chosen: Mapping[Task, Sequence[str]],
     studies: Sequence[Study],
     folder: Path,
-    places: Places,
+    data: TaskData,
 ) -> list[Training]:
     """Return every run, seed by seed, so that a benchmark cut short has something of every model.
 
@@ -83,7 +83,7 @@ def trainings(
                             continue
                     elif task in ON_MODELS:
                         parent = of.get((Task.INTEGRATE, model))
-                    run = _run(request, task, model, seed, study, folder, places, parent)
+                    run = _run(request, task, model, seed, study, folder, data, parent)
                     if run is not None:
                         of[task, model] = run
             found += of.values()
@@ -97,7 +97,7 @@ def _run(
     seed: int,
     study: Study,
     folder: Path,
-    places: Places,
+    data: TaskData,
     parent: Training | None,
 ) -> Training | None:
     """Return one run; None where the study changes nothing of the model."""
@@ -124,9 +124,9 @@ def _run(
         if task is Task.INTEGRATE:  # new cells may be trained into their places
             plain = replace(plain, train=replace(plain.train, max_steps=request.train.max_steps))
         words = [task.value, *words_of(plain, (), {}), option, str(parent.model_folder)]
-    words += ["--seed", str(seed), "--no-html", *_words_of_task(task, traits, places, request, parent)]
+    words += ["--seed", str(seed), "--no-html", *_words_of_task(task, traits, data, request, parent)]
     if task is Task.GENE2PEAK:
-        files += [p for p in (places.gtf, places.truth) if p is not None]
+        files += [p for p in (data.gtf, data.truth) if p is not None]
     if parent is None:
         words += study.words
     name = f"{task}-{model}-seed{seed}" + (f"-{safe(study.name)}" if study.name else "")
@@ -144,27 +144,27 @@ def _run(
 
 
 def _words_of_task(
-    task: Task, traits: Traits, places: Places, request: Request, parent: Training | None
+    task: Task, traits: Traits, data: TaskData, request: Request, parent: Training | None
 ) -> list[str]:
     if task is Task.IMPUTE:
-        assert places.direction is not None
-        return ["--from", places.direction[0], "--to", places.direction[1], "--evaluate"]
+        assert data.direction is not None
+        return ["--from", data.direction[0], "--to", data.direction[1], "--evaluate"]
     if task is Task.SIMULATE:
-        words = ["--fold", f"{min(1.0, MOST_SIMULATED / max(places.n_cells, 1)):.6g}"]
+        words = ["--fold", f"{min(1.0, MOST_SIMULATED / max(data.n_cells, 1)):.6g}"]
         key = request.data.label_key
         return [*words, "--label", key] if key is not None else words
     if task is Task.GENE2PEAK:
-        words = ["--method", "latent", "--gtf", str(places.gtf)]
-        return words if places.truth is None else [*words, "--truth", str(places.truth)]
+        words = ["--method", "latent", "--gtf", str(data.gtf)]
+        return words if data.truth is None else [*words, "--truth", str(data.truth)]
     # all are scored by the benchmark, on the same cells
     words = ["--no-metrics"]
-    return [*words, "--marginal"] if parent is None and _gives_marginals(traits, places) else words
+    return [*words, "--marginal"] if parent is None and _gives_marginals(traits, data) else words
 
 
-def _gives_marginals(traits: Traits, places: Places) -> bool:
+def _gives_marginals(traits: Traits, data: TaskData) -> bool:
     """Whether the model places whole cells, and could place them by one modality alone."""
     model = load_class(traits.model)
-    return places.n_modalities > 1 and issubclass(model, EncodesJointly) and issubclass(model, Encodes)
+    return data.n_modalities > 1 and issubclass(model, EncodesJointly) and issubclass(model, Encodes)
 
 
 def _paths(texts: Sequence[object]) -> list[Path]:

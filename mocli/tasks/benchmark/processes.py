@@ -1,22 +1,25 @@
-"""Run commands in processes of their own, some at a time, each on a device of its own."""
+"""Run commands in processes of their own, each in a folder that says what it was made from."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sysconfig
 import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import mocli
-from mocli.errors import Interrupted
+from mocli.data.files.inputs import sha256
+from mocli.errors import Interrupted, UsageError
+from mocli.report.file import write_text
 from mocli.tasks.benchmark.interpreter import safe_path
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
 
 POLL_S = 0.05
 PATIENCE_S = 60.0
@@ -169,3 +172,58 @@ def own_environment() -> dict[str, str]:
     if home not in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
         kept["PYTHONPATH"] = os.pathsep.join([home, *filter(None, [path])])
     return kept
+
+
+FINGERPRINT = "fingerprint.json"
+
+
+def was_begun_with(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
+    """Whether the folder was begun with this fingerprint."""
+    try:
+        kept = json.loads((folder / FINGERPRINT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return bool(kept == fingerprint)
+
+
+def begin_folder(folder: Path, fingerprint: Mapping[str, Any], results: Iterable[str]) -> None:
+    """Make the folder, without what an earlier run of other words left in it; keep its checkpoint.
+
+    Parameters
+    ----------
+    results
+        Names of files by which the run would be taken for finished.
+
+    Raises
+    ------
+    UsageError
+        The folder holds files that no benchmark made.
+    """
+    if folder.exists() and not was_begun_with(folder, fingerprint):
+        # only what a benchmark made: the fingerprint says so
+        if (folder / FINGERPRINT).exists():
+            shutil.rmtree(folder)
+        elif any(folder.iterdir()):
+            raise UsageError(
+                "the folder of a run holds other files",
+                file=folder,
+                hint="choose another output, or empty it",
+            )
+    folder.mkdir(parents=True, exist_ok=True)
+    # a failure must not be scored by what an earlier run wrote
+    for name in results:
+        (folder / name).unlink(missing_ok=True)
+    write_text(folder / FINGERPRINT, json.dumps(fingerprint, indent=1, sort_keys=True) + "\n")
+
+
+@cache
+def _hash_of(path: Path, _size: int, _changed: int) -> str:
+    return sha256(path)
+
+
+def hash_of(path: Path) -> str:
+    """Return the SHA-256 of a file, computed once while it does not change; `none` where there is none."""
+    if not path.is_file():
+        return "none"
+    known = path.stat()
+    return _hash_of(path.resolve(), known.st_size, known.st_mtime_ns)

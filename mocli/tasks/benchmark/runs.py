@@ -16,10 +16,14 @@ from mocli.errors import UsageError, did_you_mean
 from mocli.models.parameters import params_class
 from mocli.models.registry import available, traits_of
 from mocli.options import declared_in
-from mocli.tasks.benchmark import folder as runfolder
-from mocli.tasks.benchmark.folder import hash_of
 from mocli.tasks.benchmark.options import TASKS, BenchmarkOptions
-from mocli.tasks.benchmark.processes import Command, own_environment
+from mocli.tasks.benchmark.processes import (
+    Command,
+    begin_folder,
+    hash_of,
+    own_environment,
+    was_begun_with,
+)
 from mocli.tasks.prepare.select import problem_with, takes_weights
 from mocli.tasks.run.options import RunOptions
 from mocli.types import ModalityKind, Task
@@ -142,7 +146,7 @@ class Training:
         if self.parent is not None and not self.parent.finished():
             return False
         report = self.report()
-        if report is None or report["status"] != "ok" or not runfolder.is_of(self.folder, self.fingerprint()):
+        if report is None or report["status"] != "ok" or not was_begun_with(self.folder, self.fingerprint()):
             return False
         read = {one["sha256"] for one in report["inputs"]}
         mine = report["seed"] == self.seed and report["tool"]["version"] == __version__
@@ -158,7 +162,7 @@ class Training:
     def begin(self) -> None:
         """Make the folder, without what an earlier run of other words left in it; keep its checkpoint."""
         results = ("out.report.json", "out.failed.report.json", self.output.name)
-        runfolder.begin(self.folder, self.fingerprint(), results)
+        begin_folder(self.folder, self.fingerprint(), results)
 
     def process(self, device: str, threads: int) -> Command:
         """Return the process that does it."""

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Container, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from mocli.data.files.obsm import read_coordinates
 from mocli.errors import InputError, Interrupted, MocliError
 from mocli.models.registry import traits_of
-from mocli.tasks.benchmark.contender import Contender, others_embedding, placed
+from mocli.tasks.benchmark.contender import Contender, placed
 from mocli.tasks.benchmark.controls import BEST, UNCORRECTED, controls
 from mocli.tasks.benchmark.figures import CHANCE, REAL_CELLS, costs, figures, loss_ratios
-from mocli.tasks.benchmark.peers import costs_of
-from mocli.tasks.benchmark.processes import Processes
+from mocli.tasks.benchmark.ground import Ground
+from mocli.tasks.benchmark.options import BenchmarkOptions
+from mocli.tasks.benchmark.page import pictures
+from mocli.tasks.benchmark.peers import PeerRun, PeersWork, costs_of
+from mocli.tasks.benchmark.processes import Job, Processes
+from mocli.tasks.benchmark.runs import Training
 from mocli.tasks.benchmark.scorer import Scorer
 from mocli.tasks.benchmark.table import (
     Record,
@@ -24,30 +30,48 @@ from mocli.tasks.benchmark.table import (
     rankings,
     write_table,
 )
+from mocli.tasks.run.request import Request
+from mocli.tasks.run.run import Run
 from mocli.tasks.score.clusterings import written_agreement
 from mocli.tasks.trained.record import describe_inputs
 from mocli.types import Task
-
-if TYPE_CHECKING:
-    from collections.abc import Container, Sequence
-    from pathlib import Path
-
-    from mocli.tasks.benchmark.ground import Ground
-    from mocli.tasks.benchmark.options import BenchmarkOptions
-    from mocli.tasks.benchmark.peerrun import PeerRun
-    from mocli.tasks.benchmark.peers import PeersWork
-    from mocli.tasks.benchmark.processes import Job
-    from mocli.tasks.benchmark.runs import Training
-    from mocli.tasks.run.request import Request
-    from mocli.tasks.run.run import Run
 
 SHUFFLED = "shuffled"
 """The control that knows nothing."""
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What a benchmark measured.
+
+    Attributes
+    ----------
+    records
+        What the table says, a line each.
+    shown
+        Contenders that the report draws: controls, embeddings, and the first seed of every model and peer.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    shown: list[Contender] = field(default_factory=list)
+
+    def add(self, c: Contender, scores: dict[str, Any], *, show: bool) -> None:
+        """Take in the scores of a contender."""
+        self.records.extend(
+            Record.of(Task.INTEGRATE, c.name, c.kind, c.seed, c.study, key, entry)
+            for key, entry in scores.items()
+        )
+        if show:
+            self.shown.append(c)
+
+    def shows(self, name: str, kind: str) -> bool:
+        """Whether a contender of that name and kind is drawn already."""
+        return any(c.name == name and c.kind == kind for c in self.shown)
+
+
+@dataclass(frozen=True, eq=False)
 class Benchmark:
-    """One benchmark, from its runs to its report.
+    """One benchmark: its data, and every run that it compares.
 
     Attributes
     ----------
@@ -57,54 +81,47 @@ class Benchmark:
         Task, model and why it cannot be had.
     peers
         Runs of other tools.
-    records
-        What the table says, a line each.
-    shown
-        Contenders that the report draws: controls, embeddings, and the first seed of every model and peer.
+    others
+        Embeddings of other tools.
     """
 
     run: Run
     request: Request
     options: BenchmarkOptions
     ground: Ground
-    planned: list[Training]
-    skipped: list[tuple[Task, str, str]]
+    planned: Sequence[Training]
+    skipped: Sequence[tuple[Task, str, str]]
     peers: PeersWork
     folder: Path
-    records: list[Record] = field(default_factory=list)
-    shown: list[Contender] = field(default_factory=list)
-    reused: list[str] = field(default_factory=list)
-    _others: list[Contender] = field(default_factory=list)
+    others: Sequence[Contender]
 
-    def read_others(self) -> None:
-        """Read the embeddings of other tools, before hours of training find out that one is no good."""
+    def left_out(self) -> list[Record]:
+        """Say which models and peers are left out."""
+        records = []
         for task, model, reason in self.skipped:
             self.run.say(f"leaves out {model} for {task}: it {reason}")
-            self.records.append(Record(task.value, model, "model", None, "", "skipped", note=f"it {reason}"))
+            records.append(Record(task.value, model, "model", None, "", "skipped", note=f"it {reason}"))
         for peer, reason in self.peers.skipped:
             self.run.say(f"leaves out the peer {peer.name}: it {reason}")
             of = (Task.INTEGRATE.value, peer.name, "peer", None, "")
-            self.records.append(Record(*of, "skipped", note=f"it {reason}"))
-        inputs = [str(text) for text in self.request.data.inputs]
-        self._others = [others_embedding(text, inputs, self.ground) for text in self.options.embedding]
+            records.append(Record(*of, "skipped", note=f"it {reason}"))
+        return records
 
-    def train(self) -> None:
-        """Run what is not there yet."""
+    def train(self) -> list[Record]:
+        """Run what is not there yet, and return the failures."""
         fresh = self.request.run.resume == "never"
         every: list[Training | PeerRun] = [*self.planned, *self.peers.runs]
-        self.reused = [] if fresh else [job.name for job in every if job.finished()]
-        if self.reused:
-            self.run.say(
-                f"{len(self.reused)} of {len(every)} runs are there already: {', '.join(self.reused)}"
-            )
-        there = set(self.reused)
+        there = [] if fresh else [job.name for job in every if job.finished()]
+        if there:
+            self.run.say(f"{len(there)} of {len(every)} runs are there already: {', '.join(there)}")
         todo = [t for t in self.planned if t.name not in there]
         threads = self.request.run.threads or max(1, int(self._threads()) // self.options.jobs)
-        processes = Processes(
-            self.options.jobs, self.options.devices or (self.request.run.device,), threads, self.run.say
-        )
+        devices = self.options.devices or (self.request.run.device,)
+        processes = Processes(self.options.jobs, devices, threads, self.run.say)
+        failures: list[Record] = []
         try:
-            failed = self._run(processes, [t for t in todo if t.parent is None], self._ready_peers(there))
+            peers = self._ready_peers(there, failures)
+            failed = self._run(processes, [t for t in todo if t.parent is None], peers, failures)
         finally:
             self.peers.tidy()
         # those that take another run's model wait for it
@@ -114,44 +131,50 @@ class Benchmark:
                 ready.append(training)
                 continue
             training.begin()  # leaves nothing of an earlier model to be scored
-            self._failed(training, f"the run whose model it takes failed: {training.parent.name}")
-        self._run(processes, ready, [])
+            reason = f"the run whose model it takes failed: {training.parent.name}"
+            failures.append(self._failed(training, reason))
+        self._run(processes, ready, [], failures)
+        return failures
 
-    def _run(self, processes: Processes, trainings: Sequence[Training], peers: Sequence[PeerRun]) -> set[str]:
-        """Run them and return the names of those that failed."""
+    def _run(
+        self,
+        processes: Processes,
+        trainings: Sequence[Training],
+        peers: Sequence[PeerRun],
+        failures: list[Record],
+    ) -> set[str]:
+        """Run them, add failures, and return the names of those that failed."""
         jobs: list[Job] = [*trainings, *peers]
         codes = processes.run(jobs) if jobs else {}
-        for training in trainings:
-            if codes[training.name] != 0:
-                self._failed(training, failure(training, codes[training.name]))
-        for run in peers:
-            if codes[run.name] != 0 or run.answer() is None:
-                self._failed_peer(run, last_words(run.folder, codes[run.name]))
+        failures += [self._failed(t, failure(t, codes[t.name])) for t in trainings if codes[t.name] != 0]
+        failures += [
+            self._failed_peer(run, last_words(run.folder, codes[run.name]))
+            for run in peers
+            if codes[run.name] != 0 or run.answer() is None
+        ]
         return {name for name, code in codes.items() if code != 0}
 
-    def _ready_peers(self, there: Container[str]) -> list[PeerRun]:
+    def _ready_peers(self, there: Container[str], failures: list[Record]) -> list[PeerRun]:
         """Return the runs of peers that are still to do, with their data written."""
         todo = [run for run in self.peers.runs if run.name not in there]
-        if todo:
-            for run in {r.peer.name: r for r in todo}.values():
-                tool = f"{run.peer.package} {run.version}, licence: {run.peer.licence}"
-                self.run.say(f"writing the data for {run.peer.name} ({tool})")
+        for run in {r.peer.name: r for r in todo}.values():
+            tool = f"{run.peer.package} {run.version}, licence: {run.peer.licence}"
+            self.run.say(f"writing the data for {run.peer.name} ({tool})")
         failed = self.peers.write_data(todo)
         for run in todo:
             if run.peer.name in failed:
                 run.begin()  # leaves nothing of an earlier run to be scored
-                self._failed_peer(run, failed[run.peer.name])
+                failures.append(self._failed_peer(run, failed[run.peer.name]))
         return [run for run in todo if run.peer.name not in failed]
 
-    def _failed(self, training: Training, reason: str) -> None:
+    def _failed(self, training: Training, reason: str) -> Record:
         self._warn_of(training, reason)
         of = (training.task.value, training.model, "model", training.seed, training.study)
-        self.records.append(Record(*of, "failed", note=reason))
+        return Record(*of, "failed", note=reason)
 
-    def _failed_peer(self, run: PeerRun, reason: str) -> None:
+    def _failed_peer(self, run: PeerRun, reason: str) -> Record:
         self._warn_of(run, reason)
-        of = (Task.INTEGRATE.value, run.peer.name, "peer", run.seed, "")
-        self.records.append(Record(*of, "failed", note=reason))
+        return Record(Task.INTEGRATE.value, run.peer.name, "peer", run.seed, "", "failed", note=reason)
 
     def _warn_of(self, job: Job, reason: str) -> None:
         said = job.folder / "stderr.txt"
@@ -160,33 +183,55 @@ class Benchmark:
     def _threads(self) -> int:
         return int((self.run.report.device or {}).get("threads") or 1)
 
-    def score(self) -> None:
+    def score(self) -> Scores:
         """Score controls, models and the embeddings of others."""
         scorer = Scorer(
             self.ground, self.folder / "scores", seed=self.request.run.seed, device=str(self.run.device)
         )
-        if Task.INTEGRATE in self.options.tasks or self._others or self.peers.runs:
-            self._score_all(scorer)
+        scores = Scores()
+        if Task.INTEGRATE in self.options.tasks or self.others or self.peers.runs:
+            self._score_embeddings(scorer, scores)
+            self._score_peers(scorer, scores)
+            self._score_models(scorer, scores)
+        records = scores.records
         for training in self.planned:
             report = training.report()
             if report is None or report["status"] != "ok":
                 continue
-            self.records += costs(training, report)
-            self.records += figures(training, report, self.records)
-        self.records += loss_ratios(self.records)
+            records += costs(training, report)
+            records += figures(training, report, records)
+        records += loss_ratios(records)
         if scorer.reused:
             self.run.say(f"{scorer.reused} scores were there already")
+        return scores
 
-    def _score_all(self, scorer: Scorer) -> None:
+    def _score_embeddings(self, scorer: Scorer, scores: Scores) -> None:
         for control in controls(self.ground, seed=self.request.run.seed):
             self.run.say(f"scoring {control.title}")
-            self._add(control, scorer.score(control, uncorrected=control.name == UNCORRECTED))
-            self.shown.append(control)
-        for other in self._others:
+            entries = scorer.score(control, uncorrected=control.name == UNCORRECTED)
+            scores.add(control, entries, show=True)
+        for other in self.others:
             self.run.say(f"scoring {other.name}")
-            self._add(other, scorer.score(other))
-            self.shown.append(other)
-        self._score_peers(scorer)
+            scores.add(other, scorer.score(other), show=True)
+
+    def _score_peers(self, scorer: Scorer, scores: Scores) -> None:
+        for run in self.peers.runs:
+            told = run.answer()
+            if told is None:
+                continue
+            try:
+                contender = run.contender(self.ground)
+            except Interrupted:
+                raise
+            except MocliError as error:
+                scores.records.append(self._failed_peer(run, error.message))
+                continue
+            self.run.say(f"scoring {run.name}")
+            entries = scorer.score(contender)
+            scores.add(contender, entries, show=not scores.shows(run.peer.name, "peer"))
+            scores.records.extend(costs_of(run, told))
+
+    def _score_models(self, scorer: Scorer, scores: Scores) -> None:
         for training in self.planned:
             if training.task is not Task.INTEGRATE or not training.output.exists():
                 continue
@@ -198,28 +243,10 @@ class Benchmark:
                 self.run.warn(f"{training.name} cannot be scored: {error.message}")
                 continue
             self.run.say(f"scoring {training.name}")
-            own = written_agreement(training.output, training.model, self.ground.bundle)
-            self._add(contender, scorer.score(contender) | own)
-            if not training.study and training.model not in {c.name for c in self.shown if c.kind == "model"}:
-                self.shown.append(contender)
-
-    def _score_peers(self, scorer: Scorer) -> None:
-        for run in self.peers.runs:
-            told = run.answer()
-            if told is None:
-                continue
-            try:
-                contender = run.contender(self.ground)
-            except Interrupted:
-                raise
-            except MocliError as error:
-                self._failed_peer(run, error.message)
-                continue
-            self.run.say(f"scoring {run.name}")
-            self._add(contender, scorer.score(contender))
-            self.records += costs_of(run, told)
-            if run.peer.name not in {c.name for c in self.shown if c.kind == "peer"}:
-                self.shown.append(contender)
+            entries = scorer.score(contender)
+            entries |= written_agreement(training.output, training.model, self.ground.bundle)
+            show = not training.study and not scores.shows(training.model, "model")
+            scores.add(contender, entries, show=show)
 
     def _of_model(self, training: Training) -> Contender:
         path, key = training.output, f"X_{training.model}"
@@ -241,32 +268,20 @@ class Benchmark:
             alone=alone,
         )
 
-    def _add(self, c: Contender, scores: dict[str, Any]) -> None:
-        for key, entry in scores.items():
-            self.records.append(Record.of(Task.INTEGRATE, c.name, c.kind, c.seed, c.study, key, entry))
-
-    def deliver(self) -> None:
+    def deliver(self, records: Sequence[Record], shown: Sequence[Contender]) -> None:
         """Write the table, then the reports."""
         run = self.run
         describe_inputs(run, self.ground.whole, {})
         answers, bounds = frozenset({BEST, REAL_CELLS}), frozenset({SHUFFLED, CHANCE})
-        ranked = rankings(as_figures(self.records, answers=answers, bounds=bounds))
-        write_table(run.paths.output, [*ranking_records(ranked), *self.records])
-        describe_rankings(run, self.records, ranked)
+        ranked = rankings(as_figures(records, answers=answers, bounds=bounds))
+        write_table(run.paths.output, [*ranking_records(ranked), *records])
+        describe_rankings(run, records, ranked)
         peers = self.peers.table()
         if peers is not None:
             run.report.tables["peers"] = peers
-        n = len({(r.task, r.method) for r in self.records})
-        run.add_output(run.paths.output, f"{len(self.records):,} figures of {n} methods", first=True)
-        if run.paths.html is not None:
-            from mocli.report import html
-            from mocli.tasks.benchmark.page import page
-
-            run.say("drawing the report")
-            html.write(run.paths.html, page(self, ranked))
-            run.add_output(run.paths.html, "the report to read")
-        for record in run.report.outputs:
-            run.say(f"wrote {record['path']}: {record['what']}")
+        n = len({(r.task, r.method) for r in records})
+        run.add_output(run.paths.output, f"{len(records):,} figures of {n} methods", first=True)
+        run.finish(lambda: pictures(records, ranked, shown, self.ground, seed=self.request.run.seed))
 
 
 def failure(training: Training, code: int) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -211,14 +210,13 @@ def test_the_page_sets_what_studies_cost_beside_the_benchmark_itself():
 
     half = "fraction=0.5"
     records = [record("", "train_s", 4.0), record(half, "train_s", 2.0), record(half, "loss_ratio", 1.5)]
-    work = SimpleNamespace(records=[*records, record(half, "steps", 9.0)])
-    assert benchpage.costs(work, studies=False) == {"Training, s": {"a, impute": [4.0]}}
-    assert benchpage.costs(work, studies=True) == {
+    records.append(record(half, "steps", 9.0))
+    assert benchpage.costs(records, studies=False) == {"Training, s": {"a, impute": [4.0]}}
+    assert benchpage.costs(records, studies=True) == {
         "Training, s": {"a, impute, all": [4.0], "a, impute, fraction=0.5": [2.0]},
         "Held-out loss over that of the run without a study": {"a, impute, fraction=0.5": [1.5]},
     }
-    plain = SimpleNamespace(records=records[:1])
-    assert benchpage.costs(plain, studies=True) == {}
+    assert benchpage.costs(records[:1], studies=True) == {}
 
 
 def test_shares_of_cells_need_something_to_impute(paired, tmp_path):

@@ -20,8 +20,7 @@ from mocli.peers.registry import available_peers
 from mocli.tasks.benchmark.ground import prepare_ground
 from mocli.tasks.benchmark.interpreter import Interpreter, find_interpreter
 from mocli.tasks.benchmark.peerdata import PeerData
-from mocli.tasks.benchmark.peerrun import PeerRun
-from mocli.tasks.benchmark.peers import PeersWork
+from mocli.tasks.benchmark.peers import PeerRun, PeersWork
 from mocli.tasks.benchmark.processes import Processes
 from mocli.tasks.benchmark.runs import Training
 from mocli.tasks.benchmark.work import last_words
