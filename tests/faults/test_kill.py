@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mocli.__main__ import main
@@ -107,6 +108,45 @@ def test_a_run_stopped_again_and_again_ends_where_an_undisturbed_one_does(argume
     assert text.count("resumed at step") == len(SIGNALS)
     assert "signal 15 received" in text
     assert not checkpoint.parent.exists()
+
+
+def words_of(model, paired, folder, steps):
+    folder.mkdir(exist_ok=True)
+    files = [str(paired / "data.h5mu"), "--pairing", "paired", "-m", model, "-o", str(folder / "o.h5mu")]
+    run = ["--threads", "1", "--device", "cpu", "--checkpoint-every", "0.05s", "--max-steps", str(steps)]
+    return ["integrate", *files, *run, "--no-html", "--no-metrics", "-s", "n_hidden=16", "--n-latent", "4"]
+
+
+@pytest.mark.parametrize("model", ["multigrate", "multidgd", "sccross"])
+def test_every_model_takes_its_own_checkpoint(model, paired, tmp_path):
+    """With the parameters of a real run, some of which JSON changes."""
+    assert main(words_of(model, paired, tmp_path / "whole", 40)) == 0
+    words = words_of(model, paired, tmp_path / "stopped", 40)
+    assert main([*words, "--max-time", "0.001s"]) == 138
+    assert main(words) == 0
+    reports = [report_of(tmp_path / name) for name in ("whole", "stopped")]
+    assert reports[1]["training"]["resumed_from_step"] is not None
+    first, second = (r["determinism"]["latent_sha256"] for r in reports)
+    assert first == second
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["multigrate", "multidgd", "sccross"])
+def test_every_model_survives_kills_at_twelve_moments(model, paired, tmp_path):
+    steps = 1500
+    assert main(words_of(model, paired, tmp_path / "whole", steps)) == 0
+    expected = report_of(tmp_path / "whole")["determinism"]["latent_sha256"]
+    for moment, wait in enumerate(np.random.default_rng(0).uniform(0, 1.5, 12)):
+        folder = tmp_path / f"kill{moment}"
+        words = words_of(model, paired, folder, steps)
+        checkpoint = folder / "o.ckpt" / "checkpoint.safetensors"
+        process = start(words)
+        wait_for(process, checkpoint.exists)
+        time.sleep(wait)
+        stop(process, signal.SIGKILL)
+        if not (folder / "o.h5mu").exists():
+            assert main(words) == 0
+        assert report_of(folder)["determinism"]["latent_sha256"] == expected
 
 
 def test_a_checkpoint_of_another_run_is_refused_by_field(arguments, tmp_path, capsys):

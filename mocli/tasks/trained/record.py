@@ -148,6 +148,11 @@ def describe_training(
     frozen: dict[str, Any] | None = None,
 ) -> None:
     """Record what training did, on that many rows of all modalities, and what it started from."""
+    if done.slowed:
+        run.warn(
+            f"{done.slowed['reason']} once in phase '{done.slowed['phase']}', which was trained again with a "
+            "tenth of the learning rates: look for extreme values in the input"
+        )
     run.report.training = {
         "phases": done.phases,
         "steps": done.steps,
