@@ -191,7 +191,6 @@ def fingerprint_of(
     run: Run, request: Request, plan: Plan, prepared: Prepared, params: object
 ) -> dict[str, Any]:
     """Return what tells this training apart: its options, and the contents of what they name."""
-    edges = [(e.source, e.target, e.source_index, e.target_index, e.weight, e.sign) for e in plan.edges]
     sets = [(name, m.data, m.indices, m.indptr) for name, m in sorted(prepared.bundle.sets.items())]
     facts = {
         "options": request.identity,
@@ -202,12 +201,18 @@ def fingerprint_of(
         "links": [record["sha256"] for record in run.report.links],
         "sets": [_hash(*memberships) for memberships in sets],
         # a table from standard input has no file, and other columns of var match other features
-        "matched": [*(_hash(*edge) for edge in edges), *(m.text for m in plan.matrices)],
+        "matched": matches(plan),
         "model": plan.traits.name,
         "params": as_dict(params),
         "mocli": __version__,
     }
     return {key: plain(value) for key, value in facts.items()}
+
+
+def matches(plan: Plan) -> list[str]:
+    """Return what tells apart which features are linked."""
+    edges = [(e.source, e.target, e.source_index, e.target_index, e.weight, e.sign) for e in plan.edges]
+    return [*(_hash(*edge) for edge in edges), *(m.text for m in plan.matrices)]
 
 
 def _hash(*parts: Any) -> str:

@@ -189,7 +189,7 @@ def test_likelihoods_that_do_not_fit_are_refused_with_what_would(run, files, tmp
     two = (files / "rna.h5ad", files / "prot.h5ad")
     rna = ad.read_h5ad(files / "rna.h5ad")
     log = rna.layers["log"].toarray()
-    with pytest.raises(UsageError, match="no value for --likelihood"):
+    with pytest.raises(UsageError, match="--likelihood does not accept"):
         run(*two, likelihood={"rna": "binomial"})
     with pytest.raises(UsageError, match="does not take rna values for ziln") as error:
         run(*two, likelihood={"rna": "ziln"})

@@ -227,12 +227,12 @@ def files(tmp_path):
 
 
 def test_a_column_becomes_codes_and_unknown_is_no_label(files):
-    (labels,) = read_labels(files, TransferOptions.of("cell_type", 0.5))
+    (labels,) = read_labels(files, TransferOptions(("cell_type",)))
     assert labels.levels == ("B", "T")
     assert list(labels.codes["rna"]) == [1, 0, -1, -1]
     assert list(labels.codes["prot"]) == [-1] * 4
     assert "2 of 4 rna cells" in labels.summary
-    (same,) = read_labels(files, TransferOptions.of(["rna:cell_type"], 0.5))
+    (same,) = read_labels(files, TransferOptions(("rna:cell_type",)))
     assert same.name == "cell_type"
 
 
@@ -247,17 +247,8 @@ def test_a_column_becomes_codes_and_unknown_is_no_label(files):
 )
 def test_a_column_that_cannot_be_carried_is_refused(files, column, error, words, hint):
     with pytest.raises(error, match=words) as caught:
-        read_labels(files, TransferOptions.of(column, 0.5))
+        read_labels(files, TransferOptions(tuple(column.split(","))))
     assert hint is None or hint in str(caught.value.hint)
-
-
-def test_options_are_read_from_text_and_lists():
-    assert TransferOptions.of(" a, b,,a ", 1).columns == ("a", "b")
-    assert TransferOptions.of(None, 0).columns == ()
-    assert TransferOptions.of(["a,b"], 0.5).columns == ("a,b",)
-    for wrong in (-0.1, 1.1, float("nan")):
-        with pytest.raises(UsageError, match="between 0 and 1"):
-            TransferOptions.of("a", wrong)
 
 
 # from files to files

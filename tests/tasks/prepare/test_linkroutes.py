@@ -131,13 +131,13 @@ def test_sccross_takes_every_route(demo, tmp_path):
 
 
 def test_a_checkpoint_of_one_route_is_not_that_of_another(demo):
-    from mocli.tasks.trained.train import _matched
+    from mocli.tasks.trained.train import matches
 
     matched = []
     for route in ROUTES:
         data = DataOptions(inputs=inputs(demo), links=[given(demo, route)])
         made = make_plan(data, TrainOptions(model="scmodal"), Task.INTEGRATE, lambda _: None)
-        matched.append([*(_matched(edge) for edge in made.edges), *(m.text for m in made.matrices)])
+        matched.append(matches(made))
     assert matched[0] == matched[1] == matched[2]
     assert len({str(m) for m in matched}) == 3
 

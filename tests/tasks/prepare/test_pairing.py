@@ -44,7 +44,7 @@ def test_what_is_asked_wins():
     assert relate(few, "mosaic").names_mean_cells
     with pytest.raises(InputError, match="there are none"):
         relate([pd.Index(A), pd.Index(B)], "mosaic")
-    with pytest.raises(UsageError, match="no value for --pairing"):
+    with pytest.raises(UsageError, match="--pairing does not accept"):
         relate([pd.Index(A), pd.Index(B)], "unpared")
 
 

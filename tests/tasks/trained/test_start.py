@@ -102,7 +102,7 @@ def test_weights_of_other_features_are_not_taken(train, starts, tmp_path, paired
     done = train("b.h5mu", inputs=inputs, init_from=tmp_path / "a.model", params={"n_pcs": 0}, seed=3)
     left = {(entry["part"], entry["reason"]) for entry in done.report["training"]["init_from"]["left"]}
     assert left == {("encoders", "of other features"), ("decoders", "of other features")}
-    assert any("rna: features" in w for w in done.report["warnings"])
+    assert any("rna: its features" in w for w in done.report["warnings"])
     saved = weights(tmp_path / "a.model")
     assert (starts[1]["encoders.0.layers.0.weight"] != saved["encoders.0.layers.0.weight"]).any()
     np.testing.assert_array_equal(
