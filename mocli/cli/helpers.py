@@ -135,6 +135,10 @@ def demo(
 
 
 def doctor(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="FILE", help="Files to look at as mocli would; none: this machine"),
+    ] = None,
     *,
     as_json: AsJson = False,
     bench: Annotated[
@@ -146,9 +150,19 @@ def doctor(
         usage("--versions-yml NAME", "Print versions only, as a pipeline's versions.yml under NAME"),
     ] = None,
 ) -> None:
-    """Show versions, devices, memory, threads, file locks, and whether mocli can run here."""
+    """Look at files: what they hold, what mocli would do, what to mend; without any, at this machine.
+
+    For example: mocli doctor rna.h5ad prot.h5ad
+    """
     from mocli.cli import doctor as doctor_facts
 
+    if files:
+        from mocli.cli.look import as_json as prospect_json
+        from mocli.cli.look import as_lines, look_at
+
+        prospect = look_at(files)
+        emit(json.dumps(prospect_json(prospect), indent=2) if as_json else "\n".join(as_lines(prospect)))
+        raise typer.Exit(prospect.exit_code)
     if bench:
         _bench(device, as_json=as_json)
         return

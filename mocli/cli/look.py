@@ -1,0 +1,138 @@
+"""`mocli doctor FILE...`: what files hold, what mocli would do with them, and what stands in the way."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
+from typing import Any
+
+from mocli.data.files.inspect import ModalityFacts, agreeing_names, inspect_modality
+from mocli.errors import MocliError
+from mocli.tasks.prepare.choice import choose
+from mocli.tasks.prepare.pairing import relate
+from mocli.tasks.prepare.plan import open_modalities
+from mocli.tasks.prepare.select import choose_model
+from mocli.tasks.run.options import DataOptions
+from mocli.types import ModalityKind, Pairing, Task, ValueKind
+
+WORDS = {
+    ValueKind.COUNTS: "counts",
+    ValueKind.LOGNORM: "logged values",
+    ValueKind.POSITIVE: "positive values",
+    ValueKind.REAL: "values below zero too",
+}
+MOST_COLUMNS = 4
+
+
+@dataclass
+class Prospect:
+    """What files hold and what would become of them.
+
+    Attributes
+    ----------
+    plan
+        By modality what a run would take; cells, model and command as lines.
+    problems
+        What must be mended first, with how; `exit_code` of the first.
+    """
+
+    modalities: list[ModalityFacts] = field(default_factory=list)
+    where: dict[str, str] = field(default_factory=dict)
+    choices: dict[str, str] = field(default_factory=dict)
+    plan: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    exit_code: int = 0
+
+    def mend(self, error: MocliError) -> None:
+        """Keep what is wrong and how to mend it."""
+        where = f"{error.file}: " if error.file else ""
+        self.problems.append(where + error.message + (f"; {error.hint}" if error.hint else ""))
+        self.exit_code = self.exit_code or error.exit_code
+
+
+def look_at(inputs: Sequence[str]) -> Prospect:
+    """Look at files as `mocli integrate` would; what is wrong is told, not raised."""
+    prospect = Prospect()
+    data = DataOptions(inputs)
+    try:
+        files = open_modalities(data)
+        prospect.modalities = [inspect_modality(file) for file in files]
+    except MocliError as error:
+        prospect.mend(error)
+        return prospect
+    prospect.where = {file.name: file.where for file in files}
+    names = [list(map(str, file.obs.index)) for file in files]
+    relation = relate([file.obs.index for file in files], "auto")
+    prospect.plan.append(f"cells: {relation.pairing} ({relation.reason})")
+    for (i, first), (j, second) in combinations(enumerate(files), 2):
+        exact, bare = agreeing_names(names[i], names[j])
+        if bare > max(exact, 20) and bare > 0.5 * min(first.n_obs, second.n_obs):
+            prospect.plan.append(
+                f"  {bare:,} names of {first.name} and {second.name} agree but for endings such as -1 or "
+                f"samples before the barcode; {exact:,} agree as they are"
+            )
+    unpaired = relation.pairing is Pairing.UNPAIRED
+    try:
+        kinds = [file.kind for file in files]
+        task = Task.INTEGRATE
+        traits, why = choose_model("auto", task=task, pairing=relation.pairing, kinds=kinds, links=unpaired)
+        prospect.plan.append(f"model: {traits.name} ({why})")
+    except MocliError as error:
+        prospect.mend(error)
+        return prospect
+    for file in files:
+        try:
+            chosen = choose(file, data, traits)
+            cut = chosen.n_top is not None and chosen.n_top < file.n_vars
+            top = f", {chosen.n_top:,} most variable features" if cut else ", all features"
+            like = f", likelihood {chosen.likelihood}" if chosen.likelihood else ""
+            prospect.choices[file.name] = f"{chosen.layer.layer}, transform {chosen.transform}{like}{top}"
+        except MocliError as error:
+            prospect.mend(error)
+    prospect.plan += _commands(inputs, prospect.modalities, links=unpaired and traits.uses_links)
+    return prospect
+
+
+def _commands(inputs: Sequence[str], modalities: Sequence[ModalityFacts], *, links: bool) -> list[str]:
+    """Return what to type next."""
+    words = ["mocli", "integrate", *inputs]
+    lines = []
+    if links:
+        genes = ["--gtf", "GENES.gtf"] if any(m.kind is ModalityKind.ATAC for m in modalities) else []
+        lines.append(f"first: {shlex.join(['mocli', 'links', 'build', *inputs, *genes, '-o', 'links.tsv'])}")
+        words += ["--links", "links.tsv"]
+    for option, columns in (("--batch-key", "batches"), ("--label-key", "labels")):
+        known = [set(getattr(m, columns)) for m in modalities]
+        common = [c for c in getattr(modalities[0], columns) if all(c in k for k in known)]
+        words += [option, common[0]] if common else []
+    return [*lines, f"next: {shlex.join([*words, '-o', 'out.h5mu'])}"]
+
+
+def as_lines(prospect: Prospect) -> list[str]:
+    """Return about ten lines a file; the last says `ready`, or what to mend."""
+    lines: list[str] = []
+    for m in prospect.modalities:
+        lines.append(
+            f"{m.name}: {m.n_obs:,} cells x {m.n_vars:,} {m.kind} features, from {prospect.where[m.name]}"
+        )
+        lines.append("  matrices: " + ", ".join(f"{k} ({WORDS[v]})" for k, v in m.matrices.items()))
+        lines.append(f"  features: {m.features}" + (f"; genome {m.genome}" if m.genome else ""))
+        for what, columns in (("batches", m.batches), ("labels", m.labels)):
+            shown = ", ".join(f"{c} ({n})" for c, n in list(columns.items())[:MOST_COLUMNS])
+            lines.append(f"  columns like {what}: {shown or 'none'}")
+        if m.spatial:
+            lines.append("  coordinates in a tissue: obsm spatial")
+        if m.name in prospect.choices:
+            lines.append(f"  would use: {prospect.choices[m.name]}")
+        lines += [f"  look: {doubt}" for doubt in m.doubts]
+    lines += prospect.plan
+    if prospect.problems:
+        return [*lines, "to mend:", *(f"- {problem}" for problem in prospect.problems)]
+    return [*lines, "ready"]
+
+
+def as_json(prospect: Prospect) -> dict[str, Any]:
+    """Return the same as plain values."""
+    return asdict(prospect)

@@ -1,0 +1,151 @@
+"""What a modality of a file holds, looked at and not judged by any model: for a person with new data.
+
+Reads tables and a few hundred rows of each matrix.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from mocli.data.files.contents import look
+from mocli.data.files.hdf5 import open_h5
+from mocli.data.files.modality import ModalityFile
+from mocli.types import ModalityKind, ValueKind
+
+_BATCH = re.compile(
+    r"batch|sample|donor|patient|subject|individual|library|lane|replicate|orig.ident|^run$|^input$"
+)
+_LABEL = re.compile(r"cell.?type|label|annot|cluster|leiden|louvain|subclass|^class|identity|lineage|state")
+_ENDING = re.compile(r"[-_.][0-9]+(?:[-_][0-9]+)*$")
+_BEGINNING = re.compile(r"^[^-_#:]+[-_#:](?=[ACGT]{8,})")
+_STYLES = {
+    "positions": re.compile(r"^[\w.]+[:_-]\d+[:_-]\d+$"),
+    "Ensembl identifiers of human": re.compile(r"^ENSG\d{11}"),
+    "Ensembl identifiers of mouse": re.compile(r"^ENSMUSG\d{11}"),
+    "other Ensembl identifiers": re.compile(r"^ENS[A-Z]*G\d{11}"),
+    "symbols with capitals, as of human": re.compile(r"^[A-Z][A-Z0-9.-]+(?:orf\d+)?$"),
+    "symbols as of mouse": re.compile(r"^[A-Z][a-z0-9.-]+[a-z0-9]$"),
+}
+MOST_LEVELS = 200
+FEWEST_COUNTS = 100
+"""Counts of a barcode below which no cell is behind it."""
+
+
+@dataclass(frozen=True)
+class ModalityFacts:
+    """What a modality holds.
+
+    Attributes
+    ----------
+    matrices
+        What each matrix holds, by its name: `X`, a layer, `raw`.
+    features
+        How features are called, and examples.
+    batches, labels
+        Columns of obs that look like batches or labels of cells, with their number of levels.
+    genome
+        As the file says it; None where it does not.
+    spatial
+        Whether cells have coordinates in a tissue.
+    doubts
+        What looks wrong, a sentence each.
+    """
+
+    name: str
+    kind: ModalityKind
+    n_obs: int
+    n_vars: int
+    matrices: Mapping[str, ValueKind]
+    features: str
+    batches: Mapping[str, int]
+    labels: Mapping[str, int]
+    genome: str | None
+    spatial: bool
+    doubts: tuple[str, ...]
+
+
+def inspect_modality(file: ModalityFile) -> ModalityFacts:
+    """Look at a modality: its tables, and a few hundred rows of each matrix."""
+    matrices = {name: look(file.sample(name)) for name in file.matrices}
+    levels = {str(c): n for c in file.obs.columns if 1 < (n := _n_levels(file.obs[c])) <= MOST_LEVELS}
+    return ModalityFacts(
+        name=file.name,
+        kind=file.kind,
+        n_obs=file.n_obs,
+        n_vars=file.n_vars,
+        matrices=matrices,
+        features=_style(list(map(str, file.var.index))),
+        batches={c: n for c, n in levels.items() if _BATCH.search(c.lower())},
+        labels={c: n for c, n in levels.items() if _LABEL.search(c.lower()) and not _BATCH.search(c.lower())},
+        genome=_genome(file.var),
+        spatial=_is_spatial(file),
+        doubts=tuple(_doubts(file, matrices)),
+    )
+
+
+def agreeing_names(first: Sequence[str], second: Sequence[str]) -> tuple[int, int]:
+    """Return how many cell names agree as they are, and how many would but for endings and beginnings.
+
+    Endings such as `-1` and `_2`, and samples before a barcode, are added by tools that join files.
+    """
+    exact = len(set(first) & set(second))
+    bare = [{_BEGINNING.sub("", _ENDING.sub("", name)) for name in names} for names in (first, second)]
+    return exact, len(bare[0] & bare[1])
+
+
+def _n_levels(column: pd.Series) -> int:
+    if pd.api.types.is_float_dtype(column):
+        return 0  # a number, not a class
+    return int(column.nunique(dropna=True))
+
+
+def _style(names: Sequence[str]) -> str:
+    some = names[:: max(1, len(names) // 500)][:500]
+    shares = {style: np.mean([bool(p.match(name)) for name in some]) for style, p in _STYLES.items()}
+    best = max(shares, key=lambda style: shares[style])
+    style = best if shares[best] > 0.5 else "names"
+    return f"{style}, such as {', '.join(names[:3])}"
+
+
+def _genome(var: pd.DataFrame) -> str | None:
+    for column in ("genome", "Genome"):
+        if column in var:
+            said = [str(g) for g in pd.unique(var[column].dropna()) if str(g)]
+            return ", ".join(said[:3]) or None
+    return None
+
+
+def _is_spatial(file: ModalityFile) -> bool:
+    with open_h5(file.path) as h5:
+        group = h5.get(file.group)
+        return group is not None and "spatial" in (group.get("obsm") or {})
+
+
+def _doubts(file: ModalityFile, matrices: Mapping[str, ValueKind]) -> list[str]:
+    doubts = []
+    counted = [name for name, kind in matrices.items() if kind is ValueKind.COUNTS]
+    if not counted and file.kind in {ModalityKind.RNA, ModalityKind.ATAC}:
+        doubts.append(
+            "no matrix holds counts: give the file with the raw counts, or name what there is normal"
+        )
+    if counted and "counts" not in counted and "X" not in counted:
+        doubts.append(f"counts are in {counted[0]} and not in X: --layer {file.name}={counted[0]} takes them")
+    if counted and file.kind is ModalityKind.RNA:
+        totals = np.asarray(file.sample(counted[0]).sum(axis=1)).ravel()
+        few = float((totals < FEWEST_COUNTS).mean())
+        if few > 0.5:
+            doubts.append(
+                f"{few:.0%} of the barcodes looked at have fewer than {FEWEST_COUNTS} counts: this may be "
+                "the raw matrix, with barcodes that hold no cell"
+            )
+    names = file.obs.index[:1000].astype(str)
+    if all(name.isdigit() for name in names):
+        doubts.append("cells are called by running numbers, which say nothing of cells of other files")
+    if (whole := file.obs.index.duplicated().sum()) > 0:
+        doubts.append(f"{whole:,} cell names are not unique")
+    return doubts

@@ -1,0 +1,98 @@
+"""`mocli doctor FILE...`: what files hold, what would be done with them, what to mend."""
+
+import json
+
+import anndata as ad
+import numpy as np
+import pytest
+from scipy import sparse
+
+from mocli.__main__ import main
+from mocli.cli.look import look_at
+from mocli.data.demo.files import write_demo
+from mocli.data.files.inspect import agreeing_names
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    write_demo(folder, n_cells=80)
+    return folder
+
+
+def doctor(capsys, *words):
+    code = main(["doctor", *map(str, words)])
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    return code, captured.out.splitlines()
+
+
+def test_a_multiome_is_ready(demo, capsys):
+    code, lines = doctor(capsys, demo / "multiome.h5mu")
+    assert (code, lines[-1]) == (0, "ready")
+    assert len(lines) <= 20
+    text = "\n".join(lines)
+    for words in (
+        "rna: 80 cells x 400 rna features",
+        "X (counts)",
+        "positions, such as chr1:",
+        "columns like batches: batch (2)",
+        "columns like labels: cell_type (6)",
+        "cells: paired (all 80 cell names are shared)",
+        "--batch-key batch --label-key cell_type",
+    ):
+        assert words in text
+
+
+def test_unpaired_files_are_told_to_build_links_first(demo, capsys):
+    code, lines = doctor(capsys, demo / "rna.h5ad", demo / "prot.h5ad")
+    assert code == 0
+    assert any(line.startswith("first: mocli links build") for line in lines)
+    assert "--links links.tsv" in lines[-2]
+
+
+def made(folder, name, x, index, **layers):
+    adata = ad.AnnData(sparse.csr_matrix(x.astype(np.float32)))
+    adata.obs_names, adata.var_names = index, [f"ENSG{k:011d}" for k in range(x.shape[1])]
+    for layer, values in layers.items():
+        adata.layers[layer] = sparse.csr_matrix(values.astype(np.float32))
+    adata.write_h5ad(folder / name)
+    return folder / name
+
+
+def test_what_looks_wrong_is_said(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(0.3, (60, 40)) + (rng.random((60, 40)) < 0.02)
+    path = made(tmp_path, "rna.h5ad", np.log1p(counts * 1.7), [str(k) for k in range(60)], umis=counts)
+    code, lines = doctor(capsys, path)
+    text = "\n".join(lines)
+    assert "counts are in umis and not in X: --layer rna=umis" in text
+    assert "Ensembl identifiers of human" in text
+    assert "running numbers" in text
+    assert "raw matrix" in text
+    assert (code, lines[-1] == "ready") in {(0, True), (3, False)}
+
+
+def test_what_stops_a_run_is_to_be_mended(demo, tmp_path, capsys):
+    (tmp_path / "x.h5ad").write_bytes(b"\x89HDF\r\n\x1a\n" + b"\0" * 100)
+    code, lines = doctor(capsys, tmp_path / "x.h5ad")
+    assert code == 3
+    assert lines[0] == "to mend:"
+    assert "x.h5ad" in lines[1]
+    assert doctor(capsys, tmp_path / "absent.h5ad")[0] == 3
+    assert look_at([str(demo / "rna.h5ad")]).problems == []
+
+
+def test_as_json(demo, capsys):
+    main(["doctor", str(demo / "prot.h5ad"), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["modalities"][0]["kind"] == "prot"
+    assert found["modalities"][0]["labels"] == {"cell_type": 6}
+
+
+def test_names_that_agree_but_for_what_tools_add():
+    first = [f"{b}-1" for b in ("ACGTACGTACGT", "TTTTCCCCAAAA", "GGGGACGTACGT")]
+    assert agreeing_names(first, [n.removesuffix("-1") for n in first]) == (0, 3)
+    assert agreeing_names(first, [f"donor1_{n}_2" for n in first]) == (0, 3)
+    assert agreeing_names(first, first) == (3, 3)
+    assert agreeing_names(["cell_1", "cell_2"], ["cell_3", "cell_4"])[0] == 0
