@@ -14,7 +14,14 @@ from mocli.tasks.benchmark.ground import Ground, prepare_ground
 from mocli.tasks.benchmark.options import BenchmarkOptions, PeersAsked
 from mocli.tasks.benchmark.peers import asked_peers, plan_peers
 from mocli.tasks.benchmark.plan import TaskData, trainings
-from mocli.tasks.benchmark.runs import Training, check_parameters, check_sets, check_weights, choose_models
+from mocli.tasks.benchmark.runs import (
+    Training,
+    check_parameters,
+    check_sets,
+    check_weights,
+    choose_models,
+    raise_failed,
+)
 from mocli.tasks.benchmark.study import studies_of
 from mocli.tasks.run.frame import Tell, Verb, perform
 from mocli.tasks.run.paths import Paths
@@ -164,3 +171,4 @@ def _work(request: Request, options: BenchmarkOptions, asked: PeersAsked, run: R
         scores = benchmark.score()
     with run.timed("write"):
         benchmark.deliver([*records, *scores.records], scores.shown)
+    raise_failed(planned, options.models)

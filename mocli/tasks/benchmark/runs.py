@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mocli import __version__
 from mocli.data.files.obs import find_column
 from mocli.data.links.genesets import read_gene_sets
-from mocli.errors import UsageError, did_you_mean
+from mocli.errors import MocliError, UsageError, did_you_mean
 from mocli.models.parameters import params_class
 from mocli.models.registry import available, traits_of
 from mocli.options import declared_in
@@ -170,6 +170,32 @@ class Training:
         if self.output.exists():
             words.append("--force")
         return Command((sys.executable, "-P", "-m", "mocli", *words), own_environment())
+
+
+def raise_failed(planned: Sequence[Training], asked: Sequence[str]) -> None:
+    """End with an error, after all is written, where a model that was asked for has no run that ended well.
+
+    Raises
+    ------
+    MocliError
+        With the kind and exit code of the first failure; where no model was named, only if all failed.
+    """
+    runs = [training for training in planned if not training.study]
+    reports = {training.name: training.report() or {} for training in runs}
+    ended = {training.model for training in runs if reports[training.name].get("status") == "ok"}
+    failed = [model for model in dict.fromkeys(training.model for training in runs) if model not in ended]
+    if not failed or (ended and not set(failed) & set(asked)):
+        return
+    errors = [reports[t.name].get("error") for t in runs if t.model in failed]
+    first = next((error for error in errors if error), None) or {}
+    why = first.get("message", "a run ended without a report")
+    hint = f"{first['hint']}; " if first.get("hint") else ""
+    error = MocliError(
+        f"no run of {', '.join(failed)} ended well: {why}",
+        hint=f"{hint}the table says why of each run, the same command runs again what failed",
+    )
+    error.exit_code, error.kind = first.get("exit_code") or 1, first.get("kind") or "bug"
+    raise error
 
 
 def choose_models(

@@ -14,7 +14,7 @@ import pytest
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 import mocli
-from mocli.errors import InputError, UsageError
+from mocli.errors import InputError, MocliError, UsageError
 
 ROOT = Path(__file__).resolve().parents[3]
 QUICK = {"threads": 1, "device": "cpu", "html": False, "max_steps": 2}
@@ -237,17 +237,21 @@ def test_embeddings_that_do_not_fit_are_refused_before_training(paired, tmp_path
 
 
 def test_a_failing_run_is_a_line_of_the_table(unpaired, tmp_path, tiny):
-    """A likelihood that the model has not: its process fails, the benchmark does not."""
-    done = mocli.benchmark(
-        [unpaired / "rna.h5ad", unpaired / "prot.h5ad"], output=tmp_path / "b.tsv", models="scmodal",
-        links=unpaired / "links.tsv", **{**tiny, "params": {"n_hidden": 16}}, likelihood={"rna": "nb"},
-    )  # fmt: skip
+    """A likelihood that the model has not: the table and the controls are there, and the exit code says it."""
+    with pytest.raises(MocliError, match="no run of scmodal ended well") as caught:
+        mocli.benchmark(
+            [unpaired / "rna.h5ad", unpaired / "prot.h5ad"], output=tmp_path / "b.tsv", models="scmodal",
+            links=unpaired / "links.tsv", **{**tiny, "params": {"n_hidden": 16}}, likelihood={"rna": "nb"},
+        )  # fmt: skip
+    assert caught.value.exit_code in {2, 3}
     (failed,) = [r for r in rows(tmp_path / "b.tsv") if r["status"] == "failed"]
     assert failed["method"] == "scmodal"
     assert failed["note"]
     assert value(rows(tmp_path / "b.tsv"), "cca", "mixing") is not None
-    assert any("failed" in w for w in done.report["warnings"])
-    assert any("there are no labels" in w for w in done.report["warnings"])
+    report = json.loads((tmp_path / "b.report.json").read_text())
+    assert report["status"] == "error"
+    assert any("failed" in w for w in report["warnings"])
+    assert any("there are no labels" in w for w in report["warnings"])
 
 
 def test_studies_run_beside_the_benchmark(unpaired, tmp_path, tiny):
