@@ -237,7 +237,7 @@ def test_embeddings_that_do_not_fit_are_refused_before_training(paired, tmp_path
 
 
 def test_a_failing_run_is_a_line_of_the_table(unpaired, tmp_path, tiny):
-    """A likelihood that the model has not: the table and the controls are there, and the exit code says it."""
+    """A likelihood that the model has not: table and controls are there, and the exit code says it."""
     with pytest.raises(MocliError, match="no run of scmodal ended well") as caught:
         mocli.benchmark(
             [unpaired / "rna.h5ad", unpaired / "prot.h5ad"], output=tmp_path / "b.tsv", models="scmodal",
