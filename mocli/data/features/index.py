@@ -27,7 +27,7 @@ FALLBACKS = {
 }
 
 _AMBIGUOUS = -1
-_NO_INTERVALS = frozenset({ModalityKind.RNA, ModalityKind.PROT, ModalityKind.CYTO})
+NO_INTERVALS = frozenset({ModalityKind.RNA, ModalityKind.PROT, ModalityKind.CYTO})
 _SEVERAL = re.compile(r"\s*[/;,|]\s*")
 _VERSION = re.compile(r"(ENS[A-Z]*\d{6,})\.\d+", re.IGNORECASE)
 _DECORATION = re.compile(
@@ -197,7 +197,7 @@ class FeatureIndex:
         tables: list[tuple[str, Mapping[object, int], Callable[[str], object]]] = [
             ("alias", _unique(pairs), str) for pairs in aliases
         ]
-        if self.features.kind not in _NO_INTERVALS:
+        if self.features.kind not in NO_INTERVALS:
             tables.append(("interval", _unique(self._interval_keys()), parse_interval))
         tables.append(("case", _unique((n.casefold(), p) for n, p in names), str.casefold))
         versioned = _unique((without_version(n), p) for pairs in (names, *aliases) for n, p in pairs)

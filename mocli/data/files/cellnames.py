@@ -7,7 +7,8 @@ the same cells under the same names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -26,6 +27,23 @@ CHANCE = 0.05
 
 SURE = 0.5
 """The same, where the lower bound would make one experiment of two."""
+
+
+AGREE = 0.9
+"""Share of the smaller file's cells that must agree, once names are written alike, to be the same cells."""
+
+_BARCODE = re.compile(r"[ACGT]{10,}")
+_AS_IT_IS = "as it is"
+_SPELLINGS: dict[str, Callable[[str], str]] = {
+    _AS_IT_IS: str,
+    "with its separators made alike": lambda name: re.sub(r"[^0-9A-Za-z]+", "-", name),
+    "without its last ending": lambda name: re.sub(r"[-_.]\d{1,3}$", "", name),
+    "without its endings": lambda name: re.sub(r"([-_.]\d{1,3})+$", "", name),
+    "without what stands before the barcode": lambda name: (
+        name[m.start() :] if (m := _BARCODE.search(name)) else name
+    ),
+    "by its barcode alone": lambda name: m[0] if (m := _BARCODE.search(name)) else name,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +115,73 @@ def tell_apart(
         changed[first][0], notes=tuple(_notes(inputs, experiments, labels, recurring, key))
     )
     return changed
+
+
+def are_running_numbers(names: pd.Index) -> bool:
+    """Whether names of cells merely count them, perhaps with gaps, as where nobody named them."""
+    text = names.astype(str)
+    if not len(text) or not text.str.fullmatch(r"0|[1-9]\d{0,8}").all():
+        return False
+    numbers = text.to_numpy(dtype=np.int64)
+    return bool(np.all(np.diff(numbers) > 0)) and int(numbers[-1]) < 20 * len(numbers) + 100
+
+
+def spell_alike(files: Sequence[ModalityFile]) -> list[ModalityFile]:
+    """Give cells of separate files one name where their names differ in spelling alone.
+
+    Tools add endings (`-1`, `-1_1`), sample prefixes, or write `.` for `-`. Where two files share hardly a
+    name, but nearly all cells once such marks are off, each such name on one cell only, the later file's
+    cells take the names of the earlier. Where fewer agree nothing is changed; either is noted.
+    """
+    named: list[ModalityFile] = []
+    for file in files:
+        renamed = file
+        for other in named:
+            if file.input_key is not None or file.path == other.path:
+                continue
+            renamed = _spelled_as(renamed, other)
+            if renamed.obs is not file.obs:
+                break
+        named.append(renamed)
+    return named
+
+
+def _spelled_as(file: ModalityFile, other: ModalityFile) -> ModalityFile:
+    names, wanted = (pd.Index(f.obs.index.astype(str)) for f in (file, other))
+    smaller = min(len(names), len(wanted))
+    if names.isin(wanted).sum() >= CHANCE * smaller or are_running_numbers(names):
+        return file
+    spelled, wanted_as = (
+        {how: pd.Index([spell(name) for name in index]) for how, spell in _SPELLINGS.items()}
+        for index in (names, wanted)
+    )
+    n, how, how_other = max(
+        (
+            (int(a.isin(b).sum()), how, how_other)
+            for how, a in spelled.items()
+            for how_other, b in wanted_as.items()
+            if a.is_unique and b.is_unique and not are_running_numbers(a)
+        ),
+        key=lambda found: found[0],
+        default=(0, "", ""),
+    )
+    if n < CHANCE * smaller:
+        return file
+    at = wanted_as[how_other].get_indexer(spelled[how])
+    k = int(np.flatnonzero(at >= 0)[0])
+    pair = ((names[k], how), (wanted[at[k]], how_other))
+    changes = " and ".join(f"'{name}' {spelling}" for name, spelling in pair if spelling != _AS_IT_IS)
+    line = f"{n:,} of {smaller:,} cells of {file.name} and {other.name} agree in name, read {changes}: "
+    if n < AGREE * smaller:
+        line += "too few to be taken for the same cells; write the names alike where they are"
+        return replace(file, notes=(*file.notes, line))
+    obs = file.obs.copy()
+    alike = np.where(at >= 0, wanted.to_numpy(object)[at], names.to_numpy(object))
+    obs.index = pd.Index(alike, name=obs.index.name)
+    if not obs.index.is_unique:
+        return file
+    line += f"they are taken for the same cells, named as in {other.name}; if not, add --pairing unpaired"
+    return replace(file, obs=obs, renamed=True, notes=(*file.notes, line))
 
 
 def _changed(

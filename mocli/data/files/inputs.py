@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mocli.data.files.cellnames import tell_apart
+from mocli.data.files.cellnames import spell_alike, tell_apart
 from mocli.data.files.container import open_source
 from mocli.data.files.joined import JoinedModality, join
 from mocli.data.files.modality import ModalityFile
@@ -66,7 +66,7 @@ def gather(
             advice = f"to keep a file's {name} apart, name it: other={last.path}::{last.name}"
             notes = (*notes, f"files with the same modality are joined; {advice}")
         files.append(replace(one, notes=(*notes, *one.notes)))
-    return files
+    return spell_alike(files)
 
 
 def is_said(source: Source, file: ModalityFile) -> bool:

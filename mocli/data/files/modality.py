@@ -52,6 +52,8 @@ class ModalityFile:
     input_key
         Column that mocli added to obs, saying which input a cell is of; None
         where obs is as in the file.
+    renamed
+        Whether cells have other names than in the file.
     notes
         What a user should know of how it was opened, a line each.
     """
@@ -69,6 +71,7 @@ class ModalityFile:
     columns: IntArray | None = field(default=None, repr=False)
     rows: IntArray | None = field(default=None, repr=False)
     input_key: str | None = None
+    renamed: bool = False
     notes: tuple[str, ...] = ()
 
     def by_part(self) -> list[tuple[ModalityFile, IntArray]]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from mocli.data.features.index import FeatureIndex, Features
+from mocli.data.features.index import NO_INTERVALS, FeatureIndex, Features
 from mocli.data.features.intervals import parse_intervals
 from mocli.data.features.proposal import Miss, misses
 from mocli.data.features.proteins import link_genes
@@ -57,8 +57,27 @@ def intervals_of(features: Features) -> pd.DataFrame:
 
 
 def has_places(features: Features) -> bool:
-    """Whether most features are intervals of a genome."""
+    """Whether most features are intervals of a genome; genes and proteins are none, wherever they lie."""
+    if features.kind in NO_INTERVALS:
+        return False
     return 2 * int(intervals_of(features)["chrom"].notna().sum()) > len(features.names)
+
+
+def table_of(genes: Features) -> GeneTable | None:
+    """Return a gene table of the places that genes carry in a column of `var`, as 10x writes them, or None.
+
+    The column has no strand, and in files of 10x it spans the transcription starts alone.
+    """
+    for column, values in genes.aliases.items():
+        places = parse_intervals(values)
+        placed = places["chrom"].notna().to_numpy()
+        if 2 * placed.sum() > len(places):
+            frame = places[placed].assign(
+                gene=np.array(genes.names, dtype=object)[placed], gene_id="", strand="+"
+            )
+            frame = frame.assign(tss=frame["start"]).reset_index(drop=True)
+            return GeneTable(f"var['{column}'] of {genes.modality}", frame)
+    return None
 
 
 def gene_loci(genes: Features, table: GeneTable) -> Loci:

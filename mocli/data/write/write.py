@@ -223,6 +223,7 @@ def _kept_order(added: Sequence[Added]) -> pd.Index | None:
         a.file.path != first.path
         or a.file.format != "h5mu"
         or a.file.input_key is not None
+        or a.file.renamed
         or a.file.group != f"/mod/{a.file.name}"
         or (a.obs_names is not None and not a.names.equals(a.file.obs.index))
         for a in added
@@ -311,8 +312,8 @@ def _copy_modality(added: Added, target: h5py.Group) -> list[Lost]:
         need_group(target, key)
     if file.input_key is not None:
         put_table(target, "obs", file.obs)
-    if added.obs_names is not None:
-        _rename(target, added.obs_names)
+    if added.obs_names is not None or file.renamed:
+        _rename(target, added.names)
     return lost
 
 

@@ -25,7 +25,7 @@ from mocli.tasks.infer.direction import (
     seen_in_training,
     shared_cells,
 )
-from mocli.tasks.prepare.pairing import Relation, relate
+from mocli.tasks.prepare.pairing import Relation, relate_files
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.frame import Tell
 from mocli.tasks.run.request import Request
@@ -88,7 +88,7 @@ def survey(request: Request, asked: ImputeOptions, task: Task, tell: Tell) -> Su
         Inputs, model and options do not fit each other.
     """
     files = open_modalities(request.data)
-    relation = relate([f.obs.index for f in files], request.data.pairing) if len(files) > 1 else None
+    relation = relate_files(files, request.data.pairing) if len(files) > 1 else None
     if asked.from_model is None:
         direction = _between_inputs(asked, files, task)
     else:

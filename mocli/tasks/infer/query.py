@@ -15,7 +15,7 @@ from mocli.data.files.obs import find_column
 from mocli.errors import InputError, UsageError
 from mocli.tasks.infer.align import Aligned, align, find_modality
 from mocli.tasks.prepare.obscolumns import ObsColumn, numbers_of_cells
-from mocli.tasks.prepare.pairing import Relation, index_map, relate
+from mocli.tasks.prepare.pairing import Relation, index_map, relate_files
 from mocli.tasks.run.options import DataOptions
 from mocli.tasks.trained.saved import SavedModel
 from mocli.types import IntArray, ModalityKind, Pairing
@@ -133,7 +133,7 @@ def match_query(
     own = [a.file for a in aligned.values()]
     for note in (note for f in own for note in f.notes):
         say(note)
-    relation = relate([f.obs.index for f in own], data.pairing) if len(own) > 1 else _alone()
+    relation = relate_files(own, data.pairing) if len(own) > 1 else _alone()
     for name, a in aligned.items():
         n = a.n_vars - len(a.absent)
         say(

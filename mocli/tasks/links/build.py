@@ -17,7 +17,7 @@ from mocli.data.features.proposal import Miss, Proposal
 from mocli.data.features.proteins import link_genes, link_panels
 from mocli.data.files.inputs import open_inputs
 from mocli.data.genome.genes import read_genes
-from mocli.data.genome.loci import has_places
+from mocli.data.genome.loci import has_places, table_of
 from mocli.data.genome.near import USES, Reach
 from mocli.data.links.derive import link_names, link_peaks
 from mocli.data.write.outfile import atomic, check_writable
@@ -137,7 +137,7 @@ def build_links(
     _check_reach(reach, mode)
     if mode in PEAK_MODES:
         bases: dict[str, Any] = dict(reach)
-        proposal = _with_peaks(a, b, str(genes), Reach(mode, **bases))
+        proposal = _with_peaks(a, b, genes, Reach(mode, **bases))
     elif mode == "antigen":
         proposal = _with_antigens(a, b)
     else:
@@ -174,7 +174,11 @@ def _choose(mode: str, a: Features, b: Features, *, with_genes: bool) -> str:
             field="--mode",
             found=kinds + ("" if n_places else ", and the features of neither are places in a genome"),
         )
-    if mode in PEAK_MODES and not with_genes:
+    if (
+        mode in PEAK_MODES
+        and not with_genes
+        and all(table_of(f) is None for f in (a, b) if not has_places(f))
+    ):
         raise UsageError(
             "genes are linked to peaks by where they lie",
             field="--gtf",
@@ -206,11 +210,14 @@ def _check_reach(reach: Mapping[str, float], mode: str) -> None:
             )
 
 
-def _with_peaks(a: Features, b: Features, genes: str, reach: Reach) -> Proposal:
-    table = read_genes(genes)
+def _with_peaks(a: Features, b: Features, genes: str | Path | None, reach: Reach) -> Proposal:
     swap = has_places(a)
+    table = table_of(b if swap else a) if genes is None else read_genes(genes)
+    assert table is not None  # checked with the mode
     made = link_peaks(*((b, a) if swap else (a, b)), table, reach)
     notes = (f"{len(table.frame):,} genes from {table.path}", *table.notes, *made.notes)
+    if genes is None:
+        notes += ("no --gtf: genes lie where the data say, on no strand; a gene table tells their bodies",)
     made = replace(made, notes=notes)
     return made.swapped() if swap else made
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from mocli.data.files.cellnames import are_running_numbers
 from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError
 from mocli.parsing import one_of
@@ -26,11 +27,23 @@ class Relation:
     names_mean_cells: bool
 
 
-def relate(names: Sequence[pd.Index], requested: str) -> Relation:
+def relate_files(files: Sequence[ModalityFile], requested: str) -> Relation:
+    """Decide the pairing of opened modalities, see `relate`."""
+    apart = len({f.paths for f in files}) > 1
+    return relate([f.obs.index for f in files], requested, apart=apart)
+
+
+def relate(names: Sequence[pd.Index], requested: str, *, apart: bool = False) -> Relation:
     """Decide the pairing from the cell names of each modality.
 
     Cells are paired if all modalities hold the same names, mosaic if some
     names are shared, unpaired if none are or so few that chance explains them.
+
+    Parameters
+    ----------
+    apart
+        Whether the modalities are in separate files, where running numbers name no cell: they are
+        then taken for the same cells only where that was requested.
     """
     one_of(requested, ["auto", *(p.value for p in Pairing)], "--pairing")
     if len(names) == 1:
@@ -38,6 +51,7 @@ def relate(names: Sequence[pd.Index], requested: str) -> Relation:
         return Relation(Pairing.PAIRED, "there is one modality", names_mean_cells=True)
     n_shared, least = _shared(names)
     by_chance = 0 < n_shared < CHANCE * least
+    numbered = apart and sum(map(are_running_numbers, names)) > 1
     if requested != "auto":
         if requested != Pairing.UNPAIRED and not n_shared:
             raise InputError(
@@ -47,10 +61,16 @@ def relate(names: Sequence[pd.Index], requested: str) -> Relation:
                 hint="make the cell names equal, or use --pairing unpaired",
             )
         # of cells said to be unpaired a few common names are chance; of others they are meant
-        chance = by_chance and requested == Pairing.UNPAIRED
+        chance = (by_chance or numbered) and requested == Pairing.UNPAIRED
         return Relation(Pairing(requested), "as asked", names_mean_cells=bool(n_shared) and not chance)
     if not n_shared:
         return Relation(Pairing.UNPAIRED, "no cell name is shared", names_mean_cells=False)
+    if numbered:
+        reason = (
+            "names of cells are running numbers, which in separate files do not say that cells are the same; "
+            "if they are, add --pairing paired"
+        )
+        return Relation(Pairing.UNPAIRED, reason, names_mean_cells=False)
     if by_chance:
         reason = f"only {n_shared:,} cell names are shared, taken for chance"
         return Relation(Pairing.UNPAIRED, reason, names_mean_cells=False)

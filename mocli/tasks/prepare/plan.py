@@ -22,7 +22,7 @@ from mocli.parsing import one_of
 from mocli.tasks.prepare.choice import Choice, choose
 from mocli.tasks.prepare.links import Linked, find_links
 from mocli.tasks.prepare.obscolumns import Columns
-from mocli.tasks.prepare.pairing import Relation, relate, true_pairs
+from mocli.tasks.prepare.pairing import Relation, relate_files, true_pairs
 from mocli.tasks.prepare.select import choose_model, takes_weights
 from mocli.tasks.run.options import DataOptions, TrainOptions
 from mocli.types import CSR, IntArray, ModalityKind, Pairing, Task
@@ -112,7 +112,7 @@ def make_plan(
         say(f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features from {f.where}")
         for note in f.notes:
             say(note)
-    relation = relate([f.obs.index for f in files], data.pairing)
+    relation = relate_files(files, data.pairing)
     say(f"cells are {relation.pairing} ({relation.reason})")
     why = ""
     if traits is None:
