@@ -156,7 +156,7 @@ def _as_text(audit: "Audit", *, limit: int | None) -> str:
         parts.append(f"{audit.n_repeated:,} rows stand in the table more than once")
     if audit.problems:
         parts.append(_problems(audit.problems, limit=limit))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, audit.verdict()])
 
 
 def _counts(side: "Side") -> tuple[object, ...]:

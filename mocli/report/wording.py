@@ -30,7 +30,7 @@ def count(value: float | None) -> str:
     """Return a whole number with thousands separated; others with up to three significant digits."""
     if value is None:
         return NOTHING
-    return f"{value:,.0f}" if value == int(value) else f"{value:,.3g}"
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:,.3g}"
 
 
 def plural(n: int, one: str, many: str | None = None) -> str:

@@ -9,6 +9,7 @@ import pytest
 from mocli import log
 from mocli.__main__ import main
 from mocli.cli import links as command
+from mocli.data.demo.files import write_demo
 from mocli.tasks.links import build as task
 
 
@@ -127,6 +128,14 @@ def test_check_prints_numbers_and_findings(data, table, capsys):
     assert line.split()[2:4] == ["rna", "CD3Z"]
     assert "nearest: CD3" in line
     assert "repeated" in err
+    assert out.splitlines()[-1] == "look first: rna and prot have few links (2)"
+
+
+def test_check_ends_with_ready_where_a_table_fits(tmp_path, capsys):
+    write_demo(tmp_path / "demo", n_cells=60)
+    files = [tmp_path / "demo" / name for name in ("rna-prot.tsv", "rna.h5ad", "prot.h5ad")]
+    code, out, _ = run(capsys, "links", "check", *files)
+    assert (code, out.splitlines()[-1]) == (0, "ready: the table fits the data")
 
 
 def test_check_as_json(data, table, capsys):

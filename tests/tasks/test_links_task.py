@@ -82,7 +82,7 @@ def test_the_written_table_is_read_back_and_matches(folder, name):
     made = build_links(inputs(folder, "prot", "rna"), output=path)
     text = gzip.decompress(path.read_bytes()).decode() if name.endswith("gz") else path.read_text()
     assert text == made.to_tsv()
-    assert read_links(path).dialect == "canonical"
+    assert read_links(path).dialect == "one column a modality"
     audit = audit_links([path], inputs(folder, "prot", "rna"), log=lambda _: None)
     assert audit.edges[0].n_links == len(made.proposal.weight)
     assert not audit.problems

@@ -68,7 +68,7 @@ def choose_layer(
     elif "counts" in file.layers:
         layer, reason = "counts", "layers['counts'] is there"
     else:
-        layer, reason = "X", "no layer asked for, none called counts"
+        layer, reason = "X", "no layer is called counts"
     values = look(file.sample(layer))
     _refuse_mixed(file, layer, signed=allow_negative)
 

@@ -9,7 +9,7 @@ from mocli.data.features.intervals import parse_interval
 from mocli.errors import InputError
 from mocli.types import ModalityKind
 
-CANONICAL = "canonical"
+CANONICAL = "one column a modality"
 LONG = "long form"
 EDGES = "edge list"
 MAXFUSE = "MaxFuse protein-gene table"

@@ -184,7 +184,7 @@ def match_links(
     indexes = [FeatureIndex(f) for f in features]
     parts: dict[tuple[int, int], list[_Matched]] = defaultdict(list)
     for table in tables:
-        log(f"{table.path}: {len(table.frame):,} links read ({table.dialect})")
+        log(f"{table.path}: {len(table.frame):,} links in the table (columns: {table.dialect})")
         for note in table.notes:
             log(f"{table.path}: {note}")
         for rows in pair_rows(table, indexes, log=log) if len(features) > 1 else ():

@@ -137,8 +137,9 @@ def match_query(
     for name, a in aligned.items():
         n = a.n_vars - len(a.absent)
         say(
-            f"{a.file.name}: {a.file.n_obs:,} cells from {a.file.where}; {n:,} of the {a.n_vars:,} features "
-            f"of the model's '{name}' measured ({n / a.n_vars:.1%}), {a.file.n_vars - n:,} others unused"
+            f"{a.file.name}: {a.file.n_obs:,} cells from {a.file.where}; they have {n:,} of the {a.n_vars:,} "
+            f"features of the model's '{name}' ({n / a.n_vars:.1%}); the model does not take their other "
+            f"{a.file.n_vars - n:,} features"
         )
     if len(own) > 1:
         say(f"cells are {relation.pairing} ({relation.reason})")
@@ -252,9 +253,7 @@ def _codes(
     codes = Codes(key, where[found.codes], levels)
     if added:
         shown = ", ".join(added[:5]) + (", ..." if len(added) > 5 else "")
-        told = (
-            f"obs['{column}']: {len(added):,} of {len(found.levels):,} levels are new to the model ({shown})"
-        )
+        told = f"obs['{column}']: the model does not know {shown} ({len(added):,} of {len(found.levels):,} levels)"
         if is_batch:
             say(told)
         else:

@@ -22,6 +22,8 @@ from mocli.data.transforms.recipe import LinkRecipe, default_transform
 from mocli.errors import UsageError
 from mocli.types import CSR, BoolArray, DoubleArray, IntArray
 
+FEW_LINKS = 10
+MOST_UNMATCHED = 0.5  # of the names of a side
 MANY = 10  # at least so many links, and so many times the median of the side
 _BLOCK = 256 * 2**20  # bytes of a matrix read at once
 FEWEST = 50  # cells in common, below which nothing is said
@@ -104,6 +106,26 @@ class Audit:
     problems: tuple[Problem, ...]
     n_repeated: int
     notes: tuple[str, ...]
+
+    def verdict(self) -> str:
+        """Say in a sentence whether the table can be used, or what to look at first."""
+        doubts = []
+        for edge in self.edges:
+            pair = f"{edge.source.modality} and {edge.target.modality}"
+            if not edge.n_links:
+                doubts.append(f"nothing of {pair} is linked")
+                continue
+            if edge.n_links < FEW_LINKS:
+                doubts.append(f"{pair} have few links ({edge.n_links:,})")
+            for side in (edge.source, edge.target):
+                named = side.n_linked + side.n_unmatched
+                if side.n_unmatched > MOST_UNMATCHED * named:
+                    doubts.append(f"{side.n_unmatched:,} of {named:,} names are not in {side.modality}")
+                if side.n_constant > MOST_UNMATCHED * max(1, side.n_linked):
+                    doubts.append(f"{side.n_constant:,} linked features of {side.modality} are constant")
+            if edge.correlation is not None and edge.correlation <= 0:
+                doubts.append(f"linked features of {pair} do not go together in cells of both")
+        return "look first: " + "; ".join(doubts) if doubts else "ready: the table fits the data"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the audit as plain values, for JSON."""

@@ -18,7 +18,7 @@ def features(modality, names, kind=None, **aliases):
     return Features(modality, ModalityKind(kind or modality), tuple(names), aliases)
 
 
-def table(links, modalities=("rna", "prot"), dialect="canonical"):
+def table(links, modalities=("rna", "prot"), dialect="one column a modality"):
     rows = [(*link, 1.0, 1.0)[:4] if len(link) < 4 else link for link in ((*x, 1.0)[:4] for x in links)]
     frame = pd.DataFrame(rows, columns=["source_feature", "target_feature", "weight", "sign"])
     frame.insert(0, "source_modality", pd.Series([modalities[0]] * len(frame), dtype=object))
@@ -303,7 +303,7 @@ def test_aggregation_is_the_weighted_sum_whatever_the_order_of_rows(chosen, rand
 
     order = list(range(len(rows)))
     random.shuffle(order)
-    shuffled = LinkTable("t.tsv", "canonical", frame.frame.iloc[order].reset_index(drop=True))
+    shuffled = LinkTable("t.tsv", "one column a modality", frame.frame.iloc[order].reset_index(drop=True))
     (other,), _ = match(shuffled, rna, prot)
     again = other.aggregation()
     back = [again.names.index(c) for c in columns]

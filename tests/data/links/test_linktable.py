@@ -23,7 +23,7 @@ CANONICAL = "rna\tprot\tweight\tsign\nITGAX\tCD11c\t1\t1\nCD8A\tCD8\t0.5\t-1\n"
 
 def test_canonical(tmp_path):
     table = read_links(write(tmp_path, CANONICAL))
-    assert table.dialect == "canonical"
+    assert table.dialect == "one column a modality"
     assert table.frame["source_modality"].tolist() == ["rna", "rna"]
     assert table.frame["target_modality"].tolist() == ["prot", "prot"]
     assert pairs(table) == [("ITGAX", "CD11c"), ("CD8A", "CD8")]
@@ -63,7 +63,7 @@ def test_canonical(tmp_path):
 )
 def test_every_writing_of_a_table_is_the_same_table(tmp_path, data):
     table, plain = read_links(write(tmp_path, data)), read_links(write(tmp_path, CANONICAL, "plain.tsv"))
-    assert table.dialect == "canonical"
+    assert table.dialect == "one column a modality"
     assert table.frame.equals(plain.frame)
 
 

@@ -92,7 +92,13 @@ def test_every_route_gives_the_same_losses_and_the_same_latent(runs):
 def test_the_report_says_what_each_route_matched(runs):
     made, _ = runs
     links = {route: result.report["links"][0] for route, result in made.items()}
-    dialects = ["canonical", "positions", "first features", "matrices of obsm", "matrices of obsm"]
+    dialects = [
+        "one column a modality",
+        "positions",
+        "first features",
+        "matrices of obsm",
+        "matrices of obsm",
+    ]
     assert [link["dialect"] for link in links.values()] == dialects
     for route, link in links.items():
         assert (link["source"], link["target"]) == ("rna", "prot")
