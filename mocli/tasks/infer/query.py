@@ -253,7 +253,8 @@ def _codes(
     codes = Codes(key, where[found.codes], levels)
     if added:
         shown = ", ".join(added[:5]) + (", ..." if len(added) > 5 else "")
-        told = f"obs['{column}']: the model does not know {shown} ({len(added):,} of {len(found.levels):,} levels)"
+        n = f"{len(added):,} of {len(found.levels):,} levels"
+        told = f"obs['{column}']: the model does not know {shown}, {n}"
         if is_batch:
             say(told)
         else:
