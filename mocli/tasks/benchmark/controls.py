@@ -9,7 +9,9 @@ import numpy as np
 
 from mocli.data.batches import dense_rows
 from mocli.tasks.benchmark.contender import Contender
+from mocli.tasks.prepare.smoothing import own_places
 from mocli.tasks.score.baselines import component_baseline, link_baselines, unit
+from mocli.tasks.score.wnn import graph_coordinates, weighted_neighbors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,6 +44,8 @@ def controls(ground: Ground, *, seed: int) -> Iterator[Contender]:
         title = "PCA / LSI side by side"
         first = Contender(UNCORRECTED, "control", title, base.definition, joint=joint)
         yield first
+        if len(bundle.modalities) > 1 and bundle.n_cells > 2 and (bundle.rows >= 0).all():
+            yield _weighted_neighbors(ground, seed=seed)
     for link in bundle.links:
         of_edge = "" if len(bundle.links) == 1 else f"[{link.source}-{link.target}]"
         rows = {name: np.arange(bundle.modalities[name].n_obs) for name in link.edge}
@@ -56,6 +60,27 @@ def controls(ground: Ground, *, seed: int) -> Iterator[Contender]:
     best = perfect(ground, seed=seed)
     if best is not None:
         yield best
+
+
+def _weighted_neighbors(ground: Ground, *, seed: int) -> Contender:
+    """Place cells that were measured in every modality by the graph of their weighted nearest neighbours."""
+    bundle = ground.bundle
+    points = [
+        own_places(m, bundle.rows[:, position], seed=seed, standardise=False)
+        for position, m in enumerate(bundle.modalities.values())
+    ]
+    graph = weighted_neighbors(points)
+    shares = ", ".join(
+        f"{name} {w:.2f}" for name, w in zip(bundle.modalities, graph.weights.mean(0), strict=True)
+    )
+    return Contender(
+        "wnn",
+        "control",
+        "weighted nearest neighbours",
+        f"leading eigenvectors of the graph of {graph.neighbors.shape[1]} weighted nearest neighbours "
+        f"(Hao et al. 2021) in the principal components of all modalities; mean weights {shares}",
+        joint=graph_coordinates(graph),
+    )
 
 
 def _linear(link: LinkedFeatures, *, seed: int) -> Iterator[Contender]:

@@ -111,3 +111,10 @@ def test_ranking_is_the_mean_of_aspects_over_means_of_seeds():
 def test_a_metric_that_a_method_has_not_counts_as_the_worst():
     ranking = rank(figures({"a": [0.9], "b": [0.2], "constant": [None]}))
     assert {line.method: line.overall for line in ranking.lines}["constant"] == 0.0
+
+
+def test_cells_measured_in_all_modalities_are_placed_by_weighted_neighbours_too(paired):
+    ground = ground_of(paired, inputs=[str(paired / "data.h5mu")], links=[str(paired / "links.tsv")])
+    found = {c.name: c for c in controls(ground, seed=0)}
+    assert len(found["wnn"].joint) == ground.bundle.n_cells
+    assert "mean weights" in found["wnn"].definition
