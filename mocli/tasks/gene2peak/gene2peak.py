@@ -117,7 +117,10 @@ def _foresee(request: Request, asked: Gene2PeakOptions, tell: Tell) -> None:
     if asked.from_model is not None:
         for f in files:
             tell.say(f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features")
-        tell.say(f"model: {asked.from_model}")
+        # a dry run opens all that the run opens, a model's weights too
+        from mocli.tasks.trained.obtain import load_given
+
+        load_given(tell, request, asked.from_model, Task.GENE2PEAK, files)
         return
     made = foresee_training(request, Task.GENE2PEAK, tell, files)
     way = None

@@ -8,7 +8,6 @@ from functools import partial
 from mocli.tasks.impute.options import ImputeOptions
 from mocli.tasks.impute.survey import survey
 from mocli.tasks.infer.direction import columns_of
-from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.frame import Foresight, Tell, Verb, perform
 from mocli.tasks.run.request import Request, Result, subcommand
 from mocli.tasks.run.run import Run
@@ -37,21 +36,18 @@ def impute(request: Request, asked: ImputeOptions, *, dry_run: bool, command: Se
 
 
 def _foresee(request: Request, asked: ImputeOptions, tell: Tell) -> None:
-    if asked.from_model is None:
-        surveyed = survey(request, asked, Task.IMPUTE, Foresight())
-        source, target = surveyed.direction.source, surveyed.direction.target
-        tell.say(f"denoises {target}" if source == target else f"imputes {target} from {source}")
+    trains = asked.from_model is None
+    surveyed = survey(request, asked, Task.IMPUTE, Foresight() if trains else tell)
+    source, target = surveyed.direction.source, surveyed.direction.target
+    tell.say(f"denoises {target}" if source == target else f"imputes {target} from {source}")
+    if trains:
         for name, out in surveyed.held_out.items():
             if out.any():
                 tell.say(f"keeps {int(out.sum()):,} cells of {name} out of training")
         foresee_training(request, Task.IMPUTE, tell, surveyed.files)
         return
-    files = open_modalities(request.data)
-    for f in files:
+    for f in surveyed.files:
         tell.say(f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features from {f.where}")
-    for note in (note for f in files for note in f.notes):
-        tell.say(note)
-    tell.say(f"model: {asked.from_model}")
 
 
 def _work(request: Request, asked: ImputeOptions, run: Run) -> None:
