@@ -127,8 +127,9 @@ class NonZeros(NamedTuple):
 
 
 class Route(StrEnum):
-    """Through the model's decoder, through a readout fitted to its latent, or whichever is better."""
+    """Through several ways weighed by what they predict, the model's decoder, or a readout of its latent."""
 
     AUTO = "auto"
+    STACK = "stack"
     DECODER = "decoder"
     READOUT = "readout"

@@ -11,7 +11,7 @@ from mocli.metrics import conformal
 from mocli.metrics.conformal import Conformal
 from mocli.metrics.imputation import Detection, FeatureAccuracy, accuracy, detection
 from mocli.nn.neighbors import chunks
-from mocli.types import CSR, DoubleArray, FloatArray, IntArray
+from mocli.types import DoubleArray, FloatArray, IntArray
 
 Predict = Callable[[IntArray], FloatArray]
 See = Callable[[str, IntArray, FloatArray], None]
@@ -222,21 +222,6 @@ def rows_drawn(n: int, *, seed: int) -> IntArray:
     if n <= MAX_CELLS:
         return np.arange(n)
     return np.sort(np.random.default_rng(seed).choice(n, MAX_CELLS, replace=False))
-
-
-def link_columns(aggregation: CSR) -> IntArray:
-    """Return for each feature the linked column that is its own, -1 for none, `(n_vars,)`.
-
-    Parameters
-    ----------
-    aggregation
-        Of the target's side of a link recipe, `(n_vars, n_links)`; the largest weight wins.
-    """
-    found = np.full(aggregation.shape[0], -1, dtype=np.int64)
-    entries = aggregation.tocoo()
-    order = np.argsort(entries.data, kind="stable")
-    found[entries.row[order]] = entries.col[order]
-    return found
 
 
 def blocks_of(n: int, n_vars: int) -> Iterator[slice]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from mocli.data.files.obs import find_column
 from mocli.tasks.impute import accuracy
@@ -123,7 +124,7 @@ def _evaluate(request: Request, work: Imputation, scale: str) -> tuple[Evaluatio
         beside = simple_ways(translation, work.trained, scale, cells, aligned, seed=seed)
     evaluated = accuracy.evaluate(
         lambda columns: readout.measured(x, scale, columns, aligned.absent),
-        lambda columns: translation.predict(cells, scale, columns),
+        partial(translation.of_rows(cells), scale),
         beside,
         n_vars=readout.n_vars,
         n_cells=len(rows),

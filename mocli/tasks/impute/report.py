@@ -12,7 +12,9 @@ from mocli.report.figures import table as rows_table
 from mocli.tasks.impute.check import Checked
 from mocli.tasks.impute.work import Imputation
 from mocli.tasks.infer.decoder import ValueDecoder
+from mocli.tasks.infer.stacking import StackPredictor
 from mocli.tasks.run.run import Run
+from mocli.tasks.trained.stack import WAYS
 from mocli.types import DoubleArray, IntArray
 
 WORST = 200
@@ -26,6 +28,10 @@ _BESIDE = {
     "linked_feature": (
         "linked feature",
         "a feature follows the standardised sum of the features it is linked to; only features with a link",
+    ),
+    "readout": (
+        "readout of the latent",
+        "a regression on the model's latent alone, which is one of the ways that are weighed",
     ),
     "ridge": (
         "ridge from paired cells",
@@ -57,6 +63,9 @@ _STATISTICS: dict[str, tuple[str, Better, str]] = {
 def report_route(run: Run, work: Imputation) -> None:
     """Say by which route values were made, of how many features, and under which batches."""
     columns, predictor = work.columns, work.translation.predictor
+    if isinstance(predictor, StackPredictor):
+        _report_stack(run, predictor, columns)
+        return
     decoder = predictor if isinstance(predictor, ValueDecoder) else None
     decoded = 0 if decoder is None else len(decoder.decoded(columns))
     batch = decoder.batch if decoder is not None else None
@@ -78,6 +87,23 @@ def report_route(run: Run, work: Imputation) -> None:
             f"{len(columns) - decoded:,} of {len(columns):,} features are the readout's: the decoder knows "
             "those that the model was trained on"
         )
+
+
+def _report_stack(run: Run, predictor: StackPredictor, columns: IntArray) -> None:
+    """Say how much each way has to do with the values."""
+    weights = predictor.stack.by_scale["log"].weights[:, columns]
+    leading = np.bincount(weights.argmax(0), minlength=len(WAYS))
+    run.report.tables["route"] = rows_table(
+        "How values were made",
+        "Several ways, each a regression on something else that is known of a cell, weighed feature by "
+        f"feature by what they predict of cells left out; {predictor.stack.n_cells:,} cells were measured in "
+        "both.",
+        ["way", "mean weight", "features that it leads"],
+        [
+            [way, float(f"{weight:.3g}"), int(n)]
+            for way, weight, n in zip(WAYS, weights.mean(1), leading, strict=True)
+        ],
+    )
 
 
 def report_figures(run: Run, work: Imputation, checked: Checked) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 from scipy import sparse
@@ -18,6 +19,13 @@ from mocli.tasks.impute import accuracy
 from mocli.tasks.impute.accuracy import Predict
 from mocli.tasks.infer.align import Aligned
 from mocli.tasks.infer.predictor import of_cells, training_pairs
+from mocli.tasks.infer.stacking import (
+    StackPredictor,
+    cells_of_file,
+    link_columns,
+    link_sides,
+    linked_values,
+)
 from mocli.tasks.infer.translation import Translation
 from mocli.tasks.prepare.smoothing import smooth_links
 from mocli.tasks.score.baselines import unit
@@ -48,6 +56,8 @@ def simple_ways(
     readout, n = translation.readout, len(cells)
     mean, deviation = readout.moments(scale)
     ways: dict[str, Predict] = {"mean": accuracy.mean_baseline(mean, n)}
+    if isinstance(translation.predictor, StackPredictor):
+        ways["readout"] = lambda columns: readout.predict(translation.z[cells], scale, columns)
     linked = _linked(translation, cells)
     if linked is not None:
         ways["linked_feature"] = accuracy.linked_baseline(*linked, mean, deviation)
@@ -59,16 +69,11 @@ def simple_ways(
 
 def _linked(translation: Translation, cells: IntArray) -> tuple[FloatArray, IntArray] | None:
     """Standardised linked features of source cells, and which column is whose."""
-    recipes = translation.saved.link_recipes
-    source, target = translation.source, translation.target
-    if (source, target) in recipes:
-        recipe, other = recipes[source, target]
-    elif (target, source) in recipes:
-        other, recipe = recipes[target, source]
-    else:
+    sides = link_sides(translation.saved, translation.source, translation.target)
+    if sides is None:
         return None
-    values = recipe.apply(translation.aligned(source).read(cells))
-    return dense_rows(values, np.arange(len(cells))), accuracy.link_columns(other.aggregation)
+    x = translation.aligned(translation.source).read(cells)
+    return linked_values(sides[0], x), link_columns(sides[1].aggregation)
 
 
 def _ridge(
@@ -137,7 +142,7 @@ def on_partners(
         trained.latent.by_modality[source][cells],
     )
     batches = None if bundle.batch is None else bundle.batch.codes[bundle.cells_of(source)[cells]]
-    predictor = of_cells(translation.predictor, batches)
+    predict = _of_training(translation, trained, cells, z, batches)
     paired = len(translation.pairs) > 0
     why = "too few cells measured in both were held out" if paired else "no true pairs are known"
     basis = (
@@ -149,7 +154,7 @@ def on_partners(
         parts = []
         for span in chunks(readout.n_vars, accuracy.COLUMNS):
             columns = np.arange(span.start, span.stop)
-            predicted = predictor.predict(z, scale, columns)
+            predicted = predict(scale, columns)
             measured = readout.measured(x, scale, columns)
             floor = readout.floor if scale != "scaled" else None
             parts.append(conformal.fit(predicted, measured, coverage=coverage, floor=floor))
@@ -180,3 +185,16 @@ def partners_by_links(
             known = points[target].any(1)
             return rows[source][near[known]], rows[target][known]
     return None
+
+
+def _of_training(
+    translation: Translation, trained: Trained, rows: IntArray, z: FloatArray, batches: IntArray | None
+) -> Callable[[str, IntArray], FloatArray]:
+    """Return what gives expected values of some training cells of the source; `z` is where they lie."""
+    predictor, source = translation.predictor, translation.source
+    if not isinstance(predictor, StackPredictor):
+        return partial(of_cells(predictor, batches).predict, z)
+    file = next(f for f in trained.plan.files if f.name == source)
+    aligned = translation.aligned(source, file)
+    cells = cells_of_file(translation.saved, source, aligned, rows, z)
+    return partial(predictor.predict, cells)

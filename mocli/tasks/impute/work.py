@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from mocli.data.features.index import features_of
 from mocli.data.files.memory import of_anndata
+from mocli.data.links.edges import EdgeLinks
+from mocli.metrics.conformal import Conformal
 from mocli.tasks.impute.denoise import Denoised
 from mocli.tasks.impute.holdout import without
 from mocli.tasks.impute.options import ImputeOptions
 from mocli.tasks.impute.survey import Survey
 from mocli.tasks.infer.direction import Direction, columns_of, direction_of_model
-from mocli.tasks.infer.predictor import readout_from
+from mocli.tasks.infer.predictor import placed_by, readout_from, training_pairs
+from mocli.tasks.infer.stacking import links_between, stack_from
 from mocli.tasks.infer.translation import Translation
+from mocli.tasks.prepare.links import find_links
 from mocli.tasks.run.frame import Foresight
 from mocli.tasks.run.options import DataOptions
 from mocli.tasks.run.request import Request
@@ -26,7 +31,7 @@ from mocli.tasks.trained.calibration import fitting, load_calibrations
 from mocli.tasks.trained.obtain import obtain
 from mocli.tasks.trained.saved import SavedModel, load_model, write_model
 from mocli.tasks.trained.train import Trained
-from mocli.types import BoolArray, FloatArray, IntArray, Route, Task
+from mocli.types import BoolArray, FloatArray, IntArray, Pairing, Route, Task
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -42,15 +47,36 @@ def obtain_model(
     obtained = obtain(run, request, None, task, without(surveyed.files, surveyed.held_out))
     saved, trained = obtained.saved, obtained.trained
     assert trained is not None
-    source, target = direction.source, direction.target
-    readout = readout_from(
-        trained, saved.readouts[target], source, target, device=run.device, seed=request.run.seed
-    )
+    source, target, seed = direction.source, direction.target, request.run.seed
+    z = placed_by(trained, source, device=run.device, seed=seed)
+    if source == target or z is None:
+        return saved, trained
+    readout = readout_from(trained, saved.readouts[target], source, target, z, seed=seed)
     if readout is not None:
         saved = replace(saved, readouts={**saved.readouts, target: readout})
+    pairs = training_pairs(trained, source, target)
+    paired = surveyed.relation is not None and surveyed.relation.pairing is not Pairing.UNPAIRED
+    stack = None
+    if task is Task.IMPUTE and paired and pairs is not None:
+        with run.timed("stack"):
+            linked = links_between(_edges(request, trained), source, target)
+            stack = stack_from(trained, saved, source, target, z, pairs, linked=linked, seed=seed)
+    if stack is not None:
+        saved = replace(saved, stacks={(source, target): stack})
+        run.say(f"ways from {source} to {target} weighed on {stack.n_cells:,} cells measured in both")
+    if readout is not None or stack is not None:
         write_model(run.paths.model, saved)
         run.add_output(run.paths.model, "the trained model")
     return saved, trained
+
+
+def _edges(request: Request, trained: Trained) -> Sequence[EdgeLinks]:
+    """Return the links that were given, also where the model has no use for them."""
+    plan = trained.plan
+    if plan.edges or not request.data.links:
+        return plan.edges
+    features = features_of(plan.files, var_key=request.data.var_key)
+    return find_links(request.data.links, plan.files, features, lambda _: None).edges
 
 
 def translate(
@@ -120,6 +146,26 @@ class Imputation:
         return self.translation.predict(rows, scale, self.columns)
 
 
+def widened(
+    intervals: Conformal, values: FloatArray, distance: FloatArray | None
+) -> tuple[FloatArray, FloatArray]:
+    """Return the ends of the intervals around values `(n, p)`, further apart for cells that lie far away.
+
+    Parameters
+    ----------
+    distance
+        From the training cells, `(n,)`, 1 for the furthest that are alike; None where it is not known.
+    """
+    lower, upper = intervals.interval(values)
+    far = np.zeros(0, np.int64) if distance is None else np.flatnonzero(distance > 1)
+    if distance is not None and len(far):
+        center, times = values[far], distance[far, None]
+        floor = -np.inf if intervals.floor is None else intervals.floor
+        lower[far] = np.maximum(center - (center - lower[far]) * times, floor)
+        upper[far] = np.maximum(center + (upper[far] - center) * times, floor)
+    return lower, upper
+
+
 @dataclass(frozen=True, eq=False)
 class ImputedValues:
     """Expected values of some features for some cells.
@@ -134,6 +180,9 @@ class ImputedValues:
         Ends of prediction intervals, as `values`; None where the model holds none.
     why
         By which route values were made, and why.
+    distance
+        How far each cell lies from the training cells, `(n_cells,)`: 1 is as far as 99 % of cells like these
+        lie; None where it is not known.
     """
 
     names: tuple[str, ...]
@@ -141,6 +190,7 @@ class ImputedValues:
     lower: FloatArray | None
     upper: FloatArray | None
     why: str
+    distance: FloatArray | None
 
 
 def impute_values(
@@ -190,12 +240,13 @@ def impute_values(
         tell=Foresight(),
     )
     columns = columns_of(features, translation.names, target)
-    values = translation.predict(np.arange(file.n_obs), scale, columns)
+    rows = np.arange(file.n_obs)
+    values, distance = translation.predict(rows, scale, columns), translation.distance(rows)
     lower = upper = None
     if not isinstance(model, SavedModel):
         key = (source, target, scale, translation.predictor.name)
         moments = translation.readout.moments("log")
         calibration = fitting(load_calibrations(Path(model)), key, coverage=None, moments=moments)
         if calibration is not None:
-            lower, upper = calibration.intervals.take(columns).interval(values)
-    return ImputedValues(tuple(translation.names[j] for j in columns), values, lower, upper, why)
+            lower, upper = widened(calibration.intervals.take(columns), values, distance)
+    return ImputedValues(tuple(translation.names[j] for j in columns), values, lower, upper, why, distance)

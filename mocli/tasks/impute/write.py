@@ -16,14 +16,17 @@ from mocli.tasks.impute.accuracy import Evaluation, blocks_of
 from mocli.tasks.impute.check import Checked
 from mocli.tasks.impute.draw import Sampler
 from mocli.tasks.impute.report import report_figures, report_route, tabulate
-from mocli.tasks.impute.work import Imputation
+from mocli.tasks.impute.work import Imputation, widened
 from mocli.tasks.infer.align import Aligned
 from mocli.tasks.infer.decoder import ValueDecoder
+from mocli.tasks.run.frame import Tell
 from mocli.tasks.run.options import OutputOptions
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.record import describe_given
-from mocli.types import IntArray
+from mocli.types import FloatArray, IntArray
 
+LEAST_FAR = 0.02
+"""Share of cells far from the training cells above which the reader is warned: 1 % are by definition."""
 SPOKEN_OF = 1_000_000
 """Values from which the pace of writing is worth a line."""
 
@@ -43,11 +46,16 @@ def deliver(run: Run, output: OutputOptions, work: Imputation, checked: Checked)
     features = feature_table(work, checked)
     obs = translation.source_file.obs.iloc[rows].copy()
     obs["imputed"] = lacks
+    distance = None if work.denoised is not None else translation.distance(rows)
+    if distance is not None:
+        obs["training_distance"] = distance
+        obs["far_from_training"] = distance > 1
+        tell_far(run, obs, distance)
     new = NewModality(
         name=f"{translation.target}_imputed",
         obs=obs,
         var=features,
-        blocks=lambda: _blocks(run, work, checked, rows),
+        blocks=lambda: _blocks(run, work, checked, rows, distance),
         uns=run.provenance(translation.saved.description["model"], translation.saved.model.params),
     )
     written = _write(run, output, work, new)
@@ -98,7 +106,22 @@ def feature_table(work: Imputation, checked: Checked) -> pd.DataFrame:
     return table
 
 
-def _blocks(run: Run, work: Imputation, checked: Checked, rows: IntArray) -> Iterator[Block]:
+def tell_far(tell: Tell, obs: pd.DataFrame, distance: FloatArray) -> None:
+    """Warn of cells that lie further from the training cells than such cells do."""
+    far = np.flatnonzero(distance > 1)
+    if len(far) > LEAST_FAR * len(distance):
+        furthest = far[np.argsort(-distance[far], kind="stable")[:3]]
+        names = ", ".join(f"{obs.index[i]} ({distance[i]:.1f})" for i in furthest)
+        tell.warn(
+            f"{len(far):,} of {len(distance):,} cells lie further from the training cells than 99 % of those "
+            f"do (furthest: {names}): their values are less sure and their intervals wider "
+            "(obs['training_distance'], obs['far_from_training'])"
+        )
+
+
+def _blocks(
+    run: Run, work: Imputation, checked: Checked, rows: IntArray, distance: FloatArray | None
+) -> Iterator[Block]:
     translation, denoised, scale, columns = work.translation, work.denoised, work.asked.scale, work.columns
     intervals = checked.calibration.intervals.take(columns) if checked.calibration else None
     measured: tuple[Aligned, IntArray] | None = None
@@ -112,7 +135,8 @@ def _blocks(run: Run, work: Imputation, checked: Checked, rows: IntArray) -> Ite
     for span in blocks_of(len(rows), len(columns)):
         block: dict[str, Any] = {"X": work.values(rows[span])}
         if intervals is not None:
-            block["lower"], block["upper"] = intervals.interval(block["X"])
+            far = None if distance is None else distance[span]
+            block["lower"], block["upper"] = widened(intervals, block["X"], far)
         if measured is not None:
             aligned, partner = measured
             observed = np.full((span.stop - span.start, len(columns)), np.nan, np.float32)

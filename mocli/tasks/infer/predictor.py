@@ -12,6 +12,7 @@ from mocli.models.base import Encodes, EncodesJointly, Extends
 from mocli.tasks.infer.batch import OPTION, decode_batch
 from mocli.tasks.infer.decoder import ValueDecoder, cannot_decode
 from mocli.tasks.infer.place import infer_places
+from mocli.tasks.infer.stacking import StackPredictor
 from mocli.tasks.trained.featurereadout import FeatureReadout
 from mocli.tasks.trained.saved import SavedModel
 from mocli.tasks.trained.train import Trained
@@ -47,12 +48,12 @@ def choose_predictor(
     batch: str | None,
     device: torch.device,
     warn: Callable[[str], None],
-) -> tuple[Predictor, str]:
+) -> tuple[Predictor | StackPredictor, str]:
     """Return how values are made, and why so.
 
-    Left to mocli, that is a readout fitted to cells placed by the source alone, else the decoder,
-    else the readout there is. On real cells the first was better than the decoder, and the decoder
-    better than a readout fitted to cells placed by all that was measured of them.
+    Left to mocli, that is a stack fitted to cells measured in both, else a readout fitted to cells placed
+    by the source alone, else the decoder, else the readout there is. On real cells each was better than
+    the next.
 
     Parameters
     ----------
@@ -74,6 +75,22 @@ def choose_predictor(
             + (" and counts" if "counts" in readout.by_scale else "")
             + " values",
         )
+    stack = saved.stacks.get((source, target))
+    if route is Route.STACK and stack is None:
+        raise UsageError(
+            f"the model holds no stack of ways from {source} to {target}",
+            field="--route",
+            found="stack",
+            hint=f"train with `mocli impute --from {source} --to {target}` on cells measured in both "
+            f"({FEWEST_PAIRS} or more), or use --route auto",
+        )
+    if stack is not None and (route is Route.STACK or (route is Route.AUTO and batch is None)):
+        why = (
+            "as asked"
+            if route is Route.STACK
+            else "its ways were weighed by what they predict of cells left out"
+        )
+        return StackPredictor(stack, readout), why
     joint = isinstance(saved.model, EncodesJointly)
     fits = not joint or readout.source == source
     if route is Route.AUTO:
@@ -115,24 +132,39 @@ def training_pairs(trained: Trained, source: str, target: str) -> IntArray | Non
     return pairs[target, source][:, ::-1] if (target, source) in pairs else None
 
 
+def placed_by(trained: Trained, source: str, *, device: torch.device, seed: int) -> FloatArray | None:
+    """Return training cells of one modality where new cells measured in it alone lie, `(n_obs, n_latent)`.
+
+    None where a model can place no cell by one modality.
+    """
+    model, bundle = trained.model, trained.prepared.bundle
+    if not isinstance(model, EncodesJointly):
+        return trained.latent.by_modality[source]
+    if isinstance(model, Encodes):
+        return encode_rows(model, source, bundle.modalities[source].features, device)
+    if isinstance(model, Extends):
+        return infer_places(model, bundle.seen_by(source)[0], device=device, seed=seed).z
+    return None
+
+
 def readout_from(
-    trained: Trained, readout: FeatureReadout, source: str, target: str, *, device: torch.device, seed: int
+    trained: Trained, readout: FeatureReadout, source: str, target: str, z: FloatArray, *, seed: int
 ) -> FeatureReadout | None:
     """Fit a readout of the target again, to training cells placed by the source alone, as new cells will be.
 
     None where a place is of one modality anyway, or too few cells were measured in both.
+
+    Parameters
+    ----------
+    z
+        As `placed_by` gives it.
     """
-    model, plan = trained.model, trained.plan
-    if not isinstance(model, EncodesJointly) or not isinstance(model, Encodes | Extends):
+    plan = trained.plan
+    if not isinstance(trained.model, EncodesJointly):
         return None
     pairs = training_pairs(trained, source, target)
     if pairs is None or len(pairs) < FEWEST_PAIRS:
         return None
-    bundle = trained.prepared.bundle
-    if isinstance(model, Encodes):
-        z = encode_rows(model, source, bundle.modalities[source].features, device)
-    else:
-        z = infer_places(model, bundle.seen_by(source)[0], device=device, seed=seed).z
     choice = next(c for c in plan.choices if c.file.name == target)
     # in file order, so that blocks are read in one sweep
     pairs = pairs[np.argsort(pairs[:, 1], kind="stable")]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,10 +17,12 @@ from mocli.tasks.infer.decoder import ValueDecoder
 from mocli.tasks.infer.direction import Direction
 from mocli.tasks.infer.place import place_cells
 from mocli.tasks.infer.predictor import Predictor, choose_predictor, of_cells
+from mocli.tasks.infer.stacking import StackPredictor, cells_of_file, distance_in_latent
 from mocli.tasks.run.frame import Tell
 from mocli.tasks.run.options import DataOptions
 from mocli.tasks.trained.featurereadout import FeatureReadout
 from mocli.tasks.trained.saved import SavedModel
+from mocli.tasks.trained.stack import SourceCells
 from mocli.types import CSR, FloatArray, IntArray, Route
 
 
@@ -49,7 +52,7 @@ class Translation:
     pairs: IntArray
     layers: Mapping[str, str]
     z: FloatArray
-    predictor: Predictor
+    predictor: Predictor | StackPredictor
     batches: IntArray | None = None
 
     @classmethod
@@ -126,10 +129,37 @@ class Translation:
         rows[self.pairs[:, 0]] = self.pairs[:, 1]
         return rows
 
+    def of_rows(self, rows: IntArray) -> Callable[[str, IntArray], FloatArray]:
+        """Return what gives expected values `(n, n_columns)` of some rows of the source.
+
+        It is called with a scale and columns of the target, as often as need be.
+        """
+        if isinstance(self.predictor, StackPredictor):
+            cells = self.cells(rows)
+            return partial(self.predictor.predict, cells)
+        batches = None if self.batches is None else self.batches[rows]
+        return partial(of_cells(self.predictor, batches).predict, self.z[rows])
+
     def predict(self, rows: IntArray, scale: str, columns: IntArray) -> FloatArray:
         """Return expected values of some rows of the source for columns of the target, `(n, n_columns)`."""
-        batches = None if self.batches is None else self.batches[rows]
-        return of_cells(self.predictor, batches).predict(self.z[rows], scale, columns)
+        return self.of_rows(rows)(scale, columns)
+
+    def cells(self, rows: IntArray) -> SourceCells:
+        """Return some rows of the source as a stack sees them."""
+        aligned = self.aligned(self.source)
+        return cells_of_file(self.saved, self.source, aligned, rows, self.z[rows])
+
+    def distance(self, rows: IntArray) -> FloatArray | None:
+        """Return how far some rows of the source lie from the training cells, `(n,)`; None where unknown.
+
+        1 is as far as 99 % of cells like these lie. It is measured in the source's own components where a
+        stack knows them, else in the latent.
+        """
+        stack = self.saved.stacks.get((self.source, self.target))
+        if stack is not None:
+            return stack.distance(self.cells(rows))
+        atlas = self.saved.atlas
+        return None if atlas is None else distance_in_latent(atlas, self.source, self.z[rows])
 
     def measured(self, name: str, rows: IntArray) -> tuple[CSR, IntArray]:
         """Return measured values `(n, n_vars)`, log scale, and the features that the file lacks: 0 there."""

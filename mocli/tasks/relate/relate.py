@@ -12,6 +12,7 @@ import pandas as pd
 from mocli.data.batches import densify
 from mocli.data.genome.vicinity import Vicinity
 from mocli.errors import InputError
+from mocli.tasks.infer.stacking import link_sides
 from mocli.tasks.infer.translation import Translation
 from mocli.tasks.relate.candidates import Candidates
 from mocli.tasks.relate.correlate import FEWEST_CELLS, Relations, correlate, relate
@@ -90,8 +91,10 @@ def relate_features(
         )
     x, absent = translation.measured(source, rows)
 
+    predict = translation.of_rows(rows)
+
     def imputed(columns: IntArray) -> FloatArray:
-        return translation.predict(rows, "log", candidates.columns[columns])
+        return predict("log", candidates.columns[columns])
 
     pairs = candidates.pairs(x, imputed)
     relations = relate(
@@ -139,13 +142,10 @@ def relate_features(
 
 def _linked(translation: Translation, candidates: Candidates) -> Callable[[FeaturePairs], BoolArray] | None:
     """Whether pairs were links in training; None where the two were not linked."""
-    recipes = translation.saved.link_recipes
-    if (translation.source, translation.target) in recipes:
-        source, target = recipes[translation.source, translation.target]
-    elif (translation.target, translation.source) in recipes:
-        target, source = recipes[translation.target, translation.source]
-    else:
+    sides = link_sides(translation.saved, translation.source, translation.target)
+    if sides is None:
         return None
+    source, target = sides
     joined = (abs(target.aggregation).tocsr()[candidates.columns] @ abs(source.aggregation).tocsr().T).tocsr()
     return lambda pairs: np.asarray(joined[pairs.first, pairs.second]).ravel() > 0
 

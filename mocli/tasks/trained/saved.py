@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from mocli.tasks.run.modelfolder import (
 )
 from mocli.tasks.trained.atlas import Atlas
 from mocli.tasks.trained.featurereadout import FeatureReadout
+from mocli.tasks.trained.stack import Stack
 
 DAMAGE = (
     *(KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, MemoryError),
@@ -53,6 +54,7 @@ class SavedModel:
     readouts: Mapping[str, FeatureReadout]
     description: Mapping[str, Any]
     atlas: Atlas | None = None
+    stacks: Mapping[tuple[str, str], Stack] = field(default_factory=dict)
 
     @property
     def modalities(self) -> dict[str, dict[str, Any]]:
@@ -162,8 +164,14 @@ def write_model(folder: Path, saved: SavedModel) -> None:
     if saved.atlas is not None:
         atlas, tensors = saved.atlas.state()
         arrays |= {f"atlas/{k}": v for k, v in tensors.items()}
+    stacks = []
+    for position, ((source, target), stack) in enumerate(saved.stacks.items()):
+        facts, tensors = stack.state()
+        arrays |= {f"stack/{position}/{k}": v for k, v in tensors.items()}
+        stacks.append({"source": source, "target": target, **facts})
     description = {
         **saved.description,
+        "stacks": stacks,
         "params": as_dict(model.params),
         "spec": model.spec(),
         "modalities": modalities,
@@ -262,6 +270,10 @@ def _assembled(description: Mapping[str, Any], arrays: Mapping[str, Any]) -> Sav
         atlas=Atlas.from_state(description["atlas"], _under(arrays, "atlas/"))
         if description.get("atlas")
         else None,
+        stacks={
+            (facts["source"], facts["target"]): Stack.from_state(facts, _under(arrays, f"stack/{i}/"))
+            for i, facts in enumerate(description.get("stacks", ()))
+        },
     )
 
 

@@ -8,6 +8,7 @@ from sklearn.linear_model import Ridge
 from mocli.metrics import conformal
 from mocli.tasks.impute import accuracy as accuracy
 from mocli.tasks.impute.report import _statistics
+from mocli.tasks.infer.stacking import link_columns
 
 N, P = 110, 7
 
@@ -114,7 +115,7 @@ def test_linked_features_on_the_scale_of_the_target():
 
 def test_the_heaviest_link_is_a_features_own():
     aggregation = sparse.csr_matrix(np.array([[0, 0.2, 0.7], [0, 0, 0], [1, 0, 0.5]]))
-    np.testing.assert_array_equal(accuracy.link_columns(aggregation), [2, -1, 0])
+    np.testing.assert_array_equal(link_columns(aggregation), [2, -1, 0])
 
 
 def test_ridge_is_scikit_learns_with_the_penalty_that_predicts_best():

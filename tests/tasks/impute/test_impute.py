@@ -22,6 +22,7 @@ from mocli.tasks.infer.align import align
 from mocli.tasks.run.modelfolder import CALIBRATION
 from mocli.tasks.trained.calibration import load_calibrations
 from mocli.tasks.trained.saved import load_model
+from mocli.tasks.trained.stack import WAYS
 
 ROOT = Path(__file__).resolve().parents[3]
 PARAMS = {"n_hidden": 32, "n_latent": 6, "batch_size": 64}
@@ -125,7 +126,7 @@ def test_paired_cells_are_held_out_predicted_and_compared(paired_run, read, chec
     for statistic in ("pearson", "spearman", "r2"):
         for which in ("median", "worst"):
             assert report["metrics"][f"imputation_{statistic}_{which}[atac->rna]"]["n"] == 30
-    assert set(report["baselines"]) == {"mean", "linked_feature", "ridge"}
+    assert set(report["baselines"]) == {"mean", "readout", "linked_feature", "ridge"}
     assert report["baselines"]["mean"]["metrics"]["imputation_pearson_median[atac->rna]"]["value"] is None
     assert report["metrics"]["interval_coverage[atac->rna]"]["value"] == pytest.approx(
         new.var["coverage"].mean()
@@ -204,7 +205,48 @@ def test_the_report_to_read_has_its_table_and_pictures(paired_run):
     html = output.with_name("out.report.html").read_text()
     for words in ("How well every feature is predicted", "Imputed against measured", table["title"]):
         assert words in html
+    html = re.sub(r"base64,[^\"']+", "", html)
     assert "nan" not in html.lower().split("<h2>results</h2>")[1].split("</section>")[0].replace("nanog", "")
+
+
+def test_values_of_paired_cells_come_from_ways_weighed_by_what_they_predict(paired_run, demo, tmp_path, read):
+    result, output = paired_run
+    ways = {row[0]: row[1] for row in result.report["tables"]["route"]["rows"]}
+    assert list(ways) == list(WAYS)
+    assert all(weight >= 0 for weight in ways.values())
+    assert load_model(output.with_suffix(".model")).stacks.keys() == {("atac", "rna")}
+    key = "imputation_r2_median[atac->rna]"
+    ridge = result.report["baselines"]["ridge"]["metrics"][key]["value"]
+    assert result.report["metrics"][key]["value"] > ridge - 0.01
+    # cells of a query are imputed by what was kept
+    again = impute(
+        [f"{demo / 'multiome.h5mu'}::atac"], from_model=output.with_suffix(".model"), target="rna",
+        output=tmp_path / "q.h5ad", **GIVEN,
+    )  # fmt: skip
+    assert again.report["tables"]["route"] == result.report["tables"]["route"]
+    new, every = filled(read, output, "rna_imputed"), ad.read_h5ad(tmp_path / "q.h5ad")
+    np.testing.assert_allclose(every[new.obs_names].X, new.X, rtol=ROUNDED, atol=ROUNDED)
+
+
+def test_cells_far_from_all_training_cells_are_named_and_less_sure(paired_run, demo, tmp_path, read):
+    cells = read(demo / "multiome.h5mu")["atac"].copy()
+    strange = np.arange(12)
+    x = cells.X.toarray()
+    # peaks of these cells mean others
+    x[strange] = x[strange][:, np.random.default_rng(0).permutation(cells.n_vars)]
+    cells.X = x
+    cells.write_h5ad(tmp_path / "strange.h5ad")
+    result = impute(
+        [f"atac={tmp_path / 'strange.h5ad'}"], from_model=paired_run[1].with_suffix(".model"), target="rna",
+        output=tmp_path / "o.h5ad", **GIVEN,
+    )  # fmt: skip
+    new = ad.read_h5ad(tmp_path / "o.h5ad")
+    far = new.obs["far_from_training"].to_numpy()
+    assert far[strange].mean() > 0.7
+    assert far[12:].mean() < 0.25
+    assert any("lie further from the training cells" in w for w in result.report["warnings"])
+    width = (new.layers["upper"] - new.layers["lower"]).mean(1)
+    assert np.median(width[strange]) > 1.05 * np.median(width[12:])
 
 
 def test_unpaired_cells_get_intervals_from_partners_and_are_told_so(unpaired_run, demo, check_report):
@@ -270,7 +312,7 @@ def test_some_cells_get_what_they_get_among_all(query, unpaired_run, demo, tmp_p
     result, new = query(inputs=[f"rna={tmp_path / 'few.h5ad'}"])
     np.testing.assert_allclose(new.X, ad.read_h5ad(unpaired_run[1]).X[rows], rtol=ROUNDED, atol=1e-5)
     assert result.report["model"]["name"] == "scmodal"
-    assert [p.suffix for p in result.files] == [".log", ".h5ad", ".json"]
+    assert [p.suffix for p in result.files] == [".log", ".h5ad", ".json", ".json"]
     assert not (tmp_path / "query.model").exists()
 
 
@@ -380,7 +422,7 @@ def test_evaluation_of_given_cells(multiome, check_report):
     _, path = multiome(evaluate=True)
     report = check_report(path.with_name("m.report.json"))
     assert report["metrics"]["imputation_pearson_median[atac->rna]"]["n"] == 150
-    assert set(report["baselines"]) == {"mean", "linked_feature"}
+    assert set(report["baselines"]) == {"mean", "readout", "linked_feature"}
     coverage = report["metrics"]["interval_coverage[atac->rna]"]["value"]
     assert 0.88 < coverage < 1
 
@@ -506,15 +548,15 @@ def test_a_write_that_fails_leaves_a_report_and_no_part_of_a_file(query, tmp_pat
 
     original = module._blocks
 
-    def breaks(work, rows):
-        yield next(iter(original(work, rows)))
+    def breaks(*asked):
+        yield next(iter(original(*asked)))
         full()
 
     monkeypatch.setattr(module, "_blocks", breaks)
     monkeypatch.setattr(module, "blocks_of", lambda n, _: (slice(i, min(i + 50, n)) for i in range(0, n, 50)))
     with pytest.raises((OSError, MocliError)):
         query()
-    assert {p.name for p in tmp_path.iterdir()} == {"query.log", "query.report.json"}
+    assert {p.name for p in tmp_path.iterdir()} == {"query.log", "query.report.json", "query_mqc.json"}
     report = json.loads((tmp_path / "query.report.json").read_text())
     assert report["status"] == "error"
     assert report["error"]["exit_code"] == 4
@@ -541,7 +583,7 @@ def test_after_a_failed_write_the_same_command_succeeds(demo, tmp_path, monkeypa
 
 
 def files_in(folder):
-    return {p.name for p in folder.rglob("*")} - {"o.log", "o.report.json"}
+    return {p.name for p in folder.rglob("*")} - {"o.log", "o.report.json", "o_mqc.json"}
 
 
 @pytest.fixture
@@ -551,7 +593,7 @@ def refused(demo, tmp_path, monkeypatch):
     def nothing(*_, **__):
         raise AssertionError("trained before it refused")
 
-    import mocli.tasks.impute.work as module
+    import mocli.tasks.trained.obtain as module
 
     monkeypatch.setattr(module, "train_model", nothing)
 
@@ -656,7 +698,7 @@ def test_counts_of_what_was_no_count(demo, tmp_path):
     a.write_h5ad(tmp_path / "prot.h5ad")
     options = {**QUICK, "max_steps": 3, "links": [demo / "rna-prot.tsv"], "source": "rna", "target": "prot"}
     inputs = [demo / "rna.h5ad", tmp_path / "prot.h5ad"]
-    with pytest.raises(UsageError, match="none can be imputed") as error:
+    with pytest.raises(UsageError, match="cannot be imputed") as error:
         impute(inputs, output=tmp_path / "o.h5ad", scale="counts", **options)
     assert error.value.expected == "log or scaled"
     impute(inputs, output=tmp_path / "o.h5ad", scale="scaled", **options)

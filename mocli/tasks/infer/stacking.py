@@ -1,0 +1,153 @@
+"""Values from a stack of closed-form ways, fitted to training cells that were measured in both modalities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+from mocli.data.batches import dense_rows
+from mocli.data.links.edges import EdgeLinks
+from mocli.data.transforms.recipe import LinkRecipe
+from mocli.nn.neighbors import knn
+from mocli.tasks.infer.align import Aligned
+from mocli.tasks.trained.atlas import Atlas
+from mocli.tasks.trained.featurereadout import FeatureReadout
+from mocli.tasks.trained.saved import SavedModel
+from mocli.tasks.trained.stack import FEWEST_PAIRS, MOST_PAIRS, Linked, SourceCells, Stack, fit_stack
+from mocli.tasks.trained.train import Trained
+from mocli.types import CSR, FloatArray, IntArray
+
+NEAREST = 5
+"""Which nearest training cell tells how far a cell lies from them."""
+
+
+@dataclass(frozen=True, eq=False)
+class StackPredictor:
+    """A stack, on the scales that users ask for."""
+
+    stack: Stack
+    readout: FeatureReadout
+
+    @property
+    def name(self) -> str:
+        """What its calibration is kept under."""
+        return "stack"
+
+    def predict(self, cells: SourceCells, scale: str, columns: IntArray) -> FloatArray:
+        """Return values `(n, n_columns)`; what cannot be negative is not."""
+        values = self.stack.predict(cells, "log" if scale == "scaled" else scale, columns)
+        if self.readout.floor is not None:
+            np.maximum(values, self.readout.floor, out=values)
+        return self.readout.standardised(values, columns) if scale == "scaled" else values
+
+
+def link_sides(saved: SavedModel, source: str, target: str) -> tuple[LinkRecipe, LinkRecipe] | None:
+    """Return how linked features are made of source and of target; None where no links join the two."""
+    recipes = saved.link_recipes
+    if (source, target) in recipes:
+        return recipes[source, target]
+    return recipes[target, source][::-1] if (target, source) in recipes else None
+
+
+def link_columns(aggregation: CSR) -> IntArray:
+    """Return for each feature the linked column that is its own, -1 for none, `(n_vars,)`.
+
+    Parameters
+    ----------
+    aggregation
+        Of the target's side of a link recipe, `(n_vars, n_links)`; the largest weight wins.
+    """
+    columns = np.full(aggregation.shape[0], -1, dtype=np.int64)
+    entries = aggregation.tocoo()
+    order = np.argsort(entries.data, kind="stable")
+    columns[entries.row[order]] = entries.col[order]
+    return columns
+
+
+def linked_values(recipe: LinkRecipe, x: CSR) -> FloatArray:
+    """Return standardised linked features of raw values, `(n, n_links)`."""
+    return dense_rows(recipe.apply(x), np.arange(x.shape[0]))
+
+
+def cells_of_file(
+    saved: SavedModel, source: str, aligned: Aligned, rows: IntArray, z: FloatArray
+) -> SourceCells:
+    """Return some rows of a file as a stack sees them; `z` is of these rows."""
+    values = saved.readouts[source].values(aligned.read(rows), "log")
+    absent = aligned.absent if len(aligned.absent) else None
+    return SourceCells(values, np.asarray(z, np.float32), absent)
+
+
+def distance_in_latent(atlas: Atlas, source: str, z: FloatArray) -> FloatArray | None:
+    """Return how far cells lie from the training cells of a modality, `(n,)`; None for fewer than 50 cells.
+
+    The distance to the fifth nearest, over that within which 99 % of the training cells have theirs.
+    """
+    if source in atlas.alone:
+        known = atlas.alone[source]
+    else:
+        of_source = [k for k, name in enumerate(atlas.groups) if source in name.split("+")]
+        known = atlas.z[np.isin(atlas.group, of_source)]
+    known = known[np.isfinite(known).all(1)]
+    if len(known) < FEWEST_PAIRS:
+        return None
+    rows = np.linspace(0, len(known) - 1, min(len(known), 2_000)).astype(np.int64)
+    usual = knn(known[rows], known, NEAREST + 1)[0][:, -1]
+    reach = float(np.quantile(usual, 0.99)) or 1.0
+    return np.asarray(knn(np.asarray(z, np.float32), known, NEAREST)[0][:, -1] / reach, np.float32)
+
+
+def links_between(edges: Sequence[EdgeLinks], source: str, target: str) -> Linked | None:
+    """Return sums of the source's features that the target's are linked to; None without links."""
+    for edge in edges:
+        if {edge.source, edge.target} == {source, target}:
+            sums = edge.aggregation()
+            sides = sums.source, sums.target
+            own, other = sides if edge.source == source else sides[::-1]
+            return Linked(sparse.csr_matrix(own, dtype=np.float32), link_columns(other))
+    return None
+
+
+def stack_from(
+    trained: Trained,
+    saved: SavedModel,
+    source: str,
+    target: str,
+    z: FloatArray,
+    pairs: IntArray,
+    *,
+    linked: Linked | None,
+    seed: int,
+) -> Stack | None:
+    """Fit a stack to training cells measured in both; None where they are too few.
+
+    Parameters
+    ----------
+    z
+        Training cells of the source where new cells would lie, `(n_obs, d)`.
+    pairs
+        Rows of the same cell in source and target, `(n, 2)`.
+    """
+    if len(pairs) < FEWEST_PAIRS or source not in saved.readouts:
+        return None
+    if len(pairs) > MOST_PAIRS:
+        pairs = pairs[np.random.default_rng(seed).choice(len(pairs), MOST_PAIRS, replace=False)]
+    # in file order, so that rows are read in one sweep
+    pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
+    of = {c.file.name: c for c in trained.plan.choices}
+    x = of[source].file.read(of[source].layer.layer, rows=pairs[:, 0])
+    y = of[target].file.read(of[target].layer.layer, rows=pairs[:, 1])
+    readout = saved.readouts[target]
+    return fit_stack(
+        SourceCells(saved.readouts[source].values(x, "log"), np.asarray(z[pairs[:, 0]], np.float32)),
+        {
+            scale: lambda columns, scale=scale: readout.measured(y, scale, columns)  # type: ignore[misc]
+            for scale in readout.by_scale
+        },
+        n_vars=readout.n_vars,
+        linked=linked,
+        seed=seed,
+    )

@@ -1,0 +1,669 @@
+"""Several closed-form ways from cells of one modality to values of another, weighted feature by feature.
+
+    cells = SourceCells(values, z)                                     # their own values, their latent
+    stack = fit_stack(cells, {"log": measured}, n_vars=..., seed=0)    # from cells measured in both
+    stack.predict(new_cells, "log", columns)                  # expected values of others
+
+A way is a ridge regression on some coordinates of a cell: principal components of its own values, plain and
+standardised; nearness to landmarks in these, which averages over neighbours; nearness in a model's latent;
+or a sum of the features that a feature is linked to. The weights come from what each way predicts of cells
+left out (stacked generalization: Wolpert 1992, doi:10.1016/S0893-6080(05)80023-1; weights that are not
+negative: Breiman 1996, doi:10.1007/BF00117832). Components overfit the cells that they were found in, so that
+they are found anew in every fold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from scipy.optimize import nnls
+
+from mocli.data.batches import densify
+from mocli.data.bundle import FeatureMatrix
+from mocli.data.transforms.components import Components
+from mocli.nn.neighbors import chunks
+from mocli.types import CSR, DoubleArray, FloatArray, IntArray, Json
+
+FEWEST_PAIRS = 50
+"""Cells measured in both, below which nothing is stacked."""
+MOST_PAIRS = 5_000
+"""Cells measured in both that are fitted to; of more, so many drawn at random."""
+N_FEATURES = 3_000
+"""Features with the most excess variance, from which components are made."""
+LEAST_SEEN = 0.01
+"""Share of cells in which a feature has a value, below which no component is made of it."""
+N_COMPONENTS, LEADING = 100, 30
+"""Components, and those in which cells are near each other: later ones are mostly noise."""
+FIRST = 10
+"""Components in which cells of a new type lie away from all others, as far as any tell them apart."""
+N_LANDMARKS, RANK = 500, 100
+WIDTH = 0.5
+"""Over the median squared distance between cells: how fast nearness fades."""
+PENALTIES = 10.0 ** np.arange(-5.0, 1.5, 0.5)
+"""Ridge penalties tried, times the number of cells and the largest variance of a coordinate."""
+POOLED = 300.0
+"""Cells' worth of what all features say together, to which the weights of one feature are drawn."""
+SEEN = 0.97
+"""What is left of the agreement of left-out cells with a latent that was fitted to them among others."""
+LEAST_WEIGHT = 0.2
+"""Sum of the weights of a feature of which no way knows anything for sure: predictions still vary."""
+N_PROBES = 200
+"""Features on which penalties are chosen."""
+BLOCK = 20_000_000
+"""Values of left-out cells held at a time, over all ways."""
+
+LINKED = "linked feature"
+WAYS = (
+    "components",
+    "standardised components",
+    "neighbours",
+    "neighbours, standardised",
+    "latent",
+    LINKED,
+)
+"""Names of the ways, in the order of `Stack.weights`."""
+
+_PARTS = ("coefficients", "intercept", "slope", "weights")
+
+Measured = Callable[[IntArray], FloatArray]
+"""Given columns of the target, the cells' measured values `(n, n_columns)`."""
+
+
+@dataclass(frozen=True, eq=False)
+class SourceCells:
+    """Cells as the ways see them.
+
+    Attributes
+    ----------
+    values
+        Log values of the source `(n, n_source)`, in the model's order.
+    z
+        `(n, d)`, where a model places the cells by the source alone; None without a model.
+    absent
+        Features of the source that these cells were not measured for; they count as the mean.
+    """
+
+    values: CSR
+    z: FloatArray | None = None
+    absent: IntArray | None = None
+
+    def take(self, rows: IntArray) -> SourceCells:
+        """Return some of the cells."""
+        return SourceCells(
+            self.values[rows],
+            None if self.z is None else self.z[rows],
+            self.absent,
+        )
+
+    @property
+    def n(self) -> int:
+        """Number of cells."""
+        return int(self.values.shape[0])
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """Principal components of chosen features, `(n, k)`, the first of variance 1.
+
+    Attributes
+    ----------
+    columns
+        `(c,)`.
+    scale
+        `(c,)`, what features are divided by.
+    """
+
+    columns: IntArray
+    scale: FloatArray
+    components: Components
+
+    @classmethod
+    def fit(cls, x: CSR, *, standardise: bool, seed: int) -> View:
+        """Fit to values `(n, p)`; standardised, every feature counts the same."""
+        mean = np.asarray(x.mean(0), np.float64).ravel()
+        variance = np.maximum(np.asarray(x.multiply(x).mean(0), np.float64).ravel() - np.square(mean), 0)
+        columns = _variable(mean, variance, np.bincount(x.indices, minlength=x.shape[1]) / max(x.shape[0], 1))
+        deviation = np.sqrt(variance[columns])
+        scale = np.ones(len(columns))
+        if standardise and len(columns):
+            scale = np.maximum(deviation, 0.1 * float(np.median(deviation)))
+        values = _scaled(x, columns, scale)
+        features = FeatureMatrix(values, tuple(map(str, columns)))
+        found = Components.fit(features, n_components=N_COMPONENTS, seed=seed)
+        spread = float(found.apply(features).values.std(0).max(initial=0)) or 1.0
+        return cls(
+            columns, scale.astype(np.float32), replace(found, loadings=found.loadings / np.float32(spread))
+        )
+
+    def __call__(self, cells: SourceCells) -> FloatArray:
+        """Return coordinates `(n, k)` of cells."""
+        values = _scaled(cells.values, self.columns, self.scale)
+        absent = None if cells.absent is None else np.flatnonzero(np.isin(self.columns, cells.absent))
+        features = FeatureMatrix(values, tuple(map(str, self.columns)))
+        return np.asarray(self.components.apply(features, absent).values, np.float32)
+
+    def unexplained(self, cells: SourceCells, scores: FloatArray) -> DoubleArray:
+        """Return a cell's squared deviation from the mean over what its scores explain of it, `(n,)`."""
+        values = _scaled(cells.values, self.columns, self.scale)
+        mean = self.components.mean.astype(np.float64)
+        total = np.asarray(values.multiply(values).sum(1), np.float64).ravel() - 2 * (values @ mean)
+        total += np.square(mean).sum()
+        # loadings are orthogonal vectors, all over one number
+        size = float(np.square(self.components.loadings[:, :1]).sum()) or 1.0
+        explained = np.square(scores.astype(np.float64)).sum(1) / size
+        found: DoubleArray = total / np.maximum(explained, 1e-9 * np.maximum(total, 1e-9))
+        return found
+
+
+def _scaled(x: CSR, columns: IntArray, scale: FloatArray | DoubleArray) -> CSR:
+    return sparse.csr_matrix(x[:, columns] @ sparse.diags((1 / scale).astype(np.float32)), dtype=np.float32)
+
+
+def _variable(mean: DoubleArray, variance: DoubleArray, seen: DoubleArray) -> IntArray:
+    """Choose features that vary, of many those that vary most for their mean."""
+    able = np.flatnonzero((variance > 0) & (seen >= LEAST_SEEN))
+    able = able if len(able) > 1 else np.flatnonzero(variance > 0)
+    if len(able) <= N_FEATURES:
+        return able
+    excess = variance[able] / np.maximum(np.abs(mean[able]), 1e-12)
+    return np.sort(able[np.argsort(-excess, kind="stable")[:N_FEATURES]])
+
+
+@dataclass(frozen=True, eq=False)
+class Nearness:
+    """Coordinates `(n, r)` made of the nearness to landmarks, by a Gaussian kernel.
+
+    Attributes
+    ----------
+    landmarks
+        `(m, d)`.
+    projection
+        `(m, r)`, from kernel to coordinates.
+    """
+
+    landmarks: FloatArray
+    width: float
+    projection: FloatArray
+
+    @classmethod
+    def fit(cls, points: FloatArray, *, seed: int) -> Nearness:
+        """Take landmarks from points `(n, d)`, 500 at most."""
+        n = len(points)
+        chosen = np.arange(n)
+        if n > N_LANDMARKS:
+            chosen = np.sort(np.random.default_rng(seed).choice(n, N_LANDMARKS, replace=False))
+        landmarks = np.asarray(points[chosen], np.float32)
+        squared = _squared(landmarks[:300], landmarks[:300])
+        apart = squared[np.triu_indices(len(squared), 1)]
+        width = float(np.median(apart)) / WIDTH if len(apart) else 1.0
+        width = width if width > 0 else 1.0
+        values, vectors = np.linalg.eigh(np.exp(-_squared(landmarks, landmarks) / width))
+        order = np.argsort(-values)[:RANK]
+        order = order[values[order] > 1e-6 * max(values[order[0]], 1e-12)]
+        projection = vectors[:, order] / np.sqrt(values[order])
+        return cls(landmarks, width, projection.astype(np.float32))
+
+    def __call__(self, points: FloatArray) -> FloatArray:
+        """Return coordinates of points `(n, d)`."""
+        out = np.empty((len(points), self.projection.shape[1]), np.float32)
+        for rows in chunks(len(points), 4096):
+            out[rows] = np.exp(-_squared(points[rows], self.landmarks) / self.width) @ self.projection
+        return out
+
+
+def _squared(a: FloatArray, b: FloatArray) -> DoubleArray:
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    found: DoubleArray = np.maximum(np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * a @ b.T, 0)
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Coordinates:
+    """From cells to the coordinates of each way, fitted on some cells.
+
+    Attributes
+    ----------
+    plain, standardised
+        Components of the cells' own values.
+    latent
+        Nearness in a model's latent; None without one.
+    """
+
+    plain: View
+    standardised: View
+    near_plain: Nearness
+    near_standardised: Nearness
+    latent: Nearness | None
+
+    @classmethod
+    def fit(cls, cells: SourceCells, *, seed: int) -> Coordinates:
+        """Fit to cells."""
+        views = [View.fit(cells.values, standardise=s, seed=seed) for s in (False, True)]
+        near = [Nearness.fit(view(cells)[:, :LEADING], seed=seed) for view in views]
+        latent = None if cells.z is None else Nearness.fit(cells.z, seed=seed)
+        return cls(views[0], views[1], near[0], near[1], latent)
+
+    def __call__(self, cells: SourceCells) -> list[FloatArray]:
+        """Return the coordinates `(n, r)` of each way but the linked features, in the order of `WAYS`."""
+        plain, standardised = self.plain(cells), self.standardised(cells)
+        found = [
+            plain,
+            standardised,
+            self.near_plain(plain[:, :LEADING]),
+            self.near_standardised(standardised[:, :LEADING]),
+        ]
+        if self.latent is not None:
+            assert cells.z is not None
+            found.append(self.latent(cells.z))
+        return found
+
+
+class _Ridge:
+    """Ridge regressions on one set of coordinates, for any penalty and target."""
+
+    def __init__(self, phi: FloatArray) -> None:
+        x = np.asarray(phi, np.float64)
+        self.mean = x.mean(0)
+        u, s, vt = np.linalg.svd(x - self.mean, full_matrices=False)
+        keep = s > 1e-9 * max(s[0], 1e-300) if len(s) else np.zeros(0, bool)
+        self.u, self.s, self.v = u[:, keep], s[keep], vt[keep].T
+        self.unit = float(np.square(s[0])) if len(s) and s[0] > 0 else 1.0
+
+    def coefficients(self, y: DoubleArray, penalty: float) -> DoubleArray:
+        """Return `(r, n_columns)` for centred targets `(n, n_columns)`."""
+        shrink = self.s / (np.square(self.s) + penalty * self.unit)
+        found: DoubleArray = self.v @ (shrink[:, None] * (self.u.T @ y))
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Linked:
+    """Sums of the source's features that are linked to the target's.
+
+    Attributes
+    ----------
+    sums
+        `(n_source, n_links)`.
+    column
+        Which sum belongs to each feature of the target, -1 for none, `(n_vars,)`.
+    """
+
+    sums: CSR
+    column: IntArray
+
+    def __call__(self, cells: SourceCells) -> FloatArray:
+        """Return the sums `(n, n_links)` of cells."""
+        return densify(cells.values @ self.sums)
+
+
+@dataclass(frozen=True, eq=False)
+class Weighed:
+    """The ways on one scale of the target's values, each times its weight.
+
+    Attributes
+    ----------
+    coefficients
+        `(sum of coordinates, n_vars)`.
+    intercept
+        `(n_vars,)`.
+    slope
+        `(n_vars,)`, of the linked feature.
+    weights
+        `(n_ways, n_vars)` in the order of `WAYS`.
+    """
+
+    coefficients: FloatArray
+    intercept: FloatArray
+    slope: FloatArray
+    weights: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Expected values of a target from cells of a source.
+
+    Attributes
+    ----------
+    linked
+        None without links.
+    by_scale
+        On `log` values and, where values are counts, on `counts`.
+    reach
+        Strangeness, of either kind, up to which 99 % of the cells left out of a fold go.
+    n_cells
+        Cells fitted on.
+    """
+
+    coordinates: Coordinates
+    linked: Linked | None
+    by_scale: Mapping[str, Weighed]
+    reach: tuple[float, float]
+    n_cells: int
+
+    @property
+    def n_vars(self) -> int:
+        """Number of features of the target."""
+        return len(self.by_scale["log"].intercept)
+
+    def predict(self, cells: SourceCells, scale: str, columns: IntArray) -> FloatArray:
+        """Return expected values `(n, n_columns)`."""
+        fitted = self.by_scale[scale]
+        out = np.empty((cells.n, len(columns)), np.float32)
+        coefficients = fitted.coefficients[:, columns]
+        for rows in chunks(cells.n, 4096):
+            some = cells.take(np.arange(rows.start, rows.stop))
+            phi = np.concatenate(self.coordinates(some), axis=1)
+            out[rows] = phi @ coefficients + fitted.intercept[columns]
+            if self.linked is not None:
+                own = self.linked.column[columns]
+                by_link = self.linked(some)[:, np.maximum(own, 0)] * fitted.slope[columns]
+                out[rows] += np.where(own >= 0, by_link, 0)
+        return out
+
+    def distance(self, cells: SourceCells) -> FloatArray:
+        """Return how far cells lie from those fitted on, `(n,)`: 1 is as far as 99 % of these lie."""
+        strange = _strangeness(self.coordinates, cells) / np.asarray(self.reach)
+        return np.asarray(strange.max(1), np.float32)
+
+    def state(self) -> tuple[dict[str, Json], dict[str, Any]]:
+        """Return what `from_state` needs: a JSON-able part and arrays by name."""
+        c = self.coordinates
+        arrays: dict[str, Any] = {}
+        if self.linked is not None:
+            sums = self.linked.sums.tocoo()
+            arrays = {"linked/column": self.linked.column, "linked/shape": np.array(sums.shape)}
+            arrays |= {"linked/row": sums.row, "linked/link": sums.col, "linked/weight": sums.data}
+        for scale, fitted in self.by_scale.items():
+            arrays |= {f"{scale}/{part}": getattr(fitted, part) for part in _PARTS}
+        for name, view in (("plain", c.plain), ("standardised", c.standardised)):
+            arrays |= {f"{name}/columns": view.columns, f"{name}/scale": view.scale}
+            arrays |= {f"{name}/{k}": v for k, v in view.components.arrays().items()}
+        widths: dict[str, Json] = {}
+        for name, near in (
+            ("near_plain", c.near_plain),
+            ("near_standardised", c.near_standardised),
+            ("latent", c.latent),
+        ):
+            if near is not None:
+                widths[name] = near.width
+                arrays |= {f"{name}/landmarks": near.landmarks, f"{name}/projection": near.projection}
+        facts: dict[str, Json] = {
+            "reach": list(self.reach),
+            "n_cells": self.n_cells,
+            "widths": widths,
+            "scales": list(self.by_scale),
+        }
+        return facts, arrays
+
+    @classmethod
+    def from_state(cls, facts: Mapping[str, Any], arrays: Mapping[str, Any]) -> Stack:
+        """Rebuild; the result predicts bit for bit as the original."""
+
+        def view(name: str) -> View:
+            prefix = f"{name}/"
+            parts = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+            return View(parts["columns"], parts["scale"], Components.from_arrays(parts))
+
+        near = {
+            name: Nearness(arrays[f"{name}/landmarks"], width, arrays[f"{name}/projection"])
+            for name, width in facts["widths"].items()
+        }
+        coordinates = Coordinates(
+            view("plain"),
+            view("standardised"),
+            near["near_plain"],
+            near["near_standardised"],
+            near.get("latent"),
+        )
+        by_scale = {
+            scale: Weighed(*(arrays[f"{scale}/{part}"] for part in _PARTS)) for scale in facts["scales"]
+        }
+        linked = None
+        if "linked/column" in arrays:
+            entries = (arrays["linked/weight"], (arrays["linked/row"], arrays["linked/link"]))
+            shape = tuple(int(n) for n in arrays["linked/shape"])
+            linked = Linked(sparse.csr_matrix(entries, shape=shape), arrays["linked/column"])
+        return cls(coordinates, linked, by_scale, tuple(facts["reach"]), facts["n_cells"])
+
+
+def fit_stack(
+    cells: SourceCells,
+    measured: Mapping[str, Measured],
+    *,
+    n_vars: int,
+    linked: Linked | None = None,
+    seed: int,
+) -> Stack:
+    """Fit the ways to cells measured in both, and weigh them by what they predict of cells left out.
+
+    Parameters
+    ----------
+    cells
+        50 or more; the caller draws some of very many.
+    measured
+        By scale, `log` among them.
+    """
+    rng = np.random.default_rng(seed)
+    folds = [
+        _Fold.fit(cells, out, seed=seed)
+        for out in np.array_split(rng.permutation(cells.n), 5 if cells.n <= 2_000 else 3)
+    ]
+    probes = np.sort(rng.choice(n_vars, min(n_vars, N_PROBES), replace=False))
+    coordinates = Coordinates.fit(cells, seed=seed)
+    ridges = [_Ridge(phi) for phi in coordinates(cells)]
+    sums = _Sums.of(linked, cells, n_vars)
+    by_scale = {scale: _weigh_all(values, folds, ridges, sums, probes) for scale, values in measured.items()}
+    left_out = np.concatenate([fold.strangeness for fold in folds])
+    far, odd = np.quantile(left_out, 0.99, axis=0)
+    return Stack(coordinates, linked, by_scale, (float(far) or 1.0, float(odd) or 1.0), cells.n)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """Linked sums of the cells fitted on, `(n, n_links)`, and which is whose, `(n_vars,)`."""
+
+    values: FloatArray
+    column: IntArray
+
+    @classmethod
+    def of(cls, linked: Linked | None, cells: SourceCells, n_vars: int) -> _Sums:
+        if linked is None:
+            return cls(np.zeros((cells.n, 1), np.float32), np.full(n_vars, -1, np.int64))
+        return cls(linked(cells), linked.column)
+
+    def take(self, columns: IntArray) -> DoubleArray:
+        """Return what some features are linked to, `(n, n_columns)`; 0 without a link."""
+        own = self.column[columns]
+        found: DoubleArray = np.where(own >= 0, self.values[:, np.maximum(own, 0)], 0).astype(np.float64)
+        return found
+
+
+def _weigh_all(
+    measured: Measured, folds: Sequence[_Fold], ridges: Sequence[_Ridge], sums: _Sums, probes: IntArray
+) -> Weighed:
+    """Weigh the ways of every feature, some features at a time."""
+    y = np.asarray(measured(probes), np.float64)
+    penalties = _penalties(folds, y)
+    gram, cross = _moments(folds, penalties, sums.take(probes), y)
+    joined = sums.column[probes] >= 0
+    pooled = gram.mean(0), cross.mean(0)
+    pooled_joined = (gram[joined].mean(0), cross[joined].mean(0)) if joined.any() else pooled
+    n, n_vars, n_ways = len(y), len(sums.column), len(ridges) + 1
+    coefficients = np.empty((sum(len(r.v) for r in ridges), n_vars), np.float32)
+    intercept, slope = np.empty(n_vars, np.float32), np.zeros(n_vars, np.float32)
+    weights = np.zeros((len(WAYS), n_vars), np.float32)
+    where = [*range(len(ridges)), WAYS.index(LINKED)]
+    for span in chunks(n_vars, max(16, BLOCK // (n * n_ways))):
+        columns = np.arange(span.start, span.stop)
+        y = np.asarray(measured(columns), np.float64)
+        x = sums.take(columns)
+        gram, cross = _moments(folds, penalties, x, y)
+        weight = np.zeros_like(cross)
+        joined = sums.column[columns] >= 0
+        weight[joined] = weigh(gram[joined], cross[joined], pooled_joined, n=n)
+        # features without a link have one way less
+        alone = ~joined
+        weight[alone, :-1] = weigh(
+            gram[alone, :-1, :-1], cross[alone, :-1], (pooled[0][:-1, :-1], pooled[1][:-1]), n=n
+        )
+        mean = y.mean(0)
+        y -= mean
+        parts = [
+            ridge.coefficients(y, penalty) * weight[:, k]
+            for k, (ridge, penalty) in enumerate(zip(ridges, penalties, strict=True))
+        ]
+        coefficients[:, span] = np.concatenate(parts)
+        by_link, center = _slopes(x, y)
+        slope[span] = by_link * weight[:, -1]
+        shift = sum(ridge.mean @ part for ridge, part in zip(ridges, parts, strict=True))
+        intercept[span] = mean - shift - center * slope[span]
+        weights[where, span] = weight.T
+    return Weighed(coefficients, intercept, slope, weights)
+
+
+@dataclass(frozen=True, eq=False)
+class _Fold:
+    """Ways fitted to the rows `rest`, and the coordinates of the rows `out` that were left out."""
+
+    out: IntArray
+    rest: IntArray
+    ridges: list[_Ridge]
+    phi: list[FloatArray]
+    strangeness: DoubleArray
+
+    @classmethod
+    def fit(cls, cells: SourceCells, out: IntArray, *, seed: int) -> _Fold:
+        rest = np.setdiff1d(np.arange(cells.n), out)
+        known, new = cells.take(rest), cells.take(out)
+        coordinates = Coordinates.fit(known, seed=seed)
+        ridges = [_Ridge(phi) for phi in coordinates(known)]
+        return cls(out, rest, ridges, coordinates(new), _strangeness(coordinates, new))
+
+    def predict(self, k: int, y: DoubleArray, penalty: float) -> DoubleArray:
+        """Return what way k says of the cells left out, given targets `(n, n_columns)` of all cells."""
+        mean, ridge = y[self.rest].mean(0), self.ridges[k]
+        found: DoubleArray = mean + (self.phi[k] - ridge.mean) @ ridge.coefficients(
+            y[self.rest] - mean, penalty
+        )
+        return found
+
+
+def _penalties(folds: Sequence[_Fold], y: DoubleArray) -> list[float]:
+    """Choose one penalty a way, by the error of cells left out over features of equal variance."""
+    variance = y.var(0)
+    scale = np.where(variance > 0, variance, 1)
+    chosen = []
+    for k in range(len(folds[0].ridges)):
+        errors = np.zeros(len(PENALTIES))
+        for fold in folds:
+            for a, penalty in enumerate(PENALTIES):
+                error = np.square(fold.predict(k, y, penalty) - y[fold.out]) / scale
+                errors[a] += error.sum()
+        chosen.append(float(PENALTIES[int(errors.argmin())]))
+    return chosen
+
+
+def _moments(
+    folds: Sequence[_Fold], penalties: Sequence[float], x: DoubleArray, y: DoubleArray
+) -> tuple[DoubleArray, DoubleArray]:
+    """Products of the ways' predictions of left-out cells with each other, and with the truth, by feature.
+
+    Parameters
+    ----------
+    x, y
+        What features are linked to, and their values, `(n, n_columns)` of all cells.
+
+    Returns
+    -------
+    `(n_columns, n_ways, n_ways)` and `(n_columns, n_ways)`, of standardised values.
+    """
+    n_ways = len(penalties) + 1
+    mean, deviation = y.mean(0), y.std(0)
+    deviation = np.where(deviation > 0, deviation, 1)
+    gram, cross = np.zeros((y.shape[1], n_ways, n_ways)), np.zeros((y.shape[1], n_ways))
+    for fold in folds:
+        said = [fold.predict(k, y, penalty) for k, penalty in enumerate(penalties)]
+        center = y[fold.rest].mean(0)
+        slope, middle = _slopes(x[fold.rest], y[fold.rest] - center)
+        said.append(center + (x[fold.out] - middle) * slope)
+        stacked = (np.stack(said) - mean) / deviation
+        truth = (y[fold.out] - mean) / deviation
+        gram += np.einsum("anf,bnf->fab", stacked, stacked)
+        cross += np.einsum("anf,nf->fa", stacked, truth)
+    if n_ways > WAYS.index("latent") + 1:
+        # a model has seen these very cells, and knows them better than others
+        cross[:, WAYS.index("latent")] *= SEEN
+    return gram / len(y), cross / len(y)
+
+
+def _slopes(x: DoubleArray, y: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
+    """Slope of centred targets in what they are linked to, 0 without a link, and the mean of that."""
+    center = x.mean(0)
+    square = np.square(x - center).sum(0)
+    slope = np.divide(((x - center) * y).sum(0), square, out=np.zeros(y.shape[1]), where=square > 1e-9)
+    return slope, center
+
+
+def weigh(
+    gram: DoubleArray, cross: DoubleArray, pooled: tuple[DoubleArray, DoubleArray], *, n: int
+) -> DoubleArray:
+    """Return the weights of each feature, `(n_columns, n_ways)`, none negative.
+
+    Parameters
+    ----------
+    gram, cross
+        As `_moments` gives them; `pooled` their means over features.
+    n
+        Cells behind them.
+    """
+    share = POOLED / (POOLED + n)
+    n_ways = cross.shape[1]
+    weights = np.empty_like(cross)
+    for j in range(len(cross)):
+        a = (1 - share) * gram[j] + share * pooled[0]
+        b = (1 - share) * cross[j] + share * pooled[1]
+        a = a + (1e-3 * np.trace(a) / n_ways + 1e-9) * np.eye(n_ways)
+        factor = np.linalg.cholesky(a)
+        weights[j] = nnls(factor.T, np.linalg.solve(factor, b))[0]
+    lacking = np.maximum(LEAST_WEIGHT - weights.sum(1), 0)
+    weights += lacking[:, None] / n_ways
+    return weights
+
+
+def _strangeness(coordinates: Coordinates, cells: SourceCells) -> DoubleArray:
+    """Return two signs that a cell is unlike those fitted on, `(n, 2)`, large where it is.
+
+    How far it lies from the fifth nearest landmark, over how far these landmarks lie from their own fifth
+    nearest (as a local outlier factor: Breunig et al. 2000, doi:10.1145/335191.335388); and how little of its
+    values the components explain, which lie near the middle of all where they have nothing to do with a cell.
+    """
+    views = (coordinates.plain, coordinates.standardised)
+    landmarks = np.concatenate(
+        [near.landmarks[:, :FIRST] for near in (coordinates.near_plain, coordinates.near_standardised)],
+        axis=1,
+    )
+    usual, _ = _fifth(landmarks, landmarks, themselves=True)
+    found = np.zeros((cells.n, 2))
+    for rows in chunks(cells.n, 4096):
+        some = cells.take(np.arange(rows.start, rows.stop))
+        scores = [view(some) for view in views]
+        far, nearest = _fifth(np.concatenate([s[:, :FIRST] for s in scores], axis=1), landmarks)
+        found[rows, 0] = far / np.maximum(usual[nearest].mean(1), 1e-9)
+        found[rows, 1] = np.sqrt(sum(v.unexplained(some, s) for v, s in zip(views, scores, strict=True)))
+    return found
+
+
+def _fifth(
+    points: FloatArray, landmarks: FloatArray, *, themselves: bool = False
+) -> tuple[DoubleArray, IntArray]:
+    """Distance to the fifth nearest landmark, and the five, `(n,)` and `(n, 5)`."""
+    squared = _squared(points, landmarks)
+    if themselves:
+        np.fill_diagonal(squared, np.inf)
+    k = min(5, squared.shape[1] - 1)
+    nearest = np.argpartition(squared, k - 1, axis=1)[:, :k]
+    return np.sqrt(np.take_along_axis(squared, nearest, 1).max(1)), nearest

@@ -1,0 +1,115 @@
+"""Ways weighed by what they predict of cells left out: against ridge, noise, brute force and themselves."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from mocli.tasks.trained.stack import WAYS, Linked, SourceCells, Stack, fit_stack, weigh
+
+N, GENES, TARGETS = 300, 120, 12
+
+
+@pytest.fixture(scope="module")
+def cells():
+    """Four types of cells; the first targets follow the type, the next one gene, the last nothing."""
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 4, N)
+    mean = rng.gamma(1.0, 1.0, (4, GENES))
+    values = np.log1p(rng.poisson(mean[kind])).astype(np.float32)
+    y = np.empty((N, TARGETS), np.float32)
+    y[:, :4] = rng.normal(0, 2, (4, 4))[kind] + rng.normal(0, 0.7, (N, 4))
+    y[:, 4:8] = values[:, :4] + rng.normal(0, 0.5, (N, 4))
+    y[:, 8:] = rng.normal(0, 1, (N, 4))
+    z = (rng.normal(0, 1, (4, 5))[kind] + rng.normal(0, 0.3, (N, 5))).astype(np.float32)
+    sums = sparse.csr_matrix((np.ones(4, np.float32), (np.arange(4), np.arange(4))), (GENES, 4))
+    column = np.full(TARGETS, -1)
+    column[4:8] = np.arange(4)
+    return SourceCells(sparse.csr_matrix(values), z), y, Linked(sums, column)
+
+
+@pytest.fixture(scope="module")
+def stack(cells):
+    source, y, linked = cells
+    known = np.arange(240)
+    return fit_stack(
+        source.take(known),
+        {"log": lambda columns: y[known][:, columns]},
+        n_vars=TARGETS,
+        linked=linked,
+        seed=0,
+    )
+
+
+def r2(x, y):
+    return 1 - np.square(x - y).sum(0) / np.square(y - y.mean(0)).sum(0)
+
+
+def test_cells_left_out_are_predicted(cells, stack):
+    source, y, _ = cells
+    new = np.arange(240, N)
+    found = r2(stack.predict(source.take(new), "log", np.arange(TARGETS)), y[new])
+    assert np.sort(found[:4])[1] > 0.7
+    assert found[4:8].min() > 0.2
+    # what nothing is known of is predicted by its mean, nearly
+    assert found[8:].min() > -0.1
+    assert stack.predict(source.take(new), "log", np.arange(TARGETS)).std(0).min() > 0
+
+
+def test_every_feature_has_its_own_weights(stack):
+    weights = dict(zip(WAYS, stack.by_scale["log"].weights, strict=True))
+    assert stack.by_scale["log"].weights.min() >= 0
+    linked = weights["linked feature"]
+    assert linked[4:8].min() > 0.3
+    assert (linked[:4] == 0).all()
+    assert (linked[8:] == 0).all()
+
+
+def test_some_columns_and_cells_get_what_they_get_among_all(cells, stack):
+    source, _, _ = cells
+    every = stack.predict(source, "log", np.arange(TARGETS))
+    some = stack.predict(source.take(np.array([5, 2])), "log", np.array([7, 0]))
+    np.testing.assert_allclose(some, every[[5, 2]][:, [7, 0]], atol=1e-5)
+
+
+def test_a_stack_that_was_kept_predicts_the_same_bits(cells, stack):
+    source, _, _ = cells
+    facts, arrays = stack.state()
+    again = Stack.from_state(facts, {k: np.ascontiguousarray(v) for k, v in arrays.items()})
+    columns = np.arange(TARGETS)
+    np.testing.assert_array_equal(
+        again.predict(source, "log", columns), stack.predict(source, "log", columns)
+    )
+    np.testing.assert_array_equal(again.distance(source), stack.distance(source))
+
+
+def test_cells_that_are_unlike_lie_far_away(cells, stack):
+    source, _, _ = cells
+    x = source.values.copy()
+    x.indices = np.random.default_rng(1).permutation(GENES)[x.indices].astype(x.indices.dtype)
+    strange = SourceCells(sparse.csr_matrix(x), source.z)
+    assert np.median(stack.distance(strange)) > 1.1
+    assert np.mean(stack.distance(source.take(np.arange(240, N))) > 1) < 0.1
+
+
+def test_a_feature_that_was_not_measured_counts_as_the_mean(cells, stack):
+    source, _, _ = cells
+    x = source.values.toarray()
+    x[:, 50:60] = 0
+    without = SourceCells(sparse.csr_matrix(x), source.z, np.arange(50, 60))
+    moved = stack.predict(without, "log", np.arange(4)) - stack.predict(source, "log", np.arange(4))
+    zero = SourceCells(sparse.csr_matrix(x), source.z)
+    further = stack.predict(zero, "log", np.arange(4)) - stack.predict(source, "log", np.arange(4))
+    assert np.abs(moved.mean(0)).sum() < np.abs(further.mean(0)).sum() + 0.05
+
+
+def test_weights_are_the_best_that_are_not_negative():
+    rng = np.random.default_rng(0)
+    said = rng.normal(size=(3, 400))
+    y = 0.6 * said[0] + 0.2 * said[2] - 0.5 * said[1]
+    gram, cross = said @ said.T / 400, said @ y / 400
+    (found,) = weigh(gram[None], cross[None], (gram, cross), n=400)
+    grid = np.array(list(product(np.arange(0, 1.001, 0.02), repeat=3)))
+    errors = np.einsum("ga,ab,gb->g", grid, gram, grid) - 2 * grid @ cross
+    np.testing.assert_allclose(found, grid[errors.argmin()], atol=0.02)
