@@ -14,9 +14,10 @@ from mocli.data.transforms.recipe import LinkRecipe
 from mocli.nn.neighbors import knn
 from mocli.tasks.infer.align import Aligned
 from mocli.tasks.trained.atlas import Atlas
+from mocli.tasks.trained.coordinates import SourceCells
 from mocli.tasks.trained.featurereadout import FeatureReadout
 from mocli.tasks.trained.saved import SavedModel
-from mocli.tasks.trained.stack import FEWEST_PAIRS, MOST_PAIRS, Linked, SourceCells, Stack, fit_stack
+from mocli.tasks.trained.stack import FEWEST_PAIRS, MOST_PAIRS, Linked, Stack, fit_stack
 from mocli.tasks.trained.train import Trained
 from mocli.types import CSR, FloatArray, IntArray
 

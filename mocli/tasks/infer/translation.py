@@ -20,9 +20,9 @@ from mocli.tasks.infer.predictor import Predictor, choose_predictor, of_cells
 from mocli.tasks.infer.stacking import StackPredictor, cells_of_file, distance_in_latent
 from mocli.tasks.run.frame import Tell
 from mocli.tasks.run.options import DataOptions
+from mocli.tasks.trained.coordinates import SourceCells
 from mocli.tasks.trained.featurereadout import FeatureReadout
 from mocli.tasks.trained.saved import SavedModel
-from mocli.tasks.trained.stack import SourceCells
 from mocli.types import CSR, FloatArray, IntArray, Route
 
 

@@ -15,7 +15,7 @@ they are found anew in every fold.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,26 +23,15 @@ from scipy import sparse
 from scipy.optimize import nnls
 
 from mocli.data.batches import densify
-from mocli.data.bundle import FeatureMatrix
 from mocli.data.transforms.components import Components
 from mocli.nn.neighbors import chunks
+from mocli.tasks.trained.coordinates import Coordinates, Nearness, SourceCells, View, strangeness
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray, Json
 
 FEWEST_PAIRS = 50
 """Cells measured in both, below which nothing is stacked."""
 MOST_PAIRS = 5_000
 """Cells measured in both that are fitted to; of more, so many drawn at random."""
-N_FEATURES = 3_000
-"""Features with the most excess variance, from which components are made."""
-LEAST_SEEN = 0.01
-"""Share of cells in which a feature has a value, below which no component is made of it."""
-N_COMPONENTS, LEADING = 100, 30
-"""Components, and those in which cells are near each other: later ones are mostly noise."""
-FIRST = 10
-"""Components in which cells of a new type lie away from all others, as far as any tell them apart."""
-N_LANDMARKS, RANK = 500, 100
-WIDTH = 0.5
-"""Over the median squared distance between cells: how fast nearness fades."""
 PENALTIES = 10.0 ** np.arange(-5.0, 1.5, 0.5)
 """Ridge penalties tried, times the number of cells and the largest variance of a coordinate."""
 POOLED = 300.0
@@ -71,195 +60,6 @@ _PARTS = ("coefficients", "intercept", "slope", "weights")
 
 Measured = Callable[[IntArray], FloatArray]
 """Given columns of the target, the cells' measured values `(n, n_columns)`."""
-
-
-@dataclass(frozen=True, eq=False)
-class SourceCells:
-    """Cells as the ways see them.
-
-    Attributes
-    ----------
-    values
-        Log values of the source `(n, n_source)`, in the model's order.
-    z
-        `(n, d)`, where a model places the cells by the source alone; None without a model.
-    absent
-        Features of the source that these cells were not measured for; they count as the mean.
-    """
-
-    values: CSR
-    z: FloatArray | None = None
-    absent: IntArray | None = None
-
-    def take(self, rows: IntArray) -> SourceCells:
-        """Return some of the cells."""
-        return SourceCells(
-            self.values[rows],
-            None if self.z is None else self.z[rows],
-            self.absent,
-        )
-
-    @property
-    def n(self) -> int:
-        """Number of cells."""
-        return int(self.values.shape[0])
-
-
-@dataclass(frozen=True, eq=False)
-class View:
-    """Principal components of chosen features, `(n, k)`, the first of variance 1.
-
-    Attributes
-    ----------
-    columns
-        `(c,)`.
-    scale
-        `(c,)`, what features are divided by.
-    """
-
-    columns: IntArray
-    scale: FloatArray
-    components: Components
-
-    @classmethod
-    def fit(cls, x: CSR, *, standardise: bool, seed: int) -> View:
-        """Fit to values `(n, p)`; standardised, every feature counts the same."""
-        mean = np.asarray(x.mean(0), np.float64).ravel()
-        variance = np.maximum(np.asarray(x.multiply(x).mean(0), np.float64).ravel() - np.square(mean), 0)
-        columns = _variable(mean, variance, np.bincount(x.indices, minlength=x.shape[1]) / max(x.shape[0], 1))
-        deviation = np.sqrt(variance[columns])
-        scale = np.ones(len(columns))
-        if standardise and len(columns):
-            scale = np.maximum(deviation, 0.1 * float(np.median(deviation)))
-        values = _scaled(x, columns, scale)
-        features = FeatureMatrix(values, tuple(map(str, columns)))
-        found = Components.fit(features, n_components=N_COMPONENTS, seed=seed)
-        spread = float(found.apply(features).values.std(0).max(initial=0)) or 1.0
-        return cls(
-            columns, scale.astype(np.float32), replace(found, loadings=found.loadings / np.float32(spread))
-        )
-
-    def __call__(self, cells: SourceCells) -> FloatArray:
-        """Return coordinates `(n, k)` of cells."""
-        values = _scaled(cells.values, self.columns, self.scale)
-        absent = None if cells.absent is None else np.flatnonzero(np.isin(self.columns, cells.absent))
-        features = FeatureMatrix(values, tuple(map(str, self.columns)))
-        return np.asarray(self.components.apply(features, absent).values, np.float32)
-
-    def unexplained(self, cells: SourceCells, scores: FloatArray) -> DoubleArray:
-        """Return a cell's squared deviation from the mean over what its scores explain of it, `(n,)`."""
-        values = _scaled(cells.values, self.columns, self.scale)
-        mean = self.components.mean.astype(np.float64)
-        total = np.asarray(values.multiply(values).sum(1), np.float64).ravel() - 2 * (values @ mean)
-        total += np.square(mean).sum()
-        # loadings are orthogonal vectors, all over one number
-        size = float(np.square(self.components.loadings[:, :1]).sum()) or 1.0
-        explained = np.square(scores.astype(np.float64)).sum(1) / size
-        found: DoubleArray = total / np.maximum(explained, 1e-9 * np.maximum(total, 1e-9))
-        return found
-
-
-def _scaled(x: CSR, columns: IntArray, scale: FloatArray | DoubleArray) -> CSR:
-    return sparse.csr_matrix(x[:, columns] @ sparse.diags((1 / scale).astype(np.float32)), dtype=np.float32)
-
-
-def _variable(mean: DoubleArray, variance: DoubleArray, seen: DoubleArray) -> IntArray:
-    """Choose features that vary, of many those that vary most for their mean."""
-    able = np.flatnonzero((variance > 0) & (seen >= LEAST_SEEN))
-    able = able if len(able) > 1 else np.flatnonzero(variance > 0)
-    if len(able) <= N_FEATURES:
-        return able
-    excess = variance[able] / np.maximum(np.abs(mean[able]), 1e-12)
-    return np.sort(able[np.argsort(-excess, kind="stable")[:N_FEATURES]])
-
-
-@dataclass(frozen=True, eq=False)
-class Nearness:
-    """Coordinates `(n, r)` made of the nearness to landmarks, by a Gaussian kernel.
-
-    Attributes
-    ----------
-    landmarks
-        `(m, d)`.
-    projection
-        `(m, r)`, from kernel to coordinates.
-    """
-
-    landmarks: FloatArray
-    width: float
-    projection: FloatArray
-
-    @classmethod
-    def fit(cls, points: FloatArray, *, seed: int) -> Nearness:
-        """Take landmarks from points `(n, d)`, 500 at most."""
-        n = len(points)
-        chosen = np.arange(n)
-        if n > N_LANDMARKS:
-            chosen = np.sort(np.random.default_rng(seed).choice(n, N_LANDMARKS, replace=False))
-        landmarks = np.asarray(points[chosen], np.float32)
-        squared = _squared(landmarks[:300], landmarks[:300])
-        apart = squared[np.triu_indices(len(squared), 1)]
-        width = float(np.median(apart)) / WIDTH if len(apart) else 1.0
-        width = width if width > 0 else 1.0
-        values, vectors = np.linalg.eigh(np.exp(-_squared(landmarks, landmarks) / width))
-        order = np.argsort(-values)[:RANK]
-        order = order[values[order] > 1e-6 * max(values[order[0]], 1e-12)]
-        projection = vectors[:, order] / np.sqrt(values[order])
-        return cls(landmarks, width, projection.astype(np.float32))
-
-    def __call__(self, points: FloatArray) -> FloatArray:
-        """Return coordinates of points `(n, d)`."""
-        out = np.empty((len(points), self.projection.shape[1]), np.float32)
-        for rows in chunks(len(points), 4096):
-            out[rows] = np.exp(-_squared(points[rows], self.landmarks) / self.width) @ self.projection
-        return out
-
-
-def _squared(a: FloatArray, b: FloatArray) -> DoubleArray:
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    found: DoubleArray = np.maximum(np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * a @ b.T, 0)
-    return found
-
-
-@dataclass(frozen=True, eq=False)
-class Coordinates:
-    """From cells to the coordinates of each way, fitted on some cells.
-
-    Attributes
-    ----------
-    plain, standardised
-        Components of the cells' own values.
-    latent
-        Nearness in a model's latent; None without one.
-    """
-
-    plain: View
-    standardised: View
-    near_plain: Nearness
-    near_standardised: Nearness
-    latent: Nearness | None
-
-    @classmethod
-    def fit(cls, cells: SourceCells, *, seed: int) -> Coordinates:
-        """Fit to cells."""
-        views = [View.fit(cells.values, standardise=s, seed=seed) for s in (False, True)]
-        near = [Nearness.fit(view(cells)[:, :LEADING], seed=seed) for view in views]
-        latent = None if cells.z is None else Nearness.fit(cells.z, seed=seed)
-        return cls(views[0], views[1], near[0], near[1], latent)
-
-    def __call__(self, cells: SourceCells) -> list[FloatArray]:
-        """Return the coordinates `(n, r)` of each way but the linked features, in the order of `WAYS`."""
-        plain, standardised = self.plain(cells), self.standardised(cells)
-        found = [
-            plain,
-            standardised,
-            self.near_plain(plain[:, :LEADING]),
-            self.near_standardised(standardised[:, :LEADING]),
-        ]
-        if self.latent is not None:
-            assert cells.z is not None
-            found.append(self.latent(cells.z))
-        return found
 
 
 class _Ridge:
@@ -366,7 +166,7 @@ class Stack:
 
     def distance(self, cells: SourceCells) -> FloatArray:
         """Return how far cells lie from those fitted on, `(n,)`: 1 is as far as 99 % of these lie."""
-        strange = _strangeness(self.coordinates, cells) / np.asarray(self.reach)
+        strange = strangeness(self.coordinates, cells) / np.asarray(self.reach)
         return np.asarray(strange.max(1), np.float32)
 
     def state(self) -> tuple[dict[str, Json], dict[str, Any]]:
@@ -541,7 +341,7 @@ class _Fold:
         known, new = cells.take(rest), cells.take(out)
         coordinates = Coordinates.fit(known, seed=seed)
         ridges = [_Ridge(phi) for phi in coordinates(known)]
-        return cls(out, rest, ridges, coordinates(new), _strangeness(coordinates, new))
+        return cls(out, rest, ridges, coordinates(new), strangeness(coordinates, new))
 
     def predict(self, k: int, y: DoubleArray, penalty: float) -> DoubleArray:
         """Return what way k says of the cells left out, given targets `(n, n_columns)` of all cells."""
@@ -632,38 +432,3 @@ def weigh(
     lacking = np.maximum(LEAST_WEIGHT - weights.sum(1), 0)
     weights += lacking[:, None] / n_ways
     return weights
-
-
-def _strangeness(coordinates: Coordinates, cells: SourceCells) -> DoubleArray:
-    """Return two signs that a cell is unlike those fitted on, `(n, 2)`, large where it is.
-
-    How far it lies from the fifth nearest landmark, over how far these landmarks lie from their own fifth
-    nearest (as a local outlier factor: Breunig et al. 2000, doi:10.1145/335191.335388); and how little of its
-    values the components explain, which lie near the middle of all where they have nothing to do with a cell.
-    """
-    views = (coordinates.plain, coordinates.standardised)
-    landmarks = np.concatenate(
-        [near.landmarks[:, :FIRST] for near in (coordinates.near_plain, coordinates.near_standardised)],
-        axis=1,
-    )
-    usual, _ = _fifth(landmarks, landmarks, themselves=True)
-    found = np.zeros((cells.n, 2))
-    for rows in chunks(cells.n, 4096):
-        some = cells.take(np.arange(rows.start, rows.stop))
-        scores = [view(some) for view in views]
-        far, nearest = _fifth(np.concatenate([s[:, :FIRST] for s in scores], axis=1), landmarks)
-        found[rows, 0] = far / np.maximum(usual[nearest].mean(1), 1e-9)
-        found[rows, 1] = np.sqrt(sum(v.unexplained(some, s) for v, s in zip(views, scores, strict=True)))
-    return found
-
-
-def _fifth(
-    points: FloatArray, landmarks: FloatArray, *, themselves: bool = False
-) -> tuple[DoubleArray, IntArray]:
-    """Distance to the fifth nearest landmark, and the five, `(n,)` and `(n, 5)`."""
-    squared = _squared(points, landmarks)
-    if themselves:
-        np.fill_diagonal(squared, np.inf)
-    k = min(5, squared.shape[1] - 1)
-    nearest = np.argpartition(squared, k - 1, axis=1)[:, :k]
-    return np.sqrt(np.take_along_axis(squared, nearest, 1).max(1)), nearest

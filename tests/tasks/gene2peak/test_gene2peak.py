@@ -330,7 +330,7 @@ BAD = {
         [*MULTIOME, "--gtf", "genes.tsv", "-o", "genes.tsv", "-f"],
         2,
         None,
-        "own input",
+        "symbolic link",
     ),
     "a negative window": ([*MULTIOME, "--gtf", "genes.tsv", "--window", "-5"], 2, None, "--window"),
     "a suffix that is none": ([*MULTIOME, "--gtf", "genes.tsv", "-o", "o.h5mu"], 2, "--output", ".tsv"),

@@ -19,6 +19,7 @@ from mocli.tasks.infer.decoder import ValueDecoder, cannot_decode, mean_log1p
 from mocli.tasks.infer.predictor import choose_predictor
 from mocli.tasks.trained.calibration import load_calibrations
 from mocli.tasks.trained.saved import load_model
+from mocli.tasks.trained.stack import WAYS
 from mocli.types import Route
 
 N, GENES, PROTEINS, DECODED = 240, 60, 10, 40
@@ -261,7 +262,7 @@ def test_batches_are_refused_before_anything_is_trained(files, tmp_path):
         run(decode_batch="a")
     with pytest.raises(UsageError, match="no batch 'd'"):
         run(decode_batch="d", batch_key="batch")
-    with pytest.raises(UsageError, match="a readout knows no batches"):
+    with pytest.raises(UsageError, match="a readout does not depend on the batch"):
         run(decode_batch="a", batch_key="batch", route="readout")
     with pytest.raises(UsageError, match="--route") as error:
         run(route="decode")
@@ -282,7 +283,10 @@ def test_a_readout_of_cells_placed_by_the_source_alone_goes_before_the_decoder(m
     readouts = load_model(model).readouts
     assert readouts["prot"].source == "rna"
     assert readouts["rna"].source is None
-    assert chosen("rna", "prot") == "readout"
+    assert chosen("rna", "prot") == "stack"
+    assert chosen("rna", "prot", route="readout") == "readout"
+    with pytest.raises(UsageError, match="holds no stack"):
+        chosen("prot", "rna", route="stack")
     assert chosen("prot", "rna") == "decoder"
     assert chosen("rna", "prot", batch="b") == "decoder=b"
     assert chosen("rna", "prot", route="decoder") == "decoder"
@@ -313,19 +317,19 @@ def test_a_run_says_how_values_were_made_and_keeps_intervals_by_route(imputed, f
     result, model = imputed
     check_report(files / "filled.report.json")
     assert result.report["model"]["name"] == "multigrate"
-    assert [row[:2] for row in result.report["tables"]["route"]["rows"]] == [["readout", PROTEINS]]
-    assert "by the readout" in result.report["outputs"][0]["what"]
-    assert {key[3] for key in load_calibrations(model)} == {"readout"}
+    assert [row[0] for row in result.report["tables"]["route"]["rows"]] == list(WAYS)
+    assert "by the stack" in result.report["outputs"][0]["what"]
+    assert {key[3] for key in load_calibrations(model)} == {"stack"}
     assert result.report["metrics"]["imputation_pearson_median[rna->prot]"]["value"] > 0.5
     query = [f"rna={files / 'rna.h5ad'}"]
     again = mocli.impute(query, from_model=model, target="prot", output=tmp_path / "q.h5ad", **USED)
     found = ad.read_h5ad(tmp_path / "q.h5ad")
     assert {"lower", "upper"} == set(found.layers)
-    assert again.report["tables"]["route"]["rows"][0][0] == "readout"
+    assert again.report["tables"]["route"]["rows"][0][0] == WAYS[0]
     # intervals of one route are not those of another
     other = mocli.impute(query, from_model=model, target="prot", route="decoder", output=tmp_path / "d.h5ad",
                          **USED)  # fmt: skip
-    assert any("are of the readout, not of the decoder" in w for w in other.report["warnings"])
+    assert any("are of the stack, not of the decoder" in w for w in other.report["warnings"])
     through = ad.read_h5ad(tmp_path / "d.h5ad")
     assert not through.layers
     assert set(through.var["imputed_by"]) == {"decoder"}

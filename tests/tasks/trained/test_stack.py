@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from mocli.tasks.trained.stack import WAYS, Linked, SourceCells, Stack, fit_stack, weigh
+from mocli.tasks.trained.coordinates import SourceCells
+from mocli.tasks.trained.stack import WAYS, Linked, Stack, fit_stack, weigh
 
 N, GENES, TARGETS = 300, 120, 12
 
