@@ -31,9 +31,10 @@ def _run(argv: list[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import typer
 
-    from mocli.cli.app import app
+    from mocli.cli.app import build, needed
 
     try:
+        app = build(needed(argv, os.environ))
         code = app(args=argv, prog_name="mocli", standalone_mode=False, obj={"argv": argv})
     except typer.Abort:
         code = 130

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 import pytest
 from typer.testing import CliRunner
 
-from mocli.cli import app as cli
+from mocli.cli import command as cli
 from mocli.errors import UsageError
 from mocli.options import Options, declared_in, option, signature_of, sort_into, written
 from mocli.parsing import duration

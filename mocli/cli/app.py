@@ -3,63 +3,71 @@
 A subcommand is a folder of `mocli.tasks` with its options and its function, both of its name.
 """
 
-from collections.abc import Callable
-from importlib import import_module
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated
 
 import typer
 
 from mocli import __version__
 from mocli.cli import helpers
-from mocli.cli.command import CONTEXT, EPILOG, CommandOptions, PlainCommand, PlainGroup, command_of
+from mocli.cli.command import CONTEXT, EPILOG, SHARED, PlainCommand, PlainGroup, command_of, options_of
 from mocli.cli.links import links
 from mocli.cli.output import emit
-from mocli.options import Options
-from mocli.tasks.run.options import DataOptions, OutputOptions, RunOptions, TrainOptions
 from mocli.types import Task
-
-SHARED: tuple[type[Options], ...] = (DataOptions, OutputOptions, TrainOptions, RunOptions, CommandOptions)
-WITHOUT_INPUT = frozenset({Task.SIMULATE})
-
 
 WORKFLOW = "Commands, in the order of a workflow"
 HELPERS = "Helpers"
+WITHOUT_INPUT = frozenset({Task.SIMULATE})
 
 
-def options_of(task: str) -> type[Options]:
-    """Return the class of a subcommand's own options: `ImputeOptions` of `mocli.tasks.impute.options`."""
-    known = vars(import_module(f"mocli.tasks.{task}.options"))
-    options: Any = next(value for name, value in known.items() if name.lower() == f"{task}options")
-    return options  # type: ignore[no-any-return]
+def subcommand(task: Task) -> Callable[..., None]:
+    """Return the command of a subcommand, with all its options."""
+    own, path = options_of(task), f"mocli.tasks.{task}.{task}:{task}"
+    return command_of(path, (own, *SHARED), about=own, needs_input=task not in WITHOUT_INPUT)
 
 
-def subcommands() -> list[Callable[..., None]]:
-    """Return the commands in the order of a workflow."""
-    commands = []
-    for task in Task:
-        own = options_of(task)
-        path = f"mocli.tasks.{task}.{task}:{task}"
-        commands.append(command_of(path, (own, *SHARED), about=own, needs_input=task not in WITHOUT_INPUT))
-    return commands
+def _named_only(task: Task) -> Callable[..., None]:
+    """Return a command that is only to be listed: those with options take time to make."""
+
+    def command() -> None: ...
+
+    command.__name__, command.__doc__ = task.value, options_of(task).__doc__
+    return command
 
 
-app = typer.Typer(
-    name="mocli",
-    cls=PlainGroup,
-    context_settings=CONTEXT,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    invoke_without_command=True,
-)
-
-for subcommand in subcommands():
-    app.command(cls=PlainCommand, rich_help_panel=WORKFLOW, context_settings=CONTEXT, epilog=EPILOG)(
-        subcommand
+def build(only: str | None = None) -> typer.Typer:
+    """Make the application; with `only`, no other subcommand than this has its options."""
+    app = typer.Typer(
+        name="mocli",
+        cls=PlainGroup,
+        context_settings=CONTEXT,
+        add_completion=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="rich",
+        invoke_without_command=True,
+        callback=mocli,
     )
-for helper in (helpers.models, helpers.params, helpers.demo, helpers.doctor):
-    app.command(cls=PlainCommand, rich_help_panel=HELPERS, context_settings=CONTEXT)(helper)
-app.add_typer(links, name="links", rich_help_panel=HELPERS)
+    for task in Task:
+        add = app.command(cls=PlainCommand, rich_help_panel=WORKFLOW, context_settings=CONTEXT, epilog=EPILOG)
+        add(subcommand(task) if only in {None, task} else _named_only(task))
+    for helper in (helpers.models, helpers.params, helpers.demo, helpers.doctor):
+        app.command(cls=PlainCommand, rich_help_panel=HELPERS, context_settings=CONTEXT)(helper)
+    app.add_typer(links, name="links", rich_help_panel=HELPERS)
+    return app
+
+
+def needed(argv: Sequence[str], environment: Mapping[str, str]) -> str | None:
+    """Return the word that chooses a command, for `build`; None where a shell asks for proposals."""
+    if "_MOCLI_COMPLETE" in environment:
+        return None
+    return next((word for word in argv if not word.startswith("-")), "")
+
+
+def __getattr__(name: str) -> typer.Typer:
+    """Make the whole application, `app`, when it is asked for."""
+    if name == "app":
+        return build()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _print_version(value: bool) -> None:  # noqa: FBT001 - typer calls it
@@ -68,7 +76,6 @@ def _print_version(value: bool) -> None:  # noqa: FBT001 - typer calls it
         raise typer.Exit
 
 
-@app.callback()
 def mocli(
     ctx: typer.Context,
     *,

@@ -6,8 +6,9 @@ import inspect
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -23,7 +24,18 @@ from mocli.errors import UsageError, did_you_mean, nearest
 from mocli.models.registry import load_class
 from mocli.options import OptionField, Options, declared_by, declared_in, gone_from, option
 from mocli.parsing import Parser, names
-from mocli.tasks.run.options import DATA, INPUT, OUTPUT, RUN, TRAINING
+from mocli.tasks.run.options import (
+    DATA,
+    INPUT,
+    OUTPUT,
+    RUN,
+    TRAINING,
+    DataOptions,
+    OutputOptions,
+    RunOptions,
+    TrainOptions,
+)
+from mocli.types import Task
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 EPILOG = "Every option can also be given as MOCLI_NAME in the environment or as name: in a --config file."
@@ -77,6 +89,16 @@ class CommandOptions(Options):
             advanced=True,
         ),
     ] = "auto"
+
+
+SHARED: tuple[type[Options], ...] = (DataOptions, OutputOptions, TrainOptions, RunOptions, CommandOptions)
+
+
+def options_of(task: str) -> type[Options]:
+    """Return the class of a subcommand's own options: `ImputeOptions` of `mocli.tasks.impute.options`."""
+    known = vars(import_module(f"mocli.tasks.{task}.options"))
+    options: Any = next(value for name, value in known.items() if name.lower() == f"{task}options")
+    return options  # type: ignore[no-any-return]
 
 
 class PlainCommand(TyperCommand):
@@ -258,7 +280,7 @@ def run(task: str, settings: Settings, *, needs_input: bool = True) -> None:
     """Set up logging and run a task."""
     values = settings.values
     log.setup(_level(values["verbose"] - values["quiet"]), values["log_format"], values["progress"])
-    _warn_of_unknown_variables(settings.ctx)
+    _warn_of_unknown_variables(settings.known)
     commands = declared_in(CommandOptions)
     arguments = {name: value for name, value in values.items() if name not in commands}
     for name, value in arguments.items():
@@ -305,10 +327,14 @@ def _run_to_stdout(function: Any, inputs: Sequence[str], arguments: dict[str, An
                 emit(path.read_text(encoding="utf-8"))
 
 
-def _warn_of_unknown_variables(ctx: typer.Context) -> None:
-    commands = getattr(ctx.find_root().command, "commands", {ctx.command.name: ctx.command})
-    params = [param for command in commands.values() for param in command.params]
-    known = {str(param.envvar) for param in params if getattr(param, "envvar", None)}
-    for name in sorted(os.environ):
-        if name.startswith("MOCLI_") and name not in known and nearest(name, known):
-            log.logger.warning("%s is set but no option has that name; %s", name, did_you_mean(name, known))
+def _warn_of_unknown_variables(known: Mapping[str, OptionField]) -> None:
+    set_here = {name for name in os.environ if name.startswith("MOCLI_")} - {*map(variable, known.values())}
+    if not set_here:
+        return
+    everywhere = (declared_by((options_of(task), *SHARED)) for task in Task)
+    variables = {variable(declared) for options in everywhere for declared in options.values()}
+    for name in sorted(set_here - variables):
+        if nearest(name, variables):
+            log.logger.warning(
+                "%s is set but no option has that name; %s", name, did_you_mean(name, variables)
+            )

@@ -14,7 +14,8 @@ import typer
 from typer.testing import CliRunner
 
 from mocli import __version__
-from mocli.cli.app import SHARED, app, options_of
+from mocli.cli.app import app
+from mocli.cli.command import SHARED, options_of
 from mocli.options import MISSING, declared_by
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
