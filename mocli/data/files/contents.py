@@ -69,7 +69,18 @@ def choose_layer(
         layer, reason = "counts", "layers['counts'] is there"
     else:
         layer, reason = "X", "no layer is called counts"
-    values = look(file.sample(layer))
+    sample = file.sample(layer)
+    values = look(sample)
+    n_bad = int(np.count_nonzero(~np.isfinite(sample.data)))
+    if n_bad:
+        raise InputError(
+            f"'{file.name}' has values that are not finite",
+            file=file.where,
+            field=_field(layer),
+            found=f"{n_bad:,} missing (NaN) or infinite values in the {sample.shape[0]:,} cells looked at",
+            expected="finite values",
+            hint="fill them in or drop those features; infinite ones may be a logarithm of zero",
+        )
     _refuse_mixed(file, layer, signed=allow_negative)
 
     def fits(kind: ValueKind) -> bool:

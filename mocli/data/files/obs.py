@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import h5py
+import numpy as np
 import pandas as pd
 
 from mocli.data.files.frames import read_table
@@ -13,11 +14,21 @@ from mocli.data.files.hdf5 import open_h5, reading
 from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError, did_you_mean
 
+MISSING = frozenset({"", "nan", "NaN", "NAN", "NA", "na", "<NA>", "N/A", "n/a", "NaT"})
+"""Words that say that there is no value, as exports write them."""
+
+NO_LABEL = frozenset(
+    ["unassigned", "unlabeled", "unlabelled", "unknown", "ambiguous", "doublet", "doublets", "undetermined"]
+)
+"""Words, in lower case, that say of a cell that it has no label."""
+
+_R_MISSING = -(2**31)  # R's missing integer, as zellkonverter writes it
+
 
 def find_column(
     files: Sequence[ModalityFile], key: str, *, option: str | None = None
 ) -> dict[str, pd.Series | None]:
-    """Look a column up in every modality's obs.
+    """Look a column up in every modality's obs; words for a missing value, and R's integer, are missing.
 
     Parameters
     ----------
@@ -33,14 +44,23 @@ def find_column(
     Raises
     ------
     InputError
-        No modality has it.
+        No modality has it, or no cell has a value in it.
     """
     found = {f.name: f.obs.get(key) for f in files}
     owner, colon, rest = key.partition(":")
     if colon and all(column is None for column in found.values()):
         found = {f.name: f.obs[rest] if f.name == owner and rest in f.obs else None for f in files}
-    if any(column is not None for column in found.values()):
+    found = {name: None if column is None else _with_missing(column) for name, column in found.items()}
+    if any(column is not None and column.notna().any() for column in found.values()):
         return found
+    if any(column is not None for column in found.values()):
+        raise InputError(
+            f"no cell has a value in the column '{key}'" + (f" of {option}" if option else ""),
+            file=", ".join(dict.fromkeys(str(path) for f in files for path in f.paths)),
+            field=f"obs['{key}']",
+            found="missing values only",
+            hint="a join by names that do not agree leaves such columns: fill it, or leave the option out",
+        )
     columns = list(dict.fromkeys(str(c) for f in files for c in f.obs.columns))
     raise InputError(
         f"no modality has the column '{key}'" + (f" of {option}" if option else ""),
@@ -49,6 +69,59 @@ def find_column(
         found=", ".join(columns[:12]) + (", ..." if len(columns) > 12 else "") or "no columns",
         hint=did_you_mean(key, columns, "columns"),
     )
+
+
+def find_labels(
+    files: Sequence[ModalityFile], key: str, *, option: str, unlabeled: Collection[str] = ()
+) -> dict[str, pd.Series | None]:
+    """Look a column of labels up, see `find_column`; words that say that there is no label are missing.
+
+    Parameters
+    ----------
+    unlabeled
+        Further such words, as they are written.
+
+    Raises
+    ------
+    InputError
+        No modality has the column, or no cell a label.
+    """
+    columns = find_column(files, key, option=option)
+    labels: dict[str, pd.Series | None] = {}
+    words: dict[str, None] = {}
+    for name, column in columns.items():
+        labels[name] = column
+        if column is not None:
+            labels[name] = _without(column, lambda w: w in unlabeled or w.casefold() in NO_LABEL)
+            words |= dict.fromkeys(map(str, column.dropna().unique()[:5]))
+    if any(column is not None and column.notna().any() for column in labels.values()):
+        return labels
+    raise InputError(
+        f"the column '{key}' of {option} labels no cell",
+        file=", ".join(dict.fromkeys(str(path) for f in files for path in f.paths)),
+        field=f"obs['{key}']",
+        found=", ".join(words),
+    )
+
+
+def _with_missing(column: pd.Series) -> pd.Series:
+    if column.dtype.kind == "i":
+        r_missing = (column == _R_MISSING).to_numpy(dtype=bool, na_value=False)
+        return column.astype("Int64").mask(r_missing) if r_missing.any() else column
+    return _without(column, MISSING.__contains__)
+
+
+def _without(column: pd.Series, is_missing: Callable[[str], bool]) -> pd.Series:
+    """Return a column in which some words are missing."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        gone = [
+            level for level in column.cat.categories if isinstance(level, str) and is_missing(level.strip())
+        ]
+        return column.cat.remove_categories(gone) if gone else column
+    if column.dtype.kind in "biufc":
+        return column
+    absent = np.array([isinstance(value, str) and is_missing(value.strip()) for value in column], bool)
+    return column.mask(absent) if absent.any() else column
 
 
 def read_column(path: Path, column: str) -> dict[str, pd.Series]:

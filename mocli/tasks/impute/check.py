@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from mocli.data.files.obs import find_column
+from mocli.data.files.obs import find_labels
 from mocli.tasks.impute import accuracy
 from mocli.tasks.impute.accuracy import Evaluation
 from mocli.tasks.impute.bylabel import ByLabel
@@ -117,7 +117,10 @@ def _evaluate(request: Request, work: Imputation, scale: str) -> tuple[Evaluatio
     by_label, beside = None, {}
     if scale == asked.scale:
         if request.data.label_key is not None:
-            labels = find_column(work.survey.files, request.data.label_key, option="--label-key")
+            data = request.data
+            labels = find_labels(
+                work.survey.files, data.label_key, option="--label-key", unlabeled=data.unlabeled
+            )
             by_label = ByLabel.of(
                 translation, labels, scale, cells, aligned, kept=work.survey.kept, seed=seed
             )

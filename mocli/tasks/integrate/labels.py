@@ -11,7 +11,7 @@ import pandas as pd
 
 from mocli.data.bundle import Codes, MultiOmics
 from mocli.data.files.modality import ModalityFile
-from mocli.data.files.obs import find_column
+from mocli.data.files.obs import find_labels
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.tasks.integrate.options import TransferOptions
 from mocli.tasks.prepare.obscolumns import words
@@ -123,14 +123,13 @@ def read_labels(files: Sequence[ModalityFile], options: TransferOptions) -> tupl
 
 
 def _read_column(files: Sequence[ModalityFile], key: str) -> Labels:
-    columns = find_column(files, key, option="--transfer-labels")
+    columns = find_labels(files, key, option="--transfer-labels")
     texts = {}
     for f in files:
         column = columns[f.name]
         if column is not None and column.dtype.kind in "iufc":
             raise _numbers(files, f, key, column)
         texts[f.name] = np.full(f.n_obs, None, dtype=object) if column is None else words(column)
-        texts[f.name][texts[f.name] == UNKNOWN] = None
     levels = sorted({w for text in texts.values() for w in text if w is not None})
     if not levels:
         raise InputError("the column of --transfer-labels labels no cell", field=f"obs['{key}']")

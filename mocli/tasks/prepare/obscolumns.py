@@ -11,7 +11,7 @@ import pandas as pd
 
 from mocli.data.bundle import Codes, Continuous
 from mocli.data.files.modality import ModalityFile
-from mocli.data.files.obs import find_column
+from mocli.data.files.obs import find_column, find_labels
 from mocli.errors import InputError
 from mocli.tasks.run.options import DataOptions
 from mocli.types import DoubleArray, FloatArray, IntArray
@@ -106,11 +106,43 @@ class Columns:
 
         return cls(
             batch=ObsColumn.find(files, data.batch_key, "--batch-key", "batch"),
-            label=ObsColumn.find(files, data.label_key, "--label-key", "label"),
+            label=None
+            if data.label_key is None
+            else ObsColumn(
+                "label", find_labels(files, data.label_key, option="--label-key", unlabeled=data.unlabeled)
+            ),
             covariates=several(data.covariate, "--covariate"),
             continuous=several(data.continuous, "--continuous"),
             weight=ObsColumn.find(files, data.weight_key if weighted else None, "--weight-key"),
         )
+
+
+def doubts(columns: Columns, files: Sequence[ModalityFile]) -> list[str]:
+    """Say of columns that are categories what a user may not know: missing values, far too many levels."""
+    lines = []
+    labels = () if columns.label is None else (columns.label,)
+    for column in (*(() if columns.batch is None else (columns.batch,)), *columns.covariates, *labels):
+        known = [values for values in column.by_modality.values() if values is not None]
+        given = pd.concat([pd.Series(words(values), index=values.index) for values in known])
+        given = given[~given.index.duplicated()]
+        named = next((str(v.name) for v in known), column.key)
+        counts = given.value_counts()
+        n_missing, n_single = int(given.isna().sum()), int((counts == 1).sum())
+        levels = ", ".join(f"{level} ({n:,})" for level, n in counts.head(6).items())
+        levels += ", ..." if len(counts) > 6 else ""
+        if n_missing:
+            lines.append(f"obs['{named}']: {n_missing:,} of {len(given):,} cells have no value; {levels}")
+        if any(values.dtype.kind == "f" for values in known) and len(counts) > max(50, len(given) // 10):
+            lines.append(
+                f"obs['{named}'] holds numbers, {len(counts):,} different ones, not a {column.key}: "
+                + ("metrics of labels need categories" if column in labels else "give it with --continuous")
+            )
+        elif column not in labels and n_single and len(counts) > 1:
+            lines.append(
+                f"obs['{named}']: {n_single:,} of {len(counts):,} levels are of a single cell, which tells "
+                "nothing of what the cells of a level share"
+            )
+    return lines
 
 
 def numbers_of_cells(

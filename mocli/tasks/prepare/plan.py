@@ -21,8 +21,8 @@ from mocli.models.registry import available
 from mocli.parsing import one_of
 from mocli.tasks.prepare.choice import Choice, choose
 from mocli.tasks.prepare.links import Linked, find_links
-from mocli.tasks.prepare.obscolumns import Columns
-from mocli.tasks.prepare.pairing import Relation, relate_files, true_pairs
+from mocli.tasks.prepare.obscolumns import Columns, doubts, numbers_of_cells, weights_of_rows
+from mocli.tasks.prepare.pairing import Relation, index_map, relate_files, true_pairs
 from mocli.tasks.prepare.select import choose_model, takes_weights
 from mocli.tasks.run.options import DataOptions, TrainOptions
 from mocli.types import CSR, IntArray, ModalityKind, Pairing, Task
@@ -130,16 +130,21 @@ def make_plan(
     features = features_of(files, var_key=data.var_key)
     linked = find_links(data.links, files, features, say) if traits.uses_links else Linked()
     pairs = known_pairs(files, relation, data.pair_key)
+    columns = Columns.find(files, data, weighted=takes_weights(traits))
+    if columns.continuous or columns.weight:
+        rows, _ = index_map(files, relation.pairing)
+        numbers_of_cells(columns.continuous, files, rows)
+        weights_of_rows(columns.weight, files, rows, lambda _: None)
     return Plan(
         choices=choices,
         relation=relation,
         linked=linked,
         traits=traits,
         why_model=why,
-        columns=Columns.find(files, data, weighted=takes_weights(traits)),
+        columns=columns,
         column_names={k: v for k, v in (("batch", data.batch_key), ("label", data.label_key)) if v},
         pairs=pairs,
-        warnings=_warnings(relation, traits, data, unpaired=not pairs),
+        warnings=(*_warnings(relation, traits, data, unpaired=not pairs), *doubts(columns, files)),
         sets=_gene_sets(data, traits, files, linked.edges, say),
     )
 

@@ -203,6 +203,16 @@ class DataOptions(Options):
             identifies=True,
         ),
     ] = None
+    unlabeled: Annotated[
+        tuple[str, ...],
+        option(
+            "--unlabeled WORD[,WORD]",
+            "Values of --label-key that mean no label, besides unassigned, unknown, ambiguous, doublet, NA",
+            parse=parsing.words,
+            identifies=True,
+            advanced=True,
+        ),
+    ] = ()
     pair_key: Annotated[
         str | None,
         option(

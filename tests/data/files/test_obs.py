@@ -1,0 +1,67 @@
+"""Columns of obs as exports leave them: words and integers for missing values, and columns without any."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mocli.data.files.obs import find_column, find_labels
+from mocli.errors import InputError
+from mocli.tasks.prepare.obscolumns import Columns, ObsColumn, doubts
+
+
+@dataclass
+class File:
+    obs: pd.DataFrame
+    name: str = "rna"
+    paths: tuple = field(default=(Path("rna.h5ad"),))
+
+
+def one(values):
+    return File(pd.DataFrame({"x": values}, index=[f"c{i}" for i in range(len(values))]))
+
+
+@pytest.mark.parametrize("word", ["nan", "NA", "", " ", "<NA>", "NaN"])
+@pytest.mark.parametrize("dtype", ["category", object])
+def test_words_for_missing_values_are_missing(word, dtype):
+    column = find_column([one(pd.Series(["a", word, "b"]).astype(dtype).to_numpy())], "x")["rna"]
+    assert column.isna().tolist() == [False, True, False]
+
+
+def test_none_is_a_word_as_it_names_untreated_cells():
+    assert find_column([one(["None", "drug"])], "x")["rna"].notna().all()
+
+
+def test_the_missing_integer_of_r_is_missing():
+    column = find_column([one(np.array([31, -(2**31), 44], np.int32))], "x")["rna"]
+    assert column.isna().tolist() == [False, True, False]
+    numbers = ObsColumn("x", {"rna": column}).numbers([one([0, 0, 0])], np.arange(3)[:, None])[1]
+    np.testing.assert_array_equal(numbers, [31, np.nan, 44])
+
+
+@pytest.mark.parametrize("values", [[np.nan] * 3, pd.Categorical([None] * 3, ["a"]), ["nan", "NA", ""]])
+def test_a_column_without_any_value_is_refused(values):
+    with pytest.raises(InputError, match="no cell has a value in the column 'x' of --batch-key"):
+        find_column([one(values)], "x", option="--batch-key")
+
+
+def test_words_for_no_label_are_none():
+    values = ["B", "Unassigned", "ambiguous", "doublet", "unknown", "NA", "junk", "T"]
+    labels = find_labels([one(values)], "x", option="--label-key", unlabeled=("junk",))["rna"]
+    assert labels.dropna().tolist() == ["B", "T"]
+    with pytest.raises(InputError, match="labels no cell"):
+        find_labels([one(values[1:6])], "x", option="--label-key")
+
+
+def test_what_a_user_may_not_know_of_a_column_is_said():
+    files = [one(["a"] * 60 + ["b", None] + ["c"] * 38)]
+    batch = ObsColumn("batch", find_column(files, "x"))
+    assert doubts(Columns(batch=batch), files) == [
+        "obs['x']: 1 of 100 cells have no value; a (60), c (38), b (1)",
+        "obs['x']: 1 of 3 levels are of a single cell, which tells nothing of what the cells of a level "
+        "share",
+    ]
+    numbers = ObsColumn("label", find_column([one(np.linspace(0, 1, 99))], "x"))
+    assert "holds numbers, 99 different ones" in doubts(Columns(label=numbers), files)[0]
