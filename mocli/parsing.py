@@ -146,6 +146,14 @@ def names(value: str | Path | Sequence[str], option: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(name) for name in value))
 
 
+def is_table(path: Path) -> bool:
+    """Whether a file has columns, as a table of genes has, and not one name a line."""
+    if not _is_file(path):
+        return False
+    lines = [line for line in _lines(path, "--genes") if line.strip() and not line.startswith("#")]
+    return bool(lines) and all("\t" in line for line in lines[:10])
+
+
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()

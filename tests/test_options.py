@@ -1,5 +1,6 @@
 """An option is declared once: all that follows from it is shown with one that exists only here."""
 
+import gzip
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -153,3 +154,16 @@ def test_what_the_package_offers_is_there_and_documented():
         assert name == "__version__" or getattr(mocli, name).__doc__, name
     with pytest.raises(AttributeError, match="no attribute 'integrat'"):
         _ = mocli.integrat
+
+
+def test_a_gene_table_may_be_called_genes_as_in_links_build(tmp_path):
+    Gene2PeakOptions = cli.options_of("gene2peak")
+    table, names = tmp_path / "genes.tsv.gz", tmp_path / "names.txt"
+    table.write_bytes(gzip.compress(b"chrom\tstart\tend\tstrand\tgene\nchr1\t1\t9\t+\tCD4\n"))
+    names.write_text("CD4\nCD8A\n")
+    assert Gene2PeakOptions(genes=table).gtf == table
+    assert Gene2PeakOptions(genes=str(table)).genes == ()
+    assert Gene2PeakOptions(genes=names, gtf=table).genes == ("CD4", "CD8A")
+    assert Gene2PeakOptions(genes="CD4,CD8A").genes == ("CD4", "CD8A")
+    with pytest.raises(UsageError, match="the file has columns"):
+        Gene2PeakOptions(genes=table, gtf=table)

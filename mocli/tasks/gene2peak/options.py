@@ -138,6 +138,22 @@ class Gene2PeakOptions(Options):
         option("--truth FILE", "Known pairs, BEDPE: report precision beside baselines", panel=SILENCING),
     ] = None
 
+    def __post_init__(self) -> None:
+        """Take a gene table that is given as --genes, as `links build` calls it, for what it is."""
+        given = self.genes
+        table = given if isinstance(given, (str, Path)) and parsing.is_table(Path(given)) else None
+        if table is not None and self.gtf is None:
+            object.__setattr__(self, "gtf", Path(table))
+            object.__setattr__(self, "genes", ())
+        elif table is not None:
+            raise UsageError(
+                "--genes takes names, one a line; the file has columns",
+                field="--genes",
+                found=table,
+                hint="--gtf takes the gene table",
+            )
+        super().__post_init__()
+
     @property
     def of_silencing(self) -> list[str]:
         """Options given that a correlation has no use for."""
