@@ -118,6 +118,10 @@ class OutOfMemory(MocliError):
     kind = "memory"
 
 
+ENDING = ("SIGTERM", "SIGUSR1", "SIGHUP", "SIGXCPU", "SIGINT")
+"""Signals that end a run with a checkpoint: from a scheduler, a closed terminal, a limit of CPU time."""
+
+
 class Interrupted(MocliError):
     """A signal ended the run after its checkpoint was written."""
 

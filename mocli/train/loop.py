@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mocli.data.batches import Batches, BundleRows
 from mocli.data.bundle import MultiOmics
-from mocli.errors import Interrupted, NumericalError, OutOfMemory
+from mocli.errors import ENDING, Interrupted, NumericalError, OutOfMemory
 from mocli.log import logger, progress
 from mocli.models.base import SOLVED, Model, Phase, Schedule, Solves
 from mocli.train.checkpoint import DAMAGE, Checkpoints, Snapshot
@@ -123,8 +123,26 @@ def fit(model: Model, bundle: MultiOmics, schedule: Schedule, training: Training
                     found=f"{phase.sampling.batch_size} cells per step on {training.device}",
                     hint=f"try --batch-size {max(phase.sampling.batch_size // 2, 2)}",
                 ) from error
+    if snapshot and training.checkpoints:
+        _restore_trained(model, snapshot, training.checkpoints)
+        done.resumed_from_step = done.steps
+    elif training.checkpoints:
+        # what follows may take longer than training, and be stopped
+        weights = {f"module/{k}": v for k, v in model.module.state_dict().items()}
+        training.checkpoints.save(Snapshot(weights, {"phase": None, "fit": vars(done)}))
     model.module.eval()
     return done
+
+
+def _restore_trained(model: Model, snapshot: Snapshot, checkpoints: Checkpoints) -> None:
+    """Take up the weights of a training that was over."""
+    try:
+        if snapshot.meta["phase"] is not None:
+            raise ValueError("it is of a phase that this training does not have")
+        model.module.load_state_dict(_under(snapshot.tensors, "module/"))
+    except DAMAGE as error:
+        raise checkpoints.damaged(error) from error
+    logger.info("training was over before the run was stopped: its weights are taken up")
 
 
 def _solve(model: Solves, bundle: MultiOmics, training: Training, done: Fitted) -> None:
@@ -329,9 +347,7 @@ class _Stretch:
 class Signals:
     """Signals that end a run, a flag that the loop reads between steps; a second SIGINT ends it at once."""
 
-    watched = tuple(
-        getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)
-    )
+    watched = tuple(getattr(signal, name) for name in ENDING if hasattr(signal, name))
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -341,7 +357,9 @@ class Signals:
         # handlers can be set in the main thread only; elsewhere the host program decides
         if threading.current_thread() is threading.main_thread():
             for signum in self.watched:
-                self._old[signum] = signal.signal(signum, self._receive)
+                # nohup has a run ignore that its terminal closes
+                if signal.getsignal(signum) != signal.SIG_IGN:
+                    self._old[signum] = signal.signal(signum, self._receive)
         return self
 
     def __exit__(

@@ -22,7 +22,7 @@ from typing import Any
 
 import h5py
 
-from mocli.errors import EnvironmentProblem, UsageError, did_you_mean
+from mocli.errors import ENDING, EnvironmentProblem, UsageError, did_you_mean
 
 LONGEST_NAME = 255
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -246,7 +246,7 @@ def _hold_signals(stream: _Stream) -> Iterator[None]:
 
     # handlers can be set in the main thread only, and run there only
     if threading.current_thread() is threading.main_thread():
-        for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        for name in ENDING:
             signum = getattr(signal, name, None)
             handler = None if signum is None else signal.getsignal(signum)
             if signum is not None and callable(handler):

@@ -33,6 +33,7 @@ __all__ = [
     "atomic",
     "check_writable",
     "union_names",
+    "update_h5mu",
     "write_h5ad",
     "write_h5mu",
 ]
@@ -186,6 +187,26 @@ def write_h5mu(
         with temporary.open("r+b") as stream:
             stream.write(_MAGIC.ljust(_USERBLOCK, b"\0"))
     return written
+
+
+def update_h5mu(
+    path: Path,
+    added: Sequence[Added],
+    *,
+    obsm: Mapping[str, FloatArray] | None = None,
+    obs: Mapping[str, Any] | None = None,
+) -> None:
+    """Add more to a file that `write_h5mu` wrote; a kill leaves it as it was, or with all of it.
+
+    Raises
+    ------
+    EnvironmentProblem
+        The folder cannot be written to, or the disk is full.
+    """
+    with atomic(path) as temporary:
+        shutil.copyfile(path, temporary)
+        with writing_h5(temporary, "r+") as (h5, _):
+            _add_all(h5, added, obsm=obsm or {}, obs=obs or {}, uns={})
 
 
 def _refuse_repeats(names: Sequence[str]) -> None:

@@ -23,7 +23,14 @@ from mocli.report.html import Layout
 from mocli.tasks.infer.query import Query, check_labels, match_query
 from mocli.tasks.integrate.options import IntegrateOptions
 from mocli.tasks.integrate.votes import vote_from_atlas
-from mocli.tasks.integrate.write import MAX_PICTURE, AddedColumns, Integrated, deliver, more_latents
+from mocli.tasks.integrate.write import (
+    MAX_PICTURE,
+    AddedColumns,
+    Integrated,
+    deliver,
+    more_latents,
+    write_cells,
+)
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.modelfolder import CALIBRATION
 from mocli.tasks.run.request import Request
@@ -77,11 +84,16 @@ def map_query(
         write_model(run.paths.model, grown)
         if (folder / CALIBRATION).is_file():
             shutil.copyfile(folder / CALIBRATION, run.paths.model / CALIBRATION)
+        run.keep(run.paths.model)
+    by_file = {query.aligned[name].file.name: z for name, z in latent.by_modality.items()}
+    names = {m: a.file.name for m, a in query.aligned.items()}
+    more = more_latents(run, asked, model, bundle, latent, key, names)
+    integrated = Integrated(query.files, query.relation, by_file, name, model.params, more)
+    with run.timed("write"):
+        write_cells(run, request.data, integrated)
     with run.timed("evaluate"):
         if asked.metrics:
             compare(run, query, bundle, latent)
-        by_file = {query.aligned[name].file.name: z for name, z in latent.by_modality.items()}
-        names = {m: a.file.name for m, a in query.aligned.items()}
         columns: list[AddedColumns] = [*find_clusters(run, name, model, latent, bundle, names)]
         graph = None
         if resolution is not None:
@@ -93,8 +105,6 @@ def map_query(
                 run, asked.transfer, saved.atlas, query.files, by_file, list(query.aligned)
             )
     with run.timed("write"):
-        more = more_latents(run, asked, model, bundle, latent, key, names)
-        integrated = Integrated(query.files, query.relation, by_file, name, model.params, more)
         clusters = None if graph is None else graph.codes
         draw = partial(draw_query, saved.atlas, bundle, latent, clusters, seed=request.run.seed)
         deliver(run, request.data, integrated, columns=columns, draw=draw)

@@ -7,7 +7,14 @@ from functools import partial
 from mocli.tasks.integrate.check import transfer
 from mocli.tasks.integrate.labels import read_labels
 from mocli.tasks.integrate.options import IntegrateOptions
-from mocli.tasks.integrate.write import AddedColumns, Integrated, deliver, draw_cells, more_latents
+from mocli.tasks.integrate.write import (
+    AddedColumns,
+    Integrated,
+    deliver,
+    draw_cells,
+    more_latents,
+    write_cells,
+)
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
@@ -27,6 +34,12 @@ def integrate_cells(run: Run, request: Request, asked: IntegrateOptions) -> None
     plan, bundle, latent, model = trained.plan, trained.prepared.bundle, trained.latent, trained.model
     key = request.output.key_added or f"X_{plan.traits.name}"
     names = {f.name: f.name for f in plan.files}
+    more = more_latents(run, asked, model, bundle, latent, key, names)
+    integrated = Integrated(
+        plan.files, plan.relation, latent.by_modality, plan.traits.name, model.params, more
+    )
+    with run.timed("write"):
+        write_cells(run, request.data, integrated)
     with run.timed("evaluate"):
         scores = None
         if asked.metrics:
@@ -41,10 +54,6 @@ def integrate_cells(run: Run, request: Request, asked: IntegrateOptions) -> None
             columns.append(graph)
         columns += transfer(run, asked.transfer, labels, plan.pairs, bundle, latent.by_modality)
     with run.timed("write"):
-        more = more_latents(run, asked, model, bundle, latent, key, names)
-        integrated = Integrated(
-            plan.files, plan.relation, latent.by_modality, plan.traits.name, model.params, more
-        )
         clusters = None if graph is None else graph.codes
         draw = partial(draw_cells, bundle, latent, clusters, seed=request.run.seed)
         confusion = None if scores is None else scores.confusion

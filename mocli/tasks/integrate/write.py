@@ -11,7 +11,7 @@ import pandas as pd
 
 from mocli.data.bundle import Codes, MultiOmics
 from mocli.data.files.modality import ModalityFile
-from mocli.data.write.write import Added, union_names, write_h5mu
+from mocli.data.write.write import Added, union_names, update_h5mu, write_h5mu
 from mocli.models.base import Draws, Model, PlacesCovariates
 from mocli.report.html import Confusion, Layout
 from mocli.tasks.integrate.options import IntegrateOptions
@@ -100,6 +100,18 @@ def more_latents(
     return latents
 
 
+def write_cells(run: Run, data: DataOptions, integrated: Integrated) -> None:
+    """Write the cells with their latent coordinates before these are judged: a stop then loses nothing."""
+    key = _key(run, integrated)
+    added = _added(integrated, data, {key: integrated.latent, **integrated.obsm}, ())
+    top = {k: _joined(added, of) for k, of in {key: integrated.latent, **integrated.obsm}.items()}
+    uns = run.provenance(integrated.model, integrated.params)
+    write_h5mu(run.paths.output, added, obsm=top, uns=uns, warn=run.warn)
+    run.add_output(run.paths.output, _told(key, integrated))
+    run.add_output(run.paths.model, "the trained model")
+    run.say(f"wrote {run.paths.output}: {_told(key, integrated)}; what follows judges and completes it")
+
+
 def deliver(
     run: Run,
     data: DataOptions,
@@ -109,7 +121,7 @@ def deliver(
     draw: Callable[[], Layout],
     confusion: Confusion | None = None,
 ) -> None:
-    """Write every output; the JSON report comes last, so that `ok` means all of it is there.
+    """Complete the cells by what was found out about them, and write the report to read.
 
     Parameters
     ----------
@@ -118,26 +130,28 @@ def deliver(
     confusion
         Labels against labels, for the HTML report.
     """
-    paths, output = run.paths, run.output
-    key = output.key_added or f"X_{integrated.model}"
-    obsm = {key: integrated.latent, **integrated.obsm}
-    added = _added(integrated, data, obsm, columns)
-    names = union_names(added)
-    top = {k: _joined(names, added, of) for k, of in obsm.items()}
-    if output.umap:
+    added = _added(integrated, data, {}, columns)
+    top: dict[str, FloatArray] = {}
+    if run.output.umap:
         run.say("computing UMAP coordinates of every cell")
+        z = _joined(added, integrated.latent)
         # cells of modalities left out have no place
-        known = np.isfinite(top[key]).all(1)
-        top["X_umap"] = np.full((len(names), 2), np.nan, dtype=np.float32)
-        top["X_umap"][known] = layout(top[key][known], seed=run.options.seed)
-    uns = run.provenance(integrated.model, integrated.params)
-    columns_on_top = _joined_columns(names, added, columns)
-    write_h5mu(paths.output, added, obsm=top, uns=uns, obs=columns_on_top, warn=run.warn)
-    said = "".join(f", {c.said}" for c in columns)
-    more = "".join(f", {k}" for k in integrated.obsm)
-    run.add_output(paths.output, f"integrated cells, latent in obsm['{key}']{more}{said}")
-    run.add_output(paths.model, "the trained model")
+        known = np.isfinite(z).all(1)
+        top["X_umap"] = np.full((len(z), 2), np.nan, dtype=np.float32)
+        top["X_umap"][known] = layout(z[known], seed=run.options.seed)
+    if top or columns:
+        update_h5mu(run.paths.output, added, obsm=top, obs=_joined_columns(added, columns))
+        said = "".join(f", {c.said}" for c in columns)
+        run.add_output(run.paths.output, _told(_key(run, integrated), integrated) + said, first=True)
     run.finish(lambda: {"layout": draw(), "confusion": confusion})
+
+
+def _key(run: Run, integrated: Integrated) -> str:
+    return run.output.key_added or f"X_{integrated.model}"
+
+
+def _told(key: str, integrated: Integrated) -> str:
+    return f"integrated cells, latent in obsm['{key}']" + "".join(f", {k}" for k in integrated.obsm)
 
 
 def _added(
@@ -170,12 +184,12 @@ def _collide(files: Sequence[ModalityFile]) -> bool:
     return False
 
 
-def _joined(names: Sequence[str], added: Sequence[Added], latent: Mapping[str, FloatArray]) -> FloatArray:
+def _joined(added: Sequence[Added], latent: Mapping[str, FloatArray]) -> FloatArray:
     """One row per cell of the file; a cell measured in several modalities lies at their mean."""
-    where = pd.Index(names)
+    where = pd.Index(union_names(added))
     n_latent = next(iter(latent.values())).shape[1]
-    total = np.zeros((len(names), n_latent), dtype=np.float64)
-    times = np.zeros(len(names), dtype=np.int64)
+    total = np.zeros((len(where), n_latent), dtype=np.float64)
+    times = np.zeros(len(where), dtype=np.int64)
     for part in added:
         if part.file.name not in latent:
             continue
@@ -187,12 +201,10 @@ def _joined(names: Sequence[str], added: Sequence[Added], latent: Mapping[str, F
     return joined.astype(np.float32)
 
 
-def _joined_columns(
-    names: Sequence[str], added: Sequence[Added], columns: Sequence[AddedColumns]
-) -> dict[str, object]:
-    where = pd.Index(names)
+def _joined_columns(added: Sequence[Added], columns: Sequence[AddedColumns]) -> dict[str, object]:
+    where = pd.Index(union_names(added))
     cells = {part.file.name: where.get_indexer(part.names) for part in added}
-    return {name: column for c in columns for name, column in c.of_whole(cells, len(names)).items()}
+    return {name: column for c in columns for name, column in c.of_whole(cells, len(where)).items()}
 
 
 def draw_cells(bundle: MultiOmics, latent: Latent, clusters: Codes | None = None, *, seed: int) -> Layout:

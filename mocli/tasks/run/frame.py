@@ -9,6 +9,7 @@ from typing import Protocol
 
 from mocli.data.files.source import parse_source
 from mocli.data.links.route import link_files
+from mocli.tasks.run.guard import unfinished
 from mocli.tasks.run.paths import Paths, command_line
 from mocli.tasks.run.request import Request, Result
 from mocli.tasks.run.run import Run
@@ -85,11 +86,14 @@ def perform(verb: Verb, request: Request, *, dry_run: bool, command: Sequence[st
     paths.refuse_inputs([*inputs, *link_files(request.data.links), *verb.reads])
     files = paths.results(trained=verb.trains, calibrated=verb.calibrates)
     if dry_run:
-        paths.check(force=request.output.force)
+        ours = unfinished(paths.checkpoints) if request.run.resume != "never" else frozenset()
+        paths.check(force=request.output.force, trained=verb.trains, ours=ours)
         foresight = Foresight()
         verb.foresee(foresight)
         return Result(paths.output, {}, [*foresight.lines, *(f"would write {f}" for f in files)], files)
     words = command_line() if command is None else command
-    with Run(verb.task, paths, output=request.output, options=request.run, command=words) as run:
+    run = Run(verb.task, paths, output=request.output, options=request.run, command=words)
+    run.trains, run.reads = verb.trains, [*inputs, *verb.reads]
+    with run:
         verb.work(run)
     return Result(paths.output, run.report.as_dict(), [], files)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,23 +112,48 @@ class Paths:
                         hint="inputs are never changed: choose another output",
                     )
 
-    def check(self, *, force: bool) -> None:
+    def check(self, *, force: bool, trained: bool = True, ours: Container[Path] = ()) -> None:
         """Find out before the work whether everything can be written after it.
+
+        Parameters
+        ----------
+        trained
+            Whether the model's folder will be written.
+        ours
+            Outputs of the same run, stopped before it was done; these are replaced.
 
         Raises
         ------
         UsageError
-            The output exists and `force` is not given; the model's folder is not mocli's.
+            Something exists and `force` is not given; the model's folder is not mocli's.
         EnvironmentProblem
             A folder is absent or not writable.
         """
+        finished = self._is_finished()
         for path in (self.output, *self.beside):
-            check_writable(path, force=force)
-        # a pipe or device is written to directly
-        if self.report is not None and (not self.report.exists() or self.report.is_file()):
-            check_writable(self.report, force=True)
-        if self.model.exists():
+            check_writable(path, force=force or path.absolute() in ours)
+        for path in (self.report, self.html, self.multiqc):
+            # a pipe or device is written to directly
+            if path is not None and not is_pipe(path):
+                check_writable(path, force=force or not finished or path.absolute() in ours)
+        if trained and self.model.exists():
             check_model_folder(self.model)
+            stopped = not finished and any(self.checkpoints.glob("*"))
+            if not (force or stopped or self.model.absolute() in ours or not any(self.model.iterdir())):
+                raise UsageError(
+                    "the output exists",
+                    file=self.model,
+                    hint="outputs of one stem share a model's folder: choose another name, or --force",
+                )
+
+    def _is_finished(self) -> bool:
+        """Whether the report that is there is of a run that was not stopped."""
+        if self.report is None or is_pipe(self.report):
+            return False
+        try:
+            return json.loads(self.report.read_text(encoding="utf-8"))["status"] == "ok"
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def failure_report(self, *, replaced: bool) -> Path | None:
         """Return where a failed run reports: never over the report of results that stay.

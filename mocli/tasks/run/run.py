@@ -20,11 +20,21 @@ import numpy as np
 
 from mocli import __version__
 from mocli.data.files.inputs import sha256
-from mocli.errors import Interrupted, MocliError
+from mocli.errors import ENDING, Interrupted, MocliError
 from mocli.log import logger, open_log
 from mocli.models.parameters import as_dict
 from mocli.report import wording
 from mocli.report.schema import Report
+from mocli.tasks.run.guard import (
+    Stamp,
+    check_unchanged,
+    clear_mark,
+    locked,
+    mark,
+    remove_leftovers,
+    stamp,
+    unfinished,
+)
 from mocli.tasks.run.memory import MemoryLimit, available_memory
 from mocli.tasks.run.options import OutputOptions, RunOptions
 from mocli.tasks.run.paths import Paths
@@ -55,6 +65,11 @@ class Run:
         self._stack = ExitStack()
         self._started = time.monotonic()
         self._limit = MemoryLimit(options.max_memory)
+        self.trains = True
+        self.reads: Sequence[Path] = ()
+        self._stamps: dict[Path, Stamp | None] = {}
+        self._ours: set[Path] = set()
+        self._complete = False
 
     def __enter__(self) -> Self:
         # imported here: a dry run must not pay for torch
@@ -62,8 +77,12 @@ class Run:
 
         options = self.options
         with self._reported():
-            self.paths.check(force=self.output.force)
+            self._stack.enter_context(locked(self.paths.output))
             resuming = options.resume != "never" and self.paths.checkpoints.exists()
+            self._ours = set(unfinished(self.paths.checkpoints)) if resuming else set()
+            self.paths.check(force=self.output.force, trained=self.trains, ours=self._ours)
+            remove_leftovers([*self.paths.results(), self.paths.model])
+            self._stamps = {path: stamp(path) for path in self.reads}
             # a forced run that fails must not take the log of the results that stay
             append = resuming or self.paths.output.exists()
             self._stack.enter_context(open_log(self.paths.log, command=self.report.command, append=append))
@@ -104,6 +123,11 @@ class Run:
                 if self.paths.multiqc is not None:
                     self.report.write_multiqc(self.paths.multiqc)
                 self.say(f"wrote {self.paths.report}: the report in JSON")
+            if self._complete:
+                from mocli.train.checkpoint import Checkpoints
+
+                clear_mark(self.paths.checkpoints)
+                Checkpoints(self.paths.checkpoints, fingerprint={}, resume="never").remove()
         finally:
             self._stack.__exit__(kind, error, trace)
         if explained is not None and explained is not error:
@@ -120,8 +144,7 @@ class Run:
 
     def _fail(self, error: BaseException) -> None:
         self.report.fail(error)
-        written = {str(record["path"]) for record in self.report.outputs}
-        target = self.paths.failure_report(replaced=str(self.paths.output) in written)
+        target = self.paths.failure_report(replaced=self.paths.output.absolute() in self._ours)
         try:
             if target is not None:
                 self.report.write(target)
@@ -145,6 +168,8 @@ class Run:
         """Add the seconds of a stage to the report."""
         begun = time.monotonic()
         try:
+            if name == "write":
+                self.check_inputs()
             yield
         finally:
             key = f"{name}_s"
@@ -171,6 +196,16 @@ class Run:
             record = {"path": str(path), "what": what, "bytes": path.stat().st_size, "sha256": sha256(path)}
         others = [known for known in self.report.outputs if known["path"] != str(path)]
         self.report.outputs = [record, *others] if first else [*others, record]
+        self.keep(path)
+
+    def keep(self, *paths: Path) -> None:
+        """Note that outputs are there: stopped from now on, the same command goes on and may replace them."""
+        self._ours.update(path.absolute() for path in paths)
+        mark(self.paths.checkpoints, self._ours)
+
+    def check_inputs(self) -> None:
+        """Make sure, before something is written, that the inputs are those that were opened."""
+        check_unchanged(self._stamps)
 
     def provenance(self, model: str, params: object) -> dict[str, object]:
         """Return what `uns` says of how a file was made, under `mocli`; empty with `--no-provenance`."""
@@ -192,24 +227,23 @@ class Run:
         return {"mocli": facts}
 
     def finish(self, pictures: Callable[[], Mapping[str, Any]] = dict) -> None:
-        """Write the HTML report, remove checkpoints, and say what was written.
+        """Write the HTML report, and say what was written.
 
-        The JSON report follows when the run is left, so that `ok` in it means that all of this is there.
+        The JSON report follows when the run is left, so that `ok` in it means that all of this is there; then
+        checkpoints are removed.
 
         Parameters
         ----------
         pictures
             Makes what `mocli.report.html.render` draws besides the report; called only if there is to be one.
         """
-        # imported here: a dry run must not pay for torch
         from mocli.report import html
-        from mocli.train.checkpoint import Checkpoints
 
         if self.paths.html is not None:
             self.say("drawing the report")
             html.write(self.paths.html, html.render(self.report, **pictures()))
             self.add_output(self.paths.html, "the report to read")
-        Checkpoints(self.paths.checkpoints, fingerprint={}, resume="never").remove()
+        self._complete = True
         for record in self.report.outputs:
             self.say(f"wrote {record['path']}: {record['what']}")
 
@@ -226,7 +260,9 @@ def _signals_raise() -> Iterator[None]:
         return
     old = {
         s: signal.signal(s, receive)
-        for s in (getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+        for s in (getattr(signal, name) for name in ENDING if hasattr(signal, name))
+        # with nohup, and where the host program has said so, a signal is to be ignored
+        if s != signal.SIGINT and signal.getsignal(s) != signal.SIG_IGN
     }
     try:
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -88,7 +89,7 @@ def save_calibrations(folder: Path, calibrations: Mapping[Key, Calibration]) -> 
         if c.accuracy is not None:
             arrays |= {f"{i}/accuracy/{f.name}": getattr(c.accuracy, f.name) for f in fields(c.accuracy)}
         facts.append({"key": list(key), "basis": c.basis, "intervals": described})
-    temporary = folder / f".{CALIBRATION}.tmp"
+    temporary = folder / f".{CALIBRATION}.{secrets.token_hex(6)}.tmp"
     try:
         save_file(
             {k: np.ascontiguousarray(v) for k, v in sorted(arrays.items())},

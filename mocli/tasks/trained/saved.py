@@ -7,6 +7,7 @@ new cells can be projected on another machine without the training data.
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -178,8 +179,8 @@ def write_model(folder: Path, saved: SavedModel) -> None:
         "links": links,
         "atlas": atlas,
     }
-    temporary = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    # a name that no user gives a folder, and that tells what a killed run has left
+    temporary = folder.with_name(f".{folder.name[:200]}.{secrets.token_hex(6)}.tmp")
     temporary.mkdir(parents=True)
     try:
         save_file({k: np.ascontiguousarray(v) for k, v in sorted(arrays.items())}, temporary / WEIGHTS)

@@ -279,3 +279,4 @@ def keep_model(
     drawn = draw_cells(model, bundle, run.device, 1, seed=seed)[0] if isinstance(model, Draws) else None
     atlas = Atlas.of(latent, bundle, columns, seed=seed, drawn=drawn)
     save_model(run.paths.model, model, plan, prepared, readouts, seed=seed, trained_on=hashes, atlas=atlas)
+    run.keep(run.paths.model)

@@ -1,0 +1,134 @@
+"""What keeps runs apart and results whole: locks, outputs of unfinished runs, inputs that stay the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from mocli.errors import InputError, UsageError
+from mocli.tasks.run.modelfolder import CALIBRATION, DESCRIPTION, WEIGHTS
+
+UNFINISHED = "unfinished.json"
+"""In the folder of checkpoints: the outputs that a run has written while there is more to do."""
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.tmp")
+
+Stamp = tuple[int, int, int]
+"""Size, time of the last change in nanoseconds, and inode of a file."""
+
+
+@contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Keep other runs from writing the outputs that share a stem with this one.
+
+    Raises
+    ------
+    UsageError
+        Another run is writing them now.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on this system
+        yield
+        return
+    path = output.with_name(f".{output.stem[:200]}.lock")
+    handle = -1
+    # a lock on a file that another run has deleted meanwhile keeps nobody out
+    while handle < 0 or stamp(path) is None or os.fstat(handle).st_ino != path.stat().st_ino:
+        if handle >= 0:
+            os.close(handle)
+        try:
+            handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise UsageError(
+                "another run is writing this output now",
+                file=output,
+                found=f"it holds a lock on {path.name}",
+                hint="wait for it to end, or choose another output",
+            ) from error
+        except OSError:
+            if handle < 0:  # the check of the folder says what is wrong with it
+                yield
+                return
+            break  # a file system without locks
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink()
+        os.close(handle)
+
+
+def stamp(path: Path) -> Stamp | None:
+    """Return what changes where a file is written anew; None where there is none."""
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_size, about.st_mtime_ns, about.st_ino
+
+
+def check_unchanged(stamps: Mapping[Path, Stamp | None]) -> None:
+    """Make sure that files are those that were opened; `InputError` for one that is not."""
+    for path, before in stamps.items():
+        if before is not None and stamp(path) != before:
+            raise InputError(
+                "the input changed while the run was reading it",
+                file=path,
+                found=f"{stamp(path) or 'no file'} (size, time of change, inode)",
+                expected=str(before),
+                hint="repeat the command once the file stays as it is",
+            )
+
+
+def mark(folder: Path, paths: Iterable[Path]) -> None:
+    """Note in the folder of checkpoints that outputs are there, and that there is more to do."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stamps = {str(p.absolute()): stamp(p / WEIGHTS if p.is_dir() else p) for p in paths}
+    temporary = folder / f".{UNFINISHED}.tmp"
+    temporary.write_text(json.dumps(stamps), encoding="utf-8")
+    temporary.replace(folder / UNFINISHED)
+
+
+def unfinished(folder: Path) -> frozenset[Path]:
+    """Return the outputs of an unfinished run that are still as it left them, as absolute paths."""
+    try:
+        stamps = json.loads((folder / UNFINISHED).read_text(encoding="utf-8"))
+        kept = {Path(p): tuple(s) for p, s in stamps.items() if s}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return frozenset()
+    return frozenset(p for p, s in kept.items() if stamp(p / WEIGHTS if p.is_dir() else p) == s)
+
+
+def clear_mark(folder: Path) -> None:
+    """Forget that a run was unfinished."""
+    (folder / UNFINISHED).unlink(missing_ok=True)
+
+
+def remove_leftovers(outputs: Sequence[Path]) -> list[Path]:
+    """Delete half-written files that a run left which was killed; only while the lock is held.
+
+    They are known by their names, `.OUTPUT.<12 hexadecimal digits>.tmp`; a folder of such a name by what is
+    in it as well.
+    """
+    removed = []
+    for output in outputs:
+        start = f".{output.name[:200]}"
+        beside = output.parent.iterdir() if output.parent.is_dir() else ()
+        for path in [p for p in beside if p.name.startswith(start)]:
+            if not _TEMPORARY.fullmatch(path.name[len(start) :]):
+                continue
+            with suppress(OSError):
+                if not path.is_dir():
+                    path.unlink()
+                elif {p.name for p in path.iterdir()} <= {WEIGHTS, DESCRIPTION, CALIBRATION}:
+                    shutil.rmtree(path)
+                removed.append(path)
+    return removed

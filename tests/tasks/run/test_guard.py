@@ -1,0 +1,152 @@
+"""Nothing is lost and nothing of others is touched: locks, unfinished runs, changed inputs, leftovers."""
+
+import json
+import os
+import shutil
+import signal
+
+import pytest
+
+import mocli
+from mocli.errors import InputError, Interrupted, UsageError
+from mocli.tasks.run.guard import (
+    check_unchanged,
+    clear_mark,
+    locked,
+    mark,
+    remove_leftovers,
+    stamp,
+    unfinished,
+)
+
+
+@pytest.fixture
+def integrate(unpaired, tmp_path, small):
+    """Integrate into `tmp_path / o.h5mu`; options as in `mocli.integrate`."""
+
+    def run(**options):
+        given = {"model": "scmodal", "max_steps": 6, "html": False, "threads": 1, "device": "cpu"}
+        return mocli.integrate(
+            [unpaired / "rna.h5ad", unpaired / "prot.h5ad"],
+            links=unpaired / "links.tsv",
+            **{"output": tmp_path / "o.h5mu", "params": small, "provenance": False, **given, **options},
+        )
+
+    return run
+
+
+def test_two_runs_do_not_write_one_output(tmp_path):
+    with locked(tmp_path / "o.h5mu"):
+        with pytest.raises(UsageError, match="another run"), locked(tmp_path / "o.tsv"):
+            pass
+        with locked(tmp_path / "p.h5mu"):
+            pass
+    with locked(tmp_path / "o.h5mu"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_outputs_are_those_of_an_unfinished_run_as_long_as_nobody_changes_them(tmp_path):
+    out, other = tmp_path / "o.h5mu", tmp_path / "o.tsv"
+    for path in (out, other):
+        path.write_text("x")
+    mark(tmp_path / "o.ckpt", [out, other])
+    assert unfinished(tmp_path / "o.ckpt") == {out, other}
+    other.write_text("changed")
+    assert unfinished(tmp_path / "o.ckpt") == {out}
+    clear_mark(tmp_path / "o.ckpt")
+    assert unfinished(tmp_path / "o.ckpt") == frozenset()
+    (tmp_path / "o.ckpt" / "unfinished.json").write_text("[1")
+    assert unfinished(tmp_path / "o.ckpt") == frozenset()
+
+
+def test_only_what_a_killed_run_left_is_removed(tmp_path):
+    out, model = tmp_path / "o.h5mu", tmp_path / "o.model"
+    ours = [tmp_path / ".o.h5mu.0123456789ab.tmp", tmp_path / ".o.model.0123456789ab.tmp"]
+    theirs = [tmp_path / "o.model.tmp", tmp_path / ".o.h5mu.mine.tmp", tmp_path / ".o.model.ba9876543210.tmp"]
+    for path in (ours[0], theirs[1]):
+        path.write_text("half")
+    for path in (ours[1], theirs[0], theirs[2]):
+        path.mkdir()
+    (theirs[2] / "notes.txt").write_text("a user's own")
+    remove_leftovers([out, model])
+    assert not any(p.exists() for p in ours)
+    assert all(p.exists() for p in theirs)
+
+
+def test_a_changed_input_is_told(tmp_path):
+    path = tmp_path / "rna.h5ad"
+    path.write_text("a")
+    before = {path: stamp(path)}
+    check_unchanged(before)
+    path.write_text("bc")
+    with pytest.raises(InputError, match="changed while the run"):
+        check_unchanged(before)
+
+
+def test_a_stop_after_the_cells_are_written_loses_nothing(integrate, tmp_path, monkeypatch):
+    import mocli.tasks.integrate.work as work
+
+    whole = integrate(output=tmp_path / "whole.h5mu")
+
+    def stopped(*_, **__):
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.sigtimedwait([], 0)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "score", stopped)
+        with pytest.raises(Interrupted):
+            integrate()
+    assert json.loads((tmp_path / "o.report.json").read_text())["status"] == "interrupted"
+    assert (tmp_path / "o.h5mu").exists()
+    assert (tmp_path / "o.model" / "weights.safetensors").exists()
+    with pytest.raises(UsageError, match="another run"):
+        integrate(seed=5)
+    done = integrate()
+    assert done.report["training"]["resumed_from_step"] == 6
+    assert done.report["determinism"] == whole.report["determinism"]
+    assert (tmp_path / "o.h5mu").read_bytes() == (tmp_path / "whole.h5mu").read_bytes()
+    assert not (tmp_path / "o.ckpt").exists()
+    with pytest.raises(UsageError, match="the output exists"):
+        integrate()
+
+
+def test_outputs_that_share_a_stem_are_kept(integrate, unpaired, tmp_path):
+    integrate(metrics=False)
+    (tmp_path / "o.h5mu").rename(tmp_path / "kept.h5mu")
+    with pytest.raises(UsageError, match="the output exists") as error:
+        integrate(metrics=False)
+    assert "o.report.json" in str(error.value.file)
+    shutil.rmtree(tmp_path / "o.model")
+    integrate(metrics=False, force=True)
+
+
+def test_an_input_replaced_while_training_is_an_error(integrate, unpaired, monkeypatch):
+    import mocli.tasks.trained.train as train
+
+    fit = train.fit
+
+    def replaced(*args, **kwargs):
+        done = fit(*args, **kwargs)
+        os.utime(unpaired / "rna.h5ad", ns=(1, 1))
+        return done
+
+    monkeypatch.setattr(train, "fit", replaced)
+    with pytest.raises(InputError, match="changed while the run"):
+        integrate(metrics=False)
+
+
+def test_a_closed_terminal_leaves_a_checkpoint():
+    from mocli.train.loop import Signals
+
+    old = signal.getsignal(signal.SIGHUP)
+    with Signals() as signals:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert signals.received == signal.SIGHUP
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with Signals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.received is None
+    finally:
+        signal.signal(signal.SIGHUP, old)
