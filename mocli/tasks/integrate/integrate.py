@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 
 from mocli.tasks.integrate.labels import read_labels
-from mocli.tasks.integrate.options import IntegrateOptions
+from mocli.tasks.integrate.options import IntegrateOptions, column_for, tell_replaced
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.frame import Tell, Verb, perform
 from mocli.tasks.run.modelfolder import DESCRIPTION, WEIGHTS
 from mocli.tasks.run.request import Request, Result, subcommand
 from mocli.tasks.run.run import Run
-from mocli.tasks.score.clusterings import column_for, tell_replaced
 from mocli.tasks.trained.foresee import foresee_training
 from mocli.types import Task
 

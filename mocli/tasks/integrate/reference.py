@@ -21,7 +21,7 @@ from mocli.models.registry import traits_of
 from mocli.report.figures import table
 from mocli.report.html import Layout
 from mocli.tasks.infer.query import Query, check_labels, match_query
-from mocli.tasks.integrate.options import IntegrateOptions
+from mocli.tasks.integrate.options import IntegrateOptions, column_for, tell_replaced
 from mocli.tasks.integrate.votes import vote_from_atlas
 from mocli.tasks.integrate.write import (
     MAX_PICTURE,
@@ -35,7 +35,7 @@ from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.modelfolder import CALIBRATION
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
-from mocli.tasks.score.clusterings import cluster_graph, column_for, find_clusters, tell_replaced
+from mocli.tasks.score.clusterings import cluster_graph, find_clusters
 from mocli.tasks.score.evaluate import Scores, describe_scores
 from mocli.tasks.score.picture import layout
 from mocli.tasks.trained.atlas import Atlas

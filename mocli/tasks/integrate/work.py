@@ -6,7 +6,7 @@ from functools import partial
 
 from mocli.tasks.integrate.check import transfer
 from mocli.tasks.integrate.labels import read_labels
-from mocli.tasks.integrate.options import IntegrateOptions
+from mocli.tasks.integrate.options import IntegrateOptions, column_for, tell_replaced
 from mocli.tasks.integrate.write import (
     AddedColumns,
     Integrated,
@@ -18,7 +18,7 @@ from mocli.tasks.integrate.write import (
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
-from mocli.tasks.score.clusterings import cluster_graph, column_for, find_clusters, tell_replaced
+from mocli.tasks.score.clusterings import cluster_graph, find_clusters
 from mocli.tasks.score.evaluate import describe_links, describe_scores, score
 from mocli.tasks.trained.train import train_model
 from mocli.types import Task

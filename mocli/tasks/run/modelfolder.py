@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mocli.errors import InputError, UsageError
+from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.models.registry import available
 
 FORMAT_VERSION = 2
@@ -46,6 +46,14 @@ def read_description(folder: Path) -> dict[str, Any]:
     InputError
         There is none, it is of another format version, or of a model that is not known.
     """
+    if not folder.exists():
+        beside = [p.name for p in folder.parent.glob("*.model")] if folder.parent.is_dir() else []
+        raise InputError(
+            "the folder does not exist",
+            file=folder,
+            expected="an OUT.model folder that mocli wrote",
+            hint=did_you_mean(folder.name, beside, "models in that folder"),
+        )
     try:
         text = (folder / DESCRIPTION).read_text(encoding="utf-8")
         description = json.loads(text, parse_constant=_no_number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from mocli.data.bundle import Codes, MultiOmics
-from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import read_column
 from mocli.metrics.clusters import ARI_BOUNDS, ari, louvain_of, nmi
 from mocli.models.base import Clusters, Model
@@ -170,21 +169,6 @@ class GraphClusters:
 
     def _column(self, codes: IntArray) -> dict[str, pd.Categorical]:
         return {self.codes.key: pd.Categorical.from_codes(codes, categories=list(self.codes.levels))}
-
-
-def column_for(key: str) -> str:
-    """Return the column of obs for a latent of an obsm key: `scmodal_louvain` for `X_scmodal`."""
-    return f"{key.removeprefix('X_')}_louvain"
-
-
-def tell_replaced(files: Sequence[ModalityFile], column: str, warn: Callable[[str], None]) -> None:
-    """Say so where a modality has a column of that name, which the output will not have."""
-    having = [f.name for f in files if column in f.obs]
-    if having:
-        warn(
-            f"obs['{column}'] of {' and '.join(having)} is replaced in the output by the clusters of this "
-            "run; --key-added gives them another name"
-        )
 
 
 def cluster_graph(

@@ -19,7 +19,7 @@ import numpy as np
 import mocli
 from mocli.data.bundle import MultiOmics
 from mocli.data.transforms.recipe import LinkRecipe, Recipe
-from mocli.errors import InputError, MocliError, did_you_mean
+from mocli.errors import InputError, MocliError
 from mocli.models.base import Model
 from mocli.models.parameters import as_dict, resolve, saved_params
 from mocli.models.registry import load_class, traits_of
@@ -216,14 +216,6 @@ def load_model(folder: str | Path) -> SavedModel:
     from safetensors.numpy import load_file
 
     folder = Path(folder)
-    if not folder.exists():
-        beside = [p.name for p in folder.parent.glob("*.model")] if folder.parent.is_dir() else []
-        raise InputError(
-            "the folder does not exist",
-            file=folder,
-            expected="an OUT.model folder that mocli wrote",
-            hint=did_you_mean(folder.name, beside, "models in that folder"),
-        )
     description = read_description(folder)
     try:
         arrays = load_file(folder / WEIGHTS)

@@ -193,7 +193,7 @@ def fingerprint_of(
     """Return what tells this training apart: its options, and the contents of what they name."""
     sets = [(name, m.data, m.indices, m.indptr) for name, m in sorted(prepared.bundle.sets.items())]
     facts = {
-        "options": request.identity,
+        **request.identity,
         "inputs": [record["sha256"] for record in run.report.inputs],
         # some of a file's cells may be held out, and some features spared by the selection
         "cells": [_hash(c.file.name, *c.file.obs.index) for c in plan.choices],

@@ -33,7 +33,7 @@ def test_all_of_it_comes_back(some, tmp_path):
             np.testing.assert_array_equal(
                 getattr(found[key].intervals, part), getattr(expected.intervals, part)
             )
-        for part in ("coverage", "n", "symmetric", "scaled"):
+        for part in ("coverage", "n", "symmetric"):
             assert getattr(found[key].intervals, part) == getattr(expected.intervals, part)
     first, second = found.values()
     assert second.accuracy is None
