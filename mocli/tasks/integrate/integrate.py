@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from mocli.tasks.integrate.labels import read_labels
-from mocli.tasks.integrate.options import IntegrateOptions, column_for, tell_replaced
+from mocli.tasks.integrate.labels import column_for, read_labels, tell_replaced
+from mocli.tasks.integrate.options import IntegrateOptions
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.frame import Tell, Verb, perform
 from mocli.tasks.run.modelfolder import DESCRIPTION, WEIGHTS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -217,3 +217,18 @@ def electorate(
     starts: Any = np.concatenate([[0], np.cumsum([len(c) for c in codes])[:-1]]).tolist()
     z: FloatArray = np.concatenate([latent[name] for name in others])
     return z, np.concatenate(codes), dict(zip(others, starts, strict=True))
+
+
+def column_for(key: str) -> str:
+    """Return the column of obs for a latent of an obsm key: `scmodal_louvain` for `X_scmodal`."""
+    return f"{key.removeprefix('X_')}_louvain"
+
+
+def tell_replaced(files: Sequence[ModalityFile], column: str, warn: Callable[[str], None]) -> None:
+    """Say so where a modality has a column of that name, which the output will not have."""
+    having = [f.name for f in files if column in f.obs]
+    if having:
+        warn(
+            f"obs['{column}'] of {' and '.join(having)} is replaced in the output by the clusters of this "
+            "run; --key-added gives them another name"
+        )

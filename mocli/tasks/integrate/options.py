@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from mocli import parsing
-from mocli.data.files.modality import ModalityFile
 from mocli.errors import UsageError
 from mocli.models.base import Draws, EncodesJointly, Model
 from mocli.models.registry import available, load_class
@@ -113,18 +111,3 @@ class IntegrateOptions(Options):
                 field="--marginal",
                 hint="leave --marginal out: obsm of each modality holds its own latent",
             )
-
-
-def column_for(key: str) -> str:
-    """Return the column of obs for a latent of an obsm key: `scmodal_louvain` for `X_scmodal`."""
-    return f"{key.removeprefix('X_')}_louvain"
-
-
-def tell_replaced(files: Sequence[ModalityFile], column: str, warn: Callable[[str], None]) -> None:
-    """Say so where a modality has a column of that name, which the output will not have."""
-    having = [f.name for f in files if column in f.obs]
-    if having:
-        warn(
-            f"obs['{column}'] of {' and '.join(having)} is replaced in the output by the clusters of this "
-            "run; --key-added gives them another name"
-        )

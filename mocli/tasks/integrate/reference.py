@@ -21,7 +21,8 @@ from mocli.models.registry import traits_of
 from mocli.report.figures import table
 from mocli.report.html import Layout
 from mocli.tasks.infer.query import Query, check_labels, match_query
-from mocli.tasks.integrate.options import IntegrateOptions, column_for, tell_replaced
+from mocli.tasks.integrate.labels import column_for, tell_replaced
+from mocli.tasks.integrate.options import IntegrateOptions
 from mocli.tasks.integrate.votes import vote_from_atlas
 from mocli.tasks.integrate.write import (
     MAX_PICTURE,

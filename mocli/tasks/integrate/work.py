@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from mocli.tasks.integrate.check import transfer
-from mocli.tasks.integrate.labels import read_labels
-from mocli.tasks.integrate.options import IntegrateOptions, column_for, tell_replaced
+from mocli.tasks.integrate.labels import column_for, read_labels, tell_replaced
+from mocli.tasks.integrate.options import IntegrateOptions
 from mocli.tasks.integrate.write import (
     AddedColumns,
     Integrated,

@@ -194,6 +194,7 @@ def fingerprint_of(
     sets = [(name, m.data, m.indices, m.indptr) for name, m in sorted(prepared.bundle.sets.items())]
     facts = {
         **request.identity,
+        "seed": run.options.seed,
         "inputs": [record["sha256"] for record in run.report.inputs],
         # some of a file's cells may be held out, and some features spared by the selection
         "cells": [_hash(c.file.name, *c.file.obs.index) for c in plan.choices],
