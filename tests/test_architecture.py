@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "mocli.cli": BASE
     | {"mocli.options", "mocli.parsing"}
     | {"mocli.cli", "mocli.tasks", "mocli.report", "mocli.log", "mocli.data.demo.files"}
-    | {"mocli.data.files.source", "mocli.data.files.inspect"}
+    | {"mocli.data.files.hdf5", "mocli.data.files.source", "mocli.data.files.inspect"}
     | {"mocli.models.base", "mocli.models.registry", "mocli.models.parameters"},
 }
 FORBIDDEN = {

@@ -78,6 +78,7 @@ def _modalities(inputs: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Return by modality its layers and its columns of obs, each with what reads the levels."""
     import h5py
 
+    from mocli.data.files.hdf5 import open_h5
     from mocli.data.files.source import parse_source
 
     found: dict[str, dict[str, Any]] = {}
@@ -85,7 +86,7 @@ def _modalities(inputs: Iterable[str]) -> dict[str, dict[str, Any]]:
         source = parse_source(text)
         if not source.path.is_file() or not h5py.is_hdf5(source.path):
             continue
-        with h5py.File(source.path, "r") as file:
+        with open_h5(source.path) as file:
             groups = dict(file["mod"].items()) if "mod" in file else {source.path.stem: file}
             for name, group in groups.items():
                 if source.modality in {None, name}:
@@ -101,7 +102,9 @@ def _levels(path: Path, group: str, column: str) -> Callable[[], list[str]]:
     def read() -> list[str]:
         import h5py
 
-        with h5py.File(path, "r") as file:
+        from mocli.data.files.hdf5 import open_h5
+
+        with open_h5(path) as file:
             item = file[group][column]
             levels = item["categories"] if isinstance(item, h5py.Group) else item
             return sorted({str(level) for level in levels.asstr()[:MOST_VALUES]})

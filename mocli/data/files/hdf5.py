@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import errno
+import faulthandler
+import json
+import os
+import resource
+import signal
+import stat
+import sys
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +31,10 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
     (b"%%MatrixMarket", "a Matrix Market text file", "convert it to .h5ad with anndata"),
     (b"RDX", "an R data file", "convert it to .h5ad"),
 )
+CPU_SECONDS = 30
+"""Time that looking through a file may take: seconds of computing, not of waiting for a slow disk."""
+
+_ANSWER = 60_000  # bytes, which a pipe takes at once
 _ANY = "an .h5ad, .h5mu or 10x .h5 file"
 
 
@@ -32,10 +45,23 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
     Raises
     ------
     InputError
-        The file is absent, a folder, not HDF5, truncated, damaged, locked or
-        not readable.
+        The file is absent, a folder or a pipe, not HDF5, truncated, damaged, locked or
+        not readable, or takes what it holds from other files.
     """
     try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) and not path.is_dir():
+            raise InputError(
+                "this is no file that can be read twice",
+                file=path,
+                found="a pipe, a socket or a device",
+                expected=_ANY,
+                hint="save it as a file first",
+            )
+        if stat.S_ISREG(status.st_mode):
+            fault = _vetted(str(path), (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+            if fault is not None:
+                raise InputError(**fault)
         h5 = h5py.File(path, "r", locking="best-effort")
     except FileNotFoundError as error:
         raise _absent(path) from error
@@ -43,6 +69,98 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
         raise _unopenable(path, error) from error
     with h5:
         yield h5
+
+
+@lru_cache(maxsize=512)
+def _vetted(path: str, _identity: tuple[int, ...]) -> dict[str, str] | None:
+    """Return what forbids to read a file, in words of `InputError`, None where nothing does.
+
+    A child process looks through it, with a limit on its time: damaged blocks of some files make HDF5 loop
+    for ever or crash, and neither can be ended from within.
+    """
+    readable, writable = os.pipe()
+    with warnings.catch_warnings():
+        # the child runs Python in one thread, and ends without returning
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        try:
+            faulthandler.disable()
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+                signal.signal(number, signal.SIG_DFL)
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
+            os.write(writable, json.dumps(_look_through(path)).encode()[:_ANSWER])
+        finally:
+            os._exit(0)
+    try:
+        os.close(writable)
+        with os.fdopen(readable, "rb") as stream:
+            answer = stream.read()
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL if sys.exc_info()[0] else 0)
+        status = os.waitpid(child, 0)[1]
+    if os.WIFSIGNALED(status):
+        endless = os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL)
+        return {
+            "message": "the file is damaged",
+            "file": path,
+            "found": "HDF5 does not come to an end" if endless else "HDF5 crashes while it reads it",
+            "expected": "a complete HDF5 file",
+            "hint": "copy or download it again and compare sizes",
+        }
+    # where the child met an error of its own, the reader will meet it and say more
+    fault: dict[str, str] | None = json.loads(answer) if answer else None
+    return fault
+
+
+def _look_through(path: str) -> dict[str, str] | None:
+    """Visit every object once; say which takes its values from another file."""
+    with h5py.File(path, "r", locking="best-effort") as h5:
+        groups, seen = [h5["/"]], set()
+        while groups:
+            group = groups.pop()
+            for name in group:
+                found = None
+                try:
+                    link = group.get(name, getlink=True)
+                    if isinstance(link, h5py.ExternalLink):
+                        found = f"a link to {link.filename}"
+                    elif isinstance(link, h5py.HardLink):
+                        found = _elsewhere(group[name], groups, seen)
+                except Exception:  # noqa: BLE001 - a damaged object is told of by whoever needs it
+                    continue
+                if found is not None:
+                    return {
+                        "message": "the file takes values from another file, which is not followed",
+                        "file": path,
+                        "field": f"{group.name.rstrip('/')}/{name}"[:500],
+                        "found": found[:500],
+                        "expected": "a file that holds its values itself",
+                        "hint": "open it where it was made, and write it again with anndata or mudata",
+                    }
+    return None
+
+
+def _elsewhere(node: h5py.HLObject, groups: list[h5py.Group], seen: set[int]) -> str | None:
+    """Return which other file an object reads; of a dataset touch the ends, put a group on the list."""
+    address = h5py.h5o.get_info(node.id).addr
+    if address in seen:
+        return None
+    seen.add(address)
+    for key in node.attrs:
+        node.attrs.get_id(key)
+    if isinstance(node, h5py.Group):
+        groups.append(node)
+    elif isinstance(node, h5py.Dataset):
+        if node.external:
+            return f"values stored in {node.external[0][0]}"
+        if node.is_virtual:
+            return f"values of {node.virtual_sources()[0].file_name}"
+        if node.shape and node.size:
+            node[(0,) * node.ndim], node[tuple(n - 1 for n in node.shape)]
+    return None
 
 
 @contextmanager
@@ -95,6 +213,8 @@ def _absent(path: Path) -> InputError:
 
 def _unopenable(path: Path, error: Exception) -> InputError:
     number = getattr(error, "errno", None)
+    if number == errno.ELOOP:
+        return InputError("the path is a loop of symbolic links", file=path, hint="name the file itself")
     if path.is_dir():
         return InputError(
             "a folder was given, not a file",
