@@ -25,6 +25,8 @@ _WHERE = {
     "impute_values": "mocli.tasks.impute.work",
     "silence_genes": "mocli.tasks.gene2peak.silence",
     "relate_features": "mocli.tasks.relate.relate",
+    "perturb_cells": "mocli.tasks.perturb.shifts",
+    "simulate_cells": "mocli.tasks.simulate.write",
     "build_links": "mocli.tasks.links.build",
     "silhouette_widths": "mocli.metrics.silhouette",
 }

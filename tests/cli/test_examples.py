@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+import mocli
+from mocli.data.demo.files import write_demo
+
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 SMALL = "-s n_hidden=16 -s n_neighbors=5 --n-latent 4 --batch-size 32 --no-html --threads 1 --device cpu"
@@ -150,6 +153,23 @@ def test_the_python_example(environment, unpaired, tmp_path):
     done = run([*words, tmp_path / "o.h5mu", 5], environment, tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.match(r"\(130, \d+\) \d", done.stdout)
+
+
+def test_the_science_without_the_command(environment, tmp_path):
+    write_demo(tmp_path, n_cells=80)
+    mocli.integrate(
+        tmp_path / "multiome.h5mu", output=tmp_path / "out.h5mu", model="multigrate", label_key="cell_type",
+        max_steps=3, params={"n_hidden": 16}, n_latent=4, metrics=False, html=False, threads=1, device="cpu",
+    )  # fmt: skip
+    words = [
+        EXAMPLES / "python" / "science.py",
+        *(tmp_path / n for n in ("multiome.h5mu", "out.model", "genes.tsv")),
+    ]
+    done = run([sys.executable, *words], environment, tmp_path)
+    assert done.returncode == 0, done.stderr
+    firsts = [line.split()[0] for line in done.stdout.splitlines()]
+    assert firsts == ["imputed", "perturbed", "simulated", "silenced", "silhouette"]
+    assert "'rna': (20, 400), 'atac': (20, 1500)" in done.stdout
 
 
 def test_the_slurm_example(environment, paired, tmp_path):

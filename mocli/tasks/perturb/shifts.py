@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+import torch
+from anndata import AnnData
 from scipy import sparse
 
-from mocli.tasks.perturb.cells import CellSets, unit
+from mocli.data.files.memory import of_anndata
+from mocli.errors import InputError, did_you_mean
+from mocli.models.base import Encodes
+from mocli.tasks.infer.align import Aligned, align, check_modality
+from mocli.tasks.infer.place import settle_cells
+from mocli.tasks.perturb.cells import CellSets, split_cells, unit
 from mocli.tasks.perturb.effect import Effect
 from mocli.tasks.perturb.reencode import Replacement
+from mocli.tasks.run.frame import Foresight
+from mocli.tasks.run.options import DataOptions
+from mocli.tasks.trained.saved import SavedModel, load_model
 from mocli.types import DoubleArray, FloatArray, IntArray
 
 PAIRS = 131_072
@@ -131,3 +142,74 @@ def measure_shifts(z: FloatArray, sets: CellSets, moved: Iterator[Moved], n_pert
     mean = [float(d[m].mean()) if m.any() else np.nan for d, m in zip(near, member, strict=True)]
     cosine = [float(d[m].mean()) if m.any() else np.nan for d, m in zip(angle, member, strict=True)]
     return Shifts(np.array(mean), np.array(cosine), sums[0] / size, sums[1] / size, sums[2] / size, counts)
+
+
+def perturb_cells(
+    model: SavedModel | str | Path,
+    cells: AnnData,
+    perturbations: Mapping[str, Sequence[str]],
+    effect: Effect | str = "knockout",
+    *,
+    direction: str = "down",
+    targets: AnnData | None = None,
+    modality: str | None = None,
+    device: str = "cpu",
+    seed: int = 0,
+) -> Shifts:
+    """Change features of cells that are in memory, encode the cells again, and measure how far they move.
+
+    Parameters
+    ----------
+    model
+        As `load_model` returns it, or its folder.
+    cells
+        Measured in one modality of the model, raw values in `X` or a layer.
+    perturbations
+        By name the features that change together.
+    effect, direction
+        See `Effect`: `knockout`, `scale=0.5`, `log-shift=1`, `count-shift=1`; `up` or `down`.
+    targets
+        Cells towards which shifts are measured; without them only `length` and `n_changed` mean something.
+    modality
+        The model's name of the modality; None where it has only one.
+
+    Returns
+    -------
+    Shifts
+        Of one set of cells, all of them: arrays `(1, n_perturbations)`.
+
+    Raises
+    ------
+    InputError, UsageError
+        Cells or features do not fit the model.
+    """
+    saved = model if isinstance(model, SavedModel) else load_model(model)
+    name = check_modality(saved, modality or next(iter(saved.modalities)), "modality")
+    features = list(map(str, saved.modalities[name]["var_names"]))
+    where = {feature: column for column, feature in enumerate(features)}
+    unknown = [f for group in perturbations.values() for f in group if f not in where]
+    if unknown:
+        raise InputError(
+            f"the model has no feature '{unknown[0]}'",
+            field="perturbations",
+            hint=did_you_mean(unknown[0], features, "features"),
+        )
+    both = [cells] if targets is None else [cells, targets]
+    files = [of_anndata(adata, name, saved.modalities[name]["kind"]) for adata in both]
+    aligned = [align(saved, name, file, layers={}, warn=lambda _: None) for file in files]
+    place = torch.device(device)
+    ready = [_ready(saved, name, one, place, seed=seed) for one in aligned]
+    z = ready[1].z if targets is not None else np.zeros((0, ready[0].z.shape[1]), np.float32)
+    sets = split_cells(None, None, z, n=len(ready[0].z), min_cells=1)
+    changed = [Perturbation(key, tuple(where[f] for f in group)) for key, group in perturbations.items()]
+    what = Effect.parse(effect) if isinstance(effect, str) else effect
+    return measure_shifts(ready[0].z, sets, stream(ready[0], changed, what, direction), len(changed))
+
+
+def _ready(saved: SavedModel, name: str, aligned: Aligned, device: torch.device, *, seed: int) -> Replacement:
+    x = aligned.read(None)
+    if isinstance(saved.model, Encodes):
+        return Replacement.of(saved, name, x, aligned.absent, device)
+    data = DataOptions(inputs=())
+    placed = settle_cells(saved, name, aligned, data, device=device, seed=seed, tell=Foresight())
+    return Replacement.settled(saved, name, x, aligned.absent, placed, np.arange(x.shape[0]))

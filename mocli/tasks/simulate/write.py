@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
+import torch
+from anndata import AnnData
+from scipy import sparse
 
 from mocli.data.write.blocks import NewModality
 from mocli.data.write.write import write_h5mu
 from mocli.errors import InputError
 from mocli.tasks.infer.align import find_modality
 from mocli.tasks.infer.decoder import likelihood_of
+from mocli.tasks.run.frame import Foresight, Tell
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
 from mocli.tasks.simulate.groups import atlas_of
+from mocli.tasks.simulate.options import SimulateOptions
 from mocli.tasks.simulate.report import evaluate, pictures, report_groups
-from mocli.tasks.simulate.work import Simulated, draw_values
+from mocli.tasks.simulate.work import Simulated, draw_values, place_cells
+from mocli.tasks.trained.saved import SavedModel, load_model
 from mocli.types import IntArray
 
 
@@ -79,7 +87,7 @@ def _words(codes: IntArray, levels: tuple[str, ...]) -> pd.Categorical:
     return pd.Categorical.from_codes(where[codes], [levels[k] for k in used])
 
 
-def _check_features(run: Run, simulated: Simulated, name: str) -> None:
+def _check_features(tell: Tell, simulated: Simulated, name: str) -> None:
     """Say what of a modality is simulated; raise where the model draws no features of it."""
     recipe = simulated.saved.recipes[name]
     if recipe.lsi is not None or recipe.components is not None:
@@ -89,12 +97,12 @@ def _check_features(run: Run, simulated: Simulated, name: str) -> None:
             hint=f"train it with --likelihood {name}=poisson, or leave {name} out",
         )
     if len(recipe.selected) < recipe.n_vars:
-        run.say(
+        tell.say(
             f"{name}: {len(recipe.selected):,} of {recipe.n_vars:,} features, those that the model was "
             "trained on (--hvg)"
         )
     if likelihood_of(simulated.saved, name) in {"normal", "ziln"} and not recipe.transform.keeps_values:
-        run.warn(
+        tell.warn(
             f"{name}: values are no counts but lie on the scale that the model was trained on "
             f"({recipe.transform.name}); "
             f"train it with --likelihood {name}=nb for counts"
@@ -117,3 +125,41 @@ def _new_modality(run: Run, simulated: Simulated, obs: pd.DataFrame, name: str) 
             for x in draw_values(saved, simulated.cells, name, seed=run.options.seed, device=run.device)
         ),
     )
+
+
+def simulate_cells(
+    model: SavedModel | str | Path, options: SimulateOptions, *, device: str = "cpu", seed: int = 0
+) -> dict[str, AnnData]:
+    """Simulate cells of a trained model, in memory.
+
+    Parameters
+    ----------
+    model
+        As `load_model` returns it, or its folder.
+    options
+        Which cells, how many and how; see `mocli simulate -h`.
+
+    Returns
+    -------
+    dict
+        By modality the same cells: drawn values in `X`, latent coordinates in `obsm["X_<model>"]`, label,
+        batch and the training cell that each follows in `obs`.
+
+    Raises
+    ------
+    UsageError, InputError
+        The model cannot simulate what is asked for.
+    """
+    saved = model if isinstance(model, SavedModel) else load_model(model)
+    place, tell = torch.device(device), Foresight()
+    plan, cells = place_cells(saved, options, seed=seed, device=place, say=tell.say, warn=tell.warn)
+    simulated, made = Simulated(saved, [], options, plan, cells), {}
+    obs = obs_table(simulated)
+    for name in plan.modalities:
+        recipe = saved.recipes[name]
+        _check_features(tell, simulated, name)
+        x = sparse.vstack(list(draw_values(saved, cells, name, seed=seed, device=place)), format="csr")
+        names = np.asarray(saved.modalities[name]["var_names"], dtype=object)[recipe.selected]
+        made[name] = AnnData(x, obs=obs.copy(), var=pd.DataFrame(index=pd.Index(names.astype(str))))
+        made[name].obsm[f"X_{saved.description['model']}"] = cells.z
+    return made
