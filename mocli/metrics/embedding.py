@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mocli.metrics.registry import Scored
-from mocli.nn.neighbors import chunks, knn
+from mocli.nn.neighbors import EXACT, chunks, nearby
 from mocli.types import CSR, BoolArray, FloatArray, IntArray
 
 Edge = tuple[str, str]
@@ -157,8 +157,8 @@ class Embedding(Scored):
         return of_modality
 
     def search(self, query: FloatArray, reference: FloatArray, k: int) -> IntArray:
-        """Rows of the reference nearest to each query, `(n_query, k)`, as `knn` finds them."""
-        return knn(query, reference, k, device=self.device)[1]
+        """Rows of the reference nearest to each query, `(n_query, k)`, as `nearby` finds them."""
+        return nearby(query, reference, k, device=self.device)[1]
 
     def nearest_known(self, giver: str, receiver: str) -> tuple[IntArray, IntArray]:
         """Cells of known label that receive (all, or `MAX_CELLS` drawn), and for each the nearest that gives.
@@ -222,8 +222,9 @@ class Embedding(Scored):
         k = max(0, min(MAX_NEIGHBORS, n - 1))
         neighbors = np.empty((len(cells), k), np.int32)
         distances = np.empty((len(cells), min(k, NEAR)), np.float32)
-        for rows in chunks(len(cells), ROWS):
-            apart, found = knn(self.joint[cells[rows]], self.joint, k + 1, device=self.device)
+        # an index of many cells is made once; few are searched exactly, with less memory piece by piece
+        for rows in chunks(len(cells), ROWS if n <= EXACT else max(n, 1)):
+            apart, found = nearby(self.joint[cells[rows]], self.joint, k + 1, device=self.device)
             others = others_than(found, cells[rows])
             shape = len(found), k
             neighbors[rows] = found[others].reshape(shape)

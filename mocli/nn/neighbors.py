@@ -27,6 +27,9 @@ Metric = Literal["euclidean", "cosine"]
 _TILE = {"cpu": 2**20, "cuda": 2**27}
 _LONG = 2**17  # rows of a reference above which it is searched piece by piece
 _PIECE, _ROWS = 2**14, 2**9
+EXACT = 20_000  # rows of a reference above which `nearby` does not look at all of them
+RECALL = 0.96
+_CHECKED = 200  # queries that are searched exactly, to know the recall
 _SLACK = 1.0 + 1e-6  # more than rounding to float32 can move a square
 _SAME = 1e-12  # squared distance, relative to the squared norm, that float32 input cannot express
 
@@ -42,14 +45,15 @@ class MatchedDistances:
     own
         `d[i, i]`.
     closer_in_b, closer_in_a
-        Number of j with `d[i, j] < d[i, i]`, and with `d[j, i] < d[i, i]`.
+        Number of j with `d[i, j] < d[i, i]`, and with `d[j, i] < d[i, i]`; other j at that very distance
+        count one half.
     mean_to_b, mean_to_a
         Mean over all j, the partner included, of `d[i, j]` and of `d[j, i]`.
     """
 
     own: FloatArray
-    closer_in_b: IntArray
-    closer_in_a: IntArray
+    closer_in_b: DoubleArray
+    closer_in_a: DoubleArray
     mean_to_b: DoubleArray
     mean_to_a: DoubleArray
 
@@ -135,6 +139,78 @@ def nearest_rows(query: NDArray[Any], reference: NDArray[Any], *, device: str = 
     return knn(query, reference, 1, device=device)[1][:, 0]
 
 
+def nearby(
+    query: NDArray[Any],
+    reference: NDArray[Any],
+    k: int,
+    *,
+    metric: Metric = "euclidean",
+    device: str = "cpu",
+) -> tuple[FloatArray, IntArray]:
+    """Find nearly all of the k nearest reference rows of every query row, in n log n instead of n^2.
+
+    Up to 20,000 reference rows this is `knn`. Above, rows are put into some 2 sqrt(n) Voronoi cells
+    (k-means of a sample), and a query looks at all rows of the cells nearest to its own; as many cells
+    as 200 queries, searched exactly as well, need to find 96 of 100 neighbours on average. A row that is
+    query and reference finds itself. Arguments, results and errors are those of `knn`.
+    """
+    if len(reference) <= EXACT or k >= len(reference) // 10:
+        return knn(query, reference, k, metric=metric, device=device)
+    _check(query, reference)
+    rng = np.random.default_rng(0)
+    points, asking = (_directions(x) if metric == "cosine" else x for x in (reference, query))
+    centres = _voronoi_centres(points, round(2 * len(points) ** 0.5), rng, device)
+    cell_of, asked_in = (nearest_rows(x, centres, device=device) for x in (points, asking))
+    order = np.argsort(cell_of, kind="stable")
+    ends = np.searchsorted(cell_of[order], np.arange(len(centres) + 1))
+    around = knn(centres, centres, len(centres), device=device)[1]
+
+    def search(rows: IntArray, n_cells: int) -> tuple[FloatArray, IntArray]:
+        """Distances and reference rows for some queries, `(len(rows), k)` each."""
+        distances = np.empty((len(rows), k), np.float32)
+        indices = np.empty((len(rows), k), np.int64)
+        by_cell = np.argsort(asked_in[rows], kind="stable")
+        cells, first = np.unique(asked_in[rows][by_cell], return_index=True)
+        for cell, mine in zip(cells, np.split(by_cell, first[1:]), strict=True):
+            sizes = (ends[around[cell] + 1] - ends[around[cell]]).cumsum()
+            n = max(n_cells, int(np.searchsorted(sizes, k)) + 1)
+            there = np.sort(np.concatenate([order[ends[c] : ends[c + 1]] for c in around[cell][:n]]))
+            distances[mine], found = knn(query[rows[mine]], reference[there], k, metric=metric, device=device)
+            indices[mine] = there[found]
+        return distances, indices
+
+    sample = np.sort(rng.choice(len(query), min(_CHECKED, len(query)), replace=False))
+    truth = knn(query[sample], reference, k, metric=metric, device=device)[0]
+    n_cells = 4
+    while n_cells < len(centres):
+        # by distance: of equals any will do
+        recall = (search(sample, n_cells)[0] <= truth[:, -1:] * np.float32(1.00001)).mean()
+        if recall >= RECALL:
+            break
+        n_cells = 2 * n_cells if recall < RECALL - 0.1 else n_cells + max(1, n_cells // 3)
+    return search(np.arange(len(query)), min(n_cells, len(centres)))
+
+
+def _directions(x: NDArray[Any]) -> FloatArray:
+    """Rows of length 1, among which Euclidean neighbours are cosine neighbours; zero rows stay zero."""
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    unit: FloatArray = np.divide(x, length, out=np.zeros(x.shape, np.float32), where=length > 0)
+    return unit
+
+
+def _voronoi_centres(points: NDArray[Any], n: int, rng: np.random.Generator, device: str) -> FloatArray:
+    """Five rounds of k-means on a sample of 50 points a centre, `(n, d)`."""
+    sample = points[np.sort(rng.choice(len(points), min(len(points), 50 * n), replace=False))]
+    centres = np.array(sample[np.sort(rng.choice(len(sample), n, replace=False))], np.float32)
+    for _ in range(5):
+        own = nearest_rows(sample, centres, device=device)
+        order = np.argsort(own, kind="stable")
+        cells, first = np.unique(own[order], return_index=True)
+        sizes = np.diff([*first, len(own)])
+        centres[cells] = np.add.reduceat(sample[order], first, axis=0) / sizes[:, None]
+    return centres
+
+
 def matched_distances(
     a: NDArray[Any], b: NDArray[Any], *, block: int | None = None, device: str = "cpu"
 ) -> MatchedDistances:
@@ -160,15 +236,17 @@ def matched_distances(
     n = len(a)
     x, y = _prepare(a, b, metric="euclidean", device=device)
     own = (x - y).square().sum(1).sqrt().float()
-    closer_b, closer_a = (torch.zeros(n, dtype=torch.int64, device=x.device) for _ in range(2))
+    # of itself a partner is neither closer nor farther: the half that it counts as its equal is taken off
+    closer_b, closer_a = (torch.full((n,), -0.5, dtype=torch.float64, device=x.device) for _ in range(2))
     sum_b, sum_a = (torch.zeros(n, dtype=torch.float64, device=x.device) for _ in range(2))
     for rows in chunks(n, block or _rows_per_tile(y)):
         d = _distances(x[rows], y)
         # partners take their distance from `own`, so that none is closer than itself by rounding
         here = torch.arange(rows.start, rows.stop, device=d.device)
         d[here - rows.start, here] = own[rows]
-        closer_b[rows] = (d < own[rows, None]).sum(1)
-        closer_a += (d < own).sum(0)
+        beside = own[rows, None]
+        closer_b[rows] += (d < beside).sum(1) + 0.5 * (d == beside).sum(1)
+        closer_a += (d < own).sum(0) + 0.5 * (d == own).sum(0)
         sum_b[rows] = d.sum(1).double()
         sum_a += d.sum(0).double()
     counts = (closer_b.cpu().numpy(), closer_a.cpu().numpy())

@@ -114,7 +114,18 @@ def words_of(model, paired, folder, steps):
     folder.mkdir(exist_ok=True)
     files = [str(paired / "data.h5mu"), "--pairing", "paired", "-m", model, "-o", str(folder / "o.h5mu")]
     run = ["--threads", "1", "--device", "cpu", "--checkpoint-every", "0.05s", "--max-steps", str(steps)]
-    return ["integrate", *files, *run, "--no-html", "--no-metrics", "-s", "n_hidden=16", "--n-latent", "4"]
+    return [
+        "integrate",
+        *files,
+        *run,
+        "--no-html",
+        "--metrics",
+        "none",
+        "-s",
+        "n_hidden=16",
+        "--n-latent",
+        "4",
+    ]
 
 
 @pytest.mark.parametrize("model", ["multigrate", "multidgd", "sccross"])

@@ -64,3 +64,15 @@ def test_partners_at_the_same_place():
     e = Embedding(z={"a": x, "b": x}, pairs={("a", "b"): np.stack([np.arange(50)] * 2, axis=1)})
     assert foscttm(e)[0].value == 0.0
     assert pair_distance(e)[0].value == 0.0
+
+
+def test_ties_count_one_half():
+    """An embedding that sends half of the cells to one point and half to another knows next to nothing."""
+    z = {m: np.repeat([[0.0], [1.0]], 50, axis=0) for m in ("a", "b")}
+    e = Embedding(z=z, pairs={("a", "b"): np.stack([np.arange(100)] * 2, axis=1)})
+    assert foscttm(e)[0].value == pytest.approx(49 / 200)
+    same = Embedding(
+        z={m: np.repeat([[0.0], [1.0]], [99, 1], axis=0) for m in ("a", "b")},
+        pairs={("a", "b"): np.stack([np.arange(100)] * 2, axis=1)},
+    )
+    assert foscttm(same)[0].value > 0.48

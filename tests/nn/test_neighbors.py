@@ -119,11 +119,12 @@ def test_matched_distances_equal_brute_force():
     rng = np.random.default_rng(3)
     a = rng.normal(size=(70, 4)).astype("f4")
     b = (a + rng.normal(size=a.shape)).astype("f4")
-    a[9], b[9] = a[8], b[8]  # duplicated pairs: equal, not closer
+    a[9], b[9] = a[8], b[8]  # duplicated pairs: one half each
     got, d = matched_distances(a, b, block=16), cdist(a, b)
     own = np.diag(d)
-    closer_b = [sum(d[i, j] < own[i] - 1e-6 for j in range(70)) for i in range(70)]
-    closer_a = [sum(d[j, i] < own[i] - 1e-6 for j in range(70)) for i in range(70)]
+    tied = 0.5 * np.isin(np.arange(70), (8, 9))
+    closer_b = [sum(d[i, j] < own[i] - 1e-6 for j in range(70)) for i in range(70)] + tied
+    closer_a = [sum(d[j, i] < own[i] - 1e-6 for j in range(70)) for i in range(70)] + tied
     np.testing.assert_array_equal(got.closer_in_b, closer_b)
     np.testing.assert_array_equal(got.closer_in_a, closer_a)
     np.testing.assert_allclose(got.own, own, rtol=1e-6)
@@ -175,3 +176,19 @@ def test_a_long_reference_is_searched_piece_by_piece(monkeypatch, k, metric, exc
     found = knn(q, r, k, metric=metric, exclude_self=exclude_self)
     np.testing.assert_array_equal(found[1], expected[1])
     np.testing.assert_array_equal(found[0], expected[0])
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_many_rows_are_searched_nearly_exactly(metric, monkeypatch):
+    rng = np.random.default_rng(5)
+    x = (rng.normal(size=(12, 8))[rng.integers(0, 12, 3000)] * 2 + rng.normal(size=(3000, 8))).astype("f4")
+    monkeypatch.setattr(neighbors, "EXACT", 100)
+    found, truth = neighbors.nearby(x, x, 16, metric=metric), knn(x, x, 16, metric=metric)
+    shared = [len(np.intersect1d(a, b)) / 16 for a, b in zip(found[1], truth[1], strict=True)]
+    assert np.mean(shared) >= 0.95
+    np.testing.assert_array_equal(found[1][:, 0], np.arange(3000))  # a row finds itself
+    assert (np.diff(found[0], axis=1) >= 0).all()
+    again = neighbors.nearby(x, x, 16, metric=metric)
+    np.testing.assert_array_equal(found[1], again[1])
+    few = neighbors.nearby(x[:50], x[:90], 5)  # few rows: exactly
+    np.testing.assert_array_equal(few[1], knn(x[:50], x[:90], 5)[1])

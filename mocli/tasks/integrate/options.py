@@ -14,6 +14,7 @@ from mocli.options import Options, option
 from mocli.tasks.run.options import OUTPUT
 
 INTEGRATION = "Integration"
+METRICS = ("leading", "all", "none")
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,13 @@ class IntegrateOptions(Options):
         ),
     ] = 0.5
     metrics: Annotated[
-        bool,
+        str,
         option(
-            "--metrics/--no-metrics",
-            "Measure the integration, and baselines beside it; on wide links that takes minutes",
+            "--metrics",
+            "Figures of the integration, with baselines beside it: the leading ones, all that apply, or none",
+            choices=METRICS,
         ),
-    ] = True
+    ] = "leading"
     clusters: Annotated[
         float | None,
         option(

@@ -19,7 +19,7 @@ from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
 from mocli.tasks.score.clusterings import cluster_graph, find_clusters
-from mocli.tasks.score.evaluate import describe_links, describe_scores, score
+from mocli.tasks.score.evaluate import describe_links, describe_scores, score, wanted
 from mocli.tasks.trained.train import train_model
 from mocli.types import Task
 
@@ -42,8 +42,16 @@ def integrate_cells(run: Run, request: Request, asked: IntegrateOptions) -> None
         write_cells(run, request.data, integrated)
     with run.timed("evaluate"):
         scores = None
-        if asked.metrics:
-            scores = score(latent, bundle, plan.pairs, seed=request.run.seed)
+        if asked.metrics != "none":
+            scores = score(
+                latent,
+                bundle,
+                plan.pairs,
+                seed=request.run.seed,
+                names=wanted(asked.metrics),
+                device=str(run.device),
+                say=run.say,
+            )
             describe_scores(run, scores)
             describe_links(run, scores)
         columns: list[AddedColumns] = [*find_clusters(run, plan.traits.name, model, latent, bundle, names)]

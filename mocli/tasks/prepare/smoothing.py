@@ -19,7 +19,7 @@ from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
 from mocli.data.transforms.components import are_components, principal_scores, without_averaging
 from mocli.data.transforms.recipe import Recipe, RecipeOptions, default_transform
 from mocli.data.transforms.transform import find_transform
-from mocli.nn.neighbors import chunks, knn
+from mocli.nn.neighbors import EXACT, chunks, knn, nearby
 from mocli.tasks.prepare.choice import usual_top
 from mocli.types import (
     ANY_VALUES,
@@ -147,8 +147,9 @@ def find_neighbors(features: FeatureMatrix, *, seed: int) -> NDArray[np.int32] |
     k = min(int(np.clip(round(np.sqrt(n)), 10, 100)), n - 1)
     # the table lives as long as training does: half the bytes are enough, and no second copy
     near = np.empty((n, k), np.int32)
-    for part in chunks(n, 4096):
-        found = knn(points[part], points, k + 1, metric="cosine")[1]
+    # an index of many cells is made once
+    for part in chunks(n, 4096 if n <= EXACT else n):
+        found = nearby(points[part], points, k + 1, metric="cosine")[1]
         own = found == np.arange(part.start, part.stop)[:, None]
         # a cell that its duplicates crowd out of its own list loses the last of them
         own[~own.any(1), -1] = True
@@ -218,11 +219,10 @@ def own_places(m: Modality, rows: IntArray, *, seed: int, standardise: bool = Tr
     return principal_components(features, np.arange(len(rows)), seed=seed)
 
 
-def own_neighbors(m: Modality, rows: IntArray, *, seed: int, n_neighbors: int = N_NEIGHBORS) -> IntArray:
-    """Nearest cells within a modality by cosine in principal components of its own features."""
-    points = own_places(m, rows, seed=seed)
-    k = min(n_neighbors, max(len(rows) - 1, 1))
-    return knn(points, points, k, metric="cosine", exclude_self=True)[1]
+def own_neighbors(places: FloatArray) -> IntArray:
+    """Nearest other cells within a modality by cosine between such coordinates, `(n, <= 15)`."""
+    k = min(N_NEIGHBORS, max(len(places) - 1, 1))
+    return knn(places, places, k, metric="cosine", exclude_self=True)[1]
 
 
 def principal_components(features: FeatureMatrix, rows: IntArray, *, seed: int) -> FloatArray:

@@ -28,6 +28,9 @@ SMOOTHING = 0.9
 MAX_CELLS = 10_000
 MAX_VALUES = 2**24
 """Coordinates of one modality, cells x links: 64 MB, of which a dozen copies may exist at a time."""
+MAX_COLUMNS = 100
+"""Wider coordinates are compared by as many of their principal components."""
+NARROWED = f", by the first {MAX_COLUMNS} principal components of both modalities"
 DRAWN = f"at most {MAX_CELLS:,} cells of each modality (fewer above {MAX_VALUES // MAX_CELLS:,} links)"
 
 
@@ -42,7 +45,11 @@ class Baseline:
 
 
 def link_baselines(
-    bundle: MultiOmics, link: LinkedFeatures, rows: Mapping[str, IntArray], seed: int
+    bundle: MultiOmics,
+    link: LinkedFeatures,
+    rows: Mapping[str, IntArray],
+    seed: int,
+    places: Mapping[str, FloatArray] | None = None,
 ) -> Iterator[Baseline]:
     """Yield link features alone, then smoothed over each modality's own neighbours, one at a time.
 
@@ -50,28 +57,50 @@ def link_baselines(
     ----------
     rows
         Rows of each modality to place (all, or a sample where there are many).
+    places
+        Where these cells lie by their own features, if that is known already.
     """
     raw = {
         link.source: dense_rows(link.source_features, rows[link.source]),
         link.target: dense_rows(link.target_features, rows[link.target]),
     }
+    narrowed = "" if len(link.names) <= MAX_COLUMNS else NARROWED
     yield Baseline(
         "link_features",
         "linked features alone",
-        f"cells placed by their standardised linked features, cosine; {DRAWN}",
-        {name: unit(values) for name, values in raw.items()},
+        f"cells placed by their standardised linked features, cosine{narrowed}; {DRAWN}",
+        narrow({name: unit(values) for name, values in raw.items()}, seed=seed),
     )
     smoothed = {}
     for name in list(raw):
-        near = own_neighbors(bundle.modalities[name], rows[name], seed=seed)
-        smoothed[name] = unit(smooth(raw.pop(name), near, SMOOTHING))
+        x = own_places(bundle.modalities[name], rows[name], seed=seed) if places is None else places[name]
+        smoothed[name] = unit(smooth(raw.pop(name), own_neighbors(x), SMOOTHING))
     yield Baseline(
         "smoothed_link_features",
         "linked features, smoothed",
         f"linked features averaged over the {N_NEIGHBORS} nearest cells of the same modality "
-        f"(weight {SMOOTHING}), cosine; {DRAWN}",
-        smoothed,
+        f"(weight {SMOOTHING}), cosine{narrowed}; {DRAWN}",
+        narrow(smoothed, seed=seed),
     )
+
+
+def narrow(z: Mapping[str, FloatArray], *, seed: int) -> dict[str, FloatArray]:
+    """Return coordinates `(n, d)` of modalities as they are, or of more than 100 columns 100 components.
+
+    The principal components of all modalities together: distances between them hardly change, and
+    cost a tenth.
+    """
+    width = next(iter(z.values())).shape[1]
+    joint = np.concatenate([*z.values()])
+    if width <= MAX_COLUMNS or len(joint) <= MAX_COLUMNS:
+        return dict(z)
+    from sklearn.decomposition import PCA
+
+    reduced = PCA(MAX_COLUMNS, svd_solver="randomized", iterated_power=3, random_state=seed).fit_transform(
+        joint
+    )
+    parts = np.split(reduced.astype(np.float32), np.cumsum([len(x) for x in z.values()])[:-1])
+    return dict(zip(z, parts, strict=True))
 
 
 def component_baseline(

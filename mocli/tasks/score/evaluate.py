@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from mocli.data.batches import dense_rows
 from mocli.data.bundle import Codes, MultiOmics
@@ -14,6 +17,7 @@ from mocli.metrics.embedding import Embedding
 from mocli.metrics.matching import concordance_by_link
 from mocli.metrics.registry import available_metrics, evaluate
 from mocli.report.figures import Entry, table
+from mocli.report.wording import duration, plural
 from mocli.tasks.prepare.smoothing import own_places
 from mocli.tasks.run.memory import return_freed_memory
 from mocli.tasks.run.run import Run
@@ -63,19 +67,30 @@ def score(
     pairs: Mapping[tuple[str, str], IntArray],
     *,
     seed: int,
+    names: Sequence[str] | None = None,
+    device: str = "cpu",
+    say: Callable[[str], None] = lambda text: None,
 ) -> Scores:
     """Evaluate the latent beside baselines.
 
     Where modalities have places of their own, these are the linked features of every pair of linked
     modalities; where a cell has one place, principal components without any correction.
+
+    Parameters
+    ----------
+    names
+        Metrics wanted; None for all that apply.
+    say
+        Takes a line for each placement of cells, with the time that its metrics took.
     """
+    judge = Judge(names, device, say)
     # baselines first, as their memory is free again then
     groups = latent.groups(bundle)
     if latent.joint is None:
         own = own_components(bundle, seed=seed)
-        baselines = _link_baselines(bundle, pairs, own, seed=seed)
+        baselines = _link_baselines(bundle, pairs, own, judge, seed=seed)
     else:
-        baselines, base, of = _component_baseline(bundle, seed=seed)
+        baselines, base, of = _component_baseline(bundle, judge, seed=seed)
         # cells measured alike, by all that was measured of them
         own = {name: (np.searchsorted(groups[name].cells, of[name]), z) for name, z in base.z.items()}
     everything = {name: np.arange(m.n_obs) for name, m in bundle.modalities.items()}
@@ -88,8 +103,9 @@ def score(
         pairs=pairs if latent.joint is None else {},
         linked=linked_features(bundle, everything, seed=seed) if latent.joint is None else {},
         own=own,
+        device=device,
     )
-    metrics = every_metric(embedding)
+    metrics = judge("the model", embedding)
     return Scores(metrics, baselines, _confusions(embedding, bundle), _links(embedding, bundle))
 
 
@@ -133,6 +149,7 @@ def _link_baselines(
     bundle: MultiOmics,
     pairs: Mapping[tuple[str, str], IntArray],
     own: Mapping[str, Own],
+    judge: Judge,
     *,
     seed: int,
 ) -> dict[str, Any]:
@@ -140,7 +157,10 @@ def _link_baselines(
     for link in bundle.links:
         most = min(MAX_CELLS, MAX_VALUES // max(1, len(link.names)))
         rows, own_pairs = _baseline_rows(bundle, link.edge, pairs, most=most, seed=seed)
-        for base in link_baselines(bundle, link, rows, seed):
+        among = _own_among(own, rows)
+        whole = all(len(among[name][0]) == len(rows[name]) for name in rows)
+        places = {name: z[np.argsort(at)] for name, (at, z) in among.items()} if whole else None
+        for base in link_baselines(bundle, link, rows, seed, places):
             key = base.name if len(bundle.links) == 1 else f"{base.name}[{link.source}-{link.target}]"
             cells = {name: bundle.cells_of(name)[rows[name]] for name in base.z}
             linked = linked_features(bundle, rows, seed=seed)
@@ -151,14 +171,15 @@ def _link_baselines(
                 seed=seed,
                 pairs=own_pairs,
                 linked=linked,
-                own=_own_among(own, rows),
+                own=among,
+                device=judge.device,
             )
-            found[key] = _entry(base, embedding)
+            found[key] = judge.baseline(base, embedding)
     return found
 
 
 def _component_baseline(
-    bundle: MultiOmics, *, seed: int
+    bundle: MultiOmics, judge: Judge, *, seed: int
 ) -> tuple[dict[str, Any], Baseline, dict[str, IntArray]]:
     """Score uncorrected components; also return them and the cells of each group."""
     cells = np.arange(bundle.n_cells)
@@ -166,11 +187,103 @@ def _component_baseline(
         cells = np.sort(np.random.default_rng(seed).choice(cells, MAX_CELLS, replace=False))
     base, of = component_baseline(bundle, cells, seed)
     # they are a cell's own places, so that what they conserve says nothing
-    return {base.name: _entry(base, embedding_of(base.z, of, bundle, seed=seed))}, base, of
+    embedding = embedding_of(base.z, of, bundle, seed=seed, device=judge.device)
+    return {base.name: judge.baseline(base, embedding)}, base, of
 
 
-def _entry(base: Baseline, embedding: Embedding) -> dict[str, Any]:
-    return {"title": base.title, "definition": base.definition, "metrics": every_metric(embedding)}
+@dataclass(frozen=True)
+class Judge:
+    """Measures placements of cells by the same metrics, and tells how long each took.
+
+    Attributes
+    ----------
+    names
+        Metrics wanted; None for all that apply.
+    """
+
+    names: Sequence[str] | None = None
+    device: str = "cpu"
+    say: Callable[[str], None] = lambda text: None
+
+    def __call__(self, what: str, embedding: Embedding) -> dict[str, Entry]:
+        """Return the report's entries."""
+        begun = perf_counter()
+        entries = every_metric(embedding, self.names)
+        self.say(f"measured {what} by {plural(len(entries), 'figure')} in {duration(perf_counter() - begun)}")
+        return entries
+
+    def baseline(self, base: Baseline, embedding: Embedding) -> Entry:
+        """Return a baseline as the report has it."""
+        metrics = self(f"the baseline '{base.title}'", embedding)
+        return {"title": base.title, "definition": base.definition, "metrics": metrics}
+
+
+def wanted(metrics: str) -> list[str] | None:
+    """Return the names of the metrics of `--metrics`: the leading ones; None for all."""
+    if metrics == "all":
+        return None
+    return [name for name, one in available_metrics().items() if one.headline]
+
+
+def score_latents(
+    latents: NDArray[Any] | Mapping[str, NDArray[Any]],
+    *,
+    labels: Any = None,
+    batches: Any = None,
+    pairs: Mapping[tuple[str, str], IntArray] | None = None,
+    metrics: Sequence[str] | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> dict[str, Entry]:
+    """Measure how good latent coordinates are, as `mocli integrate` does.
+
+    Parameters
+    ----------
+    latents
+        Coordinates of cells, `(n, d)`, or of several modalities by name, `(n_m, d)` each.
+    labels, batches
+        Cell types and batches: one value a cell, `(n,)` or by modality; None, NaN and '' are not known.
+    pairs
+        For modalities (a, b) the rows of the same cell in both, `(n_pairs, 2)`.
+    metrics
+        Names as `mocli metrics` lists them; None for all whose needs are met.
+
+    Returns
+    -------
+    By name (`foscttm[rna-prot]` of parts): `value` (None if undefined), `better`, `range`, `n`, `title`,
+    `definition`, `sentence`.
+
+    Raises
+    ------
+    ValueError
+        Shapes that do not fit.
+    UsageError
+        A name that no metric has.
+    """
+    z = dict(latents) if isinstance(latents, Mapping) else {"cells": latents}
+    coded = [_coded(of, z) for of in (labels, batches)]
+    embedding = Embedding(
+        z={name: np.asarray(x, np.float32) for name, x in z.items()},
+        label=coded[0][0],
+        label_levels=coded[0][1],
+        batch=coded[1][0],
+        pairs=pairs,
+        seed=seed,
+        device=device,
+    )
+    return every_metric(embedding, metrics)
+
+
+def _coded(of: Any, z: Mapping[str, NDArray[Any]]) -> tuple[dict[str, IntArray] | None, tuple[str, ...]]:
+    """Codes of values by modality, -1 for those that are not known, and what they mean."""
+    if of is None:
+        return None, ()
+    columns = dict(of) if isinstance(of, Mapping) else {next(iter(z)): of}
+    values = np.concatenate([np.asarray(column, dtype=object) for column in columns.values()])
+    codes, levels = pd.factorize(pd.Series(values, dtype=object).replace("", None), sort=True)
+    ends = np.cumsum([len(column) for column in columns.values()])[:-1]
+    parts = np.split(codes.astype(np.int64), ends)
+    return dict(zip(columns, parts, strict=True)), tuple(map(str, levels))
 
 
 def every_metric(e: Embedding, names: Iterable[str] | None = None) -> dict[str, Any]:
@@ -295,8 +408,6 @@ MAX_LINES = 12
 
 def describe_scores(run: Run, scores: Scores) -> None:
     """Record metrics and baselines, and log the leading ones, each with what to compare it with."""
-    from mocli.metrics.registry import available_metrics
-
     run.report.metrics = scores.metrics
     run.report.baselines = scores.baselines
     place = {name: one.headline for name, one in available_metrics().items() if one.headline}

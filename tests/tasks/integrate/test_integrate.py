@@ -343,7 +343,7 @@ def test_threads_stay_as_asked_whatever_other_libraries_do(tmp_path):
 
 
 def test_metrics_may_be_left_out(run, unpaired, check_report):
-    result = run(two(unpaired), links=[unpaired / "links.tsv"], metrics=False, html=True)
+    result = run(two(unpaired), links=[unpaired / "links.tsv"], metrics="none", html=True)
     report = check_report(result.output.with_suffix("").with_suffix(".report.json"))
     assert report["metrics"] == {}
     assert report["baselines"] == {}

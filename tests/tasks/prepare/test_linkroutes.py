@@ -115,7 +115,7 @@ def test_models_of_every_route_take_queries_and_keep_what_recipes_there_are(runs
         saved = load_model(folder / f"{k}.model")
         assert bool(saved.link_recipes) == (k < 3), route
     placed = mocli.integrate(
-        [demo / "rna.h5ad"], output=tmp_path / "q.h5mu", reference=folder / "3.model", metrics=False,
+        [demo / "rna.h5ad"], output=tmp_path / "q.h5mu", reference=folder / "3.model", metrics="none",
         threads=1, device="cpu", html=False,
     )  # fmt: skip
     assert placed.report["status"] == "ok"
@@ -127,7 +127,7 @@ def test_sccross_takes_every_route(demo, tmp_path):
         small = {"n_hidden": 16, "n_latent": 4, "batch_size": 32, "n_components": 10}
         result = mocli.integrate(
             inputs(demo), output=tmp_path / f"{k}.h5mu", links=given(demo, route), model="sccross",
-            params=small, max_steps=6, threads=1, device="cpu", html=False, metrics=False,
+            params=small, max_steps=6, threads=1, device="cpu", html=False, metrics="none",
             hvg={"rna": 5000, "prot": 5000},
         )  # fmt: skip
         found.append(result.report["training"]["history"]["align"])

@@ -27,7 +27,7 @@ def by_hand(z, resolution):
 @pytest.mark.parametrize("resolution", [1.0, 0.3])
 def test_clusters_of_all_modalities_are_written(run, unpaired, tmp_path, read, resolution):
     inputs = [unpaired / "rna.h5ad", unpaired / "prot.h5ad"]
-    result = run(inputs, links=unpaired / "links.tsv", clusters=resolution, metrics=False)
+    result = run(inputs, links=unpaired / "links.tsv", clusters=resolution, metrics="none")
     found = read(tmp_path / "out.h5mu")
     column = pd.concat([found[m].obs["scmodal_louvain"] for m in ("rna", "prot")])
     assert isinstance(found["rna"].obs["scmodal_louvain"].dtype, pd.CategoricalDtype)

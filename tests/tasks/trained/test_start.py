@@ -228,7 +228,7 @@ def test_every_command_that_trains_takes_both(task, tmp_path, paired, small):
         "threads": 1,
     }
     inputs = paired / "data.h5mu"
-    mocli.integrate(inputs, output=tmp_path / "a.h5mu", max_steps=4, metrics=False, **shared)
+    mocli.integrate(inputs, output=tmp_path / "a.h5mu", max_steps=4, metrics="none", **shared)
     own = {
         "impute": {"source": "rna", "target": "prot", "cells": "all"},
         "perturb": {"target": "cell_type=type1", "features": ["GENE1"]},
