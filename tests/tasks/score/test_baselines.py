@@ -25,7 +25,7 @@ from mocli.tasks.prepare.smoothing import (
 )
 from mocli.tasks.run.memory import return_freed_memory
 from mocli.tasks.run.options import DataOptions, TrainOptions
-from mocli.tasks.score.baselines import component_baseline
+from mocli.tasks.score.baselines import component_baseline, narrow
 from mocli.tasks.score.evaluate import _baseline_rows
 from mocli.types import Task
 
@@ -133,3 +133,14 @@ def test_partners_are_placed_together_and_drawn_from_everywhere():
 
 def test_freed_memory_can_be_returned_anywhere():
     return_freed_memory()
+
+
+def test_wide_coordinates_are_compared_by_their_components():
+    rng = np.random.default_rng(0)
+    z = {name: (rng.normal(size=(60, 8)) @ rng.normal(size=(8, 150))).astype("f4") for name in ("a", "b")}
+    narrowed = narrow(z, seed=0)
+    assert narrowed["a"].shape == (60, 100)
+    wide, short = (np.linalg.norm(x["a"][0] - x["b"], axis=1) for x in (z, narrowed))
+    np.testing.assert_allclose(short, wide, rtol=1e-3)  # eight dimensions lose nothing
+    few = {"a": z["a"][:, :9]}
+    assert narrow(few, seed=0)["a"] is few["a"]

@@ -47,7 +47,7 @@ def test_a_column_of_that_name_is_replaced_with_a_word(run, paired, tmp_path, re
     data["rna"].obs["mine_louvain"] = "kept"
     with md.set_options(pull_on_update=False):
         data.write_h5mu(tmp_path / "data.h5mu")
-    given = {"model": "multigrate", "clusters": 1, "key_added": "X_mine", "metrics": False, "max_steps": 3}
+    given = {"model": "multigrate", "clusters": 1, "key_added": "X_mine", "metrics": "none", "max_steps": 3}
     given |= {"html": False, "threads": 1, "device": "cpu"}
     given["params"] = {"n_hidden": 8, "n_latent": 3, "batch_size": 32}
     result = mocli.integrate([tmp_path / "data.h5mu"], output=tmp_path / "out.h5mu", **given)

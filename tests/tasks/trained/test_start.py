@@ -35,7 +35,7 @@ def train(tmp_path, paired, small):
             output=tmp_path / output,
             model=name,
             params=params,
-            **{"max_steps": 4, "html": False, "device": "cpu", "threads": 1, "metrics": False, **options},
+            **{"max_steps": 4, "html": False, "device": "cpu", "threads": 1, "metrics": "none", **options},
         )
 
     return integrate
