@@ -58,7 +58,7 @@ def test_unknown_labels_are_searched_apart():
 
 def test_label_transfer_and_link_concordance_share_their_search(monkeypatch):
     calls = []
-    original = embedding.knn
-    monkeypatch.setattr(embedding, "knn", lambda *a, **k: calls.append(1) or original(*a, **k))
+    original = embedding.nearby
+    monkeypatch.setattr(embedding, "nearby", lambda *a, **k: calls.append(1) or original(*a, **k))
     evaluate(build(), ["label_transfer", "link_concordance"])
     assert len(calls) == 2  # one a direction

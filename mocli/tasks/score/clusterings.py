@@ -17,7 +17,6 @@ from mocli.models.base import Clusters, Model
 from mocli.report.figures import Entry, figure, table
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.latent import Latent
-from mocli.train.predict import cluster_cells
 from mocli.types import FloatArray, IntArray, StrArray
 
 
@@ -124,6 +123,10 @@ def find_clusters(
     """
     if not isinstance(model, Clusters) or latent.joint is None:
         return ()
+    from mocli.train.predict import (
+        cluster_cells,
+    )  # late: a dry run, which names columns, must not pay for torch
+
     probability = cluster_cells(model, latent.joint, run.device)
     codes, best = probability.argmax(1), probability.max(1)
     n_filled, n_all = len(np.unique(codes)), probability.shape[1]
