@@ -30,7 +30,7 @@ def choose_device(requested: str) -> torch.device:
     if kind not in {"cpu", "cuda"} or (index and not index.isdigit()):
         choices = ["auto", "cpu", "cuda", "cuda:0"]
         raise UsageError(
-            f"'{requested}' is no device",
+            f"'{requested}' is not a device",
             field="--device",
             hint=did_you_mean(requested, choices, "devices"),
         )

@@ -46,7 +46,7 @@ def benchmark(
     request = replace(request, train=replace(request.train, params=params))
     if "-" in map(str, request.data.links):
         raise UsageError(
-            "a benchmark reads its links once a run, standard input can be read once",
+            "--links - does not work here: every run reads the links again",
             field="--links",
             hint="write the table to a file",
         )
@@ -67,20 +67,20 @@ def _check_truth(options: BenchmarkOptions) -> None:
         for option, path in given.items():
             if path is not None:
                 raise UsageError(
-                    f"only genes and peaks have a use for {option}",
+                    f"{option} only works together with --tasks gene2peak",
                     field=option,
                     hint="add gene2peak to --tasks, or leave it out",
                 )
         return
     if options.gtf is None:
         raise UsageError(
-            "how well peaks of genes are found is told by where genes lie",
+            "the task gene2peak needs --gtf: promoters around genes are its ground truth",
             field="--gtf",
             hint="give --gtf FILE: GTF, GFF3, BED, or a table with chrom, start, end, strand, gene",
         )
     for option, path in given.items():
         if path is not None and not path.is_file():
-            raise InputError(f"the file of {option} is not there", file=path, field=option)
+            raise InputError(f"the file of {option} does not exist", file=path, field=option)
 
 
 def _runs_folder(request: Request) -> Path:
@@ -128,7 +128,7 @@ def _planned(
         source, target = likely_direction(options.source, options.target, kinds)
         if source is None or target is None or source == target:
             raise UsageError(
-                "which modality is to be imputed from which?",
+                "the task impute needs to know from which modality to which",
                 field="--from, --to",
                 found=", ".join(f.name for f in ground.files),
                 hint="name two",
@@ -140,7 +140,7 @@ def _planned(
     for option, given in held_out.items():
         if given and Task.IMPUTE not in options.tasks:
             raise UsageError(
-                f"{option} trains models to impute what they have not seen",
+                f"{option} only works together with --tasks impute",
                 field=option,
                 found=f"--tasks {','.join(options.tasks)}",
                 hint="add impute to --tasks",

@@ -86,7 +86,7 @@ def find_interpreter(given: str | Path | None, packages: Mapping[str, str]) -> I
     if given is not None:
         if Path(given).is_dir():
             raise UsageError(
-                "a folder is no interpreter", field=OPTION, found=given, hint=_inside(Path(given))
+                "a folder is not an interpreter", field=OPTION, found=given, hint=_inside(Path(given))
             )
         which = shutil.which(str(given))
         if which is None:

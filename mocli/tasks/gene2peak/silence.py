@@ -62,7 +62,7 @@ def way_of(request: Request, asked: Gene2PeakOptions) -> Way | None:
     if way is None and asked.of_silencing:
         option = asked.of_silencing[0]
         raise UsageError(
-            f"{name} relates genes to peaks by correlation, for which {option} has no use",
+            f"{name} relates genes to peaks by correlation, which does not use {option}",
             field=option,
             hint="leave it out, or use a model that decodes cells' latent coordinates: "
             + ", ".join(other for other in available() if can_silence(other)),

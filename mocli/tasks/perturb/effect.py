@@ -75,7 +75,7 @@ class Effect:
         """
         if asked is not None and asked not in DIRECTIONS:
             raise UsageError(
-                f"'{asked}' is no direction",
+                f"'{asked}' is not a direction",
                 field="--direction",
                 expected=", ".join(DIRECTIONS),
                 hint=did_you_mean(asked, DIRECTIONS, "directions"),

@@ -146,10 +146,10 @@ def test_without_integration_they_train_themselves(tissue, tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"tasks": "gene2peak"}, UsageError, "told by where genes lie"),
-        ({"tasks": "simulate", "gtf": "g"}, UsageError, "use for --gtf"),
-        ({"truth": "t"}, UsageError, "use for --truth"),
-        ({"tasks": "gene2peak", "gtf": "absent.gtf"}, InputError, "--gtf is not there"),
+        ({"tasks": "gene2peak"}, UsageError, "needs --gtf"),
+        ({"tasks": "simulate", "gtf": "g"}, UsageError, "--gtf only works"),
+        ({"truth": "t"}, UsageError, "--truth only works"),
+        ({"tasks": "gene2peak", "gtf": "absent.gtf"}, InputError, "--gtf does not exist"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tissue, tmp_path, options, error, message):

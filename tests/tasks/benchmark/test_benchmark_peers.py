@@ -266,9 +266,9 @@ def test_values_that_are_no_counts_leave_totalvi_out(tmp_path):
     ("options", "message", "hint"),
     [
         ({"peers": "toyplace"}, "no peer 'toyplace'", "'toyplaces'"),
-        ({"peer_python": "python"}, "only peers have a use for --peer-python", "--peers all"),
+        ({"peer_python": "python"}, "--peer-python only works together with --peers", "--peers all"),
         ({"peers": "all", "peer_python": "/no/such/python"}, "no such program", "python -m venv"),
-        ({"peers": "all", "peer_python": "/bin"}, "a folder is no interpreter", "path of a Python"),
+        ({"peers": "all", "peer_python": "/bin"}, "a folder is not an interpreter", "path of a Python"),
         ({"peers": "all", "peer_python": "/bin/ls"}, "does not answer as a Python", "it says"),
         ({"peers": "all", "peer_python": __file__}, "cannot be run", "path of a Python"),
         ({"peers": "toyplaces", "params": {"toyplaces.depth": 1}}, "no hyper-parameter 'depth'", "width"),
