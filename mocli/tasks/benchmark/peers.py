@@ -161,7 +161,9 @@ def asked_peers(
     if not names:
         if python is not None:
             raise UsageError(
-                f"{OPTION} only works together with --peers", field=OPTION, hint="add --peers all, or leave it out"
+                f"{OPTION} only works together with --peers",
+                field=OPTION,
+                hint="add --peers all, or leave it out",
             )
         return PeersAsked(), dict(given)
     peers = peers_named(names)
