@@ -16,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     No exception leaves this function: see `mocli.errors` for the codes.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    _open_streams()
     try:
         return _run(argv)
     except KeyboardInterrupt:
@@ -24,6 +25,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         from mocli.cli.failure import fail
 
         return fail(error, argv)
+
+
+def _open_streams() -> None:
+    """Give closed streams a place: the next file that is opened would take it, and what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, open(number, "r" if number == 0 else "w", closefd=False))  # noqa: SIM115
 
 
 def _run(argv: list[str]) -> int:

@@ -43,7 +43,7 @@ def step_times(
                     model=model,
                     max_steps=steps,
                     device=device,
-                    metrics=False,
+                    metrics="none",
                     html=False,
                 ).report
             except MocliError as error:

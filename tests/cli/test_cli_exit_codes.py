@@ -236,3 +236,15 @@ def test_a_real_process_passes_the_code_on(tmp_path):
     assert done.returncode == 2
     assert done.stdout == ""
     assert "\x1b" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&- <&-"])
+@pytest.mark.parametrize(
+    ("words", "code"), [("models", 0), ("integrate -h", 0), ("integrate absent.h5ad -o o.h5mu", 3)]
+)
+def test_closed_streams_change_no_exit_code(tmp_path, closed, words, code):
+    shell = ["bash", "-c", f"{sys.executable} -m mocli {words} {closed}"]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(shell, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr

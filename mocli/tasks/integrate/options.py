@@ -33,6 +33,7 @@ class IntegrateOptions(Options):
     """
 
     PANEL: ClassVar = INTEGRATION
+    GONE: ClassVar = {"--no-metrics": "--metrics none takes its place"}
 
     reference: Annotated[
         Path | None,
