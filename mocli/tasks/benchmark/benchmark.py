@@ -15,7 +15,7 @@ from mocli.tasks.benchmark.options import BenchmarkOptions, PeersAsked
 from mocli.tasks.benchmark.peers import asked_peers, plan_peers
 from mocli.tasks.benchmark.plan import TaskData, trainings
 from mocli.tasks.benchmark.runs import (
-    Training,
+    ModelRun,
     check_parameters,
     check_sets,
     check_weights,
@@ -112,7 +112,7 @@ def _foresee(request: Request, options: BenchmarkOptions, asked: PeersAsked, tel
 
 def _planned(
     request: Request, options: BenchmarkOptions, ground: Ground, *, dry: bool
-) -> tuple[list[Training], list[tuple[Task, str, str]]]:
+) -> tuple[list[ModelRun], list[tuple[Task, str, str]]]:
     """Return every run, and the models left out with the reason."""
     from mocli.tasks.infer.direction import likely_direction
 

@@ -20,7 +20,7 @@ from mocli.peers.registry import RUNNER, Peer
 from mocli.report.figures import table as rows_table
 from mocli.report.file import write_text
 from mocli.tasks.benchmark.contender import Contender, placed
-from mocli.tasks.benchmark.figures import process_costs
+from mocli.tasks.benchmark.costs import process_costs
 from mocli.tasks.benchmark.ground import Ground
 from mocli.tasks.benchmark.interpreter import OPTION, Interpreter, find_interpreter
 from mocli.tasks.benchmark.options import PeersAsked

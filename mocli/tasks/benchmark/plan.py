@@ -11,7 +11,7 @@ from mocli.models.base import Encodes, EncodesJointly
 from mocli.models.parameters import as_dict, resolve
 from mocli.models.registry import load_class, traits_of
 from mocli.options import Options
-from mocli.tasks.benchmark.runs import Training, parameters_of, safe
+from mocli.tasks.benchmark.runs import ModelRun, parameters_of, safe
 from mocli.tasks.prepare.select import takes_weights
 from mocli.types import Task
 
@@ -63,16 +63,16 @@ def trainings(
     studies: Sequence[Study],
     folder: Path,
     data: TaskData,
-) -> list[Training]:
+) -> list[ModelRun]:
     """Return every run, seed by seed, so that a benchmark cut short has something of every model.
 
     Simulations and relations take the model of the integration of the same seed and study; an
     integration of a study that keeps cells out takes the model that was trained to impute without them.
     """
-    found: list[Training] = []
+    found: list[ModelRun] = []
     for study in studies:
         for seed in asked.seeds:
-            of: dict[tuple[Task, str], Training] = {}
+            of: dict[tuple[Task, str], ModelRun] = {}
             tasks = sorted(asked.tasks, key=lambda t: t is Task.INTEGRATE) if study.words else asked.tasks
             for task in tasks:
                 for model in chosen[task] if task in study.tasks else ():
@@ -98,8 +98,8 @@ def _run(
     study: Study,
     folder: Path,
     data: TaskData,
-    parent: Training | None,
-) -> Training | None:
+    parent: ModelRun | None,
+) -> ModelRun | None:
     """Return one run; None where the study changes nothing of the model."""
     traits = traits_of(model)
     changed = parameters_of(traits, study.params)
@@ -130,7 +130,7 @@ def _run(
     if parent is None:
         words += study.words
     name = f"{task}-{model}-seed{seed}" + (f"-{safe(study.name)}" if study.name else "")
-    return Training(
+    return ModelRun(
         task=task,
         model=model,
         seed=seed,
@@ -144,7 +144,7 @@ def _run(
 
 
 def _words_of_task(
-    task: Task, traits: Traits, data: TaskData, request: Request, parent: Training | None
+    task: Task, traits: Traits, data: TaskData, request: Request, parent: ModelRun | None
 ) -> list[str]:
     if task is Task.IMPUTE:
         assert data.direction is not None

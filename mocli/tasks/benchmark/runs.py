@@ -68,7 +68,7 @@ class Study:
 
 
 @dataclass(frozen=True, eq=False)
-class Training:
+class ModelRun:
     """One run of one model in a process and a folder of its own.
 
     Attributes
@@ -85,7 +85,7 @@ class Training:
     words: tuple[str, ...]
     files: tuple[Path, ...]
     params: Mapping[str, Any] = field(default_factory=dict)
-    parent: Training | None = None
+    parent: ModelRun | None = None
 
     @property
     def name(self) -> str:
@@ -172,7 +172,7 @@ class Training:
         return Command((sys.executable, "-P", "-m", "mocli", *words), own_environment())
 
 
-def raise_failed(planned: Sequence[Training], asked: Sequence[str]) -> None:
+def raise_failed(planned: Sequence[ModelRun], asked: Sequence[str]) -> None:
     """End with an error, after all is written, where a model that was asked for has no run that ended well.
 
     Raises

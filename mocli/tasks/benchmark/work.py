@@ -14,13 +14,13 @@ from mocli.errors import InputError, Interrupted, MocliError
 from mocli.models.registry import traits_of
 from mocli.tasks.benchmark.contender import Contender, placed
 from mocli.tasks.benchmark.controls import BEST, UNCORRECTED, controls
-from mocli.tasks.benchmark.figures import CHANCE, REAL_CELLS, costs, figures, loss_ratios
+from mocli.tasks.benchmark.costs import CHANCE, REAL_CELLS, costs, figures, loss_ratios
 from mocli.tasks.benchmark.ground import Ground
 from mocli.tasks.benchmark.options import BenchmarkOptions
 from mocli.tasks.benchmark.page import pictures
 from mocli.tasks.benchmark.peers import PeerRun, PeersWork, costs_of
 from mocli.tasks.benchmark.processes import Job, Processes
-from mocli.tasks.benchmark.runs import Training
+from mocli.tasks.benchmark.runs import ModelRun
 from mocli.tasks.benchmark.scorer import Scorer
 from mocli.tasks.benchmark.table import (
     Record,
@@ -41,7 +41,7 @@ SHUFFLED = "shuffled"
 
 
 @dataclass(frozen=True, eq=False)
-class Scores:
+class Measurements:
     """What a benchmark measured.
 
     Attributes
@@ -89,7 +89,7 @@ class Benchmark:
     request: Request
     options: BenchmarkOptions
     ground: Ground
-    planned: Sequence[Training]
+    planned: Sequence[ModelRun]
     skipped: Sequence[tuple[Task, str, str]]
     peers: PeersWork
     folder: Path
@@ -110,7 +110,7 @@ class Benchmark:
     def train(self) -> list[Record]:
         """Run what is not there yet, and return the failures."""
         fresh = self.request.run.resume == "never"
-        every: list[Training | PeerRun] = [*self.planned, *self.peers.runs]
+        every: list[ModelRun | PeerRun] = [*self.planned, *self.peers.runs]
         there = [] if fresh else [job.name for job in every if job.finished()]
         if there:
             self.run.say(f"{len(there)} of {len(every)} runs are there already: {', '.join(there)}")
@@ -139,7 +139,7 @@ class Benchmark:
     def _run(
         self,
         processes: Processes,
-        trainings: Sequence[Training],
+        trainings: Sequence[ModelRun],
         peers: Sequence[PeerRun],
         failures: list[Record],
     ) -> set[str]:
@@ -167,7 +167,7 @@ class Benchmark:
                 failures.append(self._failed_peer(run, failed[run.peer.name]))
         return [run for run in todo if run.peer.name not in failed]
 
-    def _failed(self, training: Training, reason: str) -> Record:
+    def _failed(self, training: ModelRun, reason: str) -> Record:
         self._warn_of(training, reason)
         of = (training.task.value, training.model, "model", training.seed, training.study)
         return Record(*of, "failed", note=reason)
@@ -183,12 +183,12 @@ class Benchmark:
     def _threads(self) -> int:
         return int((self.run.report.device or {}).get("threads") or 1)
 
-    def score(self) -> Scores:
+    def score(self) -> Measurements:
         """Score controls, models and the embeddings of others."""
         scorer = Scorer(
             self.ground, self.folder / "scores", seed=self.request.run.seed, device=str(self.run.device)
         )
-        scores = Scores()
+        scores = Measurements()
         if Task.INTEGRATE in self.options.tasks or self.others or self.peers.runs:
             self._score_embeddings(scorer, scores)
             self._score_peers(scorer, scores)
@@ -205,7 +205,7 @@ class Benchmark:
             self.run.say(f"{scorer.reused} scores were there already")
         return scores
 
-    def _score_embeddings(self, scorer: Scorer, scores: Scores) -> None:
+    def _score_embeddings(self, scorer: Scorer, scores: Measurements) -> None:
         for control in controls(self.ground, seed=self.request.run.seed):
             self.run.say(f"scoring {control.title}")
             entries = scorer.score(control, uncorrected=control.name == UNCORRECTED)
@@ -214,7 +214,7 @@ class Benchmark:
             self.run.say(f"scoring {other.name}")
             scores.add(other, scorer.score(other), show=True)
 
-    def _score_peers(self, scorer: Scorer, scores: Scores) -> None:
+    def _score_peers(self, scorer: Scorer, scores: Measurements) -> None:
         for run in self.peers.runs:
             told = run.answer()
             if told is None:
@@ -231,7 +231,7 @@ class Benchmark:
             scores.add(contender, entries, show=not scores.shows(run.peer.name, "peer"))
             scores.records.extend(costs_of(run, told))
 
-    def _score_models(self, scorer: Scorer, scores: Scores) -> None:
+    def _score_models(self, scorer: Scorer, scores: Measurements) -> None:
         for training in self.planned:
             if training.task is not Task.INTEGRATE or not training.output.exists():
                 continue
@@ -248,7 +248,7 @@ class Benchmark:
             show = not training.study and not scores.shows(training.model, "model")
             scores.add(contender, entries, show=show)
 
-    def _of_model(self, training: Training) -> Contender:
+    def _of_model(self, training: ModelRun) -> Contender:
         path, key = training.output, f"X_{training.model}"
         alone = []
         for name in self.ground.bundle.modalities if "--marginal" in training.words else ():
@@ -284,7 +284,7 @@ class Benchmark:
         run.finish(lambda: pictures(records, ranked, shown, self.ground, seed=self.request.run.seed))
 
 
-def failure(training: Training, code: int) -> str:
+def failure(training: ModelRun, code: int) -> str:
     """Return why a run failed: its report's words, else its exit code or the signal that ended it."""
     report = training.report()
     error = (report or {}).get("error") or {}

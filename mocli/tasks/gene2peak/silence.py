@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from mocli.data.features.index import features_of
-from mocli.data.files.memory import of_anndata
+from mocli.data.files.inmemory import of_anndata
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column
 from mocli.data.genome.loci import has_places

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from mocli.data.features.index import features_of
-from mocli.data.files.memory import of_anndata
+from mocli.data.files.inmemory import of_anndata
 from mocli.data.links.edges import EdgeLinks
 from mocli.metrics.conformal import Conformal
 from mocli.tasks.impute.denoise import Denoised

@@ -96,7 +96,7 @@ def true_features(
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
+class MeasuredChanges:
     """What was measured of really perturbed cells in the target modality.
 
     Attributes
@@ -120,7 +120,7 @@ class Measured:
     @classmethod
     def of(
         cls, aligned: Aligned, reader: TargetReader, file: ModalityFile, control: IntArray, column: StrArray
-    ) -> Measured:
+    ) -> MeasuredChanges:
         """Read the target modality, aligned with the model.
 
         Parameters
@@ -149,7 +149,7 @@ class Measured:
 
 def compare_with_truth(
     cells: Replacement,
-    measured: Measured,
+    measured: MeasuredChanges,
     reader: TargetReader,
     perturbations: Sequence[Perturbation],
     effect: Effect,

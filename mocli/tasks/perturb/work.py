@@ -21,7 +21,13 @@ from mocli.tasks.perturb.options import PerturbOptions
 from mocli.tasks.perturb.reencode import Replacement, Settled
 from mocli.tasks.perturb.screen import Across, Screened, screen
 from mocli.tasks.perturb.shifts import Perturbation
-from mocli.tasks.perturb.truth import Measured, Truth, compare_with_truth, perturbed_cells, true_features
+from mocli.tasks.perturb.truth import (
+    MeasuredChanges,
+    Truth,
+    compare_with_truth,
+    perturbed_cells,
+    true_features,
+)
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
@@ -249,7 +255,9 @@ def perturb_subject(
         predicted = predict_changes(cells, perturbations, sets, effect, options.directions, reader)
         if subject.chosen.truth is not None:
             aligned = _measured_target(subject, reader, request.data.layer)
-            measured = Measured.of(aligned, reader, subject.file, subject.chosen.source, subject.chosen.truth)
+            measured = MeasuredChanges.of(
+                aligned, reader, subject.file, subject.chosen.source, subject.chosen.truth
+            )
             truth = compare_with_truth(
                 cells,
                 measured,

@@ -174,7 +174,7 @@ def _squared(a: FloatArray, b: FloatArray) -> DoubleArray:
 
 
 @dataclass(frozen=True, eq=False)
-class Coordinates:
+class CellCoordinates:
     """From cells to the coordinates of each way, fitted on some cells.
 
     Attributes
@@ -192,7 +192,7 @@ class Coordinates:
     latent: Nearness | None
 
     @classmethod
-    def fit(cls, cells: SourceCells, *, seed: int) -> Coordinates:
+    def fit(cls, cells: SourceCells, *, seed: int) -> CellCoordinates:
         """Fit to cells."""
         views = [View.fit(cells.values, standardise=s, seed=seed) for s in (False, True)]
         near = [Nearness.fit(view(cells)[:, :LEADING], seed=seed) for view in views]
@@ -214,7 +214,7 @@ class Coordinates:
         return found
 
 
-def strangeness(coordinates: Coordinates, cells: SourceCells) -> DoubleArray:
+def strangeness(coordinates: CellCoordinates, cells: SourceCells) -> DoubleArray:
     """Return two signs that a cell is unlike those fitted on, `(n, 2)`, large where it is.
 
     How far it lies from the fifth nearest landmark, over how far these landmarks lie from their own fifth

@@ -60,20 +60,20 @@ class Latent:
             times[bundle.cells_of(name)] += 1
         return (total / np.maximum(times, 1)).astype(np.float32)
 
-    def groups(self, bundle: MultiOmics) -> dict[str, CellGroup]:
+    def groups(self, bundle: MultiOmics) -> dict[str, CellLatent]:
         """Return the groups of cells whose mixing means something.
 
         Modalities, where each has places of its own; where a cell has one place, cells by what
         was measured of them (`rna+atac`, `rna`).
         """
         if self.joint is None:
-            return {name: CellGroup(z, bundle.cells_of(name)) for name, z in self.by_modality.items()}
+            return {name: CellLatent(z, bundle.cells_of(name)) for name, z in self.by_modality.items()}
         return {
-            name: CellGroup(self.joint[cells], cells) for name, cells in measured_together(bundle).items()
+            name: CellLatent(self.joint[cells], cells) for name, cells in measured_together(bundle).items()
         }
 
 
-class CellGroup(NamedTuple):
+class CellLatent(NamedTuple):
     """Places `(n, d)` and the cells they are of, `(n,)`."""
 
     z: FloatArray

@@ -25,7 +25,7 @@ from scipy.optimize import nnls
 from mocli.data.batches import densify
 from mocli.data.transforms.components import Components
 from mocli.nn.neighbors import chunks
-from mocli.tasks.trained.coordinates import Coordinates, Nearness, SourceCells, View, strangeness
+from mocli.tasks.trained.coordinates import CellCoordinates, Nearness, SourceCells, View, strangeness
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray, Json
 
 FEWEST_PAIRS = 50
@@ -81,7 +81,7 @@ class _Ridge:
 
 
 @dataclass(frozen=True, eq=False)
-class Linked:
+class LinkedValues:
     """Sums of the source's features that are linked to the target's.
 
     Attributes
@@ -138,8 +138,8 @@ class Stack:
         Cells fitted on.
     """
 
-    coordinates: Coordinates
-    linked: Linked | None
+    coordinates: CellCoordinates
+    linked: LinkedValues | None
     by_scale: Mapping[str, Weighed]
     reach: tuple[float, float]
     n_cells: int
@@ -212,7 +212,7 @@ class Stack:
             name: Nearness(arrays[f"{name}/landmarks"], width, arrays[f"{name}/projection"])
             for name, width in facts["widths"].items()
         }
-        coordinates = Coordinates(
+        coordinates = CellCoordinates(
             view("plain"),
             view("standardised"),
             near["near_plain"],
@@ -226,7 +226,7 @@ class Stack:
         if "linked/column" in arrays:
             entries = (arrays["linked/weight"], (arrays["linked/row"], arrays["linked/link"]))
             shape = tuple(int(n) for n in arrays["linked/shape"])
-            linked = Linked(sparse.csr_matrix(entries, shape=shape), arrays["linked/column"])
+            linked = LinkedValues(sparse.csr_matrix(entries, shape=shape), arrays["linked/column"])
         return cls(coordinates, linked, by_scale, tuple(facts["reach"]), facts["n_cells"])
 
 
@@ -235,7 +235,7 @@ def fit_stack(
     measured: Mapping[str, Measured],
     *,
     n_vars: int,
-    linked: Linked | None = None,
+    linked: LinkedValues | None = None,
     seed: int,
 ) -> Stack:
     """Fit the ways to cells measured in both, and weigh them by what they predict of cells left out.
@@ -253,7 +253,7 @@ def fit_stack(
         for out in np.array_split(rng.permutation(cells.n), 5 if cells.n <= 2_000 else 3)
     ]
     probes = np.sort(rng.choice(n_vars, min(n_vars, N_PROBES), replace=False))
-    coordinates = Coordinates.fit(cells, seed=seed)
+    coordinates = CellCoordinates.fit(cells, seed=seed)
     ridges = [_Ridge(phi) for phi in coordinates(cells)]
     sums = _Sums.of(linked, cells, n_vars)
     by_scale = {scale: _weigh_all(values, folds, ridges, sums, probes) for scale, values in measured.items()}
@@ -270,7 +270,7 @@ class _Sums:
     column: IntArray
 
     @classmethod
-    def of(cls, linked: Linked | None, cells: SourceCells, n_vars: int) -> _Sums:
+    def of(cls, linked: LinkedValues | None, cells: SourceCells, n_vars: int) -> _Sums:
         if linked is None:
             return cls(np.zeros((cells.n, 1), np.float32), np.full(n_vars, -1, np.int64))
         return cls(linked(cells), linked.column)
@@ -339,7 +339,7 @@ class _Fold:
     def fit(cls, cells: SourceCells, out: IntArray, *, seed: int) -> _Fold:
         rest = np.setdiff1d(np.arange(cells.n), out)
         known, new = cells.take(rest), cells.take(out)
-        coordinates = Coordinates.fit(known, seed=seed)
+        coordinates = CellCoordinates.fit(known, seed=seed)
         ridges = [_Ridge(phi) for phi in coordinates(known)]
         return cls(out, rest, ridges, coordinates(new), strangeness(coordinates, new))
 

@@ -123,14 +123,14 @@ def test_finished_runs_are_reused_and_say_the_same(unpaired_bench, tmp_path):
 def test_what_has_changed_is_not_reused(unpaired_bench, tmp_path, change):
     from dataclasses import replace
 
-    from mocli.tasks.benchmark.runs import Training
+    from mocli.tasks.benchmark.runs import ModelRun
     from mocli.types import Task
 
     folder, inputs, options, _ = unpaired_bench
     run = tmp_path / "run"
     shutil.copytree(folder / "bench.runs/integrate-scmodal-seed0", run)
     words, params = ("integrate", "x", "--seed", "0"), {"n_hidden": 16}
-    training = Training(Task.INTEGRATE, "scmodal", 0, "", run, words, (*inputs, options["links"]), params)
+    training = ModelRun(Task.INTEGRATE, "scmodal", 0, "", run, words, (*inputs, options["links"]), params)
     kept = json.loads((run / "out.report.json").read_text())
     for output in kept["outputs"]:
         output["path"] = output["path"].replace(str(folder / "bench.runs/integrate-scmodal-seed0"), str(run))
@@ -151,12 +151,12 @@ def test_what_has_changed_is_not_reused(unpaired_bench, tmp_path, change):
 
 
 def test_device_and_threads_do_not_make_another_run(unpaired_bench):
-    from mocli.tasks.benchmark.runs import Training
+    from mocli.tasks.benchmark.runs import ModelRun
     from mocli.types import Task
 
     _, inputs, _, _ = unpaired_bench
     one, two = (
-        Training(Task.INTEGRATE, "m", 0, "", Path("f"), ("integrate", "x", "--threads", n), tuple(inputs))
+        ModelRun(Task.INTEGRATE, "m", 0, "", Path("f"), ("integrate", "x", "--threads", n), tuple(inputs))
         for n in "12"
     )
     assert one.fingerprint() == two.fingerprint()

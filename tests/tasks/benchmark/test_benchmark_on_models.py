@@ -12,7 +12,7 @@ import mocli
 from mocli.data.demo.files import write_demo
 from mocli.errors import InputError, UsageError
 from mocli.tasks.benchmark import page as benchpage
-from mocli.tasks.benchmark.figures import held_out_loss, loss_ratios
+from mocli.tasks.benchmark.costs import held_out_loss, loss_ratios
 from mocli.tasks.benchmark.table import Record
 
 
@@ -211,9 +211,9 @@ def test_the_page_sets_what_studies_cost_beside_the_benchmark_itself():
     half = "fraction=0.5"
     records = [record("", "train_s", 4.0), record(half, "train_s", 2.0), record(half, "loss_ratio", 1.5)]
     records.append(record(half, "steps", 9.0))
-    assert benchpage.costs(records, studies=False) == {"Training, s": {"a, impute": [4.0]}}
+    assert benchpage.costs(records, studies=False) == {"ModelRun, s": {"a, impute": [4.0]}}
     assert benchpage.costs(records, studies=True) == {
-        "Training, s": {"a, impute, all": [4.0], "a, impute, fraction=0.5": [2.0]},
+        "ModelRun, s": {"a, impute, all": [4.0], "a, impute, fraction=0.5": [2.0]},
         "Held-out loss over that of the run without a study": {"a, impute, fraction=0.5": [1.5]},
     }
     assert benchpage.costs(records[:1], studies=True) == {}

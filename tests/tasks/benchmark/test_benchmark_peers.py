@@ -22,7 +22,7 @@ from mocli.tasks.benchmark.interpreter import Interpreter, find_interpreter
 from mocli.tasks.benchmark.peerdata import PeerData
 from mocli.tasks.benchmark.peers import PeerRun, PeersWork
 from mocli.tasks.benchmark.processes import Processes
-from mocli.tasks.benchmark.runs import Training
+from mocli.tasks.benchmark.runs import ModelRun
 from mocli.tasks.benchmark.work import last_words
 from mocli.tasks.run.options import DataOptions
 
@@ -59,8 +59,8 @@ def inside():
     start = Processes.run
 
     def run(self, jobs):
-        models = [job for job in jobs if isinstance(job, Training)]
-        others = [job for job in jobs if not isinstance(job, Training)]
+        models = [job for job in jobs if isinstance(job, ModelRun)]
+        others = [job for job in jobs if not isinstance(job, ModelRun)]
         return run_inside(self, models) | (start(self, others) if others else {})
 
     with pytest.MonkeyPatch.context() as patch:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mocli.errors import MocliError
-from mocli.tasks.benchmark.runs import Training, raise_failed
+from mocli.tasks.benchmark.runs import ModelRun, raise_failed
 from mocli.types import Task
 
 
@@ -20,7 +20,7 @@ def training(tmp_path):
         if status is not None:
             text = json.dumps({"status": status, "error": error})
             (folder / "out.report.json").write_text(text)
-        return Training(Task.INTEGRATE, model, seed, study, folder, (), ())
+        return ModelRun(Task.INTEGRATE, model, seed, study, folder, (), ())
 
     return make
 

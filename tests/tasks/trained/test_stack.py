@@ -7,7 +7,7 @@ import pytest
 from scipy import sparse
 
 from mocli.tasks.trained.coordinates import SourceCells
-from mocli.tasks.trained.stack import WAYS, Linked, Stack, fit_stack, weigh
+from mocli.tasks.trained.stack import WAYS, LinkedValues, Stack, fit_stack, weigh
 
 N, GENES, TARGETS = 300, 120, 12
 
@@ -27,7 +27,7 @@ def cells():
     sums = sparse.csr_matrix((np.ones(4, np.float32), (np.arange(4), np.arange(4))), (GENES, 4))
     column = np.full(TARGETS, -1)
     column[4:8] = np.arange(4)
-    return SourceCells(sparse.csr_matrix(values), z), y, Linked(sums, column)
+    return SourceCells(sparse.csr_matrix(values), z), y, LinkedValues(sums, column)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from mocli.types import Task
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from mocli.tasks.benchmark.runs import Training
+    from mocli.tasks.benchmark.runs import ModelRun
 
     Method = tuple[str, str, dict[str, Any]]
 
@@ -28,7 +28,7 @@ OWN = {"silencing": "", "silencing, by size": ", by size"}
 OFF = "off_"
 
 
-def costs(training: Training, report: dict[str, Any]) -> Iterator[Record]:
+def costs(training: ModelRun, report: dict[str, Any]) -> Iterator[Record]:
     """Yield time, memory and steps; and the loss of held-out cells where training watched it."""
     device, done = report["device"] or {}, report["training"] or {}
     found = {
@@ -74,7 +74,7 @@ def loss_ratios(records: Sequence[Record]) -> list[Record]:
     return found
 
 
-def figures(training: Training, report: dict[str, Any], known: Sequence[Record]) -> list[Record]:
+def figures(training: ModelRun, report: dict[str, Any], known: Sequence[Record]) -> list[Record]:
     """Return what a run's report says of its task, the controls in it once for every seed and study."""
     methods = METHODS[training.task](training.model, report) if training.task in METHODS else []
     there = {(r.method, r.seed, r.study, r.key) for r in known if r.task == training.task}
@@ -86,7 +86,7 @@ def figures(training: Training, report: dict[str, Any], known: Sequence[Record])
     ]
 
 
-def _record(training: Training, method: str, kind: str, key: str, entry: dict[str, Any]) -> Record:
+def _record(training: ModelRun, method: str, kind: str, key: str, entry: dict[str, Any]) -> Record:
     return Record.of(training.task, method, kind, training.seed, training.study, key, entry)
 
 
