@@ -17,7 +17,7 @@ from mocli.tasks.trained.atlas import Atlas
 from mocli.tasks.trained.coordinates import SourceCells
 from mocli.tasks.trained.featurereadout import FeatureReadout
 from mocli.tasks.trained.saved import SavedModel
-from mocli.tasks.trained.stack import FEWEST_PAIRS, MOST_PAIRS, Linked, Stack, fit_stack
+from mocli.tasks.trained.stack import FEWEST_PAIRS, MOST_PAIRS, LinkedValues, Stack, fit_stack
 from mocli.tasks.trained.train import Trained
 from mocli.types import CSR, FloatArray, IntArray
 
@@ -101,14 +101,14 @@ def distance_in_latent(atlas: Atlas, source: str, z: FloatArray) -> FloatArray |
     return np.asarray(knn(np.asarray(z, np.float32), known, NEAREST)[0][:, -1] / reach, np.float32)
 
 
-def links_between(edges: Sequence[EdgeLinks], source: str, target: str) -> Linked | None:
+def links_between(edges: Sequence[EdgeLinks], source: str, target: str) -> LinkedValues | None:
     """Return sums of the source's features that the target's are linked to; None without links."""
     for edge in edges:
         if {edge.source, edge.target} == {source, target}:
             sums = edge.aggregation()
             sides = sums.source, sums.target
             own, other = sides if edge.source == source else sides[::-1]
-            return Linked(sparse.csr_matrix(own, dtype=np.float32), link_columns(other))
+            return LinkedValues(sparse.csr_matrix(own, dtype=np.float32), link_columns(other))
     return None
 
 
@@ -120,7 +120,7 @@ def stack_from(
     z: FloatArray,
     pairs: IntArray,
     *,
-    linked: Linked | None,
+    linked: LinkedValues | None,
     seed: int,
 ) -> Stack | None:
     """Fit a stack to training cells measured in both; None where they are too few.
