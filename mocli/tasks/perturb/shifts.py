@@ -12,7 +12,7 @@ import torch
 from anndata import AnnData
 from scipy import sparse
 
-from mocli.data.files.memory import of_anndata
+from mocli.data.files.inmemory import of_anndata
 from mocli.errors import InputError, did_you_mean
 from mocli.models.base import Encodes
 from mocli.tasks.infer.align import Aligned, align, check_modality
