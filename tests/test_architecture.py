@@ -154,6 +154,7 @@ MANY_PARAMETERS = {
     "mocli.cli.links.build",
     "mocli.tasks.benchmark.contender.placed",
     "mocli.tasks.impute.accuracy.evaluate",
+    "mocli.tasks.perturb.shifts.perturb_cells",
 }
 
 
