@@ -14,7 +14,7 @@ import pandas as pd
 from mocli.data.features.intervals import parse_interval, parse_intervals
 from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError, did_you_mean, nearest
-from mocli.types import ModalityKind
+from mocli.types import IntArray, ModalityKind
 
 # Fallbacks in the order they are tried, and how the log calls them.
 FALLBACKS = {
@@ -22,6 +22,7 @@ FALLBACKS = {
     "interval": "by coordinates",
     "case": "without regard to case",
     "version": "without the Ensembl version",
+    "separators": "without regard to separators and case",
     "decoration": "without prefixes and suffixes such as 'prot_' or '_TotalSeqB'",
     "completed": "by completing a short form ('HLA-A/B' as HLA-A and HLA-B)",
 }
@@ -175,6 +176,26 @@ class FeatureIndex:
                 return position, how
         return _AMBIGUOUS, ""
 
+    def find_each(self, names: Sequence[str]) -> tuple[IntArray, dict[str, list[tuple[str, str]]]]:
+        """Return the position of each name, -1 for none, and by fallback pairs of name and feature.
+
+        A feature answers to one name only: to the exact one, else to none that several would claim.
+        """
+        found = [self.find(name) for name in names]
+        positions = np.array([position for position, _ in found], dtype=np.int64)
+        exact = np.array([how == "exact" for _, how in found], dtype=bool)
+        taken = set(positions[exact].tolist())
+        rest = np.flatnonzero(~exact & (positions >= 0))
+        claims = np.bincount(positions[rest], minlength=len(self.features.names))
+        fallbacks: dict[str, list[tuple[str, str]]] = {}
+        for k in rest:
+            position = int(positions[k])
+            if position in taken or claims[position] > 1:
+                positions[k] = -1
+            else:
+                fallbacks.setdefault(found[k][1], []).append((names[k], self.features.names[position]))
+        return positions, fallbacks
+
     def _find_pieces(self, text: str) -> list[tuple[str, int, str]]:
         """Look up each name of a cell with several; the whole cell is missing if none is found."""
         pieces = [piece for piece in _SEVERAL.split(text) if piece]
@@ -202,6 +223,8 @@ class FeatureIndex:
         tables.append(("case", _unique((n.casefold(), p) for n, p in names), str.casefold))
         versioned = _unique((without_version(n), p) for pairs in (names, *aliases) for n, p in pairs)
         tables.append(("version", versioned, without_version))
+        apart = _unique((with_one_separator(n), p) for n, p in names)
+        tables.append(("separators", apart, with_one_separator))
         bare = _unique((without_decoration(n), p) for n, p in names)
         tables.append(("decoration", bare, without_decoration))
         return tables
@@ -232,6 +255,11 @@ def without_version(name: str) -> str | None:
     if match is not None:
         return match[1].upper()
     return name.upper() if name[:3].upper() == "ENS" and name[-6:].isdecimal() else None
+
+
+def with_one_separator(name: str) -> str:
+    """Return a name, case-folded, with all separators alike, and without the X that R puts before a digit."""
+    return re.sub(r"[^0-9a-z]+", "-", name.casefold()).removeprefix("x" if name[1:2].isdigit() else "")
 
 
 def without_decoration(name: str) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from mocli.data.files.frames import read_table, top_columns
 from mocli.data.files.hdf5 import open_h5, reading, text_attr
-from mocli.data.files.kinds import feature_type_name, kind_of, kind_of_features, name_in_stem
+from mocli.data.files.kinds import feature_type_name, is_aside, kind_of, kind_of_features, name_in_stem
 from mocli.data.files.matrix import locate
 from mocli.data.files.modality import ModalityFile, raw_columns
 from mocli.data.files.source import Source
@@ -78,6 +78,8 @@ def _open_h5mu(source: Source, h5: h5py.File) -> list[ModalityFile]:
         order = [str(m) for m in np.atleast_1d(mod.attrs.get("mod-order", []))]
         keys = order if sorted(order) == sorted(mod) else list(mod)
     wanted = [k for k in keys if not k.endswith("_imputed")]
+    aside = [k for k in wanted if is_aside(k)]
+    wanted = [k for k in wanted if k not in aside] or wanted
     if source.modality is not None:
         wanted = [_wanted(source, keys, {k: kind_of(k) for k in keys})]
     if not wanted:
@@ -97,7 +99,7 @@ def _open_h5mu(source: Source, h5: h5py.File) -> list[ModalityFile]:
             obsmap = h5[f"obsmap/{key}"][()].ravel() if f"obsmap/{key}" in h5 else None
             obs = top_columns(top, obs, modality=key, modalities=keys, obsmap=obsmap)
         files.append(replace(file, name=key, kind=kind, obs=obs))
-    return files
+    return _telling_aside(source, files, aside)
 
 
 def _open_anndata(path: Any, h5: h5py.File, group: str, *, format: str) -> ModalityFile:
@@ -209,9 +211,22 @@ def _said_in_uns(h5: h5py.File) -> str | None:
 
 def _pick(source: Source, files: list[ModalityFile]) -> list[ModalityFile]:
     if source.modality is None:
-        return files
+        aside = [f.name for f in files if is_aside(f.name)]
+        return _telling_aside(source, [f for f in files if f.name not in aside] or files, aside)
     key = _wanted(source, [f.name for f in files], {f.name: f.kind for f in files})
     return [f for f in files if f.name == key]
+
+
+def _telling_aside(source: Source, files: list[ModalityFile], aside: Sequence[str]) -> list[ModalityFile]:
+    """Note at the first modality which others of the file are left out, and how to ask for them."""
+    left = [name for name in aside if all(f.name != name for f in files)]
+    if source.modality is not None or not left:
+        return files
+    line = (
+        f"{source.path.name}: {' and '.join(left)} left out, as hashtags and guides label cells and measure "
+        f"nothing of them; to use one all the same, name it: {source.path}::{left[0]}"
+    )
+    return [replace(files[0], notes=(*files[0].notes, line)), *files[1:]]
 
 
 def _wanted(source: Source, names: Sequence[str], kinds: Mapping[str, ModalityKind]) -> str:

@@ -34,6 +34,25 @@ _SIGNATURES: tuple[tuple[bytes, str, str], ...] = (
 CPU_SECONDS = 30
 """Time that looking through a file may take: seconds of computing, not of waiting for a slow disk."""
 
+_ELSEWHERE = {
+    "message": "the file takes values from another file, which is not followed",
+    "expected": "a file that holds its values itself",
+    "hint": "open it where it was made, and write it again with anndata or mudata",
+}
+_COMPRESSED = {
+    "message": "the file is compressed in a way that HDF5 does not know here",
+    "expected": "gzip, lzf or no compression",
+    "hint": "pip install hdf5plugin, which mocli then uses; or write the file again with compression='gzip'",
+}
+_FILTERS = {
+    307: "bzip2",
+    32001: "blosc",
+    32004: "lz4",
+    32008: "bitshuffle",
+    32013: "zfp",
+    32015: "zstd",
+    32026: "blosc2",
+}
 _ANSWER = 60_000  # bytes, which a pipe takes at once
 _ANY = "an .h5ad, .h5mu or 10x .h5 file"
 
@@ -59,6 +78,8 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
                 hint="save it as a file first",
             )
         if stat.S_ISREG(status.st_mode):
+            with suppress(ImportError):
+                import hdf5plugin  # noqa: F401 - registers the filters it brings
             fault = _vetted(str(path), (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
             if fault is not None:
                 raise InputError(**fault)
@@ -116,35 +137,29 @@ def _vetted(path: str, _identity: tuple[int, ...]) -> dict[str, str] | None:
 
 
 def _look_through(path: str) -> dict[str, str] | None:
-    """Visit every object once; say which takes its values from another file."""
+    """Visit every object once; say which cannot or must not be read."""
     with h5py.File(path, "r", locking="best-effort") as h5:
         groups, seen = [h5["/"]], set()
         while groups:
             group = groups.pop()
             for name in group:
-                found = None
+                fault = None
                 try:
                     link = group.get(name, getlink=True)
                     if isinstance(link, h5py.ExternalLink):
-                        found = f"a link to {link.filename}"
+                        fault = {**_ELSEWHERE, "found": f"a link to {link.filename}"}
                     elif isinstance(link, h5py.HardLink):
-                        found = _elsewhere(group[name], groups, seen)
+                        fault = _fault_of(group[name], groups, seen)
                 except Exception:  # noqa: BLE001 - a damaged object is told of by whoever needs it
                     continue
-                if found is not None:
-                    return {
-                        "message": "the file takes values from another file, which is not followed",
-                        "file": path,
-                        "field": f"{group.name.rstrip('/')}/{name}"[:500],
-                        "found": found[:500],
-                        "expected": "a file that holds its values itself",
-                        "hint": "open it where it was made, and write it again with anndata or mudata",
-                    }
+                if fault is not None:
+                    fault["found"] = fault["found"][:500]
+                    return {**fault, "file": path, "field": f"{group.name.rstrip('/')}/{name}"[:500]}
     return None
 
 
-def _elsewhere(node: h5py.HLObject, groups: list[h5py.Group], seen: set[int]) -> str | None:
-    """Return which other file an object reads; of a dataset touch the ends, put a group on the list."""
+def _fault_of(node: h5py.HLObject, groups: list[h5py.Group], seen: set[int]) -> dict[str, str] | None:
+    """Return what forbids to read an object; of a dataset touch the ends, put a group on the list."""
     address = h5py.h5o.get_info(node.id).addr
     if address in seen:
         return None
@@ -155,11 +170,20 @@ def _elsewhere(node: h5py.HLObject, groups: list[h5py.Group], seen: set[int]) ->
         groups.append(node)
     elif isinstance(node, h5py.Dataset):
         if node.external:
-            return f"values stored in {node.external[0][0]}"
+            return {**_ELSEWHERE, "found": f"values stored in {node.external[0][0]}"}
         if node.is_virtual:
-            return f"values of {node.virtual_sources()[0].file_name}"
+            return {**_ELSEWHERE, "found": f"values of {node.virtual_sources()[0].file_name}"}
         if node.shape and node.size:
-            node[(0,) * node.ndim], node[tuple(n - 1 for n in node.shape)]
+            try:
+                node[(0,) * node.ndim], node[tuple(n - 1 for n in node.shape)]
+            except OSError:
+                filters = node.id.get_create_plist()
+                for k in range(filters.get_nfilters()):
+                    code = filters.get_filter(k)[0]
+                    if not h5py.h5z.filter_avail(code):
+                        name = _FILTERS.get(code, f"number {code}")
+                        return {**_COMPRESSED, "found": f"the HDF5 filter {name}"}
+                raise
     return None
 
 

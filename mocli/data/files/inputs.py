@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from mocli.data.files.cellnames import spell_alike, tell_apart
 from mocli.data.files.container import open_source
 from mocli.data.files.joined import JoinedModality, join
+from mocli.data.files.kinds import is_hashtag
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.source import Source, parse_source
 from mocli.errors import UsageError
@@ -54,7 +57,8 @@ def gather(
             named.setdefault(name, []).append(file)
     apart = tell_apart(named, order=[source.path for source, _ in found])
     files: list[ModalityFile] = []
-    for name, parts in apart.items():
+    for name, held in apart.items():
+        parts = [_without_hashtags(part) for part in held] if _is_prot(name, held, kinds) else held
         notes = (*(note for part in parts for note in part.notes), *([hints[name]] if name in hints else []))
         if len(parts) == 1:
             kind = kinds.get(name, parts[0].kind)
@@ -67,6 +71,25 @@ def gather(
             notes = (*notes, f"files with the same modality are joined; {advice}")
         files.append(replace(one, notes=(*notes, *one.notes)))
     return spell_alike(files)
+
+
+def _is_prot(name: str, parts: Sequence[ModalityFile], kinds: Mapping[str, ModalityKind]) -> bool:
+    return kinds.get(name, parts[0].kind) is ModalityKind.PROT
+
+
+def _without_hashtags(file: ModalityFile) -> ModalityFile:
+    """Leave hashtags among antibodies out: neighbours would share the sample and not the type."""
+    hashtags = np.array([is_hashtag(str(name)) for name in file.var.index], dtype=bool)
+    if not hashtags.any() or hashtags.all():
+        return file
+    kept = np.flatnonzero(~hashtags)
+    some = ", ".join(map(str, file.var.index[hashtags][:4]))
+    line = (
+        f"{file.name}: {int(hashtags.sum()):,} hashtags left out ({some}), which say the sample of a cell; "
+        f"to keep them, say that these are no antibodies alone: --kind {file.name}=other"
+    )
+    columns = kept if file.columns is None else file.columns[kept]
+    return replace(file, var=file.var.iloc[kept], columns=columns, raw=False, notes=(*file.notes, line))
 
 
 def is_said(source: Source, file: ModalityFile) -> bool:

@@ -26,6 +26,15 @@ _ALIASES: dict[ModalityKind, str] = {
     ModalityKind.METHYL: "methyl meth methylation methylome 5mc mc dna_methylation",
 }
 _KIND = {alias: kind for kind, aliases in _ALIASES.items() for alias in aliases.split()}
+ASIDE = frozenset(
+    {"crispr_guide_capture", "crispr", "guide", "guides", "grna", "sgrna", "gdo", "multiplexing_capture"}
+    | {"multiplexing", "hto", "htos", "hashtag", "hashtags", "hashing", "cell_hashing", "cmo", "cmos"}
+)
+"""Modalities that say which sample or guide a cell had, and measure nothing of the cell itself."""
+
+_HASHTAG = re.compile(
+    r"(?:^|[-_. ])(?:hash[-_ ]?tag|hto(?=[-_ ]|\d|$)|cmo(?=\d)|cell[-_ ]?hashing)", re.IGNORECASE
+)
 # words that also name a data set or a method, so a clearer word in the same file name outvotes them
 _WEAK = frozenset({"gene", "genes", "expression", "cite", "abc", "meth", "mc", "cyto", "chromatin"})
 
@@ -43,6 +52,16 @@ _TRANSCRIPT = re.compile(
 def kind_of(name: str) -> ModalityKind:
     """Kind that a modality's name or alias stands for; `OTHER` when it stands for none."""
     return _KIND.get(_slug(name), ModalityKind.OTHER)
+
+
+def is_aside(name: str) -> bool:
+    """Whether a modality holds hashtags or guides, which label cells and measure nothing of them."""
+    return _slug(name) in ASIDE
+
+
+def is_hashtag(feature: str) -> bool:
+    """Whether the name of an antibody says that it is a hashtag."""
+    return _HASHTAG.search(feature) is not None
 
 
 def feature_type_name(feature_type: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from mocli.data.features.index import FALLBACKS, FeatureIndex, features_of
 from mocli.data.files.contents import choose_layer
 from mocli.data.files.kinds import naming_hint
 from mocli.data.files.modality import ModalityFile
@@ -85,7 +86,7 @@ def align(
     layers: Mapping[str, str],
     warn: Callable[[str], None],
 ) -> Aligned:
-    """Match a file's features with those of a saved model by name.
+    """Match a file's features with those of a saved model by name, in another spelling where that is clear.
 
     Raises
     ------
@@ -96,10 +97,8 @@ def align(
     entry = saved.modalities[name]
     wanted = pd.Index(entry["var_names"])
     own = pd.Index(file.var.index.astype(str))
-    first = ~own.duplicated()
-    places = pd.Series(np.arange(len(own))[first], index=own[first])
-    found = places.reindex(wanted)
-    present = found.notna().to_numpy()
+    positions, fallbacks = FeatureIndex(features_of([file])[0]).find_each(list(map(str, wanted)))
+    present = positions >= 0
     if present.mean() < LEAST_OVERLAP:
         raise InputError(
             f"{file.name} has {int(present.sum()):,} of the {len(wanted):,} features of the model's '{name}'",
@@ -110,13 +109,19 @@ def align(
             hint=naming_hint(own, wanted, "the model")
             or "the cells must be measured for the same features, under the same names",
         )
+    for how, pairs in fallbacks.items():
+        asked, feature = pairs[0]
+        warn(
+            f"{file.name}: {len(pairs):,} features of the model were found {FALLBACKS[how]} "
+            f"('{feature}' is the model's '{asked}')"
+        )
     if not present.all():
         n = int((~present).sum())
         warn(
             f"{file.name}: {n:,} of the model's {len(wanted):,} features are absent and count as the "
             f"training cells' mean (e.g. {', '.join(wanted[~present][:3])})"
         )
-    rows = found[present].to_numpy(dtype=np.int64)
+    rows = positions[present]
     columns = np.flatnonzero(present)
     selection = sparse.csr_matrix(
         (np.ones(len(rows), np.float32), (rows, columns)), shape=(len(own), len(wanted))

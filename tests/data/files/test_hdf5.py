@@ -92,3 +92,18 @@ def test_pipes_sockets_folders_and_loops_are_no_files(tmp_path, monkeypatch):
             with pytest.raises(InputError) as error:
                 open_inputs([f"{name}.h5ad"])
             assert error.value.exit_code == 3
+
+
+def test_a_filter_that_is_not_there_is_named(file):
+    with h5py.File(file, "r+") as h5:
+        plist = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        plist.set_chunk((4,))
+        plist.set_filter(32016, h5py.h5z.FLAG_OPTIONAL, ())
+        space = h5py.h5s.create_simple((4,))
+        dataset = h5py.h5d.create(h5["uns"].id, b"packed", h5py.h5t.NATIVE_FLOAT, space, plist)
+        dataset.write_direct_chunk((0,), b"0123", filter_mask=0)
+    with pytest.raises(InputError, match="compressed") as error:
+        open_inputs([str(file)])
+    assert error.value.found == "the HDF5 filter number 32016"
+    assert error.value.field == "/uns/packed"
+    assert "pip install hdf5plugin" in error.value.hint

@@ -266,14 +266,16 @@ def test_mixed_feature_types_are_split_by_column(tmp_path: Path) -> None:
     ] + ["Gene Expression"] * 3
     a.layers["log"] = x.log1p().tocsc()
     a.write_h5ad(tmp_path / "mixed.h5ad")
-    rna, prot, guides = open_inputs([str(tmp_path / "mixed.h5ad")])
+    rna, prot = open_inputs([str(tmp_path / "mixed.h5ad")])
+    assert "crispr_guide_capture left out" in rna.notes[0]
+    (guides,) = open_inputs([f"{tmp_path / 'mixed.h5ad'}::crispr_guide_capture"])
     assert [f.name for f in (rna, prot, guides)] == ["rna", "prot", "crispr_guide_capture"]
     assert guides.kind is ModalityKind.OTHER
     assert same(rna.read(), x[:, [0, 2, 4, 5, 6]])
     assert same(prot.read("log", rows=[7, 2]), x.log1p()[[7, 2]][:, [1]])
     assert list(rna.var.index) == ["g0", "g2", "g4", "g5", "g6"]
     assert one(f"surface={tmp_path / 'mixed.h5ad'}::adt").name == "surface"
-    with pytest.raises(UsageError, match="one name to 3 modalities"):
+    with pytest.raises(UsageError, match="one name to 2 modalities"):
         open_inputs([f"x={tmp_path / 'mixed.h5ad'}"])
 
 
@@ -421,3 +423,17 @@ def test_real_files_open_with_the_modalities_they_hold() -> None:
         oracle = sp.csr_matrix(read.X)
         oracle.eliminate_zeros()
         assert same(files[0].read(), oracle)
+
+
+def test_hashtags_among_antibodies_are_left_out_unless_the_modality_is_said_to_be_another(tmp_path):
+    hashtags = ["HTO-1", "Hashtag_3", "TotalSeqC-Hashtag4", "CMO301", "HTO_A"]
+    antibodies = ["CD3", "prot_CD14", "HTOT", "IgG1"]
+    x = counts(6, len(hashtags + antibodies))
+    adata = ad.AnnData(x, var=pd.DataFrame(index=[*hashtags[:2], *antibodies, *hashtags[2:]]))
+    adata.write_h5ad(tmp_path / "prot.h5ad")
+    (prot,) = open_inputs([str(tmp_path / "prot.h5ad")])
+    assert list(prot.var.index) == antibodies
+    assert "5 hashtags left out" in prot.notes[0]
+    assert same(prot.read(), x[:, 2:6])
+    (every,) = open_inputs([str(tmp_path / "prot.h5ad")], kinds={"prot": ModalityKind.OTHER})
+    assert every.n_vars == 9
