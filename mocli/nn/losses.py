@@ -74,7 +74,7 @@ def soft_assignment(a: Tensor, b: Tensor, temperature: float, n_iter: int = 30) 
     cost = 1 - F.normalize(a, dim=1) @ F.normalize(b, dim=1).T
     rows, columns = a.any(1), b.any(1)
     usable = rows[:, None] & columns[None, :]
-    spread = cost[usable].std() if int(usable.sum()) > 1 else cost.new_zeros(())
+    spread = _masked_std(cost, usable)
     scaled = (cost - cost.amin(1, keepdim=True)) / (temperature * spread).clamp_min(1e-6)
     kernel = torch.exp(-scaled) * usable
     share_a = rows.to(a.dtype) / rows.sum().clamp_min(1)
@@ -85,6 +85,13 @@ def soft_assignment(a: Tensor, b: Tensor, temperature: float, n_iter: int = 30) 
         v = share_b / (kernel.T @ u).clamp_min(1e-30)
     plan = u[:, None] * kernel * v
     return plan / plan.sum().clamp_min(1e-30)
+
+
+def _masked_std(x: Tensor, mask: Tensor) -> Tensor:
+    """Return the standard deviation of chosen values, 0 of fewer than two, without a look from the host."""
+    n = mask.sum()
+    mean = (x * mask).sum() / n.clamp_min(1)
+    return (((x - mean) * mask).square().sum() / (n - 1).clamp_min(1)).sqrt()
 
 
 def anchor_loss(z_a: Tensor, z_b: Tensor, mask: Tensor, reduction: str) -> Tensor:

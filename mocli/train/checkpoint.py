@@ -122,12 +122,10 @@ class Checkpoints:
         )
 
     def _check(self, found: Mapping[str, Json]) -> None:
-        keys = sorted({*found, *self.fingerprint})
-        differing = [k for k in keys if found.get(k) != self.fingerprint.get(k)]
+        then, now = _leaves(found), _leaves(self.fingerprint)
+        differing = [k for k in sorted({*then, *now}) if then.get(k) != now.get(k)]
         if differing:
-            lines = "; ".join(
-                f"{k}: {_short(found.get(k))} then, {_short(self.fingerprint.get(k))} now" for k in differing
-            )
+            lines = "; ".join(f"{k}: {_short(then.get(k))} then, {_short(now.get(k))} now" for k in differing)
             raise UsageError(
                 "the checkpoint belongs to another run",
                 file=self.path,
@@ -140,6 +138,14 @@ class Checkpoints:
         self.path.unlink(missing_ok=True)
         if self.folder.exists() and not any(self.folder.iterdir()):
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _leaves(value: Mapping[str, Json], prefix: str = "") -> dict[str, Json]:
+    """Return nested values by the names on the way to them, `params.lr`."""
+    leaves: dict[str, Json] = {}
+    for key, item in value.items():
+        leaves |= _leaves(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}
+    return leaves
 
 
 def _short(value: Json) -> str:

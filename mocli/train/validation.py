@@ -113,7 +113,8 @@ class Watch:
         return self.steps[self.best]
 
     def _measure(self, step: int) -> float:
-        module, total = self.model.module, 0.0
+        module = self.model.module
+        total = torch.zeros((), dtype=torch.float64, device=self.source.device)
         module.eval()
         with self._only_rows_learn():
             for cells in torch.split(self.cells, self.phase.sampling.batch_size):
@@ -123,12 +124,12 @@ class Watch:
                         continue
                     losses = self.model.losses(prepared, group.name)
                     seen = {k: w for k, w in self.settings.weights.items() if k in losses.terms}
-                    weighted = [w * losses.terms[k].item() for k, w in seen.items()]
-                    total += len(cells) / len(self.cells) * sum(weighted)
+                    weighted = [w * losses.terms[k].detach().double() for k, w in seen.items()]
+                    total += len(cells) / len(self.cells) * sum(weighted, torch.zeros_like(total))
                     if self.learner:
                         torch.autograd.backward(losses.total)
         module.train()
-        return total
+        return total.item()
 
     @contextmanager
     def _only_rows_learn(self) -> Iterator[None]:

@@ -25,7 +25,7 @@ from mocli.models.base import (
 )
 from mocli.models.multigrate import TRAITS
 from mocli.models.multigrate.module import MultigrateModule, Shape, Step
-from mocli.models.multigrate.networks import components
+from mocli.models.multigrate.networks import anchors, components
 from mocli.models.multigrate.params import SETTLED, MultigrateParams
 from mocli.nn.heads import Decoded, DecodesHeads
 from mocli.nn.mixture import product_of_experts
@@ -35,7 +35,7 @@ WIDE, FAST, SLOW = 5_000, 1e-3, 2e-4
 """Learning rates of modalities with few and with very many features."""
 
 COMPONENTS = 50
-"""Of modalities with very many features, as their encoders see them."""
+"""Of a modality as its encoder sees it."""
 
 FEW_CELLS = 20
 """Below this many cells none is held out."""
@@ -84,6 +84,8 @@ class Multigrate(DecodesHeads):
                 net.project(m.name, *components(m, n, params.encoder_input, seed=seed))
             if params.start == "mean":
                 net.decoder(m.name).start(m.features)
+        if params.weight_anchor:
+            net.keep_anchors(*anchors(bundle, params, seed=torch.initial_seed() % 2**32))
         response = model.module.covariates.response
         if response is not None and bundle.continuous is not None:
             response.fit(torch.from_numpy(bundle.continuous.values))
@@ -111,6 +113,10 @@ class Multigrate(DecodesHeads):
         model.module.extend(self.module)
         model._takes_query = True
         return model
+
+    def look_again(self, bundle: MultiOmics, *, same_cells: bool) -> None:
+        """Leave cells where weights of other cells place them: components have other directions there."""
+        self.module.keeps_anchors = self.module.keeps_anchors and same_cells
 
     def phases(self, schedule: Schedule, bundle: MultiOmics) -> list[Phase]:
         """One phase that ends when held-out cells are no longer described better."""
@@ -172,6 +178,7 @@ class Multigrate(DecodesHeads):
             "kl": float(p.weight_kl or 0),
             "latent_alignment": float(p.weight_latent or 0),
             "marginal_alignment": float(p.weight_marginal or 0),
+            "anchor": p.weight_anchor,
         }
 
     def prepare(self, batch: Minibatch) -> Step:
@@ -183,6 +190,8 @@ class Multigrate(DecodesHeads):
         net, weights = self.module, self._weights()
         z = net.draw(prepared.mean, prepared.log_variance)
         terms = {"reconstruction": net.reconstruction(prepared, z), "kl": net.kl(prepared)}
+        if net.keeps_anchors:
+            terms["anchor"] = net.anchor(prepared)
         if weights["latent_alignment"]:
             terms["latent_alignment"] = net.latent_alignment(prepared, z)
         if weights["marginal_alignment"]:
@@ -243,6 +252,4 @@ class Multigrate(DecodesHeads):
 
 def _n_components(features: FeatureMatrix, asked: int | None) -> int:
     """Return how many components an encoder sees; 0 for features."""
-    if asked is None:
-        asked = COMPONENTS if features.n_vars > WIDE else 0
-    return min(asked, features.n_vars, features.n_obs)
+    return min(COMPONENTS if asked is None else asked, features.n_vars, features.n_obs)

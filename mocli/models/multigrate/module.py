@@ -6,6 +6,8 @@ averaged. Absent modalities cost nothing: encoders and decoders see the rows tha
 Different from the authors' code: presence is known and not read from the values; counts have a
 library size of their own modality; the log variance is bounded; the Jeffreys divergence takes groups of any
 size; encoders see counts at equal depth (`encoder_input`); kernels are made once for all pairs.
+Different by default (`--preset paper` undoes it): encoders see principal components, and posterior means of
+cells with all modalities are drawn to joint ones (`anchor`), since likelihoods alone leave latents diffuse.
 Symbols: x input, z latent, m modality, B cells of a minibatch, p features, d latent dimensions.
 """
 
@@ -95,10 +97,12 @@ class MultigrateModule(nn.Module):
 
     depth: Tensor
     group_of_pattern: Tensor
+    anchors: Tensor
+    anchor_weight: Tensor
 
     def __init__(self, shape: Shape, params: MultigrateParams) -> None:
         super().__init__()
-        self._fixed = False
+        self._fixed = self.keeps_anchors = False
         self.shape, self.params = shape, params
         self.names = list(shape.widths)
         self.covariates = Covariates(
@@ -124,6 +128,18 @@ class MultigrateModule(nn.Module):
         groups[list(shape.patterns)] = torch.arange(len(shape.patterns))
         self.register_buffer("group_of_pattern", groups)
         _initialise(self, params.init)
+
+    def keep_anchors(self, anchors: Tensor, weight: Tensor) -> None:
+        """Keep where training cells are drawn to, `(n_cells, d)`, and how much, `(n_cells,)`; not saved."""
+        self.keeps_anchors = True
+        self.register_buffer("anchors", anchors, persistent=False)
+        self.register_buffer("anchor_weight", weight, persistent=False)
+
+    def anchor(self, step: Step) -> Tensor:
+        """Squared distance of posterior means from their anchors, mean over cells."""
+        cells = step.batch.cells
+        apart = (step.mean - self.anchors[cells]).square().sum(1)
+        return (apart * self.anchor_weight[cells]).mean()
 
     @property
     def added(self) -> list[nn.Parameter]:
@@ -275,17 +291,14 @@ class MultigrateModule(nn.Module):
         total = means.new_zeros(())
         for a in range(len(self.names)):
             for b in range(a):
-                both = (step.present[a] & step.present[b]).nonzero().squeeze(1)
-                if len(both) < 2:
-                    continue
+                both = step.present[a] & step.present[b]
                 if mmd:
-                    side = torch.arange(2, device=z.device).repeat_interleave(len(both))
-                    total = total + group_mmd(torch.cat([z[a, both], z[b, both]]), side, 2)
+                    side = torch.cat([torch.where(both, m, -1) for m in (0, 1)])
+                    total = total + group_mmd(torch.cat([z[a], z[b]]), side, 2)
                 else:
-                    pairs = jeffreys(
-                        means[a, both], log_variances[a, both], means[b, both], log_variances[b, both]
-                    )
-                    total = total + pairs.mean()
+                    pairs = jeffreys(means[a], log_variances[a], means[b], log_variances[b])
+                    n = both.sum()
+                    total = total + (pairs * both).sum() / n.clamp_min(1) * (n > 1)
             own = torch.where(step.present[a], group, -1)
             if mmd:
                 total = total + group_mmd(z[a], own, n)

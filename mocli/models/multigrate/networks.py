@@ -11,11 +11,13 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
-from mocli.data.bundle import FeatureMatrix, Modality
+from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
 from mocli.models.multigrate.params import MultigrateParams
+from mocli.nn.batchmix import mix_batches
 from mocli.nn.heads import Likelihood, Parameters, likelihood_named
 from mocli.nn.layers import Block, InputLinear
-from mocli.nn.principal import principal_components
+from mocli.nn.neighbors import knn, neighbor_mean
+from mocli.nn.principal import Measured, joint_components, principal_components
 from mocli.types import CSR, FloatArray, NonZeros
 
 FIT_CELLS = 20_000
@@ -207,3 +209,37 @@ def log_dispersion(features: FeatureMatrix) -> Tensor:
     excess = np.divide(pairs, alike, out=np.full(len(q), 2.0), where=alike > 0) - 1
     # one part in 50 is the least that is seen, and a feature of few counts says nothing beyond 20
     return -torch.log(torch.from_numpy(excess.clip(0.02, 20.0)))
+
+
+def anchors(bundle: MultiOmics, params: MultigrateParams, *, seed: int) -> tuple[Tensor, Tensor]:
+    """Where cells are drawn to, `(n_cells, d)`, and which are, `(n_cells,)`: those that have all modalities.
+
+    Joint principal components say what leads in all modalities together, and neighbours take out noise:
+    a likelihood alone spreads noise of single features over all dimensions. Of unit variance on average.
+    """
+    whole = np.flatnonzero((bundle.rows >= 0).all(1))
+    z = np.zeros((bundle.n_cells, params.n_latent), np.float32)
+    drawn = np.zeros(bundle.n_cells, np.float32)
+    if len(whole) > 2:
+        modalities = [
+            Measured(
+                m.features.values[bundle.rows[whole, column]],
+                np.arange(len(whole)),
+                m.features.median_total() if m.is_counted else None,
+            )
+            for column, m in enumerate(bundle.modalities.values())
+        ]
+        points = joint_components(modalities, len(whole), params.n_latent, batch=None, seed=seed)
+        if bundle.batch is not None:
+            points = mix_batches(points, bundle.batch.codes[whole], seed=seed)
+        points = points.astype(np.float32)
+        some = np.arange(len(whole))
+        if len(whole) > FIT_CELLS:
+            some = np.sort(np.random.default_rng(seed).choice(len(whole), FIT_CELLS, replace=False))
+        k = min(params.anchor_neighbors, len(some) - 1)
+        if k:
+            near = knn(points, points[some], k, exclude_self=len(some) == len(whole))[1]
+            points = 0.5 * points + 0.5 * neighbor_mean(points[some], near)
+        z[whole] = points / max(float(points.std()), 1e-12)
+        drawn[whole] = 1
+    return torch.from_numpy(z), torch.from_numpy(drawn)

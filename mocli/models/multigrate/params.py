@@ -17,7 +17,7 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 class MultigrateParams:
     """One field per hyper-parameter; see `mocli params multigrate`."""
 
-    n_latent: int = Field(default=32, ge=1, le=1024, description="latent dimensions; paper 16")
+    n_latent: int = Field(default=20, ge=1, le=1024, description="latent dimensions; paper 16")
     n_hidden: int = Field(default=128, ge=1, le=16384, description="units of every hidden layer")
     n_layers: int = Field(
         default=1, ge=0, le=8, description="hidden layers of encoders, and of decoders before their last"
@@ -48,9 +48,8 @@ class MultigrateParams:
         default=None,
         ge=0,
         le=1000,
-        description="principal components of a modality that its encoder sees, fixed; 0: its features; "
-        "none: 50 of modalities with more than 5,000 features, whose noise is learnt by heart otherwise; "
-        "paper 0",
+        description="principal components of a modality that its encoder sees, fixed; 0: its features, whose "
+        "noise is learnt by heart; none: 50; paper 0",
     )
     encoder_covariates: bool = Field(
         default=False, description="tell encoders the covariates, not only decoders; paper no, code yes"
@@ -116,6 +115,14 @@ class MultigrateParams:
     kl_warmup: float = Field(
         default=1 / 3, ge=0, le=1, description="share of the steps over which the KL weight rises from 0"
     )
+    weight_anchor: Weight = Field(
+        default=10.0,
+        description="weight of the distance of a cell's latent mean from joint principal components of its "
+        "modalities, averaged over neighbours; cells that lack a modality have none; paper 0",
+    )
+    anchor_neighbors: int = Field(
+        default=10, ge=0, description="cells that such components are averaged over, half and half; 0: none"
+    )
     alignment: Literal["mmd", "jeffreys"] = Field(
         default="mmd", description="divergence between distributions of latents"
     )
@@ -147,6 +154,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "dropout": 0.2,
         "lr": 1e-3,
         "encoder_components": 0,
+        "weight_anchor": 0.0,
         "start": "random",
         "query_lr": 1e-3,
         "encoder_input": "raw",

@@ -50,6 +50,7 @@ class Sccross(DecodesHeads):
         built = _build(bundle, params, seed=seed)
         model = cls(built.module, params, seed=seed)
         model._neighbors = built.neighbors
+        model.module.has_pairs = bool(((bundle.rows >= 0).sum(1) > 1).any())
         return model
 
     @classmethod

@@ -106,6 +106,7 @@ class SccrossModule(nn.Module):
         self.burn_in = 1
         # what is known of training cells only, kept by the methods below
         self.keeps_inputs = self.weighs_cells = self.keeps_prior = False
+        self.has_pairs = True  # whether any training cell has several modalities
         p, d = params, params.n_latent
         # module names must be identifiers, a user's modality names need not be
         self.projections = nn.ModuleList(
@@ -249,7 +250,7 @@ class SccrossModule(nn.Module):
             kl[name] = self._per_feature(name, normal_kl(s.z, (middle, spread)).mean())
             pairs[name] = ((s.z[0] - middle).square() * several).mean()
         terms = {"realigned": self._total(realigned), "kl_aligned": self._total(kl)}
-        if self.params.weight_pairs and bool((count > 1).any()):
+        if self.params.weight_pairs and self.has_pairs:
             terms["pairs"] = self._total(pairs)
         return terms
 
@@ -259,12 +260,12 @@ class SccrossModule(nn.Module):
             return None
         first = next(iter(step.seen.values())).z[0]
         chosen, best = first.new_zeros(step.n, first.shape[1]), first.new_full((step.n,), -1.0)
+        blank, none = torch.zeros_like(chosen), torch.full_like(best, -1.0)
         for s in step.seen.values():
-            score = torch.rand(len(s.at), device=first.device)
-            wins = score > best[s.at]
-            at = s.at[wins]
-            chosen = chosen.index_copy(0, at, s.z[0][wins])
-            best = best.index_copy(0, at, score[wins])
+            score = none.index_copy(0, s.at, torch.rand(len(s.at), device=first.device))
+            wins = (score > best).unsqueeze(1)
+            chosen = torch.where(wins, blank.index_copy(0, s.at, s.z[0]), chosen)
+            best = torch.maximum(best, score)
         return chosen
 
     def prior_term(self, step: Step, *, aligned: bool) -> Tensor | None:

@@ -12,7 +12,7 @@ from mocli.data.batches import BundleRows, dense_rows
 from mocli.data.bundle import Codes, Continuous, FeatureMatrix, Modality, MultiOmics
 from mocli.models.base import Conditions, Schedule
 from mocli.models.multigrate.model import Multigrate, _n_components
-from mocli.models.multigrate.networks import log_dispersion
+from mocli.models.multigrate.networks import anchors, log_dispersion
 from mocli.models.multigrate.params import PRESETS, MultigrateParams
 from mocli.nn.mixture import BANDWIDTHS
 from mocli.types import ModalityKind, Pairing, Preset
@@ -57,7 +57,14 @@ def bundle(likelihoods=LIKELIHOODS, *, pairing=Pairing.MOSAIC, continuous=2):
 
 def build(data, **params):
     torch.manual_seed(0)
-    settings = {"n_latent": 3, "n_hidden": 7, "n_covariate": 2, "dropout": 0.0} | params
+    settings = {
+        "n_latent": 3,
+        "n_hidden": 7,
+        "n_covariate": 2,
+        "dropout": 0.0,
+        "encoder_components": 0,
+        "weight_anchor": 0.0,
+    } | params
     model = Multigrate.from_bundle(data, MultigrateParams(**settings))
     model.module.eval()
     return model
@@ -355,12 +362,46 @@ def test_components_follow_the_seed_of_the_run_and_a_query_keeps_its_reference_s
     assert torch.equal(projection(query).bias, projection(one).bias)
 
 
-def test_only_very_wide_modalities_are_seen_by_components():
-    assert build(bundle()).module.encoders[0].projection is None
+def test_encoders_see_components_unless_asked_otherwise():
+    assert build(bundle(), encoder_components=None).module.encoders[0].projection is not None
     wide = FeatureMatrix(sparse.random(N, 5001, 0.01, "csr", np.float32), tuple(map(str, range(5001))))
     assert _n_components(wide, None) == min(50, N)
     assert _n_components(wide, 0) == 0
-    assert MultigrateParams(**PRESETS["paper"]).encoder_components == 0
+    paper = MultigrateParams(**PRESETS["paper"])
+    assert (paper.encoder_components, paper.weight_anchor) == (0, 0)
+
+
+def test_cells_with_all_modalities_are_drawn_to_their_joint_components():
+    data = bundle(continuous=0)
+    whole = (data.rows >= 0).all(1)
+    settings = replace(MultigrateParams(), n_latent=3, anchor_neighbors=0)
+    points, drawn = anchors(data, settings, seed=0)
+    assert drawn.bool().tolist() == whole.tolist()
+    assert not points[~torch.from_numpy(whole)].any()
+    values = points[torch.from_numpy(whole)].numpy()
+    assert values.std() == pytest.approx(1, rel=1e-3)
+    model = build(data, weight_anchor=2.0)
+    step = model.prepare(everything(data))
+    model.module.keep_anchors(points, drawn)
+    apart = ((step.mean.detach() - points) ** 2).sum(1).numpy()
+    terms = model.losses(step, "all").terms
+    assert float(terms["anchor"].detach()) == pytest.approx(apart[whole].sum() / N, rel=1e-4)
+    assert "anchors" not in model.module.state_dict()
+    model.look_again(data, same_cells=True)
+    assert "anchor" in model.losses(step, "all").terms
+    model.look_again(data, same_cells=False)
+    assert "anchor" not in model.losses(step, "all").terms
+
+
+def test_neighbours_take_noise_out_of_anchors():
+    data = bundle(pairing=Pairing.PAIRED, continuous=0)
+    settings = replace(MultigrateParams(), n_latent=3, anchor_neighbors=4)
+    plain, _ = anchors(data, replace(settings, anchor_neighbors=0), seed=0)
+    near, _ = anchors(data, settings, seed=0)
+    distance = torch.cdist(plain.double(), plain.double()).fill_diagonal_(torch.inf)
+    order = distance.topk(4, largest=False).indices
+    mean = 0.5 * plain + 0.5 * plain[order].mean(1)
+    torch.testing.assert_close(near, mean / mean.std(correction=0), rtol=1e-3, atol=1e-3)
 
 
 def test_counts_begin_at_the_dispersion_of_their_moments():
