@@ -191,11 +191,13 @@ class SilencedCells:
         codes, names = pd.factorize(pd.Series(label).map(str, na_action="ignore"), sort=True)
         return CellGroups(codes.astype(np.int64), tuple(map(str, names)))
 
-    def measured(self, name: str) -> tuple[CSR, IntArray]:
-        """Return log values `(n_rows, n_vars)` of the decoder's features, and each cell's row."""
+    def measured(self, name: str, *, logged: bool = True) -> tuple[CSR, IntArray]:
+        """Return values `(n_rows, n_vars)` at one depth of the decoder's features, and each cell's row."""
         row = self.placed.bundle.rows[:, list(self.saved.modalities).index(name)]
-        found = self.saved.readouts[name].values(self.query.aligned[name].read(), "log")
-        return found[:, self.saved.recipes[name].selected], row
+        readout = self.saved.readouts[name]
+        scale = "log" if logged or "counts" not in readout.by_scale else "counts"
+        values = readout.values(self.query.aligned[name].read(), scale)
+        return values[:, self.saved.recipes[name].selected], row
 
 
 def take_cells(

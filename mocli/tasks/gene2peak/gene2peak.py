@@ -54,7 +54,7 @@ def gene2peak(request: Request, asked: Gene2PeakOptions, *, dry_run: bool, comma
         work=partial(_work, request, asked),
         reads=[path for path in (asked.gtf, asked.peak_sets, asked.truth) if path is not None],
         beside=((".bedpe",) if asked.bedpe else ()) + ((PEAK_SETS,) if asked.peak_sets is not None else ()),
-        trains=asked.from_model is None,
+        trains=asked.from_model is None and asked.method != "metacells",
     )
     return perform(verb, request, dry_run=dry_run, command=command)
 
@@ -113,6 +113,11 @@ def _of_imputation(asked: Gene2PeakOptions) -> ImputeOptions:
 
 
 def _foresee(request: Request, asked: Gene2PeakOptions, tell: Tell) -> None:
+    if asked.method == "metacells":
+        from mocli.tasks.gene2peak.measured import take_measured
+
+        take_measured(request, asked, tell)
+        return
     files = open_modalities(request.data)
     if asked.from_model is not None:
         for f in files:
@@ -139,6 +144,11 @@ def _foresee(request: Request, asked: Gene2PeakOptions, tell: Tell) -> None:
 
 
 def _work(request: Request, asked: Gene2PeakOptions, run: Run) -> None:
+    if asked.method == "metacells":
+        from mocli.tasks.gene2peak.measured import relate_measured
+
+        relate_measured(run, request, asked)
+        return
     # torch and scikit-learn are loaded only now: a dry run and a refusal need neither
     from mocli.tasks.gene2peak.silence import silence_in_model, way_of
 

@@ -13,7 +13,7 @@ from mocli.tasks.run.options import OUTPUT
 
 RELATIONS = "Genes and peaks"
 SILENCING = "In-silico silencing"
-METHODS = ("auto", "correlation", "latent", "input")
+METHODS = ("auto", "metacells", "correlation", "latent", "input")
 STEPS = ("adam", "sign", "norm")
 ALTERNATIVES = ("two-sided", "positive", "negative")
 PEAK_SETS = ".peaksets.tsv"
@@ -63,8 +63,9 @@ class Gene2PeakOptions(Options):
         str,
         option(
             "--method",
-            "correlation (of imputed expression); latent (the gene silenced through the decoder); input "
-            "(the cell encoded without it); auto: latent where the model can",
+            "metacells (of measured values, no model); correlation (of imputed expression); latent (the gene "
+            "silenced through the decoder); input (the cell encoded without it); auto: latent and metacells "
+            "together where the model can",
             choices=METHODS,
         ),
     ] = "auto"
@@ -162,11 +163,15 @@ class Gene2PeakOptions(Options):
 
     def check_together(self) -> None:
         """Refuse combinations that mean nothing."""
-        if self.method == "correlation" and self.of_silencing:
+        unused = self.of_silencing if self.method in {"correlation", "metacells"} else []
+        if self.method == "metacells":
+            unused = [name for name in unused if name != "--truth"]
+            unused += ["--from-model"] if self.from_model is not None else []
+        if unused:
             raise UsageError(
-                f"--method correlation does not use {self.of_silencing[0]}",
-                field=self.of_silencing[0],
-                found="--method correlation",
+                f"--method {self.method} does not use {unused[0]}",
+                field=unused[0],
+                found=f"--method {self.method}",
                 hint="leave one of the two out",
             )
         for name, given in (("--truth", self.truth), ("--bedpe", self.bedpe)):

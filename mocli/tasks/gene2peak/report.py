@@ -62,10 +62,12 @@ def report_silencing(run: Run, found: SilencingResult) -> None:
     what = _done(options)
     run.report.tables["silencing"] = column_table(
         f"Genes {what} and the peaks that change ({shown})",
-        f"Route: {route_words(options, found.way)}. By p, over all cells that express the gene. delta is the "
-        f"sum over these cells of the decoded share of the peak, {what} less original; change is delta over "
-        "the original; z holds it against peaks of other chromosomes that are as open and as near to a gene; "
-        "spearman and pearson are of measured values, for comparison.",
+        f"Route: {route_words(options, found.way)}. By score, over all cells that express the gene. delta is "
+        f"the sum over these cells of the decoded share of the peak, {what} less original; change is delta "
+        "over the original; z holds it against peaks of other chromosomes that are as open and as near to a "
+        "gene; spearman and pearson are of measured values, for comparison. score weighs the change and "
+        "z_metacells, the correlation of measured values over metacells held against other genes and peaks, "
+        "as promoters of other chromosomes suggest.",
         top,
     )  # fmt: skip
     if found.too_few:
@@ -152,7 +154,11 @@ def write_silencing(run: Run, found: SilencingResult, *, bedpe: Path | None, pea
     if bedpe is not None:
         assert found.candidates.vicinity is not None
         score = 1 if found.options.direction == "raise" else -1
-        write_bedpe(bedpe, table.assign(correlation=score * table["change"]), found.candidates.vicinity)
+        write_bedpe(
+            bedpe,
+            table.assign(correlation=table.get("score", score * table["change"])),
+            found.candidates.vicinity,
+        )
         run.add_output(
             bedpe, "the same over all cells as arcs for genome browsers; the score rises with the link"
         )

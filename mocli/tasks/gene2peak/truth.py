@@ -124,19 +124,19 @@ def precision_recall(
 
 
 def promoter_precision(
-    distance: IntArray,
-    change: DoubleArray,
-    at_controls: DoubleArray,
-    correlations: dict[str, dict[int, DoubleArray]],
-    control_correlations: dict[str, DoubleArray],
+    distance: IntArray, scores: Mapping[str, DoubleArray], at_controls: Mapping[str, DoubleArray]
 ) -> dict[str, list[dict[str, object]]]:
-    """Say how well scores tell a gene's promoter peaks from those of others at the same distance."""
+    """Say how well scores tell a gene's promoter peaks from those of others at the same distance.
+
+    Parameters
+    ----------
+    scores, at_controls
+        By name, of all pairs `(n_pairs,)` and of `promoter_controls`.
+    """
     own = np.abs(distance) <= PROMOTER
-    if not own.any() or not len(at_controls):
+    n_controls = len(next(iter(at_controls.values()), ()))
+    if not own.any() or not n_controls:
         return {}
-    truth = np.concatenate([np.ones(int(own.sum()), bool), np.zeros(len(at_controls), bool)])
-    scores = {"silencing": np.concatenate([change[own], at_controls])}
-    scores["silencing, by size"] = np.abs(scores["silencing"])
-    for name, by_group in correlations.items():
-        scores[name] = np.concatenate([by_group[0][own], control_correlations[name]])
-    return {"promoter peaks": precision_recall(truth, scores, np.zeros(len(truth), np.int64))}
+    truth = np.concatenate([np.ones(int(own.sum()), bool), np.zeros(n_controls, bool)])
+    both = {name: np.concatenate([values[own], at_controls[name]]) for name, values in scores.items()}
+    return {"promoter peaks": precision_recall(truth, both, np.zeros(len(truth), np.int64))}

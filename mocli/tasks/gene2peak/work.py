@@ -16,6 +16,7 @@ from mocli.errors import InputError
 from mocli.metrics.correlation import false_discovery_rate
 from mocli.tasks.gene2peak.cells import CellGroups, SilencedCells
 from mocli.tasks.gene2peak.changes import Original, Step, Way, changes, push, step_length
+from mocli.tasks.gene2peak.evidence import Combined, combine
 from mocli.tasks.gene2peak.null import PeakPanel
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
 from mocli.tasks.gene2peak.peaksets import (
@@ -30,6 +31,7 @@ from mocli.tasks.gene2peak.truth import precision_recall, promoter_precision, re
 from mocli.tasks.gene2peak.units import Silenced, Units, choose_units, collect
 from mocli.tasks.relate.candidates import Candidates, choose_genes, find_candidates
 from mocli.tasks.relate.correlate import all_pairs, genomic_pairs, relate
+from mocli.tasks.relate.metacells import FEWEST_CELLS, MetacellScores, score_pairs
 from mocli.tasks.relate.promoters import promoter_controls
 from mocli.tasks.relate.scope import ALL, FeaturePairs
 from mocli.tasks.run.frame import Tell
@@ -118,7 +120,7 @@ def silence(
             more = ", ..." if len(genes) > 5 else ""
             tell.warn(f"{len(genes):,} genes {why} and left out: {', '.join(genes[:5])}{more}")
     design = _design(cells, asked, columns[enough], expressed, seed=seed, tell=tell)
-    return _run(cells, asked, way, design, too_few, absent, tell)
+    return _run(cells, asked, way, design, (too_few, absent), seed, tell)
 
 
 def _expressed(cells: SilencedCells) -> tuple[IntArray, DoubleArray]:
@@ -142,6 +144,8 @@ class _Design:
         The unit of every gene asked for.
     controls
         Promoters of other genes; None where features have no places.
+    home
+        Chromosomes of all genes as numbers, as those of the panel's peaks.
     """
 
     columns: IntArray
@@ -153,6 +157,7 @@ class _Design:
     panel: PeakPanel
     pairs: FeaturePairs
     controls: FeaturePairs | None
+    home: IntArray
     rng: np.random.Generator
 
 
@@ -188,6 +193,7 @@ def _design(
         panel,
         pairs,
         None if near is None else promoter_controls(near, seed=seed),
+        home,
         rng,
     )
 
@@ -226,8 +232,8 @@ def _run(
     asked: Gene2PeakOptions,
     way: Way,
     design: _Design,
-    too_few: tuple[str, ...],
-    absent: tuple[str, ...],
+    left_out_genes: tuple[tuple[str, ...], tuple[str, ...]],
+    seed: int,
     tell: Tell,
 ) -> SilencingResult:
     """Silence, compare, lay out."""
@@ -280,27 +286,40 @@ def _run(
         return null.score(*stretches[name], silenced.relative(group)[span[name]], asked.alternative)
 
     correlations, at_controls = _correlations(cells, design)
+    # large where the peak goes with the gene
+    change = silenced.relative(0) if raised else -silenced.relative(0)
+    own, at_other = change[span["pairs"]], change[span["controls"]]
+    metacells = _metacells(cells, design, seed, tell)
+    combined = None
+    if near is not None and controls is not None:
+        ways, at_ways = {"silencing": own}, {"silencing": at_other}
+        if metacells:
+            ways["metacells"], at_ways["metacells"] = metacells["pairs"].z, metacells["controls"].z
+        first, second = (design.home[design.columns[p.first]] for p in (design.pairs, controls))
+        combined = combine(ways, at_ways, near.distance, first, second)
+        weights = ", ".join(f"{name} {weight:.2f}" for name, weight in combined.weights.items())
+        tell.say(f"scores weigh {weights} ({'by promoters' if combined.learnt else 'as usual'})")
     table, left_out = _table(cells, design, silenced, span["pairs"], score, correlations)
+    table = _with_score(table, design, metacells.get("pairs"), combined)
     compared = None
     if asked.peak_sets is not None:
         compared = compare_sets(sets, silenced, span["peak sets"], closing, (ALL, *groups.names))
     precision = {}
-    # large where the peak goes with the gene
-    change = silenced.relative(0) if raised else -silenced.relative(0)
-    own = change[span["pairs"]]
+    said = {"silencing": own, "silencing, by size": np.abs(own)}
+    held = {"silencing": at_other, "silencing, by size": np.abs(at_other)}
+    said |= {name: by_group[0] for name, by_group in correlations.items()}
+    held |= at_controls
+    if metacells:
+        said["metacells"], held["metacells"] = metacells["pairs"].z, metacells["controls"].z
+    if combined is not None:
+        said["combined"], held["combined"] = combined.score, combined.at_controls
     if truth is not None:
         assert near is not None
-        scores = {
-            "silencing": own,
-            "silencing, by size": np.abs(own),
-            **{name: by_group[0] for name, by_group in correlations.items()},
-            "nearness": -np.abs(near.distance),
-        }
+        scores = {**said, "nearness": -np.abs(near.distance)}
         precision["the known pairs"] = precision_recall(truth, scores, design.pairs.first)
     if near is not None and controls is not None:
-        precision |= promoter_precision(
-            near.distance, own, change[span["controls"]], correlations, at_controls
-        )
+        held = {name: held.get(name, np.full(len(at_other), np.nan)) for name in said}
+        precision |= promoter_precision(near.distance, said, held)
     return SilencingResult(
         design.candidates,
         asked,
@@ -311,10 +330,54 @@ def _run(
         compared,
         precision,
         score(0, "permuted")[1],
-        too_few,
-        absent,
+        *left_out_genes,
         step_length(cells.placed, pushes, step),
     )
+
+
+def _metacells(cells: SilencedCells, design: _Design, seed: int, tell: Tell) -> dict[str, MetacellScores]:
+    """Score pairs and controls over metacells; nothing where too few cells were measured in both."""
+    readouts, controls = cells.saved.readouts, design.controls
+    if cells.atac not in cells.query.aligned or cells.rna not in readouts or cells.atac not in readouts:
+        return {}
+    (x, gene_row), (y, peak_row) = (cells.measured(name, logged=False) for name in (cells.rna, cells.atac))
+    both = np.flatnonzero((gene_row >= 0) & (peak_row >= 0))
+    if controls is None or len(both) < FEWEST_CELLS:
+        return {}
+    x, y = x[gene_row[both]], y[peak_row[both]]
+    tell.say(f"correlating over metacells of {len(both):,} cells measured in both")
+    scored = {}
+    for name, pairs in (("pairs", design.pairs), ("controls", controls)):
+        moved = FeaturePairs(design.columns[pairs.first], pairs.second, home=design.panel.chrom)
+        scored[name] = score_pairs(x, y, moved, design.home, seed=seed)
+    return scored
+
+
+def _with_score(
+    table: pd.DataFrame, design: _Design, metacells: MetacellScores | None, combined: Combined | None
+) -> pd.DataFrame:
+    """Add what metacells say, and the score of all ways, by which pairs over all cells are then sorted."""
+    if combined is None:
+        return table
+    genes, peaks = np.asarray(design.candidates.first.names), np.asarray(design.candidates.second.names)
+    index = pd.MultiIndex.from_arrays([genes[design.pairs.first], peaks[design.pairs.second]])
+    columns = {"score": combined.score}
+    if metacells is not None:
+        columns = {
+            "metacell_correlation": metacells.correlation,
+            "z_metacells": metacells.z,
+            "p_metacells": metacells.p,
+            "fdr_metacells": false_discovery_rate(metacells.p),
+            **columns,
+        }
+    over_all = (table["group"] == ALL).to_numpy()
+    at = index.get_indexer(pd.MultiIndex.from_frame(table.loc[over_all, ["gene", "peak"]]))
+    table = table.copy()
+    for name, values in columns.items():
+        table[name] = np.nan
+        table.loc[over_all, name] = values[at]
+    order = np.argsort(-np.nan_to_num(combined.score[at], nan=-np.inf), kind="stable")
+    return pd.concat([table[over_all].iloc[order], table[~over_all]], ignore_index=True)
 
 
 def _peak_sets(

@@ -13,7 +13,7 @@ from mocli import log
 from mocli.__main__ import main
 from mocli.data.demo.files import write_demo
 from mocli.data.files.inputs import open_inputs
-from mocli.errors import UsageError
+from mocli.errors import InputError, UsageError
 from mocli.report.schema import validate
 from mocli.tasks.infer.align import align, project
 from mocli.tasks.relate import candidates as candidates
@@ -365,3 +365,35 @@ def test_a_table_that_exists_is_kept(tissue, tmp_path, again):
     with pytest.raises(UsageError, match="exists"):
         again(bedpe=True, genes="CD4")
     assert (tmp_path / "out.bedpe").read_text() == "mine"
+
+
+def test_metacells_need_no_model_and_find_planted_pairs(tissue, tmp_path, check_report):
+    from sklearn.metrics import average_precision_score
+
+    result = mocli.gene2peak(
+        tissue / "multiome.h5mu", method="metacells", gtf=tissue / "genes.tsv", group_key="cell_type",
+        bedpe=True, output=tmp_path / "o.tsv", html=False, threads=1, device="cpu",
+    )  # fmt: skip
+    report = check_report(tmp_path / "o.report.json")
+    assert not (tmp_path / "o.model").exists()
+    table = pd.read_csv(tmp_path / "o.tsv", sep="\t", na_values="NA")
+    over_all = table[table["group"] == "all"]
+    assert (np.diff(over_all["score"].dropna()) <= 0).all()
+    planted = pd.read_csv(tissue / "planted.tsv", sep="\t")
+    known = set(zip(planted["gene"], planted["peak"], strict=True))
+    truth = [pair in known for pair in zip(over_all["gene"], over_all["peak"], strict=True)]
+    by = {c: average_precision_score(truth, over_all[c].fillna(-9)) for c in ("score", "spearman", "pearson")}
+    assert by["score"] > max(by["spearman"], by["pearson"]) + 0.05
+    assert (tmp_path / "o.bedpe").exists()
+    assert report["metrics"]["metacells_auprc[promoter peaks; metacells]"]["value"] > 0.5
+    assert len(result.report["inputs"]) == 2
+
+
+def test_metacells_need_cells_measured_in_both(tissue, tmp_path):
+    options = {"method": "metacells", "gtf": tissue / "genes.tsv", "output": tmp_path / "o.tsv"}
+    with pytest.raises(InputError, match="genes and peaks were measured"):
+        mocli.gene2peak(tissue / "multiome.h5mu", pairing="unpaired", **options)
+    with pytest.raises(UsageError, match="does not use --from-model"):
+        mocli.gene2peak(tissue / "multiome.h5mu", from_model=tissue / "found.model", **options)
+    with pytest.raises(UsageError, match="a gene table names"):
+        mocli.gene2peak(tissue / "multiome.h5mu", method="metacells", output=tmp_path / "o.tsv", dry_run=True)

@@ -1,0 +1,258 @@
+"""`mocli gene2peak --method metacells`: genes and peaks measured in the same cells, without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from mocli.data.batches import densify
+from mocli.data.features.index import features_of
+from mocli.data.files.contents import choose_layer
+from mocli.data.files.modality import ModalityFile
+from mocli.data.files.obs import find_column
+from mocli.data.transforms.transform import median_total, row_sums, scale_rows
+from mocli.data.write.tsv import write_tsv
+from mocli.errors import InputError, UsageError
+from mocli.metrics.correlation import false_discovery_rate
+from mocli.report.figures import column_table, figure, table
+from mocli.tasks.gene2peak.cells import choose_modalities
+from mocli.tasks.gene2peak.options import Gene2PeakOptions
+from mocli.tasks.gene2peak.truth import precision_recall, promoter_precision, read_truth
+from mocli.tasks.infer.direction import shared_cells
+from mocli.tasks.prepare.pairing import relate as relate_names
+from mocli.tasks.prepare.plan import open_modalities
+from mocli.tasks.relate.candidates import Candidates, choose_genes, find_candidates
+from mocli.tasks.relate.correlate import genomic_pairs, relate
+from mocli.tasks.relate.metacells import FEWEST_CELLS, score_pairs
+from mocli.tasks.relate.promoters import promoter_controls
+from mocli.tasks.relate.report import SHOWN, over_all, write_bedpe
+from mocli.tasks.relate.scope import ALL, FeaturePairs
+from mocli.tasks.run.frame import Tell
+from mocli.tasks.run.request import Request
+from mocli.tasks.run.run import Run
+from mocli.tasks.trained.record import record_files
+from mocli.types import CSR, DoubleArray, IntArray, Pairing, StrArray
+
+FDR = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredCells:
+    """Cells in which genes and peaks were measured.
+
+    Attributes
+    ----------
+    genes, peaks
+        Values at one depth, not logged, `(n, n_genes)` and `(n, n_peaks)`.
+    group
+        Label of each cell, None without groups.
+    """
+
+    genes: CSR
+    peaks: CSR
+    candidates: Candidates
+    group: StrArray | None
+    files: tuple[ModalityFile, ...]
+
+
+def take_measured(request: Request, asked: Gene2PeakOptions, tell: Tell) -> MeasuredCells:
+    """Open files, choose genes and the peaks near them, and read the cells that have both.
+
+    Raises
+    ------
+    UsageError
+        No gene table; modalities that cannot be meant.
+    InputError
+        Fewer than 100 cells have both measured.
+    """
+    files = open_modalities(request.data)
+    rna, atac = choose_modalities({f.name: f.kind for f in files}, asked.source, asked.target)
+    by_name = {f.name: f for f in files}
+    if asked.gtf is None:
+        raise UsageError(
+            "peaks are tested around transcription start sites, which a gene table names",
+            field="--gtf",
+            hint="give --gtf FILE: GTF, GFF3, BED, or a table with chrom, start, end, strand, gene",
+        )
+    genes, peaks = features_of([by_name[rna], by_name[atac]], var_key=request.data.var_key)
+    columns = choose_genes(genes, asked.genes, warn=tell.warn)
+    candidates = find_candidates(genes, peaks, columns, gtf=asked.gtf, window=asked.window, top=0, tell=tell)
+    relation = relate_names([f.obs.index for f in files], request.data.pairing)
+    rows = shared_cells(files, relation, request.data.pair_key, by_name[rna], by_name[atac])
+    if relation.pairing is Pairing.UNPAIRED and request.data.pair_key is None:
+        rows = rows[:0]
+    if len(rows) < FEWEST_CELLS:
+        raise InputError(
+            "--method metacells needs cells in which genes and peaks were measured",
+            found=f"{len(rows):,} such cells",
+            expected=f"at least {FEWEST_CELLS}",
+            hint="--method correlation imputes expression where cells were measured apart",
+        )
+    group = None
+    if asked.group_key is not None:
+        column = find_column(files, asked.group_key, option="--group-key")
+        labels = column[rna] if column[rna] is not None else column[atac]
+        assert labels is not None
+        side = 0 if column[rna] is not None else 1
+        group = labels.astype(object).to_numpy()[rows[:, side]]
+    x = at_one_depth(by_name[rna], request.data.layer, rows[:, 0])
+    y = at_one_depth(by_name[atac], request.data.layer, rows[:, 1])
+    tell.say(f"{len(rows):,} cells with {rna} and {atac} measured")
+    return MeasuredCells(x, y, candidates, group, (by_name[rna], by_name[atac]))
+
+
+def at_one_depth(file: ModalityFile, layers: Mapping[str, str], rows: IntArray) -> CSR:
+    """Return values of some cells scaled to their median total."""
+    layer = choose_layer(file, layers.get(file.name), wants_counts=False)
+    x = file.read(layer.layer, rows=rows)
+    totals = row_sums(x.data, x.indptr)
+    scale_rows(x, np.divide(median_total(x), totals, out=np.ones_like(totals), where=totals > 0))
+    return x
+
+
+def relate_measured(run: Run, request: Request, asked: Gene2PeakOptions) -> None:
+    """Correlate genes and peaks over metacells, hold them against backgrounds, and write the table."""
+    with run.timed("load"):
+        cells = take_measured(request, asked, run)
+        record_files(run, cells.files)
+    near, seed = cells.candidates.vicinity, request.run.seed
+    assert near is not None
+    columns, home = cells.candidates.columns, near.chrom_code
+    pairs, controls = (
+        FeaturePairs(columns[p.first], p.second, home=home)
+        for p in (genomic_pairs(near), promoter_controls(near, seed=seed))
+    )
+    gene_home = np.full(cells.genes.shape[1], -1, dtype=np.int64)
+    gene_home[pairs.first] = home[pairs.second]
+    groups: list[tuple[str, IntArray]] = [(ALL, np.arange(cells.genes.shape[0]))]
+    if cells.group is not None:
+        text = pd.Series(cells.group).map(str, na_action="ignore")
+        groups += [(k, np.flatnonzero((text == k).to_numpy())) for k in sorted(text.dropna().unique())]
+    parts, left_out = [], []
+    precision: dict[str, list[dict[str, object]]] = {}
+    with run.timed("relate"):
+        for name, rows in groups:
+            if len(rows) < FEWEST_CELLS:
+                left_out.append(name)
+                continue
+            x, y = cells.genes[rows], cells.peaks[rows]
+            scores = score_pairs(x, y, pairs, gene_home, seed=seed)
+            spearman, pearson = _single_cells(x, y, pairs)
+            order = np.argsort(-np.nan_to_num(scores.z, nan=-np.inf), kind="stable")
+            columns = {
+                "gene": np.asarray(near.genes, dtype=object)[near.gene],
+                "peak": np.asarray(near.peaks, dtype=object)[pairs.second],
+                **{c: near.places[c].to_numpy()[pairs.second] for c in ("chrom", "start", "end")},
+                "distance_to_tss": near.distance,
+                "group": np.full(len(order), name, dtype=object),
+                "n_cells": np.full(len(order), len(rows)),
+                "metacell_correlation": scores.correlation,
+                "z_gene": scores.z_gene,
+                "z_peak": scores.z_peak,
+                "score": scores.z,
+                "p": scores.p,
+                "fdr": false_discovery_rate(scores.p),
+                "spearman": spearman,
+                "pearson": pearson,
+            }
+            parts.append(pd.DataFrame(columns).iloc[order])
+            if name == ALL:
+                at_controls = score_pairs(x, y, controls, gene_home, seed=seed)
+                other = _single_cells(x, y, controls)
+                precision = promoter_precision(
+                    near.distance,
+                    {"metacells": scores.z, "spearman": spearman, "pearson": pearson},
+                    {"metacells": at_controls.z, "spearman": other[0], "pearson": other[1]},
+                )
+                if asked.truth is not None:
+                    precision["the known pairs"] = precision_recall(
+                        read_truth(asked.truth, near),
+                        {
+                            "metacells": scores.z,
+                            "spearman": spearman,
+                            "pearson": pearson,
+                            "nearness": -np.abs(near.distance),
+                        },
+                        pairs.first,
+                    )
+    if left_out:
+        run.warn(f"groups of fewer than {FEWEST_CELLS} cells are not tested: {', '.join(left_out)}")
+    result = pd.concat(parts, ignore_index=True)
+    _report(run, result, precision)
+    with run.timed("write"):
+        write_tsv(run.paths.output, result)
+        tested = over_all(result)
+        run.add_output(
+            run.paths.output, f"{len(tested):,} pairs of a gene and a peak, scored over metacells", first=True
+        )
+        for path in run.paths.beside:
+            write_bedpe(path, tested.assign(correlation=tested["score"]), near)
+            run.add_output(path, "the same over all cells as arcs for genome browsers")
+        run.finish()
+
+
+def _single_cells(x: CSR, y: CSR, pairs: FeaturePairs) -> tuple[DoubleArray, DoubleArray]:
+    """Spearman's and Pearson's correlations over single cells, of log values."""
+    logged = [m.copy() for m in (x, y)]
+    for m in logged:
+        m.data = np.log1p(np.maximum(m.data, 0))
+    by_column = logged[0].tocsc()
+    sets = relate(
+        logged[1], lambda columns: densify(by_column[:, columns]), pairs, n_permutations=0, n_matched=0
+    ).sets
+    return sets[0].spearman, sets[0].correlation
+
+
+def _report(run: Run, result: pd.DataFrame, precision: dict[str, list[dict[str, object]]]) -> None:
+    tested = over_all(result)
+    fdr = tested["fdr"].to_numpy(dtype=np.float64)
+    known = np.isfinite(fdr)
+    run.report.metrics |= {
+        "metacells_tested": figure(len(tested), "Pairs tested", "Pairs of a gene and a peak of its window."),
+        "metacells_fdr10": figure(
+            float((fdr[known] < FDR).mean()) if known.any() else None,
+            "Pairs of FDR below 10%",
+            "Share of the pairs tested; null: genes and peaks of different chromosomes.",
+            bounds=(0.0, 1.0),
+            n=int(known.sum()),
+        ),
+    }
+    for name, rows in precision.items():
+        run.report.tables[f"precision_{name.replace(' ', '_')}"] = table(
+            f"How well {name} are found",
+            "Area under the precision-recall curve: over all pairs, and the mean over genes.",
+            ["score", "AUPRC", "AUPRC by gene", "genes"],
+            [[r["score"], r["auprc"], r["auprc_by_gene"], r["n_genes"]] for r in rows],
+        )
+        for row in rows:
+            value = row["auprc"]
+            assert value is None or isinstance(value, float)
+            run.report.metrics[f"metacells_auprc[{name}; {row['score']}]"] = figure(
+                value,
+                f"Area under precision and recall, {name}: {row['score']}",
+                "All pairs together; the score 'chance' is the share of true pairs.",
+                better="higher",
+                bounds=(0.0, 1.0),
+                n=len(tested),
+            )
+    top = tested.head(SHOWN)
+    shown = "all" if len(top) == len(tested) else f"the first {len(top):,} of {len(tested):,}"
+    run.report.tables["pairs"] = column_table(
+        f"Pairs of genes and peaks, the best first ({shown})",
+        "score is the mean of z_gene and z_peak: the correlation over metacells held against the gene's with "
+        "peaks of other chromosomes that are as open, and against the peak's with genes of other "
+        "chromosomes. p is its rank among such scores of genes and peaks of different chromosomes. spearman "
+        "and pearson are over single cells, for comparison.",
+        top,
+    )
+    n = int((fdr[known] < FDR).sum())
+    said = f"{n:,} of {len(tested):,} pairs pass 10 % FDR"
+    for name, rows in precision.items():
+        by = {str(r["score"]): r["auprc"] for r in rows}
+        best = max((k for k in by if k not in {"metacells", "chance"}), key=lambda k: by[k] or 0.0)
+        verb = "better" if (by["metacells"] or 0) > (by[best] or 0) else "no better"
+        said += f"; metacells find {name} {verb} than {best} (AUPRC {by['metacells']:.3f}, {by[best]:.3f})"
+    run.say(said)
