@@ -6,7 +6,6 @@ The model is one that `mocli integrate MULTIOME.h5mu -m multigrate --label-key c
 import sys
 
 import mudata
-import numpy as np
 
 import mocli
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
@@ -36,6 +35,8 @@ options = Gene2PeakOptions(genes=["CD4", "CD8A"], gtf=genes, method="input", min
 silenced = mocli.silence_genes(model, {"rna": rna, "atac": atac}, options)
 print("silenced", len(silenced.table), "pairs of genes and peaks")
 
-# how well separated labels are, on any coordinates
-widths = mocli.silhouette_widths(np.asarray(new["rna"].obsm["X_multigrate"], np.float32), np.arange(20) % 2)
-print("silhouette", widths.shape)
+# how well labels are kept apart, on any coordinates
+every = mocli.simulate_cells(model, SimulateOptions(n_cells=30))["rna"]
+z, labels = every.obsm["X_multigrate"], every.obs["cell_type"]
+scores = mocli.score_latents(z, labels=labels, metrics=["silhouette_label", "nmi_kmeans"])
+print("scored", {name: round(entry["value"], 3) for name, entry in scores.items()})

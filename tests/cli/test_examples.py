@@ -168,7 +168,7 @@ def test_the_science_without_the_command(environment, tmp_path):
     done = run([sys.executable, *words], environment, tmp_path)
     assert done.returncode == 0, done.stderr
     firsts = [line.split()[0] for line in done.stdout.splitlines()]
-    assert firsts == ["imputed", "perturbed", "simulated", "silenced", "silhouette"]
+    assert firsts == ["imputed", "perturbed", "simulated", "silenced", "scored"]
     assert "'rna': (20, 400), 'atac': (20, 1500)" in done.stdout
 
 

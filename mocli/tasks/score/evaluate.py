@@ -246,7 +246,7 @@ def score_latents(
     pairs
         For modalities (a, b) the rows of the same cell in both, `(n_pairs, 2)`.
     metrics
-        Names as `mocli metrics` lists them; None for all whose needs are met.
+        Names as in a report; None for all whose needs are met.
 
     Returns
     -------
