@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
 from mocli.models.multigrate.params import MultigrateParams
-from mocli.nn.batchmix import mix_batches
+from mocli.nn.correction import mix_batches
 from mocli.nn.heads import Likelihood, Parameters, likelihood_named
 from mocli.nn.layers import Block, InputLinear
 from mocli.nn.neighbors import knn, neighbor_mean

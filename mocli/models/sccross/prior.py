@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from mocli.data.bundle import Edge, FeatureMatrix, LinkedFeatures, MultiOmics
 from mocli.models.sccross.params import SccrossParams
+from mocli.nn.correction import mnn_correct
 from mocli.nn.losses import squared_distances
-from mocli.nn.mnn import mnn_correct
 from mocli.nn.neighbors import chunks, neighbor_mean
 from mocli.nn.principal import principal_components
 from mocli.types import DoubleArray, FloatArray, IntArray

@@ -1,0 +1,157 @@
+"""Move sets of cells onto each other in a few components: modalities, or batches within one.
+
+Mutual nearest neighbours (Haghverdi et al. 2018, doi:10.1038/nbt.4091): pairs of cells that are among each
+other's k nearest say how far apart two sets lie where both have such cells; a cell moves by the mean of the
+pairs' vectors, weighted by a Gaussian of its distance to them.
+
+Mixed clusters (Korsunsky et al. 2019, doi:10.1038/s41592-019-0619-0): soft clusters by cosine in which
+batches are made equally frequent, and for each a shift of every batch by ridge regression.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from mocli.nn.kmeans import kmeans
+from mocli.nn.neighbors import chunks, knn
+from mocli.types import DoubleArray, FloatArray, IntArray
+
+ROWS = 2048
+ROUNDS, INNER = 10, 5
+CELLS_PER_CLUSTER, MOST_CLUSTERS = 30, 100
+SHARPNESS, DIVERSITY, RIDGE = 0.1, 1.0, 1.0
+FIT_CELLS = 20_000
+"""Cells that clusters start from."""
+
+
+class Correction(NamedTuple):
+    """Corrected rows `(n, d)`, and the number of mutual pairs they rest on."""
+
+    values: FloatArray
+    n_pairs: int
+
+
+def mutual_pairs(a: FloatArray, b: FloatArray, k: int) -> tuple[IntArray, IntArray]:
+    """Return rows of `a` and of `b`, `(n_pairs,)` each, that are among each other's k nearest by cosine.
+
+    Rows of zeros take no part.
+    """
+    there = knn(a, b, k, metric="cosine")[1]
+    back = knn(b, a, k, metric="cosine")[1]
+    forth = np.repeat(np.arange(len(a)), there.shape[1]) * len(b) + there.ravel()
+    home = back.ravel() * len(b) + np.repeat(np.arange(len(b)), back.shape[1])
+    both = np.intersect1d(forth, home)
+    i, j = both // max(len(b), 1), both % max(len(b), 1)
+    usable = a[i].any(1) & b[j].any(1)
+    return i[usable], j[usable]
+
+
+def mnn_correct(
+    reference: FloatArray, query: FloatArray, k: int, *, bandwidth: float = 1.0, rounds: int = 2
+) -> Correction:
+    """Move the query onto the reference by their mutual nearest neighbours.
+
+    Pairs are those that face each other, so that one correction stops short: it is done again from where
+    the first one ends.
+
+    Parameters
+    ----------
+    reference, query
+        `(n, d)` and `(m, d)`.
+    bandwidth
+        Of the Gaussian, in median distances of a query cell to the nearest cell with a partner.
+    """
+    n_pairs = 0
+    for _ in range(rounds):
+        i, j = mutual_pairs(reference, query, k)
+        n_pairs = n_pairs or len(i)
+        if len(i):
+            query = _moved(query, reference, i, j, bandwidth)
+    return Correction(query.copy(), n_pairs)
+
+
+def _moved(
+    query: FloatArray, reference: FloatArray, i: IntArray, j: IntArray, bandwidth: float
+) -> FloatArray:
+    anchors, where, n = np.unique(j, return_inverse=True, return_counts=True)
+    vectors = np.zeros((len(anchors), query.shape[1]))
+    np.add.at(vectors, where, reference[i].astype(np.float64) - query[j])
+    vectors /= n[:, None]
+    nearest = knn(query, query[anchors], 1)[0][:, 0]
+    # cells with a partner lie at distance 0: the others say how wide the gaps are
+    gaps = nearest[nearest > 0]
+    sigma = bandwidth * max(float(np.median(gaps)) if len(gaps) else 1.0, 1e-6)
+    corrected = np.empty_like(query)
+    at = query[anchors].astype(np.float64)
+    norm = np.square(at).sum(1)
+    for rows in chunks(len(query), ROWS):
+        x = query[rows].astype(np.float64)
+        distance = np.square(x).sum(1)[:, None] + norm - 2 * x @ at.T
+        # relative to the nearest, so that far cells move as the nearest pair does
+        weight = np.exp(-(distance - distance.min(1, keepdims=True)) / (2 * sigma**2))
+        corrected[rows] = x + weight @ vectors / weight.sum(1, keepdims=True)
+    return corrected
+
+
+def mix_batches(points: DoubleArray | FloatArray, batch: IntArray, *, seed: int) -> DoubleArray:
+    """Return `(n, d)` points without what differs between batches of like cells.
+
+    Parameters
+    ----------
+    batch
+        Codes of any kind, `(n,)`; with one batch nothing changes.
+    """
+    levels = np.unique(batch, return_inverse=True)[1]
+    n_levels = int(levels.max(initial=0)) + 1
+    start = points.astype(np.float64)
+    if n_levels < 2:
+        return start
+    member = np.eye(n_levels)[levels]
+    share = member.mean(0)[:, None]
+    centres = _first_centres(start, seed)
+    moved, weight = start, None
+    for _ in range(ROUNDS):
+        directions = _unit(moved)
+        for _ in range(INNER):
+            away = 2 * (1 - directions @ centres.T)
+            near = np.exp((away.min(1, keepdims=True) - away) / SHARPNESS)
+            near /= near.sum(1, keepdims=True)
+            weight = near if weight is None else weight
+            seen, wanted = member.T @ weight, share * weight.sum(0)
+            weight = near * (((wanted + 1) / (seen + 1)) ** DIVERSITY)[levels]
+            weight /= weight.sum(1, keepdims=True)
+            centres = _unit(weight.T @ directions)
+        moved = start - sum(
+            weight[:, [k]] * _shifts(start, levels, member, weight[:, k])[levels] for k in range(len(centres))
+        )
+    return moved
+
+
+def _shifts(points: DoubleArray, levels: IntArray, member: DoubleArray, weight: DoubleArray) -> DoubleArray:
+    """Return how far each batch lies from the cluster as a whole, `(L, d)`: ridge with a free intercept."""
+    size = member.T @ weight
+    sums = member.T @ (points * weight[:, None])
+    # with shifts (sums - size * intercept) / (size + ridge) put in, what is left for the intercept
+    keep = size * RIDGE / (size + RIDGE)
+    intercept = (keep / np.maximum(size, 1e-12)) @ sums / max(float(keep.sum()), 1e-12)
+    shifts: DoubleArray = (sums - size[:, None] * intercept) / (size + RIDGE)[:, None]
+    return shifts
+
+
+def _first_centres(points: DoubleArray, seed: int) -> DoubleArray:
+    directions = _unit(points)
+    if len(points) > FIT_CELLS:
+        some = np.random.default_rng(seed).choice(len(points), FIT_CELLS, replace=False)
+        directions = directions[np.sort(some)]
+    k = int(np.clip(len(points) // CELLS_PER_CLUSTER, 2, MOST_CLUSTERS))
+    generator = torch.Generator().manual_seed(seed)
+    found = kmeans(torch.from_numpy(directions).float(), k, generator=generator, restarts=3)
+    return _unit(found.centres.double().numpy())
+
+
+def _unit(x: DoubleArray) -> DoubleArray:
+    unit: DoubleArray = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    return unit
