@@ -22,7 +22,7 @@ FALLBACKS = {
     "interval": "by coordinates",
     "case": "without regard to case",
     "version": "without the Ensembl version",
-    "separators": "without regard to separators and case",
+    "separators": "without regard to separators",
     "decoration": "without prefixes and suffixes such as 'prot_' or '_TotalSeqB'",
     "completed": "by completing a short form ('HLA-A/B' as HLA-A and HLA-B)",
 }
@@ -179,7 +179,8 @@ class FeatureIndex:
     def find_each(self, names: Sequence[str]) -> tuple[IntArray, dict[str, list[tuple[str, str]]]]:
         """Return the position of each name, -1 for none, and by fallback pairs of name and feature.
 
-        A feature answers to one name only: to the exact one, else to none that several would claim.
+        A feature answers to one name only: to the exact one, else to none that several would claim. Case
+        counts, as it tells the genes of mouse from those of man.
         """
         found = [self.find(name) for name in names]
         positions = np.array([position for position, _ in found], dtype=np.int64)
@@ -190,7 +191,8 @@ class FeatureIndex:
         fallbacks: dict[str, list[tuple[str, str]]] = {}
         for k in rest:
             position = int(positions[k])
-            if position in taken or claims[position] > 1:
+            by_case = names[k].casefold() == self.features.names[position].casefold()
+            if position in taken or claims[position] > 1 or by_case:
                 positions[k] = -1
             else:
                 fallbacks.setdefault(found[k][1], []).append((names[k], self.features.names[position]))
@@ -258,8 +260,8 @@ def without_version(name: str) -> str | None:
 
 
 def with_one_separator(name: str) -> str:
-    """Return a name, case-folded, with all separators alike, and without the X that R puts before a digit."""
-    return re.sub(r"[^0-9a-z]+", "-", name.casefold()).removeprefix("x" if name[1:2].isdigit() else "")
+    """Return a name with all separators alike, and without the X that R puts before a digit."""
+    return re.sub(r"[^0-9A-Za-z]+", "-", name).removeprefix("X" if name[1:2].isdigit() else "")
 
 
 def without_decoration(name: str) -> str:
