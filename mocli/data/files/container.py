@@ -16,7 +16,7 @@ from mocli.data.files.kinds import feature_type_name, is_aside, kind_of, kind_of
 from mocli.data.files.matrix import locate
 from mocli.data.files.modality import ModalityFile, raw_columns
 from mocli.data.files.source import Source
-from mocli.data.files.tenx import read_tenx_tables, tenx_group
+from mocli.data.files.tenx import raw_note, read_tenx_tables, tenx_group
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.types import IntArray, ModalityKind
 
@@ -42,6 +42,7 @@ def open_source(source: Source) -> list[ModalityFile]:
     InputError
         See `open_inputs`.
     """
+    note = None
     with open_h5(source.path) as h5, reading(source.path, "the file"):
         if isinstance(h5.get("mod"), h5py.Group):
             files = _open_h5mu(source, h5)
@@ -50,9 +51,12 @@ def open_source(source: Source) -> list[ModalityFile]:
                 obs, var = read_tenx_tables(h5[group])
             whole = ModalityFile("", ModalityKind.OTHER, source.path, f"/{group}", "10x", obs, var)
             files = _pick(source, _by_feature_type(whole, None))
+            note = raw_note(h5, group, source.path)
         elif "obs" in h5 and "var" in h5:
             whole = _open_anndata(source.path, h5, "/", format="h5ad")
             files = _pick(source, _by_feature_type(whole, _said_in_uns(h5)))
+            if "X" in h5 and (text_attr(h5["X"], "encoding-type") or "").startswith("csr"):
+                note = raw_note(h5, "X", source.path)
         else:
             raise _foreign(source, list(h5))
     if source.name is not None:
@@ -69,6 +73,8 @@ def open_source(source: Source) -> list[ModalityFile]:
         ]
     for file in files:
         _check(file)
+    if note is not None:
+        files[0] = replace(files[0], notes=(*files[0].notes, note))
     return files
 
 

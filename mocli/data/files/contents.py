@@ -14,6 +14,9 @@ _WHOLE = 1e-4  # how far from an integer a count may be, after someone's exp(log
 _LOG_MAX = 20.0  # log2 of a million and one is 19.9; unlogged totals per 10,000 exceed it
 _BLOCK = 1 << 22
 
+MOST_NEGATIVE = 0.05
+"""Share of negative values up to which whole numbers are counts with a fault."""
+
 
 def look(x: CSR) -> ValueKind:
     """Tell counts from transformed values, by the stored values of a sample.
@@ -67,6 +70,8 @@ def choose_layer(
         layer, reason = requested, "asked for"
     elif "counts" in file.layers:
         layer, reason = "counts", "layers['counts'] is there"
+        if file.has_x and not _holds_counts(file, "counts") and _holds_counts(file, "X"):
+            layer, reason = "X", "it holds counts, which layers['counts'] does not"
     else:
         layer, reason = "X", "no layer is called counts"
     sample = file.sample(layer)
@@ -87,26 +92,53 @@ def choose_layer(
         return kind is ValueKind.COUNTS if wants_counts else allow_negative or kind is not ValueKind.REAL
 
     if fits(values):
+        chosen = requested is None and values is not ValueKind.COUNTS
+        counted = [m for m in file.matrices if chosen and m != layer and _holds_counts(file, m)]
+        if counted:
+            reason += f"; {_field(counted[0])} holds counts: --layer {file.name}={counted[0]} takes them"
         return LayerChoice(layer, values, reason)
     others = [
         m
         for m in file.matrices
         if m != layer and not _mixed(file, m, signed=allow_negative) and fits(look(file.sample(m)))
     ]
+    cause = _cause(sample, values) if wants_counts else None
     raise InputError(
         f"'{file.name}' needs {'counts' if wants_counts else 'values that are not negative'}",
         file=file.where,
         field=_field(layer),
-        found=_WORDS[values],
+        found=cause or _WORDS[values],
         expected=_WORDS[ValueKind.COUNTS] if wants_counts else "values >= 0",
         hint=f"{' or '.join(_field(m) for m in others[:3])} would do: --layer {file.name}={others[0]}"
         if others
         else "no other layer of the file would do: give the file with the raw counts"
+        + (", or add --round to take these rounded to whole numbers, negative ones as 0" if cause else "")
         + (_as_normal(file.name, values) if takes_normal else "")
         if wants_counts
         else "no other layer of the file would do: give the values before scaling, "
         f"or take them as they are with --transform {file.name}=identity",
     )
+
+
+def _holds_counts(file: ModalityFile, layer: str) -> bool:
+    return look(file.sample(layer)) is ValueKind.COUNTS
+
+
+def _cause(x: CSR, values: ValueKind) -> str | None:
+    """Say which tool makes counts look like these values, None where they are something else."""
+    data = x.data[np.isfinite(x.data) & (x.data != 0)]
+    whole = float((np.abs(data - np.rint(data)) <= _WHOLE).mean())
+    negative = float((data < 0).mean())
+    if negative:
+        written = f"counts of which {negative:.2%} are negative, as some versions of CellBender write"
+        return written if whole == 1 and negative < MOST_NEGATIVE else None
+    if whole > 0.5:
+        return f"counts of which {1 - whole:.1%} are fractions, as alevin-fry or kallisto leave them"
+    totals = np.asarray(x.sum(axis=1), dtype=np.float64).ravel()
+    totals = totals[totals > 0]
+    if values is ValueKind.POSITIVE and totals.std() > 0.01 * totals.mean():
+        return "fractions with totals that differ, such as counts corrected for ambient RNA (SoupX, DecontX)"
+    return None
 
 
 def _as_normal(name: str, values: ValueKind) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,10 @@ class JoinedModality(ModalityFile):
             mine = np.flatnonzero(which == k)
             found += [(file, mine[here], there) for file, here, there in part.located(row[mine])]
         return [one for one in found if len(one[1])]
+
+    def as_rounded(self) -> JoinedModality:
+        """Return the modality with values rounded in every part."""
+        return replace(self, rounded=True, parts=tuple(part.as_rounded() for part in self.parts))
 
     @property
     def renumbered(self) -> bool:

@@ -54,6 +54,8 @@ class ModalityFile:
         where obs is as in the file.
     renamed
         Whether cells have other names than in the file.
+    rounded
+        Whether values are read as whole numbers, negative ones as 0.
     notes
         What a user should know of how it was opened, a line each.
     """
@@ -72,6 +74,7 @@ class ModalityFile:
     rows: IntArray | None = field(default=None, repr=False)
     input_key: str | None = None
     renamed: bool = False
+    rounded: bool = False
     notes: tuple[str, ...] = ()
 
     def by_part(self) -> list[tuple[ModalityFile, IntArray]]:
@@ -96,6 +99,10 @@ class ModalityFile:
     def where(self) -> str:
         """Its files in words."""
         return ", ".join(map(str, self.paths))
+
+    def as_rounded(self) -> ModalityFile:
+        """Return the modality with values rounded to whole numbers, negative ones to 0."""
+        return replace(self, rounded=True)
 
     def take(self, rows: IntArray) -> ModalityFile:
         """Return the modality with some of its cells only, `rows` counted among those it has."""
@@ -151,6 +158,9 @@ class ModalityFile:
             wanted = self.rows if wanted is None else self.rows[wanted]
         with self._stored(layer) as (stored, columns, place), reading(self.path, place):
             x = read_csr(stored, rows=wanted, dtype=dtype)
+            if self.rounded:
+                x.data = np.maximum(np.rint(x.data), 0)
+                x.eliminate_zeros()
             return x if columns is None else x[:, columns]
 
     def sample(self, layer: str | None = None, *, n_rows: int = 256) -> CSR:

@@ -23,6 +23,10 @@ _COLUMNS = {
 }
 
 
+MOSTLY_EMPTY = 0.5
+"""Share of empty barcodes from which a matrix is taken for the raw one."""
+
+
 def tenx_group(h5: h5py.File, path: Path) -> str | None:
     """Name of the group that holds the matrix, None when the file is not from 10x.
 
@@ -65,6 +69,20 @@ def locate_tenx(group: h5py.Group) -> Stored:
     """Find the matrix: columns of features x cells are rows of cells x features."""
     n_vars, n_obs = (int(n) for n in np.asarray(group["shape"][()]))
     return Stored(group, "csr", (n_obs, n_vars))
+
+
+def raw_note(h5: h5py.File, group: str, path: Path) -> str | None:
+    """Return a line where most barcodes hold nothing, as in the matrix before cells are called."""
+    node = h5[group]
+    if not (isinstance(node, h5py.Group) and "indptr" in node):
+        return None
+    empty = float(np.mean(np.diff(node["indptr"][()]) == 0))
+    if empty < MOSTLY_EMPTY:
+        return None
+    return (
+        f"warning: {path.name}: this looks like the raw matrix: {empty:.1%} of the barcodes are empty; give "
+        "filtered_feature_bc_matrix.h5, or the barcodes that a caller of cells kept"
+    )
 
 
 def _has(node: h5py.Group | h5py.Dataset | None, keys: tuple[str, ...]) -> bool:

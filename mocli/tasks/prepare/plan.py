@@ -80,7 +80,8 @@ def open_modalities(data: DataOptions) -> list[ModalityFile]:
         name: ModalityKind(one_of(k, [m.value for m in ModalityKind], "--kind"))
         for name, k in data.kind.items()
     }
-    return open_inputs([str(text) for text in data.inputs], kinds=kinds)
+    files = open_inputs([str(text) for text in data.inputs], kinds=kinds)
+    return [file.as_rounded() for file in files] if data.round else files
 
 
 def make_plan(

@@ -153,6 +153,16 @@ class DataOptions(Options):
             advanced=True,
         ),
     ] = field(default_factory=dict)
+    round: Annotated[
+        bool,
+        option(
+            "--round",
+            "Round values to whole numbers, negative ones to 0: for counts that SoupX, DecontX or alevin-fry "
+            "left as fractions",
+            identifies=True,
+            advanced=True,
+        ),
+    ] = False
     var_key: Annotated[
         str | None,
         option(

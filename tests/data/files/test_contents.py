@@ -122,3 +122,47 @@ def test_health_equals_brute_force(x: np.ndarray) -> None:
     assert health.n_empty == sum(not row.any() for row in x)
     assert health.n_constant == sum(len(set(column)) == 1 for column in x.T)
     np.testing.assert_allclose(health.total, x.sum(1, dtype=np.float64), rtol=1e-6)
+
+
+SLOPE = np.linspace(0, 0.4, COUNTS.size).reshape(COUNTS.shape)
+CORRECTED = np.where(COUNTS > 0, COUNTS * 0.9 + SLOPE, 0) * 20
+FRACTIONS = COUNTS + 0.5 * (np.arange(COUNTS.size).reshape(COUNTS.shape) % 50 == 0)
+NEGATIVE = np.where(np.arange(COUNTS.size).reshape(COUNTS.shape) % 101 == 0, -1, COUNTS)
+
+
+@pytest.mark.parametrize(
+    ("values", "cause"), [(CORRECTED, "SoupX"), (FRACTIONS, "alevin-fry"), (NEGATIVE, "CellBender")]
+)
+def test_counts_that_a_tool_changed_are_named_and_can_be_rounded(tmp_path: Path, values, cause: str) -> None:
+    file = make(tmp_path, values)
+    with pytest.raises(InputError, match="needs counts") as caught:
+        choose_layer(file, None, wants_counts=True)
+    assert cause in caught.value.found
+    assert "--round" in caught.value.hint
+    rounded = file.as_rounded()
+    assert choose_layer(rounded, None, wants_counts=True).values is ValueKind.COUNTS
+    expected = np.maximum(np.rint(values.astype(np.float32)), 0)
+    assert abs(rounded.read() - sp.csr_matrix(expected)).nnz == 0
+
+
+def test_a_matrix_of_counts_is_preferred_to_a_layer_called_so(tmp_path: Path) -> None:
+    choice = choose_layer(make(tmp_path, COUNTS, counts=CORRECTED), None, wants_counts=True)
+    assert choice.layer == "X"
+    assert "which layers['counts'] does not" in choice.reason
+
+
+def test_counts_in_raw_are_mentioned_where_logs_are_taken(tmp_path: Path) -> None:
+    choice = choose_layer(make(tmp_path, LOG, raw=COUNTS), None, wants_counts=False)
+    assert choice.layer == "X"
+    assert "raw.X holds counts: --layer rna=raw" in choice.reason
+
+
+def test_values_that_are_not_finite_show_in_a_sample(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not finite"):
+        choose_layer(make(tmp_path, np.where(COUNTS > 3, np.inf, COUNTS)), None, wants_counts=False)
+
+
+def test_the_raw_matrix_is_told_on_opening(tmp_path: Path) -> None:
+    note = make(tmp_path, np.vstack([COUNTS, *[COUNTS * 0] * 3])).notes[0]
+    assert "this looks like the raw matrix: 75" in note
+    assert not make(tmp_path, COUNTS).notes
