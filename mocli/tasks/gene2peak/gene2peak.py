@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,9 +26,10 @@ from mocli.tasks.run.request import Request, Result, subcommand
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.foresee import foresee_training
 from mocli.tasks.trained.record import describe_given
-from mocli.types import Route, StrArray, Task
+from mocli.types import Pairing, Route, StrArray, Task
 
 if TYPE_CHECKING:
+    from mocli.tasks.infer.translation import Translation
     from mocli.tasks.relate.relate import Related
 
 TOP = 20
@@ -180,10 +182,35 @@ def _correlate(run: Run, request: Request, asked: Gene2PeakOptions) -> None:
             seed=request.run.seed,
             say=run.say,
         )
+        if surveyed.relation is not None and surveyed.relation.pairing is not Pairing.UNPAIRED:
+            related = _beside_metacells(run, translation, related, seed=request.run.seed)
     with run.timed("write"):
         if trained is None:
             describe_given(run, surveyed.files, saved, f"the model of {asked.from_model}")
         _deliver(run, translation.direction, related)
+
+
+def _beside_metacells(run: Run, translation: Translation, related: Related, *, seed: int) -> Related:
+    """Score pairs over metacells as well, where cells were measured in both, and sort by that score."""
+    from mocli.tasks.gene2peak.work import with_columns
+    from mocli.tasks.relate.correlate import genomic_pairs
+    from mocli.tasks.relate.metacells import FEWEST_CELLS, score_pairs
+
+    near, columns = related.candidates.vicinity, related.candidates.columns
+    partners = translation.partners()
+    both = np.flatnonzero(partners >= 0)
+    if near is None or len(both) < FEWEST_CELLS:
+        return related
+    x, _ = translation.measured(translation.target, partners[both], logged=False)
+    y, _ = translation.measured(translation.source, both, logged=False)
+    pairs = genomic_pairs(near)
+    pairs = replace(pairs, first=columns[pairs.first])
+    home = np.full(x.shape[1], -1, dtype=np.int64)
+    home[pairs.first] = near.chrom_code[pairs.second]
+    run.say(f"correlating over metacells of {len(both):,} cells measured in both")
+    scores = score_pairs(x, y, pairs, home, seed=seed)
+    names = np.asarray(near.genes, dtype=object)[near.gene], np.asarray(near.peaks, dtype=object)[near.peak]
+    return replace(related, table=with_columns(related.table, names, scores, scores.z))
 
 
 def _deliver(run: Run, direction: str, related: Related) -> None:

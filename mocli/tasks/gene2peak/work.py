@@ -16,7 +16,7 @@ from mocli.errors import InputError
 from mocli.metrics.correlation import false_discovery_rate
 from mocli.tasks.gene2peak.cells import CellGroups, SilencedCells
 from mocli.tasks.gene2peak.changes import Original, Step, Way, changes, push, step_length
-from mocli.tasks.gene2peak.evidence import Combined, combine
+from mocli.tasks.gene2peak.evidence import combine
 from mocli.tasks.gene2peak.null import PeakPanel
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
 from mocli.tasks.gene2peak.peaksets import (
@@ -300,7 +300,10 @@ def _run(
         weights = ", ".join(f"{name} {weight:.2f}" for name, weight in combined.weights.items())
         tell.say(f"scores weigh {weights} ({'by promoters' if combined.learnt else 'as usual'})")
     table, left_out = _table(cells, design, silenced, span["pairs"], score, correlations)
-    table = _with_score(table, design, metacells.get("pairs"), combined)
+    if combined is not None:
+        genes, peaks = (np.asarray(f.names) for f in (design.candidates.first, design.candidates.second))
+        names = genes[design.pairs.first], peaks[design.pairs.second]
+        table = with_columns(table, names, metacells.get("pairs"), combined.score)
     compared = None
     if asked.peak_sets is not None:
         compared = compare_sets(sets, silenced, span["peak sets"], closing, (ALL, *groups.names))
@@ -353,15 +356,20 @@ def _metacells(cells: SilencedCells, design: _Design, seed: int, tell: Tell) -> 
     return scored
 
 
-def _with_score(
-    table: pd.DataFrame, design: _Design, metacells: MetacellScores | None, combined: Combined | None
+def with_columns(
+    table: pd.DataFrame,
+    names: tuple[np.ndarray, np.ndarray],
+    metacells: MetacellScores | None,
+    score: DoubleArray,
 ) -> pd.DataFrame:
-    """Add what metacells say, and the score of all ways, by which pairs over all cells are then sorted."""
-    if combined is None:
-        return table
-    genes, peaks = np.asarray(design.candidates.first.names), np.asarray(design.candidates.second.names)
-    index = pd.MultiIndex.from_arrays([genes[design.pairs.first], peaks[design.pairs.second]])
-    columns = {"score": combined.score}
+    """Add what metacells say of pairs over all cells, and the score by which these are then sorted.
+
+    Parameters
+    ----------
+    names
+        Genes and peaks of the pairs, `(n_pairs,)` each.
+    """
+    columns = {"score": score}
     if metacells is not None:
         columns = {
             "metacell_correlation": metacells.correlation,
@@ -370,14 +378,15 @@ def _with_score(
             "fdr_metacells": false_discovery_rate(metacells.p),
             **columns,
         }
-    over_all = (table["group"] == ALL).to_numpy()
-    at = index.get_indexer(pd.MultiIndex.from_frame(table.loc[over_all, ["gene", "peak"]]))
+    whole = (table["group"] == ALL).to_numpy() if "group" in table else np.ones(len(table), bool)
+    index = pd.MultiIndex.from_arrays(names)
+    at = index.get_indexer(pd.MultiIndex.from_frame(table.loc[whole].iloc[:, :2]))
     table = table.copy()
     for name, values in columns.items():
         table[name] = np.nan
-        table.loc[over_all, name] = values[at]
-    order = np.argsort(-np.nan_to_num(combined.score[at], nan=-np.inf), kind="stable")
-    return pd.concat([table[over_all].iloc[order], table[~over_all]], ignore_index=True)
+        table.loc[whole, name] = values[at]
+    order = np.argsort(-np.nan_to_num(score[at], nan=-np.inf), kind="stable")
+    return pd.concat([table[whole].iloc[order], table[~whole]], ignore_index=True)
 
 
 def _peak_sets(

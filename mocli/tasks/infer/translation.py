@@ -161,7 +161,8 @@ class Translation:
         atlas = self.saved.atlas
         return None if atlas is None else distance_in_latent(atlas, self.source, self.z[rows])
 
-    def measured(self, name: str, rows: IntArray) -> tuple[CSR, IntArray]:
-        """Return measured values `(n, n_vars)`, log scale, and the features that the file lacks: 0 there."""
-        aligned = self.aligned(name)
-        return self.saved.readouts[name].values(aligned.read(rows), "log"), aligned.absent
+    def measured(self, name: str, rows: IntArray, *, logged: bool = True) -> tuple[CSR, IntArray]:
+        """Return measured values `(n, n_vars)` at one depth, and features that the file lacks: 0 there."""
+        aligned, readout = self.aligned(name), self.saved.readouts[name]
+        scale = "log" if logged or "counts" not in readout.by_scale else "counts"
+        return readout.values(aligned.read(rows), scale), aligned.absent

@@ -397,3 +397,21 @@ def test_metacells_need_cells_measured_in_both(tissue, tmp_path):
         mocli.gene2peak(tissue / "multiome.h5mu", from_model=tissue / "found.model", **options)
     with pytest.raises(UsageError, match="a gene table names"):
         mocli.gene2peak(tissue / "multiome.h5mu", method="metacells", output=tmp_path / "o.tsv", dry_run=True)
+
+
+def test_cells_measured_in_both_are_scored_over_metacells_beside_a_model(tissue, tmp_path):
+    options = {"gtf": tissue / "genes.tsv", "html": False, "method": "correlation", **QUICK}
+    result = mocli.gene2peak(
+        tissue / "multiome.h5mu", from_model=tissue / "found.model", output=tmp_path / "a.tsv", **options
+    )
+    table = pd.read_csv(result.output, sep="\t", na_values="NA")
+    alone = mocli.gene2peak(
+        tissue / "multiome.h5mu", gtf=tissue / "genes.tsv", method="metacells", html=False, **QUICK,
+        output=tmp_path / "b.tsv",
+    )  # fmt: skip
+    other = pd.read_csv(alone.output, sep="\t", na_values="NA").set_index(["gene", "peak"])[
+        "metacell_correlation"
+    ]
+    mine = table.set_index(["gene", "peak"])["metacell_correlation"]
+    np.testing.assert_allclose(mine, other.loc[mine.index], atol=1e-4)
+    assert (np.diff(table["score"].dropna()) <= 0).all()
