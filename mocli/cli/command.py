@@ -108,7 +108,7 @@ class PlainCommand(TyperCommand):
         """Return all parameters, those that take no value without a type."""
         params = super().get_params(ctx)
         for param in params if ctx.resilient_parsing else ():
-            param.hidden = False  # a shell completes all of them
+            param.hidden = False  # type: ignore[attr-defined] # a shell completes all of them
         return _untyped(params)
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from mocli.data.files.inputs import parse_source
 from mocli.data.files.obsm import read_coordinates
+from mocli.data.files.source import parse_source
 from mocli.errors import InputError, UsageError
 
 if TYPE_CHECKING:

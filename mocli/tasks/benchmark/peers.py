@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from mocli import __version__
-from mocli.data.files.inputs import parse_source
 from mocli.data.files.obsm import Coordinates
+from mocli.data.files.source import parse_source
 from mocli.data.links.route import link_files
 from mocli.errors import InputError, Interrupted, MocliError, UsageError
 from mocli.peers.registry import RUNNER, Peer

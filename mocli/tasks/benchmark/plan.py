@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mocli.data.files.inputs import parse_source
+from mocli.data.files.source import parse_source
 from mocli.data.links.route import link_files
 from mocli.models.base import Encodes, EncodesJointly
 from mocli.models.parameters import as_dict, resolve

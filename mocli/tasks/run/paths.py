@@ -132,10 +132,10 @@ class Paths:
         finished = self._is_finished()
         for path in (self.output, *self.beside):
             check_writable(path, force=force or path.absolute() in ours)
-        for path in (self.report, self.html, self.multiqc):
+        for words in (self.report, self.html, self.multiqc):
             # a pipe or device is written to directly
-            if path is not None and not is_pipe(path):
-                check_writable(path, force=force or not finished or path.absolute() in ours)
+            if words is not None and not is_pipe(words):
+                check_writable(words, force=force or not finished or words.absolute() in ours)
         if trained and self.model.exists():
             check_model_folder(self.model)
             stopped = not finished and any(self.checkpoints.glob("*"))
@@ -151,7 +151,7 @@ class Paths:
         if self.report is None or is_pipe(self.report):
             return False
         try:
-            return json.loads(self.report.read_text(encoding="utf-8"))["status"] == "ok"
+            return bool(json.loads(self.report.read_text(encoding="utf-8"))["status"] == "ok")
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
