@@ -112,25 +112,30 @@ def mix_batches(points: DoubleArray | FloatArray, batch: IntArray, *, seed: int)
     member = np.eye(n_levels)[levels]
     share = member.mean(0)[:, None]
     centres = _first_centres(start, seed)
-    moved, weight = start, None
+    moved = start
+    weight = _near(_unit(start), centres)
     for _ in range(ROUNDS):
         directions = _unit(moved)
         for _ in range(INNER):
-            away = 2 * (1 - directions @ centres.T)
-            near = np.exp((away.min(1, keepdims=True) - away) / SHARPNESS)
-            near /= near.sum(1, keepdims=True)
-            weight = near if weight is None else weight
             seen, wanted = member.T @ weight, share * weight.sum(0)
-            weight = near * (((wanted + 1) / (seen + 1)) ** DIVERSITY)[levels]
+            weight = _near(directions, centres) * (((wanted + 1) / (seen + 1)) ** DIVERSITY)[levels]
             weight /= weight.sum(1, keepdims=True)
             centres = _unit(weight.T @ directions)
-        moved = start - sum(
-            weight[:, [k]] * _shifts(start, levels, member, weight[:, k])[levels] for k in range(len(centres))
-        )
+        moved = start.copy()
+        for of_cluster in weight.T:
+            moved -= of_cluster[:, None] * _shifts(start, member, of_cluster)[levels]
     return moved
 
 
-def _shifts(points: DoubleArray, levels: IntArray, member: DoubleArray, weight: DoubleArray) -> DoubleArray:
+def _near(directions: DoubleArray, centres: DoubleArray) -> DoubleArray:
+    """Shares of clusters in cells, `(n, K)`, by cosine."""
+    away = 2 * (1 - directions @ centres.T)
+    near = np.exp((away.min(1, keepdims=True) - away) / SHARPNESS)
+    shares: DoubleArray = near / near.sum(1, keepdims=True)
+    return shares
+
+
+def _shifts(points: DoubleArray, member: DoubleArray, weight: DoubleArray) -> DoubleArray:
     """Return how far each batch lies from the cluster as a whole, `(L, d)`: ridge with a free intercept."""
     size = member.T @ weight
     sums = member.T @ (points * weight[:, None])

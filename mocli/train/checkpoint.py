@@ -171,11 +171,11 @@ def unpack_optimizer(name: str, optimizer: Optimizer, tensors: Mapping[str, Tens
             index, _, field = key.removeprefix(prefix).partition("/")
             state.setdefault(int(index), {})[field] = value
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for index, kept in state.items():
-        for field, value in kept.items():
-            shape = parameters[index].shape
+    for number, values in state.items():
+        for kind, value in values.items():
+            shape = parameters[number].shape
             if value.shape not in {shape, shape[:1] + (1,) * (len(shape) - 1), torch.Size([])}:
                 raise ValueError(
-                    f"{prefix}{index}/{field} has shape {tuple(value.shape)}, not {tuple(shape)}"
+                    f"{prefix}{number}/{kind} has shape {tuple(value.shape)}, not {tuple(shape)}"
                 )
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

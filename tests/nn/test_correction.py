@@ -74,4 +74,4 @@ def test_shifts_are_those_of_a_ridge_regression():
     design = np.c_[np.ones(500), member]
     gram = design.T @ (design * weight[:, None]) + RIDGE * np.diag([0, 1, 1])
     wanted = np.linalg.solve(gram, design.T @ (points * weight[:, None]))[1:]
-    assert _shifts(points, batch, member, weight) == pytest.approx(wanted)
+    assert _shifts(points, member, weight) == pytest.approx(wanted)

@@ -297,8 +297,8 @@ class MultigrateModule(nn.Module):
                     total = total + group_mmd(torch.cat([z[a], z[b]]), side, 2)
                 else:
                     pairs = jeffreys(means[a], log_variances[a], means[b], log_variances[b])
-                    n = both.sum()
-                    total = total + (pairs * both).sum() / n.clamp_min(1) * (n > 1)
+                    n_both = both.sum()
+                    total = total + (pairs * both).sum() / n_both.clamp_min(1) * (n_both > 1)
             own = torch.where(step.present[a], group, -1)
             if mmd:
                 total = total + group_mmd(z[a], own, n)
