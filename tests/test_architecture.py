@@ -302,7 +302,7 @@ TOY_MODEL = """
     from mocli.types import ModalityKind, Pairing, Task
     TRAITS = Traits(
         name="toyfifth", title="Toy", doi="10.0/toy", summary="a fifth model",
-        pairings=frozenset({Pairing.UNPAIRED}), prefers=frozenset(),
+        pairings=frozenset({Pairing.UNPAIRED}), rank={},
         expects=dict.fromkeys(ModalityKind, "any"), min_modalities=2, max_modalities=2,
         needs_links=True, tasks=frozenset({Task.INTEGRATE}),
         params="mocli.models.scmodal.params:ScmodalParams", model="mocli.models.scmodal.model:Scmodal",

@@ -47,7 +47,7 @@ def _model_entry(traits: Traits) -> dict[str, Any]:
         "summary": traits.summary,
         "doi": traits.doi,
         "pairings": sorted(traits.pairings),
-        "prefers": sorted(traits.prefers),
+        "rank": {pairing.value: place for pairing, place in sorted(traits.rank.items())},
         "expects": {str(kind): need for kind, need in traits.expects.items()},
         "min_modalities": traits.min_modalities,
         "max_modalities": traits.max_modalities,

@@ -39,8 +39,9 @@ class Traits:
     expects
         What each kind of modality must be before the model's own transform:
         `"counts"`, `"any"`. Kinds that are absent are not supported.
-    pairings, prefers
-        Pairings the model accepts, and those for which `--model auto` takes it first.
+    pairings, rank
+        Pairings the model accepts, and by pairing its place, from 1, among the models that `--model auto`
+        takes: the first that fits. Its evidence is tests/benchmarks/auto_choice.py.
     params, model
         Import paths (`package.module:Class`), so that reading traits stays cheap.
     uses_links
@@ -59,7 +60,7 @@ class Traits:
     doi: str
     summary: str
     pairings: frozenset[Pairing]
-    prefers: frozenset[Pairing]
+    rank: Mapping[Pairing, int]
     expects: Mapping[ModalityKind, str]
     min_modalities: int
     max_modalities: int | None

@@ -101,7 +101,7 @@ class TestEveryModel:
         traits = traits_of(name)
         assert traits.name == name
         assert traits.pairings
-        assert traits.prefers <= traits.pairings
+        assert set(traits.rank) <= traits.pairings
         assert Task.INTEGRATE in traits.tasks
         assert traits.doi.startswith("10.")
 

@@ -243,8 +243,8 @@ def _warnings(
         )
     if (
         relation.pairing is not Pairing.UNPAIRED
-        and relation.pairing not in traits.prefers
-        and (Pairing.UNPAIRED in traits.prefers)
+        and relation.pairing not in traits.rank
+        and (Pairing.UNPAIRED in traits.rank)
     ):
         warnings.append(
             f"the cells are {relation.pairing}, which {traits.name} does not use: "

@@ -44,9 +44,11 @@ def choose_model(
         )
     models = available()
     leading = [name for name in fitting if task in models[name].leads]
-    best = next((name for name in fitting if pairing in models[name].prefers), fitting[0])
-    best = leading[0] if leading else best
-    preferred = bool(leading) or pairing in models[best].prefers
+    ranked = sorted(
+        (name for name in fitting if pairing in models[name].rank), key=lambda n: models[n].rank[pairing]
+    )
+    best = [*leading, *ranked, *fitting][0]
+    preferred = bool(leading or ranked)
     why = f"{pairing} cells{' with links' if links else ''}"
     return models[best], f"recommended for {why}" if preferred else f"a model that takes {why}"
 
