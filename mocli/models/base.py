@@ -73,6 +73,7 @@ class Traits:
     uses_sets: bool = False
     likelihoods: Mapping[ModalityKind, tuple[str, ...]] = field(default_factory=dict)
     selects_features: bool = True
+    uses_batches: bool = False  # though without covariates
     leads: frozenset[Task] = frozenset()  # tasks that it does first
 
 

@@ -15,6 +15,7 @@ TRAITS = Traits(
     max_modalities=None,
     needs_links=True,
     tasks=frozenset({Task.INTEGRATE, Task.IMPUTE, Task.GENE2PEAK, Task.PERTURB}),
+    uses_batches=True,
     params="mocli.models.otcca.params:OtccaParams",
     model="mocli.models.otcca.model:Otcca",
 )

@@ -11,6 +11,9 @@ Implemented, for any list of edges between modalities:
 Links are weighed before: in five folds, cells are coupled by four fifths of the linked features, and the
 agreement of coupled cells on the held-out fifth is its weight. So links that do not hold in these data
 lose their say, without any pair or label.
+Batches of a modality (`--batch-key`) differ where cells of both are mutual nearest neighbours: linked
+features lose these differences before they are compared, and the maps see nothing of the directions in
+which batches differ. So a new cell needs no batch, and may be of a new one.
 The maps are linear: new cells are placed by one product, and what a change of a feature does is exact.
 Couplings are between at most `n_landmarks` cells of each modality drawn at random, so that the work does
 not grow with the square of the cells; inputs are averages over neighbours, so each stands for many.
@@ -20,6 +23,7 @@ Defaults and their evidence: tests/benchmarks/RESULTS.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import torch
@@ -30,12 +34,14 @@ from mocli.data.bundle import Edge, Minibatch, MultiOmics
 from mocli.models.base import Losses, Phase, Schedule, Traits
 from mocli.models.otcca import TRAITS
 from mocli.models.otcca.params import OtccaParams
-from mocli.nn.transport import canonical_maps, column_correlations, cosine_cost, couple
+from mocli.nn.transport import canonical_maps, column_correlations, cosine_cost, couple, level_offsets
 from mocli.types import Json
 
 FOLDS = 5
 WEIGHED_ON = 1000
 """Cells of each modality among which links are weighed."""
+MUTUAL = 20
+"""Nearest cells of another batch among which mutual neighbours are found."""
 SHARP, FEW = 0.1, 20
 """Temperature and iterations of the coupling in which held-out links are compared."""
 
@@ -110,10 +116,14 @@ class Otcca:
         p = self.params
         sizes = {name: m.n_obs for name, m in bundle.modalities.items()}
         drawn = read({name: _draw(n, p.n_landmarks, generator) for name, n in sizes.items()})
-        points = [drawn.x[name] for name in self.names]
+        points = {name: drawn.x[name] for name in self.names}
+        linked = {edge: drawn.links[edge] for edge in self.edges}
+        for name, codes in self._batches(bundle, drawn).items():
+            points[name], linked = _without_batches(name, codes, points[name], linked)
+        drawn = replace(drawn, x=points, links=linked)
         links, agreement = {}, []
         for edge in self.edges:
-            a, b = drawn.links[edge]
+            a, b = linked[edge]
             if p.weigh_links:
                 found = self._agreement(edge, drawn, generator)
                 agreement.append(float(found.mean()))
@@ -122,14 +132,15 @@ class Otcca:
             links[self._numbered(edge)] = (a, b)
         costs = {edge: cosine_cost(a, b) for edge, (a, b) in links.items()}
         usable = {edge: (a.any(1), b.any(1)) for edge, (a, b) in links.items()}
-        maps, shifts, correlations = self._fit(points, costs, usable)
+        x = [points[name] for name in self.names]
+        maps, shifts, correlations = self._fit(x, costs, usable)
         for _ in range(p.n_rounds - 1):
-            z = [F.normalize(x @ w - s, dim=1) for x, w, s in zip(points, maps, shifts, strict=True)]
+            z = [F.normalize(v @ w - s, dim=1) for v, w, s in zip(x, maps, shifts, strict=True)]
             mixed = {
                 (a, b): torch.lerp(cost, cosine_cost(z[a], z[b]), p.latent_weight)
                 for (a, b), cost in costs.items()
             }
-            maps, shifts, correlations = self._fit(points, mixed, usable)
+            maps, shifts, correlations = self._fit(x, mixed, usable)
         for m, (weight, shift) in enumerate(zip(maps, shifts, strict=True)):
             self.module.weight(m).copy_(weight)
             getattr(self.module, f"shift_{m}").copy_(shift)
@@ -138,6 +149,16 @@ class Otcca:
         if agreement:
             figures["link_agreement"] = sum(agreement) / len(agreement)
         return figures
+
+    @staticmethod
+    def _batches(bundle: MultiOmics, drawn: Minibatch) -> dict[str, Tensor]:
+        """Return the batch of each drawn cell, `(n,)`, of modalities with two batches or more."""
+        found = {}
+        for name, rows in drawn.rows.items():
+            codes = bundle.codes_of(bundle.batch, name)
+            if codes is not None and len(set(codes[codes >= 0].tolist())) > 1:
+                found[name] = torch.from_numpy(codes).to(rows.device)[rows]
+        return found
 
     def _fit(
         self,
@@ -204,6 +225,32 @@ class Otcca:
     def leave(self, modality: str, hidden: Tensor) -> Tensor:
         """Make lengths 1."""
         return F.normalize(hidden, dim=1)
+
+
+def _without_batches(
+    name: str, codes: Tensor, x: Tensor, links: Mapping[Edge, tuple[Tensor, Tensor]]
+) -> tuple[Tensor, dict[Edge, tuple[Tensor, Tensor]]]:
+    """Take off how batches of a modality differ: directions of its inputs, offsets of its linked features."""
+    sides = [(edge, edge.index(name)) for edge in links if name in edge]
+    moved, offsets = x, [x]
+    for _ in range(2):
+        # offsets found once bring more cells of one kind together, whose pairs are truer
+        offsets = level_offsets(moved, codes, [x, *(links[edge][side] for edge, side in sides)], MUTUAL)
+        moved = _moved(x, codes, offsets[0])
+    corrected = dict(links)
+    for (edge, side), offset in zip(sides, offsets[1:], strict=True):
+        pair = list(corrected[edge])
+        pair[side] = _moved(pair[side], codes, offset)
+        corrected[edge] = (pair[0], pair[1])
+    _, spread, directions = torch.linalg.svd(offsets[0], full_matrices=False)
+    kept = directions * (spread > 1e-6 * spread.amax().clamp_min(1e-12))[:, None]
+    centred = x - x.mean(0)
+    return x - centred @ kept.T @ kept, corrected
+
+
+def _moved(values: Tensor, codes: Tensor, offsets: Tensor) -> Tensor:
+    known = (codes >= 0)[:, None] & values.any(1, keepdim=True)  # empty cells stay empty
+    return values - torch.where(known, offsets[codes.clamp_min(0)], 0.0)
 
 
 def _draw(n: int, most: int, generator: Generator) -> Tensor:

@@ -231,7 +231,7 @@ def _warnings(
         warnings.append(f"{traits.name} uses no covariates: --covariate and --continuous change nothing")
     if data.weight_key and traits.params and not takes_weights(traits):
         warnings.append(f"{traits.name} has no discriminators: --weight-key changes nothing")
-    if data.batch_key and not traits.likelihoods:
+    if data.batch_key and not (traits.likelihoods or traits.uses_batches):
         warnings.append(
             f"{traits.name} does not correct batches: --batch-key is used in pictures and metrics only; "
             "correct batch effects beforehand, or give each batch as a modality of its own"

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from mocli.data.bundle import FeatureMatrix, LinkedFeatures, Modality, MultiOmics
+from mocli.data.bundle import Codes, FeatureMatrix, LinkedFeatures, Modality, MultiOmics
 from mocli.models.base import SOLVED, Schedule
 from mocli.models.otcca.model import Otcca
 from mocli.models.otcca.params import OtccaParams
@@ -125,3 +125,26 @@ def test_options_of_training_are_refused_or_said_to_change_nothing():
     assert "--max-steps changes nothing" in said[0]
     with pytest.raises(UsageError, match="closed form"):
         _check_solvable(run, TrainOptions(freeze=("encoders",)), "otcca")
+
+
+def test_batches_of_a_modality_come_together_and_need_no_name_later():
+    """A third of one modality is measured in another way, and lacks two of the kinds of cells."""
+    bundle = bundle_of(n=300)
+    rng = np.random.default_rng(5)
+    prot, link = bundle.modalities["prot"], bundle.links[0]
+    codes = np.full(bundle.n_cells, -1)
+    second = rng.random(300) < 0.4
+    codes[300:] = second
+    shift, link_shift = 3 * rng.normal(size=20), 1.5 * rng.normal(size=12)
+    x = (prot.features.values + second[:, None] * shift).astype(np.float32)
+    y = (link.target_features.values + second[:, None] * link_shift).astype(np.float32)
+    changed = replace(
+        bundle,
+        modalities={**bundle.modalities, "prot": replace(prot, features=replace(prot.features, values=x))},
+        links=(replace(link, target_features=replace(link.target_features, values=y)),),
+    )
+    aware = replace(changed, batch=Codes("batch", codes, ("one", "two")))
+    blind, told = latents(solved(changed)[0], changed), latents(solved(aware)[0], changed)
+    assert foscttm(*told.values()) < foscttm(*blind.values())
+    apart = [np.linalg.norm(z["prot"][second].mean(0) - z["prot"][~second].mean(0)) for z in (blind, told)]
+    assert apart[1] < 0.5 * apart[0]
