@@ -9,7 +9,7 @@ TRAITS = Traits(
     doi="10.1038/s41467-024-53340-z",
     summary="learns a place for every cell instead of an encoder, with clusters; takes all features",
     pairings=frozenset({Pairing.PAIRED, Pairing.MOSAIC}),
-    rank={},
+    rank={Pairing.PAIRED: 2},
     expects={
         ModalityKind.RNA: "counts",
         ModalityKind.ATAC: "counts",
