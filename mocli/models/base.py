@@ -74,6 +74,7 @@ class Traits:
     likelihoods: Mapping[ModalityKind, tuple[str, ...]] = field(default_factory=dict)
     selects_features: bool = True
     uses_batches: bool = False  # though without covariates
+    solves: bool = False  # its weights have a closed form: there are no steps
     leads: frozenset[Task] = frozenset()  # tasks that it does first
 
 

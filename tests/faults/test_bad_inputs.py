@@ -414,7 +414,7 @@ def test_a_var_column_that_is_absent(refused):
 
 
 def test_unknown_hyper_parameter(refused):
-    error = refused(2, "-s", "n_hiden=3", kind="usage")
+    error = refused(2, "-m", "scmodal", "-s", "n_hiden=3", kind="usage")
     assert "no hyper-parameter 'n_hiden'" in error["message"]
     assert "did you mean 'n_hidden'?" in error["hint"]
 

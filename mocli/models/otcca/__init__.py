@@ -16,6 +16,7 @@ TRAITS = Traits(
     needs_links=True,
     tasks=frozenset({Task.INTEGRATE, Task.IMPUTE, Task.GENE2PEAK, Task.PERTURB}),
     uses_batches=True,
+    solves=True,
     params="mocli.models.otcca.params:OtccaParams",
     model="mocli.models.otcca.model:Otcca",
 )

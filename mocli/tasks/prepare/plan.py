@@ -123,6 +123,8 @@ def make_plan(
             pairing=relation.pairing,
             kinds=[f.kind for f in files],
             links=bool(data.links),
+            params=train.params,
+            steps=bool(train.max_steps or train.init_from or train.freeze),
         )
         say(f"model: {traits.name} ({why})")
     choices = tuple(choose(f, data, traits) for f in files)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import fields
 
 from mocli.errors import UsageError
@@ -13,9 +13,19 @@ from mocli.types import ModalityKind, Pairing, Task
 
 
 def choose_model(
-    requested: str, *, task: Task, pairing: Pairing, kinds: Sequence[ModalityKind], links: bool
+    requested: str,
+    *,
+    task: Task,
+    pairing: Pairing,
+    kinds: Sequence[ModalityKind],
+    links: bool,
+    params: Collection[str] = (),
+    steps: bool = False,
 ) -> tuple[Traits, str]:
     """Return the model's traits and why it was taken.
+
+    `auto` takes the first in rank that knows all that is asked of training: hyper-parameters by name, and
+    steps, where an option bounds them, starts from weights or freezes some.
 
     Raises
     ------
@@ -43,6 +53,8 @@ def choose_model(
             "no model fits these data", field="--model", found=reasons, hint=_what_would_help(problems)
         )
     models = available()
+    knowing = [n for n in fitting if not (steps and models[n].solves) and set(params) <= _names(models[n])]
+    fitting = knowing or fitting
     leading = [name for name in fitting if task in models[name].leads]
     ranked = sorted(
         (name for name in fitting if pairing in models[name].rank), key=lambda n: models[n].rank[pairing]
@@ -51,6 +63,10 @@ def choose_model(
     preferred = bool(leading or ranked)
     why = f"{pairing} cells{' with links' if links else ''}"
     return models[best], f"recommended for {why}" if preferred else f"a model that takes {why}"
+
+
+def _names(traits: Traits) -> set[str]:
+    return {field.name for field in fields(params_class(traits))}
 
 
 def problem_with(
