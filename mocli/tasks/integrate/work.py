@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from mocli.tasks.integrate.best import choose_best
 from mocli.tasks.integrate.check import transfer
 from mocli.tasks.integrate.labels import column_for, read_labels, tell_replaced
 from mocli.tasks.integrate.options import IntegrateOptions
@@ -16,6 +17,7 @@ from mocli.tasks.integrate.write import (
     write_cells,
 )
 from mocli.tasks.prepare.plan import open_modalities
+from mocli.tasks.prepare.select import BEST
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
 from mocli.tasks.score.clusterings import cluster_graph, find_clusters
@@ -30,6 +32,8 @@ def integrate_cells(run: Run, request: Request, asked: IntegrateOptions) -> None
     labels = read_labels(files, asked.transfer)
     for column in labels:
         run.say(column.summary)
+    if request.train.model == BEST:
+        request = choose_best(run, request, files)
     trained = train_model(run, request, Task.INTEGRATE, files, labels=labels, check=asked.check)
     plan, bundle, latent, model = trained.plan, trained.prepared.bundle, trained.latent, trained.model
     key = request.output.key_added or f"X_{plan.traits.name}"

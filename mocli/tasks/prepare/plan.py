@@ -124,7 +124,7 @@ def make_plan(
             kinds=[f.kind for f in files],
             links=bool(data.links),
             params=train.params,
-            steps=bool(train.max_steps or train.init_from or train.freeze),
+            steps=train.bounds_steps,
         )
         say(f"model: {traits.name} ({why})")
     choices = tuple(choose(f, data, traits) for f in files)

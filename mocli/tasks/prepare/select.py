@@ -11,6 +11,9 @@ from mocli.models.parameters import params_class
 from mocli.models.registry import available, traits_of
 from mocli.types import ModalityKind, Pairing, Task
 
+BEST = "best"
+"""The model that a short training of all candidates shows to be best."""
+
 
 def choose_model(
     requested: str,
@@ -38,7 +41,13 @@ def choose_model(
         for name, traits in available().items()
     }
     fitting = [name for name, problem in problems.items() if problem is None]
-    if requested != "auto":
+    if requested == BEST and task is not Task.INTEGRATE:
+        raise UsageError(
+            f"--model {BEST} compares integrations, and this is to {task}",
+            field="--model",
+            hint="leave it out, or integrate with it and go on with --from-model",
+        )
+    if requested not in ("auto", BEST):
         traits = traits_of(requested)
         if problems[requested] is not None:
             raise UsageError(
@@ -52,17 +61,45 @@ def choose_model(
         raise UsageError(
             "no model fits these data", field="--model", found=reasons, hint=_what_would_help(problems)
         )
+    ranked = candidates(
+        task=task, pairing=pairing, kinds=kinds, links=links, params=params, steps=steps
+    ) or candidates(task=task, pairing=pairing, kinds=kinds, links=links)
     models = available()
-    knowing = [n for n in fitting if not (steps and models[n].solves) and set(params) <= _names(models[n])]
-    fitting = knowing or fitting
-    leading = [name for name in fitting if task in models[name].leads]
-    ranked = sorted(
-        (name for name in fitting if pairing in models[name].rank), key=lambda n: models[n].rank[pairing]
-    )
-    best = [*leading, *ranked, *fitting][0]
-    preferred = bool(leading or ranked)
+    leading = [models[name] for name in fitting if task in models[name].leads]
+    best = [*leading, *ranked, *(models[name] for name in fitting)][0]
     why = f"{pairing} cells{' with links' if links else ''}"
-    return models[best], f"recommended for {why}" if preferred else f"a model that takes {why}"
+    if requested == BEST:
+        why += f"; {', '.join(t.name for t in ranked)} are compared first, and the best is taken"
+    return best, f"recommended for {why}" if leading or ranked else f"a model that takes {why}"
+
+
+def candidates(
+    *,
+    task: Task,
+    pairing: Pairing,
+    kinds: Sequence[ModalityKind],
+    links: bool,
+    params: Collection[str] = (),
+    steps: bool = False,
+) -> list[Traits]:
+    """Return the models ranked for such cells that can do the task and know what is asked, in order.
+
+    Parameters
+    ----------
+    params
+        Names of hyper-parameters that are set.
+    steps
+        Whether an option bounds steps, starts from weights or freezes some.
+    """
+    able = [
+        traits
+        for traits in available().values()
+        if pairing in traits.rank
+        and problem_with(traits, task=task, pairing=pairing, kinds=kinds, links=links) is None
+        and not (steps and traits.solves)
+        and set(params) <= _names(traits)
+    ]
+    return sorted(able, key=lambda traits: traits.rank[pairing])
 
 
 def _names(traits: Traits) -> set[str]:

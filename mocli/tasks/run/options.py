@@ -27,7 +27,7 @@ NAMED_PARAMS = ("n_latent", "batch_size", "lr")
 
 
 def _model(value: str, _option: str) -> str:
-    if value != "auto":
+    if value not in ("auto", "best"):
         traits_of(value)
     return value
 
@@ -243,8 +243,9 @@ class TrainOptions(Options):
     model: Annotated[
         str,
         option(
-            f"--model -m {'|'.join(['auto', *available()])}",
-            "Model; auto chooses for the data and says why",
+            f"--model -m {'|'.join(['auto', 'best', *available()])}",
+            "Model; auto chooses for the data and says why; best trains the candidates for a short time and "
+            "takes the one that places the cells best without labels (integrate)",
             parse=_model,
             trains=True,
         ),
@@ -308,6 +309,11 @@ class TrainOptions(Options):
         object.__setattr__(self, "params", {**named, **self.params})
         for name in named:
             object.__setattr__(self, name, None)
+
+    @property
+    def bounds_steps(self) -> bool:
+        """Whether steps are bounded, or begin from given weights, or leave some as they are."""
+        return bool(self.max_steps or self.init_from or self.freeze)
 
 
 @dataclass(frozen=True)
