@@ -183,7 +183,7 @@ def volcano(
 
 
 def heat_map(values: DoubleArray, rows: Sequence[str], columns: Sequence[str], *, label: str) -> Picture:
-    """Draw a table of numbers in blue (above 0) and red, `(n_rows, n_columns)`; NaN is left white."""
+    """Draw a table of numbers in red (above 0) and blue, `(n_rows, n_columns)`; NaN is left white."""
     n_rows, n_columns = values.shape
     figure = new_figure(min(10.0, 2.6 + 0.42 * n_columns), 1.3 + 0.17 * max(n_rows, 3))
     axes = figure.subplots()
@@ -192,7 +192,7 @@ def heat_map(values: DoubleArray, rows: Sequence[str], columns: Sequence[str], *
     bound = largest or 1.0
     shown = axes.imshow(
         np.ma.masked_invalid(values),
-        cmap="RdBu",
+        cmap="RdBu_r",
         vmin=-bound,
         vmax=bound,
         aspect="auto",

@@ -12,10 +12,10 @@ from mocli.errors import UsageError, did_you_mean
 if TYPE_CHECKING:
     from mocli.types import DoubleArray
 
-KINDS = ("scale", "knockout", "log-shift", "count-shift")
-UP, DOWN = "up", "down"
+KINDS = ("towards", "scale", "knockout", "log-shift", "count-shift")
+UP, DOWN, TOWARDS = "up", "down", "towards"
 DIRECTIONS = (UP, DOWN, "both")
-_DEFAULT_SIZES = {"scale": 0.5, "log-shift": 1.0, "count-shift": 1.0}
+_DEFAULT_SIZES = {"towards": 1.0, "scale": 0.5, "log-shift": 1.0, "count-shift": 1.0}
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Effect:
     ============= ======================================== =============================
 
     f is the cell's normalising factor. Values that are logs already are shifted as they are.
+
+    `towards` gives a feature what the target cells have: with d the difference of the mean normalised logs of
+    target and perturbed cells, `log-shift=d` upwards where d is above 0; where it is below, logs are scaled
+    down so that their mean falls by d (`log-scale`). Its size is the share of the way.
     """
 
     kind: str
@@ -39,7 +43,7 @@ class Effect:
 
     @classmethod
     def parse(cls, text: str, option: str = "--effect") -> Effect:
-        """Read `scale=0.5`, `knockout`, `log-shift=1`, `count-shift=1`; sizes may be left out.
+        """Read `towards`, `scale=0.5`, `knockout`, `log-shift=1`, `count-shift=1`; sizes may be left out.
 
         Raises
         ------
@@ -52,7 +56,7 @@ class Effect:
             raise UsageError(
                 f"there is no effect '{text}'",
                 field=option,
-                expected="scale=0.5, knockout, log-shift=1 or count-shift=1",
+                expected="towards, scale=0.5, knockout, log-shift=1 or count-shift=1",
                 hint=did_you_mean(kind, KINDS, "effects"),
             )
         try:
@@ -80,6 +84,8 @@ class Effect:
                 expected=", ".join(DIRECTIONS),
                 hint=did_you_mean(asked, DIRECTIONS, "directions"),
             )
+        if self.kind == TOWARDS:
+            return (TOWARDS,)
         if self.kind == "knockout":
             if asked == UP:
                 raise UsageError(
@@ -100,6 +106,22 @@ class Effect:
             )
         return found
 
+    def of_feature(self, difference: float, level: float) -> tuple[Effect, str]:
+        """Return effect and direction by which `towards` changes a feature.
+
+        Parameters
+        ----------
+        difference
+            Mean normalised log in the target cells less that in the perturbed ones.
+        level
+            The latter.
+        """
+        size = self.size * abs(difference)
+        if difference >= 0:
+            return Effect("log-shift", size), UP
+        # cells without the feature cannot have less of it: those that have it make up for them
+        return (Effect("log-scale", min(size / level, 1.0)) if level > 0 else Effect("log-shift", size)), DOWN
+
     def reaches_zeros(self, direction: str) -> bool:
         """Whether values of 0 change as well."""
         return direction == UP and self.kind in {"log-shift", "count-shift"}
@@ -119,14 +141,21 @@ class Effect:
             return np.zeros_like(x)
         if self.kind == "scale":
             return x * (1 + sign * self.size)
+        if self.kind == "log-scale" and logged:
+            return x * (1 + sign * self.size)
         if self.kind == "count-shift" or logged:
             moved = x + sign * self.size
             return np.where(x >= 0, np.maximum(moved, 0), moved)
-        shifted = np.expm1(np.maximum(np.log1p(np.maximum(x, 0) * factor) + sign * self.size, 0))
+        logs = np.log1p(np.maximum(x, 0) * factor)
+        logs = logs * (1 + sign * self.size) if self.kind == "log-scale" else logs + sign * self.size
+        shifted = np.expm1(np.maximum(logs, 0))
         return np.divide(shifted, factor, out=x.astype(np.float64, copy=True), where=factor > 0)
 
     def words(self, direction: str) -> str:
         """Say what was done, as the end of a sentence."""
+        if direction == TOWARDS:
+            share = "" if self.size == 1 else f" {self.size:.0%} of the way"
+            return f"moved{share} to what the target cells have"
         verb = "raised" if direction == UP else "lowered"
         if self.kind == "knockout":
             return "set to 0"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from mocli import parsing
 from mocli.errors import UsageError
-from mocli.options import Options, option, written
+from mocli.options import Options, option
 from mocli.tasks.run.options import OUTPUT
 
 if TYPE_CHECKING:
@@ -95,13 +95,15 @@ class PerturbOptions(Options):
         ),
     ] = None
     effect: Annotated[
-        Effect,
+        Effect | None,
         option(
             "--effect EFFECT",
-            "scale=SHARE, knockout, log-shift=X (normalised log) or count-shift=X",
+            "towards (what the cells of --to have), scale=SHARE, knockout, log-shift=X (normalised log) or "
+            "count-shift=X",
             parse="mocli.tasks.perturb.effect:Effect.parse",
+            shown="towards with --to and without --truth, else scale=0.5",
         ),
-    ] = written("scale=0.5")
+    ] = None
     group_key: Annotated[
         str | None,
         option("--group-key COLUMN", "obs column: repeat within each of its groups, such as cell types"),
@@ -181,12 +183,27 @@ class PerturbOptions(Options):
                 field="--from",
                 hint=f"add --from {self.truth}=VALUE, the level of the control cells",
             )
+        if self.effect is not None and self.effect.kind == "towards" and self.target is None:
+            raise UsageError(
+                "--effect towards needs the cells that features should come near to",
+                field="--effect",
+                hint="add --to COLUMN=VALUE, or choose --effect scale=0.5",
+            )
         _ = self.directions  # those that the effect does not have are refused
 
     @property
     def directions(self) -> tuple[str, ...]:
         """`up`, `down`, or both."""
-        return self.effect.directions(self.direction or ("down" if self.truth is not None else None))
+        return self.change.directions(self.direction or ("down" if self.truth is not None else None))
+
+    @property
+    def change(self) -> Effect:
+        """What happens to the values of a feature."""
+        from mocli.tasks.perturb.effect import Effect
+
+        if self.effect is not None:
+            return self.effect
+        return Effect.parse("towards" if self.target is not None and self.truth is None else "scale=0.5")
 
     @property
     def screens(self) -> bool:

@@ -17,7 +17,7 @@ cell is held.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -31,7 +31,7 @@ from mocli.data.transforms.transform import LOGNORM
 from mocli.models.base import Encodes, EntersLinearly, HasPrior
 from mocli.nn.neighbors import chunks
 from mocli.tasks.infer.place import SLOPES, LatentCells, pull, slopes
-from mocli.tasks.perturb.effect import Effect
+from mocli.tasks.perturb.effect import TOWARDS, Effect
 from mocli.tasks.trained.saved import SavedModel
 from mocli.train.predict import BLOCK
 from mocli.types import CSR, BoolArray, DoubleArray, FloatArray, IntArray
@@ -211,6 +211,8 @@ class Replacement:
         Of every cell: what the recipe normalises by, and what `log-shift` does, `(n,)`.
     absent
         Features that the cells were not measured for: they cannot change.
+    level, difference
+        Mean normalised logs of these cells, and of target cells less these, `(n_vars,)`; else None.
     """
 
     modality: str
@@ -221,6 +223,8 @@ class Replacement:
     logged: bool
     mover: Mover
     absent: frozenset[int] = frozenset()
+    difference: DoubleArray | None = None
+    level: DoubleArray | None = None
 
     @classmethod
     def of(
@@ -310,10 +314,7 @@ class Replacement:
         absent: IntArray,
         mover: Mover,
     ) -> Replacement:
-        factor = log_factor = response.factor(x)
-        transform = response.recipe.transform
-        if transform.readable is not transform:
-            log_factor = LOGNORM.factor(x, saved.readouts[modality].depth)
+        factor, log_factor = response.factor(x), log_factors(saved, modality, x)
         measured = sparse.csc_matrix(x)
         if len(absent):
             keep = np.ones(x.shape[1], np.float32)
@@ -328,6 +329,14 @@ class Replacement:
     def z(self) -> FloatArray:
         """Where the cells are, `(n, n_latent)`."""
         return self.mover.z
+
+    def with_targets(self, saved: SavedModel, x: CSR) -> Replacement:
+        """Return the same cells, with how the raw values `(n, n_vars)` of target cells differ from theirs."""
+        level = mean_logs(self.x, self.log_factor, logged=self.logged)
+        targets = mean_logs(x, log_factors(saved, self.modality, x), logged=self.logged)
+        difference = targets - level
+        difference[list(self.absent)] = 0.0
+        return replace(self, difference=difference, level=level)
 
     def changes(self, column: int, effect: Effect, direction: str) -> tuple[IntArray, DoubleArray]:
         """Return the cells that a perturbed feature changes, and by how much.
@@ -344,6 +353,10 @@ class Replacement:
         used = int(self.response.place[column])
         if used < 0 or column in self.absent:
             return np.zeros(0, np.int64), np.zeros(0)
+        if effect.kind == TOWARDS:
+            assert self.difference is not None
+            assert self.level is not None
+            effect, direction = effect.of_feature(self.difference[column], self.level[column])
         span = slice(self.x.indptr[column], self.x.indptr[column + 1])
         cells, raw = self.x.indices[span].astype(np.int64), self.x.data[span].astype(np.float64)
         if effect.reaches_zeros(direction):
@@ -362,3 +375,20 @@ class Replacement:
     def place(self, cells: IntArray, delta: CSR) -> FloatArray:
         """Return where cells are after changes, `(m, n_latent)`, as `Mover.place`."""
         return self.mover.place(cells, delta)
+
+
+def log_factors(saved: SavedModel, modality: str, x: CSR) -> DoubleArray:
+    """Return what raw values `(n, n_vars)` of each cell are multiplied by before a logarithm, `(n,)`."""
+    transform = saved.recipes[modality].transform
+    if transform.readable is not transform:
+        return LOGNORM.factor(x, saved.readouts[modality].depth)
+    return RecipeResponse.of(saved.recipes[modality]).factor(x)
+
+
+def mean_logs(x: CSR, factor: DoubleArray, *, logged: bool) -> DoubleArray:
+    """Return mean normalised logs of raw values `(n, n_vars)`, `(n_vars,)`; of logs, their means."""
+    values = sparse.csr_matrix(x, dtype=np.float64, copy=True)
+    if not logged:
+        rows = np.repeat(np.arange(values.shape[0]), np.diff(values.indptr))
+        values.data = np.log1p(np.maximum(values.data, 0) * factor[rows])
+    return np.asarray(values.mean(axis=0), np.float64).ravel()

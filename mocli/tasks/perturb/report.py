@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
-from mocli.report.figures import column_table, figure
+from mocli.report.figures import Entry, column_table, figure
 from mocli.report.figures import table as rows_table
 from mocli.report.html import Drawn
 from mocli.tasks.perturb.effects import Predicted
+from mocli.tasks.perturb.learnt import CHOSEN, MEAN
 from mocli.tasks.perturb.options import PerturbOptions
 from mocli.tasks.perturb.truth import Truth
 from mocli.tasks.perturb.work import Findings, PlacedCells
@@ -89,13 +92,8 @@ def _report_screen(run: Run, options: PerturbOptions, placed: PlacedCells, table
             "Mean Euclidean distance of the perturbed cells to the middle of the target cells.",
         ),
     }
-    nearer = mine[(mine["shift"] > 0).to_numpy()]
-    best = ", ".join(f"{f} {d}" for f, d in zip(nearer["feature"][:8], nearer["direction"][:8], strict=True))
-    run.say(
-        f"  towards {options.target}, the best of {len(mine):,}: {best}"
-        if best
-        else f"  none of {len(mine):,} brings cells towards {options.target}"
-    )
+    sentence = screen_sentence(mine, str(options.target))
+    run.say(f"  {sentence}")
     told = ""
     if "across_rank" in mine:
         into = options.target_modality
@@ -111,9 +109,13 @@ def _report_screen(run: Run, options: PerturbOptions, placed: PlacedCells, table
     shown = mine[changed.to_numpy()].head(SHOWN)
     run.report.tables["screen"] = column_table(
         f"What brings cells nearer to {options.target} (the {len(shown):,} best of {len(mine):,})",
-        "shift: how much nearer the cells come, on average, to the middle of the target group; z and p hold "
-        "it against features that are expressed as much. cosine_shift is the same by mean cosine distance."
-        + told,
+        f"{sentence[0].upper()}{sentence[1:]}. shift: how much nearer the cells come, on average, to the "
+        f"mean of "
+        "the target group; null_mean: by how much features do that are expressed as much, which z and p "
+        "hold it "
+        "against; rank: by shift less null_mean; shift_rank: by shift alone. cosine_shift is the shift by "
+        "mean "
+        "cosine distance; difference is that of mean normalised logs, target less perturbed cells." + told,
         shown,
     )
     answer = responses(table, {one.name: len(one.targets) for one in placed.sets.sets})
@@ -127,6 +129,25 @@ def _report_screen(run: Run, options: PerturbOptions, placed: PlacedCells, table
     moved = groups[(groups["top10_shift"] > 0).to_numpy()]
     if len(moved):
         run.say("  most responsive: " + ", ".join(moved["group"].iloc[:3]))
+
+
+def screen_sentence(table: pd.DataFrame, target: str) -> str:
+    """Say what a screen over all cells found, and whether the ranking is that of the measured differences."""
+    nearer = table[((table["shift"] > 0) & (table["z"].isna() | (table["z"] > 0))).to_numpy()].head(12)
+    if not len(nearer):
+        return f"none of {len(table):,} perturbations brings cells nearer to {target} than its like"
+    n_sure = int(((table["fdr"] < _FDR) & (table["shift"] > table["null_mean"])).sum())
+    names = ", ".join(f"{f} {d}" for f, d in zip(nearer["feature"], nearer["direction"], strict=True))
+    told = (
+        f"{n_sure:,} of {len(table):,} perturbations bring cells nearer to {target} than features "
+        f"expressed as "
+        f"much do (FDR 5%), first {names}"
+    )
+    if "difference" not in table:
+        return told
+    largest = table.assign(size=table["difference"].abs()).nlargest(len(nearer), "size")["feature"]
+    shared = len(set(largest) & set(nearer["feature"]))
+    return f"{told}; {shared} of these {len(nearer)} are also among the {len(nearer)} that differ most"
 
 
 def _report_effects(run: Run, placed: PlacedCells, predicted: Predicted) -> None:
@@ -171,14 +192,22 @@ def _unit(table: pd.DataFrame) -> str:
 
 def _report_truth(run: Run, truth: Truth) -> None:
     table = truth.table
+    sentence = truth_sentence(truth)
+    run.say(f"  {sentence}")
+    run.report.tables = {"ways": _ways_table(truth, sentence), **run.report.tables}
     definitions = {
         "pearson": (
-            "Predicted against measured change, Pearson",
-            "over all target features but the perturbed one",
+            "Change predicted by the model against measured, Pearson",
+            "over all target features but the perturbed ones",
         ),
         "baseline_pearson": (
             "Mean change of the other perturbations against measured, Pearson",
             "what any perturbation does, whichever it is: a prediction should be better",
+        ),
+        "best_pearson": (
+            "Change predicted by the best way against measured, Pearson",
+            "every target is predicted from the other ones; the best way is chosen by the same correlations, "
+            "and is the mean of the others, or the sum of both singles, unless another beats it",
         ),
         "halves_pearson": (
             "One half of the perturbed cells against the other, Pearson",
@@ -194,17 +223,74 @@ def _report_truth(run: Run, truth: Truth) -> None:
         )  # fmt: skip
         if len(values):
             run.say(f"  perturbation_{column}_median {values.median():.3f}")
+    for column, title in (
+        ("baseline_rmse", "Error of the mean of others"),
+        ("best_rmse", "Error of the best way"),
+    ):
+        values = table[column].dropna()
+        run.report.metrics[f"perturbation_{column}_median"] = figure(
+            float(values.median()) if len(values) else None, f"{title} (median)",
+            "Root mean squared error over target features, natural log, normalised; median over "
+            "perturbations.",
+            better="lower", n=len(values),
+        )  # fmt: skip
     run.report.tables["truth"] = column_table(
         "Predicted and measured changes",
-        "Correlations over target features, the perturbed one left out; own_measured is what the "
-        "perturbation did to its own feature (natural log, normalised).",
+        "Correlations over target features, the perturbed ones left out; own_measured is what the "
+        "perturbation did to its own feature (natural log, normalised). Without a direction: the model "
+        "does not "
+        "take the perturbed feature, and other perturbations alone tell.",
         table,
     )
     if truth.left_out:
         run.say(
-            f"not compared (no feature that the model takes, or fewer than 20 cells): "
+            f"not compared (fewer than 20 cells): "
             f"{', '.join(truth.left_out[:12])}{', ...' if len(truth.left_out) > 12 else ''}"
         )
+
+
+def truth_sentence(truth: Truth) -> str:
+    """Say whether anything predicts perturbations better than the mean of the other ones."""
+    responses = truth.responses
+    n, ways = len(truth.targets), list(dict.fromkeys(responses.choices))
+    if n < 2:
+        return "one perturbation alone: there are no others to predict it from"
+    mean, best = (float(np.nanmedian(responses.scores[name])) for name in (MEAN, CHOSEN))
+    if ways == [MEAN]:
+        return (
+            f"no way predicts the {n} perturbations better than the mean change of the other ones "
+            f"(median correlation {mean:.2f}): do not act on predictions of single perturbations"
+        )
+    gain, error = responses.gain
+    sure = "" if gain > 2 * error else ", which is within the noise"
+    return (
+        f"the {n} perturbations are predicted best by {' and '.join(ways)}: median correlation {best:.2f}, "
+        f"where "
+        f"the mean change of the other ones gives {mean:.2f} (mean gain {gain:+.2f} +- {error:.2f}{sure})"
+    )
+
+
+def _ways_table(truth: Truth, sentence: str) -> Entry:
+    responses = truth.responses
+    rows: list[list[Any]] = []
+    for name, scores in responses.scores.items():
+        known = np.isfinite(scores)
+        if known.any():
+            error = float(np.mean(responses.errors[name][known]))
+            rows.append(
+                [name, int(known.sum()), float(np.median(scores[known])), float(scores[known].mean()), error]
+            )
+    return rows_table(
+        "Ways to predict a perturbation, each target from the other ones",
+        f"{sentence[0].upper()}{sentence[1:]}. mean and median: of the changes by other perturbations; "
+        f"shared "
+        "features: a linear model on which features were perturbed together; additive: the sum of both "
+        "singles; "
+        "ridge: linear models on embeddings of the perturbed feature, with their penalty; model: the trained "
+        "model's own prediction; stacked: all of them, weighted by the other targets.",
+        ["way", "perturbations", "median correlation", "mean correlation", "mean error"],
+        rows,
+    )
 
 
 def draw(options: PerturbOptions, placed: PlacedCells, findings: Findings) -> list[Drawn]:
@@ -232,18 +318,18 @@ def draw(options: PerturbOptions, placed: PlacedCells, findings: Findings) -> li
         found.append(_effects(findings.predicted))
     if findings.truth is not None:
         points, scores = findings.truth.points, findings.truth.table
-        best = scores.sort_values("pearson", ascending=False).head(6)
+        best = scores.drop_duplicates("feature").sort_values("best_pearson", ascending=False).head(6)
         panels = []
-        for feature, direction, r in zip(best["feature"], best["direction"], best["pearson"], strict=True):
-            own = points[((points["feature"] == feature) & (points["direction"] == direction)).to_numpy()]
-            title = f"{feature} {direction}, r = {r:.2f}"
-            predicted, measured = (own[c].to_numpy() for c in ("predicted", "measured"))
-            panels.append((title, predicted, measured, list(own["target"])))
+        for feature, way, r in zip(best["feature"], best["best_way"], best["best_pearson"], strict=True):
+            part = points[(points["feature"] == feature).to_numpy()].drop_duplicates("target")
+            predicted, measured = (part[c].to_numpy() for c in ("best", "measured"))
+            panels.append((f"{feature}, {way}, r = {r:.2f}", predicted, measured, list(part["target"])))
         found.append(
             Drawn(
                 featureplots.against_truth(panels),
                 "Predicted against measured changes",
-                "One point a feature; the perturbations predicted best. All are in the table.",
+                "One point a feature; the perturbations predicted best, each from the others. All are in "
+                "the table.",
             )
         )
     return found
@@ -260,7 +346,7 @@ def _heat(placed: PlacedCells, table: pd.DataFrame, mine: pd.DataFrame) -> Drawn
     return Drawn(
         featureplots.heat_map(grid, [f"{f} {d}" for f, d in keys], groups, label="shift towards the target"),
         "The best perturbations, group by group",
-        "Blue: the cells of a group come nearer to the target cells of that group; red: they go away.",
+        "Red: the cells of a group come nearer to the target cells of that group; blue: they go away.",
     )
 
 
@@ -285,5 +371,5 @@ def _effects(predicted: Predicted) -> Drawn:
             label="log2 fold change" if logged else "change",
         ),
         f"Predicted changes of {predicted.reader.modality}",
-        "The target features that change most, over all perturbed cells. Blue: up; red: down.",
+        "The target features that change most, over all perturbed cells. Red: up; blue: down.",
     )  # fmt: skip

@@ -21,12 +21,12 @@ import pandas as pd
 from mocli.metrics.correlation import false_discovery_rate
 from mocli.nn.neighbors import chunks
 from mocli.tasks.perturb.cells import CellSets
-from mocli.tasks.perturb.effect import Effect
+from mocli.tasks.perturb.effect import DOWN, TOWARDS, UP, Effect
 from mocli.tasks.perturb.effects import TargetReader, mean_changes
 from mocli.tasks.perturb.null import WithNull, expression, hold_perturbations
 from mocli.tasks.perturb.reencode import Replacement
 from mocli.tasks.perturb.shifts import Perturbation, Shifts, measure_shifts, stream
-from mocli.types import DoubleArray, FloatArray, IntArray
+from mocli.types import DoubleArray, FloatArray, IntArray, StrArray
 
 VALUES, MOST = 20_000_000, 50
 """Mean changes kept at a time (sets of cells, perturbations, features), and perturbations at a time."""
@@ -121,6 +121,7 @@ def screen(
     With `across` the same is done in another modality, in columns `across_*`.
     """
     levels = [expression(cells, one.cells) for one in sets.sets]
+    towards = signs(cells, perturbations.every[: perturbations.n]) if effect.kind == TOWARDS else None
     parts: list[pd.DataFrame] = []
     for direction in directions:
         moved = stream(cells, perturbations.every, effect, direction, progress=progress)
@@ -130,6 +131,8 @@ def screen(
             other = across.shifts(cells, perturbations.every, sets, effect, direction, progress=progress)
         for k, one in enumerate(sets.sets):
             rows = _rows(perturbations, shifts, k, one.name, len(one.cells), direction, levels[k])
+            if effect.kind == TOWARDS:
+                rows["direction"], rows["difference"] = towards
             if other is not None:
                 before, values = other[0][k], other[1][k]
                 held = hold_perturbations(perturbations, values, shifts.n_changed[k] > 0, levels[k])
@@ -142,16 +145,30 @@ def screen(
         mine = table[(table["group"] == one.name).to_numpy()].copy()
         mine["fdr"] = false_discovery_rate(mine["p"].to_numpy())
         # equal shifts, those of 0 above all, stay in the order of the features
-        mine = mine.iloc[np.argsort(-mine["shift"].to_numpy(), kind="stable")]
+        mine["shift_rank"] = _ranks(mine["shift"].to_numpy())
+        excess = (mine["shift"] - mine["null_mean"].fillna(0.0)).where(mine["n_changed"] > 0, 0.0)
+        mine = mine.iloc[np.argsort(-excess.to_numpy(), kind="stable")]
         mine["rank"] = np.arange(1, len(mine) + 1)
         if across is not None:
             mine["across_fdr"] = false_discovery_rate(mine["across_p"].to_numpy())
             mine["across_rank"] = _ranks(mine["across_shift"].to_numpy())
         found.append(mine)
-    columns = [*(c for c in table.columns if c != "length" and not c.startswith("across_")), "fdr", "rank"]
+    columns = [c for c in table.columns if c != "length" and not c.startswith("across_")]
+    columns += ["fdr", "rank", "shift_rank"]
     if across is not None:
         columns += [f"across_{what}" for what in ("before", "shift", "z", "p", "fdr", "rank")]
     return Screened(pd.concat(found, ignore_index=True)[columns], len(perturbations.null))
+
+
+def signs(cells: Replacement, perturbations: Sequence[Perturbation]) -> tuple[StrArray, DoubleArray]:
+    """Return in which direction the effect `towards` changes each perturbation's features, and by how much.
+
+    Of several features: `towards` where some rise and some fall, and the mean of their differences.
+    """
+    assert cells.difference is not None
+    parts = [cells.difference[list(p.columns)] for p in perturbations]
+    words = [UP if (part > 0).all() else DOWN if (part <= 0).all() else TOWARDS for part in parts]
+    return np.array(words, dtype=object), np.array([part.mean() for part in parts])
 
 
 def _ranks(values: DoubleArray) -> IntArray:

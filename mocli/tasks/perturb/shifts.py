@@ -13,12 +13,12 @@ from anndata import AnnData
 from scipy import sparse
 
 from mocli.data.files.inmemory import of_anndata
-from mocli.errors import InputError, did_you_mean
+from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.models.base import Encodes
 from mocli.tasks.infer.align import Aligned, align, check_modality
 from mocli.tasks.infer.place import settle_cells
 from mocli.tasks.perturb.cells import CellSets, split_cells, unit
-from mocli.tasks.perturb.effect import Effect
+from mocli.tasks.perturb.effect import TOWARDS, Effect
 from mocli.tasks.perturb.reencode import Replacement
 from mocli.tasks.run.frame import Foresight
 from mocli.tasks.run.options import DataOptions
@@ -167,7 +167,7 @@ def perturb_cells(
     perturbations
         By name the features that change together.
     effect, direction
-        See `Effect`: `knockout`, `scale=0.5`, `log-shift=1`, `count-shift=1`; `up` or `down`.
+        See `Effect`: `knockout`, `scale=0.5`, `log-shift=1`, `count-shift=1`; `up` or `down`; `towards`.
     targets
         Cells towards which shifts are measured; without them only `length` and `n_changed` mean something.
     modality
@@ -203,6 +203,10 @@ def perturb_cells(
     sets = split_cells(None, None, z, n=len(ready[0].z), min_cells=1)
     changed = [Perturbation(key, tuple(where[f] for f in group)) for key, group in perturbations.items()]
     what = Effect.parse(effect) if isinstance(effect, str) else effect
+    if what.kind == TOWARDS:
+        if targets is None:
+            raise UsageError("the effect towards needs targets", field="targets", hint="give target cells")
+        ready[0], direction = ready[0].with_targets(saved, aligned[1].read(None)), TOWARDS
     return measure_shifts(ready[0].z, sets, stream(ready[0], changed, what, direction), len(changed))
 
 

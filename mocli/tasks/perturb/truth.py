@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from scipy.sparse.linalg import LinearOperator, svds
 from scipy.stats import rankdata
 
 from mocli.data.files.modality import ModalityFile
+from mocli.data.links.genesets import GeneSets
 from mocli.errors import InputError
 from mocli.tasks.infer.align import Aligned
 from mocli.tasks.perturb.effect import Effect
 from mocli.tasks.perturb.effects import TargetReader, mean_changes
+from mocli.tasks.perturb.learnt import CHOSEN, MEAN, Responses, learn_responses, pearson
 from mocli.tasks.perturb.reencode import Replacement
 from mocli.tasks.perturb.shifts import Perturbation, stream
 from mocli.types import CSR, DoubleArray, IntArray, StrArray
+
+NO_FEATURE = ("ctrl", "control", "nt", "non-targeting", "negctrl", "unperturbed")
+"""Words that stand beside a perturbed feature where there might have been a second one."""
+
+N_COMPONENTS = 20
+"""Principal components whose loadings say which features are alike."""
 
 FEWEST_TRUE = 20
 """Really perturbed cells below which their mean is mostly noise."""
@@ -29,17 +39,25 @@ class Truth:
     Attributes
     ----------
     table
-        One row a perturbed feature and direction: cells, correlations over all other features of
-        predicted and measured changes, of the baseline's, and of two halves of the cells.
+        One row a perturbation and direction, those that the model cannot make last: cells, correlations over
+        all features not perturbed of predicted and measured changes, of the mean of other perturbations, of
+        the best way, and of two halves of the cells; root mean squared errors of the latter two.
     points
         Every target feature of every perturbation: predicted and measured change.
     left_out
-        Levels of the column that name no feature the model takes, or too few cells.
+        Levels of the column with too few cells.
+    responses
+        What every way predicts of the perturbations `targets`, from the other ones.
+    names
+        Target features.
     """
 
     table: pd.DataFrame
     points: pd.DataFrame
     left_out: tuple[str, ...]
+    responses: Responses
+    targets: tuple[str, ...]
+    names: tuple[str, ...]
 
 
 def perturbed_cells(column: StrArray, control: IntArray) -> dict[str, IntArray]:
@@ -57,15 +75,32 @@ def perturbed_cells(column: StrArray, control: IntArray) -> dict[str, IntArray]:
     return {name: cells for name, cells in rows.items() if len(cells) >= FEWEST_TRUE}
 
 
-def true_features(
+def parts_of(level: str, names: Collection[str], control: Collection[str]) -> tuple[str, ...]:
+    """Return the features that a level of the column names: `A`, or `A+B` for a double.
+
+    Parameters
+    ----------
+    names
+        Of features; what is one of them is never split.
+    control
+        Words that name no feature, such as the level of the unperturbed cells.
+    """
+    if level in names:
+        return (level,)
+    none = {*control, *NO_FEATURE}
+    parts = [part.strip() for part in re.split(r"[+,;|&]", level)]
+    return tuple(part for part in parts if part and part.lower() not in {c.lower() for c in none}) or (level,)
+
+
+def true_perturbations(
     levels: Mapping[str, IntArray],
     names: Sequence[str],
     cells: Replacement,
     *,
     column: str,
     file: ModalityFile,
-) -> list[int]:
-    """Return the features that were really perturbed in enough cells and that the encoder takes.
+) -> list[Perturbation]:
+    """Return the perturbations that were really made in enough cells and whose features the encoder takes.
 
     Parameters
     ----------
@@ -81,9 +116,14 @@ def true_features(
     """
     place = cells.response.place
     where = {name: k for k, name in reversed(list(enumerate(names)))}
-    columns = [where[name] for name in levels if name in where and place[where[name]] >= 0]
-    columns = [k for k in columns if k not in cells.absent]
-    if not columns:
+    usable = {name for name, k in where.items() if place[k] >= 0 and k not in cells.absent}
+    parts = {level: parts_of(level, where, ()) for level in levels}
+    perturbations = [
+        Perturbation(level, tuple(sorted(where[name] for name in of)))
+        for level, of in parts.items()
+        if usable.issuperset(of)
+    ]
+    if not perturbations:
         raise InputError(
             f"no value of obs['{column}'] with {FEWEST_TRUE} cells is a feature of the model",
             file=file.where,
@@ -92,7 +132,50 @@ def true_features(
             expected="names of features of " + cells.modality,
             hint="--truth names the column that says which feature was perturbed in a cell",
         )
-    return sorted(columns)
+    return sorted(perturbations, key=lambda p: p.columns)
+
+
+def gene_embeddings(
+    reader: TargetReader, measured: MeasuredChanges, gene_sets: GeneSets | None
+) -> dict[str, dict[str, DoubleArray]]:
+    """Return vectors of features by which perturbations of them may be alike, by where they come from.
+
+    `latent`: weights of the regression of a feature on the latent coordinates. `components`: loadings of the
+    principal components of the unperturbed cells. `gene sets`: the sets that hold it, small ones count more.
+    """
+    names = reader.names
+    rows = measured.rows[measured.control]
+    x = measured.x[rows[rows >= 0]]
+    found = {
+        "latent": dict(
+            zip(
+                names,
+                reader.readout.by_scale["log"].coefficients[:, reader.columns].T.astype(np.float64),
+                strict=True,
+            )
+        )
+    }
+    n = min(N_COMPONENTS, min(x.shape) - 1)
+    if n > 0:
+        middle = np.asarray(x.mean(axis=0)).ravel()
+        centred = LinearOperator(
+            x.shape,
+            matvec=lambda v: x @ np.ravel(v) - middle @ np.ravel(v),
+            rmatvec=lambda v: x.T @ np.ravel(v) - middle * v.sum(),
+            dtype=np.float64,
+        )
+        _, size, axes = svds(centred, k=n, v0=np.ones(min(x.shape)))
+        found["components"] = dict(zip(names, axes.T * size / np.sqrt(x.shape[0]), strict=True))
+    if gene_sets is not None:
+        genes = sorted({name for of in measured.parts.values() for name in of})
+        member = np.array([[gene in of for of in gene_sets.genes] for gene in genes], float)
+        used = member.sum(axis=0) > 1
+        rare = 1 / np.log(2 + np.array([len(of) for of in gene_sets.genes]))
+        member = (member * rare)[:, used]
+        length = np.linalg.norm(member, axis=1, keepdims=True)
+        member = np.divide(member, length, out=np.zeros_like(member), where=length > 0)
+        found["gene sets"] = {g: m for g, m in zip(genes, member, strict=True) if m.any()}
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +192,8 @@ class MeasuredChanges:
         Unperturbed cells, and perturbed ones by the level of the column: rows of the perturbed modality.
     named
         All levels of the column, those of too few cells too.
+    parts
+        Features that each level names.
     """
 
     x: CSR
@@ -116,6 +201,7 @@ class MeasuredChanges:
     control: IntArray
     levels: Mapping[str, IntArray]
     named: frozenset[str]
+    parts: Mapping[str, tuple[str, ...]]
 
     @classmethod
     def of(
@@ -133,7 +219,10 @@ class MeasuredChanges:
         rows = aligned.file.obs.index.get_indexer(file.obs.index)
         unperturbed = {str(v) for v in column[control]}
         named = frozenset(str(v) for v in column if v is not None) - unperturbed
-        return cls(values, rows, control, perturbed_cells(column, control), named)
+        levels = perturbed_cells(column, control)
+        genes = set(map(str, file.var.index))
+        parts = {level: parts_of(level, genes, unperturbed) for level in levels}
+        return cls(values, rows, control, levels, named, parts)
 
     def mean(self, cells: IntArray) -> DoubleArray:
         """Return the mean of some cells, `(n_features,)`."""
@@ -156,53 +245,66 @@ def compare_with_truth(
     directions: Sequence[str],
     *,
     seed: int,
+    gene_sets: GeneSets | None = None,
 ) -> Truth:
-    """Hold predicted changes against measured ones, and both against a baseline.
+    """Hold predicted changes against measured ones, and both against what other perturbations tell.
 
     The baseline is the mean change over all other perturbations of the column: what a perturbation
-    does whatever it is. All are differences of mean normalised logs to the unperturbed cells; the
-    perturbed feature itself is left out.
+    does whatever it is; `learn_responses` has the other ways. All are differences of mean normalised logs to
+    the unperturbed cells; perturbed features themselves are left out.
     """
     control = measured.mean(measured.control)
-    true = {name: measured.mean(rows) - control for name, rows in measured.levels.items()}
-    halves = {name: measured.halves(rows, seed) for name, rows in measured.levels.items()}
-    compared = [p for p in perturbations if p.name in true]
-    tables, points = [], []
+    targets = tuple(measured.levels)
+    true = np.array([measured.mean(rows) - control for rows in measured.levels.values()])
+    position = {name: k for k, name in enumerate(targets)}
+    compared = np.array([[n not in measured.parts[name] for n in reader.names] for name in targets])
+    made = [p for p in perturbations if p.name in position]
+    predicted: dict[str, DoubleArray] = {}
     for direction in directions:
-        moved = stream(cells, compared, effect, direction)
+        moved = stream(cells, made, effect, direction)
         every = [np.arange(len(cells.z))]
-        changes = mean_changes(reader, cells.z, every, moved, len(compared), logs=True)[1][0]
-        for name, change in zip((p.name for p in compared), changes, strict=True):
-            others = np.array([n != name for n in reader.names])
-            baseline = np.mean([v for n, v in true.items() if n != name], axis=0) if len(true) > 1 else None
-            first, second = halves[name]
-            tables.append(
+        predicted[direction] = np.full(true.shape, np.nan)
+        changes = mean_changes(reader, cells.z, every, moved, len(made), logs=True)[1][0]
+        predicted[direction][[position[p.name] for p in made]] = changes
+    responses = learn_responses(
+        true,
+        [measured.parts[name] for name in targets],
+        gene_embeddings(reader, measured, gene_sets),
+        compared=compared,
+        model=predicted[directions[0]],
+    )
+    rows, points = [], []
+    in_model = [p.name for p in made]
+    for direction in directions:
+        for name in [*in_model, *(t for t in targets if t not in in_model)]:
+            k = position[name]
+            if name not in in_model and direction != directions[0]:
+                continue
+            first, second = (half[compared[k]] for half in measured.halves(measured.levels[name], seed))
+            change, others = predicted[direction][k], compared[k]
+            rows.append(
                 {
                     "feature": name,
-                    "direction": direction,
+                    "direction": direction if name in in_model else "",
                     "n_cells": len(measured.levels[name]),
-                    "pearson": _pearson(change[others], true[name][others]),
-                    "spearman": _spearman(change[others], true[name][others]),
-                    "baseline_pearson": np.nan
-                    if baseline is None
-                    else _pearson(baseline[others], true[name][others]),
-                    "halves_pearson": _pearson((first - control)[others], (second - control)[others]),
-                    "own_measured": float(true[name][~others].mean()) if (~others).any() else np.nan,
+                    "pearson": pearson(change[others], true[k][others]),
+                    "spearman": pearson(rankdata(change[others]), rankdata(true[k][others]))
+                    if name in in_model
+                    else np.nan,
+                    "baseline_pearson": responses.scores[MEAN][k] if len(targets) > 1 else np.nan,
+                    "best_pearson": responses.scores[CHOSEN][k] if len(targets) > 1 else np.nan,
+                    "halves_pearson": pearson(first - control[others], second - control[others]),
+                    "own_measured": float(true[k][~others].mean()) if (~others).any() else np.nan,
+                    "best_way": responses.choices[k],
+                    "baseline_rmse": responses.errors[MEAN][k],
+                    "best_rmse": responses.errors[CHOSEN][k],
                 }
             )
             part = pd.DataFrame({"feature": np.full(len(change), name, dtype=object), "direction": direction})
             part["target"], part["predicted"] = np.array(reader.names, dtype=object), change
-            part["measured"] = true[name]
+            part["best"], part["measured"] = responses.chosen[k], true[k]
             points.append(part[others])
-    left_out = tuple(sorted(measured.named - {p.name for p in compared}))
-    return Truth(pd.DataFrame(tables), pd.concat(points, ignore_index=True), left_out)
-
-
-def _pearson(a: DoubleArray, b: DoubleArray) -> float:
-    if len(a) < 3 or a.std() == 0 or b.std() == 0:
-        return float("nan")
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def _spearman(a: DoubleArray, b: DoubleArray) -> float:
-    return _pearson(rankdata(a), rankdata(b))
+    left_out = tuple(sorted(measured.named - set(targets)))
+    return Truth(
+        pd.DataFrame(rows), pd.concat(points, ignore_index=True), left_out, responses, targets, reader.names
+    )

@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mocli.data.files.modality import ModalityFile
+from mocli.data.links.genesets import read_gene_sets
 from mocli.data.transforms.recipe import highly_variable
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.models.base import Encodes, EntersLinearly
 from mocli.tasks.infer.align import Aligned, align, check_modality, find_modality, place
 from mocli.tasks.infer.place import settle_cells
 from mocli.tasks.perturb.cells import CellSets, ChosenCells, choose_cells, modality_to_perturb, split_cells
+from mocli.tasks.perturb.effect import DOWN, TOWARDS, UP
 from mocli.tasks.perturb.effects import Predicted, TargetReader, predict_changes
 from mocli.tasks.perturb.null import expression, with_null
 from mocli.tasks.perturb.options import PerturbOptions
@@ -26,7 +28,7 @@ from mocli.tasks.perturb.truth import (
     Truth,
     compare_with_truth,
     perturbed_cells,
-    true_features,
+    true_perturbations,
 )
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.request import Request
@@ -187,6 +189,8 @@ def place_subject(run: Run, request: Request, options: PerturbOptions, subject: 
         source = np.searchsorted(rows, chosen.source).astype(np.int64)
         cells = Replacement.settled(saved, modality, x, aligned.absent, placed, source)
         targets = placed.z[np.searchsorted(rows, chosen.target)]
+    if len(chosen.target):
+        cells = cells.with_targets(saved, aligned.read(chosen.target))
     groups = chosen.groups
     sets = split_cells(
         None if groups is None else groups[chosen.source],
@@ -220,7 +224,7 @@ def perturb_subject(
     run: Run, request: Request, options: PerturbOptions, subject: Subject, placed: PlacedCells
 ) -> Findings:
     """Screen, predict, compare: whatever is asked for."""
-    saved, cells, sets, effect = subject.saved, placed.cells, placed.sets, options.effect
+    saved, cells, sets, effect = subject.saved, placed.cells, placed.sets, options.change
     run.say(
         f"{len(placed.perturbations):,} perturbations, each "
         + " and ".join(effect.words(d) for d in options.directions)
@@ -266,6 +270,7 @@ def perturb_subject(
                 effect,
                 options.directions,
                 seed=request.run.seed,
+                gene_sets=None if request.data.gene_sets is None else read_gene_sets(request.data.gene_sets),
             )
     return Findings(screened, predicted, truth)
 
@@ -292,14 +297,17 @@ def _choose_perturbations(
     truth = subject.chosen.truth
     if truth is not None and not options.features:
         levels = perturbed_cells(truth, subject.chosen.source)
-        columns = true_features(levels, names, cells, column=str(options.truth), file=subject.file)
-    elif options.features:
+        return true_perturbations(levels, names, cells, column=str(options.truth), file=subject.file)
+    if options.features:
         columns = _named_columns(run, subject, cells, options.features)
     elif options.screen == "all" or len(used) <= MOST_VARIABLE:
         columns = [int(c) for c in used]
     else:
         recipe = replace(subject.saved.recipes[subject.modality].options, n_top=MOST_VARIABLE, seen_in=None)
         columns = [int(c) for c in used[highly_variable(x[:, used], recipe)]]
+    if options.change.kind == TOWARDS and options.direction in (UP, DOWN):
+        assert cells.difference is not None
+        columns = [c for c in columns if (cells.difference[c] > 0) == (options.direction == UP)]
     if options.together:
         return [Perturbation(JOIN.join(names[c] for c in columns), tuple(columns))]
     return [Perturbation(names[c], (c,)) for c in columns]

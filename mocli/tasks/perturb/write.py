@@ -97,6 +97,6 @@ def _blocks(options: PerturbOptions, placed: PlacedCells, reader: TargetReader) 
     for direction in options.directions:
         for perturbation in placed.perturbations:
             z = cells.z.copy()
-            for _, changed, after in stream(cells, [perturbation], options.effect, direction):
+            for _, changed, after in stream(cells, [perturbation], options.change, direction):
                 z[changed] = after
             yield from ({"X": reader.read(z[rows]).astype(np.float32)} for rows in reader.blocks(len(z)))

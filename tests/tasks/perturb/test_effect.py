@@ -53,3 +53,19 @@ def test_directions():
     for text, direction in (("knockout", "up"), ("scale=2", "both"), ("scale", "sideways")):
         with pytest.raises(UsageError):
             Effect.parse(text).directions(direction)
+
+
+def test_towards_takes_the_mean_logs_to_those_of_the_targets():
+    effect = Effect.parse("towards")
+    assert effect.directions(None) == ("towards",)
+    up, direction = effect.of_feature(0.7, 0.4)
+    assert (up, direction) == (Effect("log-shift", 0.7), "up")
+    down, direction = effect.of_feature(-0.2, 0.8)
+    assert direction == "down"
+    factor = np.array([2.0, 0.5, 1.5, 1.0])
+    before = np.log1p(X * factor)
+    down, _ = effect.of_feature(-0.2, before.mean())
+    after = np.log1p(down.apply(X, factor, "down", logged=False) * factor)
+    assert after.mean() == pytest.approx(before.mean() - 0.2)
+    half, _ = Effect.parse("towards=0.5").of_feature(0.7, 0.4)
+    assert half.size == pytest.approx(0.35)

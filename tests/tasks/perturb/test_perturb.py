@@ -108,7 +108,7 @@ def test_planted_markers_lead_in_the_right_direction(perturb, model, tmp_path, c
     table = read(tmp_path / "o.tsv")
     assert list(table.columns) == [
         "feature", "direction", "group", "n_cells", "n_changed", "distance_before", "distance_after",
-        "shift", "cosine_before", "cosine_shift", "null_mean", "z", "p", "fdr", "rank",
+        "shift", "cosine_before", "cosine_shift", "null_mean", "z", "p", "fdr", "rank", "shift_rank",
     ]  # fmt: skip
     assert len(table) == 2 * P
     best = table[table["rank"] <= 3]
@@ -124,8 +124,22 @@ def test_planted_markers_lead_in_the_right_direction(perturb, model, tmp_path, c
     assert report["model"]["name"] == "multigrate"
 
 
+def test_the_default_screen_finds_what_the_states_differ_in(perturb, model, tmp_path):
+    result = perturb(model)
+    table = read(tmp_path / "o.tsv")
+    assert len(table) == P
+    best = table[table["rank"] <= 3]
+    assert set(zip(best["feature"], best["direction"], strict=True)) == {
+        ("UP1", "up"), ("UP2", "up"), ("DOWN1", "down"),
+    }  # fmt: skip
+    assert (np.sign(best["difference"]) == np.where(best["direction"] == "up", 1, -1)).all()
+    assert "among the" in result.report["tables"]["screen"]["sentence"]
+    perturb(model, direction="down", output=tmp_path / "down.tsv")
+    assert set(read(tmp_path / "down.tsv")["direction"]) == {"down"}
+
+
 def test_what_is_not_expressed_scores_exactly_0(perturb, model, tmp_path):
-    perturb(model, screen="all")
+    perturb(model, screen="all", effect="scale")
     silent = read(tmp_path / "o.tsv").set_index("feature").loc[SILENT]
     assert (silent["shift"] == 0).all()
     assert (silent["cosine_shift"] == 0).all()
@@ -245,6 +259,11 @@ def test_truth_beside_predictions(perturb, model, tmp_path, check_report):
     assert row["n_cells"] == 30
     assert row["pearson"] is not None
     assert "perturbation_pearson_median" in report["metrics"]
+    assert "ways" in report["tables"]
+    best, baseline = (
+        report["metrics"][f"perturbation_{name}_pearson_median"]["value"] for name in ("best", "baseline")
+    )
+    assert best >= baseline
 
 
 def test_it_trains_first_and_keeps_what_is_named(data, tmp_path):
