@@ -68,6 +68,11 @@ def positive(value: Any, option: str) -> float:
     return value if isinstance(value, (int, float)) else number
 
 
+def positive_or_none(value: Any, option: str) -> float | None:
+    """Take a finite number above zero, or `none`."""
+    return None if str(value).lower() == "none" else positive(value, option)
+
+
 def between(value: Any, option: str, *, ends: bool) -> float:
     """Take a number from 0 to 1; the two ends themselves where `ends`."""
     number = _number(value)

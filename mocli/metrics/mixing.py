@@ -108,7 +108,7 @@ def seurat_alignment(e: Embedding) -> Iterable[Score]:
 
 @metric(Embedding, better="higher", bounds=(0.0, 1.0), needs={"modalities"}, headline=7)
 def kbet(e: Embedding) -> Iterable[Score]:
-    """KBET acceptance.
+    """kBET acceptance.
 
     Share of neighbourhoods in which the modalities occur as often as in the whole data; about 0.95 or more is
     well mixed, 0 is apart. Very strict: compare methods with it.
@@ -126,7 +126,7 @@ def kbet(e: Embedding) -> Iterable[Score]:
 
 @metric(Embedding, better="higher", bounds=(0.0, 1.0), needs={"batches"}, headline=9)
 def kbet_batch(e: Embedding) -> Iterable[Score]:
-    """KBET acceptance of batches.
+    """kBET acceptance of batches.
 
     Share of neighbourhoods in which the batches occur as often as in the whole data; 1 is well mixed, 0 is
     apart. Batches that hold different cell types must not be well mixed.
@@ -149,7 +149,7 @@ def kbet_batch(e: Embedding) -> Iterable[Score]:
     "less 1. Modalities of unequal size cannot reach 1." + _SAMPLE,
 )
 def ilisi_modality(e: Embedding) -> Iterable[Score]:
-    """ILISI of modalities.
+    """iLISI of modalities.
 
     How many modalities a cell effectively has around it: 1 is all in equal parts, 0 one alone.
 
@@ -168,7 +168,7 @@ def ilisi_modality(e: Embedding) -> Iterable[Score]:
     "1; cells of unknown batch count as a batch of their own." + _SAMPLE,
 )
 def ilisi_batch(e: Embedding) -> Iterable[Score]:
-    """ILISI of batches.
+    """iLISI of batches.
 
     How many batches a cell effectively has around it: 1 is all in equal parts, 0 one alone. Batches that hold
     different cell types must not be well mixed.
@@ -188,7 +188,7 @@ def ilisi_batch(e: Embedding) -> Iterable[Score]:
     + _SAMPLE,
 )
 def clisi(e: Embedding) -> Iterable[Score]:
-    """CLISI of labels.
+    """cLISI of labels.
 
     Whether a cell has cells of one type around it: 1 is one type, 0 is all types in equal parts.
 

@@ -98,7 +98,7 @@ def f1_isolated(e: Embedding) -> Iterable[Score]:
     definition=f"Mean of {_OF_BATCH}. kBET and iLISI are not part of it.",
 )
 def scib_batch(e: Embedding) -> Iterable[Score]:
-    """ScIB batch total.
+    """scIB batch total.
 
     How well batches are removed inside each cell type, several metrics in one; 1 is best.
 
@@ -117,7 +117,7 @@ def scib_batch(e: Embedding) -> Iterable[Score]:
     definition=f"Mean of {_OF_BIO}.",
 )
 def scib_bio(e: Embedding) -> Iterable[Score]:
-    """ScIB bio total.
+    """scIB bio total.
 
     How well cell types are kept, several metrics in one; 1 is best.
 
@@ -135,7 +135,7 @@ def scib_bio(e: Embedding) -> Iterable[Score]:
     aspect="total",
 )
 def scib_total(e: Embedding) -> Iterable[Score]:
-    """ScIB total.
+    """scIB total.
 
     Batch removal and conservation of cell types in one number; 1 is best. Compare methods on the same data
     with it.

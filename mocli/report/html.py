@@ -60,6 +60,8 @@ class Layout:
     categories
         Codes `(n,)`, -1 where not known, and level names; by a title that starts
         with `modality`, `label` or `batch`. `modality` is drawn in panels too.
+    values
+        Numbers `(n,)`, NaN where not known, by title.
     points
         What a point is.
     """
@@ -67,6 +69,7 @@ class Layout:
     title: str
     xy: FloatArray
     categories: Mapping[str, tuple[IntArray, Sequence[str]]] = field(default_factory=dict)
+    values: Mapping[str, FloatArray] = field(default_factory=dict)
     points: str = "One point a cell; a cell measured in two modalities has two points"
 
 
@@ -123,7 +126,10 @@ def render(
             report=values,
             model_title=model,
             command=shlex.join(values["command"]),
+            answer=_answer(values, comparison),
+            advice=_advice(values, comparison),
             summary=_summary(values, model),
+            tables={name: _leading_columns(table) for name, table in values["tables"].items()},
             comparison=comparison,
             losses=_losses(values["training"]),
             bars=_bars(values, comparison, model),
@@ -178,6 +184,70 @@ def _summary(values: Mapping[str, Any], model: str) -> str:
     return ". ".join(parts) + ("." if parts else "")
 
 
+def _answer(values: Mapping[str, Any], comparison: Comparison) -> str:
+    """Return the result in a sentence: the first figure beside that of the best simple way."""
+    if values["status"] != "ok" or not comparison.rows:
+        return ""
+    for row in comparison.rows:
+        mine, others = (
+            row.cells[0],
+            [(c, name) for c, name in zip(row.cells, comparison.columns, strict=True)],
+        )
+        rivals = [
+            (c.value, c.text, name) for c, name in others[1:] if c.value is not None and c.model is None
+        ]
+        if mine.value is None or row.better is None:
+            continue
+        said = f"{row.title} {mine.text} ({row.better} is better)"
+        if not rivals:
+            return said + "."
+        value, text, name = (max if row.better == "higher" else min)(rivals, key=lambda of: of[0])
+        better = mine.value > value if row.better == "higher" else mine.value < value
+        word = "as good as" if mine.text == text else "better than" if better else "not as good as"
+        return f"{said}, {word} {name} ({text})."
+    return ""
+
+
+_NEXT = {
+    "integrate": "obsm of the output holds the latent coordinates: sc.pp.neighbors(use_rep=...) takes "
+    "them as they are",
+    "impute": "var of the output says of every feature how far it can be trusted",
+    "perturb": "the table beside this page holds every perturbation; look at those of a small FDR first",
+    "gene2peak": "the table beside this page holds every pair; look at those of a small FDR first",
+    "simulate": "compare simulated cells with real ones above before you take them for data",
+    "benchmark": "run the best method with the same options by itself",
+}
+
+
+def _advice(values: Mapping[str, Any], comparison: Comparison) -> str:
+    """Return what to do next."""
+    if values["status"] != "ok":
+        return ""
+    if comparison.losses and values["task"] in {"integrate", "impute"}:
+        return (
+            "Where a simple way is better, try another model (-m, or let mocli benchmark compare them on "
+            "these data) or more training (--max-steps), or take the simple way."
+        )
+    told = _NEXT.get(str(values["task"]), "")
+    return told[:1].upper() + told[1:] + "." if told else ""
+
+
+_FIRST = ("z", "p", "fdr", "fdr_matched", "p_matched")
+
+
+def _leading_columns(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a table as it is shown: of many columns z, p and FDR stand behind the names, in sight."""
+    columns = table["columns"]
+    if len(columns) < 9 or not any(c in columns for c in _FIRST):
+        return table
+    rows = table["rows"]
+    names = next((i for i in range(len(columns)) if any(not isinstance(r[i], str) for r in rows)), 1)
+    shown = [i for i in range(names) if columns[i] not in _FIRST]
+    shown += [columns.index(c) for c in _FIRST if c in columns]
+    shown += [i for i in range(len(columns)) if i not in shown]
+    return {**table, "columns": [columns[i] for i in shown], "rows": [[r[i] for i in shown] for r in rows]}
+
+
 def _ran(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Return where and how it ran, by name."""
     device = values["device"] or {}
@@ -226,6 +296,9 @@ def _pictures(layout: Layout) -> list[_Shown]:
         picture = scatter.by_category(layout.xy, category)
         caption = _HOW_TO_SEE.get(title.split()[0], "")
         shown.append(_shown(picture, f"Cells by {title}", caption, wide=scatter.is_wide(category)))
+    for title, values in layout.values.items():
+        if np.isfinite(values).any():
+            shown.append(_shown(scatter.by_value(layout.xy, values, title), f"Cells by {title}", ""))
     modality = categories.get("modality")
     if modality is not None and 1 < len(modality.levels) <= 9:
         label = next((title for title in categories if title.startswith("label")), None)

@@ -104,6 +104,33 @@ def by_category(xy: FloatArray, category: Category, *, seed: int = 0) -> Picture
     return _picture(figure, len(shown))
 
 
+def by_value(xy: FloatArray, values: DoubleArray | FloatArray, label: str, *, seed: int = 0) -> Picture:
+    """Draw a layout coloured by a number of each cell, `(n,)`; cells without one lie beneath in grey.
+
+    Colours end at the 1st and the 99th percentile. Half the page wide.
+    """
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    figure, axes = _square(_SMALL, 1.7)
+    shown = _draw_order(xy, seed)
+    known = np.isfinite(values)
+    shown = shown[np.argsort(known[shown], kind="stable")]
+    low, high = np.percentile(values[known], (1, 99)) if known.any() else (0.0, 1.0)
+    scale = Normalize(low, high if high > low else low + 1, clip=True)
+    shades = np.tile(rgb(UNKNOWN), (len(values), 1))
+    shades[known] = colormaps["viridis"](scale(np.asarray(values)[known]))[:, :3]
+    _points(axes, xy[shown], shades[shown], _SMALL)
+    width = figure.get_size_inches()[0]
+    beside = figure.add_axes(((_SMALL + 0.3) / width, 0.25, 0.12 / width, 0.5))
+    bar = figure.colorbar(ScalarMappable(scale, colormaps["viridis"]), cax=beside)
+    bar.ax.tick_params(labelsize=7.5, colors=INK)
+    bar.outline.set_visible(False)
+    beside.set_title(printable(label, 26), loc="left", fontsize=8, color=INK)
+    return _picture(figure, len(shown))
+
+
 def by_modality(
     xy: FloatArray, modality: Category, *, colour_by: Category | None = None, seed: int = 0
 ) -> Picture:

@@ -159,7 +159,7 @@ def test_the_science_without_the_command(environment, tmp_path):
     write_demo(tmp_path, n_cells=80)
     mocli.integrate(
         tmp_path / "multiome.h5mu", output=tmp_path / "out.h5mu", model="multigrate", label_key="cell_type",
-        max_steps=3, params={"n_hidden": 16}, n_latent=4, metrics=False, html=False, threads=1, device="cpu",
+        max_steps=3, params={"n_hidden": 16}, n_latent=4, metrics="none", html=False, threads=1, device="cpu",
     )  # fmt: skip
     words = [
         EXAMPLES / "python" / "science.py",

@@ -83,7 +83,7 @@ def inspect_modality(file: ModalityFile) -> ModalityFacts:
         batches={c: n for c, n in levels.items() if _BATCH.search(c.lower())},
         labels={c: n for c, n in levels.items() if _LABEL.search(c.lower()) and not _BATCH.search(c.lower())},
         genome=_genome(file.var),
-        spatial=_is_spatial(file),
+        spatial=is_spatial(file),
         doubts=tuple(_doubts(file, matrices)),
     )
 
@@ -120,7 +120,8 @@ def _genome(var: pd.DataFrame) -> str | None:
     return None
 
 
-def _is_spatial(file: ModalityFile) -> bool:
+def is_spatial(file: ModalityFile) -> bool:
+    """Whether obsm of the modality says where its cells lie in a tissue."""
     with open_h5(file.path) as h5:
         group = h5.get(file.group)
         return group is not None and "spatial" in (group.get("obsm") or {})

@@ -157,7 +157,7 @@ def _words_of_task(
         words = ["--method", "latent", "--gtf", str(data.gtf)]
         return words if data.truth is None else [*words, "--truth", str(data.truth)]
     # all are scored by the benchmark, on the same cells
-    words = ["--metrics", "none"]
+    words = ["--metrics", "none", "--clusters", "none"]
     return [*words, "--marginal"] if parent is None and _gives_marginals(traits, data) else words
 
 

@@ -69,11 +69,11 @@ class IntegrateOptions(Options):
     clusters: Annotated[
         float | None,
         option(
-            "--clusters RESOLUTION",
-            "Add Louvain clusters of the k-NN graph at a resolution, such as 1, as obs <model>_louvain",
-            parse=parsing.positive,
+            "--clusters RESOLUTION|none",
+            "Louvain clusters of the k-NN graph at this resolution, as obs <model>_louvain",
+            parse=parsing.positive_or_none,
         ),
-    ] = None
+    ] = 1.0
     marginal: Annotated[
         bool,
         option(

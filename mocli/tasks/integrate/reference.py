@@ -93,7 +93,7 @@ def map_query(
     with run.timed("write"):
         write_cells(run, request.data, integrated)
     with run.timed("evaluate"):
-        if asked.metrics:
+        if asked.metrics != "none":
             compare(run, query, bundle, latent)
         columns: list[AddedColumns] = [*find_clusters(run, name, model, latent, bundle, names)]
         graph = None

@@ -22,6 +22,7 @@ from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
 from mocli.tasks.score.clusterings import cluster_graph, find_clusters
 from mocli.tasks.score.evaluate import describe_links, describe_scores, score, wanted
+from mocli.tasks.score.pictures import draw_correlations
 from mocli.tasks.trained.train import train_model
 from mocli.types import Task
 
@@ -69,4 +70,5 @@ def integrate_cells(run: Run, request: Request, asked: IntegrateOptions) -> None
         clusters = None if graph is None else graph.codes
         draw = partial(draw_cells, bundle, latent, clusters, seed=request.run.seed)
         confusion = None if scores is None else scores.confusion
-        deliver(run, request.data, integrated, columns=columns, draw=draw, confusion=confusion)
+        heat = partial(draw_correlations, bundle, clusters) if clusters is not None else list
+        deliver(run, request.data, integrated, columns=columns, draw=draw, confusion=confusion, more=heat)

@@ -13,12 +13,14 @@ from mocli.data.bundle import Codes, MultiOmics
 from mocli.data.files.modality import ModalityFile
 from mocli.data.write.write import Added, union_names, update_h5mu, write_h5mu
 from mocli.models.base import Draws, Model, PlacesCovariates
-from mocli.report.html import Confusion, Layout
+from mocli.report.html import Confusion, Drawn, Layout
 from mocli.tasks.integrate.options import IntegrateOptions
 from mocli.tasks.prepare.pairing import Relation
 from mocli.tasks.run.options import DataOptions
 from mocli.tasks.run.run import Run
+from mocli.tasks.score.describe import depth_of
 from mocli.tasks.score.picture import layout
+from mocli.tasks.score.pictures import draw_tissue
 from mocli.tasks.trained.latent import Latent
 from mocli.train.predict import draw_cells as draw_posterior
 from mocli.train.predict import place_covariates
@@ -120,6 +122,7 @@ def deliver(
     columns: Sequence[AddedColumns] = (),
     draw: Callable[[], Layout],
     confusion: Confusion | None = None,
+    more: Callable[[], list[Drawn]] = list,
 ) -> None:
     """Complete the cells by what was found out about them, and write the report to read.
 
@@ -129,6 +132,8 @@ def deliver(
         Makes the picture of the HTML report; called only if there is to be one.
     confusion
         Labels against labels, for the HTML report.
+    more
+        Makes further pictures.
     """
     added = _added(integrated, data, {}, columns)
     top: dict[str, FloatArray] = {}
@@ -143,7 +148,13 @@ def deliver(
         update_h5mu(run.paths.output, added, obsm=top, obs=_joined_columns(added, columns))
         said = "".join(f", {c.said}" for c in columns)
         run.add_output(run.paths.output, _told(_key(run, integrated), integrated) + said, first=True)
-    run.finish(lambda: {"layout": draw(), "confusion": confusion})
+    run.finish(
+        lambda: {
+            "layout": draw(),
+            "confusion": confusion,
+            "drawn": [*draw_tissue(integrated.files, columns), *more()],
+        }
+    )
 
 
 def _key(run: Run, integrated: Integrated) -> str:
@@ -221,8 +232,20 @@ def draw_cells(bundle: MultiOmics, latent: Latent, clusters: Codes | None = None
     for title, codes in (("label", bundle.label), ("batch", bundle.batch), ("cluster", clusters)):
         if codes is not None:
             categories[title] = (codes.codes[cells[chosen]], codes.levels)
+    values: dict[str, FloatArray] = {}
+    for name, m in bundle.modalities.items():
+        depth = depth_of(m)
+        if depth is not None:
+            of_cells = np.full(bundle.n_cells, np.nan, np.float32)
+            of_cells[bundle.cells_of(name)] = depth
+            mine = (
+                np.ones(len(chosen), bool)
+                if latent.joint is not None
+                else which[chosen] == list(groups).index(name)
+            )
+            values[f"counts of {name}, log10"] = np.where(mine, of_cells[cells[chosen]], np.nan)
     xy = layout(np.concatenate([g.z for g in groups.values()])[chosen], seed=seed)
     title = "UMAP of the latent" + ("" if len(chosen) == n else f", {len(chosen):,} of {n:,} cells")
     if latent.joint is not None:
-        return Layout(title, xy, categories, points="One point a cell, whatever was measured of it")
-    return Layout(title, xy, categories)
+        return Layout(title, xy, categories, values, points="One point a cell, whatever was measured of it")
+    return Layout(title, xy, categories, values)

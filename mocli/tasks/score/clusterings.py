@@ -16,6 +16,7 @@ from mocli.metrics.clusters import ARI_BOUNDS, ari, louvain_of, nmi
 from mocli.models.base import Clusters, Model
 from mocli.report.figures import Entry, figure, table
 from mocli.tasks.run.run import Run
+from mocli.tasks.score.describe import describe_clusters, describe_quality
 from mocli.tasks.trained.latent import Latent
 from mocli.types import FloatArray, IntArray, StrArray
 
@@ -146,7 +147,7 @@ class GraphClusters:
     Attributes
     ----------
     codes
-        Of all cells; the levels are numbers from 1, the largest cluster first.
+        Of all cells; the levels are numbers from 0, the largest cluster first.
     cells
         The cells that the rows of each file's modality are of.
     """
@@ -196,7 +197,7 @@ def cluster_graph(
     cells = {own: bundle.cells_of(name) for name, own in names.items()}
     run.say(f"{n} Louvain clusters at resolution {resolution:g}")
     sizes = [np.bincount(codes, minlength=n), *(np.bincount(codes[of], minlength=n) for of in cells.values())]
-    rows: list[list[Any]] = [[str(i + 1), *(int(of[i]) for of in sizes)] for i in range(n)]
+    rows: list[list[Any]] = [[str(i), *(int(of[i]) for of in sizes)] for i in range(n)]
     run.report.tables["clusters"] = table(
         f"Louvain clusters, obs['{column}']",
         "Of the graph in which two cells are joined if either is among the 15 nearest other "
@@ -204,4 +205,7 @@ def cluster_graph(
         ["cluster", "cells", *cells],
         rows,
     )
-    return GraphClusters(Codes(column, codes, tuple(str(i + 1) for i in range(n))), cells)
+    clusters = Codes(column, codes, tuple(map(str, range(n))))
+    run.report.tables |= describe_clusters(bundle, clusters, seed=run.options.seed)
+    run.report.tables["quality"] = describe_quality(bundle)
+    return GraphClusters(clusters, cells)

@@ -218,11 +218,11 @@ class Judge:
         return {"title": base.title, "definition": base.definition, "metrics": metrics}
 
 
-def wanted(metrics: str) -> list[str] | None:
-    """Return the names of the metrics of `--metrics`: the leading ones; None for all."""
-    if metrics == "all":
-        return None
-    return [name for name, one in available_metrics().items() if one.headline]
+def wanted(metrics: str) -> list[str]:
+    """Return the names of the metrics of `--metrics`, leading or all, the leading ones first."""
+    found = available_metrics()
+    leading = sorted((name for name in found if found[name].headline), key=lambda name: found[name].headline)
+    return leading if metrics == "leading" else [*leading, *(name for name in found if name not in leading)]
 
 
 def score_latents(

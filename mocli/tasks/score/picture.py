@@ -1,46 +1,159 @@
-"""Two dimensions to look at: UMAP of the joint latent."""
+"""Two dimensions to look at: a UMAP of coordinates, without a compilation and in seconds."""
 
 from __future__ import annotations
 
-import warnings
+from typing import Any
 
 import numpy as np
+from scipy import sparse
 
-from mocli.types import FloatArray
+from mocli.nn.neighbors import nearby
+from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
+N_NEIGHBORS = 30
+MIN_DIST = 0.3
+CURVE = (0.99207, 1.11221)
+"""a, b of 1 / (1 + a d^2b), fitted to exp(min_dist - d) beyond a minimal distance of 0.3 (spread 1)."""
 MOST_COLUMNS = 50
-"""Wider places are drawn by as many of their principal components."""
-
+"""Wider coordinates are drawn by as many of their principal components."""
+MOST_PLACED = 50_000
+"""Cells that are laid out; further ones lie among their nearest neighbours."""
 FEW = 15
 """Below this many cells UMAP has no neighbourhood to speak of; principal components do."""
+EFFORT = ((5_000, 300, 20), (20_000, 200, 10), (MOST_PLACED, 120, 10))
+"""Up to so many cells, so many rounds with so many repelling cells drawn."""
+N_NEGATIVE = 5  # repelling cells for each attracting one, as in the paper
 
 
-def layout(z: FloatArray, *, seed: int) -> FloatArray:
-    """Return `(n, 2)` float32: UMAP with the settings of the scMODAL paper's figures.
+def layout(z: FloatArray, *, seed: int, device: str = "cpu") -> FloatArray:
+    """Lay cells out in two dimensions by UMAP (McInnes et al. 2018), `(n, 2)` float32.
 
-    30 neighbours, minimal distance 0.3, correlation distance, seeded.
+    The settings are those of the scMODAL paper's figures: 30 neighbours, minimal distance 0.3,
+    correlation distance. The graph and the cross-entropy that is minimised are the paper's; it starts
+    from principal components instead of a spectral embedding, and all cells move at once, each step
+    divided by a cell's number of neighbours, instead of one edge after another. So nothing has to be
+    compiled, and the same seed gives the same picture.
+
+    Parameters
+    ----------
+    z
+        Coordinates, `(n, d)`, finite.
     """
+    z = np.asarray(z, np.float32)
     if z.shape[1] > 2 * MOST_COLUMNS:
-        z = _components(z, seed=seed)
+        z = _components(z, MOST_COLUMNS, seed=seed)
     if len(z) < FEW or np.ptp(z, axis=0).max() == 0:
-        centred = z - z.mean(0)
-        u, s, _ = np.linalg.svd(centred, full_matrices=False)
-        flat = np.zeros((len(z), 2), dtype=np.float32)
-        flat[:, : min(2, len(s))] = (u * s)[:, :2]
-        return flat
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # numba and pynndescent announce their own deprecations
-        from umap import UMAP
+        return _flat(z)
+    points = z - z.mean(1, keepdims=True) if z.shape[1] > 2 else z
+    metric: Any = "cosine" if z.shape[1] > 2 else "euclidean"
+    if len(z) <= MOST_PLACED:
+        return _arrange(points, z, metric, seed=seed, device=device)
+    chosen = np.sort(np.random.default_rng(seed).choice(len(z), MOST_PLACED, replace=False))
+    xy = np.empty((len(z), 2), np.float32)
+    xy[chosen] = _arrange(points[chosen], z[chosen], metric, seed=seed, device=device)
+    others = np.setdiff1d(np.arange(len(z)), chosen, assume_unique=True)
+    apart, near = nearby(points[others], points[chosen], FEW, metric=metric, device=device)
+    weight = np.exp(-apart / np.maximum(apart.mean(1, keepdims=True), 1e-12))
+    xy[others] = np.einsum("nk,nkd->nd", weight / weight.sum(1, keepdims=True), xy[chosen][near])
+    return xy
 
-        n_neighbors = min(30, len(z) - 1)
-        mapper = UMAP(
-            n_neighbors=n_neighbors, min_dist=0.3, metric="correlation", random_state=seed, n_jobs=1
-        )
-        return np.asarray(mapper.fit_transform(z), dtype=np.float32)
+
+def _arrange(points: FloatArray, z: FloatArray, metric: Any, *, seed: int, device: str) -> FloatArray:
+    k = min(N_NEIGHBORS, len(points) - 1)
+    apart, near = nearby(points, points, k + 1, metric=metric, device=device)
+    graph = fuzzy_graph(near, apart)
+    start = _flat(z).astype(np.float64)
+    rng = np.random.default_rng(seed)
+    start *= 10 / max(float(np.abs(start).max()), 1e-12)
+    start += rng.normal(scale=1e-3, size=start.shape)
+    # few cells get the most: there noise is seen, and rounds are cheap
+    n_rounds, n_drawn = next(plan for most, *plan in EFFORT if len(points) <= most)
+    return _descend(graph, start, n_rounds, n_drawn, rng).astype(np.float32)
 
 
-def _components(z: FloatArray, *, seed: int) -> FloatArray:
+def fuzzy_graph(near: IntArray, apart: FloatArray) -> CSR:
+    """Return UMAP's symmetric graph of memberships in (0, 1], `(n, n)`, of nearest cells `(n, k)`.
+
+    A neighbour at distance d has exp(-(d - rho) / sigma), rho the distance to the nearest other cell and
+    sigma such that a cell's memberships sum to log2 k; of both directions a + b - a b.
+    """
+    n, k = near.shape
+    own = near == np.arange(n)[:, None]
+    d = apart.astype(np.float64)
+    rho = np.where(d > 0, d, np.inf).min(1)
+    rho[~np.isfinite(rho)] = 0.0
+    beyond = np.where(own, np.inf, np.maximum(d - rho[:, None], 0.0))
+    low, high = np.zeros(n), np.full(n, np.inf)
+    sigma = np.ones(n)
+    for _ in range(40):
+        total = np.exp(-beyond / sigma[:, None]).sum(1)
+        above = total > np.log2(k)
+        high, low = np.where(above, sigma, high), np.where(above, low, sigma)
+        sigma = np.where(np.isinf(high), 2 * sigma, (low + high) / 2)
+    sigma = np.maximum(sigma, 1e-3 * np.maximum(d.mean(1), 1e-12))
+    membership = np.exp(-beyond / sigma[:, None])
+    rows = np.repeat(np.arange(n), k)
+    directed = sparse.csr_matrix((membership.ravel(), (rows, near.ravel())), shape=(n, n))
+    directed.eliminate_zeros()
+    back = directed.T.tocsr()
+    graph = (directed + back - directed.multiply(back)).tocsr()
+    graph.sort_indices()
+    return graph
+
+
+def _descend(
+    graph: CSR, xy: DoubleArray, n_rounds: int, n_drawn: int, rng: np.random.Generator
+) -> DoubleArray:
+    """Minimise the cross-entropy between memberships and 1 / (1 + a d^2b).
+
+    Of the cells that repel one, as many as `n_drawn` are drawn anew in every round.
+    """
+    a, b = CURVE
+    n = len(xy)
+    weight, other = graph.data, graph.indices
+    ends = graph.indptr
+    head = np.repeat(np.arange(n), np.diff(ends))
+    alone = np.diff(ends) == 0
+    first = np.minimum(ends[:-1], max(len(weight) - 1, 0))
+    degree = np.maximum(np.asarray(graph.sum(1)).ravel(), 1e-3)
+    x, y = xy[:, 0].copy(), xy[:, 1].copy()
+    for step in range(n_rounds):
+        rate = 1.0 - step / n_rounds
+        dx, dy = x[head] - x[other], y[head] - y[other]
+        square = dx * dx + dy * dy
+        power = np.power(np.maximum(square, 1e-12), b)
+        pull = -2 * a * b * weight * power / (np.maximum(square, 1e-12) * (1 + a * power))
+        force_x, force_y = np.add.reduceat(pull * dx, first), np.add.reduceat(pull * dy, first)
+        force_x[alone] = force_y[alone] = 0.0
+        # both ends of an edge move, each for both of its directions
+        force_x *= 2
+        force_y *= 2
+        for _ in range(n_drawn):
+            far = rng.integers(0, n, n)
+            dx, dy = x - x[far], y - y[far]
+            square = dx * dx + dy * dy
+            push = 2 * b / ((0.001 + square) * (1 + a * np.power(square, b)))
+            share = N_NEGATIVE / n_drawn * degree
+            force_x += share * np.clip(push * dx, -4, 4)
+            force_y += share * np.clip(push * dy, -4, 4)
+        x += 0.125 * rate * force_x / degree
+        y += 0.125 * rate * force_y / degree
+    return np.stack([x, y], 1)
+
+
+def _flat(z: FloatArray) -> FloatArray:
+    """First two principal components, zeros where there are fewer, `(n, 2)`."""
+    flat = np.zeros((len(z), 2), dtype=np.float32)
+    centred = (z - z.mean(0)).astype(np.float64)
+    values, axes = np.linalg.eigh(centred.T @ centred)
+    kept = axes[:, np.argsort(-values, kind="stable")[:2]]
+    kept *= np.where(kept[np.abs(kept).argmax(0), np.arange(kept.shape[1])] < 0, -1, 1)
+    flat[:, : kept.shape[1]] = centred @ kept
+    return flat
+
+
+def _components(z: FloatArray, n: int, *, seed: int) -> FloatArray:
     from sklearn.decomposition import PCA
 
-    n = min(MOST_COLUMNS, len(z))
-    return np.asarray(PCA(n, svd_solver="randomized", random_state=seed).fit_transform(z), dtype=np.float32)
+    model = PCA(min(n, len(z)), svd_solver="randomized", random_state=seed)
+    return np.asarray(model.fit_transform(z), dtype=np.float32)

@@ -112,13 +112,13 @@ def test_a_stop_after_the_cells_are_written_loses_nothing(integrate, tmp_path, m
 
 
 def test_outputs_that_share_a_stem_are_kept(integrate, unpaired, tmp_path):
-    integrate(metrics=False)
+    integrate(metrics="none")
     (tmp_path / "o.h5mu").rename(tmp_path / "kept.h5mu")
     with pytest.raises(UsageError, match="the output exists") as error:
-        integrate(metrics=False)
+        integrate(metrics="none")
     assert "o.report.json" in str(error.value.file)
     shutil.rmtree(tmp_path / "o.model")
-    integrate(metrics=False, force=True)
+    integrate(metrics="none", force=True)
 
 
 def test_an_input_replaced_while_training_is_an_error(integrate, unpaired, monkeypatch):
@@ -133,7 +133,7 @@ def test_an_input_replaced_while_training_is_an_error(integrate, unpaired, monke
 
     monkeypatch.setattr(train, "fit", replaced)
     with pytest.raises(InputError, match="changed while the run"):
-        integrate(metrics=False)
+        integrate(metrics="none")
 
 
 def test_a_closed_terminal_leaves_a_checkpoint():

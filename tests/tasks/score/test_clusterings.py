@@ -34,7 +34,7 @@ def test_clusters_of_all_modalities_are_written(run, unpaired, tmp_path, read, r
     z = np.concatenate([found[m].obsm["X_scmodal"] for m in ("rna", "prot")])
     assert adjusted_rand_score(by_hand(z, resolution), column.astype(str)) == 1.0
     sizes = column.value_counts()
-    assert [sizes[str(i + 1)] for i in range(len(sizes))] == sorted(sizes, reverse=True)
+    assert [sizes[str(i)] for i in range(len(sizes))] == sorted(sizes, reverse=True)
     whole = found.obs["scmodal_louvain"].astype(str)
     assert (whole.loc[column.index] == column.astype(str)).all()
     table = result.report["tables"]["clusters"]
