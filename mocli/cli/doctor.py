@@ -15,7 +15,7 @@ from mocli import __version__
 
 PACKAGES = (
     *("torch", "numpy", "scipy", "pandas", "h5py", "anndata", "mudata", "scanpy", "scikit-learn"),
-    *("umap-learn", "safetensors", "pydantic", "pyyaml", "typer", "rich", "jinja2", "matplotlib"),
+    *("safetensors", "pydantic", "pyyaml", "typer", "rich", "jinja2", "matplotlib"),
 )
 LEAST_MEMORY, LEAST_DISK = 2 * 2**30, 2**30
 

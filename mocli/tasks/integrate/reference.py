@@ -19,7 +19,7 @@ from mocli.models.base import Extends, Model
 from mocli.models.parameters import as_dict
 from mocli.models.registry import traits_of
 from mocli.report.figures import table
-from mocli.report.html import Layout
+from mocli.report.html import Confusion, Layout
 from mocli.tasks.infer.query import Query, check_labels, match_query
 from mocli.tasks.integrate.labels import column_for, tell_replaced
 from mocli.tasks.integrate.options import IntegrateOptions
@@ -37,7 +37,7 @@ from mocli.tasks.run.modelfolder import CALIBRATION
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
 from mocli.tasks.score.clusterings import cluster_graph, find_clusters
-from mocli.tasks.score.evaluate import Scores, describe_scores
+from mocli.tasks.score.evaluate import Scores, confusions, describe_scores
 from mocli.tasks.score.picture import layout
 from mocli.tasks.trained.atlas import Atlas
 from mocli.tasks.trained.latent import Latent
@@ -92,9 +92,10 @@ def map_query(
     integrated = Integrated(query.files, query.relation, by_file, name, model.params, more)
     with run.timed("write"):
         write_cells(run, request.data, integrated)
+    confusion = None
     with run.timed("evaluate"):
         if asked.metrics != "none":
-            compare(run, query, bundle, latent)
+            confusion = compare(run, query, bundle, latent)
         columns: list[AddedColumns] = [*find_clusters(run, name, model, latent, bundle, names)]
         graph = None
         if resolution is not None:
@@ -108,7 +109,7 @@ def map_query(
     with run.timed("write"):
         clusters = None if graph is None else graph.codes
         draw = partial(draw_query, saved.atlas, bundle, latent, clusters, seed=request.run.seed)
-        deliver(run, request.data, integrated, columns=columns, draw=draw)
+        deliver(run, request.data, integrated, columns=columns, draw=draw, confusion=confusion)
 
 
 def _warn_known(run: Run, query: Query, names: Sequence[str]) -> None:
@@ -230,12 +231,15 @@ def _with_batches(entry: Mapping[str, Any], query: Query) -> dict[str, Any]:
     return {**entry, "batches": {**measured, "levels": [*measured["levels"], *added]}}
 
 
-def compare(run: Run, query: Query, bundle: MultiOmics, latent: Latent) -> None:
-    """Measure how the query lies among the training cells."""
+def compare(run: Run, query: Query, bundle: MultiOmics, latent: Latent) -> Confusion | None:
+    """Measure how the query lies among the training cells, the two being batches of each other.
+
+    Returns labels against those of the nearest training cells, where the query has some.
+    """
     atlas = query.saved.atlas
     if atlas is None:
         run.warn("the reference keeps no training cells: nothing to compare the query with")
-        return
+        return None
     groups = latent.groups(bundle)
     z = np.concatenate([g.z for g in groups.values()])
     cells = np.concatenate([g.cells for g in groups.values()])
@@ -245,20 +249,21 @@ def compare(run: Run, query: Query, bundle: MultiOmics, latent: Latent) -> None:
         kept = atlas.labels[column]
         levels = (*kept.levels, *(v for v in bundle.label.levels if v not in kept.levels))
         label = {REFERENCE: kept.codes, QUERY: _recoded(bundle.label, levels)[cells]}
-    found = evaluate(
-        Embedding(
-            z={REFERENCE: atlas.z, QUERY: z},
-            label=label,
-            label_levels=levels or (),
-            seed=run.options.seed,
-            device=str(run.device),
-        )
+    embedding = Embedding(
+        z={REFERENCE: atlas.z, QUERY: z},
+        label=label,
+        label_levels=levels or (),
+        batch={REFERENCE: np.zeros(len(atlas.z), np.int64), QUERY: np.ones(len(z), np.int64)},
+        seed=run.options.seed,
+        device=str(run.device),
     )
+    found = evaluate(embedding)
     for entry in found.values():
         entry["sentence"] = (
             f"{entry['sentence']} The two groups compared here are the reference and the query."
         )
     describe_scores(run, Scores(found, {}, {}, {}))
+    return {way: of for way, of in confusions(embedding).items() if way == f"{REFERENCE}->{QUERY}"}
 
 
 def _recoded(codes: Codes, levels: tuple[str, ...]) -> IntArray:

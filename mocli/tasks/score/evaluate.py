@@ -106,7 +106,7 @@ def score(
         device=device,
     )
     metrics = judge("the model", embedding)
-    return Scores(metrics, baselines, _confusions(embedding, bundle), _links(embedding, bundle))
+    return Scores(metrics, baselines, confusions(embedding), _links(embedding, bundle))
 
 
 def _links(e: Embedding, bundle: MultiOmics) -> dict[tuple[str, str], LinkScores]:
@@ -381,14 +381,12 @@ def _baseline_rows(
     return rows, {(a, b): moved[(moved >= 0).all(1)]}
 
 
-def _confusions(
-    e: Embedding, bundle: MultiOmics
-) -> dict[str, tuple[IntArray, tuple[str, ...], tuple[str, ...]]]:
+def confusions(e: Embedding) -> dict[str, tuple[IntArray, tuple[str, ...], tuple[str, ...]]]:
     """Count true label x label of the nearest cell of the other group."""
     found = {}
-    if e.label is None or bundle.label is None:
+    if e.label is None:
         return {}
-    levels = bundle.label.levels
+    levels = e.label_levels
     for source in e.z:
         for target in e.z:
             if source == target or source not in e.label or target not in e.label:
