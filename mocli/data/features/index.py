@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mocli.data.features.intervals import parse_interval, parse_intervals
+from mocli.data.files.kinds import without_species
 from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError, did_you_mean, nearest
 from mocli.types import IntArray, ModalityKind
@@ -266,7 +267,7 @@ def with_one_separator(name: str) -> str:
 
 def without_decoration(name: str) -> str:
     """Return a protein's name, case-folded, without the marks that tools and kits add."""
-    return (_DECORATION.sub("", name) or name).casefold()
+    return (_DECORATION.sub("", without_species(name)) or name).casefold()
 
 
 def nearest_names(name: str, names: Sequence[str], n: int = 1) -> list[str]:

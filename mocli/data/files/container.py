@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from mocli.data.files.frames import read_table, top_columns
-from mocli.data.files.hdf5 import open_h5, reading, text_attr
+from mocli.data.files.hdf5 import flat_keys, open_h5, reading, text_attr
+from mocli.data.files.inmemory import find_tenx_folder, of_tenx_folder
 from mocli.data.files.kinds import feature_type_name, is_aside, kind_of, kind_of_features, name_in_stem
 from mocli.data.files.matrix import locate
 from mocli.data.files.modality import ModalityFile, raw_columns
@@ -42,11 +43,15 @@ def open_source(source: Source) -> list[ModalityFile]:
     InputError
         See `open_inputs`.
     """
+    if (matrix := find_tenx_folder(source.path)) is not None:
+        return _named(source, _pick(source, _by_feature_type(of_tenx_folder(matrix), None)))
     note = None
     with open_h5(source.path) as h5, reading(source.path, "the file"):
         if isinstance(h5.get("mod"), h5py.Group):
             files = _open_h5mu(source, h5)
-        elif (group := tenx_group(h5, source.path)) is not None:
+        elif (group := tenx_group(h5, source.path, source.modality)) is not None:
+            if group == source.modality:  # a genome was chosen, whose features are all one modality
+                source = replace(source, modality=None)
             with reading(source.path, group):
                 obs, var = read_tenx_tables(h5[group])
             whole = ModalityFile("", ModalityKind.OTHER, source.path, f"/{group}", "10x", obs, var)
@@ -59,6 +64,13 @@ def open_source(source: Source) -> list[ModalityFile]:
                 note = raw_note(h5, "X", source.path)
         else:
             raise _foreign(source, list(h5))
+    if note is not None:
+        files[0] = replace(files[0], notes=(*files[0].notes, note))
+    return _named(source, files)
+
+
+def _named(source: Source, files: list[ModalityFile]) -> list[ModalityFile]:
+    """Give the modality the name that the user calls it, and check what there is."""
     if source.name is not None:
         if len(files) > 1:
             raise UsageError(
@@ -73,8 +85,6 @@ def open_source(source: Source) -> list[ModalityFile]:
         ]
     for file in files:
         _check(file)
-    if note is not None:
-        files[0] = replace(files[0], notes=(*files[0].notes, note))
     return files
 
 
@@ -119,7 +129,9 @@ def _open_anndata(path: Any, h5: h5py.File, group: str, *, format: str) -> Modal
             )
         with reading(path, f"{prefix}{key}"):
             tables[key] = read_table(node[key])
-    layers = tuple(k for k in node["layers"] if _is_matrix(node["layers"][k])) if "layers" in node else ()
+    layers: tuple[str, ...] = ()
+    if "layers" in node:
+        layers = tuple(k for k in flat_keys(node["layers"]) if _is_matrix(node["layers"][k]))
     file = ModalityFile(
         name="",
         kind=ModalityKind.OTHER,
@@ -255,7 +267,7 @@ def _wanted(source: Source, names: Sequence[str], kinds: Mapping[str, ModalityKi
 
 def _check(file: ModalityFile) -> None:
     """Refuse what no analysis can use."""
-    where = "obs_names" if file.format != "10x" else "barcodes"
+    where = "obs_names" if file.holds_tables else "barcodes"
     if file.n_obs < 2:
         found = "no cells" if file.n_obs == 0 else "one cell"
         raise InputError(

@@ -205,6 +205,16 @@ def reading(path: Path, field: str) -> Iterator[None]:
         ) from error
 
 
+def flat_keys(group: h5py.Group) -> list[str]:
+    """Return keys of the elements of a slot; of a key with `/`, which HDF5 took for a path, the whole."""
+    keys: list[str] = []
+    for key in group:
+        node = group.get(key)
+        nested = isinstance(node, h5py.Group) and not len(node.attrs)
+        keys += [f"{key}/{inner}" for inner in flat_keys(node)] if nested else [key]
+    return keys
+
+
 def text_attr(node: h5py.HLObject, key: str) -> str | None:
     """Return an attribute as text, None when it is not there."""
     value: Any = node.attrs.get(key)

@@ -1,26 +1,35 @@
-"""A modality that is in memory already: an AnnData, seen as a file's modality is."""
+"""Modalities in memory, seen as those of a file: an AnnData, or a folder of text files as 10x writes them."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import scipy.sparse as sp
+from scipy.io import mmread
 
+from mocli.data.files.hdf5 import reading
 from mocli.data.files.kinds import kind_of, kind_of_features
 from mocli.data.files.modality import ModalityFile
+from mocli.data.files.text import text_lines
+from mocli.errors import InputError
 from mocli.types import CSR, IntArray, ModalityKind
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
+_MATRIX = re.compile(r"matrix\.mtx(?:\.gz)?$")
+
+
 @dataclass(frozen=True, eq=False)
 class MemoryModality(ModalityFile):
-    """A modality of which no file holds anything.
+    """A modality whose matrices are in memory.
 
     Attributes
     ----------
@@ -32,13 +41,13 @@ class MemoryModality(ModalityFile):
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """No file."""
-        return ()
+        """The file that it was read from; of an AnnData none."""
+        return () if self.format == "memory" else (self.path,)
 
     @property
     def where(self) -> str:
         """Words for messages."""
-        return f"the AnnData of '{self.name}'"
+        return f"the AnnData of '{self.name}'" if self.format == "memory" else str(self.path)
 
     def read(
         self,
@@ -53,14 +62,68 @@ class MemoryModality(ModalityFile):
         if self.rows is not None:
             wanted = self.rows[wanted]
         x = sp.csr_matrix(self.held["X" if layer is None else layer][wanted], dtype=dtype, copy=True)
+        if self.columns is not None:
+            x = x[:, self.columns]
+        if self.rounded:
+            x.data = np.maximum(np.rint(x.data), 0)
         x.eliminate_zeros()
         x.sort_indices()
         return x
+
+    def stored_as(self, layer: str | None = None) -> tuple[str, np.dtype[Any]]:
+        """Return how a matrix is held and the type of its values; see `ModalityFile.stored_as`."""
+        return "csr", np.dtype(self.held["X" if layer is None else layer].dtype)
 
     def nbytes(self, layer: str | None = None) -> int:
         """Bytes of a matrix as CSR in memory."""
         x = self.read(layer)
         return 8 * int(x.nnz) + 4 * (self.n_obs + 1)
+
+
+def find_tenx_folder(path: Path) -> Path | None:
+    """Return the matrix of a folder as Cell Ranger writes it, or of its path; None where there is none."""
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if _MATRIX.search(p.name))
+        return found[0] if len(found) == 1 else None
+    return path if path.is_file() and _MATRIX.search(path.name) else None
+
+
+def of_tenx_folder(matrix: Path) -> MemoryModality:
+    """Read `matrix.mtx`, `barcodes.tsv` and `features.tsv` (or `genes.tsv`) of one folder, gzipped or not.
+
+    Raises
+    ------
+    InputError
+        One of them is absent, damaged, or they do not fit.
+    """
+    stem = _MATRIX.sub("", matrix.name)
+
+    def beside(*names: str) -> list[list[str]]:
+        places = [matrix.with_name(f"{stem}{name}{end}") for name in names for end in (".tsv.gz", ".tsv")]
+        place = next((p for p in places if p.exists()), places[0])
+        return [line.split("\t") for _, line in text_lines(place, f"the table {place.name}") if line]
+
+    barcodes, features = beside("barcodes"), beside("features", "genes")
+    with reading(matrix, "the matrix"):
+        x = sp.csr_matrix(mmread(matrix).T)
+    if x.shape != (len(barcodes), len(features)):
+        raise InputError(
+            "the matrix does not fit its barcodes and features",
+            file=matrix,
+            found=f"{x.shape[0]:,} x {x.shape[1]:,}",
+            expected=f"{len(barcodes):,} barcodes x {len(features):,} features",
+        )
+    var = pd.DataFrame(
+        {"gene_ids": [f[0] for f in features]},
+        index=pd.Index([f[1] if len(f) > 1 else f[0] for f in features], dtype=object),
+    )
+    if all(len(f) > 2 for f in features):
+        var["feature_types"] = [f[2] for f in features]
+    if all(len(f) > 5 for f in features):
+        var["interval"] = [f"{f[3]}:{f[4]}-{f[5]}" for f in features]
+    obs = pd.DataFrame(index=pd.Index([b[0] for b in barcodes], dtype=object))
+    kind = ModalityKind.OTHER
+    return MemoryModality("", kind, matrix, "/", "mtx", obs, var, has_x=True, held={"X": x})
 
 
 def of_anndata(adata: AnnData, name: str, kind: ModalityKind | str | None = None) -> MemoryModality:

@@ -122,6 +122,8 @@ def _genome(var: pd.DataFrame) -> str | None:
 
 def is_spatial(file: ModalityFile) -> bool:
     """Whether obsm of the modality says where its cells lie in a tissue."""
+    if not file.holds_tables:
+        return False
     with open_h5(file.path) as h5:
         group = h5.get(file.group)
         return group is not None and "spatial" in (group.get("obsm") or {})

@@ -49,6 +49,15 @@ _TRANSCRIPT = re.compile(
 )
 
 
+_SPECIES = re.compile(r"^(?:GRCh3[78]|hg19|hg38|GRCm3[89]|mm9|mm10|mm39|dm6|danRer11)_+")
+"""What Cell Ranger puts before the genes of each species where there are several."""
+
+
+def without_species(name: str) -> str:
+    """Return a gene's name without the genome that Cell Ranger puts before it where there are several."""
+    return _SPECIES.sub("", name)
+
+
 def kind_of(name: str) -> ModalityKind:
     """Kind that a modality's name or alias stands for; `OTHER` when it stands for none."""
     return _KIND.get(_slug(name), ModalityKind.OTHER)
@@ -93,6 +102,7 @@ def kind_of_features(names: Sequence[str]) -> ModalityKind:
     """Kind suggested by feature names: genome regions are ATAC, transcripts RNA, the rest `OTHER`."""
     if len(names) == 0:
         return ModalityKind.OTHER
+    names = [_SPECIES.sub("", str(name)) for name in names]
     spread = [str(names[i]) for i in np.linspace(0, len(names) - 1, min(200, len(names))).astype(int)]
     if _share(_REGION, spread) > 0.8:
         return ModalityKind.ATAC

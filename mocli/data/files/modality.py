@@ -33,7 +33,7 @@ class ModalityFile:
     group
         HDF5 group that holds it: `/`, `/mod/rna`, `/matrix`.
     format
-        `h5ad`, `h5mu` or `10x`.
+        `h5ad`, `h5mu`, `10x`, `mtx` (text files of 10x) or `memory`.
     obs
         Cells, index `obs_names`; of an h5mu with the columns of the whole
         file's obs that the modality lacks.
@@ -108,6 +108,11 @@ class ModalityFile:
         """Return the modality with some of its cells only, `rows` counted among those it has."""
         stored = rows if self.rows is None else self.rows[rows]
         return replace(self, obs=self.obs.iloc[rows], rows=stored)
+
+    @property
+    def holds_tables(self) -> bool:
+        """Whether its file holds more of cells and features than names, as those of 10x do not."""
+        return self.format not in ("10x", "mtx", "memory")
 
     @property
     def n_obs(self) -> int:

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy import sparse
 
 from mocli.data.files.frames import read_index, read_table
-from mocli.data.files.hdf5 import open_h5, reading
+from mocli.data.files.hdf5 import flat_keys, open_h5, reading
 from mocli.data.files.matrix import Stored, locate, read_csr
 from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError, did_you_mean
@@ -76,12 +76,12 @@ def open_obsm(file: ModalityFile, key: str) -> Iterator[ObsmPart]:
         It is absent, no table of numbers, or of other cells than obs.
     """
     place = _place(file.group, key)
+    if not file.holds_tables:
+        hint = "a 10x file holds counts alone: write an .h5ad with the matrix in obsm"
+        raise _absent(file.path, key, [], place=place, whose=f" of '{file.name}'", hint=hint)
     with open_h5(file.path) as h5, reading(file.path, place):
-        keys = _keys(h5[file.group]) if file.format != "10x" else []
-        hint = None
-        if file.format == "10x":
-            hint = "a 10x file holds counts alone: write an .h5ad with the matrix in obsm"
-        elif file.format == "h5mu" and key in _keys(h5):
+        keys, hint = _keys(h5[file.group]), None
+        if file.format == "h5mu" and key in _keys(h5):
             hint = f"the whole file has one: store a matrix of each modality, in mod/{file.name}/obsm"
         if key not in keys:
             raise _absent(file.path, key, keys, place=place, whose=f" of '{file.name}'", hint=hint)
@@ -123,7 +123,7 @@ def _place(group: str, key: str) -> str:
 
 def _keys(group: h5py.Group) -> list[str]:
     obsm = group.get("obsm")
-    return list(obsm) if isinstance(obsm, h5py.Group) else []
+    return flat_keys(obsm) if isinstance(obsm, h5py.Group) else []
 
 
 def _absent(

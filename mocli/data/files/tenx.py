@@ -27,24 +27,26 @@ MOSTLY_EMPTY = 0.5
 """Share of empty barcodes from which a matrix is taken for the raw one."""
 
 
-def tenx_group(h5: h5py.File, path: Path) -> str | None:
+def tenx_group(h5: h5py.File, path: Path, wanted: str | None = None) -> str | None:
     """Name of the group that holds the matrix, None when the file is not from 10x.
 
     Raises
     ------
     InputError
-        A version 2 file with more than one genome.
+        A version 2 file with more than one genome, of which none is wanted.
     """
     if _has(h5.get("matrix"), ("barcodes", "features", "indptr", "shape")):
         return "matrix"
     genomes = [name for name in h5 if _has(h5[name], ("barcodes", "gene_names", "indptr", "shape"))]
+    if wanted in genomes:
+        return wanted
     if len(genomes) > 1:
         raise InputError(
             "the file holds several genomes",
             file=path,
             found=", ".join(genomes[:3]),
             expected="one genome",
-            hint="keep one genome: scanpy.read_10x_h5(file, genome=...).write_h5ad(...)",
+            hint=f"choose one: {path}::{genomes[0]}",
         )
     return genomes[0] if genomes else None
 

@@ -43,7 +43,7 @@ def origins_of_part(file: JoinedModality, axis: str) -> list[RowOrigin]:
     n = file.n_obs if axis == "obs" else file.n_vars
     found = []
     for part, at, own in _places(file, axis):
-        if part.format != "10x":
+        if part.holds_tables:
             rows = np.full(n, -1)
             rows[at] = own
             found.append(RowOrigin(part.path, part.group, rows))
@@ -224,7 +224,7 @@ def _left_out(file: JoinedModality) -> list[Lost]:
     for part in file.parts:
         lost += [Lost(part.path, f"layer {k}", MISSING) for k in part.layers if k not in file.layers]
         lost += [Lost(part.path, f"var column {k}", CLASH) for k in part.var if k not in file.var]
-        if part.format != "10x":
+        if part.holds_tables:
             with open_h5(part.path) as h5, reading(part.path, part.group):
                 if "raw" in h5[part.group]:
                     lost.append(Lost(part.path, "raw", RAW))

@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 
 from mocli.data.files.frames import read_index, read_table
-from mocli.data.files.hdf5 import open_h5, reading, text_attr
+from mocli.data.files.hdf5 import flat_keys, open_h5, reading, text_attr
 from mocli.data.files.joined import JoinedModality
 from mocli.data.files.matrix import locate, read_csr
 from mocli.data.files.modality import ModalityFile
 from mocli.data.write.axes import AxisPart, append_modalities, map_modalities
 from mocli.data.write.blocks import KEEP_BITS, NewModality, Written, write_modality
 from mocli.data.write.carry import Lost, say_lost
-from mocli.data.write.encode import add_column, need_group, put, put_array, put_csr, put_table, tag
+from mocli.data.write.encode import add_column, need_group, put, put_array, put_csr, put_table, safe_key, tag
 from mocli.data.write.origins import carry_slots, carry_tops, concatenated
 from mocli.data.write.outfile import atomic, check_writable, writing_h5
 from mocli.errors import UsageError
@@ -163,11 +163,14 @@ def write_h5mu(
                     _set_order(h5["mod"], names)
                     parts = [AxisPart(m.name, m.names, m.var.index) for m in new]
                     append_modalities(h5, parts, source=inputs[0])
+                renamed = [line for m in h5["mod"] for line in _without_slashes(h5[f"mod/{m}"])]
                 _add_all(h5, added, obsm=obsm, obs=obs or {}, uns=uns)
+            _tell(warn, renamed)
             return written
         with writing_h5(temporary, "w", userblock_size=_USERBLOCK) as (h5, check):
             mod = h5.create_group("mod")
             lost: list[Lost] = []
+            renamed = []
             for a in added:
                 group = mod.create_group(a.file.name)
                 if isinstance(a.file, JoinedModality):
@@ -175,15 +178,14 @@ def write_h5mu(
                     lost += carry_slots(group, a.file, skip={*a.obsm, *uns})
                 else:
                     lost += _copy_modality(a, group)
+                renamed += _without_slashes(group)
                 check()
             written = _write_new(h5, new, keep_bits, check)
             _set_order(mod, names)
             lost += _write_top(h5, added, new, skip={*obsm, *(obs or {}), *uns})
             check()
             _add_all(h5, added, obsm=obsm, obs=obs or {}, uns=uns)
-        if warn is not None:
-            for line in say_lost(lost):
-                warn(line)
+        _tell(warn, [*renamed, *say_lost(lost)])
         with temporary.open("r+b") as stream:
             stream.write(_MAGIC.ljust(_USERBLOCK, b"\0"))
     return written
@@ -207,6 +209,27 @@ def update_h5mu(
         shutil.copyfile(path, temporary)
         with writing_h5(temporary, "r+") as (h5, _):
             _add_all(h5, added, obsm=obsm or {}, obs=obs or {}, uns={})
+
+
+def _tell(warn: Callable[[str], None] | None, lines: Sequence[str]) -> None:
+    for line in lines if warn is not None else ():
+        warn(line)
+
+
+def _without_slashes(group: h5py.Group) -> list[str]:
+    """Rename elements whose key has a `/`, which no anndata could read again; say so, a line each."""
+    lines = []
+    for slot in ("layers", "obsm", "varm", "obsp", "varp"):
+        node = group.get(slot)
+        for key in flat_keys(node) if isinstance(node, h5py.Group) else ():
+            if "/" in key and safe_key(key) not in node:
+                node.move(key, safe_key(key))
+                written = f"is written as '{safe_key(key)}': a '/' is a path to HDF5"
+                lines.append(f"{group.name}/{slot}['{key}'] {written}")
+        for key in list(node) if isinstance(node, h5py.Group) else ():
+            if isinstance(node[key], h5py.Group) and not len(node[key].attrs) and not flat_keys(node[key]):
+                del node[key]
+    return lines
 
 
 def _refuse_repeats(names: Sequence[str]) -> None:
@@ -307,6 +330,14 @@ def _copy_modality(added: Added, target: h5py.Group) -> list[Lost]:
     file = added.file
     lost: list[Lost] = []
     tag(target, "anndata", "0.1.0")
+    if file.format == "mtx":
+        put_table(target, "obs", file.obs)
+        _write_columns(file, target, {})
+        for key in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
+            need_group(target, key)
+        if added.obs_names is not None or file.renamed:
+            _rename(target, added.names)
+        return lost
     with open_h5(file.path) as h5, reading(file.path, file.group):
         source = h5[file.group]
         if file.format == "10x":
@@ -338,7 +369,7 @@ def _copy_modality(added: Added, target: h5py.Group) -> list[Lost]:
     return lost
 
 
-def _write_columns(file: ModalityFile, target: h5py.Group, source: h5py.Group) -> None:
+def _write_columns(file: ModalityFile, target: h5py.Group, source: h5py.Group | Mapping[str, Any]) -> None:
     """Write what belongs to a modality's features when the file holds others beside them."""
     put_table(target, "var", file.var)
     if file.has_x:
@@ -346,7 +377,7 @@ def _write_columns(file: ModalityFile, target: h5py.Group, source: h5py.Group) -
     layers, varm, varp = (need_group(target, key) for key in ("layers", "varm", "varp"))
     for layer in file.layers:
         put_csr(layers, layer, file.read(layer, dtype=None))
-    if file.columns is None:
+    if file.columns is None or file.format == "mtx":
         return
     for key, node in source.get("varm", {}).items():
         if isinstance(node, h5py.Dataset) and node.dtype.kind in "biuf":

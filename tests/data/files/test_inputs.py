@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import io
 from pathlib import Path
 
 import anndata as ad
@@ -12,10 +14,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+from scipy.io import mmwrite
 
+from mocli.data.features.index import FeatureIndex, Features
 from mocli.data.files.inputs import ModalityFile, Source, open_inputs, parse_source, sha256
 from mocli.data.files.kinds import kind_of, kind_of_features, name_in_stem
 from mocli.data.files.obs import find_column
+from mocli.data.write.write import Added, write_h5mu
 from mocli.errors import InputError, UsageError
 from mocli.types import ModalityKind
 
@@ -437,3 +442,66 @@ def test_hashtags_among_antibodies_are_left_out_unless_the_modality_is_said_to_b
     assert same(prot.read(), x[:, 2:6])
     (every,) = open_inputs([str(tmp_path / "prot.h5ad")], kinds={"prot": ModalityKind.OTHER})
     assert every.n_vars == 9
+
+
+FEATURES = [
+    "E1\tACTB\tGene Expression", "E2\tMALAT1\tGene Expression", "E3\tGAPDH\tGene Expression",
+    "p1\tCD3\tAntibody Capture", "p2\tCD4\tAntibody Capture",
+]  # fmt: skip
+
+
+def write_tenx_folder(folder, x, *, prefix="", pack=gzip.compress, features=FEATURES, end=".gz"):
+    folder.mkdir()
+    stream = io.BytesIO()
+    mmwrite(stream, x.T.astype(int))
+    (folder / f"{prefix}matrix.mtx{end}").write_bytes(pack(stream.getvalue()))
+    barcodes = "\n".join(f"AAACCCAAGA{i}-1" for i in range(x.shape[0]))
+    (folder / f"{prefix}barcodes.tsv{end}").write_bytes(pack(barcodes.encode()))
+    (folder / f"{prefix}features.tsv{end}").write_bytes(pack("\n".join(features).encode()))
+
+
+@pytest.mark.parametrize("options", [{}, {"pack": bytes, "end": ""}, {"prefix": "GSM1_"}])
+def test_a_folder_of_10x_is_read_and_written(tmp_path, options):
+    x = counts(8, 5)
+    write_tenx_folder(tmp_path / "filtered", x, **options)
+    rna, prot = open_inputs([str(tmp_path / "filtered")])
+    assert (rna.name, rna.kind, prot.kind) == ("rna", ModalityKind.RNA, ModalityKind.PROT)
+    assert same(rna.read(rows=[3, 1]), x[[3, 1], :3])
+    assert same(prot.read(), x[:, 3:])
+    name = f"{options.get('prefix', '')}matrix.mtx{options.get('end', '.gz')}"
+    assert rna.paths == (tmp_path / "filtered" / name,)
+    assert one(f"{rna.path}::prot").n_vars == 2
+    write_h5mu(tmp_path / "out.h5mu", [Added(rna), Added(prot)], obsm={}, uns={})
+    assert same(mudata.read_h5mu(tmp_path / "out.h5mu")["prot"].X, x[:, 3:])
+
+
+def test_a_folder_of_10x_that_does_not_fit_is_refused(tmp_path):
+    write_tenx_folder(tmp_path / "a", counts(8, 5), features=FEATURES[:4])
+    with pytest.raises(InputError, match="does not fit its barcodes and features"):
+        open_inputs([str(tmp_path / "a")])
+    (tmp_path / "a" / "features.tsv.gz").unlink()
+    with pytest.raises(InputError, match=r"features.tsv.gz does not exist"):
+        open_inputs([str(tmp_path / "a")])
+
+
+def test_a_genome_of_several_is_chosen(tmp_path):
+    with h5py.File(tmp_path / "two.h5", "w") as h5:
+        for genome, n in (("GRCh38", 3), ("mm10", 2)):
+            x = counts(4, n)
+            g = h5.create_group(genome)
+            g["barcodes"] = [f"AAAC{i}-1" for i in range(4)]
+            g["genes"], g["gene_names"] = ([f"{genome}_{kind}{j}" for j in range(n)] for kind in "ig")
+            g["shape"] = [n, 4]
+            for part in ("data", "indices", "indptr"):
+                g[part] = getattr(x, part)
+    with pytest.raises(InputError, match="several genomes") as error:
+        open_inputs([str(tmp_path / "two.h5")])
+    assert error.value.hint.endswith("two.h5::GRCh38")
+    assert one(f"{tmp_path / 'two.h5'}::mm10").n_vars == 2
+
+
+def test_genes_behind_a_genome_are_genes():
+    names = [f"GRCh38_{name}" for name in ("ACTB", "MALAT1", "GAPDH", "FTL")]
+    assert kind_of_features(names) is ModalityKind.RNA
+    index = FeatureIndex(Features("rna", ModalityKind.RNA, tuple(names)))
+    assert index.find("MALAT1") == (1, "decoration")

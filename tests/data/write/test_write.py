@@ -428,3 +428,23 @@ def test_real_file_is_untouched(tmp_path: Path) -> None:
     with h5py.File(source) as a, h5py.File(tmp_path / "out.h5mu") as b:
         assert_untouched(a, b, {"obsm/X_scmodal", "obs/score", "uns/mocli"} | mods)
     check_latent(read(tmp_path / "out.h5mu"), added, top)
+
+
+def test_keys_with_a_slash_are_renamed_so_that_anndata_opens_the_output(tmp_path: Path) -> None:
+    adata = ad.AnnData(
+        sp.csr_matrix(np.ones((4, 3), np.float32)), var=pd.DataFrame(index=["ACTB", "FTL", "FTH1"])
+    )
+    adata.write_h5ad(tmp_path / "rna.h5ad")
+    with h5py.File(tmp_path / "rna.h5ad", "r+") as h5:
+        h5.copy(h5["X"], h5["layers"], name="norm/log")  # as anndata before 0.13 wrote layers['norm/log']
+        h5.require_group("obsm/X")["pca"] = np.zeros((4, 2))
+    (file,) = open_inputs([str(tmp_path / "rna.h5ad")])
+    assert file.layers == ("norm/log",)
+    assert file.read("norm/log").sum() == 12
+    said: list[str] = []
+    write_h5mu(tmp_path / "out.h5mu", [Added(file)], obsm={}, uns={}, warn=said.append)
+    out = mudata.read_h5mu(tmp_path / "out.h5mu")["rna"]
+    assert list(out.layers) == ["norm_log"]
+    assert list(out.obsm) == ["X_pca"]
+    assert len(said) == 2
+    assert "is written as 'norm_log'" in said[0]
