@@ -190,7 +190,7 @@ class FeatureIndex:
         rest = np.flatnonzero(~exact & (positions >= 0))
         claims = np.bincount(positions[rest], minlength=len(self.features.names))
         fallbacks: dict[str, list[tuple[str, str]]] = {}
-        for k in rest:
+        for k in rest.tolist():
             position = int(positions[k])
             by_case = names[k].casefold() == self.features.names[position].casefold()
             if position in taken or claims[position] > 1 or by_case:

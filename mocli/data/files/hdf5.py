@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import faulthandler
+import importlib
 import json
 import os
 import resource
@@ -79,7 +80,7 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
             )
         if stat.S_ISREG(status.st_mode):
             with suppress(ImportError):
-                import hdf5plugin  # noqa: F401 - registers the filters it brings
+                importlib.import_module("hdf5plugin")  # registers the filters it brings
             fault = _vetted(str(path), (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
             if fault is not None:
                 raise InputError(**fault)
@@ -139,7 +140,8 @@ def _vetted(path: str, _identity: tuple[int, ...]) -> dict[str, str] | None:
 def _look_through(path: str) -> dict[str, str] | None:
     """Visit every object once; say which cannot or must not be read."""
     with h5py.File(path, "r", locking="best-effort") as h5:
-        groups, seen = [h5["/"]], set()
+        groups: list[h5py.Group] = [h5["/"]]
+        seen: set[int] = set()
         while groups:
             group = groups.pop()
             for name in group:

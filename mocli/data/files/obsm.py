@@ -77,10 +77,11 @@ def open_obsm(file: ModalityFile, key: str) -> Iterator[ObsmPart]:
     """
     place = _place(file.group, key)
     if not file.holds_tables:
-        hint = "a 10x file holds counts alone: write an .h5ad with the matrix in obsm"
-        raise _absent(file.path, key, [], place=place, whose=f" of '{file.name}'", hint=hint)
+        write = "a 10x file holds counts alone: write an .h5ad with the matrix in obsm"
+        raise _absent(file.path, key, [], place=place, whose=f" of '{file.name}'", hint=write)
     with open_h5(file.path) as h5, reading(file.path, place):
-        keys, hint = _keys(h5[file.group]), None
+        keys = _keys(h5[file.group])
+        hint = None
         if file.format == "h5mu" and key in _keys(h5):
             hint = f"the whole file has one: store a matrix of each modality, in mod/{file.name}/obsm"
         if key not in keys:
@@ -106,7 +107,8 @@ def read_coordinates(path: Path, key: str) -> list[Coordinates]:
             keys = list(dict.fromkeys(k for node in nodes.values() for k in _keys(node)))
             raise _absent(path, key, keys, place=_place("/", key))
         coordinates = []
-        for modality in [m for m in having if m is not None] or [None]:
+        parts: list[str | None] = [m for m in having if m is not None]
+        for modality in parts or [None]:
             place = _place("/" if modality is None else f"/mod/{modality}", key)
             with reading(path, place):
                 part = _open(path, having[modality], key, place)

@@ -47,7 +47,7 @@ def text_lines(
     try:
         with (
             sys.stdin.buffer if str(path) == "-" else Path(path).open("rb") as raw,
-            _unpacked(io.BufferedReader(raw)) as data,
+            _unpacked(raw) as data,
         ):
             head = data.peek(4)[:4]
             if head == b"PK\x03\x04":
@@ -82,7 +82,8 @@ def text_lines(
         raise InputError(f"{what} cannot be read", file=file, found=error, hint=hint) from error
 
 
-def _unpacked(raw: io.BufferedReader) -> io.BufferedReader:
+def _unpacked(stream: Any) -> io.BufferedReader:
+    raw = io.BufferedReader(stream)
     if raw.peek(2)[:2] != b"\x1f\x8b":
         return raw
     unpacked: Any = gzip.GzipFile(fileobj=raw)

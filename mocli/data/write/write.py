@@ -212,8 +212,9 @@ def update_h5mu(
 
 
 def _tell(warn: Callable[[str], None] | None, lines: Sequence[str]) -> None:
-    for line in lines if warn is not None else ():
-        warn(line)
+    if warn is not None:
+        for line in lines:
+            warn(line)
 
 
 def _without_slashes(group: h5py.Group) -> list[str]:

@@ -118,6 +118,7 @@ def _evaluate(request: Request, work: Imputation, scale: str) -> tuple[Evaluatio
     if scale == asked.scale:
         if request.data.label_key is not None:
             data = request.data
+            assert data.label_key is not None
             labels = find_labels(
                 work.survey.files, data.label_key, option="--label-key", unlabeled=data.unlabeled
             )

@@ -17,6 +17,7 @@ import pytest
 import scipy.sparse as sp
 
 from mocli.data.files.inputs import open_inputs, sha256
+from mocli.data.write import encode
 from mocli.data.write import outfile as target
 from mocli.data.write.write import Added, atomic, check_writable, union_names, write_h5mu
 from mocli.errors import EnvironmentProblem, UsageError
@@ -437,7 +438,7 @@ def test_keys_with_a_slash_are_renamed_so_that_anndata_opens_the_output(tmp_path
     adata.write_h5ad(tmp_path / "rna.h5ad")
     with h5py.File(tmp_path / "rna.h5ad", "r+") as h5:
         h5.copy(h5["X"], h5["layers"], name="norm/log")  # as anndata before 0.13 wrote layers['norm/log']
-        h5.require_group("obsm/X")["pca"] = np.zeros((4, 2))
+        encode.put_array(h5.require_group("obsm/X"), "pca", np.zeros((4, 2)))
     (file,) = open_inputs([str(tmp_path / "rna.h5ad")])
     assert file.layers == ("norm/log",)
     assert file.read("norm/log").sum() == 12
