@@ -65,7 +65,8 @@ def look_at(inputs: Sequence[str]) -> Prospect:
     prospect.where = {file.name: file.where for file in files}
     names = [list(map(str, file.obs.index)) for file in files]
     relation = relate([file.obs.index for file in files], "auto")
-    prospect.plan.append(f"cells: {relation.pairing} ({relation.reason})")
+    if len(files) > 1:
+        prospect.plan.append(f"cells: {relation.pairing} ({relation.reason})")
     for (i, first), (j, second) in combinations(enumerate(files), 2):
         exact, bare = agreeing_names(names[i], names[j])
         if bare > max(exact, 20) and bare > 0.5 * min(first.n_obs, second.n_obs):
