@@ -63,3 +63,8 @@ def test_no_output_holds_one(name):
         patch.setattr("sys.stdout", stdout)
         emit(name)
     assert not CONTROL.search(stdout.getvalue())
+
+
+def test_data_for_programs_stays_as_it_is(capsys):
+    emit('{"name": "a\x9bb"}', data=True)
+    assert json.loads(capsys.readouterr().out) == {"name": "a\x9bb"}

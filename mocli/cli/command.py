@@ -324,7 +324,7 @@ def _run_to_stdout(function: Any, inputs: Sequence[str], arguments: dict[str, An
             function(inputs, **{**arguments, "report": path})
         finally:
             if path.exists():
-                emit(path.read_text(encoding="utf-8"))
+                emit(path.read_text(encoding="utf-8"), data=True)
 
 
 def _warn_of_unknown_variables(known: Mapping[str, OptionField]) -> None:
