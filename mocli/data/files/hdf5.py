@@ -72,7 +72,7 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode) and not path.is_dir():
             raise InputError(
-                "this is no file that can be read twice",
+                "the input is not a file that can be read twice",
                 file=path,
                 found="a pipe, a socket or a device",
                 expected=_ANY,

@@ -153,7 +153,7 @@ def _open(path: Path, group: h5py.Group, key: str, place: str) -> ObsmPart:
         stored = locate(node)
     except ValueError as error:
         raise InputError(
-            "this is no matrix of numbers",
+            "the matrix of obsm does not hold numbers",
             file=path,
             field=place,
             found=str(error),

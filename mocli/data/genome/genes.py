@@ -220,7 +220,7 @@ def _number(text: str, line: int, file: str) -> int:
         return int(text.replace(",", ""))
     except ValueError:
         raise InputError(
-            "a coordinate of the gene table is no whole number",
+            "a coordinate of the gene table is not a whole number",
             file=file,
             field=f"line {line}",
             found=repr(text),

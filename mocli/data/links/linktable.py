@@ -212,7 +212,7 @@ def _check_positions(
         for row, text in frame[f"{side}_feature"].items():
             if not (text.isascii() and text.isdecimal()):
                 raise InputError(
-                    "a position of the link table is not one",
+                    "a position of the link table is not a whole number",
                     file=file,
                     field=f"line {rows.lines[int(str(row))]}, column {header[number]}",
                     found=repr(text),
@@ -270,7 +270,7 @@ def _weights(layout: TableLayout, rows: _Rows, *, file: str) -> tuple[DoubleArra
     if bad.any():
         k = int(np.flatnonzero(bad)[0])
         raise InputError(
-            "a weight of the link table is not one",
+            "a weight of the link table is not a number, zero or more",
             file=file,
             field=f"line {rows.lines[k]}, column {layout.weight + 1}",
             found=repr(text[k]),
@@ -287,7 +287,7 @@ def _signs(layout: TableLayout, rows: _Rows, *, file: str) -> DoubleArray:
     if np.isnan(signs).any():
         k = int(np.flatnonzero(np.isnan(signs))[0])
         raise InputError(
-            "a sign of the link table is not one",
+            "a sign of the link table is neither plus nor minus",
             file=file,
             field=f"line {rows.lines[k]}, column {layout.sign + 1}",
             found=repr(rows.cells[k][layout.sign]),
