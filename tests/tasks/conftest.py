@@ -16,7 +16,14 @@ def run(tmp_path, small):
     """Integrate with small networks and few steps; options as in `mocli.integrate`."""
 
     def integrate(inputs, *, links, output=None, params=None, **options):
-        defaults = {"model": "scmodal", "max_steps": 10, "html": False, "threads": 1, "device": "cpu"}
+        defaults = {
+            "model": "scmodal",
+            "max_steps": 10,
+            "html": False,
+            "threads": 1,
+            "device": "cpu",
+            "umap": False,
+        }
         return mocli.integrate(
             inputs,
             links=links,

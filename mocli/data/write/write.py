@@ -24,7 +24,7 @@ from mocli.data.write.encode import add_column, need_group, put, put_array, put_
 from mocli.data.write.origins import carry_slots, carry_tops, concatenated
 from mocli.data.write.outfile import atomic, check_writable, writing_h5
 from mocli.errors import UsageError
-from mocli.types import FloatArray
+from mocli.types import CSR, FloatArray
 
 __all__ = [
     "Added",
@@ -32,6 +32,7 @@ __all__ = [
     "Written",
     "atomic",
     "check_writable",
+    "modalities_with",
     "union_names",
     "update_h5mu",
     "write_h5ad",
@@ -52,17 +53,21 @@ class Added:
     ----------
     obsm
         Arrays `(n_obs, d)` by key, rows as in the file.
-    obs
-        Columns `(n_obs,)` by name, matched by position.
+    obs, var
+        Columns `(n_obs,)` and `(n_vars,)` by name, matched by position.
     obs_names
         New names of the cells (a prefix for names that repeat across files);
         None keeps the user's.
+    merged
+        Columns of obs that are added only where the modality has none of the name.
     """
 
     file: ModalityFile
     obsm: Mapping[str, FloatArray] = field(default_factory=dict)
     obs: Mapping[str, Any] = field(default_factory=dict)
     obs_names: tuple[str, ...] | None = None
+    merged: Mapping[str, Any] = field(default_factory=dict)
+    var: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def names(self) -> pd.Index:
@@ -104,8 +109,8 @@ def write_h5mu(
     obsm: Mapping[str, FloatArray],
     uns: Mapping[str, object],
     obs: Mapping[str, Any] | None = None,
+    merged: Mapping[str, Any] | None = None,
     new: Sequence[NewModality] = (),
-    keep_bits: int | None = KEEP_BITS,
     warn: Callable[[str], None] | None = None,
 ) -> dict[str, Written]:
     """Write the modalities with their additions; inputs are copied at the level of HDF5.
@@ -119,14 +124,12 @@ def write_h5mu(
 
     Parameters
     ----------
-    obsm, obs
-        Added on top, rows in the order of `union_names(added, new)`.
+    obsm, obs, merged
+        Added on top, rows in the order of `union_names(added, new)`; of `merged` what is not there.
     uns
         Added on top and to each modality in `added`.
     new
         Modalities written after those, block by block.
-    keep_bits
-        Bits of the mantissa that dense values of `new` keep; None for all.
     warn
         Told of what the inputs hold that has no place in the output.
 
@@ -158,13 +161,13 @@ def write_h5mu(
         if kept:
             shutil.copyfile(inputs[0], temporary)
             with writing_h5(temporary, "r+") as (h5, check):
-                written = _write_new(h5, new, keep_bits, check)
+                written = _write_new(h5, new, check)
                 if new:
                     _set_order(h5["mod"], names)
                     parts = [AxisPart(m.name, m.names, m.var.index) for m in new]
                     append_modalities(h5, parts, source=inputs[0])
                 renamed = [line for m in h5["mod"] for line in _without_slashes(h5[f"mod/{m}"])]
-                _add_all(h5, added, obsm=obsm, obs=obs or {}, uns=uns)
+                _add_all(h5, added, Top(obsm, obs or {}, merged or {}, uns))
             _tell(warn, renamed)
             return written
         with writing_h5(temporary, "w", userblock_size=_USERBLOCK) as (h5, check):
@@ -180,11 +183,11 @@ def write_h5mu(
                     lost += _copy_modality(a, group)
                 renamed += _without_slashes(group)
                 check()
-            written = _write_new(h5, new, keep_bits, check)
+            written = _write_new(h5, new, check)
             _set_order(mod, names)
             lost += _write_top(h5, added, new, skip={*obsm, *(obs or {}), *uns})
             check()
-            _add_all(h5, added, obsm=obsm, obs=obs or {}, uns=uns)
+            _add_all(h5, added, Top(obsm, obs or {}, merged or {}, uns))
         _tell(warn, [*renamed, *say_lost(lost)])
         with temporary.open("r+b") as stream:
             stream.write(_MAGIC.ljust(_USERBLOCK, b"\0"))
@@ -197,8 +200,15 @@ def update_h5mu(
     *,
     obsm: Mapping[str, FloatArray] | None = None,
     obs: Mapping[str, Any] | None = None,
+    obsp: Mapping[str, CSR] | None = None,
+    uns: Mapping[str, object] | None = None,
 ) -> None:
     """Add more to a file that `write_h5mu` wrote; a kill leaves it as it was, or with all of it.
+
+    Parameters
+    ----------
+    obsm, obs, obsp, uns
+        Added on top.
 
     Raises
     ------
@@ -208,7 +218,17 @@ def update_h5mu(
     with atomic(path) as temporary:
         shutil.copyfile(path, temporary)
         with writing_h5(temporary, "r+") as (h5, _):
-            _add_all(h5, added, obsm=obsm or {}, obs=obs or {}, uns={})
+            _add_all(h5, added, Top(obsm or {}, obs or {}))
+            for key, matrix in (obsp or {}).items():
+                put_csr(need_group(h5, "obsp"), key, matrix)
+            for key, value in (uns or {}).items():
+                put(need_group(h5, "uns"), key, value)
+
+
+def modalities_with(path: Path, key: str) -> set[str]:
+    """Return the modalities of an h5mu that have an array of this name in obsm."""
+    with open_h5(path) as h5, reading(path, "mod"):
+        return {str(name) for name, group in h5["mod"].items() if key in group.get("obsm", {})}
 
 
 def _tell(warn: Callable[[str], None] | None, lines: Sequence[str]) -> None:
@@ -250,13 +270,9 @@ def _set_order(mod: h5py.Group, names: Sequence[str]) -> None:
     mod.attrs.create("mod-order", np.array(names, dtype=object), dtype=_TEXT)
 
 
-def _write_new(
-    h5: h5py.File, new: Sequence[NewModality], keep_bits: int | None, check: Callable[[], None]
-) -> dict[str, Written]:
+def _write_new(h5: h5py.File, new: Sequence[NewModality], check: Callable[[], None]) -> dict[str, Written]:
     mod = h5["mod"]
-    return {
-        m.name: write_modality(mod.create_group(m.name), m, keep_bits=keep_bits, check=check) for m in new
-    }
+    return {m.name: write_modality(mod.create_group(m.name), m, check=check) for m in new}
 
 
 def _kept_order(added: Sequence[Added]) -> pd.Index | None:
@@ -284,43 +300,49 @@ def _kept_order(added: Sequence[Added]) -> pd.Index | None:
     return names
 
 
-def _add_all(
-    h5: h5py.File,
-    added: Sequence[Added],
-    *,
-    obsm: Mapping[str, FloatArray],
-    obs: Mapping[str, Any],
-    uns: Mapping[str, object],
-) -> None:
+@dataclass(frozen=True, eq=False)
+class Top:
+    """What is added above the modalities; `uns` to each of them as well."""
+
+    obsm: Mapping[str, FloatArray]
+    obs: Mapping[str, Any]
+    merged: Mapping[str, Any] = field(default_factory=dict)
+    uns: Mapping[str, object] = field(default_factory=dict)
+
+
+def _add_all(h5: h5py.File, added: Sequence[Added], top: Top) -> None:
     for a in added:
-        _add(h5[f"mod/{a.file.name}"], a.file.n_obs, obsm=a.obsm, obs=a.obs, uns=uns)
-    n_cells = len(read_index(h5["obs"]))
-    _add(h5, n_cells, obsm=obsm, obs=obs, uns=uns)
+        group = h5[f"mod/{a.file.name}"]
+        _add(group, a.file.n_obs, a, uns=top.uns)
+        for key, column in a.var.items():
+            _as_table(group, "var")
+            add_column(group["var"], key, column)
+    _add(h5, len(read_index(h5["obs"])), top, uns=top.uns)
 
 
-def _add(
-    group: h5py.Group,
-    n_obs: int,
-    *,
-    obsm: Mapping[str, FloatArray],
-    obs: Mapping[str, Any],
-    uns: Mapping[str, object],
-) -> None:
-    for key, values in (*obsm.items(), *obs.items()):
+def _add(group: h5py.Group, n_obs: int, more: Added | Top, *, uns: Mapping[str, object]) -> None:
+    for key, values in (*more.obsm.items(), *more.obs.items(), *more.merged.items()):
         if len(values) != n_obs:
             raise ValueError(f"'{key}' has {len(values)} rows, {group.name} has {n_obs} cells")
-    if obsm:
+    if more.obsm:
         node = need_group(group, "obsm")
-        for key, array in obsm.items():
+        for key, array in more.obsm.items():
             put_array(node, key, array)
-    if obs and isinstance(group["obs"], h5py.Dataset):  # a structured array takes no new column
-        put_table(group, "obs", read_table(group["obs"]))
-    for key, column in obs.items():
+    if more.obs or more.merged:
+        _as_table(group, "obs")
+    absent = {key: column for key, column in more.merged.items() if safe_key(key) not in group["obs"]}
+    for key, column in {**absent, **more.obs}.items():
         add_column(group["obs"], key, column)
     if uns:
         node = need_group(group, "uns")
         for key, value in uns.items():
             put(node, key, value)
+
+
+def _as_table(group: h5py.Group, axis: str) -> None:
+    """Write an axis anew where it is a structured array, which takes no new column."""
+    if isinstance(group[axis], h5py.Dataset):
+        put_table(group, axis, read_table(group[axis]))
 
 
 def _copy_modality(added: Added, target: h5py.Group) -> list[Lost]:
@@ -392,8 +414,7 @@ def _write_columns(file: ModalityFile, target: h5py.Group, source: h5py.Group | 
 
 
 def _rename(group: h5py.Group, names: Sequence[str]) -> None:
-    if isinstance(group["obs"], h5py.Dataset):
-        put_table(group, "obs", read_table(group["obs"]))
+    _as_table(group, "obs")
     put_array(group["obs"], text_attr(group["obs"], "_index") or "_index", np.array(names, dtype=object))
 
 

@@ -23,11 +23,12 @@ from mocli.report.html import Confusion, Layout
 from mocli.tasks.infer.query import Query, check_labels, match_query
 from mocli.tasks.integrate.labels import column_for, tell_replaced
 from mocli.tasks.integrate.options import IntegrateOptions
+from mocli.tasks.integrate.plotting import MAX_PICTURE, lay_out, split_points
 from mocli.tasks.integrate.votes import vote_from_atlas
 from mocli.tasks.integrate.write import (
-    MAX_PICTURE,
     AddedColumns,
     Integrated,
+    cell_columns,
     deliver,
     more_latents,
     write_cells,
@@ -45,7 +46,7 @@ from mocli.tasks.trained.record import describe_model, describe_training, record
 from mocli.tasks.trained.saved import SavedModel, load_model, write_model
 from mocli.tasks.trained.train import encode, schedule_of, training_of
 from mocli.train.loop import fit
-from mocli.types import IntArray, Pairing
+from mocli.types import BoolArray, IntArray, Pairing
 
 REFERENCE, QUERY = "reference", "query"
 
@@ -91,7 +92,9 @@ def map_query(
     more = more_latents(run, asked, model, bundle, latent, key, names)
     integrated = Integrated(query.files, query.relation, by_file, name, model.params, more)
     with run.timed("write"):
-        write_cells(run, request.data, integrated)
+        known = cell_columns(bundle, _column_names(query), names)
+        used = {a.file.name: _seen(query, m) for m, a in query.aligned.items()}
+        write_cells(run, request.data, integrated, known, used)
     confusion = None
     with run.timed("evaluate"):
         if asked.metrics != "none":
@@ -108,8 +111,27 @@ def map_query(
             )
     with run.timed("write"):
         clusters = None if graph is None else graph.codes
+        umap = None
+        if run.output.umap:
+            run.say("computing UMAP coordinates of every cell")
+            umap = split_points(lay_out(latent, bundle, seed=request.run.seed), latent, bundle, names)
         draw = partial(draw_query, saved.atlas, bundle, latent, clusters, seed=request.run.seed)
-        deliver(run, request.data, integrated, columns=columns, draw=draw, confusion=confusion)
+        deliver(run, request.data, integrated, columns=columns, umap=umap, draw=draw, confusion=confusion)
+
+
+def _column_names(query: Query) -> dict[str, str]:
+    """Return the user's names of the columns that are batch and label to the model."""
+    kept = {**query.saved.description.get("columns", {})}
+    given = {"batch": query.data.batch_key, "label": query.data.label_key}
+    return {**kept, **{key: name for key, name in given.items() if name}}
+
+
+def _seen(query: Query, name: str) -> BoolArray:
+    """Features of a query's file that the model sees, `(n_vars,)`."""
+    entry, recipe = query.saved.modalities[name], query.saved.recipes[name]
+    names = np.array(entry["var_names"], dtype=object)[recipe.selected]
+    mask: BoolArray = query.aligned[name].file.var.index.isin(names)
+    return mask
 
 
 def _warn_known(run: Run, query: Query, names: Sequence[str]) -> None:

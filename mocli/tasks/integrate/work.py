@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
+
 from mocli.tasks.integrate.best import choose_best
 from mocli.tasks.integrate.check import transfer
 from mocli.tasks.integrate.labels import column_for, read_labels, tell_replaced
 from mocli.tasks.integrate.options import IntegrateOptions
+from mocli.tasks.integrate.plotting import draw_cells, lay_out, split_points
 from mocli.tasks.integrate.write import (
     AddedColumns,
     Integrated,
+    cell_columns,
     deliver,
-    draw_cells,
     more_latents,
     write_cells,
 )
@@ -24,7 +27,7 @@ from mocli.tasks.score.clusterings import cluster_graph, find_clusters
 from mocli.tasks.score.evaluate import describe_links, describe_scores, score, wanted
 from mocli.tasks.score.pictures import draw_correlations
 from mocli.tasks.trained.train import train_model
-from mocli.types import Task
+from mocli.types import BoolArray, IntArray, Task
 
 
 def integrate_cells(run: Run, request: Request, asked: IntegrateOptions) -> None:
@@ -44,7 +47,9 @@ def integrate_cells(run: Run, request: Request, asked: IntegrateOptions) -> None
         plan.files, plan.relation, latent.by_modality, plan.traits.name, model.params, more
     )
     with run.timed("write"):
-        write_cells(run, request.data, integrated)
+        known = cell_columns(bundle, plan.column_names, names)
+        used = {name: _mask(r.selected, r.n_vars) for name, r in trained.prepared.recipes.items()}
+        write_cells(run, request.data, integrated, known, used)
     with run.timed("evaluate"):
         scores = None
         if asked.metrics != "none":
@@ -68,7 +73,27 @@ def integrate_cells(run: Run, request: Request, asked: IntegrateOptions) -> None
         columns += transfer(run, asked.transfer, labels, plan.pairs, bundle, latent.by_modality)
     with run.timed("write"):
         clusters = None if graph is None else graph.codes
-        draw = partial(draw_cells, bundle, latent, clusters, seed=request.run.seed)
+        xy = umap = None
+        if run.output.umap:
+            run.say("computing UMAP coordinates of every cell")
+            xy = lay_out(latent, bundle, seed=request.run.seed)
+            umap = split_points(xy, latent, bundle, names)
+        draw = partial(draw_cells, bundle, latent, clusters, xy, seed=request.run.seed)
         confusion = None if scores is None else scores.confusion
         heat = partial(draw_correlations, bundle, clusters) if clusters is not None else list
-        deliver(run, request.data, integrated, columns=columns, draw=draw, confusion=confusion, more=heat)
+        deliver(
+            run,
+            request.data,
+            integrated,
+            columns=columns,
+            umap=umap,
+            draw=draw,
+            confusion=confusion,
+            more=heat,
+        )
+
+
+def _mask(selected: IntArray, n: int) -> BoolArray:
+    mask = np.zeros(n, dtype=bool)
+    mask[selected] = True
+    return mask

@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 
 from mocli.data.bundle import Codes, MultiOmics
 from mocli.data.files.modality import ModalityFile
-from mocli.data.write.write import Added, union_names, update_h5mu, write_h5mu
+from mocli.data.write.write import Added, modalities_with, union_names, update_h5mu, write_h5mu
 from mocli.models.base import Draws, Model, PlacesCovariates
 from mocli.report.html import Confusion, Drawn, Layout
 from mocli.tasks.integrate.options import IntegrateOptions
+from mocli.tasks.integrate.plotting import N_NEIGHBORS, neighbor_graph
 from mocli.tasks.prepare.pairing import Relation
 from mocli.tasks.run.options import DataOptions
 from mocli.tasks.run.run import Run
-from mocli.tasks.score.describe import depth_of
-from mocli.tasks.score.picture import layout
+from mocli.tasks.score.clusterings import GraphClusters
 from mocli.tasks.score.pictures import draw_tissue
-from mocli.tasks.trained.latent import Latent
+from mocli.tasks.trained.latent import Latent, measured_together
 from mocli.train.predict import draw_cells as draw_posterior
 from mocli.train.predict import place_covariates
-from mocli.types import FloatArray, IntArray, Pairing
+from mocli.types import BoolArray, FloatArray, IntArray, Pairing
 
 
 class AddedColumns(Protocol):
@@ -66,8 +66,8 @@ class Integrated:
     obsm: Mapping[str, Mapping[str, FloatArray]] = field(default_factory=dict)
 
 
-MAX_PICTURE = 10_000
-"""Cells drawn in the picture; more would only overlap."""
+USED = "mocli_used"
+"""Column of var: whether the model sees the feature."""
 
 
 def more_latents(
@@ -102,13 +102,59 @@ def more_latents(
     return latents
 
 
-def write_cells(run: Run, data: DataOptions, integrated: Integrated) -> None:
-    """Write the cells with their latent coordinates before these are judged: a stop then loses nothing."""
+def cell_columns(
+    bundle: MultiOmics, column_names: Mapping[str, str], names: Mapping[str, str]
+) -> list[GraphClusters]:
+    """Return what is known of cells, whichever modality says it: label, batch, covariates, what was measured.
+
+    Parameters
+    ----------
+    column_names
+        The user's names of `batch` and `label`.
+    names
+        The file's name of each of the bundle's modalities.
+    """
+    cells = {own: bundle.cells_of(name) for name, own in names.items()}
+    together = {
+        "+".join(names[m] for m in key.split("+")): rows for key, rows in measured_together(bundle).items()
+    }
+    measured = np.full(bundle.n_cells, -1, np.int64)
+    for code, rows in enumerate(together.values()):
+        measured[rows] = code
+    columns = [c for c in (bundle.label, *bundle.categorical) if c is not None]
+    named = [replace(c, key=column_names.get(c.key, c.key).rpartition(":")[2]) for c in columns]
+    return [GraphClusters(c, cells) for c in (*named, Codes("modality", measured, tuple(together)))]
+
+
+def write_cells(
+    run: Run,
+    data: DataOptions,
+    integrated: Integrated,
+    known: Sequence[AddedColumns],
+    used: Mapping[str, BoolArray],
+) -> None:
+    """Write the cells with their latent coordinates before these are judged: a stop then loses nothing.
+
+    Parameters
+    ----------
+    known
+        Columns of obs that are written where a file has none of the name.
+    used
+        By modality which features the model sees, `(n_vars,)`.
+    """
+    for name, flags in used.items():
+        if not flags.all():
+            run.say(f"{name}: the model uses {flags.sum():,} of {len(flags):,} features, var['{USED}']")
     key = _key(run, integrated)
-    added = _added(integrated, data, {key: integrated.latent, **integrated.obsm}, ())
-    top = {k: _joined(added, of) for k, of in {key: integrated.latent, **integrated.obsm}.items()}
+    obsm = {key: integrated.latent, **integrated.obsm}
+    added = [
+        replace(a, merged=_columns_of(a.file.name, known), var={USED: used[a.file.name]})
+        for a in _added(integrated, data, obsm, ())
+    ]
+    top = {k: _joined(added, of) for k, of in obsm.items()}
     uns = run.provenance(integrated.model, integrated.params)
-    write_h5mu(run.paths.output, added, obsm=top, uns=uns, warn=run.warn)
+    merged = _joined_columns(added, known)
+    write_h5mu(run.paths.output, added, obsm=top, merged=merged, uns=uns, warn=run.warn)
     run.add_output(run.paths.output, _told(key, integrated))
     run.add_output(run.paths.model, "the trained model")
     run.say(f"wrote {run.paths.output}: {_told(key, integrated)}; what follows judges and completes it")
@@ -120,6 +166,7 @@ def deliver(
     integrated: Integrated,
     *,
     columns: Sequence[AddedColumns] = (),
+    umap: Mapping[str, FloatArray] | None = None,
     draw: Callable[[], Layout],
     confusion: Confusion | None = None,
     more: Callable[[], list[Drawn]] = list,
@@ -128,6 +175,8 @@ def deliver(
 
     Parameters
     ----------
+    umap
+        Coordinates `(n_obs, 2)` by modality; None to write neither these nor the k-NN graph.
     draw
         Makes the picture of the HTML report; called only if there is to be one.
     confusion
@@ -136,17 +185,24 @@ def deliver(
         Makes further pictures.
     """
     added = _added(integrated, data, {}, columns)
-    top: dict[str, FloatArray] = {}
-    if run.output.umap:
-        run.say("computing UMAP coordinates of every cell")
+    said = "".join(f", {c.said}" for c in columns)
+    if umap is not None:
+        # a picture that a user has made of a modality stays
+        theirs = modalities_with(run.paths.output, "X_umap")
+        added = [
+            a if a.file.name in theirs else replace(a, obsm={"X_umap": umap[a.file.name]}) for a in added
+        ]
         z = _joined(added, integrated.latent)
-        # cells of modalities left out have no place
-        known = np.isfinite(z).all(1)
-        top["X_umap"] = np.full((len(z), 2), np.nan, dtype=np.float32)
-        top["X_umap"][known] = layout(z[known], seed=run.options.seed)
-    if top or columns:
-        update_h5mu(run.paths.output, added, obsm=top, obs=_joined_columns(added, columns))
-        said = "".join(f", {c.said}" for c in columns)
+        distances, connectivities = neighbor_graph(z, device=str(run.device))
+        graph = {"distances": distances, "connectivities": connectivities}
+        uns = {"neighbors": {**{f"{key}_key": key for key in graph}, "params": _graph_of(run, integrated)}}
+        top = {"X_umap": _joined(added, umap)}
+        columns_on_top = _joined_columns(added, columns)
+        update_h5mu(run.paths.output, added, obsm=top, obs=columns_on_top, obsp=graph, uns=uns)
+        said += ", X_umap, neighbours in obsp"
+    elif columns:
+        update_h5mu(run.paths.output, added, obs=_joined_columns(added, columns))
+    if said:
         run.add_output(run.paths.output, _told(_key(run, integrated), integrated) + said, first=True)
     run.finish(
         lambda: {
@@ -155,6 +211,10 @@ def deliver(
             "drawn": [*draw_tissue(integrated.files, columns), *more()],
         }
     )
+
+
+def _graph_of(run: Run, integrated: Integrated) -> dict[str, object]:
+    return {"n_neighbors": N_NEIGHBORS, "method": "umap", "use_rep": _key(run, integrated)}
 
 
 def _key(run: Run, integrated: Integrated) -> str:
@@ -179,11 +239,15 @@ def _added(
         Added(
             file=f,
             obsm={key: of[f.name] for key, of in obsm.items() if f.name in of},
-            obs={name: column for c in columns for name, column in c.of_modality(f.name).items()},
+            obs=_columns_of(f.name, columns),
             obs_names=tuple(f"{f.name}:{name}" for name in f.obs.index) if prefix else None,
         )
         for f in files
     ]
+
+
+def _columns_of(modality: str, columns: Sequence[AddedColumns]) -> dict[str, object]:
+    return {name: column for c in columns for name, column in c.of_modality(modality).items()}
 
 
 def _collide(files: Sequence[ModalityFile]) -> bool:
@@ -216,36 +280,3 @@ def _joined_columns(added: Sequence[Added], columns: Sequence[AddedColumns]) -> 
     where = pd.Index(union_names(added))
     cells = {part.file.name: where.get_indexer(part.names) for part in added}
     return {name: column for c in columns for name, column in c.of_whole(cells, len(where)).items()}
-
-
-def draw_cells(bundle: MultiOmics, latent: Latent, clusters: Codes | None = None, *, seed: int) -> Layout:
-    """Return the picture of an integration."""
-    groups = latent.groups(bundle)
-    sizes = [len(group.cells) for group in groups.values()]
-    which, cells = np.repeat(np.arange(len(sizes)), sizes), np.concatenate([g.cells for g in groups.values()])
-    n = sum(sizes)
-    rng = np.random.default_rng(seed)
-    chosen = np.sort(rng.choice(n, MAX_PICTURE, replace=False)) if n > MAX_PICTURE else np.arange(n)
-    categories: dict[str, Any] = {}
-    if len(groups) > 1 or latent.joint is None:
-        categories["modality"] = (which[chosen], tuple(groups))
-    for title, codes in (("label", bundle.label), ("batch", bundle.batch), ("cluster", clusters)):
-        if codes is not None:
-            categories[title] = (codes.codes[cells[chosen]], codes.levels)
-    values: dict[str, FloatArray] = {}
-    for name, m in bundle.modalities.items():
-        depth = depth_of(m)
-        if depth is not None:
-            of_cells = np.full(bundle.n_cells, np.nan, np.float32)
-            of_cells[bundle.cells_of(name)] = depth
-            mine = (
-                np.ones(len(chosen), bool)
-                if latent.joint is not None
-                else which[chosen] == list(groups).index(name)
-            )
-            values[f"counts of {name}, log10"] = np.where(mine, of_cells[cells[chosen]], np.nan)
-    xy = layout(np.concatenate([g.z for g in groups.values()])[chosen], seed=seed)
-    title = "UMAP of the latent" + ("" if len(chosen) == n else f", {len(chosen):,} of {n:,} cells")
-    if latent.joint is not None:
-        return Layout(title, xy, categories, values, points="One point a cell, whatever was measured of it")
-    return Layout(title, xy, categories, values)

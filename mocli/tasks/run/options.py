@@ -406,7 +406,9 @@ class OutputOptions(Options):
         str | None,
         option("--key-added KEY", "obsm key of the latent coordinates", shown="X_<model>", advanced=True),
     ] = None
-    umap: Annotated[bool, option("--umap", "Add a UMAP of the latent coordinates as obsm X_umap")] = False
+    umap: Annotated[
+        bool, option("--umap/--no-umap", "Write a UMAP (obsm X_umap) and the k-NN graph (obsp) of the latent")
+    ] = True
     html: Annotated[bool, option("--html/--no-html", "Write OUT.report.html", advanced=True)] = True
     report: Annotated[
         Path | None,

@@ -119,8 +119,10 @@ def test_the_users_slots_come_through(run, unpaired, tmp_path, read):
     mine = rich(tmp_path / "rna.h5ad", unpaired / "rna.h5ad")
     run([tmp_path / "rna.h5ad", unpaired / "prot.h5ad"], links=[unpaired / "links.tsv"])
     theirs = read(tmp_path / "out.h5mu")["rna"]
-    assert theirs.obs.equals(mine.obs)
-    assert theirs.var.equals(mine.var)
+    assert theirs.obs[list(mine.obs)].equals(mine.obs)
+    assert theirs.var[list(mine.var)].equals(mine.var)
+    assert "modality" in set(theirs.obs) - set(mine.obs) <= {"modality", "scmodal_louvain"}
+    assert set(theirs.var) - set(mine.var) == {"mocli_used"}
     assert (theirs.X != mine.X).nnz == 0
     assert (theirs.layers["raw_counts"] != mine.layers["raw_counts"]).nnz == 0
     np.testing.assert_array_equal(theirs.obsm["X_pca"], mine.obsm["X_pca"])

@@ -1,0 +1,63 @@
+"""Outputs are where people plot: labels, pictures and graphs by the names that scanpy looks for."""
+
+import numpy as np
+import pytest
+import scanpy as sc
+
+import mocli
+from mocli.tasks.integrate.plotting import neighbor_graph
+
+
+@pytest.fixture
+def output(paired, tmp_path, small, read, monkeypatch):
+    """A small integration of paired cells; UMAP, which takes long, is replaced by two coordinates."""
+    import mocli.tasks.integrate.plotting as plotting
+
+    monkeypatch.setattr(plotting, "layout", lambda z, seed: z[:, :2].astype(np.float32))
+    mocli.integrate(
+        paired / "data.h5mu", output=tmp_path / "o.h5mu", model="multigrate", label_key="cell_type",
+        max_steps=4, umap=True, metrics="none", html=False, threads=1, device="cpu",
+        params={k: v for k, v in small.items() if k != "n_neighbors"}, hvg={"rna": 20},
+    )  # fmt: skip
+    return read(tmp_path / "o.h5mu")
+
+
+def test_labels_and_what_was_measured_stand_on_top_and_in_each_modality(output):
+    for part in (output, *output.mod.values()):
+        assert set(part.obs["modality"]) == {"rna+prot"}
+        assert part.obs["cell_type"].notna().all()
+    assert output.obs["cell_type"].astype(str).equals(output["rna"].obs["cell_type"].astype(str))
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
+def test_pictures_and_graph_are_found_by_scanpy(output):
+    assert output["rna"].obsm["X_umap"].shape == (output["rna"].n_obs, 2)
+    np.testing.assert_array_equal(output["rna"].obsm["X_umap"], output.obsm["X_umap"])
+    assert output.obsp["connectivities"].shape == (output.n_obs, output.n_obs)
+    about = output.uns["neighbors"]
+    assert (about["connectivities_key"], about["params"]["use_rep"]) == ("connectivities", "X_multigrate")
+    cells = output["rna"].copy()
+    cells.obsp["connectivities"] = output.obsp["connectivities"]
+    cells.uns["neighbors"] = about
+    sc.tl.diffmap(cells, n_comps=3)  # a tool that takes the graph as it is
+    assert cells.obsm["X_diffmap"].shape == (cells.n_obs, 3)
+    sc.pl.umap(output["rna"], color="cell_type", show=False)
+
+
+def test_features_that_the_model_sees_are_marked(output):
+    assert output["rna"].var["mocli_used"].sum() == 20
+    assert output["prot"].var["mocli_used"].all()
+
+
+def test_the_graph_is_of_the_cells_with_coordinates():
+    z = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    z[7] = np.nan
+    distances, connectivities = neighbor_graph(z)
+    assert distances[7].nnz == connectivities[7].nnz == connectivities[:, 7].nnz == 0
+    known = np.delete(np.arange(60), 7)
+    square = np.linalg.norm(z[known][:, None] - z[known][None], axis=2)
+    np.fill_diagonal(square, np.inf)
+    nearest = np.sort(square, axis=1)[:, :15]
+    assert np.allclose(np.sort(distances[known].toarray(), 1)[:, -15:], nearest, atol=1e-4)
+    assert abs(connectivities - connectivities.T).nnz == 0
+    assert 0 < connectivities.data.min() <= connectivities.data.max() <= 1 + 1e-6
