@@ -54,46 +54,6 @@ def mutual_neighbors(a: Tensor, b: Tensor, k: int) -> Tensor:
     return forward & backward & usable
 
 
-def soft_assignment(a: Tensor, b: Tensor, temperature: float, n_iter: int = 30) -> Tensor:
-    """Balanced soft partners by cosine: entropic optimal transport between two minibatches.
-
-    Sinkhorn's iterations on exp(-cost / t), with t = `temperature` times the standard
-    deviation of the costs, so that the sharpness does not depend on how far the
-    modalities lie apart. Every row with a direction has the same weight in all, so that
-    no cell is a hub and none is left out.
-
-    Parameters
-    ----------
-    a, b
-        `(n_a, s)` and `(n_b, s)`; zero rows take no part.
-
-    Returns
-    -------
-    Weights `(n_a, n_b)` that sum to 1, or to 0 if there is nothing to assign.
-    """
-    cost = 1 - F.normalize(a, dim=1) @ F.normalize(b, dim=1).T
-    rows, columns = a.any(1), b.any(1)
-    usable = rows[:, None] & columns[None, :]
-    spread = _masked_std(cost, usable)
-    scaled = (cost - cost.amin(1, keepdim=True)) / (temperature * spread).clamp_min(1e-6)
-    kernel = torch.exp(-scaled) * usable
-    share_a = rows.to(a.dtype) / rows.sum().clamp_min(1)
-    share_b = columns.to(a.dtype) / columns.sum().clamp_min(1)
-    v = columns.to(a.dtype)
-    for _ in range(n_iter):
-        u = share_a / (kernel @ v).clamp_min(1e-30)
-        v = share_b / (kernel.T @ u).clamp_min(1e-30)
-    plan = u[:, None] * kernel * v
-    return plan / plan.sum().clamp_min(1e-30)
-
-
-def _masked_std(x: Tensor, mask: Tensor) -> Tensor:
-    """Return the standard deviation of chosen values, 0 of fewer than two, without a look from the host."""
-    n = mask.sum()
-    mean = (x * mask).sum() / n.clamp_min(1)
-    return (((x - mean) * mask).square().sum() / (n - 1).clamp_min(1)).sqrt()
-
-
 def anchor_loss(z_a: Tensor, z_b: Tensor, mask: Tensor, reduction: str) -> Tensor:
     """Mean over latent dimensions of squared distances, mean or sum over anchors (scMODAL, Eq. 3).
 

@@ -20,16 +20,36 @@ TINY = 1e-30
 
 
 def cosine_cost(a: Tensor, b: Tensor) -> Tensor:
-    """1 - cosine of rows, over its standard deviation, `(n_a, n_b)`; rows of zeros count as orthogonal.
+    """1 - cosine of rows, over its standard deviation, `(n_a, n_b)`.
+
+    So how soft a coupling is does not depend on how far the modalities lie apart.
 
     Parameters
     ----------
     a, b
-        `(n_a, s)` and `(n_b, s)`.
+        `(n_a, s)` and `(n_b, s)`; pairs with a row of zeros do not count in the deviation.
     """
     cost = 1 - F.normalize(a, dim=1) @ F.normalize(b, dim=1).T
-    spread = cost.std() if cost.numel() > 1 else cost.new_zeros(())
-    return cost / spread.clamp_min(1e-6)
+    known = a.any(1)[:, None] & b.any(1)[None, :]
+    n = known.sum()
+    mean = (cost * known).sum() / n.clamp_min(1)
+    variance = ((cost - mean) * known).square().sum() / (n - 1).clamp_min(1)
+    return cost / variance.sqrt().clamp_min(1e-6)
+
+
+def soft_assignment(a: Tensor, b: Tensor, temperature: float, n_iter: int = 30) -> Tensor:
+    """Balanced soft partners by cosine: entropic optimal transport between two minibatches.
+
+    Parameters
+    ----------
+    a, b
+        `(n_a, s)` and `(n_b, s)`; zero rows take no part.
+
+    Returns
+    -------
+    Weights `(n_a, n_b)` that sum to 1, or to 0 if there is nothing to assign.
+    """
+    return couple(cosine_cost(a, b), a.any(1), b.any(1), temperature=temperature, n_iter=n_iter)
 
 
 def couple(
@@ -56,18 +76,26 @@ def couple(
     least = cost.amin(1, keepdim=True)
     kernel = torch.exp((least - cost) / temperature) * (usable_a[:, None] & usable_b[None, :])
     share_a, share_b = (u.to(cost.dtype) / u.sum().clamp_min(1) for u in (usable_a, usable_b))
+    v = usable_b.to(cost.dtype)
+    u = torch.zeros_like(share_a)
+    if not unmatched:
+        for _ in range(n_iter):
+            u = share_a / (kernel @ v).clamp_min(TINY)
+            v = share_b / (kernel.T @ u).clamp_min(TINY)
+        return _of_one(u[:, None] * kernel * v)
     # a row's least cost is taken off above: to the dummies all rows, and all columns, are equally far
-    level = least.mean()
-    to_dummy = torch.exp(((least - level) / temperature).squeeze(1).clamp(-60, 60)) * usable_a
-    from_dummy = usable_b.to(cost.dtype)
-    u, v = torch.zeros_like(share_a), usable_b.to(cost.dtype)
+    rise = ((least - least.mean()) / temperature).squeeze(1).clamp(-60, 60)
+    to_dummy, from_dummy = torch.exp(rise) * usable_a, usable_b.to(cost.dtype)
     rest_a = rest_b = cost.new_ones(())
     for _ in range(n_iter):
         u = share_a / (kernel @ v + unmatched * rest_b * to_dummy).clamp_min(TINY)
         rest_a = 1 / (from_dummy @ v).clamp_min(TINY)
         v = share_b / (kernel.T @ u + unmatched * rest_a * from_dummy).clamp_min(TINY)
         rest_b = 1 / (to_dummy @ u).clamp_min(TINY)
-    plan = u[:, None] * kernel * v
+    return _of_one(u[:, None] * kernel * v)
+
+
+def _of_one(plan: Tensor) -> Tensor:
     return plan / plan.sum().clamp_min(TINY)
 
 
@@ -94,11 +122,11 @@ def canonical_maps(
     Maps `(p_m, k)` and shifts `(k,)` of every set, z = x W - shift, and the correlations `(k,)`; k is at
     most the least number of features.
     """
-    shares = [
-        sum((p.sum(1) if m == a else p.sum(0)) for (a, b), p in couplings.items() if m in (a, b))
-        for m in range(len(points))
-    ]
-    shares = [torch.as_tensor(s) / s.sum().clamp_min(TINY) for s in shares]
+    weights = [x.new_zeros(len(x)) for x in points]
+    for (a, b), plan in couplings.items():
+        weights[a] = weights[a] + plan.sum(1)
+        weights[b] = weights[b] + plan.sum(0)
+    shares = [w / w.sum().clamp_min(TINY) for w in weights]
     means = [s @ x for s, x in zip(shares, points, strict=True)]
     centred = [(x - mean).double() for x, mean in zip(points, means, strict=True)]
     roots = [
@@ -131,7 +159,8 @@ def _inverse_root(covariance: Tensor, ridge: float) -> Tensor:
     mean = values.mean().clamp_min(0)
     values = values.clamp_min(0) + ridge * mean
     inverse = torch.where(values > 1e-9 * mean.clamp_min(TINY), values.clamp_min(TINY).rsqrt(), 0.0 * values)
-    return (vectors * inverse) @ vectors.T
+    root: Tensor = (vectors * inverse) @ vectors.T
+    return root
 
 
 def level_offsets(x: Tensor, codes: Tensor, values: Sequence[Tensor], k: int) -> list[Tensor]:

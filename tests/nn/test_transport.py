@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mocli.nn.transport import canonical_maps, column_correlations, cosine_cost, couple
+from mocli.nn.transport import canonical_maps, column_correlations, cosine_cost, couple, soft_assignment
 
 
 def everyone(n):
@@ -91,3 +91,39 @@ def test_features_without_variance_leave_the_maps_finite():
     maps, shifts, r = canonical_maps([a, b], {(0, 1): torch.full((12, 12), 1 / 144)}, 5, ridge=0.01)
     assert all(torch.isfinite(x).all() for x in (*maps, *shifts, r))
     assert r.shape == (3,)
+
+
+def test_soft_assignment_is_balanced_and_prefers_the_near():
+    torch.manual_seed(0)
+    a = torch.randn(30, 6, dtype=torch.float64)
+    b = a[torch.randperm(30)] + 0.1 * torch.randn(30, 6, dtype=torch.float64)
+    plan = soft_assignment(a, b, 0.2, n_iter=500)
+    assert plan.sum().item() == pytest.approx(1)
+    np.testing.assert_allclose(plan.sum(0), 1 / 30, rtol=1e-3)
+    np.testing.assert_allclose(plan.sum(1), 1 / 30, rtol=1e-3)
+    nearest = (torch.nn.functional.normalize(a, dim=1) @ torch.nn.functional.normalize(b, dim=1).T).argmax(1)
+    assert (plan.argmax(1) == nearest).all()
+
+
+def test_soft_assignment_equals_a_linear_programme_when_it_is_sharp():
+    from scipy.optimize import linear_sum_assignment
+    from scipy.spatial.distance import cdist
+
+    torch.manual_seed(1)
+    a, b = torch.randn(12, 5, dtype=torch.float64), torch.randn(12, 5, dtype=torch.float64)
+    plan = soft_assignment(a, b, 0.02, n_iter=5000)
+    rows, columns = linear_sum_assignment(cdist(a.numpy(), b.numpy(), "cosine"))
+    assert (plan.argmax(1).numpy()[rows] == columns).all()
+
+
+def test_soft_assignment_leaves_zero_rows_out_and_survives_nothing():
+    a, b = torch.randn(6, 4), torch.randn(5, 4)
+    a[2] = 0
+    b[1] = 0
+    plan = soft_assignment(a, b, 0.1)
+    assert plan[2].sum() == 0
+    assert plan[:, 1].sum() == 0
+    assert plan.sum().item() == pytest.approx(1, rel=1e-4)
+    assert soft_assignment(torch.zeros(3, 4), b, 0.1).sum() == 0
+    same = soft_assignment(torch.ones(3, 4), torch.ones(2, 4), 0.1)
+    np.testing.assert_allclose(same, 1 / 6, rtol=1e-4)

@@ -63,7 +63,8 @@ class OtccaModule(nn.Module):
 
     def forward(self, m: int, x: Tensor) -> Tensor:
         """`(B, n_vars)` to `(B, k)`."""
-        return x @ self.weight(m) - getattr(self, f"shift_{m}")
+        shift: Tensor = getattr(self, f"shift_{m}")
+        return x @ self.weight(m) - shift
 
 
 class Otcca:

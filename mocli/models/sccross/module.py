@@ -25,8 +25,9 @@ from mocli.models.sccross.networks import Gaussian, LinearDecoder
 from mocli.models.sccross.params import SccrossParams
 from mocli.nn.adversarial import Critic, cell_weights, noise_scale, source_entropy
 from mocli.nn.heads import totals
-from mocli.nn.losses import anchor_loss, soft_assignment
+from mocli.nn.losses import anchor_loss
 from mocli.nn.projection import Projection, smoothed
+from mocli.nn.transport import soft_assignment
 from mocli.types import Json, NonZeros
 
 

@@ -34,8 +34,8 @@ from mocli.nn.losses import (
     gaussian_kernel,
     geometry_loss,
     mutual_neighbors,
-    soft_assignment,
 )
+from mocli.nn.transport import soft_assignment
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,8 @@ def graph_coordinates(graph: WeightedNeighbors, n_dimensions: int = N_DIMENSIONS
     vectors = vectors[:, order] / np.sqrt(degree)[:, None]
     vectors /= np.maximum(np.sqrt(np.square(vectors).mean(0)), 1e-12)
     signs = np.sign(vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])])
-    return (vectors * signs * np.maximum(values[order], 0)).astype(np.float32)
+    coordinates: FloatArray = (vectors * signs * np.maximum(values[order], 0)).astype(np.float32)
+    return coordinates
 
 
 def _unit(x: DoubleArray) -> DoubleArray:
