@@ -105,7 +105,7 @@ def test_what_is_assumed_is_said(tmp_path):
         ("# nothing\n\n", "empty"),
         ("gene\tchrom\tbegin\nA\t1\t2\n", "lacks the column start and end"),
         ("gene\tchrom\tstart\tend\n", "holds no gene"),
-        ("gene\tchrom\tstart\tend\nA\t1\tx\t2\n", "no whole number"),
+        ("gene\tchrom\tstart\tend\nA\t1\tx\t2\n", "not a whole number"),
         ("chr1\t1\t2\tA\nchr1\t3\n", "names no gene"),
         (GTF + "chr1\tx\n", "too short"),
         (b"\xff\xfe\x00broken", "not UTF-8"),

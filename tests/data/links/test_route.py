@@ -109,9 +109,9 @@ def test_positions_reach_what_a_repeated_name_hides(tmp_path):
     [
         ("4\t0", "beyond the last feature of 'rna'", "line 3, column rna_index", "position 4"),
         ("0\t17", "beyond the last feature of 'prot'", "line 3, column prot_index", "position 17"),
-        ("-1\t0", "is not one", "line 3, column rna_index", "'-1'"),
-        ("1.0\t0", "is not one", "line 3, column rna_index", "'1.0'"),
-        ("CD4\t0", "is not one", "line 3, column rna_index", "'CD4'"),
+        ("-1\t0", "is not a whole number", "line 3, column rna_index", "'-1'"),
+        ("1.0\t0", "is not a whole number", "line 3, column rna_index", "'1.0'"),
+        ("CD4\t0", "is not a whole number", "line 3, column rna_index", "'CD4'"),
     ],
 )
 def test_a_position_that_is_none_is_named_with_its_line(tmp_path, row, message, field, found):
