@@ -9,7 +9,7 @@ import numpy as np
 
 from mocli.data.files.modality import ModalityFile
 from mocli.metrics.label_votes import forest, vote
-from mocli.report.figures import figure
+from mocli.report.figures import figure, table
 from mocli.tasks.integrate.labels import UNKNOWN, Carried
 from mocli.tasks.integrate.options import TransferOptions
 from mocli.tasks.prepare.obscolumns import words
@@ -84,6 +84,7 @@ def vote_from_atlas(
             )
             done.append(carried)
             _describe(run, way, carried, files)
+            _count(run, way, carried)
         _agree(run, column, *done[-2:])
     return done
 
@@ -140,6 +141,25 @@ def _describe(run: Run, way: str, carried: Carried, files: Sequence[ModalityFile
             "cells that came with a label"
         )
     run.say(f"transferred {carried.name} by {way} to {'; '.join(told)}")
+
+
+def _count(run: Run, way: str, carried: Carried) -> None:
+    """Put into the report how many cells got each label, and how sure the vote was."""
+    codes, confidence = (np.concatenate(list(of.values())) for of in (carried.codes, carried.confidence))
+    by_label = {UNKNOWN: np.flatnonzero(codes < 0)}
+    by_label |= {name: np.flatnonzero(codes == code) for code, name in enumerate(carried.levels)}
+    rows = [
+        [name, len(cells), len(cells) / len(codes), *np.quantile(confidence[cells], (0.5, 0.1)).tolist()]
+        for name, cells in sorted(by_label.items(), key=lambda item: -len(item[1]))
+        if len(cells)
+    ]
+    run.report.tables[f"query_labels_{carried.name}_{way.replace(' ', '_')}"] = table(
+        f"Labels of the query: {carried.name}, {way}",
+        f"Cells of the query are labelled {HOW[way]}. A type that the reference lacks can only be wrong or "
+        f"{UNKNOWN}: look where the confidence is low.",
+        ["label", "cells", "share", "confidence, median", "confidence, lowest tenth"],
+        rows,
+    )
 
 
 def _agree(run: Run, column: str, first: Carried, second: Carried) -> None:

@@ -106,6 +106,10 @@ def test_a_query_trains_new_weights_only_and_may_be_followed_by_another(atlas, t
     for column in ("cell_type_transferred", "cell_type_forest"):
         assert (cells["rna"].obs[column].astype(str) == kinds).mean() > 0.6
     assert cells["rna"].obs["cell_type_confidence"].between(0, 1).all()
+    for way in ("k-NN", "random_forest"):
+        counted = done.report["tables"][f"query_labels_cell_type_{way}"]["rows"]
+        assert sum(row[1] for row in counted) == 60
+        assert all(0 <= row[4] <= row[3] <= 1 for row in counted)
 
 
 def test_training_cells_are_placed_where_they_were(atlas, tmp_path, read):
