@@ -142,7 +142,7 @@ def relate_measured(run: Run, request: Request, asked: Gene2PeakOptions) -> None
             scores = score_pairs(x, y, pairs, gene_home, seed=seed)
             spearman, pearson = _single_cells(x, y, pairs)
             order = np.argsort(-np.nan_to_num(scores.z, nan=-np.inf), kind="stable")
-            columns = {
+            values = {
                 "gene": np.asarray(near.genes, dtype=object)[near.gene],
                 "peak": np.asarray(near.peaks, dtype=object)[pairs.second],
                 **{c: near.places[c].to_numpy()[pairs.second] for c in ("chrom", "start", "end")},
@@ -158,7 +158,7 @@ def relate_measured(run: Run, request: Request, asked: Gene2PeakOptions) -> None
                 "spearman": spearman,
                 "pearson": pearson,
             }
-            parts.append(pd.DataFrame(columns).iloc[order])
+            parts.append(pd.DataFrame(values).iloc[order])
             if name == ALL:
                 at_controls = score_pairs(x, y, controls, gene_home, seed=seed)
                 other = _single_cells(x, y, controls)
@@ -251,8 +251,8 @@ def _report(run: Run, result: pd.DataFrame, precision: dict[str, list[dict[str, 
     n = int((fdr[known] < FDR).sum())
     said = f"{n:,} of {len(tested):,} pairs pass 10 % FDR"
     for name, rows in precision.items():
-        by = {str(r["score"]): r["auprc"] for r in rows}
-        best = max((k for k in by if k not in {"metacells", "chance"}), key=lambda k: by[k] or 0.0)
-        verb = "better" if (by["metacells"] or 0) > (by[best] or 0) else "no better"
+        by = {str(r["score"]): r["auprc"] if isinstance(r["auprc"], float) else 0.0 for r in rows}
+        best = max((k for k in by if k not in {"metacells", "chance"}), key=lambda k: by[k])
+        verb = "better" if by["metacells"] > by[best] else "no better"
         said += f"; metacells find {name} {verb} than {best} (AUPRC {by['metacells']:.3f}, {by[best]:.3f})"
     run.say(said)

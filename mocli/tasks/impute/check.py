@@ -116,12 +116,9 @@ def _evaluate(request: Request, work: Imputation, scale: str) -> tuple[Evaluatio
     x = aligned.read(true_cells)
     by_label, beside = None, {}
     if scale == asked.scale:
-        if request.data.label_key is not None:
-            data = request.data
-            assert data.label_key is not None
-            labels = find_labels(
-                work.survey.files, data.label_key, option="--label-key", unlabeled=data.unlabeled
-            )
+        key, unlabeled = request.data.label_key, request.data.unlabeled
+        if key is not None:
+            labels = find_labels(work.survey.files, key, option="--label-key", unlabeled=unlabeled)
             by_label = ByLabel.of(
                 translation, labels, scale, cells, aligned, kept=work.survey.kept, seed=seed
             )

@@ -11,6 +11,7 @@ from mocli.nn.neighbors import chunks
 from mocli.tasks.infer.align import Aligned
 from mocli.tasks.infer.decoder import BLOCK, ValueDecoder
 from mocli.tasks.infer.predictor import Predictor, of_cells
+from mocli.tasks.infer.stacking import StackPredictor
 from mocli.tasks.infer.translation import Translation
 from mocli.tasks.trained.featurereadout import FeatureReadout
 from mocli.types import CSR, BoolArray, DoubleArray, FloatArray, IntArray
@@ -48,6 +49,7 @@ class Denoised:
     def of(cls, translation: Translation) -> Denoised:
         """Measure the depth of the cells of a modality that is translated into itself."""
         predictor, readout = translation.predictor, translation.readout
+        assert not isinstance(predictor, StackPredictor)
         aligned = translation.aligned(translation.source)
         known = np.zeros(readout.n_vars, dtype=bool)
         if isinstance(predictor, ValueDecoder):

@@ -72,7 +72,8 @@ class Metacells:
         mean = np.sqrt(np.maximum(densify(self.weights @ x), 0))
         mean -= mean.mean(0)
         length = np.linalg.norm(mean, axis=0)
-        return np.divide(mean, length, out=np.zeros_like(mean), where=length > 1e-6).astype(np.float32)
+        unit: FloatArray = np.divide(mean, length, out=np.zeros_like(mean), where=length > 1e-6)
+        return unit.astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
