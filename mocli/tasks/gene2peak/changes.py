@@ -233,8 +233,10 @@ class Original:
         p = self.n_vars = placed.bundle.modalities[modality].features.n_vars
         self._kept: Tensor | None = None
         if len(cells) * p <= KEPT:
-            parts = [self._decode(cells[rows]) for rows in chunks(len(cells), max(16, DECODED // p))]
-            self._kept = torch.cat(parts) if parts else None
+            # filled block by block, so that it is never there twice
+            self._kept = torch.empty((len(cells), p), device=placed.device)
+            for rows in chunks(len(cells), max(16, DECODED // p)):
+                self._kept[rows] = self._decode(cells[rows])
 
     def take(self, cells: IntArray) -> Tensor:
         """Shares of some cells, `(B, P)`."""

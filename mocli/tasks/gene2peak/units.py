@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mocli.report.wording import duration
 from mocli.tasks.gene2peak.changes import Change
 from mocli.tasks.gene2peak.null import MatchedNull, PeakPanel, strata_of
 from mocli.types import DoubleArray, FloatArray, IntArray
@@ -149,7 +150,7 @@ def collect(
     n_cells = np.zeros((n_groups + 1, n_units), dtype=np.int64)
     order = np.argsort(pairs[0], kind="stable")
     begin = np.searchsorted(pairs[0][order], np.arange(n_units + 1))
-    told = time.monotonic()
+    told = begun = time.monotonic()
     for change in changes:
         k = change.unit
         mine = order[begin[k] : begin[k + 1]]
@@ -165,5 +166,6 @@ def collect(
             kept[g, k] = _relative(one[panel.members], was[panel.members])
         if time.monotonic() - told > _PATIENCE:
             told = time.monotonic()
-            say(f"silenced {k + 1:,} of {n_units:,} genes")
+            left = (told - begun) / (k + 1) * (n_units - k - 1)
+            say(f"silenced {k + 1:,} of {n_units:,} genes; {duration(left)} to go")
     return Silenced(n_cells, delta, before, kept)

@@ -47,6 +47,12 @@ IMPUTING = 150e6
 MOST_COMPARED = 2_000
 """Cells whose values stand side by side while they are compared, by what was seen on real sets."""
 
+SILENCING = 600e6
+"""Of slopes along the latent, changes at the panel and metacells, by what was seen on SNARE-seq."""
+
+MOST_DECODED = 160_000_000
+"""Decoded values that are kept while genes fall silent; of more, each is made again."""
+
 COMPONENTS = 64
 """Dense columns that reduced features count as."""
 
@@ -121,6 +127,10 @@ def footprint(plan: Plan, params: object, task: Task) -> Footprint:
     }
     if task is Task.IMPUTE:
         stages["values are imputed"] = IMPUTING + 2 * max(dense) * min(MOST_COMPARED, width)
+    if task is Task.GENE2PEAK:
+        peaks = max((c.file.n_obs * c.file.n_vars for c in plan.choices), default=0)
+        decoded = 4.0 * peaks if peaks <= MOST_DECODED else 0.0
+        stages["genes are silenced"] = SILENCING + decoded + 4 * max(raw)
     return Footprint(int(held), {name: int(n) for name, n in stages.items()})
 
 

@@ -399,7 +399,7 @@ def test_metacells_need_cells_measured_in_both(tissue, tmp_path):
         mocli.gene2peak(tissue / "multiome.h5mu", method="metacells", output=tmp_path / "o.tsv", dry_run=True)
 
 
-def test_cells_measured_in_both_are_scored_over_metacells_beside_a_model(tissue, tmp_path):
+def test_cells_measured_in_both_are_scored_over_metacells_beside_a_model(tissue, found, tmp_path):
     options = {"gtf": tissue / "genes.tsv", "html": False, "method": "correlation", **QUICK}
     result = mocli.gene2peak(
         tissue / "multiome.h5mu", from_model=tissue / "found.model", output=tmp_path / "a.tsv", **options
