@@ -153,7 +153,7 @@ def describe_quality(bundle: MultiOmics) -> Entry:
     rows: list[list[Any]] = []
     for name, m in bundle.modalities.items():
         features = without_averaging(m.features)
-        if are_components(features.names):
+        if not m.n_obs or are_components(features.names):
             continue
         detected = np.diff(sparse.csr_matrix(features.values).indptr)
         batch = bundle.batch
