@@ -81,7 +81,7 @@ def refused(call):
                 assert ended.error[part] in message
         assert ended.error["hint"] or ended.error["expected"]
         assert ended.report["outputs"] == []
-        assert {p.name for p in ended.folder.iterdir()} <= {"o.report.json", "o.log"}
+        assert {p.name for p in ended.folder.iterdir()} <= {"o.report.json", "o_mqc.json", "o.log"}
         log_text = (ended.folder / "o.log").read_text() if (ended.folder / "o.log").exists() else None
         assert log_text is None or ended.error["message"] in log_text
         return ended.error

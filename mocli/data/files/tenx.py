@@ -78,7 +78,8 @@ def raw_note(h5: h5py.File, group: str, path: Path) -> str | None:
     node = h5[group]
     if not (isinstance(node, h5py.Group) and "indptr" in node):
         return None
-    empty = float(np.mean(np.diff(node["indptr"][()]) == 0))
+    stored = np.diff(node["indptr"][()])
+    empty = float(np.mean(stored == 0)) if len(stored) else 0.0
     if empty < MOSTLY_EMPTY:
         return None
     return (

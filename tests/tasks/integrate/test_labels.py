@@ -241,7 +241,7 @@ def test_a_column_becomes_codes_and_unknown_is_no_label(files):
     [
         ("cell_typ", InputError, "no modality has the column 'cell_typ'", "'cell_type'"),
         ("n_genes", InputError, "holds numbers", "cell_type"),
-        ("blank", InputError, "labels no cell", None),
+        ("blank", InputError, "no cell has a value", None),
         ("cell_type,rna:cell_type", UsageError, "under one name", None),
     ],
 )
