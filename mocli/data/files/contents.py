@@ -74,18 +74,10 @@ def choose_layer(
             layer, reason = "X", "it holds counts, which layers['counts'] does not"
     else:
         layer, reason = "X", "no layer is called counts"
-    sample = file.sample(layer)
+    sampled = file.sampled()
+    sample = sampled.read(layer)
     values = look(sample)
-    n_bad = int(np.count_nonzero(~np.isfinite(sample.data)))
-    if n_bad:
-        raise InputError(
-            f"'{file.name}' has values that are not finite",
-            file=file.where,
-            field=_field(layer),
-            found=f"{n_bad:,} missing (NaN) or infinite values in the {sample.shape[0]:,} cells looked at",
-            expected="finite values",
-            hint="fill them in or drop those features; infinite ones may be a logarithm of zero",
-        )
+    _refuse_not_finite(sample, sampled, layer)
     _refuse_mixed(file, layer, signed=allow_negative)
 
     def fits(kind: ValueKind) -> bool:
@@ -182,13 +174,7 @@ def check_values(x: CSR, file: ModalityFile, *, layer: str, allow_negative: bool
     InputError
         A value that is missing, infinite, or negative where it must not be.
     """
-    if not np.isfinite(x.data).all():
-        _refuse(
-            np.isnan(x.data), "missing values (NaN)", x, file, layer, "fill them in or drop those features"
-        )
-        _refuse(
-            np.isinf(x.data), "infinite values", x, file, layer, "a logarithm of zero or a division by zero?"
-        )
+    _refuse_not_finite(x, file, layer)
     if not allow_negative:
         _refuse(
             x.data < 0,
@@ -209,6 +195,14 @@ def check_values(x: CSR, file: ModalityFile, *, layer: str, allow_negative: bool
         n_constant=int(_constant(x).sum()),
         total=total.astype(np.float32),
     )
+
+
+def _refuse_not_finite(x: CSR, file: ModalityFile, layer: str) -> None:
+    if not np.isfinite(x.data).all():
+        missing, hint = "missing values (NaN)", "fill them in or drop those features"
+        _refuse(np.isnan(x.data), missing, x, file, layer, hint)
+        hint = "a logarithm of zero or a division by zero?"
+        _refuse(np.isinf(x.data), "infinite values", x, file, layer, hint)
 
 
 def _mixed(file: ModalityFile, layer: str, *, signed: bool) -> dict[str, ValueKind]:

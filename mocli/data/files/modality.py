@@ -170,11 +170,15 @@ class ModalityFile:
 
     def sample(self, layer: str | None = None, *, n_rows: int = 256) -> CSR:
         """Read about `n_rows` rows, in short runs spread evenly over the file."""
+        return self.sampled(n_rows).read(layer)
+
+    def sampled(self, n_rows: int = 256) -> ModalityFile:
+        """Return the modality with the cells that `sample` reads."""
         if self.n_obs <= n_rows:
-            return self.read(layer)
+            return self
         run = 8
         starts = np.linspace(0, self.n_obs - run, max(1, n_rows // run)).astype(np.int64)
-        return self.read(layer, rows=np.unique(starts[:, None] + np.arange(run)))
+        return self.take(np.unique(starts[:, None] + np.arange(run)))
 
     def nbytes(self, layer: str | None = None) -> int:
         """Bytes of a matrix as CSR in memory; from a sample where the file does not say."""

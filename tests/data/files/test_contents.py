@@ -158,7 +158,7 @@ def test_counts_in_raw_are_mentioned_where_logs_are_taken(tmp_path: Path) -> Non
 
 
 def test_values_that_are_not_finite_show_in_a_sample(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not finite"):
+    with pytest.raises(InputError, match="infinite values"):
         choose_layer(make(tmp_path, np.where(COUNTS > 3, np.inf, COUNTS)), None, wants_counts=False)
 
 
