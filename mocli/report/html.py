@@ -180,7 +180,9 @@ def _summary(values: Mapping[str, Any], model: str) -> str:
         took = values["timing"].get("train_s")
         time = f" in {wording.duration(took)}" if took is not None else ""
         where = f" on {values['device']['used']}" if values["device"] and values["device"]["used"] else ""
-        parts.append(f"It trained for {wording.plural(training['steps'], 'step')}{time}{where}")
+        steps = training["steps"]
+        done = f"trained for {wording.plural(steps, 'step')}" if steps else "was fitted in closed form"
+        parts.append(f"It {done}{time}{where}")
     return ". ".join(parts) + ("." if parts else "")
 
 

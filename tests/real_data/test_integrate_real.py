@@ -27,6 +27,7 @@ def integrate(tmp_path):
             params=QUICK,
             html=False,
             threads=1,
+            metrics="all",
             device="cpu",
             **options,
         )

@@ -22,6 +22,7 @@ def test_clusters_are_cell_types(shared_data, tmp_path, name, batch, least):
         batch_key=batch,
         html=False,
         threads=1,
+        metrics="all",
         device="cpu",
         max_steps=150,
     )

@@ -23,6 +23,7 @@ def integrate(tmp_path):
             label_key="cell_type_gated",
             html=False,
             threads=1,
+            metrics="all",
             device="cpu",
             **options,
         )

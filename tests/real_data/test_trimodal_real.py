@@ -63,6 +63,7 @@ def test_two_panels_mix_through_the_rna(three):
         max_steps=800,
         params={"n_hidden": 128, "batch_size": 128},
         threads=1,
+        metrics="all",
         device="cpu",
         html=False,
     )

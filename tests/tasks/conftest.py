@@ -23,6 +23,7 @@ def run(tmp_path, small):
             "threads": 1,
             "device": "cpu",
             "umap": False,
+            "metrics": "all",
         }
         return mocli.integrate(
             inputs,

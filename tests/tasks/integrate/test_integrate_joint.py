@@ -60,6 +60,7 @@ def files(tmp_path_factory):
 def run(tmp_path):
     def integrate(*inputs, params=None, **options):
         defaults = {"max_steps": 12, "html": False, "threads": 1, "device": "cpu", "label_key": "cell_type"}
+        defaults["metrics"] = "all"
         merged = {**defaults, **options}
         merged.setdefault("output", tmp_path / "out.h5mu")
         return mocli.integrate(list(inputs), params={**SMALL, **(params or {})}, **merged)

@@ -61,7 +61,7 @@ def atlas(tmp_path_factory):
 
 
 def integrate(inputs, output, **options):
-    defaults = {"device": "cpu", "threads": 1, "html": False, "label_key": "cell_type"}
+    defaults = {"device": "cpu", "threads": 1, "html": False, "label_key": "cell_type", "metrics": "all"}
     given = {} if "reference" in options else {"params": SMALL}
     return mocli.integrate(inputs, output=output, **{**defaults, **given, **options})
 

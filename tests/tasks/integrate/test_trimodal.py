@@ -26,6 +26,7 @@ def ends_meet(folder, output, middle, *, params, max_steps=None):
         params=params,
         max_steps=max_steps,
         threads=1,
+        metrics="all",
         device="cpu",
         html=False,
     )
