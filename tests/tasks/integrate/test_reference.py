@@ -181,8 +181,8 @@ def test_draws_and_places_by_one_modality_are_written_on_request(atlas, tmp_path
     )
     cells = read(done.output)
     keys = {"X_multigrate", "X_multigrate_sample_1", "X_multigrate_sample_2"}
-    assert set(cells["rna"].obsm) == keys | {"X_multigrate_rna"}
-    assert set(cells["atac"].obsm) == keys | {"X_multigrate_atac"}
+    assert set(cells["rna"].obsm) == keys | {"X_multigrate_rna", "X_umap"}
+    assert set(cells["atac"].obsm) == keys | {"X_multigrate_atac", "X_umap"}
     first, second = (cells.obsm[f"X_multigrate_sample_{i}"] for i in (1, 2))
     assert not np.array_equal(first, second)
     # draws lie around the mean
