@@ -33,10 +33,12 @@ FEWEST = 20
 ALL = "all cells"
 
 
-def compared(run: Run, simulated: Simulated, layers: Mapping[str, str]) -> Generated | None:
+def compared(
+    run: Run, simulated: Simulated, layers: Mapping[str, str], drawn_values: Mapping[str, CSR] | None = None
+) -> Generated | None:
     """Return real and simulated cells to compare; None where no input holds real ones, with a word.
 
-    The simulated cells are read from the output of the run.
+    The simulated cells are read from the output, or are those given, `(n, n_features)` by modality.
     """
     saved, modalities, seed = simulated.saved, simulated.plan.modalities, run.options.seed
     real_files: dict[str, Aligned] = {}
@@ -60,9 +62,10 @@ def compared(run: Run, simulated: Simulated, layers: Mapping[str, str]) -> Gener
     rows, paired = _rows({name: a.file for name, a in real_files.items()}, seed=seed)
     chosen = _chosen(simulated, seed)
     real, drawn, latent = {}, {}, {}
-    written = {f.name: f for f in open_inputs([str(run.paths.output)], kinds={})}
+    written = {} if drawn_values else {f.name: f for f in open_inputs([str(run.paths.output)], kinds={})}
     for name, aligned in real_files.items():
-        x, y = aligned.read(rows[name]), written[name].read(rows=chosen)
+        x = aligned.read(rows[name])
+        y = written[name].read(rows=chosen) if drawn_values is None else drawn_values[name][chosen]
         real[name], drawn[name] = _same_scale(saved, name, aligned, x, y)
         places = _encoded(saved, name, aligned, x, y, run.device)
         if places is not None:

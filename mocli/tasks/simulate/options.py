@@ -14,6 +14,7 @@ SIMULATION = "Simulation"
 PLACES = ("cells", "mixture", "mean")
 AS_SOURCE, AVERAGE = "as-source", "average"
 LIBRARIES = ("sampled", "median", "mean")
+MARGINS = ("real", "likelihood", "independent")
 
 
 def _library(value: Any, option: str) -> str | float:
@@ -114,6 +115,18 @@ class SimulateOptions(Options):
         ),
     ] = None
 
+    margins: Annotated[
+        str,
+        option(
+            "--margins",
+            "Where INPUT holds the training cells, features go together as in these; each by itself is "
+            "spread as "
+            "in the real cells of the label, or as the likelihood draws it (likelihood); independent: "
+            "neither",
+            choices=MARGINS,
+        ),
+    ] = "real"
+
     def check_together(self) -> None:
         """Refuse what says two things at once, and settle what follows from other options."""
         if self.fold is not None and self.n_cells is not None:
@@ -144,6 +157,12 @@ class SimulateOptions(Options):
     def from_mixture(self) -> bool:
         """Whether latent coordinates are drawn from the model's mixture components."""
         return self.places == "mixture" or (self.places is None and bool(self.component))
+
+    @property
+    def correlates(self) -> bool:
+        """Whether features go together as in real cells, whose depth and batch simulated ones then have."""
+        sampled = self.library_size == "sampled" and self.batch == AS_SOURCE
+        return self.margins != "independent" and sampled and not self.about_mean
 
     @property
     def library_size(self) -> str | float:

@@ -8,6 +8,7 @@ from operator import itemgetter
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from mocli.metrics import registry
 from mocli.metrics.embedding import Embedding
@@ -19,7 +20,7 @@ from mocli.tasks.run.run import Run
 from mocli.tasks.score.picture import layout
 from mocli.tasks.simulate.compare import ALL, compared
 from mocli.tasks.simulate.groups import atlas_of
-from mocli.tasks.simulate.work import Simulated
+from mocli.tasks.simulate.work import Simulated, draw_values
 from mocli.types import IntArray
 
 AMONG = 15
@@ -122,7 +123,9 @@ TOLD_APART = 0.9
 """Discriminability from which a classifier hardly ever errs."""
 
 
-def evaluate(run: Run, simulated: Simulated, layers: Mapping[str, str]) -> Generated | None:
+def evaluate(
+    run: Run, simulated: Simulated, layers: Mapping[str, str], *, correlated: bool = False
+) -> Generated | None:
     """Compare with real cells where there are some; figures go to the report and the log."""
     if not simulated.files:
         run.warn(
@@ -146,10 +149,14 @@ def evaluate(run: Run, simulated: Simulated, layers: Mapping[str, str]) -> Gener
         "best that can be asked.",
         "metrics": others,
     }
+    if correlated:
+        run.report.baselines["independent_features"] = _independent(run, simulated, layers)
+    run.say(f"  {simulation_sentence(run.report.metrics, run.report.baselines)}")
     codes = sorted({code for judged in found for code in judged.by_label})
     run.report.tables["labels"] = table(
         "Simulated and real cells of every label",
-        "One row a label; columns as in the metrics above.",
+        f"{simulation_sentence(run.report.metrics, run.report.baselines)}. One row a label; columns as in "
+        f"the metrics above.",
         ["label", *(judged.key for judged in found)],
         [[cells.levels[code], *(judged.by_label.get(code) for judged in found)] for code in codes],
     )
@@ -164,6 +171,45 @@ def evaluate(run: Run, simulated: Simulated, layers: Mapping[str, str]) -> Gener
                     "not take them for data; train the model longer, or try another"
                 )
     return cells
+
+
+def _independent(run: Run, simulated: Simulated, layers: Mapping[str, str]) -> Entry:
+    """Judge what the likelihood draws feature by feature, without correlations or margins of real cells."""
+    seed, device, saved, cells = run.options.seed, run.device, simulated.saved, simulated.cells
+    drawn = {
+        name: sparse.csr_matrix(
+            sparse.vstack(list(draw_values(saved, cells, name, seed=seed, device=device)), format="csr")
+        )
+        for name in simulated.plan.modalities
+    }
+    control = compared(run, simulated, layers, drawn)
+    return {
+        "is_bound": False,
+        "title": "features drawn one by one",
+        "definition": "What the likelihood draws at the same latent coordinates, each feature by itself: "
+        "without "
+        "the correlations, and the margins, of real cells.",
+        "metrics": {} if control is None else {judged.key: judged.entry for judged in judge(control)},
+    }
+
+
+def simulation_sentence(metrics: Mapping[str, Any], baselines: Mapping[str, Any]) -> str:
+    """Say in one sentence whether simulated cells can be told from real ones, and from what else they can."""
+    name = "discriminability"
+    parts = []
+    for key, entry in metrics.items():
+        if not key.startswith(f"{name}[") or entry["value"] is None:
+            continue
+        plain = baselines.get("independent_features", {}).get("metrics", {}).get(key, {}).get("value")
+        beside = "" if plain is None else f", {plain:.2f} if features are drawn one by one"
+        parts.append(f"{entry['value']:.2f} for {key.removeprefix(name)[1:-1]}{beside}")
+    if not parts:
+        return "simulated cells are compared with real ones below"
+    return (
+        f"a classifier tells simulated from real cells with an AUC of {' and '.join(parts)} (0.5: not at "
+        f"all; less: "
+        "they lie between the real cells that they follow)"
+    )
 
 
 def _matched(cells: Generated) -> dict[str, Entry]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
+from mocli.data.files.modality import ModalityFile
 from mocli.errors import UsageError
-from mocli.tasks.prepare.plan import open_modalities
+from mocli.tasks.prepare.plan import make_plan, open_modalities
 from mocli.tasks.run.frame import Tell, Verb, perform
 from mocli.tasks.run.request import Request, Result, subcommand
 from mocli.tasks.run.run import Run
 from mocli.tasks.simulate.options import SimulateOptions
 from mocli.tasks.trained.foresee import foresee_training
-from mocli.types import Task
+from mocli.types import ModalityKind, Task, ValueKind, takes_counts
 
 
 @subcommand(SimulateOptions)
@@ -44,6 +46,7 @@ def simulate(request: Request, asked: SimulateOptions, *, dry_run: bool, command
 def _foresee(request: Request, asked: SimulateOptions, tell: Tell) -> None:
     files = open_modalities(request.data) if request.data.inputs else []
     if asked.from_model is None:
+        request = proteins_as_counts(request, files)
         foresee_training(request, Task.SIMULATE, tell, files)
         return
     from mocli.tasks.simulate.groups import component_shares, settle
@@ -62,6 +65,8 @@ def _work(request: Request, asked: SimulateOptions, run: Run) -> None:
     from mocli.tasks.trained.record import describe_given
 
     files = open_modalities(request.data) if request.data.inputs else []
+    if asked.from_model is None:
+        request = proteins_as_counts(request, files)
     obtained = obtain(run, request, asked.from_model, Task.SIMULATE, files)
     saved = obtained.saved
     saved.model.module.to(run.device)
@@ -72,3 +77,19 @@ def _work(request: Request, asked: SimulateOptions, run: Run) -> None:
         if obtained.trained is None:
             describe_given(run, files, saved, f"the model of {asked.from_model}")
         deliver(run, request, Simulated(saved, files, asked, plan, cells))
+
+
+def proteins_as_counts(request: Request, files: Sequence[ModalityFile]) -> Request:
+    """Ask for counts of proteins where there are counts and the model has a likelihood of them.
+
+    Values on the scale of a transform are told from real ones every time: they are no counts.
+    """
+    plan = make_plan(request.data, request.train, Task.SIMULATE, lambda _: None, files=files)
+    likelihood = dict(request.data.likelihood)
+    for choice in plan.choices:
+        name, offered = choice.file.name, plan.traits.likelihoods.get(choice.file.kind, ())
+        asked = name in likelihood or name in request.data.transform
+        counts = choice.file.kind is ModalityKind.PROT and choice.layer.values is ValueKind.COUNTS
+        if counts and not asked and not takes_counts(choice.likelihood) and "nb" in offered:
+            likelihood[name] = "nb"
+    return replace(request, data=replace(request.data, likelihood=likelihood))

@@ -13,17 +13,19 @@ from scipy import sparse
 from mocli.data.write.blocks import NewModality
 from mocli.data.write.write import write_h5mu
 from mocli.errors import InputError
+from mocli.nn.neighbors import chunks
 from mocli.tasks.infer.align import find_modality
 from mocli.tasks.infer.decoder import likelihood_of
 from mocli.tasks.run.frame import Foresight, Tell
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
+from mocli.tasks.simulate.copula import correlated_values
 from mocli.tasks.simulate.groups import atlas_of
 from mocli.tasks.simulate.options import SimulateOptions
 from mocli.tasks.simulate.report import evaluate, pictures, report_groups
-from mocli.tasks.simulate.work import Simulated, draw_values, place_cells
+from mocli.tasks.simulate.work import MOST_CELLS, Simulated, draw_values, place_cells
 from mocli.tasks.trained.saved import SavedModel, load_model
-from mocli.types import IntArray
+from mocli.types import CSR, IntArray
 
 
 def deliver(run: Run, request: Request, simulated: Simulated) -> None:
@@ -32,7 +34,11 @@ def deliver(run: Run, request: Request, simulated: Simulated) -> None:
     for name in plan.modalities:
         _check_features(run, simulated, name)
     obs = obs_table(simulated)
-    new = [_new_modality(run, simulated, obs, name) for name in plan.modalities]
+    values: dict[str, CSR] = {}
+    if simulated.options.correlates:
+        seed, device = run.options.seed, run.device
+        values = correlated_values(simulated, request.data.layer, seed=seed, device=device, say=run.say)
+    new = [_new_modality(run, simulated, obs, name, values.get(name)) for name in plan.modalities]
     key = request.output.key_added or f"X_{saved.description['model']}"
     uns = run.provenance(saved.description["model"], saved.model.params)
     columns = {str(name): obs[name] for name in obs}
@@ -50,7 +56,7 @@ def deliver(run: Run, request: Request, simulated: Simulated) -> None:
     )
     report_groups(run, simulated)
     with run.timed("evaluate"):
-        compared = evaluate(run, simulated, request.data.layer)
+        compared = evaluate(run, simulated, request.data.layer, correlated=bool(values))
     run.finish(lambda: pictures(simulated, compared, seed=run.options.seed))
 
 
@@ -109,7 +115,9 @@ def _check_features(tell: Tell, simulated: Simulated, name: str) -> None:
         )
 
 
-def _new_modality(run: Run, simulated: Simulated, obs: pd.DataFrame, name: str) -> NewModality:
+def _new_modality(
+    run: Run, simulated: Simulated, obs: pd.DataFrame, name: str, values: CSR | None
+) -> NewModality:
     saved = simulated.saved
     names = pd.Index(list(saved.recipes[name].feature_names), dtype=object)
     var = pd.DataFrame(index=names)
@@ -122,7 +130,11 @@ def _new_modality(run: Run, simulated: Simulated, obs: pd.DataFrame, name: str) 
         var=var,
         blocks=lambda: (
             {"X": x}
-            for x in draw_values(saved, simulated.cells, name, seed=run.options.seed, device=run.device)
+            for x in (
+                draw_values(saved, simulated.cells, name, seed=run.options.seed, device=run.device)
+                if values is None
+                else (values[rows] for rows in chunks(values.shape[0], MOST_CELLS))
+            )
         ),
     )
 

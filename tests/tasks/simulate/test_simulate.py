@@ -81,7 +81,7 @@ def test_five_times_a_type_matched_in_all_modalities(simulate, models, model, de
     assert {own[c] for c in found.obs["source_cell"]} == {LABEL}
     assert ("source_component" in found.obs) == (model == "multidgd")
     assert found.obsm[f"X_{model}"].shape == (5 * n, 6)
-    validate(json.loads(result.files[-1].read_text()))
+    validate(json.loads(result.output.with_suffix(".report.json").read_text()))
     assert result.report["metrics"]["nearest_label[latent]"]["value"] >= 0.9
     assert 0.5 < result.report["metrics"]["latent_variance_ratio"]["value"] < 2
 

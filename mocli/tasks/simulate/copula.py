@@ -1,0 +1,231 @@
+"""Correlations of features as real cells have them, over margins of the likelihood or of real cells.
+
+A likelihood draws the features of a cell one by one, given its latent coordinates: what real cells have in
+common beyond these is lost. Here every simulated cell of a group becomes, feature by feature in normal
+scores, a combination of real cells of the group that lie near it in the latent. Its weights sum to 1, and so
+do their squares: the combination has the mean and the covariance of the cells combined. The values drawn for
+the group are then given out anew, so that each feature's ranks are those of the scores (Iman and Conover,
+Commun Stat B 11:311, 1982): margins are those of the likelihood, or of the real cells of the group. All
+modalities of a cell share the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.random import Generator
+from scipy import sparse
+from scipy.special import ndtri
+
+from mocli.data.batches import dense_rows, densify
+from mocli.errors import InputError
+from mocli.nn.neighbors import chunks, knn
+from mocli.tasks.infer.align import Aligned, align, find_modality
+from mocli.tasks.infer.decoder import is_counted, likelihood_of
+from mocli.tasks.simulate.groups import atlas_of
+from mocli.tasks.simulate.work import Simulated, draw_values
+from mocli.tasks.trained.saved import SavedModel
+from mocli.types import CSR, DoubleArray, FloatArray, IntArray
+
+NEAREST = 30
+"""Real cells that are combined."""
+
+FEWEST = 20
+"""Real cells of a group, below which their correlations are noise."""
+
+VALUES = 4_000_000
+"""Values of a block of features."""
+
+
+def mixing_weights(z: FloatArray, z_real: FloatArray, rng: Generator, *, device: str = "cpu") -> CSR:
+    """Return weights of real cells, `(n, n_real)`: those of each simulated cell and their squares sum to 1.
+
+    Parameters
+    ----------
+    z, z_real
+        Latent coordinates of simulated and of real cells of one group, `(n, d)` and `(n_real, d)`.
+    """
+    n, k = len(z), min(NEAREST, len(z_real))
+    near = knn(z, z_real, k, device=device)[1]
+    noise = rng.standard_normal((n, k))
+    noise -= noise.mean(axis=1, keepdims=True)
+    noise /= np.maximum(np.linalg.norm(noise, axis=1, keepdims=True), 1e-12)
+    weights = 1 / k + np.sqrt(1 - 1 / k) * noise
+    rows = np.repeat(np.arange(n), k)
+    return sparse.csr_matrix((weights.ravel(), (rows, near.ravel())), shape=(n, len(z_real)))
+
+
+def normal_scores(values: DoubleArray, rng: Generator) -> DoubleArray:
+    """Return the normal scores of each column of values `(n, p)`; equal values in random order."""
+    n = len(values)
+    order = np.lexsort((rng.random(values.shape), values), axis=0)
+    ranks = np.empty_like(order)
+    np.put_along_axis(ranks, order, np.arange(n)[:, None], axis=0)
+    return ndtri((ranks + 0.5) / n)  # type: ignore[no-any-return]
+
+
+def quantiles(real: DoubleArray, n: int, *, whole: bool) -> DoubleArray:
+    """Return `n` values a column that are spread as the real ones `(n_real, p)`, in increasing order.
+
+    Parameters
+    ----------
+    whole
+        Whether values are counts: between two order statistics the nearest whole number is taken.
+    """
+    ordered = np.sort(real, axis=0)
+    place = (np.arange(n) + 0.5) / n * len(ordered) - 0.5
+    low = np.clip(np.floor(place).astype(int), 0, len(ordered) - 1)
+    high = np.minimum(low + 1, len(ordered) - 1)
+    share = np.clip(place - low, 0, 1)[:, None]
+    values = (1 - share) * ordered[low] + share * ordered[high]
+    return np.rint(values) if whole else values
+
+
+def impose_correlations(
+    values: CSR,
+    real: CSR,
+    weights: CSR,
+    rng: Generator,
+    *,
+    margins: str = "likelihood",
+    whole: bool = True,
+    absent: IntArray | None = None,
+) -> CSR:
+    """Give the values of simulated cells out anew, feature by feature, in the order of combined real cells.
+
+    Parameters
+    ----------
+    values
+        Drawn by the likelihood for the cells of one group, `(n, p)`.
+    real
+        Of real cells of the group, `(n_real, p)`.
+    weights
+        Of `mixing_weights`, `(n, n_real)`.
+
+    margins, whole
+        `likelihood`: the values themselves in another order; `real`: spread as the real ones, whole numbers
+        where these are counts.
+    absent
+        Features that were not measured of the real cells: they stay as they were drawn.
+
+    Returns
+    -------
+    Values `(n, p)`.
+    """
+    n, p = values.shape
+    columns, real_columns = sparse.csc_matrix(values), sparse.csc_matrix(real)
+    parts = []
+    for block in chunks(p, max(1, VALUES // max(n, real.shape[0]))):
+        measured = densify(sparse.csr_matrix(real_columns[:, block])).astype(np.float64)
+        order = np.argsort(np.asarray(weights @ normal_scores(measured, rng)), axis=0, kind="stable")
+        if margins == "real":
+            drawn = quantiles(measured, n, whole=whole).astype(np.float32)
+        else:
+            drawn = np.sort(densify(sparse.csr_matrix(columns[:, block])), axis=0)
+        out = np.empty_like(drawn)
+        np.put_along_axis(out, order, drawn, axis=0)
+        lacking = np.intersect1d(np.arange(block.start, block.stop), [] if absent is None else absent)
+        if len(lacking):
+            out[:, lacking - block.start] = densify(sparse.csr_matrix(columns[:, lacking]))
+        parts.append(sparse.csr_matrix(out))
+    return sparse.csr_matrix(sparse.hstack(parts, format="csr"))
+
+
+def correlated_values(
+    simulated: Simulated,
+    layers: Mapping[str, str],
+    *,
+    seed: int,
+    device: torch.device,
+    say: Callable[[str], None],
+) -> dict[str, CSR]:
+    """Draw all modalities, and give them the correlations of the real cells among the input files.
+
+    Groups of fewer than `FEWEST` real cells, and features that these lack, stay as the likelihood draws them.
+
+    Parameters
+    ----------
+    layers
+        Layer of the raw values, by modality.
+
+    Returns
+    -------
+    Values `(n, n_features)` by modality; none where no input holds cells that the model was trained on.
+    """
+    saved, cells, plan = simulated.saved, simulated.cells, simulated.plan
+    names = pd.Index(atlas_of(saved).names)
+    real: dict[str, tuple[Aligned, IntArray]] = {}
+    for name in plan.modalities:
+        file = find_modality(simulated.files, name, saved)
+        if file is None or not len(names):
+            continue
+        try:
+            aligned = align(saved, name, file, layers=layers, warn=lambda _: None)
+        except InputError:  # told where cells are compared
+            continue
+        index = pd.Index(file.obs.index.astype(str))
+        if index.is_unique and (rows := index.get_indexer(names)).max(initial=-1) >= 0:
+            real[name] = aligned, rows
+    if not real:
+        return {}
+    every = np.array([rows >= 0 for _, rows in real.values()])
+    values = {
+        name: sparse.csr_matrix(
+            sparse.vstack(list(draw_values(saved, cells, name, seed=seed, device=device)), format="csr")
+        )
+        for name in real
+    }
+    parts: dict[str, list[CSR]] = {name: [] for name in real}
+    order: list[IntArray] = []
+    n_groups = 0
+    z = atlas_of(saved).cloud
+    for number, group in enumerate(plan.groups):
+        rows = np.flatnonzero(cells.group == number)
+        order.append(rows)
+        common = group.rows[every[:, group.rows].all(axis=0)]
+        n_groups += len(common) >= FEWEST or any(
+            (r[group.rows] >= 0).sum() >= FEWEST for _, r in real.values()
+        )
+        for position, (name, (aligned, where)) in enumerate(real.items()):
+            # cells measured in every modality give all of them the same weights
+            chosen = common if len(common) >= FEWEST else group.rows[where[group.rows] >= 0]
+            drawn = values[name][rows]
+            if len(chosen) < FEWEST or not len(rows):
+                parts[name].append(drawn)
+                continue
+            of = 0 if len(common) >= FEWEST else position + 1
+            weights = mixing_weights(
+                cells.z[rows], z[chosen], np.random.default_rng([seed, number, of]), device=str(device)
+            )
+            parts[name].append(
+                impose_correlations(
+                    drawn,
+                    _measured(saved, name, aligned, where[chosen]),
+                    weights,
+                    np.random.default_rng([seed, number, position, 1]),
+                    margins=simulated.options.margins,
+                    whole=is_counted(saved, name) or likelihood_of(saved, name) == "bernoulli",
+                    absent=np.flatnonzero(np.isin(saved.recipes[name].selected, aligned.absent)),
+                )
+            )
+    back = np.argsort(np.concatenate(order), kind="stable")
+    say(
+        f"features go together as in real cells of {n_groups} of {len(plan.groups)} groups; margins are "
+        f"those of " + ("these cells" if simulated.options.margins == "real" else "the likelihood")
+    )
+    return {name: sparse.csr_matrix(sparse.vstack(of, format="csr")[back]) for name, of in parts.items()}
+
+
+def _measured(saved: SavedModel, name: str, aligned: Aligned, rows: IntArray) -> CSR:
+    """Return values of real cells on the scale of simulated ones, `(n, n_features)`."""
+    recipe = saved.recipes[name]
+    x = aligned.read(rows)
+    if is_counted(saved, name):
+        return sparse.csr_matrix(x[:, recipe.selected])
+    if likelihood_of(saved, name) == "bernoulli":
+        return sparse.csr_matrix((x[:, recipe.selected] > 0).astype(np.float32))
+    features = recipe.apply(x, aligned.absent)
+    return sparse.csr_matrix(dense_rows(features, np.arange(features.n_obs)))
