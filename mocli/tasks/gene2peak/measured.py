@@ -20,6 +20,7 @@ from mocli.metrics.correlation import false_discovery_rate
 from mocli.report.figures import column_table, figure, table
 from mocli.tasks.gene2peak.cells import choose_modalities
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
+from mocli.tasks.gene2peak.report import hold_against
 from mocli.tasks.gene2peak.truth import precision_recall, promoter_precision, read_truth
 from mocli.tasks.infer.direction import shared_cells
 from mocli.tasks.prepare.pairing import relate as relate_names
@@ -220,6 +221,7 @@ def _report(run: Run, result: pd.DataFrame, precision: dict[str, list[dict[str, 
             n=int(known.sum()),
         ),
     }
+    hold_against(run, precision, ("metacells",))
     for name, rows in precision.items():
         run.report.tables[f"precision_{name.replace(' ', '_')}"] = table(
             f"How well {name} are found",

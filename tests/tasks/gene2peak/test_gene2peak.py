@@ -372,7 +372,7 @@ def test_metacells_need_no_model_and_find_planted_pairs(tissue, tmp_path, check_
 
     result = mocli.gene2peak(
         tissue / "multiome.h5mu", method="metacells", gtf=tissue / "genes.tsv", group_key="cell_type",
-        bedpe=True, output=tmp_path / "o.tsv", html=False, threads=1, device="cpu",
+        bedpe=True, output=tmp_path / "o.tsv", threads=1, device="cpu",
     )  # fmt: skip
     report = check_report(tmp_path / "o.report.json")
     assert not (tmp_path / "o.model").exists()
@@ -387,6 +387,10 @@ def test_metacells_need_no_model_and_find_planted_pairs(tissue, tmp_path, check_
     assert (tmp_path / "o.bedpe").exists()
     assert report["metrics"]["metacells_auprc[promoter peaks; metacells]"]["value"] > 0.5
     assert len(result.report["inputs"]) == 2
+    ours = report["metrics"]["auprc[promoter peaks]"]["value"]
+    simple = report["baselines"]["spearman"]["metrics"]["auprc[promoter peaks]"]["value"]
+    page = (tmp_path / "o.report.html").read_text()
+    assert f"{'better than' if ours > simple else 'as'}" in page
 
 
 def test_metacells_need_cells_measured_in_both(tissue, tmp_path):
