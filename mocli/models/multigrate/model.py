@@ -251,5 +251,7 @@ class Multigrate(DecodesHeads):
 
 
 def _n_components(features: FeatureMatrix, asked: int | None) -> int:
-    """Return how many components an encoder sees; 0 for features."""
-    return min(COMPONENTS if asked is None else asked, features.n_vars, features.n_obs)
+    """Return how many components an encoder sees; 0 for features, which few are."""
+    if asked is None:
+        asked = COMPONENTS if features.n_vars > COMPONENTS else 0
+    return min(asked, features.n_vars, features.n_obs)

@@ -179,7 +179,9 @@ def components(m: Modality, k: int, form: str, *, seed: int) -> tuple[Tensor, Te
     x = _seen(FeatureMatrix(values, m.features.names), likelihood_named(m.likelihood or "normal"), form)
     fitted = principal_components(x, k, seed=seed, scaled=True)
     scores = fitted.scores(x)
-    loadings = fitted.loadings / max(float(scores.std()), 1e-12)
+    # beyond the rank a component may be anything, such as a feature that was never seen
+    real = scores.std(0) > 1e-6 * max(float(scores.std()), 1e-12)
+    loadings = fitted.loadings * real / max(float(scores.std()), 1e-12)
     mean = fitted.mean if m.features.offset is None else fitted.mean + m.features.offset
     return torch.from_numpy(loadings).float(), torch.from_numpy(mean).float()
 

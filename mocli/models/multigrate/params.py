@@ -49,7 +49,7 @@ class MultigrateParams:
         ge=0,
         le=1000,
         description="principal components of a modality that its encoder sees, fixed; 0: its features, whose "
-        "noise is learnt by heart; none: 50; paper 0",
+        "noise is learnt by heart; none: 50 of modalities that have more; paper 0",
     )
     encoder_covariates: bool = Field(
         default=False, description="tell encoders the covariates, not only decoders; paper no, code yes"

@@ -12,7 +12,7 @@ from mocli.data.batches import BundleRows, dense_rows
 from mocli.data.bundle import Codes, Continuous, FeatureMatrix, Modality, MultiOmics
 from mocli.models.base import Conditions, Schedule
 from mocli.models.multigrate.model import Multigrate, _n_components
-from mocli.models.multigrate.networks import anchors, log_dispersion
+from mocli.models.multigrate.networks import anchors, components, log_dispersion
 from mocli.models.multigrate.params import PRESETS, MultigrateParams
 from mocli.nn.mixture import BANDWIDTHS
 from mocli.types import ModalityKind, Pairing, Preset
@@ -363,12 +363,25 @@ def test_components_follow_the_seed_of_the_run_and_a_query_keeps_its_reference_s
 
 
 def test_encoders_see_components_unless_asked_otherwise():
-    assert build(bundle(), encoder_components=None).module.encoders[0].projection is not None
+    assert build(bundle(), encoder_components=None).module.encoders[0].projection is None, "few features"
     wide = FeatureMatrix(sparse.random(N, 5001, 0.01, "csr", np.float32), tuple(map(str, range(5001))))
     assert _n_components(wide, None) == min(50, N)
     assert _n_components(wide, 0) == 0
     paper = MultigrateParams(**PRESETS["paper"])
     assert (paper.encoder_components, paper.weight_anchor) == (0, 0)
+
+
+def test_a_feature_that_was_never_seen_moves_no_component():
+    """Also where there are as many components as features."""
+    data = bundle()
+    m = data.modalities["rna"]
+    values = m.features.values.toarray()
+    values[:, 2] = 0
+    loadings, _ = components(
+        replace(m, features=replace(m.features, values=values)), P["rna"], "lognorm", seed=0
+    )
+    assert loadings[2].abs().max() < 1e-3
+    assert loadings[3].abs().max() > 0.01
 
 
 def test_cells_with_all_modalities_are_drawn_to_their_joint_components():
