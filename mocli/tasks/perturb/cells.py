@@ -194,7 +194,8 @@ class CellSets:
 def unit(z: FloatArray) -> FloatArray:
     """Return rows at length 1, rows of 0 as they are."""
     length = np.linalg.norm(z, axis=-1, keepdims=True)
-    return np.divide(z, length, out=np.zeros_like(z), where=length > 0)
+    rows: FloatArray = np.divide(z, length, out=np.zeros_like(z), where=length > 0)
+    return rows
 
 
 def split_cells(

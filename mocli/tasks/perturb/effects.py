@@ -129,7 +129,7 @@ class TargetReader:
     def fold(self, before: DoubleArray, after: DoubleArray) -> DoubleArray:
         """Log2 fold change of mean expected values; NaN where the scale knows none."""
         if self.counted:
-            return np.log2(np.maximum(after, _TINY) / np.maximum(before, _TINY))  # type: ignore[no-any-return]
+            return np.log2(np.maximum(after, _TINY) / np.maximum(before, _TINY))
         return (after - before) / np.log(2) if self.logged else np.full(np.shape(after), np.nan)
 
 

@@ -186,11 +186,12 @@ def _ridge(changes: DoubleArray, embedded: DoubleArray, penalty: float) -> Doubl
 
 def _scaled(predicted: DoubleArray, changes: DoubleArray, compared: BoolArray) -> DoubleArray:
     """Multiply predictions by the factor that fits the other targets best."""
-    known = np.isfinite(predicted).all(axis=1)
+    known: BoolArray = np.asarray(np.isfinite(predicted).all(axis=1))
     p = np.where(compared & known[:, None], np.nan_to_num(predicted), 0.0)
     top, bottom = (p * changes).sum(axis=1), (p * p).sum(axis=1)
     factor = (top.sum() - top) / np.maximum(bottom.sum() - bottom, 1e-12)
-    return predicted * np.maximum(factor, 0.0)[:, None]
+    scaled: DoubleArray = predicted * np.maximum(factor, 0.0)[:, None]
+    return scaled
 
 
 def _stack(ways: Mapping[str, DoubleArray], changes: DoubleArray, compared: BoolArray) -> DoubleArray:

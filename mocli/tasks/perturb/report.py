@@ -182,7 +182,8 @@ def _report_effects(run: Run, placed: PlacedCells, predicted: Predicted) -> None
 
 def _sizes(table: pd.DataFrame) -> DoubleArray:
     fold = table["log2_fold_change"].to_numpy(dtype=np.float64)
-    return np.where(np.isfinite(fold), fold, table["change"].to_numpy(dtype=np.float64))
+    change: DoubleArray = table["change"].to_numpy(dtype=np.float64)
+    return np.where(np.isfinite(fold), fold, change)
 
 
 def _unit(table: pd.DataFrame) -> str:

@@ -131,7 +131,7 @@ def screen(
             other = across.shifts(cells, perturbations.every, sets, effect, direction, progress=progress)
         for k, one in enumerate(sets.sets):
             rows = _rows(perturbations, shifts, k, one.name, len(one.cells), direction, levels[k])
-            if effect.kind == TOWARDS:
+            if towards is not None:
                 rows["direction"], rows["difference"] = towards
             if other is not None:
                 before, values = other[0][k], other[1][k]

@@ -80,7 +80,7 @@ def quantiles(real: DoubleArray, n: int, *, whole: bool) -> DoubleArray:
     low = np.clip(np.floor(place).astype(int), 0, len(ordered) - 1)
     high = np.minimum(low + 1, len(ordered) - 1)
     share = np.clip(place - low, 0, 1)[:, None]
-    values = (1 - share) * ordered[low] + share * ordered[high]
+    values: DoubleArray = (1 - share) * ordered[low] + share * ordered[high]
     return np.rint(values) if whole else values
 
 

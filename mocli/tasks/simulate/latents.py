@@ -28,7 +28,7 @@ def draw_sources(rows: IntArray, n: int, rng: Generator, weights: DoubleArray | 
         return rows[rng.choice(len(rows), n, p=weights / weights.sum())]
     whole, rest = divmod(n, len(rows))
     drawn = np.concatenate([np.tile(rows, whole), rng.choice(rows, rest, replace=False)])
-    return rng.permutation(drawn)  # type: ignore[no-any-return]
+    return rng.permutation(drawn)
 
 
 def bandwidth(n: int, n_dims: int) -> float:
