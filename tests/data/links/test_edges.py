@@ -105,7 +105,7 @@ def test_a_fallback_never_guesses_between_two_features():
 def test_genes_are_never_read_as_intervals():
     rna = features("rna", ["A-1-20"])
     with pytest.raises(InputError, match="no link matches"):
-        match(table([("A:1-20", "CD3")]), rna, PROT)
+        match(table([("chrA:1-20", "CD3")]), rna, PROT)
 
 
 @pytest.mark.parametrize(
