@@ -344,3 +344,10 @@ def test_options_of_earlier_versions_name_what_replaces_them(words, new, config,
     text = f"{words[1].removeprefix('--')}: x"
     assert main([words[0], *BASE, "-c", config(text)]) == 2
     assert new in capsys.readouterr().err
+
+
+def test_a_number_or_none_is_taken_from_the_command_line(task, capsys):
+    for word in ("none", "0.5"):
+        assert run(task, *BASE, "--clusters", word).clusters == word
+    assert main(["integrate", *BASE, "--clusters", "some"]) == 2
+    assert "--clusters" in capsys.readouterr().err

@@ -71,6 +71,7 @@ class IntegrateOptions(Options):
         option(
             "--clusters RESOLUTION|none",
             "Louvain clusters of the k-NN graph at this resolution, as obs <model>_louvain",
+            text=True,  # a word, too
             parse=parsing.positive_or_none,
         ),
     ] = 1.0
