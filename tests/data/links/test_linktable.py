@@ -40,7 +40,7 @@ def test_canonical(tmp_path):
         CANONICAL.replace("\n", "\r\n"),
         "\ufeff" + CANONICAL,
         "# made by hand\n\n" + CANONICAL.replace("CD8A", "# a remark\nCD8A") + "\n\n",
-        gzip.compress(CANONICAL.encode()),
+        gzip.compress(CANONICAL.encode(), mtime=0),
         CANONICAL.encode("utf-16"),
         '"rna","prot","weight","sign"\n"1","ITGAX","CD11c",1,1\n"2","CD8A","CD8",0.5,-1\n',
         ",rna,prot,weight,sign\n0,ITGAX,CD11c,1,1\n1,CD8A,CD8,0.5,-1\n",
@@ -181,7 +181,7 @@ def test_a_gene_called_nan_does_not_become_a_number(tmp_path):
         ),
         (b"PK\x03\x04rest", "spreadsheet", None),
         (b"rna\tprot\nIL2R\xe9\tCD25\n", "not UTF-8", None),
-        (gzip.compress(CANONICAL.encode())[:-9], "cannot be read", None),
+        (gzip.compress(CANONICAL.encode(), mtime=0)[:-9], "cannot be read", None),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(tmp_path, data, message, field):
