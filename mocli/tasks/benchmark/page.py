@@ -22,7 +22,7 @@ DRAWN_CELLS = 3000
 """Points of every embedding in the picture."""
 
 DRAWN_COSTS = {
-    "train_s": ("ModelRun, s", 1.0),
+    "train_s": ("Training, s", 1.0),
     "peak_memory_bytes": ("Peak memory, MB", 1e6),
     RATIO: (COSTS[RATIO], 1.0),
 }

@@ -117,7 +117,7 @@ def test_one_modality_is_enough_and_the_log_says_how_many_components(folder, cap
     report = integrate(folder / "rna3.h5ad", folder / "one.h5mu", model="multidgd")
     assert report["model"]["params"]["n_components"] >= 1
     log = (folder / "one.log").read_text()
-    assert "settled by the data: n_components" in log
+    assert "chosen from the data: n_components" in log
 
 
 def test_values_that_are_no_counts_are_refused(folder):

@@ -10,7 +10,7 @@ from test_benchmark import QUICK, rows, run_inside, value
 
 import mocli
 from mocli.data.demo.files import write_demo
-from mocli.errors import InputError, UsageError
+from mocli.errors import InputError, MocliError, UsageError
 from mocli.tasks.benchmark import page as benchpage
 from mocli.tasks.benchmark.costs import held_out_loss, loss_ratios
 from mocli.tasks.benchmark.table import Record
@@ -124,11 +124,12 @@ def test_they_are_made_again_with_the_model_and_only_then(bench, tmp_path):
 
 def test_what_takes_a_failed_model_fails_with_it(tissue, tmp_path):
     """A likelihood that multiDGD has not: nothing is simulated from a model that is not there."""
-    mocli.benchmark(
-        tissue / "multiome.h5mu", output=tmp_path / "b.tsv", models="multigrate", seeds=[0],
-        tasks="integrate,simulate", label_key="cell_type", params={"n_hidden": 16},
-        transform={"rna": "tfidf-lsi"}, likelihood={"rna": "nb"}, **QUICK,
-    )  # fmt: skip
+    with pytest.raises(MocliError, match="no run of multigrate ended well"):
+        mocli.benchmark(
+            tissue / "multiome.h5mu", output=tmp_path / "b.tsv", models="multigrate", seeds=[0],
+            tasks="integrate,simulate", label_key="cell_type", params={"n_hidden": 16},
+            transform={"rna": "tfidf-lsi"}, likelihood={"rna": "nb"}, **QUICK,
+        )  # fmt: skip
     failed = {r["task"]: r["note"] for r in rows(tmp_path / "b.tsv") if r["status"] == "failed"}
     assert set(failed) == {"integrate", "simulate"}
     assert failed["simulate"] == "the run whose model it takes failed: integrate multigrate seed 0"
@@ -212,14 +213,14 @@ def test_the_page_sets_what_studies_cost_beside_the_benchmark_itself():
     half = "fraction=0.5"
     records = [record("", "train_s", 4.0), record(half, "train_s", 2.0), record(half, "loss_ratio", 1.5)]
     records.append(record(half, "steps", 9.0))
-    assert benchpage.costs(records, studies=False) == {"ModelRun, s": {"a, impute": [4.0]}}
+    assert benchpage.costs(records, studies=False) == {"Training, s": {"a, impute": [4.0]}}
     assert benchpage.costs(records, studies=True) == {
-        "ModelRun, s": {"a, impute, all": [4.0], "a, impute, fraction=0.5": [2.0]},
+        "Training, s": {"a, impute, all": [4.0], "a, impute, fraction=0.5": [2.0]},
         "Held-out loss over that of the run without a study": {"a, impute, fraction=0.5": [1.5]},
     }
     assert benchpage.costs(records[:1], studies=True) == {}
 
 
 def test_shares_of_cells_need_something_to_impute(paired, tmp_path):
-    with pytest.raises(UsageError, match="--fractions trains models to impute"):
+    with pytest.raises(UsageError, match="--fractions only works together with --tasks impute"):
         mocli.benchmark(paired / "data.h5mu", output=tmp_path / "b.tsv", fractions="0.5", **QUICK)

@@ -113,7 +113,7 @@ def test_paired_cells_have_one_place_that_the_report_scores_as_such(run, files, 
 def test_a_mosaic_says_how_cells_mix_by_what_was_measured(run, files, tmp_path):
     result = run(files / "rna60.h5ad", files / "atac60.h5ad")
     report = result.report
-    assert "mosaic" in report["model"]["reason"]
+    assert report["model"]["name"] == "multigrate"
     assert [i["likelihood"] for i in report["inputs"]] == ["nb", "poisson"]
     named = {key.split("[")[0] for key in report["metrics"]}
     assert {"mixing", "kbet", "silhouette", "silhouette_modality", "label_transfer", "scib_bio"} <= named

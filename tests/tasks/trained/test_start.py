@@ -223,6 +223,7 @@ def test_every_command_that_trains_takes_both(task, tmp_path, paired, small):
         "links": paired / "links.tsv",
         "params": {k: v for k, v in small.items() if k != "n_neighbors"},
         "model": "multigrate",
+        "likelihood": {"prot": "nb"},
         "html": False,
         "device": "cpu",
         "threads": 1,
