@@ -194,7 +194,11 @@ MARKS = st.sampled_from(
 )
 
 
-@given(st.sampled_from(ROWS), st.lists(MARKS, max_size=2))
+# an antibody that is called IgG1 and no more is an isotype control, whatever the table has under that name
+ANTIGENS = [antigen for antigen in ROWS if not is_control(antigen.name)]
+
+
+@given(st.sampled_from(ANTIGENS), st.lists(MARKS, max_size=2))
 def test_marks_change_nothing(antigen, marks):
     name = antigen.name
     for mark in marks:
