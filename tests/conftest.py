@@ -6,12 +6,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, settings
 from scipy import sparse
 
 from mocli import log
 
 # one thread: tests of equal bytes must not depend on how many cores are free
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# a machine that others use too is slow at times, which is no finding
+settings.register_profile("mocli", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("mocli")
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
