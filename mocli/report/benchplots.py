@@ -41,7 +41,7 @@ def ranked_bars(ranking: Ranking) -> Picture:
     ]
     for column in leading:
         values = [line.cells[column.key].values if column.key in line.cells else () for line in lines]
-        title = metric_title(column.key, column.title).replace(", ", ",\n", 1)
+        title = metric_title(column.key, column.title)
         panels.append((f"{title} {_ARROWS.get(column.better or '', '')}", values))
     return _bars(names, panels, [_COLOURS.get(line.kind, FAINT) for line in lines])
 

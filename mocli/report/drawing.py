@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import textwrap
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -71,8 +72,12 @@ def dress(axes: Axes, *, title: str = "", frame: bool = True) -> None:
     axes.tick_params(colors=INK, labelcolor=INK, labelsize=8, color=FAINT, width=0.8, length=3)
     axes.minorticks_off()
     if title:
-        lines = "\n".join(printable(line) for line in title.split("\n"))
-        axes.set_title(lines, loc="left", fontsize=9, color=INK, fontweight="bold")
+        axes.set_title(wrapped(title), loc="left", fontsize=9, color=INK, fontweight="bold")
+
+
+def wrapped(title: str, width: int = 32) -> str:
+    """Return a title in as many lines as it needs, so that titles beside each other do not overlap."""
+    return "\n".join(printable(line, width) for line in textwrap.wrap(" ".join(title.split()), width))
 
 
 def printable(text: object, width: int = 60) -> str:

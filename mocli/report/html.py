@@ -187,9 +187,11 @@ def _summary(values: Mapping[str, Any], model: str) -> str:
 
 
 def _answer(values: Mapping[str, Any], comparison: Comparison) -> str:
-    """Return the result in a sentence: the first figure beside that of the best simple way."""
-    if values["status"] != "ok" or not comparison.rows:
+    """Return what the run concluded, or else the first figure beside that of the best simple way."""
+    if values["status"] != "ok":
         return ""
+    if values["conclusion"] is not None:
+        return str(values["conclusion"])
     for row in comparison.rows:
         mine, others = (
             row.cells[0],

@@ -101,7 +101,7 @@ def metric_bars(
     names = comparison.columns
     figure, grid = _panels(len(rows), height=0.8 + 0.24 * len(names))
     for position, (axes, row) in enumerate(zip(grid, rows, strict=True)):
-        dress(axes, title=f"{row.title} {row.arrow}".replace(", ", ",\n", 1))
+        dress(axes, title=f"{row.title} {row.arrow}")
         _bars(axes, row, names[0])
         axes.set_yticks(range(len(names)))
         first_column = position % _n_columns(len(rows)) == 0

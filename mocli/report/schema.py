@@ -44,6 +44,8 @@ class Report:
         UTC, ISO 8601.
     sample
         Name of the run in tables of many runs; from the first output where None.
+    conclusion
+        What was found, in one sentence, with which the page begins; None where a figure tells it.
     """
 
     command: list[str]
@@ -66,6 +68,12 @@ class Report:
     versions: dict[str, str] = field(default_factory=dict)
     started: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
     sample: str | None = None
+    conclusion: str | None = None
+
+    def conclude(self, sentence: str) -> None:
+        """Say what was found; a later sentence follows an earlier one."""
+        said = f"{sentence[0].upper()}{sentence[1:].rstrip('.')}."
+        self.conclusion = said if self.conclusion is None else f"{self.conclusion} {said}"
 
     def fail(self, error: BaseException) -> None:
         """Set status and error from what was raised."""

@@ -9,6 +9,7 @@ import pytest
 from mocli.errors import InputError, Interrupted, NumericalError
 from mocli.report import html, wording
 from mocli.report.comparison import compare, metric_title
+from mocli.report.drawing import wrapped
 from mocli.report.schema import Report
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -313,3 +314,21 @@ def test_metric_titles_say_of_which_modalities() -> None:
 )
 def test_wording(shown: str, expected: str) -> None:
     assert shown == expected
+
+
+def test_the_page_begins_with_what_the_run_concluded() -> None:
+    made = report()
+    figure_first = html.render(made)
+    made.conclude("none of 8 perturbations brings cells nearer")
+    made.conclude("No way beats the mean.")
+    told = "None of 8 perturbations brings cells nearer. No way beats the mean."
+    assert told not in figure_first
+    assert told in html.render(made)
+    assert made.as_dict()["conclusion"] == told
+
+
+def test_titles_of_panels_are_wrapped_and_not_cut() -> None:
+    title = "Change predicted by the best way against measured, Pearson (median) ↑"
+    lines = wrapped(title).split("\n")
+    assert " ".join(lines) == title
+    assert max(map(len, lines)) <= 32

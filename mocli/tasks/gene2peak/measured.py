@@ -17,10 +17,10 @@ from mocli.data.transforms.transform import median_total, row_sums, scale_rows
 from mocli.data.write.tsv import write_tsv
 from mocli.errors import InputError, UsageError
 from mocli.metrics.correlation import false_discovery_rate
-from mocli.report.figures import column_table, figure, table
+from mocli.report.figures import column_table, figure
 from mocli.tasks.gene2peak.cells import choose_modalities
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
-from mocli.tasks.gene2peak.report import hold_against
+from mocli.tasks.gene2peak.report import hold_against, precision_tables
 from mocli.tasks.gene2peak.truth import precision_recall, promoter_precision, read_truth
 from mocli.tasks.infer.direction import shared_cells
 from mocli.tasks.prepare.pairing import relate as relate_names
@@ -222,24 +222,7 @@ def _report(run: Run, result: pd.DataFrame, precision: dict[str, list[dict[str, 
         ),
     }
     hold_against(run, precision, ("metacells",))
-    for name, rows in precision.items():
-        run.report.tables[f"precision_{name.replace(' ', '_')}"] = table(
-            f"How well {name} are found",
-            "Area under the precision-recall curve: over all pairs, and the mean over genes.",
-            ["score", "AUPRC", "AUPRC by gene", "genes"],
-            [[r["score"], r["auprc"], r["auprc_by_gene"], r["n_genes"]] for r in rows],
-        )
-        for row in rows:
-            value = row["auprc"]
-            assert value is None or isinstance(value, float)
-            run.report.metrics[f"metacells_auprc[{name}; {row['score']}]"] = figure(
-                value,
-                f"Area under precision and recall, {name}: {row['score']}",
-                "All pairs together; the score 'chance' is the share of true pairs.",
-                better="higher",
-                bounds=(0.0, 1.0),
-                n=len(tested),
-            )
+    run.report.tables |= precision_tables(precision)
     top = tested.head(SHOWN)
     shown = "all" if len(top) == len(tested) else f"the first {len(top):,} of {len(tested):,}"
     run.report.tables["pairs"] = column_table(
@@ -258,3 +241,4 @@ def _report(run: Run, result: pd.DataFrame, precision: dict[str, list[dict[str, 
         verb = "better" if by["metacells"] > by[best] else "no better"
         said += f"; metacells find {name} {verb} than {best} (AUPRC {by['metacells']:.3f}, {by[best]:.3f})"
     run.say(said)
+    run.report.conclude(said)

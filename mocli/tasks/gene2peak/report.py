@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 
 from mocli.data.write.tsv import write_tsv
-from mocli.report.figures import Better, column_table, figure
+from mocli.report.figures import Better, Entry, column_table, figure
 from mocli.report.figures import table as rows_table
 from mocli.report.html import Drawn
 from mocli.tasks.gene2peak.changes import Step, Way
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
+from mocli.tasks.gene2peak.truth import PROMOTERS
 from mocli.tasks.gene2peak.work import SilencingResult
 from mocli.tasks.relate.report import SHOWN, over_all, write_bedpe
 from mocli.tasks.relate.scope import ALL
@@ -87,6 +88,30 @@ def hold_against(run: Run, precision: Precision, ours: Sequence[str]) -> None:
                 baseline["metrics"][key] = entry(score)
 
 
+def precision_tables(precision: Precision) -> dict[str, Entry]:
+    """Return a table of scores for each set of true pairs, by the table's key.
+
+    Each gene has one promoter that is its own: only known pairs have a figure by gene.
+    """
+    tables = {}
+    for name, rows in precision.items():
+        columns = {"score": "score", "auprc": "AUPRC"}
+        told = (
+            "the gene's own peaks within 2,000 bases of its TSS against those of genes on other "
+            "chromosomes, at the same distance from their TSS"
+        )
+        if name != PROMOTERS:
+            columns |= {"auprc_by_gene": "AUPRC by gene", "n_genes": "genes"}
+            told = "over all pairs, and the mean over genes"
+        tables[f"precision_{name.replace(' ', '_')}"] = rows_table(
+            f"How well {name} are found",
+            f"Area under the precision-recall curve: {told}.",
+            list(columns.values()),
+            [[row[key] for key in columns] for row in rows],
+        )
+    return tables
+
+
 def report_silencing(run: Run, found: SilencingResult) -> None:
     """Put figures, warnings and tables into the report and the log."""
     options, table = found.options, over_all(found.table)
@@ -128,16 +153,7 @@ def report_silencing(run: Run, found: SilencingResult) -> None:
             [[name] for name in found.absent[:SHOWN]],
         )
     hold_against(run, found.precision, ("combined", "metacells", "silencing"))
-    for name, rows in found.precision.items():
-        run.report.tables[f"precision_{name.replace(' ', '_')}"] = rows_table(
-            f"How well {name} are found",
-            "Area under the precision-recall curve: over all pairs, and the mean over genes."
-            if name != "promoter peaks"
-            else "Area under the precision-recall curve: the gene's own peaks within 2,000 bases of its TSS "
-            "against those of genes on other chromosomes, at the same distance from their TSS.",
-            ["score", "AUPRC", "AUPRC by gene", "genes"],
-            [[r["score"], r["auprc"], r["auprc_by_gene"], r["n_genes"]] for r in rows],
-        )
+    run.report.tables |= precision_tables(found.precision)
     if found.peak_sets is not None:
         run.report.tables["peak_sets"] = column_table(
             "Sets of peaks when their factor changes",

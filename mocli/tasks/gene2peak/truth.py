@@ -14,6 +14,9 @@ from mocli.errors import InputError
 from mocli.tasks.relate.promoters import PROMOTER
 from mocli.types import BoolArray, DoubleArray, IntArray
 
+PROMOTERS = "promoter peaks"
+"""What the pairs of a gene and its own promoter are called, where they are the truth."""
+
 _EXPECTED = "BEDPE: chrom1, start1, end1, chrom2, start2, end2, tab-separated"
 _COLUMNS = 6
 
@@ -139,4 +142,4 @@ def promoter_precision(
         return {}
     truth = np.concatenate([np.ones(int(own.sum()), bool), np.zeros(n_controls, bool)])
     both = {name: np.concatenate([values[own], at_controls[name]]) for name, values in scores.items()}
-    return {"promoter peaks": precision_recall(truth, both, np.zeros(len(truth), np.int64))}
+    return {PROMOTERS: precision_recall(truth, both, np.zeros(len(truth), np.int64))}

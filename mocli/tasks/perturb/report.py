@@ -94,6 +94,7 @@ def _report_screen(run: Run, options: PerturbOptions, placed: PlacedCells, table
     }
     sentence = screen_sentence(mine, str(options.target))
     run.say(f"  {sentence}")
+    run.report.conclude(sentence)
     told = ""
     if "across_rank" in mine:
         into = options.target_modality
@@ -195,6 +196,7 @@ def _report_truth(run: Run, truth: Truth) -> None:
     table = truth.table
     sentence = truth_sentence(truth)
     run.say(f"  {sentence}")
+    run.report.conclude(sentence)
     run.report.tables = {"ways": _ways_table(truth, sentence), **run.report.tables}
     definitions = {
         "pearson": (

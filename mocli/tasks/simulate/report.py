@@ -151,12 +151,14 @@ def evaluate(
     }
     if correlated:
         run.report.baselines["independent_features"] = _independent(run, simulated, layers)
-    run.say(f"  {simulation_sentence(run.report.metrics, run.report.baselines)}")
+    sentence = simulation_sentence(run.report.metrics, run.report.baselines)
+    if sentence is not None:
+        run.say(f"  {sentence}")
+        run.report.conclude(sentence)
     codes = sorted({code for judged in found for code in judged.by_label})
     run.report.tables["labels"] = table(
         "Simulated and real cells of every label",
-        f"{simulation_sentence(run.report.metrics, run.report.baselines)}. One row a label; columns as in "
-        f"the metrics above.",
+        "One row a label; columns as in the metrics above.",
         ["label", *(judged.key for judged in found)],
         [[cells.levels[code], *(judged.by_label.get(code) for judged in found)] for code in codes],
     )
@@ -193,8 +195,8 @@ def _independent(run: Run, simulated: Simulated, layers: Mapping[str, str]) -> E
     }
 
 
-def simulation_sentence(metrics: Mapping[str, Any], baselines: Mapping[str, Any]) -> str:
-    """Say in one sentence whether simulated cells can be told from real ones, and from what else they can."""
+def simulation_sentence(metrics: Mapping[str, Any], baselines: Mapping[str, Any]) -> str | None:
+    """Say whether simulated cells can be told from real ones; None where nothing was compared."""
     name = "discriminability"
     parts = []
     for key, entry in metrics.items():
@@ -204,7 +206,7 @@ def simulation_sentence(metrics: Mapping[str, Any], baselines: Mapping[str, Any]
         beside = "" if plain is None else f", {plain:.2f} if features are drawn one by one"
         parts.append(f"{entry['value']:.2f} for {key.removeprefix(name)[1:-1]}{beside}")
     if not parts:
-        return "simulated cells are compared with real ones below"
+        return None
     return (
         f"a classifier tells simulated from real cells with an AUC of {' and '.join(parts)} (0.5: not at "
         f"all; less: "

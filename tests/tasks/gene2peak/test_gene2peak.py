@@ -385,7 +385,7 @@ def test_metacells_need_no_model_and_find_planted_pairs(tissue, tmp_path, check_
     by = {c: average_precision_score(truth, over_all[c].fillna(-9)) for c in ("score", "spearman", "pearson")}
     assert by["score"] > max(by["spearman"], by["pearson"]) + 0.05
     assert (tmp_path / "o.bedpe").exists()
-    assert report["metrics"]["metacells_auprc[promoter peaks; metacells]"]["value"] > 0.5
+    assert report["metrics"]["auprc[promoter peaks]"]["value"] > 0.5
     assert len(result.report["inputs"]) == 2
     ours = report["metrics"]["auprc[promoter peaks]"]["value"]
     simple = report["baselines"]["spearman"]["metrics"]["auprc[promoter peaks]"]["value"]
