@@ -108,9 +108,8 @@ def gene_loci(genes: Features, table: GeneTable) -> Loci:
     if by_case > BY_CASE * max(1, len(rows)):
         notes = (
             *notes,
-            f"warning: {by_case:,} genes were found without regard to case only: "
-            f"is {table.path} of another species? ({by_case / len(rows):.0%} of those found; none is "
-            "expected)",
+            f"warning: {by_case:,} genes were found without regard to case only: is {table.path} of another "
+            f"species? ({by_case / len(rows):.0%} of those found; none is expected)",
         )
     elif n and n < 0.2 * len(genes.names):
         notes = (

@@ -111,12 +111,10 @@ def _report_screen(run: Run, options: PerturbOptions, placed: PlacedCells, table
     run.report.tables["screen"] = column_table(
         f"What brings cells nearer to {options.target} (the {len(shown):,} best of {len(mine):,})",
         f"{sentence[0].upper()}{sentence[1:]}. shift: how much nearer the cells come, on average, to the "
-        f"mean of "
-        "the target group; null_mean: by how much features do that are expressed as much, which z and p "
-        "hold it "
-        "against; rank: by shift less null_mean; shift_rank: by shift alone. cosine_shift is the shift by "
-        "mean "
-        "cosine distance; difference is that of mean normalised logs, target less perturbed cells." + told,
+        "mean of the target group; null_mean: by how much features do that are expressed as much, which z "
+        "and p hold it against; rank: by shift less null_mean; shift_rank: by shift alone. cosine_shift is "
+        "the shift by mean cosine distance; difference is that of mean normalised logs, target less "
+        "perturbed cells." + told,
         shown,
     )
     answer = responses(table, {one.name: len(one.targets) for one in placed.sets.sets})
@@ -140,9 +138,8 @@ def screen_sentence(table: pd.DataFrame, target: str) -> str:
     n_sure = int(((table["fdr"] < _FDR) & (table["shift"] > table["null_mean"])).sum())
     names = ", ".join(f"{f} {d}" for f, d in zip(nearer["feature"], nearer["direction"], strict=True))
     told = (
-        f"{n_sure:,} of {len(table):,} perturbations bring cells nearer to {target} than features "
-        f"expressed as "
-        f"much do (FDR 5%), first {names}"
+        f"{n_sure:,} of {len(table):,} perturbations bring cells nearer to {target} than features expressed "
+        f"as much do (FDR 5%), first {names}"
     )
     if "difference" not in table:
         return told
@@ -240,9 +237,8 @@ def _report_truth(run: Run, truth: Truth) -> None:
     run.report.tables["truth"] = column_table(
         "Predicted and measured changes",
         "Correlations over target features, the perturbed ones left out; own_measured is what the "
-        "perturbation did to its own feature (natural log, normalised). Without a direction: the model "
-        "does not "
-        "take the perturbed feature, and other perturbations alone tell.",
+        "perturbation did to its own feature (natural log, normalised). Without a direction: the model does "
+        "not take the perturbed feature, and other perturbations alone tell.",
         table,
     )
     if truth.left_out:
@@ -268,8 +264,8 @@ def truth_sentence(truth: Truth) -> str:
     sure = "" if gain > 2 * error else ", which is within the noise"
     return (
         f"the {n} perturbations are predicted best by {' and '.join(ways)}: median correlation {best:.2f}, "
-        f"where "
-        f"the mean change of the other ones gives {mean:.2f} (mean gain {gain:+.2f} +- {error:.2f}{sure})"
+        f"where the mean change of the other ones gives {mean:.2f} (mean gain {gain:+.2f} +- "
+        f"{error:.2f}{sure})"
     )
 
 
@@ -286,11 +282,9 @@ def _ways_table(truth: Truth, sentence: str) -> Entry:
     return rows_table(
         "Ways to predict a perturbation, each target from the other ones",
         f"{sentence[0].upper()}{sentence[1:]}. mean and median: of the changes by other perturbations; "
-        f"shared "
-        "features: a linear model on which features were perturbed together; additive: the sum of both "
-        "singles; "
-        "ridge: linear models on embeddings of the perturbed feature, with their penalty; model: the trained "
-        "model's own prediction; stacked: all of them, weighted by the other targets.",
+        "shared features: a linear model on which features were perturbed together; additive: the sum of "
+        "both singles; ridge: linear models on embeddings of the perturbed feature, with their penalty; "
+        "model: the trained model's own prediction; stacked: all of them, weighted by the other targets.",
         ["way", "perturbations", "median correlation", "mean correlation", "mean error"],
         rows,
     )

@@ -197,9 +197,8 @@ def _tabulate(run: Run, table: pd.DataFrame, related: Related) -> None:
     shown = "all" if len(top) == len(table) else f"the {len(top):,} strongest of {len(table):,}"
     run.report.tables["relations"] = column_table(
         f"Pairs of {' and '.join(related.candidates.labels)} ({shown})",
-        "By the size of the correlation over all cells. A small matched FDR says that the pair "
-        "stands out from the feature's correlations elsewhere; a small plain FDR only that both differ "
-        "between cells.",
+        "By the size of the correlation over all cells. A small matched FDR says that the pair stands out "
+        "from the feature's correlations elsewhere; a small plain FDR only that both differ between cells.",
         top,
     )
 

@@ -460,9 +460,8 @@ def describe_links(run: Run, scores: Scores) -> None:
         drawn = f" of {len(links.names):,} drawn" if links.n_links > len(links.names) else ""
         run.report.tables[f"links_{a}_{b}"] = table(
             f"Links of {a} and {b}, those that the cells agree on least first",
-            "Correlation of a linked feature with the mean of the 15 nearest cells of the other "
-            f"modality in the latent ({min(len(order), WORST_LINKS):,}{drawn} shown). "
-            "Negative: look at the link.",
+            "Correlation of a linked feature with the mean of the 15 nearest cells of the other modality in "
+            f"the latent ({min(len(order), WORST_LINKS):,}{drawn} shown). Negative: look at the link.",
             ["link", "concordance"],
             [[links.names[i], float(links.concordance[i])] for i in order[:WORST_LINKS]],
         )

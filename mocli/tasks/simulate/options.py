@@ -120,9 +120,8 @@ class SimulateOptions(Options):
         option(
             "--margins",
             "Where INPUT holds the training cells, features go together as in these; each by itself is "
-            "spread as "
-            "in the real cells of the label, or as the likelihood draws it (likelihood); independent: "
-            "neither",
+            "spread as in the real cells of the label, or as the likelihood draws it (likelihood); "
+            "independent: neither",
             choices=MARGINS,
         ),
     ] = "real"

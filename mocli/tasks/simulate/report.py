@@ -130,8 +130,7 @@ def evaluate(
     if not simulated.files:
         run.warn(
             "no real cells were given: whether simulated ones are like them is not reported; name input "
-            "files "
-            "beside --from-model"
+            "files beside --from-model"
         )
         return None
     cells = compared(run, simulated, layers)
@@ -145,8 +144,7 @@ def evaluate(
         "is_bound": True,
         "title": "other real cells",
         "definition": "One half of the real cells in place of simulated ones, against the other half: about "
-        "the "
-        "best that can be asked.",
+        "the best that can be asked.",
         "metrics": others,
     }
     if correlated:
@@ -189,8 +187,7 @@ def _independent(run: Run, simulated: Simulated, layers: Mapping[str, str]) -> E
         "is_bound": False,
         "title": "features drawn one by one",
         "definition": "What the likelihood draws at the same latent coordinates, each feature by itself: "
-        "without "
-        "the correlations, and the margins, of real cells.",
+        "without the correlations, and the margins, of real cells.",
         "metrics": {} if control is None else {judged.key: judged.entry for judged in judge(control)},
     }
 
@@ -209,8 +206,7 @@ def simulation_sentence(metrics: Mapping[str, Any], baselines: Mapping[str, Any]
         return None
     return (
         f"a classifier tells simulated from real cells with an AUC of {' and '.join(parts)} (0.5: not at "
-        f"all; less: "
-        "they lie between the real cells that they follow)"
+        "all; less: they lie between the real cells that they follow)"
     )
 
 

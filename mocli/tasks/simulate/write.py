@@ -110,8 +110,7 @@ def _check_features(tell: Tell, simulated: Simulated, name: str) -> None:
     if likelihood_of(simulated.saved, name) in {"normal", "ziln"} and not recipe.transform.keeps_values:
         tell.warn(
             f"{name}: values are no counts but lie on the scale that the model was trained on "
-            f"({recipe.transform.name}); "
-            f"train it with --likelihood {name}=nb for counts"
+            f"({recipe.transform.name}); train it with --likelihood {name}=nb for counts"
         )
 
 
