@@ -190,9 +190,7 @@ def carry_uns(target: h5py.Group, origins: Sequence[RowOrigin], *, skip: Collect
                 if key in skip or key in origin.skip:
                     continue
                 if key not in copied:
-                    h5.copy(
-                        nodes[key], copied, name=key, expand_soft=True, expand_external=True, expand_refs=True
-                    )
+                    h5.copy(nodes[key], copied, name=key, expand_soft=True, expand_refs=True)
                 elif not _same(copied[key], nodes[key]):
                     lost.append(Lost(origin.path, f"uns {key}", CLASH))
     return lost

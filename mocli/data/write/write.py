@@ -372,14 +372,7 @@ def _copy_modality(added: Added, target: h5py.Group) -> list[Lost]:
             for key in source:
                 if file.columns is None or key not in of_features:
                     # old files point from columns to categories with references
-                    h5.copy(
-                        source[key],
-                        target,
-                        name=key,
-                        expand_soft=True,
-                        expand_external=True,
-                        expand_refs=True,
-                    )
+                    h5.copy(source[key], target, name=key, expand_soft=True, expand_refs=True)
             if file.columns is not None:
                 _write_columns(file, target, source)
                 lost += [Lost(file.path, key, SPANS) for key in ("raw", "raw.X") if key in source]

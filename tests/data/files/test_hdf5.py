@@ -1,5 +1,6 @@
 """HDF5 files that point elsewhere, never end, or are no files."""
 
+import errno
 import os
 import socket
 
@@ -8,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from mocli.data.files import hdf5
+from mocli.data.files import vet
 from mocli.data.files.hdf5 import open_h5
 from mocli.data.files.inputs import open_inputs
 from mocli.data.files.obsm import read_coordinates
@@ -53,6 +54,94 @@ def test_nothing_is_read_of_another_file(file, tmp_path, point):
         assert error.value.exit_code == 3
 
 
+@pytest.fixture
+def broken_attribute(file, tmp_path):
+    """A file of a group, above a link to another file, whose attributes HDF5 cannot list."""
+
+    def make(point):
+        with h5py.File(tmp_path / "secret.h5", "w") as h5:
+            h5["secret"] = np.ones(4, np.float32)
+        with h5py.File(file, "r+") as h5:
+            point(h5, tmp_path / "secret.h5")
+            h5["uns"].attrs["BREAKME"] = 1
+        content = bytearray(file.read_bytes())
+        (at,) = (k for k in range(len(content)) if content[k : k + 7] == b"BREAKME")
+        content[at - 8] = 9  # a version of attributes that there is not
+        file.write_bytes(bytes(content))
+        with h5py.File(file) as h5, pytest.raises(RuntimeError, match="attribute"):
+            list(h5["uns"].attrs)
+        return file
+
+    return make
+
+
+def test_a_damaged_attribute_does_not_hide_a_link(broken_attribute):
+    file = broken_attribute(nested_link)
+    with pytest.raises(InputError, match="another file") as error:
+        open_inputs([str(file)])
+    assert error.value.field == "/uns/a/b/c"
+    assert error.value.exit_code == 3
+
+
+def test_a_damaged_attribute_of_what_nobody_needs_is_no_reason_to_refuse(broken_attribute):
+    (rna,) = open_inputs([str(broken_attribute(lambda h5, secret: None))])
+    assert rna.read().sum() == 12
+
+
+def odd_name(h5, secret):
+    h5["uns/odd"] = h5py.ExternalLink(b"\xff\xfe", "/x")
+
+
+def odd_source(h5, secret):
+    layout = h5py.VirtualLayout((4,), "f4")
+    layout[:] = h5py.VirtualSource(os.fsdecode(b"\xff\xfe"), "secret", (4,))
+    h5.create_virtual_dataset("uns/odd", layout)
+
+
+@pytest.mark.parametrize("point", [odd_name, odd_source])
+def test_another_file_of_a_name_that_is_no_text(file, point):
+    with h5py.File(file, "r+") as h5:
+        point(h5, None)
+    with pytest.raises(InputError, match="another file") as error:
+        open_inputs([str(file)])
+    assert error.value.field == "/uns/odd"
+
+
+def test_what_only_a_reference_leads_to_is_looked_at(file, tmp_path):
+    with h5py.File(file, "r+") as h5:
+        storage(h5, tmp_path / "secret")
+        h5["uns"].attrs["categories"] = h5["obs/label"].ref
+        address = h5py.h5o.get_info(h5["obs/label"].id).addr
+    content = bytearray(file.read_bytes())
+    content[address + 4] = 2  # links to it: so the last one may go, and it stays
+    file.write_bytes(bytes(content))
+    with h5py.File(file, "r+") as h5:
+        del h5["obs/label"]
+        assert h5[h5["uns"].attrs["categories"]].external
+    with pytest.raises(InputError, match="another file"), open_h5(file):
+        pass
+
+
+@pytest.mark.parametrize("ends", [lambda h5: os._exit(0), lambda h5: 1 / 0])
+def test_a_file_of_which_the_child_says_nothing_is_refused(file, monkeypatch, ends):
+    monkeypatch.setattr(vet, "_look_through", ends)
+    for _ in range(2):
+        with pytest.raises(InputError, match="damaged") as error, open_h5(file):
+            pass
+        assert error.value.exit_code == 3
+
+
+def test_a_file_that_could_not_be_opened_once_is_looked_through_later(file, monkeypatch):
+    with h5py.File(file, "r+") as h5:
+        link(h5, "secret.h5")
+    with monkeypatch.context() as patch:
+        patch.setattr(vet, "_answer", lambda path: {"closed": [errno.EAGAIN, "unable to lock file"]})
+        with pytest.raises(InputError, match="locked"), open_h5(file):
+            pass
+    with pytest.raises(InputError, match="another file"), open_h5(file):
+        pass
+
+
 def test_links_within_a_file_are_followed_and_circles_end(file):
     with h5py.File(file, "r+") as h5:
         h5["layers/counts"] = h5py.SoftLink("/X")
@@ -63,19 +152,19 @@ def test_links_within_a_file_are_followed_and_circles_end(file):
 
 
 def test_a_file_in_which_hdf5_never_ends_is_damaged(file, monkeypatch):
-    def forever(path):
+    def forever(h5):
         while True:
             pass
 
-    monkeypatch.setattr(hdf5, "CPU_SECONDS", 1)
-    monkeypatch.setattr(hdf5, "_look_through", forever)
+    monkeypatch.setattr(vet, "CPU_SECONDS", 1)
+    monkeypatch.setattr(vet, "_look_through", forever)
     with pytest.raises(InputError, match="damaged") as error, open_h5(file):
         pass
     assert "does not come to an end" in error.value.found
 
 
 def test_a_file_that_makes_hdf5_crash_is_damaged(file, monkeypatch):
-    monkeypatch.setattr(hdf5, "_look_through", lambda path: os.kill(os.getpid(), 11))
+    monkeypatch.setattr(vet, "_look_through", lambda h5: os.kill(os.getpid(), 11))
     with pytest.raises(InputError, match="damaged") as error, open_h5(file):
         pass
     assert "crashes" in error.value.found
