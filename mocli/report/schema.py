@@ -17,7 +17,7 @@ from mocli.report.figures import Entry
 from mocli.report.file import dumps, plain, write_text
 from mocli.report.multiqc import custom_content, sample_name
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 
 Status: TypeAlias = Literal["ok", "error", "interrupted", "diverged"]
 
@@ -42,6 +42,8 @@ class Report:
         Seconds by stage.
     started
         UTC, ISO 8601.
+    made_from
+        Options in words, hashes of the files read, version: what tells the result apart from others.
     sample
         Name of the run in tables of many runs; from the first output where None.
     conclusion
@@ -60,6 +62,7 @@ class Report:
     device: Entry | None = None
     timing: dict[str, float] = field(default_factory=dict)
     seed: int | None = None
+    made_from: Entry | None = None
     determinism: Entry | None = None
     metrics: dict[str, Entry] = field(default_factory=dict)
     baselines: dict[str, Entry] = field(default_factory=dict)

@@ -1,5 +1,6 @@
 """The examples run as they are, with this checkout's mocli."""
 
+import csv
 import dataclasses
 import json
 import os
@@ -16,6 +17,7 @@ import yaml
 
 import mocli
 from mocli.data.demo.files import write_demo
+from mocli.tasks.benchmark import plantable
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -218,7 +220,7 @@ def test_the_shell_example_of_a_benchmark(environment, tmp_path):
 
 @pytest.mark.slow
 def test_the_snakemake_example(environment, tmp_path):
-    """Every subcommand over the sample sheet, on demo data."""
+    """Every subcommand over the sample sheet, and every line of the benchmark's plan, on demo data."""
     pytest.importorskip("snakemake", reason="the workflow is run where snakemake is installed")
     work = tmp_path / "work"
     shutil.copytree(EXAMPLES / "snakemake", work)
@@ -228,6 +230,11 @@ def test_the_snakemake_example(environment, tmp_path):
     assert done.returncode == 0, done.stderr
     written = {p.name for p in (work / "results" / "demo").iterdir()}
     assert written >= {"imputed.h5ad", "gene2peak.tsv", "screen.tsv", "simulated.h5mu", "bench.tsv"}
+    with (work / "results" / "demo" / "bench.plan.tsv").open() as stream:
+        lines = {line["id"]: line for line in csv.DictReader(stream, delimiter="\t")}
+    done = {p.name for p in (work / "results" / "demo" / "bench.done").iterdir()}
+    assert done == set(lines)
+    assert all((work / line["output"]).exists() for line in lines.values())
 
 
 def test_workflows_use_options_that_exist():
@@ -239,7 +246,8 @@ def test_workflows_use_options_that_exist():
     commands = typer.main.get_command(app).commands
     module = EXAMPLES / "nextflow" / "modules" / "mocli" / "benchmark"
     snakefile, process = (EXAMPLES / "snakemake" / "Snakefile").read_text(), (module / "main.nf").read_text()
-    for text in (snakefile, process):
+    plan = (module.parent / "plan" / "main.nf").read_text()
+    for text in (snakefile, process, plan):
         for words in re.findall(r"mocli (\w+)((?:(?!mocli |rule |output:|stub:).)*)", text, re.DOTALL):
             name, rest = words
             if name not in commands or name in {"links", "demo"}:
@@ -252,6 +260,13 @@ def test_workflows_use_options_that_exist():
     emitted = set(re.findall(r"emit: (\w+)", process))
     assert set(described["output"]) == emitted
     assert "stub:" in process
+    assert {"--plan", "--collect"} <= set(re.findall(r"--[a-z]+", plan)) & set(
+        re.findall(r"--[a-z]+", snakefile)
+    )
+    included = set(re.findall(r"(MOCLI_\w+)", (EXAMPLES / "nextflow" / "plan.nf").read_text()))
+    assert included == set(re.findall(r"^process (\w+)", plan, re.MULTILINE))
+    assert set(re.findall(r"line\.(\w+)", plan)) <= set(plantable.COLUMNS)
+    assert set(re.findall(r"\[\"(\w+)\"\]", snakefile.partition("rule run:")[2])) <= set(plantable.COLUMNS)
 
 
 def given_to(script, environment, work):

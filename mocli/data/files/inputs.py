@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,12 @@ def open_inputs(
 
 
 def sha256(path: Path) -> str:
-    """Hash a file without holding it in memory."""
+    """Hash a file without holding it in memory; once, while it stays as it is."""
+    known = path.stat()
+    return _hashed(path.resolve(), (known.st_size, known.st_mtime_ns, known.st_ino))
+
+
+@cache
+def _hashed(path: Path, _stamp: tuple[int, int, int]) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from mocli.data.write.outfile import check_place
+from mocli.data.write.write import check_writable
 from mocli.errors import InputError, UsageError
 from mocli.log import logger
 from mocli.tasks.benchmark.contender import others_embedding
@@ -14,6 +17,7 @@ from mocli.tasks.benchmark.ground import Ground, prepare_ground
 from mocli.tasks.benchmark.options import BenchmarkOptions, PeersAsked
 from mocli.tasks.benchmark.peers import asked_peers, plan_peers
 from mocli.tasks.benchmark.plan import TaskData, trainings
+from mocli.tasks.benchmark.plantable import write_plan
 from mocli.tasks.benchmark.runs import (
     ModelRun,
     check_parameters,
@@ -24,6 +28,7 @@ from mocli.tasks.benchmark.runs import (
 )
 from mocli.tasks.benchmark.study import studies_of
 from mocli.tasks.run.frame import Tell, Verb, perform
+from mocli.tasks.run.identity import files_read
 from mocli.tasks.run.paths import Paths
 from mocli.tasks.run.request import Request, Result, subcommand
 from mocli.tasks.run.run import Run
@@ -41,6 +46,7 @@ def benchmark(
     MocliError
         Every error a user can mend. A run that fails is no error: the table says so.
     """
+    given = request
     peers, params = asked_peers(options.peers, options.peer_python, request.train.params)
     _check_truth(options)
     request = replace(request, train=replace(request.train, params=params))
@@ -50,15 +56,18 @@ def benchmark(
             field="--links",
             hint="write the table to a file",
         )
+    if options.plan is not None and options.collect:
+        raise UsageError("--plan comes before the runs, --collect after them", field="--plan, --collect")
+    if options.plan is not None and not dry_run:
+        return _write_plan(request, options, options.plan)
     verb = Verb(
         task="benchmark",
         suffixes=(".tsv",),
         foresee=partial(_foresee, request, options, peers),
         work=partial(_work, request, options, peers),
-        reads=[p for p in (options.gtf, options.truth) if p is not None],
         trains=False,
     )
-    return perform(verb, request, dry_run=dry_run, command=command)
+    return perform(verb, given, dry_run=dry_run, command=command)
 
 
 def _check_truth(options: BenchmarkOptions) -> None:
@@ -102,12 +111,34 @@ def _foresee(request: Request, options: BenchmarkOptions, asked: PeersAsked, tel
     for peer, reason in peers.skipped:
         tell.say(f"leaves out the peer {peer.name}: it {reason}")
     for t in planned:
-        tell.say(f"{'has' if t.finished() else 'would run'} {t.name}: mocli {' '.join(t.command)}")
+        tell.say(f"{'has' if t.finished() else 'would run'} {t.name}: {shlex.join(['mocli', *t.command])}")
     for run in peers.runs:
         tell.say(
             f"{'has' if run.finished() else 'would run'} {run.name}: "
             f"{run.peer.package} {run.version} of {run.python.path}"
         )
+
+
+def _write_plan(request: Request, options: BenchmarkOptions, path: Path) -> Result:
+    """Write the runs as a table; they are the same that the benchmark itself would run, and find again."""
+    paths = Paths.of(request.output, request.run, suffixes=(".tsv",))
+    paths.refuse_inputs(files_read(request.groups))
+    check_place(path)
+    if path.absolute() in {p.absolute() for p in paths.results(trained=False)}:
+        raise UsageError("the plan would take the place of the result", field="--plan", file=path)
+    check_writable(path, force=True)
+    ground = prepare_ground(
+        request.data, seed=request.run.seed, say=logger.debug, warn=logger.warning, debug=logger.debug
+    )
+    planned, skipped = _planned(request, options, ground, dry=False)
+    for task, model, reason in skipped:
+        logger.info("leaves out %s for %s: it %s", model, task, reason)
+    write_plan(path, planned, ground.files)
+    done = sum(run.finished() for run in planned)
+    logger.info("wrote %s: %d runs, %d of them there already", path, len(planned), done)
+    if options.peers:
+        logger.info("peers are in no plan: the benchmark runs them itself, without --collect")
+    return Result(path, {}, [], [path])
 
 
 def _planned(
@@ -166,7 +197,7 @@ def _work(request: Request, options: BenchmarkOptions, asked: PeersAsked, run: R
     benchmark = Benchmark(run, request, options, ground, planned, skipped, peers, folder, others)
     records = benchmark.left_out()
     with run.timed("train"):
-        records += benchmark.train()
+        records += benchmark.missing() if options.collect else benchmark.train()
     with run.timed("evaluate"):
         scores = benchmark.score()
     with run.timed("write"):

@@ -14,6 +14,7 @@ from mocli.tasks.benchmark.interpreter import Interpreter
 from mocli.types import Task
 
 BENCHMARK = "Benchmark"
+CAMPAIGN = "Where the runs are run"
 STUDIES = "Studies: models trained again under a change"
 TASKS = (Task.INTEGRATE, Task.IMPUTE, Task.SIMULATE, Task.GENE2PEAK)
 
@@ -42,20 +43,13 @@ class PeersAsked:
 class StudyOptions(Options):
     """Changes under which models are trained again; see `studies_of`."""
 
-    PANEL: ClassVar = STUDIES
-
     panel: Annotated[
         tuple[int, ...],
         option(
-            "--panel 30,60", "Numbers of linked features to keep, drawn by seed", parse=parsing.whole_numbers
-        ),
-    ] = ()
-    ablate: Annotated[
-        tuple[str, ...],
-        option(
-            "--ablate TERM,TERM",
-            "Terms of the loss to give weight 0, such as geometry (weight_geometry)",
-            parse=parsing.names,
+            "--panel 30,60",
+            "Numbers of linked features to keep, drawn by seed",
+            panel=STUDIES,
+            parse=parsing.whole_numbers,
         ),
     ] = ()
     fractions: Annotated[
@@ -63,15 +57,38 @@ class StudyOptions(Options):
         option(
             "--fractions 0.1,0.5",
             "Fractions of the paired cells to train on, for imputation and integration",
+            panel=STUDIES,
             parse=parsing.shares,
+        ),
+    ] = ()
+    ablate: Annotated[
+        tuple[str, ...],
+        option(
+            "--ablate TERM,TERM",
+            "Terms of the loss to give weight 0, such as geometry (weight_geometry)",
+            panel=STUDIES,
+            parse=parsing.names,
+            advanced=True,
         ),
     ] = ()
     corrupt: Annotated[
         tuple[float, ...],
-        option("--corrupt 0.1,0.3", "Fractions of the links to corrupt", parse=parsing.shares),
+        option(
+            "--corrupt 0.1,0.3",
+            "Fractions of the links to corrupt",
+            panel=STUDIES,
+            parse=parsing.shares,
+            advanced=True,
+        ),
     ] = ()
     leave_one_batch_out: Annotated[
-        bool, option("--leave-one-batch-out", "Impute each batch by models that never saw it")
+        bool,
+        option(
+            "--leave-one-batch-out",
+            "Impute each batch by models that never saw it",
+            panel=STUDIES,
+            advanced=True,
+        ),
     ] = False
 
 
@@ -106,7 +123,10 @@ class BenchmarkOptions(StudyOptions):
     target: Annotated[str | None, option("--to MOD", "Modality to impute")] = None
     gtf: Annotated[Path | None, option("--gtf FILE", "Gene table for the task gene2peak")] = None
     truth: Annotated[
-        Path | None, option("--truth FILE", "Known pairs of genes and peaks (BEDPE) for the task gene2peak")
+        Path | None,
+        option(
+            "--truth FILE", "Known pairs of genes and peaks (BEDPE) for the task gene2peak", advanced=True
+        ),
     ] = None
     embedding: Annotated[
         tuple[str, ...],
@@ -134,7 +154,25 @@ class BenchmarkOptions(StudyOptions):
             advanced=True,
         ),
     ] = None
-    jobs: Annotated[int, option("--jobs -j N", "Runs at a time", least=1)] = 1
+    plan: Annotated[
+        Path | None,
+        option(
+            "--plan FILE",
+            "Only write the runs as a table (TSV), a command a line, for a scheduler to run",
+            panel=CAMPAIGN,
+            volatile=True,
+        ),
+    ] = None
+    collect: Annotated[
+        bool,
+        option(
+            "--collect",
+            "Run nothing: make table and report from the runs that have ended",
+            panel=CAMPAIGN,
+            volatile=True,
+        ),
+    ] = False
+    jobs: Annotated[int, option("--jobs -j N", "Runs at a time", panel=CAMPAIGN, least=1, volatile=True)] = 1
     devices: Annotated[
         tuple[str, ...],
         option(
@@ -142,6 +180,8 @@ class BenchmarkOptions(StudyOptions):
             "Devices that runs take turns on",
             parse=parsing.names,
             shown="--device",
+            panel=CAMPAIGN,
+            volatile=True,
             advanced=True,
         ),
     ] = ()

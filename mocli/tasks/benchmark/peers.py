@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from mocli import __version__
+from mocli.data.files.inputs import sha256
 from mocli.data.files.obsm import Coordinates
 from mocli.data.files.source import parse_source
 from mocli.data.links.route import link_files
@@ -26,7 +27,7 @@ from mocli.tasks.benchmark.interpreter import OPTION, Interpreter, find_interpre
 from mocli.tasks.benchmark.options import PeersAsked
 from mocli.tasks.benchmark.peerdata import PeerData, counts_layer
 from mocli.tasks.benchmark.plan import words_of
-from mocli.tasks.benchmark.processes import Command, begin_folder, hash_of, was_begun_with
+from mocli.tasks.benchmark.processes import Command, begin_folder, was_begun_with
 from mocli.tasks.benchmark.table import COSTS, Record
 from mocli.tasks.run.options import RunOptions, TrainOptions
 from mocli.tasks.run.request import Request
@@ -92,8 +93,8 @@ class PeerRun:
             "seed": self.seed,
             "params": dict(self.params),
             "words": list(self.words),
-            "files": {str(path): hash_of(path) for path in self.files},
-            "scripts": [hash_of(self.peer.file), hash_of(RUNNER)],
+            "files": {str(path): sha256(path) if path.is_file() else "none" for path in self.files},
+            "scripts": [sha256(self.peer.file), sha256(RUNNER)],
             "package": f"{self.peer.package} {self.version}",
             "mocli": __version__,
         }

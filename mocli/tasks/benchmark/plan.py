@@ -1,18 +1,21 @@
-"""From models, seeds, tasks and studies to runs: the words of each command, and whose model it takes."""
+"""From models, seeds, tasks and studies to runs: the options of each, and whose model it takes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from mocli.data.files.source import parse_source
-from mocli.data.links.route import link_files
 from mocli.models.base import Encodes, EncodesJointly
-from mocli.models.parameters import as_dict, resolve
 from mocli.models.registry import load_class, traits_of
-from mocli.options import Options
-from mocli.tasks.benchmark.runs import ModelRun, parameters_of, safe
+from mocli.tasks.benchmark.runs import ModelRun, output_of, parameters_of, safe
+from mocli.tasks.gene2peak.options import Gene2PeakOptions
+from mocli.tasks.impute.holdout import HoldOut
+from mocli.tasks.impute.options import ImputeOptions
+from mocli.tasks.integrate.options import IntegrateOptions
 from mocli.tasks.prepare.select import takes_weights
+from mocli.tasks.run.options import OutputOptions
+from mocli.tasks.run.request import Request
+from mocli.tasks.simulate.options import SimulateOptions
 from mocli.types import Task
 
 if TYPE_CHECKING:
@@ -20,19 +23,18 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mocli.models.base import Traits
+    from mocli.options import Options
     from mocli.tasks.benchmark.options import BenchmarkOptions
     from mocli.tasks.benchmark.runs import Study
-    from mocli.tasks.run.request import Request
 
 MOST_SIMULATED = 10_000
 """Cells that a run simulates; of every label as many as it has, or the same share of it."""
 
+OF_EACH_RUN = frozenset({"gene_sets", "model", "seed", "device", "threads", "checkpoint_dir", "resume"})
+"""Options that differ between runs, or are no business of theirs."""
+
 ON_MODELS = frozenset({Task.SIMULATE, Task.GENE2PEAK})
 """Tasks that take the model of the integration, where there is one."""
-
-
-OF_EACH_RUN = frozenset({"gene_sets", "model", "seed", "device", "threads", "checkpoint_dir", "resume"})
-"""Options that differ between runs, or are no business of theirs; see `_run` and `Processes`."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,11 @@ def trainings(
     for study in studies:
         for seed in asked.seeds:
             of: dict[tuple[Task, str], ModelRun] = {}
-            tasks = sorted(asked.tasks, key=lambda t: t is Task.INTEGRATE) if study.words else asked.tasks
+            tasks = sorted(asked.tasks, key=lambda t: t is Task.INTEGRATE) if study.hold_out else asked.tasks
             for task in tasks:
                 for model in chosen[task] if task in study.tasks else ():
                     parent = None
-                    if study.words and task is Task.INTEGRATE:
+                    if study.hold_out and task is Task.INTEGRATE:
                         parent = of.get((Task.IMPUTE, model))
                         if parent is None:
                             continue
@@ -105,72 +107,54 @@ def _run(
     changed = parameters_of(traits, study.params)
     if (study.params and not changed) or (study.links and not traits.uses_links):
         return None
-    params = {**parameters_of(traits, request.train.params), **changed}
-    links = [study.links[seed]] if seed in study.links else list(request.data.links)
-    links = links if traits.uses_links else []
-    sets = [request.data.gene_sets] if traits.uses_sets and request.data.gene_sets is not None else []
-    files = [*(parse_source(text).path for text in request.data.inputs)]
     if parent is None:
-        asked = request
-        if not takes_weights(traits):  # an option without effect must not tell runs apart
-            asked = replace(request, data=replace(request.data, weight_key=None))
-        words = [task.value, *words_of(asked, links, params)]
-        words += [word for path in sets for word in ("--gene-sets", path)]
-        words += ["--model", model]
-        files += _paths([*link_files(links), *sets])
+        links = (str(study.links[seed]),) if seed in study.links else request.data.links
+        asked = replace(
+            request.data,
+            links=links if traits.uses_links else (),
+            # an option without effect must not tell runs apart
+            gene_sets=request.data.gene_sets if traits.uses_sets else None,
+            weight_key=request.data.weight_key if takes_weights(traits) else None,
+        )
+        params = {**parameters_of(traits, request.train.params), **changed}
+        train = replace(request.train, model=model, params=params)
     else:
-        option = "--reference" if task is Task.INTEGRATE else "--from-model"
         plain = untrained(request)
+        asked, train = plain.data, plain.train
         if task is Task.INTEGRATE:  # new cells may be trained into their places
-            plain = replace(plain, train=replace(plain.train, max_steps=request.train.max_steps))
-        words = [task.value, *words_of(plain, (), {}), option, str(parent.model_folder)]
-    words += ["--seed", str(seed), "--no-html", *_words_of_task(task, traits, data, request, parent)]
-    if task is Task.GENE2PEAK:
-        files += [p for p in (data.gtf, data.truth) if p is not None]
-    if parent is None:
-        words += study.words
-    name = f"{task}-{model}-seed{seed}" + (f"-{safe(study.name)}" if study.name else "")
-    return ModelRun(
-        task=task,
-        model=model,
-        seed=seed,
-        study=study.name,
-        folder=folder / name,
-        words=tuple(words),
-        files=tuple(files),
-        params=as_dict(resolve(traits, params, request.train.preset)),
-        parent=parent,
-    )
+            train = replace(train, max_steps=request.train.max_steps)
+    folder = folder / (f"{task}-{model}-seed{seed}" + (f"-{safe(study.name)}" if study.name else ""))
+    fresh = request.run.resume == "never"
+    run = replace(request.run, seed=seed, checkpoint_dir=None)
+    output = OutputOptions(output_of(task, folder), html=False, force=True, unless_done=not fresh)
+    own = _options_of_task(task, traits, data, request, study, parent)
+    return ModelRun(task, model, seed, study.name, folder, Request(asked, train, run, output, own), parent)
 
 
-def _words_of_task(
-    task: Task, traits: Traits, data: TaskData, request: Request, parent: ModelRun | None
-) -> list[str]:
+def _options_of_task(
+    task: Task, traits: Traits, data: TaskData, request: Request, study: Study, parent: ModelRun | None
+) -> Options:
+    model = None if parent is None else parent.model_folder
     if task is Task.IMPUTE:
         assert data.direction is not None
-        return ["--from", data.direction[0], "--to", data.direction[1], "--evaluate"]
+        source, target = data.direction
+        asked = ImputeOptions(source, target, evaluate=True)
+        return asked if study.hold_out is None else replace(asked, hold_out=HoldOut.parse(study.hold_out))
     if task is Task.SIMULATE:
-        words = ["--fold", f"{min(1.0, MOST_SIMULATED / max(data.n_cells, 1)):.6g}"]
+        fold = float(f"{min(1.0, MOST_SIMULATED / max(data.n_cells, 1)):.6g}")
         key = request.data.label_key
-        return [*words, "--label", key] if key is not None else words
+        return SimulateOptions(model, label=() if key is None else (key,), fold=fold)
     if task is Task.GENE2PEAK:
-        words = ["--method", "latent", "--gtf", str(data.gtf)]
-        return words if data.truth is None else [*words, "--truth", str(data.truth)]
+        return Gene2PeakOptions(from_model=model, method="latent", gtf=data.gtf, truth=data.truth)
     # all are scored by the benchmark, on the same cells
-    words = ["--metrics", "none", "--clusters", "none"]
-    return [*words, "--marginal"] if parent is None and _gives_marginals(traits, data) else words
+    marginal = parent is None and _gives_marginals(traits, data)
+    return IntegrateOptions(model, metrics="none", clusters=None, marginal=marginal)
 
 
 def _gives_marginals(traits: Traits, data: TaskData) -> bool:
     """Whether the model places whole cells, and could place them by one modality alone."""
     model = load_class(traits.model)
     return data.n_modalities > 1 and issubclass(model, EncodesJointly) and issubclass(model, Encodes)
-
-
-def _paths(texts: Sequence[object]) -> list[Path]:
-    from pathlib import Path
-
-    return [Path(str(t)) for t in texts]
 
 
 def untrained(request: Request) -> Request:
@@ -184,7 +168,7 @@ def untrained(request: Request) -> Request:
 
 
 def words_of(request: Request, links: Sequence[object], params: Mapping[str, object]) -> list[str]:
-    """Return the options that all runs share as words of the command line."""
+    """Return the options that a peer's data depend on as words of the command line."""
     data = replace(request.data, links=tuple(map(str, links)))
     train = replace(request.train, params=params)
     return [w for group in (data, train, request.run) for w in group.words(without=OF_EACH_RUN)]

@@ -11,12 +11,10 @@ import sysconfig
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import mocli
-from mocli.data.files.inputs import sha256
 from mocli.errors import Interrupted, UsageError
 from mocli.report.file import write_text
 from mocli.tasks.benchmark.interpreter import safe_path
@@ -214,16 +212,3 @@ def begin_folder(folder: Path, fingerprint: Mapping[str, Any], results: Iterable
     for name in results:
         (folder / name).unlink(missing_ok=True)
     write_text(folder / FINGERPRINT, json.dumps(fingerprint, indent=1, sort_keys=True) + "\n")
-
-
-@cache
-def _hash_of(path: Path, _size: int, _changed: int) -> str:
-    return sha256(path)
-
-
-def hash_of(path: Path) -> str:
-    """Return the SHA-256 of a file, computed once while it does not change; `none` where there is none."""
-    if not path.is_file():
-        return "none"
-    known = path.stat()
-    return _hash_of(path.resolve(), known.st_size, known.st_mtime_ns)

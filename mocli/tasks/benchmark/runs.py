@@ -1,31 +1,22 @@
-"""The runs of a benchmark: which model, seed and study, in which folder, by which command."""
+"""The runs of a benchmark: which model, seed and study, in which folder, with which options."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import sys
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from mocli import __version__
 from mocli.data.files.obs import find_column
 from mocli.data.links.genesets import read_gene_sets
 from mocli.errors import MocliError, UsageError, did_you_mean
 from mocli.models.parameters import params_class
 from mocli.models.registry import available, traits_of
-from mocli.options import declared_in
 from mocli.tasks.benchmark.options import TASKS, BenchmarkOptions
-from mocli.tasks.benchmark.processes import (
-    Command,
-    begin_folder,
-    hash_of,
-    own_environment,
-    was_begun_with,
-)
+from mocli.tasks.benchmark.processes import Command, own_environment
 from mocli.tasks.prepare.select import problem_with, takes_weights
-from mocli.tasks.run.options import RunOptions
+from mocli.tasks.run.identity import is_whole, made_from, origin_of
 from mocli.types import ModalityKind, Task
 
 if TYPE_CHECKING:
@@ -35,11 +26,10 @@ if TYPE_CHECKING:
     from mocli.data.files.modality import ModalityFile
     from mocli.models.base import Traits
     from mocli.tasks.benchmark.ground import Ground
+    from mocli.tasks.run.request import Request
 
 SUFFIXES = {Task.IMPUTE: ".h5ad", Task.GENE2PEAK: ".tsv"}
 """Of what runs write, where it is not .h5mu."""
-VOLATILE = frozenset(d.long for d in declared_in(RunOptions).values() if "volatile" in d.option.marks)
-"""Options that do not change what a finished run says."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +44,8 @@ class Study:
         Hyper-parameters that it sets.
     links
         Tables that replace those given; by seed, as they are drawn at random.
-    words
-        Options that it adds.
+    hold_out
+        Cells that its models do not train on, as `mocli impute --hold-out` takes it.
     tasks
         Tasks that it says something of.
     """
@@ -63,7 +53,7 @@ class Study:
     name: str = ""
     params: Mapping[str, object] = field(default_factory=dict)
     links: Mapping[int, Path] = field(default_factory=dict)
-    words: tuple[str, ...] = ()
+    hold_out: str | None = None
     tasks: frozenset[Task] = frozenset(TASKS)
 
 
@@ -73,6 +63,8 @@ class ModelRun:
 
     Attributes
     ----------
+    request
+        All its options, those of its own task included.
     parent
         The run whose model this one takes; None for one that trains.
     """
@@ -82,10 +74,13 @@ class ModelRun:
     seed: int
     study: str
     folder: Path
-    words: tuple[str, ...]
-    files: tuple[Path, ...]
-    params: Mapping[str, Any] = field(default_factory=dict)
+    request: Request
     parent: ModelRun | None = None
+
+    @property
+    def id(self) -> str:
+        """Its word in a plan."""
+        return self.folder.name
 
     @property
     def name(self) -> str:
@@ -105,7 +100,7 @@ class ModelRun:
     @property
     def output(self) -> Path:
         """What it writes."""
-        return self.folder / f"out{SUFFIXES.get(self.task, '.h5mu')}"
+        return output_of(self.task, self.folder)
 
     @property
     def model_folder(self) -> Path:
@@ -114,62 +109,34 @@ class ModelRun:
 
     @property
     def command(self) -> list[str]:
-        """The words after `mocli`, less device and threads."""
-        return [*self.words, "--output", str(self.output)]
-
-    def fingerprint(self) -> dict[str, Any]:
-        """Return what must be the same for a finished run to be this one."""
-        kept, words = [], iter(self.words)
-        for word in words:
-            if word in VOLATILE:
-                next(words)
-            else:
-                kept.append(word)
-        taken = () if self.parent is None else sorted(self.parent.model_folder.glob("*"))
-        hashes = {str(path): hash_of(path) for path in (*self.files, *taken)}
-        # defaults as well: a later mocli may have others
-        params = json.loads(json.dumps(dict(self.params)))
-        return {"words": kept, "files": hashes, "params": params, "seed": self.seed, "mocli": __version__}
+        """The words after `mocli`: done once, it does nothing when it is given again."""
+        return [self.task.value, *(word for group in self.request.groups for word in group.words())]
 
     def report(self) -> dict[str, Any] | None:
-        """Return the report of the run, or of its failure; None where it left none."""
-        for name in ("out.report.json", "out.failed.report.json"):
-            try:
-                found: dict[str, Any] = json.loads((self.folder / name).read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                continue
-            return found
-        return None
+        """Return the report of this very run, or of its failure; None where it left none."""
+        origin = origin_of(self.task.value, self.request.groups)
+        reports = (self.folder / name for name in ("out.report.json", "out.failed.report.json"))
+        return next((found for path in reports if (found := made_from(path, origin)) is not None), None)
 
     def finished(self) -> bool:
-        """Whether the folder holds a run with this fingerprint that ended well, output and all."""
+        """Whether the folder holds this very run, ended well, output and all."""
         if self.parent is not None and not self.parent.finished():
             return False
-        report = self.report()
-        if report is None or report["status"] != "ok" or not was_begun_with(self.folder, self.fingerprint()):
-            return False
-        read = {one["sha256"] for one in report["inputs"]}
-        mine = report["seed"] == self.seed and report["tool"]["version"] == __version__
-        written = next((o for o in report["outputs"] if o["path"] == str(self.output)), None)
-        return (
-            mine
-            and read <= set(self.fingerprint()["files"].values())
-            and written is not None
-            and self.output.exists()
-            and self.output.stat().st_size == written["bytes"]
-        )
+        return is_whole(self.report(), self.output)
 
     def begin(self) -> None:
-        """Make the folder, without what an earlier run of other words left in it; keep its checkpoint."""
-        results = ("out.report.json", "out.failed.report.json", self.output.name)
-        begin_folder(self.folder, self.fingerprint(), results)
+        """Make the folder."""
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def process(self, device: str, threads: int) -> Command:
         """Return the process that does it."""
         words = [*self.command, "--device", device, "--threads", str(threads), "--progress", "none"]
-        if self.output.exists():
-            words.append("--force")
         return Command((sys.executable, "-P", "-m", "mocli", *words), own_environment())
+
+
+def output_of(task: Task, folder: Path) -> Path:
+    """Return what a run of a task writes in its folder."""
+    return folder / f"out{SUFFIXES.get(task, '.h5mu')}"
 
 
 def raise_failed(planned: Sequence[ModelRun], asked: Sequence[str]) -> None:
@@ -265,7 +232,7 @@ def check_parameters(given: Mapping[str, object], models: Sequence[str]) -> None
             )
 
 
-def check_sets(path: str | None, models: Sequence[str]) -> None:
+def check_sets(path: Path | None, models: Sequence[str]) -> None:
     """Read the sets of genes before any run does.
 
     Raises

@@ -105,8 +105,7 @@ def studies_of(
     only_impute = frozenset({Task.IMPUTE})
     both = only_impute | {Task.INTEGRATE}
     studies += [
-        Study(f"{FRACTION}{share:g}", words=("--hold-out", f"{1 - share:.6g}"), tasks=both)
-        for share in asked.fractions
+        Study(f"{FRACTION}{share:g}", hold_out=f"{1 - share:.6g}", tasks=both) for share in asked.fractions
     ]
     if asked.leave_one_batch_out:
         batch, key = ground.bundle.batch, ground.made.column_names.get("batch")
@@ -117,7 +116,7 @@ def studies_of(
                 hint="name their column with --batch-key",
             )
         studies += [
-            Study(f"without-batch={level}", words=("--hold-out", f"{key}={level}"), tasks=only_impute)
+            Study(f"without-batch={level}", hold_out=f"{key}={level}", tasks=only_impute)
             for level in batch.levels
         ]
     return studies

@@ -53,7 +53,7 @@ class Record:
     Attributes
     ----------
     status
-        `ok`, `failed` or `skipped`; the latter two without a metric, `note` says why.
+        `ok`; `failed`, `skipped` or `missing` without a metric, `note` says why.
     key
         `label_transfer[rna->prot]`.
     """
@@ -178,7 +178,7 @@ def describe_rankings(run: Run, records: Sequence[Record], ranked: dict[str, Ran
     ]
     if amiss:
         run.report.tables["amiss"] = table(
-            "Models left out, and runs that failed",
+            "Models left out, runs that failed or are missing",
             "Left out: it does not take such data, or a peer is not installed. The command tries "
             "failed runs again.",
             ["task", "model", "study", "seed", "status", "why"],

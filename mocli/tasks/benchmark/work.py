@@ -36,6 +36,8 @@ from mocli.tasks.score.clusterings import written_agreement
 from mocli.tasks.trained.record import describe_inputs
 from mocli.types import Task
 
+NOT_THERE = "it has not ended: run its line of the plan, then collect again"
+
 SHUFFLED = "shuffled"
 """The control that knows nothing."""
 
@@ -107,6 +109,27 @@ class Benchmark:
             records.append(Record(*of, "skipped", note=f"it {reason}"))
         return records
 
+    def missing(self) -> list[Record]:
+        """Return a line for each run that has not ended well, and run nothing."""
+        records = []
+        absent: list[ModelRun | PeerRun] = []
+        for run in (t for t in self.planned if not t.finished()):
+            error = (run.report() or {}).get("error") or {}
+            if error.get("message"):
+                records.append(self._failed(run, str(error["message"])))
+                continue
+            absent.append(run)
+            model = (run.task.value, run.model, "model", run.seed, run.study)
+            records.append(Record(*model, "missing", note=NOT_THERE))
+        for peer in (p for p in self.peers.runs if not p.finished()):
+            absent.append(peer)
+            other = (Task.INTEGRATE.value, peer.peer.name, "peer", peer.seed, "")
+            records.append(Record(*other, "missing", note=NOT_THERE))
+        if absent:
+            names = ", ".join(job.name for job in absent[:5])
+            self.run.warn(f"{len(absent)} runs have not ended ({names}, ...): the table is without them")
+        return records
+
     def train(self) -> list[Record]:
         """Run what is not there yet, and return the failures."""
         fresh = self.request.run.resume == "never"
@@ -130,7 +153,6 @@ class Benchmark:
             if training.parent is None or training.parent.name not in failed:
                 ready.append(training)
                 continue
-            training.begin()  # leaves nothing of an earlier model to be scored
             reason = f"the run whose model it takes failed: {training.parent.name}"
             failures.append(self._failed(training, reason))
         self._run(processes, ready, [], failures)
@@ -195,8 +217,8 @@ class Benchmark:
             self._score_models(scorer, scores)
         records = scores.records
         for training in self.planned:
-            report = training.report()
-            if report is None or report["status"] != "ok":
+            report = training.report() if training.finished() else None
+            if report is None:
                 continue
             records += costs(training, report)
             records += figures(training, report, records)
@@ -233,7 +255,7 @@ class Benchmark:
 
     def _score_models(self, scorer: Scorer, scores: Measurements) -> None:
         for training in self.planned:
-            if training.task is not Task.INTEGRATE or not training.output.exists():
+            if training.task is not Task.INTEGRATE or not training.finished():
                 continue
             try:
                 contender = self._of_model(training)
@@ -251,7 +273,7 @@ class Benchmark:
     def _of_model(self, training: ModelRun) -> Contender:
         path, key = training.output, f"X_{training.model}"
         alone = []
-        for name in self.ground.bundle.modalities if "--marginal" in training.words else ():
+        for name in self.ground.bundle.modalities if "--marginal" in training.command else ():
             with suppress(InputError):  # a model that places modalities apart writes no such array
                 alone += [p for p in read_coordinates(path, f"{key}_{name}") if p.modality == name]
         traits = traits_of(training.model)

@@ -54,7 +54,6 @@ def gene2peak(request: Request, asked: Gene2PeakOptions, *, dry_run: bool, comma
         suffixes=(".tsv",),
         foresee=partial(_foresee, request, asked),
         work=partial(_work, request, asked),
-        reads=[path for path in (asked.gtf, asked.peak_sets, asked.truth) if path is not None],
         beside=((".bedpe",) if asked.bedpe else ()) + ((PEAK_SETS,) if asked.peak_sets is not None else ()),
         trains=asked.from_model is None and asked.method != "metacells",
     )

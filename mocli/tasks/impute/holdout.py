@@ -24,6 +24,10 @@ class HoldOut:
     column: str | None = None
     value: str | None = None
 
+    def __str__(self) -> str:
+        """Write it as `parse` reads it."""
+        return f"{self.share:.6g}" if self.column is None else f"{self.column}={self.value}"
+
     @classmethod
     def parse(cls, text: str | float, option: str = "--hold-out") -> HoldOut:
         """Read `0.2` or `batch=donor3`.

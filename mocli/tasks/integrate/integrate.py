@@ -9,7 +9,6 @@ from mocli.tasks.integrate.labels import column_for, read_labels, tell_replaced
 from mocli.tasks.integrate.options import IntegrateOptions
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.frame import Tell, Verb, perform
-from mocli.tasks.run.modelfolder import DESCRIPTION, WEIGHTS
 from mocli.tasks.run.request import Request, Result, subcommand
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.foresee import foresee_training
@@ -35,7 +34,6 @@ def integrate(request: Request, asked: IntegrateOptions, *, dry_run: bool, comma
     verb = Verb(
         task="integrate",
         suffixes=(".h5mu",),
-        reads=[] if asked.reference is None else [asked.reference / name for name in (WEIGHTS, DESCRIPTION)],
         foresee=partial(_foresee if asked.reference is None else _foresee_query, request, asked),
         work=partial(_work, request, asked),
     )

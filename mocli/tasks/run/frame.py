@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
-from mocli.data.files.source import parse_source
-from mocli.data.links.route import link_files
+from mocli.log import logger
 from mocli.tasks.run.guard import unfinished
+from mocli.tasks.run.identity import files_read, is_whole, made_from, origin_of
 from mocli.tasks.run.paths import Paths, command_line
 from mocli.tasks.run.request import Request, Result
 from mocli.tasks.run.run import Run
@@ -48,8 +47,6 @@ class Verb:
     ----------
     suffixes
         Of the output, those that are possible; `beside` of what only this subcommand writes next to it.
-    reads
-        Files that are read besides inputs and links, and so must not be written over.
     foresee
         Says what the run would do, and raises what can be known before it. It needs no torch.
     work
@@ -62,7 +59,6 @@ class Verb:
     suffixes: tuple[str, ...]
     foresee: Callable[[Tell], None]
     work: Callable[[Run], None]
-    reads: Sequence[Path] = ()
     beside: tuple[str, ...] = ()
     trains: bool = True
     calibrates: bool = False
@@ -82,9 +78,17 @@ def perform(verb: Verb, request: Request, *, dry_run: bool, command: Sequence[st
         Whatever the checks and the work raise; the run has then reported it.
     """
     paths = Paths.of(request.output, request.run, suffixes=verb.suffixes, beside=verb.beside)
-    inputs = [parse_source(text).path for text in request.data.inputs]
-    paths.refuse_inputs([*inputs, *link_files(request.data.links), *verb.reads])
+    reads = files_read(request.groups)
+    paths.refuse_inputs(reads)
     files = paths.results(trained=verb.trains, calibrated=verb.calibrates)
+    origin = None
+    if request.output.unless_done and paths.report is not None:
+        origin = origin_of(verb.task, request.groups)
+        done = made_from(paths.report, origin)
+        if done is not None and is_whole(done, paths.output):
+            told = f"{paths.output} is there already, made with these options from these files"
+            logger.info("%s", told)
+            return Result(paths.output, done, [told], files)
     if dry_run:
         ours = unfinished(paths.checkpoints) if request.run.resume != "never" else frozenset()
         paths.check(force=request.output.force, trained=verb.trains, ours=ours)
@@ -93,7 +97,8 @@ def perform(verb: Verb, request: Request, *, dry_run: bool, command: Sequence[st
         return Result(paths.output, {}, [*foresight.lines, *(f"would write {f}" for f in files)], files)
     words = command_line() if command is None else command
     run = Run(verb.task, paths, output=request.output, options=request.run, command=words)
-    run.trains, run.reads = verb.trains, [*inputs, *verb.reads]
+    run.trains, run.reads = verb.trains, reads
+    run.report.made_from = origin or origin_of(verb.task, request.groups)
     with run:
         verb.work(run)
     return Result(paths.output, run.report.as_dict(), [], files)

@@ -80,7 +80,7 @@ class DataOptions(Options):
         ),
     ] = False
     gene_sets: Annotated[
-        str | None,
+        Path | None,
         option(
             "--gene-sets GMT",
             "Sets of genes whose scores encoders take beside the features (sccross)",
@@ -350,7 +350,10 @@ class RunOptions(Options):
         option("--deterministic", "Refuse operations that are not reproducible bit by bit", advanced=True),
     ] = False
     checkpoint_dir: Annotated[
-        Path | None, option("--checkpoint-dir DIR", "Folder of checkpoints", shown="OUT.ckpt", advanced=True)
+        Path | None,
+        option(
+            "--checkpoint-dir DIR", "Folder of checkpoints", shown="OUT.ckpt", volatile=True, advanced=True
+        ),
     ] = None
     checkpoint_every: Annotated[
         float,
@@ -369,6 +372,7 @@ class RunOptions(Options):
             "--resume",
             "Continue from a checkpoint; auto: if it belongs to this very run",
             choices=RESUMES,
+            volatile=True,
             advanced=True,
         ),
     ] = "auto"
@@ -401,7 +405,7 @@ class OutputOptions(Options):
 
     PANEL: ClassVar = OUTPUT
 
-    output: Annotated[Path, option("--output -o FILE", "Result; it names all other files")]
+    output: Annotated[Path, option("--output -o FILE", "Result; it names all other files", volatile=True)]
     key_added: Annotated[
         str | None,
         option("--key-added KEY", "obsm key of the latent coordinates", shown="X_<model>", advanced=True),
@@ -413,7 +417,12 @@ class OutputOptions(Options):
     report: Annotated[
         Path | None,
         option(
-            "--report FILE", "JSON report; '-' is stdout", text=True, shown="OUT.report.json", advanced=True
+            "--report FILE",
+            "JSON report; '-' is stdout",
+            text=True,
+            shown="OUT.report.json",
+            volatile=True,
+            advanced=True,
         ),
     ] = None
     provenance: Annotated[
@@ -422,4 +431,14 @@ class OutputOptions(Options):
             "--provenance/--no-provenance", "Keep command, versions and date in the result", advanced=True
         ),
     ] = True
-    force: Annotated[bool, option("--force -f", "Replace results that exist")] = False
+    force: Annotated[bool, option("--force -f", "Replace results that exist", volatile=True)] = False
+    unless_done: Annotated[
+        bool,
+        option(
+            "--unless-done",
+            "Do nothing where the result is there already, made by this version with these options from "
+            "these files",
+            volatile=True,
+            advanced=True,
+        ),
+    ] = False

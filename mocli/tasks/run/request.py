@@ -18,17 +18,24 @@ Own = TypeVar("Own", bound=Options, contravariant=True)
 
 @dataclass(frozen=True)
 class Request:
-    """Data, training, run and output, as asked for."""
+    """Data, training, run and output, as asked for, and what one subcommand alone takes."""
 
     data: DataOptions
     train: TrainOptions
     run: RunOptions
     output: OutputOptions
+    own: Options | None = None
 
     def tell_unused(self, warn: Callable[[str], None]) -> None:
         """Say which options have no effect where no model is trained."""
         if self.of_training:
             warn(f"the model is trained already, which these do not change: {', '.join(self.of_training)}")
+
+    @property
+    def groups(self) -> tuple[Options, ...]:
+        """All options, group by group."""
+        own = () if self.own is None else (self.own,)
+        return self.data, self.train, self.run, self.output, *own
 
     @property
     def of_training(self) -> list[str]:
@@ -101,7 +108,7 @@ def subcommand(own: type[Own]) -> Callable[[Work[Own]], Callable[..., Result]]:
             data, output, train, run, asked = sort_into(
                 groups, {"inputs": inputs, **given}, task=work.__name__
             )
-            request = Request(data, train, run, output)
+            request = Request(data, train, run, output, asked)
             return work(request, asked, dry_run=dry_run, command=command or command_line())
 
         function.__name__ = function.__qualname__ = work.__name__

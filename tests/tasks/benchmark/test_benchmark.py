@@ -1,7 +1,9 @@
 """`mocli benchmark` on tiny files: runs in processes, controls, others' embeddings, resuming, failures."""
 
 import csv
+import dataclasses
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,6 +17,11 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
 import mocli
 from mocli.errors import InputError, MocliError, UsageError
+from mocli.tasks.benchmark.runs import ModelRun
+from mocli.tasks.integrate.options import IntegrateOptions
+from mocli.tasks.run.options import DataOptions, OutputOptions, RunOptions, TrainOptions
+from mocli.tasks.run.request import Request
+from mocli.types import Task
 
 ROOT = Path(__file__).resolve().parents[3]
 QUICK = {"threads": 1, "device": "cpu", "html": False, "max_steps": 2}
@@ -34,8 +41,7 @@ def run_inside(self, trainings):
     codes = {}
     for training in trainings:
         training.begin()
-        force = ["--force"] if training.output.exists() else []
-        codes[training.name] = main([*training.command, "--device", "cpu", "--threads", "1", "-qq", *force])
+        codes[training.name] = main([*training.command, "--device", "cpu", "--threads", "1", "-qq"])
         log.teardown()
         (training.folder / "stderr.txt").write_text("")
     return codes
@@ -119,47 +125,58 @@ def test_finished_runs_are_reused_and_say_the_same(unpaired_bench, tmp_path):
     assert again.report["tables"].keys() == {"ranking_integrate", "costs", "amiss"}
 
 
-@pytest.mark.parametrize("change", ["params", "seed in the report", "output cut", "an input"])
-def test_what_has_changed_is_not_reused(unpaired_bench, tmp_path, change):
-    from dataclasses import replace
+@pytest.fixture
+def finished(unpaired_bench, tmp_path):
+    """A run that ended well, with its inputs, alone in a folder where it may be spoilt."""
+    from mocli.__main__ import main
 
-    from mocli.tasks.benchmark.runs import ModelRun
-    from mocli.types import Task
-
-    folder, inputs, options, _ = unpaired_bench
-    run = tmp_path / "run"
-    shutil.copytree(folder / "bench.runs/integrate-scmodal-seed0", run)
-    words, params = ("integrate", "x", "--seed", "0"), {"n_hidden": 16}
-    training = ModelRun(Task.INTEGRATE, "scmodal", 0, "", run, words, (*inputs, options["links"]), params)
-    kept = json.loads((run / "out.report.json").read_text())
-    for output in kept["outputs"]:
-        output["path"] = output["path"].replace(str(folder / "bench.runs/integrate-scmodal-seed0"), str(run))
-    (run / "out.report.json").write_text(json.dumps(kept))
-    (run / "fingerprint.json").write_text(json.dumps(training.fingerprint()))
-    assert training.finished()
-    if change == "params":
-        training = replace(training, params={"n_hidden": 17})
-    elif change == "seed in the report":
-        (run / "out.report.json").write_text(json.dumps({**kept, "seed": 1}))
-    elif change == "output cut":
-        training.output.write_bytes(training.output.read_bytes()[:-10])
-    else:
-        other = tmp_path / "rna.h5ad"
-        other.write_bytes(b"changed")
-        training = replace(training, files=(other, inputs[1], options["links"]))
-    assert not training.finished()
+    _, inputs, options, _ = unpaired_bench
+    copies = [shutil.copy(path, tmp_path) for path in (*inputs, options["links"])]
+    output = OutputOptions(tmp_path / "run/out.h5mu", html=False, force=True, unless_done=True)
+    request = Request(
+        DataOptions(copies[:2], links=copies[2:]),
+        TrainOptions("scmodal", max_steps=2, params={"n_hidden": 16, "n_latent": 4, "batch_size": 32}),
+        RunOptions(device="cpu", threads=1), output, IntegrateOptions(metrics="none", clusters=None),
+    )  # fmt: skip
+    training = ModelRun(Task.INTEGRATE, "scmodal", 0, "", tmp_path / "run", request)
+    training.begin()
+    assert main([*training.command, "-qq"]) == 0
+    return training
 
 
-def test_device_and_threads_do_not_make_another_run(unpaired_bench):
-    from mocli.tasks.benchmark.runs import ModelRun
-    from mocli.types import Task
+def test_what_has_changed_is_not_reused(finished):
+    assert finished.finished()
+    request = finished.request
 
-    _, inputs, _, _ = unpaired_bench
-    one, two = (
-        ModelRun(Task.INTEGRATE, "m", 0, "", Path("f"), ("integrate", "x", "--threads", n), tuple(inputs))
-        for n in "12"
-    )
-    assert one.fingerprint() == two.fingerprint()
+    def changed(**groups):
+        return dataclasses.replace(finished, request=dataclasses.replace(request, **groups))
+
+    assert changed(run=RunOptions(device="cuda", threads=2, checkpoint_every="1m")).finished()
+    assert not changed(run=RunOptions(seed=1)).finished()
+    assert not changed(train=dataclasses.replace(request.train, params={"n_hidden": 17})).finished()
+    path = request.data.inputs[0]
+    before = Path(path).read_bytes()
+    with Path(path).open("ab") as stream:
+        stream.write(b"more")
+    assert not finished.finished(), "an input is another one"
+    Path(path).write_bytes(before)
+    assert finished.finished(), "what is in the file counts, not when it was written"
+    finished.output.write_bytes(finished.output.read_bytes()[:-10])
+    assert not finished.finished()
+
+
+def test_a_command_that_is_given_again_does_nothing_and_is_done_again_where_files_changed(finished, capsys):
+    from mocli.__main__ import main
+
+    written = finished.output.stat().st_mtime_ns
+    assert main(finished.command) == 0
+    assert "is there already" in capsys.readouterr().err
+    assert finished.output.stat().st_mtime_ns == written
+    other = Path(finished.request.data.links[0])
+    other.write_text(other.read_text() + "\n")
+    assert main([*finished.command, "-qq"]) == 0
+    assert finished.output.stat().st_mtime_ns != written
+    assert finished.finished()
 
 
 def test_paired_cells_are_scored_whole_and_apart(paired, tmp_path, tiny):
@@ -254,6 +271,38 @@ def test_a_failing_run_is_a_line_of_the_table(unpaired, tmp_path, tiny):
     assert any("there are no labels" in w for w in report["warnings"])
 
 
+def test_a_plan_is_run_elsewhere_and_collected(unpaired, tmp_path, tiny, check_report):
+    """A line a run; each is done once; the table is that of what has ended; the benchmark does the rest."""
+    from mocli.__main__ import main
+
+    inputs, output, plan = [unpaired / "rna.h5ad", unpaired / "prot.h5ad"], tmp_path / "b.tsv", tmp_path / "p"
+    tiny = {**tiny, "seeds": [0, 1], "models": "scmodal", "links": unpaired / "links.tsv"}
+    assert mocli.benchmark(inputs, output=output, plan=plan, **tiny).files == [plan]
+    lines = rows(plan)
+    assert [line["id"] for line in lines] == ["integrate-scmodal-seed0", "integrate-scmodal-seed1"]
+    assert all(int(line["memory_bytes"]) > 1e8 for line in lines)
+    assert not output.exists()
+    with pytest.raises(MocliError, match="no run of scmodal ended well"):
+        mocli.benchmark(inputs, output=output, collect=True, **tiny)
+
+    program, *words = shlex.split(lines[1]["command"])
+    assert program == "mocli"
+    assert main([*words, "-qq"]) == 0
+    assert Path(lines[1]["output"]).exists()
+    mocli.benchmark(inputs, output=output, collect=True, force=True, **tiny)
+    table = rows(output)
+    assert {r["seed"] for r in table if r["metric"] == "train_s"} == {"1"}
+    (absent,) = [r for r in table if r["status"] == "missing"]
+    assert (absent["method"], absent["seed"]) == ("scmodal", "0")
+    assert not (tmp_path / "b.runs/integrate-scmodal-seed0/out.h5mu").exists(), "nothing is run"
+
+    before = Path(lines[1]["output"]).stat().st_mtime_ns
+    mocli.benchmark(inputs, output=output, force=True, **tiny)
+    assert {r["seed"] for r in rows(output) if r["metric"] == "train_s"} == {"0", "1"}
+    assert Path(lines[1]["output"]).stat().st_mtime_ns == before, "what the plan ran is not repeated"
+    assert check_report(tmp_path / "b.report.json")["made_from"]["words"][0] == "benchmark"
+
+
 def test_studies_run_beside_the_benchmark(unpaired, tmp_path, tiny):
     done = mocli.benchmark(
         [unpaired / "rna.h5ad", unpaired / "prot.h5ad"], output=tmp_path / "b.tsv", models="scmodal",
@@ -271,7 +320,6 @@ def test_studies_run_beside_the_benchmark(unpaired, tmp_path, tiny):
 def test_panels_and_wrong_links_are_what_they_say(unpaired):
     from mocli.tasks.benchmark.ground import prepare_ground
     from mocli.tasks.benchmark.study import _fewer, _wrong
-    from mocli.tasks.run.options import DataOptions
 
     def quiet(_):
         return None
@@ -296,6 +344,7 @@ def test_panels_and_wrong_links_are_what_they_say(unpaired):
         ({"panel": "400"}, "there are 10 linked features"),
         ({"seeds": "0,x"}, "--seeds takes whole numbers"),
         ({"tasks": "integrate,cook"}, "does not accept 'cook'"),
+        ({"plan": "plan.tsv", "collect": True}, "--plan comes before"),
         ({"embedding": "X_pca"}, "names no embedding"),
         ({"params": {"n_hiden": 3}}, "no model of this benchmark has"),
         ({"leave_one_batch_out": True}, "no two batches"),
@@ -370,7 +419,6 @@ def test_a_fifth_model_and_a_new_metric_are_in_the_table(unpaired, tmp_path, tin
 
 def test_errors_in_units_of_a_model_s_own_scale_are_not_ranked():
     from mocli.tasks.benchmark.table import Record
-    from mocli.types import Task
 
     entry = {"value": 0.5, "better": "lower", "title": "Mean absolute error"}
     told = Record.of(Task.IMPUTE, "sccross", "model", 0, "", "imputation_mae_median[rna->prot]", entry)

@@ -6,11 +6,15 @@ import pytest
 
 from mocli.errors import MocliError
 from mocli.tasks.benchmark.runs import ModelRun, raise_failed
+from mocli.tasks.run.identity import origin_of
+from mocli.tasks.run.request import requested
 from mocli.types import Task
 
 
 @pytest.fixture
 def training(tmp_path):
+    request = requested("a.h5mu", output="o.h5mu")
+
     def make(model, seed, status, *, code=3, study=""):
         folder = tmp_path / f"{model}-{seed}{study}"
         folder.mkdir()
@@ -18,9 +22,10 @@ def training(tmp_path):
         if status == "error":
             error = {"kind": "input", "message": "no links matched", "hint": "look", "exit_code": code}
         if status is not None:
-            text = json.dumps({"status": status, "error": error})
+            origin = origin_of("integrate", request.groups)
+            text = json.dumps({"status": status, "error": error, "made_from": origin})
             (folder / "out.report.json").write_text(text)
-        return ModelRun(Task.INTEGRATE, model, seed, study, folder, (), ())
+        return ModelRun(Task.INTEGRATE, model, seed, study, folder, request)
 
     return make
 

@@ -7,6 +7,7 @@ import sys
 from mocli.tasks.benchmark.interpreter import find_interpreter, safe_path
 from mocli.tasks.benchmark.processes import own_environment
 from mocli.tasks.benchmark.runs import ModelRun
+from mocli.tasks.run.request import requested
 from mocli.types import Task
 
 
@@ -15,7 +16,7 @@ def test_a_run_imports_nothing_from_the_working_folder(tmp_path, monkeypatch):
     for name in ("queue", "typer", "mocli", "json"):
         (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([".", "", os.environ.get("PYTHONPATH", "")]))
-    training = ModelRun(Task.INTEGRATE, "scmodal", 0, "", tmp_path, ("--version",), ())
+    training = ModelRun(Task.INTEGRATE, "scmodal", 0, "", tmp_path, requested("a.h5mu", output="o.h5mu"))
     start, *words = training.process("cpu", 1).argv
     assert start == sys.executable
     run = [start, *words[: words.index("mocli") + 1], "--version"]

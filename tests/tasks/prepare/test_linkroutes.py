@@ -1,5 +1,7 @@
 """Linked features by names, positions, first columns or matrices: one integration, whatever the route."""
 
+import json
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -221,8 +223,8 @@ def test_a_benchmark_gives_its_runs_the_route_and_has_its_controls(demo, tmp_pat
                "device": "cpu", "html": False, "label_key": "cell_type", "links": [route]}  # fmt: skip
     result = mocli.benchmark(inputs(demo), output=tmp_path / "b.tsv", **options)
     assert result.report["status"] == "ok"
-    words = (tmp_path / "b.runs/integrate-scmodal-seed0/fingerprint.json").read_text()
-    assert route in words
+    words = (tmp_path / "b.runs/integrate-scmodal-seed0/out.report.json").read_text()
+    assert route in json.loads(words)["made_from"]["words"]
     methods = set(pd.read_csv(tmp_path / "b.tsv", sep="\t")["method"])
     assert {"link_features", "cca", "linked_pca", "scmodal"} <= methods
     lines = mocli.benchmark(inputs(demo), output=tmp_path / "b.tsv", force=True, dry_run=True, **options).plan

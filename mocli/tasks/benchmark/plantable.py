@@ -1,0 +1,70 @@
+"""A benchmark's runs as a table for a scheduler: a command a line, and which line waits for which."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from mocli.errors import MocliError, UsageError
+from mocli.log import logger
+from mocli.models.parameters import resolve
+from mocli.models.registry import traits_of
+from mocli.report.file import write_text
+from mocli.tasks.prepare.footprint import footprint
+from mocli.tasks.prepare.plan import make_plan
+from mocli.tasks.run.identity import files_read
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from mocli.data.files.modality import ModalityFile
+    from mocli.tasks.benchmark.runs import ModelRun
+
+COLUMNS = ("id", "task", "model", "seed", "study", "needs", "memory_bytes", "inputs", "output", "command")
+"""`needs` is the id of the line that must have ended before, `memory_bytes` what a run that trains will hold;
+both empty where there is none or it is not known."""
+
+
+def write_plan(path: Path, runs: Sequence[ModelRun], files: Sequence[ModalityFile]) -> None:
+    """Write a line for every run, whether it has ended or not, and make the folders that they write in.
+
+    Raises
+    ------
+    UsageError
+        A command has a line break or a tabulator, which a line cannot hold.
+    EnvironmentProblem
+        It cannot be written.
+    """
+    memory = {run.work: _memory(run, files) for run in reversed(runs)}
+    lines = ["\t".join(COLUMNS)]
+    for run in runs:
+        run.begin()
+        needs = "" if run.parent is None else run.parent.id
+        held = memory[run.work] if run.parent is None else None
+        inputs = ",".join(map(str, files_read([run.request.data])))
+        command = shlex.join(["mocli", *run.command])
+        about = [run.id, run.task.value, run.model, run.seed, run.study, needs, held, inputs]
+        cells = ["" if cell is None else str(cell) for cell in (*about, run.output, command)]
+        if any(len(cell.splitlines()) > 1 or "\t" in cell for cell in cells):
+            raise UsageError(
+                "a plan has one line a run, and this run's words hold a line break or a tabulator",
+                field="--plan",
+                found=command,
+                hint="rename the file, column or level",
+            )
+        lines.append("\t".join(cells))
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _memory(run: ModelRun, files: Sequence[ModalityFile]) -> int | None:
+    """Return the bytes that a run that trains will hold, without its study; None where that is not known."""
+    data, train = run.request.data, run.request.train
+    traits = traits_of(run.model)
+    try:
+        made = make_plan(data, train, run.task, logger.debug, files=files, traits=traits)
+        return footprint(made, resolve(traits, train.params, train.preset), run.task).peak
+    except MocliError as error:
+        # the run itself will say so
+        logger.debug("the memory of %s is not known: %s", run.name, error.message)
+        return None
