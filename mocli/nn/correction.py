@@ -10,12 +10,15 @@ batches are made equally frequent, and for each a shift of every batch by ridge 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mocli.nn.kmeans import kmeans
+from mocli.nn.losses import mutual_neighbors
 from mocli.nn.neighbors import chunks, knn
 from mocli.types import DoubleArray, FloatArray, IntArray
 
@@ -94,6 +97,48 @@ def _moved(
         weight = np.exp(-(distance - distance.min(1, keepdims=True)) / (2 * sigma**2))
         corrected[rows] = x + weight @ vectors / weight.sum(1, keepdims=True)
     return corrected
+
+
+def level_offsets(x: Tensor, codes: Tensor, values: Sequence[Tensor], k: int) -> list[Tensor]:
+    """Offsets of groups of cells, such as batches, where cells of both are mutual nearest neighbours.
+
+    So a group that lacks a kind of cell is not moved for it (Haghverdi et al. 2018, doi:10.1038/nbt.4091).
+    The offsets of all groups are the least squares of the mean differences of every two, weighted by pairs.
+
+    Parameters
+    ----------
+    x
+        Where neighbours are searched by cosine, `(n, p)`.
+    codes
+        The group of each cell from 0, `(n,)`; -1 for none.
+    values
+        What offsets are wanted of, `(n, d)` each.
+
+    Returns
+    -------
+    `(n_groups, d)` for each of the values, with a mean of 0.
+    """
+    n_groups = int(codes.max()) + 1 if len(codes) else 0
+    rows = [(codes == level).nonzero().squeeze(1) for level in range(n_groups)]
+    laplacian = x.new_zeros(n_groups, n_groups, dtype=torch.float64)
+    sums = [x.new_zeros(n_groups, v.shape[1], dtype=torch.float64) for v in values]
+    centred = x - x.mean(0)
+    for i in range(n_groups):
+        for j in range(i + 1, n_groups):
+            if not len(rows[i]) or not len(rows[j]):
+                continue
+            first, second = mutual_neighbors(centred[rows[i]], centred[rows[j]], k).nonzero().unbind(1)
+            weight = float(len(first))
+            laplacian[i, i] += weight
+            laplacian[j, j] += weight
+            laplacian[i, j] -= weight
+            laplacian[j, i] -= weight
+            for total, v in zip(sums, values, strict=True):
+                difference = (v[rows[i][first]] - v[rows[j][second]]).double().sum(0)
+                total[i] += difference
+                total[j] -= difference
+    inverse = torch.linalg.pinv(laplacian, hermitian=True)
+    return [(inverse @ total).to(x.dtype) for total in sums]
 
 
 def mix_batches(points: DoubleArray | FloatArray, batch: IntArray, *, seed: int) -> DoubleArray:

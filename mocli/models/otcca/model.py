@@ -6,7 +6,7 @@ Implemented, for any list of edges between modalities:
 (2) cost of two cells: 1 - cosine of linked features, over its standard deviation;
 (3) entropic optimal transport gives a soft coupling P, in which every cell has the same weight;
 (4) canonical correlation with P in place of pairs, components scaled by their correlations, rows to
-    length 1 (`mocli/nn/transport.py`);
+    length 1 (`mocli/nn/transport.py`, `mocli/nn/canonical.py`);
 (5) once more with a cost that is partly that of the latent coordinates.
 Links are weighed before: in five folds, cells are coupled by four fifths of the linked features, and the
 agreement of coupled cells on the held-out fifth is its weight. So links that do not hold in these data
@@ -34,7 +34,9 @@ from mocli.data.bundle import Edge, Minibatch, MultiOmics
 from mocli.models.base import Losses, Phase, Schedule, Traits
 from mocli.models.otcca import TRAITS
 from mocli.models.otcca.params import OtccaParams
-from mocli.nn.transport import canonical_maps, column_correlations, cosine_cost, couple, level_offsets
+from mocli.nn.canonical import canonical_maps, column_correlations
+from mocli.nn.correction import level_offsets
+from mocli.nn.transport import cosine_cost, couple
 from mocli.types import Json
 
 FOLDS = 5
