@@ -6,13 +6,15 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from mocli.data.batches import Batches, BundleRows
 from mocli.data.bundle import MultiOmics
@@ -165,8 +167,6 @@ def _solve(model: Solves, bundle: MultiOmics, training: Training, done: Fitted) 
 
 def _run(stretch: _Stretch, done: Fitted) -> None:
     """Run a phase; after a loss that is not finite once more from where it began, at lower rates."""
-    module = stretch.model.module
-    before = {k: v.detach().clone() for k, v in module.state_dict().items()}
     try:
         stretch.run(done)
     except NumericalError as error:
@@ -178,7 +178,6 @@ def _run(stretch: _Stretch, done: Fitted) -> None:
             "%s (phase '%s'): the phase starts again with learning rates times %g",
             *(error.message, phase.name, RETRY_FACTOR),
         )
-        module.load_state_dict(before)
         stretch.again(_slowed(phase, done)).run(done)
 
 
@@ -197,6 +196,7 @@ class _Stretch:
         self.model, self.bundle, self.phase = model, bundle, phase
         self.training, self.signals = training, signals
         self.started = self.saved = started
+        self.begin = {k: v.detach().clone() for k, v in model.module.state_dict().items()}
         generator = torch.Generator().manual_seed(training.seed)
         kept = held_out = None
         if phase.validation is not None:
@@ -206,7 +206,8 @@ class _Stretch:
         )
         self.steppers = [Stepper(group) for group in phase.groups]
         # a turn of frozen weights has no loss to compute
-        self.turns = [t for t in turns_of(self.steppers) if any(s.group.parameters for s in t)]
+        turns = [t for t in turns_of(self.steppers) if any(s.group.parameters for s in t)]
+        self.turns = [(turn, _beside(turn, phase)) for turn in turns]
         self.watch = None
         if held_out is not None:
             self.watch = Watch(model, self.batches.source, phase, held_out, self.steppers)
@@ -219,7 +220,8 @@ class _Stretch:
         self.average = WeightAverage(model.module, phase.weight_average)
 
     def again(self, phase: Phase) -> _Stretch:
-        """Return a fresh one for a phase of other learning rates."""
+        """Return a fresh one that starts where this one began, for a phase of other learning rates."""
+        self.model.module.load_state_dict(self.begin)
         return _Stretch(self.model, self.bundle, phase, self.training, self.signals, self.started)
 
     def run(self, done: Fitted) -> None:
@@ -271,20 +273,15 @@ class _Stretch:
         batch = self.batches.next(step)
         prepared = self.model.prepare(batch)
         terms: dict[str, Tensor] = {}
-        for turn in self.turns:
-            own = {id(p) for stepper in turn for p in stepper.group.parameters}
-            others = [p for g in self.phase.groups for p in g.parameters if id(p) not in own]
-            for parameter in others:
-                parameter.requires_grad = False
-            for _ in range(turn[0].group.repeats):
-                losses = self.model.losses(prepared, turn[0].group.name)
-                for stepper in turn:
-                    stepper.clear()
-                torch.autograd.backward(losses.total)
-                for stepper in turn:
-                    stepper.step(epoch_over=self.batches.epoch_over)
-            for parameter in others:
-                parameter.requires_grad = True
+        for turn, others in self.turns:
+            with _resting(others):
+                for _ in range(turn[0].group.repeats):
+                    losses = self.model.losses(prepared, turn[0].group.name)
+                    for stepper in turn:
+                        stepper.clear()
+                    torch.autograd.backward(losses.total)
+                    for stepper in turn:
+                        stepper.step(epoch_over=self.batches.epoch_over)
             terms.update(losses.terms)
         return terms
 
@@ -307,6 +304,7 @@ class _Stretch:
         """Everything needed to continue with the same bytes."""
         history_meta, tensors = self.history.state()
         tensors |= {f"module/{k}": v for k, v in self.model.module.state_dict().items()}
+        tensors |= {f"begin/{k}": v for k, v in self.begin.items()}
         for stepper in self.steppers:
             tensors |= stepper.state_dict()
         tensors |= {f"batches/{k}": v for k, v in self.batches.state_dict().items()}
@@ -325,10 +323,12 @@ class _Stretch:
     def restore(self, snapshot: Snapshot) -> int:
         """Continue from a snapshot; returns the step."""
         tensors, meta = snapshot.tensors, snapshot.meta
-        weights = _under(tensors, "module/")
-        if bad := [k for k, v in weights.items() if v.is_floating_point() and not bool(v.isfinite().all())]:
-            raise ValueError(f"{bad[0]} is not finite")
-        self.model.module.load_state_dict(weights)
+        for part in ("begin/", "module/"):
+            weights = _under(tensors, part)
+            if bad := [k for k, v in weights.items() if v.is_floating_point() and not v.isfinite().all()]:
+                raise ValueError(f"{part}{bad[0]} is not finite")
+            self.model.module.load_state_dict(weights)
+        self.begin = _under(tensors, "begin/")
         for stepper in self.steppers:
             stepper.load_state_dict(tensors)
         self.batches.load_state_dict(_under(tensors, "batches/"))
@@ -373,6 +373,24 @@ class Signals:
         if self.received is not None and signum == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signum
+
+
+def _beside(turn: Sequence[Stepper], phase: Phase) -> list[Parameter]:
+    """Return the parameters of a phase that do not step in a turn."""
+    own = {id(p) for stepper in turn for p in stepper.group.parameters}
+    return [p for group in phase.groups for p in group.parameters if id(p) not in own]
+
+
+@contextmanager
+def _resting(parameters: Sequence[Parameter]) -> Iterator[None]:
+    """Compute no gradients of some parameters meanwhile."""
+    for parameter in parameters:
+        parameter.requires_grad = False
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad = True
 
 
 def _slowed(phase: Phase, done: Fitted) -> Phase:

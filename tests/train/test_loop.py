@@ -161,6 +161,48 @@ def test_a_loss_that_was_not_finite_once_starts_its_phase_again_at_lower_rates(c
     assert torch.equal(weights(model), weights(calm)), "as if it had been trained so from the start"
 
 
+def spoiling(model, step):
+    """Make a loss of that step, counted from where the model is, not finite; returns the model."""
+    original, seen = model.prepare, []
+    losses = model.losses
+
+    def prepare(batch):
+        seen.append(batch.step)
+        return original(batch)
+
+    def spoiled(prepared, group):
+        found = losses(prepared, group)
+        if len(seen) == step + 1:
+            return Losses({**found.terms, "adversarial": torch.tensor(torch.nan)}, found.total)
+        return found
+
+    model.prepare, model.losses = prepare, spoiled
+    return model
+
+
+def test_a_phase_that_was_resumed_starts_again_from_where_it_began(tmp_path):
+    bundle = make_bundle()
+    schedule, training = Schedule(max_steps=40), Training(torch.device("cpu"), seed=0)
+    whole = spoiling(build(bundle), 20)
+    assert fit(whole, bundle, schedule, training).slowed
+    interrupting(bundle, tmp_path / "c", 13, signal.SIGTERM)
+    checkpoints = Checkpoints(tmp_path / "c", fingerprint={"x": 1}, resume="auto")
+    resumed = spoiling(build(bundle), 20 - 13)
+    done = fit(resumed, bundle, schedule, replace(training, checkpoints=checkpoints))
+    assert done.resumed_from_step == 13
+    assert done.slowed
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_all_weights_are_left_ready_to_learn_where_a_step_fails():
+    bundle = make_bundle()
+    model = build(bundle)
+    model.losses = lambda prepared, group: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        fit(model, bundle, Schedule(max_steps=3), Training(torch.device("cpu"), seed=0))
+    assert all(p.requires_grad for p in model.module.parameters())
+
+
 def spoil(tensors, key, value):
     found = next(k for k in sorted(tensors) if key in k)
     return {**tensors, found: value(tensors[found])}
@@ -175,6 +217,7 @@ def test_a_checkpoint_whose_parts_do_not_fit_is_damaged(tmp_path):
     damages = [
         (spoil(kept.tensors, "module/", lambda t: t * torch.nan), kept.meta),
         (spoil(kept.tensors, "module/", lambda t: t[:1]), kept.meta),
+        (spoil(kept.tensors, "begin/", lambda t: t[:1]), kept.meta),
         (spoil(kept.tensors, "exp_avg", lambda t: t[:1]), kept.meta),
         (spoil(kept.tensors, "history", lambda t: t[:, :1]), kept.meta),
         (spoil(kept.tensors, "average/", lambda t: t[:1]), kept.meta),
