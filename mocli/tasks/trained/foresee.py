@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mocli.data.files.modality import ModalityFile
 from mocli.errors import UsageError
 from mocli.models.base import Traits
 from mocli.models.parameters import as_dict, resolve
+from mocli.models.registry import available
 from mocli.tasks.prepare.footprint import footprint
 from mocli.tasks.prepare.plan import Plan, make_plan
+from mocli.tasks.prepare.select import problem_with
 from mocli.tasks.run.frame import Tell
 from mocli.tasks.run.modelfolder import read_description
 from mocli.tasks.run.request import Request
@@ -29,8 +32,41 @@ def plan_training(
         The modalities where they are open already, perhaps with some cells only.
     """
     plan = make_plan(request.data, request.train, task, say, files=files)
+    if plan.traits.solves:
+        plan = _solvable(plan, request, task)
     check_kind(request.train.init_from, plan.traits)
     return plan
+
+
+def _solvable(plan: Plan, request: Request, task: Task) -> Plan:
+    """Refuse what a closed form forbids, and warn of an option that does not change it."""
+    options, name = request.train, plan.traits.name
+    for option, given in (("--init-from", options.init_from), ("--freeze", ", ".join(options.freeze))):
+        if given:
+            kinds = [file.kind for file in plan.files]
+            able = [
+                other
+                for other, traits in available().items()
+                if not traits.solves
+                and problem_with(
+                    traits,
+                    task=task,
+                    pairing=plan.relation.pairing,
+                    kinds=kinds,
+                    links=bool(request.data.links),
+                )
+                is None
+            ]
+            raise UsageError(
+                f"{name} finds its weights in closed form, from these cells alone",
+                field=option,
+                found=str(given),
+                hint=f"leave {option} out" + (f", or choose with -m: {', '.join(able)}" if able else ""),
+            )
+    if options.max_steps is None:
+        return plan
+    warning = f"--max-steps changes nothing: {name} finds its weights in closed form"
+    return replace(plan, warnings=(*plan.warnings, warning))
 
 
 def foresee_training(

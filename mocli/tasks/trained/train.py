@@ -13,16 +13,7 @@ import torch
 from mocli import __version__
 from mocli.data.bundle import MultiOmics
 from mocli.data.files.modality import ModalityFile
-from mocli.errors import UsageError
-from mocli.models.base import (
-    Draws,
-    Encodes,
-    EncodesJointly,
-    Model,
-    Schedule,
-    SmoothsLinks,
-    Solves,
-)
+from mocli.models.base import Draws, Encodes, EncodesJointly, Model, Schedule, SmoothsLinks
 from mocli.models.parameters import as_dict, resolve
 from mocli.models.registry import load_class
 from mocli.options import plain
@@ -123,8 +114,6 @@ def train(
     options = request.train
     torch.manual_seed(run.options.seed)
     model: Model = load_class(plan.traits.model).from_bundle(prepared.bundle, params)
-    if isinstance(model, Solves):
-        _check_solvable(run, options, plan.traits.name)
     settled = {k: v for k, v in as_dict(model.params).items() if v is not None and as_dict(params)[k] is None}
     if settled:
         run.say("chosen from the data: " + ", ".join(f"{name} {value}" for name, value in settled.items()))
@@ -153,20 +142,6 @@ def train(
     ):
         run.warn("lr_factor changes nothing: no cells are held out that could tell when rates should fall")
     return model, fit(model, bundle, schedule, training), start
-
-
-def _check_solvable(run: Run, options: TrainOptions, name: str) -> None:
-    """Refuse what a closed form forbids, and say which options do not change it."""
-    for option, given in (("--init-from", options.init_from), ("--freeze", options.freeze)):
-        if given:
-            raise UsageError(
-                f"{name} finds its weights in closed form, from these cells alone",
-                field=option,
-                found=str(given) if option == "--init-from" else ", ".join(options.freeze),
-                hint=f"leave {option} out, or choose another model",
-            )
-    if options.max_steps is not None:
-        run.warn(f"--max-steps changes nothing: {name} finds its weights in closed form")
 
 
 def schedule_of(options: TrainOptions) -> Schedule:

@@ -110,23 +110,6 @@ def test_no_more_components_than_features():
     assert model.encode("rna", torch.zeros(1, 20)).shape == (1, 4)
 
 
-def test_options_of_training_are_refused_or_said_to_change_nothing():
-    from types import SimpleNamespace
-
-    import pytest
-
-    from mocli.errors import UsageError
-    from mocli.tasks.run.options import TrainOptions
-    from mocli.tasks.trained.train import _check_solvable
-
-    said = []
-    run = SimpleNamespace(warn=said.append)
-    _check_solvable(run, TrainOptions(max_steps=3), "otcca")
-    assert "--max-steps changes nothing" in said[0]
-    with pytest.raises(UsageError, match="closed form"):
-        _check_solvable(run, TrainOptions(freeze=("encoders",)), "otcca")
-
-
 def test_batches_of_a_modality_come_together_and_need_no_name_later():
     """A third of one modality is measured in another way, and lacks two of the kinds of cells."""
     bundle = bundle_of(n=300)

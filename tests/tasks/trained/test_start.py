@@ -69,6 +69,20 @@ def test_every_model_starts_from_all_weights_of_one_of_the_same_data(name, train
     assert not [w for w in done.report["warnings"] if "afresh" in w]
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_a_closed_form_takes_no_weights_freezes_none_and_counts_no_steps(train, tmp_path, dry_run):
+    for option in ({"freeze": "encoders"}, {"init_from": tmp_path / "absent.model"}):
+        with pytest.raises(UsageError, match="closed form") as error:
+            train("a.h5mu", model="otcca", dry_run=dry_run, **option)
+        assert error.value.field == "--" + next(iter(option)).replace("_", "-")
+        assert "choose with -m: " in error.value.hint
+        assert "scmodal" in error.value.hint
+        assert "otcca" not in error.value.hint
+    done = train("a.h5mu", model="otcca", dry_run=dry_run)
+    warned = " ".join(done.plan if dry_run else done.report["warnings"])
+    assert "--max-steps changes nothing" in warned
+
+
 def test_frozen_parts_of_a_saved_model_are_those_of_the_new_one(train, tmp_path):
     train("a.h5mu")
     done = train("b.h5mu", init_from=tmp_path / "a.model", freeze="decoders,encoders.rna", seed=1)
