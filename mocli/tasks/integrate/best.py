@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
-import torch
 
 from mocli.data.files.modality import ModalityFile
-from mocli.models.base import Model, SmoothsLinks, Traits
+from mocli.errors import Interrupted, MocliError
 from mocli.models.parameters import resolve
 from mocli.models.registry import load_class
 from mocli.report.figures import table
 from mocli.tasks.prepare.load import load
 from mocli.tasks.prepare.pairing import relate_files
-from mocli.tasks.prepare.plan import make_plan
-from mocli.tasks.prepare.select import candidates
-from mocli.tasks.prepare.smoothing import smooth_links
+from mocli.tasks.prepare.plan import Plan
+from mocli.tasks.prepare.select import Demands, candidates
+from mocli.tasks.run.frame import Foresight
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
 from mocli.tasks.score.evaluate import score
-from mocli.tasks.trained.train import encode, schedule_of
+from mocli.tasks.trained.foresee import plan_training
+from mocli.tasks.trained.train import build, encode, schedule_of, time_left
 from mocli.train.loop import Training, fit
 from mocli.types import Preset, Task
 
@@ -30,31 +30,58 @@ MEASURES = ("neighbor_conservation", "link_concordance", "mixing")
 """What tells placements apart without labels; the last two where every modality has places of its own."""
 
 
-def choose_best(run: Run, request: Request, files: Sequence[ModalityFile]) -> Request:
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """The short training of a candidate, planned: what is asked, for this model and by the fast preset."""
+
+    request: Request
+    plan: Plan
+    params: Any
+
+
+def choose_best(
+    run: Run, request: Request, files: Sequence[ModalityFile], check: Callable[[Any, str], None]
+) -> Request:
     """Return the request with the model named whose short training places these cells best.
 
-    The candidates are those that `auto` ranks for such cells, and that know what is asked of training. The
-    mean of their ranks by every measure decides, and the rank of `auto` between equals.
+    The candidates are those that `auto` ranks for such cells, that know what is asked of training, and take
+    the values and hyper-parameters given; all this is found out before the first is trained. The mean of
+    their ranks by every measure decides, and the rank of `auto` between equals.
+
+    Parameters
+    ----------
+    check
+        Called with a candidate's class and name, to refuse it.
+
+    Raises
+    ------
+    MocliError
+        Every candidate is refused: why the first is.
     """
-    pairing = relate_files(files, request.data.pairing).pairing
-    able = candidates(
-        task=Task.INTEGRATE,
-        pairing=pairing,
-        kinds=[f.kind for f in files],
-        links=bool(request.data.links),
-        params=request.train.params,
-        steps=request.train.bounds_steps,
-    )
+    refused: dict[str, MocliError] = {}
+    trials = _trials(request, files, check, refused)
+    found: dict[str, dict[str, float]] = {}
+    if len(trials) > 1:
+        for name, trial in trials.items():
+            with run.timed("choose"):
+                try:
+                    found[name] = _tried(run, trial)
+                except Interrupted:
+                    raise
+                except MocliError as error:
+                    refused[name] = error
+                    continue
+            words = ", ".join(f"{measure} {value:.3f}" for measure, value in found[name].items())
+            run.say(f"{name}, trained for a short time: {words}")
+    for name, why in refused.items():
+        run.say(f"--model best leaves {name} out: {why.message}")
+    able = [name for name in trials if name not in refused]
+    if not able and refused:
+        raise next(iter(refused.values()))
     if len(able) < 2:
-        return request
-    found = {}
-    for traits in able:
-        with run.timed("choose"):
-            found[traits.name] = _tried(run, request, files, traits)
-        words = ", ".join(f"{name} {value:.3f}" for name, value in found[traits.name].items())
-        run.say(f"{traits.name}, trained for a short time: {words}")
+        return _named(request, able[0], "the only candidate that takes what is asked") if able else request
     ranks = label_free_ranks(found)
-    best = min((traits.name for traits in able), key=lambda name: ranks[name])
+    best = min(found, key=lambda name: ranks[name])
     run.say(f"--model best: {best} is first, without labels")
     measures = list(found[best])
     run.report.tables["model_choice"] = table(
@@ -63,7 +90,11 @@ def choose_best(run: Run, request: Request, files: Sequence[ModalityFile]) -> Re
         ["model", *measures, "mean rank"],
         [[name, *(values.get(m) for m in measures), ranks[name]] for name, values in found.items()],
     )
-    return replace(request, train=replace(request.train, model=best))
+    return _named(request, best, f"first of {', '.join(found)} by short trainings, without labels")
+
+
+def _named(request: Request, model: str, reason: str) -> Request:
+    return replace(request, train=replace(request.train, model=model, reason=reason))
 
 
 def label_free_ranks(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -81,25 +112,43 @@ def label_free_ranks(found: Mapping[str, Mapping[str, float]]) -> dict[str, floa
     return {str(name): float(rank) for name, rank in ranks.items()}
 
 
-def _tried(run: Run, request: Request, files: Sequence[ModalityFile], traits: Traits) -> dict[str, float]:
-    """Train one model by its fast preset, and measure where it places the cells."""
-    seed = request.run.seed
-    plan = make_plan(
-        request.data, replace(request.train, model=traits.name), Task.INTEGRATE, _quiet, files=files
+def _trials(
+    request: Request,
+    files: Sequence[ModalityFile],
+    check: Callable[[Any, str], None],
+    refused: dict[str, MocliError],
+) -> dict[str, Trial]:
+    """Plan the short training of every candidate; those that cannot be trained as asked are noted."""
+    able = candidates(
+        task=Task.INTEGRATE,
+        pairing=relate_files(files, request.data.pairing).pairing,
+        kinds=[f.kind for f in files],
+        links=bool(request.data.links),
+        asked=Demands.by(request.data, request.train),
     )
-    params = resolve(traits, request.train.params, request.train.preset)
-    prepared = load(plan, params, seed=seed, say=_quiet, warn=_quiet)
-    torch.manual_seed(seed)
-    model: Model = load_class(traits.model).from_bundle(prepared.bundle, params)
-    bundle = prepared.bundle
-    if isinstance(params, SmoothsLinks) and params.smooth_links:
-        bundle = smooth_links(bundle, seed=seed, say=_quiet)
-    short = schedule_of(replace(request.train, preset=Preset.FAST.value))
-    fit(model, bundle, short, Training(run.device, seed))
-    latent = encode(run, model, prepared.bundle)
-    scores: dict[str, Any] = score(latent, prepared.bundle, {}, seed=seed, names=MEASURES).metrics
+    trials = {}
+    for traits in able:
+        short = replace(request, train=replace(request.train, model=traits.name, preset=Preset.FAST.value))
+        try:
+            check(load_class(traits.model), traits.name)
+            plan = plan_training(short, Task.INTEGRATE, Foresight().say, files)
+            params = resolve(traits, short.train.params, short.train.preset)
+            trials[traits.name] = Trial(short, plan, params)
+        except MocliError as error:
+            refused[traits.name] = error
+    return trials
+
+
+def _tried(run: Run, trial: Trial) -> dict[str, float]:
+    """Train one model for a short time, and measure where it places the cells.
+
+    What it says goes nowhere: the run that follows says it again of the model that is taken.
+    """
+    seed, quiet = run.options.seed, Foresight()
+    prepared = load(trial.plan, trial.params, seed=seed, say=quiet.say, warn=quiet.warn)
+    start = build(quiet, trial.request, trial.plan, prepared, trial.params)
+    training = Training(run.device, seed, max_time=time_left(run), frozen=start.frozen)
+    fit(start.model, start.bundle, schedule_of(trial.request.train), training)
+    latent, bundle = encode(run, start.model, prepared.bundle), prepared.bundle
+    scores = score(latent, bundle, {}, seed=seed, names=MEASURES, device=str(run.device)).metrics
     return {key: float(entry["value"]) for key, entry in scores.items() if entry["value"] is not None}
-
-
-def _quiet(text: str) -> None:
-    """Say nothing: the run that follows says it again of the model that is taken."""

@@ -37,7 +37,7 @@ def integrate_cells(run: Run, request: Request, asked: IntegrateOptions) -> None
     for column in labels:
         run.say(column.summary)
     if request.train.model == BEST:
-        request = choose_best(run, request, files)
+        request = choose_best(run, request, files, asked.check)
     trained = train_model(run, request, Task.INTEGRATE, files, labels=labels, check=asked.check)
     plan, bundle, latent, model = trained.plan, trained.prepared.bundle, trained.latent, trained.model
     key = request.output.key_added or f"X_{plan.traits.name}"

@@ -23,7 +23,7 @@ from mocli.tasks.prepare.choice import Choice, choose
 from mocli.tasks.prepare.links import Linked, find_links
 from mocli.tasks.prepare.obscolumns import Columns, doubts, numbers_of_cells, weights_of_rows
 from mocli.tasks.prepare.pairing import Relation, index_map, relate_files, true_pairs
-from mocli.tasks.prepare.select import choose_model, takes_weights
+from mocli.tasks.prepare.select import Demands, choose_model, takes_weights
 from mocli.tasks.run.options import DataOptions, TrainOptions
 from mocli.types import CSR, IntArray, ModalityKind, Pairing, Task
 
@@ -123,9 +123,9 @@ def make_plan(
             pairing=relation.pairing,
             kinds=[f.kind for f in files],
             links=bool(data.links),
-            params=train.params,
-            steps=train.bounds_steps,
+            asked=Demands.by(data, train),
         )
+        why = train.reason or why
         say(f"model: {traits.name} ({why})")
     choices = tuple(choose(f, data, traits) for f in files)
     for c in choices:

@@ -3,16 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 from mocli.errors import UsageError
 from mocli.models.base import Traits
 from mocli.models.parameters import params_class
 from mocli.models.registry import available, traits_of
+from mocli.tasks.run.modelfolder import read_description
+from mocli.tasks.run.options import UNNAMED, DataOptions, TrainOptions
 from mocli.types import ModalityKind, Pairing, Task
 
-BEST = "best"
-"""The model that a short training of all candidates shows to be best."""
+AUTO, BEST = UNNAMED
+"""The first in rank, and the one that a short training of all candidates shows to be best."""
+
+
+@dataclass(frozen=True)
+class Demands:
+    """What is asked of training that not every model knows.
+
+    Attributes
+    ----------
+    params
+        Names of hyper-parameters that are set.
+    steps
+        Whether an option bounds steps, starts from weights or freezes some.
+    sets
+        Whether there are sets of genes.
+    weights_of
+        The model whose weights are the first.
+    """
+
+    params: Collection[str] = ()
+    steps: bool = False
+    sets: bool = False
+    weights_of: str | None = None
+
+    @classmethod
+    def by(cls, data: DataOptions, train: TrainOptions) -> Demands:
+        """Return what the options ask for; `InputError` where there is no model to start from."""
+        start = None if train.init_from is None else str(read_description(train.init_from)["model"])
+        return cls(train.params, train.bounds_steps, data.gene_sets is not None, start)
+
+    def is_known_by(self, traits: Traits) -> bool:
+        """Whether a model can be trained so."""
+        return (
+            not (self.steps and traits.solves)
+            and not (self.sets and not traits.uses_sets)
+            and self.weights_of in (None, traits.name)
+            and {*self.params} <= _names(traits)
+        )
 
 
 def choose_model(
@@ -22,13 +61,11 @@ def choose_model(
     pairing: Pairing,
     kinds: Sequence[ModalityKind],
     links: bool,
-    params: Collection[str] = (),
-    steps: bool = False,
+    asked: Demands = Demands(),
 ) -> tuple[Traits, str]:
     """Return the model's traits and why it was taken.
 
-    `auto` takes the first in rank that knows all that is asked of training: hyper-parameters by name, and
-    steps, where an option bounds them, starts from weights or freezes some.
+    `auto` takes the first in rank that knows all that is asked of training.
 
     Raises
     ------
@@ -47,7 +84,7 @@ def choose_model(
             field="--model",
             hint="leave it out, or integrate with it and go on with --from-model",
         )
-    if requested not in ("auto", BEST):
+    if requested not in UNNAMED:
         traits = traits_of(requested)
         if problems[requested] is not None:
             raise UsageError(
@@ -61,43 +98,27 @@ def choose_model(
         raise UsageError(
             "no model fits these data", field="--model", found=reasons, hint=_what_would_help(problems)
         )
-    ranked = candidates(
-        task=task, pairing=pairing, kinds=kinds, links=links, params=params, steps=steps
-    ) or candidates(task=task, pairing=pairing, kinds=kinds, links=links)
+    able = candidates(task=task, pairing=pairing, kinds=kinds, links=links)
+    ranked = [traits for traits in able if asked.is_known_by(traits)] or able
     models = available()
     leading = [models[name] for name in fitting if task in models[name].leads]
     best = [*leading, *ranked, *(models[name] for name in fitting)][0]
     why = f"{pairing} cells{' with links' if links else ''}"
-    if requested == BEST:
+    if requested == BEST and len(ranked) > 1:
         why += f"; {', '.join(t.name for t in ranked)} are compared first, and the best is taken"
     return best, f"recommended for {why}" if leading or ranked else f"a model that takes {why}"
 
 
 def candidates(
-    *,
-    task: Task,
-    pairing: Pairing,
-    kinds: Sequence[ModalityKind],
-    links: bool,
-    params: Collection[str] = (),
-    steps: bool = False,
+    *, task: Task, pairing: Pairing, kinds: Sequence[ModalityKind], links: bool, asked: Demands = Demands()
 ) -> list[Traits]:
-    """Return the models ranked for such cells that can do the task and know what is asked, in order.
-
-    Parameters
-    ----------
-    params
-        Names of hyper-parameters that are set.
-    steps
-        Whether an option bounds steps, starts from weights or freezes some.
-    """
+    """Return the models ranked for such cells that can do the task and know what is asked, in order."""
     able = [
         traits
         for traits in available().values()
         if pairing in traits.rank
         and problem_with(traits, task=task, pairing=pairing, kinds=kinds, links=links) is None
-        and not (steps and traits.solves)
-        and set(params) <= _names(traits)
+        and asked.is_known_by(traits)
     ]
     return sorted(able, key=lambda traits: traits.rank[pairing])
 

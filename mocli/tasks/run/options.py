@@ -22,12 +22,15 @@ KINDS = tuple(kind.value for kind in ModalityKind)
 PRESETS = tuple(preset.value for preset in Preset)
 PAIRINGS = ("auto", *(pairing.value for pairing in Pairing))
 RESUMES = ("auto", "always", "never")
+UNNAMED = ("auto", "best")
+"""Values of `--model` that leave the choice to mocli."""
+
 NAMED_PARAMS = ("n_latent", "batch_size", "lr")
 """Hyper-parameters that have an option of their own beside `--set`."""
 
 
 def _model(value: str, _option: str) -> str:
-    if value not in ("auto", "best"):
+    if value not in UNNAMED:
         traits_of(value)
     return value
 
@@ -243,7 +246,7 @@ class TrainOptions(Options):
     model: Annotated[
         str,
         option(
-            f"--model -m {'|'.join(['auto', 'best', *available()])}",
+            f"--model -m {'|'.join([*UNNAMED, *available()])}",
             "Model; auto chooses for the data and says why; best trains the candidates for a short time and "
             "takes the one that places the cells best without labels (integrate)",
             parse=_model,
@@ -301,6 +304,8 @@ class TrainOptions(Options):
             advanced=True,
         ),
     ] = ()
+
+    reason: str = ""  # why this model, where the run itself compared it with others
 
     def __post_init__(self) -> None:
         """Put the hyper-parameters that have options of their own beside the others."""

@@ -17,8 +17,8 @@ from mocli.errors import InputError
 from mocli.models.base import KeepsInputs, Model
 from mocli.tasks.prepare.choice import Choice
 from mocli.tasks.prepare.load import Prepared
+from mocli.tasks.run.frame import Tell
 from mocli.tasks.run.modelfolder import WEIGHTS
-from mocli.tasks.run.run import Run
 from mocli.tasks.trained.saved import SavedModel, load_model
 from mocli.types import IntArray
 
@@ -164,13 +164,13 @@ class Taken:
     left: tuple[tuple[str, str, int], ...] = ()
     refitted: tuple[str, ...] = field(default=())
 
-    def tell(self, run: Run) -> None:
+    def tell(self, tell: Tell) -> None:
         """Say it."""
-        run.say(f"{self.n_taken:,} of {self.n_tensors:,} tensors are initialised from {self.origin.folder}")
+        tell.say(f"{self.n_taken:,} of {self.n_tensors:,} tensors are initialised from {self.origin.folder}")
         for part, reason, n in self.left:
-            run.say(f"  {part}: {n:,} start from random values ({reason})")
+            tell.say(f"  {part}: {n:,} start from random values ({reason})")
         for name in self.refitted:
-            run.warn(
+            tell.warn(
                 f"{name}: its features or their scaling differ from those of {self.origin.folder}; "
                 "the weights of its features start from random values"
             )

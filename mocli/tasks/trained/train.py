@@ -21,6 +21,7 @@ from mocli.tasks.prepare.footprint import footprint, tell_memory
 from mocli.tasks.prepare.load import Prepared, load
 from mocli.tasks.prepare.plan import Plan
 from mocli.tasks.prepare.smoothing import smooth_links
+from mocli.tasks.run.frame import Tell
 from mocli.tasks.run.memory import return_freed_memory
 from mocli.tasks.run.modelfolder import DESCRIPTION, WEIGHTS
 from mocli.tasks.run.options import TrainOptions
@@ -102,6 +103,55 @@ def train_model(
     return Trained(plan, prepared, model, latent)
 
 
+@dataclass(frozen=True, eq=False)
+class Untrained:
+    """A model that is ready to be trained, where its weights start from, and what it is trained on.
+
+    Attributes
+    ----------
+    frozen
+        Names of parameters that stay as they are.
+    record
+        Of the weights that were given and those that are frozen, for the report.
+    """
+
+    model: Model
+    bundle: MultiOmics
+    frozen: frozenset[str]
+    record: dict[str, Any]
+
+
+def build(
+    tell: Tell,
+    request: Request,
+    plan: Plan,
+    prepared: Prepared,
+    params: Any,
+    origin: InitialModel | None = None,
+) -> Untrained:
+    """Return a model before its training; the same seed starts from the same weights."""
+    options, seed, bundle = request.train, request.run.seed, prepared.bundle
+    torch.manual_seed(seed)
+    model: Model = load_class(plan.traits.model).from_bundle(bundle, params)
+    settled = {k: v for k, v in as_dict(model.params).items() if v is not None and as_dict(params)[k] is None}
+    if settled:
+        tell.say("chosen from the data: " + ", ".join(f"{name} {value}" for name, value in settled.items()))
+    taken = None if origin is None else origin.give(model, prepared)
+    if taken is not None:
+        taken.tell(tell)
+    frozen = names_of(model.module, options.freeze, list(bundle.modalities))
+    if frozen:
+        tell.say(f"{len(frozen):,} tensors are frozen: {', '.join(options.freeze)}")
+    record = {
+        "init_from": None if taken is None else taken.record(),
+        "frozen": frozen_record(model, options.freeze, frozen),
+    }
+    if isinstance(params, SmoothsLinks) and params.smooth_links:
+        bundle = smooth_links(bundle, seed=seed, say=tell.say)
+        return_freed_memory()
+    return Untrained(model, bundle, frozen, record)
+
+
 def train(
     run: Run,
     request: Request,
@@ -110,38 +160,22 @@ def train(
     params: Any,
     origin: InitialModel | None = None,
 ) -> tuple[Model, Fitted, dict[str, Any]]:
-    """Return a trained model and where it started; the same seed starts from the same weights."""
-    options = request.train
-    torch.manual_seed(run.options.seed)
-    model: Model = load_class(plan.traits.model).from_bundle(prepared.bundle, params)
-    settled = {k: v for k, v in as_dict(model.params).items() if v is not None and as_dict(params)[k] is None}
-    if settled:
-        run.say("chosen from the data: " + ", ".join(f"{name} {value}" for name, value in settled.items()))
-    taken = None if origin is None else origin.give(model, prepared)
-    if taken is not None:
-        taken.tell(run)
-    bundle = prepared.bundle
-    frozen = names_of(model.module, options.freeze, list(bundle.modalities))
-    start = {
-        "init_from": None if taken is None else taken.record(),
-        "frozen": frozen_record(model, options.freeze, frozen),
-    }
-    if frozen:
-        run.say(f"{len(frozen):,} tensors are frozen: {', '.join(options.freeze)}")
+    """Return a trained model and where it started."""
+    start = build(run, request, plan, prepared, params, origin)
+    model, schedule = start.model, schedule_of(request.train)
     fingerprint = fingerprint_of(run, request, plan, prepared, model.params)
-    fingerprint |= {"init_from": None if origin is None else origin.sha256, "freeze": sorted(frozen) or None}
-    training = replace(training_of(run, fingerprint), frozen=frozen)
-    if isinstance(params, SmoothsLinks) and params.smooth_links:
-        bundle = smooth_links(bundle, seed=run.options.seed, say=run.say)
-        return_freed_memory()
-    schedule = schedule_of(options)
+    fingerprint |= {
+        "init_from": None if origin is None else origin.sha256,
+        "freeze": sorted(start.frozen) or None,
+    }
     if getattr(model.params, "lr_factor", None) is not None and not any(
         stop is not None and stop.lr_factor is not None
-        for phase in model.phases(schedule, bundle)
+        for phase in model.phases(schedule, start.bundle)
         for stop in (phase.validation, phase.plateau)
     ):
         run.warn("lr_factor changes nothing: no cells are held out that could tell when rates should fall")
-    return model, fit(model, bundle, schedule, training), start
+    training = replace(training_of(run, fingerprint), frozen=start.frozen)
+    return model, fit(model, start.bundle, schedule, training), start.record
 
 
 def schedule_of(options: TrainOptions) -> Schedule:
@@ -158,8 +192,14 @@ def training_of(run: Run, fingerprint: Mapping[str, Any]) -> Training:
             run.paths.checkpoints, fingerprint=dict(fingerprint), resume=run.options.resume
         ),
         checkpoint_every=run.options.checkpoint_every,
-        max_time=run.options.max_time,
+        max_time=time_left(run),
     )
+
+
+def time_left(run: Run) -> float | None:
+    """Return the seconds that `--max-time` leaves; choosing a model by short trainings takes from them."""
+    allowed = run.options.max_time
+    return None if allowed is None else max(0.0, allowed - run.report.timing.get("choose_s", 0.0))
 
 
 def fingerprint_of(
