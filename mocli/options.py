@@ -106,7 +106,12 @@ class OptionField:
     def base(self) -> Any:
         """The type without None."""
         kinds = [kind for kind in get_args(self.type) if kind is not NoneType]
-        return kinds[0] if kinds and NoneType in get_args(self.type) else self.type
+        return kinds[0] if kinds and self.may_be_none else self.type
+
+    @property
+    def may_be_none(self) -> bool:
+        """Whether None is a value, written `none`, and not only what was not given."""
+        return NoneType in get_args(self.type)
 
     @property
     def is_mapping(self) -> bool:
@@ -282,10 +287,8 @@ def sort_into(groups: Sequence[type[Options]], given: Mapping[str, Any], *, task
     for name, declared in known.items():
         if declared.default is MISSING and given.get(name) is None:
             raise UsageError(f"{declared.long} is needed", field=declared.long, hint=declared.option.help)
-    return [
-        group(**{n: given[n] for n in declared_in(group) if n in known and given.get(n) is not None})
-        for group in groups
-    ]
+    told = {n: value for n, value in given.items() if value is not None or known[n].may_be_none}
+    return [group(**{n: told[n] for n in declared_in(group) if n in told}) for group in groups]
 
 
 def signature_of(groups: Sequence[type[Options]]) -> inspect.Signature:

@@ -147,6 +147,15 @@ def test_groups_sort_the_arguments_of_python():
         sort_into(SHARED, {"output": "o.h5mu", "kind": {"a": "rnaa"}}, task="x")
 
 
+def test_none_is_a_value_where_the_option_has_one():
+    groups = (*SHARED[:1], cli.options_of("integrate"))
+    asked = sort_into(groups, {"inputs": "a.h5mu", "clusters": None, "sample": None}, task="x")[1]
+    assert (asked.clusters, asked.sample) == (None, 0)
+    assert asked.words() == ["--clusters", "none"]
+    assert cli.options_of("integrate")(clusters=asked.words()[1]).clusters is None
+    assert sort_into(groups, {"inputs": "a.h5mu"}, task="x")[1].clusters == 1.0
+
+
 def test_what_the_package_offers_is_there_and_documented():
     import mocli
 

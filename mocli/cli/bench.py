@@ -22,7 +22,8 @@ def step_times(
     Returns
     -------
     dict
-        `device`, and by model `steps`, milliseconds a step, seconds to load, or why there are none.
+        `device`, and by model `steps`, milliseconds a step where there are any, seconds of training, of
+        loading, and of all, or why there are none.
     """
     from mocli.data.demo.files import write_demo
 
@@ -45,15 +46,20 @@ def step_times(
                     device=device,
                     metrics="none",
                     html=False,
+                    umap=False,
+                    clusters=None,
                 ).report
             except MocliError as error:
                 times[model] = {"problem": error.message}
                 continue
             used, timing = report["device"], report["timing"]
-            done = report["training"]["steps"] or 1
+            done = report["training"]["steps"]
+            # a closed form has no steps
+            pace = {"ms_per_step": round(1000 * timing["train_s"] / done, 2)} if done else {}
             times[model] = {
                 "steps": done,
-                "ms_per_step": round(1000 * timing["train_s"] / done, 2),
+                **pace,
+                "train_s": timing["train_s"],
                 "load_s": timing["load_s"],
                 "total_s": timing["total_s"],
             }

@@ -185,10 +185,10 @@ def _bench(device: str, *, as_json: bool) -> None:
         return
     used = times["device"] or {}
     rows = [
-        (model, *(entry.get(key, "-") for key in ("steps", "ms_per_step", "load_s", "total_s")))
+        (model, *(entry.get(key, "-") for key in ("steps", "ms_per_step", "train_s", "load_s", "total_s")))
         for model, entry in times["models"].items()
     ]
-    header = ("model", "steps", "ms a step", "load s", "total s")
+    header = ("model", "steps", "ms a step", "train s", "load s", "total s")
     said = f"mocli {times['mocli']} on {used.get('used')} ({used.get('name')}), {times['cells']:,} cells"
     notes = [f"{m}: {e['problem']}" for m, e in times["models"].items() if "problem" in e]
     emit("\n".join([said, table(header, rows), *notes]))

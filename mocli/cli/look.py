@@ -11,10 +11,10 @@ from typing import Any
 from mocli.data.files.inspect import ModalityFacts, agreeing_names, inspect_modality
 from mocli.errors import MocliError
 from mocli.tasks.prepare.choice import choose
-from mocli.tasks.prepare.pairing import relate
+from mocli.tasks.prepare.pairing import relate_files
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.prepare.select import choose_model
-from mocli.tasks.run.options import DataOptions
+from mocli.tasks.run.options import AUTO, DataOptions
 from mocli.types import ModalityKind, Pairing, Task, ValueKind
 
 WORDS = {
@@ -64,7 +64,7 @@ def look_at(inputs: Sequence[str]) -> Prospect:
         return prospect
     prospect.where = {file.name: file.where for file in files}
     names = [list(map(str, file.obs.index)) for file in files]
-    relation = relate([file.obs.index for file in files], "auto")
+    relation = relate_files(files, data.pairing)
     if len(files) > 1:
         prospect.plan.append(f"cells: {relation.pairing} ({relation.reason})")
     for (i, first), (j, second) in combinations(enumerate(files), 2):
@@ -78,7 +78,7 @@ def look_at(inputs: Sequence[str]) -> Prospect:
     try:
         kinds = [file.kind for file in files]
         task = Task.INTEGRATE
-        traits, why = choose_model("auto", task=task, pairing=relation.pairing, kinds=kinds, links=unpaired)
+        traits, why = choose_model(AUTO, task=task, pairing=relation.pairing, kinds=kinds, links=unpaired)
         prospect.plan.append(f"model: {traits.name} ({why})")
     except MocliError as error:
         prospect.mend(error)

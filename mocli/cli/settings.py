@@ -19,7 +19,7 @@ from mocli.cli.config import (
 )
 from mocli.errors import UsageError
 from mocli.options import OptionField
-from mocli.tasks.run.options import NAMED_PARAMS
+from mocli.tasks.run.options import AUTO, NAMED_PARAMS, UNNAMED
 
 if TYPE_CHECKING:
     import typer
@@ -109,12 +109,12 @@ class Settings:
                 yield name, value, self.origins[name]
 
     def _model_origin(self) -> str:
-        return f"default of {self.values.get('model', 'auto')}"  # a benchmark names several
+        return f"default of {self.values.get('model', AUTO)}"  # a benchmark names several
 
     def _model_defaults(self) -> dict[str, Any]:
-        """Return the checked hyper-parameters of a model that was named; nothing for `auto`."""
-        model = self.values.get("model", "auto")
-        if model == "auto":
+        """Return the checked hyper-parameters of a model that was named; nothing where the run chooses it."""
+        model = self.values.get("model", AUTO)
+        if model in UNNAMED:
             return {}
         from mocli.models.parameters import as_dict, resolve
         from mocli.models.registry import traits_of

@@ -303,6 +303,12 @@ def test_print_config_of_a_model_shows_its_hyperparameters(task, capsys):
     assert "# default of scmodal" in text
 
 
+@pytest.mark.parametrize("name", ["auto", "best"])
+def test_print_config_of_a_model_that_the_run_chooses_has_no_hyperparameters(task, capsys, name):
+    content = yaml.safe_load(printed(capsys, *BASE, "-m", name, "-s", "weight_mnn=3"))
+    assert (content["model"], content["set"], content["lr"]) == (name, {"weight_mnn": 3}, None)
+
+
 def test_print_config_refuses_a_wrong_hyperparameter(task, capsys):
     assert main(["integrate", *BASE, "-m", "scmodal", "-s", "weight_mn=3", "--print-config"]) == 2
     captured = capsys.readouterr()

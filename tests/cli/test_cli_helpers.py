@@ -137,9 +137,11 @@ def test_doctor_ends_with_ready_or_what_to_mend(capsys):
 def test_doctor_measures_a_step_of_each_model(capsys, monkeypatch):
     from mocli.cli import bench
 
-    times = bench.step_times("cpu", models=("multigrate", "scmodal"), n_cells=60, steps=2)
-    assert list(times["models"]) == ["multigrate", "scmodal"]
-    assert all(entry["ms_per_step"] > 0 for entry in times["models"].values())
+    times = bench.step_times("cpu", models=("multigrate", "otcca", "scmodal"), n_cells=60, steps=2)
+    solved = times["models"]["otcca"]
+    assert (solved["steps"], "ms_per_step" in solved) == (0, False), "a closed form has no steps"
+    assert all(entry["ms_per_step"] > 0 for entry in times["models"].values() if entry is not solved)
+    assert all(entry["train_s"] > 0 for entry in times["models"].values())
     monkeypatch.setattr(
         bench, "step_times", lambda device: {**times, "device": {"used": device, "name": "x"}}
     )

@@ -73,6 +73,13 @@ def test_what_looks_wrong_is_said(tmp_path, capsys):
     assert (code, lines[-1] == "ready") in {(0, True), (3, False)}
 
 
+def test_running_numbers_of_two_files_pair_no_cells_here_either(tmp_path, capsys):
+    x = np.random.default_rng(0).poisson(1.0, (60, 40))
+    files = [made(tmp_path, name, x, [str(k) for k in range(60)]) for name in ("rna.h5ad", "prot.h5ad")]
+    _, lines = doctor(capsys, *files)
+    assert any(line.startswith("cells: unpaired (names of cells are running numbers") for line in lines)
+
+
 def test_what_stops_a_run_is_to_be_mended(demo, tmp_path, capsys):
     (tmp_path / "x.h5ad").write_bytes(b"\x89HDF\r\n\x1a\n" + b"\0" * 100)
     code, lines = doctor(capsys, tmp_path / "x.h5ad")

@@ -26,7 +26,7 @@ from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.relate.candidates import choose_genes, find_candidates
 from mocli.tasks.run.frame import Foresight, Tell
 from mocli.tasks.run.modelfolder import read_description
-from mocli.tasks.run.options import DataOptions
+from mocli.tasks.run.options import UNNAMED, DataOptions
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.foresee import plan_training
@@ -53,7 +53,7 @@ def way_of(request: Request, asked: Gene2PeakOptions) -> Way | None:
         return None
     if asked.from_model is not None:
         name = read_description(asked.from_model)["model"]
-    elif request.train.model != "auto":
+    elif request.train.model not in UNNAMED:
         name = request.train.model
         check_task(name, Task.GENE2PEAK)
     else:

@@ -20,7 +20,7 @@ from mocli.tasks.integrate.write import (
     write_cells,
 )
 from mocli.tasks.prepare.plan import open_modalities
-from mocli.tasks.prepare.select import BEST
+from mocli.tasks.run.options import BEST
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
 from mocli.tasks.score.clusterings import cluster_graph, find_clusters

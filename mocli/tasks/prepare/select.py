@@ -10,11 +10,8 @@ from mocli.models.base import Traits
 from mocli.models.parameters import params_class
 from mocli.models.registry import available, traits_of
 from mocli.tasks.run.modelfolder import read_description
-from mocli.tasks.run.options import UNNAMED, DataOptions, TrainOptions
+from mocli.tasks.run.options import BEST, UNNAMED, DataOptions, TrainOptions
 from mocli.types import ModalityKind, Pairing, Task
-
-AUTO, BEST = UNNAMED
-"""The first in rank, and the one that a short training of all candidates shows to be best."""
 
 
 @dataclass(frozen=True)

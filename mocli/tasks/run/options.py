@@ -22,8 +22,8 @@ KINDS = tuple(kind.value for kind in ModalityKind)
 PRESETS = tuple(preset.value for preset in Preset)
 PAIRINGS = ("auto", *(pairing.value for pairing in Pairing))
 RESUMES = ("auto", "always", "never")
-UNNAMED = ("auto", "best")
-"""Values of `--model` that leave the choice to mocli."""
+UNNAMED = AUTO, BEST = "auto", "best"
+"""Values of `--model` that leave the choice to the run: by rank, or by short trainings."""
 
 NAMED_PARAMS = ("n_latent", "batch_size", "lr")
 """Hyper-parameters that have an option of their own beside `--set`."""
@@ -252,7 +252,7 @@ class TrainOptions(Options):
             parse=_model,
             trains=True,
         ),
-    ] = "auto"
+    ] = AUTO
     preset: Annotated[
         str,
         option(

@@ -104,3 +104,10 @@ def test_only_integrations_are_compared(unpaired, tmp_path):
             [unpaired / "rna.h5ad", unpaired / "prot.h5ad"], links=unpaired / "links.tsv", source="rna",
             target="prot", model="best", output=tmp_path / "o.h5ad",
         )  # fmt: skip
+
+
+def test_gene2peak_says_so_too(paired, tmp_path):
+    with pytest.raises(UsageError, match="compares integrations"):
+        mocli.gene2peak(
+            paired / "data.h5mu", links=paired / "links.tsv", model="best", output=tmp_path / "o.tsv"
+        )
