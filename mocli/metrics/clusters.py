@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from mocli.metrics.embedding import NEIGHBORS, Embedding, coordinate_order, joined, neighbor_graph
+from mocli.metrics.embedding import Embedding, Nearest, coordinate_order, neighbor_graph
 from mocli.metrics.registry import Score, metric
-from mocli.nn.neighbors import knn
-from mocli.types import FloatArray, IntArray
+from mocli.types import IntArray
 
 RESOLUTIONS = tuple(round(0.1 * i, 1) for i in range(1, 21))
 STARTS = 4
@@ -149,16 +148,13 @@ def louvain(e: Embedding) -> dict[float, IntArray]:
     return e.share("louvain", find)
 
 
-def louvain_of(z: FloatArray, resolution: float, *, device: str = "cpu") -> IntArray:
-    """Cluster places `(n, d)`, all of them, as `louvain` does: codes `(n,)`, 0 the largest cluster.
+def louvain_of(nearest: Nearest, resolution: float) -> IntArray:
+    """Cluster all cells of a placement, as `louvain` does: codes `(n,)`, 0 the largest cluster.
 
     The same places get the same clusters, whatever their order.
     """
-    e = Embedding({"cells": z}, device=device)
-    order = coordinate_order(e, np.arange(len(z)))
-    x = e.joint[order]
-    graph = joined(knn(x, x, NEIGHBORS, exclude_self=True, device=device)[1])
-    found = np.zeros(len(z), np.int64)
+    graph = nearest.joined
+    found = np.zeros(len(nearest.order), np.int64)
     if graph.nnz:
         from sknetwork.clustering import Louvain
 
@@ -166,8 +162,8 @@ def louvain_of(z: FloatArray, resolution: float, *, device: str = "cpu") -> IntA
     _, first, codes, sizes = np.unique(found, return_index=True, return_inverse=True, return_counts=True)
     rank = np.empty(len(sizes), np.int64)
     rank[np.lexsort((first, -sizes))] = np.arange(len(sizes))
-    clusters = np.empty(len(z), np.int64)
-    clusters[order] = rank[codes]
+    clusters = np.empty(len(found), np.int64)
+    clusters[nearest.order] = rank[codes]
     return clusters
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
 from typing import cast
@@ -251,6 +251,57 @@ def others_than(found: IntArray, cells: IntArray) -> BoolArray:
     return ~own
 
 
+@dataclass(frozen=True, eq=False)
+class Nearest:
+    """The nearest cells of every cell of one placement, found once for all that needs them.
+
+    They are kept in the order of coordinates, so that the same places have the same neighbours, whatever
+    the order of the cells.
+
+    Attributes
+    ----------
+    order
+        Rows of the cells in that order, `(n,)`.
+    places
+        Coordinates, `(n, d)`.
+    apart, near
+        Distances and positions, each cell itself among them: `(n, k + 1)`, k = 15 or n - 1 if that is less.
+    """
+
+    order: IntArray
+    places: FloatArray
+    apart: FloatArray
+    near: IntArray
+
+    @classmethod
+    def of(cls, z: FloatArray, *, device: str = "cpu") -> Nearest:
+        """Search for the neighbours of cells at places `(n, d)`."""
+        places = np.asarray(z, np.float32) if np.isfinite(z).all() else np.zeros(z.shape, np.float32)
+        order, exponent = _by_coordinates(places), math.frexp(float(np.abs(places).max(initial=0.0)))[1]
+        places = places[order]
+        scaled = np.ldexp(places, -exponent)  # exact, and squares neither overflow nor vanish
+        if not len(places):
+            return cls(order, places, np.zeros((0, 1), np.float32), np.zeros((0, 1), np.int64))
+        apart, near = nearby(scaled, scaled, min(NEIGHBORS + 1, len(places)), device=device)
+        return cls(order, places, np.ldexp(apart, exponent), near)
+
+    def among(self, z: FloatArray) -> Nearest | None:
+        """Return the same of cells in another order, at places `(n, d)`; None if those are other places."""
+        order = _by_coordinates(z)
+        return replace(self, order=order) if np.array_equal(z[order], self.places) else None
+
+    @cached_property
+    def joined(self) -> CSR:
+        """The symmetric graph of 0 and 1, in the order of coordinates, `(n, n)`."""
+        return joined(without_self(self.near, np.arange(len(self.near))))
+
+
+def _by_coordinates(z: FloatArray) -> IntArray:
+    """Positions that sort rows by coordinate."""
+    order: IntArray = np.lexsort(z.T[::-1]) if z.shape[1] else np.arange(len(z))
+    return order
+
+
 def neighbor_graph(e: Embedding) -> tuple[IntArray, CSR]:
     """Return cells (all, or `MAX_CELLS` drawn) and which of them are near each other.
 
@@ -289,8 +340,7 @@ def joined(near: IntArray) -> CSR:
 
 def coordinate_order(e: Embedding, cells: IntArray) -> IntArray:
     """Positions that sort rows of the joint latent by coordinate, so that file order does not matter."""
-    order: IntArray = np.lexsort(e.joint[cells].T[::-1]) if e.joint.shape[1] else np.arange(len(cells))
-    return order
+    return _by_coordinates(e.joint[cells])
 
 
 def nearest_among(e: Embedding, asking: IntArray, members: BoolArray, k: int) -> IntArray:

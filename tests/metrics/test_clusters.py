@@ -10,7 +10,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from sknetwork.clustering import Louvain, get_modularity
 
 from mocli.metrics import clusters
-from mocli.metrics.embedding import Embedding, neighbor_graph
+from mocli.metrics.embedding import Embedding, Nearest, neighbor_graph
 from mocli.metrics.registry import available_metrics
 
 METRICS = available_metrics()
@@ -123,16 +123,16 @@ def test_file_order_does_not_matter_where_clusters_are_not_clear():
 def test_clusters_for_users_are_those_of_the_metric_in_any_order(resolution):
     e = sample()
     cells, _ = neighbor_graph(e)
-    codes = clusters.louvain_of(e.joint, resolution)
+    codes = clusters.louvain_of(Nearest.of(e.joint), resolution)
     assert adjusted_rand_score(clusters.louvain(e)[resolution], codes[cells]) == 1.0
     sizes = np.bincount(codes)
     assert (np.diff(sizes) <= 0).all()
     order = np.random.default_rng(1).permutation(len(codes))
-    np.testing.assert_array_equal(clusters.louvain_of(e.joint[order], resolution), codes[order])
+    np.testing.assert_array_equal(clusters.louvain_of(Nearest.of(e.joint[order]), resolution), codes[order])
 
 
 def test_few_cells_have_clusters_too():
-    assert clusters.louvain_of(np.zeros((1, 2), np.float32), 1.0).tolist() == [0]
-    assert len(clusters.louvain_of(np.zeros((0, 2), np.float32), 1.0)) == 0
-    codes = clusters.louvain_of(np.float32([[0, 0], [0, 1], [9, 9]]), 1.0)
+    assert clusters.louvain_of(Nearest.of(np.zeros((1, 2), np.float32)), 1.0).tolist() == [0]
+    assert len(clusters.louvain_of(Nearest.of(np.zeros((0, 2), np.float32)), 1.0)) == 0
+    codes = clusters.louvain_of(Nearest.of(np.float32([[0, 0], [0, 1], [9, 9]])), 1.0)
     assert len(codes) == 3

@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from mocli.data.bundle import Codes, MultiOmics
-from mocli.nn.neighbors import nearby
+from mocli.metrics.embedding import Nearest
 from mocli.report.html import Layout
 from mocli.tasks.score.describe import depth_of
 from mocli.tasks.score.picture import fuzzy_graph, layout
@@ -19,33 +19,44 @@ from mocli.types import CSR, FloatArray
 MAX_PICTURE = 10_000
 """Cells drawn in the picture; more would only overlap."""
 
-N_NEIGHBORS = 15
 
-
-def neighbor_graph(z: FloatArray, *, device: str = "cpu") -> tuple[CSR, CSR]:
+def neighbor_graph(z: FloatArray, nearest: Nearest | None = None, *, device: str = "cpu") -> tuple[CSR, CSR]:
     """Return distances to the 15 nearest cells, and UMAP's memberships of cells so joined, `(n, n)` each.
 
     Cells without coordinates (NaN) have no neighbours.
+
+    Parameters
+    ----------
+    nearest
+        Of these places in any order, where they were searched before.
     """
-    n = len(z)
-    known = np.flatnonzero(np.isfinite(z).all(1))
-    k = min(N_NEIGHBORS, len(known) - 1)
-    if k < 1:
+    n, known = len(z), np.flatnonzero(np.isfinite(z).all(1))
+    if len(known) < 2:
         empty: CSR = sparse.csr_matrix((n, n), dtype=np.float32)
         return empty, empty.copy()
-    apart, near = nearby(z[known], z[known], k + 1, device=device)
-    rows = np.repeat(np.arange(len(known)), k + 1)
-    others = rows != near.ravel()
-    placed = known[rows[others]], known[near.ravel()[others]]
-    distances = sparse.csr_matrix((apart.ravel()[others].astype(np.float32), placed), shape=(n, n))
-    graph = fuzzy_graph(near, apart).tocoo()
-    joined = (known[graph.row], known[graph.col])
+    found = (nearest and nearest.among(z[known])) or Nearest.of(z[known], device=device)
+    where = known[found.order]
+    rows = np.repeat(np.arange(len(known)), found.near.shape[1])
+    others = rows != found.near.ravel()
+    pairs = where[rows[others]], where[found.near.ravel()[others]]
+    distances = sparse.csr_matrix((found.apart.ravel()[others].astype(np.float32), pairs), shape=(n, n))
+    graph = fuzzy_graph(found.near, found.apart).tocoo()
+    joined = (where[graph.row], where[graph.col])
     return distances, sparse.csr_matrix((graph.data.astype(np.float32), joined), shape=(n, n))
 
 
-def lay_out(latent: Latent, bundle: MultiOmics, *, seed: int) -> FloatArray:
-    """Return UMAP coordinates of every point, `(n, 2)`, in the order of the latent's groups."""
-    return layout(np.concatenate([group.z for group in latent.groups(bundle).values()]), seed=seed)
+def lay_out(
+    latent: Latent, bundle: MultiOmics, around: FloatArray | None = None, *, seed: int, device: str = "cpu"
+) -> FloatArray:
+    """Return UMAP coordinates of every point in the order of the latent's groups, after those of `around`.
+
+    Parameters
+    ----------
+    around
+        Further places that are laid out with them, `(m, d)`.
+    """
+    z = [group.z for group in latent.groups(bundle).values()]
+    return layout(np.concatenate(z if around is None else [around, *z]), seed=seed, device=device)
 
 
 def split_points(
@@ -70,6 +81,7 @@ def draw_cells(
     xy: FloatArray | None = None,
     *,
     seed: int,
+    device: str = "cpu",
 ) -> Layout:
     """Return the picture of an integration; `xy` are the coordinates of all points where they are known."""
     groups = latent.groups(bundle)
@@ -97,7 +109,7 @@ def draw_cells(
             )
             values[f"counts of {name}, log10"] = np.where(mine, of_cells[cells[chosen]], np.nan)
     if xy is None:
-        xy = layout(np.concatenate([g.z for g in groups.values()])[chosen], seed=seed)
+        xy = layout(np.concatenate([g.z for g in groups.values()])[chosen], seed=seed, device=device)
     else:
         xy = xy[chosen]
     title = "UMAP of the latent" + ("" if len(chosen) == n else f", {len(chosen):,} of {n:,} cells")

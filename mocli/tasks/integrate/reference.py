@@ -21,23 +21,15 @@ from mocli.models.registry import traits_of
 from mocli.report.figures import table
 from mocli.report.html import Confusion, Layout
 from mocli.tasks.infer.query import Query, check_labels, match_query
-from mocli.tasks.integrate.labels import column_for, tell_replaced
 from mocli.tasks.integrate.options import IntegrateOptions
-from mocli.tasks.integrate.plotting import MAX_PICTURE, lay_out, split_points
+from mocli.tasks.integrate.plotting import MAX_PICTURE
 from mocli.tasks.integrate.votes import vote_from_atlas
-from mocli.tasks.integrate.write import (
-    AddedColumns,
-    Integrated,
-    cell_columns,
-    deliver,
-    more_latents,
-    write_cells,
-)
+from mocli.tasks.integrate.work import Placed, complete
+from mocli.tasks.integrate.write import AddedColumns
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.modelfolder import CALIBRATION
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
-from mocli.tasks.score.clusterings import cluster_graph, find_clusters
 from mocli.tasks.score.evaluate import Scores, confusions, describe_scores
 from mocli.tasks.score.picture import layout
 from mocli.tasks.trained.atlas import Atlas
@@ -46,7 +38,7 @@ from mocli.tasks.trained.record import describe_model, describe_training, record
 from mocli.tasks.trained.saved import SavedModel, load_model, write_model
 from mocli.tasks.trained.train import encode, schedule_of, training_of
 from mocli.train.loop import fit
-from mocli.types import BoolArray, IntArray, Pairing
+from mocli.types import BoolArray, FloatArray, IntArray, Pairing
 
 REFERENCE, QUERY = "reference", "query"
 
@@ -60,21 +52,17 @@ def map_query(
     asked: IntegrateOptions,
     folder: Path,
 ) -> None:
-    """Place the cells of a query, carry labels to them, and write cells, model and report.
+    """Place the cells of a query, and write them as those of an integration, with model and report.
 
-    With a resolution the query's cells are clustered, by their places among each other.
+    Clusters are of the query's cells, by their places among each other.
     """
-    resolution = asked.clusters
     with run.timed("load"):
         saved = load_model(folder)
         run.say(f"reference: {saved.description['model']} from {folder}")
         name = saved.description["model"]
-        key = request.output.key_added or f"X_{name}"
         query = match_query(saved, open_modalities(request.data), request.data, say=run.say, warn=run.warn)
         check_labels(saved, asked.transfer.columns)
         asked.check(type(saved.model), name)
-        if resolution is not None:
-            tell_replaced(query.files, column_for(key), run.warn)
         warn_unused(run, request, saved)
         describe_query(run, query)
         bundle = query.load()
@@ -87,36 +75,31 @@ def map_query(
         if (folder / CALIBRATION).is_file():
             shutil.copyfile(folder / CALIBRATION, run.paths.model / CALIBRATION)
         run.keep(run.paths.model)
-    by_file = {query.aligned[name].file.name: z for name, z in latent.by_modality.items()}
+    atlas, seed = saved.atlas, run.options.seed
+    shown = _drawn(0 if atlas is None else len(atlas.z), np.random.default_rng(seed))
     names = {m: a.file.name for m, a in query.aligned.items()}
-    more = more_latents(run, asked, model, bundle, latent, key, names)
-    integrated = Integrated(query.files, query.relation, by_file, name, model.params, more)
-    with run.timed("write"):
-        known = cell_columns(bundle, _column_names(query), names)
-        used = {a.file.name: _seen(query, m) for m, a in query.aligned.items()}
-        write_cells(run, request.data, integrated, known, used)
-    confusion = None
-    with run.timed("evaluate"):
-        if asked.metrics != "none":
-            confusion = compare(run, query, bundle, latent)
-        columns: list[AddedColumns] = [*find_clusters(run, name, model, latent, bundle, names)]
-        graph = None
-        if resolution is not None:
-            graph = cluster_graph(run, resolution, column_for(key), latent, bundle, names)
-            columns.append(graph)
-        if saved.atlas is not None:
-            _warn_known(run, query, saved.atlas.names)
-            columns += vote_from_atlas(
-                run, asked.transfer, saved.atlas, query.files, by_file, list(query.aligned)
-            )
-    with run.timed("write"):
-        clusters = None if graph is None else graph.codes
-        umap = None
-        if run.output.umap:
-            run.say("computing UMAP coordinates of every cell")
-            umap = split_points(lay_out(latent, bundle, seed=request.run.seed), latent, bundle, names)
-        draw = partial(draw_query, saved.atlas, bundle, latent, clusters, seed=request.run.seed)
-        deliver(run, request.data, integrated, columns=columns, umap=umap, draw=draw, confusion=confusion)
+    placed = Placed(
+        files=query.files,
+        relation=query.relation,
+        name=name,
+        model=model,
+        bundle=bundle,
+        latent=latent,
+        names=names,
+        column_names=_column_names(query),
+        used={a.file.name: _seen(query, m) for m, a in query.aligned.items()},
+        around=None if atlas is None else atlas.z[shown],
+    )
+
+    def carry() -> list[AddedColumns]:
+        if atlas is None:
+            return []
+        _warn_known(run, query, atlas.names)
+        by_file = {names[m]: z for m, z in latent.by_modality.items()}
+        return [*vote_from_atlas(run, asked.transfer, atlas, query.files, by_file, list(query.aligned))]
+
+    draw = partial(draw_query, atlas, shown, bundle, latent, seed=seed, device=str(run.device))
+    complete(run, request, asked, placed, partial(compare, run, query, bundle, latent), carry, draw)
 
 
 def _column_names(query: Query) -> dict[str, str]:
@@ -295,32 +278,49 @@ def _recoded(codes: Codes, levels: tuple[str, ...]) -> IntArray:
 
 
 def draw_query(
-    atlas: Atlas | None, bundle: MultiOmics, latent: Latent, clusters: Codes | None = None, *, seed: int
+    atlas: Atlas | None,
+    shown: IntArray,
+    bundle: MultiOmics,
+    latent: Latent,
+    clusters: Codes | None = None,
+    xy: FloatArray | None = None,
+    *,
+    seed: int,
+    device: str = "cpu",
 ) -> Layout:
-    """Return the picture of a query among the training cells."""
+    """Return the picture of a query among the training cells.
+
+    Parameters
+    ----------
+    shown
+        Training cells that are drawn.
+    xy
+        UMAP coordinates of these and of all points of the query, where they are known.
+    """
     groups = latent.groups(bundle)
     z = np.concatenate([g.z for g in groups.values()])
     cells = np.concatenate([g.cells for g in groups.values()])
-    kept = atlas.z if atlas is not None else np.zeros((0, z.shape[1]), np.float32)
+    kept = atlas.z[shown] if atlas is not None else np.zeros((0, z.shape[1]), np.float32)
     of = np.repeat([0, 1], [len(kept), len(z)])
-    rng = np.random.default_rng(seed)
     # as many of each as there is room for, so that a small query is seen in a large atlas
-    chosen = np.concatenate([_drawn(np.flatnonzero(of == side), MAX_PICTURE // 2, rng) for side in (0, 1)])
-    xy = layout(np.concatenate([kept, z])[chosen], seed=seed)
+    drawn = _drawn(len(z), np.random.default_rng(seed))
+    chosen = np.concatenate([np.arange(len(kept)), len(kept) + drawn])
+    xy = layout(np.concatenate([kept, z])[chosen], seed=seed, device=device) if xy is None else xy[chosen]
     categories: dict[str, Any] = {"query": (of[chosen], (REFERENCE, QUERY))}
-    own_batch = None if bundle.batch is None else bundle.batch.codes[cells]
-    if own_batch is not None and bundle.batch is not None:
-        old = atlas.batch.codes if atlas and atlas.batch else np.full(len(kept), -1)
-        categories["batch"] = (np.concatenate([old, own_batch])[chosen], bundle.batch.levels)
+
+    def both(reference: IntArray | None, query: IntArray | None) -> IntArray:
+        sides = (reference, len(kept), shown), (query, len(z), cells)
+        parts = [np.full(n, -1) if codes is None else codes[rows] for codes, n, rows in sides]
+        found: IntArray = np.concatenate(parts)[chosen]
+        return found
+
+    if bundle.batch is not None:
+        old = atlas.batch.codes if atlas and atlas.batch else None
+        categories["batch"] = (both(old, bundle.batch.codes), bundle.batch.levels)
     for name, codes in (atlas.labels if atlas else {}).items():
-        own = np.full(len(z), -1)
-        categories[f"label ({name}, of the reference)"] = (
-            np.concatenate([codes.codes, own])[chosen],
-            codes.levels,
-        )
+        categories[f"label ({name}, of the reference)"] = (both(codes.codes, None), codes.levels)
     if clusters is not None:
-        own = np.concatenate([np.full(len(kept), -1), clusters.codes[cells]])
-        categories["cluster (of the query)"] = (own[chosen], clusters.levels)
+        categories["cluster (of the query)"] = (both(None, clusters.codes), clusters.levels)
     n_kept, n_query = np.bincount(of[chosen], minlength=2)
     title = f"UMAP of {n_kept:,} cells of the reference and {n_query:,} of the query"
     points = (
@@ -329,5 +329,8 @@ def draw_query(
     return Layout(title, xy, categories, points=points)
 
 
-def _drawn(rows: IntArray, most: int, rng: np.random.Generator) -> IntArray:
-    return np.sort(rng.choice(rows, most, replace=False)) if len(rows) > most else rows
+def _drawn(n: int, rng: np.random.Generator) -> IntArray:
+    """Rows of one side that the picture shows, half of it at most, in order."""
+    most = MAX_PICTURE // 2
+    rows: IntArray = np.sort(rng.choice(n, most, replace=False)) if n > most else np.arange(n)
+    return rows

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
+from mocli.data.bundle import Codes, MultiOmics
+from mocli.data.files.modality import ModalityFile
+from mocli.metrics.embedding import Nearest
+from mocli.models.base import Model
+from mocli.report.html import Confusion, Layout
 from mocli.tasks.integrate.best import choose_best
 from mocli.tasks.integrate.check import transfer
 from mocli.tasks.integrate.labels import column_for, read_labels, tell_replaced
@@ -19,6 +26,7 @@ from mocli.tasks.integrate.write import (
     more_latents,
     write_cells,
 )
+from mocli.tasks.prepare.pairing import Relation
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.options import BEST
 from mocli.tasks.run.request import Request
@@ -26,8 +34,39 @@ from mocli.tasks.run.run import Run
 from mocli.tasks.score.clusterings import cluster_graph, find_clusters
 from mocli.tasks.score.evaluate import describe_links, describe_scores, score, wanted
 from mocli.tasks.score.pictures import draw_correlations
-from mocli.tasks.trained.train import train_model
-from mocli.types import BoolArray, IntArray, Task
+from mocli.tasks.trained.latent import Latent
+from mocli.tasks.trained.train import Trained, train_model
+from mocli.types import BoolArray, FloatArray, Task
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """Cells that a model has placed: those that it was trained on, or new ones.
+
+    Attributes
+    ----------
+    name
+        Of the model.
+    names
+        The file's name of each of the model's modalities that was measured.
+    column_names
+        The user's names of `batch` and `label`.
+    used
+        By file's name of the modality which features the model sees, `(n_vars,)`.
+    around
+        Places of the cells among which these are laid out, `(m, d)`; None for these alone.
+    """
+
+    files: Sequence[ModalityFile]
+    relation: Relation
+    name: str
+    model: Model
+    bundle: MultiOmics
+    latent: Latent
+    names: Mapping[str, str]
+    column_names: Mapping[str, str]
+    used: Mapping[str, BoolArray]
+    around: FloatArray | None = None
 
 
 def integrate_cells(run: Run, request: Request, asked: IntegrateOptions) -> None:
@@ -39,61 +78,98 @@ def integrate_cells(run: Run, request: Request, asked: IntegrateOptions) -> None
     if request.train.model == BEST:
         request = choose_best(run, request, files, asked.check)
     trained = train_model(run, request, Task.INTEGRATE, files, labels=labels, check=asked.check)
-    plan, bundle, latent, model = trained.plan, trained.prepared.bundle, trained.latent, trained.model
-    key = request.output.key_added or f"X_{plan.traits.name}"
-    names = {f.name: f.name for f in plan.files}
-    more = more_latents(run, asked, model, bundle, latent, key, names)
-    integrated = Integrated(
-        plan.files, plan.relation, latent.by_modality, plan.traits.name, model.params, more
+    plan, bundle, latent = trained.plan, trained.prepared.bundle, trained.latent
+    placed = Placed(
+        files=plan.files,
+        relation=plan.relation,
+        name=plan.traits.name,
+        model=trained.model,
+        bundle=bundle,
+        latent=latent,
+        names={f.name: f.name for f in plan.files},
+        column_names=plan.column_names,
+        used={
+            name: np.isin(np.arange(recipe.n_vars), recipe.selected)
+            for name, recipe in trained.prepared.recipes.items()
+        },
     )
+
+    def carry() -> list[AddedColumns]:
+        return [*transfer(run, asked.transfer, labels, plan.pairs, bundle, latent.by_modality)]
+
+    draw = partial(draw_cells, bundle, latent, seed=request.run.seed, device=str(run.device))
+    complete(run, request, asked, placed, partial(_judge, run, asked, trained), carry, draw)
+
+
+def _judge(run: Run, asked: IntegrateOptions, trained: Trained) -> Confusion | None:
+    scores = score(
+        trained.latent,
+        trained.prepared.bundle,
+        trained.plan.pairs,
+        seed=run.options.seed,
+        names=wanted(asked.metrics),
+        device=str(run.device),
+        say=run.say,
+    )
+    describe_scores(run, scores)
+    describe_links(run, scores)
+    return scores.confusion
+
+
+def complete(
+    run: Run,
+    request: Request,
+    asked: IntegrateOptions,
+    placed: Placed,
+    judge: Callable[[], Confusion | None],
+    carry: Callable[[], list[AddedColumns]],
+    draw: Callable[[Codes | None, FloatArray | None], Layout],
+) -> None:
+    """Write cells that are placed, judge and cluster them, and write what was found out, and the report.
+
+    Parameters
+    ----------
+    judge
+        Measures the placement and tells the report; returns labels against labels, where there are some.
+    carry
+        Carries labels to the cells.
+    draw
+        Makes the picture of the HTML report of clusters and of UMAP coordinates, where there are some.
+    """
+    bundle, latent, names, device = placed.bundle, placed.latent, placed.names, str(run.device)
+    key = request.output.key_added or f"X_{placed.name}"
+    more = more_latents(run, asked, placed.model, bundle, latent, key, names)
+    by_file = {names[name]: z for name, z in latent.by_modality.items()}
+    integrated = Integrated(placed.files, placed.relation, by_file, placed.name, placed.model.params, more)
     with run.timed("write"):
-        known = cell_columns(bundle, plan.column_names, names)
-        used = {name: _mask(r.selected, r.n_vars) for name, r in trained.prepared.recipes.items()}
-        write_cells(run, request.data, integrated, known, used)
+        known = cell_columns(bundle, placed.column_names, names)
+        write_cells(run, request.data, integrated, known, placed.used)
+    clusters = nearest = None
     with run.timed("evaluate"):
-        scores = None
-        if asked.metrics != "none":
-            scores = score(
-                latent,
-                bundle,
-                plan.pairs,
-                seed=request.run.seed,
-                names=wanted(asked.metrics),
-                device=str(run.device),
-                say=run.say,
-            )
-            describe_scores(run, scores)
-            describe_links(run, scores)
-        columns: list[AddedColumns] = [*find_clusters(run, plan.traits.name, model, latent, bundle, names)]
-        graph = None
+        confusion = judge() if asked.metrics != "none" else None
+        columns: list[AddedColumns] = [*find_clusters(run, placed.name, placed.model, latent, bundle, names)]
         if asked.clusters is not None:
-            tell_replaced(plan.files, column_for(key), run.warn)
-            graph = cluster_graph(run, asked.clusters, column_for(key), latent, bundle, names)
+            tell_replaced(placed.files, column_for(key), run.warn)
+            nearest = Nearest.of(latent.whole(bundle), device=device)
+            graph = cluster_graph(run, asked.clusters, column_for(key), nearest, bundle, names)
             columns.append(graph)
-        columns += transfer(run, asked.transfer, labels, plan.pairs, bundle, latent.by_modality)
+            clusters = graph.codes
+        columns += carry()
     with run.timed("write"):
-        clusters = None if graph is None else graph.codes
         xy = umap = None
         if run.output.umap:
             run.say("computing UMAP coordinates of every cell")
-            xy = lay_out(latent, bundle, seed=request.run.seed)
-            umap = split_points(xy, latent, bundle, names)
-        draw = partial(draw_cells, bundle, latent, clusters, xy, seed=request.run.seed)
-        confusion = None if scores is None else scores.confusion
-        heat = partial(draw_correlations, bundle, clusters) if clusters is not None else list
+            xy = lay_out(latent, bundle, placed.around, seed=run.options.seed, device=device)
+            first = 0 if placed.around is None else len(placed.around)
+            umap = split_points(xy[first:], latent, bundle, names)
         deliver(
             run,
             request.data,
             integrated,
             columns=columns,
             umap=umap,
-            draw=draw,
+            nearest=nearest,
+            draw=lambda: draw(clusters, xy),
             confusion=confusion,
-            more=heat,
+            more=partial(draw_correlations, bundle, clusters) if clusters is not None else list,
         )
-
-
-def _mask(selected: IntArray, n: int) -> BoolArray:
-    mask = np.zeros(n, dtype=bool)
-    mask[selected] = True
-    return mask

@@ -12,10 +12,11 @@ import pandas as pd
 from mocli.data.bundle import Codes, MultiOmics
 from mocli.data.files.modality import ModalityFile
 from mocli.data.write.write import Added, modalities_with, union_names, update_h5mu, write_h5mu
+from mocli.metrics.embedding import NEIGHBORS, Nearest
 from mocli.models.base import Draws, Model, PlacesCovariates
 from mocli.report.html import Confusion, Drawn, Layout
 from mocli.tasks.integrate.options import IntegrateOptions
-from mocli.tasks.integrate.plotting import N_NEIGHBORS, neighbor_graph
+from mocli.tasks.integrate.plotting import neighbor_graph
 from mocli.tasks.prepare.pairing import Relation
 from mocli.tasks.run.options import DataOptions
 from mocli.tasks.run.run import Run
@@ -167,6 +168,7 @@ def deliver(
     *,
     columns: Sequence[AddedColumns] = (),
     umap: Mapping[str, FloatArray] | None = None,
+    nearest: Nearest | None = None,
     draw: Callable[[], Layout],
     confusion: Confusion | None = None,
     more: Callable[[], list[Drawn]] = list,
@@ -177,6 +179,8 @@ def deliver(
     ----------
     umap
         Coordinates `(n_obs, 2)` by modality; None to write neither these nor the k-NN graph.
+    nearest
+        Of the cells' places, where they were searched before.
     draw
         Makes the picture of the HTML report; called only if there is to be one.
     confusion
@@ -193,7 +197,7 @@ def deliver(
             a if a.file.name in theirs else replace(a, obsm={"X_umap": umap[a.file.name]}) for a in added
         ]
         z = _joined(added, integrated.latent)
-        distances, connectivities = neighbor_graph(z, device=str(run.device))
+        distances, connectivities = neighbor_graph(z, nearest, device=str(run.device))
         graph = {"distances": distances, "connectivities": connectivities}
         uns = {"neighbors": {**{f"{key}_key": key for key in graph}, "params": _graph_of(run, integrated)}}
         top = {"X_umap": _joined(added, umap)}
@@ -214,7 +218,7 @@ def deliver(
 
 
 def _graph_of(run: Run, integrated: Integrated) -> dict[str, object]:
-    return {"n_neighbors": N_NEIGHBORS, "method": "umap", "use_rep": _key(run, integrated)}
+    return {"n_neighbors": NEIGHBORS, "method": "umap", "use_rep": _key(run, integrated)}
 
 
 def _key(run: Run, integrated: Integrated) -> str:

@@ -13,6 +13,7 @@ import pandas as pd
 from mocli.data.bundle import Codes, MultiOmics
 from mocli.data.files.obs import read_column
 from mocli.metrics.clusters import ARI_BOUNDS, ari, louvain_of, nmi
+from mocli.metrics.embedding import Nearest
 from mocli.models.base import Clusters, Model
 from mocli.report.figures import Entry, figure, table
 from mocli.tasks.run.run import Run
@@ -179,7 +180,7 @@ def cluster_graph(
     run: Run,
     resolution: float,
     column: str,
-    latent: Latent,
+    nearest: Nearest,
     bundle: MultiOmics,
     names: Mapping[str, str],
 ) -> GraphClusters:
@@ -189,10 +190,12 @@ def cluster_graph(
     ----------
     column
         Of obs, to write.
+    nearest
+        Of the places of all cells of the bundle, `latent.whole(bundle)`.
     names
         The file's name of each of the bundle's modalities that was measured.
     """
-    codes = louvain_of(latent.whole(bundle), resolution, device=str(run.device))
+    codes = louvain_of(nearest, resolution)
     n = int(codes.max(initial=-1)) + 1
     cells = {own: bundle.cells_of(name) for name, own in names.items()}
     run.say(f"{n} Louvain clusters at resolution {resolution:g}")

@@ -221,10 +221,10 @@ def _matched(cells: Generated) -> dict[str, Entry]:
     return {f"simulated_{key}": entry for key, entry in found.items()}
 
 
-def pictures(simulated: Simulated, cells: Generated | None, *, seed: int) -> dict[str, Any]:
+def pictures(simulated: Simulated, cells: Generated | None, *, seed: int, device: str) -> dict[str, Any]:
     """Return what the report shows beside its figures and tables."""
     drawn = [] if cells is None else _mean_variance(cells)
-    return {"layout": _layout(simulated, cells, seed), "drawn": drawn}
+    return {"layout": _layout(simulated, cells, seed, device), "drawn": drawn}
 
 
 def _mean_variance(cells: Generated) -> list[Drawn]:
@@ -245,7 +245,7 @@ def _mean_variance(cells: Generated) -> list[Drawn]:
     return [Drawn(picture, "Mean and variance", caption)]
 
 
-def _layout(simulated: Simulated, cells: Generated | None, seed: int) -> Layout:
+def _layout(simulated: Simulated, cells: Generated | None, seed: int, device: str) -> Layout:
     """Draw simulated cells among real ones by what was measured, or among training cells' places."""
     rng = np.random.default_rng(seed)
     if cells is not None:
@@ -261,7 +261,7 @@ def _layout(simulated: Simulated, cells: Generated | None, seed: int) -> Layout:
         other, levels = simulated.cells.label, () if labels is None else labels.levels
         title = "UMAP of the latent, training and simulated cells"
     kept, drawn = (np.sort(rng.permutation(len(part))[: MOST_DRAWN // 2]) for part in (z, w))
-    xy = layout(np.concatenate([z[kept], w[drawn]]), seed=seed)
+    xy = layout(np.concatenate([z[kept], w[drawn]]), seed=seed, device=device)
     origin = np.repeat([0, 1], [len(kept), len(drawn)])
     categories: dict[str, tuple[IntArray, Sequence[str]]] = {
         "origin": (origin, ("training" if cells is None else "real", "simulated"))

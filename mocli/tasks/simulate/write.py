@@ -57,7 +57,7 @@ def deliver(run: Run, request: Request, simulated: Simulated) -> None:
     report_groups(run, simulated)
     with run.timed("evaluate"):
         compared = evaluate(run, simulated, request.data.layer, correlated=bool(values))
-    run.finish(lambda: pictures(simulated, compared, seed=run.options.seed))
+    run.finish(lambda: pictures(simulated, compared, seed=run.options.seed, device=str(run.device)))
 
 
 def obs_table(simulated: Simulated) -> pd.DataFrame:

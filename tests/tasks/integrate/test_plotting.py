@@ -13,7 +13,7 @@ def output(paired, tmp_path, small, read, monkeypatch):
     """A small integration of paired cells; UMAP, which takes long, is replaced by two coordinates."""
     import mocli.tasks.integrate.plotting as plotting
 
-    monkeypatch.setattr(plotting, "layout", lambda z, seed: z[:, :2].astype(np.float32))
+    monkeypatch.setattr(plotting, "layout", lambda z, seed, device: z[:, :2].astype(np.float32))
     mocli.integrate(
         paired / "data.h5mu", output=tmp_path / "o.h5mu", model="multigrate", label_key="cell_type",
         max_steps=4, umap=True, metrics="none", html=False, threads=1, device="cpu",
@@ -61,3 +61,19 @@ def test_the_graph_is_of_the_cells_with_coordinates():
     assert np.allclose(np.sort(distances[known].toarray(), 1)[:, -15:], nearest, atol=1e-4)
     assert abs(connectivities - connectivities.T).nnz == 0
     assert 0 < connectivities.data.min() <= connectivities.data.max() <= 1 + 1e-6
+
+
+def test_neighbours_searched_before_serve_cells_in_another_order(monkeypatch):
+    import mocli.metrics.embedding as embedding
+
+    z = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    nearest, order = embedding.Nearest.of(z), np.random.default_rng(1).permutation(60)
+    alone = neighbor_graph(z[order])
+    searches = []
+    search = embedding.nearby
+    monkeypatch.setattr(embedding, "nearby", lambda *a, **k: searches.append(1) or search(*a, **k))
+    for mine, theirs in zip(neighbor_graph(z[order], nearest), alone, strict=True):
+        assert abs(mine - theirs).nnz == 0
+    assert not searches
+    neighbor_graph(2 * z, nearest)
+    assert searches, "other places have other neighbours"

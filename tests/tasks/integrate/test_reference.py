@@ -171,6 +171,26 @@ def test_a_dry_run_says_what_is_new_and_writes_nothing(atlas, tmp_path):
     assert not list(tmp_path.glob("o.*"))
 
 
+def test_a_query_is_laid_out_once_among_the_training_cells(atlas, tmp_path, read, monkeypatch):
+    import mocli.tasks.integrate.plotting as plotting
+    import mocli.tasks.integrate.reference as reference
+
+    laid_out = []
+
+    def layout(z, *, seed, device):
+        laid_out.append(z)
+        return z[:, :2].astype(np.float32)
+
+    for module in (plotting, reference):
+        monkeypatch.setattr(module, "layout", layout)
+    rna = measure(tmp_path / "rna.h5ad", "rna", named(200, 60), batch="new")
+    out, model = tmp_path / "o.h5mu", atlas / "atlas.model"
+    integrate(f"rna={rna}", out, reference=model, max_steps=2, html=True, metrics="none")
+    assert [len(z) for z in laid_out] == [120 + 60]
+    cells = read(out)["rna"]
+    np.testing.assert_array_equal(cells.obsm["X_umap"], cells.obsm["X_multigrate"][:, :2])
+
+
 def test_draws_and_places_by_one_modality_are_written_on_request(atlas, tmp_path, read):
     done = integrate(
         [atlas / "rna.h5ad", atlas / "atac.h5ad"],
