@@ -26,44 +26,72 @@ Stamp = tuple[int, int, int]
 def locked(output: Path) -> Iterator[None]:
     """Keep other runs from writing the outputs that share a stem with this one.
 
+    The system drops the lock with the process that holds it, however that ends; the file alone means
+    nothing. Where the folder or the file system allows no lock there is none.
+
     Raises
     ------
     UsageError
         Another run is writing them now.
     """
-    try:
-        import fcntl
-    except ImportError:  # not on this system
-        yield
-        return
     path = output.with_name(f".{output.stem[:200]}.lock")
-    handle = -1
-    # a lock on a file that another run has deleted meanwhile keeps nobody out
-    while handle < 0 or stamp(path) is None or os.fstat(handle).st_ino != path.stat().st_ino:
-        if handle >= 0:
-            os.close(handle)
-        try:
-            handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(handle)
-            raise UsageError(
-                "another run is writing this output now",
-                file=output,
-                found=f"it holds a lock on {path.name}",
-                hint="wait for it to end, or choose another output",
-            ) from error
-        except OSError:
-            if handle < 0:  # the check of the folder says what is wrong with it
-                yield
-                return
-            break  # a file system without locks
+    try:
+        handle = _lock(path)
+    except BlockingIOError as error:
+        raise UsageError(
+            "another run is writing this output now",
+            file=output,
+            found=f"it holds a lock on {path.name}",
+            hint="wait for it to end, or choose another output",
+        ) from error
     try:
         yield
     finally:
-        with suppress(OSError):
-            path.unlink()
+        if handle is not None:
+            # deleted while it is locked: who opened it meanwhile notices, and tries again
+            if _is_at(handle, path):
+                with suppress(OSError):
+                    path.unlink()
+            os.close(handle)
+
+
+def _lock(path: Path) -> int | None:
+    """Open a file and lock it; None where that is not possible, `BlockingIOError` where another has it."""
+    try:
+        import fcntl
+    except ImportError:  # not on this system
+        return None
+    while True:
+        try:
+            handle = _opened(path)
+        except OSError:  # the check of the folder says what is wrong with it
+            return None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(handle)
+            if isinstance(error, BlockingIOError):
+                raise
+            return None  # a file system without locks
+        # a lock on a file that its holder has deleted meanwhile keeps nobody out
+        if _is_at(handle, path):
+            return handle
         os.close(handle)
+
+
+def _opened(path: Path) -> int:
+    try:
+        return os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    except PermissionError:  # of another user in the same folder: to lock it, reading is enough
+        return os.open(path, os.O_RDONLY)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether an open file is the one that has the name now."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except OSError:
+        return False
 
 
 def stamp(path: Path) -> Stamp | None:

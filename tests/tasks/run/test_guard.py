@@ -4,6 +4,9 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import threading
 
 import pytest
 
@@ -44,6 +47,48 @@ def test_two_runs_do_not_write_one_output(tmp_path):
     with locked(tmp_path / "o.h5mu"):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_of_many_runs_that_start_at_once_one_at_a_time_writes(tmp_path):
+    holders, most, done = [], [], []
+
+    def run():
+        for _ in range(200):
+            try:
+                with locked(tmp_path / "o.h5mu"):
+                    holders.append(1)
+                    most.append(len(holders))
+                    holders.pop()
+            except UsageError:
+                continue
+        done.append(1)
+
+    threads = [threading.Thread(target=run) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) == 6, "a lock that goes away while it is looked at is no error"
+    assert max(most) == 1
+
+
+def test_a_lock_ends_with_its_process_and_no_other_is_deleted(tmp_path):
+    hold = "import sys, time; from pathlib import Path; from mocli.tasks.run.guard import locked\n"
+    hold += "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold, tmp_path / "o.h5mu"], stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(UsageError, match="another run"), locked(tmp_path / "o.h5mu"):
+        pass
+    other.kill()
+    other.communicate()
+    lock = tmp_path / ".o.lock"
+    assert lock.exists()
+    with locked(tmp_path / "o.h5mu"):
+        lock.unlink()
+        lock.write_text("of another run")
+    assert lock.exists(), "it is not ours"
 
 
 def test_outputs_are_those_of_an_unfinished_run_as_long_as_nobody_changes_them(tmp_path):
