@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import sparse
+from scipy.optimize import nnls
 from sklearn.linear_model import Ridge
 
 from mocli.nn import readout
@@ -143,3 +144,15 @@ def test_the_same_seed_gives_the_same_bytes():
     z, x = cells()
     first, second = fit(z, x), fit(z, x)
     np.testing.assert_array_equal(first.coefficients, second.coefficients)
+
+
+def test_stacking_finds_the_best_weights_that_are_not_negative():
+    rng = np.random.default_rng(0)
+    said = rng.normal(size=(500, 3))
+    for true in ([0.7, 0.2, 0.0], [0.9, 0.0, -0.5]):
+        y = said @ true + 0.01 * rng.normal(size=500)
+        weights = readout.non_negative(said.T @ said, said.T @ y)
+        expected, _ = nnls(said, y)
+        np.testing.assert_allclose(weights, expected, atol=5e-3)
+        assert weights.min() >= 0
+    assert (readout.non_negative(np.zeros((2, 2)), np.zeros(2)) == 0).all()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,6 +13,7 @@ from mocli.tasks.impute.bylabel import ByLabel
 from mocli.tasks.impute.survey import FEWEST_COMPARED
 from mocli.tasks.impute.ways import on_partners, simple_ways
 from mocli.tasks.impute.work import Imputation
+from mocli.tasks.infer.align import Aligned
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.calibration import (
@@ -22,7 +23,7 @@ from mocli.tasks.trained.calibration import (
     load_calibrations,
     save_calibrations,
 )
-from mocli.types import ModalityKind
+from mocli.types import CSR, FloatArray, IntArray, ModalityKind
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +47,11 @@ def check(run: Run, request: Request, work: Imputation) -> Checked:
     kept = {} if asked.from_model is None else load_calibrations(asked.from_model)
     evaluation = by_label = None
     if len(work.survey.compared) >= FEWEST_COMPARED and translation.target_file is not None:
+        compared = _Compared.of(work, seed=request.run.seed)
         for scale in dict.fromkeys((asked.scale, "log", *translation.readout.by_scale)):
             if scale != asked.scale and work.trained is None:
                 continue
-            evaluated, labels = _evaluate(request, work, scale)
+            evaluated, labels = _evaluate(request, work, compared, scale)
             how = "held out of training" if work.trained else "measured in both"
             basis = f"{evaluated.n_cells:,} cells {how}"
             kept[_key(work, scale)] = Calibration(evaluated.intervals, basis, evaluated.accuracy)
@@ -105,15 +107,42 @@ def _why_none(work: Imputation, kept: Mapping[Key, Calibration]) -> str:
     return "too few cells were measured in both, and no links join the two directly"
 
 
-def _evaluate(request: Request, work: Imputation, scale: str) -> tuple[Evaluation, ByLabel | None]:
+@dataclass(frozen=True, eq=False)
+class _Compared:
+    """Cells on which imputed and measured values are compared, read once for every scale.
+
+    Attributes
+    ----------
+    cells
+        Rows of the source, `(n,)`.
+    aligned, measured
+        The target's file with the features of the model, and its values there, `(n, n_vars)`.
+    predict
+        Gives expected values `(n, n_columns)` of a scale and columns.
+    """
+
+    cells: IntArray
+    aligned: Aligned
+    measured: CSR
+    predict: Callable[[str, IntArray], FloatArray]
+
+    @classmethod
+    def of(cls, work: Imputation, *, seed: int) -> _Compared:
+        translation = work.translation
+        rows = work.survey.compared[accuracy.rows_drawn(len(work.survey.compared), seed=seed)]
+        cells, true_cells = translation.pairs[rows].T
+        aligned = translation.aligned(translation.target)
+        return cls(cells, aligned, aligned.read(true_cells), translation.of_rows(cells))
+
+
+def _evaluate(
+    request: Request, work: Imputation, compared: _Compared, scale: str
+) -> tuple[Evaluation, ByLabel | None]:
     """Compare on one scale; of others than the one asked for only the intervals are kept."""
     translation, seed, asked = work.translation, request.run.seed, work.asked
     readout, target_file = translation.readout, translation.target_file
     assert target_file is not None
-    rows = work.survey.compared[accuracy.rows_drawn(len(work.survey.compared), seed=seed)]
-    cells, true_cells = translation.pairs[rows, 0], translation.pairs[rows, 1]
-    aligned = translation.aligned(translation.target)
-    x = aligned.read(true_cells)
+    cells, aligned = compared.cells, compared.aligned
     by_label, beside = None, {}
     if scale == asked.scale:
         key, unlabeled = request.data.label_key, request.data.unlabeled
@@ -124,11 +153,11 @@ def _evaluate(request: Request, work: Imputation, scale: str) -> tuple[Evaluatio
             )
         beside = simple_ways(translation, work.trained, scale, cells, aligned, seed=seed)
     evaluated = accuracy.evaluate(
-        lambda columns: readout.measured(x, scale, columns, aligned.absent),
-        partial(translation.of_rows(cells), scale),
+        lambda columns: readout.measured(compared.measured, scale, columns, aligned.absent),
+        partial(compared.predict, scale),
         beside,
         n_vars=readout.n_vars,
-        n_cells=len(rows),
+        n_cells=len(cells),
         coverage=asked.coverage,
         floor=readout.floor if scale != "scaled" else None,
         seed=seed,

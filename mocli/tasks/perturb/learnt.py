@@ -11,9 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import cholesky
-from scipy.optimize import nnls
 
+from mocli.nn.readout import non_negative
 from mocli.types import BoolArray, DoubleArray, IntArray
 
 MEAN, MEDIAN, ADDITIVE = "mean", "median", "additive"
@@ -208,9 +207,7 @@ def _stack(ways: Mapping[str, DoubleArray], changes: DoubleArray, compared: Bool
     right = np.einsum("vtp,tp,t->tv", masked, y, weight)
     out = np.empty_like(changes)
     for left_out, rest in _folds(len(changes)):
-        a, b = gram[rest].sum(axis=0), right[rest].sum(axis=0)
-        half = cholesky(a + 1e-3 * (np.trace(a) / len(a) + 1e-9) * np.eye(len(a)))
-        weights, _ = nnls(half, np.linalg.solve(half.T, b))
+        weights = non_negative(gram[rest].sum(axis=0), right[rest].sum(axis=0))
         out[left_out] = np.tensordot(weights, every[:, left_out], 1)
     return out
 

@@ -147,7 +147,7 @@ def make_plan(
         columns=columns,
         column_names={k: v for k, v in (("batch", data.batch_key), ("label", data.label_key)) if v},
         pairs=pairs,
-        warnings=(*_warnings(relation, traits, data, unpaired=not pairs), *doubts(columns, files)),
+        warnings=(*_warnings(relation, traits, data, task, unpaired=not pairs), *doubts(columns, files)),
         sets=_gene_sets(data, traits, files, linked.edges, say),
     )
 
@@ -223,11 +223,14 @@ def _warnings(
     relation: Relation,
     traits: Traits,
     data: DataOptions,
+    task: Task,
     *,
     unpaired: bool,
 ) -> tuple[str, ...]:
     warnings = []
-    if data.links and not traits.uses_links:
+    # where cells were measured in both, links are a way of imputing, whatever the model
+    serve = task is Task.IMPUTE and relation.pairing is not Pairing.UNPAIRED
+    if data.links and not traits.uses_links and not serve:
         warnings.append(f"{traits.name} uses no feature links: --links changes nothing")
     if (data.covariate or data.continuous) and not traits.likelihoods:
         warnings.append(f"{traits.name} uses no covariates: --covariate and --continuous change nothing")

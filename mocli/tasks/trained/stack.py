@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from scipy.optimize import nnls
 
 from mocli.data.batches import densify
 from mocli.data.transforms.components import Components
 from mocli.nn.neighbors import chunks
+from mocli.nn.readout import non_negative
 from mocli.tasks.trained.coordinates import CellCoordinates, Nearness, SourceCells, View, strangeness
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray, Json
 
@@ -426,9 +426,7 @@ def weigh(
     for j in range(len(cross)):
         a = (1 - share) * gram[j] + share * pooled[0]
         b = (1 - share) * cross[j] + share * pooled[1]
-        a = a + (1e-3 * np.trace(a) / n_ways + 1e-9) * np.eye(n_ways)
-        factor = np.linalg.cholesky(a)
-        weights[j] = nnls(factor.T, np.linalg.solve(factor, b))[0]
+        weights[j] = non_negative(a, b)
     lacking = np.maximum(LEAST_WEIGHT - weights.sum(1), 0)
     weights += lacking[:, None] / n_ways
     return weights

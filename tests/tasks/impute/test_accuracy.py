@@ -1,5 +1,7 @@
 """Accuracy beside simple ways, with coverage measured on cells that intervals have not seen."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from scipy import sparse
@@ -161,3 +163,48 @@ def test_detection_is_scikit_learns_at_the_measured_share():
         assert found.detection.balanced_accuracy[j] == pytest.approx(balanced_accuracy_score(there, called))
         assert found.detection.true_positive_rate[j] == pytest.approx(recall_score(there, called))
         assert found.baseline_detection["mean"].balanced_accuracy[j] == 0.5
+
+
+def test_compared_cells_are_read_once_for_all_scales(monkeypatch):
+    from mocli.tasks.impute import check
+
+    read, evaluated, kept = [], [], {}
+
+    class Target:
+        absent = np.zeros(0, np.int64)
+
+        def read(self, rows):
+            read.append(rows)
+            return np.ones((len(rows), 3))
+
+    def evaluate(measured, predict, *_, **about):
+        evaluated.append((measured(np.arange(3)), predict(np.arange(3))))
+        return SimpleNamespace(n_cells=about["n_cells"], intervals=None, accuracy=None)
+
+    readout = SimpleNamespace(
+        by_scale=("log", "counts"), n_vars=3, floor=0.0, moments=lambda scale: None,
+        measured=lambda x, scale, columns, absent: (scale, x.shape),
+    )  # fmt: skip
+    translation = SimpleNamespace(
+        source="rna", target="prot", target_file=SimpleNamespace(kind="prot"), readout=readout,
+        predictor=SimpleNamespace(name="stack"), pairs=np.stack([np.arange(80), np.arange(80)[::-1]], 1),
+        aligned=lambda name: Target(), of_rows=lambda rows: lambda scale, columns: (scale, len(rows)),
+    )  # fmt: skip
+    work = SimpleNamespace(
+        denoised=None, trained=object(), translation=translation,
+        asked=SimpleNamespace(from_model=None, scale="log", coverage=0.9),
+        survey=SimpleNamespace(compared=np.arange(70), files=[], kept=None),
+    )  # fmt: skip
+    request = SimpleNamespace(run=SimpleNamespace(seed=0), data=SimpleNamespace(label_key=None, unlabeled=()))
+    run = SimpleNamespace(
+        paths=SimpleNamespace(model=None), say=print, warn=print, add_output=lambda *_: None
+    )
+    monkeypatch.setattr(check.accuracy, "evaluate", evaluate)
+    monkeypatch.setattr(check, "simple_ways", lambda *_, **__: {})
+    monkeypatch.setattr(check, "load_calibrations", lambda folder: {})
+    monkeypatch.setattr(check, "save_calibrations", lambda folder, calibrations: kept.update(calibrations))
+    monkeypatch.setattr(check, "fitting", lambda kept, *_, **__: None)
+    check.check(run, request, work)
+    assert [np.asarray(rows).tolist() for rows in read] == [list(range(79, 9, -1))]
+    assert evaluated == [((s, (70, 3)), (s, 70)) for s in ("log", "counts")]
+    assert {key[2] for key in kept} == {"log", "counts"}

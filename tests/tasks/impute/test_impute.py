@@ -19,6 +19,7 @@ from mocli.errors import InputError, Interrupted, MocliError, UsageError
 from mocli.tasks.impute.impute import impute
 from mocli.tasks.impute.work import impute_values
 from mocli.tasks.infer.align import align
+from mocli.tasks.integrate.integrate import integrate
 from mocli.tasks.run.modelfolder import CALIBRATION
 from mocli.tasks.trained.calibration import load_calibrations
 from mocli.tasks.trained.saved import load_model
@@ -715,6 +716,16 @@ def test_a_dry_run_names_what_a_real_one_writes(demo, tmp_path):
     assert list(tmp_path.iterdir()) == []
     impute([demo / "multiome.h5mu"], output=tmp_path / "o.h5mu", **options)
     assert {p for p in tmp_path.rglob("*") if p.is_file()} == set(dry.files)
+
+
+def test_links_of_paired_cells_are_not_said_to_change_nothing(demo, tmp_path):
+    options = {"links": demo / "rna-atac.tsv", "output": tmp_path / "o.h5mu", "dry_run": True}
+    plan = impute(
+        demo / "multiome.h5mu", source="rna", target="atac", model="multigrate", cells="all", **options
+    ).plan
+    assert not any("--links changes nothing" in line for line in plan), "they are a way of imputing"
+    plan = integrate(demo / "multiome.h5mu", model="multigrate", **options).plan
+    assert any("--links changes nothing" in line for line in plan)
 
 
 def test_inputs_never_change(multiome, demo, sha256):
