@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import combinations
 from typing import cast
 
 import numpy as np
@@ -103,11 +102,6 @@ class Embedding(Scored):
     def modalities(self) -> tuple[str, ...]:
         """Names, in the order in which `joint` stacks them."""
         return tuple(self.z)
-
-    @property
-    def modality_pairs(self) -> list[Edge]:
-        """Every two modalities once."""
-        return list(combinations(self.z, 2))
 
     @cached_property
     def finite(self) -> bool:

@@ -23,7 +23,6 @@ CANDIDATES = (2, 3, 4, 5, 6, 8, 10, 12, 14, 17, 20, 25, 30)
 """Numbers of components to choose from."""
 
 CHOOSE_CELLS = 3_000
-_SEED = 0
 
 
 def start_places(bundle: MultiOmics, n_latent: int, radius: float, seed: int) -> Tensor:

@@ -55,22 +55,20 @@ def lay_out(
     around
         Further places that are laid out with them, `(m, d)`.
     """
-    z = [group.z for group in latent.groups(bundle).values()]
-    return layout(np.concatenate(z if around is None else [around, *z]), seed=seed, device=device)
+    z = latent.points(bundle).z
+    return layout(z if around is None else np.concatenate([around, z]), seed=seed, device=device)
 
 
 def split_points(
     xy: FloatArray, latent: Latent, bundle: MultiOmics, names: Mapping[str, str]
 ) -> dict[str, FloatArray]:
     """Give every row of a modality its coordinates, `(n_obs, 2)` by the file's name of the modality."""
-    groups = latent.groups(bundle)
-    ends = np.cumsum([len(group.z) for group in groups.values()])
-    parts = dict(zip(groups, np.split(xy, ends[:-1]), strict=True))
     if latent.joint is None:
-        return {names[name]: part for name, part in parts.items()}
+        ends = np.cumsum([len(z) for z in latent.by_modality.values()])
+        parts = zip(latent.by_modality, np.split(xy, ends[:-1]), strict=True)
+        return {names[name]: part for name, part in parts}
     whole = np.full((bundle.n_cells, 2), np.nan, np.float32)
-    for name, part in parts.items():
-        whole[groups[name].cells] = part
+    whole[latent.points(bundle).cells] = xy
     return {own: whole[bundle.cells_of(name)] for name, own in names.items()}
 
 
@@ -85,9 +83,8 @@ def draw_cells(
 ) -> Layout:
     """Return the picture of an integration; `xy` are the coordinates of all points where they are known."""
     groups = latent.groups(bundle)
-    sizes = [len(group.cells) for group in groups.values()]
-    which, cells = np.repeat(np.arange(len(sizes)), sizes), np.concatenate([g.cells for g in groups.values()])
-    n = sum(sizes)
+    z, cells = latent.points(bundle)
+    which, n = np.repeat(np.arange(len(groups)), [len(g.cells) for g in groups.values()]), len(z)
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.choice(n, MAX_PICTURE, replace=False)) if n > MAX_PICTURE else np.arange(n)
     categories: dict[str, Any] = {}
@@ -108,10 +105,7 @@ def draw_cells(
                 else which[chosen] == list(groups).index(name)
             )
             values[f"counts of {name}, log10"] = np.where(mine, of_cells[cells[chosen]], np.nan)
-    if xy is None:
-        xy = layout(np.concatenate([g.z for g in groups.values()])[chosen], seed=seed, device=device)
-    else:
-        xy = xy[chosen]
+    xy = layout(z[chosen], seed=seed, device=device) if xy is None else xy[chosen]
     title = "UMAP of the latent" + ("" if len(chosen) == n else f", {len(chosen):,} of {n:,} cells")
     if latent.joint is not None:
         return Layout(title, xy, categories, values, points="One point a cell, whatever was measured of it")

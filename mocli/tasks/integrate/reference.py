@@ -245,9 +245,7 @@ def compare(run: Run, query: Query, bundle: MultiOmics, latent: Latent) -> Confu
     if atlas is None:
         run.warn("the reference keeps no training cells: nothing to compare the query with")
         return None
-    groups = latent.groups(bundle)
-    z = np.concatenate([g.z for g in groups.values()])
-    cells = np.concatenate([g.cells for g in groups.values()])
+    z, cells = latent.points(bundle)
     label = levels = None
     column = query.data.label_key or ""
     if bundle.label is not None and column in atlas.labels:
@@ -297,9 +295,7 @@ def draw_query(
     xy
         UMAP coordinates of these and of all points of the query, where they are known.
     """
-    groups = latent.groups(bundle)
-    z = np.concatenate([g.z for g in groups.values()])
-    cells = np.concatenate([g.cells for g in groups.values()])
+    z, cells = latent.points(bundle)
     kept = atlas.z[shown] if atlas is not None else np.zeros((0, z.shape[1]), np.float32)
     of = np.repeat([0, 1], [len(kept), len(z)])
     # as many of each as there is room for, so that a small query is seen in a large atlas

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from mocli.data.transforms.transform import find_transform
 from mocli.errors import OutOfMemory
 from mocli.models.base import ProjectsInput, SmoothsLinks
-from mocli.models.parameters import Sized, resolve
+from mocli.models.parameters import Sized
 from mocli.report import wording
 from mocli.tasks.prepare.plan import Plan
 from mocli.tasks.run.memory import HINT, available_memory
-from mocli.tasks.run.options import TrainOptions
 from mocli.tasks.run.run import Run
 from mocli.types import Task
 
@@ -132,11 +131,6 @@ def footprint(plan: Plan, params: object, task: Task) -> Footprint:
         decoded = 4.0 * peaks if peaks <= MOST_DECODED else 0.0
         stages["genes are silenced"] = SILENCING + decoded + 4 * max(raw)
     return Footprint(int(held), {name: int(n) for name, n in stages.items()})
-
-
-def foreseen(plan: Plan, train: TrainOptions, task: Task) -> str:
-    """Return what a dry run says of memory."""
-    return footprint(plan, resolve(plan.traits, train.params, train.preset), task).words
 
 
 def tell_memory(run: Run, expected: Footprint) -> None:

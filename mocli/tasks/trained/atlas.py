@@ -108,8 +108,7 @@ class Atlas:
     ) -> Atlas:
         """Keep the cells of a training, `MAX_KEPT` at most, with labels and draws given for all cells."""
         groups = latent.groups(bundle)
-        z = np.concatenate([g.z for g in groups.values()])
-        cells = np.concatenate([g.cells for g in groups.values()])
+        z, cells = latent.points(bundle)
         group = np.repeat(np.arange(len(groups)), [len(g.cells) for g in groups.values()])
         rows = np.arange(len(z))
         if len(rows) > MAX_KEPT:

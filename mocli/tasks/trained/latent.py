@@ -72,6 +72,11 @@ class Latent:
             name: CellLatent(self.joint[cells], cells) for name, cells in measured_together(bundle).items()
         }
 
+    def points(self, bundle: MultiOmics) -> CellLatent:
+        """Return the points of all groups, one after the other."""
+        groups = self.groups(bundle).values()
+        return CellLatent(np.concatenate([g.z for g in groups]), np.concatenate([g.cells for g in groups]))
+
 
 class CellLatent(NamedTuple):
     """Places `(n, d)` and the cells they are of, `(n,)`."""
