@@ -100,6 +100,11 @@ class ModalityFile:
         """Its files in words."""
         return ", ".join(map(str, self.paths))
 
+    @property
+    def summary(self) -> str:
+        """What it holds, and where."""
+        return f"{self.name}: {self.n_obs:,} cells x {self.n_vars:,} {self.kind} features from {self.where}"
+
     def as_rounded(self) -> ModalityFile:
         """Return the modality with values rounded to whole numbers, negative ones to 0."""
         return replace(self, rounded=True)

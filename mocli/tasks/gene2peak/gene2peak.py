@@ -121,12 +121,9 @@ def _foresee(request: Request, asked: Gene2PeakOptions, tell: Tell) -> None:
         return
     files = open_modalities(request.data)
     if asked.from_model is not None:
-        for f in files:
-            tell.say(f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features")
-        # a dry run opens all that the run opens, a model's weights too
-        from mocli.tasks.trained.obtain import load_given
+        from mocli.tasks.trained.obtain import foresee_given
 
-        load_given(tell, request, asked.from_model, Task.GENE2PEAK, files)
+        foresee_given(tell, request, asked.from_model, Task.GENE2PEAK, files)
         return
     made = foresee_training(request, Task.GENE2PEAK, tell, files)
     way = None

@@ -152,7 +152,7 @@ def silence_genes(
     InputError, UsageError
         Cells or options do not fit the model.
     """
-    saved = model if isinstance(model, SavedModel) else load_model(model)
+    saved = load_model(model)
     kinds = {name: ModalityKind(m["kind"]) for name, m in saved.modalities.items()}
     rna, atac = choose_modalities(kinds, options.source, options.target)
     check_values(saved, rna, atac)

@@ -47,7 +47,7 @@ def _foresee(request: Request, asked: ImputeOptions, tell: Tell) -> None:
         foresee_training(request, Task.IMPUTE, tell, surveyed.files)
         return
     for f in surveyed.files:
-        tell.say(f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features from {f.where}")
+        tell.say(f.summary)
 
 
 def _work(request: Request, asked: ImputeOptions, run: Run) -> None:

@@ -224,7 +224,7 @@ def impute_values(
     InputError, UsageError
         Cells, features or scale do not fit the model.
     """
-    saved = model if isinstance(model, SavedModel) else load_model(model)
+    saved = load_model(model)
     source, target = direction_of_model(source, target, saved, ())
     file = of_anndata(cells, source, saved.modalities[source]["kind"])
     if target in saved.readouts:

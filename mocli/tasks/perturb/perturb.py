@@ -44,12 +44,9 @@ def _beside(asked: PerturbOptions) -> tuple[str, ...]:
 def _foresee(request: Request, asked: PerturbOptions, tell: Tell) -> None:
     files = open_modalities(request.data)
     if asked.from_model is not None:
-        for f in files:
-            tell.say(f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features")
-        # a dry run opens all that the run opens, a model's weights too
-        from mocli.tasks.trained.obtain import load_given
+        from mocli.tasks.trained.obtain import foresee_given
 
-        load_given(tell, request, asked.from_model, Task.PERTURB, files)
+        foresee_given(tell, request, asked.from_model, Task.PERTURB, files)
         return
     foresee_training(request, Task.PERTURB, tell, files)
     name = modality_to_perturb({f.name: f.kind for f in files}, asked.source_modality, "the inputs")

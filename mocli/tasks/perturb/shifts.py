@@ -183,7 +183,7 @@ def perturb_cells(
     InputError, UsageError
         Cells or features do not fit the model.
     """
-    saved = model if isinstance(model, SavedModel) else load_model(model)
+    saved = load_model(model)
     name = check_modality(saved, modality or next(iter(saved.modalities)), "modality")
     features = list(map(str, saved.modalities[name]["var_names"]))
     where = {feature: column for column, feature in enumerate(features)}

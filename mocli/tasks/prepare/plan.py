@@ -110,7 +110,7 @@ def make_plan(
     for option, mapping in _by_modality(data).items():
         _check_modalities(option, mapping, names)
     for f in files:
-        say(f"{f.name}: {f.n_obs:,} cells x {f.n_vars:,} {f.kind} features from {f.where}")
+        say(f.summary)
         for note in f.notes:
             say(note)
     relation = relate_files(files, data.pairing)

@@ -161,7 +161,7 @@ def simulate_cells(
     UsageError, InputError
         The model cannot simulate what is asked for.
     """
-    saved = model if isinstance(model, SavedModel) else load_model(model)
+    saved = load_model(model)
     place, tell = torch.device(device), Foresight()
     plan, cells = place_cells(saved, options, seed=seed, device=place, say=tell.say, warn=tell.warn)
     simulated, made = Simulated(saved, [], options, plan, cells), {}

@@ -74,6 +74,15 @@ def load_given(
     return saved
 
 
+def foresee_given(
+    tell: Tell, request: Request, from_model: Path, task: Task, files: Sequence[ModalityFile]
+) -> None:
+    """Say what is given; a dry run opens all that the run opens, a model's weights too."""
+    for f in files:
+        tell.say(f.summary)
+    load_given(tell, request, from_model, task, files)
+
+
 def check_task(model: str, task: Task) -> None:
     """Raise `UsageError` where a model cannot do a task; the message names those that can."""
     if task not in traits_of(model).tasks:

@@ -204,8 +204,8 @@ def measured_batches(bundle: MultiOmics, modality: str) -> dict[str, Any] | None
     return {"key": bundle.batch.key, "levels": levels}
 
 
-def load_model(folder: str | Path) -> SavedModel:
-    """Read a saved model on the CPU.
+def load_model(folder: SavedModel | str | Path) -> SavedModel:
+    """Read a saved model on the CPU; one that is read already is returned as it is.
 
     Raises
     ------
@@ -215,6 +215,8 @@ def load_model(folder: str | Path) -> SavedModel:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
+    if isinstance(folder, SavedModel):
+        return folder
     folder = Path(folder)
     description = read_description(folder)
     try:
