@@ -14,7 +14,7 @@ from mocli.report.html import Layout
 from mocli.tasks.score.describe import depth_of
 from mocli.tasks.score.picture import fuzzy_graph, layout
 from mocli.tasks.trained.latent import Latent
-from mocli.types import CSR, FloatArray
+from mocli.types import CSR, FloatArray, IntArray
 
 MAX_PICTURE = 10_000
 """Cells drawn in the picture; more would only overlap."""
@@ -72,6 +72,14 @@ def split_points(
     return {own: whole[bundle.cells_of(name)] for name, own in names.items()}
 
 
+def drawn_rows(n: int, most: int, *, seed: int) -> IntArray:
+    """Rows that a picture shows, in order: all, or as many as there is room for."""
+    if n <= most:
+        return np.arange(n)
+    rows: IntArray = np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
+    return rows
+
+
 def draw_cells(
     bundle: MultiOmics,
     latent: Latent,
@@ -85,8 +93,7 @@ def draw_cells(
     groups = latent.groups(bundle)
     z, cells = latent.points(bundle)
     which, n = np.repeat(np.arange(len(groups)), [len(g.cells) for g in groups.values()]), len(z)
-    rng = np.random.default_rng(seed)
-    chosen = np.sort(rng.choice(n, MAX_PICTURE, replace=False)) if n > MAX_PICTURE else np.arange(n)
+    chosen = drawn_rows(n, MAX_PICTURE, seed=seed)
     categories: dict[str, Any] = {}
     if len(groups) > 1 or latent.joint is None:
         categories["modality"] = (which[chosen], tuple(groups))

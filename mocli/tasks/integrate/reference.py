@@ -22,7 +22,7 @@ from mocli.report.figures import table
 from mocli.report.html import Confusion, Layout
 from mocli.tasks.infer.query import Query, check_labels, match_query
 from mocli.tasks.integrate.options import IntegrateOptions
-from mocli.tasks.integrate.plotting import MAX_PICTURE
+from mocli.tasks.integrate.plotting import MAX_PICTURE, drawn_rows
 from mocli.tasks.integrate.votes import vote_from_atlas
 from mocli.tasks.integrate.work import Placed, complete
 from mocli.tasks.integrate.write import AddedColumns
@@ -76,7 +76,7 @@ def map_query(
             shutil.copyfile(folder / CALIBRATION, run.paths.model / CALIBRATION)
         run.keep(run.paths.model)
     atlas, seed = saved.atlas, run.options.seed
-    shown = _drawn(0 if atlas is None else len(atlas.z), np.random.default_rng(seed))
+    shown = drawn_rows(0 if atlas is None else len(atlas.z), MAX_PICTURE // 2, seed=seed)
     names = {m: a.file.name for m, a in query.aligned.items()}
     placed = Placed(
         files=query.files,
@@ -299,7 +299,7 @@ def draw_query(
     kept = atlas.z[shown] if atlas is not None else np.zeros((0, z.shape[1]), np.float32)
     of = np.repeat([0, 1], [len(kept), len(z)])
     # as many of each as there is room for, so that a small query is seen in a large atlas
-    drawn = _drawn(len(z), np.random.default_rng(seed))
+    drawn = drawn_rows(len(z), MAX_PICTURE // 2, seed=seed)
     chosen = np.concatenate([np.arange(len(kept)), len(kept) + drawn])
     xy = layout(np.concatenate([kept, z])[chosen], seed=seed, device=device) if xy is None else xy[chosen]
     categories: dict[str, Any] = {"query": (of[chosen], (REFERENCE, QUERY))}
@@ -323,10 +323,3 @@ def draw_query(
         "One point a cell" if bundle.pairing is not Pairing.UNPAIRED else "One point a cell of a modality"
     )
     return Layout(title, xy, categories, points=points)
-
-
-def _drawn(n: int, rng: np.random.Generator) -> IntArray:
-    """Rows of one side that the picture shows, half of it at most, in order."""
-    most = MAX_PICTURE // 2
-    rows: IntArray = np.sort(rng.choice(n, most, replace=False)) if n > most else np.arange(n)
-    return rows

@@ -77,3 +77,18 @@ def test_neighbours_searched_before_serve_cells_in_another_order(monkeypatch):
     assert not searches
     neighbor_graph(2 * z, nearest)
     assert searches, "other places have other neighbours"
+
+
+@pytest.mark.parametrize("model", ["scmodal", "sccross"])
+def test_clusters_and_graph_are_of_one_search(run, unpaired, paired, monkeypatch, model):
+    import mocli.tasks.integrate.plotting as plotting
+    from mocli.metrics.embedding import Nearest
+
+    searches, of = [], Nearest.of
+    monkeypatch.setattr(Nearest, "of", lambda z, device: searches.append(len(z)) or of(z, device=device))
+    monkeypatch.setattr(plotting, "layout", lambda z, seed, device: z[:, :2])
+    inputs, folder = ([unpaired / "rna.h5ad", unpaired / "prot.h5ad"], unpaired)
+    if model == "sccross":
+        inputs, folder = paired / "data.h5mu", paired
+    run(inputs, links=folder / "links.tsv", model=model, umap=True, metrics="none", max_steps=2)
+    assert len(searches) == 1
