@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -144,13 +144,14 @@ def complete(
     with run.timed("write"):
         known = cell_columns(bundle, placed.column_names, names)
         write_cells(run, request.data, integrated, known, placed.used)
-    clusters = nearest = None
+    clusters = None
     with run.timed("evaluate"):
         confusion = judge() if asked.metrics != "none" else None
         columns: list[AddedColumns] = [*find_clusters(run, placed.name, placed.model, latent, bundle, names)]
         if asked.clusters is not None:
             tell_replaced(placed.files, column_for(key), run.warn)
             nearest = Nearest.of(latent.whole(bundle), device=device)
+            integrated = replace(integrated, nearest=nearest)
             graph = cluster_graph(run, asked.clusters, column_for(key), nearest, bundle, names)
             columns.append(graph)
             clusters = graph.codes
@@ -168,7 +169,6 @@ def complete(
             integrated,
             columns=columns,
             umap=umap,
-            nearest=nearest,
             draw=lambda: draw(clusters, xy),
             confusion=confusion,
             more=partial(draw_correlations, bundle, clusters) if clusters is not None else list,

@@ -57,6 +57,8 @@ class Integrated:
         Name and hyper-parameters of the model that gave them.
     obsm
         More to write beside the latent, by key, then by modality.
+    nearest
+        Neighbours of all cells, where they were searched before.
     """
 
     files: Sequence[ModalityFile]
@@ -65,6 +67,7 @@ class Integrated:
     model: str
     params: object
     obsm: Mapping[str, Mapping[str, FloatArray]] = field(default_factory=dict)
+    nearest: Nearest | None = None
 
 
 USED = "mocli_used"
@@ -168,7 +171,6 @@ def deliver(
     *,
     columns: Sequence[AddedColumns] = (),
     umap: Mapping[str, FloatArray] | None = None,
-    nearest: Nearest | None = None,
     draw: Callable[[], Layout],
     confusion: Confusion | None = None,
     more: Callable[[], list[Drawn]] = list,
@@ -179,8 +181,6 @@ def deliver(
     ----------
     umap
         Coordinates `(n_obs, 2)` by modality; None to write neither these nor the k-NN graph.
-    nearest
-        Of the cells' places, where they were searched before.
     draw
         Makes the picture of the HTML report; called only if there is to be one.
     confusion
@@ -197,7 +197,7 @@ def deliver(
             a if a.file.name in theirs else replace(a, obsm={"X_umap": umap[a.file.name]}) for a in added
         ]
         z = _joined(added, integrated.latent)
-        distances, connectivities = neighbor_graph(z, nearest, device=str(run.device))
+        distances, connectivities = neighbor_graph(z, integrated.nearest, device=str(run.device))
         graph = {"distances": distances, "connectivities": connectivities}
         uns = {"neighbors": {**{f"{key}_key": key for key in graph}, "params": _graph_of(run, integrated)}}
         top = {"X_umap": _joined(added, umap)}
