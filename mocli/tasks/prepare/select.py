@@ -38,7 +38,9 @@ class Demands:
     @classmethod
     def by(cls, data: DataOptions, train: TrainOptions) -> Demands:
         """Return what the options ask for; `InputError` where there is no model to start from."""
-        start = None if train.init_from is None else str(read_description(train.init_from)["model"])
+        start = None
+        if train.init_from is not None and train.model in UNNAMED:
+            start = str(read_description(train.init_from)["model"])
         return cls(train.params, train.bounds_steps, data.gene_sets is not None, start)
 
     def is_known_by(self, traits: Traits) -> bool:
