@@ -155,13 +155,24 @@ class Rows:
 
 
 class BundleRows:
-    """A bundle on a device, cut into minibatches by row numbers or by cells."""
+    """A bundle on a device, cut into minibatches by row numbers or by cells.
 
-    def __init__(self, bundle: MultiOmics, device: torch.device | str) -> None:
+    Parameters
+    ----------
+    device
+        Where minibatches are wanted.
+    held_on
+        Where all features lie; there too by default, which is quicker where rows are drawn many times.
+    """
+
+    def __init__(
+        self, bundle: MultiOmics, device: torch.device | str, *, held_on: torch.device | str | None = None
+    ) -> None:
         self.device = torch.device(device)
-        self.rows = {name: Rows(m.features, self.device) for name, m in bundle.modalities.items()}
+        held = self.device if held_on is None else torch.device(held_on)
+        self.rows = {name: Rows(m.features, held) for name, m in bundle.modalities.items()}
         self._links = {
-            link.edge: (Rows(link.source_features, self.device), Rows(link.target_features, self.device))
+            link.edge: (Rows(link.source_features, held), Rows(link.target_features, held))
             for link in bundle.links
         }
         # what is taken for counts is told by its non-zeros: dense rows would be made in vain
@@ -180,11 +191,13 @@ class BundleRows:
 
     def take(self, rows: Mapping[str, Tensor], step: int) -> Minibatch:
         """Cut rows by number, given on the host."""
+        dense = [name for name in rows if name not in self._sparse]
+        stored = {name: self.rows[name].take_nonzeros(rows[name]) for name in rows if name in self._sparse}
         return Minibatch(
-            x={name: self.rows[name].take(index) for name, index in rows.items() if name not in self._sparse},
-            counts={name: self.rows[name].take_nonzeros(rows[name]) for name in rows if name in self._sparse},
+            x={name: self._send(self.rows[name].take(rows[name])) for name in dense},
+            counts={name: self._send_nonzeros(found) for name, found in stored.items()},
             links={
-                edge: (source.take(rows[edge[0]]), target.take(rows[edge[1]]))
+                edge: (self._send(source.take(rows[edge[0]])), self._send(target.take(rows[edge[1]])))
                 for edge, (source, target) in self._links.items()
             },
             rows={name: self._send(index) for name, index in rows.items()},
@@ -209,6 +222,10 @@ class BundleRows:
 
     def _send(self, values: Tensor) -> Tensor:
         return values.to(self.device, non_blocking=True)
+
+    def _send_nonzeros(self, found: NonZeros) -> NonZeros:
+        values, row, column, starts = map(self._send, found[:4])
+        return NonZeros(values, row, column, starts, found.shape)
 
 
 def strata_of(bundle: MultiOmics, balance: str) -> IntArray:

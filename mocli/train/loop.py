@@ -149,7 +149,8 @@ def _restore_trained(model: Model, snapshot: Snapshot, checkpoints: Checkpoints)
 
 def _solve(model: Solves, bundle: MultiOmics, training: Training, done: Fitted) -> None:
     """Find weights in closed form, as a phase without steps."""
-    source = BundleRows(bundle, training.device)
+    # a few cells are read, and once: the others need not fit on the device
+    source = BundleRows(bundle, training.device, held_on="cpu")
     generator = torch.Generator().manual_seed(training.seed)
     try:
         with torch.no_grad():

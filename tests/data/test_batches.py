@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from mocli.data.batches import Batches, ResidentCsr, Rows, dense_rows, densify
+from mocli.data.batches import Batches, BundleRows, ResidentCsr, Rows, dense_rows, densify
 from mocli.data.bundle import FeatureMatrix, LinkedFeatures, Modality, MultiOmics
 from mocli.models.base import Sampling
 from mocli.types import ModalityKind, Pairing
@@ -126,6 +128,21 @@ def test_minibatches_hold_what_their_rows_say(pairing, independent, replacement)
         check_contents(data, batch)
         if independent:
             assert {len(rows) for rows in batch.rows.values()} == {8}
+
+
+def test_features_held_on_the_host_go_to_the_device_as_drawn():
+    data = bundle()
+    data.modalities["rna"] = replace(
+        data.modalities["rna"], features=matrix(23, 9, offset=False), likelihood="nb"
+    )
+    source = BundleRows(data, "meta", held_on="cpu")
+    assert {rows.device.type for rows in source.rows.values()} == {"cpu"}
+    batch = source.take({"rna": torch.arange(3), "prot": torch.arange(2)}, 0)
+    drawn = [batch.x["prot"], *batch.counts["rna"][:4], *batch.rows.values(), *batch.library.values()]
+    drawn += [side for pair in batch.links.values() for side in pair]
+    assert {tensor.device.type for tensor in drawn} == {"meta"}
+    assert batch.x["prot"].shape == (2, 4)
+    assert batch.counts["rna"].shape == (3, 9)
 
 
 def test_independent_rows_with_replacement_are_uniform_and_may_exceed_the_data():

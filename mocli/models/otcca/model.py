@@ -31,6 +31,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from mocli.data.bundle import Edge, Minibatch, MultiOmics
+from mocli.errors import UsageError
 from mocli.models.base import Losses, Phase, Schedule, Traits
 from mocli.models.otcca import TRAITS
 from mocli.models.otcca.params import OtccaParams
@@ -39,6 +40,8 @@ from mocli.nn.correction import level_offsets
 from mocli.nn.transport import cosine_cost, couple
 from mocli.types import Json
 
+MOST_FEATURES = 4000
+"""In all modalities together: matrices of them all are decomposed, which takes some ten seconds each."""
 FOLDS = 5
 WEIGHED_ON = 1000
 """Cells of each modality among which links are weighed."""
@@ -83,8 +86,22 @@ class Otcca:
 
     @classmethod
     def from_bundle(cls, bundle: MultiOmics, params: Any) -> Self:
-        """Build with maps of zeros for the modalities and edges of a bundle."""
+        """Build with maps of zeros for the modalities and edges of a bundle.
+
+        Raises
+        ------
+        UsageError
+            There are more features than products of all with all can be decomposed of.
+        """
         widths = {name: m.features.n_vars for name, m in bundle.modalities.items()}
+        if sum(widths.values()) > MOST_FEATURES:
+            raise UsageError(
+                f"{TRAITS.name} relates every feature to every other, and these are too many",
+                field="-s n_pcs",
+                found=", ".join(f"{width:,} of {name}" for name, width in widths.items()),
+                expected=f"at most {MOST_FEATURES:,} in all",
+                hint=f"leave -s n_pcs out: then they are {OtccaParams.n_pcs} components of each modality",
+            )
         return cls(widths, [link.edge for link in bundle.links], params)
 
     @classmethod

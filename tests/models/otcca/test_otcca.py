@@ -4,9 +4,11 @@ from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
+import pytest
 import torch
 
 from mocli.data.bundle import Codes, FeatureMatrix, LinkedFeatures, Modality, MultiOmics
+from mocli.errors import UsageError
 from mocli.models.base import SOLVED, Schedule
 from mocli.models.otcca.model import Otcca
 from mocli.models.otcca.params import OtccaParams
@@ -108,6 +110,16 @@ def test_no_more_components_than_features():
     modalities = {**bundle.modalities, "prot": replace(prot, features=narrow)}
     model, _ = solved(replace(bundle, modalities=modalities))
     assert model.encode("rna", torch.zeros(1, 20)).shape == (1, 4)
+
+
+def test_too_many_features_to_relate_are_refused_before_the_work():
+    bundle = bundle_of(n=8)
+    wide = FeatureMatrix(np.zeros((8, 3990), np.float32), tuple(map(str, range(3990))))
+    bundle.modalities["rna"] = replace(bundle.modalities["rna"], features=wide)
+    with pytest.raises(UsageError, match="too many") as error:
+        Otcca.from_bundle(bundle, OtccaParams(n_pcs=0))
+    assert error.value.found == "3,990 of rna, 20 of prot"
+    assert error.value.exit_code == 2
 
 
 def test_batches_of_a_modality_come_together_and_need_no_name_later():
