@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from scipy.io import mmread
+from scipy.io import mminfo, mmread
 
 from mocli.data.files.hdf5 import reading
 from mocli.data.files.kinds import kind_of, kind_of_features
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 
 _MATRIX = re.compile(r"matrix\.mtx(?:\.gz)?$")
+_SHORTEST = {"coordinate": 4, "array": 2}  # characters of a value with its place, and its end of line
+_GZIP = 1032  # characters that a byte may stand for
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +64,7 @@ class MemoryModality(ModalityFile):
         if self.rows is not None:
             wanted = self.rows[wanted]
         x = sp.csr_matrix(self.held["X" if layer is None else layer][wanted], dtype=dtype, copy=True)
+        x.sum_duplicates()
         if self.columns is not None:
             x = x[:, self.columns]
         if self.rounded:
@@ -74,10 +77,10 @@ class MemoryModality(ModalityFile):
         """Return how a matrix is held and the type of its values; see `ModalityFile.stored_as`."""
         return "csr", np.dtype(self.held["X" if layer is None else layer].dtype)
 
-    def nbytes(self, layer: str | None = None) -> int:
-        """Bytes of a matrix as CSR in memory."""
-        x = self.read(layer)
-        return 8 * int(x.nnz) + 4 * (self.n_obs + 1)
+    def _n_stored(self, layer: str | None) -> int | None:
+        self._place(layer)
+        x = self.held["X" if layer is None else layer]
+        return int(x.nnz) if sp.issparse(x) and self.columns is None and self.rows is None else None
 
 
 def find_tenx_folder(path: Path) -> Path | None:
@@ -94,7 +97,8 @@ def of_tenx_folder(matrix: Path) -> MemoryModality:
     Raises
     ------
     InputError
-        One of them is absent, damaged, or they do not fit.
+        One of them is absent, damaged, or they do not fit, which its first lines say before the matrix is
+        read: room for what they promise is taken at once.
     """
     stem = _MATRIX.sub("", matrix.name)
 
@@ -105,14 +109,25 @@ def of_tenx_folder(matrix: Path) -> MemoryModality:
 
     barcodes, features = beside("barcodes"), beside("features", "genes")
     with reading(matrix, "the matrix"):
-        x = sp.csr_matrix(mmread(matrix).T)
-    if x.shape != (len(barcodes), len(features)):
+        n_vars, n_obs, n_values, layout = mminfo(matrix)[:4]
+    if (n_obs, n_vars) != (len(barcodes), len(features)):
         raise InputError(
             "the matrix does not fit its barcodes and features",
             file=matrix,
-            found=f"{x.shape[0]:,} x {x.shape[1]:,}",
+            found=f"{n_obs:,} x {n_vars:,}",
             expected=f"{len(barcodes):,} barcodes x {len(features):,} features",
         )
+    most = matrix.stat().st_size * (_GZIP if matrix.suffix == ".gz" else 1) // _SHORTEST[layout]
+    if n_values > most:
+        raise InputError(
+            "the matrix is cut off",
+            file=matrix,
+            found=f"{matrix.stat().st_size:,} bytes, of {most:,} values at most",
+            expected=f"the {n_values:,} values that its first lines promise",
+            hint="copy or download it again",
+        )
+    with reading(matrix, "the matrix"):
+        x = sp.csr_matrix(mmread(matrix).T)
     var = pd.DataFrame(
         {"gene_ids": [f[0] for f in features]},
         index=pd.Index([f[1] if len(f) > 1 else f[0] for f in features], dtype=object),

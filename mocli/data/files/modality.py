@@ -187,14 +187,18 @@ class ModalityFile:
 
     def nbytes(self, layer: str | None = None) -> int:
         """Bytes of a matrix as CSR in memory; from a sample where the file does not say."""
-        with self._stored(layer) as (stored, columns, place), reading(self.path, place):
-            nnz = None
-            if stored.layout != "dense" and columns is None:
-                nnz = int(stored.node["data"].shape[0])
+        nnz = self._n_stored(layer)
         if nnz is None:
             sample = self.sample(layer)
             nnz = round(sample.nnz / sample.shape[0] * self.n_obs)
         return 8 * nnz + 4 * (self.n_obs + 1)
+
+    def _n_stored(self, layer: str | None) -> int | None:
+        """Return the number of values of a sparse matrix of which all is wanted, None of any other."""
+        with self._stored(layer) as (stored, columns, place), reading(self.path, place):
+            if stored.layout == "dense" or columns is not None or self.rows is not None:
+                return None
+            return int(stored.node["data"].shape[0])
 
     def stored_as(self, layer: str | None = None) -> tuple[str, np.dtype[Any]]:
         """Return how a matrix lies on disk (`csr`, `csc` or `dense`) and the type of its values."""

@@ -475,6 +475,20 @@ def test_a_folder_of_10x_is_read_and_written(tmp_path, options):
     assert same(mudata.read_h5mu(tmp_path / "out.h5mu")["prot"].X, x[:, 3:])
 
 
+@pytest.mark.parametrize("end", ["", ".gz"])
+@pytest.mark.parametrize(
+    ("promised", "message"),
+    [("5 8 4000000000", "cut off"), ("5 4000000000 3", "does not fit"), ("5 8 -3", "cannot be read")],
+)
+def test_a_matrix_that_promises_more_than_its_file_can_hold_is_not_read(tmp_path, end, promised, message):
+    write_tenx_folder(tmp_path / "a", counts(8, 5), pack=gzip.compress if end else bytes, end=end)
+    text = f"%%MatrixMarket matrix coordinate integer general\n{promised}\n1 1 1\n".encode()
+    (tmp_path / "a" / f"matrix.mtx{end}").write_bytes(gzip.compress(text) if end else text)
+    with pytest.raises(InputError, match=message) as error:
+        open_inputs([str(tmp_path / "a")])
+    assert error.value.exit_code == 3
+
+
 def test_a_folder_of_10x_that_does_not_fit_is_refused(tmp_path):
     write_tenx_folder(tmp_path / "a", counts(8, 5), features=FEATURES[:4])
     with pytest.raises(InputError, match="does not fit its barcodes and features"):
