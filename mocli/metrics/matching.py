@@ -8,6 +8,7 @@ from functools import partial
 
 import numpy as np
 
+from mocli.metrics.correlation import unit_dense
 from mocli.metrics.embedding import Embedding
 from mocli.metrics.registry import Score, metric
 from mocli.nn.neighbors import MatchedDistances, chunks, matched_distances, neighbor_mean
@@ -123,15 +124,5 @@ def _concordance(own: FloatArray, other: FloatArray, neighbors: IntArray) -> Dou
 
 def pearson(x: np.ndarray, y: np.ndarray) -> DoubleArray:
     """Correlation of each column of two `(n, s)` arrays; NaN where either is constant or not finite."""
-    x, y = (_standardised(v.astype(np.float64)) for v in (x, y))
-    correlation: DoubleArray = np.clip((x * y).sum(axis=0), -1.0, 1.0)
+    correlation: DoubleArray = np.clip((unit_dense(x) * unit_dense(y)).sum(axis=0), -1.0, 1.0)
     return correlation
-
-
-def _standardised(v: DoubleArray) -> DoubleArray:
-    """Columns of mean 0 and norm 1; NaN where constant up to float32 rounding."""
-    peak = np.abs(v).max(axis=0)
-    v = v - v.mean(axis=0)
-    norm = np.sqrt((v**2).sum(axis=0))
-    constant = ~(norm > 1e-6 * peak * math.sqrt(len(v)))
-    return v / np.where(constant, np.nan, norm)
