@@ -5,30 +5,29 @@ the authors' code differ the help of the field says so. `--preset paper` takes t
 """
 
 from math import sqrt
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-Rate = Annotated[float, Field(gt=0, lt=1)]
+from mocli.models.fields import Count, Dimensions, HeldOut, Minibatch, Patience, Positive, Rate, Units, Weight
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class MultiDGDParams:
     """One field per hyper-parameter; see `mocli params multidgd`."""
 
-    n_latent: int = Field(default=20, ge=1, le=1024, description="latent dimensions")
-    n_components: int | None = Field(
+    n_latent: Dimensions = Field(default=20, description="latent dimensions")
+    n_components: Count | None = Field(
         default=None,
-        ge=1,
         description="components of the mixture, which are the clusters; none: as many as --label-key has "
         "labels (which serve for nothing else), or chosen from the data; paper 1 without labels",
     )
     n_covariate: int = Field(
         default=2, ge=1, le=64, description="dimensions of a cell's place in the space of a covariate"
     )
-    n_hidden: int = Field(
-        default=100, ge=1, le=16384, description="units of hidden layers; the last has sqrt(features) if more"
+    n_hidden: Units = Field(
+        default=100, description="units of hidden layers; the last has sqrt(features) if more"
     )
     n_layers: int = Field(
         default=2, ge=1, le=8, description="hidden layers that all modalities share, and that each has alone"
@@ -38,20 +37,19 @@ class MultiDGDParams:
         description="where cells and mixture start: principal components and their k-means, features at "
         "their mean; or (paper) the origin, with random means and weights",
     )
-    radius: float = Field(default=2.0, gt=0, description="of the soft ball of the components' means")
-    hardness: float = Field(default=5.0, gt=0, description="of the rim of the soft ball")
-    spread: float = Field(
+    radius: Positive = Field(default=2.0, description="of the soft ball of the components' means")
+    hardness: Positive = Field(default=5.0, description="of the rim of the soft ball")
+    spread: Positive = Field(
         default=4.0,
-        gt=0,
         description="prior standard deviation of components: this times radius / n_components, a quarter "
         "of the radius at most; paper 0.2",
     )
-    spread_covariate: float = Field(default=0.2, gt=0, description="the same for the levels of a covariate")
-    concentration: float = Field(
-        default=1.0, gt=0, description="of the Dirichlet prior of the components' weights"
+    spread_covariate: Positive = Field(default=0.2, description="the same for the levels of a covariate")
+    concentration: Positive = Field(
+        default=1.0, description="of the Dirichlet prior of the components' weights"
     )
-    concentration_covariate: float = Field(
-        default=2.0, gt=0, description="the same for the levels of a covariate"
+    concentration_covariate: Positive = Field(
+        default=2.0, description="the same for the levels of a covariate"
     )
     prior: Literal["once", "batch", "cell"] = Field(
         default="batch",
@@ -62,14 +60,12 @@ class MultiDGDParams:
         default="one",
         description="weight of the density of a cell's covariates: 1 (paper), or the number of levels (code)",
     )
-    weight_l1: float = Field(
+    weight_l1: Weight = Field(
         default=0.03,
-        ge=0,
-        allow_inf_nan=False,
         description="weight of the sum of the decoder's absolute weights in every minibatch; paper 0, code 1",
     )
-    batch_size: int = Field(default=128, ge=2, description="cells in a minibatch")
-    max_epochs: int = Field(default=500, ge=1, description="epochs at most; paper 1000, code 500")
+    batch_size: Minibatch = 128
+    max_epochs: Count = Field(default=500, description="epochs at most; paper 1000, code 500")
     lr: Rate = Field(default=1e-3, description="Adam's learning rate of the decoder; paper 1e-4")
     lr_cells: Rate = Field(default=1e-2, description="learning rate of the cells' places; paper 1e-2")
     lr_mixture: Rate = Field(default=1e-3, description="learning rate of the mixture; paper 1e-2")
@@ -79,33 +75,27 @@ class MultiDGDParams:
     betas: tuple[Rate, Rate] = Field(
         default=(0.5, 0.7), description="Adam's decay of its two running means, for all of them"
     )
-    weight_decay: float = Field(default=1e-4, ge=0, description="L2 decay, of all of them")
+    weight_decay: Weight = Field(default=1e-4, description="L2 decay, of all of them")
     cell_steps: Literal["batch", "epoch"] = Field(
         default="batch",
         description="when a cell's place steps: when it was drawn, or (paper) at the end of the epoch",
     )
-    validation_share: float = Field(
-        default=0.1, ge=0, lt=1, description="share of cells held out to know when to stop; 0 for none"
-    )
-    patience: int = Field(
-        default=10, ge=1, description="epochs without a better loss of held-out cells before training ends"
-    )
-    lr_factor: float | None = Field(
+    validation_share: HeldOut = 0.1
+    patience: Patience = 10
+    lr_factor: Rate | None = Field(
         default=None,
-        gt=0,
-        lt=1,
         description="by what all learning rates are multiplied where held-out cells gain nothing, before "
         "training may end; none: they stay, as the authors'",
     )
-    lr_patience: int = Field(
-        default=2, ge=1, description="epochs without a better loss before lr_factor lowers the rates"
+    lr_patience: Count = Field(
+        default=2, description="epochs without a better loss before lr_factor lowers the rates"
     )
     stop_on: Literal["joint", "reconstruction"] = Field(
         default="reconstruction",
         description="loss of held-out cells: of their counts alone (paper), or with the mixtures'",
     )
-    query_epochs: int = Field(
-        default=30, ge=1, description="epochs over new cells to find their places; paper 10, code 20"
+    query_epochs: Count = Field(
+        default=30, description="epochs over new cells to find their places; paper 10, code 20"
     )
     new_levels: Literal["component", "naive"] = Field(
         default="component",

@@ -5,27 +5,38 @@ help of the field says so. `--preset paper` takes the paper's defaults (Tables 1
 depends on the pairing and is settled when the model is built: see `SETTLED`.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+from mocli.models.fields import (
+    Count,
+    Dimensions,
+    HeldOut,
+    HiddenUnits,
+    Layers,
+    Minibatch,
+    Part,
+    Patience,
+    Rate,
+    Share,
+    Weight,
+    Whole,
+)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class MultigrateParams:
     """One field per hyper-parameter; see `mocli params multigrate`."""
 
-    n_latent: int = Field(default=20, ge=1, le=1024, description="latent dimensions; paper 16")
-    n_hidden: int = Field(default=128, ge=1, le=16384, description="units of every hidden layer")
-    n_layers: int = Field(
-        default=1, ge=0, le=8, description="hidden layers of encoders, and of decoders before their last"
+    n_latent: Dimensions = Field(default=20, description="latent dimensions; paper 16")
+    n_hidden: HiddenUnits = 128
+    n_layers: Layers = Field(
+        default=1, description="hidden layers of encoders, and of decoders before their last"
     )
-    n_covariate: int = Field(default=16, ge=1, le=1024, description="dimensions of a covariate's embedding")
-    dropout: float = Field(
-        default=0.1, ge=0, lt=1, description="share of units dropped after every layer; paper 0.2"
-    )
+    n_covariate: Dimensions = Field(default=16, description="dimensions of a covariate's embedding")
+    dropout: Part = Field(default=0.1, description="share of units dropped after every layer; paper 0.2")
     activation: Literal["leaky_relu", "tanh"] = Field(
         default="leaky_relu", description="non-linearity of every layer"
     )
@@ -63,45 +74,35 @@ class MultigrateParams:
     continuous_response: Literal["sigmoid", "log_sigmoid", "mlp"] = Field(
         default="sigmoid", description="response to a continuous covariate"
     )
-    modality_dropout: float | None = Field(
+    modality_dropout: Share | None = Field(
         default=None,
-        ge=0,
-        le=1,
         description="share of cells shown by one of their modalities only, while all are reconstructed; "
         "none: 0.5; paper 0",
     )
-    batch_size: int = Field(default=256, ge=2, description="cells in a minibatch")
+    batch_size: Minibatch = 256
     balance: Literal["none", "batch", "presence"] = Field(
         default="none",
         description="groups that share every minibatch equally: batches, or cells by what they have",
     )
-    lr: float | None = Field(
+    lr: Rate | None = Field(
         default=None,
-        gt=0,
-        lt=1,
         description="AdamW's learning rate; none: 1e-3, but 2e-4 where an encoder sees more than "
         "5,000 features, else sparse ones are learnt by heart; paper 1e-3, code 5e-4",
     )
-    weight_decay: float = Field(default=1e-3, ge=0, description="AdamW's decoupled weight decay")
-    query_lr: float = Field(
-        default=1e-2, gt=0, lt=1, description="learning rate of the weights that a query adds; paper as lr"
+    weight_decay: Weight = Field(default=1e-3, description="AdamW's decoupled weight decay")
+    query_lr: Rate = Field(
+        default=1e-2, description="learning rate of the weights that a query adds; paper as lr"
     )
-    max_epochs: int = Field(default=200, ge=1, description="epochs at most")
-    validation_share: float = Field(
-        default=0.1, ge=0, lt=1, description="share of cells held out to know when to stop; 0 for none"
-    )
-    patience: int = Field(
-        default=10, ge=1, description="epochs without a better loss of held-out cells before training ends"
-    )
-    lr_factor: float | None = Field(
+    max_epochs: Count = Field(default=200, description="epochs at most")
+    validation_share: HeldOut = 0.1
+    patience: Patience = 10
+    lr_factor: Rate | None = Field(
         default=None,
-        gt=0,
-        lt=1,
         description="by what the learning rate is multiplied where held-out cells gain nothing, before "
         "training may end; none: it stays, as the authors'",
     )
-    lr_patience: int = Field(
-        default=2, ge=1, description="looks without a better loss before lr_factor lowers the rate"
+    lr_patience: Count = Field(
+        default=2, description="looks without a better loss before lr_factor lowers the rate"
     )
     weight_reconstruction: Weight = Field(default=1.0, description="weight of the negative log-likelihood")
     modality_weights: dict[str, Weight] = Field(
@@ -112,16 +113,16 @@ class MultigrateParams:
         default=None,
         description="weight of KL(joint posterior | prior); none: 0.3; paper 1e-5 paired, 1e-2 mosaic",
     )
-    kl_warmup: float = Field(
-        default=1 / 3, ge=0, le=1, description="share of the steps over which the KL weight rises from 0"
+    kl_warmup: Share = Field(
+        default=1 / 3, description="share of the steps over which the KL weight rises from 0"
     )
     weight_anchor: Weight = Field(
         default=10.0,
         description="weight of the distance of a cell's latent mean from joint principal components of its "
         "modalities, averaged over neighbours; cells that lack a modality have none; paper 0",
     )
-    anchor_neighbors: int = Field(
-        default=10, ge=0, description="cells that such components are averaged over, half and half; 0: none"
+    anchor_neighbors: Whole = Field(
+        default=10, description="cells that such components are averaged over, half and half; 0: none"
     )
     alignment: Literal["mmd", "jeffreys"] = Field(
         default="mmd", description="divergence between distributions of latents"

@@ -4,43 +4,50 @@ Defaults are mocli's recipe (`--preset auto`); where it, the paper and the autho
 help of the field says so. `--preset paper` takes the paper's values.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+from mocli.models.fields import (
+    Averaging,
+    Cells,
+    Count,
+    Dimensions,
+    HiddenUnits,
+    Layers,
+    Part,
+    Positive,
+    Rate,
+    Share,
+    Weight,
+)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class SccrossParams:
     """One field per hyper-parameter; see `mocli params sccross`."""
 
-    n_latent: int = Field(
-        default=50, ge=1, le=1024, description="latent dimensions, of each modality and common ones; paper 50"
+    n_latent: Dimensions = Field(
+        default=50, description="latent dimensions, of each modality and common ones; paper 50"
     )
-    n_hidden: int = Field(default=256, ge=1, le=16384, description="units of every hidden layer")
-    n_layers: int = Field(default=2, ge=0, le=8, description="hidden layers of encoders and critics")
-    n_aligner_layers: int = Field(
-        default=0, ge=0, le=8, description="hidden layers of aligners; code 0, paper some"
-    )
-    dropout: float = Field(default=0.2, ge=0, lt=1, description="share of units dropped after every layer")
+    n_hidden: HiddenUnits = 256
+    n_layers: Layers = Field(default=2, description="hidden layers of encoders and critics")
+    n_aligner_layers: Layers = Field(default=0, description="hidden layers of aligners; code 0, paper some")
+    dropout: Part = Field(default=0.2, description="share of units dropped after every layer")
     n_components: int = Field(
         default=50, ge=1, le=1000, description="components of a modality that its encoder takes; paper 100"
     )
     n_set_components: int = Field(
         default=5, ge=1, le=100, description="components of gene-set scores beside them (--gene-sets)"
     )
-    input_smoothing: float = Field(
+    input_smoothing: Share = Field(
         default=0.5,
-        ge=0,
-        le=1,
         description="share of an encoder's input that is the mean over own neighbours; the authors' "
         "fixed graph smoothing is 0.5",
     )
-    n_neighbors: int | None = Field(
+    n_neighbors: Count | None = Field(
         default=None,
-        ge=1,
         description="cells that inputs are averaged over; none: the root of their number, 10 to 100; "
         "paper 20",
     )
@@ -51,11 +58,10 @@ class SccrossParams:
     prior_smoothing: bool = Field(
         default=True, description="search mutual neighbours in linked features averaged over own neighbours"
     )
-    n_mutual: int = Field(default=20, ge=1, description="neighbours per direction of the MNN prior")
+    n_mutual: Count = Field(default=20, description="neighbours per direction of the MNN prior")
     n_prior: int = Field(default=50, ge=1, le=1000, description="components of the MNN prior")
-    n_metacells: int = Field(
+    n_metacells: Cells = Field(
         default=10_000,
-        ge=2,
         description="cells of a modality above which the MNN prior is found among as many metacells",
     )
     prior: Literal["anchors", "gram"] = Field(
@@ -63,33 +69,29 @@ class SccrossParams:
         description="what is asked of the MNN prior: balanced soft partners that lie together, or equal "
         "inner products of all pairs (paper)",
     )
-    anchor_temperature: float = Field(
-        default=0.1, gt=0, description="softness of partners, in standard deviations of their cost"
+    anchor_temperature: Positive = Field(
+        default=0.1, description="softness of partners, in standard deviations of their cost"
     )
-    batch_size: int = Field(default=128, ge=2, description="cells in a minibatch of each set measured alike")
-    lr: float = Field(default=1e-3, gt=0, lt=1, description="Adam's learning rate; paper RMSprop with 1e-3")
-    weight_decay: float = Field(default=1e-3, ge=0, description="AdamW's decoupled weight decay; paper 0")
-    max_epochs: int = Field(
-        default=100, ge=1, description="epochs of the first stage at most (at least 1,500 steps)"
+    batch_size: Cells = Field(default=128, description="cells in a minibatch of each set measured alike")
+    lr: Rate = Field(default=1e-3, description="Adam's learning rate; paper RMSprop with 1e-3")
+    weight_decay: Weight = Field(default=1e-3, description="AdamW's decoupled weight decay; paper 0")
+    max_epochs: Count = Field(
+        default=100, description="epochs of the first stage at most (at least 1,500 steps)"
     )
-    align_steps: int = Field(
-        default=2000, ge=1, description="steps of the second stage; paper 48,000 at most in each"
+    align_steps: Count = Field(
+        default=2000, description="steps of the second stage; paper 48,000 at most in each"
     )
-    validation_share: float = Field(
-        default=0.1, ge=0, lt=1, description="share of cells held out in the first stage; 0 for none"
+    validation_share: Part = Field(
+        default=0.1, description="share of cells held out in the first stage; 0 for none"
     )
-    patience: int = Field(
-        default=5, ge=1, description="looks without a better loss before the first stage ends"
-    )
-    lr_factor: float | None = Field(
+    patience: Count = Field(default=5, description="looks without a better loss before the first stage ends")
+    lr_factor: Rate | None = Field(
         default=None,
-        gt=0,
-        lt=1,
         description="by what the learning rate is multiplied where held-out cells gain nothing, before "
         "the first stage may end; none: it stays; authors 0.1",
     )
-    lr_patience: int = Field(
-        default=2, ge=1, description="looks without a better loss before lr_factor lowers the rate; authors 2"
+    lr_patience: Count = Field(
+        default=2, description="looks without a better loss before lr_factor lowers the rate; authors 2"
     )
     critic_weights: Literal["equal", "cells", "labels"] = Field(
         default="equal",
@@ -97,12 +99,9 @@ class SccrossParams:
         "cell, or such that modalities have the labels of --label-key in equal shares; times "
         "--weight-key, where given",
     )
-    critic_steps: int = Field(default=2, ge=1, description="critic steps per minibatch")
-    noise_share: float = Field(
-        default=1 / 6,
-        ge=0,
-        le=1,
-        description="share of the second stage over which the critic's noise fades; 1/6",
+    critic_steps: Count = Field(default=2, description="critic steps per minibatch")
+    noise_share: Share = Field(
+        default=1 / 6, description="share of the second stage over which the critic's noise fades; 1/6"
     )
     weight_reconstruction: Weight = Field(
         default=1.0, description="weight of likelihoods, mean over features (lambda_data)"
@@ -134,9 +133,7 @@ class SccrossParams:
         description="weight of critics that tell generated from measured values, by expected values; "
         "the authors' give no gradient; 0 leaves them out",
     )
-    weight_average: float = Field(
-        default=0.98, ge=0, lt=1, description="decay of the running mean of the weights that is kept; paper 0"
-    )
+    weight_average: Averaging = 0.98
 
     def weights_per_feature(self, n_features: int) -> float:
         """Return the weights of one feature: a component each, and out of the latent."""

@@ -5,54 +5,60 @@ authors' code differ the help of the field says so. `--preset paper` takes the
 authors' working values.
 """
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+from mocli.models.fields import (
+    Averaging,
+    Cells,
+    Count,
+    Dimensions,
+    HiddenUnits,
+    Part,
+    Positive,
+    Rate,
+    Share,
+    Weight,
+    Whole,
+)
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ScmodalParams:
     """One field per hyper-parameter; see `mocli params scmodal`."""
 
-    n_latent: int = Field(default=20, ge=1, le=1024, description="latent dimensions (q)")
-    n_hidden: int = Field(default=512, ge=1, le=16384, description="units of every hidden layer")
-    batch_size: int = Field(
-        default=500, ge=2, description="cells drawn per modality and step, with replacement (B)"
+    n_latent: Dimensions = Field(default=20, description="latent dimensions (q)")
+    n_hidden: HiddenUnits = 512
+    batch_size: Cells = Field(
+        default=500, description="cells drawn per modality and step, with replacement (B)"
     )
-    lr: float = Field(default=1e-3, gt=0, lt=1, description="Adam's learning rate")
-    lr_factor: float | None = Field(
+    lr: Rate = Field(default=1e-3, description="Adam's learning rate")
+    lr_factor: Rate | None = Field(
         default=None,
-        gt=0,
-        lt=1,
         description="by what the learning rate is multiplied where the loss of training no longer falls: "
         "once before training may end, as often as that happens where the steps are fixed; none: it "
         "stays, as the authors'",
     )
-    lr_patience: int = Field(
-        default=2,
-        ge=1,
-        description="looks in a row, every 15 steps, at a flat loss before lr_factor lowers it",
+    lr_patience: Count = Field(
+        default=2, description="looks in a row, every 15 steps, at a flat loss before lr_factor lowers it"
     )
-    beta1: float = Field(default=0.9, ge=0, lt=1, description="Adam's decay of the gradient mean")
-    beta2: float = Field(default=0.999, ge=0, lt=1, description="Adam's decay of the squared gradient")
-    weight_decay: float = Field(default=1e-3, ge=0, description="L2 penalty inside Adam, all networks")
-    clip_norm: float | None = Field(
-        default=5.0,
-        gt=0,
-        description="largest norm of the encoder-decoder gradient; code 5, the paper names none",
+    beta1: Part = Field(default=0.9, description="Adam's decay of the gradient mean")
+    beta2: Part = Field(default=0.999, description="Adam's decay of the squared gradient")
+    weight_decay: Weight = Field(default=1e-3, description="L2 penalty inside Adam, all networks")
+    clip_norm: Positive | None = Field(
+        default=5.0, description="largest norm of the encoder-decoder gradient; code 5, the paper names none"
     )
-    critic_steps: int = Field(
-        default=5, ge=1, description="discriminator steps per minibatch; code 5, the paper names none"
+    critic_steps: Count = Field(
+        default=5, description="discriminator steps per minibatch; code 5, the paper names none"
     )
     critic_weights: Literal["equal", "labels"] = Field(
         default="equal",
         description="weights of cells in the discriminators: equal, or such that both modalities have "
         "the labels of --label-key in equal shares; times --weight-key, where given",
     )
-    logit_clamp: float = Field(default=50.0, gt=0, description="bound of the discriminator's logit")
+    logit_clamp: Positive = Field(default=50.0, description="bound of the discriminator's logit")
     weight_adversarial: Weight = Field(default=1.0, description="weight of the GAN term")
     weight_reconstruction: Weight = Field(
         default=10.0, description="weight of auto-encoding, within a modality"
@@ -63,34 +69,27 @@ class ScmodalParams:
         default="soft",
         description="soft: balanced partners by optimal transport; mutual: nearest neighbours (paper)",
     )
-    anchor_temperature: float = Field(
-        default=0.1, gt=0, description="softness of soft anchors, in standard deviations of their cost"
+    anchor_temperature: Positive = Field(
+        default=0.1, description="softness of soft anchors, in standard deviations of their cost"
     )
     smooth_links: bool = Field(
         default=True, description="search anchors in linked features averaged over own neighbours; paper no"
     )
-    n_pcs: int = Field(
-        default=50,
-        ge=0,
-        description="principal components that encoders take instead of more features; paper 0",
+    n_pcs: Whole = Field(
+        default=50, description="principal components that encoders take instead of more features; paper 0"
     )
-    input_smoothing: float = Field(
-        default=0.5,
-        ge=0,
-        le=1,
-        description="share of a cell's input that is its own neighbours' mean; paper 0",
+    input_smoothing: Share = Field(
+        default=0.5, description="share of a cell's input that is its own neighbours' mean; paper 0"
     )
-    weight_average: float = Field(
-        default=0.98, ge=0, lt=1, description="decay of the running mean of the weights that is kept; paper 0"
-    )
+    weight_average: Averaging = 0.98
     unit_latent: bool = Field(
         default=True, description="scale latents to length 1, so that distances compare directions; paper no"
     )
     weight_geometry: Weight = Field(
         default=10.0, description="weight of geometry preservation; code 10, paper 1"
     )
-    n_neighbors: int = Field(
-        default=30, ge=1, description="neighbours per direction when mutual anchors are searched (k)"
+    n_neighbors: Count = Field(
+        default=30, description="neighbours per direction when mutual anchors are searched (k)"
     )
     mnn_reduction: Literal["mean", "sum"] = Field(
         default="mean", description="mean over anchors (code) or their sum (paper, Eq. 3)"
@@ -102,7 +101,7 @@ class ScmodalParams:
         default="normal",
         description="initial weights: N(0, init_sd^2) for weights and biases (code) or PyTorch's own",
     )
-    init_sd: float = Field(default=0.1, gt=0, description="standard deviation of the normal start")
+    init_sd: Positive = Field(default=0.1, description="standard deviation of the normal start")
 
     def weights_per_feature(self, n_features: int) -> float:
         """Return the weights of one feature: into the encoder, and out of the decoder."""

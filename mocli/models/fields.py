@@ -1,0 +1,28 @@
+"""Kinds of hyper-parameters: bounds that several of them have, and whole ones that several models have."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+Whole = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Cells = Annotated[int, Field(ge=2)]
+Dimensions = Annotated[int, Field(ge=1, le=1024)]
+Units = Annotated[int, Field(ge=1, le=16384)]
+Layers = Annotated[int, Field(ge=0, le=8)]
+Positive = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Part = Annotated[float, Field(ge=0, lt=1)]
+"""A share that cannot be the whole."""
+Rate = Annotated[float, Field(gt=0, lt=1)]
+
+HiddenUnits = Annotated[Units, Field(description="units of every hidden layer")]
+Minibatch = Annotated[Cells, Field(description="cells in a minibatch")]
+HeldOut = Annotated[Part, Field(description="share of cells held out to know when to stop; 0 for none")]
+Patience = Annotated[
+    Count, Field(description="epochs without a better loss of held-out cells before training ends")
+]
+Averaging = Annotated[
+    Part, Field(description="decay of the running mean of the weights that is kept; paper 0")
+]
