@@ -24,7 +24,7 @@ from mocli.types import ModalityKind, Pairing, Preset, Task
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
-    from mocli.data.bundle import Minibatch, MultiOmics
+    from mocli.data.bundle import Edge, Minibatch, MultiOmics
     from mocli.types import Json
 
 S = TypeVar("S")
@@ -471,6 +471,28 @@ class Spec:
     def likelihoods(self) -> dict[str, str]:
         """Name of the likelihood by modality."""
         return {name: taken_for for name, _, taken_for in self.modalities}
+
+
+@dataclass(frozen=True)
+class Widths:
+    """What a model of plain features is built from, kept with it as JSON.
+
+    Attributes
+    ----------
+    widths
+        Number of features by modality, in the order by which networks are numbered.
+    edges
+        Pairs of modalities with linked features.
+    """
+
+    widths: Mapping[str, int]
+    edges: tuple[Edge, ...]
+
+    @classmethod
+    def of(cls, bundle: MultiOmics) -> Self:
+        """Read a bundle."""
+        widths = {name: m.features.n_vars for name, m in bundle.modalities.items()}
+        return cls(widths, tuple(link.edge for link in bundle.links))
 
 
 def spec_of(shape: Any) -> dict[str, Json]:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mocli.types import FloatArray, IntArray
+
 
 class Critic(nn.Module):
     """Latent to the logit of every modality: linear layers with LeakyReLU 0.2 and dropout between."""
@@ -82,7 +84,7 @@ def label_weights(own: Tensor, others: Sequence[Tensor]) -> Tensor:
 
 
 def cell_weights(
-    name: str, others: Sequence[str], codes: Mapping[str, Tensor], own: Mapping[str, Tensor]
+    name: str, others: Sequence[str], codes: Mapping[str, IntArray], own: Mapping[str, FloatArray]
 ) -> Tensor:
     """Weights of a source's cells, `(n,)`: those of their labels, their own, or the product of both.
 
@@ -93,10 +95,11 @@ def cell_weights(
     own
         The user's weights by source; none where there are none.
     """
-    by_label = label_weights(codes[name], [codes[other] for other in others]) if codes else None
-    if not own:
-        return torch.ones(0) if by_label is None else by_label
-    return own[name] if by_label is None else by_label * own[name]
+    weight = torch.from_numpy(own[name]) if own else torch.ones(())
+    if codes:
+        mine, *theirs = (torch.from_numpy(codes[source]) for source in (name, *others))
+        weight = weight * label_weights(mine, theirs)
+    return weight
 
 
 def noise_scale(step: int, burn_in: int, start: float = 1.5) -> float:

@@ -9,6 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mocli.data.bundle import Minibatch
+from mocli.models.base import Widths
 from mocli.models.multidgd.model import MultiDGD
 from mocli.models.multidgd.module import Shape as DgdShape
 from mocli.models.multigrate.model import Multigrate
@@ -55,7 +56,7 @@ def sccross():
 
 def scmodal():
     params = resolve(traits_of("scmodal"), SMALL | {"n_neighbors": 3})
-    return Scmodal(P, [("rna", "prot")], params), ["critic", "generator"]
+    return Scmodal(Widths(P, (("rna", "prot"),)), params), ["critic", "generator"]
 
 
 def minibatch(*, together):

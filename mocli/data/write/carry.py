@@ -6,7 +6,7 @@ inputs it is put together where their cells differ, or agree. What has no place 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -124,21 +124,17 @@ def carry_arrays(
     """
     kept: dict[str, list[tuple[IntArray, _Values]]] = {}
     lost: list[Lost] = []
-    for origin in origins:
-        with open_h5(origin.path) as h5, reading(origin.path, slot):
-            nodes = h5[origin.group].get(slot)
-            for key in nodes if isinstance(nodes, h5py.Group) else ():
-                if key in skip or key in origin.skip:
-                    continue
-                values = _read_rows(nodes[key])
-                before = kept.setdefault(key, [])
-                if values is None:
-                    lost.append(Lost(origin.path, f"{slot} {key}", FORM))
-                elif all(_alike(at, v, origin.rows, values) for at, v in before):
-                    rest = _not_taken(origin.rows, [at for at, _ in before])
-                    before.append((rest, _take(values, origin.rows[rest])))
-                else:
-                    lost.append(Lost(origin.path, f"{slot} {key}", CLASH))
+    for origin, key, node in _elements(origins, slot, skip):
+        with reading(origin.path, slot):
+            values = _read_rows(node)
+        before = kept.setdefault(key, [])
+        if values is None:
+            lost.append(Lost(origin.path, f"{slot} {key}", FORM))
+        elif all(_alike(at, v, origin.rows, values) for at, v in before):
+            rest = _not_taken(origin.rows, [at for at, _ in before])
+            before.append((rest, _take(values, origin.rows[rest])))
+        else:
+            lost.append(Lost(origin.path, f"{slot} {key}", CLASH))
     for key, pieces in kept.items():
         if any(len(at) for at, _ in pieces):
             values = _stacked(pieces, len(origins[0].rows))
@@ -156,22 +152,18 @@ def carry_pairs(
     """Write the graphs of `obsp` or `varp` of the inputs, as CSR; there are none between inputs."""
     kept: dict[str, list[tuple[IntArray, CSR]]] = {}
     lost: list[Lost] = []
-    for origin in origins:
-        with open_h5(origin.path) as h5, reading(origin.path, slot):
-            nodes = h5[origin.group].get(slot)
-            for key in nodes if isinstance(nodes, h5py.Group) else ():
-                if key in skip or key in origin.skip:
-                    continue
-                before = kept.setdefault(key, [])
-                at = np.flatnonzero(origin.rows >= 0)
-                why = SPLIT if origin.is_split else None
-                if why is None and any(len(np.intersect1d(at, other)) for other, _ in before):
-                    why = CLASH
-                x = _read_graph(nodes[key], len(at) and int(origin.rows.max()) + 1)
-                if x is None or why is not None:
-                    lost.append(Lost(origin.path, f"{slot} {key}", why or FORM))
-                    continue
-                before.append((at, x[origin.rows[at]][:, origin.rows[at]]))
+    for origin, key, node in _elements(origins, slot, skip):
+        before = kept.setdefault(key, [])
+        at = np.flatnonzero(origin.rows >= 0)
+        why = SPLIT if origin.is_split else None
+        if why is None and any(len(np.intersect1d(at, other)) for other, _ in before):
+            why = CLASH
+        with reading(origin.path, slot):
+            x = _read_graph(node, len(at) and int(origin.rows.max()) + 1)
+        if x is None or why is not None:
+            lost.append(Lost(origin.path, f"{slot} {key}", why or FORM))
+        else:
+            before.append((at, x[origin.rows[at]][:, origin.rows[at]]))
     n = len(origins[0].rows) if origins else 0
     for key, graphs in kept.items():
         if any(len(at) for at, _ in graphs):
@@ -183,17 +175,25 @@ def carry_uns(target: h5py.Group, origins: Sequence[RowOrigin], *, skip: Collect
     """Copy what the inputs have in `uns`; where two differ the first's stays."""
     lost: list[Lost] = []
     copied = need_group(target, "uns")
-    for origin in origins:
-        with open_h5(origin.path) as h5, reading(origin.path, "uns"):
-            nodes = h5[origin.group].get("uns")
-            for key in nodes if isinstance(nodes, h5py.Group) else ():
-                if key in skip or key in origin.skip:
-                    continue
-                if key not in copied:
-                    h5.copy(nodes[key], copied, name=key, expand_soft=True, expand_refs=True)
-                elif not _same(copied[key], nodes[key]):
-                    lost.append(Lost(origin.path, f"uns {key}", CLASH))
+    for origin, key, node in _elements(origins, "uns", skip):
+        with reading(origin.path, "uns"):
+            if key not in copied:
+                node.file.copy(node, copied, name=key, expand_soft=True, expand_refs=True)
+            elif not _same(copied[key], node):
+                lost.append(Lost(origin.path, f"uns {key}", CLASH))
     return lost
+
+
+def _elements(
+    origins: Sequence[RowOrigin], slot: str, skip: Collection[str]
+) -> Iterator[tuple[RowOrigin, str, h5py.HLObject]]:
+    """Yield what the inputs have in a slot and shall leave there, by key, with its file open."""
+    for origin in origins:
+        with open_h5(origin.path) as h5, reading(origin.path, slot):
+            nodes = h5[origin.group].get(slot)
+            for key in nodes if isinstance(nodes, h5py.Group) else ():
+                if key not in skip and key not in origin.skip:
+                    yield origin, key, nodes[key]
 
 
 def _not_taken(rows: IntArray, taken: Sequence[IntArray]) -> IntArray:

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from mocli.data.bundle import Edge, Minibatch, MultiOmics
 from mocli.errors import UsageError
-from mocli.models.base import Losses, Phase, Schedule, Traits
+from mocli.models.base import Losses, Phase, Schedule, Traits, Widths, rebuilt, spec_of
 from mocli.models.otcca import TRAITS
 from mocli.models.otcca.params import OtccaParams
 from mocli.nn.canonical import canonical_maps, column_correlations
@@ -77,12 +77,11 @@ class Otcca:
 
     traits: ClassVar[Traits] = TRAITS
 
-    def __init__(self, widths: Mapping[str, int], edges: list[Edge], params: OtccaParams) -> None:
-        self.widths = dict(widths)
-        self.names = list(self.widths)
-        self.edges = edges
+    def __init__(self, shape: Widths, params: OtccaParams) -> None:
+        self.shape = shape
+        self.names = list(shape.widths)
         self.params = params
-        self.module = OtccaModule(self.widths, min(params.n_latent, *self.widths.values()))
+        self.module = OtccaModule(shape.widths, min(params.n_latent, *shape.widths.values()))
 
     @classmethod
     def from_bundle(cls, bundle: MultiOmics, params: Any) -> Self:
@@ -93,29 +92,25 @@ class Otcca:
         UsageError
             There are more features than products of all with all can be decomposed of.
         """
-        widths = {name: m.features.n_vars for name, m in bundle.modalities.items()}
-        if sum(widths.values()) > MOST_FEATURES:
+        shape = Widths.of(bundle)
+        if sum(shape.widths.values()) > MOST_FEATURES:
             raise UsageError(
                 f"{TRAITS.name} relates every feature to every other, and these are too many",
                 field="-s n_pcs",
-                found=", ".join(f"{width:,} of {name}" for name, width in widths.items()),
+                found=", ".join(f"{width:,} of {name}" for name, width in shape.widths.items()),
                 expected=f"at most {MOST_FEATURES:,} in all",
                 hint=f"leave -s n_pcs out: then they are {OtccaParams.n_pcs} components of each modality",
             )
-        return cls(widths, [link.edge for link in bundle.links], params)
+        return cls(shape, params)
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Json], params: Any) -> Self:
         """Rebuild the maps of a saved model."""
-        saved: Any = spec
-        return cls(dict(saved["widths"]), [(a, b) for a, b in saved["edges"]], params)
+        return cls(rebuilt(Widths, spec), params)
 
     def spec(self) -> dict[str, Json]:
         """Input width of every modality, in order, and the edges."""
-        return {
-            "widths": [list(pair) for pair in self.widths.items()],
-            "edges": [list(e) for e in self.edges],
-        }
+        return spec_of(self.shape)
 
     def phases(self, schedule: Schedule, bundle: MultiOmics) -> list[Phase]:
         """None: `solve` leaves nothing to learn."""
@@ -137,12 +132,12 @@ class Otcca:
         sizes = {name: m.n_obs for name, m in bundle.modalities.items()}
         drawn = read({name: _draw(n, p.n_landmarks, generator) for name, n in sizes.items()})
         points = {name: drawn.x[name] for name in self.names}
-        linked = {edge: drawn.links[edge] for edge in self.edges}
+        linked = {edge: drawn.links[edge] for edge in self.shape.edges}
         for name, codes in self._batches(bundle, drawn).items():
             points[name], linked = _without_batches(name, codes, points[name], linked)
         drawn = replace(drawn, x=points, links=linked)
         links, agreement = {}, []
-        for edge in self.edges:
+        for edge in self.shape.edges:
             a, b = linked[edge]
             if p.weigh_links:
                 found = self._agreement(edge, drawn, generator)

@@ -268,13 +268,9 @@ def _build(bundle: MultiOmics, params: SccrossParams, *, seed: int) -> _Built:
         module.depth[i] = features.median_total()
         module.decoder(part.name).start(features)
     module.keep_inputs(seen)
-    by_label = params.critic_weights == "labels"
-    if by_label or bundle.weights:
-        labels = bundle.labels() if by_label else {}
-        module.keep_weights(
-            {name: torch.from_numpy(codes) for name, codes in labels.items()},
-            {name: torch.from_numpy(weight) for name, weight in bundle.weights.items()},
-        )
+    labels = bundle.labels() if params.critic_weights == "labels" else {}
+    if labels or bundle.weights:
+        module.keep_weights(labels, bundle.weights)
     near: dict[str, IntArray] = {}
     if params.prior_smoothing and bundle.links:
         near = {part.name: _neighbors(inputs[i], part.n_neighbors) for i, part in enumerate(parts)}

@@ -28,7 +28,7 @@ from mocli.nn.heads import totals
 from mocli.nn.losses import anchor_loss
 from mocli.nn.projection import Projection, smoothed
 from mocli.nn.transport import soft_assignment
-from mocli.types import Json, NonZeros
+from mocli.types import FloatArray, IntArray, Json, NonZeros
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class SccrossModule(nn.Module):
         for m, name in enumerate(self.names):
             self.register_buffer(f"input_{m}", inputs[name].to(self.depth.device), persistent=False)
 
-    def keep_weights(self, codes: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    def keep_weights(self, codes: Mapping[str, IntArray], own: Mapping[str, FloatArray]) -> None:
         """Keep what the critic weighs every training cell by, `(n_obs,)`; not saved.
 
         By codes of labels, by the user's own weights, or by both.

@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mocli.data.bundle import Minibatch, MultiOmics
-from mocli.models.base import Losses, Phase, Plateau, Sampling, Schedule, StepGroup, Traits
+from mocli.models.base import (
+    Losses,
+    Phase,
+    Plateau,
+    Sampling,
+    Schedule,
+    StepGroup,
+    Traits,
+    Widths,
+    rebuilt,
+    spec_of,
+)
 from mocli.models.scmodal import TRAITS
 from mocli.models.scmodal.module import ScmodalModule, Step
 from mocli.models.scmodal.params import ScmodalParams
@@ -26,28 +36,24 @@ class Scmodal:
 
     traits: ClassVar[Traits] = TRAITS
 
-    def __init__(
-        self, widths: Mapping[str, int], edges: list[tuple[str, str]], params: ScmodalParams
-    ) -> None:
-        self.widths = dict(widths)
-        self.edges = edges
+    def __init__(self, shape: Widths, params: ScmodalParams) -> None:
+        self.shape = shape
         self.params = params
-        self.module = ScmodalModule(self.widths, self.edges, params)
+        self.module = ScmodalModule(shape.widths, shape.edges, params)
 
     @classmethod
     def from_bundle(cls, bundle: MultiOmics, params: Any) -> Self:
         """Build with fresh weights for the modalities and edges of a bundle."""
-        widths = {name: m.features.n_vars for name, m in bundle.modalities.items()}
-        model = cls(widths, [link.edge for link in bundle.links], params)
-        by_label = params.critic_weights == "labels"
-        if by_label or bundle.weights:
-            found = bundle.labels() if by_label else {}
-            codes = {name: torch.from_numpy(values) for name, values in found.items()}
-            own = {name: torch.from_numpy(values) for name, values in bundle.weights.items()}
+        model = cls(Widths.of(bundle), params)
+        labels = bundle.labels() if params.critic_weights == "labels" else {}
+        if labels or bundle.weights:
             model.module.keep_weights(
                 {
-                    (a, b): (cell_weights(a, [b], codes, own), cell_weights(b, [a], codes, own))
-                    for a, b in model.edges
+                    (a, b): (
+                        cell_weights(a, [b], labels, bundle.weights),
+                        cell_weights(b, [a], labels, bundle.weights),
+                    )
+                    for a, b in model.shape.edges
                 }
             )
         return model
@@ -55,16 +61,11 @@ class Scmodal:
     @classmethod
     def from_spec(cls, spec: Mapping[str, Json], params: Any) -> Self:
         """Rebuild the networks of a saved model."""
-        saved: Any = spec
-        return cls(dict(saved["widths"]), [(a, b) for a, b in saved["edges"]], params)
+        return cls(rebuilt(Widths, spec), params)
 
     def spec(self) -> dict[str, Json]:
         """Input width of every modality, in order, and the edges."""
-        # pairs, because a JSON object forgets the order that the networks are numbered by
-        return {
-            "widths": [list(pair) for pair in self.widths.items()],
-            "edges": [list(e) for e in self.edges],
-        }
+        return spec_of(self.shape)
 
     def phases(self, schedule: Schedule, bundle: MultiOmics) -> list[Phase]:
         """One phase: the discriminators step `critic_steps` times, then encoders and decoders once."""
