@@ -44,14 +44,11 @@ class Aggregation:
         appearance in the table.
     source, target
         CSR float32 `(n_vars, n_columns)`.
-    column_weight
-        Largest link weight of each column, `(n_columns,)`; informative only.
     """
 
     names: tuple[str, ...]
     source: CSR
     target: CSR
-    column_weight: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,10 +120,8 @@ class EdgeLinks:
         selection = sparse.csr_matrix((ones, (features, np.arange(n))), (len(chosen_names), n))
         signed = (self.weight * self.sign).astype(np.float32)
         weighted = sparse.csr_matrix((signed, (summed, column)), (len(summed_names), n))
-        largest = np.zeros(n, dtype=np.float32)
-        np.maximum.at(largest, column, self.weight)
         source, target = (weighted, selection) if by_target else (selection, weighted)
-        return Aggregation(tuple(chosen_names[k] for k in features), source, target, largest)
+        return Aggregation(tuple(chosen_names[k] for k in features), source, target)
 
 
 @dataclass(frozen=True, eq=False)
