@@ -282,6 +282,7 @@ def _kept_order(added: Sequence[Added]) -> pd.Index | None:
     first = added[0].file
     if any(
         a.file.path != first.path
+        or isinstance(a.file, JoinedModality)
         or a.file.format != "h5mu"
         or a.file.input_key is not None
         or a.file.renamed

@@ -26,7 +26,7 @@ from mocli.tasks.benchmark.runs import (
     choose_models,
     raise_failed,
 )
-from mocli.tasks.benchmark.study import studies_of
+from mocli.tasks.benchmark.studies.families import Setting, studies_of
 from mocli.tasks.run.frame import Tell, Verb, perform
 from mocli.tasks.run.identity import files_read
 from mocli.tasks.run.paths import Paths
@@ -165,7 +165,7 @@ def _planned(
                 hint="name two",
             )
         direction = (source, target)
-    studies = studies_of(options, ground, options.seeds, names, folder, write=not dry)
+    studies = studies_of(options, Setting(ground, request.data, options.seeds, names, folder, write=not dry))
     held_out = {"--fractions": bool(options.fractions),
                 "--leave-one-batch-out": options.leave_one_batch_out}  # fmt: skip
     for option, given in held_out.items():

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mocli.metrics.registry import available_metrics
-from mocli.tasks.benchmark.study import FRACTION
+from mocli.tasks.benchmark.studies.families import FRACTION
 from mocli.tasks.benchmark.table import COSTS, RATIO, VALIDATION, Record
 from mocli.types import Task
 

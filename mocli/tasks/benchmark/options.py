@@ -15,6 +15,7 @@ from mocli.types import Task
 
 BENCHMARK = "Benchmark"
 CAMPAIGN = "Where the runs are run"
+RANDOM, INFORMATIVE = "random", "informative"
 STUDIES = "Studies: models trained again under a change"
 TASKS = (Task.INTEGRATE, Task.IMPUTE, Task.SIMULATE, Task.GENE2PEAK)
 
@@ -47,11 +48,50 @@ class StudyOptions(Options):
         tuple[int, ...],
         option(
             "--panel 30,60",
-            "Numbers of linked features to keep, drawn by seed",
+            "Numbers of linked features to keep",
             panel=STUDIES,
             parse=parsing.whole_numbers,
         ),
     ] = ()
+    panel_order: Annotated[
+        str,
+        option(
+            "--panel-order",
+            "random: drawn by each seed; informative: those that tell labels apart best, or without labels "
+            "lie best in the leading components",
+            panel=STUDIES,
+            choices=(RANDOM, INFORMATIVE),
+            advanced=True,
+        ),
+    ] = RANDOM
+    grid: Annotated[
+        Mapping[str, str],
+        option(
+            "--grid [MODEL.]KEY=A,B,C",
+            "Values of a hyper-parameter to train with; of several, all combinations; repeatable",
+            panel=STUDIES,
+            each=parsing.text,
+        ),
+    ] = field(default_factory=dict)
+    subsample: Annotated[
+        tuple[int, ...],
+        option(
+            "--subsample 250,500",
+            "Numbers of cells to train on and score, as data sets of their own",
+            panel=STUDIES,
+            parse=parsing.whole_numbers,
+        ),
+    ] = ()
+    rare: Annotated[
+        Mapping[str, float],
+        option(
+            "--rare LABEL=SHARE",
+            "Keep only this share of the cells of a label; repeatable",
+            panel=STUDIES,
+            each=parsing.share,
+            advanced=True,
+        ),
+    ] = field(default_factory=dict)
     fractions: Annotated[
         tuple[float, ...],
         option(

@@ -14,6 +14,7 @@ from mocli.report.scatter import Category
 from mocli.tasks.benchmark.contender import Contender
 from mocli.tasks.benchmark.controls import BEST
 from mocli.tasks.benchmark.ground import Ground
+from mocli.tasks.benchmark.studies.studypictures import Swept, studies
 from mocli.tasks.benchmark.table import COST, COSTS, RATIO, Record
 from mocli.tasks.score.picture import layout
 from mocli.types import FloatArray, IntArray
@@ -37,9 +38,10 @@ def pictures(
     shown: Sequence[Contender],
     ground: Ground,
     *,
+    swept: Swept,
     seed: int,
 ) -> dict[str, Any]:
-    """Return what the report draws: rankings by task, costs, and the embeddings of `shown`."""
+    """Return what the report draws: rankings by task, studies, costs, and the embeddings of `shown`."""
     drawn: list[Drawn] = []
     for task, ranking in ranked.items():
         drawn.append(
@@ -50,6 +52,7 @@ def pictures(
                 "other tools green, controls grey. A model that no control reaches has earned its training.",
             )
         )
+    drawn += studies(records, swept)
     caption = "Means over seeds, dots single seeds; by the clock of this machine."
     of_all, of_studies = costs(records, studies=False), costs(records, studies=True)
     if of_all:

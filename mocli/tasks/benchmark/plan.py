@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mocli.models.base import Encodes, EncodesJointly
+from mocli.models.parameters import resolve
 from mocli.models.registry import load_class, traits_of
 from mocli.tasks.benchmark.runs import ModelRun, output_of, parameters_of, safe
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
@@ -107,10 +108,11 @@ def _run(
     changed = parameters_of(traits, study.params)
     if (study.params and not changed) or (study.links and not traits.uses_links):
         return None
+    given = replace(request.data, only_cells=study.cells.get(seed, request.data.only_cells))
     if parent is None:
         links = (str(study.links[seed]),) if seed in study.links else request.data.links
         asked = replace(
-            request.data,
+            given,
             links=links if traits.uses_links else (),
             # an option without effect must not tell runs apart
             gene_sets=request.data.gene_sets if traits.uses_sets else None,
@@ -118,8 +120,9 @@ def _run(
         )
         params = {**parameters_of(traits, request.train.params), **changed}
         train = replace(request.train, model=model, params=params)
+        resolve(traits, params, train.preset)  # a value that it does not take is found before any run
     else:
-        plain = untrained(request)
+        plain = untrained(replace(request, data=given))
         asked, train = plain.data, plain.train
         if task is Task.INTEGRATE:  # new cells may be trained into their places
             train = replace(train, max_steps=request.train.max_steps)
@@ -128,7 +131,9 @@ def _run(
     run = replace(request.run, seed=seed, checkpoint_dir=None)
     output = OutputOptions(output_of(task, folder), html=False, force=True, unless_done=not fresh)
     own = _options_of_task(task, traits, data, request, study, parent)
-    return ModelRun(task, model, seed, study.name, folder, Request(asked, train, run, output, own), parent)
+    return ModelRun(
+        task, model, seed, study.name, folder, Request(asked, train, run, output, own), parent, study.swept
+    )
 
 
 def _options_of_task(

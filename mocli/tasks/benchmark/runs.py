@@ -44,6 +44,10 @@ class Study:
         Hyper-parameters that it sets.
     links
         Tables that replace those given; by seed, as they are drawn at random.
+    cells
+        Files of the cells that take the place of all; by seed.
+    swept
+        The hyper-parameters of a sweep, by their plain names.
     hold_out
         Cells that its models do not train on, as `mocli impute --hold-out` takes it.
     tasks
@@ -53,6 +57,8 @@ class Study:
     name: str = ""
     params: Mapping[str, object] = field(default_factory=dict)
     links: Mapping[int, Path] = field(default_factory=dict)
+    cells: Mapping[int, Path] = field(default_factory=dict)
+    swept: Mapping[str, object] = field(default_factory=dict)
     hold_out: str | None = None
     tasks: frozenset[Task] = frozenset(TASKS)
 
@@ -67,6 +73,8 @@ class ModelRun:
         All its options, those of its own task included.
     parent
         The run whose model this one takes; None for one that trains.
+    swept
+        Hyper-parameters that a sweep gave it.
     """
 
     task: Task
@@ -76,6 +84,7 @@ class ModelRun:
     folder: Path
     request: Request
     parent: ModelRun | None = None
+    swept: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def id(self) -> str:
@@ -218,7 +227,7 @@ def parameters_of(traits: Traits, given: Mapping[str, object]) -> dict[str, obje
     return found
 
 
-def check_parameters(given: Mapping[str, object], models: Sequence[str]) -> None:
+def check_parameters(given: Mapping[str, object], models: Sequence[str], *, option: str = "--set") -> None:
     """Raise `UsageError` for a hyper-parameter that no model of the benchmark has."""
     known = {name: {f.name for f in fields(params_class(traits_of(name)))} for name in models}
     every = {n for names in known.values() for n in names}
@@ -227,7 +236,7 @@ def check_parameters(given: Mapping[str, object], models: Sequence[str]) -> None
         if not (name in known.get(model, set()) if dot else key in every):
             raise UsageError(
                 f"no model of this benchmark has the hyper-parameter '{key}'",
-                field=f"--set {key}",
+                field=f"{option} {key}",
                 hint=did_you_mean(key, sorted(every), "hyper-parameters"),
             )
 

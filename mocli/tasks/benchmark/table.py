@@ -244,26 +244,38 @@ def _describe_costs(run: Run, records: Sequence[Record]) -> None:
 MEMORY = ("peak_memory_bytes", "gpu_peak_memory_bytes")
 
 
-def _describe_studies(run: Run, records: Sequence[Record]) -> None:
-    """Set the mean of every leading metric under each study beside that of the benchmark itself."""
+Measured = dict[tuple[str, str, str], dict[str, list[float]]]
+"""Values over seeds of every leading metric, by task, method and study."""
+
+
+def leading_metrics(records: Sequence[Record]) -> tuple[Measured, list[str]]:
+    """Return the leading metrics of models and controls by study, and their keys in order."""
     order = LEADING | {name: one.headline for name, one in available_metrics().items() if one.headline}
-    found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
+    found: Measured = {}
     for r in records:
         leading = order.get(r.key.partition("[")[0]) or r.key.partition("[")[0].endswith("_median")
-        if leading and r.value is not None and r.kind == "model":
+        if leading and r.value is not None and r.kind in ("model", "control"):
             found.setdefault((r.task, r.method, r.study), {}).setdefault(r.key, []).append(r.value)
-    if not any(study for _, _, study in found):
-        return
     keys = list(dict.fromkeys(key for of in found.values() for key in of))
-    keys.sort(key=lambda k: (order.get(k.partition("[")[0], 99), k))
+    return found, sorted(keys, key=lambda k: (order.get(k.partition("[")[0], 99), k))
+
+
+def _describe_studies(run: Run, records: Sequence[Record]) -> None:
+    """Set the mean of every leading metric under each study beside that of the benchmark itself."""
+    found, keys = leading_metrics(records)
+    studied = {(task, method) for task, method, study in found if study}
+    if not studied:
+        return
+    found = {key: of for key, of in found.items() if key[:2] in studied}
+    keys = [key for key in keys if any(key in of for of in found.values())]
     rows: list[list[Any]] = [
         [method, task, study or "as it is", *(_mean(of.get(key)) for key in keys)]
         for (task, method, study), of in sorted(found.items())
     ]
     run.report.tables["studies"] = table(
         "Studies",
-        "Means over seeds of the leading metrics where data or losses were changed.",
-        ["model", "task", "study", *keys],
+        "Means over seeds of the leading metrics where data, losses or hyper-parameters were changed.",
+        ["method", "task", "study", *keys],
         rows,
     )
 

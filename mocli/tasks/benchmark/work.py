@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mocli.data.files.obsm import read_coordinates
 from mocli.errors import InputError, Interrupted, MocliError
+from mocli.log import logger
 from mocli.models.registry import traits_of
 from mocli.tasks.benchmark.contender import Contender, placed
 from mocli.tasks.benchmark.controls import BEST, UNCORRECTED, controls
 from mocli.tasks.benchmark.costs import CHANCE, REAL_CELLS, costs, figures, loss_ratios
-from mocli.tasks.benchmark.ground import Ground
+from mocli.tasks.benchmark.ground import Ground, prepare_ground
 from mocli.tasks.benchmark.options import BenchmarkOptions
 from mocli.tasks.benchmark.page import pictures
 from mocli.tasks.benchmark.peers import PeerRun, PeersWork, costs_of
@@ -207,9 +208,7 @@ class Benchmark:
 
     def score(self) -> Measurements:
         """Score controls, models and the embeddings of others."""
-        scorer = Scorer(
-            self.ground, self.folder / "scores", seed=self.request.run.seed, device=str(self.run.device)
-        )
+        scorer = self._scorer(self.ground)
         scores = Measurements()
         if Task.INTEGRATE in self.options.tasks or self.others or self.peers.runs:
             self._score_embeddings(scorer, scores)
@@ -226,6 +225,9 @@ class Benchmark:
         if scorer.reused:
             self.run.say(f"{scorer.reused} scores were there already")
         return scores
+
+    def _scorer(self, ground: Ground) -> Scorer:
+        return Scorer(ground, self.folder / "scores", seed=self.request.run.seed, device=str(self.run.device))
 
     def _score_embeddings(self, scorer: Scorer, scores: Measurements) -> None:
         for control in controls(self.ground, seed=self.request.run.seed):
@@ -254,11 +256,18 @@ class Benchmark:
             scores.records.extend(costs_of(run, told))
 
     def _score_models(self, scorer: Scorer, scores: Measurements) -> None:
+        of_cells: dict[Path | None, tuple[Ground, Scorer]] = {
+            self.request.data.only_cells: (self.ground, scorer)
+        }
         for training in self.planned:
             if training.task is not Task.INTEGRATE or not training.finished():
                 continue
+            cells = training.request.data.only_cells
+            if cells not in of_cells:
+                of_cells[cells] = self._ground_of_study(training, scores)
+            ground, scorer = of_cells[cells]
             try:
-                contender = self._of_model(training)
+                contender = self._of_model(training, ground)
             except Interrupted:
                 raise
             except MocliError as error:
@@ -266,20 +275,33 @@ class Benchmark:
                 continue
             self.run.say(f"scoring {training.name}")
             entries = scorer.score(contender)
-            entries |= written_agreement(training.output, training.model, self.ground.bundle)
+            entries |= written_agreement(training.output, training.model, ground.bundle)
             show = not training.study and not scores.shows(training.model, "model")
             scores.add(contender, entries, show=show)
 
-    def _of_model(self, training: ModelRun) -> Contender:
+    def _ground_of_study(self, training: ModelRun, scores: Measurements) -> tuple[Ground, Scorer]:
+        """Prepare the cells that a study is about, and score the controls on them."""
+        data = replace(self.request.data, only_cells=training.request.data.only_cells)
+        seed = self.request.run.seed
+        ground = prepare_ground(data, seed=seed, say=logger.debug, warn=self.run.warn, debug=logger.debug)
+        scorer = self._scorer(ground)
+        self.run.say(f"scoring controls on the cells of {training.study}, seed {training.seed}")
+        for control in controls(ground, seed=seed):
+            of_study = replace(control, study=training.study, seed=training.seed)
+            entries = scorer.score(control, uncorrected=control.name == UNCORRECTED)
+            scores.add(of_study, entries, show=False)
+        return ground, scorer
+
+    def _of_model(self, training: ModelRun, ground: Ground) -> Contender:
         path, key = training.output, f"X_{training.model}"
         alone = []
-        for name in self.ground.bundle.modalities if "--marginal" in training.command else ():
+        for name in ground.bundle.modalities if "--marginal" in training.command else ():
             with suppress(InputError):  # a model that places modalities apart writes no such array
                 alone += [p for p in read_coordinates(path, f"{key}_{name}") if p.modality == name]
         traits = traits_of(training.model)
         return placed(
             read_coordinates(path, key),
-            self.ground,
+            ground,
             training.model,
             "model",
             traits.title,
@@ -303,7 +325,9 @@ class Benchmark:
             run.report.tables["peers"] = peers
         n = len({(r.task, r.method) for r in records})
         run.add_output(run.paths.output, f"{len(records):,} figures of {n} methods", first=True)
-        run.finish(lambda: pictures(records, ranked, shown, self.ground, seed=self.request.run.seed))
+        swept = {(r.task.value, r.model, r.study): r.swept for r in self.planned if r.swept}
+        seed = self.request.run.seed
+        run.finish(lambda: pictures(records, ranked, shown, self.ground, swept=swept, seed=seed))
 
 
 def failure(training: ModelRun, code: int) -> str:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mocli.data.features.index import features_of
 from mocli.data.files.inputs import open_inputs
+from mocli.data.files.joined import JoinedModality, join
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column
+from mocli.data.files.text import text_lines
 from mocli.data.links.edges import EdgeLinks, LinkTable
 from mocli.data.links.genesets import memberships, read_gene_sets
 from mocli.data.links.matrices import MatrixLinks
-from mocli.errors import UsageError, did_you_mean
+from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.models.base import Traits
 from mocli.models.registry import available
 from mocli.parsing import one_of
@@ -81,7 +84,35 @@ def open_modalities(data: DataOptions) -> list[ModalityFile]:
         for name, k in data.kind.items()
     }
     files = open_inputs([str(text) for text in data.inputs], kinds=kinds)
-    return [file.as_rounded() for file in files] if data.round else files
+    files = [file.as_rounded() for file in files] if data.round else files
+    return files if data.only_cells is None else _named_cells(files, data.only_cells)
+
+
+def _named_cells(files: Sequence[ModalityFile], path: Path) -> list[ModalityFile]:
+    """Return the modalities with the cells that a file names, one a line.
+
+    Raises
+    ------
+    InputError
+        It names fewer than two cells of some modality.
+    """
+    lines = (line.strip() for _, line in text_lines(path, "the file of --only-cells"))
+    wanted = frozenset(filter(None, lines))
+    found = []
+    for file in files:
+        rows = np.flatnonzero(file.obs.index.astype(str).isin(wanted))
+        if len(rows) < 2:
+            raise InputError(
+                f"it names {len(rows)} of the {file.n_obs:,} cells of {file.name}",
+                file=path,
+                field="--only-cells",
+                found=", ".join(sorted(wanted)[:3]),
+                expected=f"names as in obs of {file.where}: {', '.join(map(str, file.obs.index[:3]))}",
+            )
+        # what is joined is written anew; a single file's modality is copied as it is, with all of its cells
+        one = file if isinstance(file, JoinedModality) else join(file.name, [file], kind=file.kind)
+        found.append(replace(one.take(rows), notes=file.notes))
+    return found
 
 
 def make_plan(

@@ -82,6 +82,16 @@ class DataOptions(Options):
             advanced=True,
         ),
     ] = False
+    only_cells: Annotated[
+        Path | None,
+        option(
+            "--only-cells FILE",
+            "Use only the cells that this file names, one a line, and leave the others of the inputs out",
+            panel=INPUT,
+            identifies=True,
+            advanced=True,
+        ),
+    ] = None
     gene_sets: Annotated[
         Path | None,
         option(

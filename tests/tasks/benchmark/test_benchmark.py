@@ -317,23 +317,99 @@ def test_studies_run_beside_the_benchmark(unpaired, tmp_path, tiny):
     assert not (tmp_path / "b.runs").exists(), "a dry run writes nothing"
 
 
-def test_panels_and_wrong_links_are_what_they_say(unpaired):
+@pytest.fixture(scope="module")
+def ground(unpaired):
     from mocli.tasks.benchmark.ground import prepare_ground
-    from mocli.tasks.benchmark.study import _fewer, _wrong
 
     def quiet(_):
         return None
 
     inputs = [str(unpaired / "rna.h5ad"), str(unpaired / "prot.h5ad")]
-    data = DataOptions(inputs=inputs, links=[str(unpaired / "links.tsv")])
-    (edge,) = prepare_ground(data, seed=0, say=quiet, warn=quiet, debug=quiet).made.edges
-    kept = _fewer(edge, 4, 0)
+    data = DataOptions(inputs=inputs, links=[str(unpaired / "links.tsv")], label_key="cell_type")
+    return prepare_ground(data, seed=0, say=quiet, warn=quiet, debug=quiet)
+
+
+def test_panels_and_wrong_links_are_what_they_say(ground):
+    from mocli.tasks.benchmark.studies.drawnlinks import fewer, wrong
+
+    (edge,) = ground.made.edges
+    kept = fewer(edge, 4, 0)
     assert len(kept) == 4
-    assert kept != _fewer(edge, 4, 1)
-    told = {(line.split("\t")[1], line.split("\t")[3]) for line in _wrong(edge, 0.5, 0)}
+    assert kept != fewer(edge, 4, 1)
+    told = {(line.split("\t")[1], line.split("\t")[3]) for line in wrong(edge, 0.5, 0)}
     true = {(f"GENE{i}", f"Prot{i}") for i in range(10)}
     assert len(told) == 10
     assert len(told & true) == 5
+
+
+def test_an_informative_panel_has_the_features_that_tell_labels_apart(ground):
+    """Eta squared of a one-way analysis of variance, from scikit-learn's F."""
+    from sklearn.feature_selection import f_classif
+
+    from mocli.data.batches import dense_rows
+    from mocli.tasks.benchmark.studies.drawnlinks import fewer, informative
+
+    (link,), (edge,), bundle = ground.bundle.links, ground.made.edges, ground.bundle
+    told = []
+    for name, of in ((link.source, link.source_features), (link.target, link.target_features)):
+        codes = bundle.codes_of(bundle.label, name)
+        f, _ = f_classif(dense_rows(of, np.arange(of.n_obs)), codes)
+        k, n = len(np.unique(codes)), of.n_obs
+        told.append(f * (k - 1) / (f * (k - 1) + n - k))
+    worth = informative(bundle, link)
+    expected = dict(zip(link.names, np.mean(told, axis=0), strict=True))
+    assert worth == pytest.approx(expected, abs=1e-5)
+    best = sorted(worth, key=worth.get)[-3:]
+    kept = fewer(edge, 3, 0, worth=worth)
+    assert {line.split("\t")[1] for line in kept} | {line.split("\t")[3] for line in kept} >= set(best)
+    assert kept == fewer(edge, 3, 1, worth=worth)
+    # without labels: a feature that follows the others has more worth than one that goes alone
+    alone = informative(dataclasses.replace(bundle, label=None), link)
+    assert all(0 <= v <= 1 + 1e-9 for v in alone.values())
+
+
+def test_cells_of_studies_are_as_many_as_they_say(ground):
+    from mocli.tasks.benchmark.studies.drawncells import fewer_of, some
+
+    names = some(ground, DataOptions(label_key="cell_type"), 50, 0)
+    both = [ground.files[i].obs.index.isin(names).sum() for i in (0, 1)]
+    assert both == [50, 50]
+    assert names != some(ground, DataOptions(), 50, 1)
+    labels = [f.obs["cell_type"].astype(str) for f in ground.files]
+    level = labels[0].iloc[0]
+    kept = fewer_of(ground, DataOptions(label_key="cell_type"), level, 0.25, 0)
+    for of in labels:
+        assert (of[of != level].index.isin(kept)).all()
+    own = {name for of in labels for name in of.index[of == level]}
+    assert len(own & set(kept)) == round(0.25 * len(own))
+    with pytest.raises(UsageError, match="no two cells of this label"):
+        fewer_of(ground, DataOptions(label_key="cell_type"), "none such", 0.25, 0)
+
+
+def test_sweeps_and_fewer_cells_stand_in_table_and_page(unpaired, tmp_path, tiny):
+    """All combinations, for the model that has them; controls are scored on the cells of a study, too."""
+    tiny = {**tiny, "html": True, "params": {"n_hidden": 8, "batch_size": 32}}
+    done = mocli.benchmark(
+        [unpaired / "rna.h5ad", unpaired / "prot.h5ad"], output=tmp_path / "b.tsv", models="scmodal",
+        links=unpaired / "links.tsv", label_key="cell_type", subsample="50,60",
+        grid={"n_latent": "3,4", "scmodal.weight_mnn": "0.1,1"}, **tiny,
+    )  # fmt: skip
+    table = rows(tmp_path / "b.tsv")
+    of = {"method": "scmodal", "metric": "scib_bio"}
+    found = {r["study"]: r for r in table if all(r[k] == v for k, v in of.items())}
+    swept = {f"n_latent={n} weight_mnn={w}" for n in (3, 4) for w in (0.1, 1)}
+    assert set(found) == swept | {"", "cells=50", "cells=60"}
+    assert found["cells=50"]["n"] == "100"
+    (run,) = (tmp_path / "b.runs").glob("integrate-scmodal-seed0-cells-50*/out.report.json")
+    assert {given["n_obs"] for given in json.loads(run.read_text())["inputs"]} == {50}
+    assert {r["study"] for r in table if r["method"] == "cca" and r["metric"] == "mixing"} == {
+        "", "cells=50", "cells=60",
+    }  # fmt: skip
+    columns = [row[2] for row in done.report["tables"]["studies"]["rows"] if row[0] == "scmodal"]
+    assert set(columns) == swept | {"as it is", "cells=50", "cells=60"}
+    page = (tmp_path / "b.report.html").read_text()
+    assert "scmodal over n_latent, weight_mnn" in page
+    assert "integrate: cells" in page
 
 
 @pytest.mark.parametrize(
@@ -341,6 +417,10 @@ def test_panels_and_wrong_links_are_what_they_say(unpaired):
     [
         ({"models": "scmodel"}, "no model 'scmodel'"),
         ({"ablate": "gravity"}, "loss term 'gravity'"),
+        ({"subsample": "4000"}, "number of cells cannot be drawn"),
+        ({"rare": {"B": "0.5"}}, "a rare label needs labels"),
+        ({"grid": {"n_hiden": "3,4"}}, "no model of this benchmark has"),
+        ({"grid": {"n_hidden": "8,many"}}, "has a value that"),
         ({"panel": "400"}, "there are 10 linked features"),
         ({"seeds": "0,x"}, "--seeds takes whole numbers"),
         ({"tasks": "integrate,cook"}, "does not accept 'cook'"),

@@ -244,7 +244,7 @@ def test_a_panel_of_features_that_names_do_not_tell_apart_is_written_by_position
     from mocli.data.links.edges import read_links
     from mocli.tasks.benchmark.ground import prepare_ground
     from mocli.tasks.benchmark.options import StudyOptions
-    from mocli.tasks.benchmark.study import studies_of
+    from mocli.tasks.benchmark.studies.families import studies_of
 
     paths = []
     for name in ("rna", "prot"):

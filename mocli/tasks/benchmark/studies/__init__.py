@@ -1,0 +1,1 @@
+"""Studies of a benchmark: what they change, what they draw, how they are shown."""

@@ -1,0 +1,73 @@
+"""Cells for studies: some of them, drawn by seed, as a file of names that `--only-cells` takes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from mocli.data.files.obs import find_column
+from mocli.errors import UsageError
+from mocli.tasks.benchmark.ground import sample_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mocli.tasks.benchmark.ground import Ground
+    from mocli.tasks.run.options import DataOptions
+
+LEAST_CELLS = 50
+"""Below which no model is worth comparing."""
+
+
+def some(ground: Ground, data: DataOptions, n: int, seed: int) -> list[str]:
+    """Return the names of n cells of every modality, partners together where that is possible.
+
+    Raises
+    ------
+    UsageError
+        There are not so many cells, or they are too few to compare anything.
+    """
+    most = max(ground.n_before.values())
+    if not LEAST_CELLS <= n < most:
+        raise UsageError(
+            "the number of cells cannot be drawn",
+            field="--subsample",
+            found=n,
+            expected=f"{LEAST_CELLS} to {most - 1:,}",
+        )
+    rows = sample_rows(ground.files, ground.whole.relation, data.pair_key, most=n, seed=seed)
+    return _names([f.obs.index[rows[f.name]] for f in ground.files])
+
+
+def fewer_of(ground: Ground, data: DataOptions, label: str, share: float, seed: int) -> list[str]:
+    """Return the names of all cells, but of one label only a share.
+
+    Raises
+    ------
+    UsageError
+        There are no labels, or not this one.
+    """
+    if data.label_key is None:
+        raise UsageError("a rare label needs labels", field="--rare", hint="name their column: --label-key")
+    columns = find_column(ground.files, data.label_key, option="--label-key")
+    has = [pd.Series(c.astype(str).to_numpy(), index=f.obs.index) for f in ground.files
+           if (c := columns.get(f.name)) is not None]  # fmt: skip
+    own = _names([of.index[(of == label).to_numpy()] for of in has])
+    if len(own) < 2:
+        known = sorted({level for of in has for level in of.unique()})
+        raise UsageError(
+            "there are no two cells of this label",
+            field="--rare",
+            found=label,
+            expected=", ".join(known[:8]),
+        )
+    n = max(2, round(share * len(own)))
+    kept = set(np.random.default_rng(seed).choice(own, n, replace=False))
+    gone = set(own) - kept
+    return [name for name in _names([f.obs.index for f in ground.files]) if name not in gone]
+
+
+def _names(indices: Sequence[pd.Index]) -> list[str]:
+    return list(dict.fromkeys(str(name) for index in indices for name in index))

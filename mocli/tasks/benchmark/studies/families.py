@@ -1,0 +1,230 @@
+"""Studies: what becomes of models with fewer links or cells, wrong links, or other hyper-parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from itertools import product
+from typing import TYPE_CHECKING
+
+from mocli import parsing
+from mocli.errors import UsageError, did_you_mean
+from mocli.models.parameters import params_class
+from mocli.models.registry import traits_of
+from mocli.report.file import write_text
+from mocli.tasks.benchmark.options import INFORMATIVE, StudyOptions
+from mocli.tasks.benchmark.runs import Study, check_parameters, parameters_of, safe
+from mocli.tasks.benchmark.studies.drawncells import fewer_of, some
+from mocli.tasks.benchmark.studies.drawnlinks import fewer, informative, told_apart, wrong
+from mocli.types import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from mocli.data.links.edges import EdgeLinks
+    from mocli.tasks.benchmark.ground import Ground
+    from mocli.tasks.run.options import DataOptions
+
+WEIGHT = "weight_"
+"""Prefix of the hyper-parameters that weigh terms of a loss."""
+
+FRACTION = "fraction="
+"""Prefix of the names of studies of fewer cells to train on."""
+
+LEAST_FRACTION = 0.1
+"""Of the cells to train on; `mocli impute --hold-out` keeps no more than the rest out."""
+
+NOT_TERMS = frozenset({"weight_decay", "weight_average"})
+
+MOST_SETTINGS = 200
+"""Of a sweep; each is trained with every seed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Setting:
+    """What studies are drawn from, and where they leave what they drew.
+
+    Attributes
+    ----------
+    models
+        Those of the benchmark.
+    write
+        Whether files are written; a dry run writes none.
+    """
+
+    ground: Ground
+    data: DataOptions
+    seeds: Sequence[int]
+    models: Sequence[str]
+    folder: Path
+    write: bool
+
+    def drawn(self, folder: str, name: str, text_of: Callable[[int], list[str]]) -> dict[int, Path]:
+        """Write what each seed draws, a line each, and return the files."""
+        found = {}
+        for seed in self.seeds:
+            path = found[seed] = self.folder / folder / f"{safe(name)}-seed{seed}.tsv"
+            lines = text_of(seed)
+            if self.write:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_text(path, "\n".join(lines) + "\n")
+        return found
+
+
+def studies_of(asked: StudyOptions, setting: Setting) -> list[Study]:
+    """Return the benchmark itself and every study asked for.
+
+    Raises
+    ------
+    UsageError
+        No links to draw from, too few cells, no model with such a term or hyper-parameter, no batch to
+        leave out.
+    """
+    return [Study(), *(study for family in FAMILIES for study in family(asked, setting))]
+
+
+def _links(asked: StudyOptions, setting: Setting) -> Iterator[Study]:
+    """Fewer linked features (`panel`), and a share of the links with a wrong partner (`corrupt`)."""
+    if not (asked.panel or asked.corrupt):
+        return
+    ground = setting.ground
+    edges, matrices = ground.made.edges, ground.made.matrices
+    if matrices:
+        raise UsageError(
+            "fewer or wrong links are drawn from links of single features, and matrices of obsm have none",
+            field="--panel, --corrupt",
+            found=", ".join(links.text for links in matrices),
+            hint="give a table of links, or leave these studies out",
+        )
+    if not edges:
+        raise UsageError(
+            "fewer or wrong links need links to begin with", field="--panel, --corrupt", hint="add --links"
+        )
+    by_name = all(told_apart(edge) for edge in edges)
+    what = "feature" if by_name else "index"
+    header = f"source_modality\tsource_{what}\ttarget_modality\ttarget_{what}\tweight\tsign"
+
+    def study(name: str, draw: Callable[[EdgeLinks, int], list[str]]) -> Study:
+        def table(seed: int) -> list[str]:
+            return [header, *(line for edge in edges for line in draw(edge, seed))]
+
+        return Study(name, links=setting.drawn("links", name, table))
+
+    most = max(len(edge.aggregation().names) for edge in edges)
+    worth = {}
+    if asked.panel and asked.panel_order == INFORMATIVE:
+        worth = {link.edge: informative(ground.bundle, link) for link in ground.bundle.links}
+    for n in asked.panel:
+        if not 0 < n <= most:
+            raise UsageError(
+                f"there are {most} linked features", field="--panel", found=n, expected=f"1 to {most}"
+            )
+        name = f"informative panel={n}" if worth else f"panel={n}"
+        yield study(
+            name,
+            lambda edge, seed, n=n: fewer(  # type: ignore[misc]
+                edge, n, seed, by_name=by_name, worth=worth.get((edge.source, edge.target))
+            ),
+        )
+    for share in asked.corrupt:
+        yield study(
+            f"corrupt={share:g}",
+            lambda edge, seed, share=share: wrong(edge, share, seed, by_name=by_name),  # type: ignore[misc]
+        )
+
+
+def _terms(asked: StudyOptions, setting: Setting) -> Iterator[Study]:
+    """Give the weight of a term 0, in models that have it."""
+    every = sorted(
+        {
+            f.name.removeprefix(WEIGHT)
+            for name in setting.models
+            for f in fields(params_class(traits_of(name)))
+            if f.name.startswith(WEIGHT) and f.name not in NOT_TERMS
+        }
+    )
+    for term in asked.ablate:
+        if term not in every:
+            raise UsageError(
+                f"no model of this benchmark has a loss term '{term}' with a weight of its own",
+                field="--ablate",
+                hint=did_you_mean(term, every, "terms"),
+            )
+        yield Study(f"without={term}", params={WEIGHT + term: 0.0})
+
+
+def _sweep(asked: StudyOptions, setting: Setting) -> Iterator[Study]:
+    """All combinations of the values of hyper-parameters, for each model those that it has."""
+    check_parameters(asked.grid, setting.models, option="--grid")
+    for model in setting.models:
+        own = {
+            key: grid_values(values) for key, values in parameters_of(traits_of(model), asked.grid).items()
+        }
+        settings = [dict(zip(own, values, strict=True)) for values in product(*own.values())] if own else []
+        if len(settings) > MOST_SETTINGS:
+            raise UsageError(
+                f"the sweep of {model} has too many settings",
+                field="--grid",
+                found=len(settings),
+                expected=f"at most {MOST_SETTINGS}",
+            )
+        for values in settings:
+            name = " ".join(f"{key}={value}" for key, value in values.items())
+            yield Study(name, params={f"{model}.{key}": v for key, v in values.items()}, swept=values)
+
+
+def grid_values(text: object) -> list[object]:
+    """Return the values that a sweep tries, each once."""
+    return list(dict.fromkeys(parsing.scalar(word.strip(), "--grid") for word in str(text).split(",")))
+
+
+def _training_cells(asked: StudyOptions, setting: Setting) -> Iterator[Study]:
+    """Imputation by models trained on a share of the cells, which also place all cells for integration."""
+    if any(share < LEAST_FRACTION for share in asked.fractions):
+        raise UsageError(
+            "too few cells are left to train on",
+            field="--fractions",
+            found=min(asked.fractions),
+            expected=f"at least {LEAST_FRACTION:g}",
+        )
+    only_impute = frozenset({Task.IMPUTE})
+    for share in asked.fractions:
+        both = only_impute | {Task.INTEGRATE}
+        yield Study(f"{FRACTION}{share:g}", hold_out=f"{1 - share:.6g}", tasks=both)
+    if not asked.leave_one_batch_out:
+        return
+    batch, key = setting.ground.bundle.batch, setting.ground.made.column_names.get("batch")
+    if batch is None or key is None or len(batch.levels) < 2:
+        raise UsageError(
+            "there are no two batches, one of which could be left out",
+            field="--leave-one-batch-out",
+            hint="name their column with --batch-key",
+        )
+    for level in batch.levels:
+        yield Study(f"without-batch={level}", hold_out=f"{key}={level}", tasks=only_impute)
+
+
+def _cells(asked: StudyOptions, setting: Setting) -> Iterator[Study]:
+    """Train and score on fewer cells, or on fewer of one label, as on a data set of their own."""
+    ground, data = setting.ground, setting.data
+    for n in asked.subsample:
+        name = f"cells={n}"
+        cells = setting.drawn("cells", name, lambda seed, n=n: some(ground, data, n, seed))  # type: ignore[misc]
+        yield Study(name, cells=cells)
+    for label, share in asked.rare.items():
+        name = f"{label}={share:g}"
+        cells = setting.drawn(
+            "cells",
+            name,
+            lambda seed, label=label, share=share: fewer_of(ground, data, label, share, seed),  # type: ignore[misc]
+        )
+        yield Study(f"rare {name}", cells=cells)
+
+
+FAMILIES: tuple[Callable[[StudyOptions, Setting], Iterator[Study]], ...] = (
+    _links,
+    _terms,
+    _sweep,
+    _training_cells,
+    _cells,
+)
