@@ -150,5 +150,6 @@ def _tried(run: Run, trial: Trial) -> dict[str, float]:
     training = Training(run.device, seed, max_time=time_left(run), frozen=start.frozen)
     fit(start.model, start.bundle, schedule_of(trial.request.train), training)
     latent, bundle = encode(run, start.model, prepared.bundle), prepared.bundle
-    scores = score(latent, bundle, {}, seed=seed, names=MEASURES, device=str(run.device)).metrics
+    device = str(run.device)
+    scores = score(latent, bundle, {}, seed=seed, names=MEASURES, device=device, beside=False).metrics
     return {key: float(entry["value"]) for key, entry in scores.items() if entry["value"] is not None}

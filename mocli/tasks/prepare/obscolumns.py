@@ -117,7 +117,7 @@ class Columns:
         )
 
 
-def doubts(columns: Columns, files: Sequence[ModalityFile]) -> list[str]:
+def doubts(columns: Columns) -> list[str]:
     """Say of columns that are categories what a user may not know: missing values, far too many levels."""
     lines = []
     labels = () if columns.label is None else (columns.label,)

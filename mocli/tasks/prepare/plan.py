@@ -178,7 +178,7 @@ def make_plan(
         columns=columns,
         column_names={k: v for k, v in (("batch", data.batch_key), ("label", data.label_key)) if v},
         pairs=pairs,
-        warnings=(*_warnings(relation, traits, data, task, unpaired=not pairs), *doubts(columns, files)),
+        warnings=(*_warnings(relation, traits, data, task, unpaired=not pairs), *doubts(columns)),
         sets=_gene_sets(data, traits, files, linked.edges, say),
     )
 

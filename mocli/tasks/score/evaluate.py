@@ -70,8 +70,9 @@ def score(
     names: Sequence[str] | None = None,
     device: str = "cpu",
     say: Callable[[str], None] = lambda text: None,
+    beside: bool = True,
 ) -> Scores:
-    """Evaluate the latent beside baselines.
+    """Evaluate the latent, and baselines beside it.
 
     Where modalities have places of their own, these are the linked features of every pair of linked
     modalities; where a cell has one place, principal components without any correction.
@@ -82,15 +83,23 @@ def score(
         Metrics wanted; None for all that apply.
     say
         Takes a line for each placement of cells, with the time that its metrics took.
+    beside
+        Whether baselines are measured.
     """
     judge = Judge(names, device, say)
+    baselines: dict[str, Any] = {}
     # baselines first, as their memory is free again then
     groups = latent.groups(bundle)
     if latent.joint is None:
         own = own_components(bundle, seed=seed)
-        baselines = _link_baselines(bundle, pairs, own, judge, seed=seed)
+        if beside:
+            baselines = _link_baselines(bundle, pairs, own, judge, seed=seed)
     else:
-        baselines, base, of = _component_baseline(bundle, judge, seed=seed)
+        base, of = _components(bundle, seed=seed)
+        if beside:
+            # they are a cell's own places, so that what they conserve says nothing
+            uncorrected = embedding_of(base.z, of, bundle, seed=seed, device=device)
+            baselines = {base.name: judge.baseline(base, uncorrected)}
         # cells measured alike, by all that was measured of them
         own = {name: (np.searchsorted(groups[name].cells, of[name]), z) for name, z in base.z.items()}
     everything = {name: np.arange(m.n_obs) for name, m in bundle.modalities.items()}
@@ -178,17 +187,12 @@ def _link_baselines(
     return found
 
 
-def _component_baseline(
-    bundle: MultiOmics, judge: Judge, *, seed: int
-) -> tuple[dict[str, Any], Baseline, dict[str, IntArray]]:
-    """Score uncorrected components; also return them and the cells of each group."""
+def _components(bundle: MultiOmics, *, seed: int) -> tuple[Baseline, dict[str, IntArray]]:
+    """Return uncorrected components of all cells, or a sample, and the cells of each group."""
     cells = np.arange(bundle.n_cells)
     if len(cells) > MAX_CELLS:
         cells = np.sort(np.random.default_rng(seed).choice(cells, MAX_CELLS, replace=False))
-    base, of = component_baseline(bundle, cells, seed)
-    # they are a cell's own places, so that what they conserve says nothing
-    embedding = embedding_of(base.z, of, bundle, seed=seed, device=judge.device)
-    return {base.name: judge.baseline(base, embedding)}, base, of
+    return component_baseline(bundle, cells, seed)
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,14 @@ def test_the_best_of_short_trainings_is_trained_and_the_table_says_why(choose, t
     assert {trial.request.train.preset for trial in tried.values()} == {"fast"}
 
 
+def test_trials_are_compared_with_each_other_not_with_baselines(choose, tried, monkeypatch):
+    from mocli.tasks.score.evaluate import Judge
+
+    monkeypatch.setattr(Judge, "baseline", lambda *_: pytest.fail("no baseline decides which model is best"))
+    choose()
+    assert len(tried) == 2
+
+
 def test_candidates_that_cannot_do_what_is_asked_are_not_trained(choose, tried):
     report = choose(sample=1).report
     able = [n for n, traits in available().items() if issubclass(load_class(traits.model), Draws)]
