@@ -3,44 +3,32 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mocli.nn.neighbors import chunks, knn
-from mocli.types import BoolArray, FloatArray, IntArray
+from mocli.types import FloatArray, IntArray
 
-TYPICAL = 99  # percentile of the reference's own distances that still counts as near
-MAX_REFERENCE = 20_000  # reference cells whose own distances are measured
+MAX_REFERENCE = 20_000  # labelled cells that a forest is grown on
 N_TREES = 200
 _VOTES = 2**21  # shares held at once
 
 
-@dataclass(frozen=True, eq=False)
-class Votes:
+class Votes(NamedTuple):
     """What the neighbours say, `(n,)` each.
 
     Attributes
     ----------
-    codes
-        The winner where it is trusted, otherwise -1.
-    confidence
-        The winner's share of the weight, in [0, 1]; 0 for cells that are `far`.
     best
-        The winner, trusted or not; -1 only if no reference cell has a label.
-    runner_up
-        The label with the second largest weight, -1 if all neighbours agree.
-    far
-        Cells so far from all of the reference that its labels say nothing about them.
+        The winner; -1 only if no reference cell has a label.
+    confidence
+        The winner's share of the weight, in [0, 1].
     """
 
-    codes: IntArray
-    confidence: FloatArray
     best: IntArray
-    runner_up: IntArray
-    far: BoolArray
+    confidence: FloatArray
 
 
 def vote(
@@ -50,8 +38,6 @@ def vote(
     *,
     n_levels: int,
     k: int = 15,
-    min_confidence: float = 0.5,
-    max_distance_ratio: float = 3.0,
     device: str = "cpu",
 ) -> Votes:
     """Let the k nearest labelled reference cells vote on every query cell.
@@ -64,13 +50,7 @@ def vote(
         `(m,)` codes below `n_levels`; negative is unknown, and such cells take no part at all.
     k
         Neighbours that vote, capped at the cells with a label; one at distance d weighs
-        exp(-d^2 / (2 h^2)), h the distance to the k-th.
-    min_confidence
-        Below it the code is -1. Equal shares go to the lowest code.
-    max_distance_ratio
-        A query is far if its k-th neighbour lies more than this many times the 99th percentile of
-        the distances that reference cells have to their own k-th neighbour (of 20,000 evenly spaced
-        cells, if there are more). `math.inf` calls none far; nor is any where that percentile is 0.
+        exp(-d^2 / (2 h^2)), h the distance to the k-th. Equal shares go to the lowest code.
     device
         Torch device for the distances.
 
@@ -86,23 +66,15 @@ def vote(
         raise ValueError(f"label code {codes.max()} where there are {n_levels} levels")
     known = codes >= 0
     reference, codes = z_reference[known], codes[known].astype(np.int64)
-    n, m = len(z_query), len(reference)
-    if m == 0:
-        none = np.full(n, -1, np.int64)
-        return Votes(none, np.zeros(n, np.float32), none.copy(), none.copy(), np.ones(n, bool))
+    n = len(z_query)
+    best, confidence = np.full(n, -1, np.int64), np.zeros(n, np.float32)
+    if not len(reference):
+        return Votes(best, confidence)
     distances, neighbors = knn(z_query, reference, k, device=device)
-    best, runner_up = np.empty(n, np.int64), np.empty(n, np.int64)
-    confidence = np.empty(n, np.float32)
     for rows in chunks(n, max(1, _VOTES // max(n_levels, distances.shape[1]))):
         shares = _shares(distances[rows], codes[neighbors[rows]], n_levels)
         best[rows], confidence[rows] = shares.argmax(1), shares.max(1)
-        shares[np.arange(len(shares)), best[rows]] = 0
-        runner_up[rows] = np.where(shares.any(1), shares.argmax(1), -1)
-    limit = max_distance_ratio * _typical_distance(reference, k, device)
-    far = distances[:, max(0, min(k, m - 1) - 1)] > limit
-    confidence[far] = 0
-    trusted = ~far & (confidence >= np.float32(min_confidence))
-    return Votes(np.where(trusted, best, -1), confidence, best, runner_up, far)
+    return Votes(best, confidence)
 
 
 def calibration_error(confidence: NDArray[Any], correct: NDArray[Any], *, n_bins: int = 10) -> float:
@@ -150,20 +122,6 @@ def _shares(distances: FloatArray, codes: IntArray, n_levels: int) -> FloatArray
     shares = votes.reshape(n, n_levels) / weight.sum(1, keepdims=True)
     rounded: FloatArray = np.minimum(shares, 1.0).astype(np.float32)
     return rounded
-
-
-def _typical_distance(reference: NDArray[Any], k: int, device: str) -> float:
-    """99th percentile of distances to the k-th other cell; infinite where there is no scale."""
-    m = len(reference)
-    k = min(k, m - 1)
-    if k < 1:
-        return math.inf
-    asking = reference
-    if m > MAX_REFERENCE:
-        asking = reference[np.linspace(0, m - 1, MAX_REFERENCE).astype(np.int64)]
-    # a cell is its own nearest or among its equals, at distance 0 either way: the last is the k-th other
-    own = knn(asking, reference, k + 1, device=device)[0][:, -1]
-    return float(np.percentile(own, TYPICAL)) or math.inf
 
 
 def forest(

@@ -361,3 +361,25 @@ def locus_plot(
         color=INK,
     )
     return to_svg(figure)
+
+
+def share_histograms(panels: Sequence[tuple[str, FloatArray, Sequence[float]]]) -> Picture:
+    """Draw how shares between 0 and 1 are distributed over cells, one panel each.
+
+    Parameters
+    ----------
+    panels
+        What the shares are, their values `(n_cells,)`, and where dashed lines mark thresholds.
+    """
+    figure = new_figure(3.6 * len(panels), 2.6)
+    for axes, (what, values, marks) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+    ):
+        dress(axes)
+        axes.hist(values[np.isfinite(values)], bins=np.linspace(0, 1, 41).tolist(), color=ACCENT)
+        for mark in marks:
+            axes.axvline(mark, color=ALERT, linewidth=1.2, linestyle="--")
+        axes.set_xlim(0, 1)
+        axes.set_xlabel(what, fontsize=8, color=INK)
+        axes.set_ylabel("cells", fontsize=8, color=INK)
+    return to_svg(figure)

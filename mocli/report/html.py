@@ -321,7 +321,13 @@ def _heatmaps(confusion: Confusion) -> list[_Shown]:
         if np.sum(matrix) > 0:
             title = f"Labels transferred, {direction.replace('->', ' → ')}"
             picture = plots.label_heatmap(matrix, rows, columns)
-            shown.append(_shown(picture, title, "", wide=max(len(rows), len(columns)) > plots.MAX_ANNOTATED))
+            between = "->" in direction
+            caption = (
+                "Every cell takes the label of its nearest cell in the other modality." if between else ""
+            )
+            shown.append(
+                _shown(picture, title, caption, wide=max(len(rows), len(columns)) > plots.MAX_ANNOTATED)
+            )
     return shown
 
 

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from scipy.spatial.distance import cdist
 
 from mocli.metrics import label_votes as module
 from mocli.metrics.label_votes import calibration_error, vote
@@ -18,19 +17,17 @@ def groups(n=60, m=90, levels=3, seed=0, apart=2.0):
     return (centres[truth] + rng.normal(size=(n, 4))).astype("f4"), reference, labels, truth
 
 
-def slowly(query, reference, labels, n_levels, k, ratio):
+def slowly(query, reference, labels, n_levels, k):
     """One query after the other."""
     reference, labels = reference[labels >= 0].astype(float), labels[labels >= 0]
-    own = np.sort(cdist(reference, reference), axis=1)
-    limit = ratio * np.percentile(own[:, min(k, len(reference) - 1)], 99)
     for q in query.astype(float):
         d = np.sqrt(np.square(reference - q).sum(1))
         near = np.argsort(d, kind="stable")[:k]
         h = d[near[-1]]
         w = np.exp(-(d[near] ** 2) / (2 * h**2))
         share = [w[labels[near] == c].sum() / w.sum() for c in range(n_levels)]
-        order = sorted(range(n_levels), key=lambda c: (-share[c], c))
-        yield order[0], order[1] if share[order[1]] > 0 else -1, share[order[0]], h > limit
+        best = min(range(n_levels), key=lambda c: (-share[c], c))
+        yield best, share[best]
 
 
 @pytest.mark.parametrize("k", [1, 5, 14])
@@ -38,55 +35,26 @@ def test_equals_loops(k, monkeypatch):
     monkeypatch.setattr(module, "_VOTES", 40)
     query, reference, labels, _ = groups()
     labels = np.where(np.arange(len(labels)) % 7 == 0, -1, labels)
-    query[:30] += np.linspace(0, 12, 30, dtype=np.float32)[:, None]  # from near to far
-    votes = vote(query, reference, labels, n_levels=3, k=k, min_confidence=0.6)
-    for i, (best, second, share, far) in enumerate(slowly(query, reference, labels, 3, k, 3.0)):
-        assert (votes.best[i], votes.far[i]) == (best, far)
-        assert votes.runner_up[i] == second
-        assert votes.confidence[i] == pytest.approx(0 if far else share, abs=1e-6)
-        assert votes.codes[i] == (best if share >= 0.6 and not far else -1)
-    assert 0 < votes.far.sum() < 30
-    assert (votes.codes.dtype, votes.confidence.dtype) == (np.int64, np.float32)
-
-
-def test_far_away_is_unknown_whatever_the_vote():
-    query, reference, labels, truth = groups(apart=8.0)
-    query = np.concatenate([query, reference[:3] + 300])
-    votes = vote(query, reference, labels, n_levels=3)
-    np.testing.assert_array_equal(votes.codes[:-3], truth)
-    np.testing.assert_array_equal(votes.codes[-3:], -1)
-    np.testing.assert_array_equal(votes.confidence[-3:], 0)
-    assert (votes.best >= 0).all()
-    assert not vote(query, reference, labels, n_levels=3, max_distance_ratio=math.inf).far.any()
-    np.testing.assert_array_equal(vote(query, reference, labels, n_levels=3, min_confidence=0).codes[-3:], -1)
-
-
-def test_scale_of_a_large_reference_comes_from_some_of_its_cells(monkeypatch):
-    query, reference, labels, _ = groups(m=300)
-    query[0] += 100
-    whole = vote(query, reference, labels, n_levels=3)
-    monkeypatch.setattr(module, "MAX_REFERENCE", 50)
-    part = vote(query, reference, labels, n_levels=3)
-    np.testing.assert_array_equal(part.far, whole.far)
-    np.testing.assert_array_equal(part.codes, whole.codes)
+    votes = vote(query, reference, labels, n_levels=3, k=k)
+    for i, (best, share) in enumerate(slowly(query, reference, labels, 3, k)):
+        assert votes.best[i] == best
+        assert votes.confidence[i] == pytest.approx(share, abs=1e-6)
+    assert (votes.best.dtype, votes.confidence.dtype) == (np.int64, np.float32)
 
 
 def test_ties_go_to_the_lowest_code():
     reference = np.array([[1.0], [-1.0], [1.0], [-1.0], [9.0], [-9.0]])
     labels = np.array([2, 1, 2, 1, 0, 0])
     votes = vote(np.zeros((1, 1)), reference, labels, n_levels=4, k=4)
-    assert (votes.codes[0], votes.runner_up[0], votes.confidence[0]) == (1, 2, 0.5)
-    assert vote(np.zeros((1, 1)), reference, labels, n_levels=4, k=4, min_confidence=0.51).codes[0] == -1
+    assert (votes.best[0], votes.confidence[0]) == (1, 0.5)
 
 
 def test_equal_points_and_distance_zero():
     reference = np.repeat([[0.0, 0.0], [5.0, 5.0]], 10, axis=0)
     labels = np.repeat([0, 1], 10)
     votes = vote(np.array([[0.0, 0.0], [5.0, 5.0]]), reference, labels, n_levels=2, k=5)
-    np.testing.assert_array_equal(votes.codes, [0, 1])
+    np.testing.assert_array_equal(votes.best, [0, 1])
     np.testing.assert_array_equal(votes.confidence, 1)
-    np.testing.assert_array_equal(votes.runner_up, -1)
-    assert not vote(np.array([[0.1, 0.0]]), reference, labels, n_levels=2, k=5).far[0]  # no scale
 
 
 def test_unknown_reference_cells_take_no_part():
@@ -94,22 +62,21 @@ def test_unknown_reference_cells_take_no_part():
     part = np.where(np.arange(len(labels)) % 3 == 1, -1, labels)
     votes = vote(query, reference, part, n_levels=3, k=7)
     alone = vote(query, reference[part >= 0], part[part >= 0], n_levels=3, k=7)
-    for name in ("codes", "confidence", "best", "runner_up", "far"):
-        np.testing.assert_array_equal(getattr(votes, name), getattr(alone, name))
+    for mine, theirs in zip(votes, alone, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
     assert 1 not in votes.best
 
 
 def test_tiny_references():
-    query = np.array([[0.0], [3.5], [50.0]])  # of two cells 1 apart, the nearer one says what is far
+    query = np.array([[0.0], [3.5]])
     votes = vote(query, np.array([[0.0], [1.0]]), np.array([0, 1]), n_levels=2, k=15)
-    np.testing.assert_array_equal(votes.best[:2], [0, 1])
-    np.testing.assert_array_equal(votes.far, [False, False, True])
+    np.testing.assert_array_equal(votes.best, [0, 1])
     one = vote(query, np.array([[0.0]]), np.array([1]), n_levels=2)
-    np.testing.assert_array_equal(one.codes, 1)  # one cell has no scale: nothing is far
+    np.testing.assert_array_equal(one.best, 1)
     nobody = vote(query, np.array([[0.0]]), np.array([-1]), n_levels=2)
-    np.testing.assert_array_equal(nobody.codes, -1)
+    np.testing.assert_array_equal(nobody.best, -1)
     np.testing.assert_array_equal(nobody.confidence, 0)
-    assert len(vote(query[:0], np.array([[0.0], [1.0]]), np.array([0, 1]), n_levels=2).codes) == 0
+    assert len(vote(query[:0], np.array([[0.0], [1.0]]), np.array([0, 1]), n_levels=2).best) == 0
 
 
 @pytest.mark.parametrize("wrong", [{"labels": [0]}, {"labels": [0, 5]}, {"k": 0}, {"z_query": [[np.nan]]}])

@@ -92,7 +92,7 @@ def find_labels(
     for name, column in columns.items():
         labels[name] = column
         if column is not None:
-            labels[name] = _without(column, lambda w: w in unlabeled or w.casefold() in NO_LABEL)
+            labels[name] = labels_of(column, unlabeled)
             words |= dict.fromkeys(map(str, column.dropna().unique()[:5]))
     if any(column is not None and column.notna().any() for column in labels.values()):
         return labels
@@ -102,6 +102,11 @@ def find_labels(
         field=f"obs['{key}']",
         found=", ".join(words),
     )
+
+
+def labels_of(column: pd.Series, unlabeled: Collection[str] = ()) -> pd.Series:
+    """Return a column of obs in which words that say that there is no label are missing."""
+    return _without(_with_missing(column), lambda w: w in unlabeled or w.casefold() in NO_LABEL)
 
 
 def _with_missing(column: pd.Series) -> pd.Series:

@@ -10,9 +10,12 @@ import numpy as np
 
 from mocli.data.bundle import MultiOmics
 from mocli.metrics.embedding import MAX_CELLS
-from mocli.metrics.label_votes import Votes, calibration_error, vote
+from mocli.metrics.label_votes import calibration_error
+from mocli.metrics.mapping_score import Labelled, threshold
 from mocli.report.figures import Better, Entry, figure
-from mocli.tasks.integrate.labels import UNKNOWN, Carried, Labels, carry, electorate, own_codes, placed
+from mocli.tasks.integrate.carried import UNKNOWN, Carried
+from mocli.tasks.integrate.labelreport import describe_carried
+from mocli.tasks.integrate.labels import Labels, ask, carry, electorate, own_codes, placed
 from mocli.tasks.integrate.options import TransferOptions
 from mocli.tasks.run.run import Run
 from mocli.types import FloatArray, IntArray, Json
@@ -40,8 +43,8 @@ _METRICS: dict[str, tuple[str, Better, str, str]] = {
         "Carried labels: share unknown",
         "lower",
         "Share of cells left unknown, because their neighbours disagree or are too far away.",
-        "Share of cells whose winner has less than the least confidence, or whose 15th neighbour is farther "
-        "than three times what is typical among the voters (99th percentile).",
+        "Share of cells whose winner has less than the least confidence, or whose mapping score (share of "
+        "voters at least as far from each other as the cell from them) is below the threshold.",
     ),
     "carried_label_accuracy_known": (
         "Carried labels: accuracy where not unknown",
@@ -55,7 +58,7 @@ _METRICS: dict[str, tuple[str, Better, str, str]] = {
         "How far the confidence is from the share that is right: at 0, of the labels with confidence 0.8 "
         "eight in ten are right.",
         "Expected calibration error of the winner, ten bins of equal width (Guo et al. 2017), over the cells "
-        "that are not too far away.",
+        "whose mapping score is not below the threshold.",
     ),
 }
 
@@ -76,35 +79,16 @@ def transfer(
         True pairs, as `check_carried` takes them.
     """
     device = str(run.device)
-    least = options.min_confidence
     done = []
     for labels in columns:
-        carried = carry(labels, latent, bundle, min_confidence=least, device=device)
+        carried = carry(labels, latent, bundle, options, device=device)
         done.append(carried)
-        run.say(_told(carried))
-        checks = check_carried(
-            labels,
-            latent,
-            bundle,
-            pairs,
-            min_confidence=least,
-            device=device,
-            seed=run.options.seed,
-        )
+        describe_carried(run, carried)
+        checks = check_carried(labels, latent, bundle, pairs, options, device=device, seed=run.options.seed)
         for modality, entries in checks:
             run.report.metrics.update(entries)
             run.say(_compared(labels.name, modality, entries))
     return done
-
-
-def _told(carried: Carried) -> str:
-    parts = []
-    for name, own in carried.own.items():
-        asked = ~own
-        if asked.any():
-            n_unknown = int((carried.codes[name][asked] < 0).sum())
-            parts.append(f"{name} {asked.sum():,} cells, {n_unknown:,} of them {UNKNOWN}")
-    return f"transferred {carried.name} to " + ("; ".join(parts) or "no cell: all have a label")
 
 
 def _compared(column: str, modality: str, entries: Mapping[str, Mapping[str, Json]]) -> str:
@@ -126,8 +110,8 @@ def check_carried(
     latent: Mapping[str, FloatArray],
     bundle: MultiOmics,
     pairs: Pairs,
+    asked: TransferOptions,
     *,
-    min_confidence: float,
     device: str,
     seed: int,
 ) -> Iterator[tuple[str, dict[str, dict[str, Json]]]]:
@@ -158,17 +142,14 @@ def check_carried(
         for group in _groups(partners, seed=seed):
             voters = codes.copy()
             voters[partners[group][partners[group] >= 0]] = -1
-            votes: Votes = vote(
-                latent[name][cells[group]],
-                z,
-                voters,
-                n_levels=len(labels.levels),
-                min_confidence=min_confidence,
-                device=device,
-            )
-            right[group] = votes.best == truth[cells[group]]
-            unknown[group], far[group] = votes.codes < 0, votes.far
-            confidence[group] = votes.confidence
+            reference = Labelled.of(z, voters, device=device)
+            below = asked.unknown_below
+            below = threshold(reference.left_out()) if below is None else below
+            said = ask(latent[name][cells[group]], z, voters, reference, n_levels=len(labels.levels))
+            right[group] = said.best == truth[cells[group]]
+            unknown[group] = said.codes(asked.min_confidence, below) < 0
+            far[group] = said.mapping < below
+            confidence[group] = said.confidence
         of = f"{labels.name}->{name}"
         yield (
             name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,12 +13,13 @@ from mocli.data.bundle import Codes, MultiOmics
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_labels
 from mocli.errors import InputError, UsageError, did_you_mean
+from mocli.tasks.integrate.carried import Assigned, Carried
 from mocli.tasks.integrate.options import TransferOptions
 from mocli.tasks.prepare.obscolumns import words
-from mocli.types import BoolArray, FloatArray, IntArray, Pairing, StrArray
+from mocli.types import BoolArray, FloatArray, IntArray, Pairing
 
-UNKNOWN = "unknown"
-"""Written where the vote is not trusted; a cell that comes with this word counts as one without a label."""
+if TYPE_CHECKING:
+    from mocli.metrics.mapping_score import Labelled
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,63 +43,6 @@ class Labels:
             cells = bundle.cells_of(name)
             found[cells] = np.where(found[cells] < 0, codes, found[cells])
         return Codes(self.name, found, self.levels)
-
-
-@dataclass(frozen=True, eq=False)
-class Carried:
-    """A column after the vote, by modality, rows in file order.
-
-    Attributes
-    ----------
-    codes
-        Own label where there is one, else the one voted, -1 unknown, `(n_m,)`.
-    confidence
-        1 for own labels, else the share of the vote that the winner got, `(n_m,)`.
-    own
-        Whether the label is the cell's own, `(n_m,)`.
-    column, sureness
-        What the names of the columns for label and confidence end in.
-    """
-
-    name: str
-    levels: tuple[str, ...]
-    codes: Mapping[str, IntArray]
-    confidence: Mapping[str, FloatArray]
-    own: Mapping[str, BoolArray]
-    column: str = "transferred"
-    sureness: str = "confidence"
-
-    @property
-    def said(self) -> str:
-        """The main column, for people."""
-        return f"labels in obs['{self.name}_{self.column}']"
-
-    def of_modality(self, modality: str) -> dict[str, StrArray | FloatArray]:
-        """Columns for the obs of a modality, by name."""
-        return self._columns(self.codes[modality], self.confidence[modality])
-
-    def of_whole(self, cells: Mapping[str, IntArray], n_cells: int) -> dict[str, StrArray | FloatArray]:
-        """Columns for the obs of the whole; of a cell in several modalities, own labels go before sure votes.
-
-        `cells` gives the row in the whole of each row of a modality.
-        """
-        codes, confidence = np.full(n_cells, -1, np.int64), np.zeros(n_cells, np.float32)
-        rank = np.full(n_cells, -1.0)
-        for modality, rows in cells.items():
-            here = np.where(self.own[modality], 2.0, self.confidence[modality])
-            better = here > rank[rows]
-            won = rows[better]
-            rank[won] = here[better]
-            codes[won] = self.codes[modality][better]
-            confidence[won] = self.confidence[modality][better]
-        return self._columns(codes, confidence)
-
-    def _columns(self, codes: IntArray, confidence: FloatArray) -> dict[str, StrArray | FloatArray]:
-        names = np.array([*self.levels, UNKNOWN], dtype=object)  # -1 is the last
-        return {
-            f"{self.name}_{self.column}": names[codes],
-            f"{self.name}_{self.sureness}": confidence.astype(np.float32),
-        }
 
 
 def read_labels(files: Sequence[ModalityFile], options: TransferOptions) -> tuple[Labels, ...]:
@@ -162,8 +106,8 @@ def carry(
     labels: Labels,
     latent: Mapping[str, FloatArray],
     bundle: MultiOmics,
+    asked: TransferOptions,
     *,
-    min_confidence: float,
     device: str,
 ) -> Carried:
     """Give every cell without a label the one that its nearest labelled cells of other modalities vote for.
@@ -171,26 +115,40 @@ def carry(
     A label of one modality holds for the same cell in another, unless the cells are taken for
     unpaired. Cells without signal neither vote nor get a label: their latent coordinates are not meaningful.
     """
-    # imported here and below: a dry run must not pay for scikit-learn and torch
-    from mocli.metrics.label_votes import vote
+    from mocli.metrics.mapping_score import Labelled, threshold
 
     known = own_codes(labels, bundle)
-    codes, confidence = {}, {}
+    assigned, below, left_out = {}, {}, {}
     for name, own in known.items():
-        codes[name], confidence[name] = own.copy(), (own >= 0).astype(np.float32)
-        asked = np.flatnonzero((own < 0) & placed(latent, bundle, name))
-        if len(asked):
-            z, reference, _ = electorate(name, known, latent, bundle)
-            votes = vote(
-                latent[name][asked],
-                z,
-                reference,
-                n_levels=len(labels.levels),
-                min_confidence=min_confidence,
-                device=device,
-            )
-            codes[name][asked], confidence[name][asked] = votes.codes, votes.confidence
-    return Carried(labels.name, labels.levels, codes, confidence, {n: c >= 0 for n, c in known.items()})
+        sure = (own >= 0).astype(np.float32)
+        assigned[name] = Assigned(own.copy(), sure, sure.copy())
+        below[name] = asked.unknown_below or 0.0
+        cells = np.flatnonzero((own < 0) & placed(latent, bundle, name))
+        if len(cells):
+            z, codes, _ = electorate(name, known, latent, bundle)
+            reference = Labelled.of(z, codes, device=device)
+            left_out[name] = reference.left_out()
+            if asked.unknown_below is None:
+                below[name] = threshold(left_out[name])
+            theirs = ask(latent[name][cells], z, codes, reference, n_levels=len(labels.levels))
+            for of in ("best", "confidence", "mapping"):
+                getattr(assigned[name], of)[cells] = getattr(theirs, of)
+    owned = {name: codes >= 0 for name, codes in known.items()}
+    return Carried(labels.name, labels.levels, assigned, owned, asked.min_confidence, below, left_out)
+
+
+def ask(
+    z: FloatArray, z_voters: FloatArray, codes: IntArray, reference: Labelled, *, n_levels: int
+) -> Assigned:
+    """Let labelled cells of other modalities say what cells `(n, d)` are.
+
+    A modality may lie apart from the others as a whole, which is no sign of types that they lack.
+    """
+    # imported here and above: a dry run must not pay for scikit-learn and torch
+    from mocli.metrics.label_votes import vote
+
+    votes = vote(z, z_voters, codes, n_levels=n_levels, device=reference.device)
+    return Assigned(votes.best, votes.confidence, reference.score(z, apart_as_a_whole=True))
 
 
 def own_codes(labels: Labels, bundle: MultiOmics) -> dict[str, IntArray]:

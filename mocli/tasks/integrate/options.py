@@ -19,10 +19,19 @@ METRICS = ("leading", "all", "none")
 
 @dataclass(frozen=True)
 class TransferOptions:
-    """Which columns of obs to carry over, and the least confidence for a label."""
+    """Which columns of obs to carry over, and what makes a cell unknown.
+
+    Attributes
+    ----------
+    min_confidence
+        Least share of the vote for a label.
+    unknown_below
+        Least mapping score; None to find it on labels left out in turn.
+    """
 
     columns: tuple[str, ...] = ()
     min_confidence: float = 0.5
+    unknown_below: float | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,15 @@ class IntegrateOptions(Options):
             parse=parsing.share_or_end,
         ),
     ] = 0.5
+    unknown_below: Annotated[
+        float | None,
+        option(
+            "--unknown-below X",
+            "Cells whose mapping score is lower become 'unknown': they lie far from all labelled cells",
+            parse=parsing.share_or_end,
+            shown="found by leaving labels out",
+        ),
+    ] = None
     metrics: Annotated[
         str,
         option(
@@ -98,7 +116,7 @@ class IntegrateOptions(Options):
     @property
     def transfer(self) -> TransferOptions:
         """What is asked of the transfer of labels."""
-        return TransferOptions(self.transfer_labels, self.min_confidence)
+        return TransferOptions(self.transfer_labels, self.min_confidence, self.unknown_below)
 
     def check(self, model: type[Model], name: str) -> None:
         """Make sure that a model can give what is asked for besides the latent; `UsageError` if not."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from scipy import sparse
 from mocli.data.bundle import Codes, MultiOmics
 from mocli.metrics.embedding import Nearest
 from mocli.report.html import Layout
+from mocli.tasks.integrate.carried import UNKNOWN, CarriedPoints
 from mocli.tasks.score.describe import depth_of
 from mocli.tasks.score.picture import fuzzy_graph, layout
 from mocli.tasks.trained.latent import Latent
@@ -85,11 +86,20 @@ def draw_cells(
     latent: Latent,
     clusters: Codes | None = None,
     xy: FloatArray | None = None,
+    carried: Sequence[CarriedPoints] = (),
     *,
     seed: int,
     device: str = "cpu",
 ) -> Layout:
-    """Return the picture of an integration; `xy` are the coordinates of all points where they are known."""
+    """Return the picture of an integration.
+
+    Parameters
+    ----------
+    xy
+        Coordinates of all points, where they are known.
+    carried
+        Labels that points got from others, or had.
+    """
     groups = latent.groups(bundle)
     z, cells = latent.points(bundle)
     which, n = np.repeat(np.arange(len(groups)), [len(g.cells) for g in groups.values()]), len(z)
@@ -101,6 +111,11 @@ def draw_cells(
         if codes is not None:
             categories[title] = (codes.codes[cells[chosen]], codes.levels)
     values: dict[str, FloatArray] = {}
+    for got in carried:
+        codes_of = np.where(got.codes < 0, len(got.levels), got.codes)
+        categories[f"label ({got.name}, transferred)"] = (codes_of[chosen], (*got.levels, UNKNOWN))
+        values[f"confidence, {got.name}"] = got.confidence[chosen]
+        values[f"mapping score, {got.name}"] = got.mapping[chosen]
     for name, m in bundle.modalities.items():
         depth = depth_of(m)
         if depth is not None:

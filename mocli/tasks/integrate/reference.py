@@ -21,11 +21,11 @@ from mocli.models.registry import traits_of
 from mocli.report.figures import table
 from mocli.report.html import Confusion, Layout
 from mocli.tasks.infer.query import Query, check_labels, match_query
+from mocli.tasks.integrate.carried import UNKNOWN, Carried, CarriedPoints
 from mocli.tasks.integrate.options import IntegrateOptions
 from mocli.tasks.integrate.plotting import MAX_PICTURE, drawn_rows
 from mocli.tasks.integrate.votes import vote_from_atlas
 from mocli.tasks.integrate.work import Placed, complete
-from mocli.tasks.integrate.write import AddedColumns
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.modelfolder import CALIBRATION
 from mocli.tasks.run.request import Request
@@ -91,14 +91,14 @@ def map_query(
         around=None if atlas is None else atlas.z[shown],
     )
 
-    def carry() -> list[AddedColumns]:
+    def carry() -> list[Carried]:
         if atlas is None:
             return []
         _warn_known(run, query, atlas.names)
         by_file = {names[m]: z for m, z in latent.by_modality.items()}
-        return [*vote_from_atlas(run, asked.transfer, atlas, query.files, by_file, list(query.aligned))]
+        return vote_from_atlas(run, asked.transfer, atlas, query.files, by_file, list(query.aligned))
 
-    draw = partial(draw_query, atlas, shown, bundle, latent, seed=seed, device=str(run.device))
+    draw = partial(draw_query, (atlas, shown), bundle, latent, seed=seed, device=str(run.device))
     complete(run, request, asked, placed, partial(compare, run, query, bundle, latent), carry, draw)
 
 
@@ -276,12 +276,12 @@ def _recoded(codes: Codes, levels: tuple[str, ...]) -> IntArray:
 
 
 def draw_query(
-    atlas: Atlas | None,
-    shown: IntArray,
+    training: tuple[Atlas | None, IntArray],
     bundle: MultiOmics,
     latent: Latent,
     clusters: Codes | None = None,
     xy: FloatArray | None = None,
+    carried: Sequence[CarriedPoints] = (),
     *,
     seed: int,
     device: str = "cpu",
@@ -290,11 +290,14 @@ def draw_query(
 
     Parameters
     ----------
-    shown
-        Training cells that are drawn.
+    training
+        Training cells, and which of them are drawn.
     xy
         UMAP coordinates of these and of all points of the query, where they are known.
+    carried
+        Labels that the query's points got.
     """
+    atlas, shown = training
     z, cells = latent.points(bundle)
     kept = atlas.z[shown] if atlas is not None else np.zeros((0, z.shape[1]), np.float32)
     of = np.repeat([0, 1], [len(kept), len(z)])
@@ -313,8 +316,18 @@ def draw_query(
     if bundle.batch is not None:
         old = atlas.batch.codes if atlas and atlas.batch else None
         categories["batch"] = (both(old, bundle.batch.codes), bundle.batch.levels)
+    given = {points.name: points for points in carried}
+    values: dict[str, FloatArray] = {}
     for name, codes in (atlas.labels if atlas else {}).items():
-        categories[f"label ({name}, of the reference)"] = (both(codes.codes, None), codes.levels)
+        if name not in given:
+            categories[f"label ({name}, of the reference)"] = (both(codes.codes, None), codes.levels)
+            continue
+        got = given[name]
+        own = np.concatenate([codes.codes[shown], np.where(got.codes < 0, len(got.levels), got.codes)])
+        categories[f"label ({name}, of the query as transferred)"] = (own[chosen], (*got.levels, UNKNOWN))
+        for what, of_query in (("confidence", got.confidence), ("mapping score", got.mapping)):
+            of_all = np.concatenate([np.full(len(kept), np.nan, np.float32), of_query])
+            values[f"{what}, {name}"] = of_all[chosen]
     if clusters is not None:
         categories["cluster (of the query)"] = (both(None, clusters.codes), clusters.levels)
     n_kept, n_query = np.bincount(of[chosen], minlength=2)
@@ -322,4 +335,4 @@ def draw_query(
     points = (
         "One point a cell" if bundle.pairing is not Pairing.UNPAIRED else "One point a cell of a modality"
     )
-    return Layout(title, xy, categories, points=points)
+    return Layout(title, xy, categories, values, points=points)

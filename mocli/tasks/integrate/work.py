@@ -12,9 +12,11 @@ from mocli.data.bundle import Codes, MultiOmics
 from mocli.data.files.modality import ModalityFile
 from mocli.metrics.embedding import Nearest
 from mocli.models.base import Model
-from mocli.report.html import Confusion, Layout
+from mocli.report.html import Confusion, Drawn, Layout
 from mocli.tasks.integrate.best import choose_best
+from mocli.tasks.integrate.carried import Carried, CarriedPoints, points_of
 from mocli.tasks.integrate.check import transfer
+from mocli.tasks.integrate.labelreport import confusion_of, draw_carried, known_labels
 from mocli.tasks.integrate.labels import column_for, read_labels, tell_replaced
 from mocli.tasks.integrate.options import IntegrateOptions
 from mocli.tasks.integrate.plotting import draw_cells, lay_out, split_points
@@ -94,8 +96,8 @@ def integrate_cells(run: Run, request: Request, asked: IntegrateOptions) -> None
         },
     )
 
-    def carry() -> list[AddedColumns]:
-        return [*transfer(run, asked.transfer, labels, plan.pairs, bundle, latent.by_modality)]
+    def carry() -> list[Carried]:
+        return transfer(run, asked.transfer, labels, plan.pairs, bundle, latent.by_modality)
 
     draw = partial(draw_cells, bundle, latent, seed=request.run.seed, device=str(run.device))
     complete(run, request, asked, placed, partial(_judge, run, asked, trained), carry, draw)
@@ -122,8 +124,8 @@ def complete(
     asked: IntegrateOptions,
     placed: Placed,
     judge: Callable[[], Confusion | None],
-    carry: Callable[[], list[AddedColumns]],
-    draw: Callable[[Codes | None, FloatArray | None], Layout],
+    carry: Callable[[], list[Carried]],
+    draw: Callable[[Codes | None, FloatArray | None, Sequence[CarriedPoints]], Layout],
 ) -> None:
     """Write cells that are placed, judge and cluster them, and write what was found out, and the report.
 
@@ -134,7 +136,8 @@ def complete(
     carry
         Carries labels to the cells.
     draw
-        Makes the picture of the HTML report of clusters and of UMAP coordinates, where there are some.
+        Makes the picture of the HTML report of clusters and of UMAP coordinates, where there are some, and of
+        labels that were carried.
     """
     bundle, latent, names, device = placed.bundle, placed.latent, placed.names, str(run.device)
     key = request.output.key_added or f"X_{placed.name}"
@@ -155,7 +158,16 @@ def complete(
             graph = cluster_graph(run, asked.clusters, column_for(key), nearest, bundle, names)
             columns.append(graph)
             clusters = graph.codes
-        columns += carry()
+        carried = carry()
+        columns += carried
+        main = [labels for labels in carried if labels.maps]
+        for labels in main:
+            confusion = confusion_of(labels, known_labels(labels, placed.files)) or confusion
+
+    def pictures() -> list[Drawn]:
+        heat = draw_correlations(bundle, clusters) if clusters is not None else []
+        return [*heat, *(picture for labels in main for picture in draw_carried(labels))]
+
     with run.timed("write"):
         xy = umap = None
         if run.output.umap:
@@ -169,7 +181,7 @@ def complete(
             integrated,
             columns=columns,
             umap=umap,
-            draw=lambda: draw(clusters, xy),
+            draw=lambda: draw(clusters, xy, [points_of(labels, latent, bundle, names) for labels in main]),
             confusion=confusion,
-            more=partial(draw_correlations, bundle, clusters) if clusters is not None else list,
+            more=pictures,
         )

@@ -10,7 +10,7 @@ import numpy as np
 
 from mocli.data.bundle import Codes, MultiOmics
 from mocli.tasks.trained.latent import Latent
-from mocli.types import FloatArray, IntArray
+from mocli.types import BoolArray, FloatArray, IntArray
 
 MAX_KEPT = 100_000
 """Training cells kept with a model; of more, as many are drawn."""
@@ -83,6 +83,16 @@ class Atlas:
         Cells of one modality are best compared with places that rest on the same; NaN where unknown.
         """
         return self.alone[modalities[0]] if list(modalities) in [[m] for m in self.alone] else self.z
+
+    def voters(self, modality: str, codes: IntArray) -> BoolArray:
+        """Cells to compare those of a modality with, `(n,)`.
+
+        Where modalities have places of their own, the modality's own cells if these have all labels that any
+        have.
+        """
+        own = np.array([not self.alone and name == modality for name in self.groups])[self.group]
+        enough = np.isin(np.unique(codes[codes >= 0]), codes[own]).all()
+        return own if own.any() and enough else np.ones(len(self.z), bool)
 
     @property
     def cloud(self) -> FloatArray:

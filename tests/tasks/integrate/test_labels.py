@@ -14,6 +14,7 @@ from mocli.tasks.integrate.labels import Labels, carry, read_labels
 from mocli.tasks.integrate.options import TransferOptions
 from mocli.types import ModalityKind, Pairing
 
+ANYTHING = TransferOptions(min_confidence=0.5, unknown_below=0.0)
 METRICS = ("accuracy", "unknown", "accuracy_known", "calibration_error")
 
 
@@ -80,20 +81,18 @@ def test_cells_without_a_label_are_voted_on_by_the_labelled_cells_of_the_others(
     latent, truth = three
     codes = {"a": truth["a"], "b": np.full(50, -1), "c": truth["c"].copy()}
     codes["c"][:10] = -1
-    done = carry(
-        Labels("type", codes, ("x", "y")), latent, bundle_of(latent), min_confidence=0.5, device="cpu"
-    )
+    done = carry(Labels("type", codes, ("x", "y")), latent, bundle_of(latent), ANYTHING, device="cpu")
     voters = np.concatenate([truth["a"], codes["c"]])
     known = voters >= 0
     winner, share = brute_vote(latent["b"], all_of(latent, "ac")[known], voters[known])
-    np.testing.assert_array_equal(done.codes["b"], winner)
-    np.testing.assert_allclose(done.confidence["b"], share, atol=1e-5)
+    np.testing.assert_array_equal(done.codes("b"), winner)
+    np.testing.assert_allclose(done.assigned["b"].confidence, share, atol=1e-5)
     # c's own labels do not vote on c
     winner, share = brute_vote(latent["c"][:10], latent["a"], truth["a"])
-    np.testing.assert_array_equal(done.codes["c"][:10], winner)
-    np.testing.assert_array_equal(done.codes["c"][10:], truth["c"][10:])
-    np.testing.assert_array_equal(done.confidence["c"][10:], 1)
-    np.testing.assert_array_equal(done.codes["a"], truth["a"])
+    np.testing.assert_array_equal(done.codes("c")[:10], winner)
+    np.testing.assert_array_equal(done.codes("c")[10:], truth["c"][10:])
+    np.testing.assert_array_equal(done.assigned["c"].confidence[10:], 1)
+    np.testing.assert_array_equal(done.codes("a"), truth["a"])
     assert [int(o.sum()) for o in done.own.values()] == [60, 0, 30]
 
 
@@ -106,13 +105,17 @@ def test_unknown_where_neighbours_disagree_cells_are_far_or_hold_no_signal(three
         Labels("type", codes, ("x", "y")),
         latent,
         bundle_of(latent, empty=[("b", 1)]),
-        min_confidence=0.9,
+        TransferOptions(min_confidence=0.9),
         device="cpu",
     )
-    assert list(done.codes["b"][:2]) == [-1, -1]
-    assert list(done.confidence["b"][:2]) == [0, 0]
+    assert list(done.codes("b")[:2]) == [-1, -1]
+    said = done.assigned["b"]
+    assert said.mapping[0] == pytest.approx(1 / 61)  # none of the 60 cells lies as far
+    assert said.best[0] >= 0
+    assert (said.best[1], said.confidence[1], said.mapping[1]) == (-1, 0, 0)  # no signal, no place
     _, share = brute_vote(latent["b"][2:], latent["a"], truth["a"])
-    np.testing.assert_array_equal(done.codes["b"][2:] < 0, share < 0.9)
+    far = said.mapping[2:] < done.unknown_below["b"]
+    np.testing.assert_array_equal(done.codes("b")[2:] < 0, (share < 0.9) | far)
     assert 0 < (share < 0.9).sum() < 48
     words = done.of_modality("b")["type_transferred"]
     assert set(words) == {"x", "y", "unknown"}
@@ -124,10 +127,10 @@ def test_a_label_holds_for_the_same_cell_in_another_modality_unless_unpaired():
     rows = np.stack([np.arange(6), np.arange(6)[::-1]], axis=1)
     labels = Labels("type", codes, ("x", "y"))
     paired = bundle_of({"a": z, "b": z}, rows=rows)
-    done = carry(labels, {"a": z, "b": z}, paired, min_confidence=0, device="cpu")
-    np.testing.assert_array_equal(done.codes["b"], codes["a"][::-1])
+    done = carry(labels, {"a": z, "b": z}, paired, ANYTHING, device="cpu")
+    np.testing.assert_array_equal(done.codes("b"), codes["a"][::-1])
     assert done.own["b"].all()
-    apart = carry(labels, {"a": z, "b": z}, bundle_of({"a": z, "b": z}), min_confidence=0, device="cpu")
+    apart = carry(labels, {"a": z, "b": z}, bundle_of({"a": z, "b": z}), ANYTHING, device="cpu")
     assert not apart.own["b"].any()
 
 
@@ -135,9 +138,7 @@ def test_of_one_cell_in_two_modalities_the_own_label_wins_then_the_surer_vote(th
     latent, truth = three
     codes = {"a": truth["a"].copy(), "b": np.full(50, -1), "c": np.full(40, -1)}
     codes["a"][:5] = -1
-    done = carry(
-        Labels("type", codes, ("x", "y")), latent, bundle_of(latent), min_confidence=0.5, device="cpu"
-    )
+    done = carry(Labels("type", codes, ("x", "y")), latent, bundle_of(latent), ANYTHING, device="cpu")
     cells = {"a": np.arange(60), "b": np.arange(50), "c": np.arange(20, 60)}
     whole = done.of_whole(cells, 62)
     names = np.array(["x", "y", "unknown"], dtype=object)
@@ -145,7 +146,7 @@ def test_of_one_cell_in_two_modalities_the_own_label_wins_then_the_surer_vote(th
     assert whole["type_confidence"].dtype == np.float32
     assert (whole["type_confidence"][5:60] == 1).all()
     # the first cells of a have no voter that is not a's own: what b knows is no label
-    np.testing.assert_array_equal(whole["type_confidence"][:5], done.confidence["b"][:5])
+    np.testing.assert_array_equal(whole["type_confidence"][:5], done.assigned["b"].confidence[:5])
     assert list(whole["type_transferred"][60:]) == ["unknown", "unknown"]
     assert list(whole["type_confidence"][60:]) == [0, 0]
 
@@ -154,7 +155,8 @@ def test_of_one_cell_in_two_modalities_the_own_label_wins_then_the_surer_vote(th
 
 
 def check(labels, latent, bundle, pairs=None):
-    found = check_carried(labels, latent, bundle, pairs or {}, min_confidence=0.7, device="cpu", seed=0)
+    asked = TransferOptions(min_confidence=0.7, unknown_below=0.0)
+    found = check_carried(labels, latent, bundle, pairs or {}, asked, device="cpu", seed=0)
     return dict(found)
 
 
@@ -262,6 +264,7 @@ def test_labels_arrive_in_the_output_and_the_report(run, unpaired, tmp_path, rea
         [unpaired / "rna.h5ad", tmp_path / "prot.h5ad"],
         links=[unpaired / "links.tsv"],
         transfer_labels="cell_type",
+        unknown_below=0.4,
     )
     out = read(tmp_path / "out.h5mu")
     own = ad.read_h5ad(unpaired / "rna.h5ad").obs["cell_type"]
@@ -272,12 +275,19 @@ def test_labels_arrive_in_the_output_and_the_report(run, unpaired, tmp_path, rea
     assert set(carried["cell_type_transferred"]) <= {*own, "unknown"}
     assert carried["cell_type_confidence"].dtype == np.float32
     assert carried["cell_type_confidence"].between(0, 1).all()
-    sure = (carried["cell_type_confidence"] >= 0.5).to_numpy()
+    table = check_report(tmp_path / "out.report.json")
+    sure = (carried["cell_type_confidence"] >= 0.5) & (carried["cell_type_mapping"] >= 0.4)
+    assert "mapping score below 0.4" in table["conclusion"]
     np.testing.assert_array_equal(carried["cell_type_transferred"] != "unknown", sure)
-    for column in ("cell_type_transferred", "cell_type_confidence"):
+    assert set(carried["cell_type_transferred_best"]) <= set(own)
+    unknown = int((carried["cell_type_transferred"] == "unknown").sum())
+    assert table["conclusion"].startswith(f"{unknown} of 60 cells")
+    rows = table["tables"]["labels_cell_type_k-NN"]["rows"]
+    assert {row[0]: row[1] for row in rows} == carried["cell_type_transferred"].value_counts().to_dict()
+    for column in ("cell_type_transferred", "cell_type_confidence", "cell_type_mapping"):
         parts = [out[name].obs[column] for name in ("rna", "prot")]
         assert list(out.obs[column]) == list(pd.concat(parts))
-    assert "transferred cell_type to prot 60 cells" in (tmp_path / "out.log").read_text()
+    assert "transferred cell_type by k-NN to prot 60 cells" in (tmp_path / "out.log").read_text()
     # no other modality can say what rna's labels should be
     report = check_report(tmp_path / "out.report.json")
     assert not [m for m in report["metrics"] if m.startswith("carried_label")]

@@ -237,3 +237,48 @@ def test_a_model_without_weights_of_batches_encodes_a_query_as_it_is(tmp_path, r
     assert read(done.output).n_obs == 40
     with pytest.raises(UsageError, match="no posterior to draw from"):
         integrate(f"rna={query}", tmp_path / "r.h5mu", reference=tmp_path / "o.model", sample=1)
+
+
+def test_cells_of_a_type_that_the_reference_lacks_are_unknown(tmp_path, read):
+    """The reference lacks the third of three types; the page says first how many cells are unknown."""
+    cells = [c for c in named(0, 150) if int(c[1:]) % 3 != 2]
+    for name in ("rna", "atac"):
+        measure(tmp_path / f"{name}.h5ad", name, cells, scale=4.0)
+    integrate(
+        [tmp_path / "rna.h5ad", tmp_path / "atac.h5ad"],
+        tmp_path / "two.h5mu",
+        model="multigrate",
+        max_steps=150,
+        batch_key=None,
+    )
+    query = measure(tmp_path / "q.h5ad", "rna", named(300, 90), scale=4.0)
+    done = integrate(
+        f"rna={query}",
+        tmp_path / "mapped.h5mu",
+        reference=tmp_path / "two.model",
+        transfer_labels="cell_type",
+        html=True,
+    )
+    obs = read(tmp_path / "mapped.h5mu")["rna"].obs
+    lacking = (obs["cell_type"] == "t2").to_numpy()
+    unknown = (obs["cell_type_transferred"] == "unknown").to_numpy()
+    assert unknown[lacking].mean() > 0.8
+    assert unknown[~lacking].mean() < 0.2
+    assert set(obs["cell_type_transferred_best"]) <= {"t0", "t1"}
+    assert obs["cell_type_mapping"][lacking].median() < 0.05 < obs["cell_type_mapping"][~lacking].median()
+    metrics = done.report["metrics"]
+    found = metrics["query_label_unknown_lacking[cell_type->rna, k-NN]"]
+    assert (found["value"], found["n"]) == (pytest.approx(unknown[lacking].mean()), 30)
+    assert done.report["conclusion"].startswith(f"{unknown.sum()} of 90 cells that cell_type")
+    page = (tmp_path / "mapped.report.html").read_text()
+    shown = (
+        "How sure transferred labels are",
+        "Labels transferred, cell_type of rna",
+        "mapping score, cell_type",
+    )
+    assert all(words in page for words in shown)
+    assert {row[0] for row in done.report["tables"]["left_out_labels_cell_type"]["rows"]} == {"t0", "t1"}
+    # asked for, no cell is unknown for its place
+    options = {"reference": tmp_path / "two.model", "transfer_labels": "cell_type", "unknown_below": 0}
+    integrate(f"rna={query}", tmp_path / "all.h5mu", min_confidence=0, **options)
+    assert "unknown" not in set(read(tmp_path / "all.h5mu")["rna"].obs["cell_type_transferred"])

@@ -1,0 +1,143 @@
+"""How well a cell maps onto labelled cells of a reference, so that types the reference lacks are not named.
+
+The mapping score of a cell is the share of reference cells that lie at least as far from their own
+10th nearest labelled cell as it does from its: a conformal p-value, so that of cells like those of the
+reference a share t scores below t. Distances are taken in coordinates in which cells of one label spread
+alike in all directions (the inverse root of the covariance within labels, half of it shrunk towards a
+sphere), so that a direction in which labels do not differ counts no more than one in which they do.
+
+Below which score a cell is unknown is found on types left out in turn: each one's cells are scored
+against the cells of all others, and the threshold is the t between `LEAST` and `MOST` at which the share of
+their cells that score below t, mean over types, exceeds t by most. The bounds are there because the
+coordinates were found with the type: a type that the model has never seen lies nearer. They were chosen on
+reference models trained without a type (tests/benchmarks/RESULTS.md, "Types that the reference lacks").
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mocli.nn.neighbors import knn, nearby
+from mocli.types import DoubleArray, FloatArray, IntArray
+
+K = 10
+LEAST, MOST = 0.07, 0.10
+MAX_ASKED = 20_000
+"""Labelled cells whose own distances are measured."""
+MAX_LEFT_OUT = 5_000
+"""Labelled cells among which types are left out."""
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Labelled cells, and how near they lie to each other.
+
+    Attributes
+    ----------
+    places
+        `(m, d)`, in coordinates in which labels spread alike.
+    codes
+        Label of each, `(m,)`.
+    axes
+        From given coordinates to those of `places`, `(d, d)`.
+    asked, apart
+        Rows of cells, and their distance to the 10th other cell, `(n,)` each.
+    """
+
+    places: FloatArray
+    codes: IntArray
+    axes: DoubleArray
+    asked: IntArray
+    apart: FloatArray
+    device: str = "cpu"
+
+    @classmethod
+    def of(cls, z: FloatArray, labels: IntArray, *, device: str = "cpu") -> Labelled:
+        """Take the cells that have a label (0 or more) for the reference; `z` is `(m, d)`, finite."""
+        codes = np.asarray(labels, np.int64)
+        z, codes = z[codes >= 0], codes[codes >= 0]
+        axes = _axes(z, codes)
+        places = (z @ axes).astype(np.float32)
+        asked = _evenly(len(z), MAX_ASKED)
+        k = min(K, len(z) - 1)
+        # a cell is its own nearest or among its equals, at distance 0 either way: the last is the k-th other
+        apart = (
+            nearby(places[asked], places, k + 1, device=device)[0][:, -1]
+            if k > 0
+            else np.zeros(0, np.float32)
+        )
+        return cls(places, codes, axes, asked if k > 0 else asked[:0], apart, device)
+
+    def score(self, z: FloatArray, *, apart_as_a_whole: bool = False) -> FloatArray:
+        """Return mapping scores in (0, 1] of cells `(n, d)`; 1 where the reference has no scale.
+
+        Parameters
+        ----------
+        apart_as_a_whole
+            Whether all cells may lie somewhat farther for a reason that is not their type, such as another
+            modality: where their median distance is larger than the reference's own, distances shrink by
+            the ratio of the two.
+        """
+        if not len(self.apart) or not len(z):
+            return np.ones(len(z), np.float32)
+        k = min(K, len(self.places) - 1)
+        far = nearby((z @ self.axes).astype(np.float32), self.places, k, device=self.device)[0][:, -1]
+        typical = float(np.median(self.apart))
+        if apart_as_a_whole and typical > 0:
+            far = far / max(1.0, float(np.median(far)) / typical)
+        return _share_as_far(self.apart, far)
+
+    def left_out(self) -> dict[int, FloatArray]:
+        """Leave each label out in turn: scores of its cells against the cells of all others.
+
+        Labels of fewer than 10 cells, and all where fewer than 10 others are left, tell too little.
+        """
+        drawn = self._sample()
+        found = {}
+        for code in np.unique(drawn.codes):
+            its = drawn.codes == code
+            if its.sum() < K or (~its).sum() <= K:
+                continue
+            far = knn(drawn.places[its], drawn.places[~its], K, device=self.device)[0][:, -1]
+            found[int(code)] = _share_as_far(drawn.apart[~its[drawn.asked]], far)
+        return found
+
+    def _sample(self) -> Labelled:
+        rows = _evenly(len(self.places), MAX_LEFT_OUT)
+        if len(rows) == len(self.places):
+            return self
+        return Labelled.of(self.places[rows], self.codes[rows], device=self.device)
+
+
+def threshold(left_out: dict[int, FloatArray]) -> float:
+    """Return the score below which a cell is of none of the labels, by `Labelled.left_out`."""
+    steps = np.round(np.arange(LEAST, MOST + 1e-9, 0.01), 2)
+    gained = np.array([np.mean([(s < t).mean() for s in left_out.values()] or [0.0]) - t for t in steps])
+    return float(steps[int(gained.argmax())])
+
+
+def _axes(z: FloatArray, codes: IntArray) -> DoubleArray:
+    """Inverse root of the covariance within labels plus its mean variance, `(d, d)`."""
+    d = z.shape[1]
+    levels, of = np.unique(codes, return_inverse=True)
+    means = np.zeros((len(levels), d))
+    np.add.at(means, of, z)
+    centred = z - (means / np.maximum(np.bincount(of, minlength=len(levels)), 1)[:, None])[of]
+    values, vectors = np.linalg.eigh(centred.T @ centred / max(len(z), 1))
+    mean = float(values.mean()) if d else 0.0
+    if mean <= 0:
+        return np.eye(d)
+    axes: DoubleArray = vectors / np.sqrt(np.maximum(values, 0) + mean)
+    return axes
+
+
+def _share_as_far(apart: FloatArray, far: FloatArray) -> FloatArray:
+    """Share of `apart` and the cell itself that is at least as large, for each of `far`."""
+    nearer = np.searchsorted(np.sort(apart), far, side="left")
+    return ((1 + len(apart) - nearer) / (1 + len(apart))).astype(np.float32)
+
+
+def _evenly(n: int, most: int) -> IntArray:
+    return np.linspace(0, n - 1, most).astype(np.int64) if n > most else np.arange(n)

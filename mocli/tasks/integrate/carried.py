@@ -1,0 +1,164 @@
+"""Labels that cells got from others: what was said of each cell, and which of it is trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mocli.data.bundle import MultiOmics
+from mocli.tasks.trained.latent import Latent
+from mocli.types import BoolArray, FloatArray, IntArray, StrArray
+
+UNKNOWN = "unknown"
+"""Written where a label is not trusted; a cell that comes with this word counts as one without a label."""
+
+
+@dataclass(frozen=True, eq=False)
+class Assigned:
+    """Labels of some cells as others say, `(n,)` each.
+
+    Attributes
+    ----------
+    best
+        The label most said, -1 only where nobody has one.
+    confidence
+        How sure, in [0, 1].
+    mapping
+        Mapping score in (0, 1]; see `mocli/metrics/mapping_score.py`.
+    """
+
+    best: IntArray
+    confidence: FloatArray
+    mapping: FloatArray
+
+    @classmethod
+    def nothing(cls, n: int) -> Assigned:
+        """Of cells that nobody labels."""
+        none = np.zeros(n, np.float32)
+        return cls(np.full(n, -1, np.int64), none, none.copy())
+
+    def at(self, rows: IntArray, n: int) -> Assigned:
+        """Put them among `n` cells of which the others get no label."""
+        whole = Assigned.nothing(n)
+        for name in ("best", "confidence", "mapping"):
+            getattr(whole, name)[rows] = getattr(self, name)
+        return whole
+
+    def codes(self, min_confidence: float, unknown_below: float) -> IntArray:
+        """Return the labels that are trusted, -1 elsewhere."""
+        trusted = (self.confidence >= np.float32(min_confidence)) & (self.mapping >= unknown_below)
+        return np.where(trusted, self.best, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """A column after the vote, by modality, rows in file order.
+
+    Attributes
+    ----------
+    assigned
+        What is said of every cell; own labels are sure, confidence and mapping score 1.
+    own
+        Whether the label is the cell's own, `(n_m,)`.
+    min_confidence, unknown_below
+        What makes a cell unknown.
+    left_out
+        By modality that receives and label, scores of the label's cells when these were left out.
+    way
+        How, for people.
+    column, sureness
+        What the names of the columns for label and confidence end in; with `maps` there is one for the
+        mapping score.
+    """
+
+    name: str
+    levels: tuple[str, ...]
+    assigned: Mapping[str, Assigned]
+    own: Mapping[str, BoolArray]
+    min_confidence: float
+    unknown_below: Mapping[str, float]
+    left_out: Mapping[str, Mapping[int, FloatArray]] = field(default_factory=dict)
+    way: str = "k-NN"
+    column: str = "transferred"
+    sureness: str = "confidence"
+    maps: bool = True
+
+    @property
+    def said(self) -> str:
+        """The main column, for people."""
+        return f"labels in obs['{self.name}_{self.column}']"
+
+    def codes(self, modality: str) -> IntArray:
+        """Labels that are trusted, -1 unknown, `(n_m,)`."""
+        return self.assigned[modality].codes(self.min_confidence, self.unknown_below[modality])
+
+    def of_modality(self, modality: str) -> dict[str, StrArray | FloatArray]:
+        """Columns for the obs of a modality, by name."""
+        return self._columns(self.codes(modality), self.assigned[modality])
+
+    def of_whole(self, cells: Mapping[str, IntArray], n_cells: int) -> dict[str, StrArray | FloatArray]:
+        """Columns for the obs of the whole; of a cell in several modalities, own labels go before sure votes.
+
+        `cells` gives the row in the whole of each row of a modality.
+        """
+        codes, whole = np.full(n_cells, -1, np.int64), Assigned.nothing(n_cells)
+        rank = np.full(n_cells, -1.0)
+        for modality, rows in cells.items():
+            said = self.assigned[modality]
+            here = np.where(self.own[modality], 2.0, said.confidence)
+            better = here > rank[rows]
+            won = rows[better]
+            rank[won] = here[better]
+            codes[won] = self.codes(modality)[better]
+            for name in ("best", "confidence", "mapping"):
+                getattr(whole, name)[won] = getattr(said, name)[better]
+        return self._columns(codes, whole)
+
+    def _columns(self, codes: IntArray, said: Assigned) -> dict[str, StrArray | FloatArray]:
+        names = np.array([*self.levels, UNKNOWN], dtype=object)  # -1 is the last
+        columns: dict[str, StrArray | FloatArray] = {
+            f"{self.name}_{self.column}": names[codes],
+            f"{self.name}_{self.column}_best": names[said.best],
+            f"{self.name}_{self.sureness}": said.confidence.astype(np.float32),
+        }
+        if self.maps:
+            columns[f"{self.name}_mapping"] = said.mapping.astype(np.float32)
+        return columns
+
+
+@dataclass(frozen=True, eq=False)
+class CarriedPoints:
+    """Labels of the points of a latent, `(n,)` each: codes, -1 unknown; confidence; mapping score."""
+
+    name: str
+    levels: tuple[str, ...]
+    codes: IntArray
+    confidence: FloatArray
+    mapping: FloatArray
+
+
+def points_of(
+    carried: Carried, latent: Latent, bundle: MultiOmics, names: Mapping[str, str]
+) -> CarriedPoints:
+    """Put labels in the order of the latent's points.
+
+    Parameters
+    ----------
+    names
+        The file's name of each of the bundle's modalities.
+    """
+    groups = latent.groups(bundle)
+    if latent.joint is None:
+        parts = [carried.of_modality(names[name]) for name in groups]
+    else:
+        whole = carried.of_whole({own: bundle.cells_of(m) for m, own in names.items()}, bundle.n_cells)
+        parts = [{key: of[group.cells] for key, of in whole.items()} for group in groups.values()]
+    label, confidence, mapping = (
+        np.concatenate([part[f"{carried.name}_{key}"] for part in parts])
+        for key in (carried.column, carried.sureness, "mapping")
+    )
+    at = {level: code for code, level in enumerate(carried.levels)}
+    codes = np.array([at.get(word, -1) for word in label], np.int64)
+    return CarriedPoints(carried.name, carried.levels, codes, confidence, mapping)

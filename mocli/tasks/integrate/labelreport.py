@@ -1,0 +1,194 @@
+"""Tell people of labels that cells got from others: how many are unknown, of which label, how sure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mocli.data.files.modality import ModalityFile
+from mocli.data.files.obs import labels_of
+from mocli.report.featureplots import share_histograms
+from mocli.report.figures import table
+from mocli.report.html import Confusion, Drawn
+from mocli.report.wording import join, plural
+from mocli.tasks.integrate.carried import UNKNOWN, Carried
+from mocli.tasks.prepare.obscolumns import words
+from mocli.tasks.run.run import Run
+from mocli.types import FloatArray, IntArray
+
+_MAPPING = (
+    "The mapping score is the share of labelled cells that lie at least as far from their 10th nearest "
+    "labelled cell as this one does from its, in coordinates in which every label spreads alike."
+)
+
+
+def describe_carried(run: Run, carried: Carried, *, prefix: str = "") -> None:
+    """Log how many cells of each modality got a label, begin the report with it, and add the tables.
+
+    Names of the tables begin with the prefix.
+    """
+    told = []
+    for name in carried.assigned:
+        asked = ~carried.own[name]
+        if asked.any():
+            n_unknown = int((carried.codes(name)[asked] < 0).sum())
+            told.append(f"{name} {asked.sum():,} cells, {n_unknown:,} of them {UNKNOWN}")
+    what = f"transferred {carried.name} by {carried.way} to "
+    run.say(what + ("; ".join(told) or "no cell: all have a label"))
+    if not told:
+        return
+    if carried.maps:
+        sentence = conclusion(carried)
+        run.say(f"  {sentence}")
+        run.report.conclude(sentence)
+        _tell_left_out(run, carried)
+    _count(run, carried, prefix)
+
+
+def conclusion(carried: Carried) -> str:
+    """Say in one sentence how many cells are unknown, and why."""
+    n, far, unsure, nobody = 0, 0, 0, 0
+    for name, said in carried.assigned.items():
+        asked = ~carried.own[name]
+        unknown = asked & (carried.codes(name) < 0)
+        nobodys = unknown & (said.best < 0)
+        low = ~nobodys & (said.mapping < carried.unknown_below[name])
+        n += int(asked.sum())
+        nobody += int(nobodys.sum())
+        far += int((unknown & low).sum())
+        unsure += int((unknown & ~nobodys & ~low).sum())
+    n_unknown = far + unsure + nobody
+    if not n_unknown:
+        return f"none of {plural(n, 'cell')} that {carried.name} was transferred to is {UNKNOWN}"
+    below = sorted({f"{t:g}" for name, t in carried.unknown_below.items() if (~carried.own[name]).any()})
+    why = []
+    if far:
+        lie = "lies" if far == 1 else "lie"
+        why.append(f"{far:,} {lie} too far from every label (mapping score below {join(below)})")
+    if unsure:
+        why.append(f"{unsure:,} because neighbours disagree (confidence below {carried.min_confidence:g})")
+    if nobody:
+        why.append(f"{nobody:,} without a labelled cell to compare with or without a signal")
+    are = "is" if n_unknown == 1 else "are"
+    return (
+        f"{n_unknown:,} of {plural(n, 'cell')} that {carried.name} was transferred to {are} {UNKNOWN}: "
+        + ", ".join(why)
+    )
+
+
+def _tell_left_out(run: Run, carried: Carried) -> None:
+    """Say how many cells of each label would have been unknown had it been lacking."""
+    rows: list[list[Any]] = []
+    for name, of_label in carried.left_out.items():
+        below = carried.unknown_below[name]
+        for code, scores in sorted(of_label.items(), key=lambda item: -len(item[1])):
+            rows.append([carried.levels[code], name, len(scores), float((scores < below).mean())])
+    if not rows:
+        return
+    key = f"left_out_labels_{carried.name}"
+    run.report.tables[key] = table(
+        f"Would a label have been missed? {carried.name}, each left out in turn",
+        f"{_MAPPING} Cells of each label scored against all others, as if nobody had their label: the share "
+        "that would be unknown. A label close to another one cannot be missed (subtypes of T cells), and a "
+        "type that the model was not trained on is found somewhat less often than the table says.",
+        ["label", "of", "cells", "would be unknown"],
+        rows,
+    )
+    shares = [row[3] for row in rows]
+    run.say(
+        f"  of labels left out in turn, {np.mean(shares):.0%} of the cells would be {UNKNOWN} (mean of "
+        f"{len(shares):,}; {min(shares):.0%} to {max(shares):.0%}): {UNKNOWN} below "
+        + join(sorted({f"{t:g}" for t in carried.unknown_below.values()}))
+    )
+
+
+def _count(run: Run, carried: Carried, prefix: str) -> None:
+    """Put into the report how many cells got each label, how sure the vote was, and how well cells map."""
+    codes, confidence, mapping = _asked(carried)
+    by_label = {UNKNOWN: np.flatnonzero(codes < 0)}
+    by_label |= {name: np.flatnonzero(codes == code) for code, name in enumerate(carried.levels)}
+    rows = [
+        [
+            name,
+            len(cells),
+            len(cells) / len(codes),
+            *np.quantile(confidence[cells], (0.5, 0.1)).tolist(),
+            float(np.median(mapping[cells])),
+        ]
+        for name, cells in sorted(by_label.items(), key=lambda item: -len(item[1]))
+        if len(cells)
+    ]
+    run.report.tables[f"{prefix}labels_{carried.name}_{carried.way.replace(' ', '_')}"] = table(
+        f"Transferred labels: {carried.name}, {carried.way}",
+        f"Cells that had no label of their own. {_MAPPING} A type that no labelled cell has can only be "
+        f"wrong or {UNKNOWN}.",
+        [
+            "label",
+            "cells",
+            "share",
+            "confidence, median",
+            "confidence, lowest tenth",
+            "mapping score, median",
+        ],
+        rows,
+    )
+
+
+def _asked(carried: Carried) -> tuple[IntArray, FloatArray, FloatArray]:
+    """Codes, confidence and mapping score of all cells that had no label of their own."""
+    parts = []
+    for name, said in carried.assigned.items():
+        asked = ~carried.own[name]
+        parts.append((carried.codes(name)[asked], said.confidence[asked], said.mapping[asked]))
+    codes, confidence, mapping = (np.concatenate(of) for of in zip(*parts, strict=True))
+    return codes, confidence, mapping
+
+
+def draw_carried(carried: Carried) -> list[Drawn]:
+    """Draw how sure labels are and how well cells map, of cells that had no label of their own."""
+    if all(own.all() for own in carried.own.values()):
+        return []
+    _, confidence, mapping = _asked(carried)
+    below = [t for name, t in carried.unknown_below.items() if (~carried.own[name]).any()]
+    panels = [
+        ("confidence of the label", confidence, [carried.min_confidence]),
+        ("mapping score", mapping, sorted({*below})),
+    ]
+    caption = (
+        f"Dashed: below it a cell is {UNKNOWN}. {_MAPPING} Of cells like the labelled ones, scores spread "
+    )
+    caption += "evenly; a heap on the left is cells of types that no label is for, or of another batch."
+    return [Drawn(share_histograms(panels), f"How sure transferred labels are: {carried.name}", caption)]
+
+
+def confusion_of(carried: Carried, truth: Mapping[str, tuple[IntArray, Sequence[str]]]) -> Confusion:
+    """Count known labels of cells against transferred ones, unknown last.
+
+    Parameters
+    ----------
+    truth
+        By modality the known codes of its cells, -1 for none, and their levels.
+    """
+    found = {}
+    for name, (known, levels) in truth.items():
+        given = carried.codes(name)
+        cells = np.flatnonzero((known >= 0) & ~carried.own[name])
+        if not len(cells):
+            continue
+        matrix = np.zeros((len(levels), len(carried.levels) + 1), np.int64)
+        np.add.at(matrix, (known[cells], given[cells]), 1)
+        found[f"{carried.name} of {name}"] = (matrix, tuple(levels), (*carried.levels, UNKNOWN))
+    return found
+
+
+def known_labels(carried: Carried, files: Sequence[ModalityFile]) -> dict[str, tuple[IntArray, list[str]]]:
+    """Labels that cells came with, in the column of the same name, codes and levels by modality."""
+    found = {}
+    for file in files:
+        if carried.name in file.obs:
+            codes, levels = pd.factorize(words(labels_of(file.obs[carried.name])), sort=True)
+            found[file.name] = (codes.astype(np.int64), list(levels))
+    return found
