@@ -59,6 +59,8 @@ class Detection:
         Mean of sensitivity and specificity of `predicted > threshold`.
     true_positive_rate
         That sensitivity: of the cells that have it the share called, also known as recall.
+    true_negative_rate
+        That specificity: of the cells that lack it the share not called.
     prevalence
         Share of cells that have it: the average precision of guessing.
 
@@ -68,6 +70,7 @@ class Detection:
     auprc: DoubleArray
     balanced_accuracy: DoubleArray
     true_positive_rate: DoubleArray
+    true_negative_rate: DoubleArray
     prevalence: DoubleArray
 
 
@@ -114,7 +117,7 @@ def detection(
     """
     n, p = _shape(predicted, present)
     above = np.broadcast_to(np.asarray(threshold), (p,))
-    auprc, balanced, recall, prevalence = (np.full(p, np.nan) for _ in range(4))
+    auprc, balanced, recall, passed, prevalence = (np.full(p, np.nan) for _ in range(5))
     for features in chunks(p, _width(n)) if n else ():
         score = np.ascontiguousarray(predicted[:, features].T)
         there = np.ascontiguousarray(present[:, features].T.astype(bool))
@@ -129,7 +132,8 @@ def detection(
         auprc[features] = np.where(void, np.nan, average)
         balanced[features] = np.where(void, np.nan, (hits + rejected) / 2)
         recall[features] = np.where(void, np.nan, hits)
-    return Detection(auprc, balanced, recall, prevalence)
+        passed[features] = np.where(void, np.nan, rejected)
+    return Detection(auprc, balanced, recall, passed, prevalence)
 
 
 def _shape(a: NDArray[Any], b: NDArray[Any]) -> tuple[int, int]:

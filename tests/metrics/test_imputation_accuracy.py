@@ -124,6 +124,8 @@ def test_detection_equals_scikit_learn(decimals):
         assert found.balanced_accuracy[j] == pytest.approx(expected, abs=1e-12)
         expected = recall_score(there[:, j], score[:, j] > threshold[j])
         assert found.true_positive_rate[j] == pytest.approx(expected, abs=1e-12)
+        expected = recall_score(~there[:, j], score[:, j] <= threshold[j])
+        assert found.true_negative_rate[j] == pytest.approx(expected, abs=1e-12)
     np.testing.assert_allclose(found.prevalence, there.mean(0))
 
 

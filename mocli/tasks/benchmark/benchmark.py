@@ -14,7 +14,7 @@ from mocli.errors import InputError, UsageError
 from mocli.log import logger
 from mocli.tasks.benchmark.contender import others_embedding
 from mocli.tasks.benchmark.ground import Ground, prepare_ground
-from mocli.tasks.benchmark.options import BenchmarkOptions, PeersAsked
+from mocli.tasks.benchmark.options import RECONSTRUCT, BenchmarkOptions, PeersAsked
 from mocli.tasks.benchmark.peers import asked_peers, plan_peers
 from mocli.tasks.benchmark.plan import TaskData, trainings
 from mocli.tasks.benchmark.plantable import write_plan
@@ -26,6 +26,7 @@ from mocli.tasks.benchmark.runs import (
     choose_models,
     raise_failed,
 )
+from mocli.tasks.benchmark.studies.drawncells import PARTS, halves
 from mocli.tasks.benchmark.studies.families import Setting, studies_of
 from mocli.tasks.run.frame import Tell, Verb, perform
 from mocli.tasks.run.identity import files_read
@@ -143,7 +144,7 @@ def _write_plan(request: Request, options: BenchmarkOptions, path: Path) -> Resu
 
 def _planned(
     request: Request, options: BenchmarkOptions, ground: Ground, *, dry: bool
-) -> tuple[list[ModelRun], list[tuple[Task, str, str]]]:
+) -> tuple[list[ModelRun], list[tuple[str, str, str]]]:
     """Return every run, and the models left out with the reason."""
     from mocli.tasks.infer.direction import likely_direction
 
@@ -165,7 +166,8 @@ def _planned(
                 hint="name two",
             )
         direction = (source, target)
-    studies = studies_of(options, Setting(ground, request.data, options.seeds, names, folder, write=not dry))
+    setting = Setting(ground, request.data, options.seeds, names, folder, write=not dry)
+    studies = studies_of(options, setting)
     held_out = {"--fractions": bool(options.fractions),
                 "--leave-one-batch-out": options.leave_one_batch_out}  # fmt: skip
     for option, given in held_out.items():
@@ -178,6 +180,9 @@ def _planned(
             )
     n_cells = max(ground.n_before.values())
     data = TaskData(direction, len(ground.files), n_cells, options.gtf, options.truth)
+    if chosen.get(RECONSTRUCT):
+        parts = [setting.drawn("cells", p, partial(halves, ground, part=p)) for p in PARTS]
+        data = replace(data, training=parts[0], held_out=parts[1])
     planned = trainings(request, options, chosen, studies, folder, data)
     return planned, skipped
 

@@ -11,7 +11,7 @@ from mocli.tasks.benchmark.table import COSTS, RATIO, VALIDATION, Record
 from mocli.types import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from mocli.tasks.benchmark.runs import ModelRun
 
@@ -40,11 +40,11 @@ def costs(training: ModelRun, report: dict[str, Any]) -> Iterator[Record]:
         "steps": done.get("steps"),
         VALIDATION: held_out_loss(done),
     }
-    yield from process_costs(training.task, training.model, "model", training.seed, training.study, found)
+    yield from process_costs(training.purpose, training.model, "model", training.seed, training.study, found)
 
 
 def process_costs(
-    task: Task, method: str, kind: str, seed: int | None, study: str, found: Mapping[str, float | None]
+    task: str, method: str, kind: str, seed: int | None, study: str, found: Mapping[str, float | None]
 ) -> Iterator[Record]:
     """Yield a line for each cost that is known; keys as in `COSTS`."""
     for key, value in found.items():
@@ -76,8 +76,9 @@ def loss_ratios(records: Sequence[Record]) -> list[Record]:
 
 def figures(training: ModelRun, report: dict[str, Any], known: Sequence[Record]) -> list[Record]:
     """Return what a run's report says of its task, the controls in it once for every seed and study."""
-    methods = METHODS[training.task](training.model, report) if training.task in METHODS else []
-    there = {(r.method, r.seed, r.study, r.key) for r in known if r.task == training.task}
+    made = METHODS.get(training.purpose)
+    methods = [] if made is None else made(training.model, report)
+    there = {(r.method, r.seed, r.study, r.key) for r in known if r.task == training.purpose}
     return [
         _record(training, name, kind, key, entry)
         for name, kind, metrics in methods
@@ -87,7 +88,7 @@ def figures(training: ModelRun, report: dict[str, Any], known: Sequence[Record])
 
 
 def _record(training: ModelRun, method: str, kind: str, key: str, entry: dict[str, Any]) -> Record:
-    return Record.of(training.task, method, kind, training.seed, training.study, key, entry)
+    return Record.of(training.purpose, method, kind, training.seed, training.study, key, entry)
 
 
 def _imputed(model: str, report: dict[str, Any]) -> list[Method]:
@@ -131,4 +132,8 @@ def _related(model: str, report: dict[str, Any]) -> list[Method]:
     return [(name, "model" if name == model else "control", metrics) for name, metrics in of.items()]
 
 
-METHODS = {Task.IMPUTE: _imputed, Task.SIMULATE: _simulated, Task.GENE2PEAK: _related}
+METHODS: dict[str, Callable[[str, dict[str, Any]], list[Method]]] = {
+    Task.IMPUTE: _imputed,
+    Task.SIMULATE: _simulated,
+    Task.GENE2PEAK: _related,
+}

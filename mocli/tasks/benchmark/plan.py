@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mocli.models.base import Encodes, EncodesJointly
 from mocli.models.parameters import resolve
 from mocli.models.registry import load_class, traits_of
-from mocli.tasks.benchmark.runs import ModelRun, output_of, parameters_of, safe
+from mocli.tasks.benchmark.options import RECONSTRUCT
+from mocli.tasks.benchmark.runs import ModelRun, Study, output_of, parameters_of, safe
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
 from mocli.tasks.impute.holdout import HoldOut
 from mocli.tasks.impute.options import ImputeOptions
@@ -20,13 +21,12 @@ from mocli.tasks.simulate.options import SimulateOptions
 from mocli.types import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from mocli.models.base import Traits
     from mocli.options import Options
     from mocli.tasks.benchmark.options import BenchmarkOptions
-    from mocli.tasks.benchmark.runs import Study
 
 MOST_SIMULATED = 10_000
 """Cells that a run simulates; of every label as many as it has, or the same share of it."""
@@ -50,6 +50,8 @@ class TaskData:
         Of the data; the cells of the largest modality.
     gtf, truth
         Where genes lie, and known pairs of genes and peaks.
+    training, held_out
+        Files of the cells to train on and to reconstruct, by seed.
     """
 
     direction: tuple[str, str] | None
@@ -57,12 +59,14 @@ class TaskData:
     n_cells: int
     gtf: Path | None = None
     truth: Path | None = None
+    training: Mapping[int, Path] = field(default_factory=dict)
+    held_out: Mapping[int, Path] = field(default_factory=dict)
 
 
 def trainings(
     request: Request,
     asked: BenchmarkOptions,
-    chosen: Mapping[Task, Sequence[str]],
+    chosen: Mapping[str, Sequence[str]],
     studies: Sequence[Study],
     folder: Path,
     data: TaskData,
@@ -76,7 +80,9 @@ def trainings(
     for study in studies:
         for seed in asked.seeds:
             of: dict[tuple[Task, str], ModelRun] = {}
-            tasks = sorted(asked.tasks, key=lambda t: t is Task.INTEGRATE) if study.hold_out else asked.tasks
+            tasks = [Task(t) for t in asked.tasks if t != RECONSTRUCT]
+            if study.hold_out:
+                tasks.sort(key=lambda t: t is Task.INTEGRATE)
             for task in tasks:
                 for model in chosen[task] if task in study.tasks else ():
                     parent = None
@@ -90,7 +96,21 @@ def trainings(
                     if run is not None:
                         of[task, model] = run
             found += of.values()
+            for model in chosen.get(RECONSTRUCT, ()) if not study.name else ():
+                found += _reconstruction(request, model, seed, folder, data)
     return found
+
+
+def _reconstruction(
+    request: Request, model: str, seed: int, folder: Path, data: TaskData
+) -> Iterator[ModelRun]:
+    """Yield the integration of the cells to train on, and the placement of those held out."""
+    parent = None
+    for study in (Study("training", cells=data.training), Study("held-out", cells=data.held_out)):
+        run = _run(request, Task.INTEGRATE, model, seed, study, folder, data, parent)
+        assert run is not None  # neither changes the model
+        parent = replace(run, study="", aim=RECONSTRUCT)
+        yield parent
 
 
 def _run(

@@ -44,7 +44,7 @@ def write_plan(path: Path, runs: Sequence[ModelRun], files: Sequence[ModalityFil
         held = memory[run.work] if run.parent is None else None
         inputs = ",".join(map(str, files_read([run.request.data])))
         command = shlex.join(["mocli", *run.command])
-        about = [run.id, run.task.value, run.model, run.seed, run.study, needs, held, inputs]
+        about = [run.id, run.purpose, run.model, run.seed, run.study, needs, held, inputs]
         cells = ["" if cell is None else str(cell) for cell in (*about, run.output, command)]
         if any(len(cell.splitlines()) > 1 or "\t" in cell for cell in cells):
             raise UsageError(

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from mocli.data.files.obs import find_column
 from mocli.data.links.genesets import read_gene_sets
 from mocli.errors import MocliError, UsageError, did_you_mean
+from mocli.models.base import Decodes, EncodesJointly
 from mocli.models.parameters import params_class
-from mocli.models.registry import available, traits_of
-from mocli.tasks.benchmark.options import TASKS, BenchmarkOptions
+from mocli.models.registry import available, load_class, traits_of
+from mocli.tasks.benchmark.options import RECONSTRUCT, TASKS, BenchmarkOptions
 from mocli.tasks.benchmark.processes import Command, own_environment
 from mocli.tasks.prepare.select import problem_with, takes_weights
 from mocli.tasks.run.identity import is_whole, made_from, origin_of
@@ -60,7 +61,7 @@ class Study:
     cells: Mapping[int, Path] = field(default_factory=dict)
     swept: Mapping[str, object] = field(default_factory=dict)
     hold_out: str | None = None
-    tasks: frozenset[Task] = frozenset(TASKS)
+    tasks: frozenset[str] = frozenset(TASKS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +76,8 @@ class ModelRun:
         The run whose model this one takes; None for one that trains.
     swept
         Hyper-parameters that a sweep gave it.
+    aim
+        What it is for, where that is not its subcommand.
     """
 
     task: Task
@@ -85,6 +88,12 @@ class ModelRun:
     request: Request
     parent: ModelRun | None = None
     swept: Mapping[str, object] = field(default_factory=dict)
+    aim: str = ""
+
+    @property
+    def purpose(self) -> str:
+        """The task of the benchmark that it is part of."""
+        return self.aim or self.task.value
 
     @property
     def id(self) -> str:
@@ -94,7 +103,10 @@ class ModelRun:
     @property
     def name(self) -> str:
         """Words for the log."""
-        return f"{self.task} {self.model} seed {self.seed}" + (f" {self.study}" if self.study else "")
+        part = " (training)" if self.aim and self.parent is None else ""
+        return f"{self.purpose} {self.model} seed {self.seed}{part}" + (
+            f" {self.study}" if self.study else ""
+        )
 
     @property
     def turn(self) -> str:
@@ -104,7 +116,7 @@ class ModelRun:
     @property
     def work(self) -> str:
         """Task and model."""
-        return f"{self.task} {self.model}"
+        return f"{self.purpose} {self.model}" + (" of another run" if self.parent is not None else "")
 
     @property
     def output(self) -> Path:
@@ -176,7 +188,7 @@ def raise_failed(planned: Sequence[ModelRun], asked: Sequence[str]) -> None:
 
 def choose_models(
     asked: BenchmarkOptions, ground: Ground, *, links: bool
-) -> tuple[dict[Task, list[str]], list[tuple[Task, str, str]]]:
+) -> tuple[dict[str, list[str]], list[tuple[str, str, str]]]:
     """Return the models for each task, and those left out as (task, model, reason).
 
     Raises
@@ -186,7 +198,7 @@ def choose_models(
     """
     for name in asked.models:
         traits_of(name)
-    chosen: dict[Task, list[str]] = {}
+    chosen: dict[str, list[str]] = {}
     skipped = []
     kinds = [f.kind for f in ground.files]
     for task in asked.tasks:
@@ -195,9 +207,12 @@ def choose_models(
             if asked.models and name not in asked.models:
                 continue
             pairing = ground.made.relation.pairing
-            problem = problem_with(traits, task=task, pairing=pairing, kinds=kinds, links=links)
-            if problem is None and task is Task.GENE2PEAK:
+            needed = Task.INTEGRATE if task == RECONSTRUCT else Task(task)
+            problem = problem_with(traits, task=needed, pairing=pairing, kinds=kinds, links=links)
+            if problem is None and task == Task.GENE2PEAK:
                 problem = _no_precision(name, kinds)
+            if problem is None and task == RECONSTRUCT:
+                problem = _no_reconstruction(traits)
             if problem is None:
                 chosen[task].append(name)
             else:
@@ -214,6 +229,14 @@ def _no_precision(name: str, kinds: Sequence[ModalityKind]) -> str | None:
     if not can_silence(name):
         return "has no decoder of cells' places: it relates genes to peaks by correlation alone"
     return None
+
+
+def _no_reconstruction(traits: Traits) -> str | None:
+    """Return why a model cannot give cells back from all their modalities; None where it can."""
+    model = load_class(traits.model)
+    if not issubclass(model, EncodesJointly):
+        return "places a cell by each modality apart, not by all together"
+    return None if issubclass(model, Decodes) else "has no decoder"
 
 
 def parameters_of(traits: Traits, given: Mapping[str, object]) -> dict[str, object]:

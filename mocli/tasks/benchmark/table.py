@@ -10,6 +10,7 @@ from mocli.report.figures import table
 from mocli.report.file import write_text
 from mocli.report.multiqc import RANKING
 from mocli.report.ranking import Figure, rank
+from mocli.tasks.benchmark.options import RECONSTRUCT
 from mocli.types import Task
 
 if TYPE_CHECKING:
@@ -35,11 +36,19 @@ COSTS = {
     RATIO: "Held-out loss over that of the run without a study",
 }
 COST = "cost"
-ASPECTS = {Task.IMPUTE: "imputation", Task.SIMULATE: "generation", Task.GENE2PEAK: "links"}
+ASPECTS: dict[str, str] = {
+    Task.IMPUTE: "imputation",
+    Task.SIMULATE: "generation",
+    Task.GENE2PEAK: "links",
+    RECONSTRUCT: "reconstruction",
+}
 """What the figures of a task's own reports speak of."""
 
-LEADING = {"discriminability": 1, "marker_overlap": 2, "nearest_label": 3, "feature_correlation": 4,
-           "mean_correlation": 5, "variance_ratio": 6, "silencing_auprc": 1}  # fmt: skip
+LEADING = {
+    "discriminability": 1, "marker_overlap": 2, "nearest_label": 3, "feature_correlation": 4,
+    "mean_correlation": 5, "variance_ratio": 6, "silencing_auprc": 1,
+    "reconstruction_rmse": 1, "reconstruction_mae": 2, "reconstruction_auprc": 3,
+}  # fmt: skip
 """Places of metrics that no register of embeddings knows."""
 
 RANKED = "ranking"
@@ -74,16 +83,16 @@ class Record:
 
     @classmethod
     def of(
-        cls, task: Task, method: str, kind: str, seed: int | None, study: str, key: str, entry: dict[str, Any]
+        cls, task: str, method: str, kind: str, seed: int | None, study: str, key: str, entry: dict[str, Any]
     ) -> Record:
         """Make a line of an entry of a report's metrics."""
         name = key.partition("[")[0]
         known = available_metrics().get(name)
         aspect = COST if name in COSTS else known.aspect if known else ASPECTS.get(task, OTHER)
         # errors have the unit of a model's own scale: no order between models
-        in_units = task is Task.IMPUTE and name.startswith(IN_UNITS)
+        in_units = task == Task.IMPUTE and name.startswith(IN_UNITS)
         return cls(
-            task=task.value,
+            task=str(task),
             method=method,
             kind=kind,
             seed=seed,

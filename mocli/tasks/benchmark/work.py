@@ -93,7 +93,7 @@ class Benchmark:
     options: BenchmarkOptions
     ground: Ground
     planned: Sequence[ModelRun]
-    skipped: Sequence[tuple[Task, str, str]]
+    skipped: Sequence[tuple[str, str, str]]
     peers: PeersWork
     folder: Path
     others: Sequence[Contender]
@@ -103,7 +103,7 @@ class Benchmark:
         records = []
         for task, model, reason in self.skipped:
             self.run.say(f"leaves out {model} for {task}: it {reason}")
-            records.append(Record(task.value, model, "model", None, "", "skipped", note=f"it {reason}"))
+            records.append(Record(str(task), model, "model", None, "", "skipped", note=f"it {reason}"))
         for peer, reason in self.peers.skipped:
             self.run.say(f"leaves out the peer {peer.name}: it {reason}")
             of = (Task.INTEGRATE.value, peer.name, "peer", None, "")
@@ -120,7 +120,7 @@ class Benchmark:
                 records.append(self._failed(run, str(error["message"])))
                 continue
             absent.append(run)
-            model = (run.task.value, run.model, "model", run.seed, run.study)
+            model = (run.purpose, run.model, "model", run.seed, run.study)
             records.append(Record(*model, "missing", note=NOT_THERE))
         for peer in (p for p in self.peers.runs if not p.finished()):
             absent.append(peer)
@@ -192,7 +192,7 @@ class Benchmark:
 
     def _failed(self, training: ModelRun, reason: str) -> Record:
         self._warn_of(training, reason)
-        of = (training.task.value, training.model, "model", training.seed, training.study)
+        of = (training.purpose, training.model, "model", training.seed, training.study)
         return Record(*of, "failed", note=reason)
 
     def _failed_peer(self, run: PeerRun, reason: str) -> Record:
@@ -218,6 +218,9 @@ class Benchmark:
         for training in self.planned:
             report = training.report() if training.finished() else None
             if report is None:
+                continue
+            if training.aim and training.parent is not None:
+                records += self._reconstructed(training, records)
                 continue
             records += costs(training, report)
             records += figures(training, report, records)
@@ -260,7 +263,7 @@ class Benchmark:
             self.request.data.only_cells: (self.ground, scorer)
         }
         for training in self.planned:
-            if training.task is not Task.INTEGRATE or not training.finished():
+            if training.purpose != Task.INTEGRATE or not training.finished():
                 continue
             cells = training.request.data.only_cells
             if cells not in of_cells:
@@ -278,6 +281,28 @@ class Benchmark:
             entries |= written_agreement(training.output, training.model, ground.bundle)
             show = not training.study and not scores.shows(training.model, "model")
             scores.add(contender, entries, show=show)
+
+    def _reconstructed(self, training: ModelRun, known: Sequence[Record]) -> list[Record]:
+        """Return how well the held-out cells of a run are given back, the control once for every seed."""
+        from mocli.tasks.benchmark.reconstruct import MEAN, reconstruction
+
+        self.run.say(f"decoding the cells of {training.name}")
+        try:
+            found = reconstruction(
+                training, self.ground.files, self.request.data, device=self.run.device, seed=training.seed
+            )
+        except Interrupted:
+            raise
+        except MocliError as error:
+            return [self._failed(training, error.message)]
+        there = {(r.method, r.seed) for r in known if r.task == training.purpose}
+        kinds = {training.model: "model", MEAN: "control"}
+        return [
+            Record.of(training.purpose, name, kinds[name], training.seed, training.study, key, entry)
+            for name, entries in found.items()
+            if (name, training.seed) not in there or kinds[name] == "model"
+            for key, entry in entries.items()
+        ]
 
     def _ground_of_study(self, training: ModelRun, scores: Measurements) -> tuple[Ground, Scorer]:
         """Prepare the cells that a study is about, and score the controls on them."""
@@ -325,7 +350,7 @@ class Benchmark:
             run.report.tables["peers"] = peers
         n = len({(r.task, r.method) for r in records})
         run.add_output(run.paths.output, f"{len(records):,} figures of {n} methods", first=True)
-        swept = {(r.task.value, r.model, r.study): r.swept for r in self.planned if r.swept}
+        swept = {(r.purpose, r.model, r.study): r.swept for r in self.planned if r.swept}
         seed = self.request.run.seed
         run.finish(lambda: pictures(records, ranked, shown, self.ground, swept=swept, seed=seed))
 

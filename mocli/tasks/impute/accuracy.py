@@ -104,9 +104,9 @@ def evaluate(
             if see is not None:
                 see(name, columns, other)
             if detect:
-                found.setdefault(name, []).append(_detected(other, y))
+                found.setdefault(name, []).append(detected(other, y))
         if detect:
-            found.setdefault("", []).append(_detected(x, y))
+            found.setdefault("", []).append(detected(x, y))
         intervals.append(conformal.fit(x, y, coverage=coverage, floor=floor))
         inside = np.zeros(y.shape, dtype=bool)
         for fold in folds:
@@ -132,7 +132,7 @@ def evaluate(
     )
 
 
-def _detected(x: FloatArray, y: FloatArray) -> Detection:
+def detected(x: FloatArray, y: FloatArray) -> Detection:
     """Call as many cells positive as have the feature: predictions need not be probabilities."""
     there = y > 0
     rank = np.clip(len(y) - there.sum(0) - 1, 0, len(y) - 1)

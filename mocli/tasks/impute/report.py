@@ -236,6 +236,12 @@ _DETECTIONS = {
         "have it, median over features",
         "the share of cells that have it is what guessing gives, 1 is perfect",
     ),
+    "true_negative_rate": (
+        "True negative rate",
+        "Share of the cells that lack a feature which are not called where as many cells are called as have "
+        "it, median over features",
+        "the share of cells that lack it is what guessing gives, 1 is perfect",
+    ),
 }
 
 

@@ -85,10 +85,10 @@ def open_modalities(data: DataOptions) -> list[ModalityFile]:
     }
     files = open_inputs([str(text) for text in data.inputs], kinds=kinds)
     files = [file.as_rounded() for file in files] if data.round else files
-    return files if data.only_cells is None else _named_cells(files, data.only_cells)
+    return files if data.only_cells is None else named_cells(files, data.only_cells)
 
 
-def _named_cells(files: Sequence[ModalityFile], path: Path) -> list[ModalityFile]:
+def named_cells(files: Sequence[ModalityFile], path: Path) -> list[ModalityFile]:
     """Return the modalities with the cells that a file names, one a line.
 
     Raises

@@ -61,6 +61,58 @@ def test_later_tasks_take_the_integrated_model(bench, check_report):
     check_report(folder / "b.report.json")
 
 
+def test_held_out_cells_are_given_back_from_all_their_modalities(tissue, tmp_path, check_report):
+    """Figures are those of decoded values, made here by hand; the control knows depths and means alone."""
+    import mudata
+    import torch
+    from sklearn.metrics import average_precision_score
+
+    from mocli.models.base import Conditions
+    from mocli.tasks.trained.saved import load_model
+
+    options = {**QUICK, "max_steps": 30, "params": {"n_hidden": 16, "n_latent": 4, "batch_size": 32}}
+    mocli.benchmark(
+        tissue / "multiome.h5mu", output=tmp_path / "b.tsv", models="multigrate,scmodal", seeds=[0],
+        tasks="reconstruct", label_key="cell_type", **options,
+    )  # fmt: skip
+    table = rows(tmp_path / "b.tsv")
+    (left,) = [r for r in table if r["method"] == "scmodal"]
+    assert left["status"] == "skipped"
+    runs = tmp_path / "b.runs"
+    folders = {part: runs / f"integrate-multigrate-seed0-{part}" for part in ("training", "held-out")}
+    n_obs = {
+        part: {given["n_obs"] for given in json.loads((folder / "out.report.json").read_text())["inputs"]}
+        for part, folder in folders.items()
+    }
+    assert n_obs == {"training": {80}, "held-out": {20}}
+
+    # of the features that the decoder has, the values at the places that the second run wrote
+    cells = mudata.read_h5mu(folders["held-out"] / "out.h5mu")
+    saved = load_model(folders["training"] / "out.model")
+    kept = saved.recipes["rna"].selected
+    y = np.asarray(cells["rna"].X.todense(), np.float64)
+    with torch.no_grad():
+        z = torch.from_numpy(cells["rna"].obsm["X_multigrate"])
+        shares = saved.model.decode("rna", z, Conditions({}, None), torch.ones(len(z))).numpy()
+    x = y.copy()
+    x[:, kept] = shares / shares.sum(1, keepdims=True) * y[:, kept].sum(1, keepdims=True)
+    assert len(kept) >= y.shape[1] - 3, "the readout gives back only a few that are constant"
+    rmse = value(table, "multigrate", "reconstruction_rmse", of="rna", task="reconstruct")
+    assert rmse == pytest.approx(np.sqrt(np.mean((x - y) ** 2)), rel=0.01)
+    both = [j for j in kept if 0 < (y[:, j] > 0).sum() < len(y)]
+    auprc = np.mean([average_precision_score(y[:, j] > 0, x[:, j]) for j in both])
+    assert value(table, "multigrate", "reconstruction_auprc", of="rna") == pytest.approx(auprc, abs=0.01)
+
+    whole = mudata.read_h5mu(tissue / "multiome.h5mu")
+    counts = np.asarray(whole["rna"].X.todense(), np.float64)
+    out = np.isin(list(whole.obs_names), list(cells.obs_names))
+    error = counts[out] - counts[out].sum(1, keepdims=True) * counts[~out].sum(0) / counts[~out].sum()
+    told = value(table, "mean", "reconstruction_rmse", of="rna")
+    assert told == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-4)
+    assert {r["kind"] for r in table if r["method"] == "mean"} == {"control"}
+    check_report(tmp_path / "b.report.json")
+
+
 def test_models_that_cannot_are_left_out_with_the_reason(bench, tmp_path):
     folder, options = bench
     options = {**options, "models": "scmodal", "params": {}}

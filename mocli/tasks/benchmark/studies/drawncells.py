@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from mocli.tasks.benchmark.ground import Ground
     from mocli.tasks.run.options import DataOptions
 
+PARTS = ("training", "held-out")
+HELD_OUT = 0.2
+FEWEST = 20
+"""Held-out cells below which a figure says nothing."""
+
 LEAST_CELLS = 50
 """Below which no model is worth comparing."""
 
@@ -67,6 +72,33 @@ def fewer_of(ground: Ground, data: DataOptions, label: str, share: float, seed: 
     kept = set(np.random.default_rng(seed).choice(own, n, replace=False))
     gone = set(own) - kept
     return [name for name in _names([f.obs.index for f in ground.files]) if name not in gone]
+
+
+def halves(ground: Ground, seed: int, *, part: str) -> list[str]:
+    """Return the names of the cells to train on, or of those held out, a fifth of those measured in all.
+
+    Raises
+    ------
+    UsageError
+        Too few cells were measured in every modality.
+    """
+    files = ground.files
+    everywhere = files[0].obs.index.astype(str)
+    for f in files[1:]:
+        everywhere = everywhere[everywhere.isin(f.obs.index.astype(str))]
+    n = round(HELD_OUT * len(everywhere))
+    if n < FEWEST or not ground.whole.relation.names_mean_cells:
+        raise UsageError(
+            "reconstruct needs cells that were measured in every modality, under one name",
+            field="--tasks",
+            found=f"{len(everywhere):,} such cells",
+            expected=f"at least {round(FEWEST / HELD_OUT)}",
+        )
+    out = np.random.default_rng(seed).permutation(len(everywhere))[:n]
+    held_out = {str(everywhere[i]): None for i in np.sort(out)}
+    if part == PARTS[1]:
+        return list(held_out)
+    return [name for name in _names([f.obs.index for f in files]) if name not in held_out]
 
 
 def _names(indices: Sequence[pd.Index]) -> list[str]:
