@@ -150,13 +150,14 @@ class WeightAverage:
         learned = {name: w for name, w in module.named_parameters() if w.requires_grad}
         self.weights = learned if decay else {}
         self.mean = {name: w.detach().clone() for name, w in self.weights.items()}
+        self._means, self._lasts = tuple(self.mean.values()), tuple(self.weights.values())
 
     def update(self, step: int) -> None:
         """Take in the weights after a step, counted from 0."""
         if self.mean:
             decay = min(self.decay, step / (step + 1))
             with torch.no_grad():
-                torch._foreach_lerp_(list(self.mean.values()), list(self.weights.values()), 1 - decay)
+                torch._foreach_lerp_(self._means, self._lasts, 1 - decay)
 
     def replace_weights(self) -> None:
         """Put the mean in the place of the last weights."""
