@@ -73,4 +73,10 @@ if given tonsil_codex.h5ad tonsil_rna.h5ad tonsil_atac.h5ad genes_hg38.gtf.gz; t
     -m scmodal --preset paper --transfer-labels cell_type -o "$out/tonsil.h5mu" --force "$@"
   mocli impute "$codex" --from-model "$out/tonsil.model" --from prot --to rna --features MKI67 \
     -o "$out/tonsil_mki67.h5ad" --force
+  # Fig. 5g, m-p: cell-cell communication by other tools, on what was imputed for the labelled, imaged cells
+  mocli impute "$out/tonsil.h5mu::prot" --from-model "$out/tonsil.model" --from prot --to rna \
+    -o "$out/tonsil_imputed.h5ad" --force
+  mocli export "$out/tonsil_imputed.h5ad" --to cellphonedb --label-key cell_type_transferred \
+    -o "$out/tonsil_cellphonedb" -f
+  mocli export "$out/tonsil_imputed.h5ad" --to commot --spatial "$data/tonsil_codex.h5ad" -o "$out/tonsil_commot.h5ad" -f
 fi

@@ -35,6 +35,7 @@ COMMANDS = [
     "links check",
     "demo",
     "doctor",
+    "export",
 ]
 SUBCOMMANDS = ["integrate", "impute", "simulate", "perturb", "gene2peak", "benchmark"]
 

@@ -309,6 +309,9 @@ def test_commands_of_the_papers_are_commands_of_mocli(script, environment, tmp_p
         if one[0] == "links":
             root.commands["links"].commands[one[1]].make_context(one[1], one[2:])
             continue
+        if one[0] == "export":
+            root.commands["export"].make_context("export", one[1:])
+            continue
         # resolved as for a run, and nothing is run
         root.main([*one, "--print-config"], prog_name="mocli", standalone_mode=False)
         resolved = yaml.safe_load(capsys.readouterr().out)

@@ -1,0 +1,1 @@
+"""Expression as tools of cell-cell communication read it."""
