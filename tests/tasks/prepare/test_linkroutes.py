@@ -244,7 +244,7 @@ def test_a_panel_of_features_that_names_do_not_tell_apart_is_written_by_position
     from mocli.data.links.edges import read_links
     from mocli.tasks.benchmark.ground import prepare_ground
     from mocli.tasks.benchmark.options import StudyOptions
-    from mocli.tasks.benchmark.studies.families import studies_of
+    from mocli.tasks.benchmark.studies.families import Setting, studies_of
 
     paths = []
     for name in ("rna", "prot"):
@@ -255,7 +255,8 @@ def test_a_panel_of_features_that_names_do_not_tell_apart_is_written_by_position
         paths.append(str(tmp_path / f"{name}.h5ad"))
     data = DataOptions(inputs=paths, links=["first:10"])
     ground = prepare_ground(data, seed=0, say=lambda _: None, warn=lambda _: None, debug=lambda _: None)
-    _, study = studies_of(StudyOptions(panel=(6,)), ground, [0], ["scmodal"], tmp_path, write=True)
+    setting = Setting(ground, data, [0], ["scmodal"], tmp_path, write=True)
+    _, study = studies_of(StudyOptions(panel=(6,)), setting)
     table = read_links(study.links[0])
     assert table.by_index
     assert len(table.frame) == 6
