@@ -8,13 +8,14 @@ stand.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
-from mocli.types import IntArray
+from mocli.types import CSR, IntArray
 
 # chr1:100-200, chr1-100-200, chr1_100_200, chr1:1,000-2,000; a contig may hold _ and - itself.
 _INTERVAL = re.compile(
@@ -118,3 +119,25 @@ def overlaps(a: pd.DataFrame, b: pd.DataFrame) -> tuple[IntArray, IntArray]:
     rows, others = np.concatenate(first), np.concatenate(second)
     order = np.lexsort((others, rows))
     return rows[order].astype(np.int64), others[order].astype(np.int64)
+
+
+def by_overlap(own: Sequence[str], wanted: Sequence[str]) -> CSR:
+    """Return what part of each own peak goes to each wanted one, float32 `(n_own, n_wanted)`.
+
+    A peak that overlaps several is split among them by the bases that it shares with each, so that its counts
+    stay as many as they were; a row is 1 in all, or empty where it overlaps none.
+
+    Parameters
+    ----------
+    own, wanted
+        Names such as `chr1:100-200`; what is no interval overlaps nothing.
+    """
+    a, b = parse_intervals(own), parse_intervals(wanted)
+    rows, columns = overlaps(a, b)
+    starts = np.maximum(a["start"].to_numpy()[rows], b["start"].to_numpy()[columns])
+    ends = np.minimum(a["end"].to_numpy()[rows], b["end"].to_numpy()[columns])
+    shared = (ends - starts).astype(np.float64)
+    total = np.bincount(rows, weights=shared, minlength=len(a))
+    parts = (shared / total[rows]).astype(np.float32)
+    found: CSR = sparse.csr_matrix((parts, (rows, columns)), shape=(len(a), len(b)))
+    return found

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import sparse
 
 from mocli.data.features.index import FALLBACKS, FeatureIndex, features_of
+from mocli.data.features.intervals import by_overlap
 from mocli.data.files.contents import choose_layer
 from mocli.data.files.kinds import naming_hint
 from mocli.data.files.modality import ModalityFile
@@ -33,7 +34,8 @@ class Aligned:
     Attributes
     ----------
     selection
-        `(n_vars of the file, n_vars of the model)`, a 1 where a feature goes.
+        `(n_vars of the file, n_vars of the model)`, a 1 where a feature goes, or the part
+        of a peak that does.
     absent
         Features of the model that the file lacks.
     """
@@ -88,6 +90,8 @@ def align(
 ) -> Aligned:
     """Match a file's features with those of a saved model by name, in another spelling where that is clear.
 
+    Peaks of another call, which have other names, are matched by overlap; see `by_overlap`.
+
     Raises
     ------
     InputError
@@ -99,6 +103,21 @@ def align(
     own = pd.Index(file.var.index.astype(str))
     positions, fallbacks = FeatureIndex(features_of([file])[0]).find_each(list(map(str, wanted)))
     present = positions >= 0
+    selection = _selection(positions, len(own))
+    told = [
+        f"{len(pairs):,} features of the model were found {FALLBACKS[how]} "
+        f"('{pairs[0][1]}' is the model's '{pairs[0][0]}')"
+        for how, pairs in fallbacks.items()
+    ]
+    if present.mean() < LEAST_OVERLAP and ModalityKind(entry["kind"]) is ModalityKind.ATAC:
+        selection = by_overlap(list(own), list(map(str, wanted)))
+        present = np.asarray(selection.getnnz(axis=0)) > 0
+        parts = selection.getnnz(axis=1)
+        some, several = int((parts > 0).sum()), int((parts > 1).sum())
+        told = [
+            f"its peaks are of another call: {some:,} of {len(own):,} ({some / len(own):.0%}) overlap peaks "
+            f"of the model, {several:,} of them several, among which their counts are split by overlap"
+        ]
     if present.mean() < LEAST_OVERLAP:
         raise InputError(
             f"{file.name} has {int(present.sum()):,} of the {len(wanted):,} features of the model's '{name}'",
@@ -109,26 +128,25 @@ def align(
             hint=naming_hint(own, wanted, "the model")
             or "the cells must be measured for the same features, under the same names",
         )
-    for how, pairs in fallbacks.items():
-        asked, feature = pairs[0]
-        warn(
-            f"{file.name}: {len(pairs):,} features of the model were found {FALLBACKS[how]} "
-            f"('{feature}' is the model's '{asked}')"
-        )
+    for words in told:
+        warn(f"{file.name}: {words}")
     if not present.all():
         n = int((~present).sum())
         warn(
             f"{file.name}: {n:,} of the model's {len(wanted):,} features are absent and count as the "
             f"training cells' mean (e.g. {', '.join(wanted[~present][:3])})"
         )
-    rows = positions[present]
-    columns = np.flatnonzero(present)
-    selection = sparse.csr_matrix(
-        (np.ones(len(rows), np.float32), (rows, columns)), shape=(len(own), len(wanted))
-    )
     counts = ValueKind(entry["values"]) is ValueKind.COUNTS
     layer = choose_layer(file, layers.get(file.name), wants_counts=counts, allow_negative=True)
     return Aligned(file, layer.layer, selection, np.flatnonzero(~present))
+
+
+def _selection(positions: IntArray, n_own: int) -> CSR:
+    """Return a 1 where a feature of the file goes among the model's, `(n_own, n_wanted)`."""
+    columns = np.flatnonzero(positions >= 0)
+    ones = np.ones(len(columns), np.float32)
+    found: CSR = sparse.csr_matrix((ones, (positions[columns], columns)), shape=(n_own, len(positions)))
+    return found
 
 
 def project(saved: SavedModel, name: str, aligned: Aligned, device: torch.device | str) -> FloatArray:
