@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mocli.metrics.registry import Scored
-from mocli.nn.neighbors import EXACT, chunks, nearby
+from mocli.nn.nearby import EXACT, nearby
+from mocli.nn.neighbors import chunks
 from mocli.types import CSR, BoolArray, FloatArray, IntArray
 
 Edge = tuple[str, str]

@@ -27,11 +27,8 @@ Metric = Literal["euclidean", "cosine"]
 _TILE = {"cpu": 2**20, "cuda": 2**27}
 _LONG = 2**17  # rows of a reference above which it is searched piece by piece
 _PIECE, _ROWS = 2**14, 2**9
-EXACT = 20_000  # rows of a reference above which `nearby` does not look at all of them
-RECALL = 0.96
-_CHECKED = 200  # queries that are searched exactly, to know the recall
 _SLACK = 1.0 + 1e-6  # more than rounding to float32 can move a square
-_SAME = 1e-12  # squared distance, relative to the squared norm, that float32 input cannot express
+SAME = 1e-12  # squared distance, relative to the squared norm, that float32 input cannot express
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +100,7 @@ def knn(
     """
     import torch
 
-    _check(query, reference)
+    check_rows(query, reference)
     if exclude_self and len(query) != len(reference):
         raise ValueError(f"exclude_self needs one set of rows, got {len(query)} and {len(reference)}")
     k = max(0, min(k, len(reference) - int(exclude_self)))
@@ -111,9 +108,9 @@ def knn(
     indices = np.zeros((len(query), k), np.int64)
     if k == 0:
         return distances, indices
-    q, r = _prepare(query, reference, metric=metric, device=device)
+    q, r = as_points(query, reference, metric=metric, device=device)
     long = block is None and len(r) > _LONG
-    for rows in chunks(len(query), block or (_ROWS if long else _rows_per_tile(r))):
+    for rows in chunks(len(query), block or (_ROWS if long else rows_per_tile(r))):
         own = torch.arange(rows.start, rows.stop, device=q.device) if exclude_self else None
         if long:
             values, index = _nearest_of_many(q[rows], r, k, own)
@@ -139,78 +136,6 @@ def nearest_rows(query: NDArray[Any], reference: NDArray[Any], *, device: str = 
     return knn(query, reference, 1, device=device)[1][:, 0]
 
 
-def nearby(
-    query: NDArray[Any],
-    reference: NDArray[Any],
-    k: int,
-    *,
-    metric: Metric = "euclidean",
-    device: str = "cpu",
-) -> tuple[FloatArray, IntArray]:
-    """Find nearly all of the k nearest reference rows of every query row, in n log n instead of n^2.
-
-    Up to 20,000 reference rows this is `knn`. Above, rows are put into some 2 sqrt(n) Voronoi cells
-    (k-means of a sample), and a query looks at all rows of the cells nearest to its own; as many cells
-    as 200 queries, searched exactly as well, need to find 96 of 100 neighbours on average. A row that is
-    query and reference finds itself. Arguments, results and errors are those of `knn`.
-    """
-    if len(reference) <= EXACT or k >= len(reference) // 10:
-        return knn(query, reference, k, metric=metric, device=device)
-    _check(query, reference)
-    rng = np.random.default_rng(0)
-    points, asking = (_directions(x) if metric == "cosine" else x for x in (reference, query))
-    centres = _voronoi_centres(points, round(2 * len(points) ** 0.5), rng, device)
-    cell_of, asked_in = (nearest_rows(x, centres, device=device) for x in (points, asking))
-    order = np.argsort(cell_of, kind="stable")
-    ends = np.searchsorted(cell_of[order], np.arange(len(centres) + 1))
-    around = knn(centres, centres, len(centres), device=device)[1]
-
-    def search(rows: IntArray, n_cells: int) -> tuple[FloatArray, IntArray]:
-        """Distances and reference rows for some queries, `(len(rows), k)` each."""
-        distances = np.empty((len(rows), k), np.float32)
-        indices = np.empty((len(rows), k), np.int64)
-        by_cell = np.argsort(asked_in[rows], kind="stable")
-        cells, first = np.unique(asked_in[rows][by_cell], return_index=True)
-        for cell, mine in zip(cells, np.split(by_cell, first[1:]), strict=True):
-            sizes = (ends[around[cell] + 1] - ends[around[cell]]).cumsum()
-            n = max(n_cells, int(np.searchsorted(sizes, k)) + 1)
-            there = np.sort(np.concatenate([order[ends[c] : ends[c + 1]] for c in around[cell][:n]]))
-            distances[mine], found = knn(query[rows[mine]], reference[there], k, metric=metric, device=device)
-            indices[mine] = there[found]
-        return distances, indices
-
-    sample = np.sort(rng.choice(len(query), min(_CHECKED, len(query)), replace=False))
-    truth = knn(query[sample], reference, k, metric=metric, device=device)[0]
-    n_cells = 4
-    while n_cells < len(centres):
-        # by distance: of equals any will do
-        recall = (search(sample, n_cells)[0] <= truth[:, -1:] * np.float32(1.00001)).mean()
-        if recall >= RECALL:
-            break
-        n_cells = 2 * n_cells if recall < RECALL - 0.1 else n_cells + max(1, n_cells // 3)
-    return search(np.arange(len(query)), min(n_cells, len(centres)))
-
-
-def _directions(x: NDArray[Any]) -> FloatArray:
-    """Rows of length 1, among which Euclidean neighbours are cosine neighbours; zero rows stay zero."""
-    length = np.linalg.norm(x, axis=1, keepdims=True)
-    unit: FloatArray = np.divide(x, length, out=np.zeros(x.shape, np.float32), where=length > 0)
-    return unit
-
-
-def _voronoi_centres(points: NDArray[Any], n: int, rng: np.random.Generator, device: str) -> FloatArray:
-    """Five rounds of k-means on a sample of 50 points a centre, `(n, d)`."""
-    sample = points[np.sort(rng.choice(len(points), min(len(points), 50 * n), replace=False))]
-    centres = np.array(sample[np.sort(rng.choice(len(sample), n, replace=False))], np.float32)
-    for _ in range(5):
-        own = nearest_rows(sample, centres, device=device)
-        order = np.argsort(own, kind="stable")
-        cells, first = np.unique(own[order], return_index=True)
-        sizes = np.diff([*first, len(own)])
-        centres[cells] = np.add.reduceat(sample[order], first, axis=0) / sizes[:, None]
-    return centres
-
-
 def matched_distances(
     a: NDArray[Any], b: NDArray[Any], *, block: int | None = None, device: str = "cpu"
 ) -> MatchedDistances:
@@ -230,16 +155,16 @@ def matched_distances(
     """
     import torch
 
-    _check(a, b)
+    check_rows(a, b)
     if len(a) != len(b):
         raise ValueError(f"partners come in pairs, got {len(a)} and {len(b)} rows")
     n = len(a)
-    x, y = _prepare(a, b, metric="euclidean", device=device)
+    x, y = as_points(a, b, metric="euclidean", device=device)
     own = (x - y).square().sum(1).sqrt().float()
     # of itself a partner is neither closer nor farther: the half that it counts as its equal is taken off
     closer_b, closer_a = (torch.full((n,), -0.5, dtype=torch.float64, device=x.device) for _ in range(2))
     sum_b, sum_a = (torch.zeros(n, dtype=torch.float64, device=x.device) for _ in range(2))
-    for rows in chunks(n, block or _rows_per_tile(y)):
+    for rows in chunks(n, block or rows_per_tile(y)):
         d = _distances(x[rows], y)
         # partners take their distance from `own`, so that none is closer than itself by rounding
         here = torch.arange(rows.start, rows.stop, device=d.device)
@@ -301,14 +226,15 @@ def smooth(values: NDArray[Any], neighbors: IntArray, weight: float) -> NDArray[
     return blended
 
 
-def _check(query: NDArray[Any], reference: NDArray[Any]) -> None:
+def check_rows(query: NDArray[Any], reference: NDArray[Any]) -> None:
+    """Refuse rows of different lengths, and values that are not finite, by a `ValueError`."""
     if query.ndim != 2 or reference.ndim != 2 or query.shape[1] != reference.shape[1]:
         raise ValueError(f"expected rows of one length, got shapes {query.shape} and {reference.shape}")
     if not (np.isfinite(query).all() and np.isfinite(reference).all()):
         raise ValueError("distances need finite values")
 
 
-def _prepare(
+def as_points(
     query: NDArray[Any], reference: NDArray[Any], *, metric: Metric, device: str
 ) -> tuple[Tensor, Tensor]:
     """Return both as float64 tensors whose Euclidean distances give the metric."""
@@ -339,7 +265,8 @@ def _unit(x: Tensor, *, axis: int) -> Tensor:
     return torch.cat([scaled, extra], 1)
 
 
-def _rows_per_tile(reference: Tensor) -> int:
+def rows_per_tile(reference: Tensor) -> int:
+    """Query rows whose distances to all of a reference are held at once."""
     return max(1, _TILE.get(reference.device.type, 2**23) // max(1, len(reference)))
 
 
@@ -349,7 +276,7 @@ def _distances(q: Tensor, r: Tensor) -> Tensor:
 
     size = q.square().sum(1, keepdim=True)
     d = torch.addmm(r.square().sum(1), q, r.T, alpha=-2.0).add_(size)
-    d.masked_fill_(d <= _SAME * size, 0.0)
+    d.masked_fill_(d <= SAME * size, 0.0)
     return d.sqrt_().float()
 
 
@@ -371,7 +298,7 @@ def _nearest_of_many(q: Tensor, r: Tensor, k: int, own: Tensor | None) -> tuple[
         start = first.shape[1] + piece.start
         some = r[start : start + piece.stop - piece.start]
         d = torch.addmm(some.square().sum(1), q, some.T, alpha=-2.0).add_(size)
-        most = values[:, -1:].double().square() * _SLACK + _SAME * size
+        most = values[:, -1:].double().square() * _SLACK + SAME * size
         row, column = (d <= most).nonzero(as_tuple=True)
         if own is not None:
             other = start + column != own[row]
@@ -379,7 +306,7 @@ def _nearest_of_many(q: Tensor, r: Tensor, k: int, own: Tensor | None) -> tuple[
         if not len(row):
             continue
         near = d[row, column]
-        near.masked_fill_(near <= _SAME * size[row, 0], 0.0)
+        near.masked_fill_(near <= SAME * size[row, 0], 0.0)
         near = near.sqrt_().float()
         # side by side with the nearest so far, which come first: they have the lower row numbers
         times = torch.bincount(row, minlength=len(q))

@@ -22,7 +22,8 @@ def main():
     import torch
     from measure import emit, show
 
-    from mocli.nn.neighbors import knn, nearby
+    from mocli.nn.nearby import nearby
+    from mocli.nn.neighbors import knn
 
     torch.set_num_threads(options.threads)
     rng = np.random.default_rng(1)

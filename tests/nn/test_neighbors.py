@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
+from mocli.nn import nearby as voronoi
 from mocli.nn import neighbors
 from mocli.nn.neighbors import chunks, knn, matched_distances, nearest_rows, neighbor_mean, smooth
 
@@ -182,13 +183,13 @@ def test_a_long_reference_is_searched_piece_by_piece(monkeypatch, k, metric, exc
 def test_many_rows_are_searched_nearly_exactly(metric, monkeypatch):
     rng = np.random.default_rng(5)
     x = (rng.normal(size=(12, 8))[rng.integers(0, 12, 3000)] * 2 + rng.normal(size=(3000, 8))).astype("f4")
-    monkeypatch.setattr(neighbors, "EXACT", 100)
-    found, truth = neighbors.nearby(x, x, 16, metric=metric), knn(x, x, 16, metric=metric)
+    monkeypatch.setattr(voronoi, "EXACT", 100)
+    found, truth = voronoi.nearby(x, x, 16, metric=metric), knn(x, x, 16, metric=metric)
     shared = [len(np.intersect1d(a, b)) / 16 for a, b in zip(found[1], truth[1], strict=True)]
     assert np.mean(shared) >= 0.95
     np.testing.assert_array_equal(found[1][:, 0], np.arange(3000))  # a row finds itself
     assert (np.diff(found[0], axis=1) >= 0).all()
-    again = neighbors.nearby(x, x, 16, metric=metric)
+    again = voronoi.nearby(x, x, 16, metric=metric)
     np.testing.assert_array_equal(found[1], again[1])
-    few = neighbors.nearby(x[:50], x[:90], 5)  # few rows: exactly
+    few = voronoi.nearby(x[:50], x[:90], 5)  # few rows: exactly
     np.testing.assert_array_equal(few[1], knn(x[:50], x[:90], 5)[1])

@@ -19,7 +19,8 @@ from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
 from mocli.data.transforms.components import are_components, principal_scores, without_averaging
 from mocli.data.transforms.recipe import Recipe, RecipeOptions, default_transform
 from mocli.data.transforms.transform import find_transform
-from mocli.nn.neighbors import EXACT, chunks, knn, nearby
+from mocli.nn.nearby import EXACT, nearby
+from mocli.nn.neighbors import chunks, knn
 from mocli.tasks.prepare.choice import usual_top
 from mocli.types import (
     ANY_VALUES,

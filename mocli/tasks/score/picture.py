@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from mocli.nn.neighbors import nearby
+from mocli.nn.nearby import nearby
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
 N_NEIGHBORS = 30

@@ -1,0 +1,178 @@
+"""Nearly all nearest neighbours in far less than n x n: cells of a Voronoi partition, looked at one by one.
+
+k-means of a sample makes some 2 sqrt(n) cells; a query looks at all rows of the cells nearest to its own.
+How many cells are enough is measured on the spot, on queries that are searched exactly as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mocli.nn.neighbors import SAME, Metric, as_points, check_rows, chunks, knn, rows_per_tile
+from mocli.types import FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from torch import Tensor  # heavy
+
+EXACT = 20_000
+"""Rows of a reference up to which all of them are looked at."""
+RECALL = 0.96
+CHECKED = 200
+"""Queries that are searched exactly, to know the recall."""
+ROUNDS, PER_CELL = 5, 50
+"""Rounds of k-means, and rows for each cell in the sample that it sees."""
+
+
+def nearby(
+    query: NDArray[Any],
+    reference: NDArray[Any],
+    k: int,
+    *,
+    metric: Metric = "euclidean",
+    device: str = "cpu",
+) -> tuple[FloatArray, IntArray]:
+    """Find nearly all of the k nearest reference rows of every query row.
+
+    Up to 20,000 reference rows this is `knn`. Above, a query looks at as many cells as 200 queries need to
+    find 96 of 100 neighbours on average. A row that is query and reference finds itself. Arguments, results
+    and errors are those of `knn`.
+    """
+    if len(reference) <= EXACT or k >= len(reference) // 10:
+        return knn(query, reference, k, metric=metric, device=device)
+    check_rows(query, reference)
+    rng = np.random.default_rng(0)
+    q, r = as_points(query, reference, metric=metric, device=device)
+    index = _Index.of(r, rng)
+    asked_in = index.nearest_cell(q)
+    sample = np.sort(rng.choice(len(q), min(CHECKED, len(q)), replace=False))
+    truth = knn(query[sample], reference, k, metric=metric, device=device)[0][:, -1:]
+    # of equal rows any will do
+    limit = (np.sqrt(2 * truth) if metric == "cosine" else truth) * np.float32(1.00001)
+    n_cells = 4
+    while n_cells < len(index.around):
+        recall = (index.search(q[sample], asked_in[sample], k, n_cells)[0] <= limit).mean()
+        if recall >= RECALL:
+            break
+        n_cells = 2 * n_cells if recall < RECALL - 0.1 else n_cells + max(1, n_cells // 4)
+    distances, indices = index.search(q, asked_in, k, min(n_cells, len(index.around)))
+    if metric == "cosine":
+        distances *= distances / np.float32(2)
+    return distances, indices
+
+
+@dataclass(frozen=True, eq=False)
+class _Index:
+    """Rows of a reference, those of a cell together.
+
+    Attributes
+    ----------
+    centres
+        `(n_cells, d)`.
+    points, squares
+        Rows `(n, d)` float64, cell after cell, and their squared norms `(n,)`.
+    numbers
+        Which rows of the reference these are, `(n,)`; within a cell they increase.
+    ends
+        Where a cell begins, and behind the last one where it ends, `(n_cells + 1,)`.
+    around
+        For every cell all cells, nearest first, `(n_cells, n_cells)`.
+    """
+
+    centres: Tensor
+    points: Tensor
+    squares: Tensor
+    numbers: IntArray
+    ends: IntArray
+    around: IntArray
+
+    @classmethod
+    def of(cls, r: Tensor, rng: np.random.Generator) -> _Index:
+        """Make round(2 sqrt(n)) cells."""
+        import torch
+
+        centres = _k_means(r, round(2 * len(r) ** 0.5), rng)
+        cell_of = _nearest(r, centres).cpu().numpy()
+        numbers = np.argsort(cell_of, kind="stable")
+        ends = np.searchsorted(cell_of[numbers], np.arange(len(centres) + 1))
+        points = r[torch.from_numpy(numbers).to(r.device)]
+        apart = torch.cdist(centres, centres)
+        around = apart.argsort(dim=1, stable=True).cpu().numpy()
+        return cls(centres, points, points.square().sum(1), numbers, ends, around)
+
+    def nearest_cell(self, q: Tensor) -> IntArray:
+        """Return the cell of each query, `(n_query,)`."""
+        found: IntArray = _nearest(q, self.centres).cpu().numpy()
+        return found
+
+    def search(self, q: Tensor, asked_in: IntArray, k: int, n_cells: int) -> tuple[FloatArray, IntArray]:
+        """Return Euclidean distances and row numbers among the `n_cells` cells nearest to a query's own.
+
+        More cells where these hold fewer than k rows. Both `(n_query, k)`, in `knn`'s order.
+        """
+        import torch
+
+        distances = np.empty((len(q), k), np.float32)
+        indices = np.empty((len(q), k), np.int64)
+        by_cell = np.argsort(asked_in, kind="stable")
+        cells, first = np.unique(asked_in[by_cell], return_index=True)
+        sizes = np.diff(self.ends)
+        for cell, group in zip(cells, np.split(by_cell, first[1:]), strict=True):
+            enough = int(np.searchsorted(sizes[self.around[cell]].cumsum(), k)) + 1
+            looked_at = self.around[cell][: max(n_cells, enough)]
+            spans = [slice(self.ends[c], self.ends[c + 1]) for c in looked_at]
+            r, square = (torch.cat([x[span] for span in spans]) for x in (self.points, self.squares))
+            numbers = np.concatenate([self.numbers[span] for span in spans])
+            for some in chunks(len(group), rows_per_tile(r)):
+                rows = group[some]
+                distances[rows], near = _nearest_of(q[rows], r, square, k)
+                indices[rows] = numbers[near]
+        order = np.lexsort((indices, distances), axis=1)
+        in_order: FloatArray = np.take_along_axis(distances, order, 1)
+        return in_order, np.take_along_axis(indices, order, 1)
+
+
+def _nearest_of(q: Tensor, r: Tensor, square: Tensor, k: int) -> tuple[FloatArray, IntArray]:
+    """Distances to the k nearest of `r` and their positions, `(len(q), k)`, in no order."""
+    import torch
+
+    size = q.square().sum(1, keepdim=True)
+    d = torch.addmm(square, q, r.T, alpha=-2.0).add_(size)
+    if d.device.type == "cpu":  # several times quicker than topk there
+        near = torch.from_numpy(np.argpartition(d.numpy(), k - 1, axis=1)[:, :k])
+    else:
+        near = torch.topk(d, k, dim=1, largest=False, sorted=False).indices
+    found = d.gather(1, near)
+    found = found.masked_fill_(found <= SAME * size, 0.0).sqrt_().float()
+    return found.cpu().numpy(), near.cpu().numpy()
+
+
+def _nearest(points: Tensor, centres: Tensor) -> Tensor:
+    """Return the nearest centre of each point, `(n,)`."""
+    import torch
+
+    square = centres.square().sum(1)
+    found = [
+        torch.addmm(square, points[rows], centres.T, alpha=-2.0).argmin(1)
+        for rows in chunks(len(points), rows_per_tile(centres))
+    ]
+    return torch.cat(found)
+
+
+def _k_means(r: Tensor, n: int, rng: np.random.Generator) -> Tensor:
+    """Five rounds of k-means on a sample of 50 rows a centre, `(n, d)`; a centre without rows stays."""
+    import torch
+
+    rows = np.sort(rng.choice(len(r), min(len(r), PER_CELL * n), replace=False))
+    sample = r[torch.from_numpy(rows).to(r.device)]
+    starts = np.sort(rng.choice(len(sample), n, replace=False))
+    centres = sample[torch.from_numpy(starts).to(r.device)]
+    for _ in range(ROUNDS):
+        own = _nearest(sample, centres)
+        size = torch.bincount(own, minlength=n)[:, None]
+        total = torch.zeros_like(centres).index_add_(0, own, sample)
+        centres = torch.where(size > 0, total / size.clamp_min(1), centres)
+    return centres
