@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mocli.nn.neighbors import knn, nearby
+from mocli.nn.nearby import nearby
+from mocli.nn.neighbors import knn
 from mocli.types import DoubleArray, FloatArray, IntArray
 
 K = 10

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 TINY = 1e-30
 
 
-def cosine_cost(a: Tensor, b: Tensor) -> Tensor:
+def cosine_cost(a: Tensor, b: Tensor, *, damping: float = 0) -> Tensor:
     """1 - cosine of rows, over its standard deviation, `(n_a, n_b)`.
 
     So how soft a coupling is does not depend on how far the modalities lie apart.
@@ -23,13 +23,24 @@ def cosine_cost(a: Tensor, b: Tensor) -> Tensor:
     ----------
     a, b
         `(n_a, s)` and `(n_b, s)`; pairs with a row of zeros do not count in the deviation.
+    damping
+        Lengths are divided by sqrt(length^2 + damping x mean length^2 of the rows): what rows near the
+        middle say counts less, where a cosine takes the direction of the least of them for as sure as any.
     """
-    cost = 1 - F.normalize(a, dim=1) @ F.normalize(b, dim=1).T
+    cost = 1 - _shortened(a, damping) @ _shortened(b, damping).T
     known = a.any(1)[:, None] & b.any(1)[None, :]
     n = known.sum()
     mean = (cost * known).sum() / n.clamp_min(1)
     variance = ((cost - mean) * known).square().sum() / (n - 1).clamp_min(1)
     return cost / variance.sqrt().clamp_min(1e-6)
+
+
+def _shortened(x: Tensor, damping: float) -> Tensor:
+    if not damping:
+        return F.normalize(x, dim=1)
+    square = x.square().sum(1, keepdim=True)
+    mean = square.sum() / x.any(1).sum().clamp_min(1)
+    return x / (square + damping * mean).sqrt().clamp_min(TINY)
 
 
 def soft_assignment(a: Tensor, b: Tensor, temperature: float, n_iter: int = 30) -> Tensor:

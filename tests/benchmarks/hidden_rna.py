@@ -3,7 +3,9 @@
 Of one third of the cells ATAC is hidden, of another third RNA. Compares mixing and label transfer
 between those thirds in the latent of the mosaic and of the whole data, where nothing is hidden, and
 imputed RNA with what was hidden: mean squared error and median Pearson correlation per gene on the log
-scale, beside the training mean and the mean of the nearest cluster (k-means on ATAC components).
+scale, beside the training mean and the mean of the nearest cluster (k-means on ATAC components). First the
+bound of labels by peaks: what classifiers of measured peaks alone get right of held-out cells, in five folds
+of all cells; `--bound-only` stops there.
 """
 
 from __future__ import annotations
@@ -16,6 +18,10 @@ import mudata
 import numpy as np
 from scipy import sparse
 from sklearn.cluster import KMeans
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import normalize
 
 import mocli
 from mocli.data.transforms.lsi import Lsi
@@ -33,14 +39,33 @@ def main() -> None:
     parser.add_argument("--label-key", default="cell_type")
     parser.add_argument("--batch-key", default="batch")
     parser.add_argument("--max-steps", type=int)
+    parser.add_argument("--bound-only", action="store_true")
     asked = parser.parse_args()
+    mudata.set_options(pull_on_update=False)
+    print("right by peaks alone:", bound(mudata.read_h5mu(asked.data), asked.label_key))
+    if asked.bound_only:
+        return
     with tempfile.TemporaryDirectory() as folder:
         compare(asked, Path(folder))
 
 
+def bound(whole: mudata.MuData, key: str) -> dict[str, float]:
+    """Share of held-out cells that classifiers of 50 LSI components label right, and of the commonest."""
+    x = sparse.csr_matrix(whole["atac"].X, dtype=np.float32)
+    z = normalize(Lsi.fit(x, n_components=50, seed=0).apply(x))
+    codes = whole["atac"].obs[key].astype("category").cat.codes.to_numpy()
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    ways = {"logistic regression": LogisticRegression(C=10, max_iter=300), "15-NN": KNeighborsClassifier(15)}
+    found = {
+        name: float((cross_val_predict(way, z, codes, cv=folds) == codes).mean())
+        for name, way in ways.items()
+    }
+    found["commonest"] = float(np.bincount(codes).max() / len(codes))
+    return {name: round(value, 3) for name, value in found.items()}
+
+
 def compare(asked: argparse.Namespace, folder: Path) -> None:
     """Hide, integrate both ways, impute."""
-    mudata.set_options(pull_on_update=False)
     whole = mudata.read_h5mu(asked.data)
     cells = np.random.default_rng(0).permutation(whole["rna"].obs_names.to_numpy())
     third = len(cells) // 3

@@ -20,6 +20,16 @@ def test_a_coupling_gives_every_cell_the_same_weight():
     torch.testing.assert_close(plan.sum(0), torch.full((30,), 1 / 30), rtol=1e-3, atol=1e-6)
 
 
+def test_rows_near_the_middle_say_less_of_their_partners_when_damped():
+    """A cosine takes a length of 0.1 for as sure as one of 1."""
+    a, b = torch.tensor([[1.0, 0.0], [0.1, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    sure, unsure = (cosine_cost(a, b)[i].diff().abs() for i in (0, 1))
+    torch.testing.assert_close(sure, unsure)
+    sure, unsure = (cosine_cost(a, b, damping=1)[i].diff().abs() for i in (0, 1))
+    assert float(unsure) < 0.3 * float(sure)
+    assert torch.isfinite(cosine_cost(a * 0, b, damping=1)).all()
+
+
 def test_a_softness_near_zero_finds_the_permutation():
     torch.manual_seed(1)
     a = torch.randn(25, 8)

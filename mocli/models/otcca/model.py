@@ -1,9 +1,10 @@
 """The closed-form aligner: a soft coupling of cells by their linked features, then linear maps.
 
 Implemented, for any list of edges between modalities:
-(1) every modality is its leading principal components (LSI of peaks), half of them the mean of own
-    neighbours; linked features are standardised and averaged over the same neighbours;
-(2) cost of two cells: 1 - cosine of linked features, over its standard deviation;
+(1) every modality is its leading principal components (LSI of peaks), a fifth of them the mean of
+    own neighbours; linked features are standardised and averaged over the same neighbours;
+(2) cost of two cells: 1 - cosine of linked features, that of cells near the mean damped, over its standard
+    deviation;
 (3) entropic optimal transport gives a soft coupling P, in which every cell has the same weight;
 (4) canonical correlation with P in place of pairs, components scaled by their correlations, rows to
     length 1 (`mocli/nn/transport.py`, `mocli/nn/canonical.py`);
@@ -145,7 +146,7 @@ class Otcca:
                 weight = (p.least_link_weight + found.clamp_min(0)).sqrt()
                 a, b = a * weight, b * weight
             links[self._numbered(edge)] = (a, b)
-        costs = {edge: cosine_cost(a, b) for edge, (a, b) in links.items()}
+        costs = {edge: cosine_cost(a, b, damping=p.damping) for edge, (a, b) in links.items()}
         usable = {edge: (a.any(1), b.any(1)) for edge, (a, b) in links.items()}
         x = [points[name] for name in self.names]
         maps, shifts, correlations = self._fit(x, costs, usable)
@@ -208,7 +209,8 @@ class Otcca:
             out = slice(held, None, FOLDS)
             kept = [j for j in range(n) if j % FOLDS != held]
             usable = (a[:, kept].any(1), b[:, kept].any(1))
-            plan = self._couple(cosine_cost(a[:, kept], b[:, kept]), *usable)
+            cost = cosine_cost(a[:, kept], b[:, kept], damping=self.params.damping)
+            plan = self._couple(cost, *usable)
             maps, shifts, _ = canonical_maps(points, {(0, 1): plan}, k, self.params.ridge)
             z = [F.normalize(x @ w - s, dim=1) for x, w, s in zip(points, maps, shifts, strict=True)]
             near = couple(cosine_cost(*z), *usable, temperature=SHARP, n_iter=FEW)

@@ -3,7 +3,7 @@
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from mocli.models.fields import Count, Dimensions, Positive, Share, Whole
+from mocli.models.fields import Count, Dimensions, Positive, Share, Weight, Whole
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -17,10 +17,15 @@ class OtccaParams:
         default=50, description="principal components taken instead of more features; 0: the features"
     )
     input_smoothing: Share = Field(
-        default=0.5, description="share of a cell's input that is its own neighbours' mean"
+        default=0.2, description="share of a cell's input that is its own neighbours' mean"
     )
     smooth_links: bool = Field(
         default=True, description="couple cells by linked features averaged over own neighbours"
+    )
+    damping: Weight = Field(
+        default=1.0,
+        description="how much less cells near the mean of all linked features say in the cost; "
+        "0: the cosine alone, whatever their length",
     )
     temperature: Positive = Field(
         default=0.2, description="softness of the coupling, in standard deviations of its cost"
