@@ -14,8 +14,8 @@ from scipy import sparse
 from torch import Tensor
 
 from mocli.data.bundle import MultiOmics
+from mocli.models.multidgd.candidate_loss import count_candidates, normal_candidates
 from mocli.models.multidgd.module import MultiDGDModule
-from mocli.nn.candidate_loss import count_candidates, normal_candidates
 from mocli.nn.gaussian_mixture import GaussianMixture, uniform_in_ball
 from mocli.types import IntArray
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import sparse, stats
 
-from mocli.nn import candidate_loss
-from mocli.nn.candidate_loss import count_candidates, normal_candidates
+from mocli.models.multidgd import candidate_loss
+from mocli.models.multidgd.candidate_loss import count_candidates, normal_candidates
 
 
 def dense(x, logits, log_r):
