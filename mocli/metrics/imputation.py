@@ -6,7 +6,8 @@ so that memory beside the two inputs stays at some 100 MB.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,13 @@ def accuracy(predicted: NDArray[Any], measured: NDArray[Any]) -> FeatureAccuracy
         for name, values in _compare_rows(x, y).items():
             out[name][features] = values
     return FeatureAccuracy(**out, n=np.full(p, n, np.int64))
+
+
+def joined(parts: Sequence[FeatureAccuracy]) -> FeatureAccuracy:
+    """Put the features of several parts side by side."""
+    return FeatureAccuracy(
+        **{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(FeatureAccuracy)}
+    )
 
 
 def detection(

@@ -182,9 +182,9 @@ class Counts(Transform):
     is_counted = is_for_counts = sums_counts = True
 
 
-LOGNORM = LogNorm()
+LOGNORM, CLR = LogNorm(), Clr()
 TRANSFORMS: dict[str, Transform] = {
-    t.name: t for t in (LOGNORM, Clr(), TfidfLsi(), Arcsinh(), Transform(), Counts())
+    t.name: t for t in (LOGNORM, CLR, TfidfLsi(), Arcsinh(), Transform(), Counts())
 }
 """Every transform by its name."""
 

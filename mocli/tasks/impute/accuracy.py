@@ -9,7 +9,7 @@ import numpy as np
 
 from mocli.metrics import conformal
 from mocli.metrics.conformal import Conformal
-from mocli.metrics.imputation import Detection, FeatureAccuracy, accuracy, detection
+from mocli.metrics.imputation import Detection, FeatureAccuracy, accuracy, detection, joined
 from mocli.nn.neighbors import chunks
 from mocli.types import DoubleArray, FloatArray, IntArray
 
@@ -143,13 +143,6 @@ def detected(x: FloatArray, y: FloatArray) -> Detection:
 def _beside_each_other(parts: list[Detection]) -> Detection:
     return Detection(
         **{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Detection)}
-    )
-
-
-def joined(parts: list[FeatureAccuracy]) -> FeatureAccuracy:
-    """Put the features of several parts side by side."""
-    return FeatureAccuracy(
-        **{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(FeatureAccuracy)}
     )
 
 

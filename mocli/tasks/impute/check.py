@@ -44,7 +44,7 @@ def check(run: Run, request: Request, work: Imputation) -> Checked:
             "with it would be reconstruction"
         )
         return Checked()
-    kept = {} if asked.from_model is None else load_calibrations(asked.from_model)
+    kept = load_calibrations(asked.from_model or run.paths.model)
     evaluation = by_label = None
     if len(work.survey.compared) >= FEWEST_COMPARED and translation.target_file is not None:
         compared = _Compared.of(work, seed=request.run.seed)
@@ -57,7 +57,7 @@ def check(run: Run, request: Request, work: Imputation) -> Checked:
             kept[_key(work, scale)] = Calibration(evaluated.intervals, basis, evaluated.accuracy)
             if scale == asked.scale:
                 evaluation, by_label = evaluated, labels
-    elif work.trained is not None:
+    elif work.trained is not None and _key(work, asked.scale) not in kept:
         partners = on_partners(
             translation,
             work.trained,

@@ -59,7 +59,7 @@ def _work(request: Request, asked: ImputeOptions, run: Run) -> None:
     from mocli.tasks.impute.write import deliver
 
     surveyed = survey(request, asked, Task.IMPUTE, run)
-    saved, trained = obtain_model(run, request, Task.IMPUTE, surveyed)
+    saved, trained = obtain_model(run, request, Task.IMPUTE, surveyed, coverage=asked.coverage)
     with run.timed("encode"):
         target = surveyed.direction.target
         if target in saved.readouts:

@@ -10,37 +10,40 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mocli.data.features.index import features_of
 from mocli.data.files.inmemory import of_anndata
-from mocli.data.links.edges import EdgeLinks
 from mocli.metrics.conformal import Conformal
 from mocli.tasks.impute.denoise import Denoised
 from mocli.tasks.impute.holdout import without
 from mocli.tasks.impute.options import ImputeOptions
 from mocli.tasks.impute.survey import Survey
 from mocli.tasks.infer.direction import Direction, columns_of, direction_of_model
-from mocli.tasks.infer.predictor import placed_by, readout_from, training_pairs
-from mocli.tasks.infer.stacking import links_between, stack_from
+from mocli.tasks.infer.predictor import placed_by, readout_from
+from mocli.tasks.infer.stackfitting import COVERAGE, fitted_stack, keep_stacks
 from mocli.tasks.infer.translation import Translation
-from mocli.tasks.prepare.links import find_links
 from mocli.tasks.run.frame import Foresight
 from mocli.tasks.run.options import DataOptions
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.calibration import fitting, load_calibrations
 from mocli.tasks.trained.obtain import obtain
-from mocli.tasks.trained.saved import SavedModel, load_model, write_model
+from mocli.tasks.trained.saved import SavedModel, load_model
 from mocli.tasks.trained.train import Trained
-from mocli.types import BoolArray, FloatArray, IntArray, Pairing, Route, Task
+from mocli.types import BoolArray, FloatArray, IntArray, Route, Task
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 
 def obtain_model(
-    run: Run, request: Request, task: Task, surveyed: Survey
+    run: Run, request: Request, task: Task, surveyed: Survey, *, coverage: float = COVERAGE
 ) -> tuple[SavedModel, Trained | None]:
-    """Return the model that was given, or one trained now without the cells held out, and its training."""
+    """Return the model that was given, or one trained now without the cells held out, and its training.
+
+    Parameters
+    ----------
+    coverage
+        Of the intervals that are kept with it.
+    """
     direction = surveyed.direction
     if direction.saved is not None:
         return direction.saved, None
@@ -54,29 +57,13 @@ def obtain_model(
     readout = readout_from(trained, saved.readouts[target], source, target, z, seed=seed)
     if readout is not None:
         saved = replace(saved, readouts={**saved.readouts, target: readout})
-    pairs = training_pairs(trained, source, target)
-    paired = surveyed.relation is not None and surveyed.relation.pairing is not Pairing.UNPAIRED
-    stack = None
-    if task is Task.IMPUTE and paired and pairs is not None:
+    found = None
+    if task is Task.IMPUTE:
         with run.timed("stack"):
-            linked = links_between(_edges(request, trained), source, target)
-            stack = stack_from(trained, saved, source, target, z, pairs, linked=linked, seed=seed)
-    if stack is not None:
-        saved = replace(saved, stacks={(source, target): stack})
-        run.say(f"ways from {source} to {target} weighed on {stack.n_cells:,} cells measured in both")
-    if readout is not None or stack is not None:
-        write_model(run.paths.model, saved)
-        run.add_output(run.paths.model, "the trained model")
+            found = fitted_stack(request, trained, saved, source, target, z, coverage=coverage)
+    if readout is not None or found is not None:
+        saved = keep_stacks(run, saved, {} if found is None else {(source, target): found})
     return saved, trained
-
-
-def _edges(request: Request, trained: Trained) -> Sequence[EdgeLinks]:
-    """Return the links that were given, also where the model has no use for them."""
-    plan = trained.plan
-    if plan.edges or not request.data.links:
-        return plan.edges
-    features = features_of(plan.files, var_key=request.data.var_key)
-    return find_links(request.data.links, plan.files, features, lambda _: None).edges
 
 
 def translate(

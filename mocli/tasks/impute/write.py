@@ -79,7 +79,7 @@ def _scale_words(work: Imputation) -> str:
     scale = work.asked.scale
     if work.denoised is not None and scale == "counts":
         return "expected counts at the depth of each cell"
-    return work.translation.readout.transform.readable.words if scale == "log" else _SCALES[scale]
+    return work.translation.readout.readable.words if scale == "log" else _SCALES[scale]
 
 
 def feature_table(work: Imputation, checked: Checked) -> pd.DataFrame:

@@ -132,16 +132,24 @@ class ValueDecoder:
         """Take the decoder's output to `log` or `counts`."""
         if self.counted:
             counts = self._at_depth(decoded, z)
-            return counts if scale == "counts" else mean_log1p(counts)
+            return counts if scale == "counts" else self._logged(counts)
         values = self.recipe.unscale(decoded)
         if self.readout.floor is not None:
             values = np.maximum(values, self.readout.floor)
         if scale == "log":
             return values
-        transform = self.readout.transform
-        counts = transform.readable.undo(values)
+        readable = self.readout.readable
+        counts = readable.undo(values)
         # CLR leaves the total open, and the depth asked for settles it
-        return counts if transform.keeps_depth else self._at_depth(counts, z)
+        return counts if readable.keeps_depth else self._at_depth(counts, z)
+
+    def _logged(self, counts: FloatArray) -> FloatArray:
+        """Return expected logs of counts at the median depth, or CLR of the expected counts."""
+        if self.readout.readable.keeps_depth:
+            return mean_log1p(counts)
+        center = np.log1p(counts).mean(1, keepdims=True)
+        found: FloatArray = np.log1p(counts * np.exp(-center)).astype(np.float32)
+        return found
 
     def _at_depth(self, counts: FloatArray, z: FloatArray) -> FloatArray:
         """Scale cells to the median depth, or to the share of it that the features decoded have."""

@@ -17,7 +17,7 @@ from mocli.tasks.trained.featurereadout import FeatureReadout
 from mocli.tasks.trained.saved import SavedModel
 from mocli.tasks.trained.train import Trained
 from mocli.train.predict import encode_rows
-from mocli.types import FloatArray, IntArray, Route
+from mocli.types import FloatArray, IntArray, Pairing, Route
 
 if TYPE_CHECKING:
     import torch
@@ -91,6 +91,11 @@ def choose_predictor(
             else "its ways were weighed by what they predict of cells left out"
         )
         return StackPredictor(stack, readout), why
+    if route is Route.AUTO and source != target and saved.description["pairing"] != Pairing.UNPAIRED.value:
+        warn(
+            f"the model holds no stack of ways from {source} to {target}, which predicts better: "
+            f"train with `mocli impute --from {source} --to {target}` to have it"
+        )
     joint = isinstance(saved.model, EncodesJointly)
     fits = not joint or readout.source == source
     if route is Route.AUTO:

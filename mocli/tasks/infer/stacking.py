@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import sparse
 
 from mocli.data.batches import dense_rows
-from mocli.data.links.edges import EdgeLinks
 from mocli.data.transforms.recipe import LinkRecipe
 from mocli.nn.neighbors import knn
 from mocli.tasks.infer.align import Aligned
@@ -17,8 +14,8 @@ from mocli.tasks.trained.atlas import Atlas
 from mocli.tasks.trained.coordinates import SourceCells
 from mocli.tasks.trained.featurereadout import FeatureReadout
 from mocli.tasks.trained.saved import SavedModel
-from mocli.tasks.trained.stack import FEWEST_PAIRS, MOST_PAIRS, LinkedValues, Stack, fit_stack
-from mocli.tasks.trained.train import Trained
+from mocli.tasks.trained.stack import Stack
+from mocli.tasks.trained.stackfit import FEWEST_PAIRS
 from mocli.types import CSR, FloatArray, IntArray
 
 NEAREST = 5
@@ -99,56 +96,3 @@ def distance_in_latent(atlas: Atlas, source: str, z: FloatArray) -> FloatArray |
     usual = knn(known[rows], known, NEAREST + 1)[0][:, -1]
     reach = float(np.quantile(usual, 0.99)) or 1.0
     return np.asarray(knn(np.asarray(z, np.float32), known, NEAREST)[0][:, -1] / reach, np.float32)
-
-
-def links_between(edges: Sequence[EdgeLinks], source: str, target: str) -> LinkedValues | None:
-    """Return sums of the source's features that the target's are linked to; None without links."""
-    for edge in edges:
-        if {edge.source, edge.target} == {source, target}:
-            sums = edge.aggregation()
-            sides = sums.source, sums.target
-            own, other = sides if edge.source == source else sides[::-1]
-            return LinkedValues(sparse.csr_matrix(own, dtype=np.float32), link_columns(other))
-    return None
-
-
-def stack_from(
-    trained: Trained,
-    saved: SavedModel,
-    source: str,
-    target: str,
-    z: FloatArray,
-    pairs: IntArray,
-    *,
-    linked: LinkedValues | None,
-    seed: int,
-) -> Stack | None:
-    """Fit a stack to training cells measured in both; None where they are too few.
-
-    Parameters
-    ----------
-    z
-        Training cells of the source where new cells would lie, `(n_obs, d)`.
-    pairs
-        Rows of the same cell in source and target, `(n, 2)`.
-    """
-    if len(pairs) < FEWEST_PAIRS or source not in saved.readouts:
-        return None
-    if len(pairs) > MOST_PAIRS:
-        pairs = pairs[np.random.default_rng(seed).choice(len(pairs), MOST_PAIRS, replace=False)]
-    # in file order, so that rows are read in one sweep
-    pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
-    of = {c.file.name: c for c in trained.plan.choices}
-    x = of[source].file.read(of[source].layer.layer, rows=pairs[:, 0])
-    y = of[target].file.read(of[target].layer.layer, rows=pairs[:, 1])
-    readout = saved.readouts[target]
-    return fit_stack(
-        SourceCells(saved.readouts[source].values(x, "log"), np.asarray(z[pairs[:, 0]], np.float32)),
-        {
-            scale: lambda columns, scale=scale: readout.measured(y, scale, columns)  # type: ignore[misc]
-            for scale in readout.by_scale
-        },
-        n_vars=readout.n_vars,
-        linked=linked,
-        seed=seed,
-    )

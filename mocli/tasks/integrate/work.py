@@ -13,6 +13,7 @@ from mocli.data.files.modality import ModalityFile
 from mocli.metrics.embedding import Nearest
 from mocli.models.base import Model
 from mocli.report.html import Confusion, Drawn, Layout
+from mocli.tasks.infer.stackfitting import keep_all_stacks
 from mocli.tasks.integrate.best import choose_best
 from mocli.tasks.integrate.carried import Carried, CarriedPoints, points_of
 from mocli.tasks.integrate.check import transfer
@@ -100,7 +101,8 @@ def integrate_cells(run: Run, request: Request, asked: IntegrateOptions) -> None
         return transfer(run, asked.transfer, labels, plan.pairs, bundle, latent.by_modality)
 
     draw = partial(draw_cells, bundle, latent, seed=request.run.seed, device=str(run.device))
-    complete(run, request, asked, placed, partial(_judge, run, asked, trained), carry, draw)
+    keep = partial(keep_all_stacks, run, request, trained)
+    complete(run, request, asked, placed, partial(_judge, run, asked, trained), carry, draw, keep)
 
 
 def _judge(run: Run, asked: IntegrateOptions, trained: Trained) -> Confusion | None:
@@ -126,6 +128,7 @@ def complete(
     judge: Callable[[], Confusion | None],
     carry: Callable[[], list[Carried]],
     draw: Callable[[Codes | None, FloatArray | None, Sequence[CarriedPoints]], Layout],
+    keep: Callable[[], None] = lambda: None,
 ) -> None:
     """Write cells that are placed, judge and cluster them, and write what was found out, and the report.
 
@@ -138,6 +141,8 @@ def complete(
     draw
         Makes the picture of the HTML report of clusters and of UMAP coordinates, where there are some, and of
         labels that were carried.
+    keep
+        Adds to the model's folder once cells are written.
     """
     bundle, latent, names, device = placed.bundle, placed.latent, placed.names, str(run.device)
     key = request.output.key_added or f"X_{placed.name}"
@@ -147,6 +152,8 @@ def complete(
     with run.timed("write"):
         known = cell_columns(bundle, placed.column_names, names)
         write_cells(run, request.data, integrated, known, placed.used)
+    with run.timed("stack"):
+        keep()
     clusters = None
     with run.timed("evaluate"):
         confusion = judge() if asked.metrics != "none" else None

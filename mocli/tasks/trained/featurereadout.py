@@ -10,11 +10,18 @@ import numpy as np
 
 from mocli.data.files.modality import ModalityFile
 from mocli.data.transforms.recipe import Recipe
-from mocli.data.transforms.transform import LOGNORM, Transform, find_transform, median_total, scale_rows
+from mocli.data.transforms.transform import (
+    CLR,
+    LOGNORM,
+    Transform,
+    find_transform,
+    median_total,
+    scale_rows,
+)
 from mocli.errors import UsageError
 from mocli.nn.neighbors import chunks
 from mocli.nn.readout import Basis, Readout
-from mocli.types import CSR, FloatArray, IntArray, Json
+from mocli.types import CSR, FloatArray, IntArray, Json, ModalityKind
 
 SCALES = ("log", "counts", "scaled", "shares")
 ROWS = 4096
@@ -31,6 +38,8 @@ class FeatureReadout:
     ----------
     transform
         Of the modality's recipe.
+    readable
+        What `log` means: antibodies are read as CLR also where a model sees their counts.
     depth
         Total that `counts`, and `log` of counts, are scaled to: the median of the
         training cells.
@@ -41,6 +50,7 @@ class FeatureReadout:
     """
 
     transform: Transform
+    readable: Transform
     depth: float
     cofactor: float
     by_scale: Mapping[str, Readout]
@@ -61,7 +71,9 @@ class FeatureReadout:
         depth = recipe.target_sum or 1.0
         if transform.is_counted and recipe.target_sum is None:
             depth = median_total(file.sample(layer, n_rows=20_000))
-        return cls(transform, depth, recipe.options.cofactor, {})._fitted(file, layer, z, seed=seed)
+        antibodies = file.kind is ModalityKind.PROT and transform.is_for_counts
+        readable = CLR if antibodies else transform.readable
+        return cls(transform, readable, depth, recipe.options.cofactor, {})._fitted(file, layer, z, seed=seed)
 
     def refitted(
         self, file: ModalityFile, layer: str, z: FloatArray, *, source: str, seed: int
@@ -113,7 +125,7 @@ class FeatureReadout:
             values = x.copy()
             scale_rows(values, LOGNORM.factor(x, self.depth))
             return values
-        return self.transform.readable.forward(x, target_sum=self.depth, cofactor=self.cofactor)
+        return self.readable.forward(x, target_sum=self.depth, cofactor=self.cofactor)
 
     def measured(self, x: CSR, scale: str, columns: IntArray, absent: IntArray | None = None) -> FloatArray:
         """Return raw values `(n, n_vars)` on any scale, some columns, dense.
@@ -166,6 +178,7 @@ class FeatureReadout:
             arrays |= {f"{scale}.{part}": getattr(readout, part) for part in _PARTS}
         facts: dict[str, Json] = {
             "transform": self.transform.name,
+            "readable": self.readable.name,
             "depth": self.depth,
             "cofactor": self.cofactor,
             "width": basis.width,
@@ -183,4 +196,6 @@ class FeatureReadout:
             for scale in facts["scales"]
         }
         transform = find_transform(facts["transform"])
-        return cls(transform, facts["depth"], facts["cofactor"], by_scale, facts.get("source"))
+        # before it was kept, it was that of the transform
+        readable = find_transform(facts.get("readable", transform.readable.name))
+        return cls(transform, readable, facts["depth"], facts["cofactor"], by_scale, facts.get("source"))

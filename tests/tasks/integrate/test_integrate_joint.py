@@ -251,3 +251,42 @@ def test_a_saved_model_encodes_new_cells_as_it_did(run, files, tmp_path):
         batch = BundleRows(bundle, "cpu").take_cells(torch.arange(bundle.n_cells), 0)
         again = saved.model.encode_cells(batch).numpy()
     np.testing.assert_array_equal(again, z.loc[list(bundle.obs_names)].to_numpy())
+
+
+def test_a_model_of_paired_cells_keeps_the_ways_by_which_queries_are_imputed(run, files, tmp_path):
+    result = run(files / "rna.h5ad", files / "prot.h5ad")
+    folder = result.output.with_suffix(".model")
+    assert load_model(folder).stacks.keys() == {("rna", "prot"), ("prot", "rna")}
+    query = measure(tmp_path / "query.h5ad", "rna", CELLS[:40], seed=1)
+    filled = mocli.impute(
+        [f"rna={query}"],
+        from_model=folder,
+        target="prot",
+        output=tmp_path / "filled.h5ad",
+        html=False,
+        threads=1,
+    )
+    new = ad.read_h5ad(tmp_path / "filled.h5ad")
+    # made by the stack, with intervals from training cells while these were left out
+    assert "route" in filled.report["tables"]
+    inside = (new.layers["lower"] <= new.X) & (new.layers["upper"] >= new.X)
+    assert inside.all()
+    assert {"pearson", "r2"} <= set(new.var)
+    assert "training_distance" in new.obs
+    assert not any("holds no stack" in warning for warning in filled.report["warnings"])
+
+
+def test_wide_targets_have_no_stack_and_imputing_says_how_to_get_one(run, files, tmp_path, monkeypatch):
+    monkeypatch.setattr("mocli.tasks.infer.stackfitting.MOST_FEATURES", P["prot"])
+    result = run(files / "rna.h5ad", files / "prot.h5ad")
+    folder = result.output.with_suffix(".model")
+    assert load_model(folder).stacks.keys() == {("rna", "prot")}
+    filled = mocli.impute(
+        [files / "prot.h5ad"],
+        from_model=folder,
+        target="rna",
+        output=tmp_path / "o.h5ad",
+        html=False,
+        threads=1,
+    )
+    assert any("mocli impute --from prot --to rna" in warning for warning in filled.report["warnings"])

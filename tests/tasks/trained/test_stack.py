@@ -7,7 +7,8 @@ import pytest
 from scipy import sparse
 
 from mocli.tasks.trained.coordinates import SourceCells
-from mocli.tasks.trained.stack import WAYS, LinkedValues, Stack, fit_stack, weigh
+from mocli.tasks.trained.stack import WAYS, LinkedValues, Stack
+from mocli.tasks.trained.stackfit import fit_stack, weigh
 
 N, GENES, TARGETS = 300, 120, 12
 
@@ -114,3 +115,18 @@ def test_weights_are_the_best_that_are_not_negative():
     grid = np.array(list(product(np.arange(0, 1.001, 0.02), repeat=3)))
     errors = np.einsum("ga,ab,gb->g", grid, gram, grid) - 2 * grid @ cross
     np.testing.assert_allclose(found, grid[errors.argmin()], atol=0.02)
+
+
+def test_what_is_seen_of_cells_left_out_was_fitted_without_them(cells):
+    source, y, linked = cells
+    seen = {}
+
+    def see(scale, columns, predicted, measured):
+        np.testing.assert_array_equal(measured, y[:, columns])
+        seen[scale] = predicted
+
+    fit_stack(source, {"log": lambda columns: y[:, columns]}, n_vars=TARGETS, linked=linked, seed=0, see=see)
+    found = r2(seen["log"], y)
+    assert np.sort(found[:4])[1] > 0.7
+    # noise cannot be known of a cell that was left out
+    assert np.abs(found[8:]).max() < 0.1

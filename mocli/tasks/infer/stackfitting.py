@@ -1,0 +1,165 @@
+"""A stack of ways fitted to training cells that were measured in both, and kept in the model's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from scipy import sparse
+
+from mocli.data.features.index import features_of
+from mocli.data.links.edges import EdgeLinks
+from mocli.metrics import conformal, imputation
+from mocli.tasks.infer.predictor import training_pairs
+from mocli.tasks.infer.stacking import StackPredictor, link_columns
+from mocli.tasks.prepare.links import find_links
+from mocli.tasks.run.request import Request
+from mocli.tasks.run.run import Run
+from mocli.tasks.trained.calibration import Calibration, Key, save_calibrations
+from mocli.tasks.trained.coordinates import SourceCells
+from mocli.tasks.trained.saved import SavedModel, load_model, write_model
+from mocli.tasks.trained.stack import LinkedValues, Stack
+from mocli.tasks.trained.stackfit import FEWEST_PAIRS, MOST_PAIRS, fit_stack
+from mocli.tasks.trained.train import Trained
+from mocli.types import FloatArray, Pairing
+
+COVERAGE = 0.9
+"""Share of measured values inside the intervals that an integration keeps."""
+MOST_FEATURES = 2_500
+"""Features of a target to which an integration keeps a stack: wider ones take minutes, and 100 MB."""
+
+
+@dataclass(frozen=True, eq=False)
+class FittedStack:
+    """A stack, and what it said of training cells while these were left out.
+
+    Attributes
+    ----------
+    calibrations
+        By scale.
+    """
+
+    stack: Stack
+    calibrations: Mapping[str, Calibration]
+
+
+@dataclass(eq=False)
+class _LeftOut:
+    """Errors on cells left out, some features at a time; `floor` is the least value there can be."""
+
+    floor: float | None
+    coverage: float
+    intervals: list[conformal.Conformal] = field(default_factory=list)
+    accuracy: list[imputation.FeatureAccuracy] = field(default_factory=list)
+
+    def see(self, predicted: FloatArray, measured: FloatArray) -> None:
+        if self.floor is not None:
+            predicted = np.maximum(predicted, self.floor)
+        self.intervals.append(conformal.fit(predicted, measured, coverage=self.coverage, floor=self.floor))
+        self.accuracy.append(imputation.accuracy(predicted, measured))
+
+    def calibration(self, n: int) -> Calibration:
+        basis = f"{n:,} training cells, each predicted by ways fitted to others of them"
+        return Calibration(conformal.join(self.intervals), basis, imputation.joined(self.accuracy))
+
+
+def fitted_stack(
+    request: Request,
+    trained: Trained,
+    saved: SavedModel,
+    source: str,
+    target: str,
+    z: FloatArray | None,
+    *,
+    coverage: float = COVERAGE,
+) -> FittedStack | None:
+    """Fit a stack to training cells measured in both; None where they are too few, or pairs are not used.
+
+    Parameters
+    ----------
+    z
+        Training cells of the source where new cells would lie, `(n_obs, d)`; None to leave the latent out.
+    """
+    pairs, seed = training_pairs(trained, source, target), request.run.seed
+    if trained.plan.relation.pairing is Pairing.UNPAIRED or pairs is None or len(pairs) < FEWEST_PAIRS:
+        return None
+    if not {source, target} <= saved.readouts.keys():
+        return None
+    if len(pairs) > MOST_PAIRS:
+        pairs = pairs[np.random.default_rng(seed).choice(len(pairs), MOST_PAIRS, replace=False)]
+    # in file order, so that rows are read in one sweep
+    pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
+    of = {c.file.name: c for c in trained.plan.choices}
+    x = of[source].file.read(of[source].layer.layer, rows=pairs[:, 0])
+    y = of[target].file.read(of[target].layer.layer, rows=pairs[:, 1])
+    readout = saved.readouts[target]
+    left_out = {scale: _LeftOut(readout.floor, coverage) for scale in readout.by_scale}
+    places = None if z is None else np.asarray(z[pairs[:, 0]], np.float32)
+    stack = fit_stack(
+        SourceCells(saved.readouts[source].values(x, "log"), places),
+        {
+            scale: lambda columns, scale=scale: readout.measured(y, scale, columns)  # type: ignore[misc]
+            for scale in readout.by_scale
+        },
+        n_vars=readout.n_vars,
+        linked=links_between(_edges(request, trained), source, target),
+        seed=seed,
+        see=lambda scale, _, predicted, measured: left_out[scale].see(predicted, measured),
+    )
+    return FittedStack(stack, {scale: of.calibration(len(pairs)) for scale, of in left_out.items()})
+
+
+def keep_stacks(run: Run, saved: SavedModel, fitted: Mapping[tuple[str, str], FittedStack]) -> SavedModel:
+    """Write the model once more, with stacks by source and target, and what they were worth."""
+    saved = replace(saved, stacks={key: of.stack for key, of in fitted.items()})
+    write_model(run.paths.model, saved)
+    calibrations: dict[Key, Calibration] = {}
+    for (source, target), of in fitted.items():
+        run.say(f"ways from {source} to {target} weighed on {of.stack.n_cells:,} cells measured in both")
+        by = StackPredictor(of.stack, saved.readouts[target]).name
+        calibrations |= {(source, target, scale, by): found for scale, found in of.calibrations.items()}
+    if calibrations:
+        save_calibrations(run.paths.model, calibrations)
+    run.add_output(run.paths.model, "the trained model")
+    return saved
+
+
+def keep_all_stacks(run: Run, request: Request, trained: Trained) -> None:
+    """Keep stacks between all modalities that share cells, for queries measured in one of them."""
+    names = [c.file.name for c in trained.plan.choices]
+    narrow = [c.file.name for c in trained.plan.choices if c.file.n_vars <= MOST_FEATURES]
+    saved, fitted = load_model(run.paths.model), {}
+    for source in names:
+        targets = [target for target in narrow if target != source]
+        if not any(training_pairs(trained, source, target) is not None for target in targets):
+            continue
+        z = trained.latent.alone.get(source)
+        if z is None and trained.latent.joint is None:
+            z = trained.latent.by_modality[source]
+        for target in targets:
+            found = fitted_stack(request, trained, saved, source, target, z)
+            if found is not None:
+                fitted[source, target] = found
+    if fitted:
+        keep_stacks(run, saved, fitted)
+
+
+def links_between(edges: Sequence[EdgeLinks], source: str, target: str) -> LinkedValues | None:
+    """Return sums of the source's features that the target's are linked to; None without links."""
+    for edge in edges:
+        if {edge.source, edge.target} == {source, target}:
+            sums = edge.aggregation()
+            sides = sums.source, sums.target
+            own, other = sides if edge.source == source else sides[::-1]
+            return LinkedValues(sparse.csr_matrix(own, dtype=np.float32), link_columns(other))
+    return None
+
+
+def _edges(request: Request, trained: Trained) -> Sequence[EdgeLinks]:
+    """Return the links that were given, also where the model has no use for them."""
+    plan = trained.plan
+    if plan.edges or not request.data.links:
+        return plan.edges
+    features = features_of(plan.files, var_key=request.data.var_key)
+    return find_links(request.data.links, plan.files, features, lambda _: None).edges
