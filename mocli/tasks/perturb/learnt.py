@@ -2,7 +2,10 @@
 
 No deep model has been shown to beat these (Ahlmann-Eltze, Huber and Anders, Nat Methods 2025): the mean
 change over other perturbations for a target that was not seen, the sum of both singles for a double, and
-linear models on embeddings of the perturbed features. All ways predict every target from the others only.
+linear models on embeddings of the perturbed features. All ways predict every target from the others only, and
+which way is taken for a target is chosen without it, by what the ways predict of the others from each other
+(nested cross-validation: Varma and Simon, BMC Bioinformatics 7:91, 2006): what is reported of the choice is
+what a new target may expect.
 """
 
 from __future__ import annotations
@@ -30,6 +33,12 @@ RANK = 20
 MOST_FOLDS = 100
 """Up to as many targets are left out one by one; of more, a hundredth at a time."""
 
+MOST_CHOICES = 20
+"""Choices of a way, each without the targets that it is for: of more targets, a twentieth at a time."""
+
+FEWEST_CHOSEN = 5
+"""Targets below which nothing is chosen: the mean of the others is taken."""
+
 
 @dataclass(frozen=True, eq=False)
 class Responses:
@@ -40,9 +49,10 @@ class Responses:
     ways
         By name, `(n_targets, n_features)`; rows of NaN where a way says nothing of a target.
     chosen
-        Of the best way, `(n_targets, n_features)`.
+        Of the way that was best for the other targets, `(n_targets, n_features)`.
     choices
-        Its name, target by target: one for doubles of which both singles were measured, one for all others.
+        Its name, target by target: chosen among doubles for doubles of which both singles were measured,
+        among all others for these.
     scores, errors
         Pearson correlation with the measured change, and root mean squared error, of every way and of
         `chosen`: by name `(n_targets,)`.
@@ -90,44 +100,86 @@ def learn_responses(
     if n < 2:
         none = {name: np.full(n, np.nan) for name in (MEAN, CHOSEN)}
         return Responses({}, np.full(changes.shape, np.nan), (MEAN,) * n, none, none)
-    folds = [rest for _, rest in _folds(n)]
+    asked = _Asked(changes, tuple(tuple(of) for of in parts), compared, model)
+    ways = _ways(asked, embeddings)
+    mean, doubles = ways[MEAN], asked.doubles
+    chosen, stacked, choices = mean.copy(), mean.copy(), np.full(n, MEAN, object)
+    for left_out, rest in _folds(n, MOST_CHOICES) if n >= FEWEST_CHOSEN else ():
+        known = asked.take(rest)
+        inner = _ways(known, embeddings)
+        names = [name for name in ways if name in inner]
+        every = np.array([_filled(ways[name][left_out], mean[left_out]) for name in names])
+        gram, right = _moments([inner[name] for name in names], known)
+        stacked[left_out] = np.tensordot(non_negative(gram.sum(axis=0), right.sum(axis=0)), every, 1)
+        inner[STACKED] = _stack([inner[name] for name in names], gram, right)
+        scores = {name: _correlations(of, known.changes, known.compared) for name, of in inner.items()}
+        # both singles known, their sum is the way to beat (Ahlmann-Eltze et al. 2025)
+        for double, usual in ((True, ADDITIVE), (False, MEAN)):
+            mine, alike = left_out[doubles[left_out] == double], known.doubles == double
+            if not len(mine):
+                continue
+            best = _best(scores, alike, usual if usual in scores else MEAN)
+            choices[mine] = best
+            of = stacked if best == STACKED else ways[best]
+            chosen[mine] = _filled(of[mine], mean[mine])
+    ways = ways if n < FEWEST_CHOSEN else {**ways, STACKED: stacked}
+    every_way = {**ways, CHOSEN: chosen}
+    return Responses(
+        ways,
+        chosen,
+        tuple(choices),
+        {name: _correlations(of, changes, compared) for name, of in every_way.items()},
+        {name: _errors(of, changes, compared) for name, of in every_way.items()},
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """What `learn_responses` takes, of some targets."""
+
+    changes: DoubleArray
+    parts: tuple[tuple[str, ...], ...]
+    compared: BoolArray
+    model: DoubleArray | None
+
+    def take(self, rows: IntArray) -> _Asked:
+        model = None if self.model is None else self.model[rows]
+        return _Asked(self.changes[rows], tuple(self.parts[k] for k in rows), self.compared[rows], model)
+
+    @property
+    def doubles(self) -> BoolArray:
+        """Targets of several features all of which were perturbed alone, `(n_targets,)`."""
+        singles = {of[0] for of in self.parts if len(of) == 1}
+        return np.array([len(of) > 1 and singles.issuperset(of) for of in self.parts], bool)
+
+
+def _ways(asked: _Asked, embeddings: Mapping[str, Mapping[str, DoubleArray]]) -> dict[str, DoubleArray]:
+    """Predict every target from the others by each way."""
+    changes, parts, n = asked.changes, asked.parts, len(asked.changes)
+    folds = [rest for _, rest in _folds(n, MOST_FOLDS)]
     fold = np.arange(n) % len(folds)
-    mean = np.array([changes[rest].mean(axis=0) for rest in folds])[fold]
-    ways = {MEAN: mean, MEDIAN: np.array([np.median(changes[rest], axis=0) for rest in folds])[fold]}
-    names = sorted({name for of in parts for name in of})
-    singles = {of[0] for of in parts if len(of) == 1}
-    doubles = np.array([len(of) > 1 and singles.issuperset(of) for of in parts])
+    ways = {
+        MEAN: np.array([changes[rest].mean(axis=0) for rest in folds])[fold],
+        MEDIAN: np.array([np.median(changes[rest], axis=0) for rest in folds])[fold],
+    }
     if any(len(of) > 1 for of in parts):
+        names = sorted({name for of in parts for name in of})
         indicators = np.array([[name in of for name in names] for of in parts], float)
-        ways[SHARED] = _ridge(changes, indicators, RIDGE[0])
+        (ways[SHARED],) = _ridge(changes, indicators, RIDGE[:1])
         ways[ADDITIVE] = _additive(changes, parts, ways[SHARED])
     for name, vectors in embeddings.items():
         embedded = _embed(parts, vectors)
         if (np.abs(embedded).sum(axis=1) > 0).sum() > FEWEST:
-            for penalty in RIDGE:
-                ways[f"{name}, ridge {penalty:g}"] = _ridge(changes, embedded, penalty)
-    if model is not None and np.isfinite(model).any():
-        ways[MODEL] = _scaled(model, changes, compared)
-    ways[STACKED] = _stack(ways, changes, compared)
-    scores = {name: _correlations(of, changes, compared) for name, of in ways.items()}
-    # both singles known, their sum is the way to beat (Ahlmann-Eltze et al. 2025)
-    of_doubles = _best(scores, doubles, ADDITIVE) if doubles.any() else MEAN
-    of_others = _best(scores, ~doubles, MEAN)
-    choices = tuple(of_doubles if double else of_others for double in doubles)
-    chosen = np.array([_filled(ways[name][k], mean[k]) for k, name in enumerate(choices)])
-    every = {**ways, CHOSEN: chosen}
-    return Responses(
-        ways,
-        chosen,
-        choices,
-        {name: _correlations(of, changes, compared) for name, of in every.items()},
-        {name: _errors(of, changes, compared) for name, of in every.items()},
-    )
+            found = _ridge(changes, embedded, RIDGE)
+            ways |= {f"{name}, ridge {penalty:g}": of for penalty, of in zip(RIDGE, found, strict=True)}
+    if asked.model is not None and np.isfinite(asked.model).any():
+        ways[MODEL] = _scaled(asked.model, changes, asked.compared)
+    return ways
 
 
-def _folds(n: int) -> list[tuple[IntArray, IntArray]]:
+def _folds(n: int, most: int) -> list[tuple[IntArray, IntArray]]:
     """Targets left out together, and those that are left."""
-    n_folds = n if n <= MOST_FOLDS else MOST_FOLDS
+    n_folds = min(n, most)
     fold = np.arange(n) % max(n_folds, 1)
     return [(np.flatnonzero(fold == k), np.flatnonzero(fold != k)) for k in range(n_folds)]
 
@@ -135,15 +187,18 @@ def _folds(n: int) -> list[tuple[IntArray, IntArray]]:
 def _best(scores: Mapping[str, DoubleArray], rows: BoolArray, usual: str) -> str:
     """Return the way with the best scores of some targets.
 
-    It is the usual one unless another is better in the mean and in the median, where of several the best of
-    both together is taken.
+    It is the usual one unless another is better in the median, and in the mean by more than a standard error;
+    where several are, the best of both together is taken.
     """
     before = np.nan_to_num(scores[usual][rows])
     best, most = usual, 0.0
+    if len(before) < FEWEST:
+        return usual
     for name, values in scores.items():
         after = np.where(np.isfinite(values[rows]), values[rows], before)
-        mean, median = after.mean() - before.mean(), np.median(after) - np.median(before)
-        if min(mean, median) > 0 and mean + median > most:
+        gain = after - before
+        mean, median = gain.mean(), np.median(after) - np.median(before)
+        if median > 0 and mean > gain.std(ddof=1) / np.sqrt(len(gain)) and mean + median > most:
             best, most = name, float(mean + median)
     return best
 
@@ -165,21 +220,31 @@ def _additive(changes: DoubleArray, parts: Sequence[Sequence[str]], shared: Doub
     return out
 
 
-def _ridge(changes: DoubleArray, embedded: DoubleArray, penalty: float) -> DoubleArray:
-    """Predict each target by a linear model of its embedding on the leading changes of the others."""
+def _ridge(changes: DoubleArray, embedded: DoubleArray, penalties: Sequence[float]) -> list[DoubleArray]:
+    """Predict each target by linear models of its embedding on the leading changes of the others.
+
+    With K the products of embeddings and U the leading left singular vectors of the others' changes Y, less
+    their mean, these are K (K + penalty)^-1 U U' Y.
+    """
     there = np.abs(embedded).sum(axis=1) > 0
-    out = np.empty_like(changes)
-    for left_out, rest in _folds(len(changes)):
-        out[left_out] = middle = changes[rest].mean(axis=0) if len(rest) else 0.0
+    products, kernel = changes @ changes.T, embedded @ embedded.T
+    out = [np.empty_like(changes) for _ in penalties]
+    for left_out, rest in _folds(len(changes), MOST_FOLDS):
+        middle = changes[rest].mean(axis=0) if len(rest) else np.zeros(changes.shape[1])
         used, asked = rest[there[rest]], left_out[there[left_out]]
+        for predicted in out:
+            predicted[left_out] = middle
         if not len(asked) or len(used) < FEWEST:
             continue
-        y = changes[used] - middle
-        _, _, axes = np.linalg.svd(y, full_matrices=False)
-        kernel = embedded[used] @ embedded[used].T
-        scale = penalty * np.trace(kernel) / len(used)
-        weights = np.linalg.solve(kernel + scale * np.eye(len(used)), y @ axes[:RANK].T)
-        out[asked] = middle + (embedded[asked] @ embedded[used].T) @ weights @ axes[:RANK]
+        with_mean = products[np.ix_(used, rest)].mean(axis=1)
+        centred = products[np.ix_(used, used)] - with_mean[:, None] - with_mean
+        _, axes = np.linalg.eigh(centred + products[np.ix_(rest, rest)].mean())
+        leading = axes[:, ::-1][:, :RANK]
+        own, across = kernel[np.ix_(used, used)], kernel[np.ix_(asked, used)]
+        y = leading @ (leading.T @ (changes[used] - middle))
+        for predicted, penalty in zip(out, penalties, strict=True):
+            scale = penalty * np.trace(own) / len(used)
+            predicted[asked] = middle + across @ np.linalg.solve(own + scale * np.eye(len(used)), y)
     return out
 
 
@@ -193,22 +258,26 @@ def _scaled(predicted: DoubleArray, changes: DoubleArray, compared: BoolArray) -
     return scaled
 
 
-def _stack(ways: Mapping[str, DoubleArray], changes: DoubleArray, compared: BoolArray) -> DoubleArray:
-    """Combine the ways with weights of at least 0 that fit the other targets, each target counting alike.
+def _moments(ways: Sequence[DoubleArray], asked: _Asked) -> tuple[DoubleArray, DoubleArray]:
+    """Products of the ways' predictions with each other, and with the truth, every target counting alike.
 
-    The predictions of these were made without them, but with the target that is left out here: of it the
-    weights, one a way, know that little.
+    Returns
+    -------
+    `(n_targets, n_ways, n_ways)` and `(n_targets, n_ways)`; `ways[0]` stands in where a way says nothing.
     """
-    every = np.array([_filled(of, ways[MEAN]) for of in ways.values()])  # ways, targets, features
-    masked = np.where(compared, every, 0.0)
-    y = np.where(compared, changes, 0.0)
+    masked = np.array([np.where(asked.compared, _filled(of, ways[0]), 0.0) for of in ways]).transpose(1, 0, 2)
+    y = np.where(asked.compared, asked.changes, 0.0)
     weight = 1 / np.maximum((y**2).sum(axis=1), 1e-12)
-    gram = np.einsum("vtp,wtp,t->tvw", masked, masked, weight)
-    right = np.einsum("vtp,tp,t->tv", masked, y, weight)
-    out = np.empty_like(changes)
-    for left_out, rest in _folds(len(changes)):
+    gram = masked @ masked.transpose(0, 2, 1) * weight[:, None, None]
+    return gram, (masked @ y[:, :, None])[:, :, 0] * weight[:, None]
+
+
+def _stack(ways: Sequence[DoubleArray], gram: DoubleArray, right: DoubleArray) -> DoubleArray:
+    """Combine the ways by weights that fit the other targets."""
+    out = np.empty_like(ways[0])
+    for left_out, rest in _folds(len(out), MOST_CHOICES):
         weights = non_negative(gram[rest].sum(axis=0), right[rest].sum(axis=0))
-        out[left_out] = np.tensordot(weights, every[:, left_out], 1)
+        out[left_out] = np.tensordot(weights, [_filled(of[left_out], ways[0][left_out]) for of in ways], 1)
     return out
 
 
@@ -217,13 +286,25 @@ def _filled(predicted: DoubleArray, mean: DoubleArray) -> DoubleArray:
 
 
 def _correlations(predicted: DoubleArray, changes: DoubleArray, compared: BoolArray) -> DoubleArray:
-    return np.array([pearson(p[c], y[c]) for p, y, c in zip(predicted, changes, compared, strict=True)])
+    """Pearson correlation over the features compared, `(n_targets,)`; NaN where one is constant or NaN."""
+    n = compared.sum(axis=1)
+
+    def centred(x: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
+        mean = np.where(compared, x, 0).sum(axis=1) / np.maximum(n, 1)
+        apart = np.where(compared, x - mean[:, None], 0.0)
+        square = (apart**2).sum(axis=1)
+        # what rounding alone leaves of a constant
+        return apart, np.where(square > 1e-26 * n * mean**2, square, np.nan)
+
+    (p, square_p), (y, square_y) = centred(predicted), centred(changes)
+    found: DoubleArray = (p * y).sum(axis=1) / np.sqrt(square_p * square_y)
+    return np.where(n >= 3, found, np.nan)
 
 
 def _errors(predicted: DoubleArray, changes: DoubleArray, compared: BoolArray) -> DoubleArray:
-    return np.array(
-        [np.sqrt(np.mean((p[c] - y[c]) ** 2)) for p, y, c in zip(predicted, changes, compared, strict=True)]
-    )
+    squares = np.where(compared, (predicted - changes) ** 2, 0.0)
+    found: DoubleArray = np.sqrt(squares.sum(axis=1) / np.maximum(compared.sum(axis=1), 1))
+    return found
 
 
 def pearson(a: DoubleArray, b: DoubleArray) -> float:

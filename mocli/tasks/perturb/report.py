@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -206,8 +207,8 @@ def _report_truth(run: Run, truth: Truth) -> None:
         ),
         "best_pearson": (
             "Change predicted by the best way against measured, Pearson",
-            "every target is predicted from the other ones; the best way is chosen by the same correlations, "
-            "and is the mean of the others, or the sum of both singles, unless another beats it",
+            "every target is predicted from the other ones, by the way that predicts these best from each "
+            "other: the mean, or the sum of both singles, unless another beats it by over a standard error",
         ),
         "halves_pearson": (
             "One half of the perturbed cells against the other, Pearson",
@@ -251,21 +252,23 @@ def _report_truth(run: Run, truth: Truth) -> None:
 def truth_sentence(truth: Truth) -> str:
     """Say whether anything predicts perturbations better than the mean of the other ones."""
     responses = truth.responses
-    n, ways = len(truth.targets), list(dict.fromkeys(responses.choices))
+    n, taken = len(truth.targets), Counter(responses.choices)
     if n < 2:
         return "one perturbation alone: there are no others to predict it from"
     mean, best = (float(np.nanmedian(responses.scores[name])) for name in (MEAN, CHOSEN))
-    if ways == [MEAN]:
+    gain, error = responses.gain
+    if set(taken) == {MEAN} or gain <= 0:
         return (
             f"no way predicts the {n} perturbations better than the mean change of the other ones "
             f"(median correlation {mean:.2f}): do not act on predictions of single perturbations"
         )
-    gain, error = responses.gain
     sure = "" if gain > 2 * error else ", which is within the noise"
+    often = [name for name, _ in taken.most_common(2)]
+    said = " and ".join(often) + (f" (of {len(taken)} ways)" if len(taken) > len(often) else "")
     return (
-        f"the {n} perturbations are predicted best by {' and '.join(ways)}: median correlation {best:.2f}, "
-        f"where the mean change of the other ones gives {mean:.2f} (mean gain {gain:+.2f} +- "
-        f"{error:.2f}{sure})"
+        f"the {n} perturbations are predicted best by {said}, taken for each by what it says of the others: "
+        f"median correlation {best:.2f}, where the mean change of the other ones gives {mean:.2f} (mean gain "
+        f"{gain:+.2f} +- {error:.2f}{sure})"
     )
 
 

@@ -56,6 +56,22 @@ def test_noise_is_never_predicted_worse_than_by_the_mean(rng):
         assert np.isnan(found.scores[MODEL][3])
 
 
+def test_a_choice_among_many_ways_that_know_nothing_is_not_reported_as_a_gain():
+    """The best of many by the scores that are then reported would be better than the mean, by chance."""
+    gains, best = [], []
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        changes = rng.normal(size=(8, 12)) + 0.5 * rng.normal(size=12)
+        names = [(f"g{k}",) for k in range(8)]
+        random = {f"e{j}": {f"g{k}": rng.normal(size=2) for k in range(8)} for j in range(12)}
+        found = learn_responses(changes, names, random, compared=every(changes))
+        mean = found.scores[MEAN].mean()
+        gains.append(found.scores[CHOSEN].mean() - mean)
+        best.append(max(found.scores[way].mean() for way in found.ways) - mean)
+    assert np.mean(best) > 0.02
+    assert np.mean(gains) < 0.01
+
+
 def test_a_target_does_not_tell_of_itself(rng):
     changes = rng.normal(size=(8, N_FEATURES))
     names = [(f"g{k}",) for k in range(8)]
@@ -64,8 +80,12 @@ def test_a_target_does_not_tell_of_itself(rng):
     other = changes.copy()
     other[2] = 100 * rng.normal(size=N_FEATURES)
     after = learn_responses(other, names, {"e": vectors}, compared=every(changes))
-    for way in set(before.ways) - {STACKED}:  # its few weights see predictions of others, which saw this one
+    assert STACKED in before.ways
+    for way in before.ways:
         np.testing.assert_allclose(before.ways[way][2], after.ways[way][2], rtol=1e-6, err_msg=way)
+    # nor of how it is best predicted
+    assert before.choices[2] == after.choices[2]
+    np.testing.assert_allclose(before.chosen[2], after.chosen[2], rtol=1e-6)
 
 
 def test_many_targets_are_left_out_together(rng):
