@@ -20,7 +20,7 @@ from mocli.metrics.correlation import false_discovery_rate
 from mocli.report.figures import column_table, figure
 from mocli.tasks.gene2peak.cells import choose_modalities
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
-from mocli.tasks.gene2peak.report import hold_against, precision_tables
+from mocli.tasks.gene2peak.report import MATCHED, hold_against, precision_tables
 from mocli.tasks.gene2peak.truth import precision_recall, promoter_precision, read_truth
 from mocli.tasks.infer.direction import shared_cells
 from mocli.tasks.prepare.pairing import relate as relate_names
@@ -29,6 +29,7 @@ from mocli.tasks.relate.candidates import Candidates, choose_genes, find_candida
 from mocli.tasks.relate.correlate import genomic_pairs, relate
 from mocli.tasks.relate.metacells import FEWEST_CELLS, score_pairs
 from mocli.tasks.relate.promoters import promoter_controls
+from mocli.tasks.relate.relate import progress
 from mocli.tasks.relate.report import SHOWN, over_all, write_bedpe
 from mocli.tasks.relate.scope import ALL, FeaturePairs
 from mocli.tasks.run.frame import Tell
@@ -140,8 +141,9 @@ def relate_measured(run: Run, request: Request, asked: Gene2PeakOptions) -> None
                 left_out.append(name)
                 continue
             x, y = cells.genes[rows], cells.peaks[rows]
-            scores = score_pairs(x, y, pairs, gene_home, seed=seed)
-            spearman, pearson = _single_cells(x, y, pairs)
+            tell = progress(run.say, "correlating over metacells", "genes")
+            scores = score_pairs(x, y, pairs, gene_home, seed=seed, progress=tell)
+            simple = _single_cells(x, y, pairs, seed=seed)
             order = np.argsort(-np.nan_to_num(scores.z, nan=-np.inf), kind="stable")
             values = {
                 "gene": np.asarray(near.genes, dtype=object)[near.gene],
@@ -156,27 +158,22 @@ def relate_measured(run: Run, request: Request, asked: Gene2PeakOptions) -> None
                 "score": scores.z,
                 "p": scores.p,
                 "fdr": false_discovery_rate(scores.p),
-                "spearman": spearman,
-                "pearson": pearson,
+                "spearman": simple["spearman"],
+                "pearson": simple["pearson"],
             }
             parts.append(pd.DataFrame(values).iloc[order])
             if name == ALL:
                 at_controls = score_pairs(x, y, controls, gene_home, seed=seed)
-                other = _single_cells(x, y, controls)
+                other = _single_cells(x, y, controls, seed=seed)
                 precision = promoter_precision(
                     near.distance,
-                    {"metacells": scores.z, "spearman": spearman, "pearson": pearson},
-                    {"metacells": at_controls.z, "spearman": other[0], "pearson": other[1]},
+                    {"metacells": scores.z, **simple},
+                    {"metacells": at_controls.z, **other},
                 )
                 if asked.truth is not None:
                     precision["the known pairs"] = precision_recall(
                         read_truth(asked.truth, near),
-                        {
-                            "metacells": scores.z,
-                            "spearman": spearman,
-                            "pearson": pearson,
-                            "nearness": -np.abs(near.distance),
-                        },
+                        {"metacells": scores.z, **simple, "nearness": -np.abs(near.distance)},
                         pairs.first,
                     )
     if left_out:
@@ -195,16 +192,16 @@ def relate_measured(run: Run, request: Request, asked: Gene2PeakOptions) -> None
         run.finish()
 
 
-def _single_cells(x: CSR, y: CSR, pairs: FeaturePairs) -> tuple[DoubleArray, DoubleArray]:
-    """Spearman's and Pearson's correlations over single cells, of log values."""
+def _single_cells(x: CSR, y: CSR, pairs: FeaturePairs, *, seed: int) -> dict[str, DoubleArray]:
+    """Score pairs by simple ways over single cells, of log values; `report` says what they are."""
     logged = [m.copy() for m in (x, y)]
     for m in logged:
         m.data = np.log1p(np.maximum(m.data, 0))
     by_column = logged[0].tocsc()
-    sets = relate(
-        logged[1], lambda columns: densify(by_column[:, columns]), pairs, n_permutations=0, n_matched=0
-    ).sets
-    return sets[0].spearman, sets[0].correlation
+    found = relate(
+        logged[1], lambda columns: densify(by_column[:, columns]), pairs, n_permutations=0, seed=seed
+    ).sets[0]
+    return {"spearman": found.spearman, "pearson": found.correlation, MATCHED: found.z_matched}
 
 
 def _report(run: Run, result: pd.DataFrame, precision: dict[str, list[dict[str, object]]]) -> None:

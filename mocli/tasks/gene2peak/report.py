@@ -29,9 +29,15 @@ _FDR = 0.1
 Precision = Mapping[str, Sequence[Mapping[str, object]]]
 """As `precision_recall` and `promoter_precision` give it, by which pairs are true."""
 
+MATCHED = "matched"
 _SIMPLE = {
     "spearman": ("Spearman correlation", "measured values of single cells, normalised by depth, ranked"),
     "pearson": ("Pearson correlation", "measured values of single cells, normalised by depth, logged"),
+    MATCHED: (
+        "Pearson, matched peaks",
+        "Pearson correlation of single cells, less its mean with peaks of other chromosomes that are as "
+        "open, over their deviation (as Signac does: Stuart et al. 2021)",
+    ),
     "nearness": ("nearness", "the closer a peak lies to the transcription start site, the better"),
 }
 

@@ -104,7 +104,7 @@ def relate_features(
         groups=groups,
         n_permutations=n_permutations,
         seed=seed,
-        progress=_progress(say),
+        progress=progress(say, "correlating", "imputed features"),
     )
     near = candidates.vicinity
     controls = None if near is None else promoter_controls(near, seed=seed)
@@ -177,13 +177,16 @@ def _tabulate(
     return table
 
 
-def _progress(say: Callable[[str], None]) -> Callable[[int, int], None]:
-    begun = [time.monotonic()]
+def progress(say: Callable[[str], None], doing: str, what: str) -> Callable[[int, int], None]:
+    """Return what says, every half minute, how much is done of how much, and how long the rest will take."""
+    start = time.monotonic()
+    said = [start]
 
     def tell(done: int, n: int) -> None:
-        if time.monotonic() - begun[0] > _PATIENCE and done < n:
-            begun[0] = time.monotonic()
-            say(f"correlating: {done:,} of {n:,} imputed features")
+        now = time.monotonic()
+        if now - said[0] > _PATIENCE and done < n:
+            said[0] = now
+            say(f"{doing}: {done:,} of {n:,} {what}  ETA {(now - start) * (n - done) / max(done, 1):.0f}s")
 
     return tell
 

@@ -140,6 +140,9 @@ def evaluate(
     run.report.metrics |= {judged.key: judged.entry for judged in found}
     run.report.metrics |= _matched(cells)
     others = {j.key: j.entry for half in cells.halves() for j in judge(half)}
+    within, real = _matched_within(cells)
+    run.report.metrics |= within
+    others |= real
     run.report.baselines["other_real_cells"] = {
         "is_bound": True,
         "title": "other real cells",
@@ -219,6 +222,43 @@ def _matched(cells: Generated) -> dict[str, Entry]:
     pairs = {pair: np.stack([every, every], 1) for pair in combinations(z, 2)}
     found = registry.evaluate(Embedding(z=z, pairs=pairs, seed=cells.seed), ["foscttm"])
     return {f"simulated_{key}": entry for key, entry in found.items()}
+
+
+FEWEST_MATCHED = 20
+"""Cells of a label, simulated and real, below which it is not asked which two modalities are of one cell."""
+
+
+def _matched_within(cells: Generated) -> tuple[dict[str, Entry], dict[str, Entry]]:
+    """Return the same among cells of one label, for simulated cells and for real ones: means over labels."""
+    found: tuple[dict[str, list[float]], dict[str, list[float]]] = ({}, {})
+    for first, second in combinations(cells.latent if cells.paired else (), 2):
+        for code in cells.labels(first):
+            sides = cells.rows(first, code)[::-1]
+            if min(map(len, sides)) < FEWEST_MATCHED:
+                continue
+            for kept, side, rows in zip(found, (1, 0), sides, strict=True):
+                z = {name: cells.latent[name][side][rows] for name in (first, second)}
+                every = np.arange(len(rows))
+                seen = Embedding(z=z, pairs={(first, second): np.stack([every, every], 1)}, seed=cells.seed)
+                for key, entry in registry.evaluate(seen, ["foscttm"]).items():
+                    if entry["value"] is not None:
+                        kept.setdefault(key, []).append(float(entry["value"]))
+    simulated, real = (
+        {
+            f"{key}_within_label": figure(
+                float(np.mean(values)),
+                "FOSCTTM within a label",
+                "Fraction of cells of the same label that lie closer than the other modality of the cell, "
+                "each modality encoded alone; mean over labels.",
+                "Should be as in real cells: lower, and modalities of a cell are more alike than they are.",
+                bounds=(0.0, 1.0),
+                n=len(values),
+            )
+            for key, values in of.items()
+        }
+        for of in found
+    )
+    return simulated, real
 
 
 def pictures(simulated: Simulated, cells: Generated | None, *, seed: int, device: str) -> dict[str, Any]:

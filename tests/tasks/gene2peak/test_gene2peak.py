@@ -386,6 +386,7 @@ def test_metacells_need_no_model_and_find_planted_pairs(tissue, tmp_path, check_
     assert by["score"] > max(by["spearman"], by["pearson"]) + 0.05
     assert (tmp_path / "o.bedpe").exists()
     assert report["metrics"]["auprc[promoter peaks]"]["value"] > 0.5
+    assert 0 < report["baselines"]["matched"]["metrics"]["auprc[promoter peaks]"]["value"] <= 1
     assert len(result.report["inputs"]) == 2
     ours = report["metrics"]["auprc[promoter peaks]"]["value"]
     simple = report["baselines"]["spearman"]["metrics"]["auprc[promoter peaks]"]["value"]

@@ -1,6 +1,7 @@
 """Relations of imputed with measured features: against scipy, planted links, nulls, tables."""
 
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from mocli.errors import InputError
 from mocli.metrics.correlation import false_discovery_rate
 from mocli.tasks.relate.correlate import all_pairs, correlate, genomic_pairs, relate, strongest_pairs
 from mocli.tasks.relate.promoters import promoter_controls, promoter_enrichment
-from mocli.tasks.relate.relate import relations_table
+from mocli.tasks.relate.relate import progress, relations_table
 from mocli.tasks.relate.report import write_bedpe
 from mocli.tasks.relate.scope import FeaturePairs
 from mocli.types import ModalityKind
@@ -329,3 +330,14 @@ def test_nothing_to_relate():
     assert np.isnan(constant.correlation).all()
     assert np.isnan(constant.p).all()
     assert len(relations_table(none, ["a", "b"], list("abcdefghijkl"))) == 0
+
+
+def test_a_long_correlation_says_how_long_it_will_take(monkeypatch):
+    clock = iter([0.0, 10.0, 40.0, 60.0, 80.0])
+    monkeypatch.setattr("mocli.tasks.relate.relate.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    said: list[str] = []
+    tell = progress(said.append, "correlating", "genes")
+    for done in (100, 400, 500, 800):
+        tell(done, 800)
+    # 400 of 800 in 40 s; not again within half a minute, nor at the end
+    assert said == ["correlating: 400 of 800 genes  ETA 40s"]
