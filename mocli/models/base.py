@@ -257,6 +257,25 @@ class Solves(Protocol):
 
 
 @runtime_checkable
+class Begins(Protocol):
+    """Capability: look at all training cells before the first step: where to begin, what to hold on to."""
+
+    def begin(
+        self,
+        bundle: MultiOmics,
+        read: Callable[[Mapping[str, Tensor]], Minibatch],
+        generator: Generator,
+        *,
+        fresh: bool,
+    ) -> None:
+        """Set what is kept of the cells and, where weights are `fresh` and not frozen, these.
+
+        `read` and `generator` are those of `Solves.solve`. A run that is resumed begins again, and then
+        takes up the weights of its checkpoint.
+        """
+
+
+@runtime_checkable
 class SmoothsLinks(Protocol):
     """Parameters of a model that may want linked features averaged over own neighbours."""
 

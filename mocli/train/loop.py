@@ -6,7 +6,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -17,16 +17,18 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from mocli.data.batches import Batches, BundleRows
-from mocli.data.bundle import MultiOmics
+from mocli.data.bundle import Minibatch, MultiOmics
 from mocli.errors import ENDING, Interrupted, NumericalError, OutOfMemory
 from mocli.log import logger, progress
-from mocli.models.base import SOLVED, Model, Phase, Schedule, Solves
+from mocli.models.base import SOLVED, Begins, Model, Phase, Schedule, Solves
 from mocli.train.checkpoint import DAMAGE, Checkpoints, Snapshot
 from mocli.train.freeze import freeze, trainable
 from mocli.train.history import History
 from mocli.train.optim import Stepper, WeightAverage, turns_of
 from mocli.train.rates import Flatness
 from mocli.train.validation import Watch, split
+
+Read = Callable[[Mapping[str, Tensor]], Minibatch]
 
 RETRY_FACTOR = 0.1
 """Of learning rates after a loss that was not finite."""
@@ -45,6 +47,8 @@ class Training:
         Seconds.
     frozen
         Names of parameters that stay as they are.
+    fresh
+        Whether weights are as drawn, not those of another model.
     """
 
     device: torch.device
@@ -53,6 +57,7 @@ class Training:
     checkpoint_every: float = 600.0
     max_time: float | None = None
     frozen: frozenset[str] = frozenset()
+    fresh: bool = True
 
 
 @dataclass
@@ -104,6 +109,9 @@ def fit(model: Model, bundle: MultiOmics, schedule: Schedule, training: Training
     with Signals() as signals:
         if isinstance(model, Solves) and not done.phases:
             _solve(model, bundle, training, done)
+        if isinstance(model, Begins):
+            with _all_cells(bundle, training) as (read, generator):
+                model.begin(bundle, read, generator, fresh=training.fresh)
         first = int(isinstance(model, Solves))
         for index, phase in enumerate(trainable(model.phases(schedule, bundle)), start=first):
             if index < len(done.phases):
@@ -147,20 +155,26 @@ def _restore_trained(model: Model, snapshot: Snapshot, checkpoints: Checkpoints)
     logger.info("training was over before the run was stopped: its weights are taken up")
 
 
-def _solve(model: Solves, bundle: MultiOmics, training: Training, done: Fitted) -> None:
-    """Find weights in closed form, as a phase without steps."""
+@contextmanager
+def _all_cells(bundle: MultiOmics, training: Training) -> Iterator[tuple[Read, torch.Generator]]:
+    """Give what cuts any rows of a bundle, and a generator, where all cells are looked at outside steps."""
     # a few cells are read, and once: the others need not fit on the device
     source = BundleRows(bundle, training.device, held_on="cpu")
-    generator = torch.Generator().manual_seed(training.seed)
     try:
         with torch.no_grad():
-            figures = model.solve(bundle, lambda rows: source.take(rows, 0), generator)
+            yield lambda rows: source.take(rows, 0), torch.Generator().manual_seed(training.seed)
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(
             "the device ran out of memory",
             found=f"{bundle.n_cells:,} cells on {training.device}",
             hint="try --device cpu",
         ) from error
+
+
+def _solve(model: Solves, bundle: MultiOmics, training: Training, done: Fitted) -> None:
+    """Find weights in closed form, as a phase without steps."""
+    with _all_cells(bundle, training) as (read, generator):
+        figures = model.solve(bundle, read, generator)
     done.stop_reason = SOLVED
     done.phases.append({"name": SOLVED, "steps": 0, "stop_reason": SOLVED})
     done.losses[SOLVED] = {name: dict.fromkeys(("first", "last", "min"), v) for name, v in figures.items()}

@@ -1,17 +1,8 @@
 """The closed-form aligner: a soft coupling of cells by their linked features, then linear maps.
 
-Implemented, for any list of edges between modalities:
-(1) every modality is its leading principal components (LSI of peaks), a fifth of them the mean of
-    own neighbours; linked features are standardised and averaged over the same neighbours;
-(2) cost of two cells: 1 - cosine of linked features, that of cells near the mean damped, over its standard
-    deviation;
-(3) entropic optimal transport gives a soft coupling P, in which every cell has the same weight;
-(4) canonical correlation with P in place of pairs, components scaled by their correlations, rows to
-    length 1 (`mocli/nn/transport.py`, `mocli/nn/canonical.py`);
-(5) once more with a cost that is partly that of the latent coordinates.
-Links are weighed before: in five folds, cells are coupled by four fifths of the linked features, and the
-agreement of coupled cells on the held-out fifth is its weight. So links that do not hold in these data
-lose their say, without any pair or label.
+Every modality is its leading principal components (LSI of peaks), a fifth of them the mean of own
+neighbours; linked features are standardised and averaged over the same neighbours. What follows is
+`mocli/nn/alignment/closed_form.py`.
 Batches of a modality (`--batch-key`) differ where cells of both are mutual nearest neighbours: linked
 features lose these differences before they are compared, and the maps see nothing of the directions in
 which batches differ. So a new cell needs no batch, and may be of a new one.
@@ -24,7 +15,7 @@ Defaults and their evidence: tests/benchmarks/RESULTS.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields
 from typing import Any, ClassVar, Self
 
 import torch
@@ -36,20 +27,15 @@ from mocli.errors import UsageError
 from mocli.models.base import Losses, Phase, Schedule, Traits, Widths, rebuilt, spec_of
 from mocli.models.otcca import TRAITS
 from mocli.models.otcca.params import OtccaParams
-from mocli.nn.canonical import canonical_maps, column_correlations
+from mocli.nn.alignment.alignment_settings import AlignmentSettings
+from mocli.nn.alignment.closed_form import align, draw
 from mocli.nn.correction import level_offsets
-from mocli.nn.transport import cosine_cost, couple
 from mocli.types import Json
 
 MOST_FEATURES = 4000
 """In all modalities together: matrices of them all are decomposed, which takes some ten seconds each."""
-FOLDS = 5
-WEIGHED_ON = 1000
-"""Cells of each modality among which links are weighed."""
 MUTUAL = 20
 """Nearest cells of another batch among which mutual neighbours are found."""
-SHARP, FEW = 0.1, 20
-"""Temperature and iterations of the coupling in which held-out links are compared."""
 
 
 class OtccaModule(nn.Module):
@@ -131,40 +117,30 @@ class Otcca:
         """Find the maps, and say how well they hold: mean and largest correlation, agreement of links."""
         p = self.params
         sizes = {name: m.n_obs for name, m in bundle.modalities.items()}
-        drawn = read({name: _draw(n, p.n_landmarks, generator) for name, n in sizes.items()})
+        drawn = read({name: draw(n, p.n_landmarks, generator) for name, n in sizes.items()})
         points = {name: drawn.x[name] for name in self.names}
         linked = {edge: drawn.links[edge] for edge in self.shape.edges}
         for name, codes in self._batches(bundle, drawn).items():
             points[name], linked = _without_batches(name, codes, points[name], linked)
-        drawn = replace(drawn, x=points, links=linked)
-        links, agreement = {}, []
-        for edge in self.shape.edges:
-            a, b = linked[edge]
-            if p.weigh_links:
-                found = self._agreement(edge, drawn, generator)
-                agreement.append(float(found.mean()))
-                weight = (p.least_link_weight + found.clamp_min(0)).sqrt()
-                a, b = a * weight, b * weight
-            links[self._numbered(edge)] = (a, b)
-        costs = {edge: cosine_cost(a, b, damping=p.damping) for edge, (a, b) in links.items()}
-        usable = {edge: (a.any(1), b.any(1)) for edge, (a, b) in links.items()}
-        x = [points[name] for name in self.names]
-        maps, shifts, correlations = self._fit(x, costs, usable)
-        for _ in range(p.n_rounds - 1):
-            z = [F.normalize(v @ w - s, dim=1) for v, w, s in zip(x, maps, shifts, strict=True)]
-            mixed = {
-                (a, b): torch.lerp(cost, cosine_cost(z[a], z[b]), p.latent_weight)
-                for (a, b), cost in costs.items()
-            }
-            maps, shifts, correlations = self._fit(x, mixed, usable)
-        for m, (weight, shift) in enumerate(zip(maps, shifts, strict=True)):
+        numbered = {(self.names.index(a), self.names.index(b)): sides for (a, b), sides in linked.items()}
+        found = align([points[name] for name in self.names], numbered, self._settings(), generator)
+        for m, (weight, shift) in enumerate(zip(found.maps, found.shifts, strict=True)):
             self.module.weight(m).copy_(weight)
             getattr(self.module, f"shift_{m}").copy_(shift)
+        correlations = found.correlations
         self.module.get_buffer("correlations").copy_(correlations)
         figures = {"correlation": float(correlations.mean()), "first_correlation": float(correlations[0])}
-        if agreement:
-            figures["link_agreement"] = sum(agreement) / len(agreement)
+        if found.agreement:
+            figures["link_agreement"] = sum(found.agreement) / len(found.agreement)
         return figures
+
+    def _settings(self) -> AlignmentSettings:
+        shared = {
+            f.name: getattr(self.params, f.name)
+            for f in fields(AlignmentSettings)
+            if f.name != "n_components"
+        }
+        return AlignmentSettings(n_components=self.params.n_latent, **shared)
 
     @staticmethod
     def _batches(bundle: MultiOmics, drawn: Minibatch) -> dict[str, Tensor]:
@@ -175,52 +151,6 @@ class Otcca:
             if codes is not None and len(set(codes[codes >= 0].tolist())) > 1:
                 found[name] = torch.from_numpy(codes).to(rows.device)[rows]
         return found
-
-    def _fit(
-        self,
-        points: list[Tensor],
-        costs: Mapping[tuple[int, int], Tensor],
-        usable: Mapping[tuple[int, int], tuple[Tensor, Tensor]],
-    ) -> tuple[list[Tensor], list[Tensor], Tensor]:
-        plans = {edge: self._couple(cost, *usable[edge]) for edge, cost in costs.items()}
-        return canonical_maps(
-            points, plans, self.module.get_buffer("correlations").numel(), self.params.ridge
-        )
-
-    def _couple(self, cost: Tensor, usable_a: Tensor, usable_b: Tensor) -> Tensor:
-        p = self.params
-        return couple(
-            cost, usable_a, usable_b, temperature=p.temperature, n_iter=p.n_iter, unmatched=p.unmatched
-        )
-
-    def _agreement(self, edge: Edge, drawn: Minibatch, generator: Generator) -> Tensor:
-        """Correlation of each linked feature with its mean over cells coupled by other links, `(n_links,)`.
-
-        The mean of both directions; held-out links are compared in a coupling of latent coordinates.
-        """
-        sides = [_draw(len(drawn.x[name]), WEIGHED_ON, generator).to(drawn.x[name].device) for name in edge]
-        points = [drawn.x[name][rows] for name, rows in zip(edge, sides, strict=True)]
-        a, b = (link[rows] for link, rows in zip(drawn.links[edge], sides, strict=True))
-        n, k = a.shape[1], self.module.get_buffer("correlations").numel()
-        if n < 2:
-            return a.new_ones(n)  # a single link has no other to be held against
-        found = a.new_zeros(n)
-        for held in range(min(FOLDS, n)):
-            out = slice(held, None, FOLDS)
-            kept = [j for j in range(n) if j % FOLDS != held]
-            usable = (a[:, kept].any(1), b[:, kept].any(1))
-            cost = cosine_cost(a[:, kept], b[:, kept], damping=self.params.damping)
-            plan = self._couple(cost, *usable)
-            maps, shifts, _ = canonical_maps(points, {(0, 1): plan}, k, self.params.ridge)
-            z = [F.normalize(x @ w - s, dim=1) for x, w, s in zip(points, maps, shifts, strict=True)]
-            near = couple(cosine_cost(*z), *usable, temperature=SHARP, n_iter=FEW)
-            there = near @ b[:, out] / near.sum(1, keepdim=True).clamp_min(1e-12)
-            back = near.T @ a[:, out] / near.sum(0)[:, None].clamp_min(1e-12)
-            found[out] = (column_correlations(a[:, out], there) + column_correlations(b[:, out], back)) / 2
-        return found
-
-    def _numbered(self, edge: Edge) -> tuple[int, int]:
-        return self.names.index(edge[0]), self.names.index(edge[1])
 
     def encode(self, modality: str, x: Tensor) -> Tensor:
         """`(B, n_vars)` to `(B, k)`, rows of length 1."""
@@ -268,8 +198,3 @@ def _without_batches(
 def _moved(values: Tensor, codes: Tensor, offsets: Tensor) -> Tensor:
     known = (codes >= 0)[:, None] & values.any(1, keepdim=True)  # empty cells stay empty
     return values - torch.where(known, offsets[codes.clamp_min(0)], 0.0)
-
-
-def _draw(n: int, most: int, generator: Generator) -> Tensor:
-    """Return row numbers in order, all or `most` drawn at random, on the host."""
-    return torch.arange(n) if n <= most else torch.randperm(n, generator=generator)[:most].sort().values

@@ -4,6 +4,7 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from mocli.models.fields import Count, Dimensions, Positive, Share, Weight, Whole
+from mocli.nn.alignment.alignment_settings import AlignmentSettings
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -11,7 +12,8 @@ class OtccaParams:
     """One field per hyper-parameter; see `mocli params otcca`."""
 
     n_latent: Dimensions = Field(
-        default=30, description="canonical components, at most as many as a modality has features"
+        default=AlignmentSettings.n_components,
+        description="canonical components, at most as many as a modality has features",
     )
     n_pcs: Whole = Field(
         default=50, description="principal components taken instead of more features; 0: the features"
@@ -23,33 +25,40 @@ class OtccaParams:
         default=True, description="couple cells by linked features averaged over own neighbours"
     )
     damping: Weight = Field(
-        default=1.0,
+        default=AlignmentSettings.damping,
         description="how much less cells near the mean of all linked features say in the cost; "
         "0: the cosine alone, whatever their length",
     )
     temperature: Positive = Field(
-        default=0.2, description="softness of the coupling, in standard deviations of its cost"
+        default=AlignmentSettings.temperature,
+        description="softness of the coupling, in standard deviations of its cost",
     )
-    n_iter: Count = Field(default=60, description="Sinkhorn's iterations of a coupling")
+    n_iter: Count = Field(default=AlignmentSettings.n_iter, description="Sinkhorn's iterations of a coupling")
     n_rounds: Count = Field(
-        default=2, description="couplings one after the other, the later ones by latent coordinates too"
+        default=AlignmentSettings.n_rounds,
+        description="couplings one after the other, the later ones by latent coordinates too",
     )
     latent_weight: Share = Field(
-        default=0.3, description="share of latent coordinates in the cost of the later couplings"
+        default=AlignmentSettings.latent_weight,
+        description="share of latent coordinates in the cost of the later couplings",
     )
     ridge: Positive = Field(
-        default=0.01, description="added to the variance of every input, as a share of their mean variance"
+        default=AlignmentSettings.ridge,
+        description="added to the variance of every input, as a share of their mean variance",
     )
     unmatched: float = Field(
-        default=0.1, ge=0, le=0.9, description="share of the cells that may stay without a counterpart"
+        default=AlignmentSettings.unmatched,
+        ge=0,
+        le=0.9,
+        description="share of the cells that may stay without a counterpart",
     )
     weigh_links: bool = Field(
-        default=True,
+        default=AlignmentSettings.weigh_links,
         description="weigh linked features by how well cells coupled by the other ones agree on them: "
         "links that the data contradict lose their say",
     )
     least_link_weight: Positive = Field(
-        default=0.1,
+        default=AlignmentSettings.least_link_weight,
         description="what a link without any agreement still counts, one of full agreement 1 more",
     )
     n_landmarks: int = Field(

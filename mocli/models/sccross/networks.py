@@ -100,5 +100,6 @@ class LinearDecoder(nn.Module):
 
 
 def _rows(table: Tensor, codes: Tensor) -> Tensor:
-    known = (codes >= 0).unsqueeze(1)
-    return torch.where(known, table[codes.clamp_min(0)], table.mean(0))
+    """Rows of a table by number, `(B, p)`; that of -1 is the mean of all."""
+    rows = torch.cat([table, table.mean(0, keepdim=True)])
+    return F.embedding(codes.remainder(len(rows)), rows)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from mocli.data.bundle import Minibatch, MultiOmics
@@ -25,7 +25,12 @@ from mocli.models.scmodal import TRAITS
 from mocli.models.scmodal.module import ScmodalModule, Step
 from mocli.models.scmodal.params import ScmodalParams
 from mocli.nn.adversarial import cell_weights
+from mocli.nn.alignment.alignment_settings import AlignmentSettings
+from mocli.nn.alignment.closed_form import align, draw
 from mocli.types import Json, Preset
+
+LANDMARKS = 2500
+"""Cells of each modality that are aligned in closed form."""
 
 PAPER_STEPS = 10_000
 """Paper, "Model training details": a fixed number whatever the data."""
@@ -66,6 +71,31 @@ class Scmodal:
     def spec(self) -> dict[str, Json]:
         """Input width of every modality, in order, and the edges."""
         return spec_of(self.shape)
+
+    def begin(
+        self,
+        bundle: MultiOmics,
+        read: Callable[[Mapping[str, Tensor]], Minibatch],
+        generator: Generator,
+        *,
+        fresh: bool,
+    ) -> None:
+        """Align the cells in closed form; fresh encoders begin there, and anchors lean on it."""
+        if self.params.start == "random" or not self.params.n_pcs:
+            return
+        names = list(self.shape.widths)
+        drawn = read({name: draw(bundle.modalities[name].n_obs, LANDMARKS, generator) for name in names})
+        numbered = {(names.index(a), names.index(b)): drawn.links[a, b] for a, b in self.shape.edges}
+        points = [drawn.x[name] for name in names]
+        if not all(
+            bool(v.isfinite().all())
+            for v in (*points, *(side for pair in numbered.values() for side in pair))
+        ):
+            return  # the first step tells of it
+        found = align(points, numbered, AlignmentSettings(), generator)
+        self.module.aligned = found
+        if fresh:
+            self.module.begin_at(found)
 
     def phases(self, schedule: Schedule, bundle: MultiOmics) -> list[Phase]:
         """One phase: the discriminators step `critic_steps` times, then encoders and decoders once."""

@@ -9,14 +9,17 @@ Different by default (`--preset paper` undoes it), each with its evidence in tes
 the input x of shallow cells is mostly noise, so it is 50 principal components, half of them the mean of
 own neighbours; raw linked features are noisy, so anchors are searched in features averaged over own
 neighbours, are balanced soft partners (optimal transport) instead of mutual neighbours, so that no cell is
-a hub and none is left out, and weigh 10 instead of 1; an adversarial game circles around its equilibrium,
-so a running mean of the weights is kept; latents are read as directions (length 1), since lengths differ
-between modalities more than directions do.
+a hub and none is left out, and weigh 10 instead of 1; encoders begin at the maps of the closed-form
+alignment (`mocli/nn/alignment`), whose latent has a share in the search of anchors; an adversarial game
+circles around its equilibrium, so a running mean of the weights is kept; latents are read as directions
+(length 1), since lengths differ between modalities more than directions do; networks have half the width,
+and discriminators two steps instead of five.
 Symbols: x input, z latent, E encoder, G decoder, D discriminator, q latent dimensions, k neighbours.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -27,6 +30,7 @@ from torch.nn import functional as F
 
 from mocli.data.bundle import Edge, Minibatch
 from mocli.models.scmodal.params import ScmodalParams
+from mocli.nn.alignment.closed_form import Alignment
 from mocli.nn.layers import MLP, normal_init
 from mocli.nn.losses import (
     anchor_loss,
@@ -36,6 +40,10 @@ from mocli.nn.losses import (
     mutual_neighbors,
 )
 from mocli.nn.transport import soft_assignment
+
+SPREAD, SMALL = 5.0, 0.1
+"""Of encoders that begin at a linear map: mean square of a latent dimension, and what the other weights are
+multiplied by. With a spread of 1 fewer labels are transferred (tests/benchmarks/RESULTS.md)."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,7 @@ class ScmodalModule(nn.Module):
         self.names = list(widths)
         self.edges: list[Edge] = [(a, b) for a, b in edges]
         self.params, self.weighs_cells = params, False
+        self.aligned: Alignment | None = None  # known while training only
         h, q = params.n_hidden, params.n_latent
         # module names must be identifiers, a user's modality names need not be
         self.encoders = nn.ModuleList(MLP([p, h, q]) for p in widths.values())
@@ -70,6 +79,26 @@ class ScmodalModule(nn.Module):
         for e, edge in enumerate(self.edges):
             for side in (0, 1):
                 self.register_buffer(f"weight_{e}_{side}", weights[edge][side], persistent=False)
+
+    def begin_at(self, found: Alignment) -> None:
+        """Let encoders begin at linear maps, apart from those that are frozen.
+
+        Two hidden units make one component, as ReLU(v) - ReLU(-v); the others begin small.
+        """
+        h, q = self.params.n_hidden, self.params.n_latent
+        n = min(q, h // 2, len(found.correlations))
+        scale = math.sqrt(SPREAD * q / float(found.correlations[:n].square().sum().clamp_min(1)))
+        for m, encoder in enumerate(cast("list[MLP]", list(self.encoders))):
+            if not all(weight.requires_grad for weight in encoder.parameters()):
+                continue
+            first, last = cast("list[nn.Linear]", list(encoder.layers))
+            weight, bias = scale * found.maps[m][:, :n].T, -scale * found.shifts[m][:n]
+            first.weight[: 2 * n] = torch.cat([weight, -weight])
+            first.bias[: 2 * n] = torch.cat([bias, -bias])
+            last.weight.mul_(SMALL)
+            last.bias.mul_(SMALL)
+            one = torch.eye(n, device=weight.device)
+            last.weight[:n, : 2 * n] = torch.cat([one, -one], dim=1)
 
     def encode(self, name: str, x: Tensor) -> Tensor:
         """E(x), `(B, q)`."""
@@ -95,9 +124,22 @@ class ScmodalModule(nn.Module):
     def prepare(self, batch: Minibatch) -> Step:
         """Encode once; find the anchors of every edge in the minibatch."""
         with torch.no_grad():
-            anchors = {edge: self.find_anchors(*batch.links[edge]) for edge in self.edges}
+            anchors = {edge: self.find_anchors(*self._told(batch, edge)) for edge in self.edges}
         z = {name: self.encode(name, batch.x[name]) for name in self.names}
         return Step(batch.x, z, anchors, batch.rows)
+
+    def _told(self, batch: Minibatch, edge: Edge) -> tuple[Tensor, Tensor]:
+        """Return what anchors are found by: linked features, beside them the closed form's latent."""
+        found = self.aligned
+        if found is None:
+            return batch.links[edge]
+        own, share = math.sqrt(1 - self.params.start_share), math.sqrt(self.params.start_share)
+        sides = []
+        for name, links in zip(edge, batch.links[edge], strict=True):
+            # a cell without any linked feature stays without anchors
+            place = found.place(self.names.index(name), batch.x[name]) * links.any(1, keepdim=True)
+            sides.append(torch.cat([own * F.normalize(links, dim=1), share * place], dim=1))
+        return sides[0], sides[1]
 
     def find_anchors(self, a: Tensor, b: Tensor) -> Tensor:
         """Weights of pairs of cells, `(B, B)`, from their linked features."""

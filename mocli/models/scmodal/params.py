@@ -15,11 +15,11 @@ from mocli.models.fields import (
     Cells,
     Count,
     Dimensions,
-    HiddenUnits,
     Part,
     Positive,
     Rate,
     Share,
+    Units,
     Weight,
     Whole,
 )
@@ -30,9 +30,9 @@ class ScmodalParams:
     """One field per hyper-parameter; see `mocli params scmodal`."""
 
     n_latent: Dimensions = Field(default=20, description="latent dimensions (q)")
-    n_hidden: HiddenUnits = 512
+    n_hidden: Units = Field(default=256, description="units of every hidden layer; paper 512")
     batch_size: Cells = Field(
-        default=500, description="cells drawn per modality and step, with replacement (B)"
+        default=256, description="cells drawn per modality and step, with replacement (B); paper 500"
     )
     lr: Rate = Field(default=1e-3, description="Adam's learning rate")
     lr_factor: Rate | None = Field(
@@ -51,7 +51,7 @@ class ScmodalParams:
         default=5.0, description="largest norm of the encoder-decoder gradient; code 5, the paper names none"
     )
     critic_steps: Count = Field(
-        default=5, description="discriminator steps per minibatch; code 5, the paper names none"
+        default=2, description="discriminator steps per minibatch; code 5, the paper names none"
     )
     critic_weights: Literal["equal", "labels"] = Field(
         default="equal",
@@ -71,6 +71,14 @@ class ScmodalParams:
     )
     anchor_temperature: Positive = Field(
         default=0.1, description="softness of soft anchors, in standard deviations of their cost"
+    )
+    start: Literal["aligned", "random"] = Field(
+        default="aligned",
+        description="aligned: encoders begin at the maps of the closed form (otcca), whose latent shares "
+        "in the anchors; random: as drawn (paper), and wherever n_pcs is 0",
+    )
+    start_share: Share = Field(
+        default=0.3, description="share of the closed form's latent in the anchors, beside links"
     )
     smooth_links: bool = Field(
         default=True, description="search anchors in linked features averaged over own neighbours; paper no"
@@ -109,6 +117,10 @@ class ScmodalParams:
 
 
 PUBLISHED: dict[str, object] = {
+    "n_hidden": 512,
+    "batch_size": 500,
+    "critic_steps": 5,
+    "start": "random",
     "weight_mnn": 1.0,
     "anchors": "mutual",
     "smooth_links": False,

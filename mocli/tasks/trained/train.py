@@ -174,7 +174,7 @@ def train(
         for stop in (phase.validation, phase.plateau)
     ):
         run.warn("lr_factor changes nothing: no cells are held out that could tell when rates should fall")
-    training = replace(training_of(run, fingerprint), frozen=start.frozen)
+    training = replace(training_of(run, fingerprint), frozen=start.frozen, fresh=origin is None)
     return model, fit(model, start.bundle, schedule, training), start.record
 
 

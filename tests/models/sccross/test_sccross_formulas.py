@@ -194,3 +194,17 @@ def test_a_changed_feature_enters_linearly(form):
     mean = net.averaged("rna", before) - (1 - net.params.input_smoothing) * before
     torch.testing.assert_close(moved, (1 - net.params.input_smoothing) * components + mean)
     assert 0 < net.params.input_smoothing < 1
+
+
+def test_a_cell_without_batch_stands_at_the_mean_of_batches():
+    torch.manual_seed(0)
+    decoder = LinearDecoder(3, 5, "nb", 3)
+    for table in (decoder.scale, decoder.bias, decoder.log_scale):
+        torch.nn.init.normal_(table)
+    u = torch.randn(4, 3)
+    found = decoder.parameters_at(u, torch.tensor([2, 0, -1, 1]))
+    single = decoder.parameters_at(u[:1], torch.tensor([2]))
+    assert torch.equal(found.log_scale[2], decoder.log_scale.mean(0).clamp(-8, 8))
+    torch.testing.assert_close(found.head[:1], single.head)
+    middle = decoder(u[2:3], None)
+    torch.testing.assert_close(found.head[2:3], middle)

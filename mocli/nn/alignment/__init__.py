@@ -1,0 +1,1 @@
+"""Sets of cells aligned in closed form."""
