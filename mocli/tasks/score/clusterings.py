@@ -18,6 +18,7 @@ from mocli.models.base import Clusters, Model
 from mocli.report.figures import Entry, figure, table
 from mocli.tasks.run.run import Run
 from mocli.tasks.score.describe import describe_clusters, describe_quality
+from mocli.tasks.score.sharedmarkers import shared_markers
 from mocli.tasks.trained.latent import Latent
 from mocli.types import FloatArray, IntArray, StrArray
 
@@ -210,5 +211,9 @@ def cluster_graph(
     )
     clusters = Codes(column, codes, tuple(map(str, range(n))))
     run.report.tables |= describe_clusters(bundle, clusters, seed=run.options.seed)
+    groups = clusters if bundle.label is None else bundle.label
+    shared = shared_markers(bundle, groups, seed=run.options.seed)
+    if shared is not None:
+        run.report.tables["shared_markers"] = shared
     run.report.tables["quality"] = describe_quality(bundle)
     return GraphClusters(clusters, cells)
