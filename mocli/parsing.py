@@ -73,6 +73,12 @@ def positive_or_none(value: Any, option: str) -> float | None:
     return None if str(value).lower() == "none" else positive(value, option)
 
 
+def column_or_none(value: Any, option: str) -> str:
+    """Take the name of a column; `none` is the empty name."""
+    name = text(value, option)
+    return "" if name.lower() == "none" else name
+
+
 def between(value: Any, option: str, *, ends: bool) -> float:
     """Take a number from 0 to 1; the two ends themselves where `ends`."""
     number = _number(value)

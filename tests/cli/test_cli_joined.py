@@ -166,3 +166,30 @@ def test_imputing_from_several_files(folder, tmp_path):
         out["rna"].obs_names[50:]
     )
     assert np.isfinite(out["prot_imputed"].X).all()
+
+
+def test_runs_of_one_modality_are_joined_and_the_run_is_the_batch(tmp_path, capsys):
+    """Two h5ad of the same features: one command, no link table, no name."""
+    genes = [f"ENSG{i:011d}" for i in range(30)]
+    for k in (1, 2):
+        cells = [f"r{k}_{i}" for i in range(50)]
+        measure(cells, genes, seed=k, donor=["d1", "d2"] * 25).write_h5ad(tmp_path / f"run{k}.h5ad")
+    inputs = [str(tmp_path / f"run{k}.h5ad") for k in (1, 2)]
+    output = tmp_path / "o.h5mu"
+    assert main(["integrate", *inputs, "-m", "multigrate", "-o", str(output), "--no-umap", *QUICK]) == 0
+    said = capsys.readouterr().err
+    assert "files with the same modality are joined" in said
+    assert "batch: obs['input'], the input that a cell is of" in said
+    assert "'donor'" not in said
+    model = json.loads((tmp_path / "o.model" / "model.json").read_text())
+    batch = next(entry for entry in model["covariates"] if entry["key"] == "batch")
+    assert (batch["column"], batch["levels"]) == ("input", ["run1", "run2"])
+    assert read(output)["rna"].n_obs == 100
+    # asked for none, there is none, and what looks like one is mentioned
+    plan = ["integrate", *inputs, "-m", "multigrate", "-o", str(tmp_path / "p.h5mu"), "--dry-run"]
+    assert main([*plan, "--batch-key", "none"]) == 0
+    assert "batch:" not in capsys.readouterr().out
+    assert main(["integrate", inputs[0], *plan[3:]]) == 0
+    assert "obs has 'donor' (2 levels), which is not used" in capsys.readouterr().out
+    assert main(["integrate", inputs[0], *plan[3:], "--batch-key", "donor"]) == 0
+    assert "not used" not in capsys.readouterr().out

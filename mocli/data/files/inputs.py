@@ -9,10 +9,11 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from mocli.data.files.cellnames import spell_alike, tell_apart
+from mocli.data.files.cellnames import SURE, are_running_numbers, spell_alike, tell_apart
 from mocli.data.files.container import open_source
-from mocli.data.files.joined import JoinedModality, join
+from mocli.data.files.joined import LEAST_SHARED, JoinedModality, join
 from mocli.data.files.kinds import is_hashtag
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.source import Source, parse_source
@@ -26,9 +27,9 @@ def gather(
     """Return every modality once, its files joined where several hold it.
 
     Files are joined where the name is said, by the user (`rna=a.h5ad`) or by the
-    files (the modalities of an h5mu, the feature types of a 10x file). A name that
-    was guessed from a file's name or content joins nothing: a later one that
-    collides takes its file's stem.
+    files (the modalities of an h5mu, the feature types of a 10x file). Where a name
+    was guessed from a file's name or content, a later one that collides is joined if it
+    measures the same features of other cells (`is_more_of`), else it takes its file's stem.
 
     Raises
     ------
@@ -68,7 +69,8 @@ def gather(
         one = join(name, parts, kind=kinds.get(name))
         if name not in asked and not any(isinstance(file, JoinedModality) for file in files):
             last = parts[-1]
-            advice = f"to keep a file's {name} apart, name it: other={last.path}::{last.name}"
+            which = f"{last.path}" if last.format == "h5ad" else f"{last.path}::{last.name}"
+            advice = f"to keep a file's {name} apart, name it: other={which}"
             notes = (*notes, f"files with the same modality are joined; {advice}")
         files.append(replace(one, notes=(*notes, *one.notes)))
     return spell_alike(files)
@@ -98,11 +100,31 @@ def is_said(source: Source, file: ModalityFile) -> bool:
     return source.name is not None or file.format != "h5ad" or file.columns is not None
 
 
+def is_more_of(file: ModalityFile, other: ModalityFile) -> bool:
+    """Whether a file measures what another does, of other cells.
+
+    They are of one known kind, have half of the smaller one's features by name in common, and fewer than
+    half of the cells; running numbers name no cell.
+    """
+    if file.kind is not other.kind or file.kind is ModalityKind.OTHER:
+        return False
+    features, cells = (
+        pd.Index(mine).isin(theirs).sum() / min(len(mine), len(theirs))
+        for mine, theirs in (
+            (pd.unique(file.var.index), pd.unique(other.var.index)),
+            (file.obs.index.to_numpy(str), other.obs.index.to_numpy(str)),
+        )
+    )
+    return bool(features >= LEAST_SHARED) and bool(cells < SURE or are_running_numbers(file.obs.index))
+
+
 def _free_name(
     source: Source, file: ModalityFile, named: Mapping[str, Sequence[ModalityFile]], said: Mapping[str, bool]
 ) -> str:
     name = file.name
     if name not in named or (said[name] and is_said(source, file)):
+        return name
+    if source.name is None and all(is_more_of(file, other) for other in named[name]):
         return name
     other = named[name][0]
     if source.name is None and other.path.resolve() == file.path.resolve() and other.group == file.group:

@@ -80,7 +80,7 @@ def inspect_modality(file: ModalityFile) -> ModalityFacts:
         n_vars=file.n_vars,
         matrices=matrices,
         features=_style(list(map(str, file.var.index))),
-        batches={c: n for c, n in levels.items() if _BATCH.search(c.lower())},
+        batches=batch_like(file.obs),
         labels={c: n for c, n in levels.items() if _LABEL.search(c.lower()) and not _BATCH.search(c.lower())},
         genome=_genome(file.var),
         spatial=is_spatial(file),
@@ -96,6 +96,12 @@ def agreeing_names(first: Sequence[str], second: Sequence[str]) -> tuple[int, in
     exact = len(set(first) & set(second))
     bare = [{_BEGINNING.sub("", _ENDING.sub("", name)) for name in names} for names in (first, second)]
     return exact, len(bare[0] & bare[1])
+
+
+def batch_like(obs: pd.DataFrame) -> dict[str, int]:
+    """Columns of obs that look like batches by their names, with their number of levels, two or more."""
+    named = [c for c in obs.columns if _BATCH.search(str(c).lower())]
+    return {str(c): n for c in named if 1 < (n := _n_levels(obs[c])) <= MOST_LEVELS}
 
 
 def _n_levels(column: pd.Series) -> int:

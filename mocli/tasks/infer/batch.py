@@ -139,7 +139,7 @@ def check_before_training(files: Sequence[ModalityFile], batch_key: str | None, 
     """Raise `UsageError` for a batch that the cells to train on do not have."""
     if asked is None:
         return
-    if batch_key is None:
+    if not batch_key:
         raise no_batches(asked)
     columns = find_column(files, batch_key, option="--batch-key").values()
     check_level(asked, sorted({v for c in columns if c is not None for v in words(c) if v is not None}))

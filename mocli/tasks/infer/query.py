@@ -232,7 +232,7 @@ def _codes(
     key, known = entry["key"], tuple(entry["levels"])
     is_batch = key == "batch"
     column = data.batch_key if is_batch and data.batch_key else entry["column"]
-    named = is_batch and data.batch_key is not None
+    named = is_batch and bool(data.batch_key)
     if not named and not _held(files, column):
         if not is_batch:
             warn(f"obs has no '{column}', a covariate of the model: its mean stands for every cell")

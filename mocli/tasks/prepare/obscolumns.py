@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from mocli.data.bundle import Codes, Continuous
+from mocli.data.files.inspect import batch_like
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column, find_labels
 from mocli.errors import InputError
@@ -105,7 +106,7 @@ class Columns:
             return tuple(ObsColumn(key, find_column(files, key, option=option)) for key in keys)
 
         return cls(
-            batch=ObsColumn.find(files, data.batch_key, "--batch-key", "batch"),
+            batch=ObsColumn.find(files, data.batch_key or None, "--batch-key", "batch"),
             label=None
             if data.label_key is None
             else ObsColumn(
@@ -115,6 +116,36 @@ class Columns:
             continuous=several(data.continuous, "--continuous"),
             weight=ObsColumn.find(files, data.weight_key if weighted else None, "--weight-key"),
         )
+
+
+def inputs_as_batch(files: Sequence[ModalityFile], data: DataOptions) -> tuple[DataOptions, str]:
+    """Take the input that a cell is of for its batch, where nothing was asked and all inputs hold the same.
+
+    Returns the options, and a line that says so, empty where nothing changes. Inputs that hold different
+    modalities are no batches: what they differ in is what was measured.
+    """
+    keys = {f.input_key for f in files}
+    if data.batch_key is not None or keys == {None} or len({f.paths for f in files}) > 1:
+        return data, ""
+    key = next(iter(keys))
+    line = (
+        f"batch: obs['{key}'], the input that a cell is of; --batch-key COLUMN takes another, "
+        "--batch-key none takes none, for inputs that differ in what is to be seen (conditions)"
+    )
+    return replace(data, batch_key=key), line
+
+
+def unused_batches(files: Sequence[ModalityFile], data: DataOptions) -> str:
+    """Say which columns look like batches where no batch is asked for; empty where none does."""
+    used = {*data.covariate, data.label_key, data.pair_key}
+    like = {c: n for f in files for c, n in batch_like(f.obs).items() if c not in used and c != f.input_key}
+    if data.batch_key is not None or not like:
+        return ""
+    shown = ", ".join(f"'{column}' ({n:,} levels)" for column, n in list(like.items())[:4])
+    return (
+        f"obs has {shown}, which is not used: if it says how cells were measured (batch, donor), "
+        f"--batch-key {next(iter(like))} accounts for it"
+    )
 
 
 def doubts(columns: Columns) -> list[str]:

@@ -24,7 +24,14 @@ from mocli.models.registry import available
 from mocli.parsing import one_of
 from mocli.tasks.prepare.choice import Choice, choose
 from mocli.tasks.prepare.links import Linked, find_links
-from mocli.tasks.prepare.obscolumns import Columns, doubts, numbers_of_cells, weights_of_rows
+from mocli.tasks.prepare.obscolumns import (
+    Columns,
+    doubts,
+    inputs_as_batch,
+    numbers_of_cells,
+    unused_batches,
+    weights_of_rows,
+)
 from mocli.tasks.prepare.pairing import Relation, index_map, relate_files, true_pairs
 from mocli.tasks.prepare.select import Demands, choose_model, takes_weights
 from mocli.tasks.run.options import DataOptions, TrainOptions
@@ -144,6 +151,9 @@ def make_plan(
         say(f.summary)
         for note in f.notes:
             say(note)
+    data, line = inputs_as_batch(files, data)
+    if line:
+        say(line)
     relation = relate_files(files, data.pairing)
     say(f"cells are {relation.pairing} ({relation.reason})")
     why = ""
@@ -158,6 +168,8 @@ def make_plan(
         )
         why = train.reason or why
         say(f"model: {traits.name} ({why})")
+    if (traits.likelihoods or traits.uses_batches) and (line := unused_batches(files, data)):
+        say(line)
     choices = tuple(choose(f, data, traits) for f in files)
     for c in choices:
         say(c.summary)

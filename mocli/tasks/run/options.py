@@ -186,7 +186,13 @@ class DataOptions(Options):
         ),
     ] = None
     batch_key: Annotated[
-        str | None, option("--batch-key COLUMN", "obs column with the batch", identifies=True)
+        str | None,
+        option(
+            "--batch-key COLUMN|none",
+            "obs column with the batch; where all inputs hold the same modalities, the input is",
+            identifies=True,
+            parse=parsing.column_or_none,
+        ),
     ] = None
     covariate: Annotated[
         Sequence[str],

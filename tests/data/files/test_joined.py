@@ -1,6 +1,7 @@
 """A modality in several files is what anndata would put together, read a piece at a time."""
 
 import warnings
+from pathlib import Path
 
 import anndata as ad
 import h5py
@@ -311,16 +312,31 @@ def test_counts_under_different_names(tmp_path):
 # which names join
 
 
-def test_a_guessed_name_joins_nothing_but_says_how(tmp_path):
-    for k in "ab":
-        counts(names(k, 9), names("GENE", 8), seed=1).write_h5ad(tmp_path / f"rna_{k}.h5ad")
-    first, second = str(tmp_path / "rna_a.h5ad"), str(tmp_path / "rna_b.h5ad")
-    files = open_inputs([first, second])
-    assert [f.name for f in files] == ["rna", "rna_b"]
-    assert f"rna={first} rna={second}" in files[1].notes[0]
-    assert [f.name for f in open_inputs([f"rna={first}", f"rna={second}"])] == ["rna"]
+def test_a_guessed_name_joins_what_measures_the_same_of_other_cells(tmp_path):
+    first, second, apart, same = (str(tmp_path / f"rna_{k}.h5ad") for k in "abcd")
+    counts(names("a", 9), names("GENE", 8), seed=1).write_h5ad(first)
+    counts(names("b", 9), names("GENE", 6), seed=1).write_h5ad(second)
+    counts(names("c", 9), names("OTHER", 8), seed=1).write_h5ad(apart)
+    counts(names("a", 9), names("GENE", 8), seed=2).write_h5ad(same)
+    (rna,) = open_inputs([first, second])
+    assert (rna.name, rna.n_obs, rna.n_vars) == ("rna", 18, 6)
+    assert any(f"name it: other={second}" in note for note in rna.notes)
+    # other features, or the same cells: a modality of its own, with the command that would join them
+    for other in (apart, same):
+        files = open_inputs([first, other])
+        assert [f.name for f in files] == ["rna", Path(other).stem]
+        assert f"rna={first} rna={other}" in files[1].notes[0]
+    assert [f.name for f in open_inputs([first, f"other={second}"])] == ["rna", "other"]
     with pytest.raises(UsageError, match="both alike"):
         open_inputs([first, f"rna={second}"])
+
+
+def test_cells_named_by_running_numbers_are_other_cells_in_another_file(tmp_path):
+    for k in "ab":
+        cells = [str(i) for i in range(30)]
+        counts(cells, names("GENE", 8), seed=1).write_h5ad(tmp_path / f"rna_{k}.h5ad")
+    (rna,) = open_inputs([str(tmp_path / f"rna_{k}.h5ad") for k in "ab"])
+    assert rna.n_obs == rna.obs.index.nunique() == 60
 
 
 def test_files_of_10x_join_by_feature_type(tmp_path):
