@@ -19,6 +19,7 @@ from mocli.models.registry import load_class
 from mocli.options import plain
 from mocli.tasks.prepare.footprint import footprint, tell_memory
 from mocli.tasks.prepare.load import Prepared, load
+from mocli.tasks.prepare.pairdoubt import doubtful_pairs
 from mocli.tasks.prepare.plan import Plan
 from mocli.tasks.prepare.smoothing import smooth_links
 from mocli.tasks.run.frame import Tell
@@ -93,6 +94,8 @@ def train_model(
         describe_inputs(run, plan, prepared.health, prepared.recipes)
     warn_small(run, prepared, params)
     warn_batches(run, prepared)
+    for doubt in doubtful_pairs(prepared.bundle, plan.pairs, plan.columns.label, seed=request.run.seed):
+        run.warn(doubt)
     with run.timed("train"):
         model, done, start = train(run, request, plan, prepared, params, origin)
     describe_model(run, plan.traits, as_dict(model.params), plan.why_model)
