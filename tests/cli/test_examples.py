@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -327,3 +328,30 @@ def test_accessions_of_the_papers_are_only_those_they_name():
         "GSE194122", "GSE205117", "GSE162170", "GSE101498",  # multiDGD
         "GSE126074", "GSE240753", "GSE140203", "GSE97179", "GSE156793", "GSE149683",  # scCross
     }  # fmt: skip
+
+
+def test_the_container_recipe_copies_what_there_is_and_installs_it():
+    """A lint: no container is built here."""
+    text = (EXAMPLES / "container" / "Dockerfile").read_text()
+    lines = re.sub(
+        r"\\\n\s*", " ", "\n".join(x for x in text.splitlines() if not x.startswith("#"))
+    ).splitlines()
+    steps = [line.split(maxsplit=1) for line in lines if line.strip()]
+    assert {word for word, _ in steps} <= {
+        "FROM",
+        "ARG",
+        "ENV",
+        "COPY",
+        "RUN",
+        "WORKDIR",
+        "ENTRYPOINT",
+        "CMD",
+    }
+    assert steps[0] == ["FROM", "python:3.12-slim"]  # a version that pyproject.toml allows
+    copied = [source for word, rest in steps if word == "COPY" for source in rest.split()[:-1]]
+    assert all((ROOT / source).exists() for source in copied)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {project["readme"], "pyproject.toml", "mocli"} <= set(copied)
+    (install,) = [rest for word, rest in steps if word == "RUN"]
+    assert "pip install --no-cache-dir /src" in install
+    assert json.loads(dict(steps)["ENTRYPOINT"]) == [next(iter(project["scripts"]))]

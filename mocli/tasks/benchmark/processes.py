@@ -130,7 +130,7 @@ class Processes:
                 cwd=command.folder,
             )
         self._running.append((job, device, time.monotonic(), process))
-        self.say(f"started {job.name} on {device}")
+        self.say(f"running: {job.name}, device {device}")
 
     def _gather(self, codes: dict[str, int], *, total: int) -> None:
         for entry in list(self._running):
