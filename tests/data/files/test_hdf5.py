@@ -3,10 +3,13 @@
 import errno
 import os
 import socket
+import subprocess
+import sys
 
 import anndata as ad
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 
 from mocli.data.files import vet
@@ -196,3 +199,26 @@ def test_a_filter_that_is_not_there_is_named(file):
     assert error.value.found == "the HDF5 filter number 32016"
     assert error.value.field == "/uns/packed"
     assert "pip install hdf5plugin" in error.value.hint
+
+
+def test_zstd_is_read_with_hdf5plugin_and_named_without_it(tmp_path):
+    """A file as anndata writes it with `compression=hdf5plugin.FILTERS["zstd"]`."""
+    hdf5plugin = pytest.importorskip("hdf5plugin")
+    x = np.arange(40, dtype=np.float32).reshape(8, 5)
+    data = ad.AnnData(x, pd.DataFrame(index=[f"c{i}" for i in range(8)]))
+    path = tmp_path / "zstd.h5ad"
+    data.write_h5ad(path, compression=hdf5plugin.FILTERS["zstd"])
+    (one,) = open_inputs([str(path)])
+    np.testing.assert_array_equal(one.read().toarray(), x)
+    script = (
+        "import sys; sys.modules['hdf5plugin'] = None\n"
+        "from mocli.data.files.inputs import open_inputs\n"
+        "from mocli.errors import InputError\n"
+        "try:\n    open_inputs([sys.argv[1]])[0].read()\n"
+        "except InputError as error:\n    print(error.exit_code, error.found, '|', error.hint)\n"
+    )
+    words = [sys.executable, "-c", script, str(path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("3 ")
+    assert "zstd" in done.stdout
+    assert "pip install hdf5plugin" in done.stdout
