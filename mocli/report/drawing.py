@@ -14,6 +14,11 @@ import base64
 import io
 import re
 import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -43,8 +48,65 @@ OTHER = "#b8bcc2"
 UNKNOWN = "#dfe1e5"
 
 _DPI = 160
+MANY = 2_000
+"""Points of a cloud that are drawn one by one where a file can hold them."""
 # ids that matplotlib draws at random end in ten hexadecimal digits: where they are set, and where used
 _RANDOM_ID = re.compile(r'(?<=["#])[A-Za-z]\w*[0-9a-f]{10}(?=["\)])')
+
+
+_kept: ContextVar[Kept | None] = ContextVar("kept", default=None)
+
+
+@dataclass
+class Kept:
+    """Figures whose pictures were made, and those that a page shows, with their titles in its order."""
+
+    made: dict[Picture, Figure] = field(default_factory=dict)
+    shown: list[tuple[str, Figure]] = field(default_factory=list)
+
+    def write(self, folder: Path, suffix: str) -> None:
+        """Write what is shown as files in a folder, numbered and named by title, `png` at 300 dots an inch.
+
+        Clouds of more than 2,000 points are pixels in `svg` and `pdf`, too: no program draws as many quickly.
+        """
+        folder.mkdir(exist_ok=True)
+        dates: dict[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+        for number, (title, figure) in enumerate(self.shown, start=1):
+            for axes in figure.axes:
+                for points in axes.collections:
+                    if np.shape(points.get_offsets())[0] > MANY:
+                        points.set_rasterized(True)
+            name = re.sub(r"[^0-9a-z]+", "-", title.lower()).strip("-")[:60]
+            figure.savefig(
+                folder / f"{number:02d}-{name}.{suffix}",
+                format=suffix,
+                dpi=300,
+                facecolor="white",
+                metadata=dates.get(suffix, {}),
+            )
+
+
+@contextmanager
+def keeping() -> Iterator[Kept]:
+    """Keep the figures of all pictures that are made inside."""
+    token = _kept.set(kept := Kept())
+    try:
+        yield kept
+    finally:
+        _kept.reset(token)
+
+
+def show(picture: Picture, title: str) -> None:
+    """Note that a page shows a picture under a title."""
+    kept = _kept.get()
+    if kept is not None and picture in kept.made:
+        kept.shown.append((title, kept.made[picture]))
+
+
+def _keep(picture: Picture, figure: Figure) -> None:
+    kept = _kept.get()
+    if kept is not None:
+        kept.made[picture] = figure
 
 
 def new_figure(width: float, height: float, *, constrained: bool = True) -> Figure:
@@ -103,7 +165,9 @@ def to_svg(figure: Figure) -> str:
     text = buffer.getvalue()
     stable: dict[str, str] = {}
     text = _RANDOM_ID.sub(lambda found: stable.setdefault(found[0], f"i{len(stable)}"), text)
-    return text[text.index("<svg") :]
+    svg = text[text.index("<svg") :]
+    _keep(svg, figure)
+    return svg
 
 
 def to_png(figure: Figure) -> bytes:
@@ -118,7 +182,8 @@ def to_png(figure: Figure) -> bytes:
     image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
         buffer, format="png", optimize=True
     )
-    return buffer.getvalue()
+    _keep(png := buffer.getvalue(), figure)
+    return png
 
 
 def css_width(picture: Picture) -> int | None:

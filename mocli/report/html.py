@@ -12,7 +12,7 @@ import numpy as np
 
 from mocli.report import plots, scatter, wording
 from mocli.report.comparison import Comparison, compare, metric_title
-from mocli.report.drawing import Picture, css_width, data_uri
+from mocli.report.drawing import Picture, css_width, data_uri, show
 from mocli.report.file import write_text
 from mocli.report.ranking import Ranking
 from mocli.report.schema import Report
@@ -332,4 +332,5 @@ def _heatmaps(confusion: Confusion) -> list[_Shown]:
 
 
 def _shown(picture: Picture, title: str, caption: str, *, wide: bool = False) -> _Shown:
+    show(picture, title)
     return _Shown(data_uri(picture), title, caption, wide, css_width(picture))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from mocli import parsing
+from mocli.errors import UsageError
 from mocli.models.registry import available, traits_of
 from mocli.options import Options, option, written
 from mocli.types import ModalityKind, Pairing, Preset
@@ -420,6 +421,9 @@ class RunOptions(Options):
     ] = None
 
 
+FORMATS = ("svg", "png", "pdf")
+
+
 @dataclass(frozen=True)
 class OutputOptions(Options):
     """What is written; every name derives from `-o`."""
@@ -435,6 +439,15 @@ class OutputOptions(Options):
         bool, option("--umap/--no-umap", "Write a UMAP (obsm X_umap) and the k-NN graph (obsp) of the latent")
     ] = True
     html: Annotated[bool, option("--html/--no-html", "Write OUT.report.html", advanced=True)] = True
+    figures: Annotated[
+        str | None,
+        option(
+            "--figures",
+            "Also write each picture of the report as a file, into OUT.figures",
+            choices=FORMATS,
+            advanced=True,
+        ),
+    ] = None
     report: Annotated[
         Path | None,
         option(
@@ -463,3 +476,12 @@ class OutputOptions(Options):
             advanced=True,
         ),
     ] = False
+
+    def check_together(self) -> None:
+        """Refuse pictures of a report that there is not to be."""
+        if self.figures is not None and not self.html:
+            raise UsageError(
+                "--figures are the pictures of the report, which --no-html leaves out",
+                field="--figures",
+                hint="leave --no-html out",
+            )

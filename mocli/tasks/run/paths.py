@@ -26,6 +26,7 @@ class Paths:
     model: Path
     checkpoints: Path
     beside: tuple[Path, ...] = ()  # what only this task writes, after the output
+    figures: Path | None = None
 
     @classmethod
     def of(
@@ -63,6 +64,7 @@ class Paths:
             model=_sibling(stem, ".model"),
             checkpoints=run.checkpoint_dir or _sibling(stem, ".ckpt"),
             beside=tuple(_sibling(stem, suffix) for suffix in beside),
+            figures=_sibling(stem, ".figures") if output.figures and output.html else None,
         )
         paths.check_places()
         return paths
@@ -77,15 +79,16 @@ class Paths:
         report = self.report
         if report is not None and not is_pipe(report):
             check_place(report)
-        for folder in (self.model, self.checkpoints):
-            check_place(folder, folder=True)
+        for folder in (self.model, self.checkpoints, self.figures):
+            if folder is not None:
+                check_place(folder, folder=True)
 
     def results(self, *, trained: bool = True, calibrated: bool = False) -> list[Path]:
         """Return what an undisturbed run leaves behind, in the order of writing."""
         model = [self.model / WEIGHTS, self.model / DESCRIPTION] if trained else []
         model += [self.model / CALIBRATION] if calibrated else []
         files = [self.log, *model, self.output, *self.beside]
-        return [*files, *(p for p in (self.html, self.report, self.multiqc) if p is not None)]
+        return [*files, *(p for p in (self.figures, self.html, self.report, self.multiqc) if p is not None)]
 
     @property
     def multiqc(self) -> Path | None:
@@ -136,6 +139,10 @@ class Paths:
             # a pipe or device is written to directly
             if words is not None and not is_pipe(words):
                 check_writable(words, force=force or not finished or words.absolute() in ours)
+        figures = self.figures
+        replaced = force or figures is None or figures.absolute() in ours
+        if not replaced and figures is not None and figures.exists() and any(figures.iterdir()):
+            raise UsageError("the output exists", file=figures, hint="choose another name, or --force")
         if trained and self.model.exists():
             check_model_folder(self.model)
             stopped = not finished and any(self.checkpoints.glob("*"))

@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -238,10 +238,15 @@ class Run:
             Makes what `mocli.report.html.render` draws besides the report; called only if there is to be one.
         """
         from mocli.report import html
+        from mocli.report.drawing import keeping
 
         if self.paths.html is not None:
             self.say("drawing the report")
-            html.write(self.paths.html, html.render(self.report, **pictures()))
+            with keeping() if self.paths.figures is not None else nullcontext() as kept:
+                html.write(self.paths.html, html.render(self.report, **pictures()))
+            if kept is not None and self.paths.figures is not None and self.output.figures is not None:
+                kept.write(self.paths.figures, self.output.figures)
+                self.add_output(self.paths.figures, "the pictures of the report")
             self.add_output(self.paths.html, "the report to read")
         self._complete = True
         for record in self.report.outputs:

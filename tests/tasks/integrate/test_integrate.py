@@ -351,3 +351,21 @@ def test_metrics_may_be_left_out(run, unpaired, check_report):
     assert report["baselines"] == {}
     assert result.output.exists()
     assert result.output.with_name("out.report.html").exists()
+
+
+def test_pictures_of_the_report_are_files_on_request(run, unpaired, tmp_path, check_report):
+    inputs, links = [unpaired / "rna.h5ad", unpaired / "prot.h5ad"], [unpaired / "links.tsv"]
+    options = {"links": links, "html": True, "label_key": "cell_type", "metrics": "leading"}
+    run(inputs, **options, figures="svg")
+    files = sorted(p.name for p in (tmp_path / "out.figures").iterdir())
+    page = (tmp_path / "out.report.html").read_text()
+    assert len(files) == page.count("<img") > 5
+    assert any(name.endswith("-cells-by-label.svg") for name in files)
+    text = (tmp_path / "out.figures" / files[0]).read_text()
+    assert "<svg" in text
+    report = check_report(tmp_path / "out.report.json")
+    assert str(tmp_path / "out.figures") in [output["path"] for output in report["outputs"]]
+    with pytest.raises(UsageError, match="the output exists"):
+        run(inputs, **options, figures="png", output=tmp_path / "out.h5mu")
+    with pytest.raises(UsageError, match="--no-html"):
+        run(inputs, links=links, figures="svg", output=tmp_path / "other.h5mu", html=False)
