@@ -102,6 +102,15 @@ class IntegrateOptions(Options):
             advanced=True,
         ),
     ] = False
+    matches: Annotated[
+        bool,
+        option(
+            "--matches",
+            "Also write OUT.matches.tsv: cells of two modalities that are each other's nearest, with a score",
+            panel=OUTPUT,
+            advanced=True,
+        ),
+    ] = False
     sample: Annotated[
         int,
         option(

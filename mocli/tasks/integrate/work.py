@@ -19,6 +19,7 @@ from mocli.tasks.integrate.carried import Carried, CarriedPoints, points_of
 from mocli.tasks.integrate.check import transfer
 from mocli.tasks.integrate.labelreport import confusion_of, draw_carried, known_labels
 from mocli.tasks.integrate.labels import column_for, read_labels, tell_replaced
+from mocli.tasks.integrate.matches import write_matches
 from mocli.tasks.integrate.options import IntegrateOptions
 from mocli.tasks.integrate.plotting import draw_cells, lay_out, split_points
 from mocli.tasks.integrate.write import (
@@ -152,6 +153,8 @@ def complete(
     with run.timed("write"):
         known = cell_columns(bundle, placed.column_names, names)
         write_cells(run, request.data, integrated, known, placed.used)
+        if asked.matches:
+            write_matches(run, by_file if latent.joint is None else {}, placed.files)
     with run.timed("stack"):
         keep()
     clusters = None
