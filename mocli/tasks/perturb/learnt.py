@@ -187,8 +187,8 @@ def _folds(n: int, most: int) -> list[tuple[IntArray, IntArray]]:
 def _best(scores: Mapping[str, DoubleArray], rows: BoolArray, usual: str) -> str:
     """Return the way with the best scores of some targets.
 
-    It is the usual one unless another is better in the median, and in the mean by more than a standard error;
-    where several are, the best of both together is taken.
+    It is the usual one unless another is better in the mean by more than two standard errors; where several
+    are, the best of them is taken.
     """
     before = np.nan_to_num(scores[usual][rows])
     best, most = usual, 0.0
@@ -197,9 +197,8 @@ def _best(scores: Mapping[str, DoubleArray], rows: BoolArray, usual: str) -> str
     for name, values in scores.items():
         after = np.where(np.isfinite(values[rows]), values[rows], before)
         gain = after - before
-        mean, median = gain.mean(), np.median(after) - np.median(before)
-        if median > 0 and mean > gain.std(ddof=1) / np.sqrt(len(gain)) and mean + median > most:
-            best, most = name, float(mean + median)
+        if gain.mean() > max(most, 2 * gain.std(ddof=1) / np.sqrt(len(gain))):
+            best, most = name, float(gain.mean())
     return best
 
 

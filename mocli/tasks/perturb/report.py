@@ -208,7 +208,7 @@ def _report_truth(run: Run, truth: Truth) -> None:
         "best_pearson": (
             "Change predicted by the best way against measured, Pearson",
             "every target is predicted from the other ones, by the way that predicts these best from each "
-            "other: the mean, or the sum of both singles, unless another beats it by over a standard error",
+            "other: the mean, or the sum of both singles, unless another beats it by two standard errors",
         ),
         "halves_pearson": (
             "One half of the perturbed cells against the other, Pearson",
