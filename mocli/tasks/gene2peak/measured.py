@@ -20,7 +20,7 @@ from mocli.metrics.correlation import false_discovery_rate
 from mocli.report.figures import column_table, figure
 from mocli.tasks.gene2peak.cells import choose_modalities
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
-from mocli.tasks.gene2peak.report import MATCHED, hold_against, precision_tables
+from mocli.tasks.gene2peak.report import MATCHED, conclude, hold_against, precision_tables
 from mocli.tasks.gene2peak.truth import precision_recall, promoter_precision, read_truth
 from mocli.tasks.infer.direction import shared_cells
 from mocli.tasks.prepare.pairing import relate as relate_names
@@ -231,11 +231,4 @@ def _report(run: Run, result: pd.DataFrame, precision: dict[str, list[dict[str, 
         top,
     )
     n = int((fdr[known] < FDR).sum())
-    said = f"{n:,} of {len(tested):,} pairs pass 10 % FDR"
-    for name, rows in precision.items():
-        by = {str(r["score"]): r["auprc"] if isinstance(r["auprc"], float) else 0.0 for r in rows}
-        best = max((k for k in by if k not in {"metacells", "chance"}), key=lambda k: by[k])
-        verb = "better" if by["metacells"] > by[best] else "no better"
-        said += f"; metacells find {name} {verb} than {best} (AUPRC {by['metacells']:.3f}, {by[best]:.3f})"
-    run.say(said)
-    run.report.conclude(said)
+    conclude(run, n, len(tested), precision, "metacells")

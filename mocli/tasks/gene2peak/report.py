@@ -94,6 +94,22 @@ def hold_against(run: Run, precision: Precision, ours: Sequence[str]) -> None:
                 baseline["metrics"][key] = entry(score)
 
 
+def conclude(run: Run, n_passing: int, n_tested: int, precision: Precision, own: str) -> None:
+    """Say how many pairs pass, and whether a score finds true pairs better than the simple ways."""
+    said = f"{n_passing:,} of {n_tested:,} pairs pass 10 % FDR"
+    for name, rows in precision.items():
+        by = {str(r["score"]): r["auprc"] if isinstance(r["auprc"], float) else 0.0 for r in rows}
+        simple = [score for score in _SIMPLE if score in by]
+        if own not in by or not simple:
+            continue
+        best = max(simple, key=lambda score: by[score])
+        verb = "better" if by[own] > by[best] else "no better"
+        what = own if own == "metacells" else f"{own} scores"
+        said += f"; {what} find {name} {verb} than {_SIMPLE[best][0]} (AUPRC {by[own]:.3f}, {by[best]:.3f})"
+    run.say(said)
+    run.report.conclude(said)
+
+
 def precision_tables(precision: Precision) -> dict[str, Entry]:
     """Return a table of scores for each set of true pairs, by the table's key.
 
@@ -158,7 +174,12 @@ def report_silencing(run: Run, found: SilencingResult) -> None:
             ["gene"],
             [[name] for name in found.absent[:SHOWN]],
         )
-    hold_against(run, found.precision, ("combined", "metacells", "silencing"))
+    ours = ("combined", "metacells", "silencing")
+    hold_against(run, found.precision, ours)
+    scored = {str(row["score"]) for rows in found.precision.values() for row in rows}
+    fdr = table["fdr"].to_numpy(dtype=np.float64)
+    own = next((score for score in ours if score in scored), ours[-1])
+    conclude(run, int((fdr[np.isfinite(fdr)] < _FDR).sum()), len(table), found.precision, own)
     run.report.tables |= precision_tables(found.precision)
     if found.peak_sets is not None:
         run.report.tables["peak_sets"] = column_table(

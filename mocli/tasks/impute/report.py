@@ -60,6 +60,46 @@ _STATISTICS: dict[str, tuple[str, Better, str]] = {
 }
 
 
+def imputation_sentence(work: Imputation, checked: Checked) -> str | None:
+    """Say how well values match measured ones, and whether better than the best simple way; None if unknown.
+
+    The best simple way, the readout of the model's own latent not among them, is that whose median
+    correlation is highest against what the values have over the features that it says something of.
+    """
+    found, columns, target = checked.evaluation, work.columns, work.translation.target
+    if found is None:
+        known = checked.calibration
+        if known is None or known.accuracy is None:
+            return None
+        pearson = known.accuracy.pearson[columns]
+        if not np.isfinite(pearson).any():
+            return None
+        return (
+            f"values of {target} correlated with measured ones by {np.nanmedian(pearson):.2f} (median over "
+            f"features) where that was known: {known.basis}"
+        )
+    own = found.accuracy.pearson[columns]
+    if not np.isfinite(own).any():
+        return None
+    said = (
+        f"imputed {target} correlates with measured values of {found.n_cells:,} cells by "
+        f"{np.nanmedian(own):.2f} (median over features)"
+    )
+    simple: dict[str, tuple[float, float]] = {}
+    for name, accuracy in found.baselines.items():
+        there = np.isfinite(accuracy.pearson[columns]) & np.isfinite(own)
+        if name != "readout" and there.any():
+            beside = float(np.median(accuracy.pearson[columns][there]))
+            simple[name] = beside, float(np.median(own[there]))
+    if not simple:
+        return said
+    name = max(simple, key=lambda name: simple[name][0] - simple[name][1])
+    beside, ours = simple[name]
+    verb = "better than" if ours > beside else "no better than"
+    among = "" if np.isclose(ours, np.nanmedian(own)) else f", where it gives {ours:.2f}"
+    return f"{said}, {verb} {_BESIDE[name][0]} ({beside:.2f}{among})"
+
+
 def report_route(run: Run, work: Imputation) -> None:
     """Say by which route values were made, of how many features, and under which batches."""
     columns, predictor = work.columns, work.translation.predictor
@@ -109,6 +149,10 @@ def _report_stack(run: Run, predictor: StackPredictor, columns: IntArray) -> Non
 def report_figures(run: Run, work: Imputation, checked: Checked) -> None:
     """Put accuracy and coverage, and those of the baselines, into the report and the log."""
     found, by_label = checked.evaluation, checked.by_label
+    sentence = imputation_sentence(work, checked)
+    if sentence is not None:
+        run.say(sentence)
+        run.report.conclude(sentence)
     if found is None:
         return
     columns, direction = work.columns, work.translation.direction

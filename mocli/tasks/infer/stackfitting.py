@@ -126,7 +126,11 @@ def keep_stacks(run: Run, saved: SavedModel, fitted: Mapping[tuple[str, str], Fi
 
 
 def keep_all_stacks(run: Run, request: Request, trained: Trained) -> None:
-    """Keep stacks between all modalities that share cells, for queries measured in one of them."""
+    """Keep stacks between all modalities that share cells, for queries measured in one of them.
+
+    The latent is not among their ways: no cells were held out of training, and a latent that was pulled
+    towards a cell's other modality knows more of it than it will know of new cells.
+    """
     names = [c.file.name for c in trained.plan.choices]
     narrow = [c.file.name for c in trained.plan.choices if c.file.n_vars <= MOST_FEATURES]
     saved, fitted = load_model(run.paths.model), {}
@@ -134,11 +138,8 @@ def keep_all_stacks(run: Run, request: Request, trained: Trained) -> None:
         targets = [target for target in narrow if target != source]
         if not any(training_pairs(trained, source, target) is not None for target in targets):
             continue
-        z = trained.latent.alone.get(source)
-        if z is None and trained.latent.joint is None:
-            z = trained.latent.by_modality[source]
         for target in targets:
-            found = fitted_stack(request, trained, saved, source, target, z)
+            found = fitted_stack(request, trained, saved, source, target, None)
             if found is not None:
                 fitted[source, target] = found
     if fitted:

@@ -148,6 +148,9 @@ def test_planted_pairs_are_found_and_held_against_baselines(found):
     best = max(value(report, f"silencing_auprc[the known pairs; {k}]") for k in simple)
     assert value(report, "silencing_auprc[the known pairs; combined]") > best
     assert 0.005 < value(report, "silencing_permuted_p5") < 0.12
+    said = report["conclusion"]
+    assert "pairs pass 10 % FDR; combined scores find the known pairs better than" in said
+    assert "find promoter peaks" in said
     assert "through the decoder" in report["tables"]["silencing"]["sentence"]
     assert report["tables"]["precision_promoter_peaks"]["rows"]
 

@@ -210,6 +210,23 @@ def test_the_report_to_read_has_its_table_and_pictures(paired_run):
     assert "nan" not in html.lower().split("<h2>results</h2>")[1].split("</section>")[0].replace("nanog", "")
 
 
+def test_the_first_line_says_how_well_and_whether_better_than_the_simple_way(paired_run, demo, tmp_path):
+    result, output = paired_run
+    key, report = "imputation_pearson_median[atac->rna]", result.report
+    own, ridge = report["metrics"][key]["value"], report["baselines"]["ridge"]["metrics"][key]["value"]
+    said = report["conclusion"]
+    assert said.startswith(f"Imputed rna correlates with measured values of 30 cells by {own:.2f}")
+    if ridge > own:
+        assert "no better than ridge from paired cells" in said
+    assert "better than" in said
+    # of cells that cannot be compared it says what is known
+    later = impute(
+        [f"{demo / 'multiome.h5mu'}::atac"], from_model=output.with_suffix(".model"), target="rna",
+        output=tmp_path / "q.h5ad", **GIVEN,
+    )  # fmt: skip
+    assert "30 cells held out of training" in later.report["conclusion"]
+
+
 def test_values_of_paired_cells_come_from_ways_weighed_by_what_they_predict(paired_run, demo, tmp_path, read):
     result, output = paired_run
     ways = {row[0]: row[1] for row in result.report["tables"]["route"]["rows"]}
