@@ -15,21 +15,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mocli import __version__
+from mocli.metrics.label_transfer import majority
 from mocli.metrics.registry import available_metrics
+from mocli.nn.neighbors import knn
+from mocli.report.figures import figure
 from mocli.report.file import write_text
 from mocli.tasks.score.baselines import component_baseline
 from mocli.tasks.score.evaluate import embedding_of, every_metric, linked_features, own_components
 from mocli.tasks.trained.latent import measured_together
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from mocli.data.bundle import Codes
     from mocli.metrics.embedding import Embedding
     from mocli.tasks.benchmark.contender import Contender
     from mocli.tasks.benchmark.ground import Ground
     from mocli.tasks.score.evaluate import Own
-    from mocli.types import IntArray
+    from mocli.types import FloatArray, IntArray
 
 OF_PLACES = frozenset({"pairs", "linked"})
 """Needs of metrics that only places of modalities can meet."""
@@ -43,12 +47,15 @@ class Scorer:
     ----------
     cache
         Folder that keeps scores by what was scored.
+    labels
+        Those of which it is told how well each is found; see `label_f1`.
     """
 
     ground: Ground
     cache: Path
     seed: int = 0
     device: str = "cpu"
+    labels: Sequence[str] = ()
     reused: int = 0
     _own: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
@@ -60,6 +67,10 @@ class Scorer:
         uncorrected
             The places are a cell's own: what they conserve says nothing.
         """
+        of_labels = label_f1(contender.whole(self.ground), self.ground.bundle.label, self.labels, self.device)
+        return self._by_metrics(contender, uncorrected=uncorrected) | of_labels
+
+    def _by_metrics(self, contender: Contender, *, uncorrected: bool) -> dict[str, Any]:
         views = self._views(contender, uncorrected=uncorrected)
         fingerprint = self._fingerprint(views)
         file = self.cache / f"{fingerprint[:24]}.json"
@@ -160,6 +171,34 @@ class Scorer:
                     for array in values if isinstance(values, tuple) else (values,):
                         h.update(_bytes(array))
         return h.hexdigest()
+
+
+def label_f1(z: FloatArray, label: Codes | None, wanted: Sequence[str], device: str) -> dict[str, Any]:
+    """Return how well each of some labels is found by the vote of a cell's 15 nearest others: F1.
+
+    Harmonic mean of the share of its cells that are found and the share of those called so that are; over
+    cells of known label, at one place each.
+    """
+    if label is None or not wanted:
+        return {}
+    known = np.flatnonzero(label.codes >= 0)
+    true = label.codes[known]
+    near = knn(z[known], z[known], 15, exclude_self=True, device=device)[1]
+    called = majority(true[near])
+    found = {}
+    for level in (one for one in wanted if one in label.levels):
+        code = label.levels.index(level)
+        hits, either = int(((called == code) & (true == code)).sum()), int((called == code).sum())
+        n = int((true == code).sum())
+        found[f"label_f1[{level}]"] = figure(
+            2 * hits / (either + n) if n else None,
+            "F1 of a label",
+            "F1 of the vote of the 15 nearest other cells for one label, over cells of known label.",
+            better="higher",
+            bounds=(0.0, 1.0),
+            n=n,
+        )
+    return found
 
 
 def _bytes(array: Any) -> bytes:

@@ -47,7 +47,7 @@ ASPECTS: dict[str, str] = {
 LEADING = {
     "discriminability": 1, "marker_overlap": 2, "nearest_label": 3, "feature_correlation": 4,
     "mean_correlation": 5, "variance_ratio": 6, "silencing_auprc": 1,
-    "reconstruction_rmse": 1, "reconstruction_mae": 2, "reconstruction_auprc": 3,
+    "label_f1": 7, "reconstruction_rmse": 1, "reconstruction_mae": 2, "reconstruction_auprc": 3,
 }  # fmt: skip
 """Places of metrics that no register of embeddings knows."""
 

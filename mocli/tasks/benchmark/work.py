@@ -230,7 +230,8 @@ class Benchmark:
         return scores
 
     def _scorer(self, ground: Ground) -> Scorer:
-        return Scorer(ground, self.folder / "scores", seed=self.request.run.seed, device=str(self.run.device))
+        seed, device = self.request.run.seed, str(self.run.device)
+        return Scorer(ground, self.folder / "scores", seed, device, labels=list(self.options.rare))
 
     def _score_embeddings(self, scorer: Scorer, scores: Measurements) -> None:
         for control in controls(self.ground, seed=self.request.run.seed):

@@ -118,3 +118,25 @@ def test_cells_measured_in_all_modalities_are_placed_by_weighted_neighbours_too(
     found = {c.name: c for c in controls(ground, seed=0)}
     assert len(found["wnn"].joint) == ground.bundle.n_cells
     assert "mean weights" in found["wnn"].definition
+
+
+def test_f1_of_a_label_is_scikit_learns_of_a_nearest_neighbour_vote():
+    from sklearn.metrics import f1_score
+    from sklearn.neighbors import NearestNeighbors
+
+    from mocli.data.bundle import Codes
+    from mocli.tasks.benchmark.scorer import label_f1
+
+    rng = np.random.default_rng(0)
+    codes = rng.choice(2, 200, p=[0.85, 0.15])  # of two labels 15 votes have a winner
+    z = (np.eye(3)[codes] * 1.5 + rng.normal(0, 1, (200, 3))).astype(np.float32)
+    codes[:5] = -1
+    found = label_f1(z, Codes("t", codes, ("a", "rare")), ["rare", "not there"], "cpu")
+    known, true = z[5:], codes[5:]
+    near = NearestNeighbors(n_neighbors=16).fit(known).kneighbors(known)[1][:, 1:]
+    called = (true[near] == 1).sum(1) > 7
+    assert list(found) == ["label_f1[rare]"]
+    assert 0.1 < found["label_f1[rare]"]["value"] < 1
+    assert found["label_f1[rare]"]["value"] == pytest.approx(f1_score(true == 1, called))
+    assert found["label_f1[rare]"]["n"] == (true == 1).sum()
+    assert label_f1(z, None, ["rare"], "cpu") == {}
