@@ -111,6 +111,15 @@ class IntegrateOptions(Options):
             advanced=True,
         ),
     ] = False
+    modality_weights: Annotated[
+        bool,
+        option(
+            "--modality-weights",
+            "Also write how much each modality tells of a cell measured in all, as obs weight_<modality>",
+            panel=OUTPUT,
+            advanced=True,
+        ),
+    ] = False
     sample: Annotated[
         int,
         option(

@@ -20,6 +20,7 @@ from mocli.tasks.integrate.check import transfer
 from mocli.tasks.integrate.labelreport import confusion_of, draw_carried, known_labels
 from mocli.tasks.integrate.labels import column_for, read_labels, tell_replaced
 from mocli.tasks.integrate.matches import write_matches
+from mocli.tasks.integrate.modalityweights import weigh_modalities
 from mocli.tasks.integrate.options import IntegrateOptions
 from mocli.tasks.integrate.plotting import draw_cells, lay_out, split_points
 from mocli.tasks.integrate.write import (
@@ -168,6 +169,8 @@ def complete(
             graph = cluster_graph(run, asked.clusters, column_for(key), nearest, bundle, names)
             columns.append(graph)
             clusters = graph.codes
+        if asked.modality_weights:
+            columns += weigh_modalities(run, bundle, names, clusters)
         carried = carry()
         columns += carried
         main = [labels for labels in carried if labels.maps]

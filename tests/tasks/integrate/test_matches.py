@@ -1,9 +1,11 @@
-"""`--matches`: mutual nearest cells against loops, and the table beside the output."""
+"""`--matches` and `--modality-weights`: who lies nearest to whom, and which modality says so."""
 
+import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy.spatial.distance import cdist
 
+import mocli
 from mocli.tasks.integrate.matches import COLUMNS, match_cells
 
 
@@ -34,3 +36,32 @@ def test_the_table_lies_beside_the_output(run, unpaired, tmp_path, check_report)
     report = check_report(tmp_path / "out.report.json")
     assert str(tmp_path / "out.matches.tsv") in [output["path"] for output in report["outputs"]]
     assert "mutual nearest cells" in (tmp_path / "out.log").read_text()
+
+
+def test_the_modality_that_tells_types_apart_weighs_more(tmp_path, read):
+    """Proteins of two types that RNA does not tell apart."""
+    rng = np.random.default_rng(0)
+    kind = np.arange(120) % 2
+    obs = pd.DataFrame({"cell_type": np.array(["x", "y"])[kind]}, index=[f"c{i}" for i in range(120)])
+    mean = {"rna": np.full((120, 60), 3.0), "prot": np.where(kind[:, None] == np.arange(12) % 2, 60.0, 3.0)}
+    for name, rate in mean.items():
+        var = pd.DataFrame(index=[f"{name}{j}" for j in range(rate.shape[1])])
+        ad.AnnData(rng.poisson(rate).astype(np.float32), obs, var).write_h5ad(tmp_path / f"{name}.h5ad")
+    done = mocli.integrate(
+        [tmp_path / "rna.h5ad", tmp_path / "prot.h5ad"],
+        output=tmp_path / "out.h5mu",
+        model="multigrate",
+        params={"n_hidden": 16, "n_latent": 4, "batch_size": 32},
+        label_key="cell_type",
+        modality_weights=True,
+        max_steps=5,
+        metrics="none",
+        umap=False,
+        html=False,
+        device="cpu",
+    )
+    weights = read(tmp_path / "out.h5mu")["rna"].obs[["weight_rna", "weight_prot"]]
+    np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-5)
+    assert (weights["weight_prot"] > weights["weight_rna"]).mean() > 0.9
+    rows = done.report["tables"]["modality_weights"]["rows"]
+    assert [row[:2] for row in rows] == [["x", 60], ["y", 60]]

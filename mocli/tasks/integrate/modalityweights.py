@@ -1,0 +1,93 @@
+"""`--modality-weights`: how much each modality tells of a cell, as weighted nearest neighbours find it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mocli.data.bundle import Codes, MultiOmics
+from mocli.report.figures import table
+from mocli.tasks.prepare.smoothing import own_places
+from mocli.tasks.run.run import Run
+from mocli.tasks.score.wnn import weighted_neighbors
+from mocli.types import FloatArray, IntArray
+
+MOST = 20_000
+"""Cells beyond which neighbours in every modality would take minutes."""
+
+
+@dataclass(frozen=True, eq=False)
+class ModalityWeights:
+    """Weights of modalities, `(n_cells,)` by the file's name of each; NaN of cells that lack one.
+
+    `cells` are those that the rows of each file's modality are of.
+    """
+
+    weights: Mapping[str, FloatArray]
+    cells: Mapping[str, IntArray]
+
+    @property
+    def said(self) -> str:
+        """The columns, for people."""
+        return "weights of modalities in " + ", ".join(f"obs['weight_{name}']" for name in self.weights)
+
+    def of_modality(self, modality: str) -> dict[str, FloatArray]:
+        """Return columns for the obs of a modality."""
+        return {f"weight_{name}": of[self.cells[modality]] for name, of in self.weights.items()}
+
+    def of_whole(self, cells: Mapping[str, IntArray], n_cells: int) -> dict[str, FloatArray]:
+        """Return columns for the obs of the whole."""
+        columns = {}
+        for name, of in self.weights.items():
+            column = np.full(n_cells, np.nan, np.float32)
+            for modality, rows in cells.items():
+                column[rows] = of[self.cells[modality]]
+            columns[f"weight_{name}"] = column
+        return columns
+
+
+def weigh_modalities(
+    run: Run, bundle: MultiOmics, names: Mapping[str, str], clusters: Codes | None
+) -> list[ModalityWeights]:
+    """Weigh the modalities for every cell that was measured in all; nothing where too few or too many were.
+
+    A modality counts by how much better a cell's nearest cells in it predict the cell than those in the
+    others do (Hao et al. 2021, doi:10.1016/j.cell.2021.04.048); weights of a cell sum to 1. They are of the
+    data, 50 components of each modality, not of the model.
+    """
+    order = list(bundle.modalities)
+    cells = np.flatnonzero((bundle.rows >= 0).all(1))
+    if len(order) < 2 or not 3 <= len(cells) <= MOST:
+        run.warn(
+            f"--modality-weights needs 3 to {MOST:,} cells measured in all of two modalities or more; "
+            f"there are {len(cells):,}"
+        )
+        return []
+    points = [
+        own_places(bundle.modalities[m], bundle.rows[cells, j], seed=run.options.seed, standardise=False)
+        for j, m in enumerate(order)
+    ]
+    found = weighted_neighbors(points).weights.astype(np.float32)
+    weights = {}
+    for j, m in enumerate(order):
+        weights[names[m]] = np.full(bundle.n_cells, np.nan, np.float32)
+        weights[names[m]][cells] = found[:, j]
+    groups = bundle.label if bundle.label is not None else clusters
+    if groups is not None:
+        codes = groups.codes[cells]
+        rows = [
+            [level, int((codes == k).sum()), *found[codes == k].mean(0).tolist()]
+            for k, level in enumerate(groups.levels)
+            if (codes == k).any()
+        ]
+        run.report.tables["modality_weights"] = table(
+            "Which modality tells most",
+            "Mean weight of each modality by group (weighted nearest neighbours): above an equal share where "
+            "the modality tells more of these cells than the others do.",
+            ["group", "cells", *weights],
+            rows,
+        )
+    run.say("mean weights: " + ", ".join(f"{name} {np.nanmean(of):.2f}" for name, of in weights.items()))
+    return [ModalityWeights(weights, {own: bundle.cells_of(m) for m, own in names.items()})]
