@@ -37,7 +37,9 @@ def one(data, folder, name, params, seed):
     )  # fmt: skip
     placed = mudata.read_h5mu(folder / "out.h5mu")
     a, b = placed.mod
-    codes = {m: pd.Categorical(placed[m].obs[SETS[name]]).codes.astype(np.int64) for m in (a, b)}
+    labels = {m: placed[m].obs[SETS[name]].astype(object).replace("unassigned", np.nan) for m in (a, b)}
+    levels = sorted(labels[a].dropna().unique())
+    codes = {m: pd.Categorical(of, levels).codes.astype(np.int64) for m, of in labels.items()}
     z = {m: np.asarray(placed[m].obsm["X_otcca"], np.float32) for m in (a, b)}
     pairs = np.repeat(np.arange(len(z[a]))[:, None], 2, axis=1)
     seen = Embedding(z, label=codes, pairs={(a, b): pairs})
