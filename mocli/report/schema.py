@@ -43,7 +43,8 @@ class Report:
     started
         UTC, ISO 8601.
     made_from
-        Options in words, hashes of the files read, version: what tells the result apart from others.
+        Options in words, hashes of defaults and of the files read, version: what tells the result apart from
+        others.
     sample
         Name of the run in tables of many runs; from the first output where None.
     conclusion

@@ -1,9 +1,11 @@
-"""What a result is made from: options in words, the contents of the files that are read, the version."""
+"""What a result is made from: options in words, their defaults, the files that are read, the version."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,16 @@ from mocli import __version__
 from mocli.data.files.inputs import sha256
 from mocli.data.files.source import parse_source
 from mocli.data.links.route import link_files
-from mocli.options import Options, declared_in
+from mocli.models.parameters import as_dict, resolve
+from mocli.models.registry import available
+from mocli.options import Options, declared_in, plain
+from mocli.tasks.run.options import UNNAMED, TrainOptions
 
 Origin = dict[str, Any]
-"""`words` of the options that shape the result, `files` with their hashes, `version`."""
+"""`words` of the options that shape the result, hash of `defaults`, `files` with theirs, `version`."""
+
+TRAINED = ("from_model", "reference")
+"""Options that name a trained model, which keeps its own hyper-parameters."""
 
 
 def files_read(groups: Sequence[Options]) -> list[Path]:
@@ -46,7 +54,24 @@ def origin_of(task: str, groups: Sequence[Options]) -> Origin:
         declared = declared_in(type(group))
         words += group.words(without={n for n, d in declared.items() if "volatile" in d.option.marks})
     files = {str(path): sha256(path) if path.is_file() else None for path in files_read(groups)}
-    return {"words": words, "files": files, "version": __version__}
+    defaults = hashlib.sha256(json.dumps(_defaults(groups), sort_keys=True).encode()).hexdigest()
+    return {"words": words, "defaults": defaults, "files": files, "version": __version__}
+
+
+def _defaults(groups: Sequence[Options]) -> dict[str, Any]:
+    """Return what words leave unsaid: defaults of options, and of the models that may be trained."""
+    found = {
+        name: plain(declared.default)
+        for group in groups
+        for name, declared in declared_in(type(group)).items()
+        if "volatile" not in declared.option.marks and declared.default is not MISSING
+    }
+    if any(getattr(group, name, None) is not None for group in groups for name in TRAINED):
+        return found
+    for train in (group for group in groups if isinstance(group, TrainOptions)):
+        models = [t for name, t in available().items() if train.model in (name, *UNNAMED)]
+        found |= {f"model {t.name}": plain(as_dict(resolve(t, {}, train.preset))) for t in models}
+    return found
 
 
 def made_from(report: Path, origin: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -59,8 +84,14 @@ def made_from(report: Path, origin: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def is_whole(report: Mapping[str, Any] | None, output: Path) -> bool:
-    """Whether a run ended well and left its output as the report says, to the byte count."""
+    """Whether a run ended well and left all its outputs as the report says, to the byte count."""
     if report is None or report["status"] != "ok" or None in report["made_from"]["files"].values():
         return False
-    size = next((o["bytes"] for o in report["outputs"] if o["path"] == str(output)), None)
-    return output.is_file() and output.stat().st_size == size
+    sizes = {o["path"]: o["bytes"] for o in report["outputs"]}
+    return str(output) in sizes and all(_size(Path(path)) == size for path, size in sizes.items())
+
+
+def _size(path: Path) -> int | None:
+    """Return the bytes of a file, or of those in a folder; None where there is neither."""
+    files = list(path.iterdir()) if path.is_dir() else [path]
+    return sum(f.stat().st_size for f in files) if all(f.is_file() for f in files) else None
