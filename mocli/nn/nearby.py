@@ -41,7 +41,7 @@ def nearby(
     find 96 of 100 neighbours on average. A row that is query and reference finds itself. Arguments, results
     and errors are those of `knn`.
     """
-    if len(reference) <= EXACT or k >= len(reference) // 10:
+    if len(reference) <= EXACT or not 0 < k < len(reference) // 10 or not len(query):
         return knn(query, reference, k, metric=metric, device=device)
     check_rows(query, reference)
     rng = np.random.default_rng(0)

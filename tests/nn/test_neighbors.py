@@ -193,3 +193,10 @@ def test_many_rows_are_searched_nearly_exactly(metric, monkeypatch):
     np.testing.assert_array_equal(found[1], again[1])
     few = voronoi.nearby(x[:50], x[:90], 5)  # few rows: exactly
     np.testing.assert_array_equal(few[1], knn(x[:50], x[:90], 5)[1])
+
+
+def test_no_query_and_no_neighbour_wanted_give_empty_answers_among_many_rows(monkeypatch):
+    x = np.random.default_rng(0).normal(size=(300, 3)).astype("f4")
+    monkeypatch.setattr(voronoi, "EXACT", 100)
+    assert [found.shape for found in voronoi.nearby(x[:0], x, 5)] == [(0, 5), (0, 5)]
+    assert [found.shape for found in voronoi.nearby(x, x, 0)] == [(300, 0), (300, 0)]
