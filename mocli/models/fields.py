@@ -18,7 +18,7 @@ Part = Annotated[float, Field(ge=0, lt=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 
 HiddenUnits = Annotated[Units, Field(description="units of every hidden layer")]
-Minibatch = Annotated[Cells, Field(description="cells in a minibatch")]
+BatchSize = Annotated[Cells, Field(description="cells in a minibatch")]
 HeldOut = Annotated[Part, Field(description="share of cells held out to know when to stop; 0 for none")]
 Patience = Annotated[
     Count, Field(description="epochs without a better loss of held-out cells before training ends")

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from mocli.models.fields import Count, Dimensions, HeldOut, Minibatch, Patience, Positive, Rate, Units, Weight
+from mocli.models.fields import BatchSize, Count, Dimensions, HeldOut, Patience, Positive, Rate, Units, Weight
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -64,7 +64,7 @@ class MultiDGDParams:
         default=0.03,
         description="weight of the sum of the decoder's absolute weights in every minibatch; paper 0, code 1",
     )
-    batch_size: Minibatch = 128
+    batch_size: BatchSize = 128
     max_epochs: Count = Field(default=500, description="epochs at most; paper 1000, code 500")
     lr: Rate = Field(default=1e-3, description="Adam's learning rate of the decoder; paper 1e-4")
     lr_cells: Rate = Field(default=1e-2, description="learning rate of the cells' places; paper 1e-2")

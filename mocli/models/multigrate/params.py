@@ -11,12 +11,12 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from mocli.models.fields import (
+    BatchSize,
     Count,
     Dimensions,
     HeldOut,
     HiddenUnits,
     Layers,
-    Minibatch,
     Part,
     Patience,
     Rate,
@@ -79,7 +79,7 @@ class MultigrateParams:
         description="share of cells shown by one of their modalities only, while all are reconstructed; "
         "none: 0.5; paper 0",
     )
-    batch_size: Minibatch = 256
+    batch_size: BatchSize = 256
     balance: Literal["none", "batch", "presence"] = Field(
         default="none",
         description="groups that share every minibatch equally: batches, or cells by what they have",
