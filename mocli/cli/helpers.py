@@ -17,7 +17,8 @@ AsJson = Annotated[bool, usage("--json", "Print JSON")]
 
 def models(*, as_json: AsJson = False) -> None:
     """Show which model takes which data."""
-    entries = [_model_entry(traits) for traits in available().values()]
+    listed = available().values()
+    entries = [_model_entry(traits) for traits in listed]
     if as_json:
         emit(json.dumps(entries, indent=2))
         return
@@ -30,11 +31,11 @@ def models(*, as_json: AsJson = False) -> None:
                 kind if need == "any" else f"{kind} ({need})" for kind, need in entry["expects"].items()
             ),
             _span(entry["min_modalities"], entry["max_modalities"]),
-            "needed" if entry["needs_links"] else "not needed",
+            _links_word(traits),
             ", ".join(entry["tasks"]),
             entry["doi"],
         )
-        for entry in entries
+        for entry, traits in zip(entries, listed, strict=True)
     ]
     summaries = [f"{entry['name']}: {entry['summary']}" for entry in entries]
     emit("\n".join([table(header, rows), "", *summaries]))
@@ -54,6 +55,12 @@ def _model_entry(traits: Traits) -> dict[str, Any]:
         "needs_links": traits.needs_links,
         "tasks": sorted(traits.tasks),
     }
+
+
+def _links_word(traits: Traits) -> str:
+    if not traits.needs_links:
+        return "not needed"
+    return "needed by unpaired cells" if traits.links_replace_pairs else "needed"
 
 
 def _span(least: int, most: int | None) -> str:

@@ -24,7 +24,10 @@ links = typer.Typer(
 
 Inputs = Annotated[
     list[str],
-    typer.Argument(metavar="INPUT...", help="h5mu, h5ad or 10x h5 files; NAME=FILE, FILE::MODALITY"),
+    typer.Argument(
+        metavar="INPUT...",
+        help="h5mu, h5ad or 10x h5 files, or folders of a 10x matrix; NAME=FILE, FILE::MODALITY",
+    ),
 ]
 VarKey = Annotated[str | None, usage("--var-key COLUMN", "var column with the feature names to use")]
 Verbose = Annotated[bool, usage("--verbose -v", "Name all of them, not the first 20")]

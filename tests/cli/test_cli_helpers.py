@@ -32,6 +32,7 @@ def test_models_lists_every_model_with_its_traits(capsys):
         assert all(kind in row for kind in traits.expects)
         assert all(pairing in row for pairing in traits.pairings)
         assert ("not needed" in row) is not traits.needs_links
+        assert ("needed by unpaired cells" in row) is traits.links_replace_pairs
         assert traits.summary in text
 
 

@@ -71,8 +71,8 @@ class ImputeOptions(Options):
         str,
         option(
             "--scale",
-            "log: normalised, logged; counts: at median depth (denoised: the cell's own); scaled: in "
-            "standard deviations; shares: of the cell's total, denoised only",
+            "log: normalised, logged (antibodies: CLR); counts: at median depth (denoised: the cell's own); "
+            "scaled: in standard deviations; shares: of the cell's total, denoised only",
             choices=SCALES,
         ),
     ] = "log"
@@ -80,7 +80,8 @@ class ImputeOptions(Options):
         str,
         option(
             "--route",
-            "Values from the model's decoder, or from a readout fitted to its latent coordinates",
+            "stack: several closed-form ways weighed by what they predict; decoder: the model's own; "
+            "readout: a regression on its latent coordinates; auto: the stack where the model holds one",
             choices=tuple(route.value for route in Route),
         ),
     ] = Route.AUTO.value
@@ -113,9 +114,9 @@ class ImputeOptions(Options):
 
     def check_together(self) -> None:
         """Refuse combinations that mean nothing."""
-        if self.decode_batch is not None and self.route == Route.READOUT:
+        if self.decode_batch is not None and self.route in {Route.READOUT, Route.STACK}:
             raise UsageError(
-                "a readout does not depend on the batch",
+                "only values of a decoder depend on the batch",
                 field="--decode-batch",
                 found=f"--decode-batch {self.decode_batch} with --route {self.route}",
                 hint="leave one of the two out",

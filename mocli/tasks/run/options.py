@@ -46,8 +46,8 @@ class DataOptions(Options):
         Sequence[str],
         option(
             "INPUT",
-            "h5mu, h5ad or 10x h5 files; NAME=FILE names a modality, FILE::MODALITY picks one; files that "
-            "hold the same modality are joined",
+            "h5mu, h5ad or 10x h5 files, or folders of a 10x matrix; NAME=FILE names a modality, "
+            "FILE::MODALITY picks one; files that hold the same modality are joined",
             panel=INPUT,
             repeatable=True,
         ),

@@ -262,8 +262,9 @@ def test_batches_are_refused_before_anything_is_trained(files, tmp_path):
         run(decode_batch="a")
     with pytest.raises(UsageError, match="no batch 'd'"):
         run(decode_batch="d", batch_key="batch")
-    with pytest.raises(UsageError, match="a readout does not depend on the batch"):
-        run(decode_batch="a", batch_key="batch", route="readout")
+    for route in ("readout", "stack"):
+        with pytest.raises(UsageError, match="only values of a decoder depend on the batch"):
+            run(decode_batch="a", batch_key="batch", route=route)
     with pytest.raises(UsageError, match="--route") as error:
         run(route="decode")
     assert "decoder" in error.value.hint
