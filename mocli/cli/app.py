@@ -11,7 +11,6 @@ import typer
 from mocli import __version__
 from mocli.cli import helpers
 from mocli.cli.command import CONTEXT, EPILOG, SHARED, PlainCommand, PlainGroup, command_of, options_of
-from mocli.cli.export import export
 from mocli.cli.links import links
 from mocli.cli.output import emit
 from mocli.types import Task
@@ -51,7 +50,7 @@ def build(only: str | None = None) -> typer.Typer:
     for task in Task:
         add = app.command(cls=PlainCommand, rich_help_panel=WORKFLOW, context_settings=CONTEXT, epilog=EPILOG)
         add(subcommand(task) if only in {None, task} else _named_only(task))
-    for helper in (helpers.models, helpers.params, helpers.demo, helpers.doctor, export):
+    for helper in (helpers.models, helpers.params, helpers.demo, helpers.doctor, helpers.export):
         app.command(cls=PlainCommand, rich_help_panel=HELPERS, context_settings=CONTEXT)(helper)
     app.add_typer(links, name="links", rich_help_panel=HELPERS)
     return app

@@ -20,21 +20,23 @@ from mocli.data.files.inputs import open_inputs
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_labels
 from mocli.data.files.obsm import open_obsm
+from mocli.data.files.source import parse_source
 from mocli.data.write.blocks import NewModality
 from mocli.data.write.outfile import atomic
 from mocli.data.write.write import check_writable, write_h5ad
 from mocli.errors import InputError, UsageError
 from mocli.nn.neighbors import chunks
 from mocli.parsing import one_of
+from mocli.tasks.export.options import TOOLS, VALUES
+from mocli.tasks.run.paths import refuse_inputs
 from mocli.types import CSR, FloatArray, ValueKind
 
-TOOLS = ("cellphonedb", "commot")
-VALUES = ("auto", "counts", "log", "normalised")
 TOTAL = 10_000.0
 """Counts of a cell after normalisation, as both tools' own examples have it."""
 
 BLOCK = 1 << 22
 SPATIAL = "spatial"
+COUNTS, META = "counts.txt", "meta.txt"
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +100,9 @@ def export_expression(
         + _SAID[expression.values]
     )
     _refuse_repeats(expression.file)
+    texts = [output / name for name in (COUNTS, META)]
+    given = [source] if spatial is None else [source, spatial]
+    refuse_inputs([output, *texts], [parse_source(text).path for text in given])
     if tool == "cellphonedb":
         return _cellphonedb(expression, output, label_key, force=force)
     return _commot(expression, output, label_key, spatial, force=force)
@@ -150,10 +155,10 @@ def _cellphonedb(expression: Expression, folder: Path, label_key: str | None, *,
         raise InputError(
             f"{n:,} of {file.n_obs:,} cells have no type",
             file=file.where,
-            field=f"obs {label_key}",
+            field=f"obs['{label_key}']",
             hint="label them (mocli integrate --transfer-labels), or leave them out",
         )
-    counts, meta = folder / "counts.txt", folder / "meta.txt"
+    counts, meta = folder / COUNTS, folder / META
     if folder.exists() and not folder.is_dir():
         raise UsageError("the output for CellPhoneDB is a folder", field="--output", found=folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -53,8 +53,15 @@ def read_labels(files: Sequence[ModalityFile], options: TransferOptions) -> tupl
     InputError
         A column that no modality has, that holds numbers, or that labels no cell.
     UsageError
-        Two columns that would be written under one name.
+        There is only one modality, or two columns would be written under one name.
     """
+    if options.columns and len(files) < 2:
+        raise UsageError(
+            "labels are transferred between modalities, and there is only one",
+            field="--transfer-labels",
+            found=", ".join(f.name for f in files),
+            hint="give a second modality, or the model of labelled cells with --reference",
+        )
     columns = tuple(_read_column(files, key) for key in options.columns)
     names = [labels.name for labels in columns]
     if len(set(names)) < len(names):

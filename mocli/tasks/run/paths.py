@@ -105,15 +105,7 @@ class Paths:
         UsageError
             It would be overwritten.
         """
-        mine = [p for p in self.results() if p.exists()]
-        for given in inputs:
-            for path in mine:
-                if given.exists() and given.samefile(path):
-                    raise UsageError(
-                        "the run would write over its own input",
-                        file=given,
-                        hint="inputs are never changed: choose another output",
-                    )
+        refuse_inputs(self.results(), inputs)
 
     def check(self, *, force: bool, trained: bool = True, ours: Container[Path] = ()) -> None:
         """Find out before the work whether everything can be written after it.
@@ -173,6 +165,18 @@ class Paths:
         if self.report is None or replaced or not (self.output.exists() and self.report.exists()):
             return self.report
         return _sibling(self.output.with_suffix(""), ".failed.report.json")
+
+
+def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Make sure that no input is among the outputs; `UsageError` if one is."""
+    mine = [path for path in outputs if path.exists()]
+    for given in inputs:
+        if given.exists() and any(given.samefile(path) for path in mine):
+            raise UsageError(
+                "the run would write over its own input",
+                file=given,
+                hint="inputs are never changed: choose another output",
+            )
 
 
 def _sibling(stem: Path, suffix: str) -> Path:

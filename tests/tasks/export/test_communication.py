@@ -109,3 +109,15 @@ def test_files_that_exist_are_kept(cells):
     with pytest.raises(UsageError, match="exists"):
         export(*given, **options)
     export(*given, **options, force=True)
+
+
+def test_no_input_is_written_over(cells):
+    folder, _ = cells
+    spots = (folder / "spots.h5ad").read_bytes()
+    for output in ("spots.h5ad", "counts.h5ad"):
+        with pytest.raises(UsageError, match="over its own input"):
+            export(
+                str(folder / "counts.h5ad"), folder / output, to="commot",
+                spatial=str(folder / "spots.h5ad"), force=True,
+            )  # fmt: skip
+    assert (folder / "spots.h5ad").read_bytes() == spots

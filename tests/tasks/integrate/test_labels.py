@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 from scipy.spatial.distance import cdist
 
+import mocli
 from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
 from mocli.data.files.inputs import open_inputs
 from mocli.errors import InputError, UsageError
@@ -306,6 +307,13 @@ def test_known_labels_are_compared_in_the_report_and_the_log(run, unpaired, tmp_
     log = (tmp_path / "out.log").read_text()
     assert "all have a label" in log
     assert "where cell_type of prot is known (60 cells)" in log
+
+
+def test_one_modality_has_nobody_to_take_labels_from(unpaired, tmp_path):
+    with pytest.raises(UsageError, match="between modalities, and there is only one"):
+        mocli.integrate(
+            unpaired / "rna.h5ad", output=tmp_path / "o.h5mu", transfer_labels="cell_type", dry_run=True
+        )
 
 
 def test_a_column_nobody_has_stops_a_dry_run_too(run, unpaired):
