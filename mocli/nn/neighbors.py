@@ -126,16 +126,6 @@ def knn(
     return distances, indices
 
 
-def nearest_rows(query: NDArray[Any], reference: NDArray[Any], *, device: str = "cpu") -> IntArray:
-    """Return the nearest reference row (Euclidean) of every query row, `(n_query,)`.
-
-    Raises `ValueError` as `knn` does, and if there is no reference row.
-    """
-    if len(reference) == 0:
-        raise ValueError("there is no reference row")
-    return knn(query, reference, 1, device=device)[1][:, 0]
-
-
 def matched_distances(
     a: NDArray[Any], b: NDArray[Any], *, block: int | None = None, device: str = "cpu"
 ) -> MatchedDistances:

@@ -9,7 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from mocli.nn import nearby as voronoi
 from mocli.nn import neighbors
-from mocli.nn.neighbors import chunks, knn, matched_distances, nearest_rows, neighbor_mean, smooth
+from mocli.nn.neighbors import chunks, knn, matched_distances, neighbor_mean, smooth
 
 
 def brute(query, reference, k, metric="euclidean", exclude_self=False):
@@ -112,8 +112,6 @@ def test_refuses_what_has_no_distance():
         knn(x, x[:, :1], 1)
     with pytest.raises(ValueError, match="one set of rows"):
         knn(x, x[:2], 1, exclude_self=True)
-    with pytest.raises(ValueError, match="no reference"):
-        nearest_rows(x, x[:0])
 
 
 def test_matched_distances_equal_brute_force():

@@ -15,15 +15,13 @@ from mocli.tasks.infer.place import infer_places
 from mocli.tasks.infer.stacking import StackPredictor
 from mocli.tasks.trained.featurereadout import FeatureReadout
 from mocli.tasks.trained.saved import SavedModel
+from mocli.tasks.trained.stackfit import FEWEST_PAIRS
 from mocli.tasks.trained.train import Trained
 from mocli.train.predict import encode_rows
 from mocli.types import FloatArray, IntArray, Pairing, Route
 
 if TYPE_CHECKING:
     import torch
-
-FEWEST_PAIRS = 50
-"""Cells measured in both, below which no readout is fitted to places by the source alone."""
 
 
 class Predictor(Protocol):
@@ -91,10 +89,11 @@ def choose_predictor(
             else "its ways were weighed by what they predict of cells left out"
         )
         return StackPredictor(stack, readout), why
-    if route is Route.AUTO and source != target and saved.description["pairing"] != Pairing.UNPAIRED.value:
+    may_stack = source != target and saved.description["pairing"] != Pairing.UNPAIRED.value
+    if route is Route.AUTO and batch is None and may_stack:
         warn(
-            f"the model holds no stack of ways from {source} to {target}, which predicts better: "
-            f"train with `mocli impute --from {source} --to {target}` to have it"
+            f"the model holds no stack of ways from {source} to {target}, which predicts better: train with "
+            f"`mocli impute --from {source} --to {target}` on {FEWEST_PAIRS} cells or more measured in both"
         )
     joint = isinstance(saved.model, EncodesJointly)
     fits = not joint or readout.source == source

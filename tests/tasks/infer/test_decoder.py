@@ -289,9 +289,10 @@ def test_a_readout_of_cells_placed_by_the_source_alone_goes_before_the_decoder(m
     with pytest.raises(UsageError, match="holds no stack"):
         chosen("prot", "rna", route="stack")
     assert chosen("prot", "rna") == "decoder"
-    assert chosen("rna", "prot", batch="b") == "decoder=b"
     assert chosen("rna", "prot", route="decoder") == "decoder"
     warnings = []
+    assert chosen("rna", "prot", warnings.append, batch="b") == "decoder=b"
+    assert not warnings  # there is a stack: who names a batch wants the decoder
     assert chosen("prot", "rna", warnings.append, route="readout") == "readout"
     assert "placed by all that was measured of them" in warnings[0]
 
