@@ -17,6 +17,9 @@ Part = Annotated[float, Field(ge=0, lt=1)]
 """A share that cannot be the whole."""
 Rate = Annotated[float, Field(gt=0, lt=1)]
 
+FAST_STEPS = 300
+"""Steps of a phase under `--preset fast`, at most."""
+
 HiddenUnits = Annotated[Units, Field(description="units of every hidden layer")]
 BatchSize = Annotated[Cells, Field(description="cells in a minibatch")]
 HeldOut = Annotated[Part, Field(description="share of cells held out to know when to stop; 0 for none")]

@@ -8,20 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from mocli.errors import UsageError, did_you_mean
 from mocli.models.base import Traits
+from mocli.types import Preset
 
 
 @runtime_checkable
 class Sized(Protocol):
-    """Parameters that tell how large a model will be before there is one."""
+    """Parameters that tell how large a model will be, and how long it will train, before there is one."""
+
+    STEP_MS: ClassVar[float]
+    """Milliseconds of a step by default, on one CPU thread, without what features add: see RESULTS.md."""
 
     batch_size: int
 
     def weights_per_feature(self, n_features: int) -> float:
         """Return the weights that each of so many features of a modality adds."""
+
+    def steps(self, n_cells: int, preset: Preset) -> int:
+        """Return how many steps training on so many cells takes at most."""
 
 
 def params_class(traits: Traits) -> Any:

@@ -263,6 +263,7 @@ def _ran(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("device", used),
         ("device asked for", device.get("requested")),
         ("threads", device.get("threads")),
+        ("time expected", wording.duration(device.get("expected_seconds"))),
         ("memory expected", wording.size(device.get("expected_memory_bytes"))),
         ("peak memory", wording.size(device.get("peak_memory_bytes"))),
         ("peak GPU memory", wording.size(device.get("gpu_peak_memory_bytes"))),

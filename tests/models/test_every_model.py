@@ -20,7 +20,7 @@ from mocli.models.base import (
     Schedule,
     Solves,
 )
-from mocli.models.parameters import as_dict, describe, resolve
+from mocli.models.parameters import Sized, as_dict, describe, resolve
 from mocli.models.registry import available, load_class, traits_of
 from mocli.train.checkpoint import Checkpoints
 from mocli.train.loop import Training, fit
@@ -343,3 +343,15 @@ def test_a_wrong_name_or_value_is_a_usage_error_in_the_user_s_words():
         traits_of("scmodel")
     assert "scmodal" in error.value.hint
     assert resolve(traits, {"n_latent": "12", "clip_norm": None}).n_latent == 12
+
+
+@pytest.mark.parametrize("preset", list(Preset))
+@pytest.mark.parametrize("name", NAMES)
+def test_the_steps_foretold_are_the_most_that_phases_take(name, preset) -> None:
+    bundle = make_bundle(name)
+    model = build(name, bundle, **small(name))
+    taken = sum(phase.max_steps for phase in model.phases(Schedule(preset), bundle))
+    if isinstance(model.params, Sized):
+        assert taken <= model.params.steps(bundle.n_cells, preset) <= 2 * taken
+    else:
+        assert taken == 0

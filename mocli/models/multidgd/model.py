@@ -29,7 +29,7 @@ from mocli.models.multidgd.newcells import place, with_new_levels
 from mocli.models.multidgd.params import MultiDGDParams
 from mocli.nn.heads import Decoded, DecodesHeads
 from mocli.nn.likelihoods import negative_binomial, normal
-from mocli.types import Json, Preset
+from mocli.types import Json
 
 FEW_CELLS = 20
 """Below this many cells none is held out."""
@@ -121,10 +121,8 @@ class MultiDGD(DecodesHeads):
         share = p.validation_share if bundle.n_cells >= FEW_CELLS else 0.0
         weights = WATCHED[p.stop_on]
         held_out = Validation(share, 1, p.patience, weights).n_held_out(bundle.n_cells) if share else 0
-        epoch = self._epoch(bundle.n_cells - held_out)
-        steps = p.max_epochs * epoch
-        if schedule.preset is Preset.FAST:
-            steps = min(steps, 300)
+        epoch = p.epoch(bundle.n_cells - held_out)
+        steps = p.steps(bundle.n_cells - held_out, schedule.preset)
         return Phase(
             name="fit",
             groups=(
@@ -159,16 +157,9 @@ class MultiDGD(DecodesHeads):
         if new:
             # without decay, so that components without a gradient stay as they are
             groups.append(self._group("new levels", new, p.lr_mixture, joins=True, decay=0.0))
-        steps = p.query_epochs * self._epoch(bundle.n_cells)
-        if schedule.preset is Preset.FAST:
-            steps = min(steps, 300)
+        steps = p.steps(bundle.n_cells, schedule.preset, query=True)
         sampling = Sampling(p.batch_size, independent=False, replacement=False)
         return Phase("query", tuple(groups), sampling, max_steps=schedule.max_steps or steps)
-
-    def _epoch(self, n_cells: int) -> int:
-        size = self.params.batch_size
-        # a single cell that is left over is not drawn
-        return max(1, n_cells // size + (n_cells % size > 1))
 
     def _group(
         self, name: str, parameters: list[Any], lr: float, *, joins: bool = False, decay: float | None = None

@@ -5,17 +5,31 @@ the authors' code differ the help of the field says so. `--preset paper` takes t
 """
 
 from math import sqrt
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
-from mocli.models.fields import BatchSize, Count, Dimensions, HeldOut, Patience, Positive, Rate, Units, Weight
+from mocli.models.fields import (
+    FAST_STEPS,
+    BatchSize,
+    Count,
+    Dimensions,
+    HeldOut,
+    Patience,
+    Positive,
+    Rate,
+    Units,
+    Weight,
+)
+from mocli.types import Preset
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class MultiDGDParams:
     """One field per hyper-parameter; see `mocli params multidgd`."""
+
+    STEP_MS: ClassVar[float] = 30.0
 
     n_latent: Dimensions = Field(default=20, description="latent dimensions")
     n_components: Count | None = Field(
@@ -106,6 +120,15 @@ class MultiDGDParams:
     def weights_per_feature(self, n_features: int) -> float:
         """Return the weights of one feature: out of the last hidden layer."""
         return max(float(self.n_hidden), sqrt(n_features))
+
+    def epoch(self, n_cells: int) -> int:
+        """Return the steps in which so many cells are seen once; a single cell that is left over is not."""
+        return max(1, n_cells // self.batch_size + (n_cells % self.batch_size > 1))
+
+    def steps(self, n_cells: int, preset: Preset, *, query: bool = False) -> int:
+        """Return the most steps, of training or of finding places for the cells of a query."""
+        steps = (self.query_epochs if query else self.max_epochs) * self.epoch(n_cells)
+        return min(steps, FAST_STEPS) if preset is Preset.FAST else steps
 
 
 PRESETS: dict[str, dict[str, object]] = {

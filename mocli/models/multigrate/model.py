@@ -126,15 +126,11 @@ class Multigrate(DecodesHeads):
         watched = self._watched()
         share = p.validation_share if bundle.n_cells >= FEW_CELLS else 0.0
         held_out = Validation(share, 1, p.patience, watched).n_held_out(bundle.n_cells) if share else 0
-        epoch = max(1, -(-(bundle.n_cells - held_out) // p.batch_size))
-        if schedule.preset is Preset.PAPER:
-            steps, every = p.max_epochs * epoch, epoch
-        else:
-            # small data need more epochs for the same number of steps, large data fewer
-            steps, every = min(max(p.max_epochs * epoch, 2_000), 20_000), min(max(epoch, 40), 400)
-        if schedule.preset is Preset.FAST:
-            steps = 300
-        steps = schedule.max_steps or steps
+        n_kept = bundle.n_cells - held_out
+        every = p.epoch(n_kept)
+        if schedule.preset is not Preset.PAPER:
+            every = min(max(every, 40), 400)
+        steps = schedule.max_steps or p.steps(n_kept, schedule.preset)
         self._warmup = max(1, round(p.kl_warmup * steps))
         group = StepGroup(
             "all",

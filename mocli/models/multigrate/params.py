@@ -5,12 +5,13 @@ help of the field says so. `--preset paper` takes the paper's defaults (Tables 1
 depends on the pairing and is settled when the model is built: see `SETTLED`.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from mocli.models.fields import (
+    FAST_STEPS,
     BatchSize,
     Count,
     Dimensions,
@@ -24,11 +25,16 @@ from mocli.models.fields import (
     Weight,
     Whole,
 )
+from mocli.types import Preset
+
+LEAST_STEPS, MOST_STEPS = 2_000, 20_000
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class MultigrateParams:
     """One field per hyper-parameter; see `mocli params multigrate`."""
+
+    STEP_MS: ClassVar[float] = 14.0
 
     n_latent: Dimensions = Field(default=20, description="latent dimensions; paper 16")
     n_hidden: HiddenUnits = 128
@@ -147,6 +153,17 @@ class MultigrateParams:
     def weights_per_feature(self, n_features: int) -> float:
         """Return the weights of one feature: into the encoder, and out of the decoder."""
         return 2.0 * self.n_hidden
+
+    def epoch(self, n_cells: int) -> int:
+        """Return the steps in which so many cells are seen once."""
+        return max(1, -(-n_cells // self.batch_size))
+
+    def steps(self, n_cells: int, preset: Preset) -> int:
+        """Return the most steps: small data need more epochs for the same number, large data fewer."""
+        if preset is Preset.FAST:
+            return FAST_STEPS
+        steps = self.max_epochs * self.epoch(n_cells)
+        return steps if preset is Preset.PAPER else min(max(steps, LEAST_STEPS), MOST_STEPS)
 
 
 PRESETS: dict[str, dict[str, object]] = {

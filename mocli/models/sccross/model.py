@@ -19,14 +19,10 @@ from mocli.nn.count_loss import nonzeros_of
 from mocli.nn.heads import Decoded, DecodesHeads, likelihood_named
 from mocli.nn.neighbors import knn
 from mocli.nn.projection import LEADING, Projection, fit_projection, smoothed
-from mocli.types import CSR, IntArray, Json, ModalityKind, NonZeros, Preset
+from mocli.types import CSR, IntArray, Json, ModalityKind, NonZeros
 
 FEW_CELLS = 50
 """Below this many cells none is held out."""
-
-LEAST_STEPS, MOST_STEPS, FAST_STEPS = 1_500, 20_000, 300
-PAPER_STEPS = 48_000
-"""The authors' bound of each stage: 48 over the learning rate."""
 
 MOST_KEPT = 50_000
 """Training cells kept with a model, over which cells are averaged."""
@@ -124,12 +120,7 @@ class Sccross(DecodesHeads):
         if schedule.max_steps:
             first = max(1, schedule.max_steps // 3)
             return first, max(1, schedule.max_steps - first)
-        if schedule.preset is Preset.FAST:
-            return FAST_STEPS, FAST_STEPS
-        if schedule.preset is Preset.PAPER:
-            return PAPER_STEPS, self.params.align_steps
-        epochs = self.params.max_epochs * -(-n_cells // size)
-        return min(max(epochs, LEAST_STEPS), MOST_STEPS), self.params.align_steps
+        return self.params.stages(n_cells, size, schedule.preset)
 
     def prepare(self, batch: Minibatch) -> Step:
         """Encode once."""

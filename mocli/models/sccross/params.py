@@ -4,12 +4,13 @@ Defaults are mocli's recipe (`--preset auto`); where it, the paper and the autho
 help of the field says so. `--preset paper` takes the paper's values.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from mocli.models.fields import (
+    FAST_STEPS,
     Averaging,
     Cells,
     Count,
@@ -22,11 +23,18 @@ from mocli.models.fields import (
     Share,
     Weight,
 )
+from mocli.types import Preset
+
+LEAST_STEPS, MOST_STEPS = 1_500, 20_000
+PAPER_STEPS = 48_000
+"""The authors' bound of each stage: 48 over the learning rate."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class SccrossParams:
     """One field per hyper-parameter; see `mocli params sccross`."""
+
+    STEP_MS: ClassVar[float] = 15.0
 
     n_latent: Dimensions = Field(
         default=50, description="latent dimensions, of each modality and common ones; paper 50"
@@ -138,6 +146,18 @@ class SccrossParams:
     def weights_per_feature(self, n_features: int) -> float:
         """Return the weights of one feature: a component each, and out of the latent."""
         return float(self.n_components + self.n_latent)
+
+    def stages(self, n_cells: int, size: int, preset: Preset) -> tuple[int, int]:
+        """Return the most steps of the first stage, and those of the second, `size` cells in each."""
+        if preset is Preset.FAST:
+            return FAST_STEPS, FAST_STEPS
+        if preset is Preset.PAPER:
+            return PAPER_STEPS, self.align_steps
+        return min(max(self.max_epochs * -(-n_cells // size), LEAST_STEPS), MOST_STEPS), self.align_steps
+
+    def steps(self, n_cells: int, preset: Preset) -> int:
+        """Return the steps of both stages at most, of cells that are measured alike."""
+        return sum(self.stages(n_cells, self.batch_size, preset))
 
 
 PRESETS: dict[str, dict[str, object]] = {

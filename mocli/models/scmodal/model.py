@@ -32,7 +32,6 @@ from mocli.types import Json, Preset
 LANDMARKS = 2500
 """Cells of each modality that are aligned in closed form."""
 
-PAPER_STEPS = 10_000
 """Paper, "Model training details": a fixed number whatever the data."""
 
 
@@ -115,7 +114,7 @@ class Scmodal:
                 name="align",
                 groups=groups,
                 sampling=Sampling(batch_size=p.batch_size, independent=True, replacement=True),
-                max_steps=schedule.max_steps or _STEPS[schedule.preset],
+                max_steps=schedule.max_steps or p.steps(bundle.n_cells, schedule.preset),
                 plateau=self._plateau(
                     ends=schedule.preset is Preset.AUTO and not schedule.max_steps,
                 ),
@@ -177,6 +176,3 @@ class Scmodal:
         """`(B, n_hidden)` to `(B, n_latent)`."""
         z = self.module.leave(modality, hidden)
         return F.normalize(z, dim=1) if self.params.unit_latent else z
-
-
-_STEPS = {Preset.AUTO: 2_000, Preset.PAPER: PAPER_STEPS, Preset.FAST: 300}

@@ -5,7 +5,7 @@ authors' code differ the help of the field says so. `--preset paper` takes the
 authors' working values.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -23,11 +23,16 @@ from mocli.models.fields import (
     Weight,
     Whole,
 )
+from mocli.types import Preset
+
+PAPER_STEPS = 10_000
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ScmodalParams:
     """One field per hyper-parameter; see `mocli params scmodal`."""
+
+    STEP_MS: ClassVar[float] = 15.0
 
     n_latent: Dimensions = Field(default=20, description="latent dimensions (q)")
     n_hidden: Units = Field(default=256, description="units of every hidden layer; paper 512")
@@ -114,6 +119,10 @@ class ScmodalParams:
     def weights_per_feature(self, n_features: int) -> float:
         """Return the weights of one feature: into the encoder, and out of the decoder."""
         return 2.0 * self.n_hidden
+
+    def steps(self, n_cells: int, preset: Preset) -> int:
+        """Return the steps of training; `n_cells` changes nothing, as cells are drawn with replacement."""
+        return {Preset.AUTO: 2_000, Preset.PAPER: PAPER_STEPS, Preset.FAST: 300}[preset]
 
 
 PUBLISHED: dict[str, object] = {

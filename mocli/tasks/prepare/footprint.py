@@ -66,10 +66,13 @@ class Footprint:
         Libraries and matrices, there all the time.
     stages
         What each stage needs beside them.
+    weights
+        Of the networks, as a number.
     """
 
     held: int
     stages: Mapping[str, int]
+    weights: float = 0.0
 
     @property
     def stage(self) -> str:
@@ -130,7 +133,7 @@ def footprint(plan: Plan, params: object, task: Task) -> Footprint:
         peaks = max((c.file.n_obs * c.file.n_vars for c in plan.choices), default=0)
         decoded = 4.0 * peaks if peaks <= MOST_DECODED else 0.0
         stages["genes are silenced"] = SILENCING + decoded + 4 * max(raw)
-    return Footprint(int(held), {name: int(n) for name, n in stages.items()})
+    return Footprint(int(held), {name: int(n) for name, n in stages.items()}, weights)
 
 
 def tell_memory(run: Run, expected: Footprint) -> None:

@@ -12,6 +12,7 @@ from mocli.errors import UsageError
 from mocli.models.base import Traits
 from mocli.models.parameters import as_dict, resolve
 from mocli.models.registry import available
+from mocli.tasks.prepare.duration import duration
 from mocli.tasks.prepare.footprint import footprint
 from mocli.tasks.prepare.plan import Plan, make_plan
 from mocli.tasks.prepare.select import problem_with
@@ -76,7 +77,9 @@ def foresee_training(
     plan = plan_training(request, task, tell.say, files)
     params = resolve(plan.traits, request.train.params, request.train.preset)
     tell.say(f"parameters: {json.dumps(as_dict(params), sort_keys=True)}")
-    tell.say(footprint(plan, params, task).words)
+    size = footprint(plan, params, task)
+    tell.say(size.words)
+    tell.say(duration(plan, params, request.train, request.run, size).words)
     for warning in plan.warnings:
         tell.warn(warning)
     return plan

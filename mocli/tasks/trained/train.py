@@ -17,6 +17,7 @@ from mocli.models.base import Draws, Encodes, EncodesJointly, Model, Schedule, S
 from mocli.models.parameters import as_dict, resolve
 from mocli.models.registry import load_class
 from mocli.options import plain
+from mocli.tasks.prepare.duration import duration, tell_duration
 from mocli.tasks.prepare.footprint import footprint, tell_memory
 from mocli.tasks.prepare.load import Prepared, load
 from mocli.tasks.prepare.pairdoubt import doubtful_pairs
@@ -85,7 +86,9 @@ def train_model(
         params = resolve(plan.traits, request.train.params, request.train.preset)
         for warning in plan.warnings:
             run.warn(warning)
-        tell_memory(run, footprint(plan, params, task))
+        size = footprint(plan, params, task)
+        tell_memory(run, size)
+        tell_duration(run, duration(plan, params, request.train, request.run, size))
         origin = InitialModel.of(request.train.init_from)
         if origin is not None:
             run.paths.refuse_inputs([origin.folder / name for name in (WEIGHTS, DESCRIPTION)])

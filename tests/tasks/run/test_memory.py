@@ -131,3 +131,35 @@ def test_the_limit_of_a_job_counts(tmp_path, version):
 
 def test_no_groups_are_no_limit(tmp_path):
     assert list(machine._of_groups(tmp_path, tmp_path / "absent")) == []
+
+
+def test_the_time_is_told_before_and_grows_with_steps_and_features(unpaired, tmp_path, capsys):
+    from dataclasses import replace
+
+    from mocli.models.parameters import resolve
+    from mocli.models.registry import traits_of
+    from mocli.tasks.prepare.duration import duration
+    from mocli.tasks.prepare.plan import make_plan
+    from mocli.tasks.run.options import DataOptions, RunOptions, TrainOptions
+    from mocli.types import Task
+
+    command = words(unpaired, tmp_path / "o.h5mu", "--max-steps", "5", "--metrics", "none")
+    assert main([*command, "--dry-run"]) == 0
+    assert "on a CPU, 5 s of it for 5 training steps at most" in capsys.readouterr().out
+    assert main(command) == 0
+    assert json.loads((tmp_path / "o.report.json").read_text())["device"]["expected_seconds"] == 8
+    data = DataOptions(
+        inputs=[str(unpaired / "rna.h5ad"), str(unpaired / "prot.h5ad")], links=[str(unpaired / "links.tsv")]
+    )
+    asked, run = TrainOptions(model="scmodal"), RunOptions(threads=1)
+    plan = make_plan(data, asked, Task.INTEGRATE, lambda _: None)
+    params = resolve(plan.traits, {}, "auto")
+    size = memory.footprint(plan, params, Task.INTEGRATE)
+    told = duration(plan, params, asked, run, size)
+    assert told.steps == 2_000
+    wider = replace(size, weights=50 * size.weights)
+    assert duration(plan, params, asked, run, wider).training > 2 * told.training
+    assert duration(plan, params, replace(asked, max_steps=200), run, size).training == told.training / 10
+    assert duration(plan, params, asked, replace(run, max_time=3.0), size).training == 3.0
+    closed = traits_of("otcca")
+    assert duration(plan, resolve(closed, {}, "auto"), asked, run, size).steps == 0
