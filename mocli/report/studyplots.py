@@ -56,7 +56,7 @@ def curves(panels: Sequence[tuple[str, Sequence[Curve]]], words: str) -> Picture
         title, lines = panels[position]
         dress(axes, title=title)
         at = sorted({x for line in lines for x in line.values})
-        spread = at[-1] / at[0] >= 8 and at[0] > 0
+        spread = at[0] > 0 and at[-1] / at[0] >= 8
         if spread:
             axes.set_xscale("log")
         for line in lines:

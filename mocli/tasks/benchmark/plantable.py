@@ -39,7 +39,7 @@ def write_plan(path: Path, runs: Sequence[ModelRun], files: Sequence[ModalityFil
     memory = {run.work: _memory(run, files) for run in reversed(runs)}
     lines = ["\t".join(COLUMNS)]
     for run in runs:
-        run.begin()
+        run.folder.mkdir(parents=True, exist_ok=True)
         needs = "" if run.parent is None else run.parent.id
         held = memory[run.work] if run.parent is None else None
         inputs = ",".join(map(str, files_read([run.request.data])))

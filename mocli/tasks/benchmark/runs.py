@@ -136,8 +136,7 @@ class ModelRun:
     def report(self) -> dict[str, Any] | None:
         """Return the report of this very run, or of its failure; None where it left none."""
         origin = origin_of(self.task.value, self.request.groups)
-        reports = (self.folder / name for name in ("out.report.json", "out.failed.report.json"))
-        return next((found for path in reports if (found := made_from(path, origin)) is not None), None)
+        return next((found for path in self._reports if (found := made_from(path, origin)) is not None), None)
 
     def finished(self) -> bool:
         """Whether the folder holds this very run, ended well, output and all."""
@@ -146,8 +145,15 @@ class ModelRun:
         return is_whole(self.report(), self.output)
 
     def begin(self) -> None:
-        """Make the folder."""
+        """Make the folder; where all is to be done again, a failure must not be scored by what is there."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.request.output.unless_done:
+            for path in self._reports:
+                path.unlink(missing_ok=True)
+
+    @property
+    def _reports(self) -> list[Path]:
+        return [self.folder / name for name in ("out.report.json", "out.failed.report.json")]
 
     def process(self, device: str, threads: int) -> Command:
         """Return the process that does it."""

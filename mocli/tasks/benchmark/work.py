@@ -267,10 +267,10 @@ class Benchmark:
             if training.purpose != Task.INTEGRATE or not training.finished():
                 continue
             cells = training.request.data.only_cells
-            if cells not in of_cells:
-                of_cells[cells] = self._ground_of_study(training, scores)
-            ground, scorer = of_cells[cells]
             try:
+                if cells not in of_cells:
+                    of_cells[cells] = self._ground_of_study(training, scores)
+                ground, scorer = of_cells[cells]
                 contender = self._of_model(training, ground)
             except Interrupted:
                 raise
@@ -309,7 +309,8 @@ class Benchmark:
         """Prepare the cells that a study is about, and score the controls on them."""
         data = replace(self.request.data, only_cells=training.request.data.only_cells)
         seed = self.request.run.seed
-        ground = prepare_ground(data, seed=seed, say=logger.debug, warn=self.run.warn, debug=logger.debug)
+        # what the benchmark's own cells lack was said of them
+        ground = prepare_ground(data, seed=seed, say=logger.debug, warn=logger.debug, debug=logger.debug)
         scorer = self._scorer(ground)
         self.run.say(f"scoring controls on the cells of {training.study}, seed {training.seed}")
         for control in controls(ground, seed=seed):

@@ -1,6 +1,7 @@
 """A benchmark whose only model failed does not end as if all were well."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -51,3 +52,12 @@ def test_runs_without_a_report_and_studies(training):
     assert caught.value.exit_code == 1
     raise_failed([training("scmodal", 2, "ok"), training("scmodal", 2, "error", study="x")], ())
     raise_failed([], ())
+
+
+@pytest.mark.parametrize("unless_done", [True, False])
+def test_a_run_that_is_done_again_is_not_scored_by_what_was_there(training, unless_done):
+    run = training("scmodal", 0, "ok")
+    request = replace(run.request, output=replace(run.request.output, unless_done=unless_done))
+    run = replace(run, request=request)
+    run.begin()
+    assert (run.report() is not None) is unless_done

@@ -39,6 +39,18 @@ def test_the_default_of_an_option_counts(origin, monkeypatch):
     assert origin() != before
 
 
+def test_a_file_that_cannot_be_read_is_the_run_s_to_tell(origin, monkeypatch, tmp_path):
+    cells = tmp_path / "cells.txt"
+    cells.write_text("a")
+    assert origin(only_cells=cells)["files"][str(cells)] is not None
+
+    def refuse(path):
+        raise PermissionError(13, "denied", str(path))
+
+    monkeypatch.setattr("mocli.tasks.run.identity.sha256", refuse)
+    assert origin(only_cells=cells)["files"] == {str(cells): None}
+
+
 def test_every_file_of_a_result_must_be_there(tmp_path):
     output, folder = tmp_path / "out.h5ad", tmp_path / "out.model"
     folder.mkdir()

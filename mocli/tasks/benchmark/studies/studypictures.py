@@ -59,9 +59,12 @@ def _curves(found: Measured, task: str, keys: Sequence[str], titles: Mapping[str
                 )
                 for method in dict.fromkeys(name for name, _ in at)
             ]
-            panels.append((titles[key], [line for line in lines if line.values]))
+            if any(line.values for line in lines):
+                panels.append((titles[key], [line for line in lines if line.values]))
+        if not panels:
+            continue
         yield Drawn(
-            curves([(title, of) for title, of in panels if of], words),
+            curves(panels, words),
             f"{task}: {words.lower()}",
             "Lines are means over seeds, dots single seeds; the short line at the right is the benchmark "
             "without the study.",
@@ -75,9 +78,10 @@ def _heat_maps(
     for model in dict.fromkeys(name for of_task, name, _ in swept if of_task == task):
         settings = {study: of for (at, name, study), of in swept.items() if (at, name) == (task, model)}
         measured = {s: of for s in settings if (of := found.get((task, model, s)))}
-        if not measured:
+        there = [key for key in keys if any(key in of for of in measured.values())]
+        if not there:
             continue
-        maps = _maps(settings, measured, keys, titles)
+        maps = _maps(settings, measured, there, titles)
         names = ", ".join(next(iter(settings.values())))
         yield Drawn(
             heat_maps(maps),
@@ -111,7 +115,6 @@ def _maps(
                 found[rows.index(row), columns.index(column)] = np.mean(of[key])
         return found
 
-    keys = [key for key in keys if any(key in of for of in measured.values())]
     if others:
         return [Heat(titles[key], table(key), [f"{first} {r}" for r in rows], columns) for key in keys]
     values = np.concatenate([table(key).T for key in keys])
