@@ -133,7 +133,13 @@ def save_model(
 
 
 def write_model(folder: Path, saved: SavedModel) -> None:
-    """Write the folder under a temporary name and rename it."""
+    """Write the folder under a temporary name and rename it.
+
+    Raises
+    ------
+    InputError
+        A number that the model needs is not finite, so that nobody could read it.
+    """
     from safetensors.numpy import save_file
 
     model = saved.model
@@ -170,6 +176,13 @@ def write_model(folder: Path, saved: SavedModel) -> None:
         facts, tensors = stack.state()
         arrays |= {f"stack/{position}/{k}": v for k, v in tensors.items()}
         stacks.append({"source": source, "target": target, **facts})
+    if (spoiled := _not_finite(arrays)) is not None:
+        raise InputError(
+            "the model holds numbers that are not finite, and is not written",
+            file=folder,
+            found=spoiled,
+            hint="look for values in the input that are far larger than all others: they overflow",
+        )
     description = {
         **saved.description,
         "stacks": stacks,
@@ -233,11 +246,17 @@ def load_model(folder: SavedModel | str | Path) -> SavedModel:
         ) from error
 
 
-def _assembled(description: Mapping[str, Any], arrays: Mapping[str, Any]) -> SavedModel:
+def _not_finite(arrays: Mapping[str, Any]) -> str | None:
+    """Return which array is not finite: training cells may lack values, what is computed with may not."""
     for name, values in arrays.items():
-        # training cells may lack values, what is computed with may not
         if values.dtype.kind == "f" and not name.startswith("atlas/") and not np.isfinite(values).all():
-            raise ValueError(f"{name} has values that are not finite")
+            return name
+    return None
+
+
+def _assembled(description: Mapping[str, Any], arrays: Mapping[str, Any]) -> SavedModel:
+    if (name := _not_finite(arrays)) is not None:
+        raise ValueError(f"{name} has values that are not finite")
     return SavedModel(
         model=_rebuild(description, arrays),
         recipes={

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import load_file, save_file
 
+import mocli
 from mocli.data.batches import dense_rows
 from mocli.data.files.inputs import open_inputs
 from mocli.errors import InputError, UsageError
@@ -138,6 +139,20 @@ def spoiled_weights(arrays):
     yield "weights", {name: np.ascontiguousarray(value.T[:, :-1])}
     yield "weights", {name: value.astype(np.int64)}
     yield "weights", {name: None}
+
+
+def test_values_whose_squares_are_too_large_leave_no_model_that_cannot_be_read(unpaired, tmp_path):
+    prot = ad.read_h5ad(unpaired / "prot.h5ad")
+    prot.X = np.log1p(prot.X.toarray() if hasattr(prot.X, "toarray") else prot.X).astype(np.float32)
+    prot.X[5, 0] = 1e30
+    prot.write_h5ad(tmp_path / "prot.h5ad")
+    with pytest.raises(InputError, match="not finite") as caught:
+        mocli.integrate(
+            [unpaired / "rna.h5ad", tmp_path / "prot.h5ad"], links=unpaired / "links.tsv", model="otcca",
+            transform={"prot": "identity"}, output=tmp_path / "out.h5mu", device="cpu", threads=1,
+        )  # fmt: skip
+    assert "far larger" in caught.value.hint
+    assert not (tmp_path / "out.model").exists()
 
 
 def spoiled_words(told):
