@@ -54,6 +54,9 @@ MANY = 2_000
 _RANDOM_ID = re.compile(r'(?<=["#])[A-Za-z]\w*[0-9a-f]{10}(?=["\)])')
 
 
+_WRITTEN = re.compile(r"\d\d+-[0-9a-z-]*\.(svg|png|pdf)")
+"""Names of the files that `Kept.write` writes."""
+
 _kept: ContextVar[Kept | None] = ContextVar("kept", default=None)
 
 
@@ -67,9 +70,13 @@ class Kept:
     def write(self, folder: Path, suffix: str) -> None:
         """Write what is shown as files in a folder, numbered and named by title, `png` at 300 dots an inch.
 
+        Those of an earlier run, which may have shown others, are deleted.
         Clouds of more than 2,000 points are pixels in `svg` and `pdf`, too: no program draws as many quickly.
         """
         folder.mkdir(exist_ok=True)
+        for earlier in folder.iterdir():
+            if _WRITTEN.fullmatch(earlier.name):
+                earlier.unlink()
         dates: dict[str, dict[str, None]] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
         for number, (title, figure) in enumerate(self.shown, start=1):
             for axes in figure.axes:

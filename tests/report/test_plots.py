@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mocli.report import plots
-from mocli.report.drawing import MAX_LEVELS, colours
+from mocli.report.drawing import MAX_LEVELS, colours, keeping, new_figure, show, to_svg
 from mocli.report.scatter import MAX_SVG_POINTS, Category, _apart, by_category, by_modality
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -208,3 +208,13 @@ def test_importing_is_light_and_drawing_needs_no_pyplot() -> None:
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_pictures_of_an_earlier_run_do_not_stay_and_other_files_do(tmp_path):
+    folder = tmp_path / "out.figures"
+    with keeping() as kept:
+        show(to_svg(new_figure(2, 2)), "A title")
+    kept.write(folder, "svg")
+    (folder / "notes.svg").write_text("mine")
+    kept.write(folder, "png")
+    assert {p.name for p in folder.iterdir()} == {"01-a-title.png", "notes.svg"}

@@ -137,6 +137,8 @@ def by_overlap(own: Sequence[str], wanted: Sequence[str]) -> CSR:
     starts = np.maximum(a["start"].to_numpy()[rows], b["start"].to_numpy()[columns])
     ends = np.minimum(a["end"].to_numpy()[rows], b["end"].to_numpy()[columns])
     shared = (ends - starts).astype(np.float64)
+    there = shared > 0  # a name such as chr1:100-100 has no base
+    rows, columns, shared = rows[there], columns[there], shared[there]
     total = np.bincount(rows, weights=shared, minlength=len(a))
     parts = (shared / total[rows]).astype(np.float32)
     found: CSR = sparse.csr_matrix((parts, (rows, columns)), shape=(len(a), len(b)))

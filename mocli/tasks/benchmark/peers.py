@@ -29,6 +29,7 @@ from mocli.tasks.benchmark.peerdata import PeerData, counts_layer
 from mocli.tasks.benchmark.plan import words_of
 from mocli.tasks.benchmark.processes import Command, begin_folder, was_begun_with
 from mocli.tasks.benchmark.table import COSTS, Record
+from mocli.tasks.run.identity import contents_of
 from mocli.tasks.run.options import RunOptions, TrainOptions
 from mocli.tasks.run.request import Request
 from mocli.types import Task
@@ -93,7 +94,7 @@ class PeerRun:
             "seed": self.seed,
             "params": dict(self.params),
             "words": list(self.words),
-            "files": {str(path): sha256(path) if path.is_file() else "none" for path in self.files},
+            "files": {str(path): contents_of(path) for path in self.files},
             "scripts": [sha256(self.peer.file), sha256(RUNNER)],
             "package": f"{self.peer.package} {self.version}",
             "mocli": __version__,

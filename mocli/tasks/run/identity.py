@@ -53,12 +53,13 @@ def origin_of(task: str, groups: Sequence[Options]) -> Origin:
     for group in groups:
         declared = declared_in(type(group))
         words += group.words(without={n for n, d in declared.items() if "volatile" in d.option.marks})
-    files = {str(path): _contents(path) for path in files_read(groups)}
+    files = {str(path): contents_of(path) for path in files_read(groups)}
     defaults = hashlib.sha256(json.dumps(_defaults(groups), sort_keys=True).encode()).hexdigest()
     return {"words": words, "defaults": defaults, "files": files, "version": __version__}
 
 
-def _contents(path: Path) -> str | None:
+def contents_of(path: Path) -> str | None:
+    """Return the hash of a file; None for what is no file, or cannot be read."""
     try:
         return sha256(path) if path.is_file() else None
     except OSError:  # the run itself will say what is wrong with it

@@ -30,3 +30,8 @@ def test_parts_are_shares_of_the_bases_in_common(own, wanted):
 def test_names_of_other_sorts_overlap_nothing():
     found = by_overlap(["1-100-200", "GATA1", "chr2_10_20"], ["chr1:150-160", "chr2:20-30"])
     assert found.toarray().tolist() == [[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
+
+
+def test_a_peak_without_bases_overlaps_nothing():
+    found = by_overlap(["chr1:100-100", "chr1:100-120"], ["chr1:50-200"]).toarray()
+    np.testing.assert_array_equal(found, [[0], [1]])
