@@ -190,7 +190,8 @@ class DataOptions(Options):
         str | None,
         option(
             "--batch-key COLUMN|none",
-            "obs column with the batch; where all inputs hold the same modalities, the input is",
+            "obs column with the batch; none: no batch; not given: the input, where all hold "
+            "the same modalities",
             identifies=True,
             parse=parsing.column_or_none,
         ),
