@@ -350,6 +350,8 @@ class Benchmark:
         peers = self.peers.table()
         if peers is not None:
             run.report.tables["peers"] = peers
+        if any(r.status in {"failed", "missing"} for r in records):
+            run.report.made_from = None  # there is more to do: such a table is not done
         n = len({(r.task, r.method) for r in records})
         run.add_output(run.paths.output, f"{len(records):,} figures of {n} methods", first=True)
         swept = {(r.purpose, r.model, r.study): r.swept for r in self.planned if r.swept}

@@ -289,7 +289,10 @@ def test_a_plan_is_run_elsewhere_and_collected(unpaired, tmp_path, tiny, check_r
     assert program == "mocli"
     assert main([*words, "-qq"]) == 0
     assert Path(lines[1]["output"]).exists()
-    mocli.benchmark(inputs, output=output, collect=True, force=True, **tiny)
+    for _ in range(2):  # a table that lacks runs is not done
+        told = mocli.benchmark(inputs, output=output, collect=True, force=True, unless_done=True, **tiny)
+        assert told.report["made_from"] is None
+        assert not told.plan
     table = rows(output)
     assert {r["seed"] for r in table if r["metric"] == "train_s"} == {"1"}
     (absent,) = [r for r in table if r["status"] == "missing"]
