@@ -56,12 +56,11 @@ def test_words_for_no_label_are_none():
 
 
 def test_what_a_user_may_not_know_of_a_column_is_said():
-    files = [one(["a"] * 60 + ["b", None] + ["c"] * 38)]
-    batch = ObsColumn("batch", find_column(files, "x"))
-    assert doubts(Columns(batch=batch), files) == [
+    batch = ObsColumn("batch", find_column([one(["a"] * 60 + ["b", None] + ["c"] * 38)], "x"))
+    assert doubts(Columns(batch=batch)) == [
         "obs['x']: 1 of 100 cells have no value; a (60), c (38), b (1)",
         "obs['x']: 1 of 3 levels are of a single cell, which tells nothing of what the cells of a level "
         "share",
     ]
     numbers = ObsColumn("label", find_column([one(np.linspace(0, 1, 99))], "x"))
-    assert "holds numbers, 99 different ones" in doubts(Columns(label=numbers), files)[0]
+    assert "holds numbers, 99 different ones" in doubts(Columns(label=numbers))[0]
