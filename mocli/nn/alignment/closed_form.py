@@ -30,7 +30,8 @@ WEIGHED_ON = 1000
 SHARP, FEW = 0.1, 20
 """Temperature and iterations of the coupling in which held-out links are compared."""
 
-Edge = tuple[int, int]
+SetPair = tuple[int, int]
+"""Two sets by their numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +60,7 @@ class Alignment:
 
 def align(
     points: Sequence[Tensor],
-    linked: Mapping[Edge, tuple[Tensor, Tensor]],
+    linked: Mapping[SetPair, tuple[Tensor, Tensor]],
     settings: AlignmentSettings,
     generator: Generator,
 ) -> Alignment:
@@ -85,7 +86,7 @@ def align(
     costs = {edge: cosine_cost(a, b, damping=settings.damping) for edge, (a, b) in links.items()}
     usable = {edge: (a.any(1), b.any(1)) for edge, (a, b) in links.items()}
 
-    def fit(costs: Mapping[Edge, Tensor]) -> Alignment:
+    def fit(costs: Mapping[SetPair, Tensor]) -> Alignment:
         plans = {edge: _couple(cost, *usable[edge], settings) for edge, cost in costs.items()}
         return Alignment(*canonical_maps(points, plans, settings.n_components, settings.ridge), agreement)
 
