@@ -228,9 +228,10 @@ def _advice(values: Mapping[str, Any], comparison: Comparison) -> str:
     if values["status"] != "ok":
         return ""
     if comparison.losses and values["task"] in {"integrate", "impute"}:
+        trained = (values["training"] or {}).get("steps")  # a closed form has no steps
         return (
             "Where a simple way is better, try another model (-m, or let mocli benchmark compare them on "
-            "these data) or more training (--max-steps), or take the simple way."
+            f"these data){' or more training (--max-steps)' if trained else ''}, or take the simple way."
         )
     told = _NEXT.get(str(values["task"]), "")
     return told[:1].upper() + told[1:] + "." if told else ""

@@ -332,3 +332,13 @@ def test_titles_of_panels_are_wrapped_and_not_cut() -> None:
     lines = wrapped(title).split("\n")
     assert " ".join(lines) == title
     assert max(map(len, lines)) <= 32
+
+
+@pytest.mark.parametrize(("steps", "told"), [(300, True), (0, False)])
+def test_more_training_is_advised_where_there_were_steps(steps: int, told: bool) -> None:
+    made = report()
+    assert made.training is not None
+    made.training["steps"] = steps
+    made.metrics = {"a": metric(0.5)}
+    made.baselines = {"simple": {"title": "simple", "definition": "", "metrics": {"a": metric(0.9)}}}
+    assert ("more training (--max-steps)" in html.render(made)) is told
