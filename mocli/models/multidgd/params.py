@@ -29,7 +29,7 @@ from mocli.types import Preset
 class MultiDGDParams:
     """One field per hyper-parameter; see `mocli params multidgd`."""
 
-    STEP_MS: ClassVar[float] = 30.0
+    STEP_MS: ClassVar[float] = 12.0
 
     n_latent: Dimensions = Field(default=20, description="latent dimensions")
     n_components: Count | None = Field(

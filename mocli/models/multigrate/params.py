@@ -34,7 +34,7 @@ LEAST_STEPS, MOST_STEPS = 2_000, 20_000
 class MultigrateParams:
     """One field per hyper-parameter; see `mocli params multigrate`."""
 
-    STEP_MS: ClassVar[float] = 14.0
+    STEP_MS: ClassVar[float] = 12.0
 
     n_latent: Dimensions = Field(default=20, description="latent dimensions; paper 16")
     n_hidden: HiddenUnits = 128

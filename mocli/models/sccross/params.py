@@ -34,7 +34,7 @@ PAPER_STEPS = 48_000
 class SccrossParams:
     """One field per hyper-parameter; see `mocli params sccross`."""
 
-    STEP_MS: ClassVar[float] = 15.0
+    STEP_MS: ClassVar[float] = 22.0
 
     n_latent: Dimensions = Field(
         default=50, description="latent dimensions, of each modality and common ones; paper 50"
