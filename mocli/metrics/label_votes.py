@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mocli.nn.neighbors import chunks, knn
+from mocli.nn.neighbors import chunks, drawn_rows, knn
 from mocli.types import FloatArray, IntArray
 
 MAX_REFERENCE = 20_000  # labelled cells that a forest is grown on
@@ -155,8 +155,7 @@ def forest(
         raise ValueError(f"label code {codes.max()} where there are {n_levels} levels")
     if not len(rows) or not len(z_query):
         return np.full(len(z_query), -1, np.int64), np.zeros(len(z_query), np.float32)
-    if len(rows) > MAX_REFERENCE:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, MAX_REFERENCE, replace=False))
+    rows = drawn_rows(rows, MAX_REFERENCE, seed=seed)
     trees = RandomForestClassifier(N_TREES, class_weight="balanced_subsample", random_state=seed, n_jobs=1)
     trees.fit(z_reference[rows], codes[rows])
     shares = trees.predict_proba(z_query)

@@ -61,6 +61,15 @@ def chunks(n: int, size: int) -> Iterator[slice]:
         yield slice(start, min(start + size, n))
 
 
+def drawn_rows(rows: int | IntArray, most: int, *, seed: int | np.random.Generator) -> IntArray:
+    """Return rows, or all of so many, in order: every one, or where there are more `most` drawn at random."""
+    every = np.arange(rows) if isinstance(rows, (int, np.integer)) else rows
+    if len(every) <= most:
+        return every
+    drawn: IntArray = np.sort(np.random.default_rng(seed).choice(every, most, replace=False))
+    return drawn
+
+
 def knn(
     query: NDArray[Any],
     reference: NDArray[Any],

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
+from mocli.nn.neighbors import drawn_rows
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
 EXTRA, POWERS = 10, 4
@@ -123,9 +124,7 @@ def _placed(m: Measured, n_cells: int, k: int, seed: int) -> DoubleArray:
     """Scores of one modality over the root of its total variance, by cell, 0 where it was not measured."""
     n = len(m.cells)
     even = partial(log_at_depth, depth=m.depth) if m.depth is not None else lambda x: x
-    chosen = np.arange(n)
-    if n > FIT_CELLS:
-        chosen = np.sort(np.random.default_rng(seed).choice(n, FIT_CELLS, replace=False))
+    chosen = drawn_rows(n, FIT_CELLS, seed=seed)
     fitted = principal_components(even(m.values[chosen]), k, seed=seed)
     parts = [fitted.scores(even(m.values[start : start + ROWS])) for start in range(0, n, ROWS)]
     scores = np.zeros((n_cells, fitted.loadings.shape[1]))

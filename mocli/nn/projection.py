@@ -11,6 +11,7 @@ import torch
 from scipy import sparse
 from torch import Tensor, nn
 
+from mocli.nn.neighbors import drawn_rows
 from mocli.nn.principal import principal_components
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray, NonZeros
 
@@ -97,7 +98,7 @@ def fit_projection(
         np.log1p(n / (1 + np.asarray((x != 0).sum(axis=0), np.float64).ravel())) if form == "tfidf" else None
     )
     if n > FIT_CELLS:
-        x = x[np.sort(np.random.default_rng(seed).choice(n, FIT_CELLS, replace=False))]
+        x = x[drawn_rows(n, FIT_CELLS, seed=seed)]
     values = _formed(x, form, factor)
     mean, sd = _moments(values)
     usable = sd > 1e-6 * np.maximum(np.abs(mean), 1e-30)
@@ -184,9 +185,7 @@ def _of_sets(
     values: CSR | FloatArray, membership: CSR | DoubleArray, n_sets: int, mean: DoubleArray, seed: int
 ) -> DoubleArray:
     """Weights of features, `(p, n_sets)`, whose sums are principal components of the sets' scores."""
-    rows = np.arange(values.shape[0])
-    if len(rows) > SET_CELLS:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, SET_CELLS, replace=False))
+    rows = drawn_rows(values.shape[0], SET_CELLS, seed=seed)
     scores = values[rows] @ membership
     most = min(n_sets, max(scores.shape[0] - 1, 1), scores.shape[1])
     weight = np.asarray(membership @ principal_components(scores, most, seed=seed).loadings)

@@ -17,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 from scipy.optimize import nnls
 
+from mocli.nn.neighbors import drawn_rows
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
 N_PROTOTYPES = 64
@@ -55,7 +56,7 @@ class Basis:
 
         n = len(z)
         if n > FIT_CELLS:
-            z = z[np.sort(np.random.default_rng(seed).choice(n, FIT_CELLS, replace=False))]
+            z = z[drawn_rows(n, FIT_CELLS, seed=seed)]
         # places that differ by rounding alone are one
         spread = float(z.std(0).max()) or 1.0
         m = max(1, min(N_PROTOTYPES, len(np.unique(np.round((z - z.mean(0)) / spread, 3), axis=0)) // 2))

@@ -9,7 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from mocli.nn import nearby as voronoi
 from mocli.nn import neighbors
-from mocli.nn.neighbors import chunks, knn, matched_distances, neighbor_mean, smooth
+from mocli.nn.neighbors import chunks, drawn_rows, knn, matched_distances, neighbor_mean, smooth
 
 
 def brute(query, reference, k, metric="euclidean", exclude_self=False):
@@ -198,3 +198,15 @@ def test_no_query_and_no_neighbour_wanted_give_empty_answers_among_many_rows(mon
     monkeypatch.setattr(voronoi, "EXACT", 100)
     assert [found.shape for found in voronoi.nearby(x[:0], x, 5)] == [(0, 5), (0, 5)]
     assert [found.shape for found in voronoi.nearby(x, x, 0)] == [(300, 0), (300, 0)]
+
+
+def test_rows_are_drawn_in_order_by_seed_and_none_where_there_is_room():
+    assert drawn_rows(5, 5, seed=0).tolist() == [0, 1, 2, 3, 4]
+    rows = np.array([3, 8, 21])
+    assert drawn_rows(rows, 3, seed=0) is rows
+    expected = np.sort(np.random.default_rng(7).choice(100, 10, replace=False))
+    assert drawn_rows(np.int64(100), 10, seed=7).tolist() == expected.tolist()
+    assert drawn_rows(np.arange(100) * 2, 10, seed=7).tolist() == (2 * expected).tolist()
+    rng = np.random.default_rng(7)
+    assert drawn_rows(100, 10, seed=rng).tolist() == expected.tolist()
+    assert drawn_rows(100, 10, seed=rng).tolist() != expected.tolist()

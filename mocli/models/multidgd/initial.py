@@ -16,8 +16,8 @@ from mocli.data.bundle import MultiOmics
 from mocli.models.multidgd.module import MultiDGDModule
 from mocli.nn.gaussian_mixture import LEAST_SPREAD
 from mocli.nn.kmeans import Partition, kmeans
+from mocli.nn.neighbors import drawn_rows
 from mocli.nn.principal import FIT_CELLS, Measured, joint_components
-from mocli.types import IntArray
 
 CANDIDATES = (2, 3, 4, 5, 6, 8, 10, 12, 14, 17, 20, 25, 30)
 """Numbers of components to choose from."""
@@ -103,7 +103,4 @@ def start_heads(module: MultiDGDModule, bundle: MultiOmics) -> None:
 
 
 def _sample(n: int, most: int, seed: int) -> Tensor:
-    if n <= most:
-        return torch.arange(n)
-    rows: IntArray = np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
-    return torch.from_numpy(rows)
+    return torch.from_numpy(drawn_rows(n, most, seed=seed))

@@ -16,7 +16,7 @@ from mocli.models.multigrate.params import MultigrateParams
 from mocli.nn.correction import mix_batches
 from mocli.nn.heads import Likelihood, Parameters, likelihood_named
 from mocli.nn.layers import Block, InputLinear
-from mocli.nn.neighbors import knn, neighbor_mean
+from mocli.nn.neighbors import drawn_rows, knn, neighbor_mean
 from mocli.nn.principal import Measured, joint_components, principal_components
 from mocli.types import CSR, FloatArray, NonZeros
 
@@ -174,8 +174,7 @@ def components(m: Modality, k: int, form: str, *, seed: int) -> tuple[Tensor, Te
     """
     values = m.features.values
     if m.n_obs > FIT_CELLS:
-        rows = np.sort(np.random.default_rng(seed).choice(m.n_obs, FIT_CELLS, replace=False))
-        values = values[rows]
+        values = values[drawn_rows(m.n_obs, FIT_CELLS, seed=seed)]
     x = _seen(FeatureMatrix(values, m.features.names), likelihood_named(m.likelihood or "normal"), form)
     fitted = principal_components(x, k, seed=seed, scaled=True)
     scores = fitted.scores(x)
@@ -235,9 +234,7 @@ def anchors(bundle: MultiOmics, params: MultigrateParams, *, seed: int) -> tuple
         if bundle.batch is not None:
             points = mix_batches(points, bundle.batch.codes[whole], seed=seed)
         points = points.astype(np.float32)
-        some = np.arange(len(whole))
-        if len(whole) > FIT_CELLS:
-            some = np.sort(np.random.default_rng(seed).choice(len(whole), FIT_CELLS, replace=False))
+        some = drawn_rows(len(whole), FIT_CELLS, seed=seed)
         k = min(params.anchor_neighbors, len(some) - 1)
         if k:
             near = knn(points, points[some], k, exclude_self=len(some) == len(whole))[1]

@@ -17,7 +17,7 @@ from mocli.models.sccross.params import SccrossParams
 from mocli.models.sccross.prior import prior_of
 from mocli.nn.count_loss import nonzeros_of
 from mocli.nn.heads import Decoded, DecodesHeads, likelihood_named
-from mocli.nn.neighbors import knn
+from mocli.nn.neighbors import drawn_rows, knn
 from mocli.nn.projection import LEADING, Projection, fit_projection, smoothed
 from mocli.types import CSR, IntArray, Json, ModalityKind, NonZeros
 
@@ -270,9 +270,7 @@ def _build(bundle: MultiOmics, params: SccrossParams, *, seed: int) -> _Built:
 
 def _kept(n: int, seed: int) -> Tensor:
     """Rows of the training cells that are kept with a model."""
-    if n <= MOST_KEPT:
-        return torch.arange(n)
-    return torch.from_numpy(np.sort(np.random.default_rng(seed).choice(n, MOST_KEPT, replace=False)))
+    return torch.from_numpy(drawn_rows(n, MOST_KEPT, seed=seed))
 
 
 def _neighbors(components: Tensor, k: int) -> IntArray:

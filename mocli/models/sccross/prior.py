@@ -19,7 +19,7 @@ from mocli.data.bundle import Edge, FeatureMatrix, LinkedFeatures, MultiOmics
 from mocli.models.sccross.params import SccrossParams
 from mocli.nn.correction import mnn_correct
 from mocli.nn.losses import squared_distances
-from mocli.nn.neighbors import chunks, neighbor_mean
+from mocli.nn.neighbors import chunks, drawn_rows, neighbor_mean
 from mocli.nn.principal import principal_components
 from mocli.types import DoubleArray, FloatArray, IntArray
 
@@ -109,7 +109,7 @@ def _metacells(x: FloatArray, n: int, *, seed: int) -> tuple[FloatArray, IntArra
 
     some = x
     if len(x) > KMEANS_CELLS:
-        some = x[np.sort(np.random.default_rng(seed).choice(len(x), KMEANS_CELLS, replace=False))]
+        some = x[drawn_rows(len(x), KMEANS_CELLS, seed=seed)]
     # from drawn cells and by minibatches: better seeds for so many centres would cost more than all else
     fitted = MiniBatchKMeans(n, init="random", n_init=1, batch_size=4096, max_iter=10, random_state=seed)
     centres = torch.from_numpy(np.asarray(fitted.fit(some).cluster_centers_, np.float32))

@@ -10,7 +10,7 @@ import numpy as np
 from mocli.metrics import conformal
 from mocli.metrics.conformal import Conformal
 from mocli.metrics.imputation import Detection, FeatureAccuracy, accuracy, detection, joined
-from mocli.nn.neighbors import chunks
+from mocli.nn.neighbors import chunks, drawn_rows
 from mocli.types import DoubleArray, FloatArray, IntArray
 
 Predict = Callable[[IntArray], FloatArray]
@@ -212,9 +212,7 @@ def ridge_baseline(
 
 def rows_drawn(n: int, *, seed: int) -> IntArray:
     """All of n rows, or 5,000 of them at random, in order."""
-    if n <= MAX_CELLS:
-        return np.arange(n)
-    return np.sort(np.random.default_rng(seed).choice(n, MAX_CELLS, replace=False))
+    return drawn_rows(n, MAX_CELLS, seed=seed)
 
 
 def blocks_of(n: int, n_vars: int) -> Iterator[slice]:

@@ -14,7 +14,7 @@ from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
 from mocli.data.transforms.components import Components, are_components, without_averaging
 from mocli.data.transforms.transform import LOGNORM, median_total
 from mocli.metrics import conformal
-from mocli.nn.neighbors import chunks, knn
+from mocli.nn.neighbors import chunks, drawn_rows, knn
 from mocli.tasks.impute import accuracy
 from mocli.tasks.impute.accuracy import Predict
 from mocli.tasks.infer.align import Aligned
@@ -178,8 +178,7 @@ def partners_by_links(
             rng = np.random.default_rng(seed)
             rows = {}
             for name, most in ((source, MAX_SOURCE), (target, MAX_TARGET)):
-                n = sides[name].n_obs
-                rows[name] = np.sort(rng.choice(n, most, replace=False)) if n > most else np.arange(n)
+                rows[name] = drawn_rows(sides[name].n_obs, most, seed=rng)
             points = {name: unit(dense_rows(sides[name], rows[name])) for name in rows}
             near = knn(points[target], points[source], 1)[1][:, 0]
             known = points[target].any(1)

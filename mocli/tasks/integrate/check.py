@@ -12,6 +12,7 @@ from mocli.data.bundle import MultiOmics
 from mocli.metrics.embedding import MAX_CELLS
 from mocli.metrics.label_votes import calibration_error
 from mocli.metrics.mapping_score import Labelled, threshold
+from mocli.nn.neighbors import drawn_rows
 from mocli.report.figures import Better, Entry, figure
 from mocli.tasks.integrate.carried import UNKNOWN, Carried
 from mocli.tasks.integrate.labelreport import describe_carried
@@ -130,9 +131,8 @@ def check_carried(
     """
     known = own_codes(labels, bundle)
     for name, truth in _truth(known, pairs).items():
-        cells = np.flatnonzero((truth >= 0) & placed(latent, bundle, name))
-        if len(cells) > MAX_CELLS:
-            cells = np.sort(np.random.default_rng(seed).choice(cells, MAX_CELLS, replace=False))
+        asked_of = np.flatnonzero((truth >= 0) & placed(latent, bundle, name))
+        cells = drawn_rows(asked_of, MAX_CELLS, seed=seed)
         z, codes, starts = electorate(name, known, latent, bundle)
         if not len(cells) or not (codes >= 0).any():
             continue

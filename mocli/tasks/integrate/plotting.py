@@ -10,12 +10,13 @@ from scipy import sparse
 
 from mocli.data.bundle import Codes, MultiOmics
 from mocli.metrics.embedding import Nearest
+from mocli.nn.neighbors import drawn_rows
 from mocli.report.html import Layout
 from mocli.tasks.integrate.carried import UNKNOWN, CarriedPoints
 from mocli.tasks.score.describe import depth_of
 from mocli.tasks.score.picture import fuzzy_graph, layout
 from mocli.tasks.trained.latent import Latent
-from mocli.types import CSR, FloatArray, IntArray
+from mocli.types import CSR, FloatArray
 
 MAX_PICTURE = 10_000
 """Cells drawn in the picture; more would only overlap."""
@@ -71,14 +72,6 @@ def split_points(
     whole = np.full((bundle.n_cells, 2), np.nan, np.float32)
     whole[latent.points(bundle).cells] = xy
     return {own: whole[bundle.cells_of(name)] for name, own in names.items()}
-
-
-def drawn_rows(n: int, most: int, *, seed: int) -> IntArray:
-    """Rows that a picture shows, in order: all, or as many as there is room for."""
-    if n <= most:
-        return np.arange(n)
-    rows: IntArray = np.sort(np.random.default_rng(seed).choice(n, most, replace=False))
-    return rows
 
 
 def draw_cells(

@@ -18,12 +18,13 @@ from mocli.metrics.registry import evaluate
 from mocli.models.base import Extends, Model
 from mocli.models.parameters import as_dict
 from mocli.models.registry import traits_of
+from mocli.nn.neighbors import drawn_rows
 from mocli.report.figures import table
 from mocli.report.html import Confusion, Layout
 from mocli.tasks.infer.query import Query, check_labels, match_query
 from mocli.tasks.integrate.carried import UNKNOWN, Carried, CarriedPoints
 from mocli.tasks.integrate.options import IntegrateOptions
-from mocli.tasks.integrate.plotting import MAX_PICTURE, drawn_rows
+from mocli.tasks.integrate.plotting import MAX_PICTURE
 from mocli.tasks.integrate.votes import vote_from_atlas
 from mocli.tasks.integrate.work import Placed, complete
 from mocli.tasks.prepare.plan import open_modalities

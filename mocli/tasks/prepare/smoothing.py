@@ -20,7 +20,7 @@ from mocli.data.transforms.components import are_components, principal_scores, w
 from mocli.data.transforms.recipe import Recipe, RecipeOptions, default_transform
 from mocli.data.transforms.transform import find_transform
 from mocli.nn.nearby import EXACT, nearby
-from mocli.nn.neighbors import chunks, knn
+from mocli.nn.neighbors import chunks, drawn_rows, knn
 from mocli.tasks.prepare.choice import usual_top
 from mocli.types import (
     ANY_VALUES,
@@ -69,10 +69,7 @@ class Reference:
         """Keep the cells of an averaged matrix, 50,000 sampled ones at most; None where none is averaged."""
         if features.neighbors is None or features.smoothing == 0:
             return None
-        n = features.n_obs
-        rows = np.arange(n)
-        if n > MAX_REFERENCE:
-            rows = np.sort(np.random.default_rng(seed).choice(n, MAX_REFERENCE, replace=False))
+        rows = drawn_rows(features.n_obs, MAX_REFERENCE, seed=seed)
         scores = dense_rows(without_averaging(features), rows)
         return cls(scores, int(features.neighbors.shape[1]), features.smoothing)
 

@@ -19,7 +19,7 @@ import numpy as np
 from scipy import sparse
 
 from mocli.data.batches import densify
-from mocli.nn.neighbors import chunks, knn
+from mocli.nn.neighbors import chunks, drawn_rows, knn
 from mocli.tasks.relate.scope import FeaturePairs
 from mocli.tasks.trained.coordinates import SourceCells, View
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray
@@ -58,9 +58,7 @@ class Metacells:
         points = View.fit(expression, standardise=True, seed=seed)(cells)[:, :LEADING]
         length = np.linalg.norm(points, axis=1, keepdims=True)
         points = points / np.maximum(length, 1e-12)
-        centers = np.arange(n)
-        if n > N_METACELLS:
-            centers = np.sort(np.random.default_rng(seed).choice(n, N_METACELLS, replace=False))
+        centers = drawn_rows(n, N_METACELLS, seed=seed)
         k = int(min(n_neighbors, max(10, n // 10), n))
         nearest = knn(points[centers], points, k)[1]
         rows = np.repeat(np.arange(len(centers)), k)

@@ -10,6 +10,7 @@ from scipy import sparse
 
 from mocli.data.bundle import Codes, Modality, MultiOmics
 from mocli.data.transforms.components import are_components, without_averaging
+from mocli.nn.neighbors import drawn_rows
 from mocli.report.figures import Entry, table
 from mocli.types import BoolArray, DoubleArray, FloatArray, IntArray
 
@@ -109,9 +110,7 @@ def marker_table(name: str, m: Modality, clusters: Codes, cells: IntArray, *, se
     features = without_averaging(m.features)
     if are_components(features.names) or features.n_vars < 2:
         return None
-    rows = np.arange(len(cells))
-    if len(rows) > MOST_CELLS:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_CELLS, replace=False))
+    rows = drawn_rows(len(cells), MOST_CELLS, seed=seed)
     groups, values = clusters.codes[cells[rows]], features.values[rows]
     if m.is_counted:
         values = _logged(values, m.library[rows])

@@ -16,6 +16,7 @@ from mocli.data.bundle import Codes, MultiOmics
 from mocli.metrics.embedding import Embedding
 from mocli.metrics.matching import concordance_by_link
 from mocli.metrics.registry import available_metrics, evaluate
+from mocli.nn.neighbors import drawn_rows
 from mocli.report.figures import Entry, table
 from mocli.report.wording import duration, plural
 from mocli.tasks.prepare.smoothing import own_places
@@ -137,9 +138,7 @@ def own_components(bundle: MultiOmics, *, seed: int) -> dict[str, Own]:
     rng = np.random.default_rng(seed)
     found = {}
     for name, m in bundle.modalities.items():
-        rows = np.arange(m.n_obs)
-        if m.n_obs > MAX_CELLS:
-            rows = np.sort(rng.choice(m.n_obs, MAX_CELLS, replace=False))
+        rows = drawn_rows(m.n_obs, MAX_CELLS, seed=rng)
         found[name] = rows, own_places(m, rows, seed=seed)
     return found
 
@@ -189,10 +188,7 @@ def _link_baselines(
 
 def _components(bundle: MultiOmics, *, seed: int) -> tuple[Baseline, dict[str, IntArray]]:
     """Return uncorrected components of all cells, or a sample, and the cells of each group."""
-    cells = np.arange(bundle.n_cells)
-    if len(cells) > MAX_CELLS:
-        cells = np.sort(np.random.default_rng(seed).choice(cells, MAX_CELLS, replace=False))
-    return component_baseline(bundle, cells, seed)
+    return component_baseline(bundle, drawn_rows(bundle.n_cells, MAX_CELLS, seed=seed), seed)
 
 
 @dataclass(frozen=True)
@@ -344,8 +340,7 @@ def linked_features(
     found = {}
     for link in bundle.links:
         if link.source in rows and link.target in rows:
-            n = len(link.names)
-            columns = np.sort(rng.choice(n, MAX_LINKED, replace=False)) if n > MAX_LINKED else np.arange(n)
+            columns = drawn_rows(len(link.names), MAX_LINKED, seed=rng)
             found[link.edge] = (
                 dense_rows(link.source_features, rows[link.source], columns),
                 dense_rows(link.target_features, rows[link.target], columns),

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from mocli.nn.nearby import nearby
+from mocli.nn.neighbors import drawn_rows
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
 N_NEIGHBORS = 30
@@ -48,7 +49,7 @@ def layout(z: FloatArray, *, seed: int, device: str = "cpu") -> FloatArray:
     metric: Any = "cosine" if z.shape[1] > 2 else "euclidean"
     if len(z) <= MOST_PLACED:
         return _arrange(points, z, metric, seed=seed, device=device)
-    chosen = np.sort(np.random.default_rng(seed).choice(len(z), MOST_PLACED, replace=False))
+    chosen = drawn_rows(len(z), MOST_PLACED, seed=seed)
     xy = np.empty((len(z), 2), np.float32)
     xy[chosen] = _arrange(points[chosen], z[chosen], metric, seed=seed, device=device)
     others = np.setdiff1d(np.arange(len(z)), chosen, assume_unique=True)

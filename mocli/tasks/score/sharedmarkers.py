@@ -9,6 +9,7 @@ import numpy as np
 from mocli.data.bundle import Codes, FeatureMatrix, LinkedFeatures, MultiOmics
 from mocli.data.transforms.components import without_averaging
 from mocli.metrics.correlation import false_discovery_rate
+from mocli.nn.neighbors import drawn_rows
 from mocli.report.figures import Entry, table
 from mocli.tasks.score.describe import FEWEST, MOST_CELLS, find_markers
 from mocli.types import BoolArray, IntArray
@@ -92,9 +93,7 @@ def _markers(features: FeatureMatrix, codes: IntArray, n_groups: int, *, seed: i
     from scipy.stats import norm
 
     features = without_averaging(features)
-    rows = np.arange(features.n_obs)
-    if len(rows) > MOST_CELLS:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, MOST_CELLS, replace=False))
+    rows = drawn_rows(features.n_obs, MOST_CELLS, seed=seed)
     rows = rows[codes[rows] >= 0]
     markers: list[BoolArray | None] = [None] * n_groups
     if not len(rows):

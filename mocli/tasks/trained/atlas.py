@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mocli.data.bundle import Codes, MultiOmics
+from mocli.nn.neighbors import drawn_rows
 from mocli.tasks.trained.latent import Latent
 from mocli.types import BoolArray, FloatArray, IntArray
 
@@ -120,9 +121,7 @@ class Atlas:
         groups = latent.groups(bundle)
         z, cells = latent.points(bundle)
         group = np.repeat(np.arange(len(groups)), [len(g.cells) for g in groups.values()])
-        rows = np.arange(len(z))
-        if len(rows) > MAX_KEPT:
-            rows = np.sort(np.random.default_rng(seed).choice(rows, MAX_KEPT, replace=False))
+        rows = drawn_rows(len(z), MAX_KEPT, seed=seed)
         batch, numbers, kept = bundle.batch, bundle.continuous, cells[rows]
         # where modalities have places of their own, a row is of one of them
         of_one = None if latent.joint is not None else np.array(list(groups))[group[rows]]

@@ -9,7 +9,7 @@ from scipy import sparse
 
 from mocli.data.bundle import FeatureMatrix
 from mocli.data.transforms.components import Components
-from mocli.nn.neighbors import chunks
+from mocli.nn.neighbors import chunks, drawn_rows
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
 N_FEATURES = 3_000
@@ -144,10 +144,7 @@ class Nearness:
     @classmethod
     def fit(cls, points: FloatArray, *, seed: int) -> Nearness:
         """Take landmarks from points `(n, d)`, 500 at most."""
-        n = len(points)
-        chosen = np.arange(n)
-        if n > N_LANDMARKS:
-            chosen = np.sort(np.random.default_rng(seed).choice(n, N_LANDMARKS, replace=False))
+        chosen = drawn_rows(len(points), N_LANDMARKS, seed=seed)
         landmarks = np.asarray(points[chosen], np.float32)
         squared = _squared(landmarks[:300], landmarks[:300])
         apart = squared[np.triu_indices(len(squared), 1)]
