@@ -172,7 +172,7 @@ class OptionField:
         elif isinstance(value, float):
             yield from (self.long, f"{value:f}" if "e" in repr(value) else repr(value))
         else:
-            yield from (self.long, "none" if value is None else str(value))
+            yield from (self.long, "none" if value in (None, "") else str(value))
 
 
 @cache

@@ -152,6 +152,7 @@ def test_none_is_a_value_where_the_option_has_one():
     asked = sort_into(groups, {"inputs": "a.h5mu", "clusters": None, "sample": None}, task="x")[1]
     assert (asked.clusters, asked.sample) == (None, 0)
     assert asked.words() == ["--clusters", "none"]
+    assert shared.DataOptions(["a.h5ad"], batch_key="").words() == ["a.h5ad", "--batch-key", "none"]
     assert cli.options_of("integrate")(clusters=asked.words()[1]).clusters is None
     assert sort_into(groups, {"inputs": "a.h5mu"}, task="x")[1].clusters == 1.0
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 
 from mocli.data.bundle import MultiOmics
 from mocli.tasks.trained.latent import Latent
@@ -159,6 +160,5 @@ def points_of(
         np.concatenate([part[f"{carried.name}_{key}"] for part in parts])
         for key in (carried.column, carried.sureness, "mapping")
     )
-    at = {level: code for code, level in enumerate(carried.levels)}
-    codes = np.array([at.get(word, -1) for word in label], np.int64)
+    codes = pd.Index(carried.levels).get_indexer(label)
     return CarriedPoints(carried.name, carried.levels, codes, confidence, mapping)
