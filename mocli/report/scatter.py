@@ -69,6 +69,12 @@ class _Key:
     counts: IntArray
     n_named: int  # entries before 'others' and 'not known'
 
+    @property
+    def marks(self) -> list[str]:
+        """What stands for a named entry in a crowded picture: its name if that is a number, or its place."""
+        named = self.names[: self.n_named]
+        return named if all(name.isdigit() for name in named) else [str(i + 1) for i in range(self.n_named)]
+
 
 def by_category(xy: FloatArray, category: Category, *, seed: int = 0) -> Picture:
     """Draw a layout coloured by a category, with a legend of names and numbers of cells.
@@ -250,7 +256,7 @@ def _numbers(axes: Axes, xy: FloatArray, key: _Key, side: float) -> None:
     halo = [withStroke(linewidth=2.2, foreground="white")]
     for entry, (x, y) in zip(at, spread, strict=True):
         axes.text(
-            x, y, str(entry + 1), fontsize=8, fontweight="bold", color=INK,
+            x, y, key.marks[entry], fontsize=8, fontweight="bold", color=INK,
             ha="center", va="center", path_effects=halo,
         )  # fmt: skip
 
@@ -287,9 +293,14 @@ def _legend(figure: Figure, key: _Key, side: float, *, numbered: bool) -> None:
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], marker="o", linestyle="", markersize=6.5, color=tuple(c)) for c in key.colours]
+    marks = [""] * len(key.names)
+    if numbered:
+        marks[: key.n_named] = [
+            "" if mark == name else f"{mark}  " for mark, name in zip(key.marks, key.names, strict=False)
+        ]
     labels = [
-        (f"{i + 1}  " if numbered and i < key.n_named else "") + f"{printable(name, 34)}  ({count:,})"
-        for i, (name, count) in enumerate(zip(key.names, key.counts, strict=True))
+        f"{mark}{printable(name, 34)}  ({count:,})"
+        for mark, name, count in zip(marks, key.names, key.counts, strict=True)
     ]
     width = figure.get_size_inches()[0]
     small = len(labels) > 22

@@ -218,3 +218,11 @@ def test_pictures_of_an_earlier_run_do_not_stay_and_other_files_do(tmp_path):
     (folder / "notes.svg").write_text("mine")
     kept.write(folder, "png")
     assert {p.name for p in folder.iterdir()} == {"01-a-title.png", "notes.svg"}
+
+
+def test_clusters_are_numbered_in_the_picture_as_in_the_file() -> None:
+    from mocli.report.scatter import _key
+
+    codes = np.arange(24) % 12
+    assert _key(Category(codes, [str(k) for k in range(12)])).marks == [str(k) for k in range(12)]
+    assert _key(Category(codes, [f"type {k}" for k in range(12)])).marks[:2] == ["1", "2"]

@@ -13,6 +13,7 @@ from mocli.data.files.obsm import read_coordinates
 from mocli.errors import InputError, Interrupted, MocliError
 from mocli.log import logger
 from mocli.models.registry import traits_of
+from mocli.report.wording import plural
 from mocli.tasks.benchmark.contender import Contender, placed
 from mocli.tasks.benchmark.controls import BEST, UNCORRECTED, controls
 from mocli.tasks.benchmark.costs import CHANCE, REAL_CELLS, costs, figures, loss_ratios
@@ -127,8 +128,8 @@ class Benchmark:
             other = (Task.INTEGRATE.value, peer.peer.name, "peer", peer.seed, "")
             records.append(Record(*other, "missing", note=NOT_THERE))
         if absent:
-            names = ", ".join(job.name for job in absent[:5])
-            self.run.warn(f"{len(absent)} runs have not ended ({names}, ...): the table is without them")
+            names = ", ".join(job.name for job in absent[:5]) + (", ..." if len(absent) > 5 else "")
+            self.run.warn(f"{plural(len(absent), 'run')} did not end ({names}): the table is without them")
         return records
 
     def train(self) -> list[Record]:

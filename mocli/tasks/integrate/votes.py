@@ -139,12 +139,16 @@ def _compare(run: Run, carried: Carried, files: Sequence[ModalityFile]) -> None:
                 bounds=(0.0, 1.0),
                 n=n,
             )
-        told = f"  {carried.way}: {carried.name} is right for {right.mean():.3f} of {len(cells):,} {name} "
-        told += "cells that came with a label"
+        told = f"  {carried.way}: of {len(cells):,} {name} cells that came with a label, "
+        if not lacking.all():
+            told += (
+                f"{int((~lacking).sum()):,} are of types that the reference has: {carried.name} is right for "
+                f"{right[~lacking].mean():.3f} of them"
+            )
         if lacking.any():
             told += (
-                f"; of {int(lacking.sum()):,} cells of types that the reference lacks "
-                f"{(~sure[lacking]).mean():.3f} are unknown, of the others {(~sure[~lacking]).mean():.3f}"
+                f"{'' if lacking.all() else '; '}{int(lacking.sum()):,} are of types that it lacks: "
+                f"{(~sure[lacking]).mean():.3f} of them are unknown"
             )
         run.say(told)
 

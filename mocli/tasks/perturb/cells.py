@@ -93,6 +93,23 @@ class ChosenCells:
     truth: StrArray | None
 
 
+def doubt_of_batches(file: ModalityFile, batch_key: str | None, chosen: ChosenCells) -> str:
+    """Say that batches are those of the compared cells alone, so that their correction takes the change off.
+
+    Empty where cells to perturb and target cells share a batch, or one of them has none.
+    """
+    if not batch_key or batch_key not in file.obs:
+        return ""
+    source, target = (set(file.obs[batch_key].iloc[rows].dropna()) for rows in (chosen.source, chosen.target))
+    if not source or not target or source & target:
+        return ""
+    return (
+        f"no level of obs['{batch_key}'] (--batch-key) holds cells of both --from and --to: what tells "
+        "batches apart tells these apart, and the model takes it off; leave the option out, or name what "
+        "both have (donor)"
+    )
+
+
 def choose_cells(
     file: ModalityFile,
     source: Selection | None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from mocli.tasks.perturb.cells import choose_cells, modality_to_perturb
+from mocli.tasks.perturb.cells import choose_cells, doubt_of_batches, modality_to_perturb
 from mocli.tasks.perturb.options import PerturbOptions
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.frame import Tell, Verb, perform
@@ -53,6 +53,8 @@ def _foresee(request: Request, asked: PerturbOptions, tell: Tell) -> None:
     file = next(f for f in files if f.name == name)
     chosen = choose_cells(file, asked.source, asked.target, group_key=asked.group_key, truth=asked.truth)
     tell.say(f"perturbs {name} of {len(chosen.source):,} cells")
+    if doubt := doubt_of_batches(file, request.data.batch_key, chosen):
+        tell.warn(doubt)
 
 
 def _work(request: Request, asked: PerturbOptions, run: Run) -> None:

@@ -133,20 +133,26 @@ def _report_screen(run: Run, options: PerturbOptions, placed: PlacedCells, table
 
 def screen_sentence(table: pd.DataFrame, target: str) -> str:
     """Say what a screen over all cells found, and whether the ranking is that of the measured differences."""
-    nearer = table[((table["shift"] > 0) & (table["z"].isna() | (table["z"] > 0))).to_numpy()].head(12)
+    better = table[((table["shift"] > 0) & (table["z"].isna() | (table["z"] > 0))).to_numpy()]
+    nearer = better.head(12)
     if not len(nearer):
         return f"none of {len(table):,} perturbations brings cells nearer to {target} than its like"
     n_sure = int(((table["fdr"] < _FDR) & (table["shift"] > table["null_mean"])).sum())
-    names = ", ".join(f"{f} {d}" for f, d in zip(nearer["feature"], nearer["direction"], strict=True))
+    sure = better[(better["fdr"] < _FDR).to_numpy()].head(12)
+    named = sure if len(sure) else nearer
+    names = ", ".join(f"{f} {d}" for f, d in zip(named["feature"], named["direction"], strict=True))
+    first = "the first of them" if len(sure) else "none of the best ranked is among them:"
     told = (
         f"{n_sure:,} of {len(table):,} perturbations bring cells nearer to {target} than features expressed "
-        f"as much do (FDR 5%), first {names}"
+        f"as much do (FDR 5%), {first} {names}"
     )
     if "difference" not in table:
         return told
     largest = table.assign(size=table["difference"].abs()).nlargest(len(nearer), "size")["feature"]
     shared = len(set(largest) & set(nearer["feature"]))
-    return f"{told}; {shared} of these {len(nearer)} are also among the {len(nearer)} that differ most"
+    return (
+        f"{told}; {shared} of the {len(nearer)} best ranked are also among the {len(nearer)} that differ most"
+    )
 
 
 def _report_effects(run: Run, placed: PlacedCells, predicted: Predicted) -> None:

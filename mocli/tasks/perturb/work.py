@@ -15,7 +15,14 @@ from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.models.base import Encodes, EntersLinearly
 from mocli.tasks.infer.align import Aligned, align, check_modality, find_modality, place
 from mocli.tasks.infer.place import settle_cells
-from mocli.tasks.perturb.cells import CellSets, ChosenCells, choose_cells, modality_to_perturb, split_cells
+from mocli.tasks.perturb.cells import (
+    CellSets,
+    ChosenCells,
+    choose_cells,
+    doubt_of_batches,
+    modality_to_perturb,
+    split_cells,
+)
 from mocli.tasks.perturb.effect import DOWN, TOWARDS, UP
 from mocli.tasks.perturb.effects import Predicted, TargetReader, predict_changes
 from mocli.tasks.perturb.null import expression, with_null
@@ -118,6 +125,8 @@ def begin(run: Run, request: Request, options: PerturbOptions) -> Subject:
     name = modality_to_perturb(kinds, options.source_modality, "the inputs")
     file = next(f for f in files if f.name == name)
     chosen = find_cells(file, options)
+    if doubt := doubt_of_batches(file, request.data.batch_key, chosen):
+        run.warn(doubt)
     _check_names(options.features, list(map(str, file.var.index)), name, file.where)
     _check_target(options.target_modality, kinds, "the inputs have")
     data = replace(request.data, keep={name: _features_to_keep(options, chosen, file)})

@@ -143,8 +143,8 @@ def unused_batches(files: Sequence[ModalityFile], data: DataOptions) -> str:
         return ""
     shown = ", ".join(f"'{column}' ({n:,} levels)" for column, n in list(like.items())[:4])
     return (
-        f"obs has {shown}, which is not used: if it says how cells were measured (batch, donor), "
-        f"--batch-key {next(iter(like))} accounts for it"
+        f"obs has {shown}, which is not used: if it says how cells were measured (batch, donor), and "
+        f"not what you compare, --batch-key {next(iter(like))} accounts for it"
     )
 
 
@@ -162,7 +162,10 @@ def doubts(columns: Columns) -> list[str]:
         levels = ", ".join(f"{level} ({n:,})" for level, n in counts.head(6).items())
         levels += ", ..." if len(counts) > 6 else ""
         if n_missing:
-            lines.append(f"obs['{named}']: {n_missing:,} of {len(given):,} cells have no value; {levels}")
+            lines.append(
+                f"obs['{named}']: {n_missing:,} of {len(given):,} cells have no value (none, or a word that "
+                f"means none); levels: {levels}"
+            )
         if any(values.dtype.kind == "f" for values in known) and len(counts) > max(50, len(given) // 10):
             lines.append(
                 f"obs['{named}'] holds numbers, {len(counts):,} different ones, not a {column.key}: "

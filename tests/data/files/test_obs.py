@@ -58,7 +58,8 @@ def test_words_for_no_label_are_none():
 def test_what_a_user_may_not_know_of_a_column_is_said():
     batch = ObsColumn("batch", find_column([one(["a"] * 60 + ["b", None] + ["c"] * 38)], "x"))
     assert doubts(Columns(batch=batch)) == [
-        "obs['x']: 1 of 100 cells have no value; a (60), c (38), b (1)",
+        "obs['x']: 1 of 100 cells have no value (none, or a word that means none); levels: a (60), c (38), "
+        "b (1)",
         "obs['x']: 1 of 3 levels are of a single cell, which tells nothing of what the cells of a level "
         "share",
     ]

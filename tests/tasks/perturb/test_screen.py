@@ -1,6 +1,7 @@
 """Shifts of sets of cells and their null, against plain loops."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -93,3 +94,37 @@ def test_random_sets_are_matched_member_by_member():
     for chosen in drawn:
         assert not set(chosen) & set(members)
         assert list(matching.bins[list(chosen)]) == list(matching.bins[members])
+
+
+def test_the_headline_names_only_what_passes_the_fdr() -> None:
+    from mocli.tasks.perturb.report import screen_sentence
+
+    table = pd.DataFrame(
+        {
+            "feature": ["A", "B", "C"],
+            "direction": ["up"] * 3,
+            "shift": [3.0, 2.0, 1.0],
+            "null_mean": 0.0,
+            "z": [3.0, 2.0, 1.0],
+            "fdr": [0.01, 0.4, 0.02],
+        }
+    )
+    said = screen_sentence(table, "stim")
+    assert "2 of 3" in said
+    assert said.endswith("the first of them A up, C up")
+    assert "none of the best ranked is among them: A up, B up" in screen_sentence(
+        table.assign(fdr=0.5), "stim"
+    )
+
+
+def test_batches_that_are_the_compared_conditions_are_doubted() -> None:
+    from types import SimpleNamespace
+
+    from mocli.tasks.perturb.cells import ChosenCells, doubt_of_batches
+
+    obs = pd.DataFrame({"batch": list("aabb"), "donor": list("xyxy")})
+    chosen = ChosenCells(np.array([0, 1]), np.array([2, 3]), None, None)
+    file = SimpleNamespace(obs=obs)
+    assert "no level of obs['batch']" in doubt_of_batches(file, "batch", chosen)
+    assert doubt_of_batches(file, "donor", chosen) == ""
+    assert doubt_of_batches(file, None, chosen) == ""
