@@ -304,7 +304,7 @@ def test_one_modality(refused, data):
 def test_no_links(refused):
     for model in ("multigrate", "scmodal"):
         error = refused(2, "-m", model, links=None, kind="usage")
-        assert error["hint"] == "give a feature-link table with --links"
+        assert error["hint"] == "give a feature-link table with --links: mocli links build makes one"
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# nothing\n", "rna\tprot\n"])

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mocli.metrics import imputation as figures
+from mocli.metrics.imputation import FeatureAccuracy
 from mocli.report.figures import Better, Entry, column_table, figure
 from mocli.report.figures import table as rows_table
 from mocli.tasks.impute.check import Checked
@@ -154,6 +155,8 @@ def report_figures(run: Run, work: Imputation, checked: Checked) -> None:
         run.say(sentence)
         run.report.conclude(sentence)
     if found is None:
+        if checked.calibration is not None and checked.calibration.accuracy is not None:
+            _warn_of_unpredicted(run, work, checked.calibration.accuracy)
         return
     columns, direction = work.columns, work.translation.direction
     run.report.metrics |= _statistics(found.accuracy, columns, direction, found.n_cells)
@@ -205,14 +208,20 @@ def report_figures(run: Run, work: Imputation, checked: Checked) -> None:
                 if b["metrics"].get(key, {}).get("value") is not None
             )
             run.say(f"  {key} {entry['value']:.3f}{beside}")
-    r2 = found.accuracy.r2[columns]
+    _warn_of_unpredicted(run, work, found.accuracy)
+
+
+def _warn_of_unpredicted(run: Run, work: Imputation, accuracy: FeatureAccuracy) -> None:
+    """Name features for which their mean does as well: of these cells, or of those left out of training."""
+    r2 = accuracy.r2[work.columns]
     known = np.isfinite(r2)
     worse = int((r2[known] <= 0).sum())
     if worse:
-        examples = [work.translation.names[j] for j in columns[known][np.argsort(r2[known])][: min(3, worse)]]
+        columns = work.columns[known][np.argsort(r2[known])][: min(3, worse)]
         run.warn(
             f"{worse:,} of {int(known.sum()):,} features are predicted no better than by their mean "
-            f"(worst: {', '.join(examples)}): var['better_than_mean'] says which"
+            f"(worst: {', '.join(work.translation.names[j] for j in columns)}): var['better_than_mean'] says "
+            "which"
         )
 
 

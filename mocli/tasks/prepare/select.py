@@ -139,7 +139,7 @@ def _what_would_help(problems: dict[str, str | None]) -> str:
     if any(problem and "got 1" in problem for problem in problems.values()):
         return "give the other modality as well: a second file, or an h5mu that holds both"
     if any(problem and "--links" in problem for problem in problems.values()):
-        return "give a feature-link table with --links"
+        return "give a feature-link table with --links: mocli links build makes one"
     return "`mocli models` shows which model takes which data"
 
 

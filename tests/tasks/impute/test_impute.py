@@ -225,6 +225,9 @@ def test_the_first_line_says_how_well_and_whether_better_than_the_simple_way(pai
         output=tmp_path / "q.h5ad", **GIVEN,
     )  # fmt: skip
     assert "30 cells held out of training" in later.report["conclusion"]
+    unpredicted = int((ad.read_h5ad(tmp_path / "q.h5ad").var["r2"] <= 0).sum())
+    told = [w for w in later.report["warnings"] if "predicted no better than by their mean" in w]
+    assert [w.split(" of ")[0] for w in told] == ([f"{unpredicted:,}"] if unpredicted else [])
 
 
 def test_values_of_paired_cells_come_from_ways_weighed_by_what_they_predict(paired_run, demo, tmp_path, read):
