@@ -19,7 +19,6 @@ from mocli.train.loop import Training, fit
 from mocli.train.predict import encode_rows
 from mocli.types import Task
 
-PRESETS = pytest.mark.parametrize("preset", ["auto", pytest.param("paper", marks=pytest.mark.slow)])
 SMALL = {"n_hidden": 128, "batch_size": 250, "n_neighbors": 15, "start": "random"}
 
 
@@ -69,14 +68,16 @@ def scores(demo):
     return run
 
 
-@PRESETS
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["auto", "paper"])
 def test_without_anchors_label_transfer_collapses(scores, preset):
     whole, without = scores(preset), scores(preset, weight_mnn=0.0)
     assert without["label_transfer"] < whole["label_transfer"] - 0.2
     assert without["foscttm[rna-prot]"] > whole["foscttm[rna-prot]"] + 0.05
 
 
-@PRESETS
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["auto", "paper"])
 def test_without_geometry_labels_are_less_compact(scores, preset):
     assert scores(preset, weight_geometry=0.0)["silhouette"] < scores(preset)["silhouette"]
 
