@@ -8,11 +8,13 @@ import numpy as np
 
 from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError
-from mocli.types import CSR, BoolArray, FloatArray, ValueKind
+from mocli.types import CSR, BoolArray, FloatArray, ModalityKind, ValueKind
 
 _WHOLE = 1e-4  # how far from an integer a count may be, after someone's exp(log(x))
 _LOG_MAX = 20.0  # log2 of a million and one is 19.9; unlogged totals per 10,000 exceed it
 _BLOCK = 1 << 22
+
+COUNTED_KINDS = frozenset({ModalityKind.RNA, ModalityKind.ATAC})
 
 MOST_NEGATIVE = 0.05
 """Share of negative values up to which whole numbers are counts with a fault."""
@@ -88,13 +90,16 @@ def choose_layer(
         counted = [m for m in file.matrices if chosen and m != layer and _holds_counts(file, m)]
         if counted:
             reason += f"; {_field(counted[0])} holds counts: --layer {file.name}={counted[0]} takes them"
+        elif chosen and file.kind in COUNTED_KINDS and (cause := _cause(sample, values)):
+            reason += f"; these look like {cause}: --round takes them rounded, as counts"
         return LayerChoice(layer, values, reason)
     others = [
         m
         for m in file.matrices
         if m != layer and not _mixed(file, m, signed=allow_negative) and fits(look(file.sample(m)))
     ]
-    cause = _cause(sample, values) if wants_counts else None
+    cause = _cause(sample, values)
+    rounds = ", or add --round to take these rounded to whole numbers, negative ones as 0" if cause else ""
     raise InputError(
         f"'{file.name}' needs {'counts' if wants_counts else 'values that are not negative'}",
         file=file.where,
@@ -104,11 +109,11 @@ def choose_layer(
         hint=f"{' or '.join(_field(m) for m in others[:3])} would do: --layer {file.name}={others[0]}"
         if others
         else "no other layer of the file would do: give the file with the raw counts"
-        + (", or add --round to take these rounded to whole numbers, negative ones as 0" if cause else "")
+        + rounds
         + (_as_normal(file.name, values) if takes_normal else "")
         if wants_counts
         else "no other layer of the file would do: give the values before scaling, "
-        f"or take them as they are with --transform {file.name}=identity",
+        f"or take them as they are with --transform {file.name}=identity{rounds}",
     )
 
 

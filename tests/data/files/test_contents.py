@@ -141,6 +141,15 @@ def test_counts_that_a_tool_changed_are_named_and_can_be_rounded(tmp_path: Path,
     assert "--round" in caught.value.hint
     rounded = file.as_rounded()
     assert choose_layer(rounded, None, wants_counts=True).values is ValueKind.COUNTS
+    if values is NEGATIVE:
+        with pytest.raises(InputError, match="needs values that are not negative") as caught:
+            choose_layer(file, None, wants_counts=False)
+        assert cause in caught.value.found
+        assert "--round" in caught.value.hint
+    else:
+        reason = choose_layer(file, None, wants_counts=False).reason
+        assert cause in reason
+        assert "--round" in reason
     expected = np.maximum(np.rint(values.astype(np.float32)), 0)
     assert abs(rounded.read() - sp.csr_matrix(expected)).nnz == 0
 
