@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-TINY = 1e-30
+from mocli.nn.transport import TINY
+
 ROUNDING = 1e-6
 """A spread below this share of the largest value is float32 noise."""
 

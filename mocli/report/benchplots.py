@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mocli.report.comparison import metric_title
-from mocli.report.drawing import ACCENT, FAINT, INK, Picture, dress, new_figure, printable, to_png, to_svg
+from mocli.report.drawing import (
+    ACCENT,
+    FAINT,
+    INK,
+    Picture,
+    dress,
+    new_figure,
+    panel_grid,
+    printable,
+    to_png,
+    to_svg,
+)
 from mocli.report.ranking import Ranking
 from mocli.report.scatter import Category, panel_of, shared_legend
 from mocli.report.wording import metric_value
@@ -60,11 +71,7 @@ def _bars(
     n_rows = -(-len(panels) // n_columns)
     figure = new_figure(_WIDTH, (0.75 + 0.22 * len(names)) * n_rows + 0.2)
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # type: ignore[union-attr,call-arg]
-    grid = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
-    for position, axes in enumerate(grid):
-        if position >= len(panels):
-            axes.set_visible(False)
-            continue
+    for position, axes in enumerate(panel_grid(figure, len(panels), n_columns)):
         title, values = panels[position]
         dress(axes, title=title)
         _panel(axes, values, colours)
@@ -118,13 +125,9 @@ def side_by_side(panels: Sequence[tuple[str, FloatArray]], categories: Sequence[
     side = _WIDTH / n_columns
     n_lines = -(-min(len(np.unique(codes)), 40) // 4)
     figure = new_figure(_WIDTH, (side + 0.25) * n_rows + 0.2 * n_lines + 0.2)
-    grid = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
     whole = Category(codes, levels)
     start = 0
-    for position, axes in enumerate(grid):
-        if position >= len(panels):
-            axes.set_visible(False)
-            continue
+    for position, axes in enumerate(panel_grid(figure, len(panels), n_columns)):
         title, xy = panels[position]
         panel_of(axes, xy, whole, slice(start, start + len(xy)), side)
         start += len(xy)

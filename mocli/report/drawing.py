@@ -129,6 +129,14 @@ def new_figure(width: float, height: float, *, constrained: bool = True) -> Figu
     )
 
 
+def panel_grid(figure: Figure, n: int, n_columns: int) -> list[Axes]:
+    """Return axes for `n` panels in rows of `n_columns`; places that are left over stay empty."""
+    axes = list(figure.subplots(max(-(-n // n_columns), 1), n_columns, squeeze=False).ravel())
+    for empty in axes[n:]:
+        empty.set_visible(False)
+    return axes[:n]
+
+
 def dress(axes: Axes, *, title: str = "", frame: bool = True) -> None:
     """Give axes the look of the report: left and bottom rules only, small grey ticks."""
     axes.set_facecolor("white")

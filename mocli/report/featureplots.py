@@ -15,6 +15,7 @@ from mocli.report.drawing import (
     colours,
     dress,
     new_figure,
+    panel_grid,
     printable,
     to_png,
     to_svg,
@@ -220,10 +221,8 @@ def against_truth(panels: Sequence[tuple[str, DoubleArray, DoubleArray, Sequence
     width = min(n, 3)
     depth = -(-n // width)
     figure = new_figure(10.0 if width > 1 else 4.0, 2.7 * depth)
-    grid = np.atleast_1d(figure.subplots(depth, width, squeeze=False)).ravel()
-    for axes in grid[len(panels) :]:
-        axes.set_visible(False)
-    for axes, (title, predicted, measured, names) in zip(grid, panels, strict=False):
+    grid = panel_grid(figure, len(panels), width)
+    for axes, (title, predicted, measured, names) in zip(grid, panels, strict=True):
         dress(axes, title=title)
         axes.axhline(0, color=FAINT, linewidth=0.6)
         axes.axvline(0, color=FAINT, linewidth=0.6)

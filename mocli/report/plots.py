@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mocli.report.comparison import Cell, Row, compare
-from mocli.report.drawing import ACCENT, ALERT, FAINT, INK, RULE, dress, new_figure, printable, to_svg
+from mocli.report.drawing import (
+    ACCENT,
+    ALERT,
+    FAINT,
+    INK,
+    RULE,
+    dress,
+    new_figure,
+    panel_grid,
+    printable,
+    to_svg,
+)
 from mocli.types import DoubleArray
 
 if TYPE_CHECKING:
@@ -201,7 +212,4 @@ def _panels(n: int, *, height: float) -> tuple[Any, list[Axes]]:
     n_rows = max(-(-n // n_columns), 1)
     figure = new_figure(_WIDTH, height * n_rows + 0.3)
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.08)  # type: ignore[union-attr,call-arg]
-    grid = list(figure.subplots(n_rows, n_columns, squeeze=False).ravel())
-    for axes in grid[n:]:
-        axes.set_visible(False)
-    return figure, grid[:n]
+    return figure, panel_grid(figure, n, n_columns)

@@ -18,6 +18,7 @@ from mocli.report.drawing import (
     colours,
     dress,
     new_figure,
+    panel_grid,
     printable,
     rgb,
     to_png,
@@ -150,13 +151,9 @@ def by_modality(
     n_rows = -(-n_panels // n_columns)
     side = min(_WIDTH / n_columns, 4.3)
     figure = new_figure(side * n_columns, (side + 0.2) * n_rows)
-    panels = np.atleast_1d(figure.subplots(n_rows, n_columns)).ravel()
     shown = _draw_order(xy, seed)
-    for code, axes in enumerate(panels):
+    for code, axes in enumerate(panel_grid(figure, n_panels, n_columns)):
         _bare(axes)
-        if code >= n_panels:
-            axes.set_visible(False)
-            continue
         here = shown[modality.codes[shown] == code]
         others = shown[modality.codes[shown] != code]
         _points(axes, xy[others], np.tile(rgb(UNKNOWN), (len(others), 1)), side, len(shown))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mocli.report import drawing
-from mocli.report.drawing import FAINT, INK, Picture, dress, new_figure, printable, to_svg
+from mocli.report.drawing import FAINT, INK, Picture, dress, new_figure, panel_grid, printable, to_svg
 from mocli.report.wording import metric_value
 from mocli.types import DoubleArray
 
@@ -48,12 +48,7 @@ def curves(panels: Sequence[tuple[str, Sequence[Curve]]], words: str) -> Picture
     names = list(dict.fromkeys(line.name for _, of in panels for line in of))
     colours = dict(zip(names, drawing.colours(len(names)), strict=True))
     figure = new_figure(_WIDTH, 2.5 * n_rows + 0.25 * -(-len(names) // 4))
-    grid = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
-    for position, axes in enumerate(grid):
-        if position >= len(panels):
-            axes.set_visible(False)
-            continue
-        title, lines = panels[position]
+    for (title, lines), axes in zip(panels, panel_grid(figure, len(panels), n_columns), strict=True):
         dress(axes, title=title)
         at = sorted({x for line in lines for x in line.values})
         spread = at[0] > 0 and at[-1] / at[0] >= 8
@@ -86,12 +81,7 @@ def heat_maps(maps: Sequence[Heat]) -> Picture:
     n_rows = -(-len(maps) // n_columns)
     tallest = max(len(heat.rows) for heat in maps)
     figure = new_figure(_WIDTH, (0.9 + 0.32 * tallest) * n_rows + 0.3)
-    grid = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
-    for position, axes in enumerate(grid):
-        if position >= len(maps):
-            axes.set_visible(False)
-            continue
-        heat = maps[position]
+    for heat, axes in zip(maps, panel_grid(figure, len(maps), n_columns), strict=True):
         dress(axes, title=heat.title, frame=False)
         shade = _shades(heat.values, by_row=heat.by_row)
         axes.imshow(shade, cmap="Blues", vmin=-0.15, vmax=1.25, aspect="auto", interpolation="nearest")
