@@ -143,6 +143,22 @@ def test_the_python_runs(unpaired, tmp_path, monkeypatch, capsys, small):
     assert "mixing" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
+def test_the_picture_in_scanpy_is_drawn(unpaired, tmp_path, monkeypatch, small):
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    monkeypatch.chdir(tmp_path)
+    quick = {"max_steps": 3, "params": small, "html": False, "metrics": "none", "threads": 1}
+    inputs = [unpaired / "rna.h5ad", unpaired / "prot.h5ad"]
+    links = unpaired / "links.tsv"
+    mocli.integrate(inputs, links=links, label_key="cell_type", model="scmodal", output="out.h5ad", **quick)
+    code = next(block for block in blocks("python", README) if "sc.pl.umap" in block)
+    exec(compile(ast.parse(code), "README.md", "exec"), {})
+    assert mpl.pyplot.get_fignums()
+    mpl.pyplot.close("all")
+
+
 def test_every_exit_code_is_told():
     codes = {c.exit_code for c in vars(errors).values() if isinstance(c, type) and hasattr(c, "exit_code")}
     section = GUIDE["hpc"].split("## Exit codes")[1]

@@ -26,6 +26,12 @@ class AxisPart(NamedTuple):
     features: pd.Index
 
 
+def modality_order(mod: h5py.Group) -> list[str]:
+    """Names of the modalities of an h5mu, in the order in which they are to be shown."""
+    order = [n.decode() if isinstance(n, bytes) else str(n) for n in mod.attrs.get("mod-order", [])]
+    return [n for n in dict.fromkeys(order) if n in mod] + [n for n in mod if n not in order]
+
+
 def map_modalities(h5: h5py.File, cells: pd.Index, parts: Sequence[AxisPart], *, start: int) -> None:
     """Write which row of a modality each row of the whole is, from 1; 0 where it has none.
 

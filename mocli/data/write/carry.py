@@ -23,7 +23,7 @@ from mocli.data.files.matrix import locate, read_csr
 from mocli.data.write.encode import need_group, put, put_csr
 from mocli.types import CSR, IntArray
 
-CLASH = "another input has them otherwise"
+CLASH = "another has them otherwise"
 FORM = "no table of numbers"
 SPLIT = "a cell of it is several in the output"
 

@@ -9,7 +9,9 @@ pretends to write, and the error is raised between HDF5's calls.
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import re
 import secrets
 import signal
 import stat
@@ -25,6 +27,8 @@ import h5py
 from mocli.errors import ENDING, EnvironmentProblem, UsageError, did_you_mean
 
 LONGEST_NAME = 255
+_LONG = 200  # bytes that leave room for what is added to a name
+_TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.tmp")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -54,6 +58,17 @@ def atomic(path: Path) -> Iterator[Path]:
                 hint="free space, or write elsewhere",
             ) from error
         raise
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary file beside `path`, removed at the end: a step on the way to an output."""
+    temporary = _create_beside(path)
+    try:
+        yield temporary
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def check_writable(path: Path, *, force: bool, inputs: Iterable[Path] = ()) -> None:
@@ -135,11 +150,32 @@ def _refuse_input(path: Path, inputs: Iterable[Path]) -> None:
             )
 
 
+def temporary_beside(path: Path) -> Path:
+    """Return a name that no user gives, and that tells what a killed run has left; see `left_beside`."""
+    return path.with_name(f"{_start(path)}.{secrets.token_hex(6)}.tmp")
+
+
+def left_beside(path: Path) -> list[Path]:
+    """Return what stands beside a path under a name of `temporary_beside`."""
+    if not path.parent.is_dir():
+        return []
+    start = _start(path)
+    beside = [p for p in path.parent.iterdir() if p.name.startswith(start)]
+    return [p for p in beside if _TEMPORARY.fullmatch(p.name[len(start) :])]
+
+
+def _start(path: Path) -> str:
+    name = path.name
+    if len(os.fsencode(name)) > _LONG:  # of another output with the same first letters it differs
+        name = f"{name[:40]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}"
+    return f".{name}"
+
+
 def _create_beside(path: Path) -> Path:
     """Create an empty temporary file in the folder of `path`, with the user's own permissions."""
     folder = path.parent
     # a name of its own rather than tempfile's, whose files nobody else may read
-    temporary = folder / f".{path.name[:50]}.{secrets.token_hex(6)}.tmp"
+    temporary = temporary_beside(path)
     try:
         with temporary.open("xb"):
             return temporary

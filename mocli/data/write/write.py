@@ -1,4 +1,7 @@
-"""Files out: the user's modalities as they were, plus what mocli adds, in one h5mu."""
+"""Files out: the user's modalities as they were, plus what mocli adds, in one h5mu or h5ad.
+
+The ending of the output decides its form, here and nowhere else: an h5ad is made of the h5mu, see `flat.py`.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,13 @@ from mocli.data.files.hdf5 import flat_keys, open_h5, reading, text_attr
 from mocli.data.files.joined import JoinedModality
 from mocli.data.files.matrix import locate, read_csr
 from mocli.data.files.modality import ModalityFile
-from mocli.data.write.axes import AxisPart, append_modalities, map_modalities
+from mocli.data.write.axes import AxisPart, append_modalities, map_modalities, modality_order
 from mocli.data.write.blocks import KEEP_BITS, NewModality, Written, write_modality
 from mocli.data.write.carry import Lost, say_lost
 from mocli.data.write.encode import add_column, need_group, put, put_array, put_csr, put_table, safe_key, tag
+from mocli.data.write.flat import FLAT, flatten
 from mocli.data.write.origins import carry_slots, carry_tops, concatenated
-from mocli.data.write.outfile import atomic, check_writable, writing_h5
+from mocli.data.write.outfile import atomic, beside, check_writable, writing_h5
 from mocli.errors import UsageError
 from mocli.types import CSR, FloatArray
 
@@ -32,11 +36,11 @@ __all__ = [
     "Written",
     "atomic",
     "check_writable",
-    "modalities_with",
+    "groups_with",
     "union_names",
-    "update_h5mu",
+    "update_file",
+    "write_file",
     "write_h5ad",
-    "write_h5mu",
 ]
 
 _TEXT = h5py.string_dtype()
@@ -76,7 +80,7 @@ class Added:
 
 
 def union_names(added: Sequence[Added], new: Sequence[NewModality] = ()) -> list[str]:
-    """Cells of the whole file that `write_h5mu` will write, in its order.
+    """Cells of the whole file that `write_file` will write, in its order.
 
     Of a single h5mu this is the file's own order, with the cells of modalities
     that are not integrated; else the order of first appearance. Cells of new
@@ -102,7 +106,7 @@ def write_h5ad(path: Path, new: NewModality, *, keep_bits: int | None = KEEP_BIT
         return write_modality(h5, new, keep_bits=keep_bits, check=check)
 
 
-def write_h5mu(
+def write_file(
     path: Path,
     added: Sequence[Added],
     *,
@@ -120,7 +124,8 @@ def write_h5mu(
     new file, and what h5mu files hold above their modalities is put together.
     Keys that are already there are overwritten, all else stays. Of a file split
     by feature type `raw`, which spans all types, is left out. A modality of
-    several files is written anew, see `concatenation`.
+    several files is written anew, see `concatenation`. Where `path` ends in
+    `.h5ad` all of that becomes one table, see `flatten`.
 
     Parameters
     ----------
@@ -152,49 +157,66 @@ def write_h5mu(
     inputs = list(dict.fromkeys(p for a in added for p in a.file.paths))
     if any(path.exists() and p.exists() and path.samefile(p) for p in inputs):
         raise UsageError("the output is also an input", file=path, hint="inputs are never changed")
-    kept = _kept_order(added) is not None
-    names = [a.file.name for a in added]
-    _refuse_repeats(names)
-    names = [*(_modalities(inputs[0]) if kept else names), *(m.name for m in new)]
-    _refuse_repeats(names)
+    top = Top(obsm, obs or {}, merged or {}, uns)
     with atomic(path) as temporary:
-        if kept:
-            shutil.copyfile(inputs[0], temporary)
-            with writing_h5(temporary, "r+") as (h5, check):
-                written = _write_new(h5, new, check)
-                if new:
-                    _set_order(h5["mod"], names)
-                    parts = [AxisPart(m.name, m.names, m.var.index) for m in new]
-                    append_modalities(h5, parts, source=inputs[0])
-                renamed = [line for m in h5["mod"] for line in _without_slashes(h5[f"mod/{m}"])]
-                _add_all(h5, added, Top(obsm, obs or {}, merged or {}, uns))
-            _tell(warn, renamed)
-            return written
-        with writing_h5(temporary, "w", userblock_size=_USERBLOCK) as (h5, check):
-            mod = h5.create_group("mod")
-            lost: list[Lost] = []
-            renamed = []
-            for a in added:
-                group = mod.create_group(a.file.name)
-                if isinstance(a.file, JoinedModality):
-                    write_modality(group, concatenated(a.file, a.obs_names), check=check)
-                    lost += carry_slots(group, a.file, skip={*a.obsm, *uns})
-                else:
-                    lost += _copy_modality(a, group)
-                renamed += _without_slashes(group)
-                check()
-            written = _write_new(h5, new, check)
-            _set_order(mod, names)
-            lost += _write_top(h5, added, new, skip={*obsm, *(obs or {}), *uns})
-            check()
-            _add_all(h5, added, Top(obsm, obs or {}, merged or {}, uns))
-        _tell(warn, [*renamed, *say_lost(lost)])
-        with temporary.open("r+b") as stream:
-            stream.write(_MAGIC.ljust(_USERBLOCK, b"\0"))
+        if path.suffix == FLAT:
+            with beside(path) as whole:
+                written, said = _write_h5mu(whole, added, new, top)
+                lost = [of._replace(path=path) for of in flatten(whole, temporary)]
+            said += say_lost(lost)
+        else:
+            written, said = _write_h5mu(temporary, added, new, top)
+    if warn is not None:
+        for line in said:
+            warn(line)
     return written
 
 
-def update_h5mu(
+def _write_h5mu(
+    temporary: Path, added: Sequence[Added], new: Sequence[NewModality], top: Top
+) -> tuple[dict[str, Written], list[str]]:
+    """Write an h5mu over an empty file; return what new modalities took, and what is to be told."""
+    kept = _kept_order(added) is not None
+    names = [a.file.name for a in added]
+    _refuse_repeats(names)
+    names = [*(_modalities(added[0].file.path) if kept else names), *(m.name for m in new)]
+    _refuse_repeats(names)
+    if kept:
+        source = added[0].file.path
+        shutil.copyfile(source, temporary)
+        with writing_h5(temporary, "r+") as (h5, check):
+            written = _write_new(h5, new, check)
+            if new:
+                _set_order(h5["mod"], names)
+                parts = [AxisPart(m.name, m.names, m.var.index) for m in new]
+                append_modalities(h5, parts, source=source)
+            renamed = [line for m in h5["mod"] for line in _without_slashes(h5[f"mod/{m}"])]
+            _add_all(h5, added, top)
+        return written, renamed
+    with writing_h5(temporary, "w", userblock_size=_USERBLOCK) as (h5, check):
+        mod = h5.create_group("mod")
+        lost: list[Lost] = []
+        renamed = []
+        for a in added:
+            group = mod.create_group(a.file.name)
+            if isinstance(a.file, JoinedModality):
+                write_modality(group, concatenated(a.file, a.obs_names), check=check)
+                lost += carry_slots(group, a.file, skip={*a.obsm, *top.uns})
+            else:
+                lost += _copy_modality(a, group)
+            renamed += _without_slashes(group)
+            check()
+        written = _write_new(h5, new, check)
+        _set_order(mod, names)
+        lost += _write_top(h5, added, new, skip={*top.obsm, *top.obs, *top.uns})
+        check()
+        _add_all(h5, added, top)
+    with temporary.open("r+b") as stream:
+        stream.write(_MAGIC.ljust(_USERBLOCK, b"\0"))
+    return written, [*renamed, *say_lost(lost)]
+
+
+def update_file(
     path: Path,
     added: Sequence[Added],
     *,
@@ -203,7 +225,7 @@ def update_h5mu(
     obsp: Mapping[str, CSR] | None = None,
     uns: Mapping[str, object] | None = None,
 ) -> None:
-    """Add more to a file that `write_h5mu` wrote; a kill leaves it as it was, or with all of it.
+    """Add more to a file that `write_file` wrote; a kill leaves it as it was, or with all of it.
 
     Parameters
     ----------
@@ -225,16 +247,11 @@ def update_h5mu(
                 put(need_group(h5, "uns"), key, value)
 
 
-def modalities_with(path: Path, key: str) -> set[str]:
-    """Return the modalities of an h5mu that have an array of this name in obsm."""
-    with open_h5(path) as h5, reading(path, "mod"):
-        return {str(name) for name, group in h5["mod"].items() if key in group.get("obsm", {})}
-
-
-def _tell(warn: Callable[[str], None] | None, lines: Sequence[str]) -> None:
-    if warn is not None:
-        for line in lines:
-            warn(line)
+def groups_with(path: Path, key: str) -> set[str]:
+    """Return the modalities of an output that have an array of this name in obsm, and `/` for the whole."""
+    with open_h5(path) as h5, reading(path, "obsm"):
+        groups = {"/": h5, **h5.get("mod", {})}
+        return {str(name) for name, group in groups.items() if key in group.get("obsm", {})}
 
 
 def _without_slashes(group: h5py.Group) -> list[str]:
@@ -261,9 +278,7 @@ def _refuse_repeats(names: Sequence[str]) -> None:
 def _modalities(path: Path) -> list[str]:
     """Names of the modalities of an h5mu, in the order in which they are to be shown."""
     with open_h5(path) as h5, reading(path, "mod"):
-        mod = h5["mod"]
-        order = [n.decode() if isinstance(n, bytes) else str(n) for n in mod.attrs.get("mod-order", [])]
-        return [n for n in dict.fromkeys(order) if n in mod] + [n for n in mod if n not in order]
+        return modality_order(h5["mod"])
 
 
 def _set_order(mod: h5py.Group, names: Sequence[str]) -> None:
@@ -312,7 +327,7 @@ class Top:
 
 
 def _add_all(h5: h5py.File, added: Sequence[Added], top: Top) -> None:
-    for a in added:
+    for a in added if "mod" in h5 else ():
         group = h5[f"mod/{a.file.name}"]
         _add(group, a.file.n_obs, a, uns=top.uns)
         for key, column in a.var.items():

@@ -10,7 +10,7 @@ import pandas as pd
 
 from mocli.data.batches import densify
 from mocli.data.write.blocks import Block, NewModality, Written
-from mocli.data.write.write import Added, write_h5ad, write_h5mu
+from mocli.data.write.write import Added, write_file, write_h5ad
 from mocli.report import featureplots, html
 from mocli.tasks.impute.accuracy import Evaluation, blocks_of
 from mocli.tasks.impute.check import Checked
@@ -160,7 +160,7 @@ def _write(run: Run, output: OutputOptions, work: Imputation, new: NewModality) 
         Added(file=f, obsm={key: translation.z} if f is translation.source_file else {})
         for f in work.survey.files
     ]
-    return write_h5mu(path, added, obsm={}, uns=new.uns, new=[new], warn=run.warn)[new.name]
+    return write_file(path, added, obsm={}, uns=new.uns, new=[new], warn=run.warn)[new.name]
 
 
 def _pace(written: Written) -> str:

@@ -33,7 +33,7 @@ def integrate(request: Request, asked: IntegrateOptions, *, dry_run: bool, comma
     """
     verb = Verb(
         task="integrate",
-        suffixes=(".h5mu",),
+        suffixes=(".h5mu", ".h5ad"),
         beside=(".matches.tsv",) if asked.matches else (),
         foresee=partial(_foresee if asked.reference is None else _foresee_query, request, asked),
         work=partial(_work, request, asked),

@@ -11,7 +11,7 @@ import pandas as pd
 
 from mocli.data.bundle import Codes, MultiOmics
 from mocli.data.files.modality import ModalityFile
-from mocli.data.write.write import Added, modalities_with, union_names, update_h5mu, write_h5mu
+from mocli.data.write.write import Added, groups_with, union_names, update_file, write_file
 from mocli.metrics.embedding import NEIGHBORS, Nearest
 from mocli.models.base import Draws, Model, PlacesCovariates
 from mocli.report.html import Confusion, Drawn, Layout
@@ -158,7 +158,7 @@ def write_cells(
     top = {k: _joined(added, of) for k, of in obsm.items()}
     uns = run.provenance(integrated.model, integrated.params)
     merged = _joined_columns(added, known)
-    write_h5mu(run.paths.output, added, obsm=top, merged=merged, uns=uns, warn=run.warn)
+    write_file(run.paths.output, added, obsm=top, merged=merged, uns=uns, warn=run.warn)
     run.add_output(run.paths.output, _told(key, integrated))
     run.add_output(run.paths.model, "the trained model")
     run.say(f"wrote {run.paths.output}: {_told(key, integrated)}; what follows judges and completes it")
@@ -192,7 +192,9 @@ def deliver(
     said = "".join(f", {c.said}" for c in columns)
     if umap is not None:
         # a picture that a user has made of a modality stays
-        theirs = modalities_with(run.paths.output, "X_umap")
+        theirs = groups_with(run.paths.output, "X_umap")
+        if "/" in theirs:
+            run.warn("obsm['X_umap'] of the input is replaced by the new one; --no-umap leaves it as it is")
         added = [
             a if a.file.name in theirs else replace(a, obsm={"X_umap": umap[a.file.name]}) for a in added
         ]
@@ -202,10 +204,10 @@ def deliver(
         uns = {"neighbors": {**{f"{key}_key": key for key in graph}, "params": _graph_of(run, integrated)}}
         top = {"X_umap": _joined(added, umap)}
         columns_on_top = _joined_columns(added, columns)
-        update_h5mu(run.paths.output, added, obsm=top, obs=columns_on_top, obsp=graph, uns=uns)
+        update_file(run.paths.output, added, obsm=top, obs=columns_on_top, obsp=graph, uns=uns)
         said += ", X_umap, neighbours in obsp"
     elif columns:
-        update_h5mu(run.paths.output, added, obs=_joined_columns(added, columns))
+        update_file(run.paths.output, added, obs=_joined_columns(added, columns))
     if said:
         run.add_output(run.paths.output, _told(_key(run, integrated), integrated) + said, first=True)
     run.finish(

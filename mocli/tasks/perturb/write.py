@@ -10,7 +10,7 @@ import pandas as pd
 
 from mocli.data.write.blocks import Block, NewModality
 from mocli.data.write.tsv import write_tsv
-from mocli.data.write.write import write_h5mu
+from mocli.data.write.write import write_file
 from mocli.tasks.perturb.effects import TargetReader
 from mocli.tasks.perturb.options import PerturbOptions
 from mocli.tasks.perturb.report import draw, report_perturbation
@@ -83,7 +83,7 @@ def _write_predicted(
         blocks=lambda: _blocks(options, placed, reader),
         uns=uns,
     )
-    write_h5mu(path, [], obsm={}, uns=uns, new=[new])
+    write_file(path, [], obsm={}, uns=uns, new=[new])
     scale = "expected counts at median depth" if reader.counted else "on the scale of the transform"
     run.add_output(
         path,

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from mocli.data.write.outfile import left_beside
 from mocli.errors import InputError, UsageError
 from mocli.tasks.run.modelfolder import CALIBRATION, DESCRIPTION, WEIGHTS
 
 UNFINISHED = "unfinished.json"
 """In the folder of checkpoints: the outputs that a run has written while there is more to do."""
-
-_TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.tmp")
 
 Stamp = tuple[int, int, int]
 """Size, time of the last change in nanoseconds, and inode of a file."""
@@ -148,11 +146,7 @@ def remove_leftovers(outputs: Sequence[Path]) -> list[Path]:
     """
     removed = []
     for output in outputs:
-        start = f".{output.name[:200]}"
-        beside = output.parent.iterdir() if output.parent.is_dir() else ()
-        for path in [p for p in beside if p.name.startswith(start)]:
-            if not _TEMPORARY.fullmatch(path.name[len(start) :]):
-                continue
+        for path in left_beside(output):
             with suppress(OSError):
                 if not path.is_dir():
                     path.unlink()

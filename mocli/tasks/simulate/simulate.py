@@ -35,7 +35,7 @@ def simulate(request: Request, asked: SimulateOptions, *, dry_run: bool, command
         )
     verb = Verb(
         task="simulate",
-        suffixes=(".h5mu",),
+        suffixes=(".h5mu", ".h5ad"),
         foresee=partial(_foresee, request, asked),
         work=partial(_work, request, asked),
         trains=asked.from_model is None,

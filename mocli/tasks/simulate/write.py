@@ -11,7 +11,7 @@ from anndata import AnnData
 from scipy import sparse
 
 from mocli.data.write.blocks import NewModality
-from mocli.data.write.write import write_h5mu
+from mocli.data.write.write import write_file
 from mocli.errors import InputError
 from mocli.nn.neighbors import chunks
 from mocli.tasks.infer.align import find_modality
@@ -42,7 +42,7 @@ def deliver(run: Run, request: Request, simulated: Simulated) -> None:
     key = request.output.key_added or f"X_{saved.description['model']}"
     uns = run.provenance(saved.description["model"], saved.model.params)
     columns = {str(name): obs[name] for name in obs}
-    written = write_h5mu(run.paths.output, [], obsm={key: cells.z}, uns=uns, obs=columns, new=new)
+    written = write_file(run.paths.output, [], obsm={key: cells.z}, uns=uns, obs=columns, new=new)
     for name, took in written.items():
         run.say(
             f"{name}: {cells.n:,} cells sampled in {took.decode_s:.1f} s, written in {took.write_s:.1f} s "

@@ -7,7 +7,6 @@ new cells can be projected on another machine without the training data.
 from __future__ import annotations
 
 import json
-import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ import numpy as np
 import mocli
 from mocli.data.bundle import MultiOmics
 from mocli.data.transforms.recipe import LinkRecipe, Recipe
+from mocli.data.write.outfile import temporary_beside
 from mocli.errors import InputError, MocliError
 from mocli.models.base import Model
 from mocli.models.parameters import as_dict, resolve, saved_params
@@ -192,8 +192,7 @@ def write_model(folder: Path, saved: SavedModel) -> None:
         "links": links,
         "atlas": atlas,
     }
-    # a name that no user gives a folder, and that tells what a killed run has left
-    temporary = folder.with_name(f".{folder.name[:200]}.{secrets.token_hex(6)}.tmp")
+    temporary = temporary_beside(folder)
     temporary.mkdir(parents=True)
     try:
         save_file({k: np.ascontiguousarray(v) for k, v in sorted(arrays.items())}, temporary / WEIGHTS)

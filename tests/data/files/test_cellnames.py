@@ -9,7 +9,7 @@ from scipy import sparse
 
 from mocli.data.files.cellnames import are_running_numbers
 from mocli.data.files.inputs import open_inputs
-from mocli.data.write.write import Added, write_h5mu
+from mocli.data.write.write import Added, write_file
 from mocli.tasks.prepare.pairing import relate, relate_files
 from mocli.types import Pairing
 
@@ -52,7 +52,7 @@ def test_barcodes_that_differ_in_marks_of_tools_are_the_same_cells(tmp_path, spe
 
 def test_cells_renamed_are_one_cell_in_the_output(tmp_path):
     rna, prot = two(tmp_path, BARCODES, ["s_" + n for n in BARCODES])
-    write_h5mu(tmp_path / "out.h5mu", [Added(rna), Added(prot)], obsm={}, uns={})
+    write_file(tmp_path / "out.h5mu", [Added(rna), Added(prot)], obsm={}, uns={})
     out = mudata.read_h5mu(tmp_path / "out.h5mu")
     assert list(out.obs_names) == list(out["prot"].obs_names) == BARCODES
 

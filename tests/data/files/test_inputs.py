@@ -20,7 +20,7 @@ from mocli.data.features.index import FeatureIndex, Features
 from mocli.data.files.inputs import ModalityFile, Source, open_inputs, parse_source, sha256
 from mocli.data.files.kinds import kind_of, kind_of_features, name_in_stem
 from mocli.data.files.obs import find_column
-from mocli.data.write.write import Added, write_h5mu
+from mocli.data.write.write import Added, write_file
 from mocli.errors import InputError, UsageError
 from mocli.types import ModalityKind
 
@@ -471,7 +471,7 @@ def test_a_folder_of_10x_is_read_and_written(tmp_path, options):
     name = f"{options.get('prefix', '')}matrix.mtx{options.get('end', '.gz')}"
     assert rna.paths == (tmp_path / "filtered" / name,)
     assert one(f"{rna.path}::prot").n_vars == 2
-    write_h5mu(tmp_path / "out.h5mu", [Added(rna), Added(prot)], obsm={}, uns={})
+    write_file(tmp_path / "out.h5mu", [Added(rna), Added(prot)], obsm={}, uns={})
     assert same(mudata.read_h5mu(tmp_path / "out.h5mu")["prot"].X, x[:, 3:])
 
 

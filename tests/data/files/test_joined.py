@@ -15,7 +15,7 @@ from mocli.data.files.contents import choose_layer
 from mocli.data.files.frames import agreeing_columns, stack_obs
 from mocli.data.files.inputs import open_inputs, sha256
 from mocli.data.files.joined import JoinedModality
-from mocli.data.write.write import Added, union_names, write_h5mu
+from mocli.data.write.write import Added, union_names, write_file
 from mocli.errors import InputError, UsageError
 from mocli.types import ModalityKind, ValueKind
 
@@ -97,7 +97,7 @@ def test_it_is_written_as_read(three, tmp_path):
     before = [sha256(path) for path in open_inputs(texts)[0].paths]
     (file,) = open_inputs(texts)
     added = Added(file, obsm={"z": np.arange(60.0, dtype=np.float32).reshape(30, 2)})
-    write_h5mu(tmp_path / "out.h5mu", [added], obsm={}, uns={"mocli": {"seed": 1}})
+    write_file(tmp_path / "out.h5mu", [added], obsm={}, uns={"mocli": {"seed": 1}})
     rna = read(tmp_path / "out.h5mu")["rna"]
     np.testing.assert_array_equal(rna.X.toarray(), file.read().toarray())
     np.testing.assert_array_equal(rna.layers["counts"].toarray(), 2 * rna.X.toarray())
@@ -115,7 +115,7 @@ def test_values_keep_their_type(tmp_path):
         a.X = a.X.astype(dtype)
         a.write_h5ad(tmp_path / f"{k}.h5ad")
     (file,) = open_inputs([f"rna={tmp_path / '0.h5ad'}", f"rna={tmp_path / '1.h5ad'}"])
-    write_h5mu(tmp_path / "out.h5mu", [Added(file)], obsm={}, uns={})
+    write_file(tmp_path / "out.h5mu", [Added(file)], obsm={}, uns={})
     assert read(tmp_path / "out.h5mu")["rna"].X.dtype == np.float64
 
 
@@ -223,7 +223,7 @@ def test_a_column_of_that_name_is_left_alone(tmp_path):
 def test_the_whole_is_written_with_its_cells_in_order(tmp_path):
     files = open_inputs(experiments(tmp_path))
     added = [Added(f) for f in files]
-    write_h5mu(tmp_path / "out.h5mu", added, obsm={}, uns={})
+    write_file(tmp_path / "out.h5mu", added, obsm={}, uns={})
     out = read(tmp_path / "out.h5mu")
     assert list(out.obs_names) == union_names(added)
     assert out.n_obs == 70
@@ -355,7 +355,7 @@ def test_files_of_10x_join_by_feature_type(tmp_path):
     assert (rna.n_obs, rna.n_vars, prot.n_obs, prot.n_vars) == (18, 8, 18, 4)
     assert list(rna.obs.index) == list(prot.obs.index)
     assert rna.obs.index[0] == "BC0-1-one"
-    write_h5mu(tmp_path / "out.h5mu", [Added(rna), Added(prot)], obsm={}, uns={})
+    write_file(tmp_path / "out.h5mu", [Added(rna), Added(prot)], obsm={}, uns={})
     np.testing.assert_array_equal(read(tmp_path / "out.h5mu")["prot"].X.toarray(), prot.read().toarray())
 
 

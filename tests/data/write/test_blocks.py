@@ -25,7 +25,7 @@ from mocli.data.write import filling as filling
 from mocli.data.write import outfile as outfile
 from mocli.data.write.encode import put_array
 from mocli.data.write.filling import round_mantissa
-from mocli.data.write.write import Added, NewModality, union_names, write_h5ad, write_h5mu
+from mocli.data.write.write import Added, NewModality, union_names, write_file, write_h5ad
 from mocli.errors import EnvironmentProblem, UsageError
 
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ def write(path: Path, inputs: list[str], new: list[NewModality]) -> tuple[list[s
     added = [Added(f) for f in open_inputs(inputs)]
     names = union_names(added, new)
     top = dense(len(names), 3)
-    return names, top, write_h5mu(path, added, obsm={"X_scmodal": top}, uns={"mocli": {"seed": 1}}, new=new)
+    return names, top, write_file(path, added, obsm={"X_scmodal": top}, uns={"mocli": {"seed": 1}}, new=new)
 
 
 @pytest.mark.parametrize("cells", [["c1", "c4", "c0"], ["n1", "c5", "n0"]], ids=["subset", "new names"])
@@ -401,7 +401,7 @@ def test_names_must_differ(tmp_path: Path, inputs: list[str]) -> None:
             write(tmp_path / "out.h5mu", inputs, [modality({"X": dense(1, 2)}, [1], name=name)])
     (rna, _) = (Added(f) for f in open_inputs(inputs))
     with pytest.raises(UsageError, match="share a name"):
-        write_h5mu(tmp_path / "out.h5mu", [rna, rna], obsm={}, uns={})
+        write_file(tmp_path / "out.h5mu", [rna, rna], obsm={}, uns={})
     twice = [modality({"X": dense(1, 2)}, [1])] * 2
     with pytest.raises(UsageError, match="share a name"):
         write(tmp_path / "out.h5mu", inputs, twice)
@@ -506,7 +506,7 @@ FULL = """
     from pathlib import Path
     import numpy as np, pandas as pd
     from mocli.data.files.inputs import open_inputs
-    from mocli.data.write.write import Added, NewModality, write_h5ad, write_h5mu
+    from mocli.data.write.write import Added, NewModality, write_h5ad, write_file
     from mocli.errors import EnvironmentProblem
     folder, inputs = Path(sys.argv[1]), sys.argv[2:]
     added = [Added(f) for f in open_inputs(inputs)]
@@ -522,7 +522,7 @@ FULL = """
     codes = []
     for write in (
         lambda: write_h5ad(folder / "a", new),
-        lambda: write_h5mu(folder / "b", added, obsm={}, uns={}, new=[new]),
+        lambda: write_file(folder / "b", added, obsm={}, uns={}, new=[new]),
     ):
         try:
             write()

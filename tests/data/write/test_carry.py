@@ -11,7 +11,7 @@ import pytest
 from scipy import sparse
 
 from mocli.data.files.inputs import open_inputs, sha256
-from mocli.data.write.write import Added, union_names, write_h5mu
+from mocli.data.write.write import Added, union_names, write_file
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning:mudata", "ignore:Duplicated:UserWarning")
 
@@ -56,7 +56,7 @@ def read(path):
 def write(path, texts, **options):
     added = [Added(f) for f in open_inputs(list(map(str, texts)))]
     said = []
-    write_h5mu(path, added, obsm={}, uns={"mocli": {"seed": 0}}, warn=said.append, **options)
+    write_file(path, added, obsm={}, uns={"mocli": {"seed": 0}}, warn=said.append, **options)
     return read(path), said
 
 
@@ -106,7 +106,7 @@ def test_slots_above_the_modalities_of_two_files(two):
     assert np.isnan(out.varm["factors"][n_rna + n_prot :]).all()
     (line,) = said
     assert line.startswith(f"{paths[1]}: ")
-    assert "left out of the output: another input has them otherwise" in line
+    assert "left out of the output: another has them otherwise" in line
     assert {"uns title", "var column score", "varm factors"} == set(line.split(": ")[1].removesuffix(
         " left out of the output").split(", "))  # fmt: skip
 
@@ -148,7 +148,7 @@ def test_cells_told_apart_by_modality_keep_columns_but_no_graph(tmp_path):
     files = open_inputs([str(tmp_path / "m.h5mu")])
     added = [Added(f, obs_names=tuple(f"{f.name}:{c}" for c in f.obs.index)) for f in files]
     said = []
-    write_h5mu(tmp_path / "out.h5mu", added, obsm={}, uns={}, warn=said.append)
+    write_file(tmp_path / "out.h5mu", added, obsm={}, uns={}, warn=said.append)
     out = read(tmp_path / "out.h5mu")
     assert list(out.obs_names) == union_names(added)
     assert list(out.obs["rank"]) == [*range(6), *range(6)]
@@ -211,9 +211,8 @@ def test_slots_of_a_modality_of_several_files(tmp_path):
         f"{second}: layer layer2 left out of the output: not all files of the modality have it",
         f"{first}: raw left out of the output: it has features of its own in every file",
         f"{second}: raw left out of the output: it has features of its own in every file",
-        f"{first}: var column mean left out of the output: another input has them otherwise",
-        f"{second}: var column mean, obsm X_pca, uns mine left out of the output: another input has them "
-        "otherwise",
+        f"{first}: var column mean left out of the output: another has them otherwise",
+        f"{second}: var column mean, obsm X_pca, uns mine left out of the output: another has them otherwise",
     }
 
 

@@ -19,7 +19,7 @@ import scipy.sparse as sp
 from mocli.data.files.inputs import open_inputs, sha256
 from mocli.data.write import encode
 from mocli.data.write import outfile as target
-from mocli.data.write.write import Added, atomic, check_writable, union_names, write_h5mu
+from mocli.data.write.write import Added, atomic, check_writable, union_names, write_file
 from mocli.errors import EnvironmentProblem, UsageError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def add(paths: list[str], rename: str | None = None) -> list[Added]:
 def write(path: Path, added: list[Added]) -> np.ndarray:
     n = len(union_names(added))
     top = np.arange(3 * n, dtype=np.float32).reshape(n, 3)
-    write_h5mu(path, added, obsm={"X_scmodal": top}, obs={"score": np.linspace(0, 1, n)}, uns=UNS)
+    write_file(path, added, obsm={"X_scmodal": top}, obs={"score": np.linspace(0, 1, n)}, uns=UNS)
     return top
 
 
@@ -328,7 +328,7 @@ def test_what_is_added_is_encoded_plainly(tmp_path: Path, pair: list[Path]) -> N
 def test_rows_must_fit(tmp_path: Path, pair: list[Path]) -> None:
     added = add([str(p) for p in pair])
     with pytest.raises(ValueError, match="has 3 rows"):
-        write_h5mu(tmp_path / "out.h5mu", added, obsm={"X": np.zeros((3, 2), np.float32)}, uns={})
+        write_file(tmp_path / "out.h5mu", added, obsm={"X": np.zeros((3, 2), np.float32)}, uns={})
     assert sorted(p.name for p in tmp_path.iterdir()) == ["prot.h5ad", "rna.h5ad"]
 
 
@@ -443,7 +443,7 @@ def test_keys_with_a_slash_are_renamed_so_that_anndata_opens_the_output(tmp_path
     assert file.layers == ("norm/log",)
     assert file.read("norm/log").sum() == 12
     said: list[str] = []
-    write_h5mu(tmp_path / "out.h5mu", [Added(file)], obsm={}, uns={}, warn=said.append)
+    write_file(tmp_path / "out.h5mu", [Added(file)], obsm={}, uns={}, warn=said.append)
     out = mudata.read_h5mu(tmp_path / "out.h5mu")["rna"]
     assert list(out.layers) == ["norm_log"]
     assert list(out.obsm) == ["X_pca"]

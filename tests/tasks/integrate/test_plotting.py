@@ -44,6 +44,29 @@ def test_pictures_and_graph_are_found_by_scanpy(output):
     sc.pl.umap(output["rna"], color="cell_type", show=False)
 
 
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
+@pytest.mark.parametrize("apart", [False, True])
+def test_one_table_of_all_cells_is_drawn_by_scanpy(run, paired, unpaired, tmp_path, monkeypatch, apart):
+    import anndata as ad
+
+    import mocli.tasks.integrate.plotting as plotting
+
+    monkeypatch.setattr(plotting, "layout", lambda z, seed, device: z[:, :2].astype(np.float32))
+    inputs = [unpaired / "rna.h5ad", unpaired / "prot.h5ad"] if apart else paired / "data.h5mu"
+    links, model = (unpaired if apart else paired) / "links.tsv", "scmodal" if apart else "sccross"
+    out = tmp_path / "o.h5ad"
+    quick = {"max_steps": 2, "metrics": "none"}
+    run(inputs, links=links, model=model, output=out, label_key="cell_type", umap=True, **quick)
+    cells = ad.read_h5ad(out)
+    assert cells.shape == ((130, 62) if apart else (60, 50))
+    assert set(cells.obs["modality"]) == ({"rna", "prot"} if apart else {"rna+prot"})
+    assert cells.obs["cell_type"].notna().all()
+    assert set(cells.var["modality"]) == {"rna", "prot"}
+    assert cells.obsp["connectivities"].shape == (cells.n_obs, cells.n_obs)
+    louvain = next(name for name in cells.obs if name.endswith("_louvain"))
+    sc.pl.umap(cells, color=["cell_type", "modality", louvain, "GENE1"], show=False)
+
+
 def test_features_that_the_model_sees_are_marked(output):
     assert output["rna"].var["mocli_used"].sum() == 20
     assert output["prot"].var["mocli_used"].all()

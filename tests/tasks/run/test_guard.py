@@ -11,6 +11,7 @@ import threading
 import pytest
 
 import mocli
+from mocli.data.write.outfile import temporary_beside
 from mocli.errors import InputError, Interrupted, UsageError
 from mocli.tasks.run.guard import (
     check_unchanged,
@@ -117,6 +118,17 @@ def test_only_what_a_killed_run_left_is_removed(tmp_path):
     remove_leftovers([out, model])
     assert not any(p.exists() for p in ours)
     assert all(p.exists() for p in theirs)
+
+
+@pytest.mark.parametrize("name", ["o.h5mu", "a-long-name-of-an-output-" * 5 + ".h5mu", "é" * 120 + ".h5mu"])
+def test_what_is_left_under_a_name_of_any_length_is_removed(tmp_path, name):
+    out, other = tmp_path / name, tmp_path / f"{name[:-5]}2.h5mu"
+    mine, others = temporary_beside(out), temporary_beside(other)
+    for path in (mine, others):
+        path.write_text("half")
+    remove_leftovers([out])
+    assert not mine.exists()
+    assert others.exists()
 
 
 def test_a_changed_input_is_told(tmp_path):

@@ -1,0 +1,218 @@
+"""One table of cells of all modalities: an h5ad made of an h5mu, for tools that know no modalities.
+
+Every cell has a row, every feature a column; where a cell was not measured the matrix is empty, and
+`obs["modality"]` says where it was. `var["modality"]` says what a feature is of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from mocli.data.files.frames import read_index, read_table
+from mocli.data.files.hdf5 import open_h5
+from mocli.data.files.matrix import Stored, locate, read_csr
+from mocli.data.write.axes import modality_order
+from mocli.data.write.blocks import Block, NewModality, write_modality
+from mocli.data.write.carry import Lost, RowOrigin, carried_columns, carry_arrays, carry_pairs, carry_uns
+from mocli.data.write.encode import add_column, need_group, tag
+from mocli.data.write.outfile import writing_h5
+from mocli.types import CSR, IntArray
+
+FLAT = ".h5ad"
+"""Ending of an output that holds all cells in one table."""
+MODALITY = "modality"
+"""Column of var that says what a feature is of."""
+
+_BLOCK = 1 << 22  # stored values held at once
+_RAW = "an .h5ad of several modalities has no place for it"
+_NOT_ALL = "not all modalities have it"
+
+
+class _Part(NamedTuple):
+    """A modality of the file: its row of each cell, -1 for none, and its features."""
+
+    name: str
+    rows: IntArray
+    features: pd.Index
+
+    @property
+    def group(self) -> str:
+        return f"/mod/{self.name}"
+
+
+def flatten(source: Path, target: Path) -> list[Lost]:
+    """Write what an h5mu holds as an h5ad over the file `target`; return what has no place there.
+
+    A single modality is copied as it is, with what stands above it. Of several, features whose name repeats
+    are called `modality:name`, and so are columns of obs on which modalities differ.
+    """
+    cells, parts = _read_parts(source)
+    with writing_h5(target, "w") as (h5, check):
+        if len(parts) == 1 and np.array_equal(parts[0].rows, np.arange(len(cells))):
+            return _copy_only(h5, source, parts[0])
+        with ExitStack() as stack:
+            matrices, lost = _common(stack.enter_context(open_h5(source)), source, parts)
+            obs, var = _obs(source, cells, parts), _var(source, parts)
+            new = NewModality("cells", obs, var, lambda: _blocks(matrices, parts))
+            write_modality(h5, new, check=check)
+        return lost + _carry(h5, source, parts, len(cells))
+
+
+def _read_parts(source: Path) -> tuple[pd.Index, list[_Part]]:
+    with open_h5(source) as h5:
+        cells = pd.Index(read_index(h5["obs"]).astype(str))
+        parts = []
+        for name in modality_order(h5["mod"]):
+            group = h5[f"mod/{name}"]
+            mapped = h5.get(f"obsmap/{name}")
+            if mapped is not None and mapped.size == len(cells):
+                rows = mapped[()].ravel().astype(np.int64) - 1
+            else:
+                rows = pd.Index(read_index(group["obs"]).astype(str)).get_indexer(cells)
+            parts.append(_Part(name, rows, pd.Index(read_index(group["var"]).astype(str))))
+    return cells, parts
+
+
+def _copy_only(h5: h5py.File, source: Path, part: _Part) -> list[Lost]:
+    """Copy the only modality, and add what stands above it under other names."""
+    tag(h5, "anndata", "0.1.0")
+    with open_h5(source) as mu:
+        for key in mu[part.group]:
+            mu.copy(f"{part.group}/{key}", h5, name=key)
+    for slot in ("layers", "obsm", "varm", "obsp", "varp", "uns"):
+        need_group(h5, slot)
+    own = read_table(h5["obs"])
+    top = RowOrigin(source, "/", part.rows, frozenset({part.name}))
+    known = {*own.columns, *(f"{part.name}:{column}" for column in own.columns)}
+    columns, _ = carried_columns("obs", [top], skip=known)
+    for name in columns:
+        add_column(h5["obs"], name, columns[name])
+    lost = carry_arrays(h5, "obsm", [top], skip=set(h5["obsm"]))
+    return [*lost, *carry_pairs(h5, "obsp", [top], skip=set(h5["obsp"])), *carry_uns(h5, [top])]
+
+
+def _common(
+    h5: h5py.File, source: Path, parts: Sequence[_Part]
+) -> tuple[dict[str, list[Stored]], list[Lost]]:
+    """Return `X` and the layers that all modalities have, one matrix of each; and what not all have."""
+    groups = {part.name: h5[part.group] for part in parts}
+    lost = [Lost(source, f"raw of {name}", _RAW) for name, group in groups.items() if "raw" in group]
+    layers = {name: dict(group.get("layers", {})) for name, group in groups.items()}
+    first = [g["X"] if "X" in g else next(iter(layers[name].values())) for name, g in groups.items()]
+    matrices = {"X": [locate(node) for node in first]}
+    for key in dict.fromkeys(key for of in layers.values() for key in of):
+        having = [name for name, of in layers.items() if key in of]
+        if len(having) == len(groups):
+            matrices[key] = [locate(of[key]) for of in layers.values()]
+        else:
+            lost += [Lost(source, f"layer {key} of {name}", _NOT_ALL) for name in having]
+    return matrices, lost
+
+
+def _blocks(matrices: Mapping[str, Sequence[Stored]], parts: Sequence[_Part]) -> Iterator[Block]:
+    every = [stored for of in matrices.values() for stored in of]
+    dtypes = {
+        key: np.result_type(*((s.node if s.layout == "dense" else s.node["data"]).dtype for s in of))
+        for key, of in matrices.items()
+    }
+    n = len(parts[0].rows)
+    held = max(s.node.size if s.layout == "dense" else s.node["data"].size for s in every)
+    # of a matrix stored by columns, a few rows cost as much to read as all
+    step = n if any(s.layout == "csc" for s in every) else max(1, int(_BLOCK * n / max(1, held)))
+    for a in range(0, n, max(1, step)):
+        yield {
+            key: sp.hstack(
+                [_placed(s, part.rows[a : a + step]) for s, part in zip(of, parts, strict=True)],
+                format="csr",
+                dtype=dtypes[key],
+            )
+            for key, of in matrices.items()
+        }
+
+
+def _placed(stored: Stored, rows: IntArray) -> CSR:
+    """Read rows of a matrix, those of number -1 empty."""
+    x = read_csr(stored, rows=rows[rows >= 0], dtype=None)
+    counts = np.zeros(len(rows), np.int64)
+    counts[rows >= 0] = np.diff(x.indptr)
+    pointers = np.concatenate([[0], np.cumsum(counts)])
+    return sp.csr_matrix((x.data, x.indices, pointers), shape=(len(rows), x.shape[1]))
+
+
+def _obs(source: Path, cells: pd.Index, parts: Sequence[_Part]) -> pd.DataFrame:
+    """Put columns of the modalities beside those of the whole, which go first."""
+    n = len(cells)
+    top, _ = carried_columns("obs", [RowOrigin(source, "/", np.arange(n))])
+    origins = {part.name: RowOrigin(source, part.group, part.rows) for part in parts}
+    found, lost = carried_columns("obs", list(origins.values()), skip=top.columns)
+    slots = {slot for _, slot, _ in lost}
+    differing = [name for name in found if f"obs column {name}" in slots]
+    agreed = found.columns.difference(differing, sort=False)
+    tables = [top, found[agreed]]
+    for modality, origin in origins.items():
+        own, _ = carried_columns("obs", [origin], skip={*top.columns, *agreed})
+        own = own.add_prefix(f"{modality}:")
+        tables.append(own[own.columns.difference(top.columns, sort=False)])
+    return pd.concat(tables, axis=1).set_axis(cells)
+
+
+def _var(source: Path, parts: Sequence[_Part]) -> pd.DataFrame:
+    origins = _feature_origins(source, parts)
+    var, _ = carried_columns("var", origins, skip={MODALITY})
+    var[MODALITY] = pd.Categorical(
+        np.repeat([p.name for p in parts], [len(p.features) for p in parts]), [p.name for p in parts]
+    )
+    seen = pd.Index(np.concatenate([p.features.unique().to_numpy(object) for p in parts]))
+    repeated = seen[seen.duplicated()]
+    names = [np.where(p.features.isin(repeated), f"{p.name}:" + p.features, p.features) for p in parts]
+    return var.set_axis(pd.Index(np.concatenate(names), dtype=object))
+
+
+def _feature_origins(source: Path, parts: Sequence[_Part]) -> list[RowOrigin]:
+    n = sum(len(part.features) for part in parts)
+    origins, start = [], 0
+    for part in parts:
+        rows = np.full(n, -1)
+        rows[start : start + len(part.features)] = np.arange(len(part.features))
+        start += len(part.features)
+        origins.append(RowOrigin(source, part.group, rows))
+    return origins
+
+
+def _carry(h5: h5py.File, source: Path, parts: Sequence[_Part], n: int) -> list[Lost]:
+    """Write arrays, graphs and annotation: of the whole, and of modalities under names not taken by it."""
+    masks = frozenset(part.name for part in parts)
+    top = RowOrigin(source, "/", np.arange(n), masks)
+    cells = [RowOrigin(source, part.group, part.rows) for part in parts]
+    features = _feature_origins(source, parts)
+    lost = carry_arrays(h5, "obsm", [top])
+    lost += _carry_differing(h5, parts, cells, skip=set(h5["obsm"]))
+    lost += carry_pairs(h5, "obsp", [top])
+    lost += carry_pairs(h5, "obsp", cells, skip=set(h5["obsp"]))
+    lost += carry_arrays(h5, "varm", features) + carry_pairs(h5, "varp", features)
+    lost += carry_uns(h5, [top])
+    return lost + carry_uns(h5, cells, skip=set(h5["uns"]))
+
+
+def _carry_differing(
+    h5: h5py.File, parts: Sequence[_Part], cells: Sequence[RowOrigin], *, skip: Collection[str]
+) -> list[Lost]:
+    """Write arrays of the modalities; where these differ for a cell each under `key_modality`."""
+    lost = carry_arrays(h5, "obsm", cells, skip=skip)
+    differing = {key for key in h5["obsm"] if f"obsm {key}" in {of.slot for of in lost}} - {*skip}
+    kept = set(h5["obsm"]) - differing
+    for key in differing:
+        del h5["obsm"][key]
+    for part, origin in zip(parts, cells, strict=True):
+        carry_arrays(h5, "obsm", [origin], skip=kept | {f"{k}_{p.name}" for k in differing for p in parts})
+        for key in differing & set(h5["obsm"]):
+            h5["obsm"].move(key, f"{key}_{part.name}")
+    return [of for of in lost if of.slot not in {f"obsm {key}" for key in differing}]
