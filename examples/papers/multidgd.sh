@@ -48,9 +48,12 @@ if given marrow.h5mu genes_hg38.gtf.gz; then
     -o "$out/marrow_links.tsv" --force "$@"
 fi
 
-# Fig. 7: factors that fall silent, and the peaks with their motif (BED with the factor as name).
+# Fig. 7: factors that fall silent, and the peaks with their motif (BED with the factor as name); activators against
+# repressors (classes.tsv: factor and class), where they are given.
 if given marrow.h5mu genes_hg38.gtf.gz motifs.bed factors.txt; then
+  classes=()
+  if given classes.tsv; then classes=(--peak-set-classes "$data/classes.tsv"); fi
   mocli gene2peak "$data/marrow.h5mu" --from-model "$out/marrow.model" --gtf "$data/genes_hg38.gtf.gz" \
-    --genes "$data/factors.txt" --min-cells 250 --peak-sets "$data/motifs.bed" \
+    --genes "$data/factors.txt" --min-cells 250 --peak-sets "$data/motifs.bed" "${classes[@]}" \
     -o "$out/marrow_factors.tsv" --force
 fi

@@ -68,4 +68,12 @@ if given covid.h5mu; then
       --features "$data/signature.txt" --together --direction up --effect log-shift=1 --target-modality prot \
       --write-predicted -o "$out/covid_proteins.tsv" --force
   fi
+  # Fig. 6d-f: proteins of the ill by a model of healthy cells alone (healthy.txt: their names), and whether the
+  # proteins that differ are those that are measured to
+  if given healthy.txt; then
+    mocli impute "$data/covid.h5mu" --links "$out/covid.links.tsv" -m sccross --preset paper --from rna --to prot \
+      --only-cells "$data/healthy.txt" --evaluate -o "$out/healthy_proteins.h5ad" --force "$@"
+    mocli impute "$data/covid.h5mu" --from-model "$out/healthy_proteins.model" --from rna --to prot --evaluate \
+      --compare-groups state -o "$out/covid_imputed.h5ad" --force
+  fi
 fi

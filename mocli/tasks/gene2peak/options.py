@@ -134,6 +134,15 @@ class Gene2PeakOptions(Options):
             panel=SILENCING,
         ),
     ] = None
+    peak_set_classes: Annotated[
+        Path | None,
+        option(
+            "--peak-set-classes FILE",
+            "Table of set and class, such as activator and repressor: classes against each other (t-test)",
+            panel=SILENCING,
+            advanced=True,
+        ),
+    ] = None
     truth: Annotated[
         Path | None,
         option("--truth FILE", "Known pairs, BEDPE: report precision beside baselines", panel=SILENCING),
@@ -173,6 +182,12 @@ class Gene2PeakOptions(Options):
                 field=unused[0],
                 found=f"--method {self.method}",
                 hint="leave one of the two out",
+            )
+        if self.peak_set_classes is not None and self.peak_sets is None:
+            raise UsageError(
+                "classes are of sets of peaks, and none are given",
+                field="--peak-set-classes",
+                hint="add --peak-sets FILE",
             )
         for name, given in (("--truth", self.truth), ("--bedpe", self.bedpe)):
             if given and self.gtf is None:

@@ -188,7 +188,14 @@ def report_silencing(run: Run, found: SilencingResult) -> None:
             "and as near to genes (Welch). Peaks of one cell type move together, which t does not know: "
             "effect is the difference over the random peaks' spread, p_matched its rank among those of genes "
             "expressed alike, on the same peaks: strict, as others of the same cell types move these too.",
-            found.peak_sets,
+            found.peak_sets.table,
+        )
+    if found.peak_sets is not None and found.peak_sets.classes is not None:
+        run.report.tables["peak_set_classes"] = column_table(
+            "Classes of factors against each other",
+            "Welch's two-sided t-test over factors (n each, not their cells): of the share of a cell's peaks "
+            "that close, and of the effect beside random peaks, which knows what any peak does.",
+            found.peak_sets.classes,
         )
 
 
@@ -250,7 +257,7 @@ def write_silencing(run: Run, found: SilencingResult, *, bedpe: Path | None, pea
             bedpe, "the same over all cells as arcs for genome browsers; the score rises with the link"
         )
     if peak_sets is not None and found.peak_sets is not None:
-        write_tsv(peak_sets, found.peak_sets)
+        write_tsv(peak_sets, found.peak_sets.table)
         run.add_output(peak_sets, "sets of peaks when their factor changes, against random peaks")
 
 

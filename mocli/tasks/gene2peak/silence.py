@@ -18,6 +18,7 @@ from mocli.models.registry import available
 from mocli.tasks.gene2peak.cells import can_silence, check_values, choose_modalities, choose_way, take_cells
 from mocli.tasks.gene2peak.changes import Way
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
+from mocli.tasks.gene2peak.peakclasses import read_classes
 from mocli.tasks.gene2peak.peaksets import read_peak_sets
 from mocli.tasks.gene2peak.report import draw_silencing, report_silencing, write_silencing
 from mocli.tasks.gene2peak.truth import read_truth
@@ -90,7 +91,9 @@ def check_inputs(
         genes, peaks, columns, gtf=asked.gtf, window=asked.window, top=TOP, tell=tell
     )
     if asked.peak_sets is not None:
-        read_peak_sets(asked.peak_sets, peaks, tell.warn)
+        sets = read_peak_sets(asked.peak_sets, peaks, tell.warn)
+        if asked.peak_set_classes is not None:
+            read_classes(asked.peak_set_classes, sets, tell.warn)
     if asked.truth is not None and candidates.vicinity is not None:
         read_truth(asked.truth, candidates.vicinity)
 

@@ -19,6 +19,7 @@ from mocli.tasks.gene2peak.changes import Original, Step, Way, changes, push, st
 from mocli.tasks.gene2peak.evidence import combine
 from mocli.tasks.gene2peak.null import PeakPanel
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
+from mocli.tasks.gene2peak.peakclasses import SetsCompared, compare_classes, read_classes
 from mocli.tasks.gene2peak.peaksets import (
     Closing,
     PeakSet,
@@ -53,7 +54,7 @@ class SilencingResult:
     groups
         `all`, then the groups of cells; `left_out` are those in which no gene is expressed in enough cells.
     peak_sets
-        One line a set of peaks and a group; None where none was asked for.
+        Sets of peaks, and classes of these; None where none was asked for.
     precision
         How well known pairs are found, score by score; and which pairs these are.
     permuted
@@ -70,7 +71,7 @@ class SilencingResult:
     table: pd.DataFrame
     groups: tuple[str, ...]
     left_out: tuple[str, ...]
-    peak_sets: pd.DataFrame | None
+    peak_sets: SetsCompared | None
     precision: dict[str, list[dict[str, object]]]
     permuted: DoubleArray
     too_few: tuple[str, ...]
@@ -306,7 +307,11 @@ def _run(
         table = with_columns(table, names, metacells.get("pairs"), combined.score)
     compared = None
     if asked.peak_sets is not None:
-        compared = compare_sets(sets, silenced, span["peak sets"], closing, (ALL, *groups.names))
+        by_set = compare_sets(sets, silenced, span["peak sets"], closing, (ALL, *groups.names))
+        compared = SetsCompared(by_set, None)
+        if asked.peak_set_classes is not None:
+            given = read_classes(asked.peak_set_classes, {one.name: one for one in sets}, tell.warn)
+            compared = SetsCompared(by_set, compare_classes(by_set, given))
     precision = {}
     said = {"silencing": own, "silencing, by size": np.abs(own)}
     held = {"silencing": at_other, "silencing, by size": np.abs(at_other)}

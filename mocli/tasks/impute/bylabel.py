@@ -59,7 +59,7 @@ class ByLabel:
         kept
             Rows of the target that were not hidden.
         """
-        source_label, target_label = _labels(translation, columns)
+        source_label, target_label = labels_of_sides(translation, columns)
         known_label = np.array([v is not None for v in target_label], dtype=bool)
         real_rows = kept[known_label[kept]]
         if len(real_rows) < AMONG or all(v is None for v in source_label[cells]):
@@ -103,10 +103,10 @@ class ByLabel:
         return found
 
 
-def _labels(
+def labels_of_sides(
     translation: Translation, columns: Mapping[str, pd.Series | None]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of all cells of source and target, None where unknown; partners know each other's."""
+    """Return labels of all cells of source and target, None where unknown; partners know each other's."""
     assert translation.target_file is not None
     both = []
     for f in (translation.source_file, translation.target_file):

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from mocli.data.files.obs import find_labels
+from mocli.data.files.obs import find_column, find_labels
 from mocli.tasks.impute import accuracy
 from mocli.tasks.impute.accuracy import Evaluation
+from mocli.tasks.impute.bygroup import ByGroup
 from mocli.tasks.impute.bylabel import ByLabel
 from mocli.tasks.impute.survey import FEWEST_COMPARED
 from mocli.tasks.impute.ways import on_partners, simple_ways
@@ -32,6 +33,7 @@ class Checked:
 
     evaluation: Evaluation | None = None
     by_label: ByLabel | None = None
+    by_group: ByGroup | None = None
     calibration: Calibration | None = None
 
 
@@ -45,18 +47,19 @@ def check(run: Run, request: Request, work: Imputation) -> Checked:
         )
         return Checked()
     kept = load_calibrations(asked.from_model or run.paths.model)
-    evaluation = by_label = None
+    evaluation, beside = None, _Beside()
     if len(work.survey.compared) >= FEWEST_COMPARED and translation.target_file is not None:
         compared = _Compared.of(work, seed=request.run.seed)
         for scale in dict.fromkeys((asked.scale, "log", *translation.readout.by_scale)):
             if scale != asked.scale and work.trained is None:
                 continue
-            evaluated, labels = _evaluate(request, work, compared, scale)
+            seen = _Beside.of(request, work, compared, scale)
+            evaluated = _evaluate(request, work, compared, scale, seen)
             how = "held out of training" if work.trained else "measured in both"
             basis = f"{evaluated.n_cells:,} cells {how}"
             kept[_key(work, scale)] = Calibration(evaluated.intervals, basis, evaluated.accuracy)
             if scale == asked.scale:
-                evaluation, by_label = evaluated, labels
+                evaluation, beside = evaluated, seen
     elif work.trained is not None and _key(work, asked.scale) not in kept:
         partners = on_partners(
             translation,
@@ -88,7 +91,7 @@ def check(run: Run, request: Request, work: Imputation) -> Checked:
         )
     else:
         run.say(f"intervals: {calibration.basis}")
-    return Checked(evaluation, by_label, calibration)
+    return Checked(evaluation, beside.by_label, beside.by_group, calibration)
 
 
 def _key(work: Imputation, scale: str) -> Key:
@@ -135,27 +138,48 @@ class _Compared:
         return cls(cells, aligned, aligned.read(true_cells), translation.of_rows(cells))
 
 
+@dataclass(frozen=True, eq=False)
+class _Beside:
+    """What looks at values in passing, on the scale asked for; None where not asked for."""
+
+    by_label: ByLabel | None = None
+    by_group: ByGroup | None = None
+
+    @classmethod
+    def of(cls, request: Request, work: Imputation, compared: _Compared, scale: str) -> _Beside:
+        asked, data, files = work.asked, request.data, work.survey.files
+        by_label = by_group = None
+        if scale == asked.scale and data.label_key is not None:
+            labels = find_labels(files, data.label_key, option="--label-key", unlabeled=data.unlabeled)
+            kept, seed = work.survey.kept, request.run.seed
+            by_label = ByLabel.of(
+                work.translation, labels, scale, compared.cells, compared.aligned, kept=kept, seed=seed
+            )
+        if scale == asked.scale and asked.compare_groups is not None:
+            columns = find_column(files, asked.compare_groups, option="--compare-groups")
+            by_group = ByGroup.of(work.translation, asked.compare_groups, columns, compared.cells)
+        return cls(by_label, by_group)
+
+    def see(self, name: str, columns: IntArray, values: FloatArray) -> None:
+        """Show values to all that look."""
+        for one in (self.by_label, self.by_group):
+            if one is not None:
+                one.see(name, columns, values)
+
+
 def _evaluate(
-    request: Request, work: Imputation, compared: _Compared, scale: str
-) -> tuple[Evaluation, ByLabel | None]:
+    request: Request, work: Imputation, compared: _Compared, scale: str, beside: _Beside
+) -> Evaluation:
     """Compare on one scale; of others than the one asked for only the intervals are kept."""
     translation, seed, asked = work.translation, request.run.seed, work.asked
     readout, target_file = translation.readout, translation.target_file
     assert target_file is not None
     cells, aligned = compared.cells, compared.aligned
-    by_label, beside = None, {}
-    if scale == asked.scale:
-        key, unlabeled = request.data.label_key, request.data.unlabeled
-        if key is not None:
-            labels = find_labels(work.survey.files, key, option="--label-key", unlabeled=unlabeled)
-            by_label = ByLabel.of(
-                translation, labels, scale, cells, aligned, kept=work.survey.kept, seed=seed
-            )
-        beside = simple_ways(translation, work.trained, scale, cells, aligned, seed=seed)
-    evaluated = accuracy.evaluate(
+    own = scale == asked.scale
+    return accuracy.evaluate(
         lambda columns: readout.measured(compared.measured, scale, columns, aligned.absent),
         partial(compared.predict, scale),
-        beside,
+        simple_ways(translation, work.trained, scale, cells, aligned, seed=seed) if own else {},
         n_vars=readout.n_vars,
         n_cells=len(cells),
         coverage=asked.coverage,
@@ -163,6 +187,5 @@ def _evaluate(
         seed=seed,
         # of peaks the question is whether they are open at all
         detect=target_file.kind is ModalityKind.ATAC and scale != "scaled" and readout.floor == 0,
-        see=by_label.see if by_label is not None else None,
+        see=beside.see,
     )
-    return evaluated, by_label

@@ -29,6 +29,7 @@ def impute(request: Request, asked: ImputeOptions, *, dry_run: bool, command: Se
         suffixes=(".h5mu", ".h5ad"),
         foresee=partial(_foresee, request, asked),
         work=partial(_work, request, asked),
+        beside=() if asked.compare_groups is None else (".groups.tsv",),
         trains=asked.from_model is None,
         calibrates=asked.from_model is None and not asked.denoises,
     )

@@ -59,6 +59,15 @@ class ImputeOptions(Options):
             "--evaluate", "Hide measured values, predict them and compare, with --label-key also by label"
         ),
     ] = False
+    compare_groups: Annotated[
+        str | None,
+        option(
+            "--compare-groups COLUMN",
+            "With --evaluate: features that differ between groups of cells, such as conditions, by imputed "
+            "and by measured values (OUT.groups.tsv)",
+            advanced=True,
+        ),
+    ] = None
     hold_out: Annotated[
         HoldOut,
         option(
@@ -120,6 +129,12 @@ class ImputeOptions(Options):
                 field="--decode-batch",
                 found=f"--decode-batch {self.decode_batch} with --route {self.route}",
                 hint="leave one of the two out",
+            )
+        if self.compare_groups is not None and not self.evaluate:
+            raise UsageError(
+                "groups are compared by imputed and measured values, which needs both",
+                field="--compare-groups",
+                hint="add --evaluate, which hides measured values and predicts them",
             )
         if not self.denoises and self.scale == "shares":
             raise UsageError(

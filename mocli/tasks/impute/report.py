@@ -200,6 +200,8 @@ def report_figures(run: Run, work: Imputation, checked: Checked) -> None:
         )
     for name, entries in by_label.figures(direction).items() if by_label is not None else ():
         (run.report.metrics if name == "model" else run.report.baselines[name]["metrics"]).update(entries)
+    if checked.by_group is not None:
+        checked.by_group.report(run, columns, direction)
     for key, entry in run.report.metrics.items():
         if entry["value"] is not None:
             beside = "".join(

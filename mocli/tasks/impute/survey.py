@@ -118,6 +118,8 @@ def survey(request: Request, asked: ImputeOptions, task: Task, tell: Tell) -> Su
         )
     if asked.evaluate and request.data.label_key is not None:
         find_column(files, request.data.label_key, option="--label-key")
+    if asked.compare_groups is not None:
+        find_column(files, asked.compare_groups, option="--compare-groups")
     columns_of(asked.features, direction.target_names, target)
     if direction.saved is None:
         check_before_training(files, request.data.batch_key, asked.decode_batch)

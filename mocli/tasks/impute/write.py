@@ -10,6 +10,7 @@ import pandas as pd
 
 from mocli.data.batches import densify
 from mocli.data.write.blocks import Block, NewModality, Written
+from mocli.data.write.tsv import write_tsv
 from mocli.data.write.write import Added, write_file, write_h5ad
 from mocli.report import featureplots, html
 from mocli.tasks.impute.accuracy import Evaluation, blocks_of
@@ -72,6 +73,10 @@ def deliver(run: Run, output: OutputOptions, work: Imputation, checked: Checked)
     report_route(run, work)
     report_figures(run, work, checked)
     tabulate(run, work, checked)
+    if checked.by_group is not None:
+        (path,) = run.paths.beside
+        write_tsv(path, checked.by_group.table(work.columns))
+        run.add_output(path, f"features that differ between groups of {checked.by_group.column}")
     run.finish(lambda: {"drawn": _draw(work, checked)})
 
 
@@ -179,7 +184,7 @@ def _draw(work: Imputation, checked: Checked) -> list[html.Drawn]:
     names, columns = work.translation.names, work.columns
     rows, predicted, measured, examples = _examples(work, checked.evaluation)
     linked = checked.evaluation.baselines.get("linked_feature")
-    return [
+    drawn = [
         html.Drawn(
             featureplots.accuracy_dots(
                 [names[j] for j in columns],
@@ -195,6 +200,15 @@ def _draw(work: Imputation, checked: Checked) -> list[html.Drawn]:
             f"One point a cell ({len(rows):,} of those hidden): best, median and worst feature.",
         ),
     ]
+    if checked.by_group is not None:
+        drawn.append(
+            html.Drawn(
+                featureplots.against_truth(checked.by_group.panels(columns)),
+                f"Changes between groups ({checked.by_group.column}), imputed against measured",
+                "One point a feature: difference of means.",
+            )
+        )
+    return drawn
 
 
 def _examples(work: Imputation, evaluation: Evaluation) -> tuple[IntArray, np.ndarray, np.ndarray, list[str]]:

@@ -67,6 +67,9 @@ class Carried:
         What makes a cell unknown.
     left_out
         By modality that receives and label, scores of the label's cells when these were left out.
+    disputed
+        By modality, what others say of cells whose own label they contradict, -1 elsewhere, `(n_m,)`; none
+        where no label is in doubt.
     way
         How, for people.
     column, sureness
@@ -81,6 +84,7 @@ class Carried:
     min_confidence: float
     unknown_below: Mapping[str, float]
     left_out: Mapping[str, Mapping[int, FloatArray]] = field(default_factory=dict)
+    disputed: Mapping[str, IntArray] = field(default_factory=dict)
     way: str = "k-NN"
     column: str = "transferred"
     sureness: str = "confidence"
@@ -97,7 +101,10 @@ class Carried:
 
     def of_modality(self, modality: str) -> dict[str, StrArray | FloatArray]:
         """Columns for the obs of a modality, by name."""
-        return self._columns(self.codes(modality), self.assigned[modality])
+        columns = self._columns(self.codes(modality), self.assigned[modality])
+        if modality in self.disputed:
+            columns[f"{self.name}_disputed"] = self._words(self.disputed[modality])
+        return columns
 
     def of_whole(self, cells: Mapping[str, IntArray], n_cells: int) -> dict[str, StrArray | FloatArray]:
         """Columns for the obs of the whole; of a cell in several modalities, own labels go before sure votes.
@@ -115,7 +122,20 @@ class Carried:
             codes[won] = self.codes(modality)[better]
             for name in ("best", "confidence", "mapping"):
                 getattr(whole, name)[won] = getattr(said, name)[better]
-        return self._columns(codes, whole)
+        columns = self._columns(codes, whole)
+        if self.disputed:
+            instead = np.full(n_cells, -1, np.int64)
+            for modality, rows in cells.items():
+                if modality in self.disputed:
+                    theirs = self.disputed[modality]
+                    instead[rows[theirs >= 0]] = theirs[theirs >= 0]
+            columns[f"{self.name}_disputed"] = self._words(instead)
+        return columns
+
+    def _words(self, codes: IntArray) -> StrArray:
+        """Names of labels, nothing for -1."""
+        words: StrArray = np.array([*self.levels, ""], dtype=object)[codes]
+        return words
 
     def _columns(self, codes: IntArray, said: Assigned) -> dict[str, StrArray | FloatArray]:
         names = np.array([*self.levels, UNKNOWN], dtype=object)  # -1 is the last
@@ -127,6 +147,28 @@ class Carried:
         if self.maps:
             columns[f"{self.name}_mapping"] = said.mapping.astype(np.float32)
         return columns
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedLabels:
+    """What other modalities say of cells whose label is known, `(n,)` each.
+
+    Attributes
+    ----------
+    cells
+        Rows of the modality.
+    truth, trusted
+        Their own labels, and those that the others' vote would have written, -1 unknown.
+    far
+        Whether the mapping score is below the threshold.
+    """
+
+    modality: str
+    cells: IntArray
+    truth: IntArray
+    said: Assigned
+    trusted: IntArray
+    far: BoolArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from mocli.metrics.label_votes import calibration_error
 from mocli.metrics.mapping_score import Labelled, threshold
 from mocli.nn.neighbors import drawn_rows
 from mocli.report.figures import Better, Entry, figure
-from mocli.tasks.integrate.carried import UNKNOWN, Carried
+from mocli.tasks.integrate.carried import UNKNOWN, Assigned, Carried, CheckedLabels
+from mocli.tasks.integrate.disputes import find_disputes, said_instead, tell_disputes
 from mocli.tasks.integrate.labelreport import describe_carried
 from mocli.tasks.integrate.labels import Labels, ask, carry, electorate, own_codes, placed
 from mocli.tasks.integrate.options import TransferOptions
@@ -64,6 +66,22 @@ _METRICS: dict[str, tuple[str, Better, str, str]] = {
 }
 
 
+def entries_of(vote: CheckedLabels, column: str) -> dict[str, Entry]:
+    """Return entries for the metrics of the report."""
+    right, known = vote.said.best == vote.truth, vote.trusted >= 0
+    near = ~vote.far
+    values = {
+        "carried_label_accuracy": (_mean(right), len(right)),
+        "carried_label_unknown": (_mean(~known), len(right)),
+        "carried_label_accuracy_known": (_mean(right[known]), int(known.sum())),
+        "carried_label_calibration_error": (
+            calibration_error(vote.said.confidence[near], right[near]),
+            int(near.sum()),
+        ),
+    }
+    return {f"{m}[{column}->{vote.modality}]": _entry(m, *value) for m, value in values.items()}
+
+
 def transfer(
     run: Run,
     options: TransferOptions,
@@ -83,12 +101,17 @@ def transfer(
     done = []
     for labels in columns:
         carried = carry(labels, latent, bundle, options, device=device)
-        done.append(carried)
         describe_carried(run, carried)
-        checks = check_carried(labels, latent, bundle, pairs, options, device=device, seed=run.options.seed)
-        for modality, entries in checks:
+        asked = list(
+            check_carried(labels, latent, bundle, pairs, options, device=device, seed=run.options.seed)
+        )
+        for vote in asked:
+            entries = entries_of(vote, labels.name)
             run.report.metrics.update(entries)
-            run.say(_compared(labels.name, modality, entries))
+            run.say(_compared(labels.name, vote.modality, entries))
+        disputes = find_disputes(labels, asked)
+        tell_disputes(run, labels, disputes, bundle)
+        done.append(replace(carried, disputed=said_instead(labels, disputes)))
     return done
 
 
@@ -115,7 +138,7 @@ def check_carried(
     *,
     device: str,
     seed: int,
-) -> Iterator[tuple[str, dict[str, dict[str, Json]]]]:
+) -> Iterator[CheckedLabels]:
     """Vote on the cells of known label and compare.
 
     Parameters
@@ -126,8 +149,7 @@ def check_carried(
 
     Yields
     ------
-    A modality and its entries for the metrics of the report, for each modality with known labels
-    to which others can give some.
+    The vote on each modality with known labels to which others can give some.
     """
     known = own_codes(labels, bundle)
     for name, truth in _truth(known, pairs).items():
@@ -137,36 +159,19 @@ def check_carried(
         if not len(cells) or not (codes >= 0).any():
             continue
         partners = _partners(name, len(truth), starts, pairs)[cells]
-        right, unknown = np.zeros(len(cells), bool), np.zeros(len(cells), bool)
-        far, confidence = np.zeros(len(cells), bool), np.zeros(len(cells), np.float32)
+        said, far, trusted = Assigned.nothing(len(cells)), np.zeros(len(cells), bool), np.full(len(cells), -1)
         for group in _groups(partners, seed=seed):
             voters = codes.copy()
             voters[partners[group][partners[group] >= 0]] = -1
             reference = Labelled.of(z, voters, device=device)
             below = asked.unknown_below
             below = threshold(reference.left_out()) if below is None else below
-            said = ask(latent[name][cells[group]], z, voters, reference, n_levels=len(labels.levels))
-            right[group] = said.best == truth[cells[group]]
-            unknown[group] = said.codes(asked.min_confidence, below) < 0
-            far[group] = said.mapping < below
-            confidence[group] = said.confidence
-        of = f"{labels.name}->{name}"
-        yield (
-            name,
-            {
-                f"{metric}[{of}]": _entry(metric, value, n)
-                for metric, value, n in (
-                    ("carried_label_accuracy", _mean(right), len(cells)),
-                    ("carried_label_unknown", _mean(unknown), len(cells)),
-                    ("carried_label_accuracy_known", _mean(right[~unknown]), int((~unknown).sum())),
-                    (
-                        "carried_label_calibration_error",
-                        calibration_error(confidence[~far], right[~far]),
-                        int((~far).sum()),
-                    ),
-                )
-            },
-        )
+            theirs = ask(latent[name][cells[group]], z, voters, reference, n_levels=len(labels.levels))
+            for of in ("best", "confidence", "mapping"):
+                getattr(said, of)[group] = getattr(theirs, of)
+            trusted[group] = theirs.codes(asked.min_confidence, below)
+            far[group] = theirs.mapping < below
+        yield CheckedLabels(name, cells, truth[cells], said, trusted, far)
 
 
 def _truth(known: Mapping[str, IntArray], pairs: Pairs) -> dict[str, IntArray]:

@@ -6,16 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import sparse
 
 from mocli.data.bundle import Codes, MultiOmics
 from mocli.metrics.embedding import Nearest
+from mocli.models.base import Model, PlacesCovariates
 from mocli.nn.neighbors import drawn_rows
-from mocli.report.html import Layout
+from mocli.report import scatter
+from mocli.report.html import Drawn, Layout
 from mocli.tasks.integrate.carried import UNKNOWN, CarriedPoints
 from mocli.tasks.score.describe import depth_of
-from mocli.tasks.score.picture import fuzzy_graph, layout
+from mocli.tasks.score.picture import flat, fuzzy_graph, layout
 from mocli.tasks.trained.latent import Latent
+from mocli.train.predict import place_covariates
 from mocli.types import CSR, FloatArray
 
 MAX_PICTURE = 10_000
@@ -72,6 +76,32 @@ def split_points(
     whole = np.full((bundle.n_cells, 2), np.nan, np.float32)
     whole[latent.points(bundle).cells] = xy
     return {own: whole[bundle.cells_of(name)] for name, own in names.items()}
+
+
+def draw_covariates(model: Model, bundle: MultiOmics, device: torch.device, *, seed: int) -> list[Drawn]:
+    """Draw where cells lie in the space of each covariate, coloured by its levels, where a model has such.
+
+    A cell of a level that the model does not know lies where its counts are described best.
+    """
+    if not isinstance(model, PlacesCovariates):
+        return []
+    rows = drawn_rows(bundle.n_cells, MAX_PICTURE, seed=seed)
+    spaces = place_covariates(model, bundle, device)
+    return [
+        Drawn(
+            scatter.by_category(
+                flat(c[rows]) if c.shape[1] > 2 else c[rows],
+                scatter.Category(codes.codes[rows], codes.levels),
+                seed=seed,
+            ),
+            f"Cells in the space of {codes.key}",
+            "The part of a cell's place that is the covariate's own"
+            + (", its first two principal components." if c.shape[1] > 2 else ", both dimensions."),
+            wide=False,
+        )
+        for codes in bundle.categorical
+        if (c := spaces.get(codes.key)) is not None and c.shape[1] > 1
+    ]
 
 
 def draw_cells(

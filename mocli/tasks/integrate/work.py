@@ -22,7 +22,7 @@ from mocli.tasks.integrate.labels import column_for, read_labels, tell_replaced
 from mocli.tasks.integrate.matches import write_matches
 from mocli.tasks.integrate.modalityweights import weigh_modalities
 from mocli.tasks.integrate.options import IntegrateOptions
-from mocli.tasks.integrate.plotting import draw_cells, lay_out, split_points
+from mocli.tasks.integrate.plotting import draw_cells, draw_covariates, lay_out, split_points
 from mocli.tasks.integrate.write import (
     AddedColumns,
     Integrated,
@@ -179,7 +179,8 @@ def complete(
 
     def pictures() -> list[Drawn]:
         heat = draw_correlations(bundle, clusters) if clusters is not None else []
-        return [*heat, *(picture for labels in main for picture in draw_carried(labels))]
+        spaces = draw_covariates(placed.model, bundle, run.device, seed=run.options.seed)
+        return [*heat, *spaces, *(picture for labels in main for picture in draw_carried(labels))]
 
     with run.timed("write"):
         xy = umap = None

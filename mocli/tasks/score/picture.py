@@ -44,7 +44,7 @@ def layout(z: FloatArray, *, seed: int, device: str = "cpu") -> FloatArray:
     if z.shape[1] > 2 * MOST_COLUMNS:
         z = _components(z, MOST_COLUMNS, seed=seed)
     if len(z) < FEW or np.ptp(z, axis=0).max() == 0:
-        return _flat(z)
+        return flat(z)
     points = z - z.mean(1, keepdims=True) if z.shape[1] > 2 else z
     metric: Any = "cosine" if z.shape[1] > 2 else "euclidean"
     if len(z) <= MOST_PLACED:
@@ -63,7 +63,7 @@ def _arrange(points: FloatArray, z: FloatArray, metric: Any, *, seed: int, devic
     k = min(N_NEIGHBORS, len(points) - 1)
     apart, near = nearby(points, points, k + 1, metric=metric, device=device)
     graph = fuzzy_graph(near, apart)
-    start = _flat(z).astype(np.float64)
+    start = flat(z).astype(np.float64)
     rng = np.random.default_rng(seed)
     start *= 10 / max(float(np.abs(start).max()), 1e-12)
     start += rng.normal(scale=1e-3, size=start.shape)
@@ -142,8 +142,8 @@ def _descend(
     return np.stack([x, y], 1)
 
 
-def _flat(z: FloatArray) -> FloatArray:
-    """First two principal components, zeros where there are fewer, `(n, 2)`."""
+def flat(z: FloatArray) -> FloatArray:
+    """Return the first two principal components, zeros where there are fewer, `(n, 2)`."""
     flat = np.zeros((len(z), 2), dtype=np.float32)
     centred = (z - z.mean(0)).astype(np.float64)
     values, axes = np.linalg.eigh(centred.T @ centred)

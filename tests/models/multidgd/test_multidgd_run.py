@@ -93,6 +93,12 @@ def test_covariates_have_places_of_their_own(trained):
     assert "X_multidgd_batch" in report["outputs"][0]["what"]
 
 
+def test_the_space_of_a_covariate_is_drawn(folder):
+    data, out = write(folder, 40, seed=6), folder / "drawn.h5mu"
+    integrate(data, out, max_steps=10, batch_key="batch", html=True, umap=False)
+    assert "Cells in the space of batch" in out.with_name("drawn.report.html").read_text()
+
+
 def test_all_features_are_kept_and_taken_for_counts(trained):
     _, report = trained
     assert [i["likelihood"] for i in report["inputs"]] == ["nb", "nb"]

@@ -8,6 +8,8 @@ import torch
 from scipy import sparse
 
 from mocli.data.bundle import Codes, FeatureMatrix, LinkedFeatures, Modality, MultiOmics
+from mocli.metrics.embedding import Embedding
+from mocli.metrics.registry import evaluate
 from mocli.models.base import Conditions, Schedule
 from mocli.models.parameters import resolve
 from mocli.models.registry import traits_of
@@ -79,6 +81,13 @@ def mixing(a, b, k=20):
     return float((side[knn(z, z, k, exclude_self=True)[1]] != side[:, None]).mean())
 
 
+def mixed_silhouette(a, b):
+    """Silhouette of the modalities within types, 1 is mixed."""
+    kind = np.arange(len(a)) % 6
+    e = Embedding({"rna": a, "atac": b}, label={"rna": kind, "atac": kind}, label_levels=tuple("abcdef"))
+    return evaluate(e, ["silhouette_modality"])["silhouette_modality"]["value"]
+
+
 def test_batches_that_differ_by_a_factor_for_each_gene_are_told():
     rng = np.random.default_rng(0)
     n, p = 300, 40
@@ -110,6 +119,7 @@ def test_the_second_stage_mixes_and_every_part_of_it_helps():
     without_critic = places(trained(bundle, 500, weight_adversarial=0.0), bundle)
     without_prior = places(trained(bundle, 500, weight_prior=0.0), bundle)
     assert mixing(*full) > mixing(*first) + 0.1
+    assert mixed_silhouette(*full) > mixed_silhouette(*first) + 0.1
     assert mixing(*full) > mixing(*without_critic)
     assert foscttm(*full) < foscttm(*without_prior) - 0.05
     assert foscttm(*full) < 0.25

@@ -53,6 +53,7 @@ def tissue(tmp_path_factory):
     names = atac.var_names
     sets = [(FACTOR, names[j]) for j in chosen[:SIZE]] + [(BYSTANDER, names[j]) for j in chosen[SIZE:]]
     pd.DataFrame(sets, columns=["set", "peak"]).to_csv(folder / "sets.tsv", sep="\t", index=False)
+    (folder / "classes.tsv").write_text(f"{FACTOR}\tactivator\n{BYSTANDER}\tnone\n")
     planted = read(folder / "planted.tsv")
     genes = read(folder / "genes.tsv").set_index("gene").loc[planted["gene"]]
     tss = np.where(genes["strand"] == "+", genes["start"], genes["end"] - 1)
@@ -75,7 +76,7 @@ def found(tissue):
     return mocli.gene2peak(
         tissue / "factor.h5mu", model="multidgd", batch_key="batch", label_key="cell_type",
         gtf=tissue / "genes.tsv", group_key="cell_type", bedpe=True, peak_sets=tissue / "sets.tsv",
-        truth=tissue / "truth.bedpe",
+        truth=tissue / "truth.bedpe", peak_set_classes=tissue / "classes.tsv",
         output=tissue / "found.tsv", params=SMALL, max_steps=150, **{**QUICK, "html": True},
     )  # fmt: skip
 
@@ -178,6 +179,10 @@ def test_a_factor_closes_its_peaks_and_a_bystander_does_not(tissue, found):
     # strict: of few cell types, other genes that go with the same ones move these peaks as much
     assert factor["p_matched"] < 1
     assert factor["n_peaks"] == SIZE
+    classes = found.report["tables"]["peak_set_classes"]
+    means = dict(zip(classes["columns"], classes["rows"][0], strict=True))
+    assert means["mean"] == pytest.approx(factor["fraction_closing"], rel=1e-4)
+    assert (means["class"], means["n"], means["p"]) == ("activator", 1, None)
 
 
 def test_a_picture_a_gene(tissue, found):
@@ -303,6 +308,7 @@ def test_genes_that_were_not_measured_are_counted_apart(tissue, again, tmp_path)
         ({"source": "rna", "target": "atac"}, UsageError, "not the other way round"),
         ({"group_key": "cell_typ"}, InputError, "cell_typ"),
         ({"peak_sets": "absent.tsv"}, InputError, "cannot be read"),
+        ({"peak_set_classes": "absent.tsv"}, UsageError, "none are given"),
     ],
 )
 def test_bad_input(again, options, kind, words):

@@ -10,7 +10,7 @@ import mocli
 from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
 from mocli.data.files.inputs import open_inputs
 from mocli.errors import InputError, UsageError
-from mocli.tasks.integrate.check import check_carried
+from mocli.tasks.integrate.check import check_carried, entries_of
 from mocli.tasks.integrate.labels import Labels, carry, read_labels
 from mocli.tasks.integrate.options import TransferOptions
 from mocli.types import ModalityKind, Pairing
@@ -158,7 +158,7 @@ def test_of_one_cell_in_two_modalities_the_own_label_wins_then_the_surer_vote(th
 def check(labels, latent, bundle, pairs=None):
     asked = TransferOptions(min_confidence=0.7, unknown_below=0.0)
     found = check_carried(labels, latent, bundle, pairs or {}, asked, device="cpu", seed=0)
-    return dict(found)
+    return {vote.modality: entries_of(vote, labels.name) for vote in found}
 
 
 def test_the_comparison_is_what_the_others_would_have_said(three):

@@ -1,0 +1,82 @@
+"""`mocli impute --evaluate --compare-groups`: do imputed values differ between groups as measured ones do."""
+
+import mudata
+import numpy as np
+import pandas as pd
+import pytest
+
+from mocli.data.demo.files import write_demo
+from mocli.errors import InputError, UsageError
+from mocli.tasks.impute.impute import impute
+
+GIVEN = {"threads": 1, "device": "cpu", "html": False, "source": "atac", "target": "rna", "evaluate": True}
+PARAMS = {"n_hidden": 32, "n_latent": 6, "batch_size": 64}
+KEY = "imputation_group_change[atac->rna; {}]"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The demo, its columns in the peaks alone; `half` says whether the state is high."""
+    folder = tmp_path_factory.mktemp("demo")
+    write_demo(folder, n_cells=300)
+    with mudata.set_options(pull_on_update=False):
+        both = mudata.read_h5mu(folder / "multiome.h5mu")
+        both["atac"].obs["half"] = np.where(both["atac"].obs["state"] > 0, "high", "low")
+        rng = np.random.default_rng(0)
+        both["atac"].obs["drawn"] = rng.permutation(both["atac"].obs["half"].to_numpy())
+        both.write_h5mu(folder / "data.h5mu")
+    return folder / "data.h5mu"
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    output = tmp_path_factory.mktemp("run") / "o.h5ad"
+    options = {"model": "multigrate", "params": PARAMS, "max_steps": 200, "hold_out": 0.5}
+    return impute(data, output=output, compare_groups="cell_type", **options, **GIVEN)
+
+
+def test_types_differ_in_imputed_values_as_in_measured_ones(trained):
+    report = trained.report
+    assert report["metrics"][KEY.format("cell_type")]["value"] > 0.6
+    rows = [
+        dict(zip(report["tables"]["groups"]["columns"], r, strict=True))
+        for r in report["tables"]["groups"]["rows"]
+    ]
+    ours = {row["group"]: row for row in rows if row["method"] == "model"}
+    assert set(ours) >= {"lymph_a", "lymph_b", "myelo_a"}
+    assert all(row["found"] > 1.5 * row["by chance"] and row["p"] < 0.01 for row in ours.values())
+    # a mean is the same in all groups
+    assert report["baselines"]["mean"]["metrics"][KEY.format("cell_type")]["value"] is None
+    assert report["baselines"]["ridge"]["metrics"][KEY.format("cell_type")]["value"] > 0.5
+    table = pd.read_csv(trained.output.with_suffix(".groups.tsv"), sep="\t")
+    assert set(table["group"]) == set(ours)
+    own = table[table["group"] == "lymph_a"]
+    assert len(own) == 400
+    assert (own["measured_fdr"] < 0.05).sum() == ours["lymph_a"]["differ"]
+    r = np.corrcoef(own["measured_change"], own["imputed_change"])[0, 1]
+    assert r == pytest.approx(ours["lymph_a"]["Pearson"], abs=0.01)
+
+
+def test_two_groups_are_held_against_each_other_and_chance_shows(trained, data, tmp_path):
+    found = {}
+    for column in ("half", "drawn"):
+        report = impute(
+            data, output=tmp_path / f"{column}.h5ad", from_model=trained.output.with_suffix(".model"),
+            compare_groups=column, **GIVEN,
+        ).report  # fmt: skip
+        rows = [row for row in report["tables"]["groups"]["rows"] if row[1] == "model"]
+        assert [row[0] for row in rows] == ["high"]
+        found[column] = rows[0]
+    assert found["half"][3] > 5 > found["drawn"][3]
+    assert found["half"][8] > found["drawn"][8]
+
+
+def test_what_cannot_be_compared_is_refused(data, tmp_path, trained):
+    model = trained.output.with_suffix(".model")
+    options = {"output": tmp_path / "o.h5ad", "from_model": model, **GIVEN}
+    with pytest.raises(InputError, match="no two groups of cells"):
+        impute(data, compare_groups="true_cell", **options)
+    with pytest.raises(InputError, match="no modality has the column"):
+        impute(data, compare_groups="hal", **options)
+    with pytest.raises(UsageError, match="needs both"):
+        impute(data, compare_groups="half", **{**options, "evaluate": False})
