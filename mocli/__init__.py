@@ -28,7 +28,7 @@ _WHERE = {
     "perturb_cells": "mocli.tasks.perturb.shifts",
     "simulate_cells": "mocli.tasks.simulate.write",
     "build_links": "mocli.tasks.links.build",
-    "score_latents": "mocli.tasks.score.evaluate",
+    "score_latents": "mocli.tasks.score.public",
     "silhouette_widths": "mocli.metrics.silhouette",
 }
 __all__ = ["__version__", *_WHERE]

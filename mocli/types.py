@@ -110,7 +110,7 @@ class NonZeros(NamedTuple):
 
     @property
     def at(self) -> Tensor:
-        """Places in the flattened matrix, `(nnz,)`."""
+        """Positions in the flattened matrix, `(nnz,)`."""
         return self.row * self.shape[1] + self.column
 
     @property

@@ -26,7 +26,7 @@ for name in marrow gastrulation brain; do
   fi
 done
 
-# Figs. 3 to 5: places and components; each site as cells of a batch never seen, with a component of its own or without.
+# Figs. 3 to 5: coordinates and components; each site as cells of a batch never seen, with a component of its own or without.
 if given marrow.h5mu; then
   mocli integrate "$data/marrow.h5mu" -m multidgd --preset paper --batch-key batch --label-key cell_type --umap \
     -o "$out/marrow.h5mu" --force "$@"

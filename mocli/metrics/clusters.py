@@ -151,7 +151,7 @@ def louvain(e: Embedding) -> dict[float, IntArray]:
 def louvain_of(nearest: Nearest, resolution: float) -> IntArray:
     """Cluster all cells of a placement, as `louvain` does: codes `(n,)`, 0 the largest cluster.
 
-    The same places get the same clusters, whatever their order.
+    The same coordinates get the same clusters, whatever their order.
     """
     graph = nearest.joined
     found = np.zeros(len(nearest.order), np.int64)

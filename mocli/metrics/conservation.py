@@ -83,7 +83,7 @@ def between_share(x: FloatArray, group: IntArray) -> float:
 
 
 def _own(e: Embedding) -> Iterator[tuple[str, IntArray, FloatArray]]:
-    """Yield modality, rows and their own places; at most `MAX_CELLS`."""
+    """Yield modality, rows and their own coordinates; at most `MAX_CELLS`."""
     for name, (rows, places) in (e.own or {}).items():
         drawn = e.draw(np.arange(len(rows)))
         yield name, np.asarray(rows)[drawn], np.asarray(places)[drawn]

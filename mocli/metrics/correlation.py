@@ -239,7 +239,7 @@ class OwnNull:
         values, bins
             `(n,)`.
         member
-            `(n,)` place in the panel, -1 for none: a member of the null is left out
+            `(n,)` position in the panel, -1 for none: a member of the null is left out
             of the mean and spread that it is measured by, as no other value is in
             its own.
 

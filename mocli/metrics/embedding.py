@@ -1,4 +1,4 @@
-"""What a metric sees: places of cells, what is known of them, and what metrics share.
+"""What a metric sees: coordinates of cells, what is known of them, and what metrics share.
 
 Every metric is invariant to shifting and scaling the latent, so
 `Embedding` hands out coordinates whose squares neither overflow nor vanish.
@@ -84,7 +84,7 @@ class Embedding(Scored):
                 raise ValueError(f"linked features of {a} and {b} have shapes {x.shape} and {y.shape}")
         for name, (cells, places) in (self.own or {}).items():
             if len(cells) != len(places) or np.max(cells, initial=-1) >= len(self.z[name]):
-                raise ValueError(f"{len(places)} own places of {len(cells)} rows of '{name}' do not fit")
+                raise ValueError(f"{len(places)} own coordinates of {len(cells)} rows of '{name}' do not fit")
 
     def holds(self, need: str) -> bool:
         """Whether there are two `modalities` or `batches`, a `label`, `pairs`, `linked` or `own` features."""
@@ -250,7 +250,7 @@ def others_than(found: IntArray, cells: IntArray) -> BoolArray:
 class Nearest:
     """The nearest cells of every cell of one placement, found once for all that needs them.
 
-    They are kept in the order of coordinates, so that the same places have the same neighbours, whatever
+    They are kept in the order of coordinates, so that the same coordinates have the same neighbours, whatever
     the order of the cells.
 
     Attributes
@@ -270,7 +270,7 @@ class Nearest:
 
     @classmethod
     def of(cls, z: FloatArray, *, device: str = "cpu") -> Nearest:
-        """Search for the neighbours of cells at places `(n, d)`."""
+        """Search for the neighbours of cells at coordinates `(n, d)`."""
         places = np.asarray(z, np.float32) if np.isfinite(z).all() else np.zeros(z.shape, np.float32)
         order, exponent = _by_coordinates(places), math.frexp(float(np.abs(places).max(initial=0.0)))[1]
         places = places[order]
@@ -281,7 +281,7 @@ class Nearest:
         return cls(order, places, np.ldexp(apart, exponent), near)
 
     def among(self, z: FloatArray) -> Nearest | None:
-        """Return the same of cells in another order, at places `(n, d)`; None if those are other places."""
+        """Return the same of cells in another order, at coordinates `(n, d)`; None for others."""
         order = _by_coordinates(z)
         return replace(self, order=order) if np.array_equal(z[order], self.places) else None
 

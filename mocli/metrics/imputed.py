@@ -113,7 +113,7 @@ class LabelledCells(Scored):
 
 
 class Tally:
-    """Takes in logged values of cells, some columns at a time: means by label, places among real cells."""
+    """Takes in logged values of cells, some columns at a time: means by label, nearest real cells."""
 
     def __init__(self, label: IntArray, levels: Sequence[str], real: RealCells, n_vars: int) -> None:
         self._member = label[None, :] == np.arange(len(levels))[:, None]

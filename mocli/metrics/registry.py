@@ -103,7 +103,7 @@ class Metric(Generic[S]):
     definition, section
         The exact formula in words, and where it comes from.
     headline
-        Place among the few metrics that a terminal shows, from 1; 0 for the report alone.
+        Position among the few metrics that a terminal shows, from 1; 0 for the report alone.
     aspect
         What it speaks of, by which a benchmark groups metrics; follows from the needs where not
         given. `total` sums up other metrics.

@@ -40,7 +40,7 @@ class Traits:
         What each kind of modality must be before the model's own transform:
         `"counts"`, `"any"`. Kinds that are absent are not supported.
     pairings, rank
-        Pairings the model accepts, and by pairing its place, from 1, among the models that `--model auto`
+        Pairings the model accepts, and by pairing its position, from 1, among the models that `--model auto`
         takes: the first that fits. Its evidence is tests/benchmarks/auto_choice.py.
     params, model
         Import paths (`package.module:Class`), so that reading traits stays cheap.
@@ -352,7 +352,7 @@ class Conditions(NamedTuple):
 
 @runtime_checkable
 class Decodes(Protocol):
-    """Capability: a place in the latent to what would be measured there."""
+    """Capability: a position in the latent to what would be measured there."""
 
     def decode(
         self,
@@ -370,7 +370,7 @@ class Decodes(Protocol):
 
 @runtime_checkable
 class Samples(Protocol):
-    """Capability: draw what could be measured of cells at a place in the latent."""
+    """Capability: draw what could be measured of cells at a position in the latent."""
 
     def sample(
         self,
@@ -398,10 +398,10 @@ class Surprised(Protocol):
 
 @runtime_checkable
 class HasPrior(Protocol):
-    """Capability: places have a density of their own."""
+    """Capability: coordinates have a density of their own."""
 
     def prior_precision(self, z: Tensor) -> Tensor:
-        """Return the curvature of -log p at places, `(B, d)`, nowhere below 0."""
+        """Return the curvature of -log p at coordinates, `(B, d)`, nowhere below 0."""
 
 
 @runtime_checkable
@@ -413,14 +413,14 @@ class Clusters(Protocol):
 
 
 @runtime_checkable
-class DrawsPlaces(Protocol):
-    """Capability: places of cells that were never measured, from the clusters' own distributions."""
+class DrawsCoordinates(Protocol):
+    """Capability: coordinates of cells that were never measured, from the clusters' own distributions."""
 
     def cluster_weights(self) -> Tensor:
         """Return the share of every cluster, `(K,)`."""
 
-    def draw_places(self, clusters: Tensor, generator: Generator) -> Tensor:
-        """Return a place in each of some clusters `(n,)`, `(n, n_latent)`; the generator is the CPU's."""
+    def draw_coordinates(self, clusters: Tensor, generator: Generator) -> Tensor:
+        """Return a position in each of some clusters `(n,)`, `(n, n_latent)`; the generator is the CPU's."""
 
 
 @runtime_checkable
@@ -437,17 +437,17 @@ class Extends(Protocol):
 
 @runtime_checkable
 class Draws(Protocol):
-    """Capability: other places that what was measured of a cell allows for."""
+    """Capability: other coordinates that what was measured of a cell allows for."""
 
     def draw_cells(self, batch: Minibatch, generator: Generator) -> Tensor:
         """Return one draw from the posterior of each cell, `(B, n_latent)`; the generator is the CPU's."""
 
 
 @runtime_checkable
-class PlacesCovariates(Protocol):
+class HasCovariateSpaces(Protocol):
     """Capability: every categorical covariate has a space of its own, apart from the latent."""
 
-    def covariate_places(self, batch: Minibatch) -> Mapping[str, Tensor]:
+    def covariate_coordinates(self, batch: Minibatch) -> Mapping[str, Tensor]:
         """Return where cells of a minibatch lie in each, `(B, q)` by the covariate's key, deterministic."""
 
 

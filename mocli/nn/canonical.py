@@ -38,7 +38,7 @@ def canonical_maps(
     Returns
     -------
     Maps `(p_m, k)` and shifts `(k,)` of every set, z = x W - shift, and the correlations `(k,)`, 1 where
-    all coupled cells are at one place; k is at most the least number of features.
+    all coupled cells are at one position; k is at most the least number of features.
     """
     weights = [x.new_zeros(len(x)) for x in points]
     for (a, b), plan in couplings.items():

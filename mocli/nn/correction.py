@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mocli.nn.kmeans import kmeans
-from mocli.nn.losses import mutual_neighbors
+from mocli.nn.nearby import mutual_pairs
 from mocli.nn.neighbors import chunks, knn
 from mocli.types import DoubleArray, FloatArray, IntArray
 
@@ -35,21 +35,6 @@ class Correction(NamedTuple):
 
     values: FloatArray
     n_pairs: int
-
-
-def mutual_pairs(a: FloatArray, b: FloatArray, k: int) -> tuple[IntArray, IntArray]:
-    """Return rows of `a` and of `b`, `(n_pairs,)` each, that are among each other's k nearest by cosine.
-
-    Rows of zeros take no part.
-    """
-    there = knn(a, b, k, metric="cosine")[1]
-    back = knn(b, a, k, metric="cosine")[1]
-    forth = np.repeat(np.arange(len(a)), there.shape[1]) * len(b) + there.ravel()
-    home = back.ravel() * len(b) + np.repeat(np.arange(len(b)), back.shape[1])
-    both = np.intersect1d(forth, home)
-    i, j = both // max(len(b), 1), both % max(len(b), 1)
-    usable = a[i].any(1) & b[j].any(1)
-    return i[usable], j[usable]
 
 
 def mnn_correct(
@@ -119,22 +104,22 @@ def level_offsets(x: Tensor, codes: Tensor, values: Sequence[Tensor], k: int) ->
     `(n_groups, d)` for each of the values, with a mean of 0.
     """
     n_groups = int(codes.max()) + 1 if len(codes) else 0
-    rows = [(codes == level).nonzero().squeeze(1) for level in range(n_groups)]
+    members = [np.flatnonzero(codes.cpu().numpy() == level) for level in range(n_groups)]
     laplacian = x.new_zeros(n_groups, n_groups, dtype=torch.float64)
     sums = [x.new_zeros(n_groups, v.shape[1], dtype=torch.float64) for v in values]
-    centred = x - x.mean(0)
+    centred = (x - x.mean(0)).cpu().numpy()
     for i in range(n_groups):
         for j in range(i + 1, n_groups):
-            if not len(rows[i]) or not len(rows[j]):
+            if not len(members[i]) or not len(members[j]):
                 continue
-            first, second = mutual_neighbors(centred[rows[i]], centred[rows[j]], k).nonzero().unbind(1)
+            first, second = mutual_pairs(centred[members[i]], centred[members[j]], k, device=str(x.device))
             weight = float(len(first))
             laplacian[i, i] += weight
             laplacian[j, j] += weight
             laplacian[i, j] -= weight
             laplacian[j, i] -= weight
             for total, v in zip(sums, values, strict=True):
-                difference = (v[rows[i][first]] - v[rows[j][second]]).double().sum(0)
+                difference = (v[members[i][first]] - v[members[j][second]]).double().sum(0)
                 total[i] += difference
                 total[j] -= difference
     inverse = torch.linalg.pinv(laplacian, hermitian=True)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mocli.nn.losses import squared_distances
+from mocli.nn.neighbors import chunks, rows_per_tile
 
 STEPS = 100
 
@@ -30,7 +31,7 @@ def kmeans(x: Tensor, k: int, *, generator: torch.Generator, restarts: int = 10)
     generator
         On the device of `x`.
     """
-    runs = [_lloyd(x, _seeds(x, k, generator)) for _ in range(restarts)]
+    runs = [lloyd(x, _seeds(x, k, generator)) for _ in range(restarts)]
     return min(runs, key=lambda run: run.spread)
 
 
@@ -50,12 +51,18 @@ def _seeds(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
     return torch.cat(chosen)
 
 
-def _lloyd(x: Tensor, centres: Tensor) -> Partition:
+def nearest_centres(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each point's squared distance to its nearest centre, and which that is, `(n,)` each."""
+    tiles = [squared_distances(x[rows], centres).min(1) for rows in chunks(len(x), rows_per_tile(centres))]
+    return torch.cat([least for least, _ in tiles]), torch.cat([nearest for _, nearest in tiles])
+
+
+def lloyd(x: Tensor, centres: Tensor, steps: int = STEPS) -> Partition:
     """Move centres to the means of their points until none changes side; an empty one stays."""
     nearest = torch.full((len(x),), -1, device=x.device)
-    for _ in range(STEPS):
-        before, distance = nearest, squared_distances(x, centres)
-        least, nearest = distance.min(1)
+    for _ in range(steps):
+        before = nearest
+        least, nearest = nearest_centres(x, centres)
         if torch.equal(before, nearest):
             break
         size = torch.bincount(nearest, minlength=len(centres)).unsqueeze(1)

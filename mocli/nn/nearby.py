@@ -64,6 +64,22 @@ def nearby(
     return distances, indices
 
 
+def mutual_pairs(
+    a: FloatArray, b: FloatArray, k: int, *, metric: Metric = "cosine", device: str = "cpu"
+) -> tuple[IntArray, IntArray]:
+    """Return rows of `a` and of `b`, `(n_pairs,)` each, that are among each other's k nearest.
+
+    By cosine, rows of zeros have no direction and take no part.
+    """
+    nearest_in_b = nearby(a, b, k, metric=metric, device=device)[1]
+    nearest_in_a = nearby(b, a, k, metric=metric, device=device)[1]
+    from_a = np.repeat(np.arange(len(a)), nearest_in_b.shape[1]) * len(b) + nearest_in_b.ravel()
+    from_b = nearest_in_a.ravel() * len(b) + np.repeat(np.arange(len(b)), nearest_in_a.shape[1])
+    i, j = np.divmod(np.intersect1d(from_a, from_b), max(len(b), 1))
+    usable = a[i].any(1) & b[j].any(1) if metric == "cosine" else np.ones(len(i), bool)
+    return i[usable], j[usable]
+
+
 @dataclass(frozen=True, eq=False)
 class _Index:
     """Rows of a reference, those of a cell together.
@@ -94,8 +110,10 @@ class _Index:
         """Make round(2 sqrt(n)) cells."""
         import torch
 
+        from mocli.nn.kmeans import nearest_centres
+
         centres = _k_means(r, round(2 * len(r) ** 0.5), rng)
-        cell_of = _nearest(r, centres).cpu().numpy()
+        cell_of = nearest_centres(r, centres)[1].cpu().numpy()
         numbers = np.argsort(cell_of, kind="stable")
         ends = np.searchsorted(cell_of[numbers], np.arange(len(centres) + 1))
         points = r[torch.from_numpy(numbers).to(r.device)]
@@ -105,8 +123,10 @@ class _Index:
 
     def nearest_cell(self, q: Tensor) -> IntArray:
         """Return the cell of each query, `(n_query,)`."""
-        found: IntArray = _nearest(q, self.centres).cpu().numpy()
-        return found
+        from mocli.nn.kmeans import nearest_centres
+
+        cells: IntArray = nearest_centres(q, self.centres)[1].cpu().numpy()
+        return cells
 
     def search(self, q: Tensor, asked_in: IntArray, k: int, n_cells: int) -> tuple[FloatArray, IntArray]:
         """Return Euclidean distances and row numbers among the `n_cells` cells nearest to a query's own.
@@ -150,29 +170,14 @@ def _nearest_of(q: Tensor, r: Tensor, square: Tensor, k: int) -> tuple[FloatArra
     return found.cpu().numpy(), near.cpu().numpy()
 
 
-def _nearest(points: Tensor, centres: Tensor) -> Tensor:
-    """Return the nearest centre of each point, `(n,)`."""
-    import torch
-
-    square = centres.square().sum(1)
-    found = [
-        torch.addmm(square, points[rows], centres.T, alpha=-2.0).argmin(1)
-        for rows in chunks(len(points), rows_per_tile(centres))
-    ]
-    return torch.cat(found)
-
-
 def _k_means(r: Tensor, n: int, rng: np.random.Generator) -> Tensor:
     """Five rounds of k-means on a sample of 50 rows a centre, `(n, d)`; a centre without rows stays."""
     import torch
+
+    from mocli.nn.kmeans import lloyd
 
     rows = np.sort(rng.choice(len(r), min(len(r), PER_CELL * n), replace=False))
     sample = r[torch.from_numpy(rows).to(r.device)]
     starts = np.sort(rng.choice(len(sample), n, replace=False))
     centres = sample[torch.from_numpy(starts).to(r.device)]
-    for _ in range(ROUNDS):
-        own = _nearest(sample, centres)
-        size = torch.bincount(own, minlength=n)[:, None]
-        total = torch.zeros_like(centres).index_add_(0, own, sample)
-        centres = torch.where(size > 0, total / size.clamp_min(1), centres)
-    return centres
+    return lloyd(sample, centres, ROUNDS).centres

@@ -326,7 +326,7 @@ def _smallest(d: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
     values, index = torch.topk(d, k, dim=1, largest=False, sorted=False)
     last = values.amax(1, keepdim=True)
-    crowded = ((d <= last).sum(1) > k).nonzero()[:, 0]  # topk chose among equals at the k-th place
+    crowded = ((d <= last).sum(1) > k).nonzero()[:, 0]  # topk chose among equals at the k-th position
     if len(crowded):
         index[crowded] = _first_columns(d[crowded], last[crowded], k)
     index = index.sort(1).values

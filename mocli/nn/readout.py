@@ -51,13 +51,13 @@ class Basis:
 
     @classmethod
     def fit(cls, z: FloatArray, *, seed: int) -> Basis:
-        """Place at most 64 prototypes by k-means on `(n, n_latent)`, on 20,000 sampled cells at most."""
+        """Choose at most 64 prototypes by k-means on `(n, n_latent)`, on 20,000 sampled cells at most."""
         from sklearn.cluster import KMeans
 
         n = len(z)
         if n > FIT_CELLS:
             z = z[drawn_rows(n, FIT_CELLS, seed=seed)]
-        # places that differ by rounding alone are one
+        # coordinates that differ by rounding alone are one
         spread = float(z.std(0).max()) or 1.0
         m = max(1, min(N_PROTOTYPES, len(np.unique(np.round((z - z.mean(0)) / spread, 3), axis=0)) // 2))
         centers = KMeans(m, n_init=1, max_iter=50, random_state=seed).fit(z).cluster_centers_

@@ -32,7 +32,7 @@ FEW = 100
 
 
 def place(given: Given) -> dict[str, Floats]:
-    """Return places of both modalities' cells, `(n_obs, d)` each; no use is made of equal names.
+    """Return coordinates of both modalities' cells, `(n_obs, d)` each; no use is made of equal names.
 
     Ranks, weights and filters are those of its tutorial on genes and proteins.
     """

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Need = Literal["batch", "links"]
 
 RUNNER = Path(__file__).with_name("runner.py")
-"""What reads the data, runs a peer and writes its places; it needs no mocli."""
+"""What reads the data, runs a peer and writes its coordinates; it needs no mocli."""
 
 
 class Declared(TypedDict):

@@ -124,23 +124,25 @@ def _counts(x: dict[str, Any], i: int) -> Any:
 
 
 def check(z: Any, given: Given) -> dict[str, tuple[NDArray[np.str_], Floats]]:
-    """Return places with the names of their cells, by modality, or under no name where of whole cells."""
+    """Return coordinates and names of cells by modality, or under no name where they are of whole cells."""
     parts = z if isinstance(z, dict) else {"": z}
     found = {}
     for name, values in parts.items():
         names = given.names[name] if name else given.cells
         places = np.asarray(values, dtype=np.float32)
         if places.ndim != 2 or len(places) != len(names):
-            raise SystemExit(f"error: places have the shape {places.shape}, there are {len(names)} cells")
+            raise SystemExit(
+                f"error: coordinates have the shape {places.shape}, there are {len(names)} cells"
+            )
         if not np.isfinite(places).all():
             bad = int((~np.isfinite(places).all(1)).sum())
-            raise SystemExit(f"error: {bad} of {len(names)} places are not finite")
+            raise SystemExit(f"error: {bad} of {len(names)} coordinates are not finite")
         found[name] = (names, places)
     return found
 
 
 def write(path: Path, places: dict[str, tuple[NDArray[np.str_], Floats]]) -> None:
-    """Write places; the final name never holds half of them."""
+    """Write coordinates; the final name never holds half of them."""
     arrays: dict[str, Any] = {"modalities": np.asarray(list(places), dtype=np.str_)}
     for i, (names, z) in enumerate(places.values()):
         arrays[f"names{i}"], arrays[f"z{i}"] = names, z

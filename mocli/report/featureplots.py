@@ -322,7 +322,7 @@ def strongest_partners(pairs: Sequence[str], correlation: DoubleArray, significa
 def locus_plot(
     start: IntArray, end: IntArray, tss: int, chrom: str, changes: Mapping[str, DoubleArray]
 ) -> Picture:
-    """Draw relative changes over the places of peaks, a panel a group of cells; below, peaks and TSS.
+    """Draw relative changes over the genome, a panel for each group of cells; below, peaks and TSS.
 
     Parameters
     ----------

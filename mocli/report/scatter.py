@@ -267,7 +267,7 @@ def _apart(points: DoubleArray, *, gap: float) -> DoubleArray:
         near = (distance < gap) & ~np.eye(len(points), dtype=bool)
         if not near.any():
             break
-        # points in one place have no direction: the earlier goes left
+        # points in one position have no direction: the earlier goes left
         same = near & (distance < 1e-9)
         difference[same, 0] = np.sign(np.subtract.outer(np.arange(len(points)), np.arange(len(points))))[same]
         distance[same] = 1.0

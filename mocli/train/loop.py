@@ -109,7 +109,8 @@ def fit(model: Model, bundle: MultiOmics, schedule: Schedule, training: Training
     with Signals() as signals:
         if isinstance(model, Solves) and not done.phases:
             _solve(model, bundle, training, done)
-        if isinstance(model, Begins):
+        was_over = snapshot is not None and snapshot.meta.get("phase", "") is None
+        if isinstance(model, Begins) and not was_over:
             with _all_cells(bundle, training) as (read, generator):
                 model.begin(bundle, read, generator, fresh=training.fresh)
         first = int(isinstance(model, Solves))

@@ -9,7 +9,7 @@ import torch
 
 from mocli.data.batches import BundleRows, Rows
 from mocli.data.bundle import FeatureMatrix, MultiOmics
-from mocli.models.base import Clusters, Draws, Encodes, EncodesJointly, PlacesCovariates
+from mocli.models.base import Clusters, Draws, Encodes, EncodesJointly, HasCovariateSpaces
 from mocli.types import FloatArray
 
 BLOCK = 2048
@@ -71,13 +71,13 @@ def encode_cells(model: EncodesJointly, bundle: MultiOmics, device: torch.device
 
 
 def place_covariates(
-    model: PlacesCovariates, bundle: MultiOmics, device: torch.device
+    model: HasCovariateSpaces, bundle: MultiOmics, device: torch.device
 ) -> dict[str, FloatArray]:
     """Where every cell of a bundle lies in each covariate's space, `(n_cells, q)` float32 by key."""
     source, found = BundleRows(bundle, device), {}
     with torch.inference_mode():
         blocks = [
-            {key: c.float().cpu().numpy() for key, c in model.covariate_places(batch).items()}
+            {key: c.float().cpu().numpy() for key, c in model.covariate_coordinates(batch).items()}
             for batch in (source.take_cells(cells, 0) for cells in _blocks(bundle))
         ]
     for key in blocks[0] if blocks else ():

@@ -95,7 +95,7 @@ def test_many_cells_are_sampled(monkeypatch):
 
 def test_own_places_must_fit():
     own, z = sample()
-    with pytest.raises(ValueError, match="own places"):
+    with pytest.raises(ValueError, match="own coordinates"):
         Embedding(z={"a": z}, own={"a": (np.arange(90), own[:80])})
     with pytest.raises(ValueError, match="do not fit"):
         Embedding(z={"a": z[:80]}, own={"a": (np.arange(90), own)})

@@ -11,7 +11,7 @@ from mocli.errors import Interrupted
 from mocli.models.base import (
     Clusters,
     Decodes,
-    DrawsPlaces,
+    DrawsCoordinates,
     Encodes,
     EncodesJointly,
     EntersLinearly,
@@ -240,13 +240,13 @@ class TestEveryModel:
     def test_places_of_clusters_are_of_these_clusters(self, name):
         bundle = make_bundle(name)
         model, _ = trained(name, bundle, 3)
-        if not isinstance(model, DrawsPlaces):
+        if not isinstance(model, DrawsCoordinates):
             pytest.skip(f"{name} has no mixture to draw from")
         assert isinstance(model, Clusters)
         with torch.inference_mode():
             weights = model.cluster_weights()
             clusters = torch.arange(len(weights)).repeat(200)
-            z = model.draw_places(clusters, torch.Generator().manual_seed(0))
+            z = model.draw_coordinates(clusters, torch.Generator().manual_seed(0))
             p = model.clusters(z)
         assert float(weights.sum()) == pytest.approx(1, rel=1e-5)
         assert z.shape == (len(clusters), model.params.n_latent)

@@ -100,7 +100,7 @@ class GenomeFit:
 
 
 def fit_of(table: GeneTable, places: pd.DataFrame) -> GenomeFit:
-    """Hold a gene table against the places of peaks, as `parse_intervals` gives them."""
+    """Hold a gene table against the genomic positions of peaks, as `parse_intervals` gives them."""
     genes = table.frame
     shared = set(genes["chrom"]) & set(places["chrom"].dropna())
     return GenomeFit(
@@ -114,7 +114,7 @@ def fit_of(table: GeneTable, places: pd.DataFrame) -> GenomeFit:
 
 
 def check_species(fit: GenomeFit, *, by_case: int, n_genes: int) -> None:
-    """Raise `InputError` where names and places both say that the gene table is of another species.
+    """Raise `InputError` where names and positions both say that the gene table is of another species.
 
     Parameters
     ----------

@@ -64,7 +64,7 @@ def has_places(features: Features) -> bool:
 
 
 def table_of(genes: Features) -> GeneTable | None:
-    """Return a gene table of the places that genes carry in a column of `var`, as 10x writes them, or None.
+    """Return a gene table of the positions that genes have in a column of `var`, as 10x writes them, or None.
 
     The column has no strand, and in files of 10x it spans the transcription starts alone.
     """

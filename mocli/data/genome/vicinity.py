@@ -73,7 +73,7 @@ def find_vicinity(genes: Features, peaks: Features, table: GeneTable, *, window:
     ------
     InputError
         If no gene is in the table or almost none, no chromosome is in both, no peak is
-        within the window, or names and places both say that the table is of another
+        within the window, or names and genomic positions both say that the table is of another
         species.
     """
     places = intervals_of(peaks)

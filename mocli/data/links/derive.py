@@ -72,14 +72,14 @@ def link_peaks(genes: Features, peaks: Features, table: GeneTable, reach: Reach)
     Raises
     ------
     InputError
-        If no feature is an interval, no gene has a place or almost none, no
-        chromosome is in both, no peak is reached, or names and places both say
+        If no feature is an interval, no gene has a genomic position or almost none, no
+        chromosome is in both, no peak is reached, or names and genomic positions both say
         that the table is of another species.
     """
     places = intervals_of(peaks)
     if places["chrom"].isna().all():
         raise InputError(
-            f"the features of '{peaks.modality}' are no places in a genome",
+            f"the features of '{peaks.modality}' have no genomic positions",
             found=", ".join(map(repr, peaks.names[:3])),
             expected="names such as chr1:1000-1500",
             hint="name the column of var that holds such names with --var-key",

@@ -1,4 +1,4 @@
-"""Links by position: features by their places in `var`, from a table or the first of every modality."""
+"""Links by position: features by their positions in `var`, from a table or the first of every modality."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class MultiDGD(DecodesHeads):
             module.continuous_mean = values.mean(0)
             module.continuous_sd = values.std(0, correction=0).clamp_min(1e-6)
         with torch.no_grad():
-            # places of known levels start at their component
+            # coordinates of known levels start at their component
             codes = {c.key: torch.from_numpy(c.codes) for c in bundle.categorical}
             module.cells[:, params.n_latent :] = module.places_at_levels(codes)
             if params.start == "data" and z is not None:
@@ -95,7 +95,7 @@ class MultiDGD(DecodesHeads):
     def extended(self, bundle: MultiOmics) -> Self:
         """Return a copy with a fresh table of the query's cells, each at the best of the mixture's means.
 
-        A level that is new gets a component, found among random places, unless `new_levels` is naive;
+        A level that is new gets a component, found among random coordinates, unless `new_levels` is naive;
         a batch that holds nothing else is welcome. Decoder, mixture and known components stay.
         """
         levels = dict(self.shape.levels)
@@ -177,7 +177,7 @@ class MultiDGD(DecodesHeads):
         return self.module.places(batch)
 
     def losses(self, prepared: Step, group: str) -> Losses:
-        """Negative log-joint of data, places and parameters (Eq. 11): terms by cell, the total over all."""
+        """Negative log-joint of data, coordinates and parameters (Eq. 11): terms by cell, their total."""
         net, p, n = self.module, self.params, len(prepared.z)
         terms = {"reconstruction": net.reconstruction(prepared), "mixture": net.mixture_loss(prepared)}
         if net.keys:
@@ -193,11 +193,11 @@ class MultiDGD(DecodesHeads):
         return Losses(terms, total)
 
     def encode_cells(self, batch: Minibatch) -> Tensor:
-        """Return the basal places of cells of the table, `(B, n_latent)`."""
+        """Return the basal coordinates of cells of the table, `(B, n_latent)`."""
         return self.module.places(batch).z
 
-    def covariate_places(self, batch: Minibatch) -> dict[str, Tensor]:
-        """Return the places of cells of the table in each covariate's space, `(B, n_covariate)` by key."""
+    def covariate_coordinates(self, batch: Minibatch) -> dict[str, Tensor]:
+        """Return coordinates of cells of the table in each covariate's space, `(B, n_covariate)` by key."""
         return dict(zip(self.module.keys, self.module.places(batch).c, strict=True))
 
     def decoded(
@@ -218,7 +218,7 @@ class MultiDGD(DecodesHeads):
         return -normal(values, mean, branch.log_sd[columns])
 
     def prior_precision(self, z: Tensor) -> Tensor:
-        """Return the mean precision of the components that a place may belong to, `(B, d)`."""
+        """Return the mean precision of the components that a position may belong to, `(B, d)`."""
         return self.module.mixture.precision(z)
 
     def clusters(self, z: Tensor) -> Tensor:
@@ -229,6 +229,6 @@ class MultiDGD(DecodesHeads):
         """Return the share of every component, `(K,)`."""
         return self.module.mixture.log_weights.exp()
 
-    def draw_places(self, clusters: Tensor, generator: Generator) -> Tensor:
+    def draw_coordinates(self, clusters: Tensor, generator: Generator) -> Tensor:
         """Draw from components `(n,)`, `(n, n_latent)`."""
         return self.module.mixture.draw(clusters, generator)

@@ -1,11 +1,11 @@
 """multiDGD (Schuster et al., Nat. Commun. 15:10031, 2024): a table of cells, mixtures, a decoder; losses.
 
-There is no encoder: the place z of a cell and, for each categorical covariate, a place c are
+There is no encoder: latent coordinates z of a cell and, for each categorical covariate, coordinates c are
 parameters, a row of one table. z has a Gaussian mixture as prior (Eq. 4, 6-9), c a mixture with one isotropic
 component for each level, which is known (Eq. 10). Different from the authors' code: any number of
 covariates; a cell whose level is missing has the plain mixture as prior; means are library * softmax
 exactly, without a small number inside logarithms; a cell's modalities that were not measured cost nothing.
-Symbols: z basal place, c covariate places, d and q their dimensions, K components, B cells of a minibatch.
+Symbols: z basal and c covariate coordinates, d and q their dimensions, K components, B cells of a minibatch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Shape(Spec):
 
 @dataclass(frozen=True)
 class Step:
-    """The cells of one minibatch: basal places `(B, d)` and covariate places, `(B, q)` each."""
+    """The cells of one minibatch: basal coordinates `(B, d)` and covariate coordinates, `(B, q)` each."""
 
     batch: Minibatch
     z: Tensor
@@ -109,7 +109,7 @@ class MultiDGDModule(nn.Module):
         return Step(batch, z, tuple(c))
 
     def hidden(self, z: Tensor, c: tuple[Tensor, ...], continuous: Tensor | None) -> Tensor:
-        """Places and continuous covariates (None for their mean) to what all modalities share, `(B, h)`."""
+        """Coordinates and continuous covariates (None: their mean) to what all modalities share, `(B, h)`."""
         parts = [z, *c]
         if len(self.continuous_mean):
             values = self.continuous_mean.expand(len(z), -1) if continuous is None else continuous
@@ -117,7 +117,7 @@ class MultiDGDModule(nn.Module):
         return F.relu(self.shared(torch.cat(parts, 1)))
 
     def at_levels(self, n: int, conditions: Conditions | None) -> tuple[Tensor, ...]:
-        """Covariate places of cells of given levels: the components' means, else the mixtures' mean."""
+        """Covariate coordinates of cells of given levels: the components' means, else the mixtures' mean."""
         codes = {} if conditions is None else conditions.codes
         found = []
         for position, key in enumerate(self.keys):
@@ -130,7 +130,7 @@ class MultiDGDModule(nn.Module):
         return tuple(found)
 
     def places_at_levels(self, codes: Mapping[str, Tensor]) -> Tensor:
-        """Covariate places of cells by the codes of their levels, side by side, `(B, q)`."""
+        """Covariate coordinates of cells by the codes of their levels, side by side, `(B, q)`."""
         n = len(next(iter(codes.values()))) if codes else len(self.cells)
         places = self.at_levels(n, Conditions(codes))
         return torch.cat([self.cells.new_zeros(n, 0), *places], 1)

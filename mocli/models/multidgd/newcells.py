@@ -20,7 +20,7 @@ from mocli.nn.gaussian_mixture import GaussianMixture, uniform_in_ball
 from mocli.types import IntArray
 
 NEW_PLACES = 20
-"""Random places at which a new level's component may start (authors' code)."""
+"""Random coordinates at which a new level's component may start (authors' code)."""
 
 NEW_CELLS = 2_000
 """Cells of a new level that choose its place."""
@@ -129,7 +129,7 @@ def _losses(
 ) -> tuple[Tensor, Tensor]:
     """Negative log-joint of cells at every mean of the mixture, `(n, K)`, and the means, `(K, d)`.
 
-    `c` holds the places of the covariates, `(keys, q)`; continuous covariates stand at their mean.
+    `c` holds the coordinates of the covariates, `(keys, q)`; continuous covariates stand at their mean.
     """
     with torch.no_grad():
         z = query.mixture.mean.detach()

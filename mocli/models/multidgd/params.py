@@ -38,7 +38,7 @@ class MultiDGDParams:
         "labels (which serve for nothing else), or chosen from the data; paper 1 without labels",
     )
     n_covariate: int = Field(
-        default=2, ge=1, le=64, description="dimensions of a cell's place in the space of a covariate"
+        default=2, ge=1, le=64, description="dimensions of a cell's position in the space of a covariate"
     )
     n_hidden: Units = Field(
         default=100, description="units of hidden layers; the last has sqrt(features) if more"
@@ -81,7 +81,7 @@ class MultiDGDParams:
     batch_size: BatchSize = 128
     max_epochs: Count = Field(default=500, description="epochs at most; paper 1000, code 500")
     lr: Rate = Field(default=1e-3, description="Adam's learning rate of the decoder; paper 1e-4")
-    lr_cells: Rate = Field(default=1e-2, description="learning rate of the cells' places; paper 1e-2")
+    lr_cells: Rate = Field(default=1e-2, description="learning rate of the cells' coordinates; paper 1e-2")
     lr_mixture: Rate = Field(default=1e-3, description="learning rate of the mixture; paper 1e-2")
     lr_covariate: Rate = Field(
         default=1e-2, description="learning rate of the mixtures of covariates; paper 1e-2, code 1e-3"
@@ -92,7 +92,7 @@ class MultiDGDParams:
     weight_decay: Weight = Field(default=1e-4, description="L2 decay, of all of them")
     cell_steps: Literal["batch", "epoch"] = Field(
         default="batch",
-        description="when a cell's place steps: when it was drawn, or (paper) at the end of the epoch",
+        description="when a cell's position steps: when it was drawn, or (paper) at the end of the epoch",
     )
     validation_share: HeldOut = 0.1
     patience: Patience = 10
@@ -109,7 +109,7 @@ class MultiDGDParams:
         description="loss of held-out cells: of their counts alone (paper), or with the mixtures'",
     )
     query_epochs: Count = Field(
-        default=30, description="epochs over new cells to find their places; paper 10, code 20"
+        default=30, description="epochs over new cells to find their coordinates; paper 10, code 20"
     )
     new_levels: Literal["component", "naive"] = Field(
         default="component",
@@ -126,7 +126,7 @@ class MultiDGDParams:
         return max(1, n_cells // self.batch_size + (n_cells % self.batch_size > 1))
 
     def steps(self, n_cells: int, preset: Preset, *, query: bool = False) -> int:
-        """Return the most steps, of training or of finding places for the cells of a query."""
+        """Return the most steps, of training or of finding coordinates for the cells of a query."""
         steps = (self.query_epochs if query else self.max_epochs) * self.epoch(n_cells)
         return min(steps, FAST_STEPS) if preset is Preset.FAST else steps
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Contender:
-    """Places of the scored cells by one method and seed.
+    """Coordinates of the scored cells by one method and seed.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class Contender:
     study: str = ""
 
     def whole(self, ground: Ground) -> FloatArray:
-        """Return one place for each cell, `(n_cells, d)`."""
+        """Return one position for each cell, `(n_cells, d)`."""
         if self.joint is not None:
             return self.joint
         rows = ground.bundle.rows
@@ -126,7 +126,7 @@ def placed(
     study: str = "",
     alone: Sequence[Coordinates] = (),
 ) -> Contender:
-    """Align places to the scored cells by name, never by position.
+    """Align coordinates to the scored cells by name, never by position.
 
     Where every modality has places and partners do not lie in one, the method places modalities
     apart; otherwise a cell has one place.
@@ -164,7 +164,7 @@ def _joint(parts: Sequence[Coordinates], ground: Ground, where: str | Path) -> F
 
 
 def _together(apart: Mapping[str, FloatArray], ground: Ground) -> bool:
-    """Whether cells have the same place in all modalities that they were measured in."""
+    """Whether cells have the same position in all modalities that they were measured in."""
     first, seen = np.full((ground.bundle.n_cells, 1), np.nan, np.float32), False
     width = next(iter(apart.values())).shape[1]
     first = np.full((ground.bundle.n_cells, width), np.nan, np.float32)
@@ -181,14 +181,14 @@ def _together(apart: Mapping[str, FloatArray], ground: Ground) -> bool:
 def aligned(
     parts: Sequence[Coordinates], wanted: Sequence[str], where: str | Path, modality: str | None
 ) -> FloatArray:
-    """Return places in the order of the wanted cells, `(n, d)`.
+    """Return coordinates in the order of the wanted cells, `(n, d)`.
 
     A cell is found by its name, or by `modality:name` as mocli writes names that modalities share.
 
     Raises
     ------
     InputError
-        Some wanted cell has no place, a place that is not finite, or two places by one name.
+        Some wanted cell has no coordinates, or not finite ones, or two sets by one name.
     """
     _same_width({str(i): p.z for i, p in enumerate(parts)}, where)
     names = parts[0].names.append([p.names for p in parts[1:]])
@@ -200,11 +200,11 @@ def aligned(
     if not np.array_equal(z_once[back], z, equal_nan=True):
         twice = names[(z_once[back] != z).any(1)][0]
         raise InputError(
-            "the embedding gives a cell two places",
+            "the embedding gives a cell two sets of coordinates",
             file=where,
             field="obs_names",
             found=repr(str(twice)),
-            hint="write it as .h5mu with the places of each modality in its own obsm",
+            hint="write it as .h5mu with the coordinates of each modality in its own obsm",
         )
     rows = index.get_indexer(pd.Index(wanted))
     if modality is not None and (rows < 0).any():
@@ -219,20 +219,20 @@ def aligned(
             file=where,
             field="obs_names",
             found=f"{len(index):,} cells, such as {', '.join(repr(str(n)) for n in index[:3])}",
-            expected=f"places of all cells; it lacks {examples}",
+            expected=f"coordinates of all cells; it lacks {examples}",
             hint="cells are found by obs_names: name them as in the inputs"
             if len(absent) == len(wanted)
-            else "give these cells a place, or leave them out of the inputs",
+            else "give these cells coordinates, or leave them out of the inputs",
         )
     found: FloatArray = z_once[rows]
     bad = np.flatnonzero(~np.isfinite(found).all(1))
     if len(bad):
         raise InputError(
-            f"the embedding has no finite place for {len(bad):,} of {len(wanted):,} cells{of}",
+            f"the embedding has no finite coordinates for {len(bad):,} of {len(wanted):,} cells{of}",
             file=where,
             field="obsm",
             found=f"NaN or infinity, first in cell {wanted[bad[0]]!r}",
-            hint="leave such cells out of the inputs, or give them a place",
+            hint="leave such cells out of the inputs, or give them coordinates",
         )
     return found
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mocli.data.batches import dense_rows
 from mocli.tasks.benchmark.contender import Contender
-from mocli.tasks.prepare.smoothing import own_places
+from mocli.tasks.prepare.smoothing import own_coordinates
 from mocli.tasks.score.baselines import component_baseline, link_baselines, unit
 from mocli.tasks.score.wnn import graph_coordinates, weighted_neighbors
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 CCA_DIMENSIONS = 30
 PCA_DIMENSIONS = 50
 UNCORRECTED = "principal_components"
-"""The control whose places are those that conservation is measured by."""
+"""The control whose coordinates are those that conservation is measured by."""
 
 BEST = "perfect"
 """The control that is told the answer."""
@@ -66,7 +66,7 @@ def _weighted_neighbors(ground: Ground, *, seed: int) -> Contender:
     """Place cells that were measured in every modality by the graph of their weighted nearest neighbours."""
     bundle = ground.bundle
     points = [
-        own_places(m, bundle.rows[:, position], seed=seed, standardise=False)
+        own_coordinates(m, bundle.rows[:, position], seed=seed, standardise=False)
         for position, m in enumerate(bundle.modalities.values())
     ]
     graph = weighted_neighbors(points)
@@ -152,7 +152,7 @@ def _scores(x: FloatArray, n: int) -> FloatArray:
 
 
 def shuffled(of: Contender, ground: Ground, *, seed: int) -> Contender:
-    """Give the places of a control to cells at random: its geometry without its meaning."""
+    """Give the coordinates of a control to cells at random: its geometry without its meaning."""
     rng, bundle = np.random.default_rng(seed), ground.bundle
     joint = None if of.joint is None else rng.permutation(of.joint)
     apart = of.apart
@@ -162,7 +162,7 @@ def shuffled(of: Contender, ground: Ground, *, seed: int) -> Contender:
         "shuffled",
         "control",
         "shuffled",
-        f"the places of '{of.title}' given to cells at random, within each modality: what chance gives",
+        f"the coordinates of '{of.title}' given to cells at random, within each modality: what chance gives",
         {name: rng.permutation(z) for name, z in apart.items()},
         joint,
     )

@@ -32,7 +32,7 @@ def costs(training: ModelRun, report: dict[str, Any]) -> Iterator[Record]:
     """Yield time, memory and steps; and the loss of held-out cells where training watched it."""
     device, done = report["device"] or {}, report["training"] or {}
     found = {
-        # with another run's model, at most places of new cells are trained
+        # with another run's model, at most coordinates of new cells are trained
         "train_s": report["timing"].get("train_s") if training.parent is None else None,
         "total_s": report["timing"].get("total_s"),
         "peak_memory_bytes": device.get("peak_memory_bytes"),

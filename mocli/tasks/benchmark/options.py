@@ -18,7 +18,7 @@ CAMPAIGN = "Where the runs are run"
 RANDOM, INFORMATIVE = "random", "informative"
 STUDIES = "Studies: models trained again under a change"
 RECONSTRUCT = "reconstruct"
-"""Held-out cells given back from their joint place; no subcommand of its own: two integrations make it."""
+"""Held-out cells given back from their joint position; no subcommand of its own: two integrations make it."""
 
 TASKS: tuple[str, ...] = (Task.INTEGRATE, Task.IMPUTE, Task.SIMULATE, Task.GENE2PEAK, RECONSTRUCT)
 

@@ -105,9 +105,9 @@ def _embeddings(
         cells_of.append(cells[chosen])
         modality_of.append(modality[chosen])
     found = []
-    words = f"UMAP of each method's places, at most {DRAWN_CELLS:,} points, best method first."
+    words = f"UMAP of each method's coordinates, at most {DRAWN_CELLS:,} points, best method first."
     for title, codes, how in (
-        ("label", bundle.label, "Labels should lie apart, and in one place for all modalities."),
+        ("label", bundle.label, "Labels should lie apart, and together whatever the modality."),
         ("batch", bundle.batch, "Batches should be mixed within every group."),
     ):
         if codes is not None:
@@ -117,7 +117,7 @@ def _embeddings(
     if len(bundle.modalities) > 1:
         names = tuple(bundle.modalities)
         if any(len(np.unique(m)) > 1 for m in modality_of):
-            colours = [Category(m, (*names, "one place a cell")) for m in modality_of]
+            colours = [Category(m, (*names, "all modalities of a cell")) for m in modality_of]
             picture = benchplots.side_by_side(panels, colours)
             how = "Where modalities are integrated, their colours lie on top of each other."
             found.append(Drawn(picture, "Cells by modality, method by method", f"{words} {how}"))
@@ -125,7 +125,7 @@ def _embeddings(
 
 
 def _points(c: Contender, ground: Ground) -> tuple[FloatArray, IntArray, IntArray]:
-    """Return places, the cells they are of and the modality: one point for each place that a cell has."""
+    """Return coordinates of points, and the cell and the modality of each."""
     bundle = ground.bundle
     names = list(bundle.modalities)
     if not c.apart or c.joint is not None:

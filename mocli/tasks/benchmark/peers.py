@@ -110,7 +110,7 @@ class PeerRun:
         return told if whole else None
 
     def finished(self) -> bool:
-        """Whether the folder holds a run with this fingerprint that ended well, places and all."""
+        """Whether the folder holds a run with this fingerprint that ended well, coordinates and all."""
         return self.answer() is not None and was_begun_with(self.folder, self.fingerprint())
 
     def begin(self) -> None:
@@ -126,7 +126,7 @@ class PeerRun:
         return Command(argv, self.python.environment(threads), self.folder)
 
     def contender(self, ground: Ground) -> Contender:
-        """Return its places of the cells that are scored, found by name.
+        """Return its coordinates of the cells that are scored, found by name.
 
         Raises
         ------
@@ -140,7 +140,7 @@ class PeerRun:
                     of = pd.Index(stored[f"names{i}"].astype(object))
                     parts.append(Coordinates(str(name) or None, of, stored[f"z{i}"].astype(np.float32)))
         except (OSError, ValueError, KeyError) as error:
-            raise InputError("the places cannot be read", file=self.output, found=error) from error
+            raise InputError("the coordinates cannot be read", file=self.output, found=error) from error
         peer = self.peer
         definition = f"{peer.title}, doi:{peer.doi}, by {peer.package} {self.version}"
         return placed(

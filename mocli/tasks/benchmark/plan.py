@@ -144,7 +144,7 @@ def _run(
     else:
         plain = untrained(replace(request, data=given))
         asked, train = plain.data, plain.train
-        if task is Task.INTEGRATE:  # new cells may be trained into their places
+        if task is Task.INTEGRATE:  # new cells may be trained into their coordinates
             train = replace(train, max_steps=request.train.max_steps)
     folder = folder / (f"{task}-{model}-seed{seed}" + (f"-{safe(study.name)}" if study.name else ""))
     fresh = request.run.resume == "never"

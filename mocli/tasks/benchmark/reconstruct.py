@@ -99,7 +99,7 @@ def reconstruction(
 def _denoised(
     saved: SavedModel, file: ModalityFile, z: FloatArray, data: DataOptions, device: torch.device
 ) -> Denoised:
-    """Return what gives the values of a modality at given places, each cell under its own batch."""
+    """Return what gives the values of a modality at given coordinates, each cell under its own batch."""
     name, quiet = file.name, logger.debug
     about = {"route": Route.AUTO, "device": device, "warn": quiet}
     predictor, _ = choose_predictor(saved, name, name, batch=None, **about)  # type: ignore[arg-type]

@@ -233,7 +233,7 @@ def _no_precision(name: str, kinds: Sequence[ModalityKind]) -> str | None:
     if not {ModalityKind.RNA, ModalityKind.ATAC} <= set(kinds):
         return "needs expression and accessibility"
     if not can_silence(name):
-        return "has no decoder of cells' places: it relates genes to peaks by correlation alone"
+        return "has no decoder of cells' coordinates: it relates genes to peaks by correlation alone"
     return None
 
 

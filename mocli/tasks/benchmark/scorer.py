@@ -1,7 +1,7 @@
 """Score every contender by the same metrics on the same cells; what was scored before is not repeated.
 
 Metrics of partners, of links and (where all cells were measured alike) of modalities are of the
-places that modalities have by themselves; all others of one place a cell, which is the mean over its
+coordinates that modalities have by themselves; all others of one position a cell, which is the mean over its
 modalities where a method gives no other.
 """
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mocli.types import FloatArray, IntArray
 
 OF_PLACES = frozenset({"pairs", "linked"})
-"""Needs of metrics that only places of modalities can meet."""
+"""Needs of metrics that only coordinates of modalities can meet."""
 
 
 @dataclass(eq=False)
@@ -65,7 +65,7 @@ class Scorer:
         Parameters
         ----------
         uncorrected
-            The places are a cell's own: what they conserve says nothing.
+            The coordinates are a cell's own: what they conserve says nothing.
         """
         of_labels = label_f1(contender.whole(self.ground), self.ground.bundle.label, self.labels, self.device)
         return self._by_metrics(contender, uncorrected=uncorrected) | of_labels
@@ -177,7 +177,7 @@ def label_f1(z: FloatArray, label: Codes | None, wanted: Sequence[str], device: 
     """Return how well each of some labels is found by the vote of a cell's 15 nearest others: F1.
 
     Harmonic mean of the share of its cells that are found and the share of those called so that are; over
-    cells of known label, at one place each.
+    cells of known label, with one set of coordinates each.
     """
     if label is None or not wanted:
         return {}

@@ -49,7 +49,7 @@ LEADING = {
     "mean_correlation": 5, "variance_ratio": 6, "silencing_auprc": 1,
     "label_f1": 7, "reconstruction_rmse": 1, "reconstruction_mae": 2, "reconstruction_auprc": 3,
 }  # fmt: skip
-"""Places of metrics that no register of embeddings knows."""
+"""Ranks of metrics that no register of embeddings knows."""
 
 RANKED = "ranking"
 IN_UNITS = ("imputation_mae", "imputation_rmse")

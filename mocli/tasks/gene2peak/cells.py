@@ -35,7 +35,7 @@ POSITIVE = frozenset(name for name, needs in LIKELIHOODS.items() if needs == "co
 
 
 def can_silence(model: str) -> bool:
-    """Whether a model, by name, has what silencing needs: a place for every cell, and a decoder."""
+    """Whether a model, by name, has what silencing needs: a position for every cell, and a decoder."""
     made = load_class(available()[model].model)
     return issubclass(made, Decodes) and issubclass(made, EncodesJointly)
 
@@ -55,7 +55,7 @@ def choose_way(model: str, method: str) -> Way | None:
         if method == "auto":
             return None
         raise UsageError(
-            f"{model} has no decoder of cells' places, so that no gene can be silenced in it",
+            f"{model} has no decoder of cells' coordinates, so that no gene can be silenced in it",
             field="--method",
             found=method,
             hint="--method correlation, or one of " + ", ".join(n for n in available() if can_silence(n)),
@@ -210,7 +210,7 @@ def take_cells(
     seed: int,
     tell: Tell,
 ) -> SilencedCells:
-    """Match the inputs with a model, and place their cells.
+    """Match the inputs with a model, and find the latent coordinates of their cells.
 
     Parameters
     ----------

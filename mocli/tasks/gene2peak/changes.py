@@ -3,7 +3,7 @@
     pushes = push(cells, genes, step=Step.ADAM)       # where cells go that express the gene
     for change in changes(cells, pushes, "atac", ...):  # gene by gene, summed over groups of cells
 
-The cells' places, covariates and the decoder stay; only the place moves. multiDGD (Schuster et al. 2024,
+Covariates and the decoder stay; only a cell's latent coordinates move. multiDGD (Schuster et al. 2024,
 Methods, "In silico perturbation"): of the gene's likelihood at count 0 the gradient in the latent is
 taken, and one step of Adam made with it. The first step of Adam is the learning rate times the sign of
 the gradient, so that the size of the change does not depend on how strongly the gene is decoded.
@@ -43,7 +43,7 @@ KEPT = 160_000_000
 
 
 class Step(StrEnum):
-    """How far a place moves along the gradient g, of d dimensions."""
+    """How far a position moves along the gradient g, of d dimensions."""
 
     ADAM = "adam"  # the authors': 0.01 g / |g| in each dimension, with weight decay in g
     SIGN = "sign"  # the same without weight decay
@@ -54,7 +54,7 @@ class Way(StrEnum):
     """Where the gradient comes from."""
 
     LATENT = "latent"  # of the gene's likelihood through the decoder
-    INPUT = "input"  # of the place, by encoding the cell again without the gene
+    INPUT = "input"  # of the position, by encoding the cell again without the gene
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ class Pushes:
     cells
         `(n_pairs,)`.
     gradient
-        `(n_pairs, d)` of the loss; a place moves against it.
+        `(n_pairs, d)` of the loss; a position moves against it.
     """
 
     starts: IntArray
@@ -81,7 +81,7 @@ class Pushes:
 
 
 def moved(gradient: Tensor, z: Tensor, step: Step) -> Tensor:
-    """Return places after a step against the gradient, `(B, d)` each."""
+    """Return coordinates after a step against the gradient, `(B, d)` each."""
     if step is Step.NORM:
         length = gradient.norm(dim=1, keepdim=True).clamp_min(torch.finfo(gradient.dtype).tiny)
         along: Tensor = gradient / length
@@ -167,7 +167,7 @@ def _through_encoder(
     *,
     raised: bool,
 ) -> FloatArray:
-    """Return the opposite of how places change, `(n_pairs, d)`, with the genes' new counts encoded."""
+    """Return the opposite of how coordinates change, `(n_pairs, d)`, with the genes' new counts encoded."""
     model = placed.model
     assert isinstance(model, EncodesJointly)
     found = np.zeros((len(cells), placed.z.shape[1]), dtype=np.float32)
@@ -266,7 +266,7 @@ def changes(
     n_groups: int,
     look: Callable[[int, IntArray, Tensor], None] | None = None,
 ) -> Iterator[Change]:
-    """Decode every cell that expresses a gene at its new place, and sum the differences, gene by gene.
+    """Decode every cell that expresses a gene at its new position, and sum the differences, gene by gene.
 
     Parameters
     ----------

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mocli.tasks.relate.relate import Related
 
 TOP = 20
-"""Strongest pairs of every feature, where features have no places and pairs are too many."""
+"""Strongest pairs of every feature, where features have no genomic positions and pairs are too many."""
 
 
 @subcommand(Gene2PeakOptions)

@@ -36,7 +36,7 @@ _EXPECTED = "two columns, set and peak; or BED whose fourth column names the set
 
 
 def read_peak_sets(path: str | Path, peaks: Features, warn: Callable[[str], None]) -> dict[str, IntArray]:
-    """Read sets of peaks by name, each as sorted places among the features.
+    """Read sets of peaks by name, each as sorted positions among the features.
 
     A table has a header and the set's name in its first column, the peak's in its second. Of BED
     every peak that shares a base with an interval belongs to the set that its fourth column names.
@@ -100,7 +100,7 @@ class PeakSet:
     compared
         Units of matched genes.
     peaks, random
-        Places of the peaks, and of as many others in the same bins.
+        Positions of the peaks, and of as many others in the same bins.
     """
 
     name: str

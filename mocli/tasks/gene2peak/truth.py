@@ -41,7 +41,7 @@ def read_truth(path: str | Path, near: Vicinity) -> BoolArray:
         ) from error
     if frame.shape[1] < _COLUMNS:
         raise InputError("the truth has too few columns", file=path, found=frame.shape[1], expected=_EXPECTED)
-    # a header, or lines for pairs without a place ("." and -1)
+    # a header, or lines for pairs without a genomic position ("." and -1)
     good = frame[[1, 2, 4, 5]].apply(lambda column: column.str.isdecimal()).all(axis=1)
     frame = frame[good].reset_index(drop=True)
     anchors = [_anchor(frame, k) for k in (0, 3)]

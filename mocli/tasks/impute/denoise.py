@@ -63,7 +63,7 @@ class Denoised:
         return cls(predictor, readout, aligned, known, totals, translation.batches)
 
     def predict(self, z: FloatArray, rows: IntArray, scale: str, columns: IntArray) -> FloatArray:
-        """Return expected values `(n, n_columns)` of some rows of the file at places `(n, n_latent)`.
+        """Return expected values `(n, n_columns)` of some rows of the file at coordinates `(n, n_latent)`.
 
         Over the features that the file has, counts sum to the cell's own total, shares to 1.
         """

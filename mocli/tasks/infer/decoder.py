@@ -81,7 +81,7 @@ class ValueDecoder:
         return replace(self, own=own) if self.batch is not None and self.batch.own else self
 
     def decoded(self, columns: IntArray) -> IntArray:
-        """Places among columns of the target that the decoder knows."""
+        """Positions among columns of the target that the decoder knows."""
         return np.flatnonzero(self.place[columns] >= 0)
 
     def predict(self, z: FloatArray, scale: str, columns: IntArray) -> FloatArray:

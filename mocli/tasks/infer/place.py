@@ -38,7 +38,7 @@ SLOPES = 20_000_000
 
 @dataclass(frozen=True, eq=False)
 class LatentCells:
-    """Cells with their places, `(n, d)`, as a model sees them."""
+    """Cells with their coordinates, `(n, d)`, as a model sees them."""
 
     model: Model
     bundle: MultiOmics
@@ -52,14 +52,14 @@ class LatentCells:
         return Conditions(codes, None if numbers is None else self._send(numbers.values[cells]))
 
     def decode(self, modality: str, z: Tensor, cells: IntArray, library: Tensor | None = None) -> Tensor:
-        """Return expected values of cells at other places, `(B, n_vars)`; counts as shares of the total."""
+        """Return expected values of cells at coordinates z, `(B, n_vars)`; counts as shares of the total."""
         assert isinstance(self.model, Decodes)
         if library is None:
             library = torch.ones(len(cells), device=self.device)
         return self.model.decode(modality, z, self.conditions(cells), library)
 
     def place(self, cells: IntArray) -> Tensor:
-        """Places of some cells, `(B, d)`."""
+        """Coordinates of some cells, `(B, d)`."""
         return self._send(self.z[cells])
 
     def _send(self, values: np.ndarray) -> Tensor:
@@ -101,7 +101,7 @@ def settle_cells(
     seed: int,
     tell: Tell,
 ) -> LatentCells:
-    """Train the places of every cell of a file of one modality, for a model without encoders.
+    """Train the coordinates of every cell of a file of one modality, for a model without encoders.
 
     Raises
     ------
@@ -112,13 +112,13 @@ def settle_cells(
     """
     query = query_of_one(saved, name, aligned, data, say=tell.say, warn=tell.warn)
     tell.say(
-        f"{saved.description['model']} has no encoders: places of {len(query.rows):,} cells are trained, "
-        "all that was learnt before stays as it is"
+        f"{saved.description['model']} has no encoders: latent coordinates of {len(query.rows):,} cells are "
+        "trained, all that was learnt before stays as it is"
     )
-    return infer_places(saved.model, query.load(), device=device, seed=seed)
+    return infer_coordinates(saved.model, query.load(), device=device, seed=seed)
 
 
-def infer_places(model: Model, bundle: MultiOmics, *, device: torch.device, seed: int) -> LatentCells:
+def infer_coordinates(model: Model, bundle: MultiOmics, *, device: torch.device, seed: int) -> LatentCells:
     """Train what the cells of a bundle add to a model, and return them at their places.
 
     The model is not changed. The schedule is its own, whatever training was given, so that

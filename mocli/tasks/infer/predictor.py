@@ -11,7 +11,7 @@ from mocli.errors import UsageError
 from mocli.models.base import Encodes, EncodesJointly, Extends
 from mocli.tasks.infer.batch import OPTION, decode_batch
 from mocli.tasks.infer.decoder import ValueDecoder, cannot_decode
-from mocli.tasks.infer.place import infer_places
+from mocli.tasks.infer.place import infer_coordinates
 from mocli.tasks.infer.stacking import StackPredictor
 from mocli.tasks.trained.featurereadout import FeatureReadout
 from mocli.tasks.trained.saved import SavedModel
@@ -147,7 +147,7 @@ def placed_by(trained: Trained, source: str, *, device: torch.device, seed: int)
     if isinstance(model, Encodes):
         return encode_rows(model, source, bundle.modalities[source].features, device)
     if isinstance(model, Extends):
-        return infer_places(model, bundle.seen_by(source)[0], device=device, seed=seed).z
+        return infer_coordinates(model, bundle.seen_by(source)[0], device=device, seed=seed).z
     return None
 
 
@@ -156,7 +156,7 @@ def readout_from(
 ) -> FeatureReadout | None:
     """Fit a readout of the target again, to training cells placed by the source alone, as new cells will be.
 
-    None where a place is of one modality anyway, or too few cells were measured in both.
+    None where a position is of one modality anyway, or too few cells were measured in both.
 
     Parameters
     ----------

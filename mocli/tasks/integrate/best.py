@@ -27,7 +27,7 @@ from mocli.train.loop import Training, fit
 from mocli.types import Preset, Task
 
 MEASURES = ("neighbor_conservation", "link_concordance", "mixing")
-"""What tells placements apart without labels; the last two where every modality has places of its own."""
+"""What ranks models without labels; the last two where every modality has coordinates of its own."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -168,7 +168,7 @@ def own_codes(labels: Labels, bundle: MultiOmics) -> dict[str, IntArray]:
 
 
 def placed(latent: Mapping[str, FloatArray], bundle: MultiOmics, modality: str) -> BoolArray:
-    """Cells whose place in the latent means something, `(n_m,)`."""
+    """Cells whose position in the latent means something, `(n_m,)`."""
     finite = np.isfinite(latent[modality]).all(1)
     return np.asarray(finite & (bundle.modalities[modality].library != 0))
 

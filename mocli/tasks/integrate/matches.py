@@ -10,7 +10,7 @@ import pandas as pd
 
 from mocli.data.files.modality import ModalityFile
 from mocli.data.write.tsv import write_tsv
-from mocli.nn.nearby import nearby
+from mocli.nn.nearby import mutual_pairs
 from mocli.tasks.run.run import Run
 from mocli.types import FloatArray
 
@@ -40,20 +40,20 @@ def match_cells(
         if not all(map(len, rows.values())):
             continue
         x, y = (latent[m][rows[m]] for m in (a, b))
-        apart, there = (of[:, 0] for of in nearby(x, y, 1, device=device))
-        back = nearby(y, x, 1, device=device)[1][:, 0]
-        mutual = np.flatnonzero(back[there] == np.arange(len(x)))
-        order = mutual[np.argsort(apart[mutual], kind="stable")]
-        nearer = np.searchsorted(apart[order], apart[order], side="left")
+        i, j = mutual_pairs(x, y, 1, metric="euclidean", device=device)
+        distance = np.linalg.norm(x[i] - y[j], axis=1)
+        order = np.argsort(distance, kind="stable")
+        distance = distance[order]
+        n_nearer = np.searchsorted(distance, distance, side="left")
         tables.append(
             pd.DataFrame(
                 {
                     "modality": a,
-                    "cell": np.asarray(names[a], dtype=object)[rows[a][order]],
+                    "cell": np.asarray(names[a], dtype=object)[rows[a][i[order]]],
                     "other_modality": b,
-                    "other_cell": np.asarray(names[b], dtype=object)[rows[b][there[order]]],
-                    "distance": apart[order],
-                    "score": 1 - nearer / max(len(order), 1),
+                    "other_cell": np.asarray(names[b], dtype=object)[rows[b][j[order]]],
+                    "distance": distance,
+                    "score": 1 - n_nearer / max(len(order), 1),
                 }
             )
         )
@@ -66,7 +66,7 @@ def write_matches(run: Run, latent: Mapping[str, FloatArray], files: Sequence[Mo
     names = {f.name: tuple(map(str, f.obs.index)) for f in files}
     table = match_cells(latent, names, device=str(run.device))
     if not latent:
-        run.warn("every cell has one place, whatever was measured of it: there is nothing to match")
+        run.warn("every cell has one set of coordinates for all its modalities: there is nothing to match")
     for (a, b), of in table.groupby(["modality", "other_modality"], sort=False):
         least = min(len(names[str(a)]), len(names[str(b)]))
         run.say(f"{len(of):,} pairs of {a} and {b} are mutual nearest cells, of {least:,} that could be")

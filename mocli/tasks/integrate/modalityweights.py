@@ -9,7 +9,7 @@ import numpy as np
 
 from mocli.data.bundle import Codes, MultiOmics
 from mocli.report.figures import table
-from mocli.tasks.prepare.smoothing import own_places
+from mocli.tasks.prepare.smoothing import own_coordinates
 from mocli.tasks.run.run import Run
 from mocli.tasks.score.wnn import weighted_neighbors
 from mocli.types import FloatArray, IntArray
@@ -66,7 +66,7 @@ def weigh_modalities(
         )
         return []
     points = [
-        own_places(bundle.modalities[m], bundle.rows[cells, j], seed=run.options.seed, standardise=False)
+        own_coordinates(bundle.modalities[m], bundle.rows[cells, j], seed=run.options.seed, standardise=False)
         for j, m in enumerate(order)
     ]
     found = weighted_neighbors(points).weights.astype(np.float32)

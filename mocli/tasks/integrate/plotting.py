@@ -34,7 +34,7 @@ def neighbor_graph(z: FloatArray, nearest: Nearest | None = None, *, device: str
     Parameters
     ----------
     nearest
-        Of these places in any order, where they were searched before.
+        Of these coordinates in any order, where they were searched before.
     """
     n, known = len(z), np.flatnonzero(np.isfinite(z).all(1))
     if len(known) < 2:
@@ -59,7 +59,7 @@ def lay_out(
     Parameters
     ----------
     around
-        Further places that are laid out with them, `(m, d)`.
+        Further coordinates that are laid out with them, `(m, d)`.
     """
     z = latent.points(bundle).z
     return layout(z if around is None else np.concatenate([around, z]), seed=seed, device=device)

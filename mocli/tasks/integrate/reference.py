@@ -31,8 +31,9 @@ from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.modelfolder import CALIBRATION
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
-from mocli.tasks.score.evaluate import Scores, confusions, describe_scores
+from mocli.tasks.score.evaluate import Scores, confusions
 from mocli.tasks.score.picture import layout
+from mocli.tasks.score.summary import describe_scores
 from mocli.tasks.trained.atlas import Atlas
 from mocli.tasks.trained.latent import Latent
 from mocli.tasks.trained.record import describe_model, describe_training, record_files
@@ -55,7 +56,7 @@ def map_query(
 ) -> None:
     """Place the cells of a query, and write them as those of an integration, with model and report.
 
-    Clusters are of the query's cells, by their places among each other.
+    Clusters are of the query's cells, by their coordinates among each other.
     """
     with run.timed("load"):
         saved = load_model(folder)

@@ -37,8 +37,9 @@ from mocli.tasks.run.options import BEST
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
 from mocli.tasks.score.clusterings import cluster_graph, find_clusters
-from mocli.tasks.score.evaluate import describe_links, describe_scores, score, wanted
+from mocli.tasks.score.evaluate import score, wanted
 from mocli.tasks.score.pictures import draw_correlations
+from mocli.tasks.score.summary import describe_links, describe_scores
 from mocli.tasks.trained.latent import Latent
 from mocli.tasks.trained.train import Trained, train_model
 from mocli.types import BoolArray, FloatArray, Task
@@ -59,7 +60,7 @@ class Placed:
     used
         By file's name of the modality which features the model sees, `(n_vars,)`.
     around
-        Places of the cells among which these are laid out, `(m, d)`; None for these alone.
+        Coordinates of the cells among which these are laid out, `(m, d)`; None for these alone.
     """
 
     files: Sequence[ModalityFile]

@@ -13,7 +13,7 @@ from mocli.data.bundle import Codes, MultiOmics
 from mocli.data.files.modality import ModalityFile
 from mocli.data.write.write import Added, groups_with, union_names, update_file, write_file
 from mocli.metrics.embedding import NEIGHBORS, Nearest
-from mocli.models.base import Draws, Model, PlacesCovariates
+from mocli.models.base import Draws, HasCovariateSpaces, Model
 from mocli.report.html import Confusion, Drawn, Layout
 from mocli.tasks.integrate.options import IntegrateOptions
 from mocli.tasks.integrate.plotting import neighbor_graph
@@ -97,7 +97,7 @@ def more_latents(
         draws = draw_posterior(model, bundle, run.device, asked.sample, seed=run.options.seed)
         for i, z in enumerate(draws, start=1):
             latents[f"{key}_sample_{i}"] = {own: z[bundle.cells_of(name)] for name, own in names.items()}
-    if isinstance(model, PlacesCovariates) and latent.joint is not None:
+    if isinstance(model, HasCovariateSpaces) and latent.joint is not None:
         for covariate, c in place_covariates(model, bundle, run.device).items():
             latents[f"{key}_{covariate}"] = {own: c[bundle.cells_of(name)] for name, own in names.items()}
     if asked.marginal:

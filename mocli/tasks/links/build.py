@@ -172,7 +172,7 @@ def _choose(mode: str, a: Features, b: Features, *, with_genes: bool) -> str:
         raise UsageError(
             f"--mode {mode} links genes to peaks",
             field="--mode",
-            found=kinds + ("" if n_places else ", and the features of neither are places in a genome"),
+            found=kinds + ("" if n_places else ", and neither has features named by genomic position"),
         )
     if (
         mode in PEAK_MODES

@@ -1,6 +1,6 @@
 """What perturbed cells would have in a modality: expected values before and after, feature by feature.
 
-Values are those of a cell of fixed library and with covariates at their mean: only the cell's place
+Values are those of a cell of fixed library and with covariates at their mean: only the cell's position
 moves. Where the model decodes features they are its own decoder's; else a readout's, the regression
 on the latent that is fitted after every training.
 """
@@ -40,7 +40,7 @@ _TINY = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class TargetReader:
-    """Expected values of the features of one modality from places in the latent.
+    """Expected values of the features of one modality from latent coordinates.
 
     Attributes
     ----------
@@ -105,7 +105,7 @@ class TargetReader:
         return self.saved.readouts[self.modality]
 
     def read(self, z: FloatArray, *, logs: bool = False) -> DoubleArray:
-        """Return expected values `(n, n_features)` of places `(n, n_latent)`.
+        """Return expected values `(n, n_features)` of coordinates `(n, n_latent)`.
 
         Parameters
         ----------

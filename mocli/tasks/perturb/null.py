@@ -92,7 +92,7 @@ def hold_against(
     null, null_bins
         `(n_null,)`, finite.
     own
-        Place of each value in the null, -1 for none, `(n,)`.
+        Position of each value in the null, -1 for none, `(n,)`.
     tested
         Values that are tests; the others are NaN in the result, `(n,)`.
     """

@@ -123,7 +123,7 @@ class Encoded:
 
 
 class Settled:
-    """Cells whose places were trained, and how these answer to changes of their values.
+    """Cells whose coordinates were trained, and how these answer to changes of their values.
 
     Parameters
     ----------

@@ -211,7 +211,7 @@ def comparable(m: Modality, rows: IntArray, *, seed: int, standardise: bool) -> 
     return Recipe.fit(x, var_names=features.names, options=options).apply(x)
 
 
-def own_places(m: Modality, rows: IntArray, *, seed: int, standardise: bool = True) -> FloatArray:
+def own_coordinates(m: Modality, rows: IntArray, *, seed: int, standardise: bool = True) -> FloatArray:
     """Place some rows of a modality by the principal components of its own features, `(n, <= 50)`."""
     features = comparable(m, rows, seed=seed, standardise=standardise)
     return principal_components(features, np.arange(len(rows)), seed=seed)

@@ -19,7 +19,7 @@ from mocli.tasks.run.frame import Tell
 from mocli.types import CSR, IntArray, ModalityKind
 
 MOST_PAIRS = 2_000_000
-"""Pairs of features without places that are all tested; of more, the strongest."""
+"""Pairs of features without genomic positions that are all tested; of more, the strongest."""
 TOP = 10
 
 _GENES = {ModalityKind.RNA: "gene", ModalityKind.PROT: "protein", ModalityKind.CYTO: "protein"}
@@ -32,13 +32,13 @@ class Candidates:
     Attributes
     ----------
     first
-        Imputed features, those chosen only; `columns` are their places in the modality.
+        Imputed features, those chosen only; `columns` are their positions in the modality.
     second
         Measured features.
     vicinity
         Genes and the peaks around them, None where features have no places.
     top
-        Of too many pairs without places, how many of every feature are tested.
+        Of too many pairs without genomic positions, how many of every feature are tested.
     """
 
     first: Features
@@ -162,7 +162,7 @@ def find_candidates(
 
 
 def choose_genes(features: Features, wanted: Sequence[str], *, warn: Callable[[str], None]) -> IntArray:
-    """Return the places of features asked for, in the modality's order; of all where none is.
+    """Return the positions of features asked for, in the modality's order; of all where none is.
 
     Raises
     ------

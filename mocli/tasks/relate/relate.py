@@ -43,7 +43,7 @@ class Related:
     absent, n_absent
         Measured features of the pairs that the input lacks, and the pairs that these are in.
     enrichment, enrichment_measured
-        Of promoters, None where features have no places, or no cell has both.
+        Of promoters, None where features have no genomic positions, or no cell has both.
     """
 
     candidates: Candidates
@@ -213,7 +213,7 @@ def relations_table(
 
     Returns
     -------
-    The two features; the place; `group` where there are groups; n_cells,
+    The two features; the genomic position; `group` where there are groups; n_cells,
     correlation, spearman, p, fdr, z_matched, p_matched, fdr_matched. All cells
     come first, then group by group; within each by |correlation|, the largest
     first, undefined ones last, equal ones in the order of the features.

@@ -134,10 +134,10 @@ def _counts(related: Related, table: pd.DataFrame, direction: str) -> dict[str, 
     )  # fmt: skip
     if near is not None:
         counts["genes_unplaced"] = (
-            near.n_unplaced_genes, "Genes without a place", "Genes, or proteins, not in the gene table.",
+            near.n_unplaced_genes, "Genes without a position", "Genes, or proteins, not in the gene table.",
         )  # fmt: skip
         counts["peaks_unplaced"] = (
-            near.n_unplaced_peaks, "Peaks without a place", "Features that are no interval of a genome.",
+            near.n_unplaced_peaks, "Peaks without a position", "Features that are no interval of a genome.",
         )  # fmt: skip
     found = {f"{name}[{direction}]": figure(*entry) for name, entry in counts.items()}
     for column, (name, null) in _NULLS.items():
@@ -285,7 +285,7 @@ def write_bedpe(path: Path, table: pd.DataFrame, vicinity: Vicinity) -> None:
 
 
 def _place_of(vicinity: Vicinity, genes: np.ndarray, peaks: np.ndarray) -> IntArray:
-    """Places of named pairs in the vicinity."""
+    """Positions of named pairs in the vicinity."""
     names = (np.asarray(vicinity.genes, dtype=object), np.asarray(vicinity.peaks, dtype=object))
     known = pd.MultiIndex.from_arrays([names[0][vicinity.gene], names[1][vicinity.peak]])
     first = pd.Series(np.arange(len(known)), index=known)

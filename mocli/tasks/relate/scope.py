@@ -117,14 +117,14 @@ class Scope:
         Parameters
         ----------
         chosen
-            `(k,)` places among the first features.
+            `(k,)` positions among the first features.
         values
             `(n, k)` imputed, of all cells.
         union, columns
             Measured features of the block's pairs, increasing, and their values of
             all cells, CSC.
         local, at
-            `(m,)` row of `union` and place among all pairs, of the block's pairs in
+            `(m,)` row of `union` and position among all pairs, of the block's pairs in
             the order of `chosen`.
         """
         self._prepare(union, columns)

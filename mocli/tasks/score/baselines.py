@@ -2,7 +2,7 @@
 
 Two place cells by their linked features, standardised per column and scaled to
 unit length, so that Euclidean neighbours are cosine neighbours; one, for cells with a
-single place, by principal components.
+single position, by principal components.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from mocli.nn.neighbors import smooth
 from mocli.tasks.prepare.smoothing import (
     N_COMPONENTS,
     N_NEIGHBORS,
+    own_coordinates,
     own_neighbors,
-    own_places,
 )
 from mocli.tasks.trained.latent import measured_together
 from mocli.types import FloatArray, IntArray
@@ -73,7 +73,11 @@ def link_baselines(
     )
     smoothed = {}
     for name in list(raw):
-        x = own_places(bundle.modalities[name], rows[name], seed=seed) if places is None else places[name]
+        x = (
+            own_coordinates(bundle.modalities[name], rows[name], seed=seed)
+            if places is None
+            else places[name]
+        )
         smoothed[name] = unit(smooth(raw.pop(name), own_neighbors(x), SMOOTHING))
     yield Baseline(
         "smoothed_link_features",
@@ -119,7 +123,7 @@ def component_baseline(
         rows = bundle.rows[cells, position]
         measured = np.flatnonzero(rows >= 0)
         # standardised, hundreds of features that hardly vary would drown the others
-        scores = own_places(m, rows[measured], seed=seed, standardise=False)
+        scores = own_coordinates(m, rows[measured], seed=seed, standardise=False)
         spread = float(np.sqrt(scores.var(0).sum())) or 1.0
         block = np.zeros((len(cells), scores.shape[1]), dtype=np.float32)
         block[measured] = scores / spread

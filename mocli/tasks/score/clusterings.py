@@ -185,14 +185,14 @@ def cluster_graph(
     bundle: MultiOmics,
     names: Mapping[str, str],
 ) -> GraphClusters:
-    """Cluster all cells of a bundle by their places, and put the sizes into the report.
+    """Cluster all cells of a bundle by their coordinates, and put the sizes into the report.
 
     Parameters
     ----------
     column
         Of obs, to write.
     nearest
-        Of the places of all cells of the bundle, `latent.whole(bundle)`.
+        Of the coordinates of all cells of the bundle, `latent.whole(bundle)`.
     names
         The file's name of each of the bundle's modalities that was measured.
     """

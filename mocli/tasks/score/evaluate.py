@@ -8,8 +8,6 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
 
 from mocli.data.batches import dense_rows
 from mocli.data.bundle import Codes, MultiOmics
@@ -17,11 +15,10 @@ from mocli.metrics.embedding import Embedding
 from mocli.metrics.matching import concordance_by_link
 from mocli.metrics.registry import available_metrics, evaluate
 from mocli.nn.neighbors import drawn_rows
-from mocli.report.figures import Entry, table
+from mocli.report.figures import Entry
 from mocli.report.wording import duration, plural
-from mocli.tasks.prepare.smoothing import own_places
+from mocli.tasks.prepare.smoothing import own_coordinates
 from mocli.tasks.run.memory import return_freed_memory
-from mocli.tasks.run.run import Run
 from mocli.tasks.score.baselines import MAX_CELLS, MAX_VALUES, Baseline, component_baseline, link_baselines
 from mocli.tasks.trained.latent import Latent
 from mocli.types import DoubleArray, FloatArray, IntArray
@@ -76,7 +73,7 @@ def score(
     """Evaluate the latent, and baselines beside it.
 
     Where modalities have places of their own, these are the linked features of every pair of linked
-    modalities; where a cell has one place, principal components without any correction.
+    modalities; where a cell has one position, principal components without any correction.
 
     Parameters
     ----------
@@ -98,7 +95,7 @@ def score(
     else:
         base, of = _components(bundle, seed=seed)
         if beside:
-            # they are a cell's own places, so that what they conserve says nothing
+            # they are a cell's own coordinates, so that what they conserve says nothing
             uncorrected = embedding_of(base.z, of, bundle, seed=seed, device=device)
             baselines = {base.name: judge.baseline(base, uncorrected)}
         # cells measured alike, by all that was measured of them
@@ -109,7 +106,7 @@ def score(
         {name: group.cells for name, group in groups.items()},
         bundle,
         seed=seed,
-        # a cell with one place has no distance to itself
+        # a cell with one position has no distance to itself
         pairs=pairs if latent.joint is None else {},
         linked=linked_features(bundle, everything, seed=seed) if latent.joint is None else {},
         own=own,
@@ -134,17 +131,17 @@ def _links(e: Embedding, bundle: MultiOmics) -> dict[tuple[str, str], LinkScores
 
 
 def own_components(bundle: MultiOmics, *, seed: int) -> dict[str, Own]:
-    """Rows of each modality (all, or a sample), and their places by its own features alone."""
+    """Rows of each modality (all, or a sample), and their coordinates by its own features alone."""
     rng = np.random.default_rng(seed)
     found = {}
     for name, m in bundle.modalities.items():
         rows = drawn_rows(m.n_obs, MAX_CELLS, seed=rng)
-        found[name] = rows, own_places(m, rows, seed=seed)
+        found[name] = rows, own_coordinates(m, rows, seed=seed)
     return found
 
 
 def _own_among(own: Mapping[str, Own], rows: Mapping[str, IntArray]) -> dict[str, Own]:
-    """Own places of the cells of a sample of rows, in its numbering."""
+    """Own coordinates of the cells of a sample of rows, in its numbering."""
     found = {}
     for name, taken in rows.items():
         known, places = own[name]
@@ -225,67 +222,6 @@ def wanted(metrics: str) -> list[str]:
     return leading if metrics == "leading" else [*leading, *(name for name in found if name not in leading)]
 
 
-def score_latents(
-    latents: NDArray[Any] | Mapping[str, NDArray[Any]],
-    *,
-    labels: Any = None,
-    batches: Any = None,
-    pairs: Mapping[tuple[str, str], IntArray] | None = None,
-    metrics: Sequence[str] | None = None,
-    seed: int = 0,
-    device: str = "cpu",
-) -> dict[str, Entry]:
-    """Measure how good latent coordinates are, as `mocli integrate` does.
-
-    Parameters
-    ----------
-    latents
-        Coordinates of cells, `(n, d)`, or of several modalities by name, `(n_m, d)` each.
-    labels, batches
-        Cell types and batches: one value a cell, `(n,)` or by modality; None, NaN and '' are not known.
-    pairs
-        For modalities (a, b) the rows of the same cell in both, `(n_pairs, 2)`.
-    metrics
-        Names as in a report; None for all whose needs are met.
-
-    Returns
-    -------
-    By name (`foscttm[rna-prot]` of parts): `value` (None if undefined), `better`, `range`, `n`, `title`,
-    `definition`, `sentence`.
-
-    Raises
-    ------
-    ValueError
-        Shapes that do not fit.
-    UsageError
-        A name that no metric has.
-    """
-    z = dict(latents) if isinstance(latents, Mapping) else {"cells": latents}
-    coded = [_coded(of, z) for of in (labels, batches)]
-    embedding = Embedding(
-        z={name: np.asarray(x, np.float32) for name, x in z.items()},
-        label=coded[0][0],
-        label_levels=coded[0][1],
-        batch=coded[1][0],
-        pairs=pairs,
-        seed=seed,
-        device=device,
-    )
-    return every_metric(embedding, metrics)
-
-
-def _coded(of: Any, z: Mapping[str, NDArray[Any]]) -> tuple[dict[str, IntArray] | None, tuple[str, ...]]:
-    """Codes of values by modality, -1 for those that are not known, and what they mean."""
-    if of is None:
-        return None, ()
-    columns = dict(of) if isinstance(of, Mapping) else {next(iter(z)): of}
-    values = np.concatenate([np.asarray(column, dtype=object) for column in columns.values()])
-    codes, levels = pd.factorize(pd.Series(values, dtype=object).replace("", None), sort=True)
-    ends = np.cumsum([len(column) for column in columns.values()])[:-1]
-    parts = np.split(codes.astype(np.int64), ends)
-    return dict(zip(columns, parts, strict=True)), tuple(map(str, levels))
-
-
 def every_metric(e: Embedding, names: Iterable[str] | None = None) -> dict[str, Any]:
     """Compute all metrics that apply, or those named; memory that one leaves behind is returned."""
     found: dict[str, Any] = {}
@@ -306,12 +242,12 @@ def embedding_of(
     own: Mapping[str, Own] | None = None,
     device: str = "cpu",
 ) -> Embedding:
-    """Put places and what is known of their cells together.
+    """Put coordinates and what is known of their cells together.
 
     Parameters
     ----------
     z
-        Places by group of cells, `(n, d)`.
+        Coordinates by group of cells, `(n, d)`.
     cells
         Which cells these are, `(n,)`.
     """
@@ -397,77 +333,3 @@ def confusions(e: Embedding) -> dict[str, tuple[IntArray, tuple[str, ...], tuple
             np.add.at(matrix, (e.label[target][asked], e.label[source][nearest]), 1)
             found[f"{source}->{target}"] = (matrix, levels, levels)
     return found
-
-
-MAX_LINES = 12
-"""Metrics that a terminal shows; the report has all."""
-
-
-def describe_scores(run: Run, scores: Scores) -> None:
-    """Record metrics and baselines, and log the leading ones, each with what to compare it with."""
-    run.report.metrics = scores.metrics
-    run.report.baselines = scores.baselines
-    place = {name: one.headline for name, one in available_metrics().items() if one.headline}
-    measured = [key for key, entry in scores.metrics.items() if entry["value"] is not None]
-    leading = sorted((k for k in measured if _name(k) in place), key=lambda k: (place[_name(k)], k))
-    # without any leading one the rest is better than silence
-    shown = (leading or measured)[:MAX_LINES]
-    for key in shown:
-        entry = scores.metrics[key]
-        arrow = "higher is better" if entry["better"] == "higher" else "lower is better"
-        beside = "".join(
-            f"; {b['title']} {b['metrics'][key]['value']:.3f}"
-            for b in scores.baselines.values()
-            if b["metrics"].get(key, {}).get("value") is not None
-        )
-        run.say(f"  {key} {entry['value']:.3f} ({arrow}{beside})")
-    if len(measured) > len(shown):
-        run.say(f"  {len(measured) - len(shown)} more metrics are in the report")
-    for baseline in (b for b in scores.baselines.values() if not b.get("is_bound")):
-        both = [k for k in leading if baseline["metrics"].get(k, {}).get("value") is not None]
-        worse = [k for k in both if _worse(scores.metrics[k], baseline["metrics"][k])]
-        if 2 * len(worse) > len(both) > 1:
-            run.warn(
-                f"'{baseline['title']}', which needs no training, is better in {len(worse)} of {len(both)} "
-                f"leading metrics ({', '.join(worse[:4])}): look at the report before you use this latent"
-            )
-
-
-def _worse(mine: Entry, other: Entry) -> bool:
-    sign = 1 if mine["better"] == "higher" else -1
-    return sign * (mine["value"] or 0.0) < sign * (other["value"] or 0.0)
-
-
-def _name(key: str) -> str:
-    return key.partition("[")[0]
-
-
-WORST_LINKS = 100
-"""Rows of the report's table of links."""
-
-CONTRADICTED = -4.0
-"""Standard errors below 0 at which the data contradict a link."""
-
-
-def describe_links(run: Run, scores: Scores) -> None:
-    """Put the links that the cells agree on least into the report; warn of contradictions."""
-    for (a, b), links in scores.links.items():
-        known = np.flatnonzero(np.isfinite(links.concordance))
-        order = known[np.argsort(links.concordance[known], kind="stable")]
-        if not len(order):
-            continue
-        drawn = f" of {len(links.names):,} drawn" if links.n_links > len(links.names) else ""
-        run.report.tables[f"links_{a}_{b}"] = table(
-            f"Links of {a} and {b}, those that the cells agree on least first",
-            "Correlation of a linked feature with the mean of the 15 nearest cells of the other modality in "
-            f"the latent ({min(len(order), WORST_LINKS):,}{drawn} shown). Negative: look at the link.",
-            ["link", "concordance"],
-            [[links.names[i], float(links.concordance[i])] for i in order[:WORST_LINKS]],
-        )
-        limit = CONTRADICTED / np.sqrt(links.n_cells)
-        against = [links.names[i] for i in order if links.concordance[i] < limit]
-        if against:
-            run.warn(
-                f"the integrated cells contradict {len(against):,} of {len(known):,} links of {a} and {b} "
-                f"({', '.join(against[:5])}): where one feature is high, the other is low"
-            )

@@ -9,7 +9,7 @@ import numpy as np
 
 from mocli.data.bundle import Codes
 from mocli.errors import InputError, UsageError, did_you_mean
-from mocli.models.base import Clusters, DrawsPlaces, EncodesJointly
+from mocli.models.base import Clusters, DrawsCoordinates, EncodesJointly
 from mocli.models.registry import available, models_that
 from mocli.tasks.infer.align import check_modality
 from mocli.tasks.simulate.options import SimulateOptions
@@ -201,7 +201,7 @@ def _component(k: int, saved: SavedModel, shares: FloatArray | None) -> CellGrou
             f"{saved.description['model']} has no components",
             field="--component",
             found=k,
-            hint=f"ask for labels with --label, or train {models_that(DrawsPlaces)}",
+            hint=f"ask for labels with --label, or train {models_that(DrawsCoordinates)}",
         )
     n = shares.shape[1]
     if not 0 <= k < n:

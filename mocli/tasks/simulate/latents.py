@@ -40,10 +40,10 @@ def bandwidth(n: int, n_dims: int) -> float:
 
 
 def smoothed(z: FloatArray, chosen: IntArray, rng: Generator, *, device: str = "cpu") -> FloatArray:
-    """Return places around chosen cells, `(n, d)`, that spread as the cells do (a smoothed bootstrap).
+    """Return coordinates around chosen cells, `(n, d)`, that spread as the cells do (a smoothed bootstrap).
 
     With m the mean and S the covariance of a cell z and its 15 nearest among those given, and h of
-    `bandwidth`, the place is m + sqrt(1 - h^2) (z - m) + h e, e drawn from N(0, S): noise replaces as much
+    `bandwidth`, the position is m + sqrt(1 - h^2) (z - m) + h e, e drawn from N(0, S): noise replaces as much
     of the spread around m as it brings (as in Silverman and Young, Biometrika 74:469, 1987), and stays
     in the directions in which neighbours differ.
 
@@ -71,7 +71,7 @@ def smoothed(z: FloatArray, chosen: IntArray, rng: Generator, *, device: str = "
 
 
 def about_the_mean(z: FloatArray, drawn: FloatArray, n: int, rng: Generator) -> FloatArray:
-    """Return `(n, d)` places from one normal distribution: mean place, mean posterior standard deviation.
+    """Return `(n, d)` coordinates from one normal distribution: the mean, the mean posterior deviation.
 
     scCross' own way (Yang et al. 2024, "multi-omics data simulation"). The standard deviation of a
     posterior is estimated from one draw each: the mean of |draw - mean| times sqrt(pi / 2).
@@ -87,7 +87,7 @@ def about_the_mean(z: FloatArray, drawn: FloatArray, n: int, rng: Generator) -> 
 
 
 def variance_ratio(places: FloatArray, z: FloatArray) -> float:
-    """Return total variance of simulated places over that of the cells they follow; NaN if that is 0."""
+    """Return total variance of simulated coordinates over that of the cells they follow; NaN if that is 0."""
     total = float(z.var(0).sum())
     return float(places.var(0).sum()) / total if total > 0 else float("nan")
 

@@ -27,7 +27,7 @@ AMONG = 15
 """Nearest training cells whose labels are counted."""
 
 MOST_PLACED = 5_000
-"""Simulated cells, and ten times as many training cells, whose places are compared."""
+"""Simulated cells, and ten times as many training cells, whose coordinates are compared."""
 
 MOST_DRAWN = 6_000
 """Cells in the picture, half of them simulated."""
@@ -46,7 +46,7 @@ def report_groups(run: Run, simulated: Simulated) -> None:
         rows.append([group.name, len(group.rows), group.n, ratio, share])
     run.report.tables["simulated"] = table(
         "Cells that were simulated",
-        "The variance ratio is that of simulated places over the training cells' in the latent, "
+        "The variance ratio is that of simulated coordinates over the training cells' in the latent, "
         "1 being equally diverse; the last column is the share of them whose 15 nearest training cells are "
         "mostly of the label asked for.",
         ["label", "training cells", "simulated cells", "variance ratio", "of the label asked"],
@@ -80,7 +80,7 @@ def report_groups(run: Run, simulated: Simulated) -> None:
         "Repeat the command with another --places, --batch or --library to change it.",
         ["choice", "value"],
         [
-            ["places", _places_words(simulated)],
+            ["coordinates", _places_words(simulated)],
             ["batch", options.batch if atlas_of(simulated.saved).batch is not None else None],
             ["library", size if isinstance(size, str) else f"{size:g} counts"],
         ],
@@ -93,12 +93,12 @@ def report_groups(run: Run, simulated: Simulated) -> None:
 
 def _places_words(simulated: Simulated) -> str:
     if simulated.options.about_mean:
-        return "one normal distribution about the label's mean place (scCross)"
+        return "one normal distribution about the label's mean position (scCross)"
     if simulated.options.from_mixture:
         return "drawn from the model's mixture components"
     atlas = atlas_of(simulated.saved)
     if atlas.drawn is not None and atlas.cloud is atlas.z:
-        return "around training cells' mean places, as their posteriors say less than noise"
+        return "around training cells' mean coordinates, as their posteriors say less than noise"
     return "around training cells, as diverse as those"
 
 

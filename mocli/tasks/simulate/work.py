@@ -12,7 +12,7 @@ from scipy import sparse
 
 from mocli.data.files.modality import ModalityFile
 from mocli.errors import UsageError, did_you_mean
-from mocli.models.base import Clusters, Conditions, Draws, DrawsPlaces, Samples
+from mocli.models.base import Clusters, Conditions, Draws, DrawsCoordinates, Samples
 from mocli.models.registry import models_that
 from mocli.nn.neighbors import chunks
 from mocli.tasks.simulate.groups import CellGroup, SimulationPlan, atlas_of, component_shares, settle
@@ -174,12 +174,12 @@ def _from_mixture(
 ) -> _Drawn:
     """Draw components, then coordinates; all else is that of a training cell of the component."""
     model = saved.model
-    if not isinstance(model, DrawsPlaces) or p is None:
+    if not isinstance(model, DrawsCoordinates) or p is None:
         raise UsageError(
             f"{saved.description['model']} has no mixture to draw coordinates from",
             field="--places",
             found="mixture",
-            hint=f"leave --places out, or train {models_that(DrawsPlaces)}",
+            hint=f"leave --places out, or train {models_that(DrawsCoordinates)}",
         )
     shares = p[group.rows].astype(np.float64)
     if group.component is not None:
@@ -195,7 +195,7 @@ def _from_mixture(
         source[cells] = draw_sources(group.rows, len(cells), rng, _not_none(shares[:, k]))
     generator = torch.Generator().manual_seed(int(rng.integers(2**63)))
     with torch.inference_mode():
-        drawn = model.draw_places(torch.from_numpy(components).to(device), generator)
+        drawn = model.draw_coordinates(torch.from_numpy(components).to(device), generator)
     z: FloatArray = drawn.float().cpu().numpy()
     return _Drawn(z, source, components, variance_ratio(z, atlas_of(saved).z[group.rows]))
 

@@ -1,4 +1,4 @@
-"""The cells that a model was trained on, as queries and simulations need them: places, names, depths."""
+"""The cells that a model was trained on, as queries and simulations need them: coordinates, names, depths."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Atlas:
     def seen_by(self, modalities: Sequence[str]) -> FloatArray:
         """Where the cells would lie had they been measured in these modalities only, as far as kept.
 
-        Cells of one modality are best compared with places that rest on the same; NaN where unknown.
+        Cells of one modality are best compared with coordinates that rest on the same; NaN where unknown.
         """
         return self.alone[modalities[0]] if list(modalities) in [[m] for m in self.alone] else self.z
 

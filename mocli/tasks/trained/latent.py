@@ -1,4 +1,4 @@
-"""Where cells lie: a place for every row of a modality, or one for every cell."""
+"""Where cells lie: a position for every row of a modality, or one for every cell."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from mocli.types import FloatArray, IntArray, Pairing
 
 
 def gives_one_place(model: object, pairing: Pairing) -> bool:
-    """Whether a cell has one place by everything measured of it, not one in each modality.
+    """Whether a cell has one position by everything measured of it, not one in each modality.
 
-    Where no cell was measured in two modalities, places are of modalities if the model encodes them.
+    Where no cell was measured in two modalities, coordinates are of modalities if the model encodes them.
     """
     apart = pairing is Pairing.UNPAIRED and isinstance(model, Encodes)
     return isinstance(model, EncodesJointly) and not apart
@@ -31,7 +31,7 @@ class Latent:
     by_modality
         `(n_obs, d)` for each, rows in file order.
     joint
-        `(n_cells, d)` where everything measured of a cell gives one place; `by_modality`
+        `(n_cells, d)` where everything measured of a cell gives one position; `by_modality`
         then repeats it.
     alone
         Where cells would lie had they been measured in one modality only, `(n_obs, d)` for each
@@ -50,7 +50,7 @@ class Latent:
         return cls({name: joint[bundle.cells_of(name)] for name in bundle.modalities}, joint, alone or {})
 
     def whole(self, bundle: MultiOmics) -> FloatArray:
-        """Return one place for each cell, `(n_cells, d)`: its mean where modalities have their own."""
+        """Return one position for each cell, `(n_cells, d)`: its mean where modalities have their own."""
         if self.joint is not None:
             return self.joint
         width = next(iter(self.by_modality.values())).shape[1]
@@ -63,7 +63,7 @@ class Latent:
     def groups(self, bundle: MultiOmics) -> dict[str, CellLatent]:
         """Return the groups of cells whose mixing means something.
 
-        Modalities, where each has places of its own; where a cell has one place, cells by what
+        Modalities, where each has coordinates of its own; where a cell has one position, cells by what
         was measured of them (`rna+atac`, `rna`).
         """
         if self.joint is None:
@@ -79,7 +79,7 @@ class Latent:
 
 
 class CellLatent(NamedTuple):
-    """Places `(n, d)` and the cells they are of, `(n,)`."""
+    """Coordinates `(n, d)` and the cells they are of, `(n,)`."""
 
     z: FloatArray
     cells: IntArray

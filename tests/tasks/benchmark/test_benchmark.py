@@ -232,7 +232,11 @@ def test_embeddings_of_others_are_found_by_name(paired, tmp_path, tiny):
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
-    [("nan", "no finite place for 1 of 60"), ("cells", "lacks 60 of 60 cells"), ("few", "lacks 10 of 60")],
+    [
+        ("nan", "no finite coordinates for 1 of 60"),
+        ("cells", "lacks 60 of 60 cells"),
+        ("few", "lacks 10 of 60"),
+    ],
 )
 def test_embeddings_that_do_not_fit_are_refused_before_training(paired, tmp_path, tiny, spoil, message):
     import anndata as ad

@@ -317,8 +317,8 @@ def test_the_command_line_takes_them(paired, tmp_path, capsys):
         (1, "scvi.Error\nmodule.OwnError: no\n", "module.OwnError: no"),
         (
             1,
-            "error: places have the shape (2,), there are 3 cells\n",
-            "places have the shape (2,), there are 3 cells",
+            "error: coordinates have the shape (2,), there are 3 cells\n",
+            "coordinates have the shape (2,), there are 3 cells",
         ),
         (3, "", "exit code 3"),
     ],

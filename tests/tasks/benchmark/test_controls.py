@@ -82,7 +82,7 @@ def test_places_are_found_by_name():
     parts = [Coordinates(None, pd.Index(["c", "a", "rna:b"]), z)]
     assert np.array_equal(aligned(parts, ["a", "b", "c"], "f", "rna"), z[[1, 2, 0]])
     twice = [Coordinates(None, pd.Index(["a"]), z[:1]), Coordinates(None, pd.Index(["a"]), z[1:2])]
-    with pytest.raises(InputError, match="two places"):
+    with pytest.raises(InputError, match="two sets of coordinates"):
         aligned(twice, ["a"], "f", None)
 
 

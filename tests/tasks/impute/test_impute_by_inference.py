@@ -12,7 +12,7 @@ from mocli.data.files.inputs import open_inputs
 from mocli.models.base import Encodes
 from mocli.tasks.impute.impute import impute
 from mocli.tasks.infer.align import align
-from mocli.tasks.infer.place import infer_places, place_cells
+from mocli.tasks.infer.place import infer_coordinates, place_cells
 from mocli.tasks.infer.query import match_query, query_of_one
 from mocli.tasks.run.frame import Foresight
 from mocli.tasks.run.options import DataOptions
@@ -241,5 +241,5 @@ def test_what_neither_encodes_nor_takes_in_cells_is_an_error(trained, folder):
         pass
 
     with pytest.raises(TypeError, match="Bare can neither encode"):
-        infer_places(Bare(), None, device=torch.device("cpu"), seed=0)
+        infer_coordinates(Bare(), None, device=torch.device("cpu"), seed=0)
     assert not isinstance(saved_of(trained).model, Encodes)

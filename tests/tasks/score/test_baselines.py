@@ -19,8 +19,8 @@ from mocli.tasks.prepare.plan import make_plan
 from mocli.tasks.prepare.smoothing import (
     N_COMPONENTS,
     comparable,
+    own_coordinates,
     own_neighbors,
-    own_places,
     principal_components,
 )
 from mocli.tasks.run.memory import return_freed_memory
@@ -94,7 +94,7 @@ def test_uncorrected_components_are_those_of_the_benchmark_whatever_the_model_co
         expected = z @ z.T
         np.testing.assert_allclose(one.z[name] @ one.z[name].T, expected, atol=2e-3 * np.abs(expected).max())
     for name in mine.modalities:
-        a, b = (own_neighbors(own_places(x.modalities[name], cells, seed=0)) for x in (mine, ground))
+        a, b = (own_neighbors(own_coordinates(x.modalities[name], cells, seed=0)) for x in (mine, ground))
         assert (np.sort(a, 1) == np.sort(b, 1)).mean() > 0.99
 
 
