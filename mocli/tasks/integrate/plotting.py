@@ -11,7 +11,7 @@ from scipy import sparse
 
 from mocli.data.bundle import Codes, MultiOmics
 from mocli.metrics.embedding import Nearest
-from mocli.models.base import Model, PlacesCovariates
+from mocli.models.base import HasCovariateSpaces, Model
 from mocli.nn.neighbors import drawn_rows
 from mocli.report import scatter
 from mocli.report.html import Drawn, Layout
@@ -83,7 +83,7 @@ def draw_covariates(model: Model, bundle: MultiOmics, device: torch.device, *, s
 
     A cell of a level that the model does not know lies where its counts are described best.
     """
-    if not isinstance(model, PlacesCovariates):
+    if not isinstance(model, HasCovariateSpaces):
         return []
     rows = drawn_rows(bundle.n_cells, MAX_PICTURE, seed=seed)
     spaces = place_covariates(model, bundle, device)
