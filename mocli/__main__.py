@@ -22,9 +22,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _interrupted(argv)
     except Exception as error:  # noqa: BLE001 - the one place where every exception ends
+        return _failed(error, argv)
+
+
+def _failed(error: Exception, argv: list[str]) -> int:
+    try:
         from mocli.cli.failure import fail
 
         return fail(error, argv)
+    except MemoryError:
+        # there is not even enough to load what words it
+        os.write(2, b"mocli: error: there is too little memory, not even enough to start (ulimit -v?)\n")
+        return 137
 
 
 def _open_streams() -> None:

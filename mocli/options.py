@@ -139,6 +139,10 @@ class OptionField:
         if value is None or value is MISSING:
             return value
         if self.is_mapping:
+            if not isinstance(value, Mapping):
+                raise UsageError(
+                    f"{self.long} takes a mapping", field=where, found=repr(value), expected="{NAME: VALUE}"
+                )
             return {str(k): said.each(v, where) if said.each else v for k, v in dict(value).items()}
         if said.repeatable:
             items = [value] if isinstance(value, (str, int, Path)) else value

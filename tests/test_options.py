@@ -147,6 +147,12 @@ def test_groups_sort_the_arguments_of_python():
         sort_into(SHARED, {"output": "o.h5mu", "kind": {"a": "rnaa"}}, task="x")
 
 
+def test_a_word_in_place_of_a_mapping_is_refused_by_name():
+    with pytest.raises(UsageError, match="--layer takes a mapping") as caught:
+        sort_into([shared.DataOptions], {"inputs": ["a.h5ad"], "layer": "counts"}, task="integrate")
+    assert caught.value.expected == "{NAME: VALUE}"
+
+
 def test_none_is_a_value_where_the_option_has_one():
     groups = (*SHARED[:1], cli.options_of("integrate"))
     asked = sort_into(groups, {"inputs": "a.h5mu", "clusters": None, "sample": None}, task="x")[1]

@@ -9,6 +9,7 @@ import torch
 
 from mocli.data.batches import BundleRows, Rows
 from mocli.data.bundle import FeatureMatrix, MultiOmics
+from mocli.errors import InputError
 from mocli.models.base import Clusters, Draws, Encodes, EncodesJointly, HasCovariateSpaces
 from mocli.types import FloatArray
 
@@ -40,7 +41,7 @@ def encode_rows(model: Encodes, modality: str, features: FeatureMatrix, device: 
         for start in range(0, features.n_obs, size):
             index = torch.arange(start, min(start + size, features.n_obs))
             blocks.append(model.encode(modality, rows.take(index)).float().cpu().numpy())
-    return np.concatenate(blocks)
+    return _finite(blocks)
 
 
 def draw_cells(
@@ -67,7 +68,22 @@ def encode_cells(model: EncodesJointly, bundle: MultiOmics, device: torch.device
         blocks = [
             model.encode_cells(source.take_cells(cells, 0)).float().cpu().numpy() for cells in _blocks(bundle)
         ]
-    return np.concatenate(blocks)
+    return _finite(blocks)
+
+
+def _finite(blocks: Sequence[FloatArray]) -> FloatArray:
+    """Return the coordinates of all cells; `InputError` where some cannot be computed with."""
+    z: FloatArray = np.concatenate(blocks)
+    lost = int((~np.isfinite(z).all(axis=1)).sum())
+    if lost:
+        raise InputError(
+            "the model gives cells coordinates that are not finite",
+            found=f"{lost:,} of {len(z):,} cells",
+            expected="numbers",
+            hint="look for values in the input that are far larger than all others: they overflow; "
+            "if there are none, copy or train the model again",
+        )
+    return z
 
 
 def place_covariates(

@@ -10,6 +10,8 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import struct
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -33,14 +35,49 @@ HOSTILE = [
 ]
 
 
+YAML = [
+    "[" * 3000,
+    "&a [*a]",
+    "!!python/object/apply:os.system [id]",
+    "{a: {b: 1}}",
+    "[1, [2]]",
+    "null",
+    "~",
+    ".nan",
+    "1e999",
+    "2001-01-01",
+    '"\\x1b[31m"',
+    "yes",
+    "0o17",
+    "99999999999999999999",
+    "",
+]
+HDF5_WAYS = [
+    *("delete", "attribute", "retype", "values", "shape", "link", "rename"),
+    *("group", "text", "huge", "all"),
+]
+STORED = ["F32", "F64", "I64", "U8", "BF16", "BOOL", "nonsense"]
+
+
 def mutate(path: Path, kind: str, rng: random.Random) -> str:
     """Damage `path`, a file or a model's folder of that kind, and return what was done."""
     if path.is_dir():
         inner = sorted(p for p in path.rglob("*") if p.is_file())
         file = rng.choice(inner)
         return f"{file.name}: {mutate(file, file.suffix.lstrip('.'), rng)}"
-    ways = {"h5ad": _hdf5, "h5mu": _hdf5, "h5": _hdf5, "json": _json}.get(kind, _text)
-    return (ways if rng.random() < 0.6 else _bytes)(path, rng)
+    ways = {
+        "h5ad": _hdf5,
+        "h5mu": _hdf5,
+        "h5": _hdf5,
+        "json": _json,
+        "yaml": _yaml,
+        "safetensors": _safetensors,
+    }.get(kind, _text)
+    done = (ways if rng.random() < 0.7 else _bytes)(path, rng)
+    if rng.random() < 0.2:
+        with suppress(Exception):  # what is damaged already may be beyond a second damage
+            done += f"; {ways(path, rng)}"
+    return done
 
 
 def _bytes(path: Path, rng: random.Random) -> str:
@@ -72,7 +109,33 @@ def _hdf5(path: Path, rng: random.Random) -> str:
         file.visit(names.append)
         name = rng.choice(names)
         item = file[name]
-        way = rng.choice(["delete", "attribute", "retype", "values", "shape", "link", "rename", "group"])
+        way = rng.choice(
+            [
+                "delete",
+                "attribute",
+                "retype",
+                "values",
+                "shape",
+                "link",
+                "rename",
+                "group",
+                "text",
+                "huge",
+                "all",
+            ]
+        )
+        if way == "text" and isinstance(item, h5py.Dataset) and item.dtype.kind == "O" and item.size:
+            texts = item.asstr()[()].reshape(-1)
+            texts[rng.randrange(len(texts))] = rng.choice([*HOSTILE[:-4], texts[0], "[" * 200])
+            item[...] = texts.reshape(item.shape)
+            return f"text in {name}"
+        if way == "huge" and "shape" in item.attrs:
+            item.attrs["shape"] = np.array([rng.choice([0, 1, 2**31, 2**62]), item.attrs["shape"][1]])
+            return f"shape {item.attrs['shape']} of {name}"
+        if way == "all" and isinstance(item, h5py.Dataset) and item.size and item.dtype.kind in "iuf":
+            value = rng.choice([0, 1, -1] if item.dtype.kind == "i" else [0, 1])
+            item[...] = np.full(item.shape, value, item.dtype)
+            return f"{value} everywhere in {name}"
         if way == "attribute" and len(item.attrs):
             key = rng.choice(sorted(item.attrs))
             if rng.random() < 0.5:
@@ -97,7 +160,19 @@ def _hdf5(path: Path, rng: random.Random) -> str:
                 values = values[: max(0, len(values) - rng.choice([1, len(values)]))]
             else:
                 values = rng.choice(
-                    [np.array([b"text"]), np.zeros((2, 3, 4)), 3, "text", np.array([True, False])]
+                    [
+                        np.array([b"text"]),
+                        np.zeros((2, 3, 4)),
+                        3,
+                        "text",
+                        np.array([True, False]),
+                        np.asarray(values).astype(np.float64, copy=False) * 1e300
+                        if np.asarray(values).dtype.kind in "iuf"
+                        else np.zeros(0),
+                        np.zeros(np.shape(values), np.complex64),
+                        np.zeros(np.shape(values), [("a", "i4"), ("b", "f4")]),
+                        h5py.Empty("f4"),
+                    ]
                 )
             file[name] = values
             file[name].attrs.update({k: v for k, v in attributes.items() if k != "shape"})
@@ -105,7 +180,13 @@ def _hdf5(path: Path, rng: random.Random) -> str:
         if way == "link":
             del file[name]
             file[name] = rng.choice(
-                [h5py.ExternalLink("/etc/hostname", "/x"), h5py.SoftLink("/nowhere"), h5py.SoftLink("/")]
+                [
+                    h5py.ExternalLink("/etc/hostname", "/x"),
+                    h5py.SoftLink("/nowhere"),
+                    h5py.SoftLink("/"),
+                    h5py.SoftLink(f"/{name}"),
+                    h5py.SoftLink(f"/{rng.choice(names)}"),
+                ]
             )
             return f"link at {name}"
         if way == "rename":
@@ -119,6 +200,13 @@ def _hdf5(path: Path, rng: random.Random) -> str:
 
 def _json(path: Path, rng: random.Random) -> str:
     document = json.loads(path.read_text())
+    trail = _change(document, rng)
+    path.write_text(json.dumps(document))
+    return f"changed {trail}"
+
+
+def _change(document: object, rng: random.Random) -> list[str | int]:
+    """Change or delete something in a document of JSON, in place, and return where."""
     node, trail = document, []
     while isinstance(node, dict | list) and node:
         key = rng.choice(sorted(node)) if isinstance(node, dict) else rng.randrange(len(node))
@@ -131,8 +219,55 @@ def _json(path: Path, rng: random.Random) -> str:
                 node[key] = rng.choice([None, -1, "os:system", [], {}, 1e308, True, "\x1b[2J", [[1]], "nan"])
             break
         node = inner
-    path.write_text(json.dumps(document))
-    return f"changed {trail}"
+    return trail
+
+
+def _safetensors(path: Path, rng: random.Random) -> str:
+    """Change the header, or a number of the tensors; the rest stays well-formed."""
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header, values = json.loads(data[8 : 8 + length]), bytearray(data[8 + length :])
+    names = sorted(name for name in header if name != "__metadata__")
+    name, way = rng.choice(names), rng.choice(["value", "dtype", "shape", "offsets", "drop", "any", "swap"])
+    entry = header[name]
+    if way == "value" and entry["dtype"] == "F32" and (span := entry["data_offsets"])[1] > span[0]:
+        at = rng.randrange(span[0], span[1], 4)
+        values[at : at + 4] = struct.pack("<f", rng.choice([np.nan, np.inf, -1e38, 0.0]))
+    elif way == "dtype":
+        entry["dtype"] = rng.choice(STORED)
+    elif way == "shape":
+        entry["shape"] = rng.choice([[], [1], entry["shape"][::-1], [2**40, 2**40], [-1], [0]])
+    elif way == "offsets":
+        entry["data_offsets"] = rng.choice([[0, 0], [0, 2**40], [4, 2], entry["data_offsets"][:1]])
+    elif way == "drop":
+        del header[name]
+    elif way == "swap":
+        other = rng.choice(names)
+        header[name], header[other] = header[other], header[name]
+    elif way == "any":
+        _change(header, rng)
+    written = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(written)) + written + bytes(values))
+    return f"{way} of {name}"
+
+
+def _yaml(path: Path, rng: random.Random) -> str:
+    lines = path.read_text().splitlines()
+    at, way = rng.randrange(len(lines)), rng.choice(["value", "value", "key", "twice", "indent", "add"])
+    key = lines[at].partition(":")[0]
+    if way == "value":
+        lines[at] = f"{key}: {rng.choice(YAML)}"
+    elif way == "key":
+        lines[at] = f"{rng.choice([*YAML, 'nonsense', 'output', 'max_steps'])}: 3"
+    elif way == "twice":
+        lines.append(lines[at])
+    elif way == "indent":
+        lines[at] = "   " + lines[at]
+    else:
+        options = ["batch-key", "hvg", "n-latent", "threads", "device", "label-key", "max-memory", "layer"]
+        lines.append(f"{rng.choice(options)}: {rng.choice(YAML)}")
+    path.write_text("\n".join(lines) + "\n")
+    return f"{way} in {lines[min(at, len(lines) - 1)][:40]!r}"
 
 
 def _text(path: Path, rng: random.Random) -> str:

@@ -150,13 +150,25 @@ def _beneath(group: h5py.Group, seen: set[int]) -> Iterator[h5py.HLObject]:
                     # what cannot be opened is told of by whoever needs it
                     with suppress(Exception):
                         yield group[name]
-            elif link.type != h5py.h5l.TYPE_SOFT:
+            elif link.type == h5py.h5l.TYPE_SOFT:
+                _check_end(group, name, field)
+            else:
                 there = _or_unknown(lambda of: group.id.links.get_val(of)[0].decode(), name)
                 raise _Fault(_ELSEWHERE, f"a link to {there}", field)
     except _Fault:
         raise
     except Exception as error:
         raise _Fault(DAMAGED, f"links that HDF5 cannot list: {error}", field) from error
+
+
+def _check_end(group: h5py.Group, name: bytes, field: str) -> None:
+    """Refuse a link that leads to itself, at which every reader and writer fails; one to nothing may stay."""
+    try:
+        group.get(name)
+    except KeyError:
+        pass
+    except RuntimeError as error:
+        raise _Fault(DAMAGED, f"a link that leads to itself: {error}", field) from error
 
 
 def _check_place(dataset: h5py.Dataset) -> None:

@@ -190,7 +190,8 @@ def _write_h5mu(
                 _set_order(h5["mod"], names)
                 parts = [AxisPart(m.name, m.names, m.var.index) for m in new]
                 append_modalities(h5, parts, source=source)
-            renamed = [line for m in h5["mod"] for line in _without_slashes(h5[f"mod/{m}"])]
+            with reading(source, "mod"):
+                renamed = [line for m in h5["mod"] for line in _without_slashes(h5[f"mod/{m}"])]
             _add_all(h5, added, top)
         return written, renamed
     with writing_h5(temporary, "w", userblock_size=_USERBLOCK) as (h5, check):

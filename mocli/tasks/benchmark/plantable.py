@@ -10,6 +10,7 @@ from mocli.log import logger
 from mocli.models.parameters import resolve
 from mocli.models.registry import traits_of
 from mocli.report.file import write_text
+from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.prepare.footprint import footprint
 from mocli.tasks.prepare.plan import make_plan
 from mocli.tasks.run.identity import files_read
@@ -63,7 +64,7 @@ def _memory(run: ModelRun, files: Sequence[ModalityFile]) -> int | None:
     traits = traits_of(run.model)
     try:
         made = make_plan(data, train, run.task, logger.debug, files=files, traits=traits)
-        return footprint(made, resolve(traits, train.params, train.preset), run.task).peak
+        return footprint(made, resolve(traits, train.params, train.preset), Aim(run.task)).peak
     except MocliError as error:
         # the run itself will say so
         logger.debug("the memory of %s is not known: %s", run.name, error.message)

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import sysconfig
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,6 +23,13 @@ from mocli.tasks.benchmark.interpreter import safe_path
 POLL_S = 0.05
 PATIENCE_S = 60.0
 """Between a signal passed on and the end of processes that do not heed it: time for a checkpoint."""
+
+
+_FOLLOW = (
+    "import ctypes, os, signal, sys; ctypes.CDLL(None).prctl(1, signal.SIGTERM); "
+    "os.execvp(sys.argv[2], sys.argv[2:]) if os.getppid() == int(sys.argv[1]) else sys.exit(143)"
+)
+"""Asks Linux for a signal when the parent ends, however that ends, and becomes the program that is named."""
 
 
 class Command(NamedTuple):
@@ -122,7 +130,7 @@ class Processes:
         command = job.process(device, self.threads)
         with (job.folder / "stderr.txt").open("wb") as log:
             process = subprocess.Popen(
-                command.argv,
+                following(command.argv),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -154,6 +162,13 @@ class Processes:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def following(argv: Sequence[str]) -> list[str]:
+    """Return words that run a program and let it end with this process, even where that is killed."""
+    if sys.platform != "linux":
+        return list(argv)
+    return [sys.executable, "-I", "-S", "-c", _FOLLOW, str(os.getpid()), *argv]
 
 
 def own_environment() -> dict[str, str]:

@@ -220,9 +220,31 @@ def take_cells(
     Raises
     ------
     InputError
-        No input holds genes; features or columns do not fit the model.
+        As `match_cells` raises it.
     """
     rna, atac = names
+    query = match_cells(saved, files, rna, data, tell=tell)
+    bundle = query.load()
+    placed = _place(query, bundle, device, seed, tell)
+    at = bundle.rows[:, list(saved.modalities).index(rna)]
+    values = sparse.csr_matrix(bundle.modalities[rna].features.values)
+    counts = values[np.maximum(at, 0)]
+    if (at < 0).any():
+        counts = sparse.csr_matrix(sparse.diags((at >= 0).astype(np.float32)) @ counts)
+    features = [decoded_features(query, name, data.var_key) for name in (rna, atac)]
+    return SilencedCells(placed, query, rna, atac, counts, *features)
+
+
+def match_cells(
+    saved: SavedModel, files: Sequence[ModalityFile], rna: str, data: DataOptions, *, tell: Tell
+) -> Query:
+    """Match the inputs with a model, the modality of genes among them.
+
+    Raises
+    ------
+    InputError
+        No input holds genes; features or columns do not fit the model.
+    """
     query = match_query(saved, files, data, say=tell.say, warn=tell.warn)
     if rna not in query.aligned:
         raise InputError(
@@ -232,18 +254,11 @@ def take_cells(
             expected=rna,
             hint=f"name it: {rna}=FILE",
         )
-    bundle = query.load()
-    placed = _place(query, bundle, device, seed, tell)
-    at = bundle.rows[:, list(saved.modalities).index(rna)]
-    values = sparse.csr_matrix(bundle.modalities[rna].features.values)
-    counts = values[np.maximum(at, 0)]
-    if (at < 0).any():
-        counts = sparse.csr_matrix(sparse.diags((at >= 0).astype(np.float32)) @ counts)
-    features = [_features(query, name, data.var_key) for name in (rna, atac)]
-    return SilencedCells(placed, query, rna, atac, counts, *features)
+    return query
 
 
-def _features(query: Query, name: str, var_key: str | None) -> Features:
+def decoded_features(query: Query, name: str, var_key: str | None) -> Features:
+    """Return the features of a modality in the order of the decoder."""
     entry, selected = query.saved.modalities[name], query.saved.recipes[name].selected
     names = [str(entry["var_names"][j]) for j in selected]
     aligned = query.aligned.get(name)

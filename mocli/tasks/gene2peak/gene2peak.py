@@ -19,6 +19,7 @@ from mocli.tasks.impute.holdout import HoldOut
 from mocli.tasks.impute.options import ImputeOptions
 from mocli.tasks.impute.survey import survey
 from mocli.tasks.infer.direction import Direction
+from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.relate.candidates import Candidates, choose_genes, find_candidates
 from mocli.tasks.run.frame import Foresight, Tell, Verb, perform
@@ -115,30 +116,38 @@ def _of_imputation(asked: Gene2PeakOptions) -> ImputeOptions:
 
 def _foresee(request: Request, asked: Gene2PeakOptions, tell: Tell) -> None:
     if asked.method == "metacells":
-        from mocli.tasks.gene2peak.measured import take_measured
+        from mocli.tasks.gene2peak.measured import foretold, take_measured
 
-        take_measured(request, asked, tell)
+        tell.say(foretold(take_measured(request, asked, tell)).words)
         return
-    files = open_modalities(request.data)
-    if asked.from_model is not None:
+    files, way, saved = open_modalities(request.data), None, None
+    aim = Aim(Task.GENE2PEAK)
+    if asked.method != "correlation":
+        from mocli.tasks.gene2peak.silence import aim_of, check_in_model, check_inputs, name_of, way_in
+
+        name = name_of(request, asked)
+        way = way_in(name, asked)
+        aim = aim if way is None else aim_of(asked, files)
+    if asked.from_model is None:
+        foresee_training(request, aim, tell, files)
+    else:
         from mocli.tasks.trained.obtain import foresee_given
 
-        foresee_given(tell, request, asked.from_model, Task.GENE2PEAK, files)
-        return
-    made = foresee_training(request, Task.GENE2PEAK, tell, files)
-    way = None
-    if asked.method != "correlation":
-        from mocli.tasks.gene2peak.cells import choose_way
-        from mocli.tasks.gene2peak.silence import check_inputs
-
-        way = choose_way(made.traits.name, asked.method)
-        if way is not None:
+        saved = foresee_given(tell, request, asked.from_model, Task.GENE2PEAK, files)
+    if way is not None:
+        if saved is None:
             check_inputs(request, asked, files, tell)
-            tell.say(f"silencing genes in {made.traits.name}, method {way}")
-    if way is None:
-        direction = survey(request, _of_imputation(asked), Task.GENE2PEAK, Foresight()).direction
-        tell.say(f"imputing {direction.target} from {direction.source}")
-        _choose(request, asked, direction, tell)
+        else:
+            check_in_model(saved, request, asked, files, tell)
+        tell.say(f"silencing genes in {name}, method {way}")
+        return
+    direction = survey(request, _of_imputation(asked), Task.GENE2PEAK, Foresight()).direction
+    tell.say(f"imputing {direction.target} from {direction.source}")
+    _choose(request, asked, direction, tell)
+    if saved is not None:
+        from mocli.tasks.impute.work import foresee_in_model
+
+        foresee_in_model(tell, request, _of_imputation(asked), direction)
 
 
 def _work(request: Request, asked: Gene2PeakOptions, run: Run) -> None:
@@ -148,9 +157,9 @@ def _work(request: Request, asked: Gene2PeakOptions, run: Run) -> None:
         relate_measured(run, request, asked)
         return
     # torch and scikit-learn are loaded only now: a dry run and a refusal need neither
-    from mocli.tasks.gene2peak.silence import silence_in_model, way_of
+    from mocli.tasks.gene2peak.silence import name_of, silence_in_model, way_in
 
-    way = way_of(request, asked)
+    way = way_in(name_of(request, asked), asked)
     if way is not None:
         silence_in_model(run, request, asked, way)
     else:

@@ -23,11 +23,12 @@ from mocli.tasks.gene2peak.options import Gene2PeakOptions
 from mocli.tasks.gene2peak.report import MATCHED, conclude, hold_against, precision_tables
 from mocli.tasks.gene2peak.truth import precision_recall, promoter_precision, read_truth
 from mocli.tasks.infer.direction import shared_cells
+from mocli.tasks.prepare.footprint import LIBRARIES, Footprint, tell_memory
 from mocli.tasks.prepare.pairing import relate as relate_names
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.relate.candidates import Candidates, choose_genes, find_candidates
 from mocli.tasks.relate.correlate import genomic_pairs, relate
-from mocli.tasks.relate.metacells import FEWEST_CELLS, score_pairs
+from mocli.tasks.relate.metacells import BLOCK, FEWEST_CELLS, N_METACELLS, score_pairs
 from mocli.tasks.relate.promoters import promoter_controls
 from mocli.tasks.relate.relate import progress
 from mocli.tasks.relate.report import SHOWN, over_all, write_bedpe
@@ -39,6 +40,8 @@ from mocli.tasks.trained.record import record_files
 from mocli.types import CSR, DoubleArray, IntArray, Pairing, StrArray
 
 FDR = 0.1
+COPIES = 3
+"""Of averages over metacells, while they are standardised."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +109,19 @@ def take_measured(request: Request, asked: Gene2PeakOptions, tell: Tell) -> Meas
     return MeasuredCells(x, y, candidates, group, (by_name[rna], by_name[atac]))
 
 
+def foretold(cells: MeasuredCells) -> Footprint:
+    """Estimate what correlating over metacells will need: averages of the genes and peaks of a block."""
+    near = cells.candidates.vicinity
+    assert near is not None
+    n_genes, n_peaks = (len(np.unique(which)) for which in (near.gene, near.peak))
+    at_once = min(1.0, BLOCK / max(1, n_genes))
+    n_metacells = min(cells.genes.shape[0], N_METACELLS)
+    averages = 4.0 * n_metacells * at_once * (n_genes + n_peaks)
+    stored = 8.0 * (cells.genes.nnz + cells.peaks.nnz)
+    # as they are, and as logs by row and by column
+    return Footprint(int(LIBRARIES + 3 * stored), {"genes and peaks are correlated": int(COPIES * averages)})
+
+
 def at_one_depth(file: ModalityFile, layers: Mapping[str, str], rows: IntArray) -> CSR:
     """Return values of some cells scaled to their median total."""
     layer = choose_layer(file, layers.get(file.name), wants_counts=False)
@@ -120,6 +136,7 @@ def relate_measured(run: Run, request: Request, asked: Gene2PeakOptions) -> None
     with run.timed("load"):
         cells = take_measured(request, asked, run)
         record_files(run, cells.files)
+        tell_memory(run, foretold(cells))
     near, seed = cells.candidates.vicinity, request.run.seed
     assert near is not None
     columns, home = cells.candidates.columns, near.chrom_code

@@ -8,14 +8,22 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from mocli.data.features.index import features_of
+from mocli.data.features.index import Features, features_of
 from mocli.data.files.inmemory import of_anndata
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column
 from mocli.data.genome.loci import has_places
 from mocli.errors import UsageError
 from mocli.models.registry import available
-from mocli.tasks.gene2peak.cells import can_silence, check_values, choose_modalities, choose_way, take_cells
+from mocli.tasks.gene2peak.cells import (
+    can_silence,
+    check_values,
+    choose_modalities,
+    choose_way,
+    decoded_features,
+    match_cells,
+    take_cells,
+)
 from mocli.tasks.gene2peak.changes import Way
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
 from mocli.tasks.gene2peak.peakclasses import read_classes
@@ -23,6 +31,7 @@ from mocli.tasks.gene2peak.peaksets import read_peak_sets
 from mocli.tasks.gene2peak.report import draw_silencing, report_silencing, write_silencing
 from mocli.tasks.gene2peak.truth import read_truth
 from mocli.tasks.gene2peak.work import TOP, SilencingResult, silence
+from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.relate.candidates import choose_genes, find_candidates
 from mocli.tasks.run.frame import Foresight, Tell
@@ -42,8 +51,24 @@ MOST_PAIRS = 20_000_000
 """Pairs of genes and peaks in all groups, where peaks are not near genes."""
 
 
-def way_of(request: Request, asked: Gene2PeakOptions) -> Way | None:
-    """Return how genes fall silent; None where expression is imputed and correlated.
+def name_of(request: Request, asked: Gene2PeakOptions) -> str:
+    """Return the model that will be used.
+
+    Raises
+    ------
+    UsageError
+        It has no place in this task.
+    """
+    if asked.from_model is not None:
+        return str(read_description(asked.from_model)["model"])
+    if request.train.model not in UNNAMED:
+        check_task(request.train.model, Task.GENE2PEAK)
+        return request.train.model
+    return plan_training(request, Task.GENE2PEAK, _quiet).traits.name
+
+
+def way_in(name: str, asked: Gene2PeakOptions) -> Way | None:
+    """Return how genes fall silent in a model; None where expression is imputed and correlated.
 
     Raises
     ------
@@ -52,13 +77,6 @@ def way_of(request: Request, asked: Gene2PeakOptions) -> Way | None:
     """
     if asked.method == "correlation":
         return None
-    if asked.from_model is not None:
-        name = read_description(asked.from_model)["model"]
-    elif request.train.model not in UNNAMED:
-        name = request.train.model
-        check_task(name, Task.GENE2PEAK)
-    else:
-        name = plan_training(request, Task.GENE2PEAK, _quiet).traits.name
     way = choose_way(name, asked.method)
     if way is None and asked.of_silencing:
         option = asked.of_silencing[0]
@@ -69,6 +87,12 @@ def way_of(request: Request, asked: Gene2PeakOptions) -> Way | None:
             + ", ".join(other for other in available() if can_silence(other)),
         )
     return way
+
+
+def aim_of(asked: Gene2PeakOptions, files: Sequence[ModalityFile]) -> Aim:
+    """Return what a model is trained for here: how many genes will fall silent in it."""
+    genes = max((f.n_vars for f in files if f.kind is ModalityKind.RNA), default=0)
+    return Aim(Task.GENE2PEAK, silenced=len(asked.genes) or genes)
 
 
 def check_inputs(
@@ -84,6 +108,36 @@ def check_inputs(
     rna, atac = choose_modalities({f.name: f.kind for f in files}, asked.source, asked.target)
     by_name = {f.name: f for f in files}
     genes, peaks = features_of([by_name[rna], by_name[atac]], var_key=request.data.var_key)
+    _check_asked(asked, files, genes, peaks, tell)
+
+
+def check_in_model(
+    saved: SavedModel, request: Request, asked: Gene2PeakOptions, files: Sequence[ModalityFile], tell: Tell
+) -> None:
+    """Match the inputs with a model as silencing does, and find out whether all that is asked for is there.
+
+    Raises
+    ------
+    MocliError
+        As silencing itself raises it.
+    """
+    rna, atac = modalities_of(saved, asked)
+    query = match_cells(saved, files, rna, request.data, tell=tell)
+    genes, peaks = (decoded_features(query, name, request.data.var_key) for name in (rna, atac))
+    _check_asked(asked, query.files, genes, peaks, tell)
+
+
+def modalities_of(saved: SavedModel, asked: Gene2PeakOptions) -> tuple[str, str]:
+    """Return the model's modalities of genes and of peaks; `UsageError` where no gene can be silenced."""
+    kinds = {name: ModalityKind(m["kind"]) for name, m in saved.modalities.items()}
+    rna, atac = choose_modalities(kinds, asked.source, asked.target)
+    check_values(saved, rna, atac)
+    return rna, atac
+
+
+def _check_asked(
+    asked: Gene2PeakOptions, files: Sequence[ModalityFile], genes: Features, peaks: Features, tell: Tell
+) -> None:
     if asked.group_key is not None:
         find_column(list(files), asked.group_key, option="--group-key")
     columns = choose_genes(genes, asked.genes, warn=tell.warn)
@@ -103,13 +157,11 @@ def silence_in_model(run: Run, request: Request, asked: Gene2PeakOptions, way: W
     files = open_modalities(request.data)
     if asked.from_model is None:
         check_inputs(request, asked, files, Foresight())
-    saved = obtain(run, request, asked.from_model, Task.GENE2PEAK, files).saved
-    kinds = {name: ModalityKind(m["kind"]) for name, m in saved.modalities.items()}
-    rna, atac = choose_modalities(kinds, asked.source, asked.target)
-    check_values(saved, rna, atac)
+    saved = obtain(run, request, asked.from_model, aim_of(asked, files), files).saved
+    names = modalities_of(saved, asked)
     with run.timed("encode"):
         cells = take_cells(
-            saved, files, (rna, atac), request.data, device=run.device, seed=request.run.seed, tell=run
+            saved, files, names, request.data, device=run.device, seed=request.run.seed, tell=run
         )
     if asked.gtf is None:
         n_groups = 1 + len(cells.groups(asked.group_key).names)
@@ -156,16 +208,15 @@ def silence_genes(
         Cells or options do not fit the model.
     """
     saved = load_model(model)
+    names = modalities_of(saved, options)
     kinds = {name: ModalityKind(m["kind"]) for name, m in saved.modalities.items()}
-    rna, atac = choose_modalities(kinds, options.source, options.target)
-    check_values(saved, rna, atac)
     way = choose_way(saved.description["model"], options.method) or Way.LATENT
     files = [of_anndata(adata, name, kinds.get(name)) for name, adata in cells.items()]
     tell = Foresight()
     taken = take_cells(
         saved,
         files,
-        (rna, atac),
+        names,
         DataOptions(inputs=()),
         device=torch.device(device),
         seed=seed,

@@ -8,6 +8,7 @@ from functools import partial
 from mocli.tasks.impute.options import ImputeOptions
 from mocli.tasks.impute.survey import survey
 from mocli.tasks.infer.direction import columns_of
+from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.run.frame import Foresight, Tell, Verb, perform
 from mocli.tasks.run.request import Request, Result, subcommand
 from mocli.tasks.run.run import Run
@@ -45,28 +46,27 @@ def _foresee(request: Request, asked: ImputeOptions, tell: Tell) -> None:
         for name, out in surveyed.held_out.items():
             if out.any():
                 tell.say(f"keeps {int(out.sum()):,} cells of {name} out of training")
-        foresee_training(request, Task.IMPUTE, tell, surveyed.files)
+        foresee_training(request, Aim(Task.IMPUTE, target), tell, surveyed.files)
         return
     for f in surveyed.files:
         tell.say(f.summary)
+    from mocli.tasks.impute.work import foresee_in_model
+
+    foresee_in_model(tell, request, asked, surveyed.direction)
 
 
 def _work(request: Request, asked: ImputeOptions, run: Run) -> None:
     # torch and scikit-learn are loaded only now: a dry run and a refusal need neither
     from mocli.tasks.impute.check import check
     from mocli.tasks.impute.denoise import Denoised
-    from mocli.tasks.impute.draw import check_draws
-    from mocli.tasks.impute.work import Imputation, obtain_model, translate
+    from mocli.tasks.impute.work import Imputation, check_asked, obtain_model, translate
     from mocli.tasks.impute.write import deliver
 
     surveyed = survey(request, asked, Task.IMPUTE, run)
     saved, trained = obtain_model(run, request, Task.IMPUTE, surveyed, coverage=asked.coverage)
     with run.timed("encode"):
         target = surveyed.direction.target
-        if target in saved.readouts:
-            saved.readouts[target].check_scale(asked.scale, target)
-        if asked.draw:
-            check_draws(saved, target)
+        check_asked(asked, saved, target)
         translation, why = translate(run, request, asked, surveyed, saved)
         columns = columns_of(asked.features, translation.names, target)
         denoised = Denoised.of(translation) if translation.source == target else None

@@ -13,14 +13,16 @@ import torch
 from mocli.data.files.inmemory import of_anndata
 from mocli.metrics.conformal import Conformal
 from mocli.tasks.impute.denoise import Denoised
+from mocli.tasks.impute.draw import check_draws
 from mocli.tasks.impute.holdout import without
 from mocli.tasks.impute.options import ImputeOptions
 from mocli.tasks.impute.survey import Survey
 from mocli.tasks.infer.direction import Direction, columns_of, direction_of_model
 from mocli.tasks.infer.predictor import placed_by, readout_from
 from mocli.tasks.infer.stackfitting import COVERAGE, fitted_stack, keep_stacks
-from mocli.tasks.infer.translation import Translation
-from mocli.tasks.run.frame import Foresight
+from mocli.tasks.infer.translation import Translation, choose
+from mocli.tasks.prepare.aim import Aim
+from mocli.tasks.run.frame import Foresight, Tell
 from mocli.tasks.run.options import DataOptions
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
@@ -47,7 +49,9 @@ def obtain_model(
     direction = surveyed.direction
     if direction.saved is not None:
         return direction.saved, None
-    obtained = obtain(run, request, None, task, without(surveyed.files, surveyed.held_out))
+    obtained = obtain(
+        run, request, None, Aim(task, direction.target), without(surveyed.files, surveyed.held_out)
+    )
     saved, trained = obtained.saved, obtained.trained
     assert trained is not None
     source, target, seed = direction.source, direction.target, request.run.seed
@@ -64,6 +68,31 @@ def obtain_model(
     if readout is not None or found is not None:
         saved = keep_stacks(run, saved, {} if found is None else {(source, target): found})
     return saved, trained
+
+
+def check_asked(asked: ImputeOptions, saved: SavedModel, target: str) -> None:
+    """Raise `UsageError` for a scale or draws of the target that the model does not give."""
+    if target in saved.readouts:
+        saved.readouts[target].check_scale(asked.scale, target)
+    if asked.draw:
+        check_draws(saved, target)
+
+
+def foresee_in_model(tell: Tell, request: Request, asked: ImputeOptions, direction: Direction) -> None:
+    """Open and match all that imputing by a given model will, but place no cell."""
+    assert direction.saved is not None
+    assert asked.from_model is not None
+    check_asked(asked, direction.saved, direction.target)
+    choose(
+        direction.saved,
+        direction,
+        request.data,
+        route=Route(asked.route),
+        batch=asked.decode_batch,
+        device=torch.device("cpu"),
+        tell=tell,
+    )
+    load_calibrations(asked.from_model)
 
 
 def translate(

@@ -13,9 +13,9 @@ from mocli.tasks.infer.batch import OPTION, decode_batch
 from mocli.tasks.infer.decoder import ValueDecoder, cannot_decode
 from mocli.tasks.infer.place import infer_coordinates
 from mocli.tasks.infer.stacking import StackPredictor
+from mocli.tasks.prepare.aim import FEWEST_PAIRS
 from mocli.tasks.trained.featurereadout import FeatureReadout
 from mocli.tasks.trained.saved import SavedModel
-from mocli.tasks.trained.stackfit import FEWEST_PAIRS
 from mocli.tasks.trained.train import Trained
 from mocli.train.predict import encode_rows
 from mocli.types import FloatArray, IntArray, Pairing, Route

@@ -13,6 +13,7 @@ from mocli.data.links.edges import EdgeLinks
 from mocli.metrics import conformal, imputation
 from mocli.tasks.infer.predictor import training_pairs
 from mocli.tasks.infer.stacking import StackPredictor, link_columns
+from mocli.tasks.prepare.aim import FEWEST_PAIRS, MOST_FEATURES, MOST_PAIRS
 from mocli.tasks.prepare.links import find_links
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
@@ -20,14 +21,12 @@ from mocli.tasks.trained.calibration import Calibration, Key, save_calibrations
 from mocli.tasks.trained.coordinates import SourceCells
 from mocli.tasks.trained.saved import SavedModel, load_model, write_model
 from mocli.tasks.trained.stack import LinkedValues, Stack
-from mocli.tasks.trained.stackfit import FEWEST_PAIRS, MOST_PAIRS, fit_stack
+from mocli.tasks.trained.stackfit import fit_stack
 from mocli.tasks.trained.train import Trained
 from mocli.types import FloatArray, Pairing
 
 COVERAGE = 0.9
 """Share of measured values inside the intervals that an integration keeps."""
-MOST_FEATURES = 2_500
-"""Features of a target to which an integration keeps a stack: wider ones take minutes, and 100 MB."""
 
 
 @dataclass(frozen=True, eq=False)

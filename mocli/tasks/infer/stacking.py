@@ -10,12 +10,12 @@ from mocli.data.batches import dense_rows
 from mocli.data.transforms.recipe import LinkRecipe
 from mocli.nn.neighbors import knn
 from mocli.tasks.infer.align import Aligned
+from mocli.tasks.prepare.aim import FEWEST_PAIRS
 from mocli.tasks.trained.atlas import Atlas
 from mocli.tasks.trained.coordinates import SourceCells
 from mocli.tasks.trained.featurereadout import FeatureReadout
 from mocli.tasks.trained.saved import SavedModel
 from mocli.tasks.trained.stack import Stack
-from mocli.tasks.trained.stackfit import FEWEST_PAIRS
 from mocli.types import CSR, FloatArray, IntArray
 
 NEAREST = 5

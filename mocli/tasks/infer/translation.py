@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +25,64 @@ from mocli.tasks.trained.coordinates import SourceCells
 from mocli.tasks.trained.featurereadout import FeatureReadout
 from mocli.tasks.trained.saved import SavedModel
 from mocli.types import CSR, FloatArray, IntArray, Route
+
+
+class Chosen(NamedTuple):
+    """What will make values of the target, and from what, before any cell is placed.
+
+    Attributes
+    ----------
+    why
+        Why values are made so.
+    aligned
+        The source, its features as the model's.
+    batches
+        As `Translation` has them.
+    """
+
+    predictor: Predictor | StackPredictor
+    why: str
+    aligned: Aligned
+    batches: IntArray | None
+
+
+def choose(
+    saved: SavedModel,
+    direction: Direction,
+    data: DataOptions,
+    *,
+    route: Route,
+    batch: str | None,
+    device: torch.device,
+    tell: Tell,
+) -> Chosen:
+    """Choose what makes values of the target, and match the source's features with the model's.
+
+    Parameters
+    ----------
+    batch
+        As `decode_batch` takes it.
+
+    Raises
+    ------
+    InputError
+        The model has no readout of the target; features or covariates of the cells do not fit it.
+    UsageError
+        A route or a batch to decode as that the model does not offer.
+    """
+    source, target, file = direction.source, direction.target, direction.source_file
+    if target not in saved.readouts:
+        raise InputError(
+            f"the model cannot give values of '{target}'",
+            hint="train it again with this version of mocli",
+        )
+    predictor, why = choose_predictor(
+        saved, source, target, route=route, batch=batch, device=device, warn=tell.warn
+    )
+    batches = None
+    if isinstance(predictor, ValueDecoder) and predictor.batch and predictor.batch.own:
+        batches = own_batches(saved, target, file, data.batch_key, tell.warn)
+    return Chosen(predictor, why, align(saved, source, file, layers=data.layer, warn=tell.warn), batches)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,37 +129,25 @@ class Translation:
     ) -> tuple[Translation, str]:
         """Place every cell of the source in the latent, and choose what makes values of it; and why so.
 
-        Parameters
-        ----------
-        batch
-            As `decode_batch` takes it.
-
         Raises
         ------
-        InputError
-            The model has no readout of the target; features or covariates of the cells do not fit it.
-        UsageError
-            A route or a batch to decode as that the model does not offer.
+        InputError, UsageError
+            As `choose` raises it; covariates of the cells do not fit the model.
         """
-        source, target, file = direction.source, direction.target, direction.source_file
-        if target not in saved.readouts:
-            raise InputError(
-                f"the model cannot give values of '{target}'",
-                hint="train it again with this version of mocli",
-            )
-        predictor, why = choose_predictor(
-            saved, source, target, route=route, batch=batch, device=device, warn=tell.warn
+        chosen = choose(saved, direction, data, route=route, batch=batch, device=device, tell=tell)
+        made = cls(
+            saved,
+            direction.source,
+            direction.target,
+            direction.source_file,
+            direction.target_file,
+            np.zeros((0, 2), dtype=np.int64),
+            data.layer,
+            place_cells(saved, direction.source, chosen.aligned, data, device=device, seed=seed, tell=tell),
+            chosen.predictor,
+            chosen.batches,
         )
-        batches = None
-        if isinstance(predictor, ValueDecoder) and predictor.batch and predictor.batch.own:
-            batches = own_batches(saved, target, file, data.batch_key, tell.warn)
-        aligned = align(saved, source, file, layers=data.layer, warn=tell.warn)
-        z = place_cells(saved, source, aligned, data, device=device, seed=seed, tell=tell)
-        pairs = np.zeros((0, 2), dtype=np.int64)
-        return (
-            cls(saved, source, target, file, direction.target_file, pairs, data.layer, z, predictor, batches),
-            why,
-        )
+        return made, chosen.why
 
     @property
     def readout(self) -> FeatureReadout:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from mocli.models.registry import load_class
 from mocli.tasks.integrate.labels import column_for, read_labels, tell_replaced
 from mocli.tasks.integrate.options import IntegrateOptions
+from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.frame import Tell, Verb, perform
 from mocli.tasks.run.request import Request, Result, subcommand
@@ -53,7 +55,10 @@ def _work(request: Request, asked: IntegrateOptions, run: Run) -> None:
 
 
 def _foresee(request: Request, asked: IntegrateOptions, tell: Tell) -> None:
-    plan = foresee_training(request, Task.INTEGRATE, tell)
+    plan = foresee_training(request, Aim(Task.INTEGRATE), tell)
+    if asked.sample or asked.marginal:
+        # a model's class, and torch with it, is loaded only where something depends on it
+        asked.check(load_class(plan.traits.model), plan.traits.name)
     for labels in read_labels(plan.files, asked.transfer):
         tell.say(labels.summary)
     if asked.clusters is not None:
@@ -67,6 +72,7 @@ def _foresee_query(request: Request, asked: IntegrateOptions, tell: Tell) -> Non
 
     assert asked.reference is not None
     saved = load_model(asked.reference)
+    asked.check(type(saved.model), saved.description["model"])
     tell.say(f"reference: {saved.description['model']} from {asked.reference}")
     query = match_query(saved, open_modalities(request.data), request.data, say=tell.say, warn=tell.warn)
     check_labels(saved, asked.transfer.columns)

@@ -31,6 +31,7 @@ from mocli.tasks.integrate.write import (
     more_latents,
     write_cells,
 )
+from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.prepare.pairing import Relation
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.options import BEST
@@ -83,7 +84,7 @@ def integrate_cells(run: Run, request: Request, asked: IntegrateOptions) -> None
         run.say(column.summary)
     if request.train.model == BEST:
         request = choose_best(run, request, files, asked.check)
-    trained = train_model(run, request, Task.INTEGRATE, files, labels=labels, check=asked.check)
+    trained = train_model(run, request, Aim(Task.INTEGRATE), files, labels=labels, check=asked.check)
     plan, bundle, latent = trained.plan, trained.prepared.bundle, trained.latent
     placed = Placed(
         files=plan.files,
@@ -187,7 +188,8 @@ def complete(
         xy = umap = None
         if run.output.umap:
             run.say("computing UMAP coordinates of every cell")
-            xy = lay_out(latent, bundle, placed.around, seed=run.options.seed, device=device)
+            with run.timed("draw"):
+                xy = lay_out(latent, bundle, placed.around, seed=run.options.seed, device=device)
             first = 0 if placed.around is None else len(placed.around)
             umap = split_points(xy[first:], latent, bundle, names)
         deliver(

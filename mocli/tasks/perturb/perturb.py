@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from mocli.tasks.perturb.cells import choose_cells, doubt_of_batches, modality_to_perturb
 from mocli.tasks.perturb.options import PerturbOptions
+from mocli.tasks.perturb.subject import among_inputs, in_model
+from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.frame import Tell, Verb, perform
 from mocli.tasks.run.request import Request, Result, subcommand
@@ -44,17 +45,16 @@ def _beside(asked: PerturbOptions) -> tuple[str, ...]:
 def _foresee(request: Request, asked: PerturbOptions, tell: Tell) -> None:
     files = open_modalities(request.data)
     if asked.from_model is not None:
+        from mocli.tasks.infer.align import align
         from mocli.tasks.trained.obtain import foresee_given
 
-        foresee_given(tell, request, asked.from_model, Task.PERTURB, files)
-        return
-    foresee_training(request, Task.PERTURB, tell, files)
-    name = modality_to_perturb({f.name: f.kind for f in files}, asked.source_modality, "the inputs")
-    file = next(f for f in files if f.name == name)
-    chosen = choose_cells(file, asked.source, asked.target, group_key=asked.group_key, truth=asked.truth)
-    tell.say(f"perturbs {name} of {len(chosen.source):,} cells")
-    if doubt := doubt_of_batches(file, request.data.batch_key, chosen):
-        tell.warn(doubt)
+        saved = foresee_given(tell, request, asked.from_model, Task.PERTURB, files)
+        name, file, chosen = in_model(saved, asked, files)
+        align(saved, name, file, layers=request.data.layer, warn=tell.warn)
+    else:
+        foresee_training(request, Aim(Task.PERTURB), tell, files)
+        file, chosen = among_inputs(request, asked, files, tell)
+    tell.say(f"perturbs {file.name} of {len(chosen.source):,} cells")
 
 
 def _work(request: Request, asked: PerturbOptions, run: Run) -> None:

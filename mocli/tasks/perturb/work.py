@@ -11,18 +11,11 @@ import numpy as np
 from mocli.data.files.modality import ModalityFile
 from mocli.data.links.genesets import read_gene_sets
 from mocli.data.transforms.recipe import highly_variable
-from mocli.errors import InputError, UsageError, did_you_mean
+from mocli.errors import InputError, UsageError
 from mocli.models.base import Encodes, EntersLinearly
-from mocli.tasks.infer.align import Aligned, align, check_modality, find_modality, place
+from mocli.tasks.infer.align import Aligned, align, find_modality, place
 from mocli.tasks.infer.place import settle_cells
-from mocli.tasks.perturb.cells import (
-    CellSets,
-    ChosenCells,
-    choose_cells,
-    doubt_of_batches,
-    modality_to_perturb,
-    split_cells,
-)
+from mocli.tasks.perturb.cells import CellSets, ChosenCells, split_cells
 from mocli.tasks.perturb.effect import DOWN, TOWARDS, UP
 from mocli.tasks.perturb.effects import Predicted, TargetReader, predict_changes
 from mocli.tasks.perturb.null import expression, with_null
@@ -30,6 +23,7 @@ from mocli.tasks.perturb.options import PerturbOptions
 from mocli.tasks.perturb.reencode import Replacement, Settled
 from mocli.tasks.perturb.screen import Across, Screened, screen
 from mocli.tasks.perturb.shifts import Perturbation
+from mocli.tasks.perturb.subject import among_inputs, in_model
 from mocli.tasks.perturb.truth import (
     MeasuredChanges,
     Truth,
@@ -37,13 +31,14 @@ from mocli.tasks.perturb.truth import (
     perturbed_cells,
     true_perturbations,
 )
+from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.obtain import load_given, obtain
 from mocli.tasks.trained.saved import SavedModel
 from mocli.tasks.trained.train import Trained
-from mocli.types import CSR, FloatArray, ModalityKind, Task
+from mocli.types import CSR, FloatArray, Task
 
 MOST_VARIABLE = 2000
 """Features of a screen by default."""
@@ -109,68 +104,21 @@ class Findings:
     truth: Truth | None
 
 
-def find_cells(file: ModalityFile, options: PerturbOptions) -> ChosenCells:
-    """Find the cells that the options name, before anything is trained."""
-    return choose_cells(
-        file, options.source, options.target, group_key=options.group_key, truth=options.truth
-    )
-
-
 def begin(run: Run, request: Request, options: PerturbOptions) -> Subject:
     """Open files, find cells and features, and train where no model is given."""
     files = open_modalities(request.data)
     if options.from_model is not None:
-        return _in_model(load_given(run, request, options.from_model, Task.PERTURB, files), files, options)
-    kinds = {f.name: f.kind for f in files}
-    name = modality_to_perturb(kinds, options.source_modality, "the inputs")
-    file = next(f for f in files if f.name == name)
-    chosen = find_cells(file, options)
-    if doubt := doubt_of_batches(file, request.data.batch_key, chosen):
-        run.warn(doubt)
-    _check_names(options.features, list(map(str, file.var.index)), name, file.where)
-    _check_target(options.target_modality, kinds, "the inputs have")
-    data = replace(request.data, keep={name: _features_to_keep(options, chosen, file)})
+        saved = load_given(run, request, options.from_model, Task.PERTURB, files)
+        return Subject(saved, files, *in_model(saved, options, files), None)
+    file, chosen = among_inputs(request, options, files, run)
+    data = replace(request.data, keep={file.name: _features_to_keep(options, chosen, file)})
     if options.truth is not None:
         run.warn(
             "the model is trained on all cells, those that were really perturbed as well: a fair "
             "comparison with --truth gives --from-model one that has not seen them"
         )
-    obtained = obtain(run, replace(request, data=data), None, Task.PERTURB, files)
-    return Subject(obtained.saved, files, name, file, chosen, obtained.trained)
-
-
-def _in_model(saved: SavedModel, files: list[ModalityFile], options: PerturbOptions) -> Subject:
-    """Find the cells and features to perturb among those of a model that is trained already."""
-    if options.source_modality is not None:
-        check_modality(saved, options.source_modality, "--source-modality")
-    _check_target(options.target_modality, saved.modalities, "the model has")
-    given = {
-        name: ModalityKind(entry["kind"])
-        for name, entry in saved.modalities.items()
-        if options.source_modality == name or find_modality(files, name, saved) is not None
-    }
-    where, have = ", ".join(f.where for f in files), ", ".join(f"{f.name} ({f.kind})" for f in files)
-    if not given:
-        raise InputError(
-            "no input is a modality of the model",
-            file=where,
-            found=have,
-            expected=", ".join(saved.modalities),
-            hint="name it: rna=FILE",
-        )
-    name = modality_to_perturb(given, options.source_modality, "the model")
-    file = find_modality(files, name, saved)
-    if file is None:
-        raise InputError(
-            f"no input is the model's '{name}'",
-            file=where,
-            found=have,
-            expected=name,
-            hint=f"name it: {name}=FILE, or choose another with --source-modality",
-        )
-    chosen = find_cells(file, options)
-    _check_names(options.features, saved.modalities[name]["var_names"], name, str(options.from_model))
-    return Subject(saved, files, name, file, chosen, None)
+    obtained = obtain(run, replace(request, data=data), None, Aim(Task.PERTURB), files)
+    return Subject(obtained.saved, files, file.name, file, chosen, obtained.trained)
 
 
 def place_subject(run: Run, request: Request, options: PerturbOptions, subject: Subject) -> PlacedCells:
@@ -349,31 +297,6 @@ def _features_to_keep(options: PerturbOptions, chosen: ChosenCells, file: Modali
         named |= dict.fromkeys(v for v in chosen.truth if v is not None)
     names = set(map(str, file.var.index))
     return tuple(name for name in named if name in names)
-
-
-def _check_names(features: Sequence[str], names: Sequence[str], modality: str, where: str) -> None:
-    """Raise `InputError` for features that are not there, with the nearest names."""
-    there = set(map(str, names))
-    unknown = [name for name in features if name not in there]
-    if unknown:
-        raise InputError(
-            f"{len(unknown):,} of {len(features):,} features to perturb are not among those of '{modality}'",
-            file=where,
-            field="--features",
-            found=", ".join(unknown[:5]),
-            hint=did_you_mean(unknown[0], there, "features"),
-        )
-
-
-def _check_target(name: str | None, modalities: Mapping[str, object], where: str) -> None:
-    if name is not None and name not in modalities:
-        raise UsageError(
-            f"there is no modality '{name}' to predict",
-            field="--target-modality",
-            found=name,
-            expected=f"{where} {', '.join(modalities)}",
-            hint=did_you_mean(name, list(modalities), "modalities"),
-        )
 
 
 def _progress(say: Callable[[str], None]) -> Callable[[int, int], None]:

@@ -14,6 +14,7 @@ from mocli.errors import OutOfMemory
 from mocli.models.base import ProjectsInput, SmoothsLinks
 from mocli.models.parameters import Sized
 from mocli.report import wording
+from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.prepare.plan import Plan
 from mocli.tasks.run.memory import HINT, available_memory
 from mocli.tasks.run.run import Run
@@ -90,7 +91,7 @@ class Footprint:
         return f"about {wording.size(self.peak)} of memory will be needed, most of it while {self.stage}"
 
 
-def footprint(plan: Plan, params: object, task: Task) -> Footprint:
+def footprint(plan: Plan, params: object, aim: Aim) -> Footprint:
     """Estimate what a run that trains will need, from the sizes of its matrices on disk."""
     projects = params if isinstance(params, ProjectsInput) and params.n_pcs else None
     sized = params if isinstance(params, Sized) else None
@@ -119,7 +120,7 @@ def footprint(plan: Plan, params: object, task: Task) -> Footprint:
             if isinstance(params, SmoothsLinks) and params.smooth_links:
                 held += 4.0 * n * n**0.5
             linked += 4.0 * min(n * (s + given), MOST_MEASURED)
-        if task is Task.IMPUTE:
+        if aim.task is Task.IMPUTE and aim.target in (None, c.file.name):
             dense.append(4.0 * p)
     batch = sized.batch_size if sized else 512
     stages = {
@@ -127,9 +128,9 @@ def footprint(plan: Plan, params: object, task: Task) -> Footprint:
         "the model is trained": PER_WEIGHT * weights + PER_VALUE * batch * width,
         "metrics are computed": MEASURING + 3 * linked,
     }
-    if task is Task.IMPUTE:
+    if aim.task is Task.IMPUTE:
         stages["values are imputed"] = IMPUTING + 2 * max(dense) * min(MOST_COMPARED, width)
-    if task is Task.GENE2PEAK:
+    if aim.silenced:
         peaks = max((c.file.n_obs * c.file.n_vars for c in plan.choices), default=0)
         decoded = 4.0 * peaks if peaks <= MOST_DECODED else 0.0
         stages["genes are silenced"] = SILENCING + decoded + 4 * max(raw)

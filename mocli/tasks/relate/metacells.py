@@ -34,7 +34,7 @@ N_PANEL, N_GENES = 1_500, 300
 """Peaks and genes drawn for the backgrounds."""
 _TENTHS = 10
 _FEWEST = 10
-_BLOCK = 1_000
+BLOCK = 1_000
 """Genes correlated at a time."""
 
 
@@ -198,7 +198,7 @@ def _blocks(
 ) -> Iterator[tuple[slice, FloatArray, FloatArray, IntArray, IntArray]]:
     """Yield a run of pairs, unit columns of its genes and of its peaks, and which of these each pair has."""
     used = np.unique(pairs.first)
-    for some in chunks(len(used), _BLOCK):
+    for some in chunks(len(used), BLOCK):
         own = used[some]
         begin, end = np.searchsorted(pairs.first, [own[0], own[-1] + 1])
         span = slice(int(begin), int(end))

@@ -22,6 +22,9 @@ from mocli.report import wording
 
 HINT = "keep fewer features (--hvg, --seen-in), lower --batch-size, or ask for more memory"
 
+LIBRARIES_MAPPED = 1.2e9
+"""Bytes of addresses that torch and what it is used with take, without those of CUDA."""
+
 PERIOD_S = 0.25
 AGAIN_S = 5.0
 """Between two signals: training may have heard the first in its last step, and heeded it no more."""
@@ -96,14 +99,48 @@ def return_freed_memory() -> None:
 
 def available_memory() -> int | None:
     """Return the bytes that this process can still take: of the machine, or of the job it runs in."""
-    found = [n for n in (_of_machine(), *_of_groups()) if n is not None]
+    found = [n for n in (_of_machine(), _of_addresses(), *_of_groups()) if n is not None]
     return max(0, min(found)) if found else None
 
 
 def resident_memory() -> int | None:
     """Return the bytes that this process holds now; None where the system does not say."""
+    return _pages(1)
+
+
+def check_addresses() -> None:
+    """Refuse to start where the libraries do not fit in: as they are loaded they end the process at once.
+
+    Raises
+    ------
+    OutOfMemory
+        The limit on addresses (`ulimit -v`) leaves too few.
+    """
+    left = _of_addresses()
+    if left is not None and left < LIBRARIES_MAPPED and "torch" not in sys.modules:
+        raise OutOfMemory(
+            "the limit on memory of this shell leaves too little to load the libraries",
+            field="ulimit -v",
+            found=wording.size(left),
+            expected=f"{wording.size(LIBRARIES_MAPPED)} or more",
+            hint="raise it with ulimit -v, or ask the scheduler for more",
+        )
+
+
+def _of_addresses() -> int | None:
+    """Return what the limit on addresses (`ulimit -v`) leaves to this process."""
     try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        import resource
+    except ImportError:  # not on this system
+        return None
+    limit, used = resource.getrlimit(resource.RLIMIT_AS)[0], _pages(0)
+    return None if limit == resource.RLIM_INFINITY or used is None else max(0, limit - used)
+
+
+def _pages(column: int) -> int | None:
+    """Return bytes of a column of `/proc/self/statm`: addresses, then what is resident."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[column])
     except (OSError, ValueError, IndexError):
         return None
     return pages * os.sysconf("SC_PAGE_SIZE")

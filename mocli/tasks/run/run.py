@@ -35,7 +35,7 @@ from mocli.tasks.run.guard import (
     stamp,
     unfinished,
 )
-from mocli.tasks.run.memory import MemoryLimit, available_memory
+from mocli.tasks.run.memory import MemoryLimit, available_memory, check_addresses
 from mocli.tasks.run.options import OutputOptions, RunOptions
 from mocli.tasks.run.paths import Paths
 from mocli.types import FloatArray
@@ -70,8 +70,11 @@ class Run:
         self._stamps: dict[Path, Stamp | None] = {}
         self._ours: set[Path] = set()
         self._complete = False
+        self._within: list[float] = []
 
     def __enter__(self) -> Self:
+        with self._reported():
+            check_addresses()
         # imported here: a dry run must not pay for torch
         from mocli.train.device import choose_device, choose_threads, describe, torch_settings
 
@@ -165,15 +168,19 @@ class Run:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Add the seconds of a stage to the report."""
+        """Add the seconds of a stage to the report, without those of stages within it."""
         begun = time.monotonic()
+        self._within.append(0.0)
         try:
             if name == "write":
                 self.check_inputs()
             yield
         finally:
-            key = f"{name}_s"
-            self.report.timing[key] = round(self.report.timing.get(key, 0) + time.monotonic() - begun, 3)
+            took, key = time.monotonic() - begun, f"{name}_s"
+            own = took - self._within.pop()
+            if self._within:
+                self._within[-1] += took
+            self.report.timing[key] = round(self.report.timing.get(key, 0) + own, 3)
             self._restore_threads()
 
     def _restore_threads(self) -> None:
@@ -242,7 +249,7 @@ class Run:
 
         if self.paths.html is not None:
             self.say("drawing the report")
-            with keeping() if self.paths.figures is not None else nullcontext() as kept:
+            with self.timed("draw"), keeping() if self.paths.figures is not None else nullcontext() as kept:
                 html.write(self.paths.html, html.render(self.report, **pictures()))
             if kept is not None and self.paths.figures is not None and self.output.figures is not None:
                 kept.write(self.paths.figures, self.output.figures)

@@ -8,6 +8,7 @@ from functools import partial
 
 from mocli.data.files.modality import ModalityFile
 from mocli.errors import UsageError
+from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.prepare.plan import make_plan, open_modalities
 from mocli.tasks.run.frame import Tell, Verb, perform
 from mocli.tasks.run.request import Request, Result, subcommand
@@ -47,13 +48,12 @@ def _foresee(request: Request, asked: SimulateOptions, tell: Tell) -> None:
     files = open_modalities(request.data) if request.data.inputs else []
     if asked.from_model is None:
         request = proteins_as_counts(request, files)
-        foresee_training(request, Task.SIMULATE, tell, files)
+        foresee_training(request, Aim(Task.SIMULATE), tell, files)
         return
     from mocli.tasks.simulate.groups import component_shares, settle
-    from mocli.tasks.trained.saved import load_model
+    from mocli.tasks.trained.obtain import foresee_given
 
-    saved = load_model(asked.from_model)
-    tell.say(f"model: {saved.description['model']} from {asked.from_model}")
+    saved = foresee_given(tell, request, asked.from_model, Task.SIMULATE, files)
     for group in settle(saved, asked, component_shares(saved)).groups:
         tell.say(group.words)
 
@@ -67,7 +67,7 @@ def _work(request: Request, asked: SimulateOptions, run: Run) -> None:
     files = open_modalities(request.data) if request.data.inputs else []
     if asked.from_model is None:
         request = proteins_as_counts(request, files)
-    obtained = obtain(run, request, asked.from_model, Task.SIMULATE, files)
+    obtained = obtain(run, request, asked.from_model, Aim(Task.SIMULATE), files)
     saved = obtained.saved
     saved.model.module.to(run.device)
     with run.timed("place"):

@@ -12,6 +12,7 @@ from mocli.errors import UsageError
 from mocli.models.base import Traits
 from mocli.models.parameters import as_dict, resolve
 from mocli.models.registry import available
+from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.prepare.duration import duration
 from mocli.tasks.prepare.footprint import footprint
 from mocli.tasks.prepare.plan import Plan, make_plan
@@ -71,15 +72,15 @@ def _solvable(plan: Plan, request: Request, task: Task) -> Plan:
 
 
 def foresee_training(
-    request: Request, task: Task, tell: Tell, files: Sequence[ModalityFile] | None = None
+    request: Request, aim: Aim, tell: Tell, files: Sequence[ModalityFile] | None = None
 ) -> Plan:
     """Say what a training will do and need, warnings last; for dry runs."""
-    plan = plan_training(request, task, tell.say, files)
+    plan = plan_training(request, aim.task, tell.say, files)
     params = resolve(plan.traits, request.train.params, request.train.preset)
     tell.say(f"parameters: {json.dumps(as_dict(params), sort_keys=True)}")
-    size = footprint(plan, params, task)
+    size = footprint(plan, params, aim)
     tell.say(size.words)
-    tell.say(duration(plan, params, request.train, request.run, size).words)
+    tell.say(duration(plan, params, request.train, request.run, size, aim).words)
     for warning in plan.warnings:
         tell.warn(warning)
     return plan

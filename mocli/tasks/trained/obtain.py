@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mocli.data.files.modality import ModalityFile
 from mocli.errors import UsageError
 from mocli.models.registry import available, traits_of
+from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.run.frame import Tell
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
@@ -36,17 +36,10 @@ def obtain(
     run: Run,
     request: Request,
     from_model: Path | None,
-    task: Task,
+    aim: Aim,
     files: Sequence[ModalityFile],
-    *,
-    check: Callable[[Any, str], None] | None = None,
 ) -> Obtained:
     """Load the model of a folder, or train one on the files where no folder is given.
-
-    Parameters
-    ----------
-    check
-        Called with a model's class and name once it is chosen for training, to refuse before the work.
 
     Raises
     ------
@@ -54,8 +47,8 @@ def obtain(
         The folder holds no model, or one that cannot do the task; the files cannot be trained on.
     """
     if from_model is not None:
-        return Obtained(load_given(run, request, from_model, task, files))
-    trained = train_model(run, request, task, files, check=check)
+        return Obtained(load_given(run, request, from_model, aim.task, files))
+    trained = train_model(run, request, aim, files)
     saved = load_model(run.paths.model)
     run.add_output(run.paths.model, "the trained model")
     return Obtained(saved, trained)
@@ -76,11 +69,11 @@ def load_given(
 
 def foresee_given(
     tell: Tell, request: Request, from_model: Path, task: Task, files: Sequence[ModalityFile]
-) -> None:
+) -> SavedModel:
     """Say what is given; a dry run opens all that the run opens, a model's weights too."""
     for f in files:
         tell.say(f.summary)
-    load_given(tell, request, from_model, task, files)
+    return load_given(tell, request, from_model, task, files)
 
 
 def check_task(model: str, task: Task) -> None:

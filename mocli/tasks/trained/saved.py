@@ -44,6 +44,10 @@ DAMAGE = (
 """What putting a model together from parts that are not as they were written may raise."""
 
 
+LARGEST = 1e18
+"""Numbers of this size overflow when they are multiplied, as single floats."""
+
+
 @dataclass(frozen=True, eq=False)
 class SavedModel:
     """A model with everything needed to use it."""
@@ -246,16 +250,19 @@ def load_model(folder: SavedModel | str | Path) -> SavedModel:
 
 
 def _not_finite(arrays: Mapping[str, Any]) -> str | None:
-    """Return which array is not finite: training cells may lack values, what is computed with may not."""
+    """Return which array is not finite, or will not be once it is multiplied.
+
+    Training cells may lack values, what is computed with may not.
+    """
     for name, values in arrays.items():
-        if values.dtype.kind == "f" and not name.startswith("atlas/") and not np.isfinite(values).all():
+        if values.dtype.kind == "f" and not name.startswith("atlas/") and not (abs(values) < LARGEST).all():
             return name
     return None
 
 
 def _assembled(description: Mapping[str, Any], arrays: Mapping[str, Any]) -> SavedModel:
     if (name := _not_finite(arrays)) is not None:
-        raise ValueError(f"{name} has values that are not finite")
+        raise ValueError(f"{name} has values that are not finite, or overflow")
     return SavedModel(
         model=_rebuild(description, arrays),
         recipes={

@@ -22,10 +22,6 @@ from mocli.tasks.trained.coordinates import CellCoordinates, SourceCells, strang
 from mocli.tasks.trained.stack import LINKED, WAYS, LinkedValues, Stack, Weighed
 from mocli.types import DoubleArray, FloatArray, IntArray
 
-FEWEST_PAIRS = 50
-"""Cells measured in both, below which nothing is stacked, and no readout fitted to places by one modality."""
-MOST_PAIRS = 5_000
-"""Cells measured in both that are fitted to; of more, so many drawn at random."""
 PENALTIES = 10.0 ** np.arange(-5.0, 1.5, 0.5)
 """Ridge penalties tried, times the number of cells and the largest variance of a coordinate."""
 POOLED = 300.0

@@ -17,6 +17,7 @@ from mocli.models.base import Draws, Encodes, EncodesJointly, Model, Schedule, S
 from mocli.models.parameters import as_dict, resolve
 from mocli.models.registry import load_class
 from mocli.options import plain
+from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.prepare.duration import duration, tell_duration
 from mocli.tasks.prepare.footprint import footprint, tell_memory
 from mocli.tasks.prepare.load import Prepared, load
@@ -46,7 +47,7 @@ from mocli.train.checkpoint import Checkpoints
 from mocli.train.freeze import names_of
 from mocli.train.loop import Fitted, Training, fit
 from mocli.train.predict import draw_cells, encode_cells, encode_rows
-from mocli.types import Preset, Task
+from mocli.types import Preset
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,7 @@ class Trained:
 def train_model(
     run: Run,
     request: Request,
-    task: Task,
+    aim: Aim,
     files: Sequence[ModalityFile] | None = None,
     *,
     labels: Sequence[LabelColumn] = (),
@@ -80,15 +81,15 @@ def train_model(
         Called with the model's class and name once it is chosen, to refuse before the work.
     """
     with run.timed("load"):
-        plan = plan_training(request, task, run.say, files)
+        plan = plan_training(request, aim.task, run.say, files)
         if check is not None:
             check(load_class(plan.traits.model), plan.traits.name)
         params = resolve(plan.traits, request.train.params, request.train.preset)
         for warning in plan.warnings:
             run.warn(warning)
-        size = footprint(plan, params, task)
+        size = footprint(plan, params, aim)
         tell_memory(run, size)
-        tell_duration(run, duration(plan, params, request.train, request.run, size))
+        tell_duration(run, duration(plan, params, request.train, request.run, size, aim))
         origin = InitialModel.of(request.train.init_from)
         if origin is not None:
             run.paths.refuse_inputs([origin.folder / name for name in (WEIGHTS, DESCRIPTION)])

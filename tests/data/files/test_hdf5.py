@@ -154,6 +154,16 @@ def test_links_within_a_file_are_followed_and_circles_end(file):
     assert rna.read("counts").sum() == 12
 
 
+def test_a_link_that_leads_to_itself_is_damage(file):
+    """It was copied into the output, and ended the run there with a traceback."""
+    with h5py.File(file, "r+") as h5:
+        h5["uns/loop"] = h5py.SoftLink("/uns/loop")
+    with pytest.raises(InputError, match="damaged") as caught:
+        open_inputs([str(file)])
+    assert caught.value.field == "/uns/loop"
+    assert "leads to itself" in caught.value.found
+
+
 def test_a_file_in_which_hdf5_never_ends_is_damaged(file, monkeypatch):
     def forever(h5):
         while True:

@@ -265,12 +265,13 @@ def test_a_panel_of_features_that_names_do_not_tell_apart_is_written_by_position
 
 def test_memory_is_foreseen_for_every_route(demo):
     from mocli.models.parameters import resolve
+    from mocli.tasks.prepare.aim import Aim
     from mocli.tasks.prepare.footprint import footprint
 
     found = []
     for route in (f"first:{N}", KEYS):
         data = DataOptions(inputs=inputs(demo), links=[route], hvg={"rna": 5000, "prot": 5000})
         made = make_plan(data, TrainOptions(model="scmodal"), Task.INTEGRATE, lambda _: None)
-        found.append(footprint(made, resolve(made.traits, {}, "auto"), Task.INTEGRATE))
+        found.append(footprint(made, resolve(made.traits, {}, "auto"), Aim(Task.INTEGRATE)))
     assert found[0].stages == found[1].stages
     assert abs(found[0].held - found[1].held) < 0.05 * found[0].held

@@ -13,6 +13,7 @@ import pytest
 from mocli.__main__ import main
 from mocli.errors import Interrupted, OutOfMemory
 from mocli.tasks.prepare import footprint as memory
+from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.run import memory as machine
 from mocli.tasks.run.memory import MemoryLimit
 
@@ -52,10 +53,10 @@ def test_more_cells_features_and_links_need_more(unpaired, monkeypatch):
     )
     made = make_plan(data, TrainOptions(), Task.INTEGRATE, lambda _: None)
     params = resolve(made.traits, {}, "auto")
-    small = memory.footprint(made, params, Task.INTEGRATE)
+    small = memory.footprint(made, params, Aim(Task.INTEGRATE))
     assert small.peak < 1.5 * memory.LIBRARIES
     monkeypatch.setattr(ModalityFile, "nbytes", lambda *_: 4_000_000_000)
-    large = memory.footprint(made, params, Task.INTEGRATE)
+    large = memory.footprint(made, params, Aim(Task.INTEGRATE))
     assert large.stage == "matrices are prepared"
     assert large.peak > 10_000_000_000
 
@@ -154,12 +155,15 @@ def test_the_time_is_told_before_and_grows_with_steps_and_features(unpaired, tmp
     asked, run = TrainOptions(model="scmodal"), RunOptions(threads=1)
     plan = make_plan(data, asked, Task.INTEGRATE, lambda _: None)
     params = resolve(plan.traits, {}, "auto")
-    size = memory.footprint(plan, params, Task.INTEGRATE)
-    told = duration(plan, params, asked, run, size)
+    size = memory.footprint(plan, params, Aim(Task.INTEGRATE))
+    aim = Aim(Task.INTEGRATE)
+    told = duration(plan, params, asked, run, size, aim)
     assert told.steps == 2_000
     wider = replace(size, weights=50 * size.weights)
-    assert duration(plan, params, asked, run, wider).training > 2 * told.training
-    assert duration(plan, params, replace(asked, max_steps=200), run, size).training == told.training / 10
-    assert duration(plan, params, asked, replace(run, max_time=3.0), size).training == 3.0
+    assert duration(plan, params, asked, run, wider, aim).training > 2 * told.training
+    assert (
+        duration(plan, params, replace(asked, max_steps=200), run, size, aim).training == told.training / 10
+    )
+    assert duration(plan, params, asked, replace(run, max_time=3.0), size, aim).training == 3.0
     closed = traits_of("otcca")
-    assert duration(plan, resolve(closed, {}, "auto"), asked, run, size).steps == 0
+    assert duration(plan, resolve(closed, {}, "auto"), asked, run, size, aim).steps == 0

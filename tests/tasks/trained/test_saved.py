@@ -136,6 +136,7 @@ def spoiled_weights(arrays):
     readout = next(k for k, v in sorted(arrays.items()) if k.startswith("readout/") and v.dtype.kind == "f")
     yield "not finite", {name: np.where(np.eye(*value.shape) > 0, np.nan, value).astype(value.dtype)}
     yield "not finite", {readout: np.full_like(arrays[readout], np.inf)}
+    yield "overflow", {name: np.full_like(value, -1e38)}
     yield "weights", {name: np.ascontiguousarray(value.T[:, :-1])}
     yield "weights", {name: value.astype(np.int64)}
     yield "weights", {name: None}

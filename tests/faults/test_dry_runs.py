@@ -1,0 +1,77 @@
+"""What a run will refuse its dry run refuses, in the same words: it opens all that the run opens."""
+
+import shutil
+
+import anndata as ad
+import numpy as np
+import pytest
+
+from mocli.__main__ import main
+
+RUN = ["--device", "cpu", "--threads", "1", "--no-html"]
+
+
+@pytest.fixture(scope="module")
+def folder(good, tmp_path_factory):
+    """Add cells whose features the model does not know, values that are none, and a damaged model."""
+    folder = tmp_path_factory.mktemp("dry") / "files"
+    shutil.copytree(good, folder)
+    rna = ad.read_h5ad(folder / "rna.h5ad")
+    other = rna.copy()
+    other.var_names = [f"OTHER{i}" for i in range(other.n_vars)]
+    other.write_h5ad(folder / "other.h5ad")
+    rna.X = rna.X.toarray()
+    rna.X[:, 0] = np.nan
+    rna.write_h5ad(folder / "nan.h5ad")
+    shutil.copytree(folder / "o.model", folder / "damaged.model")
+    calibration = folder / "damaged.model" / "calibration.safetensors"
+    calibration.write_bytes(calibration.read_bytes()[:-100])
+    return folder
+
+
+IMPUTE = "impute {f}/data.h5mu --from-model {f}/o.model --from rna --to prot --cells all -o {o}/o.h5mu"
+PERTURB = (
+    "perturb {f}/data.h5mu --from-model {f}/o.model --from cell_type=type0 --to cell_type=type1 -o {o}/o.tsv"
+)
+GENE2PEAK = "gene2peak {f}/data.h5mu --from-model {f}/o.model -o {o}/o.tsv"
+DATA, OTHER, NAN = "{f}/data.h5mu", "rna={f}/other.h5ad", "rna={f}/nan.h5ad"
+MISTAKES = {
+    "a damaged calibration": (IMPUTE.replace("o.model", "damaged.model"), 3, "calibration cannot be read"),
+    "features of another kind, to impute": (IMPUTE.replace(DATA, OTHER), 3, "of the 40 features"),
+    "values that are none, to impute": (IMPUTE.replace(DATA, NAN), 3, "missing values (NaN)"),
+    "cells that are not there": (PERTURB.replace("type0", "type9"), 3, "has cell_type = type9"),
+    "features that are not there": (f"{PERTURB} --features NOTHING", 3, "features to perturb"),
+    "a target that is not there": (f"{PERTURB} --target-modality atac", 2, "no modality 'atac'"),
+    "features of another kind, to perturb": (PERTURB.replace(DATA, OTHER), 3, "of the 40 features"),
+    "values that are none, to perturb": (PERTURB.replace(DATA, NAN), 3, "missing values (NaN)"),
+    "peaks that the model lacks": (GENE2PEAK, 2, "which modality holds peaks"),
+    "a way that the model lacks": (f"{GENE2PEAK} --method correlation --genes NOTHING", 3, "NOTHING"),
+    "a group that the model lacks": (
+        "simulate --from-model {f}/o.model --label cell_type=type0 -o {o}/o.h5mu",
+        2,
+        "label",
+    ),
+    "a model that places nothing twice": (
+        "integrate {f}/rna.h5ad {f}/prot.h5ad --links {f}/links.tsv -m scmodal --sample 2 -o {o}/o.h5mu",
+        2,
+        "no posterior to draw from",
+    ),
+    "a reference whose labels are others": (
+        "integrate {f}/data.h5mu --reference {f}/o.model --transfer-labels cell_type -o {o}/o.h5mu",
+        2,
+        "keeps no labels",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_dry_run_refuses_what_the_run_refuses(mistake, folder, tmp_path, capsys):
+    words, code, said = MISTAKES[mistake]
+    answers = []
+    for more in (["--dry-run"], []):
+        ended = main([*words.format(f=folder, o=tmp_path).split(), *RUN, *more])
+        answers.append((ended, capsys.readouterr().err.split("mocli: error:")[-1]))
+        assert not [p for p in tmp_path.iterdir() if p.suffix in {".h5mu", ".tsv", ".model"}]
+    assert answers[0] == answers[1]
+    assert answers[0][0] == code
+    assert said in answers[0][1]

@@ -1,0 +1,69 @@
+"""What comes after training is foretold too: stacks for imputation, genes that fall silent."""
+
+import pytest
+
+from mocli.data.demo.files import write_demo
+from mocli.models.parameters import resolve
+from mocli.tasks.prepare import aim as aims
+from mocli.tasks.prepare.aim import Aim
+from mocli.tasks.prepare.duration import S_PER_SILENCED, S_PER_STACKED, duration
+from mocli.tasks.prepare.footprint import footprint
+from mocli.tasks.prepare.plan import make_plan
+from mocli.tasks.run.options import DataOptions, RunOptions, TrainOptions
+from mocli.types import Pairing, Task
+
+N = 120
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory):
+    """Return the plan of the demo's multiome, paired or not."""
+    folder = tmp_path_factory.mktemp("demo")
+    write_demo(folder, n_cells=N)
+
+    def plan(pairing):
+        data = DataOptions(
+            inputs=[str(folder / "multiome.h5mu")], links=[str(folder / "rna-atac.tsv")], pairing=pairing
+        )
+        return make_plan(data, TrainOptions(model="sccross"), Task.INTEGRATE, lambda _: None)
+
+    return plan
+
+
+def widths(plan):
+    return {c.file.name: c.file.n_vars for c in plan.choices}
+
+
+def after(plan, aim):
+    params = resolve(plan.traits, {}, "auto")
+    size = footprint(plan, params, aim)
+    return duration(plan, params, TrainOptions(), RunOptions(threads=1), size, aim).after
+
+
+def test_a_stack_takes_time_by_cells_and_features(planned, monkeypatch):
+    plan = planned(Pairing.PAIRED)
+    of = widths(plan)
+    for target in of:
+        assert after(plan, Aim(Task.IMPUTE, target)) == pytest.approx(S_PER_STACKED * N * of[target])
+    assert Aim(Task.IMPUTE).stacks(plan) == [(N, max(of.values()))]
+    assert sorted(Aim(Task.INTEGRATE).stacks(plan)) == sorted((N, p) for p in of.values())
+    monkeypatch.setattr(aims, "MOST_FEATURES", max(of.values()) - 1)
+    assert Aim(Task.INTEGRATE).stacks(plan) == [(N, min(of.values()))]
+    assert Aim(Task.PERTURB).stacks(plan) == []
+    assert Aim(Task.IMPUTE).stacks(planned(Pairing.UNPAIRED)) == []
+
+
+def test_genes_that_fall_silent_take_time_by_cells_that_express_them(planned):
+    plan = planned(Pairing.PAIRED)
+    of, rna = widths(plan), next(c.file for c in plan.choices if c.file.name == "rna")
+    assert after(plan, Aim(Task.GENE2PEAK)) == 0
+    every = after(plan, Aim(Task.GENE2PEAK, silenced=of["rna"]))
+    assert every == pytest.approx(S_PER_SILENCED * rna.read().nnz * of["atac"], rel=0.01)
+
+
+def test_words_name_what_comes_after_where_it_is_most(planned):
+    plan = planned(Pairing.PAIRED)
+    params, aim = resolve(plan.traits, {}, "auto"), Aim(Task.GENE2PEAK, silenced=10)
+    told = duration(plan, params, TrainOptions(), RunOptions(threads=1), footprint(plan, params, aim), aim)
+    assert "after training" not in told.words
+    assert "10 min for what comes after training" in type(told)(told.steps, 5.0, 8.0, 600.0).words
