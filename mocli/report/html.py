@@ -42,7 +42,7 @@ _HOW_TO_SEE = {
 }
 
 _REPEATABLE = {
-    "bitwise": "the same command gives the same bytes on this kind of machine",
+    "bitwise": "the same command with as many threads gives the same bytes on this kind of machine",
     "statistical": "the same command gives the same result up to small noise",
 }
 

@@ -193,6 +193,24 @@ def test_other_links_that_match_are_another_run(arguments, tmp_path, capsys, unp
     assert "matched" in capsys.readouterr().err
 
 
+def test_a_stopped_training_is_kept_from_a_run_that_does_not_train(arguments, good, tmp_path, capsys):
+    """Both write outputs of one stem; the checkpoint was deleted by the second."""
+    folder = tmp_path / "run"
+    assert main(arguments(folder, "--max-time", "0.05s")) == 138
+    checkpoint = folder / "o.ckpt" / "checkpoint.safetensors"
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    words = ["impute", str(good / "data.h5mu"), "--from-model", str(good / "o.model"), "--from", "rna"]
+    words += ["--to", "prot", "--cells", "all", "-o", str(folder / "o.h5ad"), "--no-html", "--device", "cpu"]
+    for more in (["--dry-run"], []):
+        capsys.readouterr()
+        assert main([*words, *more]) == 2
+        assert "was stopped, and can be continued" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+    assert main([*words, "--force"]) == 0
+    assert (folder / "o.h5ad").exists()
+    assert checkpoint.exists()
+
+
 def test_time_that_is_over_ends_as_a_schedulers_warning(arguments, tmp_path, capsys):
     folder = tmp_path / "run"
     assert main(arguments(folder, "--max-time", "0.2s")) == 138

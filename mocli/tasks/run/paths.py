@@ -135,6 +135,12 @@ class Paths:
         replaced = force or figures is None or figures.absolute() in ours
         if not replaced and figures is not None and figures.exists() and any(figures.iterdir()):
             raise UsageError("the output exists", file=figures, hint="choose another name, or --force")
+        if not (trained or force) and self._can_be_continued():
+            raise UsageError(
+                "a training with outputs of this name was stopped, and can be continued",
+                file=self.checkpoints,
+                hint="repeat its command, or choose another output",
+            )
         if trained and self.model.exists():
             check_model_folder(self.model)
             stopped = not finished and any(self.checkpoints.glob("*"))
@@ -154,15 +160,22 @@ class Paths:
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
-    def failure_report(self, *, replaced: bool) -> Path | None:
-        """Return where a failed run reports: never over the report of results that stay.
+    def _can_be_continued(self) -> bool:
+        """Whether a training of these names was stopped."""
+        return any(self.checkpoints.glob("*.safetensors"))
+
+    def failure_report(self, *, replaced: bool, trained: bool = True) -> Path | None:
+        """Return where a failed run reports: never over the report of results, or of a training, that stay.
 
         Parameters
         ----------
         replaced
             Whether the run has written its output before it failed.
+        trained
+            Whether it would have trained a model.
         """
-        if self.report is None or replaced or not (self.output.exists() and self.report.exists()):
+        stays = self.output.exists() or (not trained and self._can_be_continued())
+        if self.report is None or replaced or not (stays and self.report.exists()):
             return self.report
         return _sibling(self.output.with_suffix(""), ".failed.report.json")
 

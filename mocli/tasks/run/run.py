@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -130,7 +130,12 @@ class Run:
                 from mocli.train.checkpoint import Checkpoints
 
                 clear_mark(self.paths.checkpoints)
-                Checkpoints(self.paths.checkpoints, fingerprint={}, resume="never").remove()
+                if self.trains:
+                    Checkpoints(self.paths.checkpoints, fingerprint={}, resume="never").remove()
+                else:
+                    # the checkpoint of another run stays
+                    with suppress(OSError):
+                        self.paths.checkpoints.rmdir()
         finally:
             self._stack.__exit__(kind, error, trace)
         if explained is not None and explained is not error:
@@ -147,7 +152,8 @@ class Run:
 
     def _fail(self, error: BaseException) -> None:
         self.report.fail(error)
-        target = self.paths.failure_report(replaced=self.paths.output.absolute() in self._ours)
+        replaced = self.paths.output.absolute() in self._ours
+        target = self.paths.failure_report(replaced=replaced, trained=self.trains)
         try:
             if target is not None:
                 self.report.write(target)

@@ -12,6 +12,9 @@ from mocli.data.bundle import MultiOmics
 from mocli.models.base import Encodes, EncodesJointly
 from mocli.types import FloatArray, IntArray, Pairing
 
+ROUNDING = 1e-6
+"""Of single floats, relative."""
+
 
 def gives_one_place(model: object, pairing: Pairing) -> bool:
     """Whether a cell has one position by everything measured of it, not one in each modality.
@@ -48,6 +51,15 @@ class Latent:
     ) -> Latent:
         """Give every row of a modality the place of its cell."""
         return cls({name: joint[bundle.cells_of(name)] for name in bundle.modalities}, joint, alone or {})
+
+    @property
+    def collapsed(self) -> list[str]:
+        """Modalities of which all cells lie at one place, but for rounding."""
+        return [
+            name
+            for name, z in self.by_modality.items()
+            if len(z) > 1 and np.ptp(z, axis=0).max(initial=0.0) <= ROUNDING * np.abs(z).max(initial=0.0)
+        ]
 
     def whole(self, bundle: MultiOmics) -> FloatArray:
         """Return one position for each cell, `(n_cells, d)`: its mean where modalities have their own."""

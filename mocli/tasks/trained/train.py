@@ -267,6 +267,11 @@ def encode(run: Run, model: Model, bundle: MultiOmics) -> Latent:
         )
     else:
         raise TypeError(f"{type(model).__name__} declares integrate but cannot encode")
+    if latent.collapsed:
+        run.warn(
+            f"all cells of {' and of '.join(latent.collapsed)} lie at one place: the model has collapsed and "
+            "tells nothing apart; lower the learning rate (--lr), or train with another --seed"
+        )
     bitwise = run.device.type == "cpu" or run.options.deterministic
     run.report.determinism = {
         "level": "bitwise" if bitwise else "statistical",
