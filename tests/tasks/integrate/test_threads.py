@@ -8,6 +8,7 @@ import torch
 import mocli
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["scmodal", "multigrate"])
 def test_two_threads_repeat_themselves_and_say_much_the_same_as_one(model, paired, tmp_path, small):
     found = []
