@@ -21,6 +21,7 @@ from mutants import mutate
 from scipy import sparse
 
 import mocli
+from mocli import log
 from mocli.__main__ import main
 
 PROMISED = {0, 2, 3, 4, 5, 137}
@@ -137,6 +138,22 @@ def command(kind: str, folder: Path, out: Path) -> list[str]:
     }[kind]
 
 
+def import_once(good: Path, work: Path) -> None:
+    """Run every command here, so that no forked process has to load what it needs."""
+    for kind in FILES:
+        out = work / f"{kind.replace(' ', '')}{'.tsv' if kind == 'GTF' else '.h5mu'}"
+        main([*command(kind, good, out), *_options(kind, dry=False)])
+        log.teardown()
+
+
+def _options(kind: str, *, dry: bool) -> list[str]:
+    if kind in WITHOUT_DRY_RUN:
+        return []
+    if dry:
+        return ["--dry-run", "--no-html"]
+    return QUIET if kind in {"model", "reference", "query"} else TRAIN
+
+
 def try_mutant(kind: str, seed: int | None, good: Path, work: Path, *, dry: bool) -> Answer:
     """Damage one input by a seed (None: not at all), run the command on it and look at what it leaves."""
     folder = work / f"{kind.replace(' ', '')}{seed}"
@@ -146,18 +163,9 @@ def try_mutant(kind: str, seed: int | None, good: Path, work: Path, *, dry: bool
     damage = "" if seed is None else mutate(file, suffix, rng)
     inputs = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     out = folder / ("out.tsv" if kind == "GTF" else "out.h5mu")
-    options = (
-        []
-        if kind in WITHOUT_DRY_RUN
-        else ["--dry-run", "--no-html"]
-        if dry
-        else QUIET
-        if kind in {"model", "reference", "query"}
-        else TRAIN
-    )
     said = work / "said.txt"
     begun = time.monotonic()
-    code, held = _in_child([*command(kind, folder, out), *options], said, folder)
+    code, held = _in_child([*command(kind, folder, out), *_options(kind, dry=dry)], said, folder)
     seconds = time.monotonic() - begun
     text = said.read_text(errors="replace")
     left = {path for path in folder.rglob("*") if path.is_file()} - set(inputs)

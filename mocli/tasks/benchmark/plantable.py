@@ -5,14 +5,9 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-from mocli.errors import MocliError, UsageError
-from mocli.log import logger
-from mocli.models.parameters import resolve
-from mocli.models.registry import traits_of
+from mocli.errors import UsageError
 from mocli.report.file import write_text
-from mocli.tasks.prepare.aim import Aim
-from mocli.tasks.prepare.footprint import footprint
-from mocli.tasks.prepare.plan import make_plan
+from mocli.tasks.benchmark.needs import memory_of
 from mocli.tasks.run.identity import files_read
 
 if TYPE_CHECKING:
@@ -37,7 +32,7 @@ def write_plan(path: Path, runs: Sequence[ModelRun], files: Sequence[ModalityFil
     EnvironmentProblem
         It cannot be written.
     """
-    memory = {run.work: _memory(run, files) for run in reversed(runs)}
+    memory = {run.work: memory_of(run, files) for run in reversed(runs)}
     lines = ["\t".join(COLUMNS)]
     for run in runs:
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -56,16 +51,3 @@ def write_plan(path: Path, runs: Sequence[ModelRun], files: Sequence[ModalityFil
             )
         lines.append("\t".join(cells))
     write_text(path, "\n".join(lines) + "\n")
-
-
-def _memory(run: ModelRun, files: Sequence[ModalityFile]) -> int | None:
-    """Return the bytes that a run that trains will hold, without its study; None where that is not known."""
-    data, train = run.request.data, run.request.train
-    traits = traits_of(run.model)
-    try:
-        made = make_plan(data, train, run.task, logger.debug, files=files, traits=traits)
-        return footprint(made, resolve(traits, train.params, train.preset), Aim(run.task)).peak
-    except MocliError as error:
-        # the run itself will say so
-        logger.debug("the memory of %s is not known: %s", run.name, error.message)
-        return None

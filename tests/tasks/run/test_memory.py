@@ -167,3 +167,25 @@ def test_the_time_is_told_before_and_grows_with_steps_and_features(unpaired, tmp
     assert duration(plan, params, asked, replace(run, max_time=3.0), size, aim).training == 3.0
     closed = traits_of("otcca")
     assert duration(plan, resolve(closed, {}, "auto"), asked, run, size, aim).steps == 0
+
+
+def test_a_benchmark_tells_what_its_runs_and_its_scores_need(unpaired, tmp_path, capsys):
+    files = [str(unpaired / "rna.h5ad"), str(unpaired / "prot.h5ad"), "--links", str(unpaired / "links.tsv")]
+    options = ["--models", "scmodal", "--device", "cpu", "-o", str(tmp_path / "o.tsv"), "--jobs", "2"]
+    assert main(["benchmark", *files, *options, "--seeds", "0,1", "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert "of memory will be needed, most of it while methods are scored" in told
+    assert "of memory of its own; 2 go on at a time" in told
+
+
+def test_metacells_tell_what_they_need(tmp_path, capsys):
+    from mocli.data.demo.files import write_demo
+
+    write_demo(tmp_path, n_cells=120)
+    words = ["gene2peak", str(tmp_path / "multiome.h5mu"), "--gtf", str(tmp_path / "genes.tsv")]
+    words += ["--method", "metacells", "-o", str(tmp_path / "o.tsv"), "--device", "cpu", "--no-html"]
+    assert main([*words, "--dry-run"]) == 0
+    assert "most of it while genes and peaks are correlated" in capsys.readouterr().out
+    assert main(words) == 0
+    device = json.loads((tmp_path / "o.report.json").read_text())["device"]
+    assert device["expected_memory_bytes"] > memory.LIBRARIES
