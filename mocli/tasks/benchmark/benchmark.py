@@ -14,11 +14,10 @@ from mocli.errors import InputError, UsageError
 from mocli.log import logger
 from mocli.tasks.benchmark.contender import others_embedding
 from mocli.tasks.benchmark.ground import Ground, prepare_ground
-from mocli.tasks.benchmark.needs import of_runs, of_scoring
 from mocli.tasks.benchmark.options import RECONSTRUCT, BenchmarkOptions, PeersAsked
 from mocli.tasks.benchmark.peers import asked_peers, plan_peers
 from mocli.tasks.benchmark.plan import TaskData, trainings
-from mocli.tasks.benchmark.plantable import write_plan
+from mocli.tasks.benchmark.plantable import memory_of_runs, write_plan
 from mocli.tasks.benchmark.runs import (
     ModelRun,
     check_parameters,
@@ -113,8 +112,8 @@ def _foresee(request: Request, options: BenchmarkOptions, asked: PeersAsked, tel
     peers = plan_peers(asked, request, ground, options.seeds, _runs_folder(request))
     for peer, reason in peers.skipped:
         tell.say(f"leaves out the peer {peer.name}: it {reason}")
-    tell.say(of_scoring(ground).words)
-    if needs := of_runs(planned, ground.files, options.jobs):
+    tell.say(ground.footprint.words)
+    if needs := memory_of_runs(planned, ground.files, options.jobs):
         tell.say(needs)
     for t in planned:
         tell.say(f"{'has' if t.finished() else 'would run'} {t.name}: {shlex.join(['mocli', *t.command])}")
@@ -202,8 +201,8 @@ def _work(request: Request, options: BenchmarkOptions, asked: PeersAsked, run: R
         )
         planned, skipped = _planned(request, options, ground, dry=False)
         peers = plan_peers(asked, request, ground, options.seeds, folder)
-        tell_memory(run, of_scoring(ground))
-        if not options.collect and (needs := of_runs(planned, ground.files, options.jobs)):
+        tell_memory(run, ground.footprint)
+        if not options.collect and (needs := memory_of_runs(planned, ground.files, options.jobs)):
             run.say(needs)
     # before hours of training find out that one is no good
     others = [others_embedding(text, request.data.inputs, ground) for text in options.embedding]

@@ -12,6 +12,8 @@ import pandas as pd
 from mocli.data.files.obs import find_column
 from mocli.data.transforms.transform import find_transform
 from mocli.models.base import Traits
+from mocli.tasks.prepare.aim import Aim
+from mocli.tasks.prepare.footprint import Footprint, footprint
 from mocli.tasks.prepare.load import load
 from mocli.tasks.prepare.plan import make_plan, open_modalities
 from mocli.tasks.run.options import TrainOptions
@@ -78,6 +80,12 @@ class Ground:
     def apart(self) -> bool:
         """Whether no cell has two modalities, so that places of modalities are places of cells."""
         return not bool(((self.bundle.rows >= 0).sum(1) > 1).any())
+
+    @property
+    def footprint(self) -> Footprint:
+        """What the process that scores will hold, an estimate."""
+        whole = footprint(self.made, None, Aim(Task.BENCHMARK))
+        return Footprint(whole.held, {"methods are scored": whole.stages["metrics are computed"]})
 
     @property
     def words(self) -> str:

@@ -1,13 +1,19 @@
-"""A benchmark's runs as a table for a scheduler: a command a line, and which line waits for which."""
+"""A benchmark's runs as a table for a scheduler: which line waits for which, and what memory they need."""
 
 from __future__ import annotations
 
 import shlex
 from typing import TYPE_CHECKING
 
-from mocli.errors import UsageError
+from mocli.errors import MocliError, UsageError
+from mocli.log import logger
+from mocli.models.parameters import resolve
+from mocli.models.registry import traits_of
+from mocli.report import wording
 from mocli.report.file import write_text
-from mocli.tasks.benchmark.needs import memory_of
+from mocli.tasks.prepare.aim import Aim
+from mocli.tasks.prepare.footprint import footprint
+from mocli.tasks.prepare.plan import make_plan
 from mocli.tasks.run.identity import files_read
 
 if TYPE_CHECKING:
@@ -51,3 +57,27 @@ def write_plan(path: Path, runs: Sequence[ModelRun], files: Sequence[ModalityFil
             )
         lines.append("\t".join(cells))
     write_text(path, "\n".join(lines) + "\n")
+
+
+def memory_of(run: ModelRun, files: Sequence[ModalityFile]) -> int | None:
+    """Return the bytes that a run that trains will hold, without its study; None where that is not known."""
+    data, train = run.request.data, run.request.train
+    traits = traits_of(run.model)
+    try:
+        made = make_plan(data, train, run.task, logger.debug, files=files, traits=traits)
+        return footprint(made, resolve(traits, train.params, train.preset), Aim(run.task)).peak
+    except MocliError as error:
+        # the run itself will say so
+        logger.debug("the memory of %s is not known: %s", run.name, error.message)
+        return None
+
+
+def memory_of_runs(runs: Sequence[ModelRun], files: Sequence[ModalityFile], jobs: int) -> str:
+    """Say how much the largest run will need, and how many go on at a time; empty where that is not known."""
+    first = {run.work: run for run in reversed(runs) if run.parent is None and not run.finished()}
+    needs = [n for run in first.values() if (n := memory_of(run, files)) is not None]
+    if not needs:
+        return ""
+    at_once = min(jobs, len(runs))
+    several = f"; {at_once} go on at a time" if at_once > 1 else ""
+    return f"each run will need up to about {wording.size(max(needs))} of memory of its own{several}"
