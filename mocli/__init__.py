@@ -1,12 +1,12 @@
 """mocli: single-cell multi-omics from the command line, and from Python.
 
 The subcommands are functions: `mocli.integrate(inputs, output=...)` is the shell's `mocli integrate`.
-What they are made of can be called on arrays and AnnData, without a file in between:
+Their parts can be called on arrays and AnnData, without a file in between:
 
     saved = mocli.load_model("out.model")
     filled = mocli.impute_values(saved, cells, "prot")
 
-Everything is imported when it is first asked for; `import mocli` is light.
+Everything is imported when it is first used; `import mocli` is light.
 """
 
 from importlib import import_module

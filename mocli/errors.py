@@ -28,7 +28,7 @@ def printable(text: str) -> str:
 
     Everything that mocli prints or logs goes through here; tabs and ends of lines stay.
     """
-    return _UNPRINTABLE.sub(lambda found: repr(found[0])[1:-1], text)
+    return _UNPRINTABLE.sub(lambda match: repr(match[0])[1:-1], text)
 
 
 class MocliError(Exception):
@@ -43,7 +43,7 @@ class MocliError(Exception):
     field
         The place inside it (`obs['cell_type']`, `layers['counts']`, line 12).
     found, expected
-        What was there and what should have been, three examples at most.
+        What was there and what was expected, three examples at most.
     hint
         How to mend it.
     """
@@ -79,14 +79,14 @@ class MocliError(Exception):
 
 
 class UsageError(MocliError):
-    """An option, config key or combination that cannot be meant."""
+    """An invalid option, config key or combination."""
 
     exit_code = 2
     kind = "usage"
 
 
 class InputError(MocliError):
-    """The data do not hold what was asked of them."""
+    """The data do not fit the request."""
 
     exit_code = 3
     kind = "input"
@@ -137,9 +137,9 @@ ENVIRONMENTAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES
 
 
 def recognise(error: BaseException) -> MocliError | None:
-    """Return what a person can mend as one of these errors; None for a bug.
+    """Return the exception as one of these errors if a user can fix it; None for a bug.
 
-    Besides our own: memory of host or device, disks, rights, packages that are missing.
+    Besides our own errors: memory of host or device, disks, permissions, missing packages.
     """
     if isinstance(error, MocliError):
         return error

@@ -97,7 +97,7 @@ class _ScreenHandler(logging.Handler):
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, RUF100
-        """Say nothing: there is nowhere left to say it."""
+        """Do nothing: there is no stream left to report to."""
 
 
 class _RelayHandler(logging.Handler):
@@ -145,7 +145,7 @@ def teardown() -> None:
 
 
 def _log_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-    """Log Python's warnings; notices of coming changes in libraries are no user's business."""
+    """Log Python's warnings; deprecation notices of libraries do not concern users."""
     notice = issubclass(category, (FutureWarning, DeprecationWarning, PendingDeprecationWarning))
     logger.log(logging.DEBUG if notice else logging.WARNING, "%s: %s", category.__name__, message)
 
@@ -226,10 +226,10 @@ def _record(message: str, level: int = logging.INFO) -> logging.LogRecord:
 
 
 class Progress(Protocol):
-    """What a loop reports to."""
+    """Receives the progress of a loop."""
 
     def update(self, step: int, terms: Terms | Callable[[], Terms] | None = None) -> None:
-        """Say that `step` steps are done; `terms` are read only when something is shown."""
+        """Report that `step` steps are done; `terms` are read only when something is shown."""
         ...
 
 

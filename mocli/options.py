@@ -28,9 +28,10 @@ from mocli.parsing import Parser, one_of
 
 NATIVE = (bool, int, float, Path, str)
 MARKS = {
-    "trains": "only training looks at it: it changes nothing of a model that is trained already",
-    "identifies": "a checkpoint belongs to runs of the same value only; all that train, where not said",
-    "volatile": "it does not change what a finished run says",
+    "trains": "only training uses it: it does not change a model that is trained already",
+    "identifies": "a checkpoint only belongs to runs with the same value; the default for all options of "
+    "training",
+    "volatile": "it does not change the result of a finished run",
     "advanced": "shown by --help-all only",
     "text": "on the command line it stays as written, for --print-config",
 }
@@ -38,7 +39,7 @@ MARKS = {
 
 @dataclass(frozen=True)
 class Option:
-    """What is said about an option once.
+    """The declaration of an option.
 
     Attributes
     ----------
@@ -84,7 +85,7 @@ def option(usage: str, help: str, **about: Any) -> Option:
 
 
 def written(default: str) -> Any:
-    """Give a default as it is written; it is read when the dataclass is made."""
+    """Mark a default as written text; it is parsed when the dataclass is made."""
     return default
 
 
@@ -99,7 +100,7 @@ class OptionField:
 
     @property
     def long(self) -> str:
-        """The name that a person types: `--links`; of the inputs `INPUT`."""
+        """The name that a user types: `--links`; `INPUT` for the inputs."""
         return self.option.names[0].split("/")[0] if self.option.names else self.option.metavar
 
     @property
@@ -110,12 +111,12 @@ class OptionField:
 
     @property
     def may_be_none(self) -> bool:
-        """Whether None is a value, written `none`, and not only what was not given."""
+        """Say whether None is a value, written `none`, and not only the absence of one."""
         return NoneType in get_args(self.type)
 
     @property
     def is_mapping(self) -> bool:
-        """Whether it is written KEY=VALUE, again and again."""
+        """Say whether it takes KEY=VALUE, repeatedly."""
         return get_origin(self.base) is not None and issubclass(get_origin(self.base), Mapping)
 
     @property
@@ -133,9 +134,9 @@ class OptionField:
         Raises
         ------
         UsageError
-            It is not one that the option takes.
+            The option does not accept the value.
         """
-        said, where = self.option, where or self.long
+        option, where = self.option, where or self.long
         if value is None or value is MISSING:
             return value
         if self.is_mapping:
@@ -143,26 +144,26 @@ class OptionField:
                 raise UsageError(
                     f"{self.long} takes a mapping", field=where, found=repr(value), expected="{NAME: VALUE}"
                 )
-            return {str(k): said.each(v, where) if said.each else v for k, v in dict(value).items()}
-        if said.repeatable:
+            return {str(k): option.each(v, where) if option.each else v for k, v in dict(value).items()}
+        if option.repeatable:
             items = [value] if isinstance(value, (str, int, Path)) else value
             kind = get_args(self.base)[0]
-            return tuple(said.each(item, where) if said.each else kind(item) for item in items)
-        if said.choices:
-            value = one_of(value, said.choices, where)
-        if isinstance(said.parse, str):
+            return tuple(option.each(item, where) if option.each else kind(item) for item in items)
+        if option.choices:
+            value = one_of(value, option.choices, where)
+        if isinstance(option.parse, str):
             # what is read already stays as it is
-            value = _resolved(said.parse)(value, where) if isinstance(value, (str, int, float)) else value
-        elif said.parse is not None:
-            value = said.parse(value, where)
+            value = _resolved(option.parse)(value, where) if isinstance(value, (str, int, float)) else value
+        elif option.parse is not None:
+            value = option.parse(value, where)
         elif self.base in {Path, str}:
             value = self.base(value)
-        if said.least is not None and value < said.least:
-            raise UsageError(f"{self.long} must be {said.least} or more", field=where, found=value)
+        if option.least is not None and value < option.least:
+            raise UsageError(f"{self.long} must be {option.least} or more", field=where, found=value)
         return value
 
     def words(self, value: Any) -> Iterator[str]:
-        """Write the value as words of a command line."""
+        """Return the value as arguments of a command line."""
         if self.is_mapping:
             for key, inner in value.items():
                 yield from (self.long, f"{key}={inner if isinstance(inner, str) else json.dumps(inner)}")
@@ -189,12 +190,12 @@ def _resolved(path: str) -> Parser:
 
 
 class Options:
-    """Base of all groups of options: whatever makes one, its values are read and checked.
+    """Base of all groups of options; values are parsed and checked however a group is made.
 
     Attributes
     ----------
     PANEL
-        Of the help, for options that name no other.
+        The panel of the help, for options that name no other.
     LACKS
         Shared options that the subcommand does not take, by field name.
     GONE
@@ -206,7 +207,7 @@ class Options:
     GONE: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self) -> None:
-        """Read every value as it was written."""
+        """Parse every value that is written text."""
         for name, declared in declared_in(type(self)).items():
             object.__setattr__(self, name, declared.read(getattr(self, name)))
         self.check_together()
@@ -224,7 +225,7 @@ class Options:
         }
 
     def words(self, *, without: Collection[str] = ()) -> list[str]:
-        """Return the words of a command line that give these options again."""
+        """Return the arguments of a command line that give these options."""
         return [
             word
             for name, declared in self.given().items()
@@ -233,12 +234,12 @@ class Options:
         ]
 
     def identity(self) -> dict[str, Any]:
-        """Return what tells the run apart from others, as plain values."""
+        """Return what identifies the run, as plain values."""
         return {name: plain(getattr(self, name)) for name in self.given("identifies")}
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON gives it back."""
+    """Return a value as JSON restores it."""
     return json.loads(json.dumps(value, default=str))
 
 
@@ -253,10 +254,10 @@ def _declared_in(group: Any) -> Mapping[str, OptionField]:
     options: dict[str, OptionField] = {}
     for f in fields(group):
         kind, *marks = get_args(hints[f.name]) if get_origin(hints[f.name]) is Annotated else (None,)
-        for said in marks:
-            if isinstance(said, Option):
+        for mark in marks:
+            if isinstance(mark, Option):
                 default = f.default if f.default_factory is MISSING else f.default_factory()
-                placed = replace(said, panel=said.panel or group.PANEL)
+                placed = replace(mark, panel=mark.panel or group.PANEL)
                 options[f.name] = OptionField(f.name, kind, default, placed)
     return options
 
@@ -272,27 +273,30 @@ def gone_from(groups: Sequence[type]) -> dict[str, str]:
     return {k: v for group in groups if issubclass(group, Options) for k, v in group.GONE.items()}
 
 
-def sort_into(groups: Sequence[type[Options]], given: Mapping[str, Any], *, task: str) -> list[Any]:
-    """Make every group of the keyword arguments of a Python call.
+def sort_into(groups: Sequence[type[Options]], arguments: Mapping[str, Any], *, task: str) -> list[Any]:
+    """Make every group of options from the keyword arguments of a Python call.
 
     Raises
     ------
     UsageError
-        A keyword argument that no group knows, or lacks; a value that an option does not take.
+        A keyword argument is unknown or missing, or an option does not accept its value.
     """
-    known, gone = declared_by(groups), gone_from(groups)
-    for name in given:
-        if name not in known:
+    declared_options, gone = declared_by(groups), gone_from(groups)
+    for name in arguments:
+        if name not in declared_options:
             raise UsageError(
                 f"{task} has no option '{name}'",
                 field=name,
-                hint=gone.get("--" + name.replace("_", "-")) or did_you_mean(name, known, "options"),
+                hint=gone.get("--" + name.replace("_", "-"))
+                or did_you_mean(name, declared_options, "options"),
             )
-    for name, declared in known.items():
-        if declared.default is MISSING and given.get(name) is None:
+    for name, declared in declared_options.items():
+        if declared.default is MISSING and arguments.get(name) is None:
             raise UsageError(f"{declared.long} is needed", field=declared.long, hint=declared.option.help)
-    told = {n: value for n, value in given.items() if value is not None or known[n].may_be_none}
-    return [group(**{n: told[n] for n in declared_in(group) if n in told}) for group in groups]
+    values = {
+        n: value for n, value in arguments.items() if value is not None or declared_options[n].may_be_none
+    }
+    return [group(**{n: values[n] for n in declared_in(group) if n in values}) for group in groups]
 
 
 def signature_of(groups: Sequence[type[Options]]) -> inspect.Signature:

@@ -1,4 +1,4 @@
-"""From what was written to a value: choices, names, numbers, durations, sizes; each error names the option.
+"""Parse values: choices, names, numbers, durations, sizes; each error names the option.
 
 A parser takes a value (text of the command line, a value of a config file, or one from Python) and the name
 of its option, and returns the value or raises `UsageError`.
@@ -40,12 +40,12 @@ def one_of(value: Any, choices: Sequence[str], option: str) -> str:
 
 
 def among(*choices: str) -> Parser:
-    """Return the parser that takes one of `choices`."""
+    """Return a parser that takes one of `choices`."""
     return lambda value, option: one_of(value, choices, option)
 
 
 def text(value: Any, option: str) -> str:
-    """Take a value as text."""
+    """Take text."""
     if isinstance(value, (bool, dict, list)) or value is None:
         raise UsageError(
             f"{option} takes text", field=option, found=repr(value), hint="put the value in quotes"
@@ -80,7 +80,7 @@ def column_or_none(value: Any, option: str) -> str:
 
 
 def between(value: Any, option: str, *, ends: bool) -> float:
-    """Take a number from 0 to 1; the two ends themselves where `ends`."""
+    """Take a number from 0 to 1; the two ends themselves only if `ends`."""
     number = _number(value)
     if number is None or not (0 <= number <= 1) or (not ends and number in {0, 1}):
         raise UsageError(
@@ -117,7 +117,7 @@ def _number(value: Any) -> float | None:
 def numbers(value: Any, option: str, *, whole: bool = False, most: float | None = None) -> tuple[Any, ...]:
     """Take `0,1,2`, or numbers as they are; none is negative, and all are below `most`."""
     items = value.split(",") if isinstance(value, str) else [value] if _number(value) is not None else value
-    found: list[float] = []
+    values: list[float] = []
     for item in items:
         number = _number(item)
         if (
@@ -128,13 +128,13 @@ def numbers(value: Any, option: str, *, whole: bool = False, most: float | None 
         ):
             kind = "whole numbers" if whole else "numbers" + (" between 0 and 1" if most else "")
             raise UsageError(
-                f"{option} takes {kind} with commas between",
+                f"{option} takes {kind} separated by commas",
                 field=option,
                 found=repr(str(item)),
                 hint="such as " + ("0,1,2" if whole else "0.1,0.5"),
             )
-        found.append(int(number) if whole else number)
-    return tuple(dict.fromkeys(found))
+        values.append(int(number) if whole else number)
+    return tuple(dict.fromkeys(values))
 
 
 whole_numbers, shares = partial(numbers, whole=True), partial(numbers, most=1.0)
@@ -158,7 +158,7 @@ def names(value: str | Path | Sequence[str], option: str) -> tuple[str, ...]:
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file has columns, as a table of genes has, and not one name a line."""
+    """Say whether a file has columns, like a gene table, and not one name a line."""
     if not _is_file(path):
         return False
     lines = [line for line in _lines(path, "--genes") if line.strip() and not line.startswith("#")]
@@ -189,13 +189,13 @@ def _lines(path: Path, option: str) -> list[str]:
 
 
 def words(value: str | Sequence[str], _option: str) -> tuple[str, ...]:
-    """Take words with commas between, or as they are."""
+    """Take words separated by commas, or a sequence of words."""
     items = value.split(",") if isinstance(value, str) else list(value)
     return tuple(dict.fromkeys(item.strip() for item in items if item.strip()))
 
 
 def scalar(value: Any, _option: str) -> Any:
-    """Take a number, true, false, null or a JSON list as what it is; anything else as text.
+    """Take a number, true, false, null or a JSON list as such; anything else as text.
 
     `1e-3` is a number here, though YAML 1.1 reads it as text.
     """

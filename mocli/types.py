@@ -40,7 +40,7 @@ class Pairing(StrEnum):
 
 
 class ModalityKind(StrEnum):
-    """What a modality measures, whatever the user calls it."""
+    """What a modality measures, whatever its name."""
 
     RNA = "rna"
     ATAC = "atac"
@@ -77,16 +77,16 @@ LIKELIHOODS = {
     "ziln": NON_NEGATIVE,
     "normal": ANY_VALUES,
 }
-"""What values may be taken for on the command line (classes in `mocli.nn.heads`), and what they must be."""
+"""Likelihoods on the command line (classes in `mocli.nn.heads`), and the values they need."""
 
 
 def takes_counts(likelihood: str | None) -> bool:
-    """Whether a likelihood is of counts, or of counts above zero."""
+    """Say whether a likelihood is one of counts, or of counts above zero."""
     return LIKELIHOODS.get(likelihood or "") == "counts"
 
 
 COUNT_LIKELIHOODS = frozenset({"nb", "zinb", "poisson"})
-"""Likelihoods of counts whose mean is a proportion times a library size: non-zeros say all of them."""
+"""Likelihoods of counts whose mean is a proportion times a library size, computed from non-zeros alone."""
 
 
 class NonZeros(NamedTuple):
@@ -127,7 +127,7 @@ class NonZeros(NamedTuple):
 
 
 class Route(StrEnum):
-    """Through several ways weighed by what they predict, the model's decoder, or a readout of its latent."""
+    """A stack of ways weighed by their predictions, the model's decoder, or a readout of its latent."""
 
     AUTO = "auto"
     STACK = "stack"

@@ -22,12 +22,12 @@ WITHOUT_INPUT = frozenset({Task.SIMULATE})
 
 def subcommand(task: Task) -> Callable[..., None]:
     """Return the command of a subcommand, with all its options."""
-    own, path = options_of(task), f"mocli.tasks.{task}.{task}:{task}"
-    return command_of(path, (own, *SHARED), about=own, needs_input=task not in WITHOUT_INPUT)
+    group, path = options_of(task), f"mocli.tasks.{task}.{task}:{task}"
+    return command_of(path, (group, *SHARED), about=group, needs_input=task not in WITHOUT_INPUT)
 
 
 def _named_only(task: Task) -> Callable[..., None]:
-    """Return a command that is only to be listed: those with options take time to make."""
+    """Return a command that is only listed: those with options take time to make."""
 
     def command() -> None: ...
 
@@ -57,7 +57,7 @@ def build(only: str | None = None) -> typer.Typer:
 
 
 def needed(argv: Sequence[str], environment: Mapping[str, str]) -> str | None:
-    """Return the word that chooses a command, for `build`; None where a shell asks for proposals."""
+    """Return the word that chooses a command, for `build`; None if a shell asks for completions."""
     if "_MOCLI_COMPLETE" in environment:
         return None
     return next((word for word in argv if not word.startswith("-")), "")

@@ -17,13 +17,13 @@ CELLS, STEPS = 2000, 100
 def step_times(
     device: str = "auto", *, models: Sequence[str] = (), n_cells: int = CELLS, steps: int = STEPS
 ) -> dict[str, Any]:
-    """Train models, all by default, for some steps on the demo, and return what that took.
+    """Train models, all by default, for some steps on the demo, and return the times.
 
     Returns
     -------
     dict
-        `device`, and by model `steps`, milliseconds a step where there are any, seconds of training, of
-        loading, and of all, or why there are none.
+        `device`, and by model `steps`, milliseconds for a step if there are steps, seconds of training, of
+        loading and in total, or why there are none.
     """
     from mocli.data.demo.files import write_demo
 

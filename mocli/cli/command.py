@@ -64,7 +64,7 @@ class CommandOptions(Options):
             "--print-config", "Print the resolved configuration with its origins; run nothing", advanced=True
         ),
     ] = False
-    dry_run: Annotated[bool, option("--dry-run -n", "Check everything and say what would be done")] = False
+    dry_run: Annotated[bool, option("--dry-run -n", "Check everything and report what would be done")] = False
     verbose: Annotated[
         int, option("--verbose -v", "Log more", more={"count": True, "show_default": False}, advanced=True)
     ] = 0
@@ -96,8 +96,8 @@ SHARED: tuple[type[Options], ...] = (DataOptions, OutputOptions, TrainOptions, R
 
 def options_of(task: str) -> type[Options]:
     """Return the class of a subcommand's own options: `ImputeOptions` of `mocli.tasks.impute.options`."""
-    known = vars(import_module(f"mocli.tasks.{task}.options"))
-    options: Any = next(value for name, value in known.items() if name.lower() == f"{task}options")
+    names = vars(import_module(f"mocli.tasks.{task}.options"))
+    options: Any = next(value for name, value in names.items() if name.lower() == f"{task}options")
     return options  # type: ignore[no-any-return]
 
 
@@ -105,7 +105,7 @@ class PlainCommand(TyperCommand):
     """A command whose help names no types of Python."""
 
     def get_params(self, ctx: Any) -> Any:
-        """Return all parameters, those that take no value without a type."""
+        """Return all parameters; those without a value have no type."""
         params = super().get_params(ctx)
         for param in params if ctx.resilient_parsing else ():
             param.hidden = False  # type: ignore[attr-defined] # a shell completes all of them
@@ -116,7 +116,7 @@ class PlainGroup(TyperGroup):
     """A group of commands whose help names no types of Python."""
 
     def get_params(self, ctx: Any) -> Any:
-        """Return all parameters, those that take no value without a type."""
+        """Return all parameters; those without a value have no type."""
         return _untyped(super().get_params(ctx))
 
 
@@ -144,11 +144,11 @@ def command_of(task: str, groups: Sequence[type[Options]], about: type, **how: A
     how
         Passed on to `run`.
     """
-    known = by_panel(declared_by(groups), groups[0].PANEL)
+    declared_options = by_panel(declared_by(groups), groups[0].PANEL)
 
     def command(ctx: typer.Context, **raw: Any) -> None:
         raw.pop("help_all")
-        settings = Settings.resolve(ctx, raw, known)
+        settings = Settings.resolve(ctx, raw, declared_options)
         if raw["print_config"]:
             emit(settings.to_yaml())
         else:
@@ -156,10 +156,10 @@ def command_of(task: str, groups: Sequence[type[Options]], about: type, **how: A
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     parameters = [inspect.Parameter("ctx", keyword, annotation=typer.Context)]
-    for name, declared in known.items():
+    for name, declared in declared_options.items():
         default = None if declared.default is MISSING else _as_written(declared)
         parameters.append(
-            inspect.Parameter(name, keyword, default=default, annotation=_typer(declared, known))
+            inspect.Parameter(name, keyword, default=default, annotation=_typer(declared, declared_options))
         )
     parameters.append(inspect.Parameter("help_all", keyword, default=False, annotation=HelpAll))
     command.gone = gone_from(groups)  # type: ignore[attr-defined]
@@ -170,14 +170,14 @@ def command_of(task: str, groups: Sequence[type[Options]], about: type, **how: A
     return command
 
 
-def by_panel(known: dict[str, OptionField], first: str) -> dict[str, OptionField]:
+def by_panel(declared_options: dict[str, OptionField], first: str) -> dict[str, OptionField]:
     """Return options in the order of the help: panels of the subcommand alone come first."""
 
     def place(name: str) -> int:
-        panel = known[name].option.panel
+        panel = declared_options[name].option.panel
         return 2 + PANELS.index(panel) if panel in PANELS else int(panel != first)
 
-    return {name: known[name] for name in sorted(known, key=place)}
+    return {name: declared_options[name] for name in sorted(declared_options, key=place)}
 
 
 def usage(words: str, help: str, **more: Any) -> Any:
@@ -221,40 +221,42 @@ def variable(declared: OptionField) -> str:
     return "MOCLI_" + declared.long.removeprefix("--").replace("-", "_").upper()
 
 
-def _typer(declared: OptionField, known: dict[str, OptionField]) -> Any:
+def _typer(declared: OptionField, declared_options: dict[str, OptionField]) -> Any:
     """Return the annotation that typer reads."""
-    said = declared.option
-    if not said.names:
-        about: Any = typer.Argument(metavar=said.metavar, help=said.help, show_default=False)
+    option = declared.option
+    if not option.names:
+        about: Any = typer.Argument(metavar=option.metavar, help=option.help, show_default=False)
         return Annotated[declared.cli | None, about]
     # a file of names is read when the command runs
-    parses = callable(said.parse) and said.parse is not names
-    single = not (declared.is_mapping or said.repeatable)
-    reads = single and (said.choices or said.least is not None or parses)
-    check = _loads(known) if declared.name == "config" else checked(declared.read) if reads else None
+    parses = callable(option.parse) and option.parse is not names
+    single = not (declared.is_mapping or option.repeatable)
+    reads = single and (option.choices or option.least is not None or parses)
+    check = (
+        _loads(declared_options) if declared.name == "config" else checked(declared.read) if reads else None
+    )
     settings: dict[str, Any] = {
-        "help": said.help,
-        "rich_help_panel": said.panel,
-        "metavar": said.metavar,
+        "help": option.help,
+        "rich_help_panel": option.panel,
+        "metavar": option.metavar,
         "callback": check,
-        "min": said.least,
+        "min": option.least,
         "envvar": variable(declared),
         "show_envvar": False,
-        "hidden": "advanced" in said.marks,
-        "show_default": said.shown or True,
+        "hidden": "advanced" in option.marks,
+        "show_default": option.shown or True,
         "autocompletion": completion_of(declared),
-        **said.more,
+        **option.more,
     }
     optional = _as_written(declared) is None or declared.default is MISSING
     kind = declared.cli | None if optional else declared.cli
-    return Annotated[kind, typer.Option(*said.names, **settings)]
+    return Annotated[kind, typer.Option(*option.names, **settings)]
 
 
 Callback = Callable[[typer.Context, typer.CallbackParam, Any], Any]
 
 
 def checked(read: Parser) -> Callback:
-    """Read a value early, so that an error names where it came from; it stays as written for a config."""
+    """Read a value early, so that an error names its origin; a config keeps it as written."""
 
     def check(ctx: typer.Context, param: typer.CallbackParam, value: Any) -> Any:
         long, origin = next(opt for opt in param.opts if opt.startswith("--")), origin_of(ctx, param)
@@ -265,12 +267,12 @@ def checked(read: Parser) -> Callback:
     return check
 
 
-def _loads(known: dict[str, OptionField]) -> Callable[[typer.Context, Path | None], Path | None]:
+def _loads(declared_options: dict[str, OptionField]) -> Callable[[typer.Context, Path | None], Path | None]:
     """Let `--config` fill the defaults of this command before any other option is read."""
 
     def load(ctx: typer.Context, value: Path | None) -> Path | None:
         if value is not None:
-            load_config(ctx, value, known)
+            load_config(ctx, value, declared_options)
         return value
 
     return load
@@ -280,11 +282,11 @@ def run(task: str, settings: Settings, *, needs_input: bool = True) -> None:
     """Set up logging and run a task."""
     values = settings.values
     log.setup(_level(values["verbose"] - values["quiet"]), values["log_format"], values["progress"])
-    _warn_of_unknown_variables(settings.known)
+    _warn_of_unknown_variables(settings.declared)
     commands = declared_in(CommandOptions)
     arguments = {name: value for name, value in values.items() if name not in commands}
     for name, value in arguments.items():
-        if settings.known[name].option.repeatable:
+        if settings.declared[name].option.repeatable:
             arguments[name] = list(value or ())
     inputs = arguments.pop("inputs")
     _require(inputs if needs_input else ["none"], arguments["output"], settings.ctx)
@@ -299,9 +301,9 @@ def run(task: str, settings: Settings, *, needs_input: bool = True) -> None:
 
 
 def command_line(ctx: typer.Context) -> list[str]:
-    """Return the command as it was typed, whatever path the program has."""
-    given = (ctx.find_root().obj or {}).get("argv")
-    return ["mocli", *(sys.argv[1:] if given is None else given)]
+    """Return the command as it was typed, without the program's path."""
+    arguments = (ctx.find_root().obj or {}).get("argv")
+    return ["mocli", *(sys.argv[1:] if arguments is None else arguments)]
 
 
 def _level(loudness: int) -> str:
@@ -317,7 +319,7 @@ def _require(inputs: Sequence[str], output: Path | None, ctx: typer.Context) -> 
 
 
 def _run_to_stdout(function: Any, inputs: Sequence[str], arguments: dict[str, Any]) -> None:
-    """Run, then copy the report to stdout; the task writes one on failure too."""
+    """Run, then copy the report to stdout; the task also writes one on failure."""
     with tempfile.TemporaryDirectory(prefix="mocli-") as folder:
         path = Path(folder) / "report.json"
         try:
@@ -327,8 +329,10 @@ def _run_to_stdout(function: Any, inputs: Sequence[str], arguments: dict[str, An
                 emit(path.read_text(encoding="utf-8"), data=True)
 
 
-def _warn_of_unknown_variables(known: Mapping[str, OptionField]) -> None:
-    set_here = {name for name in os.environ if name.startswith("MOCLI_")} - {*map(variable, known.values())}
+def _warn_of_unknown_variables(declared_options: Mapping[str, OptionField]) -> None:
+    set_here = {name for name in os.environ if name.startswith("MOCLI_")} - {
+        *map(variable, declared_options.values())
+    }
     if not set_here:
         return
     everywhere = (declared_by((options_of(task), *SHARED)) for task in Task)

@@ -1,7 +1,7 @@
-"""What a shell proposes for the value of an option: choices, models, modalities, columns and their values.
+"""Completions of an option's value in a shell: choices, models, modalities, columns and their values.
 
-Nothing here may fail or write: a shell asks at every press of the tab key. Input files that the line has
-already are looked at for names alone.
+Nothing here may fail or write: a shell asks at every press of the tab key. Input files on the line are only
+read for names.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from mocli.models.registry import available
 from mocli.options import OptionField
 
 MOST_VALUES = 200
-"""Levels of a column that are proposed."""
+"""Most levels of a column that are proposed."""
 
 Complete = Callable[[str], list[str]]
 
 
 def completion_of(declared: OptionField) -> Complete | None:
-    """Return what proposes values of an option; None where the shell's own proposals (files) are best."""
-    said = declared.option
-    form = said.metavar
+    """Return a function that completes values of an option; None where the shell's own (files) are best."""
+    option = declared.option
+    form = option.metavar
 
     def complete(incomplete: str) -> list[str]:
         try:
@@ -33,8 +33,10 @@ def completion_of(declared: OptionField) -> Complete | None:
         except Exception:  # noqa: BLE001 - the line that is being typed must not be disturbed
             return []
 
-    known = said.choices or form.startswith(("MOD", "COLUMN", "LEVEL")) or "|auto" in form or "auto|" in form
-    return complete if known or declared.name == "models" else None
+    has_words = (
+        option.choices or form.startswith(("MOD", "COLUMN", "LEVEL")) or "|auto" in form or "auto|" in form
+    )
+    return complete if has_words or declared.name == "models" else None
 
 
 def _words() -> list[str]:
@@ -47,8 +49,8 @@ def _proposals(declared: OptionField, inputs: Iterable[str], incomplete: str) ->
     form, choices = declared.option.metavar, declared.option.choices
     if declared.name == "models":
         before = incomplete.rpartition(",")[0]
-        taken = set(before.split(","))
-        return [f"{before}," * bool(before) + name for name in available() if name not in taken]
+        before_names = set(before.split(","))
+        return [f"{before}," * bool(before) + name for name in available() if name not in before_names]
     if choices or not form.startswith(("MOD", "COLUMN")):
         return choices or [word for word in form.split("|") if word.islower()]
     name, equals, _ = incomplete.partition("=")
@@ -75,13 +77,13 @@ def _values_of(declared: OptionField, modality: dict[str, Any]) -> Iterable[str]
 
 
 def _modalities(inputs: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return by modality its layers and its columns of obs, each with what reads the levels."""
+    """Return by modality its layers and its columns of obs, each with a function that reads the levels."""
     import h5py
 
     from mocli.data.files.hdf5 import open_h5
     from mocli.data.files.source import parse_source
 
-    found: dict[str, dict[str, Any]] = {}
+    by_modality: dict[str, dict[str, Any]] = {}
     for text in inputs:
         source = parse_source(text)
         if not source.path.is_file() or not h5py.is_hdf5(source.path):
@@ -91,11 +93,11 @@ def _modalities(inputs: Iterable[str]) -> dict[str, dict[str, Any]]:
             for name, group in groups.items():
                 if source.modality in {None, name}:
                     columns = [k for k in group["obs"] if not k.startswith("_")]
-                    found[source.name or name] = {
+                    by_modality[source.name or name] = {
                         "layers": list(group.get("layers", ())),
                         "obs": {k: _levels(source.path, group["obs"].name, k) for k in columns},
                     }
-    return found
+    return by_modality
 
 
 def _levels(path: Path, group: str, column: str) -> Callable[[], list[str]]:

@@ -46,14 +46,14 @@ def rank(origin: str) -> int:
 
 @dataclass(frozen=True)
 class Config:
-    """What a config file says, by parameter name: plain values, and mappings apart."""
+    """The content of a config file, by parameter name: plain values, and mappings separately."""
 
     path: Path
     plain: dict[str, Any] = field(default_factory=dict)
     pairs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-def load_config(ctx: typer.Context, path: Path, known: Mapping[str, OptionField]) -> None:
+def load_config(ctx: typer.Context, path: Path, declared_options: Mapping[str, OptionField]) -> None:
     """Make the file's values the defaults of this command.
 
     Raises
@@ -76,7 +76,7 @@ def load_config(ctx: typer.Context, path: Path, known: Mapping[str, OptionField]
         name, negated = keys[key]
         if value is None:
             continue
-        if known[name].is_mapping:
+        if declared_options[name].is_mapping:
             config.pairs[name] = _mapping(value, path, key)
         else:
             config.plain[name] = _plain(params[name], value, path, key, negated=negated)
@@ -116,7 +116,7 @@ def _read(path: Path) -> dict[Any, Any]:
 
 
 def _check_size(text: str, path: Path) -> None:
-    """Refuse what no configuration is, before it costs memory: depth, length, references to values."""
+    """Refuse files that cannot be a configuration before they cost memory: depth, length, references."""
     import yaml
 
     depth = deepest = aliases = 0
@@ -125,17 +125,17 @@ def _check_size(text: str, path: Path) -> None:
         deepest, aliases = max(deepest, depth), aliases + isinstance(event, yaml.AliasEvent)
         if deepest > MAX_DEPTH or aliases:
             break
-    found = (
+    excess = (
         f"{deepest} levels of values in values" if deepest > MAX_DEPTH
         else "values repeated by reference (*name)" if aliases
         else f"{len(text):,} characters" if len(text) > MAX_LENGTH
         else None
     )  # fmt: skip
-    if found is not None:
+    if excess is not None:
         raise UsageError(
-            "the config file is not one of mocli",
+            "the config file is not one for mocli",
             file=path,
-            found=found,
+            found=excess,
             expected=f"lines such as 'seed: 0', up to {MAX_DEPTH} levels, {MAX_LENGTH:,} characters",
         )
 

@@ -1,4 +1,4 @@
-"""What `mocli doctor` finds: software, devices, memory, file locks. Nothing here may fail."""
+"""What `mocli doctor` finds: software, devices, memory, file locks. No function here may fail."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def examine() -> dict[str, Any]:
 
 
 def as_text(facts: dict[str, Any]) -> str:
-    """Return the findings as indented lines; the last says `ready`, or what to mend."""
+    """Return the findings as indented lines; the last says `ready`, or what to fix."""
     return "\n".join([*_lines(facts, 0), "", *verdict(facts)])
 
 
 def verdict(facts: dict[str, Any]) -> list[str]:
-    """Return what to mend before mocli runs here, with how; `ready` where there is nothing."""
+    """Return what to fix before mocli runs here, and how; `ready` if there is nothing."""
     torch, memory, folders = facts["torch"], facts["memory"], facts["folders"]
     missing = [name for name, version in facts["versions"].items() if version is None]
     mend = []
@@ -66,7 +66,7 @@ def verdict(facts: dict[str, Any]) -> list[str]:
         mend.append(f"torch cannot be loaded ({torch.get('problem')}): install it again")
     elif torch.get("problem"):
         mend.append(
-            f"the CUDA device does not answer ({torch['problem']}): look at the driver, or --device cpu"
+            f"the CUDA device does not answer ({torch['problem']}): check the driver, or use --device cpu"
         )
     if facts["hdf5"].get("version") is None:
         mend.append(f"h5py cannot be loaded ({facts['hdf5'].get('problem')}): install it again")
@@ -164,7 +164,7 @@ def _memory() -> dict[str, Any]:
 
 
 def _memory_limit() -> int | None:
-    """Return the control group's limit, which a scheduler or container sets below the machine's memory."""
+    """Return the control group's limit, which a scheduler or container sets."""
     for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             text = Path(name).read_text().strip()

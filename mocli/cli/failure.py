@@ -1,7 +1,7 @@
 """How a failed command ends: one message on stderr, one exit code.
 
 typer carries its own copy of click, so that its errors have no importable name;
-they are known by their shape (`format_message`, `exit_code`).
+they are recognised by their attributes (`format_message`, `exit_code`).
 """
 
 from __future__ import annotations
@@ -21,21 +21,23 @@ if TYPE_CHECKING:
 
 def fail(error: BaseException, argv: Sequence[str]) -> int:
     """Print an error, as text or as one JSON line, and return its exit code."""
-    known = as_known(error)
-    if known is None:
+    recognised = as_known(error)
+    if recognised is None:
         _print_bug(error, json=_wants_json(argv))
         return MocliError.exit_code
     if _wants_json(argv):
         names = ("file", "field", "found", "expected", "hint")
-        details = {name: getattr(known, name) for name in names if getattr(known, name) is not None}
-        _print_json(known.message, {"kind": known.kind, "exit_code": known.exit_code, **details})
+        details = {name: getattr(recognised, name) for name in names if getattr(recognised, name) is not None}
+        _print_json(
+            recognised.message, {"kind": recognised.kind, "exit_code": recognised.exit_code, **details}
+        )
     else:
-        _say(f"mocli: {'' if known.kind == 'interrupted' else 'error: '}{known}")
-    return known.exit_code
+        _say(f"mocli: {'' if recognised.kind == 'interrupted' else 'error: '}{recognised}")
+    return recognised.exit_code
 
 
 def as_known(error: BaseException) -> MocliError | None:
-    """Return what a person can mend as one of our errors; None for a bug."""
+    """Return the error as one of ours if a user can fix it; None for a bug."""
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         return _usage(error)
     return recognise(error)
@@ -93,7 +95,7 @@ def _wants_json(argv: Sequence[str]) -> bool:
     if (chosen := log.configured_format()) is not None:
         return chosen == "json"
     pairs = zip(argv, [*argv[1:], ""], strict=False)
-    given = [v for k, v in pairs if k == "--log-format"] + [
+    formats = [v for k, v in pairs if k == "--log-format"] + [
         a.partition("=")[2] for a in argv if a.startswith("--log-format=")
     ]
-    return (given[-1] if given else os.environ.get("MOCLI_LOG_FORMAT", "text")) == "json"
+    return (formats[-1] if formats else os.environ.get("MOCLI_LOG_FORMAT", "text")) == "json"

@@ -18,7 +18,7 @@ AsJson = Annotated[bool, usage("--json", "Print JSON")]
 
 
 def models(*, as_json: AsJson = False) -> None:
-    """Show which model takes which data."""
+    """Show which data each model takes."""
     listed = available().values()
     entries = [_model_entry(traits) for traits in listed]
     if as_json:
@@ -118,7 +118,7 @@ def demo(
     trimodal: Annotated[bool, usage("--trimodal", "Write three modalities per cell as well")] = False,
     force: Annotated[bool, usage("--force -f", "Write into a folder that is not empty")] = False,
 ) -> None:
-    """Write a small data set with links and known truth, to try things on."""
+    """Write a small data set with links and known ground truth, to try things on."""
     import shlex
 
     from mocli import log
@@ -146,7 +146,9 @@ def demo(
 def doctor(
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="FILE", help="Files to look at as mocli would; none: this machine"),
+        typer.Argument(
+            metavar="FILE", help="Files to check as mocli would read them; without files, this machine"
+        ),
     ] = None,
     *,
     as_json: AsJson = False,
@@ -159,7 +161,7 @@ def doctor(
         usage("--versions-yml NAME", "Print versions only, as a pipeline's versions.yml under NAME"),
     ] = None,
 ) -> None:
-    """Look at files: what they hold, what mocli would do, what to mend; without any, at this machine.
+    """Check files: what they hold, what mocli would do, what to fix; without files, check this machine.
 
     For example: mocli doctor rna.h5ad prot.h5ad
     """
@@ -198,9 +200,9 @@ def _bench(device: str, *, as_json: bool) -> None:
         for model, entry in times["models"].items()
     ]
     header = ("model", "steps", "ms a step", "train s", "load s", "total s")
-    said = f"mocli {times['mocli']} on {used.get('used')} ({used.get('name')}), {times['cells']:,} cells"
+    sentence = f"mocli {times['mocli']} on {used.get('used')} ({used.get('name')}), {times['cells']:,} cells"
     notes = [f"{m}: {e['problem']}" for m, e in times["models"].items() if "problem" in e]
-    emit("\n".join([said, table(header, rows), *notes]))
+    emit("\n".join([sentence, table(header, rows), *notes]))
 
 
 def export(
@@ -215,19 +217,19 @@ def export(
     ] = None,
     spatial: Annotated[
         str | None,
-        usage("--spatial FILE", "File whose obsm spatial says where cells lie", show_default="INPUT"),
+        usage("--spatial FILE", "File with the cells' coordinates in obsm spatial", show_default="INPUT"),
     ] = None,
     values: Annotated[
         str,
         usage(
             f"--values {'|'.join(VALUES)}",
-            "What the values of X are; imputed ones are log(1 + x) by default, which auto sees",
+            "Scale of the values of X; auto recognises imputed values, which are log(1 + x) by default",
             callback=checked(among(*VALUES)),
         ),
     ] = "auto",
     force: Annotated[bool, usage("--force -f", "Replace files that exist")] = False,
 ) -> None:
-    """Write measured or imputed expression as tools of cell-cell communication read it.
+    """Write measured or imputed expression for tools of cell-cell communication.
 
     For example: mocli export imputed.h5ad --to cellphonedb --label-key cell_type -o cpdb
 

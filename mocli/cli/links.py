@@ -30,7 +30,7 @@ Inputs = Annotated[
     ),
 ]
 VarKey = Annotated[str | None, usage("--var-key COLUMN", "var column with the feature names to use")]
-Verbose = Annotated[bool, usage("--verbose -v", "Name all of them, not the first 20")]
+Verbose = Annotated[bool, usage("--verbose -v", "List all of them, not only the first 20")]
 Quiet = Annotated[bool, usage("--quiet -q", "Log warnings only")]
 
 
@@ -83,14 +83,19 @@ def build(
     ] = None,
     upstream: Annotated[
         int | None,
-        usage("--upstream BASES", "Reach before the TSS", min=0, show_default="2000, of --mode body"),
+        usage(
+            "--upstream BASES",
+            "Bases before the TSS that count as the gene",
+            min=0,
+            show_default="2000, of --mode body",
+        ),
     ] = None,
     var_key: VarKey = None,
     force: Annotated[bool, usage("--force -f", "Replace a table that exists")] = False,
     verbose: Verbose = False,
     quiet: Quiet = False,
 ) -> None:
-    """Propose links between two modalities from what their features are called.
+    """Propose links between two modalities from the names of their features.
 
     For example: mocli links build prot.h5ad rna.h5ad -o links.tsv
 
@@ -114,7 +119,7 @@ def build(
     if to_stdout:
         emit(proposed.to_tsv(), data=True)
     else:
-        _say(f"wrote {output}; read it through before you trust it")
+        _say(f"wrote {output}; check the links before you use them")
 
 
 @links.command(cls=PlainCommand, context_settings=CONTEXT)
@@ -156,7 +161,7 @@ def _as_text(audit: "Audit", *, limit: int | None) -> str:
                 f"{edge.correlation:.2f}; {edge.n_contradicted:,} are clearly below zero"
             )
     if audit.n_repeated:
-        parts.append(f"{audit.n_repeated:,} rows stand in the table more than once")
+        parts.append(f"{audit.n_repeated:,} rows occur in the table more than once")
     if audit.problems:
         parts.append(_problems(audit.problems, limit=limit))
     return "\n\n".join([*parts, audit.verdict()])
@@ -168,7 +173,7 @@ def _counts(side: "Side") -> tuple[object, ...]:
 
 
 def _problems(problems: "Sequence[Problem]", *, limit: int | None) -> str:
-    """Return a table of findings, of each sort and modality the first ones."""
+    """Return a table with the first findings of each sort and modality."""
     groups: dict[tuple[str, str], list[Problem]] = {}
     for each in problems:
         groups.setdefault((each.problem, each.modality), []).append(each)
@@ -176,7 +181,7 @@ def _problems(problems: "Sequence[Problem]", *, limit: int | None) -> str:
     for (problem, modality), group in groups.items():
         rows += [(problem, modality, each.feature, each.detail) for each in group[:limit]]
         if limit is not None and len(group) > limit:
-            rows.append((problem, modality, "...", f"{len(group) - limit:,} more (-v names all)"))
+            rows.append((problem, modality, "...", f"{len(group) - limit:,} more (-v lists all)"))
     return table(("problem", "modality", "feature", "detail"), rows)
 
 

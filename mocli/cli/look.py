@@ -1,4 +1,4 @@
-"""`mocli doctor FILE...`: what files hold, what mocli would do with them, and what stands in the way."""
+"""`mocli doctor FILE...`: what files hold, what mocli would do with them, and what prevents it."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ MOST_COLUMNS = 4
 
 @dataclass
 class Prospect:
-    """What files hold and what would become of them.
+    """What files hold, and what mocli would do with them.
 
     Attributes
     ----------
     plan
-        By modality what a run would take; cells, model and command as lines.
+        What a run would use, by modality; cells, model and command as lines.
     problems
-        What must be mended first, with how; `exit_code` of the first.
+        What must be fixed first, and how; `exit_code` of the first.
     """
 
     modalities: list[ModalityFacts] = field(default_factory=list)
@@ -46,14 +46,14 @@ class Prospect:
     exit_code: int = 0
 
     def mend(self, error: MocliError) -> None:
-        """Keep what is wrong and how to mend it."""
+        """Record what is wrong and how to fix it."""
         where = f"{error.file}: " if error.file else ""
         self.problems.append(where + error.message + (f"; {error.hint}" if error.hint else ""))
         self.exit_code = self.exit_code or error.exit_code
 
 
 def look_at(inputs: Sequence[str]) -> Prospect:
-    """Look at files as `mocli integrate` would; what is wrong is told, not raised."""
+    """Check files as `mocli integrate` would; problems are reported, not raised."""
     prospect = Prospect()
     data = DataOptions(inputs)
     try:
@@ -105,14 +105,14 @@ def _commands(inputs: Sequence[str], modalities: Sequence[ModalityFacts], *, lin
         lines.append(f"first: {shlex.join(['mocli', 'links', 'build', *inputs, *genes, '-o', 'links.tsv'])}")
         words += ["--links", "links.tsv"]
     for option, columns in (("--batch-key", "batches"), ("--label-key", "labels")):
-        known = [set(getattr(m, columns)) for m in modalities]
-        common = [c for c in getattr(modalities[0], columns) if all(c in k for k in known)]
+        column_sets = [set(getattr(m, columns)) for m in modalities]
+        common = [c for c in getattr(modalities[0], columns) if all(c in k for k in column_sets)]
         words += [option, common[0]] if common else []
     return [*lines, f"next: {shlex.join([*words, '-o', 'out.h5mu'])}"]
 
 
 def as_lines(prospect: Prospect) -> list[str]:
-    """Return about ten lines a file; the last says `ready`, or what to mend."""
+    """Return about ten lines for each file; the last says `ready`, or what to fix."""
     lines: list[str] = []
     for m in prospect.modalities:
         lines.append(

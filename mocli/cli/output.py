@@ -1,4 +1,4 @@
-"""Data that was asked for, to standard output: text, and aligned columns of text."""
+"""Write requested data to standard output: text, and aligned columns of text."""
 
 import os
 import sys
@@ -10,14 +10,14 @@ from mocli.errors import printable
 
 
 def emit(text: str, *, data: bool = False) -> None:
-    """Write text; a reader that has seen enough (`| head`) ends the command quietly.
+    """Write text; if the reader stops (`| head`), the command ends quietly.
 
     Control characters are shown, not sent; those of `data` only where a person reads it.
 
     Raises
     ------
     typer.Exit
-        With code 0 where the reader has gone.
+        With code 0 if the reader has stopped.
     """
     if not data or sys.stdout.isatty():
         text = printable(text)

@@ -1,4 +1,4 @@
-"""Resolved settings of one invocation: values, where each came from, and their YAML."""
+"""Resolved settings of one invocation: values, the origin of each, and their YAML."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """What one subcommand was asked to do.
+    """The settings of one subcommand.
 
     Attributes
     ----------
@@ -36,55 +36,55 @@ class Settings:
     origins
         By field name: `default`, `config file F`, `environment MOCLI_X` or
         `command line`; for a mapping, the origin of each key.
-    known
+    declared
         The options, in the order of the help.
     """
 
     ctx: typer.Context
     values: Mapping[str, Any]
     origins: Mapping[str, Any]
-    known: Mapping[str, OptionField]
+    declared: Mapping[str, OptionField]
 
     @classmethod
     def resolve(
-        cls, ctx: typer.Context, raw: Mapping[str, Any], known: Mapping[str, OptionField]
+        cls, ctx: typer.Context, raw: Mapping[str, Any], declared_options: Mapping[str, OptionField]
     ) -> Settings:
         """Merge command line, environment, config file and defaults."""
         params: dict[str, Any] = {str(param.name): param for param in ctx.command.params}
         values: dict[str, Any] = {}
         origins: dict[str, Any] = {}
         for name, value in raw.items():
-            if known[name].is_mapping:
-                values[name], origins[name] = _merged(ctx, params[name], known[name], value)
+            if declared_options[name].is_mapping:
+                values[name], origins[name] = _merged(ctx, params[name], declared_options[name], value)
             else:
                 values[name], origins[name] = value, origin_of(ctx, params[name])
-        return cls(ctx, values, origins, known)._settle_params()
+        return cls(ctx, values, origins, declared_options)._settle_params()
 
     def _settle_params(self) -> Settings:
-        """Let the later layer win where a hyper-parameter was given by its option and by --set."""
+        """Let the later layer win if a hyper-parameter is given by its option and by --set."""
         values, origins = dict(self.values), dict(self.origins)
-        given = dict(values.get("params") or {})
-        for name in set(NAMED_PARAMS) & given.keys():
+        params = dict(values.get("params") or {})
+        for name in set(NAMED_PARAMS) & params.keys():
             by_option, by_set = rank(origins[name]), rank(origins["params"][name])
             if by_option == by_set:
                 option = f"--{self.key(name)}"
                 raise UsageError(
                     f"{option} and --set {name} both give the same hyper-parameter",
                     field=option,
-                    found=f"{values[name]} and {given[name]}, {origins[name]}",
+                    found=f"{values[name]} and {params[name]}, {origins[name]}",
                     hint="keep one",
                 )
             if by_option > by_set:
-                del given[name]
+                del params[name]
             else:
                 values[name], origins[name] = None, DEFAULT
         if "params" in values:
-            values["params"] = given
+            values["params"] = params
         return replace(self, values=values, origins=origins)
 
     def key(self, name: str) -> str:
         """Return the key of an option in a config file: its long name, without dashes."""
-        declared = self.known[name]
+        declared = self.declared[name]
         return declared.long.removeprefix("--") if declared.option.names else name
 
     def to_yaml(self) -> str:
@@ -112,7 +112,7 @@ class Settings:
         return f"default of {self.values.get('model', AUTO)}"  # a benchmark names several
 
     def _model_defaults(self) -> dict[str, Any]:
-        """Return the checked hyper-parameters of a model that was named; nothing where the run chooses it."""
+        """Return the checked hyper-parameters of a named model; nothing if the run chooses the model."""
         model = self.values.get("model", AUTO)
         if model in UNNAMED:
             return {}
@@ -120,14 +120,14 @@ class Settings:
         from mocli.models.registry import traits_of
 
         traits = traits_of(model)
-        given = dict(self.values["params"])
-        known = as_dict(resolve(traits, given))
-        named = {n: self.values[n] for n in NAMED_PARAMS if n in known and self.values[n] is not None}
-        return as_dict(resolve(traits, {**given, **named}))
+        params = dict(self.values["params"])
+        defaults = as_dict(resolve(traits, params))
+        named = {n: self.values[n] for n in NAMED_PARAMS if n in defaults and self.values[n] is not None}
+        return as_dict(resolve(traits, {**params, **named}))
 
 
 def _merged(
-    ctx: typer.Context, param: Any, declared: OptionField, given: list[str] | None
+    ctx: typer.Context, param: Any, declared: OptionField, command_line: list[str] | None
 ) -> tuple[dict[str, Any], dict[str, str]]:
     layers: list[tuple[str, Mapping[str, Any]]] = []
     config = ctx.meta.get(CONFIG_META)
@@ -140,7 +140,7 @@ def _merged(
         where = f"{declared.long} ({origin})"
         layers.append((origin, declared.read(read_pairs(variable, declared, where), where)))
     if origin_of(ctx, param) == COMMAND_LINE:
-        layers.append((COMMAND_LINE, declared.read(read_pairs(given or [], declared, declared.long))))
+        layers.append((COMMAND_LINE, declared.read(read_pairs(command_line or [], declared, declared.long))))
     return merge_pairs(layers)
 
 
@@ -173,7 +173,7 @@ def _yaml_lines(key: str, value: Any, origin: Any) -> Iterator[str]:
 
 
 def yaml_value(value: Any) -> str:
-    """Return a value as it stands in one line of YAML."""
+    """Return a value as one line of YAML."""
     import yaml
 
     plain = str(value) if isinstance(value, PurePath) else list(value) if isinstance(value, tuple) else value

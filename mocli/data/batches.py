@@ -162,17 +162,17 @@ class BundleRows:
     device
         Where minibatches are wanted.
     held_on
-        Where all features lie; there too by default, which is quicker where rows are drawn many times.
+        Where all features are stored; by default on `device`, which is quicker if rows are drawn many times.
     """
 
     def __init__(
         self, bundle: MultiOmics, device: torch.device | str, *, held_on: torch.device | str | None = None
     ) -> None:
         self.device = torch.device(device)
-        held = self.device if held_on is None else torch.device(held_on)
-        self.rows = {name: Rows(m.features, held) for name, m in bundle.modalities.items()}
+        store = self.device if held_on is None else torch.device(held_on)
+        self.rows = {name: Rows(m.features, store) for name, m in bundle.modalities.items()}
         self._links = {
-            link.edge: (Rows(link.source_features, held), Rows(link.target_features, held))
+            link.edge: (Rows(link.source_features, store), Rows(link.target_features, store))
             for link in bundle.links
         }
         # what is taken for counts is told by its non-zeros: dense rows would be made in vain
@@ -195,7 +195,7 @@ class BundleRows:
         stored = {name: self.rows[name].take_nonzeros(rows[name]) for name in rows if name in self._sparse}
         return Minibatch(
             x={name: self._send(self.rows[name].take(rows[name])) for name in dense},
-            counts={name: self._send_nonzeros(found) for name, found in stored.items()},
+            counts={name: self._send_nonzeros(nonzeros) for name, nonzeros in stored.items()},
             links={
                 edge: (self._send(source.take(rows[edge[0]])), self._send(target.take(rows[edge[1]])))
                 for edge, (source, target) in self._links.items()
@@ -223,9 +223,9 @@ class BundleRows:
     def _send(self, values: Tensor) -> Tensor:
         return values.to(self.device, non_blocking=True)
 
-    def _send_nonzeros(self, found: NonZeros) -> NonZeros:
-        values, row, column, starts = map(self._send, found[:4])
-        return NonZeros(values, row, column, starts, found.shape)
+    def _send_nonzeros(self, nonzeros: NonZeros) -> NonZeros:
+        values, row, column, starts = map(self._send, nonzeros[:4])
+        return NonZeros(values, row, column, starts, nonzeros.shape)
 
 
 def strata_of(bundle: MultiOmics, balance: str) -> IntArray:
@@ -239,12 +239,12 @@ def strata_of(bundle: MultiOmics, balance: str) -> IntArray:
         values = np.zeros(bundle.n_cells, np.int64) if bundle.batch is None else bundle.batch.codes
     else:
         raise ValueError(f"cells cannot be balanced by '{balance}'")
-    found: IntArray = np.unique(values, return_inverse=True)[1].reshape(-1).astype(np.int64)
-    return found
+    strata: IntArray = np.unique(values, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return strata
 
 
 class Batches:
-    """Draws minibatches from a bundle, for ever.
+    """Draws minibatches from a bundle, without end.
 
     - independent, with replacement: every modality draws `batch_size` of its own
       rows;
@@ -258,7 +258,7 @@ class Batches:
       each cycles through permutations of its own cells.
 
     When cells are drawn, a modality contributes the rows of those that have it,
-    in the order drawn: none at all is possible.
+    in the order drawn: possibly none.
 
     Parameters
     ----------
@@ -330,19 +330,19 @@ class Batches:
     def _shares(self, size: int) -> dict[str, int]:
         """Split a minibatch equally among the strata, though none gives more than all of its cells.
 
-        What does not divide goes to some of them at random.
+        The remainder goes to some of them at random.
         """
         shares = dict.fromkeys(self._sizes, 0)
-        left = min(size, sum(self._sizes.values()))
-        while left:
+        remaining = min(size, sum(self._sizes.values()))
+        while remaining:
             open_ = [name for name, n in self._sizes.items() if shares[name] < n]
-            if left < len(open_):
-                lucky = torch.randperm(len(open_), generator=self.generator)[:left].tolist()
+            if remaining < len(open_):
+                lucky = torch.randperm(len(open_), generator=self.generator)[:remaining].tolist()
                 open_ = [open_[k] for k in lucky]
-            each = max(1, min(left // len(open_), min(self._sizes[n] - shares[n] for n in open_)))
+            each = max(1, min(remaining // len(open_), min(self._sizes[n] - shares[n] for n in open_)))
             for name in open_:
                 shares[name] += each
-            left -= each * len(open_)
+            remaining -= each * len(open_)
         return shares
 
     def _shuffle(self, name: str) -> None:
@@ -351,21 +351,21 @@ class Batches:
 
     def _cycle(self, name: str, size: int) -> Tensor:
         """Take `size` rows, going on into the next permutation where one ends."""
-        taken = self._order[name][self._position[name] :][:size]
-        self._position[name] += len(taken)
-        if len(taken) < size:
+        drawn = self._order[name][self._position[name] :][:size]
+        self._position[name] += len(drawn)
+        if len(drawn) < size:
             self._shuffle(name)
-            taken = torch.cat([taken, self._cycle(name, size - len(taken))])
-        return taken
+            drawn = torch.cat([drawn, self._cycle(name, size - len(drawn))])
+        return drawn
 
     @property
     def epoch_over(self) -> bool:
-        """Whether all cells have been drawn once more; always, where cells are not drawn in epochs."""
+        """Say whether all cells have been drawn once more; always true if cells are not drawn in epochs."""
         sampling = self.sampling
         if sampling.independent or sampling.replacement or sampling.balance:
             return True
-        left = len(self._order[CELLS]) - self._position[CELLS]
-        return left == 0 or (left == 1 and sampling.batch_size > 1)
+        remaining = len(self._order[CELLS]) - self._position[CELLS]
+        return remaining == 0 or (remaining == 1 and sampling.batch_size > 1)
 
     def _epoch(self, size: int) -> Tensor:
         """Take the next `size` cells of the epoch; fewer at its end, but not a single one."""

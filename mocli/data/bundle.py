@@ -29,7 +29,7 @@ Edge = tuple[str, str]
 
 @dataclass(frozen=True, eq=False)
 class FeatureMatrix:
-    """Cells x features, sparse or dense, plus a constant row, perhaps averaged over neighbours.
+    """Cells x features, sparse or dense, plus a constant row, optionally averaged over neighbours.
 
     The value of cell i and feature j is `values[i, j] + offset[j]`: a
     standardised matrix keeps its zeros, and the offset is added only to a
@@ -103,7 +103,7 @@ class Modality:
     library
         Total of the raw values of each cell over all its features, `(n_obs,)`.
     likelihood
-        What the values are taken to be (`nb`, `normal`, ...); None where it was not asked.
+        The likelihood of the values (`nb`, `normal`, ...); None where none was chosen.
     """
 
     name: str
@@ -120,7 +120,7 @@ class Modality:
 
     @property
     def is_counted(self) -> bool:
-        """Whether the values are taken for counts."""
+        """Whether the values are treated as counts."""
         return self.likelihood in COUNT_LIKELIHOODS
 
 
@@ -179,7 +179,8 @@ class MultiOmics:
         By modality which of its features belong to which set of genes, `(n_vars, n_sets)`; none where
         no sets were given.
     weights
-        By modality what its cells weigh in discriminators, `(n_obs,)`, 0 or more; none where none were given.
+        Weights of the cells in discriminators, by modality, `(n_obs,)`, 0 or more; none where none were
+        given.
     """
 
     modalities: Mapping[str, Modality]
@@ -213,19 +214,19 @@ class MultiOmics:
         return (() if self.batch is None else (self.batch,)) + self.covariates
 
     def patterns(self) -> IntArray:
-        """Which modalities a cell has, as a number: bit m is modality m, `(n_cells,)`."""
+        """Return the modalities that a cell has, as a number: bit m is modality m, `(n_cells,)`."""
         bits = 1 << np.arange(len(self.modalities), dtype=np.int64)
-        found: IntArray = (self.rows >= 0) @ bits
-        return found
+        patterns: IntArray = (self.rows >= 0) @ bits
+        return patterns
 
     def seen_by(self, modality: str) -> tuple[MultiOmics, IntArray]:
-        """Return the cells measured in a modality as if nothing else of them had been, and which they are.
+        """Return the cells measured in a modality, as if nothing else had been measured, and which they are.
 
         Cells come in the order of the modality's rows.
         """
-        cells, at = self.cells_of(modality), list(self.modalities).index(modality)
+        cells, column = self.cells_of(modality), list(self.modalities).index(modality)
         rows = np.full((len(cells), len(self.modalities)), -1, np.int64)
-        rows[:, at] = self.rows[cells, at]
+        rows[:, column] = self.rows[cells, column]
 
         def of(codes: Codes | None) -> Codes | None:
             return None if codes is None else replace(codes, codes=codes.codes[cells])
@@ -261,7 +262,7 @@ class MultiOmics:
         """
         if self.label is None:
             raise UsageError(
-                "the model weighs cells by their labels, and the cells have none",
+                "the model weighs cells by their labels, but the cells have none",
                 hint="name the column of labels with --label-key",
             )
         return {name: self.label.codes[self.cells_of(name)] for name in self.modalities}
@@ -310,5 +311,5 @@ class Minibatch:
     continuous: Tensor | None = None
 
     def values(self, name: str) -> Tensor | NonZeros:
-        """Return encoder features of a modality, `(B, n_vars)`, as their non-zeros where those say all."""
+        """Return encoder features of a modality, `(B, n_vars)`; as their non-zeros where it is stored so."""
         return self.counts[name] if name in self.counts else self.x[name]

@@ -149,20 +149,24 @@ def louvain(e: Embedding) -> dict[float, IntArray]:
 
 
 def louvain_of(nearest: Nearest, resolution: float) -> IntArray:
-    """Cluster all cells of a placement, as `louvain` does: codes `(n,)`, 0 the largest cluster.
+    """Cluster all cells by their coordinates, as `louvain` does: codes `(n,)`, 0 the largest cluster.
 
     The same coordinates get the same clusters, whatever their order.
     """
     graph = nearest.joined
-    found = np.zeros(len(nearest.order), np.int64)
+    codes_found = np.zeros(len(nearest.order), np.int64)
     if graph.nnz:
         from sknetwork.clustering import Louvain
 
-        found = np.asarray(Louvain(resolution=resolution, modularity="newman").fit_predict(graph), np.int64)
-    _, first, codes, sizes = np.unique(found, return_index=True, return_inverse=True, return_counts=True)
+        codes_found = np.asarray(
+            Louvain(resolution=resolution, modularity="newman").fit_predict(graph), np.int64
+        )
+    _, first, codes, sizes = np.unique(
+        codes_found, return_index=True, return_inverse=True, return_counts=True
+    )
     rank = np.empty(len(sizes), np.int64)
     rank[np.lexsort((first, -sizes))] = np.arange(len(sizes))
-    clusters = np.empty(len(found), np.int64)
+    clusters = np.empty(len(codes_found), np.int64)
     clusters[nearest.order] = rank[codes]
     return clusters
 
@@ -185,9 +189,9 @@ def _best(e: Embedding) -> IntArray:
     def choose() -> float:
         cells, _ = neighbor_graph(e)
         label = e.joint_label[cells]
-        known = label >= 0
+        labelled = label >= 0
         # rounded, so that noise in the last digit does not choose
-        return max(RESOLUTIONS, key=lambda r: (round(nmi(label[known], louvain(e)[r][known]), 9), -r))
+        return max(RESOLUTIONS, key=lambda r: (round(nmi(label[labelled], louvain(e)[r][labelled]), 9), -r))
 
     return louvain(e)[e.share("best resolution", choose)]
 
@@ -197,11 +201,11 @@ def _score(
 ) -> Score:
     cells, _ = neighbor_graph(e)
     label = e.joint_label[cells]
-    known = label >= 0
+    labelled = label >= 0
     # one label is found by any single cluster: no agreement to speak of
-    if len(np.unique(label[known])) < 2:
-        return Score(math.nan, int(known.sum()))
-    return Score(compare(label[known], clusters()[known]), int(known.sum()))
+    if len(np.unique(label[labelled])) < 2:
+        return Score(math.nan, int(labelled.sum()))
+    return Score(compare(label[labelled], clusters()[labelled]), int(labelled.sum()))
 
 
 def _kmeans_score(e: Embedding, compare: Callable[[IntArray, IntArray], float]) -> Score:

@@ -106,8 +106,8 @@ class Conformal:
     @classmethod
     def from_state(cls, arrays: Mapping[str, FloatArray], facts: Mapping[str, Any]) -> Conformal:
         """Rebuild from what `state` gave."""
-        known = {name: facts[name] for name in ("coverage", "n", "symmetric")}
-        return cls(arrays["lower"], arrays["upper"], floor=arrays.get("floor"), **known)
+        fields = {name: facts[name] for name in ("coverage", "n", "symmetric")}
+        return cls(arrays["lower"], arrays["upper"], floor=arrays.get("floor"), **fields)
 
 
 def fit(
@@ -172,10 +172,10 @@ def _rank(n: int, coverage: float, *, symmetric: bool) -> int:
 
     In fractions: 20 (1 - 0.1 / 2) is 19, which floats may round to more, and then up to 20.
     """
-    asked = Fraction(str(float(coverage))) if math.isfinite(coverage) else Fraction(0)
-    if not 0 < asked < 1:
+    share = Fraction(str(float(coverage))) if math.isfinite(coverage) else Fraction(0)
+    if not 0 < share < 1:
         raise ValueError(f"coverage must be between 0 and 1, got {coverage}")
-    return math.ceil((n + 1) * (asked if symmetric else (1 + asked) / 2))
+    return math.ceil((n + 1) * (share if symmetric else (1 + share) / 2))
 
 
 def _shape(a: NDArray[Any], b: NDArray[Any]) -> tuple[int, int]:

@@ -43,8 +43,8 @@ def neighbor_conservation(e: Embedding) -> Iterable[Score]:
             without_self(e.search(x[asking], x, k + 1), asking) for x in (places, e.rows(name)[rows])
         )
         both = np.sort(np.concatenate([before, after], axis=1), axis=1)
-        kept = (both[:, 1:] == both[:, :-1]).sum(axis=1)  # within one list no cell occurs twice
-        yield Score(float(kept.mean()) / k, len(asking), name)
+        in_both = (both[:, 1:] == both[:, :-1]).sum(axis=1)  # within one list no cell occurs twice
+        yield Score(float(in_both.mean()) / k, len(asking), name)
 
 
 @metric(Embedding, better="higher", bounds=(0.0, 1.0), needs={"own", "batches"})

@@ -148,11 +148,11 @@ def false_discovery_rate(p: DoubleArray, n_compared: int | None = None) -> Doubl
     from scipy import stats  # late: listing the metrics loads nothing heavy
 
     adjusted = np.full(len(p), np.nan)
-    known = np.isfinite(p)
-    tests = int(known.sum())
+    finite = np.isfinite(p)
+    tests = int(finite.sum())
     if tests:
         more = max(1.0, (n_compared or 0) / len(p))
-        adjusted[known] = np.minimum(stats.false_discovery_control(p[known]) * more, 1.0)
+        adjusted[finite] = np.minimum(stats.false_discovery_control(p[finite]) * more, 1.0)
     return adjusted
 
 
@@ -249,10 +249,12 @@ class OwnNull:
         the number of features each was measured by.
         """
         within = (member >= 0) & self._usable[member] if len(self._usable) else np.zeros(len(member), bool)
-        own = np.where(within, self._values[member], 0.0) if len(self._usable) else np.zeros(len(member))
+        own_value = (
+            np.where(within, self._values[member], 0.0) if len(self._usable) else np.zeros(len(member))
+        )
         n_others: IntArray = (self._count[bins] - within).astype(np.int64)
-        total = self._sum[bins] - own
-        squares = self._squares[bins] - own**2
+        total = self._sum[bins] - own_value
+        squares = self._squares[bins] - own_value**2
         enough = n_others >= FEWEST_MATCHED
         count = np.where(enough, n_others, 2.0)
         mean = total / count
@@ -266,5 +268,5 @@ class OwnNull:
         """Return the null's own standardised values and their bins, `(n_null,)` each."""
         place = np.flatnonzero(self._usable)
         z, _ = self.standardise(self._values[place], self._bins[place], place)
-        known = np.isfinite(z)
-        return z[known], self._bins[place][known]
+        finite = np.isfinite(z)
+        return z[finite], self._bins[place][finite]

@@ -1,4 +1,4 @@
-"""Features that differ between two groups of cells, measured and predicted, held against each other."""
+"""Features that differ between two groups of cells: measured and predicted differences compared."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Differential:
 
     @property
     def differs(self) -> BoolArray:
-        """Features of FDR below 5 %."""
-        found: BoolArray = np.nan_to_num(self.fdr, nan=1.0) < FDR
-        return found
+        """Features with an FDR below 5 %."""
+        differs: BoolArray = np.nan_to_num(self.fdr, nan=1.0) < FDR
+        return differs
 
 
 def differential(values: FloatArray, among: BoolArray) -> Differential:
@@ -51,15 +51,17 @@ def differential(values: FloatArray, among: BoolArray) -> Differential:
     """
     from scipy.stats import mannwhitneyu
 
-    known: BoolArray = np.asarray(np.isfinite(values).all(axis=0))
-    change, p = np.full(len(known), np.nan), np.full(len(known), np.nan)
-    x = values[:, known].astype(np.float64)
-    change[known] = x[among].mean(0) - x[~among].mean(0)
+    measured_throughout: BoolArray = np.asarray(np.isfinite(values).all(axis=0))
+    change, p = np.full(len(measured_throughout), np.nan), np.full(len(measured_throughout), np.nan)
+    x = values[:, measured_throughout].astype(np.float64)
+    change[measured_throughout] = x[among].mean(0) - x[~among].mean(0)
     varies = x.max(0, initial=-np.inf) > x.min(0, initial=np.inf)
-    found = np.ones(x.shape[1])
+    p_measured = np.ones(x.shape[1])
     if varies.any():
-        found[varies] = mannwhitneyu(x[among][:, varies], x[~among][:, varies], method="asymptotic").pvalue
-    p[known] = found
+        p_measured[varies] = mannwhitneyu(
+            x[among][:, varies], x[~among][:, varies], method="asymptotic"
+        ).pvalue
+    p[measured_throughout] = p_measured
     return Differential(change, p)
 
 
@@ -75,8 +77,8 @@ class ListsCompared:
         Of these, features that are measured to differ: as many are taken of the predicted ones, those of
         the largest changes.
     n_both, expected, p
-        Features in both lists with the same sign; how many chance gives where signs are even; the chance of
-        as many (hypergeometric: Fisher's exact test of overlap, signs not looked at).
+        Features in both lists with the same sign; the number expected by chance if signs are even; the
+        probability of as many (hypergeometric: Fisher's exact test of the overlap, without signs).
     same_sign
         Share of the features measured to differ whose predicted change has the sign of the measured one.
     pearson, spearman
@@ -94,15 +96,15 @@ class ListsCompared:
 
 
 def agreement(predicted: DoubleArray, measured: Differential) -> ListsCompared:
-    """Hold predicted changes `(p,)` against measured ones.
+    """Compare predicted changes `(p,)` with measured ones.
 
-    As many features are taken of the prediction as are measured to differ: values that are expected carry no
-    noise, so that tests of them find nearly all features.
+    As many features of the prediction are used as are measured to differ: expected values carry no noise,
+    so tests of them find nearly all features.
     """
     from scipy.stats import hypergeom, spearmanr
 
-    known = np.isfinite(predicted) & np.isfinite(measured.change)
-    x, y, differs = predicted[known], measured.change[known], measured.differs[known]
+    finite = np.isfinite(predicted) & np.isfinite(measured.change)
+    x, y, differs = predicted[finite], measured.change[finite], measured.differs[finite]
     n, k = len(x), int(differs.sum())
     top = np.zeros(n, dtype=bool)
     top[np.argsort(-np.abs(x), kind="stable")[:k]] = True

@@ -1,4 +1,4 @@
-"""What a metric sees: coordinates of cells, what is known of them, and what metrics share.
+"""The input of metrics: coordinates of cells, what is known about them, and shared computations.
 
 Every metric is invariant to shifting and scaling the latent, so
 `Embedding` hands out coordinates whose squares neither overflow nor vanish.
@@ -160,25 +160,25 @@ class Embedding(Scored):
 
         Rows of both modalities, `(m,)` each; the second is empty if no cell can give.
         """
-        to, near = self.nearby_known(giver, receiver)
-        return to, near[:, 0] if near.shape[1] else near.ravel()
+        to, nearest = self.nearby_known(giver, receiver)
+        return to, nearest[:, 0] if nearest.shape[1] else nearest.ravel()
 
     def nearby_known(self, giver: str, receiver: str) -> tuple[IntArray, IntArray]:
         """As `nearest_known`, with the 15 nearest (all, if fewer): `(m,)` and `(m, k)`."""
         label = self.label or {}
-        to, of = (np.flatnonzero(np.asarray(label[m]) >= 0) for m in (receiver, giver))
-        if len(of) and (len(to), len(of)) == (len(self.z[receiver]), len(self.z[giver])):
+        to, givers = (np.flatnonzero(np.asarray(label[m]) >= 0) for m in (receiver, giver))
+        if len(givers) and (len(to), len(givers)) == (len(self.z[receiver]), len(self.z[giver])):
             return self.across(receiver, giver)
         to = self.draw(to)
-        if not len(of):
+        if not len(givers):
             return to, np.zeros((len(to), 0), np.int64)
 
         def find() -> IntArray:
-            return self.search(self.rows(receiver)[to], self.rows(giver)[of], ACROSS)
+            return self.search(self.rows(receiver)[to], self.rows(giver)[givers], ACROSS)
 
-        return to, of[self.share(("nearest known", giver, receiver), find)]
+        return to, givers[self.share(("nearest known", giver, receiver), find)]
 
-    def across(self, asking: str, asked: str) -> tuple[IntArray, IntArray]:
+    def across(self, asking: str, searched: str) -> tuple[IntArray, IntArray]:
         """Cells of one modality (all, or `MAX_CELLS` drawn) and their 15 nearest cells of another.
 
         Rows of the two modalities, `(m,)` and `(m, k)`, nearest first, k = 15 or all cells if fewer.
@@ -186,9 +186,9 @@ class Embedding(Scored):
         cells = self.draw(np.arange(len(self.z[asking])))
 
         def find() -> IntArray:
-            return self.search(self.rows(asking)[cells], self.rows(asked), ACROSS)
+            return self.search(self.rows(asking)[cells], self.rows(searched), ACROSS)
 
-        return cells, self.share(("across", asking, asked), find)
+        return cells, self.share(("across", asking, searched), find)
 
     def draw(self, candidates: IntArray) -> IntArray:
         """At most `MAX_CELLS` of the rows, drawn once per seed, in ascending order."""
@@ -219,39 +219,43 @@ class Embedding(Scored):
         distances = np.empty((len(cells), min(k, NEAR)), np.float32)
         # an index of many cells is made once; few are searched exactly, with less memory piece by piece
         for rows in chunks(len(cells), ROWS if n <= EXACT else max(n, 1)):
-            apart, found = nearby(self.joint[cells[rows]], self.joint, k + 1, device=self.device)
-            others = others_than(found, cells[rows])
-            shape = len(found), k
-            neighbors[rows] = found[others].reshape(shape)
-            distances[rows] = apart[others].reshape(shape)[:, :NEAR]
+            all_distances, all_neighbors = nearby(
+                self.joint[cells[rows]], self.joint, k + 1, device=self.device
+            )
+            others = others_than(all_neighbors, cells[rows])
+            shape = len(all_neighbors), k
+            neighbors[rows] = all_neighbors[others].reshape(shape)
+            distances[rows] = all_distances[others].reshape(shape)[:, :NEAR]
         return cells, neighbors, distances
 
 
-def without_self(found: IntArray, cells: IntArray) -> IntArray:
+def without_self(neighbors: IntArray, cells: IntArray) -> IntArray:
     """Neighbours `(m, k + 1)` less the asking cell `(m,)`: `(m, k)`.
 
     As `others_than` tells them.
     """
-    others: IntArray = found[others_than(found, cells)].reshape(len(found), found.shape[1] - 1)
+    others: IntArray = neighbors[others_than(neighbors, cells)].reshape(
+        len(neighbors), neighbors.shape[1] - 1
+    )
     return others
 
 
-def others_than(found: IntArray, cells: IntArray) -> BoolArray:
+def others_than(neighbors: IntArray, cells: IntArray) -> BoolArray:
     """Whether a neighbour, `(m, k + 1)`, is not the asking cell `(m,)`: all but one of every row.
 
     A cell can be crowded out of its own list by duplicates: then the last one goes.
     """
-    own: BoolArray = found == cells[:, None]
-    own[~own.any(1), -1] = True
-    return ~own
+    is_itself: BoolArray = neighbors == cells[:, None]
+    is_itself[~is_itself.any(1), -1] = True
+    return ~is_itself
 
 
 @dataclass(frozen=True, eq=False)
 class Nearest:
-    """The nearest cells of every cell of one placement, found once for all that needs them.
+    """The nearest cells of every cell, found once and shared.
 
-    They are kept in the order of coordinates, so that the same coordinates have the same neighbours, whatever
-    the order of the cells.
+    They are kept in the order of coordinates, so that the same coordinates have the same neighbours,
+    whatever the order of the cells.
 
     Attributes
     ----------
@@ -259,14 +263,14 @@ class Nearest:
         Rows of the cells in that order, `(n,)`.
     places
         Coordinates, `(n, d)`.
-    apart, near
+    distances, neighbors
         Distances and positions, each cell itself among them: `(n, k + 1)`, k = 15 or n - 1 if that is less.
     """
 
     order: IntArray
     places: FloatArray
-    apart: FloatArray
-    near: IntArray
+    distances: FloatArray
+    neighbors: IntArray
 
     @classmethod
     def of(cls, z: FloatArray, *, device: str = "cpu") -> Nearest:
@@ -277,18 +281,18 @@ class Nearest:
         scaled = np.ldexp(places, -exponent)  # exact, and squares neither overflow nor vanish
         if not len(places):
             return cls(order, places, np.zeros((0, 1), np.float32), np.zeros((0, 1), np.int64))
-        apart, near = nearby(scaled, scaled, min(NEIGHBORS + 1, len(places)), device=device)
-        return cls(order, places, np.ldexp(apart, exponent), near)
+        distances, neighbors = nearby(scaled, scaled, min(NEIGHBORS + 1, len(places)), device=device)
+        return cls(order, places, np.ldexp(distances, exponent), neighbors)
 
     def among(self, z: FloatArray) -> Nearest | None:
-        """Return the same of cells in another order, at coordinates `(n, d)`; None for others."""
+        """Return the same for cells in another order, at coordinates `(n, d)`; None if these differ."""
         order = _by_coordinates(z)
         return replace(self, order=order) if np.array_equal(z[order], self.places) else None
 
     @cached_property
     def joined(self) -> CSR:
         """The symmetric graph of 0 and 1, in the order of coordinates, `(n, n)`."""
-        return joined(without_self(self.near, np.arange(len(self.near))))
+        return joined(without_self(self.neighbors, np.arange(len(self.neighbors))))
 
 
 def _by_coordinates(z: FloatArray) -> IntArray:
@@ -310,24 +314,24 @@ def neighbor_graph(e: Embedding) -> tuple[IntArray, CSR]:
         cells, lists = e.neighbors
         members = np.zeros(len(e.joint), bool)
         members[cells] = True
-        near = lists[:, :NEIGHBORS].astype(np.int64)
+        neighbors = lists[:, :NEIGHBORS].astype(np.int64)
         if len(cells) < len(e.joint):
-            near = nearest_among(e, np.arange(len(cells)), members, NEIGHBORS)
+            neighbors = nearest_among(e, np.arange(len(cells)), members, NEIGHBORS)
         order = coordinate_order(e, cells)
         place = np.empty(len(e.joint), np.int64)
         place[cells[order]] = np.arange(len(cells))
-        return cells[order], joined(place[near[order]])
+        return cells[order], joined(place[neighbors[order]])
 
     return e.share("neighbor graph", build)
 
 
-def joined(near: IntArray) -> CSR:
+def joined(neighbors: IntArray) -> CSR:
     """Return the symmetric graph of 0 and 1 in which each of m is joined to those it lists, `(m, k)`."""
     from scipy.sparse import csr_matrix
 
-    m, k = near.shape
+    m, k = neighbors.shape
     ends = np.arange(m + 1) * k
-    directed = csr_matrix((np.ones(near.size), near.ravel(), ends), shape=(m, m))
+    directed = csr_matrix((np.ones(neighbors.size), neighbors.ravel(), ends), shape=(m, m))
     graph = directed.maximum(directed.T).tocsr()
     graph.sort_indices()
     return graph
@@ -357,15 +361,15 @@ def nearest_among(e: Embedding, asking: IntArray, members: BoolArray, k: int) ->
     cells, lists = e.neighbors
     candidates = np.flatnonzero(members)
     k = max(0, min(k, len(candidates) - 1))
-    found = np.empty((len(asking), k), np.int64)
+    nearest = np.empty((len(asking), k), np.int64)
     for rows in chunks(len(asking), 2048):
-        own = asking[rows]
-        hits = members[lists[own]]
+        asking_here = asking[rows]
+        hits = members[lists[asking_here]]
         first = np.argsort(~hits, axis=1, kind="stable")[:, :k]
-        found[rows] = np.take_along_axis(lists[own], first, axis=1)
+        nearest[rows] = np.take_along_axis(lists[asking_here], first, axis=1)
         short = np.flatnonzero(hits.sum(axis=1) < k)
         if len(short):
-            asked = cells[own[short]]
-            places = e.search(e.joint[asked], e.joint[candidates], k + 1)
-            found[rows.start + short] = without_self(candidates[places], asked)
-    return found
+            asking_cells = cells[asking_here[short]]
+            places = e.search(e.joint[asking_cells], e.joint[candidates], k + 1)
+            nearest[rows.start + short] = without_self(candidates[places], asking_cells)
+    return nearest

@@ -115,15 +115,15 @@ class Generated:
 
         Modalities whose rows are not the same cells come one by one.
         """
-        asked = {*self.simulated_label.tolist()}
-        found = []
+        simulated_labels = {*self.simulated_label.tolist()}
+        halves = []
         for names in [list(self.real)] if self.paired else [[name] for name in self.real]:
             label = self.real_label[names[0]]
             order = np.random.default_rng(self.seed).permutation(len(label))
             first, second = np.sort(order[::2]), np.sort(order[1::2])
-            second = second[np.isin(label[second], list(asked))]
+            second = second[np.isin(label[second], list(simulated_labels))]
             latent = {m: self.latent[m][0] for m in names if m in self.latent}
-            found.append(
+            halves.append(
                 replace(
                     self,
                     real={m: self.real[m][first] for m in names},
@@ -133,7 +133,7 @@ class Generated:
                     latent={m: (z[first], z[second]) for m, z in latent.items()},
                 )
             )
-        return found
+        return halves
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,26 +205,28 @@ class Judged:
     entry: Entry
 
 
-def by_label(metric: Metric[LabelView], cells: Generated, of: tuple[str, ...]) -> dict[int, float]:
+def by_label(metric: Metric[LabelView], cells: Generated, modalities: tuple[str, ...]) -> dict[int, float]:
     """Compute a metric of one modality or two for every label that has real and simulated cells."""
-    codes = set.intersection(*(set(cells.labels(m)) for m in of))
-    return {code: metric(LabelView(cells, of, code))[0].value for code in sorted(codes)}
+    codes = set.intersection(*(set(cells.labels(m)) for m in modalities))
+    return {code: metric(LabelView(cells, modalities, code))[0].value for code in sorted(codes)}
 
 
 def judge(cells: Generated) -> list[Judged]:
     """Compute all metrics whose needs are met; the report's value is the mean over labels."""
-    found = []
+    judged = []
     for metric in available_metrics("simulated").values():
         parts: list[tuple[str, ...]] = [(m,) for m in cells.real]
         if "two" in metric.needs:
             parts = [*combinations(cells.real, 2)]
-        for of in (of for of in parts if metric.applies_to(LabelView(cells, of, -1))):
-            values = by_label(metric, cells, of)
-            known = [v for v in values.values() if math.isfinite(v)]
-            mean = Score(float(np.mean(known)) if known else math.nan, len(cells.simulated_label))
+        for modalities in (
+            modalities for modalities in parts if metric.applies_to(LabelView(cells, modalities, -1))
+        ):
+            values = by_label(metric, cells, modalities)
+            finite = [v for v in values.values() if math.isfinite(v)]
+            mean = Score(float(np.mean(finite)) if finite else math.nan, len(cells.simulated_label))
             entry = metric.entry(mean, more=" Mean over labels.")
-            found.append(Judged(f"{metric.name}[{'-'.join(of)}]", metric, values, entry))
-    return found
+            judged.append(Judged(f"{metric.name}[{'-'.join(modalities)}]", metric, values, entry))
+    return judged
 
 
 def log_at_depth(x: CSR, depth: float) -> CSR:

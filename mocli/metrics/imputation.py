@@ -128,13 +128,13 @@ def detection(
     auprc, balanced, recall, passed, prevalence = (np.full(p, np.nan) for _ in range(5))
     for features in chunks(p, _width(n)) if n else ():
         score = np.ascontiguousarray(predicted[:, features].T)
-        there = np.ascontiguousarray(present[:, features].T.astype(bool))
-        positives = there.sum(1)
+        is_present = np.ascontiguousarray(present[:, features].T.astype(bool))
+        positives = is_present.sum(1)
         called = score > above[features, None]
         with np.errstate(invalid="ignore", divide="ignore"):
-            hits = (called & there).sum(1) / positives
-            rejected = (~called & ~there).sum(1) / (n - positives)
-            average = _average_precision(score, there)
+            hits = (called & is_present).sum(1) / positives
+            rejected = (~called & ~is_present).sum(1) / (n - positives)
+            average = _average_precision(score, is_present)
         void = (positives == 0) | (positives == n) | ~np.isfinite(score).all(1)
         prevalence[features] = positives / n
         auprc[features] = np.where(void, np.nan, average)
@@ -173,14 +173,14 @@ def _compare_rows(x: DoubleArray, y: DoubleArray) -> dict[str, DoubleArray]:
     spread = np.square(y - y.mean(1, keepdims=True)).sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
         r2 = np.where(_varies(y), 1.0 - squares / spread, np.nan)
-    found = {
+    figures = {
         "pearson": _correlation(x, y),
         "spearman": _correlation(rankdata(x, axis=1), rankdata(y, axis=1)),
         "rmse": np.sqrt(squares / x.shape[1]),
         "mae": np.abs(error).mean(1),
         "r2": r2,
     }
-    return {name: np.where(finite, values, np.nan) for name, values in found.items()}
+    return {name: np.where(finite, values, np.nan) for name, values in figures.items()}
 
 
 def _varies(x: DoubleArray) -> BoolArray:
@@ -200,15 +200,15 @@ def _correlation(x: DoubleArray, y: DoubleArray) -> DoubleArray:
     return np.where(defined, np.clip(r, -1.0, 1.0), np.nan)
 
 
-def _average_precision(score: NDArray[Any], there: BoolArray) -> DoubleArray:
+def _average_precision(score: NDArray[Any], is_present: BoolArray) -> DoubleArray:
     """Average precision of rows; equal scores enter together, as one threshold."""
     order = np.argsort(-score, axis=1, kind="stable")
     ordered = np.take_along_axis(score, order, 1)
-    found = np.take_along_axis(there, order, 1).cumsum(1)
+    hits = np.take_along_axis(is_present, order, 1).cumsum(1)
     last = np.ones(score.shape, bool)  # of its group of equal scores
     last[:, :-1] = ordered[:, :-1] != ordered[:, 1:]
-    before = np.zeros(found.shape, found.dtype)
-    before[:, 1:] = np.maximum.accumulate(np.where(last, found, 0), axis=1)[:, :-1]
-    gained = np.where(last, found - before, 0) * (found / np.arange(1, score.shape[1] + 1))
-    average: DoubleArray = gained.sum(1) / found[:, -1]
+    before = np.zeros(hits.shape, hits.dtype)
+    before[:, 1:] = np.maximum.accumulate(np.where(last, hits, 0), axis=1)[:, :-1]
+    gained = np.where(last, hits - before, 0) * (hits / np.arange(1, score.shape[1] + 1))
+    average: DoubleArray = gained.sum(1) / hits[:, -1]
     return average

@@ -58,16 +58,18 @@ class RealCells:
 
         A column that is not finite throughout counts as the mean.
         """
-        _, own, given = np.intersect1d(self.features, columns, return_indices=True)
-        centred = values[:, given].astype(np.float64) - self.mean[own]
+        _, known_columns, value_columns = np.intersect1d(self.features, columns, return_indices=True)
+        centred = values[:, value_columns].astype(np.float64) - self.mean[known_columns]
         centred[:, ~np.isfinite(centred).all(0)] = 0
-        found: DoubleArray = centred @ self.axes[own]
-        return found
+        added: DoubleArray = centred @ self.axes[known_columns]
+        return added
 
     def vote(self, scores: DoubleArray) -> IntArray:
         """Return the label that most of the 15 nearest cells have, `(n,)`; the lower code of equals."""
-        near = self.label[knn(scores, self.scores, min(AMONG, len(self.label)))[1]]
-        votes = np.stack([(near == code).sum(1) for code in range(int(self.label.max()) + 1)], axis=1)
+        neighbor_labels = self.label[knn(scores, self.scores, min(AMONG, len(self.label)))[1]]
+        votes = np.stack(
+            [(neighbor_labels == code).sum(1) for code in range(int(self.label.max()) + 1)], axis=1
+        )
         winner: IntArray = votes.argmax(1)
         return winner
 
@@ -113,7 +115,7 @@ class LabelledCells(Scored):
 
 
 class Tally:
-    """Takes in logged values of cells, some columns at a time: means by label, nearest real cells."""
+    """Collects logged values of cells, some columns at a time: means by label, scores among real cells."""
 
     def __init__(self, label: IntArray, levels: Sequence[str], real: RealCells, n_vars: int) -> None:
         self._member = label[None, :] == np.arange(len(levels))[:, None]
@@ -148,12 +150,12 @@ def imputation_label_shares(cells: LabelledCells) -> float:
     Source: scCross, Genome Biol 2024, cell type proportions of generated cells (0.89 on mouse cortex).
     """
     n = len(cells.levels)
-    true, given = (np.bincount(codes, minlength=n) for codes in (cells.label, cells.given))
-    seen = (true + given) > 0
-    true, given = true[seen], given[seen]
-    if len(true) < FEWEST_SHARES or not true.std() or not given.std():
+    true, imputed = (np.bincount(codes, minlength=n) for codes in (cells.label, cells.given))
+    seen = (true + imputed) > 0
+    true, imputed = true[seen], imputed[seen]
+    if len(true) < FEWEST_SHARES or not true.std() or not imputed.std():
         return math.nan
-    return float(np.corrcoef(true, given)[0, 1])
+    return float(np.corrcoef(true, imputed)[0, 1])
 
 
 @metric(LabelledCells, better="higher", bounds=(-1.0, 1.0))
@@ -174,8 +176,8 @@ def imputation_top_features(cells: LabelledCells) -> float:
         return math.nan
     top = top_of(cells.measured, cells.sizes)[has]
     x, y = (np.take_along_axis(means[has], top, axis=1).ravel() for means in (cells.measured, cells.imputed))
-    known = np.isfinite(x) & np.isfinite(y)
-    x, y = x[known], y[known]
+    finite = np.isfinite(x) & np.isfinite(y)
+    x, y = x[finite], y[finite]
     if len(x) < FEWEST_SHARES or not x.std() or not y.std():
         return math.nan
     return float(np.corrcoef(x, y)[0, 1])
@@ -190,9 +192,9 @@ def top_of(means: DoubleArray, sizes: IntArray) -> IntArray:
         Mean values by label `(n_levels, p)`, two or more of which have cells, and how many `(n_levels,)`.
     """
     size = sizes[:, None].astype(np.float64)
-    known = np.where(size > 0, means, 0)
-    others = (size * known).sum(0) - size * known
-    excess = known - others / (size.sum() - size)
-    excess[:, ~np.isfinite(known).all(0)] = -np.inf
+    filled = np.where(size > 0, means, 0)
+    others = (size * filled).sum(0) - size * filled
+    excess = filled - others / (size.sum() - size)
+    excess[:, ~np.isfinite(filled).all(0)] = -np.inf
     top: IntArray = np.argsort(-excess, axis=1, kind="stable")[:, :TOP]
     return top

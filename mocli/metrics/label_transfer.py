@@ -32,9 +32,9 @@ def label_transfer(e: Embedding) -> Iterable[Score]:
 
     Source: scMODAL, Methods, Label transfer accuracy.
     """
-    for giver, receiver, given, true in _directions(e):
+    for giver, receiver, giver_label, true in _directions(e):
         to, nearest = e.nearest_known(giver, receiver)
-        yield _agreement(given[nearest], true[to], f"{giver}->{receiver}")
+        yield _agreement(giver_label[nearest], true[to], f"{giver}->{receiver}")
 
 
 @metric(Embedding, better="higher", bounds=(0.0, 1.0), needs={"modalities", "label"})
@@ -49,9 +49,9 @@ def label_transfer_knn(e: Embedding) -> Iterable[Score]:
 
     Source: scMODAL, annotate_by_nn; Multigrate, label transfer.
     """
-    for giver, receiver, given, true in _directions(e):
-        to, near = e.nearby_known(giver, receiver)
-        winners = majority(given[near]) if near.size else np.zeros(0, np.int64)
+    for giver, receiver, giver_label, true in _directions(e):
+        to, neighbors = e.nearby_known(giver, receiver)
+        winners = majority(giver_label[neighbors]) if neighbors.size else np.zeros(0, np.int64)
         yield _agreement(winners, true[to], f"{giver}->{receiver}")
 
 
@@ -70,14 +70,14 @@ def label_transfer_forest(e: Embedding) -> Iterable[Score]:
     Source: Multigrate, evaluation, label transfer.
     """
     forests: dict[str, object] = {}
-    for giver, receiver, given, true in _directions(e):
+    for giver, receiver, giver_label, true in _directions(e):
         to = e.draw(np.flatnonzero(true >= 0))
-        learned = np.flatnonzero(given >= 0)
+        learned = np.flatnonzero(giver_label >= 0)
         if min(len(to), len(learned)) == 0:
             yield Score(math.nan, len(to), f"{giver}->{receiver}")
             continue
         if giver not in forests:
-            forests[giver] = _forest(e, giver, learned, given)
+            forests[giver] = _forest(e, giver, learned, giver_label)
         predicted = forests[giver].predict(e.rows(receiver)[to])  # type: ignore[attr-defined]
         yield _agreement(predicted, true[to], f"{giver}->{receiver}")
 
@@ -99,13 +99,13 @@ def mean_average_precision(e: Embedding) -> Iterable[Score]:
     members = e.joint_label >= 0
     asking = np.flatnonzero(members[cells])
     k = min(MAX_NEIGHBORS, max(1, round(SHARE * int(members.sum()))))
-    near = nearest_among(e, asking, members, k)
-    if near.size == 0:
+    neighbors = nearest_among(e, asking, members, k)
+    if neighbors.size == 0:
         yield Score(math.nan, len(asking))
         return
-    own = e.joint_label[cells[asking], None]
+    own_label = e.joint_label[cells[asking], None]
     total = sum(
-        float(average_precision(e.joint_label[near[rows]] == own[rows]).sum())
+        float(average_precision(e.joint_label[neighbors[rows]] == own_label[rows]).sum())
         for rows in chunks(len(asking), 4096)
     )
     yield Score(min(1.0, total / len(asking)), len(asking))
@@ -139,12 +139,12 @@ def _directions(e: Embedding) -> Iterator[tuple[str, str, IntArray, IntArray]]:
             yield giver, receiver, np.asarray(label[giver]), np.asarray(label[receiver])
 
 
-def _agreement(got: IntArray, true: IntArray, of: str) -> Score:
+def _agreement(got: IntArray, true: IntArray, direction: str) -> Score:
     agree = float((got == true).mean()) if min(len(got), len(true)) else math.nan
-    return Score(agree, len(true), of)
+    return Score(agree, len(true), direction)
 
 
-def _forest(e: Embedding, giver: str, learned: IntArray, given: IntArray) -> object:
+def _forest(e: Embedding, giver: str, learned: IntArray, label: IntArray) -> object:
     import torch
     from sklearn.ensemble import RandomForestClassifier
 
@@ -159,6 +159,6 @@ def _forest(e: Embedding, giver: str, learned: IntArray, given: IntArray) -> obj
     with warnings.catch_warnings():
         # many labels of few cells each are still labels
         warnings.filterwarnings("ignore", message="The number of unique classes", category=UserWarning)
-        forest.fit(x[order], given[learned][order])
+        forest.fit(x[order], label[learned][order])
     # threads would add up the votes in any order
     return forest.set_params(n_jobs=1)

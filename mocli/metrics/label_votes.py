@@ -64,8 +64,8 @@ def vote(
         raise ValueError(f"{codes.shape} labels for {len(z_reference)} cells, k = {k}")
     if codes.max(initial=-1) >= n_levels:
         raise ValueError(f"label code {codes.max()} where there are {n_levels} levels")
-    known = codes >= 0
-    reference, codes = z_reference[known], codes[known].astype(np.int64)
+    labelled = codes >= 0
+    reference, codes = z_reference[labelled], codes[labelled].astype(np.int64)
     n = len(z_query)
     best, confidence = np.full(n, -1, np.int64), np.zeros(n, np.float32)
     if not len(reference):

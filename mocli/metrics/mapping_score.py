@@ -43,15 +43,15 @@ class Labelled:
         Label of each, `(m,)`.
     axes
         From given coordinates to those of `places`, `(d, d)`.
-    asked, apart
+    sample, reach
         Rows of cells, and their distance to the 10th other cell, `(n,)` each.
     """
 
     places: FloatArray
     codes: IntArray
     axes: DoubleArray
-    asked: IntArray
-    apart: FloatArray
+    sample: IntArray
+    reach: FloatArray
     device: str = "cpu"
 
     @classmethod
@@ -61,15 +61,15 @@ class Labelled:
         z, codes = z[codes >= 0], codes[codes >= 0]
         axes = _axes(z, codes)
         places = (z @ axes).astype(np.float32)
-        asked = _evenly(len(z), MAX_ASKED)
+        sample = _evenly(len(z), MAX_ASKED)
         k = min(K, len(z) - 1)
         # a cell is its own nearest or among its equals, at distance 0 either way: the last is the k-th other
-        apart = (
-            nearby(places[asked], places, k + 1, device=device)[0][:, -1]
+        reach = (
+            nearby(places[sample], places, k + 1, device=device)[0][:, -1]
             if k > 0
             else np.zeros(0, np.float32)
         )
-        return cls(places, codes, axes, asked if k > 0 else asked[:0], apart, device)
+        return cls(places, codes, axes, sample if k > 0 else sample[:0], reach, device)
 
     def score(self, z: FloatArray, *, apart_as_a_whole: bool = False) -> FloatArray:
         """Return mapping scores in (0, 1] of cells `(n, d)`; 1 where the reference has no scale.
@@ -81,14 +81,14 @@ class Labelled:
             modality: where their median distance is larger than the reference's own, distances shrink by
             the ratio of the two.
         """
-        if not len(self.apart) or not len(z):
+        if not len(self.reach) or not len(z):
             return np.ones(len(z), np.float32)
         k = min(K, len(self.places) - 1)
         far = nearby((z @ self.axes).astype(np.float32), self.places, k, device=self.device)[0][:, -1]
-        typical = float(np.median(self.apart))
+        typical = float(np.median(self.reach))
         if apart_as_a_whole and typical > 0:
             far = far / max(1.0, float(np.median(far)) / typical)
-        return _share_as_far(self.apart, far)
+        return _share_as_far(self.reach, far)
 
     def left_out(self) -> dict[int, FloatArray]:
         """Leave each label out in turn: scores of its cells against the cells of all others.
@@ -96,14 +96,14 @@ class Labelled:
         Labels of fewer than 10 cells, and all where fewer than 10 others are left, tell too little.
         """
         drawn = self._sample()
-        found = {}
+        scores = {}
         for code in np.unique(drawn.codes):
             its = drawn.codes == code
             if its.sum() < K or (~its).sum() <= K:
                 continue
             far = knn(drawn.places[its], drawn.places[~its], K, device=self.device)[0][:, -1]
-            found[int(code)] = _share_as_far(drawn.apart[~its[drawn.asked]], far)
-        return found
+            scores[int(code)] = _share_as_far(drawn.reach[~its[drawn.sample]], far)
+        return scores
 
     def _sample(self) -> Labelled:
         rows = _evenly(len(self.places), MAX_LEFT_OUT)
@@ -122,10 +122,10 @@ def threshold(left_out: dict[int, FloatArray]) -> float:
 def _axes(z: FloatArray, codes: IntArray) -> DoubleArray:
     """Inverse root of the covariance within labels plus its mean variance, `(d, d)`."""
     d = z.shape[1]
-    levels, of = np.unique(codes, return_inverse=True)
+    levels, level = np.unique(codes, return_inverse=True)
     means = np.zeros((len(levels), d))
-    np.add.at(means, of, z)
-    centred = z - (means / np.maximum(np.bincount(of, minlength=len(levels)), 1)[:, None])[of]
+    np.add.at(means, level, z)
+    centred = z - (means / np.maximum(np.bincount(level, minlength=len(levels)), 1)[:, None])[level]
     values, vectors = np.linalg.eigh(centred.T @ centred / max(len(z), 1))
     mean = float(values.mean()) if d else 0.0
     if mean <= 0:
@@ -134,10 +134,10 @@ def _axes(z: FloatArray, codes: IntArray) -> DoubleArray:
     return axes
 
 
-def _share_as_far(apart: FloatArray, far: FloatArray) -> FloatArray:
-    """Share of `apart` and the cell itself that is at least as large, for each of `far`."""
-    nearer = np.searchsorted(np.sort(apart), far, side="left")
-    return ((1 + len(apart) - nearer) / (1 + len(apart))).astype(np.float32)
+def _share_as_far(distances: FloatArray, far: FloatArray) -> FloatArray:
+    """Share of `distances` and the cell itself that is at least as large, for each of `far`."""
+    nearer = np.searchsorted(np.sort(distances), far, side="left")
+    return ((1 + len(distances) - nearer) / (1 + len(distances))).astype(np.float32)
 
 
 def _evenly(n: int, most: int) -> IntArray:

@@ -30,12 +30,12 @@ def foscttm(e: Embedding) -> Iterable[Score]:
 
     Source: scMODAL, Methods, FOSCTTM.
     """
-    for of, n, matched in _matched(e):
+    for pair, n, matched in _matched(e):
         if matched is None:
-            yield Score(math.nan, n, of)
+            yield Score(math.nan, n, pair)
         else:
             closer = float(matched.closer_in_a.sum() + matched.closer_in_b.sum())
-            yield Score(closer / (2 * n * n), n, of)
+            yield Score(closer / (2 * n * n), n, pair)
 
 
 @metric(Embedding, better="lower", bounds=(0.0, math.inf), needs={"modalities", "pairs"})
@@ -52,14 +52,16 @@ def pair_distance(e: Embedding) -> Iterable[Score]:
 
     Source: scMODAL, Methods, Pair distance.
     """
-    for of, n, matched in _matched(e):
+    for pair, n, matched in _matched(e):
         if matched is None:
-            yield Score(math.nan, n, of)
+            yield Score(math.nan, n, pair)
             continue
         defined = (matched.mean_to_b > 0) & (matched.mean_to_a > 0)
-        own = matched.own[defined].astype(np.float64)
-        ratios = (own / matched.mean_to_b[defined] + own / matched.mean_to_a[defined]) / 2
-        yield Score(float(ratios.mean()) if len(ratios) else math.nan, len(ratios), of)
+        partner_distance = matched.own[defined].astype(np.float64)
+        ratios = (
+            partner_distance / matched.mean_to_b[defined] + partner_distance / matched.mean_to_a[defined]
+        ) / 2
+        yield Score(float(ratios.mean()) if len(ratios) else math.nan, len(ratios), pair)
 
 
 def _matched(e: Embedding) -> Iterator[tuple[str, int, MatchedDistances | None]]:
@@ -96,10 +98,10 @@ def link_concordance(e: Embedding) -> Iterable[Score]:
 
 def concordance_by_link(e: Embedding) -> dict[tuple[str, str], DoubleArray]:
     """Concordance of every linked feature, `(n_links,)` by edge; NaN where both sides are constant."""
-    found = {}
+    by_edge = {}
     for (a, b), (x, y, names) in (e.linked or {}).items():
         if min(len(x), len(y)) == 0:
-            found[a, b] = np.full(len(names), math.nan)
+            by_edge[a, b] = np.full(len(names), math.nan)
             continue
         (cells_a, near_b), (cells_b, near_a) = e.across(a, b), e.across(b, a)
         forth, back = _concordance(x[cells_a], y, near_b), _concordance(y[cells_b], x, near_a)
@@ -109,15 +111,15 @@ def concordance_by_link(e: Embedding) -> dict[tuple[str, str], DoubleArray]:
         total = np.where(defined, of_columns, 0.0).sum(axis=0)
         means = np.full(len(names), math.nan)
         np.divide(total, directions, out=means, where=directions > 0)
-        found[a, b] = means
-    return found
+        by_edge[a, b] = means
+    return by_edge
 
 
-def _concordance(own: FloatArray, other: FloatArray, neighbors: IntArray) -> DoubleArray:
+def _concordance(values: FloatArray, other: FloatArray, neighbors: IntArray) -> DoubleArray:
     """Correlate each column with its mean over neighbours of the other modality, `(s,)`."""
     parts = [
-        pearson(own[:, columns], neighbor_mean(other[:, columns], neighbors))
-        for columns in chunks(own.shape[1], COLUMNS)
+        pearson(values[:, columns], neighbor_mean(other[:, columns], neighbors))
+        for columns in chunks(values.shape[1], COLUMNS)
     ]
     return np.concatenate(parts) if parts else np.zeros(0)
 

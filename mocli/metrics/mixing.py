@@ -56,8 +56,8 @@ def mixing(e: Embedding) -> Iterable[Score]:
         return
     total = 0.0
     for rows in chunks(len(cells), 4096):
-        near = e.modality_codes[neighbors[rows]]
-        ranks = np.stack([rank_of_nth(near == m, NTH) for m in present])
+        neighbor_modality = e.modality_codes[neighbors[rows]]
+        ranks = np.stack([rank_of_nth(neighbor_modality == m, NTH) for m in present])
         total += float(np.median(ranks, axis=0).sum())
     yield Score(total / len(cells), len(cells))
 
@@ -99,8 +99,8 @@ def seurat_alignment(e: Embedding) -> Iterable[Score]:
         )
         members = np.zeros(len(e.joint), bool)
         members[cells[drawn]] = True
-        near = nearest_among(e, drawn, members, k)
-        same = float((e.modality_codes[near] == group[drawn, None]).sum(axis=1).mean())
+        neighbors = nearest_among(e, drawn, members, k)
+        same = float((e.modality_codes[neighbors] == group[drawn, None]).sum(axis=1).mean())
         values.append((k - same) * len(present) / (k * (len(present) - 1)))
     mean = float(np.mean(values)) if values else math.nan
     yield Score(min(1.0, mean), n)
@@ -196,13 +196,13 @@ def clisi(e: Embedding) -> Iterable[Score]:
     """
     cells, _ = e.neighbors
     levels = np.unique(e.joint_label[e.joint_label >= 0])
-    known = e.joint_label[cells] >= 0
-    n = int(known.sum())
+    labelled = e.joint_label[cells] >= 0
+    n = int(labelled.sum())
     if len(levels) < 2:
         yield Score(math.nan, n)
         return
     numbers = lisi_around(e, np.where(e.joint_label < 0, -1, np.searchsorted(levels, e.joint_label)))
-    numbers = numbers[known & np.isfinite(numbers)]
+    numbers = numbers[labelled & np.isfinite(numbers)]
     middle = float(np.median(numbers)) if len(numbers) else math.nan
     yield Score(_within((len(levels) - middle) / (len(levels) - 1)), n)
 
@@ -231,10 +231,10 @@ def kbet_acceptance(neighbors: NDArray[Any], groups: IntArray, *, seed: int = 0)
     statistic = np.zeros(len(neighbors))
     small = group.reshape(-1).astype(np.int16 if len(sizes) < 2**15 else np.int64)
     for rows in chunks(len(neighbors), 4096):
-        of = small[neighbors[rows, :k]]
+        groups_near = small[neighbors[rows, :k]]
         for m, n in enumerate(sizes):
             expected = k * n / len(groups)
-            statistic[rows] += ((of == m).sum(axis=1) - expected) ** 2 / expected
+            statistic[rows] += ((groups_near == m).sum(axis=1) - expected) ** 2 / expected
     accepted: BoolArray = chdtrc(len(sizes) - 1, statistic) >= ALPHA
     rng = np.random.default_rng(seed)
     size = min(SAMPLE, len(accepted))

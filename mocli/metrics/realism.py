@@ -131,24 +131,24 @@ def component_variance_ratio(seen: LabelView) -> float:
     """
     if min(map(len, seen.rows())) < FEWEST:
         return math.nan
-    apart, real, simulated = seen.cells.share(
+    half, real, simulated = seen.cells.share(
         ("apart", seen.modality), partial(_components, seen.cells, seen.modality)
     )
-    mine = np.isin(apart, seen.rows()[0])
-    own = seen.rows()[1]
-    if min(int(mine.sum()), len(own)) < FEWEST:
+    of_half = np.isin(half, seen.rows()[0])
+    simulated_rows = seen.rows()[1]
+    if min(int(of_half.sum()), len(simulated_rows)) < FEWEST:
         return math.nan
-    total = float(real[mine].var(0).sum())
-    return float(simulated[own].var(0).sum()) / total if total > 0 else math.nan
+    total = float(real[of_half].var(0).sum())
+    return float(simulated[simulated_rows].var(0).sum()) / total if total > 0 else math.nan
 
 
 def _components(cells: Generated, name: str) -> tuple[IntArray, DoubleArray, DoubleArray]:
     """Half of the real cells, and simulated ones, on the components of the other half: nobody is favoured."""
     x, y = cells.logged(name)
     order = np.random.default_rng(cells.seed).permutation(x.shape[0])
-    apart = np.sort(order[::2])
-    real, simulated = project(x[np.sort(order[1::2])], x[apart], y, seed=cells.seed)
-    return apart, real, simulated
+    half = np.sort(order[::2])
+    real, simulated = project(x[np.sort(order[1::2])], x[half], y, seed=cells.seed)
+    return half, real, simulated
 
 
 @metric(LabelView, best=1.0, bounds=(-1.0, 1.0))
@@ -201,8 +201,8 @@ def _correlations(a: CSR, b: CSR) -> DoubleArray:
     """Pearson correlations of the columns of two matrices with the same rows."""
     product = (a.T @ b).astype(np.float64) @ np.eye(b.shape[1]) / a.shape[0]
     (mean_a, var_a), (mean_b, var_b) = moments(a), moments(b)
-    found: DoubleArray = (product - np.outer(mean_a, mean_b)) / np.sqrt(np.outer(var_a, var_b))
-    return found
+    correlations: DoubleArray = (product - np.outer(mean_a, mean_b)) / np.sqrt(np.outer(var_a, var_b))
+    return correlations
 
 
 def _agreement(real: DoubleArray, simulated: DoubleArray) -> float:
@@ -255,8 +255,8 @@ def nearest_mean(seen: LabelView) -> float:
     label = seen.label
     codes = np.unique(label[label >= 0])
     means = np.stack([real[label == k].mean(0) for k in codes])
-    near = knn(simulated[seen.rows()[1]], means, 1)[1][:, 0]
-    return float(np.mean(codes[near] == seen.code))
+    nearest = knn(simulated[seen.rows()[1]], means, 1)[1][:, 0]
+    return float(np.mean(codes[nearest] == seen.code))
 
 
 @metric(LabelView, best=1.0, bounds=(0.0, 1.0), needs={"labels"})
@@ -290,12 +290,12 @@ def _welch(x: CSR, others: CSR) -> DoubleArray:
 
 
 def _share(seen: LabelView, real: DoubleArray | FloatArray, simulated: DoubleArray | FloatArray) -> float:
-    known = np.flatnonzero(seen.label >= 0)
-    if len(known) < AMONG:
+    labelled = np.flatnonzero(seen.label >= 0)
+    if len(labelled) < AMONG:
         return math.nan
-    near = knn(simulated[seen.rows()[1]], real[known], AMONG)[1]
-    of = seen.label[known][near]
-    votes = np.stack([(of == k).sum(1) for k in range(len(seen.cells.levels))], 1)
+    neighbors = knn(simulated[seen.rows()[1]], real[labelled], AMONG)[1]
+    neighbor_labels = seen.label[labelled][neighbors]
+    votes = np.stack([(neighbor_labels == k).sum(1) for k in range(len(seen.cells.levels))], 1)
     return float(np.mean(votes.argmax(1) == seen.code))
 
 

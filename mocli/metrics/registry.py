@@ -208,7 +208,7 @@ def available_metrics(kind: str = "embedding") -> dict[str, Metric[Any]]:
 @cache
 def _registered(path: tuple[str, ...]) -> tuple[Metric[Any], ...]:
     """Metrics of all modules on the path, sorted by name."""
-    modules = [import_module(f"mocli.metrics.{found.name}") for found in pkgutil.iter_modules(path)]
+    modules = [import_module(f"mocli.metrics.{info.name}") for info in pkgutil.iter_modules(path)]
     metrics = {m.name: m for module in modules for m in vars(module).values() if isinstance(m, Metric)}
     return tuple(sorted(metrics.values(), key=lambda m: m.name))
 

@@ -75,17 +75,17 @@ def f1_isolated(e: Embedding) -> Iterable[Score]:
     """
     cells, _ = neighbor_graph(e)
     label = e.joint_label[cells]
-    known = label >= 0
-    levels = np.unique(label[known])
+    labelled = label >= 0
+    levels = np.unique(label[labelled])
     if len(levels) < 2:
-        yield Score(math.nan, int(known.sum()))
+        yield Score(math.nan, int(labelled.sum()))
         return
-    place = np.searchsorted(levels, label[known])
+    place = np.searchsorted(levels, label[labelled])
     best = np.zeros(len(levels))
     for clusters in louvain(e).values():
-        best = np.maximum(best, _f1(place, clusters[known], len(levels)).max(axis=1))
+        best = np.maximum(best, _f1(place, clusters[labelled], len(levels)).max(axis=1))
     used = best[np.isin(levels, isolated_labels(e))]
-    yield Score(float(used.mean()) if len(used) else math.nan, int(known.sum()))
+    yield Score(float(used.mean()) if len(used) else math.nan, int(labelled.sum()))
 
 
 @metric(
@@ -172,8 +172,8 @@ def _n(e: Embedding) -> int:
 
 def isolated_labels(e: Embedding) -> IntArray:
     """Codes of the labels that occur in the fewest batches, of all cells."""
-    known = e.joint_label >= 0
-    together = np.unique(np.stack([e.joint_label[known], e.joint_batch[known]]), axis=1)
+    labelled = e.joint_label >= 0
+    together = np.unique(np.stack([e.joint_label[labelled], e.joint_batch[labelled]]), axis=1)
     levels, n_batches = np.unique(together[0], return_counts=True)
     fewest: IntArray = levels[n_batches == n_batches.min(initial=len(together[0]))]
     return fewest

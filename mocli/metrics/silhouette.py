@@ -154,8 +154,8 @@ def _total_distances(x: FloatArray, group: IntArray, n_groups: int) -> DoubleArr
     member = torch.nn.functional.one_hot(torch.as_tensor(group), n_groups).double()
     total = np.empty((len(x), n_groups))
     for rows in chunks(len(x), max(1, TILE // max(1, len(x)))):
-        own = square[rows, None]
-        d = torch.addmm(square, z[rows], z.T, alpha=-2.0).add_(own)
-        d.masked_fill_(d <= SAME * own, 0.0)
+        row_square = square[rows, None]
+        d = torch.addmm(square, z[rows], z.T, alpha=-2.0).add_(row_square)
+        d.masked_fill_(d <= SAME * row_square, 0.0)
         total[rows] = (d.sqrt_() @ member).numpy()
     return total

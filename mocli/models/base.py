@@ -32,7 +32,7 @@ S = TypeVar("S")
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What a model needs and what it can do; printed by `mocli models`.
+    """The needs and capabilities of a model; printed by `mocli models`.
 
     Attributes
     ----------
@@ -144,18 +144,18 @@ class Plateau:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Cells held out, and when they end training.
+    """Held-out cells, and when they end training.
 
-    The weighted sum of the named terms over `share` of the cells is looked at every
-    `every` steps; training ends when `patience` looks in a row have not lowered it, and
-    always leaves with the weights of the best look.
+    The weighted sum of the named terms over `share` of the cells is checked every `every` steps; training
+    ends when `patience` checks in a row have not lowered it, and always keeps the weights of the best
+    check.
 
     Attributes
     ----------
     lr_factor, lr_patience
-        By what all learning rates are multiplied when as many looks in a row, since the best or the last
-        such time, have not lowered the sum; training then ends after the first such time only, and
-        `patience` is counted from there. None leaves the rates alone.
+        The factor of all learning rates when this many checks in a row, since the best or the last such
+        time, have not lowered the sum; training then ends after the first such time only, and `patience` is
+        counted from there. None leaves the rates alone.
     learns
         Name of a group of tables whose rows of held-out cells step at every look, all else frozen:
         a model without encoders knows such cells by their rows alone.
@@ -239,7 +239,7 @@ class Model(Protocol):
 
 
 SOLVED = "solved"
-"""Why training ended where the weights have a closed form."""
+"""The reason why training ended if the weights have a closed form."""
 
 
 @runtime_checkable
@@ -258,7 +258,7 @@ class Solves(Protocol):
 
 @runtime_checkable
 class Begins(Protocol):
-    """Capability: look at all training cells before the first step: where to begin, what to hold on to."""
+    """Capability: use all training cells before the first step, for initial weights and kept inputs."""
 
     def begin(
         self,
@@ -284,7 +284,7 @@ class SmoothsLinks(Protocol):
 
 @runtime_checkable
 class KeepsInputs(Protocol):
-    """A model that holds what belongs to the training cells: what encoders see of them, or their places."""
+    """A model that keeps data of the training cells: their encoder inputs, or their coordinates."""
 
     def look_again(self, bundle: MultiOmics, *, same_cells: bool) -> None:
         """Compute that anew, after weights were replaced by those of a model of these, or other, cells."""
@@ -352,7 +352,7 @@ class Conditions(NamedTuple):
 
 @runtime_checkable
 class Decodes(Protocol):
-    """Capability: a position in the latent to what would be measured there."""
+    """Capability: decode latent coordinates to expected values."""
 
     def decode(
         self,
@@ -370,7 +370,7 @@ class Decodes(Protocol):
 
 @runtime_checkable
 class Samples(Protocol):
-    """Capability: draw what could be measured of cells at a position in the latent."""
+    """Capability: draw values of cells at latent coordinates."""
 
     def sample(
         self,
@@ -398,7 +398,7 @@ class Surprised(Protocol):
 
 @runtime_checkable
 class HasPrior(Protocol):
-    """Capability: coordinates have a density of their own."""
+    """Capability: coordinates have a prior density."""
 
     def prior_precision(self, z: Tensor) -> Tensor:
         """Return the curvature of -log p at coordinates, `(B, d)`, nowhere below 0."""
@@ -414,13 +414,13 @@ class Clusters(Protocol):
 
 @runtime_checkable
 class DrawsCoordinates(Protocol):
-    """Capability: coordinates of cells that were never measured, from the clusters' own distributions."""
+    """Capability: draw coordinates of new cells from the clusters' own distributions."""
 
     def cluster_weights(self) -> Tensor:
         """Return the share of every cluster, `(K,)`."""
 
     def draw_coordinates(self, clusters: Tensor, generator: Generator) -> Tensor:
-        """Return a position in each of some clusters `(n,)`, `(n, n_latent)`; the generator is the CPU's."""
+        """Draw coordinates in each of some clusters `(n,)`, `(n, n_latent)`; the generator is the CPU's."""
 
 
 @runtime_checkable
@@ -428,7 +428,7 @@ class Extends(Protocol):
     """Capability: take in cells of a query by training new weights only."""
 
     def extended(self, bundle: MultiOmics) -> Self:
-        """Return a copy for a query whose `phases` train what is new, and nothing that was there.
+        """Return a copy for a query whose `phases` train only the new weights.
 
         The bundle has all modalities of the model in its order, without rows where none was
         measured; levels of covariates begin with the model's own. No phase means nothing is new.
@@ -437,7 +437,7 @@ class Extends(Protocol):
 
 @runtime_checkable
 class Draws(Protocol):
-    """Capability: other coordinates that what was measured of a cell allows for."""
+    """Capability: draw coordinates from a cell's posterior."""
 
     def draw_cells(self, batch: Minibatch, generator: Generator) -> Tensor:
         """Return one draw from the posterior of each cell, `(B, n_latent)`; the generator is the CPU's."""
@@ -448,7 +448,7 @@ class HasCovariateSpaces(Protocol):
     """Capability: every categorical covariate has a space of its own, apart from the latent."""
 
     def covariate_coordinates(self, batch: Minibatch) -> Mapping[str, Tensor]:
-        """Return where cells of a minibatch lie in each, `(B, q)` by the covariate's key, deterministic."""
+        """Return a minibatch's coordinates in each space, `(B, q)` by the covariate's key, deterministic."""
 
 
 @dataclass(frozen=True, kw_only=True)

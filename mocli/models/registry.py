@@ -13,13 +13,13 @@ from mocli.models.base import Traits
 
 def available() -> dict[str, Traits]:
     """Return the traits of every model by name, without importing torch."""
-    found: dict[str, Traits] = {}
+    traits_by_name: dict[str, Traits] = {}
     for module in pkgutil.iter_modules(mocli.models.__path__):
         if module.ispkg:
             traits = getattr(import_module(f"mocli.models.{module.name}"), "TRAITS", None)
             if isinstance(traits, Traits):
-                found[traits.name] = traits
-    return dict(sorted(found.items()))
+                traits_by_name[traits.name] = traits
+    return dict(sorted(traits_by_name.items()))
 
 
 def traits_of(name: str) -> Traits:

@@ -56,7 +56,7 @@ def source_entropy(
     return (each * share).sum()
 
 
-def label_weights(own: Tensor, others: Sequence[Tensor]) -> Tensor:
+def label_weights(codes_here: Tensor, others: Sequence[Tensor]) -> Tensor:
     """Weights under which a source has its labels in the shares that all others have them too, `(n,)`.
 
     The root of the share of a cell's label among the others (their mean) over its share among its own:
@@ -72,19 +72,19 @@ def label_weights(own: Tensor, others: Sequence[Tensor]) -> Tensor:
     """
     labelled = [codes[codes >= 0] for codes in others]
     labelled = [codes for codes in labelled if len(codes)]
-    mine = own[own >= 0]
-    if not len(mine) or not labelled:
-        return torch.ones(len(own))
-    n = int(max(codes.max() for codes in (mine, *labelled))) + 1
+    labels = codes_here[codes_here >= 0]
+    if not len(labels) or not labelled:
+        return torch.ones(len(codes_here))
+    n = int(max(codes.max() for codes in (labels, *labelled))) + 1
     elsewhere = torch.stack([torch.bincount(c, minlength=n) / len(c) for c in labelled]).mean(0)
-    here = torch.bincount(mine, minlength=n) / len(mine)
-    weight = torch.ones(len(own))
-    weight[own >= 0] = (elsewhere / here.clamp_min(1e-12)).sqrt()[mine]
+    shares = torch.bincount(labels, minlength=n) / len(labels)
+    weight = torch.ones(len(codes_here))
+    weight[codes_here >= 0] = (elsewhere / shares.clamp_min(1e-12)).sqrt()[labels]
     return weight / weight.mean().clamp_min(1e-12)
 
 
 def cell_weights(
-    name: str, others: Sequence[str], codes: Mapping[str, IntArray], own: Mapping[str, FloatArray]
+    name: str, others: Sequence[str], codes: Mapping[str, IntArray], own_weights: Mapping[str, FloatArray]
 ) -> Tensor:
     """Weights of a source's cells, `(n,)`: those of their labels, their own, or the product of both.
 
@@ -95,10 +95,10 @@ def cell_weights(
     own
         The user's weights by source; none where there are none.
     """
-    weight = torch.from_numpy(own[name]) if own else torch.ones(())
+    weight = torch.from_numpy(own_weights[name]) if own_weights else torch.ones(())
     if codes:
-        mine, *theirs = (torch.from_numpy(codes[source]) for source in (name, *others))
-        weight = weight * label_weights(mine, theirs)
+        codes_here, *codes_elsewhere = (torch.from_numpy(codes[source]) for source in (name, *others))
+        weight = weight * label_weights(codes_here, codes_elsewhere)
     return weight
 
 

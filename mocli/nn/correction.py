@@ -73,11 +73,11 @@ def _moved(
     gaps = nearest[nearest > 0]
     sigma = bandwidth * max(float(np.median(gaps)) if len(gaps) else 1.0, 1e-6)
     corrected = np.empty_like(query)
-    at = query[anchors].astype(np.float64)
-    norm = np.square(at).sum(1)
+    anchor_points = query[anchors].astype(np.float64)
+    norm = np.square(anchor_points).sum(1)
     for rows in chunks(len(query), ROWS):
         x = query[rows].astype(np.float64)
-        distance = np.square(x).sum(1)[:, None] + norm - 2 * x @ at.T
+        distance = np.square(x).sum(1)[:, None] + norm - 2 * x @ anchor_points.T
         # relative to the nearest, so that far cells move as the nearest pair does
         weight = np.exp(-(distance - distance.min(1, keepdims=True)) / (2 * sigma**2))
         corrected[rows] = x + weight @ vectors / weight.sum(1, keepdims=True)
@@ -160,8 +160,8 @@ def mix_batches(points: DoubleArray | FloatArray, batch: IntArray, *, seed: int)
 def _near(directions: DoubleArray, centres: DoubleArray) -> DoubleArray:
     """Shares of clusters in cells, `(n, K)`, by cosine."""
     away = 2 * (1 - directions @ centres.T)
-    near = np.exp((away.min(1, keepdims=True) - away) / SHARPNESS)
-    shares: DoubleArray = near / near.sum(1, keepdims=True)
+    closeness = np.exp((away.min(1, keepdims=True) - away) / SHARPNESS)
+    shares: DoubleArray = closeness / closeness.sum(1, keepdims=True)
     return shares
 
 
@@ -183,8 +183,8 @@ def _first_centres(points: DoubleArray, seed: int) -> DoubleArray:
         directions = directions[np.sort(some)]
     k = int(np.clip(len(points) // CELLS_PER_CLUSTER, 2, MOST_CLUSTERS))
     generator = torch.Generator().manual_seed(seed)
-    found = kmeans(torch.from_numpy(directions).float(), k, generator=generator, restarts=3)
-    return _unit(found.centres.double().numpy())
+    partition = kmeans(torch.from_numpy(directions).float(), k, generator=generator, restarts=3)
+    return _unit(partition.centres.double().numpy())
 
 
 def _unit(x: DoubleArray) -> DoubleArray:

@@ -95,9 +95,9 @@ class _Poisson(torch.autograd.Function):
             torch.softmax(logits[cut], 1, out=grad[cut])
             lse[cut] = logits[cut].amax(1) - grad[cut].amax(1).log_()
             grad[cut].mul_((total * weight)[cut].unsqueeze(1))
-        at, weights = x.at, weight.index_select(0, x.row)
-        grad.view(-1)[at] -= x.values * weights
-        met = logits.reshape(-1).index_select(0, at)
+        nonzero, weights = x.at, weight.index_select(0, x.row)
+        grad.view(-1)[nonzero] -= x.values * weights
+        met = logits.reshape(-1).index_select(0, nonzero)
         at_nonzeros = torch.lgamma(x.values + 1) - x.values * met
         ctx.save_for_backward(grad)
         return weight @ (log_library.exp() - total * (log_library - lse)) + weights @ at_nonzeros
@@ -137,8 +137,8 @@ class _NegativeBinomial(torch.autograd.Function):
     @staticmethod
     def backward(ctx: FunctionCtx, *outer: Tensor) -> tuple[Tensor | None, ...]:
         saved: list[Tensor] = list(ctx.saved_tensors)  # type: ignore[attr-defined]
-        found = [_scaled(g, outer[0]) for g in saved]
-        logits, log_r, *dropout = found
+        gradients = [_scaled(g, outer[0]) for g in saved]
+        logits, log_r, *dropout = gradients
         return None, logits, log_r, None, dropout[0] if dropout else None, None
 
 
@@ -155,7 +155,7 @@ def _evaluate(
     n, p = logits.shape
     r = log_r.exp()
     shared = log_r.dim() == 1
-    at = x.at
+    nonzero = x.at
     size = max(1, n if logits.is_cuda else min(BLOCK // max(p, 1), n))
     buffers = torch.empty(4 if dropout is None else 6, size, p, dtype=logits.dtype, device=logits.device)
     loss = torch.zeros((), dtype=logits.dtype, device=logits.device)
@@ -163,15 +163,15 @@ def _evaluate(
     cells = CellTerms(logits, r, dropout, log_library, weight)
     for start in range(0, n, size):
         cut = slice(start, min(start + size, n))
-        some = _within(x, at, cut)
-        of_block, lse[cut], s_at[some.which] = _dense(
+        some = _within(x, nonzero, cut)
+        of_block, lse[cut], s_at[some.span] = _dense(
             cells.cut(cut, shared=shared),
             None if gradients is None else gradients.cut(cut, shared=shared),
             some,
             buffers[:, : cut.stop - start],
         )
         loss += of_block
-    loss += _at_nonzeros(x, at, cells, lse, s_at, None if gradients is None else gradients.log_r)
+    loss += _at_nonzeros(x, nonzero, cells, lse, s_at, None if gradients is None else gradients.log_r)
     return loss, r
 
 
@@ -199,27 +199,29 @@ def nonzeros_of(x: Tensor) -> NonZeros:
     """Find the non-zeros of `(B, p)`."""
     flat = x.reshape(-1)
     # on the CPU numpy is several times faster than torch
-    at = flat.nonzero().squeeze(1) if x.is_cuda else torch.from_numpy(np.flatnonzero(flat.numpy() != 0))
-    row = at.div(max(x.shape[1], 1), rounding_mode="floor")
+    nonzero = flat.nonzero().squeeze(1) if x.is_cuda else torch.from_numpy(np.flatnonzero(flat.numpy() != 0))
+    row = nonzero.div(max(x.shape[1], 1), rounding_mode="floor")
     starts = torch.searchsorted(row, torch.arange(len(x), device=x.device))
-    return NonZeros(flat.index_select(0, at), row, at - row * x.shape[1], starts, (len(x), x.shape[1]))
+    return NonZeros(
+        flat.index_select(0, nonzero), row, nonzero - row * x.shape[1], starts, (len(x), x.shape[1])
+    )
 
 
 class _Within(NamedTuple):
     """Non-zeros of some rows: which they are, where in these rows flattened, and their values."""
 
-    which: slice
+    span: slice
     at: Tensor
     counts: Tensor
 
 
-def _within(filled: NonZeros, at: Tensor, rows: slice) -> _Within:
+def _within(filled: NonZeros, nonzero: Tensor, rows: slice) -> _Within:
     if rows.start == 0 and rows.stop == filled.shape[0]:
-        return _Within(slice(None), at, filled.values)
+        return _Within(slice(None), nonzero, filled.values)
     first = int(filled.starts[rows.start])
-    last = int(filled.starts[rows.stop]) if rows.stop < filled.shape[0] else len(at)
-    which = slice(first, last)
-    return _Within(which, at[which] - rows.start * filled.shape[1], filled.values[which])
+    last = int(filled.starts[rows.stop]) if rows.stop < filled.shape[0] else len(nonzero)
+    span = slice(first, last)
+    return _Within(span, nonzero[span] - rows.start * filled.shape[1], filled.values[span])
 
 
 def _dense(
@@ -272,7 +274,7 @@ def _dense(
 
 
 def _at_nonzeros(
-    filled: NonZeros, at: Tensor, cells: CellTerms, lse: Tensor, s_at: Tensor, grad_r: Tensor | None
+    filled: NonZeros, nonzero: Tensor, cells: CellTerms, lse: Tensor, s_at: Tensor, grad_r: Tensor | None
 ) -> Tensor:
     """Add what non-zeros have beside the dense part to the gradient of r; return their weighted loss."""
     counts, row, r = filled.values, filled.row, cells.log_r
@@ -282,11 +284,11 @@ def _at_nonzeros(
         table = torch.stack([r, r.log(), *gamma_terms(r)])
         r_at, log_r, lgamma_r, digamma_r = table.index_select(1, where)
     else:
-        where = at
-        r_at = r.reshape(-1).index_select(0, at)
+        where = nonzero
+        r_at = r.reshape(-1).index_select(0, nonzero)
         log_r, (lgamma_r, digamma_r) = r_at.log(), gamma_terms(r_at)
     lgamma, digamma = gamma_terms(counts + r_at)
-    log_mean = cells.logits.reshape(-1).index_select(0, at)
+    log_mean = cells.logits.reshape(-1).index_select(0, nonzero)
     log_mean += (cells.log_library - lse).index_select(0, row)
     weights = cells.weight.index_select(0, row)
     value = lgamma_r - lgamma + torch.lgamma(counts + 1) - counts * (log_mean - log_r + torch.log(s_at))

@@ -91,8 +91,8 @@ class GaussianMixture(nn.Module):
         mixed = torch.logsumexp(joint, 1)
         if component is None:
             return mixed
-        own = joint.gather(1, component.clamp_min(0).unsqueeze(1)).squeeze(1)
-        return torch.where(component >= 0, own, mixed)
+        of_component = joint.gather(1, component.clamp_min(0).unsqueeze(1)).squeeze(1)
+        return torch.where(component >= 0, of_component, mixed)
 
     def draw(self, components: Tensor, generator: torch.Generator) -> Tensor:
         """Draw a point from each of some components `(n,)`, `(n, d)`; the generator is the CPU's."""

@@ -97,15 +97,15 @@ class Likelihood(ABC):
         """Return the head's bias for features of some means, `(p,)`."""
 
     @abstractmethod
-    def loss(self, x: Tensor | NonZeros, at: Parameters, weight: Tensor | None) -> Tensor:
+    def loss(self, x: Tensor | NonZeros, parameters: Parameters, weight: Tensor | None) -> Tensor:
         """Negative log-likelihood summed over features and, by weight `(B,)` if there is one, over cells."""
 
     @abstractmethod
-    def mean(self, at: Parameters, library: Tensor) -> Tensor:
+    def mean(self, parameters: Parameters, library: Tensor) -> Tensor:
         """Return expected values in cells of a library size `(B,)`, `(B, p)`."""
 
     @abstractmethod
-    def draw(self, at: Parameters, library: Tensor, generator: Generator) -> Tensor:
+    def draw(self, parameters: Parameters, library: Tensor, generator: Generator) -> Tensor:
         """Draw values whose means are those of `mean`, `(B, p)`."""
 
     def encoder_input(self, values: Values, form: str, factor: Any) -> Values:
@@ -142,9 +142,9 @@ class CountLikelihood(Likelihood):
         """Log share of every feature, of which none is too small to be found."""
         return torch.log(mean.clamp_min(0) / mean.sum().clamp_min(1e-12) + LEAST_SHARE / len(mean))
 
-    def mean(self, at: Parameters, library: Tensor) -> Tensor:
+    def mean(self, parameters: Parameters, library: Tensor) -> Tensor:
         """Proportion times library size."""
-        return torch.softmax(at.head, 1) * library.unsqueeze(1)
+        return torch.softmax(parameters.head, 1) * library.unsqueeze(1)
 
     def encoder_input(self, values: Values, form: str, factor: Any) -> Values:
         """Return log1p of counts at one depth, of counts as they are, or raw counts."""
@@ -156,13 +156,15 @@ class Poisson(CountLikelihood):
 
     name = "poisson"
 
-    def loss(self, x: Tensor | NonZeros, at: Parameters, weight: Tensor | None) -> Tensor:
+    def loss(self, x: Tensor | NonZeros, parameters: Parameters, weight: Tensor | None) -> Tensor:
         """Cells are compared at their own totals."""
-        return poisson_loss(x, at.head, torch.log(totals(x).clamp_min(1)), _weights(at, weight))
+        return poisson_loss(
+            x, parameters.head, torch.log(totals(x).clamp_min(1)), _weights(parameters, weight)
+        )
 
-    def draw(self, at: Parameters, library: Tensor, generator: Generator) -> Tensor:
+    def draw(self, parameters: Parameters, library: Tensor, generator: Generator) -> Tensor:
         """Draw counts."""
-        return sampling.poisson(self.mean(at, library), generator=generator)
+        return sampling.poisson(self.mean(parameters, library), generator=generator)
 
 
 class NegativeBinomial(CountLikelihood):
@@ -171,16 +173,18 @@ class NegativeBinomial(CountLikelihood):
     name = "nb"
     scale = "dispersion"
 
-    def loss(self, x: Tensor | NonZeros, at: Parameters, weight: Tensor | None) -> Tensor:
+    def loss(self, x: Tensor | NonZeros, parameters: Parameters, weight: Tensor | None) -> Tensor:
         """Cells are compared at their own totals."""
         library = torch.log(totals(x).clamp_min(1))
-        zeros = at.extra_zeros.contiguous() if self.has_zeros else None
-        return negative_binomial_loss(x, at.head, at.scale, library, zeros, _weights(at, weight))
+        zeros = parameters.extra_zeros.contiguous() if self.has_zeros else None
+        return negative_binomial_loss(
+            x, parameters.head, parameters.scale, library, zeros, _weights(parameters, weight)
+        )
 
-    def draw(self, at: Parameters, library: Tensor, generator: Generator) -> Tensor:
+    def draw(self, parameters: Parameters, library: Tensor, generator: Generator) -> Tensor:
         """Draw counts."""
-        mean = CountLikelihood.mean(self, at, library)
-        return sampling.negative_binomial(mean, at.scale.exp(), generator=generator)
+        mean = CountLikelihood.mean(self, parameters, library)
+        return sampling.negative_binomial(mean, parameters.scale.exp(), generator=generator)
 
 
 class ZeroInflatedNegativeBinomial(NegativeBinomial):
@@ -189,14 +193,14 @@ class ZeroInflatedNegativeBinomial(NegativeBinomial):
     name = "zinb"
     has_zeros = True
 
-    def mean(self, at: Parameters, library: Tensor) -> Tensor:
+    def mean(self, parameters: Parameters, library: Tensor) -> Tensor:
         """Mean of the counts times the probability of no extra zero."""
-        return super().mean(at, library) * torch.sigmoid(-at.extra_zeros)
+        return super().mean(parameters, library) * torch.sigmoid(-parameters.extra_zeros)
 
-    def draw(self, at: Parameters, library: Tensor, generator: Generator) -> Tensor:
+    def draw(self, parameters: Parameters, library: Tensor, generator: Generator) -> Tensor:
         """Draw counts, then extra zeros."""
         return sampling.zero_inflated(
-            super().draw(at, library, generator), at.extra_zeros, generator=generator
+            super().draw(parameters, library, generator), parameters.extra_zeros, generator=generator
         )
 
 
@@ -210,17 +214,17 @@ class Bernoulli(Likelihood):
         """Logit of the share of cells above zero."""
         return torch.logit(mean, eps=1e-4)
 
-    def loss(self, x: Tensor | NonZeros, at: Parameters, weight: Tensor | None) -> Tensor:
+    def loss(self, x: Tensor | NonZeros, parameters: Parameters, weight: Tensor | None) -> Tensor:
         """Cross-entropy."""
-        return -_summed(bernoulli((_dense(x) > 0).to(at.head.dtype), at.head), weight)
+        return -_summed(bernoulli((_dense(x) > 0).to(parameters.head.dtype), parameters.head), weight)
 
-    def mean(self, at: Parameters, library: Tensor) -> Tensor:
+    def mean(self, parameters: Parameters, library: Tensor) -> Tensor:
         """Probability of yes."""
-        return torch.sigmoid(at.head)
+        return torch.sigmoid(parameters.head)
 
-    def draw(self, at: Parameters, library: Tensor, generator: Generator) -> Tensor:
+    def draw(self, parameters: Parameters, library: Tensor, generator: Generator) -> Tensor:
         """Draw 0 or 1."""
-        return sampling.bernoulli(at.head, generator=generator)
+        return sampling.bernoulli(parameters.head, generator=generator)
 
     def encoder_input(self, values: Values, form: str, factor: Any) -> Values:
         """Return 0 or 1."""
@@ -240,20 +244,20 @@ class Normal(Likelihood):
         """Return the mean itself."""
         return mean
 
-    def loss(self, x: Tensor | NonZeros, at: Parameters, weight: Tensor | None) -> Tensor:
+    def loss(self, x: Tensor | NonZeros, parameters: Parameters, weight: Tensor | None) -> Tensor:
         """Squared error, or its likelihood."""
-        if at.log_scale is None:
-            return _summed((at.head - _dense(x)).square(), weight)
-        return -_summed(normal(_dense(x), at.head, at.log_scale), weight)
+        if parameters.log_scale is None:
+            return _summed((parameters.head - _dense(x)).square(), weight)
+        return -_summed(normal(_dense(x), parameters.head, parameters.log_scale), weight)
 
-    def mean(self, at: Parameters, library: Tensor) -> Tensor:
+    def mean(self, parameters: Parameters, library: Tensor) -> Tensor:
         """Return the head."""
-        return at.head
+        return parameters.head
 
-    def draw(self, at: Parameters, library: Tensor, generator: Generator) -> Tensor:
+    def draw(self, parameters: Parameters, library: Tensor, generator: Generator) -> Tensor:
         """Draw around the head."""
-        scale = at.head.new_tensor(LOG_SD) if at.log_scale is None else at.log_scale
-        return sampling.normal(at.head, scale, generator=generator)
+        scale = parameters.head.new_tensor(LOG_SD) if parameters.log_scale is None else parameters.log_scale
+        return sampling.normal(parameters.head, scale, generator=generator)
 
     def encoder_input(self, values: Values, form: str, factor: Any) -> Values:
         """Return the values: they were transformed before."""
@@ -271,24 +275,31 @@ class ZeroInflatedLogNormal(Likelihood):
         """Return the logarithm of the mean."""
         return torch.log(mean.clamp_min(1e-6))
 
-    def loss(self, x: Tensor | NonZeros, at: Parameters, weight: Tensor | None) -> Tensor:
+    def loss(self, x: Tensor | NonZeros, parameters: Parameters, weight: Tensor | None) -> Tensor:
         """Density above zero, probability at zero."""
-        return -_summed(zero_inflated_log_normal(_dense(x), at.head, at.scale, at.extra_zeros), weight)
+        return -_summed(
+            zero_inflated_log_normal(_dense(x), parameters.head, parameters.scale, parameters.extra_zeros),
+            weight,
+        )
 
-    def mean(self, at: Parameters, library: Tensor) -> Tensor:
+    def mean(self, parameters: Parameters, library: Tensor) -> Tensor:
         """Mean of the log-normal times the probability of no extra zero."""
-        return torch.exp(at.head + 0.5 * torch.exp(2 * at.scale)) * torch.sigmoid(-at.extra_zeros)
+        return torch.exp(parameters.head + 0.5 * torch.exp(2 * parameters.scale)) * torch.sigmoid(
+            -parameters.extra_zeros
+        )
 
-    def draw(self, at: Parameters, library: Tensor, generator: Generator) -> Tensor:
+    def draw(self, parameters: Parameters, library: Tensor, generator: Generator) -> Tensor:
         """Draw values, then zeros."""
-        return sampling.zero_inflated_log_normal(at.head, at.scale, at.extra_zeros, generator=generator)
+        return sampling.zero_inflated_log_normal(
+            parameters.head, parameters.scale, parameters.extra_zeros, generator=generator
+        )
 
 
 class Decoded(NamedTuple):
     """A likelihood, its parameters and the library sizes of some cells, `(B,)`."""
 
     likelihood: Likelihood
-    at: Parameters
+    parameters: Parameters
     library: Tensor
 
 
@@ -314,8 +325,8 @@ class DecodesHeads(ABC):
 
         Without conditions, covariates are at their mean.
         """
-        likelihood, at, sizes = self.decoded(modality, z, conditions, library)
-        return likelihood.mean(at, sizes)
+        likelihood, parameters, sizes = self.decoded(modality, z, conditions, library)
+        return likelihood.mean(parameters, sizes)
 
     def sample(
         self,
@@ -327,8 +338,8 @@ class DecodesHeads(ABC):
         generator: Generator,
     ) -> Tensor:
         """Draw every value from its likelihood, `(B, n_vars)`, at the means of `decode`."""
-        likelihood, at, sizes = self.decoded(modality, z, conditions, library)
-        return likelihood.draw(at, sizes, generator)
+        likelihood, parameters, sizes = self.decoded(modality, z, conditions, library)
+        return likelihood.draw(parameters, sizes, generator)
 
 
 def _dense(x: Tensor | NonZeros) -> Tensor:
@@ -339,8 +350,8 @@ def _summed(values: Tensor, weight: Tensor | None) -> Tensor:
     return values.sum() if weight is None else weight @ values.sum(1)
 
 
-def _weights(at: Parameters, weight: Tensor | None) -> Tensor:
-    return at.head.new_ones(len(at.head)) if weight is None else weight
+def _weights(parameters: Parameters, weight: Tensor | None) -> Tensor:
+    return parameters.head.new_ones(len(parameters.head)) if weight is None else weight
 
 
 def _times(values: Values, factor: Any) -> Values:

@@ -45,9 +45,9 @@ def zero_inflated(x: Tensor, log_density: Tensor, log_density_zero: Tensor, logi
     log_density, log_density_zero
         Of the distribution without the extra zeros, at `x` and at zero.
     """
-    kept = F.logsigmoid(-logit)
+    log_kept = F.logsigmoid(-logit)
     return torch.where(
-        x == 0, torch.logaddexp(F.logsigmoid(logit), kept + log_density_zero), kept + log_density
+        x == 0, torch.logaddexp(F.logsigmoid(logit), log_kept + log_density_zero), log_kept + log_density
     )
 
 

@@ -106,8 +106,8 @@ def group_mmd(z: Tensor, group: Tensor, n_groups: int, bandwidths: Sequence[floa
     for gamma in bandwidths:
         kernel = kernel + torch.exp(-gamma * distance)
     between = share @ kernel @ share.T / len(bandwidths)
-    own = between.diagonal()
-    pairs = own.unsqueeze(0) + own.unsqueeze(1) - 2 * between
+    within = between.diagonal()
+    pairs = within.unsqueeze(0) + within.unsqueeze(1) - 2 * between
     usable = size > 1
     mask = (usable.unsqueeze(0) & usable.unsqueeze(1)).to(z.dtype)
     return (pairs * mask).triu(1).sum()

@@ -117,8 +117,8 @@ class _Index:
         numbers = np.argsort(cell_of, kind="stable")
         ends = np.searchsorted(cell_of[numbers], np.arange(len(centres) + 1))
         points = r[torch.from_numpy(numbers).to(r.device)]
-        apart = torch.cdist(centres, centres)
-        around = apart.argsort(dim=1, stable=True).cpu().numpy()
+        distances = torch.cdist(centres, centres)
+        around = distances.argsort(dim=1, stable=True).cpu().numpy()
         return cls(centres, points, points.square().sum(1), numbers, ends, around)
 
     def nearest_cell(self, q: Tensor) -> IntArray:
@@ -148,8 +148,8 @@ class _Index:
             numbers = np.concatenate([self.numbers[span] for span in spans])
             for some in chunks(len(group), rows_per_tile(r)):
                 rows = group[some]
-                distances[rows], near = _nearest_of(q[rows], r, square, k)
-                indices[rows] = numbers[near]
+                distances[rows], positions = _nearest_of(q[rows], r, square, k)
+                indices[rows] = numbers[positions]
         order = np.lexsort((indices, distances), axis=1)
         in_order: FloatArray = np.take_along_axis(distances, order, 1)
         return in_order, np.take_along_axis(indices, order, 1)
@@ -162,12 +162,12 @@ def _nearest_of(q: Tensor, r: Tensor, square: Tensor, k: int) -> tuple[FloatArra
     size = q.square().sum(1, keepdim=True)
     d = torch.addmm(square, q, r.T, alpha=-2.0).add_(size)
     if d.device.type == "cpu":  # several times quicker than topk there
-        near = torch.from_numpy(np.argpartition(d.numpy(), k - 1, axis=1)[:, :k])
+        positions = torch.from_numpy(np.argpartition(d.numpy(), k - 1, axis=1)[:, :k])
     else:
-        near = torch.topk(d, k, dim=1, largest=False, sorted=False).indices
-    found = d.gather(1, near)
-    found = found.masked_fill_(found <= SAME * size, 0.0).sqrt_().float()
-    return found.cpu().numpy(), near.cpu().numpy()
+        positions = torch.topk(d, k, dim=1, largest=False, sorted=False).indices
+    distances = d.gather(1, positions)
+    distances = distances.masked_fill_(distances <= SAME * size, 0.0).sqrt_().float()
+    return distances.cpu().numpy(), positions.cpu().numpy()
 
 
 def _k_means(r: Tensor, n: int, rng: np.random.Generator) -> Tensor:

@@ -120,13 +120,13 @@ def knn(
     q, r = as_points(query, reference, metric=metric, device=device)
     long = block is None and len(r) > _LONG
     for rows in chunks(len(query), block or (_ROWS if long else rows_per_tile(r))):
-        own = torch.arange(rows.start, rows.stop, device=q.device) if exclude_self else None
+        own_row = torch.arange(rows.start, rows.stop, device=q.device) if exclude_self else None
         if long:
-            values, index = _nearest_of_many(q[rows], r, k, own)
+            values, index = _nearest_of_many(q[rows], r, k, own_row)
         else:
             d = _distances(q[rows], r)
-            if own is not None:
-                d[own - rows.start, own] = torch.inf
+            if own_row is not None:
+                d[own_row - rows.start, own_row] = torch.inf
             values, index = _smallest(d, k)
         distances[rows] = values.cpu().numpy()
         indices[rows] = index.cpu().numpy()
@@ -159,23 +159,23 @@ def matched_distances(
         raise ValueError(f"partners come in pairs, got {len(a)} and {len(b)} rows")
     n = len(a)
     x, y = as_points(a, b, metric="euclidean", device=device)
-    own = (x - y).square().sum(1).sqrt().float()
+    partner = (x - y).square().sum(1).sqrt().float()
     # of itself a partner is neither closer nor farther: the half that it counts as its equal is taken off
     closer_b, closer_a = (torch.full((n,), -0.5, dtype=torch.float64, device=x.device) for _ in range(2))
     sum_b, sum_a = (torch.zeros(n, dtype=torch.float64, device=x.device) for _ in range(2))
     for rows in chunks(n, block or rows_per_tile(y)):
         d = _distances(x[rows], y)
         # partners take their distance from `own`, so that none is closer than itself by rounding
-        here = torch.arange(rows.start, rows.stop, device=d.device)
-        d[here - rows.start, here] = own[rows]
-        beside = own[rows, None]
+        diagonal = torch.arange(rows.start, rows.stop, device=d.device)
+        d[diagonal - rows.start, diagonal] = partner[rows]
+        beside = partner[rows, None]
         closer_b[rows] += (d < beside).sum(1) + 0.5 * (d == beside).sum(1)
-        closer_a += (d < own).sum(0) + 0.5 * (d == own).sum(0)
+        closer_a += (d < partner).sum(0) + 0.5 * (d == partner).sum(0)
         sum_b[rows] = d.sum(1).double()
         sum_a += d.sum(0).double()
     counts = (closer_b.cpu().numpy(), closer_a.cpu().numpy())
     return MatchedDistances(
-        own.cpu().numpy(), *counts, (sum_b / max(n, 1)).cpu().numpy(), (sum_a / max(n, 1)).cpu().numpy()
+        partner.cpu().numpy(), *counts, (sum_b / max(n, 1)).cpu().numpy(), (sum_a / max(n, 1)).cpu().numpy()
     )
 
 
@@ -279,19 +279,19 @@ def _distances(q: Tensor, r: Tensor) -> Tensor:
     return d.sqrt_().float()
 
 
-def _nearest_of_many(q: Tensor, r: Tensor, k: int, own: Tensor | None) -> tuple[Tensor, Tensor]:
+def _nearest_of_many(q: Tensor, r: Tensor, k: int, own_row: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the k smallest distances of each row, as `_smallest`, where the reference is long.
 
-    Piece by piece; of later pieces only what is nearer than the k nearest so far is looked at, told by
-    squares with some slack. `own` are reference rows to leave out, one for each row.
+    It works piece by piece; of later pieces it looks only at what is nearer than the k nearest so far, by
+    squared distances with some slack. `own_row` are reference rows to leave out, one for each row.
     """
     import torch
 
     size = q.square().sum(1, keepdim=True)
     first = _distances(q, r[: max(_PIECE, k + 1)])
-    if own is not None:
-        here = (own < first.shape[1]).nonzero()[:, 0]
-        first[here, own[here]] = torch.inf
+    if own_row is not None:
+        inside = (own_row < first.shape[1]).nonzero()[:, 0]
+        first[inside, own_row[inside]] = torch.inf
     values, index = _smallest(first, k)
     for piece in chunks(len(r) - first.shape[1], _PIECE):
         start = first.shape[1] + piece.start
@@ -299,24 +299,24 @@ def _nearest_of_many(q: Tensor, r: Tensor, k: int, own: Tensor | None) -> tuple[
         d = torch.addmm(some.square().sum(1), q, some.T, alpha=-2.0).add_(size)
         most = values[:, -1:].double().square() * _SLACK + SAME * size
         row, column = (d <= most).nonzero(as_tuple=True)
-        if own is not None:
-            other = start + column != own[row]
+        if own_row is not None:
+            other = start + column != own_row[row]
             row, column = row[other], column[other]
         if not len(row):
             continue
-        near = d[row, column]
-        near.masked_fill_(near <= SAME * size[row, 0], 0.0)
-        near = near.sqrt_().float()
+        distances = d[row, column]
+        distances.masked_fill_(distances <= SAME * size[row, 0], 0.0)
+        distances = distances.sqrt_().float()
         # side by side with the nearest so far, which come first: they have the lower row numbers
         times = torch.bincount(row, minlength=len(q))
         place = k + torch.arange(len(row), device=row.device) - (times.cumsum(0) - times)[row]
         width = k + int(times.max())
         beside = torch.full((len(q), width), torch.inf, device=q.device)
-        of = torch.zeros((len(q), width), dtype=torch.int64, device=q.device)
-        beside[:, :k], of[:, :k] = values, index
-        beside[row, place], of[row, place] = near, start + column
+        columns_beside = torch.zeros((len(q), width), dtype=torch.int64, device=q.device)
+        beside[:, :k], columns_beside[:, :k] = values, index
+        beside[row, place], columns_beside[row, place] = distances, start + column
         values, chosen = _smallest(beside, k)
-        index = of.gather(1, chosen)
+        index = columns_beside.gather(1, chosen)
     return values, index
 
 

@@ -75,8 +75,8 @@ def row_totals(x: CSR | FloatArray) -> DoubleArray:
 
 def _root_mean_square(x: CSR | FloatArray) -> DoubleArray:
     squares = np.square(x) if isinstance(x, np.ndarray) else x.multiply(x)
-    found: DoubleArray = np.sqrt(np.asarray(squares.mean(axis=0), dtype=np.float64).ravel())
-    return found
+    roots: DoubleArray = np.sqrt(np.asarray(squares.mean(axis=0), dtype=np.float64).ravel())
+    return roots
 
 
 def _times(x: CSR | FloatArray, mean: DoubleArray, v: DoubleArray) -> DoubleArray:

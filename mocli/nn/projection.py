@@ -118,22 +118,22 @@ def fit_projection(
     if p <= n_components:
         weight = np.diag(inverse) if loadings is None else loadings
     else:
-        found = principal_components(scaled, min(n_components, max(n - 1, 1)), seed=seed)
-        kept = found.loadings
+        components = principal_components(scaled, min(n_components, max(n - 1, 1)), seed=seed)
+        loadings_kept = components.loadings
         if form == "tfidf":
-            kept = kept[:, _free_of_depth(scaled @ kept, x)]
-        weight = kept * inverse[:, None] if loadings is None else loadings @ kept
+            loadings_kept = loadings_kept[:, _free_of_depth(scaled @ loadings_kept, x)]
+        weight = loadings_kept * inverse[:, None] if loadings is None else loadings @ loadings_kept
     weight = _unit_variance(weight, values, mean)
     if sets is not None and n_sets and sets.nnz:
         root = sparse.diags(1 / np.sqrt(np.maximum(np.asarray(sets.sum(axis=0), np.float64).ravel(), 1)))
         membership = (sparse.diags(inverse) if loadings is None else loadings) @ (sets @ root)
         weight = np.concatenate([weight, _of_sets(values, membership, n_sets, mean, seed)], axis=1)
-    made = Projection(p, weight.shape[1], form)
-    made.weight.copy_(torch.from_numpy(weight))
+    projection = Projection(p, weight.shape[1], form)
+    projection.weight.copy_(torch.from_numpy(weight))
     full = mean if offset is None else mean + offset
-    made.shift.copy_(torch.from_numpy(full @ weight))
-    made.factor.fill_(factor)
-    return made
+    projection.shift.copy_(torch.from_numpy(full @ weight))
+    projection.factor.fill_(factor)
+    return projection
 
 
 def _factor(x: CSR | FloatArray, form: str) -> float:
@@ -153,8 +153,8 @@ def _formed(x: CSR | FloatArray, form: str, factor: float) -> CSR | FloatArray:
         return np.log1p(np.maximum(x, 0)) if isinstance(x, np.ndarray) else x.log1p()
     totals = np.asarray(x.sum(axis=1), np.float64).ravel()
     scaled = sparse.diags(factor / np.where(totals > 0, totals, 1)) @ sparse.csr_matrix(x)
-    found: CSR = scaled.log1p()
-    return found
+    logged: CSR = scaled.log1p()
+    return logged
 
 
 def _moments(x: CSR | FloatArray) -> tuple[DoubleArray, DoubleArray]:
@@ -177,8 +177,8 @@ def _free_of_depth(scores: DoubleArray, x: CSR | FloatArray) -> IntArray:
     depth = totals - totals.mean()
     norm = np.sqrt(np.square(centred).sum(0) * (depth @ depth))
     r = np.abs(np.divide(centred.T @ depth, norm, out=np.zeros(len(norm)), where=norm > 0))
-    kept = np.flatnonzero(r <= DEPTH_LIMIT)
-    return kept if len(kept) else np.array([r.argmin()])
+    free = np.flatnonzero(r <= DEPTH_LIMIT)
+    return free if len(free) else np.array([r.argmin()])
 
 
 def _of_sets(
@@ -204,7 +204,7 @@ def smoothed(x: Tensor, reference: Tensor, n_neighbors: int, weight: float, lead
     unit = nn.functional.normalize(reference[:, :leading], dim=1)
     blocks = []
     for part in torch.split(x, max(1, (1 << 24) // max(len(reference), 1))):
-        near = (nn.functional.normalize(part[:, :leading], dim=1) @ unit.T).topk(k, dim=1).indices
-        mean = torch.stack([reference[column] for column in near.T]).mean(0)
+        nearest = (nn.functional.normalize(part[:, :leading], dim=1) @ unit.T).topk(k, dim=1).indices
+        mean = torch.stack([reference[column] for column in nearest.T]).mean(0)
         blocks.append((1 - weight) * part + weight * mean)
     return torch.cat(blocks) if blocks else x

@@ -70,8 +70,8 @@ class Basis:
         """Weights `(n, m)` less their mean; those of a cell sum to 1 before it is taken off."""
         distances = _squared_distances(z, self.centers)
         distances -= distances.min(1, keepdims=True)
-        near = np.exp(distances * (-0.5 / self.width**2))
-        centred: FloatArray = (near / near.sum(1, keepdims=True) - self.center).astype(np.float32)
+        closeness = np.exp(distances * (-0.5 / self.width**2))
+        centred: FloatArray = (closeness / closeness.sum(1, keepdims=True) - self.center).astype(np.float32)
         return centred
 
 
@@ -135,14 +135,16 @@ class Readout:
 
     def predict(self, z: FloatArray, columns: IntArray | slice = slice(None)) -> FloatArray:
         """Return the expected values of cells `(n, n_latent)`, `(n, n_columns)`."""
-        found: FloatArray = self.basis.weights(z) @ self.coefficients[:, columns] + self.intercept[columns]
-        return found
+        predicted: FloatArray = (
+            self.basis.weights(z) @ self.coefficients[:, columns] + self.intercept[columns]
+        )
+        return predicted
 
 
 def _squared_distances(a: FloatArray, b: FloatArray) -> FloatArray:
     squares = np.square(a).sum(1)[:, None] + np.square(b).sum(1)
-    found: FloatArray = np.maximum(squares - 2 * a @ b.T, 0)
-    return found
+    squared: FloatArray = np.maximum(squares - 2 * a @ b.T, 0)
+    return squared
 
 
 def non_negative(gram: DoubleArray, cross: DoubleArray) -> DoubleArray:

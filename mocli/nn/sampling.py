@@ -124,17 +124,17 @@ def _counts(
         drawn[frequent] = often(frequent).to(drawn.dtype)
     where = (seldom & (v < above)).nonzero(as_tuple=True)
     # never exactly 0, so that rounding of P(X > k) ends no draw at infinity
-    left = v[where].double() + _HALF_STEP
+    tail = v[where].double() + _HALF_STEP
     p = at_zero(where)
     survival = 1 - p
-    count = torch.zeros_like(left)
-    k, active = 0, torch.arange(len(left), device=left.device)
+    count = torch.zeros_like(tail)
+    k, active = 0, torch.arange(len(tail), device=tail.device)
     while len(active):
         count[active] += 1
-        at = tuple(i[active] for i in where)
-        p = p * ratio(k, at)
+        places = tuple(i[active] for i in where)
+        p = p * ratio(k, places)
         survival = survival - p
-        going = left[active] < survival
+        going = tail[active] < survival
         active, p, survival = active[going], p[going], survival[going]
         k += 1
     drawn[where] = count.to(drawn.dtype)

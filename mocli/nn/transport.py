@@ -28,10 +28,10 @@ def cosine_cost(a: Tensor, b: Tensor, *, damping: float = 0) -> Tensor:
         middle say counts less, where a cosine takes the direction of the least of them for as sure as any.
     """
     cost = 1 - _shortened(a, damping) @ _shortened(b, damping).T
-    known = a.any(1)[:, None] & b.any(1)[None, :]
-    n = known.sum()
-    mean = (cost * known).sum() / n.clamp_min(1)
-    variance = ((cost - mean) * known).square().sum() / (n - 1).clamp_min(1)
+    measured = a.any(1)[:, None] & b.any(1)[None, :]
+    n = measured.sum()
+    mean = (cost * measured).sum() / n.clamp_min(1)
+    variance = ((cost - mean) * measured).square().sum() / (n - 1).clamp_min(1)
     return cost / variance.sqrt().clamp_min(1e-6)
 
 

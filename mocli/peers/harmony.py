@@ -1,4 +1,4 @@
-"""Harmony: principal components moved until clusters mix batches (Korsunsky et al. 2019)."""
+"""Harmony: principal components corrected until clusters mix batches (Korsunsky et al. 2019)."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def place(given: Given) -> Floats:
     words = inspect.signature(harmonypy.run_harmony).parameters
     threads = {"ncores": given.threads} if "ncores" in words else {}
     table = pd.DataFrame({"batch": given.batch}, index=given.cells)
-    found = harmonypy.run_harmony(
+    corrected = harmonypy.run_harmony(
         given.components,
         table,
         "batch",
@@ -46,6 +46,6 @@ def place(given: Given) -> Floats:
         random_state=given.seed,
         **threads,
     )
-    z: Floats = np.asarray(found.Z_corr, dtype=np.float32)
+    z: Floats = np.asarray(corrected.Z_corr, dtype=np.float32)
     # components x cells before 0.1
     return z if len(z) == len(given.cells) else z.T

@@ -28,11 +28,11 @@ PEER: Declared = {
 }
 
 FEW = 100
-"""Features below which a modality is taken for a panel, whose ranks are lower."""
+"""A modality with fewer features counts as a panel, with lower ranks."""
 
 
 def place(given: Given) -> dict[str, Floats]:
-    """Return coordinates of both modalities' cells, `(n_obs, d)` each; no use is made of equal names.
+    """Return coordinates of both modalities' cells, `(n_obs, d)` each; equal names are not used.
 
     Ranks, weights and filters are those of its tutorial on genes and proteins.
     """
@@ -84,14 +84,14 @@ def place(given: Given) -> dict[str, Floats]:
     fusor.filter_bad_matches(target="pivot", filter_prop=0.3)
     fusor.propagate(wt1=0.7, wt2=0.7)
     fusor.filter_bad_matches(target="propagated", filter_prop=0)
-    found = fusor.get_embedding(active_arr1=fusor.active_arr1, active_arr2=fusor.active_arr2)
-    return {one: found[0], two: found[1]}
+    embedding = fusor.get_embedding(active_arr1=fusor.active_arr1, active_arr2=fusor.active_arr2)
+    return {one: embedding[0], two: embedding[1]}
 
 
 def varying(x: Floats) -> Floats:
     """Leave out constant columns."""
-    kept: Floats = x[:, x.std(0) > 0]
-    return kept
+    varying_columns: Floats = x[:, x.std(0) > 0]
+    return varying_columns
 
 
 def least(x: Floats, most: int) -> int:

@@ -1,4 +1,4 @@
-"""MOFA+: factors shared by modalities and of their own (Argelaguet et al. 2020)."""
+"""MOFA+: factors shared by modalities, and factors of each (Argelaguet et al. 2020)."""
 
 from __future__ import annotations
 
@@ -57,5 +57,5 @@ def place(given: Given) -> Floats:
         names = h5["samples/cells"].asstr()[:]
         z = h5["expectations/Z/cells"][:].T
     order = {name: i for i, name in enumerate(names)}
-    found: Floats = z[[order[str(name)] for name in given.cells]]
-    return found
+    factors: Floats = z[[order[str(name)] for name in given.cells]]
+    return factors

@@ -61,5 +61,5 @@ def place(given: Given) -> Floats:
     )
     model = scvi.model.MULTIVI(data)
     model.train(max_epochs=given.params["max_epochs"], enable_progress_bar=False, **given.scvi_device())
-    found: Floats = model.get_latent_representation()
-    return found
+    latent: Floats = model.get_latent_representation()
+    return latent

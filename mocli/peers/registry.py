@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     Need = Literal["batch", "links"]
 
 RUNNER = Path(__file__).with_name("runner.py")
-"""What reads the data, runs a peer and writes its coordinates; it needs no mocli."""
+"""The script that reads the data, runs a peer and writes its coordinates; it does not need mocli."""
 
 
 class Declared(TypedDict):
-    """What the file of a peer says of it.
+    """The declaration in the file of a peer.
 
     Attributes
     ----------
     package, module
-        What `pip install` and `import` call it.
+        Its names for `pip install` and `import`.
     takes
         Arrays that it is given; see `mocli.peers.runner.Given`.
     needs
@@ -38,7 +38,7 @@ class Declared(TypedDict):
     n_modalities
         How many modalities, None for any number.
     seeds
-        Whether another seed may give other places.
+        Whether another seed may give other coordinates.
     params
         Hyper-parameters with their defaults, None where the package chooses.
     """
@@ -79,7 +79,7 @@ class Peer:
 
     @classmethod
     def of(cls, declared: Declared, file: Path) -> Peer:
-        """Make it of what its file says."""
+        """Make it from its declaration."""
         return cls(
             name=declared["name"],
             title=declared["title"],
@@ -100,7 +100,7 @@ class Peer:
     def problem_with(
         self, *, pairing: Pairing, kinds: Sequence[ModalityKind], n_batches: int, n_links: int
     ) -> str | None:
-        """Return None if it takes such data, else why not, as the end of a sentence.
+        """Return None if it takes such data, else the reason, as the end of a sentence.
 
         Parameters
         ----------
@@ -119,7 +119,7 @@ class Peer:
             return "needs a feature-link table (--links)"
         return None
 
-    def settle(self, given: Mapping[str, object]) -> dict[str, float | None]:
+    def settle(self, params: Mapping[str, object]) -> dict[str, float | None]:
         """Return the hyper-parameters with those given (names without `peer.`) in place of defaults.
 
         Raises
@@ -127,7 +127,7 @@ class Peer:
         UsageError
             It has no such hyper-parameter, or the value is no number of that sort.
         """
-        for key, value in given.items():
+        for key, value in params.items():
             where = f"--set {self.name}.{key}"
             if key not in self.params:
                 raise UsageError(
@@ -143,18 +143,18 @@ class Peer:
                     field=where,
                     found=value,
                 )
-        return {**self.params, **given}  # type: ignore[dict-item]
+        return {**self.params, **params}  # type: ignore[dict-item]
 
 
 def available_peers() -> dict[str, Peer]:
     """Return every peer of every file on `mocli.peers.__path__`, by name; imports none of their packages."""
-    found: dict[str, Peer] = {}
+    peers: dict[str, Peer] = {}
     for module in pkgutil.iter_modules(mocli.peers.__path__):
         imported = import_module(f"mocli.peers.{module.name}")
         declared = getattr(imported, "PEER", None)
         if declared is not None and imported.__file__ is not None:
-            found[declared["name"]] = Peer.of(declared, Path(imported.__file__))
-    return dict(sorted(found.items()))
+            peers[declared["name"]] = Peer.of(declared, Path(imported.__file__))
+    return dict(sorted(peers.items()))
 
 
 def peers_named(names: Sequence[str]) -> list[Peer]:

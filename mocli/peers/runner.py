@@ -2,7 +2,7 @@
 
     python runner.py PEER.py INPUT.npz OPTIONS.json PLACES.npz ANSWER.json
 
-The answer comes last: where it is there, so are the places.
+The answer is written last: if it is there, so are the coordinates.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Given:
-    """What a peer gets; of the arrays only those that it takes.
+    """The data for a peer; of the arrays, only those that it takes.
 
     Attributes
     ----------
@@ -57,7 +57,7 @@ class Given:
     device
         `auto`, `cpu`, `cuda`, `cuda:1`.
     folder
-        For files of its own.
+        Folder for its own files.
     """
 
     cells: NDArray[np.str_]
@@ -77,7 +77,7 @@ class Given:
 
     def of_kind(self, kind: str) -> str:
         """Return the name of the modality of a kind."""
-        return next(name for name, own in self.kinds.items() if own == kind)
+        return next(name for name, kind_here in self.kinds.items() if kind_here == kind)
 
     def by_cell(self, arrays: dict[str, Any], name: str) -> Any:
         """Return a modality's rows in the order of `cells`, which all have it."""
@@ -92,7 +92,7 @@ class Given:
 
 
 def read(source: Path, options: dict[str, Any], folder: Path) -> Given:
-    """Read what mocli wrote."""
+    """Read the data that mocli wrote."""
     with np.load(source, allow_pickle=False) as stored:
         x = {key: stored[key] for key in stored.files}
     modalities = [str(name) for name in x["modalities"]]
@@ -124,25 +124,25 @@ def _counts(x: dict[str, Any], i: int) -> Any:
 
 
 def check(z: Any, given: Given) -> dict[str, tuple[NDArray[np.str_], Floats]]:
-    """Return coordinates and names of cells by modality, or under no name where they are of whole cells."""
+    """Return coordinates with the names of their cells, by modality, or under no name for whole cells."""
     parts = z if isinstance(z, dict) else {"": z}
-    found = {}
+    checked = {}
     for name, values in parts.items():
         names = given.names[name] if name else given.cells
         places = np.asarray(values, dtype=np.float32)
         if places.ndim != 2 or len(places) != len(names):
             raise SystemExit(
-                f"error: coordinates have the shape {places.shape}, there are {len(names)} cells"
+                f"error: coordinates have the shape {places.shape}, but there are {len(names)} cells"
             )
         if not np.isfinite(places).all():
             bad = int((~np.isfinite(places).all(1)).sum())
             raise SystemExit(f"error: {bad} of {len(names)} coordinates are not finite")
-        found[name] = (names, places)
-    return found
+        checked[name] = (names, places)
+    return checked
 
 
 def write(path: Path, places: dict[str, tuple[NDArray[np.str_], Floats]]) -> None:
-    """Write coordinates; the final name never holds half of them."""
+    """Write coordinates; the final file is never incomplete."""
     arrays: dict[str, Any] = {"modalities": np.asarray(list(places), dtype=np.str_)}
     for i, (names, z) in enumerate(places.values()):
         arrays[f"names{i}"], arrays[f"z{i}"] = names, z
@@ -175,7 +175,7 @@ def gpu_peak_memory() -> int | None:
 
 
 def main(arguments: list[str]) -> None:
-    """Read, place, write."""
+    """Read the data, run the peer, write the coordinates."""
     begun = time.monotonic()
     peer, source, options, target, answer = map(Path, arguments)
     # a peer's file may be called like the package that it imports
@@ -190,7 +190,7 @@ def main(arguments: list[str]) -> None:
     z = module.place(given)
     seconds = time.monotonic() - started
     write(target, check(z, given))
-    told = {
+    costs = {
         "train_s": round(seconds, 3),
         "total_s": round(time.monotonic() - begun, 3),
         "peak_memory_bytes": peak_memory(),
@@ -199,7 +199,7 @@ def main(arguments: list[str]) -> None:
         "python": sys.version.split()[0],
     }
     temporary = answer.with_name("." + answer.name)
-    temporary.write_text(json.dumps(told) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(costs) + "\n", encoding="utf-8")
     temporary.replace(answer)
 
 

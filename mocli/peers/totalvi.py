@@ -46,5 +46,5 @@ def place(given: Given) -> Floats:
     )
     model = scvi.model.TOTALVI(data, n_latent=given.params["n_latent"])
     model.train(max_epochs=given.params["max_epochs"], enable_progress_bar=False, **given.scvi_device())
-    found: Floats = model.get_latent_representation()
-    return found
+    latent: Floats = model.get_latent_representation()
+    return latent

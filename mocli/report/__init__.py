@@ -1,1 +1,1 @@
-"""What a run leaves behind to be read: a JSON report with a schema, an HTML page, pictures."""
+"""The reports of a run: JSON with a schema, an HTML page, pictures."""

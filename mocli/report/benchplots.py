@@ -58,9 +58,11 @@ def ranked_bars(ranking: Ranking) -> Picture:
 
 
 def cost_bars(costs: Mapping[str, Mapping[str, Sequence[float]]]) -> Picture:
-    """Draw what runs took, one panel a cost, one bar a method."""
-    names = list(dict.fromkeys(name for of in costs.values() for name in of))
-    panels = [(title, [tuple(of.get(name, ())) for name in names]) for title, of in costs.items()]
+    """Draw the costs of runs, one panel for each cost, one bar for each method."""
+    names = list(dict.fromkeys(name for by_method in costs.values() for name in by_method))
+    panels = [
+        (title, [tuple(by_method.get(name, ())) for name in names]) for title, by_method in costs.items()
+    ]
     return _bars(names, panels, [ACCENT] * len(names))
 
 
@@ -82,19 +84,24 @@ def _bars(
 
 
 def _panel(axes: Axes, values: Sequence[tuple[float, ...]], colours: Sequence[str]) -> None:
-    known = [v for of in values for v in of]
-    low, high = min([0.0, *known]), max([0.0, *known])
+    every = [v for numbers in values for v in numbers]
+    low, high = min([0.0, *every]), max([0.0, *every])
     span = (high - low) or 1.0
-    for i, (of, colour) in enumerate(zip(values, colours, strict=True)):
-        if not of:
+    for i, (numbers, colour) in enumerate(zip(values, colours, strict=True)):
+        if not numbers:
             axes.text(0.0, i, " not measured", va="center", fontsize=6.5, color=FAINT)
             continue
-        mean = float(np.mean(of))
+        mean = float(np.mean(numbers))
         axes.barh(i, mean, height=0.7, color=colour)
-        if len(of) > 1:
-            axes.plot(of, [i] * len(of), "o", color=INK, markersize=2.2, alpha=0.75)
+        if len(numbers) > 1:
+            axes.plot(numbers, [i] * len(numbers), "o", color=INK, markersize=2.2, alpha=0.75)
         axes.text(
-            max(*of, mean, 0.0) + 0.02 * span, i, metric_value(mean), va="center", fontsize=6.8, color=INK
+            max(*numbers, mean, 0.0) + 0.02 * span,
+            i,
+            metric_value(mean),
+            va="center",
+            fontsize=6.8,
+            color=INK,
         )
     axes.axvline(0, color=FAINT, linewidth=0.8)
     axes.set_xlim(low, high + 0.24 * span)
@@ -116,7 +123,7 @@ def side_by_side(panels: Sequence[tuple[str, FloatArray]], categories: Sequence[
     panels
         Title and points `(n, 2)` of each.
     categories
-        Of the points of each panel; all with the same levels.
+        Categories of the points of each panel; all with the same levels.
     """
     n_columns = min(4, max(2, len(panels)))
     n_rows = -(-len(panels) // n_columns)

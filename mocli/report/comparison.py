@@ -1,4 +1,4 @@
-"""The model's metrics beside those of the baselines, and an honest sentence about them."""
+"""The model's metrics and those of the baselines, and an honest sentence about them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows of metrics, columns of methods, and what they say together.
+    """Rows of metrics, columns of methods, and conclusions from them.
 
     `losses` names the metrics on which a baseline is better, with both values.
     """
@@ -55,24 +55,26 @@ class Comparison:
 
     @property
     def partial(self) -> bool:
-        """Whether some baseline is measured over fewer features than the model."""
+        """Say whether a baseline is measured over fewer features than the model."""
         return any(cell.model is not None for row in self.rows for cell in row.cells)
 
 
 def compare(
     metrics: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, Mapping[str, Any]], *, model: str
 ) -> Comparison:
-    """Set metrics side by side.
+    """Compare metrics.
 
-    Values count as equal if they read equal as shown: a difference beyond the
-    shown digits is no difference to a reader. Metrics without a direction have
-    no best.
+    Values count as equal if they are shown as equal: a difference beyond the shown digits means nothing to
+    a reader. Metrics without a direction have no best.
     """
     columns = [model, *(str(b.get("title") or key) for key, b in baselines.items())]
     methods = [metrics, *(b.get("metrics") or {} for b in baselines.values())]
-    there = [{}, *(b.get("model_metrics") or {} for b in baselines.values())]
+    same_features = [{}, *(b.get("model_metrics") or {} for b in baselines.values())]
     keys = dict.fromkeys(key for method in methods for key in method)
-    rows = [_row(key, [method.get(key) for method in methods], [of.get(key) for of in there]) for key in keys]
+    rows = [
+        _row(key, [method.get(key) for method in methods], [values.get(key) for values in same_features])
+        for key in keys
+    ]
     if any(b.get("is_bound") for b in baselines.values()):
         # what no method can pass is no rival
         return Comparison(columns, rows, "", [])
@@ -80,17 +82,17 @@ def compare(
 
 
 def _row(
-    key: str, records: Sequence[Mapping[str, Any] | None], there: Sequence[Mapping[str, Any] | None]
+    key: str, records: Sequence[Mapping[str, Any] | None], same_features: Sequence[Mapping[str, Any] | None]
 ) -> Row:
     about = next(r for r in records if r is not None)
     values = [None if r is None else r.get("value") for r in records]
-    model = [None if r is None else r.get("value") for r in there]
+    model = [None if r is None else r.get("value") for r in same_features]
     texts = [metric_value(v) for v in values]
     better = about.get("better")
-    known = [(v, t) for v, t, m in zip(values, texts, model, strict=True) if v is not None and m is None]
+    compared = [(v, t) for v, t, m in zip(values, texts, model, strict=True) if v is not None and m is None]
     best = None
-    if better and len(known) > 1:
-        best = (max if better == "higher" else min)(known, key=lambda pair: pair[0])[1]
+    if better and len(compared) > 1:
+        best = (max if better == "higher" else min)(compared, key=lambda pair: pair[0])[1]
     bounds = about.get("range")
     return Row(
         key=key,
@@ -109,10 +111,10 @@ def _row(
 
 
 def metric_title(key: str, title: str | None) -> str:
-    """Return the title; `label_transfer[rna->prot]` says of which modalities."""
-    name, _, of = key.removesuffix("]").partition("[")
+    """Return the title; `label_transfer[rna->prot]` names the modalities."""
+    name, _, modalities = key.removesuffix("]").partition("[")
     shown = title or name.replace("_", " ")
-    return f"{shown}, {of.replace('->', ' → ')}" if of else shown
+    return f"{shown}, {modalities.replace('->', ' → ')}" if modalities else shown
 
 
 def _verdict(columns: Sequence[str], rows: Sequence[Row]) -> tuple[str, list[str]]:
@@ -130,7 +132,7 @@ def _verdict(columns: Sequence[str], rows: Sequence[Row]) -> tuple[str, list[str
         parts.append(f"It equals the best baseline on {join([r.title for r in tied])}.")
     if lost:
         parts.append(
-            "A baseline is better where listed; there, training gained nothing over a simpler method:"
+            "A baseline is better on these metrics; there, training gained nothing over a simpler method:"
         )
     return " ".join(parts), [_loss(r, columns) for r in lost]
 
@@ -140,16 +142,16 @@ def _rivals(row: Row) -> bool:
 
 
 def _difference(row: Row, cell: Cell) -> float | None:
-    """How much better than the model a method is, 0 where both read equal; None where it was not measured."""
-    mine = row.cells[0]
-    value, text = (mine.value, mine.text) if cell.model is None else (cell.model, cell.model_text)
+    """Return how much better than the model a method is, 0 if both are shown as equal; None if unknown."""
+    model_cell = row.cells[0]
+    value, text = (model_cell.value, model_cell.text) if cell.model is None else (cell.model, cell.model_text)
     if cell.value is None or value is None:
         return None
     return 0.0 if cell.text == text else (cell.value - value) * (1 if row.better == "higher" else -1)
 
 
 def _beaten(row: Row) -> list[int]:
-    """Columns of the baselines that are better than the model, the best first."""
+    """Return the columns of the baselines that are better than the model, the best first."""
     gains = {i: _difference(row, cell) or 0.0 for i, cell in enumerate(row.cells) if i}
     return sorted((i for i, gain in gains.items() if gain > 0), key=lambda i: -gains[i])
 
@@ -157,5 +159,5 @@ def _beaten(row: Row) -> list[int]:
 def _loss(row: Row, columns: Sequence[str]) -> str:
     best = _beaten(row)[0]
     cell = row.cells[best]
-    mine = row.cells[0].text if cell.model is None else f"{cell.model_text} over the same features"
-    return f"{row.title}: {columns[best]} {cell.text}, {columns[0]} {mine}"
+    model_words = row.cells[0].text if cell.model is None else f"{cell.model_text} over the same features"
+    return f"{row.title}: {columns[best]} {cell.text}, {columns[0]} {model_words}"

@@ -1,4 +1,4 @@
-"""Make a drawing, dress its axes, colour it, turn it into SVG or PNG: matplotlib without pyplot.
+"""Make a figure, style its axes, colour it, turn it into SVG or PNG: matplotlib without pyplot.
 
 Colours are set one by one instead of through `rcParams`: those are shared by
 all threads, and the caller may have changed them.
@@ -49,7 +49,7 @@ UNKNOWN = "#dfe1e5"
 
 _DPI = 160
 MANY = 2_000
-"""Points of a cloud that are drawn one by one where a file can hold them."""
+"""Most points of a cloud that are drawn as vectors."""
 # ids that matplotlib draws at random end in ten hexadecimal digits: where they are set, and where used
 _RANDOM_ID = re.compile(r'(?<=["#])[A-Za-z]\w*[0-9a-f]{10}(?=["\)])')
 
@@ -62,16 +62,16 @@ _kept: ContextVar[Kept | None] = ContextVar("kept", default=None)
 
 @dataclass
 class Kept:
-    """Figures whose pictures were made, and those that a page shows, with their titles in its order."""
+    """Figures that were made, and those shown on a page, with their titles in its order."""
 
     made: dict[Picture, Figure] = field(default_factory=dict)
     shown: list[tuple[str, Figure]] = field(default_factory=list)
 
     def write(self, folder: Path, suffix: str) -> None:
-        """Write what is shown as files in a folder, numbered and named by title, `png` at 300 dots an inch.
+        """Write the figures shown as files in a folder, numbered and named by title, `png` at 300 dpi.
 
-        Those of an earlier run, which may have shown others, are deleted.
-        Clouds of more than 2,000 points are pixels in `svg` and `pdf`, too: no program draws as many quickly.
+        Files of an earlier run, which may have shown others, are deleted. Clouds of more than 2,000 points
+        are pixels in `svg` and `pdf`, too: no program draws that many quickly.
         """
         folder.mkdir(exist_ok=True)
         for earlier in folder.iterdir():
@@ -104,16 +104,16 @@ def keeping() -> Iterator[Kept]:
 
 
 def show(picture: Picture, title: str) -> None:
-    """Note that a page shows a picture under a title."""
-    kept = _kept.get()
-    if kept is not None and picture in kept.made:
-        kept.shown.append((title, kept.made[picture]))
+    """Record that a page shows a picture under a title."""
+    figures = _kept.get()
+    if figures is not None and picture in figures.made:
+        figures.shown.append((title, figures.made[picture]))
 
 
 def _keep(picture: Picture, figure: Figure) -> None:
-    kept = _kept.get()
-    if kept is not None:
-        kept.made[picture] = figure
+    figures = _kept.get()
+    if figures is not None:
+        figures.made[picture] = figure
 
 
 def new_figure(width: float, height: float, *, constrained: bool = True) -> Figure:
@@ -130,7 +130,7 @@ def new_figure(width: float, height: float, *, constrained: bool = True) -> Figu
 
 
 def panel_grid(figure: Figure, n: int, n_columns: int) -> list[Axes]:
-    """Return axes for `n` panels in rows of `n_columns`; places that are left over stay empty."""
+    """Return axes for `n` panels in rows of `n_columns`; remaining positions stay empty."""
     axes = list(figure.subplots(max(-(-n // n_columns), 1), n_columns, squeeze=False).ravel())
     for empty in axes[n:]:
         empty.set_visible(False)
@@ -169,8 +169,8 @@ def printable(text: object, width: int = 60) -> str:
 def _glyphs() -> dict[int, int]:
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
-    found: dict[int, int] = get_font(findfont(FontProperties())).get_charmap()  # type: ignore[assignment]
-    return found
+    glyphs: dict[int, int] = get_font(findfont(FontProperties())).get_charmap()  # type: ignore[assignment]
+    return glyphs
 
 
 def to_svg(figure: Figure) -> str:
@@ -179,7 +179,7 @@ def to_svg(figure: Figure) -> str:
     figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     stable: dict[str, str] = {}
-    text = _RANDOM_ID.sub(lambda found: stable.setdefault(found[0], f"i{len(stable)}"), text)
+    text = _RANDOM_ID.sub(lambda match: stable.setdefault(match[0], f"i{len(stable)}"), text)
     svg = text[text.index("<svg") :]
     _keep(svg, figure)
     return svg

@@ -23,7 +23,7 @@ from mocli.report.drawing import (
 from mocli.types import BoolArray, DoubleArray, FloatArray, IntArray
 
 MAX_NAMED = 60
-"""Features drawn by name; of more, the distribution is drawn."""
+"""Most features drawn by name; of more, the distribution is drawn."""
 MAX_ROWS = 40
 MAX_COLUMNS = 24
 _NAMED = 14
@@ -43,8 +43,8 @@ def accuracy_dots(names: Sequence[str], ours: DoubleArray, beside: DoubleArray |
     ours, beside
         `(n_features,)`, NaN where undefined.
     """
-    known = np.flatnonzero(np.isfinite(ours))
-    order = known[np.argsort(ours[known], kind="stable")]
+    finite = np.flatnonzero(np.isfinite(ours))
+    order = finite[np.argsort(ours[finite], kind="stable")]
     if len(order) > MAX_NAMED:
         return _distribution(ours[order], None if beside is None else beside[order])
     figure = new_figure(7.2, 0.9 + 0.16 * max(len(order), 4))
@@ -70,9 +70,9 @@ def _distribution(ours: DoubleArray, beside: DoubleArray | None) -> Picture:
     bins = np.linspace(-1, 1, 81).tolist()
     axes.hist(ours, bins=bins, color=ACCENT, label=f"imputed, median {np.median(ours):.2f}")
     if beside is not None and np.isfinite(beside).any():
-        known = beside[np.isfinite(beside)]
-        label = f"linked feature, median {np.median(known):.2f} ({len(known):,} features)"
-        axes.hist(known, bins=bins, histtype="step", color=INK, label=label)
+        finite = beside[np.isfinite(beside)]
+        label = f"linked feature, median {np.median(finite):.2f} ({len(finite):,} features)"
+        axes.hist(finite, bins=bins, histtype="step", color=INK, label=label)
     axes.set_xlim(min(-0.2, float(ours.min())), 1)
     axes.set_xlabel("Pearson correlation with measured values", fontsize=8, color=INK)
     axes.set_ylabel("features", fontsize=8, color=INK)
@@ -100,13 +100,13 @@ def scatter(
     for j, axes in enumerate(np.atleast_1d(figure.subplots(1, n))):
         if j >= len(names):
             break
-        known = np.isfinite(measured[:, j])
-        x, y = predicted[known, j], measured[known, j]
+        finite = np.isfinite(measured[:, j])
+        x, y = predicted[finite, j], measured[finite, j]
         r = np.corrcoef(x, y)[0, 1] if len(x) > 2 and x.std() > 0 and y.std() > 0 else np.nan
         dress(axes, title=f"{printable(names[j], 20)}, r = {r:.2f}")
         if ends is not None:
             order = np.argsort(x)
-            low, high = (end[known, j][order] for end in ends)
+            low, high = (end[finite, j][order] for end in ends)
             axes.fill_between(x[order], low, high, color=ACCENT, alpha=0.12, linewidth=0)
         axes.plot(x, y, ".", color=ACCENT, markersize=3, alpha=0.6, rasterized=True)
         low, high = (float(f(np.concatenate([x, y]))) for f in (np.min, np.max)) if len(x) else (0.0, 1.0)
@@ -130,9 +130,9 @@ def mean_variance(panels: Sequence[tuple[str, Moments, Moments]]) -> Picture:
     for axes, (title, real, simulated) in zip(np.atleast_1d(figure.subplots(1, n)), panels, strict=True):
         dress(axes, title=printable(title, 40))
         for (mean, variance), colour, name in ((real, FAINT, "real"), (simulated, ACCENT, "simulated")):
-            known = (mean > 0) & (variance > 0)
+            positive = (mean > 0) & (variance > 0)
             axes.plot(
-                mean[known], variance[known], ".", color=colour, markersize=3, alpha=0.5, label=name,
+                mean[positive], variance[positive], ".", color=colour, markersize=3, alpha=0.5, label=name,
                 rasterized=True,
             )  # fmt: skip
         axes.set_xscale("log")
@@ -156,14 +156,14 @@ def volcano(
     significant
         Whether its FDR is small.
     """
-    known = np.isfinite(p)
-    height = -np.log10(np.maximum(np.where(known, p, 1.0), _LEAST_P))
+    finite = np.isfinite(p)
+    height = -np.log10(np.maximum(np.where(finite, p, 1.0), _LEAST_P))
     figure = new_figure(7.2, 3.6)
     axes = figure.subplots()
     dress(axes)
-    for which, mark, word in ((up, "^", "raised"), (~up, "v", "lowered")):
+    for side, mark, word in ((up, "^", "raised"), (~up, "v", "lowered")):
         for strong, color in ((False, FAINT), (True, ACCENT)):
-            chosen = which & (significant == strong)
+            chosen = side & (significant == strong)
             if chosen.any():
                 label = f"{word}, FDR below 5%" if strong else word
                 axes.plot(
@@ -210,7 +210,7 @@ def heat_map(values: DoubleArray, rows: Sequence[str], columns: Sequence[str], *
 
 
 def against_truth(panels: Sequence[tuple[str, DoubleArray, DoubleArray, Sequence[str]]]) -> Picture:
-    """Draw measured over predicted changes, a panel a perturbation.
+    """Draw measured over predicted changes, one panel for each perturbation.
 
     Parameters
     ----------
@@ -247,10 +247,10 @@ def distance_plot(
     distance, correlation
         `(n_pairs,)`; undefined correlations are left out.
     label
-        What is drawn, where it is no correlation.
+        The quantity drawn, if it is not a correlation.
     """
-    known = np.isfinite(correlation)
-    far, correlation = distance[known] / 1000, correlation[known]
+    finite = np.isfinite(correlation)
+    far, correlation = distance[finite] / 1000, correlation[finite]
     shown = np.arange(len(far))
     if len(shown) > MAX_POINTS:
         shown = np.random.default_rng(seed).choice(len(shown), MAX_POINTS, replace=False)
@@ -275,13 +275,13 @@ def distance_plot(
 
 def correlation_histogram(correlation: DoubleArray, significant: BoolArray) -> Picture:
     """Draw how correlations are distributed, `(n_pairs,)`, and those of small FDR apart."""
-    known = np.isfinite(correlation)
+    finite = np.isfinite(correlation)
     figure = new_figure(7.2, 2.6)
     axes = figure.subplots()
     dress(axes)
     bins = np.linspace(-1, 1, 81).tolist()
-    axes.hist(correlation[known], bins=bins, color=FAINT, label="all pairs tested")
-    axes.hist(correlation[known & significant], bins=bins, color=ACCENT, label="matched FDR below 5%")
+    axes.hist(correlation[finite], bins=bins, color=FAINT, label="all pairs tested")
+    axes.hist(correlation[finite & significant], bins=bins, color=ACCENT, label="matched FDR below 5%")
     axes.set_xlabel("correlation of imputed with measured", fontsize=8, color=INK)
     axes.set_ylabel("pairs", fontsize=8, color=INK)
     axes.legend(frameon=False, fontsize=8)
@@ -289,7 +289,7 @@ def correlation_histogram(correlation: DoubleArray, significant: BoolArray) -> P
 
 
 def strongest_partners(pairs: Sequence[str], correlation: DoubleArray, significant: BoolArray) -> Picture:
-    """Draw one pair a line, the first on top; at most 40.
+    """Draw one line for each pair, the first on top; at most 40.
 
     Parameters
     ----------
@@ -304,12 +304,12 @@ def strongest_partners(pairs: Sequence[str], correlation: DoubleArray, significa
     dress(axes)
     height = np.arange(n)[::-1]
     axes.hlines(height, 0, correlation[:n], color=FAINT, linewidth=1)
-    for which, color, label in (
+    for group, color, label in (
         (significant[:n], ACCENT, "matched FDR below 5%"),
         (~significant[:n], ALERT, "not"),
     ):
-        if which.any():
-            axes.plot(correlation[:n][which], height[which], "o", color=color, markersize=4, label=label)
+        if group.any():
+            axes.plot(correlation[:n][group], height[group], "o", color=color, markersize=4, label=label)
     axes.axvline(0, color=FAINT, linewidth=0.8)
     axes.set_yticks(height, [printable(text, 48) for text in pairs[:n]], fontsize=7)
     axes.set_ylim(-1, max(n, 1))
@@ -322,7 +322,7 @@ def strongest_partners(pairs: Sequence[str], correlation: DoubleArray, significa
 def locus_plot(
     start: IntArray, end: IntArray, tss: int, chrom: str, changes: Mapping[str, DoubleArray]
 ) -> Picture:
-    """Draw relative changes over the genome, a panel for each group of cells; below, peaks and TSS.
+    """Draw relative changes along the genome, one panel for each group of cells; below, peaks and TSS.
 
     Parameters
     ----------
@@ -336,8 +336,8 @@ def locus_plot(
     heights = [1.0] * len(shown) + [0.35]
     panels = np.atleast_1d(figure.subplots(len(shown) + 1, 1, sharex=True, height_ratios=heights))
     middle = (start + end) / 2e6
-    known = [values[np.isfinite(values)] for values in shown.values()]
-    largest = 100 * max((float(np.abs(values).max(initial=0)) for values in known), default=0) or 1.0
+    finite = [values[np.isfinite(values)] for values in shown.values()]
+    largest = 100 * max((float(np.abs(values).max(initial=0)) for values in finite), default=0) or 1.0
     for axes, (name, values), colour in zip(panels[:-1], shown.items(), colours(len(shown)), strict=True):
         dress(axes)
         axes.axhline(0, color=FAINT, linewidth=0.8)

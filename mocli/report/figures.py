@@ -60,7 +60,7 @@ def table(title: str, sentence: str, columns: Sequence[str], rows: Sequence[Sequ
 def column_table(
     title: str, sentence: str, columns: Mapping[str, Any] | Any, *, digits: int | None = 6
 ) -> Entry:
-    """Return a table made of columns by name, or of a DataFrame, floats to so many significant digits."""
+    """Return a table from columns by name, or a DataFrame, with floats rounded to some significant digits."""
     values = {str(name): _listed(columns[name], digits) for name in columns}
     return table(title, sentence, [*values], [*zip(*values.values(), strict=True)])
 

@@ -1,4 +1,4 @@
-"""What a run collects as values that JSON knows, and text files that never hold half of themselves."""
+"""A run's values in a form that JSON knows, and text files that are never incomplete."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
             "cannot write the report",
             file=path,
             found=error.strerror or str(error),
-            hint="choose a folder that exists and that you may write to",
+            hint="choose an existing folder that you may write to",
         ) from error
 
 

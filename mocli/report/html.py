@@ -37,8 +37,9 @@ _HOW_TO_SEE = {
     "modality": "Where the modalities are integrated, their colours lie on top of each other.",
     "batch": "Where batches are corrected, their colours are mixed within every group.",
     "origin": "Simulated cells should lie on top of the real cells of their label, as widely spread.",
-    "query": "Where the query fits, it lies on top of the reference; what lies apart is new, or a batch.",
-    "label": "Where biology is kept, every label forms a group of its own.",
+    "query": "Where the query fits, it lies on top of the reference; cells that lie apart are a new type, "
+    "or a batch effect.",
+    "label": "Where biology is kept, every label forms a separate group.",
 }
 
 _REPEATABLE = {
@@ -54,7 +55,7 @@ class Layout:
     Attributes
     ----------
     title
-        Says what the dimensions are, and of how many cells.
+        Names the dimensions and the number of cells.
     xy
         `(n, 2)`.
     categories
@@ -63,14 +64,14 @@ class Layout:
     values
         Numbers `(n,)`, NaN where not known, by title.
     points
-        What a point is.
+        What a point stands for.
     """
 
     title: str
     xy: FloatArray
     categories: Mapping[str, tuple[IntArray, Sequence[str]]] = field(default_factory=dict)
     values: Mapping[str, FloatArray] = field(default_factory=dict)
-    points: str = "One point a cell; a cell measured in two modalities has two points"
+    points: str = "One point for each cell and modality; a cell measured in two modalities has two points"
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class _Shown:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture that a task has drawn, with what it shows."""
+    """A picture that a task has drawn, with its title and caption."""
 
     picture: Picture
     title: str
@@ -112,9 +113,9 @@ def render(
         By direction (`rna->prot`): numbers of cells `(n_rows, n_columns)`, true
         labels, transferred labels.
     drawn
-        Pictures of the results that only this task has.
+        Pictures of this task's own results.
     rankings
-        Methods by metrics, by what they were to do.
+        Methods by metrics, for each task.
     """
     values = report.as_dict()
     model = (values["model"] or {}).get("title") or (values["model"] or {}).get("name") or "this run"
@@ -187,61 +188,61 @@ def _summary(values: Mapping[str, Any], model: str) -> str:
 
 
 def _answer(values: Mapping[str, Any], comparison: Comparison) -> str:
-    """Return what the run concluded, or else the first figure beside that of the best simple way."""
+    """Return the run's conclusion, or else the first figure with that of the best simple way."""
     if values["status"] != "ok":
         return ""
     if values["conclusion"] is not None:
         return str(values["conclusion"])
     for row in comparison.rows:
-        mine, others = (
+        ours, others = (
             row.cells[0],
             [(c, name) for c, name in zip(row.cells, comparison.columns, strict=True)],
         )
         rivals = [
             (c.value, c.text, name) for c, name in others[1:] if c.value is not None and c.model is None
         ]
-        if mine.value is None or row.better is None:
+        if ours.value is None or row.better is None:
             continue
-        said = f"{row.title} {mine.text} ({row.better} is better)"
+        sentence = f"{row.title} {ours.text} ({row.better} is better)"
         if not rivals:
-            return said + "."
-        value, text, name = (max if row.better == "higher" else min)(rivals, key=lambda of: of[0])
-        better = mine.value > value if row.better == "higher" else mine.value < value
-        word = "as good as" if mine.text == text else "better than" if better else "not as good as"
-        return f"{said}, {word} {name} ({text})."
+            return sentence + "."
+        value, text, name = (max if row.better == "higher" else min)(rivals, key=lambda rival: rival[0])
+        better = ours.value > value if row.better == "higher" else ours.value < value
+        word = "as good as" if ours.text == text else "better than" if better else "not as good as"
+        return f"{sentence}, {word} {name} ({text})."
     return ""
 
 
 _NEXT = {
     "integrate": "obsm of the output holds the latent coordinates: sc.pp.neighbors(use_rep=...) takes "
     "them as they are",
-    "impute": "var of the output says of every feature how far it can be trusted",
-    "perturb": "the table beside this page holds every perturbation; look at those of a small FDR first",
-    "gene2peak": "the table beside this page holds every pair; look at those of a small FDR first",
-    "simulate": "compare simulated cells with real ones above before you take them for data",
-    "benchmark": "run the best method with the same options by itself",
+    "impute": "var of the output says how far every feature can be trusted",
+    "perturb": "the table next to this page holds every perturbation; start with those of a small FDR",
+    "gene2peak": "the table next to this page holds every pair; start with those of a small FDR",
+    "simulate": "compare simulated cells with real ones above before you use them as data",
+    "benchmark": "run the best method alone with the same options",
 }
 
 
 def _advice(values: Mapping[str, Any], comparison: Comparison) -> str:
-    """Return what to do next."""
+    """Return advice on what to do next."""
     if values["status"] != "ok":
         return ""
     if comparison.losses and values["task"] in {"integrate", "impute"}:
         trained = (values["training"] or {}).get("steps")  # a closed form has no steps
         return (
             "Where a simple way is better, try another model (-m, or let mocli benchmark compare them on "
-            f"these data){' or more training (--max-steps)' if trained else ''}, or take the simple way."
+            f"these data){' or more training (--max-steps)' if trained else ''}, or use the simple way."
         )
-    told = _NEXT.get(str(values["task"]), "")
-    return told[:1].upper() + told[1:] + "." if told else ""
+    advice = _NEXT.get(str(values["task"]), "")
+    return advice[:1].upper() + advice[1:] + "." if advice else ""
 
 
 _FIRST = ("z", "p", "fdr", "fdr_matched", "p_matched")
 
 
 def _leading_columns(table: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a table as it is shown: of many columns z, p and FDR stand behind the names, in sight."""
+    """Return a table as it is shown: if there are many columns, z, p and FDR follow the names."""
     columns = table["columns"]
     if len(columns) < 9 or not any(c in columns for c in _FIRST):
         return table
@@ -310,9 +311,9 @@ def _pictures(layout: Layout) -> list[_Shown]:
         label = next((title for title in categories if title.startswith("label")), None)
         picture = scatter.by_modality(layout.xy, modality, colour_by=categories[label] if label else None)
         what = f"coloured by {label}" if label else "in colour"
-        caption = f"The cells of one modality {what}, all others in grey behind them."
+        caption = f"The cells of one modality {what}, with all others in grey behind them."
         if label:
-            caption += " A label should lie in the same place in every panel; colours are those above."
+            caption += " A label should lie at the same position in every panel; colours are those above."
         shown.append(_shown(picture, "One modality at a time", caption, wide=True))
     return shown
 
@@ -325,7 +326,7 @@ def _heatmaps(confusion: Confusion) -> list[_Shown]:
             picture = plots.label_heatmap(matrix, rows, columns)
             between = "->" in direction
             caption = (
-                "Every cell takes the label of its nearest cell in the other modality." if between else ""
+                "Every cell gets the label of its nearest cell in the other modality." if between else ""
             )
             shown.append(
                 _shown(picture, title, caption, wide=max(len(rows), len(columns)) > plots.MAX_ANNOTATED)

@@ -1,7 +1,7 @@
-"""What MultiQC reads of a run: `OUT_mqc.json`, and a report that is named so.
+"""The file of a run for MultiQC: `OUT_mqc.json`.
 
-A report of any status becomes a row of a table; the rows of many runs gather in
-one table because they share the `id`.
+A report of any status becomes a row of a table; the rows of many runs form one table because they share the
+`id`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 MOST_COLUMNS = 6
 
 RANKING = "ranking_"
-"""How keys of tables begin that have a method in every row."""
+"""Prefix of the keys of tables with a method in every row."""
 
 _ENDINGS = (".gz", ".h5mu", ".h5ad", ".h5", ".tsv", ".csv")
 
@@ -42,12 +42,15 @@ COLUMNS = {
         "variance_ratio": "Variance ratio",
     },
 }
-"""Few leading columns of a task, the same for all its runs: MultiQC takes them from the last file alone, and
-drops what that lacks, which a failed run or one without labels would do to all others."""
+"""A few leading columns of each task, the same for all its runs.
+
+MultiQC takes the columns from the last file alone, so that a failed run or one without labels would drop
+columns of all others.
+"""
 
 
 def custom_content(report: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what MultiQC reads: `id`, `section_name`, `plot_type`, `headers`, `data`, ... of a report.
+    """Return the content for MultiQC: `id`, `section_name`, `plot_type`, `headers`, `data`, ... of a report.
 
     Names that come from files are escaped: MultiQC puts them into a page as they are.
     """
@@ -81,7 +84,7 @@ def custom_content(report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _means(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return one value a metric, the mean over modalities and directions (`foscttm[rna,prot]`)."""
+    """Return one value for each metric, the mean over modalities and directions (`foscttm[rna,prot]`)."""
     values: dict[str, list[float]] = {}
     for key, metric in metrics.items():
         if metric["value"] is not None:
@@ -99,13 +102,13 @@ def run_name(report: Mapping[str, Any]) -> str:
 
 def _ranked(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return a row for each method of a benchmark, from its tables of methods."""
-    found: dict[str, dict[str, Any]] = {}
+    rows: dict[str, dict[str, Any]] = {}
     for name, table in report["tables"].items():
         if name.startswith(RANKING):
             for method, *values in table["rows"]:
                 named = zip(table["columns"][1:], values, strict=True)
-                found.setdefault(method, {}).update({k: v for k, v in named if v is not None})
-    return found
+                rows.setdefault(method, {}).update({k: v for k, v in named if v is not None})
+    return rows
 
 
 def sample_name(report: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Charts of a run: losses, metrics beside baselines, transferred labels."""
+"""Charts of a run: losses, metrics and baselines, transferred labels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _WIDTH = 10.2  # inches: the width of the page
 def loss_curves(
     history: Mapping[str, Mapping[str, Mapping[str, Any]]], *, resumed_from: int | None = None
 ) -> str:
-    """Draw every loss term over the steps, one panel a term, as SVG.
+    """Draw every loss term over the steps, one panel for each term, as SVG.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def _whole_numbers() -> Any:
 
 
 def _smooth(values: DoubleArray, window: int) -> DoubleArray:
-    """Centred mean; near the ends over what there is."""
+    """Centred mean; near the ends, over the values that exist."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
     low, high = np.maximum(index - window // 2, 0), np.minimum(index + window // 2 + 1, len(values))
@@ -103,7 +103,7 @@ def _smooth(values: DoubleArray, window: int) -> DoubleArray:
 def metric_bars(
     metrics: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, Mapping[str, Any]], *, model: str
 ) -> str:
-    """Draw every metric of the model and the baselines as bars, one panel a metric, as SVG.
+    """Draw every metric of the model and the baselines as bars, one panel for each metric, as SVG.
 
     Titles say which direction is better; the best bar's figure is bold.
     """
@@ -129,11 +129,11 @@ def _figure(cell: Cell, model: str) -> str:
 
 def _bars(axes: Axes, row: Row, model: str) -> None:
     values = [cell.value for cell in row.cells]
-    known = [v for v in values if v is not None]
+    numbers = [v for v in values if v is not None]
     low, high = row.range or (None, None)
-    low = min([0.0, *known]) if low is None or min(known) >= 0 else low
+    low = min([0.0, *numbers]) if low is None or min(numbers) >= 0 else low
     # a bound of 300 would shrink bars of 15 to nothing; a share is read against the whole
-    high = max([0.0, *known]) if high is None or high > 1 else high
+    high = max([0.0, *numbers]) if high is None or high > 1 else high
     span = (high - low) or 1.0
     for i, cell in enumerate(row.cells):
         if cell.value is None:

@@ -21,7 +21,7 @@ class Figure:
     key
         `label_transfer[rna->prot]`.
     aspect
-        What the metric speaks of; aspects weigh alike, whatever number of metrics they have.
+        The aspect that the metric belongs to; aspects weigh alike, whatever their number of metrics.
     order
         Place among the metrics, small first.
     """
@@ -58,13 +58,13 @@ class SeedSpread:
 
 @dataclass(frozen=True)
 class Line:
-    """One method; `rank` is None for bounds, which no method competes with.
+    """One method; `rank` is None for bounds, which are not ranked.
 
     Attributes
     ----------
     everything
-        Mean of all aspects, for methods that all were measured of; None for others, and where all
-        methods were measured alike, as `overall` says it then.
+        Mean of all aspects, for methods that were measured in all; None for others, and where all methods
+        were measured alike, as `overall` is the same then.
     """
 
     method: str
@@ -115,18 +115,17 @@ class Ranking:
 
 
 BOUNDS = {"bound": 1, "answer": 2}
-"""Kinds of methods that no method competes with, in the order in which they come last."""
+"""Kinds of methods that are not ranked, in the order in which they come last."""
 
 
 def rank(figures: Sequence[Figure], *, left_out: frozenset[str] = frozenset({"total", "other"})) -> Ranking:
     """Order methods by the mean of their aspects.
 
-    A metric becomes a number from 0 (the worst mean over seeds among all but the bounds told the
-    answer, and any that was tried and is undefined) to 1 (the best); an aspect is the mean of its
-    metrics, the overall score the mean of the aspects that were measured of every method that is
-    ranked, so that none gains by what it cannot be asked; of all its own where none is shared. Where
-    that leaves aspects out, `everything` is the mean of all, for methods that have them all. Aspects
-    `left_out` are shown only.
+    A metric becomes a number from 0 (the worst mean over seeds among all but the bounds told the answer,
+    and any that was tried and is undefined) to 1 (the best); an aspect is the mean of its metrics, the
+    overall score the mean of the aspects that were measured for every ranked method, so that none gains
+    from aspects that others lack; of all its own aspects if none is shared. If that leaves aspects out,
+    `everything` is the mean of all, for methods that have them all. Aspects `left_out` are shown only.
     """
     columns: dict[str, Column] = {}
     values: dict[str, dict[str, list[float]]] = {}
@@ -139,23 +138,23 @@ def rank(figures: Sequence[Figure], *, left_out: frozenset[str] = frozenset({"to
             values.setdefault(f.key, {}).setdefault(f.method, []).append(f.value)
         else:
             undefined.setdefault(f.key, set()).add(f.method)
-    means = {k: {m: statistics.fmean(v) for m, v in of.items()} for k, of in values.items()}
+    means = {k: {m: statistics.fmean(v) for m, v in by_method.items()} for k, by_method in values.items()}
     scaled: dict[str, dict[str, float]] = {}
-    for key, of in means.items():
+    for key, by_method in means.items():
         better = columns[key].better
-        judged = [v for m, v in of.items() if kinds[m] != "answer"]
+        judged = [v for m, v in by_method.items() if kinds[m] != "answer"]
         if better is None or len(judged) < 2 or max(judged) == min(judged):
             continue
         low, high = min(judged), max(judged)
-        share = {m: min(1.0, max(0.0, (v - low) / (high - low))) for m, v in of.items()}
+        share = {m: min(1.0, max(0.0, (v - low) / (high - low))) for m, v in by_method.items()}
         void = dict.fromkeys(undefined.get(key, ()), 0.0)
         scaled[key] = void | (share if better == "higher" else {m: 1.0 - v for m, v in share.items()})
     lines, of_method = [], {}
     for method in kinds:
         by_aspect: dict[str, list[float]] = {}
-        for key, of in scaled.items():
-            if method in of and columns[key].aspect not in left_out:
-                by_aspect.setdefault(columns[key].aspect, []).append(of[method])
+        for key, by_method in scaled.items():
+            if method in by_method and columns[key].aspect not in left_out:
+                by_aspect.setdefault(columns[key].aspect, []).append(by_method[method])
         of_method[method] = {a: statistics.fmean(v) for a, v in by_aspect.items()}
     competing = [set(a) for m, a in of_method.items() if a and kinds[m] not in BOUNDS]
     shared = set.intersection(*competing) if competing else set()
@@ -167,9 +166,11 @@ def rank(figures: Sequence[Figure], *, left_out: frozenset[str] = frozenset({"to
         counted = [v for a, v in aspects.items() if a in shared] or list(aspects.values())
         overall = statistics.fmean(counted) if counted else None
         cells = {
-            key: _spread(of[method], scaled.get(key, {}).get(method), means[key], columns[key].better, method)
-            for key, of in values.items()
-            if method in of
+            key: _spread(
+                by_method[method], scaled.get(key, {}).get(method), means[key], columns[key].better, method
+            )
+            for key, by_method in values.items()
+            if method in by_method
         }
         lines.append(Line(method, kind, None, overall, aspects, cells, everything))
     lines.sort(

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 MAX_SVG_POINTS = 2_000
 MAX_POINTS = 150_000
-"""More points than pixels show nothing more: a seeded sample is drawn."""
+"""More points than pixels show no more: a seeded sample is drawn."""
 
 _NUMBERED_FROM = 9
 _WIDTH = 10.2  # inches: the width of the page
@@ -62,7 +62,7 @@ class Category:
 
 @dataclass(frozen=True)
 class _Key:
-    """What a legend says, and each cell's entry in it."""
+    """A legend, and each cell's entry in it."""
 
     entries: IntArray  # (n,), last entries are drawn first
     colours: DoubleArray  # (n_entries, 3)
@@ -72,7 +72,7 @@ class _Key:
 
     @property
     def marks(self) -> list[str]:
-        """What stands for a named entry in a crowded picture: its name if that is a number, or its place."""
+        """Marks of the entries in a crowded picture: the name if it is a number, or the position."""
         named = self.names[: self.n_named]
         return named if all(name.isdigit() for name in named) else [str(i + 1) for i in range(self.n_named)]
 
@@ -122,12 +122,12 @@ def by_value(xy: FloatArray, values: DoubleArray | FloatArray, label: str, *, se
 
     figure, axes = _square(_SMALL, 1.7)
     shown = _draw_order(xy, seed)
-    known = np.isfinite(values)
-    shown = shown[np.argsort(known[shown], kind="stable")]
-    low, high = np.percentile(values[known], (1, 99)) if known.any() else (0.0, 1.0)
+    finite = np.isfinite(values)
+    shown = shown[np.argsort(finite[shown], kind="stable")]
+    low, high = np.percentile(values[finite], (1, 99)) if finite.any() else (0.0, 1.0)
     scale = Normalize(low, high if high > low else low + 1, clip=True)
     shades = np.tile(rgb(UNKNOWN), (len(values), 1))
-    shades[known] = colormaps["viridis"](scale(np.asarray(values)[known]))[:, :3]
+    shades[finite] = colormaps["viridis"](scale(np.asarray(values)[finite]))[:, :3]
     _points(axes, xy[shown], shades[shown], _SMALL)
     width = figure.get_size_inches()[0]
     beside = figure.add_axes(((_SMALL + 0.3) / width, 0.25, 0.12 / width, 0.5))
@@ -154,10 +154,10 @@ def by_modality(
     shown = _draw_order(xy, seed)
     for code, axes in enumerate(panel_grid(figure, n_panels, n_columns)):
         _bare(axes)
-        here = shown[modality.codes[shown] == code]
+        of_modality = shown[modality.codes[shown] == code]
         others = shown[modality.codes[shown] != code]
         _points(axes, xy[others], np.tile(rgb(UNKNOWN), (len(others), 1)), side, len(shown))
-        _points(axes, xy[here], key.colours[key.entries[here]], side, len(shown))
+        _points(axes, xy[of_modality], key.colours[key.entries[of_modality]], side, len(shown))
         total = int((modality.codes == code).sum())
         axes.set_title(
             f"{printable(modality.levels[code], 30)} ({total:,} cells)", loc="left", fontsize=9.5, color=INK
@@ -167,7 +167,7 @@ def by_modality(
 
 
 def panel_of(
-    axes: Axes, xy: FloatArray, category: Category, own: slice, side: float, *, seed: int = 0
+    axes: Axes, xy: FloatArray, category: Category, span: slice, side: float, *, seed: int = 0
 ) -> None:
     """Draw one layout on axes, in the colours that a category of many layouts has.
 
@@ -176,12 +176,12 @@ def panel_of(
     xy
         `(n, 2)`.
     own
-        Which codes of the category are of these points.
+        The part of the category's codes that belongs to these points.
     side
-        Of the panel, in inches.
+        Side of the panel, in inches.
     """
     key = _key(category)
-    entries = key.entries[own]
+    entries = key.entries[span]
     shown = _draw_order(xy, seed)
     shown = shown[np.argsort(entries[shown] < key.n_named, kind="stable")]
     _bare(axes)
@@ -204,16 +204,16 @@ def shared_legend(figure: Figure, category: Category, *, n_columns: int) -> None
 def _key(category: Category) -> _Key:
     codes, levels = category.codes, list(category.levels)
     counts = np.bincount(codes[codes >= 0], minlength=len(levels))
-    kept = np.flatnonzero(counts)
-    if len(kept) > MAX_LEVELS:
-        largest = kept[np.argsort(-counts[kept], kind="stable")[: MAX_LEVELS - 1]]
-        kept = np.sort(largest)
-    n_rest = int(np.count_nonzero(counts)) - len(kept)
+    levels_shown = np.flatnonzero(counts)
+    if len(levels_shown) > MAX_LEVELS:
+        largest = levels_shown[np.argsort(-counts[levels_shown], kind="stable")[: MAX_LEVELS - 1]]
+        levels_shown = np.sort(largest)
+    n_rest = int(np.count_nonzero(counts)) - len(levels_shown)
     palette = colours(len(levels)) if len(levels) <= MAX_LEVELS else None
-    shades = [*(palette[kept] if palette is not None else colours(len(kept)))]
-    names = [levels[k] for k in kept]
-    entry_of = np.full(len(levels) + 1, len(kept))
-    entry_of[kept] = np.arange(len(kept))
+    shades = [*(palette[levels_shown] if palette is not None else colours(len(levels_shown)))]
+    names = [levels[k] for k in levels_shown]
+    entry_of = np.full(len(levels) + 1, len(levels_shown))
+    entry_of[levels_shown] = np.arange(len(levels_shown))
     if n_rest:
         names.append(plural(n_rest, "smaller level"))
         shades.append(np.array(rgb(OTHER)))
@@ -223,7 +223,7 @@ def _key(category: Category) -> _Key:
         shades.append(np.array(rgb(UNKNOWN)))
     entries = entry_of[codes]
     sizes = np.bincount(entries, minlength=len(names))
-    return _Key(entries, np.array(shades).reshape(-1, 3), names, sizes, len(kept))
+    return _Key(entries, np.array(shades).reshape(-1, 3), names, sizes, len(levels_shown))
 
 
 def _draw_order(xy: FloatArray, seed: int) -> IntArray:
@@ -241,17 +241,17 @@ def _numbers(axes: Axes, xy: FloatArray, key: _Key, side: float) -> None:
     from matplotlib.patheffects import withStroke
 
     finite = np.isfinite(xy).all(axis=1)
-    at = {
+    centres = {
         entry: np.median(xy[finite & (key.entries == entry)], axis=0)
         for entry in range(key.n_named)
         if (finite & (key.entries == entry)).any()
     }
-    if not at:
+    if not centres:
         return
-    corners = axes.transLimits.transform(np.array([*at.values()]))
+    corners = axes.transLimits.transform(np.array([*centres.values()]))
     spread = axes.transLimits.inverted().transform(_apart(corners, gap=0.24 / side))
     halo = [withStroke(linewidth=2.2, foreground="white")]
-    for entry, (x, y) in zip(at, spread, strict=True):
+    for entry, (x, y) in zip(centres, spread, strict=True):
         axes.text(
             x, y, key.marks[entry], fontsize=8, fontweight="bold", color=INK,
             ha="center", va="center", path_effects=halo,
@@ -259,20 +259,20 @@ def _numbers(axes: Axes, xy: FloatArray, key: _Key, side: float) -> None:
 
 
 def _apart(points: DoubleArray, *, gap: float) -> DoubleArray:
-    """Push points `(n, 2)` away from each other until none are nearer than `gap`, or 100 rounds."""
+    """Move points `(n, 2)` apart until none are nearer than `gap`, or for 100 rounds."""
     points = points.copy()
     for _ in range(100):
         difference = points[:, None] - points[None]
         distance = np.linalg.norm(difference, axis=2)
-        near = (distance < gap) & ~np.eye(len(points), dtype=bool)
-        if not near.any():
+        too_close = (distance < gap) & ~np.eye(len(points), dtype=bool)
+        if not too_close.any():
             break
-        # points in one position have no direction: the earlier goes left
-        same = near & (distance < 1e-9)
+        # points in one place have no direction: the earlier goes left
+        same = too_close & (distance < 1e-9)
         difference[same, 0] = np.sign(np.subtract.outer(np.arange(len(points)), np.arange(len(points))))[same]
         distance[same] = 1.0
         push = np.where(
-            near, 0.26 * (gap - np.minimum(distance, gap) * ~same) / np.maximum(distance, 1e-9), 0
+            too_close, 0.26 * (gap - np.minimum(distance, gap) * ~same) / np.maximum(distance, 1e-9), 0
         )
         points += (push[:, :, None] * difference).sum(axis=1)
     return points
@@ -329,5 +329,5 @@ def _picture(figure: Figure, n_points: int) -> Picture:
 
 
 def is_wide(category: Category) -> bool:
-    """Whether `by_category` fills the page: so many levels that they are numbered."""
+    """Say whether `by_category` fills the page: it has so many levels that they are numbered."""
     return len(np.unique(category.codes[category.codes >= 0])) >= _NUMBERED_FROM

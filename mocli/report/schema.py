@@ -28,12 +28,12 @@ _LISTED = {"inputs": "input", "outputs": "output", "links": "links"}
 
 @dataclass
 class Report:
-    """What a run did; filled while it runs, written when it ends, well or badly.
+    """The record of a run; filled while it runs, written when it ends, well or badly.
 
     Attributes
     ----------
     command
-        The words of the command line, as typed.
+        The command line, as typed.
     metrics, baselines
         By key; a baseline holds metrics of its own.
     tables
@@ -43,12 +43,11 @@ class Report:
     started
         UTC, ISO 8601.
     made_from
-        Options in words, hashes of defaults and of the files read, version: what tells the result apart from
-        others.
+        Options as given, hashes of defaults and of the files read, version: what identifies the result.
     sample
         Name of the run in tables of many runs; from the first output where None.
     conclusion
-        What was found, in one sentence, with which the page begins; None where a figure tells it.
+        The result in one sentence, at the head of the page; None where a figure says it.
     """
 
     command: list[str]
@@ -75,35 +74,37 @@ class Report:
     conclusion: str | None = None
 
     def conclude(self, sentence: str) -> None:
-        """Say what was found; a later sentence follows an earlier one."""
-        said = f"{sentence[0].upper()}{sentence[1:].rstrip('.')}."
-        self.conclusion = said if self.conclusion is None else f"{self.conclusion} {said}"
+        """Add a conclusion; a later sentence follows an earlier one."""
+        text = f"{sentence[0].upper()}{sentence[1:].rstrip('.')}."
+        self.conclusion = text if self.conclusion is None else f"{self.conclusion} {text}"
 
     def fail(self, error: BaseException) -> None:
-        """Set status and error from what was raised."""
+        """Set status and error from an exception."""
         if isinstance(error, KeyboardInterrupt):
             self.status = "interrupted"
             self.error = {"kind": "interrupted", "message": "stopped from the keyboard", "exit_code": 130}
             return
-        known = recognise(error)
-        if known is None:
+        recognised = recognise(error)
+        if recognised is None:
             self.status = "error"
             message = f"{type(error).__name__}: {error}"
             hint = "this is a bug in mocli: please report it with the log"
             self.error = {"kind": "bug", "message": message, "hint": hint, "exit_code": 1}
             return
-        diverged = isinstance(known, NumericalError)
-        self.status = "diverged" if diverged else "interrupted" if isinstance(known, Interrupted) else "error"
+        diverged = isinstance(recognised, NumericalError)
+        self.status = (
+            "diverged" if diverged else "interrupted" if isinstance(recognised, Interrupted) else "error"
+        )
         self.error = {
-            "kind": known.kind,
-            "message": known.message,
-            "hint": known.hint,
-            "exit_code": known.exit_code,
-            "file": known.file,
-            "field": known.field,
-            "found": known.found,
-            "expected": known.expected,
-            "failed_term": known.term if isinstance(known, NumericalError) else None,
+            "kind": recognised.kind,
+            "message": recognised.message,
+            "hint": recognised.hint,
+            "exit_code": recognised.exit_code,
+            "file": recognised.file,
+            "field": recognised.field,
+            "found": recognised.found,
+            "expected": recognised.expected,
+            "failed_term": recognised.term if isinstance(recognised, NumericalError) else None,
         }
 
     def as_dict(self) -> dict[str, Any]:
@@ -128,16 +129,16 @@ class Report:
         return dumps(self.as_dict())
 
     def write_multiqc(self, path: str | os.PathLike[str]) -> None:
-        """Write what MultiQC finds and reads; `EnvironmentProblem` if that cannot be."""
+        """Write the file for MultiQC; `EnvironmentProblem` if it cannot be written."""
         write_text(path, dumps(custom_content(self.as_dict())))
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the JSON atomically; `EnvironmentProblem` if that cannot be."""
+        """Write the JSON atomically; `EnvironmentProblem` if it cannot be written."""
         write_text(path, self.to_json())
 
 
 def _filled(part: Entry | None, kind: str) -> Entry | None:
-    """Return a part with every key that the schema gives to its kind, null where the run did not say."""
+    """Return a part with every key of its kind in the schema, null where the run has no value."""
     return None if part is None else dict.fromkeys(load_schema()["$defs"][kind]["properties"]) | part
 
 

@@ -42,16 +42,16 @@ class Heat:
 
 
 def curves(panels: Sequence[tuple[str, Sequence[Curve]]], words: str) -> Picture:
-    """Draw a panel a metric, a line a method, with one legend; `words` name the horizontal axis."""
+    """Draw one panel for each metric, one line for each method, with one legend; `words` name the x axis."""
     n_columns = min(3, len(panels))
     n_rows = -(-len(panels) // n_columns)
-    names = list(dict.fromkeys(line.name for _, of in panels for line in of))
+    names = list(dict.fromkeys(line.name for _, lines_here in panels for line in lines_here))
     colours = dict(zip(names, drawing.colours(len(names)), strict=True))
     figure = new_figure(_WIDTH, 2.5 * n_rows + 0.25 * -(-len(names) // 4))
     for (title, lines), axes in zip(panels, panel_grid(figure, len(panels), n_columns), strict=True):
         dress(axes, title=title)
-        at = sorted({x for line in lines for x in line.values})
-        spread = at[0] > 0 and at[-1] / at[0] >= 8
+        ticks = sorted({x for line in lines for x in line.values})
+        spread = ticks[0] > 0 and ticks[-1] / ticks[0] >= 8
         if spread:
             axes.set_xscale("log")
         for line in lines:
@@ -63,7 +63,7 @@ def curves(panels: Sequence[tuple[str, Sequence[Curve]]], words: str) -> Picture
                 level = float(np.mean(line.whole))
                 beside = axes.get_yaxis_transform()
                 axes.plot([0.97, 1.0], [level, level], "-", color=colour, linewidth=1.4, transform=beside)
-        axes.set_xticks(at, [f"{x:g}" for x in at])
+        axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
         axes.minorticks_off()
         axes.set_xlabel(printable(words, 50), fontsize=8, color=INK)
     handles = [figure.axes[0].plot([], [], "-", color=colours[name], linewidth=2)[0] for name in names]

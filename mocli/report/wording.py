@@ -1,4 +1,4 @@
-"""Numbers and codes as a person would write them."""
+"""Numbers and codes in the form that a person would write."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from mocli.types import Json
 
 NOTHING = "–"
-"""Shown where nothing is known."""
+"""Shown for unknown values."""
 
 _STOPS = {
     "plateau": "the losses had stopped falling",
-    "validation": "cells held out were no longer described better",
+    "validation": "the loss of held-out cells no longer fell",
     "steps": "the number of steps allowed was reached",
     "epochs": "the number of epochs allowed was reached",
     "time": "the time allowed was over",
@@ -83,19 +83,19 @@ def join(words: Sequence[str]) -> str:
     return ", ".join(words[:-1]) + " and " + words[-1]
 
 
-def cell(of: Json) -> str:
+def cell(content: Json) -> str:
     """Return a value of a table: a number with the digits that matter, other values in words."""
-    if isinstance(of, float):
-        return metric_value(of)
-    return count(of) if isinstance(of, int) and not isinstance(of, bool) else value(of)
+    if isinstance(content, float):
+        return metric_value(content)
+    return count(content) if isinstance(content, int) and not isinstance(content, bool) else value(content)
 
 
-def value(of: Json) -> str:
+def value(content: Json) -> str:
     """Return any JSON value in one line, strings without quotes."""
-    if of is None:
+    if content is None:
         return NOTHING
-    if isinstance(of, str):
-        return of
-    if isinstance(of, bool):
-        return "yes" if of else "no"
-    return json.dumps(of, ensure_ascii=False)
+    if isinstance(content, str):
+        return content
+    if isinstance(content, bool):
+        return "yes" if content else "no"
+    return json.dumps(content, ensure_ascii=False)

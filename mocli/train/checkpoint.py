@@ -24,21 +24,21 @@ DAMAGE = (
     *(OSError, SafetensorError, KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError),
     *(RecursionError, OverflowError),
 )
-"""What reading tensors and JSON that are not as they were written may raise."""
+"""Errors that reading damaged tensors and JSON may raise."""
 
 FILE = "checkpoint.safetensors"
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Tensors by name and everything that is no tensor."""
+    """Tensors by name, and everything else."""
 
     tensors: Mapping[str, Tensor]
     meta: dict[str, Json]
 
 
 class Checkpoints:
-    """The checkpoint of one run in a folder of its own.
+    """The checkpoint of one run, in its own folder.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class Checkpoints:
         return self.folder / FILE
 
     def save(self, snapshot: Snapshot) -> None:
-        """Write beside the old file and replace it; a kill leaves one of the two whole."""
+        """Write next to the old file and replace it, so that a kill leaves one of the two intact."""
         meta = json.dumps({"fingerprint": self.fingerprint, **snapshot.meta}, sort_keys=True)
         tensors = {k: v.detach().to("cpu").contiguous() for k, v in snapshot.tensors.items()}
         temporary = self.folder / (FILE + f".{os.getpid()}.tmp")
@@ -113,7 +113,7 @@ class Checkpoints:
         return Snapshot(tensors, meta)
 
     def damaged(self, error: BaseException) -> InputError:
-        """Return the error of a checkpoint that is there, of this run, and yet of no use."""
+        """Return the error for a checkpoint of this run that cannot be used."""
         return InputError(
             "the checkpoint is damaged",
             file=self.path,
@@ -121,8 +121,8 @@ class Checkpoints:
             hint="delete it, or start anew with --resume never",
         )
 
-    def _check(self, found: Mapping[str, Json]) -> None:
-        then, now = _leaves(found), _leaves(self.fingerprint)
+    def _check(self, fingerprint: Mapping[str, Json]) -> None:
+        then, now = _leaves(fingerprint), _leaves(self.fingerprint)
         differing = [k for k in sorted({*then, *now}) if then.get(k) != now.get(k)]
         if differing:
             lines = "; ".join(f"{k}: {_short(then.get(k))} then, {_short(now.get(k))} now" for k in differing)
@@ -141,7 +141,7 @@ class Checkpoints:
 
 
 def _leaves(value: Mapping[str, Json], prefix: str = "") -> dict[str, Json]:
-    """Return nested values by the names on the way to them, `params.lr`."""
+    """Return nested values by their path, such as `params.lr`."""
     leaves: dict[str, Json] = {}
     for key, item in value.items():
         leaves |= _leaves(item, f"{prefix}{key}.") if isinstance(item, dict) else {f"{prefix}{key}": item}

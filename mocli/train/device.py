@@ -17,12 +17,12 @@ from mocli.errors import EnvironmentProblem, UsageError, did_you_mean
 
 
 def choose_device(requested: str) -> torch.device:
-    """Return the device asked for; `auto` takes CUDA where it works, else the CPU.
+    """Return the device asked for; `auto` is CUDA if it works, else the CPU.
 
     Raises
     ------
     EnvironmentProblem
-        If a device was named that is not there: never a quiet fallback.
+        The device named is not available; there is no silent fallback.
     """
     if requested == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -72,7 +72,7 @@ def _quota() -> int | None:
 
 @contextmanager
 def torch_settings(*, threads: int, deterministic: bool) -> Iterator[None]:
-    """Set threads and determinism for the duration; leave torch and its generators as they were."""
+    """Set threads and determinism for the duration, and restore torch and its generators."""
     old_threads = torch.get_num_threads()
     old_deterministic = torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(threads)
@@ -88,7 +88,7 @@ def torch_settings(*, threads: int, deterministic: bool) -> Iterator[None]:
 
 
 def describe(device: torch.device, *, requested: str, threads: int) -> dict[str, Any]:
-    """Return what the report says of the device."""
+    """Return the report's entry for the device."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         name = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"

@@ -1,4 +1,4 @@
-"""Parts of a model that training leaves as they are, bit for bit."""
+"""Parts of a model that training does not change by a single bit."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mocli.models.base import Phase
 
 def parts_of(module: nn.Module) -> list[str]:
     """Return the parts that can be frozen: first words of parameter names, and members of lists, `a.0`."""
-    found: dict[str, None] = {}
+    parts: dict[str, None] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             first, _, rest = name.partition(".")
-            found[first] = None
+            parts[first] = None
             if rest.partition(".")[0].isdigit():
-                found[f"{first}.{rest.partition('.')[0]}"] = None
-    return list(found)
+                parts[f"{first}.{rest.partition('.')[0]}"] = None
+    return list(parts)
 
 
 def names_of(module: nn.Module, parts: Sequence[str], modalities: Sequence[str]) -> frozenset[str]:
@@ -30,7 +30,7 @@ def names_of(module: nn.Module, parts: Sequence[str], modalities: Sequence[str])
     ----------
     parts
         Whole words of names from their start, `encoders` or `encoders.0.layers`; where a list has a
-        member for each modality, the modality's name stands for its number, `encoders.rna`.
+        member for each modality, the modality's name can be used for its number, `encoders.rna`.
 
     Raises
     ------
@@ -38,10 +38,10 @@ def names_of(module: nn.Module, parts: Sequence[str], modalities: Sequence[str])
         A part without parameters, or nothing that is left to train.
     """
     learned = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
-    found: set[str] = set()
+    names: set[str] = set()
     for part in parts:
-        own = [name for name in learned if _within(name, _numbered(module, part, modalities))]
-        if not own:
+        names_of_part = [name for name in learned if _within(name, _numbered(module, part, modalities))]
+        if not names_of_part:
             choices = parts_of(module)
             listed = [p for p in choices if "." not in p]
             raise UsageError(
@@ -50,43 +50,48 @@ def names_of(module: nn.Module, parts: Sequence[str], modalities: Sequence[str])
                 expected=f"{', '.join(listed)}, or a member such as {_example(choices, listed)}",
                 hint=did_you_mean(part, choices, "parts"),
             )
-        found.update(own)
-    if found and found.issuperset(learned):
+        names.update(names_of_part)
+    if names and names.issuperset(learned):
         raise UsageError(
             "everything would be frozen: there is nothing left to train",
             field="--freeze",
             found=", ".join(parts),
             hint="name fewer parts: " + ", ".join(p for p in parts_of(module) if "." not in p),
         )
-    return frozenset(found)
+    return frozenset(names)
 
 
 def freeze(module: nn.Module, names: Collection[str]) -> None:
-    """Take parameters out of training; a normalisation of which all are taken keeps its statistics."""
+    """Exclude parameters from training; a normalisation that is frozen completely keeps its statistics."""
     for name, parameter in module.named_parameters():
         if name in names:
             parameter.requires_grad = False
     for part in module.modules():
-        own = list(part.parameters())
-        if names and isinstance(part, nn.BatchNorm1d) and own and not any(p.requires_grad for p in own):
+        parameters = list(part.parameters())
+        if (
+            names
+            and isinstance(part, nn.BatchNorm1d)
+            and parameters
+            and not any(p.requires_grad for p in parameters)
+        ):
             # the loop switches all parts to training between its steps
             part.register_forward_pre_hook(_keep_statistics)
 
 
 def trainable(phases: Iterable[Phase]) -> list[Phase]:
-    """Return the phases with what is not frozen; those in which nothing is left to train go.
+    """Return the phases without frozen parameters; phases with nothing to train are dropped.
 
     A group that is frozen stays without parameters, as others may share its backward pass.
     """
-    found = []
+    remaining = []
     for phase in phases:
         groups = tuple(
             replace(group, parameters=[p for p in group.parameters if p.requires_grad])
             for group in phase.groups
         )
         if any(group.parameters for group in groups):
-            found.append(replace(phase, groups=groups))
-    return found
+            remaining.append(replace(phase, groups=groups))
+    return remaining
 
 
 def _keep_statistics(part: nn.Module, _inputs: object) -> None:

@@ -31,10 +31,10 @@ from mocli.train.validation import Watch, split
 Read = Callable[[Mapping[str, Tensor]], Minibatch]
 
 RETRY_FACTOR = 0.1
-"""Of learning rates after a loss that was not finite."""
+"""Factor of learning rates after a loss that was not finite."""
 
 SIGNAL_FOR_TIME = 10
-"""SIGUSR1: `--max-time` ends a run as a scheduler's warning would."""
+"""SIGUSR1: `--max-time` ends a run as a scheduler's warning does."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Training:
     frozen
         Names of parameters that stay as they are.
     fresh
-        Whether weights are as drawn, not those of another model.
+        Whether weights are random, not those of another model.
     """
 
     device: torch.device
@@ -62,7 +62,7 @@ class Training:
 
 @dataclass
 class Fitted:
-    """What training did.
+    """The result of training.
 
     Attributes
     ----------
@@ -146,19 +146,19 @@ def fit(model: Model, bundle: MultiOmics, schedule: Schedule, training: Training
 
 
 def _restore_trained(model: Model, snapshot: Snapshot, checkpoints: Checkpoints) -> None:
-    """Take up the weights of a training that was over."""
+    """Restore the weights of a training that was finished."""
     try:
         if snapshot.meta["phase"] is not None:
-            raise ValueError("it is of a phase that this training does not have")
+            raise ValueError("it belongs to a phase that this training does not have")
         model.module.load_state_dict(_under(snapshot.tensors, "module/"))
     except DAMAGE as error:
         raise checkpoints.damaged(error) from error
-    logger.info("training was over before the run was stopped: its weights are taken up")
+    logger.info("training was finished before the run was stopped: its weights are restored")
 
 
 @contextmanager
 def _all_cells(bundle: MultiOmics, training: Training) -> Iterator[tuple[Read, torch.Generator]]:
-    """Give what cuts any rows of a bundle, and a generator, where all cells are looked at outside steps."""
+    """Return a reader of any rows of a bundle, and a generator, for work on all cells outside steps."""
     # a few cells are read, and once: the others need not fit on the device
     source = BundleRows(bundle, training.device, held_on="cpu")
     try:
@@ -182,7 +182,7 @@ def _solve(model: Solves, bundle: MultiOmics, training: Training, done: Fitted) 
 
 
 def _run(stretch: _Stretch, done: Fitted) -> None:
-    """Run a phase; after a loss that is not finite once more from where it began, at lower rates."""
+    """Run a phase; after a loss that is not finite, once more from its start, at lower learning rates."""
     try:
         stretch.run(done)
     except NumericalError as error:
@@ -214,11 +214,11 @@ class _Stretch:
         self.started = self.saved = started
         self.begin = {k: v.detach().clone() for k, v in model.module.state_dict().items()}
         generator = torch.Generator().manual_seed(training.seed)
-        kept = held_out = None
+        training_cells = held_out = None
         if phase.validation is not None:
-            kept, held_out = split(bundle.n_cells, phase.validation, training.seed)
+            training_cells, held_out = split(bundle.n_cells, phase.validation, training.seed)
         self.batches = Batches(
-            bundle, phase.sampling, device=training.device, generator=generator, cells=kept
+            bundle, phase.sampling, device=training.device, generator=generator, cells=training_cells
         )
         self.steppers = [Stepper(group) for group in phase.groups]
         # a turn of frozen weights has no loss to compute
@@ -236,7 +236,7 @@ class _Stretch:
         self.average = WeightAverage(model.module, phase.weight_average)
 
     def again(self, phase: Phase) -> _Stretch:
-        """Return a fresh one that starts where this one began, for a phase of other learning rates."""
+        """Return a new one that starts where this one began, for a phase with other learning rates."""
         self.model.module.load_state_dict(self.begin)
         return _Stretch(self.model, self.bundle, phase, self.training, self.signals, self.started)
 
@@ -312,9 +312,9 @@ class _Stretch:
         if signum:
             where = f"step {len(self.history):,} of phase '{self.phase.name}'"
             cause = "the time allowed is over" if over else f"signal {signum} received"
-            kept = f"checkpoint written to {checkpoints.folder}" if checkpoints else "nothing was kept"
+            outcome = f"checkpoint written to {checkpoints.folder}" if checkpoints else "nothing was kept"
             hint = "repeat the command to continue" if checkpoints else None
-            raise Interrupted(signum, f"{cause} at {where}; {kept}", hint=hint)
+            raise Interrupted(signum, f"{cause} at {where}; {outcome}", hint=hint)
 
     def snapshot(self, done: Fitted) -> Snapshot:
         """Everything needed to continue with the same bytes."""
@@ -332,8 +332,8 @@ class _Stretch:
         if self.flatness:
             meta["flatness"] = self.flatness.state()
         if self.watch:
-            meta["watch"], kept = self.watch.state()
-            tensors |= {f"watch/{k}": v for k, v in kept.items()}
+            meta["watch"], watched = self.watch.state()
+            tensors |= {f"watch/{k}": v for k, v in watched.items()}
         return Snapshot(tensors, meta)
 
     def restore(self, snapshot: Snapshot) -> int:
@@ -393,13 +393,13 @@ class Signals:
 
 def _beside(turn: Sequence[Stepper], phase: Phase) -> list[Parameter]:
     """Return the parameters of a phase that do not step in a turn."""
-    own = {id(p) for stepper in turn for p in stepper.group.parameters}
-    return [p for group in phase.groups for p in group.parameters if id(p) not in own]
+    stepping = {id(p) for stepper in turn for p in stepper.group.parameters}
+    return [p for group in phase.groups for p in group.parameters if id(p) not in stepping]
 
 
 @contextmanager
 def _resting(parameters: Sequence[Parameter]) -> Iterator[None]:
-    """Compute no gradients of some parameters meanwhile."""
+    """Compute no gradients of some parameters within the context."""
     for parameter in parameters:
         parameter.requires_grad = False
     try:

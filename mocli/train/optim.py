@@ -1,4 +1,4 @@
-"""Optimisers of a phase, one for each group in its own rhythm, and the running mean of the weights."""
+"""Optimisers of a phase, one for each group with its own rhythm, and the running mean of the weights."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Stepper:
         self._sums = [torch.zeros_like(p) for p in group.parameters] if group.every == "epoch" else []
 
     def clear(self) -> None:
-        """Forget the gradients of the last backward pass."""
+        """Clear the gradients of the last backward pass."""
         if self.optimizer is not None:
             self.optimizer.zero_grad(set_to_none=True)
 
@@ -62,7 +62,7 @@ class Stepper:
 
 
 def turns_of(steppers: Sequence[Stepper]) -> list[list[Stepper]]:
-    """Put each stepper that shares a backward pass with the one before into its turn."""
+    """Group steppers that share a backward pass into turns."""
     turns: list[list[Stepper]] = []
     for stepper in steppers:
         if stepper.group.joins and turns:
@@ -82,9 +82,9 @@ def _optimizer(group: StepGroup) -> Optimizer:
 class RowAdam(Optimizer):
     """Adam (Kingma and Ba 2015) with L2 decay whose rows count their own steps.
 
-    A row without a gradient keeps its value and its moments, so that a step costs what its minibatch
-    does. Where every row has a gradient, it is Adam. Gradients are sparse with rows as their one sparse
-    dimension, or dense: then rows of zeros have none.
+    A row without a gradient keeps its value and its moments, so that the cost of a step depends on the
+    minibatch alone. Where every row has a gradient, it is Adam. Gradients are sparse with rows as their one
+    sparse dimension, or dense: then rows of zeros have none.
     """
 
     def __init__(
@@ -140,9 +140,9 @@ def _rows_of(gradient: Tensor) -> tuple[Tensor, Tensor]:
 class WeightAverage:
     """Mean of a module's weights with exponential forgetting; nothing is kept where `decay` is 0.
 
-    An adversarial game circles around its equilibrium, and its mean lies nearer (Polyak averaging; Yazici et
-    al. 2019, arXiv:1806.04498). Until 1 / (1 - decay) steps it is the plain mean, so that the start weighs
-    nothing.
+    An adversarial game circles around its equilibrium, and its mean lies nearer (Polyak averaging; Yazici
+    et al. 2019, arXiv:1806.04498). Until 1 / (1 - decay) steps it is the plain mean, so that the initial
+    weights do not count.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -153,14 +153,14 @@ class WeightAverage:
         self._means, self._lasts = tuple(self.mean.values()), tuple(self.weights.values())
 
     def update(self, step: int) -> None:
-        """Take in the weights after a step, counted from 0."""
+        """Add the weights after a step, counted from 0."""
         if self.mean:
             decay = min(self.decay, step / (step + 1))
             with torch.no_grad():
                 torch._foreach_lerp_(self._means, self._lasts, 1 - decay)
 
     def replace_weights(self) -> None:
-        """Put the mean in the place of the last weights."""
+        """Replace the last weights by the mean."""
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(self.mean[name])

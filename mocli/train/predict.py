@@ -14,7 +14,7 @@ from mocli.models.base import Clusters, Draws, Encodes, EncodesJointly, HasCovar
 from mocli.types import FloatArray
 
 BLOCK = 2048
-"""Rows per block, fewer of wide features; of a model always as many, as rounding may depend on it."""
+"""Rows per block, fewer if features are many; always the same for a model, as rounding may depend on it."""
 
 VALUES = 2**24
 """Dense values in a block."""
@@ -23,7 +23,7 @@ FEWEST = 128
 
 
 def rows_of(n_features: int) -> int:
-    """Return how many cells of so many features are run at once."""
+    """Return how many cells with this many features are run at once."""
     return max(FEWEST, min(BLOCK, VALUES // max(n_features, 1)))
 
 
@@ -89,16 +89,16 @@ def _finite(blocks: Sequence[FloatArray]) -> FloatArray:
 def place_covariates(
     model: HasCovariateSpaces, bundle: MultiOmics, device: torch.device
 ) -> dict[str, FloatArray]:
-    """Where every cell of a bundle lies in each covariate's space, `(n_cells, q)` float32 by key."""
-    source, found = BundleRows(bundle, device), {}
+    """Coordinates of every cell of a bundle in each covariate's space, `(n_cells, q)` float32 by key."""
+    source, places = BundleRows(bundle, device), {}
     with torch.inference_mode():
         blocks = [
             {key: c.float().cpu().numpy() for key, c in model.covariate_coordinates(batch).items()}
             for batch in (source.take_cells(cells, 0) for cells in _blocks(bundle))
         ]
     for key in blocks[0] if blocks else ():
-        found[key] = np.concatenate([block[key] for block in blocks])
-    return found
+        places[key] = np.concatenate([block[key] for block in blocks])
+    return places
 
 
 def cluster_cells(model: Clusters, z: FloatArray, device: torch.device) -> FloatArray:

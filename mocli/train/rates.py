@@ -1,4 +1,4 @@
-"""Learning rates that fall where a loss does no longer, and the loss of training that tells so."""
+"""Learning rates that fall when a loss no longer does, judged by the loss of training."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Rates:
 
 
 class Flatness:
-    """Whether the loss of training has stopped falling: rates fall first if they may, then training ends.
+    """Detects that the loss of training has stopped falling: learning rates fall first, then training ends.
 
     After a fall, only steps since then say whether the loss is flat.
     """
@@ -48,7 +48,7 @@ class Flatness:
         self._seen = self._in_vain = 0
 
     def look(self) -> None:
-        """Count looks in a row at which the loss was flat; the loop calls it after every step."""
+        """Count checks in a row at which the loss was flat; the loop calls it after every step."""
         n = len(self.history)
         if n == self._seen or not due(self.plateau, n):
             return
@@ -65,7 +65,7 @@ class Flatness:
         return plateau.ends and not waits and self._in_vain > 0
 
     def lower_rates(self) -> bool:
-        """Lower the learning rates if the last looks were in vain; returns whether it did."""
+        """Lower the learning rates if the loss was flat at the last checks; return whether it did."""
         if self.plateau.lr_factor is None or self._in_vain < self.plateau.lr_patience:
             return False
         self.rates.lower(self._seen)

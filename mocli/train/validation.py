@@ -1,4 +1,4 @@
-"""Cells held out of training: when to stop, and which weights to leave with."""
+"""Cells held out of training: when to stop, and which weights to keep."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def split(n_cells: int, validation: Validation, seed: int) -> tuple[IntArray, In
     """Return the cells to train on and those held out, each ascending; the same for the same seed."""
     order = torch.randperm(n_cells, generator=torch.Generator().manual_seed(seed)).numpy()
     n = validation.n_held_out(n_cells)
-    held_out, kept = order[:n], order[n:]
+    held_out, training = order[:n], order[n:]
     held_out.sort()
-    kept.sort()
-    return kept, held_out
+    training.sort()
+    return training, held_out
 
 
 class Watch:
@@ -34,11 +34,11 @@ class Watch:
     Parameters
     ----------
     source
-        What the training cells are cut from too.
+        The reader that training cells are also cut from.
     cells
         Held out.
     steppers
-        Of the phase's groups.
+        The optimisers of the phase's groups.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class Watch:
 
     @property
     def best(self) -> int:
-        """Number of the look that was best."""
+        """Number of the best check."""
         return min(range(len(self.values)), key=self.values.__getitem__)
 
     @property
     def over(self) -> bool:
-        """Whether the last looks have not been better, nor since learning rates fell if they do."""
+        """Say whether the last checks were no better, also since learning rates fell."""
         if not self.values or (self.settings.lr_factor is not None and not self.lowered):
             return False
         return self._in_vain(self.lowered[:1]) >= self.settings.patience
@@ -84,7 +84,7 @@ class Watch:
                 "the loss of held-out cells is not finite",
                 term="validation",
                 step=step,
-                hint="lower --lr, or look for extreme values in the input",
+                hint="lower --lr, or check for extreme values in the input",
             )
         self.steps.append(step)
         self.values.append(value)
@@ -92,7 +92,7 @@ class Watch:
             self._best = {k: v.detach().clone() for k, v in self.model.module.state_dict().items()}
 
     def lower_rates(self) -> bool:
-        """Lower the learning rates if the last looks have not been better; returns whether it did."""
+        """Lower the learning rates if the last checks were no better; return whether it did."""
         if self.settings.lr_factor is None or self._in_vain(self.lowered) < self.settings.lr_patience:
             return False
         self.rates.lower(len(self.values) - 1)
@@ -100,11 +100,11 @@ class Watch:
 
     @property
     def lowered(self) -> list[int]:
-        """Numbers of the looks after which learning rates fell."""
+        """Numbers of the checks after which learning rates fell."""
         return self.rates.lowered
 
     def due(self, step: int) -> bool:
-        """Whether it is time for a look after so many steps."""
+        """Say whether a check is due after this many steps."""
         return step % self.settings.every == 0 and (not self.steps or self.steps[-1] != step)
 
     def restore_best(self) -> int:
@@ -138,8 +138,10 @@ class Watch:
             with torch.no_grad():
                 yield
             return
-        own = {id(p) for p in self.learner.group.parameters}
-        others = [p for p in self.model.module.parameters() if p.requires_grad and id(p) not in own]
+        row_parameters = {id(p) for p in self.learner.group.parameters}
+        others = [
+            p for p in self.model.module.parameters() if p.requires_grad and id(p) not in row_parameters
+        ]
         for parameter in others:
             parameter.requires_grad = False
         # what waits for the end of an epoch is of other rows
@@ -154,7 +156,7 @@ class Watch:
             parameter.requires_grad = True
 
     def curve(self) -> dict[str, list[float]]:
-        """Return the looks as a curve of the history."""
+        """Return the checks as a curve of the history."""
         return {"step": [float(s) for s in self.steps], "value": list(self.values)}
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -172,7 +174,7 @@ class Watch:
             k.removeprefix("best/"): v.to(device) for k, v in tensors.items() if k.startswith("best/")
         }
         if len(self.steps) != len(self.values) or not all(map(math.isfinite, self.values)):
-            raise ValueError("the looks at held-out cells are not finite")
+            raise ValueError("the checks of held-out cells are not finite")
         shapes = {k: v.shape for k, v in self.model.module.state_dict().items()} if self.steps else {}
         if {k: v.shape for k, v in self._best.items()} != shapes:
             raise ValueError("the best weights are of other networks")

@@ -71,7 +71,7 @@ def test_modalities_in_two_parts_are_named(call, demo, command):
     direction = ["--from", "rna", "--to", "prot"] if command == "impute" else []
     ended = call(command, *inputs, *links, *direction, *SMALL)
     assert ended.code == 3
-    assert "parts that nothing connects" in ended.error["message"]
+    assert "groups that are not connected" in ended.error["message"]
     assert ended.error["found"] == "prot - rna; gex - peaks"
     assert ended.error["field"] == "--links"
     assert "prot - rna; gex - peaks" in ended.err
@@ -136,7 +136,7 @@ def test_a_folder_that_is_no_model(call, demo, tmp_path):
     (tmp_path / "empty").mkdir()
     ended = call("impute", demo / "rna.h5ad", "--from-model", tmp_path / "empty", "--to", "prot")
     assert ended.code == 3
-    assert "holds no model" in ended.error["message"]
+    assert "holds no readable model" in ended.error["message"]
 
 
 def test_features_of_other_names(call, demo, model, tmp_path):

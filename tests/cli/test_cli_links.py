@@ -123,7 +123,7 @@ def test_check_prints_numbers_and_findings(data, table, capsys):
     code, out, err = run(capsys, "links", "check", table, data / "rna.h5ad", data / "prot.h5ad")
     assert code == 0
     assert "rna <-> prot: 2 links of 3 rows" in out
-    assert "1 rows stand in the table more than once" in out
+    assert "1 rows occur in the table more than once" in out
     line = next(line for line in out.splitlines() if line.startswith("not found"))
     assert line.split()[2:4] == ["rna", "CD3Z"]
     assert "nearest: CD3" in line

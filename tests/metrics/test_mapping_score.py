@@ -98,6 +98,6 @@ def test_large_references_are_sampled(monkeypatch):
     monkeypatch.setattr(module, "MAX_ASKED", 200)
     monkeypatch.setattr(module, "MAX_LEFT_OUT", 300)
     part = Labelled.of(z, codes)
-    assert len(part.apart) == 200
+    assert len(part.reach) == 200
     assert np.abs(part.score(query) - whole.score(query)).max() < 0.1
     assert sum(map(len, part.left_out().values())) == 300

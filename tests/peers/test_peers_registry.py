@@ -182,8 +182,8 @@ def place(given):
 @pytest.mark.parametrize(
     ("result", "reason"),
     [
-        ("np.zeros((2, 2))", "error: coordinates have the shape (2, 2), there are 3 cells"),
-        ("np.zeros(3)", "error: coordinates have the shape (3,), there are 3 cells"),
+        ("np.zeros((2, 2))", "error: coordinates have the shape (2, 2), but there are 3 cells"),
+        ("np.zeros(3)", "error: coordinates have the shape (3,), but there are 3 cells"),
         ("np.array([[0.0], [np.nan], [np.inf]])", "error: 2 of 3 coordinates are not finite"),
         ("1 / 0", "ZeroDivisionError"),
     ],

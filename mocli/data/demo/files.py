@@ -1,4 +1,4 @@
-"""The demo: small files with links and a known truth, for trying things and for tests."""
+"""The demo: small files with links and a known ground truth, for trying things and for tests."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def _write_trimodal(folder: Path, tissue: Tissue, n: int, rng: np.random.Generat
 
 
 def _measure(layer: Layer, cells: TissueCells, assay: Assay, rng: np.random.Generator) -> AnnData:
-    """Return counts with the truth in `obs`; rows in the order of the true cells."""
+    """Return counts with the ground truth in `obs`; rows in the order of the true cells."""
     from anndata import AnnData
 
     n = len(cells.type)
@@ -216,7 +216,7 @@ def _set_coordinates(data: AnnData, chrom: tuple[str, ...], start: IntArray, end
 
 
 def _shuffled(name: str, data: AnnData, rng: np.random.Generator) -> AnnData:
-    """Return the cells in random order under names that tell nothing."""
+    """Return the cells in random order under meaningless names."""
     data = data[rng.permutation(data.n_obs)].copy()
     data.obs_names = [f"{name}_{i + 1:04d}" for i in range(data.n_obs)]
     return data

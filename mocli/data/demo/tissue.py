@@ -1,4 +1,4 @@
-"""A small tissue whose truth is known: cell types on a tree, a continuous state, genes, proteins, peaks.
+"""A small tissue with known ground truth: cell types on a tree, a continuous state, genes, proteins, peaks.
 
 Counts are negative binomial. The logarithm of a rate is base + type + state +
 batch, so that every relation between modalities is planted here and nowhere else.
@@ -53,7 +53,7 @@ class Assay:
     depth_sd
         Standard deviation of the log of a cell's depth.
     background
-        Mean of a Poisson part that any cell has, as of unbound antibody.
+        Mean of a Poisson part in every cell, such as unbound antibody.
     """
 
     dispersion: float
@@ -92,7 +92,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Tissue:
-    """All that is true: three layers and how they relate.
+    """The ground truth: three layers and how they relate.
 
     Attributes
     ----------
@@ -158,9 +158,9 @@ def _proteins(genes: Layer, rng: np.random.Generator) -> tuple[Layer, IntArray, 
     p = len(PANEL)
     coding = np.arange(p)
     agreement = rng.uniform(0.6, 0.98, p)
-    own = _tree_effects(p, 0.45, 1.0, rng)
+    own_effects = _tree_effects(p, 0.45, 1.0, rng)
     gene = genes.by_type[:, coding]
-    mix = agreement * gene / gene.std() + np.sqrt(1 - agreement**2) * own / own.std()
+    mix = agreement * gene / gene.std() + np.sqrt(1 - agreement**2) * own_effects / own_effects.std()
     return (
         Layer(
             tuple(protein for protein, _ in PANEL),
@@ -175,7 +175,7 @@ def _proteins(genes: Layer, rng: np.random.Generator) -> tuple[Layer, IntArray, 
 
 
 def _wrong_links(coding: IntArray, rng: np.random.Generator) -> IntArray:
-    """Give `N_WRONG` proteins the gene of another, in a ring."""
+    """Give `N_WRONG` proteins each other's genes, in a ring."""
     linked = coding.copy()
     chosen = rng.choice(len(coding), N_WRONG, replace=False)
     linked[chosen] = coding[np.roll(chosen, 1)]
@@ -183,7 +183,7 @@ def _wrong_links(coding: IntArray, rng: np.random.Generator) -> IntArray:
 
 
 def build_tissue(rng: np.random.Generator) -> Tissue:
-    """Plant everything."""
+    """Build the tissue with all planted effects."""
     genes = _genes(rng)
     proteins, coding, agreement = _proteins(genes, rng)
     linked = _wrong_links(coding, rng)

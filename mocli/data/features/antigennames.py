@@ -75,8 +75,8 @@ def key(text: str) -> str:
     """
     folded = unicodedata.normalize("NFKC", text).casefold().translate(_LETTERS)
     folded = _GREEK_WORD.sub(lambda match: _GREEK[match[0]], folded)
-    apart = re.sub(r"(?<=\d)[^0-9a-z]+(?=\d)", "\0", folded)
-    return re.sub(r"[^0-9a-z\0]", "", apart).replace("\0", ".")
+    separated = re.sub(r"(?<=\d)[^0-9a-z]+(?=\d)", "\0", folded)
+    return re.sub(r"[^0-9a-z\0]", "", separated).replace("\0", ".")
 
 
 def is_control(name: str) -> bool:

@@ -126,13 +126,13 @@ class AntigenTable:
         ways = list(readings(name))
         sure = list(takewhile(lambda way: way[1] != WITHOUT_CLONE, ways))
         for names, how in sure:
-            if (found := self._one(names, how, is_gene)) is not None:
-                return found
-        if (found := self._several(name, is_gene)) is not None:
-            return found
+            if (meaning := self._one(names, how, is_gene)) is not None:
+                return meaning
+        if (meaning := self._several(name, is_gene)) is not None:
+            return meaning
         for names, how in ways[len(sure) :]:
-            if (found := self._one(names, how, is_gene)) is not None:
-                return found
+            if (meaning := self._one(names, how, is_gene)) is not None:
+                return meaning
         return Meaning()
 
     def nearest(self, name: str) -> str | None:
@@ -142,18 +142,18 @@ class AntigenTable:
 
     def _one(self, names: Iterable[str], how: str, is_gene: Callable[[str], bool]) -> Meaning | None:
         """Return what the most specific of equally good names stands for."""
-        found = []
+        antigens = []
         for name in names:
             if is_gene(name):
                 return Meaning(symbol=name, how=how)
             antigen = self._by_key.get(key(name))
             if antigen is not None:
-                found.append(antigen)
-        if not found:
+                antigens.append(antigen)
+        if not antigens:
             return None
         # 'MHCII (HLA-DR)': HLA-DR says more
-        narrower = [a for a in found[1:] if a.genes and set(a.genes) < set(found[0].genes)]
-        return Meaning((narrower[0] if narrower else found[0],), how=how)
+        narrower = [a for a in antigens[1:] if a.genes and set(a.genes) < set(antigens[0].genes)]
+        return Meaning((narrower[0] if narrower else antigens[0],), how=how)
 
     def _several(self, name: str, is_gene: Callable[[str], bool]) -> Meaning | None:
         """Return what the pieces of `A/B` stand for together."""

@@ -111,13 +111,13 @@ def features_of(files: Sequence[ModalityFile], *, var_key: str | None = None) ->
             found=", ".join(columns[:12]) or "no columns",
             hint=did_you_mean(var_key, columns, "columns"),
         )
-    found = []
+    features = []
     for file in files:
         names = file.var[var_key] if var_key is not None and var_key in file.var else file.var.index
         text = file.var.select_dtypes(include=["object", "string", "category"])
         aliases = {str(c): tuple(map(str, text[c])) for c in text.columns if text[c].nunique() > 1}
-        found.append(Features(file.name, file.kind, tuple(map(str, names)), aliases, file.renumbered))
-    return found
+        features.append(Features(file.name, file.kind, tuple(map(str, names)), aliases, file.renumbered))
+    return features
 
 
 class FeatureIndex:
@@ -183,20 +183,20 @@ class FeatureIndex:
         A feature answers to one name only: to the exact one, else to none that several would claim. Case
         counts, as it tells the genes of mouse from those of man.
         """
-        found = [self.find(name) for name in names]
-        positions = np.array([position for position, _ in found], dtype=np.int64)
-        exact = np.array([how == "exact" for _, how in found], dtype=bool)
-        taken = set(positions[exact].tolist())
+        hits = [self.find(name) for name in names]
+        positions = np.array([position for position, _ in hits], dtype=np.int64)
+        exact = np.array([how == "exact" for _, how in hits], dtype=bool)
+        exact_positions = set(positions[exact].tolist())
         rest = np.flatnonzero(~exact & (positions >= 0))
         claims = np.bincount(positions[rest], minlength=len(self.features.names))
         fallbacks: dict[str, list[tuple[str, str]]] = {}
         for k in rest.tolist():
             position = int(positions[k])
             by_case = names[k].casefold() == self.features.names[position].casefold()
-            if position in taken or claims[position] > 1 or by_case:
+            if position in exact_positions or claims[position] > 1 or by_case:
                 positions[k] = -1
             else:
-                fallbacks.setdefault(found[k][1], []).append((names[k], self.features.names[position]))
+                fallbacks.setdefault(hits[k][1], []).append((names[k], self.features.names[position]))
         return positions, fallbacks
 
     def _find_pieces(self, text: str) -> list[tuple[str, int, str]]:
@@ -226,8 +226,8 @@ class FeatureIndex:
         tables.append(("case", _unique((n.casefold(), p) for n, p in names), str.casefold))
         versioned = _unique((without_version(n), p) for pairs in (names, *aliases) for n, p in pairs)
         tables.append(("version", versioned, without_version))
-        apart = _unique((with_one_separator(n), p) for n, p in names)
-        tables.append(("separators", apart, with_one_separator))
+        by_separator = _unique((with_one_separator(n), p) for n, p in names)
+        tables.append(("separators", by_separator, with_one_separator))
         bare = _unique((without_decoration(n), p) for n, p in names)
         tables.append(("decoration", bare, without_decoration))
         return tables
@@ -276,11 +276,11 @@ def nearest_names(name: str, names: Sequence[str], n: int = 1) -> list[str]:
     Long lists are first cut to those sharing most letter pairs with the name, so
     that the quadratic comparison sees a few hundred only.
     """
-    here = parse_interval(name)
-    if here is not None:
+    interval = parse_interval(name)
+    if interval is not None:
         places = parse_intervals(names)
-        same = np.flatnonzero((places["chrom"] == here.chrom).to_numpy())
-        distance = np.abs(places["start"].to_numpy()[same] - here.start)
+        same = np.flatnonzero((places["chrom"] == interval.chrom).to_numpy())
+        distance = np.abs(places["start"].to_numpy()[same] - interval.start)
         return [names[k] for k in same[np.argsort(distance, kind="stable")[:n]]]
     if len(names) > 500:
         folded = name.casefold()

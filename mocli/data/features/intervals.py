@@ -112,16 +112,16 @@ def overlaps(a: pd.DataFrame, b: pd.DataFrame) -> tuple[IntArray, IntArray]:
         offset = np.arange(len(row)) - np.repeat(
             np.cumsum(np.maximum(count, 0)) - count, np.maximum(count, 0)
         )
-        at = low[row] + offset
-        both = (begins[at] < end[row]) & (ends[at] > start[row])
+        candidates = low[row] + offset
+        both = (begins[candidates] < end[row]) & (ends[candidates] > start[row])
         first.append(i[row[both]])
-        second.append(order[at[both]])
+        second.append(order[candidates[both]])
     rows, others = np.concatenate(first), np.concatenate(second)
     order = np.lexsort((others, rows))
     return rows[order].astype(np.int64), others[order].astype(np.int64)
 
 
-def by_overlap(own: Sequence[str], wanted: Sequence[str]) -> CSR:
+def by_overlap(own_peaks: Sequence[str], wanted: Sequence[str]) -> CSR:
     """Return what part of each own peak goes to each wanted one, float32 `(n_own, n_wanted)`.
 
     A peak that overlaps several is split among them by the bases that it shares with each, so that its counts
@@ -132,14 +132,14 @@ def by_overlap(own: Sequence[str], wanted: Sequence[str]) -> CSR:
     own, wanted
         Names such as `chr1:100-200`; what is no interval overlaps nothing.
     """
-    a, b = parse_intervals(own), parse_intervals(wanted)
+    a, b = parse_intervals(own_peaks), parse_intervals(wanted)
     rows, columns = overlaps(a, b)
     starts = np.maximum(a["start"].to_numpy()[rows], b["start"].to_numpy()[columns])
     ends = np.minimum(a["end"].to_numpy()[rows], b["end"].to_numpy()[columns])
     shared = (ends - starts).astype(np.float64)
-    there = shared > 0  # a name such as chr1:100-100 has no base
-    rows, columns, shared = rows[there], columns[there], shared[there]
+    has_bases = shared > 0  # a name such as chr1:100-100 has no base
+    rows, columns, shared = rows[has_bases], columns[has_bases], shared[has_bases]
     total = np.bincount(rows, weights=shared, minlength=len(a))
     parts = (shared / total[rows]).astype(np.float32)
-    found: CSR = sparse.csr_matrix((parts, (rows, columns)), shape=(len(a), len(b)))
-    return found
+    shares: CSR = sparse.csr_matrix((parts, (rows, columns)), shape=(len(a), len(b)))
+    return shares

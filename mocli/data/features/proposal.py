@@ -61,8 +61,8 @@ class Proposal:
 
 def misses(modality: str, names: Iterable[str], *, why: str, among: Sequence[str]) -> tuple[Miss, ...]:
     """Return misses; the first ones with the nearest of the names that would have been found."""
-    found = []
+    missed = []
     for k, name in enumerate(names):
-        near = nearest_names(name, among) if k < SUGGESTED else []
-        found.append(Miss(modality, name, why, f"nearest: '{near[0]}'" if near else ""))
-    return tuple(found)
+        nearest = nearest_names(name, among) if k < SUGGESTED else []
+        missed.append(Miss(modality, name, why, f"nearest: '{nearest[0]}'" if nearest else ""))
+    return tuple(missed)

@@ -35,18 +35,18 @@ def link_genes(proteins: Features, genes: FeatureIndex) -> Proposal:
     Proteins as source, genes as target.
     """
     table = antigen_table()
-    known = frozenset(genes.features.names)
+    gene_names = frozenset(genes.features.names)
     # columns of var that hold names, not classes
     columns = [c for c in genes.features.aliases.values() if 2 * len(set(c)) > len(c)]
     mouse = any(is_mouse(column) for column in (genes.features.names, *columns))
     rows: list[tuple[int, int, float]] = []
     failed: list[Miss] = []
-    meanings = [table.find(name, is_gene=known.__contains__) for name in proteins.names]
+    meanings = [table.find(name, is_gene=gene_names.__contains__) for name in proteins.names]
     for k, (name, meaning) in enumerate(zip(proteins.names, meanings, strict=True)):
         wanted = meaning.genes(mouse=mouse) or _as_symbol(name, meaning, genes)
-        found = dict.fromkeys(p for gene in wanted if (p := _position(gene, genes)) is not None)
-        rows += [(k, position, 1 / len(found)) for position in found]
-        if not found and not meaning.is_control:
+        linked = dict.fromkeys(p for gene in wanted if (p := _position(gene, genes)) is not None)
+        rows += [(k, position, 1 / len(linked)) for position in linked]
+        if not linked and not meaning.is_control:
             failed.append(_miss(proteins, name, meaning, wanted, genes.features.modality))
     source, target, weight = zip(*rows, strict=True) if rows else ((), (), ())
     return Proposal(
@@ -76,11 +76,11 @@ def link_panels(a: Features, b: Features) -> Proposal:
     target = np.array([k for _, k in pairs], dtype=np.int64)
     failed = [
         Miss(one.modality, name, f"not in {other.modality}")
-        for one, other, linked, known in (
+        for one, other, linked, known_meanings in (
             (a, b, set(source.tolist()), meanings[0]),
             (b, a, set(target.tolist()), meanings[1]),
         )
-        for k, (name, meaning) in enumerate(zip(one.names, known, strict=True))
+        for k, (name, meaning) in enumerate(zip(one.names, known_meanings, strict=True))
         if k not in linked and not meaning.is_control
     ]
     notes = (*_notes(a, meanings[0]), *_notes(b, meanings[1]))
@@ -113,8 +113,10 @@ def _miss(proteins: Features, name: str, meaning: Meaning, wanted: Sequence[Gene
         return Miss(proteins.modality, name, f"no gene of theirs is in {modality}", symbols)
     if meaning.identity is not None:
         return Miss(proteins.modality, name, "no single gene makes the antigen", meaning.identity)
-    near = antigen_table().nearest(name)
-    return Miss(proteins.modality, name, "the antigen is not known", f"nearest: '{near}'" if near else "")
+    nearest = antigen_table().nearest(name)
+    return Miss(
+        proteins.modality, name, "the antigen is not known", f"nearest: '{nearest}'" if nearest else ""
+    )
 
 
 def _notes(proteins: Features, meanings: Iterable[Meaning]) -> tuple[str, ...]:

@@ -23,10 +23,10 @@ INPUT_KEY = "input"
 """Column of obs that says which input a cell is of; `mocli_input` where a file has it already."""
 
 CHANCE = 0.05
-"""Share of the smaller file's cells below which common names of two files are chance."""
+"""If two files share fewer names than this share of the smaller file's cells, that is chance."""
 
 SURE = 0.5
-"""The same, where the lower bound would make one experiment of two."""
+"""The same, used where the lower bound would merge two experiments."""
 
 
 AGREE = 0.9
@@ -48,7 +48,7 @@ _SPELLINGS: dict[str, Callable[[str], str]] = {
 
 @dataclass(frozen=True, eq=False)
 class _Input:
-    """A file as far as cells are concerned: its names, the modalities it holds."""
+    """What matters of a file here: its cell names and the modalities it holds."""
 
     path: Path
     label: str
@@ -56,7 +56,7 @@ class _Input:
     modalities: frozenset[str]
 
     def excludes(self, other: _Input) -> bool:
-        """Whether the cells must be different: both hold the same modality."""
+        """Say whether the cells must differ, because both files hold the same modality."""
         return bool(self.modalities & other.modalities)
 
     def share(self, other: _Input) -> float:
@@ -67,7 +67,7 @@ class _Input:
 def tell_apart(
     files: Mapping[str, Sequence[ModalityFile]], *, order: Sequence[Path]
 ) -> dict[str, list[ModalityFile]]:
-    """Name cells so that equal names mean equal cells, and add to obs which input each is of.
+    """Name cells so that equal names mean equal cells, and add to obs which input each comes from.
 
     Files of which some hold the same modality are sorted into experiments: two
     files of different modalities belong together where they share cell names.
@@ -89,7 +89,7 @@ def tell_apart(
     ------
     InputError
         Names recur between files that hold the same modality, and a third file
-        has them as well, so that nobody can tell whose cells these are.
+        has them as well, so that it is ambiguous which cells these are.
     """
     if all(len(parts) == 1 for parts in files.values()):
         return {name: list(parts) for name, parts in files.items()}
@@ -118,7 +118,7 @@ def tell_apart(
 
 
 def are_running_numbers(names: pd.Index) -> bool:
-    """Whether names of cells merely count them, perhaps with gaps, as where nobody named them."""
+    """Say whether cell names are merely running numbers, perhaps with gaps, as in data without names."""
     text = names.astype(str)
     if not len(text) or not text.str.fullmatch(r"0|[1-9]\d{0,8}").all():
         return False
@@ -162,25 +162,25 @@ def _spelled_as(file: ModalityFile, other: ModalityFile) -> ModalityFile:
             for how_other, b in wanted_as.items()
             if a.is_unique and b.is_unique and not are_running_numbers(a)
         ),
-        key=lambda found: found[0],
+        key=lambda overlap: overlap[0],
         default=(0, "", ""),
     )
     if n < CHANCE * smaller:
         return file
-    at = wanted_as[how_other].get_indexer(spelled[how])
-    k = int(np.flatnonzero(at >= 0)[0])
-    pair = ((names[k], how), (wanted[at[k]], how_other))
+    places = wanted_as[how_other].get_indexer(spelled[how])
+    k = int(np.flatnonzero(places >= 0)[0])
+    pair = ((names[k], how), (wanted[places[k]], how_other))
     changes = " and ".join(f"'{name}' {spelling}" for name, spelling in pair if spelling != _AS_IT_IS)
     line = f"{n:,} of {smaller:,} cells of {file.name} and {other.name} agree in name, read {changes}: "
     if n < AGREE * smaller:
-        line += "too few to be taken for the same cells; write the names alike where they are"
+        line += "too few to count as the same cells; if they are, write the names alike"
         return replace(file, notes=(*file.notes, line))
     obs = file.obs.copy()
-    alike = np.where(at >= 0, wanted.to_numpy(object)[at], names.to_numpy(object))
+    alike = np.where(places >= 0, wanted.to_numpy(object)[places], names.to_numpy(object))
     obs.index = pd.Index(alike, name=obs.index.name)
     if not obs.index.is_unique:
         return file
-    line += f"they are taken for the same cells, named as in {other.name}; if not, add --pairing unpaired"
+    line += f"they count as the same cells, named as in {other.name}; if not, add --pairing unpaired"
     return replace(file, obs=obs, renamed=True, notes=(*file.notes, line))
 
 
@@ -204,10 +204,12 @@ def _inputs(files: Mapping[str, Sequence[ModalityFile]], order: Sequence[Path]) 
         _Input(
             path=path,
             label=label,
-            cells=pd.Index(pd.unique(np.concatenate([f.obs.index.to_numpy(object) for _, f in held]))),
-            modalities=frozenset(name for name, _ in held),
+            cells=pd.Index(
+                pd.unique(np.concatenate([f.obs.index.to_numpy(object) for _, f in files_of_path]))
+            ),
+            modalities=frozenset(name for name, _ in files_of_path),
         )
-        for label, (path, held) in zip(labels, by_path.items(), strict=True)
+        for label, (path, files_of_path) in zip(labels, by_path.items(), strict=True)
     ]
 
 
@@ -216,7 +218,7 @@ def _real(path: Path) -> Path:
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:
-    """Short names that differ: the stems, else the nearest folders that do."""
+    """Short names that differ: the stems, else the nearest folders whose names differ."""
     longest = max(len(path.parts) for path in paths)
     for depth in range(longest):
         names = [p.stem if depth == 0 else p.parts[-1 - depth] if depth < len(p.parts) else "" for p in paths]
@@ -236,7 +238,7 @@ def _experiments(inputs: Sequence[_Input]) -> list[int]:
         return groups
     a, b, name = clash
     raise InputError(
-        f"it cannot be told whose cell '{name}' is: two files of one modality have it, as has a third",
+        f"it is ambiguous which cell '{name}' is: two files of one modality have it, and so has a third",
         file=f"{a.path}, {b.path}",
         field="obs_names",
         found=f"{int(a.cells.isin(b.cells).sum()):,} names that both have",
@@ -247,7 +249,7 @@ def _experiments(inputs: Sequence[_Input]) -> list[int]:
 
 
 def _groups(inputs: Sequence[_Input], least: float) -> list[int]:
-    """Put files of different modalities together that share at least so many names."""
+    """Group files of different modalities that share at least this many names."""
     groups = list(range(len(inputs)))
     for i, j in combinations(range(len(inputs)), 2):
         if not inputs[i].excludes(inputs[j]) and inputs[i].share(inputs[j]) >= least:
@@ -273,13 +275,13 @@ def _experiment_labels(inputs: Sequence[_Input], experiments: Sequence[int]) -> 
 def _recurring(inputs: Sequence[_Input], experiments: Sequence[int]) -> list[str]:
     """Names that occur in two experiments."""
     seen = pd.Index([], dtype=object)
-    found: list[str] = []
+    names: list[str] = []
     for k in dict.fromkeys(experiments):
-        held = [one.cells for one, group in zip(inputs, experiments, strict=True) if group == k]
-        own = pd.Index(pd.unique(np.concatenate([cells.to_numpy(object) for cells in held])))
-        found.extend(map(str, own[own.isin(seen)]))
-        seen = seen.append(own)
-    return list(dict.fromkeys(found))
+        same_experiment = [one.cells for one, group in zip(inputs, experiments, strict=True) if group == k]
+        distinct = pd.Index(pd.unique(np.concatenate([cells.to_numpy(object) for cells in same_experiment])))
+        names.extend(map(str, distinct[distinct.isin(seen)]))
+        seen = seen.append(distinct)
+    return list(dict.fromkeys(names))
 
 
 def _notes(
@@ -293,8 +295,8 @@ def _notes(
     if recurring:
         suffixes = []
         for k, label in labels.items():
-            held = [one.path.name for one, group in zip(inputs, experiments, strict=True) if group == k]
-            suffixes.append(f"-{label}" + (f" ({' and '.join(held)})" if len(held) > 1 else ""))
+            file_names = [one.path.name for one, group in zip(inputs, experiments, strict=True) if group == k]
+            suffixes.append(f"-{label}" + (f" ({' and '.join(file_names)})" if len(file_names) > 1 else ""))
         notes.append(
             f"{len(recurring):,} cell names recur in files that hold different cells, such as "
             f"'{recurring[0]}': every name gets a suffix, {', '.join(suffixes)}"
@@ -302,9 +304,11 @@ def _notes(
     for one, other in combinations(inputs, 2):
         if one.excludes(other) and one.share(other) >= SURE:
             notes.append(
-                f"{one.label} and {other.label} share most of their cell names: if these are "
-                f"the same cells, take of one file only what the other lacks ({other.path.name}::MODALITY)"
+                f"{one.label} and {other.label} share most of their cell names: if these are the same "
+                f"cells, take from one file only what the other lacks ({other.path.name}::MODALITY)"
             )
-    own = "" if key == INPUT_KEY else f"; obs['{INPUT_KEY}'] is the files' own"
-    notes.append(f"obs['{key}'] says which input a cell is of: {', '.join(one.label for one in inputs)}{own}")
+    of_files = "" if key == INPUT_KEY else f"; obs['{INPUT_KEY}'] is the files' own"
+    notes.append(
+        f"obs['{key}'] says which input a cell is of: {', '.join(one.label for one in inputs)}{of_files}"
+    )
     return notes

@@ -70,7 +70,7 @@ def open_source(source: Source) -> list[ModalityFile]:
 
 
 def _named(source: Source, files: list[ModalityFile]) -> list[ModalityFile]:
-    """Give the modality the name that the user calls it, and check what there is."""
+    """Give the modality the user's name for it, and check its contents."""
     if source.name is not None:
         if len(files) > 1:
             raise UsageError(
@@ -164,8 +164,8 @@ def _raw_fits(group: h5py.Group, file: ModalityFile) -> bool:
         return False
 
 
-def _by_feature_type(whole: ModalityFile, said: str | None) -> list[ModalityFile]:
-    """Split by feature type, or name the whole by the first thing that tells its meaning."""
+def _by_feature_type(whole: ModalityFile, file_name: str | None) -> list[ModalityFile]:
+    """Split by feature type, or name the whole file by the first thing that tells its kind."""
     types = _feature_types(whole.var)
     names = types.unique() if types is not None else []
     if types is not None and len(names) > 1:
@@ -177,7 +177,7 @@ def _by_feature_type(whole: ModalityFile, said: str | None) -> list[ModalityFile
             n
             for n in (
                 str(names[0]) if len(names) and kind_of(str(names[0])) is not ModalityKind.OTHER else None,
-                said,
+                file_name,
                 name_in_stem(stem),
                 None if by_content is ModalityKind.OTHER else by_content.value,
             )
@@ -202,8 +202,8 @@ def _feature_types(var: pd.DataFrame) -> pd.Series | None:
         if column in var:
             values = var[column].astype(object).where(var[column].notna(), "other").astype(str)
             names = values.map({v: feature_type_name(v) for v in values.unique()})
-            known = any(kind_of(n) is not ModalityKind.OTHER for n in names.unique())
-            if known or column == "feature_types":
+            tells_kinds = any(kind_of(n) is not ModalityKind.OTHER for n in names.unique())
+            if tells_kinds or column == "feature_types":
                 return names
     return None
 
@@ -236,13 +236,13 @@ def _pick(source: Source, files: list[ModalityFile]) -> list[ModalityFile]:
 
 
 def _telling_aside(source: Source, files: list[ModalityFile], aside: Sequence[str]) -> list[ModalityFile]:
-    """Note at the first modality which others of the file are left out, and how to ask for them."""
-    left = [name for name in aside if all(f.name != name for f in files)]
-    if source.modality is not None or not left:
+    """Note at the first modality which others of the file are left out, and how to use them."""
+    left_out = [name for name in aside if all(f.name != name for f in files)]
+    if source.modality is not None or not left_out:
         return files
     line = (
-        f"{source.path.name}: {' and '.join(left)} left out, as hashtags and guides label cells and measure "
-        f"nothing of them; to use one all the same, name it: {source.path}::{left[0]}"
+        f"{source.path.name}: {' and '.join(left_out)} left out, as hashtags and guides label cells and do "
+        f"not measure them; to use one all the same, name it: {source.path}::{left_out[0]}"
     )
     return [replace(files[0], notes=(*files[0].notes, line)), *files[1:]]
 
@@ -266,7 +266,7 @@ def _wanted(source: Source, names: Sequence[str], kinds: Mapping[str, ModalityKi
 
 
 def _check(file: ModalityFile) -> None:
-    """Refuse what no analysis can use."""
+    """Refuse a modality that cannot be analysed."""
     where = "obs_names" if file.holds_tables else "barcodes"
     if file.n_obs < 2:
         found = "no cells" if file.n_obs == 0 else "one cell"

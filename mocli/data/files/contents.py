@@ -1,4 +1,4 @@
-"""What the numbers look like, which layer to take, and whether they can be used."""
+"""What the numbers of a matrix look like, which layer to take, and whether its values can be used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BLOCK = 1 << 22
 COUNTED_KINDS = frozenset({ModalityKind.RNA, ModalityKind.ATAC})
 
 MOST_NEGATIVE = 0.05
-"""Share of negative values up to which whole numbers are counts with a fault."""
+"""Whole numbers with at most this share of negative values are counts with a defect."""
 
 
 def look(x: CSR) -> ValueKind:
@@ -39,7 +39,7 @@ def look(x: CSR) -> ValueKind:
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """The matrix to use: `X`, a layer's name or `raw`; what it holds; why it."""
+    """The matrix to use: `X`, a layer's name or `raw`; what it holds; and why it was chosen."""
 
     layer: str
     values: ValueKind
@@ -64,9 +64,8 @@ def choose_layer(
     Raises
     ------
     InputError
-        The layer asked for is missing; counts are wanted and it holds none, or
-        negative values are not allowed and it has some. The message names the
-        matrices of the file that would do.
+        The layer asked for is missing, holds no counts where counts are wanted, or has negative values
+        where they are not allowed. The message names the matrices of the file that would do.
     """
     if requested is not None:
         layer, reason = requested, "asked for"
@@ -122,7 +121,7 @@ def _holds_counts(file: ModalityFile, layer: str) -> bool:
 
 
 def _cause(x: CSR, values: ValueKind) -> str | None:
-    """Say which tool makes counts look like these values, None where they are something else."""
+    """Say which tool makes counts look like these values; None if none does."""
     data = x.data[np.isfinite(x.data) & (x.data != 0)]
     whole = float((np.abs(data - np.rint(data)) <= _WHOLE).mean())
     negative = float((data < 0).mean())
@@ -139,7 +138,7 @@ def _cause(x: CSR, values: ValueKind) -> str | None:
 
 
 def _as_normal(name: str, values: ValueKind) -> str:
-    """Return how values that are no counts could be taken, as the end of a hint."""
+    """Return how values that are not counts could be used, as the end of a hint."""
     signed = f" --transform {name}=identity" if values is ValueKind.REAL else ""
     return f", or take these for normal values with --likelihood {name}=normal{signed}"
 
@@ -165,14 +164,14 @@ class Health:
 
 
 def check_values(x: CSR, file: ModalityFile, *, layer: str, allow_negative: bool) -> Health:
-    """Refuse values that would ruin training; count what is merely empty.
+    """Refuse values that would ruin training; count empty cells and constant features.
 
     Parameters
     ----------
     x
         `(n_obs, n_vars)`, without stored zeros.
     layer
-        What was read, for the message.
+        The layer that was read, for the message.
 
     Raises
     ------
@@ -187,7 +186,7 @@ def check_values(x: CSR, file: ModalityFile, *, layer: str, allow_negative: bool
             x,
             file,
             layer,
-            "scaled or centred data? give the values before that",
+            "are these scaled or centred data? give the values before scaling",
         )
     stored = np.diff(x.indptr)
     total = np.zeros(x.shape[0])
@@ -215,17 +214,17 @@ def _mixed(file: ModalityFile, layer: str, *, signed: bool) -> dict[str, ValueKi
     parts = file.by_part()
     if len(parts) < 2:
         return {}
-    found = {str(part.path): look(part.sample(layer)) for part, _ in parts}
-    kinds = set(found.values())
+    contents = {str(part.path): look(part.sample(layer)) for part, _ in parts}
+    kinds = set(contents.values())
     # of values of any sign, some files may lack negative or large ones by chance
     alike = len(kinds) == 1 or (signed and ValueKind.COUNTS not in kinds)
-    return {} if alike else found
+    return {} if alike else contents
 
 
 def _refuse_mixed(file: ModalityFile, layer: str, *, signed: bool) -> None:
     """Refuse files of one modality of which some hold counts and others do not."""
-    found = _mixed(file, layer, signed=signed)
-    if not found:
+    contents = _mixed(file, layer, signed=signed)
+    if not contents:
         return
     others = [m for m in file.matrices if m != layer and not _mixed(file, m, signed=signed)]
     if others:
@@ -244,14 +243,14 @@ def _refuse_mixed(file: ModalityFile, layer: str, *, signed: bool) -> None:
         f"the files of '{file.name}' hold different values",
         file=file.where,
         field=_field(layer),
-        found="; ".join(f"{_WORDS[kind]} in {path}" for path, kind in found.items()),
+        found="; ".join(f"{_WORDS[kind]} in {path}" for path, kind in contents.items()),
         expected="the same in every file",
         hint=hint,
     )
 
 
 def _constant(x: CSR) -> BoolArray:
-    """Columns with one value throughout, `(n_vars,)`."""
+    """Say which columns have the same value in all cells, `(n_vars,)`."""
     n_obs, n_vars = x.shape
     first = np.zeros(n_vars, x.dtype)
     first[x.indices[: x.indptr[1]]] = x.data[: x.indptr[1]]

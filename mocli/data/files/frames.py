@@ -1,4 +1,4 @@
-"""The obs and var tables of a file, as written by any anndata, and those of several files made one."""
+"""The obs and var tables of a file, as written by any anndata, and their union over several files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def read_index(node: h5py.Group | h5py.Dataset) -> StrArray:
 
 def top_columns(
     top: pd.DataFrame,
-    own: pd.DataFrame,
+    obs: pd.DataFrame,
     *,
     modality: str,
     modalities: Sequence[str],
@@ -53,10 +53,10 @@ def top_columns(
 
     Parameters
     ----------
-    top, own
+    top, obs
         Tables of the file and of the modality.
     obsmap
-        For each row of `top` the row of `own` from 1, 0 where there is none;
+        For each row of `top` the row of `obs` from 1, 0 where there is none;
         used where names alone are ambiguous.
     """
     names: dict[str, str] = {}
@@ -67,19 +67,19 @@ def top_columns(
                 names[rest] = column  # the column meant for this modality beats a shared one
         else:
             names.setdefault(column, column)
-    wanted = {new: old for new, old in names.items() if new not in own.columns}
+    wanted = {new: old for new, old in names.items() if new not in obs.columns}
     if not wanted:
-        return own
+        return obs
     if top.index.is_unique:
-        found = top[list(wanted.values())].reindex(own.index)
-    elif obsmap is not None and np.count_nonzero(obsmap) == len(own):
+        added = top[list(wanted.values())].reindex(obs.index)
+    elif obsmap is not None and np.count_nonzero(obsmap) == len(obs):
         rows = np.flatnonzero(obsmap)
-        found = top[list(wanted.values())].iloc[rows[np.argsort(obsmap[rows], kind="stable")]]
-        found.index = own.index
+        added = top[list(wanted.values())].iloc[rows[np.argsort(obsmap[rows], kind="stable")]]
+        added.index = obs.index
     else:
-        return own
-    found.columns = list(wanted)
-    return pd.concat([own, found], axis=1)
+        return obs
+    added.columns = list(wanted)
+    return pd.concat([obs, added], axis=1)
 
 
 def _compound(dataset: h5py.Dataset) -> pd.DataFrame:
@@ -95,17 +95,17 @@ def _compound(dataset: h5py.Dataset) -> pd.DataFrame:
 
 
 def stack_obs(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Put tables below each other; a column that one lacks is missing there.
+    """Stack tables; a column that one of them lacks is missing in its rows.
 
-    Levels of categories are united, in order of appearance; a column that is
-    numbers in one table and words in another becomes words.
+    Levels of categories are united, in order of appearance; a column with numbers in one table and words in
+    another becomes words.
     """
     names = list(dict.fromkeys(c for table in tables for c in table.columns))
     index = pd.Index(np.concatenate([t.index.to_numpy(object) for t in tables]), dtype=object)
     columns = {}
     for name in names:
-        found = [table[name] if name in table.columns else None for table in tables]
-        columns[name] = _stack(found, [len(t) for t in tables], index)
+        parts = [table[name] if name in table.columns else None for table in tables]
+        columns[name] = _stack(parts, [len(t) for t in tables], index)
     stacked = pd.DataFrame(columns, index=index)
     stacked.index.name = tables[0].index.name
     return stacked
@@ -116,56 +116,58 @@ def agreeing_columns(tables: Sequence[pd.DataFrame]) -> tuple[pd.DataFrame, list
 
     Rows are the same features in the same order.
     """
-    kept: dict[Any, pd.Series] = {}
+    agreeing: dict[Any, pd.Series] = {}
     differing = []
     for name in dict.fromkeys(c for table in tables for c in table.columns):
-        found = [table[name] for table in tables if name in table.columns]
-        if all(_equal(found[0], other) for other in found[1:]):
-            kept[name] = found[0].set_axis(tables[0].index)
+        parts = [table[name] for table in tables if name in table.columns]
+        if all(_equal(parts[0], other) for other in parts[1:]):
+            agreeing[name] = parts[0].set_axis(tables[0].index)
         else:
             differing.append(str(name))
-    return pd.DataFrame(kept, index=tables[0].index), differing
+    return pd.DataFrame(agreeing, index=tables[0].index), differing
 
 
-def _stack(found: Sequence[pd.Series | None], sizes: Sequence[int], index: pd.Index) -> pd.Series:
-    given = [column for column in found if column is not None]
-    if all(isinstance(c.dtype, pd.CategoricalDtype) for c in given):
-        return pd.Series(_stack_categories(found, sizes), index=index)
-    numbers = [pd.api.types.is_numeric_dtype(c.dtype) for c in given]
-    flags = [pd.api.types.is_bool_dtype(c.dtype) for c in given]
+def _stack(parts: Sequence[pd.Series | None], sizes: Sequence[int], index: pd.Index) -> pd.Series:
+    present = [column for column in parts if column is not None]
+    if all(isinstance(c.dtype, pd.CategoricalDtype) for c in present):
+        return pd.Series(_stack_categories(parts, sizes), index=index)
+    numbers = [pd.api.types.is_numeric_dtype(c.dtype) for c in present]
+    flags = [pd.api.types.is_bool_dtype(c.dtype) for c in present]
     if all(flags) or (all(numbers) and not any(flags)):
-        if len(given) < len(found) and all(flags):
+        if len(present) < len(parts) and all(flags):
             # missing among booleans: numbers on disk, not the words True and False
-            given = [c.astype("boolean") for c in given]
-        filled = iter(given)
+            present = [c.astype("boolean") for c in present]
+        filled = iter(present)
         missing = "boolean" if all(flags) else np.float64
         stacked = pd.concat(
             [
                 pd.Series(np.full(n, np.nan), dtype=missing)
                 if c is None
                 else next(filled).reset_index(drop=True)
-                for c, n in zip(found, sizes, strict=True)
+                for c, n in zip(parts, sizes, strict=True)
             ]
         )
         return stacked.set_axis(index)
     text = [
-        np.full(n, None, dtype=object) if c is None else _words(c) for c, n in zip(found, sizes, strict=True)
+        np.full(n, None, dtype=object) if c is None else _words(c) for c, n in zip(parts, sizes, strict=True)
     ]
     words = pd.Series(np.concatenate(text), index=index, dtype=object)
-    return words.astype("category") if any(isinstance(c.dtype, pd.CategoricalDtype) for c in given) else words
+    return (
+        words.astype("category") if any(isinstance(c.dtype, pd.CategoricalDtype) for c in present) else words
+    )
 
 
-def _stack_categories(found: Sequence[pd.Series | None], sizes: Sequence[int]) -> pd.Categorical:
-    given = [c for c in found if c is not None]
-    levels = [c.cat.categories for c in given]
+def _stack_categories(parts: Sequence[pd.Series | None], sizes: Sequence[int]) -> pd.Categorical:
+    present = [c for c in parts if c is not None]
+    levels = [c.cat.categories for c in present]
     alike = all(index.equals(levels[0]) for index in levels[1:])
-    ordered = alike and all(c.cat.ordered for c in given)
+    ordered = alike and all(c.cat.ordered for c in present)
     if len({index.dtype for index in levels}) > 1:
-        given = [pd.Series(pd.Categorical(_words(c))) for c in given]
-        levels = [c.cat.categories for c in given]
-    filled = iter(given)
+        present = [pd.Series(pd.Categorical(_words(c))) for c in present]
+        levels = [c.cat.categories for c in present]
+    filled = iter(present)
     pieces = []
-    for column, n in zip(found, sizes, strict=True):
+    for column, n in zip(parts, sizes, strict=True):
         values = (
             pd.Categorical.from_codes(np.full(n, -1), levels[0]) if column is None else next(filled).array
         )
@@ -181,13 +183,13 @@ def _words(column: pd.Series) -> Any:
         # code -1, missing, finds the last
         return np.array([*_words(levels), None], dtype=object)[column.cat.codes.to_numpy()]
     missing = column.isna().to_numpy()
-    known = column[~missing]
-    if known.dtype.kind == "f":
-        numbers = known.to_numpy(dtype=np.float64)
+    values = column[~missing]
+    if values.dtype.kind == "f":
+        numbers = values.to_numpy(dtype=np.float64)
         if np.isfinite(numbers).all() and np.array_equal(numbers, np.rint(numbers)):
-            known = known.astype("Int64")
+            values = values.astype("Int64")
     out = np.full(len(column), None, dtype=object)
-    out[~missing] = known.astype(object).to_numpy().astype(str)
+    out[~missing] = values.astype(object).to_numpy().astype(str)
     return out
 
 

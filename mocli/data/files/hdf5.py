@@ -1,4 +1,4 @@
-"""Opening HDF5 files read-only, and saying in plain words why one cannot be read."""
+"""Open HDF5 files read-only, and say in plain words why one cannot be read."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
     Raises
     ------
     InputError
-        The file is absent, a folder or a pipe, not HDF5, truncated, damaged, locked or
-        not readable, or takes what it holds from other files.
+        The file is missing, a folder or a pipe, not HDF5, truncated, damaged, locked or not readable, or it
+        takes its values from other files.
     """
     try:
         status = path.stat()
@@ -82,7 +82,7 @@ def reading(path: Path, field: str) -> Iterator[None]:
 
 
 def flat_keys(group: h5py.Group) -> list[str]:
-    """Return keys of the elements of a slot; of a key with `/`, which HDF5 took for a path, the whole."""
+    """Return the keys of a slot's elements, with `/` where HDF5 took a key for a path."""
     keys: list[str] = []
     for key in group:
         node = group.get(key)
@@ -113,11 +113,13 @@ def _absent(path: Path) -> InputError:
             hint="paths are relative to the working folder",
         )
     try:
-        there = sorted(p.name for p in path.parent.iterdir() if p.suffix in (".h5ad", ".h5mu", ".h5"))
+        neighbours = sorted(p.name for p in path.parent.iterdir() if p.suffix in (".h5ad", ".h5mu", ".h5"))
     except OSError:
-        there = []
+        neighbours = []
     return InputError(
-        "the file does not exist", file=path, hint=did_you_mean(path.name, there, "data files in that folder")
+        "the file does not exist",
+        file=path,
+        hint=did_you_mean(path.name, neighbours, "data files in that folder"),
     )
 
 
@@ -138,7 +140,7 @@ def _unopenable(path: Path, error: Exception) -> InputError:
             "the file may not be read",
             file=path,
             found="permission denied",
-            hint="ask its owner for the right to read it",
+            hint="ask its owner for permission to read it",
         )
     if number in _HELD or "unable to lock" in str(error):
         return InputError(

@@ -1,4 +1,4 @@
-"""Modalities in memory, seen as those of a file: an AnnData, or a folder of text files as 10x writes them."""
+"""Modalities in memory, used like those of a file: an AnnData, or a folder of text files from 10x."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ class MemoryModality(ModalityFile):
 
     Attributes
     ----------
-    held
+    arrays
         Matrices `(n_obs, n_vars)` by name, `X` among them.
     """
 
-    held: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    arrays: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The file that it was read from; of an AnnData none."""
+        """The file that it was read from; none for an AnnData."""
         return () if self.format == "memory" else (self.path,)
 
     @property
     def where(self) -> str:
-        """Words for messages."""
+        """The source, in words, for messages."""
         return f"the AnnData of '{self.name}'" if self.format == "memory" else str(self.path)
 
     def read(
@@ -63,7 +63,7 @@ class MemoryModality(ModalityFile):
         wanted: Any = slice(None) if rows is None else rows
         if self.rows is not None:
             wanted = self.rows[wanted]
-        x = sp.csr_matrix(self.held["X" if layer is None else layer][wanted], dtype=dtype, copy=True)
+        x = sp.csr_matrix(self.arrays["X" if layer is None else layer][wanted], dtype=dtype, copy=True)
         x.sum_duplicates()
         if self.columns is not None:
             x = x[:, self.columns]
@@ -74,20 +74,20 @@ class MemoryModality(ModalityFile):
         return x
 
     def stored_as(self, layer: str | None = None) -> tuple[str, np.dtype[Any]]:
-        """Return how a matrix is held and the type of its values; see `ModalityFile.stored_as`."""
-        return "csr", np.dtype(self.held["X" if layer is None else layer].dtype)
+        """Return how a matrix is stored and the type of its values; see `ModalityFile.stored_as`."""
+        return "csr", np.dtype(self.arrays["X" if layer is None else layer].dtype)
 
     def _n_stored(self, layer: str | None) -> int | None:
         self._place(layer)
-        x = self.held["X" if layer is None else layer]
+        x = self.arrays["X" if layer is None else layer]
         return int(x.nnz) if sp.issparse(x) and self.columns is None and self.rows is None else None
 
 
 def find_tenx_folder(path: Path) -> Path | None:
     """Return the matrix of a folder as Cell Ranger writes it, or of its path; None where there is none."""
     if path.is_dir():
-        found = sorted(p for p in path.iterdir() if _MATRIX.search(p.name))
-        return found[0] if len(found) == 1 else None
+        matrices = sorted(p for p in path.iterdir() if _MATRIX.search(p.name))
+        return matrices[0] if len(matrices) == 1 else None
     return path if path.is_file() and _MATRIX.search(path.name) else None
 
 
@@ -97,8 +97,8 @@ def of_tenx_folder(matrix: Path) -> MemoryModality:
     Raises
     ------
     InputError
-        One of them is absent, damaged, or they do not fit, which its first lines say before the matrix is
-        read: room for what they promise is taken at once.
+        One of them is missing or damaged, or they do not fit each other. The first lines of the matrix are
+        checked before it is read, because memory for what they promise is allocated at once.
     """
     stem = _MATRIX.sub("", matrix.name)
 
@@ -138,7 +138,7 @@ def of_tenx_folder(matrix: Path) -> MemoryModality:
         var["interval"] = [f"{f[3]}:{f[4]}-{f[5]}" for f in features]
     obs = pd.DataFrame(index=pd.Index([b[0] for b in barcodes], dtype=object))
     kind = ModalityKind.OTHER
-    return MemoryModality("", kind, matrix, "/", "mtx", obs, var, has_x=True, held={"X": x})
+    return MemoryModality("", kind, matrix, "/", "mtx", obs, var, has_x=True, arrays={"X": x})
 
 
 def of_anndata(adata: AnnData, name: str, kind: ModalityKind | str | None = None) -> MemoryModality:
@@ -147,8 +147,8 @@ def of_anndata(adata: AnnData, name: str, kind: ModalityKind | str | None = None
         kind = kind_of(name)
         if kind is ModalityKind.OTHER:
             kind = kind_of_features([str(v) for v in adata.var_names])
-    held = {} if adata.X is None else {"X": adata.X}
-    held |= {str(layer): values for layer, values in adata.layers.items()}
+    matrices = {} if adata.X is None else {"X": adata.X}
+    matrices |= {str(layer): values for layer, values in adata.layers.items()}
     return MemoryModality(
         name=name,
         kind=ModalityKind(kind),
@@ -157,7 +157,7 @@ def of_anndata(adata: AnnData, name: str, kind: ModalityKind | str | None = None
         format="memory",
         obs=adata.obs,
         var=adata.var,
-        layers=tuple(key for key in held if key != "X"),
-        has_x="X" in held,
-        held=held,
+        layers=tuple(key for key in matrices if key != "X"),
+        has_x="X" in matrices,
+        arrays=matrices,
     )

@@ -22,14 +22,14 @@ from mocli.types import ModalityKind
 
 
 def gather(
-    found: Sequence[tuple[Source, list[ModalityFile]]], *, kinds: Mapping[str, ModalityKind]
+    sources: Sequence[tuple[Source, list[ModalityFile]]], *, kinds: Mapping[str, ModalityKind]
 ) -> list[ModalityFile]:
     """Return every modality once, its files joined where several hold it.
 
-    Files are joined where the name is said, by the user (`rna=a.h5ad`) or by the
-    files (the modalities of an h5mu, the feature types of a 10x file). Where a name
-    was guessed from a file's name or content, a later one that collides is joined if it
-    measures the same features of other cells (`is_more_of`), else it takes its file's stem.
+    Files are joined where the name is given, by the user (`rna=a.h5ad`) or by the files (the modalities of
+    an h5mu, the feature types of a 10x file). Where a name was guessed from a file's name or content, a
+    later one that collides is joined if it measures the same features of other cells (`is_more_of`), else
+    it takes its file's stem.
 
     Raises
     ------
@@ -38,39 +38,43 @@ def gather(
     InputError
         Files that cannot be joined; see `joined.join` and `cellnames.tell_apart`.
     """
-    if not found:
+    if not sources:
         raise UsageError("no input", expected="at least one .h5ad, .h5mu or 10x .h5 file")
     named: dict[str, list[ModalityFile]] = {}
-    said: dict[str, bool] = {}
-    asked: set[str] = set()
+    all_named: dict[str, bool] = {}
+    asked_names: set[str] = set()
     hints: dict[str, str] = {}
-    for source, opened in found:
+    for source, opened in sources:
         for file in opened:
-            name = _free_name(source, file, named, said)
+            name = _free_name(source, file, named, all_named)
             if name != file.name and file.kind is named[file.name][0].kind is not ModalityKind.OTHER:
                 first = named[file.name][0].path
                 hints[name] = (
-                    f"{name}: a modality beside '{file.name}'; if it is {file.name} of other cells, say so: "
-                    f"{file.name}={first} {file.name}={file.path}"
+                    f"{name}: a modality beside '{file.name}'; if it holds {file.name} of other cells, "
+                    f"write {file.name}={first} {file.name}={file.path}"
                 )
             if source.name is not None:
-                asked.add(name)
-            said[name] = said.get(name, True) and is_said(source, file)
+                asked_names.add(name)
+            all_named[name] = all_named.get(name, True) and is_said(source, file)
             named.setdefault(name, []).append(file)
-    apart = tell_apart(named, order=[source.path for source, _ in found])
+    by_modality = tell_apart(named, order=[source.path for source, _ in sources])
     files: list[ModalityFile] = []
-    for name, held in apart.items():
-        parts = [_without_hashtags(part) for part in held] if _is_prot(name, held, kinds) else held
+    for name, files_of_one in by_modality.items():
+        parts = (
+            [_without_hashtags(part) for part in files_of_one]
+            if _is_prot(name, files_of_one, kinds)
+            else files_of_one
+        )
         notes = (*(note for part in parts for note in part.notes), *([hints[name]] if name in hints else []))
         if len(parts) == 1:
             kind = kinds.get(name, parts[0].kind)
             files.append(replace(parts[0], name=name, kind=kind, notes=notes))
             continue
         one = join(name, parts, kind=kinds.get(name))
-        if name not in asked and not any(isinstance(file, JoinedModality) for file in files):
+        if name not in asked_names and not any(isinstance(file, JoinedModality) for file in files):
             last = parts[-1]
-            which = f"{last.path}" if last.format == "h5ad" else f"{last.path}::{last.name}"
-            advice = f"to keep a file's {name} apart, name it: other={which}"
+            spelling = f"{last.path}" if last.format == "h5ad" else f"{last.path}::{last.name}"
+            advice = f"to keep a file's {name} separate, name it: other={spelling}"
             notes = (*notes, f"files with the same modality are joined; {advice}")
         files.append(replace(one, notes=(*notes, *one.notes)))
     return spell_alike(files)
@@ -81,36 +85,36 @@ def _is_prot(name: str, parts: Sequence[ModalityFile], kinds: Mapping[str, Modal
 
 
 def _without_hashtags(file: ModalityFile) -> ModalityFile:
-    """Leave hashtags among antibodies out: neighbours would share the sample and not the type."""
+    """Leave out hashtags among antibodies: they would make neighbours of cells of one sample, not type."""
     hashtags = np.array([is_hashtag(str(name)) for name in file.var.index], dtype=bool)
     if not hashtags.any() or hashtags.all():
         return file
-    kept = np.flatnonzero(~hashtags)
+    others = np.flatnonzero(~hashtags)
     some = ", ".join(map(str, file.var.index[hashtags][:4]))
     line = (
-        f"{file.name}: {int(hashtags.sum()):,} hashtags left out ({some}), which say the sample of a cell; "
-        f"to keep them, say that these are no antibodies alone: --kind {file.name}=other"
+        f"{file.name}: {int(hashtags.sum()):,} hashtags left out ({some}), which mark the sample of a cell; "
+        f"to keep them, give --kind {file.name}=other"
     )
-    columns = kept if file.columns is None else file.columns[kept]
-    return replace(file, var=file.var.iloc[kept], columns=columns, raw=False, notes=(*file.notes, line))
+    columns = others if file.columns is None else file.columns[others]
+    return replace(file, var=file.var.iloc[others], columns=columns, raw=False, notes=(*file.notes, line))
 
 
 def is_said(source: Source, file: ModalityFile) -> bool:
-    """Whether a modality's name was given by somebody, not guessed."""
+    """Say whether a modality's name was given, by the user or the file, and not guessed."""
     return source.name is not None or file.format != "h5ad" or file.columns is not None
 
 
 def is_more_of(file: ModalityFile, other: ModalityFile) -> bool:
-    """Whether a file measures what another does, of other cells.
+    """Say whether a file measures the same as another, in other cells.
 
     They are of one known kind, have half of the smaller one's features by name in common, and fewer than
-    half of the cells; running numbers name no cell.
+    half of the cells; running numbers do not count as names.
     """
     if file.kind is not other.kind or file.kind is ModalityKind.OTHER:
         return False
     features, cells = (
-        pd.Index(mine).isin(theirs).sum() / min(len(mine), len(theirs))
-        for mine, theirs in (
+        pd.Index(ours).isin(others).sum() / min(len(ours), len(others))
+        for ours, others in (
             (pd.unique(file.var.index), pd.unique(other.var.index)),
             (file.obs.index.to_numpy(str), other.obs.index.to_numpy(str)),
         )
@@ -119,10 +123,13 @@ def is_more_of(file: ModalityFile, other: ModalityFile) -> bool:
 
 
 def _free_name(
-    source: Source, file: ModalityFile, named: Mapping[str, Sequence[ModalityFile]], said: Mapping[str, bool]
+    source: Source,
+    file: ModalityFile,
+    named: Mapping[str, Sequence[ModalityFile]],
+    all_named: Mapping[str, bool],
 ) -> str:
     name = file.name
-    if name not in named or (said[name] and is_said(source, file)):
+    if name not in named or (all_named[name] and is_said(source, file)):
         return name
     if source.name is None and all(is_more_of(file, other) for other in named[name]):
         return name
@@ -132,13 +139,13 @@ def _free_name(
     stem = source.path.stem
     if source.name is None and stem not in named:
         return stem
-    taken = name if source.name is not None else stem
+    name_tried = name if source.name is not None else stem
     path = source.text.rpartition("=")[2]
     raise UsageError(
-        f"two inputs are called '{taken if taken in named else name}'",
+        f"two inputs are called '{name_tried if name_tried in named else name}'",
         file=file.path,
-        found=f"'{taken}' is also {named[taken][0].path}",
-        hint=f"name one of them: other={path}; or both alike, to join them as one modality: "
+        found=f"'{name_tried}' is also {named[name_tried][0].path}",
+        hint=f"name one of them: other={path}; or name both alike to join them as one modality: "
         f"{name}={other.path} {name}={path}",
     )
 
@@ -167,18 +174,18 @@ def open_inputs(
         No input, names that collide, a file given twice, or files of one name that
         measure different things.
     InputError
-        A file that is absent, no HDF5, damaged, of another format, without
-        the modality wanted, with repeated cell names, with fewer than two
-        cells or no feature; files of one modality that share too few features.
+        A file is missing, not HDF5, damaged, of another format, without the modality wanted, with repeated
+        cell names, with fewer than two cells or without features; or files of one modality share too few
+        features.
     """
-    found = [(source, open_source(source)) for source in map(parse_source, texts)]
-    return gather(found, kinds=kinds or {})
+    opened = [(source, open_source(source)) for source in map(parse_source, texts)]
+    return gather(opened, kinds=kinds or {})
 
 
 def sha256(path: Path) -> str:
-    """Hash a file without holding it in memory; once, while it stays as it is."""
-    known = path.stat()
-    return _hashed(path.resolve(), (known.st_size, known.st_mtime_ns, known.st_ino))
+    """Hash a file without loading it into memory; only once while it does not change."""
+    stat = path.stat()
+    return _hashed(path.resolve(), (stat.st_size, stat.st_mtime_ns, stat.st_ino))
 
 
 @cache

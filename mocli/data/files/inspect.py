@@ -1,4 +1,4 @@
-"""What a modality of a file holds, looked at and not judged by any model: for a person with new data.
+"""A first look at a modality of a file, for somebody with new data; no model is involved.
 
 Reads tables and a few hundred rows of each matrix.
 """
@@ -33,7 +33,7 @@ _STYLES = {
 }
 MOST_LEVELS = 200
 FEWEST_COUNTS = 100
-"""Counts of a barcode below which no cell is behind it."""
+"""Barcodes with fewer counts than this hold no cell."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class ModalityFacts:
     batches, labels
         Columns of obs that look like batches or labels of cells, with their number of levels.
     genome
-        As the file says it; None where it does not.
+        As given in the file; None if it is not.
     spatial
         Whether cells have coordinates in a tissue.
     doubts
-        What looks wrong, a sentence each.
+        What looks wrong, one sentence each.
     """
 
     name: str
@@ -89,7 +89,7 @@ def inspect_modality(file: ModalityFile) -> ModalityFacts:
 
 
 def agreeing_names(first: Sequence[str], second: Sequence[str]) -> tuple[int, int]:
-    """Return how many cell names agree as they are, and how many would but for endings and beginnings.
+    """Return how many cell names agree as they are, and how many without endings and beginnings.
 
     Endings such as `-1` and `_2`, and samples before a barcode, are added by tools that join files.
     """
@@ -121,13 +121,13 @@ def _style(names: Sequence[str]) -> str:
 def _genome(var: pd.DataFrame) -> str | None:
     for column in ("genome", "Genome"):
         if column in var:
-            said = [str(g) for g in pd.unique(var[column].dropna()) if str(g)]
-            return ", ".join(said[:3]) or None
+            genomes = [str(g) for g in pd.unique(var[column].dropna()) if str(g)]
+            return ", ".join(genomes[:3]) or None
     return None
 
 
 def is_spatial(file: ModalityFile) -> bool:
-    """Whether obsm of the modality says where its cells lie in a tissue."""
+    """Say whether obsm of the modality has the cells' coordinates in a tissue."""
     if not file.holds_tables:
         return False
     with open_h5(file.path) as h5:
@@ -140,7 +140,7 @@ def _doubts(file: ModalityFile, matrices: Mapping[str, ValueKind]) -> list[str]:
     counted = [name for name, kind in matrices.items() if kind is ValueKind.COUNTS]
     if not counted and file.kind in {ModalityKind.RNA, ModalityKind.ATAC}:
         doubts.append(
-            "no matrix holds counts: give the file with the raw counts, or name what there is normal"
+            "no matrix holds counts: give the file with the raw counts, or treat the values as normal"
         )
     if counted and "counts" not in counted and "X" not in counted:
         doubts.append(f"counts are in {counted[0]} and not in X: --layer {file.name}={counted[0]} takes them")
@@ -154,7 +154,7 @@ def _doubts(file: ModalityFile, matrices: Mapping[str, ValueKind]) -> list[str]:
             )
     names = file.obs.index[:1000].astype(str)
     if all(name.isdigit() for name in names):
-        doubts.append("cells are called by running numbers, which say nothing of cells of other files")
+        doubts.append("the cell names are running numbers, which do not identify cells across files")
     if (whole := file.obs.index.duplicated().sum()) > 0:
         doubts.append(f"{whole:,} cell names are not unique")
     return doubts

@@ -1,4 +1,4 @@
-"""One modality measured in several files: other cells in each, the features that all share."""
+"""One modality from several files: different cells in each, and the features that all share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mocli.errors import InputError, UsageError
 from mocli.types import CSR, IntArray, ModalityKind
 
 LEAST_SHARED = 0.5
-"""Share of the smallest file's features that all files must have."""
+"""Least share of the smallest file's features that all files must have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,17 +41,20 @@ class JoinedModality(ModalityFile):
 
     def by_part(self) -> list[tuple[ModalityFile, IntArray]]:
         """Return the parts, each with the rows of this modality that are its cells."""
-        which, _ = self.places(np.arange(self.n_obs))
-        return [(part, np.flatnonzero(which == k)) for k, part in enumerate(self.parts)]
+        part_of_row, _ = self.places(np.arange(self.n_obs))
+        return [(part, np.flatnonzero(part_of_row == k)) for k, part in enumerate(self.parts)]
 
     def located(self, rows: IntArray) -> list[tuple[ModalityFile, IntArray, IntArray]]:
         """Return the files that hold some rows; see `ModalityFile.located`."""
-        which, row = self.places(rows)
-        found = []
+        part_of_row, row = self.places(rows)
+        located = []
         for k, part in enumerate(self.parts):
-            mine = np.flatnonzero(which == k)
-            found += [(file, mine[here], there) for file, here, there in part.located(row[mine])]
-        return [one for one in found if len(one[1])]
+            of_part = np.flatnonzero(part_of_row == k)
+            located += [
+                (file, of_part[wanted_rows], file_rows)
+                for file, wanted_rows, file_rows in part.located(row[of_part])
+            ]
+        return [one for one in located if len(one[1])]
 
     def as_rounded(self) -> JoinedModality:
         """Return the modality with values rounded in every part."""
@@ -59,7 +62,7 @@ class JoinedModality(ModalityFile):
 
     @property
     def renumbered(self) -> bool:
-        """Whether features have other positions here than in a file."""
+        """Whether positions of features differ from those in a file."""
         return any(columns is not None for columns in self.selection)
 
     def read(
@@ -72,17 +75,17 @@ class JoinedModality(ModalityFile):
         """Read a matrix as canonical CSR, file by file; see `ModalityFile.read`."""
         self._place(layer)
         wanted = np.atleast_1d(np.arange(self.n_obs)[slice(None) if rows is None else rows])
-        which, row = self.places(wanted)
+        part_of_row, row = self.places(wanted)
         read, order = [], []
         for k, part in enumerate(self.parts):
-            mine = np.flatnonzero(which == k)
-            if not len(mine) and len(wanted):
+            of_part = np.flatnonzero(part_of_row == k)
+            if not len(of_part) and len(wanted):
                 continue
-            whole = np.array_equal(row[mine], np.arange(part.n_obs))
-            x = part.read(layer, rows=None if whole else row[mine], dtype=dtype)
+            whole = np.array_equal(row[of_part], np.arange(part.n_obs))
+            x = part.read(layer, rows=None if whole else row[of_part], dtype=dtype)
             columns = self.selection[k]
             read.append(x if columns is None else x[:, columns])
-            order.append(mine)
+            order.append(of_part)
         x = read[0] if len(read) == 1 else sp.vstack(read, format="csr")
         del read
         back = np.concatenate(order)
@@ -102,12 +105,12 @@ class JoinedModality(ModalityFile):
         """Return which part each row is of, and its row there."""
         stored = rows if self.rows is None else self.rows[rows]
         starts = np.cumsum([0, *(part.n_obs for part in self.parts)])
-        which: IntArray = np.searchsorted(starts, stored, side="right") - 1
-        return which, stored - starts[which]
+        part_of_row: IntArray = np.searchsorted(starts, stored, side="right") - 1
+        return part_of_row, stored - starts[part_of_row]
 
 
 def join(name: str, parts: Sequence[ModalityFile], *, kind: ModalityKind | None = None) -> JoinedModality:
-    """Make one modality of what several files hold of it.
+    """Join the parts of a modality that several files hold.
 
     Parameters
     ----------
@@ -162,7 +165,7 @@ def _refuse_twice(name: str, parts: Sequence[ModalityFile]) -> None:
                     file=part.path,
                     hint="give it once"
                     if same
-                    else "the cells of a file are the same in its modalities: give each a name of its own",
+                    else "the modalities of one file have the same cells: give each a different name",
                 )
 
 
@@ -173,7 +176,7 @@ def _one_kind(name: str, parts: Sequence[ModalityFile]) -> ModalityKind:
             f"the files called '{name}' measure different things",
             field=name,
             found="; ".join(f"{part.kind} in {part.path}" for part in parts),
-            hint=f"give them different names, or say what both are with --kind {name}={kinds[0]}",
+            hint=f"give them different names, or set the kind of both with --kind {name}={kinds[0]}",
         )
     return kinds[0] if kinds else ModalityKind.OTHER
 
@@ -218,20 +221,19 @@ def _refuse_few(
 ) -> None:
     # the file that shares least with the first is the one to show
     other = min(range(1, len(parts)), key=lambda k: int(indices[k].isin(indices[0]).sum()))
-    own, first = indices[other], indices[0]
-    hint = naming_hint(own, first, "the other file")
+    names, first = indices[other], indices[0]
+    hint = naming_hint(names, first, "the other file")
     if hint is None and kind is ModalityKind.ATAC:
-        hint = "peaks called in each file have borders of their own: count both over one common set of peaks"
+        hint = "peaks called separately have different borders: count both over one common set of peaks"
     raise InputError(
         f"'{name}' has only {len(shared):,} features in common between its files"
         if len(shared)
         else f"'{name}' has no feature in common between its files",
         file=parts[other].path,
         field="var_names",
-        found=", ".join(map(str, own[:5])),
+        found=", ".join(map(str, names[:5])),
         expected=f"{', '.join(map(str, first[:5]))} (as in {parts[0].path})",
-        hint=hint
-        or f"if they are not the same modality, give one a name of its own: other={_text(parts[other])}",
+        hint=hint or f"if they are not the same modality, give one another name: other={_text(parts[other])}",
     )
 
 

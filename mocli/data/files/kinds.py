@@ -30,7 +30,7 @@ ASIDE = frozenset(
     {"crispr_guide_capture", "crispr", "guide", "guides", "grna", "sgrna", "gdo", "multiplexing_capture"}
     | {"multiplexing", "hto", "htos", "hashtag", "hashtags", "hashing", "cell_hashing", "cmo", "cmos"}
 )
-"""Modalities that say which sample or guide a cell had, and measure nothing of the cell itself."""
+"""Modalities that mark the sample or guide of a cell and do not measure the cell itself."""
 
 _HASHTAG = re.compile(
     r"(?:^|[-_. ])(?:hash[-_ ]?tag|hto(?=[-_ ]|\d|$)|cmo(?=\d)|cell[-_ ]?hashing)", re.IGNORECASE
@@ -50,7 +50,7 @@ _TRANSCRIPT = re.compile(
 
 
 _SPECIES = re.compile(r"^(?:GRCh3[78]|hg19|hg38|GRCm3[89]|mm9|mm10|mm39|dm6|danRer11)_+")
-"""What Cell Ranger puts before the genes of each species where there are several."""
+"""The prefix that Cell Ranger gives the genes of each species where there are several."""
 
 
 def without_species(name: str) -> str:
@@ -64,7 +64,7 @@ def kind_of(name: str) -> ModalityKind:
 
 
 def is_aside(name: str) -> bool:
-    """Whether a modality holds hashtags or guides, which label cells and measure nothing of them."""
+    """Say whether a modality holds hashtags or guides, which label cells and do not measure them."""
     return _slug(name) in ASIDE
 
 
@@ -112,7 +112,7 @@ def kind_of_features(names: Sequence[str]) -> ModalityKind:
     return ModalityKind.RNA if transcripts >= 3 else ModalityKind.OTHER
 
 
-def naming_hint(own: Iterable[str], wanted: Iterable[str], whose: str) -> str | None:
+def naming_hint(features: Iterable[str], wanted: Iterable[str], whose: str) -> str | None:
     """Say why two sets of features share so few names, where a change of spelling explains it.
 
     Parameters
@@ -122,19 +122,20 @@ def naming_hint(own: Iterable[str], wanted: Iterable[str], whose: str) -> str | 
     whose
         What has the latter, for the message.
     """
-    mine, theirs = list(map(str, own)), list(map(str, wanted))
-    plain = len(set(mine) & set(theirs))
+    feature_names, wanted_names = list(map(str, features)), list(map(str, wanted))
+    plain = len(set(feature_names) & set(wanted_names))
 
     def shared(change: Callable[[str], str]) -> bool:
-        changed = len(set(map(change, mine)) & set(map(change, theirs)))
-        return changed > max(min(len(mine), len(theirs)) / 2, 2 * plain)
+        changed = len(set(map(change, feature_names)) & set(map(change, wanted_names)))
+        return changed > max(min(len(feature_names), len(wanted_names)) / 2, 2 * plain)
 
     if shared(str.upper):
         return f"the names differ in upper and lower case: write them as in {whose}"
     if shared(lambda n: n.split(".")[0]):
         return "the names differ in the version suffix (.1): cut it off"
     ensembl = [
-        sum(n.startswith("ENS") for n in names[:200]) > min(100, len(names) / 2) for names in (mine, theirs)
+        sum(n.startswith("ENS") for n in names[:200]) > min(100, len(names) / 2)
+        for names in (feature_names, wanted_names)
     ]
     if ensembl[0] != ensembl[1]:
         return f"one side has Ensembl ids, the other symbols: rename var_names to those of {whose}"

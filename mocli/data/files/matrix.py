@@ -20,7 +20,7 @@ _GAP = 64  # rows read in vain rather than starting a new read
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """Where a matrix lies and how.
+    """A matrix on disk and its form.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ def locate(node: h5py.Group | h5py.Dataset) -> Stored:
     Raises
     ------
     ValueError
-        The node is no matrix of numbers.
+        The node is not a matrix of numbers.
     """
     if isinstance(node, h5py.Dataset):
         if node.ndim != 2 or node.dtype.kind not in "biuf":
@@ -63,12 +63,12 @@ def read_csr(stored: Stored, *, rows: IntArray | None = None, dtype: Any = np.fl
     rows
         Row numbers, `(n,)`, repeats allowed; None for all.
     dtype
-        Of the values; None keeps what is stored.
+        The type of the values; None keeps the stored one.
 
     Returns
     -------
     `scipy.sparse.csr_matrix`, `(n, n_vars)`: indices sorted, int32 where they
-    fit, no stored zeros. A dense matrix is never held whole.
+    fit, no stored zeros. A dense matrix is never in memory as a whole.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""One modality of a file: its tables in memory, its matrix on disk until asked for."""
+"""One modality of a file: its tables in memory, its matrix on disk until it is read."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ModalityFile:
     rounded
         Whether values are read as whole numbers, negative ones as 0.
     notes
-        What a user should know of how it was opened, a line each.
+        What a user should know about how it was opened, one line each.
     """
 
     name: str
@@ -92,17 +92,17 @@ class ModalityFile:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Every file that holds some of it."""
+        """Every file that holds a part of it."""
         return tuple(dict.fromkeys(part.path for part, _ in self.by_part()))
 
     @property
     def where(self) -> str:
-        """Its files in words."""
+        """Its files, in words."""
         return ", ".join(map(str, self.paths))
 
     @property
     def summary(self) -> str:
-        """What it holds, and where."""
+        """What the modality holds, and where."""
         return f"{self.name}: {self.n_obs:,} cells x {self.n_vars:,} {self.kind} features from {self.where}"
 
     def as_rounded(self) -> ModalityFile:
@@ -116,7 +116,7 @@ class ModalityFile:
 
     @property
     def holds_tables(self) -> bool:
-        """Whether its file holds more of cells and features than names, as those of 10x do not."""
+        """Say whether its file holds more about cells and features than names; 10x files do not."""
         return self.format not in ("10x", "mtx", "memory")
 
     @property
@@ -194,7 +194,7 @@ class ModalityFile:
         return 8 * nnz + 4 * (self.n_obs + 1)
 
     def _n_stored(self, layer: str | None) -> int | None:
-        """Return the number of values of a sparse matrix of which all is wanted, None of any other."""
+        """Return the number of values of a sparse matrix that is wanted as a whole, None for any other."""
         with self._stored(layer) as (stored, columns, place), reading(self.path, place):
             if stored.layout == "dense" or columns is not None or self.rows is not None:
                 return None
@@ -208,7 +208,7 @@ class ModalityFile:
 
     @contextmanager
     def _stored(self, layer: str | None) -> Iterator[tuple[Stored, IntArray | None, str]]:
-        """Find a matrix on disk, the columns wanted of it, and what to call it."""
+        """Find a matrix on disk, the columns wanted of it, and its name for messages."""
         place, key = self._place(layer)
         with open_h5(self.path) as h5:
             with reading(self.path, place):
@@ -252,12 +252,12 @@ def raw_columns(group: h5py.Group, file: ModalityFile) -> IntArray | None:
         Some feature is absent from `raw`, or names repeat so that columns are ambiguous.
     """
     names = pd.Index(read_index(group["raw/var"]).astype(str))
-    mine = pd.Index(file.var.index)
-    if names.equals(mine):
+    features = pd.Index(file.var.index)
+    if names.equals(features):
         return None
-    if not (names.is_unique and mine.is_unique):
+    if not (names.is_unique and features.is_unique):
         raise ValueError("feature names repeat: columns of raw cannot be told apart")
-    columns: IntArray = names.get_indexer(mine).astype(np.int64)
+    columns: IntArray = names.get_indexer(features).astype(np.int64)
     if np.any(columns < 0):
         raise ValueError("raw lacks some of the features of var")
     return columns

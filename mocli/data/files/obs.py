@@ -1,4 +1,4 @@
-"""Columns of obs: a user's, wherever it is among the modalities, and one of a file that mocli wrote."""
+"""Columns of obs: one that the user names, in whichever modality, or one of a file that mocli wrote."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError, did_you_mean
 
 MISSING = frozenset({"", "nan", "NaN", "NAN", "NA", "na", "<NA>", "N/A", "n/a", "NaT"})
-"""Words that say that there is no value, as exports write them."""
+"""Words that exports write for a missing value."""
 
 NO_LABEL = frozenset(
     ["unassigned", "unlabeled", "unlabelled", "unknown", "ambiguous", "doublet", "doublets", "undetermined"]
 )
-"""Words, in lower case, that say of a cell that it has no label."""
+"""Words, in lower case, that mark a cell as unlabelled."""
 
 _R_MISSING = -(2**31)  # R's missing integer, as zellkonverter writes it
 
@@ -46,20 +46,23 @@ def find_column(
     InputError
         No modality has it, or no cell has a value in it.
     """
-    found = {f.name: f.obs.get(key) for f in files}
+    by_modality = {f.name: f.obs.get(key) for f in files}
     owner, colon, rest = key.partition(":")
-    if colon and all(column is None for column in found.values()):
-        found = {f.name: f.obs[rest] if f.name == owner and rest in f.obs else None for f in files}
-    found = {name: None if column is None else _with_missing(column) for name, column in found.items()}
-    if any(column is not None and column.notna().any() for column in found.values()):
-        return found
-    if any(column is not None for column in found.values()):
+    if colon and all(column is None for column in by_modality.values()):
+        by_modality = {f.name: f.obs[rest] if f.name == owner and rest in f.obs else None for f in files}
+    by_modality = {
+        name: None if column is None else _with_missing(column) for name, column in by_modality.items()
+    }
+    if any(column is not None and column.notna().any() for column in by_modality.values()):
+        return by_modality
+    if any(column is not None for column in by_modality.values()):
         raise InputError(
             f"no cell has a value in the column '{key}'" + (f" of {option}" if option else ""),
             file=", ".join(dict.fromkeys(str(path) for f in files for path in f.paths)),
             field=f"obs['{key}']",
             found="missing values only",
-            hint="a join by names that do not agree leaves such columns: fill it, or leave the option out",
+            hint="joining tables by names that do not agree leaves such columns: fill it, or leave the "
+            "option out",
         )
     columns = list(dict.fromkeys(str(c) for f in files for c in f.obs.columns))
     raise InputError(
@@ -74,7 +77,7 @@ def find_column(
 def find_labels(
     files: Sequence[ModalityFile], key: str, *, option: str, unlabeled: Collection[str] = ()
 ) -> dict[str, pd.Series | None]:
-    """Look a column of labels up, see `find_column`; words that say that there is no label are missing.
+    """Look up a column of labels, see `find_column`; words for unlabelled cells count as missing.
 
     Parameters
     ----------
@@ -105,7 +108,7 @@ def find_labels(
 
 
 def labels_of(column: pd.Series, unlabeled: Collection[str] = ()) -> pd.Series:
-    """Return a column of obs in which words that say that there is no label are missing."""
+    """Return a column of obs in which words for unlabelled cells are missing values."""
     return _without(_with_missing(column), lambda w: w in unlabeled or w.casefold() in NO_LABEL)
 
 
@@ -137,12 +140,12 @@ def read_column(path: Path, column: str) -> dict[str, pd.Series]:
     InputError
         The file cannot be read.
     """
-    found = {}
+    columns = {}
     with open_h5(path) as h5:
         mod = h5.get("mod")
         for name in mod if isinstance(mod, h5py.Group) else ():
             with reading(path, f"mod/{name}/obs"):
                 table = read_table(mod[name]["obs"])
             if column in table:
-                found[str(name)] = table[column]
-    return found
+                columns[str(name)] = table[column]
+    return columns

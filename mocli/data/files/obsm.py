@@ -1,4 +1,4 @@
-"""Matrices of obsm, whatever they are stored as (dense, sparse, a table), with the cells they are of."""
+"""Matrices in obsm, stored in any form (dense, sparse, a table), with the names of their cells."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ObsmPart:
     Attributes
     ----------
     place
-        What to call it: `mod/rna/obsm['X_linked']`.
+        Its name for messages: `mod/rna/obsm['X_linked']`.
     cells
         obs_names of the group that holds it, `(n_cells,)`.
     names
@@ -49,7 +49,7 @@ class ObsmPart:
 
 @dataclass(frozen=True, eq=False)
 class Coordinates:
-    """Coordinates of some cells, by any tool.
+    """Coordinates of some cells, from any tool.
 
     Attributes
     ----------
@@ -73,11 +73,11 @@ def open_obsm(file: ModalityFile, key: str) -> Iterator[ObsmPart]:
     Raises
     ------
     InputError
-        It is absent, no table of numbers, or of other cells than obs.
+        It is missing, not a table of numbers, or of other cells than obs.
     """
     place = _place(file.group, key)
     if not file.holds_tables:
-        write = "a 10x file holds counts alone: write an .h5ad with the matrix in obsm"
+        write = "a 10x file holds only counts: write an .h5ad with the matrix in obsm"
         raise _absent(file.path, key, [], place=place, whose=f" of '{file.name}'", hint=write)
     with open_h5(file.path) as h5, reading(file.path, place):
         keys = _keys(h5[file.group])
@@ -153,7 +153,7 @@ def _open(path: Path, group: h5py.Group, key: str, place: str) -> ObsmPart:
         stored = locate(node)
     except ValueError as error:
         raise InputError(
-            "the matrix of obsm does not hold numbers",
+            "the matrix in obsm does not hold numbers",
             file=path,
             field=place,
             found=str(error),
@@ -169,7 +169,7 @@ def _other_cells(rows: pd.Index, cells: pd.Index, path: Path, place: str) -> Inp
     same = alike and sorted(rows) == sorted(cells)
     differ = f", {int((rows != cells).sum()):,} of them named otherwise" if alike else ""
     return InputError(
-        "the matrix of obsm is of other cells than obs" + (", or in another order" if same else ""),
+        "the matrix in obsm has other cells than obs" + (", or in another order" if same else ""),
         file=path,
         field=place,
         found=f"{len(rows):,} rows{differ}",
@@ -181,7 +181,7 @@ def _numbers(table: pd.DataFrame, path: Path, place: str) -> CSR:
     for name in table.columns:
         if not pd.api.types.is_numeric_dtype(table[name].dtype):
             raise InputError(
-                "a column of the table of obsm holds no numbers",
+                "a column of the table in obsm does not hold numbers",
                 file=path,
                 field=place,
                 found=f"column '{name}' of {table[name].dtype}",

@@ -1,4 +1,4 @@
-"""The words with which a user names an input: `file`, `file::modality`, `name=file`."""
+"""How a user names an input: `file`, `file::modality`, `name=file`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Source:
     modality
         The modality wanted of the file, None for all.
     name
-        What the user calls it, None where the file decides.
+        The user's name for it, None where the file decides.
     """
 
     text: str

@@ -24,7 +24,7 @@ _COLUMNS = {
 
 
 MOSTLY_EMPTY = 0.5
-"""Share of empty barcodes from which a matrix is taken for the raw one."""
+"""From this share of empty barcodes on, a matrix counts as the raw one."""
 
 
 def tenx_group(h5: h5py.File, path: Path, wanted: str | None = None) -> str | None:
@@ -84,7 +84,7 @@ def raw_note(h5: h5py.File, group: str, path: Path) -> str | None:
         return None
     return (
         f"warning: {path.name}: this looks like the raw matrix: {empty:.1%} of the barcodes are empty; give "
-        "filtered_feature_bc_matrix.h5, or the barcodes that a caller of cells kept"
+        "filtered_feature_bc_matrix.h5, or the barcodes that cell calling kept"
     )
 
 

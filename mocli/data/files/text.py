@@ -1,4 +1,4 @@
-"""Lines of text files: plain or gzipped, UTF-8 or UTF-16, never more than can be meant."""
+"""Lines of text files: plain or gzipped, UTF-8 or UTF-16, up to a sensible size."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import Any
 from mocli.errors import InputError, did_you_mean
 
 MOST = 1 << 29
-"""Characters of a table that is held in memory: more is no table of names but an archive gone wrong."""
+"""Most characters of a table that is read into memory; a longer one is not a table of names."""
 
 LONGEST = 1 << 24
-"""Characters of a line."""
+"""Most characters of a line."""
 
 _TABLES = frozenset({".tsv", ".csv", ".txt", ".bedpe", ".gtf", ".gff3", ".bed", ".gmt"})
 _BOMS = (b"\xff\xfe", b"\xfe\xff")
@@ -35,7 +35,7 @@ def text_lines(
     expected
         What it should hold, for messages.
     most
-        Characters after which it is refused, as a gzip file can unpack to anything.
+        It is refused after this many characters, as a gzip file can unpack to any size.
 
     Raises
     ------
@@ -95,6 +95,6 @@ def _absent(path: Path, what: str) -> InputError:
         found, hint = f"no folder {path.parent}", "paths are relative to the working folder"
     else:
         found = None
-        there = [p.name for p in path.parent.iterdir() if _TABLES & {*p.suffixes}]
-        hint = did_you_mean(path.name, sorted(there), "tables in that folder")
+        tables = [p.name for p in path.parent.iterdir() if _TABLES & {*p.suffixes}]
+        hint = did_you_mean(path.name, sorted(tables), "tables in that folder")
     return InputError(f"{what} does not exist", file=path, found=found, hint=hint)

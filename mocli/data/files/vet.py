@@ -1,4 +1,4 @@
-"""Looking through an HDF5 file before it is read: none of it may lie in another file, or make HDF5 crash."""
+"""Checks an HDF5 file before it is read: no part may lie in another file or make HDF5 crash."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from functools import lru_cache
 import h5py
 
 CPU_SECONDS = 30
-"""Time that looking through a file may take: seconds of computing, not of waiting for a slow disk."""
+"""Most time for checking a file: seconds of computing, not of waiting for a slow disk."""
 
 DAMAGED = {
     "message": "the file is damaged",
@@ -47,10 +47,10 @@ _ANSWER = 60_000  # bytes, which a pipe takes at once
 
 @lru_cache(maxsize=512)
 def vetted(path: str, _identity: tuple[int, ...]) -> dict[str, str] | None:
-    """Return what forbids to read a file, in words of `InputError`, None where nothing does.
+    """Return why a file must not be read, as arguments of `InputError`; None if it may be.
 
     A child process looks through it, with a limit on its time: damaged blocks of some files make HDF5 loop
-    for ever or crash, and neither can be ended from within. A file of which it says nothing is refused.
+    for ever or crash, and neither can be ended from within. A file on which it does not report is refused.
 
     Raises
     ------
@@ -82,15 +82,15 @@ def vetted(path: str, _identity: tuple[int, ...]) -> dict[str, str] | None:
         status = os.waitpid(child, 0)[1]
     if os.WIFSIGNALED(status):
         endless = os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL)
-        found = "HDF5 does not come to an end" if endless else "HDF5 crashes while it reads it"
+        found = "HDF5 does not finish reading it" if endless else "HDF5 crashes when it reads the file"
         return {**DAMAGED, "file": path, "found": found}
     try:
-        said = json.loads(answer)
+        reply = json.loads(answer)
     except ValueError:
-        return {**DAMAGED, "file": path, "found": "it cannot be looked through"}
-    if "closed" in said:
-        raise OSError(*said["closed"])
-    fault: dict[str, str] | None = said["fault"]
+        return {**DAMAGED, "file": path, "found": "the file cannot be checked"}
+    if "closed" in reply:
+        raise OSError(*reply["closed"])
+    fault: dict[str, str] | None = reply["fault"]
     return fault and {**fault, "file": path}
 
 
@@ -107,7 +107,7 @@ def _answer(path: str) -> dict[str, object]:
 
 
 class _Fault(Exception):
-    """What forbids to read a file, in words of `InputError`."""
+    """The reason why a file must not be read, as arguments of `InputError`."""
 
     def __init__(self, words: dict[str, str], found: str, field: str | None) -> None:
         self.words = {**words, "found": found[:500], "field": (field or "an object without a name")[:500]}
@@ -119,7 +119,7 @@ def _look_through(h5: h5py.File) -> None:
     Raises
     ------
     _Fault
-        At the first that cannot or must not be read.
+        At the first object that cannot or must not be read.
     """
     seen: set[int] = set()
     path: list[Iterator[h5py.HLObject]] = [iter([h5["/"]])]
@@ -138,7 +138,7 @@ def _look_through(h5: h5py.File) -> None:
 
 
 def _beneath(group: h5py.Group, seen: set[int]) -> Iterator[h5py.HLObject]:
-    """Yield what the links of a group lead to; a link to a place of the same file leads to nothing new."""
+    """Yield the targets of a group's links; links within the file lead to nothing new."""
     field: str = group.name
     try:
         for name in group.id:
@@ -153,8 +153,8 @@ def _beneath(group: h5py.Group, seen: set[int]) -> Iterator[h5py.HLObject]:
             elif link.type == h5py.h5l.TYPE_SOFT:
                 _check_end(group, name, field)
             else:
-                there = _or_unknown(lambda of: group.id.links.get_val(of)[0].decode(), name)
-                raise _Fault(_ELSEWHERE, f"a link to {there}", field)
+                target = _or_unknown(lambda key: group.id.links.get_val(key)[0].decode(), name)
+                raise _Fault(_ELSEWHERE, f"a link to {target}", field)
     except _Fault:
         raise
     except Exception as error:
@@ -174,15 +174,15 @@ def _check_end(group: h5py.Group, name: bytes, field: str) -> None:
 def _check_place(dataset: h5py.Dataset) -> None:
     stored = dataset.id.get_create_plist()
     if stored.get_external_count():
-        there = _or_unknown(lambda: dataset.external[0][0])
-        raise _Fault(_ELSEWHERE, f"values stored in {there}", dataset.name)
+        target = _or_unknown(lambda: dataset.external[0][0])
+        raise _Fault(_ELSEWHERE, f"values stored in {target}", dataset.name)
     if stored.get_layout() == h5py.h5d.VIRTUAL:
-        there = _or_unknown(lambda: dataset.virtual_sources()[0].file_name)
-        raise _Fault(_ELSEWHERE, f"values of {there}", dataset.name)
+        target = _or_unknown(lambda: dataset.virtual_sources()[0].file_name)
+        raise _Fault(_ELSEWHERE, f"values of {target}", dataset.name)
 
 
 def _check_values(dataset: h5py.Dataset) -> None:
-    """Read the first and the last value; where that fails, tell of a filter that is not there."""
+    """Read the first and the last value; if that fails, name the missing filter."""
     try:
         if dataset.shape and dataset.size:
             dataset[(0,) * dataset.ndim], dataset[tuple(n - 1 for n in dataset.shape)]
@@ -201,7 +201,7 @@ def _referred(node: h5py.HLObject, seen: set[int]) -> list[h5py.HLObject]:
     names = ["categories"]  # which is there to be read even if a damaged attribute hides the list
     with suppress(Exception):
         names = list(node.attrs)
-    found = []
+    objects = []
     for name in names:
         with suppress(Exception):
             value = node.attrs.get_id(name)
@@ -210,12 +210,12 @@ def _referred(node: h5py.HLObject, seen: set[int]) -> list[h5py.HLObject]:
                 address = h5py.h5o.get_info(referred.id).addr
                 if address not in seen:
                     seen.add(address)
-                    found.append(referred)
-    return found
+                    objects.append(referred)
+    return objects
 
 
-def _or_unknown(name: Callable[..., str], *given: object) -> str:
+def _or_unknown(name: Callable[..., str], *arguments: object) -> str:
     try:
-        return name(*given)
+        return name(*arguments)
     except Exception:  # noqa: BLE001 - what is refused anyway may be damaged, too
         return "a file whose name cannot be read"

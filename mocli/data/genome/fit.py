@@ -1,4 +1,4 @@
-"""Whether a gene table is of the genome that peaks were called in: what is found, and what is expected.
+"""Whether a gene table belongs to the genome that peaks were called in: what is found, and what is expected.
 
 Three signs, each with its figures: starts of genes lie in peaks hardly more often than by chance;
 peaks lie where the table's genome has no more genes; names agree only without regard to case, as
@@ -19,13 +19,13 @@ from mocli.data.genome.near import promoters_hit
 from mocli.errors import InputError
 
 SHIFTS = (-400_000, -150_000, -50_000, 50_000, 150_000, 400_000)
-"""Bases by which starts of genes are moved to see what chance gives."""
+"""Bases by which starts of genes are shifted to find the number of hits by chance."""
 
 FEWEST = 0.03
 """Share of peaks, or of genes where these are fewer, that hold a start in any data of one genome."""
 
 TIMES, FEW_TIMES = 5.0, 3.0
-"""Times what chance gives that such data have at least, and below which they are not of one genome.
+"""Least ratio to chance in such data; below it, genes and peaks are not of one genome.
 
 The real sets of the tests have 6 to 32 (and 4 to 57% of their peaks) with genes of their genome, 0.7 to
 2.8 with those of another build or species.
@@ -35,7 +35,7 @@ SURE = 0.02
 """Probability below which a count is called too small, or more than chance."""
 
 SEVERAL = 3
-"""Peaks out of place below which nothing is said of them, and share of all."""
+"""Fewest peaks out of place, and least share of all, that are mentioned."""
 SHARE = 0.005
 
 BY_CASE = 0.5
@@ -68,39 +68,39 @@ class GenomeFit:
 
     @property
     def expected(self) -> float:
-        """Starts in peaks that data of one genome have at least."""
+        """Fewest starts in peaks that data of one genome have."""
         return max(FEWEST * min(self.n_peaks, self.n_genes), TIMES * self.chance)
 
     @property
     def at_chance(self) -> bool:
-        """Whether starts of genes lie in peaks hardly more often than by chance, and would in one genome."""
+        """Say whether gene starts lie in peaks hardly more often than by chance, although they should."""
         above = poisson.sf(self.hit - 1, max(self.chance, 0.5)) < SURE and self.hit >= FEW_TIMES * self.chance
         return not above and bool(poisson.cdf(self.hit, self.expected) < SURE)
 
     @property
     def is_outside(self) -> bool:
-        """Whether more peaks than a few lie where the table has no genes any more."""
+        """Say whether more than a few peaks lie beyond the table's genes."""
         return self.beyond >= max(SEVERAL, SHARE * self.n_peaks)
 
     @property
     def figures(self) -> tuple[str, ...]:
-        """Say what was found and expected, a sentence's part for each sign that speaks against the table."""
-        found = []
+        """Return what was found and expected, one phrase for each sign that speaks against the table."""
+        phrases = []
         if self.at_chance:
-            found.append(
+            phrases.append(
                 f"genes hardly start in peaks ({self.hit:,} do, {self.chance:,.1f} by chance, and "
                 f"{self.expected:,.0f} or more are expected of {self.n_peaks:,} peaks of one genome)"
             )
         if self.is_outside:
-            found.append(
+            phrases.append(
                 f"{self.beyond:,} of {self.n_peaks:,} peaks lie past the last gene of their chromosome or on "
                 "one without genes (about 0 are expected)"
             )
-        return tuple(found)
+        return tuple(phrases)
 
 
 def fit_of(table: GeneTable, places: pd.DataFrame) -> GenomeFit:
-    """Hold a gene table against the genomic positions of peaks, as `parse_intervals` gives them."""
+    """Compare a gene table with the positions of peaks, as `parse_intervals` gives them."""
     genes = table.frame
     shared = set(genes["chrom"]) & set(places["chrom"].dropna())
     return GenomeFit(
@@ -114,7 +114,7 @@ def fit_of(table: GeneTable, places: pd.DataFrame) -> GenomeFit:
 
 
 def check_species(fit: GenomeFit, *, by_case: int, n_genes: int) -> None:
-    """Raise `InputError` where names and positions both say that the gene table is of another species.
+    """Raise `InputError` if names and positions both say that the gene table is of another species.
 
     Parameters
     ----------
@@ -134,10 +134,10 @@ def check_species(fit: GenomeFit, *, by_case: int, n_genes: int) -> None:
 
 
 def _beyond(genes: pd.DataFrame, places: pd.DataFrame) -> int:
-    """Count peaks where a table has no genes any more: a whole genome's on its chromosomes, else none."""
-    known = genes.groupby("chrom", sort=False)["end"].agg(["max", "size"])
+    """Count peaks beyond a table's genes, for a whole genome's table; else 0."""
+    by_chrom = genes.groupby("chrom", sort=False)["end"].agg(["max", "size"])
     # the gap behind the last gene is wide where genes are few
-    limit = known["max"] + np.maximum(1_000_000, 20 * known["max"] / known["size"])
+    limit = by_chrom["max"] + np.maximum(1_000_000, 20 * by_chrom["max"] / by_chrom["size"])
     placed = places[places["chrom"].notna().to_numpy()]
     end = placed["chrom"].map(limit).to_numpy(dtype=np.float64)
     beyond = int((placed["start"].to_numpy() > end).sum())

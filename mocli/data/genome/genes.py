@@ -1,7 +1,7 @@
-"""Where genes lie: GTF, GFF3, BED or a table with a header becomes one frame.
+"""Gene positions: GTF, GFF3, BED or a table with a header becomes one frame.
 
-GTF and GFF3 are read line by line and only the genes are kept, so that a whole
-annotation (some gigabytes) never stands in memory.
+GTF and GFF3 are read line by line and only the genes are kept, so that a whole annotation (some gigabytes)
+is never in memory.
 """
 
 from __future__ import annotations
@@ -65,18 +65,17 @@ class GeneTable:
 
 
 def read_genes(path: str | Path) -> GeneTable:
-    """Read where genes lie.
+    """Read the positions of genes.
 
-    Of GTF and GFF3 the gene rows are taken (where there are none, the extent of
-    each gene's transcripts); coordinates are made 0-based. A table with a header
-    is taken to be 0-based and half-open as BED is, unless its header is
-    BioMart's or that of a GRanges (`seqnames`), which count from 1.
+    Of GTF and GFF3 the gene rows are used (where there are none, the extent of each gene's transcripts);
+    coordinates are made 0-based. A table with a header counts as 0-based and half-open, as BED is, unless
+    its header is BioMart's or that of a GRanges (`seqnames`), which count from 1.
 
     Raises
     ------
     InputError
-        The file is absent or no text, holds no gene, or a coordinate is none;
-        names the line.
+        The file is missing or not text, holds no gene, or has an invalid coordinate; the error names the
+        line.
     """
     file = str(path)
     first = next(_lines(file), None)
@@ -90,12 +89,12 @@ def read_genes(path: str | Path) -> GeneTable:
         frame = _bed(file, notes)
     else:
         frame = _table(file, notes)
-    known = (frame["gene"] != "").to_numpy()
-    if not known.any():
-        raise InputError("the gene table holds no gene", file=file, expected=_EXPECTED)
-    if not known.all():
-        notes.append(f"{(~known).sum():,} genes without a name are left out")
-    frame = frame[known].drop_duplicates().reset_index(drop=True)
+    is_named = (frame["gene"] != "").to_numpy()
+    if not is_named.any():
+        raise InputError("the gene table has no genes", file=file, expected=_EXPECTED)
+    if not is_named.all():
+        notes.append(f"{(~is_named).sum():,} genes without a name are left out")
+    frame = frame[is_named].drop_duplicates().reset_index(drop=True)
     frame["chrom"] = [normalise_chrom(chrom) for chrom in frame["chrom"]]
     forward = ~frame["strand"].isin(_MINUS).to_numpy()
     frame["strand"] = np.where(forward, "+", "-")
@@ -121,7 +120,7 @@ def _annotation(file: str, notes: list[str]) -> pd.DataFrame:
     genes = _frame(list(_features(file, of_genes=True)))
     if len(genes):
         return genes
-    notes.append("no rows of genes: a gene is taken from its first to its last transcript")
+    notes.append("no rows of genes: a gene reaches from its first to its last transcript")
     parts = _frame(list(_features(file, of_genes=False)))
     by = ["gene", "gene_id", "chrom", "strand"]
     return parts.groupby(by, sort=False, as_index=False).agg(start=("start", "min"), end=("end", "max"))
@@ -162,7 +161,7 @@ def _bed(file: str, notes: list[str]) -> pd.DataFrame:
         cells = line.split("\t")
         if len(cells) < 4:
             raise InputError(
-                "a row of the BED file names no gene",
+                "a row of the BED file has no gene name",
                 file=file,
                 field=f"line {number}",
                 found=f"{len(cells)} columns",
@@ -205,14 +204,14 @@ def _table(file: str, notes: list[str]) -> pd.DataFrame:
             (cells[place["gene"]] or identity, identity, cells[place["chrom"]], start - shift, end, strand)
         )
     if shift:
-        notes.append("the coordinates are taken to count from 1")
+        notes.append("the coordinates are read as counting from 1")
     _note_strand(unstranded, notes)
     return _frame(rows)
 
 
 def _note_strand(unstranded: int, notes: list[str]) -> None:
     if unstranded:
-        notes.append(f"{unstranded:,} genes have no strand: their start is taken for the TSS")
+        notes.append(f"{unstranded:,} genes have no strand: their start is used as the TSS")
 
 
 def _number(text: str, line: int, file: str) -> int:

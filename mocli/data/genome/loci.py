@@ -20,7 +20,7 @@ PROTEINS = frozenset({ModalityKind.PROT, ModalityKind.CYTO})
 _SEX = frozenset({"chrX", "chrY"})
 
 ALMOST_NONE = 0.02
-"""Share of the genes, of the data or of the table where it has fewer, that must be found at least."""
+"""Least share of the genes (of the data, or of the table if it has fewer) that must be found."""
 
 
 class Loci(NamedTuple):
@@ -43,7 +43,7 @@ class Loci(NamedTuple):
 
 
 def intervals_of(features: Features) -> pd.DataFrame:
-    """Read features as intervals, by their names or by the first column of `var` that holds places.
+    """Read features as intervals, from their names or the first column of `var` that holds intervals.
 
     Returns
     -------
@@ -57,14 +57,14 @@ def intervals_of(features: Features) -> pd.DataFrame:
 
 
 def has_places(features: Features) -> bool:
-    """Whether most features are intervals of a genome; genes and proteins are none, wherever they lie."""
+    """Say whether most features are genomic intervals; genes and proteins never are."""
     if features.kind in NO_INTERVALS:
         return False
     return 2 * int(intervals_of(features)["chrom"].notna().sum()) > len(features.names)
 
 
 def table_of(genes: Features) -> GeneTable | None:
-    """Return a gene table of the positions that genes have in a column of `var`, as 10x writes them, or None.
+    """Return a gene table of the gene positions in a column of `var`, as 10x writes them, or None.
 
     The column has no strand, and in files of 10x it spans the transcription starts alone.
     """
@@ -86,7 +86,7 @@ def gene_loci(genes: Features, table: GeneTable) -> Loci:
     Raises
     ------
     InputError
-        Almost none is there.
+        Hardly any gene is found.
     """
     index = FeatureIndex(genes)
     rows: list[tuple[int, int, bool]] = []
@@ -99,9 +99,9 @@ def gene_loci(genes: Features, table: GeneTable) -> Loci:
         if position >= 0:
             rows.append((row, position, by_id))
             by_case += how == "case"
-    found = pd.DataFrame(rows, columns=["row", "feature", "by_id"])
-    found, notes = _one_place(found, table, genes)
-    n = found["feature"].nunique()
+    hits = pd.DataFrame(rows, columns=["row", "feature", "by_id"])
+    hits, notes = _one_place(hits, table, genes)
+    n = hits["feature"].nunique()
     fewest = min(len(genes.names), table.frame["gene"].nunique())
     if 0 < n < ALMOST_NONE * fewest:
         raise no_gene(genes, table, n)
@@ -115,58 +115,62 @@ def gene_loci(genes: Features, table: GeneTable) -> Loci:
         notes = (
             *notes,
             f"warning: only {n:,} of {len(genes.names):,} genes are in {table.path}, which names "
-            f"{table.frame['gene'].nunique():,}: is it of another species, or are its ids others?",
+            f"{table.frame['gene'].nunique():,}: is it of another species, or does it use other ids?",
         )
-    has_place = set(found["feature"].tolist())
+    has_place = set(hits["feature"].tolist())
     absent = [name for k, name in enumerate(genes.names) if k not in has_place]
-    known = tuple(dict.fromkeys(table.frame["gene"]))
-    failed = misses(genes.modality, absent, why="not in the gene table", among=known) if n else ()
-    row, feature = (found[c].to_numpy(dtype=np.int64) for c in ("row", "feature"))
+    table_genes = tuple(dict.fromkeys(table.frame["gene"]))
+    failed = misses(genes.modality, absent, why="not in the gene table", among=table_genes) if n else ()
+    row, feature = (hits[c].to_numpy(dtype=np.int64) for c in ("row", "feature"))
     return Loci(row, feature, np.ones(len(row)), notes, failed, by_case)
 
 
-def _one_place(
-    found: pd.DataFrame, table: GeneTable, genes: Features
-) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Leave out genes found by a name that stands on several chromosomes (the sex chromosomes share some)."""
-    chroms = table.frame["chrom"].to_numpy()[found["row"].to_numpy(dtype=np.int64)]
-    where = found.assign(chrom=["chrX/Y" if c in _SEX else c for c in chroms])
+def _one_place(hits: pd.DataFrame, table: GeneTable, genes: Features) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Leave out genes found by a name that occurs on several chromosomes (the sex chromosomes share some)."""
+    chroms = table.frame["chrom"].to_numpy()[hits["row"].to_numpy(dtype=np.int64)]
+    where = hits.assign(chrom=["chrX/Y" if c in _SEX else c for c in chroms])
     exact = set(where.loc[where["by_id"].astype(bool), "feature"])
     several = where.groupby("feature")["chrom"].nunique()
     torn = sorted(set(several.index[several > 1]) - exact)
     # where the id says which locus is meant, others of that name are not
-    keep = ~found["feature"].isin(torn) & (found["by_id"].astype(bool) | ~found["feature"].isin(exact))
+    keep = ~hits["feature"].isin(torn) & (hits["by_id"].astype(bool) | ~hits["feature"].isin(exact))
     if not torn:
-        return found[keep], ()
+        return hits[keep], ()
     shown = ", ".join(genes.names[k] for k in torn[:3]) + (", ..." if len(torn) > 3 else "")
-    return found[keep], (f"{len(torn):,} names stand on several chromosomes and are left out: {shown}",)
+    return hits[keep], (f"{len(torn):,} names occur on several chromosomes and are left out: {shown}",)
 
 
 def protein_loci(proteins: Features, table: GeneTable) -> Loci:
     """Find proteins by their genes."""
     symbols = tuple(dict.fromkeys(table.frame["gene"]))
-    made = link_genes(proteins, FeatureIndex(Features("the gene table", ModalityKind.RNA, symbols)))
+    proposal = link_genes(proteins, FeatureIndex(Features("the gene table", ModalityKind.RNA, symbols)))
     rows_of = table.frame.groupby("gene", sort=False).indices
-    rows = [rows_of[symbols[gene]] for gene in made.target]
+    rows = [rows_of[symbols[gene]] for gene in proposal.target]
     count = np.array([len(r) for r in rows], dtype=np.int64)
     row = np.concatenate([*rows, np.zeros(0, dtype=np.int64)]).astype(np.int64)
-    return Loci(row, np.repeat(made.source, count), np.repeat(made.weight, count), made.notes, made.misses)
+    return Loci(
+        row,
+        np.repeat(proposal.source, count),
+        np.repeat(proposal.weight, count),
+        proposal.notes,
+        proposal.misses,
+    )
 
 
-def doubts(table: GeneTable, places: pd.DataFrame, peaks: Features, found: Loci) -> tuple[str, ...]:
-    """Say what makes another genome build likely; peaks that are no intervals.
+def doubts(table: GeneTable, places: pd.DataFrame, peaks: Features, loci: Loci) -> tuple[str, ...]:
+    """Return signs of another genome build, and a note on peaks that are not intervals.
 
     Raises
     ------
     InputError
-        Another species is all but sure.
+        Another species is almost certain.
     """
     notes = []
     unplaced = int(places["chrom"].isna().sum())
     if unplaced:
-        notes.append(f"{peaks.modality}: {unplaced:,} features are no intervals and left out")
+        notes.append(f"{peaks.modality}: {unplaced:,} features are not intervals and are left out")
     fit = fit_of(table, places)
-    check_species(fit, by_case=found.by_case, n_genes=len(found.row))
+    check_species(fit, by_case=loci.by_case, n_genes=len(loci.row))
     if fit.figures:
         figures = "; ".join(fit.figures)
         notes.append(f"warning: {figures}: is {table.path} of another genome build or species?")
@@ -174,7 +178,7 @@ def doubts(table: GeneTable, places: pd.DataFrame, peaks: Features, found: Loci)
 
 
 def no_gene(genes: Features, table: GeneTable, n: int = 0) -> InputError:
-    """Return the error of genes of which none, or almost none, has a place."""
+    """Return the error for genes of which none, or hardly any, is in the table."""
     of_table, of_data = (
         ", ".join(map(repr, names[:3])) for names in (list(table.frame["gene"]), genes.names)
     )
@@ -184,19 +188,20 @@ def no_gene(genes: Features, table: GeneTable, n: int = 0) -> InputError:
         else f"no gene of '{genes.modality}' is in the gene table",
         file=table.path,
         found=f"{of_table} in the table, {of_data} in the data",
-        hint="symbols against ids, or another species? --var-key names the column of var with the names",
+        hint="does one side have symbols and the other ids, or is the species another? --var-key names the "
+        "column of var with the names",
     )
 
 
 def no_peak(loci: pd.DataFrame, places: pd.DataFrame, table: GeneTable, peaks: Features) -> InputError:
-    """Return the error of genes that reach no peak."""
+    """Return the error for genes that reach no peak."""
     of_table, of_data = (list(dict.fromkeys(frame["chrom"].dropna())) for frame in (loci, places))
     shared = set(of_table) & set(of_data)
-    found = f"{', '.join(of_table[:3])} in the table, {', '.join(of_data[:3])} in the data"
+    names = f"{', '.join(of_table[:3])} in the table, {', '.join(of_data[:3])} in the data"
     return InputError(
         "no peak lies near a gene" if shared else "genes and peaks share no chromosome",
         file=table.path,
         field=peaks.modality,
-        found=None if shared else found,
+        found=None if shared else names,
         hint="is the gene table of another genome build or species?",
     )

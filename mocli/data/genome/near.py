@@ -1,7 +1,7 @@
 """Which peaks lie at which genes: promoter, gene body, or a window whose weight decays.
 
-The gene body is the default: linked features made of it found the partners of real paired cells better
-than promoters or any window did, and among windows a slow decay did better than a fast one.
+The gene body is the default: on real paired cells, linked features made from it found partners better than
+promoters or any window did, and among windows a slow decay did better than a fast one.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def near_peaks(
 def promoters_hit(genes: pd.DataFrame, peaks: pd.DataFrame, *, shift: int = 0) -> int:
     """Count the TSS that lie in a peak, all moved by `shift` bases.
 
-    Moved TSS say what chance gives: where genes and peaks are of one genome
+    Shifted TSS give the number by chance: where genes and peaks are of one genome
     build the count without a shift is several times larger.
     """
     tss = genes["tss"].to_numpy() + shift

@@ -35,7 +35,7 @@ class Vicinity:
     places
         Of all peaks: `chrom` (None where a feature is no interval), `start`, `end`.
     n_unplaced_genes, n_unplaced_peaks
-        Features that could not be placed: not in the gene table, no interval.
+        Features without a position: not in the gene table, or not an interval.
     unplaced_genes
         The first few of them.
     notes
@@ -59,8 +59,8 @@ class Vicinity:
     def chrom_code(self) -> IntArray:
         """Chromosome of every peak as a number, `(n_peaks,)`, -1 for nowhere."""
         codes, _ = pd.factorize(self.places["chrom"], sort=True)
-        found: IntArray = codes.astype(np.int64)
-        return found
+        numbers: IntArray = codes.astype(np.int64)
+        return numbers
 
 
 def find_vicinity(genes: Features, peaks: Features, table: GeneTable, *, window: int = WINDOW) -> Vicinity:
@@ -78,13 +78,13 @@ def find_vicinity(genes: Features, peaks: Features, table: GeneTable, *, window:
     """
     places = intervals_of(peaks)
     loci_of = protein_loci if genes.kind in PROTEINS else gene_loci
-    found = loci_of(genes, table)
-    row, feature, notes = found.row, found.feature, found.notes
+    found_loci = loci_of(genes, table)
+    row, feature, notes = found_loci.row, found_loci.feature, found_loci.notes
     if not len(row):
         raise no_gene(genes, table)
     loci = table.frame.iloc[row].reset_index(drop=True)
     locus, peak, _ = near_peaks(loci, places, Reach("window", window=window))
-    notes += doubts(table, places, peaks, found)
+    notes += doubts(table, places, peaks, found_loci)
     if not len(locus):
         raise no_peak(loci, places, table, peaks)
     tss, strand = loci["tss"].to_numpy()[locus], loci["strand"].to_numpy()[locus]

@@ -14,7 +14,7 @@ from mocli.errors import InputError
 
 
 def link_names(a: FeatureIndex, b: FeatureIndex) -> Proposal:
-    """Link features of the same name, found as the names of a link table are.
+    """Link features of the same name; names are matched as those of a link table are.
 
     The names of the one are looked up in the other: in the direction in which
     more are found, since only the side looked into may answer by another column
@@ -26,21 +26,21 @@ def link_names(a: FeatureIndex, b: FeatureIndex) -> Proposal:
     return _links(a, b, forward)
 
 
-def _links(asking: FeatureIndex, asked: FeatureIndex, match: ColumnMatch) -> Proposal:
-    pairs = [(k, position) for k, found in enumerate(match.positions) for position in found]
+def _links(asking: FeatureIndex, searched: FeatureIndex, match: ColumnMatch) -> Proposal:
+    pairs = [(k, position) for k, positions in enumerate(match.positions) for position in positions]
     # a name that repeats means the first feature of that name on both sides
     seen = {name: k for k, name in reversed(list(enumerate(asking.features.names)))}
     pairs = [(k, p) for k, p in pairs if seen[asking.features.names[k]] == k]
     source = np.array([k for k, _ in pairs], dtype=np.int64)
     target = np.array([p for _, p in pairs], dtype=np.int64)
     notes = []
-    for how, found in match.fallbacks.items():
-        name, feature = found[0]
-        notes.append(f"{len(found):,} names found {FALLBACKS[how]}, e.g. '{name}' is '{feature}'")
+    for how, hits in match.fallbacks.items():
+        name, feature = hits[0]
+        notes.append(f"{len(hits):,} names found {FALLBACKS[how]}, e.g. '{name}' is '{feature}'")
     small, large, linked = (
-        (asking, asked, source)
-        if len(asking.features.names) <= len(asked.features.names)
-        else (asked, asking, target)
+        (asking, searched, source)
+        if len(asking.features.names) <= len(searched.features.names)
+        else (searched, asking, target)
     )
     has_link = set(linked.tolist())
     absent = [name for k, name in enumerate(small.features.names) if k not in has_link] if len(linked) else []
@@ -61,8 +61,8 @@ def link_peaks(genes: Features, peaks: Features, table: GeneTable, reach: Reach)
     genes
         RNA, or proteins.
     table
-        Where the genes lie. A gene is found by its id, else by its name; a name
-        that stands on several chromosomes is no one's place and left out.
+        Where the genes lie. A gene is found by its id, else by its name; a name that occurs on several
+        chromosomes is left out.
 
     Returns
     -------
@@ -72,29 +72,29 @@ def link_peaks(genes: Features, peaks: Features, table: GeneTable, reach: Reach)
     Raises
     ------
     InputError
-        If no feature is an interval, no gene has a genomic position or almost none, no
-        chromosome is in both, no peak is reached, or names and genomic positions both say
-        that the table is of another species.
+        If no feature is an interval, if hardly any gene has a position, if genes and peaks share no
+        chromosome, if no peak is reached, or if names and positions both say that the table is of another
+        species.
     """
     places = intervals_of(peaks)
     if places["chrom"].isna().all():
         raise InputError(
-            f"the features of '{peaks.modality}' have no genomic positions",
+            f"the features of '{peaks.modality}' are not genomic intervals",
             found=", ".join(map(repr, peaks.names[:3])),
             expected="names such as chr1:1000-1500",
             hint="name the column of var that holds such names with --var-key",
         )
     is_protein = genes.kind in PROTEINS
-    found = protein_loci(genes, table) if is_protein else gene_loci(genes, table)
-    row, feature, weight, notes, failed, _ = found
+    loci_found = protein_loci(genes, table) if is_protein else gene_loci(genes, table)
+    row, feature, weight, notes, failed, _ = loci_found
     if not len(row):
         raise no_gene(genes, table)
     loci = table.frame.iloc[row].reset_index(drop=True)
-    locus, peak, near = near_peaks(loci, places, reach)
-    notes += doubts(table, places, peaks, found)
+    locus, peak, closeness = near_peaks(loci, places, reach)
+    notes += doubts(table, places, peaks, loci_found)
     if not len(locus):
         raise no_peak(loci, places, table, peaks)
-    links = pd.DataFrame({"source": feature[locus], "target": peak, "weight": weight[locus] * near})
+    links = pd.DataFrame({"source": feature[locus], "target": peak, "weight": weight[locus] * closeness})
     links = links.groupby(["source", "target"], as_index=False)["weight"].max()
     without = sorted(set(feature.tolist()) - set(links["source"].tolist()))
     failed += tuple(Miss(genes.modality, genes.names[k], "no peak within reach") for k in without)

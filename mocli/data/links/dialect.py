@@ -1,4 +1,4 @@
-"""Which dialect a link table is written in, and which of its columns mean what."""
+"""The dialect of a link table, and what its columns mean."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class TableLayout:
     is_score
         Whether `weight` is a score whose meaning is the other tool's.
     by_index
-        Whether features are given by their positions; the header alone says so.
+        Whether features are given by their positions, which only the header can say.
     """
 
     dialect: str
@@ -121,7 +121,7 @@ def _bedpe_layout(n_columns: int, *, has_header: bool) -> TableLayout:
 
 
 def recognise(header: Cells) -> TableLayout:
-    """Say what the first row of a table makes of it.
+    """Recognise a table's layout from its first row.
 
     A header whose first two cells are words for modalities is canonical; words
     with `_index` behind them announce positions of features, which are never
@@ -138,15 +138,15 @@ def recognise(header: Cells) -> TableLayout:
         return named
     if _is_bedpe(header):
         return _bedpe_layout(len(header), has_header=False)
-    known = all(kind_of(cell) is not ModalityKind.OTHER for cell in header[:2])
+    names_kinds = all(kind_of(cell) is not ModalityKind.OTHER for cell in header[:2])
     weight, sign = _find(words, "weight"), _find(words, "sign")
-    if not known and weight < 0 and sign < 0 and len(header) > 2 and _is_number(header[2]):
+    if not names_kinds and weight < 0 and sign < 0 and len(header) > 2 and _is_number(header[2]):
         weight, sign = 2, 3 if len(header) > 3 and _is_number(header[3]) else -1
-    return TableLayout(CANONICAL if known else COLUMNS, weight=weight, sign=sign)
+    return TableLayout(CANONICAL if names_kinds else COLUMNS, weight=weight, sign=sign)
 
 
 def names_dialect(header: Cells) -> bool:
-    """Whether a row is a header beyond doubt; tells one behind `#` from a comment."""
+    """Say whether a row is certainly a header; this tells a header behind `#` from a comment."""
     layout = recognise(header) if len(header) > 1 else TableLayout(COLUMNS)
     return layout.has_header and layout.dialect != COLUMNS
 
@@ -162,8 +162,8 @@ def _is_number(text: str) -> bool:
 def bedpe_names(rows: list[Cells], lines: list[int], *, file: str) -> tuple[Cells, Cells]:
     """Gene and peak of each BEDPE row; both empty where a row links no gene to a peak.
 
-    The name column holds the gene and the first interval is the peak. Names of
-    the form `<one><other>`, as 10x writes them, say themselves which is which.
+    The name column holds the gene and the first interval is the peak. Names of the form `<one><other>`, as
+    10x writes them, say which is which.
 
     Raises
     ------
@@ -174,7 +174,7 @@ def bedpe_names(rows: list[Cells], lines: list[int], *, file: str) -> tuple[Cell
     for row, line in zip(rows, lines, strict=True):
         if len(row) < 7:
             raise InputError(
-                "a BEDPE row names no gene",
+                "a BEDPE row does not name a gene",
                 file=file,
                 field=f"line {line}",
                 found=f"{len(row)} columns",

@@ -90,7 +90,7 @@ class EdgeLinks:
         return len(self.weight)
 
     def summary(self) -> str:
-        """Say what matched, and of what did not up to three names a side with the nearest ones."""
+        """Say what matched, and list up to three names of each side that did not, with the nearest names."""
         sides = (
             (self.source, self.source_names, self.source_index, self.unmatched_source),
             (self.target, self.target_names, self.target_index, self.unmatched_target),
@@ -126,7 +126,7 @@ class EdgeLinks:
 
 @dataclass(frozen=True, eq=False)
 class _Matched:
-    """What one table gives to one pair of modalities, oriented as the features are."""
+    """The links of one table between two modalities, in the order of the features."""
 
     links: pd.DataFrame  # source, target: positions; weight, sign
     n_read: int
@@ -134,7 +134,7 @@ class _Matched:
 
 
 def tables_of(routes: Iterable[LinkRoute], features: Sequence[Features]) -> list[LinkTable]:
-    """Read the tables among the routes, and make those of first features."""
+    """Read the tables among the routes, and make tables for the routes that link first features."""
     tables: list[LinkTable] = []
     for route in routes:
         if isinstance(route, TableRoute):
@@ -162,7 +162,7 @@ def match_links(
     features
         The loaded modalities, at least two.
     log
-        Takes one message at a time.
+        Called with one message at a time.
 
     Returns
     -------
@@ -172,7 +172,7 @@ def match_links(
     Raises
     ------
     InputError
-        If no row speaks of two loaded modalities, if the rows of a table match
+        If no row links two loaded modalities, if the rows of a table match
         nothing between two of them, if a position is beyond the last feature, or
         if a pair has both signs.
     """
@@ -191,7 +191,7 @@ def match_links(
             {m for t in tables for c in ("source", "target") for m in t.frame[f"{c}_modality"].dropna()}
         )
         raise InputError(
-            "no link joins two loaded modalities",
+            "no link joins two of the loaded modalities",
             file=", ".join(table.path for table in tables),
             found=f"links of {', '.join(named)}" if named else None,
             expected=f"two of: {loaded}",
@@ -252,7 +252,7 @@ def _log_fallbacks(side: MatchedColumn, *, log: Callable[[str], None]) -> None:
         log(f"{side.modality}: {len(pairs):,} names found {FALLBACKS[how]}, e.g. '{name}' is '{feature}'")
     if side.match.ambiguous:
         n, name = len(side.match.ambiguous), side.match.ambiguous[0]
-        log(f"{side.modality}: {n:,} names left out as several features could be meant, e.g. '{name}'")
+        log(f"{side.modality}: {n:,} names are left out because each fits several features, e.g. '{name}'")
     repeated = side.index.repeated & {k for p in side.match.positions for k in p}
     if repeated:
         name = side.index.features.names[min(repeated)]
@@ -288,7 +288,7 @@ def _edge(
         )
     if len(pairs) < len(positive):
         differ = int((pairs["least"] < pairs["weight"]).sum())
-        larger = f"; of {differ:,} with unlike weights the larger is used" if differ else ""
+        larger = f"; where weights differ ({differ:,}), the larger is used" if differ else ""
         log(f"{where}: {len(positive) - len(pairs):,} repeated links are counted once{larger}")
     return EdgeLinks(
         a.modality,

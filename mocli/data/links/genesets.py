@@ -17,7 +17,7 @@ from mocli.types import CSR
 _EXPECTED = "a GMT file: name<TAB>description<TAB>GENE<TAB>GENE..."
 
 LEAST_GENES = 3
-"""Measured genes below which a set says no more than they do."""
+"""Sets with fewer measured genes than this are left out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class GeneSets:
 
 
 def read_gene_sets(path: str | Path) -> GeneSets:
-    """Read a GMT file, perhaps gzipped: a set a line, its name, a description, then its genes.
+    """Read a GMT file, plain or gzipped: one set a line, with its name, a description and its genes.
 
     Raises
     ------
@@ -48,19 +48,19 @@ def read_gene_sets(path: str | Path) -> GeneSets:
         if not line.strip():
             continue
         name, *rest = line.split("\t")
-        own = frozenset(g.strip().upper() for g in rest[1:] if g.strip())
-        if not own:
+        members = frozenset(g.strip().upper() for g in rest[1:] if g.strip())
+        if not members:
             raise InputError(
-                f"line {number} names no gene",
+                f"line {number} has no gene",
                 file=path,
                 field="--gene-sets",
                 found=line[:60],
                 expected=_EXPECTED,
             )
         names.append(name)
-        genes.append(own)
+        genes.append(members)
     if not names:
-        raise InputError("this file holds no gene set", file=path, field="--gene-sets")
+        raise InputError("the file holds no gene set", file=path, field="--gene-sets")
     return GeneSets(str(path), tuple(names), tuple(genes))
 
 
@@ -69,7 +69,7 @@ def memberships(
 ) -> dict[str, CSR]:
     """Return by modality which features belong to which set, `(n_vars, n_sets)`.
 
-    Names are compared without regard to case. Where a modality is named otherwise (peaks), a feature
+    Names are compared without regard to case. Where features are not named as genes (peaks), a feature
     belongs to the sets of the genes it is linked to, by the links' weights and signs. Sets with fewer than
     3 genes in a modality are left out of it.
 
@@ -78,16 +78,16 @@ def memberships(
     InputError
         No set has enough genes in any modality.
     """
-    found = {name: _by_name(sets, names) for name, names in features.items()}
-    named = {name: m for name, m in found.items() if m.shape[1]}
+    by_modality = {name: _by_name(sets, names) for name, names in features.items()}
+    named = {name: m for name, m in by_modality.items() if m.shape[1]}
     for edge in edges:
-        for own, other in ((edge.source, edge.target), (edge.target, edge.source)):
-            if own not in named and other in named:
+        for modality, other in ((edge.source, edge.target), (edge.target, edge.source)):
+            if modality not in named and other in named:
                 index = (edge.source_index, edge.target_index)
-                rows, columns = index if own == edge.source else index[::-1]
-                shape = (len(features[own]), len(features[other]))
+                rows, columns = index if modality == edge.source else index[::-1]
+                shape = (len(features[modality]), len(features[other]))
                 linked = sparse.csr_matrix((edge.weight * edge.sign, (rows, columns)), shape=shape)
-                found[own] = sparse.csr_matrix(linked @ named[other])
+                by_modality[modality] = sparse.csr_matrix(linked @ named[other])
     if not named:
         name, genes = next(iter(features.items()))
         raise InputError(
@@ -98,7 +98,7 @@ def memberships(
             expected=f"names as in {name}: {', '.join(map(str, genes[:5]))}",
             hint="give sets in the same kind of names (symbols or Ensembl identifiers)",
         )
-    return {name: m for name, m in found.items() if m.shape[1]}
+    return {name: m for name, m in by_modality.items() if m.shape[1]}
 
 
 def _by_name(sets: GeneSets, names: Sequence[str]) -> CSR:
@@ -106,7 +106,9 @@ def _by_name(sets: GeneSets, names: Sequence[str]) -> CSR:
     for j, name in enumerate(names):
         place.setdefault(str(name).upper(), j)
     columns = [sorted(place[g] for g in genes if g in place) for genes in sets.genes]
-    kept = [c for c in columns if len(c) >= LEAST_GENES]
-    rows = np.array([j for c in kept for j in c], np.int64)
-    column = np.repeat(np.arange(len(kept)), [len(c) for c in kept])
-    return sparse.csr_matrix((np.ones(len(rows), np.float32), (rows, column)), shape=(len(names), len(kept)))
+    large_enough = [c for c in columns if len(c) >= LEAST_GENES]
+    rows = np.array([j for c in large_enough for j in c], np.int64)
+    column = np.repeat(np.arange(len(large_enough)), [len(c) for c in large_enough])
+    return sparse.csr_matrix(
+        (np.ones(len(rows), np.float32), (rows, column)), shape=(len(names), len(large_enough))
+    )

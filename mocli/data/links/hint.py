@@ -1,4 +1,4 @@
-"""What to say when a link table matches nothing: which names, which are near, what to try."""
+"""The error for a link table that matches nothing: which names, which are near, what to try."""
 
 from __future__ import annotations
 
@@ -32,22 +32,27 @@ class MatchedColumn:
 
 
 def nothing_matched(source: MatchedColumn, target: MatchedColumn, *, file: str) -> InputError:
-    """Return the error for rows of which none has both names in the data."""
+    """Return the error for a table in which no row has both its names in the data."""
     worse = min((source, target), key=lambda side: side.match.n_found / len(side.names))
-    asked = [name for name, found in zip(worse.names, worse.match.positions, strict=True) if not found]
-    asked = (asked or list(worse.names))[:3]
-    near = [(name, nearest_names(name, worse.index.features.names)) for name in asked]
-    if not any(close for _, close in near):
-        near = [(name, [other]) for name, other in zip(asked, worse.index.features.names[:3], strict=False)]
-        pairs = "; the data have " + ", ".join(repr(n) for _, close in near for n in close)
-        found = ", ".join(repr(n) for n in asked) + pairs
+    unmatched = [
+        name for name, positions in zip(worse.names, worse.match.positions, strict=True) if not positions
+    ]
+    unmatched = (unmatched or list(worse.names))[:3]
+    nearest = [(name, nearest_names(name, worse.index.features.names)) for name in unmatched]
+    if not any(close for _, close in nearest):
+        nearest = [
+            (name, [other]) for name, other in zip(unmatched, worse.index.features.names[:3], strict=False)
+        ]
+        pairs = "; the data have " + ", ".join(repr(n) for _, close in nearest for n in close)
+        shown = ", ".join(repr(n) for n in unmatched) + pairs
     else:
-        found = ", ".join(f"{n!r} (nearest: {close[0]!r})" if close else repr(n) for n, close in near)
+        shown = ", ".join(f"{n!r} (nearest: {close[0]!r})" if close else repr(n) for n, close in nearest)
     return InputError(
-        f"no link matches the data: found are {source.count()} and {target.count()}, never both in one row",
+        f"no link matches the data: {source.count()} and {target.count()} were found, but never both in one "
+        "row",
         file=file,
         field=f"{source.modality} <-> {target.modality}",
-        found=f"{worse.modality}: {found}",
+        found=f"{worse.modality}: {shown}",
         expected="names in var_names or in another column of var",
         hint=_hint(source, target, worse),
     )
@@ -81,27 +86,27 @@ def _hint(source: MatchedColumn, target: MatchedColumn, worse: MatchedColumn) ->
             f"Ensembl ids stand in the {ids}, gene symbols in the {symbols}: "
             "choose the column of var that holds the table's names with --var-key, or rewrite the table"
         )
-    return _interval_hint(worse) or "are table and data of one organism and one panel?"
+    return _interval_hint(worse) or "are the table and the data of the same organism and panel?"
 
 
 def _share_of_ids(names: tuple[str, ...]) -> bool:
-    """Whether most names are Ensembl ids."""
+    """Return the share of names that are Ensembl ids."""
     sample = names[:_SAMPLE]
     return 2 * sum(_ENSEMBL.fullmatch(name) is not None for name in sample) > len(sample)
 
 
 def _interval_hint(side: MatchedColumn) -> str | None:
     """Say what is wrong with peaks: the build, an offset of one, or the data's names."""
-    asked = [place for name in side.names[:_SAMPLE] if (place := parse_interval(name)) is not None]
-    if not asked:
+    intervals = [place for name in side.names[:_SAMPLE] if (place := parse_interval(name)) is not None]
+    if not intervals:
         return None
     places = side.index.intervals
-    known = set(zip(places["chrom"], places["start"], places["end"], strict=True))
+    peaks = set(zip(places["chrom"], places["start"], places["end"], strict=True))
     if None in set(places["chrom"]) and len(set(places["chrom"])) == 1:
         return f"the table has intervals, the features of {side.modality} are named otherwise: see --var-key"
     for shift in (-1, 1):
-        if any((place.chrom, place.start + shift, place.end) in known for place in asked):
+        if any((place.chrom, place.start + shift, place.end) in peaks for place in intervals):
             return f"the starts differ by one (0-based and 1-based): add {shift:+d} to those of the table"
-    if not {place.chrom for place in asked} & set(places["chrom"]):
+    if not {place.chrom for place in intervals} & set(places["chrom"]):
         return "no chromosome of the table is in the data"
     return "no peak has these coordinates: was the table made from other peaks or another genome build?"

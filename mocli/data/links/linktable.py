@@ -72,7 +72,7 @@ class LinkTable:
 
 @dataclass
 class _Rows:
-    """Cells with the numbers of their lines in the file."""
+    """The table's cells, with their line numbers in the file."""
 
     cells: list[Cells]
     lines: list[int]
@@ -89,8 +89,8 @@ def read_links(path: str | Path) -> LinkTable:
     Raises
     ------
     InputError
-        If the file is absent or no text, is empty or only a header, or if a row
-        is too short or has a weight or sign that is none; names the line.
+        If the file is missing, not text, empty or only a header, or if a row is too short or has an invalid
+        weight or sign; the error names the line.
     """
     file = "standard input" if str(path) == "-" else str(path)
     rows = _split(path, file=file)
@@ -135,7 +135,7 @@ def _split(path: str | Path, *, file: str) -> _Rows:
             cells.append([cell.strip() for cell in row])
             lines.append(content[reader.line_num - 1][0])
     except csv.Error as error:
-        raise InputError("the link table cannot be cut into cells", file=file, found=error) from error
+        raise InputError("the link table cannot be split into columns", file=file, found=error) from error
     if len(cells[0]) < 2:
         spaced = len(cells[0][0].split()) > 1
         raise InputError(
@@ -144,7 +144,7 @@ def _split(path: str | Path, *, file: str) -> _Rows:
             field=f"line {lines[0]}",
             found=repr(cells[0][0]),
             expected=_EXPECTED,
-            hint="separate the columns by tabs, not by blanks" if spaced else None,
+            hint="separate the columns by tabs, not by spaces" if spaced else None,
         )
     return _without_row_names(_Rows(cells, lines))
 
@@ -207,7 +207,7 @@ def _frame(
 def _check_positions(
     layout: TableLayout, rows: _Rows, frame: pd.DataFrame, *, header: Cells, file: str
 ) -> None:
-    """Make sure that every feature is a whole number from 0; whether it is there, the data will tell."""
+    """Make sure that every feature is a whole number from 0; the data show later whether it exists."""
     for side, number in (("source", layout.source), ("target", layout.target)):
         for row, text in frame[f"{side}_feature"].items():
             if not (text.isascii() and text.isdecimal()):
@@ -256,7 +256,7 @@ def _column(rows: _Rows, number: int) -> Cells:
 
 
 def _weights(layout: TableLayout, rows: _Rows, *, file: str) -> tuple[DoubleArray, str | None]:
-    """Return the weights and, for a score that cannot be one, a note."""
+    """Return the weights and, for a score that cannot be a weight, a note."""
     if layout.weight < 0:
         return np.ones(len(rows.cells)), None
     text = pd.Series(_column(rows, layout.weight), dtype=object)
@@ -297,7 +297,7 @@ def _signs(layout: TableLayout, rows: _Rows, *, file: str) -> DoubleArray:
 
 
 def _first_row(layout: TableLayout, cells: Cells) -> pd.DataFrame | None:
-    """Return the header as a link, where it may be one."""
+    """Return the header as a link, if it may be one."""
     if layout.dialect != COLUMNS:
         return None
     try:

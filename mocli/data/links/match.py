@@ -1,4 +1,4 @@
-"""Which two loaded modalities each row of a link table speaks of."""
+"""Which two loaded modalities each row of a link table links."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class PairRows:
 
 
 def find_modality(name: str, features: Sequence[Features], *, file: str) -> int | None:
-    """Position of the modality a table means by a name, or None where it is not loaded.
+    """Return the position of the modality that a table's name stands for, None if it is not loaded.
 
     The user's own name wins; then its spelling without regard to case; then the
     only modality of the kind the word stands for. Mass cytometry answers to
@@ -55,26 +55,26 @@ def find_modality(name: str, features: Sequence[Features], *, file: str) -> int 
     """
     from mocli.data.files.kinds import kind_of
 
-    own = [k for k, f in enumerate(features) if f.modality == name]
-    own = own or [k for k, f in enumerate(features) if f.modality.casefold() == name.casefold()]
+    positions = [k for k, f in enumerate(features) if f.modality == name]
+    positions = positions or [k for k, f in enumerate(features) if f.modality.casefold() == name.casefold()]
     kind = kind_of(name)
-    if not own and kind is not ModalityKind.OTHER:
-        own = [k for k, f in enumerate(features) if f.kind is kind]
-        own = own or [k for k, f in enumerate(features) if f.kind is _ALIKE.get(kind)]
-    if len(own) > 1:
+    if not positions and kind is not ModalityKind.OTHER:
+        positions = [k for k, f in enumerate(features) if f.kind is kind]
+        positions = positions or [k for k, f in enumerate(features) if f.kind is _ALIKE.get(kind)]
+    if len(positions) > 1:
         raise InputError(
             f"the link table's '{name}' may be any of several modalities",
             file=file,
-            found=", ".join(features[k].modality for k in own),
+            found=", ".join(features[k].modality for k in positions),
             hint="write the modality's own name in the table",
         )
-    return own[0] if own else None
+    return positions[0] if positions else None
 
 
 def pair_rows(
     table: LinkTable, indexes: Sequence[FeatureIndex], *, log: Callable[[str], None]
 ) -> list[PairRows]:
-    """Give each row of a table to two modalities; rows of absent modalities are logged and left out.
+    """Assign each row of a table to two modalities; rows of absent modalities are logged and left out.
 
     Raises
     ------
@@ -140,5 +140,5 @@ def _best_pair(table: LinkTable, indexes: Sequence[FeatureIndex], *, log: Callab
 
 
 def _found(column: NamedColumn, match: ColumnMatch) -> BoolArray:
-    """Whether each row's name was found."""
+    """Say for each row whether its name was found."""
     return np.array([bool(p) for p in match.positions])[column.codes]

@@ -1,4 +1,4 @@
-"""Linked features that the user made: a matrix of obsm for each of two modalities, used as it is."""
+"""Linked features made by the user: one matrix in obsm for each of two modalities, used as they are."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mocli.types import CSR
 
 MATRICES = "matrices of obsm"
 UNCENTRED = 1.0
-"""Median over columns of |mean| / standard deviation from which anchors are told little by cosines."""
+"""From this median over columns of |mean| / standard deviation on, cosines hardly distinguish cells."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class MatrixLinks:
         return f"{self.source}=obsm:{self.source_key},{self.target}=obsm:{self.target_key}"
 
     def summary(self) -> str:
-        """Say what is linked."""
+        """Describe the linked columns."""
         return f"{len(self.names):,} linked columns, as they are: {self.text}"
 
 
@@ -62,13 +62,14 @@ def matrix_links(route: MatrixRoute, files: Sequence[ModalityFile]) -> list[Matr
     Raises
     ------
     UsageError
-        A modality is named that is not loaded; one matrix stands for two modalities.
+        A modality is named that is not loaded, or one matrix is given for two modalities.
     InputError
-        A matrix is absent, no table of numbers, of other cells, with values that are not finite, or with
-        as many columns as no other; columns have the same names in another order.
+        A matrix is missing, is not a table of numbers, belongs to other cells, has values that are not
+        finite, or has another number of columns than its partner; or the columns are the same in another
+        order.
     """
     by_name = {file.name: file for file in files}
-    found = []
+    matrices = []
     shapes: dict[str, tuple[int, tuple[str, ...] | None]] = {}
     for a, b in chained(route, list(by_name)):
         keys = {name: route.keys.get(name, route.key) for name in (a, b)}
@@ -81,16 +82,16 @@ def matrix_links(route: MatrixRoute, files: Sequence[ModalityFile]) -> list[Matr
         (n_a, names_a), (n_b, names_b) = shapes[a], shapes[b]
         if n_a != n_b:
             raise InputError(
-                f"the linked features of '{a}' and '{b}' do not have as many columns",
+                f"the linked features of '{a}' and '{b}' differ in their number of columns",
                 file=f"{by_name[a].where} and {by_name[b].where}",
                 field=f"obsm['{keys[a]}'] and obsm['{keys[b]}']",
                 found=f"{n_a:,} columns of {a}, {n_b:,} of {b}",
-                expected="as many in both: column j of one belongs to column j of the other",
+                expected="the same number in both: column j of one belongs to column j of the other",
             )
         _refuse_other_order(names_a, names_b, by_name[b], keys[b], a)
         names = _names(names_a, names_b) or tuple(f"{keys[a]}[{j}]" for j in range(n_a))
-        found.append(MatrixLinks(a, b, keys[a], keys[b], names))
-    return found
+        matrices.append(MatrixLinks(a, b, keys[a], keys[b], names))
+    return matrices
 
 
 def read_linked(
@@ -114,7 +115,7 @@ def read_linked(
             warn(
                 f"{file.name}: columns of obsm['{key}'] are not centred (their mean is {off:.1f} standard "
                 "deviations from 0): partners are found by the angle between rows, which then differs "
-                "little; standardise them unless that is meant"
+                "little; standardise them, unless this is intended"
             )
     return FeatureMatrix(layout(x, dense=density(x) > DENSE_ABOVE), names)
 
@@ -123,41 +124,42 @@ def _columns(file: ModalityFile, key: str) -> tuple[int, tuple[str, ...] | None]
     """Return how many columns a matrix has, and their names where it has any."""
     first: ObsmPart | None = None
     for part, _, _ in file.located(np.arange(file.n_obs)):
-        with open_obsm(part, key) as own:
-            if first is not None and (own.n_columns, own.names) != (first.n_columns, first.names):
+        with open_obsm(part, key) as matrix:
+            if first is not None and (matrix.n_columns, matrix.names) != (first.n_columns, first.names):
                 raise InputError(
-                    f"obsm['{key}'] has other columns than in another file of '{file.name}'",
+                    f"the columns of obsm['{key}'] differ from those in another file of '{file.name}'",
                     file=part.path,
-                    field=own.place,
-                    found=f"{own.n_columns:,} columns" + (f": {_some(own.names)}" if own.names else ""),
+                    field=matrix.place,
+                    found=f"{matrix.n_columns:,} columns"
+                    + (f": {_some(matrix.names)}" if matrix.names else ""),
                     expected=f"{first.n_columns:,} columns"
                     + (f": {_some(first.names)}" if first.names else ""),
                 )
-            first = first or own
+            first = first or matrix
     assert first is not None
     return first.n_columns, first.names
 
 
 def _read(file: ModalityFile, key: str, rows: np.ndarray) -> CSR:
     parts, order = [], []
-    for part, here, there in file.located(rows):
-        with open_obsm(part, key) as own:
-            x = own.read(there)
+    for part, asked_rows, file_rows in file.located(rows):
+        with open_obsm(part, key) as matrix:
+            x = matrix.read(file_rows)
         bad = np.flatnonzero(~np.isfinite(x.data))
         if len(bad):
             row = int(np.searchsorted(x.indptr, bad[0], side="right")) - 1
             column = int(x.indices[bad[0]])
             raise InputError(
-                "a linked feature is no finite number",
+                "a value of a linked feature is not finite",
                 file=part.path,
-                field=own.place,
-                found=f"{x.data[bad[0]]} in cell '{file.obs.index[rows[here[row]]]}', column "
-                + (f"'{own.names[column]}'" if own.names else f"{column}"),
+                field=matrix.place,
+                found=f"{x.data[bad[0]]} in cell '{file.obs.index[rows[asked_rows[row]]]}', column "
+                + (f"'{matrix.names[column]}'" if matrix.names else f"{column}"),
                 expected="finite numbers",
-                hint="put a value in its place, or leave the column or the cells out",
+                hint="replace the value, or leave out the column or the cells",
             )
         parts.append(x)
-        order.append(here)
+        order.append(asked_rows)
     back = np.concatenate(order)
     x = parts[0] if len(parts) == 1 else sparse.vstack(parts, format="csr")
     return x if np.array_equal(back, np.arange(len(back))) else x[np.argsort(back)]

@@ -18,7 +18,7 @@ FIRST = "first features"
 
 
 def first_table(route: FirstRoute, features: Sequence[Features]) -> LinkTable:
-    """Return the table that links the first features of modalities, each with the one at its place.
+    """Return the table that links the first features of modalities, each with the one at its position.
 
     Raises
     ------
@@ -32,7 +32,7 @@ def first_table(route: FirstRoute, features: Sequence[Features]) -> LinkTable:
     for one in features:
         if one.modality in linked and len(one.names) < route.n:
             raise InputError(
-                f"'{one.modality}' has fewer features than are to be linked",
+                f"'{one.modality}' has fewer features than --links asks for",
                 field=f"--links {route.text}",
                 found=f"{len(one.names):,} features",
                 expected=f"at least {route.n:,}",
@@ -60,7 +60,7 @@ def first_table(route: FirstRoute, features: Sequence[Features]) -> LinkTable:
 def match_positions(
     table: LinkTable, side: str, column: NamedColumn, rows: pd.Index, features: Features
 ) -> ColumnMatch:
-    """Take the cells of one column of a table for positions of features.
+    """Read one column of a table as positions of features.
 
     Parameters
     ----------
@@ -72,12 +72,12 @@ def match_positions(
     Raises
     ------
     InputError
-        A position is beyond the last feature; the modality's files have other features each.
+        A position is beyond the last feature, or the modality's files have different features.
     """
     n = len(features.names)
     if features.renumbered:
         raise InputError(
-            f"the files of '{features.modality}' have other features each, so positions mean nothing",
+            f"the files of '{features.modality}' have different features, so positions are ambiguous",
             file=table.path,
             found="links by position",
             hint="link by names, or give files with the same features in the same order",

@@ -1,4 +1,4 @@
-"""The words of `--links`: a table, the first features of modalities, or matrices of obsm."""
+"""The values of `--links`: a table, the first features of modalities, or matrices in obsm."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TableRoute:
 
 @dataclass(frozen=True)
 class FirstRoute:
-    """The first `n` features of modalities are the linked ones, each with the one at its place.
+    """The first `n` features of modalities are linked, each with the one at its position.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class FirstRoute:
 
 @dataclass(frozen=True)
 class MatrixRoute:
-    """Linked features that the user made, a matrix of obsm for each modality.
+    """Linked features made by the user, one matrix in obsm for each modality.
 
     Attributes
     ----------
@@ -67,33 +67,33 @@ def parse_route(text: str) -> LinkRoute:
     Raises
     ------
     UsageError
-        A number or a key that is none, a name given twice, one modality alone, routes that are mixed.
+        An invalid number or key, a name given twice, a single modality, or mixed routes.
     """
     if _is_file(text):
         return TableRoute(text)
     if (match := _WORD.fullmatch(text)) is not None:
-        word, given = match.groups()
+        word, argument = match.groups()
         if word == "first":
-            return FirstRoute(text, _number(given, text))
-        return MatrixRoute(text, key=_key(given, text))
+            return FirstRoute(text, _number(argument, text))
+        return MatrixRoute(text, key=_key(argument, text))
     pieces = text.split(",")
-    found = [_NAMED.fullmatch(piece) for piece in pieces]
-    if found[0] is None:
+    matches = [_NAMED.fullmatch(piece) for piece in pieces]
+    if matches[0] is None:
         return TableRoute(text)
     routes: dict[str, tuple[str, str]] = {}
-    for piece, match in zip(pieces, found, strict=True):
+    for piece, match in zip(pieces, matches, strict=True):
         if match is None or match[1] in routes:
             why = "names a modality twice" if match is not None else "is cut short"
             raise _refuse(f"'{text}' {why}", piece)
-        word, _, given = match[2].partition(":")
-        routes[match[1]] = (word, given)
+        word, _, argument = match[2].partition(":")
+        routes[match[1]] = (word, argument)
     if len({word for word, _ in routes.values()}) > 1:
         raise _refuse(f"'{text}' mixes first columns and matrices", text)
     if len(routes) < 2:
-        raise _refuse(f"'{text}' names one modality, and links join two", text)
+        raise _refuse(f"'{text}' names one modality, but links join two", text)
     if routes[next(iter(routes))][0] == "obsm":
-        return MatrixRoute(text, keys={name: _key(given, text) for name, (_, given) in routes.items()})
-    numbers = {_number(given, text) for _, given in routes.values()}
+        return MatrixRoute(text, keys={name: _key(argument, text) for name, (_, argument) in routes.items()})
+    numbers = {_number(argument, text) for _, argument in routes.values()}
     if len(numbers) > 1:
         raise _refuse(f"'{text}' takes more features of one modality than of another", text)
     return FirstRoute(text, numbers.pop(), tuple(routes))
@@ -127,16 +127,18 @@ def chained(route: FirstRoute | MatrixRoute, loaded: Sequence[str]) -> list[tupl
     return list(pairwise(order))
 
 
-def _number(given: str, text: str) -> int:
-    if not re.fullmatch(r"\s*0*[1-9]\d*\s*", given):
-        raise _refuse(f"'{text}' does not say how many features are linked", given or "nothing", "first:32")
-    return int(given)
+def _number(argument: str, text: str) -> int:
+    if not re.fullmatch(r"\s*0*[1-9]\d*\s*", argument):
+        raise _refuse(
+            f"'{text}' does not say how many features are linked", argument or "nothing", "first:32"
+        )
+    return int(argument)
 
 
-def _key(given: str, text: str) -> str:
-    if not given.strip():
+def _key(argument: str, text: str) -> str:
+    if not argument.strip():
         raise _refuse(f"'{text}' names no matrix of obsm", "nothing", "obsm:X_linked")
-    return given.strip()
+    return argument.strip()
 
 
 def _refuse(message: str, found: str, example: str | None = None) -> UsageError:

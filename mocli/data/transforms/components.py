@@ -1,4 +1,4 @@
-"""Principal components of one modality's own features, sparse to the end.
+"""Principal components of one modality's own features; sparse data stay sparse.
 
 Single features of a cell are mostly noise where cells are shallow; the leading
 components are sums over all of them and keep what cells share.
@@ -22,7 +22,7 @@ _PREFIX = "pc_"
 
 @dataclass(frozen=True, eq=False)
 class Components:
-    """A fitted projection, the same for every cell that comes later.
+    """A fitted projection, the same for all later cells.
 
     Attributes
     ----------

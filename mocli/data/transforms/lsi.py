@@ -88,10 +88,12 @@ class Lsi:
         totals = row_sums(x.data, x.indptr)
         filled = np.flatnonzero(totals > 0)
         r = correlation((values @ components.T)[filled], np.log(totals[filled]))
-        kept = np.flatnonzero(np.abs(r) <= DEPTH_LIMIT)
-        if not len(kept):
-            kept = np.array([np.abs(r).argmin()])
-        return cls(idf, np.ascontiguousarray(components[kept]), kept.astype(np.int64), r)
+        components_kept = np.flatnonzero(np.abs(r) <= DEPTH_LIMIT)
+        if not len(components_kept):
+            components_kept = np.array([np.abs(r).argmin()])
+        return cls(
+            idf, np.ascontiguousarray(components[components_kept]), components_kept.astype(np.int64), r
+        )
 
     @property
     def names(self) -> tuple[str, ...]:

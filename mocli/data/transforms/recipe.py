@@ -55,10 +55,9 @@ def default_transform(kind: ModalityKind, values: ValueKind, *, max_value: float
     other    lognorm   identity  arcsinh   identity
     ======== ========= ========= ========= ========
 
-    Values that are already on a log scale, or have negatives, are used as they
-    are. Accessibility that was smoothed or weighted but is not negative still
-    gains from TF-IDF, as its depth remains in it. Counts of an `other` modality
-    whose `max_value` is 1 are a yes or no, and stay so.
+    Values that are already on a log scale, or have negatives, are used as they are. Accessibility that was
+    smoothed or weighted but is not negative still gains from TF-IDF, as its depth remains in it. Counts of
+    an `other` modality whose `max_value` is 1 are binary, and stay so.
     """
     if kind is ModalityKind.OTHER and values is ValueKind.COUNTS and max_value is not None and max_value <= 1:
         return "identity"
@@ -67,7 +66,7 @@ def default_transform(kind: ModalityKind, values: ValueKind, *, max_value: float
 
 @dataclass(frozen=True)
 class RecipeOptions:
-    """How to transform one modality; raises `UsageError` for values that cannot be meant.
+    """How to transform one modality; raises `UsageError` for invalid values.
 
     Attributes
     ----------
@@ -77,8 +76,8 @@ class RecipeOptions:
         Number of highly variable features to keep; None keeps all. `tfidf-lsi`
         always uses all.
     seen_in
-        Share of the cells, or from 1 on their number, in which a feature has to be seen, that is not
-        0, before the highly variable are chosen; None for any. `tfidf-lsi` uses all.
+        Share of the cells, or from 1 on their number, in which a feature must be detected (not 0) before
+        the highly variable ones are chosen; None for any. `tfidf-lsi` uses all.
     n_components
         Components of the SVD of `tfidf-lsi`, before those that follow depth go.
     target_sum
@@ -181,7 +180,7 @@ class Recipe:
         The projection of the scaled features, or None.
     means
         Mean over the training cells of features that are not standardised, `(n_selected,)`:
-        what stands for a feature that new cells were not measured for.
+        the values of a feature that new cells were not measured for.
     """
 
     options: RecipeOptions
@@ -257,7 +256,7 @@ class Recipe:
         ----------
         absent
             Columns that these cells were not measured for; they count as the mean
-            of the training cells, counts at the depth of the cell. Of `tfidf-lsi`, as no signal.
+            of the training cells, counts at the depth of the cell. For `tfidf-lsi` they count as no signal.
         """
         if x.shape[1] != self.n_vars:
             raise ValueError(f"{x.shape[1]} columns, fitted on {self.n_vars}")
@@ -360,7 +359,7 @@ class Recipe:
 
 
 LEAST_FILLED = 0.05
-"""Counts of features with a smaller part of the average feature's mean are left at 0."""
+"""Counts of features whose mean is a smaller part of the average feature's are left at 0."""
 
 
 def at_mean(features: FeatureMatrix, columns: IntArray, means: FloatArray | None) -> FeatureMatrix:
@@ -378,23 +377,23 @@ def at_mean(features: FeatureMatrix, columns: IntArray, means: FloatArray | None
 
 
 def at_shares(values: CSR | FloatArray, columns: IntArray, means: FloatArray) -> CSR | FloatArray:
-    """Set columns of counts to what a cell of its depth would have: its other counts tell the depth."""
+    """Set columns of counts to their expectation at the cell's depth, which its other counts give."""
     measured = np.ones(len(means), bool)
     measured[columns] = False
-    known: float = float(means[measured].sum(dtype=np.float64)) or 1.0
+    share_measured: float = float(means[measured].sum(dtype=np.float64)) or 1.0
     if isinstance(values, np.ndarray):
-        depth = values[:, measured].sum(axis=1, dtype=np.float64) / known
+        depth = values[:, measured].sum(axis=1, dtype=np.float64) / share_measured
         filled = values.copy()
         filled[:, columns] = np.outer(depth, means[columns])
         return filled
     x = sparse.csr_matrix(values)
-    depth = np.asarray(x[:, np.flatnonzero(measured)].sum(axis=1), np.float64).ravel() / known
+    depth = np.asarray(x[:, np.flatnonzero(measured)].sum(axis=1), np.float64).ravel() / share_measured
     # features hardly ever seen are left at 0: thousands of tiny values would make the matrix dense
     worth = columns[means[columns] > LEAST_FILLED * means.mean()]
     place = sparse.csr_matrix(
         (means[worth], (np.zeros(len(worth), np.int64), worth)), shape=(1, len(means)), dtype=np.float32
     )
     keep = sparse.diags(measured.astype(np.float32))
-    found = sparse.csr_matrix(x @ keep + sparse.csr_matrix(depth[:, None].astype(np.float32)) @ place)
-    found.sort_indices()
-    return found
+    completed = sparse.csr_matrix(x @ keep + sparse.csr_matrix(depth[:, None].astype(np.float32)) @ place)
+    completed.sort_indices()
+    return completed

@@ -1,8 +1,8 @@
-"""What a fitted recipe makes of one changed feature, in closed form.
+"""How a fitted recipe's output changes with one feature, in closed form.
 
-The depth of a cell is held: its normalising factor stays that of the values measured, so that
-lowering one feature does not raise all others. A recipe is then a function of every single value,
-followed by something linear (components of an SVD, or nothing).
+The depth of a cell is held fixed: its normalising factor stays that of the values measured, so that
+lowering one feature does not raise all others. A recipe is then a function of every single value, followed
+by something linear (components of an SVD, or nothing).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
 @dataclass(frozen=True, eq=False)
 class RecipeResponse:
-    """How a recipe answers to changes of single raw values.
+    """How a recipe responds to changes of single raw values.
 
     Attributes
     ----------
     place
-        Of every input feature its position among those used, -1 for none, `(n_vars,)`.
+        Position of every input feature among those used, -1 for none, `(n_vars,)`.
     directions
         How the output moves with a used feature's value, `(n_used, n_out)`; None where the values
         are the output.
@@ -44,7 +44,7 @@ class RecipeResponse:
             directions = np.ascontiguousarray(recipe.lsi.components.T)
             if recipe.scaler is not None:
                 if recipe.scaler.clip is not None:
-                    raise ValueError("clipped components do not answer in closed form")
+                    raise ValueError("clipped components do not respond in closed form")
                 directions = directions * np.where(recipe.scaler.constant, 0, 1 / recipe.scaler.std)
         if recipe.components is not None:
             loadings = recipe.components.loadings
@@ -63,7 +63,7 @@ class RecipeResponse:
         return np.ones(x.shape[0]) if factor is None else factor
 
     def values(self, raw: DoubleArray, factor: DoubleArray, used: IntArray) -> DoubleArray:
-        """Return what the linear part sees of raw values.
+        """Return the input of the linear part for raw values.
 
         Parameters
         ----------

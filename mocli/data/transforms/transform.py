@@ -25,12 +25,12 @@ _ROWS = 16_384
 
 
 class Transform:
-    """One way from raw values to those that a model sees; this one leaves them as they are.
+    """One way from raw values to those that a model sees; this one leaves them unchanged.
 
     Attributes
     ----------
     name
-        As users and saved models call it.
+        Its name for users and in saved models.
     words
         What its values are, in words.
     is_counted
@@ -40,7 +40,7 @@ class Transform:
     keeps_values
         Whether values stay as they are.
     is_for_counts
-        Whether it hands counts to a likelihood of counts.
+        Whether it passes counts to a likelihood of counts.
     scales_to_total
         Whether it brings cells to one total, `target_sum`.
     keeps_depth
@@ -76,7 +76,7 @@ class Transform:
         return None
 
     def element(self, values: Any, cofactor: float = 5.0, *, out: Any = None) -> Any:
-        """Return what becomes of single values after the factor of their cell."""
+        """Return single values transformed, after the factor of their cell."""
         return values
 
     def undo(self, values: FloatArray, cofactor: float = 5.0) -> FloatArray:

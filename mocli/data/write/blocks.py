@@ -1,4 +1,4 @@
-"""A modality that mocli makes, written block by block: at no time is it whole in memory."""
+"""A modality that mocli makes, written block by block, so that it is never in memory as a whole."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mocli.data.write.filling import DenseMatrix, SparseMatrix
 from mocli.types import CSR, FloatArray
 
 KEEP_BITS = 12
-"""Bits of the 23-bit mantissa that dense values keep unless told otherwise."""
+"""Bits of the 23-bit mantissa that dense values keep by default."""
 
 Block: TypeAlias = "Mapping[str, FloatArray | CSR]"
 
@@ -35,10 +35,9 @@ class NewModality:
         Cells `(n_obs, ...)` and features `(n_vars, ...)`, index = names; those
         of cells differ.
     blocks
-        Gives an iterator over the rows from the first to the last. A block
-        holds `X` and layers by name, each `(b, n_vars)`, `b` as it likes: dense
-        float32, or CSR of any type. Keys and their forms are the same in
-        every block.
+        Returns an iterator over the rows from the first to the last. A block holds `X` and layers by name,
+        each `(b, n_vars)` for any `b`: dense float32, or CSR of any type. Keys and their forms are the same
+        in every block.
     obsm
         Arrays `(n_obs, d)` by key.
     uns
@@ -79,7 +78,7 @@ class NewModality:
 
 @dataclass(frozen=True)
 class Written:
-    """What writing a modality's matrices took.
+    """Time and size of writing a modality's matrices.
 
     Attributes
     ----------
@@ -138,8 +137,8 @@ def _write_blocks(
     while True:
         start = perf_counter()
         block = next(blocks, None)
-        made = perf_counter()
-        decode_s += made - start
+        decoded_at = perf_counter()
+        decode_s += decoded_at - start
         if block is None:
             break
         n_rows += _check_block(block, new, n_rows, matrices)
@@ -149,7 +148,7 @@ def _write_blocks(
             matrix.append(block[key])
         check()
         del block  # before the next one is made
-        write_s += perf_counter() - made
+        write_s += perf_counter() - decoded_at
     if n_rows != new.n_obs:
         raise ValueError(f"the blocks of '{new.name}' have {n_rows} rows, obs has {new.n_obs}")
     start = perf_counter()

@@ -1,7 +1,8 @@
-"""Slots of several inputs in the one group that they become: arrays, graphs, unstructured annotation.
+"""Carry slots of several inputs over to the one group they become: arrays, graphs, unstructured annotation.
 
-What an input holds of its cells (or features) is brought into the order of the output; of several
-inputs it is put together where their cells differ, or agree. What has no place is named.
+What an input holds about its cells (or features) is brought into the order of the output; contents of
+several inputs are combined where their cells differ, or the values agree. Whatever cannot be carried over
+is named.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from mocli.data.files.matrix import locate, read_csr
 from mocli.data.write.encode import need_group, put, put_csr
 from mocli.types import CSR, IntArray
 
-CLASH = "another has them otherwise"
-FORM = "no table of numbers"
-SPLIT = "a cell of it is several in the output"
+CLASH = "another input has different values"
+FORM = "it is not a table of numbers"
+SPLIT = "one of its cells becomes several in the output"
 
 
 class Lost(NamedTuple):
-    """A slot that has no place in the output."""
+    """A slot that cannot be carried over to the output."""
 
     path: Path
     slot: str
@@ -56,21 +57,21 @@ class RowOrigin:
     @property
     def is_split(self) -> bool:
         """Whether a row of the input is several rows of the output."""
-        there = self.rows[self.rows >= 0]
-        return len(np.unique(there)) < len(there)
+        rows = self.rows[self.rows >= 0]
+        return len(np.unique(rows)) < len(rows)
 
 
 _Values: TypeAlias = "NDArray[Any] | pd.DataFrame | CSR"
 
 
 def say_lost(lost: Sequence[Lost]) -> list[str]:
-    """Say it in a line for each file and reason."""
-    found: dict[tuple[Path, str], list[str]] = {}
+    """Log one line for each file and reason."""
+    slots_by_reason: dict[tuple[Path, str], list[str]] = {}
     for path, slot, why in lost:
-        found.setdefault((path, why), []).append(slot)
+        slots_by_reason.setdefault((path, why), []).append(slot)
     return [
         f"{path}: {', '.join(dict.fromkeys(slots))} left out of the output: {why}"
-        for (path, why), slots in found.items()
+        for (path, why), slots in slots_by_reason.items()
     ]
 
 
@@ -92,15 +93,19 @@ def carried_columns(
         for name in table.columns:
             if name in skip or name in origin.skip:
                 continue
-            own = table[[name]]
+            column = table[[name]]
             before = pieces.setdefault(name, [])
-            rest = _not_taken(origin.rows, [at for at, _ in before])
-            if all(_alike(at, frame, origin.rows, own) for at, frame in before):
-                before.append((rest, own.iloc[origin.rows[rest]]))
+            rest = _not_taken(origin.rows, [rows_before for rows_before, _ in before])
+            if all(_alike(rows_before, frame, origin.rows, column) for rows_before, frame in before):
+                before.append((rest, column.iloc[origin.rows[rest]]))
             else:
                 lost.append(Lost(origin.path, f"{axis} column {name}", CLASH))
-    found = {name: _stacked(of, n)[name] for name, of in pieces.items() if any(len(at) for at, _ in of)}
-    return pd.DataFrame(found, index=range(n)), lost
+    columns = {
+        name: _stacked(parts, n)[name]
+        for name, parts in pieces.items()
+        if any(len(rows_of_piece) for rows_of_piece, _ in parts)
+    }
+    return pd.DataFrame(columns, index=range(n)), lost
 
 
 def carry_arrays(
@@ -113,30 +118,30 @@ def carry_arrays(
 ) -> list[Lost]:
     """Write the arrays, tables and sparse matrices of `obsm` or `varm` of the inputs.
 
-    Rows that no input knows are NaN, of a sparse matrix empty. Of arrays that cannot stand below
-    each other the first stays.
+    Rows that no input has are NaN, or empty in a sparse matrix. If arrays cannot be stacked, the first is
+    kept.
 
     Parameters
     ----------
     on_top
-        Whether they stand above modalities, where mudata cannot read integers of cells in an order
-        that is not its own: they become float64.
+        Whether they are on the MuData's top level, where mudata cannot read integers of cells in an order
+        other than its own: they become float64.
     """
-    kept: dict[str, list[tuple[IntArray, _Values]]] = {}
+    by_key: dict[str, list[tuple[IntArray, _Values]]] = {}
     lost: list[Lost] = []
     for origin, key, node in _elements(origins, slot, skip):
         with reading(origin.path, slot):
             values = _read_rows(node)
-        before = kept.setdefault(key, [])
+        before = by_key.setdefault(key, [])
         if values is None:
             lost.append(Lost(origin.path, f"{slot} {key}", FORM))
-        elif all(_alike(at, v, origin.rows, values) for at, v in before):
-            rest = _not_taken(origin.rows, [at for at, _ in before])
+        elif all(_alike(rows_before, v, origin.rows, values) for rows_before, v in before):
+            rest = _not_taken(origin.rows, [rows_before for rows_before, _ in before])
             before.append((rest, _take(values, origin.rows[rest])))
         else:
             lost.append(Lost(origin.path, f"{slot} {key}", CLASH))
-    for key, pieces in kept.items():
-        if any(len(at) for at, _ in pieces):
+    for key, pieces in by_key.items():
+        if any(len(rows_of_piece) for rows_of_piece, _ in pieces):
             values = _stacked(pieces, len(origins[0].rows))
             if on_top and isinstance(values, np.ndarray) and values.dtype.kind in "iu":
                 values = values.astype(np.float64)
@@ -150,29 +155,29 @@ def carry_pairs(
     target: h5py.Group, slot: str, origins: Sequence[RowOrigin], *, skip: Collection[str] = ()
 ) -> list[Lost]:
     """Write the graphs of `obsp` or `varp` of the inputs, as CSR; there are none between inputs."""
-    kept: dict[str, list[tuple[IntArray, CSR]]] = {}
+    by_key: dict[str, list[tuple[IntArray, CSR]]] = {}
     lost: list[Lost] = []
     for origin, key, node in _elements(origins, slot, skip):
-        before = kept.setdefault(key, [])
-        at = np.flatnonzero(origin.rows >= 0)
+        before = by_key.setdefault(key, [])
+        known_rows = np.flatnonzero(origin.rows >= 0)
         why = SPLIT if origin.is_split else None
-        if why is None and any(len(np.intersect1d(at, other)) for other, _ in before):
+        if why is None and any(len(np.intersect1d(known_rows, other)) for other, _ in before):
             why = CLASH
         with reading(origin.path, slot):
-            x = _read_graph(node, len(at) and int(origin.rows.max()) + 1)
+            x = _read_graph(node, len(known_rows) and int(origin.rows.max()) + 1)
         if x is None or why is not None:
             lost.append(Lost(origin.path, f"{slot} {key}", why or FORM))
         else:
-            before.append((at, x[origin.rows[at]][:, origin.rows[at]]))
+            before.append((known_rows, x[origin.rows[known_rows]][:, origin.rows[known_rows]]))
     n = len(origins[0].rows) if origins else 0
-    for key, graphs in kept.items():
-        if any(len(at) for at, _ in graphs):
+    for key, graphs in by_key.items():
+        if any(len(known_rows) for known_rows, _ in graphs):
             put_csr(need_group(target, slot), key, _placed(graphs, n))
     return lost
 
 
 def carry_uns(target: h5py.Group, origins: Sequence[RowOrigin], *, skip: Collection[str] = ()) -> list[Lost]:
-    """Copy what the inputs have in `uns`; where two differ the first's stays."""
+    """Copy the inputs' `uns`; where two differ, the first is kept."""
     lost: list[Lost] = []
     copied = need_group(target, "uns")
     for origin, key, node in _elements(origins, "uns", skip):
@@ -187,7 +192,7 @@ def carry_uns(target: h5py.Group, origins: Sequence[RowOrigin], *, skip: Collect
 def _elements(
     origins: Sequence[RowOrigin], slot: str, skip: Collection[str]
 ) -> Iterator[tuple[RowOrigin, str, h5py.HLObject]]:
-    """Yield what the inputs have in a slot and shall leave there, by key, with its file open."""
+    """Yield the elements of the inputs in a slot that are to be carried over, by key, with the file open."""
     for origin in origins:
         with open_h5(origin.path) as h5, reading(origin.path, slot):
             nodes = h5[origin.group].get(slot)
@@ -196,26 +201,26 @@ def _elements(
                     yield origin, key, nodes[key]
 
 
-def _not_taken(rows: IntArray, taken: Sequence[IntArray]) -> IntArray:
-    """Rows of the output that an input knows and none before it."""
+def _not_taken(rows: IntArray, earlier: Sequence[IntArray]) -> IntArray:
+    """Return the rows of the output that an input has and none before it."""
     free = rows >= 0
-    for at in taken:
-        free[at] = False
+    for rows_before in earlier:
+        free[rows_before] = False
     return np.flatnonzero(free)
 
 
-def _alike(at: IntArray, kept: _Values, rows: IntArray, values: _Values) -> bool:
-    """Whether values are of the form of those kept at some rows, and the same where both are known."""
-    if type(kept) is not type(values) or kept.shape[1:] != values.shape[1:]:
+def _alike(kept_rows: IntArray, earlier: _Values, rows: IntArray, values: _Values) -> bool:
+    """Say whether values have the form of earlier ones, and equal them in the rows that both have."""
+    if type(earlier) is not type(values) or earlier.shape[1:] != values.shape[1:]:
         return False
-    if isinstance(kept, pd.DataFrame):
+    if isinstance(earlier, pd.DataFrame):
         assert isinstance(values, pd.DataFrame)
-        if list(kept.columns) != list(values.columns):
+        if list(earlier.columns) != list(values.columns):
             return False
-    both = np.flatnonzero(rows[at] >= 0)
+    both = np.flatnonzero(rows[kept_rows] >= 0)
     if not len(both):
         return True
-    a, b = _take(kept, both), _take(values, rows[at[both]])
+    a, b = _take(earlier, both), _take(values, rows[kept_rows[both]])
     if isinstance(a, pd.DataFrame):
         return not agreeing_columns([a, b])[1]
     if sp.issparse(a):
@@ -228,15 +233,15 @@ def _take(values: _Values, rows: IntArray) -> Any:
 
 
 def _stacked(pieces: Sequence[tuple[IntArray, Any]], n: int) -> Any:
-    """Put pieces at their rows of `n`, the other rows missing."""
-    at = np.concatenate([at for at, _ in pieces])
+    """Put pieces at their rows among `n`; the other rows are missing."""
+    rows = np.concatenate([rows for rows, _ in pieces])
     values = [v for _, v in pieces]
-    rest = np.setdiff1d(np.arange(n), at)
-    order = np.argsort(np.concatenate([at, rest]), kind="stable")
+    rest = np.setdiff1d(np.arange(n), rows)
+    order = np.argsort(np.concatenate([rows, rest]), kind="stable")
     first = values[0]
     if isinstance(first, pd.DataFrame):
         gap = [pd.DataFrame(index=rest)] if len(rest) else []
-        tables = [v.set_axis(own, axis=0) for own, v in pieces if len(own)]
+        tables = [v.set_axis(piece_rows, axis=0) for piece_rows, v in pieces if len(piece_rows)]
         table = stack_obs([*tables, *gap]).iloc[order]
         return table.set_axis(range(n))
     if sp.issparse(first):
@@ -249,9 +254,9 @@ def _stacked(pieces: Sequence[tuple[IntArray, Any]], n: int) -> Any:
 
 
 def _placed(graphs: Sequence[tuple[IntArray, CSR]], n: int) -> CSR:
-    parts = [(at, x.tocoo()) for at, x in graphs]
+    parts = [(rows, x.tocoo()) for rows, x in graphs]
     values = np.concatenate([x.data for _, x in parts])
-    row, col = (np.concatenate([at[getattr(x, side)] for at, x in parts]) for side in ("row", "col"))
+    row, col = (np.concatenate([rows[getattr(x, side)] for rows, x in parts]) for side in ("row", "col"))
     placed = sp.csr_matrix((values, (row, col)), shape=(n, n))
     placed.sort_indices()
     return placed

@@ -113,7 +113,7 @@ def put_csr(group: h5py.Group, key: str, x: CSR) -> None:
 
 
 def put(group: h5py.Group, key: str, value: object) -> None:
-    """Write an element of `uns`: None is left out, what HDF5 has no form for becomes JSON."""
+    """Write an element of `uns`: None is left out, and what HDF5 cannot store becomes JSON."""
     if value is None:
         return
     if isinstance(value, Mapping):

@@ -51,7 +51,7 @@ def round_mantissa(values: FloatArray, keep_bits: int) -> FloatArray:
 
 
 class _Filling:
-    """A dataset filled from its first row on by whole rows of chunks, so that none is compressed twice."""
+    """A dataset filled from its first row on in whole chunks, so that none is compressed twice."""
 
     def __init__(
         self,

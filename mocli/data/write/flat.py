@@ -1,7 +1,7 @@
 """One table of cells of all modalities: an h5ad made of an h5mu, for tools that know no modalities.
 
 Every cell has a row, every feature a column; where a cell was not measured the matrix is empty, and
-`obs["modality"]` says where it was. `var["modality"]` says what a feature is of.
+`obs["modality"]` says where it was. `var["modality"]` gives the modality of a feature.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mocli.types import CSR, IntArray
 FLAT = ".h5ad"
 """Ending of an output that holds all cells in one table."""
 MODALITY = "modality"
-"""Column of var that says what a feature is of."""
+"""Column of var with the modality of each feature."""
 
 _BLOCK = 1 << 22  # stored values held at once
 _RAW = "an .h5ad of several modalities has no place for it"
@@ -49,10 +49,11 @@ class _Part(NamedTuple):
 
 
 def flatten(source: Path, target: Path) -> list[Lost]:
-    """Write what an h5mu holds as an h5ad over the file `target`; return what has no place there.
+    """Write the contents of an h5mu as an h5ad over the file `target`; return what cannot be carried over.
 
-    A single modality is copied as it is, with what stands above it. Of several, features whose name repeats
-    are called `modality:name`, and so are columns of obs on which modalities differ.
+    A single modality is copied unchanged, with the contents of the top level. With several modalities,
+    features whose names repeat are called `modality:name`, and so are columns of obs on which modalities
+    differ.
     """
     cells, parts = _read_parts(source)
     with writing_h5(target, "w") as (h5, check):
@@ -82,17 +83,17 @@ def _read_parts(source: Path) -> tuple[pd.Index, list[_Part]]:
 
 
 def _copy_only(h5: h5py.File, source: Path, part: _Part) -> list[Lost]:
-    """Copy the only modality, and add what stands above it under other names."""
+    """Copy the only modality, and add the contents of the top level under other names."""
     tag(h5, "anndata", "0.1.0")
     with open_h5(source) as mu:
         for key in mu[part.group]:
             mu.copy(f"{part.group}/{key}", h5, name=key)
     for slot in ("layers", "obsm", "varm", "obsp", "varp", "uns"):
         need_group(h5, slot)
-    own = read_table(h5["obs"])
+    obs = read_table(h5["obs"])
     top = RowOrigin(source, "/", part.rows, frozenset({part.name}))
-    known = {*own.columns, *(f"{part.name}:{column}" for column in own.columns)}
-    columns, _ = carried_columns("obs", [top], skip=known)
+    names_taken = {*obs.columns, *(f"{part.name}:{column}" for column in obs.columns)}
+    columns, _ = carried_columns("obs", [top], skip=names_taken)
     for name in columns:
         add_column(h5["obs"], name, columns[name])
     lost = carry_arrays(h5, "obsm", [top], skip=set(h5["obsm"]))
@@ -108,33 +109,35 @@ def _common(
     layers = {name: dict(group.get("layers", {})) for name, group in groups.items()}
     first = [g["X"] if "X" in g else next(iter(layers[name].values())) for name, g in groups.items()]
     matrices = {"X": [locate(node) for node in first]}
-    for key in dict.fromkeys(key for of in layers.values() for key in of):
-        having = [name for name, of in layers.items() if key in of]
+    for key in dict.fromkeys(key for by_key in layers.values() for key in by_key):
+        having = [name for name, by_key in layers.items() if key in by_key]
         if len(having) == len(groups):
-            matrices[key] = [locate(of[key]) for of in layers.values()]
+            matrices[key] = [locate(by_key[key]) for by_key in layers.values()]
         else:
             lost += [Lost(source, f"layer {key} of {name}", _NOT_ALL) for name in having]
     return matrices, lost
 
 
 def _blocks(matrices: Mapping[str, Sequence[Stored]], parts: Sequence[_Part]) -> Iterator[Block]:
-    every = [stored for of in matrices.values() for stored in of]
+    every = [stored for stored_by_part in matrices.values() for stored in stored_by_part]
     dtypes = {
-        key: np.result_type(*((s.node if s.layout == "dense" else s.node["data"]).dtype for s in of))
-        for key, of in matrices.items()
+        key: np.result_type(
+            *((s.node if s.layout == "dense" else s.node["data"]).dtype for s in stored_by_part)
+        )
+        for key, stored_by_part in matrices.items()
     }
     n = len(parts[0].rows)
-    held = max(s.node.size if s.layout == "dense" else s.node["data"].size for s in every)
+    largest = max(s.node.size if s.layout == "dense" else s.node["data"].size for s in every)
     # of a matrix stored by columns, a few rows cost as much to read as all
-    step = n if any(s.layout == "csc" for s in every) else max(1, int(_BLOCK * n / max(1, held)))
+    step = n if any(s.layout == "csc" for s in every) else max(1, int(_BLOCK * n / max(1, largest)))
     for a in range(0, n, max(1, step)):
         yield {
             key: sp.hstack(
-                [_placed(s, part.rows[a : a + step]) for s, part in zip(of, parts, strict=True)],
+                [_placed(s, part.rows[a : a + step]) for s, part in zip(stored_by_part, parts, strict=True)],
                 format="csr",
                 dtype=dtypes[key],
             )
-            for key, of in matrices.items()
+            for key, stored_by_part in matrices.items()
         }
 
 
@@ -152,15 +155,15 @@ def _obs(source: Path, cells: pd.Index, parts: Sequence[_Part]) -> pd.DataFrame:
     n = len(cells)
     top, _ = carried_columns("obs", [RowOrigin(source, "/", np.arange(n))])
     origins = {part.name: RowOrigin(source, part.group, part.rows) for part in parts}
-    found, lost = carried_columns("obs", list(origins.values()), skip=top.columns)
+    agreeing, lost = carried_columns("obs", list(origins.values()), skip=top.columns)
     slots = {slot for _, slot, _ in lost}
-    differing = [name for name in found if f"obs column {name}" in slots]
-    agreed = found.columns.difference(differing, sort=False)
-    tables = [top, found[agreed]]
+    differing = [name for name in agreeing if f"obs column {name}" in slots]
+    agreed = agreeing.columns.difference(differing, sort=False)
+    tables = [top, agreeing[agreed]]
     for modality, origin in origins.items():
-        own, _ = carried_columns("obs", [origin], skip={*top.columns, *agreed})
-        own = own.add_prefix(f"{modality}:")
-        tables.append(own[own.columns.difference(top.columns, sort=False)])
+        own_columns, _ = carried_columns("obs", [origin], skip={*top.columns, *agreed})
+        own_columns = own_columns.add_prefix(f"{modality}:")
+        tables.append(own_columns[own_columns.columns.difference(top.columns, sort=False)])
     return pd.concat(tables, axis=1).set_axis(cells)
 
 
@@ -205,14 +208,16 @@ def _carry(h5: h5py.File, source: Path, parts: Sequence[_Part], n: int) -> list[
 def _carry_differing(
     h5: h5py.File, parts: Sequence[_Part], cells: Sequence[RowOrigin], *, skip: Collection[str]
 ) -> list[Lost]:
-    """Write arrays of the modalities; where these differ for a cell each under `key_modality`."""
+    """Write arrays of the modalities; if they differ for a cell, each under `key_modality`."""
     lost = carry_arrays(h5, "obsm", cells, skip=skip)
-    differing = {key for key in h5["obsm"] if f"obsm {key}" in {of.slot for of in lost}} - {*skip}
-    kept = set(h5["obsm"]) - differing
+    differing = {key for key in h5["obsm"] if f"obsm {key}" in {slot.slot for slot in lost}} - {*skip}
+    shared_keys = set(h5["obsm"]) - differing
     for key in differing:
         del h5["obsm"][key]
     for part, origin in zip(parts, cells, strict=True):
-        carry_arrays(h5, "obsm", [origin], skip=kept | {f"{k}_{p.name}" for k in differing for p in parts})
+        carry_arrays(
+            h5, "obsm", [origin], skip=shared_keys | {f"{k}_{p.name}" for k in differing for p in parts}
+        )
         for key in differing & set(h5["obsm"]):
             h5["obsm"].move(key, f"{key}_{part.name}")
-    return [of for of in lost if of.slot not in {f"obsm {key}" for key in differing}]
+    return [slot for slot in lost if slot.slot not in {f"obsm {key}" for key in differing}]

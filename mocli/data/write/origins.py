@@ -1,4 +1,4 @@
-"""Rows of the inputs in the output: of a modality of several files, and on the top level of a MuData.
+"""Where rows of the inputs lie in the output: in a modality of several files, and on a MuData's top level.
 
 A joined modality is written as one set of matrices, block by block; what its files hold beside their
 matrices is carried along where it has a place.
@@ -31,7 +31,7 @@ from mocli.data.write.carry import (
 from mocli.data.write.encode import add_column, safe_key
 from mocli.types import IntArray, StrArray
 
-UNKNOWN = "its rows cannot be told by name"
+UNKNOWN = "its rows cannot be identified by name"
 NOT_TAKEN = "what is not integrated is not copied into a new file"
 
 Named = tuple["ModalityFile", pd.Index]
@@ -41,19 +41,19 @@ Named = tuple["ModalityFile", pd.Index]
 def origins_of_part(file: JoinedModality, axis: str) -> list[RowOrigin]:
     """Return where the cells (`obs`) or features (`var`) of a joined modality are in each of its files."""
     n = file.n_obs if axis == "obs" else file.n_vars
-    found = []
-    for part, at, own in _places(file, axis):
+    origins = []
+    for part, output_rows, file_rows in _places(file, axis):
         if part.holds_tables:
             rows = np.full(n, -1)
-            rows[at] = own
-            found.append(RowOrigin(part.path, part.group, rows))
-    return found
+            rows[output_rows] = file_rows
+            origins.append(RowOrigin(part.path, part.group, rows))
+    return origins
 
 
 def carry_tops(
     h5: h5py.File, named: Sequence[Named], cells: pd.Index, n_vars: int, *, skip: Collection[str]
 ) -> list[Lost]:
-    """Write what every h5mu among the inputs holds above its modalities; return what has no place.
+    """Write what every h5mu among the inputs holds on its top level; return what cannot be carried over.
 
     Parameters
     ----------
@@ -78,37 +78,41 @@ def carry_tops(
 
 
 def _on_top(named: Sequence[Named], cells: pd.Index, axis: str, n: int) -> tuple[list[RowOrigin], list[Lost]]:
-    """Find the output's cells or features above the modalities of each h5mu, in order of the inputs."""
+    """Find the output's cells or features on the top level of each h5mu, in the order of the inputs."""
     rows: dict[Path, IntArray] = {}
     unclear: dict[Path, None] = {}
     start = 0
     for file, names in named:
-        for part, at, own in _places(file, axis):
+        for part, output_rows, file_rows in _places(file, axis):
             if part.format != "h5mu":
                 continue
             where = _row_on_top(part, axis)
             if where is None:
                 continue
-            found = rows.setdefault(part.path, np.full(n, -1))
-            place = cells.get_indexer(names[at]) if axis == "obs" else start + at
-            old, new = found[place], where[own]
+            top_rows = rows.setdefault(part.path, np.full(n, -1))
+            place = cells.get_indexer(names[output_rows]) if axis == "obs" else start + output_rows
+            old, new = top_rows[place], where[file_rows]
             if np.any((old >= 0) & (new >= 0) & (old != new)) or not np.any(new >= 0):
                 unclear[part.path] = None
-            found[place] = np.where(old >= 0, old, new)
+            top_rows[place] = np.where(old >= 0, old, new)
         start += file.n_vars
     lost = [Lost(path, slot, UNKNOWN) for path in unclear for slot in _slots(path, axis)]
-    origins = [RowOrigin(path, "/", of, _masks(path)) for path, of in rows.items() if path not in unclear]
+    origins = [
+        RowOrigin(path, "/", top_rows_of_path, _masks(path))
+        for path, top_rows_of_path in rows.items()
+        if path not in unclear
+    ]
     return origins, lost
 
 
 def _tops(named: Sequence[Named]) -> list[RowOrigin]:
-    """Every h5mu among the inputs, for what is of no rows."""
+    """Return every h5mu among the inputs, for elements without rows."""
     files = [part for file, _ in named for part, _ in file.by_part() if part.format == "h5mu"]
     return [RowOrigin(path, "/", np.zeros(0, np.int64)) for path in dict.fromkeys(f.path for f in files)]
 
 
 def _modalities_left(named: Sequence[Named]) -> list[Lost]:
-    """Modalities that an h5mu given whole has beside: imputed ones, which nothing is made of.
+    """Return the modalities of an h5mu that are not integrated, such as imputed ones.
 
     Of a single input also those that were not asked for.
     """
@@ -119,9 +123,9 @@ def _modalities_left(named: Sequence[Named]) -> list[Lost]:
                 used.setdefault(part.path, set()).add(part.group.removeprefix("/mod/"))
     lost = []
     alone = len({part.path for file, _ in named for part, _ in file.by_part()}) == 1
-    for path, taken in used.items():
+    for path, used_names in used.items():
         with open_h5(path) as h5, reading(path, "mod"):
-            rest = [str(m) for m in h5["mod"] if m not in taken]
+            rest = [str(m) for m in h5["mod"] if m not in used_names]
         if alone or all(m.endswith("_imputed") for m in rest):
             lost += [Lost(path, f"modality {m}", NOT_TAKEN) for m in rest]
     return lost
@@ -131,52 +135,57 @@ def _places(file: ModalityFile, axis: str) -> list[tuple[ModalityFile, IntArray,
     """Return files, rows of the modality, and rows there, of cells or features."""
     if not isinstance(file, JoinedModality):
         if axis == "obs":
-            own = np.arange(file.n_obs) if file.rows is None else file.rows
+            file_rows = np.arange(file.n_obs) if file.rows is None else file.rows
         else:
-            own = np.arange(file.n_vars) if file.columns is None else file.columns
-        return [(file, np.arange(len(own)), own)]
+            file_rows = np.arange(file.n_vars) if file.columns is None else file.columns
+        return [(file, np.arange(len(file_rows)), file_rows)]
     if axis == "var":
         every = np.arange(file.n_vars)
         return [
             (part, every, every if columns is None else columns)
             for part, columns in zip(file.parts, file.selection, strict=True)
         ]
-    which, row = file.places(np.arange(file.n_obs))
-    return [(part, at := np.flatnonzero(which == k), row[at]) for k, part in enumerate(file.parts)]
+    part_of_row, row = file.places(np.arange(file.n_obs))
+    return [
+        (part, output_rows := np.flatnonzero(part_of_row == k), row[output_rows])
+        for k, part in enumerate(file.parts)
+    ]
 
 
 def _row_on_top(part: ModalityFile, axis: str) -> IntArray | None:
-    """Row above the modalities of an h5mu for each of one's rows, -1 for none; None where there are none."""
+    """Return each row's row on the top level of an h5mu, -1 for none; None if there are no such rows."""
     modality = part.group.removeprefix("/mod/")
     with open_h5(part.path) as h5, reading(part.path, axis):
         if axis not in h5:
             return None
-        top, own = read_index(h5[axis]), read_index(h5[part.group][axis])
+        top, modality_names = read_index(h5[axis]), read_index(h5[part.group][axis])
         mapped = h5.get(f"{axis}map/{modality}")
         if isinstance(mapped, h5py.Dataset) and mapped.size == len(top):
             number = mapped[()].ravel().astype(np.int64)
-            if number.max(initial=0) <= len(own):
-                where = np.full(len(own), -1)
+            if number.max(initial=0) <= len(modality_names):
+                where = np.full(len(modality_names), -1)
                 where[number[number > 0] - 1] = np.flatnonzero(number > 0)
                 return where
     names = pd.Index(top.astype(str))
-    return names.get_indexer(own.astype(str)) if names.is_unique else np.full(len(own), -1)
+    return (
+        names.get_indexer(modality_names.astype(str)) if names.is_unique else np.full(len(modality_names), -1)
+    )
 
 
 def _masks(path: Path) -> frozenset[str]:
-    """Keys of `obsm` and `varm` that say who is in which modality."""
+    """Keys of `obsm` and `varm` that say which cells and features are in which modality."""
     with open_h5(path) as h5, reading(path, "mod"):
         return frozenset(map(str, h5["mod"]))
 
 
 def _slots(path: Path, axis: str) -> list[str]:
-    """Name what a file holds on top of its cells or features."""
+    """List what a file holds on its top level about its cells or features."""
     masks = _masks(path)
     with open_h5(path) as h5, reading(path, axis):
-        found = [f"{axis} column {c}" for c in _columns(h5[axis])]
+        slots = [f"{axis} column {c}" for c in _columns(h5[axis])]
         for slot in (f"{axis}m", f"{axis}p"):
-            found += [f"{slot} {key}" for key in h5.get(slot, ()) if key not in masks]
-    return found
+            slots += [f"{slot} {key}" for key in h5.get(slot, ()) if key not in masks]
+    return slots
 
 
 def _columns(node: h5py.Group | h5py.Dataset) -> StrArray:
@@ -203,7 +212,7 @@ def concatenated(file: JoinedModality, obs_names: Sequence[str] | None = None) -
 
 
 def carry_slots(group: h5py.Group, file: JoinedModality, *, skip: Collection[str] = ()) -> list[Lost]:
-    """Write what the files hold beside that into a modality's group; return what has no place there.
+    """Write the files' other contents into a modality's group; return what cannot be carried over.
 
     Parameters
     ----------
@@ -234,11 +243,11 @@ def _left_out(file: JoinedModality) -> list[Lost]:
 def _blocks(file: JoinedModality) -> Iterator[Block]:
     matrices = {"X": "X" if file.has_x else file.layers[0], **{safe_key(k): k for k in file.layers}}
     stored = {layer: [part.stored_as(layer) for part in file.parts] for layer in {*matrices.values()}}
-    dtypes = {layer: np.result_type(*(dtype for _, dtype in of)) for layer, of in stored.items()}
+    dtypes = {layer: np.result_type(*(dtype for _, dtype in kinds)) for layer, kinds in stored.items()}
     per_cell = max(file.nbytes(layer) for layer in stored) / 8 / max(1, file.n_obs)
     for k, (_, rows) in enumerate(file.by_part()):
         # of a matrix stored by columns, a few rows cost as much to read as all
-        by_column = any(of[k][0] == "csc" for of in stored.values())
+        by_column = any(kinds[k][0] == "csc" for kinds in stored.values())
         step = len(rows) if by_column else max(1, int(_BLOCK / max(1.0, per_cell)))
         for a in range(0, len(rows), max(1, step)):
             read: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The output file: whether it may be written, and that no half of one is ever left.
+"""The output file: check that it may be written, and never leave half of one.
 
 HDF5 does not survive a write that fails. Its caches, written as objects are
 freed, fail again; h5py can only print such errors, the file stays open, and the
@@ -72,7 +72,7 @@ def beside(path: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path, *, force: bool, inputs: Iterable[Path] = ()) -> None:
-    """Find out before the work whether `path` can be written after it.
+    """Check before the work that `path` can be written after it.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def check_place(path: Path, *, folder: bool = False) -> None:
     ------
     UsageError
         The name is too long or not UTF-8; a symbolic link or something other than a plain file, or folder,
-        stands there. Links are not followed, so that nothing is written where the name does not say.
+        stands there. Links are not followed, so nothing is written elsewhere than the name says.
     """
     try:
         length = len(path.name.encode())
@@ -132,7 +132,7 @@ def check_place(path: Path, *, folder: bool = False) -> None:
 
 
 def is_pipe(path: Path) -> bool:
-    """Whether a pipe, socket or device is there, to which is written directly; links are followed."""
+    """Say whether the path is a pipe, socket or device, which is written to directly; links are followed."""
     try:
         mode = path.stat().st_mode
     except (OSError, ValueError):
@@ -141,8 +141,8 @@ def is_pipe(path: Path) -> bool:
 
 
 def _refuse_input(path: Path, inputs: Iterable[Path]) -> None:
-    for given in inputs:
-        if path.exists() and given.exists() and path.samefile(given):
+    for source in inputs:
+        if path.exists() and source.exists() and path.samefile(source):
             raise UsageError(
                 "the output is also an input",
                 file=path,
@@ -180,12 +180,12 @@ def _create_beside(path: Path) -> Path:
         with temporary.open("xb"):
             return temporary
     except (OSError, ValueError) as error:
-        there = (
+        folders = (
             sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
         )
         if not folder.is_dir():
             message, found = "the output's folder is not there", f"no folder {folder}"
-            hint = did_you_mean(folder.name, there, "folders beside it") + " (mkdir -p makes one)"
+            hint = did_you_mean(folder.name, folders, "folders beside it") + " (mkdir -p makes one)"
         else:
             message, found, hint = "the output's folder cannot be written to", str(error), "write elsewhere"
         raise EnvironmentProblem(message, file=path, found=found, hint=hint) from error
@@ -215,8 +215,8 @@ def writing_h5(path: Path, mode: str, **options: Any) -> Iterator[tuple[h5py.Fil
 
     Yields
     ------
-    The file, and a function to be called now and then: it raises what the disk
-    or a signal had to say since. At the end that is raised in any case.
+    The file, and a function to be called now and then: it raises errors of the disk and signals that came
+    since. At the end they are raised in any case.
 
     Raises
     ------
@@ -259,7 +259,7 @@ class _Stream(FileIO):
         return self.tell()
 
     def check(self) -> None:
-        """Raise the first failure, and let signals do what they were held from."""
+        """Raise the first failure, and deliver the signals held back."""
         while self.held:
             self.held.pop(0)()
         if self.failure is not None:

@@ -33,7 +33,7 @@ def write_tsv(path: Path, table: pd.DataFrame) -> None:
 
 
 def inert(value: Any) -> Any:
-    """Return text that no spreadsheet computes; anything else as it is."""
+    """Return text in a form that no spreadsheet computes; other values are returned unchanged."""
     if not isinstance(value, str) or len(value) < 2 or not value.startswith(_FORMULA):
         return value
     try:

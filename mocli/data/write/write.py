@@ -1,4 +1,4 @@
-"""Files out: the user's modalities as they were, plus what mocli adds, in one h5mu or h5ad.
+"""Write files: the user's modalities unchanged, plus what mocli adds, in one h5mu or h5ad.
 
 The ending of the output decides its form, here and nowhere else: an h5ad is made of the h5mu, see `flat.py`.
 """
@@ -46,7 +46,7 @@ __all__ = [
 _TEXT = h5py.string_dtype()
 _USERBLOCK = 512  # mudata looks for its name in the first bytes
 _MAGIC = b"MuData (format-version=0.1.0;creator=mocli)"
-SPANS = "it spans all types of features"
+SPANS = "it covers all types of features"
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,14 +80,14 @@ class Added:
 
 
 def union_names(added: Sequence[Added], new: Sequence[NewModality] = ()) -> list[str]:
-    """Cells of the whole file that `write_file` will write, in its order.
+    """Return the cells of the whole file that `write_file` will write, in its order.
 
     Of a single h5mu this is the file's own order, with the cells of modalities
     that are not integrated; else the order of first appearance. Cells of new
     modalities that are not among them follow.
     """
-    kept = _kept_order(added)
-    parts = [a.names for a in added] if kept is None else [kept]
+    order = _kept_order(added)
+    parts = [a.names for a in added] if order is None else [order]
     every = np.concatenate([p.to_numpy(object) for p in (*parts, *(m.names for m in new))])
     return [str(n) for n in pd.unique(every)]
 
@@ -122,8 +122,8 @@ def write_file(
     Modalities of a single h5mu: the whole file is copied first, also what is
     not in `added`. Otherwise each modality is copied object by object into a
     new file, and what h5mu files hold above their modalities is put together.
-    Keys that are already there are overwritten, all else stays. Of a file split
-    by feature type `raw`, which spans all types, is left out. A modality of
+    Existing keys are overwritten, all else is kept. For a file split by
+    feature type, `raw`, which covers all types, is left out. A modality of
     several files is written anew, see `concatenation`. Where `path` ends in
     `.h5ad` all of that becomes one table, see `flatten`.
 
@@ -136,11 +136,11 @@ def write_file(
     new
         Modalities written after those, block by block.
     warn
-        Told of what the inputs hold that has no place in the output.
+        Called with what the inputs hold that cannot be carried over.
 
     Returns
     -------
-    What each of `new` took, by name.
+    Time and size of each of `new`, by name.
 
     Raises
     ------
@@ -161,13 +161,13 @@ def write_file(
     with atomic(path) as temporary:
         if path.suffix == FLAT:
             with beside(path) as whole:
-                written, said = _write_h5mu(whole, added, new, top)
-                lost = [of._replace(path=path) for of in flatten(whole, temporary)]
-            said += say_lost(lost)
+                written, messages = _write_h5mu(whole, added, new, top)
+                lost = [slot._replace(path=path) for slot in flatten(whole, temporary)]
+            messages += say_lost(lost)
         else:
-            written, said = _write_h5mu(temporary, added, new, top)
+            written, messages = _write_h5mu(temporary, added, new, top)
     if warn is not None:
-        for line in said:
+        for line in messages:
             warn(line)
     return written
 
@@ -176,12 +176,12 @@ def _write_h5mu(
     temporary: Path, added: Sequence[Added], new: Sequence[NewModality], top: Top
 ) -> tuple[dict[str, Written], list[str]]:
     """Write an h5mu over an empty file; return what new modalities took, and what is to be told."""
-    kept = _kept_order(added) is not None
+    keeps_order = _kept_order(added) is not None
     names = [a.file.name for a in added]
     _refuse_repeats(names)
-    names = [*(_modalities(added[0].file.path) if kept else names), *(m.name for m in new)]
+    names = [*(_modalities(added[0].file.path) if keeps_order else names), *(m.name for m in new)]
     _refuse_repeats(names)
-    if kept:
+    if keeps_order:
         source = added[0].file.path
         shutil.copyfile(source, temporary)
         with writing_h5(temporary, "r+") as (h5, check):
@@ -256,7 +256,7 @@ def groups_with(path: Path, key: str) -> set[str]:
 
 
 def _without_slashes(group: h5py.Group) -> list[str]:
-    """Rename elements whose key has a `/`, which no anndata could read again; say so, a line each."""
+    """Rename elements whose key has a `/`, which no anndata could read again; log a line for each."""
     lines = []
     for slot in ("layers", "obsm", "varm", "obsp", "varp"):
         node = group.get(slot)
@@ -431,9 +431,9 @@ def _rename(group: h5py.Group, names: Sequence[str]) -> None:
 def _write_top(
     h5: h5py.File, added: Sequence[Added], new: Sequence[NewModality], *, skip: Collection[str]
 ) -> list[Lost]:
-    """Write what makes a MuData of modalities: the union of cells, all features, who is where.
+    """Write the top level of a MuData: the union of cells, all features, and where each modality's are.
 
-    What the inputs hold at that place goes along; returned is what cannot.
+    The inputs' contents on that level are carried over; what cannot be is returned.
     """
     tag(h5, "MuData", "0.1.0")
     h5.attrs["axis"] = np.int64(0)
@@ -451,10 +451,10 @@ def _write_top(
 
 
 def _origin(added: Sequence[Added], cells: pd.Index) -> pd.DataFrame:
-    """Return which input each cell is of, where modalities say so; else a table without columns."""
-    known = [a.file.obs[a.file.input_key].set_axis(a.names) for a in added if a.file.input_key is not None]
-    if not known:
+    """Return the input that each cell comes from, where modalities say so; else a table without columns."""
+    origins = [a.file.obs[a.file.input_key].set_axis(a.names) for a in added if a.file.input_key is not None]
+    if not origins:
         return pd.DataFrame(index=cells)
-    every = pd.concat(known)
+    every = pd.concat(origins)
     column = every[~every.index.duplicated()].reindex(cells)
     return pd.DataFrame({next(a.file.input_key for a in added if a.file.input_key): column}, index=cells)

@@ -36,13 +36,13 @@ def count_candidates(x: CSR, logits: Tensor, log_dispersion: Tensor) -> Tensor:
         log r, `(p,)`.
     """
     total = torch.from_numpy(np.asarray(x.sum(axis=1), dtype=np.float64).ravel())
-    found = torch.zeros(x.shape[0], len(logits), dtype=torch.float64)
+    losses = torch.zeros(x.shape[0], len(logits), dtype=torch.float64)
     filled = (total > 0).nonzero().squeeze(1)
     if not len(filled):
-        return found
+        return losses
     log_y = torch.log_softmax(logits.double().cpu(), 1)
     r = log_dispersion.double().cpu().exp()
-    found[filled] = _interpolated(torch.log(total[filled]), log_y, r)
+    losses[filled] = _interpolated(torch.log(total[filled]), log_y, r)
     at_features = log_y.T.contiguous()
     rows_at_once = max(1, BLOCK // len(logits))
     bounds = np.asarray(x.indptr, dtype=np.int64)
@@ -59,9 +59,9 @@ def count_candidates(x: CSR, logits: Tensor, log_dispersion: Tensor) -> Tensor:
         )
         y = at_features.index_select(0, column)
         mean = torch.exp(y) * total[row].unsqueeze(1)
-        found.index_add_(0, row, counts * (torch.log(r[column].unsqueeze(1) + mean) - y))
+        losses.index_add_(0, row, counts * (torch.log(r[column].unsqueeze(1) + mean) - y))
         start = stop
-    return found
+    return losses
 
 
 def normal_candidates(x: CSR | FloatArray, mean: Tensor, log_sd: Tensor) -> Tensor:

@@ -44,11 +44,11 @@ def start_mixture(module: MultiDGDModule, z: Tensor, seed: int) -> None:
     mixture = module.mixture
     sample = z[_sample(len(z), FIT_CELLS, seed)]
     generator = torch.Generator().manual_seed(seed)
-    found = kmeans(sample, mixture.n_components, generator=generator, restarts=20)
+    partition = kmeans(sample, mixture.n_components, generator=generator, restarts=20)
     prior = torch.full((z.shape[1],), math.exp(-float(mixture.prior_log_precision)), dtype=torch.float64)
-    size, variance = _within(sample, found, prior)
+    size, variance = _within(sample, partition, prior)
     with torch.no_grad():
-        mixture.mean.copy_(found.centres)
+        mixture.mean.copy_(partition.centres)
         mixture.log_precision.copy_(-torch.log(variance.clamp_min(LEAST_SPREAD**2)))
         mixture.logit.copy_(torch.log((size + 1.0) / (size + 1.0).mean()))
 
@@ -62,8 +62,8 @@ def choose_components(z: Tensor, seed: int) -> int:
         return 1
     best, chosen = -math.inf, 1
     for k in (1, *(k for k in CANDIDATES if k <= n // 10)):
-        found = kmeans(sample, k, generator=torch.Generator().manual_seed(seed), restarts=5)
-        size, variance = _within(sample, found, whole.clamp_min(1e-6 * float(whole.max())))
+        partition = kmeans(sample, k, generator=torch.Generator().manual_seed(seed), restarts=5)
+        size, variance = _within(sample, partition, whole.clamp_min(1e-6 * float(whole.max())))
         filled = size > 0
         size, variance = size[filled], variance[filled]
         likelihood = float((size * torch.log(size / n)).sum() - 0.5 * (size @ torch.log(variance)).sum())
@@ -73,11 +73,11 @@ def choose_components(z: Tensor, seed: int) -> int:
     return chosen
 
 
-def _within(z: Tensor, found: Partition, prior: Tensor) -> tuple[Tensor, Tensor]:
+def _within(z: Tensor, partition: Partition, prior: Tensor) -> tuple[Tensor, Tensor]:
     """Cells and variances `(K, d)` of clusters; the prior counts as one more cell, so that none is 0."""
-    size = torch.bincount(found.nearest, minlength=len(found.centres)).double()
-    off = (z - found.centres[found.nearest]).square().double()
-    total = torch.zeros(len(size), z.shape[1], dtype=torch.float64).index_add_(0, found.nearest, off)
+    size = torch.bincount(partition.nearest, minlength=len(partition.centres)).double()
+    off = (z - partition.centres[partition.nearest]).square().double()
+    total = torch.zeros(len(size), z.shape[1], dtype=torch.float64).index_add_(0, partition.nearest, off)
     return size, (total + prior) / (size + 1).unsqueeze(1)
 
 

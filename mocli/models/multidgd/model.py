@@ -44,7 +44,7 @@ WATCHED = {
 
 
 class MultiDGD(DecodesHeads):
-    """A decoder, a table of cells and mixtures over their places."""
+    """A decoder, a table of cells and mixtures over their coordinates."""
 
     traits: ClassVar[Traits] = TRAITS
 
@@ -63,8 +63,8 @@ class MultiDGD(DecodesHeads):
         if params.n_components is None and z is not None:
             labels = 0 if bundle.label is None else len(bundle.label.levels)
             # labels of a few cells each are no cell types
-            known = labels if labels * CELLS_PER_LABEL <= bundle.n_cells else 0
-            params = replace(params, n_components=known or choose_components(z, seed))
+            n_labels = labels if labels * CELLS_PER_LABEL <= bundle.n_cells else 0
+            params = replace(params, n_components=n_labels or choose_components(z, seed))
         model = cls(Shape.of(bundle, n_cells=bundle.n_cells), params)
         module = model.module
         for position, m in enumerate(bundle.modalities.values()):
@@ -95,7 +95,7 @@ class MultiDGD(DecodesHeads):
     def extended(self, bundle: MultiOmics) -> Self:
         """Return a copy with a fresh table of the query's cells, each at the best of the mixture's means.
 
-        A level that is new gets a component, found among random coordinates, unless `new_levels` is naive;
+        A level that is new gets a component, found among random positions, unless `new_levels` is naive;
         a batch that holds nothing else is welcome. Decoder, mixture and known components stay.
         """
         levels = dict(self.shape.levels)
@@ -177,7 +177,10 @@ class MultiDGD(DecodesHeads):
         return self.module.places(batch)
 
     def losses(self, prepared: Step, group: str) -> Losses:
-        """Negative log-joint of data, coordinates and parameters (Eq. 11): terms by cell, their total."""
+        """Negative log-joint of data, coordinates and parameters (Eq.
+
+        11): terms by cell, the total over all.
+        """
         net, p, n = self.module, self.params, len(prepared.z)
         terms = {"reconstruction": net.reconstruction(prepared), "mixture": net.mixture_loss(prepared)}
         if net.keys:
@@ -206,9 +209,9 @@ class MultiDGD(DecodesHeads):
         """Return the likelihood of a modality; covariates stand at their level's component, or the mean."""
         net, branch = self.module, self.module.branch(modality)
         continuous = None if conditions is None else conditions.continuous
-        at = branch.parameters_at(net.hidden(z, net.at_levels(len(z), conditions), continuous))
+        parameters = branch.parameters_at(net.hidden(z, net.at_levels(len(z), conditions), continuous))
         library = net.depth_of(modality).expand(len(z)) if library is None else library
-        return Decoded(branch.likelihood, at, library)
+        return Decoded(branch.likelihood, parameters, library)
 
     def surprise(self, modality: str, columns: Tensor, values: Tensor, mean: Tensor) -> Tensor:
         """Return -log p of values of some features given their means, `(B, k)`."""
@@ -218,7 +221,7 @@ class MultiDGD(DecodesHeads):
         return -normal(values, mean, branch.log_sd[columns])
 
     def prior_precision(self, z: Tensor) -> Tensor:
-        """Return the mean precision of the components that a position may belong to, `(B, d)`."""
+        """Return the mean precision of the components that coordinates may belong to, `(B, d)`."""
         return self.module.mixture.precision(z)
 
     def clusters(self, z: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """multiDGD (Schuster et al., Nat. Commun. 15:10031, 2024): a table of cells, mixtures, a decoder; losses.
 
-There is no encoder: latent coordinates z of a cell and, for each categorical covariate, coordinates c are
-parameters, a row of one table. z has a Gaussian mixture as prior (Eq. 4, 6-9), c a mixture with one isotropic
-component for each level, which is known (Eq. 10). Different from the authors' code: any number of
+There is no encoder: the coordinates z of a cell and, for each categorical covariate, coordinates c are
+parameters, a row of one table. z has a Gaussian mixture as prior (Eq. 4, 6-9), c a mixture with one
+isotropic component for each level, which is known (Eq. 10). Different from the authors' code: any number of
 covariates; a cell whose level is missing has the plain mixture as prior; means are library * softmax
 exactly, without a small number inside logarithms; a cell's modalities that were not measured cost nothing.
 Symbols: z basal and c covariate coordinates, d and q their dimensions, K components, B cells of a minibatch.
@@ -117,20 +117,22 @@ class MultiDGDModule(nn.Module):
         return F.relu(self.shared(torch.cat(parts, 1)))
 
     def at_levels(self, n: int, conditions: Conditions | None) -> tuple[Tensor, ...]:
-        """Covariate coordinates of cells of given levels: the components' means, else the mixtures' mean."""
+        """Return covariate coordinates of given levels: the components' means, else the mixtures' mean."""
         codes = {} if conditions is None else conditions.codes
-        found = []
+        places = []
         for position, key in enumerate(self.keys):
             mixture = self.covariate(position)
             middle = (mixture.log_weights.exp() @ mixture.mean).expand(n, -1)
             if key in codes:
-                known = self.known(position, codes[key])
-                middle = torch.where(known.unsqueeze(1) >= 0, mixture.mean[known.clamp_min(0)], middle)
-            found.append(middle)
-        return tuple(found)
+                known_codes = self.known(position, codes[key])
+                middle = torch.where(
+                    known_codes.unsqueeze(1) >= 0, mixture.mean[known_codes.clamp_min(0)], middle
+                )
+            places.append(middle)
+        return tuple(places)
 
     def places_at_levels(self, codes: Mapping[str, Tensor]) -> Tensor:
-        """Covariate coordinates of cells by the codes of their levels, side by side, `(B, q)`."""
+        """Return covariate coordinates of cells by the codes of their levels, side by side, `(B, q)`."""
         n = len(next(iter(codes.values()))) if codes else len(self.cells)
         places = self.at_levels(n, Conditions(codes))
         return torch.cat([self.cells.new_zeros(n, 0), *places], 1)
@@ -144,9 +146,9 @@ class MultiDGDModule(nn.Module):
         batch, total = step.batch, step.z.new_zeros(())
         shared = self.hidden(step.z, step.c, batch.continuous)
         for name in self.names:
-            at = batch.positions[name]
-            if len(at):
-                seen = shared if len(at) == len(shared) else shared[at]
+            positions = batch.positions[name]
+            if len(positions):
+                seen = shared if len(positions) == len(shared) else shared[positions]
                 branch = self.branch(name)
                 total = total + branch.loss(batch.values(name), seen)
         return total

@@ -20,10 +20,10 @@ from mocli.nn.gaussian_mixture import GaussianMixture, uniform_in_ball
 from mocli.types import IntArray
 
 NEW_PLACES = 20
-"""Random coordinates at which a new level's component may start (authors' code)."""
+"""Random positions at which a new level's component may start (authors' code)."""
 
 NEW_CELLS = 2_000
-"""Cells of a new level that choose its place."""
+"""Most cells of a new level that choose its position."""
 
 _KEPT = ("branches", "shared", "mixture", "depth", "continuous")
 _ROWS = 4_096
@@ -39,15 +39,15 @@ def with_new_levels(query: MultiDGDModule, model: MultiDGDModule, bundle: MultiO
         _take_over(query.covariate(position), model.covariate(position))
     codes = _codes(query, bundle)
     for position in range(len(query.keys)):
-        known = model.covariate(position).n_components
-        for level in range(known, query.covariate(position).n_components):
+        n_known = model.covariate(position).n_components
+        for level in range(n_known, query.covariate(position).n_components):
             cells = np.flatnonzero(codes[:, position] == level)
             if len(cells):
-                _open(query, bundle, codes, position, level, known, cells)
+                _open(query, bundle, codes, position, level, n_known, cells)
 
 
 def place(query: MultiDGDModule, bundle: MultiOmics) -> None:
-    """Start every cell at the candidate with the greatest joint density of data and place.
+    """Start every cell at the candidate with the greatest joint density of data and coordinates.
 
     Candidates are the mixture's means with the components of the cell's levels; a level that is missing,
     or has no component, may be any.
@@ -63,12 +63,12 @@ def place(query: MultiDGDModule, bundle: MultiOmics) -> None:
         best = torch.full((len(cells),), torch.inf, dtype=torch.float64)
         for c in places:
             loss, z = _losses(query, bundle, cells, c)
-            least, which = loss.min(1)
+            least, best_candidate = loss.min(1)
             better = least < best
             best = torch.where(better, least, best)
             rows = torch.from_numpy(cells)[better]
             with torch.no_grad():
-                query.cells[rows, : z.shape[1]] = z[which[better]]
+                query.cells[rows, : z.shape[1]] = z[best_candidate[better]]
                 if c is not None:
                     query.cells[rows, z.shape[1] :] = c.reshape(-1)
 
@@ -79,9 +79,9 @@ def _take_over(new: GaussianMixture, old: GaussianMixture) -> None:
     with torch.no_grad():
         new.prior_log_precision.copy_(old.prior_log_precision)
         for name in ("mean", "log_precision", "logit"):
-            mine, theirs = getattr(new, name), getattr(old, name)
-            mine[:k] = theirs
-            mine[k:] = theirs.mean(0)
+            tensor, old_tensor = getattr(new, name), getattr(old, name)
+            tensor[:k] = old_tensor
+            tensor[k:] = old_tensor.mean(0)
     if new.n_components > k:
         for parameter in (new.mean, new.log_precision):
             parameter.requires_grad = True
@@ -100,7 +100,7 @@ def _open(
     codes: IntArray,
     position: int,
     level: int,
-    known: int,
+    n_known: int,
     cells: IntArray,
 ) -> None:
     """Put a new component where the cells of its level are described best, each at its best mean."""
@@ -108,7 +108,7 @@ def _open(
     if len(cells) > NEW_CELLS:
         cells = cells[np.linspace(0, len(cells) - 1, NEW_CELLS).astype(np.int64)]
     drawn = uniform_in_ball(NEW_PLACES, mixture.mean.shape[1], mixture.radius)
-    places = torch.cat([drawn.to(mixture.mean), mixture.mean[:known].detach()])
+    places = torch.cat([drawn.to(mixture.mean), mixture.mean[:n_known].detach()])
     # other covariates stand where most of these cells are known to be
     others = [
         query.covariate(i).mean[np.bincount(codes[cells, i] + 1).argmax() - 1]
@@ -154,10 +154,10 @@ def _losses(
 
 def _codes(query: MultiDGDModule, bundle: MultiOmics) -> IntArray:
     """Return the codes of levels that have a component, -1 else, `(n_cells, keys)`."""
-    found = np.full((bundle.n_cells, len(query.keys)), -1, dtype=np.int64)
-    given = {c.key: c.codes for c in bundle.categorical}
+    codes = np.full((bundle.n_cells, len(query.keys)), -1, dtype=np.int64)
+    codes_by_key = {c.key: c.codes for c in bundle.categorical}
     for position, key in enumerate(query.keys):
-        if key in given:
-            known = given[key] < query.covariate(position).n_components
-            found[:, position] = np.where(known, given[key], -1)
-    return found
+        if key in codes_by_key:
+            is_known = codes_by_key[key] < query.covariate(position).n_components
+            codes[:, position] = np.where(is_known, codes_by_key[key], -1)
+    return codes

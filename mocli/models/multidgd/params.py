@@ -37,9 +37,7 @@ class MultiDGDParams:
         description="components of the mixture, which are the clusters; none: as many as --label-key has "
         "labels (which serve for nothing else), or chosen from the data; paper 1 without labels",
     )
-    n_covariate: int = Field(
-        default=2, ge=1, le=64, description="dimensions of a cell's position in the space of a covariate"
-    )
+    n_covariate: int = Field(default=2, ge=1, le=64, description="dimensions of a covariate's latent space")
     n_hidden: Units = Field(
         default=100, description="units of hidden layers; the last has sqrt(features) if more"
     )
@@ -48,10 +46,10 @@ class MultiDGDParams:
     )
     start: Literal["data", "origin"] = Field(
         default="data",
-        description="where cells and mixture start: principal components and their k-means, features at "
-        "their mean; or (paper) the origin, with random means and weights",
+        description="start of cells and mixture: principal components and their k-means, features at their "
+        "mean; or (paper) the origin, with random means and weights",
     )
-    radius: Positive = Field(default=2.0, description="of the soft ball of the components' means")
+    radius: Positive = Field(default=2.0, description="radius of the soft ball of the components' means")
     hardness: Positive = Field(default=5.0, description="of the rim of the soft ball")
     spread: Positive = Field(
         default=4.0,
@@ -89,17 +87,17 @@ class MultiDGDParams:
     betas: tuple[Rate, Rate] = Field(
         default=(0.5, 0.7), description="Adam's decay of its two running means, for all of them"
     )
-    weight_decay: Weight = Field(default=1e-4, description="L2 decay, of all of them")
+    weight_decay: Weight = Field(default=1e-4, description="L2 decay, for all of them")
     cell_steps: Literal["batch", "epoch"] = Field(
         default="batch",
-        description="when a cell's position steps: when it was drawn, or (paper) at the end of the epoch",
+        description="when a cell's coordinates step: when it was drawn, or (paper) at the end of the epoch",
     )
     validation_share: HeldOut = 0.1
     patience: Patience = 10
     lr_factor: Rate | None = Field(
         default=None,
-        description="by what all learning rates are multiplied where held-out cells gain nothing, before "
-        "training may end; none: they stay, as the authors'",
+        description="factor of all learning rates when the loss of held-out cells no longer falls, before "
+        "training may end; none: constant rates, as the authors'",
     )
     lr_patience: Count = Field(
         default=2, description="epochs without a better loss before lr_factor lowers the rates"
@@ -113,8 +111,8 @@ class MultiDGDParams:
     )
     new_levels: Literal["component", "naive"] = Field(
         default="component",
-        description="a level of a covariate that is new gets a component of its own, or its cells go "
-        "where known levels describe them best",
+        description="a new level of a covariate gets its own component, or its cells go where known levels "
+        "describe them best",
     )
 
     def weights_per_feature(self, n_features: int) -> float:
@@ -148,4 +146,4 @@ PRESETS: dict[str, dict[str, object]] = {
         "query_epochs": 10,
     }
 }
-"""What a preset changes; values that the user sets win."""
+"""Parameters that a preset changes; values set by the user win."""

@@ -31,13 +31,13 @@ class Levels(nn.Module):
     def forward(self, codes: Tensor) -> Tensor:
         """`(B,)` to `(B, width)`; -1 stands at the mean of the levels."""
         table = self.table
-        known = (codes >= 0).unsqueeze(1)
-        return torch.where(known, table[codes.clamp_min(0)], table.mean(0))
+        is_known = (codes >= 0).unsqueeze(1)
+        return torch.where(is_known, table[codes.clamp_min(0)], table.mean(0))
 
-    def extend(self, known: Levels) -> None:
+    def extend(self, smaller: Levels) -> None:
         """Take the rows of a smaller table; new levels start at the mean of its levels."""
         with torch.no_grad():
-            rows = known.table
+            rows = smaller.table
             self.weight.copy_(rows)
             if self.added is not None:
                 self.added.copy_(rows.mean(0).expand_as(self.added))
@@ -59,7 +59,7 @@ class Covariates(nn.Module):
     ) -> None:
         super().__init__()
         self.keys = list(n_levels)
-        self.tables = nn.ModuleList(Levels(known, added, width) for known, added in n_levels.values())
+        self.tables = nn.ModuleList(Levels(n_known, added, width) for n_known, added in n_levels.values())
         self.response = ContinuousResponse(n_continuous, width, response) if n_continuous else None
         self.width = width * (len(self.keys) + (self.response is not None))
 
@@ -69,8 +69,8 @@ class Covariates(nn.Module):
         codes, continuous = conditions if conditions is not None else ({}, None)
         parts = []
         for key, table in zip(self.keys, self.tables, strict=True):
-            asked = codes[key] if key in codes else torch.full((n,), -1, device=device)
-            parts.append(table(asked))
+            codes_of_key = codes[key] if key in codes else torch.full((n,), -1, device=device)
+            parts.append(table(codes_of_key))
         if self.response is not None:
             values = self.response.mean.expand(n, -1) if continuous is None else continuous
             parts.append(self.response(values))

@@ -108,7 +108,7 @@ class Multigrate(DecodesHeads):
         ones, and a query without new levels has nothing to train.
         """
         levels = {codes.key: codes.levels for codes in bundle.categorical}
-        added = {key: len(levels[key]) - len(known) for key, known in self.shape.levels.items()}
+        added = {key: len(levels[key]) - len(known_levels) for key, known_levels in self.shape.levels.items()}
         model = type(self)(replace(self.shape, levels=levels, added=added), self.params)
         model.module.extend(self.module)
         model._takes_query = True
@@ -161,7 +161,7 @@ class Multigrate(DecodesHeads):
         ]
 
     def _watched(self) -> dict[str, float]:
-        """Return what held-out cells are judged by: the authors look at their reconstruction only."""
+        """Return the terms that held-out cells are judged by: the authors use their reconstruction only."""
         if self.params.settled_by == "paper":
             return {"reconstruction": 1.0}
         # single modalities that are made alike rise for long before they fall
@@ -242,12 +242,12 @@ class Multigrate(DecodesHeads):
         net, decoder = self.module, self.module.decoder(modality)
         group = None if conditions is None else net.dispersion_of(conditions)
         library = net.depth_of(modality).expand(len(z)) if library is None else library
-        at = decoder.parameters_at(z, net.side(len(z), conditions), group)
-        return Decoded(decoder.likelihood, at, library)
+        parameters = decoder.parameters_at(z, net.side(len(z), conditions), group)
+        return Decoded(decoder.likelihood, parameters, library)
 
 
-def _n_components(features: FeatureMatrix, asked: int | None) -> int:
+def _n_components(features: FeatureMatrix, n_wanted: int | None) -> int:
     """Return how many components an encoder sees; 0 for features, which few are."""
-    if asked is None:
-        asked = COMPONENTS if features.n_vars > COMPONENTS else 0
-    return min(asked, features.n_vars, features.n_obs)
+    if n_wanted is None:
+        n_wanted = COMPONENTS if features.n_vars > COMPONENTS else 0
+    return min(n_wanted, features.n_vars, features.n_obs)

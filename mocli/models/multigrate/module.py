@@ -138,8 +138,8 @@ class MultigrateModule(nn.Module):
     def anchor(self, step: Step) -> Tensor:
         """Squared distance of posterior means from their anchors, mean over cells."""
         cells = step.batch.cells
-        apart = (step.mean - self.anchors[cells]).square().sum(1)
-        return (apart * self.anchor_weight[cells]).mean()
+        distance = (step.mean - self.anchors[cells]).square().sum(1)
+        return (distance * self.anchor_weight[cells]).mean()
 
     @property
     def added(self) -> list[nn.Parameter]:
@@ -148,22 +148,22 @@ class MultigrateModule(nn.Module):
         rows += [self.decoder(name).added_scale for name in self.names]
         return [row for row in rows if row is not None]
 
-    def extend(self, known: MultigrateModule) -> None:
+    def extend(self, smaller: MultigrateModule) -> None:
         """Take all weights of a module that knows fewer levels, and freeze them."""
         state = self.state_dict()
-        same = {k: v for k, v in known.state_dict().items() if k in state and v.shape == state[k].shape}
+        same = {k: v for k, v in smaller.state_dict().items() if k in state and v.shape == state[k].shape}
         self.load_state_dict(same, strict=False)
-        for own, old in zip(self.covariates.tables, known.covariates.tables, strict=True):
-            cast("Levels", own).extend(cast("Levels", old))
+        for table, old in zip(self.covariates.tables, smaller.covariates.tables, strict=True):
+            cast("Levels", table).extend(cast("Levels", old))
         for name in self.names:
-            self.decoder(name).extend(known.decoder(name))
+            self.decoder(name).extend(smaller.decoder(name))
         new = set(map(id, self.added))
         for parameter in self.parameters():
             parameter.requires_grad = id(parameter) in new
         self._fixed = True
 
     def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - as in torch
-        """Switch dropout on; statistics of a reference that takes in a query stay as they are."""
+        """Switch dropout on; statistics of a reference that a query is added to do not change."""
         super().train(mode)
         for part in self.modules():
             if self._fixed and isinstance(part, nn.BatchNorm1d):
@@ -208,7 +208,7 @@ class MultigrateModule(nn.Module):
         return cast("Decoder", self.decoders[self.names.index(name)])
 
     def side(self, n: int, conditions: Conditions | None) -> Tensor | None:
-        """Return what networks are told of the covariates of cells, `(B, width)`, or nothing."""
+        """Return the networks' input from the covariates of cells, `(B, width)`, or nothing."""
         return self.covariates(n, conditions) if self.covariates.width else None
 
     def posterior(self, batch: Minibatch) -> Step:
@@ -218,12 +218,14 @@ class MultigrateModule(nn.Module):
         n = len(batch.cells)
         means, log_variances, present = [], [], []
         for name in self.names:
-            at = batch.positions[name]
-            mean, log_variance = self.encode(name, batch.values(name), conditions_at(batch, at))
+            positions = batch.positions[name]
+            mean, log_variance = self.encode(name, batch.values(name), conditions_at(batch, positions))
             blank = mean.new_zeros(n, mean.shape[1])
-            means.append(blank.index_copy(0, at, mean))
-            log_variances.append(blank.index_copy(0, at, log_variance))
-            present.append(torch.zeros(n, dtype=torch.bool, device=at.device).index_fill(0, at, value=True))
+            means.append(blank.index_copy(0, positions, mean))
+            log_variances.append(blank.index_copy(0, positions, log_variance))
+            present.append(
+                torch.zeros(n, dtype=torch.bool, device=positions.device).index_fill(0, positions, value=True)
+            )
         experts = (torch.stack(means), torch.stack(log_variances))
         shown = measured = torch.stack(present)
         if self.training and self.params.modality_dropout:
@@ -242,15 +244,15 @@ class MultigrateModule(nn.Module):
         """Weighted sum of the modalities' negative log-likelihoods, mean over the cells drawn."""
         batch, total = step.batch, z.new_zeros(())
         for name in self.names:
-            at, x = batch.positions[name], batch.values(name)
-            if not len(at):
+            positions, x = batch.positions[name], batch.values(name)
+            if not len(positions):
                 continue
-            conditions = conditions_at(batch, at)
+            conditions = conditions_at(batch, positions)
             decoder = self.decoder(name)
             output = decoder.parameters_at(
-                z[at], self.side(len(at), conditions), self.dispersion_of(conditions)
+                z[positions], self.side(len(positions), conditions), self.dispersion_of(conditions)
             )
-            weight = z.new_full((len(at),), self.params.modality_weights.get(name, 1.0) / len(z))
+            weight = z.new_full((len(positions),), self.params.modality_weights.get(name, 1.0) / len(z))
             total = total + decoder.likelihood.loss(x, output, weight)
         return total
 
@@ -299,11 +301,11 @@ class MultigrateModule(nn.Module):
                     pairs = jeffreys(means[a], log_variances[a], means[b], log_variances[b])
                     n_both = both.sum()
                     total = total + (pairs * both).sum() / n_both.clamp_min(1) * (n_both > 1)
-            own = torch.where(step.present[a], group, -1)
+            group_here = torch.where(step.present[a], group, -1)
             if mmd:
-                total = total + group_mmd(z[a], own, n)
+                total = total + group_mmd(z[a], group_here, n)
             else:
-                total = total + group_jeffreys(means[a], log_variances[a], own, n)
+                total = total + group_jeffreys(means[a], log_variances[a], group_here, n)
         return total
 
     @staticmethod
@@ -312,10 +314,10 @@ class MultigrateModule(nn.Module):
         return kl_to_prior(step.mean, step.log_variance).mean()
 
 
-def conditions_at(batch: Minibatch, at: Tensor) -> Conditions:
+def conditions_at(batch: Minibatch, positions: Tensor) -> Conditions:
     """Covariates of the cells at some positions."""
-    continuous = None if batch.continuous is None else batch.continuous[at]
-    return Conditions({key: codes[at] for key, codes in batch.codes.items()}, continuous)
+    continuous = None if batch.continuous is None else batch.continuous[positions]
+    return Conditions({key: codes[positions] for key, codes in batch.codes.items()}, continuous)
 
 
 def _initialise(module: nn.Module, form: str) -> None:

@@ -114,9 +114,9 @@ class Decoder(nn.Module):
         self.added_scale: nn.Parameter | None = None  # of groups that a query adds
         if self.likelihood.scale and not self.likelihood.fixed_scale:
             by_group = self.likelihood.is_counts
-            known, added = n_groups if by_group else (1, 0)
+            n_known, added = n_groups if by_group else (1, 0)
             self.log_scale = nn.Parameter(
-                torch.randn(known, n_vars) if by_group else torch.zeros(known, n_vars)
+                torch.randn(n_known, n_vars) if by_group else torch.zeros(n_known, n_vars)
             )
             if added:
                 self.added_scale = nn.Parameter(torch.zeros(added, n_vars))
@@ -138,14 +138,14 @@ class Decoder(nn.Module):
             z = block(z, side if i == 0 else None)
         return Parameters(self.head(z), self._scale(group), None if self.zeros is None else self.zeros(z))
 
-    def extend(self, known: Decoder) -> None:
+    def extend(self, smaller: Decoder) -> None:
         """Take the dispersions of a decoder that knows fewer groups; new ones start at the mean."""
-        if self.log_scale is None or known.log_scale is None:
+        if self.log_scale is None or smaller.log_scale is None:
             return
         with torch.no_grad():
-            rows: Tensor = known.log_scale
-            if known.added_scale is not None:
-                rows = torch.cat([rows, known.added_scale])
+            rows: Tensor = smaller.log_scale
+            if smaller.added_scale is not None:
+                rows = torch.cat([rows, smaller.added_scale])
             self.log_scale.copy_(rows)
             if self.added_scale is not None:
                 self.added_scale.copy_(rows.mean(0).expand_as(self.added_scale))
@@ -237,8 +237,8 @@ def anchors(bundle: MultiOmics, params: MultigrateParams, *, seed: int) -> tuple
         some = drawn_rows(len(whole), FIT_CELLS, seed=seed)
         k = min(params.anchor_neighbors, len(some) - 1)
         if k:
-            near = knn(points, points[some], k, exclude_self=len(some) == len(whole))[1]
-            points = 0.5 * points + 0.5 * neighbor_mean(points[some], near)
+            neighbors = knn(points, points[some], k, exclude_self=len(some) == len(whole))[1]
+            points = 0.5 * points + 0.5 * neighbor_mean(points[some], neighbors)
         z[whole] = points / max(float(points.std()), 1e-12)
         drawn[whole] = 1
     return torch.from_numpy(z), torch.from_numpy(drawn)

@@ -54,8 +54,7 @@ class MultigrateParams:
     )
     start: Literal["mean", "random"] = Field(
         default="mean",
-        description="where decoders begin: at the mean and dispersion of every feature, or anywhere; "
-        "paper random",
+        description="start of decoders: the mean and dispersion of every feature, or random; paper random",
     )
     encoder_input: Literal["lognorm", "log1p", "raw"] = Field(
         default="lognorm",
@@ -104,11 +103,11 @@ class MultigrateParams:
     patience: Patience = 10
     lr_factor: Rate | None = Field(
         default=None,
-        description="by what the learning rate is multiplied where held-out cells gain nothing, before "
-        "training may end; none: it stays, as the authors'",
+        description="factor of the learning rate when the loss of held-out cells no longer falls, before "
+        "training may end; none: constant, as the authors'",
     )
     lr_patience: Count = Field(
-        default=2, description="looks without a better loss before lr_factor lowers the rate"
+        default=2, description="checks without a better loss before lr_factor lowers the rate"
     )
     weight_reconstruction: Weight = Field(default=1.0, description="weight of the negative log-likelihood")
     modality_weights: dict[str, Weight] = Field(
@@ -180,7 +179,7 @@ PRESETS: dict[str, dict[str, object]] = {
         "settled_by": "paper",
     }
 }
-"""What a preset changes; values that the user sets win."""
+"""Parameters that a preset changes; values set by the user win."""
 
 SETTLED: dict[tuple[str, bool], dict[str, float]] = {
     ("mocli", False): {
@@ -208,4 +207,4 @@ SETTLED: dict[tuple[str, bool], dict[str, float]] = {
         "weight_marginal": 4000.0,
     },
 }
-"""What stands where a parameter is None: by `settled_by`, and whether some cells lack modalities."""
+"""Values of parameters that are None: by `settled_by`, and by whether some cells lack modalities."""

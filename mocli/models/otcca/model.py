@@ -50,8 +50,8 @@ class OtccaModule(nn.Module):
 
     def weight(self, m: int) -> Tensor:
         """`(n_vars, k)` of the modality of that number."""
-        found: Tensor = getattr(self, f"weight_{m}")
-        return found
+        weight: Tensor = getattr(self, f"weight_{m}")
+        return weight
 
     def forward(self, m: int, x: Tensor) -> Tensor:
         """`(B, n_vars)` to `(B, k)`."""
@@ -82,11 +82,11 @@ class Otcca:
         shape = Widths.of(bundle)
         if sum(shape.widths.values()) > MOST_FEATURES:
             raise UsageError(
-                f"{TRAITS.name} relates every feature to every other, and these are too many",
+                f"{TRAITS.name} relates every feature to every other, and there are too many features",
                 field="-s n_pcs",
                 found=", ".join(f"{width:,} of {name}" for name, width in shape.widths.items()),
                 expected=f"at most {MOST_FEATURES:,} in all",
-                hint=f"leave -s n_pcs out: then they are {OtccaParams.n_pcs} components of each modality",
+                hint=f"leave out -s n_pcs: then {OtccaParams.n_pcs} components of each modality are used",
             )
         return cls(shape, params)
 
@@ -123,15 +123,15 @@ class Otcca:
         for name, codes in self._batches(bundle, drawn).items():
             points[name], linked = _without_batches(name, codes, points[name], linked)
         numbered = {(self.names.index(a), self.names.index(b)): sides for (a, b), sides in linked.items()}
-        found = align([points[name] for name in self.names], numbered, self._settings(), generator)
-        for m, (weight, shift) in enumerate(zip(found.maps, found.shifts, strict=True)):
+        alignment = align([points[name] for name in self.names], numbered, self._settings(), generator)
+        for m, (weight, shift) in enumerate(zip(alignment.maps, alignment.shifts, strict=True)):
             self.module.weight(m).copy_(weight)
             getattr(self.module, f"shift_{m}").copy_(shift)
-        correlations = found.correlations
+        correlations = alignment.correlations
         self.module.get_buffer("correlations").copy_(correlations)
         figures = {"correlation": float(correlations.mean()), "first_correlation": float(correlations[0])}
-        if found.agreement:
-            figures["link_agreement"] = sum(found.agreement) / len(found.agreement)
+        if alignment.agreement:
+            figures["link_agreement"] = sum(alignment.agreement) / len(alignment.agreement)
         return figures
 
     def _settings(self) -> AlignmentSettings:
@@ -145,12 +145,12 @@ class Otcca:
     @staticmethod
     def _batches(bundle: MultiOmics, drawn: Minibatch) -> dict[str, Tensor]:
         """Return the batch of each drawn cell, `(n,)`, of modalities with two batches or more."""
-        found = {}
+        batches = {}
         for name, rows in drawn.rows.items():
             codes = bundle.codes_of(bundle.batch, name)
             if codes is not None and len(set(codes[codes >= 0].tolist())) > 1:
-                found[name] = torch.from_numpy(codes).to(rows.device)[rows]
-        return found
+                batches[name] = torch.from_numpy(codes).to(rows.device)[rows]
+        return batches
 
     def encode(self, modality: str, x: Tensor) -> Tensor:
         """`(B, n_vars)` to `(B, k)`, rows of length 1."""
@@ -166,8 +166,8 @@ class Otcca:
 
     def enter(self, modality: str, x: Tensor) -> Tensor:
         """`(B, n_vars)` to `(B, k)`, before lengths are made 1."""
-        found: Tensor = self.module(self.names.index(modality), x)
-        return found
+        entered: Tensor = self.module(self.names.index(modality), x)
+        return entered
 
     def leave(self, modality: str, hidden: Tensor) -> Tensor:
         """Make lengths 1."""
@@ -190,11 +190,11 @@ def _without_batches(
         pair[side] = _moved(pair[side], codes, offset)
         corrected[edge] = (pair[0], pair[1])
     _, spread, directions = torch.linalg.svd(offsets[0], full_matrices=False)
-    kept = directions * (spread > 1e-6 * spread.amax().clamp_min(1e-12))[:, None]
+    directions_kept = directions * (spread > 1e-6 * spread.amax().clamp_min(1e-12))[:, None]
     centred = x - x.mean(0)
-    return x - centred @ kept.T @ kept, corrected
+    return x - centred @ directions_kept.T @ directions_kept, corrected
 
 
 def _moved(values: Tensor, codes: Tensor, offsets: Tensor) -> Tensor:
-    known = (codes >= 0)[:, None] & values.any(1, keepdim=True)  # empty cells stay empty
-    return values - torch.where(known, offsets[codes.clamp_min(0)], 0.0)
+    has_batch = (codes >= 0)[:, None] & values.any(1, keepdim=True)  # empty cells stay empty
+    return values - torch.where(has_batch, offsets[codes.clamp_min(0)], 0.0)

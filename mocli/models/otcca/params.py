@@ -16,7 +16,7 @@ class OtccaParams:
         description="canonical components, at most as many as a modality has features",
     )
     n_pcs: Whole = Field(
-        default=50, description="principal components taken instead of more features; 0: the features"
+        default=50, description="principal components used instead of more features; 0: the features"
     )
     input_smoothing: Share = Field(
         default=0.2, description="share of a cell's input that is its own neighbours' mean"
@@ -26,8 +26,8 @@ class OtccaParams:
     )
     damping: Weight = Field(
         default=AlignmentSettings.damping,
-        description="how much less cells near the mean of all linked features say in the cost; "
-        "0: the cosine alone, whatever their length",
+        description="how much less cells near the mean of all linked features count in the cost; 0: the "
+        "cosine alone, whatever their length",
     )
     temperature: Positive = Field(
         default=AlignmentSettings.temperature,
@@ -55,11 +55,11 @@ class OtccaParams:
     weigh_links: bool = Field(
         default=AlignmentSettings.weigh_links,
         description="weigh linked features by how well cells coupled by the other ones agree on them: "
-        "links that the data contradict lose their say",
+        "links that the data contradict lose weight",
     )
     least_link_weight: Positive = Field(
         default=AlignmentSettings.least_link_weight,
-        description="what a link without any agreement still counts, one of full agreement 1 more",
+        description="weight of a link without any agreement; one of full agreement counts 1 more",
     )
     n_landmarks: int = Field(
         default=2500,

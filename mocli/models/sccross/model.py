@@ -25,7 +25,7 @@ FEW_CELLS = 50
 """Below this many cells none is held out."""
 
 MOST_KEPT = 50_000
-"""Training cells kept with a model, over which cells are averaged."""
+"""Most training cells kept with a model, over which cells are averaged."""
 
 BLOCK = 2048
 
@@ -81,16 +81,16 @@ class Sccross(DecodesHeads):
         )
         first, second = self._steps(schedule, bundle.n_cells, size)
         adam: dict[str, Any] = {"lr": p.lr, "weight_decay": p.weight_decay, "decoupled_decay": True}
-        own = [*net.encoders.parameters(), *net.decoders.parameters()]
+        coders = [*net.encoders.parameters(), *net.decoders.parameters()]
         # aligners join from the start where one modality will never be aligned, else they would stay as drawn
         alone = len(net.names) == 1
         if alone:
-            own += [*net.aligners.parameters(), *net.realigners.parameters()]
+            coders += [*net.aligners.parameters(), *net.realigners.parameters()]
         every = max(20, min(400, -(-bundle.n_cells // size)))
         watched = {"reconstruction": p.weight_reconstruction, "kl": p.weight_kl}
         pretrain = Phase(
             name="pretrain",
-            groups=(StepGroup("pretrain", own, **adam),),
+            groups=(StepGroup("pretrain", coders, **adam),),
             sampling=sampling,
             max_steps=first + second if alone else first,
             validation=Validation(
@@ -102,7 +102,7 @@ class Sccross(DecodesHeads):
         if alone:
             return [pretrain]
         net.burn_in = max(1, round(p.noise_share * second))
-        joined = [*own, *net.aligners.parameters(), *net.realigners.parameters()]
+        joined = [*coders, *net.aligners.parameters(), *net.realigners.parameters()]
         critics = [*net.critic.parameters(), *net.judges.parameters()]
         align = Phase(
             name="align",
@@ -147,8 +147,8 @@ class Sccross(DecodesHeads):
                 "kl_aligned": p.weight_kl_aligned,
                 "pairs": p.weight_pairs,
             }
-        if prior_weight and (found := net.prior_term(prepared, aligned=aligns)) is not None:
-            terms["mnn"], weights["mnn"] = found, prior_weight
+        if prior_weight and (prior_term := net.prior_term(prepared, aligned=aligns)) is not None:
+            terms["mnn"], weights["mnn"] = prior_term, prior_weight
         if aligns and p.weight_adversarial:
             terms["adversarial"] = -net.entropy(prepared, detach=False)
             weights["adversarial"] = p.weight_adversarial
@@ -193,9 +193,9 @@ class Sccross(DecodesHeads):
         """Return the likelihood of a modality; without conditions, the batch is at the mean of batches."""
         net, decoder, key = self.module, self.module.decoder(modality), self.module.shape.batch
         codes = None if conditions is None or key is None else conditions.codes.get(key)
-        at = decoder.parameters_at(net.realign(modality, z)[0], codes)
+        parameters = decoder.parameters_at(net.realign(modality, z)[0], codes)
         library = net.depth_of(modality).expand(len(z)) if library is None else library
-        return Decoded(decoder.likelihood, at, library)
+        return Decoded(decoder.likelihood, parameters, library)
 
 
 def _weighted(terms: dict[str, Tensor], weights: Mapping[str, float]) -> Losses:
@@ -225,10 +225,10 @@ def _build(bundle: MultiOmics, params: SccrossParams, *, seed: int) -> _Built:
         )
         components = _project(projection, m.features)
         n = m.n_obs
-        kept = _kept(n, seed)
+        rows_kept = _kept(n, seed)
         k = params.n_neighbors or int(np.clip(round(np.sqrt(n)), 10, 100))
         smooths = params.input_smoothing > 0 and n > 2
-        references.append(components[kept] if smooths else components[:0])
+        references.append(components[rows_kept] if smooths else components[:0])
         inputs.append(components)
         fitted.append(projection)
         parts.append(
@@ -262,10 +262,10 @@ def _build(bundle: MultiOmics, params: SccrossParams, *, seed: int) -> _Built:
     labels = bundle.labels() if params.critic_weights == "labels" else {}
     if labels or bundle.weights:
         module.keep_weights(labels, bundle.weights)
-    near: dict[str, IntArray] = {}
+    neighbors: dict[str, IntArray] = {}
     if params.prior_smoothing and bundle.links:
-        near = {part.name: _neighbors(inputs[i], part.n_neighbors) for i, part in enumerate(parts)}
-    return _Built(module, near)
+        neighbors = {part.name: _neighbors(inputs[i], part.n_neighbors) for i, part in enumerate(parts)}
+    return _Built(module, neighbors)
 
 
 def _kept(n: int, seed: int) -> Tensor:

@@ -79,7 +79,7 @@ class SeenModality:
 
     x: Tensor | NonZeros
     codes: Tensor | None
-    at: Tensor
+    positions: Tensor
     rows: Tensor
     u: tuple[Tensor, Tensor]
     z: tuple[Tensor, Tensor]
@@ -135,19 +135,19 @@ class SccrossModule(nn.Module):
         return Gaussian(p.n_latent, p.n_hidden, p.n_aligner_layers, p.n_latent, p.dropout)
 
     def keep_inputs(self, inputs: Mapping[str, Tensor]) -> None:
-        """Keep what encoders see of every training cell, `(n_obs, k)` each; not saved."""
+        """Keep the encoders' input of every training cell, `(n_obs, k)` each; not saved."""
         self.keeps_inputs = True
         for m, name in enumerate(self.names):
             self.register_buffer(f"input_{m}", inputs[name].to(self.depth.device), persistent=False)
 
-    def keep_weights(self, codes: Mapping[str, IntArray], own: Mapping[str, FloatArray]) -> None:
-        """Keep what the critic weighs every training cell by, `(n_obs,)`; not saved.
+    def keep_weights(self, codes: Mapping[str, IntArray], own_weights: Mapping[str, FloatArray]) -> None:
+        """Keep the weight of every training cell in the critic, `(n_obs,)`; not saved.
 
         By codes of labels, by the user's own weights, or by both.
         """
         self.weighs_cells = True
         for m, name in enumerate(self.names):
-            weight = cell_weights(name, [other for other in self.names if other != name], codes, own)
+            weight = cell_weights(name, [other for other in self.names if other != name], codes, own_weights)
             self.register_buffer(f"weight_{m}", weight, persistent=False)
 
     def keep_prior(self, prior: Mapping[tuple[str, str], tuple[Tensor, Tensor]]) -> None:
@@ -174,8 +174,8 @@ class SccrossModule(nn.Module):
         return 1 - self.params.input_smoothing if averages else 1.0
 
     def _reference(self, name: str) -> Tensor:
-        found: Tensor = getattr(self, f"reference_{self.names.index(name)}")
-        return found
+        reference: Tensor = getattr(self, f"reference_{self.names.index(name)}")
+        return reference
 
     def projection(self, name: str) -> Projection:
         """Return the fitted projection of a modality."""
@@ -200,15 +200,15 @@ class SccrossModule(nn.Module):
             raise ValueError("cells must be drawn, not rows of each modality")
         seen = {}
         for m, name in enumerate(self.names):
-            x, at = batch.values(name), batch.positions[name]
-            if not len(at):
+            x, positions = batch.values(name), batch.positions[name]
+            if not len(positions):
                 continue
             if self.training and self.keeps_inputs:
                 inputs = getattr(self, f"input_{m}")[batch.rows[name]]
             else:
                 inputs = self.inputs(name, x)
-            codes = batch.codes[self.shape.batch][at] if self.shape.batch is not None else None
-            seen[name] = SeenModality(x, codes, at, batch.rows[name], *self.encode(name, inputs))
+            codes = batch.codes[self.shape.batch][positions] if self.shape.batch is not None else None
+            seen[name] = SeenModality(x, codes, positions, batch.rows[name], *self.encode(name, inputs))
         return Step(batch.step, len(batch.cells), seen)
 
     def draw(self, gaussian: tuple[Tensor, Tensor]) -> Tensor:
@@ -232,8 +232,8 @@ class SccrossModule(nn.Module):
         mean, sd = (first.new_zeros(step.n, first.shape[1]) for _ in range(2))
         count = first.new_zeros(step.n)
         for s in step.seen.values():
-            mean, sd = mean.index_add(0, s.at, s.z[0]), sd.index_add(0, s.at, s.z[1])
-            count = count.index_add(0, s.at, torch.ones_like(s.at, dtype=first.dtype))
+            mean, sd = mean.index_add(0, s.positions, s.z[0]), sd.index_add(0, s.positions, s.z[1])
+            count = count.index_add(0, s.positions, torch.ones_like(s.positions, dtype=first.dtype))
         size = count.clamp_min(1).unsqueeze(1)
         return (self.scaled(mean / size), sd / size), count
 
@@ -243,11 +243,11 @@ class SccrossModule(nn.Module):
         source = self._sources(step)
         realigned, kl, pairs = {}, {}, {}
         for name, s in step.seen.items():
-            z = s.z[0] if source is None else source[s.at]
+            z = s.z[0] if source is None else source[s.positions]
             realigned[name] = self._nll(name, s, self.draw(self.realign(name, z)))
-            several = (count[s.at] > 1).unsqueeze(1)
-            middle = torch.where(several, joint[0][s.at], torch.zeros_like(s.z[0]))
-            spread = torch.where(several, joint[1][s.at], torch.ones_like(s.z[1]))
+            several = (count[s.positions] > 1).unsqueeze(1)
+            middle = torch.where(several, joint[0][s.positions], torch.zeros_like(s.z[0]))
+            spread = torch.where(several, joint[1][s.positions], torch.ones_like(s.z[1]))
             kl[name] = self._per_feature(name, normal_kl(s.z, (middle, spread)).mean())
             pairs[name] = ((s.z[0] - middle).square() * several).mean()
         terms = {"realigned": self._total(realigned), "kl_aligned": self._total(kl)}
@@ -263,15 +263,15 @@ class SccrossModule(nn.Module):
         chosen, best = first.new_zeros(step.n, first.shape[1]), first.new_full((step.n,), -1.0)
         blank, none = torch.zeros_like(chosen), torch.full_like(best, -1.0)
         for s in step.seen.values():
-            score = none.index_copy(0, s.at, torch.rand(len(s.at), device=first.device))
+            score = none.index_copy(0, s.positions, torch.rand(len(s.positions), device=first.device))
             wins = (score > best).unsqueeze(1)
-            chosen = torch.where(wins, blank.index_copy(0, s.at, s.z[0]), chosen)
+            chosen = torch.where(wins, blank.index_copy(0, s.positions, s.z[0]), chosen)
             best = torch.maximum(best, score)
         return chosen
 
     def prior_term(self, step: Step, *, aligned: bool) -> Tensor | None:
-        """How far latents are from what the prior says of linked modalities; None without prior."""
-        found = []
+        """Return the distance of latents from the prior of linked modalities; None without prior."""
+        terms = []
         for e, (a, b) in enumerate(self.shape.edges):
             if not self.keeps_prior or a not in step.seen or b not in step.seen:
                 continue
@@ -281,12 +281,12 @@ class SccrossModule(nn.Module):
             pair = (first.z, second.z) if aligned else (first.u, second.u)
             z_a, z_b = self.draw(pair[0]), self.draw(pair[1])
             if self.params.prior == "gram":
-                found.append((g_a @ g_b.T - z_a @ z_b.T).square().sum(1).mean())
+                terms.append((g_a @ g_b.T - z_a @ z_b.T).square().sum(1).mean())
             else:
                 with torch.no_grad():
                     partners = soft_assignment(g_a, g_b, self.params.anchor_temperature)
-                found.append(anchor_loss(pair[0][0], pair[1][0], partners, "mean"))
-        return torch.stack(found).sum() if found else None
+                terms.append(anchor_loss(pair[0][0], pair[1][0], partners, "mean"))
+        return torch.stack(terms).sum() if terms else None
 
     def entropy(self, step: Step, *, detach: bool) -> Tensor:
         """Cross-entropy of the critic, whose input has noise that fades."""
@@ -295,7 +295,9 @@ class SccrossModule(nn.Module):
         scale = noise_scale(step.number, self.burn_in)
         if scale and self.training and len(z) > 1:
             z = z + torch.randn_like(z) * z.detach().std(0) * scale
-        source = torch.cat([torch.full_like(s.at, self.names.index(name)) for name, s in step.seen.items()])
+        source = torch.cat(
+            [torch.full_like(s.positions, self.names.index(name)) for name, s in step.seen.items()]
+        )
         weight = None
         if self.weighs_cells:
             weight = torch.cat(
@@ -310,14 +312,16 @@ class SccrossModule(nn.Module):
         for name, s in step.seen.items():
             decoder, x = self.decoder(name), s.x if isinstance(s.x, Tensor) else s.x.dense
             library = self.depth_of(name).expand(len(x))
-            at = decoder.parameters_at(self.realign(name, s.z[0])[0], s.codes)
-            made = decoder.likelihood.mean(at, library)
+            parameters = decoder.parameters_at(self.realign(name, s.z[0])[0], s.codes)
+            generated = decoder.likelihood.mean(parameters, library)
             if decoder.likelihood.is_counts:
                 x = torch.log1p(x * (library / totals(x).clamp_min(1)).unsqueeze(1))
-                made = torch.log1p(made)
-            made = made.detach() if detach else made
-            which = torch.arange(2, device=x.device).repeat_interleave(len(x))
-            total.append(source_entropy(self.judges[self.names.index(name)](torch.cat([made, x])), which))
+                generated = torch.log1p(generated)
+            generated = generated.detach() if detach else generated
+            source = torch.arange(2, device=x.device).repeat_interleave(len(x))
+            total.append(
+                source_entropy(self.judges[self.names.index(name)](torch.cat([generated, x])), source)
+            )
         return torch.stack(total).sum()
 
     def part(self, name: str) -> ModalityPart:

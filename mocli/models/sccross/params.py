@@ -61,7 +61,7 @@ class SccrossParams:
     )
     unit_latent: bool = Field(
         default=True,
-        description="hold common latents at one length, so that none shrinks to please; paper no",
+        description="keep common latents at one length, so that none shrinks; paper no",
     )
     prior_smoothing: bool = Field(
         default=True, description="search mutual neighbours in linked features averaged over own neighbours"
@@ -74,8 +74,8 @@ class SccrossParams:
     )
     prior: Literal["anchors", "gram"] = Field(
         default="anchors",
-        description="what is asked of the MNN prior: balanced soft partners that lie together, or equal "
-        "inner products of all pairs (paper)",
+        description="form of the MNN prior: balanced soft partners lie together, or all pairs have equal "
+        "inner products (paper)",
     )
     anchor_temperature: Positive = Field(
         default=0.1, description="softness of partners, in standard deviations of their cost"
@@ -92,14 +92,14 @@ class SccrossParams:
     validation_share: Part = Field(
         default=0.1, description="share of cells held out in the first stage; 0 for none"
     )
-    patience: Count = Field(default=5, description="looks without a better loss before the first stage ends")
+    patience: Count = Field(default=5, description="checks without a better loss before the first stage ends")
     lr_factor: Rate | None = Field(
         default=None,
-        description="by what the learning rate is multiplied where held-out cells gain nothing, before "
-        "the first stage may end; none: it stays; authors 0.1",
+        description="factor of the learning rate when the loss of held-out cells no longer falls, before "
+        "the first stage may end; none: constant; authors 0.1",
     )
     lr_patience: Count = Field(
-        default=2, description="looks without a better loss before lr_factor lowers the rate; authors 2"
+        default=2, description="checks without a better loss before lr_factor lowers the rate; authors 2"
     )
     critic_weights: Literal["equal", "cells", "labels"] = Field(
         default="equal",
@@ -123,7 +123,7 @@ class SccrossParams:
     )
     weight_kl_aligned: Weight = Field(
         default=0.04,
-        description="weight of KL of common latents to what a cell's modalities give together; 0.04",
+        description="weight of KL of common latents to the joint estimate from a cell's modalities; 0.04",
     )
     weight_prior: Weight = Field(default=1.0, description="weight of the MNN prior; paper 0.04, code 0.001")
     weight_prior_pretrain: Weight = Field(
@@ -134,7 +134,7 @@ class SccrossParams:
         default=1.0, description="weight of the distance of latents of one cell's modalities; paper none"
     )
     share_pairs: bool = Field(
-        default=True, description="decode a modality from those measured beside it as well; paper no"
+        default=True, description="also decode a modality from the others measured in the cell; paper no"
     )
     weight_generation: Weight = Field(
         default=0.0,
@@ -178,4 +178,4 @@ PRESETS: dict[str, dict[str, object]] = {
         "weight_average": 0.0,
     }
 }
-"""What a preset changes; values that the user sets win."""
+"""Parameters that a preset changes; values set by the user win."""

@@ -65,29 +65,31 @@ def _of_edge(
     return (_unit(moved), _unit(still)) if swap else (_unit(still), _unit(moved))
 
 
-def _scores(side: FeatureMatrix, loadings: DoubleArray, near: IntArray | None, *, seed: int) -> FloatArray:
+def _scores(
+    side: FeatureMatrix, loadings: DoubleArray, neighbors: IntArray | None, *, seed: int
+) -> FloatArray:
     """Return scores of centred features, averaged over own neighbours, of length 1.
 
     How far a cell leans on its neighbours is read from how much of its scores they explain.
     """
     mean = np.asarray(side.values.mean(axis=0), np.float64).ravel()
     scores = np.asarray(side.values @ loadings - mean @ loadings, np.float32)
-    if near is not None and near.shape[1]:
+    if neighbors is not None and neighbors.shape[1]:
         rows = np.sort(
             np.random.default_rng(seed).choice(len(scores), min(len(scores), SAMPLE), replace=False)
         )
-        explained = _explained(scores[rows], neighbor_mean(scores, near[rows]))
+        explained = _explained(scores[rows], neighbor_mean(scores, neighbors[rows]))
         weight = np.clip(1 - explained.mean(), LEAST, MOST)
-        scores = np.asarray((1 - weight) * scores + weight * neighbor_mean(scores, near), np.float32)
+        scores = np.asarray((1 - weight) * scores + weight * neighbor_mean(scores, neighbors), np.float32)
     length = np.sqrt(np.square(scores).sum(1, keepdims=True))
-    found: FloatArray = np.divide(scores, length, out=np.zeros_like(scores), where=length > 0)
-    return found
+    unit: FloatArray = np.divide(scores, length, out=np.zeros_like(scores), where=length > 0)
+    return unit
 
 
-def _explained(own: FloatArray, mean: FloatArray) -> FloatArray:
+def _explained(values: FloatArray, mean: FloatArray) -> FloatArray:
     """R^2, at least 0, of every column when predicted by the neighbours' mean, `(k,)`."""
-    variance = own.var(0)
-    residual = np.square(own - mean).mean(0)
+    variance = values.var(0)
+    residual = np.square(values - mean).mean(0)
     r: FloatArray = np.divide(variance - residual, variance, out=np.zeros_like(variance), where=variance > 0)
     return np.clip(r, 0, 1)
 
@@ -95,10 +97,12 @@ def _explained(own: FloatArray, mean: FloatArray) -> FloatArray:
 def _corrected(still: FloatArray, moved: FloatArray, params: SccrossParams, *, seed: int) -> FloatArray:
     if max(len(still), len(moved)) <= params.n_metacells:
         return mnn_correct(still, moved, params.n_mutual).values
-    (centres, _), (own, of_cell) = (_metacells(x, params.n_metacells, seed=seed) for x in (still, moved))
-    shift = mnn_correct(centres, own, params.n_mutual).values - own
-    found: FloatArray = moved + shift[of_cell]
-    return found
+    (centres, _), (moved_centres, of_cell) = (
+        _metacells(x, params.n_metacells, seed=seed) for x in (still, moved)
+    )
+    shift = mnn_correct(centres, moved_centres, params.n_mutual).values - moved_centres
+    corrected: FloatArray = moved + shift[of_cell]
+    return corrected
 
 
 def _metacells(x: FloatArray, n: int, *, seed: int) -> tuple[FloatArray, IntArray]:

@@ -91,10 +91,10 @@ class Scmodal:
             for v in (*points, *(side for pair in numbered.values() for side in pair))
         ):
             return  # the first step tells of it
-        found = align(points, numbered, AlignmentSettings(), generator)
-        self.module.aligned = found
+        alignment = align(points, numbered, AlignmentSettings(), generator)
+        self.module.aligned = alignment
         if fresh:
-            self.module.begin_at(found)
+            self.module.begin_at(alignment)
 
     def phases(self, schedule: Schedule, bundle: MultiOmics) -> list[Phase]:
         """One phase: the discriminators step `critic_steps` times, then encoders and decoders once."""

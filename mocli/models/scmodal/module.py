@@ -74,25 +74,25 @@ class ScmodalModule(nn.Module):
             normal_init(self, params.init_sd)
 
     def keep_weights(self, weights: Mapping[Edge, tuple[Tensor, Tensor]]) -> None:
-        """Keep what discriminators weigh every training cell by, `(n_obs,)` of both sides; not saved."""
+        """Keep the weights of training cells in the discriminators, `(n_obs,)` of both sides; not saved."""
         self.weighs_cells = True
         for e, edge in enumerate(self.edges):
             for side in (0, 1):
                 self.register_buffer(f"weight_{e}_{side}", weights[edge][side], persistent=False)
 
-    def begin_at(self, found: Alignment) -> None:
+    def begin_at(self, alignment: Alignment) -> None:
         """Let encoders begin at linear maps, apart from those that are frozen.
 
         Two hidden units make one component, as ReLU(v) - ReLU(-v); the others begin small.
         """
         h, q = self.params.n_hidden, self.params.n_latent
-        n = min(q, h // 2, len(found.correlations))
-        scale = math.sqrt(SPREAD * q / float(found.correlations[:n].square().sum().clamp_min(1)))
+        n = min(q, h // 2, len(alignment.correlations))
+        scale = math.sqrt(SPREAD * q / float(alignment.correlations[:n].square().sum().clamp_min(1)))
         for m, encoder in enumerate(cast("list[MLP]", list(self.encoders))):
             if not all(weight.requires_grad for weight in encoder.parameters()):
                 continue
             first, last = cast("list[nn.Linear]", list(encoder.layers))
-            weight, bias = scale * found.maps[m][:, :n].T, -scale * found.shifts[m][:n]
+            weight, bias = scale * alignment.maps[m][:, :n].T, -scale * alignment.shifts[m][:n]
             first.weight[: 2 * n] = torch.cat([weight, -weight])
             first.bias[: 2 * n] = torch.cat([bias, -bias])
             last.weight.mul_(SMALL)
@@ -129,16 +129,16 @@ class ScmodalModule(nn.Module):
         return Step(batch.x, z, anchors, batch.rows)
 
     def _told(self, batch: Minibatch, edge: Edge) -> tuple[Tensor, Tensor]:
-        """Return what anchors are found by: linked features, beside them the closed form's latent."""
-        found = self.aligned
-        if found is None:
+        """Return the features that anchors are found by: linked features, with the closed form's latent."""
+        alignment = self.aligned
+        if alignment is None:
             return batch.links[edge]
-        own, share = math.sqrt(1 - self.params.start_share), math.sqrt(self.params.start_share)
+        of_links, share = math.sqrt(1 - self.params.start_share), math.sqrt(self.params.start_share)
         sides = []
         for name, links in zip(edge, batch.links[edge], strict=True):
             # a cell without any linked feature stays without anchors
-            place = found.place(self.names.index(name), batch.x[name]) * links.any(1, keepdim=True)
-            sides.append(torch.cat([own * F.normalize(links, dim=1), share * place], dim=1))
+            place = alignment.place(self.names.index(name), batch.x[name]) * links.any(1, keepdim=True)
+            sides.append(torch.cat([of_links * F.normalize(links, dim=1), share * place], dim=1))
         return sides[0], sides[1]
 
     def find_anchors(self, a: Tensor, b: Tensor) -> Tensor:
@@ -169,8 +169,8 @@ class ScmodalModule(nn.Module):
             # own and visiting latents go through the decoder together: one product instead of several
             visitors = [self._other(edge, name) for edge in self.edges if name in edge]
             decoded = self.decode(name, torch.cat([z, *(step.z[v] for v in visitors)]))
-            own, *visiting = torch.split(decoded, [len(z), *(len(step.z[v]) for v in visitors)])
-            terms["reconstruction"].append(F.mse_loss(own, x))
+            own_decoded, *visiting = torch.split(decoded, [len(z), *(len(step.z[v]) for v in visitors)])
+            terms["reconstruction"].append(F.mse_loss(own_decoded, x))
             for visitor, translated in zip(visitors, visiting, strict=True):
                 terms["cycle"].append(F.mse_loss(self.encode(name, translated), step.z[visitor]))
             with torch.no_grad():

@@ -42,12 +42,13 @@ class ScmodalParams:
     lr: Rate = Field(default=1e-3, description="Adam's learning rate")
     lr_factor: Rate | None = Field(
         default=None,
-        description="by what the learning rate is multiplied where the loss of training no longer falls: "
-        "once before training may end, as often as that happens where the steps are fixed; none: it "
-        "stays, as the authors'",
+        description="factor of the learning rate when the loss of training no longer falls: once before "
+        "training may end, repeatedly if the number of steps is fixed; none: constant, as the "
+        "authors'",
     )
     lr_patience: Count = Field(
-        default=2, description="looks in a row, every 15 steps, at a flat loss before lr_factor lowers it"
+        default=2,
+        description="checks in a row, every 15 steps, with a flat loss before lr_factor lowers the rate",
     )
     beta1: Part = Field(default=0.9, description="Adam's decay of the gradient mean")
     beta2: Part = Field(default=0.999, description="Adam's decay of the squared gradient")
@@ -140,7 +141,7 @@ PUBLISHED: dict[str, object] = {
 }
 
 PRESETS = {"paper": PUBLISHED}
-"""What a preset changes; values that the user sets win."""
+"""Parameters that a preset changes; values set by the user win."""
 
 BEFORE: dict[int, dict[str, object]] = {
     2: {name: PUBLISHED[name] for name in ("n_pcs", "input_smoothing", "weight_average", "unit_latent")},

@@ -90,16 +90,16 @@ def align(
         plans = {edge: _couple(cost, *usable[edge], settings) for edge, cost in costs.items()}
         return Alignment(*canonical_maps(points, plans, settings.n_components, settings.ridge), agreement)
 
-    found = fit(costs)
+    alignment = fit(costs)
     for _ in range(settings.n_rounds - 1):
-        z = [found.place(m, x) for m, x in enumerate(points)]
-        found = fit(
+        z = [alignment.place(m, x) for m, x in enumerate(points)]
+        alignment = fit(
             {
                 (a, b): torch.lerp(cost, cosine_cost(z[a], z[b]), settings.latent_weight)
                 for (a, b), cost in costs.items()
             }
         )
-    return found
+    return alignment
 
 
 def draw(n: int, most: int, generator: Generator) -> Tensor:
@@ -127,18 +127,23 @@ def _agreement(
     n = a.shape[1]
     if n < 2:
         return a.new_ones(n)  # a single link has no other to be held against
-    found = a.new_zeros(n)
-    for held in range(min(FOLDS, n)):
-        out = slice(held, None, FOLDS)
-        kept = [j for j in range(n) if j % FOLDS != held]
-        usable = (a[:, kept].any(1), b[:, kept].any(1))
-        cost = cosine_cost(a[:, kept], b[:, kept], damping=settings.damping)
+    agreement = a.new_zeros(n)
+    for fold in range(min(FOLDS, n)):
+        out = slice(fold, None, FOLDS)
+        other_links = [j for j in range(n) if j % FOLDS != fold]
+        usable = (a[:, other_links].any(1), b[:, other_links].any(1))
+        cost = cosine_cost(a[:, other_links], b[:, other_links], damping=settings.damping)
         plan = _couple(cost, *usable, settings)
-        made = Alignment(*canonical_maps(x, {(0, 1): plan}, settings.n_components, settings.ridge))
-        near = couple(
-            cosine_cost(made.place(0, x[0]), made.place(1, x[1])), *usable, temperature=SHARP, n_iter=FEW
+        alignment = Alignment(*canonical_maps(x, {(0, 1): plan}, settings.n_components, settings.ridge))
+        coupling = couple(
+            cosine_cost(alignment.place(0, x[0]), alignment.place(1, x[1])),
+            *usable,
+            temperature=SHARP,
+            n_iter=FEW,
         )
-        there = near @ b[:, out] / near.sum(1, keepdim=True).clamp_min(1e-12)
-        back = near.T @ a[:, out] / near.sum(0)[:, None].clamp_min(1e-12)
-        found[out] = (column_correlations(a[:, out], there) + column_correlations(b[:, out], back)) / 2
-    return found
+        mean_there = coupling @ b[:, out] / coupling.sum(1, keepdim=True).clamp_min(1e-12)
+        back = coupling.T @ a[:, out] / coupling.sum(0)[:, None].clamp_min(1e-12)
+        agreement[out] = (
+            column_correlations(a[:, out], mean_there) + column_correlations(b[:, out], back)
+        ) / 2
+    return agreement

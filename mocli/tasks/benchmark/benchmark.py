@@ -1,4 +1,4 @@
-"""`mocli benchmark`: which model for these data, answered with figures beside controls."""
+"""`mocli benchmark`: find the model that suits these data, with metrics and controls."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def benchmark(
     Raises
     ------
     MocliError
-        Every error a user can mend. A run that fails is no error: the table says so.
+        Every error a user can mend. A failed run is not an error: the table lists it.
     """
-    given = request
+    effective = request
     peers, params = asked_peers(options.peers, options.peer_python, request.train.params)
     _check_truth(options)
     request = replace(request, train=replace(request.train, params=params))
@@ -69,13 +69,13 @@ def benchmark(
         work=partial(_work, request, options, peers),
         trains=False,
     )
-    return perform(verb, given, dry_run=dry_run, command=command)
+    return perform(verb, effective, dry_run=dry_run, command=command)
 
 
 def _check_truth(options: BenchmarkOptions) -> None:
-    given = {"--gtf": options.gtf, "--truth": options.truth}
+    tables = {"--gtf": options.gtf, "--truth": options.truth}
     if Task.GENE2PEAK not in options.tasks:
-        for option, path in given.items():
+        for option, path in tables.items():
             if path is not None:
                 raise UsageError(
                     f"{option} only works together with --tasks gene2peak",
@@ -89,7 +89,7 @@ def _check_truth(options: BenchmarkOptions) -> None:
             field="--gtf",
             hint="give --gtf FILE: GTF, GFF3, BED, or a table with chrom, start, end, strand, gene",
         )
-    for option, path in given.items():
+    for option, path in tables.items():
         if path is not None and not path.is_file():
             raise InputError(f"the file of {option} does not exist", file=path, field=option)
 
@@ -100,7 +100,7 @@ def _runs_folder(request: Request) -> Path:
     return output.with_name(output.stem + ".runs")
 
 
-def _foresee(request: Request, options: BenchmarkOptions, asked: PeersAsked, tell: Tell) -> None:
+def _foresee(request: Request, options: BenchmarkOptions, peers_asked: PeersAsked, tell: Tell) -> None:
     ground = prepare_ground(
         request.data, seed=request.run.seed, say=tell.say, warn=tell.warn, debug=lambda _: None
     )
@@ -109,7 +109,7 @@ def _foresee(request: Request, options: BenchmarkOptions, asked: PeersAsked, tel
     planned, skipped = _planned(request, options, ground, dry=True)
     for task, model, reason in skipped:
         tell.say(f"leaves out {model} for {task}: it {reason}")
-    peers = plan_peers(asked, request, ground, options.seeds, _runs_folder(request))
+    peers = plan_peers(peers_asked, request, ground, options.seeds, _runs_folder(request))
     for peer, reason in peers.skipped:
         tell.say(f"leaves out the peer {peer.name}: it {reason}")
     tell.say(ground.footprint.words)
@@ -125,12 +125,12 @@ def _foresee(request: Request, options: BenchmarkOptions, asked: PeersAsked, tel
 
 
 def _write_plan(request: Request, options: BenchmarkOptions, path: Path) -> Result:
-    """Write the runs as a table; they are the same that the benchmark itself would run, and find again."""
+    """Write the runs as a table: the same runs that the benchmark itself would run, and finds again."""
     paths = Paths.of(request.output, request.run, suffixes=(".tsv",))
     paths.refuse_inputs(files_read(request.groups))
     check_place(path)
     if path.absolute() in {p.absolute() for p in paths.results(trained=False)}:
-        raise UsageError("the plan would take the place of the result", field="--plan", file=path)
+        raise UsageError("the plan would overwrite the result", field="--plan", file=path)
     check_writable(path, force=True)
     ground = prepare_ground(
         request.data, seed=request.run.seed, say=logger.debug, warn=logger.warning, debug=logger.debug
@@ -142,19 +142,19 @@ def _write_plan(request: Request, options: BenchmarkOptions, path: Path) -> Resu
     done = sum(run.finished() for run in planned)
     logger.info("wrote %s: %d runs, %d of them there already", path, len(planned), done)
     if options.peers:
-        logger.info("peers are in no plan: the benchmark runs them itself, without --collect")
+        logger.info("a plan does not include peers: the benchmark runs them itself, without --collect")
     return Result(path, {}, [], [path])
 
 
 def _planned(
     request: Request, options: BenchmarkOptions, ground: Ground, *, dry: bool
 ) -> tuple[list[ModelRun], list[tuple[str, str, str]]]:
-    """Return every run, and the models left out with the reason."""
+    """Return every run, and the models left out, with the reason."""
     from mocli.tasks.infer.direction import likely_direction
 
     folder = _runs_folder(request)
     chosen, skipped = choose_models(options, ground, links=bool(request.data.links))
-    names = list(dict.fromkeys(name for of in chosen.values() for name in of))
+    names = list(dict.fromkeys(name for models in chosen.values() for name in models))
     check_parameters(request.train.params, names)
     check_sets(request.data.gene_sets, names)
     check_weights(request.data.weight_key, names, ground.files)
@@ -164,7 +164,7 @@ def _planned(
         source, target = likely_direction(options.source, options.target, kinds)
         if source is None or target is None or source == target:
             raise UsageError(
-                "the task impute needs to know from which modality to which",
+                "the task impute needs --from and --to",
                 field="--from, --to",
                 found=", ".join(f.name for f in ground.files),
                 hint="name two",
@@ -174,8 +174,8 @@ def _planned(
     studies = studies_of(options, setting)
     held_out = {"--fractions": bool(options.fractions),
                 "--leave-one-batch-out": options.leave_one_batch_out}  # fmt: skip
-    for option, given in held_out.items():
-        if given and Task.IMPUTE not in options.tasks:
+    for option, is_given in held_out.items():
+        if is_given and Task.IMPUTE not in options.tasks:
             raise UsageError(
                 f"{option} only works together with --tasks impute",
                 field=option,
@@ -191,7 +191,7 @@ def _planned(
     return planned, skipped
 
 
-def _work(request: Request, options: BenchmarkOptions, asked: PeersAsked, run: Run) -> None:
+def _work(request: Request, options: BenchmarkOptions, peers_asked: PeersAsked, run: Run) -> None:
     from mocli.tasks.benchmark.work import Benchmark
 
     folder = _runs_folder(request)
@@ -200,7 +200,7 @@ def _work(request: Request, options: BenchmarkOptions, asked: PeersAsked, run: R
             request.data, seed=request.run.seed, say=run.say, warn=run.warn, debug=logger.debug
         )
         planned, skipped = _planned(request, options, ground, dry=False)
-        peers = plan_peers(asked, request, ground, options.seeds, folder)
+        peers = plan_peers(peers_asked, request, ground, options.seeds, folder)
         tell_memory(run, ground.footprint)
         if not options.collect and (needs := memory_of_runs(planned, ground.files, options.jobs)):
             run.say(needs)

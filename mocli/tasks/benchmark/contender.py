@@ -1,4 +1,4 @@
-"""One entry of a benchmark: where a method puts the cells that are scored, whoever wrote the places."""
+"""One entry of a benchmark: the coordinates that a method gives the scored cells, from any tool."""
 
 from __future__ import annotations
 
@@ -29,38 +29,38 @@ class Contender:
 
     Attributes
     ----------
-    apart
-        Where each modality puts its cells, `(n_obs, d)`, rows as in the sample; empty where the
-        method only knows whole cells.
+    by_modality
+        Coordinates of each modality's cells, `(n_obs, d)`, rows as in the sample; empty if the method only
+        knows whole cells.
     joint
-        One place for each cell, `(n_cells, d)`; None where modalities have places of their own
-        only, whose mean is then taken.
+        Coordinates of each cell, `(n_cells, d)`; None if only modalities have coordinates, whose mean is
+        then used.
     """
 
     name: str
     kind: Kind
     title: str
     definition: str
-    apart: Mapping[str, FloatArray] = field(default_factory=dict)
+    by_modality: Mapping[str, FloatArray] = field(default_factory=dict)
     joint: FloatArray | None = None
     seed: int | None = None
     study: str = ""
 
     def whole(self, ground: Ground) -> FloatArray:
-        """Return one position for each cell, `(n_cells, d)`."""
+        """Return coordinates of each cell, `(n_cells, d)`."""
         if self.joint is not None:
             return self.joint
         rows = ground.bundle.rows
-        width = next(iter(self.apart.values())).shape[1]
+        width = next(iter(self.by_modality.values())).shape[1]
         total = np.zeros((len(rows), width))
         times = np.zeros(len(rows))
         for position, name in enumerate(ground.bundle.modalities):
-            if name in self.apart:
+            if name in self.by_modality:
                 cells = np.flatnonzero(rows[:, position] >= 0)
-                total[cells] += self.apart[name][rows[cells, position]]
+                total[cells] += self.by_modality[name][rows[cells, position]]
                 times[cells] += 1
-        found: FloatArray = (total / np.maximum(times, 1)[:, None]).astype(np.float32)
-        return found
+        mean_place: FloatArray = (total / np.maximum(times, 1)[:, None]).astype(np.float32)
+        return mean_place
 
 
 def others_embedding(text: str, inputs: Sequence[str], ground: Ground) -> Contender:
@@ -69,7 +69,7 @@ def others_embedding(text: str, inputs: Sequence[str], ground: Ground) -> Conten
     Raises
     ------
     UsageError
-        The words are neither.
+        The text is neither.
     InputError
         See `aligned`.
     """
@@ -78,7 +78,7 @@ def others_embedding(text: str, inputs: Sequence[str], ground: Ground) -> Conten
         owner, separator, key = text.partition(":")
     if not (owner and separator and key):
         raise UsageError(
-            f"'{text}' names no embedding",
+            f"'{text}' does not name an embedding",
             field="--embedding",
             expected="obsm:KEY for an array of the inputs, or FILE.h5ad::KEY",
             hint="such as obsm:X_scVI, or results/harmony.h5ad::X_harmony",
@@ -95,22 +95,25 @@ def others_embedding(text: str, inputs: Sequence[str], ground: Ground) -> Conten
 
 
 def _of_inputs(inputs: Sequence[str], key: str, ground: Ground) -> list[Coordinates]:
-    """Collect an array from the input files that have it; a file of one modality speaks for that one."""
+    """Collect an array from the input files that have it; a file of one modality is that modality's."""
     from dataclasses import replace
 
-    found: list[Coordinates] = []
+    coordinates: list[Coordinates] = []
     missing: InputError | None = None
     for path in dict.fromkeys(parse_source(text).path for text in inputs):
-        own = [f.name for f in ground.files if path in f.paths]
+        modalities = [f.name for f in ground.files if path in f.paths]
         try:
             parts = read_coordinates(path, key)
         except InputError as error:
             missing = missing or error
             continue
-        found += [replace(p, modality=own[0]) if p.modality is None and len(own) == 1 else p for p in parts]
-    if not found and missing is not None:
+        coordinates += [
+            replace(p, modality=modalities[0]) if p.modality is None and len(modalities) == 1 else p
+            for p in parts
+        ]
+    if not coordinates and missing is not None:
         raise missing
-    return found
+    return coordinates
 
 
 def placed(
@@ -126,29 +129,31 @@ def placed(
     study: str = "",
     alone: Sequence[Coordinates] = (),
 ) -> Contender:
-    """Align coordinates to the scored cells by name, never by position.
+    """Align coordinates with the scored cells by name, never by position.
 
-    Where every modality has places and partners do not lie in one, the method places modalities
-    apart; otherwise a cell has one place.
+    If every modality has coordinates and those of partners differ, the method places modalities separately;
+    otherwise a cell has one set of coordinates.
 
     Parameters
     ----------
     alone
-        Where cells would lie by one modality alone, for methods that give them one place.
+        Coordinates from one modality alone, for methods with one set of coordinates for each cell.
     """
     bundle = ground.bundle
     by_modality = {p.modality: p for p in parts if p.modality is not None}
     if not ground.apart and not set(bundle.modalities) <= set(by_modality):
         return Contender(name, kind, title, definition, {}, _joint(parts, ground, where), seed, study)
-    apart = {}
+    by_name = {}
     for m in bundle.modalities:
-        own = by_modality.get(m)
-        apart[m] = aligned([own] if own is not None else parts, bundle.modalities[m].obs_names, where, m)
-    _same_width(apart, where)
-    if ground.apart or not _together(apart, ground):
-        return Contender(name, kind, title, definition, apart, None, seed, study)
-    joint = np.zeros((bundle.n_cells, next(iter(apart.values())).shape[1]), np.float32)
-    for m, z in apart.items():
+        of_modality = by_modality.get(m)
+        by_name[m] = aligned(
+            [of_modality] if of_modality is not None else parts, bundle.modalities[m].obs_names, where, m
+        )
+    _same_width(by_name, where)
+    if ground.apart or not _together(by_name, ground):
+        return Contender(name, kind, title, definition, by_name, None, seed, study)
+    joint = np.zeros((bundle.n_cells, next(iter(by_name.values())).shape[1]), np.float32)
+    for m, z in by_name.items():
         joint[bundle.cells_of(m)] = z
     marginal = {
         p.modality: aligned([p], bundle.modalities[p.modality].obs_names, where, p.modality)
@@ -163,16 +168,16 @@ def _joint(parts: Sequence[Coordinates], ground: Ground, where: str | Path) -> F
     return aligned(parts, ground.bundle.obs_names, where, None)
 
 
-def _together(apart: Mapping[str, FloatArray], ground: Ground) -> bool:
-    """Whether cells have the same position in all modalities that they were measured in."""
+def _together(by_modality: Mapping[str, FloatArray], ground: Ground) -> bool:
+    """Say whether cells have the same coordinates in all modalities that they were measured in."""
     first, seen = np.full((ground.bundle.n_cells, 1), np.nan, np.float32), False
-    width = next(iter(apart.values())).shape[1]
+    width = next(iter(by_modality.values())).shape[1]
     first = np.full((ground.bundle.n_cells, width), np.nan, np.float32)
-    for m, z in apart.items():
+    for m, z in by_modality.items():
         cells = ground.bundle.cells_of(m)
-        known = ~np.isnan(first[cells, 0])
-        seen = seen or bool(known.any())
-        if not np.array_equal(first[cells[known]], z[known]):
+        is_placed = ~np.isnan(first[cells, 0])
+        seen = seen or bool(is_placed.any())
+        if not np.array_equal(first[cells[is_placed]], z[is_placed]):
             return False
         first[cells] = z
     return seen
@@ -188,7 +193,7 @@ def aligned(
     Raises
     ------
     InputError
-        Some wanted cell has no coordinates, or not finite ones, or two sets by one name.
+        A wanted cell has no coordinates, coordinates that are not finite, or two rows under one name.
     """
     _same_width({str(i): p.z for i, p in enumerate(parts)}, where)
     names = parts[0].names.append([p.names for p in parts[1:]])
@@ -200,7 +205,7 @@ def aligned(
     if not np.array_equal(z_once[back], z, equal_nan=True):
         twice = names[(z_once[back] != z).any(1)][0]
         raise InputError(
-            "the embedding gives a cell two sets of coordinates",
+            "the embedding has two rows for one cell",
             file=where,
             field="obs_names",
             found=repr(str(twice)),
@@ -211,30 +216,30 @@ def aligned(
         prefixed = index.get_indexer(pd.Index([f"{modality}:{name}" for name in wanted]))
         rows = np.where(prefixed >= 0, prefixed, rows)
     absent = np.flatnonzero(rows < 0)
-    of = "" if modality is None else f" of {modality}"
+    of_modality = "" if modality is None else f" of {modality}"
     if len(absent):
         examples = ", ".join(repr(wanted[i]) for i in absent[:3])
         raise InputError(
-            f"the embedding lacks {len(absent):,} of {len(wanted):,} cells{of}",
+            f"the embedding lacks {len(absent):,} of {len(wanted):,} cells{of_modality}",
             file=where,
             field="obs_names",
             found=f"{len(index):,} cells, such as {', '.join(repr(str(n)) for n in index[:3])}",
             expected=f"coordinates of all cells; it lacks {examples}",
-            hint="cells are found by obs_names: name them as in the inputs"
+            hint="cells are matched by obs_names: name them as in the inputs"
             if len(absent) == len(wanted)
             else "give these cells coordinates, or leave them out of the inputs",
         )
-    found: FloatArray = z_once[rows]
-    bad = np.flatnonzero(~np.isfinite(found).all(1))
+    places: FloatArray = z_once[rows]
+    bad = np.flatnonzero(~np.isfinite(places).all(1))
     if len(bad):
         raise InputError(
-            f"the embedding has no finite coordinates for {len(bad):,} of {len(wanted):,} cells{of}",
+            f"the embedding has no finite coordinates for {len(bad):,} of {len(wanted):,} cells{of_modality}",
             file=where,
             field="obsm",
             found=f"NaN or infinity, first in cell {wanted[bad[0]]!r}",
             hint="leave such cells out of the inputs, or give them coordinates",
         )
-    return found
+    return places
 
 
 def _same_width(z: Mapping[str, FloatArray], where: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""What every benchmark holds models against: placements that need no training, the worst, and the best."""
+"""The controls of every benchmark: coordinates that need no training, the worst, and the best possible."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 CCA_DIMENSIONS = 30
 PCA_DIMENSIONS = 50
 UNCORRECTED = "principal_components"
-"""The control whose coordinates are those that conservation is measured by."""
+"""The control whose coordinates conservation is measured by."""
 
 BEST = "perfect"
-"""The control that is told the answer."""
+"""The control that knows the ground truth."""
 
 SPREAD = 0.05
-"""Of the noise around a label, whose corners lie 1.4 apart."""
+"""Standard deviation of the noise around a label; labels lie 1.4 apart."""
 
 
 def controls(ground: Ground, *, seed: int) -> Iterator[Contender]:
@@ -37,9 +37,9 @@ def controls(ground: Ground, *, seed: int) -> Iterator[Contender]:
     bundle = ground.bundle
     first: Contender | None = None
     if not ground.apart:
-        base, of = component_baseline(bundle, np.arange(bundle.n_cells), seed)
+        base, cells_of_group = component_baseline(bundle, np.arange(bundle.n_cells), seed)
         joint = np.zeros((bundle.n_cells, next(iter(base.z.values())).shape[1]), np.float32)
-        for name, cells in of.items():
+        for name, cells in cells_of_group.items():
             joint[cells] = base.z[name]
         title = "PCA / LSI side by side"
         first = Contender(UNCORRECTED, "control", title, base.definition, joint=joint)
@@ -50,11 +50,11 @@ def controls(ground: Ground, *, seed: int) -> Iterator[Contender]:
         of_edge = "" if len(bundle.links) == 1 else f"[{link.source}-{link.target}]"
         rows = {name: np.arange(bundle.modalities[name].n_obs) for name in link.edge}
         for base in link_baselines(bundle, link, rows, seed):
-            found = Contender(base.name + of_edge, "control", base.title, base.definition, base.z)
-            first = first or found
-            yield found
-        for found in _linear(link, seed=seed):
-            yield replace(found, name=found.name + of_edge)
+            control = Contender(base.name + of_edge, "control", base.title, base.definition, base.z)
+            first = first or control
+            yield control
+        for control in _linear(link, seed=seed):
+            yield replace(control, name=control.name + of_edge)
     if first is not None:
         yield shuffled(first, ground, seed=seed)
     best = perfect(ground, seed=seed)
@@ -63,7 +63,7 @@ def controls(ground: Ground, *, seed: int) -> Iterator[Contender]:
 
 
 def _weighted_neighbors(ground: Ground, *, seed: int) -> Contender:
-    """Place cells that were measured in every modality by the graph of their weighted nearest neighbours."""
+    """Embed cells measured in every modality by the graph of their weighted nearest neighbours."""
     bundle = ground.bundle
     points = [
         own_coordinates(m, bundle.rows[:, position], seed=seed, standardise=False)
@@ -147,31 +147,32 @@ def _scores(x: FloatArray, n: int) -> FloatArray:
     values, vectors = np.linalg.eigh((x.T @ x).astype(np.float64))
     largest: DoubleArray = vectors[:, np.argsort(-values, kind="stable")[:n]]
     signs = np.sign(largest[np.abs(largest).argmax(0), np.arange(largest.shape[1])])
-    found: FloatArray = (x @ (largest * signs)).astype(np.float32)
-    return found
+    scores: FloatArray = (x @ (largest * signs)).astype(np.float32)
+    return scores
 
 
-def shuffled(of: Contender, ground: Ground, *, seed: int) -> Contender:
-    """Give the coordinates of a control to cells at random: its geometry without its meaning."""
+def shuffled(control: Contender, ground: Ground, *, seed: int) -> Contender:
+    """Assign the coordinates of a control to cells at random: its geometry without its meaning."""
     rng, bundle = np.random.default_rng(seed), ground.bundle
-    joint = None if of.joint is None else rng.permutation(of.joint)
-    apart = of.apart
-    if joint is not None and not apart and len(bundle.modalities) > 1:
-        apart = {name: joint[bundle.cells_of(name)] for name in bundle.modalities}
+    joint = None if control.joint is None else rng.permutation(control.joint)
+    by_modality = control.by_modality
+    if joint is not None and not by_modality and len(bundle.modalities) > 1:
+        by_modality = {name: joint[bundle.cells_of(name)] for name in bundle.modalities}
     return Contender(
         "shuffled",
         "control",
         "shuffled",
-        f"the coordinates of '{of.title}' given to cells at random, within each modality: what chance gives",
-        {name: rng.permutation(z) for name, z in apart.items()},
+        f"the coordinates of '{control.title}' assigned to cells at random, within each modality: the "
+        "result of chance",
+        {name: rng.permutation(z) for name, z in by_modality.items()},
         joint,
     )
 
 
 def perfect(ground: Ground, *, seed: int) -> Contender | None:
-    """Place every cell by its label, and partners together; None where neither is known.
+    """Place every cell by its label, and partners together; None if neither is known.
 
-    A corner for every label, and small noise of its own for every cell.
+    Each label has a corner, and each cell a small noise of its own.
     """
     bundle, rng = ground.bundle, np.random.default_rng(seed)
     if bundle.label is None and not ground.pairs:
@@ -187,12 +188,12 @@ def perfect(ground: Ground, *, seed: int) -> Contender | None:
     if bundle.label is not None:
         codes = bundle.label.codes
         joint[np.flatnonzero(codes >= 0), codes[codes >= 0]] += 1.0
-    words = [w for w, known in (("its label", bundle.label), ("its partner", ground.pairs)) if known]
+    words = [w for w, is_known in (("its label", bundle.label), ("its partner", ground.pairs)) if is_known]
     return Contender(
         BEST,
         "control",
         "perfect",
-        f"told the answer: a cell lies with {' and '.join(words)}, batches and modalities mixed",
+        f"the ground truth: a cell lies with {' and '.join(words)}, batches and modalities mixed",
         {name: joint[bundle.cells_of(name)] for name in bundle.modalities},
         None if ground.apart else joint,
     )

@@ -1,4 +1,4 @@
-"""What the reports of finished runs give to a benchmark's table: figures of tasks, and costs."""
+"""Figures of tasks, and costs, from the reports of finished runs, for a benchmark's table."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     Method = tuple[str, str, dict[str, Any]]
 
 REAL_CELLS = "other_real_cells"
-"""What real cells score in place of simulated ones: nothing can be asked beyond it."""
+"""The scores of real cells instead of simulated ones, the best possible."""
 
 AUPRC = "silencing_auprc"
 CHANCE = "chance"
 OWN = {"silencing": "", "silencing, by size": ", by size"}
-"""Scores of the model itself among those of its report, and what their names get."""
+"""Scores of the model itself among those of its report, and the suffix of their names."""
 
 OFF = "off_"
 
 
 def costs(training: ModelRun, report: dict[str, Any]) -> Iterator[Record]:
-    """Yield time, memory and steps; and the loss of held-out cells where training watched it."""
+    """Yield time, memory and steps, and the loss of held-out cells if training measured it."""
     device, done = report["device"] or {}, report["training"] or {}
-    found = {
-        # with another run's model, at most coordinates of new cells are trained
+    values = {
+        # with another run's model, at most places of new cells are trained
         "train_s": report["timing"].get("train_s") if training.parent is None else None,
         "total_s": report["timing"].get("total_s"),
         "peak_memory_bytes": device.get("peak_memory_bytes"),
@@ -40,21 +40,21 @@ def costs(training: ModelRun, report: dict[str, Any]) -> Iterator[Record]:
         "steps": done.get("steps"),
         VALIDATION: held_out_loss(done),
     }
-    yield from process_costs(training.purpose, training.model, "model", training.seed, training.study, found)
+    yield from process_costs(training.purpose, training.model, "model", training.seed, training.study, values)
 
 
 def process_costs(
-    task: str, method: str, kind: str, seed: int | None, study: str, found: Mapping[str, float | None]
+    task: str, method: str, kind: str, seed: int | None, study: str, values: Mapping[str, float | None]
 ) -> Iterator[Record]:
     """Yield a line for each cost that is known; keys as in `COSTS`."""
-    for key, value in found.items():
+    for key, value in values.items():
         if value is not None:
             entry = {"value": value, "better": None if key == "steps" else "lower", "title": COSTS[key]}
             yield Record.of(task, method, kind, seed, study, key, entry)
 
 
 def held_out_loss(training: dict[str, Any]) -> float | None:
-    """Return the smallest loss of held-out cells in the last phase that watched one; None without any."""
+    """Return the smallest loss of held-out cells in the last phase that measured one; None without any."""
     for history in reversed(list((training.get("history") or {}).values())):
         values = [v for v in (history.get("validation") or {}).get("value", ()) if v is not None]
         if values:
@@ -65,25 +65,25 @@ def held_out_loss(training: dict[str, Any]) -> float | None:
 def loss_ratios(records: Sequence[Record]) -> list[Record]:
     """Divide the held-out loss of every run on a share of the cells by that of the run without one."""
     losses = {(r.task, r.method, r.study, r.seed): r for r in records if r.key == VALIDATION}
-    found = []
+    ratios = []
     for (task, method, study, seed), r in losses.items():
         whole = losses.get((task, method, "", seed))
         if study.startswith(FRACTION) and whole is not None and r.value and whole.value and whole.value > 0:
             value = r.value / whole.value
-            found.append(replace(r, key=RATIO, value=value, better=None, title=COSTS[RATIO]))
-    return found
+            ratios.append(replace(r, key=RATIO, value=value, better=None, title=COSTS[RATIO]))
+    return ratios
 
 
-def figures(training: ModelRun, report: dict[str, Any], known: Sequence[Record]) -> list[Record]:
-    """Return what a run's report says of its task, the controls in it once for every seed and study."""
-    made = METHODS.get(training.purpose)
-    methods = [] if made is None else made(training.model, report)
-    there = {(r.method, r.seed, r.study, r.key) for r in known if r.task == training.purpose}
+def figures(training: ModelRun, report: dict[str, Any], records: Sequence[Record]) -> list[Record]:
+    """Return the figures of a run's task from its report; its controls once for every seed and study."""
+    method_of = METHODS.get(training.purpose)
+    methods = [] if method_of is None else method_of(training.model, report)
+    present = {(r.method, r.seed, r.study, r.key) for r in records if r.task == training.purpose}
     return [
         _record(training, name, kind, key, entry)
         for name, kind, metrics in methods
         for key, entry in metrics.items()
-        if (name, training.seed, training.study, key) not in there
+        if (name, training.seed, training.study, key) not in present
     ]
 
 
@@ -94,7 +94,7 @@ def _record(training: ModelRun, method: str, kind: str, key: str, entry: dict[st
 def _imputed(model: str, report: dict[str, Any]) -> list[Method]:
     return [
         (model, "model", report["metrics"]),
-        *((name, "control", of["metrics"]) for name, of in report["baselines"].items()),
+        *((name, "control", baseline["metrics"]) for name, baseline in report["baselines"].items()),
     ]
 
 
@@ -104,32 +104,32 @@ def _simulated(model: str, report: dict[str, Any]) -> list[Method]:
 
 
 def _comparable(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Add how far from the best those are whose best lies in between."""
-    found = dict(metrics)
+    """Add the distance from the best value for metrics whose best lies inside their range."""
+    comparable = dict(metrics)
     best = {name: m.best for name, m in available_metrics("simulated").items() if m.better is None}
     for key, entry in metrics.items():
         name = key.partition("[")[0]
         if name in best and entry["value"] is not None:
             title = f"{entry['title']}, distance from {best[name]:g}"
             value = abs(entry["value"] - best[name])
-            found[OFF + key] = {**entry, "value": value, "better": "lower", "title": title}
-    return found
+            comparable[OFF + key] = {**entry, "value": value, "better": "lower", "title": title}
+    return comparable
 
 
 def _related(model: str, report: dict[str, Any]) -> list[Method]:
     """Sort the areas under precision and recall by score: the model's own, and simple ones beside it."""
-    of: dict[str, dict[str, Any]] = {model: {}}
+    by_method: dict[str, dict[str, Any]] = {model: {}}
     for key, entry in report["metrics"].items():
         name, _, rest = key.removesuffix("]").partition("[")
         pairs, _, score = rest.partition("; ")
         if name != AUPRC:
             continue
-        what = {**entry, "title": f"Area under precision and recall, {pairs}{OWN.get(score, '')}"}
+        what = {**entry, "title": f"Area under the precision-recall curve, {pairs}{OWN.get(score, '')}"}
         if OWN.get(score):
             what["better"] = None  # a second score of the model, which controls have not
         method = model if score in OWN else score
-        of.setdefault(method, {})[f"{AUPRC}[{pairs}{OWN.get(score, '')}]"] = what
-    return [(name, "model" if name == model else "control", metrics) for name, metrics in of.items()]
+        by_method.setdefault(method, {})[f"{AUPRC}[{pairs}{OWN.get(score, '')}]"] = what
+    return [(name, "model" if name == model else "control", metrics) for name, metrics in by_method.items()]
 
 
 METHODS: dict[str, Callable[[str, dict[str, Any]], list[Method]]] = {

@@ -1,4 +1,4 @@
-"""The cells on which a benchmark compares: one sample for every method, prepared once and for no model."""
+"""The cells that a benchmark compares methods on: one sample for all, prepared once and for no model."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ NO_MODEL = Traits(
 
 @dataclass(frozen=True, eq=False)
 class Ground:
-    """What is known of the cells that are scored, without any model.
+    """What is known about the scored cells, without any model.
 
     Attributes
     ----------
     whole
-        All cells of every modality; `made` and `bundle` have the sample.
+        All cells of every modality; `plan` and `bundle` have the sample.
     bundle
         The sampled cells: features, links, labels, batches.
     pairs
@@ -66,7 +66,7 @@ class Ground:
     """
 
     whole: Plan
-    made: Plan
+    plan: Plan
     bundle: MultiOmics
     pairs: Mapping[tuple[str, str], IntArray]
     n_before: Mapping[str, int]
@@ -78,18 +78,18 @@ class Ground:
 
     @cached_property
     def apart(self) -> bool:
-        """Whether no cell has two modalities, so that places of modalities are places of cells."""
+        """Say whether no cell has two modalities, so that coordinates of modalities are those of cells."""
         return not bool(((self.bundle.rows >= 0).sum(1) > 1).any())
 
     @property
     def footprint(self) -> Footprint:
         """What the process that scores will hold, an estimate."""
-        whole = footprint(self.made, None, Aim(Task.BENCHMARK))
+        whole = footprint(self.plan, None, Aim(Task.BENCHMARK))
         return Footprint(whole.held, {"methods are scored": whole.stages["metrics are computed"]})
 
     @property
     def words(self) -> str:
-        """Say which cells are scored."""
+        """Describe the scored cells."""
         return ", ".join(
             f"{m.n_obs:,} of {self.n_before[name]:,} {name} cells"
             if m.n_obs < self.n_before[name]
@@ -106,23 +106,25 @@ def prepare_ground(data: DataOptions, *, seed: int, say: Say, warn: Say, debug: 
     """
     files = open_modalities(data)
     # what values are to be taken for, and sets of genes, are the models' matter
-    transform = {name: of for name, of in data.transform.items() if not find_transform(of).is_for_counts}
+    transform = {
+        name: form for name, form in data.transform.items() if not find_transform(form).is_for_counts
+    }
     data = replace(data, likelihood={}, transform=transform, gene_sets=None)
     options = TrainOptions()
-    made = make_plan(data, options, Task.BENCHMARK, debug, files=files, traits=NO_MODEL)
-    columns = [len(e.aggregation().names) for e in made.edges] + [len(m.names) for m in made.matrices]
+    plan = make_plan(data, options, Task.BENCHMARK, debug, files=files, traits=NO_MODEL)
+    columns = [len(e.aggregation().names) for e in plan.edges] + [len(m.names) for m in plan.matrices]
     n_links = max(columns, default=1)
     most = min(MAX_CELLS, MAX_VALUES // max(n_links, 1))
-    whole = made
+    whole = plan
     before = {f.name: f.n_obs for f in files}
     if max(before.values()) > most:
-        rows = sample_rows(files, made.relation, data.pair_key, most=most, seed=seed)
-        taken = [f.take(rows[f.name]) for f in files]
+        rows = sample_rows(files, plan.relation, data.pair_key, most=most, seed=seed)
+        drawn = [f.take(rows[f.name]) for f in files]
         # said before: of all cells, so that a sample without a common name stays what the whole is
-        named = replace(data, pairing=made.relation.pairing.value)
-        made = make_plan(named, options, Task.BENCHMARK, debug, files=taken, traits=NO_MODEL)
-    prepared = load(made, None, seed=seed, say=debug, warn=debug)
-    ground = Ground(whole, made, prepared.bundle, made.pairs, before)
+        named = replace(data, pairing=plan.relation.pairing.value)
+        plan = make_plan(named, options, Task.BENCHMARK, debug, files=drawn, traits=NO_MODEL)
+    prepared = load(plan, None, seed=seed, say=debug, warn=debug)
+    ground = Ground(whole, plan, prepared.bundle, plan.pairs, before)
     say(f"every method is scored on {ground.words}")
     _tell_what_lacks(ground, data, warn)
     return ground
@@ -142,24 +144,24 @@ def sample_rows(
     times = pd.concat(values).value_counts(sort=False) if values else pd.Series(dtype=int)
     # shared by the most modalities first, else at random
     place = pd.Series(rng.permutation(len(times)), index=times.index) - times * len(times)
-    found = {}
+    rows_of = {}
     for f in files:
         order = pd.Series(rng.random(f.n_obs))
         if f.name in identity:
-            known = identity[f.name].astype(str).map(place).to_numpy(dtype=float)
-            order = pd.Series(np.where(np.isnan(known), len(times) + order, known))
-        found[f.name] = np.sort(np.argsort(order.to_numpy(), kind="stable")[:most]).astype(np.int64)
-    return found
+            order_of_cell = identity[f.name].astype(str).map(place).to_numpy(dtype=float)
+            order = pd.Series(np.where(np.isnan(order_of_cell), len(times) + order, order_of_cell))
+        rows_of[f.name] = np.sort(np.argsort(order.to_numpy(), kind="stable")[:most]).astype(np.int64)
+    return rows_of
 
 
 def _tell_what_lacks(ground: Ground, data: DataOptions, warn: Say) -> None:
-    """Say which metrics cannot be had, and what in the data makes others mean little."""
+    """Log which metrics cannot be computed, and what in the data makes others less meaningful."""
     bundle = ground.bundle
     if bundle.label is None:
         also = "" if ground.pairs else ", and no cell is known in two modalities"
         warn(
             f"there are no labels (--label-key){also}: only metrics that need none are computed"
-            + ("" if ground.pairs else "; mixing alone is also reached by cells thrown together")
+            + ("" if ground.pairs else "; mixing alone can also be reached by random coordinates")
         )
     elif bundle.label is not None:
         sizes = np.bincount(bundle.label.codes[bundle.label.codes >= 0], minlength=len(bundle.label.levels))
@@ -167,7 +169,7 @@ def _tell_what_lacks(ground: Ground, data: DataOptions, warn: Say) -> None:
         if alone:
             warn(
                 f"{len(alone):,} levels of '{data.label_key}' have one cell only ({', '.join(alone[:3])}): "
-                "these cells have no neighbour of their label to be found by"
+                "these cells have no neighbour with their label"
             )
     if bundle.batch is not None and len(bundle.batch.levels) < 2:
         warn(f"'{data.batch_key}' of --batch-key has one level: no metric of batches is computed")

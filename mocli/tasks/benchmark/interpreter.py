@@ -1,4 +1,4 @@
-"""A Python that may be another environment's: whether it is one, and which packages it has."""
+"""A Python interpreter, perhaps of another environment: check it, and find which packages it has."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 OPTION = "--peer-python"
 PATIENCE_S = 120.0
-"""For the first start of an environment on a network disk."""
+"""Seconds to wait for the first start of an environment on a network disk."""
 
 # imports nothing; a folder of that name where mocli was started is no package
 PROBE = """
@@ -41,7 +41,7 @@ print("\\n" + json.dumps(found))
 
 @dataclass(frozen=True)
 class Interpreter:
-    """A Python, and the versions of those packages looked for that it has, by module."""
+    """A Python, and the versions of the wanted packages that it has, by module."""
 
     path: Path
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -54,14 +54,14 @@ class Interpreter:
 
     def environment(self, threads: int) -> dict[str, str]:
         """Return the variables for a process of it: without mocli's options, and without another's paths."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("MOCLI_")}
+        variables = {name: value for name, value in os.environ.items() if not name.startswith("MOCLI_")}
         for name in () if self.own else ("PYTHONPATH", "PYTHONHOME"):
-            kept.pop(name, None)
-        if path := safe_path(kept.pop("PYTHONPATH", "")):
-            kept["PYTHONPATH"] = path
+            variables.pop(name, None)
+        if path := safe_path(variables.pop("PYTHONPATH", "")):
+            variables["PYTHONPATH"] = path
         for library in ("OMP", "MKL", "OPENBLAS", "NUMBA"):
-            kept[f"{library}_NUM_THREADS"] = str(threads)
-        return kept
+            variables[f"{library}_NUM_THREADS"] = str(threads)
+        return variables
 
 
 def safe_path(path: str) -> str:
@@ -69,35 +69,35 @@ def safe_path(path: str) -> str:
     return os.pathsep.join(part for part in path.split(os.pathsep) if Path(part).is_absolute())
 
 
-def find_interpreter(given: str | Path | None, packages: Mapping[str, str]) -> Interpreter:
+def find_interpreter(program: str | Path | None, packages: Mapping[str, str]) -> Interpreter:
     """Return the interpreter given, or the one that runs mocli, and what it has of the packages.
 
     Parameters
     ----------
     packages
-        By the name that is imported the name that is installed.
+        Name of the installed package by the name that is imported.
 
     Raises
     ------
     UsageError
-        There is no such file, it cannot be run, or it is no Python.
+        There is no such file, it cannot be run, or it is not a Python.
     """
     path = Path(sys.executable)
-    if given is not None:
-        if Path(given).is_dir():
+    if program is not None:
+        if Path(program).is_dir():
             raise UsageError(
-                "a folder is not an interpreter", field=OPTION, found=given, hint=_inside(Path(given))
+                "a folder is not an interpreter", field=OPTION, found=program, hint=_inside(Path(program))
             )
-        which = shutil.which(str(given))
-        if which is None:
+        executable = shutil.which(str(program))
+        if executable is None:
             raise UsageError(
-                "there is no such program" if not Path(given).exists() else "the file cannot be run",
+                "there is no such program" if not Path(program).exists() else "the file cannot be run",
                 field=OPTION,
-                found=given,
+                found=program,
                 hint="give the path of a Python: python -m venv PEERS makes PEERS/bin/python",
             )
         # links are kept: they say which environment
-        path = Path(os.path.abspath(which))  # noqa: PTH100
+        path = Path(os.path.abspath(executable))  # noqa: PTH100
     python = Interpreter(path)
     try:
         # in a folder without any file: what lies beside the data is not imported in place of a package
@@ -113,18 +113,18 @@ def find_interpreter(given: str | Path | None, packages: Mapping[str, str]) -> I
                 env=python.environment(threads=1),
                 cwd=empty,
             )
-        found = json.loads(done.stdout.strip().splitlines()[-1])
+        packages_there = json.loads(done.stdout.strip().splitlines()[-1])
     except (OSError, ValueError, IndexError, subprocess.TimeoutExpired) as error:
-        said = str(error)
+        complaint = str(error)
         if not isinstance(error, (OSError, subprocess.TimeoutExpired)):
-            said = (done.stderr.strip().splitlines() or ["nothing"])[-1]
+            complaint = (done.stderr.strip().splitlines() or ["nothing"])[-1]
         raise UsageError(
-            "the program does not answer as a Python from 3.8 on does",
+            "the program does not answer like a Python of version 3.8 or later",
             field=OPTION,
             found=path,
-            hint=f"it says: {said[:200]}",
+            hint=f"it says: {complaint[:200]}",
         ) from error
-    return Interpreter(path, found)
+    return Interpreter(path, packages_there)
 
 
 def _inside(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""What is asked of a benchmark, beside what its runs need."""
+"""The options of `mocli benchmark`, besides those of its runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ CAMPAIGN = "Where the runs are run"
 RANDOM, INFORMATIVE = "random", "informative"
 STUDIES = "Studies: models trained again under a change"
 RECONSTRUCT = "reconstruct"
-"""Held-out cells given back from their joint position; no subcommand of its own: two integrations make it."""
+"""Held-out cells reconstructed from their joint coordinates.
+
+It is no subcommand: two integrations make it.
+"""
 
 TASKS: tuple[str, ...] = (Task.INTEGRATE, Task.IMPUTE, Task.SIMULATE, Task.GENE2PEAK, RECONSTRUCT)
 
@@ -71,7 +74,7 @@ class StudyOptions(Options):
         Mapping[str, str],
         option(
             "--grid [MODEL.]KEY=A,B,C",
-            "Values of a hyper-parameter to train with; of several, all combinations; repeatable",
+            "Values of a hyper-parameter to train with; repeatable: all combinations are trained",
             panel=STUDIES,
             each=parsing.text,
         ),
@@ -80,7 +83,7 @@ class StudyOptions(Options):
         tuple[int, ...],
         option(
             "--subsample 250,500",
-            "Numbers of cells to train on and score, as data sets of their own",
+            "Numbers of cells to train on and score, as separate data sets",
             panel=STUDIES,
             parse=parsing.whole_numbers,
         ),
@@ -137,7 +140,7 @@ class StudyOptions(Options):
 
 @dataclass(frozen=True)
 class BenchmarkOptions(StudyOptions):
-    """Train models and hold them against each other, other tools and simple controls.
+    """Train models and compare them with each other, other tools and simple controls.
 
     For example: mocli benchmark data.h5mu --links links.tsv --label-key cell_type -o bench.tsv
     """
@@ -185,7 +188,7 @@ class BenchmarkOptions(StudyOptions):
         tuple[str, ...],
         option(
             "--peers all|NAME,NAME",
-            "Published tools to run beside the models, where installed; the dry run says which",
+            "Published tools to run as well, if they are installed; the dry run lists them",
             parse=parsing.names,
         ),
     ] = ()
@@ -202,7 +205,7 @@ class BenchmarkOptions(StudyOptions):
         Path | None,
         option(
             "--plan FILE",
-            "Only write the runs as a table (TSV), a command a line, for a scheduler to run",
+            "Only write the runs as a table (TSV), one command a line, for a scheduler",
             panel=CAMPAIGN,
             volatile=True,
         ),

@@ -27,7 +27,7 @@ DRAWN_COSTS = {
     "peak_memory_bytes": ("Peak memory, MB", 1e6),
     RATIO: (COSTS[RATIO], 1.0),
 }
-"""What is drawn of runs, and in which unit."""
+"""The costs of runs that are drawn, and their units."""
 
 MOST_PANELS = 12
 
@@ -49,18 +49,18 @@ def pictures(
                 benchplots.ranked_bars(ranking),
                 f"Leading metrics, {task}",
                 "Bars are means over seeds, dots single seeds. Models are blue, peers pink, embeddings of "
-                "other tools green, controls grey. A model that no control reaches has earned its training.",
+                "other tools green, controls grey. Training a model is worthwhile if no control is as good.",
             )
         )
     drawn += studies(records, swept)
-    caption = "Means over seeds, dots single seeds; by the clock of this machine."
+    caption = "Bars are means over seeds, dots single seeds; wall-clock time on this machine."
     of_all, of_studies = costs(records, studies=False), costs(records, studies=True)
     if of_all:
         drawn.append(Drawn(benchplots.cost_bars(of_all), "Time and memory", caption))
     if of_studies:
         how = (
-            " A loss ratio of 1 means that training on that share of the cells lost nothing against the run "
-            "without a study, which trains on 80% of the cells measured both ways."
+            " A loss ratio of 1 means that training on that share of the cells was as good as the run "
+            "without a study, which trains on 80% of the cells measured in both modalities."
         )
         words = caption + (how if COSTS[RATIO] in of_studies else "")
         drawn.append(Drawn(benchplots.cost_bars(of_studies), "Time and memory of studies", words))
@@ -70,7 +70,7 @@ def pictures(
 
 def costs(records: Sequence[Record], *, studies: bool) -> dict[str, dict[str, list[float]]]:
     """Return values by cost, then by model and task; of studies, each model's beside those of all data."""
-    found: dict[str, dict[str, list[float]]] = {}
+    by_cost: dict[str, dict[str, list[float]]] = {}
     studied = {(r.method, r.task) for r in records if r.study and r.kind == "model"}
     records = [r for r in records if r.aspect == COST and r.value is not None and r.key in DRAWN_COSTS]
     if studies:
@@ -82,8 +82,8 @@ def costs(records: Sequence[Record], *, studies: bool) -> dict[str, dict[str, li
             continue
         title, unit = DRAWN_COSTS[r.key]
         study = f", {r.study or 'all'}" if studies else ""
-        found.setdefault(title, {}).setdefault(f"{r.method}, {r.task}{study}", []).append(r.value / unit)
-    return found
+        by_cost.setdefault(title, {}).setdefault(f"{r.method}, {r.task}{study}", []).append(r.value / unit)
+    return by_cost
 
 
 def _embeddings(
@@ -104,33 +104,36 @@ def _embeddings(
         panels.append((name, layout(z[chosen], seed=seed)))
         cells_of.append(cells[chosen])
         modality_of.append(modality[chosen])
-    found = []
+    pictures = []
     words = f"UMAP of each method's coordinates, at most {DRAWN_CELLS:,} points, best method first."
     for title, codes, how in (
-        ("label", bundle.label, "Labels should lie apart, and together whatever the modality."),
+        ("label", bundle.label, "Labels should lie apart, and at the same position in all modalities."),
         ("batch", bundle.batch, "Batches should be mixed within every group."),
     ):
         if codes is not None:
             colours = [Category(codes.codes[cells], codes.levels) for cells in cells_of]
             picture = benchplots.side_by_side(panels, colours)
-            found.append(Drawn(picture, f"Cells by {title}, method by method", f"{words} {how}"))
+            pictures.append(Drawn(picture, f"Cells by {title}, method by method", f"{words} {how}"))
     if len(bundle.modalities) > 1:
         names = tuple(bundle.modalities)
         if any(len(np.unique(m)) > 1 for m in modality_of):
             colours = [Category(m, (*names, "all modalities of a cell")) for m in modality_of]
             picture = benchplots.side_by_side(panels, colours)
             how = "Where modalities are integrated, their colours lie on top of each other."
-            found.append(Drawn(picture, "Cells by modality, method by method", f"{words} {how}"))
-    return found
+            pictures.append(Drawn(picture, "Cells by modality, method by method", f"{words} {how}"))
+    return pictures
 
 
 def _points(c: Contender, ground: Ground) -> tuple[FloatArray, IntArray, IntArray]:
-    """Return coordinates of points, and the cell and the modality of each."""
+    """Return coordinates, their cells and the modality: one point for each set of coordinates of a cell."""
     bundle = ground.bundle
     names = list(bundle.modalities)
-    if not c.apart or c.joint is not None:
+    if not c.by_modality or c.joint is not None:
         z = c.whole(ground)
         return z, np.arange(bundle.n_cells), np.full(bundle.n_cells, len(names))
-    parts = [(c.apart[m], bundle.cells_of(m), np.full(len(c.apart[m]), names.index(m))) for m in c.apart]
-    z, cells, modality = (np.concatenate(of) for of in zip(*parts, strict=True))
+    parts = [
+        (c.by_modality[m], bundle.cells_of(m), np.full(len(c.by_modality[m]), names.index(m)))
+        for m in c.by_modality
+    ]
+    z, cells, modality = (np.concatenate(pieces) for pieces in zip(*parts, strict=True))
     return z, cells, modality

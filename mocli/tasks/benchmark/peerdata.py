@@ -1,4 +1,4 @@
-"""What peers are given: all cells, prepared as for the controls, in a file that any numpy reads."""
+"""The data for peers: all cells, prepared as for the controls, in a file that any numpy reads."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from mocli.tasks.prepare.load import Prepared
 
 PANELS = frozenset({ModalityKind.PROT, ModalityKind.CYTO})
-"""Kinds whose counts are given dense: few features, seldom zero."""
+"""Kinds whose counts are written dense: few features, seldom zero."""
 
 
-def counts_layer(file: ModalityFile, asked: Mapping[str, str]) -> str:
+def counts_layer(file: ModalityFile, layers: Mapping[str, str]) -> str:
     """Return the matrix of a modality's raw counts; raises `InputError` where there is none."""
-    return choose_layer(file, asked.get(file.name), wants_counts=True).layer
+    return choose_layer(file, layers.get(file.name), wants_counts=True).layer
 
 
 @dataclass(frozen=True, eq=False)
 class PeerData:
-    """Arrays of all cells, made when they are first asked for.
+    """Arrays of all cells, computed when they are first used.
 
     Attributes
     ----------
@@ -75,7 +75,7 @@ class PeerData:
             ) from error
 
     def forget(self) -> None:
-        """Let go of the data: runs and scores do not need them."""
+        """Release the data: runs and scores do not need them."""
         self.__dict__.pop("_prepared", None)
 
     @cached_property
@@ -101,9 +101,9 @@ class PeerData:
 
     def _components(self) -> dict[str, Any]:
         bundle = self._bundle
-        base, of = component_baseline(bundle, np.arange(bundle.n_cells), self.seed)
+        base, rows_of = component_baseline(bundle, np.arange(bundle.n_cells), self.seed)
         z = np.zeros((bundle.n_cells, next(iter(base.z.values())).shape[1]), np.float32)
-        for name, cells in of.items():
+        for name, cells in rows_of.items():
             z[cells] = base.z[name]
         return {"components": z}
 
@@ -131,4 +131,4 @@ class PeerData:
 
 
 def _nothing(_: str) -> None:
-    """Say nothing: the same was said when the data were opened."""
+    """Drop messages that were logged when the data were opened."""

@@ -1,4 +1,4 @@
-"""Which peers a benchmark runs beside its models, which it leaves out and why, and what they did."""
+"""The peers that a benchmark runs besides its models, those it leaves out and why, and their results."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ANSWER = "answer.json"
 
 @dataclass(frozen=True, eq=False)
 class PeerRun:
-    """A peer with one seed, in a process and a folder of its own.
+    """A peer with one seed, in its own process and folder.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class PeerRun:
     source
         What mocli writes for it, absolute; gone once all runs have ended.
     words, files
-        Options and files that say what is in it.
+        Options and files that its contents depend on.
     """
 
     peer: Peer
@@ -79,7 +79,7 @@ class PeerRun:
 
     @property
     def output(self) -> Path:
-        """The places."""
+        """The file of coordinates."""
         return self.folder / "places.npz"
 
     @property
@@ -88,7 +88,7 @@ class PeerRun:
         return self.python.versions[self.peer.module]
 
     def fingerprint(self) -> dict[str, Any]:
-        """Return what must be the same for a finished run to be this one."""
+        """Return what identifies this run."""
         return {
             "peer": self.peer.name,
             "seed": self.seed,
@@ -101,16 +101,16 @@ class PeerRun:
         }
 
     def answer(self) -> dict[str, Any] | None:
-        """Return time and memory, as told by the process at its end; None where it has not ended well."""
+        """Return time and memory, as written by the process at its end; None if it has not ended well."""
         try:
-            told = json.loads((self.folder / ANSWER).read_text(encoding="utf-8"))
-            whole = self.output.stat().st_size == told["bytes"]
+            answer = json.loads((self.folder / ANSWER).read_text(encoding="utf-8"))
+            whole = self.output.stat().st_size == answer["bytes"]
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return told if whole else None
+        return answer if whole else None
 
     def finished(self) -> bool:
-        """Whether the folder holds a run with this fingerprint that ended well, coordinates and all."""
+        """Say whether the folder holds a run with this fingerprint that ended well, with its coordinates."""
         return self.answer() is not None and was_begun_with(self.folder, self.fingerprint())
 
     def begin(self) -> None:
@@ -126,19 +126,21 @@ class PeerRun:
         return Command(argv, self.python.environment(threads), self.folder)
 
     def contender(self, ground: Ground) -> Contender:
-        """Return its coordinates of the cells that are scored, found by name.
+        """Return its coordinates of the scored cells, matched by name.
 
         Raises
         ------
         InputError
-            The file cannot be read, or some cell has no place.
+            The file cannot be read, or a cell has no coordinates.
         """
         parts = []
         try:
             with np.load(self.output, allow_pickle=False) as stored:
                 for i, name in enumerate(stored["modalities"]):
-                    of = pd.Index(stored[f"names{i}"].astype(object))
-                    parts.append(Coordinates(str(name) or None, of, stored[f"z{i}"].astype(np.float32)))
+                    cell_names = pd.Index(stored[f"names{i}"].astype(object))
+                    parts.append(
+                        Coordinates(str(name) or None, cell_names, stored[f"z{i}"].astype(np.float32))
+                    )
         except (OSError, ValueError, KeyError) as error:
             raise InputError("the coordinates cannot be read", file=self.output, found=error) from error
         peer = self.peer
@@ -149,14 +151,14 @@ class PeerRun:
 
 
 def asked_peers(
-    names: Sequence[str], python: str | Path | None, given: Mapping[str, object]
+    names: Sequence[str], python: str | Path | None, params_given: Mapping[str, object]
 ) -> tuple[PeersAsked, dict[str, object]]:
-    """Return the peers asked for, and those of the hyper-parameters that are not theirs.
+    """Return the peers asked for, and the hyper-parameters that are not theirs.
 
     Raises
     ------
     UsageError
-        A peer or a hyper-parameter that does not exist, no Python, or one without a use.
+        A peer or a hyper-parameter that does not exist, no Python, or a Python that is not needed.
     """
     from mocli.peers.registry import peers_named
 
@@ -167,19 +169,19 @@ def asked_peers(
                 field=OPTION,
                 hint="add --peers all, or leave it out",
             )
-        return PeersAsked(), dict(given)
+        return PeersAsked(), dict(params_given)
     peers = peers_named(names)
-    own: dict[str, dict[str, object]] = {peer.name: {} for peer in peers}
+    params_of: dict[str, dict[str, object]] = {peer.name: {} for peer in peers}
     rest: dict[str, object] = {}
-    for key, value in given.items():
+    for key, value in params_given.items():
         name, _, inner = key.partition(".")
-        if inner and name in own:
-            own[name][inner] = value
+        if inner and name in params_of:
+            params_of[name][inner] = value
         else:
             rest[key] = value
-    params = {peer.name: peer.settle(own[peer.name]) for peer in peers}
-    found = find_interpreter(python, {peer.module: peer.package for peer in peers})
-    return PeersAsked(tuple(peers), params, found), rest
+    params = {peer.name: peer.settle(params_of[peer.name]) for peer in peers}
+    interpreter = find_interpreter(python, {peer.module: peer.package for peer in peers})
+    return PeersAsked(tuple(peers), params, interpreter), rest
 
 
 @dataclass(eq=False)
@@ -197,7 +199,7 @@ class PeersWork:
     data: PeerData
 
     def write_data(self, todo: Sequence[PeerRun]) -> dict[str, str]:
-        """Write what the runs read, once for each peer; returns why it could not be, by the peer's name."""
+        """Write the data of the runs, once for each peer; return reasons of failures, by the peer's name."""
         failed = {}
         for source, run in {run.source: run for run in todo}.items():
             try:
@@ -227,15 +229,15 @@ class PeersWork:
             return None
         return rows_table(
             "Peers",
-            "Published tools, each run in a process of its own by the package that is installed "
-            "there; mocli neither contains nor needs them, and their licences are their own.",
+            "Published tools, each run in a separate process by the package installed there; mocli neither "
+            "contains nor needs them, and they have their own licences.",
             ["peer", "tool", "doi", "package", "version", "licence", "outcome"],
             rows,
         )
 
 
 def plan_peers(
-    asked: PeersAsked, request: Request, ground: Ground, seeds: Sequence[int], folder: Path
+    peers_asked: PeersAsked, request: Request, ground: Ground, seeds: Sequence[int], folder: Path
 ) -> PeersWork:
     """Return the runs of the peers that fit the data and are installed, seed by seed, and those left out."""
     data = PeerData(ground, request.data.layer, request.run.seed)
@@ -244,9 +246,9 @@ def plan_peers(
     # linked features are kept among the variable ones, whoever uses the links
     files += link_files(request.data.links)
     words = _words_of_data(request)
-    for peer in asked.peers:
-        assert asked.python is not None
-        problem = _problem_with(peer, request, ground) or _missing(peer, asked.python)
+    for peer in peers_asked.peers:
+        assert peers_asked.python is not None
+        problem = _problem_with(peer, request, ground) or _missing(peer, peers_asked.python)
         if problem is not None:
             work.skipped.append((peer, problem))
             continue
@@ -258,8 +260,8 @@ def plan_peers(
                     seed=seed,
                     folder=(folder / name).absolute(),
                     source=(folder / "peers" / f"{peer.name}.npz").absolute(),
-                    python=asked.python,
-                    params=asked.params[peer.name],
+                    python=peers_asked.python,
+                    params=peers_asked.params[peer.name],
                     words=tuple(words),
                     files=tuple(files),
                 )
@@ -268,7 +270,7 @@ def plan_peers(
 
 
 def _words_of_data(request: Request) -> list[str]:
-    """Return the options that say what peers are given."""
+    """Return the options that the data for peers depend on."""
     data = replace(request.data, label_key=None, pair_key=None, likelihood={})
     data = replace(data, covariate=(), continuous=(), weight_key=None)
     plain = replace(request, data=data, train=TrainOptions(), run=RunOptions())
@@ -279,7 +281,7 @@ def _problem_with(peer: Peer, request: Request, ground: Ground) -> str | None:
     """Return why a peer cannot take the data; None where it can."""
     bundle = ground.bundle
     problem = peer.problem_with(
-        pairing=ground.made.relation.pairing,
+        pairing=ground.plan.relation.pairing,
         kinds=[f.kind for f in ground.files],
         n_batches=0 if bundle.batch is None else len(bundle.batch.levels),
         n_links=len(bundle.links),
@@ -303,7 +305,7 @@ def _missing(peer: Peer, python: Interpreter) -> str | None:
     )
 
 
-def costs_of(run: PeerRun, told: Mapping[str, Any]) -> Iterator[Record]:
+def costs_of(run: PeerRun, answer: Mapping[str, Any]) -> Iterator[Record]:
     """Yield time and memory of a finished run."""
-    found = {key: told.get(key) for key in COSTS}
-    return process_costs(Task.INTEGRATE, run.peer.name, "peer", run.seed, "", found)
+    values = {key: answer.get(key) for key in COSTS}
+    return process_costs(Task.INTEGRATE, run.peer.name, "peer", run.seed, "", values)

@@ -1,4 +1,4 @@
-"""From models, seeds, tasks and studies to runs: the options of each, and whose model it takes."""
+"""The runs for all models, seeds, tasks and studies: the options of each, and the model it takes."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from mocli.tasks.benchmark.options import BenchmarkOptions
 
 MOST_SIMULATED = 10_000
-"""Cells that a run simulates; of every label as many as it has, or the same share of it."""
+"""Most cells that a run simulates: as many of each label as there are, or the same share of each."""
 
 OF_EACH_RUN = frozenset({"gene_sets", "model", "seed", "device", "threads", "checkpoint_dir", "resume"})
-"""Options that differ between runs, or are no business of theirs."""
+"""Options that differ between runs, or do not concern them."""
 
 ON_MODELS = frozenset({Task.SIMULATE, Task.GENE2PEAK})
 """Tasks that take the model of the integration, where there is one."""
@@ -40,7 +40,7 @@ ON_MODELS = frozenset({Task.SIMULATE, Task.GENE2PEAK})
 
 @dataclass(frozen=True)
 class TaskData:
-    """What runs of single tasks need to know.
+    """Data that runs of single tasks need.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class TaskData:
     n_modalities, n_cells
         Of the data; the cells of the largest modality.
     gtf, truth
-        Where genes lie, and known pairs of genes and peaks.
+        The gene table, and known pairs of genes and peaks.
     training, held_out
         Files of the cells to train on and to reconstruct, by seed.
     """
@@ -65,7 +65,7 @@ class TaskData:
 
 def trainings(
     request: Request,
-    asked: BenchmarkOptions,
+    options: BenchmarkOptions,
     chosen: Mapping[str, Sequence[str]],
     studies: Sequence[Study],
     folder: Path,
@@ -76,35 +76,35 @@ def trainings(
     Simulations and relations take the model of the integration of the same seed and study; an
     integration of a study that keeps cells out takes the model that was trained to impute without them.
     """
-    found: list[ModelRun] = []
+    runs: list[ModelRun] = []
     for study in studies:
-        for seed in asked.seeds:
-            of: dict[tuple[Task, str], ModelRun] = {}
-            tasks = [Task(t) for t in asked.tasks if t != RECONSTRUCT]
+        for seed in options.seeds:
+            run_of: dict[tuple[Task, str], ModelRun] = {}
+            tasks = [Task(t) for t in options.tasks if t != RECONSTRUCT]
             if study.hold_out:
                 tasks.sort(key=lambda t: t is Task.INTEGRATE)
             for task in tasks:
                 for model in chosen[task] if task in study.tasks else ():
                     parent = None
                     if study.hold_out and task is Task.INTEGRATE:
-                        parent = of.get((Task.IMPUTE, model))
+                        parent = run_of.get((Task.IMPUTE, model))
                         if parent is None:
                             continue
                     elif task in ON_MODELS:
-                        parent = of.get((Task.INTEGRATE, model))
+                        parent = run_of.get((Task.INTEGRATE, model))
                     run = _run(request, task, model, seed, study, folder, data, parent)
                     if run is not None:
-                        of[task, model] = run
-            found += of.values()
+                        run_of[task, model] = run
+            runs += run_of.values()
             for model in chosen.get(RECONSTRUCT, ()) if not study.name else ():
-                found += _reconstruction(request, model, seed, folder, data)
-    return found
+                runs += _reconstruction(request, model, seed, folder, data)
+    return runs
 
 
 def _reconstruction(
     request: Request, model: str, seed: int, folder: Path, data: TaskData
 ) -> Iterator[ModelRun]:
-    """Yield the integration of the cells to train on, and the placement of those held out."""
+    """Yield the integration of the cells to train on, and that of the held-out cells."""
     parent = None
     for study in (Study("training", cells=data.training), Study("held-out", cells=data.held_out)):
         run = _run(request, Task.INTEGRATE, model, seed, study, folder, data, parent)
@@ -128,11 +128,11 @@ def _run(
     changed = parameters_of(traits, study.params)
     if (study.params and not changed) or (study.links and not traits.uses_links):
         return None
-    given = replace(request.data, only_cells=study.cells.get(seed, request.data.only_cells))
+    data_of_study = replace(request.data, only_cells=study.cells.get(seed, request.data.only_cells))
     if parent is None:
         links = (str(study.links[seed]),) if seed in study.links else request.data.links
-        asked = replace(
-            given,
+        data_of_run = replace(
+            data_of_study,
             links=links if traits.uses_links else (),
             # an option without effect must not tell runs apart
             gene_sets=request.data.gene_sets if traits.uses_sets else None,
@@ -142,17 +142,24 @@ def _run(
         train = replace(request.train, model=model, params=params)
         resolve(traits, params, train.preset)  # a value that it does not take is found before any run
     else:
-        plain = untrained(replace(request, data=given))
-        asked, train = plain.data, plain.train
+        plain = untrained(replace(request, data=data_of_study))
+        data_of_run, train = plain.data, plain.train
         if task is Task.INTEGRATE:  # new cells may be trained into their coordinates
             train = replace(train, max_steps=request.train.max_steps)
     folder = folder / (f"{task}-{model}-seed{seed}" + (f"-{safe(study.name)}" if study.name else ""))
     fresh = request.run.resume == "never"
     run = replace(request.run, seed=seed, checkpoint_dir=None)
     output = OutputOptions(output_of(task, folder), html=False, force=True, unless_done=not fresh)
-    own = _options_of_task(task, traits, data, request, study, parent)
+    options = _options_of_task(task, traits, data, request, study, parent)
     return ModelRun(
-        task, model, seed, study.name, folder, Request(asked, train, run, output, own), parent, study.swept
+        task,
+        model,
+        seed,
+        study.name,
+        folder,
+        Request(data_of_run, train, run, output, options),
+        parent,
+        study.swept,
     )
 
 
@@ -163,8 +170,8 @@ def _options_of_task(
     if task is Task.IMPUTE:
         assert data.direction is not None
         source, target = data.direction
-        asked = ImputeOptions(source, target, evaluate=True)
-        return asked if study.hold_out is None else replace(asked, hold_out=HoldOut.parse(study.hold_out))
+        options = ImputeOptions(source, target, evaluate=True)
+        return options if study.hold_out is None else replace(options, hold_out=HoldOut.parse(study.hold_out))
     if task is Task.SIMULATE:
         fold = float(f"{min(1.0, MOST_SIMULATED / max(data.n_cells, 1)):.6g}")
         key = request.data.label_key
@@ -177,23 +184,23 @@ def _options_of_task(
 
 
 def _gives_marginals(traits: Traits, data: TaskData) -> bool:
-    """Whether the model places whole cells, and could place them by one modality alone."""
+    """Say whether the model places whole cells, and could place them by one modality alone."""
     model = load_class(traits.model)
     return data.n_modalities > 1 and issubclass(model, EncodesJointly) and issubclass(model, Encodes)
 
 
 def untrained(request: Request) -> Request:
-    """Return what is asked of a run that takes a model: the data, without what only training looks at."""
+    """Return the options of a run that takes a model: those of the data, without options of training."""
 
     def without(group: Options) -> Any:
-        given = group.given("trains")
-        return replace(group, **{name: declared.default for name, declared in given.items()})  # type: ignore[type-var]
+        of_training = group.given("trains")
+        return replace(group, **{name: declared.default for name, declared in of_training.items()})  # type: ignore[type-var]
 
     return replace(request, data=without(request.data), train=without(request.train))
 
 
 def words_of(request: Request, links: Sequence[object], params: Mapping[str, object]) -> list[str]:
-    """Return the options that a peer's data depend on as words of the command line."""
+    """Return the options that a peer's data depend on, as arguments of the command line."""
     data = replace(request.data, links=tuple(map(str, links)))
     train = replace(request.train, params=params)
     return [w for group in (data, train, request.run) for w in group.words(without=OF_EACH_RUN)]

@@ -1,4 +1,4 @@
-"""A benchmark's runs as a table for a scheduler: which line waits for which, and what memory they need."""
+"""A benchmark's runs as a table for a scheduler: one command a line, and which line waits for which."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from mocli.tasks.benchmark.runs import ModelRun
 
 COLUMNS = ("id", "task", "model", "seed", "study", "needs", "memory_bytes", "inputs", "output", "command")
-"""`needs` is the id of the line that must have ended before, `memory_bytes` what a run that trains will hold;
-both empty where there is none or it is not known."""
+"""`needs` is the id of the line that must have ended before, `memory_bytes` the memory of a run that trains.
+
+Both are empty if there is none, or it is not known.
+"""
 
 
 def write_plan(path: Path, runs: Sequence[ModelRun], files: Sequence[ModalityFile]) -> None:
@@ -34,7 +36,7 @@ def write_plan(path: Path, runs: Sequence[ModelRun], files: Sequence[ModalityFil
     Raises
     ------
     UsageError
-        A command has a line break or a tabulator, which a line cannot hold.
+        A command has a line break or a tab, which a line cannot hold.
     EnvironmentProblem
         It cannot be written.
     """
@@ -43,14 +45,14 @@ def write_plan(path: Path, runs: Sequence[ModelRun], files: Sequence[ModalityFil
     for run in runs:
         run.folder.mkdir(parents=True, exist_ok=True)
         needs = "" if run.parent is None else run.parent.id
-        held = memory[run.work] if run.parent is None else None
+        bytes_held = memory[run.work] if run.parent is None else None
         inputs = ",".join(map(str, files_read([run.request.data])))
         command = shlex.join(["mocli", *run.command])
-        about = [run.id, run.purpose, run.model, run.seed, run.study, needs, held, inputs]
+        about = [run.id, run.purpose, run.model, run.seed, run.study, needs, bytes_held, inputs]
         cells = ["" if cell is None else str(cell) for cell in (*about, run.output, command)]
         if any(len(cell.splitlines()) > 1 or "\t" in cell for cell in cells):
             raise UsageError(
-                "a plan has one line a run, and this run's words hold a line break or a tabulator",
+                "a plan has one line for each run, but this run's command holds a line break or a tab",
                 field="--plan",
                 found=command,
                 hint="rename the file, column or level",
@@ -60,12 +62,12 @@ def write_plan(path: Path, runs: Sequence[ModelRun], files: Sequence[ModalityFil
 
 
 def memory_of(run: ModelRun, files: Sequence[ModalityFile]) -> int | None:
-    """Return the bytes that a run that trains will hold, without its study; None where that is not known."""
+    """Return the memory of a run that trains, in bytes, without its study; None if it is not known."""
     data, train = run.request.data, run.request.train
     traits = traits_of(run.model)
     try:
-        made = make_plan(data, train, run.task, logger.debug, files=files, traits=traits)
-        return footprint(made, resolve(traits, train.params, train.preset), Aim(run.task)).peak
+        plan = make_plan(data, train, run.task, logger.debug, files=files, traits=traits)
+        return footprint(plan, resolve(traits, train.params, train.preset), Aim(run.task)).peak
     except MocliError as error:
         # the run itself will say so
         logger.debug("the memory of %s is not known: %s", run.name, error.message)

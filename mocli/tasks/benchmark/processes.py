@@ -1,4 +1,4 @@
-"""Run commands in processes of their own, each in a folder that says what it was made from."""
+"""Run commands in separate processes, each in a folder that records what it was made from."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mocli.tasks.benchmark.interpreter import safe_path
 
 POLL_S = 0.05
 PATIENCE_S = 60.0
-"""Between a signal passed on and the end of processes that do not heed it: time for a checkpoint."""
+"""Seconds between passing on a signal and killing processes that ignore it: time for a checkpoint."""
 
 
 _FOLLOW = (
@@ -33,7 +33,7 @@ _FOLLOW = (
 
 
 class Command(NamedTuple):
-    """A program with its words, its environment, and the folder that it is started in; None for this one."""
+    """A program with its arguments, its environment, and the folder it is started in; None for this one."""
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
@@ -41,11 +41,11 @@ class Command(NamedTuple):
 
 
 class Job(Protocol):
-    """A run that a process does: of a model, or of a peer."""
+    """A run in a process: of a model, or of a peer."""
 
     @property
     def name(self) -> str:
-        """Words for the log."""
+        """Name for the log."""
 
     @property
     def turn(self) -> str:
@@ -53,11 +53,11 @@ class Job(Protocol):
 
     @property
     def work(self) -> str:
-        """What it does, whatever the turn: how long that took once tells of the next time."""
+        """The work, whatever the turn: its time in one turn predicts that in the next."""
 
     @property
     def folder(self) -> Path:
-        """Where it writes; what it says goes to `stderr.txt`."""
+        """Where it writes; its messages go to `stderr.txt`."""
 
     def begin(self) -> None:
         """Make the folder ready."""
@@ -75,7 +75,7 @@ class Processes:
     n_jobs
         Processes at a time.
     devices
-        Given out to them in turn; a device has another process only where there are more processes.
+        Devices that processes take in turn; a device is shared only if there are more processes.
     """
 
     n_jobs: int
@@ -107,7 +107,7 @@ class Processes:
             raise Interrupted(
                 error.signum,
                 f"signal {error.signum} received: {done} of {len(jobs)} runs are finished",
-                hint="repeat the command: finished runs are kept, the others go on from their checkpoint",
+                hint="repeat the command: finished runs are kept, the others continue from their checkpoints",
             ) from None
         except BaseException:
             self._stop(signal.SIGTERM)
@@ -115,7 +115,7 @@ class Processes:
         return codes
 
     def _next(self, waiting: list[Job]) -> Job:
-        """Take the next: turn by turn, and what took longest in an earlier turn first, to end together."""
+        """Take the next job: turn by turn, those that took longest in an earlier turn first."""
         first = waiting[0]
         among = [job for job in waiting if job.turn == first.turn]
         took = [self._took.get(job.work, -1.0) for job in among]
@@ -172,40 +172,40 @@ def following(argv: Sequence[str]) -> list[str]:
 
 
 def own_environment() -> dict[str, str]:
-    """Return the environment without options of mocli, which the command gives, but with this very mocli.
+    """Return the environment without mocli's options, but with this installation of mocli.
 
-    Folders that are named relative to the working one, or by nothing, leave the path of modules: code that
-    lies beside the data is not run.
+    The command gives the options. Relative and empty folders are removed from the module path, so that code
+    next to the data is not run.
     """
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MOCLI_")}
-    path = safe_path(kept.pop("PYTHONPATH", ""))
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("MOCLI_")}
+    path = safe_path(variables.pop("PYTHONPATH", ""))
     if path:
-        kept["PYTHONPATH"] = path
+        variables["PYTHONPATH"] = path
     home = str(Path(mocli.__file__).resolve().parents[1])
     if home not in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
-        kept["PYTHONPATH"] = os.pathsep.join([home, *filter(None, [path])])
-    return kept
+        variables["PYTHONPATH"] = os.pathsep.join([home, *filter(None, [path])])
+    return variables
 
 
 FINGERPRINT = "fingerprint.json"
 
 
 def was_begun_with(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
-    """Whether the folder was begun with this fingerprint."""
+    """Say whether the folder was begun with this fingerprint."""
     try:
-        kept = json.loads((folder / FINGERPRINT).read_text(encoding="utf-8"))
+        begun_with = json.loads((folder / FINGERPRINT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return bool(kept == fingerprint)
+    return bool(begun_with == fingerprint)
 
 
 def begin_folder(folder: Path, fingerprint: Mapping[str, Any], results: Iterable[str]) -> None:
-    """Make the folder, without what an earlier run of other words left in it; keep its checkpoint.
+    """Make the folder, without files of an earlier run with other options; keep its checkpoint.
 
     Parameters
     ----------
     results
-        Names of files by which the run would be taken for finished.
+        Names of files that mark a run as finished.
 
     Raises
     ------

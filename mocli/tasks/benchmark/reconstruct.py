@@ -1,4 +1,4 @@
-"""Held-out cells given back by a model that saw all their modalities: how near to what was measured."""
+"""Held-out cells reconstructed by a model from all their modalities: how near to the measured values."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def reconstruction(
     Raises
     ------
     InputError
-        A cell has no place; the features do not fit the model.
+        A cell has no coordinates, or the features do not fit the model.
     """
     assert run.parent is not None
     parent, cells, training = run.parent, run.request.data.only_cells, run.parent.request.data.only_cells
@@ -73,7 +73,7 @@ def reconstruction(
     saved = load_model(parent.model_folder)
     saved.model.module.to(device)
     parts = read_coordinates(run.output, f"X_{run.model}")
-    found: dict[str, dict[str, Any]] = {run.model: {}, MEAN: {}}
+    by_method: dict[str, dict[str, Any]] = {run.model: {}, MEAN: {}}
     rng = np.random.default_rng(seed)
     for held_out, trained in zip(named_cells(files, cells), named_cells(files, training), strict=True):
         name = held_out.name
@@ -92,14 +92,14 @@ def reconstruction(
         depth = np.asarray(raw.sum(1), np.float64).ravel() if scale == "counts" else np.ones(len(rows))
         predicted[MEAN] = (depth[:, None] * mean[columns]).astype(np.float32)
         for method, x in predicted.items():
-            found[method] |= _figures(x, y, name, counts=scale == "counts")
-    return found
+            by_method[method] |= _figures(x, y, name, counts=scale == "counts")
+    return by_method
 
 
 def _denoised(
     saved: SavedModel, file: ModalityFile, z: FloatArray, data: DataOptions, device: torch.device
 ) -> Denoised:
-    """Return what gives the values of a modality at given coordinates, each cell under its own batch."""
+    """Return a function that gives values of a modality at coordinates, each cell under its own batch."""
     name, quiet = file.name, logger.debug
     about = {"route": Route.AUTO, "device": device, "warn": quiet}
     predictor, _ = choose_predictor(saved, name, name, batch=None, **about)  # type: ignore[arg-type]
@@ -140,16 +140,16 @@ def _figures(x: FloatArray, y: FloatArray, name: str, *, counts: bool) -> dict[s
     }  # fmt: skip
     if not counts:
         return entries
-    found = detected(x, y)
+    detections = detected(x, y)
     for field in fields(Detection):
         if field.name in TITLES:
-            values = getattr(found, field.name)
+            values = getattr(detections, field.name)
             values = values[np.isfinite(values)]
             entries[f"reconstruction_{field.name}[{name}]"] = figure(
                 float(np.mean(values)) if len(values) else None,
                 f"{TITLES[field.name]} of reconstructed values",
-                "Of telling cells that have a feature from those that lack it, as many called as have it; "
-                f"mean over {len(values):,} features.",
+                "For telling cells with a feature from those without, as many cells called as have it; "
+                "mean over {len(values):,} features.",
                 better="higher",
                 bounds=(0.0, 1.0),
                 n=n,

@@ -1,4 +1,4 @@
-"""The runs of a benchmark: which model, seed and study, in which folder, with which options."""
+"""The runs of a benchmark: their model, seed, study, folder and options."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mocli.tasks.run.request import Request
 
 SUFFIXES = {Task.IMPUTE: ".h5ad", Task.GENE2PEAK: ".tsv"}
-"""Of what runs write, where it is not .h5mu."""
+"""Suffixes of the outputs of runs that are not .h5mu."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,12 @@ class Study:
     links
         Tables that replace those given; by seed, as they are drawn at random.
     cells
-        Files of the cells that take the place of all; by seed.
+        Files of the cells to use instead of all; by seed.
     swept
         The hyper-parameters of a sweep, by their plain names.
     hold_out
         Cells that its models do not train on, as `mocli impute --hold-out` takes it.
-    tasks
-        Tasks that it says something of.
+    tasks Tasks that it applies to.
     """
 
     name: str = ""
@@ -66,7 +65,7 @@ class Study:
 
 @dataclass(frozen=True, eq=False)
 class ModelRun:
-    """One run of one model in a process and a folder of its own.
+    """One run of one model, in its own process and folder.
 
     Attributes
     ----------
@@ -77,7 +76,7 @@ class ModelRun:
     swept
         Hyper-parameters that a sweep gave it.
     aim
-        What it is for, where that is not its subcommand.
+        Its purpose, if that is not its subcommand.
     """
 
     task: Task
@@ -92,12 +91,12 @@ class ModelRun:
 
     @property
     def purpose(self) -> str:
-        """The task of the benchmark that it is part of."""
+        """The task of the benchmark that it belongs to."""
         return self.aim or self.task.value
 
     @property
     def id(self) -> str:
-        """Its word in a plan."""
+        """Its name in a plan."""
         return self.folder.name
 
     @property
@@ -120,7 +119,7 @@ class ModelRun:
 
     @property
     def output(self) -> Path:
-        """What it writes."""
+        """The file it writes."""
         return output_of(self.task, self.folder)
 
     @property
@@ -130,22 +129,24 @@ class ModelRun:
 
     @property
     def command(self) -> list[str]:
-        """The words after `mocli`: done once, it does nothing when it is given again."""
+        """The arguments of `mocli`: a finished run does nothing when the command is repeated."""
         return [self.task.value, *(word for group in self.request.groups for word in group.words())]
 
     def report(self) -> dict[str, Any] | None:
-        """Return the report of this very run, or of its failure; None where it left none."""
+        """Return the report of this run, or of its failure; None if it left none."""
         origin = origin_of(self.task.value, self.request.groups)
-        return next((found for path in self._reports if (found := made_from(path, origin)) is not None), None)
+        return next(
+            (report for path in self._reports if (report := made_from(path, origin)) is not None), None
+        )
 
     def finished(self) -> bool:
-        """Whether the folder holds this very run, ended well, output and all."""
+        """Say whether the folder holds this run, ended well and with its output."""
         if self.parent is not None and not self.parent.finished():
             return False
         return is_whole(self.report(), self.output)
 
     def begin(self) -> None:
-        """Make the folder; where all is to be done again, a failure must not be scored by what is there."""
+        """Make the folder; if all is to be done again, without old results, which would hide a failure."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.request.output.unless_done:
             for path in self._reports:
@@ -166,7 +167,7 @@ def output_of(task: Task, folder: Path) -> Path:
     return folder / f"out{SUFFIXES.get(task, '.h5mu')}"
 
 
-def raise_failed(planned: Sequence[ModelRun], asked: Sequence[str]) -> None:
+def raise_failed(planned: Sequence[ModelRun], models_asked: Sequence[str]) -> None:
     """End with an error, after all is written, where a model that was asked for has no run that ended well.
 
     Raises
@@ -178,7 +179,7 @@ def raise_failed(planned: Sequence[ModelRun], asked: Sequence[str]) -> None:
     reports = {training.name: training.report() or {} for training in runs}
     ended = {training.model for training in runs if reports[training.name].get("status") == "ok"}
     failed = [model for model in dict.fromkeys(training.model for training in runs) if model not in ended]
-    if not failed or (ended and not set(failed) & set(asked)):
+    if not failed or (ended and not set(failed) & set(models_asked)):
         return
     errors = [reports[t.name].get("error") for t in runs if t.model in failed]
     first = next((error for error in errors if error), None) or {}
@@ -186,14 +187,14 @@ def raise_failed(planned: Sequence[ModelRun], asked: Sequence[str]) -> None:
     hint = f"{first['hint']}; " if first.get("hint") else ""
     error = MocliError(
         f"no run of {', '.join(failed)} ended well: {why}",
-        hint=f"{hint}the table says why of each run, the same command runs again what failed",
+        hint=f"{hint}the table gives the reason for each run; the same command repeats failed runs",
     )
     error.exit_code, error.kind = first.get("exit_code") or 1, first.get("kind") or "bug"
     raise error
 
 
 def choose_models(
-    asked: BenchmarkOptions, ground: Ground, *, links: bool
+    options: BenchmarkOptions, ground: Ground, *, links: bool
 ) -> tuple[dict[str, list[str]], list[tuple[str, str, str]]]:
     """Return the models for each task, and those left out as (task, model, reason).
 
@@ -202,17 +203,17 @@ def choose_models(
     UsageError
         A model that does not exist.
     """
-    for name in asked.models:
+    for name in options.models:
         traits_of(name)
     chosen: dict[str, list[str]] = {}
     skipped = []
     kinds = [f.kind for f in ground.files]
-    for task in asked.tasks:
+    for task in options.tasks:
         chosen[task] = []
         for name, traits in available().items():
-            if asked.models and name not in asked.models:
+            if options.models and name not in options.models:
                 continue
-            pairing = ground.made.relation.pairing
+            pairing = ground.plan.relation.pairing
             needed = Task.INTEGRATE if task == RECONSTRUCT else Task(task)
             problem = problem_with(traits, task=needed, pairing=pairing, kinds=kinds, links=links)
             if problem is None and task == Task.GENE2PEAK:
@@ -227,42 +228,42 @@ def choose_models(
 
 
 def _no_precision(name: str, kinds: Sequence[ModalityKind]) -> str | None:
-    """Return why a model's links of genes and peaks cannot be judged; None where they can."""
+    """Return why a model's links of genes and peaks cannot be judged; None if they can."""
     from mocli.tasks.gene2peak.cells import can_silence
 
     if not {ModalityKind.RNA, ModalityKind.ATAC} <= set(kinds):
         return "needs expression and accessibility"
     if not can_silence(name):
-        return "has no decoder of cells' coordinates: it relates genes to peaks by correlation alone"
+        return "has no decoder of cells' latent coordinates: it relates genes to peaks by correlation alone"
     return None
 
 
 def _no_reconstruction(traits: Traits) -> str | None:
-    """Return why a model cannot give cells back from all their modalities; None where it can."""
+    """Return why a model cannot reconstruct cells from all their modalities; None if it can."""
     model = load_class(traits.model)
     if not issubclass(model, EncodesJointly):
         return "places a cell by each modality apart, not by all together"
     return None if issubclass(model, Decodes) else "has no decoder"
 
 
-def parameters_of(traits: Traits, given: Mapping[str, object]) -> dict[str, object]:
+def parameters_of(traits: Traits, params_given: Mapping[str, object]) -> dict[str, object]:
     """Return the hyper-parameters among those given that the model has; `model.name` is of one model."""
-    own = {f.name for f in fields(params_class(traits))}
-    found = {key: value for key, value in given.items() if key in own}
-    for key, value in given.items():
+    names = {f.name for f in fields(params_class(traits))}
+    params = {key: value for key, value in params_given.items() if key in names}
+    for key, value in params_given.items():
         model, dot, name = key.partition(".")
         if dot and model == traits.name:
-            found[name] = value
-    return found
+            params[name] = value
+    return params
 
 
-def check_parameters(given: Mapping[str, object], models: Sequence[str], *, option: str = "--set") -> None:
+def check_parameters(params: Mapping[str, object], models: Sequence[str], *, option: str = "--set") -> None:
     """Raise `UsageError` for a hyper-parameter that no model of the benchmark has."""
-    known = {name: {f.name for f in fields(params_class(traits_of(name)))} for name in models}
-    every = {n for names in known.values() for n in names}
-    for key in given:
+    names_by_model = {name: {f.name for f in fields(params_class(traits_of(name)))} for name in models}
+    every = {n for names in names_by_model.values() for n in names}
+    for key in params:
         model, dot, name = key.partition(".")
-        if not (name in known.get(model, set()) if dot else key in every):
+        if not (name in names_by_model.get(model, set()) if dot else key in every):
             raise UsageError(
                 f"no model of this benchmark has the hyper-parameter '{key}'",
                 field=f"{option} {key}",
@@ -271,7 +272,7 @@ def check_parameters(given: Mapping[str, object], models: Sequence[str], *, opti
 
 
 def check_sets(path: Path | None, models: Sequence[str]) -> None:
-    """Read the sets of genes before any run does.
+    """Read the gene sets before any run does.
 
     Raises
     ------
@@ -318,6 +319,6 @@ def check_weights(key: str | None, models: Sequence[str], files: Sequence[Modali
 
 def safe(text: str) -> str:
     """Return text as part of a file's name."""
-    found = re.sub(r"[^\w.+-]", "-", text)
+    text_safe = re.sub(r"[^\w.+-]", "-", text)
     # two texts must not share a folder
-    return found if found == text else f"{found}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    return text_safe if text_safe == text else f"{text_safe}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

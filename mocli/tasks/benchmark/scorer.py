@@ -1,8 +1,8 @@
-"""Score every contender by the same metrics on the same cells; what was scored before is not repeated.
+"""Score every contender by the same metrics on the same cells; earlier scores are reused.
 
-Metrics of partners, of links and (where all cells were measured alike) of modalities are of the
-coordinates that modalities have by themselves; all others of one position a cell, which is the mean over its
-modalities where a method gives no other.
+Metrics of partners, of links and (if no cell has two modalities) of modalities use the coordinates of
+modalities; all others use one set of coordinates for each cell, the mean over its modalities if a method
+gives no other.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Scorer:
     cache
         Folder that keeps scores by what was scored.
     labels
-        Those of which it is told how well each is found; see `label_f1`.
+        Labels that are scored one by one; see `label_f1`.
     """
 
     ground: Ground
@@ -65,7 +65,7 @@ class Scorer:
         Parameters
         ----------
         uncorrected
-            The coordinates are a cell's own: what they conserve says nothing.
+            The coordinates are uncorrected: metrics of conservation are meaningless for them.
         """
         of_labels = label_f1(contender.whole(self.ground), self.ground.bundle.label, self.labels, self.device)
         return self._by_metrics(contender, uncorrected=uncorrected) | of_labels
@@ -76,87 +76,95 @@ class Scorer:
         file = self.cache / f"{fingerprint[:24]}.json"
         if file.exists():
             self.reused += 1
-            found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            return found
-        found = {}
+            metrics: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            return metrics
+        metrics = {}
         for names, embedding in views:
-            found |= every_metric(embedding, names)
+            metrics |= every_metric(embedding, names)
         self.cache.mkdir(parents=True, exist_ok=True)
-        write_text(file, json.dumps(found))
-        return found
+        write_text(file, json.dumps(metrics))
+        return metrics
 
     def _views(self, c: Contender, *, uncorrected: bool) -> list[tuple[list[str], Embedding]]:
         ground, metrics = self.ground, available_metrics()
         bundle = ground.bundle
         if ground.apart:
-            everything = self._apart(c, own={} if uncorrected else self._of_modalities())
+            everything = self._apart(c, own_places={} if uncorrected else self._of_modalities())
             return [(list(metrics), everything)]
         whole = c.whole(ground)
         groups = self._groups(c)
-        own = {} if uncorrected else self._of_cells(groups)
+        own_places = {} if uncorrected else self._of_cells(groups)
         cells = embedding_of(
-            {name: whole[of] for name, of in groups.items()},
+            {name: whole[rows] for name, rows in groups.items()},
             groups,
             bundle,
             seed=self.seed,
-            own=own,
+            own_places=own_places,
             device=self.device,
         )
         of_places = OF_PLACES if len(groups) > 1 else OF_PLACES | {"modalities"}
         first = [name for name, one in metrics.items() if not one.needs & of_places]
-        found = [(first, cells)]
-        if c.apart:
+        views = [(first, cells)]
+        if c.by_modality:
             rest = [name for name, one in metrics.items() if one.needs & of_places]
-            found.append((rest, self._apart(c, own={})))
-        return found
+            views.append((rest, self._apart(c, own_places={})))
+        return views
 
-    def _apart(self, c: Contender, own: Mapping[str, Own]) -> Embedding:
+    def _apart(self, c: Contender, own_places: Mapping[str, Own]) -> Embedding:
         bundle, ground = self.ground.bundle, self.ground
-        rows = {name: np.arange(len(z)) for name, z in c.apart.items()}
-        pairs = {edge: p for edge, p in ground.pairs.items() if set(edge) <= set(c.apart)}
+        rows = {name: np.arange(len(z)) for name, z in c.by_modality.items()}
+        pairs = {edge: p for edge, p in ground.pairs.items() if set(edge) <= set(c.by_modality)}
         if pairs and all(
-            np.array_equal(c.apart[a][p[:, 0]], c.apart[b][p[:, 1]]) for (a, b), p in pairs.items()
+            np.array_equal(c.by_modality[a][p[:, 0]], c.by_modality[b][p[:, 1]])
+            for (a, b), p in pairs.items()
         ):
             # told the pairing: there is no distance between partners to measure
             pairs = pairs if c.kind == "control" else {}
         return embedding_of(
-            c.apart,
-            {name: bundle.cells_of(name) for name in c.apart},
+            c.by_modality,
+            {name: bundle.cells_of(name) for name in c.by_modality},
             bundle,
             seed=self.seed,
             pairs=pairs,
             linked=linked_features(bundle, rows, seed=self.seed),
-            own={name: of for name, of in own.items() if name in c.apart},
+            own_places={name: places for name, places in own_places.items() if name in c.by_modality},
             device=self.device,
         )
 
     def _groups(self, c: Contender) -> dict[str, IntArray]:
-        """Return cells by what was measured of them, those that the contender places."""
+        """Return the cells that the contender places, grouped by the modalities measured in them."""
         bundle = self.ground.bundle
-        if c.joint is not None or set(c.apart) == set(bundle.modalities):
+        if c.joint is not None or set(c.by_modality) == set(bundle.modalities):
             return measured_together(bundle)
-        columns = [i for i, name in enumerate(bundle.modalities) if name in c.apart]
-        there = np.asarray((bundle.rows[:, columns] >= 0).any(1))
-        return {name: of[there[of]] for name, of in measured_together(bundle).items() if there[of].any()}
+        columns = [i for i, name in enumerate(bundle.modalities) if name in c.by_modality]
+        is_placed = np.asarray((bundle.rows[:, columns] >= 0).any(1))
+        return {
+            name: group_cells[is_placed[group_cells]]
+            for name, group_cells in measured_together(bundle).items()
+            if is_placed[group_cells].any()
+        }
 
     def _of_modalities(self) -> dict[str, Own]:
         if "modalities" not in self._own:
             self._own["modalities"] = own_components(self.ground.bundle, seed=self.seed)
-        found: dict[str, Own] = self._own["modalities"]
-        return found
+        places: dict[str, Own] = self._own["modalities"]
+        return places
 
     def _of_cells(self, groups: Mapping[str, IntArray]) -> dict[str, Own]:
-        """Where cells lie by all that was measured of them, without correction."""
+        """Return uncorrected coordinates of cells from all their modalities."""
         if "cells" not in self._own:
             self._own["cells"] = component_baseline(
                 self.ground.bundle, np.arange(self.ground.bundle.n_cells), self.seed
             )
-        base, of = self._own["cells"]
-        found = {}
+        base, rows_of = self._own["cells"]
+        places = {}
         for name, cells in groups.items():
-            there, here = np.asarray(np.isin(of[name], cells)), np.asarray(np.isin(cells, of[name]))
-            found[name] = np.flatnonzero(here), base.z[name][there]
-        return found
+            in_cells, in_group = (
+                np.asarray(np.isin(rows_of[name], cells)),
+                np.asarray(np.isin(cells, rows_of[name])),
+            )
+            places[name] = np.flatnonzero(in_group), base.z[name][in_cells]
+        return places
 
     def _fingerprint(self, views: list[tuple[list[str], Embedding]]) -> str:
         h = hashlib.sha256(f"{__version__} {self.seed} {self.device}".encode())
@@ -176,21 +184,21 @@ class Scorer:
 def label_f1(z: FloatArray, label: Codes | None, wanted: Sequence[str], device: str) -> dict[str, Any]:
     """Return how well each of some labels is found by the vote of a cell's 15 nearest others: F1.
 
-    Harmonic mean of the share of its cells that are found and the share of those called so that are; over
-    cells of known label, with one set of coordinates each.
+    It is the harmonic mean of recall and precision, over cells of known label, with one set of coordinates
+    each.
     """
     if label is None or not wanted:
         return {}
-    known = np.flatnonzero(label.codes >= 0)
-    true = label.codes[known]
-    near = knn(z[known], z[known], 15, exclude_self=True, device=device)[1]
-    called = majority(true[near])
-    found = {}
+    labelled = np.flatnonzero(label.codes >= 0)
+    true = label.codes[labelled]
+    neighbors = knn(z[labelled], z[labelled], 15, exclude_self=True, device=device)[1]
+    called = majority(true[neighbors])
+    entries = {}
     for level in (one for one in wanted if one in label.levels):
         code = label.levels.index(level)
         hits, either = int(((called == code) & (true == code)).sum()), int((called == code).sum())
         n = int((true == code).sum())
-        found[f"label_f1[{level}]"] = figure(
+        entries[f"label_f1[{level}]"] = figure(
             2 * hits / (either + n) if n else None,
             "F1 of a label",
             "F1 of the vote of the 15 nearest other cells for one label, over cells of known label.",
@@ -198,7 +206,7 @@ def label_f1(z: FloatArray, label: Codes | None, wanted: Sequence[str], device: 
             bounds=(0.0, 1.0),
             n=n,
         )
-    return found
+    return entries
 
 
 def _bytes(array: Any) -> bytes:

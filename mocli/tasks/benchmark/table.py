@@ -1,4 +1,4 @@
-"""The table of a benchmark: one line a figure, with the failures and the models left out."""
+"""The table of a benchmark: one line for each figure, with the failures and the models left out."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ ASPECTS: dict[str, str] = {
     Task.GENE2PEAK: "links",
     RECONSTRUCT: "reconstruction",
 }
-"""What the figures of a task's own reports speak of."""
+"""The aspects of figures from a task's own reports."""
 
 LEADING = {
     "discriminability": 1, "marker_overlap": 2, "nearest_label": 3, "feature_correlation": 4,
     "mean_correlation": 5, "variance_ratio": 6, "silencing_auprc": 1,
     "label_f1": 7, "reconstruction_rmse": 1, "reconstruction_mae": 2, "reconstruction_auprc": 3,
 }  # fmt: skip
-"""Ranks of metrics that no register of embeddings knows."""
+"""Aspect of metrics that are not in the registry of embedding metrics."""
 
 RANKED = "ranking"
 IN_UNITS = ("imputation_mae", "imputation_rmse")
@@ -87,8 +87,8 @@ class Record:
     ) -> Record:
         """Make a line of an entry of a report's metrics."""
         name = key.partition("[")[0]
-        known = available_metrics().get(name)
-        aspect = COST if name in COSTS else known.aspect if known else ASPECTS.get(task, OTHER)
+        metric = available_metrics().get(name)
+        aspect = COST if name in COSTS else metric.aspect if metric else ASPECTS.get(task, OTHER)
         # errors have the unit of a model's own scale: no order between models
         in_units = task == Task.IMPUTE and name.startswith(IN_UNITS)
         return cls(
@@ -108,10 +108,10 @@ class Record:
 
     def cells(self) -> list[str]:
         """Return the line's cells, in the order of `COLUMNS`."""
-        name, _, of = self.key.removesuffix("]").partition("[")
+        name, _, modalities = self.key.removesuffix("]").partition("[")
         value = "" if self.value is None else f"{self.value:.9g}"
-        which = [self.task, self.method, self.kind, self.study, self.seed, self.status]
-        values = [*which, name, of, value, self.better, self.n, self.aspect, self.note]
+        identity = [self.task, self.method, self.kind, self.study, self.seed, self.status]
+        values = [*identity, name, modalities, value, self.better, self.n, self.aspect, self.note]
         return ["" if v is None else " ".join(str(v).split()) for v in values]
 
 
@@ -126,32 +126,32 @@ def as_figures(
 ) -> dict[str, list[Figure]]:
     """Return what is ranked, by task: the benchmark itself without its studies."""
     order = LEADING | {name: one.headline or 99 for name, one in available_metrics().items()}
-    found: dict[str, list[Figure]] = {}
+    by_task: dict[str, list[Figure]] = {}
     for r in records:
         if r.study or r.status != "ok" or r.aspect == COST:
             continue
         kind = "answer" if r.method in answers else "bound" if r.method in bounds else r.kind
         name = r.key.partition("[")[0]
         place = order.get(name, 1 if name.endswith("_median") else 99)
-        found.setdefault(r.task, []).append(
+        by_task.setdefault(r.task, []).append(
             Figure(r.method, kind, r.seed, r.key, r.value, r.better, r.title, r.aspect, place)
         )
-    return found
+    return by_task
 
 
 def rankings(figures: dict[str, list[Figure]]) -> dict[str, Ranking]:
     """Return one ranking for each task."""
-    return {task: rank(of) for task, of in figures.items()}
+    return {task: rank(of_task) for task, of_task in figures.items()}
 
 
 def ranking_records(ranked: dict[str, Ranking]) -> list[Record]:
     """Return the order of methods as lines of the table: rank, overall score and mean of every aspect."""
-    found = []
+    records = []
     for task, ranking in ranked.items():
         for line in ranking.lines:
             figures = {"rank": line.rank, "overall": line.overall, "overall_all_aspects": line.everything}
             figures |= {f"aspect[{name}]": value for name, value in line.aspects.items()}
-            found += [
+            records += [
                 Record(
                     task, line.method, line.kind, None, "", "ok", key, float(value),
                     "lower" if key == "rank" else "higher", aspect=RANKED,
@@ -159,11 +159,11 @@ def ranking_records(ranked: dict[str, Ranking]) -> list[Record]:
                 for key, value in figures.items()
                 if value is not None
             ]  # fmt: skip
-    return found
+    return records
 
 
 def describe_rankings(run: Run, records: Sequence[Record], ranked: dict[str, Ranking]) -> None:
-    """Put into the report, and into words: the order of methods, what runs cost, studies, what failed."""
+    """Report and log the order of methods, the costs of runs, studies, and failures."""
     for task, ranking in ranked.items():
         columns, rows = ranking.table()
         run.report.tables[f"{RANKING}{task}"] = table(
@@ -198,10 +198,10 @@ def describe_rankings(run: Run, records: Sequence[Record], ranked: dict[str, Ran
 HOW_RANKED = (
     "A metric counts from 0 (worst of all methods, mean over seeds) to 1 (best); an aspect is the mean of "
     "its metrics, overall the mean of the aspects that were measured of every ranked method; 'all aspects' "
-    "is the mean of all, of the methods that have them all: those that place each modality. "
-    "'shuffled' and 'chance' know nothing, 'perfect' was told the answer, 'other_real_cells' are the best "
+    "is the mean of all, of the methods that have them all: those that place each modality. 'shuffled' and "
+    "'chance' show the result of chance, 'perfect' knows the ground truth, 'other_real_cells' are the best "
     "that simulated ones could be; none of these is ranked. Models that train on the pairing of cells have "
-    "seen the partners that they are asked for here."
+    "seen the partners that they are tested on here."
 )
 
 
@@ -211,28 +211,28 @@ def _describe_costs(run: Run, records: Sequence[Record]) -> None:
     for r in records:
         if r.aspect == COST:
             runs.setdefault((r.task, r.method, r.study, r.seed), {})[r.key] = r.value
-    for (task, method, study, seed), of in runs.items():
-        memory = [None if of.get(k) is None else round((of[k] or 0) / 1e6) for k in MEMORY]
+    for (task, method, study, seed), values in runs.items():
+        memory = [None if values.get(k) is None else round((values[k] or 0) / 1e6) for k in MEMORY]
         rows.append(
             [
                 method,
                 task,
                 study or None,
                 seed,
-                of.get("steps"),
-                of.get("train_s"),
-                of.get("total_s"),
+                values.get("steps"),
+                values.get("train_s"),
+                values.get("total_s"),
                 *memory,
-                of.get(VALIDATION),
-                of.get(RATIO),
+                values.get(VALIDATION),
+                values.get(RATIO),
             ]
         )
     if rows:
         run.report.tables["costs"] = table(
-            "What every run took",
-            "Time by the clock; runs beside each other slow each other down. The held-out loss "
-            "is the smallest of cells that training watches and does not learn from; its ratio, for runs on "
-            "a share of the cells, is over that of the same seed on all. Without steps: another run's model.",
+            "Time and memory of every run",
+            "Wall-clock time; parallel runs slow each other down. The held-out loss is the smallest loss "
+            "of cells that training does not learn from; its ratio, for runs on a share of the cells, is "
+            "over that of the same seed on all cells. Without steps: another run's model.",
             [
                 "model",
                 "task",
@@ -260,26 +260,26 @@ Measured = dict[tuple[str, str, str], dict[str, list[float]]]
 def leading_metrics(records: Sequence[Record]) -> tuple[Measured, list[str]]:
     """Return the leading metrics of models and controls by study, and their keys in order."""
     order = LEADING | {name: one.headline for name, one in available_metrics().items() if one.headline}
-    found: Measured = {}
+    measured: Measured = {}
     for r in records:
         leading = order.get(r.key.partition("[")[0]) or r.key.partition("[")[0].endswith("_median")
         if leading and r.value is not None and r.kind in ("model", "control"):
-            found.setdefault((r.task, r.method, r.study), {}).setdefault(r.key, []).append(r.value)
-    keys = list(dict.fromkeys(key for of in found.values() for key in of))
-    return found, sorted(keys, key=lambda k: (order.get(k.partition("[")[0], 99), k))
+            measured.setdefault((r.task, r.method, r.study), {}).setdefault(r.key, []).append(r.value)
+    keys = list(dict.fromkeys(key for by_key in measured.values() for key in by_key))
+    return measured, sorted(keys, key=lambda k: (order.get(k.partition("[")[0], 99), k))
 
 
 def _describe_studies(run: Run, records: Sequence[Record]) -> None:
     """Set the mean of every leading metric under each study beside that of the benchmark itself."""
-    found, keys = leading_metrics(records)
-    studied = {(task, method) for task, method, study in found if study}
+    measured, keys = leading_metrics(records)
+    studied = {(task, method) for task, method, study in measured if study}
     if not studied:
         return
-    found = {key: of for key, of in found.items() if key[:2] in studied}
-    keys = [key for key in keys if any(key in of for of in found.values())]
+    measured = {key: by_key for key, by_key in measured.items() if key[:2] in studied}
+    keys = [key for key in keys if any(key in by_key for by_key in measured.values())]
     rows: list[list[Any]] = [
-        [method, task, study or "as it is", *(_mean(of.get(key)) for key in keys)]
-        for (task, method, study), of in sorted(found.items())
+        [method, task, study or "as it is", *(_mean(by_key.get(key)) for key in keys)]
+        for (task, method, study), by_key in sorted(measured.items())
     ]
     run.report.tables["studies"] = table(
         "Studies",

@@ -41,17 +41,17 @@ from mocli.types import Task
 NOT_THERE = "it has not ended: run its line of the plan, then collect again"
 
 SHUFFLED = "shuffled"
-"""The control that knows nothing."""
+"""The control at chance level."""
 
 
 @dataclass(frozen=True, eq=False)
 class Measurements:
-    """What a benchmark measured.
+    """Results of a benchmark.
 
     Attributes
     ----------
     records
-        What the table says, a line each.
+        The lines of the table.
     shown
         Contenders that the report draws: controls, embeddings, and the first seed of every model and peer.
     """
@@ -60,7 +60,7 @@ class Measurements:
     shown: list[Contender] = field(default_factory=list)
 
     def add(self, c: Contender, scores: dict[str, Any], *, show: bool) -> None:
-        """Take in the scores of a contender."""
+        """Add the scores of a contender."""
         self.records.extend(
             Record.of(Task.INTEGRATE, c.name, c.kind, c.seed, c.study, key, entry)
             for key, entry in scores.items()
@@ -80,9 +80,9 @@ class Benchmark:
     Attributes
     ----------
     planned
-        Every run, whether it is there already or not.
+        Every run, finished or not.
     skipped
-        Task, model and why it cannot be had.
+        Task, model and why it cannot be run.
     peers
         Runs of other tools.
     others
@@ -100,15 +100,15 @@ class Benchmark:
     others: Sequence[Contender]
 
     def left_out(self) -> list[Record]:
-        """Say which models and peers are left out."""
+        """Log which models and peers are left out."""
         records = []
         for task, model, reason in self.skipped:
             self.run.say(f"leaves out {model} for {task}: it {reason}")
             records.append(Record(str(task), model, "model", None, "", "skipped", note=f"it {reason}"))
         for peer, reason in self.peers.skipped:
             self.run.say(f"leaves out the peer {peer.name}: it {reason}")
-            of = (Task.INTEGRATE.value, peer.name, "peer", None, "")
-            records.append(Record(*of, "skipped", note=f"it {reason}"))
+            identity = (Task.INTEGRATE.value, peer.name, "peer", None, "")
+            records.append(Record(*identity, "skipped", note=f"it {reason}"))
         return records
 
     def missing(self) -> list[Record]:
@@ -133,19 +133,19 @@ class Benchmark:
         return records
 
     def train(self) -> list[Record]:
-        """Run what is not there yet, and return the failures."""
+        """Run what is not finished yet, and return the failures."""
         fresh = self.request.run.resume == "never"
         every: list[ModelRun | PeerRun] = [*self.planned, *self.peers.runs]
-        there = [] if fresh else [job.name for job in every if job.finished()]
-        if there:
-            self.run.say(f"{len(there)} of {len(every)} runs are there already: {', '.join(there)}")
-        todo = [t for t in self.planned if t.name not in there]
+        finished = [] if fresh else [job.name for job in every if job.finished()]
+        if finished:
+            self.run.say(f"{len(finished)} of {len(every)} runs are finished already: {', '.join(finished)}")
+        todo = [t for t in self.planned if t.name not in finished]
         threads = self.request.run.threads or max(1, int(self._threads()) // self.options.jobs)
         devices = self.options.devices or (self.request.run.device,)
         processes = Processes(self.options.jobs, devices, threads, self.run.say)
         failures: list[Record] = []
         try:
-            peers = self._ready_peers(there, failures)
+            peers = self._ready_peers(finished, failures)
             failed = self._run(processes, [t for t in todo if t.parent is None], peers, failures)
         finally:
             self.peers.tidy()
@@ -178,9 +178,9 @@ class Benchmark:
         ]
         return {name for name, code in codes.items() if code != 0}
 
-    def _ready_peers(self, there: Container[str], failures: list[Record]) -> list[PeerRun]:
+    def _ready_peers(self, finished: Container[str], failures: list[Record]) -> list[PeerRun]:
         """Return the runs of peers that are still to do, with their data written."""
-        todo = [run for run in self.peers.runs if run.name not in there]
+        todo = [run for run in self.peers.runs if run.name not in finished]
         for run in {r.peer.name: r for r in todo}.values():
             tool = f"{run.peer.package} {run.version}, licence: {run.peer.licence}"
             self.run.say(f"writing the data for {run.peer.name} ({tool})")
@@ -193,16 +193,16 @@ class Benchmark:
 
     def _failed(self, training: ModelRun, reason: str) -> Record:
         self._warn_of(training, reason)
-        of = (training.purpose, training.model, "model", training.seed, training.study)
-        return Record(*of, "failed", note=reason)
+        identity = (training.purpose, training.model, "model", training.seed, training.study)
+        return Record(*identity, "failed", note=reason)
 
     def _failed_peer(self, run: PeerRun, reason: str) -> Record:
         self._warn_of(run, reason)
         return Record(Task.INTEGRATE.value, run.peer.name, "peer", run.seed, "", "failed", note=reason)
 
     def _warn_of(self, job: Job, reason: str) -> None:
-        said = job.folder / "stderr.txt"
-        self.run.warn(f"{job.name} failed ({reason})" + (f"; see {said}" if said.exists() else ""))
+        stderr = job.folder / "stderr.txt"
+        self.run.warn(f"{job.name} failed ({reason})" + (f"; see {stderr}" if stderr.exists() else ""))
 
     def _threads(self) -> int:
         return int((self.run.report.device or {}).get("threads") or 1)
@@ -227,7 +227,7 @@ class Benchmark:
             records += figures(training, report, records)
         records += loss_ratios(records)
         if scorer.reused:
-            self.run.say(f"{scorer.reused} scores were there already")
+            self.run.say(f"{scorer.reused} scores were computed before")
         return scores
 
     def _scorer(self, ground: Ground) -> Scorer:
@@ -245,8 +245,8 @@ class Benchmark:
 
     def _score_peers(self, scorer: Scorer, scores: Measurements) -> None:
         for run in self.peers.runs:
-            told = run.answer()
-            if told is None:
+            answer = run.answer()
+            if answer is None:
                 continue
             try:
                 contender = run.contender(self.ground)
@@ -258,7 +258,7 @@ class Benchmark:
             self.run.say(f"scoring {run.name}")
             entries = scorer.score(contender)
             scores.add(contender, entries, show=not scores.shows(run.peer.name, "peer"))
-            scores.records.extend(costs_of(run, told))
+            scores.records.extend(costs_of(run, answer))
 
     def _score_models(self, scorer: Scorer, scores: Measurements) -> None:
         of_cells: dict[Path | None, tuple[Ground, Scorer]] = {
@@ -284,25 +284,25 @@ class Benchmark:
             show = not training.study and not scores.shows(training.model, "model")
             scores.add(contender, entries, show=show)
 
-    def _reconstructed(self, training: ModelRun, known: Sequence[Record]) -> list[Record]:
-        """Return how well the held-out cells of a run are given back, the control once for every seed."""
+    def _reconstructed(self, training: ModelRun, records: Sequence[Record]) -> list[Record]:
+        """Return how well the held-out cells of a run are reconstructed, the control once for every seed."""
         from mocli.tasks.benchmark.reconstruct import MEAN, reconstruction
 
         self.run.say(f"decoding the cells of {training.name}")
         try:
-            found = reconstruction(
+            by_method = reconstruction(
                 training, self.ground.files, self.request.data, device=self.run.device, seed=training.seed
             )
         except Interrupted:
             raise
         except MocliError as error:
             return [self._failed(training, error.message)]
-        there = {(r.method, r.seed) for r in known if r.task == training.purpose}
+        present = {(r.method, r.seed) for r in records if r.task == training.purpose}
         kinds = {training.model: "model", MEAN: "control"}
         return [
             Record.of(training.purpose, name, kinds[name], training.seed, training.study, key, entry)
-            for name, entries in found.items()
-            if (name, training.seed) not in there or kinds[name] == "model"
+            for name, entries in by_method.items()
+            if (name, training.seed) not in present or kinds[name] == "model"
             for key, entry in entries.items()
         ]
 
@@ -370,13 +370,13 @@ def failure(training: ModelRun, code: int) -> str:
 
 
 def last_words(folder: Path, code: int) -> str:
-    """Return why a process failed: the last error that it told, else its exit code or the signal."""
+    """Return why a process failed: the last error that it logged, else its exit code or the signal."""
     if code < 0:
         return f"ended by signal {-code}" + (": out of memory?" if code == -9 else "")
     lines = (folder / "stderr.txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    told = [line.partition("error:")[2].strip() for line in lines if "error:" in line]
-    if told:
-        return told[-1]
+    errors = [line.partition("error:")[2].strip() for line in lines if "error:" in line]
+    if errors:
+        return errors[-1]
     # how Python ends: `ValueError: ...`
     raised = [line for line in lines if re.match(r"[A-Za-z_.]+(Error|Exception|Interrupt|Exit)\b", line)]
     return raised[-1][:300] if raised else f"exit code {code}"

@@ -1,4 +1,4 @@
-"""`mocli export`: measured or imputed expression as CellPhoneDB and COMMOT read it.
+"""`mocli export`: measured or imputed expression in the form that CellPhoneDB and COMMOT read.
 
 CellPhoneDB (Efremova et al. 2020; version 5 still reads these) takes two tab-separated texts: counts, genes x
 cells, normalised and not logged, and `Cell`, `cell_type`. COMMOT (Cang et al. 2023) takes an h5ad whose `X`
@@ -32,7 +32,7 @@ from mocli.tasks.run.paths import refuse_inputs
 from mocli.types import CSR, FloatArray, ValueKind
 
 TOTAL = 10_000.0
-"""Counts of a cell after normalisation, as both tools' own examples have it."""
+"""Counts of a cell after normalisation, as in both tools' own examples."""
 
 BLOCK = 1 << 22
 SPATIAL = "spatial"
@@ -55,13 +55,13 @@ class Expression:
     def read(self, rows: slice) -> FloatArray:
         """Return values of some cells, normalised and not logged, `(n, n_vars)`, dense; never negative."""
         x: CSR = self.file.read(None, rows=np.arange(self.file.n_obs)[rows])
-        found: FloatArray = np.maximum(densify(x), 0.0)
+        values: FloatArray = np.maximum(densify(x), 0.0)
         if self.values == "log":
-            found = np.expm1(found)
+            values = np.expm1(values)
         elif self.values == "counts":
-            total = found.sum(1, keepdims=True)
-            found = np.divide(found * TOTAL, total, out=np.zeros_like(found), where=total > 0)
-        return found
+            total = values.sum(1, keepdims=True)
+            values = np.divide(values * TOTAL, total, out=np.zeros_like(values), where=total > 0)
+        return values
 
 
 def export_expression(
@@ -91,7 +91,7 @@ def export_expression(
     Raises
     ------
     UsageError, InputError, EnvironmentProblem
-        What cannot be meant, read or written.
+        An invalid request, or a file that cannot be read or written.
     """
     tool = one_of(to, list(TOOLS), "--to")
     expression = _open(source, one_of(values, list(VALUES), "--values"))
@@ -101,8 +101,8 @@ def export_expression(
     )
     _refuse_repeats(expression.file)
     texts = [output / name for name in (COUNTS, META)]
-    given = [source] if spatial is None else [source, spatial]
-    refuse_inputs([output, *texts], [parse_source(text).path for text in given])
+    sources = [source] if spatial is None else [source, spatial]
+    refuse_inputs([output, *texts], [parse_source(text).path for text in sources])
     if tool == "cellphonedb":
         return _cellphonedb(expression, output, label_key, force=force)
     return _commot(expression, output, label_key, spatial, force=force)
@@ -110,8 +110,8 @@ def export_expression(
 
 _SAID = {
     "counts": f"counts, normalised to {TOTAL:,.0f} a cell",
-    "log": "taken for log(1 + x) of normalised values",
-    "normalised": "taken for normalised values, not logged",
+    "log": "read as log(1 + x) of normalised values",
+    "normalised": "read as normalised values, not logged",
 }
 
 
@@ -119,7 +119,7 @@ def _open(source: str, values: str) -> Expression:
     files = open_inputs([source])
     if len(files) != 1:
         raise UsageError(
-            "one modality is exported at a time",
+            "only one modality is exported at a time",
             file=source,
             found=", ".join(f.name for f in files),
             hint=f"name one: {source}::{files[0].name}",
@@ -203,32 +203,32 @@ def _commot(
 
 
 def _coordinates(file: ModalityFile, sources: Sequence[ModalityFile]) -> FloatArray:
-    """Return where the cells lie, `(n_obs, 2)`, found by name in the first source that has coordinates.
+    """Return the cells' coordinates, `(n_obs, 2)`, matched by name, from the first source that has some.
 
     Raises
     ------
     InputError
-        None has, or some cell is not there.
+        No source has coordinates, or a cell is missing in it.
     """
     for source in sources:
         try:
             with open_obsm(source, SPATIAL) as part:
-                known = densify(part.read())[:, :2]
+                xy = densify(part.read())[:, :2]
         except InputError:
             continue
-        at = source.obs.index.astype(str).get_indexer(file.obs.index.astype(str))
-        if (at < 0).any():
+        rows = source.obs.index.astype(str).get_indexer(file.obs.index.astype(str))
+        if (rows < 0).any():
             raise InputError(
-                f"{int((at < 0).sum()):,} of {file.n_obs:,} cells have no coordinates",
+                f"{int((rows < 0).sum()):,} of {file.n_obs:,} cells have no coordinates",
                 file=source.where,
                 field=f"obsm {SPATIAL}",
-                found=str(file.obs.index[int(np.flatnonzero(at < 0)[0])]),
-                hint="coordinates are found by obs_names",
+                found=str(file.obs.index[int(np.flatnonzero(rows < 0)[0])]),
+                hint="coordinates are matched by obs_names",
             )
-        found: FloatArray = known[at].astype(np.float32)
-        return found
+        coordinates: FloatArray = xy[rows].astype(np.float32)
+        return coordinates
     raise InputError(
-        "COMMOT needs to know where cells lie",
+        "COMMOT needs the cells' coordinates in the tissue",
         file=", ".join(s.where for s in sources),
         field=f"obsm {SPATIAL}",
         hint="name the file with the coordinates: --spatial FILE",

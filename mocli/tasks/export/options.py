@@ -1,4 +1,4 @@
-"""What `mocli export` writes for, and what values may be taken for."""
+"""The tools that `mocli export` writes for, and the scales that values may have."""
 
 TOOLS = ("cellphonedb", "commot")
 VALUES = ("auto", "counts", "log", "normalised")

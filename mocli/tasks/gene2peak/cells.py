@@ -1,4 +1,4 @@
-"""The cells whose genes are silenced: matched with a model that decodes, and placed by it."""
+"""The cells whose genes are silenced, matched with a model that decodes and given latent coordinates."""
 
 from __future__ import annotations
 
@@ -35,34 +35,34 @@ POSITIVE = frozenset(name for name, needs in LIKELIHOODS.items() if needs == "co
 
 
 def can_silence(model: str) -> bool:
-    """Whether a model, by name, has what silencing needs: a position for every cell, and a decoder."""
-    made = load_class(available()[model].model)
-    return issubclass(made, Decodes) and issubclass(made, EncodesJointly)
+    """Say whether a model has what silencing needs: latent coordinates for every cell, and a decoder."""
+    model_class = load_class(available()[model].model)
+    return issubclass(model_class, Decodes) and issubclass(model_class, EncodesJointly)
 
 
 def choose_way(model: str, method: str) -> Way | None:
-    """Return how a model's genes are silenced; None where correlations are asked for, or all it can.
+    """Return how a model's genes are silenced; None for correlations, asked for or all it can do.
 
     Raises
     ------
     UsageError
         The model cannot do as asked.
     """
-    made = load_class(available()[model].model)
+    model_class = load_class(available()[model].model)
     if method == "correlation":
         return None
     if not can_silence(model):
         if method == "auto":
             return None
         raise UsageError(
-            f"{model} has no decoder of cells' coordinates, so that no gene can be silenced in it",
+            f"{model} has no decoder of cells' latent coordinates, so no gene can be silenced in it",
             field="--method",
             found=method,
             hint="--method correlation, or one of " + ", ".join(n for n in available() if can_silence(n)),
         )
-    if method == Way.INPUT and not issubclass(made, Encodes):
+    if method == Way.INPUT and not issubclass(model_class, Encodes):
         raise UsageError(
-            f"{model} has no encoders to put a cell without the gene through",
+            f"{model} has no encoders, which are needed to encode a cell without the gene",
             field="--method",
             found=method,
             hint="--method latent",
@@ -80,29 +80,29 @@ def choose_modalities(
     UsageError
         A kind is there more than once or not at all, and no name was given.
     """
-    found = []
-    for given, option, kind, what in (
+    names_chosen = []
+    for named, option, kind, what in (
         (target, "--to", ModalityKind.RNA, "genes"),
         (source, "--from", ModalityKind.ATAC, "peaks"),
     ):
-        names = [given] if given is not None else [name for name, k in kinds.items() if k is kind]
+        names = [named] if named is not None else [name for name, k in kinds.items() if k is kind]
         if len(names) != 1 or names[0] not in kinds:
             raise UsageError(
-                f"say which modality holds {what}" if given is None else f"'{given}' is not among the inputs",
+                f"say which modality holds {what}" if named is None else f"'{named}' is not among the inputs",
                 field=option,
                 found=", ".join(f"{name} ({k})" for name, k in kinds.items()),
-                expected=f"one of kind {kind}" if given is None else "one of these",
+                expected=f"one of kind {kind}" if named is None else "one of these",
                 hint=f"{option} NAME; genes are named by --to, peaks by --from",
             )
-        found.append(names[0])
-    if kinds[found[0]] is ModalityKind.ATAC or kinds[found[1]] is ModalityKind.RNA:
+        names_chosen.append(names[0])
+    if kinds[names_chosen[0]] is ModalityKind.ATAC or kinds[names_chosen[1]] is ModalityKind.RNA:
         raise UsageError(
             "gene2peak silences genes and looks at peaks, not the other way round",
             field="--from, --to",
-            found=f"--from {found[1]} --to {found[0]}",
-            hint=f"--from {found[0]} --to {found[1]}",
+            found=f"--from {names_chosen[1]} --to {names_chosen[0]}",
+            hint=f"--from {names_chosen[0]} --to {names_chosen[1]}",
         )
-    return found[0], found[1]
+    return names_chosen[0], names_chosen[1]
 
 
 def check_values(saved: SavedModel, rna: str, atac: str) -> None:
@@ -145,7 +145,7 @@ class CellGroups(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class SilencedCells:
-    """Cells with everything that silencing looks at.
+    """Cells and all that silencing needs of them.
 
     Attributes
     ----------
@@ -166,8 +166,10 @@ class SilencedCells:
     @property
     def absent(self) -> BoolArray:
         """Genes that the model knows and the input lacks, `(n_genes,)`."""
-        found: BoolArray = np.isin(self.saved.recipes[self.rna].selected, self.query.aligned[self.rna].absent)
-        return found
+        lacking: BoolArray = np.isin(
+            self.saved.recipes[self.rna].selected, self.query.aligned[self.rna].absent
+        )
+        return lacking
 
     @property
     def saved(self) -> SavedModel:
@@ -180,11 +182,11 @@ class SilencedCells:
         if key is None:
             return CellGroups(none, ())
         columns = find_column(self.query.files, key, option="--group-key")
-        at = list(self.saved.modalities)
+        modalities = list(self.saved.modalities)
         label = np.full(len(none), None, dtype=object)
         for name, a in self.query.aligned.items():
             column = columns.get(a.file.name)
-            row = self.placed.bundle.rows[:, at.index(name)]
+            row = self.placed.bundle.rows[:, modalities.index(name)]
             open_cells = np.flatnonzero((row >= 0) & pd.isna(label))
             if column is not None:
                 label[open_cells] = column.astype(object).to_numpy()[row[open_cells]]
@@ -210,7 +212,7 @@ def take_cells(
     seed: int,
     tell: Tell,
 ) -> SilencedCells:
-    """Match the inputs with a model, and find the latent coordinates of their cells.
+    """Match the inputs with a model, and find the cells' latent coordinates.
 
     Parameters
     ----------
@@ -226,11 +228,11 @@ def take_cells(
     query = match_cells(saved, files, rna, data, tell=tell)
     bundle = query.load()
     placed = _place(query, bundle, device, seed, tell)
-    at = bundle.rows[:, list(saved.modalities).index(rna)]
+    rows = bundle.rows[:, list(saved.modalities).index(rna)]
     values = sparse.csr_matrix(bundle.modalities[rna].features.values)
-    counts = values[np.maximum(at, 0)]
-    if (at < 0).any():
-        counts = sparse.csr_matrix(sparse.diags((at >= 0).astype(np.float32)) @ counts)
+    counts = values[np.maximum(rows, 0)]
+    if (rows < 0).any():
+        counts = sparse.csr_matrix(sparse.diags((rows >= 0).astype(np.float32)) @ counts)
     features = [decoded_features(query, name, data.var_key) for name in (rna, atac)]
     return SilencedCells(placed, query, rna, atac, counts, *features)
 
@@ -279,14 +281,14 @@ def _place(query: Query, bundle: MultiOmics, device: torch.device, seed: int, te
         torch.manual_seed(seed)
         model = model.extended(bundle)
         if model.phases(Schedule(), bundle):
-            tell.say(f"cells that are new to {name}: what they add is trained, all else stays as it is")
+            tell.say(f"the cells are new to {name}: only the weights that they add are trained")
             fit(model, bundle, Schedule(), Training(device, seed))
     model.module.to(device).eval()
     return LatentCells(model, bundle, encode_cells(model, bundle, device), device)
 
 
 def _is_table_of(query: Query, bundle: MultiOmics) -> bool:
-    """Whether the model's own rows are these very cells, or no rows are needed."""
+    """Say whether the model's own rows are for exactly these cells, or it needs no rows."""
     saved = query.saved
     if isinstance(saved.model, Encodes):
         return not query.new

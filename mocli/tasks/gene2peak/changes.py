@@ -1,9 +1,9 @@
-"""What changes at every feature when a gene falls silent: a step in the latent, decoded before and after.
+"""What changes at every feature when a gene is silenced: a step in the latent, decoded before and after.
 
     pushes = push(cells, genes, step=Step.ADAM)       # where cells go that express the gene
     for change in changes(cells, pushes, "atac", ...):  # gene by gene, summed over groups of cells
 
-Covariates and the decoder stay; only a cell's latent coordinates move. multiDGD (Schuster et al. 2024,
+Covariates and decoder stay the same; only the coordinates move. multiDGD (Schuster et al. 2024,
 Methods, "In silico perturbation"): of the gene's likelihood at count 0 the gradient in the latent is
 taken, and one step of Adam made with it. The first step of Adam is the learning rate times the sign of
 the gradient, so that the size of the change does not depend on how strongly the gene is decoded.
@@ -34,7 +34,7 @@ RATE, DECAY, EPSILON = 1e-2, 1e-4, 1e-8
 """Of the authors' Adam: learning rate, L2 weight decay, and what keeps from division by 0."""
 
 RAISED = 2.0
-"""A raised gene is taken for this often what is expected of it."""
+"""A raised gene gets its expected count times this."""
 
 DECODED = 4_000_000
 """Values decoded at a time."""
@@ -43,7 +43,7 @@ KEPT = 160_000_000
 
 
 class Step(StrEnum):
-    """How far a position moves along the gradient g, of d dimensions."""
+    """How far latent coordinates move along the gradient g, of d dimensions."""
 
     ADAM = "adam"  # the authors': 0.01 g / |g| in each dimension, with weight decay in g
     SIGN = "sign"  # the same without weight decay
@@ -68,7 +68,7 @@ class Pushes:
     cells
         `(n_pairs,)`.
     gradient
-        `(n_pairs, d)` of the loss; a position moves against it.
+        `(n_pairs, d)` of the loss; coordinates move against it.
     """
 
     starts: IntArray
@@ -81,7 +81,7 @@ class Pushes:
 
 
 def moved(gradient: Tensor, z: Tensor, step: Step) -> Tensor:
-    """Return coordinates after a step against the gradient, `(B, d)` each."""
+    """Return latent coordinates after a step against the gradient, `(B, d)` each."""
     if step is Step.NORM:
         length = gradient.norm(dim=1, keepdim=True).clamp_min(torch.finfo(gradient.dtype).tiny)
         along: Tensor = gradient / length
@@ -104,7 +104,7 @@ def push(
     counts
         `(n_cells, n_vars)` of it as the model takes them, 0 where a cell was not measured.
     units
-        Columns of the genes that fall silent together.
+        Columns of the genes that are silenced together.
     raised
         Whether the gene is raised instead.
     """
@@ -138,7 +138,7 @@ def _through_decoder(
     that is much less than one backward pass for each gene.
     """
     d = placed.z.shape[1]
-    found = np.zeros((len(cells), d), dtype=np.float32)
+    gradients = np.zeros((len(cells), d), dtype=np.float32)
     totals = np.asarray(counts.sum(axis=1), dtype=np.float32).ravel()
     order = np.argsort(cells, kind="stable")
     where = torch.from_numpy(columns).to(placed.device)
@@ -152,10 +152,10 @@ def _through_decoder(
         weight = pull(placed.model, rna, where, counts_then, mean)
         total = torch.zeros(len(some), int(unit[-1]) + 1, d, device=placed.device)
         total.index_add_(1, members, slope * weight.unsqueeze(2))
-        mine = order[slice(*np.searchsorted(cells[order], [some[0], some[-1] + 1]))]
-        row = torch.from_numpy(np.searchsorted(some, cells[mine]))
-        found[mine] = total.cpu()[row, torch.from_numpy(of_unit[mine])].numpy()
-    return found
+        block_rows = order[slice(*np.searchsorted(cells[order], [some[0], some[-1] + 1]))]
+        row = torch.from_numpy(np.searchsorted(some, cells[block_rows]))
+        gradients[block_rows] = total.cpu()[row, torch.from_numpy(of_unit[block_rows])].numpy()
+    return gradients
 
 
 def _through_encoder(
@@ -167,10 +167,10 @@ def _through_encoder(
     *,
     raised: bool,
 ) -> FloatArray:
-    """Return the opposite of how coordinates change, `(n_pairs, d)`, with the genes' new counts encoded."""
+    """Encode the genes' new counts; return minus the change of the latent coordinates, `(n_pairs, d)`."""
     model = placed.model
     assert isinstance(model, EncodesJointly)
-    found = np.zeros((len(cells), placed.z.shape[1]), dtype=np.float32)
+    gradients = np.zeros((len(cells), placed.z.shape[1]), dtype=np.float32)
     source = BundleRows(placed.bundle, placed.device)
     factor = RAISED if raised else 0.0
     p = placed.bundle.modalities[rna].features.n_vars
@@ -182,8 +182,8 @@ def _through_encoder(
         changed = _changed(batch, rna, member[of_unit[block]], factor)
         with torch.inference_mode():
             z = model.encode_cells(changed).float().cpu().numpy()
-        found[block] = placed.z[cells[block]] - z
-    return found
+        gradients[block] = placed.z[cells[block]] - z
+    return gradients
 
 
 def _changed(batch: Minibatch, rna: str, member: BoolArray, factor: float) -> Minibatch:
@@ -200,8 +200,8 @@ def step_length(placed: LatentCells, pushes: Pushes, step: Step) -> float:
     n = len(pushes.cells)
     some = np.linspace(0, n - 1, min(1_000, n)).astype(np.int64)
     z = torch.from_numpy(placed.z[pushes.cells[some]])
-    taken = moved(torch.from_numpy(pushes.gradient[some]), z, step) - z
-    return float(taken.norm(dim=1).median()) if len(some) else 0.0
+    steps = moved(torch.from_numpy(pushes.gradient[some]), z, step) - z
+    return float(steps.norm(dim=1).median()) if len(some) else 0.0
 
 
 class Change(NamedTuple):
@@ -224,25 +224,25 @@ class Change(NamedTuple):
 
 
 class Original:
-    """Decoded values of cells as they are, kept where they fit."""
+    """Decoded values of unchanged cells, kept in memory where they fit."""
 
     def __init__(self, placed: LatentCells, modality: str, cells: IntArray) -> None:
         self.placed, self.modality = placed, modality
-        self._at = np.full(len(placed.z), -1, dtype=np.int64)
-        self._at[cells] = np.arange(len(cells))
+        self._row_of = np.full(len(placed.z), -1, dtype=np.int64)
+        self._row_of[cells] = np.arange(len(cells))
         p = self.n_vars = placed.bundle.modalities[modality].features.n_vars
-        self._kept: Tensor | None = None
+        self._decoded: Tensor | None = None
         if len(cells) * p <= KEPT:
             # filled block by block, so that it is never there twice
-            self._kept = torch.empty((len(cells), p), device=placed.device)
+            self._decoded = torch.empty((len(cells), p), device=placed.device)
             for rows in chunks(len(cells), max(16, DECODED // p)):
-                self._kept[rows] = self._decode(cells[rows])
+                self._decoded[rows] = self._decode(cells[rows])
 
     def take(self, cells: IntArray) -> Tensor:
         """Shares of some cells, `(B, P)`."""
-        if self._kept is None:
+        if self._decoded is None:
             return self._decode(cells)
-        rows: Tensor = self._kept[torch.from_numpy(self._at[cells]).to(self._kept.device)]
+        rows: Tensor = self._decoded[torch.from_numpy(self._row_of[cells]).to(self._decoded.device)]
         return rows
 
     def mean(self, cells: IntArray) -> DoubleArray:
@@ -266,7 +266,7 @@ def changes(
     n_groups: int,
     look: Callable[[int, IntArray, Tensor], None] | None = None,
 ) -> Iterator[Change]:
-    """Decode every cell that expresses a gene at its new position, and sum the differences, gene by gene.
+    """Decode every cell that expresses a gene at its new coordinates, and sum the differences, gene by gene.
 
     Parameters
     ----------
@@ -311,14 +311,14 @@ def _pack(
             difference = placed.decode(original.modality, moved(gradient, z, step), cells) - was
             key = unit[rows] * n_groups + group[rows]
             kinds, place = np.unique(key, return_inverse=True)
-            which = torch.zeros(len(kinds), len(cells), device=placed.device)
-            which[torch.from_numpy(place.reshape(-1)), torch.arange(len(cells))] = 1
-            delta[kinds] += (which @ difference).cpu().numpy()
-            before[kinds] += (which @ was).cpu().numpy()
+            membership = torch.zeros(len(kinds), len(cells), device=placed.device)
+            membership[torch.from_numpy(place.reshape(-1)), torch.arange(len(cells))] = 1
+            delta[kinds] += (membership @ difference).cpu().numpy()
+            before[kinds] += (membership @ was).cpu().numpy()
         if look is not None:
             for k in np.unique(unit[rows]):
-                mine = unit[rows] == k
-                look(pack[k], cells[mine], difference[torch.from_numpy(mine)])
+                of_unit = unit[rows] == k
+                look(pack[k], cells[of_unit], difference[torch.from_numpy(of_unit)])
     n_cells = np.bincount(unit * n_groups + group, minlength=len(pack) * n_groups)
     shape = (len(pack), n_groups)
     for k, one in enumerate(pack):

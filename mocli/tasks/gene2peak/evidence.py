@@ -1,4 +1,4 @@
-"""What metacells and silencing say of pairs together, weighed by promoters, chromosome by chromosome.
+"""One score of a pair from metacells and silencing, weighed by promoters, chromosome by chromosome.
 
 A gene's own promoter peaks are pairs that are true for sure, and the same gene with promoters of genes on
 other chromosomes, at the same distance, are pairs that are not. A logistic regression on these weighs what
@@ -16,10 +16,10 @@ from mocli.tasks.relate.promoters import PROMOTER
 from mocli.types import BoolArray, DoubleArray, IntArray
 
 FEWEST_PROMOTERS = 60
-"""Promoter peaks below which ways have the weights that they usually get."""
+"""With fewer promoter peaks than this the ways get their usual weights."""
 USUAL = {"metacells": 2.0, "silencing": 1.0, "correlation": 1.0}
 LIMIT = 8.0
-"""Deviations beyond which a score says no more."""
+"""Scores are clipped at this many standard deviations."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,20 +71,23 @@ def combine(
     )
     spread = np.where(spread > 0, spread, 1)
     x, c = (np.clip(np.nan_to_num(values / spread), -LIMIT, LIMIT) for values in (x, c))
-    own = np.abs(distance) <= PROMOTER
+    promoter = np.abs(distance) <= PROMOTER
     usual = np.array([USUAL.get(name, 1.0) for name in names])
-    learnt = bool(min(own.sum(), len(c)) >= FEWEST_PROMOTERS and len(np.unique(home[own])) > 2)
-    score, held = np.empty(len(x)), np.empty(len(c))
-    found = []
+    learnt = bool(min(promoter.sum(), len(c)) >= FEWEST_PROMOTERS and len(np.unique(home[promoter])) > 2)
+    score, control_score = np.empty(len(x)), np.empty(len(c))
+    fold_weights = []
     for k in np.unique(np.concatenate([home, control_home])):
         weights = usual
         if learnt:
-            weights = _fit(x[own & (home != k)], c[control_home != k], usual)
-        found.append(weights)
-        score[home == k], held[control_home == k] = x[home == k] @ weights, c[control_home == k] @ weights
+            weights = _fit(x[promoter & (home != k)], c[control_home != k], usual)
+        fold_weights.append(weights)
+        score[home == k], control_score[control_home == k] = (
+            x[home == k] @ weights,
+            c[control_home == k] @ weights,
+        )
     score[silent] = np.nan
-    mean = np.mean(found, axis=0) if found else usual
-    return Combined(score, held, dict(zip(names, map(float, mean), strict=True)), learnt)
+    mean = np.mean(fold_weights, axis=0) if fold_weights else usual
+    return Combined(score, control_score, dict(zip(names, map(float, mean), strict=True)), learnt)
 
 
 def _fit(true: DoubleArray, false: DoubleArray, usual: DoubleArray) -> DoubleArray:

@@ -34,11 +34,13 @@ if TYPE_CHECKING:
     from mocli.tasks.relate.relate import Related
 
 TOP = 20
-"""Strongest pairs of every feature, where features have no genomic positions and pairs are too many."""
+"""Strongest pairs of every feature that are tested if features have no positions and pairs are too many."""
 
 
 @subcommand(Gene2PeakOptions)
-def gene2peak(request: Request, asked: Gene2PeakOptions, *, dry_run: bool, command: Sequence[str]) -> Result:
+def gene2peak(
+    request: Request, options: Gene2PeakOptions, *, dry_run: bool, command: Sequence[str]
+) -> Result:
     """Relate genes to peaks (or proteins to genes); the shell's `mocli gene2peak`.
 
     With `method="correlation"` expression is imputed for every cell that has peaks measured,
@@ -53,17 +55,18 @@ def gene2peak(request: Request, asked: Gene2PeakOptions, *, dry_run: bool, comma
     verb = Verb(
         task="gene2peak",
         suffixes=(".tsv",),
-        foresee=partial(_foresee, request, asked),
-        work=partial(_work, request, asked),
-        beside=((".bedpe",) if asked.bedpe else ()) + ((PEAK_SETS,) if asked.peak_sets is not None else ()),
-        trains=asked.from_model is None and asked.method != "metacells",
+        foresee=partial(_foresee, request, options),
+        work=partial(_work, request, options),
+        beside=((".bedpe",) if options.bedpe else ())
+        + ((PEAK_SETS,) if options.peak_sets is not None else ()),
+        trains=options.from_model is None and options.method != "metacells",
     )
     return perform(verb, request, dry_run=dry_run, command=command)
 
 
-def _choose(request: Request, asked: Gene2PeakOptions, direction: Direction, tell: Tell) -> Candidates:
-    """Choose pairs, and find out before training whether all that is asked for can be done."""
-    _groups(direction.source_file, asked.group_key)
+def _choose(request: Request, options: Gene2PeakOptions, direction: Direction, tell: Tell) -> Candidates:
+    """Choose pairs, and check before training that the request can be met."""
+    _groups(direction.source_file, options.group_key)
     first, second = direction.features(request.data.var_key)
     if direction.source == direction.target:
         raise UsageError(
@@ -78,15 +81,15 @@ def _choose(request: Request, asked: Gene2PeakOptions, direction: Direction, tel
             found=f"--from {direction.source} --to {direction.target}",
             hint=f"--from {direction.target} --to {direction.source}",
         )
-    if asked.gtf is None and has_places(second):
+    if options.gtf is None and has_places(second):
         raise UsageError(
-            "peaks are tested around transcription starts, which a gene table names",
+            "peaks are tested around transcription start sites, which are read from a gene table",
             field="--gtf",
             found=f"{direction.source}: {', '.join(second.names[:2])}; no gene table",
             hint="give --gtf FILE: GTF, GFF3, BED, or a table with chrom, start, end, strand, gene",
         )
-    columns = choose_genes(first, asked.genes, warn=tell.warn)
-    return find_candidates(first, second, columns, gtf=asked.gtf, window=asked.window, top=TOP, tell=tell)
+    columns = choose_genes(first, options.genes, warn=tell.warn)
+    return find_candidates(first, second, columns, gtf=options.gtf, window=options.window, top=TOP, tell=tell)
 
 
 def _groups(file: ModalityFile, key: str | None) -> StrArray | None:
@@ -98,12 +101,12 @@ def _groups(file: ModalityFile, key: str | None) -> StrArray | None:
     return labels
 
 
-def _of_imputation(asked: Gene2PeakOptions) -> ImputeOptions:
-    """Ask for the imputation that expression comes from."""
+def _of_imputation(options: Gene2PeakOptions) -> ImputeOptions:
+    """Return the options of the imputation that gives the expression."""
     return ImputeOptions(
-        source=asked.source,
-        target=asked.target,
-        from_model=asked.from_model,
+        source=options.source,
+        target=options.target,
+        from_model=options.from_model,
         cells="all",
         evaluate=False,
         hold_out=HoldOut(),
@@ -114,66 +117,66 @@ def _of_imputation(asked: Gene2PeakOptions) -> ImputeOptions:
     )
 
 
-def _foresee(request: Request, asked: Gene2PeakOptions, tell: Tell) -> None:
-    if asked.method == "metacells":
+def _foresee(request: Request, options: Gene2PeakOptions, tell: Tell) -> None:
+    if options.method == "metacells":
         from mocli.tasks.gene2peak.measured import foretold, take_measured
 
-        tell.say(foretold(take_measured(request, asked, tell)).words)
+        tell.say(foretold(take_measured(request, options, tell)).words)
         return
     files, way, saved = open_modalities(request.data), None, None
     aim = Aim(Task.GENE2PEAK)
-    if asked.method != "correlation":
+    if options.method != "correlation":
         from mocli.tasks.gene2peak.silence import aim_of, check_in_model, check_inputs, name_of, way_in
 
-        name = name_of(request, asked)
-        way = way_in(name, asked)
-        aim = aim if way is None else aim_of(asked, files)
-    if asked.from_model is None:
+        name = name_of(request, options)
+        way = way_in(name, options)
+        aim = aim if way is None else aim_of(options, files)
+    if options.from_model is None:
         foresee_training(request, aim, tell, files)
     else:
         from mocli.tasks.trained.obtain import foresee_given
 
-        saved = foresee_given(tell, request, asked.from_model, Task.GENE2PEAK, files)
+        saved = foresee_given(tell, request, options.from_model, Task.GENE2PEAK, files)
     if way is not None:
         if saved is None:
-            check_inputs(request, asked, files, tell)
+            check_inputs(request, options, files, tell)
         else:
-            check_in_model(saved, request, asked, files, tell)
+            check_in_model(saved, request, options, files, tell)
         tell.say(f"silencing genes in {name}, method {way}")
         return
-    direction = survey(request, _of_imputation(asked), Task.GENE2PEAK, Foresight()).direction
+    direction = survey(request, _of_imputation(options), Task.GENE2PEAK, Foresight()).direction
     tell.say(f"imputing {direction.target} from {direction.source}")
-    _choose(request, asked, direction, tell)
+    _choose(request, options, direction, tell)
     if saved is not None:
         from mocli.tasks.impute.work import foresee_in_model
 
-        foresee_in_model(tell, request, _of_imputation(asked), direction)
+        foresee_in_model(tell, request, _of_imputation(options), direction)
 
 
-def _work(request: Request, asked: Gene2PeakOptions, run: Run) -> None:
-    if asked.method == "metacells":
+def _work(request: Request, options: Gene2PeakOptions, run: Run) -> None:
+    if options.method == "metacells":
         from mocli.tasks.gene2peak.measured import relate_measured
 
-        relate_measured(run, request, asked)
+        relate_measured(run, request, options)
         return
     # torch and scikit-learn are loaded only now: a dry run and a refusal need neither
     from mocli.tasks.gene2peak.silence import name_of, silence_in_model, way_in
 
-    way = way_in(name_of(request, asked), asked)
+    way = way_in(name_of(request, options), options)
     if way is not None:
-        silence_in_model(run, request, asked, way)
+        silence_in_model(run, request, options, way)
     else:
-        _correlate(run, request, asked)
+        _correlate(run, request, options)
 
 
-def _correlate(run: Run, request: Request, asked: Gene2PeakOptions) -> None:
+def _correlate(run: Run, request: Request, options: Gene2PeakOptions) -> None:
     """Impute expression where peaks were measured, correlate the two, and write the table."""
     from mocli.tasks.impute.work import obtain_model, translate
     from mocli.tasks.relate.relate import relate_features
 
-    of_imputation = _of_imputation(asked)
+    of_imputation = _of_imputation(options)
     surveyed = survey(request, of_imputation, Task.GENE2PEAK, run)
-    candidates = _choose(request, asked, surveyed.direction, run)
+    candidates = _choose(request, options, surveyed.direction, run)
     saved, trained = obtain_model(run, request, Task.GENE2PEAK, surveyed)
     with run.timed("encode"):
         translation, _ = translate(run, request, of_imputation, surveyed, saved)
@@ -182,8 +185,8 @@ def _correlate(run: Run, request: Request, asked: Gene2PeakOptions) -> None:
             translation,
             candidates,
             np.arange(translation.source_file.n_obs),
-            groups=_groups(translation.source_file, asked.group_key),
-            n_permutations=asked.n_permutations,
+            groups=_groups(translation.source_file, options.group_key),
+            n_permutations=options.n_permutations,
             seed=request.run.seed,
             say=run.say,
         )
@@ -191,7 +194,7 @@ def _correlate(run: Run, request: Request, asked: Gene2PeakOptions) -> None:
             related = _beside_metacells(run, translation, related, seed=request.run.seed)
     with run.timed("write"):
         if trained is None:
-            describe_given(run, surveyed.files, saved, f"the model of {asked.from_model}")
+            describe_given(run, surveyed.files, saved, f"the model of {options.from_model}")
         _deliver(run, translation.direction, related)
 
 
@@ -201,20 +204,23 @@ def _beside_metacells(run: Run, translation: Translation, related: Related, *, s
     from mocli.tasks.relate.correlate import genomic_pairs
     from mocli.tasks.relate.metacells import FEWEST_CELLS, score_pairs
 
-    near, columns = related.candidates.vicinity, related.candidates.columns
+    vicinity, columns = related.candidates.vicinity, related.candidates.columns
     partners = translation.partners()
     both = np.flatnonzero(partners >= 0)
-    if near is None or len(both) < FEWEST_CELLS:
+    if vicinity is None or len(both) < FEWEST_CELLS:
         return related
     x, _ = translation.measured(translation.target, partners[both], logged=False)
     y, _ = translation.measured(translation.source, both, logged=False)
-    pairs = genomic_pairs(near)
+    pairs = genomic_pairs(vicinity)
     pairs = replace(pairs, first=columns[pairs.first])
     home = np.full(x.shape[1], -1, dtype=np.int64)
-    home[pairs.first] = near.chrom_code[pairs.second]
+    home[pairs.first] = vicinity.chrom_code[pairs.second]
     run.say(f"correlating over metacells of {len(both):,} cells measured in both")
     scores = score_pairs(x, y, pairs, home, seed=seed)
-    names = np.asarray(near.genes, dtype=object)[near.gene], np.asarray(near.peaks, dtype=object)[near.peak]
+    names = (
+        np.asarray(vicinity.genes, dtype=object)[vicinity.gene],
+        np.asarray(vicinity.peaks, dtype=object)[vicinity.peak],
+    )
     return replace(related, table=with_columns(related.table, names, scores, scores.z))
 
 
@@ -224,9 +230,9 @@ def _deliver(run: Run, direction: str, related: Related) -> None:
     report_relations(run, related, direction)
     write_tsv(run.paths.output, related.table)
     run.add_output(run.paths.output, summarise(related), first=True)
-    near = related.candidates.vicinity
+    vicinity = related.candidates.vicinity
     for path in run.paths.beside:
-        assert near is not None
-        write_bedpe(path, over_all(related.table), near)
+        assert vicinity is not None
+        write_bedpe(path, over_all(related.table), vicinity)
         run.add_output(path, "the same over all cells as arcs, for genome browsers")
     run.finish(lambda: {"drawn": draw_relations(related)})

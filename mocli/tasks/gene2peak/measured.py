@@ -63,28 +63,30 @@ class MeasuredCells:
     files: tuple[ModalityFile, ...]
 
 
-def take_measured(request: Request, asked: Gene2PeakOptions, tell: Tell) -> MeasuredCells:
+def take_measured(request: Request, options: Gene2PeakOptions, tell: Tell) -> MeasuredCells:
     """Open files, choose genes and the peaks near them, and read the cells that have both.
 
     Raises
     ------
     UsageError
-        No gene table; modalities that cannot be meant.
+        No gene table, or modalities that do not fit.
     InputError
         Fewer than 100 cells have both measured.
     """
     files = open_modalities(request.data)
-    rna, atac = choose_modalities({f.name: f.kind for f in files}, asked.source, asked.target)
+    rna, atac = choose_modalities({f.name: f.kind for f in files}, options.source, options.target)
     by_name = {f.name: f for f in files}
-    if asked.gtf is None:
+    if options.gtf is None:
         raise UsageError(
-            "peaks are tested around transcription start sites, which a gene table names",
+            "peaks are tested around transcription start sites, which are read from a gene table",
             field="--gtf",
             hint="give --gtf FILE: GTF, GFF3, BED, or a table with chrom, start, end, strand, gene",
         )
     genes, peaks = features_of([by_name[rna], by_name[atac]], var_key=request.data.var_key)
-    columns = choose_genes(genes, asked.genes, warn=tell.warn)
-    candidates = find_candidates(genes, peaks, columns, gtf=asked.gtf, window=asked.window, top=0, tell=tell)
+    columns = choose_genes(genes, options.genes, warn=tell.warn)
+    candidates = find_candidates(
+        genes, peaks, columns, gtf=options.gtf, window=options.window, top=0, tell=tell
+    )
     relation = relate_names([f.obs.index for f in files], request.data.pairing)
     rows = shared_cells(files, relation, request.data.pair_key, by_name[rna], by_name[atac])
     if relation.pairing is Pairing.UNPAIRED and request.data.pair_key is None:
@@ -97,8 +99,8 @@ def take_measured(request: Request, asked: Gene2PeakOptions, tell: Tell) -> Meas
             hint="--method correlation imputes expression where cells were measured apart",
         )
     group = None
-    if asked.group_key is not None:
-        column = find_column(files, asked.group_key, option="--group-key")
+    if options.group_key is not None:
+        column = find_column(files, options.group_key, option="--group-key")
         labels = column[rna] if column[rna] is not None else column[atac]
         assert labels is not None
         side = 0 if column[rna] is not None else 1
@@ -111,9 +113,9 @@ def take_measured(request: Request, asked: Gene2PeakOptions, tell: Tell) -> Meas
 
 def foretold(cells: MeasuredCells) -> Footprint:
     """Estimate what correlating over metacells will need: averages of the genes and peaks of a block."""
-    near = cells.candidates.vicinity
-    assert near is not None
-    n_genes, n_peaks = (len(np.unique(which)) for which in (near.gene, near.peak))
+    vicinity = cells.candidates.vicinity
+    assert vicinity is not None
+    n_genes, n_peaks = (len(np.unique(feature)) for feature in (vicinity.gene, vicinity.peak))
     at_once = min(1.0, BLOCK / max(1, n_genes))
     n_metacells = min(cells.genes.shape[0], N_METACELLS)
     averages = 4.0 * n_metacells * at_once * (n_genes + n_peaks)
@@ -131,18 +133,18 @@ def at_one_depth(file: ModalityFile, layers: Mapping[str, str], rows: IntArray) 
     return x
 
 
-def relate_measured(run: Run, request: Request, asked: Gene2PeakOptions) -> None:
-    """Correlate genes and peaks over metacells, hold them against backgrounds, and write the table."""
+def relate_measured(run: Run, request: Request, options: Gene2PeakOptions) -> None:
+    """Correlate genes and peaks over metacells, compare with backgrounds, and write the table."""
     with run.timed("load"):
-        cells = take_measured(request, asked, run)
+        cells = take_measured(request, options, run)
         record_files(run, cells.files)
         tell_memory(run, foretold(cells))
-    near, seed = cells.candidates.vicinity, request.run.seed
-    assert near is not None
-    columns, home = cells.candidates.columns, near.chrom_code
+    vicinity, seed = cells.candidates.vicinity, request.run.seed
+    assert vicinity is not None
+    columns, home = cells.candidates.columns, vicinity.chrom_code
     pairs, controls = (
         FeaturePairs(columns[p.first], p.second, home=home)
-        for p in (genomic_pairs(near), promoter_controls(near, seed=seed))
+        for p in (genomic_pairs(vicinity), promoter_controls(vicinity, seed=seed))
     )
     gene_home = np.full(cells.genes.shape[1], -1, dtype=np.int64)
     gene_home[pairs.first] = home[pairs.second]
@@ -163,10 +165,10 @@ def relate_measured(run: Run, request: Request, asked: Gene2PeakOptions) -> None
             simple = _single_cells(x, y, pairs, seed=seed)
             order = np.argsort(-np.nan_to_num(scores.z, nan=-np.inf), kind="stable")
             values = {
-                "gene": np.asarray(near.genes, dtype=object)[near.gene],
-                "peak": np.asarray(near.peaks, dtype=object)[pairs.second],
-                **{c: near.places[c].to_numpy()[pairs.second] for c in ("chrom", "start", "end")},
-                "distance_to_tss": near.distance,
+                "gene": np.asarray(vicinity.genes, dtype=object)[vicinity.gene],
+                "peak": np.asarray(vicinity.peaks, dtype=object)[pairs.second],
+                **{c: vicinity.places[c].to_numpy()[pairs.second] for c in ("chrom", "start", "end")},
+                "distance_to_tss": vicinity.distance,
                 "group": np.full(len(order), name, dtype=object),
                 "n_cells": np.full(len(order), len(rows)),
                 "metacell_correlation": scores.correlation,
@@ -183,14 +185,14 @@ def relate_measured(run: Run, request: Request, asked: Gene2PeakOptions) -> None
                 at_controls = score_pairs(x, y, controls, gene_home, seed=seed)
                 other = _single_cells(x, y, controls, seed=seed)
                 precision = promoter_precision(
-                    near.distance,
+                    vicinity.distance,
                     {"metacells": scores.z, **simple},
                     {"metacells": at_controls.z, **other},
                 )
-                if asked.truth is not None:
+                if options.truth is not None:
                     precision["the known pairs"] = precision_recall(
-                        read_truth(asked.truth, near),
-                        {"metacells": scores.z, **simple, "nearness": -np.abs(near.distance)},
+                        read_truth(options.truth, vicinity),
+                        {"metacells": scores.z, **simple, "nearness": -np.abs(vicinity.distance)},
                         pairs.first,
                     )
     if left_out:
@@ -204,35 +206,39 @@ def relate_measured(run: Run, request: Request, asked: Gene2PeakOptions) -> None
             run.paths.output, f"{len(tested):,} pairs of a gene and a peak, scored over metacells", first=True
         )
         for path in run.paths.beside:
-            write_bedpe(path, tested.assign(correlation=tested["score"]), near)
+            write_bedpe(path, tested.assign(correlation=tested["score"]), vicinity)
             run.add_output(path, "the same over all cells as arcs for genome browsers")
         run.finish()
 
 
 def _single_cells(x: CSR, y: CSR, pairs: FeaturePairs, *, seed: int) -> dict[str, DoubleArray]:
-    """Score pairs by simple ways over single cells, of log values; `report` says what they are."""
+    """Score pairs over single cells by simple ways, on log values; `report` describes them."""
     logged = [m.copy() for m in (x, y)]
     for m in logged:
         m.data = np.log1p(np.maximum(m.data, 0))
     by_column = logged[0].tocsc()
-    found = relate(
+    correlations = relate(
         logged[1], lambda columns: densify(by_column[:, columns]), pairs, n_permutations=0, seed=seed
     ).sets[0]
-    return {"spearman": found.spearman, "pearson": found.correlation, MATCHED: found.z_matched}
+    return {
+        "spearman": correlations.spearman,
+        "pearson": correlations.correlation,
+        MATCHED: correlations.z_matched,
+    }
 
 
 def _report(run: Run, result: pd.DataFrame, precision: dict[str, list[dict[str, object]]]) -> None:
     tested = over_all(result)
     fdr = tested["fdr"].to_numpy(dtype=np.float64)
-    known = np.isfinite(fdr)
+    with_fdr = np.isfinite(fdr)
     run.report.metrics |= {
         "metacells_tested": figure(len(tested), "Pairs tested", "Pairs of a gene and a peak of its window."),
         "metacells_fdr10": figure(
-            float((fdr[known] < FDR).mean()) if known.any() else None,
-            "Pairs of FDR below 10%",
+            float((fdr[with_fdr] < FDR).mean()) if with_fdr.any() else None,
+            "Pairs with an FDR below 10%",
             "Share of the pairs tested; null: genes and peaks of different chromosomes.",
             bounds=(0.0, 1.0),
-            n=int(known.sum()),
+            n=int(with_fdr.sum()),
         ),
     }
     hold_against(run, precision, ("metacells",))
@@ -241,11 +247,11 @@ def _report(run: Run, result: pd.DataFrame, precision: dict[str, list[dict[str, 
     shown = "all" if len(top) == len(tested) else f"the first {len(top):,} of {len(tested):,}"
     run.report.tables["pairs"] = column_table(
         f"Pairs of genes and peaks, the best first ({shown})",
-        "score is the mean of z_gene and z_peak: the correlation over metacells held against the gene's with "
-        "peaks of other chromosomes that are as open, and against the peak's with genes of other "
-        "chromosomes. p is its rank among such scores of genes and peaks of different chromosomes. spearman "
-        "and pearson are over single cells, for comparison.",
+        "score is the mean of z_gene and z_peak: the correlation over metacells compared with the gene's "
+        "correlations with equally open peaks of other chromosomes, and with the peak's correlations with "
+        "genes of other chromosomes. p is its rank among such scores of genes and peaks on different "
+        "chromosomes. spearman and pearson are over single cells, for comparison.",
         top,
     )
-    n = int((fdr[known] < FDR).sum())
+    n = int((fdr[with_fdr] < FDR).sum())
     conclude(run, n, len(tested), precision, "metacells")

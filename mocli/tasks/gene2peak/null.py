@@ -1,4 +1,4 @@
-"""What chance gives a silenced gene: its changes at peaks elsewhere that are as open and as near to a gene.
+"""The null distribution of a silenced gene: its changes at peaks elsewhere, as open and as near to a gene.
 
 Every gene is measured by its own matched peaks, so that a gene that moves half of all peaks has a
 wide null of its own. The tails of that null come from genes that are expressed in as many cells:
@@ -36,7 +36,7 @@ ALTERNATIVES = ("two-sided", "positive", "negative")
 
 @dataclass(frozen=True, eq=False)
 class PeakPanel:
-    """Peaks that stand for all that are alike.
+    """Peaks that represent all peaks of the same kind.
 
     Attributes
     ----------
@@ -56,32 +56,32 @@ class PeakPanel:
     def draw(
         cls, accessibility: DoubleArray, nearest: IntArray | None, chrom: IntArray, rng: np.random.Generator
     ) -> PeakPanel:
-        """Bin peaks and draw from every bin.
+        """Put peaks into bins and draw some from every bin.
 
         Parameters
         ----------
         accessibility
             `(n_peaks,)`.
         nearest
-            `(n_peaks,)` distance to the nearest transcription start; None where there are no places.
+            `(n_peaks,)` distance to the nearest transcription start; None where positions are not known.
         """
         n = len(accessibility)
-        near = np.zeros(n, np.int64) if nearest is None else np.searchsorted(_NEAR, np.abs(nearest))
+        zone = np.zeros(n, np.int64) if nearest is None else np.searchsorted(_NEAR, np.abs(nearest))
         bins = np.zeros(n, dtype=np.int64)
         used = 0
-        kinds, counts = np.unique(near, return_counts=True)
+        kinds, counts = np.unique(zone, return_counts=True)
         # too small a class is not told apart
         for kind in kinds[counts < _FEWEST_BIN]:
-            near[near == kind] = kinds[np.argmax(counts)]
-        for kind in np.unique(near):
-            mine = np.flatnonzero(near == kind)
-            parts = int(np.clip(len(mine) // _FEWEST_BIN, 1, _TENTHS))
-            rank = np.argsort(np.argsort(accessibility[mine], kind="stable"), kind="stable")
-            bins[mine] = used + rank * parts // len(mine)
+            zone[zone == kind] = kinds[np.argmax(counts)]
+        for kind in np.unique(zone):
+            in_zone = np.flatnonzero(zone == kind)
+            parts = int(np.clip(len(in_zone) // _FEWEST_BIN, 1, _TENTHS))
+            rank = np.argsort(np.argsort(accessibility[in_zone], kind="stable"), kind="stable")
+            bins[in_zone] = used + rank * parts // len(in_zone)
             used += parts
         members = [
-            rng.choice(found, min(PER_BIN, len(found)), replace=False)
-            for found in (np.flatnonzero(bins == k) for k in range(used))
+            rng.choice(candidates, min(PER_BIN, len(candidates)), replace=False)
+            for candidates in (np.flatnonzero(bins == k) for k in range(used))
         ]
         return cls(bins, np.sort(np.concatenate(members)).astype(np.int64), chrom)
 
@@ -98,11 +98,11 @@ def strata_of(n_cells: IntArray, mean: DoubleArray) -> IntArray:
     strata = part.copy()
     if n >= 2 * PER_STRATUM:
         for k in range(parts):
-            mine = np.flatnonzero(part == k)
-            above = mean[mine] > np.median(mean[mine])
-            strata[mine] = 2 * k + above
-    found: IntArray = strata.astype(np.int64)
-    return found
+            members = np.flatnonzero(part == k)
+            above = mean[members] > np.median(mean[members])
+            strata[members] = 2 * k + above
+    numbers: IntArray = strata.astype(np.int64)
+    return numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +127,7 @@ class MatchedNull:
     def score(
         self, unit: IntArray, peak: IntArray, change: DoubleArray, alternative: str
     ) -> tuple[DoubleArray, DoubleArray]:
-        """Return z and p of pairs, `(n_pairs,)` each; NaN where there is nothing to measure by.
+        """Return z and p of pairs, `(n_pairs,)` each; NaN where there is no null distribution.
 
         Parameters
         ----------
@@ -142,26 +142,26 @@ class MatchedNull:
         begin = np.searchsorted(unit[order], np.arange(len(self.changes) + 1))
         for k, changes in enumerate(self.changes):
             null = OwnNull(changes.astype(np.float64), bins_of_panel, self._usable(k), n_bins)
-            mine = order[begin[k] : begin[k + 1]]
-            if len(mine):
-                member = np.full(len(mine), -1, dtype=np.int64)
-                z[mine] = null.standardise(change[mine], self.panel.bins[peak[mine]], member)[0]
+            of_unit = order[begin[k] : begin[k + 1]]
+            if len(of_unit):
+                member = np.full(len(of_unit), -1, dtype=np.int64)
+                z[of_unit] = null.standardise(change[of_unit], self.panel.bins[peak[of_unit]], member)[0]
             values, bins = null.members()
             for b in np.unique(bins):
                 pools.setdefault((int(self.strata[k]), int(b)), []).append(values[bins == b])
         p = np.full(len(unit), np.nan)
         stratum, bins = self.strata[unit], self.panel.bins[peak]
         for (s, b), parts in pools.items():
-            mine = np.flatnonzero((stratum == s) & (bins == b) & np.isfinite(z))
+            tested = np.flatnonzero((stratum == s) & (bins == b) & np.isfinite(z))
             pool = np.concatenate(parts)
-            if len(mine) and len(pool) >= FEWEST_MATCHED:
-                p[mine] = tail_p(pool, z[mine], alternative)
+            if len(tested) and len(pool) >= FEWEST_MATCHED:
+                p[tested] = tail_p(pool, z[tested], alternative)
         return z, p
 
     def _usable(self, unit: int) -> BoolArray:
-        """Members of the panel that are no neighbours of a gene."""
-        found: BoolArray = ~np.isin(self.panel.chrom[self.panel.members], self.homes[unit])
-        return found
+        """Return which members of the panel are not on a gene's chromosome."""
+        usable: BoolArray = ~np.isin(self.panel.chrom[self.panel.members], self.homes[unit])
+        return usable
 
 
 def tail_p(pool: DoubleArray, values: DoubleArray, alternative: str) -> DoubleArray:

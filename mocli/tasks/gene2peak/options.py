@@ -1,4 +1,4 @@
-"""What is asked of genes and peaks, beside what every subcommand takes."""
+"""The options of `mocli gene2peak`, besides those that every subcommand has."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Gene2PeakOptions(Options):
         Path | None,
         option(
             "--gtf FILE",
-            "Gene table, where genes lie: GTF, GFF3, BED, or TSV with chrom, start, end, strand, gene",
+            "Gene table with gene positions: GTF, GFF3, BED, or TSV with chrom, start, end, strand, gene",
         ),
     ] = None
     genes: Annotated[
@@ -130,7 +130,8 @@ class Gene2PeakOptions(Options):
         Path | None,
         option(
             "--peak-sets FILE",
-            "Peaks with a factor's motif (table of set and peak, or BED): do they close with it?",
+            "Peaks with a factor's motif (table of set and peak, or BED): test whether they close when it "
+            "is silenced",
             panel=SILENCING,
         ),
     ] = None
@@ -145,13 +146,17 @@ class Gene2PeakOptions(Options):
     ] = None
     truth: Annotated[
         Path | None,
-        option("--truth FILE", "Known pairs, BEDPE: report precision beside baselines", panel=SILENCING),
+        option(
+            "--truth FILE",
+            "Known pairs (BEDPE): report the precision beside that of baselines",
+            panel=SILENCING,
+        ),
     ] = None
 
     def __post_init__(self) -> None:
-        """Take a gene table that is given as --genes, as `links build` calls it, for what it is."""
-        given = self.genes
-        table = given if isinstance(given, (str, Path)) and parsing.is_table(Path(given)) else None
+        """Take a gene table given as --genes, its name in `links build`, as the gene table."""
+        genes = self.genes
+        table = genes if isinstance(genes, (str, Path)) and parsing.is_table(Path(genes)) else None
         if table is not None and self.gtf is None:
             object.__setattr__(self, "gtf", Path(table))
             object.__setattr__(self, "genes", ())
@@ -166,7 +171,7 @@ class Gene2PeakOptions(Options):
 
     @property
     def of_silencing(self) -> list[str]:
-        """Options given that a correlation has no use for."""
+        """Return the options given that only matter to silencing."""
         silencing = {n: o for n, o in self.given().items() if o.option.panel == SILENCING}
         return [declared.long for name, declared in silencing.items() if name != "min_cells"]
 
@@ -185,12 +190,14 @@ class Gene2PeakOptions(Options):
             )
         if self.peak_set_classes is not None and self.peak_sets is None:
             raise UsageError(
-                "classes are of sets of peaks, and none are given",
+                "--peak-set-classes needs --peak-sets",
                 field="--peak-set-classes",
                 hint="add --peak-sets FILE",
             )
-        for name, given in (("--truth", self.truth), ("--bedpe", self.bedpe)):
-            if given and self.gtf is None:
+        for name, path in (("--truth", self.truth), ("--bedpe", self.bedpe)):
+            if path and self.gtf is None:
                 raise UsageError(
-                    f"{name} needs positions of genes, which --gtf gives", field=name, hint="give --gtf FILE"
+                    f"{name} needs the genes' positions, which --gtf gives",
+                    field=name,
+                    hint="give --gtf FILE",
                 )

@@ -41,29 +41,29 @@ def read_classes(path: str | Path, sets: Mapping[str, object], warn: Callable[[s
         ) from error
     if frame.shape[1] != 2:
         raise InputError(
-            "the classes of peak sets have another form",
+            "the classes of peak sets have another format",
             file=path,
             found=f"{frame.shape[1]} columns",
             expected=expected,
         )
     folded = {name.casefold(): name for name in sets}
-    said = [(folded.get(name.casefold()), one) for name, one in zip(frame[0], frame[1], strict=True)]
-    found = {name: one for name, one in said if name is not None}
-    if len(set(found.values())) < 2:
+    rows = [(folded.get(name.casefold()), one) for name, one in zip(frame[0], frame[1], strict=True)]
+    class_of = {name: one for name, one in rows if name is not None}
+    if len(set(class_of.values())) < 2:
         raise InputError(
             "there are no two classes of peak sets to compare",
             file=path,
-            found=", ".join(f"{name}: {one}" for name, one in list(found.items())[:5])
+            found=", ".join(f"{name}: {one}" for name, one in list(class_of.items())[:5])
             or ", ".join(frame[0].head(5)),
             expected=f"classes of sets such as {', '.join(list(sets)[:3])}",
         )
-    if without := [name for name in sets if name not in found]:
+    if without := [name for name in sets if name not in class_of]:
         warn(f"these peak sets have no class: {', '.join(without[:5])}")
-    return found
+    return class_of
 
 
 def compare_classes(table: pd.DataFrame, classes: Mapping[str, str]) -> pd.DataFrame:
-    """Hold every two classes against each other by a two-sided t-test of Welch's over their sets.
+    """Compare every two classes by Welch's two-sided t-test over their sets.
 
     Compared are the share of a cell's peaks that close, mean over the cells, and the effect beside random
     peaks. A set counts once: cells of one set are no repetition of it (the authors pool cells).

@@ -1,4 +1,4 @@
-"""Peaks that carry a factor's motif, against others, when the factor falls silent.
+"""Peaks that carry a factor's motif, against others, when the factor is silenced.
 
 The authors of multiDGD compare the changes of peaks with a motif with those of random peaks with any
 motif by a t-test, and count how many of a cell's peaks close. Peaks that go with one cell type move
@@ -44,7 +44,7 @@ def read_peak_sets(path: str | Path, peaks: Features, warn: Callable[[str], None
     Raises
     ------
     InputError
-        The file is absent or of another form, or no peak of it is in the data.
+        The file is missing or has another format, or none of its peaks is in the data.
     """
     try:
         frame = pd.read_csv(path, sep="\t", header=None, dtype=str, comment="#", keep_default_na=False)
@@ -69,8 +69,8 @@ def read_peak_sets(path: str | Path, peaks: Features, warn: Callable[[str], None
         names = frame[3].to_numpy()[row]
         n_lost = len(frame) - len(np.unique(row))
     else:
-        found = FeatureIndex(peaks).match(frame[1].tolist())
-        hits = [(name, p) for name, places in zip(frame[0], found.positions, strict=True) for p in places]
+        match = FeatureIndex(peaks).match(frame[1].tolist())
+        hits = [(name, p) for name, places in zip(frame[0], match.positions, strict=True) for p in places]
         names = np.array([name for name, _ in hits], dtype=object)
         peak = np.array([p for _, p in hits], dtype=np.int64)
         n_lost = len(frame) - len(hits)
@@ -82,7 +82,7 @@ def read_peak_sets(path: str | Path, peaks: Features, warn: Callable[[str], None
             file=path,
             found=", ".join(frame[1].head(3)) if not is_bed else ", ".join(frame[0].head(3)),
             expected=", ".join(peaks.names[:3]),
-            hint="another genome build, or other names? " + _EXPECTED,
+            hint="does it use another genome build, or other names? " + _EXPECTED,
         )
     if n_lost > 1:  # a header is no loss
         warn(f"{n_lost:,} of {len(frame):,} lines of {Path(path).name} are no peak of the data")
@@ -122,7 +122,7 @@ def match_sets(
 
     Those come from the other sets' peaks where there are enough of them, else from all.
     """
-    found = []
+    paired = []
     folded = {name.casefold(): unit for name, unit in unit_of.items()}
     lost = [name for name in sets if name.casefold() not in folded]
     if lost:
@@ -148,8 +148,8 @@ def match_sets(
             warn(f"the peak set {name} holds nearly all peaks of its kind: nothing is left to compare with")
             continue
         alike = np.flatnonzero((units.strata == units.strata[unit]) & (np.arange(len(units.strata)) != unit))
-        found.append(PeakSet(name, unit, alike[:100], peaks, random.astype(np.int64)))
-    return found
+        paired.append(PeakSet(name, unit, alike[:100], peaks, random.astype(np.int64)))
+    return paired
 
 
 class Closing:
@@ -179,8 +179,8 @@ class Closing:
 
     def mean(self, group: int, k: int) -> DoubleArray:
         """Mean share over cells, `(2,)`: of the set, and of the random peaks."""
-        found: DoubleArray = self._sum[group, k] / max(1, self._n[group, k])
-        return found
+        shares: DoubleArray = self._sum[group, k] / max(1, self._n[group, k])
+        return shares
 
 
 def pairs_of(sets: list[PeakSet]) -> tuple[IntArray, IntArray]:
@@ -204,7 +204,7 @@ _COLUMNS = (
 def compare_sets(
     sets: list[PeakSet],
     silenced: Silenced,
-    at: slice,
+    span: slice,
     closing: Closing,
     names: tuple[str, ...],
 ) -> pd.DataFrame:
@@ -217,7 +217,7 @@ def compare_sets(
     """
     rows = []
     for g, group in enumerate(names):
-        change = silenced.relative(g)[at]
+        change = silenced.relative(g)[span]
         start = 0
         for k, one in enumerate(sets):
             n, m = len(one.peaks), len(one.random)
@@ -250,20 +250,20 @@ def compare_sets(
             )
     table = pd.DataFrame(rows, columns=list(_COLUMNS))
     for group in names:
-        mine: BoolArray = (table["group"] == group).to_numpy() if len(table) else np.zeros(0, bool)
-        if mine.any():
-            table.loc[mine, "fdr"] = false_discovery_rate(table.loc[mine, "p"].to_numpy())
+        of_group: BoolArray = (table["group"] == group).to_numpy() if len(table) else np.zeros(0, bool)
+        if of_group.any():
+            table.loc[of_group, "fdr"] = false_discovery_rate(table.loc[of_group, "p"].to_numpy())
     return table
 
 
 def _effect(a: DoubleArray, b: DoubleArray) -> DoubleArray:
     """Return the means' difference over the random peaks' spread, by gene: some move all peaks more."""
     spread = b.std(axis=1, ddof=1)
-    found: DoubleArray = np.full(len(a), np.nan)
-    np.divide(a.mean(axis=1) - b.mean(axis=1), spread, out=found, where=spread > 0)
-    return found
+    effect: DoubleArray = np.full(len(a), np.nan)
+    np.divide(a.mean(axis=1) - b.mean(axis=1), spread, out=effect, where=spread > 0)
+    return effect
 
 
 def _welch(a: DoubleArray, b: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
-    found = stats.ttest_ind(a, b, axis=1, equal_var=False)
-    return np.asarray(found.statistic), np.asarray(found.pvalue)
+    result = stats.ttest_ind(a, b, axis=1, equal_var=False)
+    return np.asarray(result.statistic), np.asarray(result.pvalue)

@@ -1,4 +1,4 @@
-"""What a run says of silenced genes: figures, tables, pictures along the genome, files."""
+"""What a run reports of silenced genes: figures, tables, pictures along the genome, files."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from mocli.tasks.relate.scope import ALL
 from mocli.tasks.run.run import Run
 
 PICTURED = 12
-"""Genes of which the report has a picture."""
+"""At most this many genes get a picture in the report."""
 PEAK_SETS = ".peaksets.tsv"
 _FDR = 0.1
 
 Precision = Mapping[str, Sequence[Mapping[str, object]]]
-"""As `precision_recall` and `promoter_precision` give it, by which pairs are true."""
+"""As `precision_recall` and `promoter_precision` return it, keyed by what counts as a true pair."""
 
 MATCHED = "matched"
 _SIMPLE = {
@@ -57,12 +57,12 @@ def _done(options: Gene2PeakOptions) -> str:
 
 
 def route_words(options: Gene2PeakOptions, way: Way) -> str:
-    """Say by which route the changes were found."""
+    """Describe the route by which the changes were found."""
     return f"{_WAYS[way]}; step: {_STEPS[Step(options.step)]}"
 
 
 def hold_against(run: Run, precision: Precision, ours: Sequence[str]) -> None:
-    """Put how well promoters, or known pairs, are found first into the report, beside the simple ways.
+    """Put how well promoters, or known pairs, are found at the head of the report, beside the simple ways.
 
     Parameters
     ----------
@@ -71,21 +71,21 @@ def hold_against(run: Run, precision: Precision, ours: Sequence[str]) -> None:
     """
     for name, rows in precision.items():
         by = {str(r["score"]): r["auprc"] for r in rows if isinstance(r["auprc"], float)}
-        own = next((score for score in ours if score in by), None)
-        if own is None:
+        leading = next((score for score in ours if score in by), None)
+        if leading is None:
             continue
 
         def entry(score: str, by: Mapping[str, float] = by, name: str = name) -> Any:
             return figure(
                 by[score],
-                f"Area under precision and recall, {name}",
+                f"Area under the precision-recall curve, {name}",
                 f"Pairs sorted by {score}; guessing gives {by.get('chance', 0.0):.3f}.",
                 better="higher",
                 bounds=(0.0, 1.0),
             )
 
         key = f"auprc[{name}]"
-        run.report.metrics = {key: entry(own), **run.report.metrics}
+        run.report.metrics = {key: entry(leading), **run.report.metrics}
         for score, title in _SIMPLE.items():
             if score in by:
                 baseline = run.report.baselines.setdefault(
@@ -94,20 +94,22 @@ def hold_against(run: Run, precision: Precision, ours: Sequence[str]) -> None:
                 baseline["metrics"][key] = entry(score)
 
 
-def conclude(run: Run, n_passing: int, n_tested: int, precision: Precision, own: str) -> None:
-    """Say how many pairs pass, and whether a score finds true pairs better than the simple ways."""
-    said = f"{n_passing:,} of {n_tested:,} pairs pass 10 % FDR"
+def conclude(run: Run, n_passing: int, n_tested: int, precision: Precision, our_score: str) -> None:
+    """Conclude how many pairs pass, and whether a score finds true pairs better than the simple ways."""
+    sentence = f"{n_passing:,} of {n_tested:,} pairs pass 10 % FDR"
     for name, rows in precision.items():
         by = {str(r["score"]): r["auprc"] if isinstance(r["auprc"], float) else 0.0 for r in rows}
         simple = [score for score in _SIMPLE if score in by]
-        if own not in by or not simple:
+        if our_score not in by or not simple:
             continue
         best = max(simple, key=lambda score: by[score])
-        verb = "better" if by[own] > by[best] else "no better"
-        what = own if own == "metacells" else f"{own} scores"
-        said += f"; {what} find {name} {verb} than {_SIMPLE[best][0]} (AUPRC {by[own]:.3f}, {by[best]:.3f})"
-    run.say(said)
-    run.report.conclude(said)
+        verb = "better" if by[our_score] > by[best] else "no better"
+        what = our_score if our_score == "metacells" else f"{our_score} scores"
+        sentence += (
+            f"; {what} find {name} {verb} than {_SIMPLE[best][0]} (AUPRC {by[our_score]:.3f}, {by[best]:.3f})"
+        )
+    run.say(sentence)
+    run.report.conclude(sentence)
 
 
 def precision_tables(precision: Precision) -> dict[str, Entry]:
@@ -118,88 +120,88 @@ def precision_tables(precision: Precision) -> dict[str, Entry]:
     tables = {}
     for name, rows in precision.items():
         columns = {"score": "score", "auprc": "AUPRC"}
-        told = (
+        what = (
             "the gene's own peaks within 2,000 bases of its TSS against those of genes on other "
             "chromosomes, at the same distance from their TSS"
         )
         if name != PROMOTERS:
             columns |= {"auprc_by_gene": "AUPRC by gene", "n_genes": "genes"}
-            told = "over all pairs, and the mean over genes"
+            what = "over all pairs, and the mean over genes"
         tables[f"precision_{name.replace(' ', '_')}"] = rows_table(
-            f"How well {name} are found",
-            f"Area under the precision-recall curve: {told}.",
+            f"How well the scores find {name}",
+            f"Area under the precision-recall curve: {what}.",
             list(columns.values()),
             [[row[key] for key in columns] for row in rows],
         )
     return tables
 
 
-def report_silencing(run: Run, found: SilencingResult) -> None:
+def report_silencing(run: Run, result: SilencingResult) -> None:
     """Put figures, warnings and tables into the report and the log."""
-    options, table = found.options, over_all(found.table)
-    run.report.metrics |= _figures(found, table)
-    run.say(f"route: {route_words(options, found.way)}; median length of a step {found.length:.3g}")
+    options, table = result.options, over_all(result.table)
+    run.report.metrics |= _figures(result, table)
+    run.say(f"route: {route_words(options, result.way)}; median length of a step {result.length:.3g}")
     for key, entry in run.report.metrics.items():
         if key.startswith("silencing_") and entry.get("value") is not None:
             run.say(f"  {key} {entry['value']:.4g}")
-    if found.left_out:
+    if result.left_out:
         run.warn(
-            f"no gene is expressed in {options.min_cells:,} cells of these groups: "
-            + ", ".join(found.left_out)
+            f"no gene is expressed in {options.min_cells:,} cells of any of these groups: "
+            + ", ".join(result.left_out)
         )
     top = table.head(SHOWN)
     shown = "all" if len(top) == len(table) else f"the first {len(top):,} of {len(table):,}"
     what = _done(options)
     run.report.tables["silencing"] = column_table(
         f"Genes {what} and the peaks that change ({shown})",
-        f"Route: {route_words(options, found.way)}. By score, over all cells that express the gene. delta is "
-        f"the sum over these cells of the decoded share of the peak, {what} less original; change is delta "
-        "over the original; z holds it against peaks of other chromosomes that are as open and as near to a "
-        "gene; spearman and pearson are of measured values, for comparison. score weighs the change and "
+        f"Route: {route_words(options, result.way)}. By score, over all cells that express the gene. delta "
+        f"is the sum over these cells of the decoded share of the peak, {what} less original; change is "
+        "delta over the original; z compares it with peaks of other chromosomes that are as open and as near "
+        "to a gene; spearman and pearson are of measured values, for comparison. score weighs the change and "
         "z_metacells, the correlation of measured values over metacells held against other genes and peaks, "
         "as promoters of other chromosomes suggest.",
         top,
     )  # fmt: skip
-    if found.too_few:
+    if result.too_few:
         run.report.tables["genes_left_out"] = rows_table(
             f"Genes expressed in fewer than {options.min_cells:,} cells, left out",
-            "What few cells say of a gene is noise.",
+            "Few cells give only a noisy estimate of a gene.",
             ["gene"],
-            [[name] for name in found.too_few[:SHOWN]],
+            [[name] for name in result.too_few[:SHOWN]],
         )
-    if found.absent:
+    if result.absent:
         run.report.tables["genes_absent"] = rows_table(
             "Genes that the model knows and the input lacks, left out",
             "They were not measured, which is not the same as not expressed.",
             ["gene"],
-            [[name] for name in found.absent[:SHOWN]],
+            [[name] for name in result.absent[:SHOWN]],
         )
     ours = ("combined", "metacells", "silencing")
-    hold_against(run, found.precision, ours)
-    scored = {str(row["score"]) for rows in found.precision.values() for row in rows}
+    hold_against(run, result.precision, ours)
+    scored = {str(row["score"]) for rows in result.precision.values() for row in rows}
     fdr = table["fdr"].to_numpy(dtype=np.float64)
-    own = next((score for score in ours if score in scored), ours[-1])
-    conclude(run, int((fdr[np.isfinite(fdr)] < _FDR).sum()), len(table), found.precision, own)
-    run.report.tables |= precision_tables(found.precision)
-    if found.peak_sets is not None:
+    leading = next((score for score in ours if score in scored), ours[-1])
+    conclude(run, int((fdr[np.isfinite(fdr)] < _FDR).sum()), len(table), result.precision, leading)
+    run.report.tables |= precision_tables(result.precision)
+    if result.peak_sets is not None:
         run.report.tables["peak_sets"] = column_table(
             "Sets of peaks when their factor changes",
             "change is the mean over the set's peaks, t and p compare it with that of random peaks as open "
-            "and as near to genes (Welch). Peaks of one cell type move together, which t does not know: "
-            "effect is the difference over the random peaks' spread, p_matched its rank among those of genes "
+            "and as near to genes (Welch). Peaks of one cell type move together, which t ignores: effect "
+            "is the difference over the random peaks' spread, p_matched its rank among those of genes "
             "expressed alike, on the same peaks: strict, as others of the same cell types move these too.",
-            found.peak_sets.table,
+            result.peak_sets.table,
         )
-    if found.peak_sets is not None and found.peak_sets.classes is not None:
+    if result.peak_sets is not None and result.peak_sets.classes is not None:
         run.report.tables["peak_set_classes"] = column_table(
             "Classes of factors against each other",
             "Welch's two-sided t-test over factors (n each, not their cells): of the share of a cell's peaks "
-            "that close, and of the effect beside random peaks, which knows what any peak does.",
-            found.peak_sets.classes,
+            "that close, and of the effect compared with random peaks, which allows for effects on any peak.",
+            result.peak_sets.classes,
         )
 
 
-def _figures(found: SilencingResult, table: pd.DataFrame) -> dict[str, Any]:
+def _figures(result: SilencingResult, table: pd.DataFrame) -> dict[str, Any]:
     def entry(
         value: float | None, title: str, text: str, better: Better | None = None, n: int | None = None
     ) -> Any:
@@ -215,62 +217,62 @@ def _figures(found: SilencingResult, table: pd.DataFrame) -> dict[str, Any]:
             "Share of the pairs tested; null: matched peaks of other chromosomes, matched genes.", n=len(fdr),
         ),
     }  # fmt: skip
-    p = found.permuted[np.isfinite(found.permuted)]
+    p = result.permuted[np.isfinite(result.permuted)]
     if len(p):
         figures["silencing_permuted_p5"] = entry(
             float((p <= 0.05).mean()), "Permuted genes with p up to 5%",
             "Share of pairs whose gene was exchanged for one of another chromosome; 0.05 if p is right.",
             n=len(p),
         )  # fmt: skip
-    for name, rows in found.precision.items():
+    for name, rows in result.precision.items():
         for row in rows:
             key = f"silencing_auprc[{name}; {row['score']}]"
             value: Any = row["auprc"]
             figures[key] = entry(
-                value, f"Area under precision and recall, {name}: {row['score']}",
+                value, f"Area under the precision-recall curve, {name}: {row['score']}",
                 "All pairs together; the score 'chance' is the share of true pairs.", "higher", len(table),
             )  # fmt: skip
     return figures
 
 
-def write_silencing(run: Run, found: SilencingResult, *, bedpe: Path | None, peak_sets: Path | None) -> None:
+def write_silencing(run: Run, result: SilencingResult, *, bedpe: Path | None, peak_sets: Path | None) -> None:
     """Write the table, arcs and peak sets."""
-    write_tsv(run.paths.output, found.table)
-    groups = len(found.groups) - 1
+    write_tsv(run.paths.output, result.table)
+    groups = len(result.groups) - 1
     within = f" and within {groups} groups" if groups else ""
-    table = over_all(found.table)
+    table = over_all(result.table)
     run.add_output(
         run.paths.output,
         f"{len(table):,} pairs of a gene and a peak, with what changes when the gene is "
-        f"{_done(found.options)}, over all cells{within}",
+        f"{_done(result.options)}, over all cells{within}",
         first=True,
     )
     if bedpe is not None:
-        assert found.candidates.vicinity is not None
-        score = 1 if found.options.direction == "raise" else -1
+        assert result.candidates.vicinity is not None
+        score = 1 if result.options.direction == "raise" else -1
         write_bedpe(
             bedpe,
             table.assign(correlation=table.get("score", score * table["change"])),
-            found.candidates.vicinity,
+            result.candidates.vicinity,
         )
         run.add_output(
             bedpe, "the same over all cells as arcs for genome browsers; the score rises with the link"
         )
-    if peak_sets is not None and found.peak_sets is not None:
-        write_tsv(peak_sets, found.peak_sets.table)
+    if peak_sets is not None and result.peak_sets is not None:
+        write_tsv(peak_sets, result.peak_sets.table)
         run.add_output(peak_sets, "sets of peaks when their factor changes, against random peaks")
 
 
-def draw_silencing(found: SilencingResult) -> list[Drawn]:
-    """Return a picture a gene, along the genome; the genes of smallest p first."""
+def draw_silencing(result: SilencingResult) -> list[Drawn]:
+    """Return one picture for each gene, along the genome; the genes with the smallest p come first."""
     from mocli.report import featureplots as pictures
     from mocli.report import html
     from mocli.report.featureplots import locus_plot
 
-    near, table = found.candidates.vicinity, found.table
-    if near is None or not len(table):
+    vicinity, table = result.candidates.vicinity, result.table
+    if vicinity is None or not len(table):
         return []
-    sign = 1 if found.options.direction == "raise" else -1
+    sign = 1 if result.options.direction == "raise" else -1
     over = over_all(table)
     drawn = [
         html.Drawn(
@@ -282,18 +284,20 @@ def draw_silencing(found: SilencingResult) -> list[Drawn]:
             f"One point a pair, over all cells: {'rise' if sign > 0 else 'fall'} of the peak.",
         )
     ]  # fmt: skip
-    names = np.asarray(near.genes, dtype=object)
-    of_pair = names[near.gene]
+    names = np.asarray(vicinity.genes, dtype=object)
+    of_pair = names[vicinity.gene]
     genes = list(dict.fromkeys(over["gene"]))
     for gene in genes[:PICTURED]:
-        mine = table[(table["gene"] == gene).to_numpy()]
-        first = mine[(mine["group"] == ALL).to_numpy()].sort_values("start")
+        of_gene = table[(table["gene"] == gene).to_numpy()]
+        first = of_gene[(of_gene["group"] == ALL).to_numpy()].sort_values("start")
         changes = {}
-        for group, part in mine.groupby("group", sort=False):
+        for group, part in of_gene.groupby("group", sort=False):
             changes[str(group)] = part.set_index("peak")["change"].reindex(first["peak"]).to_numpy()
-        largest = mine[mine["group"] != ALL].groupby("group")["n_cells"].first().sort_values(ascending=False)
+        largest = (
+            of_gene[of_gene["group"] != ALL].groupby("group")["n_cells"].first().sort_values(ascending=False)
+        )
         shown = {name: changes[name] for name in [ALL, *map(str, largest.index)]}
-        tss = int(near.tss[np.flatnonzero(of_pair == gene)[0]])
+        tss = int(vicinity.tss[np.flatnonzero(of_pair == gene)[0]])
         picture = locus_plot(
             first["start"].to_numpy(), first["end"].to_numpy(), tss, str(first["chrom"].iloc[0]), shown
         )

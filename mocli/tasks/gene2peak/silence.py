@@ -51,7 +51,7 @@ MOST_PAIRS = 20_000_000
 """Pairs of genes and peaks in all groups, where peaks are not near genes."""
 
 
-def name_of(request: Request, asked: Gene2PeakOptions) -> str:
+def name_of(request: Request, options: Gene2PeakOptions) -> str:
     """Return the model that will be used.
 
     Raises
@@ -59,15 +59,15 @@ def name_of(request: Request, asked: Gene2PeakOptions) -> str:
     UsageError
         It has no place in this task.
     """
-    if asked.from_model is not None:
-        return str(read_description(asked.from_model)["model"])
+    if options.from_model is not None:
+        return str(read_description(options.from_model)["model"])
     if request.train.model not in UNNAMED:
         check_task(request.train.model, Task.GENE2PEAK)
         return request.train.model
     return plan_training(request, Task.GENE2PEAK, _quiet).traits.name
 
 
-def way_in(name: str, asked: Gene2PeakOptions) -> Way | None:
+def way_in(name: str, options: Gene2PeakOptions) -> Way | None:
     """Return how genes fall silent in a model; None where expression is imputed and correlated.
 
     Raises
@@ -75,11 +75,11 @@ def way_in(name: str, asked: Gene2PeakOptions) -> Way | None:
     UsageError
         The model cannot do as asked.
     """
-    if asked.method == "correlation":
+    if options.method == "correlation":
         return None
-    way = choose_way(name, asked.method)
-    if way is None and asked.of_silencing:
-        option = asked.of_silencing[0]
+    way = choose_way(name, options.method)
+    if way is None and options.of_silencing:
+        option = options.of_silencing[0]
         raise UsageError(
             f"{name} relates genes to peaks by correlation, which does not use {option}",
             field=option,
@@ -89,30 +89,30 @@ def way_in(name: str, asked: Gene2PeakOptions) -> Way | None:
     return way
 
 
-def aim_of(asked: Gene2PeakOptions, files: Sequence[ModalityFile]) -> Aim:
+def aim_of(options: Gene2PeakOptions, files: Sequence[ModalityFile]) -> Aim:
     """Return what a model is trained for here: how many genes will fall silent in it."""
     genes = max((f.n_vars for f in files if f.kind is ModalityKind.RNA), default=0)
-    return Aim(Task.GENE2PEAK, silenced=len(asked.genes) or genes)
+    return Aim(Task.GENE2PEAK, silenced=len(options.genes) or genes)
 
 
 def check_inputs(
-    request: Request, asked: Gene2PeakOptions, files: Sequence[ModalityFile], tell: Tell
+    request: Request, options: Gene2PeakOptions, files: Sequence[ModalityFile], tell: Tell
 ) -> None:
-    """Find out before training whether all that is asked for is there.
+    """Check before training that all that is asked for is there.
 
     Raises
     ------
     MocliError
         As silencing itself raises it.
     """
-    rna, atac = choose_modalities({f.name: f.kind for f in files}, asked.source, asked.target)
+    rna, atac = choose_modalities({f.name: f.kind for f in files}, options.source, options.target)
     by_name = {f.name: f for f in files}
     genes, peaks = features_of([by_name[rna], by_name[atac]], var_key=request.data.var_key)
-    _check_asked(asked, files, genes, peaks, tell)
+    _check_asked(options, files, genes, peaks, tell)
 
 
 def check_in_model(
-    saved: SavedModel, request: Request, asked: Gene2PeakOptions, files: Sequence[ModalityFile], tell: Tell
+    saved: SavedModel, request: Request, options: Gene2PeakOptions, files: Sequence[ModalityFile], tell: Tell
 ) -> None:
     """Match the inputs with a model as silencing does, and find out whether all that is asked for is there.
 
@@ -121,66 +121,68 @@ def check_in_model(
     MocliError
         As silencing itself raises it.
     """
-    rna, atac = modalities_of(saved, asked)
+    rna, atac = modalities_of(saved, options)
     query = match_cells(saved, files, rna, request.data, tell=tell)
     genes, peaks = (decoded_features(query, name, request.data.var_key) for name in (rna, atac))
-    _check_asked(asked, query.files, genes, peaks, tell)
+    _check_asked(options, query.files, genes, peaks, tell)
 
 
-def modalities_of(saved: SavedModel, asked: Gene2PeakOptions) -> tuple[str, str]:
+def modalities_of(saved: SavedModel, options: Gene2PeakOptions) -> tuple[str, str]:
     """Return the model's modalities of genes and of peaks; `UsageError` where no gene can be silenced."""
     kinds = {name: ModalityKind(m["kind"]) for name, m in saved.modalities.items()}
-    rna, atac = choose_modalities(kinds, asked.source, asked.target)
+    rna, atac = choose_modalities(kinds, options.source, options.target)
     check_values(saved, rna, atac)
     return rna, atac
 
 
 def _check_asked(
-    asked: Gene2PeakOptions, files: Sequence[ModalityFile], genes: Features, peaks: Features, tell: Tell
+    options: Gene2PeakOptions, files: Sequence[ModalityFile], genes: Features, peaks: Features, tell: Tell
 ) -> None:
-    if asked.group_key is not None:
-        find_column(list(files), asked.group_key, option="--group-key")
-    columns = choose_genes(genes, asked.genes, warn=tell.warn)
+    if options.group_key is not None:
+        find_column(list(files), options.group_key, option="--group-key")
+    columns = choose_genes(genes, options.genes, warn=tell.warn)
     candidates = find_candidates(
-        genes, peaks, columns, gtf=asked.gtf, window=asked.window, top=TOP, tell=tell
+        genes, peaks, columns, gtf=options.gtf, window=options.window, top=TOP, tell=tell
     )
-    if asked.peak_sets is not None:
-        sets = read_peak_sets(asked.peak_sets, peaks, tell.warn)
-        if asked.peak_set_classes is not None:
-            read_classes(asked.peak_set_classes, sets, tell.warn)
-    if asked.truth is not None and candidates.vicinity is not None:
-        read_truth(asked.truth, candidates.vicinity)
+    if options.peak_sets is not None:
+        sets = read_peak_sets(options.peak_sets, peaks, tell.warn)
+        if options.peak_set_classes is not None:
+            read_classes(options.peak_set_classes, sets, tell.warn)
+    if options.truth is not None and candidates.vicinity is not None:
+        read_truth(options.truth, candidates.vicinity)
 
 
-def silence_in_model(run: Run, request: Request, asked: Gene2PeakOptions, way: Way) -> None:
+def silence_in_model(run: Run, request: Request, options: Gene2PeakOptions, way: Way) -> None:
     """Take or train a model, silence genes in it, and write what changes at the peaks."""
     files = open_modalities(request.data)
-    if asked.from_model is None:
-        check_inputs(request, asked, files, Foresight())
-    saved = obtain(run, request, asked.from_model, aim_of(asked, files), files).saved
-    names = modalities_of(saved, asked)
+    if options.from_model is None:
+        check_inputs(request, options, files, Foresight())
+    saved = obtain(run, request, options.from_model, aim_of(options, files), files).saved
+    names = modalities_of(saved, options)
     with run.timed("encode"):
         cells = take_cells(
             saved, files, names, request.data, device=run.device, seed=request.run.seed, tell=run
         )
-    if asked.gtf is None:
-        n_groups = 1 + len(cells.groups(asked.group_key).names)
-        n_genes = len(asked.genes) or len(cells.genes.names)
+    if options.gtf is None:
+        n_groups = 1 + len(cells.groups(options.group_key).names)
+        n_genes = len(options.genes) or len(cells.genes.names)
         if n_genes * len(cells.peaks.names) * n_groups > MOST_PAIRS:
             raise UsageError(
-                f"{n_genes:,} genes with all of {len(cells.peaks.names):,} peaks are too many pairs",
+                f"{n_genes:,} genes and {len(cells.peaks.names):,} peaks make too many pairs to test all",
                 field="--gtf",
                 hint="give --gtf FILE for peaks near genes"
                 + (", or fewer with --genes" if has_places(cells.peaks) else ": name fewer with --genes"),
             )
-        run.say("no --gtf: peaks are compared wherever they lie, and the strongest of each gene kept")
+        run.say(
+            "without --gtf, peaks are compared wherever they lie, and the strongest of each gene are kept"
+        )
     with run.timed("silence"):
-        found = silence(cells, asked, way, seed=request.run.seed, tell=run)
-    report_silencing(run, found)
+        result = silence(cells, options, way, seed=request.run.seed, tell=run)
+    report_silencing(run, result)
     with run.timed("write"):
         beside = {path.suffix: path for path in run.paths.beside}
-        write_silencing(run, found, bedpe=beside.get(".bedpe"), peak_sets=beside.get(".tsv"))
-        run.finish(lambda: {"drawn": draw_silencing(found)})
+        write_silencing(run, result, bedpe=beside.get(".bedpe"), peak_sets=beside.get(".tsv"))
+        run.finish(lambda: {"drawn": draw_silencing(result)})
 
 
 def silence_genes(
@@ -213,7 +215,7 @@ def silence_genes(
     way = choose_way(saved.description["model"], options.method) or Way.LATENT
     files = [of_anndata(adata, name, kinds.get(name)) for name, adata in cells.items()]
     tell = Foresight()
-    taken = take_cells(
+    silenced_cells = take_cells(
         saved,
         files,
         names,
@@ -222,8 +224,8 @@ def silence_genes(
         seed=seed,
         tell=tell,
     )
-    return silence(taken, options, way, seed=seed, tell=tell)
+    return silence(silenced_cells, options, way, seed=seed, tell=tell)
 
 
 def _quiet(_: str) -> None:
-    """Say nothing a second time."""
+    """Drop messages that were logged already."""

@@ -15,14 +15,14 @@ from mocli.tasks.relate.promoters import PROMOTER
 from mocli.types import BoolArray, DoubleArray, IntArray
 
 PROMOTERS = "promoter peaks"
-"""What the pairs of a gene and its own promoter are called, where they are the truth."""
+"""Name of the pairs of a gene and its own promoter, where these are the ground truth."""
 
 _EXPECTED = "BEDPE: chrom1, start1, end1, chrom2, start2, end2, tab-separated"
 _COLUMNS = 6
 
 
-def read_truth(path: str | Path, near: Vicinity) -> BoolArray:
-    """Return which pairs are known: one anchor holds the gene's TSS, the other shares a base with the peak.
+def read_truth(path: str | Path, vicinity: Vicinity) -> BoolArray:
+    """Say which pairs are known: one anchor holds the gene's TSS, the other shares a base with the peak.
 
     Returns
     -------
@@ -37,35 +37,37 @@ def read_truth(path: str | Path, near: Vicinity) -> BoolArray:
         frame = pd.read_csv(path, sep="\t", header=None, dtype=str, comment="#", keep_default_na=False)
     except (OSError, ValueError) as error:
         raise InputError(
-            "the truth cannot be read", file=path, found=str(error), expected=_EXPECTED
+            "the file of known pairs cannot be read", file=path, found=str(error), expected=_EXPECTED
         ) from error
     if frame.shape[1] < _COLUMNS:
-        raise InputError("the truth has too few columns", file=path, found=frame.shape[1], expected=_EXPECTED)
-    # a header, or lines for pairs without a genomic position ("." and -1)
+        raise InputError(
+            "the file of known pairs has too few columns", file=path, found=frame.shape[1], expected=_EXPECTED
+        )
+    # a header, or lines for pairs without a place ("." and -1)
     good = frame[[1, 2, 4, 5]].apply(lambda column: column.str.isdecimal()).all(axis=1)
     frame = frame[good].reset_index(drop=True)
     anchors = [_anchor(frame, k) for k in (0, 3)]
-    chrom = near.places["chrom"].to_numpy()[near.peak]
-    spots = pd.DataFrame({"chrom": chrom, "start": near.tss, "end": near.tss + 1})
+    chrom = vicinity.places["chrom"].to_numpy()[vicinity.peak]
+    spots = pd.DataFrame({"chrom": chrom, "start": vicinity.tss, "end": vicinity.tss + 1})
     spots, of_pair = _distinct(spots)
-    n = max(1, len(near.places))
-    known: list[IntArray] = [np.zeros(0, np.int64)]
+    n = max(1, len(vicinity.places))
+    true_pairs: list[IntArray] = [np.zeros(0, np.int64)]
     for gene_side, peak_side in (anchors, anchors[::-1]):
         row, spot = overlaps(gene_side, spots)
-        other, peak = overlaps(peak_side, near.places)
+        other, peak = overlaps(peak_side, vicinity.places)
         joined = pd.DataFrame({"row": row, "spot": spot}).merge(
             pd.DataFrame({"row": other, "peak": peak}), on="row"
         )
-        known.append(joined["spot"].to_numpy(np.int64) * n + joined["peak"].to_numpy(np.int64))
-    found: BoolArray = np.isin(of_pair * n + near.peak, np.concatenate(known))
-    if not found.any():
+        true_pairs.append(joined["spot"].to_numpy(np.int64) * n + joined["peak"].to_numpy(np.int64))
+    is_true: BoolArray = np.isin(of_pair * n + vicinity.peak, np.concatenate(true_pairs))
+    if not is_true.any():
         raise InputError(
-            "no pair that is tested is in the truth",
+            "none of the known pairs is among the pairs tested",
             file=path,
-            found=f"{len(frame):,} pairs in it, {len(found):,} tested",
+            found=f"{len(frame):,} pairs in it, {len(is_true):,} tested",
             hint="is it of another genome build, or do all lie outside --window?",
         )
-    return found
+    return is_true
 
 
 def _anchor(frame: pd.DataFrame, first: int) -> pd.DataFrame:
@@ -136,10 +138,10 @@ def promoter_precision(
     scores, at_controls
         By name, of all pairs `(n_pairs,)` and of `promoter_controls`.
     """
-    own = np.abs(distance) <= PROMOTER
+    promoter = np.abs(distance) <= PROMOTER
     n_controls = len(next(iter(at_controls.values()), ()))
-    if not own.any() or not n_controls:
+    if not promoter.any() or not n_controls:
         return {}
-    truth = np.concatenate([np.ones(int(own.sum()), bool), np.zeros(n_controls, bool)])
-    both = {name: np.concatenate([values[own], at_controls[name]]) for name, values in scores.items()}
+    truth = np.concatenate([np.ones(int(promoter.sum()), bool), np.zeros(n_controls, bool)])
+    both = {name: np.concatenate([values[promoter], at_controls[name]]) for name, values in scores.items()}
     return {PROMOTERS: precision_recall(truth, both, np.zeros(len(truth), np.int64))}

@@ -1,4 +1,4 @@
-"""Which genes are silenced, with which others to compare them, and what is kept of what they change."""
+"""Which genes are silenced, which other genes they are compared with, and the changes that are kept."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     pass
 
 MATCHED_GENES = 40
-"""Genes of a stratum that are silenced to compare with, where fewer are asked for."""
+"""Least number of genes of a stratum that are silenced, others for comparison among them."""
 _PATIENCE = 20.0
 
 
 @dataclass(frozen=True, eq=False)
 class Units:
-    """What falls silent: genes, each alone, or sets of them.
+    """What is silenced: single genes, or sets of genes.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Units:
 
 
 def choose_units(
-    asked: IntArray,
+    chosen: IntArray,
     n_cells: IntArray,
     mean: DoubleArray,
     home: IntArray,
@@ -65,30 +65,30 @@ def choose_units(
     home
         `(n_genes,)` chromosome as a number, -1 where it is not known.
     together
-        Whether the genes fall silent at once; then sets of as many alike are drawn.
+        Whether the genes are silenced at once; then sets of as many similar genes are drawn.
     """
     able = np.flatnonzero(n_cells >= min_cells)
     strata = np.zeros(len(n_cells), dtype=np.int64)
     strata[able] = strata_of(n_cells[able], mean[able])
-    free = np.setdiff1d(able, asked)
+    free = np.setdiff1d(able, chosen)
     if together:
-        columns = [np.sort(asked)]
-        pools = [free[strata[free] == strata[gene]] for gene in asked]
+        columns = [np.sort(chosen)]
+        pools = [free[strata[free] == strata[gene]] for gene in chosen]
         pools = [pool if len(pool) else free for pool in pools]
-        if len(free) >= len(asked):
+        if len(free) >= len(chosen):
             drawn = [np.unique([rng.choice(pool) for pool in pools]) for _ in range(MATCHED_GENES)]
-            columns += [one for one in drawn if len(one) == len(asked)]
+            columns += [one for one in drawn if len(one) == len(chosen)]
         of_unit = np.zeros(len(columns), dtype=np.int64)
         return Units(columns, 1, of_unit, [np.unique(home[one]) for one in columns])
     more = []
-    for k in np.unique(strata[asked]):
-        lacking = MATCHED_GENES - int((strata[asked] == k).sum())
+    for k in np.unique(strata[chosen]):
+        lacking = MATCHED_GENES - int((strata[chosen] == k).sum())
         pool = free[strata[free] == k]
         if lacking > 0 and len(pool):
             more.append(rng.choice(pool, min(lacking, len(pool)), replace=False))
-    genes = np.concatenate([asked, *more]).astype(np.int64)
+    genes = np.concatenate([chosen, *more]).astype(np.int64)
     return Units(
-        [np.array([gene]) for gene in genes], len(asked), strata[genes], [home[[gene]] for gene in genes]
+        [np.array([gene]) for gene in genes], len(chosen), strata[genes], [home[[gene]] for gene in genes]
     )
 
 
@@ -116,14 +116,14 @@ class Silenced:
         return _relative(self.delta[group], self.before[group])
 
     def null(self, group: int, panel: PeakPanel, units: Units) -> MatchedNull:
-        """Return what to compare with in one group of cells."""
+        """Return the null distribution in one group of cells."""
         return MatchedNull(panel, self.panel[group], units.strata, units.homes)
 
 
 def _relative(delta: DoubleArray, before: DoubleArray) -> DoubleArray:
-    found: DoubleArray = np.full(delta.shape, np.nan)
-    np.divide(delta, before, out=found, where=before > 0)
-    return found
+    relative: DoubleArray = np.full(delta.shape, np.nan)
+    np.divide(delta, before, out=relative, where=before > 0)
+    return relative
 
 
 def collect(
@@ -136,7 +136,7 @@ def collect(
     min_cells: int,
     say: Callable[[str], None],
 ) -> Silenced:
-    """Keep of what units change that at some pairs and at the panel.
+    """Keep the changes that units cause at some pairs and at the panel.
 
     Parameters
     ----------
@@ -146,15 +146,15 @@ def collect(
         Unit and peak, `(n_pairs,)` each.
     """
     delta, before = np.full((2, n_groups + 1, len(pairs[0])), np.nan)
-    kept = np.full((n_groups + 1, n_units, len(panel.members)), np.nan, dtype=np.float32)
+    at_panel = np.full((n_groups + 1, n_units, len(panel.members)), np.nan, dtype=np.float32)
     n_cells = np.zeros((n_groups + 1, n_units), dtype=np.int64)
     order = np.argsort(pairs[0], kind="stable")
     begin = np.searchsorted(pairs[0][order], np.arange(n_units + 1))
-    told = begun = time.monotonic()
+    last_said = begun = time.monotonic()
     for change in changes:
         k = change.unit
-        mine = order[begin[k] : begin[k + 1]]
-        at = pairs[1][mine]
+        of_unit = order[begin[k] : begin[k + 1]]
+        peaks = pairs[1][of_unit]
         for g in range(n_groups + 1):
             # the last group of the sums is of cells without one
             some = slice(None) if g == 0 else slice(g - 1, g)
@@ -162,10 +162,10 @@ def collect(
             if n_cells[g, k] < min_cells:
                 continue
             one, was = change.delta[some].sum(0), change.before[some].sum(0)
-            delta[g, mine], before[g, mine] = one[at], was[at]
-            kept[g, k] = _relative(one[panel.members], was[panel.members])
-        if time.monotonic() - told > _PATIENCE:
-            told = time.monotonic()
-            left = (told - begun) / (k + 1) * (n_units - k - 1)
-            say(f"silenced {k + 1:,} of {n_units:,} genes; {duration(left)} to go")
-    return Silenced(n_cells, delta, before, kept)
+            delta[g, of_unit], before[g, of_unit] = one[peaks], was[peaks]
+            at_panel[g, k] = _relative(one[panel.members], was[panel.members])
+        if time.monotonic() - last_said > _PATIENCE:
+            last_said = time.monotonic()
+            remaining = (last_said - begun) / (k + 1) * (n_units - k - 1)
+            say(f"silenced {k + 1:,} of {n_units:,} genes; {duration(remaining)} to go")
+    return Silenced(n_cells, delta, before, at_panel)

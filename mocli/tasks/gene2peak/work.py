@@ -1,4 +1,4 @@
-"""`mocli gene2peak` by silencing genes in a model: what is asked, done and put into a table."""
+"""`mocli gene2peak` by silencing genes in a model: request, work and table."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from mocli.tasks.run.frame import Tell
 from mocli.types import DoubleArray, IntArray
 
 TOP = 20
-"""Peaks of every gene that are kept where none is nearer than others."""
+"""Peaks that are kept of every gene where distances are not known."""
 FEWEST_BOTH = 20
 
 
@@ -50,7 +50,7 @@ class SilencingResult:
     Attributes
     ----------
     table
-        One line a gene, a peak and a group of cells.
+        One line for each gene, peak and group of cells.
     groups
         `all`, then the groups of cells; `left_out` are those in which no gene is expressed in enough cells.
     peak_sets
@@ -81,47 +81,47 @@ class SilencingResult:
 
 def silence(
     cells: SilencedCells,
-    asked: Gene2PeakOptions,
+    options: Gene2PeakOptions,
     way: Way,
     *,
     seed: int,
     tell: Tell,
 ) -> SilencingResult:
-    """Silence genes, and hold what changes at peaks against what chance gives.
+    """Silence genes, and compare the changes at peaks with a null distribution.
 
     Raises
     ------
     InputError
         No gene asked for is expressed in enough cells; a file that does not fit.
     UsageError
-        A window around genes where peaks have no places.
+        A window is given, but peaks have no positions.
     """
     expressed = _expressed(cells)
-    columns = choose_genes(cells.genes, asked.genes, warn=tell.warn)
+    columns = choose_genes(cells.genes, options.genes, warn=tell.warn)
     lacking = cells.absent[columns]
-    enough = (expressed[0][columns] >= asked.min_cells) & ~lacking
+    enough = (expressed[0][columns] >= options.min_cells) & ~lacking
     absent = tuple(cells.genes.names[j] for j in columns[lacking])
     too_few = tuple(cells.genes.names[j] for j in columns[~enough & ~lacking])
     if not enough.any():
         raise InputError(
-            f"no gene asked for is expressed in {asked.min_cells:,} cells",
+            f"no gene asked for is expressed in {options.min_cells:,} cells",
             field="--genes",
             found=", ".join(
                 f"{cells.genes.names[j]}: "
                 + ("not in the input" if cells.absent[j] else f"{expressed[0][j]:,} cells")
                 for j in columns[:5]
             ),
-            hint="what few cells say is noise; --min-cells N takes less",
+            hint="few cells give a noisy estimate; lower --min-cells to test the genes all the same",
         )
     for genes, why in (
         (absent, "that the model knows are not in the input"),
-        (too_few, f"are expressed in fewer than {asked.min_cells:,} cells"),
+        (too_few, f"are expressed in fewer than {options.min_cells:,} cells"),
     ):
         if genes:
             more = ", ..." if len(genes) > 5 else ""
             tell.warn(f"{len(genes):,} genes {why} and left out: {', '.join(genes[:5])}{more}")
-    design = _design(cells, asked, columns[enough], expressed, seed=seed, tell=tell)
-    return _run(cells, asked, way, design, (too_few, absent), seed, tell)
+    design = _design(cells, options, columns[enough], expressed, seed=seed, tell=tell)
+    return _run(cells, options, way, design, (too_few, absent), seed, tell)
 
 
 def _expressed(cells: SilencedCells) -> tuple[IntArray, DoubleArray]:
@@ -144,7 +144,7 @@ class _Design:
     unit_of
         The unit of every gene asked for.
     controls
-        Promoters of other genes; None where features have no places.
+        Promoters of other genes; None where features have no positions.
     home
         Chromosomes of all genes as numbers, as those of the panel's peaks.
     """
@@ -164,7 +164,7 @@ class _Design:
 
 def _design(
     cells: SilencedCells,
-    asked: Gene2PeakOptions,
+    options: Gene2PeakOptions,
     columns: IntArray,
     expressed: tuple[IntArray, DoubleArray],
     *,
@@ -172,28 +172,28 @@ def _design(
     tell: Tell,
 ) -> _Design:
     candidates = find_candidates(
-        cells.genes, cells.peaks, columns, gtf=asked.gtf, window=asked.window, top=TOP, tell=tell
+        cells.genes, cells.peaks, columns, gtf=options.gtf, window=options.window, top=TOP, tell=tell
     )
     rng = np.random.default_rng(seed)
-    near = candidates.vicinity
-    home, nearest, chrom = _homes(cells, candidates, columns, asked.gtf)
+    vicinity = candidates.vicinity
+    home, nearest, chrom = _homes(cells, candidates, columns, options.gtf)
     units = choose_units(
-        columns, *expressed, home, together=asked.together, min_cells=asked.min_cells, rng=rng
+        columns, *expressed, home, together=options.together, min_cells=options.min_cells, rng=rng
     )
     everyone = np.flatnonzero(np.diff(cells.counts.indptr) > 0)
     original = Original(cells.placed, cells.atac, everyone)
     panel = PeakPanel.draw(original.mean(everyone), nearest, chrom, rng)
-    pairs = all_pairs(len(columns), len(cells.peaks.names)) if near is None else genomic_pairs(near)
+    pairs = all_pairs(len(columns), len(cells.peaks.names)) if vicinity is None else genomic_pairs(vicinity)
     return _Design(
         columns,
         candidates,
-        cells.groups(asked.group_key),
+        cells.groups(options.group_key),
         units,
-        np.zeros(len(columns), np.int64) if asked.together else np.arange(len(columns)),
+        np.zeros(len(columns), np.int64) if options.together else np.arange(len(columns)),
         original,
         panel,
         pairs,
-        None if near is None else promoter_controls(near, seed=seed),
+        None if vicinity is None else promoter_controls(vicinity, seed=seed),
         home,
         rng,
     )
@@ -203,34 +203,34 @@ def _homes(
     cells: SilencedCells, candidates: Candidates, columns: IntArray, gtf: Path | None
 ) -> tuple[IntArray, IntArray | None, IntArray]:
     """Chromosomes of genes and of peaks as numbers, and the distance of peaks to the nearest TSS."""
-    near, n_genes, n_peaks = candidates.vicinity, len(cells.genes.names), len(cells.peaks.names)
-    if near is None or gtf is None:
+    vicinity, n_genes, n_peaks = candidates.vicinity, len(cells.genes.names), len(cells.peaks.names)
+    if vicinity is None or gtf is None:
         return np.full(n_genes, -2, np.int64), None, np.full(n_peaks, -1, np.int64)
     table = read_genes(gtf).frame
-    chroms = sorted(set(near.places["chrom"].dropna()) | set(table["chrom"]))
+    chroms = sorted(set(vicinity.places["chrom"].dropna()) | set(table["chrom"]))
     number = {c: k for k, c in enumerate(chroms)}
-    chrom = np.array([number.get(c, -1) for c in near.places["chrom"]], dtype=np.int64)
+    chrom = np.array([number.get(c, -1) for c in vicinity.places["chrom"]], dtype=np.int64)
     by_name = {n.casefold(): number[c] for n, c in zip(table["gene"], table["chrom"], strict=True)}
     by_id = {n.casefold(): number[c] for n, c in zip(table["gene_id"], table["chrom"], strict=True) if n}
-    known = by_name | by_id
-    home = np.array([known.get(str(n).casefold(), -2) for n in cells.genes.names], dtype=np.int64)
-    home[columns[near.gene]] = chrom[near.peak]  # found by an alias
+    chrom_of_gene = by_name | by_id
+    home = np.array([chrom_of_gene.get(str(n).casefold(), -2) for n in cells.genes.names], dtype=np.int64)
+    home[columns[vicinity.gene]] = chrom[vicinity.peak]  # found by an alias
     nearest = np.full(n_peaks, np.iinfo(np.int64).max // 4)
-    middle = ((near.places["start"] + near.places["end"]) // 2).to_numpy()
+    middle = ((vicinity.places["start"] + vicinity.places["end"]) // 2).to_numpy()
     for c, k in number.items():
         tss = np.sort(table["tss"].to_numpy()[(table["chrom"] == c).to_numpy()])
-        mine = np.flatnonzero(chrom == k)
-        if len(tss) and len(mine):
-            at = np.searchsorted(tss, middle[mine])
-            left = np.abs(middle[mine] - tss[np.maximum(at - 1, 0)])
-            right = np.abs(tss[np.minimum(at, len(tss) - 1)] - middle[mine])
-            nearest[mine] = np.minimum(left, right)
+        peaks_there = np.flatnonzero(chrom == k)
+        if len(tss) and len(peaks_there):
+            following = np.searchsorted(tss, middle[peaks_there])
+            to_left = np.abs(middle[peaks_there] - tss[np.maximum(following - 1, 0)])
+            to_right = np.abs(tss[np.minimum(following, len(tss) - 1)] - middle[peaks_there])
+            nearest[peaks_there] = np.minimum(to_left, to_right)
     return home, nearest, chrom
 
 
 def _run(
     cells: SilencedCells,
-    asked: Gene2PeakOptions,
+    options: Gene2PeakOptions,
     way: Way,
     design: _Design,
     left_out_genes: tuple[tuple[str, ...], tuple[str, ...]],
@@ -238,27 +238,29 @@ def _run(
     tell: Tell,
 ) -> SilencingResult:
     """Silence, compare, lay out."""
-    near, units, groups, controls = (
+    vicinity, units, groups, controls = (
         design.candidates.vicinity,
         design.units,
         design.groups,
         design.controls,
     )
-    truth = read_truth(asked.truth, near) if asked.truth is not None and near is not None else None
-    sets = _peak_sets(cells, asked, design, tell.warn)
+    truth = (
+        read_truth(options.truth, vicinity) if options.truth is not None and vicinity is not None else None
+    )
+    sets = _peak_sets(cells, options, design, tell.warn)
     none = np.zeros(0, np.int64)
     stretches = {
         "pairs": (design.unit_of[design.pairs.first], design.pairs.second),
-        "permuted": _permuted(design, together=asked.together),
+        "permuted": _permuted(design, together=options.together),
         "controls": (none, none) if controls is None else (design.unit_of[controls.first], controls.second),
         "peak sets": pairs_of(sets),
     }
     ends = np.cumsum([0, *(len(unit) for unit, _ in stretches.values())])
     span = {name: slice(int(a), int(b)) for name, (a, b) in zip(stretches, pairwise(ends), strict=True)}
     closing = Closing(sets, groups.codes, len(groups.names))
-    raised, step = asked.direction == "raise", Step(asked.step)
+    raised, step = options.direction == "raise", Step(options.step)
     tell.say(
-        f"{'raising' if raised else 'silencing'} {'a set of ' if asked.together else ''}"
+        f"{'raising' if raised else 'silencing'} {'a set of ' if options.together else ''}"
         f"{len(design.columns):,} genes, and {len(units.columns) - units.n_asked:,} expressed alike to "
         "compare them with"
     )
@@ -278,26 +280,26 @@ def _run(
         design.panel,
         (unit, peak),
         n_groups=n_groups,
-        min_cells=asked.min_cells,
+        min_cells=options.min_cells,
         say=tell.say,
     )
 
     def score(group: int, name: str) -> tuple[DoubleArray, DoubleArray]:
         null = silenced.null(group, design.panel, units)
-        return null.score(*stretches[name], silenced.relative(group)[span[name]], asked.alternative)
+        return null.score(*stretches[name], silenced.relative(group)[span[name]], options.alternative)
 
     correlations, at_controls = _correlations(cells, design)
     # large where the peak goes with the gene
     change = silenced.relative(0) if raised else -silenced.relative(0)
-    own, at_other = change[span["pairs"]], change[span["controls"]]
+    at_pairs, at_other = change[span["pairs"]], change[span["controls"]]
     metacells = _metacells(cells, design, seed, tell)
     combined = None
-    if near is not None and controls is not None:
-        ways, at_ways = {"silencing": own}, {"silencing": at_other}
+    if vicinity is not None and controls is not None:
+        ways, at_ways = {"silencing": at_pairs}, {"silencing": at_other}
         if metacells:
             ways["metacells"], at_ways["metacells"] = metacells["pairs"].z, metacells["controls"].z
         first, second = (design.home[design.columns[p.first]] for p in (design.pairs, controls))
-        combined = combine(ways, at_ways, near.distance, first, second)
+        combined = combine(ways, at_ways, vicinity.distance, first, second)
         weights = ", ".join(f"{name} {weight:.2f}" for name, weight in combined.weights.items())
         tell.say(f"scores weigh {weights} ({'by promoters' if combined.learnt else 'as usual'})")
     table, left_out = _table(cells, design, silenced, span["pairs"], score, correlations)
@@ -306,31 +308,36 @@ def _run(
         names = genes[design.pairs.first], peaks[design.pairs.second]
         table = with_columns(table, names, metacells.get("pairs"), combined.score)
     compared = None
-    if asked.peak_sets is not None:
+    if options.peak_sets is not None:
         by_set = compare_sets(sets, silenced, span["peak sets"], closing, (ALL, *groups.names))
         compared = SetsCompared(by_set, None)
-        if asked.peak_set_classes is not None:
-            given = read_classes(asked.peak_set_classes, {one.name: one for one in sets}, tell.warn)
-            compared = SetsCompared(by_set, compare_classes(by_set, given))
+        if options.peak_set_classes is not None:
+            classes = read_classes(options.peak_set_classes, {one.name: one for one in sets}, tell.warn)
+            compared = SetsCompared(by_set, compare_classes(by_set, classes))
     precision = {}
-    said = {"silencing": own, "silencing, by size": np.abs(own)}
-    held = {"silencing": at_other, "silencing, by size": np.abs(at_other)}
-    said |= {name: by_group[0] for name, by_group in correlations.items()}
-    held |= at_controls
+    by_score = {"silencing": at_pairs, "silencing, by size": np.abs(at_pairs)}
+    at_controls_by_score = {"silencing": at_other, "silencing, by size": np.abs(at_other)}
+    by_score |= {name: by_group[0] for name, by_group in correlations.items()}
+    at_controls_by_score |= at_controls
     if metacells:
-        said["metacells"], held["metacells"] = metacells["pairs"].z, metacells["controls"].z
+        by_score["metacells"], at_controls_by_score["metacells"] = (
+            metacells["pairs"].z,
+            metacells["controls"].z,
+        )
     if combined is not None:
-        said["combined"], held["combined"] = combined.score, combined.at_controls
+        by_score["combined"], at_controls_by_score["combined"] = combined.score, combined.at_controls
     if truth is not None:
-        assert near is not None
-        scores = {**said, "nearness": -np.abs(near.distance)}
+        assert vicinity is not None
+        scores = {**by_score, "nearness": -np.abs(vicinity.distance)}
         precision["the known pairs"] = precision_recall(truth, scores, design.pairs.first)
-    if near is not None and controls is not None:
-        held = {name: held.get(name, np.full(len(at_other), np.nan)) for name in said}
-        precision |= promoter_precision(near.distance, said, held)
+    if vicinity is not None and controls is not None:
+        at_controls_by_score = {
+            name: at_controls_by_score.get(name, np.full(len(at_other), np.nan)) for name in by_score
+        }
+        precision |= promoter_precision(vicinity.distance, by_score, at_controls_by_score)
     return SilencingResult(
         design.candidates,
-        asked,
+        options,
         way,
         table,
         (ALL, *groups.names),
@@ -385,21 +392,21 @@ def with_columns(
         }
     whole = (table["group"] == ALL).to_numpy() if "group" in table else np.ones(len(table), bool)
     index = pd.MultiIndex.from_arrays(names)
-    at = index.get_indexer(pd.MultiIndex.from_frame(table.loc[whole].iloc[:, :2]))
+    row = index.get_indexer(pd.MultiIndex.from_frame(table.loc[whole].iloc[:, :2]))
     table = table.copy()
     for name, values in columns.items():
         table[name] = np.nan
-        table.loc[whole, name] = values[at]
-    order = np.argsort(-np.nan_to_num(score[at], nan=-np.inf), kind="stable")
+        table.loc[whole, name] = values[row]
+    order = np.argsort(-np.nan_to_num(score[row], nan=-np.inf), kind="stable")
     return pd.concat([table[whole].iloc[order], table[~whole]], ignore_index=True)
 
 
 def _peak_sets(
-    cells: SilencedCells, asked: Gene2PeakOptions, design: _Design, warn: Callable[[str], None]
+    cells: SilencedCells, options: Gene2PeakOptions, design: _Design, warn: Callable[[str], None]
 ) -> list[PeakSet]:
-    if asked.peak_sets is None:
+    if options.peak_sets is None:
         return []
-    sets = read_peak_sets(asked.peak_sets, cells.peaks, warn)
+    sets = read_peak_sets(options.peak_sets, cells.peaks, warn)
     unit_of = {cells.genes.names[j]: int(k) for j, k in zip(design.columns, design.unit_of, strict=True)}
     return match_sets(sets, unit_of, design.units, design.panel, design.rng, warn)
 
@@ -452,7 +459,7 @@ def _table(
     score: Callable[[int, str], tuple[DoubleArray, DoubleArray]],
     correlations: dict[str, dict[int, DoubleArray]],
 ) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    near, pairs, unit = design.candidates.vicinity, design.pairs, design.unit_of[design.pairs.first]
+    vicinity, pairs, unit = design.candidates.vicinity, design.pairs, design.unit_of[design.pairs.first]
     genes = np.asarray(design.candidates.first.names, dtype=object)
     peaks = np.asarray(cells.peaks.names, dtype=object)
     parts, left_out = [], []
@@ -464,29 +471,29 @@ def _table(
         z, p = score(g, "pairs")
         keep = np.isfinite(delta)
         fdr = false_discovery_rate(p)
-        if near is None:
+        if vicinity is None:
             strength = np.where(keep, np.abs(z), -1.0).reshape(len(design.columns), -1)
             top = np.argsort(-strength, axis=1, kind="stable")[:, :TOP]
             chosen = np.zeros(strength.shape, bool)
             np.put_along_axis(chosen, top, values=True, axis=1)
             keep &= chosen.ravel()
-        at = np.flatnonzero(keep)
-        at = at[np.lexsort((-np.abs(np.nan_to_num(z[at])), np.nan_to_num(p[at], nan=2.0)))]
-        second = pairs.second[at]
-        columns: dict[str, object] = {"gene": genes[pairs.first[at]], "peak": peaks[second]}
-        if near is not None:
-            columns |= {c: near.places[c].to_numpy()[second] for c in ("chrom", "start", "end")}
-            columns["distance_to_tss"] = near.distance[at]
+        order = np.flatnonzero(keep)
+        order = order[np.lexsort((-np.abs(np.nan_to_num(z[order])), np.nan_to_num(p[order], nan=2.0)))]
+        second = pairs.second[order]
+        columns: dict[str, object] = {"gene": genes[pairs.first[order]], "peak": peaks[second]}
+        if vicinity is not None:
+            columns |= {c: vicinity.places[c].to_numpy()[second] for c in ("chrom", "start", "end")}
+            columns["distance_to_tss"] = vicinity.distance[order]
         columns |= {
-            "group": np.full(len(at), group, dtype=object),
-            "n_cells": silenced.n_cells[g, unit[at]],
-            "delta": delta[at],
-            "change": relative[at],
-            "z": z[at],
-            "p": p[at],
-            "fdr": fdr[at],
+            "group": np.full(len(order), group, dtype=object),
+            "n_cells": silenced.n_cells[g, unit[order]],
+            "delta": delta[order],
+            "change": relative[order],
+            "z": z[order],
+            "p": p[order],
+            "fdr": fdr[order],
         }
         for name, by_group in correlations.items():
-            columns[name] = by_group[g][at] if g in by_group else np.full(len(at), np.nan)
+            columns[name] = by_group[g][order] if g in by_group else np.full(len(order), np.nan)
         parts.append(pd.DataFrame(columns))
     return pd.concat(parts, ignore_index=True), tuple(left_out)

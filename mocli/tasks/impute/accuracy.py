@@ -1,4 +1,4 @@
-"""How well imputed values match measured ones: by feature, beside simple ways, with intervals."""
+"""How well imputed values match measured ones: by feature, compared with simple ways, with intervals."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ COLUMNS = 1000
 """Features held dense at a time."""
 
 FOLDS = 10
-"""Parts of the evaluated cells, each covered by intervals from the other parts."""
+"""Parts of the evaluated cells; intervals fitted on the others are tested on each."""
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """What held-out or measured cells say.
+    """Accuracy and intervals on held-out or measured cells.
 
     Attributes
     ----------
     accuracy
         Of the model.
     baselines
-        By name; NaN for features that a baseline has nothing to say of.
+        By name; NaN for features that a baseline does not predict.
     intervals
         Fitted on all evaluated cells.
     coverage
@@ -70,7 +70,7 @@ def evaluate(
     detect: bool = False,
     see: See | None = None,
 ) -> Evaluation:
-    """Compare, some features at a time.
+    """Compare predicted with measured values, some features at a time.
 
     Parameters
     ----------
@@ -81,13 +81,13 @@ def evaluate(
     detect
         Whether zero means absence, so that detection is worth measuring.
     see
-        Shown all values in passing: of whom (`measured`, `model`, or a baseline), columns, values.
+        Called with all values in turn: source (`measured`, `model`, or a baseline), columns, values.
     """
     order = np.random.default_rng(seed).permutation(n_cells)
     folds = np.array_split(order, FOLDS)
     parts: list[FeatureAccuracy] = []
     beside: dict[str, list[FeatureAccuracy]] = {name: [] for name in baselines}
-    found: dict[str, list[Detection]] = {}
+    detections: dict[str, list[Detection]] = {}
     intervals: list[Conformal] = []
     covered: list[DoubleArray] = []
     present: list[DoubleArray] = []
@@ -104,9 +104,9 @@ def evaluate(
             if see is not None:
                 see(name, columns, other)
             if detect:
-                found.setdefault(name, []).append(detected(other, y))
+                detections.setdefault(name, []).append(detected(other, y))
         if detect:
-            found.setdefault("", []).append(detected(x, y))
+            detections.setdefault("", []).append(detected(x, y))
         intervals.append(conformal.fit(x, y, coverage=coverage, floor=floor))
         inside = np.zeros(y.shape, dtype=bool)
         for fold in folds:
@@ -114,30 +114,30 @@ def evaluate(
             fitted = conformal.fit(x[rest], y[rest], coverage=coverage, floor=floor)
             lower, upper = fitted.interval(x[fold])
             inside[fold] = (y[fold] >= lower) & (y[fold] <= upper)
-        known = np.isfinite(y).all(0)
-        covered.append(np.where(known, inside.mean(0), np.nan))
-        there = (y != 0) & known
+        all_measured = np.isfinite(y).all(0)
+        covered.append(np.where(all_measured, inside.mean(0), np.nan))
+        nonzero = (y != 0) & all_measured
         share = np.full(len(columns), np.nan)
-        np.divide((inside & there).sum(0), there.sum(0), out=share, where=there.any(0))
+        np.divide((inside & nonzero).sum(0), nonzero.sum(0), out=share, where=nonzero.any(0))
         present.append(share)
     return Evaluation(
         accuracy=joined(parts),
-        baselines={name: joined(of) for name, of in beside.items()},
+        baselines={name: joined(blocks) for name, blocks in beside.items()},
         intervals=conformal.join(intervals),
         coverage=np.concatenate(covered),
         coverage_present=np.concatenate(present),
         n_cells=n_cells,
-        detection=_beside_each_other(found.pop("")) if detect else None,
-        baseline_detection={name: _beside_each_other(of) for name, of in found.items()},
+        detection=_beside_each_other(detections.pop("")) if detect else None,
+        baseline_detection={name: _beside_each_other(blocks) for name, blocks in detections.items()},
     )
 
 
 def detected(x: FloatArray, y: FloatArray) -> Detection:
-    """Call as many cells positive as have the feature: predictions need not be probabilities."""
-    there = y > 0
-    rank = np.clip(len(y) - there.sum(0) - 1, 0, len(y) - 1)
+    """Call as many cells positive as have the feature, so that predictions need not be probabilities."""
+    present = y > 0
+    rank = np.clip(len(y) - present.sum(0) - 1, 0, len(y) - 1)
     threshold = np.take_along_axis(np.sort(x, axis=0), rank[None], 0)[0]
-    return detection(x, there, threshold=threshold)
+    return detection(x, present, threshold=threshold)
 
 
 def _beside_each_other(parts: list[Detection]) -> Detection:
@@ -158,7 +158,7 @@ def mean_baseline(mean: FloatArray, n_cells: int) -> Predict:
 def linked_baseline(
     linked: FloatArray, column_of: IntArray, mean: FloatArray, deviation: FloatArray
 ) -> Predict:
-    """Let a feature follow its linked features in the source, standardised, on its own mean and spread.
+    """Predict a feature by its standardised linked features in the source, on its own mean and spread.
 
     Parameters
     ----------
@@ -169,10 +169,10 @@ def linked_baseline(
     """
 
     def predict(columns: IntArray) -> FloatArray:
-        own = column_of[columns]
-        found = linked[:, np.maximum(own, 0)] * deviation[columns] + mean[columns]
-        found[:, own < 0] = np.nan
-        return found.astype(np.float32)
+        linked_column = column_of[columns]
+        values = linked[:, np.maximum(linked_column, 0)] * deviation[columns] + mean[columns]
+        values[:, linked_column < 0] = np.nan
+        return values.astype(np.float32)
 
     return predict
 
@@ -204,8 +204,8 @@ def ridge_baseline(
 
     def predict(columns: IntArray) -> FloatArray:
         fitted = Ridge(alpha=best).fit(train_x, train_y(columns))
-        found: FloatArray = fitted.predict(new_x).astype(np.float32).reshape(len(new_x), len(columns))
-        return found
+        values: FloatArray = fitted.predict(new_x).astype(np.float32).reshape(len(new_x), len(columns))
+        return values
 
     return predict
 
@@ -216,5 +216,5 @@ def rows_drawn(n: int, *, seed: int) -> IntArray:
 
 
 def blocks_of(n: int, n_vars: int) -> Iterator[slice]:
-    """Rows to be made at a time, some eight million values."""
+    """Yield rows to compute at a time, about eight million values."""
     return chunks(n, max(16, 8_000_000 // max(n_vars, 1)))

@@ -1,4 +1,4 @@
-"""Groups of cells against each other, in imputed and in measured values: which features differ."""
+"""Features that differ between groups of cells, in imputed and in measured values."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mocli.tasks.run.run import Run
 from mocli.types import DoubleArray, FloatArray, IntArray, StrArray
 
 FEWEST = 20
-"""Compared cells of a group."""
+"""Fewest compared cells of a group."""
 
 MODEL = "model"
 KEY = "imputation_group_change"
@@ -29,13 +29,13 @@ _COLUMNS = (
 
 
 class ByGroup:
-    """Takes in measured and imputed values, and compares each group of cells with all others.
+    """Collects measured and imputed values, and compares each group of cells with all others.
 
     Parameters
     ----------
     column
-        Name of the groups; `group` has each compared cell's, None where it has none, `(n,)`. Of two groups
-        the first is held against the second.
+        Name of the groups; `group` has each compared cell's, None where it has none, `(n,)`. If there are
+        two groups, the first is compared with the second.
     names
         Features of the target.
 
@@ -49,18 +49,18 @@ class ByGroup:
         self.column, self.names = column, names
         self._known = np.array([g is not None for g in group], dtype=bool)
         self._group = group[self._known].astype(str)
-        found, sizes = np.unique(self._group, return_counts=True)
-        enough = [str(g) for g, n in zip(found, sizes, strict=True) if n >= FEWEST]
+        levels, sizes = np.unique(self._group, return_counts=True)
+        enough = [str(g) for g, n in zip(levels, sizes, strict=True) if n >= FEWEST]
         if len(enough) < 2:
             raise InputError(
                 "there are no two groups of cells whose imputed and measured values can be compared",
                 field="--compare-groups",
-                found=", ".join(f"{g}: {n:,}" for g, n in zip(found[:8], sizes[:8], strict=True))
+                found=", ".join(f"{g}: {n:,}" for g, n in zip(levels[:8], sizes[:8], strict=True))
                 or f"no value of {column} among them",
                 expected=f"two values of {column} with {FEWEST} cells that are compared",
                 hint="hide more cells with --hold-out, or compare another column",
             )
-        two = len(found) == 2
+        two = len(levels) == 2
         self.groups, self.against = (enough[:1], enough[1]) if two else (enough, "all others")
         self._parts: dict[str, dict[str, list[tuple[IntArray, Differential]]]] = {}
 
@@ -73,15 +73,15 @@ class ByGroup:
 
     def see(self, name: str, columns: IntArray, values: FloatArray) -> None:
         """Take in columns of values `(n, n_columns)` of one method, or of the measurement."""
-        of = self._parts.setdefault(name, {group: [] for group in self.groups})
-        for group, parts in of.items():
+        by_group = self._parts.setdefault(name, {group: [] for group in self.groups})
+        for group, parts in by_group.items():
             parts.append((columns, differential(values[self._known], self._group == group)))
 
     def changes(self, name: str, group: str, columns: IntArray) -> Differential:
         """Return how some features differ by the values of one method, or by the measurement."""
         change, p = np.full(len(self.names), np.nan), np.full(len(self.names), np.nan)
-        for at, part in self._parts[name][group]:
-            change[at], p[at] = part.change, part.p
+        for position, part in self._parts[name][group]:
+            change[position], p[position] = part.change, part.p
         return Differential(change[columns], p[columns])
 
     def table(self, columns: IntArray) -> pd.DataFrame:
@@ -92,36 +92,38 @@ class ByGroup:
             part.insert(0, "group", group)
             part.insert(1, "against", self.against)
             for name, source in ((MEASURED, MEASURED), ("imputed", MODEL)):
-                found = self.changes(source, group, columns)
-                part[f"{name}_change"], part[f"{name}_p"] = found.change, found.p
-                part[f"{name}_fdr"] = found.fdr
+                difference = self.changes(source, group, columns)
+                part[f"{name}_change"], part[f"{name}_p"] = difference.change, difference.p
+                part[f"{name}_fdr"] = difference.fdr
             largest = np.argsort(-np.nan_to_num(np.abs(part["measured_change"].to_numpy())), kind="stable")
             parts.append(part.iloc[largest])
         return pd.concat(parts, ignore_index=True)
 
     def report(self, run: Run, columns: IntArray, direction: str) -> None:
-        """Put what groups differ by into the report: a figure of every method, and a table."""
+        """Report the differences between groups: a figure for every method, and a table."""
         rows = []
         for name in (n for n in self._parts if n != MEASURED):
-            found = [
+            agreements = [
                 agreement(self.changes(name, g, columns).change, self.changes(MEASURED, g, columns))
                 for g in self.groups
             ]
-            known = [one.pearson for one in found if np.isfinite(one.pearson)]
+            correlations = [one.pearson for one in agreements if np.isfinite(one.pearson)]
             entry = figure(
-                float(np.mean(known)) if known else None,
+                float(np.mean(correlations)) if correlations else None,
                 f"Correlation of imputed and measured changes between groups ({self.column})",
                 "Pearson correlation, over features, of the difference of means of a group and "
-                f"{self.against} in imputed and in measured values; mean over {len(known):,} groups.",
-                "Whether features that differ between conditions or types do so in imputed values: 1 is "
-                "perfect.",
+                f"{self.against} in imputed and in measured values; mean over {len(correlations):,} groups.",
+                "Tells whether features that differ between conditions or types also do so in imputed "
+                "values: 1 is perfect.",
                 better="higher",
                 bounds=(-1.0, 1.0),
                 n=len(columns),
             )
-            there = run.report.metrics if name == MODEL else run.report.baselines[name]["metrics"]
-            there[f"{KEY}[{direction}; {self.column}]"] = entry
-            rows += [_line(group, name, one) for group, one in zip(self.groups, found, strict=True) if one.n]
+            metrics = run.report.metrics if name == MODEL else run.report.baselines[name]["metrics"]
+            metrics[f"{KEY}[{direction}; {self.column}]"] = entry
+            rows += [
+                _line(group, name, one) for group, one in zip(self.groups, agreements, strict=True) if one.n
+            ]
         run.report.tables["groups"] = table(
             f"Features that differ between groups ({self.column}), imputed against measured",
             f"Cells of a group against {self.against}. differ: features whose measured values differ "
@@ -135,17 +137,17 @@ class ByGroup:
         )
 
     def panels(self, columns: IntArray) -> list[tuple[str, DoubleArray, DoubleArray, list[str]]]:
-        """Return what is drawn: title, predicted and measured changes, names; group by group."""
-        found = []
+        """Return the panels to draw: title, predicted and measured changes, names; group by group."""
+        panels = []
         for group in self.groups[:_DRAWN]:
             x, y = (self.changes(name, group, columns).change for name in (MODEL, MEASURED))
-            r, known = (
+            r, finite = (
                 agreement(x, self.changes(MEASURED, group, columns)).pearson,
                 np.isfinite(x) & np.isfinite(y),
             )
-            names = [self.names[j] for j in columns[known]]
-            found.append((f"{group} against {self.against}, r = {r:.2f}", x[known], y[known], names))
-        return found
+            names = [self.names[j] for j in columns[finite]]
+            panels.append((f"{group} against {self.against}, r = {r:.2f}", x[finite], y[finite], names))
+        return panels
 
 
 def _line(group: str, name: str, one: ListsCompared) -> list[Any]:

@@ -1,4 +1,4 @@
-"""Imputed cells by their labels: which they have, which their imputed values look like."""
+"""Imputed cells by label: the label each has, and the label that its imputed values resemble."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from mocli.tasks.trained.featurereadout import FeatureReadout
 from mocli.types import FloatArray, IntArray
 
 MEASURED = "measured"
-"""As `accuracy.evaluate` calls what was measured; whatever else it shows is a method."""
+"""The name of measured values in `accuracy.evaluate`; every other name is a method's."""
 
 
 class ByLabel:
-    """Takes in measured and imputed values of the cells compared, and judges them by label.
+    """Collects measured and imputed values of the cells compared, and judges them by label.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class ByLabel:
         cells: IntArray,
         target: Aligned,
         *,
-        kept: IntArray,
+        target_rows: IntArray,
         seed: int,
     ) -> ByLabel | None:
         """Find the labels of some rows of the source, and real cells of the target; None without labels.
@@ -61,12 +61,12 @@ class ByLabel:
         """
         source_label, target_label = labels_of_sides(translation, columns)
         known_label = np.array([v is not None for v in target_label], dtype=bool)
-        real_rows = kept[known_label[kept]]
+        real_rows = target_rows[known_label[target_rows]]
         if len(real_rows) < AMONG or all(v is None for v in source_label[cells]):
             return None
         real_rows = real_rows[rows_drawn(len(real_rows), seed=seed)]
-        known = {v for v in (*source_label[cells], *target_label[real_rows]) if v is not None}
-        levels = tuple(sorted(known))
+        names = {v for v in (*source_label[cells], *target_label[real_rows]) if v is not None}
+        levels = tuple(sorted(names))
         code = {None: -1, **{level: i for i, level in enumerate(levels)}}
         label, real_label = (
             np.array([code[v] for v in values], dtype=np.int64)
@@ -95,12 +95,12 @@ class ByLabel:
     def figures(self, direction: str) -> dict[str, dict[str, Any]]:
         """Return the report's entries, by method, then by key."""
         measured = self._tallies[MEASURED].means
-        found: dict[str, dict[str, Any]] = {}
+        entries: dict[str, dict[str, Any]] = {}
         for name, tally in self._tallies.items():
             if name != MEASURED:
                 cells = LabelledCells(self._levels, self._label, tally.given(), measured, tally.means)
-                found[name] = {f"{key}[{direction}]": entry for key, entry in evaluate(cells).items()}
-        return found
+                entries[name] = {f"{key}[{direction}]": entry for key, entry in evaluate(cells).items()}
+        return entries
 
 
 def labels_of_sides(

@@ -1,4 +1,4 @@
-"""Whether imputed values can be believed: accuracy where cells were measured, and prediction intervals."""
+"""How far imputed values can be trusted: accuracy where cells were measured, and prediction intervals."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mocli.types import CSR, FloatArray, IntArray, ModalityKind
 
 @dataclass(frozen=True, eq=False)
 class Checked:
-    """What is known of how good imputed values are; None where it is not known."""
+    """What is known of the accuracy of imputed values; None where it is not known."""
 
     evaluation: Evaluation | None = None
     by_label: ByLabel | None = None
@@ -39,55 +39,55 @@ class Checked:
 
 def check(run: Run, request: Request, work: Imputation) -> Checked:
     """Compare with measured values where there are some; find intervals, and keep them with the model."""
-    translation, asked = work.translation, work.asked
+    translation, options = work.translation, work.options
     if work.denoised is not None:
         run.say(
-            f"neither intervals nor accuracy: {translation.target} of these cells was seen, and agreement "
-            "with it would be reconstruction"
+            f"there are neither intervals nor accuracy: the model sees {translation.target} of these cells, "
+            "so agreement with it would only measure reconstruction"
         )
         return Checked()
-    kept = load_calibrations(asked.from_model or run.paths.model)
+    calibrations = load_calibrations(options.from_model or run.paths.model)
     evaluation, beside = None, _Beside()
     if len(work.survey.compared) >= FEWEST_COMPARED and translation.target_file is not None:
         compared = _Compared.of(work, seed=request.run.seed)
-        for scale in dict.fromkeys((asked.scale, "log", *translation.readout.by_scale)):
-            if scale != asked.scale and work.trained is None:
+        for scale in dict.fromkeys((options.scale, "log", *translation.readout.by_scale)):
+            if scale != options.scale and work.trained is None:
                 continue
             seen = _Beside.of(request, work, compared, scale)
             evaluated = _evaluate(request, work, compared, scale, seen)
             how = "held out of training" if work.trained else "measured in both"
             basis = f"{evaluated.n_cells:,} cells {how}"
-            kept[_key(work, scale)] = Calibration(evaluated.intervals, basis, evaluated.accuracy)
-            if scale == asked.scale:
+            calibrations[_key(work, scale)] = Calibration(evaluated.intervals, basis, evaluated.accuracy)
+            if scale == options.scale:
                 evaluation, beside = evaluated, seen
-    elif work.trained is not None and _key(work, asked.scale) not in kept:
+    elif work.trained is not None and _key(work, options.scale) not in calibrations:
         partners = on_partners(
             translation,
             work.trained,
-            [asked.scale, *translation.readout.by_scale],
-            coverage=asked.coverage,
+            [options.scale, *translation.readout.by_scale],
+            coverage=options.coverage,
             seed=request.run.seed,
         )
-        kept |= {_key(work, scale): found for scale, found in partners.items()}
+        calibrations |= {_key(work, scale): of_scale for scale, of_scale in partners.items()}
     if work.trained is not None:
-        save_calibrations(run.paths.model, kept)
+        save_calibrations(run.paths.model, calibrations)
         run.add_output(run.paths.model, "the trained model")
     calibration = fitting(
-        kept,
-        _key(work, asked.scale),
-        coverage=asked.coverage,
+        calibrations,
+        _key(work, options.scale),
+        coverage=options.coverage,
         moments=translation.readout.moments("log"),
         warn=run.warn,
     )
     if calibration is None:
         run.warn(
             f"no prediction intervals for {translation.source} -> {translation.target} on the scale "
-            f"'{asked.scale}': {_why_none(work, kept)}"
+            f"'{options.scale}': {_why_none(work, calibrations)}"
         )
-    elif evaluation is None and asked.from_model is not None:
+    elif evaluation is None and options.from_model is not None:
         run.warn(
-            f"intervals, and accuracy in var, are those of {calibration.basis} when the model was "
-            "trained: they hold for cells like those, less for another study's"
+            f"intervals, and the accuracy in var, come from {calibration.basis} when the model was trained: "
+            "they hold for similar cells, less so for those of another study"
         )
     else:
         run.say(f"intervals: {calibration.basis}")
@@ -99,14 +99,14 @@ def _key(work: Imputation, scale: str) -> Key:
     return translation.source, translation.target, scale, translation.predictor.name
 
 
-def _why_none(work: Imputation, kept: Mapping[Key, Calibration]) -> str:
+def _why_none(work: Imputation, calibrations: Mapping[Key, Calibration]) -> str:
     source, target, _, route = _key(work, "")
-    others = {key[3] for key in kept if key[:2] == (source, target)}
+    others = {key[3] for key in calibrations if key[:2] == (source, target)}
     if work.trained is None and others:
         by = " and ".join(sorted(others))
-        return f"those of the model are of the {by}, not of the {route}"
+        return f"the model has them for the {by}, not for the {route}"
     if work.trained is None:
-        return "the model holds none; give cells measured in both with --evaluate"
+        return "the model has none; give cells measured in both, with --evaluate"
     return "too few cells were measured in both, and no links join the two directly"
 
 
@@ -140,28 +140,34 @@ class _Compared:
 
 @dataclass(frozen=True, eq=False)
 class _Beside:
-    """What looks at values in passing, on the scale asked for; None where not asked for."""
+    """Collectors of values by label and by group, on the scale asked for; None where not asked for."""
 
     by_label: ByLabel | None = None
     by_group: ByGroup | None = None
 
     @classmethod
     def of(cls, request: Request, work: Imputation, compared: _Compared, scale: str) -> _Beside:
-        asked, data, files = work.asked, request.data, work.survey.files
+        options, data, files = work.options, request.data, work.survey.files
         by_label = by_group = None
-        if scale == asked.scale and data.label_key is not None:
+        if scale == options.scale and data.label_key is not None:
             labels = find_labels(files, data.label_key, option="--label-key", unlabeled=data.unlabeled)
-            kept, seed = work.survey.kept, request.run.seed
+            target_rows, seed = work.survey.target_rows, request.run.seed
             by_label = ByLabel.of(
-                work.translation, labels, scale, compared.cells, compared.aligned, kept=kept, seed=seed
+                work.translation,
+                labels,
+                scale,
+                compared.cells,
+                compared.aligned,
+                target_rows=target_rows,
+                seed=seed,
             )
-        if scale == asked.scale and asked.compare_groups is not None:
-            columns = find_column(files, asked.compare_groups, option="--compare-groups")
-            by_group = ByGroup.of(work.translation, asked.compare_groups, columns, compared.cells)
+        if scale == options.scale and options.compare_groups is not None:
+            columns = find_column(files, options.compare_groups, option="--compare-groups")
+            by_group = ByGroup.of(work.translation, options.compare_groups, columns, compared.cells)
         return cls(by_label, by_group)
 
     def see(self, name: str, columns: IntArray, values: FloatArray) -> None:
-        """Show values to all that look."""
+        """Pass values on to the collectors."""
         for one in (self.by_label, self.by_group):
             if one is not None:
                 one.see(name, columns, values)
@@ -170,19 +176,19 @@ class _Beside:
 def _evaluate(
     request: Request, work: Imputation, compared: _Compared, scale: str, beside: _Beside
 ) -> Evaluation:
-    """Compare on one scale; of others than the one asked for only the intervals are kept."""
-    translation, seed, asked = work.translation, request.run.seed, work.asked
+    """Compare on one scale; of scales other than the one asked for, only the intervals are kept."""
+    translation, seed, options = work.translation, request.run.seed, work.options
     readout, target_file = translation.readout, translation.target_file
     assert target_file is not None
     cells, aligned = compared.cells, compared.aligned
-    own = scale == asked.scale
+    is_asked = scale == options.scale
     return accuracy.evaluate(
         lambda columns: readout.measured(compared.measured, scale, columns, aligned.absent),
         partial(compared.predict, scale),
-        simple_ways(translation, work.trained, scale, cells, aligned, seed=seed) if own else {},
+        simple_ways(translation, work.trained, scale, cells, aligned, seed=seed) if is_asked else {},
         n_vars=readout.n_vars,
         n_cells=len(cells),
-        coverage=asked.coverage,
+        coverage=options.coverage,
         floor=readout.floor if scale != "scaled" else None,
         seed=seed,
         # of peaks the question is whether they are open at all

@@ -1,4 +1,4 @@
-"""A modality from itself: what the model expects of cells that were measured, at their own depth."""
+"""A modality denoised: the values that the model expects of measured cells, at their own depth."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from mocli.tasks.trained.featurereadout import FeatureReadout
 from mocli.types import CSR, BoolArray, DoubleArray, FloatArray, IntArray
 
 OWN_DEPTH = ("counts", "shares")
-"""Scales on which a cell keeps its own total; the others are those of a cell of median depth."""
+"""Scales on which a cell keeps its own total; on the others it has the median depth."""
 
 
 @dataclass(frozen=True, eq=False)
 class Denoised:
-    """Expected values of one modality of the cells that it placed.
+    """Expected values of the modality that gave the cells their latent coordinates.
 
-    What the decoder knows and what it does not (not highly variable: the readout's) each keep
-    the total that the cell has of them: the library once, not squared as in scCross' code.
+    Features that the decoder knows, and those it does not (not highly variable: the readout's), each keep
+    the total that the cell has of them: the library size enters once, not squared as in scCross' code.
 
     Attributes
     ----------
-    known
+    is_decoded
         Features that the decoder gives, `(n_vars,)`; none where there is no decoder.
     batches
         Codes of the batches of all cells of the file, `(n_obs,)`, where each is decoded under its own.
@@ -41,7 +41,7 @@ class Denoised:
     predictor: Predictor
     readout: FeatureReadout
     aligned: Aligned
-    known: BoolArray
+    is_decoded: BoolArray
     totals: DoubleArray
     batches: IntArray | None = None
 
@@ -51,16 +51,16 @@ class Denoised:
         predictor, readout = translation.predictor, translation.readout
         assert not isinstance(predictor, StackPredictor)
         aligned = translation.aligned(translation.source)
-        known = np.zeros(readout.n_vars, dtype=bool)
+        is_decoded = np.zeros(readout.n_vars, dtype=bool)
         if isinstance(predictor, ValueDecoder):
-            known[predictor.decoded(np.arange(readout.n_vars))] = True
+            is_decoded[predictor.decoded(np.arange(readout.n_vars))] = True
         n = aligned.file.n_obs
         totals = np.zeros((n, 2))
-        parts = np.stack([known, ~known], axis=1).astype(np.float64)
+        parts = np.stack([is_decoded, ~is_decoded], axis=1).astype(np.float64)
         if "counts" in readout.by_scale:
             for rows in chunks(n, 4096):
                 totals[rows] = aligned.read(rows) @ parts
-        return cls(predictor, readout, aligned, known, totals, translation.batches)
+        return cls(predictor, readout, aligned, is_decoded, totals, translation.batches)
 
     def predict(self, z: FloatArray, rows: IntArray, scale: str, columns: IntArray) -> FloatArray:
         """Return expected values `(n, n_columns)` of some rows of the file at coordinates `(n, n_latent)`.
@@ -73,18 +73,18 @@ class Denoised:
         measured = np.ones(self.readout.n_vars, dtype=bool)
         measured[self.aligned.absent] = False
         library = self.totals if scale == "counts" else self._shares(rows)
-        for part, features in enumerate((np.flatnonzero(self.known), np.flatnonzero(~self.known))):
-            wanted = np.flatnonzero(self.known[columns] == (part == 0))
+        for part, features in enumerate((np.flatnonzero(self.is_decoded), np.flatnonzero(~self.is_decoded))):
+            wanted = np.flatnonzero(self.is_decoded[columns] == (part == 0))
             if not len(wanted):
                 continue
-            at = np.searchsorted(features, columns[wanted])
+            decoded_column = np.searchsorted(features, columns[wanted])
             # every feature is needed for the total, whatever columns are wanted
             for span in chunks(len(rows), max(16, BLOCK // len(features))):
                 values = self._of(rows[span]).predict(z[span], "counts", features)
                 total = values[:, measured[features]].sum(1, dtype=np.float64)
-                own = library[rows[span], part] if scale == "counts" else library[span, part]
-                factor = np.divide(own, total, out=np.zeros_like(total), where=total > 0)
-                out[span, wanted] = values[:, at] * factor[:, None]
+                library_of_part = library[rows[span], part] if scale == "counts" else library[span, part]
+                factor = np.divide(library_of_part, total, out=np.zeros_like(total), where=total > 0)
+                out[span, wanted] = values[:, decoded_column] * factor[:, None]
         return out
 
     def measured(self, x: CSR, scale: str, columns: IntArray, absent: IntArray | None = None) -> FloatArray:
@@ -103,9 +103,9 @@ class Denoised:
         return of_cells(self.predictor, None if self.batches is None else self.batches[rows])
 
     def _shares(self, rows: IntArray) -> DoubleArray:
-        """Shares of both parts in some cells; those of all cells together where a cell is empty."""
-        own = self.totals[rows]
-        own = np.where(own.sum(1, keepdims=True) > 0, own, self.totals.sum(0))
-        total = own.sum(1, keepdims=True)
-        shares: DoubleArray = np.divide(own, total, out=np.zeros_like(own), where=total > 0)
+        """Return the shares of both parts in some cells; for an empty cell, those of all cells together."""
+        totals = self.totals[rows]
+        totals = np.where(totals.sum(1, keepdims=True) > 0, totals, self.totals.sum(0))
+        total = totals.sum(1, keepdims=True)
+        shares: DoubleArray = np.divide(totals, total, out=np.zeros_like(totals), where=total > 0)
         return shares

@@ -34,8 +34,8 @@ class Sampler:
     Attributes
     ----------
     ratio
-        Depth of every source cell over the training cells' median, `(n,)`: a cell as deep in the source
-        will be as deep in the target, whatever other cells are drawn with it.
+        Depth of every source cell over the training cells' median, `(n,)`: a cell that is deep in the
+        source will be as deep in the target, whatever other cells are drawn with it.
     library
         Where a modality is denoised, the counts of every cell among features that the decoder knows,
         `(n,)`; they stand instead of the ratio.
@@ -97,8 +97,8 @@ class Sampler:
                 library = usual * torch.from_numpy(self.ratio[rows]).to(device)
             drawn = model.sample(target, z, conditions, library, generator=generator)
         values: FloatArray = drawn.float().cpu().numpy()
-        at = self.place[columns]
-        return np.where(at >= 0, values[:, np.maximum(at, 0)], np.nan).astype(np.float32)
+        places = self.place[columns]
+        return np.where(places >= 0, values[:, np.maximum(places, 0)], np.nan).astype(np.float32)
 
     def _conditions(self, rows: IntArray) -> Conditions | None:
         predictor, batches = self.translation.predictor, self.translation.batches

@@ -1,4 +1,4 @@
-"""Cells kept out of training, to be predicted afterwards as new ones."""
+"""Cells held out of training, and predicted afterwards as new ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.types import BoolArray, IntArray
 
 FEWEST = 20
-"""Cells without which an accuracy says nothing."""
+"""Fewest cells to hold out, or to train on."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class HoldOut:
         *,
         seed: int,
     ) -> dict[str, BoolArray]:
-        """Return which cells of each modality are kept out, `(n_obs,)` by name.
+        """Return which cells of each modality are held out, `(n_obs,)` by name.
 
         Parameters
         ----------
@@ -114,14 +114,14 @@ class HoldOut:
 
 
 def without(files: Sequence[ModalityFile], out: Mapping[str, BoolArray]) -> list[ModalityFile]:
-    """Return the modalities without the cells kept out.
+    """Return the modalities without the held-out cells.
 
     Raises
     ------
     InputError
         Too few are left to train on.
     """
-    kept = []
+    remaining = []
     for f in files:
         rows = np.flatnonzero(~out[f.name])
         if len(rows) < FEWEST and out[f.name].any():
@@ -132,5 +132,5 @@ def without(files: Sequence[ModalityFile], out: Mapping[str, BoolArray]) -> list
                 expected=f"at least {FEWEST}",
                 hint="hold fewer cells out",
             )
-        kept.append(f.take(rows) if out[f.name].any() else f)
-    return kept
+        remaining.append(f.take(rows) if out[f.name].any() else f)
+    return remaining

@@ -17,7 +17,7 @@ from mocli.types import Task
 
 
 @subcommand(ImputeOptions)
-def impute(request: Request, asked: ImputeOptions, *, dry_run: bool, command: Sequence[str]) -> Result:
+def impute(request: Request, options: ImputeOptions, *, dry_run: bool, command: Sequence[str]) -> Result:
     """Impute one modality from another; the shell's `mocli impute`.
 
     Raises
@@ -28,49 +28,49 @@ def impute(request: Request, asked: ImputeOptions, *, dry_run: bool, command: Se
     verb = Verb(
         task="impute",
         suffixes=(".h5mu", ".h5ad"),
-        foresee=partial(_foresee, request, asked),
-        work=partial(_work, request, asked),
-        beside=() if asked.compare_groups is None else (".groups.tsv",),
-        trains=asked.from_model is None,
-        calibrates=asked.from_model is None and not asked.denoises,
+        foresee=partial(_foresee, request, options),
+        work=partial(_work, request, options),
+        beside=() if options.compare_groups is None else (".groups.tsv",),
+        trains=options.from_model is None,
+        calibrates=options.from_model is None and not options.denoises,
     )
     return perform(verb, request, dry_run=dry_run, command=command)
 
 
-def _foresee(request: Request, asked: ImputeOptions, tell: Tell) -> None:
-    trains = asked.from_model is None
-    surveyed = survey(request, asked, Task.IMPUTE, Foresight() if trains else tell)
+def _foresee(request: Request, options: ImputeOptions, tell: Tell) -> None:
+    trains = options.from_model is None
+    surveyed = survey(request, options, Task.IMPUTE, Foresight() if trains else tell)
     source, target = surveyed.direction.source, surveyed.direction.target
     tell.say(f"denoises {target}" if source == target else f"imputes {target} from {source}")
     if trains:
         for name, out in surveyed.held_out.items():
             if out.any():
-                tell.say(f"keeps {int(out.sum()):,} cells of {name} out of training")
+                tell.say(f"holds {int(out.sum()):,} cells of {name} out of training")
         foresee_training(request, Aim(Task.IMPUTE, target), tell, surveyed.files)
         return
     for f in surveyed.files:
         tell.say(f.summary)
     from mocli.tasks.impute.work import foresee_in_model
 
-    foresee_in_model(tell, request, asked, surveyed.direction)
+    foresee_in_model(tell, request, options, surveyed.direction)
 
 
-def _work(request: Request, asked: ImputeOptions, run: Run) -> None:
+def _work(request: Request, options: ImputeOptions, run: Run) -> None:
     # torch and scikit-learn are loaded only now: a dry run and a refusal need neither
     from mocli.tasks.impute.check import check
     from mocli.tasks.impute.denoise import Denoised
     from mocli.tasks.impute.work import Imputation, check_asked, obtain_model, translate
     from mocli.tasks.impute.write import deliver
 
-    surveyed = survey(request, asked, Task.IMPUTE, run)
-    saved, trained = obtain_model(run, request, Task.IMPUTE, surveyed, coverage=asked.coverage)
+    surveyed = survey(request, options, Task.IMPUTE, run)
+    saved, trained = obtain_model(run, request, Task.IMPUTE, surveyed, coverage=options.coverage)
     with run.timed("encode"):
         target = surveyed.direction.target
-        check_asked(asked, saved, target)
-        translation, why = translate(run, request, asked, surveyed, saved)
-        columns = columns_of(asked.features, translation.names, target)
+        check_asked(options, saved, target)
+        translation, why = translate(run, request, options, surveyed, saved)
+        columns = columns_of(options.features, translation.names, target)
         denoised = Denoised.of(translation) if translation.source == target else None
-        work = Imputation(asked, surveyed, translation, trained, columns, why, denoised)
+        work = Imputation(options, surveyed, translation, trained, columns, why, denoised)
     with run.timed("evaluate"):
         checked = check(run, request, work)
     with run.timed("write"):

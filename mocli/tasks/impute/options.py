@@ -1,4 +1,4 @@
-"""What is asked of an imputation, beside what every subcommand takes."""
+"""The options of `mocli impute`, besides those that every subcommand has."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class ImputeOptions(Options):
     evaluate: Annotated[
         bool,
         option(
-            "--evaluate", "Hide measured values, predict them and compare, with --label-key also by label"
+            "--evaluate", "Hide measured values, predict them and compare; with --label-key also by label"
         ),
     ] = False
     compare_groups: Annotated[
@@ -72,7 +72,8 @@ class ImputeOptions(Options):
         HoldOut,
         option(
             "--hold-out SHARE|COLUMN=VALUE",
-            "Paired cells kept out of training, for accuracy and intervals; or all cells of one batch",
+            "Share of paired cells held out of training, for accuracy and intervals; or all cells of one "
+            "batch",
             parse="mocli.tasks.impute.holdout:HoldOut.parse",
         ),
     ] = written("0.2")
@@ -102,7 +103,8 @@ class ImputeOptions(Options):
         str | None,
         option(
             "--decode-batch LEVEL|own|average",
-            "Batch to decode as: a level, each cell's own, or the mean over those that measured the target",
+            "Batch to decode under: a level, each cell's own, or the mean over batches in which the target "
+            "was measured",
             shown="average",
             advanced=True,
         ),
@@ -118,14 +120,14 @@ class ImputeOptions(Options):
 
     @property
     def denoises(self) -> bool:
-        """Whether a modality is asked for from itself."""
+        """Say whether the target is the source itself."""
         return self.source is not None and self.source == self.target
 
     def check_together(self) -> None:
         """Refuse combinations that mean nothing."""
         if self.decode_batch is not None and self.route in {Route.READOUT, Route.STACK}:
             raise UsageError(
-                "only values of a decoder depend on the batch",
+                "only a decoder's values depend on the batch",
                 field="--decode-batch",
                 found=f"--decode-batch {self.decode_batch} with --route {self.route}",
                 hint="leave one of the two out",
@@ -146,11 +148,11 @@ class ImputeOptions(Options):
         if not self.denoises:
             return
         held_out = self.hold_out.column is not None or self.hold_out.share not in {0.0, 0.2}
-        for given, name, why in (
+        for is_given, name, why in (
             (self.evaluate, "--evaluate", "so --evaluate would only measure reconstruction"),
             (held_out, "--hold-out", "so no cells need to be held out"),
         ):
-            if given:
+            if is_given:
                 raise UsageError(
                     f"denoising uses the measured values themselves, {why}",
                     field=name,

@@ -1,4 +1,4 @@
-"""What the report says of an imputation: how values were made, and how well they match measured ones."""
+"""What the report shows of an imputation: how values were made, and how well they match measured ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WORST = 200
 _BESIDE = {
     "mean": (
         "mean of the training cells",
-        "every cell has the mean of the cells that the model was trained on",
+        "every cell gets the mean of the cells that the model was trained on",
     ),
     "linked_feature": (
         "linked feature",
@@ -32,7 +32,7 @@ _BESIDE = {
     ),
     "readout": (
         "readout of the latent",
-        "a regression on the model's latent alone, which is one of the ways that are weighed",
+        "a regression on the model's latent alone, one of the ways that are weighed",
     ),
     "ridge": (
         "ridge from paired cells",
@@ -50,7 +50,7 @@ _STATISTICS: dict[str, tuple[str, Better, str]] = {
     "r2": (
         "R²",
         "higher",
-        "the share of variance explained; 0 is no better than the mean, which it can be below",
+        "the share of variance explained; 0 is no better than the mean, below 0 is worse",
     ),
     "rmse": (
         "Root mean squared error",
@@ -62,47 +62,47 @@ _STATISTICS: dict[str, tuple[str, Better, str]] = {
 
 
 def imputation_sentence(work: Imputation, checked: Checked) -> str | None:
-    """Say how well values match measured ones, and whether better than the best simple way; None if unknown.
+    """Say how well values match measured ones, and whether the best simple way is beaten; None if unknown.
 
-    The best simple way, the readout of the model's own latent not among them, is that whose median
-    correlation is highest against what the values have over the features that it says something of.
+    The best simple way is the one whose median correlation is highest in comparison with that of the values
+    over the features that it predicts. The readout of the model's own latent does not count as one.
     """
-    found, columns, target = checked.evaluation, work.columns, work.translation.target
-    if found is None:
-        known = checked.calibration
-        if known is None or known.accuracy is None:
+    evaluation, columns, target = checked.evaluation, work.columns, work.translation.target
+    if evaluation is None:
+        calibration = checked.calibration
+        if calibration is None or calibration.accuracy is None:
             return None
-        pearson = known.accuracy.pearson[columns]
+        pearson = calibration.accuracy.pearson[columns]
         if not np.isfinite(pearson).any():
             return None
         return (
             f"values of {target} correlated with measured ones by {np.nanmedian(pearson):.2f} (median over "
-            f"features) where that was known: {known.basis}"
+            f"features) where that was known: {calibration.basis}"
         )
-    own = found.accuracy.pearson[columns]
-    if not np.isfinite(own).any():
+    pearson_here = evaluation.accuracy.pearson[columns]
+    if not np.isfinite(pearson_here).any():
         return None
-    said = (
-        f"imputed {target} correlates with measured values of {found.n_cells:,} cells by "
-        f"{np.nanmedian(own):.2f} (median over features)"
+    sentence = (
+        f"imputed {target} correlates with measured values of {evaluation.n_cells:,} cells by "
+        f"{np.nanmedian(pearson_here):.2f} (median over features)"
     )
     simple: dict[str, tuple[float, float]] = {}
-    for name, accuracy in found.baselines.items():
-        there = np.isfinite(accuracy.pearson[columns]) & np.isfinite(own)
-        if name != "readout" and there.any():
-            beside = float(np.median(accuracy.pearson[columns][there]))
-            simple[name] = beside, float(np.median(own[there]))
+    for name, accuracy in evaluation.baselines.items():
+        both = np.isfinite(accuracy.pearson[columns]) & np.isfinite(pearson_here)
+        if name != "readout" and both.any():
+            beside = float(np.median(accuracy.pearson[columns][both]))
+            simple[name] = beside, float(np.median(pearson_here[both]))
     if not simple:
-        return said
+        return sentence
     name = max(simple, key=lambda name: simple[name][0] - simple[name][1])
     beside, ours = simple[name]
     verb = "better than" if ours > beside else "no better than"
-    among = "" if np.isclose(ours, np.nanmedian(own)) else f", where it gives {ours:.2f}"
-    return f"{said}, {verb} {_BESIDE[name][0]} ({beside:.2f}{among})"
+    among = "" if np.isclose(ours, np.nanmedian(pearson_here)) else f", where it gives {ours:.2f}"
+    return f"{sentence}, {verb} {_BESIDE[name][0]} ({beside:.2f}{among})"
 
 
 def report_route(run: Run, work: Imputation) -> None:
-    """Say by which route values were made, of how many features, and under which batches."""
+    """Report by which route values were made, for how many features, and under which batches."""
     columns, predictor = work.columns, work.translation.predictor
     if isinstance(predictor, StackPredictor):
         _report_stack(run, predictor, columns)
@@ -125,20 +125,19 @@ def report_route(run: Run, work: Imputation) -> None:
     )
     if decoder is not None and decoded < len(columns):
         run.say(
-            f"{len(columns) - decoded:,} of {len(columns):,} features are the readout's: the decoder knows "
-            "those that the model was trained on"
+            f"{len(columns) - decoded:,} of {len(columns):,} features come from the readout: the decoder "
+            "knows only those that the model was trained on"
         )
 
 
 def _report_stack(run: Run, predictor: StackPredictor, columns: IntArray) -> None:
-    """Say how much each way has to do with the values."""
+    """Report how much each way contributes to the values."""
     weights = predictor.stack.by_scale["log"].weights[:, columns]
     leading = np.bincount(weights.argmax(0), minlength=len(WAYS))
     run.report.tables["route"] = rows_table(
         "How values were made",
-        "Several ways, each a regression on something else that is known of a cell, weighed feature by "
-        f"feature by what they predict of cells left out; {predictor.stack.n_cells:,} cells were measured in "
-        "both.",
+        "Several regressions, each on other information about a cell, are weighed feature by feature by "
+        "how well they predict cells left out; {predictor.stack.n_cells:,} cells were measured in both.",
         ["way", "mean weight", "features that it leads"],
         [
             [way, float(f"{weight:.3g}"), int(n)]
@@ -149,54 +148,58 @@ def _report_stack(run: Run, predictor: StackPredictor, columns: IntArray) -> Non
 
 def report_figures(run: Run, work: Imputation, checked: Checked) -> None:
     """Put accuracy and coverage, and those of the baselines, into the report and the log."""
-    found, by_label = checked.evaluation, checked.by_label
+    evaluation, by_label = checked.evaluation, checked.by_label
     sentence = imputation_sentence(work, checked)
     if sentence is not None:
         run.say(sentence)
         run.report.conclude(sentence)
-    if found is None:
+    if evaluation is None:
         if checked.calibration is not None and checked.calibration.accuracy is not None:
             _warn_of_unpredicted(run, work, checked.calibration.accuracy)
         return
     columns, direction = work.columns, work.translation.direction
-    run.report.metrics |= _statistics(found.accuracy, columns, direction, found.n_cells)
-    run.report.metrics |= _detections(found.detection, columns, direction, found.n_cells)
-    for name, accuracy in found.baselines.items():
+    run.report.metrics |= _statistics(evaluation.accuracy, columns, direction, evaluation.n_cells)
+    run.report.metrics |= _detections(evaluation.detection, columns, direction, evaluation.n_cells)
+    for name, accuracy in evaluation.baselines.items():
         title, definition = _BESIDE[name]
-        detection = found.baseline_detection.get(name)
+        detection = evaluation.baseline_detection.get(name)
         run.report.baselines[name] = {
             "title": title,
             "definition": definition,
-            "metrics": _statistics(accuracy, columns, direction, found.n_cells)
-            | _detections(detection, columns, direction, found.n_cells),
+            "metrics": _statistics(accuracy, columns, direction, evaluation.n_cells)
+            | _detections(detection, columns, direction, evaluation.n_cells),
         }
-        there = _statistics(found.accuracy, columns, direction, found.n_cells, among=accuracy)
+        of_same_features = _statistics(
+            evaluation.accuracy, columns, direction, evaluation.n_cells, among=accuracy
+        )
         if detection is not None:
-            there |= _detections(found.detection, columns, direction, found.n_cells, among=detection)
-        if there:
-            run.report.baselines[name]["model_metrics"] = there
-    covered = found.coverage[columns]
+            of_same_features |= _detections(
+                evaluation.detection, columns, direction, evaluation.n_cells, among=detection
+            )
+        if of_same_features:
+            run.report.baselines[name]["model_metrics"] = of_same_features
+    covered = evaluation.coverage[columns]
     covered = covered[np.isfinite(covered)]
-    asked = found.intervals.coverage
+    coverage = evaluation.intervals.coverage
     run.report.metrics[f"interval_coverage[{direction}]"] = figure(
         float(np.mean(covered)) if len(covered) else None,
-        f"Coverage of {asked:.0%} intervals",
+        f"Coverage of {coverage:.0%} intervals",
         "Share of measured values inside split-conformal intervals fitted on the other nine tenths of these "
         "cells, mean over features.",
-        f"Should be about {asked:g}; above it the intervals are wider than needed, as where most values are "
-        "zero.",
+        f"Should be about {coverage:g}; above it the intervals are wider than needed, as where most values "
+        "are zero.",
         bounds=(0.0, 1.0),
-        n=found.n_cells,
+        n=evaluation.n_cells,
     )
-    present = found.coverage_present[columns]
-    if np.isfinite(present).any() and work.asked.scale != "scaled":
+    present = evaluation.coverage_present[columns]
+    if np.isfinite(present).any() and work.options.scale != "scaled":
         run.report.metrics[f"interval_coverage_nonzero[{direction}]"] = figure(
             float(np.nanmean(present)),
-            f"Coverage of {asked:.0%} intervals among values that are not zero",
-            "As the coverage of intervals, over the measured values that are not zero.",
-            "Where most values are zero, intervals may hold all zeros and fewer of the others.",
+            f"Coverage of {coverage:.0%} intervals among values that are not zero",
+            "The same coverage, over the measured values that are not zero.",
+            "Where most values are zero, intervals may cover all zeros and fewer of the other values.",
             bounds=(0.0, 1.0),
-            n=found.n_cells,
+            n=evaluation.n_cells,
         )
     for name, entries in by_label.figures(direction).items() if by_label is not None else ():
         (run.report.metrics if name == "model" else run.report.baselines[name]["metrics"]).update(entries)
@@ -210,38 +213,38 @@ def report_figures(run: Run, work: Imputation, checked: Checked) -> None:
                 if b["metrics"].get(key, {}).get("value") is not None
             )
             run.say(f"  {key} {entry['value']:.3f}{beside}")
-    _warn_of_unpredicted(run, work, found.accuracy)
+    _warn_of_unpredicted(run, work, evaluation.accuracy)
 
 
 def _warn_of_unpredicted(run: Run, work: Imputation, accuracy: FeatureAccuracy) -> None:
-    """Name features for which their mean does as well: of these cells, or of those left out of training."""
+    """Name the features that their mean predicts as well, in these cells or in those held out of training."""
     r2 = accuracy.r2[work.columns]
-    known = np.isfinite(r2)
-    worse = int((r2[known] <= 0).sum())
+    finite = np.isfinite(r2)
+    worse = int((r2[finite] <= 0).sum())
     if worse:
-        columns = work.columns[known][np.argsort(r2[known])][: min(3, worse)]
+        columns = work.columns[finite][np.argsort(r2[finite])][: min(3, worse)]
         run.warn(
-            f"{worse:,} of {int(known.sum()):,} features are predicted no better than by their mean "
+            f"{worse:,} of {int(finite.sum()):,} features are predicted no better than by their mean "
             f"(worst: {', '.join(work.translation.names[j] for j in columns)}): var['better_than_mean'] says "
             "which"
         )
 
 
 def _there(baseline: Entry, key: str) -> str:
-    """Say what the model reaches over the features of a baseline that has fewer."""
+    """Say what the model reaches over the features of a baseline that predicts fewer."""
     entry = baseline.get("model_metrics", {}).get(key)
     value = None if entry is None else entry["value"]
     return "" if value is None else f" (the model over the same features {value:.3f})"
 
 
 def _values(accuracy: Any, among: Any | None, name: str, columns: IntArray) -> DoubleArray | None:
-    """Figures of the features that have one; `among`: that a method has too, None if it has as many."""
+    """Return the figures of the features that have one, and that `among` has too; None if it has as many."""
     values: DoubleArray = getattr(accuracy, name)[columns]
-    known = np.isfinite(values)
+    finite = np.isfinite(values)
     if among is None:
-        return values[known]
-    both = known & np.isfinite(getattr(among, name)[columns])
-    return values[both] if both.any() and not np.array_equal(both, known) else None
+        return values[finite]
+    both = finite & np.isfinite(getattr(among, name)[columns])
+    return values[both] if both.any() and not np.array_equal(both, finite) else None
 
 
 def _statistics(
@@ -252,20 +255,20 @@ def _statistics(
     *,
     among: figures.FeatureAccuracy | None = None,
 ) -> dict[str, Any]:
-    """Return the report's entries; `among` leaves the features that another method has, if they are fewer."""
+    """Return the report's entries; `among` keeps only the features of another method, if these are fewer."""
     entries: dict[str, Any] = {}
     for name, (title, better, sentence) in _STATISTICS.items():
         values = _values(accuracy, among, name, columns)
         if values is None:
             continue
-        for which, value in (("median", np.median), ("worst", np.max if better == "lower" else np.min)):
-            entries[f"imputation_{name}_{which}[{direction}]"] = figure(
+        for place, value in (("median", np.median), ("worst", np.max if better == "lower" else np.min)):
+            entries[f"imputation_{name}_{place}[{direction}]"] = figure(
                 float(value(values)) if len(values) else None,
-                f"{title} of imputed values, {which} feature",
+                f"{title} of imputed values, {place} feature",
                 f"{title} of each feature over {n:,} cells whose measured values were hidden; "
-                f"{which} over {len(values):,} features that vary"
+                f"{place} over {len(values):,} features that vary"
                 + (", those that the baseline has." if among is not None else "."),
-                f"Of the {which} feature {sentence}.",
+                f"Of the {place} feature {sentence}.",
                 better=better,
                 bounds=(0.0, None) if better == "lower" else (None if name == "r2" else -1.0, 1.0),
                 n=n,
@@ -287,15 +290,15 @@ _DETECTIONS = {
     ),
     "true_positive_rate": (
         "True positive rate",
-        "Share of the cells that have a feature which are called (recall) where as many cells are called as "
-        "have it, median over features",
+        "Share of the cells with a feature that are called (recall) when as many cells are called as have "
+        "it, median over features",
         "the share of cells that have it is what guessing gives, 1 is perfect",
     ),
     "true_negative_rate": (
         "True negative rate",
-        "Share of the cells that lack a feature which are not called where as many cells are called as have "
+        "Share of the cells without a feature that are not called when as many cells are called as have "
         "it, median over features",
-        "the share of cells that lack it is what guessing gives, 1 is perfect",
+        "guessing gives the share of cells that lack it, 1 is perfect",
     ),
 }
 
@@ -317,7 +320,7 @@ def _detections(
         entries[f"imputation_{name}_median[{direction}]"] = figure(
             float(np.median(values)) if len(values) else None,
             f"{title} of imputed values, median feature",
-            f"{definition}; over {len(values):,} features that some cells have and some lack.",
+            f"{definition}; over {len(values):,} features that some cells have and others lack.",
             f"Whether a peak is open in a cell: {sentence}.",
             better="higher",
             bounds=(0.0, 1.0),

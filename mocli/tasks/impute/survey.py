@@ -1,4 +1,4 @@
-"""Inputs of an imputation looked through before anything is trained: by a dry run as by a run."""
+"""Inputs of an imputation, checked before anything is trained, by a dry run as well as by a run."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ from mocli.tasks.run.request import Request
 from mocli.types import BoolArray, IntArray, ModalityKind, Task
 
 FEWEST_COMPARED = 20
-"""Cells below which neither accuracy nor intervals are worth printing."""
+"""Fewest cells from which accuracy and intervals are reported."""
 
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """Inputs of an imputation, looked through before anything is trained.
+    """Inputs of an imputation, checked before anything is trained.
 
     Attributes
     ----------
     pairs
         Rows of the same cell in source and target files, `(n, 2)`.
     compared
-        Rows of `pairs` whose target is hidden and compared with.
-    kept
-        Rows of the target that are no secret: all but those hidden in training.
+        Rows of `pairs` whose target is hidden and then compared with.
+    target_rows
+        Rows of the target that may be looked at: all but those hidden in training.
     held_out
         Cells of each modality that training does not see, `(n_obs,)`; none where a model was given.
     """
@@ -56,10 +56,10 @@ class Survey:
     direction: Direction
     pairs: IntArray
     compared: IntArray
-    kept: IntArray
+    target_rows: IntArray
     held_out: Mapping[str, BoolArray]
 
-    def lacking(self, asked: ImputeOptions) -> BoolArray:
+    def lacking(self, options: ImputeOptions) -> BoolArray:
         """Return which cells of the source lack the target or have it hidden, `(n_obs,)`.
 
         Raises
@@ -67,9 +67,9 @@ class Survey:
         UsageError
             None does, and only such cells are asked for.
         """
-        compared = self.compared if asked.evaluate else self.compared[:0]
+        compared = self.compared if options.evaluate else self.compared[:0]
         lacks = rows_lacking(self.direction.source_file.n_obs, self.pairs, compared)
-        if asked.cells == "missing" and not lacks.any():
+        if options.cells == "missing" and not lacks.any():
             raise UsageError(
                 f"every cell of {self.direction.source} has {self.direction.target} measured, so nothing is "
                 "missing",
@@ -79,7 +79,7 @@ class Survey:
         return lacks
 
 
-def survey(request: Request, asked: ImputeOptions, task: Task, tell: Tell) -> Survey:
+def survey(request: Request, options: ImputeOptions, task: Task, tell: Tell) -> Survey:
     """Open files, settle what is imputed from what, and find mistakes before they cost a training.
 
     Raises
@@ -89,47 +89,47 @@ def survey(request: Request, asked: ImputeOptions, task: Task, tell: Tell) -> Su
     """
     files = open_modalities(request.data)
     relation = relate_files(files, request.data.pairing) if len(files) > 1 else None
-    if asked.from_model is None:
-        direction = _between_inputs(asked, files, task)
+    if options.from_model is None:
+        direction = _between_inputs(options, files, task)
     else:
-        direction = _of_model(request, asked, files, task, tell)
+        direction = _of_model(request, options, files, task, tell)
     source, target = direction.source, direction.target
     source_file, target_file = direction.source_file, direction.target_file
     pairs = shared_cells(files, relation, request.data.pair_key, source_file, target_file)
     compared = np.zeros(0, np.int64)
-    kept = np.arange(0 if target_file is None else target_file.n_obs)
+    target_rows = np.arange(0 if target_file is None else target_file.n_obs)
     held_out: Mapping[str, BoolArray] = {}
     if direction.saved is None:
-        known = pairs if len(pairs) else None
-        held_out = asked.hold_out.choose(files, known, source, target, seed=request.run.seed)
-        kept = np.flatnonzero(~held_out[target])
+        known_pairs = pairs if len(pairs) else None
+        held_out = options.hold_out.choose(files, known_pairs, source, target, seed=request.run.seed)
+        target_rows = np.flatnonzero(~held_out[target])
         if any(out.any() for out in held_out.values()):
-            told = ", ".join(f"{int(out.sum()):,} of {name}" for name, out in held_out.items() if out.any())
-            tell.say(f"kept out of training, to be predicted as new cells: {told}")
+            counts = ", ".join(f"{int(out.sum()):,} of {name}" for name, out in held_out.items() if out.any())
+            tell.say(f"held out of training and predicted as new cells: {counts}")
         compared = np.flatnonzero(held_out[source][pairs[:, 0]])
-    elif asked.evaluate:
+    elif options.evaluate:
         compared = np.arange(len(pairs))
-    if asked.evaluate and len(compared) < FEWEST_COMPARED:
+    if options.evaluate and len(compared) < FEWEST_COMPARED:
         raise InputError(
             f"--evaluate needs cells measured in {source} and {target}",
             found=f"{len(compared):,} such cells to compare with",
             expected=f"at least {FEWEST_COMPARED}",
             hint="give both modalities of paired cells (and --hold-out above 0), or leave --evaluate out",
         )
-    if asked.evaluate and request.data.label_key is not None:
+    if options.evaluate and request.data.label_key is not None:
         find_column(files, request.data.label_key, option="--label-key")
-    if asked.compare_groups is not None:
-        find_column(files, asked.compare_groups, option="--compare-groups")
-    columns_of(asked.features, direction.target_names, target)
+    if options.compare_groups is not None:
+        find_column(files, options.compare_groups, option="--compare-groups")
+    columns_of(options.features, direction.target_names, target)
     if direction.saved is None:
-        check_before_training(files, request.data.batch_key, asked.decode_batch)
-    surveyed = Survey(files, relation, direction, pairs, compared, kept, held_out)
-    surveyed.lacking(asked)
+        check_before_training(files, request.data.batch_key, options.decode_batch)
+    surveyed = Survey(files, relation, direction, pairs, compared, target_rows, held_out)
+    surveyed.lacking(options)
     return surveyed
 
 
-def _between_inputs(asked: ImputeOptions, files: list[ModalityFile], task: Task) -> Direction:
-    source, target = asked.source, asked.target
+def _between_inputs(options: ImputeOptions, files: list[ModalityFile], task: Task) -> Direction:
+    source, target = options.source, options.target
     if task is Task.GENE2PEAK:
         source, target = likely_direction(source, target, {f.name: f.kind for f in files})
     source, target = direction_of_inputs(source, target, [f.name for f in files])
@@ -138,14 +138,14 @@ def _between_inputs(asked: ImputeOptions, files: list[ModalityFile], task: Task)
 
 
 def _of_model(
-    request: Request, asked: ImputeOptions, files: list[ModalityFile], task: Task, tell: Tell
+    request: Request, options: ImputeOptions, files: list[ModalityFile], task: Task, tell: Tell
 ) -> Direction:
     # imported here: a dry run must not pay for torch
     from mocli.tasks.trained.obtain import load_given
 
-    assert asked.from_model is not None
-    saved = load_given(tell, request, asked.from_model, task, files)
-    source, target = asked.source, asked.target
+    assert options.from_model is not None
+    saved = load_given(tell, request, options.from_model, task, files)
+    source, target = options.source, options.target
     if task is Task.GENE2PEAK:
         kinds = {name: ModalityKind(m["kind"]) for name, m in saved.modalities.items()}
         if source is None:
@@ -162,11 +162,11 @@ def _of_model(
             hint=f"name it: {source}=FILE, or choose another with --from",
         )
     target_file = find_modality(files, target, saved)
-    if target_file is not None and not asked.evaluate:
+    if target_file is not None and not options.evaluate:
         target_file = comparable_target(saved, target, target_file, request.data.layer, tell.warn)
-    if asked.evaluate and seen_in_training(saved, files):
+    if options.evaluate and seen_in_training(saved, files):
         tell.warn(
-            "the model was trained on these very files: accuracy and intervals are of cells that it "
-            "knows, not of new ones; --hold-out while training gives those"
+            "the model was trained on these same files: accuracy and intervals are those of cells it "
+            "knows, not of new ones; for those, give --hold-out when you train"
         )
     return Direction(source, target, source_file, target_file, saved)

@@ -1,4 +1,4 @@
-"""What imputed values are held against: simple ways, and partners where no true pairs are at hand."""
+"""What imputed values are compared with: simple ways, and partners where there are no true pairs."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from mocli.tasks.trained.train import Trained
 from mocli.types import DoubleArray, FloatArray, IntArray
 
 FEWEST = 20
-"""Pairs, or partners, below which nothing is fitted to them."""
+"""Fewest pairs, or partners, that anything is fitted to."""
 
 MAX_TARGET, MAX_SOURCE = 5_000, 20_000
 """Cells of each side among which partners are looked for."""
 
 COMPONENTS = 100
-"""Of the source, for the regression."""
+"""Principal components of the source, for the regression."""
 
 
 def simple_ways(
@@ -105,20 +105,20 @@ def _ridge(
 
 
 def _scores(
-    source: Modality, known: FeatureMatrix, new: FeatureMatrix, *, seed: int
+    source: Modality, known_features: FeatureMatrix, new_features: FeatureMatrix, *, seed: int
 ) -> tuple[DoubleArray, DoubleArray]:
     """Principal components of what a model sees of known and of new cells; of counts, of their logarithms."""
     if source.is_counted:
-        depth = median_total(sparse.csr_matrix(known.values))
-        known, new = (
+        depth = median_total(sparse.csr_matrix(known_features.values))
+        known_features, new_features = (
             replace(m, values=LOGNORM.forward(sparse.csr_matrix(m.values), target_sum=depth))
-            for m in (known, new)
+            for m in (known_features, new_features)
         )
-    if not are_components(known.names):
-        fitted = Components.fit(known, n_components=COMPONENTS, seed=seed)
-        known, new = fitted.apply(known), fitted.apply(new)
+    if not are_components(known_features.names):
+        fitted = Components.fit(known_features, n_components=COMPONENTS, seed=seed)
+        known_features, new_features = fitted.apply(known_features), fitted.apply(new_features)
     # in double precision, in which a small penalty still makes the solution unique
-    parts = (dense_rows(m, np.arange(m.n_obs)).astype(np.float64) for m in (known, new))
+    parts = (dense_rows(m, np.arange(m.n_obs)).astype(np.float64) for m in (known_features, new_features))
     before, after = parts
     return before, after
 
@@ -147,9 +147,9 @@ def on_partners(
     why = "too few cells measured in both were held out" if paired else "no true pairs are known"
     basis = (
         f"{len(cells):,} {target} cells and the {source} cells nearest to them in smoothed linked features, "
-        f"as {why}: they hold as far as these partners are alike"
+        f"because {why}: they hold as far as these partners are alike"
     )
-    kept = {}
+    calibrations = {}
     for scale in dict.fromkeys(scales):
         parts = []
         for span in chunks(readout.n_vars, accuracy.COLUMNS):
@@ -158,8 +158,8 @@ def on_partners(
             measured = readout.measured(x, scale, columns)
             floor = readout.floor if scale != "scaled" else None
             parts.append(conformal.fit(predicted, measured, coverage=coverage, floor=floor))
-        kept[scale] = Calibration(conformal.join(parts), basis)
-    return kept
+        calibrations[scale] = Calibration(conformal.join(parts), basis)
+    return calibrations
 
 
 def partners_by_links(
@@ -180,16 +180,16 @@ def partners_by_links(
             for name, most in ((source, MAX_SOURCE), (target, MAX_TARGET)):
                 rows[name] = drawn_rows(sides[name].n_obs, most, seed=rng)
             points = {name: unit(dense_rows(sides[name], rows[name])) for name in rows}
-            near = knn(points[target], points[source], 1)[1][:, 0]
-            known = points[target].any(1)
-            return rows[source][near[known]], rows[target][known]
+            nearest = knn(points[target], points[source], 1)[1][:, 0]
+            has_links = points[target].any(1)
+            return rows[source][nearest[has_links]], rows[target][has_links]
     return None
 
 
 def _of_training(
     translation: Translation, trained: Trained, rows: IntArray, z: FloatArray, batches: IntArray | None
 ) -> Callable[[str, IntArray], FloatArray]:
-    """Return what gives expected values of some training cells of the source; `z` is where they lie."""
+    """Return a function that gives expected values of training cells at latent coordinates `z`."""
     predictor, source = translation.predictor, translation.source
     if not isinstance(predictor, StackPredictor):
         return partial(of_cells(predictor, batches).predict, z)

@@ -1,4 +1,4 @@
-"""The steps of an imputation after its survey: a model obtained, cells translated; each a frozen result."""
+"""The steps of an imputation after its survey: obtain a model, translate cells. Each returns a record."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 def obtain_model(
     run: Run, request: Request, task: Task, surveyed: Survey, *, coverage: float = COVERAGE
 ) -> tuple[SavedModel, Trained | None]:
-    """Return the model that was given, or one trained now without the cells held out, and its training.
+    """Return the model that was given, or one trained now without the held-out cells, and its training.
 
     Parameters
     ----------
@@ -61,44 +61,44 @@ def obtain_model(
     readout = readout_from(trained, saved.readouts[target], source, target, z, seed=seed)
     if readout is not None:
         saved = replace(saved, readouts={**saved.readouts, target: readout})
-    found = None
+    fitted = None
     if task is Task.IMPUTE:
         with run.timed("stack"):
-            found = fitted_stack(request, trained, saved, source, target, z, coverage=coverage)
-    if readout is not None or found is not None:
-        saved = keep_stacks(run, saved, {} if found is None else {(source, target): found})
+            fitted = fitted_stack(request, trained, saved, source, target, z, coverage=coverage)
+    if readout is not None or fitted is not None:
+        saved = keep_stacks(run, saved, {} if fitted is None else {(source, target): fitted})
     return saved, trained
 
 
-def check_asked(asked: ImputeOptions, saved: SavedModel, target: str) -> None:
+def check_asked(options: ImputeOptions, saved: SavedModel, target: str) -> None:
     """Raise `UsageError` for a scale or draws of the target that the model does not give."""
     if target in saved.readouts:
-        saved.readouts[target].check_scale(asked.scale, target)
-    if asked.draw:
+        saved.readouts[target].check_scale(options.scale, target)
+    if options.draw:
         check_draws(saved, target)
 
 
-def foresee_in_model(tell: Tell, request: Request, asked: ImputeOptions, direction: Direction) -> None:
+def foresee_in_model(tell: Tell, request: Request, options: ImputeOptions, direction: Direction) -> None:
     """Open and match all that imputing by a given model will, but place no cell."""
     assert direction.saved is not None
-    assert asked.from_model is not None
-    check_asked(asked, direction.saved, direction.target)
+    assert options.from_model is not None
+    check_asked(options, direction.saved, direction.target)
     choose(
         direction.saved,
         direction,
         request.data,
-        route=Route(asked.route),
-        batch=asked.decode_batch,
+        route=Route(options.route),
+        batch=options.decode_batch,
         device=torch.device("cpu"),
         tell=tell,
     )
-    load_calibrations(asked.from_model)
+    load_calibrations(options.from_model)
 
 
 def translate(
-    run: Run, request: Request, asked: ImputeOptions, surveyed: Survey, saved: SavedModel
+    run: Run, request: Request, options: ImputeOptions, surveyed: Survey, saved: SavedModel
 ) -> tuple[Translation, str]:
-    """Place every cell of the source in the latent, and choose what makes values of it; and why so.
+    """Encode every cell of the source, and choose what turns its latent coordinates into values, and why.
 
     Raises
     ------
@@ -109,8 +109,8 @@ def translate(
         saved,
         surveyed.direction,
         request.data,
-        route=Route(asked.route),
-        batch=asked.decode_batch,
+        route=Route(options.route),
+        batch=options.decode_batch,
         device=run.device,
         seed=request.run.seed,
         tell=run,
@@ -123,7 +123,7 @@ def translate(
 
 @dataclass(frozen=True, eq=False)
 class Imputation:
-    """What is to be written: which values of which cells.
+    """The values to be written, and for which cells.
 
     Attributes
     ----------
@@ -132,12 +132,12 @@ class Imputation:
     columns
         Features of the target that are written, in their order.
     why
-        Why values are made by this route.
+        Why this route was chosen.
     denoised
         Puts values at the depth of each cell, where a modality is imputed from itself.
     """
 
-    asked: ImputeOptions
+    options: ImputeOptions
     survey: Survey
     translation: Translation
     trained: Trained | None
@@ -150,13 +150,13 @@ class Imputation:
         n = self.translation.source_file.n_obs
         if self.denoised is not None:
             return np.arange(n), np.zeros(n, dtype=bool)
-        lacks = self.survey.lacking(self.asked)
-        rows = np.arange(n) if self.asked.cells == "all" else np.flatnonzero(lacks)
+        lacks = self.survey.lacking(self.options)
+        rows = np.arange(n) if self.options.cells == "all" else np.flatnonzero(lacks)
         return rows, lacks[rows]
 
     def values(self, rows: IntArray) -> FloatArray:
         """Return what is written of some rows of the source, `(n, n_columns)`."""
-        scale = self.asked.scale
+        scale = self.options.scale
         if self.denoised is not None:
             return self.denoised.predict(self.translation.z[rows], rows, scale, self.columns)
         return self.translation.predict(rows, scale, self.columns)
@@ -193,9 +193,9 @@ class ImputedValues:
     values
         `(n_cells, n_features)`.
     lower, upper
-        Ends of prediction intervals, as `values`; None where the model holds none.
+        Ends of prediction intervals, as `values`; None where the model has none.
     why
-        By which route values were made, and why.
+        The route by which values were made, and why.
     distance
         How far each cell lies from the training cells, `(n_cells,)`: 1 is as far as 99 % of cells like these
         lie; None where it is not known.

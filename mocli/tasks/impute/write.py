@@ -1,4 +1,4 @@
-"""What an imputation leaves behind: the filled modality block by block, figures, words, pictures."""
+"""The output of an imputation: the filled modality, block by block, figures, notes and pictures."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from mocli.tasks.trained.record import describe_given
 from mocli.types import FloatArray, IntArray
 
 LEAST_FAR = 0.02
-"""Share of cells far from the training cells above which the reader is warned: 1 % are by definition."""
+"""A larger share of cells far from the training cells than this is warned of; 1 % are far by definition."""
 SPOKEN_OF = 1_000_000
-"""Values from which the pace of writing is worth a line."""
+"""From this many values on, the speed of writing is logged."""
 
 _SCALES = {
     "counts": "expected counts of a cell of the training cells' median depth",
-    "scaled": "standardised by the training cells' mean and standard deviation of log values",
+    "scaled": "standardised by the mean and standard deviation of the training cells' log values",
     "shares": "shares of the cell's total",
 }
 
@@ -43,7 +43,7 @@ def deliver(run: Run, output: OutputOptions, work: Imputation, checked: Checked)
     translation = work.translation
     rows, lacks = work.rows_to_fill()
     if work.trained is None:
-        describe_given(run, work.survey.files, translation.saved, f"the model of {work.asked.from_model}")
+        describe_given(run, work.survey.files, translation.saved, f"the model of {work.options.from_model}")
     features = feature_table(work, checked)
     obs = translation.source_file.obs.iloc[rows].copy()
     obs["imputed"] = lacks
@@ -81,14 +81,14 @@ def deliver(run: Run, output: OutputOptions, work: Imputation, checked: Checked)
 
 
 def _scale_words(work: Imputation) -> str:
-    scale = work.asked.scale
+    scale = work.options.scale
     if work.denoised is not None and scale == "counts":
         return "expected counts at the depth of each cell"
     return work.translation.readout.readable.words if scale == "log" else _SCALES[scale]
 
 
 def feature_table(work: Imputation, checked: Checked) -> pd.DataFrame:
-    """Tell what is known of every feature written: its var columns, accuracy, coverage, trust."""
+    """Return what is known of every feature written: its var columns, accuracy, coverage, trust."""
     translation, columns, evaluation = work.translation, work.columns, checked.evaluation
     names = pd.Index([translation.names[j] for j in columns], dtype=object)
     if translation.target_file is not None:
@@ -118,8 +118,8 @@ def tell_far(tell: Tell, obs: pd.DataFrame, distance: FloatArray) -> None:
         furthest = far[np.argsort(-distance[far], kind="stable")[:3]]
         names = ", ".join(f"{obs.index[i]} ({distance[i]:.1f})" for i in furthest)
         tell.warn(
-            f"{len(far):,} of {len(distance):,} cells lie further from the training cells than 99 % of those "
-            f"do (furthest: {names}): their values are less sure and their intervals wider "
+            f"{len(far):,} of {len(distance):,} cells lie further from the training cells than 99 % of "
+            f"those do (furthest: {names}): their values are less certain and their intervals wider "
             "(obs['training_distance'], obs['far_from_training'])"
         )
 
@@ -127,7 +127,7 @@ def tell_far(tell: Tell, obs: pd.DataFrame, distance: FloatArray) -> None:
 def _blocks(
     run: Run, work: Imputation, checked: Checked, rows: IntArray, distance: FloatArray | None
 ) -> Iterator[Block]:
-    translation, denoised, scale, columns = work.translation, work.denoised, work.asked.scale, work.columns
+    translation, denoised, scale, columns = work.translation, work.denoised, work.options.scale, work.columns
     intervals = checked.calibration.intervals.take(columns) if checked.calibration else None
     measured: tuple[Aligned, IntArray] | None = None
     if denoised is not None:
@@ -135,7 +135,7 @@ def _blocks(
     elif translation.target_file is not None and len(translation.pairs):
         measured = translation.aligned(translation.target), translation.partners()[rows]
     sampler = None
-    if work.asked.draw:
+    if work.options.draw:
         sampler = Sampler.of(translation, denoised, device=run.device, seed=run.options.seed)
     for span in blocks_of(len(rows), len(columns)):
         block: dict[str, Any] = {"X": work.values(rows[span])}
@@ -145,11 +145,11 @@ def _blocks(
         if measured is not None:
             aligned, partner = measured
             observed = np.full((span.stop - span.start, len(columns)), np.nan, np.float32)
-            known = np.flatnonzero(partner[span] >= 0)
-            if len(known):
-                x = aligned.read(partner[span][known])
+            with_partner = np.flatnonzero(partner[span] >= 0)
+            if len(with_partner):
+                x = aligned.read(partner[span][with_partner])
                 way = denoised or translation.readout
-                observed[known] = way.measured(x, scale, columns, aligned.absent)
+                observed[with_partner] = way.measured(x, scale, columns, aligned.absent)
             block["observed"] = observed
         if sampler is not None:
             block["sampled"] = sampler.draw(rows[span], columns)
@@ -192,7 +192,7 @@ def _draw(work: Imputation, checked: Checked) -> list[html.Drawn]:
                 None if linked is None else linked.pearson[columns],
             ),
             "How well every feature is predicted",
-            "Pearson correlation of imputed and measured values over cells that were hidden.",
+            "Pearson correlation of imputed and measured values over the cells whose values were hidden.",
         ),
         html.Drawn(
             featureplots.scatter(predicted, measured, examples),
@@ -212,10 +212,10 @@ def _draw(work: Imputation, checked: Checked) -> list[html.Drawn]:
 
 
 def _examples(work: Imputation, evaluation: Evaluation) -> tuple[IntArray, np.ndarray, np.ndarray, list[str]]:
-    translation, scale = work.translation, work.asked.scale
+    translation, scale = work.translation, work.options.scale
     pearson = evaluation.accuracy.pearson[work.columns]
-    known = np.flatnonzero(np.isfinite(pearson))
-    ranked = known[np.argsort(pearson[known], kind="stable")]
+    finite = np.flatnonzero(np.isfinite(pearson))
+    ranked = finite[np.argsort(pearson[finite], kind="stable")]
     picked = [ranked[-1], ranked[len(ranked) // 2], ranked[0]] if len(ranked) else []
     columns = work.columns[np.array(picked, dtype=np.int64)]
     rows = work.survey.compared[:1000]

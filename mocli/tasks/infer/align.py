@@ -1,4 +1,4 @@
-"""New cells through a saved model: features aligned by name, transformed as in training, encoded."""
+"""New cells in a saved model: features aligned by name, transformed as in training, encoded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 LEAST_OVERLAP = 0.5
-"""Share of the model's features that new cells must have been measured for."""
+"""Least share of the model's features that new cells must have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,41 +100,42 @@ def align(
     """
     entry = saved.modalities[name]
     wanted = pd.Index(entry["var_names"])
-    own = pd.Index(file.var.index.astype(str))
+    own_names = pd.Index(file.var.index.astype(str))
     positions, fallbacks = FeatureIndex(features_of([file])[0]).find_each(list(map(str, wanted)))
     present = positions >= 0
-    selection = _selection(positions, len(own))
-    told = [
+    selection = _selection(positions, len(own_names))
+    notes = [
         f"{len(pairs):,} features of the model were found {FALLBACKS[how]} "
         f"('{pairs[0][1]}' is the model's '{pairs[0][0]}')"
         for how, pairs in fallbacks.items()
     ]
     if present.mean() < LEAST_OVERLAP and ModalityKind(entry["kind"]) is ModalityKind.ATAC:
-        selection = by_overlap(list(own), list(map(str, wanted)))
+        selection = by_overlap(list(own_names), list(map(str, wanted)))
         present = np.asarray(selection.getnnz(axis=0)) > 0
         parts = selection.getnnz(axis=1)
         some, several = int((parts > 0).sum()), int((parts > 1).sum())
-        told = [
-            f"its peaks are of another call: {some:,} of {len(own):,} ({some / len(own):.0%}) overlap peaks "
-            f"of the model, {several:,} of them several, among which their counts are split by overlap"
+        notes = [
+            f"its peaks come from another peak call: {some:,} of {len(own_names):,} "
+            f"({some / len(own_names):.0%}) overlap peaks of the model; {several:,} overlap several, among "
+            "which their counts are split"
         ]
     if present.mean() < LEAST_OVERLAP:
         raise InputError(
             f"{file.name} has {int(present.sum()):,} of the {len(wanted):,} features of the model's '{name}'",
             file=file.where,
             field="var_names",
-            found=", ".join(own[:5]),
+            found=", ".join(own_names[:5]),
             expected=", ".join(wanted[:5]),
-            hint=naming_hint(own, wanted, "the model")
-            or "the cells must be measured for the same features, under the same names",
+            hint=naming_hint(own_names, wanted, "the model")
+            or "the cells need the same features, under the same names",
         )
-    for words in told:
+    for words in notes:
         warn(f"{file.name}: {words}")
     if not present.all():
         n = int((~present).sum())
         warn(
-            f"{file.name}: {n:,} of the model's {len(wanted):,} features are absent and count as the "
-            f"training cells' mean (e.g. {', '.join(wanted[~present][:3])})"
+            f"{file.name}: {n:,} of the model's {len(wanted):,} features are absent and get the training "
+            f"cells' mean (e.g. {', '.join(wanted[~present][:3])})"
         )
     counts = ValueKind(entry["values"]) is ValueKind.COUNTS
     layer = choose_layer(file, layers.get(file.name), wants_counts=counts, allow_negative=True)
@@ -142,11 +143,11 @@ def align(
 
 
 def _selection(positions: IntArray, n_own: int) -> CSR:
-    """Return a 1 where a feature of the file goes among the model's, `(n_own, n_wanted)`."""
+    """Return a matrix with a 1 where a feature of the file is one of the model's, `(n_own, n_wanted)`."""
     columns = np.flatnonzero(positions >= 0)
     ones = np.ones(len(columns), np.float32)
-    found: CSR = sparse.csr_matrix((ones, (positions[columns], columns)), shape=(n_own, len(positions)))
-    return found
+    selection: CSR = sparse.csr_matrix((ones, (positions[columns], columns)), shape=(n_own, len(positions)))
+    return selection
 
 
 def project(saved: SavedModel, name: str, aligned: Aligned, device: torch.device | str) -> FloatArray:
@@ -159,7 +160,7 @@ def place(
 ) -> FloatArray:
     """Return the latent `(n, n_latent)` of raw values `(n, n_vars)` in the model's order of features.
 
-    A training cell is placed where it was in training, up to rounding.
+    A training cell gets the coordinates it had in training, up to rounding.
     """
     # imported here: a refusal must not pay for torch
     import torch

@@ -1,4 +1,4 @@
-"""As which batch values are decoded: one asked for, each cell's own, or all that measured the modality."""
+"""The batch that values are decoded under: one asked for, each cell's own, or the mean of several."""
 
 from __future__ import annotations
 
@@ -27,58 +27,58 @@ class DecodeBatch:
     Attributes
     ----------
     codes
-        Of the levels, in the model's order.
-    asked
+        Codes of the levels, in the model's order.
+    level
         The level that the user named, `own`, or None for all that measured the modality.
-    own
+    by_cell
         Whether every cell is decoded under its own batch; the levels are for cells whose batch is unknown.
     """
 
     key: str
     levels: tuple[str, ...]
     codes: tuple[int, ...]
-    asked: str | None
-    own: bool = False
+    level: str | None
+    by_cell: bool = False
 
     @property
     def suffix(self) -> str:
-        """What tells values of one batch from the average."""
-        return "" if self.asked is None else f"={self.asked}"
+        """A suffix that tells values of one batch from the average."""
+        return "" if self.level is None else f"={self.level}"
 
     @property
     def words(self) -> str:
-        """Say it."""
+        """The batches, in words."""
         mean = f"the mean over {self.key} = {', '.join(self.levels)}"
-        if self.own:
-            return f"the own {self.key} of each cell; where it is unknown, {mean}"
-        return mean if self.asked is None else f"{self.key} = {self.asked}"
+        if self.by_cell:
+            return f"each cell's own {self.key}; where it is unknown, {mean}"
+        return mean if self.level is None else f"{self.key} = {self.level}"
 
 
 def decode_batch(
-    saved: SavedModel, modality: str, asked: str | None, warn: Callable[[str], None]
+    saved: SavedModel, modality: str, level: str | None, warn: Callable[[str], None]
 ) -> DecodeBatch | None:
     """Return the batches to decode under; None for a model without batches.
 
     Raises
     ------
     UsageError
-        A batch is asked for that the model does not know, or it knows none.
+        The model does not know the batch that is asked for, or knows none.
     """
-    known = _known(saved, modality)
-    if known is None:
-        if asked is not None:
-            raise no_batches(asked)
+    of_model = _known(saved, modality)
+    if of_model is None:
+        if level is not None:
+            raise no_batches(level)
         return None
-    key, levels, measured = known
-    word = None if asked in levels else asked
-    if asked is None or word in (OWN, AVERAGE):
+    key, levels, measured = of_model
+    word = None if level in levels else level
+    if level is None or word in (OWN, AVERAGE):
         codes = tuple(map(levels.index, measured))
-        own = word == OWN
-        return DecodeBatch(key, tuple(measured), codes, OWN if own else None, own)
-    check_level(asked, levels)
-    if asked not in measured:
-        _warn_unseen(key, [asked], modality, measured, warn)
-    return DecodeBatch(key, (asked,), (levels.index(asked),), asked)
+        is_own = word == OWN
+        return DecodeBatch(key, tuple(measured), codes, OWN if is_own else None, is_own)
+    check_level(level, levels)
+    if level not in measured:
+        _warn_unseen(key, [level], modality, measured, warn)
+    return DecodeBatch(key, (level,), (levels.index(level),), level)
 
 
 def own_batches(
@@ -88,12 +88,12 @@ def own_batches(
     batch_key: str | None,
     warn: Callable[[str], None],
 ) -> IntArray:
-    """Return the model's code of the batch of every cell of a file, -1 where it knows none, `(n_obs,)`.
+    """Return the model's code of each cell's batch, `(n_obs,)`; -1 where the model does not know the batch.
 
     Parameters
     ----------
     modality
-        What is decoded.
+        The modality that is decoded.
     batch_key
         The column, where it is not the one that the model was trained with.
 
@@ -104,20 +104,20 @@ def own_batches(
     UsageError
         The model knows no batches.
     """
-    known = _known(saved, modality)
-    if known is None:
+    of_model = _known(saved, modality)
+    if of_model is None:
         raise no_batches(OWN)
-    key, levels, measured = known
+    key, levels, measured = of_model
     entries = {entry["key"]: entry["column"] for entry in saved.description.get("covariates", [])}
     column = batch_key or entries.get(key) or saved.description.get("columns", {}).get(key, key)
-    found = find_column([file], column, option="--batch-key")[file.name]
-    assert found is not None
+    column_values = find_column([file], column, option="--batch-key")[file.name]
+    assert column_values is not None
     where = {level: code for code, level in enumerate(levels)}
-    codes = np.array([where.get(value, -1) for value in words(found)], dtype=np.int64)
+    codes = np.array([where.get(value, -1) for value in words(column_values)], dtype=np.int64)
     n = int((codes < 0).sum())
     if n:
         warn(
-            f"{n:,} of {len(codes):,} cells are of no batch that the model knows (obs['{column}']; it knows "
+            f"{n:,} of {len(codes):,} cells have no batch that the model knows (obs['{column}']; it knows "
             f"{', '.join(levels)}): they are decoded as the mean over {', '.join(measured)}"
         )
     unseen = [levels[k] for k in np.unique(codes[codes >= 0]) if levels[k] not in measured]
@@ -130,45 +130,45 @@ def _warn_unseen(
     key: str, levels: Sequence[str], modality: str, measured: Sequence[str], warn: Callable[[str], None]
 ) -> None:
     warn(
-        f"no cell of {key} = {', '.join(levels)} had {modality} measured in training, so that the model "
-        f"never saw what {modality} looks like there; measured in {', '.join(measured)}"
+        f"no cell of {key} = {', '.join(levels)} had {modality} measured in training, so the model never "
+        f"saw {modality} there; measured in {', '.join(measured)}"
     )
 
 
-def check_before_training(files: Sequence[ModalityFile], batch_key: str | None, asked: str | None) -> None:
+def check_before_training(files: Sequence[ModalityFile], batch_key: str | None, level: str | None) -> None:
     """Raise `UsageError` for a batch that the cells to train on do not have."""
-    if asked is None:
+    if level is None:
         return
     if not batch_key:
-        raise no_batches(asked)
+        raise no_batches(level)
     columns = find_column(files, batch_key, option="--batch-key").values()
-    check_level(asked, sorted({v for c in columns if c is not None for v in words(c) if v is not None}))
+    check_level(level, sorted({v for c in columns if c is not None for v in words(c) if v is not None}))
 
 
-def check_level(asked: str, levels: Sequence[str]) -> None:
-    """Raise `UsageError` unless a level is known, or a word stands for some."""
-    if asked not in (*levels, OWN, AVERAGE):
+def check_level(level: str, levels: Sequence[str]) -> None:
+    """Raise `UsageError` unless it is a known level, or one of the words for levels."""
+    if level not in (*levels, OWN, AVERAGE):
         raise UsageError(
-            f"the model knows no batch '{asked}'",
+            f"the model knows no batch '{level}'",
             field=OPTION,
-            found=asked,
+            found=level,
             expected=", ".join([OWN, AVERAGE, *levels]),
-            hint=did_you_mean(asked, [OWN, AVERAGE, *levels], "batches"),
+            hint=did_you_mean(level, [OWN, AVERAGE, *levels], "batches"),
         )
 
 
-def no_batches(asked: str) -> UsageError:
+def no_batches(level: str) -> UsageError:
     """Return the error for a batch asked of a model without any."""
     return UsageError(
-        "the model knows no batches to decode as",
+        "the model has no batches to decode under",
         field=OPTION,
-        found=asked,
+        found=level,
         hint="train it with --batch-key COLUMN, or leave --decode-batch out",
     )
 
 
 def _known(saved: SavedModel, modality: str) -> tuple[str, list[str], list[str]] | None:
-    """Key, all levels, and those with cells measured in a modality."""
+    """Return the key, all levels, and those with cells measured in a modality."""
     entry = saved.modalities[modality]
     if "batches" in entry:
         batches = entry["batches"]

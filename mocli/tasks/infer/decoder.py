@@ -22,12 +22,12 @@ BLOCK = 2_000_000
 """Values decoded at a time."""
 
 MOST_SUMMED = 100.0
-"""Expected counts up to which the mean of log1p is summed; beyond, two terms of its series do."""
+"""Up to this expected count the mean of log1p is summed; beyond it two terms of its series are enough."""
 
 
 @dataclass(frozen=True, eq=False)
 class ValueDecoder:
-    """What a model's decoder says of the features of one modality.
+    """Expected values of the features of one modality, from a model's decoder.
 
     Expected counts are those of a cell of the training cells' median depth: proportions among the
     features decoded, times the share of the total that the readout expects these to have in the
@@ -39,10 +39,10 @@ class ValueDecoder:
     place
         Where a feature is in the decoder's output, -1 for none, `(n_vars,)`.
     counted
-        Whether the decoder's likelihood is of counts; else it gives values as the recipe made them.
+        Whether the decoder's likelihood is one of counts; else its values are on the scale of the recipe.
     batch
-        Decoded under these; None: covariates at their mean.
-    own
+        The batches to decode under; None: covariates at their mean.
+    batch_codes
         Codes of the batches of the cells to predict, `(n,)`, -1 for none; None unless each has its own.
     """
 
@@ -54,13 +54,13 @@ class ValueDecoder:
     counted: bool
     batch: DecodeBatch | None
     device: torch.device
-    own: IntArray | None = None
+    batch_codes: IntArray | None = None
 
     @classmethod
     def of(
         cls, saved: SavedModel, modality: str, batch: DecodeBatch | None, device: torch.device | str
     ) -> ValueDecoder:
-        """Take the decoder of a saved model; `cannot_decode` must have had nothing against it."""
+        """Take the decoder of a saved model; `cannot_decode` must have returned None."""
         model, recipe, readout = saved.model, saved.recipes[modality], saved.readouts[modality]
         if not isinstance(model, Decodes):
             raise TypeError(f"{type(model).__name__} cannot decode")
@@ -76,39 +76,43 @@ class ValueDecoder:
         """`decoder`, with the batch where one was asked for."""
         return "decoder" if self.batch is None else f"decoder{self.batch.suffix}"
 
-    def of_cells(self, own: IntArray | None) -> ValueDecoder:
+    def of_cells(self, batch_codes: IntArray | None) -> ValueDecoder:
         """Return the decoder of cells of these batches; the same where each is not decoded under its own."""
-        return replace(self, own=own) if self.batch is not None and self.batch.own else self
+        return (
+            replace(self, batch_codes=batch_codes) if self.batch is not None and self.batch.by_cell else self
+        )
 
     def decoded(self, columns: IntArray) -> IntArray:
-        """Positions among columns of the target that the decoder knows."""
+        """Positions of the target's columns that the decoder knows."""
         return np.flatnonzero(self.place[columns] >= 0)
 
     def predict(self, z: FloatArray, scale: str, columns: IntArray) -> FloatArray:
         """Return expected values `(n, n_columns)` of cells `(n, n_latent)`, decoded block by block."""
-        known = self.place[columns] >= 0
+        is_decoded = self.place[columns] >= 0
         out = np.empty((len(z), len(columns)), dtype=np.float32)
-        if not known.all():
-            out[:, ~known] = self.readout.predict(z, scale, columns[~known])
-        if known.any():
-            at = self.place[columns[known]]
+        if not is_decoded.all():
+            out[:, ~is_decoded] = self.readout.predict(z, scale, columns[~is_decoded])
+        if is_decoded.any():
+            places = self.place[columns[is_decoded]]
             # softmax needs every feature, whatever columns are wanted
             for rows in chunks(len(z), max(16, BLOCK // max(len(self.recipe.selected), 1))):
-                own = None if self.own is None else self.own[rows]
-                values = self._on_scale(z[rows], "log" if scale == "scaled" else scale, own)[:, at]
+                batch_codes = None if self.batch_codes is None else self.batch_codes[rows]
+                values = self._on_scale(z[rows], "log" if scale == "scaled" else scale, batch_codes)[
+                    :, places
+                ]
                 if scale == "scaled":
-                    values = self.readout.standardised(values, columns[known])
-                out[rows, known] = values
+                    values = self.readout.standardised(values, columns[is_decoded])
+                out[rows, is_decoded] = values
         return out
 
-    def _on_scale(self, z: FloatArray, scale: str, own: IntArray | None) -> FloatArray:
+    def _on_scale(self, z: FloatArray, scale: str, batch_codes: IntArray | None) -> FloatArray:
         codes = (None,) if self.batch is None else self.batch.codes
-        if own is None:
+        if batch_codes is None:
             return self._mean(z, scale, codes)
         values = np.empty((len(z), len(self.recipe.selected)), dtype=np.float32)
-        for code in np.unique(own):
-            mine = own == code
-            values[mine] = self._mean(z[mine], scale, (int(code),) if code >= 0 else codes)
+        for code in np.unique(batch_codes):
+            of_batch = batch_codes == code
+            values[of_batch] = self._mean(z[of_batch], scale, (int(code),) if code >= 0 else codes)
         return values
 
     def _mean(self, z: FloatArray, scale: str, codes: Sequence[int | None]) -> FloatArray:
@@ -124,8 +128,8 @@ class ValueDecoder:
         if code is not None and self.batch is not None:
             conditions = Conditions({self.batch.key: torch.full((len(z),), code, device=self.device)})
         with torch.inference_mode():
-            found = self.model.decode(self.modality, torch.from_numpy(z).to(self.device), conditions)
-        values: FloatArray = found.float().cpu().numpy()
+            decoded = self.model.decode(self.modality, torch.from_numpy(z).to(self.device), conditions)
+        values: FloatArray = decoded.float().cpu().numpy()
         return values
 
     def _convert(self, decoded: FloatArray, z: FloatArray, scale: str) -> FloatArray:
@@ -148,8 +152,8 @@ class ValueDecoder:
         if self.readout.readable.keeps_depth:
             return mean_log1p(counts)
         center = np.log1p(counts).mean(1, keepdims=True)
-        found: FloatArray = np.log1p(counts * np.exp(-center)).astype(np.float32)
-        return found
+        logged: FloatArray = np.log1p(counts * np.exp(-center)).astype(np.float32)
+        return logged
 
     def _at_depth(self, counts: FloatArray, z: FloatArray) -> FloatArray:
         """Scale cells to the median depth, or to the share of it that the features decoded have."""
@@ -163,14 +167,14 @@ class ValueDecoder:
 
 
 def cannot_decode(saved: SavedModel, modality: str) -> str | None:
-    """Return None if a model's decoder gives values of a modality, else why not, as a sentence's end."""
+    """Return None if a model's decoder gives values of a modality, else the reason, to end a sentence."""
     recipe = saved.recipes[modality]
     if not isinstance(saved.model, Decodes):
         return f"{saved.description['model']} has no decoder"
     if recipe.lsi is not None or recipe.components is not None:
         return f"its decoder gives components of {modality}, not features"
     if likelihood_of(saved, modality) == "bernoulli":
-        return f"its decoder says whether a feature of {modality} is seen, not how much of it"
+        return f"its decoder says whether a feature of {modality} is detected, not how much of it there is"
     return None
 
 
@@ -179,8 +183,8 @@ def mean_log1p(mean: FloatArray) -> FloatArray:
     grid, values = _summed()
     summed = np.interp(np.minimum(mean, MOST_SUMMED), grid, values)
     series = np.log1p(mean) - mean / (2 * np.square(1 + mean))
-    found: FloatArray = np.where(mean < MOST_SUMMED, summed, series).astype(np.float32)
-    return found
+    means: FloatArray = np.where(mean < MOST_SUMMED, summed, series).astype(np.float32)
+    return means
 
 
 @cache
@@ -191,15 +195,15 @@ def _summed() -> tuple[DoubleArray, DoubleArray]:
 
 
 def likelihood_of(saved: SavedModel, modality: str) -> str | None:
-    """Return what a modality's values were taken for; None where it was not asked."""
+    """Return the likelihood of a modality's values; None where none was chosen."""
     entry = saved.modalities[modality]
     if "likelihood" in entry:
         return None if entry["likelihood"] is None else str(entry["likelihood"])
     # saved before it was kept for every model
-    of = {name: taken_for for name, _, taken_for in saved.description["spec"]["modalities"]}
-    return str(of[modality])
+    taken_for_by_name = {name: taken_for for name, _, taken_for in saved.description["spec"]["modalities"]}
+    return str(taken_for_by_name[modality])
 
 
 def is_counted(saved: SavedModel, modality: str) -> bool:
-    """Whether a modality's likelihood is of counts."""
+    """Say whether a modality's likelihood is one of counts."""
     return likelihood_of(saved, modality) in COUNT_LIKELIHOODS

@@ -1,4 +1,4 @@
-"""From which modality to which: as asked, or the only way there is."""
+"""Which modality is imputed from which: as asked, or the only possible way."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from mocli.tasks.trained.saved import SavedModel
 from mocli.types import BoolArray, IntArray, ModalityKind
 
 MIN_TRAINED = 2
-"""Modalities without which nothing can be trained."""
+"""Fewest modalities for a training."""
 
 
 @dataclass(frozen=True, eq=False)
 class Direction:
-    """From where to where, settled before anything is trained.
+    """The source and the target modality, settled before anything is trained.
 
     Attributes
     ----------
@@ -49,19 +49,19 @@ class Direction:
 
     def features(self, var_key: str | None) -> tuple[Features, Features]:
         """Return the features of target and source in the order the model has, or will have."""
-        given = [f for f in (self.target_file, self.source_file) if f is not None]
+        files = [f for f in (self.target_file, self.source_file) if f is not None]
         if self.saved is not None:
             order = {f: self.saved.modalities[n]["var_names"] for n, f in self._files()}
-            given = [
+            files = [
                 replace(f, var=f.var[~f.var.index.duplicated()].reindex([str(n) for n in order[f]]))
-                for f in given
+                for f in files
             ]
-        found = features_of(given, var_key=var_key)
+        features = features_of(files, var_key=var_key)
         if self.target_file is None:
             assert self.saved is not None
             entry = self.saved.modalities[self.target]
-            return Features(self.target, ModalityKind(entry["kind"]), tuple(entry["var_names"])), found[0]
-        return found[0], found[1]
+            return Features(self.target, ModalityKind(entry["kind"]), tuple(entry["var_names"])), features[0]
+        return features[0], features[1]
 
     def _files(self) -> list[tuple[str, ModalityFile]]:
         both = ((self.target, self.target_file), (self.source, self.source_file))
@@ -71,7 +71,7 @@ class Direction:
 def likely_direction(
     source: str | None, target: str | None, kinds: Mapping[str, ModalityKind]
 ) -> tuple[str | None, str | None]:
-    """Fill in what is None: expression from accessibility, else proteins from expression."""
+    """Fill in a missing side: expression from accessibility, else proteins from expression."""
 
     def only(other: str | None, *wanted: ModalityKind) -> str | None:
         names = [name for name, kind in kinds.items() if kind in wanted and name != other]
@@ -86,13 +86,13 @@ def likely_direction(
 
 def check_peaks(kinds: Mapping[str, ModalityKind], files: Sequence[ModalityFile]) -> None:
     """Raise `UsageError` where peaks are given to a model that was trained without any."""
-    given = [f.name for f in files if f.kind is ModalityKind.ATAC]
-    if given and ModalityKind.ATAC not in kinds.values():
+    peak_names = [f.name for f in files if f.kind is ModalityKind.ATAC]
+    if peak_names and ModalityKind.ATAC not in kinds.values():
         raise UsageError(
-            f"the model was trained without peaks, '{given[0]}' holds some",
+            f"the model was trained without peaks, but '{peak_names[0]}' holds peaks",
             field="--from-model",
             found=", ".join(kinds),
-            hint="name a model of expression and accessibility, or say --from and --to",
+            hint="use a model of expression and accessibility, or give --from and --to",
         )
 
 
@@ -102,22 +102,22 @@ def direction_of_inputs(source: str | None, target: str | None, names: Sequence[
     Raises
     ------
     UsageError
-        A name that no input has, a choice that is left open, a single input.
+        A name that no input has, an ambiguous choice, or a single input.
     """
     if len(names) < MIN_TRAINED and (source is None or source != target):
         raise UsageError(
-            "values are imputed by a trained model, or by one trained now on two modalities",
+            "imputation needs a trained model, or two modalities to train one on",
             field="--from-model",
             found=f"no model, and only {', '.join(names)}",
             hint="add --from-model DIR, or the other modality and --links",
         )
-    for given, option in ((source, "--from"), (target, "--to")):
-        if given is not None and given not in names:
+    for name, option in ((source, "--from"), (target, "--to")):
+        if name is not None and name not in names:
             raise UsageError(
-                f"'{given}' is not among the inputs",
+                f"'{name}' is not among the inputs",
                 field=option,
                 found=", ".join(names),
-                hint=did_you_mean(given, names, "modalities"),
+                hint=did_you_mean(name, names, "modalities"),
             )
     return _settled(source, target, names)
 
@@ -130,7 +130,7 @@ def direction_of_model(
     Raises
     ------
     UsageError
-        A name that the model does not have, or a choice that is left open.
+        A name that the model does not have, or an ambiguous choice.
     """
     names = list(saved.modalities)
     if source is not None:
@@ -167,7 +167,7 @@ def columns_of(features: Sequence[str], names: Sequence[str], target: str) -> In
     Raises
     ------
     InputError
-        A feature that the target does not have.
+        The target does not have one of the features.
     """
     where = {name: i for i, name in enumerate(names)}
     unknown = [name for name in features if name not in where]
@@ -231,16 +231,18 @@ def comparable_target(
     layers: Mapping[str, str],
     warn: Callable[[str], None],
 ) -> ModalityFile | None:
-    """Return the target's file if its features are the model's, else None with a word."""
+    """Return the target's file if its features are the model's; else None, with a log line."""
     try:
         align(saved, target, file, layers=layers, warn=lambda _: None)
     except InputError as error:
-        warn(f"{error.message}: its values are left aside, and every cell counts as without them")
+        warn(f"{error.message}: its values are ignored")
         return None
     return file
 
 
 def seen_in_training(saved: SavedModel, files: Sequence[ModalityFile]) -> bool:
-    """Whether a model was trained on one of these very files."""
-    known = set(saved.description.get("trained_on", []))
-    return bool(known) and any(sha256(path) in known for path in {p for f in files for p in f.paths})
+    """Say whether a model was trained on one of these same files."""
+    trained_on = set(saved.description.get("trained_on", []))
+    return bool(trained_on) and any(
+        sha256(path) in trained_on for path in {p for f in files for p in f.paths}
+    )

@@ -33,12 +33,12 @@ from mocli.train.predict import encode_cells
 from mocli.types import FloatArray, IntArray
 
 SLOPES = 20_000_000
-"""Values of one block's derivatives."""
+"""Derivatives computed at a time."""
 
 
 @dataclass(frozen=True, eq=False)
 class LatentCells:
-    """Cells with their coordinates, `(n, d)`, as a model sees them."""
+    """Cells with their latent coordinates, `(n, d)`, as a model sees them."""
 
     model: Model
     bundle: MultiOmics
@@ -46,20 +46,20 @@ class LatentCells:
     device: torch.device
 
     def conditions(self, cells: IntArray) -> Conditions:
-        """Covariates of some cells."""
+        """Return the covariates of some cells."""
         codes = {c.key: self._send(c.codes[cells]) for c in self.bundle.categorical}
         numbers = self.bundle.continuous
         return Conditions(codes, None if numbers is None else self._send(numbers.values[cells]))
 
     def decode(self, modality: str, z: Tensor, cells: IntArray, library: Tensor | None = None) -> Tensor:
-        """Return expected values of cells at coordinates z, `(B, n_vars)`; counts as shares of the total."""
+        """Return expected values at other coordinates, `(B, n_vars)`; counts as shares of the total."""
         assert isinstance(self.model, Decodes)
         if library is None:
             library = torch.ones(len(cells), device=self.device)
         return self.model.decode(modality, z, self.conditions(cells), library)
 
     def place(self, cells: IntArray) -> Tensor:
-        """Coordinates of some cells, `(B, d)`."""
+        """Return the latent coordinates of some cells, `(B, d)`."""
         return self._send(self.z[cells])
 
     def _send(self, values: np.ndarray) -> Tensor:
@@ -84,7 +84,7 @@ def place_cells(
     InputError
         A covariate of the cells does not fit the model.
     TypeError
-        The model can neither encode a modality nor take in cells.
+        The model can neither encode a modality nor add new cells.
     """
     if isinstance(saved.model, Encodes):
         return project(saved, name, aligned, device)
@@ -101,31 +101,31 @@ def settle_cells(
     seed: int,
     tell: Tell,
 ) -> LatentCells:
-    """Train the coordinates of every cell of a file of one modality, for a model without encoders.
+    """Train the latent coordinates of every cell of a file of one modality, for a model without encoders.
 
     Raises
     ------
     InputError
         A covariate of the cells does not fit the model.
     TypeError
-        The model cannot take in cells.
+        The model cannot add new cells.
     """
     query = query_of_one(saved, name, aligned, data, say=tell.say, warn=tell.warn)
     tell.say(
-        f"{saved.description['model']} has no encoders: latent coordinates of {len(query.rows):,} cells are "
-        "trained, all that was learnt before stays as it is"
+        f"{saved.description['model']} has no encoders: the latent coordinates of {len(query.rows):,} cells "
+        "are trained; the model itself does not change"
     )
     return infer_coordinates(saved.model, query.load(), device=device, seed=seed)
 
 
 def infer_coordinates(model: Model, bundle: MultiOmics, *, device: torch.device, seed: int) -> LatentCells:
-    """Train what the cells of a bundle add to a model, and return them at their places.
+    """Train the weights that the cells of a bundle add to a model; return the cells' coordinates.
 
-    The model is not changed. The schedule is its own, whatever training was given, so that
-    a saved model places cells as the run did that trained it.
+    The model is not changed. The schedule is its own, whatever training was given, so that a saved model
+    gives cells the same coordinates as the run that trained it.
     """
     if not isinstance(model, Extends) or not isinstance(model, EncodesJointly):
-        raise TypeError(f"{type(model).__name__} can neither encode a modality nor take in cells")
+        raise TypeError(f"{type(model).__name__} can neither encode a modality nor add new cells")
     # a model may draw where new levels start
     torch.manual_seed(seed)
     extended = model.extended(bundle)
@@ -142,7 +142,7 @@ def slopes(
     def expected(place: Tensor) -> Tensor:
         return placed.decode(modality, place, cells, library)[:, columns]
 
-    found = []
+    rows = []
     mean = expected(z)
     with torch.no_grad(), warnings.catch_warnings():
         # torch compiles some rules of forward derivatives by a function of its own that it deprecates
@@ -151,20 +151,20 @@ def slopes(
             along = torch.zeros_like(z)
             along[:, k] = 1
             mean, slope = torch.func.jvp(expected, (z,), (along,))  # type: ignore[misc]
-            found.append(slope)
-    return mean.detach(), torch.stack(found, 2).detach()
+            rows.append(slope)
+    return mean.detach(), torch.stack(rows, 2).detach()
 
 
 def pull(model: Model, modality: str, columns: Tensor, values: Tensor, mean: Tensor) -> Tensor:
     """Return the derivative in the means of the values' loss, `(B, k)`.
 
-    Without a likelihood of the model's own it is Poisson's.
+    If the model has no likelihood of its own, Poisson's is used.
     """
     with torch.enable_grad():
-        at = mean.detach().clone().requires_grad_()
+        point = mean.detach().clone().requires_grad_()
         if isinstance(model, Surprised):
-            loss = model.surprise(modality, columns, values, at)
+            loss = model.surprise(modality, columns, values, point)
         else:
-            loss = at - torch.xlogy(values, at)
-        (found,) = torch.autograd.grad(loss.sum(), at)
-    return found
+            loss = point - torch.xlogy(values, point)
+        (gradient,) = torch.autograd.grad(loss.sum(), point)
+    return gradient

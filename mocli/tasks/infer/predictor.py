@@ -1,4 +1,4 @@
-"""By which route a latent becomes values: the model's own decoder, or a readout fitted to it."""
+"""How latent coordinates become values: by the model's own decoder, or by a readout fitted to them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Predictor(Protocol):
-    """Expected values of a target from a latent."""
+    """Gives expected values of a target from latent coordinates."""
 
     @property
     def name(self) -> str:
@@ -47,11 +47,11 @@ def choose_predictor(
     device: torch.device,
     warn: Callable[[str], None],
 ) -> tuple[Predictor | StackPredictor, str]:
-    """Return how values are made, and why so.
+    """Return how values are made, and why.
 
-    Left to mocli, that is a stack fitted to cells measured in both, else a readout fitted to cells placed
-    by the source alone, else the decoder, else the readout there is. On real cells each was better than
-    the next.
+    By default that is a stack fitted to cells measured in both, else a readout fitted to cells encoded from
+    the source alone, else the decoder, else the readout there is. On real data each was better than the
+    next.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def choose_predictor(
     Raises
     ------
     UsageError
-        The decoder, or a batch to decode as, is asked for and there is none.
+        The decoder, or a batch to decode under, is asked for and there is none.
     """
     readout, problem = saved.readouts[target], cannot_decode(saved, target)
     if problem is not None and (route is Route.DECODER or batch is not None):
@@ -76,7 +76,7 @@ def choose_predictor(
     stack = saved.stacks.get((source, target))
     if route is Route.STACK and stack is None:
         raise UsageError(
-            f"the model holds no stack of ways from {source} to {target}",
+            f"the model has no stack from {source} to {target}",
             field="--route",
             found="stack",
             hint=f"train with `mocli impute --from {source} --to {target}` on cells measured in both "
@@ -86,13 +86,13 @@ def choose_predictor(
         why = (
             "as asked"
             if route is Route.STACK
-            else "its ways were weighed by what they predict of cells left out"
+            else "its ways were weighed by how well they predict cells left out"
         )
         return StackPredictor(stack, readout), why
     may_stack = source != target and saved.description["pairing"] != Pairing.UNPAIRED.value
     if route is Route.AUTO and batch is None and may_stack:
         warn(
-            f"the model holds no stack of ways from {source} to {target}, which predicts better: train with "
+            f"the model has no stack from {source} to {target}, which predicts better: train with "
             f"`mocli impute --from {source} --to {target}` on {FEWEST_PAIRS} cells or more measured in both"
         )
     joint = isinstance(saved.model, EncodesJointly)
@@ -103,33 +103,36 @@ def choose_predictor(
         elif problem is not None:
             route, why = Route.READOUT, problem
         elif source == target:
-            route, why = Route.DECODER, f"{target} is what it was trained to give back"
+            route, why = Route.DECODER, f"{target} is what it was trained to reconstruct"
         elif fits:
-            route, why = Route.READOUT, f"fitted to cells placed by {source} alone"
+            route, why = Route.READOUT, f"fitted to cells encoded from {source} alone"
         else:
-            route, why = Route.DECODER, f"the model holds no readout fitted to cells placed by {source} alone"
+            route, why = (
+                Route.DECODER,
+                f"the model has no readout fitted to cells encoded from {source} alone",
+            )
     else:
         why = "as asked"
     if route is Route.READOUT:
         if not fits:
-            by = f"by {readout.source} alone" if readout.source else "by all that was measured of them"
+            by = f"from {readout.source} alone" if readout.source else "from all modalities measured in them"
             ways = [] if source == target else [f"train with `mocli impute --from {source} --to {target}`"]
             ways += [] if problem else ["use --route decoder"]
             warn(
-                f"the readout of {target} was fitted to cells placed {by}, so that it is less sure of cells "
-                f"placed by {source} alone" + (": " + ", or ".join(ways) if ways else "")
+                f"the readout of {target} was fitted to cells encoded {by}, so it is less accurate for "
+                f"cells encoded from {source} alone" + (": " + ", or ".join(ways) if ways else "")
             )
         return readout, why
     return ValueDecoder.of(saved, target, decode_batch(saved, target, batch, warn), device), why
 
 
-def of_cells(predictor: Predictor, own: IntArray | None) -> Predictor:
-    """Return a predictor for cells of these batches `(n,)`, which only a decoder may care for."""
-    return predictor.of_cells(own) if isinstance(predictor, ValueDecoder) else predictor
+def of_cells(predictor: Predictor, batch_codes: IntArray | None) -> Predictor:
+    """Return a predictor for cells of these batches `(n,)`; only a decoder may depend on them."""
+    return predictor.of_cells(batch_codes) if isinstance(predictor, ValueDecoder) else predictor
 
 
 def training_pairs(trained: Trained, source: str, target: str) -> IntArray | None:
-    """Return rows of the same training cell in source and target, `(n, 2)`; None where none is known."""
+    """Return rows of the same training cell in source and target, `(n, 2)`; None if no pair is known."""
     pairs = trained.plan.pairs
     if (source, target) in pairs:
         return pairs[source, target]
@@ -137,9 +140,9 @@ def training_pairs(trained: Trained, source: str, target: str) -> IntArray | Non
 
 
 def placed_by(trained: Trained, source: str, *, device: torch.device, seed: int) -> FloatArray | None:
-    """Return training cells of one modality where new cells measured in it alone lie, `(n_obs, n_latent)`.
+    """Return latent coordinates of training cells from one modality alone, `(n_obs, n_latent)`.
 
-    None where a model can place no cell by one modality.
+    None if a model cannot encode a cell from one modality.
     """
     model, bundle = trained.model, trained.prepared.bundle
     if not isinstance(model, EncodesJointly):
@@ -154,9 +157,9 @@ def placed_by(trained: Trained, source: str, *, device: torch.device, seed: int)
 def readout_from(
     trained: Trained, readout: FeatureReadout, source: str, target: str, z: FloatArray, *, seed: int
 ) -> FeatureReadout | None:
-    """Fit a readout of the target again, to training cells placed by the source alone, as new cells will be.
+    """Refit a readout of the target to training cells encoded from the source alone, as new cells will be.
 
-    None where a position is of one modality anyway, or too few cells were measured in both.
+    None where coordinates come from one modality anyway, or too few cells were measured in both.
 
     Parameters
     ----------

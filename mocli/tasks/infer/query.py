@@ -1,4 +1,4 @@
-"""Cells of a query as a saved model wants them: its modalities, its features, its covariates."""
+"""Cells of a query in the form a saved model needs: its modalities, its features, its covariates."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NEW_BATCH = "query"
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """A query, matched with a model but not yet read.
+    """A query that is matched with a model but not yet read.
 
     Attributes
     ----------
@@ -37,7 +37,7 @@ class Query:
     columns
         Categorical covariates of all cells by key; the levels begin with the model's.
     continuous
-        Covariates that are numbers, found for every cell.
+        Covariates that are numbers, for every cell.
     new
         Levels that the model does not know, by key.
     """
@@ -54,15 +54,15 @@ class Query:
 
     @property
     def files(self) -> list[ModalityFile]:
-        """What was measured, in the model's order."""
+        """The files of the measured modalities, in the model's order."""
         return [a.file for a in self.aligned.values()]
 
     def load(self) -> MultiOmics:
         """Read and transform the matrices; a modality that was not measured has no rows."""
         files, by_name = self.files, self.relation.names_mean_cells
         rows = np.full((len(self.rows), len(self.saved.modalities)), -1, np.int64)
-        at = [list(self.saved.modalities).index(name) for name in self.aligned]
-        rows[:, at] = self.rows
+        columns = [list(self.saved.modalities).index(name) for name in self.aligned]
+        rows[:, columns] = self.rows
         label = ObsColumn.find(files, self.data.label_key, "--label-key", "label")
         continuous = [
             ObsColumn(key, find_column(files, key, option="--continuous")) for key in self.continuous
@@ -114,26 +114,26 @@ def match_query(
     Raises
     ------
     InputError
-        No file, or not every file, is a modality of the model; features or columns do not fit.
+        A file is not a modality of the model, or features or columns do not fit.
     """
     aligned = {}
     for name in saved.modalities:
         file = find_modality(files, name, saved)
         if file is not None:
             aligned[name] = align(saved, name, file, layers=data.layer, warn=warn)
-    left = [f for f in files if all(a.file is not f for a in aligned.values())]
-    if left:
+    unmatched = [f for f in files if all(a.file is not f for a in aligned.values())]
+    if unmatched:
         raise InputError(
-            f"the model has no modality for {' and '.join(repr(f.name) for f in left)}",
-            file=left[0].where,
+            f"the model has no modality for {' and '.join(repr(f.name) for f in unmatched)}",
+            file=unmatched[0].where,
             found=", ".join(f"{f.name} ({f.kind})" for f in files),
             expected=", ".join(f"{name} ({m['kind']})" for name, m in saved.modalities.items()),
-            hint=f"name a modality as the model does: {next(iter(saved.modalities))}=FILE, or leave it out",
+            hint=f"name the modality as the model does: {next(iter(saved.modalities))}=FILE, or leave it out",
         )
-    own = [a.file for a in aligned.values()]
-    for note in (note for f in own for note in f.notes):
+    own_files = [a.file for a in aligned.values()]
+    for note in (note for f in own_files for note in f.notes):
         say(note)
-    relation = relate_files(own, data.pairing) if len(own) > 1 else _alone()
+    relation = relate_files(own_files, data.pairing) if len(own_files) > 1 else _alone()
     for name, a in aligned.items():
         n = a.n_vars - len(a.absent)
         say(
@@ -141,15 +141,15 @@ def match_query(
             f"features of the model's '{name}' ({n / a.n_vars:.1%}); the model does not take their other "
             f"{a.file.n_vars - n:,} features"
         )
-    if len(own) > 1:
+    if len(own_files) > 1:
         say(f"cells are {relation.pairing} ({relation.reason})")
     missing = [name for name in saved.modalities if name not in aligned]
     if missing:
         say(f"not measured: {', '.join(missing)}")
-    rows, obs_names = index_map(own, relation.pairing)
+    rows, obs_names = index_map(own_files, relation.pairing)
     columns, new = [], {}
     for entry in saved.description.get("covariates", []):
-        codes = _codes(entry, own, rows, data, by_name=relation.names_mean_cells, say=say, warn=warn)
+        codes = _codes(entry, own_files, rows, data, by_name=relation.names_mean_cells, say=say, warn=warn)
         columns.append(codes)
         added = codes.levels[len(entry["levels"]) :]
         if added:
@@ -161,7 +161,7 @@ def match_query(
 def query_of_one(
     saved: SavedModel, name: str, aligned: Aligned, data: DataOptions, *, say: Say, warn: Say
 ) -> Query:
-    """Take the cells of one modality for a query; covariates that its file lacks are unknown of all cells.
+    """Make a query of the cells of one modality; covariates that its file lacks are unknown for all cells.
 
     Columns are those that the model was trained with.
     """
@@ -171,15 +171,18 @@ def query_of_one(
     rows, obs_names = np.arange(file.n_obs)[:, None], tuple(map(str, file.obs.index))
     columns, new = [], {}
     for entry in saved.description.get("covariates", []):
-        key, column, known = entry["key"], entry["column"], tuple(entry["levels"])
+        key, column, levels = entry["key"], entry["column"], tuple(entry["levels"])
         if _held([file], column):
             codes = _codes(entry, [file], rows, data, by_name=False, say=say, warn=warn)
         else:
-            warn(f"obs of {file.name} has no '{column}', a covariate of the model: unknown of every cell")
-            codes = Codes(key, np.full(len(rows), -1, np.int64), known)
+            warn(
+                f"obs of {file.name} has no '{column}', a covariate of the model: it counts as unknown for "
+                "every cell"
+            )
+            codes = Codes(key, np.full(len(rows), -1, np.int64), levels)
         columns.append(codes)
-        if codes.levels[len(known) :]:
-            new[key] = codes.levels[len(known) :]
+        if codes.levels[len(levels) :]:
+            new[key] = codes.levels[len(levels) :]
     continuous = tuple(saved.description.get("continuous", []))
     lacking = [key for key in continuous if not _held([file], key)]
     if lacking:
@@ -197,13 +200,13 @@ def check_labels(saved: SavedModel, columns: Sequence[str]) -> None:
     UsageError
         It was trained without them.
     """
-    known = list(saved.atlas.labels) if saved.atlas else []
+    known_columns = list(saved.atlas.labels) if saved.atlas else []
     for column in columns:
-        if column not in known:
+        if column not in known_columns:
             raise UsageError(
                 f"the reference keeps no labels '{column}'",
                 field="--transfer-labels",
-                found=", ".join(known) or "no labels",
+                found=", ".join(known_columns) or "no labels",
                 hint=f"choose one of those it keeps, or train it again with --label-key {column}",
             )
 
@@ -213,7 +216,7 @@ def _alone() -> Relation:
 
 
 def _held(files: Sequence[ModalityFile], column: str) -> bool:
-    """Whether any file has a column, also as `modality:column`."""
+    """Say whether any file has a column, also as `modality:column`."""
     owner, _, rest = column.partition(":")
     return any(column in f.obs or (f.name == owner and rest in f.obs) for f in files)
 
@@ -228,35 +231,38 @@ def _codes(
     say: Say,
     warn: Say,
 ) -> Codes:
-    """Return a covariate's codes, the model's levels first; what is not known of a cell is -1."""
-    key, known = entry["key"], tuple(entry["levels"])
+    """Return a covariate's codes, the model's levels first; -1 where it is not known."""
+    key, known_levels = entry["key"], tuple(entry["levels"])
     is_batch = key == "batch"
     column = data.batch_key if is_batch and data.batch_key else entry["column"]
     named = is_batch and bool(data.batch_key)
     if not named and not _held(files, column):
         if not is_batch:
-            warn(f"obs has no '{column}', a covariate of the model: its mean stands for every cell")
-            return Codes(key, np.full(len(rows), -1, np.int64), known)
+            warn(f"obs has no '{column}', a covariate of the model: every cell gets its mean")
+            return Codes(key, np.full(len(rows), -1, np.int64), known_levels)
         name = NEW_BATCH
-        while name in known:
+        while name in known_levels:
             name += "_2"
         warn(
-            f"obs has no '{column}', the model's batch: all cells are taken for one new batch, '{name}'; "
+            f"obs has no '{column}', the model's batch: all cells are treated as one new batch, '{name}'; "
             "--batch-key names another column"
         )
-        return Codes(key, np.full(len(rows), len(known), np.int64), (*known, name))
+        return Codes(key, np.full(len(rows), len(known_levels), np.int64), (*known_levels, name))
     option = "--batch-key" if is_batch else "--covariate"
-    found = ObsColumn(key, find_column(files, column, option=option)).codes(files, rows, by_name=by_name)
-    added = tuple(level for level in found.levels if level not in known)
-    levels = (*known, *added)
-    where = np.array([levels.index(level) for level in found.levels] + [-1], np.int64)  # -1 stays -1
-    codes = Codes(key, where[found.codes], levels)
+    file_codes = ObsColumn(key, find_column(files, column, option=option)).codes(files, rows, by_name=by_name)
+    added = tuple(level for level in file_codes.levels if level not in known_levels)
+    levels = (*known_levels, *added)
+    where = np.array([levels.index(level) for level in file_codes.levels] + [-1], np.int64)  # -1 stays -1
+    codes = Codes(key, where[file_codes.codes], levels)
     if added:
         shown = ", ".join(added[:5]) + (", ..." if len(added) > 5 else "")
-        n = f"{len(added):,} of {len(found.levels):,} levels"
-        told = f"obs['{column}']: the model does not know {shown}, {n}"
+        n = f"{len(added):,} of {len(file_codes.levels):,} levels"
+        sentence = f"obs['{column}']: the model does not know {shown}, {n}"
         if is_batch:
-            say(told)
+            say(sentence)
         else:
-            warn(f"{told}, which knows {', '.join(known[:8])}: if one is a known level misspelt, rename it")
+            warn(
+                f"{sentence}, which knows {', '.join(known_levels[:8])}: "
+                "if one of these is a known level misspelt, rename it"
+            )
     return codes

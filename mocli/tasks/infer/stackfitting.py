@@ -1,4 +1,4 @@
-"""A stack of ways fitted to training cells that were measured in both, and kept in the model's folder."""
+"""Stacks fitted to training cells that were measured in both modalities, and kept in the model's folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COVERAGE = 0.9
 
 @dataclass(frozen=True, eq=False)
 class FittedStack:
-    """A stack, and what it said of training cells while these were left out.
+    """A stack, and how well it predicted training cells that were left out.
 
     Attributes
     ----------
@@ -73,7 +73,7 @@ def fitted_stack(
     *,
     coverage: float = COVERAGE,
 ) -> FittedStack | None:
-    """Fit a stack to training cells measured in both; None where they are too few, or pairs are not used.
+    """Fit a stack to training cells measured in both; None if these are too few, or pairs are not used.
 
     Parameters
     ----------
@@ -89,9 +89,9 @@ def fitted_stack(
         pairs = pairs[np.random.default_rng(seed).choice(len(pairs), MOST_PAIRS, replace=False)]
     # in file order, so that rows are read in one sweep
     pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
-    of = {c.file.name: c for c in trained.plan.choices}
-    x = of[source].file.read(of[source].layer.layer, rows=pairs[:, 0])
-    y = of[target].file.read(of[target].layer.layer, rows=pairs[:, 1])
+    choices = {c.file.name: c for c in trained.plan.choices}
+    x = choices[source].file.read(choices[source].layer.layer, rows=pairs[:, 0])
+    y = choices[target].file.read(choices[target].layer.layer, rows=pairs[:, 1])
     readout = saved.readouts[target]
     left_out = {scale: _LeftOut(readout.floor, coverage) for scale in readout.by_scale}
     places = None if z is None else np.asarray(z[pairs[:, 0]], np.float32)
@@ -106,18 +106,20 @@ def fitted_stack(
         seed=seed,
         see=lambda scale, _, predicted, measured: left_out[scale].see(predicted, measured),
     )
-    return FittedStack(stack, {scale: of.calibration(len(pairs)) for scale, of in left_out.items()})
+    return FittedStack(stack, {scale: seen.calibration(len(pairs)) for scale, seen in left_out.items()})
 
 
 def keep_stacks(run: Run, saved: SavedModel, fitted: Mapping[tuple[str, str], FittedStack]) -> SavedModel:
-    """Write the model once more, with stacks by source and target, and what they were worth."""
-    saved = replace(saved, stacks={key: of.stack for key, of in fitted.items()})
+    """Write the model once more, with stacks by source and target, and their calibrations."""
+    saved = replace(saved, stacks={key: fit.stack for key, fit in fitted.items()})
     write_model(run.paths.model, saved)
     calibrations: dict[Key, Calibration] = {}
-    for (source, target), of in fitted.items():
-        run.say(f"ways from {source} to {target} weighed on {of.stack.n_cells:,} cells measured in both")
-        by = StackPredictor(of.stack, saved.readouts[target]).name
-        calibrations |= {(source, target, scale, by): found for scale, found in of.calibrations.items()}
+    for (source, target), fit in fitted.items():
+        run.say(f"ways from {source} to {target} weighed on {fit.stack.n_cells:,} cells measured in both")
+        by = StackPredictor(fit.stack, saved.readouts[target]).name
+        calibrations |= {
+            (source, target, scale, by): calibration for scale, calibration in fit.calibrations.items()
+        }
     if calibrations:
         save_calibrations(run.paths.model, calibrations)
     run.add_output(run.paths.model, "the trained model")
@@ -138,26 +140,26 @@ def keep_all_stacks(run: Run, request: Request, trained: Trained) -> None:
         if not any(training_pairs(trained, source, target) is not None for target in targets):
             continue
         for target in targets:
-            found = fitted_stack(request, trained, saved, source, target, None)
-            if found is not None:
-                fitted[source, target] = found
+            stack = fitted_stack(request, trained, saved, source, target, None)
+            if stack is not None:
+                fitted[source, target] = stack
     if fitted:
         keep_stacks(run, saved, fitted)
 
 
 def links_between(edges: Sequence[EdgeLinks], source: str, target: str) -> LinkedValues | None:
-    """Return sums of the source's features that the target's are linked to; None without links."""
+    """Return sums of the source's features that the target's features are linked to; None without links."""
     for edge in edges:
         if {edge.source, edge.target} == {source, target}:
             sums = edge.aggregation()
             sides = sums.source, sums.target
-            own, other = sides if edge.source == source else sides[::-1]
-            return LinkedValues(sparse.csr_matrix(own, dtype=np.float32), link_columns(other))
+            source_sums, other = sides if edge.source == source else sides[::-1]
+            return LinkedValues(sparse.csr_matrix(source_sums, dtype=np.float32), link_columns(other))
     return None
 
 
 def _edges(request: Request, trained: Trained) -> Sequence[EdgeLinks]:
-    """Return the links that were given, also where the model has no use for them."""
+    """Return the links that were given, even if the model does not use them."""
     plan = trained.plan
     if plan.edges or not request.data.links:
         return plan.edges

@@ -19,7 +19,7 @@ from mocli.tasks.trained.stack import Stack
 from mocli.types import CSR, FloatArray, IntArray
 
 NEAREST = 5
-"""Which nearest training cell tells how far a cell lies from them."""
+"""The distance to this nearest training cell tells how far a cell lies from all of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,11 +31,11 @@ class StackPredictor:
 
     @property
     def name(self) -> str:
-        """What its calibration is kept under."""
+        """The name that its calibration is kept under."""
         return "stack"
 
     def predict(self, cells: SourceCells, scale: str, columns: IntArray) -> FloatArray:
-        """Return values `(n, n_columns)`; what cannot be negative is not."""
+        """Return values `(n, n_columns)`; values that cannot be negative are clipped at 0."""
         values = self.stack.predict(cells, "log" if scale == "scaled" else scale, columns)
         if self.readout.floor is not None:
             np.maximum(values, self.readout.floor, out=values)
@@ -43,7 +43,7 @@ class StackPredictor:
 
 
 def link_sides(saved: SavedModel, source: str, target: str) -> tuple[LinkRecipe, LinkRecipe] | None:
-    """Return how linked features are made of source and of target; None where no links join the two."""
+    """Return how linked features are computed from source and target; None where no links join the two."""
     recipes = saved.link_recipes
     if (source, target) in recipes:
         return recipes[source, target]
@@ -51,7 +51,7 @@ def link_sides(saved: SavedModel, source: str, target: str) -> tuple[LinkRecipe,
 
 
 def link_columns(aggregation: CSR) -> IntArray:
-    """Return for each feature the linked column that is its own, -1 for none, `(n_vars,)`.
+    """Return for each feature its own linked column, -1 for none, `(n_vars,)`.
 
     Parameters
     ----------
@@ -82,17 +82,18 @@ def cells_of_file(
 def distance_in_latent(atlas: Atlas, source: str, z: FloatArray) -> FloatArray | None:
     """Return how far cells lie from the training cells of a modality, `(n,)`; None for fewer than 50 cells.
 
-    The distance to the fifth nearest, over that within which 99 % of the training cells have theirs.
+    It is the distance to the fifth nearest training cell, over the 99 % quantile of that distance among
+    training cells.
     """
     if source in atlas.alone:
-        known = atlas.alone[source]
+        known_z = atlas.alone[source]
     else:
         of_source = [k for k, name in enumerate(atlas.groups) if source in name.split("+")]
-        known = atlas.z[np.isin(atlas.group, of_source)]
-    known = known[np.isfinite(known).all(1)]
-    if len(known) < FEWEST_PAIRS:
+        known_z = atlas.z[np.isin(atlas.group, of_source)]
+    known_z = known_z[np.isfinite(known_z).all(1)]
+    if len(known_z) < FEWEST_PAIRS:
         return None
-    rows = np.linspace(0, len(known) - 1, min(len(known), 2_000)).astype(np.int64)
-    usual = knn(known[rows], known, NEAREST + 1)[0][:, -1]
+    rows = np.linspace(0, len(known_z) - 1, min(len(known_z), 2_000)).astype(np.int64)
+    usual = knn(known_z[rows], known_z, NEAREST + 1)[0][:, -1]
     reach = float(np.quantile(usual, 0.99)) or 1.0
-    return np.asarray(knn(np.asarray(z, np.float32), known, NEAREST)[0][:, -1] / reach, np.float32)
+    return np.asarray(knn(np.asarray(z, np.float32), known_z, NEAREST)[0][:, -1] / reach, np.float32)

@@ -1,4 +1,4 @@
-"""A translation: cells of one modality under a model, and the values of another that it gives them."""
+"""A translation: cells of one modality in a model, and the values of another modality that it predicts."""
 
 from __future__ import annotations
 
@@ -80,14 +80,14 @@ def choose(
         saved, source, target, route=route, batch=batch, device=device, warn=tell.warn
     )
     batches = None
-    if isinstance(predictor, ValueDecoder) and predictor.batch and predictor.batch.own:
+    if isinstance(predictor, ValueDecoder) and predictor.batch and predictor.batch.by_cell:
         batches = own_batches(saved, target, file, data.batch_key, tell.warn)
     return Chosen(predictor, why, align(saved, source, file, layers=data.layer, warn=tell.warn), batches)
 
 
 @dataclass(frozen=True, eq=False)
 class Translation:
-    """Cells of the source at their latent coordinates, and what makes values of the target of these.
+    """Cells of the source at their latent coordinates, and the predictor that turns these into target values.
 
     Attributes
     ----------
@@ -127,15 +127,17 @@ class Translation:
         seed: int,
         tell: Tell,
     ) -> tuple[Translation, str]:
-        """Place every cell of the source in the latent, and choose what makes values of it; and why so.
+        """Encode every cell of the source, and choose what turns its latent coordinates into values, and why.
 
         Raises
         ------
-        InputError, UsageError
-            As `choose` raises it; covariates of the cells do not fit the model.
+        InputError
+            The model has no readout of the target; features or covariates of the cells do not fit it.
+        UsageError
+            The model does not offer the route or the batch to decode under.
         """
         chosen = choose(saved, direction, data, route=route, batch=batch, device=device, tell=tell)
-        made = cls(
+        translation = cls(
             saved,
             direction.source,
             direction.target,
@@ -147,11 +149,11 @@ class Translation:
             chosen.predictor,
             chosen.batches,
         )
-        return made, chosen.why
+        return translation, chosen.why
 
     @property
     def readout(self) -> FeatureReadout:
-        """What the latent says of the target's features."""
+        """The readout of the target's features from the latent."""
         return self.saved.readouts[self.target]
 
     @property
@@ -177,7 +179,7 @@ class Translation:
         return rows
 
     def of_rows(self, rows: IntArray) -> Callable[[str, IntArray], FloatArray]:
-        """Return what gives expected values `(n, n_columns)` of some rows of the source.
+        """Return a function that gives expected values `(n, n_columns)` of some rows of the source.
 
         It is called with a scale and columns of the target, as often as need be.
         """
@@ -192,14 +194,14 @@ class Translation:
         return self.of_rows(rows)(scale, columns)
 
     def cells(self, rows: IntArray) -> SourceCells:
-        """Return some rows of the source as a stack sees them."""
+        """Return some rows of the source in the form that a stack takes."""
         aligned = self.aligned(self.source)
         return cells_of_file(self.saved, self.source, aligned, rows, self.z[rows])
 
     def distance(self, rows: IntArray) -> FloatArray | None:
         """Return how far some rows of the source lie from the training cells, `(n,)`; None where unknown.
 
-        1 is as far as 99 % of cells like these lie. It is measured in the source's own components where a
+        99 % of such cells lie within 1. It is measured in the source's own components where a
         stack knows them, else in the latent.
         """
         stack = self.saved.stacks.get((self.source, self.target))

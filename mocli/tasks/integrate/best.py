@@ -27,12 +27,12 @@ from mocli.train.loop import Training, fit
 from mocli.types import Preset, Task
 
 MEASURES = ("neighbor_conservation", "link_concordance", "mixing")
-"""What ranks models without labels; the last two where every modality has coordinates of its own."""
+"""Metrics that compare integrations without labels; the last two if modalities have their own coordinates."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """The short training of a candidate, planned: what is asked, for this model and by the fast preset."""
+    """The planned short training of a candidate: the request, for this model and with the fast preset."""
 
     request: Request
     plan: Plan
@@ -42,11 +42,11 @@ class Trial:
 def choose_best(
     run: Run, request: Request, files: Sequence[ModalityFile], check: Callable[[Any, str], None]
 ) -> Request:
-    """Return the request with the model named whose short training places these cells best.
+    """Return the request with the model named whose short training integrates these cells best.
 
-    The candidates are those that `auto` ranks for such cells, that know what is asked of training, and take
-    the values and hyper-parameters given; all this is found out before the first is trained. The mean of
-    their ranks by every measure decides, and the rank of `auto` between equals.
+    The candidates are those that `auto` ranks for such cells, that can meet the requests for the training,
+    and that accept the given values and hyper-parameters; all this is checked before the first is trained.
+    The mean of their ranks by every measure decides, and the rank of `auto` between equals.
 
     Parameters
     ----------
@@ -56,22 +56,22 @@ def choose_best(
     Raises
     ------
     MocliError
-        Every candidate is refused: why the first is.
+        Every candidate is refused; the error says why the first is.
     """
     refused: dict[str, MocliError] = {}
     trials = _trials(request, files, check, refused)
-    found: dict[str, dict[str, float]] = {}
+    by_model: dict[str, dict[str, float]] = {}
     if len(trials) > 1:
         for name, trial in trials.items():
             with run.timed("choose"):
                 try:
-                    found[name] = _tried(run, trial)
+                    by_model[name] = _tried(run, trial)
                 except Interrupted:
                     raise
                 except MocliError as error:
                     refused[name] = error
                     continue
-            words = ", ".join(f"{measure} {value:.3f}" for measure, value in found[name].items())
+            words = ", ".join(f"{measure} {value:.3f}" for measure, value in by_model[name].items())
             run.say(f"{name}, trained for a short time: {words}")
     for name, why in refused.items():
         run.say(f"--model best leaves {name} out: {why.message}")
@@ -79,25 +79,25 @@ def choose_best(
     if not able and refused:
         raise next(iter(refused.values()))
     if len(able) < 2:
-        return _named(request, able[0], "the only candidate that takes what is asked") if able else request
-    ranks = label_free_ranks(found)
-    best = min(found, key=lambda name: ranks[name])
+        return _named(request, able[0], "the only candidate that accepts all options") if able else request
+    ranks = label_free_ranks(by_model)
+    best = min(by_model, key=lambda name: ranks[name])
     run.say(f"--model best: {best} is first, without labels")
-    measures = list(found[best])
+    measures = list(by_model[best])
     run.report.tables["model_choice"] = table(
-        "Which model places these cells best",
+        "Which model integrates these cells best",
         "Each was trained for a short time and measured without labels; the lowest mean rank wins.",
         ["model", *measures, "mean rank"],
-        [[name, *(values.get(m) for m in measures), ranks[name]] for name, values in found.items()],
+        [[name, *(values.get(m) for m in measures), ranks[name]] for name, values in by_model.items()],
     )
-    return _named(request, best, f"first of {', '.join(found)} by short trainings, without labels")
+    return _named(request, best, f"first of {', '.join(by_model)} by short trainings, without labels")
 
 
 def _named(request: Request, model: str, reason: str) -> Request:
     return replace(request, train=replace(request.train, model=model, reason=reason))
 
 
-def label_free_ranks(found: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def label_free_ranks(by_model: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """Return the mean over measures of each model's rank, 1 the best; measures that some lack do not count.
 
     Parameters
@@ -105,7 +105,7 @@ def label_free_ranks(found: Mapping[str, Mapping[str, float]]) -> dict[str, floa
     found
         By model, then by metric (`mixing`, `link_concordance[rna-prot]`), its value.
     """
-    values = pd.DataFrame({name: dict(of) for name, of in found.items()}).T.dropna(axis=1)
+    values = pd.DataFrame({name: dict(measures) for name, measures in by_model.items()}).T.dropna(axis=1)
     lower = [name for name in values.columns if name.startswith("mixing")]
     values[lower] *= -1
     ranks = values.rank(ascending=False).mean(axis=1).fillna(0.0)
@@ -124,7 +124,7 @@ def _trials(
         pairing=relate_files(files, request.data.pairing).pairing,
         kinds=[f.kind for f in files],
         links=bool(request.data.links),
-        asked=Demands.by(request.data, request.train),
+        demands=Demands.by(request.data, request.train),
     )
     trials = {}
     for traits in able:
@@ -140,9 +140,9 @@ def _trials(
 
 
 def _tried(run: Run, trial: Trial) -> dict[str, float]:
-    """Train one model for a short time, and measure where it places the cells.
+    """Train one model for a short time, and measure its latent coordinates.
 
-    What it says goes nowhere: the run that follows says it again of the model that is taken.
+    Its messages are dropped: the run that follows logs them for the chosen model.
     """
     seed, quiet = run.options.seed, Foresight()
     prepared = load(trial.plan, trial.params, seed=seed, say=quiet.say, warn=quiet.warn)

@@ -1,4 +1,4 @@
-"""Labels that cells got from others: what was said of each cell, and which of it is trusted."""
+"""Labels transferred to cells: what the vote says of each cell, and which labels are trusted."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from mocli.tasks.trained.latent import Latent
 from mocli.types import BoolArray, FloatArray, IntArray, StrArray
 
 UNKNOWN = "unknown"
-"""Written where a label is not trusted; a cell that comes with this word counts as one without a label."""
+"""Written where a label is not trusted; a cell that comes with this word counts as unlabelled."""
 
 
 @dataclass(frozen=True, eq=False)
 class Assigned:
-    """Labels of some cells as others say, `(n,)` each.
+    """Labels that other cells vote for, `(n,)` each.
 
     Attributes
     ----------
     best
-        The label most said, -1 only where nobody has one.
+        The label with most votes, -1 only where no voter has one.
     confidence
-        How sure, in [0, 1].
+        Confidence, in [0, 1].
     mapping
         Mapping score in (0, 1]; see `mocli/metrics/mapping_score.py`.
     """
@@ -36,12 +36,12 @@ class Assigned:
 
     @classmethod
     def nothing(cls, n: int) -> Assigned:
-        """Of cells that nobody labels."""
+        """Return it for cells without any vote."""
         none = np.zeros(n, np.float32)
         return cls(np.full(n, -1, np.int64), none, none.copy())
 
     def at(self, rows: IntArray, n: int) -> Assigned:
-        """Put them among `n` cells of which the others get no label."""
+        """Put them among `n` cells; the others get no label."""
         whole = Assigned.nothing(n)
         for name in ("best", "confidence", "mapping"):
             getattr(whole, name)[rows] = getattr(self, name)
@@ -60,27 +60,27 @@ class Carried:
     Attributes
     ----------
     assigned
-        What is said of every cell; own labels are sure, confidence and mapping score 1.
-    own
+        Labels of every cell; for own labels, confidence and mapping score are 1.
+    had_label
         Whether the label is the cell's own, `(n_m,)`.
     min_confidence, unknown_below
-        What makes a cell unknown.
+        Thresholds below which a cell is unknown.
     left_out
-        By modality that receives and label, scores of the label's cells when these were left out.
+        By receiving modality and label, scores of the label's cells when these were left out.
     disputed
-        By modality, what others say of cells whose own label they contradict, -1 elsewhere, `(n_m,)`; none
+        By modality, the votes on cells whose own label they contradict, -1 elsewhere, `(n_m,)`; none
         where no label is in doubt.
     way
-        How, for people.
+        The way, in words.
     column, sureness
-        What the names of the columns for label and confidence end in; with `maps` there is one for the
+        Endings of the names of the columns for label and confidence; with `maps` there is one for the
         mapping score.
     """
 
     name: str
     levels: tuple[str, ...]
     assigned: Mapping[str, Assigned]
-    own: Mapping[str, BoolArray]
+    had_label: Mapping[str, BoolArray]
     min_confidence: float
     unknown_below: Mapping[str, float]
     left_out: Mapping[str, Mapping[int, FloatArray]] = field(default_factory=dict)
@@ -107,28 +107,30 @@ class Carried:
         return columns
 
     def of_whole(self, cells: Mapping[str, IntArray], n_cells: int) -> dict[str, StrArray | FloatArray]:
-        """Columns for the obs of the whole; of a cell in several modalities, own labels go before sure votes.
+        """Return columns for the obs of the whole.
+
+        For a cell in several modalities, own labels go before confident votes.
 
         `cells` gives the row in the whole of each row of a modality.
         """
         codes, whole = np.full(n_cells, -1, np.int64), Assigned.nothing(n_cells)
         rank = np.full(n_cells, -1.0)
         for modality, rows in cells.items():
-            said = self.assigned[modality]
-            here = np.where(self.own[modality], 2.0, said.confidence)
-            better = here > rank[rows]
+            votes = self.assigned[modality]
+            sureness = np.where(self.had_label[modality], 2.0, votes.confidence)
+            better = sureness > rank[rows]
             won = rows[better]
-            rank[won] = here[better]
+            rank[won] = sureness[better]
             codes[won] = self.codes(modality)[better]
             for name in ("best", "confidence", "mapping"):
-                getattr(whole, name)[won] = getattr(said, name)[better]
+                getattr(whole, name)[won] = getattr(votes, name)[better]
         columns = self._columns(codes, whole)
         if self.disputed:
             instead = np.full(n_cells, -1, np.int64)
             for modality, rows in cells.items():
                 if modality in self.disputed:
-                    theirs = self.disputed[modality]
-                    instead[rows[theirs >= 0]] = theirs[theirs >= 0]
+                    disputed = self.disputed[modality]
+                    instead[rows[disputed >= 0]] = disputed[disputed >= 0]
             columns[f"{self.name}_disputed"] = self._words(instead)
         return columns
 
@@ -137,15 +139,15 @@ class Carried:
         words: StrArray = np.array([*self.levels, ""], dtype=object)[codes]
         return words
 
-    def _columns(self, codes: IntArray, said: Assigned) -> dict[str, StrArray | FloatArray]:
+    def _columns(self, codes: IntArray, votes: Assigned) -> dict[str, StrArray | FloatArray]:
         names = np.array([*self.levels, UNKNOWN], dtype=object)  # -1 is the last
         columns: dict[str, StrArray | FloatArray] = {
             f"{self.name}_{self.column}": names[codes],
-            f"{self.name}_{self.column}_best": names[said.best],
-            f"{self.name}_{self.sureness}": said.confidence.astype(np.float32),
+            f"{self.name}_{self.column}_best": names[votes.best],
+            f"{self.name}_{self.sureness}": votes.confidence.astype(np.float32),
         }
         if self.maps:
-            columns[f"{self.name}_mapping"] = said.mapping.astype(np.float32)
+            columns[f"{self.name}_mapping"] = votes.mapping.astype(np.float32)
         return columns
 
 
@@ -196,8 +198,10 @@ def points_of(
     if latent.joint is None:
         parts = [carried.of_modality(names[name]) for name in groups]
     else:
-        whole = carried.of_whole({own: bundle.cells_of(m) for m, own in names.items()}, bundle.n_cells)
-        parts = [{key: of[group.cells] for key, of in whole.items()} for group in groups.values()]
+        whole = carried.of_whole(
+            {file_name: bundle.cells_of(m) for m, file_name in names.items()}, bundle.n_cells
+        )
+        parts = [{key: column[group.cells] for key, column in whole.items()} for group in groups.values()]
     label, confidence, mapping = (
         np.concatenate([part[f"{carried.name}_{key}"] for part in parts])
         for key in (carried.column, carried.sureness, "mapping")

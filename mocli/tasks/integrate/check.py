@@ -1,4 +1,4 @@
-"""How far to trust carried labels: the vote made for cells whose label is known, and compared."""
+"""How far to trust transferred labels: the vote repeated for cells of known label, and compared."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mocli.types import FloatArray, IntArray, Json
 Pairs = Mapping[tuple[str, str], IntArray]
 
 N_FOLDS = 5
-"""Groups in which cells with a true partner vote, their partners out; each costs one search."""
+"""Groups in which cells with a true partner get a vote without their partners; each costs one search."""
 
 _HOW = (
     "Cells of known label are labelled once more by the vote of their 15 nearest labelled cells of the "
@@ -68,15 +68,15 @@ _METRICS: dict[str, tuple[str, Better, str, str]] = {
 
 def entries_of(vote: CheckedLabels, column: str) -> dict[str, Entry]:
     """Return entries for the metrics of the report."""
-    right, known = vote.said.best == vote.truth, vote.trusted >= 0
-    near = ~vote.far
+    right, is_known = vote.said.best == vote.truth, vote.trusted >= 0
+    is_near = ~vote.far
     values = {
         "carried_label_accuracy": (_mean(right), len(right)),
-        "carried_label_unknown": (_mean(~known), len(right)),
-        "carried_label_accuracy_known": (_mean(right[known]), int(known.sum())),
+        "carried_label_unknown": (_mean(~is_known), len(right)),
+        "carried_label_accuracy_known": (_mean(right[is_known]), int(is_known.sum())),
         "carried_label_calibration_error": (
-            calibration_error(vote.said.confidence[near], right[near]),
-            int(near.sum()),
+            calibration_error(vote.said.confidence[is_near], right[is_near]),
+            int(is_near.sum()),
         ),
     }
     return {f"{m}[{column}->{vote.modality}]": _entry(m, *value) for m, value in values.items()}
@@ -90,7 +90,7 @@ def transfer(
     bundle: MultiOmics,
     latent: Mapping[str, FloatArray],
 ) -> list[Carried]:
-    """Carry every column over, measure how well where that is known, log and report it.
+    """Transfer every column, measure the accuracy where labels are known, log and report it.
 
     Parameters
     ----------
@@ -102,14 +102,14 @@ def transfer(
     for labels in columns:
         carried = carry(labels, latent, bundle, options, device=device)
         describe_carried(run, carried)
-        asked = list(
+        votes = list(
             check_carried(labels, latent, bundle, pairs, options, device=device, seed=run.options.seed)
         )
-        for vote in asked:
+        for vote in votes:
             entries = entries_of(vote, labels.name)
             run.report.metrics.update(entries)
             run.say(_compared(labels.name, vote.modality, entries))
-        disputes = find_disputes(labels, asked)
+        disputes = find_disputes(labels, votes)
         tell_disputes(run, labels, disputes, bundle)
         done.append(replace(carried, disputed=said_instead(labels, disputes)))
     return done
@@ -134,7 +134,7 @@ def check_carried(
     latent: Mapping[str, FloatArray],
     bundle: MultiOmics,
     pairs: Pairs,
-    asked: TransferOptions,
+    options: TransferOptions,
     *,
     device: str,
     seed: int,
@@ -144,42 +144,51 @@ def check_carried(
     Parameters
     ----------
     pairs
-        For modalities (a, b) the rows of the same cell in both, `(n_pairs, 2)`. A label known of
-        one is taken as the truth of the other.
+        For modalities (a, b) the rows of the same cell in both, `(n_pairs, 2)`. A label known for one is
+        the ground truth of the other.
 
     Yields
     ------
-    The vote on each modality with known labels to which others can give some.
+    The vote on each modality with known labels to which others can transfer labels.
     """
-    known = own_codes(labels, bundle)
-    for name, truth in _truth(known, pairs).items():
+    codes_known = own_codes(labels, bundle)
+    for name, truth in _truth(codes_known, pairs).items():
         asked_of = np.flatnonzero((truth >= 0) & placed(latent, bundle, name))
         cells = drawn_rows(asked_of, MAX_CELLS, seed=seed)
-        z, codes, starts = electorate(name, known, latent, bundle)
+        z, codes, starts = electorate(name, codes_known, latent, bundle)
         if not len(cells) or not (codes >= 0).any():
             continue
         partners = _partners(name, len(truth), starts, pairs)[cells]
-        said, far, trusted = Assigned.nothing(len(cells)), np.zeros(len(cells), bool), np.full(len(cells), -1)
+        assigned, far, trusted = (
+            Assigned.nothing(len(cells)),
+            np.zeros(len(cells), bool),
+            np.full(len(cells), -1),
+        )
         for group in _groups(partners, seed=seed):
             voters = codes.copy()
             voters[partners[group][partners[group] >= 0]] = -1
             reference = Labelled.of(z, voters, device=device)
-            below = asked.unknown_below
+            below = options.unknown_below
             below = threshold(reference.left_out()) if below is None else below
-            theirs = ask(latent[name][cells[group]], z, voters, reference, n_levels=len(labels.levels))
-            for of in ("best", "confidence", "mapping"):
-                getattr(said, of)[group] = getattr(theirs, of)
-            trusted[group] = theirs.codes(asked.min_confidence, below)
-            far[group] = theirs.mapping < below
-        yield CheckedLabels(name, cells, truth[cells], said, trusted, far)
+            votes = ask(latent[name][cells[group]], z, voters, reference, n_levels=len(labels.levels))
+            for field in ("best", "confidence", "mapping"):
+                getattr(assigned, field)[group] = getattr(votes, field)
+            trusted[group] = votes.codes(options.min_confidence, below)
+            far[group] = votes.mapping < below
+        yield CheckedLabels(name, cells, truth[cells], assigned, trusted, far)
 
 
-def _truth(known: Mapping[str, IntArray], pairs: Pairs) -> dict[str, IntArray]:
-    """Known codes, and those of true partners where a cell's own is missing."""
-    truth = {name: codes.copy() for name, codes in known.items()}
+def _truth(codes_known: Mapping[str, IntArray], pairs: Pairs) -> dict[str, IntArray]:
+    """Return known codes, and those of true partners where a cell's own is missing."""
+    truth = {name: codes.copy() for name, codes in codes_known.items()}
     for (a, b), rows in pairs.items():
-        for giver, receiver, of, to in ((a, b, rows[:, 0], rows[:, 1]), (b, a, rows[:, 1], rows[:, 0])):
-            truth[receiver][to] = np.where(truth[receiver][to] < 0, known[giver][of], truth[receiver][to])
+        for giver, receiver, giver_rows, to in (
+            (a, b, rows[:, 0], rows[:, 1]),
+            (b, a, rows[:, 1], rows[:, 0]),
+        ):
+            truth[receiver][to] = np.where(
+                truth[receiver][to] < 0, codes_known[giver][giver_rows], truth[receiver][to]
+            )
     return truth
 
 
@@ -187,9 +196,9 @@ def _partners(name: str, n: int, starts: Mapping[str, int], pairs: Pairs) -> Int
     """Rows of the true partners of each cell among the voters, `(n, n_others)`, -1 where there is none."""
     partners = np.full((n, len(starts)), -1, np.int64)
     for column, (other, start) in enumerate(starts.items()):
-        for edge, mine, theirs in (((name, other), 0, 1), ((other, name), 1, 0)):
+        for edge, side, other_side in (((name, other), 0, 1), ((other, name), 1, 0)):
             if edge in pairs:
-                partners[pairs[edge][:, mine], column] = pairs[edge][:, theirs] + start
+                partners[pairs[edge][:, side], column] = pairs[edge][:, other_side] + start
     return partners
 
 
@@ -201,8 +210,8 @@ def _groups(partners: IntArray, *, seed: int) -> list[IntArray]:
     return [group for group in groups if len(group)]
 
 
-def _mean(of: Any) -> float:
-    return float(of.mean()) if len(of) else math.nan
+def _mean(values: Any) -> float:
+    return float(values.mean()) if len(values) else math.nan
 
 
 def _entry(metric: str, value: float, n: int) -> Entry:

@@ -16,10 +16,10 @@ from mocli.tasks.run.run import Run
 from mocli.types import DoubleArray, IntArray
 
 FEWEST = 10
-"""Cells of one label that others give another one, below which it is the vote's noise."""
+"""Fewest cells of one label to which others give another one; fewer are noise of the vote."""
 
 LEAST_SHARE = 0.2
-"""Of the label's cells in the modality, likewise."""
+"""Least share of the label's cells in the modality."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,20 +47,20 @@ def find_disputes(labels: Labels, votes: Sequence[CheckedLabels]) -> list[Disput
     """Return labels of a modality whose cells get another one by a trusted vote, most cells first.
 
     Only labels that the modality itself brings count, and only where 10 cells and a fifth of the label's get
-    the same other one: fewer are what any vote gets wrong at the border of two types.
+    the same other one: fewer are usual errors of a vote at the border of two types.
     """
-    found = []
+    disputes = []
     for vote in votes:
-        mine = labels.codes[vote.modality][vote.cells] >= 0
-        for own in np.unique(vote.truth[mine]):
-            of_label = mine & (vote.truth == own)
-            given, counts = np.unique(vote.trusted[of_label], return_counts=True)
-            for other, n in zip(given, counts, strict=True):
+        labelled = labels.codes[vote.modality][vote.cells] >= 0
+        for own_code in np.unique(vote.truth[labelled]):
+            of_label = labelled & (vote.truth == own_code)
+            voted, counts = np.unique(vote.trusted[of_label], return_counts=True)
+            for other, n in zip(voted, counts, strict=True):
                 share = n / of_label.sum()
-                if other not in (-1, own) and n >= FEWEST and share >= LEAST_SHARE:
+                if other not in (-1, own_code) and n >= FEWEST and share >= LEAST_SHARE:
                     cells = vote.cells[of_label & (vote.trusted == other)]
-                    found.append(Dispute(vote.modality, int(own), int(other), cells, float(share)))
-    return sorted(found, key=lambda one: -len(one.cells))
+                    disputes.append(Dispute(vote.modality, int(own_code), int(other), cells, float(share)))
+    return sorted(disputes, key=lambda one: -len(one.cells))
 
 
 def said_instead(labels: Labels, disputes: Sequence[Dispute]) -> dict[str, IntArray]:
@@ -74,21 +74,22 @@ def said_instead(labels: Labels, disputes: Sequence[Dispute]) -> dict[str, IntAr
 
 
 def tell_disputes(run: Run, labels: Labels, disputes: Sequence[Dispute], bundle: MultiOmics) -> None:
-    """Warn of labels in doubt, and put them into the report with what the linked features say."""
+    """Warn of labels in doubt, and report them with the evidence of linked features."""
     if not disputes:
         return
-    known = own_codes(labels, bundle)
+    codes_known = own_codes(labels, bundle)
     rows = []
     for one in disputes:
-        own, other = (_likeness(one, code, known, bundle) for code in (one.own, one.other))
+        own_likeness, other = (_likeness(one, code, codes_known, bundle) for code in (one.own, one.other))
         names = labels.levels[one.own], labels.levels[one.other]
-        rows.append([one.modality, *names, len(one.cells), one.share, own, other])
-    said = "; ".join(f"{row[3]:,} of {row[0]}'s {row[1]} lie among {row[2]}" for row in rows[:3])
+        rows.append([one.modality, *names, len(one.cells), one.share, own_likeness, other])
+    examples = "; ".join(f"{row[3]:,} of {row[0]}'s {row[1]} lie among {row[2]}" for row in rows[:3])
     n = sum(len(one.cells) for one in disputes)
     run.warn(
-        f"modalities disagree on {labels.name} of {plural(n, 'cell')}: {said}"
+        f"modalities disagree on {labels.name} of {plural(n, 'cell')}: {examples}"
         + (" ..." if len(rows) > 3 else "")
-        + f"; obs['{labels.name}_disputed'] names what the others say. Labels, links or latent may be wrong"
+        + f"; obs['{labels.name}_disputed'] has the labels by the others. Labels, links or the latent may "
+        "be wrong"
     )
     run.report.tables[f"disputes_{labels.name}"] = table(
         f"Labels on which modalities disagree: {labels.name}",
@@ -102,22 +103,22 @@ def tell_disputes(run: Run, labels: Labels, disputes: Sequence[Dispute], bundle:
     )
 
 
-def _likeness(one: Dispute, code: int, known: dict[str, IntArray], bundle: MultiOmics) -> float | None:
+def _likeness(one: Dispute, code: int, codes_known: dict[str, IntArray], bundle: MultiOmics) -> float | None:
     """Correlate disputed cells with others' cells of a label over linked features; None without any."""
-    found = []
+    correlations = []
     for link in bundle.links:
         sides = {link.source: link.source_features, link.target: link.target_features}
         if one.modality not in sides or len(link.names) < 3:
             continue
         (other,) = (name for name in sides if name != one.modality)
-        there = np.flatnonzero(known[other] == code)
-        if not len(there):
+        labelled = np.flatnonzero(codes_known[other] == code)
+        if not len(labelled):
             continue
         x = _excess(sides[one.modality], one.cells)
-        y = _excess(sides[other], there)
+        y = _excess(sides[other], labelled)
         if x.std() > 0 and y.std() > 0:
-            found.append(float(np.corrcoef(x, y)[0, 1]))
-    return float(f"{np.mean(found):.3g}") if found else None
+            correlations.append(float(np.corrcoef(x, y)[0, 1]))
+    return float(f"{np.mean(correlations):.3g}") if correlations else None
 
 
 def _excess(features: FeatureMatrix, rows: IntArray) -> DoubleArray:

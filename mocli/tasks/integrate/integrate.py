@@ -18,7 +18,9 @@ from mocli.types import Task
 
 
 @subcommand(IntegrateOptions)
-def integrate(request: Request, asked: IntegrateOptions, *, dry_run: bool, command: Sequence[str]) -> Result:
+def integrate(
+    request: Request, options: IntegrateOptions, *, dry_run: bool, command: Sequence[str]
+) -> Result:
     """Integrate modalities into one latent; the shell's `mocli integrate`.
 
     Returns
@@ -36,46 +38,46 @@ def integrate(request: Request, asked: IntegrateOptions, *, dry_run: bool, comma
     verb = Verb(
         task="integrate",
         suffixes=(".h5mu", ".h5ad"),
-        beside=(".matches.tsv",) if asked.matches else (),
-        foresee=partial(_foresee if asked.reference is None else _foresee_query, request, asked),
-        work=partial(_work, request, asked),
+        beside=(".matches.tsv",) if options.matches else (),
+        foresee=partial(_foresee if options.reference is None else _foresee_query, request, options),
+        work=partial(_work, request, options),
     )
     return perform(verb, request, dry_run=dry_run, command=command)
 
 
-def _work(request: Request, asked: IntegrateOptions, run: Run) -> None:
-    if asked.reference is None:
+def _work(request: Request, options: IntegrateOptions, run: Run) -> None:
+    if options.reference is None:
         from mocli.tasks.integrate.work import integrate_cells
 
-        integrate_cells(run, request, asked)
+        integrate_cells(run, request, options)
     else:
         from mocli.tasks.integrate.reference import map_query
 
-        map_query(run, request, asked, asked.reference)
+        map_query(run, request, options, options.reference)
 
 
-def _foresee(request: Request, asked: IntegrateOptions, tell: Tell) -> None:
+def _foresee(request: Request, options: IntegrateOptions, tell: Tell) -> None:
     plan = foresee_training(request, Aim(Task.INTEGRATE), tell)
-    if asked.sample or asked.marginal:
+    if options.sample or options.marginal:
         # a model's class, and torch with it, is loaded only where something depends on it
-        asked.check(load_class(plan.traits.model), plan.traits.name)
-    for labels in read_labels(plan.files, asked.transfer):
+        options.check(load_class(plan.traits.model), plan.traits.name)
+    for labels in read_labels(plan.files, options.transfer):
         tell.say(labels.summary)
-    if asked.clusters is not None:
+    if options.clusters is not None:
         key = request.output.key_added or f"X_{plan.traits.name}"
         tell_replaced(plan.files, column_for(key), tell.warn)
 
 
-def _foresee_query(request: Request, asked: IntegrateOptions, tell: Tell) -> None:
+def _foresee_query(request: Request, options: IntegrateOptions, tell: Tell) -> None:
     from mocli.tasks.infer.query import check_labels, match_query
     from mocli.tasks.trained.saved import load_model
 
-    assert asked.reference is not None
-    saved = load_model(asked.reference)
-    asked.check(type(saved.model), saved.description["model"])
-    tell.say(f"reference: {saved.description['model']} from {asked.reference}")
+    assert options.reference is not None
+    saved = load_model(options.reference)
+    options.check(type(saved.model), saved.description["model"])
+    tell.say(f"reference: {saved.description['model']} from {options.reference}")
     query = match_query(saved, open_modalities(request.data), request.data, say=tell.say, warn=tell.warn)
-    check_labels(saved, asked.transfer.columns)
-    if asked.clusters is not None:
+    check_labels(saved, options.transfer.columns)
+    if options.clusters is not None:
         key = request.output.key_added or f"X_{saved.description['model']}"
         tell_replaced(query.files, column_for(key), tell.warn)

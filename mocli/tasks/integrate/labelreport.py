@@ -1,4 +1,4 @@
-"""Tell people of labels that cells got from others: how many are unknown, of which label, how sure."""
+"""Report transferred labels: how many cells are unknown, how many got each label, with what confidence."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def describe_carried(run: Run, carried: Carried, *, prefix: str = "") -> None:
 
     Names of the tables begin with the prefix.
     """
-    told = []
+    counts = []
     for name in carried.assigned:
-        asked = ~carried.own[name]
-        if asked.any():
-            n_unknown = int((carried.codes(name)[asked] < 0).sum())
-            told.append(f"{name} {asked.sum():,} cells, {n_unknown:,} of them {UNKNOWN}")
+        unlabelled = ~carried.had_label[name]
+        if unlabelled.any():
+            n_unknown = int((carried.codes(name)[unlabelled] < 0).sum())
+            counts.append(f"{name} {unlabelled.sum():,} cells, {n_unknown:,} of them {UNKNOWN}")
     what = f"transferred {carried.name} by {carried.way} to "
-    run.say(what + ("; ".join(told) or "no cell: all have a label"))
-    if not told:
+    run.say(what + ("; ".join(counts) or "no cell: all have a label"))
+    if not counts:
         return
     if carried.maps:
         sentence = conclusion(carried)
@@ -51,19 +51,21 @@ def describe_carried(run: Run, carried: Carried, *, prefix: str = "") -> None:
 def conclusion(carried: Carried) -> str:
     """Say in one sentence how many cells are unknown, and why."""
     n, far, unsure, nobody = 0, 0, 0, 0
-    for name, said in carried.assigned.items():
-        asked = ~carried.own[name]
-        unknown = asked & (carried.codes(name) < 0)
-        nobodys = unknown & (said.best < 0)
-        low = ~nobodys & (said.mapping < carried.unknown_below[name])
-        n += int(asked.sum())
+    for name, votes in carried.assigned.items():
+        unlabelled = ~carried.had_label[name]
+        unknown = unlabelled & (carried.codes(name) < 0)
+        nobodys = unknown & (votes.best < 0)
+        low = ~nobodys & (votes.mapping < carried.unknown_below[name])
+        n += int(unlabelled.sum())
         nobody += int(nobodys.sum())
         far += int((unknown & low).sum())
         unsure += int((unknown & ~nobodys & ~low).sum())
     n_unknown = far + unsure + nobody
     if not n_unknown:
         return f"none of {plural(n, 'cell')} that {carried.name} was transferred to is {UNKNOWN}"
-    below = sorted({f"{t:g}" for name, t in carried.unknown_below.items() if (~carried.own[name]).any()})
+    below = sorted(
+        {f"{t:g}" for name, t in carried.unknown_below.items() if (~carried.had_label[name]).any()}
+    )
     why = []
     if far:
         lie = "lies" if far == 1 else "lie"
@@ -80,7 +82,7 @@ def conclusion(carried: Carried) -> str:
 
 
 def _tell_left_out(run: Run, carried: Carried) -> None:
-    """Say how many cells of each label would have been unknown had it been lacking."""
+    """Report how many cells of each label would have been unknown without that label."""
     rows: list[list[Any]] = []
     for name, of_label in carried.left_out.items():
         below = carried.unknown_below[name]
@@ -91,9 +93,10 @@ def _tell_left_out(run: Run, carried: Carried) -> None:
     key = f"left_out_labels_{carried.name}"
     run.report.tables[key] = table(
         f"Would a label have been missed? {carried.name}, each left out in turn",
-        f"{_MAPPING} Cells of each label scored against all others, as if nobody had their label: the share "
-        "that would be unknown. A label close to another one cannot be missed (subtypes of T cells), and a "
-        "type that the model was not trained on is found somewhat less often than the table says.",
+        f"{_MAPPING} Cells of each label are scored against all others, as if their label did not exist: "
+        "the share that would be unknown. A label close to another one is not noticed to be missing "
+        "(subtypes of T cells), and a type that the model was not trained on is noticed somewhat less "
+        "often than the table says.",
         ["label", "of", "cells", "would be unknown"],
         rows,
     )
@@ -106,7 +109,7 @@ def _tell_left_out(run: Run, carried: Carried) -> None:
 
 
 def _count(run: Run, carried: Carried, prefix: str) -> None:
-    """Put into the report how many cells got each label, how sure the vote was, and how well cells map."""
+    """Report how many cells got each label, how confident the vote was, and how well cells map."""
     codes, confidence, mapping = _asked(carried)
     by_label = {UNKNOWN: np.flatnonzero(codes < 0)}
     by_label |= {name: np.flatnonzero(codes == code) for code, name in enumerate(carried.levels)}
@@ -123,8 +126,8 @@ def _count(run: Run, carried: Carried, prefix: str) -> None:
     ]
     run.report.tables[f"{prefix}labels_{carried.name}_{carried.way.replace(' ', '_')}"] = table(
         f"Transferred labels: {carried.name}, {carried.way}",
-        f"Cells that had no label of their own. {_MAPPING} A type that no labelled cell has can only be "
-        f"wrong or {UNKNOWN}.",
+        f"Cells that had no label of their own. {_MAPPING} A cell of a type that no labelled cell has can "
+        f"only be wrong or {UNKNOWN}.",
         [
             "label",
             "cells",
@@ -140,28 +143,30 @@ def _count(run: Run, carried: Carried, prefix: str) -> None:
 def _asked(carried: Carried) -> tuple[IntArray, FloatArray, FloatArray]:
     """Codes, confidence and mapping score of all cells that had no label of their own."""
     parts = []
-    for name, said in carried.assigned.items():
-        asked = ~carried.own[name]
-        parts.append((carried.codes(name)[asked], said.confidence[asked], said.mapping[asked]))
-    codes, confidence, mapping = (np.concatenate(of) for of in zip(*parts, strict=True))
+    for name, votes in carried.assigned.items():
+        unlabelled = ~carried.had_label[name]
+        parts.append(
+            (carried.codes(name)[unlabelled], votes.confidence[unlabelled], votes.mapping[unlabelled])
+        )
+    codes, confidence, mapping = (np.concatenate(pieces) for pieces in zip(*parts, strict=True))
     return codes, confidence, mapping
 
 
 def draw_carried(carried: Carried) -> list[Drawn]:
-    """Draw how sure labels are and how well cells map, of cells that had no label of their own."""
-    if all(own.all() for own in carried.own.values()):
+    """Draw confidence and mapping score of cells that had no label of their own."""
+    if all(labelled.all() for labelled in carried.had_label.values()):
         return []
     _, confidence, mapping = _asked(carried)
-    below = [t for name, t in carried.unknown_below.items() if (~carried.own[name]).any()]
+    below = [t for name, t in carried.unknown_below.items() if (~carried.had_label[name]).any()]
     panels = [
         ("confidence of the label", confidence, [carried.min_confidence]),
         ("mapping score", mapping, sorted({*below})),
     ]
     caption = (
-        f"Dashed: below it a cell is {UNKNOWN}. {_MAPPING} Of cells like the labelled ones, scores spread "
+        f"Dashed: below it a cell is {UNKNOWN}. {_MAPPING} Scores of cells like the labelled ones spread "
     )
-    caption += "evenly; a heap on the left is cells of types that no label is for, or of another batch."
-    return [Drawn(share_histograms(panels), f"How sure transferred labels are: {carried.name}", caption)]
+    caption += "evenly; a peak on the left is cells of types without a label, or of another batch."
+    return [Drawn(share_histograms(panels), f"Confidence of transferred labels: {carried.name}", caption)]
 
 
 def confusion_of(carried: Carried, truth: Mapping[str, tuple[IntArray, Sequence[str]]]) -> Confusion:
@@ -172,23 +177,23 @@ def confusion_of(carried: Carried, truth: Mapping[str, tuple[IntArray, Sequence[
     truth
         By modality the known codes of its cells, -1 for none, and their levels.
     """
-    found = {}
-    for name, (known, levels) in truth.items():
-        given = carried.codes(name)
-        cells = np.flatnonzero((known >= 0) & ~carried.own[name])
+    matrices = {}
+    for name, (true_codes, levels) in truth.items():
+        transferred = carried.codes(name)
+        cells = np.flatnonzero((true_codes >= 0) & ~carried.had_label[name])
         if not len(cells):
             continue
         matrix = np.zeros((len(levels), len(carried.levels) + 1), np.int64)
-        np.add.at(matrix, (known[cells], given[cells]), 1)
-        found[f"{carried.name} of {name}"] = (matrix, tuple(levels), (*carried.levels, UNKNOWN))
-    return found
+        np.add.at(matrix, (true_codes[cells], transferred[cells]), 1)
+        matrices[f"{carried.name} of {name}"] = (matrix, tuple(levels), (*carried.levels, UNKNOWN))
+    return matrices
 
 
 def known_labels(carried: Carried, files: Sequence[ModalityFile]) -> dict[str, tuple[IntArray, list[str]]]:
-    """Labels that cells came with, in the column of the same name, codes and levels by modality."""
-    found = {}
+    """Return the labels that cells came with in the column of the same name, codes and levels by modality."""
+    by_modality = {}
     for file in files:
         if carried.name in file.obs:
             codes, levels = pd.factorize(words(labels_of(file.obs[carried.name])), sort=True)
-            found[file.name] = (codes.astype(np.int64), list(levels))
-    return found
+            by_modality[file.name] = (codes.astype(np.int64), list(levels))
+    return by_modality

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """A column as it came: codes `(n_m,)` of each modality, -1 where it has none, and what they mean."""
+    """A column of labels: codes `(n_m,)` of each modality, -1 where there is none, and their levels."""
 
     name: str
     codes: Mapping[str, IntArray]
@@ -32,17 +32,17 @@ class Labels:
 
     @property
     def summary(self) -> str:
-        """Say who has labels to give and who lacks them."""
+        """Say which modalities have labels to give and which lack them."""
         counts = [f"{(c >= 0).sum():,} of {len(c):,} {name} cells" for name, c in self.codes.items()]
         return f"labels to transfer: {self.name}, {len(self.levels):,} labels, on {', '.join(counts)}"
 
     def of_cells(self, bundle: MultiOmics) -> Codes:
-        """One code for every cell of a bundle, that of the first modality which knows."""
-        found = np.full(bundle.n_cells, -1, np.int64)
+        """One code for every cell of a bundle, from the first modality that has one."""
+        codes_of_cells = np.full(bundle.n_cells, -1, np.int64)
         for name, codes in self.codes.items():
             cells = bundle.cells_of(name)
-            found[cells] = np.where(found[cells] < 0, codes, found[cells])
-        return Codes(self.name, found, self.levels)
+            codes_of_cells[cells] = np.where(codes_of_cells[cells] < 0, codes, codes_of_cells[cells])
+        return Codes(self.name, codes_of_cells, self.levels)
 
 
 def read_labels(files: Sequence[ModalityFile], options: TransferOptions) -> tuple[Labels, ...]:
@@ -51,13 +51,13 @@ def read_labels(files: Sequence[ModalityFile], options: TransferOptions) -> tupl
     Raises
     ------
     InputError
-        A column that no modality has, that holds numbers, or that labels no cell.
+        A column is in no modality, holds numbers, or labels no cell.
     UsageError
         There is only one modality, or two columns would be written under one name.
     """
     if options.columns and len(files) < 2:
         raise UsageError(
-            "labels are transferred between modalities, and there is only one",
+            "labels are transferred between modalities, but there is only one",
             field="--transfer-labels",
             found=", ".join(f.name for f in files),
             hint="give a second modality, or the model of labelled cells with --reference",
@@ -113,43 +113,43 @@ def carry(
     labels: Labels,
     latent: Mapping[str, FloatArray],
     bundle: MultiOmics,
-    asked: TransferOptions,
+    options: TransferOptions,
     *,
     device: str,
 ) -> Carried:
     """Give every cell without a label the one that its nearest labelled cells of other modalities vote for.
 
-    A label of one modality holds for the same cell in another, unless the cells are taken for
-    unpaired. Cells without signal neither vote nor get a label: their latent coordinates are not meaningful.
+    A label of one modality holds for the same cell in another, unless the cells are unpaired. Cells without
+    signal neither vote nor get a label: their latent coordinates are not meaningful.
     """
     from mocli.metrics.mapping_score import Labelled, threshold
 
-    known = own_codes(labels, bundle)
+    codes_known = own_codes(labels, bundle)
     assigned, below, left_out = {}, {}, {}
-    for name, own in known.items():
-        sure = (own >= 0).astype(np.float32)
-        assigned[name] = Assigned(own.copy(), sure, sure.copy())
-        below[name] = asked.unknown_below or 0.0
-        cells = np.flatnonzero((own < 0) & placed(latent, bundle, name))
+    for name, own_label in codes_known.items():
+        sure = (own_label >= 0).astype(np.float32)
+        assigned[name] = Assigned(own_label.copy(), sure, sure.copy())
+        below[name] = options.unknown_below or 0.0
+        cells = np.flatnonzero((own_label < 0) & placed(latent, bundle, name))
         if len(cells):
-            z, codes, _ = electorate(name, known, latent, bundle)
+            z, codes, _ = electorate(name, codes_known, latent, bundle)
             reference = Labelled.of(z, codes, device=device)
             left_out[name] = reference.left_out()
-            if asked.unknown_below is None:
+            if options.unknown_below is None:
                 below[name] = threshold(left_out[name])
-            theirs = ask(latent[name][cells], z, codes, reference, n_levels=len(labels.levels))
-            for of in ("best", "confidence", "mapping"):
-                getattr(assigned[name], of)[cells] = getattr(theirs, of)
-    owned = {name: codes >= 0 for name, codes in known.items()}
-    return Carried(labels.name, labels.levels, assigned, owned, asked.min_confidence, below, left_out)
+            votes = ask(latent[name][cells], z, codes, reference, n_levels=len(labels.levels))
+            for field in ("best", "confidence", "mapping"):
+                getattr(assigned[name], field)[cells] = getattr(votes, field)
+    owned = {name: codes >= 0 for name, codes in codes_known.items()}
+    return Carried(labels.name, labels.levels, assigned, owned, options.min_confidence, below, left_out)
 
 
 def ask(
     z: FloatArray, z_voters: FloatArray, codes: IntArray, reference: Labelled, *, n_levels: int
 ) -> Assigned:
-    """Let labelled cells of other modalities say what cells `(n, d)` are.
+    """Let labelled cells of other modalities vote on cells `(n, d)`.
 
-    A modality may lie apart from the others as a whole, which is no sign of types that they lack.
+    A whole modality may lie apart from the others, which is no sign of types that they lack.
     """
     # imported here and above: a dry run must not pay for scikit-learn and torch
     from mocli.metrics.label_votes import vote
@@ -159,26 +159,29 @@ def ask(
 
 
 def own_codes(labels: Labels, bundle: MultiOmics) -> dict[str, IntArray]:
-    """Codes of each modality; of paired cells those that another modality knows are filled in."""
-    known = {name: labels.codes[name].copy() for name in bundle.modalities}
+    """Codes of each modality; for paired cells, missing codes are filled in from another modality."""
+    by_modality = {name: labels.codes[name].copy() for name in bundle.modalities}
     if bundle.pairing is Pairing.UNPAIRED:
-        return known
+        return by_modality
     of_cell = labels.of_cells(bundle).codes
-    return {name: np.where(codes < 0, of_cell[bundle.cells_of(name)], codes) for name, codes in known.items()}
+    return {
+        name: np.where(codes < 0, of_cell[bundle.cells_of(name)], codes)
+        for name, codes in by_modality.items()
+    }
 
 
 def placed(latent: Mapping[str, FloatArray], bundle: MultiOmics, modality: str) -> BoolArray:
-    """Cells whose position in the latent means something, `(n_m,)`."""
+    """Say which cells have meaningful latent coordinates, `(n_m,)`."""
     finite = np.isfinite(latent[modality]).all(1)
     return np.asarray(finite & (bundle.modalities[modality].library != 0))
 
 
 def electorate(
-    receiver: str, known: Mapping[str, IntArray], latent: Mapping[str, FloatArray], bundle: MultiOmics
+    receiver: str, codes_known: Mapping[str, IntArray], latent: Mapping[str, FloatArray], bundle: MultiOmics
 ) -> tuple[FloatArray, IntArray, dict[str, int]]:
     """Latent and codes of all cells of the other modalities, and the row at which each modality starts."""
-    others = [name for name in known if name != receiver]
-    codes = [np.where(placed(latent, bundle, name), known[name], -1) for name in others]
+    others = [name for name in codes_known if name != receiver]
+    codes = [np.where(placed(latent, bundle, name), codes_known[name], -1) for name in others]
     starts: Any = np.concatenate([[0], np.cumsum([len(c) for c in codes])[:-1]]).tolist()
     z: FloatArray = np.concatenate([latent[name] for name in others])
     return z, np.concatenate(codes), dict(zip(others, starts, strict=True))
@@ -190,7 +193,7 @@ def column_for(key: str) -> str:
 
 
 def tell_replaced(files: Sequence[ModalityFile], column: str, warn: Callable[[str], None]) -> None:
-    """Say so where a modality has a column of that name, which the output will not have."""
+    """Warn if a modality has a column of that name, which the output will not have."""
     having = [f.name for f in files if column in f.obs]
     if having:
         warn(

@@ -67,8 +67,8 @@ def write_matches(run: Run, latent: Mapping[str, FloatArray], files: Sequence[Mo
     table = match_cells(latent, names, device=str(run.device))
     if not latent:
         run.warn("every cell has one set of coordinates for all its modalities: there is nothing to match")
-    for (a, b), of in table.groupby(["modality", "other_modality"], sort=False):
+    for (a, b), pairs in table.groupby(["modality", "other_modality"], sort=False):
         least = min(len(names[str(a)]), len(names[str(b)]))
-        run.say(f"{len(of):,} pairs of {a} and {b} are mutual nearest cells, of {least:,} that could be")
+        run.say(f"{len(pairs):,} pairs of {a} and {b} are mutual nearest cells, of {least:,} that could be")
     write_tsv(path, table)
     run.add_output(path, "mutual nearest cells of two modalities")

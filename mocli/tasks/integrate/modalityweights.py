@@ -1,4 +1,4 @@
-"""`--modality-weights`: how much each modality tells of a cell, as weighted nearest neighbours find it."""
+"""`--modality-weights`: how informative each modality is for a cell, by weighted nearest neighbours."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mocli.tasks.score.wnn import weighted_neighbors
 from mocli.types import FloatArray, IntArray
 
 MOST = 20_000
-"""Cells beyond which neighbours in every modality would take minutes."""
+"""Most cells: for more, neighbours in every modality would take minutes."""
 
 
 @dataclass(frozen=True, eq=False)
 class ModalityWeights:
     """Weights of modalities, `(n_cells,)` by the file's name of each; NaN of cells that lack one.
 
-    `cells` are those that the rows of each file's modality are of.
+    `cells` are the cells of the rows of each file's modality.
     """
 
     weights: Mapping[str, FloatArray]
@@ -35,15 +35,15 @@ class ModalityWeights:
 
     def of_modality(self, modality: str) -> dict[str, FloatArray]:
         """Return columns for the obs of a modality."""
-        return {f"weight_{name}": of[self.cells[modality]] for name, of in self.weights.items()}
+        return {f"weight_{name}": column[self.cells[modality]] for name, column in self.weights.items()}
 
     def of_whole(self, cells: Mapping[str, IntArray], n_cells: int) -> dict[str, FloatArray]:
         """Return columns for the obs of the whole."""
         columns = {}
-        for name, of in self.weights.items():
+        for name, of_cells in self.weights.items():
             column = np.full(n_cells, np.nan, np.float32)
             for modality, rows in cells.items():
-                column[rows] = of[self.cells[modality]]
+                column[rows] = of_cells[self.cells[modality]]
             columns[f"weight_{name}"] = column
         return columns
 
@@ -51,11 +51,11 @@ class ModalityWeights:
 def weigh_modalities(
     run: Run, bundle: MultiOmics, names: Mapping[str, str], clusters: Codes | None
 ) -> list[ModalityWeights]:
-    """Weigh the modalities for every cell that was measured in all; nothing where too few or too many were.
+    """Weigh the modalities for every cell measured in all; nothing if these cells are too few or too many.
 
     A modality counts by how much better a cell's nearest cells in it predict the cell than those in the
-    others do (Hao et al. 2021, doi:10.1016/j.cell.2021.04.048); weights of a cell sum to 1. They are of the
-    data, 50 components of each modality, not of the model.
+    others do (Hao et al. 2021, doi:10.1016/j.cell.2021.04.048); weights of a cell sum to 1. They come from
+    the data, 50 components of each modality, not from the model.
     """
     order = list(bundle.modalities)
     cells = np.flatnonzero((bundle.rows >= 0).all(1))
@@ -69,25 +69,27 @@ def weigh_modalities(
         own_coordinates(bundle.modalities[m], bundle.rows[cells, j], seed=run.options.seed, standardise=False)
         for j, m in enumerate(order)
     ]
-    found = weighted_neighbors(points).weights.astype(np.float32)
+    cell_weights = weighted_neighbors(points).weights.astype(np.float32)
     weights = {}
     for j, m in enumerate(order):
         weights[names[m]] = np.full(bundle.n_cells, np.nan, np.float32)
-        weights[names[m]][cells] = found[:, j]
+        weights[names[m]][cells] = cell_weights[:, j]
     groups = bundle.label if bundle.label is not None else clusters
     if groups is not None:
         codes = groups.codes[cells]
         rows = [
-            [level, int((codes == k).sum()), *found[codes == k].mean(0).tolist()]
+            [level, int((codes == k).sum()), *cell_weights[codes == k].mean(0).tolist()]
             for k, level in enumerate(groups.levels)
             if (codes == k).any()
         ]
         run.report.tables["modality_weights"] = table(
-            "Which modality tells most",
-            "Mean weight of each modality by group (weighted nearest neighbours): above an equal share where "
-            "the modality tells more of these cells than the others do.",
+            "Which modality is most informative",
+            "Mean weight of each modality by group (weighted nearest neighbours): above an equal share "
+            "where the modality is more informative about these cells than the others are.",
             ["group", "cells", *weights],
             rows,
         )
-    run.say("mean weights: " + ", ".join(f"{name} {np.nanmean(of):.2f}" for name, of in weights.items()))
-    return [ModalityWeights(weights, {own: bundle.cells_of(m) for m, own in names.items()})]
+    run.say(
+        "mean weights: " + ", ".join(f"{name} {np.nanmean(column):.2f}" for name, column in weights.items())
+    )
+    return [ModalityWeights(weights, {file_name: bundle.cells_of(m) for m, file_name in names.items()})]

@@ -1,4 +1,4 @@
-"""What is asked of an integration, beside what every subcommand takes."""
+"""The options of `mocli integrate`, besides those that every subcommand has."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class IntegrateOptions(Options):
         Path | None,
         option(
             "--reference DIR",
-            "Place the cells among those of a trained model (OUT.model); only new weights are trained",
+            "Add the cells to those of a trained model (OUT.model); only new weights are trained",
         ),
     ] = None
     transfer_labels: Annotated[
@@ -80,7 +80,7 @@ class IntegrateOptions(Options):
         str,
         option(
             "--metrics",
-            "Figures of the integration, with baselines beside it: the leading ones, all that apply, or none",
+            "Metrics of the integration and of baselines: the leading ones, all that apply, or none",
             choices=METRICS,
         ),
     ] = "leading"
@@ -115,7 +115,8 @@ class IntegrateOptions(Options):
         bool,
         option(
             "--modality-weights",
-            "Also write how much each modality tells of a cell measured in all, as obs weight_<modality>",
+            "Also write how informative each modality is for a cell measured in all, as obs "
+            "weight_<modality>",
             panel=OUTPUT,
             advanced=True,
         ),
@@ -133,7 +134,7 @@ class IntegrateOptions(Options):
 
     @property
     def transfer(self) -> TransferOptions:
-        """What is asked of the transfer of labels."""
+        """The options of the transfer of labels."""
         return TransferOptions(self.transfer_labels, self.min_confidence, self.unknown_below)
 
     def check(self, model: type[Model], name: str) -> None:
@@ -147,7 +148,7 @@ class IntegrateOptions(Options):
             )
         if self.marginal and not issubclass(model, EncodesJointly):
             raise UsageError(
-                f"{name} gives each modality latent coordinates of its own as it is",
+                f"{name} gives each modality its own latent coordinates anyway",
                 field="--marginal",
                 hint="leave --marginal out: obsm of each modality holds its own latent",
             )

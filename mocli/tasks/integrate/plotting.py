@@ -1,4 +1,4 @@
-"""What people plot of cells in a latent: UMAP coordinates, the k-NN graph, the picture of the report."""
+"""Plots of cells in the latent: UMAP coordinates, the k-NN graph, the picture of the report."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ MAX_PICTURE = 10_000
 
 
 def neighbor_graph(z: FloatArray, nearest: Nearest | None = None, *, device: str = "cpu") -> tuple[CSR, CSR]:
-    """Return distances to the 15 nearest cells, and UMAP's memberships of cells so joined, `(n, n)` each.
+    """Return distances to the 15 nearest cells, and UMAP's memberships of these edges, `(n, n)` each.
 
     Cells without coordinates (NaN) have no neighbours.
 
     Parameters
     ----------
     nearest
-        Of these coordinates in any order, where they were searched before.
+        Neighbours of these coordinates in any order, if they were searched before.
     """
-    n, known = len(z), np.flatnonzero(np.isfinite(z).all(1))
-    if len(known) < 2:
+    n, finite = len(z), np.flatnonzero(np.isfinite(z).all(1))
+    if len(finite) < 2:
         empty: CSR = sparse.csr_matrix((n, n), dtype=np.float32)
         return empty, empty.copy()
-    found = (nearest and nearest.among(z[known])) or Nearest.of(z[known], device=device)
-    where = known[found.order]
-    rows = np.repeat(np.arange(len(known)), found.near.shape[1])
-    others = rows != found.near.ravel()
-    pairs = where[rows[others]], where[found.near.ravel()[others]]
-    distances = sparse.csr_matrix((found.apart.ravel()[others].astype(np.float32), pairs), shape=(n, n))
-    graph = fuzzy_graph(found.near, found.apart).tocoo()
+    lists = (nearest and nearest.among(z[finite])) or Nearest.of(z[finite], device=device)
+    where = finite[lists.order]
+    rows = np.repeat(np.arange(len(finite)), lists.neighbors.shape[1])
+    others = rows != lists.neighbors.ravel()
+    pairs = where[rows[others]], where[lists.neighbors.ravel()[others]]
+    distances = sparse.csr_matrix((lists.distances.ravel()[others].astype(np.float32), pairs), shape=(n, n))
+    graph = fuzzy_graph(lists.neighbors, lists.distances).tocoo()
     joined = (where[graph.row], where[graph.col])
     return distances, sparse.csr_matrix((graph.data.astype(np.float32), joined), shape=(n, n))
 
@@ -75,7 +75,7 @@ def split_points(
         return {names[name]: part for name, part in parts}
     whole = np.full((bundle.n_cells, 2), np.nan, np.float32)
     whole[latent.points(bundle).cells] = xy
-    return {own: whole[bundle.cells_of(name)] for name, own in names.items()}
+    return {file_name: whole[bundle.cells_of(name)] for name, file_name in names.items()}
 
 
 def draw_covariates(model: Model, bundle: MultiOmics, device: torch.device, *, seed: int) -> list[Drawn]:
@@ -95,7 +95,7 @@ def draw_covariates(model: Model, bundle: MultiOmics, device: torch.device, *, s
                 seed=seed,
             ),
             f"Cells in the space of {codes.key}",
-            "The part of a cell's place that is the covariate's own"
+            "The part of a cell's coordinates that is the covariate's own"
             + (", its first two principal components." if c.shape[1] > 2 else ", both dimensions."),
             wide=False,
         )
@@ -125,11 +125,11 @@ def draw_cells(
     """
     groups = latent.groups(bundle)
     z, cells = latent.points(bundle)
-    which, n = np.repeat(np.arange(len(groups)), [len(g.cells) for g in groups.values()]), len(z)
+    group_of_point, n = np.repeat(np.arange(len(groups)), [len(g.cells) for g in groups.values()]), len(z)
     chosen = drawn_rows(n, MAX_PICTURE, seed=seed)
     categories: dict[str, Any] = {}
     if len(groups) > 1 or latent.joint is None:
-        categories["modality"] = (which[chosen], tuple(groups))
+        categories["modality"] = (group_of_point[chosen], tuple(groups))
     for title, codes in (("label", bundle.label), ("batch", bundle.batch), ("cluster", clusters)):
         if codes is not None:
             categories[title] = (codes.codes[cells[chosen]], codes.levels)
@@ -144,14 +144,16 @@ def draw_cells(
         if depth is not None:
             of_cells = np.full(bundle.n_cells, np.nan, np.float32)
             of_cells[bundle.cells_of(name)] = depth
-            mine = (
+            of_modality = (
                 np.ones(len(chosen), bool)
                 if latent.joint is not None
-                else which[chosen] == list(groups).index(name)
+                else group_of_point[chosen] == list(groups).index(name)
             )
-            values[f"counts of {name}, log10"] = np.where(mine, of_cells[cells[chosen]], np.nan)
+            values[f"counts of {name}, log10"] = np.where(of_modality, of_cells[cells[chosen]], np.nan)
     xy = layout(z[chosen], seed=seed, device=device) if xy is None else xy[chosen]
     title = "UMAP of the latent" + ("" if len(chosen) == n else f", {len(chosen):,} of {n:,} cells")
     if latent.joint is not None:
-        return Layout(title, xy, categories, values, points="One point a cell, whatever was measured of it")
+        return Layout(
+            title, xy, categories, values, points="One point for each cell, whatever was measured in it"
+        )
     return Layout(title, xy, categories, values)

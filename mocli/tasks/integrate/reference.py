@@ -1,4 +1,4 @@
-"""`mocli integrate --reference`: cells of a query placed among those of a trained model."""
+"""`mocli integrate --reference`: cells of a query added to those of a trained model."""
 
 from __future__ import annotations
 
@@ -45,26 +45,26 @@ from mocli.types import BoolArray, FloatArray, IntArray, Pairing
 REFERENCE, QUERY = "reference", "query"
 
 FEW_CELLS = 50
-"""Below this many cells a batch hardly tells what is its own."""
+"""A batch with fewer cells than this hardly shows its own effect."""
 
 
 def map_query(
     run: Run,
     request: Request,
-    asked: IntegrateOptions,
+    options: IntegrateOptions,
     folder: Path,
 ) -> None:
-    """Place the cells of a query, and write them as those of an integration, with model and report.
+    """Find the latent coordinates of a query's cells, and write them as an integration does.
 
-    Clusters are of the query's cells, by their coordinates among each other.
+    Clusters are those of the query's cells alone.
     """
     with run.timed("load"):
         saved = load_model(folder)
         run.say(f"reference: {saved.description['model']} from {folder}")
         name = saved.description["model"]
         query = match_query(saved, open_modalities(request.data), request.data, say=run.say, warn=run.warn)
-        check_labels(saved, asked.transfer.columns)
-        asked.check(type(saved.model), name)
+        check_labels(saved, options.transfer.columns)
+        options.check(type(saved.model), name)
         warn_unused(run, request, saved)
         describe_query(run, query)
         bundle = query.load()
@@ -98,21 +98,21 @@ def map_query(
             return []
         _warn_known(run, query, atlas.names)
         by_file = {names[m]: z for m, z in latent.by_modality.items()}
-        return vote_from_atlas(run, asked.transfer, atlas, query.files, by_file, list(query.aligned))
+        return vote_from_atlas(run, options.transfer, atlas, query.files, by_file, list(query.aligned))
 
     draw = partial(draw_query, (atlas, shown), bundle, latent, seed=seed, device=str(run.device))
-    complete(run, request, asked, placed, partial(compare, run, query, bundle, latent), carry, draw)
+    complete(run, request, options, placed, partial(compare, run, query, bundle, latent), carry, draw)
 
 
 def _column_names(query: Query) -> dict[str, str]:
     """Return the user's names of the columns that are batch and label to the model."""
-    kept = {**query.saved.description.get("columns", {})}
-    given = {"batch": query.data.batch_key, "label": query.data.label_key}
-    return {**kept, **{key: name for key, name in given.items() if name}}
+    saved_names = {**query.saved.description.get("columns", {})}
+    query_names = {"batch": query.data.batch_key, "label": query.data.label_key}
+    return {**saved_names, **{key: name for key, name in query_names.items() if name}}
 
 
 def _seen(query: Query, name: str) -> BoolArray:
-    """Features of a query's file that the model sees, `(n_vars,)`."""
+    """Say which features of a query's file the model sees, `(n_vars,)`."""
     entry, recipe = query.saved.modalities[name], query.saved.recipes[name]
     names = np.array(entry["var_names"], dtype=object)[recipe.selected]
     mask: BoolArray = query.aligned[name].file.var.index.isin(names)
@@ -120,9 +120,9 @@ def _seen(query: Query, name: str) -> BoolArray:
 
 
 def _warn_known(run: Run, query: Query, names: Sequence[str]) -> None:
-    """Say so where the query seems to be what the model was trained on; a few barcodes recur by chance."""
-    known = frozenset(names)
-    n = sum(name in known for name in query.obs_names)
+    """Warn if the query seems to be the training data; a few barcodes recur by chance."""
+    trained_on = frozenset(names)
+    n = sum(name in trained_on for name in query.obs_names)
     if 2 * n > len(query.obs_names):
         run.warn(
             f"{n:,} of {len(query.obs_names):,} cells have names of training cells: if they are the same, "
@@ -131,16 +131,16 @@ def _warn_known(run: Run, query: Query, names: Sequence[str]) -> None:
 
 
 def warn_unused(run: Run, request: Request, saved: SavedModel) -> None:
-    """Say which options have no effect on a model that is trained already."""
-    given = [option for option in request.of_training if option not in {"--max-steps", "--preset"}]
-    if request.train.model == saved.description["model"] and "--model" in given:
-        given.remove("--model")
-    if given:
-        run.warn(f"the reference is trained already, which these do not change: {', '.join(given)}")
+    """Warn of options that have no effect on a model that is trained already."""
+    unused = [option for option in request.of_training if option not in {"--max-steps", "--preset"}]
+    if request.train.model == saved.description["model"] and "--model" in unused:
+        unused.remove("--model")
+    if unused:
+        run.warn(f"the reference is already trained, so these have no effect: {', '.join(unused)}")
 
 
 def describe_query(run: Run, query: Query) -> None:
-    """Record what was read, file by file, and how much of the model's features was measured."""
+    """Record what was read, file by file, and how many of the model's features were measured."""
     by_file = {a.file.name: name for name, a in query.aligned.items()}
 
     def facts(file: str, _: IntArray) -> dict[str, Any]:
@@ -159,15 +159,15 @@ def describe_query(run: Run, query: Query) -> None:
         measured = a.n_vars - len(a.absent)
         rows.append([name, a.file.name, a.n_vars, measured, measured / a.n_vars])
     run.report.tables["query_features"] = table(
-        "Features of the model that the query was measured for",
-        "Absent features stand at the training cells' mean, counts at the depth of the cell.",
+        "Features of the model that the query has",
+        "Absent features get the training cells' mean, counts at the depth of the cell.",
         ["modality", "in the query", "of the model", "measured", "share"],
         rows,
     )
 
 
 def extend(run: Run, request: Request, query: Query, bundle: MultiOmics) -> Model:
-    """Return the model with what the query adds, trained if there is anything new."""
+    """Return the model with the weights that the query adds, trained if there are any."""
     model, n_cells = query.saved.model, bundle.n_cells
     name = query.saved.description["model"]
     describe_model(run, traits_of(name), as_dict(model.params), "the reference's model")
@@ -184,7 +184,7 @@ def extend(run: Run, request: Request, query: Query, bundle: MultiOmics) -> Mode
         for level in query.new.get(codes.key, ()):
             n = int((codes.codes == codes.levels.index(level)).sum())
             if n < FEW_CELLS:
-                run.warn(f"'{level}' has {n:,} cells, few to learn from what is its own")
+                run.warn(f"'{level}' has {n:,} cells, which is few to learn its own effect from")
     trainable = sum(p.numel() for p in extended.module.parameters() if p.requires_grad)
     run.say(f"training {trainable:,} new weights on {n_cells:,} cells; all others are frozen")
     done = fit(
@@ -213,7 +213,7 @@ def _measured(latent: Latent, query: Query) -> Latent:
 
 
 def grow(query: Query, model: Model) -> SavedModel:
-    """Return the saved model with the levels that the query added; its training cells stay where they are."""
+    """Return the saved model with the levels that the query added; its training cells do not move."""
     old = query.saved.description
     levels = {c.key: list(c.levels) for c in query.columns}
     covariates = [{**entry, "levels": levels[entry["key"]]} for entry in old.get("covariates", [])]
@@ -239,7 +239,7 @@ def _with_batches(entry: Mapping[str, Any], query: Query) -> dict[str, Any]:
 
 
 def compare(run: Run, query: Query, bundle: MultiOmics, latent: Latent) -> Confusion | None:
-    """Measure how the query lies among the training cells, the two being batches of each other.
+    """Measure how the query mixes with the training cells, the two treated as batches.
 
     Returns labels against those of the nearest training cells, where the query has some.
     """
@@ -251,9 +251,9 @@ def compare(run: Run, query: Query, bundle: MultiOmics, latent: Latent) -> Confu
     label = levels = None
     column = query.data.label_key or ""
     if bundle.label is not None and column in atlas.labels:
-        kept = atlas.labels[column]
-        levels = (*kept.levels, *(v for v in bundle.label.levels if v not in kept.levels))
-        label = {REFERENCE: kept.codes, QUERY: _recoded(bundle.label, levels)[cells]}
+        label_kept = atlas.labels[column]
+        levels = (*label_kept.levels, *(v for v in bundle.label.levels if v not in label_kept.levels))
+        label = {REFERENCE: label_kept.codes, QUERY: _recoded(bundle.label, levels)[cells]}
     embedding = Embedding(
         z={REFERENCE: atlas.z, QUERY: z},
         label=label,
@@ -262,19 +262,21 @@ def compare(run: Run, query: Query, bundle: MultiOmics, latent: Latent) -> Confu
         seed=run.options.seed,
         device=str(run.device),
     )
-    found = evaluate(embedding)
-    for entry in found.values():
+    entries = evaluate(embedding)
+    for entry in entries.values():
         entry["sentence"] = (
             f"{entry['sentence']} The two groups compared here are the reference and the query."
         )
-    describe_scores(run, Scores(found, {}, {}, {}))
-    return {way: of for way, of in confusions(embedding).items() if way == f"{REFERENCE}->{QUERY}"}
+    describe_scores(run, Scores(entries, {}, {}, {}))
+    return {
+        way: confusion for way, confusion in confusions(embedding).items() if way == f"{REFERENCE}->{QUERY}"
+    }
 
 
 def _recoded(codes: Codes, levels: tuple[str, ...]) -> IntArray:
     where = np.array([levels.index(level) for level in codes.levels] + [-1], np.int64)
-    found: IntArray = where[codes.codes]
-    return found
+    recoded: IntArray = where[codes.codes]
+    return recoded
 
 
 def draw_query(
@@ -294,23 +296,25 @@ def draw_query(
     ----------
     training
         Training cells, and which of them are drawn.
-    xy
-        UMAP coordinates of these and of all points of the query, where they are known.
-    carried
+    xy UMAP coordinates of these and of all points of the query, where they are known. carried
         Labels that the query's points got.
     """
     atlas, shown = training
     z, cells = latent.points(bundle)
-    kept = atlas.z[shown] if atlas is not None else np.zeros((0, z.shape[1]), np.float32)
-    of = np.repeat([0, 1], [len(kept), len(z)])
+    reference_z = atlas.z[shown] if atlas is not None else np.zeros((0, z.shape[1]), np.float32)
+    side = np.repeat([0, 1], [len(reference_z), len(z)])
     # as many of each as there is room for, so that a small query is seen in a large atlas
     drawn = drawn_rows(len(z), MAX_PICTURE // 2, seed=seed)
-    chosen = np.concatenate([np.arange(len(kept)), len(kept) + drawn])
-    xy = layout(np.concatenate([kept, z])[chosen], seed=seed, device=device) if xy is None else xy[chosen]
-    categories: dict[str, Any] = {"query": (of[chosen], (REFERENCE, QUERY))}
+    chosen = np.concatenate([np.arange(len(reference_z)), len(reference_z) + drawn])
+    xy = (
+        layout(np.concatenate([reference_z, z])[chosen], seed=seed, device=device)
+        if xy is None
+        else xy[chosen]
+    )
+    categories: dict[str, Any] = {"query": (side[chosen], (REFERENCE, QUERY))}
 
     def both(reference: IntArray | None, query: IntArray | None) -> IntArray:
-        sides = (reference, len(kept), shown), (query, len(z), cells)
+        sides = (reference, len(reference_z), shown), (query, len(z), cells)
         parts = [np.full(n, -1) if codes is None else codes[rows] for codes, n, rows in sides]
         found: IntArray = np.concatenate(parts)[chosen]
         return found
@@ -318,23 +322,30 @@ def draw_query(
     if bundle.batch is not None:
         old = atlas.batch.codes if atlas and atlas.batch else None
         categories["batch"] = (both(old, bundle.batch.codes), bundle.batch.levels)
-    given = {points.name: points for points in carried}
+    by_name = {points.name: points for points in carried}
     values: dict[str, FloatArray] = {}
     for name, codes in (atlas.labels if atlas else {}).items():
-        if name not in given:
+        if name not in by_name:
             categories[f"label ({name}, of the reference)"] = (both(codes.codes, None), codes.levels)
             continue
-        got = given[name]
-        own = np.concatenate([codes.codes[shown], np.where(got.codes < 0, len(got.levels), got.codes)])
-        categories[f"label ({name}, of the query as transferred)"] = (own[chosen], (*got.levels, UNKNOWN))
+        got = by_name[name]
+        of_all_points = np.concatenate(
+            [codes.codes[shown], np.where(got.codes < 0, len(got.levels), got.codes)]
+        )
+        categories[f"label ({name}, of the query as transferred)"] = (
+            of_all_points[chosen],
+            (*got.levels, UNKNOWN),
+        )
         for what, of_query in (("confidence", got.confidence), ("mapping score", got.mapping)):
-            of_all = np.concatenate([np.full(len(kept), np.nan, np.float32), of_query])
+            of_all = np.concatenate([np.full(len(reference_z), np.nan, np.float32), of_query])
             values[f"{what}, {name}"] = of_all[chosen]
     if clusters is not None:
         categories["cluster (of the query)"] = (both(None, clusters.codes), clusters.levels)
-    n_kept, n_query = np.bincount(of[chosen], minlength=2)
+    n_kept, n_query = np.bincount(side[chosen], minlength=2)
     title = f"UMAP of {n_kept:,} cells of the reference and {n_query:,} of the query"
     points = (
-        "One point a cell" if bundle.pairing is not Pairing.UNPAIRED else "One point a cell of a modality"
+        "One point a cell"
+        if bundle.pairing is not Pairing.UNPAIRED
+        else "One point for each cell of a modality"
     )
     return Layout(title, xy, categories, values, points=points)

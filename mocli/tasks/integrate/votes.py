@@ -1,4 +1,4 @@
-"""Labels of a model's training cells, carried to the cells of a query."""
+"""Labels of a model's training cells, transferred to the cells of a query."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HOW = {
 
 def vote_from_atlas(
     run: Run,
-    asked: TransferOptions,
+    options: TransferOptions,
     atlas: Atlas,
     files: Sequence[ModalityFile],
     latent: Mapping[str, FloatArray],
@@ -40,36 +40,38 @@ def vote_from_atlas(
         By the name of each file's modality, `(n_obs, d)`.
     measured
         The model's names of these modalities; training cells are compared as if nothing else had been
-        measured of them.
+        measured in them.
     """
     places = atlas.seen_by(measured)
     done = []
-    for column in asked.columns:
-        known = atlas.labels[column]
-        usable = np.isfinite(places).all(1) & (known.codes >= 0)
+    for column in options.columns:
+        atlas_codes = atlas.labels[column]
+        usable = np.isfinite(places).all(1) & (atlas_codes.codes >= 0)
         by_way: dict[str, dict[str, Assigned]] = {way: {} for way in HOW}
         below, left_out = {}, {}
         for model_name, (name, z) in zip(measured, latent.items(), strict=True):
             rows = np.flatnonzero(np.isfinite(z).all(1))
-            voters = usable & atlas.voters(model_name, known.codes)
-            reference = Labelled.of(places[voters], known.codes[voters], device=str(run.device))
+            voters = usable & atlas.voters(model_name, atlas_codes.codes)
+            reference = Labelled.of(places[voters], atlas_codes.codes[voters], device=str(run.device))
             left_out[name] = reference.left_out()
-            below[name] = threshold(left_out[name]) if asked.unknown_below is None else asked.unknown_below
+            below[name] = (
+                threshold(left_out[name]) if options.unknown_below is None else options.unknown_below
+            )
             mapping = reference.score(z[rows])
-            to, codes, n_levels = places[voters], known.codes[voters], len(known.levels)
-            near = vote(z[rows], to, codes, n_levels=n_levels, device=str(run.device))
+            to, codes, n_levels = places[voters], atlas_codes.codes[voters], len(atlas_codes.levels)
+            nearest = vote(z[rows], to, codes, n_levels=n_levels, device=str(run.device))
             grown = forest(z[rows], to, codes, n_levels=n_levels, seed=run.options.seed)
-            for way, (best, confidence) in zip(HOW, (near, grown), strict=True):
+            for way, (best, confidence) in zip(HOW, (nearest, grown), strict=True):
                 by_way[way][name] = Assigned(best, confidence, mapping).at(rows, len(z))
-        own = {name: np.zeros(len(z), bool) for name, z in latent.items()}
+        own_label = {name: np.zeros(len(z), bool) for name, z in latent.items()}
         for way, assigned in by_way.items():
             of_forest = way == FOREST
             carried = Carried(
                 column,
-                known.levels,
+                atlas_codes.levels,
                 assigned,
-                own,
-                asked.min_confidence,
+                own_label,
+                options.min_confidence,
                 below,
                 left_out,
                 way=way,
@@ -85,16 +87,16 @@ def vote_from_atlas(
 
 
 def _compare(run: Run, carried: Carried, files: Sequence[ModalityFile]) -> None:
-    """Say how many cells got the label they came with, where the query has the column."""
+    """Report how many cells got the label they came with, if the query has the column."""
     levels = np.array(carried.levels, dtype=object)
     for name, (codes, own_levels) in known_labels(carried, files).items():
         cells = np.flatnonzero(codes >= 0)
         if not len(cells):
             continue
         truth = np.array(own_levels, dtype=object)[codes[cells]]
-        given = carried.codes(name)[cells]
-        sure, lacking = given >= 0, ~np.isin(truth, levels)
-        right = sure & (levels[given] == truth)
+        transferred = carried.codes(name)[cells]
+        sure, lacking = transferred >= 0, ~np.isin(truth, levels)
+        right = sure & (levels[transferred] == truth)
         figures: tuple[tuple[str, str, float | None, int, str, Better], ...] = (
             (
                 "query_label_accuracy",
@@ -117,7 +119,7 @@ def _compare(run: Run, carried: Carried, files: Sequence[ModalityFile]) -> None:
                 "share unknown of known types",
                 float((~sure[~lacking]).mean()) if (~lacking).any() else None,
                 int((~lacking).sum()),
-                "Share of cells of types that the reference has, which are unknown all the same.",
+                "Share of cells that are unknown although the reference has their type.",
                 "lower",
             ),
             (
@@ -139,18 +141,18 @@ def _compare(run: Run, carried: Carried, files: Sequence[ModalityFile]) -> None:
                 bounds=(0.0, 1.0),
                 n=n,
             )
-        told = f"  {carried.way}: of {len(cells):,} {name} cells that came with a label, "
+        line = f"  {carried.way}: of {len(cells):,} {name} cells that came with a label, "
         if not lacking.all():
-            told += (
+            line += (
                 f"{int((~lacking).sum()):,} are of types that the reference has: {carried.name} is right for "
                 f"{right[~lacking].mean():.3f} of them"
             )
         if lacking.any():
-            told += (
+            line += (
                 f"{'' if lacking.all() else '; '}{int(lacking.sum()):,} are of types that it lacks: "
                 f"{(~sure[lacking]).mean():.3f} of them are unknown"
             )
-        run.say(told)
+        run.say(line)
 
 
 def _agree(run: Run, column: str, first: Carried, second: Carried) -> None:

@@ -48,7 +48,7 @@ from mocli.types import BoolArray, FloatArray, Task
 
 @dataclass(frozen=True, eq=False)
 class Placed:
-    """Cells that a model has placed: those that it was trained on, or new ones.
+    """Cells with latent coordinates from a model: those that it was trained on, or new ones.
 
     Attributes
     ----------
@@ -76,15 +76,15 @@ class Placed:
     around: FloatArray | None = None
 
 
-def integrate_cells(run: Run, request: Request, asked: IntegrateOptions) -> None:
+def integrate_cells(run: Run, request: Request, options: IntegrateOptions) -> None:
     """Train a model on the inputs, and write their cells with latent coordinates, and the report."""
     files = open_modalities(request.data)
-    labels = read_labels(files, asked.transfer)
+    labels = read_labels(files, options.transfer)
     for column in labels:
         run.say(column.summary)
     if request.train.model == BEST:
-        request = choose_best(run, request, files, asked.check)
-    trained = train_model(run, request, Aim(Task.INTEGRATE), files, labels=labels, check=asked.check)
+        request = choose_best(run, request, files, options.check)
+    trained = train_model(run, request, Aim(Task.INTEGRATE), files, labels=labels, check=options.check)
     plan, bundle, latent = trained.plan, trained.prepared.bundle, trained.latent
     placed = Placed(
         files=plan.files,
@@ -102,20 +102,20 @@ def integrate_cells(run: Run, request: Request, asked: IntegrateOptions) -> None
     )
 
     def carry() -> list[Carried]:
-        return transfer(run, asked.transfer, labels, plan.pairs, bundle, latent.by_modality)
+        return transfer(run, options.transfer, labels, plan.pairs, bundle, latent.by_modality)
 
     draw = partial(draw_cells, bundle, latent, seed=request.run.seed, device=str(run.device))
     keep = partial(keep_all_stacks, run, request, trained)
-    complete(run, request, asked, placed, partial(_judge, run, asked, trained), carry, draw, keep)
+    complete(run, request, options, placed, partial(_judge, run, options, trained), carry, draw, keep)
 
 
-def _judge(run: Run, asked: IntegrateOptions, trained: Trained) -> Confusion | None:
+def _judge(run: Run, options: IntegrateOptions, trained: Trained) -> Confusion | None:
     scores = score(
         trained.latent,
         trained.prepared.bundle,
         trained.plan.pairs,
         seed=run.options.seed,
-        names=wanted(asked.metrics),
+        names=wanted(options.metrics),
         device=str(run.device),
         say=run.say,
     )
@@ -127,51 +127,52 @@ def _judge(run: Run, asked: IntegrateOptions, trained: Trained) -> Confusion | N
 def complete(
     run: Run,
     request: Request,
-    asked: IntegrateOptions,
+    options: IntegrateOptions,
     placed: Placed,
     judge: Callable[[], Confusion | None],
     carry: Callable[[], list[Carried]],
     draw: Callable[[Codes | None, FloatArray | None, Sequence[CarriedPoints]], Layout],
     keep: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write cells that are placed, judge and cluster them, and write what was found out, and the report.
+    """Write cells with their coordinates, judge and cluster them, and write the results and the report.
 
     Parameters
     ----------
     judge
-        Measures the placement and tells the report; returns labels against labels, where there are some.
+        Measures the coordinates and records it in the report; returns labels against labels, if there are
+        any.
     carry
-        Carries labels to the cells.
+        Transfers labels to the cells.
     draw
-        Makes the picture of the HTML report of clusters and of UMAP coordinates, where there are some, and of
-        labels that were carried.
+        Makes the picture of the HTML report from clusters and UMAP coordinates, if there are any, and from
+        transferred labels.
     keep
         Adds to the model's folder once cells are written.
     """
     bundle, latent, names, device = placed.bundle, placed.latent, placed.names, str(run.device)
     key = request.output.key_added or f"X_{placed.name}"
-    more = more_latents(run, asked, placed.model, bundle, latent, key, names)
+    more = more_latents(run, options, placed.model, bundle, latent, key, names)
     by_file = {names[name]: z for name, z in latent.by_modality.items()}
     integrated = Integrated(placed.files, placed.relation, by_file, placed.name, placed.model.params, more)
     with run.timed("write"):
-        known = cell_columns(bundle, placed.column_names, names)
-        write_cells(run, request.data, integrated, known, placed.used)
-        if asked.matches:
+        obs_columns = cell_columns(bundle, placed.column_names, names)
+        write_cells(run, request.data, integrated, obs_columns, placed.used)
+        if options.matches:
             write_matches(run, by_file if latent.joint is None else {}, placed.files)
     with run.timed("stack"):
         keep()
     clusters = None
     with run.timed("evaluate"):
-        confusion = judge() if asked.metrics != "none" else None
+        confusion = judge() if options.metrics != "none" else None
         columns: list[AddedColumns] = [*find_clusters(run, placed.name, placed.model, latent, bundle, names)]
-        if asked.clusters is not None:
+        if options.clusters is not None:
             tell_replaced(placed.files, column_for(key), run.warn)
             nearest = Nearest.of(latent.whole(bundle), device=device)
             integrated = replace(integrated, nearest=nearest)
-            graph = cluster_graph(run, asked.clusters, column_for(key), nearest, bundle, names)
+            graph = cluster_graph(run, options.clusters, column_for(key), nearest, bundle, names)
             columns.append(graph)
             clusters = graph.codes
-        if asked.modality_weights:
+        if options.modality_weights:
             columns += weigh_modalities(run, bundle, names, clusters)
         carried = carry()
         columns += carried

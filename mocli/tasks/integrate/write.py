@@ -1,4 +1,4 @@
-"""Write what an integration made: the model, the cells, the report to read."""
+"""Write the results of an integration: the model, the cells, the HTML report."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Integrated:
     model, params
         Name and hyper-parameters of the model that gave them.
     obsm
-        More to write beside the latent, by key, then by modality.
+        Further arrays besides the latent, by key, then by modality.
     nearest
         Neighbours of all cells, where they were searched before.
     """
@@ -76,7 +76,7 @@ USED = "mocli_used"
 
 def more_latents(
     run: Run,
-    asked: IntegrateOptions,
+    options: IntegrateOptions,
     model: Model,
     bundle: MultiOmics,
     latent: Latent,
@@ -93,14 +93,18 @@ def more_latents(
         The file's name of each of the model's modalities.
     """
     latents: dict[str, dict[str, FloatArray]] = {}
-    if asked.sample and isinstance(model, Draws):
-        draws = draw_posterior(model, bundle, run.device, asked.sample, seed=run.options.seed)
+    if options.sample and isinstance(model, Draws):
+        draws = draw_posterior(model, bundle, run.device, options.sample, seed=run.options.seed)
         for i, z in enumerate(draws, start=1):
-            latents[f"{key}_sample_{i}"] = {own: z[bundle.cells_of(name)] for name, own in names.items()}
+            latents[f"{key}_sample_{i}"] = {
+                file_name: z[bundle.cells_of(name)] for name, file_name in names.items()
+            }
     if isinstance(model, HasCovariateSpaces) and latent.joint is not None:
         for covariate, c in place_covariates(model, bundle, run.device).items():
-            latents[f"{key}_{covariate}"] = {own: c[bundle.cells_of(name)] for name, own in names.items()}
-    if asked.marginal:
+            latents[f"{key}_{covariate}"] = {
+                file_name: c[bundle.cells_of(name)] for name, file_name in names.items()
+            }
+    if options.marginal:
         for name, z in latent.alone.items():
             latents[f"{key}_{names[name]}"] = {names[name]: z}
     return latents
@@ -109,7 +113,7 @@ def more_latents(
 def cell_columns(
     bundle: MultiOmics, column_names: Mapping[str, str], names: Mapping[str, str]
 ) -> list[GraphClusters]:
-    """Return what is known of cells, whichever modality says it: label, batch, covariates, what was measured.
+    """Return the columns known of cells, from any modality: label, batch, covariates, what was measured.
 
     Parameters
     ----------
@@ -118,7 +122,7 @@ def cell_columns(
     names
         The file's name of each of the bundle's modalities.
     """
-    cells = {own: bundle.cells_of(name) for name, own in names.items()}
+    cells = {file_name: bundle.cells_of(name) for name, file_name in names.items()}
     together = {
         "+".join(names[m] for m in key.split("+")): rows for key, rows in measured_together(bundle).items()
     }
@@ -134,15 +138,15 @@ def write_cells(
     run: Run,
     data: DataOptions,
     integrated: Integrated,
-    known: Sequence[AddedColumns],
+    columns: Sequence[AddedColumns],
     used: Mapping[str, BoolArray],
 ) -> None:
-    """Write the cells with their latent coordinates before these are judged: a stop then loses nothing.
+    """Write the cells with their latent coordinates before these are judged, so that a stop loses nothing.
 
     Parameters
     ----------
     known
-        Columns of obs that are written where a file has none of the name.
+        Columns of obs that are written if a file has none of that name.
     used
         By modality which features the model sees, `(n_vars,)`.
     """
@@ -152,16 +156,16 @@ def write_cells(
     key = _key(run, integrated)
     obsm = {key: integrated.latent, **integrated.obsm}
     added = [
-        replace(a, merged=_columns_of(a.file.name, known), var={USED: used[a.file.name]})
+        replace(a, merged=_columns_of(a.file.name, columns), var={USED: used[a.file.name]})
         for a in _added(integrated, data, obsm, ())
     ]
-    top = {k: _joined(added, of) for k, of in obsm.items()}
+    top = {k: _joined(added, arrays) for k, arrays in obsm.items()}
     uns = run.provenance(integrated.model, integrated.params)
-    merged = _joined_columns(added, known)
+    merged = _joined_columns(added, columns)
     write_file(run.paths.output, added, obsm=top, merged=merged, uns=uns, warn=run.warn)
     run.add_output(run.paths.output, _told(key, integrated))
     run.add_output(run.paths.model, "the trained model")
-    run.say(f"wrote {run.paths.output}: {_told(key, integrated)}; what follows judges and completes it")
+    run.say(f"wrote {run.paths.output}: {_told(key, integrated)}; the following steps judge and complete it")
 
 
 def deliver(
@@ -175,7 +179,7 @@ def deliver(
     confusion: Confusion | None = None,
     more: Callable[[], list[Drawn]] = list,
 ) -> None:
-    """Complete the cells by what was found out about them, and write the report to read.
+    """Complete the cells with what was found out about them, and write the HTML report.
 
     Parameters
     ----------
@@ -189,14 +193,14 @@ def deliver(
         Makes further pictures.
     """
     added = _added(integrated, data, {}, columns)
-    said = "".join(f", {c.said}" for c in columns)
+    additions = "".join(f", {c.said}" for c in columns)
     if umap is not None:
         # a picture that a user has made of a modality stays
-        theirs = groups_with(run.paths.output, "X_umap")
-        if "/" in theirs:
-            run.warn("obsm['X_umap'] of the input is replaced by the new one; --no-umap leaves it as it is")
+        with_umap = groups_with(run.paths.output, "X_umap")
+        if "/" in with_umap:
+            run.warn("obsm['X_umap'] of the input is replaced by the new one; --no-umap keeps the old one")
         added = [
-            a if a.file.name in theirs else replace(a, obsm={"X_umap": umap[a.file.name]}) for a in added
+            a if a.file.name in with_umap else replace(a, obsm={"X_umap": umap[a.file.name]}) for a in added
         ]
         z = _joined(added, integrated.latent)
         distances, connectivities = neighbor_graph(z, integrated.nearest, device=str(run.device))
@@ -205,11 +209,11 @@ def deliver(
         top = {"X_umap": _joined(added, umap)}
         columns_on_top = _joined_columns(added, columns)
         update_file(run.paths.output, added, obsm=top, obs=columns_on_top, obsp=graph, uns=uns)
-        said += ", X_umap, neighbours in obsp"
+        additions += ", X_umap, neighbours in obsp"
     elif columns:
         update_file(run.paths.output, added, obs=_joined_columns(added, columns))
-    if said:
-        run.add_output(run.paths.output, _told(_key(run, integrated), integrated) + said, first=True)
+    if additions:
+        run.add_output(run.paths.output, _told(_key(run, integrated), integrated) + additions, first=True)
     run.finish(
         lambda: {
             "layout": draw(),
@@ -244,7 +248,7 @@ def _added(
     return [
         Added(
             file=f,
-            obsm={key: of[f.name] for key, of in obsm.items() if f.name in of},
+            obsm={key: arrays[f.name] for key, arrays in obsm.items() if f.name in arrays},
             obs=_columns_of(f.name, columns),
             obs_names=tuple(f"{f.name}:{name}" for name in f.obs.index) if prefix else None,
         )
@@ -266,7 +270,7 @@ def _collide(files: Sequence[ModalityFile]) -> bool:
 
 
 def _joined(added: Sequence[Added], latent: Mapping[str, FloatArray]) -> FloatArray:
-    """One row per cell of the file; a cell measured in several modalities lies at their mean."""
+    """Return one row per cell of the file; a cell measured in several modalities gets their mean."""
     where = pd.Index(union_names(added))
     n_latent = next(iter(latent.values())).shape[1]
     total = np.zeros((len(where), n_latent), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""`mocli links build`: propose a link table from what the features of two modalities are called."""
+"""`mocli links build`: propose a link table from the names of the features of two modalities."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Links:
     source, target
         The two modalities, in the order of the inputs.
     proposal
-        The links by positions of features, and what has none.
+        The links by positions of features, and features without one.
     """
 
     mode: str
@@ -66,10 +66,10 @@ class Links:
         text = io.StringIO()
         writer = csv.writer(text, delimiter="\t", lineterminator="\n")
         writer.writerow((self.source.modality, self.target.modality, "weight"))
-        made = self.proposal
+        proposal = self.proposal
         writer.writerows(
             (self.source.names[i], self.target.names[j], f"{w:.4g}")
-            for i, j, w in zip(made.source, made.target, made.weight, strict=True)
+            for i, j, w in zip(proposal.source, proposal.target, proposal.weight, strict=True)
         )
         return text.getvalue()
 
@@ -100,7 +100,7 @@ def build_links(
         their genes) to peaks, see `Reach`. `names`: features of the same name.
         `auto` chooses by what the modalities measure.
     genes
-        Where genes lie: GTF, GFF3, BED or a table; for peaks.
+        Gene positions, for peaks: GTF, GFF3, BED or a table.
     reach
         How far a gene reaches for peaks: `window`, `decay`, `promoter`,
         `upstream` in bases, where other than the defaults of `Reach`.
@@ -123,11 +123,11 @@ def build_links(
         read = [path for f in files for path in f.paths] + ([Path(genes)] if genes is not None else [])
         check_writable(output, force=force, inputs=read)
     if len(files) != 2:
-        found = ", ".join(f.name for f in files)
+        names = ", ".join(f.name for f in files)
         raise UsageError(
-            f"links join two modalities, the inputs hold {len(files)}",
+            f"links join two modalities, but the inputs hold {len(files)}",
             field="INPUT",
-            found=found,
+            found=names,
             hint=f"choose two: {files[0].path}::{files[0].name} {files[-1].path}::..."
             if len(files) > 2
             else "add the file of the other modality",
@@ -142,12 +142,12 @@ def build_links(
         proposal = _with_antigens(a, b)
     else:
         proposal = link_names(FeatureIndex(a), FeatureIndex(b))
-    made = Links(mode, a, b, proposal)
+    links = Links(mode, a, b, proposal)
     if not len(proposal.weight):
-        raise _nothing(made)
+        raise _nothing(links)
     if output is not None:
-        _write(made, output)
-    return made
+        _write(links, output)
+    return links
 
 
 def _write(links: Links, path: Path) -> None:
@@ -158,7 +158,7 @@ def _write(links: Links, path: Path) -> None:
 
 
 def _choose(mode: str, a: Features, b: Features, *, with_genes: bool) -> str:
-    """Choose by what is measured, or check that what was asked for fits it."""
+    """Choose by what is measured, or check that the mode asked for fits it."""
     proteins = [f for f in (a, b) if f.kind in _PROTEINS]
     n_places = has_places(a) + has_places(b)
     if mode == "auto" and n_places == 1:
@@ -172,7 +172,7 @@ def _choose(mode: str, a: Features, b: Features, *, with_genes: bool) -> str:
         raise UsageError(
             f"--mode {mode} links genes to peaks",
             field="--mode",
-            found=kinds + ("" if n_places else ", and neither has features named by genomic position"),
+            found=kinds + ("" if n_places else ", but neither modality has genomic intervals"),
         )
     if (
         mode in PEAK_MODES
@@ -180,7 +180,7 @@ def _choose(mode: str, a: Features, b: Features, *, with_genes: bool) -> str:
         and all(table_of(f) is None for f in (a, b) if not has_places(f))
     ):
         raise UsageError(
-            "genes are linked to peaks by where they lie",
+            "genes are linked to peaks by their positions",
             field="--gtf",
             found=f"{kinds}, no gene table",
             hint="give --gtf FILE: GTF, GFF3, BED, or a TSV with chrom, start, end, strand, gene",
@@ -214,12 +214,15 @@ def _with_peaks(a: Features, b: Features, genes: str | Path | None, reach: Reach
     swap = has_places(a)
     table = table_of(b if swap else a) if genes is None else read_genes(genes)
     assert table is not None  # checked with the mode
-    made = link_peaks(*((b, a) if swap else (a, b)), table, reach)
-    notes = (f"{len(table.frame):,} genes from {table.path}", *table.notes, *made.notes)
+    proposal = link_peaks(*((b, a) if swap else (a, b)), table, reach)
+    notes = (f"{len(table.frame):,} genes from {table.path}", *table.notes, *proposal.notes)
     if genes is None:
-        notes += ("no --gtf: genes lie where the data say, on no strand; a gene table tells their bodies",)
-    made = replace(made, notes=notes)
-    return made.swapped() if swap else made
+        notes += (
+            "without --gtf, gene positions are those in the data, without strands; a gene table also "
+            "gives gene bodies",
+        )
+    proposal = replace(proposal, notes=notes)
+    return proposal.swapped() if swap else proposal
 
 
 def _with_antigens(a: Features, b: Features) -> Proposal:
@@ -230,17 +233,17 @@ def _with_antigens(a: Features, b: Features) -> Proposal:
     return link_genes(b, FeatureIndex(a)).swapped()
 
 
-def _nothing(made: Links) -> InputError:
-    examples = "; ".join(f"{f.modality}: {', '.join(f.names[:3])}" for f in (made.source, made.target))
+def _nothing(links: Links) -> InputError:
+    examples = "; ".join(f"{f.modality}: {', '.join(f.names[:3])}" for f in (links.source, links.target))
     hints = {
-        "names": "the features have no names in common; a modality of proteins is named so: prot=FILE",
+        "names": "the features have no names in common; if one modality is proteins, name it: prot=FILE",
         "antigen": "if genes are named by ids, give the column of var with the symbols: --var-key COLUMN",
     }
-    why = f"{made.misses[0].why}: {made.misses[0]}" if made.misses else None
+    why = f"{links.misses[0].why}: {links.misses[0]}" if links.misses else None
     return InputError(
-        f"no link was found (--mode {made.mode})",
+        f"no link was found (--mode {links.mode})",
         found=f"{examples}; {why}" if why else examples,
-        hint=hints.get(made.mode),
+        hint=hints.get(links.mode),
     )
 
 

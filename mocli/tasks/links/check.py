@@ -1,4 +1,4 @@
-"""`mocli links check`: hold a link table against the data it is for."""
+"""`mocli links check`: check a link table against the data it is for."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Side:
-    """What a table says of one modality of an edge, in numbers.
+    """Numbers of one modality of an edge in a table.
 
     Attributes
     ----------
@@ -71,8 +71,7 @@ class Edge:
     Attributes
     ----------
     n_cells
-        Cells that both modalities have and that were looked at; 0 where fewer
-        than 50 are shared.
+        Cells in both modalities that were used; 0 if fewer than 50 are shared.
     correlation
         Median over linked features of their correlation in these cells.
     n_contradicted
@@ -91,14 +90,14 @@ class Edge:
 
 @dataclass(frozen=True)
 class Audit:
-    """What is right and wrong with link tables.
+    """The findings on link tables.
 
     Attributes
     ----------
     n_repeated
-        Rows that stand in a table more than once.
+        Rows that occur in a table more than once.
     notes
-        What was assumed on reading and matching, as the log says it.
+        What was assumed on reading and matching, as in the log.
     """
 
     tables: tuple[str, ...]
@@ -108,7 +107,7 @@ class Audit:
     notes: tuple[str, ...]
 
     def verdict(self) -> str:
-        """Say in a sentence whether the table can be used, or what to look at first."""
+        """Say in a sentence whether the table can be used, or what to check first."""
         doubts = []
         for edge in self.edges:
             pair = f"{edge.source.modality} and {edge.target.modality}"
@@ -124,7 +123,7 @@ class Audit:
                 if side.n_constant > MOST_UNMATCHED * max(1, side.n_linked):
                     doubts.append(f"{side.n_constant:,} linked features of {side.modality} are constant")
             if edge.correlation is not None and edge.correlation <= 0:
-                doubts.append(f"linked features of {pair} do not go together in cells of both")
+                doubts.append(f"linked features of {pair} do not correlate in cells of both")
         return "look first: " + "; ".join(doubts) if doubts else "ready: the table fits the data"
 
     def as_dict(self) -> dict[str, Any]:
@@ -150,12 +149,12 @@ def audit_links(
     var_key
         Column of `var` with the names that the tables use.
     log
-        Takes what is assumed, one message at a time.
+        Called with what is assumed, one message at a time.
 
     Raises
     ------
     UsageError
-        No input, or matrices of obsm in place of a table.
+        No input, or matrices in obsm instead of a table.
     InputError
         A table or an input cannot be read, or nothing matches.
     """
@@ -169,10 +168,10 @@ def audit_links(
     matrices = [route.text for route in routes if isinstance(route, MatrixRoute)]
     if matrices:
         raise UsageError(
-            "a check holds links of single features against the data, and matrices of obsm have none",
+            "this command checks links of single features, and matrices in obsm have none",
             field="LINKS",
             found=", ".join(matrices),
-            hint="mocli integrate --dry-run looks at what matrices hold",
+            hint="mocli integrate --dry-run checks the matrices",
         )
     files = open_inputs(inputs)
     for f in files:
@@ -188,9 +187,9 @@ def audit_links(
     for edge in matched:
         sides = []
         for half in _halves(edge):
-            found = list(_problems(half, constant[half.modality], by_name[half.modality]))
-            problems += found
-            sides.append(_count(half, found))
+            problems_here = list(_problems(half, constant[half.modality], by_name[half.modality]))
+            problems += problems_here
+            sides.append(_count(half, problems_here))
         together = agreement(edge, by_name[edge.source], by_name[edge.target])
         against = _contradictions(together, edge)
         problems += against
@@ -245,8 +244,8 @@ def _is_linked(file: ModalityFile, edges: Sequence[EdgeLinks]) -> bool:
 
 def _problems(half: _Half, constant: BoolArray, file: ModalityFile) -> Iterator[Problem]:
     for k, name in enumerate(half.unmatched):
-        near = nearest_names(name, half.names) if k < SUGGESTED else []
-        yield Problem("not found", half.modality, name, f"nearest: {near[0]}" if near else "")
+        nearest = nearest_names(name, half.names) if k < SUGGESTED else []
+        yield Problem("not found", half.modality, name, f"nearest: {nearest[0]}" if nearest else "")
     linked, count = np.unique(half.index, return_counts=True)
     for k in linked[constant[linked]]:
         detail = f"the same value in all {file.n_obs:,} cells"
@@ -258,16 +257,17 @@ def _problems(half: _Half, constant: BoolArray, file: ModalityFile) -> Iterator[
         yield Problem("many links", half.modality, half.names[linked[k]], detail)
 
 
-def _contradictions(found: Agreement, edge: EdgeLinks) -> list[Problem]:
-    other = edge.target if found.modality == edge.source else edge.source
+def _contradictions(agreement: Agreement, edge: EdgeLinks) -> list[Problem]:
+    other = edge.target if agreement.modality == edge.source else edge.source
     return [
         Problem(
             "contradicted",
-            found.modality,
-            found.names[k],
-            f"correlation {found.correlation[k]:.2f} with its links to {other} in {found.n_cells:,} cells",
+            agreement.modality,
+            agreement.names[k],
+            f"correlation {agreement.correlation[k]:.2f} with its links to {other} "
+            f"in {agreement.n_cells:,} cells",
         )
-        for k in found.contradicted
+        for k in agreement.contradicted
     ]
 
 
@@ -285,7 +285,7 @@ def _count(half: _Half, problems: Sequence[Problem]) -> Side:
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
-    """How linked features go together.
+    """Correlations of linked features.
 
     Attributes
     ----------
@@ -294,7 +294,7 @@ class Agreement:
     names, correlation
         `(n_features,)`; NaN where a side is constant.
     n_cells
-        Cells in common that were looked at; 0, and no features, below 50.
+        Shared cells that were used; 0, and no features, if fewer than 50.
     """
 
     modality: str
@@ -305,16 +305,16 @@ class Agreement:
     @property
     def median(self) -> float | None:
         """Median of the correlations that are known."""
-        known = self.correlation[np.isfinite(self.correlation)]
-        return float(np.median(known)) if len(known) else None
+        finite = self.correlation[np.isfinite(self.correlation)]
+        return float(np.median(finite)) if len(finite) else None
 
     @property
     def contradicted(self) -> IntArray:
         """Positions of the features clearly below zero, the worst first."""
         order = np.argsort(self.correlation, kind="stable")
         below = self.correlation[order] < -_SURE / np.sqrt(max(1, self.n_cells))
-        found: IntArray = order[below]
-        return found
+        positions: IntArray = order[below]
+        return positions
 
 
 def agreement(edge: EdgeLinks, source: ModalityFile, target: ModalityFile) -> Agreement:
@@ -328,12 +328,12 @@ def agreement(edge: EdgeLinks, source: ModalityFile, target: ModalityFile) -> Ag
     rows = _shared(source, target)
     if len(rows[0]) < FEWEST:
         return Agreement(modality, (), np.zeros(0), 0)
-    made = edge.aggregation()
+    sums = edge.aggregation()
     x, y = (
-        _linked(file, keep, aggregation, made.names)
-        for file, keep, aggregation in ((source, rows[0], made.source), (target, rows[1], made.target))
+        _linked(file, keep, aggregation, sums.names)
+        for file, keep, aggregation in ((source, rows[0], sums.source), (target, rows[1], sums.target))
     )
-    return Agreement(modality, made.names, pearson(x, y), len(rows[0]))
+    return Agreement(modality, sums.names, pearson(x, y), len(rows[0]))
 
 
 def pearson(x: CSR, y: CSR) -> DoubleArray:
@@ -349,7 +349,7 @@ def pearson(x: CSR, y: CSR) -> DoubleArray:
 
 
 def layer_of(file: ModalityFile) -> str | None:
-    """Return the matrix to look at: counts where there are some, else what comes first."""
+    """Return the matrix to use: counts if there are any, else the first one."""
     return "counts" if "counts" in file.layers else next(iter(file.matrices), None)
 
 

@@ -1,4 +1,4 @@
-"""Which cells of a file are perturbed, towards which others, and in which groups."""
+"""The cells of a file that are perturbed, their target cells, and their groups."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mocli.tasks.relate.scope import ALL
 from mocli.types import FloatArray, IntArray, ModalityKind, StrArray
 
 FEWEST_TARGETS = 20
-"""Cells of the target group within a group of cells, below which their mean says little."""
+"""Fewest target cells within a group of cells; the mean of fewer says little."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Selection:
         column, equals, value = text.partition("=")
         if not (equals and column.strip() and value.strip()):
             raise UsageError(
-                f"{option} names cells by a column of obs and a value in it",
+                f"{option} selects cells by a column of obs and a value in it",
                 field=option,
                 found=text,
                 expected="COLUMN=VALUE",
@@ -79,7 +79,7 @@ def labels(file: ModalityFile, column: str, option: str) -> StrArray:
 
 @dataclass(frozen=True, eq=False)
 class ChosenCells:
-    """Rows of a file that are perturbed and those they should come nearer to; labels of all its cells.
+    """Rows of a file that are perturbed, rows of the target cells, and labels of all its cells.
 
     Attributes
     ----------
@@ -94,7 +94,7 @@ class ChosenCells:
 
 
 def doubt_of_batches(file: ModalityFile, batch_key: str | None, chosen: ChosenCells) -> str:
-    """Say that batches are those of the compared cells alone, so that their correction takes the change off.
+    """Warn if batches coincide with the compared groups, so that batch correction removes the change.
 
     Empty where cells to perturb and target cells share a batch, or one of them has none.
     """
@@ -104,9 +104,9 @@ def doubt_of_batches(file: ModalityFile, batch_key: str | None, chosen: ChosenCe
     if not source or not target or source & target:
         return ""
     return (
-        f"no level of obs['{batch_key}'] (--batch-key) holds cells of both --from and --to: what tells "
-        "batches apart tells these apart, and the model takes it off; leave the option out, or name what "
-        "both have (donor)"
+        f"no level of obs['{batch_key}'] (--batch-key) holds cells of both --from and --to: the difference "
+        "between batches is also that between these groups, and the model removes it; leave out the "
+        "option, or give a column whose levels both groups share (donor)"
     )
 
 
@@ -123,7 +123,7 @@ def choose_cells(
     Raises
     ------
     InputError, UsageError
-        A column or a value is not there, or both selections hold the same cell.
+        A column or a value does not exist, or both selections hold the same cell.
     """
     target_rows = np.zeros(0, np.int64) if target is None else target.rows(file, "--to")
     if source is not None:

@@ -1,4 +1,4 @@
-"""How much of a feature is changed in a perturbation: a share of it, all of it, or a step."""
+"""How a perturbation changes a feature: by a share, completely, or by a step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Effect:
     count-shift   `x + size`                               `max(x - size, 0)`
     ============= ======================================== =============================
 
-    f is the cell's normalising factor. Values that are logs already are shifted as they are.
+    f is the cell's normalising factor. Values that are logs already are shifted directly.
 
     `towards` gives a feature what the target cells have: with d the difference of the mean normalised logs of
     target and perturbed cells, `log-shift=d` upwards where d is above 0; where it is below, logs are scaled
@@ -48,7 +48,7 @@ class Effect:
         Raises
         ------
         UsageError
-            No such effect, or a size that cannot be meant.
+            The effect does not exist, or its size is invalid.
         """
         kind, equals, number = text.partition("=")
         kind = kind.strip()
@@ -69,34 +69,34 @@ class Effect:
             )
         return cls(kind, size)
 
-    def directions(self, asked: str | None) -> tuple[str, ...]:
+    def directions(self, wanted: str | None) -> tuple[str, ...]:
         """Return the directions that are asked for, by default all that the effect has.
 
         Raises
         ------
         UsageError
-            The effect has no such direction, or lowers by more than there is.
+            The effect does not have this direction, or lowers by more than all of it.
         """
-        if asked is not None and asked not in DIRECTIONS:
+        if wanted is not None and wanted not in DIRECTIONS:
             raise UsageError(
-                f"'{asked}' is not a direction",
+                f"'{wanted}' is not a direction",
                 field="--direction",
                 expected=", ".join(DIRECTIONS),
-                hint=did_you_mean(asked, DIRECTIONS, "directions"),
+                hint=did_you_mean(wanted, DIRECTIONS, "directions"),
             )
         if self.kind == TOWARDS:
             return (TOWARDS,)
         if self.kind == "knockout":
-            if asked == UP:
+            if wanted == UP:
                 raise UsageError(
                     "a knock-out only lowers",
                     field="--direction",
-                    found=asked,
+                    found=wanted,
                     hint="leave --direction out, or choose --effect scale=0.5",
                 )
             return (DOWN,)
-        found = (UP, DOWN) if asked in {None, "both"} else (str(asked),)
-        if self.kind == "scale" and self.size > 1 and DOWN in found:
+        directions = (UP, DOWN) if wanted in {None, "both"} else (str(wanted),)
+        if self.kind == "scale" and self.size > 1 and DOWN in directions:
             raise UsageError(
                 "nothing can be lowered by more than all of it",
                 field="--effect",
@@ -104,10 +104,10 @@ class Effect:
                 expected="a share of at most 1",
                 hint="choose a smaller share, or --direction up",
             )
-        return found
+        return directions
 
     def of_feature(self, difference: float, level: float) -> tuple[Effect, str]:
-        """Return effect and direction by which `towards` changes a feature.
+        """Return the effect and direction with which `towards` changes a feature.
 
         Parameters
         ----------
@@ -123,7 +123,7 @@ class Effect:
         return (Effect("log-scale", min(size / level, 1.0)) if level > 0 else Effect("log-shift", size)), DOWN
 
     def reaches_zeros(self, direction: str) -> bool:
-        """Whether values of 0 change as well."""
+        """Say whether values of 0 change as well."""
         return direction == UP and self.kind in {"log-shift", "count-shift"}
 
     def apply(self, x: DoubleArray, factor: DoubleArray, direction: str, *, logged: bool) -> DoubleArray:
@@ -152,7 +152,7 @@ class Effect:
         return np.divide(shifted, factor, out=x.astype(np.float64, copy=True), where=factor > 0)
 
     def words(self, direction: str) -> str:
-        """Say what was done, as the end of a sentence."""
+        """Describe the change, as the end of a sentence."""
         if direction == TOWARDS:
             share = "" if self.size == 1 else f" {self.size:.0%} of the way"
             return f"moved{share} to what the target cells have"

@@ -1,8 +1,8 @@
-"""What perturbed cells would have in a modality: expected values before and after, feature by feature.
+"""Predicted values of perturbed cells in a modality: expected values before and after, feature by feature.
 
-Values are those of a cell of fixed library and with covariates at their mean: only the cell's position
-moves. Where the model decodes features they are its own decoder's; else a readout's, the regression
-on the latent that is fitted after every training.
+Values are those of a cell of fixed library size and with covariates at their mean: only the cell's latent
+coordinates change. Where the model decodes features they are its own decoder's; else a readout's, the
+regression on the latent that is fitted after every training.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BLOCK = 4_000_000
 """Values decoded at a time."""
 
 MOST_NULL = 100
-"""Perturbations that an effect is held against: those nearest in expression."""
+"""Perturbations in the null distribution of an effect: those nearest in expression."""
 
 _TINY = 1e-12
 
@@ -72,7 +72,7 @@ class TargetReader:
         Raises
         ------
         InputError
-            The model has no way to values of the modality.
+            The model cannot predict values of the modality.
         """
         recipe, names = saved.recipes[modality], saved.modalities[modality]["var_names"]
         likelihood = saved.modalities[modality].get("likelihood")
@@ -87,7 +87,7 @@ class TargetReader:
             )  # fmt: skip
         if modality not in saved.readouts:
             raise InputError(
-                f"the model cannot give values of '{modality}'",
+                f"the model cannot predict values of '{modality}'",
                 hint="train it again with this version of mocli",
             )
         columns = np.arange(len(names))
@@ -101,11 +101,11 @@ class TargetReader:
 
     @property
     def readout(self) -> FeatureReadout:
-        """What the latent says of the modality by regression."""
+        """The regression of the modality on the latent coordinates."""
         return self.saved.readouts[self.modality]
 
     def read(self, z: FloatArray, *, logs: bool = False) -> DoubleArray:
-        """Return expected values `(n, n_features)` of coordinates `(n, n_latent)`.
+        """Return expected values `(n, n_features)` at coordinates `(n, n_latent)`.
 
         Parameters
         ----------
@@ -116,8 +116,8 @@ class TargetReader:
             return self.readout.predict(z, "log", self.columns).astype(np.float64)
         assert isinstance(self.saved.model, Decodes)
         with torch.inference_mode():
-            found = self.saved.model.decode(self.modality, torch.from_numpy(z).to(self.device))
-        values: FloatArray = found.float().cpu().numpy()
+            decoded = self.saved.model.decode(self.modality, torch.from_numpy(z).to(self.device))
+        values: FloatArray = decoded.float().cpu().numpy()
         if self.counted:
             return mean_log1p(values).astype(np.float64) if logs else values.astype(np.float64)
         return self.recipe.unscale(values).astype(np.float64)
@@ -127,7 +127,7 @@ class TargetReader:
         return chunks(n, max(16, BLOCK // max(len(self.names), 1)))
 
     def fold(self, before: DoubleArray, after: DoubleArray) -> DoubleArray:
-        """Log2 fold change of mean expected values; NaN where the scale knows none."""
+        """Log2 fold change of mean expected values; NaN where the scale has none."""
         if self.counted:
             return np.log2(np.maximum(after, _TINY) / np.maximum(before, _TINY))
         return (after - before) / np.log(2) if self.logged else np.full(np.shape(after), np.nan)
@@ -135,12 +135,12 @@ class TargetReader:
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
-    """What was predicted.
+    """Predicted changes.
 
     Attributes
     ----------
     table
-        One row a perturbation, direction, set of cells and target feature, the largest change of
+        One row for each perturbation, direction, set of cells and target feature, the largest change of
         each perturbation first.
     """
 
@@ -175,13 +175,13 @@ def mean_changes(
         for rows in reader.blocks(len(cell)):
             gained = reader.read(after[rows], logs=logs) - reader.read(z[cell[rows]], logs=logs)
             for k in range(len(sets)):
-                mine = np.flatnonzero(member[k, cell[rows]])
-                if not len(mine):
+                in_set = np.flatnonzero(member[k, cell[rows]])
+                if not len(in_set):
                     continue
-                which = number[rows][mine]
+                perturbation = number[rows][in_set]
                 # perturbations come in order: sums of runs
-                starts = np.flatnonzero(np.r_[True, which[1:] != which[:-1]])
-                changes[k, which[starts]] += np.add.reduceat(gained[mine], starts, axis=0)
+                starts = np.flatnonzero(np.r_[True, perturbation[1:] != perturbation[:-1]])
+                changes[k, perturbation[starts]] += np.add.reduceat(gained[in_set], starts, axis=0)
     size = np.array([max(len(cells), 1) for cells in sets])
     return before / size[:, None], changes / size[:, None, None]
 
@@ -194,7 +194,7 @@ def predict_changes(
     directions: Sequence[str],
     reader: TargetReader,
 ) -> Predicted:
-    """Perturb, read the target modality, and hold each change against those by other features."""
+    """Perturb, read the target modality, and compare each change with those by other features."""
     null = _nearest(perturbations, expression(cells, np.arange(len(cells.z))))
     every = [*perturbations.every[: perturbations.n], *(perturbations.every[k] for k in null)]
     null_at = np.arange(perturbations.n, len(every))
@@ -210,19 +210,19 @@ def predict_changes(
             for j in range(perturbations.n):
                 others = [n for n in usable if every[n].columns != every[j].columns]
                 rows = _rows(reader.names, before[k], changes[k, j], folds[j], measured[j], measured[others])
-                which = {"feature": every[j].name, "direction": direction, "group": one.name}
-                for position, (column, value) in enumerate({**which, "n_cells": len(one.cells)}.items()):
+                identity = {"feature": every[j].name, "direction": direction, "group": one.name}
+                for position, (column, value) in enumerate({**identity, "n_cells": len(one.cells)}.items()):
                     rows.insert(position, column, value)
                 parts.append(rows)
     table = pd.concat(parts, ignore_index=True)
     if reader.modality == cells.modality:
         # what the perturbed feature itself does is what was done to it
-        mine = {
+        own_targets = {
             p.name: {reader.saved.modalities[cells.modality]["var_names"][c] for c in p.columns}
             for p in perturbations.every[: perturbations.n]
         }
         table["perturbed"] = [
-            int(t in mine[f]) for f, t in zip(table["feature"], table["target"], strict=True)
+            int(t in own_targets[f]) for f, t in zip(table["feature"], table["target"], strict=True)
         ]
     return Predicted(reader, table)
 
@@ -231,9 +231,9 @@ def _nearest(perturbations: WithNull, level: DoubleArray) -> IntArray:
     """Perturbations of the null that are expressed most like those to measure."""
     if perturbations.random or len(perturbations.null) <= MOST_NULL:
         return perturbations.null[:MOST_NULL]
-    mine = np.array([level[p.columns[0]] for p in perturbations.every[: perturbations.n]])
+    levels = np.array([level[p.columns[0]] for p in perturbations.every[: perturbations.n]])
     null = np.array([level[perturbations.every[k].columns[0]] for k in perturbations.null])
-    far = np.abs(np.log(null + _TINY)[:, None] - np.log(mine + _TINY)[None, :]).min(axis=1)
+    far = np.abs(np.log(null + _TINY)[:, None] - np.log(levels + _TINY)[None, :]).min(axis=1)
     return perturbations.null[np.sort(np.argsort(far, kind="stable")[:MOST_NULL])]
 
 
@@ -245,12 +245,12 @@ def _rows(
     value: DoubleArray,
     null: DoubleArray,
 ) -> pd.DataFrame:
-    """Return what one perturbation does to every target feature, the largest change first."""
+    """Return the changes of every target feature by one perturbation, the largest first."""
     n = len(change)
     mean, z, p = (np.full(n, np.nan) for _ in range(3))
     if change.any() and len(null):
         # each target feature has a null of its own: its changes by the other perturbations
-        held = hold_against(
+        standardised = hold_against(
             value,
             np.arange(n),
             null.ravel(),
@@ -258,7 +258,7 @@ def _rows(
             np.full(n, -1),
             np.ones(n, bool),
         )
-        mean, z, p = held.mean, held.z, held.p
+        mean, z, p = standardised.mean, standardised.z, standardised.p
     table = pd.DataFrame(
         {
             "target": np.array(names, dtype=object),

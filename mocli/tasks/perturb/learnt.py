@@ -1,4 +1,4 @@
-"""What a perturbation does, learnt from what others did: simple ways, each judged on targets left out.
+"""Effects of a perturbation, learnt from those of others: simple ways, each judged on targets left out.
 
 No deep model has been shown to beat these (Ahlmann-Eltze, Huber and Anders, Nat Methods 2025): the mean
 change over other perturbations for a target that was not seen, the sum of both singles for a double, and
@@ -24,20 +24,20 @@ RIDGE = (0.3, 3.0)
 """Penalties of the linear models, in units of the mean squared length of an embedding."""
 
 FEWEST = 3
-"""Other targets with an embedding, below which a linear model is not fitted."""
+"""Fewest other targets with an embedding for a linear model to be fitted."""
 
 RANK = 20
 """Directions of change that a linear model predicts: the leading ones of the other targets."""
 
 
 MOST_FOLDS = 100
-"""Up to as many targets are left out one by one; of more, a hundredth at a time."""
+"""Up to this many targets are left out one by one; of more, a hundredth at a time."""
 
 MOST_CHOICES = 20
-"""Choices of a way, each without the targets that it is for: of more targets, a twentieth at a time."""
+"""Up to this many targets get a choice of their own; of more, a twentieth at a time."""
 
 FEWEST_CHOSEN = 5
-"""Targets below which nothing is chosen: the mean of the others is taken."""
+"""With fewer targets nothing is chosen: the mean of the others is used."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +47,9 @@ class Responses:
     Attributes
     ----------
     ways
-        By name, `(n_targets, n_features)`; rows of NaN where a way says nothing of a target.
+        By name, `(n_targets, n_features)`; rows of NaN where a way does not predict a target.
     chosen
-        Of the way that was best for the other targets, `(n_targets, n_features)`.
+        Predictions of the way that was best for the other targets, `(n_targets, n_features)`.
     choices
         Its name, target by target: chosen among doubles for doubles of which both singles were measured,
         among all others for these.
@@ -100,42 +100,45 @@ def learn_responses(
     if n < 2:
         none = {name: np.full(n, np.nan) for name in (MEAN, CHOSEN)}
         return Responses({}, np.full(changes.shape, np.nan), (MEAN,) * n, none, none)
-    asked = _Asked(changes, tuple(tuple(of) for of in parts), compared, model)
-    ways = _ways(asked, embeddings)
-    mean, doubles = ways[MEAN], asked.doubles
+    task = _Asked(changes, tuple(tuple(names_of_target) for names_of_target in parts), compared, model)
+    ways = _ways(task, embeddings)
+    mean, doubles = ways[MEAN], task.doubles
     chosen, stacked, choices = mean.copy(), mean.copy(), np.full(n, MEAN, object)
     for left_out, rest in _folds(n, MOST_CHOICES) if n >= FEWEST_CHOSEN else ():
-        known = asked.take(rest)
-        inner = _ways(known, embeddings)
+        rest_task = task.take(rest)
+        inner = _ways(rest_task, embeddings)
         names = [name for name in ways if name in inner]
         every = np.array([_filled(ways[name][left_out], mean[left_out]) for name in names])
-        gram, right = _moments([inner[name] for name in names], known)
+        gram, right = _moments([inner[name] for name in names], rest_task)
         stacked[left_out] = np.tensordot(non_negative(gram.sum(axis=0), right.sum(axis=0)), every, 1)
         inner[STACKED] = _stack([inner[name] for name in names], gram, right)
-        scores = {name: _correlations(of, known.changes, known.compared) for name, of in inner.items()}
+        scores = {
+            name: _correlations(prediction, rest_task.changes, rest_task.compared)
+            for name, prediction in inner.items()
+        }
         # both singles known, their sum is the way to beat (Ahlmann-Eltze et al. 2025)
         for double, usual in ((True, ADDITIVE), (False, MEAN)):
-            mine, alike = left_out[doubles[left_out] == double], known.doubles == double
-            if not len(mine):
+            targets, alike = left_out[doubles[left_out] == double], rest_task.doubles == double
+            if not len(targets):
                 continue
             best = _best(scores, alike, usual if usual in scores else MEAN)
-            choices[mine] = best
-            of = stacked if best == STACKED else ways[best]
-            chosen[mine] = _filled(of[mine], mean[mine])
+            choices[targets] = best
+            predicted = stacked if best == STACKED else ways[best]
+            chosen[targets] = _filled(predicted[targets], mean[targets])
     ways = ways if n < FEWEST_CHOSEN else {**ways, STACKED: stacked}
     every_way = {**ways, CHOSEN: chosen}
     return Responses(
         ways,
         chosen,
         tuple(choices),
-        {name: _correlations(of, changes, compared) for name, of in every_way.items()},
-        {name: _errors(of, changes, compared) for name, of in every_way.items()},
+        {name: _correlations(of_way, changes, compared) for name, of_way in every_way.items()},
+        {name: _errors(of_way, changes, compared) for name, of_way in every_way.items()},
     )
 
 
 @dataclass(frozen=True, eq=False)
 class _Asked:
-    """What `learn_responses` takes, of some targets."""
+    """The input of `learn_responses`, for some targets."""
 
     changes: DoubleArray
     parts: tuple[tuple[str, ...], ...]
@@ -148,37 +151,40 @@ class _Asked:
 
     @property
     def doubles(self) -> BoolArray:
-        """Targets of several features all of which were perturbed alone, `(n_targets,)`."""
-        singles = {of[0] for of in self.parts if len(of) == 1}
-        return np.array([len(of) > 1 and singles.issuperset(of) for of in self.parts], bool)
+        """Say which targets have several features, each of which was also perturbed alone, `(n_targets,)`."""
+        singles = {names[0] for names in self.parts if len(names) == 1}
+        return np.array([len(names) > 1 and singles.issuperset(names) for names in self.parts], bool)
 
 
-def _ways(asked: _Asked, embeddings: Mapping[str, Mapping[str, DoubleArray]]) -> dict[str, DoubleArray]:
+def _ways(task: _Asked, embeddings: Mapping[str, Mapping[str, DoubleArray]]) -> dict[str, DoubleArray]:
     """Predict every target from the others by each way."""
-    changes, parts, n = asked.changes, asked.parts, len(asked.changes)
+    changes, parts, n = task.changes, task.parts, len(task.changes)
     folds = [rest for _, rest in _folds(n, MOST_FOLDS)]
     fold = np.arange(n) % len(folds)
     ways = {
         MEAN: np.array([changes[rest].mean(axis=0) for rest in folds])[fold],
         MEDIAN: np.array([np.median(changes[rest], axis=0) for rest in folds])[fold],
     }
-    if any(len(of) > 1 for of in parts):
-        names = sorted({name for of in parts for name in of})
-        indicators = np.array([[name in of for name in names] for of in parts], float)
+    if any(len(together) > 1 for together in parts):
+        names = sorted({name for together in parts for name in together})
+        indicators = np.array([[name in together for name in names] for together in parts], float)
         (ways[SHARED],) = _ridge(changes, indicators, RIDGE[:1])
         ways[ADDITIVE] = _additive(changes, parts, ways[SHARED])
     for name, vectors in embeddings.items():
         embedded = _embed(parts, vectors)
         if (np.abs(embedded).sum(axis=1) > 0).sum() > FEWEST:
-            found = _ridge(changes, embedded, RIDGE)
-            ways |= {f"{name}, ridge {penalty:g}": of for penalty, of in zip(RIDGE, found, strict=True)}
-    if asked.model is not None and np.isfinite(asked.model).any():
-        ways[MODEL] = _scaled(asked.model, changes, asked.compared)
+            by_penalty = _ridge(changes, embedded, RIDGE)
+            ways |= {
+                f"{name}, ridge {penalty:g}": prediction
+                for penalty, prediction in zip(RIDGE, by_penalty, strict=True)
+            }
+    if task.model is not None and np.isfinite(task.model).any():
+        ways[MODEL] = _scaled(task.model, changes, task.compared)
     return ways
 
 
 def _folds(n: int, most: int) -> list[tuple[IntArray, IntArray]]:
-    """Targets left out together, and those that are left."""
+    """Yield targets left out together, and the rest."""
     n_folds = min(n, most)
     fold = np.arange(n) % max(n_folds, 1)
     return [(np.flatnonzero(fold == k), np.flatnonzero(fold != k)) for k in range(n_folds)]
@@ -187,8 +193,8 @@ def _folds(n: int, most: int) -> list[tuple[IntArray, IntArray]]:
 def _best(scores: Mapping[str, DoubleArray], rows: BoolArray, usual: str) -> str:
     """Return the way with the best scores of some targets.
 
-    It is the usual one unless another is better in the mean by more than two standard errors; where several
-    are, the best of them is taken.
+    It is the usual one unless another is better on average by more than two standard errors; if several
+    are, the best of them is chosen.
     """
     before = np.nan_to_num(scores[usual][rows])
     best, most = usual, 0.0
@@ -206,16 +212,16 @@ def _embed(parts: Sequence[Sequence[str]], vectors: Mapping[str, DoubleArray]) -
     """Sum of the embeddings of the features perturbed together, `(n_targets, d)`; 0 without any."""
     width = len(next(iter(vectors.values()))) if vectors else 1
     zero = np.zeros(width)
-    return np.array([sum((vectors.get(name, zero) for name in of), zero) for of in parts])
+    return np.array([sum((vectors.get(name, zero) for name in together), zero) for together in parts])
 
 
 def _additive(changes: DoubleArray, parts: Sequence[Sequence[str]], shared: DoubleArray) -> DoubleArray:
-    """Sum of the changes of singles where all were measured, else what shared features say."""
-    singles = {of[0]: changes[k] for k, of in enumerate(parts) if len(of) == 1}
+    """Return the sum of the changes of singles if all were measured, else what shared features predict."""
+    singles = {together[0]: changes[k] for k, together in enumerate(parts) if len(together) == 1}
     out = shared.copy()
-    for k, of in enumerate(parts):
-        if len(of) > 1 and all(name in singles for name in of):
-            out[k] = sum(singles[name] for name in of)
+    for k, together in enumerate(parts):
+        if len(together) > 1 and all(name in singles for name in together):
+            out[k] = sum(singles[name] for name in together)
     return out
 
 
@@ -225,47 +231,51 @@ def _ridge(changes: DoubleArray, embedded: DoubleArray, penalties: Sequence[floa
     With K the products of embeddings and U the leading left singular vectors of the others' changes Y, less
     their mean, these are K (K + penalty)^-1 U U' Y.
     """
-    there = np.abs(embedded).sum(axis=1) > 0
+    embedded_there = np.abs(embedded).sum(axis=1) > 0
     products, kernel = changes @ changes.T, embedded @ embedded.T
     out = [np.empty_like(changes) for _ in penalties]
     for left_out, rest in _folds(len(changes), MOST_FOLDS):
         middle = changes[rest].mean(axis=0) if len(rest) else np.zeros(changes.shape[1])
-        used, asked = rest[there[rest]], left_out[there[left_out]]
+        used, predicted_rows = rest[embedded_there[rest]], left_out[embedded_there[left_out]]
         for predicted in out:
             predicted[left_out] = middle
-        if not len(asked) or len(used) < FEWEST:
+        if not len(predicted_rows) or len(used) < FEWEST:
             continue
         with_mean = products[np.ix_(used, rest)].mean(axis=1)
         centred = products[np.ix_(used, used)] - with_mean[:, None] - with_mean
         _, axes = np.linalg.eigh(centred + products[np.ix_(rest, rest)].mean())
         leading = axes[:, ::-1][:, :RANK]
-        own, across = kernel[np.ix_(used, used)], kernel[np.ix_(asked, used)]
+        kernel_own, across = kernel[np.ix_(used, used)], kernel[np.ix_(predicted_rows, used)]
         y = leading @ (leading.T @ (changes[used] - middle))
         for predicted, penalty in zip(out, penalties, strict=True):
-            scale = penalty * np.trace(own) / len(used)
-            predicted[asked] = middle + across @ np.linalg.solve(own + scale * np.eye(len(used)), y)
+            scale = penalty * np.trace(kernel_own) / len(used)
+            predicted[predicted_rows] = middle + across @ np.linalg.solve(
+                kernel_own + scale * np.eye(len(used)), y
+            )
     return out
 
 
 def _scaled(predicted: DoubleArray, changes: DoubleArray, compared: BoolArray) -> DoubleArray:
     """Multiply predictions by the factor that fits the other targets best."""
-    known: BoolArray = np.asarray(np.isfinite(predicted).all(axis=1))
-    p = np.where(compared & known[:, None], np.nan_to_num(predicted), 0.0)
+    finite: BoolArray = np.asarray(np.isfinite(predicted).all(axis=1))
+    p = np.where(compared & finite[:, None], np.nan_to_num(predicted), 0.0)
     top, bottom = (p * changes).sum(axis=1), (p * p).sum(axis=1)
     factor = (top.sum() - top) / np.maximum(bottom.sum() - bottom, 1e-12)
     scaled: DoubleArray = predicted * np.maximum(factor, 0.0)[:, None]
     return scaled
 
 
-def _moments(ways: Sequence[DoubleArray], asked: _Asked) -> tuple[DoubleArray, DoubleArray]:
+def _moments(ways: Sequence[DoubleArray], task: _Asked) -> tuple[DoubleArray, DoubleArray]:
     """Products of the ways' predictions with each other, and with the truth, every target counting alike.
 
     Returns
     -------
-    `(n_targets, n_ways, n_ways)` and `(n_targets, n_ways)`; `ways[0]` stands in where a way says nothing.
+    `(n_targets, n_ways, n_ways)` and `(n_targets, n_ways)`; `ways[0]` is used where a way predicts nothing.
     """
-    masked = np.array([np.where(asked.compared, _filled(of, ways[0]), 0.0) for of in ways]).transpose(1, 0, 2)
-    y = np.where(asked.compared, asked.changes, 0.0)
+    masked = np.array(
+        [np.where(task.compared, _filled(prediction, ways[0]), 0.0) for prediction in ways]
+    ).transpose(1, 0, 2)
+    y = np.where(task.compared, task.changes, 0.0)
     weight = 1 / np.maximum((y**2).sum(axis=1), 1e-12)
     gram = masked @ masked.transpose(0, 2, 1) * weight[:, None, None]
     return gram, (masked @ y[:, :, None])[:, :, 0] * weight[:, None]
@@ -276,7 +286,9 @@ def _stack(ways: Sequence[DoubleArray], gram: DoubleArray, right: DoubleArray) -
     out = np.empty_like(ways[0])
     for left_out, rest in _folds(len(out), MOST_CHOICES):
         weights = non_negative(gram[rest].sum(axis=0), right[rest].sum(axis=0))
-        out[left_out] = np.tensordot(weights, [_filled(of[left_out], ways[0][left_out]) for of in ways], 1)
+        out[left_out] = np.tensordot(
+            weights, [_filled(prediction[left_out], ways[0][left_out]) for prediction in ways], 1
+        )
     return out
 
 
@@ -290,20 +302,20 @@ def _correlations(predicted: DoubleArray, changes: DoubleArray, compared: BoolAr
 
     def centred(x: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
         mean = np.where(compared, x, 0).sum(axis=1) / np.maximum(n, 1)
-        apart = np.where(compared, x - mean[:, None], 0.0)
-        square = (apart**2).sum(axis=1)
+        deviation = np.where(compared, x - mean[:, None], 0.0)
+        square = (deviation**2).sum(axis=1)
         # what rounding alone leaves of a constant
-        return apart, np.where(square > 1e-26 * n * mean**2, square, np.nan)
+        return deviation, np.where(square > 1e-26 * n * mean**2, square, np.nan)
 
     (p, square_p), (y, square_y) = centred(predicted), centred(changes)
-    found: DoubleArray = (p * y).sum(axis=1) / np.sqrt(square_p * square_y)
-    return np.where(n >= 3, found, np.nan)
+    correlations: DoubleArray = (p * y).sum(axis=1) / np.sqrt(square_p * square_y)
+    return np.where(n >= 3, correlations, np.nan)
 
 
 def _errors(predicted: DoubleArray, changes: DoubleArray, compared: BoolArray) -> DoubleArray:
     squares = np.where(compared, (predicted - changes) ** 2, 0.0)
-    found: DoubleArray = np.sqrt(squares.sum(axis=1) / np.maximum(compared.sum(axis=1), 1))
-    return found
+    errors: DoubleArray = np.sqrt(squares.sum(axis=1) / np.maximum(compared.sum(axis=1), 1))
+    return errors
 
 
 def pearson(a: DoubleArray, b: DoubleArray) -> float:

@@ -1,4 +1,4 @@
-"""What a feature's shift is held against: those of other features that are expressed as much."""
+"""The null distribution of a feature's shift: shifts of other features that are expressed as much."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from mocli.tasks.perturb.shifts import Perturbation
 from mocli.types import BoolArray, DoubleArray, IntArray
 
 PER_BIN = 60
-"""Features drawn to stand for all that are expressed as much."""
+"""Features drawn to represent all that are expressed as much."""
 
 RANDOM_SETS = 200
-"""Random sets that a set of features perturbed together is held against."""
+"""Random sets in the null distribution of features that are perturbed together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +46,8 @@ class Matching:
             Take every feature that is expressed, not a sample.
         """
         rng = np.random.default_rng(seed)
-        found = draw_panel(level, np.ones(len(level), bool), len(level) if whole else PER_BIN, rng)
-        return cls(found.features, found.bins)
+        panel = draw_panel(level, np.ones(len(level), bool), len(level) if whole else PER_BIN, rng)
+        return cls(panel.features, panel.bins)
 
     def random_sets(self, members: IntArray, *, seed: int) -> list[tuple[int, ...]]:
         """Return sets of other features, each matched with one of `members`, no feature twice in a set."""
@@ -80,7 +80,7 @@ def hold_against(
     bins: IntArray,
     null: DoubleArray,
     null_bins: IntArray,
-    own: IntArray,
+    position: IntArray,
     tested: BoolArray,
 ) -> Significance:
     """Standardise values by the null values of their bin, their own left out.
@@ -94,18 +94,18 @@ def hold_against(
     own
         Position of each value in the null, -1 for none, `(n,)`.
     tested
-        Values that are tests; the others are NaN in the result, `(n,)`.
+        Values that are tested; the others are NaN in the result, `(n,)`.
     """
     n_bins = int(max(bins.max(initial=0), null_bins.max(initial=0))) + 1
     count = np.bincount(null_bins, minlength=n_bins)
     total, squares = (np.bincount(null_bins, null**k, n_bins) for k in (1, 2))
-    inside = own >= 0
-    mine = np.where(inside, null[own], 0.0) if len(null) else np.zeros(len(values))
+    inside = position >= 0
+    own_value = np.where(inside, null[position], 0.0) if len(null) else np.zeros(len(values))
     others = count[bins] - inside
     enough = tested & (others >= FEWEST_MATCHED)
     safe = np.where(enough, others, 2)
-    mean = (total[bins] - mine) / safe
-    variance = (squares[bins] - mine**2 - safe * mean**2) / (safe - 1)
+    mean = (total[bins] - own_value) / safe
+    variance = (squares[bins] - own_value**2 - safe * mean**2) / (safe - 1)
     defined = enough & (variance > 1e-24)
     z = np.full(len(values), np.nan)
     z[defined] = (values[defined] - mean[defined]) / np.sqrt(variance[defined])
@@ -113,7 +113,7 @@ def hold_against(
 
 
 WHOLE = 0.5
-"""Share of the model's features from which on those asked for are their own null."""
+"""From this share of the model's features on, the features asked for are their own null."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +127,7 @@ class WithNull:
     null
         Positions of the null in `every`.
     random
-        Whether the null is of random sets, which all stand for the one set to measure.
+        Whether the null consists of random sets, which are all compared with the one set to measure.
     """
 
     every: tuple[Perturbation, ...]
@@ -144,7 +144,7 @@ def with_null(
     *,
     seed: int,
 ) -> WithNull:
-    """Add what the perturbations are held against.
+    """Add the perturbations of the null distribution.
 
     Parameters
     ----------
@@ -164,8 +164,8 @@ def with_null(
         null = len(perturbations) + np.arange(len(sets))
         return WithNull((*perturbations, *sets), len(perturbations), null, random=True)
     matching = Matching.draw(level, seed=seed, whole=len(perturbations) >= WHOLE * len(used))
-    at = {p.columns[0]: k for k, p in enumerate(perturbations)}
-    extra = [int(used[k]) for k in matching.panel if int(used[k]) not in at]
+    place_of = {p.columns[0]: k for k, p in enumerate(perturbations)}
+    extra = [int(used[k]) for k in matching.panel if int(used[k]) not in place_of]
     every = (*perturbations, *(Perturbation(names[c], (c,)) for c in extra))
     where = {p.columns[0]: k for k, p in enumerate(every)}
     null = np.array([where[int(used[k])] for k in matching.panel], dtype=np.int64)
@@ -182,7 +182,7 @@ def expression(cells: Replacement, rows: IntArray) -> DoubleArray:
 def hold_perturbations(
     perturbations: WithNull, values: DoubleArray, changed: BoolArray, level: DoubleArray
 ) -> Significance:
-    """Hold measured perturbations against the null, without those of the null that change no cell.
+    """Compare measured perturbations with the null, without perturbations of the null that change no cell.
 
     Parameters
     ----------
@@ -198,7 +198,7 @@ def hold_perturbations(
         mean = np.array([level[p.columns[0]] for p in perturbations.every])
         every: BoolArray = np.isin(np.arange(len(mean)), perturbations.null)
         bins = draw_panel(mean, every, 1, np.random.default_rng(0)).bins if (mean > 0).any() else bins
-    own = np.full(len(perturbations.every), -1, np.int64)
-    own[usable] = np.arange(len(usable))
+    position = np.full(len(perturbations.every), -1, np.int64)
+    position[usable] = np.arange(len(usable))
     n = perturbations.n
-    return hold_against(values[:n], bins[:n], values[usable], bins[usable], own[:n], changed[:n])
+    return hold_against(values[:n], bins[:n], values[usable], bins[usable], position[:n], changed[:n])

@@ -1,4 +1,4 @@
-"""What is asked of a perturbation, beside what every subcommand takes."""
+"""The options of `mocli perturb`, besides those that every subcommand has."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ class PerturbOptions(Options):
         str | None,
         option(
             "--truth COLUMN",
-            "obs column that names the feature really perturbed in a cell: compare predictions with it",
+            "obs column that names the feature actually perturbed in each cell: compare predictions with it",
         ),
     ] = None
     write_predicted: Annotated[
@@ -157,14 +157,12 @@ class PerturbOptions(Options):
             )
         if self.target_modality is not None and not (self.features or self.truth or self.target):
             raise UsageError(
-                "values are predicted for features that are named",
+                "to predict values, name the features to change",
                 field="--target-modality",
                 hint="add --features A,B; or --to COLUMN=VALUE, towards which a screen measures shifts",
             )
         if self.together and not self.features:
-            raise UsageError(
-                "--together needs features that are named", field="--together", hint="add --features A,B"
-            )
+            raise UsageError("--together needs --features", field="--together", hint="add --features A,B")
         if self.write_predicted and (self.target_modality is None or not self.features):
             raise UsageError(
                 "--write-predicted needs --features and --target-modality",
@@ -173,7 +171,7 @@ class PerturbOptions(Options):
             )
         if self.truth is not None and self.together:
             raise UsageError(
-                "--truth names one perturbed feature a cell",
+                "--truth names one perturbed feature for each cell",
                 field="--truth, --together",
                 hint="leave one of the two out",
             )
@@ -185,7 +183,7 @@ class PerturbOptions(Options):
             )
         if self.effect is not None and self.effect.kind == "towards" and self.target is None:
             raise UsageError(
-                "--effect towards needs the cells that features should come near to",
+                "--effect towards needs target cells",
                 field="--effect",
                 hint="add --to COLUMN=VALUE, or choose --effect scale=0.5",
             )
@@ -198,7 +196,7 @@ class PerturbOptions(Options):
 
     @property
     def change(self) -> Effect:
-        """What happens to the values of a feature."""
+        """How the values of a feature change."""
         from mocli.tasks.perturb.effect import Effect
 
         if self.effect is not None:
@@ -207,7 +205,7 @@ class PerturbOptions(Options):
 
     @property
     def screens(self) -> bool:
-        """Whether shifts towards a group are measured."""
+        """Say whether shifts towards a group are measured."""
         return self.target is not None
 
     @property

@@ -1,4 +1,4 @@
-"""`mocli perturb`: features raised or lowered in cells, and where that takes the cells."""
+"""`mocli perturb`: features raised or lowered in cells, and how the cells move in the latent space."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from mocli.types import Task
 
 
 @subcommand(PerturbOptions)
-def perturb(request: Request, asked: PerturbOptions, *, dry_run: bool, command: Sequence[str]) -> Result:
-    """Change features of cells, encode the cells again, and say where they went; `mocli perturb`.
+def perturb(request: Request, options: PerturbOptions, *, dry_run: bool, command: Sequence[str]) -> Result:
+    """Change features of cells, encode the cells again, and measure how they move; `mocli perturb`.
 
     Raises
     ------
@@ -28,43 +28,43 @@ def perturb(request: Request, asked: PerturbOptions, *, dry_run: bool, command: 
     verb = Verb(
         task="perturb",
         suffixes=(".tsv",),
-        beside=_beside(asked),
-        foresee=partial(_foresee, request, asked),
-        work=partial(_work, request, asked),
-        trains=asked.from_model is None,
+        beside=_beside(options),
+        foresee=partial(_foresee, request, options),
+        work=partial(_work, request, options),
+        trains=options.from_model is None,
     )
     return perform(verb, request, dry_run=dry_run, command=command)
 
 
-def _beside(asked: PerturbOptions) -> tuple[str, ...]:
-    """Suffixes of what is written beside the output, which is the first table asked for."""
-    found = [".effects.tsv"] if asked.screens and asked.predicts else []
-    return (*found, *([".predicted.h5mu"] if asked.write_predicted else []))
+def _beside(options: PerturbOptions) -> tuple[str, ...]:
+    """Return the suffixes of files written besides the output, which is the first table asked for."""
+    suffixes = [".effects.tsv"] if options.screens and options.predicts else []
+    return (*suffixes, *([".predicted.h5mu"] if options.write_predicted else []))
 
 
-def _foresee(request: Request, asked: PerturbOptions, tell: Tell) -> None:
+def _foresee(request: Request, options: PerturbOptions, tell: Tell) -> None:
     files = open_modalities(request.data)
-    if asked.from_model is not None:
+    if options.from_model is not None:
         from mocli.tasks.infer.align import align
         from mocli.tasks.trained.obtain import foresee_given
 
-        saved = foresee_given(tell, request, asked.from_model, Task.PERTURB, files)
-        name, file, chosen = in_model(saved, asked, files)
+        saved = foresee_given(tell, request, options.from_model, Task.PERTURB, files)
+        name, file, chosen = in_model(saved, options, files)
         align(saved, name, file, layers=request.data.layer, warn=tell.warn)
     else:
         foresee_training(request, Aim(Task.PERTURB), tell, files)
-        file, chosen = among_inputs(request, asked, files, tell)
+        file, chosen = among_inputs(request, options, files, tell)
     tell.say(f"perturbs {file.name} of {len(chosen.source):,} cells")
 
 
-def _work(request: Request, asked: PerturbOptions, run: Run) -> None:
+def _work(request: Request, options: PerturbOptions, run: Run) -> None:
     from mocli.tasks.perturb.work import begin, perturb_subject, place_subject
     from mocli.tasks.perturb.write import deliver
 
-    subject = begin(run, request, asked)
+    subject = begin(run, request, options)
     with run.timed("encode"):
-        placed = place_subject(run, request, asked, subject)
+        placed = place_subject(run, request, options, subject)
     with run.timed("perturb"):
-        findings = perturb_subject(run, request, asked, subject, placed)
+        findings = perturb_subject(run, request, options, subject, placed)
     with run.timed("write"):
-        deliver(run, request, asked, subject, placed, findings)
+        deliver(run, request, options, subject, placed, findings)

@@ -1,18 +1,18 @@
-"""Cells of one modality placed in the latent, and placed again after features of theirs have changed.
+"""Latent coordinates of cells of one modality, before and after some of their features have changed.
 
 Where the encoder begins with a linear layer (`EntersLinearly`), a changed feature is one row of its
 weights, times the change, added to the layer's output: only the narrow layers behind are computed
 again. Other encoders see the whole changed input. Both give the same coordinates.
 
-Without encoders cells settle anew, to first order. A cell's coordinates z are where the likelihood of
-its values x and the prior are highest together. If values change a little, so does z (the implicit
-function theorem):
+Without encoders, the coordinates are found anew, to first order. A cell's coordinates z are where the
+likelihood of its values x and the prior are highest together. If values change a little, so does z (the
+implicit function theorem):
 
     dz = H^-1 sum_g s_g w_g dx_g,    H = sum_g w_g s_g s_g' + P
 
-with s_g the slope of feature g's mean in z, w_g its Fisher information (of a negative binomial
-1 / (mu + mu^2 / r)) and P the curvature of the prior: one step of Fisher scoring. The total of the
-cell is held.
+with s_g the slope of feature g's mean in z, w_g its Fisher information (of a negative binomial 1 / (mu +
+mu^2 / r)) and P the curvature of the prior: one step of Fisher scoring. The total of the cell is held
+fixed.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ from mocli.train.predict import BLOCK
 from mocli.types import CSR, BoolArray, DoubleArray, FloatArray, IntArray
 
 NARROW = 16_384
-"""Changed cells at a time through the narrow layers."""
+"""Changed cells that pass the narrow layers at a time."""
 
 WIDE_VALUES = 4_000_000
 """Values of changed inputs at a time, for encoders that see all of them."""
 
 LEAST = 1e-8
-"""Below it a mean counts as this much."""
+"""A smaller mean counts as this much."""
 
 
 class Mover(Protocol):
-    """Where cells are, and where changes take them."""
+    """Latent coordinates of cells, before and after changes."""
 
     @property
     def z(self) -> FloatArray:
-        """Where the cells are, `(n, n_latent)`."""
+        """Latent coordinates of the cells, `(n, n_latent)`."""
 
     def enter(self, values: DoubleArray, cells: IntArray) -> DoubleArray:
-        """Return what the first linear part sees of single values of some cells, `(m,)` each."""
+        """Return the inputs of the first linear part for single values of some cells, `(m,)` each."""
 
     def place(self, cells: IntArray, delta: CSR) -> FloatArray:
         """Return where cells are after changes, `(m, n_latent)`.
@@ -77,7 +77,7 @@ class Encoded:
     linear
         The model where it begins with a linear layer; None: whole inputs are encoded.
     library
-        Totals of what the encoder sees, `(n,)`.
+        Library sizes of what the encoder sees, `(n,)`.
     start
         The first layer's output `(n, n_hidden)`, or the encoder's input `(n, n_in)`.
     weights
@@ -95,17 +95,17 @@ class Encoded:
     device: torch.device
 
     def enter(self, values: DoubleArray, cells: IntArray) -> DoubleArray:
-        """As the first layer takes them."""
+        """Return values in the form that the first layer takes."""
         if self.linear is None:
             return values
         library = torch.from_numpy(self.library[cells].astype(np.float64))
-        found: DoubleArray = self.linear.entry_values(
+        entry: DoubleArray = self.linear.entry_values(
             self.modality, torch.from_numpy(values), library
         ).numpy()
-        return found
+        return entry
 
     def place(self, cells: IntArray, delta: CSR) -> FloatArray:
-        """Encode from the first layer on, or as a whole."""
+        """Encode from the first layer on, or the whole input."""
         delta = sparse.csr_matrix(delta, dtype=np.float32)
         out = []
         linear = self.linear
@@ -115,20 +115,20 @@ class Encoded:
             moved = torch.from_numpy(self.start[cells[part]] + added).to(self.device)
             with torch.inference_mode():
                 if linear is None:
-                    found = self.model.encode(self.modality, moved)
+                    latent = self.model.encode(self.modality, moved)
                 else:
-                    found = linear.leave(self.modality, moved)
-            out.append(found.float().cpu().numpy())
+                    latent = linear.leave(self.modality, moved)
+            out.append(latent.float().cpu().numpy())
         return np.concatenate(out) if out else np.zeros((0, self.z.shape[1]), np.float32)
 
 
 class Settled:
-    """Cells whose coordinates were trained, and how these answer to changes of their values.
+    """Cells whose coordinates were trained, and how these respond to changes of their values.
 
     Parameters
     ----------
     placed
-        More cells than these, perhaps.
+        These cells, and perhaps more.
     rows
         Of these cells among those placed, `(n,)`.
     library
@@ -159,11 +159,11 @@ class Settled:
         self._half = torch.cat(parts)
 
     def enter(self, values: DoubleArray, cells: IntArray) -> DoubleArray:
-        """Values are taken as they are."""
+        """Return values unchanged."""
         return values
 
     def place(self, cells: IntArray, delta: CSR) -> FloatArray:
-        """Return where cells `(m,)` settle, `(m, d)`, after changes `(m, n_used)` of their values."""
+        """Return new coordinates `(m, d)` of cells `(m,)` after changes `(m, n_used)` of their values."""
         delta = sparse.csr_matrix(delta)
         out = self.z[cells].copy()
         columns, where = np.unique(delta.indices, return_inverse=True)
@@ -179,9 +179,13 @@ class Settled:
             turned = (slope * weight.unsqueeze(2)).transpose(1, 2)
             half = self._half[torch.from_numpy(some)].to(turned.device)
             answer = torch.cholesky_solve(turned, half).cpu().numpy()
-            mine = order[slice(*np.searchsorted(cell[order], [some[0], some[-1] + 1]))]
-            at = np.searchsorted(some, cell[mine])
-            np.add.at(out, pair[mine], answer[at, :, where[mine]] * delta.data[mine, None])
+            block_entries = order[slice(*np.searchsorted(cell[order], [some[0], some[-1] + 1]))]
+            row = np.searchsorted(some, cell[block_entries])
+            np.add.at(
+                out,
+                pair[block_entries],
+                answer[row, :, where[block_entries]] * delta.data[block_entries, None],
+            )
         return out
 
     def _slopes(self, cells: IntArray, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,14 +205,14 @@ class Settled:
 
 @dataclass(frozen=True, eq=False)
 class Replacement:
-    """Cells of a modality, ready to be changed.
+    """Cells of a modality whose features can be changed.
 
     Attributes
     ----------
     x
         Raw values in the model's order of features, `(n, n_vars)`, by column.
     factor, log_factor
-        Of every cell: what the recipe normalises by, and what `log-shift` does, `(n,)`.
+        For every cell, what the recipe normalises by, and what `log-shift` does, `(n,)`.
     absent
         Features that the cells were not measured for: they cannot change.
     level, difference
@@ -237,9 +241,9 @@ class Replacement:
         *,
         closed_form: bool = True,
     ) -> Replacement:
-        """Place cells by one modality through the saved transforms.
+        """Encode cells from one modality through the saved transforms.
 
-        Own neighbours over which inputs are averaged stay those of the cell before the change.
+        The neighbours that inputs are averaged over stay those of the cell before the change.
 
         Parameters
         ----------
@@ -255,10 +259,10 @@ class Replacement:
         model.module.to(device).eval()
         response = RecipeResponse.of(recipe)
         features = recipe.apply(x, absent)
-        own = np.float32(1)
+        own_weight = np.float32(1)
         if modality in saved.references:
             reference = saved.references[modality]
-            features, own = reference.average(features), np.float32(1 - reference.weight)
+            features, own_weight = reference.average(features), np.float32(1 - reference.weight)
         rows = Rows(features, device)
         linear = model if closed_form and isinstance(model, EntersLinearly) else None
         start, library, z = [], [], []
@@ -273,12 +277,12 @@ class Replacement:
                     hidden = linear.enter(modality, block)
                     start.append(hidden.cpu().numpy())
                     z.append(linear.leave(modality, hidden).float().cpu().numpy())
-            weights = None if response.directions is None else response.directions * own
+            weights = None if response.directions is None else response.directions * own_weight
             if linear is not None:
                 entry = linear.entry_weights(modality).float().cpu().numpy()
-                weights = entry * own if weights is None else weights @ entry
+                weights = entry * own_weight if weights is None else weights @ entry
         mover = Encoded(
-            model, linear, modality, np.concatenate(library), np.concatenate(start), weights, own,
+            model, linear, modality, np.concatenate(library), np.concatenate(start), weights, own_weight,
             np.concatenate(z), device,
         )  # fmt: skip
         return cls._of(saved, response, modality, x, absent, mover)
@@ -287,14 +291,14 @@ class Replacement:
     def settled(
         cls, saved: SavedModel, modality: str, x: CSR, absent: IntArray, placed: LatentCells, rows: IntArray
     ) -> Replacement:
-        """Take cells that were placed by training.
+        """Take cells whose coordinates were trained.
 
         Parameters
         ----------
         x, absent
             As in `of`, of these cells.
         placed, rows
-            Where the cells are, perhaps among others.
+            The coordinates of the cells, perhaps among others.
         """
         recipe = saved.recipes[modality]
         response = RecipeResponse.of(recipe)
@@ -327,7 +331,7 @@ class Replacement:
 
     @property
     def z(self) -> FloatArray:
-        """Where the cells are, `(n, n_latent)`."""
+        """Latent coordinates of the cells, `(n, n_latent)`."""
         return self.mover.z
 
     def with_targets(self, saved: SavedModel, x: CSR) -> Replacement:
@@ -364,9 +368,10 @@ class Replacement:
             every[cells] = raw
             cells, raw = np.arange(len(every)), every
         after = effect.apply(raw, self.log_factor[cells], direction, logged=self.logged)
-        at = np.full(len(cells), used)
+        unperturbed = np.full(len(cells), used)
         before, after = (
-            self.mover.enter(self.response.values(v, self.factor[cells], at), cells) for v in (raw, after)
+            self.mover.enter(self.response.values(v, self.factor[cells], unperturbed), cells)
+            for v in (raw, after)
         )
         delta = after - before
         moved = np.flatnonzero(delta)
@@ -378,7 +383,7 @@ class Replacement:
 
 
 def log_factors(saved: SavedModel, modality: str, x: CSR) -> DoubleArray:
-    """Return what raw values `(n, n_vars)` of each cell are multiplied by before a logarithm, `(n,)`."""
+    """Return the factor of each cell's raw values `(n, n_vars)` before the logarithm, `(n,)`."""
     transform = saved.recipes[modality].transform
     if transform.readable is not transform:
         return LOGNORM.factor(x, saved.readouts[modality].depth)

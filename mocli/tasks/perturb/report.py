@@ -1,4 +1,4 @@
-"""A perturbation in the report: figures, tables, words, and which pictures are drawn."""
+"""A perturbation in the report: figures, tables, sentences and pictures."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from mocli.types import DoubleArray
 
 SHOWN = 100
 TOP = 10
-"""Features whose mean shift tells how much a group of cells responds (as in scCross's figures)."""
+"""Number of features whose mean shift is a group's response (as in scCross's figures)."""
 _FDR = 0.05
 _PER_EFFECT = 15  # target features of a perturbation in the report
 _MAX_EFFECTS = 20  # perturbations whose target features are in the report
 
 
 def report_perturbation(run: Run, options: PerturbOptions, placed: PlacedCells, findings: Findings) -> None:
-    """Put all findings into the report, and the gist into the log."""
+    """Put all findings into the report, and a summary into the log."""
     if findings.screened is not None:
         _report_screen(run, options, placed, findings.screened.table)
     if findings.predicted is not None:
@@ -39,22 +39,22 @@ def report_perturbation(run: Run, options: PerturbOptions, placed: PlacedCells, 
     if placed.sets.left_out:
         run.report.tables["groups_left_out"] = rows_table(
             "Groups of too few cells",
-            "They are part of all cells, and not looked at by themselves.",
+            "They are part of all cells, but not analysed as groups.",
             ["group", "cells", "cells to go to"],
             placed.sets.left_out,
         )
 
 
 def responses(table: pd.DataFrame, n_targets: dict[str, int]) -> pd.DataFrame:
-    """Rank sets of cells by how far their ten best perturbations bring them, as a share of the way."""
+    """Rank sets of cells by how far their ten best perturbations move them, as a share of the way."""
     rows = []
-    for name, mine in table.groupby("group", sort=False):
-        best = mine.nsmallest(TOP, "rank")
-        before, mean = float(mine["distance_before"].iloc[0]), float(best["shift"].mean())
+    for name, of_group in table.groupby("group", sort=False):
+        best = of_group.nsmallest(TOP, "rank")
+        before, mean = float(of_group["distance_before"].iloc[0]), float(best["shift"].mean())
         rows.append(
             {
                 "group": str(name),
-                "n_cells": int(mine["n_cells"].iloc[0]),
+                "n_cells": int(of_group["n_cells"].iloc[0]),
                 "n_targets": n_targets.get(str(name), 0),
                 "distance_before": before,
                 "top10_shift": mean,
@@ -64,18 +64,18 @@ def responses(table: pd.DataFrame, n_targets: dict[str, int]) -> pd.DataFrame:
                 ),
             }
         )
-    found = pd.DataFrame(rows)
-    first = found["group"] == ALL
-    return pd.concat([found[first], found[~first].sort_values("top10_shift", ascending=False)])
+    rows_table = pd.DataFrame(rows)
+    first = rows_table["group"] == ALL
+    return pd.concat([rows_table[first], rows_table[~first].sort_values("top10_shift", ascending=False)])
 
 
 def _report_screen(run: Run, options: PerturbOptions, placed: PlacedCells, table: pd.DataFrame) -> None:
-    mine = table[(table["group"] == ALL).to_numpy()]
-    changed = mine["n_changed"] > 0
-    small = (mine["fdr"] < _FDR).to_numpy()
+    over_all = table[(table["group"] == ALL).to_numpy()]
+    changed = over_all["n_changed"] > 0
+    small = (over_all["fdr"] < _FDR).to_numpy()
     run.report.metrics |= {
         "perturbations_screened": figure(
-            len(mine), "Perturbations screened", "Features times directions, over all cells."
+            len(over_all), "Perturbations screened", "Features times directions, over all cells."
         ),
         "perturbations_without_effect": figure(
             int((~changed).sum()),
@@ -83,39 +83,40 @@ def _report_screen(run: Run, options: PerturbOptions, placed: PlacedCells, table
             "Their features are not expressed in the perturbed cells; they score exactly 0.",
         ),
         "perturbations_fdr5_towards": figure(
-            int((small & (mine["shift"] > 0).to_numpy()).sum()),
-            "Perturbations of FDR below 5% towards the target",
-            "Of all screened over all cells; the null is other features that are expressed as much.",
+            int((small & (over_all["shift"] > 0).to_numpy()).sum()),
+            "Perturbations towards the target with an FDR below 5%",
+            "Among all screened over all cells; the null distribution is other features that are expressed "
+            "as much.",
         ),
         "distance_before": figure(
-            float(mine["distance_before"].iloc[0]),
+            float(over_all["distance_before"].iloc[0]),
             "Distance to the target group before",
-            "Mean Euclidean distance of the perturbed cells to the middle of the target cells.",
+            "Mean Euclidean distance of the perturbed cells to the mean of the target cells.",
         ),
     }
-    sentence = screen_sentence(mine, str(options.target))
+    sentence = screen_sentence(over_all, str(options.target))
     run.say(f"  {sentence}")
     run.report.conclude(sentence)
-    told = ""
-    if "across_rank" in mine:
+    across_words = ""
+    if "across_rank" in over_all:
         into = options.target_modality
-        first = mine[(mine["across_shift"] > 0).to_numpy()].nsmallest(8, "across_rank")
+        first = over_all[(over_all["across_shift"] > 0).to_numpy()].nsmallest(8, "across_rank")
         named = ", ".join(f"{f} {d}" for f, d in zip(first["feature"], first["direction"], strict=True))
         run.say(f"  the best in {into}: {named}" if named else f"  none brings {into} nearer")
-        told = (
+        across_words = (
             f" across_*: the same in {into}, by the distance of mean expected profiles (log scale where it "
             "has one)."
         )
     if not changed.any():
         run.warn("no perturbation changes any cell: none of the features is expressed in them")
-    shown = mine[changed.to_numpy()].head(SHOWN)
+    shown = over_all[changed.to_numpy()].head(SHOWN)
     run.report.tables["screen"] = column_table(
-        f"What brings cells nearer to {options.target} (the {len(shown):,} best of {len(mine):,})",
+        f"What brings cells nearer to {options.target} (the {len(shown):,} best of {len(over_all):,})",
         f"{sentence[0].upper()}{sentence[1:]}. shift: how much nearer the cells come, on average, to the "
-        "mean of the target group; null_mean: by how much features do that are expressed as much, which z "
-        "and p hold it against; rank: by shift less null_mean; shift_rank: by shift alone. cosine_shift is "
+        "mean of the target group; null_mean: the same for features that are expressed as much, with which "
+        "z and p compare it; rank: by shift less null_mean; shift_rank: by shift alone. cosine_shift is "
         "the shift by mean cosine distance; difference is that of mean normalised logs, target less "
-        "perturbed cells." + told,
+        "perturbed cells." + across_words,
         shown,
     )
     answer = responses(table, {one.name: len(one.targets) for one in placed.sets.sets})
@@ -132,47 +133,46 @@ def _report_screen(run: Run, options: PerturbOptions, placed: PlacedCells, table
 
 
 def screen_sentence(table: pd.DataFrame, target: str) -> str:
-    """Say what a screen over all cells found, and whether the ranking is that of the measured differences."""
+    """Say what a screen over all cells found, and whether its ranking is that of the measured differences."""
     better = table[((table["shift"] > 0) & (table["z"].isna() | (table["z"] > 0))).to_numpy()]
     nearer = better.head(12)
     if not len(nearer):
-        return f"none of {len(table):,} perturbations brings cells nearer to {target} than its like"
+        return f"none of {len(table):,} perturbations brings cells nearer to {target} than others like it"
     n_sure = int(((table["fdr"] < _FDR) & (table["shift"] > table["null_mean"])).sum())
     sure = better[(better["fdr"] < _FDR).to_numpy()].head(12)
     named = sure if len(sure) else nearer
     names = ", ".join(f"{f} {d}" for f, d in zip(named["feature"], named["direction"], strict=True))
     first = "the first of them" if len(sure) else "none of the best ranked is among them:"
-    told = (
+    beginning = (
         f"{n_sure:,} of {len(table):,} perturbations bring cells nearer to {target} than features expressed "
         f"as much do (FDR 5%), {first} {names}"
     )
     if "difference" not in table:
-        return told
+        return beginning
     largest = table.assign(size=table["difference"].abs()).nlargest(len(nearer), "size")["feature"]
     shared = len(set(largest) & set(nearer["feature"]))
-    return (
-        f"{told}; {shared} of the {len(nearer)} best ranked are also among the {len(nearer)} that differ most"
-    )
+    n = len(nearer)
+    return f"{beginning}; {shared} of the {n} best ranked are also among the {n} that differ most"
 
 
 def _report_effects(run: Run, placed: PlacedCells, predicted: Predicted) -> None:
     table = predicted.table
-    mine = table[((table["group"] == ALL) & (table["rank"] <= _PER_EFFECT)).to_numpy()]
-    found = list(mine.groupby(["feature", "direction"], sort=False))
-    for (feature, direction), part in found[:3]:
+    over_all = table[((table["group"] == ALL) & (table["rank"] <= _PER_EFFECT)).to_numpy()]
+    by_perturbation = list(over_all.groupby(["feature", "direction"], sort=False))
+    for (feature, direction), part in by_perturbation[:3]:
         top = ", ".join(f"{t} {v:+.2g}" for t, v in zip(part["target"][:5], _sizes(part)[:5], strict=True))
         few = "" if (part["fdr"] < _FDR).any() else "; none has an FDR below 5%"
         run.say(f"  {feature} {direction}, {_unit(part)}: {top}{few}")
-    if len(found) > 3:
-        run.say(f"  and {len(found) - 3:,} more perturbations in the report")
+    if len(by_perturbation) > 3:
+        run.say(f"  and {len(by_perturbation) - 3:,} more perturbations in the report")
     keep = {p.name for p in placed.perturbations[:_MAX_EFFECTS]}
     reader = predicted.reader
     scale = "expected counts of a cell of median depth" if reader.counted else "on the scale of the transform"
     run.report.tables["effects"] = column_table(
         f"Predicted changes of {reader.modality} (the {_PER_EFFECT} largest of each perturbation)",
         f"before and after: mean {scale}, by the {reader.route}, over all perturbed cells, covariates at "
-        "their mean; z and p hold the change against what other features that are expressed as much do.",
-        mine[mine["feature"].isin(keep).to_numpy()],
+        "their mean; z and p compare the change with that by other features that are expressed as much.",
+        over_all[over_all["feature"].isin(keep).to_numpy()],
     )
     if len(placed.sets.sets) > 1:
         size = table.assign(size=np.abs(_sizes(table))).groupby("group", sort=False)["size"].mean()
@@ -209,7 +209,7 @@ def _report_truth(run: Run, truth: Truth) -> None:
         ),
         "baseline_pearson": (
             "Mean change of the other perturbations against measured, Pearson",
-            "what any perturbation does, whichever it is: a prediction should be better",
+            "what any perturbation does on average: a prediction should be better",
         ),
         "best_pearson": (
             "Change predicted by the best way against measured, Pearson",
@@ -244,8 +244,8 @@ def _report_truth(run: Run, truth: Truth) -> None:
     run.report.tables["truth"] = column_table(
         "Predicted and measured changes",
         "Correlations over target features, the perturbed ones left out; own_measured is what the "
-        "perturbation did to its own feature (natural log, normalised). Without a direction: the model does "
-        "not take the perturbed feature, and other perturbations alone tell.",
+        "perturbation did to its own feature (natural log, normalised). Without a direction: the model "
+        "does not take the perturbed feature, so the prediction comes from other perturbations alone.",
         table,
     )
     if truth.left_out:
@@ -256,25 +256,25 @@ def _report_truth(run: Run, truth: Truth) -> None:
 
 
 def truth_sentence(truth: Truth) -> str:
-    """Say whether anything predicts perturbations better than the mean of the other ones."""
+    """Say whether any way predicts perturbations better than the mean of the other ones."""
     responses = truth.responses
-    n, taken = len(truth.targets), Counter(responses.choices)
+    n, times_chosen = len(truth.targets), Counter(responses.choices)
     if n < 2:
-        return "one perturbation alone: there are no others to predict it from"
+        return "there is only one perturbation, and no others to predict it from"
     mean, best = (float(np.nanmedian(responses.scores[name])) for name in (MEAN, CHOSEN))
     gain, error = responses.gain
-    if set(taken) == {MEAN} or gain <= 0:
+    if set(times_chosen) == {MEAN} or gain <= 0:
         return (
             f"no way predicts the {n} perturbations better than the mean change of the other ones "
             f"(median correlation {mean:.2f}): do not act on predictions of single perturbations"
         )
     sure = "" if gain > 2 * error else ", which is within the noise"
-    often = [name for name, _ in taken.most_common(2)]
-    said = " and ".join(often) + (f" (of {len(taken)} ways)" if len(taken) > len(often) else "")
+    often = [name for name, _ in times_chosen.most_common(2)]
+    ways = " and ".join(often) + (f" (of {len(times_chosen)} ways)" if len(times_chosen) > len(often) else "")
     return (
-        f"the {n} perturbations are predicted best by {said}, taken for each by what it says of the others: "
-        f"median correlation {best:.2f}, where the mean change of the other ones gives {mean:.2f} (mean gain "
-        f"{gain:+.2f} +- {error:.2f}{sure})"
+        f"the {n} perturbations are predicted best by {ways}, chosen for each by how well it predicts the "
+        f"others: median correlation {best:.2f}, where the mean change of the other ones gives {mean:.2f} "
+        f"(mean gain {gain:+.2f} +- {error:.2f}{sure})"
     )
 
 
@@ -282,11 +282,17 @@ def _ways_table(truth: Truth, sentence: str) -> Entry:
     responses = truth.responses
     rows: list[list[Any]] = []
     for name, scores in responses.scores.items():
-        known = np.isfinite(scores)
-        if known.any():
-            error = float(np.mean(responses.errors[name][known]))
+        finite = np.isfinite(scores)
+        if finite.any():
+            error = float(np.mean(responses.errors[name][finite]))
             rows.append(
-                [name, int(known.sum()), float(np.median(scores[known])), float(scores[known].mean()), error]
+                [
+                    name,
+                    int(finite.sum()),
+                    float(np.median(scores[finite])),
+                    float(scores[finite].mean()),
+                    error,
+                ]
             )
     return rows_table(
         "Ways to predict a perturbation, each target from the other ones",
@@ -303,25 +309,25 @@ def draw(options: PerturbOptions, placed: PlacedCells, findings: Findings) -> li
     """Return the pictures."""
     from mocli.report import featureplots
 
-    found = []
+    pictures = []
     if findings.screened is not None:
         table = findings.screened.table
-        mine = table[((table["group"] == ALL) & (table["n_changed"] > 0)).to_numpy()]
-        if len(mine):
-            found.append(
+        over_all = table[((table["group"] == ALL) & (table["n_changed"] > 0)).to_numpy()]
+        if len(over_all):
+            pictures.append(
                 Drawn(
                     featureplots.volcano(
-                        mine["shift"].to_numpy(), mine["p"].to_numpy(), list(mine["feature"]),
-                        (mine["direction"] == "up").to_numpy(), (mine["fdr"] < _FDR).to_numpy(),
+                        over_all["shift"].to_numpy(), over_all["p"].to_numpy(), list(over_all["feature"]),
+                        (over_all["direction"] == "up").to_numpy(), (over_all["fdr"] < _FDR).to_numpy(),
                     ),
                     "The screen",
-                    f"One point a perturbation, over all cells: right of 0 it brings them nearer to "
+                    "One point for each perturbation, over all cells: right of 0 it brings them nearer to "
                     f"{options.target}.",
                 )
             )  # fmt: skip
-            found.append(_heat(placed, table, mine))
+            pictures.append(_heat(placed, table, over_all))
     if findings.predicted is not None:
-        found.append(_effects(findings.predicted))
+        pictures.append(_effects(findings.predicted))
     if findings.truth is not None:
         points, scores = findings.truth.points, findings.truth.table
         best = scores.drop_duplicates("feature").sort_values("best_pearson", ascending=False).head(6)
@@ -330,21 +336,21 @@ def draw(options: PerturbOptions, placed: PlacedCells, findings: Findings) -> li
             part = points[(points["feature"] == feature).to_numpy()].drop_duplicates("target")
             predicted, measured = (part[c].to_numpy() for c in ("best", "measured"))
             panels.append((f"{feature}, {way}, r = {r:.2f}", predicted, measured, list(part["target"])))
-        found.append(
+        pictures.append(
             Drawn(
                 featureplots.against_truth(panels),
                 "Predicted against measured changes",
-                "One point a feature; the perturbations predicted best, each from the others. All are in "
-                "the table.",
+                "One point for each feature; the perturbations predicted best, each from the others. All "
+                "are in the table.",
             )
         )
-    return found
+    return pictures
 
 
-def _heat(placed: PlacedCells, table: pd.DataFrame, mine: pd.DataFrame) -> Drawn:
+def _heat(placed: PlacedCells, table: pd.DataFrame, over_all: pd.DataFrame) -> Drawn:
     from mocli.report import featureplots
 
-    keys = list(zip(mine["feature"], mine["direction"], strict=True))[: featureplots.MAX_ROWS]
+    keys = list(zip(over_all["feature"], over_all["direction"], strict=True))[: featureplots.MAX_ROWS]
     groups = placed.sets.names
     values = table.set_index(["feature", "direction", "group"])["shift"]
     values = values[~values.index.duplicated()]
@@ -352,7 +358,7 @@ def _heat(placed: PlacedCells, table: pd.DataFrame, mine: pd.DataFrame) -> Drawn
     return Drawn(
         featureplots.heat_map(grid, [f"{f} {d}" for f, d in keys], groups, label="shift towards the target"),
         "The best perturbations, group by group",
-        "Red: the cells of a group come nearer to the target cells of that group; blue: they go away.",
+        "Red: the cells of a group come nearer to the target cells of that group; blue: they move away.",
     )
 
 
@@ -360,14 +366,24 @@ def _effects(predicted: Predicted) -> Drawn:
     from mocli.report import featureplots
 
     table = predicted.table
-    mine = table[(table["group"] == ALL).to_numpy()]
-    size = pd.Series(_sizes(mine), index=mine.index)
-    top = size.abs().groupby(mine["target"]).max().sort_values(ascending=False).index[: featureplots.MAX_ROWS]
-    keys = list(dict.fromkeys(zip(mine["feature"], mine["direction"], strict=True)))[
+    over_all = table[(table["group"] == ALL).to_numpy()]
+    size = pd.Series(_sizes(over_all), index=over_all.index)
+    top = (
+        size.abs()
+        .groupby(over_all["target"])
+        .max()
+        .sort_values(ascending=False)
+        .index[: featureplots.MAX_ROWS]
+    )
+    keys = list(dict.fromkeys(zip(over_all["feature"], over_all["direction"], strict=True)))[
         : featureplots.MAX_COLUMNS
     ]
     values = dict(
-        zip(zip(mine["feature"], mine["direction"], mine["target"], strict=True), size, strict=True)
+        zip(
+            zip(over_all["feature"], over_all["direction"], over_all["target"], strict=True),
+            size,
+            strict=True,
+        )
     )
     grid = np.array([[values[f, d, t] for f, d in keys] for t in top])
     logged = predicted.reader.counted or predicted.reader.logged

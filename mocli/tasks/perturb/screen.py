@@ -1,13 +1,13 @@
-"""The screen: every feature raised or lowered, and how far that brings cells towards a target group.
+"""The screen: every feature raised or lowered, and how far that moves cells towards a target group.
 
-Beside the features asked for, others that are expressed as much are perturbed in the same way: what
-they do is the null. `z` says by how many of their standard deviations a feature's shift differs
-from their mean, itself left out; `p` is Student's for one value more of the same law, two-sided.
+Besides the features asked for, others that are expressed as much are perturbed in the same way: their
+shifts are the null distribution. `z` says by how many of their standard deviations a feature's shift
+differs from their mean, itself left out; `p` is Student's for one value more of the same law, two-sided.
 
 A screen may look into another modality too. scCross (Yang et al. 2024, Discussion) proposes to generate
 the other modality from perturbed cells, and to score a gene by how far that shifts. Here: the mean
 expected profile of a set of cells, on the log scale where the modality has one, and its Euclidean
-distance to that of the target cells. Both come from the model, so that its errors are in both.
+distance to that of the target cells. Both come from the model, so its errors are in both.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ VALUES, MOST = 20_000_000, 50
 
 @dataclass(frozen=True, eq=False)
 class Across:
-    """Where the cells of a screen should go in another modality.
+    """The target profiles of a screen in another modality.
 
     Attributes
     ----------
@@ -47,13 +47,15 @@ class Across:
 
     @classmethod
     def of(cls, reader: TargetReader, sets: CellSets, targets: FloatArray) -> Across:
-        """Read what target cells `(n, n_latent)` have."""
+        """Read the profiles of target cells at `(n, n_latent)`."""
         total = np.zeros((len(sets.sets), len(reader.names)))
         for rows in reader.blocks(len(targets)):
             values = reader.read(targets[rows], logs=True)
             for k, one in enumerate(sets.sets):
-                mine = one.targets[(one.targets >= rows.start) & (one.targets < rows.stop)] - rows.start
-                total[k] += values[mine].sum(axis=0)
+                targets_here = (
+                    one.targets[(one.targets >= rows.start) & (one.targets < rows.stop)] - rows.start
+                )
+                total[k] += values[targets_here].sum(axis=0)
         size = np.array([max(len(one.targets), 1) for one in sets.sets])
         return cls(reader, total / size[:, None])
 
@@ -72,7 +74,7 @@ class Across:
         The second is `(n_sets, n_perturbations)`; exactly 0 where no cell changes.
         """
         members = [one.cells for one in sets.sets]
-        found = np.zeros((len(members), len(perturbations)))
+        nearer = np.zeros((len(members), len(perturbations)))
         start = np.zeros(len(members))
         for part in chunks(
             len(perturbations), max(1, min(MOST, VALUES // (len(members) * len(self.reader.names))))
@@ -86,20 +88,20 @@ class Across:
             start = np.linalg.norm(way, axis=1)
             after = np.linalg.norm(way[:, None] + changes, axis=2)
             still = ~changes.any(axis=2)
-            found[:, part] = np.where(still, 0.0, start[:, None] - after)
-        return start, found
+            nearer[:, part] = np.where(still, 0.0, start[:, None] - after)
+        return start, nearer
 
 
 @dataclass(frozen=True, eq=False)
 class Screened:
-    """What a screen found.
+    """The result of a screen.
 
     Attributes
     ----------
     table
-        One row a perturbation, direction and set of cells, the best of each set first.
+        One row for each perturbation, direction and set of cells, the best of each set first.
     n_null
-        Perturbations that the others are held against.
+        Perturbations in the null distribution.
     """
 
     table: pd.DataFrame
@@ -116,7 +118,7 @@ def screen(
     across: Across | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Screened:
-    """Perturb, measure, and hold against the null, set of cells by set of cells.
+    """Perturb, measure, and compare with the null distribution, set of cells by set of cells.
 
     With `across` the same is done in another modality, in columns `across_*`.
     """
@@ -135,29 +137,29 @@ def screen(
                 rows["direction"], rows["difference"] = towards
             if other is not None:
                 before, values = other[0][k], other[1][k]
-                held = hold_perturbations(perturbations, values, shifts.n_changed[k] > 0, levels[k])
+                standardised = hold_perturbations(perturbations, values, shifts.n_changed[k] > 0, levels[k])
                 rows["across_before"], rows["across_shift"] = before, values[: perturbations.n]
-                rows["across_z"], rows["across_p"] = held.z, held.p
+                rows["across_z"], rows["across_p"] = standardised.z, standardised.p
             parts.append(rows)
     table = pd.concat(parts, ignore_index=True)
-    found = []
+    ranked = []
     for one in sets.sets:
-        mine = table[(table["group"] == one.name).to_numpy()].copy()
-        mine["fdr"] = false_discovery_rate(mine["p"].to_numpy())
+        of_set = table[(table["group"] == one.name).to_numpy()].copy()
+        of_set["fdr"] = false_discovery_rate(of_set["p"].to_numpy())
         # equal shifts, those of 0 above all, stay in the order of the features
-        mine["shift_rank"] = _ranks(mine["shift"].to_numpy())
-        excess = (mine["shift"] - mine["null_mean"].fillna(0.0)).where(mine["n_changed"] > 0, 0.0)
-        mine = mine.iloc[np.argsort(-excess.to_numpy(), kind="stable")]
-        mine["rank"] = np.arange(1, len(mine) + 1)
+        of_set["shift_rank"] = _ranks(of_set["shift"].to_numpy())
+        excess = (of_set["shift"] - of_set["null_mean"].fillna(0.0)).where(of_set["n_changed"] > 0, 0.0)
+        of_set = of_set.iloc[np.argsort(-excess.to_numpy(), kind="stable")]
+        of_set["rank"] = np.arange(1, len(of_set) + 1)
         if across is not None:
-            mine["across_fdr"] = false_discovery_rate(mine["across_p"].to_numpy())
-            mine["across_rank"] = _ranks(mine["across_shift"].to_numpy())
-        found.append(mine)
+            of_set["across_fdr"] = false_discovery_rate(of_set["across_p"].to_numpy())
+            of_set["across_rank"] = _ranks(of_set["across_shift"].to_numpy())
+        ranked.append(of_set)
     columns = [c for c in table.columns if c != "length" and not c.startswith("across_")]
     columns += ["fdr", "rank", "shift_rank"]
     if across is not None:
         columns += [f"across_{what}" for what in ("before", "shift", "z", "p", "fdr", "rank")]
-    return Screened(pd.concat(found, ignore_index=True)[columns], len(perturbations.null))
+    return Screened(pd.concat(ranked, ignore_index=True)[columns], len(perturbations.null))
 
 
 def signs(cells: Replacement, perturbations: Sequence[Perturbation]) -> tuple[StrArray, DoubleArray]:
@@ -172,9 +174,9 @@ def signs(cells: Replacement, perturbations: Sequence[Perturbation]) -> tuple[St
 
 
 def _ranks(values: DoubleArray) -> IntArray:
-    found = np.empty(len(values), np.int64)
-    found[np.argsort(-values, kind="stable")] = np.arange(1, len(values) + 1)
-    return found
+    ranks = np.empty(len(values), np.int64)
+    ranks[np.argsort(-values, kind="stable")] = np.arange(1, len(values) + 1)
+    return ranks
 
 
 def _rows(
@@ -187,7 +189,7 @@ def _rows(
     level: DoubleArray,
 ) -> pd.DataFrame:
     values, n = shifts.shift[k], perturbations.n
-    held = hold_perturbations(perturbations, values, shifts.n_changed[k] > 0, level)
+    standardised = hold_perturbations(perturbations, values, shifts.n_changed[k] > 0, level)
     return pd.DataFrame(
         {
             "feature": np.array([p.name for p in perturbations.every[:n]], dtype=object),
@@ -200,9 +202,9 @@ def _rows(
             "shift": values[:n],
             "cosine_before": np.full(n, shifts.cosine_before[k]),
             "cosine_shift": shifts.cosine_shift[k, :n],
-            "null_mean": held.mean,
-            "z": held.z,
-            "p": held.p,
+            "null_mean": standardised.mean,
+            "z": standardised.z,
+            "p": standardised.p,
             "length": shifts.length[k, :n],
         }
     )

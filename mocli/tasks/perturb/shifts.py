@@ -1,4 +1,4 @@
-"""What is perturbed, cell by cell: a stream of changed cells, and how far each set of cells moves."""
+"""The perturbed cells as a stream, and how far each set of cells moves."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from mocli.tasks.trained.saved import SavedModel, load_model
 from mocli.types import DoubleArray, FloatArray, IntArray
 
 PAIRS = 131_072
-"""Changed cells, over all perturbations, that are gathered at a time."""
+"""Changed cells, over all perturbations, that are encoded at a time."""
 
 
 @dataclass(frozen=True)
 class Perturbation:
-    """Features that change together, `columns` among the model's."""
+    """Features that change together; `columns` are their positions in the model."""
 
     name: str
     columns: tuple[int, ...]
@@ -49,31 +49,33 @@ def stream(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[Moved]:
-    """Place again every cell that a perturbation changes, many perturbations at a time.
+    """Encode again every cell that a perturbation changes, many perturbations at a time.
 
-    Cells that do not change are not given: they stay where they are, exactly.
+    Cells that do not change are not yielded: they keep exactly their coordinates.
     """
-    held: list[tuple[IntArray, IntArray, DoubleArray]] = []
-    which: list[int] = []
+    waiting: list[tuple[IntArray, IntArray, DoubleArray]] = []
+    numbers: list[int] = []
     n_held = 0
     for number, perturbation in enumerate(perturbations):
         for column in perturbation.columns:
             changed, delta = cells.changes(column, effect, direction)
-            held.append((changed, np.full(len(changed), cells.response.place[column]), delta))
-            which.append(number)
+            waiting.append((changed, np.full(len(changed), cells.response.place[column]), delta))
+            numbers.append(number)
             n_held += len(changed)
         if n_held >= PAIRS:
-            yield _place(cells, held, which)
-            held, which, n_held = [], [], 0
+            yield _place(cells, waiting, numbers)
+            waiting, numbers, n_held = [], [], 0
             if progress is not None:
                 progress(number + 1, len(perturbations))
     if n_held:
-        yield _place(cells, held, which)
+        yield _place(cells, waiting, numbers)
 
 
-def _place(cells: Replacement, held: list[tuple[IntArray, IntArray, DoubleArray]], which: list[int]) -> Moved:
-    number = np.repeat(which, [len(changed) for changed, _, _ in held])
-    cell, used, delta = (np.concatenate([part[k] for part in held]) for k in range(3))
+def _place(
+    cells: Replacement, waiting: list[tuple[IntArray, IntArray, DoubleArray]], numbers: list[int]
+) -> Moved:
+    number = np.repeat(numbers, [len(changed) for changed, _, _ in waiting])
+    cell, used, delta = (np.concatenate([part[k] for part in waiting]) for k in range(3))
     n = len(cells.z)
     # features that change together are one change of the cell
     pairs, row = np.unique(number * n + cell, return_inverse=True)
@@ -109,7 +111,7 @@ class Shifts:
 
 
 def measure_shifts(z: FloatArray, sets: CellSets, moved: Iterator[Moved], n_perturbations: int) -> Shifts:
-    """Add up what each perturbation does to each set.
+    """Add up the shifts of each set by each perturbation.
 
     Parameters
     ----------
@@ -118,10 +120,10 @@ def measure_shifts(z: FloatArray, sets: CellSets, moved: Iterator[Moved], n_pert
     """
     n_sets = len(sets.sets)
     member = np.zeros((n_sets, len(z)), bool)
-    near, angle = np.zeros((n_sets, len(z))), np.zeros((n_sets, len(z)))
+    distance, angle = np.zeros((n_sets, len(z))), np.zeros((n_sets, len(z)))
     for k, one in enumerate(sets.sets):
         member[k, one.cells] = True
-        near[k] = np.linalg.norm(z - one.middle, axis=1)
+        distance[k] = np.linalg.norm(z - one.middle, axis=1)
         angle[k] = 1 - unit(z) @ one.heading
     sums = np.zeros((3, n_sets, n_perturbations))
     counts = np.zeros((n_sets, n_perturbations), np.int64)
@@ -132,14 +134,14 @@ def measure_shifts(z: FloatArray, sets: CellSets, moved: Iterator[Moved], n_pert
             rows = np.flatnonzero(member[k, cell])
             if not len(rows):
                 continue
-            which, who = number[rows], cell[rows]
-            nearer = near[k, who] - np.linalg.norm(after[rows] - one.middle, axis=1)
+            perturbation, who = number[rows], cell[rows]
+            nearer = distance[k, who] - np.linalg.norm(after[rows] - one.middle, axis=1)
             turned = angle[k, who] - (1 - direction[rows] @ one.heading)
             for total, gained in zip(sums, (nearer, turned, step[rows]), strict=True):
-                total[k] += np.bincount(which, gained, n_perturbations)
-            counts[k] += np.bincount(which, minlength=n_perturbations)
+                total[k] += np.bincount(perturbation, gained, n_perturbations)
+            counts[k] += np.bincount(perturbation, minlength=n_perturbations)
     size = np.array([max(len(one.cells), 1) for one in sets.sets])[:, None]
-    mean = [float(d[m].mean()) if m.any() else np.nan for d, m in zip(near, member, strict=True)]
+    mean = [float(d[m].mean()) if m.any() else np.nan for d, m in zip(distance, member, strict=True)]
     cosine = [float(d[m].mean()) if m.any() else np.nan for d, m in zip(angle, member, strict=True)]
     return Shifts(np.array(mean), np.array(cosine), sums[0] / size, sums[1] / size, sums[2] / size, counts)
 
@@ -169,14 +171,14 @@ def perturb_cells(
     effect, direction
         See `Effect`: `knockout`, `scale=0.5`, `log-shift=1`, `count-shift=1`; `up` or `down`; `towards`.
     targets
-        Cells towards which shifts are measured; without them only `length` and `n_changed` mean something.
+        Cells towards which shifts are measured; without them only `length` and `n_changed` are meaningful.
     modality
         The model's name of the modality; None where it has only one.
 
     Returns
     -------
     Shifts
-        Of one set of cells, all of them: arrays `(1, n_perturbations)`.
+        For one set with all cells: arrays `(1, n_perturbations)`.
 
     Raises
     ------

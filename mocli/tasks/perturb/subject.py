@@ -54,13 +54,13 @@ def in_model(
     if options.source_modality is not None:
         check_modality(saved, options.source_modality, "--source-modality")
     _check_target(options.target_modality, saved.modalities, "the model has")
-    given = {
+    kinds = {
         name: ModalityKind(entry["kind"])
         for name, entry in saved.modalities.items()
         if options.source_modality == name or find_modality(files, name, saved) is not None
     }
     where, have = ", ".join(f.where for f in files), ", ".join(f"{f.name} ({f.kind})" for f in files)
-    if not given:
+    if not kinds:
         raise InputError(
             "no input is a modality of the model",
             file=where,
@@ -68,7 +68,7 @@ def in_model(
             expected=", ".join(saved.modalities),
             hint="name it: rna=FILE",
         )
-    name = modality_to_perturb(given, options.source_modality, "the model")
+    name = modality_to_perturb(kinds, options.source_modality, "the model")
     file = find_modality(files, name, saved)
     if file is None:
         raise InputError(
@@ -91,15 +91,15 @@ def _cells(file: ModalityFile, options: PerturbOptions) -> ChosenCells:
 
 def _check_names(features: Sequence[str], names: Iterable[str], modality: str, where: str) -> None:
     """Raise `InputError` for features that are not there, with the nearest names."""
-    there = set(map(str, names))
-    unknown = [name for name in features if name not in there]
+    present = set(map(str, names))
+    unknown = [name for name in features if name not in present]
     if unknown:
         raise InputError(
             f"{len(unknown):,} of {len(features):,} features to perturb are not among those of '{modality}'",
             file=where,
             field="--features",
             found=", ".join(unknown[:5]),
-            hint=did_you_mean(unknown[0], there, "features"),
+            hint=did_you_mean(unknown[0], present, "features"),
         )
 
 

@@ -1,4 +1,4 @@
-"""Predicted changes against those of cells in which the feature was really perturbed."""
+"""Predicted changes compared with those of cells in which the feature was actually perturbed."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from mocli.tasks.perturb.shifts import Perturbation, stream
 from mocli.types import CSR, DoubleArray, IntArray, StrArray
 
 NO_FEATURE = ("ctrl", "control", "nt", "non-targeting", "negctrl", "unperturbed")
-"""Words that stand beside a perturbed feature where there might have been a second one."""
+"""Words in place of a second perturbed feature where there is none."""
 
 N_COMPONENTS = 20
-"""Principal components whose loadings say which features are alike."""
+"""Number of principal components whose loadings describe features."""
 
 FEWEST_TRUE = 20
-"""Really perturbed cells below which their mean is mostly noise."""
+"""Fewest perturbed cells; the mean of fewer is mostly noise."""
 
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """Predictions beside what was measured.
+    """Predicted and measured changes.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class Truth:
     left_out
         Levels of the column with too few cells.
     responses
-        What every way predicts of the perturbations `targets`, from the other ones.
+        Predictions of every way for the perturbations `targets`, from the other ones.
     names
         Target features.
     """
@@ -61,7 +61,7 @@ class Truth:
 
 
 def perturbed_cells(column: StrArray, control: IntArray) -> dict[str, IntArray]:
-    """Return rows of really perturbed cells by the column's level, levels of too few cells left out.
+    """Return rows of perturbed cells by the column's level; levels with too few cells are left out.
 
     Parameters
     ----------
@@ -81,9 +81,9 @@ def parts_of(level: str, names: Collection[str], control: Collection[str]) -> tu
     Parameters
     ----------
     names
-        Of features; what is one of them is never split.
+        Names of features; a level that is one of them is never split.
     control
-        Words that name no feature, such as the level of the unperturbed cells.
+        Words that are not features, such as the level of the unperturbed cells.
     """
     if level in names:
         return (level,)
@@ -100,7 +100,7 @@ def true_perturbations(
     column: str,
     file: ModalityFile,
 ) -> list[Perturbation]:
-    """Return the perturbations that were really made in enough cells and whose features the encoder takes.
+    """Return the perturbations measured in enough cells whose features the encoder takes.
 
     Parameters
     ----------
@@ -119,9 +119,9 @@ def true_perturbations(
     usable = {name for name, k in where.items() if place[k] >= 0 and k not in cells.absent}
     parts = {level: parts_of(level, where, ()) for level in levels}
     perturbations = [
-        Perturbation(level, tuple(sorted(where[name] for name in of)))
-        for level, of in parts.items()
-        if usable.issuperset(of)
+        Perturbation(level, tuple(sorted(where[name] for name in features)))
+        for level, features in parts.items()
+        if usable.issuperset(features)
     ]
     if not perturbations:
         raise InputError(
@@ -138,7 +138,7 @@ def true_perturbations(
 def gene_embeddings(
     reader: TargetReader, measured: MeasuredChanges, gene_sets: GeneSets | None
 ) -> dict[str, dict[str, DoubleArray]]:
-    """Return vectors of features by which perturbations of them may be alike, by where they come from.
+    """Return vectors that describe features, for predicting perturbations of similar ones, by their origin.
 
     `latent`: weights of the regression of a feature on the latent coordinates. `components`: loadings of the
     principal components of the unperturbed cells. `gene sets`: the sets that hold it, small ones count more.
@@ -146,7 +146,7 @@ def gene_embeddings(
     names = reader.names
     rows = measured.rows[measured.control]
     x = measured.x[rows[rows >= 0]]
-    found = {
+    embeddings = {
         "latent": dict(
             zip(
                 names,
@@ -165,29 +165,31 @@ def gene_embeddings(
             dtype=np.float64,
         )
         _, size, axes = svds(centred, k=n, v0=np.ones(min(x.shape)))
-        found["components"] = dict(zip(names, axes.T * size / np.sqrt(x.shape[0]), strict=True))
+        embeddings["components"] = dict(zip(names, axes.T * size / np.sqrt(x.shape[0]), strict=True))
     if gene_sets is not None:
-        genes = sorted({name for of in measured.parts.values() for name in of})
-        member = np.array([[gene in of for of in gene_sets.genes] for gene in genes], float)
+        genes = sorted({name for together in measured.parts.values() for name in together})
+        member = np.array(
+            [[gene in genes_of_set for genes_of_set in gene_sets.genes] for gene in genes], float
+        )
         used = member.sum(axis=0) > 1
-        rare = 1 / np.log(2 + np.array([len(of) for of in gene_sets.genes]))
+        rare = 1 / np.log(2 + np.array([len(genes_of_set) for genes_of_set in gene_sets.genes]))
         member = (member * rare)[:, used]
         length = np.linalg.norm(member, axis=1, keepdims=True)
         member = np.divide(member, length, out=np.zeros_like(member), where=length > 0)
-        found["gene sets"] = {g: m for g, m in zip(genes, member, strict=True) if m.any()}
-    return found
+        embeddings["gene sets"] = {g: m for g, m in zip(genes, member, strict=True) if m.any()}
+    return embeddings
 
 
 @dataclass(frozen=True, eq=False)
 class MeasuredChanges:
-    """What was measured of really perturbed cells in the target modality.
+    """Measured values of perturbed cells in the target modality.
 
     Attributes
     ----------
     x
         Normalised logs of the target modality, `(n_cells, n_features)`.
     rows
-        Where each cell of the perturbed modality is in it, -1 where it is not, `(n_obs,)`.
+        Row in it of each cell of the perturbed modality, -1 for none, `(n_obs,)`.
     control, levels
         Unperturbed cells, and perturbed ones by the level of the column: rows of the perturbed modality.
     named
@@ -247,25 +249,25 @@ def compare_with_truth(
     seed: int,
     gene_sets: GeneSets | None = None,
 ) -> Truth:
-    """Hold predicted changes against measured ones, and both against what other perturbations tell.
+    """Compare predicted changes with measured ones, and both with predictions from other perturbations.
 
-    The baseline is the mean change over all other perturbations of the column: what a perturbation
-    does whatever it is; `learn_responses` has the other ways. All are differences of mean normalised logs to
-    the unperturbed cells; perturbed features themselves are left out.
+    The baseline is the mean change over all other perturbations of the column: what any perturbation does;
+    `learn_responses` has the other ways. All are differences of mean normalised logs to the unperturbed
+    cells; perturbed features themselves are left out.
     """
     control = measured.mean(measured.control)
     targets = tuple(measured.levels)
     true = np.array([measured.mean(rows) - control for rows in measured.levels.values()])
     position = {name: k for k, name in enumerate(targets)}
     compared = np.array([[n not in measured.parts[name] for n in reader.names] for name in targets])
-    made = [p for p in perturbations if p.name in position]
+    in_screen = [p for p in perturbations if p.name in position]
     predicted: dict[str, DoubleArray] = {}
     for direction in directions:
-        moved = stream(cells, made, effect, direction)
+        moved = stream(cells, in_screen, effect, direction)
         every = [np.arange(len(cells.z))]
         predicted[direction] = np.full(true.shape, np.nan)
-        changes = mean_changes(reader, cells.z, every, moved, len(made), logs=True)[1][0]
-        predicted[direction][[position[p.name] for p in made]] = changes
+        changes = mean_changes(reader, cells.z, every, moved, len(in_screen), logs=True)[1][0]
+        predicted[direction][[position[p.name] for p in in_screen]] = changes
     responses = learn_responses(
         true,
         [measured.parts[name] for name in targets],
@@ -274,7 +276,7 @@ def compare_with_truth(
         model=predicted[directions[0]],
     )
     rows, points = [], []
-    in_model = [p.name for p in made]
+    in_model = [p.name for p in in_screen]
     for direction in directions:
         for name in [*in_model, *(t for t in targets if t not in in_model)]:
             k = position[name]

@@ -1,4 +1,4 @@
-"""The steps of `mocli perturb`: a model and cells, where these lie, what perturbations do to them."""
+"""The steps of `mocli perturb`: a model and cells, their latent coordinates, the effects of perturbations."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ MOST_VARIABLE = 2000
 """Features of a screen by default."""
 
 MOST_ROWS = 10_000_000
-"""Lines of a table of predicted changes: perturbations, directions, sets of cells, target features."""
+"""Most lines of a table of predicted changes: perturbations, directions, sets of cells, target features."""
 
 JOIN = "+"
-"""Between the names of features that change together."""
+"""Separates the names of features that change together."""
 
 _PATIENCE = 20.0  # seconds between two lines about progress
 
@@ -59,9 +59,9 @@ class Subject:
     Attributes
     ----------
     modality, file
-        What is perturbed.
+        The perturbed modality and its file.
     trained
-        What was trained in this run, None where a model was given.
+        The training in this run, None where a model was given.
     """
 
     saved: SavedModel
@@ -84,7 +84,7 @@ class PlacedCells:
     Attributes
     ----------
     sets
-        Which of the cells belong together.
+        The sets of cells.
     targets
         Latent coordinates of the target cells, `(n_targets, n_latent)`, without rows where there are none.
     """
@@ -97,7 +97,7 @@ class PlacedCells:
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What perturbations do; None where not asked for."""
+    """The results of perturbations; None where not asked for."""
 
     screened: Screened | None
     predicted: Predicted | None
@@ -114,8 +114,8 @@ def begin(run: Run, request: Request, options: PerturbOptions) -> Subject:
     data = replace(request.data, keep={file.name: _features_to_keep(options, chosen, file)})
     if options.truth is not None:
         run.warn(
-            "the model is trained on all cells, those that were really perturbed as well: a fair "
-            "comparison with --truth gives --from-model one that has not seen them"
+            "the model is trained on all cells, including the perturbed ones: for a fair comparison with "
+            "--truth, give --from-model a model that has not seen these"
         )
     obtained = obtain(run, replace(request, data=data), None, Aim(Task.PERTURB), files)
     return Subject(obtained.saved, files, file.name, file, chosen, obtained.trained)
@@ -171,7 +171,7 @@ def place_subject(run: Run, request: Request, options: PerturbOptions, subject: 
         )
     perturbations = _choose_perturbations(run, options, subject, cells, x)
     if isinstance(cells.mover, Settled):
-        run.say("where changed cells settle is found to first order, with their totals held")
+        run.say("the new coordinates of changed cells are found to first order, with their totals held fixed")
     elif not isinstance(saved.model, EntersLinearly):
         run.say("the encoder does not begin with a linear layer: whole cells are encoded again")
     return PlacedCells(cells, sets, targets, perturbations)
@@ -239,7 +239,7 @@ def _measured_target(subject: Subject, reader: TargetReader, layers: Mapping[str
         file = find_modality(subject.files, reader.modality, subject.saved)
     if file is None:
         raise InputError(
-            f"no input holds '{reader.modality}', with which predictions are to be compared",
+            f"no input holds '{reader.modality}', which is needed to compare predictions with",
             field="--truth",
             hint="give the file, or leave --truth out",
         )
@@ -286,12 +286,15 @@ def _named_columns(run: Run, subject: Subject, cells: Replacement, features: Seq
         )
     lacking = [name for name in features if where[name] in cells.absent]
     if lacking:
-        run.warn(f"{subject.file.name} has no {', '.join(lacking[:5])}: what was not measured cannot change")
+        run.warn(
+            f"{subject.file.name} has no {', '.join(lacking[:5])}: features that were not measured "
+            "cannot change"
+        )
     return [where[name] for name in features]
 
 
 def _features_to_keep(options: PerturbOptions, chosen: ChosenCells, file: ModalityFile) -> tuple[str, ...]:
-    """Return features that a model trained now has to take, however little they vary."""
+    """Return the features that a model trained now must take, however little they vary."""
     named = dict.fromkeys(options.features)
     if chosen.truth is not None:
         named |= dict.fromkeys(v for v in chosen.truth if v is not None)

@@ -1,4 +1,4 @@
-"""What a perturbation leaves behind: tables, predicted cells, figures, words, pictures."""
+"""The output of a perturbation: tables, predicted cells, figures, sentences, pictures."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _write_predicted(
     reader: TargetReader,
     path: Path,
 ) -> None:
-    """Write what every cell would have, unchanged and after each perturbation, block by block."""
+    """Write the predicted values of every cell, unchanged and after each perturbation, block by block."""
     obs = subject.file.obs.iloc[subject.chosen.source]
     pairs = [(UNCHANGED, UNCHANGED)]
     pairs += [(d, p.name) for d in options.directions for p in placed.perturbations]

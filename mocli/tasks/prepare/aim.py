@@ -36,15 +36,15 @@ class Aim:
         if plan.relation.pairing is Pairing.UNPAIRED:
             return []
         width = {choice.file.name: choice.file.n_vars for choice in plan.choices}
-        found = [
+        targets = [
             (target, min(len(rows), MOST_PAIRS))
             for pair, rows in plan.pairs.items()
             if len(rows) >= FEWEST_PAIRS
             for target in pair
         ]
         if self.task is Task.INTEGRATE:
-            return [(n, width[target]) for target, n in found if width[target] <= MOST_FEATURES]
+            return [(n, width[target]) for target, n in targets if width[target] <= MOST_FEATURES]
         if self.task is not Task.IMPUTE:
             return []
-        wanted = [(n, width[target]) for target, n in found if self.target in (None, target)]
+        wanted = [(n, width[target]) for target, n in targets if self.target in (None, target)]
         return [max(wanted, key=lambda stack: stack[1])] if wanted else []

@@ -1,4 +1,4 @@
-"""Which values of a modality are used, what they are taken for, and by which transform."""
+"""The values of a modality that are used, their likelihood and their transform."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ LEAST_TOP, MOST_TOP = 1000, 3000
 """Highly variable features by default: two per cell, within these bounds."""
 
 MOST_PEAKS = 40_000
-"""Peaks by default where they are not reduced to components."""
+"""Number of peaks used by default if they are not reduced to components."""
 
 SIGNED_KINDS = frozenset({ModalityKind.OTHER, ModalityKind.METHYL, ModalityKind.CYTO})
-"""Kinds whose values may be negative by nature: M-values, compensated intensities."""
+"""Kinds whose values can be negative: M-values, compensated intensities."""
 
 _VALUE_WORDS = {
     ValueKind.COUNTS: "counts",
@@ -50,18 +50,18 @@ class Choice:
     Attributes
     ----------
     likelihood
-        What the model takes the values for; None for models without a choice.
+        Likelihood of the values in the model; None for models without a choice.
     signed
         Whether negative values are allowed: by kind, or because the user named a
         transform that takes them.
     n_top
         Number of highly variable features; None keeps all.
     keep
-        Names of features that are kept besides.
+        Names of features that are kept in addition.
     seen_in
-        Share or number of the cells in which the other features have to be seen.
+        Share or number of the cells in which the other features must be detected.
     selects
-        Whether the user said which features are kept.
+        Whether the user chose the features to keep.
     """
 
     file: ModalityFile
@@ -90,24 +90,26 @@ def choose(file: ModalityFile, data: DataOptions, traits: Traits) -> Choice:
     Raises
     ------
     UsageError
-        For a transform that does not exist, or highly variable features where none are chosen.
+        The transform does not exist, or --hvg is given where no features are selected.
     InputError
         If no layer fits the model and the transform.
     """
-    asked = data.transform.get(file.name)
-    if asked is not None:
-        one_of(asked, list(TRANSFORMS), "--transform")
-    wanted = _wanted_likelihood(file, data, traits, asked)
-    named = None if asked is None else TRANSFORMS[asked]
+    transform_wanted = data.transform.get(file.name)
+    if transform_wanted is not None:
+        one_of(transform_wanted, list(TRANSFORMS), "--transform")
+    wanted = _wanted_likelihood(file, data, traits, transform_wanted)
+    named = None if transform_wanted is None else TRANSFORMS[transform_wanted]
     needs_counts = takes_counts(wanted) or (named is not None and named.is_for_counts)
     may_be_negative = file.kind in SIGNED_KINDS and LIKELIHOODS.get(wanted or "") != NON_NEGATIVE
     signed = may_be_negative if named is None else not named.is_counted
-    layer = _layer(file, data.layer.get(file.name), asked, traits, signed=signed, counts=needs_counts)
-    likelihood = wanted or _default_likelihood(file.kind, layer.values, traits, asked)
-    transform = asked or _transform(file, layer, likelihood)
+    layer = _layer(
+        file, data.layer.get(file.name), transform_wanted, traits, signed=signed, counts=needs_counts
+    )
+    likelihood = wanted or _default_likelihood(file.kind, layer.values, traits, transform_wanted)
+    transform = transform_wanted or _transform(file, layer, likelihood)
     how = TRANSFORMS[transform]
-    for option, given in (("--hvg", data.hvg), ("--seen-in", data.seen_in)):
-        if how.reduces and file.name in given:
+    for option, features in (("--hvg", data.hvg), ("--seen-in", data.seen_in)):
+        if how.reduces and file.name in features:
             raise UsageError(
                 f"{option} has no effect on {file.name}, whose TF-IDF and LSI use every feature",
                 field=option,
@@ -117,7 +119,7 @@ def choose(file: ModalityFile, data: DataOptions, traits: Traits) -> Choice:
         file=file,
         layer=layer,
         transform=transform,
-        reason="as asked" if asked else f"{file.kind} with {_VALUE_WORDS[layer.values]}",
+        reason="as asked" if transform_wanted else f"{file.kind} with {_VALUE_WORDS[layer.values]}",
         signed=signed and not how.is_counted,
         n_top=_n_top(
             file,
@@ -135,28 +137,28 @@ def choose(file: ModalityFile, data: DataOptions, traits: Traits) -> Choice:
 def _wanted_likelihood(
     file: ModalityFile, data: DataOptions, traits: Traits, transform: str | None
 ) -> str | None:
-    """Return the likelihood that was asked for, in words or by a transform, after checking it."""
-    asked = data.likelihood.get(file.name)
+    """Return the likelihood that was asked for, by name or by a transform, after checking it."""
+    likelihood = data.likelihood.get(file.name)
     is_for_counts = transform is not None and TRANSFORMS[transform].is_for_counts
-    if asked is None:
+    if likelihood is None:
         return "normal" if traits.likelihoods and transform and not is_for_counts else None
-    one_of(asked, list(LIKELIHOODS), "--likelihood")
+    one_of(likelihood, list(LIKELIHOODS), "--likelihood")
     offered = traits.likelihoods.get(file.kind, ())
-    if asked not in offered:
+    if likelihood not in offered:
         raise UsageError(
-            f"{traits.name} does not take {file.kind} values for {asked}",
+            f"{traits.name} does not take {file.kind} values for {likelihood}",
             field="--likelihood",
             expected=", ".join(offered) or "no likelihood: this model has its own",
-            hint=f"leave --likelihood {file.name}={asked} out, or choose another model",
+            hint=f"leave --likelihood {file.name}={likelihood} out, or choose another model",
         )
-    if transform is not None and is_for_counts != takes_counts(asked):
+    if transform is not None and is_for_counts != takes_counts(likelihood):
         raise UsageError(
-            f"the likelihood {asked} is not for values after {transform}",
+            f"the likelihood {likelihood} is not for values after {transform}",
             field="--likelihood",
-            found=f"--transform {file.name}={transform} and --likelihood {file.name}={asked}",
-            hint=f"leave out one of the two; {asked} needs {LIKELIHOODS[asked]}",
+            found=f"--transform {file.name}={transform} and --likelihood {file.name}={likelihood}",
+            hint=f"leave out one of the two; {likelihood} needs {LIKELIHOODS[likelihood]}",
         )
-    return asked
+    return likelihood
 
 
 def _default_likelihood(
@@ -192,7 +194,7 @@ def _transform(file: ModalityFile, layer: LayerChoice, likelihood: str | None) -
 def _layer(
     file: ModalityFile,
     requested: str | None,
-    asked: str | None,
+    transform_wanted: str | None,
     traits: Traits,
     *,
     signed: bool,
@@ -200,9 +202,9 @@ def _layer(
 ) -> LayerChoice:
     always = traits.expects[file.kind] == "counts"
     counts = counts or always
-    normal = asked is None and not always and "normal" in traits.likelihoods.get(file.kind, ())
+    normal = transform_wanted is None and not always and "normal" in traits.likelihoods.get(file.kind, ())
     layer = choose_layer(file, requested, wants_counts=counts, allow_negative=signed, takes_normal=normal)
-    if asked == "lognorm" and layer.values is ValueKind.LOGNORM:
+    if transform_wanted == "lognorm" and layer.values is ValueKind.LOGNORM:
         # a second logarithm is never meant; scaled counts are welcome
         return choose_layer(file, layer.layer, wants_counts=True)
     return layer
@@ -217,12 +219,12 @@ def _n_top(file: ModalityFile, data: DataOptions, *, peaks: bool, all_kept: bool
 
 
 def usual_top(n_obs: int, *, peaks: bool) -> int:
-    """Return how many highly variable features are kept of so many cells; of peaks that are no components."""
+    """Return how many highly variable features, or peaks, are kept by default for this many cells."""
     return MOST_PEAKS if peaks else min(max(2 * n_obs, LEAST_TOP), MOST_TOP)
 
 
-def tell_seen(choice: Choice, x: CSR, kept: IntArray, say: Callable[[str], None]) -> None:
-    """Say how many features of raw values are seen in as many cells as asked, and which are kept besides.
+def tell_seen(choice: Choice, x: CSR, chosen: IntArray, say: Callable[[str], None]) -> None:
+    """Log how many features are detected in as many cells as asked, and how many are kept besides.
 
     Raises
     ------
@@ -241,20 +243,24 @@ def tell_seen(choice: Choice, x: CSR, kept: IntArray, say: Callable[[str], None]
             found=f"{int(np.bincount(x.indices[x.data != 0], minlength=1).max()):,} cells at most",
             hint="ask for fewer",
         )
-    rare = len(np.setdiff1d(kept, seen_often))
-    besides = f"; {rare:,} rarer ones are linked or asked for, and kept" if rare else ""
+    rare = len(np.setdiff1d(chosen, seen_often))
+    besides = f"; {rare:,} rarer ones are kept because they are linked or asked for" if rare else ""
     say(f"{name}: {len(seen_often):,} of {x.shape[1]:,} features are seen in at least {cells}{besides}")
 
 
 def _seen_in(file: ModalityFile, data: DataOptions) -> float | None:
-    given = data.seen_in.get(file.name)
-    if given is None:
+    share_or_number = data.seen_in.get(file.name)
+    if share_or_number is None:
         return None
-    if given <= 0 or (given >= 1 and given != int(given)) or given > file.n_obs:
+    if (
+        share_or_number <= 0
+        or (share_or_number >= 1 and share_or_number != int(share_or_number))
+        or share_or_number > file.n_obs
+    ):
         raise UsageError(
             "--seen-in needs a share of the cells or a number of them",
             field="--seen-in",
-            found=f"{file.name}={given:g}",
+            found=f"{file.name}={share_or_number:g}",
             expected=f"above 0 and below 1, or a whole number from 1 to {file.n_obs}",
         )
-    return float(given)
+    return float(share_or_number)

@@ -1,7 +1,7 @@
-"""How long a run that trains will take on a CPU, told before it begins.
+"""How long a run that trains will take on a CPU, estimated before it begins.
 
-From rates that were measured (`tests/benchmarks/RESULTS.md`, time foretold). It is meant to be right within a
-factor of three; a training that ends by itself because nothing is gained any more takes less.
+The rates were measured (`tests/benchmarks/RESULTS.md`, time foretold). The estimate should be right within
+a factor of three; a training that stops early takes less.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from mocli.tasks.run.run import Run
 from mocli.types import ModalityKind, Preset
 
 MS_PER_PRODUCT = 2e-7
-"""Of a weight times one cell, forwards and backwards, on one thread."""
+"""Seconds for one weight and one cell, forwards and backwards, on one thread."""
 
 AROUND_S = 8.0
-"""Of start-up, reading, writing and drawing."""
+"""Seconds of start-up, reading, writing and drawing."""
 
 MS_PER_CELL = 2.0
-"""Of reading, encoding, metrics, neighbours and layout."""
+"""Seconds per cell of reading, encoding, metrics, neighbours and layout."""
 
 S_PER_STACKED = 8e-7
 """Of a feature of a cell measured in both, while ways to impute it are fitted and weighed."""
@@ -38,7 +38,7 @@ MATCHED = 40 * 8
 """Genes that are silenced to compare with, at most."""
 
 MOST_MEASURED = 20_000
-"""Cells of which metrics look at every one; more cost half as much."""
+"""Up to this many cells, metrics use every one; further cells cost half as much."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class Duration:
 
     @property
     def words(self) -> str:
-        """Say how long, and of what."""
+        """Say how long the run and its training take."""
         parts = []
         if self.steps:
-            parts.append(f"{_roughly(self.training)} of it for {self.steps:,} training steps at most")
+            parts.append(f"{_roughly(self.training)} its it for {self.steps:,} training steps at most")
         if self.after > self.around:
             parts.append(f"{_roughly(self.after)} for what comes after training")
         return ", ".join([f"it will take about {_roughly(self.whole)} on a CPU", *parts])
@@ -103,7 +103,7 @@ def _silenced_values(plan: Plan, aim: Aim) -> float:
 
 
 def tell_duration(run: Run, expected: Duration) -> None:
-    """Say how long a run on a CPU will take; of other devices there are no rates."""
+    """Log how long a run on a CPU will take; there are no rates for other devices."""
     if run.device.type == "cpu":
         run.say(expected.words)
         if run.report.device is not None:

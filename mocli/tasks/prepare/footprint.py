@@ -1,7 +1,7 @@
-"""How much memory a run will need, told before it needs it.
+"""How much memory a run will need, estimated before it starts.
 
-The estimate is of the resident set at its peak on a CPU, from sizes that files tell without being
-read. It is meant to be right within a factor of two.
+The estimate is of the peak of the resident set on a CPU, from sizes known without reading the files. It
+should be right within a factor of two.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ from mocli.tasks.run.run import Run
 from mocli.types import Task
 
 LIBRARIES = 550e6
-"""Of Python, torch and what else is loaded by the end of any run (`tests/benchmarks/memory.py`)."""
+"""Bytes of Python, torch and other libraries at the end of any run (`tests/benchmarks/memory.py`)."""
 
 PREPARING = 1.5
-"""Copies of a matrix while its transform is fitted, beside the matrix itself."""
+"""Copies of a matrix while its transform is fitted, besides the matrix itself."""
 
 CHOSEN = 2.0
-"""How many more values chosen features have than others."""
+"""Chosen features have this many times as many values as others."""
 
 PER_WEIGHT = 4 * 5
 """Bytes: a weight, its gradient, two running means of Adam, the best weights so far."""
 
 PER_VALUE = 4 * 8
-"""Bytes of one feature of one cell of a minibatch: values, means, what the gradient needs."""
+"""Bytes for one feature of one cell of a minibatch: values, means, gradients."""
 
 MEASURING = 120e6
-"""Of neighbours, distances and clusters of the cells that metrics look at."""
+"""Bytes of neighbours, distances and clusters for the metrics."""
 
 MOST_MEASURED = 2**24
 """Values of linked features that baselines lay out densely, for each modality."""
 
 IMPUTING = 150e6
-"""Of the blocks in which values are made, compressed and compared."""
+"""Bytes of the blocks in which values are made, compressed and compared."""
 
 MOST_COMPARED = 2_000
-"""Cells whose values stand side by side while they are compared, by what was seen on real sets."""
+"""Cells whose values are in memory at a time while they are compared, measured on real data sets."""
 
 SILENCING = 600e6
-"""Of slopes along the latent, changes at the panel and metacells, by what was seen on SNARE-seq."""
+"""Bytes of slopes along the latent, changes at the panel and metacells, measured on SNARE-seq."""
 
 MOST_DECODED = 160_000_000
-"""Decoded values that are kept while genes fall silent; of more, each is made again."""
+"""Most decoded values that are kept while genes are silenced; if there are more, each is computed again."""
 
 COMPONENTS = 64
 """Dense columns that reduced features count as."""
@@ -59,16 +59,16 @@ COMPONENTS = 64
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a run will hold, in bytes.
+    """The memory that a run will use, in bytes.
 
     Attributes
     ----------
     held
-        Libraries and matrices, there all the time.
+        Libraries and matrices, in memory all the time.
     stages
-        What each stage needs beside them.
+        What each stage needs besides them.
     weights
-        Of the networks, as a number.
+        Number of weights of the networks.
     """
 
     held: int
@@ -82,12 +82,12 @@ class Footprint:
 
     @property
     def peak(self) -> int:
-        """Bytes at the most."""
+        """Bytes at the peak."""
         return self.held + max(self.stages.values())
 
     @property
     def words(self) -> str:
-        """Say how much, and when."""
+        """Say how much memory the run needs, and when."""
         return f"about {wording.size(self.peak)} of memory will be needed, most of it while {self.stage}"
 
 
@@ -103,23 +103,23 @@ def footprint(plan: Plan, params: object, aim: Aim) -> Footprint:
     for links in plan.matrices:
         for name in links.edge:
             n_given[name] = n_given.get(name, 0) + len(links.names)
-    held, weights, width, raw, dense, linked = LIBRARIES, 0.0, 0, [0.0], [0.0], 0.0
+    held_bytes, weights, width, raw, dense, linked = LIBRARIES, 0.0, 0, [0.0], [0.0], 0.0
     for c in plan.choices:
         n, p = c.file.n_obs, max(c.file.n_vars, 1)
         stored = float(c.file.nbytes(c.layer.layer))
         chosen = p if c.n_top is None else min(p, c.n_top + n_links.get(c.file.name, 0))
         reduced = c.likelihood is None and (projects is not None or find_transform(c.transform).reduces)
         raw.append(stored)
-        held += 4.0 * n * COMPONENTS if reduced else stored * min(1.0, CHOSEN * chosen / p)
+        held_bytes += 4.0 * n * COMPONENTS if reduced else stored * min(1.0, CHOSEN * chosen / p)
         seen = COMPONENTS if reduced else chosen
         width += seen
         weights += seen * (sized.weights_per_feature(seen) if sized else COMPONENTS)
         if c.file.name in n_links or c.file.name in n_given:
-            s, given = n_links.get(c.file.name, 0), n_given.get(c.file.name, 0)
-            held += stored * min(1.0, CHOSEN * s / p) + 4.0 * n * given
+            s, user = n_links.get(c.file.name, 0), n_given.get(c.file.name, 0)
+            held_bytes += stored * min(1.0, CHOSEN * s / p) + 4.0 * n * user
             if isinstance(params, SmoothsLinks) and params.smooth_links:
-                held += 4.0 * n * n**0.5
-            linked += 4.0 * min(n * (s + given), MOST_MEASURED)
+                held_bytes += 4.0 * n * n**0.5
+            linked += 4.0 * min(n * (s + user), MOST_MEASURED)
         if aim.task is Task.IMPUTE and aim.target in (None, c.file.name):
             dense.append(4.0 * p)
     batch = sized.batch_size if sized else 512
@@ -134,11 +134,11 @@ def footprint(plan: Plan, params: object, aim: Aim) -> Footprint:
         peaks = max((c.file.n_obs * c.file.n_vars for c in plan.choices), default=0)
         decoded = 4.0 * peaks if peaks <= MOST_DECODED else 0.0
         stages["genes are silenced"] = SILENCING + decoded + 4 * max(raw)
-    return Footprint(int(held), {name: int(n) for name, n in stages.items()}, weights)
+    return Footprint(int(held_bytes), {name: int(n) for name, n in stages.items()}, weights)
 
 
 def tell_memory(run: Run, expected: Footprint) -> None:
-    """Say what a run will need before it does, and refuse it above the user's limit.
+    """Log how much memory a run will need, and refuse it if that is above the user's limit.
 
     Raises
     ------
@@ -151,7 +151,7 @@ def tell_memory(run: Run, expected: Footprint) -> None:
     limit = run.options.max_memory
     if limit is not None and expected.peak > limit:
         raise OutOfMemory(
-            "this run would need more memory than it may take",
+            "this run would need more memory than it may use",
             field="--max-memory",
             found=f"{expected.words}; an estimate, right within a factor of two",
             expected=f"at most {wording.size(limit)}",

@@ -1,4 +1,4 @@
-"""What links modalities: tables and what they match, the first features, matrices that the user made."""
+"""What links modalities: tables and their matches, the first features, or matrices made by the user."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mocli.errors import InputError, UsageError
 
 @dataclass(frozen=True, eq=False)
 class Linked:
-    """What `--links` gives.
+    """The links from `--links`.
 
     Attributes
     ----------
@@ -42,9 +42,9 @@ def find_links(
     Raises
     ------
     UsageError
-        A route that cannot be meant; two modalities linked by matrices and by something else.
+        An invalid route, or two modalities linked by matrices and by something else.
     InputError
-        See `match_links` and `matrix_links`; a modality, or a part of them, that no link reaches.
+        See `match_links` and `matrix_links`; a modality, or a group of them, that no link reaches.
     """
     routes = [parse_route(text) for text in texts]
     tables = tuple(tables_of(routes, features))
@@ -60,7 +60,7 @@ def find_links(
                 f"'{links.source}' and '{links.target}' are linked twice, once by matrices",
                 field="--links",
                 found=links.text,
-                hint="matrices stand alone between two modalities: leave the other links out",
+                hint="matrices must be the only link between two modalities: leave out the other links",
             )
         joined.append(links.edge)
     for summary in (*(edge.summary() for edge in edges), *(links.summary() for links in matrices)):
@@ -69,27 +69,27 @@ def find_links(
         _check_reach(joined, [file.name for file in files])
     elif routes:
         raise InputError(
-            "links join two modalities, the inputs hold one", field="--links", found=files[0].name
+            "links join two modalities, but the inputs hold only one", field="--links", found=files[0].name
         )
     return Linked(tables, edges, tuple(matrices))
 
 
 def _check_reach(joined: Sequence[tuple[str, str]], names: Sequence[str]) -> None:
-    left = [name for name in names if not any(name in edge for edge in joined)]
-    if left:
+    unlinked = [name for name in names if not any(name in edge for edge in joined)]
+    if unlinked:
         raise InputError(
-            f"no link reaches the modality {' or '.join(repr(name) for name in left)}",
+            f"no link reaches the modality {' or '.join(repr(name) for name in unlinked)}",
             field="--links",
             hint="add a table that links it to another modality, or leave the modality out",
         )
     groups = _connected(joined)
     if len(groups) > 1:
         raise InputError(
-            "the links leave the modalities in parts that nothing connects",
+            "the links leave the modalities in groups that are not connected",
             field="--links",
             found="; ".join(" - ".join(sorted(group)) for group in groups),
             expected="a chain of links from every modality to every other",
-            hint="add a table between two of the parts, or integrate them apart",
+            hint="add a table between two of the groups, or integrate them separately",
         )
 
 

@@ -40,7 +40,7 @@ def load(
     seed: int,
     say: Callable[[str], None],
     warn: Callable[[str], None],
-    known: Known = lambda *_: None,
+    known_recipe: Known = lambda *_: None,
 ) -> Prepared:
     """Read the matrices one by one, check them, fit and apply the transforms that `params` ask for.
 
@@ -53,7 +53,7 @@ def load(
     Raises
     ------
     InputError
-        Values that cannot be used; columns of obs that are not what they are given for.
+        Values that cannot be used, or columns of obs that do not fit their option.
     """
     projects = params if isinstance(params, ProjectsInput) else None
     n_pcs = projects.n_pcs if projects else None
@@ -69,7 +69,7 @@ def load(
             sides[edge][name] = recipe, recipe.apply(x)
         keep = _kept(choice, plan.edges)
         tell_seen(choice, x, keep, say)
-        recipes[name] = fit_recipe(choice, x, keep, known, n_pcs=n_pcs, seed=seed)
+        recipes[name] = fit_recipe(choice, x, keep, known_recipe, n_pcs=n_pcs, seed=seed)
         modalities[name] = Modality(
             name=name,
             kind=choice.file.kind,
@@ -119,14 +119,14 @@ def fit_links(
 
 
 def fit_recipe(
-    choice: Choice, x: CSR, keep: IntArray, known: Known, *, n_pcs: int | None, seed: int
+    choice: Choice, x: CSR, keep: IntArray, known_recipe: Known, *, n_pcs: int | None, seed: int
 ) -> Recipe:
-    """Fit the transform of a modality, unless it is known from before.
+    """Fit the transform of a modality, unless it was fitted before.
 
     Parameters
     ----------
     keep
-        Features that selection spares.
+        Features that are always kept.
     n_pcs
         Principal components to reduce features to; None for none.
     """
@@ -140,7 +140,9 @@ def fit_recipe(
         seen_in=choice.seen_in,
     )
     var_names = tuple(map(str, choice.file.var.index))
-    return known(choice, options, keep) or Recipe.fit(x, var_names=var_names, options=options, keep=keep)
+    return known_recipe(choice, options, keep) or Recipe.fit(
+        x, var_names=var_names, options=options, keep=keep
+    )
 
 
 def _kept(choice: Choice, edges: Sequence[EdgeLinks]) -> IntArray:

@@ -25,7 +25,7 @@ class ObsColumn:
     Attributes
     ----------
     key
-        What it is called in the model: `batch`, `label`, or its own name.
+        Its name in the model: `batch`, `label`, or its own name.
     by_modality
         Rows as in the modality's file; None where it has no such column.
     """
@@ -37,11 +37,11 @@ class ObsColumn:
     def find(
         cls, files: Sequence[ModalityFile], name: str | None, option: str, key: str | None = None
     ) -> ObsColumn | None:
-        """Look a column up by the user's name; None where there is no name, `InputError` where no column."""
+        """Look up a column by the user's name; None without one, `InputError` if there is no such column."""
         return None if name is None else cls(key or name, find_column(files, name, option=option))
 
     def codes(self, files: Sequence[ModalityFile], rows: IntArray, *, by_name: bool) -> Codes:
-        """Gather it as categories, one code for each cell.
+        """Return it as categories, one code for each cell.
 
         Parameters
         ----------
@@ -75,17 +75,19 @@ class ObsColumn:
         return Codes(self.key, codes, tuple(levels))
 
     def numbers(self, files: Sequence[ModalityFile], rows: IntArray) -> tuple[dict[str, DoubleArray], Any]:
-        """Read it as numbers, NaN where there is none: of each modality that has it, and `(n_cells,)`.
+        """Read it as numbers, NaN where missing: of each modality that has it, and `(n_cells,)`.
 
-        Of a cell the first modality that has a number counts.
+        For a cell, the first modality that has a number counts.
         """
-        own = {name: _as_numbers(values) for name, values in self.by_modality.items() if values is not None}
+        by_modality = {
+            name: _as_numbers(values) for name, values in self.by_modality.items() if values is not None
+        }
         whole = np.full(len(rows), np.nan)
         for position, f in enumerate(files):
-            if f.name in own:
+            if f.name in by_modality:
                 cells = np.flatnonzero((rows[:, position] >= 0) & np.isnan(whole))
-                whole[cells] = own[f.name][rows[cells, position]]
-        return own, whole
+                whole[cells] = by_modality[f.name][rows[cells, position]]
+        return by_modality, whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +102,7 @@ class Columns:
 
     @classmethod
     def find(cls, files: Sequence[ModalityFile], data: DataOptions, *, weighted: bool) -> Columns:
-        """Look all of them up; the weights only where the model has a use for them."""
+        """Look up all columns; the weights only if the model uses them."""
 
         def several(keys: Sequence[str], option: str) -> tuple[ObsColumn, ...]:
             return tuple(ObsColumn(key, find_column(files, key, option=option)) for key in keys)
@@ -119,24 +121,24 @@ class Columns:
 
 
 def inputs_as_batch(files: Sequence[ModalityFile], data: DataOptions) -> tuple[DataOptions, str]:
-    """Take the input that a cell is of for its batch, where nothing was asked and all inputs hold the same.
+    """Use each cell's input as its batch, if no batch is given and all inputs hold the same modalities.
 
     Returns the options, and a line that says so, empty where nothing changes. Inputs that hold different
-    modalities are no batches: what they differ in is what was measured.
+    modalities are not batches: they differ in what was measured.
     """
     keys = {f.input_key for f in files}
     if data.batch_key is not None or keys == {None} or len({f.paths for f in files}) > 1:
         return data, ""
     key = next(iter(keys))
     line = (
-        f"batch: obs['{key}'], the input that a cell is of; --batch-key COLUMN takes another, "
-        "--batch-key none takes none, for inputs that differ in what is to be seen (conditions)"
+        f"batch: obs['{key}'], the input that a cell comes from; --batch-key COLUMN uses another column; "
+        "use --batch-key none if the inputs differ in what you want to compare (conditions)"
     )
     return replace(data, batch_key=key), line
 
 
 def unused_batches(files: Sequence[ModalityFile], data: DataOptions) -> str:
-    """Say which columns look like batches where no batch is asked for; empty where none does."""
+    """Return a line on columns that look like batches if no batch is given; empty if none does."""
     used = {*data.covariate, data.label_key, data.pair_key}
     like = {c: n for f in files for c, n in batch_like(f.obs).items() if c not in used and c != f.input_key}
     if data.batch_key is not None or not like:
@@ -149,32 +151,32 @@ def unused_batches(files: Sequence[ModalityFile], data: DataOptions) -> str:
 
 
 def doubts(columns: Columns) -> list[str]:
-    """Say of columns that are categories what a user may not know: missing values, far too many levels."""
+    """Return doubts about categorical columns: missing values, far too many levels."""
     lines = []
     labels = () if columns.label is None else (columns.label,)
     for column in (*(() if columns.batch is None else (columns.batch,)), *columns.covariates, *labels):
-        known = [values for values in column.by_modality.values() if values is not None]
-        given = pd.concat([pd.Series(words(values), index=values.index) for values in known])
-        given = given[~given.index.duplicated()]
-        named = next((str(v.name) for v in known), column.key)
-        counts = given.value_counts()
-        n_missing, n_single = int(given.isna().sum()), int((counts == 1).sum())
+        present = [values for values in column.by_modality.values() if values is not None]
+        by_cell = pd.concat([pd.Series(words(values), index=values.index) for values in present])
+        by_cell = by_cell[~by_cell.index.duplicated()]
+        named = next((str(v.name) for v in present), column.key)
+        counts = by_cell.value_counts()
+        n_missing, n_single = int(by_cell.isna().sum()), int((counts == 1).sum())
         levels = ", ".join(f"{level} ({n:,})" for level, n in counts.head(6).items())
         levels += ", ..." if len(counts) > 6 else ""
         if n_missing:
             lines.append(
-                f"obs['{named}']: {n_missing:,} of {len(given):,} cells have no value (none, or a word that "
-                f"means none); levels: {levels}"
+                f"obs['{named}']: {n_missing:,} of {len(by_cell):,} cells have no value (none, or a word "
+                f"that means none); levels: {levels}"
             )
-        if any(values.dtype.kind == "f" for values in known) and len(counts) > max(50, len(given) // 10):
+        if any(values.dtype.kind == "f" for values in present) and len(counts) > max(50, len(by_cell) // 10):
             lines.append(
                 f"obs['{named}'] holds numbers, {len(counts):,} different ones, not a {column.key}: "
                 + ("metrics of labels need categories" if column in labels else "give it with --continuous")
             )
         elif column not in labels and n_single and len(counts) > 1:
             lines.append(
-                f"obs['{named}']: {n_single:,} of {len(counts):,} levels are of a single cell, which tells "
-                "nothing of what the cells of a level share"
+                f"obs['{named}']: {n_single:,} of {len(counts):,} levels have a single cell, which says "
+                "nothing about what the cells of a level share"
             )
     return lines
 
@@ -182,18 +184,18 @@ def doubts(columns: Columns) -> list[str]:
 def numbers_of_cells(
     columns: Sequence[ObsColumn], files: Sequence[ModalityFile], rows: IntArray
 ) -> Continuous | None:
-    """Gather columns of numbers from the modalities that have them, the first that knows winning.
+    """Collect columns of numbers from the modalities that have them; the first with a value wins.
 
     Raises
     ------
     InputError
-        For a column that holds no numbers, or none for some cells.
+        A column holds no numbers, or none for some cells.
     """
     if not columns:
         return None
     values = np.stack([column.numbers(files, rows)[1] for column in columns], axis=1)
-    for column, given in zip(columns, values.T, strict=True):
-        missing = np.flatnonzero(~np.isfinite(given))
+    for column, numbers in zip(columns, values.T, strict=True):
+        missing = np.flatnonzero(~np.isfinite(numbers))
         if len(missing):
             position = int((rows[missing[0]] >= 0).argmax())
             name = files[position].obs.index[rows[missing[0], position]]
@@ -202,7 +204,7 @@ def numbers_of_cells(
                 file=files[position].where,
                 field=f"obs['{column.key}']",
                 found=f"{len(missing):,} of {len(rows):,} cells without one, the first '{name}'",
-                hint="fill it in, leave those cells out, or give it as a category with --covariate",
+                hint="fill it in, leave out those cells, or give it as a category with --covariate",
             )
     return Continuous(tuple(column.key for column in columns), values.astype(np.float32))
 
@@ -215,7 +217,7 @@ def weights_of_rows(
 ) -> dict[str, FloatArray]:
     """Return what every modality's cells weigh in discriminators, `(n_obs,)`, of mean 1 over all of them.
 
-    A modality's own column wins; what it lacks comes from the same cell in another modality.
+    A modality's own column wins; missing values come from the same cell in another modality.
 
     Parameters
     ----------
@@ -225,15 +227,15 @@ def weights_of_rows(
     Raises
     ------
     InputError
-        A weight is missing, no finite number or negative; all of a modality are 0.
+        A weight is missing, not finite or negative, or all weights of a modality are 0.
     """
     if column is None:
         return {}
-    own, shared = column.numbers(files, rows)
+    of_modality, shared = column.numbers(files, rows)
     weights: dict[str, DoubleArray] = {}
     for position, f in enumerate(files):
         cells = np.flatnonzero(rows[:, position] >= 0)
-        weight = own.get(f.name, np.full(f.n_obs, np.nan)).copy()
+        weight = of_modality.get(f.name, np.full(f.n_obs, np.nan)).copy()
         lacking = cells[np.isnan(weight[rows[cells, position]])]
         weight[rows[lacking, position]] = shared[lacking]
         _check_weights(weight, column.key, f)
@@ -279,8 +281,8 @@ def _as_numbers(column: pd.Series) -> DoubleArray:
 def words(column: pd.Series) -> Any:
     """Return a column as text, None where it is missing; `1.0` reads `1`, as in a column without gaps."""
     if column.dtype.kind == "f":
-        given = column.dropna().to_numpy(dtype=np.float64)
-        if np.isfinite(given).all() and np.array_equal(given, np.rint(given)):
+        numbers = column.dropna().to_numpy(dtype=np.float64)
+        if np.isfinite(numbers).all() and np.array_equal(numbers, np.rint(numbers)):
             column = column.astype("Int64")
     values = column.astype(object).to_numpy()
     missing = pd.isna(values)

@@ -1,4 +1,4 @@
-"""Whether cells that are taken for the same look like it: linked features and labels of both sides agree."""
+"""A test whether cells that count as the same look alike, by linked features and labels of both sides."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mocli.types import DoubleArray, IntArray, StrArray
 
 N_SHUFFLES = 99
 FEWEST_PAIRS = 50
-"""Below as many pairs chance hides what pairs have in common."""
+"""With fewer pairs, chance hides what pairs have in common."""
 MOST_PAIRS = 2_000
 MOST_LINKS = 200
 SURE = 0.05
@@ -22,12 +22,12 @@ Pairs = Mapping[tuple[str, str], IntArray]
 
 
 def doubtful_pairs(bundle: MultiOmics, pairs: Pairs, label: ObsColumn | None, *, seed: int) -> list[str]:
-    """Say of which modalities links or labels contradict the pairs, a line each.
+    """Return a line for each two modalities whose links or labels contradict the pairs.
 
     Of at most 2,000 pairs drawn at random, correlations of linked features, their mean and (as either sign
-    may be meant) their mean square, and the share of pairs with equal labels, are held against the same with
-    partners shuffled 99 times. They contradict the pairs unless 95 of these are smaller. Fewer than 50 pairs
-    say too little.
+    may be meant) their mean square, and the share of pairs with equal labels, are compared with the same
+    for partners shuffled 99 times. They contradict the pairs unless 95 of these are smaller. Fewer than 50
+    pairs are not tested.
 
     Parameters
     ----------
@@ -44,19 +44,19 @@ def doubtful_pairs(bundle: MultiOmics, pairs: Pairs, label: ObsColumn | None, *,
             continue
         drawn = rows if len(rows) <= MOST_PAIRS else rng.choice(rows, MOST_PAIRS, replace=False)
         link = links.get((a, b)) or links.get((b, a))
-        found = []
+        reasons = []
         if link is not None and _unrelated(*_linked(link, drawn, a, rng), rng):
-            found.append("linked features are no more alike in cells of one name than in others")
+            reasons.append("linked features are no more alike in cells of one name than in others")
         columns = {} if label is None else {m: label.by_modality.get(m) for m in (a, b)}
         if columns and all(column is not None for column in columns.values()):
             one, other = (words(columns[m])[drawn[:, k]] for k, m in enumerate((a, b)))
-            known = np.array([x is not None and y is not None for x, y in zip(one, other, strict=True)])
-            if known.sum() >= FEWEST_PAIRS and _disagree(one[known], other[known], rng):
-                found.append("labels agree no more often than those of other cells")
-        if found:
-            why = " and ".join(found)
+            labelled = np.array([x is not None and y is not None for x, y in zip(one, other, strict=True)])
+            if labelled.sum() >= FEWEST_PAIRS and _disagree(one[labelled], other[labelled], rng):
+                reasons.append("labels agree no more often than those of other cells")
+        if reasons:
+            why = " and ".join(reasons)
             lines.append(
-                f"{len(rows):,} cells of {a} and {b} are taken for the same, but {why}: check how cells are "
+                f"{len(rows):,} cells of {a} and {b} count as the same, but {why}: check how cells are "
                 "named in both files, or add --pairing unpaired"
             )
     return lines
@@ -66,10 +66,13 @@ def _linked(
     link: LinkedFeatures, pairs: IntArray, first: str, rng: np.random.Generator
 ) -> tuple[DoubleArray, DoubleArray]:
     """Linked features of both sides of the pairs, `(n, n_links)`, standardised; those that vary on both."""
-    own = int(link.source != first)
+    side_of_source = int(link.source != first)
     x, y = (
         dense_rows(features, pairs[:, side]).astype(np.float64)
-        for features, side in ((link.source_features, own), (link.target_features, 1 - own))
+        for features, side in (
+            (link.source_features, side_of_source),
+            (link.target_features, 1 - side_of_source),
+        )
     )
     vary = np.flatnonzero((x.std(0) > 0) & (y.std(0) > 0))
     if len(vary) > MOST_LINKS:
@@ -89,8 +92,8 @@ def _unrelated(x: DoubleArray, y: DoubleArray, rng: np.random.Generator) -> bool
     observed = (x * y).mean(0)
     shuffled = [(x * rng.permutation(y)).mean(0) for _ in range(N_SHUFFLES)]
     return all(
-        _by_chance(float(of(observed).mean()), [float(of(r).mean()) for r in shuffled])
-        for of in (np.asarray, np.square)
+        _by_chance(float(power(observed).mean()), [float(power(r).mean()) for r in shuffled])
+        for power in (np.asarray, np.square)
     )
 
 

@@ -1,4 +1,4 @@
-"""How cells of different modalities relate, and the index map that says so."""
+"""How cells of different modalities relate, and the index map that records it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mocli.parsing import one_of
 from mocli.types import IntArray, Pairing
 
 CHANCE = 0.05
-"""Share of the smaller modality below which common names are chance: barcodes recur between studies."""
+"""Names shared by fewer than this part of the smaller modality are chance: barcodes recur between studies."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Relation:
 
 def relate_files(files: Sequence[ModalityFile], requested: str) -> Relation:
     """Decide the pairing of opened modalities, see `relate`."""
-    apart = len({f.paths for f in files}) > 1
-    return relate([f.obs.index for f in files], requested, apart=apart)
+    several_files = len({f.paths for f in files}) > 1
+    return relate([f.obs.index for f in files], requested, several_files=several_files)
 
 
-def relate(names: Sequence[pd.Index], requested: str, *, apart: bool = False) -> Relation:
+def relate(names: Sequence[pd.Index], requested: str, *, several_files: bool = False) -> Relation:
     """Decide the pairing from the cell names of each modality.
 
     Cells are paired if all modalities hold the same names, mosaic if some
@@ -42,8 +42,8 @@ def relate(names: Sequence[pd.Index], requested: str, *, apart: bool = False) ->
     Parameters
     ----------
     apart
-        Whether the modalities are in separate files, where running numbers name no cell: they are
-        then taken for the same cells only where that was requested.
+        Whether the modalities are in separate files, where running numbers do not identify cells: they then
+        count as the same cells only on request.
     """
     one_of(requested, ["auto", *(p.value for p in Pairing)], "--pairing")
     if len(names) == 1:
@@ -51,7 +51,7 @@ def relate(names: Sequence[pd.Index], requested: str, *, apart: bool = False) ->
         return Relation(Pairing.PAIRED, "there is one modality", names_mean_cells=True)
     n_shared, least = _shared(names)
     by_chance = 0 < n_shared < CHANCE * least
-    numbered = apart and sum(map(are_running_numbers, names)) > 1
+    numbered = several_files and sum(map(are_running_numbers, names)) > 1
     if requested != "auto":
         if requested != Pairing.UNPAIRED and not n_shared:
             raise InputError(
@@ -72,7 +72,7 @@ def relate(names: Sequence[pd.Index], requested: str, *, apart: bool = False) ->
         )
         return Relation(Pairing.UNPAIRED, reason, names_mean_cells=False)
     if by_chance:
-        reason = f"only {n_shared:,} cell names are shared, taken for chance"
+        reason = f"only {n_shared:,} cell names are shared, which counts as chance"
         return Relation(Pairing.UNPAIRED, reason, names_mean_cells=False)
     first = set(names[0])
     if all(len(n) == len(first) and first.issuperset(n) for n in names[1:]):
@@ -93,7 +93,7 @@ def _shared(names: Sequence[pd.Index]) -> tuple[int, int]:
 def index_map(files: Sequence[ModalityFile], pairing: Pairing) -> tuple[IntArray, tuple[str, ...]]:
     """Return rows `(n_cells, n_modalities)`, -1 where absent, and the cells' names.
 
-    Unpaired rows are cells of their own even when names coincide.
+    Unpaired rows are separate cells even if names coincide.
     """
     if pairing is Pairing.UNPAIRED:
         sizes = [f.n_obs for f in files]

@@ -45,7 +45,7 @@ class Plan:
     Attributes
     ----------
     column_names
-        The user's names of the columns that are `batch` and `label` here.
+        The user's names for the columns that are called `batch` and `label` here.
     pairs
         Rows of true partners, `(n_pairs, 2)`, of every two modalities that share cells.
     sets
@@ -80,12 +80,12 @@ class Plan:
 
     @property
     def matrices(self) -> tuple[MatrixLinks, ...]:
-        """Pairs of modalities whose linked features the user made."""
+        """Pairs of modalities with linked features made by the user."""
         return self.linked.matrices
 
 
 def open_modalities(data: DataOptions) -> list[ModalityFile]:
-    """Open the inputs, with the kinds that the user names."""
+    """Open the inputs, with the kinds that the user gives."""
     kinds = {
         name: ModalityKind(one_of(k, [m.value for m in ModalityKind], "--kind"))
         for name, k in data.kind.items()
@@ -101,11 +101,11 @@ def named_cells(files: Sequence[ModalityFile], path: Path) -> list[ModalityFile]
     Raises
     ------
     InputError
-        It names fewer than two cells of some modality.
+        It names fewer than two cells of a modality.
     """
     lines = (line.strip() for _, line in text_lines(path, "the file of --only-cells"))
     wanted = frozenset(filter(None, lines))
-    found = []
+    chosen = []
     for file in files:
         rows = np.flatnonzero(file.obs.index.astype(str).isin(wanted))
         if len(rows) < 2:
@@ -118,8 +118,8 @@ def named_cells(files: Sequence[ModalityFile], path: Path) -> list[ModalityFile]
             )
         # what is joined is written anew; a single file's modality is copied as it is, with all of its cells
         one = file if isinstance(file, JoinedModality) else join(file.name, [file], kind=file.kind)
-        found.append(replace(one.take(rows), notes=file.notes))
-    return found
+        chosen.append(replace(one.take(rows), notes=file.notes))
+    return chosen
 
 
 def make_plan(
@@ -141,7 +141,7 @@ def make_plan(
     files
         The modalities, where they are open already, perhaps with some cells only.
     traits
-        What to prepare for, where that is not a model to be chosen.
+        The traits to prepare for, if no model is to be chosen.
     """
     files = open_modalities(data) if files is None else list(files)
     names = [f.name for f in files]
@@ -164,7 +164,7 @@ def make_plan(
             pairing=relation.pairing,
             kinds=[f.kind for f in files],
             links=bool(data.links),
-            asked=Demands.by(data, train),
+            demands=Demands.by(data, train),
         )
         why = train.reason or why
         say(f"model: {traits.name} ({why})")
@@ -281,12 +281,12 @@ def _warnings(
         warnings.append(f"{traits.name} has no discriminators: --weight-key changes nothing")
     if data.batch_key and not (traits.likelihoods or traits.uses_batches):
         warnings.append(
-            f"{traits.name} does not correct batches: --batch-key is used in pictures and metrics only; "
+            f"{traits.name} does not correct batches: --batch-key is only used in pictures and metrics; "
             "correct batch effects beforehand, or give each batch as a modality of its own"
         )
     if unpaired and data.pair_key is not None:
         warnings.append(
-            f"obs['{data.pair_key}'] of --pair-key names no partner: it must be in two modalities and hold "
+            f"obs['{data.pair_key}'] of --pair-key gives no partners: it must be in two modalities and hold "
             "the same value for both cells of a pair; no metric of true pairs is computed"
         )
     if (
@@ -295,9 +295,9 @@ def _warnings(
         and (Pairing.UNPAIRED in traits.rank)
     ):
         warnings.append(
-            f"the cells are {relation.pairing}, which {traits.name} does not use: "
-            "each modality is treated as cells of its own"
+            f"the cells are {relation.pairing}, which {traits.name} does not use: the cells of each "
+            "modality are treated as different cells"
         )
-    if "taken for chance" in relation.reason:
+    if "counts as chance" in relation.reason:
         warnings.append(relation.reason + "; cells are named modality:cell in the output")
     return tuple(warnings)

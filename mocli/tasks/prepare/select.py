@@ -16,7 +16,7 @@ from mocli.types import ModalityKind, Pairing, Task
 
 @dataclass(frozen=True)
 class Demands:
-    """What is asked of training that not every model knows.
+    """Requests for a training that not every model can meet.
 
     Attributes
     ----------
@@ -27,7 +27,7 @@ class Demands:
     sets
         Whether there are sets of genes.
     weights_of
-        The model whose weights are the first.
+        The model whose weights training starts from.
     """
 
     params: Collection[str] = ()
@@ -37,14 +37,14 @@ class Demands:
 
     @classmethod
     def by(cls, data: DataOptions, train: TrainOptions) -> Demands:
-        """Return what the options ask for; `InputError` where there is no model to start from."""
+        """Return the requests in the options; `InputError` if there is no model to start from."""
         start = None
         if train.init_from is not None and train.model in UNNAMED:
             start = str(read_description(train.init_from)["model"])
         return cls(train.params, train.bounds_steps, data.gene_sets is not None, start)
 
     def is_known_by(self, traits: Traits) -> bool:
-        """Whether a model can be trained so."""
+        """Say whether a model can be trained in this way."""
         return (
             not (self.steps and traits.solves)
             and not (self.sets and not traits.uses_sets)
@@ -60,11 +60,11 @@ def choose_model(
     pairing: Pairing,
     kinds: Sequence[ModalityKind],
     links: bool,
-    asked: Demands = Demands(),
+    demands: Demands = Demands(),
 ) -> tuple[Traits, str]:
-    """Return the model's traits and why it was taken.
+    """Return the model's traits and why it was chosen.
 
-    `auto` takes the first in rank that knows all that is asked of training.
+    `auto` takes the first in rank that meets all requests for the training.
 
     Raises
     ------
@@ -79,9 +79,9 @@ def choose_model(
     fitting = [name for name, problem in problems.items() if problem is None]
     if requested == BEST and task is not Task.INTEGRATE:
         raise UsageError(
-            f"--model {BEST} compares integrations, and this is to {task}",
+            f"--model {BEST} compares integrations, but this command is to {task}",
             field="--model",
-            hint="leave it out, or integrate with it and go on with --from-model",
+            hint="leave it out, or integrate with it and then use --from-model",
         )
     if requested not in UNNAMED:
         traits = traits_of(requested)
@@ -98,26 +98,26 @@ def choose_model(
             "no model fits these data", field="--model", found=reasons, hint=_what_would_help(problems)
         )
     able = candidates(task=task, pairing=pairing, kinds=kinds, links=links)
-    ranked = [traits for traits in able if asked.is_known_by(traits)] or able
+    ranked = [traits for traits in able if demands.is_known_by(traits)] or able
     models = available()
     leading = [models[name] for name in fitting if task in models[name].leads]
     best = [*leading, *ranked, *(models[name] for name in fitting)][0]
     why = f"{pairing} cells{' with links' if links else ''}"
     if requested == BEST and len(ranked) > 1:
-        why += f"; {', '.join(t.name for t in ranked)} are compared first, and the best is taken"
+        why += f"; {', '.join(t.name for t in ranked)} are compared first, and the best is chosen"
     return best, f"recommended for {why}" if leading or ranked else f"a model that takes {why}"
 
 
 def candidates(
-    *, task: Task, pairing: Pairing, kinds: Sequence[ModalityKind], links: bool, asked: Demands = Demands()
+    *, task: Task, pairing: Pairing, kinds: Sequence[ModalityKind], links: bool, demands: Demands = Demands()
 ) -> list[Traits]:
-    """Return the models ranked for such cells that can do the task and know what is asked, in order."""
+    """Return the models that can do the task and meet the requests, in their order of rank for such cells."""
     able = [
         traits
         for traits in available().values()
         if pairing in traits.rank
         and problem_with(traits, task=task, pairing=pairing, kinds=kinds, links=links) is None
-        and asked.is_known_by(traits)
+        and demands.is_known_by(traits)
     ]
     return sorted(able, key=lambda traits: traits.rank[pairing])
 

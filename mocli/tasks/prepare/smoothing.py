@@ -1,8 +1,8 @@
-"""Cells by the features of their own modality: coordinates, nearest cells, and averages over these.
+"""Cells in the features of their own modality: coordinates, nearest cells, and averages over these.
 
-A single cell is noisy, its neighbourhood in its own modality much less so. How
-far linked features lean on the neighbours is read from the data: the less of a
-linked feature the neighbours' mean explains, the more of it is noise.
+A single cell is noisy, its neighbourhood in its own modality much less so. How strongly linked features are
+averaged is estimated from the data: the less of a linked feature the neighbours' mean explains, the more of
+it is noise.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ LEADING = 30
 """Principal components that define neighbours; the later ones are mostly noise."""
 
 SAMPLE = 2000
-"""Cells from which the share of noise is read."""
+"""Cells from which the share of noise is estimated."""
 
 LEAST, MOST = 0.5, 0.95
 
 MAX_REFERENCE = 50_000
-"""Training cells kept with a model, among which new cells find their neighbours."""
+"""Most training cells kept with a model, among which new cells find their neighbours."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Training cells of one modality, over which new cells are averaged as they were.
+    """Training cells of one modality, over which new cells are averaged as the training cells were.
 
     Attributes
     ----------
@@ -75,17 +75,17 @@ class Reference:
 
     def average(self, features: FeatureMatrix) -> FeatureMatrix:
         """Average new cells over their nearest training cells, a training cell itself left out."""
-        own = dense_rows(without_averaging(features), np.arange(features.n_obs))
+        values = dense_rows(without_averaging(features), np.arange(features.n_obs))
         ordered, center = are_components(features.names), self.scores.mean(0)
-        points, reference = (leading(x - center, ordered=ordered) for x in (own, self.scores))
+        points, reference = (leading(x - center, ordered=ordered) for x in (values, self.scores))
         k = min(self.n_neighbors, len(reference) - 1)
-        averaged = np.empty_like(own)
-        for part in chunks(len(own), 4096):
-            near = knn(points[part], reference, k + 1, metric="cosine")[1]
-            same = np.isclose(self.scores[near[:, 0]], own[part], rtol=1e-4, atol=1e-5).all(axis=1)
-            near = np.where(np.asarray(same).reshape(-1, 1), near[:, 1:], near[:, :-1])
-            mean = self.scores[near].mean(1)
-            averaged[part] = (1 - self.weight) * own[part] + self.weight * mean
+        averaged = np.empty_like(values)
+        for part in chunks(len(values), 4096):
+            nearest = knn(points[part], reference, k + 1, metric="cosine")[1]
+            same = np.isclose(self.scores[nearest[:, 0]], values[part], rtol=1e-4, atol=1e-5).all(axis=1)
+            nearest = np.where(np.asarray(same).reshape(-1, 1), nearest[:, 1:], nearest[:, :-1])
+            mean = self.scores[nearest].mean(1)
+            averaged[part] = (1 - self.weight) * values[part] + self.weight * mean
         return FeatureMatrix(averaged, features.names)
 
 
@@ -97,10 +97,10 @@ def smooth_inputs(bundle: MultiOmics, weight: float, *, seed: int, say: Callable
     """
     modalities = dict(bundle.modalities)
     for name, m in bundle.modalities.items():
-        near = find_neighbors(m.features, seed=seed)
-        if near is not None and weight > 0:
-            modalities[name] = replace(m, features=replace(m.features, neighbors=near, smoothing=weight))
-            say(f"{name}: inputs averaged over the {near.shape[1]} nearest cells, weight {weight:.2f}")
+        neighbors = find_neighbors(m.features, seed=seed)
+        if neighbors is not None and weight > 0:
+            modalities[name] = replace(m, features=replace(m.features, neighbors=neighbors, smoothing=weight))
+            say(f"{name}: inputs averaged over the {neighbors.shape[1]} nearest cells, weight {weight:.2f}")
     return replace(bundle, modalities=modalities)
 
 
@@ -110,13 +110,13 @@ def smooth_links(bundle: MultiOmics, *, seed: int, say: Callable[[str], None]) -
     The neighbours are those of the inputs; the weight is 1 minus the mean R^2
     of predicting a linked feature from them, between 0.5 and 0.95.
     """
-    near: Mapping[str, NDArray[np.int32] | None] = {
+    neighbors: Mapping[str, NDArray[np.int32] | None] = {
         name: find_neighbors(m.features, seed=seed) for name, m in bundle.modalities.items()
     }
     links = []
     for link in bundle.links:
-        source = _smoothed(link.source_features, near[link.source], seed=seed)
-        target = _smoothed(link.target_features, near[link.target], seed=seed)
+        source = _smoothed(link.source_features, neighbors[link.source], seed=seed)
+        target = _smoothed(link.target_features, neighbors[link.target], seed=seed)
         for name, side in ((link.source, source), (link.target, target)):
             if side.neighbors is not None:
                 k = side.neighbors.shape[1]
@@ -144,32 +144,32 @@ def find_neighbors(features: FeatureMatrix, *, seed: int) -> NDArray[np.int32] |
     points = leading(principal_components(features, np.arange(n), seed=seed), ordered=ordered)
     k = min(int(np.clip(round(np.sqrt(n)), 10, 100)), n - 1)
     # the table lives as long as training does: half the bytes are enough, and no second copy
-    near = np.empty((n, k), np.int32)
+    neighbors = np.empty((n, k), np.int32)
     # an index of many cells is made once
     for part in chunks(n, 4096 if n <= EXACT else n):
-        found = nearby(points[part], points, k + 1, metric="cosine")[1]
-        own = found == np.arange(part.start, part.stop)[:, None]
+        nearest = nearby(points[part], points, k + 1, metric="cosine")[1]
+        is_itself = nearest == np.arange(part.start, part.stop)[:, None]
         # a cell that its duplicates crowd out of its own list loses the last of them
-        own[~own.any(1), -1] = True
-        near[part] = found[~own].reshape(-1, k)
-    return near
+        is_itself[~is_itself.any(1), -1] = True
+        neighbors[part] = nearest[~is_itself].reshape(-1, k)
+    return neighbors
 
 
-def _smoothed(features: FeatureMatrix, near: NDArray[np.int32] | None, *, seed: int) -> FeatureMatrix:
-    if near is None:
+def _smoothed(features: FeatureMatrix, neighbors: NDArray[np.int32] | None, *, seed: int) -> FeatureMatrix:
+    if neighbors is None:
         return features
-    weight = float(np.clip(1 - _explained(features, near, seed=seed).mean(), LEAST, MOST))
-    return replace(features, neighbors=near, smoothing=weight)
+    weight = float(np.clip(1 - _explained(features, neighbors, seed=seed).mean(), LEAST, MOST))
+    return replace(features, neighbors=neighbors, smoothing=weight)
 
 
-def _explained(features: FeatureMatrix, near: NDArray[np.int32], *, seed: int) -> FloatArray:
+def _explained(features: FeatureMatrix, neighbors: NDArray[np.int32], *, seed: int) -> FloatArray:
     """R^2, at least 0, of each column when predicted by the neighbours' mean, `(n_columns,)`."""
     n = features.n_obs
     rows = np.sort(np.random.default_rng(seed).choice(n, min(n, SAMPLE), replace=False))
-    own = dense_rows(features, rows)
-    mean = dense_rows(replace(features, neighbors=near, smoothing=1.0), rows)
-    variance = own.var(0)
-    residual = np.square(own - mean).mean(0)
+    values = dense_rows(features, rows)
+    mean = dense_rows(replace(features, neighbors=neighbors, smoothing=1.0), rows)
+    variance = values.var(0)
+    residual = np.square(values - mean).mean(0)
     explained = np.zeros_like(variance)
     np.divide(variance - residual, variance, out=explained, where=variance > 0)
     clipped: FloatArray = np.clip(explained, 0, 1)
@@ -177,15 +177,15 @@ def _explained(features: FeatureMatrix, near: NDArray[np.int32], *, seed: int) -
 
 
 def comparable(m: Modality, rows: IntArray, *, seed: int, standardise: bool) -> FeatureMatrix:
-    """Return some rows after the transform that their kind has by default, whatever a model takes them for.
+    """Return some rows after the default transform of their kind, whatever the model's likelihood.
 
-    Counts of proteins become CLR, of genes log-normalised, of peaks LSI; what has no likelihood was
-    transformed before. So the figures of `integrate` and `benchmark` are of the same places.
+    Counts of proteins become CLR, those of genes log-normalised, of peaks LSI; a modality without a
+    likelihood was transformed before. So `integrate` and `benchmark` compare the same coordinates.
 
     Parameters
     ----------
     standardise
-        Whether all features count the same; else the variable ones lead.
+        Whether all features count the same; else variable ones count more.
     """
     features = without_averaging(m.features)
     if m.likelihood is None or len(rows) < 2:
@@ -224,7 +224,7 @@ def own_neighbors(places: FloatArray) -> IntArray:
 
 
 def principal_components(features: FeatureMatrix, rows: IntArray, *, seed: int) -> FloatArray:
-    """Scores `(n, <= 50)`, centred, not averaged over neighbours. Few features are taken as they are."""
+    """Scores `(n, <= 50)`, centred, not averaged over neighbours. Few features are used unchanged."""
     features = without_averaging(features)
     if min(N_COMPONENTS, len(rows) - 1, features.n_vars - 1) < 2 or features.n_vars <= N_COMPONENTS:
         return centred(dense_rows(features, rows))

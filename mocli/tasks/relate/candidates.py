@@ -19,7 +19,7 @@ from mocli.tasks.run.frame import Tell
 from mocli.types import CSR, IntArray, ModalityKind
 
 MOST_PAIRS = 2_000_000
-"""Pairs of features without genomic positions that are all tested; of more, the strongest."""
+"""All pairs of features without positions are tested up to this many; of more, the strongest."""
 TOP = 10
 
 _GENES = {ModalityKind.RNA: "gene", ModalityKind.PROT: "protein", ModalityKind.CYTO: "protein"}
@@ -32,13 +32,13 @@ class Candidates:
     Attributes
     ----------
     first
-        Imputed features, those chosen only; `columns` are their positions in the modality.
+        The chosen imputed features; `columns` are their positions in the modality.
     second
         Measured features.
     vicinity
-        Genes and the peaks around them, None where features have no places.
+        Genes and the peaks around them, None where features have no genomic positions.
     top
-        Of too many pairs without genomic positions, how many of every feature are tested.
+        How many pairs of every feature are tested where there are no positions and too many pairs.
     """
 
     first: Features
@@ -49,7 +49,7 @@ class Candidates:
 
     @property
     def labels(self) -> tuple[str, str]:
-        """What a table calls the two sides."""
+        """The names of the two sides in a table."""
         if self.vicinity is None:
             return self.first.modality, self.second.modality
         return _GENES.get(self.first.kind, "gene"), "peak"
@@ -60,29 +60,29 @@ class Candidates:
         Parameters
         ----------
         measured, imputed
-            As `relate` takes them; looked at only where there are too many pairs.
+            As `relate` takes them; used only where there are too many pairs.
         """
-        near = self.vicinity
-        if near is None:
+        vicinity = self.vicinity
+        if vicinity is None:
             n_first, n_second = len(self.first.names), len(self.second.names)
             if n_first * n_second <= MOST_PAIRS:
                 return all_pairs(n_first, n_second)
             return strongest_pairs(measured, imputed, n_first, top=self.top)
-        return genomic_pairs(near)
+        return genomic_pairs(vicinity)
 
     def summary(self) -> str:
-        """Say what is tested."""
-        near = self.vicinity
-        if near is not None:
+        """Say in a line which pairs are tested."""
+        vicinity = self.vicinity
+        if vicinity is not None:
             return (
-                f"{len(near.gene):,} pairs to test: {len(np.unique(near.gene)):,} {self.labels[0]}s "
-                f"and {len(np.unique(near.peak)):,} peaks near them"
+                f"{len(vicinity.gene):,} pairs to test: {len(np.unique(vicinity.gene)):,} {self.labels[0]}s "
+                f"and {len(np.unique(vicinity.peak)):,} peaks near them"
             )
         n = len(self.first.names) * len(self.second.names)
-        of = " x ".join(f"{len(f.names):,} {f.modality}" for f in (self.first, self.second))
+        sides = " x ".join(f"{len(f.names):,} {f.modality}" for f in (self.first, self.second))
         if n <= MOST_PAIRS:
-            return f"{n:,} pairs to test: {of} features"
-        return f"the {self.top} strongest pairs of every feature are tested, of {n:,}: {of} features"
+            return f"{n:,} pairs to test: {sides} features"
+        return f"the {self.top} strongest pairs of every feature are tested, of {n:,}: {sides} features"
 
 
 def find_candidates(
@@ -109,7 +109,7 @@ def find_candidates(
     Raises
     ------
     UsageError
-        A window or gene table for features without places.
+        A window or gene table for features without genomic positions.
     InputError
         As `read_genes` and `find_vicinity` raise it.
     """
@@ -121,7 +121,8 @@ def find_candidates(
     )
     if gtf is None and window is not None:
         raise UsageError(
-            "--window is counted from transcription starts, which a gene table names",
+            "--window needs --gtf: it is measured from transcription start sites, which are read from a "
+            "gene table",
             field="--window",
             found=f"{window:,}, no gene table",
             hint="give --gtf FILE (GTF, GFF3, BED or a table), or leave --window out",
@@ -140,48 +141,48 @@ def find_candidates(
             field="--gtf",
             found="; ".join(f"{f.modality} ({f.kind}): {', '.join(f.names[:2])}" for f in (first, second)),
             expected="names such as chr1:1000-1500 on one side",
-            hint="leave --gtf and --window out to test pairs wherever they lie, "
-            "or name the column of var that holds such names with --var-key",
+            hint="leave out --gtf and --window to test pairs wherever they lie, or give --var-key, the "
+            "column of var that holds such names",
         )
     table = read_genes(gtf)
-    near = find_vicinity(chosen, second, table, window=WINDOW if window is None else window)
+    vicinity = find_vicinity(chosen, second, table, window=WINDOW if window is None else window)
     tell.say(f"{len(table.frame):,} genes from {table.path}")
-    for note in (*table.notes, *near.notes):
+    for note in (*table.notes, *vicinity.notes):
         if note.startswith("warning: "):
             tell.warn(note.removeprefix("warning: "))
         else:
             tell.say(note)
-    candidates = Candidates(chosen, second, columns, near, top=top)
-    if near.n_unplaced_genes:
+    candidates = Candidates(chosen, second, columns, vicinity, top=top)
+    if vicinity.n_unplaced_genes:
         tell.warn(
-            f"{near.n_unplaced_genes:,} of {len(chosen.names):,} {candidates.labels[0]}s are not in "
-            f"{table.path} and not tested: {_some(near.unplaced_genes, near.n_unplaced_genes)}"
+            f"{vicinity.n_unplaced_genes:,} of {len(chosen.names):,} {candidates.labels[0]}s are not in "
+            f"{table.path} and not tested: {_some(vicinity.unplaced_genes, vicinity.n_unplaced_genes)}"
         )
     tell.say(candidates.summary())
     return candidates
 
 
 def choose_genes(features: Features, wanted: Sequence[str], *, warn: Callable[[str], None]) -> IntArray:
-    """Return the positions of features asked for, in the modality's order; of all where none is.
+    """Return the positions of the features asked for, in the modality's order; of all if none is asked for.
 
     Raises
     ------
     InputError
-        None of them is there.
+        The modality has none of them.
     """
     if not wanted:
         return np.arange(len(features.names))
-    found = FeatureIndex(features).match(wanted)
-    lost = (*found.missing, *found.ambiguous)
-    places = sorted({p for positions in found.positions for p in positions})
+    match = FeatureIndex(features).match(wanted)
+    lost = (*match.missing, *match.ambiguous)
+    places = sorted({p for positions in match.positions for p in positions})
     if not places:
-        near = nearest_names(lost[0], features.names)
+        nearest = nearest_names(lost[0], features.names)
         raise InputError(
             f"none of the {len(wanted):,} genes of --genes is in '{features.modality}'",
             field="--genes",
             found=_some(lost[:5], len(lost)),
             expected=", ".join(features.names[:5]),
-            hint=f"did you mean '{near[0]}'?" if near else None,
+            hint=f"did you mean '{nearest[0]}'?" if nearest else None,
         )
     if lost:
         warn(
@@ -193,8 +194,8 @@ def choose_genes(features: Features, wanted: Sequence[str], *, warn: Callable[[s
 
 
 def _with_nearest(name: str, names: Sequence[str]) -> str:
-    near = nearest_names(name, names)
-    return f"{name} (did you mean {near[0]}?)" if near else name
+    nearest = nearest_names(name, names)
+    return f"{name} (did you mean {nearest[0]}?)" if nearest else name
 
 
 def _some(names: Sequence[str], n: int) -> str:

@@ -1,4 +1,4 @@
-"""Which features of two modalities go together: imputed ones of A against measured ones of B.
+"""Which features of two modalities go together: imputed features of A against measured features of B.
 
 `relate` is called once the candidates are known:
 
@@ -92,7 +92,7 @@ def genomic_pairs(vicinity: Vicinity) -> FeaturePairs:
 
 
 def strongest_pairs(measured: CSR, imputed: Imputed, n_first: int, *, top: int) -> FeaturePairs:
-    """Of all pairs those that are among the `top` by |Pearson's r| of either of their features.
+    """Return the pairs that are among the `top` by |Pearson's r| for either of their features.
 
     At most `top * (n_first + p_B)` pairs, by first, then by second feature; of
     equal correlations the earlier feature is kept.
@@ -105,16 +105,16 @@ def strongest_pairs(measured: CSR, imputed: Imputed, n_first: int, *, top: int) 
     for columns, values in _blocks(np.arange(n_first), imputed, n, beside=n_second):
         strength = np.nan_to_num(np.abs(rows.times(unit_dense(values))), nan=-1.0)
         place = np.argsort(-strength, axis=0, kind="stable")[:top]
-        kept = np.take_along_axis(strength, place, axis=0) >= 0
-        of_first.append((np.broadcast_to(columns, place.shape)[kept], place[kept]))
+        strong = np.take_along_axis(strength, place, axis=0) >= 0
+        of_first.append((np.broadcast_to(columns, place.shape)[strong], place[strong]))
         best = np.concatenate([best, strength], axis=1)
         owner = np.concatenate([owner, np.broadcast_to(columns, strength.shape)], axis=1)
         place = np.argsort(-best, axis=1, kind="stable")[:, :top]
         best, owner = (np.take_along_axis(v, place, axis=1) for v in (best, owner))
-    known = (owner >= 0) & (best >= 0)
-    second, _ = np.nonzero(known)
-    found = [*of_first, (owner[known], second)]
-    keys = np.concatenate([first * n_second + second for first, second in found])
+    among_best = (owner >= 0) & (best >= 0)
+    second, _ = np.nonzero(among_best)
+    candidates = [*of_first, (owner[among_best], second)]
+    keys = np.concatenate([first * n_second + second for first, second in candidates])
     first, second = np.divmod(np.unique(keys).astype(np.int64), n_second)
     return FeaturePairs(first, second, n_compared=n_first * n_second)
 
@@ -130,17 +130,16 @@ def relate(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Relations:
-    """Correlate imputed features with measured ones over cells, and say what chance gives.
+    """Correlate imputed features with measured ones over cells, and compare with two null distributions.
 
-    *Permutation null* (`p`): the cells of the imputed side are permuted, the same
-    `n_permutations` times for all features; the correlations of the candidates
-    under every permutation, times sqrt(n - 1), are pooled over pairs (of random
-    features of A, above 2,000,000 values), and
-    p = (1 + #{null |r| >= |r|}) / (1 + #null). It says that two features differ
-    between cells, as most that differ between cell types do.
+    *Permutation null* (`p`): the cells of the imputed side are permuted, the same `n_permutations` times
+    for all features; the correlations of the candidates under every permutation, times sqrt(n - 1), are
+    pooled over pairs (of random features of A, above 2,000,000 values), and p = (1 + #{null |r| >= |r|}) /
+    (1 + #null). A small p says only that both features differ between cells, as most do that differ between
+    cell types.
 
     *Matched null* (`z_matched`, `p_matched`): the same imputed feature against
-    features of B that have nothing to do with it but are seen in as many cells.
+    features of B that are unrelated to it but detected in as many cells.
     `n_matched` features are drawn from every decile of the fraction of cells with
     signal, up to 2,000 where there are few features of A. Where B has homes
     (peaks), those on the chromosomes of the first feature's candidates are left
@@ -211,11 +210,11 @@ def relate(
     for chosen, values in _blocks(
         order, lambda k: imputed(first[k]), measured.shape[0], stored=None if at_once else stored
     ):
-        at = np.concatenate([np.arange(start[k], start[k] + length[k]) for k in chosen])
-        union = np.arange(len(used)) if at_once else np.unique(local[at])
+        entries = np.concatenate([np.arange(start[k], start[k] + length[k]) for k in chosen])
+        union = np.arange(len(used)) if at_once else np.unique(local[entries])
         of_union = columns if at_once else columns[:, union]
         for scope in pool:
-            scope.add(chosen, values, union, of_union, np.searchsorted(union, local[at]), at)
+            scope.add(chosen, values, union, of_union, np.searchsorted(union, local[entries]), entries)
         done += len(chosen)
         if progress is not None:
             progress(done, len(first))
@@ -258,7 +257,7 @@ def _cells(
 def _blocks(
     features: IntArray, imputed: Imputed, n: int, *, beside: int = 0, stored: IntArray | None = None
 ) -> Iterator[tuple[IntArray, FloatArray]]:
-    """Yield features and their imputed values `(n, k)`, as many as memory is meant for.
+    """Yield features and their imputed values `(n, k)`, as many at a time as fit into the planned memory.
 
     Parameters
     ----------
@@ -280,9 +279,9 @@ def _blocks(
             raise ValueError(f"imputed values of shape {values.shape}, expected {(n, len(chosen))}")
         if not np.isfinite(values).all():
             raise InputError(
-                "imputed values are not finite",
+                "some imputed values are not finite",
                 found=f"{int((~np.isfinite(values)).sum()):,} of {values.size:,} values",
-                hint="the model may not have converged: look at its losses in the report",
+                hint="the model may not have converged; check its losses in the report",
             )
         yield chosen, values
 

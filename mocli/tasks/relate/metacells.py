@@ -1,8 +1,8 @@
-"""Genes against peaks over metacells, cells averaged with those nearest to them, and two backgrounds.
+"""Genes against peaks over metacells (cells averaged with their nearest cells), and two backgrounds.
 
-A shallow cell says little of one gene and less of one peak; an average over its nearest cells says what cells
-of its kind do. Two such averages go together wherever both differ between kinds of cells, so that a pair is
-held against backgrounds of both its sides, as Signac holds a gene against peaks elsewhere (Stuart et al.
+A shallow cell says little of one gene and less of one peak; an average over its nearest cells says what
+cells of its kind do. Two such averages correlate wherever both differ between kinds of cells, so a pair is
+compared with backgrounds of both its sides, as Signac compares a gene with peaks elsewhere (Stuart et al.
 2021, doi:10.1038/s41592-021-01282-5):
 
     z_gene = (r - mean of the gene's r with peaks of other chromosomes, as open as the peak) / their deviation
@@ -25,11 +25,11 @@ from mocli.tasks.trained.coordinates import SourceCells, View
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
 FEWEST_CELLS = 100
-"""Cells with both sides measured, below which no metacells are made."""
+"""Fewest cells with both sides measured from which metacells are made."""
 N_METACELLS = 3_000
 N_NEIGHBORS = 50
 LEADING = 20
-"""Components of expression in which cells are near each other."""
+"""Principal components of expression in which the nearest cells are found."""
 N_PANEL, N_GENES = 1_500, 300
 """Peaks and genes drawn for the backgrounds."""
 _TENTHS = 10
@@ -76,7 +76,7 @@ class Metacells:
 
 @dataclass(frozen=True, eq=False)
 class MetacellScores:
-    """What metacells say of pairs, `(n_pairs,)` each; NaN where a feature is constant."""
+    """Scores of pairs over metacells, `(n_pairs,)` each; NaN where a feature is constant."""
 
     correlation: DoubleArray
     z_gene: DoubleArray
@@ -94,7 +94,7 @@ def score_pairs(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> MetacellScores:
-    """Correlate genes and peaks over metacells, and hold the correlations against both backgrounds.
+    """Correlate genes and peaks over metacells, and compare the correlations with both backgrounds.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def score_pairs(
     able = np.flatnonzero(open_share > 0)
     panel = np.sort(rng.choice(able, min(N_PANEL, len(able)), replace=False))
     edges = np.quantile(open_share[panel], np.linspace(0, 1, _TENTHS + 1)[1:-1])
-    tenth, tenth_of_panel = (np.searchsorted(edges, open_share[which]) for which in (pairs.second, panel))
+    tenth, tenth_of_panel = (np.searchsorted(edges, open_share[columns]) for columns in (pairs.second, panel))
     used = np.unique(pairs.first)
     expressed = np.unique(genes.indices)
     drawn = np.sort(rng.choice(expressed, min(N_GENES, len(expressed)), replace=False))
@@ -124,23 +124,23 @@ def score_pairs(
     mean_peak, deviation_peak = _of_peaks(metacells, peaks, second, unit_drawn, gene_home[drawn], home)
     mean_panel, deviation_panel = _of_peaks(metacells, peaks, panel, unit_drawn, gene_home[drawn], home)
     done = 0
-    for span, unit_genes, unit_peaks, at, place in _blocks(metacells, genes, peaks, pairs):
+    for span, unit_genes, unit_peaks, gene_column, place in _blocks(metacells, genes, peaks, pairs):
         first = pairs.first[span]
-        r[span] = np.einsum("ij,ij->j", unit_genes[:, at], unit_peaks[:, place])
+        r[span] = np.einsum("ij,ij->j", unit_genes[:, gene_column], unit_peaks[:, place])
         against = (unit_genes.T @ unit_panel).astype(np.float64)
-        own = np.unique(first)
-        against[gene_home[own][:, None] == home[panel][None]] = np.nan
+        distinct_genes = np.unique(first)
+        against[gene_home[distinct_genes][:, None] == home[panel][None]] = np.nan
         mean, deviation = _by_tenth(against, tenth_of_panel)
-        z_gene[span] = (r[span] - mean[at, tenth[span]]) / deviation[at, tenth[span]]
+        z_gene[span] = (r[span] - mean[gene_column, tenth[span]]) / deviation[gene_column, tenth[span]]
         # what pairs of different chromosomes come to, for p
-        few = rng.choice(len(own), min(len(own), 50), replace=False)
+        few = rng.choice(len(distinct_genes), min(len(distinct_genes), 50), replace=False)
         null = (against[few] - mean[few][:, tenth_of_panel]) / deviation[few][:, tenth_of_panel]
         null_gene.append((null + (against[few] - mean_panel) / deviation_panel).ravel() / 2)
-        done += len(own)
+        done += len(distinct_genes)
         if progress is not None:
             progress(done, len(used))
-    at = np.searchsorted(second, pairs.second)
-    z_peak = (r - mean_peak[at]) / deviation_peak[at]
+    peak_row = np.searchsorted(second, pairs.second)
+    z_peak = (r - mean_peak[peak_row]) / deviation_peak[peak_row]
     z = (z_gene + z_peak) / 2
     constant = (np.abs(r) < 1e-12) | ~np.isfinite(z)
     for values in (r, z_gene, z_peak, z):
@@ -157,27 +157,27 @@ def _logged(x: CSR) -> CSR:
 def _of_peaks(
     metacells: Metacells,
     peaks: CSR,
-    which: IntArray,
+    some_peaks: IntArray,
     unit_genes: FloatArray,
     genes_home: IntArray,
     home: IntArray,
 ) -> tuple[DoubleArray, DoubleArray]:
     """Mean and deviation of the correlations of some peaks with genes of other chromosomes."""
-    mean, deviation = np.empty(len(which)), np.empty(len(which))
-    for some in chunks(len(which), 2_000):
-        r = (metacells.average(peaks[:, which[some]]).T @ unit_genes).astype(np.float64)
-        r[home[which[some]][:, None] == genes_home[None]] = np.nan
+    mean, deviation = np.empty(len(some_peaks)), np.empty(len(some_peaks))
+    for some in chunks(len(some_peaks), 2_000):
+        r = (metacells.average(peaks[:, some_peaks[some]]).T @ unit_genes).astype(np.float64)
+        r[home[some_peaks[some]][:, None] == genes_home[None]] = np.nan
         mean[some], deviation[some] = _moments(r)
     return mean, deviation
 
 
 def _moments(r: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
-    """Mean and deviation of every row without its NaN; NaN where fewer than 10 are left."""
-    known = np.isfinite(r)
-    n = known.sum(1)
-    filled = np.where(known, r, 0)
+    """Mean and deviation of every row without its NaN; NaN where fewer than 10 values remain."""
+    finite = np.isfinite(r)
+    n = finite.sum(1)
+    filled = np.where(finite, r, 0)
     mean = filled.sum(1) / np.maximum(n, 1)
-    variance = np.square(np.where(known, r - mean[:, None], 0)).sum(1) / np.maximum(n - 1, 1)
+    variance = np.square(np.where(finite, r - mean[:, None], 0)).sum(1) / np.maximum(n - 1, 1)
     enough = (n >= _FEWEST) & (variance > 0)
     return np.where(enough, mean, np.nan), np.where(enough, np.sqrt(variance), np.nan)
 
@@ -199,16 +199,16 @@ def _blocks(
     """Yield a run of pairs, unit columns of its genes and of its peaks, and which of these each pair has."""
     used = np.unique(pairs.first)
     for some in chunks(len(used), BLOCK):
-        own = used[some]
-        begin, end = np.searchsorted(pairs.first, [own[0], own[-1] + 1])
+        some_genes = used[some]
+        begin, end = np.searchsorted(pairs.first, [some_genes[0], some_genes[-1] + 1])
         span = slice(int(begin), int(end))
-        near = np.unique(pairs.second[span])
+        some_peaks = np.unique(pairs.second[span])
         yield (
             span,
-            metacells.average(genes[:, own]),
-            metacells.average(peaks[:, near]),
-            np.searchsorted(own, pairs.first[span]),
-            np.searchsorted(near, pairs.second[span]),
+            metacells.average(genes[:, some_genes]),
+            metacells.average(peaks[:, some_peaks]),
+            np.searchsorted(some_genes, pairs.first[span]),
+            np.searchsorted(some_peaks, pairs.second[span]),
         )
 
 

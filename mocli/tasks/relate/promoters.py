@@ -1,4 +1,4 @@
-"""Whether promoters stand out: true gene-promoter pairs against pairs of the same distance across genes."""
+"""Whether promoters stand out: true pairs of gene and promoter against mismatched pairs as far apart."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def promoter_controls(vicinity: Vicinity, *, seed: int = 0) -> FeaturePairs:
     Pairs for `correlate`, sorted by gene; a pair may occur twice.
     """
     promoter = np.flatnonzero(np.abs(vicinity.distance) <= PROMOTER)
-    near = np.searchsorted(_BIN_EDGES, np.abs(vicinity.distance[promoter]), side="right")
+    distance_bin = np.searchsorted(_BIN_EDGES, np.abs(vicinity.distance[promoter]), side="right")
     home = vicinity.chrom_code[vicinity.peak[promoter]]
     rng = np.random.default_rng(seed)
     gene: list[IntArray] = [np.zeros(0, np.int64)]
     peak: list[IntArray] = [np.zeros(0, np.int64)]
-    for k in np.unique(near):
-        members = promoter[near == k]
-        of_chrom = home[near == k]
+    for k in np.unique(distance_bin):
+        members = promoter[distance_bin == k]
+        of_chrom = home[distance_bin == k]
         order = np.argsort(of_chrom, kind="stable")
         members, of_chrom = members[order], of_chrom[order]
         begin, end = (np.searchsorted(of_chrom, of_chrom, side=s) for s in ("left", "right"))
@@ -55,7 +55,7 @@ def promoter_controls(vicinity: Vicinity, *, seed: int = 0) -> FeaturePairs:
 
 
 def promoter_enrichment(table: pd.DataFrame, controls: DoubleArray) -> Figures:
-    """Say whether promoter peaks are among the pairs that correlate most.
+    """Test whether promoter peaks are among the pairs that correlate most.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def _compare(figures: Figures, name: str, a: DoubleArray, b: DoubleArray, what_a
 
 
 def _top(a: DoubleArray, b: DoubleArray) -> tuple[BoolArray, BoolArray]:
-    """Which pairs are in the top tenth of both together, ties with the last included."""
+    """Say which pairs are in the top tenth of both kinds together, ties with the last included."""
     together = np.sort(np.concatenate([a, b]))[::-1]
     if not len(together):
         return a > 0, b > 0

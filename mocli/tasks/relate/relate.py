@@ -1,4 +1,4 @@
-"""Imputed features against measured ones: the pairs tested, their table, and what is known beside it."""
+"""Imputed features against measured ones: the pairs tested, their table, and what is known about them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PATIENCE = 30.0  # seconds between two lines about progress
 
 @dataclass(frozen=True, eq=False)
 class Related:
-    """What goes with what.
+    """Pairs of features and how strongly they go together.
 
     Attributes
     ----------
@@ -69,8 +69,7 @@ def relate_features(
 ) -> Related:
     """Correlate imputed features of the target with measured ones of the source.
 
-    Both on the scale `log`, normalised by depth, so that a deep cell is no reason
-    to go together.
+    Both are on the scale `log`, normalised by depth, so that features do not correlate through depth alone.
 
     Parameters
     ----------
@@ -87,7 +86,7 @@ def relate_features(
     source, target = translation.source, translation.target
     if source not in translation.saved.readouts:
         raise InputError(
-            f"the model cannot give values of '{source}'", hint="train it again with this version of mocli"
+            f"the model cannot predict values of '{source}'", hint="train it again with this version of mocli"
         )
     x, absent = translation.measured(source, rows)
 
@@ -106,8 +105,8 @@ def relate_features(
         seed=seed,
         progress=progress(say, "correlating", "imputed features"),
     )
-    near = candidates.vicinity
-    controls = None if near is None else promoter_controls(near, seed=seed)
+    vicinity = candidates.vicinity
+    controls = None if vicinity is None else promoter_controls(vicinity, seed=seed)
     partners = translation.partners()[rows]
     both = np.flatnonzero(partners >= 0)
     beside = None
@@ -141,7 +140,7 @@ def relate_features(
 
 
 def _linked(translation: Translation, candidates: Candidates) -> Callable[[FeaturePairs], BoolArray] | None:
-    """Whether pairs were links in training; None where the two were not linked."""
+    """Say whether pairs were links in training; None where the two were not linked."""
     sides = link_sides(translation.saved, translation.source, translation.target)
     if sides is None:
         return None
@@ -152,23 +151,27 @@ def _linked(translation: Translation, candidates: Candidates) -> Callable[[Featu
 
 def _tabulate(
     candidates: Candidates,
-    found: Relations,
+    relations: Relations,
     beside: Relations | None,
     linked: Callable[[FeaturePairs], BoolArray] | None,
 ) -> pd.DataFrame:
-    """Lay out with features as numbers, so that columns can be added pair by pair; then name them."""
-    pairs, near, labels = found.pairs, candidates.vicinity, candidates.labels
+    """Build the table with features as numbers, so that columns can be added pair by pair; then name them."""
+    pairs, vicinity, labels = relations.pairs, candidates.vicinity, candidates.labels
     n_first, n_second = len(candidates.first.names), len(candidates.second.names)
-    table = relations_table(found, np.arange(n_first), np.arange(n_second), labels=labels, vicinity=near)
+    table = relations_table(
+        relations, np.arange(n_first), np.arange(n_second), labels=labels, vicinity=vicinity
+    )
     sides = [table[label].to_numpy(dtype=np.int64) for label in labels]
     row = np.searchsorted(pairs.first * n_second + pairs.second, sides[0] * n_second + sides[1])
     if beside is not None:
         by_group = {one.group: one.correlation for one in beside.sets}
         values = np.full(len(table), np.nan)
-        groups = table["group"].to_numpy() if "group" in table else np.full(len(table), found.sets[0].group)
+        groups = (
+            table["group"].to_numpy() if "group" in table else np.full(len(table), relations.sets[0].group)
+        )
         for group, correlation in by_group.items():
-            mine = groups == group
-            values[mine] = correlation[row[mine]]
+            of_group = groups == group
+            values[of_group] = correlation[row[of_group]]
         table[MEASURED] = values
     if linked is not None:
         table[LINKED] = linked(pairs)[row].astype(np.int64)
@@ -178,14 +181,14 @@ def _tabulate(
 
 
 def progress(say: Callable[[str], None], doing: str, what: str) -> Callable[[int, int], None]:
-    """Return what says, every half minute, how much is done of how much, and how long the rest will take."""
+    """Return a function that logs progress every half minute, with the time that the rest will take."""
     start = time.monotonic()
-    said = [start]
+    last_said = [start]
 
     def tell(done: int, n: int) -> None:
         now = time.monotonic()
-        if now - said[0] > _PATIENCE and done < n:
-            said[0] = now
+        if now - last_said[0] > _PATIENCE and done < n:
+            last_said[0] = now
             say(f"{doing}: {done:,} of {n:,} {what}  ETA {(now - start) * (n - done) / max(done, 1):.0f}s")
 
     return tell
@@ -199,7 +202,7 @@ def relations_table(
     labels: tuple[str, str] = ("gene", "peak"),
     vicinity: Vicinity | None = None,
 ) -> pd.DataFrame:
-    """Lay relations out.
+    """Build the table of relations.
 
     Parameters
     ----------
@@ -222,16 +225,19 @@ def relations_table(
     names_a = np.asarray(vicinity.genes if vicinity and first is None else first, dtype=object)
     names_b = np.asarray(vicinity.peaks if vicinity and second is None else second, dtype=object)
     parts = []
-    for found in relations.sets:
-        order = np.argsort(-np.nan_to_num(np.abs(found.correlation), nan=-1.0), kind="stable")
-        at = pairs.second[order]
-        columns: dict[str, object] = {labels[0]: names_a[pairs.first[order]], labels[1]: names_b[at]}
+    for relation_set in relations.sets:
+        order = np.argsort(-np.nan_to_num(np.abs(relation_set.correlation), nan=-1.0), kind="stable")
+        second_of_pair = pairs.second[order]
+        columns: dict[str, object] = {
+            labels[0]: names_a[pairs.first[order]],
+            labels[1]: names_b[second_of_pair],
+        }
         if vicinity is not None:
-            columns |= {c: vicinity.places[c].to_numpy()[at] for c in ("chrom", "start", "end")}
+            columns |= {c: vicinity.places[c].to_numpy()[second_of_pair] for c in ("chrom", "start", "end")}
             columns["distance_to_tss"] = vicinity.distance[order]
         if len(relations.sets) > 1 or relations.left_out:
-            columns["group"] = np.full(len(order), found.group, dtype=object)
-        columns["n_cells"] = np.full(len(order), found.n_cells, dtype=np.int64)
-        columns |= {name: getattr(found, name)[order] for name in _NUMBERS}
+            columns["group"] = np.full(len(order), relation_set.group, dtype=object)
+        columns["n_cells"] = np.full(len(order), relation_set.n_cells, dtype=np.int64)
+        columns |= {name: getattr(relation_set, name)[order] for name in _NUMBERS}
         parts.append(pd.DataFrame(columns))
     return pd.concat(parts, ignore_index=True)

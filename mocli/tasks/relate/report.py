@@ -1,4 +1,4 @@
-"""What a run says of feature relations: figures, the strongest pairs, pictures."""
+"""What a run reports of feature relations: figures, the strongest pairs, pictures."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _MOST_LINKED = 0.5  # share of linked pairs from which the reader is told that t
 _NULLS = {
     "fdr": (
         "permuted",
-        "cells permuted on one side; most features that differ between cell types differ from it",
+        "cells permuted on one side; most features that differ between cell types differ from this null",
     ),
     "fdr_matched": (
         "matched",
-        "the same imputed feature against features elsewhere that are seen in as many cells",
+        "the same imputed feature against features elsewhere that are detected in as many cells",
     ),
 }
 _ODDS = "odds ratio of being among the strongest tenth"
@@ -82,12 +82,13 @@ def report_relations(run: Run, related: Related, direction: str) -> None:
     constant = n_constant(related, table)
     if constant:
         run.warn(
-            f"{constant:,} of {len(table):,} pairs have no correlation: a feature is the same in all cells"
+            f"{constant:,} of {len(table):,} pairs have no correlation: one of the features is the same in "
+            "all cells"
         )
     if LINKED in table and table[LINKED].mean() > _MOST_LINKED:
         run.say(
             f"{table[LINKED].mean():.0%} of the pairs tested are links that the model was trained with: "
-            "what it finds among them is in part what it was told"
+            "what it finds among them is partly what it was given"
         )
     _tabulate(run, table, related)
 
@@ -105,7 +106,7 @@ def _is_told(key: str) -> bool:
 
 def _counts(related: Related, table: pd.DataFrame, direction: str) -> dict[str, Any]:
     candidates = related.candidates
-    near = candidates.vicinity
+    vicinity = candidates.vicinity
     labels = candidates.labels
     counts = {
         "relations_tested": (len(table), "Pairs tested", "Pairs of an imputed and a measured feature."),
@@ -132,26 +133,30 @@ def _counts(related: Related, table: pd.DataFrame, direction: str) -> dict[str, 
         n_constant(related, table), "Pairs with a constant feature",
         "Pairs without a correlation, as one of their features is the same in all cells.",
     )  # fmt: skip
-    if near is not None:
+    if vicinity is not None:
         counts["genes_unplaced"] = (
-            near.n_unplaced_genes, "Genes without a position", "Genes, or proteins, not in the gene table.",
-        )  # fmt: skip
+            vicinity.n_unplaced_genes,
+            "Genes without a position",
+            "Genes, or proteins, not in the gene table.",
+        )
         counts["peaks_unplaced"] = (
-            near.n_unplaced_peaks, "Peaks without a position", "Features that are no interval of a genome.",
-        )  # fmt: skip
-    found = {f"{name}[{direction}]": figure(*entry) for name, entry in counts.items()}
+            vicinity.n_unplaced_peaks,
+            "Peaks without a position",
+            "Features that are not a genomic interval.",
+        )
+    entries = {f"{name}[{direction}]": figure(*entry) for name, entry in counts.items()}
     for column, (name, null) in _NULLS.items():
         fdr = table[column].to_numpy(dtype=np.float64)
         fdr = fdr[np.isfinite(fdr)]
         share = float((fdr < _FDR).mean()) if len(fdr) else None
         key = f"relations_fdr5_{name}[{direction}]"
-        found[key] = figure(
+        entries[key] = figure(
             share, f"Pairs of FDR below 5%, {name} null", f"Share of the pairs tested; null: {null}.",
             bounds=(0.0, 1.0), n=len(fdr),
         )  # fmt: skip
     both = table[[MEASURED, "correlation"]].dropna() if MEASURED in table else table.iloc[:0]
     if len(both) > 2 and both.std().min() > 0:
-        found[f"relations_agreement[{direction}]"] = figure(
+        entries[f"relations_agreement[{direction}]"] = figure(
             float(np.corrcoef(both[MEASURED], both["correlation"])[0, 1]),
             "Agreement with measured pairs",
             "Pearson correlation, over pairs, of the correlation of imputed with measured values and "
@@ -161,35 +166,35 @@ def _counts(related: Related, table: pd.DataFrame, direction: str) -> dict[str, 
             n=len(both),
         )
     if LINKED in table and len(table):
-        found[f"relations_linked[{direction}]"] = figure(
+        entries[f"relations_linked[{direction}]"] = figure(
             float(table[LINKED].mean()),
             "Pairs that were links in training",
             "Share of the pairs tested that the link table of the training holds.",
             bounds=(0.0, 1.0),
             n=len(table),
         )
-    return found
+    return entries
 
 
 def _enrichment(figures: Figures, n: int, direction: str) -> dict[str, Entry]:
-    found = {}
-    for name, of in figures.items():
-        value = of["value"]
+    entries = {}
+    for name, of_figure in figures.items():
+        value = of_figure["value"]
         assert not isinstance(value, str)
         title = _TITLES.get(name, name.replace("_", " "))
         ratio = name.endswith("_odds_ratio")
-        found[f"{name}[{direction}]"] = figure(
+        entries[f"{name}[{direction}]"] = figure(
             value,
             title,
-            str(of["definition"]),
-            "Above 1 where a gene's own promoter peaks are among the strongest more often; 1 is chance."
+            str(of_figure["definition"]),
+            "Above 1 if a gene's own promoter peaks are among the strongest more often; 1 is chance."
             if ratio
             else "",
             better="higher" if ratio else None,
             bounds=(0.0, 1.0 if name.endswith("_p") else None),
             n=n,
         )
-    return found
+    return entries
 
 
 def _tabulate(run: Run, table: pd.DataFrame, related: Related) -> None:
@@ -197,8 +202,9 @@ def _tabulate(run: Run, table: pd.DataFrame, related: Related) -> None:
     shown = "all" if len(top) == len(table) else f"the {len(top):,} strongest of {len(table):,}"
     run.report.tables["relations"] = column_table(
         f"Pairs of {' and '.join(related.candidates.labels)} ({shown})",
-        "By the size of the correlation over all cells. A small matched FDR says that the pair stands out "
-        "from the feature's correlations elsewhere; a small plain FDR only that both differ between cells.",
+        "Sorted by the size of the correlation over all cells. A small matched FDR says that the pair "
+        "stands out from the feature's correlations elsewhere; a small plain FDR says only that both "
+        "differ between cells.",
         top,
     )
 
@@ -247,7 +253,7 @@ def draw_relations(related: Related) -> list[Drawn]:
 
 
 def summarise(related: Related) -> str:
-    """Say what a table on disk holds, for the report's list of outputs."""
+    """Describe the table on disk, for the report's list of outputs."""
     first, second = related.candidates.labels
     groups = related.table["group"].nunique() - 1 if "group" in related.table else 0
     within = f" and within {groups} groups" if groups else ""
@@ -260,23 +266,23 @@ def summarise(related: Related) -> str:
 def write_bedpe(path: Path, table: pd.DataFrame, vicinity: Vicinity) -> None:
     """Write the arcs from TSS to peak for genome browsers, in the table's order; atomic.
 
-    The score is the correlation; pairs without one are left out. Of a table with
-    groups the rows wanted are to be chosen before.
+    The score is the correlation; pairs without one are left out. If the table has groups, pass only the
+    rows wanted.
     """
     gene, peak = (table.columns[k] for k in (0, 1))
     table = table[table["correlation"].notna().to_numpy()]
-    at = _place_of(vicinity, table[gene].to_numpy(), table[peak].to_numpy())
+    places = _place_of(vicinity, table[gene].to_numpy(), table[peak].to_numpy())
     arcs = pd.DataFrame(
         {
             "chrom1": table["chrom"].to_numpy(),
-            "start1": vicinity.tss[at],
-            "end1": vicinity.tss[at] + 1,
+            "start1": vicinity.tss[places],
+            "end1": vicinity.tss[places] + 1,
             "chrom2": table["chrom"].to_numpy(),
             "start2": table["start"].to_numpy(),
             "end2": table["end"].to_numpy(),
             "name": (table[gene] + "|" + table[peak]).to_numpy(),
             "score": table["correlation"].to_numpy(),
-            "strand1": vicinity.strand[at],
+            "strand1": vicinity.strand[places],
             "strand2": np.full(len(table), ".", dtype=object),
         },
         columns=list(_BEDPE),
@@ -287,11 +293,11 @@ def write_bedpe(path: Path, table: pd.DataFrame, vicinity: Vicinity) -> None:
 def _place_of(vicinity: Vicinity, genes: np.ndarray, peaks: np.ndarray) -> IntArray:
     """Positions of named pairs in the vicinity."""
     names = (np.asarray(vicinity.genes, dtype=object), np.asarray(vicinity.peaks, dtype=object))
-    known = pd.MultiIndex.from_arrays([names[0][vicinity.gene], names[1][vicinity.peak]])
-    first = pd.Series(np.arange(len(known)), index=known)
+    named = pd.MultiIndex.from_arrays([names[0][vicinity.gene], names[1][vicinity.peak]])
+    first = pd.Series(np.arange(len(named)), index=named)
     first = first[~first.index.duplicated()]
     place = first.index.get_indexer(pd.MultiIndex.from_arrays([genes, peaks]))
     if (place < 0).any():
         raise ValueError("the table holds pairs that are not in the vicinity")
-    found: IntArray = first.to_numpy()[place]
-    return found
+    places: IntArray = first.to_numpy()[place]
+    return places

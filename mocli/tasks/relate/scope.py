@@ -1,4 +1,4 @@
-"""One set of cells over which pairs are correlated, block by block, and the null draws gathered there."""
+"""One set of cells over which pairs are correlated, block by block, and the null draws collected from it."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class FeaturePairs:
         How many pairs these were selected from by their correlation; None where
         they were not.
     home
-        `(p_B,)` chromosome of every feature of B, -1 nowhere; None where B has no
-        places. It decides what the matched null is.
+        `(p_B,)` chromosome of every feature of B, -1 if unknown; None where B has no genomic positions. It
+        decides what the matched null is.
     """
 
     first: IntArray
@@ -61,8 +61,8 @@ class Scope:
     Attributes
     ----------
     outlier
-        Whether the candidates are most of what there is, or were selected from it
-        by their correlation, so that no feature is left that is null for sure.
+        Whether the candidates are most of all pairs, or were selected from them by their correlation, so
+        that no feature remains that is surely null.
     """
 
     def __init__(
@@ -78,14 +78,14 @@ class Scope:
         rng: np.random.Generator,
     ) -> None:
         self.name, self.rows = name, rows
-        own = measured if rows is None else measured[rows]
-        self.n_cells = own.shape[0]
+        of_cells = measured if rows is None else measured[rows]
+        self.n_cells = of_cells.shape[0]
         self.correlation, self.spearman, self.z = (np.full(len(pairs.first), np.nan) for _ in range(3))
         self._pairs, (_, self._start, self._length) = pairs, features
         cells = np.tile(np.arange(self.n_cells)[:, None], n_permutations)
         self.n_matched = np.zeros(len(pairs.first), dtype=np.int64)
         self.outlier = pairs.home is None and (
-            pairs.n_compared is not None or 2 * len(pairs.first) > len(self._length) * own.shape[1]
+            pairs.n_compared is not None or 2 * len(pairs.first) > len(self._length) * of_cells.shape[1]
         )
         self._order = rng.permuted(cells, axis=0)  # (n, n_permutations)
         shuffled = rng.permutation(len(self._length))
@@ -94,9 +94,9 @@ class Scope:
         self._permuted: list[FloatArray] = []
         self._panel: Panel | None = None
         self._matched: list[tuple[FloatArray, IntArray]] = []
-        if n_matched and own.shape[1]:
+        if n_matched and of_cells.shape[1]:
             few = _POOL_MEANT // max(1, len(self._length))
-            self._draw(own, max(n_matched, min(_MOST_PER_BIN, few)), rng)
+            self._draw(of_cells, max(n_matched, min(_MOST_PER_BIN, few)), rng)
             in_turn = np.arange(1, len(shuffled) + 1) * len(self._member_bins)
             self._to_match = _leading(shuffled, in_turn <= MOST_MATCHED, wanted=not self.outlier)
         self._union: IntArray | None = None
@@ -110,7 +110,7 @@ class Scope:
         union: IntArray,
         columns: CSR,
         local: IntArray,
-        at: IntArray,
+        entries: IntArray,
     ) -> None:
         """Correlate a block.
 
@@ -128,12 +128,12 @@ class Scope:
             the order of `chosen`.
         """
         self._prepare(union, columns)
-        mine = values if self.rows is None else values[self.rows]
-        block = unit_dense(mine)
+        of_cells = values if self.rows is None else values[self.rows]
+        block = unit_dense(of_cells)
         bounds = np.concatenate([[0], np.cumsum(self._length[chosen])])
-        self.correlation[at] = _products(self._unit, block, local, bounds)
-        ranked = _products(self._ranks, unit_dense(rank_dense(mine)), local, bounds)
-        self.spearman[at] = np.where(np.isnan(self.correlation[at]), np.nan, ranked)
+        self.correlation[entries] = _products(self._unit, block, local, bounds)
+        ranked = _products(self._ranks, unit_dense(rank_dense(of_cells)), local, bounds)
+        self.spearman[entries] = np.where(np.isnan(self.correlation[entries]), np.nan, ranked)
         if self._panel is not None:
             self._standardise(chosen, self._members.times(block))
         for j, k in enumerate(chosen):
@@ -155,22 +155,28 @@ class Scope:
         """Bin of each measured feature's rate."""
         return np.zeros(len(second), np.int64) if self._panel is None else self._panel.bins[second]
 
-    def _draw(self, own: CSR, n_matched: int, rng: np.random.Generator) -> None:
+    def _draw(self, of_cells: CSR, n_matched: int, rng: np.random.Generator) -> None:
         home = self._pairs.home
-        seen = np.bincount(own.indices[own.data != 0], minlength=own.shape[1]) / max(1, self.n_cells)
-        eligible = np.ones(own.shape[1], bool) if home is None else home >= 0
+        seen = np.bincount(of_cells.indices[of_cells.data != 0], minlength=of_cells.shape[1]) / max(
+            1, self.n_cells
+        )
+        eligible = np.ones(of_cells.shape[1], bool) if home is None else home >= 0
         panel = draw_panel(seen, eligible, n_matched, rng)
         self._panel, self._member_bins = panel, panel.bins[panel.features]
-        self._members = unit_sparse(own[:, panel.features].tocsc())
-        self._member_of = np.full(own.shape[1], -1, dtype=np.int64)
+        self._members = unit_sparse(of_cells[:, panel.features].tocsc())
+        self._member_of = np.full(of_cells.shape[1], -1, dtype=np.int64)
         self._member_of[panel.features] = np.arange(len(panel.features))
         self._member_home = None if home is None else home[panel.features]
 
     def _prepare(self, union: IntArray, columns: CSR) -> None:
         if self._union is not None and np.array_equal(union, self._union):
             return
-        mine = columns if self.rows is None else columns[self.rows]
-        self._union, self._unit, self._ranks = union, unit_sparse(mine), unit_sparse(rank_sparse(mine))
+        of_cells = columns if self.rows is None else columns[self.rows]
+        self._union, self._unit, self._ranks = (
+            union,
+            unit_sparse(of_cells),
+            unit_sparse(rank_sparse(of_cells)),
+        )
 
     def _standardise(self, chosen: IntArray, against: DoubleArray) -> None:
         assert self._panel is not None
@@ -182,8 +188,8 @@ class Scope:
             if self._member_home is not None and self._pairs.home is not None:
                 usable = ~np.isin(self._member_home, self._pairs.home[second])
             elif not self.outlier:
-                own = self._member_of[second]
-                usable[own[own >= 0]] = False
+                member = self._member_of[second]
+                usable[member[member >= 0]] = False
             null = OwnNull(against[:, j], self._member_bins, usable, self._panel.n_bins)
             self.z[run], self.n_matched[run] = null.standardise(
                 self.correlation[run], bins[second], self._member_of[second]
@@ -202,7 +208,7 @@ def _leading(shuffled: IntArray, fits: np.ndarray, *, wanted: bool) -> np.ndarra
 
 
 def _taken(rows: UnitRows, local: IntArray) -> UnitRows:
-    """Return rows by number, increasing; not a copy where all are meant."""
+    """Return rows by number, increasing; not a copy if all are wanted."""
     return rows if len(local) == len(rows.constant) else rows.take(local)
 
 

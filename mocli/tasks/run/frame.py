@@ -15,18 +15,18 @@ from mocli.tasks.run.run import Run
 
 
 class Tell(Protocol):
-    """What takes lines for people: a `Run`, or a `Foresight`."""
+    """Receives lines for people: a `Run`, or a `Foresight`."""
 
     def say(self, message: str) -> None:
-        """Tell a fact."""
+        """Report a fact."""
 
     def warn(self, message: str) -> None:
-        """Tell of something to look at."""
+        """Report something to check."""
 
 
 @dataclass(frozen=True)
 class Foresight:
-    """What a dry run says, line by line."""
+    """The lines of a dry run."""
 
     lines: list[str] = field(default_factory=list)
 
@@ -41,16 +41,17 @@ class Foresight:
 
 @dataclass(frozen=True)
 class Verb:
-    """What a subcommand does, beside what all of them do.
+    """What a subcommand does, besides the work common to all.
 
     Attributes
     ----------
     suffixes
-        Of the output, those that are possible; `beside` of what only this subcommand writes next to it.
+        Possible suffixes of the output; `beside` are those of files that only this subcommand writes next
+        to it.
     foresee
-        Says what the run would do, and raises what can be known before it. It needs no torch.
+        Reports what the run would do, and raises errors that can be known beforehand. It needs no torch.
     work
-        Does it. Torch and scikit-learn are imported by it, not before: a dry run and a refusal need neither.
+        Does the work. It imports torch and scikit-learn, which a dry run and a refusal do not need.
     trains, calibrates
         Whether a model's folder is written, and the calibration of its predictions in it.
     """
@@ -65,12 +66,12 @@ class Verb:
 
 
 def perform(verb: Verb, request: Request, *, dry_run: bool, command: Sequence[str] | None) -> Result:
-    """Check what would be read and written, then do the work, or say what it would be.
+    """Check what would be read and written, then do the work, or report what it would be.
 
     Parameters
     ----------
     command
-        The words that were typed, for log and report; None for those of this process.
+        The command as typed, for log and report; None for that of this process.
 
     Raises
     ------
@@ -86,9 +87,9 @@ def perform(verb: Verb, request: Request, *, dry_run: bool, command: Sequence[st
         origin = origin_of(verb.task, request.groups)
         done = made_from(paths.report, origin)
         if done is not None and is_whole(done, paths.output):
-            told = f"{paths.output} is there already, made with these options from these files"
-            logger.info("%s", told)
-            return Result(paths.output, done, [told], files)
+            sentence = f"{paths.output} exists already, made with these options from these files"
+            logger.info("%s", sentence)
+            return Result(paths.output, done, [sentence], files)
     if dry_run:
         ours = unfinished(paths.checkpoints) if request.run.resume != "never" else frozenset()
         paths.check(force=request.output.force, trained=verb.trains, ours=ours)

@@ -1,4 +1,4 @@
-"""What keeps runs apart and results whole: locks, outputs of unfinished runs, inputs that stay the same."""
+"""Keeps runs apart and results whole: locks, outputs of unfinished runs, inputs that stay the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mocli.errors import InputError, UsageError
 from mocli.tasks.run.modelfolder import CALIBRATION, DESCRIPTION, WEIGHTS
 
 UNFINISHED = "unfinished.json"
-"""In the folder of checkpoints: the outputs that a run has written while there is more to do."""
+"""File in the checkpoint folder that lists the outputs of a run with more work to do."""
 
 Stamp = tuple[int, int, int]
 """Size, time of the last change in nanoseconds, and inode of a file."""
@@ -24,8 +24,8 @@ Stamp = tuple[int, int, int]
 def locked(output: Path) -> Iterator[None]:
     """Keep other runs from writing the outputs that share a stem with this one.
 
-    The system drops the lock with the process that holds it, however that ends; the file alone means
-    nothing. Where the folder or the file system allows no lock there is none.
+    The system releases the lock when the process ends, however it ends; the file alone means nothing. Where
+    the folder or the file system allows no lock, there is none.
 
     Raises
     ------
@@ -85,7 +85,7 @@ def _opened(path: Path) -> int:
 
 
 def _is_at(handle: int, path: Path) -> bool:
-    """Whether an open file is the one that has the name now."""
+    """Say whether an open file is the one that has the name now."""
     try:
         return os.path.samestat(os.fstat(handle), path.stat())
     except OSError:
@@ -93,7 +93,7 @@ def _is_at(handle: int, path: Path) -> bool:
 
 
 def stamp(path: Path) -> Stamp | None:
-    """Return what changes where a file is written anew; None where there is none."""
+    """Return a stamp that changes when a file is written anew; None if there is no file."""
     try:
         about = path.stat()
     except OSError:
@@ -102,7 +102,7 @@ def stamp(path: Path) -> Stamp | None:
 
 
 def check_unchanged(stamps: Mapping[Path, Stamp | None]) -> None:
-    """Make sure that files are those that were opened; `InputError` for one that is not."""
+    """Make sure that files are still those that were opened; `InputError` for one that is not."""
     for path, before in stamps.items():
         if before is not None and stamp(path) != before:
             raise InputError(
@@ -110,12 +110,12 @@ def check_unchanged(stamps: Mapping[Path, Stamp | None]) -> None:
                 file=path,
                 found=f"{stamp(path) or 'no file'} (size, time of change, inode)",
                 expected=str(before),
-                hint="repeat the command once the file stays as it is",
+                hint="repeat the command once the file no longer changes",
             )
 
 
 def mark(folder: Path, paths: Iterable[Path]) -> None:
-    """Note in the folder of checkpoints that outputs are there, and that there is more to do."""
+    """Note in the checkpoint folder that outputs are written, and that there is more to do."""
     folder.mkdir(parents=True, exist_ok=True)
     stamps = {str(p.absolute()): stamp(p / WEIGHTS if p.is_dir() else p) for p in paths}
     temporary = folder / f".{UNFINISHED}.tmp"
@@ -127,22 +127,22 @@ def unfinished(folder: Path) -> frozenset[Path]:
     """Return the outputs of an unfinished run that are still as it left them, as absolute paths."""
     try:
         stamps = json.loads((folder / UNFINISHED).read_text(encoding="utf-8"))
-        kept = {Path(p): tuple(s) for p, s in stamps.items() if s}
+        stamp_of = {Path(p): tuple(s) for p, s in stamps.items() if s}
     except (OSError, ValueError, AttributeError, TypeError):
         return frozenset()
-    return frozenset(p for p, s in kept.items() if stamp(p / WEIGHTS if p.is_dir() else p) == s)
+    return frozenset(p for p, s in stamp_of.items() if stamp(p / WEIGHTS if p.is_dir() else p) == s)
 
 
 def clear_mark(folder: Path) -> None:
-    """Forget that a run was unfinished."""
+    """Remove the note of an unfinished run."""
     (folder / UNFINISHED).unlink(missing_ok=True)
 
 
 def remove_leftovers(outputs: Sequence[Path]) -> list[Path]:
-    """Delete half-written files that a run left which was killed; only while the lock is held.
+    """Delete half-written files of a run that was killed; call it only while holding the lock.
 
-    They are known by their names, `.OUTPUT.<12 hexadecimal digits>.tmp`; a folder of such a name by what is
-    in it as well.
+    They are recognised by their names, `.OUTPUT.<12 hexadecimal digits>.tmp`; a folder also by its
+    contents.
     """
     removed = []
     for output in outputs:

@@ -1,4 +1,4 @@
-"""What a result is made from: options in words, their defaults, the files that are read, the version."""
+"""What a result is made from: options as given, their defaults, the files read, the version."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def _files_of(group: Options) -> Iterator[Path]:
 
 
 def origin_of(task: str, groups: Sequence[Options]) -> Origin:
-    """Return what a result is made from; equal only where the same would be made again.
+    """Return what a result is made from; equal only if the same result would be made again.
 
-    Options that change nothing of a result (`volatile`) do not count; what is no file, such as a pipe, has
-    no contents to compare, and its hash is None.
+    Options that do not change a result (`volatile`) do not count; a pipe has no contents to compare, so its
+    hash is None.
     """
     words = [task]
     for group in groups:
@@ -59,7 +59,7 @@ def origin_of(task: str, groups: Sequence[Options]) -> Origin:
 
 
 def contents_of(path: Path) -> str | None:
-    """Return the hash of a file; None for what is no file, or cannot be read."""
+    """Return the hash of a file; None if it is not a file or cannot be read."""
     try:
         return sha256(path) if path.is_file() else None
     except OSError:  # the run itself will say what is wrong with it
@@ -67,32 +67,32 @@ def contents_of(path: Path) -> str | None:
 
 
 def _defaults(groups: Sequence[Options]) -> dict[str, Any]:
-    """Return what words leave unsaid: defaults of options, and of the models that may be trained."""
-    found = {
+    """Return the defaults of options, and of the models that may be trained."""
+    defaults = {
         name: plain(declared.default)
         for group in groups
         for name, declared in declared_in(type(group)).items()
         if "volatile" not in declared.option.marks and declared.default is not MISSING
     }
     if any(getattr(group, name, None) is not None for group in groups for name in TRAINED):
-        return found
+        return defaults
     for train in (group for group in groups if isinstance(group, TrainOptions)):
         models = [t for name, t in available().items() if train.model in (name, *UNNAMED)]
-        found |= {f"model {t.name}": plain(as_dict(resolve(t, {}, train.preset))) for t in models}
-    return found
+        defaults |= {f"model {t.name}": plain(as_dict(resolve(t, {}, train.preset))) for t in models}
+    return defaults
 
 
 def made_from(report: Path, origin: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the report of a run of this origin, ended well or not; None where there is none."""
     try:
-        found: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
+        record: dict[str, Any] = json.loads(report.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and found.get("made_from") == origin else None
+    return record if isinstance(record, dict) and record.get("made_from") == origin else None
 
 
 def is_whole(report: Mapping[str, Any] | None, output: Path) -> bool:
-    """Whether a run ended well and left all its outputs as the report says, to the byte count."""
+    """Say whether a run ended well and all its outputs have the sizes that the report gives."""
     if report is None or report["status"] != "ok" or None in report["made_from"]["files"].values():
         return False
     sizes = {o["path"]: o["bytes"] for o in report["outputs"]}

@@ -1,7 +1,7 @@
-"""Memory: how much there is, how much this process holds, and the limit at which a run ends by itself.
+"""Memory: how much there is, how much this process uses, and the limit at which a run ends by itself.
 
-A scheduler kills a run that outgrows its memory without a word. Ended here, while there is still room to
-say so, it leaves a checkpoint and a report.
+A scheduler kills a run that outgrows its memory without a word. Ended here, while there is still memory to
+do so, it leaves a checkpoint and a report.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ LIBRARIES_MAPPED = 1.2e9
 
 PERIOD_S = 0.25
 AGAIN_S = 5.0
-"""Between two signals: training may have heard the first in its last step, and heeded it no more."""
+"""Seconds between two signals: training may have received the first too late to act on it."""
 
 
 class MemoryLimit:
-    """Watches the resident set of this process, and interrupts the main thread where it is too large.
+    """Watches the resident set of this process, and interrupts the main thread if it grows too large.
 
     Parameters
     ----------
@@ -77,11 +77,11 @@ class MemoryLimit:
                 wait = AGAIN_S
 
     def explain(self, error: BaseException) -> BaseException:
-        """Return the error as one of memory, where this limit is what ended the run."""
+        """Return the error as an out-of-memory error, if this limit ended the run."""
         if self.reached is None or self.most is None or not isinstance(error, Interrupted):
             return error
         return OutOfMemory(
-            "the run took more memory than it may",
+            "the run used more memory than it may",
             field="--max-memory",
             found=f"{wording.size(self.reached)}; {error.message}",
             expected=f"at most {wording.size(self.most)}",
@@ -90,7 +90,7 @@ class MemoryLimit:
 
 
 def return_freed_memory() -> None:
-    """Give freed memory back: glibc keeps it in scattered pieces, some 150 MB after training."""
+    """Return freed memory to the system: glibc keeps it in scattered pieces, some 150 MB after training."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
@@ -98,13 +98,13 @@ def return_freed_memory() -> None:
 
 
 def available_memory() -> int | None:
-    """Return the bytes that this process can still take: of the machine, or of the job it runs in."""
-    found = [n for n in (_of_machine(), _of_addresses(), *_of_groups()) if n is not None]
-    return max(0, min(found)) if found else None
+    """Return the bytes that this process can still use, on the machine or within its job's limit."""
+    limits = [n for n in (_of_machine(), _of_addresses(), *_of_groups()) if n is not None]
+    return max(0, min(limits)) if limits else None
 
 
 def resident_memory() -> int | None:
-    """Return the bytes that this process holds now; None where the system does not say."""
+    """Return the bytes that this process uses now; None if the system does not say."""
     return _pages(1)
 
 
@@ -151,18 +151,20 @@ def _of_machine() -> int | None:
         text = Path("/proc/meminfo").read_text(encoding="ascii")
     except OSError:
         text = ""
-    if (found := re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)) is not None:
-        return int(found[1]) * 1024
+    if (line := re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)) is not None:
+        return int(line[1]) * 1024
     try:
         return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
         return None
 
 
-def _of_groups(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/self/cgroup")) -> Iterable[int]:
-    """Yield what the limits of a job (control groups, either version) leave."""
+def _of_groups(
+    root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
+) -> Iterable[int]:
+    """Yield the bytes left by the limits of a job (control groups, either version)."""
     try:
-        lines = of.read_text(encoding="utf-8").splitlines()
+        lines = membership.read_text(encoding="utf-8").splitlines()
     except OSError:
         return
     for line in lines:
@@ -176,11 +178,11 @@ def _of_groups(root: Path = Path("/sys/fs/cgroup"), of: Path = Path("/proc/self/
             )
         else:
             continue
-        here = base / path.lstrip("/")
-        for folder in (here, *here.parents):
-            left = _left(folder, *names)
-            if left is not None:
-                yield left
+        leaf = base / path.lstrip("/")
+        for folder in (leaf, *leaf.parents):
+            rest = _left(folder, *names)
+            if rest is not None:
+                yield rest
             if folder == base:
                 break
 
@@ -189,7 +191,7 @@ def _left(folder: Path, most: str, used: str, cache: str) -> int | None:
     try:
         limit = int((folder / most).read_text(encoding="ascii"))
         now = int((folder / used).read_text(encoding="ascii"))
-        kept = re.search(rf"^{cache} (\d+)$", (folder / "memory.stat").read_text("ascii"), re.MULTILINE)
+        cached = re.search(rf"^{cache} (\d+)$", (folder / "memory.stat").read_text("ascii"), re.MULTILINE)
     except (OSError, ValueError):  # absent, or "max"
         return None
-    return limit - now + (int(kept[1]) if kept else 0)
+    return limit - now + (int(cached[1]) if cached else 0)

@@ -1,4 +1,4 @@
-"""The folder `OUT.model`: which files a saved model has, and what it says of itself."""
+"""The folder `OUT.model`: the files of a saved model, and its description."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mocli.models.registry import available
 
 FORMAT_VERSION = 2
 READS = (1, 2)
-"""Versions of the format: what is written, and what is read."""
+"""Versions of the format: the one written, and those that can be read."""
 
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
@@ -44,7 +44,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     Raises
     ------
     InputError
-        There is none, it is of another format version, or of a model that is not known.
+        There is none, it has another format version, or its model is unknown.
     """
     if not folder.exists():
         beside = [p.name for p in folder.parent.glob("*.model")] if folder.parent.is_dir() else []
@@ -62,7 +62,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     version = description.get("format_version") if isinstance(description, dict) else None
     if version not in READS:
         raise InputError(
-            "the model is of another format version",
+            "the model has another format version",
             file=folder / DESCRIPTION,
             field="format_version",
             found=version,
@@ -73,7 +73,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         )
     if description.get("model") not in list(available()):
         raise InputError(
-            "the model is of a kind that is not known",
+            "the model has an unknown kind",
             file=folder / DESCRIPTION,
             field="model",
             found=description.get("model"),
@@ -83,13 +83,13 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a number")
 
 
 def unreadable(folder: Path, error: BaseException) -> InputError:
     """Return the error of a folder whose files cannot be read."""
     return InputError(
-        "this folder holds no model that can be read",
+        "this folder holds no readable model",
         file=folder,
         found=str(error)[:300],
         expected=f"{DESCRIPTION} and {WEIGHTS}",

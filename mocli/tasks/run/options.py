@@ -24,10 +24,10 @@ PRESETS = tuple(preset.value for preset in Preset)
 PAIRINGS = ("auto", *(pairing.value for pairing in Pairing))
 RESUMES = ("auto", "always", "never")
 UNNAMED = AUTO, BEST = "auto", "best"
-"""Values of `--model` that leave the choice to the run: by rank, or by short trainings."""
+"""Values of `--model` that let the run choose: by rank, or by short trainings."""
 
 NAMED_PARAMS = ("n_latent", "batch_size", "lr")
-"""Hyper-parameters that have an option of their own beside `--set`."""
+"""Hyper-parameters that have their own option besides `--set`."""
 
 
 def _model(value: str, _option: str) -> str:
@@ -38,7 +38,7 @@ def _model(value: str, _option: str) -> str:
 
 @dataclass(frozen=True)
 class DataOptions(Options):
-    """Which files, which values in them, which columns."""
+    """The input files, the values used of them, and the columns."""
 
     PANEL: ClassVar = DATA
 
@@ -87,7 +87,7 @@ class DataOptions(Options):
         Path | None,
         option(
             "--only-cells FILE",
-            "Use only the cells that this file names, one a line, and leave the others of the inputs out",
+            "Use only the cells that this file names, one a line",
             panel=INPUT,
             identifies=True,
             advanced=True,
@@ -97,7 +97,7 @@ class DataOptions(Options):
         Path | None,
         option(
             "--gene-sets GMT",
-            "Sets of genes whose scores encoders take beside the features (sccross)",
+            "Gene sets whose scores the encoders see besides the features (sccross)",
             panel=INPUT,
             trains=True,
             identifies=False,
@@ -171,8 +171,8 @@ class DataOptions(Options):
         bool,
         option(
             "--round",
-            "Round values to whole numbers, negative ones to 0: for counts that SoupX, DecontX or alevin-fry "
-            "left as fractions",
+            "Round values to whole numbers, negative ones to 0: for counts that SoupX, DecontX or "
+            "alevin-fry turned into fractions",
             identifies=True,
             advanced=True,
         ),
@@ -257,7 +257,7 @@ class DataOptions(Options):
 
 @dataclass(frozen=True)
 class TrainOptions(Options):
-    """Which model, how long it trains, and what it starts from."""
+    """The model, how long it trains, and what it starts from."""
 
     PANEL: ClassVar = TRAINING
 
@@ -265,8 +265,8 @@ class TrainOptions(Options):
         str,
         option(
             f"--model -m {'|'.join([*UNNAMED, *available()])}",
-            "Model; auto chooses for the data and says why; best trains the candidates for a short time and "
-            "takes the one that places the cells best without labels (integrate)",
+            "Model; auto chooses for the data and says why; best trains the candidates for a short time "
+            "and keeps the one that integrates the cells best, judged without labels (integrate)",
             parse=_model,
             trains=True,
         ),
@@ -316,7 +316,7 @@ class TrainOptions(Options):
         tuple[str, ...],
         option(
             "--freeze PART[,PART]",
-            "Parts whose weights stay as they start: names such as encoders or decoders.rna",
+            "Parts whose weights do not change: names such as encoders or decoders.rna",
             parse=parsing.names,
             trains=True,
             advanced=True,
@@ -326,7 +326,7 @@ class TrainOptions(Options):
     reason: str = ""  # why this model, where the run itself compared it with others
 
     def __post_init__(self) -> None:
-        """Put the hyper-parameters that have options of their own beside the others."""
+        """Merge the hyper-parameters that have their own options with the others."""
         super().__post_init__()
         named = {n: getattr(self, n) for n in NAMED_PARAMS if getattr(self, n) is not None}
         object.__setattr__(self, "params", {**named, **self.params})
@@ -335,18 +335,18 @@ class TrainOptions(Options):
 
     @property
     def bounds_steps(self) -> bool:
-        """Whether steps are bounded, or begin from given weights, or leave some as they are."""
+        """Say whether steps are limited, start from given weights, or leave some frozen."""
         return bool(self.max_steps or self.init_from or self.freeze)
 
 
 @dataclass(frozen=True)
 class RunOptions(Options):
-    """Where it runs, where chance begins, and how it survives being stopped."""
+    """Device, seed, limits and checkpoints of a run."""
 
     PANEL: ClassVar = RUN
 
     seed: Annotated[
-        int, option("--seed N", "Seed of everything random", panel=TRAINING, least=0, identifies=True)
+        int, option("--seed N", "Seed of all random numbers", panel=TRAINING, least=0, identifies=True)
     ] = 0
     device: Annotated[
         str,
@@ -393,7 +393,7 @@ class RunOptions(Options):
         str,
         option(
             "--resume",
-            "Continue from a checkpoint; auto: if it belongs to this very run",
+            "Continue from a checkpoint; auto: only if it belongs to this run",
             choices=RESUMES,
             volatile=True,
             advanced=True,
@@ -413,7 +413,7 @@ class RunOptions(Options):
         float | None,
         option(
             "--max-memory SIZE",
-            "Stop with a checkpoint and a report before more memory is taken, such as 16G",
+            "Stop with a checkpoint and a report before using more memory than this, such as 16G",
             parse=parsing.size,
             text=True,
             volatile=True,
@@ -471,15 +471,15 @@ class OutputOptions(Options):
         bool,
         option(
             "--unless-done",
-            "Do nothing where the result is there already, made by this version with these options from "
-            "these files",
+            "Do nothing if the result exists already, made by this version with these options from these "
+            "files",
             volatile=True,
             advanced=True,
         ),
     ] = False
 
     def check_together(self) -> None:
-        """Refuse pictures of a report that there is not to be."""
+        """Refuse `--figures` where no report is to be made."""
         if self.figures is not None and not self.html:
             raise UsageError(
                 "--figures are the pictures of the report, which --no-html leaves out",

@@ -70,7 +70,7 @@ class Paths:
         return paths
 
     def check_places(self) -> None:
-        """Make sure, first of all, that every name is one that can be written; `UsageError` if not."""
+        """Make sure, first of all, that every name can be written; `UsageError` if not."""
         failed = _sibling(self.output.with_suffix(""), ".failed.report.json")
         for path in (self.output, *self.beside, self.html, self.log, self.multiqc, failed):
             if path is not None:
@@ -84,7 +84,7 @@ class Paths:
                 check_place(folder, folder=True)
 
     def results(self, *, trained: bool = True, calibrated: bool = False) -> list[Path]:
-        """Return what an undisturbed run leaves behind, in the order of writing."""
+        """Return the files of a run that ends well, in the order of writing."""
         model = [self.model / WEIGHTS, self.model / DESCRIPTION] if trained else []
         model += [self.model / CALIBRATION] if calibrated else []
         files = [self.log, *model, self.output, *self.beside]
@@ -92,7 +92,7 @@ class Paths:
 
     @property
     def multiqc(self) -> Path | None:
-        """What MultiQC finds by its name; None where the report is called so, or is no file."""
+        """The file that MultiQC finds by its name; None if the report has that name, or is not a file."""
         if self.report is None or self.report.name.endswith("_mqc.json") or is_pipe(self.report):
             return None
         return _sibling(self.output.with_suffix(""), "_mqc.json")
@@ -108,14 +108,14 @@ class Paths:
         refuse_inputs(self.results(), inputs)
 
     def check(self, *, force: bool, trained: bool = True, ours: Container[Path] = ()) -> None:
-        """Find out before the work whether everything can be written after it.
+        """Check before the work that everything can be written after it.
 
         Parameters
         ----------
         trained
             Whether the model's folder will be written.
         ours
-            Outputs of the same run, stopped before it was done; these are replaced.
+            Outputs of the same run that was stopped before it was done; these are replaced.
 
         Raises
         ------
@@ -148,11 +148,11 @@ class Paths:
                 raise UsageError(
                     "the output exists",
                     file=self.model,
-                    hint="outputs of one stem share a model's folder: choose another name, or --force",
+                    hint="outputs with the same stem share a model's folder: choose another name, or --force",
                 )
 
     def _is_finished(self) -> bool:
-        """Whether the report that is there is of a run that was not stopped."""
+        """Say whether the existing report is of a run that was not stopped."""
         if self.report is None or is_pipe(self.report):
             return False
         try:
@@ -165,14 +165,12 @@ class Paths:
         return any(self.checkpoints.glob("*.safetensors"))
 
     def failure_report(self, *, replaced: bool, trained: bool = True) -> Path | None:
-        """Return where a failed run reports: never over the report of results, or of a training, that stay.
+        """Return where a failed run writes its report: never over that of kept results or models.
 
         Parameters
         ----------
         replaced
-            Whether the run has written its output before it failed.
-        trained
-            Whether it would have trained a model.
+            Whether the run wrote its output before it failed.
         """
         stays = self.output.exists() or (not trained and self._can_be_continued())
         if self.report is None or replaced or not (stays and self.report.exists()):
@@ -182,12 +180,12 @@ class Paths:
 
 def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     """Make sure that no input is among the outputs; `UsageError` if one is."""
-    mine = [path for path in outputs if path.exists()]
-    for given in inputs:
-        if given.exists() and any(given.samefile(path) for path in mine):
+    existing = [path for path in outputs if path.exists()]
+    for source in inputs:
+        if source.exists() and any(source.samefile(path) for path in existing):
             raise UsageError(
-                "the run would write over its own input",
-                file=given,
+                "the run would overwrite its own input",
+                file=source,
                 hint="inputs are never changed: choose another output",
             )
 

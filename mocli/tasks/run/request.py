@@ -18,7 +18,7 @@ Own = TypeVar("Own", bound=Options, contravariant=True)
 
 @dataclass(frozen=True)
 class Request:
-    """Data, training, run and output, as asked for, and what one subcommand alone takes."""
+    """The options of data, training, run and output, and those of one subcommand alone."""
 
     data: DataOptions
     train: TrainOptions
@@ -27,9 +27,9 @@ class Request:
     own: Options | None = None
 
     def tell_unused(self, warn: Callable[[str], None]) -> None:
-        """Say which options have no effect where no model is trained."""
+        """Warn of options that have no effect where no model is trained."""
         if self.of_training:
-            warn(f"the model is trained already, which these do not change: {', '.join(self.of_training)}")
+            warn(f"the model is already trained, so these have no effect: {', '.join(self.of_training)}")
 
     @property
     def groups(self) -> tuple[Options, ...]:
@@ -40,12 +40,12 @@ class Request:
     @property
     def of_training(self) -> list[str]:
         """Options given that matter to training alone."""
-        given = (group.given("trains") for group in (self.data, self.train))
-        return [declared.long for options in given for declared in options.values()]
+        of_groups = (group.given("trains") for group in (self.data, self.train))
+        return [declared.long for options in of_groups for declared in options.values()]
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells the training of this request apart from others; see `mocli.options.Option`."""
+        """What identifies the training of this request; see `mocli.options.Option`."""
         return {**self.data.identity(), **self.train.identity(), **self.run.identity()}
 
 
@@ -78,24 +78,24 @@ def requested(inputs: str | Path | Sequence[str | Path], **given: Any) -> Reques
 
 
 class Work(Protocol[Own]):
-    """The body of a subcommand: what is asked for, in groups."""
+    """The body of a subcommand, called with its options in groups."""
 
     __name__: str
 
-    def __call__(self, request: Request, asked: Own, /, *, dry_run: bool, command: Sequence[str]) -> Result:
-        """Do it, or say what would be done."""
+    def __call__(self, request: Request, options: Own, /, *, dry_run: bool, command: Sequence[str]) -> Result:
+        """Do the work, or report what would be done."""
         ...
 
 
-def subcommand(own: type[Own]) -> Callable[[Work[Own]], Callable[..., Result]]:
+def subcommand(group: type[Own]) -> Callable[[Work[Own]], Callable[..., Result]]:
     """Make the Python function of a subcommand: its options as keyword arguments, all documented.
 
     Raises
     ------
     UsageError
-        On a call with an option that does not exist, or a value that an option does not take.
+        A call has an option that does not exist, or a value that an option does not accept.
     """
-    groups: tuple[type[Options], ...] = (*SHARED, own)
+    groups: tuple[type[Options], ...] = (*SHARED, group)
 
     def decorate(work: Work[Own]) -> Callable[..., Result]:
         def function(
@@ -105,11 +105,11 @@ def subcommand(own: type[Own]) -> Callable[[Work[Own]], Callable[..., Result]]:
             command: Sequence[str] | None = None,
             **given: Any,
         ) -> Result:
-            data, output, train, run, asked = sort_into(
+            data, output, train, run, options = sort_into(
                 groups, {"inputs": inputs, **given}, task=work.__name__
             )
-            request = Request(data, train, run, output, asked)
-            return work(request, asked, dry_run=dry_run, command=command or command_line())
+            request = Request(data, train, run, output, options)
+            return work(request, options, dry_run=dry_run, command=command or command_line())
 
         function.__name__ = function.__qualname__ = work.__name__
         function.__module__ = work.__module__

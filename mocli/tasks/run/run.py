@@ -47,12 +47,12 @@ VERSIONED = ("torch", "numpy", "scipy", "pandas", "anndata", "mudata", "h5py", "
 
 
 class Run:
-    """Context of one task: entered, it has a log and a device; left, a report lies on disk.
+    """Context of one task: once entered, it has a log and a device; once left, a report is on disk.
 
     Raises
     ------
     UsageError, EnvironmentProblem
-        On entry, if outputs exist, cannot be written, or the device is absent.
+        On entry, if outputs exist or cannot be written, or the device is missing.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Run:
         self._limit.__enter__()
         if options.max_memory is not None and not self._limit.watches:
             self.warn(
-                "--max-memory: memory can only be watched on Linux, in the main thread; here only the "
+                "--max-memory: memory use can only be watched on Linux, in the main thread; here only the "
                 "estimate is checked"
             )
         return self
@@ -197,7 +197,7 @@ class Run:
             torch.set_num_threads(self._threads)
 
     def add_output(self, path: Path, what: str, *, first: bool = False) -> None:
-        """Put a written file, or a folder with its files, into the report; again where it has changed.
+        """Put a written file, or a folder with its files, into the report; again if it has changed.
 
         The run is named after the first.
         """
@@ -207,21 +207,21 @@ class Run:
             record: dict[str, Any] = {"path": str(path), "what": what, "bytes": size, "files": files}
         else:
             record = {"path": str(path), "what": what, "bytes": path.stat().st_size, "sha256": sha256(path)}
-        others = [known for known in self.report.outputs if known["path"] != str(path)]
+        others = [entry for entry in self.report.outputs if entry["path"] != str(path)]
         self.report.outputs = [record, *others] if first else [*others, record]
         self.keep(path)
 
     def keep(self, *paths: Path) -> None:
-        """Note that outputs are there: stopped from now on, the same command goes on and may replace them."""
+        """Note that outputs are written: the same command may continue from here, and replace them."""
         self._ours.update(path.absolute() for path in paths)
         mark(self.paths.checkpoints, self._ours)
 
     def check_inputs(self) -> None:
-        """Make sure, before something is written, that the inputs are those that were opened."""
+        """Make sure, before writing, that the inputs are still those that were opened."""
         check_unchanged(self._stamps)
 
     def provenance(self, model: str, params: object) -> dict[str, object]:
-        """Return what `uns` says of how a file was made, under `mocli`; empty with `--no-provenance`."""
+        """Return how a file was made, for `uns['mocli']`; empty with `--no-provenance`."""
         if not self.output.provenance:
             return {}
         report = self.report
@@ -240,27 +240,31 @@ class Run:
         return {"mocli": facts}
 
     def finish(self, pictures: Callable[[], Mapping[str, Any]] = dict) -> None:
-        """Write the HTML report, and say what was written.
+        """Write the HTML report, and log what was written.
 
-        The JSON report follows when the run is left, so that `ok` in it means that all of this is there; then
-        checkpoints are removed.
+        The JSON report follows when the run is left, so that `ok` in it means that everything is written;
+        then checkpoints are removed.
 
         Parameters
         ----------
         pictures
-            Makes what `mocli.report.html.render` draws besides the report; called only if there is to be one.
+            Returns what `mocli.report.html.render` draws besides the report; called only if there is one to
+            be written.
         """
         from mocli.report import html
         from mocli.report.drawing import keeping
 
         if self.paths.html is not None:
             self.say("drawing the report")
-            with self.timed("draw"), keeping() if self.paths.figures is not None else nullcontext() as kept:
+            with (
+                self.timed("draw"),
+                keeping() if self.paths.figures is not None else nullcontext() as figures,
+            ):
                 html.write(self.paths.html, html.render(self.report, **pictures()))
-            if kept is not None and self.paths.figures is not None and self.output.figures is not None:
-                kept.write(self.paths.figures, self.output.figures)
+            if figures is not None and self.paths.figures is not None and self.output.figures is not None:
+                figures.write(self.paths.figures, self.output.figures)
                 self.add_output(self.paths.figures, "the pictures of the report")
-            self.add_output(self.paths.html, "the report to read")
+            self.add_output(self.paths.html, "the HTML report")
         self._complete = True
         for record in self.report.outputs:
             self.say(f"wrote {record['path']}: {record['what']}")

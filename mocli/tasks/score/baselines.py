@@ -1,8 +1,7 @@
-"""What needs no model: baselines beside every integration.
+"""Baselines of every integration, which need no model.
 
-Two place cells by their linked features, standardised per column and scaled to
-unit length, so that Euclidean neighbours are cosine neighbours; one, for cells with a
-single position, by principal components.
+Two use the linked features, standardised per column and scaled to unit length, so that Euclidean neighbours
+are cosine neighbours; one, for cells with one set of coordinates, principal components.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ from mocli.types import FloatArray, IntArray
 SMOOTHING = 0.9
 MAX_CELLS = 10_000
 MAX_VALUES = 2**24
-"""Coordinates of one modality, cells x links: 64 MB, of which a dozen copies may exist at a time."""
+"""Most values of one modality's coordinates, cells x links: 64 MB, of which a dozen copies may exist."""
 MAX_COLUMNS = 100
-"""Wider coordinates are compared by as many of their principal components."""
+"""Wider coordinates are replaced by this many of their principal components."""
 NARROWED = f", by the first {MAX_COLUMNS} principal components of both modalities"
 DRAWN = f"at most {MAX_CELLS:,} cells of each modality (fewer above {MAX_VALUES // MAX_CELLS:,} links)"
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """A placement of cells that needs no model."""
+    """Coordinates of cells that need no model."""
 
     name: str
     title: str
@@ -58,7 +57,7 @@ def link_baselines(
     rows
         Rows of each modality to place (all, or a sample where there are many).
     places
-        Where these cells lie by their own features, if that is known already.
+        Coordinates of these cells from their own features, if they are known already.
     """
     raw = {
         link.source: dense_rows(link.source_features, rows[link.source]),
@@ -89,7 +88,7 @@ def link_baselines(
 
 
 def narrow(z: Mapping[str, FloatArray], *, seed: int) -> dict[str, FloatArray]:
-    """Return coordinates `(n, d)` of modalities as they are, or of more than 100 columns 100 components.
+    """Return coordinates `(n, d)` of modalities unchanged, or 100 components of more than 100 columns.
 
     The principal components of all modalities together: distances between them hardly change, and
     cost a tenth.
@@ -112,7 +111,7 @@ def component_baseline(
 ) -> tuple[Baseline, dict[str, IntArray]]:
     """Place cells by the principal components of their modalities side by side, without any correction.
 
-    Every modality has the same total variance; where it was not measured a cell lies at its mean.
+    Every modality has the same total variance; a cell without it gets its mean.
 
     Returns
     -------
@@ -129,18 +128,18 @@ def component_baseline(
         block[measured] = scores / spread
         blocks.append(block)
     z = np.concatenate(blocks, axis=1)
-    of = {name: np.intersect1d(own, cells) for name, own in measured_together(bundle).items()}
-    of = {name: own for name, own in of.items() if len(own)}
+    cells_of = {name: np.intersect1d(own_rows, cells) for name, own_rows in measured_together(bundle).items()}
+    cells_of = {name: own_rows for name, own_rows in cells_of.items() if len(own_rows)}
     drawn = "" if len(cells) == bundle.n_cells else f"; {len(cells):,} cells drawn at random"
     base = Baseline(
         "principal_components",
         "principal components, uncorrected",
         f"at most {N_COMPONENTS} principal components of each modality, after its usual transform (counts "
-        "of genes log-normalised, of proteins CLR, of peaks TF-IDF and LSI), scaled to the "
-        f"same total variance, side by side; a modality that was not measured at its mean{drawn}",
-        {name: z[np.searchsorted(cells, own)] for name, own in of.items()},
+        "of genes log-normalised, of proteins CLR, of peaks TF-IDF and LSI), scaled to the same total "
+        f"variance, side by side; a modality that was not measured is at its mean{drawn}",
+        {name: z[np.searchsorted(cells, own_rows)] for name, own_rows in cells_of.items()},
     )
-    return base, of
+    return base, cells_of
 
 
 def unit(x: FloatArray) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Clusters of cells, a model's own or of the k-NN graph: columns of obs, and how far they are the labels."""
+"""Clusters of cells, a model's own or of the k-NN graph: columns of obs, and their agreement with labels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Clustered:
 
     @property
     def said(self) -> str:
-        """The main column, for people."""
+        """The main column, in words."""
         return f"clusters in obs['{column_of(self.name)}']"
 
     def of_modality(self, modality: str) -> dict[str, StrArray | FloatArray]:
@@ -57,21 +57,21 @@ _SAID = {"cluster_agreement": "adjusted Rand index", "cluster_agreement_nmi": "n
 
 
 def agreement(label: Codes | None, clusters: IntArray) -> dict[str, Entry]:
-    """Return entries for the report: how far a model's clusters `(n_cells,)` are the labels.
+    """Return entries for the report: how far a model's clusters `(n_cells,)` agree with the labels.
 
     Cells without a label (-1) or a cluster (-1) do not count; None where all others have one label.
     """
     if label is None:
         return {}
-    known = (label.codes >= 0) & (clusters >= 0)
-    defined = len(np.unique(label.codes[known])) > 1
+    labelled = (label.codes >= 0) & (clusters >= 0)
+    defined = len(np.unique(label.codes[labelled])) > 1
     figures = {
         "cluster_agreement": (
             ari,
             ARI_BOUNDS,
             "Agreement of the model's clusters with labels (ARI)",
             "Adjusted Rand index of each cell's likeliest cluster and its label.",
-            "1 where every cluster is a label, 0 where they have nothing in common.",
+            "1 if every cluster is a label, 0 if they have nothing in common.",
         ),
         "cluster_agreement_nmi": (
             nmi,
@@ -79,37 +79,37 @@ def agreement(label: Codes | None, clusters: IntArray) -> dict[str, Entry]:
             "Agreement of the model's clusters with labels (NMI)",
             "Mutual information of each cell's likeliest cluster and its label, divided by the mean of their "
             "entropies.",
-            "1 where every cluster is a label, 0 where neither tells anything of the other.",
+            "1 if every cluster is a label, 0 if neither says anything about the other.",
         ),
     }
     return {
         key: figure(
-            compare(label.codes[known], clusters[known]) if defined else None,
+            compare(label.codes[labelled], clusters[labelled]) if defined else None,
             title,
             definition,
             sentence,
             better="higher",
             bounds=bounds,
-            n=int(known.sum()),
+            n=int(labelled.sum()),
         )
         for key, (compare, bounds, title, definition, sentence) in figures.items()
     }
 
 
 def written_agreement(path: Path, model: str, bundle: MultiOmics) -> dict[str, Entry]:
-    """Return what `agreement` says of the clusters that a model wrote, on the cells of a bundle.
+    """Return `agreement` for the clusters that a model wrote, on the cells of a bundle.
 
     Cells are found by name; empty where the model has no clusters.
     """
-    found = read_column(path, column_of(model))
+    columns = read_column(path, column_of(model))
     words = np.full(bundle.n_cells, None, dtype=object)
-    for name in [m for m in bundle.modalities if m in found]:
-        column, cells = found[name].astype(str), bundle.cells_of(name)
-        own = bundle.modalities[name].obs_names
-        for names in (own, [f"{name}:{cell}" for cell in own]):
+    for name in [m for m in bundle.modalities if m in columns]:
+        column, cells = columns[name].astype(str), bundle.cells_of(name)
+        obs_names = bundle.modalities[name].obs_names
+        for names in (obs_names, [f"{name}:{cell}" for cell in obs_names]):
             rows = column.index.get_indexer(pd.Index(names))
             words[cells[rows >= 0]] = column.to_numpy(object)[rows[rows >= 0]]
-    return agreement(bundle.label, pd.factorize(words)[0]) if found else {}
+    return agreement(bundle.label, pd.factorize(words)[0]) if columns else {}
 
 
 def column_of(model: str) -> str:
@@ -120,7 +120,7 @@ def column_of(model: str) -> str:
 def find_clusters(
     run: Run, name: str, model: Model, latent: Latent, bundle: MultiOmics, names: Mapping[str, str]
 ) -> tuple[Clustered, ...]:
-    """Return the clusters of a model that has some, after telling how far they agree with the labels.
+    """Return the clusters of a model that has some, and log how far they agree with the labels.
 
     `names` gives the file's name of each of the model's modalities that was measured.
     """
@@ -138,7 +138,7 @@ def find_clusters(
         run.report.metrics[key] = entry
         if entry["value"] is not None:
             run.say(f"  {key} {entry['value']:.3f} (higher is better; {_SAID[key]} with the labels)")
-    cells = {own: bundle.cells_of(modality) for modality, own in names.items()}
+    cells = {file_name: bundle.cells_of(modality) for modality, file_name in names.items()}
     return (Clustered(name, {m: codes[c] for m, c in cells.items()}, {m: best[c] for m, c in cells.items()}),)
 
 
@@ -149,9 +149,9 @@ class GraphClusters:
     Attributes
     ----------
     codes
-        Of all cells; the levels are numbers from 0, the largest cluster first.
+        Codes of all cells; the levels are numbers from 0, the largest cluster first.
     cells
-        The cells that the rows of each file's modality are of.
+        The cells of the rows of each file's modality.
     """
 
     codes: Codes
@@ -190,18 +190,21 @@ def cluster_graph(
     Parameters
     ----------
     column
-        Of obs, to write.
+        The column of obs to write.
     nearest
-        Of the coordinates of all cells of the bundle, `latent.whole(bundle)`.
+        Neighbours of all cells of the bundle, by `latent.whole(bundle)`.
     names
         The file's name of each of the bundle's modalities that was measured.
     """
     codes = louvain_of(nearest, resolution)
     n = int(codes.max(initial=-1)) + 1
-    cells = {own: bundle.cells_of(name) for name, own in names.items()}
+    cells = {file_name: bundle.cells_of(name) for name, file_name in names.items()}
     run.say(f"{n} Louvain clusters at resolution {resolution:g}")
-    sizes = [np.bincount(codes, minlength=n), *(np.bincount(codes[of], minlength=n) for of in cells.values())]
-    rows: list[list[Any]] = [[str(i), *(int(of[i]) for of in sizes)] for i in range(n)]
+    sizes = [
+        np.bincount(codes, minlength=n),
+        *(np.bincount(codes[rows_of], minlength=n) for rows_of in cells.values()),
+    ]
+    rows: list[list[Any]] = [[str(i), *(int(counts[i]) for counts in sizes)] for i in range(n)]
     run.report.tables["clusters"] = table(
         f"Louvain clusters, obs['{column}']",
         "Of the graph in which two cells are joined if either is among the 15 nearest other "

@@ -1,4 +1,4 @@
-"""What a reader asks of new cells first: clusters by label and batch, markers, quality by modality."""
+"""What a reader wants to know first about cells: clusters by label and batch, markers, quality."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from mocli.report.figures import Entry, table
 from mocli.types import BoolArray, DoubleArray, FloatArray, IntArray
 
 MOST_CELLS = 20_000
-"""Cells of a modality that markers are read from."""
+"""Most cells of a modality that markers are computed from."""
 MARKERS = 5
-"""Of each cluster and modality."""
+"""Markers shown of each cluster and modality."""
 FEWEST = 5
-"""Cells of a cluster below which it has no markers."""
+"""Fewest cells of a cluster with markers."""
 MOST_LEVELS = 60
-"""Labels or batches beyond which a table with a column each is not read."""
+"""Most labels or batches in a table with one column for each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +61,13 @@ def find_markers(values: Any, groups: IntArray) -> Markers:
     rest = size.sum() - size
     sums, squares, above = (np.zeros((n_groups, x.shape[1])) for _ in range(3))
     for code in range(n_groups):
-        mine = x[groups == code]
-        sums[code] = np.asarray(mine.sum(0)).ravel()
-        squares[code] = np.asarray(mine.multiply(mine).sum(0)).ravel()
-        above[code] = np.asarray((mine > 0).sum(0)).ravel()
+        members = x[groups == code]
+        sums[code] = np.asarray(members.sum(0)).ravel()
+        squares[code] = np.asarray(members.multiply(members).sum(0)).ravel()
+        above[code] = np.asarray((members > 0).sum(0)).ravel()
 
-    def both(of: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
-        return of / np.maximum(size, 1), (of.sum(0) - of) / np.maximum(rest, 1)
+    def both(values: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
+        return values / np.maximum(size, 1), (values.sum(0) - values) / np.maximum(rest, 1)
 
     (mean, other), (square, square_other), (share, share_other) = (both(s) for s in (sums, squares, above))
     spread = np.maximum(square - mean**2, 0) / np.maximum(size - 1, 1)
@@ -93,14 +93,17 @@ def cross_table(clusters: Codes, codes: Codes, word: str) -> Entry:
     """Count the cells of every cluster by a column of obs; those without a value come last."""
     n = len(codes.levels)
     counts = np.zeros((len(clusters.levels), n + 1), np.int64)
-    known = clusters.codes >= 0
-    np.add.at(counts, (clusters.codes[known], codes.codes[known]), 1)  # -1 is the last column
+    clustered = clusters.codes >= 0
+    np.add.at(counts, (clusters.codes[clustered], codes.codes[clustered]), 1)  # -1 is the last column
     lacking = bool(counts[:, n].any())
     columns = [*codes.levels, *(["not known"] if lacking else [])]
-    rows = [[level, *map(int, of[: len(columns)])] for level, of in zip(clusters.levels, counts, strict=True)]
+    rows = [
+        [level, *map(int, row[: len(columns)])] for level, row in zip(clusters.levels, counts, strict=True)
+    ]
     sentence = {
-        "label": "Cells of each cluster by label: of one label, it is a cell type; of many, a mixture.",
-        "batch": "Cells of each cluster by batch: a cluster that one batch alone has may be an effect of it.",
+        "label": "Cells of each cluster by label: a cluster with one label is a cell type, one with many a "
+        "mixture.",
+        "batch": "Cells of each cluster by batch: a cluster from one batch alone may be a batch effect.",
     }[word]
     return table(f"Clusters by {codes.key}", sentence, ["cluster", *columns], rows)
 
@@ -116,15 +119,19 @@ def marker_table(name: str, m: Modality, clusters: Codes, cells: IntArray, *, se
         values = _logged(values, m.library[rows])
     markers = find_markers(values, groups)
     sizes = np.bincount(groups[groups >= 0], minlength=len(markers.t))
-    found: list[list[Any]] = []
+    marker_rows: list[list[Any]] = []
     for code in np.flatnonzero(sizes >= FEWEST):
         for j in np.argsort(-markers.t[code], kind="stable")[:MARKERS]:
             if markers.t[code, j] > 0:
                 figures = (markers.t, markers.mean, markers.mean_other, markers.share, markers.share_other)
-                found.append(
-                    [clusters.levels[code], features.names[j], *(_short(of[code, j]) for of in figures)]
+                marker_rows.append(
+                    [
+                        clusters.levels[code],
+                        features.names[j],
+                        *(_short(figure[code, j]) for figure in figures),
+                    ]
                 )
-    if not found:
+    if not marker_rows:
         return None
     sentence = (
         f"The {MARKERS} features of {name} with the largest Welch t of a cluster's cells against all others, "
@@ -132,7 +139,7 @@ def marker_table(name: str, m: Modality, clusters: Codes, cells: IntArray, *, se
         "(counts: logged, per 10,000)."
     )
     columns = ["cluster", "feature", "t", "mean", "mean of others", "cells with it", "other cells with it"]
-    return table(f"Markers of the clusters, {name}", sentence, columns, found)
+    return table(f"Markers of the clusters, {name}", sentence, columns, marker_rows)
 
 
 def _logged(values: Any, library: FloatArray) -> Any:
@@ -158,26 +165,30 @@ def describe_quality(bundle: MultiOmics) -> Entry:
         batch = bundle.batch
         parts: list[tuple[str, BoolArray]] = [("all", np.ones(m.n_obs, bool))]
         if batch is not None and len(batch.levels) <= MOST_LEVELS:
-            of = batch.codes[bundle.cells_of(name)]
-            parts += [(level, of == code) for code, level in enumerate(batch.levels) if (of == code).any()]
-        for word, mine in parts:
-            depth = float(np.median(m.library[mine])) if has_counts(m) else None
-            rows.append([name, word, int(mine.sum()), depth, float(np.median(detected[mine]))])
+            batch_codes = batch.codes[bundle.cells_of(name)]
+            parts += [
+                (level, batch_codes == code)
+                for code, level in enumerate(batch.levels)
+                if (batch_codes == code).any()
+            ]
+        for word, members in parts:
+            depth = float(np.median(m.library[members])) if has_counts(m) else None
+            rows.append([name, word, int(members.sum()), depth, float(np.median(detected[members]))])
     return table(
         "Quality by modality",
         "Medians over cells: of the total counts (where values are counts) over all features, and of the "
-        "number of features seen in a cell among those that the model was trained on.",
+        "number of features detected in a cell among those that the model was trained on.",
         ["modality", "batch", "cells", "median counts", "median features seen"],
         rows,
     )
 
 
 def has_counts(m: Modality) -> bool:
-    """Whether the totals of the raw values are whole numbers."""
+    """Say whether the totals of the raw values are whole numbers."""
     return bool(m.n_obs and m.library.max() > 0 and (m.library == np.round(m.library)).all())
 
 
 def depth_of(m: Modality) -> DoubleArray | None:
-    """Return the log10 of the total counts of every cell, `(n_obs,)`; None where values are no counts."""
+    """Return the log10 of the total counts of every cell, `(n_obs,)`; None if values are not counts."""
     totals = m.library.astype(np.float64)
     return np.log10(np.maximum(totals, 1)) if has_counts(m) else None

@@ -1,4 +1,4 @@
-"""Score a placement of cells: the model's latent, or a baseline, by the same metrics."""
+"""Score coordinates of cells, a model's latent or a baseline, by the same metrics."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mocli.types import DoubleArray, FloatArray, IntArray
 Own = tuple[IntArray, FloatArray]
 
 MAX_LINKED = 200
-"""Columns drawn for link concordance; more would only cost memory."""
+"""Most columns for link concordance; more would only cost memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,9 +48,9 @@ class LinkScores:
     concordance
         `(n_links,)`, correlation with the neighbours in the other modality.
     n_cells
-        Of the smaller modality: what the correlations rest on.
+        Cells of the smaller modality, which the correlations are computed over.
     n_links
-        Of the edge; 200 are drawn where there are more.
+        Links of the edge; 200 are drawn if there are more.
     """
 
     names: tuple[str, ...]
@@ -70,7 +70,7 @@ def score(
     say: Callable[[str], None] = lambda text: None,
     beside: bool = True,
 ) -> Scores:
-    """Evaluate the latent, and baselines beside it.
+    """Evaluate the latent and baselines.
 
     Where modalities have places of their own, these are the linked features of every pair of linked
     modalities; where a cell has one position, principal components without any correction.
@@ -80,7 +80,7 @@ def score(
     names
         Metrics wanted; None for all that apply.
     say
-        Takes a line for each placement of cells, with the time that its metrics took.
+        Called with a line for each set of coordinates, with the time that its metrics took.
     beside
         Whether baselines are measured.
     """
@@ -89,17 +89,19 @@ def score(
     # baselines first, as their memory is free again then
     groups = latent.groups(bundle)
     if latent.joint is None:
-        own = own_components(bundle, seed=seed)
+        own_places = own_components(bundle, seed=seed)
         if beside:
-            baselines = _link_baselines(bundle, pairs, own, judge, seed=seed)
+            baselines = _link_baselines(bundle, pairs, own_places, judge, seed=seed)
     else:
-        base, of = _components(bundle, seed=seed)
+        base, rows_of = _components(bundle, seed=seed)
         if beside:
             # they are a cell's own coordinates, so that what they conserve says nothing
-            uncorrected = embedding_of(base.z, of, bundle, seed=seed, device=device)
+            uncorrected = embedding_of(base.z, rows_of, bundle, seed=seed, device=device)
             baselines = {base.name: judge.baseline(base, uncorrected)}
         # cells measured alike, by all that was measured of them
-        own = {name: (np.searchsorted(groups[name].cells, of[name]), z) for name, z in base.z.items()}
+        own_places = {
+            name: (np.searchsorted(groups[name].cells, rows_of[name]), z) for name, z in base.z.items()
+        }
     everything = {name: np.arange(m.n_obs) for name, m in bundle.modalities.items()}
     embedding = embedding_of(
         {name: group.z for name, group in groups.items()},
@@ -109,7 +111,7 @@ def score(
         # a cell with one position has no distance to itself
         pairs=pairs if latent.joint is None else {},
         linked=linked_features(bundle, everything, seed=seed) if latent.joint is None else {},
-        own=own,
+        own_places=own_places,
         device=device,
     )
     metrics = judge("the model", embedding)
@@ -133,38 +135,38 @@ def _links(e: Embedding, bundle: MultiOmics) -> dict[tuple[str, str], LinkScores
 def own_components(bundle: MultiOmics, *, seed: int) -> dict[str, Own]:
     """Rows of each modality (all, or a sample), and their coordinates by its own features alone."""
     rng = np.random.default_rng(seed)
-    found = {}
+    own_places = {}
     for name, m in bundle.modalities.items():
         rows = drawn_rows(m.n_obs, MAX_CELLS, seed=rng)
-        found[name] = rows, own_coordinates(m, rows, seed=seed)
-    return found
+        own_places[name] = rows, own_coordinates(m, rows, seed=seed)
+    return own_places
 
 
-def _own_among(own: Mapping[str, Own], rows: Mapping[str, IntArray]) -> dict[str, Own]:
+def _own_among(own_places: Mapping[str, Own], rows: Mapping[str, IntArray]) -> dict[str, Own]:
     """Own coordinates of the cells of a sample of rows, in its numbering."""
-    found = {}
-    for name, taken in rows.items():
-        known, places = own[name]
-        _, position, among = np.intersect1d(taken, known, assume_unique=True, return_indices=True)
-        found[name] = position, places[among]
-    return found
+    among_sample = {}
+    for name, sampled in rows.items():
+        placed_rows, places = own_places[name]
+        _, position, among = np.intersect1d(sampled, placed_rows, assume_unique=True, return_indices=True)
+        among_sample[name] = position, places[among]
+    return among_sample
 
 
 def _link_baselines(
     bundle: MultiOmics,
     pairs: Mapping[tuple[str, str], IntArray],
-    own: Mapping[str, Own],
+    own_places: Mapping[str, Own],
     judge: Judge,
     *,
     seed: int,
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     for link in bundle.links:
         most = min(MAX_CELLS, MAX_VALUES // max(1, len(link.names)))
         rows, own_pairs = _baseline_rows(bundle, link.edge, pairs, most=most, seed=seed)
-        among = _own_among(own, rows)
+        among = _own_among(own_places, rows)
         whole = all(len(among[name][0]) == len(rows[name]) for name in rows)
-        places = {name: z[np.argsort(at)] for name, (at, z) in among.items()} if whole else None
+        places = {name: z[np.argsort(order)] for name, (order, z) in among.items()} if whole else None
         for base in link_baselines(bundle, link, rows, seed, places):
             key = base.name if len(bundle.links) == 1 else f"{base.name}[{link.source}-{link.target}]"
             cells = {name: bundle.cells_of(name)[rows[name]] for name in base.z}
@@ -176,11 +178,11 @@ def _link_baselines(
                 seed=seed,
                 pairs=own_pairs,
                 linked=linked,
-                own=among,
+                own_places=among,
                 device=judge.device,
             )
-            found[key] = judge.baseline(base, embedding)
-    return found
+            entries[key] = judge.baseline(base, embedding)
+    return entries
 
 
 def _components(bundle: MultiOmics, *, seed: int) -> tuple[Baseline, dict[str, IntArray]]:
@@ -190,7 +192,7 @@ def _components(bundle: MultiOmics, *, seed: int) -> tuple[Baseline, dict[str, I
 
 @dataclass(frozen=True)
 class Judge:
-    """Measures placements of cells by the same metrics, and tells how long each took.
+    """Measures coordinates of cells by the same metrics, and logs how long each took.
 
     Attributes
     ----------
@@ -217,18 +219,25 @@ class Judge:
 
 def wanted(metrics: str) -> list[str]:
     """Return the names of the metrics of `--metrics`, leading or all, the leading ones first."""
-    found = available_metrics()
-    leading = sorted((name for name in found if found[name].headline), key=lambda name: found[name].headline)
-    return leading if metrics == "leading" else [*leading, *(name for name in found if name not in leading)]
+    known_metrics = available_metrics()
+    leading = sorted(
+        (name for name in known_metrics if known_metrics[name].headline),
+        key=lambda name: known_metrics[name].headline,
+    )
+    return (
+        leading
+        if metrics == "leading"
+        else [*leading, *(name for name in known_metrics if name not in leading)]
+    )
 
 
 def every_metric(e: Embedding, names: Iterable[str] | None = None) -> dict[str, Any]:
     """Compute all metrics that apply, or those named; memory that one leaves behind is returned."""
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     for name in available_metrics() if names is None else names:
         return_freed_memory()
-        found |= evaluate(e, [name])
-    return found
+        entries |= evaluate(e, [name])
+    return entries
 
 
 def embedding_of(
@@ -239,10 +248,10 @@ def embedding_of(
     seed: int,
     pairs: Mapping[tuple[str, str], IntArray] | None = None,
     linked: Mapping[tuple[str, str], Any] | None = None,
-    own: Mapping[str, Own] | None = None,
+    own_places: Mapping[str, Own] | None = None,
     device: str = "cpu",
 ) -> Embedding:
-    """Put coordinates and what is known of their cells together.
+    """Combine coordinates with what is known about their cells.
 
     Parameters
     ----------
@@ -252,8 +261,8 @@ def embedding_of(
         Which cells these are, `(n,)`.
     """
 
-    def codes(of: Codes | None) -> dict[str, IntArray] | None:
-        return None if of is None else {name: of.codes[cells[name]] for name in z}
+    def codes(column: Codes | None) -> dict[str, IntArray] | None:
+        return None if column is None else {name: column.codes[cells[name]] for name in z}
 
     return Embedding(
         z=z,
@@ -262,7 +271,7 @@ def embedding_of(
         batch=codes(bundle.batch),
         pairs=dict(pairs or {}) or None,
         linked=linked,
-        own=own,
+        own=own_places,
         seed=seed,
         device=device,
     )
@@ -271,18 +280,18 @@ def embedding_of(
 def linked_features(
     bundle: MultiOmics, rows: Mapping[str, IntArray], *, seed: int
 ) -> dict[tuple[str, str], Any]:
-    """Linked features of the modalities that have rows, dense; of very many columns a sample."""
+    """Return linked features of the modalities that have rows, dense; a sample of very many columns."""
     rng = np.random.default_rng(seed)
-    found = {}
+    features = {}
     for link in bundle.links:
         if link.source in rows and link.target in rows:
             columns = drawn_rows(len(link.names), MAX_LINKED, seed=rng)
-            found[link.edge] = (
+            features[link.edge] = (
                 dense_rows(link.source_features, rows[link.source], columns),
                 dense_rows(link.target_features, rows[link.target], columns),
                 tuple(link.names[i] for i in columns),
             )
-    return found
+    return features
 
 
 def _baseline_rows(
@@ -293,13 +302,13 @@ def _baseline_rows(
     most: int,
     seed: int,
 ) -> tuple[dict[str, IntArray], dict[tuple[str, str], IntArray]]:
-    """Rows to place, true partners kept together, and the pairs in the new numbering."""
+    """Return the rows to compare, true partners kept together, and the pairs in the new numbering."""
     a, b = edge
     rng = np.random.default_rng(seed)
-    known = pairs.get((a, b))
-    if known is None and (b, a) in pairs:
-        known = pairs[b, a][:, ::-1]
-    first = known if known is None else rng.permutation(known)
+    partners = pairs.get((a, b))
+    if partners is None and (b, a) in pairs:
+        partners = pairs[b, a][:, ::-1]
+    first = partners if partners is None else rng.permutation(partners)
     rows: dict[str, IntArray] = {}
     for side, name in enumerate(edge):
         n = bundle.modalities[name].n_obs
@@ -307,18 +316,18 @@ def _baseline_rows(
         if n > most and first is not None:
             order = np.concatenate([first[:, side], np.setdiff1d(order, first[:, side])])
         rows[name] = np.sort(order[:most])
-    if known is None:
+    if partners is None:
         return rows, {}
     new = {name: np.full(bundle.modalities[name].n_obs, -1, dtype=np.int64) for name in edge}
     for name in edge:
         new[name][rows[name]] = np.arange(len(rows[name]))
-    moved = np.stack([new[a][known[:, 0]], new[b][known[:, 1]]], axis=1)
+    moved = np.stack([new[a][partners[:, 0]], new[b][partners[:, 1]]], axis=1)
     return rows, {(a, b): moved[(moved >= 0).all(1)]}
 
 
 def confusions(e: Embedding) -> dict[str, tuple[IntArray, tuple[str, ...], tuple[str, ...]]]:
     """Count true label x label of the nearest cell of the other group."""
-    found = {}
+    matrices = {}
     if e.label is None:
         return {}
     levels = e.label_levels
@@ -326,10 +335,10 @@ def confusions(e: Embedding) -> dict[str, tuple[IntArray, tuple[str, ...], tuple
         for target in e.z:
             if source == target or source not in e.label or target not in e.label:
                 continue
-            asked, nearest = e.nearest_known(source, target)
-            if not len(asked) or not len(nearest):
+            cells, nearest = e.nearest_known(source, target)
+            if not len(cells) or not len(nearest):
                 continue
             matrix = np.zeros((len(levels), len(levels)), dtype=np.int64)
-            np.add.at(matrix, (e.label[target][asked], e.label[source][nearest]), 1)
-            found[f"{source}->{target}"] = (matrix, levels, levels)
-    return found
+            np.add.at(matrix, (e.label[target][cells], e.label[source][nearest]), 1)
+            matrices[f"{source}->{target}"] = (matrix, levels, levels)
+    return matrices

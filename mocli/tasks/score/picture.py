@@ -1,4 +1,4 @@
-"""Two dimensions to look at: a UMAP of coordinates, without a compilation and in seconds."""
+"""Two dimensions for pictures: a UMAP of coordinates, without compilation and in seconds."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ MIN_DIST = 0.3
 CURVE = (0.99207, 1.11221)
 """a, b of 1 / (1 + a d^2b), fitted to exp(min_dist - d) beyond a minimal distance of 0.3 (spread 1)."""
 MOST_COLUMNS = 50
-"""Wider coordinates are drawn by as many of their principal components."""
+"""Wider coordinates are replaced by this many of their principal components."""
 MOST_PLACED = 50_000
-"""Cells that are laid out; further ones lie among their nearest neighbours."""
+"""Most cells that are laid out; further ones are put among their nearest neighbours."""
 FEW = 15
-"""Below this many cells UMAP has no neighbourhood to speak of; principal components do."""
+"""With fewer cells, principal components are used instead of UMAP."""
 EFFORT = ((5_000, 300, 20), (20_000, 200, 10), (MOST_PLACED, 120, 10))
-"""Up to so many cells, so many rounds with so many repelling cells drawn."""
+"""Rounds, and repelling cells drawn, up to each number of cells."""
 N_NEGATIVE = 5  # repelling cells for each attracting one, as in the paper
 
 
@@ -53,16 +53,16 @@ def layout(z: FloatArray, *, seed: int, device: str = "cpu") -> FloatArray:
     xy = np.empty((len(z), 2), np.float32)
     xy[chosen] = _arrange(points[chosen], z[chosen], metric, seed=seed, device=device)
     others = np.setdiff1d(np.arange(len(z)), chosen, assume_unique=True)
-    apart, near = nearby(points[others], points[chosen], FEW, metric=metric, device=device)
-    weight = np.exp(-apart / np.maximum(apart.mean(1, keepdims=True), 1e-12))
-    xy[others] = np.einsum("nk,nkd->nd", weight / weight.sum(1, keepdims=True), xy[chosen][near])
+    distances, neighbors = nearby(points[others], points[chosen], FEW, metric=metric, device=device)
+    weight = np.exp(-distances / np.maximum(distances.mean(1, keepdims=True), 1e-12))
+    xy[others] = np.einsum("nk,nkd->nd", weight / weight.sum(1, keepdims=True), xy[chosen][neighbors])
     return xy
 
 
 def _arrange(points: FloatArray, z: FloatArray, metric: Any, *, seed: int, device: str) -> FloatArray:
     k = min(N_NEIGHBORS, len(points) - 1)
-    apart, near = nearby(points, points, k + 1, metric=metric, device=device)
-    graph = fuzzy_graph(near, apart)
+    distances, neighbors = nearby(points, points, k + 1, metric=metric, device=device)
+    graph = fuzzy_graph(neighbors, distances)
     start = flat(z).astype(np.float64)
     rng = np.random.default_rng(seed)
     start *= 10 / max(float(np.abs(start).max()), 1e-12)
@@ -72,18 +72,18 @@ def _arrange(points: FloatArray, z: FloatArray, metric: Any, *, seed: int, devic
     return _descend(graph, start, n_rounds, n_drawn, rng).astype(np.float32)
 
 
-def fuzzy_graph(near: IntArray, apart: FloatArray) -> CSR:
+def fuzzy_graph(neighbors: IntArray, distances: FloatArray) -> CSR:
     """Return UMAP's symmetric graph of memberships in (0, 1], `(n, n)`, of nearest cells `(n, k)`.
 
     A neighbour at distance d has exp(-(d - rho) / sigma), rho the distance to the nearest other cell and
     sigma such that a cell's memberships sum to log2 k; of both directions a + b - a b.
     """
-    n, k = near.shape
-    own = near == np.arange(n)[:, None]
-    d = apart.astype(np.float64)
+    n, k = neighbors.shape
+    is_itself = neighbors == np.arange(n)[:, None]
+    d = distances.astype(np.float64)
     rho = np.where(d > 0, d, np.inf).min(1)
     rho[~np.isfinite(rho)] = 0.0
-    beyond = np.where(own, np.inf, np.maximum(d - rho[:, None], 0.0))
+    beyond = np.where(is_itself, np.inf, np.maximum(d - rho[:, None], 0.0))
     low, high = np.zeros(n), np.full(n, np.inf)
     sigma = np.ones(n)
     for _ in range(40):
@@ -94,7 +94,7 @@ def fuzzy_graph(near: IntArray, apart: FloatArray) -> CSR:
     sigma = np.maximum(sigma, 1e-3 * np.maximum(d.mean(1), 1e-12))
     membership = np.exp(-beyond / sigma[:, None])
     rows = np.repeat(np.arange(n), k)
-    directed = sparse.csr_matrix((membership.ravel(), (rows, near.ravel())), shape=(n, n))
+    directed = sparse.csr_matrix((membership.ravel(), (rows, neighbors.ravel())), shape=(n, n))
     directed.eliminate_zeros()
     back = directed.T.tocsr()
     graph = (directed + back - directed.multiply(back)).tocsr()
@@ -147,9 +147,11 @@ def flat(z: FloatArray) -> FloatArray:
     flat = np.zeros((len(z), 2), dtype=np.float32)
     centred = (z - z.mean(0)).astype(np.float64)
     values, axes = np.linalg.eigh(centred.T @ centred)
-    kept = axes[:, np.argsort(-values, kind="stable")[:2]]
-    kept *= np.where(kept[np.abs(kept).argmax(0), np.arange(kept.shape[1])] < 0, -1, 1)
-    flat[:, : kept.shape[1]] = centred @ kept
+    leading_axes = axes[:, np.argsort(-values, kind="stable")[:2]]
+    leading_axes *= np.where(
+        leading_axes[np.abs(leading_axes).argmax(0), np.arange(leading_axes.shape[1])] < 0, -1, 1
+    )
+    flat[:, : leading_axes.shape[1]] = centred @ leading_axes
     return flat
 
 

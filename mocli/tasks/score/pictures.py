@@ -1,4 +1,4 @@
-"""Pictures beside the UMAP: cells in the tissue, clusters of one modality against those of another."""
+"""Pictures besides the UMAP: cells in the tissue, clusters of one modality against those of another."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mocli.types import DoubleArray, FloatArray
 
 SPATIAL = "spatial"
 MOST_LEVELS = 60
-"""Levels of a column beyond which no picture tells them apart."""
+"""Most levels of a column that a picture can show."""
 
 
 class ObsColumns(Protocol):
@@ -31,7 +31,7 @@ class ObsColumns(Protocol):
 
 
 def tissue_coordinates(file: ModalityFile) -> FloatArray | None:
-    """Return where cells lie in the tissue, `(n_obs, 2)`, y upwards; None without obsm['spatial']."""
+    """Return the cells' coordinates in the tissue, `(n_obs, 2)`, y upwards; None without obsm['spatial']."""
     if not is_spatial(file):
         return None
     with open_obsm(file, SPATIAL) as part:
@@ -46,7 +46,7 @@ def tissue_coordinates(file: ModalityFile) -> FloatArray | None:
 def draw_tissue(
     files: Sequence[ModalityFile], columns: Sequence[ObsColumns], labels: Mapping[str, Codes] | None = None
 ) -> list[Drawn]:
-    """Draw labels, clusters and what else was found out about cells where these lie in the tissue.
+    """Draw labels, clusters and other columns of cells in the tissue.
 
     Parameters
     ----------
@@ -60,8 +60,8 @@ def draw_tissue(
             continue
         shown: dict[str, object] = {}
         if labels is not None and file.name in labels:
-            of = labels[file.name]
-            shown[of.key] = pd.Categorical.from_codes(of.codes, categories=list(of.levels))
+            codes = labels[file.name]
+            shown[codes.key] = pd.Categorical.from_codes(codes.codes, categories=list(codes.levels))
         for column in columns:
             shown |= dict(column.of_modality(file.name))
         for title, values in shown.items():
@@ -71,7 +71,7 @@ def draw_tissue(
                     Drawn(
                         picture,
                         f"{file.name} in the tissue, by {title}",
-                        "Cells where obsm['spatial'] has them.",
+                        "Cells at their coordinates in obsm['spatial'].",
                         wide=False,
                     )
                 )
@@ -97,7 +97,7 @@ def cluster_correlations(
     By edge: Pearson correlation over linked features `(n_source, n_target)` of the clusters that have
     at least 5 cells in a modality, and their names.
     """
-    found = {}
+    by_edge = {}
     for link in bundle.links:
         if len(link.names) < 3:
             continue
@@ -105,11 +105,11 @@ def cluster_correlations(
         for name, features in ((link.source, link.source_features), (link.target, link.target_features)):
             codes = clusters.codes[bundle.cells_of(name)]
             sizes = np.bincount(codes[codes >= 0], minlength=len(clusters.levels))
-            kept = np.flatnonzero(sizes >= fewest)
+            large = np.flatnonzero(sizes >= fewest)
             means = np.stack(
-                [dense_rows(features, np.flatnonzero(codes == k)).mean(0, dtype=np.float64) for k in kept]
-            ) if len(kept) else np.zeros((0, len(link.names)))  # fmt: skip
-            sides.append((means, [clusters.levels[k] for k in kept]))
+                [dense_rows(features, np.flatnonzero(codes == k)).mean(0, dtype=np.float64) for k in large]
+            ) if len(large) else np.zeros((0, len(link.names)))  # fmt: skip
+            sides.append((means, [clusters.levels[k] for k in large]))
         (x, rows), (y, columns) = sides
         if min(len(x), len(y)) < 2:
             continue
@@ -117,8 +117,8 @@ def cluster_correlations(
         x, y = (v - v.mean(1, keepdims=True) for v in (x, y))
         size = np.linalg.norm(x, axis=1)[:, None] * np.linalg.norm(y, axis=1)[None]
         r = np.divide(x @ y.T, size, out=np.full(size.shape, np.nan), where=size > 0)
-        found[link.edge] = (r, rows, columns)
-    return found
+        by_edge[link.edge] = (r, rows, columns)
+    return by_edge
 
 
 def draw_correlations(bundle: MultiOmics, clusters: Codes) -> list[Drawn]:
@@ -131,7 +131,7 @@ def draw_correlations(bundle: MultiOmics, clusters: Codes) -> list[Drawn]:
         caption = (
             f"Correlation, over linked features, of each cluster's mean in {a} (rows) with that in {b} "
             "(columns), each less the mean of all clusters: red where they agree. A strong diagonal says "
-            "that a cluster is the same cells in both."
+            "that clusters are the same cells in both."
         )
         drawn.append(Drawn(picture, f"Clusters of {a} against clusters of {b}", caption, wide=False))
     return drawn

@@ -32,7 +32,7 @@ def score_latents(
     latents
         Coordinates of cells, `(n, d)`, or of several modalities by name, `(n_m, d)` each.
     labels, batches
-        Cell types and batches: one value a cell, `(n,)` or by modality; None, NaN and '' are not known.
+        Cell types and batches: one value for each cell, `(n,)` or by modality; None, NaN and '' are unknown.
     pairs
         For modalities (a, b) the rows of the same cell in both, `(n_pairs, 2)`.
     metrics
@@ -51,7 +51,7 @@ def score_latents(
         A name that no metric has.
     """
     z = dict(latents) if isinstance(latents, Mapping) else {"cells": latents}
-    coded = [_coded(of, z) for of in (labels, batches)]
+    coded = [_coded(values, z) for values in (labels, batches)]
     embedding = Embedding(
         z={name: np.asarray(x, np.float32) for name, x in z.items()},
         label=coded[0][0],
@@ -64,11 +64,13 @@ def score_latents(
     return every_metric(embedding, metrics)
 
 
-def _coded(of: Any, z: Mapping[str, NDArray[Any]]) -> tuple[dict[str, IntArray] | None, tuple[str, ...]]:
-    """Codes of values by modality, -1 for those that are not known, and what they mean."""
-    if of is None:
+def _coded(
+    values_of: Any, z: Mapping[str, NDArray[Any]]
+) -> tuple[dict[str, IntArray] | None, tuple[str, ...]]:
+    """Return codes of values by modality, -1 for unknown ones, and their levels."""
+    if values_of is None:
         return None, ()
-    columns = dict(of) if isinstance(of, Mapping) else {next(iter(z)): of}
+    columns = dict(values_of) if isinstance(values_of, Mapping) else {next(iter(z)): values_of}
     values = np.concatenate([np.asarray(column, dtype=object) for column in columns.values()])
     codes, levels = pd.factorize(pd.Series(values, dtype=object).replace("", None), sort=True)
     ends = np.cumsum([len(column) for column in columns.values()])[:-1]

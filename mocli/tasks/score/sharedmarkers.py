@@ -1,4 +1,4 @@
-"""Whether a group's markers in one modality are its markers in the other, over linked features."""
+"""Test whether a group's markers in one modality are its markers in the other, over linked features."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from mocli.types import BoolArray, IntArray
 
 MARKER_FDR = 0.05
 LEAST_EFFECT = 0.25
-"""Standard deviations of the feature between a group's mean and that of all others."""
+"""Least difference of a group's mean from that of all others, in standard deviations of the feature."""
 
 LEAST_LINKED = 10
-"""Linked features below which an overlap says nothing."""
+"""Fewest linked features for a test of the overlap."""
 
 NAMED = 5
 
 
 def shared_markers(bundle: MultiOmics, groups: Codes, *, seed: int = 0) -> Entry | None:
-    """Return, for every link and group, how many markers both modalities share, and whether by chance.
+    """Return, for every link and group, how many markers both modalities share, and whether that is chance.
 
     A marker is a linked feature whose mean in the group is higher than in all other cells (Welch's t,
     one-sided, Benjamini-Hochberg within group and modality, and an effect of a quarter of a standard
-    deviation); links of negative sign are turned round already. Fisher's exact test, one-sided, asks
+    deviation); the sign of negative links is already reversed. Fisher's exact test, one-sided, asks
     whether more features are markers in both than the two numbers of markers would give; its p are
     adjusted over all lines. None where there is nothing to compare.
     """
@@ -99,12 +99,12 @@ def _markers(features: FeatureMatrix, codes: IntArray, n_groups: int, *, seed: i
     if not len(rows):
         return markers
     codes, values = codes[rows], features.values[rows]
-    found = find_markers(values, codes)
+    statistics = find_markers(values, codes)
     deviation = np.sqrt(np.maximum(_variance(values), 1e-12))
-    effect = (found.mean - found.mean_other) / deviation
+    effect = (statistics.mean - statistics.mean_other) / deviation
     sizes = np.bincount(codes, minlength=n_groups)
     for code in np.flatnonzero(sizes >= FEWEST):
-        fdr = false_discovery_rate(norm.sf(found.t[code]))
+        fdr = false_discovery_rate(norm.sf(statistics.t[code]))
         markers[code] = (fdr < MARKER_FDR) & (effect[code] >= LEAST_EFFECT)
     return markers
 

@@ -10,11 +10,11 @@ from mocli.tasks.run.run import Run
 from mocli.tasks.score.evaluate import Scores
 
 MAX_LINES = 12
-"""Metrics that a terminal shows; the report has all."""
+"""Metrics shown in the log; the report has all."""
 
 
 def describe_scores(run: Run, scores: Scores) -> None:
-    """Record metrics and baselines, and log the leading ones, each with what to compare it with."""
+    """Record metrics and baselines, and log the leading ones, each with the baselines."""
     run.report.metrics = scores.metrics
     run.report.baselines = scores.baselines
     place = {name: one.headline for name, one in available_metrics().items() if one.headline}
@@ -39,13 +39,13 @@ def describe_scores(run: Run, scores: Scores) -> None:
         if 2 * len(worse) > len(both) > 1:
             run.warn(
                 f"'{baseline['title']}', which needs no training, is better in {len(worse)} of {len(both)} "
-                f"leading metrics ({', '.join(worse[:4])}): look at the report before you use this latent"
+                f"leading metrics ({', '.join(worse[:4])}): check the report before you use this latent"
             )
 
 
-def _worse(mine: Entry, other: Entry) -> bool:
-    sign = 1 if mine["better"] == "higher" else -1
-    return sign * (mine["value"] or 0.0) < sign * (other["value"] or 0.0)
+def _worse(ours: Entry, other: Entry) -> bool:
+    sign = 1 if ours["better"] == "higher" else -1
+    return sign * (ours["value"] or 0.0) < sign * (other["value"] or 0.0)
 
 
 def _name(key: str) -> str:
@@ -56,21 +56,21 @@ WORST_LINKS = 100
 """Rows of the report's table of links."""
 
 CONTRADICTED = -4.0
-"""Standard errors below 0 at which the data contradict a link."""
+"""Number of standard errors below 0 from which the data contradict a link."""
 
 
 def describe_links(run: Run, scores: Scores) -> None:
     """Put the links that the cells agree on least into the report; warn of contradictions."""
     for (a, b), links in scores.links.items():
-        known = np.flatnonzero(np.isfinite(links.concordance))
-        order = known[np.argsort(links.concordance[known], kind="stable")]
+        finite = np.flatnonzero(np.isfinite(links.concordance))
+        order = finite[np.argsort(links.concordance[finite], kind="stable")]
         if not len(order):
             continue
         drawn = f" of {len(links.names):,} drawn" if links.n_links > len(links.names) else ""
         run.report.tables[f"links_{a}_{b}"] = table(
             f"Links of {a} and {b}, those that the cells agree on least first",
-            "Correlation of a linked feature with the mean of the 15 nearest cells of the other modality in "
-            f"the latent ({min(len(order), WORST_LINKS):,}{drawn} shown). Negative: look at the link.",
+            "Correlation of a linked feature with the mean of the 15 nearest cells of the other modality "
+            f"in the latent ({min(len(order), WORST_LINKS):,}{drawn} shown). Negative: check the link.",
             ["link", "concordance"],
             [[links.names[i], float(links.concordance[i])] for i in order[:WORST_LINKS]],
         )
@@ -78,6 +78,6 @@ def describe_links(run: Run, scores: Scores) -> None:
         against = [links.names[i] for i in order if links.concordance[i] < limit]
         if against:
             run.warn(
-                f"the integrated cells contradict {len(against):,} of {len(known):,} links of {a} and {b} "
+                f"the integrated cells contradict {len(against):,} of {len(finite):,} links of {a} and {b} "
                 f"({', '.join(against[:5])}): where one feature is high, the other is low"
             )

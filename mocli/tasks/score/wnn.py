@@ -1,10 +1,10 @@
-"""Weighted nearest neighbours: one graph of cells from several modalities, by what each tells about a cell.
+"""Weighted nearest neighbours: one graph of cells from several modalities, weighted by their information.
 
 Hao et al. 2021 (doi:10.1016/j.cell.2021.04.048). A modality counts for a cell by how much better the cell's
-neighbours in that modality predict it there than its neighbours in the others do; similarities of two cells
-are the weighted sum over modalities. Coordinates are the leading eigenvectors of the graph, so that what
-measures coordinates can measure it. Simpler than the published code in one place: the bandwidth of a cell is
-its distance to its last candidate, not to cells that share the fewest neighbours with it.
+neighbours in that modality predict it than its neighbours in the others do; similarities of two cells are
+the weighted sum over modalities. Coordinates are the leading eigenvectors of the graph, so that metrics of
+coordinates apply to it. Simpler than the published code in one place: the bandwidth of a cell is its
+distance to its last candidate, not to cells that share the fewest neighbours with it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class WeightedNeighbors:
     Attributes
     ----------
     weights
-        How much each modality counts for a cell, `(n, n_modalities)`, rows of a sum of 1.
+        Weight of each modality for a cell, `(n, n_modalities)`; rows sum to 1.
     neighbors, similarity
         Nearest cells of each cell, the nearest first, and how similar they are, `(n, k)`.
     """
@@ -50,7 +50,7 @@ def weighted_neighbors(
     Parameters
     ----------
     points
-        Of each modality `(n, d_m)`, the same cells in the same order, such as principal components.
+        For each modality `(n, d_m)`, the same cells in the same order, such as principal components.
 
     Raises
     ------
@@ -62,26 +62,29 @@ def weighted_neighbors(
         raise ValueError("weighted neighbours need the same three cells or more in every modality")
     k = min(n_neighbors, n - 1)
     scaled = [_unit(np.asarray(x, np.float64)) for x in points]
-    near = [knn(x, x, min(max(k, n_candidates), n - 1), exclude_self=True) for x in scaled]
-    nearest = [d[:, 0].astype(np.float64) for d, _ in near]
-    width = [np.maximum(d[:, -1] - d[:, 0], 1e-12).astype(np.float64) for d, _ in near]
+    lists = [knn(x, x, min(max(k, n_candidates), n - 1), exclude_self=True) for x in scaled]
+    nearest = [d[:, 0].astype(np.float64) for d, _ in lists]
+    width = [np.maximum(d[:, -1] - d[:, 0], 1e-12).astype(np.float64) for d, _ in lists]
 
     def kernel(m: int, distance: DoubleArray, cells: IntArray | slice) -> DoubleArray:
-        found: DoubleArray = np.exp(-np.maximum(distance - nearest[m][cells], 0) / width[m][cells])
-        return found
+        weights: DoubleArray = np.exp(-np.maximum(distance - nearest[m][cells], 0) / width[m][cells])
+        return weights
 
     scores = np.empty((n, len(points)))
     for m, x in enumerate(scaled):
-        told = [
-            kernel(m, np.linalg.norm(x - neighbor_mean(x, of[1][:, :k]), axis=1), slice(None)) for of in near
+        affinities = [
+            kernel(m, np.linalg.norm(x - neighbor_mean(x, distances_and_rows[1][:, :k]), axis=1), slice(None))
+            for distances_and_rows in lists
         ]
-        others = np.mean([value for other, value in enumerate(told) if other != m], axis=0)
-        scores[:, m] = told[m] / (others + _LEAST)
+        others = np.mean([value for other, value in enumerate(affinities) if other != m], axis=0)
+        scores[:, m] = affinities[m] / (others + _LEAST)
     # as in the paper a softmax; bounded, so that no cell lives by one modality for a rounding error
     weights = np.exp(np.minimum(scores, 20) - np.minimum(scores, 20).max(1, keepdims=True))
     weights /= weights.sum(1, keepdims=True)
-    rows = np.repeat(np.arange(n), sum(of[1].shape[1] for of in near))
-    pairs = np.unique(rows * n + np.concatenate([of[1] for of in near], axis=1).ravel())
+    rows = np.repeat(np.arange(n), sum(distances_and_rows[1].shape[1] for distances_and_rows in lists))
+    pairs = np.unique(
+        rows * n + np.concatenate([distances_and_rows[1] for distances_and_rows in lists], axis=1).ravel()
+    )
     rows, columns = pairs // n, pairs % n
     similarity = np.zeros(len(pairs))
     for m, x in enumerate(scaled):
@@ -119,5 +122,5 @@ def graph_coordinates(graph: WeightedNeighbors, n_dimensions: int = N_DIMENSIONS
 def _unit(x: DoubleArray) -> DoubleArray:
     x = x - x.mean(0)
     norm = np.linalg.norm(x, axis=1, keepdims=True)
-    found: DoubleArray = np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
-    return found
+    unit: DoubleArray = np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
+    return unit

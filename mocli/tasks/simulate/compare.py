@@ -1,4 +1,4 @@
-"""Simulated cells, as they lie in the output, beside the real ones of the input files."""
+"""Simulated cells, as in the output, compared with the real ones of the input files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MOST_REAL = 6_000
 
 MOST_OF_LABEL, MOST_SIMULATED = 1_000, 6_000
 FEWEST = 20
-"""Cells below which there is nothing to compare."""
+"""Fewest cells for a comparison."""
 
 ALL = "all cells"
 
@@ -36,7 +36,7 @@ ALL = "all cells"
 def compared(
     run: Run, simulated: Simulated, layers: Mapping[str, str], drawn_values: Mapping[str, CSR] | None = None
 ) -> Generated | None:
-    """Return real and simulated cells to compare; None where no input holds real ones, with a word.
+    """Return real and simulated cells to compare; None, with a log line, if no input holds real ones.
 
     The simulated cells are read from the output, or are those given, `(n, n_features)` by modality.
     """
@@ -53,8 +53,8 @@ def compared(
     missing = [name for name in modalities if name not in real_files]
     if missing:
         run.warn(
-            f"no input holds real cells of {' and '.join(missing)}, so that simulated ones are not compared "
-            "with them; name their files beside --from-model"
+            f"no input holds real cells of {' and '.join(missing)}, so simulated cells are not compared "
+            "with them; give their files together with --from-model"
         )
     if not real_files:
         return None
@@ -97,8 +97,8 @@ def _labels(
     for f in simulated.files:
         if labels.key in f.obs:
             values = words(f.obs[labels.key])
-            known = values != None  # noqa: E711 - element by element
-            named |= dict(zip(f.obs.index.astype(str)[known], values[known], strict=True))
+            labelled = values != None  # noqa: E711 - element by element
+            named |= dict(zip(f.obs.index.astype(str)[labelled], values[labelled], strict=True))
     if not named:
         run.warn(
             f"the input files have no column '{labels.key}': simulated cells are compared with all real "
@@ -106,11 +106,11 @@ def _labels(
         )
         return everyone, (ALL,)
     code = {level: i for i, level in enumerate(labels.levels)}
-    found = {
+    codes = {
         name: np.array([code.get(named.get(str(cell), ""), -1) for cell in f.obs.index], np.int64)
         for name, f in files.items()
     }
-    return found, labels.levels
+    return codes, labels.levels
 
 
 def _rows(files: Mapping[str, ModalityFile], *, seed: int) -> tuple[dict[str, IntArray], bool]:
@@ -122,8 +122,8 @@ def _rows(files: Mapping[str, ModalityFile], *, seed: int) -> tuple[dict[str, In
     for other in others:
         common = common[common.isin(other)]
     if len(common) >= FEWEST and common.is_unique:
-        kept = common[np.sort(rng.permutation(len(common))[:MOST_REAL])]
-        return {name: i.get_indexer(kept).astype(np.int64) for name, i in index.items()}, True
+        drawn = common[np.sort(rng.permutation(len(common))[:MOST_REAL])]
+        return {name: i.get_indexer(drawn).astype(np.int64) for name, i in index.items()}, True
     return {name: np.sort(rng.permutation(len(i))[:MOST_REAL]) for name, i in index.items()}, False
 
 
@@ -153,7 +153,7 @@ def _same_scale(saved: SavedModel, name: str, aligned: Aligned, x: CSR, y: CSR) 
 def _encoded(
     saved: SavedModel, name: str, aligned: Aligned, x: CSR, y: CSR, device: torch.device
 ) -> tuple[FloatArray, FloatArray] | None:
-    """Where real and simulated cells lie by this modality alone; None where the model cannot say."""
+    """Return coordinates of real and simulated cells from this modality alone; None without such a model."""
     recipe = saved.recipes[name]
     if not isinstance(saved.model, Encodes) or not recipe.transform.keeps_values:
         return None

@@ -1,4 +1,4 @@
-"""Correlations of features as real cells have them, over margins of the likelihood or of real cells.
+"""Give simulated cells the correlations of real ones, on margins of the likelihood or of real cells.
 
 A likelihood draws the features of a cell one by one, given its latent coordinates: what real cells have in
 common beyond these is lost. Here every simulated cell of a group becomes, feature by feature in normal
@@ -31,10 +31,10 @@ from mocli.tasks.trained.saved import SavedModel
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
 NEAREST = 30
-"""Real cells that are combined."""
+"""Number of real cells that are combined."""
 
 FEWEST = 20
-"""Real cells of a group, below which their correlations are noise."""
+"""Fewest real cells of a group; correlations of fewer are noise."""
 
 VALUES = 4_000_000
 """Values of a block of features."""
@@ -49,13 +49,13 @@ def mixing_weights(z: FloatArray, z_real: FloatArray, rng: Generator, *, device:
         Latent coordinates of simulated and of real cells of one group, `(n, d)` and `(n_real, d)`.
     """
     n, k = len(z), min(NEAREST, len(z_real))
-    near = knn(z, z_real, k, device=device)[1]
+    neighbors = knn(z, z_real, k, device=device)[1]
     noise = rng.standard_normal((n, k))
     noise -= noise.mean(axis=1, keepdims=True)
     noise /= np.maximum(np.linalg.norm(noise, axis=1, keepdims=True), 1e-12)
     weights = 1 / k + np.sqrt(1 - 1 / k) * noise
     rows = np.repeat(np.arange(n), k)
-    return sparse.csr_matrix((weights.ravel(), (rows, near.ravel())), shape=(n, len(z_real)))
+    return sparse.csr_matrix((weights.ravel(), (rows, neighbors.ravel())), shape=(n, len(z_real)))
 
 
 def normal_scores(values: DoubleArray, rng: Generator) -> DoubleArray:
@@ -68,7 +68,7 @@ def normal_scores(values: DoubleArray, rng: Generator) -> DoubleArray:
 
 
 def quantiles(real: DoubleArray, n: int, *, whole: bool) -> DoubleArray:
-    """Return `n` values a column that are spread as the real ones `(n_real, p)`, in increasing order.
+    """Return `n` values for each column, distributed as the real ones `(n_real, p)`, in increasing order.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def impose_correlations(
     whole: bool = True,
     absent: IntArray | None = None,
 ) -> CSR:
-    """Give the values of simulated cells out anew, feature by feature, in the order of combined real cells.
+    """Reassign the values of simulated cells, feature by feature, in the order of combined real cells.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def impose_correlations(
         `likelihood`: the values themselves in another order; `real`: spread as the real ones, whole numbers
         where these are counts.
     absent
-        Features that were not measured of the real cells: they stay as they were drawn.
+        Features that were not measured in the real cells: they stay as they were drawn.
 
     Returns
     -------
@@ -142,7 +142,7 @@ def correlated_values(
     device: torch.device,
     say: Callable[[str], None],
 ) -> dict[str, CSR]:
-    """Draw all modalities, and give them the correlations of the real cells among the input files.
+    """Draw all modalities, and give them the correlations of the real cells in the input files.
 
     Groups of fewer than `FEWEST` real cells, and features that these lack, stay as the likelihood draws them.
 
@@ -153,7 +153,7 @@ def correlated_values(
 
     Returns
     -------
-    Values `(n, n_features)` by modality; none where no input holds cells that the model was trained on.
+    Values `(n, n_features)` by modality; empty if no input holds cells that the model was trained on.
     """
     saved, cells, plan = simulated.saved, simulated.cells, simulated.plan
     names = pd.Index(atlas_of(saved).names)
@@ -196,9 +196,9 @@ def correlated_values(
             if len(chosen) < FEWEST or not len(rows):
                 parts[name].append(drawn)
                 continue
-            of = 0 if len(common) >= FEWEST else position + 1
+            stream = 0 if len(common) >= FEWEST else position + 1
             weights = mixing_weights(
-                cells.z[rows], z[chosen], np.random.default_rng([seed, number, of]), device=str(device)
+                cells.z[rows], z[chosen], np.random.default_rng([seed, number, stream]), device=str(device)
             )
             parts[name].append(
                 impose_correlations(
@@ -216,7 +216,9 @@ def correlated_values(
         f"features go together as in real cells of {n_groups} of {len(plan.groups)} groups; margins are "
         f"those of " + ("these cells" if simulated.options.margins == "real" else "the likelihood")
     )
-    return {name: sparse.csr_matrix(sparse.vstack(of, format="csr")[back]) for name, of in parts.items()}
+    return {
+        name: sparse.csr_matrix(sparse.vstack(blocks, format="csr")[back]) for name, blocks in parts.items()
+    }
 
 
 def _measured(saved: SavedModel, name: str, aligned: Aligned, rows: IntArray) -> CSR:

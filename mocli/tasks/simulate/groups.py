@@ -1,4 +1,4 @@
-"""Which cells a simulation is to make: labels or clusters of the training cells, and how many of each."""
+"""The cells to simulate: labels or clusters of the training cells, and how many of each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mocli.types import FloatArray, IntArray, Task
 
 @dataclass(frozen=True, eq=False)
 class CellGroup:
-    """Cells to simulate that are of one kind.
+    """Cells to simulate of one kind.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class CellGroup:
     n
         Cells to simulate.
     label, component
-        Code of the label, number of the component; None where the kind is not of that sort.
+        Code of the label, number of the component; None where the group is not a label, or not a component.
     """
 
     name: str
@@ -42,13 +42,13 @@ class CellGroup:
 
     @property
     def words(self) -> str:
-        """Say it."""
+        """Describe the group in a line."""
         return f"{self.name}: {self.n:,} cells, from {len(self.rows):,} training cells"
 
 
 @dataclass(frozen=True, eq=False)
 class SimulationPlan:
-    """What is simulated.
+    """The groups of cells to simulate.
 
     Attributes
     ----------
@@ -67,10 +67,10 @@ class SimulationPlan:
 
 
 def atlas_of(saved: SavedModel) -> Atlas:
-    """Return the training cells that a model keeps; `InputError` for one that keeps none."""
+    """Return the training cells kept with a model; `InputError` if there are none."""
     if saved.atlas is None:
         raise InputError(
-            "the model keeps none of its training cells to simulate from",
+            "the model does not keep training cells to simulate from",
             field="--from-model",
             hint="train it again with this version of mocli",
         )
@@ -102,7 +102,7 @@ def component_shares(saved: SavedModel, device: str = "cpu") -> FloatArray | Non
 
 
 def settle(saved: SavedModel, options: SimulateOptions, shares: FloatArray | None) -> SimulationPlan:
-    """Find the training cells that are asked for, and how many to make.
+    """Find the training cells asked for, and how many to simulate.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ def settle(saved: SavedModel, options: SimulateOptions, shares: FloatArray | Non
     Raises
     ------
     UsageError, InputError
-        A label, column, component or modality that the model does not have; one without cells.
+        A label, column, component or modality that the model does not have; or one without cells.
     """
     check_model(saved)
     atlas = atlas_of(saved)
@@ -120,45 +120,45 @@ def settle(saved: SavedModel, options: SimulateOptions, shares: FloatArray | Non
     column, codes = _labels(atlas, options.label)
     labels = None if column is None else atlas.labels[column]
     if options.component:
-        found = [_component(k, saved, shares) for k in options.component]
+        unsized = [_component(k, saved, shares) for k in options.component]
     elif labels is None or (options.places == "mixture" and not options.label):
-        found = [CellGroup("all cells", np.arange(len(atlas.z)), 0)]
+        unsized = [CellGroup("all cells", np.arange(len(atlas.z)), 0)]
     else:
-        found = [
+        unsized = [
             CellGroup(labels.levels[code], rows, 0, label=code)
             for code in codes
             if len(rows := np.flatnonzero(labels.codes == code)) or options.label
         ]
-    groups = tuple(_sized(group, saved, options) for group in found)
+    groups = tuple(_sized(group, saved, options) for group in unsized)
     return SimulationPlan(groups, labels, modalities or tuple(saved.modalities))
 
 
-def _labels(atlas: Atlas, asked: Sequence[str]) -> tuple[str | None, list[int]]:
-    """Return the column that labels are of, and their codes."""
-    known = atlas.labels
-    if not known:
-        if asked:
+def _labels(atlas: Atlas, texts: Sequence[str]) -> tuple[str | None, list[int]]:
+    """Return the column of the labels, and their codes."""
+    label_columns = atlas.labels
+    if not label_columns:
+        if texts:
             raise UsageError(
-                "the model knows no labels of its training cells",
+                "the model has no labels of its training cells",
                 field="--label",
-                found=asked[0],
+                found=texts[0],
                 hint="train it with --label-key COLUMN, or simulate without --label",
             )
         return None, []
-    if not asked:
-        column = next(iter(known))
-        return column, list(range(len(known[column].levels)))
-    wanted = [_split(text, known) for text in asked]
+    if not texts:
+        column = next(iter(label_columns))
+        return column, list(range(len(label_columns[column].levels)))
+    wanted = [_split(text, label_columns) for text in texts]
     columns = list(dict.fromkeys(column for column, _ in wanted))
     if len(columns) > 1:
         raise UsageError(
-            "labels must be of one column",
+            "labels must come from one column",
             field="--label",
             found=", ".join(columns),
             hint="simulate from one column at a time",
         )
     column = columns[0]
-    levels = known[column].levels
+    levels = label_columns[column].levels
     codes: list[int] = []
     for _, level in wanted:
         if level is None:
@@ -176,8 +176,8 @@ def _labels(atlas: Atlas, asked: Sequence[str]) -> tuple[str | None, list[int]]:
     return column, list(dict.fromkeys(codes))
 
 
-def _split(text: str, known: Mapping[str, Codes]) -> tuple[str, str | None]:
-    columns = list(known)
+def _split(text: str, label_columns: Mapping[str, Codes]) -> tuple[str, str | None]:
+    columns = list(label_columns)
     if text in columns:
         return text, None
     # a column's name may hold '=' as well
@@ -212,7 +212,7 @@ def _component(k: int, saved: SavedModel, shares: FloatArray | None) -> CellGrou
 
 
 def _sized(group: CellGroup, saved: SavedModel, options: SimulateOptions) -> CellGroup:
-    """Say how many cells to make of a group."""
+    """Return the group with the number of cells to simulate."""
     atlas = atlas_of(saved)
     if not len(group.rows):
         raise InputError(

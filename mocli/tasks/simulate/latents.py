@@ -1,4 +1,4 @@
-"""Where simulated cells lie, as diverse as real ones or about one mean, and how deep they are measured."""
+"""Latent coordinates of simulated cells, as diverse as real ones or about one mean; their library sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mocli.tasks.trained.saved import SavedModel
 from mocli.types import DoubleArray, FloatArray, IntArray
 
 NEAREST = 15
-"""Training cells of the same label whose spread is that around a cell."""
+"""Number of nearest training cells of the same label whose spread is used around a cell."""
 
 _AT_ONCE = 4096  # fixed, as numbers are drawn block by block
 
@@ -43,9 +43,9 @@ def smoothed(z: FloatArray, chosen: IntArray, rng: Generator, *, device: str = "
     """Return coordinates around chosen cells, `(n, d)`, that spread as the cells do (a smoothed bootstrap).
 
     With m the mean and S the covariance of a cell z and its 15 nearest among those given, and h of
-    `bandwidth`, the position is m + sqrt(1 - h^2) (z - m) + h e, e drawn from N(0, S): noise replaces as much
-    of the spread around m as it brings (as in Silverman and Young, Biometrika 74:469, 1987), and stays
-    in the directions in which neighbours differ.
+    `bandwidth`, the coordinates are m + sqrt(1 - h^2) (z - m) + h e, e drawn from N(0, S): noise replaces
+    as much of the spread around m as it brings (as in Silverman and Young, Biometrika 74:469, 1987), and
+    stays in the directions in which neighbours differ.
 
     Parameters
     ----------
@@ -59,10 +59,10 @@ def smoothed(z: FloatArray, chosen: IntArray, rng: Generator, *, device: str = "
         return z[chosen]
     h = bandwidth(len(z), z.shape[1])
     # a cell is among its own nearest
-    near = knn(z, z, k + 1, device=device)[1]
+    neighbors = knn(z, z, k + 1, device=device)[1]
     out = np.empty((len(chosen), z.shape[1]), np.float32)
     for rows in chunks(len(chosen), _AT_ONCE):
-        around = z[near[chosen[rows]]]
+        around = z[neighbors[chosen[rows]]]
         middle = around.mean(1)
         noise = rng.standard_normal(around.shape[:2], dtype=np.float32) / np.float32(np.sqrt(k))
         drawn = np.einsum("bk,bkd->bd", noise, around - middle[:, None])
@@ -71,7 +71,7 @@ def smoothed(z: FloatArray, chosen: IntArray, rng: Generator, *, device: str = "
 
 
 def about_the_mean(z: FloatArray, drawn: FloatArray, n: int, rng: Generator) -> FloatArray:
-    """Return `(n, d)` coordinates from one normal distribution: the mean, the mean posterior deviation.
+    """Return coordinates `(n, d)` from one normal distribution: the cells' mean, their mean deviation.
 
     scCross' own way (Yang et al. 2024, "multi-omics data simulation"). The standard deviation of a
     posterior is estimated from one draw each: the mean of |draw - mean| times sqrt(pi / 2).
@@ -87,7 +87,7 @@ def about_the_mean(z: FloatArray, drawn: FloatArray, n: int, rng: Generator) -> 
 
 
 def variance_ratio(places: FloatArray, z: FloatArray) -> float:
-    """Return total variance of simulated coordinates over that of the cells they follow; NaN if that is 0."""
+    """Return the variance of simulated coordinates over that of the cells they follow; NaN if that is 0."""
     total = float(z.var(0).sum())
     return float(places.var(0).sum()) / total if total > 0 else float("nan")
 
@@ -104,11 +104,11 @@ def library_sizes(
 ) -> dict[str, FloatArray]:
     """Return totals `(n,)` of modalities whose values are counts.
 
-    Sampled ones are those of the training cell that a simulated one follows; a cell that was not
-    measured in a modality borrows from another of its group. A modality that is left out stands at the
+    Sampled ones are those of the training cell that a simulated one follows; a cell that was not measured
+    in a modality takes that of another cell of its group. A modality that is missing in the result gets the
     model's median.
     """
-    kept = atlas_of(saved).library
+    libraries = atlas_of(saved).library
     rng = np.random.default_rng([seed, 1_000_003])
     sizes: dict[str, FloatArray] = {}
     unknown = []
@@ -117,31 +117,31 @@ def library_sizes(
             continue
         if isinstance(how, float):
             sizes[name] = np.full(len(source), how, np.float32)
-        elif name not in kept:
+        elif name not in libraries:
             unknown.append(name)
         else:
-            sizes[name] = _of_groups(kept[name], plan, source, group, how, rng)
+            sizes[name] = _of_groups(libraries[name], plan, source, group, how, rng)
     if unknown:
         warn(
-            f"the model does not keep how deep {' and '.join(unknown)} of its training cells were measured: "
-            "every simulated cell has their median depth; a model trained with this version keeps it"
+            f"the model was saved without sequencing depths for {' and '.join(unknown)}: every simulated "
+            "cell gets the median depth of the training cells; a model trained with this version keeps them"
         )
     return sizes
 
 
 def _of_groups(
-    kept: FloatArray, plan: SimulationPlan, source: IntArray, group: IntArray, how: str, rng: Generator
+    library: FloatArray, plan: SimulationPlan, source: IntArray, group: IntArray, how: str, rng: Generator
 ) -> FloatArray:
-    out = kept[source].copy()
-    for position, of in enumerate(plan.groups):
-        mine = np.flatnonzero(group == position)
-        measured = kept[of.rows][np.isfinite(kept[of.rows])]
+    out = library[source].copy()
+    for position, one in enumerate(plan.groups):
+        members = np.flatnonzero(group == position)
+        measured = library[one.rows][np.isfinite(library[one.rows])]
         if not len(measured):
             # nobody of the group was measured in it
-            measured = kept[np.isfinite(kept)]
+            measured = library[np.isfinite(library)]
         if how == "sampled":
-            missing = mine[~np.isfinite(out[mine])]
+            missing = members[~np.isfinite(out[members])]
             out[missing] = rng.choice(measured, len(missing))
         else:
-            out[mine] = np.median(measured) if how == "median" else measured.mean()
+            out[members] = np.median(measured) if how == "median" else measured.mean()
     return out

@@ -1,4 +1,4 @@
-"""What is asked of a simulation, beside what every subcommand takes."""
+"""The options of `mocli simulate`, besides those that every subcommand has."""
 
 from __future__ import annotations
 
@@ -119,15 +119,15 @@ class SimulateOptions(Options):
         str,
         option(
             "--margins",
-            "Where INPUT holds the training cells, features go together as in these; each by itself is "
-            "spread as in the real cells of the label, or as the likelihood draws it (likelihood); "
-            "independent: neither",
+            "If INPUT holds the training cells, features correlate as in these. real: each feature is "
+            "distributed as in the real cells of the label; likelihood: as the model draws it; "
+            "independent: as drawn, without correlations",
             choices=MARGINS,
         ),
     ] = "real"
 
     def check_together(self) -> None:
-        """Refuse what says two things at once, and settle what follows from other options."""
+        """Refuse contradicting options, and settle what follows from other options."""
         if self.fold is not None and self.n_cells is not None:
             raise UsageError(
                 "--fold and --n-cells both say how many cells",
@@ -159,7 +159,7 @@ class SimulateOptions(Options):
 
     @property
     def correlates(self) -> bool:
-        """Whether features go together as in real cells, whose depth and batch simulated ones then have."""
+        """Say whether features correlate as in real cells; these then give depth and batch."""
         sampled = self.library_size == "sampled" and self.batch == AS_SOURCE
         return self.margins != "independent" and sampled and not self.about_mean
 

@@ -1,4 +1,4 @@
-"""What the report says of a simulation: what was made of what, and whether it is like real cells."""
+"""What the report shows of a simulation: its cells, and whether they resemble real ones."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ AMONG = 15
 """Nearest training cells whose labels are counted."""
 
 MOST_PLACED = 5_000
-"""Simulated cells, and ten times as many training cells, whose coordinates are compared."""
+"""Simulated cells whose coordinates are compared, with ten times as many training cells."""
 
 MOST_DRAWN = 6_000
 """Cells in the picture, half of them simulated."""
 
 
 def report_groups(run: Run, simulated: Simulated) -> None:
-    """Say of every group how many cells follow how many, how they are placed, and under what measured."""
+    """Report for every group how many cells follow how many, with which coordinates, batch and depth."""
     cells, options = simulated.cells, simulated.options
     rows: list[list[Any]] = []
     nearest = _nearest_labels(simulated, seed=run.options.seed, device=str(run.device))
     for position, group in enumerate(simulated.plan.groups):
         ratio = simulated.cells.ratios[group.name]
-        mine = nearest[cells.group == position] if group.label is not None else np.zeros(0)
-        mine = mine[np.isfinite(mine)]
-        share = float(mine.mean()) if len(mine) else None
+        agreement = nearest[cells.group == position] if group.label is not None else np.zeros(0)
+        agreement = agreement[np.isfinite(agreement)]
+        share = float(agreement.mean()) if len(agreement) else None
         rows.append([group.name, len(group.rows), group.n, ratio, share])
     run.report.tables["simulated"] = table(
         "Cells that were simulated",
-        "The variance ratio is that of simulated coordinates over the training cells' in the latent, "
-        "1 being equally diverse; the last column is the share of them whose 15 nearest training cells are "
-        "mostly of the label asked for.",
+        "The variance ratio is that of simulated coordinates over the training cells', 1 being equally "
+        "diverse; the last column is the share of simulated cells whose 15 nearest training cells mostly "
+        "have the label asked for.",
         ["label", "training cells", "simulated cells", "variance ratio", "of the label asked"],
         rows,
     )
@@ -93,17 +93,17 @@ def report_groups(run: Run, simulated: Simulated) -> None:
 
 def _places_words(simulated: Simulated) -> str:
     if simulated.options.about_mean:
-        return "one normal distribution about the label's mean position (scCross)"
+        return "one normal distribution about the label's mean coordinates (scCross)"
     if simulated.options.from_mixture:
         return "drawn from the model's mixture components"
     atlas = atlas_of(simulated.saved)
     if atlas.drawn is not None and atlas.cloud is atlas.z:
-        return "around training cells' mean coordinates, as their posteriors say less than noise"
+        return "around training cells' means, as their posteriors are mostly noise"
     return "around training cells, as diverse as those"
 
 
 def _nearest_labels(simulated: Simulated, *, seed: int, device: str) -> Any:
-    """Whether most of the nearest training cells have a cell's label, `(n,)`; NaN where not looked at."""
+    """Say whether most of the nearest training cells have a cell's label, `(n,)`; NaN where not tested."""
     atlas, cells, labels = atlas_of(simulated.saved), simulated.cells, simulated.plan.labels
     out = np.full(cells.n, np.nan)
     if labels is None:
@@ -112,15 +112,15 @@ def _nearest_labels(simulated: Simulated, *, seed: int, device: str) -> Any:
     rng = np.random.default_rng(seed)
     rows = rng.permutation(cells.n)[:MOST_PLACED]
     training = rng.permutation(np.flatnonzero(labels.codes >= 0))[: 10 * MOST_PLACED]
-    near = knn(cells.z[rows], cloud[training], min(AMONG, len(training)), device=device)[1]
-    of = labels.codes[training][near]
-    votes = np.stack([(of == k).sum(1) for k in range(len(labels.levels))], 1)
+    neighbors = knn(cells.z[rows], cloud[training], min(AMONG, len(training)), device=device)[1]
+    neighbor_codes = labels.codes[training][neighbors]
+    votes = np.stack([(neighbor_codes == k).sum(1) for k in range(len(labels.levels))], 1)
     out[rows] = votes.argmax(1) == cells.label[rows]
     return out
 
 
 TOLD_APART = 0.9
-"""Discriminability from which a classifier hardly ever errs."""
+"""From this discriminability on, a classifier hardly ever errs."""
 
 
 def evaluate(
@@ -129,15 +129,15 @@ def evaluate(
     """Compare with real cells where there are some; figures go to the report and the log."""
     if not simulated.files:
         run.warn(
-            "no real cells were given: whether simulated ones are like them is not reported; name input "
-            "files beside --from-model"
+            "no real cells were given, so simulated cells are not compared with real ones; give input "
+            "files together with --from-model"
         )
         return None
     cells = compared(run, simulated, layers)
     if cells is None:
         return None
-    found = judge(cells)
-    run.report.metrics |= {judged.key: judged.entry for judged in found}
+    judgements = judge(cells)
+    run.report.metrics |= {judged.key: judged.entry for judged in judgements}
     run.report.metrics |= _matched(cells)
     others = {j.key: j.entry for half in cells.halves() for j in judge(half)}
     within, real = _matched_within(cells)
@@ -146,8 +146,8 @@ def evaluate(
     run.report.baselines["other_real_cells"] = {
         "is_bound": True,
         "title": "other real cells",
-        "definition": "One half of the real cells in place of simulated ones, against the other half: about "
-        "the best that can be asked.",
+        "definition": "One half of the real cells instead of simulated ones, against the other half: about "
+        "the best possible.",
         "metrics": others,
     }
     if correlated:
@@ -156,28 +156,28 @@ def evaluate(
     if sentence is not None:
         run.say(f"  {sentence}")
         run.report.conclude(sentence)
-    codes = sorted({code for judged in found for code in judged.by_label})
+    codes = sorted({code for judged in judgements for code in judged.by_label})
     run.report.tables["labels"] = table(
         "Simulated and real cells of every label",
         "One row a label; columns as in the metrics above.",
-        ["label", *(judged.key for judged in found)],
-        [[cells.levels[code], *(judged.by_label.get(code) for judged in found)] for code in codes],
+        ["label", *(judged.key for judged in judgements)],
+        [[cells.levels[code], *(judged.by_label.get(code) for judged in judgements)] for code in codes],
     )
-    for judged in found:
+    for judged in judgements:
         value, beside = judged.entry["value"], others.get(judged.key, {}).get("value")
         if isinstance(value, float):
             best = "" if beside is None else f"; other real cells {beside:.3f}"
             run.say(f"  {judged.key} {value:.3f} (best {judged.metric.best:g}{best})")
             if judged.key.startswith("discriminability") and value > TOLD_APART > (beside or 0.0):
                 run.warn(
-                    f"simulated cells are told from real ones nearly always ({judged.key} {value:.2f}): do "
-                    "not take them for data; train the model longer, or try another"
+                    f"a classifier nearly always tells simulated cells from real ones ({judged.key} "
+                    f"{value:.2f}): do not use them as data; train the model longer, or try another"
                 )
     return cells
 
 
 def _independent(run: Run, simulated: Simulated, layers: Mapping[str, str]) -> Entry:
-    """Judge what the likelihood draws feature by feature, without correlations or margins of real cells."""
+    """Judge draws of the likelihood, feature by feature, without correlations or margins of real cells."""
     seed, device, saved, cells = run.options.seed, run.device, simulated.saved, simulated.cells
     drawn = {
         name: sparse.csr_matrix(
@@ -189,8 +189,8 @@ def _independent(run: Run, simulated: Simulated, layers: Mapping[str, str]) -> E
     return {
         "is_bound": False,
         "title": "features drawn one by one",
-        "definition": "What the likelihood draws at the same latent coordinates, each feature by itself: "
-        "without the correlations, and the margins, of real cells.",
+        "definition": "Draws from the likelihood at the same latent coordinates, each feature by itself, "
+        "without the correlations and the margins of real cells.",
         "metrics": {} if control is None else {judged.key: judged.entry for judged in judge(control)},
     }
 
@@ -214,35 +214,35 @@ def simulation_sentence(metrics: Mapping[str, Any], baselines: Mapping[str, Any]
 
 
 def _matched(cells: Generated) -> dict[str, Entry]:
-    """Encode each modality of simulated cells alone: are the two of a cell found to be one (FOSCTTM)."""
+    """Encode each modality of simulated cells alone, and test whether both find each other (FOSCTTM)."""
     if len(cells.latent) < 2:
         return {}
     z = {name: simulated for name, (_, simulated) in cells.latent.items()}
     every = np.arange(len(cells.simulated_label))
     pairs = {pair: np.stack([every, every], 1) for pair in combinations(z, 2)}
-    found = registry.evaluate(Embedding(z=z, pairs=pairs, seed=cells.seed), ["foscttm"])
-    return {f"simulated_{key}": entry for key, entry in found.items()}
+    entries = registry.evaluate(Embedding(z=z, pairs=pairs, seed=cells.seed), ["foscttm"])
+    return {f"simulated_{key}": entry for key, entry in entries.items()}
 
 
 FEWEST_MATCHED = 20
-"""Cells of a label, simulated and real, below which it is not asked which two modalities are of one cell."""
+"""Fewest cells of a label, simulated and real, for matching the modalities within it."""
 
 
 def _matched_within(cells: Generated) -> tuple[dict[str, Entry], dict[str, Entry]]:
     """Return the same among cells of one label, for simulated cells and for real ones: means over labels."""
-    found: tuple[dict[str, list[float]], dict[str, list[float]]] = ({}, {})
+    both: tuple[dict[str, list[float]], dict[str, list[float]]] = ({}, {})
     for first, second in combinations(cells.latent if cells.paired else (), 2):
         for code in cells.labels(first):
             sides = cells.rows(first, code)[::-1]
             if min(map(len, sides)) < FEWEST_MATCHED:
                 continue
-            for kept, side, rows in zip(found, (1, 0), sides, strict=True):
+            for values_by_key, side, rows in zip(both, (1, 0), sides, strict=True):
                 z = {name: cells.latent[name][side][rows] for name in (first, second)}
                 every = np.arange(len(rows))
                 seen = Embedding(z=z, pairs={(first, second): np.stack([every, every], 1)}, seed=cells.seed)
                 for key, entry in registry.evaluate(seen, ["foscttm"]).items():
                     if entry["value"] is not None:
-                        kept.setdefault(key, []).append(float(entry["value"]))
+                        values_by_key.setdefault(key, []).append(float(entry["value"]))
     simulated, real = (
         {
             f"{key}_within_label": figure(
@@ -250,19 +250,20 @@ def _matched_within(cells: Generated) -> tuple[dict[str, Entry], dict[str, Entry
                 "FOSCTTM within a label",
                 "Fraction of cells of the same label that lie closer than the other modality of the cell, "
                 "each modality encoded alone; mean over labels.",
-                "Should be as in real cells: lower, and modalities of a cell are more alike than they are.",
+                "Should be as in real cells; if it is lower, the modalities of a simulated cell are too "
+                "similar.",
                 bounds=(0.0, 1.0),
                 n=len(values),
             )
-            for key, values in of.items()
+            for key, values in by_key.items()
         }
-        for of in found
+        for by_key in both
     )
     return simulated, real
 
 
 def pictures(simulated: Simulated, cells: Generated | None, *, seed: int, device: str) -> dict[str, Any]:
-    """Return what the report shows beside its figures and tables."""
+    """Return the pictures of the report."""
     drawn = [] if cells is None else _mean_variance(cells)
     return {"layout": _layout(simulated, cells, seed, device), "drawn": drawn}
 
@@ -281,12 +282,12 @@ def _mean_variance(cells: Generated) -> list[Drawn]:
     if not panels:
         return []
     picture = mean_variance(sorted(panels, key=itemgetter(0)))
-    caption = "One point a feature, counts of the label of most cells: colours should lie upon each other."
+    caption = "One point for each feature, counts of the label with most cells: colours should overlap."
     return [Drawn(picture, "Mean and variance", caption)]
 
 
 def _layout(simulated: Simulated, cells: Generated | None, seed: int, device: str) -> Layout:
-    """Draw simulated cells among real ones by what was measured, or among training cells' places."""
+    """Draw simulated cells among real ones by measured values, or among training cells in the latent."""
     rng = np.random.default_rng(seed)
     if cells is not None:
         name = next(iter(cells.real))
@@ -300,12 +301,12 @@ def _layout(simulated: Simulated, cells: Generated | None, seed: int, device: st
         label = np.full(len(z), -1) if labels is None else labels.codes
         other, levels = simulated.cells.label, () if labels is None else labels.levels
         title = "UMAP of the latent, training and simulated cells"
-    kept, drawn = (np.sort(rng.permutation(len(part))[: MOST_DRAWN // 2]) for part in (z, w))
-    xy = layout(np.concatenate([z[kept], w[drawn]]), seed=seed, device=device)
-    origin = np.repeat([0, 1], [len(kept), len(drawn)])
+    chosen, drawn = (np.sort(rng.permutation(len(part))[: MOST_DRAWN // 2]) for part in (z, w))
+    xy = layout(np.concatenate([z[chosen], w[drawn]]), seed=seed, device=device)
+    origin = np.repeat([0, 1], [len(chosen), len(drawn)])
     categories: dict[str, tuple[IntArray, Sequence[str]]] = {
         "origin": (origin, ("training" if cells is None else "real", "simulated"))
     }
     if levels and levels != (ALL,):
-        categories["label"] = (np.concatenate([label[kept], other[drawn]]), levels)
+        categories["label"] = (np.concatenate([label[chosen], other[drawn]]), levels)
     return Layout(title, xy, categories, points="One point a cell")

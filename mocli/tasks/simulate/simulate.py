@@ -19,7 +19,7 @@ from mocli.types import ModalityKind, Task, ValueKind, takes_counts
 
 
 @subcommand(SimulateOptions)
-def simulate(request: Request, asked: SimulateOptions, *, dry_run: bool, command: Sequence[str]) -> Result:
+def simulate(request: Request, options: SimulateOptions, *, dry_run: bool, command: Sequence[str]) -> Result:
     """Simulate cells; the shell's `mocli simulate`.
 
     Raises
@@ -27,9 +27,9 @@ def simulate(request: Request, asked: SimulateOptions, *, dry_run: bool, command
     MocliError
         Every error a user can mend; `exit_code` says of which sort.
     """
-    if asked.from_model is None and not request.data.inputs:
+    if options.from_model is None and not request.data.inputs:
         raise UsageError(
-            "cells are simulated by a trained model, or by one trained now on input files",
+            "a simulation needs a trained model, or input files to train one on",
             field="--from-model",
             found="neither a model nor an input",
             hint="add --from-model OUT.model, or name the files to train on",
@@ -37,59 +37,59 @@ def simulate(request: Request, asked: SimulateOptions, *, dry_run: bool, command
     verb = Verb(
         task="simulate",
         suffixes=(".h5mu", ".h5ad"),
-        foresee=partial(_foresee, request, asked),
-        work=partial(_work, request, asked),
-        trains=asked.from_model is None,
+        foresee=partial(_foresee, request, options),
+        work=partial(_work, request, options),
+        trains=options.from_model is None,
     )
     return perform(verb, request, dry_run=dry_run, command=command)
 
 
-def _foresee(request: Request, asked: SimulateOptions, tell: Tell) -> None:
+def _foresee(request: Request, options: SimulateOptions, tell: Tell) -> None:
     files = open_modalities(request.data) if request.data.inputs else []
-    if asked.from_model is None:
+    if options.from_model is None:
         request = proteins_as_counts(request, files)
         foresee_training(request, Aim(Task.SIMULATE), tell, files)
         return
     from mocli.tasks.simulate.groups import component_shares, settle
     from mocli.tasks.trained.obtain import foresee_given
 
-    saved = foresee_given(tell, request, asked.from_model, Task.SIMULATE, files)
-    for group in settle(saved, asked, component_shares(saved)).groups:
+    saved = foresee_given(tell, request, options.from_model, Task.SIMULATE, files)
+    for group in settle(saved, options, component_shares(saved)).groups:
         tell.say(group.words)
 
 
-def _work(request: Request, asked: SimulateOptions, run: Run) -> None:
+def _work(request: Request, options: SimulateOptions, run: Run) -> None:
     from mocli.tasks.simulate.work import Simulated, place_cells
     from mocli.tasks.simulate.write import deliver
     from mocli.tasks.trained.obtain import obtain
     from mocli.tasks.trained.record import describe_given
 
     files = open_modalities(request.data) if request.data.inputs else []
-    if asked.from_model is None:
+    if options.from_model is None:
         request = proteins_as_counts(request, files)
-    obtained = obtain(run, request, asked.from_model, Aim(Task.SIMULATE), files)
+    obtained = obtain(run, request, options.from_model, Aim(Task.SIMULATE), files)
     saved = obtained.saved
     saved.model.module.to(run.device)
     with run.timed("place"):
         seed, device = run.options.seed, run.device
-        plan, cells = place_cells(saved, asked, seed=seed, device=device, say=run.say, warn=run.warn)
+        plan, cells = place_cells(saved, options, seed=seed, device=device, say=run.say, warn=run.warn)
     with run.timed("write"):
         if obtained.trained is None:
-            describe_given(run, files, saved, f"the model of {asked.from_model}")
-        deliver(run, request, Simulated(saved, files, asked, plan, cells))
+            describe_given(run, files, saved, f"the model of {options.from_model}")
+        deliver(run, request, Simulated(saved, files, options, plan, cells))
 
 
 def proteins_as_counts(request: Request, files: Sequence[ModalityFile]) -> Request:
-    """Ask for counts of proteins where there are counts and the model has a likelihood of them.
+    """Ask for counts of proteins if there are counts and the model has a likelihood for them.
 
-    Values on the scale of a transform are told from real ones every time: they are no counts.
+    Values on the scale of a transform are always told from real ones, because they are not counts.
     """
     plan = make_plan(request.data, request.train, Task.SIMULATE, lambda _: None, files=files)
     likelihood = dict(request.data.likelihood)
     for choice in plan.choices:
         name, offered = choice.file.name, plan.traits.likelihoods.get(choice.file.kind, ())
-        asked = name in likelihood or name in request.data.transform
+        is_settled = name in likelihood or name in request.data.transform
         counts = choice.file.kind is ModalityKind.PROT and choice.layer.values is ValueKind.COUNTS
-        if counts and not asked and not takes_counts(choice.likelihood) and "nb" in offered:
+        if counts and not is_settled and not takes_counts(choice.likelihood) and "nb" in offered:
             likelihood[name] = "nb"
     return replace(request, data=replace(request.data, likelihood=likelihood))

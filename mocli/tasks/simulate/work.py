@@ -1,4 +1,4 @@
-"""The steps of `mocli simulate`: latent coordinates of new cells, and what they are measured under."""
+"""The steps of `mocli simulate`: latent coordinates of new cells, their batches and depths, their values."""
 
 from __future__ import annotations
 
@@ -29,14 +29,17 @@ from mocli.train.predict import cluster_cells
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
 VALUES = 2_000_000
-"""Values sampled at a time; the block of a cell decides its random numbers, so it depends on nothing else."""
+"""Values sampled at a time.
+
+A cell's random numbers follow from its block, so this never depends on anything else.
+"""
 
 MOST_CELLS = 1024
 
 
 @dataclass(frozen=True, eq=False)
 class SimulatedCells:
-    """Cells before they are measured.
+    """Cells before their values are drawn.
 
     Attributes
     ----------
@@ -45,7 +48,7 @@ class SimulatedCells:
     source
         Training cell that each follows, a row of the atlas, `(n,)`.
     group
-        Which of the groups each is of, `(n,)`.
+        Group of each, `(n,)`.
     label
         Code of the label, -1 for none, `(n,)`.
     batch
@@ -80,7 +83,7 @@ class Simulated:
     Attributes
     ----------
     files
-        Input files: trained on, or to compare with; there may be none.
+        Input files to train on or to compare with; there may be none.
     """
 
     saved: SavedModel
@@ -109,7 +112,7 @@ def place_cells(
     say: Callable[[str], None],
     warn: Callable[[str], None],
 ) -> tuple[SimulationPlan, SimulatedCells]:
-    """Settle which cells are asked for, and give every one its coordinates, batch and library size."""
+    """Decide which cells to simulate, and give each its coordinates, batch and library size."""
     atlas, shares = atlas_of(saved), component_shares(saved, str(device))
     plan = settle(saved, options, shares)
     _check_batch(saved, options.batch)
@@ -156,7 +159,7 @@ def _from_cells(
     if about_mean:
         if atlas.drawn is None:
             raise UsageError(
-                f"{saved.description['model']} knows no standard deviation of a cell's coordinates",
+                f"{saved.description['model']} has no standard deviations of the cells' coordinates",
                 field="--places",
                 found="mean",
                 hint="leave --places out"
@@ -206,7 +209,7 @@ def _check_batch(saved: SavedModel, name: str) -> None:
         return
     if batch is None:
         raise UsageError(
-            "the model knows no batches to simulate",
+            "the model has no batches to simulate",
             field="--batch",
             found=name,
             hint="train it with --batch-key COLUMN, or leave --batch out",
@@ -229,7 +232,7 @@ def _not_none(weights: DoubleArray) -> DoubleArray:
 def draw_values(
     saved: SavedModel, cells: SimulatedCells, modality: str, *, seed: int, device: torch.device
 ) -> Iterator[CSR]:
-    """Draw what is measured of all cells in a modality, a block of cells at a time, `(n, n_features)`."""
+    """Draw the values of all cells in a modality, a block of cells at a time, `(n, n_features)`."""
     if not isinstance(saved.model, Samples):
         raise TypeError(f"{saved.description['model']} declares simulate but cannot sample")
     n_vars = len(saved.recipes[modality].selected)
@@ -251,7 +254,7 @@ def draw_values(
 
 
 def _conditions(saved: SavedModel, cells: SimulatedCells, rows: slice, device: torch.device) -> Conditions:
-    """Covariates that cells are measured under: the batch asked for, all else as in the cells they follow."""
+    """Return the covariates of cells: the batch asked for, all else as in the cells they follow."""
     atlas = atlas_of(saved)
     codes = {}
     if atlas.batch is not None and (cells.batch >= 0).any():

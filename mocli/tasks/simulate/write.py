@@ -1,4 +1,4 @@
-"""What a simulation leaves behind: cells measured block by block, figures, words, pictures."""
+"""The output of a simulation: cells drawn block by block, figures, sentences, pictures."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _words(codes: IntArray, levels: tuple[str, ...]) -> pd.Categorical:
 
 
 def _check_features(tell: Tell, simulated: Simulated, name: str) -> None:
-    """Say what of a modality is simulated; raise where the model draws no features of it."""
+    """Log what is simulated of a modality; raise an error if the model draws no features of it."""
     recipe = simulated.saved.recipes[name]
     if recipe.lsi is not None or recipe.components is not None:
         raise InputError(
@@ -109,7 +109,7 @@ def _check_features(tell: Tell, simulated: Simulated, name: str) -> None:
         )
     if likelihood_of(simulated.saved, name) in {"normal", "ziln"} and not recipe.transform.keeps_values:
         tell.warn(
-            f"{name}: values are no counts but lie on the scale that the model was trained on "
+            f"{name}: the values are not counts, but lie on the scale that the model was trained on "
             f"({recipe.transform.name}); train it with --likelihood {name}=nb for counts"
         )
 
@@ -164,13 +164,13 @@ def simulate_cells(
     saved = load_model(model)
     place, tell = torch.device(device), Foresight()
     plan, cells = place_cells(saved, options, seed=seed, device=place, say=tell.say, warn=tell.warn)
-    simulated, made = Simulated(saved, [], options, plan, cells), {}
+    simulated, by_modality = Simulated(saved, [], options, plan, cells), {}
     obs = obs_table(simulated)
     for name in plan.modalities:
         recipe = saved.recipes[name]
         _check_features(tell, simulated, name)
         x = sparse.vstack(list(draw_values(saved, cells, name, seed=seed, device=place)), format="csr")
         names = np.asarray(saved.modalities[name]["var_names"], dtype=object)[recipe.selected]
-        made[name] = AnnData(x, obs=obs.copy(), var=pd.DataFrame(index=pd.Index(names.astype(str))))
-        made[name].obsm[f"X_{saved.description['model']}"] = cells.z
-    return made
+        by_modality[name] = AnnData(x, obs=obs.copy(), var=pd.DataFrame(index=pd.Index(names.astype(str))))
+        by_modality[name].obsm[f"X_{saved.description['model']}"] = cells.z
+    return by_modality

@@ -14,7 +14,7 @@ from mocli.tasks.trained.latent import Latent
 from mocli.types import BoolArray, FloatArray, IntArray
 
 MAX_KEPT = 100_000
-"""Training cells kept with a model; of more, as many are drawn."""
+"""Most training cells kept with a model; of more, this many are drawn."""
 
 
 class LabelColumn(Protocol):
@@ -22,7 +22,7 @@ class LabelColumn(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the column."""
+        """The name of the column."""
         ...
 
     def of_cells(self, bundle: MultiOmics) -> Codes:
@@ -32,9 +32,9 @@ class LabelColumn(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Atlas:
-    """Training cells in the latent.
+    """Latent coordinates of training cells.
 
-    A cell of a joint latent is here once, else once for each modality.
+    A cell of a joint latent is listed once, else once for each modality.
 
     Attributes
     ----------
@@ -45,12 +45,12 @@ class Atlas:
     batch
         Codes `(n,)`, or None.
     alone
-        By modality, where each would lie had it been measured in that alone, `(n, d)`, NaN for
+        By modality, coordinates of each cell had it been measured in that alone, `(n, d)`, NaN for
         cells that were not measured in it; empty where there is no joint latent.
     labels
         By column of obs, codes `(n,)`, -1 for none.
     n_cells
-        How many there were before some were drawn.
+        Their number before some were drawn.
     library
         By modality whose values are counts, totals of the values that the model saw, `(n,)`, NaN for
         cells that were not measured in it.
@@ -62,7 +62,7 @@ class Atlas:
     continuous
         Covariates that are numbers, `(n, n_keys)`, or None.
     names
-        Of the cells, `(n,)`; empty in a model of an earlier version, as are all of the last five.
+        Names of the cells, `(n,)`; empty in a model of an earlier version, as are the last five.
     """
 
     z: FloatArray
@@ -79,28 +79,29 @@ class Atlas:
     names: tuple[str, ...] = ()
 
     def seen_by(self, modalities: Sequence[str]) -> FloatArray:
-        """Where the cells would lie had they been measured in these modalities only, as far as kept.
+        """Coordinates of the cells had they been measured in these modalities only; NaN where unknown.
 
-        Cells of one modality are best compared with coordinates that rest on the same; NaN where unknown.
+        They are known as far as they are kept. Cells of one modality are best compared with coordinates
+        from the same modality.
         """
         return self.alone[modalities[0]] if list(modalities) in [[m] for m in self.alone] else self.z
 
     def voters(self, modality: str, codes: IntArray) -> BoolArray:
-        """Cells to compare those of a modality with, `(n,)`.
+        """Say which cells to compare those of a modality with, `(n,)`.
 
-        Where modalities have places of their own, the modality's own cells if these have all labels that any
-        have.
+        Where modalities have their own coordinates, these are the modality's own cells, if they have all
+        labels.
         """
-        own = np.array([not self.alone and name == modality for name in self.groups])[self.group]
-        enough = np.isin(np.unique(codes[codes >= 0]), codes[own]).all()
-        return own if own.any() and enough else np.ones(len(self.z), bool)
+        same_modality = np.array([not self.alone and name == modality for name in self.groups])[self.group]
+        enough = np.isin(np.unique(codes[codes >= 0]), codes[same_modality]).all()
+        return same_modality if same_modality.any() and enough else np.ones(len(self.z), bool)
 
     @property
     def cloud(self) -> FloatArray:
         """Where cells may lie, `(n, d)`: a draw from each posterior, where the model has one.
 
-        Where draws are further from their means than these from each other, they say more of the noise
-        than of the cells, and the means stand for them.
+        If draws are further from their means than the means from each other, they are mostly noise, and the
+        means are used.
         """
         if self.drawn is None:
             return self.z
@@ -122,7 +123,7 @@ class Atlas:
         z, cells = latent.points(bundle)
         group = np.repeat(np.arange(len(groups)), [len(g.cells) for g in groups.values()])
         rows = drawn_rows(len(z), MAX_KEPT, seed=seed)
-        batch, numbers, kept = bundle.batch, bundle.continuous, cells[rows]
+        batch, numbers, kept_cells = bundle.batch, bundle.continuous, cells[rows]
         # where modalities have places of their own, a row is of one of them
         of_one = None if latent.joint is not None else np.array(list(groups))[group[rows]]
         return cls(
@@ -135,11 +136,11 @@ class Atlas:
             alone={
                 m: _by_cell(z, bundle.cells_of(m), len(cells))[cells[rows]] for m, z in latent.alone.items()
             },
-            library=_libraries(bundle, kept, of_one),
-            drawn=None if drawn is None else drawn[kept],
-            covariates=tuple(Codes(c.key, c.codes[kept], c.levels) for c in bundle.covariates),
-            continuous=None if numbers is None else numbers.values[kept],
-            names=tuple(bundle.obs_names[i] for i in kept),
+            library=_libraries(bundle, kept_cells, of_one),
+            drawn=None if drawn is None else drawn[kept_cells],
+            covariates=tuple(Codes(c.key, c.codes[kept_cells], c.levels) for c in bundle.covariates),
+            continuous=None if numbers is None else numbers.values[kept_cells],
+            names=tuple(bundle.obs_names[i] for i in kept_cells),
         )
 
     def state(self) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -195,8 +196,8 @@ def _by_cell(z: FloatArray, cells: IntArray, n_cells: int) -> FloatArray:
     return whole
 
 
-def _libraries(bundle: MultiOmics, kept: IntArray, of_one: Any | None) -> dict[str, FloatArray]:
-    """Totals of counts of some cells by modality; `of_one` names the modality of rows that are of one."""
+def _libraries(bundle: MultiOmics, kept_cells: IntArray, of_one: Any | None) -> dict[str, FloatArray]:
+    """Return totals of counts of cells by modality; `of_one` names the modality of rows of a single one."""
     libraries = {}
     for name, m in bundle.modalities.items():
         if not m.is_counted:
@@ -205,7 +206,7 @@ def _libraries(bundle: MultiOmics, kept: IntArray, of_one: Any | None) -> dict[s
         cells = bundle.cells_of(name)
         by_cell = np.full(bundle.n_cells, np.nan, np.float32)
         by_cell[cells] = totals
-        of_kept = by_cell[kept]
+        of_kept = by_cell[kept_cells]
         libraries[name] = (
             of_kept if of_one is None else np.where(of_one == name, of_kept, np.nan).astype(np.float32)
         )

@@ -1,4 +1,4 @@
-"""What a model's predictions were worth where they could be checked, kept in the model's folder."""
+"""How accurate a model's predictions were where they could be checked; kept in the model's folder."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Calibration:
     Attributes
     ----------
     basis
-        On what cells, in words.
+        The cells it was measured on, in words.
     accuracy
-        None where no true values were at hand.
+        None where there were no true values.
     """
 
     intervals: Conformal
@@ -40,25 +40,25 @@ class Calibration:
 
 
 def fitting(
-    kept: Mapping[Key, Calibration],
+    calibrations: Mapping[Key, Calibration],
     key: Key,
     *,
     coverage: float | None,
     moments: tuple[FloatArray, FloatArray],
     warn: Callable[[str], None] = lambda _: None,
 ) -> Calibration | None:
-    """Return the calibration of a translation, on `scaled` made from that on `log` if need be.
+    """Return the calibration of a translation; on `scaled`, made from that on `log` if need be.
 
     Parameters
     ----------
     coverage
-        Warned of where the model's intervals are for another.
+        The wanted coverage; a warning tells if the model's intervals have another.
     moments
         Mean and deviation of the target's features on the scale `log`, `(n_vars,)` each.
     """
     source, target, scale, route = key
-    calibration = kept.get(key)
-    logged = kept.get((source, target, "log", route))
+    calibration = calibrations.get(key)
+    logged = calibrations.get((source, target, "log", route))
     if calibration is None and scale == "scaled" and logged is not None:
         mean, deviation = moments
         unit = np.where(deviation > 0, deviation, 1).astype(np.float32)
@@ -71,7 +71,7 @@ def fitting(
         calibration = Calibration(offsets, logged.basis, accuracy)
     if calibration is not None and coverage is not None and calibration.intervals.coverage != coverage:
         warn(
-            f"the model's intervals are for a coverage of {calibration.intervals.coverage:g}, not "
+            f"the model's intervals have a coverage of {calibration.intervals.coverage:g}, not "
             f"{coverage:g}; they are written as they are"
         )
     return calibration
@@ -139,6 +139,6 @@ def load_calibrations(folder: Path) -> dict[Key, Calibration]:
             "the model's calibration cannot be read",
             file=path,
             found=str(error),
-            hint="copy the model's folder again, or delete this file to go on without intervals",
+            hint="copy the model's folder again, or delete this file to continue without intervals",
         ) from error
     return calibrations

@@ -1,4 +1,4 @@
-"""Coordinates of cells, made of their own values or of a model's latent, for ways that are linear in them."""
+"""Coordinates of cells, from their own values or a model's latent, for ways that are linear in them."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from mocli.nn.neighbors import chunks, drawn_rows
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
 N_FEATURES = 3_000
-"""Features with the most excess variance, from which components are made."""
+"""This many features, those with the most excess variance, enter the components."""
 LEAST_SEEN = 0.01
-"""Share of cells in which a feature has a value, below which no component is made of it."""
+"""A feature detected in a smaller share of the cells does not enter the components."""
 N_COMPONENTS, LEADING = 100, 30
-"""Components, and those in which cells are near each other: later ones are mostly noise."""
+"""Number of components, and of those that neighbours are found in: later ones are mostly noise."""
 FIRST = 10
-"""Components in which cells of a new type lie away from all others, as far as any tell them apart."""
+"""Components in which cells of a new type lie away from all others, if in any."""
 N_LANDMARKS, RANK = 500, 100
 WIDTH = 0.5
-"""Over the median squared distance between cells: how fast nearness fades."""
+"""Width of the kernel over the median squared distance between cells."""
 
 
 @dataclass(frozen=True, eq=False)
 class SourceCells:
-    """Cells as the ways see them.
+    """Cells in the form that the ways take.
 
     Attributes
     ----------
     values
         Log values of the source `(n, n_source)`, in the model's order.
     z
-        `(n, d)`, where a model places the cells by the source alone; None without a model.
+        `(n, d)`, latent coordinates of the cells from the source alone; None without a model.
     absent
         Features of the source that these cells were not measured for; they count as the mean.
     """
@@ -85,10 +85,12 @@ class View:
             scale = np.maximum(deviation, 0.1 * float(np.median(deviation)))
         values = _scaled(x, columns, scale)
         features = FeatureMatrix(values, tuple(map(str, columns)))
-        found = Components.fit(features, n_components=N_COMPONENTS, seed=seed)
-        spread = float(found.apply(features).values.std(0).max(initial=0)) or 1.0
+        components = Components.fit(features, n_components=N_COMPONENTS, seed=seed)
+        spread = float(components.apply(features).values.std(0).max(initial=0)) or 1.0
         return cls(
-            columns, scale.astype(np.float32), replace(found, loadings=found.loadings / np.float32(spread))
+            columns,
+            scale.astype(np.float32),
+            replace(components, loadings=components.loadings / np.float32(spread)),
         )
 
     def __call__(self, cells: SourceCells) -> FloatArray:
@@ -107,8 +109,8 @@ class View:
         # loadings are orthogonal vectors, all over one number
         size = float(np.square(self.components.loadings[:, :1]).sum()) or 1.0
         explained = np.square(scores.astype(np.float64)).sum(1) / size
-        found: DoubleArray = total / np.maximum(explained, 1e-9 * np.maximum(total, 1e-9))
-        return found
+        ratio: DoubleArray = total / np.maximum(explained, 1e-9 * np.maximum(total, 1e-9))
+        return ratio
 
 
 def _scaled(x: CSR, columns: IntArray, scale: FloatArray | DoubleArray) -> CSR:
@@ -116,7 +118,7 @@ def _scaled(x: CSR, columns: IntArray, scale: FloatArray | DoubleArray) -> CSR:
 
 
 def _variable(mean: DoubleArray, variance: DoubleArray, seen: DoubleArray) -> IntArray:
-    """Choose features that vary, of many those that vary most for their mean."""
+    """Choose features that vary; if there are many, those that vary most for their mean."""
     able = np.flatnonzero((variance > 0) & (seen >= LEAST_SEEN))
     able = able if len(able) > 1 else np.flatnonzero(variance > 0)
     if len(able) <= N_FEATURES:
@@ -127,7 +129,7 @@ def _variable(mean: DoubleArray, variance: DoubleArray, seen: DoubleArray) -> In
 
 @dataclass(frozen=True, eq=False)
 class Nearness:
-    """Coordinates `(n, r)` made of the nearness to landmarks, by a Gaussian kernel.
+    """Coordinates `(n, r)` from the nearness to landmarks, by a Gaussian kernel.
 
     Attributes
     ----------
@@ -147,8 +149,8 @@ class Nearness:
         chosen = drawn_rows(len(points), N_LANDMARKS, seed=seed)
         landmarks = np.asarray(points[chosen], np.float32)
         squared = _squared(landmarks[:300], landmarks[:300])
-        apart = squared[np.triu_indices(len(squared), 1)]
-        width = float(np.median(apart)) / WIDTH if len(apart) else 1.0
+        distances = squared[np.triu_indices(len(squared), 1)]
+        width = float(np.median(distances)) / WIDTH if len(distances) else 1.0
         width = width if width > 0 else 1.0
         values, vectors = np.linalg.eigh(np.exp(-_squared(landmarks, landmarks) / width))
         order = np.argsort(-values)[:RANK]
@@ -166,8 +168,8 @@ class Nearness:
 
 def _squared(a: FloatArray, b: FloatArray) -> DoubleArray:
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    found: DoubleArray = np.maximum(np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * a @ b.T, 0)
-    return found
+    squares: DoubleArray = np.maximum(np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * a @ b.T, 0)
+    return squares
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,14 +194,14 @@ class CellCoordinates:
     def fit(cls, cells: SourceCells, *, seed: int) -> CellCoordinates:
         """Fit to cells."""
         views = [View.fit(cells.values, standardise=s, seed=seed) for s in (False, True)]
-        near = [Nearness.fit(view(cells)[:, :LEADING], seed=seed) for view in views]
+        nearness = [Nearness.fit(view(cells)[:, :LEADING], seed=seed) for view in views]
         latent = None if cells.z is None else Nearness.fit(cells.z, seed=seed)
-        return cls(views[0], views[1], near[0], near[1], latent)
+        return cls(views[0], views[1], nearness[0], nearness[1], latent)
 
     def __call__(self, cells: SourceCells) -> list[FloatArray]:
         """Return the coordinates `(n, r)` of each way but the linked features, in the order of `WAYS`."""
         plain, standardised = self.plain(cells), self.standardised(cells)
-        found = [
+        coordinates = [
             plain,
             standardised,
             self.near_plain(plain[:, :LEADING]),
@@ -207,31 +209,34 @@ class CellCoordinates:
         ]
         if self.latent is not None:
             assert cells.z is not None
-            found.append(self.latent(cells.z))
-        return found
+            coordinates.append(self.latent(cells.z))
+        return coordinates
 
 
 def strangeness(coordinates: CellCoordinates, cells: SourceCells) -> DoubleArray:
-    """Return two signs that a cell is unlike those fitted on, `(n, 2)`, large where it is.
+    """Return two measures of how unlike a cell is to those fitted on, `(n, 2)`.
 
     How far it lies from the fifth nearest landmark, over how far these landmarks lie from their own fifth
-    nearest (as a local outlier factor: Breunig et al. 2000, doi:10.1145/335191.335388); and how little of its
-    values the components explain, which lie near the middle of all where they have nothing to do with a cell.
+    nearest (as a local outlier factor: Breunig et al. 2000, doi:10.1145/335191.335388); and how little of
+    its values the components explain; a cell they do not describe lies near the middle of all.
     """
     views = (coordinates.plain, coordinates.standardised)
     landmarks = np.concatenate(
-        [near.landmarks[:, :FIRST] for near in (coordinates.near_plain, coordinates.near_standardised)],
+        [
+            nearness.landmarks[:, :FIRST]
+            for nearness in (coordinates.near_plain, coordinates.near_standardised)
+        ],
         axis=1,
     )
     usual, _ = _fifth(landmarks, landmarks, themselves=True)
-    found = np.zeros((cells.n, 2))
+    signs = np.zeros((cells.n, 2))
     for rows in chunks(cells.n, 4096):
         some = cells.take(np.arange(rows.start, rows.stop))
         scores = [view(some) for view in views]
         far, nearest = _fifth(np.concatenate([s[:, :FIRST] for s in scores], axis=1), landmarks)
-        found[rows, 0] = far / np.maximum(usual[nearest].mean(1), 1e-9)
-        found[rows, 1] = np.sqrt(sum(v.unexplained(some, s) for v, s in zip(views, scores, strict=True)))
-    return found
+        signs[rows, 0] = far / np.maximum(usual[nearest].mean(1), 1e-9)
+        signs[rows, 1] = np.sqrt(sum(v.unexplained(some, s) for v, s in zip(views, scores, strict=True)))
+    return signs
 
 
 def _fifth(

@@ -1,4 +1,4 @@
-"""Expected values of every feature of a modality from a latent, on the scales that users ask for."""
+"""Expected values of the features of a modality from latent coordinates, on the scales that users ask for."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ _PARTS = ("coefficients", "intercept", "mean", "deviation")
 
 @dataclass(frozen=True, eq=False)
 class FeatureReadout:
-    """What a latent says of the features of one modality.
+    """A regression of the features of one modality on latent coordinates.
 
     Attributes
     ----------
     transform
         Of the modality's recipe.
     readable
-        What `log` means: antibodies are read as CLR also where a model sees their counts.
+        What `log` means: antibodies are read as CLR even if the model sees their counts.
     depth
         Total that `counts`, and `log` of counts, are scaled to: the median of the
         training cells.
     by_scale
         Maps to `log` values and, where values are counts, to `counts`.
     source
-        Modality that alone placed the cells it was fitted on; None: all that was measured of them.
+        Modality that the cells fitted on were encoded from; None: from all modalities measured in them.
     """
 
     transform: Transform
@@ -78,13 +78,13 @@ class FeatureReadout:
     def refitted(
         self, file: ModalityFile, layer: str, z: FloatArray, *, source: str, seed: int
     ) -> FeatureReadout:
-        """Fit again on cells placed by one modality alone; scales stay those of the cells of before."""
-        made = replace(self, source=source)._fitted(file, layer, z, seed=seed)
-        kept = {
+        """Refit on cells encoded from one modality alone; the scales stay those of the earlier cells."""
+        fitted = replace(self, source=source)._fitted(file, layer, z, seed=seed)
+        by_scale = {
             scale: replace(r, mean=self.by_scale[scale].mean, deviation=self.by_scale[scale].deviation)
-            for scale, r in made.by_scale.items()
+            for scale, r in fitted.by_scale.items()
         }
-        return replace(made, by_scale=kept)
+        return replace(fitted, by_scale=by_scale)
 
     def _fitted(self, file: ModalityFile, layer: str, z: FloatArray, *, seed: int) -> FeatureReadout:
         basis = Basis.fit(z, seed=seed)
@@ -101,7 +101,7 @@ class FeatureReadout:
 
     @property
     def name(self) -> str:
-        """The route by which values come."""
+        """The name of the route."""
         return "readout"
 
     @property
@@ -145,7 +145,7 @@ class FeatureReadout:
     def predict(self, z: FloatArray, scale: str, columns: IntArray) -> FloatArray:
         """Return expected values `(n, n_columns)` of cells `(n, n_latent)`.
 
-        Values that cannot be negative are not.
+        Values that cannot be negative are clipped at 0.
         """
         values = self.by_scale["log" if scale == "scaled" else scale].predict(z, columns)
         if self.floor is not None:

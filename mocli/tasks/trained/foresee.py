@@ -1,4 +1,4 @@
-"""What a training will do, found out before it and without torch."""
+"""What a training will do, found out beforehand and without torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from mocli.types import Task
 def plan_training(
     request: Request, task: Task, say: Callable[[str], None], files: Sequence[ModalityFile] | None = None
 ) -> Plan:
-    """Decide what a training will do, and make sure that it can start where it shall.
+    """Decide what a training will do, and make sure that it can start from where it is asked to.
 
     Parameters
     ----------
@@ -43,8 +43,8 @@ def plan_training(
 def _solvable(plan: Plan, request: Request, task: Task) -> Plan:
     """Refuse what a closed form forbids, and warn of an option that does not change it."""
     options, name = request.train, plan.traits.name
-    for option, given in (("--init-from", options.init_from), ("--freeze", ", ".join(options.freeze))):
-        if given:
+    for option, value in (("--init-from", options.init_from), ("--freeze", ", ".join(options.freeze))):
+        if value:
             kinds = [file.kind for file in plan.files]
             able = [
                 other
@@ -62,7 +62,7 @@ def _solvable(plan: Plan, request: Request, task: Task) -> Plan:
             raise UsageError(
                 f"{name} finds its weights in closed form, from these cells alone",
                 field=option,
-                found=str(given),
+                found=str(value),
                 hint=f"leave {option} out" + (f", or choose with -m: {', '.join(able)}" if able else ""),
             )
     if options.max_steps is None:
@@ -74,7 +74,7 @@ def _solvable(plan: Plan, request: Request, task: Task) -> Plan:
 def foresee_training(
     request: Request, aim: Aim, tell: Tell, files: Sequence[ModalityFile] | None = None
 ) -> Plan:
-    """Say what a training will do and need, warnings last; for dry runs."""
+    """Log what a training will do and need, warnings last; for dry runs."""
     plan = plan_training(request, aim.task, tell.say, files)
     params = resolve(plan.traits, request.train.params, request.train.preset)
     tell.say(f"parameters: {json.dumps(as_dict(params), sort_keys=True)}")
@@ -87,12 +87,12 @@ def foresee_training(
 
 
 def check_kind(folder: Path | None, traits: Traits) -> None:
-    """Make sure, before the work, that a saved model is of the kind that is to be trained.
+    """Make sure, before the work, that a saved model has the kind of the one to be trained.
 
     Raises
     ------
     UsageError, InputError
-        It is of another, or there is none.
+        It has another kind, or there is no model.
     """
     if folder is None:
         return
@@ -104,5 +104,5 @@ def check_kind(folder: Path | None, traits: Traits) -> None:
             file=folder,
             found=str(kind),
             expected=traits.name,
-            hint=f"train the same one with -m {kind}, or name a saved model of {traits.name}",
+            hint=f"train {kind} with -m {kind}, or name a saved model of {traits.name}",
         )

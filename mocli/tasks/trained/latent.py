@@ -1,4 +1,4 @@
-"""Where cells lie: a position for every row of a modality, or one for every cell."""
+"""Latent coordinates of cells: for every row of a modality, or one for every cell."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ ROUNDING = 1e-6
 
 
 def gives_one_place(model: object, pairing: Pairing) -> bool:
-    """Whether a cell has one position by everything measured of it, not one in each modality.
+    """Say whether a cell has one set of coordinates from all its modalities, not one for each modality.
 
-    Where no cell was measured in two modalities, coordinates are of modalities if the model encodes them.
+    Where no cell was measured in two modalities, each modality has its own if the model encodes modalities.
     """
-    apart = pairing is Pairing.UNPAIRED and isinstance(model, Encodes)
-    return isinstance(model, EncodesJointly) and not apart
+    is_apart = pairing is Pairing.UNPAIRED and isinstance(model, Encodes)
+    return isinstance(model, EncodesJointly) and not is_apart
 
 
 @dataclass(frozen=True, eq=False)
 class Latent:
-    """Latents of an integration.
+    """Latent coordinates of an integration.
 
     Attributes
     ----------
     by_modality
         `(n_obs, d)` for each, rows in file order.
     joint
-        `(n_cells, d)` where everything measured of a cell gives one position; `by_modality`
-        then repeats it.
+        `(n_cells, d)` where all modalities of a cell give one set of coordinates; `by_modality` then
+        repeats it.
     alone
-        Where cells would lie had they been measured in one modality only, `(n_obs, d)` for each
-        modality; empty where there is no joint place.
+        Coordinates of cells had they been measured in one modality only, `(n_obs, d)` for each modality;
+        empty where there are no joint ones.
     """
 
     by_modality: Mapping[str, FloatArray]
@@ -49,7 +49,7 @@ class Latent:
     def of_cells(
         cls, joint: FloatArray, bundle: MultiOmics, alone: Mapping[str, FloatArray] | None = None
     ) -> Latent:
-        """Give every row of a modality the place of its cell."""
+        """Give every row of a modality the coordinates of its cell."""
         return cls({name: joint[bundle.cells_of(name)] for name in bundle.modalities}, joint, alone or {})
 
     @property
@@ -62,7 +62,7 @@ class Latent:
         ]
 
     def whole(self, bundle: MultiOmics) -> FloatArray:
-        """Return one position for each cell, `(n_cells, d)`: its mean where modalities have their own."""
+        """Return coordinates for each cell, `(n_cells, d)`: the mean where modalities have their own."""
         if self.joint is not None:
             return self.joint
         width = next(iter(self.by_modality.values())).shape[1]
@@ -73,10 +73,10 @@ class Latent:
         return (total / np.maximum(times, 1)).astype(np.float32)
 
     def groups(self, bundle: MultiOmics) -> dict[str, CellLatent]:
-        """Return the groups of cells whose mixing means something.
+        """Return the groups of cells whose mixing is meaningful.
 
-        Modalities, where each has coordinates of its own; where a cell has one position, cells by what
-        was measured of them (`rna+atac`, `rna`).
+        Modalities, where each has its own coordinates; else cells grouped by the modalities measured in
+        them (`rna+atac`, `rna`).
         """
         if self.joint is None:
             return {name: CellLatent(z, bundle.cells_of(name)) for name, z in self.by_modality.items()}
@@ -91,7 +91,7 @@ class Latent:
 
 
 class CellLatent(NamedTuple):
-    """Coordinates `(n, d)` and the cells they are of, `(n,)`."""
+    """Coordinates `(n, d)` and their cells, `(n,)`."""
 
     z: FloatArray
     cells: IntArray

@@ -1,4 +1,4 @@
-"""A trained model, whether a folder of one is given or it is trained now."""
+"""A trained model, loaded from a given folder or trained now."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Obtained:
     Attributes
     ----------
     trained
-        What it was trained on, where that was in this run.
+        The training, if it was in this run.
     """
 
     saved: SavedModel
@@ -70,7 +70,7 @@ def load_given(
 def foresee_given(
     tell: Tell, request: Request, from_model: Path, task: Task, files: Sequence[ModalityFile]
 ) -> SavedModel:
-    """Say what is given; a dry run opens all that the run opens, a model's weights too."""
+    """Log what is given; a dry run opens all that the run opens, including a model's weights."""
     for f in files:
         tell.say(f.summary)
     return load_given(tell, request, from_model, task, files)

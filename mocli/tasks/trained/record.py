@@ -1,4 +1,4 @@
-"""Put into the report, and into words, what a run read, trained and measured."""
+"""Write what a run read, trained and measured into the report and the log."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def record_files(
     files: Sequence[ModalityFile],
     facts: Callable[[str, IntArray], Mapping[str, Any]] = lambda *_: {},
 ) -> None:
-    """Record files with their hashes, and what `facts` says of a modality and of rows of one of its files."""
+    """Record files with their hashes, and what `facts` returns for a modality and for rows of its files."""
     hashes = {path: sha256(path) for path in {p for f in files for p in f.paths}}
     for f in files:
         for part, rows in f.by_part():
@@ -102,7 +102,7 @@ def describe_inputs(
 
 
 def warn_small(run: Run, prepared: Prepared, params: Any) -> None:
-    """Say where cells are fewer than a minibatch."""
+    """Warn if there are fewer cells than a minibatch holds."""
     batch_size = getattr(params, "batch_size", 0)
     for name, m in prepared.bundle.modalities.items():
         if m.n_obs < batch_size:
@@ -113,23 +113,23 @@ def warn_small(run: Run, prepared: Prepared, params: Any) -> None:
 
 
 def warn_batches(run: Run, prepared: Prepared) -> None:
-    """Say where batches are one, or where none holds cells that were measured in different ways."""
+    """Warn if there is only one batch, or if every batch was measured in one way only."""
     bundle = prepared.bundle
     if bundle.batch is not None and len(bundle.batch.levels) == 1:
-        run.warn(f"all cells are of one batch, '{bundle.batch.levels[0]}': there is nothing to correct")
+        run.warn(f"all cells belong to one batch, '{bundle.batch.levels[0]}': there is nothing to correct")
     if bundle.pairing is not Pairing.MOSAIC or bundle.batch is None or len(bundle.batch.levels) < 2:
         return
     patterns, codes = bundle.patterns(), bundle.batch.codes
     ways = [len(np.unique(patterns[codes == k])) for k in range(len(bundle.batch.levels))]
     if len(np.unique(patterns)) > 1 and max(ways) == 1:
         run.warn(
-            "every batch was measured in one way only: what differs between batches cannot be told from "
-            "what differs between modalities, and both may be removed or kept"
+            "every batch was measured in one way only: differences between batches cannot be told from "
+            "differences between modalities, so both may be removed or kept"
         )
 
 
 def describe_model(run: Run, traits: Traits, params: Mapping[str, Any], reason: str) -> None:
-    """Record the model, its parameters and why it was taken."""
+    """Record the model, its parameters and why it was chosen."""
     run.report.model = {
         "name": traits.name,
         "title": traits.title,
@@ -147,7 +147,7 @@ def describe_training(
     init_from: dict[str, Any] | None = None,
     frozen: dict[str, Any] | None = None,
 ) -> None:
-    """Record what training did, on that many rows of all modalities, and what it started from."""
+    """Record what training did, on how many rows of all modalities, and what it started from."""
     if done.slowed:
         run.warn(
             f"{done.slowed['reason']} once in phase '{done.slowed['phase']}', which was trained again with a "

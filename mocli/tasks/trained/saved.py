@@ -41,7 +41,7 @@ DAMAGE = (
     *(KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError, MemoryError),
     *(RecursionError, ZeroDivisionError, MocliError),
 )
-"""What putting a model together from parts that are not as they were written may raise."""
+"""Errors that loading a model from damaged parts may raise."""
 
 
 LARGEST = 1e18
@@ -63,7 +63,7 @@ class SavedModel:
 
     @property
     def modalities(self) -> dict[str, dict[str, Any]]:
-        """What is known of every modality, by name, in the order of training."""
+        """The facts of every modality, by name, in the order of training."""
         return {m["name"]: m for m in self.description["modalities"]}
 
 
@@ -78,7 +78,7 @@ def save_model(
     trained_on: Sequence[str] = (),
     atlas: Atlas | None = None,
 ) -> None:
-    """Write what a training made.
+    """Write a trained model.
 
     Parameters
     ----------
@@ -128,7 +128,7 @@ def save_model(
         model=model,
         recipes=prepared.recipes,
         link_recipes=prepared.link_recipes,
-        references={name: found for name, found in references.items() if found is not None},
+        references={name: reference for name, reference in references.items() if reference is not None},
         readouts=readouts,
         description=description,
         atlas=atlas,
@@ -142,7 +142,7 @@ def write_model(folder: Path, saved: SavedModel) -> None:
     Raises
     ------
     InputError
-        A number that the model needs is not finite, so that nobody could read it.
+        A number that the model needs is not finite, so the model could not be read.
     """
     from safetensors.numpy import save_file
 
@@ -245,7 +245,7 @@ def load_model(folder: SavedModel | str | Path) -> SavedModel:
             "the saved model is damaged: its parts do not fit together",
             file=folder,
             found=f"{type(error).__name__}: {error}"[:300],
-            hint="copy the folder once more from where it was written, or train the model again",
+            hint="copy the folder again from where it was written, or train the model again",
         ) from error
 
 
@@ -311,9 +311,9 @@ def _rebuild(description: Mapping[str, Any], arrays: Mapping[str, Any]) -> Model
         # a scalar is kept as an array of one
         wanted = f"{tuple(value.shape) or (1,)} {value.dtype}"
         has = weights.get(name)
-        found = "missing" if has is None else f"{tuple(has.shape) or (1,)} {has.dtype}"
-        if found != wanted:
-            raise ValueError(f"weights {name} are {found}, not {wanted}")
+        form = "missing" if has is None else f"{tuple(has.shape) or (1,)} {has.dtype}"
+        if form != wanted:
+            raise ValueError(f"weights {name} are {form}, not {wanted}")
     model: Model = kind.from_spec(description["spec"], params)
     model.module.load_state_dict(weights)
     model.module.eval()

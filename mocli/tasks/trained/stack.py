@@ -1,4 +1,4 @@
-"""A stack of closed-form ways from cells of one modality to values of another: what is kept, and predicts.
+"""A stack of closed-form ways from cells of one modality to values of another, as it is kept and predicts.
 
     stack.predict(new_cells, "log", columns)                  # expected values of others
 
@@ -58,7 +58,7 @@ class LinkedValues:
 
 @dataclass(frozen=True, eq=False)
 class Weighed:
-    """The ways on one scale of the target's values, each times its weight.
+    """The ways on one scale of the target's values, each multiplied by its weight.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ class Stack:
     by_scale
         On `log` values and, where values are counts, on `counts`.
     reach
-        Strangeness, of either kind, up to which 99 % of the cells left out of a fold go.
+        Strangeness, of either kind, below which 99 % of the cells left out of a fold lie.
     n_cells
         Cells fitted on.
     """
@@ -115,9 +115,9 @@ class Stack:
             phi = np.concatenate(self.coordinates(some), axis=1)
             out[rows] = phi @ coefficients + fitted.intercept[columns]
             if self.linked is not None:
-                own = self.linked.column[columns]
-                by_link = self.linked(some)[:, np.maximum(own, 0)] * fitted.slope[columns]
-                out[rows] += np.where(own >= 0, by_link, 0)
+                linked_column = self.linked.column[columns]
+                by_link = self.linked(some)[:, np.maximum(linked_column, 0)] * fitted.slope[columns]
+                out[rows] += np.where(linked_column >= 0, by_link, 0)
         return out
 
     def distance(self, cells: SourceCells) -> FloatArray:
@@ -139,14 +139,14 @@ class Stack:
             arrays |= {f"{name}/columns": view.columns, f"{name}/scale": view.scale}
             arrays |= {f"{name}/{k}": v for k, v in view.components.arrays().items()}
         widths: dict[str, Json] = {}
-        for name, near in (
+        for name, nearness in (
             ("near_plain", c.near_plain),
             ("near_standardised", c.near_standardised),
             ("latent", c.latent),
         ):
-            if near is not None:
-                widths[name] = near.width
-                arrays |= {f"{name}/landmarks": near.landmarks, f"{name}/projection": near.projection}
+            if nearness is not None:
+                widths[name] = nearness.width
+                arrays |= {f"{name}/landmarks": nearness.landmarks, f"{name}/projection": nearness.projection}
         facts: dict[str, Json] = {
             "reach": list(self.reach),
             "n_cells": self.n_cells,
@@ -164,16 +164,16 @@ class Stack:
             parts = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
             return View(parts["columns"], parts["scale"], Components.from_arrays(parts))
 
-        near = {
+        nearness = {
             name: Nearness(arrays[f"{name}/landmarks"], width, arrays[f"{name}/projection"])
             for name, width in facts["widths"].items()
         }
         coordinates = CellCoordinates(
             view("plain"),
             view("standardised"),
-            near["near_plain"],
-            near["near_standardised"],
-            near.get("latent"),
+            nearness["near_plain"],
+            nearness["near_standardised"],
+            nearness.get("latent"),
         )
         by_scale = {
             scale: Weighed(*(arrays[f"{scale}/{part}"] for part in _PARTS)) for scale in facts["scales"]

@@ -1,11 +1,11 @@
-"""Fit the ways of a stack, and weigh them feature by feature by what they predict of cells left out.
+"""Fit the ways of a stack, and weigh them feature by feature by how well they predict cells left out.
 
     cells = SourceCells(values, z)                                     # their own values, their latent
     stack = fit_stack(cells, {"log": measured}, n_vars=..., seed=0)    # from cells measured in both
 
 The weights come from what each way predicts of cells left out (stacked generalization: Wolpert 1992,
 doi:10.1016/S0893-6080(05)80023-1; weights that are not negative: Breiman 1996, doi:10.1007/BF00117832).
-Components overfit the cells that they were found in, so that they are found anew in every fold.
+Components overfit the cells they were found in, so they are found anew in every fold.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ POOLED = 300.0
 SEEN = 0.97
 """What is left of the agreement of left-out cells with a latent that was fitted to them among others."""
 LEAST_WEIGHT = 0.2
-"""Sum of the weights of a feature of which no way knows anything for sure: predictions still vary."""
+"""Least sum of a feature's weights, so that predictions vary even where no way is reliable."""
 N_PROBES = 200
 """Features on which penalties are chosen."""
 BLOCK = 20_000_000
-"""Values of left-out cells held at a time, over all ways."""
+"""Values of left-out cells in memory at a time, over all ways."""
 
 Measured = Callable[[IntArray], FloatArray]
 """Given columns of the target, the cells' measured values `(n, n_columns)`."""
 
 See = Callable[[str, IntArray, FloatArray, FloatArray], None]
-"""Given a scale, columns, and values `(n, n_columns)` of them: predicted of cells left out, and measured."""
+"""Called with a scale, columns, and values `(n, n_columns)` of cells left out: predicted, and measured."""
 
 
 class _Ridge:
@@ -56,8 +56,8 @@ class _Ridge:
     def coefficients(self, y: DoubleArray, penalty: float) -> DoubleArray:
         """Return `(r, n_columns)` for centred targets `(n, n_columns)`."""
         shrink = self.s / (np.square(self.s) + penalty * self.unit)
-        found: DoubleArray = self.v @ (shrink[:, None] * (self.u.T @ y))
-        return found
+        coefficients: DoubleArray = self.v @ (shrink[:, None] * (self.u.T @ y))
+        return coefficients
 
 
 def fit_stack(
@@ -69,16 +69,16 @@ def fit_stack(
     seed: int,
     see: See | None = None,
 ) -> Stack:
-    """Fit the ways to cells measured in both, and weigh them by what they predict of cells left out.
+    """Fit the ways to cells measured in both, and weigh them by how well they predict cells left out.
 
     Parameters
     ----------
     cells
-        50 or more; the caller draws some of very many.
+        50 or more; if there are very many, the caller draws some.
     measured
         By scale, `log` among them.
     see
-        Called with what the stack says of the cells left out, some features at a time.
+        Called with the stack's predictions of the cells left out, some features at a time.
     """
     rng = np.random.default_rng(seed)
     folds = [
@@ -100,7 +100,7 @@ def fit_stack(
 
 @dataclass(frozen=True, eq=False)
 class _Sums:
-    """Linked sums of the cells fitted on, `(n, n_links)`, and which is whose, `(n_vars,)`."""
+    """Linked sums of the cells fitted on, `(n, n_links)`, and the sum of each feature, `(n_vars,)`."""
 
     values: FloatArray
     column: IntArray
@@ -113,9 +113,11 @@ class _Sums:
 
     def take(self, columns: IntArray) -> DoubleArray:
         """Return what some features are linked to, `(n, n_columns)`; 0 without a link."""
-        own = self.column[columns]
-        found: DoubleArray = np.where(own >= 0, self.values[:, np.maximum(own, 0)], 0).astype(np.float64)
-        return found
+        sum_column = self.column[columns]
+        sums: DoubleArray = np.where(sum_column >= 0, self.values[:, np.maximum(sum_column, 0)], 0).astype(
+            np.float64
+        )
+        return sums
 
 
 def _weigh_all(
@@ -142,8 +144,8 @@ def _weigh_all(
         columns = np.arange(span.start, span.stop)
         y = np.asarray(measured(columns), np.float64)
         x = sums.take(columns)
-        said = _left_out(folds, penalties, x, y)
-        gram, cross = _moments(said, y)
+        predictions = _left_out(folds, penalties, x, y)
+        gram, cross = _moments(predictions, y)
         weight = np.zeros_like(cross)
         joined = sums.column[columns] >= 0
         weight[joined] = weigh(gram[joined], cross[joined], pooled_joined, n=n)
@@ -153,7 +155,9 @@ def _weigh_all(
             gram[alone, :-1, :-1], cross[alone, :-1], (pooled[0][:-1, :-1], pooled[1][:-1]), n=n
         )
         if see is not None:
-            see(columns, np.einsum("anf,fa->nf", said, weight).astype(np.float32), y.astype(np.float32))
+            see(
+                columns, np.einsum("anf,fa->nf", predictions, weight).astype(np.float32), y.astype(np.float32)
+            )
         mean = y.mean(0)
         y -= mean
         parts = [
@@ -182,22 +186,22 @@ class _Fold:
     @classmethod
     def fit(cls, cells: SourceCells, out: IntArray, *, seed: int) -> _Fold:
         rest = np.setdiff1d(np.arange(cells.n), out)
-        known, new = cells.take(rest), cells.take(out)
-        coordinates = CellCoordinates.fit(known, seed=seed)
-        ridges = [_Ridge(phi) for phi in coordinates(known)]
+        training, new = cells.take(rest), cells.take(out)
+        coordinates = CellCoordinates.fit(training, seed=seed)
+        ridges = [_Ridge(phi) for phi in coordinates(training)]
         return cls(out, rest, ridges, coordinates(new), strangeness(coordinates, new))
 
     def predict(self, k: int, y: DoubleArray, penalty: float) -> DoubleArray:
-        """Return what way k says of the cells left out, given targets `(n, n_columns)` of all cells."""
+        """Return way k's predictions of the cells left out, given targets `(n, n_columns)` of all cells."""
         mean, ridge = y[self.rest].mean(0), self.ridges[k]
-        found: DoubleArray = mean + (self.phi[k] - ridge.mean) @ ridge.coefficients(
+        predicted: DoubleArray = mean + (self.phi[k] - ridge.mean) @ ridge.coefficients(
             y[self.rest] - mean, penalty
         )
-        return found
+        return predicted
 
 
 def _penalties(folds: Sequence[_Fold], y: DoubleArray) -> list[float]:
-    """Choose one penalty a way, by the error of cells left out over features of equal variance."""
+    """Choose one penalty for each way, by its error on cells left out over features of equal variance."""
     variance = y.var(0)
     scale = np.where(variance > 0, variance, 1)
     chosen = []
@@ -214,24 +218,24 @@ def _penalties(folds: Sequence[_Fold], y: DoubleArray) -> list[float]:
 def _left_out(
     folds: Sequence[_Fold], penalties: Sequence[float], x: DoubleArray, y: DoubleArray
 ) -> FloatArray:
-    """Return what each way says of every cell, fitted without it: `(n_ways, n, n_columns)`.
+    """Return each way's prediction of every cell, fitted without it: `(n_ways, n, n_columns)`.
 
     Parameters
     ----------
     x, y
         What features are linked to, and their values, `(n, n_columns)`.
     """
-    said = np.empty((len(penalties) + 1, *y.shape), np.float32)
+    predictions = np.empty((len(penalties) + 1, *y.shape), np.float32)
     for fold in folds:
         for k, penalty in enumerate(penalties):
-            said[k, fold.out] = fold.predict(k, y, penalty)
+            predictions[k, fold.out] = fold.predict(k, y, penalty)
         center = y[fold.rest].mean(0)
         slope, middle = _slopes(x[fold.rest], y[fold.rest] - center)
-        said[-1, fold.out] = center + (x[fold.out] - middle) * slope
-    return said
+        predictions[-1, fold.out] = center + (x[fold.out] - middle) * slope
+    return predictions
 
 
-def _moments(said: FloatArray, y: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
+def _moments(predictions: FloatArray, y: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
     """Mean products of the ways' predictions with each other, and with the truth, by feature.
 
     Parameters
@@ -243,12 +247,12 @@ def _moments(said: FloatArray, y: DoubleArray) -> tuple[DoubleArray, DoubleArray
     -------
     `(n_columns, n_ways, n_ways)` and `(n_columns, n_ways)`, of values standardised by the truth's moments.
     """
-    n_ways = len(said)
+    n_ways = len(predictions)
     mean, deviation = y.mean(0), y.std(0)
     deviation = np.where(deviation > 0, deviation, 1)
     gram, cross = np.zeros((y.shape[1], n_ways, n_ways)), np.zeros((y.shape[1], n_ways))
     for rows in chunks(len(y), 1024):
-        stacked = (said[:, rows] - mean) / deviation
+        stacked = (predictions[:, rows] - mean) / deviation
         gram += np.einsum("anf,bnf->fab", stacked, stacked)
         cross += np.einsum("anf,nf->fa", stacked, (y[rows] - mean) / deviation)
     if n_ways > WAYS.index("latent") + 1:
@@ -258,7 +262,7 @@ def _moments(said: FloatArray, y: DoubleArray) -> tuple[DoubleArray, DoubleArray
 
 
 def _slopes(x: DoubleArray, y: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
-    """Slope of centred targets in what they are linked to, 0 without a link, and the mean of that."""
+    """Slope of centred targets in their linked sums, 0 without a link, and the mean of these sums."""
     center = x.mean(0)
     square = np.square(x - center).sum(0)
     slope = np.divide(((x - center) * y).sum(0), square, out=np.zeros(y.shape[1]), where=square > 1e-9)

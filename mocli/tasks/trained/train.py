@@ -52,7 +52,7 @@ from mocli.types import Preset
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """A model fresh from training, with what it was trained on."""
+    """A newly trained model, with its training data."""
 
     plan: Plan
     prepared: Prepared
@@ -69,7 +69,7 @@ def train_model(
     labels: Sequence[LabelColumn] = (),
     check: Callable[[Any, str], None] | None = None,
 ) -> Trained:
-    """Plan, load, train, encode and write the model's folder, telling the report all of it.
+    """Plan, load, train, encode and write the model's folder, and record all of it in the report.
 
     Parameters
     ----------
@@ -93,8 +93,10 @@ def train_model(
         origin = InitialModel.of(request.train.init_from)
         if origin is not None:
             run.paths.refuse_inputs([origin.folder / name for name in (WEIGHTS, DESCRIPTION)])
-        known = origin.recipe if origin is not None else lambda *_: None
-        prepared = load(plan, params, seed=request.run.seed, say=run.say, warn=run.warn, known=known)
+        recipe_of = origin.recipe if origin is not None else lambda *_: None
+        prepared = load(
+            plan, params, seed=request.run.seed, say=run.say, warn=run.warn, known_recipe=recipe_of
+        )
         describe_inputs(run, plan, prepared.health, prepared.recipes)
     warn_small(run, prepared, params)
     warn_batches(run, prepared)
@@ -112,14 +114,14 @@ def train_model(
 
 @dataclass(frozen=True, eq=False)
 class Untrained:
-    """A model that is ready to be trained, where its weights start from, and what it is trained on.
+    """A model that is ready to be trained, the start of its weights, and its training data.
 
     Attributes
     ----------
     frozen
-        Names of parameters that stay as they are.
+        Names of parameters that are frozen.
     record
-        Of the weights that were given and those that are frozen, for the report.
+        The weights that were given and those that are frozen, for the report.
     """
 
     model: Model
@@ -143,14 +145,14 @@ def build(
     settled = {k: v for k, v in as_dict(model.params).items() if v is not None and as_dict(params)[k] is None}
     if settled:
         tell.say("chosen from the data: " + ", ".join(f"{name} {value}" for name, value in settled.items()))
-    taken = None if origin is None else origin.give(model, prepared)
-    if taken is not None:
-        taken.tell(tell)
+    start = None if origin is None else origin.give(model, prepared)
+    if start is not None:
+        start.tell(tell)
     frozen = names_of(model.module, options.freeze, list(bundle.modalities))
     if frozen:
         tell.say(f"{len(frozen):,} tensors are frozen: {', '.join(options.freeze)}")
     record = {
-        "init_from": None if taken is None else taken.record(),
+        "init_from": None if start is None else start.record(),
         "frozen": frozen_record(model, options.freeze, frozen),
     }
     if isinstance(params, SmoothsLinks) and params.smooth_links:
@@ -180,18 +182,18 @@ def train(
         for phase in model.phases(schedule, start.bundle)
         for stop in (phase.validation, phase.plateau)
     ):
-        run.warn("lr_factor changes nothing: no cells are held out that could tell when rates should fall")
+        run.warn("lr_factor changes nothing: no cells are held out to tell when rates should fall")
     training = replace(training_of(run, fingerprint), frozen=start.frozen, fresh=origin is None)
     return model, fit(model, start.bundle, schedule, training), start.record
 
 
 def schedule_of(options: TrainOptions) -> Schedule:
-    """Return how long the user allows."""
+    """Return the schedule that the user allows."""
     return Schedule(Preset(options.preset), options.max_steps)
 
 
 def training_of(run: Run, fingerprint: Mapping[str, Any]) -> Training:
-    """Return how to run a fit; a checkpoint is taken up only where all of the fingerprint is the same."""
+    """Return how to run a fit; a checkpoint is continued only if its whole fingerprint is the same."""
     return Training(
         device=run.device,
         seed=run.options.seed,
@@ -212,7 +214,7 @@ def time_left(run: Run) -> float | None:
 def fingerprint_of(
     run: Run, request: Request, plan: Plan, prepared: Prepared, params: object
 ) -> dict[str, Any]:
-    """Return what tells this training apart: its options, and the contents of what they name."""
+    """Return what identifies this training: its options, and the contents of the files they name."""
     sets = [(name, m.data, m.indices, m.indptr) for name, m in sorted(prepared.bundle.sets.items())]
     facts = {
         **request.identity,
@@ -233,7 +235,7 @@ def fingerprint_of(
 
 
 def matches(plan: Plan) -> list[str]:
-    """Return what tells apart which features are linked."""
+    """Return what identifies the links between features."""
     edges = [(e.source, e.target, e.source_index, e.target_index, e.weight, e.sign) for e in plan.edges]
     return [*(_hash(*edge) for edge in edges), *(m.text for m in plan.matrices)]
 
@@ -300,7 +302,7 @@ def keep_model(
         )
         for c in plan.choices
     }
-    columns = {of.name: of.of_cells(bundle) for of in labels}
+    columns = {label.name: label.of_cells(bundle) for label in labels}
     if bundle.label is not None:
         columns[plan.column_names["label"]] = bundle.label
     hashes = [str(record["sha256"]) for record in run.report.inputs]

@@ -173,7 +173,7 @@ def test_a_file_in_which_hdf5_never_ends_is_damaged(file, monkeypatch):
     monkeypatch.setattr(vet, "_look_through", forever)
     with pytest.raises(InputError, match="damaged") as error, open_h5(file):
         pass
-    assert "does not come to an end" in error.value.found
+    assert "does not finish reading" in error.value.found
 
 
 def test_a_file_that_makes_hdf5_crash_is_damaged(file, monkeypatch):

@@ -60,7 +60,7 @@ def test_what_a_user_may_not_know_of_a_column_is_said():
     assert doubts(Columns(batch=batch)) == [
         "obs['x']: 1 of 100 cells have no value (none, or a word that means none); levels: a (60), c (38), "
         "b (1)",
-        "obs['x']: 1 of 3 levels are of a single cell, which tells nothing of what the cells of a level "
+        "obs['x']: 1 of 3 levels have a single cell, which says nothing about what the cells of a level "
         "share",
     ]
     numbers = ObsColumn("label", find_column([one(np.linspace(0, 1, 99))], "x"))

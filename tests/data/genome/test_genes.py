@@ -95,7 +95,7 @@ def test_what_is_assumed_is_said(tmp_path):
     table = read_genes(write(tmp_path, "chr1\t100\t200\tAAA\n"))
     assert places(table) == [("AAA", "chr1", 100, 200, "+", 100)]
     assert "strand" in table.notes[0]
-    assert "count from 1" in read_genes(write(tmp_path, BIOMART)).notes[0]
+    assert "counting from 1" in read_genes(write(tmp_path, BIOMART)).notes[0]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_what_is_assumed_is_said(tmp_path):
         ("gene\tchrom\tbegin\nA\t1\t2\n", "lacks the column start and end"),
         ("gene\tchrom\tstart\tend\n", "holds no gene"),
         ("gene\tchrom\tstart\tend\nA\t1\tx\t2\n", "not a whole number"),
-        ("chr1\t1\t2\tA\nchr1\t3\n", "names no gene"),
+        ("chr1\t1\t2\tA\nchr1\t3\n", "has no gene name"),
         (GTF + "chr1\tx\n", "too short"),
         (b"\xff\xfe\x00broken", "not UTF-8"),
         (gzip.compress(GTF.encode(), mtime=0)[:60], "cannot be read"),

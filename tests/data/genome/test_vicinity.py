@@ -100,7 +100,7 @@ def test_the_nearest_locus_counts_and_what_has_no_place_is_counted():
     assert entries(v) == [(1, 0, 41), (1, 2, 5)]
     assert v.strand.tolist() == ["-", "+"]
     assert (v.n_unplaced_genes, v.unplaced_genes, v.n_unplaced_peaks) == (1, ("absent",), 1)
-    assert any("no intervals" in note for note in v.notes)
+    assert any("not intervals" in note for note in v.notes)
     assert v.chrom_code.tolist() == [0, -1, 0, 1]
 
 

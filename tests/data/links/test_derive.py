@@ -39,4 +39,4 @@ def test_a_multiome_as_muon_reads_it_links_as_one_without_intervals(shared_data,
     assert len(links.proposal.weight) == 3253
     own = build_links([str(tmp_path / "muon.h5mu")])
     assert len(own.proposal.weight) > 3000
-    assert "no --gtf" in own.proposal.notes[-1]
+    assert "without --gtf" in own.proposal.notes[-1]

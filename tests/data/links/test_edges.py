@@ -99,7 +99,7 @@ def test_a_fallback_never_guesses_between_two_features():
     prot = features("prot", ["Abc", "aBC", "prot_X", "adt_x", "CD3"])
     (edge,), log = match(table([("CD4", "abc"), ("CD4", "X"), ("CD3E", "CD3")]), RNA, prot)
     assert linked(edge) == {("CD3E", "CD3")}
-    assert "2 names left out as several features could be meant" in log
+    assert "2 names are left out because each fits several features" in log
 
 
 def test_genes_are_never_read_as_intervals():
@@ -141,7 +141,7 @@ def test_tables_are_put_together_and_repeats_counted_once():
     (edge,), log = match([one, two, table([("CD4", "CD4", 0.5)])], RNA, PROT)
     assert linked(edge) == {("CD4", "prot_CD4")}
     assert edge.weight.tolist() == [1.0]
-    assert "2 repeated links are counted once; of 1 with unlike weights the larger is used" in log
+    assert "2 repeated links are counted once; where weights differ (1), the larger is used" in log
 
 
 def test_three_modalities_give_an_edge_for_each_pair():
@@ -169,9 +169,9 @@ def test_rows_of_absent_modalities_are_ignored_aloud():
     edges, log = match(tables, RNA, PROT)
     assert len(edges) == 1
     assert "1 links rna <-> atac ignored: no modality 'atac' is loaded" in log
-    with pytest.raises(InputError, match="no link joins two loaded modalities"):
+    with pytest.raises(InputError, match="no link joins two of the loaded modalities"):
         match(tables[:1], RNA, PROT)
-    with pytest.raises(InputError, match="no link joins two loaded modalities"):
+    with pytest.raises(InputError, match="no link joins two of the loaded modalities"):
         match(tables[1:], RNA)
 
 

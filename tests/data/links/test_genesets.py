@@ -41,7 +41,7 @@ def test_what_cannot_be_meant_is_refused(tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         read_gene_sets(tmp_path / "missing.gmt")
     (tmp_path / "b.gmt").write_text("A\tnote\n")
-    with pytest.raises(InputError, match="line 1 names no gene"):
+    with pytest.raises(InputError, match="line 1 has no gene"):
         read_gene_sets(tmp_path / "b.gmt")
     (tmp_path / "c.gmt").write_text("\n")
     with pytest.raises(InputError, match="no gene set"):

@@ -173,7 +173,7 @@ def test_a_gene_called_nan_does_not_become_a_number(tmp_path):
         ("rna\tprot\tweight\nCD4\tCD4\tinf\n", "weight", "line 2, column 3"),
         ("rna\tprot\tsign\nCD4\tCD4\t2\n", "sign", "line 2, column 3"),
         ("rna\tprot\nNA\t\n", "names two features", None),
-        ("chr1\t1\t2\tchr1\t3\t4\nchr1\t1\t2\tchr1\t3\t4\n", "names no gene", "line 1"),
+        ("chr1\t1\t2\tchr1\t3\t4\nchr1\t1\t2\tchr1\t3\t4\n", "does not name a gene", "line 1"),
         (
             "source_modality\tsource_feature\ttarget_modality\ttarget_feature\nrna\tA\t\tB\n",
             "no modality",

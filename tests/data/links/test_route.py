@@ -126,7 +126,7 @@ def test_a_position_that_is_none_is_named_with_its_line(tmp_path, row, message, 
 
 def test_files_with_other_features_each_have_no_common_positions(tmp_path):
     joined = Features("rna", ModalityKind.RNA, RNA.names, renumbered=True)
-    with pytest.raises(InputError, match="positions mean nothing"):
+    with pytest.raises(InputError, match="positions are ambiguous"):
         match(write(tmp_path, "rna_index\tprot_index\n0\t0\n"), (joined, PROT))
 
 

@@ -106,7 +106,7 @@ def test_slots_above_the_modalities_of_two_files(two):
     assert np.isnan(out.varm["factors"][n_rna + n_prot :]).all()
     (line,) = said
     assert line.startswith(f"{paths[1]}: ")
-    assert "left out of the output: another has them otherwise" in line
+    assert "left out of the output: another input has different values" in line
     assert {"uns title", "var column score", "varm factors"} == set(line.split(": ")[1].removesuffix(
         " left out of the output").split(", "))  # fmt: skip
 
@@ -154,7 +154,8 @@ def test_cells_told_apart_by_modality_keep_columns_but_no_graph(tmp_path):
     assert list(out.obs["rank"]) == [*range(6), *range(6)]
     np.testing.assert_array_equal(out.obsm["X_wnn"], np.vstack([m.obsm["X_wnn"]] * 2))
     assert said == [
-        f"{tmp_path / 'm.h5mu'}: obsp near left out of the output: a cell of it is several in the output"
+        f"{tmp_path / 'm.h5mu'}: obsp near left out of the output: "
+        "one of its cells becomes several in the output"
     ]
 
 
@@ -211,8 +212,9 @@ def test_slots_of_a_modality_of_several_files(tmp_path):
         f"{second}: layer layer2 left out of the output: not all files of the modality have it",
         f"{first}: raw left out of the output: it has features of its own in every file",
         f"{second}: raw left out of the output: it has features of its own in every file",
-        f"{first}: var column mean left out of the output: another has them otherwise",
-        f"{second}: var column mean, obsm X_pca, uns mine left out of the output: another has them otherwise",
+        f"{first}: var column mean left out of the output: another input has different values",
+        f"{second}: var column mean, obsm X_pca, uns mine left out of the output: another input has "
+        "different values",
     }
 
 
@@ -228,7 +230,7 @@ def test_a_file_split_by_feature_type_keeps_tables_and_graphs_of_features(tmp_pa
         assert list(out[name].varm["table"]["x"]) == columns
         assert abs(out[name].varp["like"] - a.varp["like"][columns][:, columns]).nnz == 0
     path = tmp_path / "mixed.h5ad"
-    assert said == [f"{path}: raw left out of the output: it spans all types of features"]
+    assert said == [f"{path}: raw left out of the output: it covers all types of features"]
 
 
 def test_the_same_inputs_give_the_same_bytes(two):

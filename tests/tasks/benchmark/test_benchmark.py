@@ -170,7 +170,7 @@ def test_a_command_that_is_given_again_does_nothing_and_is_done_again_where_file
 
     written = finished.output.stat().st_mtime_ns
     assert main(finished.command) == 0
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert finished.output.stat().st_mtime_ns == written
     other = Path(finished.request.data.links[0])
     other.write_text(other.read_text() + "\n")
@@ -339,7 +339,7 @@ def ground(unpaired):
 def test_panels_and_wrong_links_are_what_they_say(ground):
     from mocli.tasks.benchmark.studies.drawnlinks import fewer, wrong
 
-    (edge,) = ground.made.edges
+    (edge,) = ground.plan.edges
     kept = fewer(edge, 4, 0)
     assert len(kept) == 4
     assert kept != fewer(edge, 4, 1)
@@ -356,7 +356,7 @@ def test_an_informative_panel_has_the_features_that_tell_labels_apart(ground):
     from mocli.data.batches import dense_rows
     from mocli.tasks.benchmark.studies.drawnlinks import fewer, informative
 
-    (link,), (edge,), bundle = ground.bundle.links, ground.made.edges, ground.bundle
+    (link,), (edge,), bundle = ground.bundle.links, ground.plan.edges, ground.bundle
     told = []
     for name, of in ((link.source, link.source_features), (link.target, link.target_features)):
         codes = bundle.codes_of(bundle.label, name)
@@ -432,9 +432,9 @@ def test_sweeps_and_fewer_cells_stand_in_table_and_page(unpaired, tmp_path, tiny
         ({"seeds": "0,x"}, "--seeds takes whole numbers"),
         ({"tasks": "integrate,cook"}, "does not accept 'cook'"),
         ({"plan": "plan.tsv", "collect": True}, "--plan comes before"),
-        ({"embedding": "X_pca"}, "names no embedding"),
+        ({"embedding": "X_pca"}, "does not name an embedding"),
         ({"params": {"n_hiden": 3}}, "no model of this benchmark has"),
-        ({"leave_one_batch_out": True}, "no two batches"),
+        ({"leave_one_batch_out": True}, "not two batches"),
         ({"fractions": "0.01"}, "too few cells"),
     ],
 )

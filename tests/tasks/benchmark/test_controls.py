@@ -42,7 +42,7 @@ def test_the_answer_is_best_and_chance_is_chance(paired):
     found = {c.name: c for c in controls(ground, seed=0)}
     best = found["perfect"]
     (pairs,) = ground.pairs.values()
-    assert np.array_equal(best.apart["rna"][pairs[:, 0]], best.apart["prot"][pairs[:, 1]])
+    assert np.array_equal(best.by_modality["rna"][pairs[:, 0]], best.by_modality["prot"][pairs[:, 1]])
     assert (best.joint.argmax(1) == ground.bundle.label.codes).all()
     chance, of = found["shuffled"].joint, found["principal_components"].joint
     assert not np.array_equal(chance, of)
@@ -82,7 +82,7 @@ def test_places_are_found_by_name():
     parts = [Coordinates(None, pd.Index(["c", "a", "rna:b"]), z)]
     assert np.array_equal(aligned(parts, ["a", "b", "c"], "f", "rna"), z[[1, 2, 0]])
     twice = [Coordinates(None, pd.Index(["a"]), z[:1]), Coordinates(None, pd.Index(["a"]), z[1:2])]
-    with pytest.raises(InputError, match="two sets of coordinates"):
+    with pytest.raises(InputError, match="two rows"):
         aligned(twice, ["a"], "f", None)
 
 

@@ -84,7 +84,7 @@ def test_commot_reads_the_h5ad(cells):
     ("options", "error", "message"),
     [
         ({"to": "cellphonedb"}, UsageError, "needs the type of every cell"),
-        ({"to": "commot"}, InputError, "needs to know where cells lie"),
+        ({"to": "commot"}, InputError, "needs the cells' coordinates"),
         ({"to": "commot", "spatial": "few.h5ad"}, InputError, "29 of 30 cells have no coordinates"),
         ({"to": "liana"}, UsageError, "does not accept"),
     ],
@@ -115,7 +115,7 @@ def test_no_input_is_written_over(cells):
     folder, _ = cells
     spots = (folder / "spots.h5ad").read_bytes()
     for output in ("spots.h5ad", "counts.h5ad"):
-        with pytest.raises(UsageError, match="over its own input"):
+        with pytest.raises(UsageError, match="overwrite its own input"):
             export(
                 str(folder / "counts.h5ad"), folder / output, to="commot",
                 spatial=str(folder / "spots.h5ad"), force=True,

@@ -241,7 +241,7 @@ def test_peaks_that_were_not_measured_are_counted_apart_from_constant_ones(tissu
     assert metrics["pairs_constant[atac->rna]"]["value"] == before + n_flat
     assert f"1 peak features that the model knows are not in the input, so that {n_left} of" in warned
     assert f"no correlation: {left}" in warned
-    assert "a feature is the same in all cells" in warned
+    assert "one of the features is the same in all cells" in warned
 
 
 def test_features_without_places(unpaired, tmp_path, small, monkeypatch, check_report):
@@ -284,12 +284,12 @@ def test_a_dry_run_says_what_would_be_done(tissue, tmp_path):
 MULTIOME = ["multiome.h5mu", "--links", "half.tsv"]
 CORRELATE = ["-m", "scmodal"]
 BAD = {
-    "no gene table": ([*MULTIOME, *CORRELATE], 2, "--gtf", "a gene table names"),
+    "no gene table": ([*MULTIOME, *CORRELATE], 2, "--gtf", "read from a gene table"),
     "a window without places": (
         ["rna.h5ad", "prot.h5ad", "--links", "rna-prot.tsv", "--window", "1000"],
         2,
         "--window",
-        "transcription starts",
+        "transcription start sites",
     ),
     "a gene table without places": (
         ["rna.h5ad", "prot.h5ad", "--links", "rna-prot.tsv", "--gtf", "genes.tsv"],
@@ -400,7 +400,7 @@ def test_metacells_need_cells_measured_in_both(tissue, tmp_path):
         mocli.gene2peak(tissue / "multiome.h5mu", pairing="unpaired", **options)
     with pytest.raises(UsageError, match="does not use --from-model"):
         mocli.gene2peak(tissue / "multiome.h5mu", from_model=tissue / "found.model", **options)
-    with pytest.raises(UsageError, match="a gene table names"):
+    with pytest.raises(UsageError, match="read from a gene table"):
         mocli.gene2peak(tissue / "multiome.h5mu", method="metacells", output=tmp_path / "o.tsv", dry_run=True)
 
 

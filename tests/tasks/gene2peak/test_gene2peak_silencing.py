@@ -304,11 +304,11 @@ def test_genes_that_were_not_measured_are_counted_apart(tissue, again, tmp_path)
         ({"method": "correlation", "together": True}, UsageError, "does not use"),
         ({"method": "guess"}, UsageError, "--method does not accept"),
         ({"step": "adm"}, UsageError, "--step does not accept"),
-        ({"truth": "x.bedpe", "gtf": None}, UsageError, "--truth needs positions"),
+        ({"truth": "x.bedpe", "gtf": None}, UsageError, "--truth needs the genes"),
         ({"source": "rna", "target": "atac"}, UsageError, "not the other way round"),
         ({"group_key": "cell_typ"}, InputError, "cell_typ"),
         ({"peak_sets": "absent.tsv"}, InputError, "cannot be read"),
-        ({"peak_set_classes": "absent.tsv"}, UsageError, "none are given"),
+        ({"peak_set_classes": "absent.tsv"}, UsageError, "needs --peak-sets"),
     ],
 )
 def test_bad_input(again, options, kind, words):
@@ -318,7 +318,7 @@ def test_bad_input(again, options, kind, words):
 
 def test_genes_elsewhere_and_peaks_of_no_known_pair(tissue, again, tmp_path):
     (tmp_path / "far.bedpe").write_text("chr1\t1\t2\tchr1\t5\t6\n")
-    with pytest.raises(InputError, match="no pair that is tested"):
+    with pytest.raises(InputError, match="none of the known pairs"):
         again(truth=tmp_path / "far.bedpe")
     genes = read(tissue / "genes.tsv").assign(chrom="chr77")
     genes.to_csv(tmp_path / "far.tsv", sep="\t", index=False)

@@ -192,8 +192,8 @@ def test_compared_cells_are_read_once_for_all_scales(monkeypatch):
     )  # fmt: skip
     work = SimpleNamespace(
         denoised=None, trained=object(), translation=translation,
-        asked=SimpleNamespace(from_model=None, scale="log", coverage=0.9),
-        survey=SimpleNamespace(compared=np.arange(70), files=[], kept=None),
+        options=SimpleNamespace(from_model=None, scale="log", coverage=0.9, compare_groups=None),
+        survey=SimpleNamespace(compared=np.arange(70), files=[], target_rows=None),
     )  # fmt: skip
     request = SimpleNamespace(run=SimpleNamespace(seed=0), data=SimpleNamespace(label_key=None, unlabeled=()))
     run = SimpleNamespace(

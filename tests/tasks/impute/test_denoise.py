@@ -209,7 +209,7 @@ def test_gene2peak_still_needs_two_modalities(tmp_path, cells):
 
 def test_benchmark_refuses_to_compare_a_modality_with_itself(tmp_path):
     write_demo(tmp_path, n_cells=60)
-    with pytest.raises(UsageError, match="from which modality to which"):
+    with pytest.raises(UsageError, match="needs --from and --to"):
         mocli.benchmark(
             tmp_path / "multiome.h5mu", output=tmp_path / "x.tsv", tasks="impute", models="multigrate",
             source="rna", target="rna", dry_run=True,

@@ -133,7 +133,7 @@ def test_features_that_are_absent_are_said_and_do_not_stop(trained, variant):
     assert found.shape == latent["rna"].shape
     assert np.isfinite(found).all()
     assert len(warnings) == 1
-    assert "of the model's 400 features are absent and count as the training cells' mean" in warnings[0]
+    assert "of the model's 400 features are absent and get the training cells' mean" in warnings[0]
     # unit vectors: most cells point where they did
     assert np.median((found * latent["rna"]).sum(1)) > 0.5
 
@@ -143,7 +143,7 @@ def test_more_than_half_absent_is_too_much(trained, variant):
         aligned(trained[0], variant(some(0.45)))
     assert len(error.value.found.split(", ")) == 5
     assert len(error.value.expected.split(", ")) == 5
-    assert "measured for the same features" in error.value.hint
+    assert "need the same features" in error.value.hint
 
 
 def renamed(names):
@@ -160,7 +160,7 @@ def renamed(names):
         (lambda n: [x.lower() for x in n], "upper and lower case"),
         (lambda n: [f"{x.split('.')[0]}.{j}" for j, x in enumerate(n)], "version suffix"),
         (lambda n: [f"ENSG{j:011d}" for j in range(len(n))], "Ensembl ids"),
-        (lambda n: [f"thing{j}" for j in range(len(n))], "measured for the same features"),
+        (lambda n: [f"thing{j}" for j in range(len(n))], "need the same features"),
     ],
     ids=["case", "version", "ensembl", "other"],
 )

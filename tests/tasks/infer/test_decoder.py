@@ -224,7 +224,7 @@ def test_every_cell_is_decoded_under_its_own_batch(model):
     found = decoder.predict(z, "log", columns)[known]
     np.testing.assert_allclose(found, manual, rtol=1e-4, atol=1e-5)
     # where each is not decoded under its own, batches of cells change nothing
-    assert decoder_of(saved, "prot", "b").of_cells(own).own is None
+    assert decoder_of(saved, "prot", "b").of_cells(own).batch_codes is None
     assert decode_batch(saved, "prot", "average", print) == decode_batch(saved, "prot", None, print)
 
 
@@ -237,7 +237,7 @@ def test_a_batch_called_own_is_meant(model):
     levels = {**saved.description["levels"], "batch": ["own", "b", "c"]}
     other = replace(saved, description={**saved.description, "modalities": entries, "levels": levels})
     found = decode_batch(other, "prot", "own", print)
-    assert (found.codes, found.own) == ((0,), False)
+    assert (found.codes, found.by_cell) == ((0,), False)
 
 
 def test_models_that_did_not_note_what_batches_measured_take_all(model):
@@ -247,7 +247,7 @@ def test_models_that_did_not_note_what_batches_measured_take_all(model):
     assert decode_batch(old, "prot", None, print).levels == ("a", "b", "c")
     alone = replace(old, description={**old.description, "spec": {**old.model.spec(), "has_batch": False}})
     assert decode_batch(alone, "prot", None, print) is None
-    with pytest.raises(UsageError, match="knows no batches") as error:
+    with pytest.raises(UsageError, match="has no batches") as error:
         decode_batch(alone, "prot", "a", print)
     assert "--batch-key" in error.value.hint
 
@@ -258,12 +258,12 @@ def test_batches_are_refused_before_anything_is_trained(files, tmp_path):
         given = {"source": "rna", "target": "prot", "output": tmp_path / "o.h5mu", **options}
         mocli.impute(inputs, dry_run=True, **given)
 
-    with pytest.raises(UsageError, match="knows no batches"):
+    with pytest.raises(UsageError, match="has no batches"):
         run(decode_batch="a")
     with pytest.raises(UsageError, match="no batch 'd'"):
         run(decode_batch="d", batch_key="batch")
     for route in ("readout", "stack"):
-        with pytest.raises(UsageError, match="only values of a decoder depend on the batch"):
+        with pytest.raises(UsageError, match="values depend on the batch"):
             run(decode_batch="a", batch_key="batch", route=route)
     with pytest.raises(UsageError, match="--route") as error:
         run(route="decode")
@@ -286,7 +286,7 @@ def test_a_readout_of_cells_placed_by_the_source_alone_goes_before_the_decoder(m
     assert readouts["rna"].source is None
     assert chosen("rna", "prot") == "stack"
     assert chosen("rna", "prot", route="readout") == "readout"
-    with pytest.raises(UsageError, match="holds no stack"):
+    with pytest.raises(UsageError, match="has no stack"):
         chosen("prot", "rna", route="stack")
     assert chosen("prot", "rna") == "decoder"
     assert chosen("rna", "prot", route="decoder") == "decoder"
@@ -294,7 +294,7 @@ def test_a_readout_of_cells_placed_by_the_source_alone_goes_before_the_decoder(m
     assert chosen("rna", "prot", warnings.append, batch="b") == "decoder=b"
     assert not warnings  # there is a stack: who names a batch wants the decoder
     assert chosen("prot", "rna", warnings.append, route="readout") == "readout"
-    assert "placed by all that was measured of them" in warnings[0]
+    assert "encoded from all modalities measured in them" in warnings[0]
 
 
 def test_what_has_no_values_is_not_decoded(model):
@@ -302,7 +302,7 @@ def test_what_has_no_values_is_not_decoded(model):
     assert cannot_decode(saved, "prot") is None
     entries = [{**m, "likelihood": "bernoulli"} for m in saved.description["modalities"]]
     seen = replace(saved, description={**saved.description, "modalities": entries})
-    assert "is seen, not how much" in cannot_decode(seen, "rna")
+    assert "is detected, not how much" in cannot_decode(seen, "rna")
     options = {"batch": None, "device": CPU, "warn": print}
     with pytest.raises(UsageError, match="rna cannot be decoded") as error:
         choose_predictor(seen, "prot", "rna", route=Route.DECODER, **options)
@@ -331,7 +331,7 @@ def test_a_run_says_how_values_were_made_and_keeps_intervals_by_route(imputed, f
     # intervals of one route are not those of another
     other = mocli.impute(query, from_model=model, target="prot", route="decoder", output=tmp_path / "d.h5ad",
                          **USED)  # fmt: skip
-    assert any("are of the stack, not of the decoder" in w for w in other.report["warnings"])
+    assert any("for the stack, not for the decoder" in w for w in other.report["warnings"])
     through = ad.read_h5ad(tmp_path / "d.h5ad")
     assert not through.layers
     assert set(through.var["imputed_by"]) == {"decoder"}
@@ -361,9 +361,9 @@ def test_own_batches_from_files_to_files(files, model, tmp_path):
     expected[:6] = np.mean(each[:2], 0)[:6]
     np.testing.assert_allclose(ad.read_h5ad(output).X, expected, rtol=1e-3, atol=1e-3)
     (row,) = result.report["tables"]["route"]["rows"]
-    assert row[3] == "the own batch of each cell; where it is unknown, the mean over batch = a, b"
+    assert row[3] == "each cell's own batch; where it is unknown, the mean over batch = a, b"
     said = " ".join(result.report["warnings"])
-    assert f"6 of {N} cells are of no batch that the model knows" in said
+    assert f"6 of {N} cells have no batch that the model knows" in said
     assert "no cell of batch = c had prot measured" in said
 
 

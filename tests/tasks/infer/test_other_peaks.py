@@ -57,9 +57,9 @@ def test_values_are_imputed_as_from_the_model_s_own_peaks(work, tmp_path):
         )  # fmt: skip
         found[name] = ad.read_h5ad(tmp_path / f"{name}.h5ad").X
     np.testing.assert_allclose(found["other"], found["same"], rtol=1e-4, atol=1e-4)
-    (told,) = [w for w in done.report["warnings"] if "another call" in w]
+    (told,) = [w for w in done.report["warnings"] if "another peak call" in w]
     n = 2 * ad.read_h5ad(work / "same.h5ad").n_vars
-    assert f"{n:,} of {n + 3:,} (100%) overlap peaks of the model, 0 of them several" in told
+    assert f"{n:,} of {n + 3:,} (100%) overlap peaks of the model; 0 overlap several" in told
 
 
 def test_cells_are_placed_among_those_of_the_model_and_perturbed(work, tmp_path):

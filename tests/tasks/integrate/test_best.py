@@ -82,7 +82,7 @@ def test_candidates_that_cannot_do_what_is_asked_are_not_trained(choose, tried):
     report = choose(sample=1).report
     able = [n for n, traits in available().items() if issubclass(load_class(traits.model), Draws)]
     assert report["model"]["name"] in able
-    assert "takes what is asked" in report["model"]["reason"]
+    assert "accepts all options" in report["model"]["reason"]
     assert not tried, "one candidate is left"
 
 

@@ -212,7 +212,7 @@ def test_a_pair_key_that_pairs_nothing_is_said(run, unpaired, capsys):
         links=unpaired / "links.tsv",
         pair_key="rna:cell_type",
     ).report
-    assert any("names no partner" in w for w in report["warnings"])
+    assert any("gives no partners" in w for w in report["warnings"])
     assert measured(report, "foscttm") == {}
 
 
@@ -240,7 +240,7 @@ def test_names_shared_by_chance_are_kept_apart(run, tmp_path, read):
     ]
     links = table(tmp_path / "l.tsv", ("rna", "prot"), same_names("GENE", "Prot", 5))
     report = run(files, links=[links]).report
-    assert any("taken for chance" in w for w in report["warnings"])
+    assert any("counts as chance" in w for w in report["warnings"])
     assert measured(report, "foscttm") == {}
     out = read(tmp_path / "out.h5mu")
     assert out.n_obs == 100

@@ -273,7 +273,7 @@ def test_a_model_of_paired_cells_keeps_the_ways_by_which_queries_are_imputed(run
     assert inside.all()
     assert {"pearson", "r2"} <= set(new.var)
     assert "training_distance" in new.obs
-    assert not any("holds no stack" in warning for warning in filled.report["warnings"])
+    assert not any("has no stack" in warning for warning in filled.report["warnings"])
 
 
 def test_wide_targets_have_no_stack_and_imputing_says_how_to_get_one(run, files, tmp_path, monkeypatch):

@@ -94,7 +94,7 @@ def test_cells_without_a_label_are_voted_on_by_the_labelled_cells_of_the_others(
     np.testing.assert_array_equal(done.codes("c")[10:], truth["c"][10:])
     np.testing.assert_array_equal(done.assigned["c"].confidence[10:], 1)
     np.testing.assert_array_equal(done.codes("a"), truth["a"])
-    assert [int(o.sum()) for o in done.own.values()] == [60, 0, 30]
+    assert [int(o.sum()) for o in done.had_label.values()] == [60, 0, 30]
 
 
 def test_unknown_where_neighbours_disagree_cells_are_far_or_hold_no_signal(three):
@@ -130,9 +130,9 @@ def test_a_label_holds_for_the_same_cell_in_another_modality_unless_unpaired():
     paired = bundle_of({"a": z, "b": z}, rows=rows)
     done = carry(labels, {"a": z, "b": z}, paired, ANYTHING, device="cpu")
     np.testing.assert_array_equal(done.codes("b"), codes["a"][::-1])
-    assert done.own["b"].all()
+    assert done.had_label["b"].all()
     apart = carry(labels, {"a": z, "b": z}, bundle_of({"a": z, "b": z}), ANYTHING, device="cpu")
-    assert not apart.own["b"].any()
+    assert not apart.had_label["b"].any()
 
 
 def test_of_one_cell_in_two_modalities_the_own_label_wins_then_the_surer_vote(three):
@@ -310,7 +310,7 @@ def test_known_labels_are_compared_in_the_report_and_the_log(run, unpaired, tmp_
 
 
 def test_one_modality_has_nobody_to_take_labels_from(unpaired, tmp_path):
-    with pytest.raises(UsageError, match="between modalities, and there is only one"):
+    with pytest.raises(UsageError, match="between modalities, but there is only one"):
         mocli.integrate(
             unpaired / "rna.h5ad", output=tmp_path / "o.h5mu", transfer_labels="cell_type", dry_run=True
         )

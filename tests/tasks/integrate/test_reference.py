@@ -142,7 +142,7 @@ def test_what_the_model_does_not_know_is_refused_by_name(atlas, tmp_path):
     rna = measure(tmp_path / "rna.h5ad", "rna", named(200, 60))
     with pytest.raises(UsageError, match="keeps no labels 'donor'"):
         integrate(f"rna={rna}", tmp_path / "o.h5mu", reference=atlas / "atlas.model", transfer_labels="donor")
-    with pytest.raises(UsageError, match="write over its own input"):
+    with pytest.raises(UsageError, match="overwrite its own input"):
         integrate(f"rna={rna}", atlas / "atlas.h5mu", reference=atlas / "atlas.model", force=True)
 
 
@@ -272,7 +272,7 @@ def test_cells_of_a_type_that_the_reference_lacks_are_unknown(tmp_path, read):
     assert done.report["conclusion"].startswith(f"{unknown.sum()} of 90 cells that cell_type")
     page = (tmp_path / "mapped.report.html").read_text()
     shown = (
-        "How sure transferred labels are",
+        "Confidence of transferred labels",
         "Labels transferred, cell_type of rna",
         "mapping score, cell_type",
     )

@@ -180,9 +180,9 @@ def test_two_panels_share_antigens(tmp_path):
 @pytest.mark.parametrize(
     ("names", "options", "match"),
     [
-        (["rna"], {}, "two modalities, the inputs hold 1"),
-        (["rna", "prot", "atac"], {}, "two modalities, the inputs hold 3"),
-        (["rna", "atac"], {}, "by where they lie"),
+        (["rna"], {}, "two modalities, but the inputs hold 1"),
+        (["rna", "prot", "atac"], {}, "two modalities, but the inputs hold 3"),
+        (["rna", "atac"], {}, "by their positions"),
         (["rna", "prot"], {"mode": "window", "genes": "genes.tsv"}, "links genes to peaks"),
         (["rna", "prot"], {"genes": "genes.tsv"}, "does not use"),
         (["rna", "atac"], {"genes": "genes.tsv", "reach": {"decay": 1000}}, "no effect in --mode body"),

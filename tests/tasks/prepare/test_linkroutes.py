@@ -183,7 +183,7 @@ def test_tables_and_first_features_put_together(demo, tmp_path):
 def test_check_looks_at_positions_and_refuses_matrices(demo):
     audits = [audit_links([given(demo, route)], inputs(demo), log=lambda _: None) for route in ROUTES[:3]]
     assert audits[0].edges == audits[1].edges == audits[2].edges
-    with pytest.raises(UsageError, match="matrices of obsm have none"):
+    with pytest.raises(UsageError, match="matrices in obsm have none"):
         audit_links([KEYS], inputs(demo), log=lambda _: None)
 
 

@@ -33,7 +33,7 @@ def test_links_tell_true_pairs_from_others(sign, names):
     assert doubts(bundle, true) == []
     wrong = np.stack([np.arange(300), np.random.default_rng(1).permutation(300)], axis=1)
     (line,) = doubts(bundle, wrong)
-    assert "300 cells of rna and prot are taken for the same, but linked features" in line
+    assert "300 cells of rna and prot count as the same, but linked features" in line
     assert "--pairing unpaired" in line
     assert doubts(bundle, wrong[: FEWEST_PAIRS - 1]) == []
 

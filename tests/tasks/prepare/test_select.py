@@ -11,7 +11,7 @@ TWO = [ModalityKind.RNA, ModalityKind.PROT]
 
 def chosen(pairing=Pairing.UNPAIRED, task=Task.INTEGRATE, *, kinds=TWO, links=True, **asked):
     demands = Demands(**asked)
-    return choose_model("auto", task=task, pairing=pairing, kinds=kinds, links=links, asked=demands)[0].name
+    return choose_model("auto", task=task, pairing=pairing, kinds=kinds, links=links, demands=demands)[0].name
 
 
 def test_the_first_in_rank_is_taken():

@@ -80,7 +80,7 @@ def test_a_run_that_grows_ends_with_checkpoint_and_report(unpaired, tmp_path, ca
     given = words(unpaired, tmp_path / "o.h5mu", "--max-steps", "100000", "--max-memory", "20M")
     assert main(given) == 137
     err = capsys.readouterr().err
-    assert "took more memory than it may" in err
+    assert "used more memory than it may" in err
     assert "Traceback" not in err
     report = json.loads((tmp_path / "o.report.json").read_text())
     assert report["error"]["exit_code"] == 137

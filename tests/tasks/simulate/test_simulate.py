@@ -279,7 +279,7 @@ def test_labels_that_do_not_exist_are_refused_with_the_nearest(simulate):
         ({"mode": "mean"}, "has no option"),
         ({"component": 99}, "has no components"),
         ({"places": "mixture"}, "has no mixture"),
-        ({"batch": "b"}, "knows no batches"),
+        ({"batch": "b"}, "has no batches"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(simulate, options, words):
@@ -300,7 +300,7 @@ def test_an_empty_label_is_refused(models, tmp_path):
 
 def test_a_model_without_labels_simulates_all_cells_but_no_label(models, tmp_path):
     folder = without(models, tmp_path, labels={})
-    with pytest.raises(UsageError, match="knows no labels"):
+    with pytest.raises(UsageError, match="has no labels"):
         mocli.simulate(from_model=folder, output=tmp_path / "o.h5mu", label="cell_type=a", **GIVEN)
     result = mocli.simulate(from_model=folder, output=tmp_path / "o.h5mu", force=True, **GIVEN)
     found = read(result.output)

@@ -122,7 +122,7 @@ def test_what_is_no_model_is_said(run, unpaired, tmp_path, damage):
         (folder / "weights.safetensors").write_bytes(whole[: len(whole) // 2])
     elif damage == "no weights":
         (folder / "weights.safetensors").unlink()
-    said = "does not exist" if damage == "absent" else "holds no model"
+    said = "does not exist" if damage == "absent" else "holds no readable model"
     with pytest.raises(InputError, match=said) as caught:
         load_model(folder)
     assert caught.value.file == str(folder)
@@ -159,8 +159,8 @@ def test_values_whose_squares_are_too_large_leave_no_model_that_cannot_be_read(u
 def spoiled_words(told):
     """The same of the description."""
     spec = told["spec"]
-    yield "kind that is not known", {"model": "os:system"}
-    yield "kind that is not known", {"model": ["scmodal"]}
+    yield "unknown kind", {"model": "os:system"}
+    yield "unknown kind", {"model": ["scmodal"]}
     yield "damaged", {"spec": {**spec, "widths": [[name, 10**12] for name, _ in spec["widths"]]}}
     yield "damaged", {"spec": {**spec, "widths": 3}}
     yield "damaged", {"spec": []}

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 PARTS = ("training", "held-out")
 HELD_OUT = 0.2
 FEWEST = 20
-"""Held-out cells below which a figure says nothing."""
+"""Fewest held-out cells for a figure."""
 
 LEAST_CELLS = 50
-"""Below which no model is worth comparing."""
+"""Fewest cells for a comparison of models."""
 
 
 def some(ground: Ground, data: DataOptions, n: int, seed: int) -> list[str]:
@@ -47,7 +47,7 @@ def some(ground: Ground, data: DataOptions, n: int, seed: int) -> list[str]:
 
 
 def fewer_of(ground: Ground, data: DataOptions, label: str, share: float, seed: int) -> list[str]:
-    """Return the names of all cells, but of one label only a share.
+    """Return the names of all cells, but only a share of those with one label.
 
     Raises
     ------
@@ -59,18 +59,18 @@ def fewer_of(ground: Ground, data: DataOptions, label: str, share: float, seed: 
     columns = find_column(ground.files, data.label_key, option="--label-key")
     has = [pd.Series(c.astype(str).to_numpy(), index=f.obs.index) for f in ground.files
            if (c := columns.get(f.name)) is not None]  # fmt: skip
-    own = _names([of.index[(of == label).to_numpy()] for of in has])
-    if len(own) < 2:
-        known = sorted({level for of in has for level in of.unique()})
+    cells = _names([column.index[(column == label).to_numpy()] for column in has])
+    if len(cells) < 2:
+        levels = sorted({level for column in has for level in column.unique()})
         raise UsageError(
             "there are no two cells of this label",
             field="--rare",
             found=label,
-            expected=", ".join(known[:8]),
+            expected=", ".join(levels[:8]),
         )
-    n = max(2, round(share * len(own)))
-    kept = set(np.random.default_rng(seed).choice(own, n, replace=False))
-    gone = set(own) - kept
+    n = max(2, round(share * len(cells)))
+    drawn = set(np.random.default_rng(seed).choice(cells, n, replace=False))
+    gone = set(cells) - drawn
     return [name for name in _names([f.obs.index for f in ground.files]) if name not in gone]
 
 

@@ -1,4 +1,4 @@
-"""Links for studies: of some features only, drawn at random or by what they tell, and wrong ones."""
+"""Links for studies: of some features only, drawn at random or the most informative, and wrong ones."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from mocli.types import DoubleArray, IntArray
 
 LEADING = 10
-"""Principal components whose share of a feature's variance is its worth where there are no labels."""
+"""Number of principal components; without labels, a feature is worth the share of its variance in these."""
 
 
 def informative(bundle: MultiOmics, link: LinkedFeatures) -> dict[str, float]:
-    """Return how much each linked feature tells of the cells, from 0 to 1, the mean of both modalities.
+    """Return how informative each linked feature is, from 0 to 1, the mean of both modalities.
 
     With labels the share of its variance that lies between them (eta squared), as panels are chosen to tell
     types apart; without labels the share that the leading principal components hold.
     """
     sides = [(link.source, link.source_features), (link.target, link.target_features)]
-    told = [_told(features, bundle.codes_of(bundle.label, name)) for name, features in sides]
-    return dict(zip(link.names, map(float, np.mean(told, axis=0)), strict=True))
+    shares = [_told(features, bundle.codes_of(bundle.label, name)) for name, features in sides]
+    return dict(zip(link.names, map(float, np.mean(shares, axis=0)), strict=True))
 
 
 def _told(features: FeatureMatrix, labels: IntArray | None) -> DoubleArray:
@@ -38,9 +38,9 @@ def _told(features: FeatureMatrix, labels: IntArray | None) -> DoubleArray:
     total = np.maximum((x**2).sum(0), 1e-12)
     if labels is None:
         _, vectors = np.linalg.eigh(x.T @ x)
-        kept = x @ vectors[:, -LEADING:]
-        found: DoubleArray = ((kept @ vectors[:, -LEADING:].T) ** 2).sum(0) / total
-        return found
+        projected = x @ vectors[:, -LEADING:]
+        share: DoubleArray = ((projected @ vectors[:, -LEADING:].T) ** 2).sum(0) / total
+        return share
     member = np.eye(int(labels.max(initial=0)) + 1)[labels]
     sums, sizes = member.T @ x, np.maximum(member.sum(0), 1)[:, None]
     between: DoubleArray = (sums**2 / sizes).sum(0) / total
@@ -48,7 +48,7 @@ def _told(features: FeatureMatrix, labels: IntArray | None) -> DoubleArray:
 
 
 def told_apart(edge: EdgeLinks) -> bool:
-    """Whether the name of every linked feature means that one: no other before it has the name."""
+    """Say whether the name of every linked feature identifies it: no earlier feature has the name."""
     for names, index in ((edge.source_names, edge.source_index), (edge.target_names, edge.target_index)):
         first = {name: k for k, name in reversed(list(enumerate(names)))}
         if any(first[names[k]] != k for k in index):
@@ -66,11 +66,11 @@ def fewer(
     features = np.unique(columns)
     n = min(n, len(features))
     if worth is None:
-        kept = np.random.default_rng(seed).choice(features, n, replace=False)
+        drawn = np.random.default_rng(seed).choice(features, n, replace=False)
     else:
         order = np.argsort([-worth.get(names[k], 0.0) for k in features], kind="stable")
-        kept = features[order[:n]]
-    rows = np.flatnonzero(np.isin(columns, kept))
+        drawn = features[order[:n]]
+    rows = np.flatnonzero(np.isin(columns, drawn))
     return list(_rows(edge, rows, edge.target_index, by_name=by_name))
 
 
@@ -90,8 +90,8 @@ def wrong(edge: EdgeLinks, share: float, seed: int, *, by_name: bool = True) -> 
     return list(_rows(edge, np.sort(first), target, by_name=by_name))
 
 
-def _rows(edge: EdgeLinks, kept: IntArray, target: IntArray, *, by_name: bool) -> Iterator[str]:
-    for i in kept:
+def _rows(edge: EdgeLinks, numbers: IntArray, target: IntArray, *, by_name: bool) -> Iterator[str]:
+    for i in numbers:
         source, other = edge.source_index[i], target[i]
         one, two = (edge.source_names[source], edge.target_names[other]) if by_name else (source, other)
         yield f"{edge.source}\t{one}\t{edge.target}\t{two}\t{edge.weight[i]:.6g}\t{edge.sign[i]:.0f}"

@@ -1,4 +1,4 @@
-"""Studies: what becomes of models with fewer links or cells, wrong links, or other hyper-parameters."""
+"""Studies: models trained with fewer links or cells, wrong links, or other hyper-parameters."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ FRACTION = "fraction="
 """Prefix of the names of studies of fewer cells to train on."""
 
 LEAST_FRACTION = 0.1
-"""Of the cells to train on; `mocli impute --hold-out` keeps no more than the rest out."""
+"""Least share of the cells to train on; `mocli impute --hold-out` holds out no more than the rest."""
 
 NOT_TERMS = frozenset({"weight_decay", "weight_average"})
 
 MOST_SETTINGS = 200
-"""Of a sweep; each is trained with every seed."""
+"""Most settings of a sweep; each is trained with every seed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """What studies are drawn from, and where they leave what they drew.
+    """The data of studies, and the folder of their drawn cells and links.
 
     Attributes
     ----------
@@ -60,38 +60,38 @@ class Setting:
     write: bool
 
     def drawn(self, folder: str, name: str, text_of: Callable[[int], list[str]]) -> dict[int, Path]:
-        """Write what each seed draws, a line each, and return the files."""
-        found = {}
+        """Write the draws of each seed, one line each, and return the files."""
+        files = {}
         for seed in self.seeds:
-            path = found[seed] = self.folder / folder / f"{safe(name)}-seed{seed}.tsv"
+            path = files[seed] = self.folder / folder / f"{safe(name)}-seed{seed}.tsv"
             lines = text_of(seed)
             if self.write:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_text(path, "\n".join(lines) + "\n")
-        return found
+        return files
 
 
-def studies_of(asked: StudyOptions, setting: Setting) -> list[Study]:
+def studies_of(options: StudyOptions, setting: Setting) -> list[Study]:
     """Return the benchmark itself and every study asked for.
 
     Raises
     ------
     UsageError
-        No links to draw from, too few cells, no model with such a term or hyper-parameter, no batch to
-        leave out.
+        There are no links to draw from, too few cells, no model with such a term or hyper-parameter, or no
+        batch to leave out.
     """
-    return [Study(), *(study for family in FAMILIES for study in family(asked, setting))]
+    return [Study(), *(study for family in FAMILIES for study in family(options, setting))]
 
 
-def _links(asked: StudyOptions, setting: Setting) -> Iterator[Study]:
+def _links(options: StudyOptions, setting: Setting) -> Iterator[Study]:
     """Fewer linked features (`panel`), and a share of the links with a wrong partner (`corrupt`)."""
-    if not (asked.panel or asked.corrupt):
+    if not (options.panel or options.corrupt):
         return
     ground = setting.ground
-    edges, matrices = ground.made.edges, ground.made.matrices
+    edges, matrices = ground.plan.edges, ground.plan.matrices
     if matrices:
         raise UsageError(
-            "fewer or wrong links are drawn from links of single features, and matrices of obsm have none",
+            "fewer or wrong links are drawn from links of single features, but matrices in obsm have none",
             field="--panel, --corrupt",
             found=", ".join(links.text for links in matrices),
             hint="give a table of links, or leave these studies out",
@@ -112,9 +112,9 @@ def _links(asked: StudyOptions, setting: Setting) -> Iterator[Study]:
 
     most = max(len(edge.aggregation().names) for edge in edges)
     worth = {}
-    if asked.panel and asked.panel_order == INFORMATIVE:
+    if options.panel and options.panel_order == INFORMATIVE:
         worth = {link.edge: informative(ground.bundle, link) for link in ground.bundle.links}
-    for n in asked.panel:
+    for n in options.panel:
         if not 0 < n <= most:
             raise UsageError(
                 f"there are {most} linked features", field="--panel", found=n, expected=f"1 to {most}"
@@ -126,14 +126,14 @@ def _links(asked: StudyOptions, setting: Setting) -> Iterator[Study]:
                 edge, n, seed, by_name=by_name, worth=worth.get((edge.source, edge.target))
             ),
         )
-    for share in asked.corrupt:
+    for share in options.corrupt:
         yield study(
             f"corrupt={share:g}",
             lambda edge, seed, share=share: wrong(edge, share, seed, by_name=by_name),  # type: ignore[misc]
         )
 
 
-def _terms(asked: StudyOptions, setting: Setting) -> Iterator[Study]:
+def _terms(options: StudyOptions, setting: Setting) -> Iterator[Study]:
     """Give the weight of a term 0, in models that have it."""
     every = sorted(
         {
@@ -143,24 +143,28 @@ def _terms(asked: StudyOptions, setting: Setting) -> Iterator[Study]:
             if f.name.startswith(WEIGHT) and f.name not in NOT_TERMS
         }
     )
-    for term in asked.ablate:
+    for term in options.ablate:
         if term not in every:
             raise UsageError(
-                f"no model of this benchmark has a loss term '{term}' with a weight of its own",
+                f"no model of this benchmark has a loss term '{term}' with its own weight",
                 field="--ablate",
                 hint=did_you_mean(term, every, "terms"),
             )
         yield Study(f"without={term}", params={WEIGHT + term: 0.0})
 
 
-def _sweep(asked: StudyOptions, setting: Setting) -> Iterator[Study]:
+def _sweep(options: StudyOptions, setting: Setting) -> Iterator[Study]:
     """All combinations of the values of hyper-parameters, for each model those that it has."""
-    check_parameters(asked.grid, setting.models, option="--grid")
+    check_parameters(options.grid, setting.models, option="--grid")
     for model in setting.models:
-        own = {
-            key: grid_values(values) for key, values in parameters_of(traits_of(model), asked.grid).items()
+        values_of = {
+            key: grid_values(values) for key, values in parameters_of(traits_of(model), options.grid).items()
         }
-        settings = [dict(zip(own, values, strict=True)) for values in product(*own.values())] if own else []
+        settings = (
+            [dict(zip(values_of, values, strict=True)) for values in product(*values_of.values())]
+            if values_of
+            else []
+        )
         if len(settings) > MOST_SETTINGS:
             raise UsageError(
                 f"the sweep of {model} has too many settings",
@@ -178,25 +182,25 @@ def grid_values(text: object) -> list[object]:
     return list(dict.fromkeys(parsing.scalar(word.strip(), "--grid") for word in str(text).split(",")))
 
 
-def _training_cells(asked: StudyOptions, setting: Setting) -> Iterator[Study]:
+def _training_cells(options: StudyOptions, setting: Setting) -> Iterator[Study]:
     """Imputation by models trained on a share of the cells, which also place all cells for integration."""
-    if any(share < LEAST_FRACTION for share in asked.fractions):
+    if any(share < LEAST_FRACTION for share in options.fractions):
         raise UsageError(
             "too few cells are left to train on",
             field="--fractions",
-            found=min(asked.fractions),
+            found=min(options.fractions),
             expected=f"at least {LEAST_FRACTION:g}",
         )
     only_impute = frozenset({Task.IMPUTE})
-    for share in asked.fractions:
+    for share in options.fractions:
         both = only_impute | {Task.INTEGRATE}
         yield Study(f"{FRACTION}{share:g}", hold_out=f"{1 - share:.6g}", tasks=both)
-    if not asked.leave_one_batch_out:
+    if not options.leave_one_batch_out:
         return
-    batch, key = setting.ground.bundle.batch, setting.ground.made.column_names.get("batch")
+    batch, key = setting.ground.bundle.batch, setting.ground.plan.column_names.get("batch")
     if batch is None or key is None or len(batch.levels) < 2:
         raise UsageError(
-            "there are no two batches, one of which could be left out",
+            "there are not two batches, of which one could be left out",
             field="--leave-one-batch-out",
             hint="name their column with --batch-key",
         )
@@ -204,14 +208,14 @@ def _training_cells(asked: StudyOptions, setting: Setting) -> Iterator[Study]:
         yield Study(f"without-batch={level}", hold_out=f"{key}={level}", tasks=only_impute)
 
 
-def _cells(asked: StudyOptions, setting: Setting) -> Iterator[Study]:
+def _cells(options: StudyOptions, setting: Setting) -> Iterator[Study]:
     """Train and score on fewer cells, or on fewer of one label, as on a data set of their own."""
     ground, data = setting.ground, setting.data
-    for n in asked.subsample:
+    for n in options.subsample:
         name = f"cells={n}"
         cells = setting.drawn("cells", name, lambda seed, n=n: some(ground, data, n, seed))  # type: ignore[misc]
         yield Study(name, cells=cells)
-    for label, share in asked.rare.items():
+    for label, share in options.rare.items():
         name = f"{label}={share:g}"
         cells = setting.drawn(
             "cells",

@@ -1,4 +1,4 @@
-"""What the page draws of studies: metrics against a number, and heat maps of a sweep."""
+"""Pictures of studies: metrics against a number, and heat maps of a sweep."""
 
 from __future__ import annotations
 
@@ -20,44 +20,52 @@ AXES = {
     "panel": "Linked features, drawn at random",
     "informative panel": "Linked features, the most informative",
     "corrupt": "Share of wrong links",
-    "fraction": "Share of the paired cells that is trained on",
+    "fraction": "Share of the paired cells trained on",
 }
 
 
 def studies(records: Sequence[Record], swept: Swept) -> list[Drawn]:
     """Return the pictures of all studies that are numbers or sweeps."""
-    found, keys = leading_metrics(records)
+    measured, keys = leading_metrics(records)
     titles = {r.key: metric_title(r.key, r.title) for r in records}
     of_task = {
-        task: [k for k in keys if any(k in of for at, of in found.items() if at[0] == task and at[2])]
-        for task in dict.fromkeys(task for task, _, study in found if study)
+        task: [
+            k
+            for k in keys
+            if any(k in by_key for key_of, by_key in measured.items() if key_of[0] == task and key_of[2])
+        ]
+        for task in dict.fromkeys(task for task, _, study in measured if study)
     }
     drawn = []
     for task, shown in of_task.items():
-        drawn += list(_curves(found, task, shown[:MOST_METRICS], titles))
-        drawn += list(_heat_maps(found, swept, task, shown[:MOST_METRICS], titles))
+        drawn += list(_curves(measured, task, shown[:MOST_METRICS], titles))
+        drawn += list(_heat_maps(measured, swept, task, shown[:MOST_METRICS], titles))
     return drawn
 
 
-def _curves(found: Measured, task: str, keys: Sequence[str], titles: Mapping[str, str]) -> Iterator[Drawn]:
+def _curves(measured: Measured, task: str, keys: Sequence[str], titles: Mapping[str, str]) -> Iterator[Drawn]:
     """Yield metrics against the number of a study, for those with two numbers or more."""
     for family, words in AXES.items():
-        at = {
-            (method, float(study.removeprefix(f"{family}="))): of
-            for (of_task, method, study), of in found.items()
+        by_number = {
+            (method, float(study.removeprefix(f"{family}="))): by_key
+            for (of_task, method, study), by_key in measured.items()
             if of_task == task and study.startswith(f"{family}=")
         }
-        if len({number for _, number in at}) < 2:
+        if len({number for _, number in by_number}) < 2:
             continue
         panels = []
         for key in keys:
             lines = [
                 Curve(
                     method,
-                    {x: of[key] for (name, x), of in sorted(at.items()) if name == method and key in of},
-                    found.get((task, method, ""), {}).get(key, []),
+                    {
+                        x: by_key[key]
+                        for (name, x), by_key in sorted(by_number.items())
+                        if name == method and key in by_key
+                    },
+                    measured.get((task, method, ""), {}).get(key, []),
                 )
-                for method in dict.fromkeys(name for name, _ in at)
+                for method in dict.fromkeys(name for name, _ in by_number)
             ]
             if any(line.values for line in lines):
                 panels.append((titles[key], [line for line in lines if line.values]))
@@ -72,16 +80,20 @@ def _curves(found: Measured, task: str, keys: Sequence[str], titles: Mapping[str
 
 
 def _heat_maps(
-    found: Measured, swept: Swept, task: str, keys: Sequence[str], titles: Mapping[str, str]
+    all_measured: Measured, swept: Swept, task: str, keys: Sequence[str], titles: Mapping[str, str]
 ) -> Iterator[Drawn]:
     """Yield the metrics over the values of a sweep, model by model."""
     for model in dict.fromkeys(name for of_task, name, _ in swept if of_task == task):
-        settings = {study: of for (at, name, study), of in swept.items() if (at, name) == (task, model)}
-        measured = {s: of for s in settings if (of := found.get((task, model, s)))}
-        there = [key for key in keys if any(key in of for of in measured.values())]
-        if not there:
+        settings = {
+            study: by_key
+            for (at_task, name, study), by_key in swept.items()
+            if (at_task, name) == (task, model)
+        }
+        measured = {s: by_key for s in settings if (by_key := all_measured.get((task, model, s)))}
+        keys_there = [key for key in keys if any(key in by_key for by_key in measured.values())]
+        if not keys_there:
             continue
-        maps = _maps(settings, measured, there, titles)
+        maps = _maps(settings, measured, keys_there, titles)
         names = ", ".join(next(iter(settings.values())))
         yield Drawn(
             heat_maps(maps),
@@ -108,12 +120,12 @@ def _maps(
     columns = list(dict.fromkeys(place(s)[1] for s in settings))
 
     def table(key: str) -> np.ndarray:
-        found = np.full((len(rows), len(columns)), np.nan)
-        for study, of in measured.items():
-            if key in of:
+        grid = np.full((len(rows), len(columns)), np.nan)
+        for study, by_key in measured.items():
+            if key in by_key:
                 row, column = place(study)
-                found[rows.index(row), columns.index(column)] = np.mean(of[key])
-        return found
+                grid[rows.index(row), columns.index(column)] = np.mean(by_key[key])
+        return grid
 
     if others:
         return [Heat(titles[key], table(key), [f"{first} {r}" for r in rows], columns) for key in keys]
