@@ -89,9 +89,14 @@ def add_column(table: h5py.Group, name: str, values: Any) -> None:
     """Add a column to a table that is there, or replace the column of that name."""
     name = safe_key(name)
     put_column(table, name, values)
-    order = [c.decode() if isinstance(c, bytes) else str(c) for c in table.attrs.get("column-order", [])]
+    order = column_order(table)
     if name not in order:
         set_columns(table, [*order, name])
+
+
+def column_order(table: h5py.Group) -> list[str]:
+    """Return the names of a table's columns."""
+    return [c.decode() if isinstance(c, bytes) else str(c) for c in table.attrs.get("column-order", [])]
 
 
 def set_columns(table: h5py.Group, names: Iterable[str]) -> None:

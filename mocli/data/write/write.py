@@ -23,7 +23,18 @@ from mocli.data.files.modality import ModalityFile
 from mocli.data.write.axes import AxisPart, append_modalities, map_modalities, modality_order
 from mocli.data.write.blocks import KEEP_BITS, NewModality, Written, write_modality
 from mocli.data.write.carry import Lost, say_lost
-from mocli.data.write.encode import add_column, need_group, put, put_array, put_csr, put_table, safe_key, tag
+from mocli.data.write.encode import (
+    add_column,
+    column_order,
+    need_group,
+    put,
+    put_array,
+    put_csr,
+    put_table,
+    safe_key,
+    set_columns,
+    tag,
+)
 from mocli.data.write.flat import FLAT, flatten
 from mocli.data.write.origins import carry_slots, carry_tops, concatenated
 from mocli.data.write.outfile import atomic, beside, check_writable, writing_h5
@@ -191,7 +202,8 @@ def _write_h5mu(
                 parts = [AxisPart(m.name, m.names, m.var.index) for m in new]
                 append_modalities(h5, parts, source=source)
             with reading(source, "mod"):
-                renamed = [line for m in h5["mod"] for line in _without_slashes(h5[f"mod/{m}"])]
+                groups = [h5, *(h5[f"mod/{m}"] for m in h5["mod"])]
+                renamed = [line for group in groups for line in _without_slashes(group)]
             _add_all(h5, added, top)
         return written, renamed
     with writing_h5(temporary, "w", userblock_size=_USERBLOCK) as (h5, check):
@@ -260,15 +272,37 @@ def _without_slashes(group: h5py.Group) -> list[str]:
     lines = []
     for slot in ("layers", "obsm", "varm", "obsp", "varp"):
         node = group.get(slot)
-        for key in flat_keys(node) if isinstance(node, h5py.Group) else ():
-            if "/" in key and safe_key(key) not in node:
-                node.move(key, safe_key(key))
-                written = f"is written as '{safe_key(key)}': a '/' is a path to HDF5"
-                lines.append(f"{group.name}/{slot}['{key}'] {written}")
-        for key in list(node) if isinstance(node, h5py.Group) else ():
-            if isinstance(node[key], h5py.Group) and not len(node[key].attrs) and not flat_keys(node[key]):
-                del node[key]
+        if isinstance(node, h5py.Group):
+            renamed = _rename_keys(node, flat_keys(node))
+            lines += [_say_renamed(f"{group.name}/{slot}", *pair) for pair in renamed.items()]
+    for axis in ("obs", "var", "raw/var"):
+        table = group.get(axis)
+        if isinstance(table, h5py.Group):
+            columns = column_order(table)
+            if renamed := _rename_keys(table, columns):
+                set_columns(table, [renamed.get(name, name) for name in columns])
+            lines += [_say_renamed(f"{group.name}/{axis}", *pair) for pair in renamed.items()]
     return lines
+
+
+def _rename_keys(node: h5py.Group, keys: Sequence[str]) -> dict[str, str]:
+    """Give elements under keys with a `/` a key without, which is free; returns new keys by old ones."""
+    renamed: dict[str, str] = {}
+    for key in keys:
+        if "/" in key and key in node:
+            free = safe_key(key)
+            while free in node:
+                free += "_"
+            node.move(key, free)
+            renamed[key] = free
+            parent = node.get(key.rpartition("/")[0])
+            if isinstance(parent, h5py.Group) and not len(parent.attrs) and not len(parent):
+                del node[parent.name]
+    return renamed
+
+
+def _say_renamed(where: str, key: str, new: str) -> str:
+    return f"{where}['{key}'] is written as '{new}': a '/' is a path to HDF5"
 
 
 def _refuse_repeats(names: Sequence[str]) -> None:

@@ -439,6 +439,13 @@ def test_keys_with_a_slash_are_renamed_so_that_anndata_opens_the_output(tmp_path
     with h5py.File(tmp_path / "rna.h5ad", "r+") as h5:
         h5.copy(h5["X"], h5["layers"], name="norm/log")  # as anndata before 0.13 wrote layers['norm/log']
         encode.put_array(h5.require_group("obsm/X"), "pca", np.zeros((4, 2)))
+        for path in ("obs/batch", "obs/batch/lane", "obs/a/b", "obs/a_b", "var/is/T"):
+            axis, _, key = path.partition("/")
+            values = pd.Series(["x", "y"] * 2 if axis == "obs" else ["x", "y", "x"], dtype="category")
+            encode.put_column(h5[axis], key, values)
+            if "/" in key:
+                h5[axis].move(key.replace("/", "_"), key)
+            h5[axis].attrs["column-order"] = np.array([*h5[axis].attrs["column-order"], key], dtype=object)
     (file,) = open_inputs([str(tmp_path / "rna.h5ad")])
     assert file.layers == ("norm/log",)
     assert file.read("norm/log").sum() == 12
@@ -447,5 +454,8 @@ def test_keys_with_a_slash_are_renamed_so_that_anndata_opens_the_output(tmp_path
     out = mudata.read_h5mu(tmp_path / "out.h5mu")["rna"]
     assert list(out.layers) == ["norm_log"]
     assert list(out.obsm) == ["X_pca"]
-    assert len(said) == 2
+    assert list(out.obs) == ["batch", "batch_lane", "a_b_", "a_b"]
+    assert list(out.var) == ["is_T"]
+    assert out.obs["batch_lane"].tolist() == ["x", "y", "x", "y"]
+    assert len(said) == 5
     assert "is written as 'norm_log'" in said[0]
