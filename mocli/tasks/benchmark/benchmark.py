@@ -170,20 +170,23 @@ def _planned(
                 hint="name two",
             )
         direction = (source, target)
-    setting = Setting(ground, request.data, options.seeds, names, folder, write=not dry)
+    setting = Setting(
+        ground, request.data, options.seeds, names, folder, write=not dry,
+        reconstructs=bool(chosen.get(RECONSTRUCT)),
+    )  # fmt: skip
     studies = studies_of(options, setting)
     held_out = {"--fractions": bool(options.fractions),
                 "--leave-one-batch-out": options.leave_one_batch_out}  # fmt: skip
     for option, is_given in held_out.items():
-        if is_given and Task.IMPUTE not in options.tasks:
+        if is_given and not {Task.IMPUTE, RECONSTRUCT} & set(options.tasks):
             raise UsageError(
-                f"{option} only works together with --tasks impute",
+                f"{option} only works together with --tasks impute or reconstruct",
                 field=option,
                 found=f"--tasks {','.join(options.tasks)}",
                 hint="add impute to --tasks",
             )
     n_cells = max(ground.n_before.values())
-    data = TaskData(direction, len(ground.files), n_cells, options.gtf, options.truth)
+    data = TaskData(direction, [f.name for f in ground.files], n_cells, options.gtf, options.truth)
     if chosen.get(RECONSTRUCT):
         parts = [setting.drawn("cells", p, partial(halves, ground, part=p)) for p in PARTS]
         data = replace(data, training=parts[0], held_out=parts[1])

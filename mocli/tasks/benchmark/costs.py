@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mocli.metrics.registry import available_metrics
-from mocli.tasks.benchmark.studies.families import FRACTION
-from mocli.tasks.benchmark.table import COSTS, RATIO, VALIDATION, Record
+from mocli.tasks.benchmark.table import COSTS, VALIDATION, Record
 from mocli.types import Task
 
 if TYPE_CHECKING:
@@ -60,18 +58,6 @@ def held_out_loss(training: dict[str, Any]) -> float | None:
         if values:
             return float(min(values))
     return None
-
-
-def loss_ratios(records: Sequence[Record]) -> list[Record]:
-    """Divide the held-out loss of every run on a share of the cells by that of the run without one."""
-    losses = {(r.task, r.method, r.study, r.seed): r for r in records if r.key == VALIDATION}
-    ratios = []
-    for (task, method, study, seed), r in losses.items():
-        whole = losses.get((task, method, "", seed))
-        if study.startswith(FRACTION) and whole is not None and r.value and whole.value and whole.value > 0:
-            value = r.value / whole.value
-            ratios.append(replace(r, key=RATIO, value=value, better=None, title=COSTS[RATIO]))
-    return ratios
 
 
 def figures(training: ModelRun, report: dict[str, Any], records: Sequence[Record]) -> list[Record]:

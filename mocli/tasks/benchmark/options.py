@@ -102,9 +102,20 @@ class StudyOptions(Options):
         tuple[float, ...],
         option(
             "--fractions 0.1,0.5",
-            "Fractions of the paired cells to train on, for imputation and integration",
+            "Fractions of the paired cells to train on, for imputation and integration, or of the cells that "
+            "reconstruct trains on",
             panel=STUDIES,
             parse=parsing.shares,
+        ),
+    ] = ()
+    features_seen_in: Annotated[
+        tuple[float, ...],
+        option(
+            "--features-seen-in 0.01,0.05",
+            "Train on the features that these shares of the cells have alone; reconstruct scores those",
+            panel=STUDIES,
+            parse=parsing.shares,
+            advanced=True,
         ),
     ] = ()
     ablate: Annotated[
@@ -131,7 +142,7 @@ class StudyOptions(Options):
         bool,
         option(
             "--leave-one-batch-out",
-            "Impute each batch by models that never saw it",
+            "Impute, or reconstruct, each batch by models that never saw it",
             panel=STUDIES,
             advanced=True,
         ),

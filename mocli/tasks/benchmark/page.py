@@ -15,7 +15,7 @@ from mocli.tasks.benchmark.contender import Contender
 from mocli.tasks.benchmark.controls import BEST
 from mocli.tasks.benchmark.ground import Ground
 from mocli.tasks.benchmark.studies.studypictures import Swept, studies
-from mocli.tasks.benchmark.table import COST, COSTS, RATIO, Record
+from mocli.tasks.benchmark.table import COST, Record
 from mocli.tasks.score.picture import layout
 from mocli.types import FloatArray, IntArray
 
@@ -25,7 +25,6 @@ DRAWN_CELLS = 3000
 DRAWN_COSTS = {
     "train_s": ("Training, s", 1.0),
     "peak_memory_bytes": ("Peak memory, MB", 1e6),
-    RATIO: (COSTS[RATIO], 1.0),
 }
 """The costs of runs that are drawn, and their units."""
 
@@ -58,12 +57,7 @@ def pictures(
     if of_all:
         drawn.append(Drawn(benchplots.cost_bars(of_all), "Time and memory", caption))
     if of_studies:
-        how = (
-            " A loss ratio of 1 means that training on that share of the cells was as good as the run "
-            "without a study, which trains on 80% of the cells measured in both modalities."
-        )
-        words = caption + (how if COSTS[RATIO] in of_studies else "")
-        drawn.append(Drawn(benchplots.cost_bars(of_studies), "Time and memory of studies", words))
+        drawn.append(Drawn(benchplots.cost_bars(of_studies), "Time and memory of studies", caption))
     drawn += _embeddings(shown, ranked.get("integrate"), ground, seed)
     return {"drawn": drawn, "rankings": ranked}
 

@@ -10,6 +10,7 @@ from mocli.models.parameters import resolve
 from mocli.models.registry import load_class, traits_of
 from mocli.tasks.benchmark.options import RECONSTRUCT
 from mocli.tasks.benchmark.runs import ModelRun, Study, output_of, parameters_of, safe
+from mocli.tasks.benchmark.studies.drawncells import HELD_OUT, TRAINING
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
 from mocli.tasks.impute.holdout import HoldOut
 from mocli.tasks.impute.options import ImputeOptions
@@ -46,8 +47,8 @@ class TaskData:
     ----------
     direction
         Modalities to impute from and to.
-    n_modalities, n_cells
-        Of the data; the cells of the largest modality.
+    modalities, n_cells
+        Of the data: their names, and the cells of the largest.
     gtf, truth
         The gene table, and known pairs of genes and peaks.
     training, held_out
@@ -55,7 +56,7 @@ class TaskData:
     """
 
     direction: tuple[str, str] | None
-    n_modalities: int
+    modalities: Sequence[str]
     n_cells: int
     gtf: Path | None = None
     truth: Path | None = None
@@ -96,20 +97,28 @@ def trainings(
                     if run is not None:
                         run_of[task, model] = run
             runs += run_of.values()
-            for model in chosen.get(RECONSTRUCT, ()) if not study.name else ():
-                runs += _reconstruction(request, model, seed, folder, data)
+            for model in chosen.get(RECONSTRUCT, ()) if _reconstructs(study) else ():
+                runs += _reconstruction(request, model, seed, study, folder, data)
     return runs
 
 
+def _reconstructs(study: Study) -> bool:
+    """Whether the cells that `reconstruct` holds out can be scored under a study."""
+    return not study.name or bool(study.training or study.params or study.seen_in)
+
+
 def _reconstruction(
-    request: Request, model: str, seed: int, folder: Path, data: TaskData
+    request: Request, model: str, seed: int, study: Study, folder: Path, data: TaskData
 ) -> Iterator[ModelRun]:
     """Yield the integration of the cells to train on, and that of the held-out cells."""
     parent = None
-    for study in (Study("training", cells=data.training), Study("held-out", cells=data.held_out)):
-        run = _run(request, Task.INTEGRATE, model, seed, study, folder, data, parent)
-        assert run is not None  # neither changes the model
-        parent = replace(run, study="", aim=RECONSTRUCT)
+    cells = {TRAINING: study.training or data.training, HELD_OUT: study.held_out or data.held_out}
+    for part, files in cells.items():
+        of_part = replace(study, name=f"{part} {study.name}".strip(), cells=files)
+        run = _run(request, Task.INTEGRATE, model, seed, of_part, folder, data, parent)
+        if run is None:  # a sweep of another model's hyper-parameter
+            return
+        parent = replace(run, study=study.name, aim=RECONSTRUCT)
         yield parent
 
 
@@ -129,6 +138,8 @@ def _run(
     if (study.params and not changed) or (study.links and not traits.uses_links):
         return None
     data_of_study = replace(request.data, only_cells=study.cells.get(seed, request.data.only_cells))
+    if parent is None and study.seen_in is not None:
+        data_of_study = replace(data_of_study, seen_in=dict.fromkeys(data.modalities, study.seen_in))
     if parent is None:
         links = (str(study.links[seed]),) if seed in study.links else request.data.links
         data_of_run = replace(
@@ -186,7 +197,7 @@ def _options_of_task(
 def _gives_marginals(traits: Traits, data: TaskData) -> bool:
     """Say whether the model places whole cells, and could place them by one modality alone."""
     model = load_class(traits.model)
-    return data.n_modalities > 1 and issubclass(model, EncodesJointly) and issubclass(model, Encodes)
+    return len(data.modalities) > 1 and issubclass(model, EncodesJointly) and issubclass(model, Encodes)
 
 
 def untrained(request: Request) -> Request:

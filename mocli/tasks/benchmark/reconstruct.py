@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import gammaln
 
 from mocli.data.files.obsm import read_coordinates
 from mocli.log import logger
@@ -25,7 +26,8 @@ from mocli.tasks.trained.saved import load_model
 from mocli.types import Route
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     import torch
 
@@ -41,6 +43,10 @@ MEAN = "mean"
 MAX_CELLS, MAX_FEATURES = 2000, 5000
 """Held-out cells and features that are compared, drawn by seed where there are more."""
 
+LOSS, RATIO = "reconstruction_loss", "reconstruction_loss_ratio"
+LEAST_MEAN = 1e-4
+"""Expected counts below which a count that is there costs no more."""
+
 TITLES = {
     "auprc": "AUPRC",
     "balanced_accuracy": "Balanced accuracy",
@@ -50,7 +56,14 @@ TITLES = {
 
 
 def reconstruction(
-    run: ModelRun, files: Sequence[ModalityFile], data: DataOptions, *, device: torch.device, seed: int
+    run: ModelRun,
+    files: Sequence[ModalityFile],
+    data: DataOptions,
+    *,
+    device: torch.device,
+    seed: int,
+    cells: Path | None = None,
+    like: ModelRun | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Return the figures of a model and of the control, by metric and modality.
 
@@ -60,6 +73,10 @@ def reconstruction(
         Placed the held-out cells by the model of its parent.
     files
         All cells.
+    cells
+        File of some of the held-out cells, to look at these alone.
+    like
+        Another such run: features that its model does not decode are left out.
 
     Raises
     ------
@@ -67,11 +84,15 @@ def reconstruction(
         A cell has no coordinates, or the features do not fit the model.
     """
     assert run.parent is not None
-    parent, cells, training = run.parent, run.request.data.only_cells, run.parent.request.data.only_cells
+    parent, training = run.parent, run.parent.request.data.only_cells
+    cells = run.request.data.only_cells if cells is None else cells
     assert cells is not None
     assert training is not None
     saved = load_model(parent.model_folder)
     saved.model.module.to(device)
+    recipes = None
+    if like is not None and like.parent is not None:
+        recipes = load_model(like.parent.model_folder).recipes
     parts = read_coordinates(run.output, f"X_{run.model}")
     by_method: dict[str, dict[str, Any]] = {run.model: {}, MEAN: {}}
     rng = np.random.default_rng(seed)
@@ -83,6 +104,8 @@ def reconstruction(
         denoised = _denoised(saved, held_out, z, data, device)
         scale = "counts" if "counts" in denoised.readout.by_scale else "log"
         present = np.setdiff1d(np.arange(denoised.readout.n_vars), denoised.aligned.absent)
+        if recipes is not None:
+            present = np.intersect1d(present, recipes[name].selected)
         columns = np.sort(rng.permutation(present)[:MAX_FEATURES])
         rows = np.arange(held_out.n_obs)
         raw = denoised.aligned.read(rows)
@@ -94,6 +117,23 @@ def reconstruction(
         for method, x in predicted.items():
             by_method[method] |= _figures(x, y, name, counts=scale == "counts")
     return by_method
+
+
+def loss_ratios(found: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, Any]:
+    """Divide the losses of a study by those of the run without one, of the same cells, by key."""
+    return {
+        key.replace(LOSS, RATIO): figure(
+            entry["value"] / whole[key]["value"],
+            "Loss over that of the run without a study",
+            f"{entry['definition']} Divided by that of the same cells by the model without the study, of the "
+            "same seed.",
+            "1: the study costs these cells nothing.",
+            better="lower",
+            n=entry["n"],
+        )
+        for key, entry in found.items()
+        if key.startswith(f"{LOSS}[") and whole.get(key, {}).get("value")
+    }
 
 
 def _denoised(
@@ -140,6 +180,16 @@ def _figures(x: FloatArray, y: FloatArray, name: str, *, counts: bool) -> dict[s
     }  # fmt: skip
     if not counts:
         return entries
+    mean = np.maximum(x.astype(np.float64), LEAST_MEAN)
+    loss = mean - y * np.log(mean) + gammaln(y.astype(np.float64) + 1)
+    entries[f"{LOSS}[{name}]"] = figure(
+        float(loss.mean()),
+        "Loss of reconstructed counts",
+        f"Negative log-likelihood of Poisson counts at the expected ones (at least {LEAST_MEAN:g}), mean "
+        f"{over}: one yardstick for all models, whatever their own likelihood.",
+        better="lower",
+        n=n,
+    )
     detections = detected(x, y)
     for field in fields(Detection):
         if field.name in TITLES:

@@ -49,9 +49,15 @@ class Study:
         Files of the cells to use instead of all; by seed.
     swept
         The hyper-parameters of a sweep, by their plain names.
+    seen_in
+        Share of the cells in which features must be seen, of every modality.
     hold_out
         Cells that its models do not train on, as `mocli impute --hold-out` takes it.
-    tasks Tasks that it applies to.
+    tasks
+        Tasks that it applies to; reconstruct is among them where it has `training`, `params` or `seen_in`.
+    training, held_out
+        Files of the cells that `reconstruct` trains on, and of those that it scores where these are not all
+        held-out cells; by seed.
     """
 
     name: str = ""
@@ -59,8 +65,11 @@ class Study:
     links: Mapping[int, Path] = field(default_factory=dict)
     cells: Mapping[int, Path] = field(default_factory=dict)
     swept: Mapping[str, object] = field(default_factory=dict)
+    seen_in: float | None = None
     hold_out: str | None = None
     tasks: frozenset[str] = frozenset(TASKS)
+    training: Mapping[int, Path] = field(default_factory=dict)
+    held_out: Mapping[int, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ COLUMNS = (
     *("value", "better", "n", "aspect", "note"),
 )
 
-VALIDATION, RATIO = "validation_loss", "loss_ratio"
+VALIDATION = "validation_loss"
 COSTS = {
     "train_s": "Seconds of training",
     "total_s": "Seconds in all",
@@ -33,7 +33,6 @@ COSTS = {
     "gpu_peak_memory_bytes": "Peak GPU memory",
     "steps": "Steps",
     VALIDATION: "Loss of held-out cells",
-    RATIO: "Held-out loss over that of the run without a study",
 }
 COST = "cost"
 ASPECTS: dict[str, str] = {
@@ -48,6 +47,7 @@ LEADING = {
     "discriminability": 1, "marker_overlap": 2, "nearest_label": 3, "feature_correlation": 4,
     "mean_correlation": 5, "variance_ratio": 6, "silencing_auprc": 1,
     "label_f1": 7, "reconstruction_rmse": 1, "reconstruction_mae": 2, "reconstruction_auprc": 3,
+    "reconstruction_loss_ratio": 4,
 }  # fmt: skip
 """Aspect of metrics that are not in the registry of embedding metrics."""
 
@@ -224,15 +224,14 @@ def _describe_costs(run: Run, records: Sequence[Record]) -> None:
                 values.get("total_s"),
                 *memory,
                 values.get(VALIDATION),
-                values.get(RATIO),
             ]
         )
     if rows:
         run.report.tables["costs"] = table(
             "Time and memory of every run",
             "Wall-clock time; parallel runs slow each other down. The held-out loss is the smallest loss "
-            "of cells that training does not learn from; its ratio, for runs on a share of the cells, is "
-            "over that of the same seed on all cells. Without steps: another run's model.",
+            "of cells that training does not learn from, which are others in every study. Without steps: "
+            "another run's model.",
             [
                 "model",
                 "task",
@@ -244,7 +243,6 @@ def _describe_costs(run: Run, records: Sequence[Record]) -> None:
                 "memory, MB",
                 "GPU memory, MB",
                 "held-out loss",
-                "loss ratio",
             ],
             rows,
         )

@@ -16,7 +16,7 @@ from mocli.models.registry import traits_of
 from mocli.report.wording import plural
 from mocli.tasks.benchmark.contender import Contender, placed
 from mocli.tasks.benchmark.controls import BEST, UNCORRECTED, controls
-from mocli.tasks.benchmark.costs import CHANCE, REAL_CELLS, costs, figures, loss_ratios
+from mocli.tasks.benchmark.costs import CHANCE, REAL_CELLS, costs, figures
 from mocli.tasks.benchmark.ground import Ground, prepare_ground
 from mocli.tasks.benchmark.options import BenchmarkOptions
 from mocli.tasks.benchmark.page import pictures
@@ -225,7 +225,6 @@ class Benchmark:
                 continue
             records += costs(training, report)
             records += figures(training, report, records)
-        records += loss_ratios(records)
         if scorer.reused:
             self.run.say(f"{scorer.reused} scores were computed before")
         return scores
@@ -297,14 +296,34 @@ class Benchmark:
             raise
         except MocliError as error:
             return [self._failed(training, error.message)]
-        present = {(r.method, r.seed) for r in records if r.task == training.purpose}
+        by_method[training.model] |= self._loss_ratios(training, by_method[training.model])
+        present = {(r.method, r.seed, r.study) for r in records if r.task == training.purpose}
         kinds = {training.model: "model", MEAN: "control"}
         return [
             Record.of(training.purpose, name, kinds[name], training.seed, training.study, key, entry)
             for name, entries in by_method.items()
-            if (name, training.seed) not in present or kinds[name] == "model"
+            if (name, training.seed, training.study) not in present or kinds[name] == "model"
             for key, entry in entries.items()
         ]
+
+    def _loss_ratios(self, training: ModelRun, found: dict[str, Any]) -> dict[str, Any]:
+        """Return the loss of a study over that of the run without one, on the cells that the study scores."""
+        from mocli.tasks.benchmark.reconstruct import loss_ratios, reconstruction
+
+        same = (training.purpose, training.model, training.seed)
+        whole = [t for t in self.planned if (t.purpose, t.model, t.seed) == same and t.parent and not t.study]
+        if not training.study or not whole or not whole[0].finished():
+            return {}
+        parent = training.parent
+        like = training if parent and parent.request.data.seen_in != self.request.data.seen_in else None
+
+        def scored(run: ModelRun) -> dict[str, Any]:
+            return reconstruction(
+                run, self.ground.files, self.request.data, device=self.run.device, seed=training.seed,
+                cells=training.request.data.only_cells, like=like,
+            )[training.model]  # fmt: skip
+
+        return loss_ratios(found if like is None else scored(training), scored(whole[0]))
 
     def _ground_of_study(self, training: ModelRun, scores: Measurements) -> tuple[Ground, Scorer]:
         """Prepare the cells that a study is about, and score the controls on them."""

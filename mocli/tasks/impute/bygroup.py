@@ -122,7 +122,9 @@ class ByGroup:
             metrics = run.report.metrics if name == MODEL else run.report.baselines[name]["metrics"]
             metrics[f"{KEY}[{direction}; {self.column}]"] = entry
             rows += [
-                _line(group, name, one) for group, one in zip(self.groups, agreements, strict=True) if one.n
+                _line(group, name, one)
+                for group, one in zip(self.groups, agreements, strict=True)
+                if np.isfinite(one.pearson)
             ]
         run.report.tables["groups"] = table(
             f"Features that differ between groups ({self.column}), imputed against measured",

@@ -15,6 +15,9 @@ from mocli.types import BoolArray, IntArray
 FEWEST = 20
 """Fewest cells to hold out, or to train on."""
 
+MOST = 0.99
+"""Share of the cells that may be kept out."""
+
 
 @dataclass(frozen=True)
 class HoldOut:
@@ -44,12 +47,12 @@ class HoldOut:
             share = float(text)
         except ValueError:
             share = -1.0
-        if not 0 <= share <= 0.9:
+        if not 0 <= share <= MOST:
             raise UsageError(
                 f"{option} takes a share of the cells or a value of an obs column",
                 field=option,
                 found=str(text),
-                expected="a number from 0 to 0.9, or COLUMN=VALUE",
+                expected=f"a number from 0 to {MOST:g}, or COLUMN=VALUE",
             )
         return cls(share=share)
 

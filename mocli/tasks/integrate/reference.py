@@ -27,6 +27,7 @@ from mocli.tasks.integrate.options import IntegrateOptions
 from mocli.tasks.integrate.plotting import MAX_PICTURE
 from mocli.tasks.integrate.votes import vote_from_atlas
 from mocli.tasks.integrate.work import Placed, complete
+from mocli.tasks.prepare.footprint import footprint_of_given, tell_memory
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.modelfolder import CALIBRATION
 from mocli.tasks.run.request import Request
@@ -40,7 +41,7 @@ from mocli.tasks.trained.record import describe_model, describe_training, record
 from mocli.tasks.trained.saved import SavedModel, load_model, write_model
 from mocli.tasks.trained.train import encode, schedule_of, training_of
 from mocli.train.loop import fit
-from mocli.types import BoolArray, FloatArray, IntArray, Pairing
+from mocli.types import BoolArray, FloatArray, IntArray, Pairing, Task
 
 REFERENCE, QUERY = "reference", "query"
 
@@ -62,7 +63,9 @@ def map_query(
         saved = load_model(folder)
         run.say(f"reference: {saved.description['model']} from {folder}")
         name = saved.description["model"]
-        query = match_query(saved, open_modalities(request.data), request.data, say=run.say, warn=run.warn)
+        files = open_modalities(request.data)
+        tell_memory(run, footprint_of_given(files, folder, Task.INTEGRATE))
+        query = match_query(saved, files, request.data, say=run.say, warn=run.warn)
         check_labels(saved, options.transfer.columns)
         options.check(type(saved.model), name)
         warn_unused(run, request, saved)

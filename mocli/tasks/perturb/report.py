@@ -11,6 +11,7 @@ import pandas as pd
 from mocli.report.figures import Entry, column_table, figure
 from mocli.report.figures import table as rows_table
 from mocli.report.html import Drawn
+from mocli.tasks.perturb.contrast import compare_with_target, report_contrast
 from mocli.tasks.perturb.effects import Predicted
 from mocli.tasks.perturb.learnt import CHOSEN, MEAN
 from mocli.tasks.perturb.options import PerturbOptions
@@ -174,6 +175,8 @@ def _report_effects(run: Run, placed: PlacedCells, predicted: Predicted) -> None
         "their mean; z and p compare the change with that by other features that are expressed as much.",
         over_all[over_all["feature"].isin(keep).to_numpy()],
     )
+    if "measured_change" in table:
+        report_contrast(run, compare_with_target(table, _sizes(table)), reader.modality)
     if len(placed.sets.sets) > 1:
         size = table.assign(size=np.abs(_sizes(table))).groupby("group", sort=False)["size"].mean()
         ranked = size.sort_values(ascending=False)

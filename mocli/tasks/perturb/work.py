@@ -16,6 +16,7 @@ from mocli.models.base import Encodes, EntersLinearly
 from mocli.tasks.infer.align import Aligned, align, find_modality, place
 from mocli.tasks.infer.place import settle_cells
 from mocli.tasks.perturb.cells import CellSets, ChosenCells, split_cells
+from mocli.tasks.perturb.contrast import measured_contrast, with_measured
 from mocli.tasks.perturb.effect import DOWN, TOWARDS, UP
 from mocli.tasks.perturb.effects import Predicted, TargetReader, predict_changes
 from mocli.tasks.perturb.null import expression, with_null
@@ -214,6 +215,11 @@ def perturb_subject(
                 hint="name fewer features, one --direction, or no --group-key",
             )
         predicted = predict_changes(cells, perturbations, sets, effect, options.directions, reader)
+        target_file = find_modality(subject.files, reader.modality, saved)
+        seed, layers = request.run.seed, request.data.layer
+        contrast = measured_contrast(target_file, subject.file, subject.chosen, reader, layers, seed=seed)
+        if contrast is not None:
+            predicted = replace(predicted, table=with_measured(predicted.table, reader.names, contrast))
         if subject.chosen.truth is not None:
             aligned = _measured_target(subject, reader, request.data.layer)
             measured = MeasuredChanges.of(

@@ -6,9 +6,11 @@ should be right within a factor of two.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from mocli.data.files.modality import ModalityFile
 from mocli.data.transforms.transform import find_transform
 from mocli.errors import OutOfMemory
 from mocli.models.base import ProjectsInput, SmoothsLinks
@@ -16,7 +18,9 @@ from mocli.models.parameters import Sized
 from mocli.report import wording
 from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.prepare.plan import Plan
+from mocli.tasks.run.frame import Tell
 from mocli.tasks.run.memory import HINT, available_memory
+from mocli.tasks.run.modelfolder import WEIGHTS
 from mocli.tasks.run.run import Run
 from mocli.types import Task
 
@@ -131,14 +135,30 @@ def footprint(plan: Plan, params: object, aim: Aim) -> Footprint:
     if aim.task is Task.IMPUTE:
         stages["values are imputed"] = IMPUTING + 2 * max(dense) * min(MOST_COMPARED, width)
     if aim.silenced:
-        peaks = max((c.file.n_obs * c.file.n_vars for c in plan.choices), default=0)
-        decoded = 4.0 * peaks if peaks <= MOST_DECODED else 0.0
-        stages["genes are silenced"] = SILENCING + decoded + 4 * max(raw)
+        stages["genes are silenced"] = _silencing([c.file for c in plan.choices], max(raw))
     return Footprint(int(held_bytes), {name: int(n) for name, n in stages.items()}, weights)
 
 
-def tell_memory(run: Run, expected: Footprint) -> None:
-    """Log how much memory a run will need, and refuse it if that is above the user's limit.
+def footprint_of_given(files: Sequence[ModalityFile], model: Path, task: Task) -> Footprint:
+    """Estimate what a run will need that uses the trained model in a folder."""
+    raw = [float(f.nbytes()) for f in files] or [0.0]
+    stages = {"cells are placed": PREPARING * max(raw) + MEASURING}
+    if task is Task.IMPUTE:
+        values = [4.0 * min(f.n_obs, MOST_COMPARED) * f.n_vars for f in files]
+        stages["values are imputed"] = IMPUTING + 2 * max(values, default=0.0)
+    if task is Task.GENE2PEAK:
+        stages["genes are silenced"] = _silencing(files, max(raw))
+    held = LIBRARIES + sum(raw) + (model / WEIGHTS).stat().st_size
+    return Footprint(int(held), {name: int(n) for name, n in stages.items()})
+
+
+def _silencing(files: Sequence[ModalityFile], raw: float) -> float:
+    peaks = max((f.n_obs * f.n_vars for f in files), default=0)
+    return SILENCING + (4.0 * peaks if peaks <= MOST_DECODED else 0.0) + 4 * raw
+
+
+def tell_memory(run: Tell, expected: Footprint) -> None:
+    """Log how much memory a run will need, and refuse it if that is above the user's limit; not a dry run.
 
     Raises
     ------
@@ -146,6 +166,8 @@ def tell_memory(run: Run, expected: Footprint) -> None:
         More than `--max-memory`.
     """
     run.say(expected.words)
+    if not isinstance(run, Run):
+        return
     if run.report.device is not None:
         run.report.device["expected_memory_bytes"] = expected.peak
     limit = run.options.max_memory

@@ -10,6 +10,7 @@ from mocli.data.files.modality import ModalityFile
 from mocli.errors import UsageError
 from mocli.models.registry import available, traits_of
 from mocli.tasks.prepare.aim import Aim
+from mocli.tasks.prepare.footprint import footprint_of_given, tell_memory
 from mocli.tasks.run.frame import Tell
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
@@ -63,6 +64,7 @@ def load_given(
     for note in (note for f in files for note in f.notes):
         tell.say(note)
     check_task(saved.description["model"], task)
+    tell_memory(tell, footprint_of_given(files, from_model, task))
     request.tell_unused(tell.warn)
     return saved
 

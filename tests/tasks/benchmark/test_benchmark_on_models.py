@@ -12,7 +12,8 @@ import mocli
 from mocli.data.demo.files import write_demo
 from mocli.errors import InputError, MocliError, UsageError
 from mocli.tasks.benchmark import page as benchpage
-from mocli.tasks.benchmark.costs import held_out_loss, loss_ratios
+from mocli.tasks.benchmark.costs import held_out_loss
+from mocli.tasks.benchmark.reconstruct import loss_ratios
 from mocli.tasks.benchmark.table import Record
 
 
@@ -241,18 +242,57 @@ def test_models_of_a_share_of_the_cells_place_all_of_them(tissue, tmp_path):
     }  # fmt: skip
 
 
-def test_losses_are_divided_seed_by_seed():
-    def record(study, seed, value, method="a"):
-        return Record("impute", method, "model", seed, study, "ok", "validation_loss", value)
+@pytest.mark.slow
+def test_held_out_cells_are_lost_on_models_of_few_cells_and_of_other_batches(tissue, tmp_path):
+    """The same held-out cells under every study: the loss of a study over that of all training cells."""
+    import mudata
 
-    records = [record("", 0, 2.0), record("", 1, 4.0), record("fraction=0.5", 0, 3.0)]
-    records += [
-        record("fraction=0.5", 1, 5.0),
-        record("panel=3", 0, 9.0),
-        record("fraction=0.5", 0, 1.0, "b"),
-    ]
-    found = {(r.method, r.study, r.seed): r.value for r in loss_ratios(records)}
-    assert found == {("a", "fraction=0.5", 0): 1.5, ("a", "fraction=0.5", 1): 1.25}
+    options = {**QUICK, "max_steps": 150, "params": {"n_hidden": 32, "n_latent": 6, "batch_size": 32}}
+    mocli.benchmark(
+        tissue / "multiome.h5mu", output=tmp_path / "b.tsv", models="multigrate", seeds=[0],
+        tasks="reconstruct", batch_key="batch", fractions="0.25,0.5", features_seen_in="0.3",
+        leave_one_batch_out=True, **options,
+    )  # fmt: skip
+    table = rows(tmp_path / "b.tsv")
+    assert not [r["note"] for r in table if r["status"] == "failed"]
+    loss = {
+        study: value(table, "multigrate", "reconstruction_loss", of="rna", study=study)
+        for study in ("", "fraction=0.25", "fraction=0.5")
+    }
+    ratio = value(table, "multigrate", "reconstruction_loss_ratio", of="rna", study="fraction=0.25")
+    assert ratio == pytest.approx(loss["fraction=0.25"] / loss[""], rel=1e-4)
+    assert ratio > 1
+    shared = value(table, "multigrate", "reconstruction_loss_ratio", of="rna", study="seen-in=0.3")
+    assert 0.5 < shared < 2
+    (folder,) = tmp_path.glob("b.runs/integrate-multigrate-seed0-training-seen-in*")
+    n_kept = {
+        i["modality"]: i["n_used"] for i in json.loads((folder / "out.report.json").read_text())["inputs"]
+    }
+    assert n_kept["rna"] < 300
+    held_out = {}
+    for part in ("held-out", "held-out-fraction*0.25*", "held-out*batch_1*", "held-out*batch_2*"):
+        (folder,) = tmp_path.glob(f"b.runs/integrate-multigrate-seed0-{part}")
+        held_out[part] = set(mudata.read_h5mu(folder / "out.h5mu").obs_names)
+    first, fraction, one, two = held_out.values()
+    assert first == fraction == one | two
+    assert not one & two
+    assert (
+        value(table, "multigrate", "reconstruction_loss_ratio", of="rna", study="without-batch=batch_1") > 0.9
+    )
+    assert value(table, "mean", "reconstruction_loss", of="rna", study="without-batch=batch_1") is not None
+
+
+def test_losses_are_divided_and_the_held_out_one_is_found():
+    def entries(**losses):
+        return {
+            f"reconstruction_loss[{m}]": {"value": v, "definition": "", "n": 7} for m, v in losses.items()
+        }
+
+    found = loss_ratios(
+        {**entries(rna=3.0, atac=1.0), "reconstruction_rmse[rna]": {}}, entries(rna=2.0, atac=4.0)
+    )
+    values = {key: entry["value"] for key, entry in found.items()}
+    assert values == {"reconstruction_loss_ratio[rna]": 1.5, "reconstruction_loss_ratio[atac]": 0.25}
     curve = {"step": [1.0, 2.0, 3.0], "value": [5.0, 3.0, 4.0]}
     assert held_out_loss({"history": {"pretrain": {}, "train": {"validation": curve}}}) == 3.0
     assert held_out_loss({"history": {"align": {"mmd": {"step": [1.0], "value": [1.0]}}}}) is None
@@ -263,16 +303,16 @@ def test_the_page_sets_what_studies_cost_beside_the_benchmark_itself():
         return Record("impute", "a", "model", 0, study, "ok", key, value, aspect="cost")
 
     half = "fraction=0.5"
-    records = [record("", "train_s", 4.0), record(half, "train_s", 2.0), record(half, "loss_ratio", 1.5)]
-    records.append(record(half, "steps", 9.0))
+    records = [record("", "train_s", 4.0), record(half, "train_s", 2.0), record(half, "steps", 9.0)]
     assert benchpage.costs(records, studies=False) == {"Training, s": {"a, impute": [4.0]}}
     assert benchpage.costs(records, studies=True) == {
         "Training, s": {"a, impute, all": [4.0], "a, impute, fraction=0.5": [2.0]},
-        "Held-out loss over that of the run without a study": {"a, impute, fraction=0.5": [1.5]},
     }
     assert benchpage.costs(records[:1], studies=True) == {}
 
 
 def test_shares_of_cells_need_something_to_impute(paired, tmp_path):
-    with pytest.raises(UsageError, match="--fractions only works together with --tasks impute"):
+    with pytest.raises(
+        UsageError, match="--fractions only works together with --tasks impute or reconstruct"
+    ):
         mocli.benchmark(paired / "data.h5mu", output=tmp_path / "b.tsv", fractions="0.5", **QUICK)

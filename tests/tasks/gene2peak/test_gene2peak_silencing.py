@@ -361,3 +361,7 @@ def test_found_links_are_right_at_the_rate_promised(tmp_path):
     hit = table["fdr"].to_numpy() < 0.1
     assert hit.sum() >= 30
     assert true[hit].mean() >= 0.85
+    # a planted peak closes with its gene, and more than all others near by
+    assert (table["change"][true] < 0).mean() >= 0.95
+    first = table.assign(true=true).sort_values("change", kind="stable").groupby("gene")["true"]
+    assert first.first()[first.any()].mean() >= 0.9

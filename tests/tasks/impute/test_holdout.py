@@ -57,7 +57,7 @@ def test_it_is_a_share_or_a_value(text, expected):
     assert HoldOut.parse(text) == expected
 
 
-@pytest.mark.parametrize("text", ["x", "", "1", "0.95", "-0.1", "nan", "inf", "=a", "batch="])
+@pytest.mark.parametrize("text", ["x", "", "1", "0.995", "-0.1", "nan", "inf", "=a", "batch="])
 def test_all_else_is_refused(text):
     with pytest.raises(UsageError, match="--hold-out") as error:
         HoldOut.parse(text)

@@ -38,8 +38,12 @@ def reference_and_queries(folder, inputs, queries, label, **options):
             transfer_labels=label, label_key=label, **GIVEN,
         ).report  # fmt: skip
         assert {i["modality"] for i in report["inputs"]} == set(names)
-        right = [v["value"] for k, v in report["metrics"].items() if k.startswith("query_label_accuracy")]
-        found[names] = min(right)
+        # cells left unknown count as wrong
+        right = [
+            v["value"] for k, v in report["metrics"].items()
+            if k.startswith("query_label_accuracy[") and k.endswith("k-NN]")
+        ]  # fmt: skip
+        found[names] = right[0]
     print(found)
     return found
 
@@ -58,9 +62,10 @@ def test_queries_of_two_modalities_and_of_one_on_planted_truth(tmp_path):
         q: write(tmp_path, f"{'-'.join(q)}.h5mu", cells[400:], {m: parts[m] for m in q}) for q in QUERIES
     }
     found = reference_and_queries(tmp_path, [cite, multiome], queries, "cell_type")
-    assert min(found[q] for q in QUERIES if "rna" in q) >= 0.9
-    assert found["prot",] >= 0.85
-    assert found["atac",] >= 0.7
+    assert min(found["rna", "prot"], found["prot",], found["atac",]) >= 0.8
+    assert found["rna", "atac"] >= 0.75
+    # both experiments measured it, and yet it tells these types apart least
+    assert found["rna",] >= 0.7
 
 
 @pytest.mark.real_data
@@ -71,9 +76,11 @@ def test_queries_of_real_cells_of_another_donor(shared_data, tmp_path):
         warnings.simplefilter("ignore")
         for name in ("citeseq_bmmc_134adt", "multiome_bmmc_2batch"):
             files[name] = mudata.read_h5mu(shared_data / f"{name}.h5mu")
+    shared = set.intersection(*(set(data["rna"].var_names) for data in files.values()))
     inputs, queries = [], {}
     for name, data in files.items():
         parts = {m: part.copy() for m, part in data.mod.items()}
+        parts["rna"] = parts["rna"][:, [g for g in parts["rna"].var_names if g in shared]].copy()
         for part in parts.values():
             part.obs_names = [f"{name}_{c}" for c in part.obs_names]
         donor = parts["rna"].obs["donor"].astype(str)

@@ -36,6 +36,54 @@ def test_the_estimate_is_within_a_factor_of_two(unpaired, tmp_path):
     assert "of memory will be needed" in done.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "more"),
+    [
+        ("integrate", []),
+        ("integrate", ["--reference", "a.model"]),
+        ("impute", ["--from", "atac", "--to", "rna", "--from-model", "a.model", "--evaluate"]),
+        ("gene2peak", ["--from-model", "a.model", "--gtf", "genes.tsv", "--genes", "CD4,CD19"]),
+        ("simulate", ["--from-model", "a.model"]),
+        (
+            "perturb",
+            [
+                "--from-model",
+                "a.model",
+                "--from",
+                "batch=batch_1",
+                "--to",
+                "batch=batch_2",
+                "--features",
+                "CD4",
+            ],
+        ),
+    ],
+)
+def test_every_subcommand_tells_what_it_will_need(tmp_path_factory, task, more):
+    """Each in a process of its own, on the demo; the model is trained by the first."""
+    folder = tmp_path_factory.getbasetemp() / "every"
+    run = [sys.executable, "-m", "mocli"]
+    given = {
+        "cwd": folder,
+        "env": {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        "check": True,
+    }
+    if not folder.exists():
+        folder.mkdir()
+        subprocess.run([*run, "demo", ".", "--cells", "400"], **given)
+        first = ["-m", "multigrate", "--max-steps", "100", "--label-key", "cell_type", *SMALL]
+        subprocess.run([*run, "integrate", "multiome.h5mu", *first, "-o", "a.h5mu"], **given)
+    if not more:
+        more = ["-m", "sccross", "--max-steps", "50"]
+    suffix = ".tsv" if task in {"gene2peak", "perturb"} else ".h5mu"
+    quiet = ["--device", "cpu", "--threads", "1", "--no-html"]
+    subprocess.run([*run, task, "multiome.h5mu", *more, "-o", f"{task}{len(more)}{suffix}", *quiet], **given)
+    device = json.loads((folder / f"{task}{len(more)}.report.json").read_text())["device"]
+    print(task, device["expected_memory_bytes"] / device["peak_memory_bytes"])
+    assert 0.5 < device["expected_memory_bytes"] / device["peak_memory_bytes"] < 2.0
+
+
 def test_a_dry_run_tells_it(unpaired, tmp_path, capsys):
     assert main(words(unpaired, tmp_path / "o.h5mu", "--dry-run")) == 0
     assert "of memory will be needed, most of it while" in capsys.readouterr().out

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from mocli.tasks.benchmark.ground import Ground
     from mocli.tasks.run.options import DataOptions
 
-PARTS = ("training", "held-out")
-HELD_OUT = 0.2
+PARTS = TRAINING, HELD_OUT = "training", "held-out"
+SHARE_HELD_OUT = 0.2
 FEWEST = 20
 """Fewest held-out cells for a figure."""
 
@@ -86,19 +86,47 @@ def halves(ground: Ground, seed: int, *, part: str) -> list[str]:
     everywhere = files[0].obs.index.astype(str)
     for f in files[1:]:
         everywhere = everywhere[everywhere.isin(f.obs.index.astype(str))]
-    n = round(HELD_OUT * len(everywhere))
+    n = round(SHARE_HELD_OUT * len(everywhere))
     if n < FEWEST or not ground.whole.relation.names_mean_cells:
         raise UsageError(
             "reconstruct needs cells that were measured in every modality, under one name",
             field="--tasks",
             found=f"{len(everywhere):,} such cells",
-            expected=f"at least {round(FEWEST / HELD_OUT)}",
+            expected=f"at least {round(FEWEST / SHARE_HELD_OUT)}",
         )
     out = np.random.default_rng(seed).permutation(len(everywhere))[:n]
     held_out = {str(everywhere[i]): None for i in np.sort(out)}
-    if part == PARTS[1]:
+    if part == HELD_OUT:
         return list(held_out)
     return [name for name in _names([f.obs.index for f in files]) if name not in held_out]
+
+
+def part_of(cells: Sequence[str], share: float, seed: int) -> list[str]:
+    """Return a share of some cells by name.
+
+    Raises
+    ------
+    UsageError
+        Too few are left to train on.
+    """
+    n = round(share * len(cells))
+    if n < FEWEST:
+        raise UsageError(
+            "too few cells are left to train on",
+            field="--fractions",
+            found=f"{share:g} of {len(cells):,} cells",
+            expected=f"at least {FEWEST} cells",
+        )
+    chosen = np.random.default_rng(seed).choice(len(cells), n, replace=False)
+    return [cells[i] for i in np.sort(chosen)]
+
+
+def in_batch(ground: Ground, key: str, level: str) -> set[str]:
+    """Return the names of the cells that any modality says are of a batch."""
+    columns = find_column(ground.files, key, option="--batch-key")
+    of = [f.obs.index[(c.astype(str) == level).to_numpy()] for f in ground.files
+          if (c := columns.get(f.name)) is not None]  # fmt: skip
+    return set(_names(of))
 
 
 def _names(indices: Sequence[pd.Index]) -> list[str]:

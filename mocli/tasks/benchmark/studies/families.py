@@ -13,7 +13,15 @@ from mocli.models.registry import traits_of
 from mocli.report.file import write_text
 from mocli.tasks.benchmark.options import INFORMATIVE, StudyOptions
 from mocli.tasks.benchmark.runs import Study, check_parameters, parameters_of, safe
-from mocli.tasks.benchmark.studies.drawncells import fewer_of, some
+from mocli.tasks.benchmark.studies.drawncells import (
+    HELD_OUT,
+    TRAINING,
+    fewer_of,
+    halves,
+    in_batch,
+    part_of,
+    some,
+)
 from mocli.tasks.benchmark.studies.drawnlinks import fewer, informative, told_apart, wrong
 from mocli.types import Task
 
@@ -31,7 +39,7 @@ WEIGHT = "weight_"
 FRACTION = "fraction="
 """Prefix of the names of studies of fewer cells to train on."""
 
-LEAST_FRACTION = 0.1
+LEAST_FRACTION = 0.01
 """Least share of the cells to train on; `mocli impute --hold-out` holds out no more than the rest."""
 
 NOT_TERMS = frozenset({"weight_decay", "weight_average"})
@@ -50,6 +58,8 @@ class Setting:
         Those of the benchmark.
     write
         Whether files are written; a dry run writes none.
+    reconstructs
+        Whether held-out cells are reconstructed.
     """
 
     ground: Ground
@@ -58,6 +68,7 @@ class Setting:
     models: Sequence[str]
     folder: Path
     write: bool
+    reconstructs: bool = False
 
     def drawn(self, folder: str, name: str, text_of: Callable[[int], list[str]]) -> dict[int, Path]:
         """Write the draws of each seed, one line each, and return the files."""
@@ -177,13 +188,22 @@ def _sweep(options: StudyOptions, setting: Setting) -> Iterator[Study]:
             yield Study(name, params={f"{model}.{key}": v for key, v in values.items()}, swept=values)
 
 
+def _features(asked: StudyOptions, _: Setting) -> Iterator[Study]:
+    """Train on the features that a share of the cells has."""
+    for share in asked.features_seen_in:
+        yield Study(f"seen-in={share:g}", seen_in=share)
+
+
 def grid_values(text: object) -> list[object]:
     """Return the values that a sweep tries, each once."""
     return list(dict.fromkeys(parsing.scalar(word.strip(), "--grid") for word in str(text).split(",")))
 
 
 def _training_cells(options: StudyOptions, setting: Setting) -> Iterator[Study]:
-    """Imputation by models trained on a share of the cells, which also place all cells for integration."""
+    """Give the models a share of the cells, or all but a batch; others are imputed or reconstructed.
+
+    Models that impute also place all cells for integration.
+    """
     if any(share < LEAST_FRACTION for share in options.fractions):
         raise UsageError(
             "too few cells are left to train on",
@@ -191,13 +211,23 @@ def _training_cells(options: StudyOptions, setting: Setting) -> Iterator[Study]:
             found=min(options.fractions),
             expected=f"at least {LEAST_FRACTION:g}",
         )
+    ground = setting.ground
     only_impute = frozenset({Task.IMPUTE})
+
+    def drawn(name: str, part: str, keep: Callable[[list[str], int], list[str]]) -> dict[int, Path]:
+        if not setting.reconstructs:
+            return {}
+        return setting.drawn(
+            "cells", f"{part} {name}", lambda seed: keep(halves(ground, seed, part=part), seed)
+        )
+
     for share in options.fractions:
-        both = only_impute | {Task.INTEGRATE}
-        yield Study(f"{FRACTION}{share:g}", hold_out=f"{1 - share:.6g}", tasks=both)
+        name, both = f"{FRACTION}{share:g}", only_impute | {Task.INTEGRATE}
+        training = drawn(name, TRAINING, lambda cells, seed, share=share: part_of(cells, share, seed))  # type: ignore[misc]
+        yield Study(name, hold_out=f"{1 - share:.6g}", tasks=both, training=training)
     if not options.leave_one_batch_out:
         return
-    batch, key = setting.ground.bundle.batch, setting.ground.plan.column_names.get("batch")
+    batch, key = ground.bundle.batch, ground.plan.column_names.get("batch")
     if batch is None or key is None or len(batch.levels) < 2:
         raise UsageError(
             "there are not two batches, of which one could be left out",
@@ -205,7 +235,14 @@ def _training_cells(options: StudyOptions, setting: Setting) -> Iterator[Study]:
             hint="name their column with --batch-key",
         )
     for level in batch.levels:
-        yield Study(f"without-batch={level}", hold_out=f"{key}={level}", tasks=only_impute)
+        name, own = f"without-batch={level}", in_batch(ground, key, level) if setting.reconstructs else set()
+        yield Study(
+            name,
+            hold_out=f"{key}={level}",
+            tasks=only_impute,
+            training=drawn(name, TRAINING, lambda cells, _, own=own: [c for c in cells if c not in own]),  # type: ignore[misc]
+            held_out=drawn(name, HELD_OUT, lambda cells, _, own=own: [c for c in cells if c in own]),  # type: ignore[misc]
+        )
 
 
 def _cells(options: StudyOptions, setting: Setting) -> Iterator[Study]:
@@ -229,6 +266,7 @@ FAMILIES: tuple[Callable[[StudyOptions, Setting], Iterator[Study]], ...] = (
     _links,
     _terms,
     _sweep,
+    _features,
     _training_cells,
     _cells,
 )

@@ -20,6 +20,7 @@ AXES = {
     "panel": "Linked features, drawn at random",
     "informative panel": "Linked features, the most informative",
     "corrupt": "Share of wrong links",
+    "seen-in": "Share of the cells in which features must be seen",
     "fraction": "Share of the paired cells trained on",
 }
 
