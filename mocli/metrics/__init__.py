@@ -1,1 +1,1 @@
-"""One file per family of metrics. Nobody outside a file names it: the registry finds it."""
+"""One file per family of metrics. No other module names these files: the registry finds them."""

@@ -1,4 +1,4 @@
-"""Clusters against labels, and whether a label hangs together: graph connectivity, Louvain, k-means."""
+"""Agreement of clusters with labels, and connectivity of labels in the k-NN graph."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _NMI = "Mutual information of clusters and labels, divided by the mean of their 
 def graph_connectivity(e: Embedding) -> Iterable[Score]:
     """Graph connectivity.
 
-    Whether the cells of a type hang together: 1 if one can walk from each to each over near cells of that
-    type, low if batches or modalities break the type into islands.
+    Whether the cells of a type are connected in the k-NN graph: 1 if every cell reaches every other through
+    neighbours of that type, low if batches or modalities split the type into islands.
 
     Graph in which two cells are joined if either is among the 15 nearest other cells (of all modalities,
     joint latent) of the other. For each label, cells in the largest connected component of the graph of its
@@ -61,7 +61,8 @@ def graph_connectivity(e: Embedding) -> Iterable[Score]:
 def ari_louvain(e: Embedding) -> Iterable[Score]:
     """ARI, Louvain clusters.
 
-    Whether clusters at the usual resolution are the cell types. 1 is the same groups of cells, 0 is chance.
+    How well Louvain clusters at the usual resolution agree with the cell types: 1 means the same groups of
+    cells, 0 chance.
 
     Source: scCross, Methods, ARI.
     """
@@ -74,8 +75,8 @@ def ari_louvain(e: Embedding) -> Iterable[Score]:
 def nmi_louvain(e: Embedding) -> Iterable[Score]:
     """NMI, Louvain clusters.
 
-    Whether clusters at the usual resolution are the cell types. 1 is the same groups of cells, 0 is none in
-    common.
+    How well Louvain clusters at the usual resolution agree with the cell types: 1 means the same groups of
+    cells, 0 nothing in common.
 
     Source: scCross, Methods, NMI.
     """
@@ -86,7 +87,8 @@ def nmi_louvain(e: Embedding) -> Iterable[Score]:
 def ari_best(e: Embedding) -> Iterable[Score]:
     """ARI, best Louvain clusters.
 
-    Whether some resolution of clustering finds the cell types. 1 is the same groups of cells, 0 is chance.
+    How well Louvain clusters at the best resolution agree with the cell types: 1 means the same groups of
+    cells, 0 chance.
 
     Source: scIB, Nat Methods 2022; Multigrate, evaluation.
     """
@@ -97,8 +99,8 @@ def ari_best(e: Embedding) -> Iterable[Score]:
 def nmi_best(e: Embedding) -> Iterable[Score]:
     """NMI, best Louvain clusters.
 
-    Whether some resolution of clustering finds the cell types. 1 is the same groups of cells, 0 is none in
-    common.
+    How well Louvain clusters at the best resolution agree with the cell types: 1 means the same groups of
+    cells, 0 nothing in common.
 
     Source: scIB, Nat Methods 2022; Multigrate, evaluation; scCross, normalized_mutual_info.
     """
@@ -109,8 +111,8 @@ def nmi_best(e: Embedding) -> Iterable[Score]:
 def ari_kmeans(e: Embedding) -> Iterable[Score]:
     """ARI, k-means clusters.
 
-    Whether as many round clusters as there are cell types are these types. 1 is the same groups of cells, 0
-    is chance.
+    How well k-means clusters, as many as there are cell types, agree with these types: 1 means the same
+    groups of cells, 0 chance.
 
     Source: scIB-metrics, nmi_ari_cluster_labels_kmeans.
     """
@@ -121,8 +123,8 @@ def ari_kmeans(e: Embedding) -> Iterable[Score]:
 def nmi_kmeans(e: Embedding) -> Iterable[Score]:
     """NMI, k-means clusters.
 
-    Whether as many round clusters as there are cell types are these types. 1 is the same groups of cells, 0
-    is none in common.
+    How well k-means clusters, as many as there are cell types, agree with these types: 1 means the same
+    groups of cells, 0 nothing in common.
 
     Source: scIB-metrics, nmi_ari_cluster_labels_kmeans.
     """
@@ -130,7 +132,7 @@ def nmi_kmeans(e: Embedding) -> Iterable[Score]:
 
 
 def louvain(e: Embedding) -> dict[float, IntArray]:
-    """Clusters `(m,)` of the cells of `neighbor_graph`, by resolution."""
+    """Return the clusters `(m,)` of the cells of `neighbor_graph`, by resolution."""
 
     def find() -> dict[float, IntArray]:
         cells, graph = neighbor_graph(e)

@@ -5,11 +5,11 @@ prediction. If new cells are exchangeable with the calibration cells, a new cell
 measured value lies inside with at least the stated probability, whatever the
 model and the noise (Vovk et al. 2005; Lei et al. 2018). Three limits:
 
-* The promise is marginal: over all cells of a feature, not for each cell or cell type.
-* Where many measured values are 0, errors tie and intervals cover more than asked, as the bound
-  falls into the tie. The zeros can make up for misses elsewhere: coverage among cells with a
-  value other than 0 may be far below the one asked for.
-* Cells unlike the calibration cells (another batch, another tissue) are promised nothing.
+* The guarantee is marginal: over all cells of a feature, not for each cell or cell type. * Where many
+measured values are 0, errors tie and intervals cover more than the stated share, as the bound falls into
+the tie. The zeros can make up for misses elsewhere: coverage among cells with a
+  value other than 0 may be far below the stated one.
+* Cells unlike the calibration cells (another batch, another tissue) get no such guarantee.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Conformal:
         `(p,)`; infinite where the calibration cells are too few for the coverage, or a
         calibration value is not finite.
     coverage
-        Asked for, between 0 and 1.
+        Share of measured values to cover, between 0 and 1.
     n
         Calibration cells.
     symmetric
@@ -91,7 +91,7 @@ class Conformal:
         return replace(self, lower=self.lower[columns], upper=self.upper[columns], floor=floor)
 
     def state(self) -> tuple[dict[str, FloatArray], dict[str, Json]]:
-        """Return arrays by name and JSON-able facts, for `from_state`."""
+        """Return arrays by name and facts that JSON can hold, for `from_state`."""
         arrays = {"lower": self.lower, "upper": self.upper}
         if self.floor is not None:
             arrays["floor"] = self.floor
@@ -105,7 +105,7 @@ class Conformal:
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, FloatArray], facts: Mapping[str, Any]) -> Conformal:
-        """Rebuild from what `state` gave."""
+        """Rebuild the offsets from what `state` returned."""
         fields = {name: facts[name] for name in ("coverage", "n", "symmetric")}
         return cls(arrays["lower"], arrays["upper"], floor=arrays.get("floor"), **fields)
 
@@ -168,7 +168,7 @@ def join(parts: Sequence[Conformal]) -> Conformal:
 
 
 def _rank(n: int, coverage: float, *, symmetric: bool) -> int:
-    """Rank of the error that bounds, from 1; above n there is no such error.
+    """Return the rank, from 1, of the error that serves as the bound; above n there is no such error.
 
     In fractions: 20 (1 - 0.1 / 2) is 19, which floats may round to more, and then up to 20.
     """
@@ -185,14 +185,14 @@ def _shape(a: NDArray[Any], b: NDArray[Any]) -> tuple[int, int]:
 
 
 def _residuals(predicted: NDArray[Any], measured: NDArray[Any], features: slice) -> DoubleArray:
-    """Measured less predicted, a feature a row, `(features, n)`."""
+    """Return measured minus predicted values, one feature per row, `(features, n)`."""
     with np.errstate(invalid="ignore"):
         r: DoubleArray = measured[:, features].T.astype(np.float64, order="C") - predicted[:, features].T
     return r
 
 
 def _upwards(x: DoubleArray) -> FloatArray:
-    """Round to float32 and never down, so that a value on the bound stays inside; NaN is infinite."""
+    """Round to float32 and never down, so that a value on the bound stays inside; NaN becomes infinite."""
     with np.errstate(over="ignore"):
         y = x.astype(np.float32)
     y = np.where(y < x, np.nextafter(y, np.float32(np.inf)), y)

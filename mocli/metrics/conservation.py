@@ -1,4 +1,4 @@
-"""What integration keeps and what it removes, compared with each modality's own features."""
+"""What integration keeps and what it removes, compared with the features of each modality alone."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def neighbor_conservation(e: Embedding) -> Iterable[Score]:
     """Neighbour conservation.
 
     Share of a cell's neighbours by its own measured features that are still its neighbours after integration;
-    1 keeps all, integration that removes batches or noise stays below.
+    1 keeps all, integration that removes batches or noise scores lower.
 
     Our reading. For a cell, the share of its k nearest cells of the same modality by that modality's own
-    features (principal components) that are among its k nearest of them in the joint latent; k a hundredth of
-    the cells, from 15 to 300; mean over cells, 2,000 drawn at random if there are more, which look among at
-    most 20,000.
+    features (principal components) that are among its k nearest cells of that modality in the joint latent;
+    k a hundredth of the cells, from 15 to 300; mean over cells, at most 2,000 cells, drawn at random, whose
+    neighbours are searched among at most 20,000.
 
     Source: scCross, neighbor_conservation.
     """
@@ -51,8 +51,8 @@ def neighbor_conservation(e: Embedding) -> Iterable[Score]:
 def pcr_comparison(e: Embedding) -> Iterable[Score]:
     """PCR comparison.
 
-    Part of the variation between batches that integration removed: 1 is all, 0 is none, or more than before.
-    Where batches hold different cell types, some must stay.
+    Part of the variation between batches that integration removed: 1 means all of it, 0 none (or more than
+    before). Where batches hold different cell types, some variation must stay.
 
     Principal component regression over all components: the share of the total variance that lies between the
     means of the batches. (share by the modality's own features - share in the joint latent) / share by its

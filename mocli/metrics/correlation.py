@@ -1,4 +1,4 @@
-"""Correlations as products of columns, and what chance gives them: null draws, matched features, FDR."""
+"""Correlations as products of columns, and their null distributions: null draws, matched features, FDR."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class UnitRows(NamedTuple):
     Attributes
     ----------
     rows
-        CSR `(m, n)` float64: a column divided by the norm of its centred form.
-        Times a centred unit vector that is Pearson's correlation, since the mean
-        that was not taken off meets a vector whose sum is 0.
+        CSR `(m, n)` float64: a column divided by the norm of its centred form. Multiplied by a centred unit
+        vector this gives Pearson's correlation: the mean, which was not subtracted, cancels because that
+        vector sums to 0.
     constant
         `(m,)`, columns without a correlation.
     """
@@ -72,10 +72,10 @@ def unit_dense(block: np.ndarray) -> DoubleArray:
 
 
 def rank_sparse(columns: CSR) -> CSR:
-    """Rank each column of a CSC matrix `(n, m)`, ties averaged, less the rank of its zeros.
+    """Rank each column of a CSC matrix `(n, m)`, ties averaged, minus the rank of its zeros.
 
-    Only stored values are sorted: a column's zeros share one rank, and taking it
-    off every cell changes no correlation but leaves the zeros zero.
+    Only stored values are sorted: a column's zeros share one rank, and subtracting it from every cell
+    changes no correlation and keeps the zeros zero.
     """
     x = columns.astype(np.float64)
     x.sum_duplicates()
@@ -124,7 +124,7 @@ def empirical_p(null: FloatArray, observed: DoubleArray) -> DoubleArray:
 
 
 def outlier_p(z: DoubleArray, count: IntArray) -> DoubleArray:
-    """Two-sided p of a value measured by the mean and spread of `count` others, all of one normal law.
+    """Return the two-sided p of a value, given mean and spread of `count` others of one normal distribution.
 
     `z / sqrt(1 + 1 / count)` then has Student's distribution with `count - 1`
     degrees of freedom (the studentised residual). NaN where z is.
@@ -142,8 +142,8 @@ def false_discovery_rate(p: DoubleArray, n_compared: int | None = None) -> Doubl
     Parameters
     ----------
     n_compared
-        How many tests the values were selected from. Those left out count as
-        tests with p = 1, which is on the safe side.
+        Number of tests that the values were selected from. Those left out count as tests with p = 1, which
+        is conservative.
     """
     from scipy import stats  # late: listing the metrics loads nothing heavy
 
@@ -157,7 +157,7 @@ def false_discovery_rate(p: DoubleArray, n_compared: int | None = None) -> Doubl
 
 
 class Panel(NamedTuple):
-    """Features drawn to stand for all that are seen equally often.
+    """Features drawn to represent all features that are detected equally often.
 
     Attributes
     ----------
@@ -179,16 +179,15 @@ class Panel(NamedTuple):
 def draw_panel(rate: DoubleArray, eligible: BoolArray, per_bin: int, rng: np.random.Generator) -> Panel:
     """Draw features from every decile of the rate.
 
-    Bins are deciles of the rate over the eligible features that are seen at all;
-    fewer where there are fewer than 50 features for each, or where many features
-    share one rate.
+    Bins are deciles of the rate over the eligible features that are detected at all; there are fewer bins
+    where a bin would have fewer than 50 features, or where many features share one rate.
 
     Parameters
     ----------
     rate
         `(n_features,)` fraction of cells with signal.
     per_bin
-        Features drawn from a bin, all where it has fewer.
+        Features drawn from each bin; all of them where it has fewer.
     """
     population = np.flatnonzero(eligible & (rate > 0))
     n_bins = int(np.clip(len(population) // _PER_BIN, 1, DECILES))
@@ -239,9 +238,8 @@ class OwnNull:
         values, bins
             `(n,)`.
         member
-            `(n,)` position in the panel, -1 for none: a member of the null is left out
-            of the mean and spread that it is measured by, as no other value is in
-            its own.
+            `(n,)` position in the panel, -1 for none. A member of the null is left out of the mean and
+            standard deviation that it is compared with.
 
         Returns
         -------

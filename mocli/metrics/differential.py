@@ -1,4 +1,4 @@
-"""Features that differ between two groups of cells: measured and predicted differences compared."""
+"""Features that differ between two groups of cells: measured differences against predicted ones."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ FDR = 0.05
 
 @dataclass(frozen=True, eq=False)
 class Differential:
-    """How features differ between a group and the other cells, `(p,)` each; NaN where it is not known.
+    """How features differ between a group and the other cells, `(p,)` each; NaN where unknown.
 
     Attributes
     ----------
     change
-        Mean in the group less mean in the other cells.
+        Mean of the group minus mean of the other cells.
     p, fdr
         Of Wilcoxon's rank-sum test, two-sided, and adjusted over the features (Benjamini-Hochberg).
     """
@@ -29,7 +29,7 @@ class Differential:
 
     @property
     def fdr(self) -> DoubleArray:
-        """P adjusted over the features."""
+        """Return the p values adjusted over the features."""
         return false_discovery_rate(self.p)
 
     @property
@@ -74,8 +74,8 @@ class ListsCompared:
     n
         Features that have both.
     n_differ
-        Of these, features that are measured to differ: as many are taken of the predicted ones, those of
-        the largest changes.
+        Of these, features that are measured to differ: as many predicted features are taken, those with the
+        largest changes.
     n_both, expected, p
         Features in both lists with the same sign; the number expected by chance if signs are even; the
         probability of as many (hypergeometric: Fisher's exact test of the overlap, without signs).
@@ -98,8 +98,8 @@ class ListsCompared:
 def agreement(predicted: DoubleArray, measured: Differential) -> ListsCompared:
     """Compare predicted changes `(p,)` with measured ones.
 
-    As many features of the prediction are used as are measured to differ: expected values carry no noise,
-    so tests of them find nearly all features.
+    The list of predicted features is as long as the list of features measured to differ: expected values
+    carry no noise, so a test of them would select nearly all features.
     """
     from scipy.stats import hypergeom, spearmanr
 

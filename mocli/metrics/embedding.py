@@ -34,7 +34,7 @@ MAX_CELLS = 20_000  # metrics that average over cells draw this many
 
 @dataclass(frozen=True, eq=False)
 class Embedding(Scored):
-    """A latent space and what is known of its cells.
+    """A latent space and what is known about its cells.
 
     Attributes
     ----------
@@ -51,12 +51,12 @@ class Embedding(Scored):
     linked
         For modalities (a, b) the dense linked features `(n_a, s)`, `(n_b, s)` and their names.
     own
-        For a modality some of its rows `(m,)`, and where these cells lie by their measured features
-        alone, before any correction (principal components), `(m, c)`.
+        For a modality some of its rows `(m,)`, and the coordinates `(m, c)` of these cells by their
+        measured features alone, before any correction (principal components).
     seed
-        Of the metrics that draw cells.
+        Random seed of the metrics that draw cells.
     device
-        Torch device for neighbours and distances.
+        Torch device on which neighbours and distances are computed.
     """
 
     z: Mapping[str, FloatArray]
@@ -156,7 +156,7 @@ class Embedding(Scored):
         return nearby(query, reference, k, device=self.device)[1]
 
     def nearest_known(self, giver: str, receiver: str) -> tuple[IntArray, IntArray]:
-        """Cells of known label that receive (all, or `MAX_CELLS` drawn), and for each the nearest that gives.
+        """Receiving cells of known label (all, or `MAX_CELLS` drawn) and the nearest giving cell of each.
 
         Rows of both modalities, `(m,)` each; the second is empty if no cell can give.
         """
@@ -179,7 +179,7 @@ class Embedding(Scored):
         return to, givers[self.share(("nearest known", giver, receiver), find)]
 
     def across(self, asking: str, searched: str) -> tuple[IntArray, IntArray]:
-        """Cells of one modality (all, or `MAX_CELLS` drawn) and their 15 nearest cells of another.
+        """Return cells of one modality (all, or `MAX_CELLS` drawn) and their 15 nearest cells of another.
 
         Rows of the two modalities, `(m,)` and `(m, k)`, nearest first, k = 15 or all cells if fewer.
         """
@@ -191,7 +191,7 @@ class Embedding(Scored):
         return cells, self.share(("across", asking, searched), find)
 
     def draw(self, candidates: IntArray) -> IntArray:
-        """At most `MAX_CELLS` of the rows, drawn once per seed, in ascending order."""
+        """Return at most `MAX_CELLS` of the rows, drawn once per seed, in ascending order."""
         if len(candidates) <= MAX_CELLS:
             return candidates
         chosen = np.random.default_rng(self.seed).choice(candidates, MAX_CELLS, replace=False)
@@ -230,10 +230,7 @@ class Embedding(Scored):
 
 
 def without_self(neighbors: IntArray, cells: IntArray) -> IntArray:
-    """Neighbours `(m, k + 1)` less the asking cell `(m,)`: `(m, k)`.
-
-    As `others_than` tells them.
-    """
+    """Drop the querying cell `(m,)` from its neighbours `(m, k + 1)`: `(m, k)`, as `others_than` says."""
     others: IntArray = neighbors[others_than(neighbors, cells)].reshape(
         len(neighbors), neighbors.shape[1] - 1
     )
@@ -241,9 +238,9 @@ def without_self(neighbors: IntArray, cells: IntArray) -> IntArray:
 
 
 def others_than(neighbors: IntArray, cells: IntArray) -> BoolArray:
-    """Whether a neighbour, `(m, k + 1)`, is not the asking cell `(m,)`: all but one of every row.
+    """Whether a neighbour, `(m, k + 1)`, is not the querying cell `(m,)`: true for all but one of every row.
 
-    A cell can be crowded out of its own list by duplicates: then the last one goes.
+    Duplicates can crowd a cell out of its own list; then the last neighbour is dropped.
     """
     is_itself: BoolArray = neighbors == cells[:, None]
     is_itself[~is_itself.any(1), -1] = True
@@ -296,13 +293,13 @@ class Nearest:
 
 
 def _by_coordinates(z: FloatArray) -> IntArray:
-    """Positions that sort rows by coordinate."""
+    """Return the positions that sort rows by coordinate."""
     order: IntArray = np.lexsort(z.T[::-1]) if z.shape[1] else np.arange(len(z))
     return order
 
 
 def neighbor_graph(e: Embedding) -> tuple[IntArray, CSR]:
-    """Return cells (all, or `MAX_CELLS` drawn) and which of them are near each other.
+    """Return cells (all, or `MAX_CELLS` drawn) and their k-NN graph.
 
     Returns
     -------
@@ -343,7 +340,7 @@ def coordinate_order(e: Embedding, cells: IntArray) -> IntArray:
 
 
 def nearest_among(e: Embedding, asking: IntArray, members: BoolArray, k: int) -> IntArray:
-    """Nearest other members of every asking cell, from the shared neighbours where these suffice.
+    """Nearest other members of each querying cell, from the shared neighbours where these suffice.
 
     Parameters
     ----------

@@ -39,7 +39,7 @@ class Generated:
     paired
         Whether rows of real cells are the same cells in every modality.
     latent
-        By modality, where real and simulated cells lie by the model, `(n, d)` each.
+        By modality, latent coordinates of real and simulated cells, `(n, d)` each.
     """
 
     real: Mapping[str, CSR]
@@ -75,7 +75,7 @@ class Generated:
         return self.real[name][real], self.simulated[name][simulated]
 
     def logged(self, name: str) -> tuple[CSR, CSR]:
-        """Return all cells, counts at the real cells' median depth and logged, other values as they are."""
+        """Return all cells: counts logged at the real cells' median library size, other values unchanged."""
 
         def make() -> tuple[CSR, CSR]:
             from scipy import sparse
@@ -105,15 +105,15 @@ class Generated:
         return self.share(("components", name), make)
 
     def share(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """Return what `compute` gave the first time."""
+        """Return what `compute` returned the first time."""
         if key not in self._shared:
             self._shared[key] = compute()
         return cast("T", self._shared[key])
 
     def halves(self) -> list[Generated]:
-        """Return real cells as if half of them had been simulated: what the best simulation would score.
+        """Return real cells of which half play the simulated ones: what the best simulation would score.
 
-        Modalities whose rows are not the same cells come one by one.
+        Modalities whose rows are not the same cells are returned one by one.
         """
         simulated_labels = {*self.simulated_label.tolist()}
         halves = []
@@ -230,7 +230,7 @@ def judge(cells: Generated) -> list[Judged]:
 
 
 def log_at_depth(x: CSR, depth: float) -> CSR:
-    """Scale cells to a depth and take log1p; cells without counts stay empty."""
+    """Scale cells to a library size and take log1p; cells without counts stay empty."""
     from scipy import sparse  # imported here: listing the metrics costs nothing
 
     totals = np.asarray(x.sum(1), np.float64).ravel()
@@ -243,7 +243,7 @@ def log_at_depth(x: CSR, depth: float) -> CSR:
 def principal_axes(
     fitted_on: CSR, *, n_components: int, seed: int
 ) -> tuple[IntArray, DoubleArray, DoubleArray]:
-    """Principal components of cells by their features of the greatest variance.
+    """Compute principal components of cells from their most variable features.
 
     Returns
     -------
@@ -264,7 +264,7 @@ def principal_axes(
 
 
 def project(fitted_on: CSR, *others: CSR, seed: int) -> tuple[DoubleArray, ...]:
-    """Project cells on the principal components of some, `(n, k)` each; the most variable features only."""
+    """Project cells on the principal components of the first matrix's most variable features, `(n, k)`."""
     chosen, mean, axes = principal_axes(fitted_on, n_components=N_COMPONENTS, seed=seed)
     return tuple(np.asarray(x[:, chosen].astype(np.float64) @ axes - mean @ axes) for x in others)
 

@@ -1,7 +1,7 @@
 """How well predicted values agree with measured ones: per feature, per cell, and against baselines.
 
-Every statistic is computed in float64, block of columns after block of columns,
-so that memory beside the two inputs stays at some 100 MB.
+Every statistic is computed in float64, one block of columns at a time, so that it needs some 100 MB of
+memory beside the two inputs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class FeatureAccuracy:
     n
         Cells compared.
 
-    A feature with a value that is not finite is undefined in everything.
+    A feature with a value that is not finite is NaN in all of them.
     """
 
     pearson: DoubleArray
@@ -59,11 +59,12 @@ class Detection:
     balanced_accuracy
         Mean of sensitivity and specificity of `predicted > threshold`.
     true_positive_rate
-        That sensitivity: of the cells that have it the share called, also known as recall.
+        That sensitivity, also known as recall: share of the cells with the feature that are predicted to
+        have it.
     true_negative_rate
-        That specificity: of the cells that lack it the share not called.
+        That specificity: share of the cells without the feature that are predicted to lack it.
     prevalence
-        Share of cells that have it: the average precision of guessing.
+        Share of cells that have the feature: the average precision of guessing.
 
     All but the prevalence are NaN for a feature that all cells have, or none.
     """
@@ -107,7 +108,7 @@ def joined(parts: Sequence[FeatureAccuracy]) -> FeatureAccuracy:
 def detection(
     predicted: NDArray[Any], present: BoolArray, *, threshold: float | NDArray[Any] = 0.5
 ) -> Detection:
-    """Score predictions of what is there or not, such as accessibility; equal to scikit-learn's scores.
+    """Score predictions of presence or absence, such as accessibility; equal to scikit-learn's scores.
 
     Parameters
     ----------
@@ -184,7 +185,7 @@ def _compare_rows(x: DoubleArray, y: DoubleArray) -> dict[str, DoubleArray]:
 
 
 def _varies(x: DoubleArray) -> BoolArray:
-    """Rows that hold enough values and more than one: by comparison, as a variance may round to > 0."""
+    """Whether rows have enough values and are not constant (a constant's variance may round to > 0)."""
     if x.shape[1] < MIN_CELLS:
         return np.zeros(len(x), bool)
     varies: BoolArray = np.not_equal(x.max(1), x.min(1))

@@ -1,4 +1,4 @@
-"""Imputed values of labelled cells beside measured ones: what metrics of labels see, and these metrics.
+"""Imputed and measured values of labelled cells: the input of the metrics by label, and these metrics.
 
 Accuracy by feature, which needs no labels, is in `mocli.metrics.imputation`.
 """
@@ -26,16 +26,16 @@ N_COMPONENTS = 50
 
 @dataclass(frozen=True, eq=False)
 class RealCells:
-    """Measured cells of known label, which imputed ones are placed among.
+    """Measured cells of known label, among which imputed cells are placed.
 
     Attributes
     ----------
     features
-        Those of the greatest variance, at most 3,000, that the components are made of.
+        The most variable features, at most 3,000, from which the components are computed.
     mean, axes
         `(n_features,)` and `(n_features, k)`.
     scores
-        Where the cells lie, `(n, k)`.
+        Coordinates of the cells on the components, `(n, k)`.
     label
         Codes, `(n,)`.
     """
@@ -65,7 +65,7 @@ class RealCells:
         return added
 
     def vote(self, scores: DoubleArray) -> IntArray:
-        """Return the label that most of the 15 nearest cells have, `(n,)`; the lower code of equals."""
+        """Return the label that most of the 15 nearest cells have, `(n,)`; on a tie the lower code."""
         neighbor_labels = self.label[knn(scores, self.scores, min(AMONG, len(self.label)))[1]]
         votes = np.stack(
             [(neighbor_labels == code).sum(1) for code in range(int(self.label.max()) + 1)], axis=1
@@ -76,7 +76,7 @@ class RealCells:
 
 @dataclass(frozen=True, eq=False)
 class LabelledCells(Scored):
-    """What is known of imputed cells by label.
+    """What is known about imputed cells by label.
 
     Attributes
     ----------
@@ -87,7 +87,7 @@ class LabelledCells(Scored):
     given
         Codes by the nearest real cells, `(n,)`.
     measured, imputed
-        Mean logged values of the cells of each label, `(n_levels, p)`; NaN where there are none.
+        Mean logged values of the cells of each label, `(n_levels, p)`; NaN where there is no cell.
     """
 
     levels: tuple[str, ...]
@@ -99,7 +99,7 @@ class LabelledCells(Scored):
     kind = "imputed"
 
     def holds(self, need: str) -> bool:
-        """Nothing is needed beside labels."""
+        """Whether a need is met: nothing is needed beside labels."""
         return True
 
     @property
@@ -115,7 +115,7 @@ class LabelledCells(Scored):
 
 
 class Tally:
-    """Collects logged values of cells, some columns at a time: means by label, scores among real cells."""
+    """Sums up logged values, some columns at a time: means by label, coordinates among real cells."""
 
     def __init__(self, label: IntArray, levels: Sequence[str], real: RealCells, n_vars: int) -> None:
         self._member = label[None, :] == np.arange(len(levels))[:, None]
@@ -124,7 +124,7 @@ class Tally:
         self._scores = np.zeros((len(label), real.axes.shape[1]))
 
     def add(self, columns: IntArray, values: FloatArray) -> None:
-        """Take columns in, `(n, n_columns)`; every column once."""
+        """Add columns, `(n, n_columns)`; every column once."""
         with np.errstate(invalid="ignore"):
             sums = self._member.astype(np.float64) @ values.astype(np.float64)
             self.means[:, columns] = sums / self._member.sum(1, keepdims=True)
@@ -139,8 +139,8 @@ class Tally:
 def imputation_label_shares(cells: LabelledCells) -> float:
     """Correlation of label shares.
 
-    Whether imputed cells look like as many cells of each label as there are: 1 is in proportion; it does not
-    ask whether each cell has its own label.
+    Whether the imputed cells contain the labels in their true proportions (1 is perfect); whether each
+    single cell has its own label is not tested.
 
     Pearson correlation, over the labels that cells have or are given (at least 3), of the share of cells that
     have a label with the share given it by imputed values: that of most of the 15 nearest real cells
@@ -165,9 +165,9 @@ def imputation_top_features(cells: LabelledCells) -> float:
     Whether the strongest features of each label have the imputed level that they have when measured; as their
     levels differ, even the mean of all cells can come near 1.
 
-    Of every label the 5 features whose mean measured logged value exceeds most the mean of the cells of other
-    labels; Pearson correlation, over labels and their features, of the means over the label's cells of
-    measured and of imputed values (at least 3; features without imputed values are left out).
+    For each label, the 5 features whose mean logged measured value exceeds the mean of the cells of other
+    labels by most; Pearson correlation, over labels and their features, of the means over the label's cells
+    of measured and of imputed values (at least 3; features without imputed values are left out).
 
     Source: scCross, Genome Biol 2024, top 5 genes of each cell type (0.93 on mouse cortex).
     """
@@ -184,7 +184,7 @@ def imputation_top_features(cells: LabelledCells) -> float:
 
 
 def top_of(means: DoubleArray, sizes: IntArray) -> IntArray:
-    """Return the 5 features of each label that exceed most the mean of the cells of other labels.
+    """Return the 5 features of each label that exceed the mean of the cells of other labels by most.
 
     Parameters
     ----------

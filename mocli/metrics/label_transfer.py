@@ -1,4 +1,4 @@
-"""Labels of near cells: whether they agree within the latent, and arrive in the other modality."""
+"""Labels of neighbouring cells: whether they agree within the latent, and across modalities."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ MAX_LEARNED = 5000
 def label_transfer(e: Embedding) -> Iterable[Score]:
     """Label transfer accuracy.
 
-    Share of cells whose nearest cell of the other modality carries the same cell type; 1 is perfect, guessing
-    gives the share of the commonest types.
+    Share of cells whose nearest cell of the other modality carries the same cell type; 1 is perfect,
+    guessing scores as high as the commonest types are frequent.
 
     Each cell of known label in the receiving modality takes the label of its nearest cell (Euclidean, joint
     latent, k = 1) among the cells of known label in the giving modality; the value is the share of labels
@@ -44,7 +44,7 @@ def label_transfer_knn(e: Embedding) -> Iterable[Score]:
     As label transfer accuracy, by a vote of the 15 nearest cells: single stray cells matter less.
 
     As label transfer accuracy, but the label that most of the 15 nearest cells (all, if fewer) of known label
-    in the giving modality have; of equals the one with the smallest sum of ranks. At most 20,000 cells
+    in the giving modality have; on a tie the one with the smallest sum of ranks. At most 20,000 cells
     receive, drawn at random.
 
     Source: scMODAL, annotate_by_nn; Multigrate, label transfer.
@@ -86,7 +86,7 @@ def label_transfer_forest(e: Embedding) -> Iterable[Score]:
 def mean_average_precision(e: Embedding) -> Iterable[Score]:
     """Mean average precision (MAP).
 
-    Whether the nearest cells of a cell, of any modality, are of its cell type: 1 is always so.
+    Whether the nearest cells of a cell, of any modality, are of its cell type: 1 means always.
 
     For a cell, the k nearest other cells of known label (all modalities, joint latent), k a hundredth of
     their number, from 1 to 300; mean, over the ranks that hold a cell of its label, of the share of its label
@@ -120,7 +120,7 @@ def average_precision(hits: BoolArray) -> DoubleArray:
 
 
 def majority(labels: IntArray) -> IntArray:
-    """Commonest code of each row of `(m, k)`, nearest first; of equals that of the smallest sum of ranks."""
+    """Commonest code of each row of `(m, k)`, nearest first; on a tie that of the smallest rank sum."""
     levels, code = np.unique(labels, return_inverse=True)
     n, k = labels.shape
     bins = np.arange(n)[:, None] * len(levels) + code.reshape(n, k)

@@ -17,7 +17,7 @@ _VOTES = 2**21  # shares held at once
 
 
 class Votes(NamedTuple):
-    """What the neighbours say, `(n,)` each.
+    """Outcome of the neighbours' vote, `(n,)` each.
 
     Attributes
     ----------
@@ -47,10 +47,10 @@ def vote(
     z_query, z_reference
         `(n, d)` and `(m, d)`, one latent, finite.
     labels
-        `(m,)` codes below `n_levels`; negative is unknown, and such cells take no part at all.
+        `(m,)` codes below `n_levels`; negative is unknown, and such cells do not vote.
     k
         Neighbours that vote, capped at the cells with a label; one at distance d weighs
-        exp(-d^2 / (2 h^2)), h the distance to the k-th. Equal shares go to the lowest code.
+        exp(-d^2 / (2 h^2)), h the distance to the k-th. On a tie the lowest code wins.
     device
         Torch device for the distances.
 
@@ -78,7 +78,7 @@ def vote(
 
 
 def calibration_error(confidence: NDArray[Any], correct: NDArray[Any], *, n_bins: int = 10) -> float:
-    """Return the expected calibration error: how far stated confidence is from the share correct.
+    """Return the expected calibration error of the confidence against the share of correct labels.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def calibration_error(confidence: NDArray[Any], correct: NDArray[Any], *, n_bins
 
     Returns
     -------
-    0 is calibrated; NaN without cells.
+    0 means calibrated; NaN without cells.
 
     Raises
     ------
@@ -109,9 +109,9 @@ def calibration_error(confidence: NDArray[Any], correct: NDArray[Any], *, n_bins
 
 
 def _shares(distances: FloatArray, codes: IntArray, n_levels: int) -> FloatArray:
-    """Share of the weight that each label gets, `(rows, n_levels)`.
+    """Return the share of the weight that each label gets, `(rows, n_levels)`.
 
-    Rounded to float32 so that ties do not hang on the order of summation.
+    It is rounded to float32 so that ties do not depend on the order of summation.
     """
     n = len(codes)
     d = distances.astype(np.float64)
@@ -139,8 +139,8 @@ def forest(
     z_query, z_reference
         `(n, d)` and `(m, d)`, one latent, finite.
     labels
-        `(m,)` codes below `n_levels`; negative is unknown. Of more than 20,000 labelled cells as
-        many are drawn.
+        `(m,)` codes below `n_levels`; negative is unknown. Of more than 20,000 labelled cells, 20,000 are
+        drawn.
 
     Returns
     -------

@@ -1,16 +1,16 @@
-"""How well a cell maps onto labelled cells of a reference, so that types the reference lacks are not named.
+"""How well a cell maps onto labelled cells of a reference: cells of types that it lacks get no label.
 
-The mapping score of a cell is the share of reference cells that lie at least as far from their own
-10th nearest labelled cell as it does from its: a conformal p-value, so that of cells like those of the
-reference a share t scores below t. Distances are taken in coordinates in which cells of one label spread
-alike in all directions (the inverse root of the covariance within labels, half of it shrunk towards a
-sphere), so that a direction in which labels do not differ counts no more than one in which they do.
+The mapping score of a cell is the share of reference cells that lie at least as far from their own 10th
+nearest labelled cell as the cell does from its own 10th. It is a conformal p-value: of cells like those of
+the reference, a share t scores below t. Distances are taken in coordinates in which cells of one label
+spread alike in all directions (the inverse root of the covariance within labels, half of it shrunk towards
+a sphere), so that a direction in which labels do not differ counts no more than one in which they do.
 
-Below which score a cell is unknown is found on types left out in turn: each one's cells are scored
+The threshold below which a cell is unknown is found by leaving out each type in turn: its cells are scored
 against the cells of all others, and the threshold is the t between `LEAST` and `MOST` at which the share of
-their cells that score below t, mean over types, exceeds t by most. The bounds are there because the
-coordinates were found with the type: a type that the model has never seen lies nearer. They were chosen on
-reference models trained without a type (tests/benchmarks/RESULTS.md, "Types that the reference lacks").
+these cells that score below t, mean over types, exceeds t by most. The bounds are needed because the model
+was trained with the left-out type: a type that it has never seen lies nearer. They were chosen on reference
+models trained without a type (tests/benchmarks/RESULTS.md, "Types that the reference lacks").
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_LEFT_OUT = 5_000
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """Labelled cells, and how near they lie to each other.
+    """Labelled cells, and the distances among them.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class Labelled:
     codes
         Label of each, `(m,)`.
     axes
-        From given coordinates to those of `places`, `(d, d)`.
+        Map from latent coordinates to those of `places`, `(d, d)`.
     sample, reach
         Rows of cells, and their distance to the 10th other cell, `(n,)` each.
     """
@@ -56,7 +56,7 @@ class Labelled:
 
     @classmethod
     def of(cls, z: FloatArray, labels: IntArray, *, device: str = "cpu") -> Labelled:
-        """Take the cells that have a label (0 or more) for the reference; `z` is `(m, d)`, finite."""
+        """Use the cells that have a label (0 or more) as reference; `z` is `(m, d)`, finite."""
         codes = np.asarray(labels, np.int64)
         z, codes = z[codes >= 0], codes[codes >= 0]
         axes = _axes(z, codes)
@@ -93,7 +93,7 @@ class Labelled:
     def left_out(self) -> dict[int, FloatArray]:
         """Leave each label out in turn: scores of its cells against the cells of all others.
 
-        Labels of fewer than 10 cells, and all where fewer than 10 others are left, tell too little.
+        Labels of fewer than 10 cells, or with fewer than 10 cells left to compare with, are skipped.
         """
         drawn = self._sample()
         scores = {}
@@ -113,14 +113,14 @@ class Labelled:
 
 
 def threshold(left_out: dict[int, FloatArray]) -> float:
-    """Return the score below which a cell is of none of the labels, by `Labelled.left_out`."""
+    """Return the score below which a cell has none of the labels, found by `Labelled.left_out`."""
     steps = np.round(np.arange(LEAST, MOST + 1e-9, 0.01), 2)
     gained = np.array([np.mean([(s < t).mean() for s in left_out.values()] or [0.0]) - t for t in steps])
     return float(steps[int(gained.argmax())])
 
 
 def _axes(z: FloatArray, codes: IntArray) -> DoubleArray:
-    """Inverse root of the covariance within labels plus its mean variance, `(d, d)`."""
+    """Return the inverse root of the covariance within labels plus its mean variance, `(d, d)`."""
     d = z.shape[1]
     levels, level = np.unique(codes, return_inverse=True)
     means = np.zeros((len(levels), d))
@@ -135,7 +135,7 @@ def _axes(z: FloatArray, codes: IntArray) -> DoubleArray:
 
 
 def _share_as_far(distances: FloatArray, far: FloatArray) -> FloatArray:
-    """Share of `distances` and the cell itself that is at least as large, for each of `far`."""
+    """Return, for each of `far`, the share of `distances` (and of itself) that is at least as large."""
     nearer = np.searchsorted(np.sort(distances), far, side="left")
     return ((1 + len(distances) - nearer) / (1 + len(distances))).astype(np.float32)
 

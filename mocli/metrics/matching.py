@@ -1,4 +1,4 @@
-"""Cells across modalities: where true partners lie, and whether linked features of neighbours agree."""
+"""Matching of cells across modalities: distance to the true partner, agreement of linked features."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ COLUMNS = 64  # linked features correlated at a time
 def foscttm(e: Embedding) -> Iterable[Score]:
     """FOSCTTM.
 
-    Fraction of cells that lie closer to a cell than its own other half does; 0 is perfect, 0.5 is chance.
+    Fraction of cells of the other modality that lie closer to a cell than its true match does; 0 is
+    perfect, 0.5 is chance.
 
     Fraction of samples closer than the true match: over the n cells measured in both modalities, sum over i
     of #{j: d(a_i, b_j) < d(a_i, b_i)} + #{j: d(a_j, b_i) < d(a_i, b_i)}, divided by 2 n^2; d Euclidean in the
-    joint latent; others at the very distance of the match count one half. Above 20,000 such cells n are
+    joint latent; cells at exactly the distance of the match count one half. Above 20,000 such cells n are
     20,000 drawn at random.
 
     Source: scMODAL, Methods, FOSCTTM.
@@ -42,7 +43,7 @@ def foscttm(e: Embedding) -> Iterable[Score]:
 def pair_distance(e: Embedding) -> Iterable[Score]:
     """Pair distance.
 
-    Distance between the two halves of a cell relative to its distance to everyone; 0 is perfect, 1 is no
+    Distance from a cell to its true match relative to its mean distance to all cells; 0 is perfect, 1 is no
     better than a random partner.
 
     Our reading of the printed formula: mean over the n cells measured in both modalities of 1/2 [d_ii /
@@ -80,7 +81,7 @@ def _compare(e: Embedding, a: str, b: str, rows: IntArray) -> MatchedDistances:
 def link_concordance(e: Embedding) -> Iterable[Score]:
     """Link concordance.
 
-    Whether cells sit next to cells of the other modality with matching linked features (a protein and its
+    Whether a cell's neighbours of the other modality have matching linked features (a protein and its
     gene); needs no labels. 0 is chance, and noise keeps even a true match below 1.
 
     For each linked feature, Pearson correlation over the cells of one modality between the measured value and

@@ -1,4 +1,4 @@
-"""Whether modalities, or batches, lie among each other: mixing metric, alignment score, kBET, LISI."""
+"""Mixing of modalities and of batches: mixing metric, alignment score, kBET, LISI."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ _SAMPLE = " Above 20,000 cells the median is over 20,000 drawn at random."
 def mixing(e: Embedding) -> Iterable[Score]:
     """Mixing metric.
 
-    How far a cell must look to have met five cells of each modality; about 8 to 10 for two well mixed
-    modalities, 300 (the most) if they lie apart.
+    Number of neighbours a cell needs to meet five cells of each modality; about 8 to 10 for two well mixed
+    modalities, 300 (the maximum) if they are separate.
 
-    For each cell the k = 300 nearest other cells of all modalities in the joint latent (k = n - 1 if fewer);
-    for each modality the rank among them of its 5th cell, k if there is none; median over modalities (two:
-    their mean), mean over cells. Undefined if n - 1 is less than 5 per modality. Above 20,000 cells the mean
-    is over 20,000 drawn ones.
+    For each cell the k = 300 nearest other cells of all modalities in the joint latent (k = n - 1 if
+    fewer); for each modality the rank among them of its 5th cell, k if there is none; median over
+    modalities (two: their mean), mean over cells. Undefined if n - 1 is less than 5 per modality. Above
+    20,000 cells the mean is over 20,000 drawn at random.
 
     Source: scMODAL, Methods, Mixing metric.
     """
@@ -73,7 +73,7 @@ def rank_of_nth(hits: BoolArray, nth: int) -> IntArray:
 def seurat_alignment(e: Embedding) -> Iterable[Score]:
     """Seurat alignment score.
 
-    Whether neighbours come from all modalities alike: 1 is as if modalities were shuffled, 0 is apart.
+    Whether neighbours come from all modalities alike: 1 means fully mixed, 0 separate.
 
     As many cells of each of the N modalities as the smallest has, drawn at random; for each its k nearest
     other drawn cells in the joint latent, k a hundredth of the drawn cells, from 1 to 300; x the mean number
@@ -110,8 +110,8 @@ def seurat_alignment(e: Embedding) -> Iterable[Score]:
 def kbet(e: Embedding) -> Iterable[Score]:
     """kBET acceptance.
 
-    Share of neighbourhoods in which the modalities occur as often as in the whole data; about 0.95 or more is
-    well mixed, 0 is apart. Very strict: compare methods with it.
+    Share of neighbourhoods in which the modalities occur as often as in the whole data; about 0.95 or more
+    means well mixed, 0 separate. It is very strict: use it to compare methods.
 
     For a cell, Pearson's chi-square test (modalities - 1 degrees of freedom) of the numbers of each modality
     among its k nearest other cells against k times the global shares; accepted if p >= 0.05. k is a quarter
@@ -128,8 +128,8 @@ def kbet(e: Embedding) -> Iterable[Score]:
 def kbet_batch(e: Embedding) -> Iterable[Score]:
     """kBET acceptance of batches.
 
-    Share of neighbourhoods in which the batches occur as often as in the whole data; 1 is well mixed, 0 is
-    apart. Batches that hold different cell types must not be well mixed.
+    Share of neighbourhoods in which the batches occur as often as in the whole data; 1 means well mixed, 0
+    separate. Batches that hold different cell types must not be well mixed.
 
     As kBET acceptance, of batches instead of modalities; cells of unknown batch count as a batch of their
     own.
@@ -151,7 +151,8 @@ def kbet_batch(e: Embedding) -> Iterable[Score]:
 def ilisi_modality(e: Embedding) -> Iterable[Score]:
     """iLISI of modalities.
 
-    How many modalities a cell effectively has around it: 1 is all in equal parts, 0 one alone.
+    Effective number of modalities among a cell's neighbours, rescaled: 1 means all in equal parts, 0 a
+    single one.
 
     Source: LISI, Nat Methods 2019; scIB, Nat Methods 2022, iLISI, with modalities as batches.
     """
@@ -170,8 +171,8 @@ def ilisi_modality(e: Embedding) -> Iterable[Score]:
 def ilisi_batch(e: Embedding) -> Iterable[Score]:
     """iLISI of batches.
 
-    How many batches a cell effectively has around it: 1 is all in equal parts, 0 one alone. Batches that hold
-    different cell types must not be well mixed.
+    Effective number of batches among a cell's neighbours, rescaled: 1 means all in equal parts, 0 a single
+    one. Batches that hold different cell types must not be well mixed.
 
     Source: LISI, Nat Methods 2019; scIB, Nat Methods 2022, iLISI.
     """
@@ -190,7 +191,7 @@ def ilisi_batch(e: Embedding) -> Iterable[Score]:
 def clisi(e: Embedding) -> Iterable[Score]:
     """cLISI of labels.
 
-    Whether a cell has cells of one type around it: 1 is one type, 0 is all types in equal parts.
+    Whether a cell's neighbours are of one type: 1 means a single type, 0 all types in equal parts.
 
     Source: LISI, Nat Methods 2019; scIB, Nat Methods 2022, cLISI.
     """
@@ -243,7 +244,7 @@ def kbet_acceptance(neighbors: NDArray[Any], groups: IntArray, *, seed: int = 0)
 
 
 def neighborhood_size(sizes: IntArray) -> int:
-    """Quarter of the mean size of a group, from 10 to 300."""
+    """Return a quarter of the mean size of a group, from 10 to 300."""
     return int(np.clip(sizes.mean() // 4, MIN_NEIGHBORS, MAX_NEIGHBORS))
 
 

@@ -1,4 +1,4 @@
-"""Whether simulated cells are like real ones: single features, features together, labels, told apart."""
+"""Whether simulated cells are like real ones: single features, correlations, labels, discriminability."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TREES = 60
 def mean_correlation(seen: LabelView) -> float:
     """Correlation of feature means.
 
-    Whether features are as high on average as in real cells; 1 is perfect.
+    Whether features have the same mean as in real cells; 1 is perfect.
 
     Pearson correlation over features of the mean of logged values of simulated and real cells of a label.
 
@@ -49,10 +49,10 @@ def mean_correlation(seen: LabelView) -> float:
 def mean_variance(seen: LabelView) -> float:
     """Error of the mean-variance relation.
 
-    By how many doublings the variance for the mean differs from that of real cells; 0 is perfect.
+    Log2 fold difference between the variance at a given mean of simulated and of real cells; 0 is perfect.
 
-    Median over features seen in at least 5 % of the label's real cells of |log2 (variance / mean of simulated
-    counts) - log2 (variance / mean of real counts)|.
+    Median over features detected in at least 5 % of the label's real cells of |log2 (variance / mean of
+    simulated counts) - log2 (variance / mean of real counts)|.
 
     Source: mocli.
     """
@@ -72,7 +72,7 @@ def mean_variance(seen: LabelView) -> float:
 def zero_fraction(seen: LabelView) -> float:
     """Error of the share of zeros.
 
-    How far a feature's share of zeros is from that in real cells; 0 is perfect.
+    Difference between a feature's share of zeros in simulated and in real cells; 0 is perfect.
 
     Mean over features of |share of zeros in simulated cells - share in real cells| of a label.
 
@@ -87,9 +87,9 @@ def zero_fraction(seen: LabelView) -> float:
 
 @metric(LabelView, best=0.0, bounds=(0.0, 1.0), needs={"counts"})
 def library_ks(seen: LabelView) -> float:
-    """Difference of depths.
+    """Difference of library sizes.
 
-    Whether cells are as deep, and as different in depth, as real ones; 0 is perfect.
+    Whether library sizes are distributed as in real cells; 0 is perfect.
 
     Kolmogorov-Smirnov statistic of the total counts of simulated and real cells of a label.
 
@@ -105,7 +105,7 @@ def library_ks(seen: LabelView) -> float:
 def variance_ratio(seen: LabelView) -> float:
     """Variance ratio.
 
-    Should be about 1: below it simulated cells of a label are more alike than real ones.
+    It should be about 1: below 1 simulated cells of a label are more alike than real ones.
 
     Variance of logged values within a label, summed over features: simulated over real cells.
 
@@ -122,7 +122,8 @@ def variance_ratio(seen: LabelView) -> float:
 def component_variance_ratio(seen: LabelView) -> float:
     """Variance ratio of principal components.
 
-    Should be about 1: the diversity that cells of a label share over features, not the noise of each.
+    It should be about 1. It measures the diversity that features share within a label, not the noise of
+    each feature.
 
     As the variance ratio, over the first 20 principal components of one half of all real cells; the variance
     of real cells is that of the other half.
@@ -143,7 +144,7 @@ def component_variance_ratio(seen: LabelView) -> float:
 
 
 def _components(cells: Generated, name: str) -> tuple[IntArray, DoubleArray, DoubleArray]:
-    """Half of the real cells, and simulated ones, on the components of the other half: nobody is favoured."""
+    """Place half of the real cells, and simulated ones, on the components of the other half."""
     x, y = cells.logged(name)
     order = np.random.default_rng(cells.seed).permutation(x.shape[0])
     half = np.sort(order[::2])
@@ -155,8 +156,8 @@ def _components(cells: Generated, name: str) -> tuple[IntArray, DoubleArray, Dou
 def feature_correlation(seen: LabelView) -> float:
     """Agreement of feature-feature correlations.
 
-    Whether the same features rise and fall together within a label; compare with other real cells, as
-    correlations of few counts are noisy.
+    Whether the same features are correlated within a label; compare with the value of other real cells, as
+    correlations of low counts are noisy.
 
     Pearson correlation, over all pairs of the 100 features of greatest variance among the label's real cells,
     of their correlations in simulated and in real cells (logged values).
@@ -175,10 +176,10 @@ def feature_correlation(seen: LabelView) -> float:
 def cross_correlation(seen: LabelView) -> float:
     """Agreement of correlations across modalities.
 
-    Whether features of two modalities go together as in real cells; needs cells measured in both.
+    Whether features of two modalities are correlated as in real cells; needs cells measured in both.
 
-    As the agreement of feature-feature correlations, over pairs of one of the 100 most variable features of
-    each of two modalities.
+    As the agreement of feature-feature correlations, over pairs of one feature from each of two modalities
+    (the 100 most variable of each).
 
     Source: mocli.
     """
@@ -191,7 +192,7 @@ def cross_correlation(seen: LabelView) -> float:
 
 
 def _most_variable(x: CSR, y: CSR) -> IntArray:
-    """Features that vary most among real cells, and vary among simulated ones."""
+    """Return the most variable features of real cells that also vary among simulated ones."""
     variance = moments(x)[1] * (moments(y)[1] > 0)
     order = np.argsort(-variance, kind="stable")[:MOST_COMPARED]
     return np.sort(order[variance[order] > 0])
@@ -215,8 +216,8 @@ def _agreement(real: DoubleArray, simulated: DoubleArray) -> float:
 def nearest_label(seen: LabelView) -> float:
     """Nearest real label.
 
-    Share of simulated cells that look most like real cells of the label asked for; of noisy cells not even
-    real ones reach 1.
+    Share of simulated cells that look most like real cells of the label asked for; with noisy data not even
+    real cells reach 1.
 
     Share of a label's simulated cells most of whose 15 nearest real cells (Euclidean, first 20 principal
     components of the real cells' logged values) have that label.
@@ -231,7 +232,8 @@ def nearest_label(seen: LabelView) -> float:
 def nearest_label_latent(seen: LabelView) -> float:
     """Nearest real label, encoded again.
 
-    The same after the model has encoded simulated and real cells from their measured values.
+    As the nearest real label, but in the model's latent, after encoding simulated and real cells from their
+    values.
 
     As the nearest real label, in the model's latent by the modality alone.
 
@@ -263,7 +265,7 @@ def nearest_mean(seen: LabelView) -> float:
 def marker_overlap(seen: LabelView) -> float:
     """Overlap of markers.
 
-    Share of the label's strongest real markers that are also found from simulated cells.
+    Share of the label's strongest markers in real cells that are also found in simulated cells.
 
     Share of the 50 features of greatest Welch t (logged values, the label's real cells against all other real
     cells) that are among the 50 of the label's simulated cells against the same others.
@@ -303,12 +305,12 @@ def _share(seen: LabelView, real: DoubleArray | FloatArray, simulated: DoubleArr
 def discriminability(seen: LabelView) -> float:
     """Discriminability.
 
-    How well a classifier tells simulated cells of a label from real ones: 0.5 is not at all, 1 always, and
-    below 0.5 simulated cells are nearer to single training cells than those to each other.
+    How well a classifier tells simulated cells of a label from real ones: 0.5 means not at all, 1 always;
+    below 0.5, simulated cells are nearer to single training cells than these to each other.
 
     Area under the ROC curve, cells held out in 5 folds, of 60 extremely randomised trees that see 20
-    principal components of real and simulated cells together (logged values), total and number of features
-    seen; as many real as simulated cells, 1,000 each at most.
+    principal components of real and simulated cells together (logged values), library size and number of
+    detected features; as many real as simulated cells, at most 1,000 each.
 
     Source: mocli.
     """

@@ -1,7 +1,7 @@
 """What a metric is, and how all of them are found and run.
 
 A metric is a function in a module of this package under the decorator `metric`; nobody names it
-elsewhere. There are three kinds, by what they see: an `Embedding` of cells, the simulated cells of
+elsewhere. There are three kinds, by their input: an `Embedding` of cells, the simulated cells of
 one label beside real ones (`LabelView`), imputed cells that have labels (`LabelledCells`).
 """
 
@@ -38,12 +38,12 @@ _ASPECTS = (
 
 @dataclass(frozen=True, eq=False)
 class Scored(ABC):
-    """What metrics are computed of; what several of them need is computed once.
+    """What metrics are computed from; results that several of them need are computed once.
 
     Attributes
     ----------
     kind
-        Which metrics see it.
+        Kind of the metrics that take it.
     """
 
     kind: ClassVar[str]
@@ -51,20 +51,20 @@ class Scored(ABC):
 
     @abstractmethod
     def holds(self, need: str) -> bool:
-        """Whether it has what a metric may need, such as `label`."""
+        """Whether it has something that a metric may need, such as `label`."""
 
     @property
     @abstractmethod
     def n(self) -> int:
-        """Cells seen."""
+        """Number of cells."""
 
     @cached_property
     def degenerate(self) -> bool:
-        """Whether it holds nothing that could be scored."""
+        """Whether it holds nothing that can be scored."""
         return False
 
     def share(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """Return what `compute` gave for this key the first time."""
+        """Return what `compute` returned for this key the first time."""
         if key not in self._shared:
             self._shared[key] = compute()
         return cast("T", self._shared[key])
@@ -75,7 +75,7 @@ S = TypeVar("S", bound=Scored)
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """One number: its value (NaN if undefined), the cells or features behind it, what it is of."""
+    """One number: its value (NaN if undefined), how many cells or features it rests on, and its part."""
 
     value: float
     n: int
@@ -84,29 +84,30 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Metric(Generic[S]):
-    """A registered metric; call it with what it sees.
+    """A registered metric; call it with its input.
 
     Attributes
     ----------
     seen
-        What it is computed of.
+        Kind of its input.
     better
-        Where the better values lie; None where the best lies in between.
+        Whether higher or lower values are better; None where the best lies in between.
     bounds
         Lowest and highest possible value; may be infinite.
     needs
-        What must be there; of an `Embedding`, `modalities` and `batches` mean at least two.
+        What the input must have; `modalities` and `batches` of an `Embedding` mean at least two.
     best
-        The value that nothing can surpass, where there is one.
+        The best possible value, where there is one.
     sentence
         How to read it, for a biologist.
     definition, section
         The exact formula in words, and where it comes from.
     headline
-        Position among the few metrics that a terminal shows, from 1; 0 for the report alone.
+        Position among the few metrics that the terminal shows, from 1; 0 for those that only the report
+        shows.
     aspect
-        What it speaks of, by which a benchmark groups metrics; follows from the needs where not
-        given. `total` sums up other metrics.
+        Group of the metric in a benchmark; follows from the needs where not given. `total` sums up other
+        metrics.
     """
 
     title: str
@@ -128,7 +129,7 @@ class Metric(Generic[S]):
         return self.compute.__name__
 
     def __call__(self, seen: S) -> list[Score]:
-        """Compute, once for what is seen; the values are NaN where that is degenerate."""
+        """Compute the scores, once per input; they are NaN where the input is degenerate."""
 
         def listed() -> list[Score]:
             result = self.compute(seen)
@@ -139,11 +140,11 @@ class Metric(Generic[S]):
         return [replace(score, value=math.nan) for score in scores] if seen.degenerate else scores
 
     def applies_to(self, seen: S) -> bool:
-        """Whether what it needs is there."""
+        """Whether the input has what the metric needs."""
         return all(seen.holds(need) for need in self.needs)
 
     def entry(self, score: Score, *, more: str = "") -> Entry:
-        """Return a score as the report has it; `more` is added to the definition."""
+        """Return a score as the report shows it; `more` is added to the definition."""
         return figure(
             float(score.value),
             self.title,
@@ -169,9 +170,9 @@ def metric(
     """Turn a function into the `Metric` that `available_metrics` finds in its module.
 
     The function's name is the metric's. Paragraphs of its docstring are the title, the sentence, the
-    definition (one or more, unless `definition` is given) and, as `Source: ...`, the section. It
-    returns one value, or yields a `Score` each for parts. Where `best` is given and a bound, better
-    values lie there.
+    definition (one or more, unless `definition` is given) and, as `Source: ...`, the section. It returns
+    one value, or yields a `Score` for each part. Where `best` is given and is a bound, the better direction
+    follows from it.
     """
     if best is not None:
         better = {bounds[0]: "lower", bounds[1]: "higher"}.get(best)  # type: ignore[assignment]
@@ -219,16 +220,16 @@ def evaluate(seen: Scored, names: Iterable[str] | None = None) -> dict[str, Entr
     Parameters
     ----------
     names
-        Metrics wanted; None for all.
+        Metrics to compute; None for all.
 
     Returns
     -------
-    By `name` or `name[of]` what the report has of each score.
+    By `name` or `name[of]`, the entry of each score in the report.
 
     Raises
     ------
     UsageError
-        A name that no metric has.
+        If no metric has a given name.
     """
     metrics = available_metrics(seen.kind)
     chosen = list(metrics) if names is None else list(dict.fromkeys(names))

@@ -1,4 +1,4 @@
-"""scIB: batch removal, conservation of biology, both in one number, and labels that few batches have."""
+"""scIB metrics: batch removal, conservation of biology, their total, and isolated labels."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _WHICH = (
 def silhouette_isolated(e: Embedding) -> Iterable[Score]:
     """Silhouette of isolated labels.
 
-    Whether cell types that few batches have are compact and apart: 1 is so, 0.5 is overlapping.
+    Whether cell types that occur in few batches are compact and separate: 1 means so, 0.5 overlapping.
 
     Source: scIB, Nat Methods 2022, isolated label silhouette, as scib-metrics computes it; Multigrate,
     evaluation.
@@ -69,7 +69,7 @@ def silhouette_isolated(e: Embedding) -> Iterable[Score]:
 def f1_isolated(e: Embedding) -> Iterable[Score]:
     """F1 of isolated labels.
 
-    Whether cell types that few batches have come out as clusters of their own: 1 is exactly so.
+    Whether cell types that occur in few batches form clusters of their own: 1 means exactly so.
 
     Source: scIB, Nat Methods 2022, isolated label F1.
     """
@@ -100,7 +100,7 @@ def f1_isolated(e: Embedding) -> Iterable[Score]:
 def scib_batch(e: Embedding) -> Iterable[Score]:
     """scIB batch total.
 
-    How well batches are removed inside each cell type, several metrics in one; 1 is best.
+    How well batch effects are removed within each cell type, the mean of several metrics; 1 is best.
 
     Source: scIB, Nat Methods 2022; Multigrate, evaluation (its choice of metrics).
     """
@@ -119,7 +119,7 @@ def scib_batch(e: Embedding) -> Iterable[Score]:
 def scib_bio(e: Embedding) -> Iterable[Score]:
     """scIB bio total.
 
-    How well cell types are kept, several metrics in one; 1 is best.
+    How well cell types are conserved, the mean of several metrics; 1 is best.
 
     Source: scIB, Nat Methods 2022; Multigrate, evaluation (its choice of metrics).
     """
@@ -137,8 +137,8 @@ def scib_bio(e: Embedding) -> Iterable[Score]:
 def scib_total(e: Embedding) -> Iterable[Score]:
     """scIB total.
 
-    Batch removal and conservation of cell types in one number; 1 is best. Compare methods on the same data
-    with it.
+    Batch removal and conservation of cell types in one number; 1 is best. Use it to compare methods on the
+    same data.
 
     0.4 scIB batch total + 0.6 scIB bio total. Batch: mean of graph connectivity, batch silhouette within
     labels and, where there are several modalities that share labels, modality silhouette within labels. Bio:
@@ -171,7 +171,7 @@ def _n(e: Embedding) -> int:
 
 
 def isolated_labels(e: Embedding) -> IntArray:
-    """Codes of the labels that occur in the fewest batches, of all cells."""
+    """Return the codes of the labels that occur in the fewest batches, over all cells."""
     labelled = e.joint_label >= 0
     together = np.unique(np.stack([e.joint_label[labelled], e.joint_batch[labelled]]), axis=1)
     levels, n_batches = np.unique(together[0], return_counts=True)

@@ -1,4 +1,4 @@
-"""Silhouettes: whether labels stay apart, and modalities together, in the joint latent."""
+"""Silhouettes: whether labels are separate, and modalities and batches mixed, in the joint latent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SAME = 1e-12  # squared distance, relative to the squared norm, that float32 coo
 def silhouette(e: Embedding) -> Iterable[Score]:
     """Label silhouette (ASW).
 
-    How well cell types are kept apart: 1 is compact and separate, 0 is overlapping, below 0 is intermingled.
+    How well cell types are separated: 1 means compact and separate, 0 overlapping, below 0 intermingled.
 
     Mean over cells of known label of (b - a) / max(a, b): a the mean Euclidean distance in the joint latent
     to the other cells of the label, b the smallest mean distance to the cells of another label; 0 for the
@@ -36,7 +36,7 @@ def silhouette(e: Embedding) -> Iterable[Score]:
 def silhouette_label(e: Embedding) -> Iterable[Score]:
     """Label silhouette, rescaled.
 
-    The label silhouette from 0 to 1: 1 is compact and separate, 0.5 is overlapping.
+    The label silhouette from 0 to 1: 1 means compact and separate, 0.5 overlapping.
 
     (s + 1) / 2, s the label silhouette (ASW).
 
@@ -50,7 +50,7 @@ def silhouette_label(e: Embedding) -> Iterable[Score]:
 def silhouette_modality(e: Embedding) -> Iterable[Score]:
     """Modality silhouette within labels.
 
-    How well the modalities overlap inside each cell type: 1 is on top of each other, 0 is apart.
+    How well the modalities overlap within each cell type: 1 means fully mixed, 0 separate.
 
     Within each label that several modalities have, mean over its cells of 1 - |s|, where s is the silhouette
     of the cell's modality among the cells of that label in the joint latent; mean over those labels. At most
@@ -65,7 +65,7 @@ def silhouette_modality(e: Embedding) -> Iterable[Score]:
 def silhouette_batch(e: Embedding) -> Iterable[Score]:
     """Batch silhouette within labels.
 
-    How well the batches overlap inside each cell type: 1 is on top of each other, 0 is apart.
+    How well the batches overlap within each cell type: 1 means fully mixed, 0 separate.
 
     As the modality silhouette within labels, of batches instead of modalities; cells of unknown batch count
     as a batch of their own.
@@ -79,10 +79,10 @@ def silhouette_batch(e: Embedding) -> Iterable[Score]:
 def silhouette_batch_raw(e: Embedding) -> Iterable[Score]:
     """1 - batch silhouette over all cells.
 
-    How well the batches overlap whatever the cell types: 1 is overlapping, 0 is apart; needs no labels.
+    How well the batches overlap whatever the cell types: 1 means overlapping, 0 separate; needs no labels.
 
     1 - mean over cells of the silhouette of their batch in the joint latent, not rescaled: above 1 where
-    batches lie inside each other. Cells of unknown batch count as a batch of their own. At most 20,000 cells,
+    batches are intermingled. Cells of unknown batch count as a batch of their own. At most 20,000 cells,
     drawn at random.
 
     Source: multiDGD, Methods, 1 - ASW of batches.
@@ -126,7 +126,7 @@ def silhouette_widths(x: FloatArray, groups: IntArray) -> DoubleArray | None:
 
     Returns
     -------
-    `(n,)`; None where it is undefined: one group, or every cell its own.
+    `(n,)`; None where it is undefined: a single group, or every cell a group of its own.
     """
     levels, group = np.unique(groups, return_inverse=True)
     if not 2 <= len(levels) < len(groups):

@@ -1,6 +1,6 @@
-"""What a model is: traits, parameters, phases of training, capabilities.
+"""The interface of models: traits, parameters, training phases, capabilities.
 
-Everything here can be read without importing torch.
+Importing this module does not import torch.
 """
 
 from __future__ import annotations
@@ -45,12 +45,13 @@ class Traits:
     params, model
         Import paths (`package.module:Class`), so that reading traits stays cheap.
     uses_links
-        Whether feature links change anything; if not, they are ignored with a word.
+        Whether feature links change anything; if not, they are ignored with a message.
     links_replace_pairs, uses_sets
-        Whether links are needed only where no cell was measured twice; whether gene sets are taken.
+        Whether links are needed only where no cell was measured in two modalities; whether gene sets are
+        accepted.
     likelihoods
-        By kind of modality what its values may be taken for, the first that fits them being
-        the default; empty for models that take one kind of values only.
+        By kind of modality the likelihoods its values may have, the first that fits them being the default;
+        empty for models that accept one kind of values only.
     selects_features
         Whether highly variable features are chosen by default; if not, all are kept.
     """
@@ -89,9 +90,9 @@ class StepGroup:
     joins
         Whether the group shares the loss and the backward pass of the group before it.
     rows
-        Whether parameters are tables with a row per cell, of which only rows with a gradient step.
+        Whether parameters are tables with a row per cell, of which only rows with a gradient are updated.
     every
-        `epoch` adds up gradients and steps when all cells have been drawn once more.
+        `epoch` sums up gradients and takes a step whenever all cells have been drawn once.
     """
 
     name: str
@@ -127,10 +128,10 @@ class Sampling:
 class Plateau:
     """When to stop before the last step.
 
-    The weighted sum of the named terms is averaged over the last `window` steps and over the `window` before;
-    training ends when the difference is less than `tolerance` of all the progress since the first window.
-    With `lr_factor`, all learning rates are multiplied by it first, when `lr_patience` looks in a row (ten a
-    window) have found so; where nothing `ends`, each time.
+    The weighted sum of the named terms is averaged over the last `window` steps and over the `window`
+    before; training ends when the difference is less than `tolerance` of all the progress since the first
+    window. With `lr_factor`, all learning rates are multiplied by it first, when `lr_patience` checks in a
+    row (ten per window) have found this; without `ends`, each time.
     """
 
     weights: Mapping[str, float]
@@ -157,8 +158,8 @@ class Validation:
         time, have not lowered the sum; training then ends after the first such time only, and `patience` is
         counted from there. None leaves the rates alone.
     learns
-        Name of a group of tables whose rows of held-out cells step at every look, all else frozen:
-        a model without encoders knows such cells by their rows alone.
+        Name of a group of tables whose rows of held-out cells are updated at every check, all else frozen:
+        a model without encoders knows such cells only by their rows.
     """
 
     share: float
@@ -193,7 +194,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long the user allows: a preset, and an explicit number of steps that overrides it."""
+    """How long training may take: a preset, and an explicit number of steps that overrides it."""
 
     preset: Preset = Preset.AUTO
     max_steps: int | None = None
@@ -268,16 +269,16 @@ class Begins(Protocol):
         *,
         fresh: bool,
     ) -> None:
-        """Set what is kept of the cells and, where weights are `fresh` and not frozen, these.
+        """Set the stored data of the cells and, where weights are `fresh` and not frozen, the weights.
 
-        `read` and `generator` are those of `Solves.solve`. A run that is resumed begins again, and then
-        takes up the weights of its checkpoint.
+        `read` and `generator` are those of `Solves.solve`. A resumed run calls this again, and then loads
+        the weights of its checkpoint.
         """
 
 
 @runtime_checkable
 class SmoothsLinks(Protocol):
-    """Parameters of a model that may want linked features averaged over own neighbours."""
+    """Parameters of a model that may average linked features over a cell's neighbours in its own modality."""
 
     smooth_links: bool
 
@@ -287,12 +288,12 @@ class KeepsInputs(Protocol):
     """A model that keeps data of the training cells: their encoder inputs, or their coordinates."""
 
     def look_again(self, bundle: MultiOmics, *, same_cells: bool) -> None:
-        """Compute that anew, after weights were replaced by those of a model of these, or other, cells."""
+        """Compute these data again after the weights were replaced by those of another training."""
 
 
 @runtime_checkable
 class ProjectsInput(Protocol):
-    """Parameters of a model whose encoders may take principal components, averaged over own neighbours."""
+    """Parameters of a model whose encoders may take principal components, averaged over neighbours."""
 
     n_pcs: int
     input_smoothing: float
@@ -310,7 +311,7 @@ class Encodes(Protocol):
 class EntersLinearly(Protocol):
     """Capability: an encoder that begins with a linear layer: `leave` of `enter` is `encode`.
 
-    A changed feature adds a row of its weights; neighbours over which inputs are averaged stay.
+    A changed feature adds a row of its weights; the neighbours over which inputs are averaged do not change.
     """
 
     def entry_weights(self, modality: str) -> Tensor:
@@ -340,8 +341,8 @@ class Conditions(NamedTuple):
     Attributes
     ----------
     codes
-        Of categorical covariates by key, `(B,)`, -1 for none; a key that is left out stands at
-        the mean of its levels.
+        Codes of categorical covariates by key, `(B,)`, -1 for none; a key that is left out gets the mean of
+        its levels.
     continuous
         `(B, n_keys)`, or None for their mean.
     """
@@ -363,8 +364,8 @@ class Decodes(Protocol):
     ) -> Tensor:
         """Return expected values `(B, n_vars)` on the scale of the model's input.
 
-        Counts are those of cells of a library size `(B,)`, by default the median of training;
-        without conditions, covariates stand at their mean.
+        Counts are those of cells with library size `(B,)`, by default the median of training; without
+        conditions, covariates are at their mean.
         """
 
 
@@ -390,7 +391,7 @@ class Samples(Protocol):
 
 @runtime_checkable
 class Surprised(Protocol):
-    """Capability: how unlikely values are where others are expected."""
+    """Capability: how unlikely values are, given expected ones."""
 
     def surprise(self, modality: str, columns: Tensor, values: Tensor, mean: Tensor) -> Tensor:
         """Return -log p of values of some features given their means on `decode`'s scale, `(B, k)` each."""
@@ -406,7 +407,7 @@ class HasPrior(Protocol):
 
 @runtime_checkable
 class Clusters(Protocol):
-    """Capability: clusters of cells that the model itself has."""
+    """Capability: the model itself clusters cells."""
 
     def clusters(self, z: Tensor) -> Tensor:
         """`(B, n_latent)`, as users see it, to the probability of every cluster, `(B, K)`."""
@@ -453,7 +454,7 @@ class HasCovariateSpaces(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """What networks are built from, kept with a saved model as JSON.
+    """The sizes that networks are built from, saved with a model as JSON.
 
     Attributes
     ----------
@@ -471,7 +472,7 @@ class Spec:
 
     @classmethod
     def of(cls, bundle: MultiOmics, **others: Any) -> Self:
-        """Read a bundle; other fields as given."""
+        """Read the sizes from a bundle; other fields as given."""
         return cls(
             modalities=tuple(
                 (name, m.features.n_vars, m.likelihood or "normal") for name, m in bundle.modalities.items()
@@ -494,12 +495,12 @@ class Spec:
 
 @dataclass(frozen=True)
 class Widths:
-    """What a model of plain features is built from, kept with it as JSON.
+    """The sizes that a model of plain features is built from, saved with it as JSON.
 
     Attributes
     ----------
     widths
-        Number of features by modality, in the order by which networks are numbered.
+        Number of features by modality, in the order of the networks.
     edges
         Pairs of modalities with linked features.
     """

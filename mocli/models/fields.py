@@ -1,4 +1,4 @@
-"""Kinds of hyper-parameters: bounds that several of them have, and whole ones that several models have."""
+"""Kinds of hyper-parameters: shared bounds, and hyper-parameters that several models share."""
 
 from typing import Annotated
 

@@ -17,7 +17,7 @@ from mocli.types import Preset
 
 @runtime_checkable
 class Sized(Protocol):
-    """Parameters that tell how large a model will be, and how long it will train, before there is one."""
+    """Parameters that foretell how large a model will be and how long it will train."""
 
     STEP_MS: ClassVar[float]
     """Milliseconds of a step by default, on one CPU thread, without what features add: see RESULTS.md."""
@@ -39,14 +39,14 @@ def params_class(traits: Traits) -> Any:
 
 
 def presets(traits: Traits) -> dict[str, dict[str, object]]:
-    """Return what each preset changes of the defaults: `PRESETS` beside the parameter class."""
+    """Return the defaults that each preset changes: `PRESETS` beside the parameter class."""
     from importlib import import_module
 
     return dict(getattr(import_module(traits.params.partition(":")[0]), "PRESETS", {}))
 
 
 def saved_params(traits: Traits, params: Mapping[str, object], format_version: int) -> dict[str, object]:
-    """Return a saved model's parameters with what its format did not hold yet: `BEFORE` beside the class."""
+    """Return a saved model's parameters, adding those its older format lacks: `BEFORE` beside the class."""
     from importlib import import_module
 
     before: dict[int, dict[str, object]] = getattr(

@@ -39,7 +39,7 @@ def load_class(path: str) -> Any:
 
 
 def models_that(*capabilities: type) -> str:
-    """Name the models whose class has all of some capabilities (protocols of `base`), as a hint does."""
+    """Name the models whose class has all of the given capabilities (protocols of `base`), for hints."""
     able = [name for name, traits in available().items() if _has(load_class(traits.model), capabilities)]
     return " or ".join(able) or "another model"
 

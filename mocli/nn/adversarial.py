@@ -13,7 +13,7 @@ from mocli.types import FloatArray, IntArray
 
 
 class Critic(nn.Module):
-    """Latent to the logit of every modality: linear layers with LeakyReLU 0.2 and dropout between."""
+    """Maps a latent to one logit per modality: linear layers with LeakyReLU 0.2 and dropout in between."""
 
     def __init__(self, n_in: int, n_hidden: int, n_layers: int, n_out: int, dropout: float) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Critic(nn.Module):
 def source_entropy(
     logits: Tensor, source: Tensor, weight: Tensor | None = None, *, by_source: bool = True
 ) -> Tensor:
-    """Cross-entropy of telling where each latent came from, weighted mean over cells.
+    """Cross-entropy of predicting each latent's source, weighted mean over cells.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def source_entropy(
     source
         `(B,)`, from 0 to K - 1.
     weight
-        Of each cell, `(B,)`, or None for equal ones.
+        Weight of each cell, `(B,)`, or None for equal weights.
     by_source
         Whether every source counts the same however many of its cells are drawn, else every cell.
     """
@@ -57,10 +57,10 @@ def source_entropy(
 
 
 def label_weights(codes_here: Tensor, others: Sequence[Tensor]) -> Tensor:
-    """Weights under which a source has its labels in the shares that all others have them too, `(n,)`.
+    """Weights `(n,)` that give the labels of a source the same shares as in the other sources.
 
-    The root of the share of a cell's label among the others (their mean) over its share among its own:
-    so weighted, two sources have equal compositions, and what only one of them holds is not judged
+    The root of the share of a cell's label among the others (their mean) over its share among its own: so
+    weighted, two sources have equal compositions, and labels that only one of them has are not judged
     (scCross, balancing of organs in its atlas). The mean is 1.
 
     Parameters
@@ -68,7 +68,7 @@ def label_weights(codes_here: Tensor, others: Sequence[Tensor]) -> Tensor:
     own
         Code of each cell's label, `(n,)`, -1 for none: of weight 1 before the scaling.
     others
-        The same of the other sources; those without any label say nothing.
+        The same of the other sources; those without any label are ignored.
     """
     labelled = [codes[codes >= 0] for codes in others]
     labelled = [codes for codes in labelled if len(codes)]

@@ -21,10 +21,10 @@ def canonical_maps(
 ) -> tuple[list[Tensor], list[Tensor], Tensor]:
     """Linear maps of several sets of cells to one space in which coupled cells lie together.
 
-    The leading eigenvectors of the matrix whose blocks are Ca^-1/2 A' P B Cb^-1/2, where Ca sums the squares
-    of a set's cells over all its couplings: of two sets the canonical vectors. Components are scaled by
-    their correlation, and in each set by how much it has of them: one that has nothing to do with the
-    others lies near 0. The largest weight of each in the first set is positive.
+    The leading eigenvectors of the matrix whose blocks are Ca^-1/2 A' P B Cb^-1/2, where Ca sums the
+    squares of a set's cells over all its couplings: of two sets the canonical vectors. Components are
+    scaled by their correlation and, in each set, by their variance there: a set unrelated to the others
+    lies near 0. The largest weight of each in the first set is positive.
 
     Parameters
     ----------
@@ -82,7 +82,7 @@ def _inverse_root(covariance: Tensor, ridge: float) -> Tensor:
 def column_correlations(a: Tensor, b: Tensor) -> Tensor:
     """Pearson correlation of each column of two matrices `(n, s)`, `(s,)`.
 
-    0 where a column is constant but for the rounding of its type.
+    0 where a column is constant up to rounding.
     """
     return (_unit_columns(a) * _unit_columns(b)).sum(0)
 

@@ -1,8 +1,8 @@
-"""Move sets of cells onto each other in a few components: modalities, or batches within one.
+"""Correct differences between sets of cells (modalities, or batches of one) in a few components.
 
 Mutual nearest neighbours (Haghverdi et al. 2018, doi:10.1038/nbt.4091): pairs of cells that are among each
-other's k nearest say how far apart two sets lie where both have such cells; a cell moves by the mean of the
-pairs' vectors, weighted by a Gaussian of its distance to them.
+other's k nearest measure the offset between two sets where both have such cells; a cell moves by the mean
+of the pairs' vectors, weighted by a Gaussian of its distance to them.
 
 Mixed clusters (Korsunsky et al. 2019, doi:10.1038/s41592-019-0619-0): soft clusters by cosine in which
 batches are made equally frequent, and for each a shift of every batch by ridge regression.
@@ -42,15 +42,16 @@ def mnn_correct(
 ) -> Correction:
     """Move the query onto the reference by their mutual nearest neighbours.
 
-    Pairs are those that face each other, so that one correction stops short: it is done again from where
-    the first one ends.
+    Mutual pairs lie at the edges that face each other, so one correction is too short: it is repeated on
+    the corrected cells.
 
     Parameters
     ----------
     reference, query
         `(n, d)` and `(m, d)`.
     bandwidth
-        Of the Gaussian, in median distances of a query cell to the nearest cell with a partner.
+        Bandwidth of the Gaussian, in units of the median distance of a query cell to the nearest cell with
+        a partner.
     """
     n_pairs = 0
     for _ in range(rounds):
@@ -85,19 +86,19 @@ def _moved(
 
 
 def level_offsets(x: Tensor, codes: Tensor, values: Sequence[Tensor], k: int) -> list[Tensor]:
-    """Offsets of groups of cells, such as batches, where cells of both are mutual nearest neighbours.
+    """Estimate offsets of groups of cells, such as batches, from their mutual nearest neighbours.
 
-    So a group that lacks a kind of cell is not moved for it (Haghverdi et al. 2018, doi:10.1038/nbt.4091).
+    So a group is not moved because it lacks a kind of cell (Haghverdi et al. 2018, doi:10.1038/nbt.4091).
     The offsets of all groups are the least squares of the mean differences of every two, weighted by pairs.
 
     Parameters
     ----------
     x
-        Where neighbours are searched by cosine, `(n, p)`.
+        Coordinates in which neighbours are searched by cosine, `(n, p)`.
     codes
         The group of each cell from 0, `(n,)`; -1 for none.
     values
-        What offsets are wanted of, `(n, d)` each.
+        Matrices whose offsets are estimated, `(n, d)` each.
 
     Returns
     -------
@@ -127,7 +128,7 @@ def level_offsets(x: Tensor, codes: Tensor, values: Sequence[Tensor], k: int) ->
 
 
 def mix_batches(points: DoubleArray | FloatArray, batch: IntArray, *, seed: int) -> DoubleArray:
-    """Return `(n, d)` points without what differs between batches of like cells.
+    """Return `(n, d)` points without the differences between batches of similar cells.
 
     Parameters
     ----------
@@ -158,7 +159,7 @@ def mix_batches(points: DoubleArray | FloatArray, batch: IntArray, *, seed: int)
 
 
 def _near(directions: DoubleArray, centres: DoubleArray) -> DoubleArray:
-    """Shares of clusters in cells, `(n, K)`, by cosine."""
+    """Soft cluster membership of cells by cosine, `(n, K)`."""
     away = 2 * (1 - directions @ centres.T)
     closeness = np.exp((away.min(1, keepdims=True) - away) / SHARPNESS)
     shares: DoubleArray = closeness / closeness.sum(1, keepdims=True)

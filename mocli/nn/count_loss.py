@@ -1,4 +1,4 @@
-"""Likelihoods of sparse counts at the price of their non-zeros.
+"""Likelihoods of sparse counts at the cost of their non-zeros.
 
 The mean of cell i and feature j is library_i * softmax(logits_i)_j. With q = mean / (r + mean) and
 t = r log1p(mean / r), the negative log-likelihood of a negative binomial splits into
@@ -7,7 +7,7 @@ t = r log1p(mean / r), the negative log-likelihood of a negative binomial splits
 
 so that lgamma, digamma and logarithms of the data are taken at non-zeros only, and the dense rest is
 one exponential and one logarithm per element. Extra zeros with logit l (ZINB) add, per element,
-softplus(l) - [x = 0] softplus(l + t). The gradient is written by hand and made in the forward pass,
+softplus(l) - [x = 0] softplus(l + t). The gradient is written by hand and computed in the forward pass,
 a few rows at a time, so that temporaries stay in the processor's cache; that is why the rows' weights
 are an argument and the result is their weighted sum.
 
@@ -53,7 +53,7 @@ def negative_binomial_loss(
     log_library
         Log of the expected total, `(B,)`; no gradient is taken.
     dropout
-        Logit of an extra zero, `(B, p)`, for the zero-inflated likelihood.
+        Logits of an extra zero, `(B, p)`, for the zero-inflated likelihood.
     weight
         Of each cell, `(B,)`; None for the mean over cells.
     """
@@ -82,7 +82,7 @@ def poisson_loss(
 
 
 class _Poisson(torch.autograd.Function):
-    """The gradient is made with the loss and only scaled in the backward pass."""
+    """The gradient is computed with the loss and only scaled in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: NonZeros, logits: Tensor, log_library: Tensor, weight: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ def _scaled(grad: Tensor, scale: Tensor) -> Tensor:
 
 
 class _NegativeBinomial(torch.autograd.Function):
-    """The gradient is made with the loss and only scaled in the backward pass."""
+    """The gradient is computed with the loss and only scaled in the backward pass."""
 
     @staticmethod
     def forward(
@@ -151,7 +151,7 @@ def _evaluate(
     weight: Tensor,
     gradients: CellTerms | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the weighted loss and r, a few rows at a time, and fill the gradients where these are wanted."""
+    """Return the weighted loss and r, a few rows at a time, and fill the gradients that are requested."""
     n, p = logits.shape
     r = log_r.exp()
     shared = log_r.dim() == 1
@@ -176,7 +176,7 @@ def _evaluate(
 
 
 class CellTerms(NamedTuple):
-    """Values by cell, or the gradients of them: of `log_r` where gradients are meant, of r else."""
+    """Values by cell, or their gradients. The dispersion is r among values, `log_r` among gradients."""
 
     logits: Tensor
     log_r: Tensor
@@ -208,7 +208,7 @@ def nonzeros_of(x: Tensor) -> NonZeros:
 
 
 class _Within(NamedTuple):
-    """Non-zeros of some rows: which they are, where in these rows flattened, and their values."""
+    """Non-zeros of some rows: their numbers, their positions in these rows flattened, and their values."""
 
     span: slice
     at: Tensor
@@ -227,7 +227,7 @@ def _within(filled: NonZeros, nonzero: Tensor, rows: slice) -> _Within:
 def _dense(
     cells: CellTerms, gradients: CellTerms | None, filled: _Within, buffers: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Do what every element needs, as if all counts were zero, and finish the gradient of the logits.
+    """Compute the loss of all elements as if all counts were zero, and finish the gradient of the logits.
 
     Returns the weighted loss, the log of the softmax' normaliser, and s = r / (r + mean) at non-zeros.
     """
@@ -276,7 +276,7 @@ def _dense(
 def _at_nonzeros(
     filled: NonZeros, nonzero: Tensor, cells: CellTerms, lse: Tensor, s_at: Tensor, grad_r: Tensor | None
 ) -> Tensor:
-    """Add what non-zeros have beside the dense part to the gradient of r; return their weighted loss."""
+    """Add the non-zeros' own part to the gradient of r, beside the dense part; return their weighted loss."""
     counts, row, r = filled.values, filled.row, cells.log_r
     if r.dim() == 1:
         # a shared dispersion is looked up: its gamma functions are made once per feature
@@ -302,8 +302,8 @@ def _at_nonzeros(
 def gamma_terms(z: Tensor) -> tuple[Tensor, Tensor]:
     """Return log gamma and digamma of z > 0.
 
-    In single precision by Stirling's series at z + 6 and the recurrence down to z, at a fraction of
-    the price; the error of either is that of its rounding.
+    In single precision by Stirling's series at z + 6 and the recurrence down to z, at a fraction of the
+    cost; the error of both is rounding error.
     """
     if z.dtype != torch.float32:
         return torch.lgamma(z), torch.digamma(z)

@@ -28,13 +28,13 @@ class GaussianMixture(nn.Module):
     Parameters
     ----------
     spread
-        Standard deviation of components at the start, and where their prior is centred.
+        Initial standard deviation of components, which is also the centre of their prior.
     isotropic
         One variance for all dimensions of a component.
     radius, hardness
-        Of the soft ball of means.
+        Radius and hardness of the soft ball of means.
     concentration
-        Of the Dirichlet distribution of weights.
+        Concentration of the Dirichlet distribution of weights.
     """
 
     prior_log_precision: Tensor
@@ -139,6 +139,6 @@ def soft_ball(x: Tensor, radius: float, hardness: float) -> Tensor:
 
 
 def uniform_in_ball(n: int, n_dims: int, radius: float) -> Tensor:
-    """Draw `(n, n_dims)` points evenly from a ball."""
+    """Draw `(n, n_dims)` points uniformly from a ball."""
     direction = F.normalize(torch.randn(n, n_dims), dim=1)
     return radius * torch.rand(n, 1) ** (1 / n_dims) * direction

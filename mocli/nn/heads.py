@@ -1,8 +1,8 @@
-"""What values are taken for: one class per likelihood, found by name; a new class is found by that alone.
+"""One class per likelihood, found by its name: a new class needs no registration.
 
-A likelihood turns the output of a decoder into a loss, a mean and draws, says where a decoder should begin
-and how encoders see its values. The mean of counts is library * softmax(head), that of a zero-inflated
-likelihood times the probability of no extra zero.
+A likelihood turns the output of a decoder into a loss, a mean and draws, gives the initial bias of a
+decoder and the form in which encoders see values. The mean of counts is library * softmax(head), multiplied
+by the probability of no extra zero if the likelihood is zero-inflated.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Values = TypeVar("Values")
 
 
 class Parameters(NamedTuple):
-    """What a decoder says of cells.
+    """The parameters that a decoder predicts for cells.
 
     Attributes
     ----------
@@ -65,18 +65,19 @@ class Parameters(NamedTuple):
 
 
 class Likelihood(ABC):
-    """One likelihood; subclasses with a name are found by it.
+    """One likelihood; subclasses are found by their name.
 
     Attributes
     ----------
     is_counts
-        Counts whose mean is a proportion times a library size: non-zeros say all of them.
+        Whether values are counts, whose mean is a proportion times a library size and which non-zeros
+        describe in full.
     is_binary
-        Yes or no: what is above zero.
+        Whether values are yes or no: whether they are above zero.
     has_zeros
         Whether there are extra zeros.
     scale
-        What `log_scale` is of; None where there is none.
+        The parameter whose log is `log_scale`; None where there is none.
     fixed_scale
         Whether a model may leave the scale out.
     """
@@ -114,9 +115,9 @@ class Likelihood(ABC):
         Parameters
         ----------
         form
-            `lognorm`, log1p of counts at one depth; `log1p`; or `raw`.
+            `lognorm`, log1p of counts at one library size; `log1p`; or `raw`.
         factor
-            What brings a cell to that depth, broadcast to the values.
+            Factor that brings a cell to that library size, broadcast to the values.
         """
         return values if form == "raw" else _log1p(values)
 
@@ -134,12 +135,12 @@ def totals(x: Tensor | NonZeros) -> Tensor:
 
 
 class CountLikelihood(Likelihood):
-    """Counts of some total, which is shared out."""
+    """Counts that share out the total of a cell."""
 
     is_counts = True
 
     def start(self, mean: Tensor) -> Tensor:
-        """Log share of every feature, of which none is too small to be found."""
+        """Log share of every feature, bounded below so that no feature is lost."""
         return torch.log(mean.clamp_min(0) / mean.sum().clamp_min(1e-12) + LEAST_SHARE / len(mean))
 
     def mean(self, parameters: Parameters, library: Tensor) -> Tensor:
@@ -147,7 +148,7 @@ class CountLikelihood(Likelihood):
         return torch.softmax(parameters.head, 1) * library.unsqueeze(1)
 
     def encoder_input(self, values: Values, form: str, factor: Any) -> Values:
-        """Return log1p of counts at one depth, of counts as they are, or raw counts."""
+        """Return log1p of counts at one library size, log1p of unscaled counts, or raw counts."""
         return super().encoder_input(_times(values, factor) if form == "lognorm" else values, form, factor)
 
 
@@ -188,7 +189,7 @@ class NegativeBinomial(CountLikelihood):
 
 
 class ZeroInflatedNegativeBinomial(NegativeBinomial):
-    """Negative binomial counts that are zero besides with probability sigmoid(zeros)."""
+    """Negative binomial counts with extra zeros of probability sigmoid(zeros)."""
 
     name = "zinb"
     has_zeros = True
@@ -304,7 +305,7 @@ class Decoded(NamedTuple):
 
 
 class DecodesHeads(ABC):
-    """`decode` and `sample` of a model that says the parameters of a likelihood at latent coordinates."""
+    """`decode` and `sample` for models that predict a likelihood's parameters from latent coordinates."""
 
     @abstractmethod
     def decoded(self, modality: str, z: Tensor, conditions: Any, library: Tensor | None) -> Decoded:
@@ -337,7 +338,7 @@ class DecodesHeads(ABC):
         *,
         generator: Generator,
     ) -> Tensor:
-        """Draw every value from its likelihood, `(B, n_vars)`, at the means of `decode`."""
+        """Draw every value from its likelihood, `(B, n_vars)`, with the means of `decode`."""
         likelihood, parameters, sizes = self.decoded(modality, z, conditions, library)
         return likelihood.draw(parameters, sizes, generator)
 

@@ -52,13 +52,13 @@ def _seeds(x: Tensor, k: int, generator: torch.Generator) -> Tensor:
 
 
 def nearest_centres(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each point's squared distance to its nearest centre, and which that is, `(n,)` each."""
+    """Return each point's squared distance to its nearest centre, and that centre's number, `(n,)` each."""
     tiles = [squared_distances(x[rows], centres).min(1) for rows in chunks(len(x), rows_per_tile(centres))]
     return torch.cat([least for least, _ in tiles]), torch.cat([nearest for _, nearest in tiles])
 
 
 def lloyd(x: Tensor, centres: Tensor, steps: int = STEPS) -> Partition:
-    """Move centres to the means of their points until none changes side; an empty one stays."""
+    """Move centres to the means of their points until no point changes its centre; an empty one stays."""
     nearest = torch.full((len(x),), -1, device=x.device)
     for _ in range(steps):
         before = nearest

@@ -69,7 +69,7 @@ class Block(nn.Module):
     sparse
         Whether the first input may be sparse.
     n_side
-        Width of the second input; 0 for none. Side by side with the first it would cost a copy.
+        Width of the second input; 0 for none. Concatenating it with the first would cost a copy.
     normalization
         `layer` (without learned scale and shift), `batch` or `none`.
     activation
@@ -117,7 +117,7 @@ class Block(nn.Module):
 
 
 class ContinuousResponse(nn.Module):
-    """Continuous covariates to one embedding: a learned response to each, times its direction, summed.
+    """Embeds continuous covariates: the sum of a learned response to each times its learned direction.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """Log-densities of measured values, element by element, for any model.
 
-Every function returns the logarithm of a density or a probability, of the shape of its first
-argument, and is differentiable in its parameters. Training on counts should take
-`mocli.nn.count_loss`, which costs a fraction for the same numbers.
+Every function returns the logarithm of a density or a probability, of the shape of its first argument, and
+is differentiable in its parameters. Training on counts should use `mocli.nn.count_loss`, which gives the
+same numbers at a fraction of the cost.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def poisson(x: Tensor, mean: Tensor) -> Tensor:
 def negative_binomial(x: Tensor, mean: Tensor, dispersion: Tensor) -> Tensor:
     """Negative binomial by mean and inverse dispersion r: variance mean + mean^2 / r.
 
-    In scipy's words `nbinom(n=r, p=r / (r + mean))`.
+    In scipy this is `nbinom(n=r, p=r / (r + mean))`.
     """
     log_total = torch.log(dispersion + mean)
     return (
@@ -43,7 +43,7 @@ def zero_inflated(x: Tensor, log_density: Tensor, log_density_zero: Tensor, logi
     Parameters
     ----------
     log_density, log_density_zero
-        Of the distribution without the extra zeros, at `x` and at zero.
+        Log-density of the distribution without the extra zeros, at `x` and at zero.
     """
     log_kept = F.logsigmoid(-logit)
     return torch.where(

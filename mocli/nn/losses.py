@@ -72,7 +72,7 @@ def discriminator_loss(
 ) -> Tensor:
     """Cross-entropy with label 1 for the first modality and 0 for the second (scMODAL, Eq. 1 negated).
 
-    `weights` are of the cells of each, `(B,)`; means are weighted by them.
+    `weights` are those of the cells of each modality, `(B,)`; means are weighted by them.
     """
     if weights is not None:
         first, second = (w / w.sum().clamp_min(1e-12) for w in weights)

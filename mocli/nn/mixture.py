@@ -25,7 +25,7 @@ def product_of_experts(means: Tensor, log_variances: Tensor, present: Tensor) ->
     Parameters
     ----------
     means, log_variances
-        `(M, B, d)`; what stands where an expert is absent does not matter, if it is finite.
+        `(M, B, d)`; values of an absent expert do not matter, as long as they are finite.
     present
         `(M, B)` boolean or 0 and 1. A cell without any expert gets the prior.
 
@@ -67,7 +67,7 @@ def group_jeffreys(mean: Tensor, log_variance: Tensor, group: Tensor, n_groups: 
     """Jeffreys divergence between groups of cells, summed over pairs of groups.
 
     Each group is taken as the Gaussian with the moments of its cells' mixture, so groups need not be
-    of equal size. Groups of fewer than two cells take no part.
+    of equal size. Groups of fewer than two cells are ignored.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""Nearly all nearest neighbours in far less than n x n: cells of a Voronoi partition, looked at one by one.
+"""Approximate nearest neighbours in far less than n x n work: the cells of a Voronoi partition are searched.
 
 k-means of a sample makes some 2 sqrt(n) cells; a query looks at all rows of the cells nearest to its own.
-How many cells are enough is measured on the spot, on queries that are searched exactly as well.
+How many cells are enough is measured for the data at hand, on queries that are also searched exactly.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def mutual_pairs(
 ) -> tuple[IntArray, IntArray]:
     """Return rows of `a` and of `b`, `(n_pairs,)` each, that are among each other's k nearest.
 
-    By cosine, rows of zeros have no direction and take no part.
+    With cosine, rows of zeros have no direction and are ignored.
     """
     nearest_in_b = nearby(a, b, k, metric=metric, device=device)[1]
     nearest_in_a = nearby(b, a, k, metric=metric, device=device)[1]
@@ -93,9 +93,9 @@ class _Index:
     numbers
         Which rows of the reference these are, `(n,)`; within a cell they increase.
     ends
-        Where a cell begins, and behind the last one where it ends, `(n_cells + 1,)`.
+        Start of each cell and, at the end, the end of the last one, `(n_cells + 1,)`.
     around
-        For every cell all cells, nearest first, `(n_cells, n_cells)`.
+        For every cell, all cells sorted from nearest to farthest, `(n_cells, n_cells)`.
     """
 
     centres: Tensor
@@ -131,7 +131,7 @@ class _Index:
     def search(self, q: Tensor, asked_in: IntArray, k: int, n_cells: int) -> tuple[FloatArray, IntArray]:
         """Return Euclidean distances and row numbers among the `n_cells` cells nearest to a query's own.
 
-        More cells where these hold fewer than k rows. Both `(n_query, k)`, in `knn`'s order.
+        More cells are searched where these hold fewer than k rows. Both `(n_query, k)`, in `knn`'s order.
         """
         import torch
 

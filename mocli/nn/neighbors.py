@@ -33,7 +33,7 @@ SAME = 1e-12  # squared distance, relative to the squared norm, that float32 inp
 
 @dataclass(frozen=True, eq=False)
 class MatchedDistances:
-    """How far partners are from each other, and from everyone else.
+    """Distances between partners, compared with the distances to all other cells.
 
     With `d[i, j]` the distance of row i of `a` to row j of `b`, each `(n,)`:
 
@@ -42,7 +42,7 @@ class MatchedDistances:
     own
         `d[i, i]`.
     closer_in_b, closer_in_a
-        Number of j with `d[i, j] < d[i, i]`, and with `d[j, i] < d[i, i]`; other j at that very distance
+        Number of j with `d[i, j] < d[i, i]`, and with `d[j, i] < d[i, i]`; other j at exactly that distance
         count one half.
     mean_to_b, mean_to_a
         Mean over all j, the partner included, of `d[i, j]` and of `d[j, i]`.
@@ -62,7 +62,7 @@ def chunks(n: int, size: int) -> Iterator[slice]:
 
 
 def drawn_rows(rows: int | IntArray, most: int, *, seed: int | np.random.Generator) -> IntArray:
-    """Return rows, or all of so many, in order: every one, or where there are more `most` drawn at random."""
+    """Return rows, or all of so many, in order; of more than `most` rows as many are drawn at random."""
     every = np.arange(rows) if isinstance(rows, (int, np.integer)) else rows
     if len(every) <= most:
         return every
@@ -226,7 +226,7 @@ def smooth(values: NDArray[Any], neighbors: IntArray, weight: float) -> NDArray[
 
 
 def check_rows(query: NDArray[Any], reference: NDArray[Any]) -> None:
-    """Refuse rows of different lengths, and values that are not finite, by a `ValueError`."""
+    """Raise a `ValueError` for rows of different lengths and for values that are not finite."""
     if query.ndim != 2 or reference.ndim != 2 or query.shape[1] != reference.shape[1]:
         raise ValueError(f"expected rows of one length, got shapes {query.shape} and {reference.shape}")
     if not (np.isfinite(query).all() and np.isfinite(reference).all()):
@@ -265,7 +265,7 @@ def _unit(x: Tensor, *, axis: int) -> Tensor:
 
 
 def rows_per_tile(reference: Tensor) -> int:
-    """Query rows whose distances to all of a reference are held at once."""
+    """Return how many query rows' distances to the whole reference are held at once."""
     return max(1, _TILE.get(reference.device.type, 2**23) // max(1, len(reference)))
 
 

@@ -1,4 +1,4 @@
-"""Leading principal components of a matrix with many columns, sparse to the end."""
+"""Leading principal components of a matrix with many columns, which stays sparse throughout."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def principal_components(x: CSR | FloatArray, k: int, *, seed: int, scaled: bool
 
     The matrix is centred in the products only, so that a sparse one stays sparse. The largest loading of a
     component is positive. `scaled` divides columns by their root mean square and `LEAST_SCALE`, which the
-    loadings then contain: of very many sparse columns the commonest would lead otherwise.
+    loadings then contain: otherwise the most frequent of many sparse columns would dominate.
     """
     n, p = x.shape
     if scaled:
@@ -88,7 +88,7 @@ def _transposed(x: CSR | FloatArray, mean: DoubleArray, u: DoubleArray) -> Doubl
 
 
 class Measured(NamedTuple):
-    """One modality: values `(n, p)`, the cell of each row, and the total that counts are brought to."""
+    """One modality: values `(n, p)`, the cell of each row, and the total that counts are scaled to."""
 
     values: CSR | FloatArray
     cells: IntArray
@@ -98,10 +98,10 @@ class Measured(NamedTuple):
 def joint_components(
     modalities: Sequence[Measured], n_cells: int, k: int, *, batch: IntArray | None, seed: int
 ) -> DoubleArray:
-    """Principal components of all modalities side by side, `(n_cells, k)`; zeros beyond what there are.
+    """Principal components of all modalities side by side, `(n_cells, k)`; missing components are zero.
 
-    Each modality weighs by the share of its variance that its own components explain, and what a cell
-    lacks counts as the mean. Levels of the batch, codes `(n_cells,)`, are centred. Components are
+    Each modality weighs by the share of its variance that its own components explain, and a modality that a
+    cell lacks counts as the mean. Levels of the batch, codes `(n_cells,)`, are centred. Components are
     fitted on 20,000 cells at most.
     """
     blocks = np.concatenate([_placed(m, n_cells, k, seed) for m in modalities], axis=1)

@@ -1,7 +1,7 @@
-"""Counts or other values to a few components, fitted once and the same for every cell that comes later.
+"""Projection of counts or other values to a few components, fitted once and the same for every later cell.
 
-A form of the values, element by element and cell by cell, then one linear map: so single features are
-sparse to the end, and what a change of a feature does to the components can be written down.
+Values are transformed element by element, or cell by cell, and then mapped linearly: so the features stay
+sparse throughout, and the effect of a changed feature on the components can be written down.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SCALE = 1e4
 class Projection(nn.Module):
     """A fitted form and linear map, `(B, p)` to `(B, k)`.
 
-    Forms: `lognorm`, log1p of counts at the training cells' median depth; `tfidf`, log1p of counts per
+    Forms: `lognorm`, log1p of counts at the training cells' median library size; `tfidf`, log1p of counts per
     10^4 (the inverse document frequency is part of the map); `clr`, log1p (so is the centring of each
     cell); `binary`; `identity`.
     """
@@ -80,8 +80,8 @@ def fit_projection(
 ) -> Projection:
     """Fit on the values of the training cells, `(n, p)`, on 200,000 sampled ones at most.
 
-    Features are standardised, apart from those of TF-IDF; their principal components have a mean
-    variance of 1. Where features are no more than components, they stand for themselves.
+    Features are standardised, except for TF-IDF; their principal components have a mean
+    variance of 1. Where there are no more features than components, the features themselves are used.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""From a latent to features: a small, closed-form map that forgives a shift between modalities.
+"""Prediction of features from a latent: a closed-form map that is robust to a shift between modalities.
 
 A latent is expressed by its nearness to a few prototypes (normalised Gaussian
 weights, as in radial basis functions: Moody and Darken 1989,
@@ -67,7 +67,7 @@ class Basis:
         return cls(fitted.centers, width, fitted.weights(z).mean(0))
 
     def weights(self, z: FloatArray) -> FloatArray:
-        """Weights `(n, m)` less their mean; those of a cell sum to 1 before it is taken off."""
+        """Weights `(n, m)` minus their mean; before the mean is subtracted, those of a cell sum to 1."""
         distances = _squared_distances(z, self.centers)
         distances -= distances.min(1, keepdims=True)
         closeness = np.exp(distances * (-0.5 / self.width**2))
@@ -86,7 +86,7 @@ class Readout:
     intercept
         `(n_vars,)`.
     mean, deviation
-        Of the values it was fitted on, `(n_vars,)` each.
+        Mean and standard deviation of the values it was fitted on, `(n_vars,)` each.
     """
 
     basis: Basis

@@ -1,8 +1,8 @@
 """Draws from the likelihoods of measured values, element by element, for any model.
 
-The counterparts of `mocli.nn.likelihoods`: parameters have the same meaning. Generators are those of the
-device of the parameters. Counts that are seldom above zero, as most of a cell are, cost one uniform
-number each; only those that are go through the inverse of the distribution function.
+The counterparts of `mocli.nn.likelihoods`: parameters have the same meaning. Generators must be on the
+device of the parameters. Counts that are seldom above zero, like most in a cell, cost one uniform number
+each; only those above zero go through the inverse of the distribution function.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _counts(
     above
         Probability of a count above zero.
     short
-        Which elements have no long tail: the sum below takes a round per count.
+        Whether elements have no long tail: the sum takes one round per count.
     ratio
         p(k + 1) / p(k) of some elements, in double precision.
     at_zero

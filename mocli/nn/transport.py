@@ -17,15 +17,15 @@ TINY = 1e-30
 def cosine_cost(a: Tensor, b: Tensor, *, damping: float = 0) -> Tensor:
     """1 - cosine of rows, over its standard deviation, `(n_a, n_b)`.
 
-    So how soft a coupling is does not depend on how far the modalities lie apart.
+    So the softness of a coupling does not depend on the distance between the modalities.
 
     Parameters
     ----------
     a, b
         `(n_a, s)` and `(n_b, s)`; pairs with a row of zeros do not count in the deviation.
     damping
-        Lengths are divided by sqrt(length^2 + damping x mean length^2 of the rows): what rows near the
-        middle say counts less, where a cosine takes the direction of the least of them for as sure as any.
+        Lengths are divided by sqrt(length^2 + damping x mean length^2 of the rows): rows near the mean
+        count less, while a plain cosine would trust the direction of the shortest row as much as any other.
     """
     cost = 1 - _shortened(a, damping) @ _shortened(b, damping).T
     measured = a.any(1)[:, None] & b.any(1)[None, :]
@@ -49,7 +49,7 @@ def soft_assignment(a: Tensor, b: Tensor, temperature: float, n_iter: int = 30) 
     Parameters
     ----------
     a, b
-        `(n_a, s)` and `(n_b, s)`; zero rows take no part.
+        `(n_a, s)` and `(n_b, s)`; zero rows are ignored.
 
     Returns
     -------

@@ -29,9 +29,9 @@ def count_candidates(x: CSR, logits: Tensor, log_dispersion: Tensor) -> Tensor:
     Parameters
     ----------
     x
-        Counts `(n, p)`. A cell without any scores 0 everywhere.
+        Counts `(n, p)`. A cell without counts scores 0 everywhere.
     logits
-        Of the candidates' proportions, `(K, p)`.
+        Logits of the candidates' proportions, `(K, p)`.
     log_dispersion
         log r, `(p,)`.
     """
@@ -70,7 +70,7 @@ def normal_candidates(x: CSR | FloatArray, mean: Tensor, log_sd: Tensor) -> Tens
     Parameters
     ----------
     mean
-        Of the candidates, `(K, p)`.
+        Means of the candidates, `(K, p)`.
     log_sd
         `(p,)`.
     """

@@ -1,7 +1,7 @@
-"""Where training starts: cells at their principal components, the mixture at k-means of those.
+"""Start of training: cells at their principal components, the mixture at k-means of these.
 
-The authors start cells at the origin and means at random, and clusterings differ by run; a start that
-follows the data takes most of the chance out, and many epochs.
+The authors start cells at the origin and means at random, and clusterings differ between runs; a start that
+follows the data removes most of this chance and saves many epochs.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def choose_components(z: Tensor, seed: int) -> int:
 
 
 def _within(z: Tensor, partition: Partition, prior: Tensor) -> tuple[Tensor, Tensor]:
-    """Cells and variances `(K, d)` of clusters; the prior counts as one more cell, so that none is 0."""
+    """Cell numbers and variances `(K, d)` of clusters; the prior counts as a cell, so that none is 0."""
     size = torch.bincount(partition.nearest, minlength=len(partition.centres)).double()
     off = (z - partition.centres[partition.nearest]).square().double()
     total = torch.zeros(len(size), z.shape[1], dtype=torch.float64).index_add_(0, partition.nearest, off)
@@ -82,7 +82,7 @@ def _within(z: Tensor, partition: Partition, prior: Tensor) -> tuple[Tensor, Ten
 
 
 def start_heads(module: MultiDGDModule, bundle: MultiOmics) -> None:
-    """Let features start at their mean: the last bias, and the spread of values that are no counts."""
+    """Set the last bias to the features' means, and the spread of values that are not counts."""
     for m in bundle.modalities.values():
         branch = module.branch(m.name)
         values = m.features.values

@@ -55,7 +55,7 @@ class MultiDGD(DecodesHeads):
 
     @classmethod
     def from_bundle(cls, bundle: MultiOmics, params: Any) -> Self:
-        """Build with fresh weights; without a number of components, labels or the data say it."""
+        """Build with fresh weights; labels or the data give the number of components if it is not set."""
         seed = int(torch.randint(2**31 - 1, (1,)))
         z = None
         if params.start == "data" or params.n_components is None:
@@ -96,7 +96,7 @@ class MultiDGD(DecodesHeads):
         """Return a copy with a fresh table of the query's cells, each at the best of the mixture's means.
 
         A level that is new gets a component, found among random positions, unless `new_levels` is naive;
-        a batch that holds nothing else is welcome. Decoder, mixture and known components stay.
+        a batch may consist of a new level alone. Decoder, mixture and known components stay.
         """
         levels = dict(self.shape.levels)
         if self.params.new_levels == "component":
@@ -108,7 +108,7 @@ class MultiDGD(DecodesHeads):
         return query
 
     def look_again(self, bundle: MultiOmics, *, same_cells: bool) -> None:
-        """Start cells that the weights do not know at the best of the mixture's means."""
+        """Start cells that are new to the weights at the best of the mixture's means."""
         if not same_cells:
             place(self.module, bundle)
 
@@ -173,7 +173,7 @@ class MultiDGD(DecodesHeads):
         return replace(group, rows=True, every="epoch" if self.params.cell_steps == "epoch" else "step")
 
     def prepare(self, batch: Minibatch) -> Step:
-        """Look the cells up."""
+        """Look up the coordinates of the cells."""
         return self.module.places(batch)
 
     def losses(self, prepared: Step, group: str) -> Losses:

@@ -109,7 +109,7 @@ class MultiDGDModule(nn.Module):
         return Step(batch, z, tuple(c))
 
     def hidden(self, z: Tensor, c: tuple[Tensor, ...], continuous: Tensor | None) -> Tensor:
-        """Coordinates and continuous covariates (None: their mean) to what all modalities share, `(B, h)`."""
+        """Map coordinates and continuous covariates (None: mean) to the shared hidden layer, `(B, h)`."""
         parts = [z, *c]
         if len(self.continuous_mean):
             values = self.continuous_mean.expand(len(z), -1) if continuous is None else continuous
@@ -138,11 +138,11 @@ class MultiDGDModule(nn.Module):
         return torch.cat([self.cells.new_zeros(n, 0), *places], 1)
 
     def known(self, position: int, codes: Tensor) -> Tensor:
-        """Codes of levels that have a component, -1 for others."""
+        """Return the codes of levels that have a component, -1 for others."""
         return torch.where(codes < self.covariate(position).n_components, codes, -1)
 
     def reconstruction(self, step: Step) -> Tensor:
-        """Negative log-likelihood of what was measured, summed over cells and modalities (Eq. 5)."""
+        """Negative log-likelihood of the measured values, summed over cells and modalities (Eq. 5)."""
         batch, total = step.batch, step.z.new_zeros(())
         shared = self.hidden(step.z, step.c, batch.continuous)
         for name in self.names:
@@ -173,6 +173,6 @@ class MultiDGDModule(nn.Module):
         return -torch.stack([mixture.log_prior() for mixture in mixtures]).sum()
 
     def l1(self) -> Tensor:
-        """Sum of the absolute weights of all layers; biases are free."""
+        """Sum of the absolute weights of all layers, without biases."""
         weights = [w for w in self.decoder_parameters() if w.dim() > 1]
         return torch.stack([w.abs().sum() for w in weights]).sum()

@@ -18,7 +18,7 @@ LEAST_LOG_SD = -5.0
 
 
 class Branch(nn.Module):
-    """The part of the decoder that one modality has alone, and its likelihood.
+    """The part of the decoder that belongs to one modality, and its likelihood.
 
     Counts are negative binomial with mean library * softmax(head) (Eq. 3) and inverse dispersion
     r = 1 + exp(rho), 2 at the start; other values are normal with a standard deviation by feature.

@@ -1,4 +1,4 @@
-"""New cells: where they start among the mixture's means, and components for levels that are new.
+"""New cells: their start among the mixture's means, and components for new levels.
 
 Methods, "Testing and prediction of new data" and "Integrating unseen covariates".
 """
@@ -49,8 +49,8 @@ def with_new_levels(query: MultiDGDModule, model: MultiDGDModule, bundle: MultiO
 def place(query: MultiDGDModule, bundle: MultiOmics) -> None:
     """Start every cell at the candidate with the greatest joint density of data and coordinates.
 
-    Candidates are the mixture's means with the components of the cell's levels; a level that is missing,
-    or has no component, may be any.
+    Candidates are the mixture's means with the components of the cell's levels; for a level that is
+    missing, or has no component, all components are tried.
     """
     codes = _codes(query, bundle)
     for levels in np.unique(codes, axis=0):
@@ -74,7 +74,7 @@ def place(query: MultiDGDModule, bundle: MultiOmics) -> None:
 
 
 def _take_over(new: GaussianMixture, old: GaussianMixture) -> None:
-    """Copy components; what follows them starts with their mean precision and weight, and may learn."""
+    """Copy components; new ones start with their mean precision and weight, and can be trained."""
     k = old.n_components
     with torch.no_grad():
         new.prior_log_precision.copy_(old.prior_log_precision)
@@ -103,7 +103,7 @@ def _open(
     n_known: int,
     cells: IntArray,
 ) -> None:
-    """Put a new component where the cells of its level are described best, each at its best mean."""
+    """Put a new component where it describes the cells of its level best, each at its best mean."""
     mixture = query.covariate(position)
     if len(cells) > NEW_CELLS:
         cells = cells[np.linspace(0, len(cells) - 1, NEW_CELLS).astype(np.int64)]
@@ -153,7 +153,7 @@ def _losses(
 
 
 def _codes(query: MultiDGDModule, bundle: MultiOmics) -> IntArray:
-    """Return the codes of levels that have a component, -1 else, `(n_cells, keys)`."""
+    """Return the codes of levels that have a component, else -1, `(n_cells, keys)`."""
     codes = np.full((bundle.n_cells, len(query.keys)), -1, dtype=np.int64)
     codes_by_key = {c.key: c.codes for c in bundle.categorical}
     for position, key in enumerate(query.keys):

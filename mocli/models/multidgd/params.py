@@ -120,7 +120,7 @@ class MultiDGDParams:
         return max(float(self.n_hidden), sqrt(n_features))
 
     def epoch(self, n_cells: int) -> int:
-        """Return the steps in which so many cells are seen once; a single cell that is left over is not."""
+        """Return the steps in which so many cells are seen once; a single left-over cell is skipped."""
         return max(1, n_cells // self.batch_size + (n_cells % self.batch_size > 1))
 
     def steps(self, n_cells: int, preset: Preset, *, query: bool = False) -> int:

@@ -14,8 +14,8 @@ from mocli.nn.layers import ContinuousResponse
 class Levels(nn.Module):
     """Embedding of one categorical covariate; rows that a query adds are parameters of their own.
 
-    So the rows that were there stay the same bit for bit, whatever an optimiser does: not even
-    weight decay reaches them.
+    So existing rows stay the same bit for bit, whatever an optimiser does: not even weight decay reaches
+    them.
     """
 
     def __init__(self, n_known: int, n_added: int, width: int) -> None:
@@ -35,7 +35,7 @@ class Levels(nn.Module):
         return torch.where(is_known, table[codes.clamp_min(0)], table.mean(0))
 
     def extend(self, smaller: Levels) -> None:
-        """Take the rows of a smaller table; new levels start at the mean of its levels."""
+        """Copy the rows of a smaller table; new levels start at the mean of its levels."""
         with torch.no_grad():
             rows = smaller.table
             self.weight.copy_(rows)
@@ -44,12 +44,12 @@ class Levels(nn.Module):
 
 
 class Covariates(nn.Module):
-    """Embeddings of categorical covariates, one each, and one of all continuous ones together.
+    """Embeddings of covariates: one for each categorical covariate, and one for all continuous ones together.
 
     Parameters
     ----------
     n_levels
-        Number of levels by key: those known, and those that a query adds.
+        Number of levels by key: those of the model, and those that a query adds.
     n_continuous
         Number of continuous covariates.
     """

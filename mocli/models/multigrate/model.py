@@ -115,11 +115,11 @@ class Multigrate(DecodesHeads):
         return model
 
     def look_again(self, bundle: MultiOmics, *, same_cells: bool) -> None:
-        """Leave cells where weights of other cells place them: components have other directions there."""
+        """Drop anchors: the weights come from other cells, whose components have other directions."""
         self.module.keeps_anchors = self.module.keeps_anchors and same_cells
 
     def phases(self, schedule: Schedule, bundle: MultiOmics) -> list[Phase]:
-        """One phase that ends when held-out cells are no longer described better."""
+        """Return one phase that ends when the loss of held-out cells no longer improves."""
         p = self.params
         if self._takes_query and not self.module.added:
             return []
@@ -161,7 +161,7 @@ class Multigrate(DecodesHeads):
         ]
 
     def _watched(self) -> dict[str, float]:
-        """Return the terms that held-out cells are judged by: the authors use their reconstruction only."""
+        """Return the loss terms of held-out cells: the authors use the reconstruction only."""
         if self.params.settled_by == "paper":
             return {"reconstruction": 1.0}
         # single modalities that are made alike rise for long before they fall
@@ -178,7 +178,7 @@ class Multigrate(DecodesHeads):
         }
 
     def prepare(self, batch: Minibatch) -> Step:
-        """Encode once."""
+        """Encode the minibatch once."""
         return self.module.posterior(batch)
 
     def losses(self, prepared: Step, group: str) -> Losses:
@@ -247,7 +247,7 @@ class Multigrate(DecodesHeads):
 
 
 def _n_components(features: FeatureMatrix, n_wanted: int | None) -> int:
-    """Return how many components an encoder sees; 0 for features, which few are."""
+    """Return how many components an encoder sees; 0 where there are so few features that it sees them."""
     if n_wanted is None:
         n_wanted = COMPONENTS if features.n_vars > COMPONENTS else 0
     return min(n_wanted, features.n_vars, features.n_obs)

@@ -1,14 +1,14 @@
 """Multigrate (Litinetskaya et al., bioRxiv 2022.03.16.484643): posteriors and losses.
 
 Each modality has an encoder to a Gaussian over the latent and a decoder to the parameters of its
-likelihood; a cell's Gaussians are multiplied, with the prior (Methods, "Product of experts"), or
-averaged. Absent modalities cost nothing: encoders and decoders see the rows that were measured.
-Different from the authors' code: presence is known and not read from the values; counts have a
-library size of their own modality; the log variance is bounded; the Jeffreys divergence takes groups of any
-size; encoders see counts at equal depth (`encoder_input`); kernels are made once for all pairs.
-Different by default (`--preset paper` undoes it): encoders see principal components, and posterior means of
-cells with all modalities are drawn to joint ones (`anchor`), since likelihoods alone leave latents diffuse.
-Symbols: x input, z latent, m modality, B cells of a minibatch, p features, d latent dimensions.
+likelihood; a cell's Gaussians are multiplied, with the prior (Methods, "Product of experts"), or averaged.
+Absent modalities cost nothing: encoders and decoders see the rows that were measured. Different from the
+authors' code: presence is known and not read from the values; counts have a library size of their own
+modality; the log variance is bounded; the Jeffreys divergence takes groups of any size; encoders see counts
+at equal depth (`encoder_input`); kernels are made once for all pairs. Different by default (`--preset
+paper` undoes it): encoders see principal components, and posterior means of cells with all modalities are
+pulled towards joint components (`anchor`), since likelihoods alone leave latents diffuse. Symbols: x input,
+z latent, m modality, B cells of a minibatch, p features, d latent dimensions.
 """
 
 from __future__ import annotations
@@ -50,9 +50,10 @@ class Shape(Spec):
     patterns
         Sets of modalities that occur together, as bits.
     components
-        Fixed components that encoders see instead of features, by modality; none for those left out.
+        Fixed components that encoders see instead of features, by modality; modalities that are left out
+        have none.
     added
-        How many of the last levels of each covariate a query added; none for keys left out.
+        How many of the last levels of each covariate a query added; keys that are left out have none.
     """
 
     has_batch: bool
@@ -130,7 +131,7 @@ class MultigrateModule(nn.Module):
         _initialise(self, params.init)
 
     def keep_anchors(self, anchors: Tensor, weight: Tensor) -> None:
-        """Keep where training cells are drawn to, `(n_cells, d)`, and how much, `(n_cells,)`; not saved."""
+        """Keep the anchors of training cells, `(n_cells, d)`, and their weights, `(n_cells,)`; not saved."""
         self.keeps_anchors = True
         self.register_buffer("anchors", anchors, persistent=False)
         self.register_buffer("anchor_weight", weight, persistent=False)
@@ -143,13 +144,13 @@ class MultigrateModule(nn.Module):
 
     @property
     def added(self) -> list[nn.Parameter]:
-        """What a query adds: rows of embeddings, and of dispersions."""
+        """Return what a query adds: rows of embeddings, and of dispersions."""
         rows = [cast("Levels", table).added for table in self.covariates.tables]
         rows += [self.decoder(name).added_scale for name in self.names]
         return [row for row in rows if row is not None]
 
     def extend(self, smaller: MultigrateModule) -> None:
-        """Take all weights of a module that knows fewer levels, and freeze them."""
+        """Copy all weights of a module with fewer levels, and freeze them."""
         state = self.state_dict()
         same = {k: v for k, v in smaller.state_dict().items() if k in state and v.shape == state[k].shape}
         self.load_state_dict(same, strict=False)
@@ -163,7 +164,7 @@ class MultigrateModule(nn.Module):
         self._fixed = True
 
     def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - as in torch
-        """Switch dropout on; statistics of a reference that a query is added to do not change."""
+        """Switch dropout on; the statistics of a reference do not change when a query is added."""
         super().train(mode)
         for part in self.modules():
             if self._fixed and isinstance(part, nn.BatchNorm1d):
@@ -234,7 +235,7 @@ class MultigrateModule(nn.Module):
         return Step(batch, *combine(*experts, shown), experts, measured)
 
     def _hide(self, present: Tensor) -> Tensor:
-        """Show some cells by one of their modalities only, chosen at random."""
+        """Hide all but one modality, chosen at random, of some cells."""
         score = torch.rand(present.shape, device=present.device) * present
         chosen = F.one_hot(score.argmax(0), len(present)).T.bool() & present
         alone = torch.rand(present.shape[1], device=present.device) < (self.params.modality_dropout or 0)
@@ -257,7 +258,7 @@ class MultigrateModule(nn.Module):
         return total
 
     def dispersion_of(self, conditions: Conditions) -> Tensor | None:
-        """Return the batch whose dispersion a cell has; None for one of all."""
+        """Return the batch whose dispersion a cell has; None if all cells share one."""
         key = self.shape.batch
         if self.params.dispersion != "batch" or key is None or key not in conditions.codes:
             return None

@@ -124,7 +124,7 @@ class Decoder(nn.Module):
     def start(self, features: FeatureMatrix) -> None:
         """Let the head begin at the mean of each feature, and counts at their inverse dispersion.
 
-        Else the first hundreds of steps go into finding them, while encoders already learn noise by heart.
+        Otherwise the first hundreds of steps are spent on finding them, while encoders already fit noise.
         """
         with torch.no_grad():
             if self.log_scale is not None and self.likelihood.is_counts:
@@ -139,7 +139,7 @@ class Decoder(nn.Module):
         return Parameters(self.head(z), self._scale(group), None if self.zeros is None else self.zeros(z))
 
     def extend(self, smaller: Decoder) -> None:
-        """Take the dispersions of a decoder that knows fewer groups; new ones start at the mean."""
+        """Copy the dispersions of a decoder with fewer groups; new ones start at the mean."""
         if self.log_scale is None or smaller.log_scale is None:
             return
         with torch.no_grad():
@@ -162,15 +162,15 @@ class Decoder(nn.Module):
 def components(m: Modality, k: int, form: str, *, seed: int) -> tuple[Tensor, Tensor]:
     """Fit what an encoder sees of very many features: loadings `(p, k)`, and the mean of its input `(p,)`.
 
-    Scores have unit variance on average over the components, whose sizes stay as they are to each other.
+    Scores have unit variance on average over the components, whose relative sizes are kept.
 
     Parameters
     ----------
     form
         `lognorm`, `log1p` or `raw`, as in the model's `encoder_input`.
     seed
-        Of the run: which cells are drawn to fit on, and where the range finder starts. A saved model
-        keeps the loadings, so that a query is seen by those of its reference, whatever its own seed.
+        Seed of the run: it draws the cells to fit on, and starts the range finder. A saved model keeps the
+        loadings, so that a query uses those of its reference, whatever its own seed.
     """
     values = m.features.values
     if m.n_obs > FIT_CELLS:
@@ -186,7 +186,7 @@ def components(m: Modality, k: int, form: str, *, seed: int) -> tuple[Tensor, Te
 
 
 def _seen(features: FeatureMatrix, likelihood: Likelihood, form: str) -> CSR | FloatArray:
-    """Return values as `Likelihood.encoder_input` gives them, sparse where they are."""
+    """Return values as `Likelihood.encoder_input` gives them; sparse values stay sparse."""
     x = features.values
     factor = (features.median_total() / np.maximum(features.totals(), 1)).astype(np.float32)
     if isinstance(x, np.ndarray):
@@ -197,7 +197,7 @@ def _seen(features: FeatureMatrix, likelihood: Likelihood, form: str) -> CSR | F
 
 
 def log_dispersion(features: FeatureMatrix) -> Tensor:
-    """Log inverse dispersion of counts by their moments, `(p,)`, were all cells alike but for their depth.
+    """Log inverse dispersion of counts from their moments, `(p,)`, as if cells differed in library size only.
 
     For negative binomial x of mean l q, E[x (x - 1)] = (l q)^2 (1 + 1 / r).
     """
@@ -213,10 +213,11 @@ def log_dispersion(features: FeatureMatrix) -> Tensor:
 
 
 def anchors(bundle: MultiOmics, params: MultigrateParams, *, seed: int) -> tuple[Tensor, Tensor]:
-    """Where cells are drawn to, `(n_cells, d)`, and which are, `(n_cells,)`: those that have all modalities.
+    """Return anchors `(n_cells, d)` and which cells have one, `(n_cells,)`: those with all modalities.
 
-    Joint principal components say what leads in all modalities together, and neighbours take out noise:
-    a likelihood alone spreads noise of single features over all dimensions. Of unit variance on average.
+    Joint principal components hold the main variation of all modalities together, and averaging over
+    neighbours removes noise: a likelihood alone spreads noise of single features over all dimensions.
+    Anchors have unit variance on average.
     """
     whole = np.flatnonzero((bundle.rows >= 0).all(1))
     z = np.zeros((bundle.n_cells, params.n_latent), np.float32)

@@ -1,15 +1,14 @@
 """The closed-form aligner: a soft coupling of cells by their linked features, then linear maps.
 
-Every modality is its leading principal components (LSI of peaks), a fifth of them the mean of own
-neighbours; linked features are standardised and averaged over the same neighbours. What follows is
-`mocli/nn/alignment/closed_form.py`.
-Batches of a modality (`--batch-key`) differ where cells of both are mutual nearest neighbours: linked
-features lose these differences before they are compared, and the maps see nothing of the directions in
-which batches differ. So a new cell needs no batch, and may be of a new one.
-The maps are linear: new cells are placed by one product, and what a change of a feature does is exact.
-Couplings are between at most `n_landmarks` cells of each modality drawn at random, so that the work does
-not grow with the square of the cells; inputs are averages over neighbours, so each stands for many.
-Defaults and their evidence: tests/benchmarks/RESULTS.md.
+The input of a modality is its leading principal components (LSI for peaks), blended with a fifth of the
+mean of a cell's neighbours; linked features are standardised and averaged over the same neighbours. The
+alignment itself is in `mocli/nn/alignment/closed_form.py`. Batches of a modality (`--batch-key`) differ
+where cells of both are mutual nearest neighbours: linked features lose these differences before they are
+compared, and the maps ignore the directions in which batches differ. So a new cell needs no batch, and may
+come from a new one. The maps are linear: new cells are placed by one product, and the effect of a changed
+feature is exact. Couplings are between at most `n_landmarks` cells of each modality drawn at random, so
+that the work does not grow with the square of the cells; inputs are averages over neighbours, so each drawn
+cell represents many. Defaults and their evidence: tests/benchmarks/RESULTS.md.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ class Otcca:
         Raises
         ------
         UsageError
-            There are more features than products of all with all can be decomposed of.
+            If there are too many features to decompose the matrix of their products.
         """
         shape = Widths.of(bundle)
         if sum(shape.widths.values()) > MOST_FEATURES:
@@ -100,7 +99,7 @@ class Otcca:
         return spec_of(self.shape)
 
     def phases(self, schedule: Schedule, bundle: MultiOmics) -> list[Phase]:
-        """None: `solve` leaves nothing to learn."""
+        """Return no phase: `solve` leaves nothing to learn."""
         return []
 
     def prepare(self, batch: Minibatch) -> Minibatch:
@@ -114,7 +113,7 @@ class Otcca:
     def solve(
         self, bundle: MultiOmics, read: Callable[[Mapping[str, Tensor]], Minibatch], generator: Generator
     ) -> dict[str, float]:
-        """Find the maps, and say how well they hold: mean and largest correlation, agreement of links."""
+        """Find the maps; return how well they fit: mean and largest correlation, agreement of links."""
         p = self.params
         sizes = {name: m.n_obs for name, m in bundle.modalities.items()}
         drawn = read({name: draw(n, p.n_landmarks, generator) for name, n in sizes.items()})
@@ -177,7 +176,7 @@ class Otcca:
 def _without_batches(
     name: str, codes: Tensor, x: Tensor, links: Mapping[Edge, tuple[Tensor, Tensor]]
 ) -> tuple[Tensor, dict[Edge, tuple[Tensor, Tensor]]]:
-    """Take off how batches of a modality differ: directions of its inputs, offsets of its linked features."""
+    """Remove batch differences of a modality: directions of its inputs, offsets of its linked features."""
     sides = [(edge, edge.index(name)) for edge in links if name in edge]
     moved, offsets = x, [x]
     for _ in range(2):

@@ -70,7 +70,7 @@ class Sccross(DecodesHeads):
         module.keep_inputs(seen)
 
     def phases(self, schedule: Schedule, bundle: MultiOmics) -> list[Phase]:
-        """Pretrain auto-encoders apart, then align them; one modality has nothing to be aligned with."""
+        """Pretrain each auto-encoder alone, then align them; a single modality is not aligned."""
         p, net = self.params, self.module
         net.keep_prior(prior_of(bundle, self._neighbors, p, seed=self._seed))
         n_alike = len(np.unique(bundle.patterns()))
@@ -174,7 +174,7 @@ class Sccross(DecodesHeads):
         return self.module.inputs(modality, x)
 
     def leave(self, modality: str, hidden: Tensor) -> Tensor:
-        """Encode averaged components, `(B, n_latent)`: a cell's neighbours stay those before a change."""
+        """Encode averaged components, `(B, n_latent)`; neighbours stay those before a feature was changed."""
         return self.module.encode(modality, hidden)[1][0]
 
     def encode_cells(self, batch: Minibatch) -> Tensor:
@@ -203,14 +203,14 @@ def _weighted(terms: dict[str, Tensor], weights: Mapping[str, float]) -> Losses:
 
 
 class _Built(NamedTuple):
-    """Networks with fresh weights, and by modality the neighbours of every training cell, `(n, k)`."""
+    """Networks with fresh weights, and the neighbours of every training cell by modality, `(n, k)`."""
 
     module: SccrossModule
     neighbors: dict[str, IntArray]
 
 
 def _build(bundle: MultiOmics, params: SccrossParams, *, seed: int) -> _Built:
-    """Build for a bundle's modalities; what does not depend on weights is fitted to its cells."""
+    """Build for a bundle's modalities; projections are fitted to its cells."""
     fitted: list[Projection] = []
     parts, inputs, references = [], [], []
     for name, m in bundle.modalities.items():

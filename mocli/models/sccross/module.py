@@ -38,7 +38,7 @@ class ModalityPart:
     Attributes
     ----------
     form, n_components
-        How values become components, and how many.
+        Transform of the values before the projection, and number of components.
     n_reference, n_neighbors
         Training cells kept, and how many of them a cell is averaged over.
     """
@@ -169,7 +169,7 @@ class SccrossModule(nn.Module):
         return smoothed(components, reference, self.part(name).n_neighbors, self.params.input_smoothing)
 
     def own_part(self, name: str) -> float:
-        """Return how much of such an average is the cell itself, its neighbours being given."""
+        """Return the share of the cell itself in such an average."""
         averages = len(self._reference(name)) and self.part(name).n_neighbors
         return 1 - self.params.input_smoothing if averages else 1.0
 
@@ -189,7 +189,7 @@ class SccrossModule(nn.Module):
         return u, (self.scaled(mean), sd)
 
     def scaled(self, z: Tensor) -> Tensor:
-        """Return directions, of the length of a draw from N(0, 1), if latents are read so."""
+        """Scale latents to the length of a draw from N(0, 1), if they are read as directions."""
         if not self.params.unit_latent:
             return z
         return nn.functional.normalize(z, dim=1) * math.sqrt(z.shape[1])
@@ -289,7 +289,7 @@ class SccrossModule(nn.Module):
         return torch.stack(terms).sum() if terms else None
 
     def entropy(self, step: Step, *, detach: bool) -> Tensor:
-        """Cross-entropy of the critic, whose input has noise that fades."""
+        """Cross-entropy of the critic, whose input has noise that fades during training."""
         z = torch.cat([s.z[0] for s in step.seen.values()])
         z = z.detach() if detach else z
         scale = noise_scale(step.number, self.burn_in)
@@ -325,7 +325,7 @@ class SccrossModule(nn.Module):
         return torch.stack(total).sum()
 
     def part(self, name: str) -> ModalityPart:
-        """Return what is known of a modality."""
+        """Return the part of a modality."""
         return self.shape.parts[self.names.index(name)]
 
     def decoder(self, name: str) -> LinearDecoder:

@@ -54,8 +54,8 @@ class Gaussian(nn.Module):
 class LinearDecoder(nn.Module):
     """Latent to a likelihood: a linear map, then scale, bias and dispersion of the cell's batch.
 
-    The mean of counts is `library * softmax(scale * W u + bias)`, and that whatever the dispersion is: in the
-    authors' code it is multiplied by it.
+    The mean of counts is `library * softmax(scale * W u + bias)` and does not depend on the dispersion; in
+    the authors' code it is multiplied by it.
     """
 
     def __init__(self, n_latent: int, n_vars: int, likelihood: str, n_levels: int) -> None:

@@ -70,7 +70,7 @@ def _scores(
 ) -> FloatArray:
     """Return scores of centred features, averaged over own neighbours, of length 1.
 
-    How far a cell leans on its neighbours is read from how much of its scores they explain.
+    The weight of a cell's neighbours follows from how much of the scores they explain.
     """
     mean = np.asarray(side.values.mean(axis=0), np.float64).ravel()
     scores = np.asarray(side.values @ loadings - mean @ loadings, np.float32)
@@ -106,7 +106,7 @@ def _corrected(still: FloatArray, moved: FloatArray, params: SccrossParams, *, s
 
 
 def _metacells(x: FloatArray, n: int, *, seed: int) -> tuple[FloatArray, IntArray]:
-    """Return centres and the nearest centre of every row; rows stand for themselves where they are few."""
+    """Return centres and the nearest centre of every row; where there are few rows, they are the centres."""
     if len(x) <= n:
         return x, np.arange(len(x))
     from sklearn.cluster import MiniBatchKMeans

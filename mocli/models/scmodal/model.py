@@ -79,7 +79,7 @@ class Scmodal:
         *,
         fresh: bool,
     ) -> None:
-        """Align the cells in closed form; fresh encoders begin there, and anchors lean on it."""
+        """Align the cells in closed form; fresh encoders start there, and anchors use this alignment."""
         if self.params.start == "random" or not self.params.n_pcs:
             return
         names = list(self.shape.widths)

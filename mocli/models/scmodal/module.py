@@ -1,20 +1,19 @@
 """scMODAL (Wang et al., Nat Commun 16:4994, 2025): networks and losses.
 
-Implemented: Eqs. 1-7 over any list of edges, with the settings of the authors' package
-(five discriminator steps, clipping, N(0, 0.1) start, lambda_Geo = 10, pair-mean anchors).
-Different from the authors' code, with the same values up to rounding: Gram products instead of
-B x B x p broadcasts; exact cosine neighbours instead of approximate trees; the discriminator sees
-detached latents; no anchors give 0 instead of NaN; anchors really use the linked features.
-Different by default (`--preset paper` undoes it), each with its evidence in tests/benchmarks/RESULTS.md:
-the input x of shallow cells is mostly noise, so it is 50 principal components, half of them the mean of
-own neighbours; raw linked features are noisy, so anchors are searched in features averaged over own
-neighbours, are balanced soft partners (optimal transport) instead of mutual neighbours, so that no cell is
-a hub and none is left out, and weigh 10 instead of 1; encoders begin at the maps of the closed-form
-alignment (`mocli/nn/alignment`), whose latent has a share in the search of anchors; an adversarial game
-circles around its equilibrium, so a running mean of the weights is kept; latents are read as directions
-(length 1), since lengths differ between modalities more than directions do; networks have half the width,
-and discriminators two steps instead of five.
-Symbols: x input, z latent, E encoder, G decoder, D discriminator, q latent dimensions, k neighbours.
+Implemented: Eqs. 1-7 over any list of edges, with the settings of the authors' package (five discriminator
+steps, clipping, N(0, 0.1) start, lambda_Geo = 10, pair-mean anchors). Different from the authors' code,
+with the same values up to rounding: Gram products instead of B x B x p broadcasts; exact cosine neighbours
+instead of approximate trees; the discriminator sees detached latents; no anchors give 0 instead of NaN;
+anchors really use the linked features. Different by default (`--preset paper` undoes it), each with its
+evidence in tests/benchmarks/RESULTS.md: the input x of cells with few counts is mostly noise, so it is 50
+principal components, blended by half with the mean of a cell's neighbours; raw linked features are noisy,
+so anchors are searched in features averaged over own neighbours, are balanced soft partners (optimal
+transport) instead of mutual neighbours, so that no cell is a hub and none is left out, and weigh 10 instead
+of 1; encoders begin at the maps of the closed-form alignment (`mocli/nn/alignment`), whose latent is also
+used in the search for anchors; an adversarial game circles around its equilibrium, so a running mean of the
+weights is kept; latents are read as directions (length 1), since lengths differ between modalities more
+than directions do; networks have half the width, and discriminators two steps instead of five. Symbols: x
+input, z latent, E encoder, G decoder, D discriminator, q latent dimensions, k neighbours.
 """
 
 from __future__ import annotations
@@ -81,9 +80,9 @@ class ScmodalModule(nn.Module):
                 self.register_buffer(f"weight_{e}_{side}", weights[edge][side], persistent=False)
 
     def begin_at(self, alignment: Alignment) -> None:
-        """Let encoders begin at linear maps, apart from those that are frozen.
+        """Let encoders start at linear maps, except for those that are frozen.
 
-        Two hidden units make one component, as ReLU(v) - ReLU(-v); the others begin small.
+        Two hidden units make one component, as ReLU(v) - ReLU(-v); the others start small.
         """
         h, q = self.params.n_hidden, self.params.n_latent
         n = min(q, h // 2, len(alignment.correlations))
@@ -129,7 +128,7 @@ class ScmodalModule(nn.Module):
         return Step(batch.x, z, anchors, batch.rows)
 
     def _told(self, batch: Minibatch, edge: Edge) -> tuple[Tensor, Tensor]:
-        """Return the features that anchors are found by: linked features, with the closed form's latent."""
+        """Return the features that find anchors: linked features, with the latent of the closed form."""
         alignment = self.aligned
         if alignment is None:
             return batch.links[edge]

@@ -1,4 +1,4 @@
-"""How cells are aligned in closed form; apart from the work, so that options are known without torch."""
+"""Settings of the closed-form alignment, in a file of their own so that they can be read without torch."""
 
 from dataclasses import dataclass
 

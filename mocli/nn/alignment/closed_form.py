@@ -5,10 +5,10 @@
 (2) entropic optimal transport gives a soft coupling P, in which every cell has the same weight;
 (3) canonical correlation with P in place of pairs, components scaled by their correlations, rows to
     length 1 (`mocli/nn/transport.py`, `mocli/nn/canonical.py`);
-(4) once more with a cost that is partly that of the latent coordinates.
-Links are weighed before: in five folds, cells are coupled by four fifths of the linked features, and the
-agreement of coupled cells on the held-out fifth is its weight. So links that do not hold in these data
-lose their say, without any pair or label.
+(4) once more with a cost that is partly that of the latent coordinates. Links are weighed before: in five
+folds, cells are coupled by four fifths of the linked features, and the agreement of coupled cells on the
+held-out fifth is its weight. So links that do not hold in these data lose their weight, without any pair or
+label.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ def align(
     points
         `(n_m, p_m)` of each set.
     linked
-        Linked features of two sets, `(n_a, s)` and `(n_b, s)`, by their numbers; rows of zeros take no part.
+        Linked features of two sets, `(n_a, s)` and `(n_b, s)`, by their numbers; rows of zeros are ignored.
     generator
-        The CPU's.
+        Random generator on the CPU.
     """
     links, agreement = {}, []
     for (i, j), (a, b) in linked.items():
