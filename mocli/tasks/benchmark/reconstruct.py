@@ -119,7 +119,7 @@ def reconstruction(
     return by_method
 
 
-def loss_ratios(found: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, Any]:
+def loss_ratios(studied: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str, Any]:
     """Divide the losses of a study by those of the run without one, of the same cells, by key."""
     return {
         key.replace(LOSS, RATIO): figure(
@@ -131,7 +131,7 @@ def loss_ratios(found: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[str,
             better="lower",
             n=entry["n"],
         )
-        for key, entry in found.items()
+        for key, entry in studied.items()
         if key.startswith(f"{LOSS}[") and whole.get(key, {}).get("value")
     }
 

@@ -306,7 +306,7 @@ class Benchmark:
             for key, entry in entries.items()
         ]
 
-    def _loss_ratios(self, training: ModelRun, found: dict[str, Any]) -> dict[str, Any]:
+    def _loss_ratios(self, training: ModelRun, studied: dict[str, Any]) -> dict[str, Any]:
         """Return the loss of a study over that of the run without one, on the cells that the study scores."""
         from mocli.tasks.benchmark.reconstruct import loss_ratios, reconstruction
 
@@ -323,7 +323,7 @@ class Benchmark:
                 cells=training.request.data.only_cells, like=like,
             )[training.model]  # fmt: skip
 
-        return loss_ratios(found if like is None else scored(training), scored(whole[0]))
+        return loss_ratios(studied if like is None else scored(training), scored(whole[0]))
 
     def _ground_of_study(self, training: ModelRun, scores: Measurements) -> tuple[Ground, Scorer]:
         """Prepare the cells that a study is about, and score the controls on them."""

@@ -47,8 +47,8 @@ class ByGroup:
 
     def __init__(self, column: str, group: StrArray, names: Sequence[str]) -> None:
         self.column, self.names = column, names
-        self._known = np.array([g is not None for g in group], dtype=bool)
-        self._group = group[self._known].astype(str)
+        self._has_group = np.array([g is not None for g in group], dtype=bool)
+        self._group = group[self._has_group].astype(str)
         levels, sizes = np.unique(self._group, return_counts=True)
         enough = [str(g) for g, n in zip(levels, sizes, strict=True) if n >= FEWEST]
         if len(enough) < 2:
@@ -75,7 +75,7 @@ class ByGroup:
         """Take in columns of values `(n, n_columns)` of one method, or of the measurement."""
         by_group = self._parts.setdefault(name, {group: [] for group in self.groups})
         for group, parts in by_group.items():
-            parts.append((columns, differential(values[self._known], self._group == group)))
+            parts.append((columns, differential(values[self._has_group], self._group == group)))
 
     def changes(self, name: str, group: str, columns: IntArray) -> Differential:
         """Return how some features differ by the values of one method, or by the measurement."""

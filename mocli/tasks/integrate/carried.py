@@ -153,7 +153,7 @@ class Carried:
 
 @dataclass(frozen=True, eq=False)
 class CheckedLabels:
-    """What other modalities say of cells whose label is known, `(n,)` each.
+    """Labels that other modalities assign to cells of known label, `(n,)` each.
 
     Attributes
     ----------
@@ -168,7 +168,7 @@ class CheckedLabels:
     modality: str
     cells: IntArray
     truth: IntArray
-    said: Assigned
+    assigned: Assigned
     trusted: IntArray
     far: BoolArray
 

@@ -68,14 +68,14 @@ _METRICS: dict[str, tuple[str, Better, str, str]] = {
 
 def entries_of(vote: CheckedLabels, column: str) -> dict[str, Entry]:
     """Return entries for the metrics of the report."""
-    right, is_known = vote.said.best == vote.truth, vote.trusted >= 0
+    right, is_known = vote.assigned.best == vote.truth, vote.trusted >= 0
     is_near = ~vote.far
     values = {
         "carried_label_accuracy": (_mean(right), len(right)),
         "carried_label_unknown": (_mean(~is_known), len(right)),
         "carried_label_accuracy_known": (_mean(right[is_known]), int(is_known.sum())),
         "carried_label_calibration_error": (
-            calibration_error(vote.said.confidence[is_near], right[is_near]),
+            calibration_error(vote.assigned.confidence[is_near], right[is_near]),
             int(is_near.sum()),
         ),
     }

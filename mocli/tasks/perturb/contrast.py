@@ -40,24 +40,25 @@ def measured_contrast(
     *,
     seed: int,
 ) -> Differential | None:
-    """Return how the target modality differs between target cells and those perturbed; None where unknown.
+    """Return how the target modality differs between target cells and perturbed cells; None if unknown.
 
     Parameters
     ----------
     file, perturbed
-        Of the target modality, if there is one, and of the perturbed one: the same cells have the same names.
+        Files of the target modality, if there is one, and of the perturbed one; the same cells have the
+        same names.
     """
     if file is None or not len(chosen.target):
         return None
-    at = file.obs.index.get_indexer(perturbed.obs.index)
-    source, target = (_drawn(at[rows], seed) for rows in (chosen.source, chosen.target))
+    row_in_file = file.obs.index.get_indexer(perturbed.obs.index)
+    source, target = (_drawn(row_in_file[rows], seed) for rows in (chosen.source, chosen.target))
     if min(len(source), len(target)) < FEWEST:
         return None
     aligned = align(reader.saved, reader.modality, file, layers=layers, warn=lambda _: None)
     values = reader.readout.values(aligned.read(np.concatenate([source, target])), "log")[:, reader.columns]
     among = np.arange(len(source) + len(target)) >= len(source)
     parts = [differential(densify(values[:, span]), among) for span in chunks(values.shape[1], COLUMNS)]
-    change, p = (np.concatenate([getattr(part, of) for part in parts]) for of in ("change", "p"))
+    change, p = (np.concatenate([getattr(part, quantity) for part in parts]) for quantity in ("change", "p"))
     change[np.isin(reader.columns, aligned.absent)] = np.nan
     return Differential(change, p)
 
@@ -67,63 +68,69 @@ def _drawn(rows: IntArray, seed: int) -> IntArray:
 
 
 def with_measured(table: pd.DataFrame, names: tuple[str, ...], measured: Differential) -> pd.DataFrame:
-    """Add what was measured of each target feature over all cells: change, p and FDR."""
-    at = pd.Index(names).get_indexer(table["target"])
-    of = {"measured_change": measured.change, "measured_p": measured.p, "measured_fdr": measured.fdr}
+    """Add the measured change, p and FDR of each target feature over all cells."""
+    positions = pd.Index(names).get_indexer(table["target"])
+    measured_columns = {
+        "measured_change": measured.change,
+        "measured_p": measured.p,
+        "measured_fdr": measured.fdr,
+    }
     everywhere = (table["group"] == ALL).to_numpy()
-    return table.assign(**{name: np.where(everywhere, values[at], np.nan) for name, values in of.items()})
+    return table.assign(
+        **{name: np.where(everywhere, values[positions], np.nan) for name, values in measured_columns.items()}
+    )
 
 
 def compare_with_target(table: pd.DataFrame, size: DoubleArray) -> pd.DataFrame:
-    """Hold each perturbation's changes over all cells against the measured ones, a line each.
+    """Compare each perturbation's changes over all cells with the measured ones, one row per perturbation.
 
     Parameters
     ----------
     table, size
-        Of `with_measured`, and the predicted change in each of its lines; features that are perturbed
+        The table of `with_measured`, and the predicted change of each row; features that are perturbed
         themselves are left out.
     """
-    kept = (table["group"] == ALL).to_numpy()
+    is_compared = (table["group"] == ALL).to_numpy()
     if "perturbed" in table:
-        kept &= (table["perturbed"] == 0).to_numpy()
+        is_compared &= (table["perturbed"] == 0).to_numpy()
     rows = []
-    for (feature, direction), part in table.assign(size=size)[kept].groupby(
+    for (feature, direction), part in table.assign(size=size)[is_compared].groupby(
         ["feature", "direction"], sort=False
     ):
         measured = Differential(part["measured_change"].to_numpy(), part["measured_p"].to_numpy())
-        found = agreement(part["size"].to_numpy(), measured)
+        lists = agreement(part["size"].to_numpy(), measured)
         rows.append(
             {
                 "feature": feature,
                 "direction": direction,
-                "features": found.n,
-                "differ": found.n_differ,
-                "found": found.n_both,
-                "by chance": found.expected,
-                "p": found.p,
-                "same sign": found.same_sign,
-                "Pearson": found.pearson,
-                "Spearman": found.spearman,
+                "features": lists.n,
+                "differ": lists.n_differ,
+                "found": lists.n_both,
+                "by chance": lists.expected,
+                "p": lists.p,
+                "same sign": lists.same_sign,
+                "Pearson": lists.pearson,
+                "Spearman": lists.spearman,
             }
         )
     return pd.DataFrame(rows)
 
 
-def report_contrast(run: Run, found: pd.DataFrame, modality: str) -> None:
-    """Say how predicted changes agree with what is measured of target cells and perturbed ones."""
-    known = found["Pearson"].dropna()
+def report_contrast(run: Run, contrast: pd.DataFrame, modality: str) -> None:
+    """Report how predicted changes agree with the measured difference of target and perturbed cells."""
+    correlations = contrast["Pearson"].dropna()
     run.report.metrics["perturbation_contrast_pearson_median"] = figure(
-        float(known.median()) if len(known) else None,
+        float(correlations.median()) if len(correlations) else None,
         "Predicted changes against the measured difference (median correlation)",
         f"Pearson correlation, over features of {modality}, of predicted changes and of the difference of "
         "mean normalised logs, target cells less perturbed ones; median over perturbations.",
-        "Whether what is changed moves the modality as the target cells differ: 1 is exactly so, in shape.",
+        "Whether the perturbation changes the modality as the target cells differ: 1 is the same pattern.",
         better="higher",
         bounds=(-1.0, 1.0),
-        n=len(known),
+        n=len(correlations),
     )
-    if len(known):
-        best = f"{known.max():.2f} at best"
+    if len(correlations):
+        best = f"{correlations.max():.2f} at best"
         run.say(f"  {modality}: predicted changes correlate with the measured difference by {best}")
     run.report.tables["contrast"] = column_table(
         f"Predicted changes of {modality} against the difference measured between the groups",
@@ -131,5 +138,5 @@ def report_contrast(run: Run, found: pd.DataFrame, modality: str) -> None:
         "that are predicted to change most, those among the former with the same sign, beside what chance "
         "gives; p: of the overlap, whatever the sign (Fisher's exact test). The table of changes has every "
         "feature.",
-        found.sort_values("Pearson", ascending=False).head(SHOWN),
+        contrast.sort_values("Pearson", ascending=False).head(SHOWN),
     )

@@ -148,8 +148,8 @@ def footprint_of_given(files: Sequence[ModalityFile], model: Path, task: Task) -
         stages["values are imputed"] = IMPUTING + 2 * max(values, default=0.0)
     if task is Task.GENE2PEAK:
         stages["genes are silenced"] = _silencing(files, max(raw))
-    held = LIBRARIES + sum(raw) + (model / WEIGHTS).stat().st_size
-    return Footprint(int(held), {name: int(n) for name, n in stages.items()})
+    resident = LIBRARIES + sum(raw) + (model / WEIGHTS).stat().st_size
+    return Footprint(int(resident), {name: int(n) for name, n in stages.items()})
 
 
 def _silencing(files: Sequence[ModalityFile], raw: float) -> float:

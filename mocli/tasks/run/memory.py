@@ -109,19 +109,19 @@ def resident_memory() -> int | None:
 
 
 def check_addresses() -> None:
-    """Refuse to start where the libraries do not fit in: as they are loaded they end the process at once.
+    """Refuse to start where the libraries do not fit in memory: loading them would end the process at once.
 
     Raises
     ------
     OutOfMemory
         The limit on addresses (`ulimit -v`) leaves too few.
     """
-    left = _of_addresses()
-    if left is not None and left < LIBRARIES_MAPPED and "torch" not in sys.modules:
+    addresses = _of_addresses()
+    if addresses is not None and addresses < LIBRARIES_MAPPED and "torch" not in sys.modules:
         raise OutOfMemory(
             "the limit on memory of this shell leaves too little to load the libraries",
             field="ulimit -v",
-            found=wording.size(left),
+            found=wording.size(addresses),
             expected=f"{wording.size(LIBRARIES_MAPPED)} or more",
             hint="raise it with ulimit -v, or ask the scheduler for more",
         )

@@ -124,9 +124,9 @@ def part_of(cells: Sequence[str], share: float, seed: int) -> list[str]:
 def in_batch(ground: Ground, key: str, level: str) -> set[str]:
     """Return the names of the cells that any modality says are of a batch."""
     columns = find_column(ground.files, key, option="--batch-key")
-    of = [f.obs.index[(c.astype(str) == level).to_numpy()] for f in ground.files
+    indices = [f.obs.index[(c.astype(str) == level).to_numpy()] for f in ground.files
           if (c := columns.get(f.name)) is not None]  # fmt: skip
-    return set(_names(of))
+    return set(_names(indices))
 
 
 def _names(indices: Sequence[pd.Index]) -> list[str]:

@@ -188,9 +188,9 @@ def _sweep(options: StudyOptions, setting: Setting) -> Iterator[Study]:
             yield Study(name, params={f"{model}.{key}": v for key, v in values.items()}, swept=values)
 
 
-def _features(asked: StudyOptions, _: Setting) -> Iterator[Study]:
+def _features(options: StudyOptions, _: Setting) -> Iterator[Study]:
     """Train on the features that a share of the cells has."""
-    for share in asked.features_seen_in:
+    for share in options.features_seen_in:
         yield Study(f"seen-in={share:g}", seen_in=share)
 
 
@@ -235,13 +235,13 @@ def _training_cells(options: StudyOptions, setting: Setting) -> Iterator[Study]:
             hint="name their column with --batch-key",
         )
     for level in batch.levels:
-        name, own = f"without-batch={level}", in_batch(ground, key, level) if setting.reconstructs else set()
+        name, out = f"without-batch={level}", in_batch(ground, key, level) if setting.reconstructs else set()
         yield Study(
             name,
             hold_out=f"{key}={level}",
             tasks=only_impute,
-            training=drawn(name, TRAINING, lambda cells, _, own=own: [c for c in cells if c not in own]),  # type: ignore[misc]
-            held_out=drawn(name, HELD_OUT, lambda cells, _, own=own: [c for c in cells if c in own]),  # type: ignore[misc]
+            training=drawn(name, TRAINING, lambda cells, _, out=out: [c for c in cells if c not in out]),  # type: ignore[misc]
+            held_out=drawn(name, HELD_OUT, lambda cells, _, out=out: [c for c in cells if c in out]),  # type: ignore[misc]
         )
 
 
