@@ -435,7 +435,7 @@ def test_sweeps_and_fewer_cells_stand_in_table_and_page(unpaired, tmp_path, tiny
         ({"embedding": "X_pca"}, "does not name an embedding"),
         ({"params": {"n_hiden": 3}}, "no model of this benchmark has"),
         ({"leave_one_batch_out": True}, "not two batches"),
-        ({"fractions": "0.01"}, "too few cells"),
+        ({"fractions": "0.005"}, "too few cells"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(unpaired, tmp_path, tiny, options, message):
