@@ -22,10 +22,11 @@ FAST_STEPS = 300
 
 HiddenUnits = Annotated[Units, Field(description="units of every hidden layer")]
 BatchSize = Annotated[Cells, Field(description="cells in a minibatch")]
-HeldOut = Annotated[Part, Field(description="share of cells held out to know when to stop; 0 for none")]
+HeldOut = Annotated[Part, Field(description="share of cells held out for early stopping; 0 for none")]
 Patience = Annotated[
     Count, Field(description="epochs without a better loss of held-out cells before training ends")
 ]
 Averaging = Annotated[
-    Part, Field(description="decay of the running mean of the weights that is kept; paper 0")
+    Part,
+    Field(description="decay of the running mean of the weights, which replaces them at the end; paper 0"),
 ]

@@ -35,14 +35,18 @@ class MultiDGDParams:
     n_components: Count | None = Field(
         default=None,
         description="components of the mixture, which are the clusters; none: as many as --label-key has "
-        "labels (which serve for nothing else), or chosen from the data; paper 1 without labels",
+        "labels (labels are used for nothing else), or chosen from the data; paper 1 without "
+        "labels",
     )
     n_covariate: int = Field(default=2, ge=1, le=64, description="dimensions of a covariate's latent space")
     n_hidden: Units = Field(
         default=100, description="units of hidden layers; the last has sqrt(features) if more"
     )
     n_layers: int = Field(
-        default=2, ge=1, le=8, description="hidden layers that all modalities share, and that each has alone"
+        default=2,
+        ge=1,
+        le=8,
+        description="hidden layers shared by all modalities, and hidden layers of each modality alone",
     )
     start: Literal["data", "origin"] = Field(
         default="data",
@@ -50,23 +54,27 @@ class MultiDGDParams:
         "mean; or (paper) the origin, with random means and weights",
     )
     radius: Positive = Field(default=2.0, description="radius of the soft ball of the components' means")
-    hardness: Positive = Field(default=5.0, description="of the rim of the soft ball")
+    hardness: Positive = Field(default=5.0, description="hardness of the rim of the soft ball")
     spread: Positive = Field(
         default=4.0,
         description="prior standard deviation of components: this times radius / n_components, a quarter "
         "of the radius at most; paper 0.2",
     )
-    spread_covariate: Positive = Field(default=0.2, description="the same for the levels of a covariate")
+    spread_covariate: Positive = Field(
+        default=0.2,
+        description="prior standard deviation of the components of a covariate: this times radius / "
+        "n_levels, a quarter of the radius at most",
+    )
     concentration: Positive = Field(
-        default=1.0, description="of the Dirichlet prior of the components' weights"
+        default=1.0, description="concentration of the Dirichlet prior of the components' weights"
     )
     concentration_covariate: Positive = Field(
-        default=2.0, description="the same for the levels of a covariate"
+        default=2.0, description="concentration of the Dirichlet prior of a covariate's levels"
     )
     prior: Literal["once", "batch", "cell"] = Field(
         default="batch",
-        description="how often the prior of the mixtures counts: once an epoch, in every minibatch "
-        "(paper), for every cell (code)",
+        description="how often the prior of the mixtures enters the loss: once per epoch, in every "
+        "minibatch (paper), for every cell (code)",
     )
     covariate_density: Literal["one", "levels"] = Field(
         default="one",
@@ -85,12 +93,13 @@ class MultiDGDParams:
         default=1e-2, description="learning rate of the mixtures of covariates; paper 1e-2, code 1e-3"
     )
     betas: tuple[Rate, Rate] = Field(
-        default=(0.5, 0.7), description="Adam's decay of its two running means, for all of them"
+        default=(0.5, 0.7), description="Adam's decay of its two running means, for all parameters"
     )
-    weight_decay: Weight = Field(default=1e-4, description="L2 decay, for all of them")
+    weight_decay: Weight = Field(default=1e-4, description="L2 decay, for all parameters")
     cell_steps: Literal["batch", "epoch"] = Field(
         default="batch",
-        description="when a cell's coordinates step: when it was drawn, or (paper) at the end of the epoch",
+        description="when a cell's coordinates are updated: whenever it is drawn, or (paper) at the end of "
+        "the epoch",
     )
     validation_share: HeldOut = 0.1
     patience: Patience = 10
@@ -104,15 +113,16 @@ class MultiDGDParams:
     )
     stop_on: Literal["joint", "reconstruction"] = Field(
         default="reconstruction",
-        description="loss of held-out cells: of their counts alone (paper), or with the mixtures'",
+        description="loss of held-out cells: that of their counts alone (paper), or with that of the "
+        "mixtures",
     )
     query_epochs: Count = Field(
         default=30, description="epochs over new cells to find their coordinates; paper 10, code 20"
     )
     new_levels: Literal["component", "naive"] = Field(
         default="component",
-        description="a new level of a covariate gets its own component, or its cells go where known levels "
-        "describe them best",
+        description="a new level of a covariate gets its own component, or its cells are placed where "
+        "known levels describe them best",
     )
 
     def weights_per_feature(self, n_features: int) -> float:

@@ -64,8 +64,8 @@ class MultigrateParams:
         default=None,
         ge=0,
         le=1000,
-        description="principal components of a modality that its encoder sees, fixed; 0: its features, whose "
-        "noise is learnt by heart; none: 50 of modalities that have more; paper 0",
+        description="fixed principal components of a modality that its encoder sees; 0: its features, to "
+        "whose noise it overfits; none: 50 for modalities that have more features; paper 0",
     )
     encoder_covariates: bool = Field(
         default=False, description="tell encoders the covariates, not only decoders; paper no, code yes"
@@ -81,18 +81,19 @@ class MultigrateParams:
     )
     modality_dropout: Share | None = Field(
         default=None,
-        description="share of cells shown by one of their modalities only, while all are reconstructed; "
-        "none: 0.5; paper 0",
+        description="share of cells of which the encoders see one modality only, while all are "
+        "reconstructed; none: 0.5; paper 0",
     )
     batch_size: BatchSize = 256
     balance: Literal["none", "batch", "presence"] = Field(
         default="none",
-        description="groups that share every minibatch equally: batches, or cells by what they have",
+        description="groups that have equal shares of every minibatch: batches, or cells with the same "
+        "modalities",
     )
     lr: Rate | None = Field(
         default=None,
-        description="AdamW's learning rate; none: 1e-3, but 2e-4 where an encoder sees more than "
-        "5,000 features, else sparse ones are learnt by heart; paper 1e-3, code 5e-4",
+        description="AdamW's learning rate; none: 1e-3, but 2e-4 where an encoder sees more than 5,000 "
+        "features, as it overfits sparse ones; paper 1e-3, code 5e-4",
     )
     weight_decay: Weight = Field(default=1e-3, description="AdamW's decoupled weight decay")
     query_lr: Rate = Field(
@@ -127,7 +128,9 @@ class MultigrateParams:
         "modalities, averaged over neighbours; cells that lack a modality have none; paper 0",
     )
     anchor_neighbors: Whole = Field(
-        default=10, description="cells that such components are averaged over, half and half; 0: none"
+        default=10,
+        description="neighbours whose mean makes half of these components, the cell itself the "
+        "other half; 0: no averaging",
     )
     alignment: Literal["mmd", "jeffreys"] = Field(
         default="mmd", description="divergence between distributions of latents"
@@ -146,7 +149,7 @@ class MultigrateParams:
         "none: 0; paper 4000 mosaic",
     )
     settled_by: Literal["mocli", "paper"] = Field(
-        default="mocli", description="whose values stand where none is given"
+        default="mocli", description="source of values that are not set: mocli or the paper"
     )
 
     def weights_per_feature(self, n_features: int) -> float:

@@ -19,14 +19,15 @@ class OtccaParams:
         default=50, description="principal components used instead of more features; 0: the features"
     )
     input_smoothing: Share = Field(
-        default=0.2, description="share of a cell's input that is its own neighbours' mean"
+        default=0.2, description="share of the mean of a cell's neighbours in its input"
     )
     smooth_links: bool = Field(
-        default=True, description="couple cells by linked features averaged over own neighbours"
+        default=True,
+        description="couple cells by linked features averaged over neighbours in the same modality",
     )
     damping: Weight = Field(
         default=AlignmentSettings.damping,
-        description="how much less cells near the mean of all linked features count in the cost; 0: the "
+        description="how much cells near the mean of all linked features are damped in the cost; 0: the "
         "cosine alone, whatever their length",
     )
     temperature: Positive = Field(
@@ -36,7 +37,7 @@ class OtccaParams:
     n_iter: Count = Field(default=AlignmentSettings.n_iter, description="Sinkhorn's iterations of a coupling")
     n_rounds: Count = Field(
         default=AlignmentSettings.n_rounds,
-        description="couplings one after the other, the later ones by latent coordinates too",
+        description="number of successive couplings; the later ones also use latent coordinates",
     )
     latent_weight: Share = Field(
         default=AlignmentSettings.latent_weight,
@@ -44,13 +45,13 @@ class OtccaParams:
     )
     ridge: Positive = Field(
         default=AlignmentSettings.ridge,
-        description="added to the variance of every input, as a share of their mean variance",
+        description="ridge added to the variance of every input, as a share of their mean variance",
     )
     unmatched: float = Field(
         default=AlignmentSettings.unmatched,
         ge=0,
         le=0.9,
-        description="share of the cells that may stay without a counterpart",
+        description="share of the cells that may remain without a counterpart",
     )
     weigh_links: bool = Field(
         default=AlignmentSettings.weigh_links,

@@ -37,7 +37,7 @@ class SccrossParams:
     STEP_MS: ClassVar[float] = 22.0
 
     n_latent: Dimensions = Field(
-        default=50, description="latent dimensions, of each modality and common ones; paper 50"
+        default=50, description="dimensions of the latent of each modality and of the common latent; paper 50"
     )
     n_hidden: HiddenUnits = 256
     n_layers: Layers = Field(default=2, description="hidden layers of encoders and critics")
@@ -47,24 +47,26 @@ class SccrossParams:
         default=50, ge=1, le=1000, description="components of a modality that its encoder takes; paper 100"
     )
     n_set_components: int = Field(
-        default=5, ge=1, le=100, description="components of gene-set scores beside them (--gene-sets)"
+        default=5, ge=1, le=100, description="further components, of gene-set scores (--gene-sets)"
     )
     input_smoothing: Share = Field(
         default=0.5,
-        description="share of an encoder's input that is the mean over own neighbours; the authors' "
-        "fixed graph smoothing is 0.5",
+        description="share of the mean of a cell's neighbours in an encoder's input; the authors' fixed "
+        "graph smoothing is 0.5",
     )
     n_neighbors: Count | None = Field(
         default=None,
-        description="cells that inputs are averaged over; none: the root of their number, 10 to 100; "
-        "paper 20",
+        description="neighbours that inputs are averaged over; none: the square root of the number of "
+        "cells, 10 to 100; paper 20",
     )
     unit_latent: bool = Field(
         default=True,
         description="keep common latents at one length, so that none shrinks; paper no",
     )
     prior_smoothing: bool = Field(
-        default=True, description="search mutual neighbours in linked features averaged over own neighbours"
+        default=True,
+        description="search mutual neighbours in linked features averaged over neighbours in "
+        "the same modality",
     )
     n_mutual: Count = Field(default=20, description="neighbours per direction of the MNN prior")
     n_prior: int = Field(default=50, ge=1, le=1000, description="components of the MNN prior")
@@ -80,7 +82,9 @@ class SccrossParams:
     anchor_temperature: Positive = Field(
         default=0.1, description="softness of partners, in standard deviations of their cost"
     )
-    batch_size: Cells = Field(default=128, description="cells in a minibatch of each set measured alike")
+    batch_size: Cells = Field(
+        default=128, description="cells per minibatch of each set of cells with the same modalities"
+    )
     lr: Rate = Field(default=1e-3, description="Adam's learning rate; paper RMSprop with 1e-3")
     weight_decay: Weight = Field(default=1e-3, description="AdamW's decoupled weight decay; paper 0")
     max_epochs: Count = Field(
@@ -103,13 +107,13 @@ class SccrossParams:
     )
     critic_weights: Literal["equal", "cells", "labels"] = Field(
         default="equal",
-        description="weights of cells in the critic: equal in all for every modality, equal for every "
-        "cell, or such that modalities have the labels of --label-key in equal shares; times "
-        "--weight-key, where given",
+        description="weights of cells in the critic: every modality has the same total, every cell the "
+        "same weight, or modalities have the labels of --label-key in equal shares; multiplied "
+        "by --weight-key, where given",
     )
     critic_steps: Count = Field(default=2, description="critic steps per minibatch")
     noise_share: Share = Field(
-        default=1 / 6, description="share of the second stage over which the critic's noise fades; 1/6"
+        default=1 / 6, description="share of the second stage over which the critic's input noise fades; 1/6"
     )
     weight_reconstruction: Weight = Field(
         default=1.0, description="weight of likelihoods, mean over features (lambda_data)"
@@ -138,8 +142,8 @@ class SccrossParams:
     )
     weight_generation: Weight = Field(
         default=0.0,
-        description="weight of critics that tell generated from measured values, by expected values; "
-        "the authors' give no gradient; 0 leaves them out",
+        description="weight of critics that tell generated from measured values (by expected values, as "
+        "the authors' critics pass no gradient); 0 leaves them out",
     )
     weight_average: Averaging = 0.98
 

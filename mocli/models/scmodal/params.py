@@ -54,15 +54,16 @@ class ScmodalParams:
     beta2: Part = Field(default=0.999, description="Adam's decay of the squared gradient")
     weight_decay: Weight = Field(default=1e-3, description="L2 penalty inside Adam, all networks")
     clip_norm: Positive | None = Field(
-        default=5.0, description="largest norm of the encoder-decoder gradient; code 5, the paper names none"
+        default=5.0,
+        description="largest norm of the encoder-decoder gradient; code 5, not stated in the paper",
     )
     critic_steps: Count = Field(
-        default=2, description="discriminator steps per minibatch; code 5, the paper names none"
+        default=2, description="discriminator steps per minibatch; code 5, not stated in the paper"
     )
     critic_weights: Literal["equal", "labels"] = Field(
         default="equal",
-        description="weights of cells in the discriminators: equal, or such that both modalities have "
-        "the labels of --label-key in equal shares; times --weight-key, where given",
+        description="weights of cells in the discriminators: equal, or such that both modalities have the "
+        "labels of --label-key in equal shares; multiplied by --weight-key, where given",
     )
     logit_clamp: Positive = Field(default=50.0, description="bound of the discriminator's logit")
     weight_adversarial: Weight = Field(default=1.0, description="weight of the GAN term")
@@ -80,20 +81,22 @@ class ScmodalParams:
     )
     start: Literal["aligned", "random"] = Field(
         default="aligned",
-        description="aligned: encoders begin at the maps of the closed form (otcca), whose latent shares "
-        "in the anchors; random: as drawn (paper), and wherever n_pcs is 0",
+        description="aligned: encoders start at the maps of the closed form (otcca), whose latent also "
+        "helps to find anchors; random: random weights (paper), and always if n_pcs is 0",
     )
     start_share: Share = Field(
-        default=0.3, description="share of the closed form's latent in the anchors, beside links"
+        default=0.3, description="share of the closed form's latent in the search of anchors, beside links"
     )
     smooth_links: bool = Field(
-        default=True, description="search anchors in linked features averaged over own neighbours; paper no"
+        default=True,
+        description="search anchors in linked features averaged over neighbours in the same "
+        "modality; paper no",
     )
     n_pcs: Whole = Field(
         default=50, description="principal components that encoders take instead of more features; paper 0"
     )
     input_smoothing: Share = Field(
-        default=0.5, description="share of a cell's input that is its own neighbours' mean; paper 0"
+        default=0.5, description="share of the mean of a cell's neighbours in its input; paper 0"
     )
     weight_average: Averaging = 0.98
     unit_latent: bool = Field(
@@ -109,13 +112,13 @@ class ScmodalParams:
         default="mean", description="mean over anchors (code) or their sum (paper, Eq. 3)"
     )
     geometry_cap: float = Field(
-        default=0.975, gt=0, le=1, description="cosine above which a cell's geometry is left alone"
+        default=0.975, gt=0, le=1, description="cosine above which a cell's geometry is no longer optimised"
     )
     init: Literal["normal", "kaiming"] = Field(
         default="normal",
         description="initial weights: N(0, init_sd^2) for weights and biases (code) or PyTorch's own",
     )
-    init_sd: Positive = Field(default=0.1, description="standard deviation of the normal start")
+    init_sd: Positive = Field(default=0.1, description="standard deviation of the normal initial weights")
 
     def weights_per_feature(self, n_features: int) -> float:
         """Return the weights of one feature: into the encoder, and out of the decoder."""
