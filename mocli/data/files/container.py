@@ -16,6 +16,7 @@ from mocli.data.files.inmemory import find_tenx_folder, of_tenx_folder
 from mocli.data.files.kinds import feature_type_name, is_aside, kind_of, kind_of_features, name_in_stem
 from mocli.data.files.matrix import locate
 from mocli.data.files.modality import ModalityFile, raw_columns
+from mocli.data.files.obsm import note_on_obsm, of_obsm
 from mocli.data.files.source import Source
 from mocli.data.files.tenx import raw_note, read_tenx_tables, tenx_group
 from mocli.errors import InputError, UsageError, did_you_mean
@@ -45,6 +46,8 @@ def open_source(source: Source) -> list[ModalityFile]:
     """
     if (matrix := find_tenx_folder(source.path)) is not None:
         return _named(source, _pick(source, _by_feature_type(of_tenx_folder(matrix), None)))
+    if (source.modality or "").startswith("obsm:"):
+        return _named(source, [of_obsm(source.path, str(source.modality).removeprefix("obsm:"))])
     note = None
     with open_h5(source.path) as h5, reading(source.path, "the file"):
         if isinstance(h5.get("mod"), h5py.Group):
@@ -62,6 +65,8 @@ def open_source(source: Source) -> list[ModalityFile]:
             files = _pick(source, _by_feature_type(whole, _said_in_uns(h5)))
             if "X" in h5 and (text_attr(h5["X"], "encoding-type") or "").startswith("csr"):
                 note = raw_note(h5, "X", source.path)
+            if source.modality is None and len(files) == 1:
+                note = note or note_on_obsm(source.path, h5)
         else:
             raise _foreign(source, list(h5))
     if note is not None:
@@ -172,13 +177,16 @@ def _by_feature_type(whole: ModalityFile, file_name: str | None) -> list[Modalit
         return [_part(whole, str(name), np.flatnonzero(types == name)) for name in names]
     stem = whole.path.stem
     by_content = kind_of_features(whole.var.index)
+    by_stem = name_in_stem(stem)
+    if by_stem and kind_of(by_stem) is ModalityKind.PROT and by_content is ModalityKind.RNA:
+        by_stem = None  # cite.h5ad names the method: no panel of antibodies has such transcripts
     name = next(
         (
             n
             for n in (
                 str(names[0]) if len(names) and kind_of(str(names[0])) is not ModalityKind.OTHER else None,
                 file_name,
-                name_in_stem(stem),
+                by_stem,
                 None if by_content is ModalityKind.OTHER else by_content.value,
             )
             if n is not None

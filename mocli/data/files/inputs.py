@@ -158,7 +158,7 @@ def open_inputs(
     Parameters
     ----------
     texts
-        `file`, `file::modality`, `name=file` or `name=file::modality`.
+        `file`, `file::modality`, `file::obsm:key`, or one of them behind `name=`.
     kinds
         What a modality measures, by name, where the guess should be overruled.
 

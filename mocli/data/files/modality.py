@@ -33,7 +33,7 @@ class ModalityFile:
     group
         HDF5 group that holds it: `/`, `/mod/rna`, `/matrix`.
     format
-        `h5ad`, `h5mu`, `10x`, `mtx` (text files of 10x) or `memory`.
+        `h5ad`, `h5mu`, `10x`, `mtx` (text files of 10x), `obsm` (a matrix there) or `memory`.
     obs
         Cells, index `obs_names`; of an h5mu with the columns of the whole
         file's obs that the modality lacks.
@@ -117,7 +117,7 @@ class ModalityFile:
     @property
     def holds_tables(self) -> bool:
         """Say whether its file holds more about cells and features than names; 10x files do not."""
-        return self.format not in ("10x", "mtx", "memory")
+        return self.format not in ("10x", "mtx", "obsm", "memory")
 
     @property
     def n_obs(self) -> int:

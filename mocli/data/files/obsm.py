@@ -13,11 +13,13 @@ import pandas as pd
 from scipy import sparse
 
 from mocli.data.files.frames import read_index, read_table
-from mocli.data.files.hdf5 import flat_keys, open_h5, reading
+from mocli.data.files.hdf5 import flat_keys, open_h5, reading, strings
+from mocli.data.files.inmemory import MemoryModality
+from mocli.data.files.kinds import kind_of, kind_of_features, name_in_stem
 from mocli.data.files.matrix import Stored, locate, read_csr
 from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError, did_you_mean
-from mocli.types import CSR, FloatArray, IntArray
+from mocli.types import CSR, FloatArray, IntArray, ModalityKind
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +119,45 @@ def read_coordinates(path: Path, key: str) -> list[Coordinates]:
                 z[x.row, x.col] = x.data
             coordinates.append(Coordinates(modality, part.cells, z))
         return coordinates
+
+
+def of_obsm(path: Path, key: str) -> MemoryModality:
+    """Return a matrix in obsm of an h5ad as a modality of its own, as totalVI's users keep proteins.
+
+    Columns without names take those of `uns["protein_names"]` where these are as many, else numbers.
+
+    Raises
+    ------
+    InputError
+        It is missing, not a table of numbers, or of other cells than obs.
+    """
+    place = _place("/", key)
+    with open_h5(path) as h5, reading(path, place):
+        if key not in _keys(h5):
+            raise _absent(path, key, _keys(h5), place=place)
+        part = _open(path, h5, key, place)
+        obs, x, names = read_table(h5["obs"]), part.read(), part.names
+        if names is None and "uns/protein_names" in h5 and h5["uns/protein_names"].shape == (part.n_columns,):
+            names = tuple(strings(h5["uns/protein_names"]))
+    var = pd.DataFrame(
+        index=pd.Index(names or [f"{key}_{i + 1}" for i in range(part.n_columns)], dtype=object)
+    )
+    name = name_in_stem(key) or key
+    kind = kind_of(name)
+    kind = kind_of_features(var.index) if kind is ModalityKind.OTHER else kind
+    return MemoryModality(name, kind, path, f"obsm:{key}", "obsm", obs, var, arrays={"X": x})
+
+
+def note_on_obsm(path: Path, h5: h5py.File) -> str | None:
+    """Say which matrix of obsm is named like a modality, and how it is used as one; None where none is."""
+    for key in _keys(h5):
+        kind = None if key.startswith("X_") else name_in_stem(key)
+        if kind is not None:
+            return (
+                f"{path.name}: obsm['{key}'] is named like a modality ({kind}) and is not used; to use it, "
+                f"add the input {path}::obsm:{key}"
+            )
+    return None
 
 
 def _place(group: str, key: str) -> str:

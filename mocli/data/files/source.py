@@ -1,4 +1,4 @@
-"""How a user names an input: `file`, `file::modality`, `name=file`."""
+"""How a user names an input: `file`, `file::modality`, `file::obsm:key`, `name=file`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from mocli.errors import UsageError
 
 _NAME = re.compile(r"^([^/\\:=]+)=(.+)$", re.DOTALL)
-_MODALITY = re.compile(r"^(.+)::([^/\\:]*)$", re.DOTALL)
+_MODALITY = re.compile(r"^(.+)::(obsm:[^:]+|[^/\\:]*)$", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Source:
     text
         As the user typed it.
     modality
-        The modality wanted of the file, None for all.
+        The modality wanted of the file, None for all; `obsm:key` for a matrix of obsm.
     name
         The user's name for it, None where the file decides.
     """
@@ -53,7 +53,7 @@ def parse_source(text: str) -> Source:
     if not rest.strip() or modality == "" or name == "":
         raise UsageError(
             f"'{text}' names no input",
-            expected="file, file::modality, name=file or name=file::modality",
+            expected="file, file::modality or file::obsm:key, with name= before it or without",
         )
     return Source(text=text, path=Path(rest).expanduser(), modality=modality, name=name)
 

@@ -17,6 +17,7 @@ import pandas as pd
 
 from mocli.data.files.frames import read_index, read_table
 from mocli.data.files.hdf5 import flat_keys, open_h5, reading, text_attr
+from mocli.data.files.inmemory import MemoryModality
 from mocli.data.files.joined import JoinedModality
 from mocli.data.files.matrix import locate, read_csr
 from mocli.data.files.modality import ModalityFile
@@ -404,7 +405,7 @@ def _copy_modality(added: Added, target: h5py.Group) -> list[Lost]:
     file = added.file
     lost: list[Lost] = []
     tag(target, "anndata", "0.1.0")
-    if file.format == "mtx":
+    if isinstance(file, MemoryModality):
         put_table(target, "obs", file.obs)
         _write_columns(file, target, {})
         for key in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
@@ -444,7 +445,7 @@ def _write_columns(file: ModalityFile, target: h5py.Group, source: h5py.Group | 
     layers, varm, varp = (need_group(target, key) for key in ("layers", "varm", "varp"))
     for layer in file.layers:
         put_csr(layers, layer, file.read(layer, dtype=None))
-    if file.columns is None or file.format == "mtx":
+    if file.columns is None or isinstance(file, MemoryModality):
         return
     for key, node in source.get("varm", {}).items():
         if isinstance(node, h5py.Dataset) and node.dtype.kind in "biuf":

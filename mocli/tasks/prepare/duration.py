@@ -63,7 +63,7 @@ class Duration:
         """Say how long the run and its training take."""
         parts = []
         if self.steps:
-            parts.append(f"{_roughly(self.training)} its it for {self.steps:,} training steps at most")
+            parts.append(f"{_roughly(self.training)} of it for {self.steps:,} training steps at most")
         if self.after > self.around:
             parts.append(f"{_roughly(self.after)} for what comes after training")
         return ", ".join([f"it will take about {_roughly(self.whole)} on a CPU", *parts])

@@ -519,3 +519,31 @@ def test_genes_behind_a_genome_are_genes():
     assert kind_of_features(names) is ModalityKind.RNA
     index = FeatureIndex(Features("rna", ModalityKind.RNA, tuple(names)))
     assert index.find("MALAT1") == (1, "decoration")
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_matrix_of_obsm_is_a_modality(tmp_path, named):
+    proteins = np.array([[1, 0], [2, 5], [0, 3]], np.float32)
+    cells = [f"c{i}" for i in range(3)]
+    adata = ad.AnnData(
+        sp.csr_matrix(np.ones((3, 4), np.float32)),
+        obs=pd.DataFrame({"batch": ["a", "b", "a"]}, index=cells),
+        var=pd.DataFrame(index=["ACTB", "GAPDH", "FTL", "CD3E"]),
+    )
+    table = pd.DataFrame(proteins, index=cells, columns=["CD3", "CD4"])
+    adata.obsm["protein_expression"] = table if named else proteins
+    if not named:
+        adata.uns["protein_names"] = np.array(["CD3", "CD4"], dtype=object)
+    adata.write_h5ad(tmp_path / "cite.h5ad")
+    path = f"{tmp_path / 'cite.h5ad'}"
+    (rna,) = open_inputs([path])
+    assert (rna.name, rna.kind) == ("rna", "rna")
+    assert f"add the input {path}::obsm:protein_expression" in rna.notes[0]
+    rna, prot = open_inputs([path, f"{path}::obsm:protein_expression"])
+    assert (prot.name, prot.kind, list(prot.var.index)) == ("prot", "prot", ["CD3", "CD4"])
+    assert np.array_equal(prot.read().toarray(), proteins)
+    assert prot.obs["batch"].tolist() == ["a", "b", "a"]
+    write_file(tmp_path / "out.h5mu", [Added(rna), Added(prot)], obsm={}, uns={})
+    assert np.array_equal(mudata.read_h5mu(tmp_path / "out.h5mu")["prot"].X.toarray(), proteins)
+    with pytest.raises(InputError, match="obsm holds no 'adt'"):
+        open_inputs([f"{path}::obsm:adt"])
