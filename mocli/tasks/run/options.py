@@ -47,8 +47,8 @@ class DataOptions(Options):
         option(
             "INPUT",
             "h5mu, h5ad or 10x h5 files, or folders of a 10x matrix; NAME=FILE names a modality, "
-            "FILE::MODALITY picks one, FILE::obsm:KEY takes a matrix of obsm; files that hold the same modality "
-            "are joined",
+            "FILE::MODALITY picks one, FILE::obsm:KEY takes a matrix of obsm; files that hold the same "
+            "modality are joined",
             panel=INPUT,
             repeatable=True,
         ),

@@ -194,7 +194,7 @@ def test_names_that_could_be_anybodys(tmp_path):
     for k in (1, 2):
         counts(names("cell", 30), names("GENE", 8), seed=k).write_h5ad(tmp_path / f"r{k}.h5ad")
     counts(names("cell", 30), names("Prot", 4), seed=5).write_h5ad(tmp_path / "prot.h5ad")
-    with pytest.raises(InputError, match="whose cell 'cell0' is") as error:
+    with pytest.raises(InputError, match="which cell 'cell0' is") as error:
         open_inputs(
             [f"rna={tmp_path / 'r1.h5ad'}", f"rna={tmp_path / 'r2.h5ad'}", str(tmp_path / "prot.h5ad")]
         )
