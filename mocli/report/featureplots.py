@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from mocli.report.drawing import (
     FAINT,
     INK,
     Picture,
-    colours,
     dress,
     new_figure,
     panel_grid,
@@ -32,7 +31,6 @@ MAX_POINTS = 20_000
 MAX_PARTNERS = 40
 _BINS = 41
 Moments = tuple[DoubleArray, DoubleArray]
-MOST_GROUPS = 8
 
 
 def accuracy_dots(names: Sequence[str], ours: DoubleArray, beside: DoubleArray | None) -> Picture:
@@ -316,49 +314,6 @@ def strongest_partners(pairs: Sequence[str], correlation: DoubleArray, significa
     axes.set_xlabel("correlation of imputed with measured", fontsize=8, color=INK)
     if n:
         axes.legend(frameon=False, fontsize=8, loc="best")
-    return to_svg(figure)
-
-
-def locus_plot(
-    start: IntArray, end: IntArray, tss: int, chrom: str, changes: Mapping[str, DoubleArray]
-) -> Picture:
-    """Draw relative changes along the genome, one panel for each group of cells; below, peaks and TSS.
-
-    Parameters
-    ----------
-    start, end
-        `(n_peaks,)` in bases.
-    changes
-        `(n_peaks,)` by group, undefined ones left out; at most eight groups are drawn.
-    """
-    shown = dict(list(changes.items())[:MOST_GROUPS])
-    figure = new_figure(7.2, 0.9 + 0.62 * len(shown))
-    heights = [1.0] * len(shown) + [0.35]
-    panels = np.atleast_1d(figure.subplots(len(shown) + 1, 1, sharex=True, height_ratios=heights))
-    middle = (start + end) / 2e6
-    finite = [values[np.isfinite(values)] for values in shown.values()]
-    largest = 100 * max((float(np.abs(values).max(initial=0)) for values in finite), default=0) or 1.0
-    for axes, (name, values), colour in zip(panels[:-1], shown.items(), colours(len(shown)), strict=True):
-        dress(axes)
-        axes.axhline(0, color=FAINT, linewidth=0.8)
-        axes.vlines(middle, 0, 100 * np.nan_to_num(values), color=colour, linewidth=1.6)
-        axes.axvline(tss / 1e6, color=ALERT, linewidth=0.8, linestyle=":")
-        axes.set_ylim(-1.15 * largest, 1.15 * largest)
-        axes.set_ylabel(printable(name, 14), fontsize=7, color=INK, rotation=0, ha="right", va="center")
-        axes.tick_params(labelbottom=False)
-    track = panels[-1]
-    dress(track)
-    track.spines["left"].set_visible(False)
-    track.set_yticks([])
-    track.hlines(np.zeros(len(middle)), start / 1e6, end / 1e6, color=INK, linewidth=6)
-    track.plot(middle, np.zeros(len(middle)), "|", color=INK, markersize=7)
-    track.plot([tss / 1e6], [0.0], "v", color=ALERT, markersize=6)
-    track.set_ylim(-1, 1)
-    track.set_xlabel(
-        f"{printable(chrom)}, million bases; change in per cent of the peak, TSS in red",
-        fontsize=8,
-        color=INK,
-    )
     return to_svg(figure)
 
 

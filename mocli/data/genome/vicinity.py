@@ -28,8 +28,8 @@ class Vicinity:
         `(n_pairs,)` bases from the TSS to the peak's nearest base: negative
         upstream, positive downstream (as the gene is read), 0 where the peak
         covers the TSS. Of a gene with several loci the nearest TSS counts.
-    tss, strand
-        `(n_pairs,)` of that locus.
+    strand, body
+        `(n_pairs,)`, and `(n_pairs, 2)` for the gene's first base and the one after its last, of that locus.
     genes, peaks
         Names of all features.
     places
@@ -45,8 +45,8 @@ class Vicinity:
     gene: IntArray
     peak: IntArray
     distance: IntArray
-    tss: IntArray
     strand: np.ndarray
+    body: IntArray
     genes: tuple[str, ...]
     peaks: tuple[str, ...]
     places: pd.DataFrame
@@ -54,6 +54,12 @@ class Vicinity:
     n_unplaced_peaks: int
     unplaced_genes: tuple[str, ...]
     notes: tuple[str, ...]
+
+    @property
+    def tss(self) -> IntArray:
+        """Base where transcription starts, `(n_pairs,)`."""
+        found: IntArray = np.where(self.strand == "-", self.body[:, 1] - 1, self.body[:, 0])
+        return found
 
     @property
     def chrom_code(self) -> IntArray:
@@ -99,8 +105,8 @@ def find_vicinity(genes: Features, peaks: Features, table: GeneTable, *, window:
         gene[order],
         peak[order],
         distance[order],
-        tss[order],
         strand[order],
+        loci[["start", "end"]].to_numpy()[locus[order]],
         genes.names,
         peaks.names,
         places,

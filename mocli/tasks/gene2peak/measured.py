@@ -21,6 +21,7 @@ from mocli.report.figures import column_table, figure
 from mocli.tasks.gene2peak.cells import choose_modalities
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
 from mocli.tasks.gene2peak.report import MATCHED, conclude, hold_against, precision_tables
+from mocli.tasks.gene2peak.tracks import draw_tracks, mean_by_group
 from mocli.tasks.gene2peak.truth import precision_recall, promoter_precision, read_truth
 from mocli.tasks.infer.direction import shared_cells
 from mocli.tasks.prepare.footprint import LIBRARIES, Footprint, tell_memory
@@ -208,7 +209,8 @@ def relate_measured(run: Run, request: Request, options: Gene2PeakOptions) -> No
         for path in run.paths.beside:
             write_bedpe(path, tested.assign(correlation=tested["score"]), vicinity)
             run.add_output(path, "the same over all cells as arcs for genome browsers")
-        run.finish()
+        openness = mean_by_group(cells.peaks, cells.group)
+        run.finish(lambda: {"drawn": draw_tracks(vicinity, result, openness, link="score")})
 
 
 def _single_cells(x: CSR, y: CSR, pairs: FeaturePairs, *, seed: int) -> dict[str, DoubleArray]:

@@ -15,14 +15,13 @@ from mocli.report.figures import table as rows_table
 from mocli.report.html import Drawn
 from mocli.tasks.gene2peak.changes import Step, Way
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
+from mocli.tasks.gene2peak.tracks import draw_tracks
 from mocli.tasks.gene2peak.truth import PROMOTERS
 from mocli.tasks.gene2peak.work import SilencingResult
 from mocli.tasks.relate.report import SHOWN, over_all, write_bedpe
-from mocli.tasks.relate.scope import ALL
 from mocli.tasks.run.run import Run
+from mocli.types import DoubleArray
 
-PICTURED = 12
-"""At most this many genes get a picture in the report."""
 PEAK_SETS = ".peaksets.tsv"
 _FDR = 0.1
 
@@ -263,11 +262,16 @@ def write_silencing(run: Run, result: SilencingResult, *, bedpe: Path | None, pe
         run.add_output(peak_sets, "sets of peaks when their factor changes, against random peaks")
 
 
-def draw_silencing(result: SilencingResult) -> list[Drawn]:
-    """Return one picture for each gene, along the genome; the genes with the smallest p come first."""
+def draw_silencing(result: SilencingResult, openness: Mapping[str, DoubleArray]) -> list[Drawn]:
+    """Return one picture for each gene, along the genome; the best genes come first.
+
+    Parameters
+    ----------
+    openness
+        Means of all peaks by group, as `mean_by_group` gives them.
+    """
     from mocli.report import featureplots as pictures
     from mocli.report import html
-    from mocli.report.featureplots import locus_plot
 
     vicinity, table = result.candidates.vicinity, result.table
     if vicinity is None or not len(table):
@@ -284,29 +288,5 @@ def draw_silencing(result: SilencingResult) -> list[Drawn]:
             f"One point a pair, over all cells: {'rise' if sign > 0 else 'fall'} of the peak.",
         )
     ]  # fmt: skip
-    names = np.asarray(vicinity.genes, dtype=object)
-    of_pair = names[vicinity.gene]
-    genes = list(dict.fromkeys(over["gene"]))
-    for gene in genes[:PICTURED]:
-        of_gene = table[(table["gene"] == gene).to_numpy()]
-        first = of_gene[(of_gene["group"] == ALL).to_numpy()].sort_values("start")
-        changes = {}
-        for group, part in of_gene.groupby("group", sort=False):
-            changes[str(group)] = part.set_index("peak")["change"].reindex(first["peak"]).to_numpy()
-        largest = (
-            of_gene[of_gene["group"] != ALL].groupby("group")["n_cells"].first().sort_values(ascending=False)
-        )
-        shown = {name: changes[name] for name in [ALL, *map(str, largest.index)]}
-        tss = int(vicinity.tss[np.flatnonzero(of_pair == gene)[0]])
-        picture = locus_plot(
-            first["start"].to_numpy(), first["end"].to_numpy(), tss, str(first["chrom"].iloc[0]), shown
-        )
-        best = first.loc[first["fdr"].fillna(2).idxmin()]
-        drawn.append(
-            html.Drawn(
-                picture, f"{gene}",
-                f"{len(first):,} peaks within reach; the smallest FDR is {best['fdr']:.2g}, of "
-                f"{best['peak']} ({best['distance_to_tss'] / 1000:+.1f} kb). Groups by number of cells.",
-            )
-        )  # fmt: skip
-    return drawn
+    linked = table.assign(link=table.get("score", sign * table["change"]))
+    return drawn + draw_tracks(vicinity, linked, openness, link="link", changed=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from mocli.data.features.index import Features, features_of
@@ -16,6 +17,7 @@ from mocli.data.genome.loci import has_places
 from mocli.errors import UsageError
 from mocli.models.registry import available
 from mocli.tasks.gene2peak.cells import (
+    SilencedCells,
     can_silence,
     check_values,
     choose_modalities,
@@ -29,6 +31,7 @@ from mocli.tasks.gene2peak.options import Gene2PeakOptions
 from mocli.tasks.gene2peak.peakclasses import read_classes
 from mocli.tasks.gene2peak.peaksets import read_peak_sets
 from mocli.tasks.gene2peak.report import draw_silencing, report_silencing, write_silencing
+from mocli.tasks.gene2peak.tracks import mean_by_group
 from mocli.tasks.gene2peak.truth import read_truth
 from mocli.tasks.gene2peak.work import TOP, SilencingResult, silence
 from mocli.tasks.prepare.aim import Aim
@@ -42,7 +45,7 @@ from mocli.tasks.run.run import Run
 from mocli.tasks.trained.foresee import plan_training
 from mocli.tasks.trained.obtain import check_task, obtain
 from mocli.tasks.trained.saved import SavedModel, load_model
-from mocli.types import ModalityKind, Task
+from mocli.types import DoubleArray, ModalityKind, Task
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -182,7 +185,18 @@ def silence_in_model(run: Run, request: Request, options: Gene2PeakOptions, way:
     with run.timed("write"):
         beside = {path.suffix: path for path in run.paths.beside}
         write_silencing(run, result, bedpe=beside.get(".bedpe"), peak_sets=beside.get(".tsv"))
-        run.finish(lambda: {"drawn": draw_silencing(result)})
+        run.finish(lambda: {"drawn": draw_silencing(result, _openness(cells, options))})
+
+
+def _openness(cells: SilencedCells, options: Gene2PeakOptions) -> dict[str, DoubleArray]:
+    """Return means of the peaks by group; empty where the input lacks peaks."""
+    if cells.atac not in cells.query.aligned or cells.atac not in cells.saved.readouts:
+        return {}
+    values, row = cells.measured(cells.atac, logged=False)
+    groups, labels = cells.groups(options.group_key), None
+    if groups.names:
+        labels = np.array([*groups.names, None], dtype=object)[groups.codes[row >= 0]]
+    return mean_by_group(values[row[row >= 0]], labels)
 
 
 def silence_genes(

@@ -1,0 +1,72 @@
+"""Pictures along the genome: the gene that is drawn, its peaks in order, means by group."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+
+from mocli.data.features.index import Features
+from mocli.data.genome.genes import GeneTable
+from mocli.data.genome.vicinity import find_vicinity
+from mocli.report import locusplot
+from mocli.tasks.gene2peak.tracks import draw_tracks, locus_of, mean_by_group
+from mocli.types import ModalityKind
+
+PEAKS = ("chr1:60000-60500", "chr1:9000-9500", "chr2:100-400", "chr1:49000-51500")
+
+
+@pytest.fixture
+def near():
+    """One gene on the minus strand, whose TSS is base 50,999."""
+    row = {"gene": "A", "gene_id": "", "chrom": "chr1", "start": 20_000, "end": 51_000, "strand": "-"}
+    frame = pd.DataFrame([{**row, "tss": 50_999}])
+    return find_vicinity(
+        Features("rna", ModalityKind.RNA, ("A",)),
+        Features("atac", ModalityKind.ATAC, PEAKS),
+        GeneTable("genes.tsv", frame),
+    )
+
+
+def test_a_gene_lies_where_the_table_says_with_its_peaks_in_order(near):
+    locus, peaks = locus_of(near, "A")
+    assert (locus.chrom, locus.tss, locus.strand, locus.body) == ("chr1", 50_999, "-", (20_000, 51_000))
+    assert [PEAKS[k] for k in peaks] == [PEAKS[1], PEAKS[3], PEAKS[0]]
+    assert locus.start.tolist() == [9_000, 49_000, 60_000]
+
+
+def test_means_are_over_all_cells_and_over_the_largest_groups():
+    peaks = sparse.csr_matrix(np.arange(12, dtype=np.float32).reshape(4, 3))
+    labels = np.array(["b", "a", None, "b"], dtype=object)
+    found = mean_by_group(peaks, labels)
+    assert list(found) == ["all", "b", "a"]
+    np.testing.assert_allclose(found["all"], [4.5, 5.5, 6.5])
+    np.testing.assert_allclose(found["b"], [4.5, 5.5, 6.5])
+    np.testing.assert_allclose(found["a"], [3, 4, 5])
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_picture_has_what_belongs_to_each_peak(near, changed, monkeypatch):
+    rows = [
+        ("A", PEAKS[j], group, 30, (j + 1) / 10, 0.1 * j, 0.01 * j, 0)
+        for group in ("all", "x")
+        for j in (3, 1, 0)
+    ]
+    columns = ["gene", "peak", "group", "n_cells", "score", "change", "fdr", "distance_to_tss"]
+    table = pd.DataFrame(rows, columns=columns)
+    given = {}
+
+    def look(locus, links, **tracks):
+        given.update(tracks, links=links.tolist())
+        return locusplot.locus_plot(locus, links, **tracks)
+
+    monkeypatch.setattr("mocli.tasks.gene2peak.tracks.locus_plot", look)
+    openness = {"all": np.arange(4.0), "x": np.arange(4.0) + 1}
+    (drawn,) = draw_tracks(near, table, openness, link="score", changed=changed)
+    assert drawn.title == "A"
+    assert PEAKS[0] in drawn.caption
+    assert drawn.picture.startswith("<svg")
+    # peaks by place: the second, the fourth, the first
+    assert given["links"] == [0.2, 0.4, 0.1]
+    assert given["openness"]["x"].tolist() == [2, 4, 1]
+    if changed:
+        assert given["changes"]["x"].tolist() == pytest.approx([0.1, 0.3, 0])
