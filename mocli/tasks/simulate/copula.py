@@ -6,7 +6,9 @@ scores, a combination of real cells of the group that lie near it in the latent.
 do their squares: the combination has the mean and the covariance of the cells combined. The values drawn for
 the group are then given out anew, so that each feature's ranks are those of the scores (Iman and Conover,
 Commun Stat B 11:311, 1982): margins are those of the likelihood, or of the real cells of the group. All
-modalities of a cell share the weights.
+modalities of a cell share the weights. Equal values, the zeros of most features, are ordered by what the
+nearest cells have: in random order they would take the correlations between features, and between
+modalities, down.
 """
 
 from __future__ import annotations
@@ -33,6 +35,9 @@ from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 NEAREST = 30
 """Number of real cells that are combined."""
 
+ALIKE = 15
+"""Real cells, the cell itself among them, whose mean orders equal values."""
+
 FEWEST = 20
 """Fewest real cells of a group; correlations of fewer are noise."""
 
@@ -58,10 +63,21 @@ def mixing_weights(z: FloatArray, z_real: FloatArray, rng: Generator, *, device:
     return sparse.csr_matrix((weights.ravel(), (rows, neighbors.ravel())), shape=(n, len(z_real)))
 
 
-def normal_scores(values: DoubleArray, rng: Generator) -> DoubleArray:
-    """Return the normal scores of each column of values `(n, p)`; equal values in random order."""
+def means_nearby(z_real: FloatArray, *, device: str = "cpu") -> CSR:
+    """Return weights that average over the real cells nearest to each, `(n_real, n_real)`."""
+    n, k = len(z_real), min(ALIKE, len(z_real))
+    near = knn(z_real, z_real, k, device=device)[1]
+    entries = np.full(near.size, 1 / k), (np.repeat(np.arange(n), k), near.ravel())
+    return sparse.csr_matrix(entries, shape=(n, n))
+
+
+def normal_scores(values: DoubleArray, nearby: DoubleArray, rng: Generator) -> DoubleArray:
+    """Return the normal scores of each column of values `(n, p)`.
+
+    Equal values are in the order of their means `nearby`, `(n, p)`; where these are equal, in random order.
+    """
     n = len(values)
-    order = np.lexsort((rng.random(values.shape), values), axis=0)
+    order = np.lexsort((rng.random(values.shape), nearby, values), axis=0)
     ranks = np.empty_like(order)
     np.put_along_axis(ranks, order, np.arange(n)[:, None], axis=0)
     return ndtri((ranks + 0.5) / n)  # type: ignore[no-any-return]
@@ -88,6 +104,7 @@ def impose_correlations(
     values: CSR,
     real: CSR,
     weights: CSR,
+    nearby: CSR,
     rng: Generator,
     *,
     margins: str = "likelihood",
@@ -104,7 +121,8 @@ def impose_correlations(
         Of real cells of the group, `(n_real, p)`.
     weights
         Of `mixing_weights`, `(n, n_real)`.
-
+    nearby
+        Of `means_nearby`, `(n_real, n_real)`.
     margins, whole
         `likelihood`: the values themselves in another order; `real`: spread as the real ones, whole numbers
         where these are counts.
@@ -120,7 +138,8 @@ def impose_correlations(
     parts = []
     for block in chunks(p, max(1, VALUES // max(n, real.shape[0]))):
         measured = densify(sparse.csr_matrix(real_columns[:, block])).astype(np.float64)
-        order = np.argsort(np.asarray(weights @ normal_scores(measured, rng)), axis=0, kind="stable")
+        scores = normal_scores(measured, np.asarray(nearby @ measured), rng)
+        order = np.argsort(np.asarray(weights @ scores), axis=0, kind="stable")
         if margins == "real":
             drawn = quantiles(measured, n, whole=whole).astype(np.float32)
         else:
@@ -205,6 +224,7 @@ def correlated_values(
                     drawn,
                     _measured(saved, name, aligned, where[chosen]),
                     weights,
+                    means_nearby(z[chosen], device=str(device)),
                     np.random.default_rng([seed, number, position, 1]),
                     margins=simulated.options.margins,
                     whole=is_counted(saved, name) or likelihood_of(saved, name) == "bernoulli",

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from mocli.metrics import registry
-from mocli.metrics.embedding import Embedding
 from mocli.metrics.generated import Generated, judge, moments
 from mocli.nn.neighbors import knn
 from mocli.report.figures import Entry, figure, table
@@ -20,6 +17,7 @@ from mocli.tasks.run.run import Run
 from mocli.tasks.score.picture import layout
 from mocli.tasks.simulate.compare import ALL, compared
 from mocli.tasks.simulate.groups import atlas_of
+from mocli.tasks.simulate.matched import matched, matched_within
 from mocli.tasks.simulate.work import Simulated, draw_values
 from mocli.types import IntArray
 
@@ -138,9 +136,9 @@ def evaluate(
         return None
     judgements = judge(cells)
     run.report.metrics |= {judged.key: judged.entry for judged in judgements}
-    run.report.metrics |= _matched(cells)
+    run.report.metrics |= matched(cells)
     others = {j.key: j.entry for half in cells.halves() for j in judge(half)}
-    within, real = _matched_within(cells)
+    within, real = matched_within(cells)
     run.report.metrics |= within
     others |= real
     run.report.baselines["other_real_cells"] = {
@@ -211,55 +209,6 @@ def simulation_sentence(metrics: Mapping[str, Any], baselines: Mapping[str, Any]
         f"a classifier tells simulated from real cells with an AUC of {' and '.join(parts)} (0.5: not at "
         "all; less: they lie between the real cells that they follow)"
     )
-
-
-def _matched(cells: Generated) -> dict[str, Entry]:
-    """Encode each modality of simulated cells alone, and test whether both find each other (FOSCTTM)."""
-    if len(cells.latent) < 2:
-        return {}
-    z = {name: simulated for name, (_, simulated) in cells.latent.items()}
-    every = np.arange(len(cells.simulated_label))
-    pairs = {pair: np.stack([every, every], 1) for pair in combinations(z, 2)}
-    entries = registry.evaluate(Embedding(z=z, pairs=pairs, seed=cells.seed), ["foscttm"])
-    return {f"simulated_{key}": entry for key, entry in entries.items()}
-
-
-FEWEST_MATCHED = 20
-"""Fewest cells of a label, simulated and real, for matching the modalities within it."""
-
-
-def _matched_within(cells: Generated) -> tuple[dict[str, Entry], dict[str, Entry]]:
-    """Return the same among cells of one label, for simulated cells and for real ones: means over labels."""
-    both: tuple[dict[str, list[float]], dict[str, list[float]]] = ({}, {})
-    for first, second in combinations(cells.latent if cells.paired else (), 2):
-        for code in cells.labels(first):
-            sides = cells.rows(first, code)[::-1]
-            if min(map(len, sides)) < FEWEST_MATCHED:
-                continue
-            for values_by_key, side, rows in zip(both, (1, 0), sides, strict=True):
-                z = {name: cells.latent[name][side][rows] for name in (first, second)}
-                every = np.arange(len(rows))
-                seen = Embedding(z=z, pairs={(first, second): np.stack([every, every], 1)}, seed=cells.seed)
-                for key, entry in registry.evaluate(seen, ["foscttm"]).items():
-                    if entry["value"] is not None:
-                        values_by_key.setdefault(key, []).append(float(entry["value"]))
-    simulated, real = (
-        {
-            f"{key}_within_label": figure(
-                float(np.mean(values)),
-                "FOSCTTM within a label",
-                "Fraction of cells of the same label that lie closer than the other modality of the cell, "
-                "each modality encoded alone; mean over labels.",
-                "Should be as in real cells; if it is lower, the modalities of a simulated cell are too "
-                "similar.",
-                bounds=(0.0, 1.0),
-                n=len(values),
-            )
-            for key, values in by_key.items()
-        }
-        for by_key in both
-    )
-    return simulated, real
 
 
 def pictures(simulated: Simulated, cells: Generated | None, *, seed: int, device: str) -> dict[str, Any]:

@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from mocli.tasks.simulate.copula import impose_correlations, mixing_weights, normal_scores, quantiles
+from mocli.tasks.simulate.copula import (
+    impose_correlations,
+    means_nearby,
+    mixing_weights,
+    normal_scores,
+    quantiles,
+)
 
 
 @pytest.fixture
@@ -31,7 +37,7 @@ def test_features_go_together_as_in_real_cells(rng, margins):
     z = np.zeros((600, 2), np.float32) + rng.normal(0, 1, (600, 2)).astype(np.float32)
     weights = mixing_weights(z[:400], z, rng)
     given = [sparse.csr_matrix(x) for x in (drawn, real)]
-    made = impose_correlations(*given, weights, rng, margins=margins).toarray()
+    made = impose_correlations(*given, weights, means_nearby(z), rng, margins=margins).toarray()
     found, wanted = np.corrcoef(made.T), np.corrcoef(real.T)
     assert abs(np.corrcoef(drawn.T)[0, 1]) < 0.15
     assert found[0, 1] > 0.5
@@ -47,15 +53,39 @@ def test_features_that_real_cells_lack_stay_as_drawn(rng):
     real, drawn = planted(rng, 100), rng.poisson(5.0, (40, 6)).astype(np.float32)
     weights = mixing_weights(np.zeros((40, 2), np.float32), np.zeros((100, 2), np.float32), rng)
     made = impose_correlations(
-        sparse.csr_matrix(drawn), sparse.csr_matrix(real), weights, rng, margins="real", absent=np.array([4])
+        *(sparse.csr_matrix(x) for x in (drawn, real)),
+        weights,
+        sparse.eye(100, format="csr"),
+        rng,
+        margins="real",
+        absent=np.array([4]),
     ).toarray()
     np.testing.assert_array_equal(np.asarray(made)[:, 4], drawn[:, 4])
 
 
 def test_scores_and_quantiles(rng):
-    scores = normal_scores(rng.poisson(0.2, (500, 3)).astype(float), rng)
+    values = rng.poisson(0.2, (500, 3)).astype(float)
+    scores = normal_scores(values, np.zeros_like(values), rng)
     np.testing.assert_allclose(scores.mean(axis=0), 0, atol=1e-9)
     np.testing.assert_allclose(scores.std(axis=0), 1, atol=0.02)
     x = np.array([[0.0], [1.0], [3.0]])
     np.testing.assert_allclose(quantiles(x, 3, whole=True).ravel(), [0, 1, 3])
     assert quantiles(x, 7, whole=False).ravel()[3] == pytest.approx(1.0)
+
+
+def test_equal_values_are_in_the_order_of_what_cells_nearby_have(rng):
+    values = np.array([[0.0], [0.0], [2.0], [0.0]])
+    scores = normal_scores(values, np.array([[0.5], [0.1], [0.0], [0.9]]), rng).ravel()
+    assert np.argsort(scores).tolist() == [1, 0, 3, 2]
+
+
+def test_modalities_of_shallow_cells_stay_together(rng):
+    """A shared place makes counts of both; most are 0, and in random order they would tell little of it."""
+    place = rng.normal(size=(400, 1)).astype(np.float32)
+    real = [sparse.csr_matrix(rng.poisson(np.exp(place - 2), (400, 30)).astype(np.float32)) for _ in range(2)]
+    weights, nearby = mixing_weights(place, place, rng), means_nearby(place)
+    together = {}
+    for name, order in (("nearby", nearby), ("random", sparse.csr_matrix((400, 400)))):
+        made = [impose_correlations(x, x, weights, order, rng, margins="real").sum(1) for x in real]
+        together[name] = np.corrcoef(*(np.asarray(total).ravel() for total in made))[0, 1]
+    assert together["nearby"] > together["random"] + 0.05
