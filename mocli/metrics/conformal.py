@@ -60,8 +60,15 @@ class Conformal:
         """Features with a bound that is infinite before the floor is applied."""
         return int((np.isinf(self.lower) | np.isinf(self.upper)).sum())
 
-    def interval(self, predicted: NDArray[Any]) -> tuple[FloatArray, FloatArray]:
+    def interval(
+        self, predicted: NDArray[Any], times: NDArray[Any] | None = None
+    ) -> tuple[FloatArray, FloatArray]:
         """Return lower and upper ends, `(n, p)` each, rounded outwards and lifted to the floor.
+
+        Parameters
+        ----------
+        times
+            How many times wider the interval of each cell is, `(n,)`, as for `fit`.
 
         No measured value lies below the floor, so lifting loses no coverage. A prediction that is
         not finite gets an interval without ends.
@@ -78,8 +85,9 @@ class Conformal:
         for cells in chunks(n, max(1, BLOCK // max(1, p))):
             centre = predicted[cells].astype(np.float64)
             centre[~np.isfinite(centre)] = np.nan
-            lower[cells] = -_upwards(-(centre + self.lower.astype(np.float64)))
-            upper[cells] = _upwards(centre + self.upper.astype(np.float64))
+            wide = 1.0 if times is None else times[cells, None].astype(np.float64)
+            lower[cells] = -_upwards(-(centre + self.lower.astype(np.float64) * wide))
+            upper[cells] = _upwards(centre + self.upper.astype(np.float64) * wide)
         if self.floor is not None:
             np.maximum(lower, self.floor, out=lower)
             np.maximum(upper, self.floor, out=upper)
@@ -117,6 +125,7 @@ def fit(
     coverage: float = 0.9,
     symmetric: bool = False,
     floor: float | NDArray[Any] | None = None,
+    times: NDArray[Any] | None = None,
 ) -> Conformal:
     """Calibrate intervals on cells that the model was not trained on.
 
@@ -132,6 +141,10 @@ def fit(
         ceil((n + 1)(1 - alpha))-th absolute error. A rank above n makes the offset infinite.
     floor
         Lowest possible value, e.g. 0 for counts; one number or `(p,)`.
+    times
+        How many times wider than others the interval of each cell shall be, `(n,)`: errors are taken over
+        it (locally weighted: Lei et al. 2018, doi:10.1080/01621459.2017.1307116). The offsets are then
+        those of a cell of 1.
 
     Raises
     ------
@@ -144,6 +157,8 @@ def fit(
     for features in chunks(p, max(1, BLOCK // max(1, n))) if rank <= n else ():
         r = _residuals(predicted_cal, measured_cal, features)
         void = ~np.isfinite(r).all(1)
+        if times is not None:
+            r /= times
         if symmetric:
             high = np.partition(np.abs(r), rank - 1, axis=1)[:, rank - 1]
             low = -high

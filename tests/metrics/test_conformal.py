@@ -182,3 +182,20 @@ def test_refuses_what_does_not_fit():
         fit(x, y[:, 1:])
     with pytest.raises(ValueError, match="features"):
         fit(x, y).interval(x[:, 1:])
+
+
+def test_cells_that_err_more_have_wider_intervals():
+    rng = np.random.default_rng(5)
+    times = rng.choice([1.0, 3.0], 2_000)
+    x = rng.normal(size=(2_000, 4))
+    y = x + times[:, None] * rng.normal(size=x.shape)
+    known, new = slice(0, 1_000), slice(1_000, None)
+    held = {}
+    for name, wide in (("weighted", times), ("plain", None)):
+        fitted = fit(x[known], y[known], coverage=0.9, times=None if wide is None else wide[known])
+        lower, upper = fitted.interval(x[new], None if wide is None else wide[new])
+        inside = (lower <= y[new]) & (y[new] <= upper)
+        held[name] = [inside[times[new] == t].mean() for t in (1, 3)]
+    assert np.abs(np.array(held["weighted"]) - 0.9).max() < 0.03
+    assert held["plain"][0] > 0.97
+    assert held["plain"][1] < 0.87

@@ -69,6 +69,7 @@ def evaluate(
     seed: int,
     detect: bool = False,
     see: See | None = None,
+    times: FloatArray | None = None,
 ) -> Evaluation:
     """Compare predicted with measured values, some features at a time.
 
@@ -82,6 +83,8 @@ def evaluate(
         Whether zero means absence, so that detection is worth measuring.
     see
         Called with all values in turn: source (`measured`, `model`, or a baseline), columns, values.
+    times
+        How many times wider the interval of each cell is, `(n_cells,)`.
     """
     order = np.random.default_rng(seed).permutation(n_cells)
     folds = np.array_split(order, FOLDS)
@@ -107,12 +110,13 @@ def evaluate(
                 detections.setdefault(name, []).append(detected(other, y))
         if detect:
             detections.setdefault("", []).append(detected(x, y))
-        intervals.append(conformal.fit(x, y, coverage=coverage, floor=floor))
+        intervals.append(conformal.fit(x, y, coverage=coverage, floor=floor, times=times))
         inside = np.zeros(y.shape, dtype=bool)
         for fold in folds:
             rest = np.setdiff1d(order, fold, assume_unique=True)
-            fitted = conformal.fit(x[rest], y[rest], coverage=coverage, floor=floor)
-            lower, upper = fitted.interval(x[fold])
+            wide = (None, None) if times is None else (times[rest], times[fold])
+            fitted = conformal.fit(x[rest], y[rest], coverage=coverage, floor=floor, times=wide[0])
+            lower, upper = fitted.interval(x[fold], wide[1])
             inside[fold] = (y[fold] >= lower) & (y[fold] <= upper)
         all_measured = np.isfinite(y).all(0)
         covered.append(np.where(all_measured, inside.mean(0), np.nan))

@@ -57,7 +57,11 @@ def check(run: Run, request: Request, work: Imputation) -> Checked:
             evaluated = _evaluate(request, work, compared, scale, seen)
             how = "held out of training" if work.trained else "measured in both"
             basis = f"{evaluated.n_cells:,} cells {how}"
-            calibrations[_key(work, scale)] = Calibration(evaluated.intervals, basis, evaluated.accuracy)
+            key = _key(work, scale)
+            # cells drawn at random say nothing of a batch that training lacked
+            at_random = work.trained is not None and options.hold_out.column is None
+            wider = calibrations[key].new_batch if at_random and key in calibrations else 1.0
+            calibrations[key] = Calibration(evaluated.intervals, basis, evaluated.accuracy, wider)
             if scale == options.scale:
                 evaluation, beside = evaluated, seen
     elif work.trained is not None and _key(work, options.scale) not in calibrations:
@@ -122,12 +126,15 @@ class _Compared:
         The target's file with the features of the model, and its values there, `(n, n_vars)`.
     predict
         Gives expected values `(n, n_columns)` of a scale and columns.
+    times
+        How many times wider the interval of each cell is, `(n,)`; None where it is not known.
     """
 
     cells: IntArray
     aligned: Aligned
     measured: CSR
     predict: Callable[[str, IntArray], FloatArray]
+    times: FloatArray | None
 
     @classmethod
     def of(cls, work: Imputation, *, seed: int) -> _Compared:
@@ -135,7 +142,8 @@ class _Compared:
         rows = work.survey.compared[accuracy.rows_drawn(len(work.survey.compared), seed=seed)]
         cells, true_cells = translation.pairs[rows].T
         aligned = translation.aligned(translation.target)
-        return cls(cells, aligned, aligned.read(true_cells), translation.of_rows(cells))
+        measured, times = aligned.read(true_cells), translation.times(cells)
+        return cls(cells, aligned, measured, translation.of_rows(cells), times)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,4 +202,5 @@ def _evaluate(
         # of peaks the question is whether they are open at all
         detect=target_file.kind is ModalityKind.ATAC and scale != "scaled" and readout.floor == 0,
         see=beside.see,
+        times=compared.times,
     )

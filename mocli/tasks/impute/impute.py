@@ -74,4 +74,4 @@ def _work(request: Request, options: ImputeOptions, run: Run) -> None:
     with run.timed("evaluate"):
         checked = check(run, request, work)
     with run.timed("write"):
-        deliver(run, request.output, work, checked)
+        deliver(run, request.data, request.output, work, checked)

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from mocli.data.files.inmemory import of_anndata
-from mocli.metrics.conformal import Conformal
 from mocli.tasks.impute.denoise import Denoised
 from mocli.tasks.impute.draw import check_draws
 from mocli.tasks.impute.holdout import without
 from mocli.tasks.impute.options import ImputeOptions
 from mocli.tasks.impute.survey import Survey
+from mocli.tasks.infer.batch import in_new_batch
 from mocli.tasks.infer.direction import Direction, columns_of, direction_of_model
 from mocli.tasks.infer.predictor import placed_by, readout_from
 from mocli.tasks.infer.stackfitting import COVERAGE, fitted_stack, keep_stacks
@@ -161,25 +161,29 @@ class Imputation:
             return self.denoised.predict(self.translation.z[rows], rows, scale, self.columns)
         return self.translation.predict(rows, scale, self.columns)
 
+    def times(self, rows: IntArray, batch_key: str | None, new_batch: float) -> FloatArray | None:
+        """Return how many times wider the intervals of some rows of the source are, `(n,)`, if it is known.
+
+        Parameters
+        ----------
+        new_batch
+            Times for cells of a batch that training lacked, at least.
+        """
+        return widened(
+            self.translation, rows, batch_key, new_batch, trained_now=self.options.from_model is None
+        )
+
 
 def widened(
-    intervals: Conformal, values: FloatArray, distance: FloatArray | None
-) -> tuple[FloatArray, FloatArray]:
-    """Return the ends of the intervals around values `(n, p)`, further apart for cells that lie far away.
-
-    Parameters
-    ----------
-    distance
-        From the training cells, `(n,)`, 1 for the furthest that are alike; None where it is not known.
-    """
-    lower, upper = intervals.interval(values)
-    far = np.zeros(0, np.int64) if distance is None else np.flatnonzero(distance > 1)
-    if distance is not None and len(far):
-        center, times = values[far], distance[far, None]
-        floor = -np.inf if intervals.floor is None else intervals.floor
-        lower[far] = np.maximum(center - (center - lower[far]) * times, floor)
-        upper[far] = np.maximum(center + (upper[far] - center) * times, floor)
-    return lower, upper
+    translation: Translation, rows: IntArray, batch_key: str | None, new_batch: float, *, trained_now: bool
+) -> FloatArray | None:
+    """Return how many times wider the intervals of some rows of the source are, as `Imputation.times`."""
+    times = translation.times(rows)
+    if times is None or new_batch <= 1:
+        return times
+    saved, target, file = translation.saved, translation.target, translation.source_file
+    new = in_new_batch(saved, target, file, batch_key, trained_now=trained_now)[rows]
+    return np.where(new, np.maximum(times, np.float32(new_batch)), times)
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,5 +268,6 @@ def impute_values(
         moments = translation.readout.moments("log")
         calibration = fitting(load_calibrations(Path(model)), key, coverage=None, moments=moments)
         if calibration is not None:
-            lower, upper = widened(calibration.intervals.take(columns), values, distance)
+            times = widened(translation, rows, None, calibration.new_batch, trained_now=False)
+            lower, upper = calibration.intervals.take(columns).interval(values, times)
     return ImputedValues(tuple(translation.names[j] for j in columns), values, lower, upper, why, distance)

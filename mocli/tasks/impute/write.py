@@ -17,11 +17,11 @@ from mocli.tasks.impute.accuracy import Evaluation, blocks_of
 from mocli.tasks.impute.check import Checked
 from mocli.tasks.impute.draw import Sampler
 from mocli.tasks.impute.report import report_figures, report_route, tabulate
-from mocli.tasks.impute.work import Imputation, widened
+from mocli.tasks.impute.work import Imputation
 from mocli.tasks.infer.align import Aligned
 from mocli.tasks.infer.decoder import ValueDecoder
 from mocli.tasks.run.frame import Tell
-from mocli.tasks.run.options import OutputOptions
+from mocli.tasks.run.options import DataOptions, OutputOptions
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.record import describe_given
 from mocli.types import FloatArray, IntArray
@@ -38,7 +38,7 @@ _SCALES = {
 }
 
 
-def deliver(run: Run, output: OutputOptions, work: Imputation, checked: Checked) -> None:
+def deliver(run: Run, data: DataOptions, output: OutputOptions, work: Imputation, checked: Checked) -> None:
     """Write the file and fill the report."""
     translation = work.translation
     rows, lacks = work.rows_to_fill()
@@ -52,11 +52,17 @@ def deliver(run: Run, output: OutputOptions, work: Imputation, checked: Checked)
         obs["training_distance"] = distance
         obs["far_from_training"] = distance > 1
         tell_far(run, obs, distance)
+    times = None
+    if checked.calibration is not None:
+        times = work.times(rows, data.batch_key, checked.calibration.new_batch)
+    if times is not None:
+        obs["interval_widening"] = times
+        tell_wider(run, times, checked)
     new = NewModality(
         name=f"{translation.target}_imputed",
         obs=obs,
         var=features,
-        blocks=lambda: _blocks(run, work, checked, rows, distance),
+        blocks=lambda: _blocks(run, work, checked, rows, times),
         uns=run.provenance(translation.saved.description["model"], translation.saved.model.params),
     )
     written = _write(run, output, work, new)
@@ -124,8 +130,21 @@ def tell_far(tell: Tell, obs: pd.DataFrame, distance: FloatArray) -> None:
         )
 
 
+def tell_wider(tell: Tell, times: FloatArray, checked: Checked) -> None:
+    """Say that intervals of cells of a new batch are wider, and by how much."""
+    calibration = checked.calibration
+    if calibration is None or calibration.new_batch <= 1:
+        return
+    n = int((times >= np.float32(calibration.new_batch)).sum())
+    if n > len(times) / 2:
+        tell.say(
+            f"intervals of {n:,} cells are {calibration.new_batch:.2f} times as wide as those of training "
+            "cells, or wider, as these cells are of a batch that training lacked (obs['interval_widening'])"
+        )
+
+
 def _blocks(
-    run: Run, work: Imputation, checked: Checked, rows: IntArray, distance: FloatArray | None
+    run: Run, work: Imputation, checked: Checked, rows: IntArray, times: FloatArray | None
 ) -> Iterator[Block]:
     translation, denoised, scale, columns = work.translation, work.denoised, work.options.scale, work.columns
     intervals = checked.calibration.intervals.take(columns) if checked.calibration else None
@@ -140,8 +159,8 @@ def _blocks(
     for span in blocks_of(len(rows), len(columns)):
         block: dict[str, Any] = {"X": work.values(rows[span])}
         if intervals is not None:
-            far = None if distance is None else distance[span]
-            block["lower"], block["upper"] = widened(intervals, block["X"], far)
+            wide = None if times is None else times[span]
+            block["lower"], block["upper"] = intervals.interval(block["X"], wide)
         if measured is not None:
             aligned, partner = measured
             observed = np.full((span.stop - span.start, len(columns)), np.nan, np.float32)

@@ -12,7 +12,7 @@ from mocli.data.files.obs import find_column
 from mocli.errors import UsageError, did_you_mean
 from mocli.tasks.prepare.obscolumns import words
 from mocli.tasks.trained.saved import SavedModel
-from mocli.types import IntArray
+from mocli.types import BoolArray, IntArray
 
 OPTION = "--decode-batch"
 
@@ -108,8 +108,7 @@ def own_batches(
     if of_model is None:
         raise no_batches(OWN)
     key, levels, measured = of_model
-    entries = {entry["key"]: entry["column"] for entry in saved.description.get("covariates", [])}
-    column = batch_key or entries.get(key) or saved.description.get("columns", {}).get(key, key)
+    column = _column(saved, key, batch_key)
     column_values = find_column([file], column, option="--batch-key")[file.name]
     assert column_values is not None
     where = {level: code for code, level in enumerate(levels)}
@@ -124,6 +123,33 @@ def own_batches(
     if unseen:
         _warn_unseen(key, unseen, modality, measured, warn)
     return codes
+
+
+def in_new_batch(
+    saved: SavedModel, modality: str, file: ModalityFile, batch_key: str | None, *, trained_now: bool
+) -> BoolArray:
+    """Return which cells of a file are of a batch in which training lacked a modality, `(n_obs,)`.
+
+    Where a cell names no batch it is one of training if the model was trained in this run, or knows its name.
+    """
+    names = () if saved.atlas is None else saved.atlas.names
+    found: BoolArray = ~np.asarray(file.obs.index.astype(str).isin(names))
+    found &= not trained_now
+    known = _known(saved, modality)
+    if known is None:
+        return found
+    key, _, measured = known
+    column = _column(saved, key, batch_key)
+    if column in file.obs:
+        values = words(file.obs[column])
+        named = values != None  # noqa: E711 - element by element
+        found[named] = ~np.isin(values[named].astype(str), measured)
+    return found
+
+
+def _column(saved: SavedModel, key: str, batch_key: str | None) -> str:
+    entries = {entry["key"]: entry["column"] for entry in saved.description.get("covariates", [])}
+    return batch_key or entries.get(key) or str(saved.description.get("columns", {}).get(key, key))
 
 
 def _warn_unseen(

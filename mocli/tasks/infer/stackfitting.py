@@ -23,7 +23,7 @@ from mocli.tasks.trained.saved import SavedModel, load_model, write_model
 from mocli.tasks.trained.stack import LinkedValues, Stack
 from mocli.tasks.trained.stackfit import fit_stack
 from mocli.tasks.trained.train import Trained
-from mocli.types import FloatArray, Pairing
+from mocli.types import FloatArray, IntArray, Pairing
 
 COVERAGE = 0.9
 """Share of measured values inside the intervals that an integration keeps."""
@@ -52,15 +52,18 @@ class _LeftOut:
     intervals: list[conformal.Conformal] = field(default_factory=list)
     accuracy: list[imputation.FeatureAccuracy] = field(default_factory=list)
 
-    def see(self, predicted: FloatArray, measured: FloatArray) -> None:
+    def see(self, times: FloatArray, predicted: FloatArray, measured: FloatArray) -> None:
         if self.floor is not None:
             predicted = np.maximum(predicted, self.floor)
-        self.intervals.append(conformal.fit(predicted, measured, coverage=self.coverage, floor=self.floor))
+        self.intervals.append(
+            conformal.fit(predicted, measured, coverage=self.coverage, floor=self.floor, times=times)
+        )
         self.accuracy.append(imputation.accuracy(predicted, measured))
 
-    def calibration(self, n: int) -> Calibration:
+    def calibration(self, n: int, new_batch: float) -> Calibration:
         basis = f"{n:,} training cells, each predicted by ways fitted to others of them"
-        return Calibration(conformal.join(self.intervals), basis, imputation.joined(self.accuracy))
+        accuracy = imputation.joined(self.accuracy)
+        return Calibration(conformal.join(self.intervals), basis, accuracy, new_batch)
 
 
 def fitted_stack(
@@ -103,10 +106,20 @@ def fitted_stack(
         },
         n_vars=readout.n_vars,
         linked=links_between(_edges(request, trained), source, target),
+        batches=_batches(trained, source, pairs[:, 0]),
         seed=seed,
-        see=lambda scale, _, predicted, measured: left_out[scale].see(predicted, measured),
+        see=lambda scale, times, _, predicted, measured: left_out[scale].see(times, predicted, measured),
     )
-    return FittedStack(stack, {scale: seen.calibration(len(pairs)) for scale, seen in left_out.items()})
+    wider = stack.widening.new_batch if stack.widening is not None else 1.0
+    calibrations = {scale: seen.calibration(len(pairs), wider) for scale, seen in left_out.items()}
+    return FittedStack(stack, calibrations)
+
+
+def _batches(trained: Trained, source: str, rows: IntArray) -> IntArray | None:
+    """Codes of the batches of some rows of the source, `(n,)`; None without batches."""
+    bundle = trained.prepared.bundle
+    codes = bundle.codes_of(bundle.batch, source)
+    return None if codes is None else codes[rows]
 
 
 def keep_stacks(run: Run, saved: SavedModel, fitted: Mapping[tuple[str, str], FittedStack]) -> SavedModel:

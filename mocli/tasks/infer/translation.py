@@ -210,6 +210,14 @@ class Translation:
         atlas = self.saved.atlas
         return None if atlas is None else distance_in_latent(atlas, self.source, self.z[rows])
 
+    def times(self, rows: IntArray) -> FloatArray | None:
+        """Return how many times wider the intervals of some rows are, `(n,)`; None where it is not known."""
+        stack = self.saved.stacks.get((self.source, self.target))
+        if stack is not None:
+            return stack.times(self.cells(rows))
+        distance = self.distance(rows)
+        return None if distance is None else np.maximum(distance, np.float32(1))
+
     def measured(self, name: str, rows: IntArray, *, logged: bool = True) -> tuple[CSR, IntArray]:
         """Return measured values `(n, n_vars)` at one depth, and features that the file lacks: 0 there."""
         aligned, readout = self.aligned(name), self.saved.readouts[name]

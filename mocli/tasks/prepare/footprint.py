@@ -154,8 +154,7 @@ def footprint_of_given(files: Sequence[ModalityFile], model: Path, task: Task) -
 
 def _silencing(files: Sequence[ModalityFile], raw: float) -> float:
     peaks = max((f.n_obs * f.n_vars for f in files), default=0)
-    decoded = 4.0 * peaks if peaks <= MOST_DECODED else 0.0
-    return MEASURING + SILENCING * min(1.0, peaks / MOST_DECODED) + decoded + 4 * raw
+    return SILENCING + (4.0 * peaks if peaks <= MOST_DECODED else 0.0) + 4 * raw
 
 
 def tell_memory(run: Tell, expected: Footprint) -> None:

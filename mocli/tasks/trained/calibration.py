@@ -32,11 +32,14 @@ class Calibration:
         The cells it was measured on, in words.
     accuracy
         None where there were no true values.
+    new_batch
+        Least width of the interval of a cell of a batch that training lacked, over that of other cells.
     """
 
     intervals: Conformal
     basis: str
     accuracy: FeatureAccuracy | None = None
+    new_batch: float = 1.0
 
 
 def fitting(
@@ -68,7 +71,7 @@ def fitting(
         accuracy = logged.accuracy
         if accuracy is not None:
             accuracy = replace(accuracy, rmse=accuracy.rmse / unit, mae=accuracy.mae / unit)
-        calibration = Calibration(offsets, logged.basis, accuracy)
+        calibration = Calibration(offsets, logged.basis, accuracy, logged.new_batch)
     if calibration is not None and coverage is not None and calibration.intervals.coverage != coverage:
         warn(
             f"the model's intervals have a coverage of {calibration.intervals.coverage:g}, not "
@@ -88,7 +91,7 @@ def save_calibrations(folder: Path, calibrations: Mapping[Key, Calibration]) -> 
         arrays |= {f"{i}/{k}": v for k, v in tensors.items()}
         if c.accuracy is not None:
             arrays |= {f"{i}/accuracy/{f.name}": getattr(c.accuracy, f.name) for f in fields(c.accuracy)}
-        facts.append({"key": list(key), "basis": c.basis, "intervals": described})
+        facts.append({"key": list(key), "basis": c.basis, "intervals": described, "new_batch": c.new_batch})
     temporary = folder / f".{CALIBRATION}.{secrets.token_hex(6)}.tmp"
     try:
         save_file(
@@ -133,6 +136,7 @@ def load_calibrations(folder: Path) -> dict[Key, Calibration]:
                 Conformal.from_state(of_one, fact["intervals"]),
                 fact["basis"],
                 FeatureAccuracy(**measured) if measured else None,
+                fact.get("new_batch", 1.0),
             )
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(

@@ -21,6 +21,8 @@ N_COMPONENTS, LEADING = 100, 30
 FIRST = 10
 """Components in which cells of a new type lie away from all others, if in any."""
 N_LANDMARKS, RANK = 500, 100
+NEAR_PLAIN = 2
+"""Place of the nearness in plain components among the coordinates of a cell."""
 WIDTH = 0.5
 """Width of the kernel over the median squared distance between cells."""
 

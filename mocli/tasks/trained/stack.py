@@ -19,7 +19,15 @@ from scipy import sparse
 from mocli.data.batches import densify
 from mocli.data.transforms.components import Components
 from mocli.nn.neighbors import chunks
-from mocli.tasks.trained.coordinates import CellCoordinates, Nearness, SourceCells, View, strangeness
+from mocli.tasks.trained.coordinates import (
+    LEADING,
+    CellCoordinates,
+    Nearness,
+    SourceCells,
+    View,
+    strangeness,
+)
+from mocli.tasks.trained.widening import Widening
 from mocli.types import CSR, FloatArray, IntArray, Json
 
 LINKED = "linked feature"
@@ -92,6 +100,8 @@ class Stack:
         Strangeness, of either kind, below which 99 % of the cells left out of a fold lie.
     n_cells
         Cells fitted on.
+    widening
+        None in a model of an earlier version.
     """
 
     coordinates: CellCoordinates
@@ -99,6 +109,7 @@ class Stack:
     by_scale: Mapping[str, Weighed]
     reach: tuple[float, float]
     n_cells: int
+    widening: Widening | None = None
 
     @property
     def n_vars(self) -> int:
@@ -125,6 +136,14 @@ class Stack:
         strange = strangeness(self.coordinates, cells) / np.asarray(self.reach)
         return np.asarray(strange.max(1), np.float32)
 
+    def times(self, cells: SourceCells) -> FloatArray:
+        """Return how many times wider the intervals of cells are than those of ordinary ones, `(n,)`."""
+        far = np.maximum(self.distance(cells), np.float32(1))
+        if self.widening is None:
+            return far
+        c = self.coordinates
+        return np.maximum(far, self.widening(c.near_plain(c.plain(cells)[:, :LEADING])))
+
     def state(self) -> tuple[dict[str, Json], dict[str, Any]]:
         """Return what `from_state` needs: a JSON-able part and arrays by name."""
         c = self.coordinates
@@ -147,7 +166,12 @@ class Stack:
             if nearness is not None:
                 widths[name] = nearness.width
                 arrays |= {f"{name}/landmarks": nearness.landmarks, f"{name}/projection": nearness.projection}
+        widening: Json = None
+        if self.widening is not None:
+            widening, tensors = self.widening.state()
+            arrays |= {f"widening/{k}": v for k, v in tensors.items()}
         facts: dict[str, Json] = {
+            "widening": widening,
             "reach": list(self.reach),
             "n_cells": self.n_cells,
             "widths": widths,
@@ -160,8 +184,7 @@ class Stack:
         """Rebuild; the result predicts bit for bit as the original."""
 
         def view(name: str) -> View:
-            prefix = f"{name}/"
-            parts = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+            parts = _under(arrays, f"{name}/")
             return View(parts["columns"], parts["scale"], Components.from_arrays(parts))
 
         nearness = {
@@ -183,4 +206,10 @@ class Stack:
             entries = (arrays["linked/weight"], (arrays["linked/row"], arrays["linked/link"]))
             shape = tuple(int(n) for n in arrays["linked/shape"])
             linked = LinkedValues(sparse.csr_matrix(entries, shape=shape), arrays["linked/column"])
-        return cls(coordinates, linked, by_scale, tuple(facts["reach"]), facts["n_cells"])
+        wide = facts.get("widening")
+        widening = Widening.from_state(wide, _under(arrays, "widening/")) if wide else None
+        return cls(coordinates, linked, by_scale, tuple(facts["reach"]), facts["n_cells"], widening)
+
+
+def _under(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}

@@ -18,9 +18,11 @@ import numpy as np
 
 from mocli.nn.neighbors import chunks
 from mocli.nn.readout import non_negative
-from mocli.tasks.trained.coordinates import CellCoordinates, SourceCells, strangeness
+from mocli.tasks.trained.coordinates import FIRST, NEAR_PLAIN, CellCoordinates, SourceCells
+from mocli.tasks.trained.folds import Fold, Ridge, Sums, left_out, slopes
 from mocli.tasks.trained.stack import LINKED, WAYS, LinkedValues, Stack, Weighed
-from mocli.types import DoubleArray, FloatArray, IntArray
+from mocli.tasks.trained.wideningfit import LeftOut, blended, fit_widening
+from mocli.types import BoolArray, DoubleArray, FloatArray, IntArray
 
 PENALTIES = 10.0 ** np.arange(-5.0, 1.5, 0.5)
 """Ridge penalties tried, times the number of cells and the largest variance of a coordinate."""
@@ -38,26 +40,9 @@ BLOCK = 20_000_000
 Measured = Callable[[IntArray], FloatArray]
 """Given columns of the target, the cells' measured values `(n, n_columns)`."""
 
-See = Callable[[str, IntArray, FloatArray, FloatArray], None]
-"""Called with a scale, columns, and values `(n, n_columns)` of cells left out: predicted, and measured."""
-
-
-class _Ridge:
-    """Ridge regressions on one set of coordinates, for any penalty and target."""
-
-    def __init__(self, phi: FloatArray) -> None:
-        x = np.asarray(phi, np.float64)
-        self.mean = x.mean(0)
-        u, s, vt = np.linalg.svd(x - self.mean, full_matrices=False)
-        keep = s > 1e-9 * max(s[0], 1e-300) if len(s) else np.zeros(0, bool)
-        self.u, self.s, self.v = u[:, keep], s[keep], vt[keep].T
-        self.unit = float(np.square(s[0])) if len(s) and s[0] > 0 else 1.0
-
-    def coefficients(self, y: DoubleArray, penalty: float) -> DoubleArray:
-        """Return `(r, n_columns)` for centred targets `(n, n_columns)`."""
-        shrink = self.s / (np.square(self.s) + penalty * self.unit)
-        coefficients: DoubleArray = self.v @ (shrink[:, None] * (self.u.T @ y))
-        return coefficients
+See = Callable[[str, FloatArray, IntArray, FloatArray, FloatArray], None]
+"""Called with a scale, the widening of every cell's interval `(n,)`, columns, and values `(n, n_columns)` of
+cells left out: predicted, and measured."""
 
 
 def fit_stack(
@@ -66,6 +51,7 @@ def fit_stack(
     *,
     n_vars: int,
     linked: LinkedValues | None = None,
+    batches: IntArray | None = None,
     seed: int,
     see: See | None = None,
 ) -> Stack:
@@ -77,65 +63,86 @@ def fit_stack(
         50 or more; if there are very many, the caller draws some.
     measured
         By scale, `log` among them.
+    batches
+        Codes of the cells' batches, `(n,)`, -1 for none; None without batches.
     see
         Called with the stack's predictions of the cells left out, some features at a time.
     """
     rng = np.random.default_rng(seed)
     folds = [
-        _Fold.fit(cells, out, seed=seed)
+        Fold.fit(cells, out, seed=seed)
         for out in np.array_split(rng.permutation(cells.n), 5 if cells.n <= 2_000 else 3)
     ]
     probes = np.sort(rng.choice(n_vars, min(n_vars, N_PROBES), replace=False))
     coordinates = CellCoordinates.fit(cells, seed=seed)
-    ridges = [_Ridge(phi) for phi in coordinates(cells)]
-    sums = _Sums.of(linked, cells, n_vars)
-    by_scale = {
-        scale: _weigh_all(values, folds, ridges, sums, probes, None if see is None else partial(see, scale))
-        for scale, values in measured.items()
-    }
-    left_out = np.concatenate([fold.strangeness for fold in folds])
-    far, odd = np.quantile(left_out, 0.99, axis=0)
-    return Stack(coordinates, linked, by_scale, (float(far) or 1.0, float(odd) or 1.0), cells.n)
+    phi = coordinates(cells)
+    ridges = [Ridge(of) for of in phi]
+    sums = Sums.of(linked, cells, n_vars)
+    pools = {scale: _Pool.of(folds, values, sums, probes) for scale, values in measured.items()}
+    y, x = np.asarray(measured["log"](probes), np.float64), sums.take(probes)
+    weights = pools["log"].weights(left_out(folds, pools["log"].penalties, x, y), y, sums.column[probes] >= 0)
+    widening, times = fit_widening(
+        LeftOut(cells, y, x, weights, pools["log"].penalties, batches),
+        folds,
+        ridges[NEAR_PLAIN],
+        phi[0][:, :FIRST],
+        seed=seed,
+    )
+    by_scale = {}
+    for scale, values in measured.items():
+        seen = None if see is None else partial(see, scale, times)
+        by_scale[scale] = _weigh_all(values, folds, ridges, sums, pools[scale], seen)
+    strange = np.concatenate([fold.strangeness for fold in folds])
+    far, odd = np.quantile(strange, 0.99, axis=0)
+    return Stack(coordinates, linked, by_scale, (float(far) or 1.0, float(odd) or 1.0), cells.n, widening)
 
 
 @dataclass(frozen=True, eq=False)
-class _Sums:
-    """Linked sums of the cells fitted on, `(n, n_links)`, and the sum of each feature, `(n_vars,)`."""
+class _Pool:
+    """What some features say together of the ways on one scale.
 
-    values: FloatArray
-    column: IntArray
+    Attributes
+    ----------
+    penalties
+        Of each way but the linked feature.
+    alone, joined
+        Moments of the ways as `_moments` gives them, means over features without and with a link.
+    """
+
+    penalties: list[float]
+    alone: tuple[DoubleArray, DoubleArray]
+    joined: tuple[DoubleArray, DoubleArray]
 
     @classmethod
-    def of(cls, linked: LinkedValues | None, cells: SourceCells, n_vars: int) -> _Sums:
-        if linked is None:
-            return cls(np.zeros((cells.n, 1), np.float32), np.full(n_vars, -1, np.int64))
-        return cls(linked(cells), linked.column)
+    def of(cls, folds: Sequence[Fold], measured: Measured, sums: Sums, probes: IntArray) -> _Pool:
+        y = np.asarray(measured(probes), np.float64)
+        penalties = _penalties(folds, y)
+        gram, cross = _moments(left_out(folds, penalties, sums.take(probes), y), y)
+        every = gram.mean(0), cross.mean(0)
+        linked = sums.column[probes] >= 0
+        joined = (gram[linked].mean(0), cross[linked].mean(0)) if linked.any() else every
+        # features without a link have one way less
+        return cls(penalties, (every[0][:-1, :-1], every[1][:-1]), joined)
 
-    def take(self, columns: IntArray) -> DoubleArray:
-        """Return what some features are linked to, `(n, n_columns)`; 0 without a link."""
-        sum_column = self.column[columns]
-        sums: DoubleArray = np.where(sum_column >= 0, self.values[:, np.maximum(sum_column, 0)], 0).astype(
-            np.float64
-        )
-        return sums
+    def weights(self, predictions: FloatArray, y: DoubleArray, linked: BoolArray) -> DoubleArray:
+        """Weigh the ways by their predictions of cells left out, `(n_columns, n_ways)`."""
+        gram, cross = _moments(predictions, y)
+        found = np.zeros_like(cross)
+        found[linked] = weigh(gram[linked], cross[linked], self.joined, n=len(y))
+        found[~linked, :-1] = weigh(gram[~linked, :-1, :-1], cross[~linked, :-1], self.alone, n=len(y))
+        return found
 
 
 def _weigh_all(
     measured: Measured,
-    folds: Sequence[_Fold],
-    ridges: Sequence[_Ridge],
-    sums: _Sums,
-    probes: IntArray,
+    folds: Sequence[Fold],
+    ridges: Sequence[Ridge],
+    sums: Sums,
+    pool: _Pool,
     see: Callable[[IntArray, FloatArray, FloatArray], None] | None,
 ) -> Weighed:
     """Weigh the ways of every feature, some features at a time."""
-    y = np.asarray(measured(probes), np.float64)
-    penalties = _penalties(folds, y)
-    gram, cross = _moments(_left_out(folds, penalties, sums.take(probes), y), y)
-    joined = sums.column[probes] >= 0
-    pooled = gram.mean(0), cross.mean(0)
-    pooled_joined = (gram[joined].mean(0), cross[joined].mean(0)) if joined.any() else pooled
-    n, n_vars, n_ways = len(y), len(sums.column), len(ridges) + 1
+    n, n_vars, n_ways = sum(len(fold.out) for fold in folds), len(sums.column), len(ridges) + 1
     coefficients = np.empty((sum(len(r.v) for r in ridges), n_vars), np.float32)
     intercept, slope = np.empty(n_vars, np.float32), np.zeros(n_vars, np.float32)
     weights = np.zeros((len(WAYS), n_vars), np.float32)
@@ -144,28 +151,18 @@ def _weigh_all(
         columns = np.arange(span.start, span.stop)
         y = np.asarray(measured(columns), np.float64)
         x = sums.take(columns)
-        predictions = _left_out(folds, penalties, x, y)
-        gram, cross = _moments(predictions, y)
-        weight = np.zeros_like(cross)
-        joined = sums.column[columns] >= 0
-        weight[joined] = weigh(gram[joined], cross[joined], pooled_joined, n=n)
-        # features without a link have one way less
-        alone = ~joined
-        weight[alone, :-1] = weigh(
-            gram[alone, :-1, :-1], cross[alone, :-1], (pooled[0][:-1, :-1], pooled[1][:-1]), n=n
-        )
-        if see is not None:
-            see(
-                columns, np.einsum("anf,fa->nf", predictions, weight).astype(np.float32), y.astype(np.float32)
-            )
+        predictions = left_out(folds, pool.penalties, x, y)
+        weight = pool.weights(predictions, y, sums.column[columns] >= 0)
         mean = y.mean(0)
+        if see is not None:
+            see(columns, blended(predictions, weight, mean), y.astype(np.float32))
         y -= mean
         parts = [
             ridge.coefficients(y, penalty) * weight[:, k]
-            for k, (ridge, penalty) in enumerate(zip(ridges, penalties, strict=True))
+            for k, (ridge, penalty) in enumerate(zip(ridges, pool.penalties, strict=True))
         ]
         coefficients[:, span] = np.concatenate(parts)
-        by_link, center = _slopes(x, y)
+        by_link, center = slopes(x, y)
         slope[span] = by_link * weight[:, -1]
         shift = sum(ridge.mean @ part for ridge, part in zip(ridges, parts, strict=True))
         intercept[span] = mean - shift - center * slope[span]
@@ -173,34 +170,7 @@ def _weigh_all(
     return Weighed(coefficients, intercept, slope, weights)
 
 
-@dataclass(frozen=True, eq=False)
-class _Fold:
-    """Ways fitted to the rows `rest`, and the coordinates of the rows `out` that were left out."""
-
-    out: IntArray
-    rest: IntArray
-    ridges: list[_Ridge]
-    phi: list[FloatArray]
-    strangeness: DoubleArray
-
-    @classmethod
-    def fit(cls, cells: SourceCells, out: IntArray, *, seed: int) -> _Fold:
-        rest = np.setdiff1d(np.arange(cells.n), out)
-        training, new = cells.take(rest), cells.take(out)
-        coordinates = CellCoordinates.fit(training, seed=seed)
-        ridges = [_Ridge(phi) for phi in coordinates(training)]
-        return cls(out, rest, ridges, coordinates(new), strangeness(coordinates, new))
-
-    def predict(self, k: int, y: DoubleArray, penalty: float) -> DoubleArray:
-        """Return way k's predictions of the cells left out, given targets `(n, n_columns)` of all cells."""
-        mean, ridge = y[self.rest].mean(0), self.ridges[k]
-        predicted: DoubleArray = mean + (self.phi[k] - ridge.mean) @ ridge.coefficients(
-            y[self.rest] - mean, penalty
-        )
-        return predicted
-
-
-def _penalties(folds: Sequence[_Fold], y: DoubleArray) -> list[float]:
+def _penalties(folds: Sequence[Fold], y: DoubleArray) -> list[float]:
     """Choose one penalty for each way, by its error on cells left out over features of equal variance."""
     variance = y.var(0)
     scale = np.where(variance > 0, variance, 1)
@@ -215,33 +185,13 @@ def _penalties(folds: Sequence[_Fold], y: DoubleArray) -> list[float]:
     return chosen
 
 
-def _left_out(
-    folds: Sequence[_Fold], penalties: Sequence[float], x: DoubleArray, y: DoubleArray
-) -> FloatArray:
-    """Return each way's prediction of every cell, fitted without it: `(n_ways, n, n_columns)`.
-
-    Parameters
-    ----------
-    x, y
-        What features are linked to, and their values, `(n, n_columns)`.
-    """
-    predictions = np.empty((len(penalties) + 1, *y.shape), np.float32)
-    for fold in folds:
-        for k, penalty in enumerate(penalties):
-            predictions[k, fold.out] = fold.predict(k, y, penalty)
-        center = y[fold.rest].mean(0)
-        slope, middle = _slopes(x[fold.rest], y[fold.rest] - center)
-        predictions[-1, fold.out] = center + (x[fold.out] - middle) * slope
-    return predictions
-
-
 def _moments(predictions: FloatArray, y: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
     """Mean products of the ways' predictions with each other, and with the truth, by feature.
 
     Parameters
     ----------
     said, y
-        As `_left_out` returns and takes them.
+        As `left_out` returns and takes them.
 
     Returns
     -------
@@ -259,14 +209,6 @@ def _moments(predictions: FloatArray, y: DoubleArray) -> tuple[DoubleArray, Doub
         # a model has seen these very cells, and knows them better than others
         cross[:, WAYS.index("latent")] *= SEEN
     return gram / len(y), cross / len(y)
-
-
-def _slopes(x: DoubleArray, y: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
-    """Slope of centred targets in their linked sums, 0 without a link, and the mean of these sums."""
-    center = x.mean(0)
-    square = np.square(x - center).sum(0)
-    slope = np.divide(((x - center) * y).sum(0), square, out=np.zeros(y.shape[1]), where=square > 1e-9)
-    return slope, center
 
 
 def weigh(

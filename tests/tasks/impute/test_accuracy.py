@@ -9,6 +9,7 @@ from sklearn.linear_model import Ridge
 
 from mocli.metrics import conformal
 from mocli.tasks.impute import accuracy as accuracy
+from mocli.tasks.impute.holdout import HoldOut
 from mocli.tasks.impute.report import _statistics
 from mocli.tasks.infer.stacking import link_columns
 
@@ -189,10 +190,13 @@ def test_compared_cells_are_read_once_for_all_scales(monkeypatch):
         source="rna", target="prot", target_file=SimpleNamespace(kind="prot"), readout=readout,
         predictor=SimpleNamespace(name="stack"), pairs=np.stack([np.arange(80), np.arange(80)[::-1]], 1),
         aligned=lambda name: Target(), of_rows=lambda rows: lambda scale, columns: (scale, len(rows)),
+        times=lambda rows: None,
     )  # fmt: skip
     work = SimpleNamespace(
         denoised=None, trained=object(), translation=translation,
-        options=SimpleNamespace(from_model=None, scale="log", coverage=0.9, compare_groups=None),
+        options=SimpleNamespace(
+            from_model=None, scale="log", coverage=0.9, compare_groups=None, hold_out=HoldOut(0.2)
+        ),
         survey=SimpleNamespace(compared=np.arange(70), files=[], target_rows=None),
     )  # fmt: skip
     request = SimpleNamespace(run=SimpleNamespace(seed=0), data=SimpleNamespace(label_key=None, unlabeled=()))

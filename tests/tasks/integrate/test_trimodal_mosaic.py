@@ -90,6 +90,7 @@ def test_queries_of_real_cells_of_another_donor(shared_data, tmp_path):
                 own = {m: parts[m] for m in q}
                 queries[q] = write(tmp_path, f"{'-'.join(q)}.h5mu", donor.index[donor == "s1d2"], own)
     found = reference_and_queries(tmp_path, inputs, queries, "cell_type_coarse")
-    # cells left unknown count as wrong; 600 peaks and 168 genes of nuclei place hardly any (RESULTS.md)
-    assert min(found["rna", "prot"], found["prot",]) >= 0.6
-    assert found["rna",] >= 0.5
+    # proteins tell these types apart, 600 peaks of few counts hardly do
+    assert found["rna", "prot"] >= 0.6
+    assert min(found["rna",], found["prot",]) >= 0.5
+    assert found["rna", "atac"] >= 0.5

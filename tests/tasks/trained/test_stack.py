@@ -121,7 +121,7 @@ def test_what_is_seen_of_cells_left_out_was_fitted_without_them(cells):
     source, y, linked = cells
     seen = {}
 
-    def see(scale, columns, predicted, measured):
+    def see(scale, times, columns, predicted, measured):
         np.testing.assert_array_equal(measured, y[:, columns])
         seen[scale] = predicted
 
@@ -130,3 +130,54 @@ def test_what_is_seen_of_cells_left_out_was_fitted_without_them(cells):
     assert np.sort(found[:4])[1] > 0.7
     # noise cannot be known of a cell that was left out
     assert np.abs(found[8:]).max() < 0.1
+
+
+def test_what_is_seen_lies_about_the_mean_also_where_weights_sum_to_less_than_one(cells):
+    source, y, _ = cells
+    seen = []
+
+    def see(scale, times, columns, predicted, measured):
+        seen.append((predicted - measured).mean(0))
+
+    fit_stack(source, {"log": lambda columns: y[:, columns] + 100}, n_vars=TARGETS, seed=0, see=see)
+    # of noise no way knows anything: the weights sum to a fifth
+    assert np.abs(seen[0]).max() < 1
+
+
+@pytest.fixture(scope="module")
+def shifted():
+    """Three batches of 100 cells of five types; in each, values of the target are shifted."""
+    rng = np.random.default_rng(3)
+    kind, batch = rng.integers(0, 5, N), np.repeat(np.arange(3), N // 3)
+    mean = rng.gamma(1.0, 1.0, (5, GENES))
+    values = np.log1p(rng.poisson(mean[kind])).astype(np.float32)
+    y = rng.normal(0, 2, (5, TARGETS))[kind] + rng.normal(0, 0.5, (N, TARGETS))
+    return SourceCells(sparse.csr_matrix(values)), y, rng.normal(0, 2, (3, TARGETS))[batch], kind, batch
+
+
+def widening(source, y, **options):
+    stack = fit_stack(source, {"log": lambda columns: y[:, columns]}, n_vars=TARGETS, seed=0, **options)
+    return stack, stack.widening.new_batch
+
+
+def test_a_new_batch_needs_what_left_out_batches_would_have_needed(shifted):
+    source, y, shift, _, batch = shifted
+    alike, apart = (widening(source, y + by, batches=batch)[1] for by in (0, shift))
+    assert 1 <= alike < 1.4 < apart
+    # a batch of a few cells, and one alone, say nothing
+    assert widening(source, y, batches=np.where(np.arange(N) < 10, 1, 0))[1] == widening(source, y)[1]
+
+
+def test_cells_of_a_type_that_was_left_out_have_wider_intervals(shifted):
+    source, y, _, kind, _ = shifted
+    known = np.flatnonzero(kind > 0)
+    stack, _ = widening(source.take(known[:200]), y[known[:200]].astype(np.float32))
+    usual, new = (stack.times(source.take(rows)) for rows in (known[200:], np.flatnonzero(kind == 0)))
+    assert usual.min() >= 1
+    assert np.median(new) > 1.2 * np.median(usual)
+    facts, arrays = stack.state()
+    again = Stack.from_state(facts, {k: np.ascontiguousarray(v) for k, v in arrays.items()})
+    np.testing.assert_array_equal(again.times(source), stack.times(source))
+    # a stack of an earlier version widens by distance alone
+    older = Stack.from_state({**facts, "widening": None}, arrays)
+    np.testing.assert_array_equal(older.times(source), np.maximum(older.distance(source), 1))
