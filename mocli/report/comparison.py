@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mocli.report import wording
 from mocli.report.wording import join, metric_value, plural
 
 _ARROWS = {"higher": "↑", "lower": "↓"}
@@ -39,6 +40,12 @@ class Row:
     sentence: str
     definition: str
     cells: list[Cell]
+
+    @property
+    def drawable(self) -> bool:
+        """Whether bars say something: two methods were measured, and not counted."""
+        known = [cell.value for cell in self.cells if cell.value is not None]
+        return len(known) > 1 and not all(isinstance(value, int) for value in known)
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,8 @@ def metric_title(key: str, title: str | None) -> str:
     """Return the title; `label_transfer[rna->prot]` names the modalities."""
     name, _, modalities = key.removesuffix("]").partition("[")
     shown = title or name.replace("_", " ")
-    return f"{shown}, {modalities.replace('->', ' → ')}" if modalities else shown
+    repeats = not modalities or modalities in shown
+    return shown if repeats else f"{shown}, {modalities.replace('->', ' → ')}"
 
 
 def _verdict(columns: Sequence[str], rows: Sequence[Row]) -> tuple[str, list[str]]:
@@ -127,7 +135,8 @@ def _verdict(columns: Sequence[str], rows: Sequence[Row]) -> tuple[str, list[str
     won = [r for r in judged if r not in lost and r not in tied]
     every = {1: "the baseline", 2: "both baselines"}.get(n_baselines, f"all {n_baselines} baselines")
     share = "every metric" if len(won) == len(judged) else f"{len(won)} of {plural(len(judged), 'metric')}"
-    parts = [f"{model} is better than {every} on {share} that they share."]
+    subject = model.capitalize() if model == wording.THIS_RUN else model
+    parts = [f"{subject} is better than {every} on {share} that they share."]
     if tied:
         parts.append(f"It equals the best baseline on {join([r.title for r in tied])}.")
     if lost:

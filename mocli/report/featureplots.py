@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +22,9 @@ from mocli.report.drawing import (
     to_svg,
 )
 from mocli.types import BoolArray, DoubleArray, FloatArray, IntArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MAX_NAMED = 60
 """Most features drawn by name; of more, the distribution is drawn."""
@@ -169,22 +174,42 @@ def volcano(
                     linestyle="none",
                 )  # fmt: skip
     far = np.argsort(-np.abs(shift) * (height + 0.1), kind="stable")[:_NAMED]
-    for k in far:
-        axes.annotate(
-            printable(names[k], 24), (shift[k], height[k]), xytext=(3, 3), textcoords="offset points",
-            fontsize=6.5, color=INK,
-        )  # fmt: skip
     axes.axvline(0, color=FAINT, linewidth=0.8)
     axes.set_xlabel("shift towards the target group", fontsize=8, color=INK)
     axes.set_ylabel("-log10 p", fontsize=8, color=INK)
     axes.legend(frameon=False, fontsize=7, loc="best")
+    _name_points(axes, shift[far], height[far], [names[k] for k in far])
     return to_png(figure)
+
+
+def _name_points(
+    axes: Axes, x: DoubleArray, y: DoubleArray, names: Sequence[str], *, color: str = INK
+) -> None:
+    """Write names beside points, the first first, where no earlier name is; one without room is left out."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()  # settles where the axes lie
+    taken: list[Any] = []
+    for name, at in zip(names, zip(x, y, strict=True), strict=True):
+        for side, level in itertools.product((1, -1), (1, -1)):
+            text = axes.annotate(
+                printable(name, 24), at, xytext=(3 * side, 3 * level), textcoords="offset points",
+                fontsize=6.5, color=color, ha="left" if side > 0 else "right",
+                va="bottom" if level > 0 else "top",
+            )  # fmt: skip
+            text.set_in_layout(False)
+            box = text.get_window_extent()
+            inside = axes.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+            if inside and not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()
 
 
 def heat_map(values: DoubleArray, rows: Sequence[str], columns: Sequence[str], *, label: str) -> Picture:
     """Draw a table of numbers in red (above 0) and blue, `(n_rows, n_columns)`; NaN is left white."""
     n_rows, n_columns = values.shape
-    figure = new_figure(min(10.0, 2.6 + 0.42 * n_columns), 1.3 + 0.17 * max(n_rows, 3))
+    figure = new_figure(min(10.0, 2.6 + 0.42 * n_columns), 1.3 + 0.17 * max(n_rows, 8))
     axes = figure.subplots()
     dress(axes, frame=False)
     largest = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 0.0
@@ -201,7 +226,7 @@ def heat_map(values: DoubleArray, rows: Sequence[str], columns: Sequence[str], *
     axes.set_xticks(
         range(n_columns), [printable(name, 28) for name in columns], fontsize=7, rotation=60, ha="right"
     )
-    bar = figure.colorbar(shown, ax=axes, shrink=0.6, pad=0.02)
+    bar = figure.colorbar(shown, ax=axes, shrink=0.6 if n_rows > 16 else 1.0, pad=0.02)
     bar.ax.tick_params(labelsize=7)
     bar.set_label(label, fontsize=7.5, color=INK)
     return to_svg(figure)
@@ -225,13 +250,10 @@ def against_truth(panels: Sequence[tuple[str, DoubleArray, DoubleArray, Sequence
         axes.axhline(0, color=FAINT, linewidth=0.6)
         axes.axvline(0, color=FAINT, linewidth=0.6)
         axes.plot(predicted, measured, ".", color=ACCENT, markersize=3, alpha=0.6, linestyle="none")
-        for k in np.argsort(-np.abs(measured), kind="stable")[:4]:
-            axes.annotate(
-                printable(names[k], 16), (predicted[k], measured[k]), xytext=(2, 2),
-                textcoords="offset points", fontsize=6, color=ALERT,
-            )  # fmt: skip
         axes.set_xlabel("predicted", fontsize=7.5, color=INK)
         axes.set_ylabel("measured", fontsize=7.5, color=INK)
+        far = np.argsort(-np.abs(measured), kind="stable")[:4]
+        _name_points(axes, predicted[far], measured[far], [names[k] for k in far], color=ALERT)
     return to_png(figure)
 
 

@@ -29,7 +29,7 @@ def figure(
     Parameters
     ----------
     value
-        None or not finite where undefined.
+        None or not finite where undefined; an `int` is a count, and shown as one.
     definition, sentence
         The exact formula in words; how to read the value.
     better
@@ -39,6 +39,8 @@ def figure(
     n
         Cells, pairs or features behind the value.
     """
+    if isinstance(value, np.integer):
+        value = int(value)
     low, high = (None if bound is None or math.isinf(bound) else bound for bound in bounds)
     return {
         "value": value if value is not None and math.isfinite(value) else None,

@@ -42,6 +42,8 @@ _HOW_TO_SEE = {
     "label": "Where biology is kept, every label forms a separate group.",
 }
 
+_AXIS = "UMAP"
+
 _REPEATABLE = {
     "bitwise": "the same command with as many threads gives the same bytes on this kind of machine",
     "statistical": "the same command gives the same result up to small noise",
@@ -95,6 +97,10 @@ class Drawn:
     wide: bool = True
 
 
+_OF_INPUTS = ("layer", "values", "n_empty", "transform")
+"""What is shown of inputs where a run has found it out."""
+
+
 def render(
     report: Report,
     *,
@@ -118,7 +124,7 @@ def render(
         Methods by metrics, for each task.
     """
     values = report.as_dict()
-    model = (values["model"] or {}).get("title") or (values["model"] or {}).get("name") or "this run"
+    model = (values["model"] or {}).get("title") or (values["model"] or {}).get("name") or wording.THIS_RUN
     comparison = compare(values["metrics"], values["baselines"], model=model)
     return (
         _environment()
@@ -140,6 +146,7 @@ def render(
             results=[_shown(d.picture, d.title, d.caption, wide=d.wide) for d in drawn],
             ran=_ran(values),
             rankings=rankings or {},
+            known=[key for key in _OF_INPUTS if any(one[key] is not None for one in values["inputs"])],
             metric_title=metric_title,
         )
     )
@@ -214,9 +221,9 @@ def _answer(values: Mapping[str, Any], comparison: Comparison) -> str:
 
 
 _NEXT = {
-    "integrate": "obsm of the output holds the latent coordinates: sc.pp.neighbors(use_rep=...) takes "
+    "integrate": "the latent coordinates are in obsm of the output: sc.pp.neighbors(use_rep=...) takes "
     "them as they are",
-    "impute": "var of the output says how far every feature can be trusted",
+    "impute": "how far each feature can be trusted stands in var of the output",
     "perturb": "the table next to this page holds every perturbation; start with those of a small FDR",
     "gene2peak": "the table next to this page holds every pair; start with those of a small FDR",
     "simulate": "compare simulated cells with real ones above before you use them as data",
@@ -285,8 +292,7 @@ def _losses(training: Mapping[str, Any] | None) -> _Shown | None:
 
 
 def _bars(values: Mapping[str, Any], comparison: Comparison, model: str) -> _Shown | None:
-    drawable = [r for r in comparison.rows if any(c.value is not None for c in r.cells)]
-    if not values["baselines"] or not drawable:
+    if not values["baselines"] or not any(row.drawable for row in comparison.rows):
         return None
     picture = plots.metric_bars(values["metrics"], values["baselines"], model=model)
     return _shown(picture, "Metrics beside the baselines", "", wide=True)
@@ -300,16 +306,19 @@ def _pictures(layout: Layout) -> list[_Shown]:
     shown = []
     # the half-page pictures first: they stand side by side
     for title, category in sorted(categories.items(), key=lambda item: scatter.is_wide(item[1])):
-        picture = scatter.by_category(layout.xy, category)
+        picture = scatter.by_category(layout.xy, category, axis=_AXIS)
         caption = _HOW_TO_SEE.get(title.split()[0], "")
         shown.append(_shown(picture, f"Cells by {title}", caption, wide=scatter.is_wide(category)))
     for title, values in layout.values.items():
         if np.isfinite(values).any():
-            shown.append(_shown(scatter.by_value(layout.xy, values, title), f"Cells by {title}", ""))
+            shown.append(
+                _shown(scatter.by_value(layout.xy, values, title, axis=_AXIS), f"Cells by {title}", "")
+            )
     modality = categories.get("modality")
     if modality is not None and 1 < len(modality.levels) <= 9:
         label = next((title for title in categories if title.startswith("label")), None)
-        picture = scatter.by_modality(layout.xy, modality, colour_by=categories[label] if label else None)
+        colours = categories[label] if label else None
+        picture = scatter.by_modality(layout.xy, modality, colour_by=colours, axis=_AXIS)
         what = f"coloured by {label}" if label else "in colour"
         caption = f"The cells of one modality {what}, with all others in grey behind them."
         if label:

@@ -19,6 +19,7 @@ from mocli.report.drawing import (
     panel_grid,
     printable,
     to_svg,
+    wrapped,
 )
 from mocli.types import DoubleArray
 
@@ -103,20 +104,21 @@ def _smooth(values: DoubleArray, window: int) -> DoubleArray:
 def metric_bars(
     metrics: Mapping[str, Mapping[str, Any]], baselines: Mapping[str, Mapping[str, Any]], *, model: str
 ) -> str:
-    """Draw every metric of the model and the baselines as bars, one panel for each metric, as SVG.
+    """Draw metrics that the model and a baseline share as bars, one panel for each metric, as SVG.
 
     Titles say which direction is better; the best bar's figure is bold.
     """
     comparison = compare(metrics, baselines, model=model)
-    rows = [row for row in comparison.rows if any(cell.value is not None for cell in row.cells)]
-    names = comparison.columns
-    figure, grid = _panels(len(rows), height=0.8 + 0.24 * len(names))
+    rows = [row for row in comparison.rows if row.drawable]
+    names = [wrapped(name, 26) for name in comparison.columns]
+    line = 0.24 if all("\n" not in name for name in names) else 0.34
+    figure, grid = _panels(len(rows), height=0.8 + line * len(names))
     for position, (axes, row) in enumerate(zip(grid, rows, strict=True)):
         dress(axes, title=f"{row.title} {row.arrow}")
-        _bars(axes, row, names[0])
+        _bars(axes, row, comparison.columns[0])
         axes.set_yticks(range(len(names)))
         first_column = position % _n_columns(len(rows)) == 0
-        axes.set_yticklabels([printable(n, 30) for n in names] if first_column else [""] * len(names))
+        axes.set_yticklabels(names if first_column else [""] * len(names))
         axes.tick_params(axis="y", length=0)
     return to_svg(figure)
 

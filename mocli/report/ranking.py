@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from mocli.report.wording import metric_value
+from mocli.report.wording import join, metric_value, plural
 from mocli.types import Json
 
 
@@ -109,10 +109,31 @@ class Ranking:
         return header, rows
 
     @property
+    def verdict(self) -> str:
+        """Say in one sentence which method is first, and whether a control is; empty without ranks."""
+        ranked = [line for line in self.lines if line.rank is not None]
+        if not ranked:
+            return ""
+        first = [line for line in ranked if line.rank == 1]
+        said = f"{join([_named(line) for line in first])} {'are' if len(first) > 1 else 'is'} first of "
+        said += f"{plural(len(ranked), 'method')} (overall {metric_value(first[0].overall)})"
+        control = next((line for line in ranked if line.kind == CONTROL), None)
+        model = next((line for line in ranked if line.kind != CONTROL), None)
+        if control is None or model is None:
+            return said
+        if control in first:
+            best = "" if model in first else f"; the best of the others is {_named(model)}"
+            return f"{said}{best}: a control, which needs no training, is not surpassed"
+        return f"{said}, before the best control, {_named(control)}"
+
+    @property
     def unequal(self) -> bool:
         """Whether some methods were measured in more aspects than others."""
         return any(line.everything is not None for line in self.lines)
 
+
+CONTROL = "control"
+"""Kind of methods that need no training."""
 
 BOUNDS = {"bound": 1, "answer": 2}
 """Kinds of methods that are not ranked, in the order in which they come last."""
@@ -176,11 +197,12 @@ def rank(figures: Sequence[Figure], *, left_out: frozenset[str] = frozenset({"to
     lines.sort(
         key=lambda line: (_last(line), -(line.overall if line.overall is not None else -1.0), line.method)
     )
-    ranked, place = [], 0
-    for line in lines:
-        counts = _last(line) == 0 and line.overall is not None
-        place += counts
-        ranked.append(replace(line, rank=place if counts else None))
+    competitors = [metric_value(line.overall) for line in lines if _competes(line)]
+    # what reads equal shares a rank, and those after it are not moved up
+    ranked = [
+        replace(line, rank=1 + competitors.index(metric_value(line.overall)) if _competes(line) else None)
+        for line in lines
+    ]
     order = {
         c.aspect: i for i, c in reversed(list(enumerate(sorted(columns.values(), key=lambda c: c.order))))
     }
@@ -189,8 +211,16 @@ def rank(figures: Sequence[Figure], *, left_out: frozenset[str] = frozenset({"to
     return Ranking(ranked, [c for c in shown if c.key in values], named)
 
 
+def _competes(line: Line) -> bool:
+    return _last(line) == 0 and line.overall is not None
+
+
 def _last(line: Line) -> int:
     return BOUNDS.get(line.kind, 0)
+
+
+def _named(line: Line) -> str:
+    return line.method if line.rank == 1 else f"{line.method} ({metric_value(line.overall)})"
 
 
 def _spread(

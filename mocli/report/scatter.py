@@ -23,6 +23,7 @@ from mocli.report.drawing import (
     rgb,
     to_png,
     to_svg,
+    wrapped,
 )
 from mocli.report.wording import plural
 from mocli.types import DoubleArray, FloatArray, IntArray
@@ -37,6 +38,7 @@ MAX_POINTS = 150_000
 
 _NUMBERED_FROM = 9
 _WIDTH = 10.2  # inches: the width of the page
+_LEGEND, _LETTERS = 1.7, 20  # inches of a legend beside half a page, and letters that have room there
 _SMALL, _LARGE = 3.1, 5.6  # inches of the square that holds the points: without and with numbers
 
 
@@ -77,7 +79,7 @@ class _Key:
         return named if all(name.isdigit() for name in named) else [str(i + 1) for i in range(self.n_named)]
 
 
-def by_category(xy: FloatArray, category: Category, *, seed: int = 0) -> Picture:
+def by_category(xy: FloatArray, category: Category, *, axis: str = "", seed: int = 0) -> Picture:
     """Draw a layout coloured by a category, with a legend of names and numbers of cells.
 
     Points come in a seeded random order, so that no class hides another; those
@@ -89,6 +91,8 @@ def by_category(xy: FloatArray, category: Category, *, seed: int = 0) -> Picture
     ----------
     xy
         `(n, 2)`; rows that are not finite are left out.
+    axis
+        What the two dimensions are called; places in a tissue need no name.
 
     Returns
     -------
@@ -98,9 +102,10 @@ def by_category(xy: FloatArray, category: Category, *, seed: int = 0) -> Picture
     key = _key(category)
     numbered = key.n_named >= _NUMBERED_FROM
     side = _LARGE if numbered else _SMALL
-    # a common width, so that pictures side by side have panels of one size
-    legend_width = max(1.7, 1.25 + 0.072 * max((len(printable(n, 34)) for n in key.names), default=0))
-    figure, axes = _square(side, legend_width)
+    # a common width, so that pictures side by side have panels of one size: names are wrapped to it
+    longest = max((len(printable(n, 34)) for n in key.names), default=0)
+    legend_width = max(_LEGEND, 1.25 + 0.072 * longest) if numbered else _LEGEND
+    figure, axes = _square(side, legend_width, axis)
     shown = _draw_order(xy, seed)
     # stable: within named and unnamed the random order stays
     shown = shown[np.argsort(key.entries[shown] < key.n_named, kind="stable")]
@@ -111,7 +116,9 @@ def by_category(xy: FloatArray, category: Category, *, seed: int = 0) -> Picture
     return _picture(figure, len(shown))
 
 
-def by_value(xy: FloatArray, values: DoubleArray | FloatArray, label: str, *, seed: int = 0) -> Picture:
+def by_value(
+    xy: FloatArray, values: DoubleArray | FloatArray, label: str, *, axis: str = "", seed: int = 0
+) -> Picture:
     """Draw a layout coloured by a number of each cell, `(n,)`; cells without one lie beneath in grey.
 
     Colours end at the 1st and the 99th percentile. Half the page wide.
@@ -120,7 +127,7 @@ def by_value(xy: FloatArray, values: DoubleArray | FloatArray, label: str, *, se
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
-    figure, axes = _square(_SMALL, 1.7)
+    figure, axes = _square(_SMALL, _LEGEND, axis)
     shown = _draw_order(xy, seed)
     finite = np.isfinite(values)
     shown = shown[np.argsort(finite[shown], kind="stable")]
@@ -130,16 +137,16 @@ def by_value(xy: FloatArray, values: DoubleArray | FloatArray, label: str, *, se
     shades[finite] = colormaps["viridis"](scale(np.asarray(values)[finite]))[:, :3]
     _points(axes, xy[shown], shades[shown], _SMALL)
     width = figure.get_size_inches()[0]
-    beside = figure.add_axes(((_SMALL + 0.3) / width, 0.25, 0.12 / width, 0.5))
+    beside = figure.add_axes(((_SMALL + 0.4) / width, 0.2, 0.12 / width, 0.5))
     bar = figure.colorbar(ScalarMappable(scale, colormaps["viridis"]), cax=beside)
     bar.ax.tick_params(labelsize=7.5, colors=INK)
     bar.outline.set_visible(False)
-    beside.set_title(printable(label, 26), loc="left", fontsize=8, color=INK)
+    beside.set_title(wrapped(label, 22), loc="left", fontsize=8, color=INK)
     return _picture(figure, len(shown))
 
 
 def by_modality(
-    xy: FloatArray, modality: Category, *, colour_by: Category | None = None, seed: int = 0
+    xy: FloatArray, modality: Category, *, colour_by: Category | None = None, axis: str = "", seed: int = 0
 ) -> Picture:
     """Draw one panel per modality, its cells coloured before all others in grey.
 
@@ -153,7 +160,7 @@ def by_modality(
     figure = new_figure(side * n_columns, (side + 0.2) * n_rows)
     shown = _draw_order(xy, seed)
     for code, axes in enumerate(panel_grid(figure, n_panels, n_columns)):
-        _bare(axes)
+        _bare(axes, axis)
         of_modality = shown[modality.codes[shown] == code]
         others = shown[modality.codes[shown] != code]
         _points(axes, xy[others], np.tile(rgb(UNKNOWN), (len(others), 1)), side, len(shown))
@@ -184,7 +191,7 @@ def panel_of(
     entries = key.entries[span]
     shown = _draw_order(xy, seed)
     shown = shown[np.argsort(entries[shown] < key.n_named, kind="stable")]
-    _bare(axes)
+    _bare(axes, "UMAP")
     _points(axes, xy[shown], key.colours[entries[shown]], side)
     _window(axes, xy[shown])
 
@@ -278,11 +285,12 @@ def _apart(points: DoubleArray, *, gap: float) -> DoubleArray:
     return points
 
 
-def _square(side: float, legend_width: float) -> tuple[Figure, Axes]:
-    width, height = side + 0.2 + legend_width, side + 0.2
+def _square(side: float, legend_width: float, axis: str) -> tuple[Figure, Axes]:
+    left = 0.2 if axis else 0.1
+    width, height = side + left + 0.1 + legend_width, side + left + 0.1
     figure = new_figure(width, height, constrained=False)
-    axes = figure.add_axes((0.1 / width, 0.1 / height, side / width, side / height))
-    _bare(axes)
+    axes = figure.add_axes((left / width, left / height, side / width, side / height))
+    _bare(axes, axis)
     return figure, axes
 
 
@@ -295,23 +303,27 @@ def _legend(figure: Figure, key: _Key, side: float, *, numbered: bool) -> None:
         marks[: key.n_named] = [
             "" if mark == name else f"{mark}  " for mark, name in zip(key.marks, key.names, strict=False)
         ]
-    labels = [
+    texts = [
         f"{mark}{printable(name, 34)}  ({count:,})"
         for mark, name, count in zip(marks, key.names, key.counts, strict=True)
     ]
+    labels = texts if numbered else [wrapped(text, _LETTERS) for text in texts]
     width = figure.get_size_inches()[0]
     small = len(labels) > 22
     figure.legend(
-        handles, labels, loc="center left", bbox_to_anchor=((side + 0.25) / width, 0.5),
+        handles, labels, loc="center left", bbox_to_anchor=((side + 0.35) / width, 0.5),
         frameon=False, fontsize=7.2 if small else 8.5, labelcolor=INK, handletextpad=0.3,
         labelspacing=0.28 if small else 0.45, borderaxespad=0,
     )  # fmt: skip
 
 
-def _bare(axes: Axes) -> None:
+def _bare(axes: Axes, axis: str) -> None:
     dress(axes, frame=False)
     axes.set_xticks([])
     axes.set_yticks([])
+    if axis:
+        axes.set_xlabel(f"{axis} 1", fontsize=7, color=FAINT, loc="left", labelpad=2)
+        axes.set_ylabel(f"{axis} 2", fontsize=7, color=FAINT, loc="bottom", labelpad=2)
     for spine in axes.spines.values():
         spine.set(visible=True, color=FAINT, linewidth=0.4)
 

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 
 from mocli.types import Json
 
+THIS_RUN = "this run"
+"""Stands for a method that no model names."""
+
 NOTHING = "–"
 """Shown for unknown values."""
 
@@ -39,9 +42,11 @@ def plural(n: int, one: str, many: str | None = None) -> str:
 
 
 def metric_value(value: float | None) -> str:
-    """Return a metric with the digits that matter to a reader."""
+    """Return a metric with the digits that matter to a reader; an `int` is a count."""
     if value is None:
         return NOTHING
+    if isinstance(value, int):
+        return f"{value:,}"
     size = abs(value)
     if 0 < size < 0.0005:
         return f"{value:.1e}"
@@ -85,9 +90,9 @@ def join(words: Sequence[str]) -> str:
 
 def cell(content: Json) -> str:
     """Return a value of a table: a number with the digits that matter, other values in words."""
-    if isinstance(content, float):
+    if isinstance(content, int | float) and not isinstance(content, bool):
         return metric_value(content)
-    return count(content) if isinstance(content, int) and not isinstance(content, bool) else value(content)
+    return value(content)
 
 
 def value(content: Json) -> str:

@@ -285,6 +285,36 @@ def test_metrics_that_one_method_lacks_stay_in_the_table() -> None:
 def test_metric_titles_say_of_which_modalities() -> None:
     assert metric_title("label_transfer[rna->prot]", "Accuracy") == "Accuracy, rna → prot"
     assert metric_title("mixing", None) == "mixing"
+    assert metric_title("auprc[promoter peaks]", "Area, promoter peaks") == "Area, promoter peaks"
+
+
+def test_counts_and_figures_without_a_rival_are_in_the_table_and_not_drawn() -> None:
+    counted = metric(44, better=None, range=[0, None], title="Pairs tested", sentence="")
+    metrics = {"n": counted, "share": metric(0.1), "auprc": metric(0.5)}
+    found = verdict(metrics, A={"n": counted, "auprc": metric(0.4)})
+    assert [row.drawable for row in found.rows] == [False, False, True]
+    assert found.rows[0].cells[0].text == "44"
+
+
+def test_the_page_has_no_empty_column_and_says_how_to_read_every_figure() -> None:
+    made = report()
+    assert "made ready by" in html.render(made)
+    for one in made.inputs:
+        one.pop("transform", None)
+    made.metrics = {"n": metric(44, n=None, sentence="", definition="Pairs of a window.")}
+    made.baselines = {}
+    page = html.render(made)
+    for heading in ("values from", "look like", "made ready by", "measured on"):
+        assert heading not in page
+    assert re.search(r'<td class="read">Pairs of a window\.</td>', page)
+
+
+def test_a_run_without_a_model_begins_its_verdict_as_a_sentence() -> None:
+    made = report()
+    made.model = None
+    made.metrics = {"a": metric(0.9)}
+    made.baselines = {"simple": {"title": "simple", "definition": "", "metrics": {"a": metric(0.5)}}}
+    assert "<p>This run is better than the baseline" in html.render(made)
 
 
 @pytest.mark.parametrize(
@@ -299,6 +329,8 @@ def test_metric_titles_say_of_which_modalities() -> None:
         (wording.size(3_400_000), "3.4 MB"),
         (wording.size(2e15), "2,000 TB"),
         (wording.metric_value(0.0), "0.000"),
+        (wording.metric_value(24), "24"),
+        (wording.metric_value(12_345), "12,345"),
         (wording.metric_value(1e-5), "1.0e-05"),
         (wording.metric_value(15.24), "15.2"),
         (wording.metric_value(-0.25), "-0.250"),

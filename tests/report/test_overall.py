@@ -41,6 +41,26 @@ def test_nobody_gains_by_what_it_cannot_be_asked():
     assert {line.method: line.aspects for line in found.lines}["both"]["partners"] == 0.0
 
 
+def test_methods_that_read_equal_share_a_rank_and_the_verdict_names_them() -> None:
+    values = {"x": 1.0, "y": 0.9996, "z": 0.5, "w": 0.0}
+    found = rank([figure(name, "a", value, aspect="labels") for name, value in values.items()])
+    assert {line.method: line.rank for line in found.lines} == {"x": 1, "y": 1, "z": 3, "w": 4}
+    assert found.verdict == "x and y are first of 4 methods (overall 1.000)"
+
+
+def test_the_verdict_says_whether_a_control_is_surpassed() -> None:
+    def verdict(control):
+        made = [figure("m", "a", 0.8, aspect="labels"), figure("low", "a", 0.0, aspect="labels")]
+        return rank([*made, figure("wnn", "a", control, kind="control", aspect="labels")]).verdict
+
+    assert verdict(0.4) == "m is first of 3 methods (overall 1.000), before the best control, wnn (0.500)"
+    told = "a control, which needs no training, is not surpassed"
+    assert (
+        verdict(1.6)
+        == f"wnn is first of 3 methods (overall 1.000); the best of the others is m (0.500): {told}"
+    )
+
+
 def test_bounds_do_not_say_what_is_shared():
     found = rank(
         [

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mocli.report import plots
 from mocli.report.drawing import MAX_LEVELS, colours, keeping, new_figure, show, to_svg
-from mocli.report.scatter import MAX_SVG_POINTS, Category, _apart, by_category, by_modality
+from mocli.report.scatter import MAX_SVG_POINTS, Category, _apart, by_category, by_modality, by_value
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -149,6 +149,44 @@ def test_metric_bars_draw_what_is_missing_negative_and_constant() -> None:
         "x": {"title": "x", "metrics": {"a": metric(None), "c": metric(0.1), "e": metric(7, range=None)}}
     }
     check_svg(plots.metric_bars(metrics, baselines, model="m"))
+
+
+def test_names_of_points_do_not_overlap() -> None:
+    from mocli.report.featureplots import _name_points
+
+    figure = new_figure(7.2, 3.6)
+    axes = figure.subplots()
+    x, y = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.001, 1.0]), np.zeros(7)
+    axes.plot(x, y, ".")
+    _name_points(axes, x, y, [f"GENE{i}" for i in range(7)])
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert {"GENE0", "GENE6"} <= {text.get_text() for text in axes.texts}
+    assert len(boxes) < 7
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_pictures_side_by_side_have_one_size_and_whole_names() -> None:
+    xy = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
+    codes = np.repeat([0, 1], 10)
+    with keeping() as kept:
+        short = by_category(xy, Category(codes, ["B", "T"]))
+        long = by_category(xy, Category(codes, ["CD16 monocytes and others", "plasmacytoid dendritic"]))
+    small, large = (kept.made[picture] for picture in (short, long))
+    assert list(small.get_size_inches()) == list(large.get_size_inches())
+    said = [" ".join(text.get_text().split()) for text in large.legends[0].get_texts()]
+    assert said == ["CD16 monocytes and others (10)", "plasmacytoid dendritic (10)"]
+
+
+def test_colour_bars_have_their_whole_title_and_layouts_names_of_axes() -> None:
+    xy = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
+    label = "mapping score, cell_type_gated_by_markers"
+    with keeping() as kept:
+        named = by_value(xy, xy[:, 0], label, axis="UMAP")
+        tissue = by_category(xy, Category(np.zeros(20, int), ["a"]))
+    layout, bar = kept.made[named].axes
+    assert bar.get_title(loc="left").replace("\n", "").replace(" ", "") == label.replace(" ", "")
+    assert (layout.get_xlabel(), layout.get_ylabel()) == ("UMAP 1", "UMAP 2")
+    assert kept.made[tissue].axes[0].get_xlabel() == ""
 
 
 def test_heat_map_takes_any_shape() -> None:

@@ -172,6 +172,8 @@ def describe_rankings(run: Run, records: Sequence[Record], ranked: dict[str, Ran
             columns,
             rows,
         )
+        if ranking.verdict:
+            run.report.conclude(f"{task}: {ranking.verdict}.")
         for line in ranking.lines:
             if line.overall is not None:
                 place = f"{line.rank}." if line.rank else " - "

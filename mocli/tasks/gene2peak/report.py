@@ -107,6 +107,8 @@ def conclude(run: Run, n_passing: int, n_tested: int, precision: Precision, our_
         sentence += (
             f"; {what} find {name} {verb} than {_SIMPLE[best][0]} (AUPRC {by[our_score]:.3f}, {by[best]:.3f})"
         )
+        if max(by[our_score], by[best]) <= by.get("chance", 0.0):
+            sentence += f", and neither better than chance ({by['chance']:.3f})"
     run.say(sentence)
     run.report.conclude(sentence)
 
@@ -228,7 +230,7 @@ def _figures(result: SilencingResult, table: pd.DataFrame) -> dict[str, Any]:
             key = f"silencing_auprc[{name}; {row['score']}]"
             value: Any = row["auprc"]
             figures[key] = entry(
-                value, f"Area under the precision-recall curve, {name}: {row['score']}",
+                value, f"Area under the precision-recall curve, {name}; {row['score']}",
                 "All pairs together; the score 'chance' is the share of true pairs.", "higher", len(table),
             )  # fmt: skip
     return figures

@@ -113,7 +113,7 @@ def _report_screen(run: Run, options: PerturbOptions, placed: PlacedCells, table
     shown = over_all[changed.to_numpy()].head(SHOWN)
     run.report.tables["screen"] = column_table(
         f"What brings cells nearer to {options.target} (the {len(shown):,} best of {len(over_all):,})",
-        f"{sentence[0].upper()}{sentence[1:]}. shift: how much nearer the cells come, on average, to the "
+        "shift: how much nearer the cells come, on average, to the "
         "mean of the target group; null_mean: the same for features that are expressed as much, with which "
         "z and p compare it; rank: by shift less null_mean; shift_rank: by shift alone. cosine_shift is "
         "the shift by mean cosine distance; difference is that of mean normalised logs, target less "
@@ -328,7 +328,8 @@ def draw(options: PerturbOptions, placed: PlacedCells, findings: Findings) -> li
                     f"{options.target}.",
                 )
             )  # fmt: skip
-            pictures.append(_heat(placed, table, over_all))
+            if len(placed.sets.names) > 1:
+                pictures.append(_heat(placed, table, over_all))
     if findings.predicted is not None:
         pictures.append(_effects(findings.predicted))
     if findings.truth is not None:

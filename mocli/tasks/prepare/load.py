@@ -207,4 +207,5 @@ def _tell_health(name: str, health: Health, warn: Callable[[str], None]) -> None
             "they are kept, cannot be anchors, and their latent coordinates are not meaningful"
         )
     if health.n_constant:
-        warn(f"{name}: {health.n_constant:,} features are constant and carry no information")
+        many = "feature is" if health.n_constant == 1 else "features are"
+        warn(f"{name}: {health.n_constant:,} {many} constant and of no use to a model")

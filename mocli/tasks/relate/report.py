@@ -34,12 +34,19 @@ _NULLS = {
         "the same imputed feature against features elsewhere that are detected in as many cells",
     ),
 }
-_ODDS = "odds ratio of being among the strongest tenth"
+_STRONGEST = "among the strongest tenth"
+_RIVALS = {"matched": "matched promoters of other genes", "distal": "distal peaks of the window"}
 _TITLES = {
-    "promoter_vs_matched_odds_ratio": f"Promoter peaks against matched promoters of other genes: {_ODDS}",
-    "promoter_vs_matched_p": "The same, p",
-    "promoter_vs_distal_odds_ratio": f"Promoter peaks against distal peaks of the window: {_ODDS}",
-    "promoter_vs_distal_p": "The same, p",
+    f"promoter_vs_{key}_{figure}": title
+    for key, rivals in _RIVALS.items()
+    for figure, title in (
+        ("odds_ratio", f"Promoter peaks against {rivals}: odds ratio of being {_STRONGEST}"),
+        ("p", f"Promoter peaks against {rivals}: p of Fisher's exact test"),
+        ("n_a", f"Pairs of promoter peaks, against {rivals}"),
+        ("n_b", f"Pairs of {rivals}"),
+        ("top_a", f"Pairs of promoter peaks {_STRONGEST}, against {rivals}"),
+        ("top_b", f"Pairs of {rivals} {_STRONGEST}"),
+    )
 }
 
 
@@ -90,7 +97,31 @@ def report_relations(run: Run, related: Related, direction: str) -> None:
             f"{table[LINKED].mean():.0%} of the pairs tested are links that the model was trained with: "
             "what it finds among them is partly what it was given"
         )
+    _conclude(run, related, table)
     _tabulate(run, table, related)
+
+
+def _conclude(run: Run, related: Related, table: pd.DataFrame) -> None:
+    """Say how many pairs stand out, and whether promoters do, beside measured values of both."""
+    fdr = table["fdr_matched"].to_numpy(dtype=np.float64)
+    tested = int(np.isfinite(fdr).sum())
+    said = f"{int((fdr < _FDR).sum()):,} of {tested:,} pairs pass {_FDR:.0%} FDR against matched features"
+    odds, p = (_promoters(related.enrichment, of) for of in ("odds_ratio", "p"))
+    if odds is not None and p is not None:
+        beside = _promoters(related.enrichment_measured, "odds_ratio")
+        told = "" if beside is None else f"; by measured values of both {beside:.2g}"
+        said += (
+            f"; a gene's own promoter peaks are {_STRONGEST} with odds of {odds:.2g}, p {p:.2g} "
+            f"(1 is chance{told})"
+        )
+    run.say(said)
+    run.report.conclude(f"{said}.")
+
+
+def _promoters(figures: Figures | None, of: str) -> float | None:
+    """Return a figure of promoter peaks against matched ones."""
+    value = (figures or {}).get(f"promoter_vs_matched_{of}", {}).get("value")
+    return value if isinstance(value, float) else None
 
 
 def n_constant(related: Related, table: pd.DataFrame) -> int:
@@ -118,10 +149,11 @@ def _counts(related: Related, table: pd.DataFrame, direction: str) -> dict[str, 
         )  # fmt: skip
     for label in labels:
         counts[f"{label}s_tested"] = (
-            table[label].nunique(), f"{label}: tested", f"Features of the side '{label}' in a tested pair.",
+            int(table[label].nunique()), f"Features tested, {label}",
+            f"Features of the side '{label}' in a tested pair.",
         )  # fmt: skip
     counts[f"{labels[1]}s_absent"] = (
-        len(related.absent), f"{labels[1]}: absent",
+        len(related.absent), f"Features absent, {labels[1]}",
         f"Features of the side '{labels[1]}' in a pair that the model knows and the input lacks.",
     )  # fmt: skip
     counts["pairs_absent"] = (

@@ -107,6 +107,7 @@ def test_table_has_models_controls_and_reasons(unpaired_bench, check_report):
     assert by_method["perfect"][2] is None
     assert by_method["shuffled"][2] is None
     assert sorted(r[2] for r in ranking["rows"] if r[2]) == [1, 2, 3, 4, 5]
+    assert f"{ranking['rows'][0][0]} is first of 5 methods" in report["conclusion"]
     for method, row in by_method.items():
         assert value(table, method, "rank") == row[2]
         if row[3] is not None:
@@ -502,6 +503,17 @@ def test_a_fifth_model_and_a_new_metric_are_in_the_table(unpaired, tmp_path, tin
     assert ran >= {"scmodal", "toyfifth"}
     scored = {r["method"] for r in table if r["metric"] == "toy_spread"}
     assert scored >= ran | {"cca", "shuffled"}
+
+
+def test_a_model_of_other_features_has_a_control_of_its_own():
+    from mocli.tasks.benchmark.reconstruct import control_name
+
+    entries = {"rmse[rna]": {"value": 1.5}, "auprc[rna]": {"value": None}}
+    assert control_name(entries, {}, "multigrate") == "mean"
+    known = {("multidgd", "rmse[rna]"): 1.0, ("mean", "rmse[rna]"): 1.5, ("mean", "auprc[rna]"): None}
+    assert control_name(entries, known, "multigrate") is None
+    assert control_name({"rmse[rna]": {"value": 0.4}}, known, "multigrate") == "mean (multigrate)"
+    assert control_name({**entries, "rmse[atac]": {"value": 0.4}}, known, "x") == "mean (x)"
 
 
 def test_errors_in_units_of_a_model_s_own_scale_are_not_ranked():

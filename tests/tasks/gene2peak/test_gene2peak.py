@@ -177,6 +177,10 @@ def test_report_page_and_arcs(tissue, found, table, check_report):
     assert [row[:2] for row in listed["rows"]] == over_all[["gene", "peak"]].head(200).to_numpy().tolist()
     assert {k.split(".")[-1] for k in map(str, found.files)} >= {"tsv", "bedpe", "html", "json"}
     assert all(path.exists() for path in found.files)
+    n = int((over_all["fdr_matched"] < 0.05).sum())
+    tested = int(over_all["fdr_matched"].notna().sum())
+    assert report["conclusion"].startswith(f"{n:,} of {tested:,} pairs pass 5% FDR against matched features")
+    assert "a gene's own promoter peaks are among the strongest tenth" in report["conclusion"]
     page = (tissue / "found.report.html").read_text()
     assert "Correlation and distance" in page
     assert "The strongest peak of each gene" in page

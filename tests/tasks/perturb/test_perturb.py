@@ -135,7 +135,8 @@ def test_the_default_screen_finds_what_the_states_differ_in(perturb, model, tmp_
         ("UP1", "up"), ("UP2", "up"), ("DOWN1", "down"),
     }  # fmt: skip
     assert (np.sign(best["difference"]) == np.where(best["direction"] == "up", 1, -1)).all()
-    assert "among the" in result.report["tables"]["screen"]["sentence"]
+    assert "among the" in result.report["conclusion"]
+    assert result.report["conclusion"] not in result.report["tables"]["screen"]["sentence"], "said once"
     perturb(model, direction="down", output=tmp_path / "down.tsv")
     assert set(read(tmp_path / "down.tsv")["direction"]) == {"down"}
 
