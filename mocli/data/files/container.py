@@ -13,6 +13,7 @@ import pandas as pd
 from mocli.data.files.frames import read_table, top_columns
 from mocli.data.files.hdf5 import flat_keys, open_h5, reading, text_attr
 from mocli.data.files.inmemory import find_tenx_folder, of_tenx_folder
+from mocli.data.files.joined import join
 from mocli.data.files.kinds import feature_type_name, is_aside, kind_of, kind_of_features, name_in_stem
 from mocli.data.files.matrix import locate
 from mocli.data.files.modality import ModalityFile, raw_columns
@@ -21,6 +22,9 @@ from mocli.data.files.source import Source
 from mocli.data.files.tenx import raw_note, read_tenx_tables, tenx_group
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.types import IntArray, ModalityKind
+
+MODALITY = "modality"
+"""Column that says what a feature is of, or what was measured of a cell."""
 
 _FOREIGN = (
     (
@@ -199,14 +203,31 @@ def _by_feature_type(whole: ModalityFile, file_name: str | None) -> list[Modalit
 
 def _part(whole: ModalityFile, name: str, columns: IntArray) -> ModalityFile:
     var = whole.var.iloc[columns]
+    if MODALITY in var:  # as `mocli.data.write.flat` names features whose name modalities share
+        var = var.set_axis(var.index.astype(str).str.removeprefix(f"{name}:"))
     kind = kind_of(name)
     # raw has features of its own, which var's types do not split
-    return replace(whole, name=name, kind=kind, var=var, columns=columns.astype(np.int64), raw=False)
+    part = replace(whole, name=name, kind=kind, var=var, columns=columns.astype(np.int64), raw=False)
+    rows = _measured(whole.obs, name)
+    # what is joined is written anew; a single file's modality is copied as it is, with all of its cells
+    return part if rows is None else join(name, [part], kind=kind).take(rows)
+
+
+def _measured(obs: pd.DataFrame, name: str) -> IntArray | None:
+    """Return the cells of which `obs["modality"]` says that a modality was measured, None for all.
+
+    In one table of all cells the others have no values, which are no zeros.
+    """
+    if MODALITY not in obs:
+        return None
+    said = obs[MODALITY].astype(object)
+    holds = np.array([isinstance(words, str) and name in words.split("+") for words in said])
+    return None if holds.all() or not holds.any() else np.flatnonzero(holds)
 
 
 def _feature_types(var: pd.DataFrame) -> pd.Series | None:
     """Modality name of each feature, None where the table does not say."""
-    for column in ("feature_types", "feature_type", "modality"):
+    for column in ("feature_types", "feature_type", MODALITY):
         if column in var:
             values = var[column].astype(object).where(var[column].notna(), "other").astype(str)
             names = values.map({v: feature_type_name(v) for v in values.unique()})

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from mocli.data.files.container import MODALITY
 from mocli.data.files.frames import read_index, read_table
 from mocli.data.files.hdf5 import open_h5
 from mocli.data.files.matrix import Stored, locate, read_csr
@@ -28,9 +29,6 @@ from mocli.types import CSR, IntArray
 
 FLAT = ".h5ad"
 """Ending of an output that holds all cells in one table."""
-MODALITY = "modality"
-"""Column of var with the modality of each feature."""
-
 _BLOCK = 1 << 22  # stored values held at once
 _RAW = "an .h5ad of several modalities has no place for it"
 _NOT_ALL = "not all modalities have it"

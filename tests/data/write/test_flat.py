@@ -29,6 +29,12 @@ def adata(cells, features, seed):
     return a
 
 
+def measured(added):
+    """Say of each cell what was measured, as a run does."""
+    holds = {a.file.name: set(a.names) for a in added}
+    return ["+".join(m for m, names in holds.items() if cell in names) for cell in union_names(added)]
+
+
 def write(tmp_path, parts):
     """Write modalities as h5ad inputs, and all of them as one h5ad; return that, and what was said."""
     for name, a in parts.items():
@@ -40,7 +46,7 @@ def write(tmp_path, parts):
     out = tmp_path / "out.h5ad"
     top = np.arange(n, dtype=np.float32)[:, None]
     uns = {"mocli": {"seed": 0}}
-    write_file(out, added, obsm={"X_m": top}, merged={"modality": ["?"] * n}, uns=uns, warn=said.append)
+    write_file(out, added, obsm={"X_m": top}, merged={"modality": measured(added)}, uns=uns, warn=said.append)
     graph = {"distances": sp.eye(n, format="csr")}
     update_file(out, added, obsm={"X_umap": np.zeros((n, 2))}, obs={"group": ["0"] * n}, obsp=graph)
     assert [p.name for p in tmp_path.glob(".*")] == []
@@ -66,6 +72,13 @@ def test_cells_of_two_modalities_lie_below_each_other(tmp_path):
     assert {"near", "distances"} == set(out.obsp)
     assert out.obs["group"].tolist() == ["0"] * 5
     assert out.uns["mocli"]["seed"] == 0
+    # read again, a modality has the cells and the names that it had
+    again = open_inputs([str(tmp_path / "out.h5ad")])
+    assert [(f.name, list(f.obs.index), list(f.var.index)) for f in again] == [
+        ("rna", ["a1", "b1", "b2"], ["CD4", "CD8A"]),
+        ("prot", ["a3", "b4"], ["CD4", "CD19", "CD3"]),
+    ]
+    np.testing.assert_array_equal(again[1].read().toarray(), prot.X.toarray())
     (line,) = [line for line in said if "raw" in line]
     assert line.startswith(f"{tmp_path / 'out.h5ad'}: raw of rna, raw of prot left out of the output")
 
