@@ -124,6 +124,10 @@ def kbet(e: Embedding) -> Iterable[Score]:
     yield _accepted(e, e.modality_codes)
 
 
+TWINS = {"kbet": "kbet_batch", "ilisi_modality": "ilisi_batch"}
+"""Metrics of modalities that are another of batches, where one grouping stands for both."""
+
+
 @metric(Embedding, better="higher", bounds=(0.0, 1.0), needs={"batches"}, headline=9)
 def kbet_batch(e: Embedding) -> Iterable[Score]:
     """kBET acceptance of batches.

@@ -136,6 +136,30 @@ def loss_ratios(studied: Mapping[str, Any], whole: Mapping[str, Any]) -> dict[st
     }
 
 
+def control_name(
+    entries: Mapping[str, Any], known: Mapping[tuple[str, str], float | None], model: str
+) -> str | None:
+    """Return what to call the control of a model, None where it is known already.
+
+    A model that gives back other features, or values on another scale, than those before it has a control of
+    its own, `mean (MODEL)`: beside the others' it would be held against other numbers.
+
+    Parameters
+    ----------
+    known
+        Values of the same seed by method and metric.
+    """
+    if not any(method == MEAN for method, _ in known):
+        return MEAN
+    theirs = [known.get((MEAN, key)) for key in entries]
+    mine = [entry["value"] for entry in entries.values()]
+    same = all(
+        (a is None) == (b is None) and np.isclose(a or 0.0, b or 0.0)
+        for a, b in zip(theirs, mine, strict=True)
+    )
+    return None if same else f"{MEAN} ({model})"
+
+
 def _denoised(
     saved: SavedModel, file: ModalityFile, z: FloatArray, data: DataOptions, device: torch.device
 ) -> Denoised:

@@ -284,8 +284,8 @@ class Benchmark:
             scores.add(contender, entries, show=show)
 
     def _reconstructed(self, training: ModelRun, records: Sequence[Record]) -> list[Record]:
-        """Return how well the held-out cells of a run are reconstructed, the control once for every seed."""
-        from mocli.tasks.benchmark.reconstruct import MEAN, reconstruction
+        """Return how well the held-out cells of a run are reconstructed, beside the control."""
+        from mocli.tasks.benchmark.reconstruct import MEAN, control_name, reconstruction
 
         self.run.say(f"decoding the cells of {training.name}")
         try:
@@ -297,12 +297,15 @@ class Benchmark:
         except MocliError as error:
             return [self._failed(training, error.message)]
         by_method[training.model] |= self._loss_ratios(training, by_method[training.model])
-        present = {(r.method, r.seed, r.study) for r in records if r.task == training.purpose}
-        kinds = {training.model: "model", MEAN: "control"}
+        where = (training.purpose, training.seed, training.study)
+        values = {(r.method, r.key): r.value for r in records if (r.task, r.seed, r.study) == where}
+        control = control_name(by_method[MEAN], values, training.model)
+        methods = {training.model: ("model", by_method[training.model])}
+        if control is not None:
+            methods[control] = ("control", by_method[MEAN])
         return [
-            Record.of(training.purpose, name, kinds[name], training.seed, training.study, key, entry)
-            for name, entries in by_method.items()
-            if (name, training.seed, training.study) not in present or kinds[name] == "model"
+            Record.of(training.purpose, method, kind, training.seed, training.study, key, entry)
+            for method, (kind, entries) in methods.items()
             for key, entry in entries.items()
         ]
 

@@ -136,10 +136,11 @@ def match_query(
     relation = relate_files(own_files, data.pairing) if len(own_files) > 1 else _alone()
     for name, a in aligned.items():
         n = a.n_vars - len(a.absent)
+        others = a.file.n_vars - n
         say(
             f"{a.file.name}: {a.file.n_obs:,} cells from {a.file.where}; they have {n:,} of the {a.n_vars:,} "
-            f"features of the model's '{name}' ({n / a.n_vars:.1%}); the model does not take their other "
-            f"{a.file.n_vars - n:,} features"
+            f"features of the model's '{name}' ({n / a.n_vars:.1%})"
+            + (f"; the model does not take their other {others:,} features" if others else "")
         )
     if len(own_files) > 1:
         say(f"cells are {relation.pairing} ({relation.reason})")

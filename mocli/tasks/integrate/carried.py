@@ -72,9 +72,11 @@ class Carried:
         where no label is in doubt.
     way
         The way, in words.
-    column, sureness
-        Endings of the names of the columns for label and confidence; with `maps` there is one for the
-        mapping score.
+    column, maps
+        Ending of the name of the column for the label; with `maps` there is one for the mapping score.
+    again
+        Cells that have the same coordinates as what was measured of them in a modality before, `(n_m,)`; none
+        where modalities have coordinates of their own.
     """
 
     name: str
@@ -87,8 +89,18 @@ class Carried:
     disputed: Mapping[str, IntArray] = field(default_factory=dict)
     way: str = "k-NN"
     column: str = "transferred"
-    sureness: str = "confidence"
     maps: bool = True
+    again: Mapping[str, BoolArray] = field(default_factory=dict)
+
+    @property
+    def sureness(self) -> str:
+        """Ending of the name of the column for confidence."""
+        return "confidence" if self.maps else f"{self.column}_confidence"
+
+    def unlabelled(self, modality: str) -> BoolArray:
+        """Return the cells that had no label of their own, each counted once, `(n_m,)`."""
+        cells: BoolArray = ~self.had_label[modality]
+        return cells & ~self.again[modality] if modality in self.again else cells
 
     @property
     def said(self) -> str:

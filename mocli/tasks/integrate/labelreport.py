@@ -32,7 +32,7 @@ def describe_carried(run: Run, carried: Carried, *, prefix: str = "") -> None:
     """
     counts = []
     for name in carried.assigned:
-        unlabelled = ~carried.had_label[name]
+        unlabelled = carried.unlabelled(name)
         if unlabelled.any():
             n_unknown = int((carried.codes(name)[unlabelled] < 0).sum())
             counts.append(f"{name} {unlabelled.sum():,} cells, {n_unknown:,} of them {UNKNOWN}")
@@ -52,7 +52,7 @@ def conclusion(carried: Carried) -> str:
     """Say in one sentence how many cells are unknown, and why."""
     n, far, unsure, nobody = 0, 0, 0, 0
     for name, votes in carried.assigned.items():
-        unlabelled = ~carried.had_label[name]
+        unlabelled = carried.unlabelled(name)
         unknown = unlabelled & (carried.codes(name) < 0)
         nobodys = unknown & (votes.best < 0)
         low = ~nobodys & (votes.mapping < carried.unknown_below[name])
@@ -144,7 +144,7 @@ def _asked(carried: Carried) -> tuple[IntArray, FloatArray, FloatArray]:
     """Codes, confidence and mapping score of all cells that had no label of their own."""
     parts = []
     for name, votes in carried.assigned.items():
-        unlabelled = ~carried.had_label[name]
+        unlabelled = carried.unlabelled(name)
         parts.append(
             (carried.codes(name)[unlabelled], votes.confidence[unlabelled], votes.mapping[unlabelled])
         )
@@ -169,6 +169,12 @@ def draw_carried(carried: Carried) -> list[Drawn]:
     return [Drawn(share_histograms(panels), f"Confidence of transferred labels: {carried.name}", caption)]
 
 
+def confusions(carried: Sequence[Carried], files: Sequence[ModalityFile]) -> Confusion:
+    """Count known labels against transferred ones, of every column that was transferred."""
+    tables = [confusion_of(labels, known_labels(labels, files)) for labels in carried]
+    return {key: found for each in tables for key, found in each.items()}
+
+
 def confusion_of(carried: Carried, truth: Mapping[str, tuple[IntArray, Sequence[str]]]) -> Confusion:
     """Count known labels of cells against transferred ones, unknown last.
 
@@ -180,7 +186,7 @@ def confusion_of(carried: Carried, truth: Mapping[str, tuple[IntArray, Sequence[
     matrices = {}
     for name, (true_codes, levels) in truth.items():
         transferred = carried.codes(name)
-        cells = np.flatnonzero((true_codes >= 0) & ~carried.had_label[name])
+        cells = np.flatnonzero((true_codes >= 0) & carried.unlabelled(name))
         if not len(cells):
             continue
         matrix = np.zeros((len(levels), len(carried.levels) + 1), np.int64)

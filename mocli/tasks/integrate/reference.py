@@ -14,6 +14,7 @@ import numpy as np
 
 from mocli.data.bundle import Codes, MultiOmics
 from mocli.metrics.embedding import Embedding
+from mocli.metrics.mixing import TWINS
 from mocli.metrics.registry import evaluate
 from mocli.models.base import Extends, Model
 from mocli.models.parameters import as_dict
@@ -35,7 +36,7 @@ from mocli.tasks.run.run import Run
 from mocli.tasks.score.evaluate import Scores, confusions
 from mocli.tasks.score.picture import layout
 from mocli.tasks.score.summary import describe_scores
-from mocli.tasks.trained.atlas import Atlas
+from mocli.tasks.trained.atlas import MANY_KNOWN, Atlas
 from mocli.tasks.trained.latent import Latent
 from mocli.tasks.trained.record import describe_model, describe_training, record_files
 from mocli.tasks.trained.saved import SavedModel, load_model, write_model
@@ -99,12 +100,24 @@ def map_query(
     def carry() -> list[Carried]:
         if atlas is None:
             return []
-        _warn_known(run, query, atlas.names)
+        _warn_known(run, query, atlas)
         by_file = {names[m]: z for m, z in latent.by_modality.items()}
-        return vote_from_atlas(run, options.transfer, atlas, query.files, by_file, list(query.aligned))
+        again = {} if latent.joint is None else _counted(bundle, names)
+        return vote_from_atlas(run, options.transfer, atlas, query.files, by_file, list(query.aligned), again)
 
     draw = partial(draw_query, (atlas, shown), bundle, latent, seed=seed, device=str(run.device))
     complete(run, request, options, placed, partial(compare, run, query, bundle, latent), carry, draw)
+
+
+def _counted(bundle: MultiOmics, names: Mapping[str, str]) -> dict[str, BoolArray]:
+    """Return by file's name of a modality which of its cells are in one before, `(n_m,)`."""
+    seen = np.zeros(bundle.n_cells, bool)
+    found = {}
+    for name, own in names.items():
+        cells = bundle.cells_of(name)
+        found[own] = seen[cells]
+        seen[cells] = True
+    return found
 
 
 def _column_names(query: Query) -> dict[str, str]:
@@ -122,14 +135,13 @@ def _seen(query: Query, name: str) -> BoolArray:
     return mask
 
 
-def _warn_known(run: Run, query: Query, names: Sequence[str]) -> None:
+def _warn_known(run: Run, query: Query, atlas: Atlas) -> None:
     """Warn if the query seems to be the training data; a few barcodes recur by chance."""
-    trained_on = frozenset(names)
-    n = sum(name in trained_on for name in query.obs_names)
-    if 2 * n > len(query.obs_names):
+    share = atlas.share_known(query.obs_names)
+    if share > MANY_KNOWN:
         run.warn(
-            f"{n:,} of {len(query.obs_names):,} cells have names of training cells: if they are the same, "
-            "their labels are recalled, not predicted"
+            f"{share:.0%} of {len(query.obs_names):,} cells have names of training cells: if they are the "
+            "same, their labels are recalled, not predicted"
         )
 
 
@@ -266,6 +278,8 @@ def compare(run: Run, query: Query, bundle: MultiOmics, latent: Latent) -> Confu
         device=str(run.device),
     )
     entries = evaluate(embedding)
+    for doubled in TWINS:  # reference and query stand for modalities and for batches
+        entries.pop(doubled, None)
     for entry in entries.values():
         entry["sentence"] = (
             f"{entry['sentence']} The two groups compared here are the reference and the query."

@@ -15,7 +15,7 @@ from mocli.tasks.integrate.labelreport import describe_carried, known_labels
 from mocli.tasks.integrate.options import TransferOptions
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.atlas import Atlas
-from mocli.types import FloatArray
+from mocli.types import BoolArray, FloatArray
 
 FOREST = "random forest"
 HOW = {
@@ -31,6 +31,7 @@ def vote_from_atlas(
     files: Sequence[ModalityFile],
     latent: Mapping[str, FloatArray],
     measured: Sequence[str],
+    again: Mapping[str, BoolArray],
 ) -> list[Carried]:
     """Label all cells of a query twice, by neighbours and by a random forest; compare where labels are known.
 
@@ -41,6 +42,8 @@ def vote_from_atlas(
     measured
         The model's names of these modalities; training cells are compared as if nothing else had been
         measured in them.
+    again
+        Cells that are counted with a modality before, see `Carried`.
     """
     places = atlas.seen_by(measured)
     done = []
@@ -76,8 +79,8 @@ def vote_from_atlas(
                 left_out,
                 way=way,
                 column="forest" if of_forest else "transferred",
-                sureness="forest_confidence" if of_forest else "confidence",
                 maps=not of_forest,
+                again=again,
             )
             done.append(carried)
             describe_carried(run, carried, prefix="query_")
@@ -90,7 +93,7 @@ def _compare(run: Run, carried: Carried, files: Sequence[ModalityFile]) -> None:
     """Report how many cells got the label they came with, if the query has the column."""
     levels = np.array(carried.levels, dtype=object)
     for name, (codes, own_levels) in known_labels(carried, files).items():
-        cells = np.flatnonzero(codes >= 0)
+        cells = np.flatnonzero((codes >= 0) & carried.unlabelled(name))
         if not len(cells):
             continue
         truth = np.array(own_levels, dtype=object)[codes[cells]]

@@ -17,7 +17,7 @@ from mocli.tasks.infer.stackfitting import keep_all_stacks
 from mocli.tasks.integrate.best import choose_best
 from mocli.tasks.integrate.carried import Carried, CarriedPoints, points_of
 from mocli.tasks.integrate.check import transfer
-from mocli.tasks.integrate.labelreport import confusion_of, draw_carried, known_labels
+from mocli.tasks.integrate.labelreport import confusions, draw_carried
 from mocli.tasks.integrate.labels import column_for, read_labels, tell_replaced
 from mocli.tasks.integrate.matches import write_matches
 from mocli.tasks.integrate.modalityweights import weigh_modalities
@@ -177,8 +177,7 @@ def complete(
         carried = carry()
         columns += carried
         main = [labels for labels in carried if labels.maps]
-        for labels in main:
-            confusion = confusion_of(labels, known_labels(labels, placed.files)) or confusion
+        confusion = confusions(main, placed.files) or confusion
 
     def pictures() -> list[Drawn]:
         heat = draw_correlations(bundle, clusters) if clusters is not None else []

@@ -218,7 +218,7 @@ def deliver(
         lambda: {
             "layout": draw(),
             "confusion": confusion,
-            "drawn": [*draw_tissue(integrated.files, columns), *more()],
+            "drawn": [*draw_tissue(integrated.files, columns, run.warn), *more()],
         }
     )
 

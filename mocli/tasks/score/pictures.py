@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +13,7 @@ from mocli.data.bundle import Codes, FeatureMatrix, MultiOmics
 from mocli.data.files.inspect import is_spatial
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obsm import open_obsm
+from mocli.errors import InputError
 from mocli.report import featureplots, scatter
 from mocli.report.html import Drawn
 from mocli.types import DoubleArray, FloatArray
@@ -44,24 +45,22 @@ def tissue_coordinates(file: ModalityFile) -> FloatArray | None:
 
 
 def draw_tissue(
-    files: Sequence[ModalityFile], columns: Sequence[ObsColumns], labels: Mapping[str, Codes] | None = None
+    files: Sequence[ModalityFile], columns: Sequence[ObsColumns], warn: Callable[[str], None]
 ) -> list[Drawn]:
     """Draw labels, clusters and other columns of cells in the tissue.
 
-    Parameters
-    ----------
-    labels
-        By modality, codes of the rows of its file.
+    Coordinates that cannot be read are warned of: what was made of the cells needs none.
     """
     drawn = []
     for file in files:
-        xy = tissue_coordinates(file)
+        try:
+            xy = tissue_coordinates(file)
+        except InputError as error:
+            warn(f"cells of {file.name} are not drawn in the tissue: {error.message} ({error.field})")
+            continue
         if xy is None:
             continue
         shown: dict[str, object] = {}
-        if labels is not None and file.name in labels:
-            codes = labels[file.name]
-            shown[codes.key] = pd.Categorical.from_codes(codes.codes, categories=list(codes.levels))
         for column in columns:
             shown |= dict(column.of_modality(file.name))
         for title, values in shown.items():

@@ -1,5 +1,7 @@
 """`--transfer-labels`: who gets a label, from whom, how sure, and how it is checked."""
 
+from dataclasses import replace
+
 import anndata as ad
 import numpy as np
 import pandas as pd
@@ -324,3 +326,33 @@ def test_a_column_nobody_has_stops_a_dry_run_too(run, unpaired):
             transfer_labels="celltypes",
             dry_run=True,
         )
+
+
+def test_known_labels_of_every_transferred_column_are_held_against_it(tmp_path):
+    from mocli.tasks.integrate.carried import Assigned, Carried
+    from mocli.tasks.integrate.labelreport import conclusion, confusions
+
+    cells = pd.DataFrame({"kind": ["T", "T", "B", "B"], "state": ["x", "y", "x", "x"]}, index=list("abcd"))
+    ad.AnnData(np.ones((4, 1), np.float32), obs=cells).write_h5ad(tmp_path / "rna.h5ad")
+    files = open_inputs([str(tmp_path / "rna.h5ad")])
+
+    def column(name, levels, best):
+        said = Assigned(np.array(best), np.ones(4, np.float32), np.ones(4, np.float32))
+        return Carried(name, levels, {"rna": said}, {"rna": np.zeros(4, bool)}, 0.5, {"rna": 0.0})
+
+    found = confusions(
+        [column("kind", ("B", "T"), [1, 1, 0, 1]), column("state", ("x", "y"), [0, 0, 0, 0])], files
+    )
+    assert list(found) == ["kind of rna", "state of rna"]
+    # cells measured in two modalities that lie in one place are counted once
+    one = column("kind", ("B", "T"), [1, 1, 0, 1])
+    both = replace(
+        one,
+        assigned={**one.assigned, "prot": one.assigned["rna"]},
+        had_label={"rna": one.had_label["rna"], "prot": one.had_label["rna"]},
+        unknown_below={"rna": 0.0, "prot": 0.0},
+        again={"prot": np.array([True, True, True, False])},
+    )
+    assert conclusion(both).startswith("none of 5 cells")
+    np.testing.assert_array_equal(found["kind of rna"][0], [[1, 1, 0], [0, 2, 0]])
+    np.testing.assert_array_equal(found["state of rna"][0], [[3, 0, 0], [1, 0, 0]])

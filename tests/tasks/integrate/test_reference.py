@@ -82,6 +82,9 @@ def test_a_query_trains_new_weights_only_and_may_be_followed_by_another(atlas, t
         batch_key="sample",
     )
     validate(done.report)
+    # reference and query stand for modalities and for batches: what tells the same is told once
+    assert {"kbet_batch", "ilisi_batch", "mixing"} <= set(done.report["metrics"])
+    assert not {"kbet", "ilisi_modality"} & set(done.report["metrics"])
     assert done.report["training"]["steps"] == 20
     grown = module_of(tmp_path / "one.model")
     assert all(np.array_equal(grown[k], before[k]) for k in before)

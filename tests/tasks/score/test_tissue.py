@@ -28,13 +28,24 @@ def spatial(tmp_path):
 
 def test_cells_are_drawn_where_the_file_has_them(spatial):
     np.testing.assert_array_equal(tissue_coordinates(spatial[0]), [[0, -1], [2, -3], [4, -9]])
-    drawn = draw_tissue(spatial, [Found()])
+    drawn = draw_tissue(spatial, [Found()], pytest.fail)
     assert [d.title for d in drawn] == ["prot in the tissue, by cluster", "prot in the tissue, by confidence"]
 
 
 def test_without_coordinates_nothing_is_drawn(tmp_path):
     ad.AnnData(np.ones((3, 2), "f4"), obs=pd.DataFrame(index=list("xyz"))).write_h5ad(tmp_path / "rna.h5ad")
-    assert draw_tissue(open_inputs([f"rna={tmp_path / 'rna.h5ad'}"]), [Found()]) == []
+    assert draw_tissue(open_inputs([f"rna={tmp_path / 'rna.h5ad'}"]), [Found()], pytest.fail) == []
+
+
+def test_coordinates_that_cannot_be_read_cost_the_picture_and_not_the_run(tmp_path):
+    cells = ad.AnnData(np.ones((3, 2), "f4"), obs=pd.DataFrame(index=["x", "y", "z"]))
+    cells.obsm["spatial"] = np.array([["a", "b"]] * 3, dtype=object)
+    cells.write_h5ad(tmp_path / "rna.h5ad")
+    warned = []
+    assert draw_tissue(open_inputs([f"rna={tmp_path / 'rna.h5ad'}"]), [Found()], warned.append) == []
+    assert warned == [
+        "cells of rna are not drawn in the tissue: the matrix in obsm does not hold numbers (obsm['spatial'])"
+    ]
 
 
 def test_numbers_of_cells_have_a_scale():
