@@ -212,6 +212,11 @@ class Options:
             object.__setattr__(self, name, declared.read(getattr(self, name)))
         self.check_together()
 
+    @property
+    def compared(self) -> frozenset[str]:
+        """Columns of obs whose values are compared."""
+        return frozenset()
+
     def check_together(self) -> None:
         """Refuse combinations of options that mean nothing."""
 

@@ -12,6 +12,8 @@ from mocli.errors import MocliError
 from mocli.models.registry import available
 
 CELLS, STEPS = 2000, 100
+CLOSED_FORM = "closed form, no steps"
+"""Why a model has no time per step."""
 
 
 def step_times(
@@ -54,8 +56,9 @@ def step_times(
                 continue
             used, timing = report["device"], report["timing"]
             done = report["training"]["steps"]
-            # a closed form has no steps
-            pace = {"ms_per_step": round(1000 * timing["train_s"] / done, 2)} if done else {}
+            pace = (
+                {"ms_per_step": round(1000 * timing["train_s"] / done, 2)} if done else {"note": CLOSED_FORM}
+            )
             times[model] = {
                 "steps": done,
                 **pace,

@@ -41,6 +41,7 @@ CONTEXT = {"help_option_names": ["-h", "--help"]}
 EPILOG = "Every option can also be given as MOCLI_NAME in the environment or as name: in a --config file."
 
 COMMAND = "Command"
+MOST_FORM = 24  # letters of an option's form that have room in a terminal of 80
 PANELS = (INPUT, OUTPUT, DATA, TRAINING, RUN, COMMAND)
 
 
@@ -183,8 +184,19 @@ def by_panel(declared_options: dict[str, OptionField], first: str) -> dict[str, 
 def usage(words: str, help: str, **more: Any) -> Any:
     """Return an option of a helper by how it is used, such as `--output -o FILE`; no variable sets it."""
     names = [word for word in words.split() if word.startswith("-")]
-    metavar = " ".join(words.split()[len(names) :])
+    metavar, help = _spelled(" ".join(words.split()[len(names) :]), help)
     return typer.Option(*names, metavar=metavar, help=help, show_envvar=False, **more)
+
+
+def _spelled(form: str, help: str) -> tuple[str, str]:
+    """Return form and help of an option as shown: many words are listed in the help.
+
+    A narrow terminal would break them in the middle of one.
+    """
+    key, equals, words = form.rpartition("=")
+    if len(form) <= MOST_FORM or "|" not in words:
+        return form, help
+    return f"{key}{equals}WORD", f"{help}; one of {', '.join(words.split('|'))}"
 
 
 def _show_all(ctx: typer.Context, value: bool) -> None:  # noqa: FBT001 - typer calls it
@@ -234,10 +246,11 @@ def _typer(declared: OptionField, declared_options: dict[str, OptionField]) -> A
     check = (
         _loads(declared_options) if declared.name == "config" else checked(declared.read) if reads else None
     )
+    metavar, help = _spelled(option.metavar, option.help)
     settings: dict[str, Any] = {
-        "help": option.help,
+        "help": help,
         "rich_help_panel": option.panel,
-        "metavar": option.metavar,
+        "metavar": metavar,
         "callback": check,
         "min": option.least,
         "envvar": variable(declared),

@@ -201,7 +201,8 @@ def _bench(device: str, *, as_json: bool) -> None:
     ]
     header = ("model", "steps", "ms a step", "train s", "load s", "total s")
     sentence = f"mocli {times['mocli']} on {used.get('used')} ({used.get('name')}), {times['cells']:,} cells"
-    notes = [f"{m}: {e['problem']}" for m, e in times["models"].items() if "problem" in e]
+    reasons = [(model, entry.get("problem") or entry.get("note")) for model, entry in times["models"].items()]
+    notes = [f"{model}: {reason}" for model, reason in reasons if reason]
     emit("\n".join([sentence, table(header, rows), *notes]))
 
 

@@ -88,8 +88,8 @@ def look_at(inputs: Sequence[str]) -> Prospect:
             chosen = choose(file, data, traits)
             cut = chosen.n_top is not None and chosen.n_top < file.n_vars
             top = f", {chosen.n_top:,} most variable features" if cut else ", all features"
-            like = f", likelihood {chosen.likelihood}" if chosen.likelihood else ""
-            prospect.choices[file.name] = f"{chosen.layer.layer}, transform {chosen.transform}{like}{top}"
+            values = WORDS[chosen.layer.values]
+            prospect.choices[file.name] = f"{values} of {chosen.layer.layer}, {chosen.taken}{top}"
         except MocliError as error:
             prospect.mend(error)
     prospect.plan += _commands(inputs, prospect.modalities, links=unpaired and traits.uses_links)
@@ -101,14 +101,23 @@ def _commands(inputs: Sequence[str], modalities: Sequence[ModalityFacts], *, lin
     words = ["mocli", "integrate", *inputs]
     lines = []
     if links:
-        genes = ["--gtf", "GENES.gtf"] if any(m.kind is ModalityKind.ATAC for m in modalities) else []
-        lines.append(f"first: {shlex.join(['mocli', 'links', 'build', *inputs, *genes, '-o', 'links.tsv'])}")
+        genes = ["--genes", "GENES.gtf"] if any(m.kind is ModalityKind.ATAC for m in modalities) else []
+        ordered = _proteins_first(inputs, modalities)
+        lines.append(f"first: {shlex.join(['mocli', 'links', 'build', *ordered, *genes, '-o', 'links.tsv'])}")
         words += ["--links", "links.tsv"]
     for option, columns in (("--batch-key", "batches"), ("--label-key", "labels")):
         column_sets = [set(getattr(m, columns)) for m in modalities]
         common = [c for c in getattr(modalities[0], columns) if all(c in k for k in column_sets)]
         words += [option, common[0]] if common else []
     return [*lines, f"next: {shlex.join([*words, '-o', 'out.h5mu'])}"]
+
+
+def _proteins_first(inputs: Sequence[str], modalities: Sequence[ModalityFacts]) -> list[str]:
+    """Order files as the guide does, from what is linked to what it is linked to; files of several stay."""
+    if len(inputs) != len(modalities):
+        return list(inputs)
+    kinds = [m.kind is not ModalityKind.PROT for m in modalities]
+    return [text for _, text in sorted(zip(kinds, inputs, strict=True), key=lambda of: of[0])]
 
 
 def as_lines(prospect: Prospect) -> list[str]:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from mocli import __version__
 from mocli.cli.app import app
-from mocli.cli.command import SHARED, options_of
+from mocli.cli.command import MOST_FORM, SHARED, options_of
 from mocli.options import MISSING, declared_by
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -50,6 +50,16 @@ def show(*args: str) -> str:
     result = CliRunner().invoke(app, list(args), env=ENVIRONMENT, prog_name="mocli")
     assert result.exit_code == 0, result.output
     return result.stdout
+
+
+@pytest.mark.parametrize("command", SUBCOMMANDS)
+def test_no_word_of_a_choice_is_broken_in_a_narrow_terminal(command):
+    narrow = {**ENVIRONMENT, "COLUMNS": "80"}
+    text = CliRunner().invoke(app, [command, "--help-all"], env=narrow, prog_name="mocli").stdout
+    forms = {d.option.metavar for d in declared_by((options_of(command), *SHARED)).values()}
+    choices = [form for form in forms if re.fullmatch(r"[a-z]+(\|[a-z]+)+", form)]
+    assert choices
+    assert [form for form in choices if len(form) <= MOST_FORM and form not in text] == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)

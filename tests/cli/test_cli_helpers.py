@@ -170,3 +170,12 @@ def test_tables_align_and_never_cut():
     first, second, third = text.splitlines()
     assert first.index("bb") == second.index("1") == third.index("y")
     assert third.endswith("y" * 300)
+
+
+def test_a_closed_form_has_no_time_per_step_and_the_table_says_why(monkeypatch, capsys):
+    from mocli.cli import bench
+
+    times = bench.step_times("cpu", models=["otcca"], n_cells=60)
+    monkeypatch.setattr(bench, "step_times", lambda _: times)
+    assert main(["doctor", "--bench"]) == 0
+    assert "otcca: closed form, no steps" in capsys.readouterr().out

@@ -40,14 +40,18 @@ def test_a_multiome_is_ready(demo, capsys):
         "columns like labels: cell_type (6)",
         "cells: paired (all 80 cell names are shared)",
         "--batch-key batch --label-key cell_type",
+        "would use: counts of X, as they are",
     ):
         assert words in text
+    assert "likelihood" not in text
+    assert "transform" not in text
 
 
 def test_unpaired_files_are_told_to_build_links_first(demo, capsys):
     code, lines = doctor(capsys, demo / "rna.h5ad", demo / "prot.h5ad")
     assert code == 0
-    assert any(line.startswith("first: mocli links build") for line in lines)
+    prot, rna = demo / "prot.h5ad", demo / "rna.h5ad"
+    assert any(line.startswith(f"first: mocli links build {prot} {rna} ") for line in lines)
     assert "--links links.tsv" in lines[-2]
 
 

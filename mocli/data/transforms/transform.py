@@ -33,6 +33,8 @@ class Transform:
         Its name for users and in saved models.
     words
         What its values are, in words.
+    taken
+        How a model takes raw values by it, in words.
     is_counted
         Whether raw values are amounts that cannot be negative, as counts are.
     is_logged
@@ -54,6 +56,7 @@ class Transform:
 
     name: ClassVar[str] = "identity"
     words: ClassVar[str] = "on the scale of the values given"
+    taken: ClassVar[str] = "as they are"
     is_counted: ClassVar[bool] = False
     is_logged: ClassVar[bool] = False
     keeps_values: ClassVar[bool] = True
@@ -118,6 +121,7 @@ class LogNorm(Transform):
 
     name = "lognorm"
     words = "normalised to the median depth of the training cells and logged"
+    taken = "normalised by depth and logged"
     is_counted = is_logged = scales_to_total = sums_counts = True
     keeps_values = False
 
@@ -143,6 +147,7 @@ class Clr(LogNorm):
 
     name = "clr"
     words = "as centred log-ratios (CLR)"
+    taken = "as centred log-ratios (CLR)"
     scales_to_total = sums_counts = keeps_depth = False
 
     def factor(self, x: CSR, target_sum: float | None) -> DoubleArray:
@@ -163,6 +168,7 @@ class Arcsinh(Transform):
 
     name = "arcsinh"
     words = "after arcsinh"
+    taken = "after arcsinh"
     keeps_values = False
 
     def element(self, values: Any, cofactor: float = 5.0, *, out: Any = None) -> Any:

@@ -17,6 +17,7 @@ import pandas as pd
 from mocli.data.batches import densify
 from mocli.data.files.contents import look
 from mocli.data.files.inputs import open_inputs
+from mocli.data.files.inspect import is_spatial
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_labels
 from mocli.data.files.obsm import open_obsm
@@ -105,7 +106,7 @@ def export_expression(
     refuse_inputs([output, *texts], [parse_source(text).path for text in sources])
     if tool == "cellphonedb":
         return _cellphonedb(expression, output, label_key, force=force)
-    return _commot(expression, output, label_key, spatial, force=force)
+    return _commot(expression, output, label_key, spatial, force=force, say=say)
 
 
 _SAID = {
@@ -179,14 +180,20 @@ def _cellphonedb(expression: Expression, folder: Path, label_key: str | None, *,
 
 
 def _commot(
-    expression: Expression, output: Path, label_key: str | None, spatial: str | None, *, force: bool
+    expression: Expression,
+    output: Path,
+    label_key: str | None,
+    spatial: str | None,
+    *,
+    force: bool,
+    say: Callable[[str], None],
 ) -> list[Path]:
     """Write an h5ad: `X` normalised and logged, `obsm["spatial"]`, the labels in obs."""
     file = expression.file
     if output.suffix != ".h5ad":
         raise UsageError("the output for COMMOT ends in .h5ad", field="--output", found=output.name)
     check_writable(output, force=force)
-    xy = _coordinates(file, open_inputs([spatial]) if spatial is not None else [file])
+    xy = _coordinates(file, open_inputs([spatial]) if spatial is not None else [file], say)
     if label_key is not None:
         find_labels([file], label_key, option="--label-key")
     spans = list(chunks(file.n_obs, max(16, BLOCK // max(file.n_vars, 1))))
@@ -202,20 +209,28 @@ def _commot(
     return [output]
 
 
-def _coordinates(file: ModalityFile, sources: Sequence[ModalityFile]) -> FloatArray:
+def _coordinates(
+    file: ModalityFile, sources: Sequence[ModalityFile], say: Callable[[str], None]
+) -> FloatArray:
     """Return the cells' coordinates, `(n_obs, 2)`, matched by name, from the first source that has some.
 
     Raises
     ------
     InputError
-        No source has coordinates, or a cell is missing in it.
+        No source has coordinates, they cannot be read, or those of a cell are missing.
     """
-    for source in sources:
-        try:
-            with open_obsm(source, SPATIAL) as part:
-                xy = densify(part.read())[:, :2]
-        except InputError:
-            continue
+    for source in filter(is_spatial, sources):
+        with open_obsm(source, SPATIAL) as part:
+            if part.n_columns < 2:
+                raise InputError(
+                    "coordinates have one column, and a tissue has two dimensions",
+                    file=source.where,
+                    field=part.place,
+                )
+            if part.n_columns > 2:
+                names = "" if part.names is None else f" ({', '.join(part.names)})"
+                say(f"{part.place} has {part.n_columns} columns{names}: the first two are written")
+            xy = densify(part.read())[:, :2]
         rows = source.obs.index.astype(str).get_indexer(file.obs.index.astype(str))
         if (rows < 0).any():
             raise InputError(
@@ -226,6 +241,15 @@ def _coordinates(file: ModalityFile, sources: Sequence[ModalityFile]) -> FloatAr
                 hint="coordinates are matched by obs_names",
             )
         coordinates: FloatArray = xy[rows].astype(np.float32)
+        lost = np.flatnonzero(~np.isfinite(coordinates).all(axis=1))
+        if len(lost):
+            raise InputError(
+                f"{len(lost):,} of {file.n_obs:,} cells have coordinates that are no finite numbers",
+                file=source.where,
+                field=f"obsm {SPATIAL}",
+                found=str(file.obs.index[int(lost[0])]),
+                hint="leave these cells out: COMMOT has no distance for them",
+            )
         return coordinates
     raise InputError(
         "COMMOT needs the cells' coordinates in the tissue",

@@ -23,6 +23,7 @@ from mocli.tasks.infer.decoder import ValueDecoder
 from mocli.tasks.run.frame import Tell
 from mocli.tasks.run.options import DataOptions, OutputOptions
 from mocli.tasks.run.run import Run
+from mocli.tasks.trained.atlas import MANY_KNOWN
 from mocli.tasks.trained.record import describe_given
 from mocli.types import FloatArray, IntArray
 
@@ -44,6 +45,7 @@ def deliver(run: Run, data: DataOptions, output: OutputOptions, work: Imputation
     rows, lacks = work.rows_to_fill()
     if work.trained is None:
         describe_given(run, work.survey.files, translation.saved, f"the model of {work.options.from_model}")
+        _tell_known(run, work, rows)
     features = feature_table(work, checked)
     obs = translation.source_file.obs.iloc[rows].copy()
     obs["imputed"] = lacks
@@ -143,6 +145,20 @@ def tell_wider(tell: Tell, times: FloatArray, checked: Checked) -> None:
         )
 
 
+def _tell_known(run: Run, work: Imputation, rows: IntArray) -> None:
+    """Warn where values are imputed of cells in which the model was taught what they are."""
+    atlas, target = work.translation.saved.atlas, work.translation.target
+    if atlas is None:
+        return
+    names = [str(name) for name in work.translation.source_file.obs.index[rows]]
+    share = atlas.share_known(names, target)
+    if share > MANY_KNOWN:
+        run.warn(
+            f"{share:.0%} of the cells have names of cells whose {target} the model was trained on: if they "
+            "are the same, their values are nearer to measured ones than those of new cells will be"
+        )
+
+
 def _blocks(
     run: Run, work: Imputation, checked: Checked, rows: IntArray, times: FloatArray | None
 ) -> Iterator[Block]:
@@ -198,9 +214,14 @@ def _pace(written: Written) -> str:
 
 
 def _draw(work: Imputation, checked: Checked) -> list[html.Drawn]:
-    if checked.evaluation is None:
-        return []
     names, columns = work.translation.names, work.columns
+    if checked.evaluation is None:
+        known = checked.calibration.accuracy if checked.calibration else None
+        if checked.calibration is None or known is None or not np.isfinite(known.pearson[columns]).any():
+            return []
+        dots = featureplots.accuracy_dots([names[j] for j in columns], known.pearson[columns], None)
+        caption = f"Pearson correlation of imputed and measured values over {checked.calibration.basis}."
+        return [html.Drawn(dots, "How well every feature is predicted", caption)]
     rows, predicted, measured, examples = _examples(work, checked.evaluation)
     linked = checked.evaluation.baselines.get("linked_feature")
     drawn = [

@@ -141,6 +141,11 @@ class PerturbOptions(Options):
         ),
     ] = False
 
+    @property
+    def compared(self) -> frozenset[str]:
+        """Columns of obs whose values are compared."""
+        return frozenset(cells.column for cells in (self.source, self.target) if cells is not None)
+
     def check_together(self) -> None:
         """Refuse combinations that mean nothing."""
         if self.screen is not None and self.features:

@@ -76,6 +76,11 @@ class Choice:
     selects: bool = False
 
     @property
+    def taken(self) -> str:
+        """How the model takes the values, in words."""
+        return TRANSFORMS[self.transform].taken
+
+    @property
     def summary(self) -> str:
         """Say what was chosen and why."""
         words = self.layer.layer if self.layer.layer in {"X", "raw"} else f"layers['{self.layer.layer}']"

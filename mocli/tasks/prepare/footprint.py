@@ -61,6 +61,16 @@ COMPONENTS = 64
 """Dense columns that reduced features count as."""
 
 
+_JUDGED = {
+    **dict.fromkeys(Task, "metrics are computed"),
+    Task.IMPUTE: "values are compared",
+    Task.SIMULATE: "cells are compared",
+    Task.PERTURB: "perturbed cells are compared",
+    Task.GENE2PEAK: "pairs are compared",
+}
+"""What a task does once its model is trained."""
+
+
 @dataclass(frozen=True)
 class Footprint:
     """The memory that a run will use, in bytes.
@@ -130,7 +140,7 @@ def footprint(plan: Plan, params: object, aim: Aim) -> Footprint:
     stages = {
         "matrices are prepared": PREPARING * max(raw),
         "the model is trained": PER_WEIGHT * weights + PER_VALUE * batch * width,
-        "metrics are computed": MEASURING + 3 * linked,
+        _JUDGED[aim.task]: MEASURING + 3 * linked,
     }
     if aim.task is Task.IMPUTE:
         stages["values are imputed"] = IMPUTING + 2 * max(dense) * min(MOST_COMPARED, width)

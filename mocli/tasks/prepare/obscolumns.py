@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -137,17 +137,37 @@ def inputs_as_batch(files: Sequence[ModalityFile], data: DataOptions) -> tuple[D
     return replace(data, batch_key=key), line
 
 
-def unused_batches(files: Sequence[ModalityFile], data: DataOptions) -> str:
-    """Return a line on columns that look like batches if no batch is given; empty if none does."""
-    used = {*data.covariate, data.label_key, data.pair_key}
-    like = {c: n for f in files for c, n in batch_like(f.obs).items() if c not in used and c != f.input_key}
+def unused_batches(files: Sequence[ModalityFile], data: DataOptions, compared: Collection[str] = ()) -> str:
+    """Return a line on columns that look like batches if no batch is given; empty if none does.
+
+    Parameters
+    ----------
+    compared
+        Columns whose values are compared; one that tells these apart is no batch.
+    """
+    used = {*data.covariate, data.label_key, data.pair_key, *compared}
+    like = {
+        column: n
+        for f in files
+        for column, n in batch_like(f.obs).items()
+        if column not in used
+        and column != f.input_key
+        and not any(_tells(f.obs[column], f.obs[other]) for other in compared if other in f.obs)
+    }
     if data.batch_key is not None or not like:
         return ""
     shown = ", ".join(f"'{column}' ({n:,} levels)" for column, n in list(like.items())[:4])
+    are = "which is" if len(like) == 1 else "which are"
     return (
-        f"obs has {shown}, which is not used: if it says how cells were measured (batch, donor), and "
+        f"obs has {shown}, {are} not used: if it says how cells were measured (batch, donor), and "
         f"not what you compare, --batch-key {next(iter(like))} accounts for it"
     )
+
+
+def _tells(column: pd.Series, other: pd.Series) -> bool:
+    """Whether the value of a column says that of the other."""
+    both = pd.DataFrame({"column": words(column), "other": words(other)}).dropna().drop_duplicates()
+    return not both["column"].duplicated().any()
 
 
 def doubts(columns: Columns) -> list[str]:

@@ -62,7 +62,11 @@ def relate(names: Sequence[pd.Index], requested: str, *, several_files: bool = F
             )
         # of cells said to be unpaired a few common names are chance; of others they are meant
         chance = (by_chance or numbered) and requested == Pairing.UNPAIRED
-        return Relation(Pairing(requested), "as asked", names_mean_cells=bool(n_shared) and not chance)
+        means = bool(n_shared) and not chance
+        reason = "as asked"
+        if means and requested == Pairing.UNPAIRED:
+            reason += f"; {n_shared:,} cell names are shared: the model does not use that, metrics do"
+        return Relation(Pairing(requested), reason, names_mean_cells=means)
     if not n_shared:
         return Relation(Pairing.UNPAIRED, "no cell name is shared", names_mean_cells=False)
     if numbered:

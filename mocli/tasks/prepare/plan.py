@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,7 @@ def make_plan(
     *,
     files: Sequence[ModalityFile] | None = None,
     traits: Traits | None = None,
+    compared: Collection[str] = (),
 ) -> Plan:
     """Open files, choose layers and transforms, match links, choose the model.
 
@@ -142,6 +143,8 @@ def make_plan(
         The modalities, where they are open already, perhaps with some cells only.
     traits
         The traits to prepare for, if no model is to be chosen.
+    compared
+        Columns of obs that the task compares: none that tells their values apart is proposed as a batch.
     """
     files = open_modalities(data) if files is None else list(files)
     names = [f.name for f in files]
@@ -155,7 +158,8 @@ def make_plan(
     if line:
         say(line)
     relation = relate_files(files, data.pairing)
-    say(f"cells are {relation.pairing} ({relation.reason})")
+    if len(files) > 1:
+        say(f"cells are {relation.pairing} ({relation.reason})")
     why = ""
     if traits is None:
         traits, why = choose_model(
@@ -168,7 +172,7 @@ def make_plan(
         )
         why = train.reason or why
         say(f"model: {traits.name} ({why})")
-    if (traits.likelihoods or traits.uses_batches) and (line := unused_batches(files, data)):
+    if (traits.likelihoods or traits.uses_batches) and (line := unused_batches(files, data, compared)):
         say(line)
     choices = tuple(choose(f, data, traits) for f in files)
     for c in choices:

@@ -38,6 +38,11 @@ class Request:
         return self.data, self.train, self.run, self.output, *own
 
     @property
+    def compared(self) -> frozenset[str]:
+        """Columns of obs whose values the subcommand compares, which no batch may take off."""
+        return frozenset() if self.own is None else self.own.compared
+
+    @property
     def of_training(self) -> list[str]:
         """Options given that matter to training alone."""
         of_groups = (group.given("trains") for group in (self.data, self.train))

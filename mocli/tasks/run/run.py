@@ -123,9 +123,12 @@ class Run:
                 self._fail(explained)
             elif self.paths.report is not None:
                 self.report.write(self.paths.report)
+                self.say(f"wrote {self.paths.report}: the report in JSON")
                 if self.paths.multiqc is not None:
                     self.report.write_multiqc(self.paths.multiqc)
-                self.say(f"wrote {self.paths.report}: the report in JSON")
+                    self.say(f"wrote {self.paths.multiqc}: its leading figures, for MultiQC")
+            if explained is None:
+                self.say(f"wrote {self.paths.log}: these lines")
             if self._complete:
                 from mocli.train.checkpoint import Checkpoints
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,9 @@ from mocli.tasks.simulate.options import SimulateOptions
 from mocli.tasks.trained.atlas import Atlas
 from mocli.tasks.trained.saved import SavedModel
 from mocli.types import FloatArray, IntArray, Task
+
+FEWEST = 20
+"""Training cells of a group below which these say little of its spread."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +67,18 @@ class SimulationPlan:
     def n_cells(self) -> int:
         """Number of cells to simulate."""
         return sum(group.n for group in self.groups)
+
+
+def tell_groups(plan: SimulationPlan, say: Callable[[str], None], warn: Callable[[str], None]) -> None:
+    """Say what is simulated, and of which groups there are too few training cells to learn a type from."""
+    for group in plan.groups:
+        say(group.words)
+    few = [f"{group.name} ({len(group.rows):,})" for group in plan.groups if len(group.rows) < FEWEST]
+    if few:
+        warn(
+            f"few training cells of {', '.join(few)}: simulated ones vary these, and tell no more of their "
+            f"type than these do; {FEWEST} or more are better"
+        )
 
 
 def atlas_of(saved: SavedModel) -> Atlas:

@@ -50,12 +50,11 @@ def _foresee(request: Request, options: SimulateOptions, tell: Tell) -> None:
         request = proteins_as_counts(request, files)
         foresee_training(request, Aim(Task.SIMULATE), tell, files)
         return
-    from mocli.tasks.simulate.groups import component_shares, settle
+    from mocli.tasks.simulate.groups import component_shares, settle, tell_groups
     from mocli.tasks.trained.obtain import foresee_given
 
     saved = foresee_given(tell, request, options.from_model, Task.SIMULATE, files)
-    for group in settle(saved, options, component_shares(saved)).groups:
-        tell.say(group.words)
+    tell_groups(settle(saved, options, component_shares(saved)), tell.say, tell.warn)
 
 
 def _work(request: Request, options: SimulateOptions, run: Run) -> None:

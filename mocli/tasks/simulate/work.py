@@ -15,7 +15,14 @@ from mocli.errors import UsageError, did_you_mean
 from mocli.models.base import Clusters, Conditions, Draws, DrawsCoordinates, Samples
 from mocli.models.registry import models_that
 from mocli.nn.neighbors import chunks
-from mocli.tasks.simulate.groups import CellGroup, SimulationPlan, atlas_of, component_shares, settle
+from mocli.tasks.simulate.groups import (
+    CellGroup,
+    SimulationPlan,
+    atlas_of,
+    component_shares,
+    settle,
+    tell_groups,
+)
 from mocli.tasks.simulate.latents import (
     about_the_mean,
     draw_sources,
@@ -116,8 +123,7 @@ def place_cells(
     atlas, shares = atlas_of(saved), component_shares(saved, str(device))
     plan = settle(saved, options, shares)
     _check_batch(saved, options.batch)
-    for group in plan.groups:
-        say(group.words)
+    tell_groups(plan, say, warn)
     parts = []
     for position, group in enumerate(plan.groups):
         rng = np.random.default_rng([seed, position])

@@ -30,6 +30,10 @@ class LabelColumn(Protocol):
         ...
 
 
+MANY_KNOWN = 0.5
+"""Share of cells with names of training cells above which these seem to be the same."""
+
+
 @dataclass(frozen=True, eq=False)
 class Atlas:
     """Latent coordinates of training cells.
@@ -95,6 +99,19 @@ class Atlas:
         same_modality = np.array([not self.alone and name == modality for name in self.groups])[self.group]
         enough = np.isin(np.unique(codes[codes >= 0]), codes[same_modality]).all()
         return same_modality if same_modality.any() and enough else np.ones(len(self.z), bool)
+
+    def share_known(self, names: Sequence[str], modality: str | None = None) -> float:
+        """Return which share of cells have names of training cells, estimated where some of these were drawn.
+
+        Parameters
+        ----------
+        modality
+            Of training cells that were measured in it; None of all.
+        """
+        holds = [modality is None or modality in of.split("+") for of in self.groups]
+        known = {name for name, group in zip(self.names, self.group, strict=False) if holds[group]}
+        n = sum(name in known for name in names)
+        return min(1.0, n / max(len(names), 1) * self.n_cells / max(len(self.z), 1))
 
     @property
     def cloud(self) -> FloatArray:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from mocli.data.files.modality import ModalityFile
 from mocli.errors import UsageError
@@ -33,7 +33,7 @@ def plan_training(
     files
         The modalities where they are open already, perhaps with some cells only.
     """
-    plan = make_plan(request.data, request.train, task, say, files=files)
+    plan = make_plan(request.data, request.train, task, say, files=files, compared=request.compared)
     if plan.traits.solves:
         plan = _solvable(plan, request, task)
     check_kind(request.train.init_from, plan.traits)
@@ -77,13 +77,23 @@ def foresee_training(
     """Log what a training will do and need, warnings last; for dry runs."""
     plan = plan_training(request, aim.task, tell.say, files)
     params = resolve(plan.traits, request.train.params, request.train.preset)
-    tell.say(f"parameters: {json.dumps(as_dict(params), sort_keys=True)}")
+    tell.say(_settings(plan.traits.name, params))
     size = footprint(plan, params, aim)
     tell.say(size.words)
     tell.say(duration(plan, params, request.train, request.run, size, aim).words)
     for warning in plan.warnings:
         tell.warn(warning)
     return plan
+
+
+def _settings(model: str, params: Any) -> str:
+    """Say which hyper-parameters are not the defaults, and where all are listed."""
+    usual = as_dict(type(params)())
+    changed = [f"{key}={value}" for key, value in as_dict(params).items() if value != usual[key]]
+    listed = f"mocli params {model} lists them"
+    if not changed:
+        return f"hyper-parameters: the defaults; {listed}"
+    return f"hyper-parameters: {', '.join(changed)}; the others have their defaults ({listed})"
 
 
 def check_kind(folder: Path | None, traits: Traits) -> None:

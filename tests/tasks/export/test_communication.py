@@ -80,6 +80,32 @@ def test_commot_reads_the_h5ad(cells):
     assert list(read.obs["cell_type"]) == ["T", "B"] * (N // 2)
 
 
+def test_columns_of_coordinates_beyond_two_are_told_and_the_rest_refused(cells):
+    folder, _ = cells
+    spots = ad.read_h5ad(folder / "spots.h5ad")
+    source, out = str(folder / "counts.h5ad"), folder / "c.h5ad"
+
+    def written(xy):
+        spots.obsm["spatial"] = xy
+        spots.write_h5ad(folder / "other.h5ad")
+        said = []
+        export_expression(
+            source, out, to="commot", spatial=str(folder / "other.h5ad"), force=True, say=said.append
+        )
+        return said
+
+    xyz = np.random.default_rng(0).normal(size=(N + 2, 3))
+    assert any("3 columns: the first two are written" in line for line in written(xyz))
+    with pytest.raises(InputError, match="one column"):
+        written(xyz[:, :1])
+    xyz[4, 1] = np.nan
+    with pytest.raises(InputError, match="1 of 30 cells have coordinates that are no finite numbers"):
+        written(xyz[:, :2])
+    # what is there and cannot be read is not called absent
+    with pytest.raises(InputError, match="does not hold numbers"):
+        written(np.array([["a", "b"]] * (N + 2), dtype=object))
+
+
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import anndata as ad
+import mudata
 import numpy as np
 import pytest
 
@@ -102,6 +103,35 @@ def test_cells_in_memory_are_imputed_as_those_of_a_file(query, demo, unpaired_ru
         impute_values(model, cells, "atac")
     with pytest.raises(InputError, match="features of the model's 'rna'"):
         impute_values(model, ad.AnnData(cells.X, var={"x": range(cells.n_vars)}), "prot")
+
+
+def test_values_of_cells_that_taught_the_model_are_told_to_be_too_good(query, demo, paired_run, tmp_path):
+    told = "of cells whose rna the model was trained on: if they are the same"
+
+    def warnings(cells):
+        model = paired_run[1].with_suffix(".model")
+        options = {
+            "from_model": model,
+            "source": "atac",
+            "target": "rna",
+            "cells": "all",
+            **GIVEN,
+            "html": True,
+        }
+        report = impute([cells], output=tmp_path / "again.h5ad", force=True, **options).report
+        return [line for line in report["warnings"] if told in line]
+
+    with mudata.set_options(pull_on_update=False):
+        source = mudata.read_h5mu(demo / "multiome.h5mu")["atac"].copy()
+    source.write_h5ad(tmp_path / "same.h5ad")
+    assert len(warnings(f"atac={tmp_path / 'same.h5ad'}")) == 1
+    assert "How well every feature is predicted" in (tmp_path / "again.report.html").read_text()
+    source.obs_names = [f"new{i}" for i in range(source.n_obs)]
+    source.write_h5ad(tmp_path / "other.h5ad")
+    assert not warnings(f"atac={tmp_path / 'other.h5ad'}")
+    # proteins were measured in other cells: those of rna did not teach what they are
+    result, _ = query(cells="all")
+    assert not [line for line in result.report["warnings"] if "the model was trained on" in line]
 
 
 def filled(read, output, name):

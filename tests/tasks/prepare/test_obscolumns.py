@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mocli.tasks.prepare.obscolumns import ObsColumn, words
+from mocli.tasks.prepare.obscolumns import ObsColumn, unused_batches, words
 from mocli.tasks.prepare.pairing import index_map
+from mocli.tasks.run.options import DataOptions
 from mocli.types import Pairing
 
 
@@ -55,6 +56,21 @@ def test_labels_follow_cells(first, second, data, pairing, by_name):
 )
 def test_values_become_words(column, expected):
     assert list(words(column)) == expected
+
+
+def test_a_column_that_tells_compared_cells_apart_is_no_batch():
+    file = File("rna", [f"c{i}" for i in range(80)])
+    file.input_key = None
+    rows = np.arange(80)
+    file.obs["condition"] = np.where(rows % 2, "ctrl", "stim")
+    file.obs["donor"] = [f"d{i}" for i in rows // 20]
+    file.obs["batch"] = file.obs["condition"] + file.obs["donor"]
+    data = DataOptions(inputs=())
+    assert "'donor' (4 levels), 'batch' (8 levels), which are not used" in unused_batches([file], data)
+    told = unused_batches([file], data, {"condition"})
+    assert "'donor' (4 levels), which is not used" in told
+    assert "--batch-key donor" in told
+    assert "'batch'" not in told
 
 
 def test_no_column_is_no_covariate():

@@ -39,7 +39,10 @@ def test_names_tell_the_pairing(first, second, pairing, same):
 
 def test_what_is_asked_wins():
     few = [pd.Index(A), pd.Index(A[:2] + B[2:])]
-    assert relate([pd.Index(A), pd.Index(A)], "unpaired").names_mean_cells
+    apart = relate([pd.Index(A), pd.Index(A)], "unpaired")
+    assert apart.names_mean_cells
+    assert "50 cell names are shared: the model does not use that, metrics do" in apart.reason
+    assert relate([pd.Index(A), pd.Index(B)], "unpaired").reason == "as asked"
     assert not relate(few, "unpaired").names_mean_cells
     assert relate(few, "mosaic").names_mean_cells
     with pytest.raises(InputError, match="there are none"):

@@ -86,7 +86,11 @@ def test_every_subcommand_tells_what_it_will_need(tmp_path_factory, task, more):
 
 def test_a_dry_run_tells_it(unpaired, tmp_path, capsys):
     assert main(words(unpaired, tmp_path / "o.h5mu", "--dry-run")) == 0
-    assert "of memory will be needed, most of it while" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "of memory will be needed, most of it while" in told
+    assert "hyper-parameters: n_latent=4, n_hidden=16" in told or "n_hidden=16, n_latent=4" in told
+    assert "mocli params" in told
+    assert "{" not in told
 
 
 def test_more_cells_features_and_links_need_more(unpaired, monkeypatch):
@@ -104,6 +108,7 @@ def test_more_cells_features_and_links_need_more(unpaired, monkeypatch):
     small = memory.footprint(made, params, Aim(Task.INTEGRATE))
     assert small.peak < 1.5 * memory.LIBRARIES
     monkeypatch.setattr(ModalityFile, "nbytes", lambda *_: 4_000_000_000)
+    assert not any("metrics" in name for name in memory.footprint(made, params, Aim(Task.PERTURB)).stages)
     large = memory.footprint(made, params, Aim(Task.INTEGRATE))
     assert large.stage == "matrices are prepared"
     assert large.peak > 10_000_000_000

@@ -57,6 +57,17 @@ def simulate(models, tmp_path):
     return run
 
 
+def test_a_type_of_few_training_cells_is_told_once(models, tmp_path):
+    from mocli.tasks.simulate.groups import FEWEST, CellGroup, SimulationPlan, tell_groups
+
+    groups = [CellGroup("NK", np.arange(FEWEST - 1), 40), CellGroup("B", np.arange(FEWEST), 40)]
+    said, warned = [], []
+    tell_groups(SimulationPlan(tuple(groups), None, ("rna",)), said.append, warned.append)
+    (line,) = warned
+    assert line.startswith("few training cells of NK (19): simulated ones vary these")
+    assert len(said) == 2
+
+
 # what is written
 
 
