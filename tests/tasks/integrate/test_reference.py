@@ -162,7 +162,7 @@ def test_the_same_seed_maps_to_the_same_bytes_and_options_of_training_are_warned
         )
         digests.add(done.report["determinism"]["latent_sha256"])
     assert len(digests) == 1
-    assert any("do not change: --hvg" in w for w in done.report["warnings"])
+    assert any("have no effect: --hvg" in w for w in done.report["warnings"])
 
 
 def test_a_dry_run_says_what_is_new_and_writes_nothing(atlas, tmp_path):
