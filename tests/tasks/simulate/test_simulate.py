@@ -57,7 +57,7 @@ def simulate(models, tmp_path):
     return run
 
 
-def test_a_type_of_few_training_cells_is_told_once(models, tmp_path):
+def test_a_type_of_few_training_cells_is_told_once():
     from mocli.tasks.simulate.groups import FEWEST, CellGroup, SimulationPlan, tell_groups
 
     groups = [CellGroup("NK", np.arange(FEWEST - 1), 40), CellGroup("B", np.arange(FEWEST), 40)]
