@@ -285,7 +285,7 @@ def test_a_dry_run_names_exactly_the_files_of_a_real_one(run, unpaired, tmp_path
 
 def test_a_dry_run_says_what_a_real_run_decides(run, unpaired):
     plan = "\n".join(run(two(unpaired), links=[unpaired / "links.tsv"], dry_run=True, seed=4).plan)
-    for words in ("model: scmodal", "transform clr", "10 links", '"n_hidden": 16', "memory will be needed"):
+    for words in ("model: scmodal", "transform clr", "10 links", "n_hidden=16", "memory will be needed"):
         assert words in plan
 
 
