@@ -408,7 +408,7 @@ def test_scales_say_the_same_in_other_units(query, unpaired_run):
     assert not any("no prediction intervals" in w for w in result.report["warnings"])
     # what matters to training alone is said to change nothing
     result, _ = query(max_steps=5)
-    assert any("do not change: --max-steps" in w for w in result.report["warnings"])
+    assert any("have no effect: --max-steps" in w for w in result.report["warnings"])
 
 
 def test_another_coverage_than_the_models_is_said(query):

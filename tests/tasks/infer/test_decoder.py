@@ -309,7 +309,7 @@ def test_what_has_no_values_is_not_decoded(model):
     assert "log, scaled and counts" in error.value.hint
     found, why = choose_predictor(seen, "prot", "rna", route=Route.AUTO, **options)
     assert found.name == "readout"
-    assert "is seen" in why
+    assert "is detected" in why
 
 
 # from files to files

@@ -189,7 +189,7 @@ def test_every_part_of_a_model_is_checked_before_it_is_used(run, unpaired, tmp_p
             load_model(folder)
     for broken in ("[" * 100_000, text.replace('"seed": 0', '"seed": NaN'), "[]"):
         (folder / "model.json").write_text(broken)
-        with pytest.raises(InputError, match=r"holds no model|another format"):
+        with pytest.raises(InputError, match=r"holds no readable model|another format"):
             load_model(folder)
     (folder / "model.json").write_text(text)
     assert load_model(folder).description["model"] == "scmodal"
