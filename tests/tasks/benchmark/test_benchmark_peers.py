@@ -318,7 +318,7 @@ def test_the_command_line_takes_them(paired, tmp_path, capsys):
         (
             1,
             "error: coordinates have the shape (2,), but there are 3 cells\n",
-            "places have the shape (2,), there are 3 cells",
+            "coordinates have the shape (2,), but there are 3 cells",
         ),
         (3, "", "exit code 3"),
     ],
