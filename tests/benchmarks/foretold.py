@@ -3,7 +3,7 @@
 ``python tests/benchmarks/foretold.py [--only TEXT] [--max-steps N]`` runs the commands below one by one with
 one thread and prints a line for each: bytes foretold, bytes at the peak, their ratio; seconds foretold,
 seconds taken, their ratio. Memory is meant to be right within a factor of two, time within three;
-`tests/real_data/test_foretold_real.py` asserts the first.
+`test_foretold.py` asserts the first.
 """
 
 import argparse

@@ -24,6 +24,18 @@ def shell(unpaired, out, *, before="", after="", options=OPTIONS):
     )
 
 
+@pytest.fixture
+def tell(request, capsys):
+    """Print a row of the table in RESULTS.md."""
+
+    def row(done):
+        with capsys.disabled():
+            print(f"\n| {request.node.name.removeprefix('test_')} | {done.returncode} |")
+        return done
+
+    return row
+
+
 def check(done, out, *codes):
     assert done.returncode in codes, done.stderr[-2000:]
     assert "Traceback" not in done.stderr
@@ -39,23 +51,24 @@ def check(done, out, *codes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("megabytes", [200, 600, 900, 1_100, 1_300, 1_400])
-def test_too_little_address_space(unpaired, tmp_path, megabytes):
+def test_too_little_address_space(unpaired, tmp_path, tell, megabytes):
     """Python, then torch as it is loaded, then the run come to the end of it."""
-    check(shell(unpaired, tmp_path, before=f"ulimit -v {megabytes * 1000};"), tmp_path, 0, 137)
+    done = tell(shell(unpaired, tmp_path, before=f"ulimit -v {megabytes * 1000};"))
+    check(done, tmp_path, 0, 137)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("files", [5, 8, 12])
-def test_too_few_open_files(unpaired, tmp_path, files):
-    done = shell(unpaired, tmp_path, before=f"ulimit -n {files};")
+def test_too_few_open_files(unpaired, tmp_path, tell, files):
+    done = tell(shell(unpaired, tmp_path, before=f"ulimit -n {files};"))
     check(done, tmp_path, 0, 4)
     assert "truncated" not in done.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("streams", [">&-", "2>&-", ">&- 2>&- <&-", "> /dev/full", "2> /dev/full"])
-def test_streams_that_take_nothing(unpaired, tmp_path, streams):
-    check(shell(unpaired, tmp_path, after=streams), tmp_path, 0)
+def test_streams_that_take_nothing(unpaired, tmp_path, tell, streams):
+    check(tell(shell(unpaired, tmp_path, after=streams)), tmp_path, 0)
 
 
 @pytest.fixture
@@ -79,10 +92,10 @@ def disk(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [4, 16, 64, 128, 192, 256, 384, 512])
-def test_a_full_disk(unpaired, disk, kilobytes):
+def test_a_full_disk(unpaired, disk, tell, kilobytes):
     """The log, checkpoints, the model, the cells and the reports come to the end of it."""
     place = disk(kilobytes)
-    done = shell(unpaired, place, options=f"{OPTIONS} --checkpoint-every 0s")
+    done = tell(shell(unpaired, place, options=f"{OPTIONS} --checkpoint-every 0.01s"))
     assert done.returncode in {0, 4}, done.stderr[-2000:]
     assert "Traceback" not in done.stderr
     assert [p.name for p in place.rglob("*") if p.name.endswith(".tmp")] == []

@@ -51,6 +51,12 @@ IMPUTING = 150e6
 MOST_COMPARED = 2_000
 """Cells whose values are in memory at a time while they are compared, measured on real data sets."""
 
+STACK_COORDINATES = 515
+"""Of the ways of a stack together, on each of two scales, by what was written of SNARE-seq."""
+
+MOST_STACKED = 20_000_000 * 10
+"""Bytes of what all ways say of left-out cells at a time, beside what these are."""
+
 SILENCING = 600e6
 """Bytes of slopes along the latent, changes at the panel and metacells, measured on SNARE-seq."""
 
@@ -142,6 +148,9 @@ def footprint(plan: Plan, params: object, aim: Aim) -> Footprint:
         "the model is trained": PER_WEIGHT * weights + PER_VALUE * batch * width,
         _JUDGED[aim.task]: MEASURING + 3 * linked,
     }
+    for n, p in aim.stacks(plan):
+        need = min(MOST_STACKED, 60 * n * p) + STACK_COORDINATES * (2 * 2 * 4 * p + 3 * 8 * n)
+        stages["ways to impute are weighed"] = max(need, stages.get("ways to impute are weighed", 0))
     if aim.task is Task.IMPUTE:
         stages["values are imputed"] = IMPUTING + 2 * max(dense) * min(MOST_COMPARED, width)
     if aim.silenced:

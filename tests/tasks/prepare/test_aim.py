@@ -53,6 +53,15 @@ def test_a_stack_takes_time_by_cells_and_features(planned, monkeypatch):
     assert Aim(Task.IMPUTE).stacks(planned(Pairing.UNPAIRED)) == []
 
 
+def test_a_stack_takes_memory_by_cells_and_features(planned):
+    plan = planned(Pairing.PAIRED)
+    params, stage = resolve(plan.traits, {}, "auto"), "ways to impute are weighed"
+    needs = [footprint(plan, params, Aim(Task.IMPUTE, name)).stages[stage] for name in ("rna", "atac")]
+    of = widths(plan)
+    assert (needs[0] < needs[1]) == (of["rna"] < of["atac"])
+    assert stage not in footprint(plan, params, Aim(Task.SIMULATE)).stages
+
+
 def test_genes_that_fall_silent_take_time_by_cells_that_express_them(planned):
     plan = planned(Pairing.PAIRED)
     of, rna = widths(plan), next(c.file for c in plan.choices if c.file.name == "rna")
