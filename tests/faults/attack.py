@@ -199,6 +199,8 @@ def _in_child(argv: list[str], said: Path, cwd: Path) -> tuple[int, int]:
     child = os.fork()
     if child == 0:
         os.setsid()
+        for name in [name for name in os.environ if name.startswith("MOCLI_TEST_")]:
+            del os.environ[name]
         os.chdir(cwd)
         sink = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(sink, 1)

@@ -91,7 +91,7 @@ def disk(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kilobytes", [4, 16, 64, 128, 192, 256, 384, 512])
+@pytest.mark.parametrize("kilobytes", [4, 16, 64, 192, 384, 512, 4096])
 def test_a_full_disk(unpaired, disk, tell, kilobytes):
     """The log, checkpoints, the model, the cells and the reports come to the end of it."""
     place = disk(kilobytes)

@@ -17,6 +17,8 @@ def test_unknown_device_is_a_usage_error():
     with pytest.raises(UsageError) as error:
         choose_device("cdua")
     assert "cuda" in error.value.hint
+    with pytest.raises(UsageError, match="'mps' is not a device"):
+        choose_device("mps")  # which has no double precision
 
 
 def test_threads_come_from_the_scheduler_else_from_affinity(monkeypatch):

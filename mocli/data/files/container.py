@@ -110,7 +110,7 @@ def _open_h5mu(source: Source, h5: h5py.File) -> list[ModalityFile]:
     if not wanted:
         raise InputError("the file holds no modality", file=source.path, field="mod")
     top = None
-    if isinstance(h5.get("obs"), (h5py.Group, h5py.Dataset)):
+    if "obs" in h5:  # also as a link to nothing
         with reading(source.path, "obs"):
             top = read_table(h5["obs"])
     files = []

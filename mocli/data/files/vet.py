@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import h5py
 
-CPU_SECONDS = 30
+CPU_SECONDS = 15
 """Most time for checking a file: seconds of computing, not of waiting for a slow disk."""
 
 DAMAGED = {
@@ -147,9 +147,7 @@ def _beneath(group: h5py.Group, seen: set[int]) -> Iterator[h5py.HLObject]:
             if link.type == h5py.h5l.TYPE_HARD:
                 if link.u not in seen:
                     seen.add(link.u)
-                    # what cannot be opened is told of by whoever needs it
-                    with suppress(Exception):
-                        yield group[name]
+                    yield _opened(group, name, field)
             elif link.type == h5py.h5l.TYPE_SOFT:
                 _check_end(group, name, field)
             else:
@@ -159,6 +157,14 @@ def _beneath(group: h5py.Group, seen: set[int]) -> Iterator[h5py.HLObject]:
         raise
     except Exception as error:
         raise _Fault(DAMAGED, f"links that HDF5 cannot list: {error}", field) from error
+
+
+def _opened(group: h5py.Group, name: bytes, field: str) -> h5py.HLObject:
+    """Open an object; one that cannot be opened would be copied, and be in the way of what is written."""
+    try:
+        return group[name]
+    except Exception as error:
+        raise _Fault(DAMAGED, f"an object that HDF5 cannot open: {error}", field) from error
 
 
 def _check_end(group: h5py.Group, name: bytes, field: str) -> None:

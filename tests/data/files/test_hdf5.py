@@ -164,6 +164,29 @@ def test_a_link_that_leads_to_itself_is_damage(file):
     assert "leads to itself" in caught.value.found
 
 
+def test_an_object_that_cannot_be_opened_is_damage(file):
+    """It was copied into the output, and was in the way of what is written there."""
+    with h5py.File(file, "r+") as h5:
+        address = h5py.h5o.get_info(h5["varm"].id).addr
+    content = bytearray(file.read_bytes())
+    content[address] = 9  # a version of headers that there is not
+    file.write_bytes(bytes(content))
+    with h5py.File(file) as h5, pytest.raises(KeyError, match="open object"):
+        h5["varm"]
+    with pytest.raises(InputError, match="damaged") as caught:
+        open_inputs([str(file)])
+    assert caught.value.field == "/varm"
+
+
+def test_cells_of_all_modalities_that_lie_nowhere_are_told_on_opening(file, tmp_path):
+    """Of them, a run knew only when it wrote its result."""
+    with h5py.File(tmp_path / "m.h5mu", "w") as out, h5py.File(file) as source:
+        source.copy("/", out.create_group("mod"), name="rna")
+        out["obs"] = h5py.SoftLink("/nowhere")
+    with pytest.raises(InputError, match="obs cannot be read"):
+        open_inputs([str(tmp_path / "m.h5mu")])
+
+
 def test_a_file_in_which_hdf5_never_ends_is_damaged(file, monkeypatch):
     def forever(h5):
         while True:
