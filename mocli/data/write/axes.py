@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from mocli.data.files.frames import read_index, read_table
 from mocli.data.files.hdf5 import text_attr
+from mocli.data.write.carry import FORM, Lost
 from mocli.data.write.encode import need_group, put_array, put_table
-from mocli.errors import InputError
 from mocli.types import IntArray, StrArray
 
 
@@ -52,20 +52,18 @@ def map_modalities(h5: h5py.File, cells: pd.Index, parts: Sequence[AxisPart], *,
         _map(h5, "var", part.name, columns)
 
 
-def append_modalities(h5: h5py.File, parts: Sequence[AxisPart], *, source: Path) -> None:
+def append_modalities(h5: h5py.File, parts: Sequence[AxisPart], *, source: Path) -> list[Lost]:
     """Add to a MuData, a copy of `source`, the features and the cells that modalities bring, and map them.
 
-    Raises
-    ------
-    InputError
-        An element on top is of an encoding that cannot be given more rows.
+    Returned is what stood on top in a form that cannot be given more rows, and is deleted.
     """
     cells = read_index(h5["obs"]).astype(str).astype(object)
     every = pd.unique(np.concatenate([cells, *(p.cells.to_numpy(object) for p in parts)]))
     start = len(read_index(h5["var"]))
-    _lengthen(h5, "obs", every[len(cells) :], source)
-    _lengthen(h5, "var", np.concatenate([p.features.to_numpy(object) for p in parts]), source)
+    features = np.concatenate([p.features.to_numpy(object) for p in parts])
+    lost = [*_lengthen(h5, "obs", every[len(cells) :], source), *_lengthen(h5, "var", features, source)]
     map_modalities(h5, pd.Index(every), parts, start=start)
+    return lost
 
 
 def _map(h5: h5py.File, axis: str, name: str, positions: IntArray) -> None:
@@ -73,29 +71,26 @@ def _map(h5: h5py.File, axis: str, name: str, positions: IntArray) -> None:
     put_array(need_group(h5, f"{axis}m"), name, (positions > 0)[:, None])
 
 
-def _lengthen(h5: h5py.File, axis: str, names: StrArray, source: Path) -> None:
+def _lengthen(h5: h5py.File, axis: str, names: StrArray, source: Path) -> list[Lost]:
     """Append rows to an axis; what is not known of them is missing, or 0 in pairs and maps."""
+    lost: list[Lost] = []
     if len(names) == 0:
-        return
+        return lost
     put_table(h5, axis, _longer_table(read_table(h5[axis]), len(names), names))
     for kind in ("map", "m", "p"):
         group = need_group(h5, axis + kind)
         for key in list(group):
             node = group[key]
-            if isinstance(node, h5py.Dataset) and node.dtype.kind in "biuf":
+            if isinstance(node, h5py.Dataset) and node.ndim and node.dtype.kind in "biuf":
                 put_array(group, key, _longer_array(node[()], len(names), kind))
             elif text_attr(node, "encoding-type") == "dataframe":
                 put_table(group, key, _longer_table(read_table(node), len(names), names))
             elif text_attr(node, "encoding-type") in ("csr_matrix", "csc_matrix"):
                 _lengthen_sparse(node, len(names), square=kind == "p")
             else:
-                raise InputError(
-                    f"{axis}{kind}['{key}'] cannot be given more rows",
-                    file=source,
-                    field=f"{axis}{kind}['{key}']",
-                    found=text_attr(node, "encoding-type") or "an unknown encoding",
-                    expected="an array, a table, CSR or CSC",
-                )
+                del group[key]
+                lost.append(Lost(source, f"{axis}{kind} {key}", FORM))
+    return lost
 
 
 def _longer_table(table: pd.DataFrame, n: int, names: StrArray) -> pd.DataFrame:

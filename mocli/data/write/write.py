@@ -196,20 +196,22 @@ def _write_h5mu(
     if keeps_order:
         source = added[0].file.path
         shutil.copyfile(source, temporary)
+        lost: list[Lost] = []
         with writing_h5(temporary, "r+") as (h5, check):
             written = _write_new(h5, new, check)
             if new:
                 _set_order(h5["mod"], names)
                 parts = [AxisPart(m.name, m.names, m.var.index) for m in new]
-                append_modalities(h5, parts, source=source)
+                with reading(source, "mod"):
+                    lost = append_modalities(h5, parts, source=source)
             with reading(source, "mod"):
                 groups = [h5, *(h5[f"mod/{m}"] for m in h5["mod"])]
                 renamed = [line for group in groups for line in _without_slashes(group)]
             _add_all(h5, added, top)
-        return written, renamed
+        return written, [*renamed, *say_lost(lost)]
     with writing_h5(temporary, "w", userblock_size=_USERBLOCK) as (h5, check):
         mod = h5.create_group("mod")
-        lost: list[Lost] = []
+        lost = []
         renamed = []
         for a in added:
             group = mod.create_group(a.file.name)

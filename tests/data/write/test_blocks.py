@@ -303,6 +303,23 @@ def write(path: Path, inputs: list[str], new: list[NewModality]) -> tuple[list[s
     return names, top, write_file(path, added, obsm={"X_scmodal": top}, uns={"mocli": {"seed": 1}}, new=new)
 
 
+@pytest.mark.parametrize("inputs", ["one h5mu"], indirect=True)
+def test_what_stands_on_top_in_no_known_form_is_left_out_and_told(tmp_path: Path, inputs: list[str]) -> None:
+    """Where a modality is added, all that stands above modalities gets more rows."""
+    with h5py.File(inputs[0].partition("::")[0], "r+") as h5:
+        h5["varm/odd"], h5["obsm/one"] = np.array([b"text"]), 3
+    said: list[str] = []
+    new = modality({"X": dense(3, 4)}, [3], cells=["c1", "c4", "n0"])
+    added = [Added(f) for f in open_inputs(inputs)]
+    write_file(tmp_path / "out.h5mu", added, obsm={}, uns={}, new=[new], warn=said.append)
+    told = "obsm one, varm odd left out of the output: no table of numbers"
+    assert [line for line in said if told in line]
+    with h5py.File(tmp_path / "out.h5mu") as h5:
+        assert "odd" not in h5["varm"]
+        assert "one" not in h5["obsm"]
+    read(tmp_path / "out.h5mu")
+
+
 @pytest.mark.parametrize("cells", [["c1", "c4", "c0"], ["n1", "c5", "n0"]], ids=["subset", "new names"])
 def test_a_new_modality_in_an_h5mu(tmp_path: Path, inputs: list[str], cells: list[str]) -> None:
     kept = inputs[0].endswith("::rna")
