@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.models.registry import available
+from mocli.types import ModalityKind, Pairing, ValueKind
 
 FORMAT_VERSION = 2
 READS = (1, 2)
@@ -16,6 +18,29 @@ READS = (1, 2)
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
 CALIBRATION = "calibration.safetensors"
+
+_EVERY = "*"
+_FORM: Any = {
+    "pairing": Pairing,
+    "seed": int,
+    "levels": {_EVERY: [str]},
+    "columns": {_EVERY: str},
+    "continuous": [str],
+    "trained_on": [str],
+    "covariates": [{"key": str, "column": str, "levels": [str]}],
+    "modalities": [
+        {
+            "name": str,
+            "kind": ModalityKind,
+            "values": ValueKind,
+            "layer": str,
+            "likelihood": str,
+            "var_names": [str],
+        }
+    ],
+}
+"""What a description says that nothing else checks: `[form]` of a list, `*` of any key, an Enum's
+values; each may be null or absent."""
 
 
 def check_model_folder(folder: Path) -> None:
@@ -79,7 +104,34 @@ def read_description(folder: Path) -> dict[str, Any]:
             found=description.get("model"),
             expected=", ".join(available()),
         )
+    if (wrong := _not_of_form(description, _FORM, "")) is not None:
+        raise InputError(
+            "the saved model is damaged: its description is not of the form that mocli writes",
+            file=folder / DESCRIPTION,
+            field=wrong[0],
+            found=wrong[1],
+            hint="copy the folder once more from where it was written, or train the model again",
+        )
     return dict(description)
+
+
+def _not_of_form(value: Any, form: Any, where: str) -> tuple[str, str] | None:
+    """Return where, and what is there, that is not of a form; None where all is."""
+    if value is None:
+        return None
+    if isinstance(form, type) and issubclass(form, Enum):
+        return None if value in [member.value for member in form] else (where, repr(value)[:100])
+    if isinstance(form, type):
+        return None if isinstance(value, form) and value is not True else (where, repr(value)[:100])
+    if not isinstance(value, type(form)):
+        return where, repr(value)[:100]
+    if isinstance(form, list):
+        parts = [(inner, form[0], f"{where}[{i}]") for i, inner in enumerate(value)]
+    elif _EVERY in form:
+        parts = [(inner, form[_EVERY], f"{where}.{key}") for key, inner in value.items()]
+    else:
+        parts = [(value.get(key), inner, f"{where}.{key}".lstrip(".")) for key, inner in form.items()]
+    return next((wrong for part in parts if (wrong := _not_of_form(*part)) is not None), None)
 
 
 def _no_number(text: str) -> None:

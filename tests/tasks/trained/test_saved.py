@@ -167,8 +167,14 @@ def spoiled_words(told):
     yield "damaged", {"params": {**told["params"], "n_hidden": -1}}
     yield "damaged", {"params": {**told["params"], "nothing": 1}}
     yield "damaged", {"modalities": [{**m, "recipe": {}} for m in told["modalities"]]}
-    yield "damaged", {"modalities": "rna"}
+    yield "not of the form", {"modalities": "rna"}
     yield "damaged", {"links": None}
+    yield "not of the form", {"continuous": 1e308}
+    yield "not of the form", {"covariates": [{"key": "batch", "column": "sample", "levels": "ab"}]}
+    yield "not of the form", {"columns": {"batch": ["sample"]}}
+    yield "not of the form", {"trained_on": True}
+    yield "not of the form", {"modalities": [{**m, "kind": "os:system"} for m in told["modalities"]]}
+    yield "not of the form", {"pairing": ["perhaps"]}
     yield "another format version", {"format_version": [2]}
 
 
