@@ -29,7 +29,7 @@ from mocli.tasks.prepare.pairing import Relation, relate_files
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.frame import Tell
 from mocli.tasks.run.request import Request
-from mocli.types import BoolArray, IntArray, ModalityKind, Task
+from mocli.types import BoolArray, IntArray, ModalityKind, Pairing, Task
 
 FEWEST_COMPARED = 20
 """Fewest cells from which accuracy and intervals are reported."""
@@ -68,7 +68,10 @@ class Survey:
             None does, and only such cells are asked for.
         """
         compared = self.compared if options.evaluate else self.compared[:0]
-        lacks = rows_lacking(self.direction.source_file.n_obs, self.pairs, compared)
+        n = self.direction.source_file.n_obs
+        if self.relation is not None and self.relation.pairing is Pairing.UNPAIRED:
+            return np.ones(n, dtype=bool)  # partners that are known only serve comparison
+        lacks = rows_lacking(n, self.pairs, compared)
         if options.cells == "missing" and not lacks.any():
             raise UsageError(
                 f"every cell of {self.direction.source} has {self.direction.target} measured, so nothing is "

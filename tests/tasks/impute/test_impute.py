@@ -674,6 +674,15 @@ def test_nothing_is_missing(refused):
     assert "--cells all" in error.hint
 
 
+def test_cells_said_to_be_unpaired_all_lack_the_other_modality(demo, tmp_path):
+    inputs = [f"{demo / 'multiome.h5mu'}::rna", f"{demo / 'multiome.h5mu'}::atac"]
+    plan = impute(
+        inputs, links=[demo / "rna-atac.tsv"], pairing="unpaired", source="rna", target="atac",
+        output=tmp_path / "o.h5mu", dry_run=True,
+    ).plan  # fmt: skip
+    assert any("cells are unpaired (as asked)" in line for line in plan)
+
+
 def test_nothing_is_missing_from_a_model(multiome):
     with pytest.raises(UsageError, match="nothing is missing") as error:
         multiome()
