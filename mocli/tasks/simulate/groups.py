@@ -200,6 +200,9 @@ def _split(text: str, label_columns: Mapping[str, Codes]) -> tuple[str, str | No
     if fitting:
         column = max(fitting, key=len)
         return column, text[len(column) + 1 :]
+    having = [c for c in columns if text in label_columns[c].levels]
+    if len(having) == 1:
+        return having[0], text
     column = text.partition("=")[0]
     raise UsageError(
         f"the model keeps no labels '{column}' of its training cells",

@@ -58,7 +58,7 @@ class SimulateOptions(Options):
         tuple[str, ...],
         option(
             "--label COLUMN=VALUE",
-            "Simulate cells of this label; repeatable",
+            "Simulate cells of this label; COLUMN may be left out where one has the value; repeatable",
             repeatable=True,
             shown="all labels",
         ),

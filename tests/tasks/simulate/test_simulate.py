@@ -266,6 +266,12 @@ def test_an_atlas_without_the_new_parts_is_read():
     assert atlas.names == ()
 
 
+def test_a_label_is_known_by_its_value(simulate):
+    by_value, named = (simulate(label=text, dry_run=True).plan for text in (LABEL, f"cell_type={LABEL}"))
+    assert [line for line in by_value if LABEL in line] == [line for line in named if LABEL in line]
+    assert any(LABEL in line for line in named)
+
+
 def test_labels_that_do_not_exist_are_refused_with_the_nearest(simulate):
     with pytest.raises(UsageError, match="no training cell") as error:
         simulate(label="cell_type=lymph_aa")
