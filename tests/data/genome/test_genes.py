@@ -104,7 +104,7 @@ def test_what_is_assumed_is_said(tmp_path):
         ("", "empty"),
         ("# nothing\n\n", "empty"),
         ("gene\tchrom\tbegin\nA\t1\t2\n", "lacks the column start and end"),
-        ("gene\tchrom\tstart\tend\n", "holds no gene"),
+        ("gene\tchrom\tstart\tend\n", "has no genes"),
         ("gene\tchrom\tstart\tend\nA\t1\tx\t2\n", "not a whole number"),
         ("chr1\t1\t2\tA\nchr1\t3\n", "has no gene name"),
         (GTF + "chr1\tx\n", "too short"),
