@@ -179,7 +179,7 @@ def test_runs_of_one_modality_are_joined_and_the_run_is_the_batch(tmp_path, caps
     assert main(["integrate", *inputs, "-m", "multigrate", "-o", str(output), "--no-umap", *QUICK]) == 0
     said = capsys.readouterr().err
     assert "files with the same modality are joined" in said
-    assert "batch: obs['input'], the input that a cell is of" in said
+    assert "batch: obs['input'], the input that a cell comes from" in said
     assert "'donor'" not in said
     model = json.loads((tmp_path / "o.model" / "model.json").read_text())
     batch = next(entry for entry in model["covariates"] if entry["key"] == "batch")

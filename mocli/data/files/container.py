@@ -14,7 +14,14 @@ from mocli.data.files.frames import read_table, top_columns
 from mocli.data.files.hdf5 import flat_keys, open_h5, reading, text_attr
 from mocli.data.files.inmemory import find_tenx_folder, of_tenx_folder
 from mocli.data.files.joined import join
-from mocli.data.files.kinds import feature_type_name, is_aside, kind_of, kind_of_features, name_in_stem
+from mocli.data.files.kinds import (
+    feature_type_name,
+    is_aside,
+    is_named_for_its_method,
+    kind_of,
+    kind_of_features,
+    name_in_stem,
+)
 from mocli.data.files.matrix import locate
 from mocli.data.files.modality import ModalityFile, raw_columns
 from mocli.data.files.obsm import note_on_obsm, of_obsm
@@ -182,8 +189,8 @@ def _by_feature_type(whole: ModalityFile, file_name: str | None) -> list[Modalit
     stem = whole.path.stem
     by_content = kind_of_features(whole.var.index)
     by_stem = name_in_stem(stem)
-    if by_stem and kind_of(by_stem) is ModalityKind.PROT and by_content is ModalityKind.RNA:
-        by_stem = None  # cite.h5ad names the method: no panel of antibodies has such transcripts
+    if by_content is ModalityKind.RNA and is_named_for_its_method(stem):
+        by_stem = None  # as of genes in cite.h5ad
     name = next(
         (
             n

@@ -87,8 +87,7 @@ def name_in_stem(stem: str) -> str | None:
     """
     if kind_of(stem) is not ModalityKind.OTHER:
         return stem
-    words = {w.strip("0123456789") or w for w in re.split(r"[^a-z0-9]+", stem.casefold())}
-    hits = words & _KIND.keys()
+    hits = _words(stem) & _KIND.keys()
     for among in (hits - _WEAK, hits):
         kinds = {_KIND[w] for w in among}
         if len(kinds) == 1:
@@ -96,6 +95,15 @@ def name_in_stem(stem: str) -> str | None:
         if kinds:
             return None
     return None
+
+
+def is_named_for_its_method(stem: str) -> bool:
+    """Whether all that a file's stem tells of modalities are words that also name a method, as in `cite`."""
+    return _words(stem) & _KIND.keys() <= _WEAK
+
+
+def _words(stem: str) -> set[str]:
+    return {w.strip("0123456789") or w for w in re.split(r"[^a-z0-9]+", stem.casefold())}
 
 
 def kind_of_features(names: Sequence[str]) -> ModalityKind:
