@@ -220,6 +220,19 @@ def test_the_pictures(simulate, demo, compared):
     assert "Cells by origin" in page
 
 
+@pytest.mark.slow
+def test_modalities_of_simulated_cells_belong_together(tmp_path):
+    """Over all types; within one type they match far less than real cells do (RESULTS.md)."""
+    write_demo(tmp_path, n_cells=600, seed=0)
+    metrics = mocli.simulate(
+        tmp_path / "multiome.h5mu", output=tmp_path / "o.h5mu", model="multigrate", batch_key="batch",
+        label_key="cell_type", fold=1, **GIVEN,
+    ).report["metrics"]  # fmt: skip
+    print({k: v["value"] for k, v in metrics.items() if "foscttm" in k})
+    assert metrics["simulated_foscttm[rna-atac]"]["value"] < 0.1
+    assert min(metrics[f"nearest_label[{m}]"]["value"] for m in ("rna", "atac")) >= 0.9
+
+
 def test_without_real_cells_the_report_says_so(simulate):
     result, _ = simulate(label=f"cell_type={LABEL}", n_cells=5)
     assert any("no real cells were given" in w for w in result.report["warnings"])
