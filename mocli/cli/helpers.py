@@ -1,6 +1,7 @@
 """The helpers: `models`, `params`, `demo`, `doctor`, `export`. Tables go to stdout."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,7 +41,16 @@ def models(*, as_json: AsJson = False) -> None:
         for entry, traits in zip(entries, listed, strict=True)
     ]
     summaries = [f"{entry['name']}: {entry['summary']}" for entry in entries]
-    emit("\n".join([table(header, rows), "", *summaries]))
+    emit("\n".join([table(header, rows), "", *summaries, "", *_auto_lines(listed)]))
+
+
+def _auto_lines(listed: Collection[Traits]) -> list[str]:
+    """Say which models `auto` takes for each pairing, in their order."""
+    lines = ["--model auto takes the first that fits (figures: tests/benchmarks/RESULTS.md):"]
+    for pairing in sorted({pairing for traits in listed for pairing in traits.rank}):
+        ranked = sorted((t for t in listed if pairing in t.rank), key=lambda t: t.rank[pairing])
+        lines.append(f"{pairing} cells: {', '.join(traits.name for traits in ranked)}")
+    return lines
 
 
 def _model_entry(traits: Traits) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mocli.nn.layers import Dropout
 from mocli.types import FloatArray, IntArray
 
 
@@ -20,7 +21,7 @@ class Critic(nn.Module):
         widths = [n_in, *[n_hidden] * n_layers]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.last = nn.Linear(widths[-1], n_out)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, z: Tensor) -> Tensor:
         """`(B, d)` to `(B, K)`."""

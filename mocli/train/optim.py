@@ -25,8 +25,8 @@ class Stepper:
 
     def clear(self) -> None:
         """Clear the gradients of the last backward pass."""
-        if self.optimizer is not None:
-            self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.group.parameters:
+            parameter.grad = None
 
     def step(self, *, epoch_over: bool) -> None:
         """Step, or add the gradients to those of this epoch if it is not over."""

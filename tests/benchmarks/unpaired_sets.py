@@ -31,23 +31,35 @@ SETS = {
     "scicar_a549": "cell_type",
     "scgem_reprogramming": "cell_type",
 }
+PARTS = {
+    "snareseq_3000": (
+        "snareseq_mouse_cortex",
+        lambda read: np.sort(np.random.default_rng(0).choice(read.n_obs, 3000, replace=False)),
+    ),
+    "hao_paired": (
+        "citeseq_pbmc_hao_mosaic",
+        lambda read: np.flatnonzero(np.all([read.obsm[key] for key in read.mod], axis=0)),
+    ),
+}
+"""Sets made of some cells of others: drawn ones, and those that have every modality."""
+
 COLUMNS = ["foscttm", "to_second", "to_first", "mixing"]
 ASKED = 1200
 """Seconds that a run may take."""
 
 
 def sources(data: Path, out: Path, name: str) -> tuple[Path, Path]:
-    """Return the file of cells and the table of links; the smaller SNARE-seq set is made."""
-    if name != "snareseq_3000":
+    """Return the file of cells and the table of links; smaller sets are made of others."""
+    if name not in PARTS:
         return data / f"{name}.h5mu", data / f"{name}.links.tsv"
-    made = out / f"{name}.h5mu"
+    made, (whole, cells) = out / f"{name}.h5mu", PARTS[name]
     if not made.exists():
         import mudata
 
-        whole = mudata.read_h5mu(data / "snareseq_mouse_cortex.h5mu")
-        rows = np.sort(np.random.default_rng(0).choice(whole.n_obs, 3000, replace=False))
-        mudata.MuData({key: m[rows].copy() for key, m in whole.mod.items()}).write_h5mu(made)
-    return made, data / "snareseq_mouse_cortex.links.tsv"
+        read = mudata.read_h5mu(data / f"{whole}.h5mu")
+        chosen = read.obs_names[cells(read)]
+        mudata.MuData({key: m[chosen].copy() for key, m in read.mod.items()}).write_h5mu(made)
+    return made, data / f"{whole}.links.tsv"
 
 
 def run(given: argparse.Namespace, name: str, seed: str) -> dict:

@@ -17,6 +17,7 @@ from mocli.cli import doctor
 from mocli.cli.output import table
 from mocli.models.parameters import params_class
 from mocli.models.registry import available, traits_of
+from mocli.types import Pairing
 
 
 def out(capsys, *args):
@@ -34,6 +35,14 @@ def test_models_lists_every_model_with_its_traits(capsys):
         assert ("not needed" in row) is not traits.needs_links
         assert ("needed by unpaired cells" in row) is traits.links_replace_pairs
         assert traits.summary in text
+
+
+def test_models_says_what_auto_takes_in_order(capsys):
+    lines = out(capsys, "models").splitlines()
+    for pairing in Pairing:
+        (line,) = (line for line in lines if line.startswith(f"{pairing} cells: "))
+        named = line.split(": ")[1].split(", ")
+        assert [available()[name].rank[pairing] for name in named] == list(range(1, len(named) + 1))
 
 
 def test_models_as_json(capsys):

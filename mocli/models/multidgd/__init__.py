@@ -9,7 +9,7 @@ TRAITS = Traits(
     doi="10.1038/s41467-024-53340-z",
     summary="learns latent coordinates for every cell, without an encoder, with clusters; takes all features",
     pairings=frozenset({Pairing.PAIRED, Pairing.MOSAIC}),
-    rank={Pairing.PAIRED: 2},
+    rank={Pairing.PAIRED: 3},
     expects={
         ModalityKind.RNA: "counts",
         ModalityKind.ATAC: "counts",

@@ -9,7 +9,7 @@ TRAITS = Traits(
     doi="10.1101/2022.03.16.484643",
     summary="joins modalities measured in the same cells, also if some are missing",
     pairings=frozenset({Pairing.PAIRED, Pairing.MOSAIC}),
-    rank={Pairing.PAIRED: 3, Pairing.MOSAIC: 1},
+    rank={Pairing.PAIRED: 1, Pairing.MOSAIC: 1},
     expects=dict.fromkeys(ModalityKind, "any"),
     min_modalities=1,
     max_modalities=None,
@@ -24,7 +24,6 @@ TRAITS = Traits(
         ModalityKind.OTHER: ("normal", "nb", "zinb", "poisson", "bernoulli", "ziln"),
     },
     tasks=frozenset({Task.INTEGRATE, Task.IMPUTE, Task.SIMULATE, Task.PERTURB, Task.GENE2PEAK}),
-    leads=frozenset({Task.IMPUTE, Task.SIMULATE, Task.PERTURB}),
     params="mocli.models.multigrate.params:MultigrateParams",
     model="mocli.models.multigrate.model:Multigrate",
 )

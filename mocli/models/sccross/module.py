@@ -343,10 +343,9 @@ class SccrossModule(nn.Module):
 
     def _nll(self, name: str, s: SeenModality, u: Tensor) -> Tensor:
         decoder = self.decoder(name)
-        weight = u.new_full((len(u),), 1 / len(u))
-        return self._per_feature(
-            name, decoder.likelihood.loss(s.x, decoder.parameters_at(u, s.codes), weight)
-        )
+        # by feature: as a factor of the sum, it would be another pass over the gradient of every value
+        weight = u.new_full((len(u),), 1 / (len(u) * self.part(name).width))
+        return decoder.likelihood.loss(s.x, decoder.parameters_at(u, s.codes), weight)
 
     def _per_feature(self, name: str, value: Tensor) -> Tensor:
         return value / self.part(name).width

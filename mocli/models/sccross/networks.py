@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mocli.data.bundle import FeatureMatrix
 from mocli.nn.heads import Parameters, likelihood_named
+from mocli.nn.layers import Dropout
 
 LOG_SCALE = 8.0
 """Bound of log dispersions and log standard deviations: beyond it, likelihoods are of no use."""
@@ -23,7 +24,7 @@ class Hidden(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(nn.BatchNorm1d(b) for b in widths[1:])
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(B, widths[0])` to `(B, widths[-1])`."""

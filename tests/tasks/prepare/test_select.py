@@ -16,7 +16,7 @@ def chosen(pairing=Pairing.UNPAIRED, task=Task.INTEGRATE, *, kinds=TWO, links=Tr
 
 def test_the_first_in_rank_is_taken():
     assert chosen() == "otcca"
-    assert chosen(Pairing.PAIRED, links=False) == "sccross"
+    assert chosen(Pairing.PAIRED, links=False) == "multigrate"
     assert chosen(Pairing.MOSAIC) == "multigrate"
     assert chosen(Pairing.PAIRED, Task.PERTURB) == "multigrate"
 
@@ -27,6 +27,7 @@ def test_what_is_asked_of_training_leaves_out_models_that_do_not_know_it():
     assert chosen(steps=True) == "scmodal"
     assert chosen(weights_of="sccross") == "sccross"
     assert available()[chosen(Pairing.PAIRED, sets=True)].uses_sets
+    assert available()[chosen(Pairing.PAIRED, Task.SIMULATE, sets=True)].uses_sets
     # nobody knows it: the error is that of the model which would have been taken
     assert chosen(params={"n_latnet": 5}) == "otcca"
 
