@@ -18,12 +18,16 @@ from scipy import sparse
 from torch import Tensor
 
 from mocli.data.bundle import FeatureMatrix, Minibatch, MultiOmics
+from mocli.data.packed import RUN, PackedRows, is_dense
 from mocli.types import CSR, FloatArray, IntArray, NonZeros
 
 if TYPE_CHECKING:
     from mocli.models.base import Sampling
 
 CELLS = "cells"
+
+WINDOW = 65_536
+"""Cells that lie next to each other in an epoch over cells on disk: as many are drawn from at a time."""
 
 
 def densify(x: CSR | FloatArray) -> FloatArray:
@@ -49,11 +53,15 @@ def averaged_rows(features: FeatureMatrix, rows: IntArray) -> CSR | FloatArray:
         return features.values[rows]
     n, k = len(rows), neighbors.shape[1]
     columns = np.concatenate([rows[:, None], neighbors[rows]], axis=1).ravel()
+    values = features.values
+    if features.on_disk:
+        read, columns = np.unique(columns, return_inverse=True)
+        values = values[read]
     weights = np.tile(np.r_[1 - weight, np.full(k, weight / k)].astype(np.float32), n)
     average = sparse.csr_matrix(
-        (weights, columns, np.arange(0, n * (k + 1) + 1, k + 1)), shape=(n, features.n_obs)
+        (weights, columns, np.arange(0, n * (k + 1) + 1, k + 1)), shape=(n, values.shape[0])
     )
-    return average @ features.values
+    return average @ values
 
 
 class ResidentCsr:
@@ -109,9 +117,11 @@ class Rows:
         values = features.values
         self._features = features
         self._source: CSR | ResidentCsr | Tensor
+        # what lies on disk is cut on the host, as everything is where that is the device
+        self._on_host = self.device.type == "cpu" or features.on_disk
         if isinstance(values, np.ndarray):
             self._source = torch.from_numpy(densify(values)).to(self.device)
-        elif self.device.type == "cpu":
+        elif self._on_host:
             self._source = values
         else:
             if not values.has_canonical_format:
@@ -121,11 +131,17 @@ class Rows:
 
     def take(self, index: Tensor) -> Tensor:
         """Return rows by number, `(B,)` int64, as `(B, n_vars)` float32 on the device, offset included."""
-        if self.device.type == "cpu":
-            x = torch.from_numpy(densify(averaged_rows(self._features, index.numpy())))
+        if self._on_host:
+            x = torch.from_numpy(densify(averaged_rows(self._features, index.cpu().numpy()))).to(self.device)
         else:
             x = self._take_resident(index.cpu())
         return x if self._offset is None else x.add_(self._offset)
+
+    def expect(self, rows: IntArray) -> None:
+        """Have rows read ahead, where they lie on disk."""
+        values = self._features.values
+        if isinstance(values, PackedRows):
+            values.expect(rows)
 
     def take_nonzeros(self, index: Tensor) -> NonZeros:
         """Return rows by number as their non-zeros; only of a sparse matrix without offset or neighbours."""
@@ -134,11 +150,14 @@ class Rows:
             return NonZeros(*self._source.nonzeros(index.cpu()), shape)
         if isinstance(self._source, Tensor):
             raise TypeError("these rows are dense")
-        cut = self._source[index.numpy()]
+        cut = self._source[index.cpu().numpy()]
         starts = torch.from_numpy(cut.indptr.astype(np.int64))
         row = torch.repeat_interleave(torch.arange(len(index)), starts.diff())
         column = torch.from_numpy(cut.indices.astype(np.int64))
-        return NonZeros(torch.from_numpy(cut.data), row, column, starts[:-1], shape)
+        values, row, column, first = (
+            part.to(self.device) for part in (torch.from_numpy(cut.data), row, column, starts[:-1])
+        )
+        return NonZeros(values, row, column, first, shape)
 
     def _take_resident(self, index: Tensor) -> Tensor:
         neighbors, weight = self._features.neighbors, self._features.smoothing
@@ -180,10 +199,11 @@ class BundleRows:
             name
             for name, m in bundle.modalities.items()
             if m.is_counted
-            and not isinstance(m.features.values, np.ndarray)
+            and not is_dense(m.features.values)
             and m.features.offset is None
             and m.features.neighbors is None
         }
+        self.on_disk = bundle.on_disk
         self._library = {name: torch.from_numpy(m.library) for name, m in bundle.modalities.items()}
         self._row_of_cell = torch.from_numpy(np.ascontiguousarray(bundle.rows, dtype=np.int64))
         self._codes = {c.key: torch.from_numpy(c.codes.astype(np.int64)) for c in bundle.categorical}
@@ -220,12 +240,34 @@ class BundleRows:
             continuous=None if self._continuous is None else self._send(self._continuous[cells]),
         )
 
+    def expect(self, name: str, index: Tensor) -> None:
+        """Have rows of a modality, or all that was measured of `CELLS`, read ahead."""
+        if name in self.rows:
+            self.rows[name].expect(index.numpy())
+            return
+        for rows, row in zip(self.rows.values(), self._row_of_cell[index].unbind(dim=1), strict=True):
+            rows.expect(row[row >= 0].numpy())
+
     def _send(self, values: Tensor) -> Tensor:
         return values.to(self.device, non_blocking=True)
 
     def _send_nonzeros(self, nonzeros: NonZeros) -> NonZeros:
         values, row, column, starts = map(self._send, nonzeros[:4])
         return NonZeros(values, row, column, starts, nonzeros.shape)
+
+
+def permuted_in_windows(n: int, *, generator: torch.Generator) -> Tensor:
+    """Permute n numbers so that 65,536 which follow one another are runs of 64 that do, `(n,)`.
+
+    Runs are drawn at random, and the numbers of a window then: read from a disk, a window is a thousand
+    reads, not as many as it has cells. One window is a permutation like any other.
+    """
+    if n <= WINDOW:
+        return torch.randperm(n, generator=generator)
+    runs = torch.randperm(-(-n // RUN), generator=generator)
+    order = (runs[:, None] * RUN + torch.arange(RUN)).reshape(-1)
+    windows = torch.split(order[order < n], WINDOW)
+    return torch.cat([w[torch.randperm(len(w), generator=generator)] for w in windows])
 
 
 def strata_of(bundle: MultiOmics, balance: str) -> IntArray:
@@ -346,13 +388,24 @@ class Batches:
         return shares
 
     def _shuffle(self, name: str) -> None:
-        self._order[name] = torch.randperm(self._sizes[name], generator=self.generator)
+        permute = permuted_in_windows if self.source.on_disk else torch.randperm
+        self._order[name] = permute(self._sizes[name], generator=self.generator)
         self._position[name] = 0
+        self._expect(name, slice(0, WINDOW))
+
+    def _expect(self, name: str, places: slice) -> None:
+        """Have what an order holds at some places read ahead, where it lies on disk."""
+        if self.source.on_disk and len(index := self._order[name][places]):
+            self.source.expect(name, self._members[name][index] if name in self._members else index)
 
     def _cycle(self, name: str, size: int) -> Tensor:
         """Take `size` rows, going on into the next permutation where one ends."""
         drawn = self._order[name][self._position[name] :][:size]
-        self._position[name] += len(drawn)
+        before, self._position[name] = self._position[name], self._position[name] + len(drawn)
+        if before // WINDOW < self._position[name] // WINDOW or before == 0:
+            # the window after the one that begins
+            start = (self._position[name] // WINDOW + 1) * WINDOW
+            self._expect(name, slice(start, start + WINDOW))
         if len(drawn) < size:
             self._shuffle(name)
             drawn = torch.cat([drawn, self._cycle(name, size - len(drawn))])

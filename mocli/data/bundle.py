@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mocli.data.packed import blocks_of, on_disk, some_rows
 from mocli.errors import InputError, UsageError
 from mocli.types import (
     COUNT_LIKELIHOODS,
@@ -39,7 +40,7 @@ class FeatureMatrix:
     Attributes
     ----------
     values
-        CSR float32 or dense float32, `(n_obs, n_vars)`.
+        CSR float32 or dense float32, `(n_obs, n_vars)`, in memory or `PackedRows`.
     names
         Feature names, `(n_vars,)`.
     offset
@@ -71,15 +72,31 @@ class FeatureMatrix:
         """Number of features."""
         return int(self.values.shape[1])
 
+    @property
+    def on_disk(self) -> bool:
+        """Whether values are read when they are wanted."""
+        return on_disk(self.values)
+
+    def blocks(self) -> Iterator[CSR | FloatArray]:
+        """Yield the values without the offset in blocks of rows: in one, where they are in memory."""
+        return blocks_of(self.values)
+
+    def some(self, most: int, *, seed: int) -> CSR | FloatArray:
+        """Return the values of at most so many cells in memory, drawn where there are more."""
+        return some_rows(self.values, most, seed=seed)
+
     def mean(self, *, binary: bool = False) -> DoubleArray:
         """Return the mean of every feature with the offset, or the share of cells above 0, `(n_vars,)`."""
-        values = self.values > 0 if binary else self.values
-        mean = np.asarray(values.mean(axis=0), np.float64).ravel()
+        mean = np.zeros(self.n_vars)
+        for block in self.blocks():
+            values, share = block > 0 if binary else block, block.shape[0] / max(self.n_obs, 1)
+            mean += np.asarray(values.mean(axis=0), np.float64).ravel() * share
         return mean if self.offset is None else mean + self.offset
 
     def totals(self) -> DoubleArray:
         """Return the sum of the values of every cell, without the offset, `(n_obs,)`."""
-        return np.asarray(self.values.sum(axis=1), dtype=np.float64).ravel()
+        totals = [np.asarray(block.sum(axis=1), np.float64).ravel() for block in self.blocks()]
+        return totals[0] if len(totals) == 1 else np.concatenate([np.zeros(0), *totals])
 
     def median_total(self) -> float:
         """Return the median total of the cells that have any; 1 where none has."""
@@ -212,6 +229,11 @@ class MultiOmics:
     def categorical(self) -> tuple[Codes, ...]:
         """The batch, if there is one, and the other categorical covariates."""
         return (() if self.batch is None else (self.batch,)) + self.covariates
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether values of some modality are read when they are wanted."""
+        return any(m.features.on_disk for m in self.modalities.values())
 
     def patterns(self) -> IntArray:
         """Return the modalities that a cell has, as a number: bit m is modality m, `(n_cells,)`."""

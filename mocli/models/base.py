@@ -52,6 +52,8 @@ class Traits:
     likelihoods
         By kind of modality the likelihoods its values may have, the first that fits them being the default;
         empty for models that accept one kind of values only.
+    backed
+        Whether it can be trained on cells that stay on disk.
     selects_features
         Whether highly variable features are chosen by default; if not, all are kept.
     """
@@ -77,6 +79,7 @@ class Traits:
     uses_batches: bool = False  # though without covariates
     solves: bool = False  # its weights have a closed form: there are no steps
     leads: frozenset[Task] = frozenset()  # tasks that it does first
+    backed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -88,11 +87,17 @@ def _transposed(x: CSR | FloatArray, mean: DoubleArray, u: DoubleArray) -> Doubl
 
 
 class Measured(NamedTuple):
-    """One modality: values `(n, p)`, the cell of each row, and the total that counts are scaled to."""
+    """Rows `(n,)` of the values of a modality, the cell of each, and the total that counts are scaled to."""
 
     values: CSR | FloatArray
+    rows: IntArray
     cells: IntArray
     depth: float | None
+
+    def even(self, some: IntArray | slice) -> CSR | FloatArray:
+        """Return some of the rows, counts logged at one depth."""
+        x = self.values[self.rows[some]]
+        return x if self.depth is None else log_at_depth(x, self.depth)
 
 
 def joint_components(
@@ -104,7 +109,13 @@ def joint_components(
     cell lacks counts as the mean. Levels of the batch, codes `(n_cells,)`, are centred. Components are
     fitted on 20,000 cells at most.
     """
-    blocks = np.concatenate([_placed(m, n_cells, k, seed) for m in modalities], axis=1)
+    fits = [_fitted(m, k, seed) for m in modalities]
+    ends = np.cumsum([0, *(fitted.loadings.shape[1] for fitted, _ in fits)])
+    blocks = np.zeros((n_cells, ends[-1]), np.float32)
+    for m, (fitted, scale), a, b in zip(modalities, fits, ends[:-1], ends[1:], strict=True):
+        for start in range(0, len(m.cells) if scale > 0 else 0, ROWS):
+            some = slice(start, start + ROWS)
+            blocks[m.cells[some], a:b] = fitted.scores(m.even(some)) / scale
     present = np.zeros((n_cells, 1))
     for m in modalities:
         present[m.cells] += 1 / len(modalities)
@@ -115,20 +126,16 @@ def joint_components(
         np.add.at(sums, levels, blocks)
         blocks -= (sums / np.bincount(levels)[:, None])[levels]
     z = np.zeros((n_cells, k))
-    fitted = principal_components(blocks, k, seed=seed)
-    z[:, : fitted.loadings.shape[1]] = fitted.scores(blocks)
+    some_cells = drawn_rows(n_cells, FIT_CELLS, seed=seed)
+    fitted = principal_components(blocks[some_cells].astype(np.float64), k, seed=seed)
+    for start in range(0, n_cells, ROWS):
+        z[start : start + ROWS, : fitted.loadings.shape[1]] = fitted.scores(blocks[start : start + ROWS])
     return z
 
 
-def _placed(m: Measured, n_cells: int, k: int, seed: int) -> DoubleArray:
-    """Scores of one modality over the root of its total variance, by cell, 0 where it was not measured."""
-    n = len(m.cells)
-    even = partial(log_at_depth, depth=m.depth) if m.depth is not None else lambda x: x
-    chosen = drawn_rows(n, FIT_CELLS, seed=seed)
-    fitted = principal_components(even(m.values[chosen]), k, seed=seed)
-    parts = [fitted.scores(even(m.values[start : start + ROWS])) for start in range(0, n, ROWS)]
-    scores = np.zeros((n_cells, fitted.loadings.shape[1]))
-    if parts and fitted.total > 0:
-        # per cell, so that modalities with more cells weigh no more
-        scores[m.cells] = np.concatenate(parts) / math.sqrt(fitted.total / len(chosen))
-    return scores
+def _fitted(m: Measured, k: int, seed: int) -> tuple[Principal, float]:
+    """Components of one modality, and the root of its variance, by which its scores are divided."""
+    chosen = drawn_rows(len(m.cells), FIT_CELLS, seed=seed)
+    fitted = principal_components(m.even(chosen), k, seed=seed)
+    # per cell, so that modalities with more cells weigh no more
+    return fitted, math.sqrt(fitted.total / max(len(chosen), 1))

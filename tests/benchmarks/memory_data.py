@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
-import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy import sparse
+
+from mocli.data.write.write import NewModality, write_h5ad
 
 N_TYPES = 12
 BLOCK = 2000
@@ -43,22 +44,26 @@ def _at_density(rates, density):
 
 
 def _save(path, rates, kind, depth, rng, *, name):
-    blocks = [
-        sparse.csr_matrix(
-            rng.poisson(rates[kind[a : a + BLOCK]] * depth[a : a + BLOCK, None]), dtype=np.float32
-        )
-        for a in range(0, len(kind), BLOCK)
-    ]
-    x = sparse.vstack(blocks, format="csr")
-    x.indices, x.indptr = x.indices.astype(np.int32), x.indptr.astype(np.int32)
+    """Write counts block by block, so that more cells than fit into memory can be made."""
+    stored = 0
+
+    def blocks():
+        nonlocal stored
+        for a in range(0, len(kind), BLOCK):
+            x = rng.poisson(rates[kind[a : a + BLOCK]] * depth[a : a + BLOCK, None])
+            x = sparse.csr_matrix(x, dtype=np.float32)
+            stored += x.nnz
+            yield {"X": x}
+
     obs = pd.DataFrame(
         {"cell_type": pd.Categorical([f"type{k}" for k in kind])},
         index=[f"cell{i}" for i in range(len(kind))],
     )
-    var = pd.DataFrame(index=[f"{name}{i}" for i in range(x.shape[1])])
-    ad.AnnData(X=x, obs=obs, var=var).write_h5ad(path, compression="lzf")
-    bytes_of = {"csr": x.data.nbytes + x.indices.nbytes + x.indptr.nbytes}
-    return bytes_of | {"stored": int(x.nnz), "density": round(x.nnz / (x.shape[0] * x.shape[1]), 4)}
+    n_vars = rates.shape[1]
+    var = pd.DataFrame(index=[f"{name}{i}" for i in range(n_vars)])
+    write_h5ad(path, NewModality(name, obs, var, blocks))
+    bytes_of = {"csr": 8 * stored + 4 * (len(kind) + 1)}
+    return bytes_of | {"stored": stored, "density": round(stored / (len(kind) * n_vars), 4)}
 
 
 def main(folder, shape):

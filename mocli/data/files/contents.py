@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError
-from mocli.types import CSR, BoolArray, FloatArray, ModalityKind, ValueKind
+from mocli.types import CSR, BoolArray, FloatArray, IntArray, ModalityKind, ValueKind
 
 _WHOLE = 1e-4  # how far from an integer a count may be, after someone's exp(log(x))
 _LOG_MAX = 20.0  # log2 of a million and one is 19.9; unlogged totals per 10,000 exceed it
@@ -145,22 +147,43 @@ def _as_normal(name: str, values: ValueKind) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Health:
-    """What a whole matrix holds.
+    """What a whole matrix holds, or some rows of it.
 
     Attributes
     ----------
     n_empty
         Cells without a value other than zero.
-    n_constant
-        Features with one value in all cells.
     total
         Sum of each cell, float32 `(n_obs,)`.
+    first, stored, differs
+        Of each feature the value in the first cell, in how many cells it is not zero, and whether one of
+        those differs from the first, `(n_vars,)`.
     """
 
     n_obs: int
     n_empty: int
-    n_constant: int
     total: FloatArray
+    first: FloatArray
+    stored: IntArray
+    differs: BoolArray
+
+    @property
+    def n_constant(self) -> int:
+        """Features with one value in all cells."""
+        return int((~self.differs & ((self.stored == self.n_obs) | (self.stored == 0))).sum())
+
+    @classmethod
+    def joined(cls, parts: Sequence[Health]) -> Health:
+        """Put the rows of a matrix together, part after part."""
+        first = parts[0].first
+        return cls(
+            n_obs=sum(part.n_obs for part in parts),
+            n_empty=sum(part.n_empty for part in parts),
+            total=np.concatenate([part.total for part in parts]),
+            first=first,
+            stored=np.sum([part.stored for part in parts], axis=0),
+            differs=np.any([part.differs | (part.first != first) for part in parts], axis=0),
+        )
 
 
 def check_values(x: CSR, file: ModalityFile, *, layer: str, allow_negative: bool) -> Health:
@@ -196,8 +219,8 @@ def check_values(x: CSR, file: ModalityFile, *, layer: str, allow_negative: bool
     return Health(
         n_obs=int(x.shape[0]),
         n_empty=int((~filled).sum()),
-        n_constant=int(_constant(x).sum()),
         total=total.astype(np.float32),
+        **_columns(x),
     )
 
 
@@ -249,9 +272,9 @@ def _refuse_mixed(file: ModalityFile, layer: str, *, signed: bool) -> None:
     )
 
 
-def _constant(x: CSR) -> BoolArray:
-    """Say which columns have the same value in all cells, `(n_vars,)`."""
-    n_obs, n_vars = x.shape
+def _columns(x: CSR) -> dict[str, Any]:
+    """Return what `Health` keeps of each feature."""
+    n_vars = x.shape[1]
     first = np.zeros(n_vars, x.dtype)
     first[x.indices[: x.indptr[1]]] = x.data[: x.indptr[1]]
     stored = np.zeros(n_vars, np.int64)
@@ -260,8 +283,7 @@ def _constant(x: CSR) -> BoolArray:
         columns, values = x.indices[a : a + _BLOCK], x.data[a : a + _BLOCK]
         stored += np.bincount(columns, minlength=n_vars)
         differs[columns[values != first[columns]]] = True
-    constant: BoolArray = ~differs & ((stored == n_obs) | (stored == 0))
-    return constant
+    return {"first": first, "stored": stored, "differs": differs}
 
 
 def _refuse(bad: BoolArray, what: str, x: CSR, file: ModalityFile, layer: str, hint: str) -> None:

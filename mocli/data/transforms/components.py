@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mocli.data.bundle import FeatureMatrix
+from mocli.data.packed import blocks_of, some_rows
 from mocli.data.transforms.scaler import moments
 from mocli.types import CSR, FloatArray, IntArray
 
@@ -38,14 +39,11 @@ class Components:
 
     @classmethod
     def fit(cls, features: FeatureMatrix, *, n_components: int, seed: int) -> Components:
-        """Fit on the features of the training cells, on 200,000 sampled ones at most.
+        """Fit on the features of the training cells, on 200,000 sampled ones at most, see `some_rows`.
 
         There are `min(n_components, n_obs - 1, n_vars - 1)` components.
         """
-        x = features.values
-        if x.shape[0] > FIT_CELLS:
-            chosen = np.random.default_rng(seed).choice(x.shape[0], FIT_CELLS, replace=False)
-            x = x[np.sort(chosen)]
+        x = some_rows(features.values, FIT_CELLS, seed=seed)
         mean, left, values, right = _decompose(x, n_components, seed=seed)
         # the sign of a singular vector is arbitrary: the largest loading is positive
         sign = np.sign(right[np.abs(right).argmax(0), np.arange(right.shape[1])])
@@ -70,7 +68,8 @@ class Components:
         if absent is not None and len(absent):
             loadings = loadings.copy()
             loadings[absent] = 0
-        scores = np.asarray(features.values @ loadings - mean @ loadings, dtype=np.float32)
+        parts = [block @ loadings - mean @ loadings for block in blocks_of(features.values)]
+        scores = np.asarray(parts[0] if len(parts) == 1 else np.concatenate(parts), dtype=np.float32)
         return FeatureMatrix(scores, self.names)
 
     def arrays(self) -> dict[str, Any]:

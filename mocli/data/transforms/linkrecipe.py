@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
 from mocli.data.bundle import FeatureMatrix
-from mocli.data.transforms.scaler import DENSE_ABOVE, Scaler, density, layout
+from mocli.data.packed import MappedRows, on_disk
+from mocli.data.transforms.scaler import DENSE_ABOVE, Scaler, density, layout, packed
 from mocli.data.transforms.transform import Transform, canonical, find_transform, median_total, scale_rows
 from mocli.types import CSR
 
@@ -85,7 +87,7 @@ class LinkRecipe:
         how = find_transform(self.transform)
         how.check(x)
         values = _aggregate(x, self.aggregation, how, target_sum=self.target_sum, cofactor=self.cofactor)
-        return self.scaler.apply(layout(values, dense=self.dense), self.names)
+        return packed(self.scaler.apply(layout(values, dense=self.dense), self.names))
 
     @property
     def n_constant(self) -> int:
@@ -122,6 +124,9 @@ class LinkRecipe:
 
 def _aggregate(x: CSR, aggregation: CSR, how: Transform, *, target_sum: float | None, cofactor: float) -> CSR:
     """Return linked columns before standardisation, CSR `(n_obs, n_columns)`."""
+    if on_disk(x):
+        each = partial(_aggregate, how=how, target_sum=target_sum, cofactor=cofactor)
+        return MappedRows(x, lambda rows: each(rows, aggregation), aggregation.shape[1])
     logged = how.sums_counts
     # Scaling cells commutes with summing features, so only the small product is scaled.
     factor = how.factor(x, target_sum) if logged else None

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from mocli.data.packed import some_rows
+from mocli.data.transforms.scaler import occurrences
 from mocli.data.transforms.transform import LOGNORM, own_columns, row_sums, scale_rows
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
@@ -68,18 +70,16 @@ class Lsi:
 
     @classmethod
     def fit(cls, x: CSR, *, n_components: int, seed: int) -> Lsi:
-        """Fit on `(n_obs, n_vars)` counts, on 200,000 sampled cells at most.
+        """Fit on `(n_obs, n_vars)` counts, on 200,000 sampled cells at most, fewer of a matrix on disk.
 
         Components whose |r| with log depth exceeds 0.75 are dropped; the least
         correlated one stays if all do.
         """
         from sklearn.utils.extmath import randomized_svd
 
-        documents = np.bincount(x.indices[x.data != 0], minlength=x.shape[1])
+        documents = occurrences(x)
         idf = (x.shape[0] / (1.0 + documents)).astype(np.float32)
-        if x.shape[0] > FIT_CELLS:
-            chosen = np.random.default_rng(seed).choice(x.shape[0], FIT_CELLS, replace=False)
-            x = x[np.sort(chosen)]
+        x = some_rows(x, FIT_CELLS, seed=seed)
         values = tfidf(x, idf)
         k = max(1, min(n_components, min(values.shape) - 1))
         components = randomized_svd(

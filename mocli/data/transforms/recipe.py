@@ -16,10 +16,20 @@ import numpy as np
 from scipy import sparse
 
 from mocli.data.bundle import FeatureMatrix
+from mocli.data.packed import some_rows
 from mocli.data.transforms.components import Components
 from mocli.data.transforms.linkrecipe import LinkRecipe
 from mocli.data.transforms.lsi import Lsi
-from mocli.data.transforms.scaler import DENSE_ABOVE, Scaler, density, layout, moments
+from mocli.data.transforms.scaler import (
+    DENSE_ABOVE,
+    Scaler,
+    column_means,
+    density,
+    layout,
+    moments,
+    occurrences,
+    packed,
+)
 from mocli.data.transforms.transform import TRANSFORMS, Transform, canonical, find_transform, median_total
 from mocli.errors import UsageError
 from mocli.types import CSR, FloatArray, IntArray, ModalityKind, ValueKind
@@ -119,7 +129,7 @@ def seen(x: CSR, seen_in: float | None) -> IntArray:
     """Return the columns of raw values that are not 0 in so many cells: a share below 1, else a number."""
     if seen_in is None:
         return np.arange(x.shape[1], dtype=np.int64)
-    n_seen = np.bincount(x.indices[x.data != 0], minlength=x.shape[1])
+    n_seen = occurrences(x)
     enough = n_seen / max(x.shape[0], 1) >= seen_in if seen_in < 1 else n_seen >= seen_in
     return np.flatnonzero(enough).astype(np.int64)
 
@@ -138,9 +148,7 @@ def highly_variable(x: CSR, options: RecipeOptions) -> IntArray:
     among = seen(x, options.seen_in)
     if n_top is None or n_top >= len(among):
         return among
-    if x.shape[0] > HVG_CELLS:
-        chosen = np.random.default_rng(options.seed).choice(x.shape[0], HVG_CELLS, replace=False)
-        x = x[np.sort(chosen)]
+    x = some_rows(x, HVG_CELLS, seed=options.seed)
     target = options.target_sum if options.target_sum is not None else median_total(x)
     values = transform.readable.forward(x, target_sum=target, cofactor=options.cofactor, columns=among)
     low, high = (values.data.min(), values.data.max()) if values.nnz else (0.0, 0.0)
@@ -237,7 +245,7 @@ class Recipe:
             dense=dense,
             scaler=Scaler.fit(values, clip=options.clip) if scale else None,
             lsi=lsi,
-            means=None if scale or lsi is not None else np.asarray(values.mean(axis=0), np.float32).ravel(),
+            means=None if scale or lsi is not None else column_means(values).astype(np.float32),
         )
         n_pcs = options.n_pcs
         if not n_pcs or values.shape[1] <= n_pcs or min(values.shape) < 3:
@@ -281,7 +289,7 @@ class Recipe:
         if self.components is not None:
             return self.components.apply(scaled, missing)
         if not len(missing):
-            return scaled
+            return packed(scaled)
         if self.transform.is_for_counts and self.means is not None:
             return replace(scaled, values=at_shares(scaled.values, missing, self.means))
         return at_mean(scaled, missing, self.means)

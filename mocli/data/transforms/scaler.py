@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from mocli.data.bundle import FeatureMatrix
-from mocli.types import CSR, BoolArray, DoubleArray, FloatArray
+from mocli.data.packed import MappedRows, OnDisk, blocks_of, is_dense, on_disk
+from mocli.types import CSR, BoolArray, DoubleArray, FloatArray, IntArray
 
 _CHUNK = 1 << 20
 # A spread below the resolution of float32 is rounding, not signal.
@@ -28,7 +29,7 @@ def layout(x: CSR, *, dense: bool) -> CSR | FloatArray:
         return x
     from mocli.data.batches import densify  # the one place that densifies; it imports torch
 
-    return densify(x)
+    return MappedRows(x, densify, x.shape[1], dense=True) if on_disk(x) else densify(x)
 
 
 def moments(x: CSR | FloatArray) -> tuple[DoubleArray, DoubleArray]:
@@ -40,15 +41,41 @@ def moments(x: CSR | FloatArray) -> tuple[DoubleArray, DoubleArray]:
     if isinstance(x, np.ndarray):
         return x.mean(axis=0, dtype=np.float64), x.var(axis=0, dtype=np.float64)
     total, squares, stored = (np.zeros(n_vars) for _ in range(3))
-    spans = [slice(start, start + _CHUNK) for start in range(0, x.nnz, _CHUNK)]
-    for span in spans:
-        total += np.bincount(x.indices[span], weights=x.data[span], minlength=n_vars)
+    for columns, values in _spans(x):
+        total += np.bincount(columns, weights=values, minlength=n_vars)
     mean = total / max(n_obs, 1)
-    for span in spans:
-        columns = x.indices[span]
-        squares += np.bincount(columns, weights=(x.data[span] - mean[columns]) ** 2, minlength=n_vars)
+    for columns, values in _spans(x):
+        squares += np.bincount(columns, weights=(values - mean[columns]) ** 2, minlength=n_vars)
         stored += np.bincount(columns, minlength=n_vars)
     return mean, (squares + (n_obs - stored) * mean**2) / max(n_obs, 1)
+
+
+def column_means(x: CSR | FloatArray) -> DoubleArray:
+    """Return the mean of each column, `(n_vars,)`."""
+    total = sum(np.asarray(block.sum(axis=0, dtype=np.float64)).ravel() for block in blocks_of(x))
+    return np.asarray(total / max(x.shape[0], 1))
+
+
+def packed(features: FeatureMatrix) -> FeatureMatrix:
+    """Return features whose values, where they are made from others on disk, are written as they are."""
+    values = features.values
+    return replace(features, values=values.packed()) if isinstance(values, MappedRows) else features
+
+
+def occurrences(x: CSR) -> IntArray:
+    """Return in how many rows each column is not 0, `(n_vars,)`."""
+    found = np.zeros(x.shape[1], np.int64)
+    for block in blocks_of(x):
+        found += np.bincount(block.indices[block.data != 0], minlength=x.shape[1])
+    return found
+
+
+def _spans(x: CSR) -> Iterator[tuple[IntArray, FloatArray]]:
+    """Yield columns and values of what is stored, some at a time."""
+    for block in blocks_of(x):
+        for start in range(0, block.nnz, _CHUNK):
+            span = slice(start, start + _CHUNK)
+            yield block.indices[span], block.data[span]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +107,10 @@ class Scaler:
 
     def apply(self, x: CSR | FloatArray, names: tuple[str, ...]) -> FeatureMatrix:
         """Standardise; the value array of `x` is overwritten and becomes part of the result."""
+        if isinstance(x, OnDisk):
+            mapped = MappedRows(x, lambda rows: self.apply(rows, names).values, len(names), dense=is_dense(x))
+            like = self.apply(x[:0], names)
+            return replace(like, values=mapped)
         scale = np.where(self.constant, 0.0, 1 / self.std).astype(np.float32)
         offset = np.where(self.constant, 0.0, -self.mean / self.std).astype(np.float32)
         bound = np.float32(np.inf if self.clip is None else self.clip)

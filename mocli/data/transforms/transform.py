@@ -13,11 +13,13 @@ Bendall et al. 2011, doi:10.1126/science.1198704 (arcsinh with cofactor 5).
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 from scipy import sparse
 
+from mocli.data.packed import MappedRows, blocks_of, on_disk
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
@@ -95,6 +97,11 @@ class Transform:
         columns: IntArray | None = None,
     ) -> CSR:
         """Transform raw values `(n_obs, n_vars)`; factors are of all columns, the result has the chosen."""
+        if on_disk(x):
+            if self.keeps_values and (columns is None or len(columns) == x.shape[1]):
+                return x
+            each = partial(self.forward, target_sum=target_sum, cofactor=cofactor, columns=columns)
+            return MappedRows(x, each, x.shape[1] if columns is None else len(columns))
         factor = self.factor(x, target_sum)
         values = own_columns(x, columns)
         if factor is not None:
@@ -104,6 +111,10 @@ class Transform:
 
     def check(self, x: CSR) -> None:
         """Raise `InputError` for values that are not finite, or negative where they must not be."""
+        for block in blocks_of(x):
+            self._check(block)
+
+    def _check(self, x: CSR) -> None:
         with np.errstate(invalid="ignore"):
             total = x.data.sum(dtype=np.float64)
         if not np.isfinite(total):
@@ -206,6 +217,8 @@ def find_transform(name: str) -> Transform:
 
 def canonical(x: CSR) -> CSR:
     """Return `x` as CSR float32 with sorted, unique indices; shares memory where it already is."""
+    if on_disk(x):
+        return x
     x = sparse.csr_matrix(x, dtype=np.float32, copy=False)
     if not x.has_canonical_format:
         x = x.copy()
@@ -239,6 +252,6 @@ def own_columns(x: CSR, columns: IntArray | None = None) -> CSR:
 
 def median_total(x: CSR) -> float:
     """Return the median total of the cells that are not empty; 1 if all are."""
-    totals = row_sums(x.data, x.indptr)
+    totals = np.concatenate([row_sums(block.data, block.indptr) for block in blocks_of(x)])
     totals = totals[totals > 0]
     return float(np.median(totals)) if len(totals) else 1.0

@@ -29,7 +29,10 @@ def start_places(bundle: MultiOmics, n_latent: int, radius: float, seed: int) ->
     """Principal components of all modalities side by side, `(n_cells, n_latent)`, within a ball."""
     modalities = [
         Measured(
-            m.features.values, bundle.cells_of(name), m.features.median_total() if m.is_counted else None
+            m.features.values,
+            np.arange(m.n_obs),
+            bundle.cells_of(name),
+            m.features.median_total() if m.is_counted else None,
         )
         for name, m in bundle.modalities.items()
     ]

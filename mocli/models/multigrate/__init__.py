@@ -24,6 +24,7 @@ TRAITS = Traits(
         ModalityKind.OTHER: ("normal", "nb", "zinb", "poisson", "bernoulli", "ziln"),
     },
     tasks=frozenset({Task.INTEGRATE, Task.IMPUTE, Task.SIMULATE, Task.PERTURB, Task.GENE2PEAK}),
+    backed=True,
     params="mocli.models.multigrate.params:MultigrateParams",
     model="mocli.models.multigrate.model:Multigrate",
 )

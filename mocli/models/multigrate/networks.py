@@ -172,10 +172,8 @@ def components(m: Modality, k: int, form: str, *, seed: int) -> tuple[Tensor, Te
         Seed of the run: it draws the cells to fit on, and starts the range finder. A saved model keeps the
         loadings, so that a query uses those of its reference, whatever its own seed.
     """
-    values = m.features.values
-    if m.n_obs > FIT_CELLS:
-        values = values[drawn_rows(m.n_obs, FIT_CELLS, seed=seed)]
-    x = _seen(FeatureMatrix(values, m.features.names), likelihood_named(m.likelihood or "normal"), form)
+    values = FeatureMatrix(m.features.some(FIT_CELLS, seed=seed), m.features.names)
+    x = _seen(values, likelihood_named(m.likelihood or "normal"), form)
     fitted = principal_components(x, k, seed=seed, scaled=True)
     scores = fitted.scores(x)
     # beyond the rank a component may be anything, such as a feature that was never seen
@@ -201,11 +199,13 @@ def log_dispersion(features: FeatureMatrix) -> Tensor:
 
     For negative binomial x of mean l q, E[x (x - 1)] = (l q)^2 (1 + 1 / r).
     """
-    x = features.values
-    depth, sums = features.totals(), np.asarray(x.sum(axis=0), np.float64).ravel()
+    depth, sums, squares = features.totals(), np.zeros(features.n_vars), np.zeros(features.n_vars)
+    for x in features.blocks():
+        square = np.square(x) if isinstance(x, np.ndarray) else x.multiply(x)
+        sums += np.asarray(x.sum(axis=0), np.float64).ravel()
+        squares += np.asarray(square.sum(axis=0), np.float64).ravel()
     q = sums / max(depth.sum(), 1.0)
-    pairs = np.asarray((np.square(x) if isinstance(x, np.ndarray) else x.multiply(x)).sum(axis=0))
-    pairs = pairs.astype(np.float64).ravel() - sums
+    pairs = squares - sums
     alike = q**2 * np.square(depth).sum()
     excess = np.divide(pairs, alike, out=np.full(len(q), 2.0), where=alike > 0) - 1
     # one part in 50 is the least that is seen, and a feature of few counts says nothing beyond 20
@@ -225,7 +225,8 @@ def anchors(bundle: MultiOmics, params: MultigrateParams, *, seed: int) -> tuple
     if len(whole) > 2:
         modalities = [
             Measured(
-                m.features.values[bundle.rows[whole, column]],
+                m.features.values,
+                bundle.rows[whole, column],
                 np.arange(len(whole)),
                 m.features.median_total() if m.is_counted else None,
             )

@@ -17,6 +17,7 @@ TRAITS = Traits(
     tasks=frozenset({Task.INTEGRATE, Task.IMPUTE, Task.GENE2PEAK, Task.PERTURB}),
     uses_batches=True,
     solves=True,
+    backed=True,
     params="mocli.models.otcca.params:OtccaParams",
     model="mocli.models.otcca.model:Otcca",
 )

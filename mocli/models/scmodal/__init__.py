@@ -15,6 +15,7 @@ TRAITS = Traits(
     max_modalities=None,
     needs_links=True,
     tasks=frozenset({Task.INTEGRATE, Task.IMPUTE, Task.GENE2PEAK, Task.PERTURB}),
+    backed=True,
     params="mocli.models.scmodal.params:ScmodalParams",
     model="mocli.models.scmodal.model:Scmodal",
 )

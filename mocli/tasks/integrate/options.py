@@ -11,7 +11,7 @@ from mocli.errors import UsageError
 from mocli.models.base import Draws, EncodesJointly, Model
 from mocli.models.registry import available, load_class
 from mocli.options import Options, option
-from mocli.tasks.run.options import OUTPUT
+from mocli.tasks.run.options import BEST, OUTPUT, RUN
 
 INTEGRATION = "Integration"
 METRICS = ("leading", "all", "none")
@@ -84,6 +84,19 @@ class IntegrateOptions(Options):
             choices=METRICS,
         ),
     ] = "leading"
+    backed: Annotated[
+        bool | None,
+        option(
+            "--backed/--no-backed",
+            "Leave the cells on disk, packed in $TMPDIR, and read them a minibatch at a time ("
+            + ", ".join(name for name, traits in available().items() if traits.backed)
+            + ")",
+            panel=RUN,
+            shown="where memory would exceed --max-memory",
+            volatile=True,
+            advanced=True,
+        ),
+    ] = None
     clusters: Annotated[
         float | None,
         option(
@@ -136,6 +149,24 @@ class IntegrateOptions(Options):
     def transfer(self) -> TransferOptions:
         """The options of the transfer of labels."""
         return TransferOptions(self.transfer_labels, self.min_confidence, self.unknown_below)
+
+    def check_together(self) -> None:
+        """Refuse to leave cells on disk that nothing is trained on."""
+        if self.backed and self.reference is not None:
+            raise UsageError(
+                "cells that are placed among those of a reference are read into memory",
+                field="--backed",
+                hint="leave --backed out, or place them in parts",
+            )
+
+    def check_model(self, model: str) -> None:
+        """Refuse to compare models on cells that stay on disk."""
+        if self.backed and model == BEST:
+            raise UsageError(
+                f"--model {BEST} compares models on cells in memory",
+                field="--backed",
+                hint="leave --backed out, or name the model with -m",
+            )
 
     def check(self, model: type[Model], name: str) -> None:
         """Make sure that a model can give what is asked for besides the latent; `UsageError` if not."""

@@ -78,13 +78,15 @@ class Placed:
 
 def integrate_cells(run: Run, request: Request, options: IntegrateOptions) -> None:
     """Train a model on the inputs, and write their cells with latent coordinates, and the report."""
+    options.check_model(request.train.model)
     files = open_modalities(request.data)
     labels = read_labels(files, options.transfer)
     for column in labels:
         run.say(column.summary)
     if request.train.model == BEST:
         request = choose_best(run, request, files, options.check)
-    trained = train_model(run, request, Aim(Task.INTEGRATE), files, labels=labels, check=options.check)
+    aim = Aim(Task.INTEGRATE, backed=options.backed)
+    trained = train_model(run, request, aim, files, labels=labels, check=options.check)
     plan, bundle, latent = trained.plan, trained.prepared.bundle, trained.latent
     placed = Placed(
         files=plan.files,

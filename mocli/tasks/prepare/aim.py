@@ -25,11 +25,14 @@ class Aim:
         The modality that is imputed; None where none is, or where it is not known.
     silenced
         Genes that will fall silent one by one, as many as are asked for, or 0.
+    backed
+        Whether cells stay on disk; None: if they need more memory than the run may use.
     """
 
     task: Task
     target: str | None = None
     silenced: int = 0
+    backed: bool | None = False
 
     def stacks(self, plan: Plan) -> list[tuple[int, int]]:
         """Return cells and features of every stack that will be fitted (`mocli.tasks.trained.stackfit`)."""

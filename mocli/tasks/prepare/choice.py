@@ -10,6 +10,7 @@ import numpy as np
 from mocli.data.files.contents import LayerChoice, choose_layer
 from mocli.data.files.modality import ModalityFile
 from mocli.data.transforms.recipe import default_transform, seen
+from mocli.data.transforms.scaler import occurrences
 from mocli.data.transforms.transform import TRANSFORMS
 from mocli.errors import InputError, UsageError
 from mocli.models.base import Traits
@@ -245,7 +246,7 @@ def tell_seen(choice: Choice, x: CSR, chosen: IntArray, say: Callable[[str], Non
             f"no feature of {name} is seen in {cells}",
             file=choice.file.where,
             field="--seen-in",
-            found=f"{int(np.bincount(x.indices[x.data != 0], minlength=1).max()):,} cells at most",
+            found=f"{int(occurrences(x).max(initial=0)):,} cells at most",
             hint="ask for fewer",
         )
     rare = len(np.setdiff1d(chosen, seen_often))

@@ -6,20 +6,24 @@ should be right within a factor of two.
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mocli.data.files.modality import ModalityFile
+from mocli.data.packed import BLOCK_VALUES, BLOCKS_TO_FIT
 from mocli.data.transforms.transform import find_transform
-from mocli.errors import OutOfMemory
+from mocli.errors import EnvironmentProblem, OutOfMemory, UsageError
 from mocli.models.base import ProjectsInput, SmoothsLinks
 from mocli.models.parameters import Sized
+from mocli.models.registry import available
 from mocli.report import wording
 from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.prepare.plan import Plan
 from mocli.tasks.run.frame import Tell
-from mocli.tasks.run.memory import HINT, available_memory
+from mocli.tasks.run.memory import HINT, available_memory, kept_in_memory
 from mocli.tasks.run.modelfolder import WEIGHTS
 from mocli.tasks.run.run import Run
 from mocli.types import Task
@@ -38,6 +42,12 @@ PER_WEIGHT = 4 * 5
 
 PER_VALUE = 4 * 8
 """Bytes for one feature of one cell of a minibatch: values, means, gradients."""
+
+MOST_FITTED = BLOCK_VALUES * BLOCKS_TO_FIT
+"""Values that transforms of cells on disk are fitted to."""
+
+PER_ROW = 1_000
+"""Bytes of a cell in one modality beside its values: name, columns of obs, places, neighbours."""
 
 MEASURING = 120e6
 """Bytes of neighbours, distances and clusters for the metrics."""
@@ -89,11 +99,14 @@ class Footprint:
         What each stage needs besides them.
     weights
         Number of weights of the networks.
+    backed
+        Bytes in temporary files instead; 0 where matrices are in memory.
     """
 
     held: int
     stages: Mapping[str, int]
     weights: float = 0.0
+    backed: int = 0
 
     @property
     def stage(self) -> str:
@@ -111,8 +124,14 @@ class Footprint:
         return f"about {wording.size(self.peak)} of memory will be needed, most of it while {self.stage}"
 
 
-def footprint(plan: Plan, params: object, aim: Aim) -> Footprint:
-    """Estimate what a run that trains will need, from the sizes of its matrices on disk."""
+def footprint(plan: Plan, params: object, aim: Aim, *, backed: bool = False) -> Footprint:
+    """Estimate what a run that trains will need, from the sizes of its matrices on disk.
+
+    Parameters
+    ----------
+    backed
+        Whether matrices stay on disk.
+    """
     projects = params if isinstance(params, ProjectsInput) and params.n_pcs else None
     sized = params if isinstance(params, Sized) else None
     n_links: dict[str, int] = {}
@@ -124,19 +143,22 @@ def footprint(plan: Plan, params: object, aim: Aim) -> Footprint:
         for name in links.edge:
             n_given[name] = n_given.get(name, 0) + len(links.names)
     held_bytes, weights, width, raw, dense, linked = LIBRARIES, 0.0, 0, [0.0], [0.0], 0.0
+    packed = 0.0
     for c in plan.choices:
         n, p = c.file.n_obs, max(c.file.n_vars, 1)
         stored = float(c.file.nbytes(c.layer.layer))
         chosen = p if c.n_top is None else min(p, c.n_top + n_links.get(c.file.name, 0))
         reduced = c.likelihood is None and (projects is not None or find_transform(c.transform).reduces)
         raw.append(stored)
-        held_bytes += 4.0 * n * COMPONENTS if reduced else stored * min(1.0, CHOSEN * chosen / p)
+        kept = stored * min(1.0, CHOSEN * chosen / p)
+        held_bytes += 4.0 * n * COMPONENTS if reduced else PER_ROW * n if backed else kept
+        packed += stored + kept
         seen = COMPONENTS if reduced else chosen
         width += seen
         weights += seen * (sized.weights_per_feature(seen) if sized else COMPONENTS)
         if c.file.name in n_links or c.file.name in n_given:
             s, user = n_links.get(c.file.name, 0), n_given.get(c.file.name, 0)
-            held_bytes += stored * min(1.0, CHOSEN * s / p) + 4.0 * n * user
+            held_bytes += (0.0 if backed else stored * min(1.0, CHOSEN * s / p)) + 4.0 * n * user
             if isinstance(params, SmoothsLinks) and params.smooth_links:
                 held_bytes += 4.0 * n * n**0.5
             linked += 4.0 * min(n * (s + user), MOST_MEASURED)
@@ -144,7 +166,7 @@ def footprint(plan: Plan, params: object, aim: Aim) -> Footprint:
             dense.append(4.0 * p)
     batch = sized.batch_size if sized else 512
     stages = {
-        "matrices are prepared": PREPARING * max(raw),
+        "matrices are prepared": PREPARING * (min(max(raw), 8.0 * MOST_FITTED) if backed else max(raw)),
         "the model is trained": PER_WEIGHT * weights + PER_VALUE * batch * width,
         _JUDGED[aim.task]: MEASURING + 3 * linked,
     }
@@ -155,7 +177,8 @@ def footprint(plan: Plan, params: object, aim: Aim) -> Footprint:
         stages["values are imputed"] = IMPUTING + 2 * max(dense) * min(MOST_COMPARED, width)
     if aim.silenced:
         stages["genes are silenced"] = _silencing([c.file for c in plan.choices], max(raw))
-    return Footprint(int(held_bytes), {name: int(n) for name, n in stages.items()}, weights)
+    needed = {name: int(n) for name, n in stages.items()}
+    return Footprint(int(held_bytes), needed, weights, int(packed) if backed else 0)
 
 
 def footprint_of_given(files: Sequence[ModalityFile], model: Path, task: Task) -> Footprint:
@@ -169,6 +192,49 @@ def footprint_of_given(files: Sequence[ModalityFile], model: Path, task: Task) -
         stages["genes are silenced"] = _silencing(files, max(raw))
     resident = LIBRARIES + sum(raw) + (model / WEIGHTS).stat().st_size
     return Footprint(int(resident), {name: int(n) for name, n in stages.items()})
+
+
+def choose_place(plan: Plan, params: object, aim: Aim, *, limit: float | None, tell: Tell) -> Footprint:
+    """Estimate what a run will need, with its cells on disk if asked for, or if memory would not do.
+
+    Parameters
+    ----------
+    limit
+        Bytes that the run may use, or None.
+
+    Raises
+    ------
+    UsageError
+        Cells are to stay on disk, and the model needs them in memory.
+    EnvironmentProblem
+        The disk for temporary files is too small.
+    """
+    traits, held = plan.traits, footprint(plan, params, aim)
+    if aim.backed and not traits.backed:
+        able = ", ".join(name for name, other in available().items() if other.backed)
+        raise UsageError(
+            f"{traits.name} needs all cells in memory",
+            field="--backed",
+            hint=f"leave it out, or choose a model that reads them from a disk with -m: {able}",
+        )
+    exceeds = limit is not None and held.peak > limit
+    if not traits.backed or not (aim.backed or (aim.backed is None and exceeds)):
+        return held
+    size, folder = footprint(plan, params, aim, backed=True), Path(tempfile.gettempdir())
+    free = shutil.disk_usage(folder).free
+    if size.backed > free:
+        raise EnvironmentProblem(
+            "the disk for temporary files is too small",
+            file=folder,
+            found=f"{wording.size(free)} free",
+            expected=f"about {wording.size(size.backed)} for cells that stay on disk (--backed)",
+            hint="set TMPDIR to a folder with more space, best on a local disk",
+        )
+    why = "" if aim.backed else f", as about {wording.size(held.peak)} of memory would be needed for them"
+    tell.say(f"cells stay on disk, packed in {folder} ({wording.size(size.backed)} at most){why}")
+    if kept_in_memory(folder):
+        tell.warn(f"{folder} is itself kept in memory (tmpfs): set TMPDIR to a folder on a disk")
+    return size
 
 
 def _silencing(files: Sequence[ModalityFile], raw: float) -> float:

@@ -11,9 +11,11 @@ from mocli.data.bundle import Codes, FeatureMatrix, LinkedFeatures, Modality, Mu
 from mocli.data.files.contents import Health, check_values
 from mocli.data.links.edges import Aggregation, EdgeLinks
 from mocli.data.links.matrices import read_linked
+from mocli.data.packed import PackedRows, rows_at_a_time
 from mocli.data.transforms.recipe import LinkRecipe, Recipe, RecipeOptions, default_transform
 from mocli.data.transforms.transform import find_transform
 from mocli.models.base import ProjectsInput
+from mocli.nn.neighbors import chunks
 from mocli.tasks.prepare.choice import Choice, tell_seen
 from mocli.tasks.prepare.obscolumns import ObsColumn, numbers_of_cells, weights_of_rows
 from mocli.tasks.prepare.pairing import index_map
@@ -41,6 +43,7 @@ def load(
     say: Callable[[str], None],
     warn: Callable[[str], None],
     known_recipe: Known = lambda *_: None,
+    backed: bool = False,
 ) -> Prepared:
     """Read the matrices one by one, check them, fit and apply the transforms that `params` ask for.
 
@@ -49,6 +52,8 @@ def load(
     known
         Gives the transform of a modality that was fitted before, for these options and features that must
         be kept; None where it is to be fitted.
+    backed
+        Whether matrices stay on disk, see `packed`.
 
     Raises
     ------
@@ -64,7 +69,7 @@ def load(
     health: dict[str, Health] = {}
     for choice in plan.choices:
         name = choice.file.name
-        x, health[name] = read_modality(choice, warn)
+        x, health[name] = pack_modality(choice, warn) if backed else read_modality(choice, warn)
         for edge, recipe in fit_links(choice, x, aggregations).items():
             sides[edge][name] = recipe, recipe.apply(x)
         keep = _kept(choice, plan.edges)
@@ -96,6 +101,20 @@ def read_modality(choice: Choice, warn: Callable[[str], None]) -> tuple[CSR, Hea
     health = check_values(x, choice.file, layer=choice.layer.layer, allow_negative=choice.signed)
     _tell_health(choice.file.name, health, warn)
     return x, health
+
+
+def pack_modality(choice: Choice, warn: Callable[[str], None]) -> tuple[PackedRows, Health]:
+    """Read the values of a modality block by block, check them, and keep them on disk."""
+    file, layer = choice.file, choice.layer.layer
+    packed, found = PackedRows(file.n_vars), []
+    for rows in chunks(file.n_obs, rows_at_a_time(file.nbytes(layer) // 8, file.n_obs)):
+        part = file.take(np.arange(rows.start, rows.stop))
+        x = part.read(layer)
+        found.append(check_values(x, part, layer=layer, allow_negative=choice.signed))
+        packed.append(x)
+    health = Health.joined(found)
+    _tell_health(file.name, health, warn)
+    return packed, health
 
 
 def fit_links(

@@ -16,7 +16,12 @@ from scipy import sparse
 
 from mocli.data.batches import dense_rows
 from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
-from mocli.data.transforms.components import are_components, principal_scores, without_averaging
+from mocli.data.transforms.components import (
+    Components,
+    are_components,
+    principal_scores,
+    without_averaging,
+)
 from mocli.data.transforms.recipe import Recipe, RecipeOptions, default_transform
 from mocli.data.transforms.transform import find_transform
 from mocli.nn.nearby import EXACT, nearby
@@ -228,6 +233,12 @@ def principal_components(features: FeatureMatrix, rows: IntArray, *, seed: int) 
     features = without_averaging(features)
     if min(N_COMPONENTS, len(rows) - 1, features.n_vars - 1) < 2 or features.n_vars <= N_COMPONENTS:
         return centred(dense_rows(features, rows))
+    if features.on_disk and len(rows) == features.n_obs:
+        # the same directions, on another scale
+        found: FloatArray = (
+            Components.fit(features, n_components=N_COMPONENTS, seed=seed).apply(features).values
+        )
+        return found[rows]
     if not np.array_equal(rows, np.arange(features.n_obs)):
         features = replace(features, values=features.values[rows])
     return principal_scores(features, n_components=N_COMPONENTS, seed=seed)

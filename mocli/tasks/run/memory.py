@@ -20,7 +20,10 @@ from typing import Self
 from mocli.errors import Interrupted, OutOfMemory
 from mocli.report import wording
 
-HINT = "keep fewer features (--hvg, --seen-in), lower --batch-size, or ask for more memory"
+HINT = (
+    "keep fewer features (--hvg, --seen-in), lower --batch-size, leave cells on disk (integrate --backed), "
+    "or ask for more memory"
+)
 
 LIBRARIES_MAPPED = 1.2e9
 """Bytes of addresses that torch and what it is used with take, without those of CUDA."""
@@ -144,6 +147,17 @@ def _pages(column: int) -> int | None:
     except (OSError, ValueError, IndexError):
         return None
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def kept_in_memory(folder: Path, of: Path = Path("/proc/mounts")) -> bool:
+    """Whether what is written into a folder takes memory, as far as the system says."""
+    try:
+        lines = of.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
+    mounts = {Path(place): kind for _, place, kind, *_ in map(str.split, lines)}
+    at = folder.resolve()
+    return next((mounts[p] for p in (at, *at.parents) if p in mounts), "") in ("tmpfs", "ramfs")
 
 
 def _of_machine() -> int | None:

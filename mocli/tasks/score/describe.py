@@ -161,7 +161,7 @@ def describe_quality(bundle: MultiOmics) -> Entry:
         features = without_averaging(m.features)
         if not m.n_obs or are_components(features.names):
             continue
-        detected = np.diff(sparse.csr_matrix(features.values).indptr)
+        detected = np.concatenate([np.diff(sparse.csr_matrix(x).indptr) for x in features.blocks()])
         batch = bundle.batch
         parts: list[tuple[str, BoolArray]] = [("all", np.ones(m.n_obs, bool))]
         if batch is not None and len(batch.levels) <= MOST_LEVELS:

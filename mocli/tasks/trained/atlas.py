@@ -219,7 +219,7 @@ def _libraries(bundle: MultiOmics, kept_cells: IntArray, of_one: Any | None) -> 
     for name, m in bundle.modalities.items():
         if not m.is_counted:
             continue
-        totals = np.asarray(m.features.values.sum(axis=1), np.float32).ravel()
+        totals = m.features.totals().astype(np.float32)
         cells = bundle.cells_of(name)
         by_cell = np.full(bundle.n_cells, np.nan, np.float32)
         by_cell[cells] = totals

@@ -14,7 +14,7 @@ from mocli.models.parameters import as_dict, resolve
 from mocli.models.registry import available
 from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.prepare.duration import duration
-from mocli.tasks.prepare.footprint import footprint
+from mocli.tasks.prepare.footprint import choose_place
 from mocli.tasks.prepare.plan import Plan, make_plan
 from mocli.tasks.prepare.select import problem_with
 from mocli.tasks.run.frame import Tell
@@ -78,7 +78,7 @@ def foresee_training(
     plan = plan_training(request, aim.task, tell.say, files)
     params = resolve(plan.traits, request.train.params, request.train.preset)
     tell.say(_settings(plan.traits.name, params))
-    size = footprint(plan, params, aim)
+    size = choose_place(plan, params, aim, limit=request.run.max_memory, tell=tell)
     tell.say(size.words)
     tell.say(duration(plan, params, request.train, request.run, size, aim).words)
     for warning in plan.warnings:

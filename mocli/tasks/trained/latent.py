@@ -50,7 +50,8 @@ class Latent:
         cls, joint: FloatArray, bundle: MultiOmics, alone: Mapping[str, FloatArray] | None = None
     ) -> Latent:
         """Give every row of a modality the coordinates of its cell."""
-        return cls({name: joint[bundle.cells_of(name)] for name in bundle.modalities}, joint, alone or {})
+        coordinates = {name: _rows_of(joint, bundle.cells_of(name)) for name in bundle.modalities}
+        return cls(coordinates, joint, alone or {})
 
     @property
     def collapsed(self) -> list[str]:
@@ -81,12 +82,15 @@ class Latent:
         if self.joint is None:
             return {name: CellLatent(z, bundle.cells_of(name)) for name, z in self.by_modality.items()}
         return {
-            name: CellLatent(self.joint[cells], cells) for name, cells in measured_together(bundle).items()
+            name: CellLatent(_rows_of(self.joint, cells), cells)
+            for name, cells in measured_together(bundle).items()
         }
 
     def points(self, bundle: MultiOmics) -> CellLatent:
         """Return the points of all groups, one after the other."""
         groups = self.groups(bundle).values()
+        if len(groups) == 1:
+            return next(iter(groups))
         return CellLatent(np.concatenate([g.z for g in groups]), np.concatenate([g.cells for g in groups]))
 
 
@@ -95,6 +99,11 @@ class CellLatent(NamedTuple):
 
     z: FloatArray
     cells: IntArray
+
+
+def _rows_of(z: FloatArray, cells: IntArray) -> FloatArray:
+    """Return the coordinates of cells; of all in order no copy, as there may be very many."""
+    return z if np.array_equal(cells, np.arange(len(z))) else z[cells]
 
 
 def measured_together(bundle: MultiOmics) -> dict[str, IntArray]:

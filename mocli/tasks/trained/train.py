@@ -19,7 +19,7 @@ from mocli.models.registry import load_class
 from mocli.options import plain
 from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.prepare.duration import duration, tell_duration
-from mocli.tasks.prepare.footprint import footprint, tell_memory
+from mocli.tasks.prepare.footprint import choose_place, tell_memory
 from mocli.tasks.prepare.load import Prepared, load
 from mocli.tasks.prepare.pairdoubt import doubtful_pairs
 from mocli.tasks.prepare.plan import Plan
@@ -87,7 +87,7 @@ def train_model(
         params = resolve(plan.traits, request.train.params, request.train.preset)
         for warning in plan.warnings:
             run.warn(warning)
-        size = footprint(plan, params, aim)
+        size = choose_place(plan, params, aim, limit=request.run.max_memory, tell=run)
         tell_memory(run, size)
         tell_duration(run, duration(plan, params, request.train, request.run, size, aim))
         origin = InitialModel.of(request.train.init_from)
@@ -95,8 +95,15 @@ def train_model(
             run.paths.refuse_inputs([origin.folder / name for name in (WEIGHTS, DESCRIPTION)])
         recipe_of = origin.recipe if origin is not None else lambda *_: None
         prepared = load(
-            plan, params, seed=request.run.seed, say=run.say, warn=run.warn, known_recipe=recipe_of
+            plan,
+            params,
+            seed=request.run.seed,
+            say=run.say,
+            warn=run.warn,
+            known_recipe=recipe_of,
+            backed=size.backed > 0,
         )
+        return_freed_memory()
         describe_inputs(run, plan, prepared.health, prepared.recipes)
     warn_small(run, prepared, params)
     warn_batches(run, prepared)
