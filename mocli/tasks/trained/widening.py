@@ -18,7 +18,8 @@ class Widening:
     Attributes
     ----------
     mean, projection
-        `(r,)` and `(r, k)`: from coordinates to directions in which a cell's squares sum to its leverage.
+        `(r,)` and `(r, k)`: from coordinates to directions in which a cell's squares sum to its leverage,
+        times the number of cells fitted.
     usual
         Median leverage of cells left out at random.
     level, slope

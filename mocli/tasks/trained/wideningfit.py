@@ -77,12 +77,15 @@ def blended(said: FloatArray, weights: DoubleArray, mean: DoubleArray) -> FloatA
 
 
 def leverages(folds: Sequence[Fold], penalties: Sequence[float]) -> DoubleArray:
-    """Return the leverage of every cell in the fit from which it was left out, `(n,)`."""
+    """Return the leverage of every cell in the fit from which it was left out, `(n,)`.
+
+    Leverage falls with the number of cells fitted, so that it is multiplied by that number.
+    """
     found = np.empty(sum(len(fold.out) for fold in folds))
     for fold in folds:
         ridge = fold.ridges[NEAR_PLAIN]
         away = (fold.phi[NEAR_PLAIN] - ridge.mean) @ ridge.whitening(penalties[NEAR_PLAIN])
-        found[fold.out] = np.square(away).sum(1)
+        found[fold.out] = np.square(away).sum(1) * len(fold.rest)
     return found
 
 
@@ -124,10 +127,10 @@ def fit_widening(
         known = some.take(np.flatnonzero(batches >= 0))
         predicted, _ = known.of(batches[batches >= 0], seed=seed)
         needed = np.quantile(_relative(predicted, known.y, offsets), COVERAGE)
-    every = leverages(folds, cells.penalties)
+    every, root = leverages(folds, cells.penalties), np.sqrt(cells.cells.n)
     widening = Widening(
         mean=ridge.mean.astype(np.float32),
-        projection=ridge.whitening(cells.penalties[NEAR_PLAIN]).astype(np.float32),
+        projection=(root * ridge.whitening(cells.penalties[NEAR_PLAIN])).astype(np.float32),
         usual=float(np.median(every)) or 1.0,
         level=level,
         slope=slope,
