@@ -312,7 +312,7 @@ def test_what_stands_on_top_in_no_known_form_is_left_out_and_told(tmp_path: Path
     new = modality({"X": dense(3, 4)}, [3], cells=["c1", "c4", "n0"])
     added = [Added(f) for f in open_inputs(inputs)]
     write_file(tmp_path / "out.h5mu", added, obsm={}, uns={}, new=[new], warn=said.append)
-    told = "obsm one, varm odd left out of the output: no table of numbers"
+    told = "obsm one, varm odd left out of the output: it is not a table of numbers"
     assert [line for line in said if told in line]
     with h5py.File(tmp_path / "out.h5mu") as h5:
         assert "odd" not in h5["varm"]
