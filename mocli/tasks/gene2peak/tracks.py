@@ -10,6 +10,7 @@ import pandas as pd
 from mocli.data.genome.vicinity import Vicinity
 from mocli.report.html import Drawn
 from mocli.report.locusplot import MOST_GROUPS, Locus, locus_plot
+from mocli.report.wording import plural
 from mocli.tasks.relate.report import over_all
 from mocli.tasks.relate.scope import ALL
 from mocli.types import CSR, DoubleArray, IntArray, StrArray
@@ -94,9 +95,9 @@ def draw_tracks(
         fdr = rows[ALL]["fdr"].fillna(2).to_numpy()
         best = int(fdr.argmin())
         caption = (
-            f"{len(peaks):,} peaks within reach; the smallest FDR is {fdr[best]:.2g}, of {names[best]} "
-            f"({rows[ALL]['distance_to_tss'].iloc[best] / 1000:+.1f} kb). The higher an arc, the stronger "
-            "the link; blue ones go the other way. Groups by number of cells."
+            f"{plural(len(peaks), 'peak')} within reach; the smallest FDR is {fdr[best]:.2g}, of "
+            f"{names[best]} ({rows[ALL]['distance_to_tss'].iloc[best] / 1000:+.1f} kb). The higher an arc, "
+            "the stronger the link; blue ones go the other way. Groups by number of cells."
         )
         drawn.append(Drawn(picture, gene, caption))
     return drawn
