@@ -188,7 +188,7 @@ def test_a_factor_closes_its_peaks_and_a_bystander_does_not(tissue, found):
 def test_a_picture_a_gene(tissue, found):
     page = (tissue / "found.report.html").read_text()
     first = read(found.output).query("group == 'all'")["gene"].iloc[0]
-    assert page.count("peaks within reach") == 12
+    assert page.count("within reach") == 12
     assert f"{first}</" in page
     assert "Change and distance" in page
 

@@ -279,8 +279,12 @@ def test_an_atlas_without_the_new_parts_is_read():
     assert atlas.names == ()
 
 
-def test_a_label_is_known_by_its_value(simulate):
-    by_value, named = (simulate(label=text, dry_run=True).plan for text in (LABEL, f"cell_type={LABEL}"))
+def test_a_label_is_known_by_its_value(models, tmp_path):
+    output = tmp_path / "o.h5mu"
+    by_value, named = (
+        mocli.simulate(from_model=models["multigrate"], output=output, label=text, dry_run=True).plan
+        for text in (LABEL, f"cell_type={LABEL}")
+    )
     assert [line for line in by_value if LABEL in line] == [line for line in named if LABEL in line]
     assert any(LABEL in line for line in named)
 
