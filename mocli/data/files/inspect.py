@@ -136,7 +136,7 @@ def is_spatial(file: ModalityFile) -> bool:
 
 
 def _doubts(file: ModalityFile, matrices: Mapping[str, ValueKind]) -> list[str]:
-    doubts = []
+    doubts = list(file.notes)
     counted = [name for name, kind in matrices.items() if kind is ValueKind.COUNTS]
     if not counted and file.kind in {ModalityKind.RNA, ModalityKind.ATAC}:
         doubts.append(
@@ -147,7 +147,7 @@ def _doubts(file: ModalityFile, matrices: Mapping[str, ValueKind]) -> list[str]:
     if counted and file.kind is ModalityKind.RNA:
         totals = np.asarray(file.sample(counted[0]).sum(axis=1)).ravel()
         few = float((totals < FEWEST_COUNTS).mean())
-        if few > 0.5:
+        if few > 0.5 and not any("raw matrix" in note for note in file.notes):
             doubts.append(
                 f"{few:.0%} of the barcodes looked at have fewer than {FEWEST_COUNTS} counts: this may be "
                 "the raw matrix, with barcodes that hold no cell"

@@ -68,10 +68,10 @@ class Survey:
             None does, and only such cells are asked for.
         """
         compared = self.compared if options.evaluate else self.compared[:0]
-        n = self.direction.source_file.n_obs
-        if self.relation is not None and self.relation.pairing is Pairing.UNPAIRED:
-            return np.ones(n, dtype=bool)  # partners that are known only serve comparison
-        lacks = rows_lacking(n, self.pairs, compared)
+        lacks = rows_lacking(self.direction.source_file.n_obs, self.pairs, compared)
+        unpaired = self.relation is not None and self.relation.pairing is Pairing.UNPAIRED
+        if unpaired and not lacks.any():
+            return np.ones_like(lacks)  # partners that are known only serve comparison
         if options.cells == "missing" and not lacks.any():
             raise UsageError(
                 f"every cell of {self.direction.source} has {self.direction.target} measured, so nothing is "
