@@ -103,7 +103,8 @@ def choose_model(
     leading = [models[name] for name in fitting if task in models[name].leads]
     best = [*leading, *ranked, *(models[name] for name in fitting)][0]
     cells = "cells of one modality" if len(kinds) == 1 else f"{pairing} cells"
-    why = f"{'' if task is Task.INTEGRATE else f'{task} of '}{cells}{' with links' if links else ''}"
+    cells += " with links" if links and best.uses_links else ""
+    why = cells if task is Task.INTEGRATE else f"{task} of {cells}"
     if requested == BEST and len(ranked) > 1:
         why += f"; {', '.join(t.name for t in ranked)} are compared first, and the best is chosen"
     return best, f"recommended for {why}" if leading or ranked else f"a model that takes {why}"
