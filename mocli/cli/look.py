@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
+from mocli.data.features.index import Features, features_of
 from mocli.data.files.inspect import ModalityFacts, agreeing_names, inspect_modality
+from mocli.data.genome.fit import builds_of
+from mocli.data.genome.loci import intervals_of
 from mocli.errors import MocliError
 from mocli.tasks.prepare.choice import choose
 from mocli.tasks.prepare.pairing import relate_files
@@ -48,7 +51,8 @@ class Prospect:
     def mend(self, error: MocliError) -> None:
         """Record what is wrong and how to fix it."""
         where = f"{error.file}: " if error.file else ""
-        self.problems.append(where + error.message + (f"; {error.hint}" if error.hint else ""))
+        found = f" (found: {error.found})" if error.found else ""
+        self.problems.append(where + error.message + found + (f"; {error.hint}" if error.hint else ""))
         self.exit_code = self.exit_code or error.exit_code
 
 
@@ -58,15 +62,16 @@ def look_at(inputs: Sequence[str]) -> Prospect:
     data = DataOptions(inputs)
     try:
         files = open_modalities(data)
-        prospect.modalities = [inspect_modality(file) for file in files]
+        prospect.modalities = [
+            _with_builds(inspect_modality(file), features)
+            for file, features in zip(files, features_of(files), strict=True)
+        ]
     except MocliError as error:
         prospect.mend(error)
         return prospect
     prospect.where = {file.name: file.where for file in files}
     names = [list(map(str, file.obs.index)) for file in files]
     relation = relate_files(files, data.pairing)
-    if len(files) > 1:
-        prospect.plan.append(f"cells: {relation.pairing} ({relation.reason})")
     for (i, first), (j, second) in combinations(enumerate(files), 2):
         exact, bare = agreeing_names(names[i], names[j])
         if bare > max(exact, 20) and bare > 0.5 * min(first.n_obs, second.n_obs):
@@ -75,12 +80,14 @@ def look_at(inputs: Sequence[str]) -> Prospect:
                 f"samples before the barcode; {exact:,} agree as they are"
             )
     unpaired = relation.pairing is Pairing.UNPAIRED
+    cells = f"cells: {relation.pairing} ({relation.reason})" if len(files) > 1 else ""
     try:
         kinds = [file.kind for file in files]
         task = Task.INTEGRATE
         traits, why = choose_model(AUTO, task=task, pairing=relation.pairing, kinds=kinds, links=unpaired)
-        prospect.plan.append(f"model: {traits.name} ({why})")
+        prospect.plan.insert(0, f"{cells}; model: {traits.name} ({why})".removeprefix("; "))
     except MocliError as error:
+        prospect.plan[:0] = [cells] if cells else []
         prospect.mend(error)
         return prospect
     for file in files:
@@ -94,6 +101,14 @@ def look_at(inputs: Sequence[str]) -> Prospect:
             prospect.mend(error)
     prospect.plan += _commands(inputs, prospect.modalities, links=unpaired and traits.uses_links)
     return prospect
+
+
+def _with_builds(facts: ModalityFacts, features: Features) -> ModalityFacts:
+    """Add the genome builds that positions of the features fit, where the file names none."""
+    builds = builds_of(intervals_of(features)) if facts.genome is None else ()
+    return (
+        replace(facts, genome=f"{' or '.join(builds)}, by the ends of its chromosomes") if builds else facts
+    )
 
 
 def _commands(inputs: Sequence[str], modalities: Sequence[ModalityFacts], *, links: bool) -> list[str]:
@@ -121,26 +136,36 @@ def _proteins_first(inputs: Sequence[str], modalities: Sequence[ModalityFacts]) 
 
 
 def as_lines(prospect: Prospect) -> list[str]:
-    """Return about ten lines for each file; the last says `ready`, or what to fix."""
+    """Return about ten lines for files of two modalities; the last says `ready`, or what to fix."""
     lines: list[str] = []
     for m in prospect.modalities:
         lines.append(
             f"{m.name}: {m.n_obs:,} cells x {m.n_vars:,} {m.kind} features, from {prospect.where[m.name]}"
         )
-        lines.append("  matrices: " + ", ".join(f"{k} ({WORDS[v]})" for k, v in m.matrices.items()))
         lines.append(f"  features: {m.features}" + (f"; genome {m.genome}" if m.genome else ""))
-        for what, columns in (("batches", m.batches), ("labels", m.labels)):
-            shown = ", ".join(f"{c} ({n})" for c, n in list(columns.items())[:MOST_COLUMNS])
-            lines.append(f"  columns like {what}: {shown or 'none'}")
+        matrices = ", ".join(f"{k} ({WORDS[v]})" for k, v in m.matrices.items())
+        would_use = f"; would use {prospect.choices[m.name]}" if m.name in prospect.choices else ""
+        lines.append(f"  matrices: {matrices}{would_use}")
         if m.spatial:
             lines.append("  coordinates in a tissue: obsm spatial")
-        if m.name in prospect.choices:
-            lines.append(f"  would use: {prospect.choices[m.name]}")
         lines += [f"  look: {doubt}" for doubt in m.doubts]
+    columns = {m.name: _columns(m) for m in prospect.modalities}
+    if len(set(columns.values())) == 1:
+        columns = {"columns": next(iter(columns.values()))}
+    lines += [f"{name}: {line}" for name, line in columns.items()]
     lines += prospect.plan
     if prospect.problems:
         return [*lines, "to mend:", *(f"- {problem}" for problem in prospect.problems)]
     return [*lines, "ready"]
+
+
+def _columns(m: ModalityFacts) -> str:
+    """Say which columns of obs look like batches and like labels, with their numbers of levels."""
+    shown = (
+        f"{', '.join(f'{c} ({n})' for c, n in list(found.items())[:MOST_COLUMNS]) or 'none'} like {what}"
+        for what, found in (("batches", m.batches), ("labels", m.labels))
+    )
+    return "; ".join(shown)
 
 
 def as_json(prospect: Prospect) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class ModalityFacts:
     batches, labels
         Columns of obs that look like batches or labels of cells, with their number of levels.
     genome
-        As given in the file; None if it is not.
+        As the file names it, or as positions tell (`mocli doctor`); None if neither does.
     spatial
         Whether cells have coordinates in a tissue.
     doubts

@@ -3,6 +3,8 @@
 Three signs, each with its figures: starts of genes lie in peaks hardly more often than by chance;
 peaks lie where the table's genome has no more genes; names agree only without regard to case, as
 those of man and mouse do.
+
+What peaks alone say: the builds whose chromosomes are long enough for them.
 """
 
 from __future__ import annotations
@@ -40,6 +42,9 @@ SHARE = 0.005
 
 BY_CASE = 0.5
 """Share of genes found without regard to case only that makes another species likely."""
+
+MISFITS = 0.001
+"""Largest share of peaks past the end of a chromosome in data of one build."""
 
 _WHOLE = 5_000  # genes of a table that is of a whole genome
 _ASSEMBLED = re.compile(r"chr(\d{1,2}|X)")
@@ -111,6 +116,37 @@ def fit_of(table: GeneTable, places: pd.DataFrame) -> GenomeFit:
         n_genes=int(genes["chrom"].isin(shared).sum()),
         beyond=_beyond(genes, places),
     )
+
+
+def builds_of(places: pd.DataFrame) -> tuple[str, ...]:
+    """Return the genome builds that peaks may have been called in, as UCSC names them.
+
+    Builds of one species differ in the lengths of their chromosomes, and species in their number:
+    those are returned in which fewest peaks end past their chromosome, or lie on a numbered
+    chromosome that the build lacks. bioframe's table has man, mouse, zebrafish, fly, worm and yeast.
+
+    Parameters
+    ----------
+    places
+        Positions of peaks, as `parse_intervals` gives them.
+
+    Returns
+    -------
+    Equally good builds; none if even the best leaves out more than `MISFITS` of the peaks.
+    """
+    import bioframe  # at use: it costs as much as the start of the command
+
+    placed = places[places["chrom"].notna().to_numpy()]
+    numbered = np.array([_ASSEMBLED.fullmatch(str(c)) is not None for c in placed["chrom"]], dtype=bool)
+    if not numbered.any():
+        return ()
+    assemblies = bioframe.assemblies_available()
+    misfits: dict[str, int] = {}
+    for build in assemblies.loc[assemblies["provider"] == "ucsc", "provider_build"]:
+        length = placed["chrom"].map(bioframe.assembly_info(build).chromsizes).to_numpy(dtype=np.float64)
+        misfits[build] = int((placed["end"].to_numpy() > length).sum() + (numbered & np.isnan(length)).sum())
+    best = min(misfits.values())
+    return tuple(b for b, n in misfits.items() if n == best) if best <= MISFITS * len(placed) else ()
 
 
 def check_species(fit: GenomeFit, *, by_case: int, n_genes: int) -> None:

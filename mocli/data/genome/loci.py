@@ -11,7 +11,7 @@ from mocli.data.features.index import NO_INTERVALS, FeatureIndex, Features
 from mocli.data.features.intervals import parse_intervals
 from mocli.data.features.proposal import Miss, misses
 from mocli.data.features.proteins import link_genes
-from mocli.data.genome.fit import BY_CASE, check_species, fit_of
+from mocli.data.genome.fit import BY_CASE, builds_of, check_species, fit_of
 from mocli.data.genome.genes import GeneTable
 from mocli.errors import InputError
 from mocli.types import DoubleArray, IntArray, ModalityKind
@@ -172,8 +172,10 @@ def doubts(table: GeneTable, places: pd.DataFrame, peaks: Features, loci: Loci) 
     fit = fit_of(table, places)
     check_species(fit, by_case=loci.by_case, n_genes=len(loci.row))
     if fit.figures:
+        builds = " or ".join(builds_of(places))
+        end = f"; the ends of the peaks' chromosomes are those of {builds}" if builds else ""
         figures = "; ".join(fit.figures)
-        notes.append(f"warning: {figures}: is {table.path} of another genome build or species?")
+        notes.append(f"warning: {figures}: is {table.path} of another genome build or species?{end}")
     return tuple(notes)
 
 

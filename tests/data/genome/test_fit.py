@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 
 from mocli.data.features.index import Features, features_of
+from mocli.data.features.intervals import parse_intervals
 from mocli.data.files.inputs import open_inputs
-from mocli.data.genome.fit import fit_of
+from mocli.data.genome.fit import builds_of, fit_of
 from mocli.data.genome.genes import GeneTable, read_genes
 from mocli.data.genome.loci import has_places, intervals_of
 from mocli.data.genome.near import Reach
@@ -149,3 +150,14 @@ def test_small_parts_of_real_sets(shared_data, name, own):
             for seed in range(5)
         ]
         assert sum(said) == 0 if build == own else sum(said) >= 4
+    assert builds_of(places) == (own,)
+
+
+def test_builds_are_told_by_the_ends_of_chromosomes():
+    """By UCSC chr17 has 81,195,210 bases in hg19, 83,257,441 in hg38; chr19 59,128,983 and 58,617,616."""
+    inner = [f"chr{k}-100-900" for k in range(1, 23)]
+    assert {"hg19", "hg38"} <= set(builds_of(parse_intervals(inner)))
+    assert builds_of(parse_intervals([*inner, "17:83000000-83000500"])) == ("hg38", "hs1")
+    assert builds_of(parse_intervals([*inner, "chr19:59000000-59000500"])) == ("hg19", "hs1")
+    assert builds_of(parse_intervals([*inner, "chr1-400000000-400000500"])) == ()
+    assert builds_of(parse_intervals(["scaffold_1:5-10", "CD3"])) == ()
