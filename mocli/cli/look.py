@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import Any
 
-from mocli.data.features.index import Features, features_of
 from mocli.data.files.inspect import ModalityFacts, agreeing_names, inspect_modality
-from mocli.data.genome.fit import builds_of
-from mocli.data.genome.loci import intervals_of
 from mocli.errors import MocliError
 from mocli.tasks.prepare.choice import choose
 from mocli.tasks.prepare.pairing import relate_files
@@ -62,10 +59,7 @@ def look_at(inputs: Sequence[str]) -> Prospect:
     data = DataOptions(inputs)
     try:
         files = open_modalities(data)
-        prospect.modalities = [
-            _with_builds(inspect_modality(file), features)
-            for file, features in zip(files, features_of(files), strict=True)
-        ]
+        prospect.modalities = [inspect_modality(file) for file in files]
     except MocliError as error:
         prospect.mend(error)
         return prospect
@@ -101,14 +95,6 @@ def look_at(inputs: Sequence[str]) -> Prospect:
             prospect.mend(error)
     prospect.plan += _commands(inputs, prospect.modalities, links=unpaired and traits.uses_links)
     return prospect
-
-
-def _with_builds(facts: ModalityFacts, features: Features) -> ModalityFacts:
-    """Add the genome builds that positions of the features fit, where the file names none."""
-    builds = builds_of(intervals_of(features)) if facts.genome is None else ()
-    return (
-        replace(facts, genome=f"{' or '.join(builds)}, by the ends of its chromosomes") if builds else facts
-    )
 
 
 def _commands(inputs: Sequence[str], modalities: Sequence[ModalityFacts], *, links: bool) -> list[str]:

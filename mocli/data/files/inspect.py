@@ -12,9 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from mocli.data.features.index import features_of
 from mocli.data.files.contents import look
 from mocli.data.files.hdf5 import open_h5
 from mocli.data.files.modality import ModalityFile
+from mocli.data.genome.fit import builds_of
+from mocli.data.genome.loci import intervals_of
 from mocli.types import ModalityKind, ValueKind
 
 _BATCH = re.compile(
@@ -49,7 +52,7 @@ class ModalityFacts:
     batches, labels
         Columns of obs that look like batches or labels of cells, with their number of levels.
     genome
-        As the file names it, or as positions tell (`mocli doctor`); None if neither does.
+        As the file names it, or as positions of its features tell; None if neither does.
     spatial
         Whether cells have coordinates in a tissue.
     doubts
@@ -82,7 +85,7 @@ def inspect_modality(file: ModalityFile) -> ModalityFacts:
         features=_style(list(map(str, file.var.index))),
         batches=batch_like(file.obs),
         labels={c: n for c, n in levels.items() if _LABEL.search(c.lower()) and not _BATCH.search(c.lower())},
-        genome=_genome(file.var),
+        genome=_genome(file),
         spatial=is_spatial(file),
         doubts=tuple(_doubts(file, matrices)),
     )
@@ -118,12 +121,13 @@ def _style(names: Sequence[str]) -> str:
     return f"{style}, such as {', '.join(names[:3])}"
 
 
-def _genome(var: pd.DataFrame) -> str | None:
+def _genome(file: ModalityFile) -> str | None:
     for column in ("genome", "Genome"):
-        if column in var:
-            genomes = [str(g) for g in pd.unique(var[column].dropna()) if str(g)]
+        if column in file.var:
+            genomes = [str(g) for g in pd.unique(file.var[column].dropna()) if str(g)]
             return ", ".join(genomes[:3]) or None
-    return None
+    builds = builds_of(intervals_of(features_of([file])[0]))
+    return f"{' or '.join(builds)}, by the ends of its chromosomes" if builds else None
 
 
 def is_spatial(file: ModalityFile) -> bool:
