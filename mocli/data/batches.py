@@ -294,7 +294,7 @@ class Batches:
       rows, `min(batch_size, n_obs)` at a time;
     - not independent, with replacement: `batch_size` cells are drawn;
     - not independent, without: cells are permuted epoch by epoch; the last
-      minibatch of an epoch is short, and left out if a single cell remains.
+      minibatch of an epoch is short, and left out if a single cell (a process) remains.
 
     - balanced: every stratum of cells gives the same number, one more or less, or all it has;
       each cycles through permutations of its own cells.
@@ -308,6 +308,8 @@ class Batches:
         A CPU generator; it is advanced by `next` and belongs to the state.
     cells
         Cells to draw from, `(n,)`; None for all.
+    share
+        Number of this process and of all: each keeps every n-th of what all draw alike.
     """
 
     def __init__(
@@ -318,6 +320,7 @@ class Batches:
         device: torch.device | str,
         generator: torch.Generator,
         cells: IntArray | None = None,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
         if generator.device.type != "cpu":
             raise ValueError("the generator must live on the CPU")
@@ -338,12 +341,18 @@ class Batches:
             self._sizes = {name: len(part) for name, part in self._members.items()}
         self._order = {name: torch.empty(0, dtype=torch.int64) for name in self._sizes}
         self._position = dict.fromkeys(self._sizes, 0)
+        self._kept = slice(share[0], None, share[1])
+        # two cells for each process, as normalisation over a minibatch needs
+        self._fewest = (2 if sampling.batch_size > 1 else 1) * share[1]
 
     def next(self, step: int) -> Minibatch:
         """Draw the next minibatch; `step` is only recorded in it."""
         if self.sampling.independent:
-            return self.source.take(self._draw_rows(), step)
-        return self.source.take_cells(self._draw_cells(), step)
+            drawn = self._draw_rows()
+            batch = self.source.take({name: rows[self._kept] for name, rows in drawn.items()}, step)
+        else:
+            batch = self.source.take_cells(self._draw_cells()[self._kept], step)
+        return replace(batch, processes=self._kept.step)
 
     def _draw_rows(self) -> dict[str, Tensor]:
         """Return row numbers by modality, on the host."""
@@ -417,11 +426,10 @@ class Batches:
         sampling = self.sampling
         if sampling.independent or sampling.replacement or sampling.balance:
             return True
-        remaining = len(self._order[CELLS]) - self._position[CELLS]
-        return remaining == 0 or (remaining == 1 and sampling.batch_size > 1)
+        return len(self._order[CELLS]) - self._position[CELLS] < self._fewest
 
     def _epoch(self, size: int) -> Tensor:
-        """Take the next `size` cells of the epoch; fewer at its end, but not a single one."""
+        """Take the next `size` cells of the epoch; fewer at its end, but no single one."""
         if self.epoch_over:
             self._shuffle(CELLS)
         return self._cycle(CELLS, min(size, len(self._order[CELLS]) - self._position[CELLS]))

@@ -319,6 +319,8 @@ class Minibatch:
         Categorical covariates of the cells by key, `(B,)`, -1 where missing.
     continuous
         Continuous covariates of the cells, `(B, n_keys)`, or None.
+    processes
+        Among how many a step's cells are shared; these are the cells of one.
     """
 
     x: Mapping[str, Tensor]
@@ -331,6 +333,7 @@ class Minibatch:
     positions: Mapping[str, Tensor] = field(default_factory=dict)
     codes: Mapping[str, Tensor] = field(default_factory=dict)
     continuous: Tensor | None = None
+    processes: int = 1
 
     def values(self, name: str) -> Tensor | NonZeros:
         """Return encoder features of a modality, `(B, n_vars)`; as their non-zeros where it is stored so."""

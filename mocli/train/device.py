@@ -16,8 +16,13 @@ import torch
 from mocli.errors import EnvironmentProblem, UsageError, did_you_mean
 
 
-def choose_device(requested: str) -> torch.device:
+def choose_device(requested: str, *, of_machine: int = 0) -> torch.device:
     """Return the device asked for; `auto` is CUDA if it works, else the CPU.
+
+    Parameters
+    ----------
+    of_machine
+        Number of this process among those on this machine: each takes a CUDA device of its own.
 
     Raises
     ------
@@ -25,7 +30,9 @@ def choose_device(requested: str) -> torch.device:
         The device named is not available; there is no silent fallback.
     """
     if requested == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        requested = "cuda" if torch.cuda.is_available() else "cpu"
+    if requested == "cuda" and of_machine:
+        requested = f"cuda:{of_machine}"
     kind, _, index = requested.partition(":")
     if kind not in {"cpu", "cuda"} or (index and not index.isdigit()):
         choices = ["auto", "cpu", "cuda", "cuda:0"]
@@ -48,17 +55,20 @@ def choose_device(requested: str) -> torch.device:
     return torch.device(requested)
 
 
-def choose_threads(requested: int | None) -> int:
-    """Return `requested`, else SLURM_CPUS_PER_TASK, else the CPUs that affinity and container allow."""
+def choose_threads(requested: int | None, *, shared_by: int = 1) -> int:
+    """Return `requested`, else SLURM_CPUS_PER_TASK, else the CPUs that affinity and container allow.
+
+    Those that are granted are `shared_by` so many processes.
+    """
     if requested is not None:
         if requested < 1:
             raise UsageError("threads must be at least 1", field="--threads", found=requested)
         return requested
     slurm = os.environ.get("SLURM_CPUS_PER_TASK", "")
     if slurm.isdigit() and int(slurm) > 0:
-        return int(slurm)
+        return max(1, int(slurm) // shared_by)
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, _quota() or allowed))
+    return max(1, min(allowed, _quota() or allowed) // shared_by)
 
 
 def _quota() -> int | None:

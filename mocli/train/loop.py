@@ -25,6 +25,7 @@ from mocli.train.checkpoint import DAMAGE, Checkpoints, Snapshot
 from mocli.train.freeze import freeze, trainable
 from mocli.train.history import History
 from mocli.train.optim import Stepper, WeightAverage, turns_of
+from mocli.train.ranks import ALONE, Following, Ranks
 from mocli.train.rates import Flatness
 from mocli.train.validation import Watch, split
 
@@ -49,6 +50,8 @@ class Training:
         Names of parameters that stay as they are.
     fresh
         Whether weights are random, not those of another model.
+    ranks
+        This process among those that share every minibatch.
     """
 
     device: torch.device
@@ -58,6 +61,7 @@ class Training:
     max_time: float | None = None
     frozen: frozenset[str] = frozenset()
     fresh: bool = True
+    ranks: Ranks = ALONE
 
 
 @dataclass
@@ -95,6 +99,8 @@ def fit(model: Model, bundle: MultiOmics, schedule: Schedule, training: Training
         After a checkpoint, on SIGTERM, SIGUSR1, SIGINT or when `max_time` is over.
     OutOfMemory
         When the device runs out of memory.
+    Following
+        After the last step, in all processes but the first.
     """
     model.module.to(training.device).train()
     snapshot = training.checkpoints.load() if training.checkpoints else None
@@ -137,11 +143,13 @@ def fit(model: Model, bundle: MultiOmics, schedule: Schedule, training: Training
     if snapshot and training.checkpoints:
         _restore_trained(model, snapshot, training.checkpoints)
         done.resumed_from_step = done.steps
-    elif training.checkpoints:
+    elif training.checkpoints and training.ranks.leads:
         # what follows may take longer than training, and be stopped
         weights = {f"module/{k}": v for k, v in model.module.state_dict().items()}
         training.checkpoints.save(Snapshot(weights, {"phase": None, "fit": vars(done)}))
     model.module.eval()
+    if not training.ranks.leads:
+        raise Following
     return done
 
 
@@ -210,7 +218,9 @@ class _Stretch:
         started: float,
     ) -> None:
         self.model, self.bundle, self.phase = model, bundle, phase
-        self.training, self.signals = training, signals
+        self.training, self.signals, self.ranks = training, signals, training.ranks
+        self.ranks.equal_start(model.module)
+        self.ranks.own_noise(training.seed)
         self.started = self.saved = started
         self.begin = {k: v.detach().clone() for k, v in model.module.state_dict().items()}
         generator = torch.Generator().manual_seed(training.seed)
@@ -218,7 +228,12 @@ class _Stretch:
         if phase.validation is not None:
             training_cells, held_out = split(bundle.n_cells, phase.validation, training.seed)
         self.batches = Batches(
-            bundle, phase.sampling, device=training.device, generator=generator, cells=training_cells
+            bundle,
+            phase.sampling,
+            device=training.device,
+            generator=generator,
+            cells=training_cells,
+            share=(self.ranks.rank, self.ranks.world),
         )
         self.steppers = [Stepper(group) for group in phase.groups]
         # a turn of frozen weights has no loss to compute
@@ -226,8 +241,9 @@ class _Stretch:
         self.turns = [(turn, _beside(turn, phase)) for turn in turns]
         self.watch = None
         if held_out is not None:
-            self.watch = Watch(model, self.batches.source, phase, held_out, self.steppers)
-        self.history = History(interval=1 if training.device.type == "cpu" else 50)
+            self.watch = Watch(model, self.batches.source, phase, held_out, self.steppers, self.ranks)
+        self.interval = 1 if training.device.type == "cpu" else 50
+        self.history = History(self.interval)
         self.flatness = Flatness(phase.plateau, self.history, self.steppers) if phase.plateau else None
         # of cells that are drawn, on average; rows of absent modalities do not count
         size, n = phase.sampling.batch_size, len(bundle.modalities)
@@ -296,17 +312,22 @@ class _Stretch:
                     for stepper in turn:
                         stepper.clear()
                     torch.autograd.backward(losses.total)
+                    self.ranks.average_gradients([p for s in turn for p in s.group.parameters])
                     for stepper in turn:
                         stepper.step(epoch_over=self.batches.epoch_over)
             terms.update(losses.terms)
-        return terms
+        return self.ranks.average(terms, self.model.module)
 
     def _pause_if_asked(self, done: Fitted) -> None:
         now = time.monotonic()
         checkpoints = self.training.checkpoints
         over = self.training.max_time is not None and now - self.started > self.training.max_time
-        signum = self.signals.received or (SIGNAL_FOR_TIME if over else None)
-        if checkpoints and (signum or now - self.saved > self.training.checkpoint_every):
+        signum = self.signals.received or (SIGNAL_FOR_TIME if over else 0)
+        # all end at one step, or those that go on would wait for the others
+        asked = self.ranks.world == 1 or len(self.history) % self.interval == 0
+        signum = self.ranks.largest(signum) if asked else 0
+        leads = self.ranks.leads
+        if checkpoints and leads and (signum or now - self.saved > self.training.checkpoint_every):
             checkpoints.save(self.snapshot(done))
             self.saved = now
         if signum:
@@ -357,6 +378,7 @@ class _Stretch:
         torch.set_rng_state(tensors["rng/cpu"])
         if self.training.device.type == "cuda" and "rng/cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng/cuda"], self.training.device)
+        self.ranks.own_noise(self.training.seed + len(self.history))
         return len(self.history)
 
 

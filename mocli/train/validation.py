@@ -14,6 +14,7 @@ from mocli.data.batches import BundleRows
 from mocli.errors import NumericalError
 from mocli.models.base import Model, Phase, Validation
 from mocli.train.optim import Stepper
+from mocli.train.ranks import ALONE, Ranks
 from mocli.train.rates import Rates
 from mocli.types import IntArray
 
@@ -39,6 +40,8 @@ class Watch:
         Held out.
     steppers
         The optimisers of the phase's groups.
+    ranks
+        The processes of the run, which all measure the same, and go by the first.
     """
 
     def __init__(
@@ -48,7 +51,9 @@ class Watch:
         phase: Phase,
         cells: IntArray,
         steppers: Sequence[Stepper] = (),
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         if phase.validation is None:
             raise ValueError("this phase holds no cells out")
         self.model, self.source, self.phase, self.settings = model, source, phase, phase.validation
@@ -78,7 +83,7 @@ class Watch:
 
     def look(self, step: int) -> None:
         """Measure, and keep the weights if none were better; raises `NumericalError` if not finite."""
-        value = self._measure(step)
+        value = self.ranks.first(self._measure(step))
         if not math.isfinite(value):
             raise NumericalError(
                 "the loss of held-out cells is not finite",

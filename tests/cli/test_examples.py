@@ -210,6 +210,25 @@ def test_the_slurm_example_survives_preemption(environment, paired, tmp_path):
     assert not (tmp_path / "o.ckpt").exists()
 
 
+def test_the_slurm_example_of_several_nodes(environment, paired, tmp_path):
+    """One node, two processes on the CPU; the scheduler's commands are stand-ins."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, does in (("srun", 'exec "$@"'), ("scontrol", "echo localhost")):
+        (tools / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tools / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NUM_NODES": "1", "SLURM_JOB_NODELIST": "localhost"}
+    job |= {"MOCLI_PROCESSES": "2", "MOCLI_DEVICE": "cpu", "MOCLI_EXTRA": "-m multigrate --max-steps 5"}
+    path = f"{tools}{os.pathsep}{environment['PATH']}"
+    script = EXAMPLES / "slurm" / "several_nodes.sbatch"
+    words = ["bash", script, paired / "data.h5mu", tmp_path / "o.h5mu"]
+    done = run(words, {**environment, **job, "PATH": path}, tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "o.report.json").read_text())
+    assert report["status"] == "ok"
+    assert report["device"]["processes"] == 2
+
+
 def test_the_shell_example_of_a_benchmark(environment, tmp_path):
     work = tmp_path / "work"
     options = ["--max-steps", "2", "--no-html", "--threads", "1", "--models", "multigrate", "--seeds", "0"]

@@ -139,3 +139,35 @@ def test_balanced_draws_go_on_where_they_were_saved():
     second.load_state_dict(first.state_dict())
     for step in range(5):
         assert torch.equal(first.next(step).cells, second.next(step).cells)
+
+
+@pytest.mark.parametrize("independent", [False, True])
+@pytest.mark.parametrize("replacement", [False, True])
+def test_shares_of_processes_make_the_whole_minibatch(independent, replacement):
+    sampling = Sampling(15, independent=independent, replacement=replacement)
+
+    def drawn(share):
+        generator = torch.Generator().manual_seed(0)
+        batches = Batches(bundle(), sampling, device="cpu", generator=generator, share=share)
+        made = [batches.next(step) for step in range(6)]
+        assert {batch.processes for batch in made} == {share[1]}
+        return [batch.rows["rna"] if independent else batch.cells for batch in made]
+
+    for whole, *parts in zip(drawn((0, 1)), *(drawn((k, 3)) for k in range(3)), strict=True):
+        np.testing.assert_array_equal(torch.cat(parts).sort().values, whole.sort().values)
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_the_end_of_an_epoch_is_left_out_where_a_process_would_have_a_single_cell(world):
+    """Of 40 cells one remains after three times 13, and 6, too few for four processes, after twice 17."""
+    for size, sizes in ((13, [13, 13, 13]), (17, [17, 17, 6] if world < 4 else [17, 17])):
+        sampling = Sampling(size, independent=False, replacement=False)
+        shares = []
+        for rank in range(world):
+            generator = torch.Generator().manual_seed(0)
+            batches = Batches(bundle(), sampling, device="cpu", generator=generator, share=(rank, world))
+            shares.append([len(batches.next(step).cells) for step in range(len(sizes))])
+            assert batches.epoch_over
+        assert np.sum(shares, axis=0).tolist() == sizes
+        assert np.min(shares) >= 2

@@ -187,6 +187,8 @@ class MultiDGD(DecodesHeads):
             terms["covariates"] = net.covariate_loss(prepared)
         total = torch.stack(list(terms.values())).sum()
         terms = {name: value / n for name, value in terms.items()}
+        # gradients are averaged over processes, and this is a sum over the cells of all
+        total, n = total * prepared.batch.processes, n * prepared.batch.processes
         if net.training:
             terms["prior"] = net.prior_loss()
             total = total + terms["prior"] * {"once": n / self.shape.n_cells, "batch": 1, "cell": n}[p.prior]

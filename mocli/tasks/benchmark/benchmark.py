@@ -33,7 +33,7 @@ from mocli.tasks.run.frame import Tell, Verb, perform
 from mocli.tasks.run.identity import files_read
 from mocli.tasks.run.paths import Paths
 from mocli.tasks.run.request import Request, Result, subcommand
-from mocli.tasks.run.run import Run
+from mocli.tasks.run.run import Launch, Run
 from mocli.types import Task
 
 
@@ -48,6 +48,12 @@ def benchmark(
     MocliError
         Every error a user can mend. A failed run is not an error: the table lists it.
     """
+    if Launch.here().world > 1:
+        raise UsageError(
+            "benchmark starts processes of its own",
+            field="torchrun",
+            hint="start it without torchrun; --plan writes its runs as commands, which torchrun may start",
+        )
     effective = request
     peers, params = asked_peers(options.peers, options.peer_python, request.train.params)
     _check_truth(options)

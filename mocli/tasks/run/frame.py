@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
+from mocli.errors import Interrupted
 from mocli.log import logger
 from mocli.tasks.run.guard import unfinished
 from mocli.tasks.run.identity import files_read, is_whole, made_from, origin_of
 from mocli.tasks.run.paths import Paths, command_line
 from mocli.tasks.run.request import Request, Result
-from mocli.tasks.run.run import Run
+from mocli.tasks.run.run import Launch, Run
 
 
 class Tell(Protocol):
@@ -97,9 +102,29 @@ def perform(verb: Verb, request: Request, *, dry_run: bool, command: Sequence[st
         verb.foresee(foresight)
         return Result(paths.output, {}, [*foresight.lines, *(f"would write {f}" for f in files)], files)
     words = command_line() if command is None else command
-    run = Run(verb.task, paths, output=request.output, options=request.run, command=words)
-    run.trains, run.reads = verb.trains, reads
-    run.report.made_from = origin or origin_of(verb.task, request.groups)
-    with run:
-        verb.work(run)
+    with _place(paths, request, verb) as written:
+        run = Run(verb.task, written, output=request.output, options=request.run, command=words)
+        run.trains, run.reads = verb.trains, reads
+        run.report.made_from = origin or origin_of(verb.task, request.groups)
+        with run:
+            verb.work(run)
     return Result(paths.output, run.report.as_dict(), [], files)
+
+
+@contextmanager
+def _place(paths: Paths, request: Request, verb: Verb) -> Iterator[Paths]:
+    """Return where this process writes: all but the first of torchrun's into a folder that is deleted.
+
+    These end where training does, and say nothing: the first one tells the same.
+    """
+    if Launch.here().rank == 0:
+        yield paths
+        return
+    from mocli.train.ranks import Following
+
+    for handler in logger.handlers:
+        handler.setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory(prefix="mocli-") as folder, suppress(Following, Interrupted):
+        output = replace(request.output, output=Path(folder) / paths.output.name, report=None)
+        run = replace(request.run, checkpoint_dir=paths.checkpoints)
+        yield Paths.of(output, run, suffixes=verb.suffixes, beside=verb.beside)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -43,7 +45,26 @@ from mocli.types import FloatArray
 if TYPE_CHECKING:
     import torch
 
+    from mocli.train.ranks import Ranks
+
 VERSIONED = ("torch", "numpy", "scipy", "pandas", "anndata", "mudata", "h5py", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Where `torchrun` has put this process: its number and that of all, in the run and on this machine."""
+
+    rank: int = 0
+    world: int = 1
+    of_machine: int = 0
+    on_machine: int = 1
+
+    @classmethod
+    def here(cls) -> Launch:
+        """Read the variables that torchrun sets; without them the process is alone."""
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            return cls()
+        return cls(*(int(os.environ[k]) for k in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
 
 
 class Run:
@@ -61,6 +82,7 @@ class Run:
         self.paths, self.output, self.options = paths, output, options
         self.report = Report(command=list(command), task=task, seed=options.seed, versions=versions())
         self.device: torch.device
+        self.ranks: Ranks
         self._threads: int | None = None
         self._stack = ExitStack()
         self._started = time.monotonic()
@@ -77,6 +99,7 @@ class Run:
             check_addresses()
         # imported here: a dry run must not pay for torch
         from mocli.train.device import choose_device, choose_threads, describe, torch_settings
+        from mocli.train.ranks import join
 
         options = self.options
         with self._reported():
@@ -90,8 +113,10 @@ class Run:
             append = resuming or self.paths.output.exists()
             self._stack.enter_context(open_log(self.paths.log, command=self.report.command, append=append))
             self._stack.enter_context(_signals_raise())
-            self.device = choose_device(options.device)
-            threads = self._threads = choose_threads(options.threads)
+            launch = Launch.here()
+            self.device = choose_device(options.device, of_machine=launch.of_machine)
+            threads = self._threads = choose_threads(options.threads, shared_by=launch.on_machine)
+            self.ranks = join(self.device, launch.world)
             self._stack.enter_context(torch_settings(threads=threads, deterministic=options.deterministic))
             device = describe(self.device, requested=options.device, threads=threads)
         self.report.device = device
@@ -99,6 +124,9 @@ class Run:
             f"device: {device['used']} ({device['name']}), {threads} threads, "
             f"{_free_memory()} of memory free; seed {options.seed}"
         )
+        if launch.world > 1:
+            self.say(f"{launch.world} processes share every minibatch; this is the first, which writes")
+            self.report.device["processes"] = launch.world
         self._limit.__enter__()
         if options.max_memory is not None and not self._limit.watches:
             self.warn(

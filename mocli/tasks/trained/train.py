@@ -209,6 +209,7 @@ def training_of(run: Run, fingerprint: Mapping[str, Any]) -> Training:
         ),
         checkpoint_every=run.options.checkpoint_every,
         max_time=time_left(run),
+        ranks=run.ranks,
     )
 
 
