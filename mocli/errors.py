@@ -12,12 +12,8 @@ MocliError                1  a bug, unless a subclass says otherwise
 import errno
 import os
 import re
+from collections.abc import Iterable
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
 
 # what moves a cursor, changes colours, rings, or turns the direction of text; and halves of characters
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")

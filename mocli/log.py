@@ -16,15 +16,14 @@ import shlex
 import sys
 import time
 import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, SupportsFloat, TypeAlias
 
 from mocli.errors import EnvironmentProblem, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
-
     from rich.console import Console
 
 logger = logging.getLogger("mocli")
@@ -181,10 +180,7 @@ def open_log(
     The file holds at least the informative level, whatever the screen shows; an
     exception that passes through is recorded in it.
 
-    Raises
-    ------
-    EnvironmentProblem
-        If the file cannot be written.
+    Raises `EnvironmentProblem` if the file cannot be written.
     """
     from mocli import __version__
 
@@ -311,10 +307,7 @@ class _Bar:
 def progress(total: int, description: str, *, mode: str | None = None, start: int = 0) -> Iterator[Progress]:
     """Report on `total` steps, of which `start` were done before (a resumed run).
 
-    Parameters
-    ----------
-    mode
-        `bar`, or anything else for lines in the log; None takes what `setup` chose.
+    `mode`: `bar`, or anything else for lines in the log; None takes what `setup` chose.
     """
     screen = _screen()
     chosen = mode or (screen.progress_mode if screen else "none")

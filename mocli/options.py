@@ -131,10 +131,7 @@ class OptionField:
     def read(self, value: Any, where: str | None = None) -> Any:
         """Return the value to store; `where` names the option and the origin of the value for errors.
 
-        Raises
-        ------
-        UsageError
-            The option does not accept the value.
+        Raises `UsageError`: the option does not accept the value.
         """
         option, where = self.option, where or self.long
         if value is None or value is MISSING:
@@ -186,7 +183,7 @@ def _resolved(path: str) -> Parser:
     value: Any = import_module(module)
     for part in name.split("."):
         value = getattr(value, part)
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 class Options:
@@ -281,10 +278,7 @@ def gone_from(groups: Sequence[type]) -> dict[str, str]:
 def sort_into(groups: Sequence[type[Options]], arguments: Mapping[str, Any], *, task: str) -> list[Any]:
     """Make every group of options from the keyword arguments of a Python call.
 
-    Raises
-    ------
-    UsageError
-        A keyword argument is unknown or missing, or an option does not accept its value.
+    Raises `UsageError`: a keyword argument is unknown or missing, or an option does not accept its value.
     """
     declared_options, gone = declared_by(groups), gone_from(groups)
     for name in arguments:

@@ -143,10 +143,7 @@ whole_numbers, shares = partial(numbers, whole=True), partial(numbers, most=1.0)
 def names(value: str | Path | Sequence[str], option: str) -> tuple[str, ...]:
     """Take names from `A,B`, from a file (also gzip-compressed) with one a line, or as they are.
 
-    Raises
-    ------
-    UsageError, InputError
-        There is no name; the file is not text.
+    Raises `UsageError` or `InputError`: there is no name; the file is not text.
     """
     if isinstance(value, (str, Path)):
         path = Path(value)
@@ -233,10 +230,7 @@ def duration(value: Any, option: str) -> float:
 
     Two fields with a colon are hours and minutes.
 
-    Raises
-    ------
-    UsageError
-        If the text is none of these, or zero.
+    Raises `UsageError` if the text is none of these, or zero.
     """
     seconds = _seconds(str(value).strip().lower())
     if seconds is None or seconds <= 0:
@@ -267,10 +261,7 @@ def _seconds(written: str) -> float | None:
 def size(value: Any, option: str) -> float:
     """Return bytes from `16G`, `500MB`, `7.5GiB` or `8000000000`.
 
-    Raises
-    ------
-    UsageError
-        If the text is none of these, or zero.
+    Raises `UsageError` if the text is none of these, or zero.
     """
     parts = _SIZE.fullmatch(str(value).strip())
     n = 0.0

@@ -98,8 +98,7 @@ SHARED: tuple[type[Options], ...] = (DataOptions, OutputOptions, TrainOptions, R
 def options_of(task: str) -> type[Options]:
     """Return the class of a subcommand's own options: `ImputeOptions` of `mocli.tasks.impute.options`."""
     names = vars(import_module(f"mocli.tasks.{task}.options"))
-    options: Any = next(value for name, value in names.items() if name.lower() == f"{task}options")
-    return options  # type: ignore[no-any-return]
+    return next(value for name, value in names.items() if name.lower() == f"{task}options")
 
 
 class PlainCommand(TyperCommand):

@@ -56,10 +56,7 @@ class Config:
 def load_config(ctx: typer.Context, path: Path, declared_options: Mapping[str, OptionField]) -> None:
     """Make the file's values the defaults of this command.
 
-    Raises
-    ------
-    UsageError
-        For an unreadable file, an unknown key, or a value of the wrong shape.
+    Raises `UsageError` for an unreadable file, an unknown key, or a value of the wrong shape.
     """
     config = Config(path)
     params = {str(param.name): param for param in ctx.command.params}

@@ -197,7 +197,7 @@ def doctor(
 
 def _bench(device: str, *, as_json: bool) -> None:
     from mocli import log
-    from mocli.cli.bench import step_times
+    from mocli.cli.doctor import step_times
 
     log.setup("error")
     times = step_times(device)

@@ -1,6 +1,7 @@
 """`mocli links build` and `mocli links check`."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +12,6 @@ from mocli.cli.output import emit, table
 from mocli.parsing import among, positive
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from mocli.tasks.links.check import Audit, Problem, Side
 
 MODES = ("auto", "antigen", "promoter", "body", "window", "names")

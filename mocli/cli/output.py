@@ -14,10 +14,7 @@ def emit(text: str, *, data: bool = False) -> None:
 
     Control characters are shown, not sent; those of `data` only where a person reads it.
 
-    Raises
-    ------
-    typer.Exit
-        With code 0 if the reader has stopped.
+    Raises `typer.Exit` with code 0 if the reader has stopped.
     """
     if not data or sys.stdout.isatty():
         text = printable(text)

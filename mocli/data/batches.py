@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,10 +18,8 @@ from torch import Tensor
 
 from mocli.data.bundle import FeatureMatrix, Minibatch, MultiOmics
 from mocli.data.packed import RUN, PackedRows, is_dense
+from mocli.models.base import Sampling
 from mocli.types import CSR, FloatArray, IntArray, NonZeros
-
-if TYPE_CHECKING:
-    from mocli.models.base import Sampling
 
 CELLS = "cells"
 
@@ -281,8 +278,7 @@ def strata_of(bundle: MultiOmics, balance: str) -> IntArray:
         values = np.zeros(bundle.n_cells, np.int64) if bundle.batch is None else bundle.batch.codes
     else:
         raise ValueError(f"cells cannot be balanced by '{balance}'")
-    strata: IntArray = np.unique(values, return_inverse=True)[1].reshape(-1).astype(np.int64)
-    return strata
+    return np.unique(values, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
 
 class Batches:

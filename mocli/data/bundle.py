@@ -111,8 +111,6 @@ class Modality:
 
     Attributes
     ----------
-    name
-        The user's own name.
     features
         Encoder input after the fitted transform, `(n_obs, n_vars)`.
     obs_names
@@ -238,8 +236,7 @@ class MultiOmics:
     def patterns(self) -> IntArray:
         """Return the modalities that a cell has, as a number: bit m is modality m, `(n_cells,)`."""
         bits = 1 << np.arange(len(self.modalities), dtype=np.int64)
-        patterns: IntArray = (self.rows >= 0) @ bits
-        return patterns
+        return (self.rows >= 0) @ bits
 
     def seen_by(self, modality: str) -> tuple[MultiOmics, IntArray]:
         """Return the cells measured in a modality, as if nothing else had been measured, and which they are.
@@ -277,10 +274,7 @@ class MultiOmics:
     def labels(self) -> dict[str, IntArray]:
         """Return the label's codes by modality in the order of its rows, -1 for none.
 
-        Raises
-        ------
-        UsageError
-            There is no label.
+        Raises `UsageError`: there is no label.
         """
         if self.label is None:
             raise UsageError(

@@ -39,8 +39,6 @@ class PackedRows:
 
     Parameters
     ----------
-    n_vars
-        Number of columns.
     dense
         Whether rows come back as a dense array, and no column numbers are kept.
 

@@ -97,8 +97,7 @@ def rank_dense(block: np.ndarray) -> DoubleArray:
     """Rank each column `(n, k)`, ties averaged."""
     from scipy import stats  # late: listing the metrics loads nothing heavy
 
-    ranks: DoubleArray = stats.rankdata(block, axis=0)
-    return ranks
+    return stats.rankdata(block, axis=0)
 
 
 def empirical_p(null: FloatArray, observed: DoubleArray) -> DoubleArray:
@@ -132,18 +131,14 @@ def outlier_p(z: DoubleArray, count: IntArray) -> DoubleArray:
     from scipy import stats  # late: listing the metrics loads nothing heavy
 
     count = np.maximum(count, 2)
-    p: DoubleArray = 2.0 * stats.t.sf(np.abs(z) / np.sqrt(1.0 + 1.0 / count), count - 1)
-    return p
+    return 2.0 * stats.t.sf(np.abs(z) / np.sqrt(1.0 + 1.0 / count), count - 1)
 
 
 def false_discovery_rate(p: DoubleArray, n_compared: int | None = None) -> DoubleArray:
     """Benjamini and Hochberg's adjusted p; NaN stays NaN and is no test.
 
-    Parameters
-    ----------
-    n_compared
-        Number of tests that the values were selected from. Those left out count as tests with p = 1, which
-        is conservative.
+    `n_compared`: number of tests that the values were selected from. Those left out count as tests with p =
+    1, which is conservative.
     """
     from scipy import stats  # late: listing the metrics loads nothing heavy
 

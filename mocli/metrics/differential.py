@@ -35,8 +35,7 @@ class Differential:
     @property
     def differs(self) -> BoolArray:
         """Features with an FDR below 5 %."""
-        differs: BoolArray = np.nan_to_num(self.fdr, nan=1.0) < FDR
-        return differs
+        return np.nan_to_num(self.fdr, nan=1.0) < FDR
 
 
 def differential(values: FloatArray, among: BoolArray) -> Differential:

@@ -148,8 +148,7 @@ class Embedding(Scored):
 
     def rows(self, modality: str) -> FloatArray:
         """Coordinates of one modality, `(n_m, d)`, on the scale of `joint`."""
-        of_modality: FloatArray = self.joint[self.modality_codes == self.modalities.index(modality)]
-        return of_modality
+        return self.joint[self.modality_codes == self.modalities.index(modality)]
 
     def search(self, query: FloatArray, reference: FloatArray, k: int) -> IntArray:
         """Rows of the reference nearest to each query, `(n_query, k)`, as `nearby` finds them."""
@@ -231,10 +230,7 @@ class Embedding(Scored):
 
 def without_self(neighbors: IntArray, cells: IntArray) -> IntArray:
     """Drop the querying cell `(m,)` from its neighbours `(m, k + 1)`: `(m, k)`, as `others_than` says."""
-    others: IntArray = neighbors[others_than(neighbors, cells)].reshape(
-        len(neighbors), neighbors.shape[1] - 1
-    )
-    return others
+    return neighbors[others_than(neighbors, cells)].reshape(len(neighbors), neighbors.shape[1] - 1)
 
 
 def others_than(neighbors: IntArray, cells: IntArray) -> BoolArray:
@@ -294,8 +290,7 @@ class Nearest:
 
 def _by_coordinates(z: FloatArray) -> IntArray:
     """Return the positions that sort rows by coordinate."""
-    order: IntArray = np.lexsort(z.T[::-1]) if z.shape[1] else np.arange(len(z))
-    return order
+    return np.lexsort(z.T[::-1]) if z.shape[1] else np.arange(len(z))
 
 
 def neighbor_graph(e: Embedding) -> tuple[IntArray, CSR]:

@@ -115,8 +115,7 @@ def average_precision(hits: BoolArray) -> DoubleArray:
     """Average precision of each row of `(m, k)`, nearest first; 0 without a hit."""
     precision = hits.cumsum(axis=1) / np.arange(1, hits.shape[1] + 1)
     n_hits = hits.sum(axis=1)
-    values: DoubleArray = (precision * hits).sum(axis=1) / np.maximum(n_hits, 1)
-    return values
+    return (precision * hits).sum(axis=1) / np.maximum(n_hits, 1)
 
 
 def majority(labels: IntArray) -> IntArray:
@@ -127,8 +126,7 @@ def majority(labels: IntArray) -> IntArray:
     # ranks count so little that they decide between equals alone
     weight = np.broadcast_to(1.0 - np.arange(k) / (k * k + 1.0) / k, (n, k))
     votes = np.bincount(bins.ravel(), weight.ravel(), n * len(levels)).reshape(n, len(levels))
-    winners: IntArray = levels[np.round(votes, 9).argmax(axis=1)]
-    return winners
+    return levels[np.round(votes, 9).argmax(axis=1)]
 
 
 def _directions(e: Embedding) -> Iterator[tuple[str, str, IntArray, IntArray]]:

@@ -120,8 +120,7 @@ def _shares(distances: FloatArray, codes: IntArray, n_levels: int) -> FloatArray
     cells = np.arange(n)[:, None] * n_levels + codes
     votes = np.bincount(cells.ravel(), weights=weight.ravel(), minlength=n * n_levels)
     shares = votes.reshape(n, n_levels) / weight.sum(1, keepdims=True)
-    rounded: FloatArray = np.minimum(shares, 1.0).astype(np.float32)
-    return rounded
+    return np.minimum(shares, 1.0).astype(np.float32)
 
 
 def forest(

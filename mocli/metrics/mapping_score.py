@@ -74,12 +74,9 @@ class Labelled:
     def score(self, z: FloatArray, *, apart_as_a_whole: bool = False) -> FloatArray:
         """Return mapping scores in (0, 1] of cells `(n, d)`; 1 where the reference has no scale.
 
-        Parameters
-        ----------
-        apart_as_a_whole
-            Whether all cells may lie somewhat farther for a reason that is not their type, such as another
-            modality: where their median distance is larger than the reference's own, distances shrink by
-            the ratio of the two.
+        `apart_as_a_whole`: whether all cells may lie somewhat farther for a reason that is not their type,
+        such as another modality: where their median distance is larger than the reference's own, distances
+        shrink by the ratio of the two.
         """
         if not len(self.reach) or not len(z):
             return np.ones(len(z), np.float32)
@@ -130,8 +127,7 @@ def _axes(z: FloatArray, codes: IntArray) -> DoubleArray:
     mean = float(values.mean()) if d else 0.0
     if mean <= 0:
         return np.eye(d)
-    axes: DoubleArray = vectors / np.sqrt(np.maximum(values, 0) + mean)
-    return axes
+    return vectors / np.sqrt(np.maximum(values, 0) + mean)
 
 
 def _share_as_far(distances: FloatArray, far: FloatArray) -> FloatArray:

@@ -127,5 +127,4 @@ def _concordance(values: FloatArray, other: FloatArray, neighbors: IntArray) -> 
 
 def pearson(x: np.ndarray, y: np.ndarray) -> DoubleArray:
     """Correlation of each column of two `(n, s)` arrays; NaN where either is constant or not finite."""
-    correlation: DoubleArray = np.clip((unit_dense(x) * unit_dense(y)).sum(axis=0), -1.0, 1.0)
-    return correlation
+    return np.clip((unit_dense(x) * unit_dense(y)).sum(axis=0), -1.0, 1.0)

@@ -65,8 +65,7 @@ def mixing(e: Embedding) -> Iterable[Score]:
 def rank_of_nth(hits: BoolArray, nth: int) -> IntArray:
     """Rank, from 1, of the `nth` True of each row of `(n, k)`; k where there are fewer."""
     reached = hits.cumsum(axis=1, dtype=np.int32) >= nth
-    ranks: IntArray = np.where(reached[:, -1], reached.argmax(axis=1) + 1, hits.shape[1])
-    return ranks
+    return np.where(reached[:, -1], reached.argmax(axis=1) + 1, hits.shape[1])
 
 
 @metric(Embedding, better="higher", bounds=(0.0, 1.0), needs={"modalities"})

@@ -202,8 +202,7 @@ def _correlations(a: CSR, b: CSR) -> DoubleArray:
     """Pearson correlations of the columns of two matrices with the same rows."""
     product = (a.T @ b).astype(np.float64) @ np.eye(b.shape[1]) / a.shape[0]
     (mean_a, var_a), (mean_b, var_b) = moments(a), moments(b)
-    correlations: DoubleArray = (product - np.outer(mean_a, mean_b)) / np.sqrt(np.outer(var_a, var_b))
-    return correlations
+    return (product - np.outer(mean_a, mean_b)) / np.sqrt(np.outer(var_a, var_b))
 
 
 def _agreement(real: DoubleArray, simulated: DoubleArray) -> float:
@@ -287,8 +286,7 @@ def _welch(x: CSR, others: CSR) -> DoubleArray:
     (mean_x, var_x), (mean_o, var_o) = moments(x), moments(others)
     n, m = x.shape[0], others.shape[0]
     spread = np.sqrt(var_x / n + var_o / m)
-    t: DoubleArray = np.divide(mean_x - mean_o, spread, out=np.zeros_like(spread), where=spread > 0)
-    return t
+    return np.divide(mean_x - mean_o, spread, out=np.zeros_like(spread), where=spread > 0)
 
 
 def _share(seen: LabelView, real: DoubleArray | FloatArray, simulated: DoubleArray | FloatArray) -> float:

@@ -40,10 +40,7 @@ _ASPECTS = (
 class Scored(ABC):
     """What metrics are computed from; results that several of them need are computed once.
 
-    Attributes
-    ----------
-    kind
-        Kind of the metrics that take it.
+    `kind`: kind of the metrics that take it.
     """
 
     kind: ClassVar[str]

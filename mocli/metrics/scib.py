@@ -175,8 +175,7 @@ def isolated_labels(e: Embedding) -> IntArray:
     labelled = e.joint_label >= 0
     together = np.unique(np.stack([e.joint_label[labelled], e.joint_batch[labelled]]), axis=1)
     levels, n_batches = np.unique(together[0], return_counts=True)
-    fewest: IntArray = levels[n_batches == n_batches.min(initial=len(together[0]))]
-    return fewest
+    return levels[n_batches == n_batches.min(initial=len(together[0]))]
 
 
 def _f1(label: IntArray, cluster: IntArray, n_labels: int) -> DoubleArray:
@@ -184,5 +183,4 @@ def _f1(label: IntArray, cluster: IntArray, n_labels: int) -> DoubleArray:
     clusters = int(cluster.max(initial=0)) + 1
     common = np.bincount(label * clusters + cluster, minlength=n_labels * clusters).reshape(n_labels, -1)
     both = common.sum(axis=1, keepdims=True) + common.sum(axis=0, keepdims=True)
-    f1: DoubleArray = 2 * common / np.maximum(both, 1)
-    return f1
+    return 2 * common / np.maximum(both, 1)

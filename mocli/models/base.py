@@ -19,13 +19,12 @@ from typing import (
     runtime_checkable,
 )
 
-from mocli.types import ModalityKind, Pairing, Preset, Task
+from mocli.types import Json, ModalityKind, Pairing, Preset, Task
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
     from mocli.data.bundle import Edge, Minibatch, MultiOmics
-    from mocli.types import Json
 
 S = TypeVar("S")
 

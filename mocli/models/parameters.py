@@ -64,10 +64,7 @@ def resolve(traits: Traits, overrides: Mapping[str, object], preset: str = "auto
 
     Values may be strings, as the command line gives them.
 
-    Raises
-    ------
-    UsageError
-        For a name the model does not have, or a value out of range.
+    Raises `UsageError` for a name the model does not have, or a value out of range.
     """
     from pydantic import ValidationError
 

@@ -27,8 +27,7 @@ class Critic(nn.Module):
         """`(B, d)` to `(B, K)`."""
         for layer in self.layers:
             z = self.dropout(F.leaky_relu(layer(z), 0.2))
-        logits: Tensor = self.last(z)
-        return logits
+        return self.last(z)
 
 
 def source_entropy(
@@ -66,7 +65,7 @@ def label_weights(codes_here: Tensor, others: Sequence[Tensor]) -> Tensor:
 
     Parameters
     ----------
-    own
+    codes_here
         Code of each cell's label, `(n,)`, -1 for none: of weight 1 before the scaling.
     others
         The same of the other sources; those without any label are ignored.
@@ -93,7 +92,7 @@ def cell_weights(
     ----------
     codes
         Codes of labels by source; none where labels do not weigh.
-    own
+    own_weights
         The user's weights by source; none where there are none.
     """
     weight = torch.from_numpy(own_weights[name]) if own_weights else torch.ones(())

@@ -130,10 +130,7 @@ def level_offsets(x: Tensor, codes: Tensor, values: Sequence[Tensor], k: int) ->
 def mix_batches(points: DoubleArray | FloatArray, batch: IntArray, *, seed: int) -> DoubleArray:
     """Return `(n, d)` points without the differences between batches of similar cells.
 
-    Parameters
-    ----------
-    batch
-        Codes of any kind, `(n,)`; with one batch nothing changes.
+    `batch`: codes of any kind, `(n,)`; with one batch nothing changes.
     """
     levels = np.unique(batch, return_inverse=True)[1]
     n_levels = int(levels.max(initial=0)) + 1
@@ -162,8 +159,7 @@ def _near(directions: DoubleArray, centres: DoubleArray) -> DoubleArray:
     """Soft cluster membership of cells by cosine, `(n, K)`."""
     away = 2 * (1 - directions @ centres.T)
     closeness = np.exp((away.min(1, keepdims=True) - away) / SHARPNESS)
-    shares: DoubleArray = closeness / closeness.sum(1, keepdims=True)
-    return shares
+    return closeness / closeness.sum(1, keepdims=True)
 
 
 def _shifts(points: DoubleArray, member: DoubleArray, weight: DoubleArray) -> DoubleArray:
@@ -173,8 +169,7 @@ def _shifts(points: DoubleArray, member: DoubleArray, weight: DoubleArray) -> Do
     # with shifts (sums - size * intercept) / (size + ridge) put in, what is left for the intercept
     keep = size * RIDGE / (size + RIDGE)
     intercept = (keep / np.maximum(size, 1e-12)) @ sums / max(float(keep.sum()), 1e-12)
-    shifts: DoubleArray = (sums - size[:, None] * intercept) / (size + RIDGE)[:, None]
-    return shifts
+    return (sums - size[:, None] * intercept) / (size + RIDGE)[:, None]
 
 
 def _first_centres(points: DoubleArray, seed: int) -> DoubleArray:
@@ -189,5 +184,4 @@ def _first_centres(points: DoubleArray, seed: int) -> DoubleArray:
 
 
 def _unit(x: DoubleArray) -> DoubleArray:
-    unit: DoubleArray = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-    return unit
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

@@ -62,8 +62,7 @@ def negative_binomial_loss(
     x = x if isinstance(x, NonZeros) else nonzeros_of(x)
     if not torch.is_grad_enabled():
         return _evaluate(x, logits, log_dispersion, log_library, dropout, weight)[0]
-    result: Tensor = _NegativeBinomial.apply(x, logits, log_dispersion, log_library, dropout, weight)  # type: ignore[no-untyped-call]
-    return result
+    return _NegativeBinomial.apply(x, logits, log_dispersion, log_library, dropout, weight)  # type: ignore[no-untyped-call]
 
 
 def poisson_loss(
@@ -77,8 +76,7 @@ def poisson_loss(
     if weight is None:
         weight = torch.full_like(log_library, 1 / max(len(logits), 1))
     x = x if isinstance(x, NonZeros) else nonzeros_of(x)
-    result: Tensor = _Poisson.apply(x, logits, log_library, weight)  # type: ignore[no-untyped-call]
-    return result
+    return _Poisson.apply(x, logits, log_library, weight)  # type: ignore[no-untyped-call]
 
 
 class _Poisson(torch.autograd.Function):
@@ -295,8 +293,7 @@ def _at_nonzeros(
     if grad_r is not None:
         slope = counts * s_at / r_at + digamma_r - digamma
         grad_r.view(-1).index_add_(0, where, slope.mul_(weights))
-    total: Tensor = value @ weights
-    return total
+    return value @ weights
 
 
 def gamma_terms(z: Tensor) -> tuple[Tensor, Tensor]:

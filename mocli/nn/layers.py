@@ -18,10 +18,7 @@ UNITS = 1 << 16
 class MLP(nn.Module):
     """Linear layers with ReLU between them and a linear output, no norm, no dropout.
 
-    Parameters
-    ----------
-    widths
-        Input, hidden and output widths.
+    `widths`: input, hidden and output widths.
     """
 
     def __init__(self, widths: Sequence[int]) -> None:
@@ -115,8 +112,7 @@ class Block(nn.Module):
         # statistics of fewer than two rows mean nothing
         if not (self.training and isinstance(self.norm, nn.BatchNorm1d) and len(y) < 2):
             y = self.norm(y)
-        out: Tensor = self.dropout(self.activation(y))
-        return out
+        return self.dropout(self.activation(y))
 
 
 class Dropout(nn.Module):
@@ -144,11 +140,8 @@ class Dropout(nn.Module):
 class ContinuousResponse(nn.Module):
     """Embeds continuous covariates: the sum of a learned response to each times its learned direction.
 
-    Parameters
-    ----------
-    form
-        `sigmoid`: sigmoid(b x + c) of the standardised value; `log_sigmoid`: sigmoid(b log(1 + x) + c);
-        `mlp`: a small network, then a sigmoid.
+    `form`: `sigmoid`: sigmoid(b x + c) of the standardised value; `log_sigmoid`: sigmoid(b log(1 + x) + c);
+    `mlp`: a small network, then a sigmoid.
     """
 
     mean: Tensor
@@ -176,8 +169,7 @@ class ContinuousResponse(nn.Module):
             scaled = (values - self.mean) / self.sd
         if self.form == "mlp":
             scaled = torch.cat([f(scaled[:, i : i + 1]) for i, f in enumerate(self.networks)], dim=1)
-        out: Tensor = torch.sigmoid(scaled * self.slope + self.shift) @ self.directions
-        return out
+        return torch.sigmoid(scaled * self.slope + self.shift) @ self.directions
 
 
 def normal_init(module: nn.Module, sd: float) -> None:

@@ -40,21 +40,13 @@ def negative_binomial(x: Tensor, mean: Tensor, dispersion: Tensor) -> Tensor:
 def zero_inflated(x: Tensor, log_density: Tensor, log_density_zero: Tensor, logit: Tensor) -> Tensor:
     """Give counts extra zeros: with probability sigmoid(logit) the count is zero.
 
-    Parameters
-    ----------
-    log_density, log_density_zero
-        Log-density of the distribution without the extra zeros, at `x` and at zero.
+    `log_density`, `log_density_zero`: log-density of the distribution without the extra zeros, at `x` and at
+    zero.
     """
     log_kept = F.logsigmoid(-logit)
     return torch.where(
         x == 0, torch.logaddexp(F.logsigmoid(logit), log_kept + log_density_zero), log_kept + log_density
     )
-
-
-def zero_inflated_negative_binomial(x: Tensor, mean: Tensor, dispersion: Tensor, logit: Tensor) -> Tensor:
-    """Negative binomial with extra zeros of probability sigmoid(logit)."""
-    at_zero = -dispersion * torch.log1p(mean / dispersion)
-    return zero_inflated(x, negative_binomial(x, mean, dispersion), at_zero, logit)
 
 
 def normal(x: Tensor, mean: Tensor, log_sd: Tensor) -> Tensor:

@@ -69,10 +69,7 @@ def group_jeffreys(mean: Tensor, log_variance: Tensor, group: Tensor, n_groups: 
     Each group is taken as the Gaussian with the moments of its cells' mixture, so groups need not be
     of equal size. Groups of fewer than two cells are ignored.
 
-    Parameters
-    ----------
-    group
-        `(B,)`, from 0 to `n_groups - 1`; -1 belongs to none.
+    `group`: `(B,)`, from 0 to `n_groups - 1`; -1 belongs to none.
     """
     share, size = _shares(group, n_groups, mean.dtype)
     centre = share @ mean

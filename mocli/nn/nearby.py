@@ -125,8 +125,7 @@ class _Index:
         """Return the cell of each query, `(n_query,)`."""
         from mocli.nn.kmeans import nearest_centres
 
-        cells: IntArray = nearest_centres(q, self.centres)[1].cpu().numpy()
-        return cells
+        return nearest_centres(q, self.centres)[1].cpu().numpy()
 
     def search(self, q: Tensor, asked_in: IntArray, k: int, n_cells: int) -> tuple[FloatArray, IntArray]:
         """Return Euclidean distances and row numbers among the `n_cells` cells nearest to a query's own.

@@ -66,8 +66,7 @@ def drawn_rows(rows: int | IntArray, most: int, *, seed: int | np.random.Generat
     every = np.arange(rows) if isinstance(rows, (int, np.integer)) else rows
     if len(every) <= most:
         return every
-    drawn: IntArray = np.sort(np.random.default_rng(seed).choice(every, most, replace=False))
-    return drawn
+    return np.sort(np.random.default_rng(seed).choice(every, most, replace=False))
 
 
 def knn(

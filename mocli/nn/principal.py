@@ -61,8 +61,7 @@ def log_at_depth(x: CSR | FloatArray, depth: float) -> CSR | FloatArray:
     """Return log1p of counts `(n, p)` scaled to one total per row; empty rows stay empty."""
     factor = (depth / np.maximum(row_totals(x), 1)).astype(np.float32)
     if isinstance(x, np.ndarray):
-        dense: FloatArray = np.log1p(x * factor[:, None])
-        return dense
+        return np.log1p(x * factor[:, None])
     even = np.log1p(x.data * np.repeat(factor, np.diff(x.indptr)))
     return sparse.csr_matrix((even, x.indices, x.indptr), shape=x.shape)
 
@@ -74,8 +73,7 @@ def row_totals(x: CSR | FloatArray) -> DoubleArray:
 
 def _root_mean_square(x: CSR | FloatArray) -> DoubleArray:
     squares = np.square(x) if isinstance(x, np.ndarray) else x.multiply(x)
-    roots: DoubleArray = np.sqrt(np.asarray(squares.mean(axis=0), dtype=np.float64).ravel())
-    return roots
+    return np.sqrt(np.asarray(squares.mean(axis=0), dtype=np.float64).ravel())
 
 
 def _times(x: CSR | FloatArray, mean: DoubleArray, v: DoubleArray) -> DoubleArray:

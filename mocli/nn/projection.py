@@ -153,8 +153,7 @@ def _formed(x: CSR | FloatArray, form: str, factor: float) -> CSR | FloatArray:
         return np.log1p(np.maximum(x, 0)) if isinstance(x, np.ndarray) else x.log1p()
     totals = np.asarray(x.sum(axis=1), np.float64).ravel()
     scaled = sparse.diags(factor / np.where(totals > 0, totals, 1)) @ sparse.csr_matrix(x)
-    logged: CSR = scaled.log1p()
-    return logged
+    return scaled.log1p()
 
 
 def _moments(x: CSR | FloatArray) -> tuple[DoubleArray, DoubleArray]:

@@ -71,8 +71,7 @@ class Basis:
         distances = _squared_distances(z, self.centers)
         distances -= distances.min(1, keepdims=True)
         closeness = np.exp(distances * (-0.5 / self.width**2))
-        centred: FloatArray = (closeness / closeness.sum(1, keepdims=True) - self.center).astype(np.float32)
-        return centred
+        return (closeness / closeness.sum(1, keepdims=True) - self.center).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,10 +98,7 @@ class Readout:
     def fit(cls, basis: Basis, z: FloatArray, blocks: Iterable[tuple[slice, CSR | FloatArray]]) -> Self:
         """Fit on cells `(n, n_latent)` whose measured values come in blocks of rows.
 
-        Parameters
-        ----------
-        blocks
-            Rows and their values `(b, n_vars)`, sparse or dense; all rows once.
+        `blocks`: rows and their values `(b, n_vars)`, sparse or dense; all rows once.
         """
         m, n = len(basis.centers), len(z)
         gram = np.zeros((m, m))
@@ -135,16 +131,12 @@ class Readout:
 
     def predict(self, z: FloatArray, columns: IntArray | slice = slice(None)) -> FloatArray:
         """Return the expected values of cells `(n, n_latent)`, `(n, n_columns)`."""
-        predicted: FloatArray = (
-            self.basis.weights(z) @ self.coefficients[:, columns] + self.intercept[columns]
-        )
-        return predicted
+        return self.basis.weights(z) @ self.coefficients[:, columns] + self.intercept[columns]
 
 
 def _squared_distances(a: FloatArray, b: FloatArray) -> FloatArray:
     squares = np.square(a).sum(1)[:, None] + np.square(b).sum(1)
-    squared: FloatArray = np.maximum(squares - 2 * a @ b.T, 0)
-    return squared
+    return np.maximum(squares - 2 * a @ b.T, 0)
 
 
 def non_negative(gram: DoubleArray, cross: DoubleArray) -> DoubleArray:
@@ -153,12 +145,8 @@ def non_negative(gram: DoubleArray, cross: DoubleArray) -> DoubleArray:
     Stacked generalization (Wolpert 1992, doi:10.1016/S0893-6080(05)80023-1; weights that are not negative:
     Breiman 1996, doi:10.1007/BF00117832), with a ridge of a thousandth of the mean square of a prediction.
 
-    Parameters
-    ----------
-    gram, cross
-        Products of the predictions with each other, `(n, n)`, and with the truth, `(n,)`.
+    `gram`, `cross`: products of the predictions with each other, `(n, n)`, and with the truth, `(n,)`.
     """
     ridge = 1e-3 * np.trace(gram) / len(gram) + 1e-9
     lower = np.linalg.cholesky(gram + ridge * np.eye(len(gram)))
-    weights: DoubleArray = nnls(lower.T, np.linalg.solve(lower, cross))[0]
-    return weights
+    return nnls(lower.T, np.linalg.solve(lower, cross))[0]

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from mocli.peers.registry import Declared
-    from mocli.peers.runner import Floats, Given
+from mocli.peers.registry import Declared
+from mocli.peers.runner import Floats, Given
 
 PEER: Declared = {
     "name": "harmony",

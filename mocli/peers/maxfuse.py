@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from mocli.peers.registry import Declared
-    from mocli.peers.runner import Floats, Given
+from mocli.peers.registry import Declared
+from mocli.peers.runner import Floats, Given
 
 PEER: Declared = {
     "name": "maxfuse",
@@ -90,8 +88,7 @@ def place(given: Given) -> dict[str, Floats]:
 
 def varying(x: Floats) -> Floats:
     """Leave out constant columns."""
-    varying_columns: Floats = x[:, x.std(0) > 0]
-    return varying_columns
+    return x[:, x.std(0) > 0]
 
 
 def least(x: Floats, most: int) -> int:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-if TYPE_CHECKING:
-    from mocli.peers.registry import Declared
-    from mocli.peers.runner import Floats, Given
+from mocli.peers.registry import Declared
+from mocli.peers.runner import Floats, Given
 
 PEER: Declared = {
     "name": "mofa",
@@ -57,5 +54,4 @@ def place(given: Given) -> Floats:
         names = h5["samples/cells"].asstr()[:]
         z = h5["expectations/Z/cells"][:].T
     order = {name: i for i, name in enumerate(names)}
-    factors: Floats = z[[order[str(name)] for name in given.cells]]
-    return factors
+    return z[[order[str(name)] for name in given.cells]]

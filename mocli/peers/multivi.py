@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-if TYPE_CHECKING:
-    from mocli.peers.registry import Declared
-    from mocli.peers.runner import Floats, Given
+from mocli.peers.registry import Declared
+from mocli.peers.runner import Floats, Given
 
 PEER: Declared = {
     "name": "multivi",
@@ -61,5 +58,4 @@ def place(given: Given) -> Floats:
     )
     model = scvi.model.MULTIVI(data)
     model.train(max_epochs=given.params["max_epochs"], enable_progress_bar=False, **given.scvi_device())
-    latent: Floats = model.get_latent_representation()
-    return latent
+    return model.get_latent_representation()

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import Literal, TypedDict
 
 import mocli.peers
 from mocli.errors import UsageError, did_you_mean
 from mocli.types import ModalityKind, Pairing
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    Array = Literal["components", "counts", "features", "linked"]
-    Need = Literal["batch", "links"]
+Array = Literal["components", "counts", "features", "linked"]
+Need = Literal["batch", "links"]
 
 RUNNER = Path(__file__).with_name("runner.py")
 """The script that reads the data, runs a peer and writes its coordinates; it does not need mocli."""
@@ -102,10 +100,7 @@ class Peer:
     ) -> str | None:
         """Return None if it takes such data, else the reason, as the end of a sentence.
 
-        Parameters
-        ----------
-        n_links
-            Pairs of modalities that links join.
+        `n_links`: pairs of modalities that links join.
         """
         if self.kinds and sorted(kinds) != sorted(self.kinds):
             return f"takes {' and '.join(sorted(self.kinds))} data, these are {' and '.join(kinds)}"
@@ -122,10 +117,7 @@ class Peer:
     def settle(self, params: Mapping[str, object]) -> dict[str, float | None]:
         """Return the hyper-parameters with those given (names without `peer.`) in place of defaults.
 
-        Raises
-        ------
-        UsageError
-            It has no such hyper-parameter, or the value is no number of that sort.
+        Raises `UsageError`: it has no such hyper-parameter, or the value is no number of that sort.
         """
         for key, value in params.items():
             where = f"--set {self.name}.{key}"

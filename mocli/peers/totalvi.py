@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mocli.peers.registry import Declared
+
 if TYPE_CHECKING:
-    from mocli.peers.registry import Declared
     from mocli.peers.runner import Floats, Given
 
 PEER: Declared = {
@@ -46,5 +47,4 @@ def place(given: Given) -> Floats:
     )
     model = scvi.model.TOTALVI(data, n_latent=given.params["n_latent"])
     model.train(max_epochs=given.params["max_epochs"], enable_progress_bar=False, **given.scvi_device())
-    latent: Floats = model.get_latent_representation()
-    return latent
+    return model.get_latent_representation()

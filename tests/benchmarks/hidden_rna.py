@@ -24,7 +24,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import normalize
 
 import mocli
-from mocli.data.transforms.lsi import Lsi
+from mocli.data.transforms.components import Lsi
 from mocli.metrics.embedding import Embedding
 from mocli.metrics.label_transfer import label_transfer, label_transfer_knn
 from mocli.metrics.mixing import mixing

@@ -45,10 +45,9 @@ def sparse_step(x, tensors, library, *, inflated):
 def dense_step(x, tensors, library, *, inflated):
     mean = torch.exp(library.unsqueeze(1) + torch.log_softmax(tensors["logits"], 1))
     r = tensors["log_r"].exp()
+    value = likelihoods.negative_binomial(x, mean, r)
     if inflated:
-        value = likelihoods.zero_inflated_negative_binomial(x, mean, r, tensors["dropout"])
-    else:
-        value = likelihoods.negative_binomial(x, mean, r)
+        value = likelihoods.zero_inflated(x, value, -r * torch.log1p(mean / r), tensors["dropout"])
     return finish(-value.sum(1).mean(), tensors, inflated=inflated)
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from mocli.data.write.write import NewModality, write_h5ad
+from mocli.data.write.blocks import NewModality
+from mocli.data.write.write import write_h5ad
 
 N_TYPES = 12
 BLOCK = 2000

@@ -24,7 +24,7 @@ import torch
 from scipy import sparse
 
 import mocli
-from mocli.metrics.imputed import (
+from mocli.metrics.imputation import (
     LabelledCells,
     RealCells,
     Tally,

@@ -145,15 +145,15 @@ def test_doctor_ends_with_ready_or_what_to_mend(capsys):
 
 
 def test_doctor_measures_a_step_of_each_model(capsys, monkeypatch):
-    from mocli.cli import bench
+    from mocli.cli import doctor
 
-    times = bench.step_times("cpu", models=("multigrate", "otcca", "scmodal"), n_cells=60, steps=2)
+    times = doctor.step_times("cpu", models=("multigrate", "otcca", "scmodal"), n_cells=60, steps=2)
     solved = times["models"]["otcca"]
     assert (solved["steps"], "ms_per_step" in solved) == (0, False), "a closed form has no steps"
     assert all(entry["ms_per_step"] > 0 for entry in times["models"].values() if entry is not solved)
     assert all(entry["train_s"] > 0 for entry in times["models"].values())
     monkeypatch.setattr(
-        bench, "step_times", lambda device: {**times, "device": {"used": device, "name": "x"}}
+        doctor, "step_times", lambda device: {**times, "device": {"used": device, "name": "x"}}
     )
     text = out(capsys, "doctor", "--bench", "--device", "cpu")
     assert "ms a step" in text
@@ -182,9 +182,9 @@ def test_tables_align_and_never_cut():
 
 
 def test_a_closed_form_has_no_time_per_step_and_the_table_says_why(monkeypatch, capsys):
-    from mocli.cli import bench
+    from mocli.cli import doctor
 
-    times = bench.step_times("cpu", models=["otcca"], n_cells=60)
-    monkeypatch.setattr(bench, "step_times", lambda _: times)
+    times = doctor.step_times("cpu", models=["otcca"], n_cells=60)
+    monkeypatch.setattr(doctor, "step_times", lambda _: times)
     assert main(["doctor", "--bench"]) == 0
     assert "otcca: closed form, no steps" in capsys.readouterr().out

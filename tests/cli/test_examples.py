@@ -18,7 +18,7 @@ import yaml
 
 import mocli
 from mocli.data.demo.files import write_demo
-from mocli.tasks.benchmark import plantable
+from mocli.tasks.benchmark import plan as plantable
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"

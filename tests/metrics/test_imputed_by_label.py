@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from mocli.metrics.imputed import LabelledCells, RealCells, Tally
-from mocli.metrics.imputed import imputation_label_shares as label_shares
-from mocli.metrics.imputed import imputation_top_features as top_features
+from mocli.metrics.imputation import LabelledCells, RealCells, Tally
+from mocli.metrics.imputation import imputation_label_shares as label_shares
+from mocli.metrics.imputation import imputation_top_features as top_features
 from mocli.metrics.registry import available_metrics, evaluate
 
 METRICS = available_metrics("imputed")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mocli.nn.canonical import canonical_maps, column_correlations
+from mocli.nn.alignment.closed_form import canonical_maps, column_correlations
 
 
 def test_with_known_pairs_the_maps_are_canonical_correlation():

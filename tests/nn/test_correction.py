@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from mocli.nn.correction import RIDGE, _shifts, mix_batches, mnn_correct, mutual_pairs
+from mocli.nn.correction import RIDGE, _shifts, mix_batches, mnn_correct
+from mocli.nn.nearby import mutual_pairs
 from mocli.nn.neighbors import knn
 
 

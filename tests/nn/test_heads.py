@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from mocli.models.base import Conditions
-from mocli.models.multidgd.networks import Branch
+from mocli.models.multidgd.module import Branch
 from mocli.models.multigrate.model import Multigrate
 from mocli.models.multigrate.module import Shape
 from mocli.models.multigrate.networks import Decoder
 from mocli.models.parameters import resolve
 from mocli.models.registry import traits_of
-from mocli.models.sccross.networks import LinearDecoder
+from mocli.models.sccross.module import LinearDecoder
 from mocli.nn import heads
 from mocli.nn.heads import Likelihood, Parameters, likelihood_named
 from mocli.types import COUNT_LIKELIHOODS, LIKELIHOODS

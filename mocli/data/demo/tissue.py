@@ -134,8 +134,7 @@ def _tree_effects(p: int, share: float, sd: float, rng: np.random.Generator) -> 
     """Sum over each type's path of sparse normal effects, `(types, p)`, centred per feature."""
     nodes = rng.normal(0, sd, (_N_NODES, p)) * (rng.random((_N_NODES, p)) < share)
     effects = np.stack([nodes[list(path)].sum(axis=0) for path in _PATHS])
-    centred: DoubleArray = effects - PROPORTIONS @ effects
-    return centred
+    return effects - PROPORTIONS @ effects
 
 
 def _genes(rng: np.random.Generator) -> Layer:

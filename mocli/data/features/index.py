@@ -43,8 +43,6 @@ class Features:
 
     Attributes
     ----------
-    modality
-        The user's own name.
     names
         `(n_vars,)`; may repeat, the first occurrence is linked.
     aliases
@@ -92,15 +90,8 @@ class ColumnMatch:
 def features_of(files: Sequence[ModalityFile], *, var_key: str | None = None) -> list[Features]:
     """Return the features of opened modalities.
 
-    Parameters
-    ----------
-    var_key
-        Column of `var` with the names to use, in the modalities that have it.
-
-    Raises
-    ------
-    InputError
-        If no modality has that column.
+    `var_key`: column of `var` with the names to use, in the modalities that have it. Raises `InputError` if
+    no modality has that column.
     """
     if var_key is not None and not any(var_key in file.var for file in files):
         columns = list(dict.fromkeys(str(c) for file in files for c in file.var.columns))

@@ -127,10 +127,7 @@ def by_overlap(own_peaks: Sequence[str], wanted: Sequence[str]) -> CSR:
     A peak that overlaps several is split among them by the bases that it shares with each, so that its counts
     stay as many as they were; a row is 1 in all, or empty where it overlaps none.
 
-    Parameters
-    ----------
-    own, wanted
-        Names such as `chr1:100-200`; what is no interval overlaps nothing.
+    `own`, `wanted`: names such as `chr1:100-200`; what is no interval overlaps nothing.
     """
     a, b = parse_intervals(own_peaks), parse_intervals(wanted)
     rows, columns = overlaps(a, b)
@@ -141,5 +138,4 @@ def by_overlap(own_peaks: Sequence[str], wanted: Sequence[str]) -> CSR:
     rows, columns, shared = rows[has_bases], columns[has_bases], shared[has_bases]
     total = np.bincount(rows, weights=shared, minlength=len(a))
     parts = (shared / total[rows]).astype(np.float32)
-    shares: CSR = sparse.csr_matrix((parts, (rows, columns)), shape=(len(a), len(b)))
-    return shares
+    return sparse.csr_matrix((parts, (rows, columns)), shape=(len(a), len(b)))

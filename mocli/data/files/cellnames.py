@@ -95,7 +95,7 @@ def tell_apart(
         return {name: list(parts) for name, parts in files.items()}
     inputs = _inputs(files, order)
     experiments = _experiments(inputs)
-    labels = _experiment_labels(inputs, experiments)
+    labels = {k: inputs[k].label for k in dict.fromkeys(experiments)}
     recurring = _recurring(inputs, experiments)
     suffix = {
         one.path: f"-{labels[k]}" if recurring else "" for k, one in zip(experiments, inputs, strict=True)
@@ -266,10 +266,6 @@ def _clash(inputs: Sequence[_Input], groups: Sequence[int]) -> tuple[_Input, _In
             if len(common):
                 return inputs[i], inputs[j], str(common[0])
     return None
-
-
-def _experiment_labels(inputs: Sequence[_Input], experiments: Sequence[int]) -> dict[int, str]:
-    return {k: inputs[k].label for k in dict.fromkeys(experiments)}
 
 
 def _recurring(inputs: Sequence[_Input], experiments: Sequence[int]) -> list[str]:

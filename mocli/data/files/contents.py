@@ -58,16 +58,9 @@ def choose_layer(
 ) -> LayerChoice:
     """Choose a matrix: the one asked for, else `layers['counts']`, else `X`.
 
-    Parameters
-    ----------
-    takes_normal
-        Whether a normal likelihood could stand in for the one that wants counts, for the message.
-
-    Raises
-    ------
-    InputError
-        The layer asked for is missing, holds no counts where counts are wanted, or has negative values
-        where they are not allowed. The message names the matrices of the file that would do.
+    `takes_normal`: whether a normal likelihood could stand in for the one that wants counts, for the message.
+    Raises `InputError`: the layer asked for is missing, holds no counts where counts are wanted, or has
+    negative values where they are not allowed. The message names the matrices of the file that would do.
     """
     if requested is not None:
         layer, reason = requested, "asked for"

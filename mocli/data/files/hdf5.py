@@ -32,11 +32,8 @@ _ANY = "an .h5ad, .h5mu or 10x .h5 file"
 def open_h5(path: Path) -> Iterator[h5py.File]:
     """Open a file for reading, without a lock where the file system offers none.
 
-    Raises
-    ------
-    InputError
-        The file is missing, a folder or a pipe, not HDF5, truncated, damaged, locked or not readable, or it
-        takes its values from other files.
+    Raises `InputError`: the file is missing, a folder or a pipe, not HDF5, truncated, damaged, locked or not
+    readable, or it takes its values from other files.
     """
     try:
         status = path.stat()

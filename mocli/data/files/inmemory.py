@@ -33,10 +33,7 @@ _GZIP = 1032  # characters that a byte may stand for
 class MemoryModality(ModalityFile):
     """A modality whose matrices are in memory.
 
-    Attributes
-    ----------
-    arrays
-        Matrices `(n_obs, n_vars)` by name, `X` among them.
+    `arrays`: matrices `(n_obs, n_vars)` by name, `X` among them.
     """
 
     arrays: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -94,11 +91,8 @@ def find_tenx_folder(path: Path) -> Path | None:
 def of_tenx_folder(matrix: Path) -> MemoryModality:
     """Read `matrix.mtx`, `barcodes.tsv` and `features.tsv` (or `genes.tsv`) of one folder, gzipped or not.
 
-    Raises
-    ------
-    InputError
-        One of them is missing or damaged, or they do not fit each other. The first lines of the matrix are
-        checked before it is read, because memory for what they promise is allocated at once.
+    Raises `InputError`: one of them is missing or damaged, or they do not fit each other. The first lines of
+    the matrix are checked before it is read, because memory for what they promise is allocated at once.
     """
     stem = _MATRIX.sub("", matrix.name)
 

@@ -125,7 +125,7 @@ def naming_hint(features: Iterable[str], wanted: Iterable[str], whose: str) -> s
 
     Parameters
     ----------
-    own, wanted
+    features, wanted
         Names that are, and names as they should be.
     whose
         What has the latter, for the message.

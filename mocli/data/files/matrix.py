@@ -38,10 +38,7 @@ class Stored:
 def locate(node: h5py.Group | h5py.Dataset) -> Stored:
     """Recognise a matrix written by any anndata.
 
-    Raises
-    ------
-    ValueError
-        The node is not a matrix of numbers.
+    Raises `ValueError`: the node is not a matrix of numbers.
     """
     if isinstance(node, h5py.Dataset):
         if node.ndim != 2 or node.dtype.kind not in "biuf":

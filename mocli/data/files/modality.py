@@ -26,10 +26,6 @@ class ModalityFile:
 
     Attributes
     ----------
-    name
-        The user's own name.
-    kind
-        What it measures.
     group
         HDF5 group that holds it: `/`, `/mod/rna`, `/matrix`.
     format
@@ -37,10 +33,6 @@ class ModalityFile:
     obs
         Cells, index `obs_names`; of an h5mu with the columns of the whole
         file's obs that the modality lacks.
-    var
-        Features.
-    layers
-        Names of the layers.
     raw
         Whether `raw` holds the same cells and all of these features.
     has_x
@@ -246,10 +238,7 @@ class ModalityFile:
 def raw_columns(group: h5py.Group, file: ModalityFile) -> IntArray | None:
     """Columns of `raw.X` that are the features of `var`, None where they are the same.
 
-    Raises
-    ------
-    ValueError
-        Some feature is absent from `raw`, or names repeat so that columns are ambiguous.
+    Raises `ValueError`: some feature is absent from `raw`, or names repeat so that columns are ambiguous.
     """
     names = pd.Index(read_index(group["raw/var"]).astype(str))
     features = pd.Index(file.var.index)

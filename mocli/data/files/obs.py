@@ -79,15 +79,8 @@ def find_labels(
 ) -> dict[str, pd.Series | None]:
     """Look up a column of labels, see `find_column`; words for unlabelled cells count as missing.
 
-    Parameters
-    ----------
-    unlabeled
-        Further such words, as they are written.
-
-    Raises
-    ------
-    InputError
-        No modality has the column, or no cell a label.
+    `unlabeled`: further such words, as they are written. Raises `InputError`: no modality has the column, or
+    no cell a label.
     """
     columns = find_column(files, key, option=option)
     labels: dict[str, pd.Series | None] = {}
@@ -135,10 +128,7 @@ def _without(column: pd.Series, is_missing: Callable[[str], bool]) -> pd.Series:
 def read_column(path: Path, column: str) -> dict[str, pd.Series]:
     """Read a column of obs of every modality of an h5mu that has it, by modality; `(n_obs,)` each, by name.
 
-    Raises
-    ------
-    InputError
-        The file cannot be read.
+    Raises `InputError`: the file cannot be read.
     """
     columns = {}
     with open_h5(path) as h5:

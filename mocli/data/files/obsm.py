@@ -72,10 +72,7 @@ class Coordinates:
 def open_obsm(file: ModalityFile, key: str) -> Iterator[ObsmPart]:
     """Open a matrix of obsm of one modality.
 
-    Raises
-    ------
-    InputError
-        It is missing, not a table of numbers, or of other cells than obs.
+    Raises `InputError`: it is missing, not a table of numbers, or of other cells than obs.
     """
     place = _place(file.group, key)
     if not file.holds_tables:
@@ -94,10 +91,7 @@ def open_obsm(file: ModalityFile, key: str) -> Iterator[ObsmPart]:
 def read_coordinates(path: Path, key: str) -> list[Coordinates]:
     """Read a matrix of obsm: of every modality of an h5mu that has it, else of the whole file.
 
-    Raises
-    ------
-    InputError
-        The file cannot be read, has no such matrix, or it is no table of numbers.
+    Raises `InputError`: the file cannot be read, has no such matrix, or it is no table of numbers.
     """
     with open_h5(path) as h5:
         mod = h5.get("mod")
@@ -126,10 +120,7 @@ def of_obsm(path: Path, key: str) -> MemoryModality:
 
     Columns without names take those of `uns["protein_names"]` where these are as many, else numbers.
 
-    Raises
-    ------
-    InputError
-        It is missing, not a table of numbers, or of other cells than obs.
+    Raises `InputError`: it is missing, not a table of numbers, or of other cells than obs.
     """
     place = _place("/", key)
     with open_h5(path) as h5, reading(path, place):

@@ -35,10 +35,7 @@ class Source:
 def parse_source(text: str) -> Source:
     """Split `name=file::modality`; a file that exists under the whole text is taken as it is.
 
-    Raises
-    ------
-    UsageError
-        Empty text, file or modality.
+    Raises `UsageError`: empty text, file or modality.
     """
     splits: list[tuple[str, str | None, str | None]] = [(text, None, None)]
     if (match := _MODALITY.match(text)) is not None:

@@ -30,10 +30,7 @@ MOSTLY_EMPTY = 0.5
 def tenx_group(h5: h5py.File, path: Path, wanted: str | None = None) -> str | None:
     """Name of the group that holds the matrix, None when the file is not from 10x.
 
-    Raises
-    ------
-    InputError
-        A version 2 file with more than one genome, of which none is wanted.
+    Raises `InputError`: a version 2 file with more than one genome, of which none is wanted.
     """
     if _has(h5.get("matrix"), ("barcodes", "features", "indptr", "shape")):
         return "matrix"

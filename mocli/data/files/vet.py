@@ -52,10 +52,7 @@ def vetted(path: str, _identity: tuple[int, ...]) -> dict[str, str] | None:
     A child process looks through it, with a limit on its time: damaged blocks of some files make HDF5 loop
     for ever or crash, and neither can be ended from within. A file on which it does not report is refused.
 
-    Raises
-    ------
-    OSError
-        What HDF5 says where it cannot open the file at all.
+    Raises `OSError`: what HDF5 says where it cannot open the file at all.
     """
     readable, writable = os.pipe()
     with warnings.catch_warnings():
@@ -116,10 +113,7 @@ class _Fault(Exception):
 def _look_through(h5: h5py.File) -> None:
     """Visit every object once.
 
-    Raises
-    ------
-    _Fault
-        At the first object that cannot or must not be read.
+    Raises `_Fault` at the first object that cannot or must not be read.
     """
     seen: set[int] = set()
     path: list[Iterator[h5py.HLObject]] = [iter([h5["/"]])]

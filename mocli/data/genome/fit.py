@@ -152,10 +152,7 @@ def builds_of(places: pd.DataFrame) -> tuple[str, ...]:
 def check_species(fit: GenomeFit, *, by_case: int, n_genes: int) -> None:
     """Raise `InputError` if names and positions both say that the gene table is of another species.
 
-    Parameters
-    ----------
-    by_case
-        Genes found without regard to case only, of `n_genes` found.
+    `by_case`: genes found without regard to case only, of `n_genes` found.
     """
     if by_case <= BY_CASE * max(1, n_genes) or not fit.figures:
         return

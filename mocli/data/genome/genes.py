@@ -49,8 +49,6 @@ class GeneTable:
 
     Attributes
     ----------
-    path
-        As the user named it.
     frame
         One row a locus: `gene`, `gene_id` ("" where unknown), `chrom` (UCSC
         form), `start` and `end` (int64, 0-based and half-open), `strand` (`+` or
@@ -71,11 +69,8 @@ def read_genes(path: str | Path) -> GeneTable:
     coordinates are made 0-based. A table with a header counts as 0-based and half-open, as BED is, unless
     its header is BioMart's or that of a GRanges (`seqnames`), which count from 1.
 
-    Raises
-    ------
-    InputError
-        The file is missing or not text, holds no gene, or has an invalid coordinate; the error names the
-        line.
+    Raises `InputError`: the file is missing or not text, holds no gene, or has an invalid coordinate; the
+    error names the line.
     """
     file = str(path)
     first = next(_lines(file), None)

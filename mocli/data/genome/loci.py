@@ -83,10 +83,7 @@ def table_of(genes: Features) -> GeneTable | None:
 def gene_loci(genes: Features, table: GeneTable) -> Loci:
     """Find genes in a table by id, else by name.
 
-    Raises
-    ------
-    InputError
-        Hardly any gene is found.
+    Raises `InputError`: hardly any gene is found.
     """
     index = FeatureIndex(genes)
     rows: list[tuple[int, int, bool]] = []
@@ -160,10 +157,7 @@ def protein_loci(proteins: Features, table: GeneTable) -> Loci:
 def doubts(table: GeneTable, places: pd.DataFrame, peaks: Features, loci: Loci) -> tuple[str, ...]:
     """Return signs of another genome build, and a note on peaks that are not intervals.
 
-    Raises
-    ------
-    InputError
-        Another species is almost certain.
+    Raises `InputError`: another species is almost certain.
     """
     notes = []
     unplaced = int(places["chrom"].isna().sum())

@@ -19,13 +19,9 @@ from mocli.types import DoubleArray, IntArray
 class Reach:
     """How far a gene reaches for its peaks, in bases.
 
-    Attributes
-    ----------
-    mode
-        `promoter`: a peak within `promoter` of the TSS, weight 1. `body`: a peak
-        in the gene or `upstream` before its TSS, weight 1 (the usual gene
-        activity). `window`: a peak within `window` of the TSS, weight
-        `exp(-distance / decay)`.
+    `mode`: `promoter`: a peak within `promoter` of the TSS, weight 1. `body`: a peak in the gene or
+    `upstream` before its TSS, weight 1 (the usual gene activity). `window`: a peak within `window` of the
+    TSS, weight `exp(-distance / decay)`.
     """
 
     mode: str = "body"

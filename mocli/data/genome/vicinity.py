@@ -58,15 +58,13 @@ class Vicinity:
     @property
     def tss(self) -> IntArray:
         """Base where transcription starts, `(n_pairs,)`."""
-        found: IntArray = np.where(self.strand == "-", self.body[:, 1] - 1, self.body[:, 0])
-        return found
+        return np.where(self.strand == "-", self.body[:, 1] - 1, self.body[:, 0])
 
     @property
     def chrom_code(self) -> IntArray:
         """Chromosome of every peak as a number, `(n_peaks,)`, -1 for nowhere."""
         codes, _ = pd.factorize(self.places["chrom"], sort=True)
-        numbers: IntArray = codes.astype(np.int64)
-        return numbers
+        return codes.astype(np.int64)
 
 
 def find_vicinity(genes: Features, peaks: Features, table: GeneTable, *, window: int = WINDOW) -> Vicinity:
@@ -75,12 +73,8 @@ def find_vicinity(genes: Features, peaks: Features, table: GeneTable, *, window:
     A peak whose nearest base is exactly `window` bases from the TSS is within. Genes
     are found as `link_peaks` finds them.
 
-    Raises
-    ------
-    InputError
-        If no gene is in the table or almost none, no chromosome is in both, no peak is
-        within the window, or names and genomic positions both say that the table is of another
-        species.
+    Raises `InputError` if no gene is in the table or almost none, no chromosome is in both, no peak is within
+    the window, or names and genomic positions both say that the table is of another species.
     """
     places = intervals_of(peaks)
     loci_of = protein_loci if genes.kind in PROTEINS else gene_loci
@@ -122,5 +116,4 @@ def signed_distance(tss: IntArray, strand: np.ndarray, start: IntArray, end: Int
     right = np.maximum(start - tss, 0)
     left = np.maximum(tss - (end - 1), 0)
     along = np.where(right >= left, right, -left)
-    distance: IntArray = np.where(strand == "-", -along, along)
-    return distance
+    return np.where(strand == "-", -along, along)

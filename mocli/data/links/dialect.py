@@ -165,10 +165,7 @@ def bedpe_names(rows: list[Cells], lines: list[int], *, file: str) -> tuple[Cell
     The name column holds the gene and the first interval is the peak. Names of the form `<one><other>`, as
     10x writes them, say which is which.
 
-    Raises
-    ------
-    InputError
-        If a row has no name column.
+    Raises `InputError` if a row has no name column.
     """
     genes, peaks = [], []
     for row, line in zip(rows, lines, strict=True):

@@ -24,10 +24,7 @@ LEAST_GENES = 3
 class GeneSets:
     """Names of sets, and the genes of each, in upper case.
 
-    Attributes
-    ----------
-    path
-        As the user named it.
+    `path`: as the user named it.
     """
 
     path: str
@@ -38,10 +35,7 @@ class GeneSets:
 def read_gene_sets(path: str | Path) -> GeneSets:
     """Read a GMT file, plain or gzipped: one set a line, with its name, a description and its genes.
 
-    Raises
-    ------
-    InputError
-        The file cannot be read, or a line has no gene.
+    Raises `InputError`: the file cannot be read, or a line has no gene.
     """
     names, genes = [], []
     for number, line in text_lines(path, "the file of gene sets", expected=_EXPECTED):
@@ -73,10 +67,7 @@ def memberships(
     belongs to the sets of the genes it is linked to, by the links' weights and signs. Sets with fewer than
     3 genes in a modality are left out of it.
 
-    Raises
-    ------
-    InputError
-        No set has enough genes in any modality.
+    Raises `InputError`: no set has enough genes in any modality.
     """
     by_modality = {name: _by_name(sets, names) for name, names in features.items()}
     named = {name: m for name, m in by_modality.items() if m.shape[1]}

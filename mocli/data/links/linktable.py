@@ -38,8 +38,6 @@ class LinkTable:
 
     Attributes
     ----------
-    path
-        As the user named it.
     dialect
         In words.
     frame
@@ -81,16 +79,9 @@ class _Rows:
 def read_links(path: str | Path) -> LinkTable:
     """Read a link table in any of the accepted dialects.
 
-    Parameters
-    ----------
-    path
-        TSV or CSV, plain or gzipped; `-` is standard input.
-
-    Raises
-    ------
-    InputError
-        If the file is missing, not text, empty or only a header, or if a row is too short or has an invalid
-        weight or sign; the error names the line.
+    `path`: TSV or CSV, plain or gzipped; `-` is standard input. Raises `InputError` if the file is missing,
+    not text, empty or only a header, or if a row is too short or has an invalid weight or sign; the error
+    names the line.
     """
     file = "standard input" if str(path) == "-" else str(path)
     rows = _split(path, file=file)

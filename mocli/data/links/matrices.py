@@ -99,10 +99,7 @@ def read_linked(
 ) -> FeatureMatrix:
     """Read the linked features of a modality's cells, `(n_obs, n_columns)`, as they are.
 
-    Raises
-    ------
-    InputError
-        See `matrix_links`.
+    Raises `InputError`: see `matrix_links`.
     """
     x = _read(file, key, np.arange(file.n_obs))
     mean, variance = moments(x)

@@ -26,12 +26,7 @@ class TableRoute:
 class FirstRoute:
     """The first `n` features of modalities are linked, each with the one at its position.
 
-    Attributes
-    ----------
-    text
-        As the user wrote it.
-    modalities
-        Those meant, in the order named; none for all.
+    `modalities`: those meant, in the order named; none for all.
     """
 
     text: str
@@ -45,8 +40,6 @@ class MatrixRoute:
 
     Attributes
     ----------
-    text
-        As the user wrote it.
     key
         Key of obsm in every modality where none is named.
     keys
@@ -64,10 +57,7 @@ LinkRoute = TableRoute | FirstRoute | MatrixRoute
 def parse_route(text: str) -> LinkRoute:
     """Read one value of `--links`; a file that exists under the whole text is taken as it is.
 
-    Raises
-    ------
-    UsageError
-        An invalid number or key, a name given twice, a single modality, or mixed routes.
+    Raises `UsageError`: an invalid number or key, a name given twice, a single modality, or mixed routes.
     """
     if _is_file(text):
         return TableRoute(text)
@@ -108,10 +98,7 @@ def link_files(texts: Iterable[object]) -> list[Path]:
 def chained(route: FirstRoute | MatrixRoute, loaded: Sequence[str]) -> list[tuple[str, str]]:
     """Return the pairs of modalities that a route joins: each with the next, in the order of the inputs.
 
-    Raises
-    ------
-    UsageError
-        It names a modality that is not loaded.
+    Raises `UsageError`: it names a modality that is not loaded.
     """
     named = list(route.keys) if isinstance(route, MatrixRoute) else list(route.modalities)
     for name in named:

@@ -30,8 +30,6 @@ class LinkRecipe:
 
     Attributes
     ----------
-    transform
-        One of `TRANSFORMS`.
     aggregation
         CSR float32, `(n_vars, n_columns)`.
     names
@@ -56,10 +54,7 @@ class LinkRecipe:
     ) -> LinkRecipe:
         """Fit on the raw values of the training cells, `(n_obs, n_vars)`; `x` is not changed.
 
-        Raises
-        ------
-        InputError
-            Values that are not finite, or negative where the transform forbids it.
+        Raises `InputError`: values that are not finite, or negative where the transform forbids it.
         """
         how = find_transform(transform)
         if aggregation.shape != (x.shape[1], len(names)):

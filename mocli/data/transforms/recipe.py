@@ -17,9 +17,7 @@ from scipy import sparse
 
 from mocli.data.bundle import FeatureMatrix
 from mocli.data.packed import some_rows
-from mocli.data.transforms.components import Components
-from mocli.data.transforms.linkrecipe import LinkRecipe
-from mocli.data.transforms.lsi import Lsi
+from mocli.data.transforms.components import Components, Lsi
 from mocli.data.transforms.scaler import (
     DENSE_ABOVE,
     Scaler,
@@ -30,11 +28,9 @@ from mocli.data.transforms.scaler import (
     occurrences,
     packed,
 )
-from mocli.data.transforms.transform import TRANSFORMS, Transform, canonical, find_transform, median_total
+from mocli.data.transforms.transform import Transform, canonical, find_transform, median_total
 from mocli.errors import UsageError
 from mocli.types import CSR, FloatArray, IntArray, ModalityKind, ValueKind
-
-__all__ = ["TRANSFORMS", "LinkRecipe", "Recipe", "RecipeOptions", "default_transform"]
 
 HVG_CELLS = 30_000
 # Logs of counts or intensities stay far below this; their expm1 must not overflow.
@@ -80,8 +76,6 @@ class RecipeOptions:
 
     Attributes
     ----------
-    transform
-        One of `TRANSFORMS`.
     n_top
         Number of highly variable features to keep; None keeps all. `tfidf-lsi`
         always uses all.
@@ -208,15 +202,8 @@ class Recipe:
     ) -> Recipe:
         """Fit on the raw values of the training cells, `(n_obs, n_vars)`; `x` is not changed.
 
-        Parameters
-        ----------
-        keep
-            Columns selected besides the highly variable ones.
-
-        Raises
-        ------
-        InputError
-            Values that are not finite, or negative where the transform forbids it.
+        `keep`: columns selected besides the highly variable ones. Raises `InputError`: values that are not
+        finite, or negative where the transform forbids it.
         """
         if x.shape[1] != len(var_names):
             raise ValueError(f"{x.shape[1]} columns but {len(var_names)} names")
@@ -260,11 +247,8 @@ class Recipe:
 
         The columns of `x` are those of `fit`, in their order.
 
-        Parameters
-        ----------
-        absent
-            Columns that these cells were not measured for; they count as the mean
-            of the training cells, counts at the depth of the cell. For `tfidf-lsi` they count as no signal.
+        `absent`: columns that these cells were not measured for; they count as the mean of the training
+        cells, counts at the depth of the cell. For `tfidf-lsi` they count as no signal.
         """
         if x.shape[1] != self.n_vars:
             raise ValueError(f"{x.shape[1]} columns, fitted on {self.n_vars}")

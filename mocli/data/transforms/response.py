@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mocli.data.transforms.lsi import SCALE
+from mocli.data.transforms.components import SCALE
 from mocli.data.transforms.recipe import Recipe
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
@@ -65,10 +65,8 @@ class RecipeResponse:
     def values(self, raw: DoubleArray, factor: DoubleArray, used: IntArray) -> DoubleArray:
         """Return the input of the linear part for raw values.
 
-        Parameters
-        ----------
-        raw, factor, used
-            Values, factors of their cells, positions of their features among those used, `(n,)`.
+        `raw`, `factor`, `used`: values, factors of their cells, positions of their features among those used,
+        `(n,)`.
         """
         recipe, scaler = self.recipe, self.recipe.scaler
         idf = 1.0 if recipe.lsi is None else recipe.lsi.idf[used]

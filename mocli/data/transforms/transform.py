@@ -31,8 +31,6 @@ class Transform:
 
     Attributes
     ----------
-    name
-        Its name for users and in saved models.
     words
         What its values are, in words.
     taken
@@ -140,8 +138,7 @@ class LogNorm(Transform):
         """Return `target_sum / total`."""
         totals = row_sums(x.data, x.indptr)
         target = 1.0 if target_sum is None else target_sum
-        factor: DoubleArray = np.divide(target, totals, out=np.zeros_like(totals), where=totals > 0)
-        return factor
+        return np.divide(target, totals, out=np.zeros_like(totals), where=totals > 0)
 
     def element(self, values: Any, cofactor: float = 5.0, *, out: Any = None) -> Any:
         """Return `log1p`."""
@@ -149,8 +146,7 @@ class LogNorm(Transform):
 
     def undo(self, values: FloatArray, cofactor: float = 5.0) -> FloatArray:
         """Return `expm1`."""
-        undone: FloatArray = np.expm1(values)
-        return undone
+        return np.expm1(values)
 
 
 class Clr(LogNorm):
@@ -188,8 +184,7 @@ class Arcsinh(Transform):
 
     def undo(self, values: FloatArray, cofactor: float = 5.0) -> FloatArray:
         """Return `sinh(values) * cofactor`."""
-        undone: FloatArray = np.sinh(values) * np.float32(cofactor)
-        return undone
+        return np.sinh(values) * np.float32(cofactor)
 
 
 class Counts(Transform):

@@ -110,7 +110,7 @@ def _longer_array(values: NDArray[Any], n: int, kind: str) -> NDArray[Any]:
     else:
         fill = 0
     before_after = [(0, n)] * 2 if kind == "p" else [(0, n)] + [(0, 0)] * (values.ndim - 1)
-    return np.pad(values, before_after, constant_values=fill)  # type: ignore[call-overload, no-any-return]
+    return np.pad(values, before_after, constant_values=fill)  # type: ignore[call-overload]
 
 
 def _lengthen_sparse(node: h5py.Group, n: int, *, square: bool) -> None:

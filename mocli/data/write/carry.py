@@ -121,11 +121,8 @@ def carry_arrays(
     Rows that no input has are NaN, or empty in a sparse matrix. If arrays cannot be stacked, the first is
     kept.
 
-    Parameters
-    ----------
-    on_top
-        Whether they are on the MuData's top level, where mudata cannot read integers of cells in an order
-        other than its own: they become float64.
+    `on_top`: whether they are on the MuData's top level, where mudata cannot read integers of cells in an
+    order other than its own: they become float64.
     """
     by_key: dict[str, list[tuple[IntArray, _Values]]] = {}
     lost: list[Lost] = []

@@ -161,8 +161,7 @@ def _put_categorical(group: h5py.Group, key: str, column: Any) -> None:
 
 def _plain(column: pd.Series) -> np.dtype[Any]:
     """Numpy type of a column that may be of a nullable type."""
-    plain: np.dtype[Any] = np.dtype(getattr(column.dtype, "numpy_dtype", column.dtype))
-    return plain
+    return np.dtype(getattr(column.dtype, "numpy_dtype", column.dtype))
 
 
 def _text(array: Any) -> StrArray:

@@ -214,10 +214,7 @@ def concatenated(file: JoinedModality, obs_names: Sequence[str] | None = None) -
 def carry_slots(group: h5py.Group, file: JoinedModality, *, skip: Collection[str] = ()) -> list[Lost]:
     """Write the files' other contents into a modality's group; return what cannot be carried over.
 
-    Parameters
-    ----------
-    skip
-        Keys that will be written over.
+    `skip`: keys that will be written over.
     """
     cells, features = origins_of_part(file, "obs"), origins_of_part(file, "var")
     lost = _left_out(file)

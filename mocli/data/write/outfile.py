@@ -1,9 +1,8 @@
-"""The output file: check that it may be written, and never leave half of one.
+"""The output file: check that it may be written, never leave half of one; tables as TSV.
 
-HDF5 does not survive a write that fails. Its caches, written as objects are
-freed, fail again; h5py can only print such errors, the file stays open, and the
-process crashes at its end. So HDF5 is never told: `_Stream` keeps the error,
-pretends to write, and the error is raised between HDF5's calls.
+HDF5 does not survive a write that fails. Its caches, written as objects are freed, fail again; h5py can only
+print such errors, the file stays open, and the process crashes at its end. So HDF5 is never told: `_Stream`
+keeps the error, pretends to write, and the error is raised between HDF5's calls.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import pandas as pd
 
 from mocli.errors import ENDING, EnvironmentProblem, UsageError, did_you_mean
 
@@ -36,10 +36,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 def atomic(path: Path) -> Iterator[Path]:
     """Yield an empty temporary file beside `path`, renamed to it on success and removed on failure.
 
-    Raises
-    ------
-    EnvironmentProblem
-        The folder is absent or not writable, or the disk is full.
+    Raises `EnvironmentProblem`: the folder is absent or not writable, or the disk is full.
     """
     temporary = _create_beside(path)
     try:
@@ -93,11 +90,8 @@ def check_writable(path: Path, *, force: bool, inputs: Iterable[Path] = ()) -> N
 def check_place(path: Path, *, folder: bool = False) -> None:
     """Make sure that a file, or a folder, of this name can be written: for every output before the work.
 
-    Raises
-    ------
-    UsageError
-        The name is too long or not UTF-8; a symbolic link or something other than a plain file, or folder,
-        stands there. Links are not followed, so nothing is written elsewhere than the name says.
+    Raises `UsageError`: the name is too long or not UTF-8; a symbolic link or something other than a plain
+    file, or folder, stands there. Links are not followed, so nothing is written elsewhere than the name says.
     """
     try:
         length = len(path.name.encode())
@@ -293,3 +287,37 @@ def _hold_signals(stream: _Stream) -> Iterator[None]:
     finally:
         for signum, handler in old.items():
             signal.signal(signum, handler)
+
+
+_FORMULA = ("=", "+", "-", "@")
+
+
+def write_tsv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table, numbers with 6 significant digits, undefined ones as NA; atomic.
+
+    A name that a spreadsheet would take for a formula (`=`, `+`, `-` or `@` before more than a sign or a
+    number) gets an apostrophe before it, as spreadsheets write such text themselves.
+    """
+    names = table.select_dtypes(include=["object", "string", "category"]).columns
+    table = table.assign(**{str(c): table[c].astype(object).map(inert) for c in names}).rename(columns=inert)
+    with atomic(path) as temporary:
+        table.to_csv(
+            temporary,
+            sep="\t",
+            index=False,
+            float_format="%.6g",
+            na_rep="NA",
+            lineterminator="\n",
+            encoding="utf-8",
+        )
+
+
+def inert(value: Any) -> Any:
+    """Return text in a form that no spreadsheet computes; other values are returned unchanged."""
+    if not isinstance(value, str) or len(value) < 2 or not value.startswith(_FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value

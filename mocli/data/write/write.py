@@ -38,22 +38,9 @@ from mocli.data.write.encode import (
 )
 from mocli.data.write.flat import FLAT, flatten
 from mocli.data.write.origins import carry_slots, carry_tops, concatenated
-from mocli.data.write.outfile import atomic, beside, check_writable, writing_h5
+from mocli.data.write.outfile import atomic, beside, writing_h5
 from mocli.errors import UsageError
 from mocli.types import CSR, FloatArray
-
-__all__ = [
-    "Added",
-    "NewModality",
-    "Written",
-    "atomic",
-    "check_writable",
-    "groups_with",
-    "union_names",
-    "update_file",
-    "write_file",
-    "write_h5ad",
-]
 
 _TEXT = h5py.string_dtype()
 _USERBLOCK = 512  # mudata looks for its name in the first bytes
@@ -243,15 +230,8 @@ def update_file(
 ) -> None:
     """Add more to a file that `write_file` wrote; a kill leaves it as it was, or with all of it.
 
-    Parameters
-    ----------
-    obsm, obs, obsp, uns
-        Added on top.
-
-    Raises
-    ------
-    EnvironmentProblem
-        The folder cannot be written to, or the disk is full.
+    `obsm`, `obs`, `obsp`, `uns`: added on top. Raises `EnvironmentProblem`: the folder cannot be written to,
+    or the disk is full.
     """
     with atomic(path) as temporary:
         shutil.copyfile(path, temporary)
@@ -410,26 +390,22 @@ def _copy_modality(added: Added, target: h5py.Group) -> list[Lost]:
     if isinstance(file, MemoryModality):
         put_table(target, "obs", file.obs)
         _write_columns(file, target, {})
-        for key in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
-            need_group(target, key)
-        if added.obs_names is not None or file.renamed:
-            _rename(target, added.names)
-        return lost
-    with open_h5(file.path) as h5, reading(file.path, file.group):
-        source = h5[file.group]
-        if file.format == "10x":
-            put_table(target, "obs", file.obs)
-            _write_columns(file, target, source)
-        else:
-            target.attrs.update(source.attrs)
-            of_features = {"X", "layers", "var", "varm", "varp", "raw", "raw.X", "raw.var", "raw.varm"}
-            for key in source:
-                if file.columns is None or key not in of_features:
-                    # old files point from columns to categories with references
-                    h5.copy(source[key], target, name=key, expand_soft=True, expand_refs=True)
-            if file.columns is not None:
+    else:
+        with open_h5(file.path) as h5, reading(file.path, file.group):
+            source = h5[file.group]
+            if file.format == "10x":
+                put_table(target, "obs", file.obs)
                 _write_columns(file, target, source)
-                lost += [Lost(file.path, key, SPANS) for key in ("raw", "raw.X") if key in source]
+            else:
+                target.attrs.update(source.attrs)
+                of_features = {"X", "layers", "var", "varm", "varp", "raw", "raw.X", "raw.var", "raw.varm"}
+                for key in source:
+                    if file.columns is None or key not in of_features:
+                        # old files point from columns to categories with references
+                        h5.copy(source[key], target, name=key, expand_soft=True, expand_refs=True)
+                if file.columns is not None:
+                    _write_columns(file, target, source)
+                    lost += [Lost(file.path, key, SPANS) for key in ("raw", "raw.X") if key in source]
     for key in ("obsm", "varm", "obsp", "varp", "layers", "uns"):
         need_group(target, key)
     if file.input_key is not None:

@@ -1,15 +1,17 @@
 """multiDGD (Schuster et al., Nat. Commun. 15:10031, 2024): a table of cells, mixtures, a decoder; losses.
 
 There is no encoder: the coordinates z of a cell and, for each categorical covariate, coordinates c are
-parameters, a row of one table. z has a Gaussian mixture as prior (Eq. 4, 6-9), c a mixture with one
-isotropic component for each level, which is known (Eq. 10). Different from the authors' code: any number of
-covariates; a cell whose level is missing has the plain mixture as prior; means are library * softmax
-exactly, without a small number inside logarithms; a cell's modalities that were not measured cost nothing.
-Symbols: z basal and c covariate coordinates, d and q their dimensions, K components, B cells of a minibatch.
+parameters, a row of one table. The decoder is that of Methods, "Decoder" and "Count modeling". z has a
+Gaussian mixture as prior (Eq. 4, 6-9), c a mixture with one isotropic component for each level, which is
+known (Eq. 10). Different from the authors' code: any number of covariates; a cell whose level is missing has
+the plain mixture as prior; means are library * softmax exactly, without a small number inside logarithms; a
+cell's modalities that were not measured cost nothing. Symbols: z basal and c covariate coordinates, d and q
+their dimensions, K components, B cells of a minibatch.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
@@ -20,10 +22,11 @@ from torch.nn import functional as F
 
 from mocli.data.bundle import Minibatch
 from mocli.models.base import Conditions, Spec
-from mocli.models.multidgd.networks import Branch
 from mocli.models.multidgd.params import MultiDGDParams
 from mocli.nn.gaussian_mixture import GaussianMixture, start_spread
+from mocli.nn.heads import Parameters, likelihood_named, totals
 from mocli.nn.layers import MLP
+from mocli.types import NonZeros
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,3 +179,50 @@ class MultiDGDModule(nn.Module):
         """Sum of the absolute weights of all layers, without biases."""
         weights = [w for w in self.decoder_parameters() if w.dim() > 1]
         return torch.stack([w.abs().sum() for w in weights]).sum()
+
+
+LEAST_LOG_SD = -5.0
+"""Bound of the log standard deviation of values that are no counts."""
+
+
+class Branch(nn.Module):
+    """The part of the decoder that belongs to one modality, and its likelihood.
+
+    Counts are negative binomial with mean library * softmax(head) (Eq. 3) and inverse dispersion
+    r = 1 + exp(rho), 2 at the start; other values are normal with a standard deviation by feature.
+    """
+
+    def __init__(self, n_vars: int, likelihood: str, params: MultiDGDParams) -> None:
+        super().__init__()
+        self.likelihood = likelihood_named(likelihood)
+        if self.likelihood.scale is None or self.likelihood.has_zeros:
+            raise ValueError(f"multiDGD does not take values for {likelihood}")
+        hidden, last = params.n_hidden, max(params.n_hidden, round(math.sqrt(n_vars)))
+        self.hidden = MLP([hidden, *[hidden] * (params.n_layers - 1), last])
+        self.head = nn.Linear(last, n_vars)
+        # rho of counts, log standard deviation of other values
+        self.log_scale = nn.Parameter(torch.zeros(n_vars))
+
+    @property
+    def log_dispersion(self) -> Tensor:
+        """Log of r of counts, `(p,)`."""
+        return F.softplus(self.log_scale)
+
+    @property
+    def log_sd(self) -> Tensor:
+        """Log standard deviation of other values, `(p,)`."""
+        return self.log_scale.clamp_min(LEAST_LOG_SD)
+
+    def forward(self, shared: Tensor) -> Tensor:
+        """`(B, n_hidden)` to the head's output `(B, p)`: logits of proportions, or means."""
+        return self.head(F.relu(self.hidden(shared)))
+
+    def parameters_at(self, shared: Tensor) -> Parameters:
+        """`(B, n_hidden)` to the parameters of the likelihood."""
+        return Parameters(self(shared), self.log_dispersion if self.likelihood.is_counts else self.log_sd)
+
+    def loss(self, x: Tensor | NonZeros, shared: Tensor) -> Tensor:
+        """Negative log-likelihood, summed over features and cells (Eq. 5)."""
+        # a cell without counts has the mean 0 and says nothing
+        weight = (totals(x) > 0).to(shared.dtype) if self.likelihood.is_counts else None
+        return self.likelihood.loss(x, self.parameters_at(shared), weight)

@@ -23,8 +23,7 @@ from torch.nn import functional as F
 
 from mocli.data.bundle import Minibatch
 from mocli.models.base import Conditions, Spec
-from mocli.models.multigrate.covariates import Covariates, Levels
-from mocli.models.multigrate.networks import Decoder, Encoder
+from mocli.models.multigrate.networks import Covariates, Decoder, Encoder, Levels
 from mocli.models.multigrate.params import MultigrateParams
 from mocli.nn.heads import totals
 from mocli.nn.layers import InputLinear

@@ -1,8 +1,8 @@
-"""Encoder and decoder of one modality (Litinetskaya et al., Table 5)."""
+"""Encoder and decoder of one modality (Litinetskaya et al., Table 5), and embeddings of cells' covariates."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import cast
 
@@ -12,10 +12,11 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
+from mocli.models.base import Conditions
 from mocli.models.multigrate.params import MultigrateParams
 from mocli.nn.correction import mix_batches
 from mocli.nn.heads import Likelihood, Parameters, likelihood_named
-from mocli.nn.layers import Block, InputLinear
+from mocli.nn.layers import Block, ContinuousResponse, InputLinear
 from mocli.nn.neighbors import drawn_rows, knn, neighbor_mean
 from mocli.nn.principal import Measured, joint_components, principal_components
 from mocli.types import CSR, FloatArray, NonZeros
@@ -47,10 +48,7 @@ def _blocks(
 class Encoder(nn.Module):
     """Features and covariates to the mean and log variance of a Gaussian.
 
-    Parameters
-    ----------
-    n_components
-        Fixed components that the layers see instead of the features; 0 for the features.
+    `n_components`: fixed components that the layers see instead of the features; 0 for the features.
     """
 
     def __init__(self, n_vars: int, n_side: int, params: MultigrateParams, n_components: int = 0) -> None:
@@ -188,8 +186,7 @@ def _seen(features: FeatureMatrix, likelihood: Likelihood, form: str) -> CSR | F
     x = features.values
     factor = (features.median_total() / np.maximum(features.totals(), 1)).astype(np.float32)
     if isinstance(x, np.ndarray):
-        dense: FloatArray = likelihood.encoder_input(x, form, factor[:, None])
-        return dense
+        return likelihood.encoder_input(x, form, factor[:, None])
     values = likelihood.encoder_input(x.data, form, np.repeat(factor, np.diff(x.indptr)))
     return sparse.csr_matrix((values, x.indices, x.indptr), shape=x.shape)
 
@@ -244,3 +241,69 @@ def anchors(bundle: MultiOmics, params: MultigrateParams, *, seed: int) -> tuple
         z[whole] = points / max(float(points.std()), 1e-12)
         drawn[whole] = 1
     return torch.from_numpy(z), torch.from_numpy(drawn)
+
+
+class Levels(nn.Module):
+    """Embedding of one categorical covariate; rows that a query adds are parameters of their own.
+
+    So existing rows stay the same bit for bit, whatever an optimiser does: not even weight decay reaches
+    them.
+    """
+
+    def __init__(self, n_known: int, n_added: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(n_known, width))
+        self.added = nn.Parameter(torch.randn(n_added, width)) if n_added else None
+
+    @property
+    def table(self) -> Tensor:
+        """All rows, `(n_known + n_added, width)`."""
+        return self.weight if self.added is None else torch.cat([self.weight, self.added])
+
+    def forward(self, codes: Tensor) -> Tensor:
+        """`(B,)` to `(B, width)`; -1 stands at the mean of the levels."""
+        table = self.table
+        is_known = (codes >= 0).unsqueeze(1)
+        return torch.where(is_known, table[codes.clamp_min(0)], table.mean(0))
+
+    def extend(self, smaller: Levels) -> None:
+        """Copy the rows of a smaller table; new levels start at the mean of its levels."""
+        with torch.no_grad():
+            rows = smaller.table
+            self.weight.copy_(rows)
+            if self.added is not None:
+                self.added.copy_(rows.mean(0).expand_as(self.added))
+
+
+class Covariates(nn.Module):
+    """Embeddings of covariates: one for each categorical covariate, and one for all continuous ones together.
+
+    Parameters
+    ----------
+    n_levels
+        Number of levels by key: those of the model, and those that a query adds.
+    n_continuous
+        Number of continuous covariates.
+    """
+
+    def __init__(
+        self, n_levels: Mapping[str, tuple[int, int]], n_continuous: int, width: int, response: str
+    ) -> None:
+        super().__init__()
+        self.keys = list(n_levels)
+        self.tables = nn.ModuleList(Levels(n_known, added, width) for n_known, added in n_levels.values())
+        self.response = ContinuousResponse(n_continuous, width, response) if n_continuous else None
+        self.width = width * (len(self.keys) + (self.response is not None))
+
+    def forward(self, n: int, conditions: Conditions | None) -> Tensor:
+        """`(n, width)`; a missing level, or no conditions at all, stands at the mean level."""
+        device = next(self.parameters()).device if self.width else None
+        codes, continuous = conditions if conditions is not None else ({}, None)
+        parts = []
+        for key, table in zip(self.keys, self.tables, strict=True):
+            codes_of_key = codes[key] if key in codes else torch.full((n,), -1, device=device)
+            parts.append(table(codes_of_key))
+        if self.response is not None:
+            values = self.response.mean.expand(n, -1) if continuous is None else continuous
+            parts.append(self.response(values))
+        return torch.cat(parts, dim=1) if parts else torch.zeros(n, 0, device=device)

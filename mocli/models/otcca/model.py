@@ -49,8 +49,7 @@ class OtccaModule(nn.Module):
 
     def weight(self, m: int) -> Tensor:
         """`(n_vars, k)` of the modality of that number."""
-        weight: Tensor = getattr(self, f"weight_{m}")
-        return weight
+        return getattr(self, f"weight_{m}")
 
     def forward(self, m: int, x: Tensor) -> Tensor:
         """`(B, n_vars)` to `(B, k)`."""
@@ -73,10 +72,7 @@ class Otcca:
     def from_bundle(cls, bundle: MultiOmics, params: Any) -> Self:
         """Build with maps of zeros for the modalities and edges of a bundle.
 
-        Raises
-        ------
-        UsageError
-            If there are too many features to decompose the matrix of their products.
+        Raises `UsageError` if there are too many features to decompose the matrix of their products.
         """
         shape = Widths.of(bundle)
         if sum(shape.widths.values()) > MOST_FEATURES:
@@ -165,8 +161,7 @@ class Otcca:
 
     def enter(self, modality: str, x: Tensor) -> Tensor:
         """`(B, n_vars)` to `(B, k)`, before lengths are made 1."""
-        entered: Tensor = self.module(self.names.index(modality), x)
-        return entered
+        return self.module(self.names.index(modality), x)
 
     def leave(self, modality: str, hidden: Tensor) -> Tensor:
         """Make lengths 1."""

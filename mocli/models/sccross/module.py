@@ -1,34 +1,128 @@
 """scCross (Yang et al., Genome Biol 25:198, 2024): posteriors and losses.
 
 A modality's values become components (a fitted projection), averaged over own neighbours; an encoder gives
-its latent u, aligners map it to the common latent z and back, and a linear decoder gives the parameters of
-a likelihood. Symbols: x values, u latent of a modality, z common latent (the paper's z_k and z), G prior,
-D critic, p features, B cells.
-Different from the authors' code: the mean of counts does not depend on their dispersion; components are
-fitted once, on training cells; a cell's posteriors are averaged over its own modalities only, never over
-unrelated cells that share a row of a minibatch.
+its latent u, aligners map it to the common latent z and back, and a linear decoder gives the parameters of a
+likelihood (Methods; sizes of the authors' code). Symbols: x values, u latent of a modality, z common latent
+(the paper's z_k and z), G prior, D critic, p features, B cells. Different from the authors' code: the mean
+of counts does not depend on their dispersion; components are fitted once, on training cells; a cell's
+posteriors are averaged over its own modalities only, never over unrelated cells that share a row of a
+minibatch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from mocli.data.bundle import Edge, Minibatch
+from mocli.data.bundle import Edge, FeatureMatrix, Minibatch
 from mocli.models.base import rebuilt, spec_of
-from mocli.models.sccross.networks import Gaussian, LinearDecoder
 from mocli.models.sccross.params import SccrossParams
 from mocli.nn.adversarial import Critic, cell_weights, noise_scale, source_entropy
-from mocli.nn.heads import totals
+from mocli.nn.heads import Parameters, likelihood_named, totals
+from mocli.nn.layers import Dropout
 from mocli.nn.losses import anchor_loss
 from mocli.nn.projection import Projection, smoothed
 from mocli.nn.transport import soft_assignment
 from mocli.types import FloatArray, IntArray, Json, NonZeros
+
+LOG_SCALE = 8.0
+"""Bound of log dispersions and log standard deviations: beyond it, likelihoods are of no use."""
+
+
+class Hidden(nn.Module):
+    """Linear layers, each with LeakyReLU 0.2, batch normalisation and dropout."""
+
+    def __init__(self, widths: Sequence[int], dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.norms = nn.ModuleList(nn.BatchNorm1d(b) for b in widths[1:])
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, widths[0])` to `(B, widths[-1])`."""
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            x = F.leaky_relu(layer(x), 0.2)
+            # statistics of fewer than two rows mean nothing
+            x = norm(x) if len(x) > 1 or not self.training else x
+            x = self.dropout(x)
+        return x
+
+
+class Gaussian(nn.Module):
+    """Any input to the mean and standard deviation of a Gaussian, through hidden layers if there are any."""
+
+    def __init__(self, n_in: int, n_hidden: int, n_layers: int, n_out: int, dropout: float) -> None:
+        super().__init__()
+        widths = [n_in, *[n_hidden] * n_layers]
+        self.hidden = Hidden(widths, dropout)
+        self.mean = nn.Linear(widths[-1], n_out)
+        self.spread = nn.Linear(widths[-1], n_out)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`(B, n_in)` to two tensors `(B, n_out)`."""
+        h = self.hidden(x)
+        return self.mean(h), F.softplus(self.spread(h)) + 1e-4
+
+
+class LinearDecoder(nn.Module):
+    """Latent to a likelihood: a linear map, then scale, bias and dispersion of the cell's batch.
+
+    The mean of counts is `library * softmax(scale * W u + bias)` and does not depend on the dispersion; in
+    the authors' code it is multiplied by it.
+    """
+
+    def __init__(self, n_latent: int, n_vars: int, likelihood: str, n_levels: int) -> None:
+        super().__init__()
+        self.likelihood = likelihood_named(likelihood)
+        self.head = nn.Linear(n_latent, n_vars)
+        n = max(n_levels, 1)
+        self.scale = nn.Parameter(torch.zeros(n, n_vars))
+        # with one batch the head's own bias says it all
+        self.bias = nn.Parameter(torch.zeros(n, n_vars)) if n > 1 else None
+        # log inverse dispersion of counts, or log standard deviation
+        self.log_scale = nn.Parameter(torch.zeros(n, n_vars)) if self.likelihood.scale else None
+        self.zeros = nn.Parameter(torch.full((n, n_vars), -2.0)) if self.likelihood.has_zeros else None
+
+    def start(self, features: FeatureMatrix) -> None:
+        """Let the head begin at the mean of each feature."""
+        mean = torch.from_numpy(features.mean(binary=self.likelihood.is_binary))
+        with torch.no_grad():
+            self.head.bias.copy_(self.likelihood.start(mean.double()))
+
+    def forward(self, u: Tensor, codes: Tensor | None) -> Tensor:
+        """`(B, d)` to logits or means `(B, p)`; a batch of -1, or none, stands at the mean of batches."""
+        scale = F.softplus(self.scale)
+        if codes is None or len(scale) == 1:
+            bias = self.head.bias if self.bias is None else self.head.bias + self.bias.mean(0)
+            return F.linear(u, self.head.weight * scale.mean(0).unsqueeze(1), bias)
+        logits = F.linear(u, self.head.weight) * _rows(scale, codes) + self.head.bias
+        return logits if self.bias is None else logits + _rows(self.bias, codes)
+
+    def parameters_at(self, u: Tensor, codes: Tensor | None) -> Parameters:
+        """`(B, d)` to the parameters of the likelihood."""
+        scale = None
+        if self.log_scale is not None:
+            scale = self._by_cell(self.log_scale, codes).clamp(-LOG_SCALE, LOG_SCALE)
+        zeros = None if self.zeros is None else self._by_cell(self.zeros, codes)
+        return Parameters(self(u, codes), scale, zeros)
+
+    @staticmethod
+    def _by_cell(table: Tensor, codes: Tensor | None) -> Tensor:
+        """Return the rows of cells `(B, p)`, or one for all `(p,)`."""
+        return table.mean(0) if codes is None or len(table) == 1 else _rows(table, codes)
+
+
+def _rows(table: Tensor, codes: Tensor) -> Tensor:
+    """Rows of a table by number, `(B, p)`; that of -1 is the mean of all."""
+    rows = torch.cat([table, table.mean(0, keepdim=True)])
+    return F.embedding(codes.remainder(len(rows)), rows)
 
 
 @dataclass(frozen=True)
@@ -174,8 +268,7 @@ class SccrossModule(nn.Module):
         return 1 - self.params.input_smoothing if averages else 1.0
 
     def _reference(self, name: str) -> Tensor:
-        reference: Tensor = getattr(self, f"reference_{self.names.index(name)}")
-        return reference
+        return getattr(self, f"reference_{self.names.index(name)}")
 
     def projection(self, name: str) -> Projection:
         """Return the fitted projection of a modality."""
@@ -334,8 +427,7 @@ class SccrossModule(nn.Module):
 
     def realign(self, name: str, z: Tensor) -> tuple[Tensor, Tensor]:
         """Map the common latent to that of a modality: mean and standard deviation, `(B, d)`."""
-        u: tuple[Tensor, Tensor] = self.realigners[self.names.index(name)](z)
-        return u
+        return self.realigners[self.names.index(name)](z)
 
     def depth_of(self, name: str) -> Tensor:
         """Return the median library size of training."""

@@ -35,10 +35,8 @@ def prior_of(
 ) -> dict[Edge, tuple[Tensor, Tensor]]:
     """Return by edge the prior of both modalities' cells, `(n_obs, k)` each, rows of length 1 or 0.
 
-    Parameters
-    ----------
-    neighbors
-        Rows to average a cell's linked features over, `(n_obs, k)` by modality; none where it has none.
+    `neighbors`: rows to average a cell's linked features over, `(n_obs, k)` by modality; none where it has
+    none.
     """
     return {link.edge: _of_edge(link, neighbors, params, seed=seed) for link in bundle.links}
 
@@ -82,8 +80,7 @@ def _scores(
         weight = np.clip(1 - explained.mean(), LEAST, MOST)
         scores = np.asarray((1 - weight) * scores + weight * neighbor_mean(scores, neighbors), np.float32)
     length = np.sqrt(np.square(scores).sum(1, keepdims=True))
-    unit: FloatArray = np.divide(scores, length, out=np.zeros_like(scores), where=length > 0)
-    return unit
+    return np.divide(scores, length, out=np.zeros_like(scores), where=length > 0)
 
 
 def _explained(values: FloatArray, mean: FloatArray) -> FloatArray:
@@ -101,8 +98,7 @@ def _corrected(still: FloatArray, moved: FloatArray, params: SccrossParams, *, s
         _metacells(x, params.n_metacells, seed=seed) for x in (still, moved)
     )
     shift = mnn_correct(centres, moved_centres, params.n_mutual).values - moved_centres
-    corrected: FloatArray = moved + shift[of_cell]
-    return corrected
+    return moved + shift[of_cell]
 
 
 def _metacells(x: FloatArray, n: int, *, seed: int) -> tuple[FloatArray, IntArray]:

@@ -8,16 +8,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from mocli.data.write.outfile import check_place
-from mocli.data.write.write import check_writable
+from mocli.data.write.outfile import check_place, check_writable
 from mocli.errors import InputError, UsageError
 from mocli.log import logger
 from mocli.tasks.benchmark.contender import others_embedding
+from mocli.tasks.benchmark.drawn import PARTS, halves
 from mocli.tasks.benchmark.ground import Ground, prepare_ground
 from mocli.tasks.benchmark.options import RECONSTRUCT, BenchmarkOptions, PeersAsked
 from mocli.tasks.benchmark.peers import asked_peers, plan_peers
-from mocli.tasks.benchmark.plan import TaskData, trainings
-from mocli.tasks.benchmark.plantable import memory_of_runs, write_plan
+from mocli.tasks.benchmark.plan import TaskData, memory_of_runs, trainings, write_plan
 from mocli.tasks.benchmark.runs import (
     ModelRun,
     check_parameters,
@@ -26,13 +25,11 @@ from mocli.tasks.benchmark.runs import (
     choose_models,
     raise_failed,
 )
-from mocli.tasks.benchmark.studies.drawncells import PARTS, halves
-from mocli.tasks.benchmark.studies.families import Setting, studies_of
+from mocli.tasks.benchmark.studies import Setting, studies_of
 from mocli.tasks.prepare.footprint import tell_memory
 from mocli.tasks.run.frame import Tell, Verb, perform
-from mocli.tasks.run.identity import files_read
 from mocli.tasks.run.paths import Paths
-from mocli.tasks.run.request import Request, Result, subcommand
+from mocli.tasks.run.request import Request, Result, files_read, subcommand
 from mocli.tasks.run.run import Launch, Run
 from mocli.types import Task
 

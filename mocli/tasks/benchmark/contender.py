@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
 
-from mocli.data.files.obsm import read_coordinates
+from mocli.data.files.obsm import Coordinates, read_coordinates
 from mocli.data.files.source import parse_source
 from mocli.errors import InputError, UsageError
+from mocli.types import FloatArray
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from mocli.data.files.obsm import Coordinates
     from mocli.tasks.benchmark.ground import Ground
-    from mocli.types import FloatArray
 
     Kind = Literal["model", "control", "embedding", "peer"]
 
@@ -59,8 +57,7 @@ class Contender:
                 cells = np.flatnonzero(rows[:, position] >= 0)
                 total[cells] += self.by_modality[name][rows[cells, position]]
                 times[cells] += 1
-        mean_place: FloatArray = (total / np.maximum(times, 1)[:, None]).astype(np.float32)
-        return mean_place
+        return (total / np.maximum(times, 1)[:, None]).astype(np.float32)
 
 
 def others_embedding(text: str, inputs: Sequence[str], ground: Ground) -> Contender:
@@ -85,8 +82,6 @@ def others_embedding(text: str, inputs: Sequence[str], ground: Ground) -> Conten
         )
     definition = f"obsm['{key}'] of {'the inputs' if owner == 'obsm' else owner}, aligned by cell names"
     if owner != "obsm":
-        from pathlib import Path
-
         parts = read_coordinates(Path(owner), key)
         return placed(parts, ground, key, "embedding", key, definition, where=owner)
     return placed(
@@ -96,8 +91,6 @@ def others_embedding(text: str, inputs: Sequence[str], ground: Ground) -> Conten
 
 def _of_inputs(inputs: Sequence[str], key: str, ground: Ground) -> list[Coordinates]:
     """Collect an array from the input files that have it; a file of one modality is that modality's."""
-    from dataclasses import replace
-
     coordinates: list[Coordinates] = []
     missing: InputError | None = None
     for path in dict.fromkeys(parse_source(text).path for text in inputs):
@@ -134,15 +127,13 @@ def placed(
     If every modality has coordinates and those of partners differ, the method places modalities separately;
     otherwise a cell has one set of coordinates.
 
-    Parameters
-    ----------
-    alone
-        Coordinates from one modality alone, for methods with one set of coordinates for each cell.
+    `alone`: coordinates from one modality alone, for methods with one set of coordinates for each cell.
     """
     bundle = ground.bundle
     by_modality = {p.modality: p for p in parts if p.modality is not None}
     if not ground.apart and not set(bundle.modalities) <= set(by_modality):
-        return Contender(name, kind, title, definition, {}, _joint(parts, ground, where), seed, study)
+        joint = aligned(parts, bundle.obs_names, where, None)
+        return Contender(name, kind, title, definition, {}, joint, seed, study)
     by_name = {}
     for m in bundle.modalities:
         of_modality = by_modality.get(m)
@@ -162,10 +153,6 @@ def placed(
     }
     complete = marginal if set(marginal) == set(bundle.modalities) else {}
     return Contender(name, kind, title, definition, complete, joint, seed, study)
-
-
-def _joint(parts: Sequence[Coordinates], ground: Ground, where: str | Path) -> FloatArray:
-    return aligned(parts, ground.bundle.obs_names, where, None)
 
 
 def _together(by_modality: Mapping[str, FloatArray], ground: Ground) -> bool:
@@ -190,10 +177,8 @@ def aligned(
 
     A cell is found by its name, or by `modality:name` as mocli writes names that modalities share.
 
-    Raises
-    ------
-    InputError
-        A wanted cell has no coordinates, coordinates that are not finite, or two rows under one name.
+    Raises `InputError`: a wanted cell has no coordinates, coordinates that are not finite, or two rows under
+    one name.
     """
     _same_width({str(i): p.z for i, p in enumerate(parts)}, where)
     names = parts[0].names.append([p.names for p in parts[1:]])

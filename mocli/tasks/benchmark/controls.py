@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mocli.data.batches import dense_rows
+from mocli.data.bundle import LinkedFeatures
 from mocli.tasks.benchmark.contender import Contender
+from mocli.tasks.benchmark.ground import Ground
 from mocli.tasks.prepare.smoothing import own_coordinates
 from mocli.tasks.score.baselines import component_baseline, link_baselines, unit
 from mocli.tasks.score.wnn import graph_coordinates, weighted_neighbors
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from mocli.data.bundle import LinkedFeatures
-    from mocli.tasks.benchmark.ground import Ground
-    from mocli.types import DoubleArray, FloatArray
+from mocli.types import DoubleArray, FloatArray
 
 CCA_DIMENSIONS = 30
 PCA_DIMENSIONS = 50
@@ -147,8 +143,7 @@ def _scores(x: FloatArray, n: int) -> FloatArray:
     values, vectors = np.linalg.eigh((x.T @ x).astype(np.float64))
     largest: DoubleArray = vectors[:, np.argsort(-values, kind="stable")[:n]]
     signs = np.sign(largest[np.abs(largest).argmax(0), np.arange(largest.shape[1])])
-    scores: FloatArray = (x @ (largest * signs)).astype(np.float32)
-    return scores
+    return (x @ (largest * signs)).astype(np.float32)
 
 
 def shuffled(control: Contender, ground: Ground, *, seed: int) -> Contender:

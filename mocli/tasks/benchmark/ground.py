@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
+from mocli.data.bundle import MultiOmics
+from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column
 from mocli.data.transforms.transform import find_transform
 from mocli.models.base import Traits
 from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.prepare.footprint import Footprint, footprint
 from mocli.tasks.prepare.load import load
-from mocli.tasks.prepare.plan import make_plan, open_modalities
-from mocli.tasks.run.options import TrainOptions
+from mocli.tasks.prepare.pairing import Relation
+from mocli.tasks.prepare.plan import Plan, make_plan, open_modalities
+from mocli.tasks.run.options import DataOptions, TrainOptions
 from mocli.tasks.score.baselines import MAX_CELLS, MAX_VALUES
-from mocli.types import ModalityKind, Pairing, Task
+from mocli.types import IntArray, ModalityKind, Pairing, Task
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from mocli.data.bundle import MultiOmics
-    from mocli.data.files.modality import ModalityFile
-    from mocli.tasks.prepare.pairing import Relation
-    from mocli.tasks.prepare.plan import Plan
-    from mocli.tasks.run.options import DataOptions
-    from mocli.types import IntArray
-
-    Say = Callable[[str], None]
+Say = Callable[[str], None]
 
 NO_MODEL = Traits(
     name="benchmark",

@@ -8,14 +8,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mocli.errors import UsageError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 OPTION = "--peer-python"
 PATIENCE_S = 120.0
@@ -72,15 +69,8 @@ def safe_path(path: str) -> str:
 def find_interpreter(program: str | Path | None, packages: Mapping[str, str]) -> Interpreter:
     """Return the interpreter given, or the one that runs mocli, and what it has of the packages.
 
-    Parameters
-    ----------
-    packages
-        Name of the installed package by the name that is imported.
-
-    Raises
-    ------
-    UsageError
-        There is no such file, it cannot be run, or it is not a Python.
+    `packages`: name of the installed package by the name that is imported. Raises `UsageError`: there is no
+    such file, it cannot be run, or it is not a Python.
     """
     path = Path(sys.executable)
     if program is not None:

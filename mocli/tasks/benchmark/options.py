@@ -35,10 +35,7 @@ def _tasks(value: Any, option: str) -> tuple[str, ...]:
 class PeersAsked:
     """Peers with the hyper-parameters given for them, and the Python that has them.
 
-    Attributes
-    ----------
-    params
-        By peer, defaults and all.
+    `params`: by peer, defaults and all.
     """
 
     peers: tuple[Peer, ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +13,31 @@ import numpy as np
 import pandas as pd
 
 from mocli import __version__
+from mocli.data.batches import dense_rows, densify
+from mocli.data.bundle import MultiOmics
+from mocli.data.files.contents import choose_layer
 from mocli.data.files.inputs import sha256
+from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obsm import Coordinates
 from mocli.data.files.source import parse_source
 from mocli.data.links.route import link_files
-from mocli.errors import InputError, Interrupted, MocliError, UsageError
+from mocli.errors import EnvironmentProblem, InputError, Interrupted, MocliError, UsageError
 from mocli.peers.registry import RUNNER, Peer
 from mocli.report.figures import table as rows_table
 from mocli.report.file import write_text
 from mocli.tasks.benchmark.contender import Contender, placed
-from mocli.tasks.benchmark.costs import process_costs
 from mocli.tasks.benchmark.ground import Ground
 from mocli.tasks.benchmark.interpreter import OPTION, Interpreter, find_interpreter
 from mocli.tasks.benchmark.options import PeersAsked
-from mocli.tasks.benchmark.peerdata import PeerData, counts_layer
 from mocli.tasks.benchmark.plan import words_of
 from mocli.tasks.benchmark.processes import Command, begin_folder, was_begun_with
-from mocli.tasks.benchmark.table import COSTS, Record
-from mocli.tasks.run.identity import contents_of
+from mocli.tasks.benchmark.runs import Identity
+from mocli.tasks.benchmark.table import COSTS, Record, process_costs
+from mocli.tasks.prepare.load import Prepared, load
 from mocli.tasks.run.options import RunOptions, TrainOptions
-from mocli.tasks.run.request import Request
-from mocli.types import Task
+from mocli.tasks.run.request import Request, contents_of
+from mocli.tasks.score.baselines import component_baseline
+from mocli.types import ModalityKind, Task
 
 ANSWER = "answer.json"
 
@@ -61,6 +66,11 @@ class PeerRun:
     params: Mapping[str, float | None]
     words: tuple[str, ...]
     files: tuple[Path, ...]
+
+    @property
+    def identity(self) -> Identity:
+        """What its lines of the table begin with."""
+        return Task.INTEGRATE.value, self.peer.name, "peer", self.seed, ""
 
     @property
     def turn(self) -> str:
@@ -128,10 +138,7 @@ class PeerRun:
     def contender(self, ground: Ground) -> Contender:
         """Return its coordinates of the scored cells, matched by name.
 
-        Raises
-        ------
-        InputError
-            The file cannot be read, or a cell has no coordinates.
+        Raises `InputError`: the file cannot be read, or a cell has no coordinates.
         """
         parts = []
         try:
@@ -155,10 +162,8 @@ def asked_peers(
 ) -> tuple[PeersAsked, dict[str, object]]:
     """Return the peers asked for, and the hyper-parameters that are not theirs.
 
-    Raises
-    ------
-    UsageError
-        A peer or a hyper-parameter that does not exist, no Python, or a Python that is not needed.
+    Raises `UsageError`: a peer or a hyper-parameter that does not exist, no Python, or a Python that is not
+    needed.
     """
     from mocli.peers.registry import peers_named
 
@@ -188,10 +193,7 @@ def asked_peers(
 class PeersWork:
     """Runs of peers on one ground.
 
-    Attributes
-    ----------
-    skipped
-        Peers left out, and why, as the end of a sentence.
+    `skipped`: peers left out, and why, as the end of a sentence.
     """
 
     runs: list[PeerRun]
@@ -307,5 +309,109 @@ def _missing(peer: Peer, python: Interpreter) -> str | None:
 
 def costs_of(run: PeerRun, answer: Mapping[str, Any]) -> Iterator[Record]:
     """Yield time and memory of a finished run."""
-    values = {key: answer.get(key) for key in COSTS}
-    return process_costs(Task.INTEGRATE, run.peer.name, "peer", run.seed, "", values)
+    return process_costs(run.identity, {key: answer.get(key) for key in COSTS})
+
+
+PANELS = frozenset({ModalityKind.PROT, ModalityKind.CYTO})
+"""Kinds whose counts are written dense: few features, seldom zero."""
+
+
+def counts_layer(file: ModalityFile, layers: Mapping[str, str]) -> str:
+    """Return the matrix of a modality's raw counts; raises `InputError` where there is none."""
+    return choose_layer(file, layers.get(file.name), wants_counts=True).layer
+
+
+@dataclass(frozen=True, eq=False)
+class PeerData:
+    """Arrays of all cells, computed when they are first used.
+
+    Attributes
+    ----------
+    layers
+        Layer by modality, where the user names one.
+    seed
+        For highly variable features, LSI and principal components.
+    """
+
+    ground: Ground
+    layers: Mapping[str, str]
+    seed: int
+
+    def write(self, peer: Peer, path: Path) -> None:
+        """Write what a peer takes; see `mocli.peers.runner.Given`.
+
+        Raises
+        ------
+        InputError
+            It takes counts and a modality has none.
+        EnvironmentProblem
+            The file cannot be written.
+        """
+        arrays = dict(self._cells())
+        for array in sorted(peer.takes):
+            arrays |= {"components": self._components, "counts": self._counts,
+                       "features": self._features, "linked": self._linked}[array]()  # fmt: skip
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as stream:
+                np.savez(stream, **arrays)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise EnvironmentProblem(
+                "the data for a peer cannot be written", file=path, found=error.strerror or str(error)
+            ) from error
+
+    def forget(self) -> None:
+        """Release the data: runs and scores do not need them."""
+        self.__dict__.pop("_prepared", None)
+
+    @cached_property
+    def _prepared(self) -> Prepared:
+        # the ground may be a sample of the cells, and keeps no recipes; its messages were logged
+        return load(self.ground.whole, None, seed=self.seed, say=lambda _: None, warn=lambda _: None)
+
+    @property
+    def _bundle(self) -> MultiOmics:
+        return self._prepared.bundle
+
+    def _cells(self) -> Iterator[tuple[str, Any]]:
+        bundle = self._bundle
+        yield "cells", np.asarray(bundle.obs_names, dtype=np.str_)
+        yield "rows", bundle.rows
+        yield "modalities", np.asarray(list(bundle.modalities), dtype=np.str_)
+        yield "kinds", np.asarray([m.kind.value for m in bundle.modalities.values()], dtype=np.str_)
+        for i, m in enumerate(bundle.modalities.values()):
+            yield f"names{i}", np.asarray(m.obs_names, dtype=np.str_)
+        if bundle.batch is not None:
+            yield "batch", bundle.batch.codes
+            yield "batch_levels", np.asarray(bundle.batch.levels, dtype=np.str_)
+
+    def _components(self) -> dict[str, Any]:
+        bundle = self._bundle
+        base, rows_of = component_baseline(bundle, np.arange(bundle.n_cells), self.seed)
+        z = np.zeros((bundle.n_cells, next(iter(base.z.values())).shape[1]), np.float32)
+        for name, cells in rows_of.items():
+            z[cells] = base.z[name]
+        return {"components": z}
+
+    def _features(self) -> dict[str, Any]:
+        modalities = self._bundle.modalities.values()
+        return {f"features{i}": dense_rows(m.features, np.arange(m.n_obs)) for i, m in enumerate(modalities)}
+
+    def _linked(self) -> dict[str, Any]:
+        (link,) = self._bundle.links
+        names = list(self._bundle.modalities)
+        sides = {link.source: link.source_features, link.target: link.target_features}
+        return {f"linked{names.index(m)}": dense_rows(x, np.arange(x.n_obs)) for m, x in sides.items()}
+
+    def _counts(self) -> dict[str, Any]:
+        arrays: dict[str, Any] = {}
+        for i, choice in enumerate(self.ground.whole.choices):
+            file = choice.file
+            x = file.read(counts_layer(file, self.layers))[:, self._prepared.recipes[file.name].selected]
+            if file.kind in PANELS:
+                arrays[f"counts{i}"] = densify(x)
+            else:
+                arrays |= {f"counts{i}": x.data, f"indices{i}": x.indices, f"indptr{i}": x.indptr}
+                arrays[f"shape{i}"] = np.asarray(x.shape)
+        return arrays

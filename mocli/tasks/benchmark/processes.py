@@ -70,12 +70,7 @@ class Job(Protocol):
 class Processes:
     """Runs jobs.
 
-    Attributes
-    ----------
-    n_jobs
-        Processes at a time.
-    devices
-        Devices that processes take in turn; a device is shared only if there are more processes.
+    `devices`: devices that processes take in turn; a device is shared only if there are more processes.
     """
 
     n_jobs: int
@@ -88,10 +83,8 @@ class Processes:
     def run(self, jobs: Sequence[Job]) -> dict[str, int]:
         """Run all of them and return exit codes by name; a failure stops none of the others.
 
-        Raises
-        ------
-        Interrupted, KeyboardInterrupt
-            After the signal was passed on and the processes have ended.
+        Raises `Interrupted` or `KeyboardInterrupt` after the signal was passed on and the processes have
+        ended.
         """
         codes: dict[str, int] = {}
         waiting = list(jobs)
@@ -202,15 +195,8 @@ def was_begun_with(folder: Path, fingerprint: Mapping[str, Any]) -> bool:
 def begin_folder(folder: Path, fingerprint: Mapping[str, Any], results: Iterable[str]) -> None:
     """Make the folder, without files of an earlier run with other options; keep its checkpoint.
 
-    Parameters
-    ----------
-    results
-        Names of files that mark a run as finished.
-
-    Raises
-    ------
-    UsageError
-        The folder holds files that no benchmark made.
+    `results`: names of files that mark a run as finished. Raises `UsageError`: the folder holds files that no
+    benchmark made.
     """
     if folder.exists() and not was_begun_with(folder, fingerprint):
         # only what a benchmark made: the fingerprint says so

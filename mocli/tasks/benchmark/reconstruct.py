@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 from scipy.special import gammaln
 
+from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obsm import read_coordinates
 from mocli.log import logger
 from mocli.metrics.imputation import Detection, accuracy
 from mocli.nn.neighbors import chunks
 from mocli.report.figures import figure
 from mocli.tasks.benchmark.contender import aligned as found_by_name
+from mocli.tasks.benchmark.runs import ModelRun
 from mocli.tasks.impute.accuracy import detected
 from mocli.tasks.impute.denoise import Denoised
 from mocli.tasks.infer.align import Aligned, align
@@ -22,20 +27,9 @@ from mocli.tasks.infer.decoder import ValueDecoder
 from mocli.tasks.infer.predictor import choose_predictor
 from mocli.tasks.infer.translation import Translation
 from mocli.tasks.prepare.plan import named_cells
-from mocli.tasks.trained.saved import load_model
-from mocli.types import Route
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    import torch
-
-    from mocli.data.files.modality import ModalityFile
-    from mocli.tasks.benchmark.runs import ModelRun
-    from mocli.tasks.run.options import DataOptions
-    from mocli.tasks.trained.saved import SavedModel
-    from mocli.types import DoubleArray, FloatArray
+from mocli.tasks.run.options import DataOptions
+from mocli.tasks.trained.saved import SavedModel, load_model
+from mocli.types import DoubleArray, FloatArray, Route
 
 MEAN = "mean"
 """The control: every cell has the composition of all training cells, at its own depth."""
@@ -71,8 +65,6 @@ def reconstruction(
     ----------
     run
         Placed the held-out cells by the model of its parent.
-    files
-        All cells.
     cells
         File of some of the held-out cells, to look at these alone.
     like
@@ -144,10 +136,7 @@ def control_name(
     A model that gives back other features, or values on another scale, than those before it has a control of
     its own, `mean (MODEL)`: beside the others' it would be held against other numbers.
 
-    Parameters
-    ----------
-    known
-        Values of the same seed by method and metric.
+    `known`: values of the same seed by method and metric.
     """
     if not any(method == MEAN for method, _ in known):
         return MEAN
@@ -223,7 +212,7 @@ def _figures(x: FloatArray, y: FloatArray, name: str, *, counts: bool) -> dict[s
                 float(np.mean(values)) if len(values) else None,
                 f"{TITLES[field.name]} of reconstructed values",
                 "For telling cells with a feature from those without, as many cells called as have it; "
-                "mean over {len(values):,} features.",
+                f"mean over {len(values):,} features.",
                 better="higher",
                 bounds=(0.0, 1.0),
                 n=n,

@@ -5,29 +5,29 @@ from __future__ import annotations
 import hashlib
 import re
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column
 from mocli.data.links.genesets import read_gene_sets
 from mocli.errors import MocliError, UsageError, did_you_mean
-from mocli.models.base import Decodes, EncodesJointly
+from mocli.models.base import Decodes, EncodesJointly, Traits
 from mocli.models.parameters import params_class
 from mocli.models.registry import available, load_class, traits_of
 from mocli.tasks.benchmark.options import RECONSTRUCT, TASKS, BenchmarkOptions
 from mocli.tasks.benchmark.processes import Command, own_environment
 from mocli.tasks.prepare.select import problem_with, takes_weights
-from mocli.tasks.run.identity import is_whole, made_from, origin_of
+from mocli.tasks.run.request import Request, is_whole, made_from, origin_of
 from mocli.types import ModalityKind, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from mocli.data.files.modality import ModalityFile
-    from mocli.models.base import Traits
     from mocli.tasks.benchmark.ground import Ground
-    from mocli.tasks.run.request import Request
+
+Identity = tuple[str, str, str, int | None, str]
+"""Task, method, kind of method, seed and study."""
 
 SUFFIXES = {Task.IMPUTE: ".h5ad", Task.GENE2PEAK: ".tsv"}
 """Suffixes of the outputs of runs that are not .h5mu."""
@@ -102,6 +102,11 @@ class ModelRun:
     def purpose(self) -> str:
         """The task of the benchmark that it belongs to."""
         return self.aim or self.task.value
+
+    @property
+    def identity(self) -> Identity:
+        """What its lines of the table begin with."""
+        return self.purpose, self.model, "model", self.seed, self.study
 
     @property
     def id(self) -> str:
@@ -179,10 +184,8 @@ def output_of(task: Task, folder: Path) -> Path:
 def raise_failed(planned: Sequence[ModelRun], models_asked: Sequence[str]) -> None:
     """End with an error, after all is written, where a model that was asked for has no run that ended well.
 
-    Raises
-    ------
-    MocliError
-        With the kind and exit code of the first failure; where no model was named, only if all failed.
+    Raises `MocliError` with the kind and exit code of the first failure; where no model was named, only if
+    all failed.
     """
     runs = [training for training in planned if not training.study]
     reports = {training.name: training.report() or {} for training in runs}
@@ -207,10 +210,7 @@ def choose_models(
 ) -> tuple[dict[str, list[str]], list[tuple[str, str, str]]]:
     """Return the models for each task, and those left out as (task, model, reason).
 
-    Raises
-    ------
-    UsageError
-        A model that does not exist.
+    Raises `UsageError`: a model that does not exist.
     """
     for name in options.models:
         traits_of(name)
@@ -290,17 +290,9 @@ def check_sets(path: Path | None, models: Sequence[str]) -> None:
     UsageError
         No model of the benchmark takes any.
     """
-    if path is None:
-        return
-    if not any(traits_of(name).uses_sets for name in models):
-        takers = ", ".join(name for name, traits in available().items() if traits.uses_sets)
-        raise UsageError(
-            "no model of this benchmark uses gene sets",
-            field="--gene-sets",
-            found=", ".join(models),
-            hint=f"leave it out, or add to --models: {takers}",
-        )
-    read_gene_sets(path)
+    if path is not None:
+        _need_one("uses gene sets", "--gene-sets", models, lambda traits: traits.uses_sets)
+        read_gene_sets(path)
 
 
 def check_weights(key: str | None, models: Sequence[str], files: Sequence[ModalityFile]) -> None:
@@ -313,17 +305,20 @@ def check_weights(key: str | None, models: Sequence[str], files: Sequence[Modali
     UsageError
         No model of the benchmark weighs cells.
     """
-    if key is None:
-        return
-    if not any(takes_weights(traits_of(name)) for name in models):
-        takers = ", ".join(name for name, traits in available().items() if takes_weights(traits))
+    if key is not None:
+        _need_one("weighs cells", "--weight-key", models, takes_weights)
+        find_column(files, key, option="--weight-key")
+
+
+def _need_one(what: str, option: str, models: Sequence[str], can: Callable[[Traits], bool]) -> None:
+    if not any(can(traits_of(name)) for name in models):
+        takers = ", ".join(name for name, traits in available().items() if can(traits))
         raise UsageError(
-            "no model of this benchmark weighs cells",
-            field="--weight-key",
+            f"no model of this benchmark {what}",
+            field=option,
             found=", ".join(models),
             hint=f"leave it out, or add to --models: {takers}",
         )
-    find_column(files, key, option="--weight-key")
 
 
 def safe(text: str) -> str:

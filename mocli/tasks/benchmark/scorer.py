@@ -9,31 +9,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mocli import __version__
+from mocli.data.bundle import Codes
+from mocli.metrics.embedding import Embedding
 from mocli.metrics.label_transfer import majority
 from mocli.metrics.registry import available_metrics
 from mocli.nn.neighbors import knn
 from mocli.report.figures import figure
 from mocli.report.file import write_text
+from mocli.tasks.benchmark.contender import Contender
+from mocli.tasks.benchmark.ground import Ground
 from mocli.tasks.score.baselines import component_baseline
-from mocli.tasks.score.evaluate import embedding_of, every_metric, linked_features, own_components
+from mocli.tasks.score.evaluate import Own, embedding_of, every_metric, linked_features, own_components
 from mocli.tasks.trained.latent import measured_together
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from mocli.data.bundle import Codes
-    from mocli.metrics.embedding import Embedding
-    from mocli.tasks.benchmark.contender import Contender
-    from mocli.tasks.benchmark.ground import Ground
-    from mocli.tasks.score.evaluate import Own
-    from mocli.types import FloatArray, IntArray
+from mocli.types import FloatArray, IntArray
 
 OF_PLACES = frozenset({"pairs", "linked"})
 """Needs of metrics that only coordinates of modalities can meet."""
@@ -62,10 +58,7 @@ class Scorer:
     def score(self, contender: Contender, *, uncorrected: bool = False) -> dict[str, Any]:
         """Return entries by metric, as `mocli.metrics.registry.evaluate` does.
 
-        Parameters
-        ----------
-        uncorrected
-            The coordinates are uncorrected: metrics of conservation are meaningless for them.
+        `uncorrected`: the coordinates are uncorrected: metrics of conservation are meaningless for them.
         """
         of_labels = label_f1(contender.whole(self.ground), self.ground.bundle.label, self.labels, self.device)
         return self._by_metrics(contender, uncorrected=uncorrected) | of_labels
@@ -76,9 +69,8 @@ class Scorer:
         file = self.cache / f"{fingerprint[:24]}.json"
         if file.exists():
             self.reused += 1
-            metrics: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-            return metrics
-        metrics = {}
+            return json.loads(file.read_text(encoding="utf-8"))
+        metrics: dict[str, Any] = {}
         for names, embedding in views:
             metrics |= every_metric(embedding, names)
         self.cache.mkdir(parents=True, exist_ok=True)
@@ -147,8 +139,7 @@ class Scorer:
     def _of_modalities(self) -> dict[str, Own]:
         if "modalities" not in self._own:
             self._own["modalities"] = own_components(self.ground.bundle, seed=self.seed)
-        places: dict[str, Own] = self._own["modalities"]
-        return places
+        return self._own["modalities"]
 
     def _of_cells(self, groups: Mapping[str, IntArray]) -> dict[str, Own]:
         """Return uncorrected coordinates of cells from all their modalities."""

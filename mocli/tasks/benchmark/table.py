@@ -1,24 +1,26 @@
-"""The table of a benchmark: one line for each figure, with the failures and the models left out."""
+"""The table of a benchmark: one line for each figure or cost of a run, failures, and models left out."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mocli.metrics.registry import OTHER, available_metrics
 from mocli.report.figures import table
 from mocli.report.file import write_text
 from mocli.report.multiqc import RANKING
-from mocli.report.ranking import Figure, rank
+from mocli.report.ranking import Figure, Ranking, rank
 from mocli.tasks.benchmark.options import RECONSTRUCT
 from mocli.types import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from mocli.report.ranking import Ranking
+    from mocli.tasks.benchmark.runs import Identity, ModelRun
     from mocli.tasks.run.run import Run
+
+    Method = tuple[str, str, dict[str, Any]]
+
 
 COLUMNS = (
     *("task", "method", "kind", "study", "seed", "status", "metric", "of"),
@@ -82,23 +84,16 @@ class Record:
     note: str = ""
 
     @classmethod
-    def of(
-        cls, task: str, method: str, kind: str, seed: int | None, study: str, key: str, entry: dict[str, Any]
-    ) -> Record:
+    def of(cls, identity: Identity, key: str, entry: dict[str, Any]) -> Record:
         """Make a line of an entry of a report's metrics."""
+        task, method, kind, seed, study = identity
         name = key.partition("[")[0]
         metric = available_metrics().get(name)
         aspect = COST if name in COSTS else metric.aspect if metric else ASPECTS.get(task, OTHER)
         # errors have the unit of a model's own scale: no order between models
         in_units = task == Task.IMPUTE and name.startswith(IN_UNITS)
         return cls(
-            task=str(task),
-            method=method,
-            kind=kind,
-            seed=seed,
-            study=study,
-            status="ok",
-            key=key,
+            *(str(task), method, kind, seed, study, "ok", key),
             value=entry["value"],
             better=None if in_units else entry["better"],
             n=entry.get("n"),
@@ -167,10 +162,7 @@ def describe_rankings(run: Run, records: Sequence[Record], ranked: dict[str, Ran
     for task, ranking in ranked.items():
         columns, rows = ranking.table()
         run.report.tables[f"{RANKING}{task}"] = table(
-            f"Methods by {task}, best first",
-            HOW_RANKED,
-            columns,
-            rows,
+            f"Methods by {task}, best first", HOW_RANKED, columns, rows
         )
         if ranking.verdict:
             run.report.conclude(f"{task}: {ranking.verdict}.")
@@ -215,19 +207,8 @@ def _describe_costs(run: Run, records: Sequence[Record]) -> None:
             runs.setdefault((r.task, r.method, r.study, r.seed), {})[r.key] = r.value
     for (task, method, study, seed), values in runs.items():
         memory = [None if values.get(k) is None else round((values[k] or 0) / 1e6) for k in MEMORY]
-        rows.append(
-            [
-                method,
-                task,
-                study or None,
-                seed,
-                values.get("steps"),
-                values.get("train_s"),
-                values.get("total_s"),
-                *memory,
-                values.get(VALIDATION),
-            ]
-        )
+        times = [values.get(k) for k in ("steps", "train_s", "total_s")]
+        rows.append([method, task, study or None, seed, *times, *memory, values.get(VALIDATION)])
     if rows:
         run.report.tables["costs"] = table(
             "Time and memory of every run",
@@ -251,7 +232,6 @@ def _describe_costs(run: Run, records: Sequence[Record]) -> None:
 
 
 MEMORY = ("peak_memory_bytes", "gpu_peak_memory_bytes")
-
 
 Measured = dict[tuple[str, str, str], dict[str, list[float]]]
 """Values over seeds of every leading metric, by task, method and study."""
@@ -291,3 +271,107 @@ def _describe_studies(run: Run, records: Sequence[Record]) -> None:
 
 def _mean(values: list[float] | None) -> float | None:
     return None if not values else sum(values) / len(values)
+
+
+REAL_CELLS = "other_real_cells"
+"""The scores of real cells instead of simulated ones, the best possible."""
+
+AUPRC = "silencing_auprc"
+CHANCE = "chance"
+OWN = {"silencing": "", "silencing, by size": ", by size"}
+"""Scores of the model itself among those of its report, and the suffix of their names."""
+
+OFF = "off_"
+
+
+def costs(training: ModelRun, report: dict[str, Any]) -> Iterator[Record]:
+    """Yield time, memory and steps, and the loss of held-out cells if training measured it."""
+    device, done = report["device"] or {}, report["training"] or {}
+    values = {
+        # with another run's model, at most places of new cells are trained
+        "train_s": report["timing"].get("train_s") if training.parent is None else None,
+        "total_s": report["timing"].get("total_s"),
+        "peak_memory_bytes": device.get("peak_memory_bytes"),
+        "gpu_peak_memory_bytes": device.get("gpu_peak_memory_bytes"),
+        "steps": done.get("steps"),
+        VALIDATION: held_out_loss(done),
+    }
+    yield from process_costs(training.identity, values)
+
+
+def process_costs(identity: Identity, values: Mapping[str, float | None]) -> Iterator[Record]:
+    """Yield a line for each cost that is known; keys as in `COSTS`."""
+    for key, value in values.items():
+        if value is not None:
+            entry = {"value": value, "better": None if key == "steps" else "lower", "title": COSTS[key]}
+            yield Record.of(identity, key, entry)
+
+
+def held_out_loss(training: dict[str, Any]) -> float | None:
+    """Return the smallest loss of held-out cells in the last phase that measured one; None without any."""
+    for history in reversed(list((training.get("history") or {}).values())):
+        values = [v for v in (history.get("validation") or {}).get("value", ()) if v is not None]
+        if values:
+            return float(min(values))
+    return None
+
+
+def figures(training: ModelRun, report: dict[str, Any], records: Sequence[Record]) -> list[Record]:
+    """Return the figures of a run's task from its report; its controls once for every seed and study."""
+    method_of = METHODS.get(training.purpose)
+    methods = [] if method_of is None else method_of(training.model, report)
+    present = {(r.method, r.seed, r.study, r.key) for r in records if r.task == training.purpose}
+    return [
+        Record.of((training.purpose, name, kind, training.seed, training.study), key, entry)
+        for name, kind, metrics in methods
+        for key, entry in metrics.items()
+        if (name, training.seed, training.study, key) not in present
+    ]
+
+
+def _imputed(model: str, report: dict[str, Any]) -> list[Method]:
+    return [
+        (model, "model", report["metrics"]),
+        *((name, "control", baseline["metrics"]) for name, baseline in report["baselines"].items()),
+    ]
+
+
+def _simulated(model: str, report: dict[str, Any]) -> list[Method]:
+    real = report["baselines"].get(REAL_CELLS, {}).get("metrics", {})
+    return [(model, "model", _comparable(report["metrics"])), (REAL_CELLS, "control", _comparable(real))]
+
+
+def _comparable(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Add the distance from the best value for metrics whose best lies inside their range."""
+    comparable = dict(metrics)
+    best = {name: m.best for name, m in available_metrics("simulated").items() if m.better is None}
+    for key, entry in metrics.items():
+        name = key.partition("[")[0]
+        if name in best and entry["value"] is not None:
+            title = f"{entry['title']}, distance from {best[name]:g}"
+            value = abs(entry["value"] - best[name])
+            comparable[OFF + key] = {**entry, "value": value, "better": "lower", "title": title}
+    return comparable
+
+
+def _related(model: str, report: dict[str, Any]) -> list[Method]:
+    """Sort the areas under precision and recall by score: the model's own, and simple ones beside it."""
+    by_method: dict[str, dict[str, Any]] = {model: {}}
+    for key, entry in report["metrics"].items():
+        name, _, rest = key.removesuffix("]").partition("[")
+        pairs, _, score = rest.partition("; ")
+        if name != AUPRC:
+            continue
+        what = {**entry, "title": f"Area under the precision-recall curve, {pairs}{OWN.get(score, '')}"}
+        if OWN.get(score):
+            what["better"] = None  # a second score of the model, which controls have not
+        method = model if score in OWN else score
+        by_method.setdefault(method, {})[f"{AUPRC}[{pairs}{OWN.get(score, '')}]"] = what
+    return [(name, "model" if name == model else "control", metrics) for name, metrics in by_method.items()]
+
+
+METHODS: dict[str, Callable[[str, dict[str, Any]], list[Method]]] = {
+    Task.IMPUTE: _imputed,
+    Task.SIMULATE: _simulated,
+    Task.GENE2PEAK: _related,
+}

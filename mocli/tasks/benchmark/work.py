@@ -16,18 +16,21 @@ from mocli.models.registry import traits_of
 from mocli.report.wording import plural
 from mocli.tasks.benchmark.contender import Contender, placed
 from mocli.tasks.benchmark.controls import BEST, UNCORRECTED, controls
-from mocli.tasks.benchmark.costs import CHANCE, REAL_CELLS, costs, figures
 from mocli.tasks.benchmark.ground import Ground, prepare_ground
 from mocli.tasks.benchmark.options import BenchmarkOptions
 from mocli.tasks.benchmark.page import pictures
 from mocli.tasks.benchmark.peers import PeerRun, PeersWork, costs_of
-from mocli.tasks.benchmark.processes import Job, Processes
+from mocli.tasks.benchmark.processes import Processes
 from mocli.tasks.benchmark.runs import ModelRun
 from mocli.tasks.benchmark.scorer import Scorer
 from mocli.tasks.benchmark.table import (
+    CHANCE,
+    REAL_CELLS,
     Record,
     as_figures,
+    costs,
     describe_rankings,
+    figures,
     ranking_records,
     rankings,
     write_table,
@@ -48,12 +51,8 @@ SHUFFLED = "shuffled"
 class Measurements:
     """Results of a benchmark.
 
-    Attributes
-    ----------
-    records
-        The lines of the table.
-    shown
-        Contenders that the report draws: controls, embeddings, and the first seed of every model and peer.
+    `shown`: contenders that the report draws: controls, embeddings, and the first seed of every model and
+    peer.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -62,7 +61,7 @@ class Measurements:
     def add(self, c: Contender, scores: dict[str, Any], *, show: bool) -> None:
         """Add the scores of a contender."""
         self.records.extend(
-            Record.of(Task.INTEGRATE, c.name, c.kind, c.seed, c.study, key, entry)
+            Record.of((Task.INTEGRATE, c.name, c.kind, c.seed, c.study), key, entry)
             for key, entry in scores.items()
         )
         if show:
@@ -77,16 +76,7 @@ class Measurements:
 class Benchmark:
     """One benchmark: its data, and every run that it compares.
 
-    Attributes
-    ----------
-    planned
-        Every run, finished or not.
-    skipped
-        Task, model and why it cannot be run.
-    peers
-        Runs of other tools.
-    others
-        Embeddings of other tools.
+    `skipped`: task, model and why it cannot be run.
     """
 
     run: Run
@@ -115,38 +105,36 @@ class Benchmark:
         """Return a line for each run that has not ended well, and run nothing."""
         records = []
         absent: list[ModelRun | PeerRun] = []
-        for run in (t for t in self.planned if not t.finished()):
-            error = (run.report() or {}).get("error") or {}
-            if error.get("message"):
-                records.append(self._failed(run, str(error["message"])))
-                continue
-            absent.append(run)
-            model = (run.purpose, run.model, "model", run.seed, run.study)
-            records.append(Record(*model, "missing", note=NOT_THERE))
-        for peer in (p for p in self.peers.runs if not p.finished()):
-            absent.append(peer)
-            other = (Task.INTEGRATE.value, peer.peer.name, "peer", peer.seed, "")
-            records.append(Record(*other, "missing", note=NOT_THERE))
+        for job in (job for job in self._jobs() if not job.finished()):
+            if reason := reported(job):
+                records.append(self._failed(job, reason))
+            else:
+                absent.append(job)
+                records.append(Record(*job.identity, "missing", note=NOT_THERE))
         if absent:
             names = ", ".join(job.name for job in absent[:5]) + (", ..." if len(absent) > 5 else "")
             self.run.warn(f"{plural(len(absent), 'run')} did not end ({names}): the table is without them")
         return records
 
+    def _jobs(self) -> list[ModelRun | PeerRun]:
+        return [*self.planned, *self.peers.runs]
+
     def train(self) -> list[Record]:
         """Run what is not finished yet, and return the failures."""
         fresh = self.request.run.resume == "never"
-        every: list[ModelRun | PeerRun] = [*self.planned, *self.peers.runs]
+        every = self._jobs()
         finished = [] if fresh else [job.name for job in every if job.finished()]
         if finished:
             self.run.say(f"{len(finished)} of {len(every)} runs are finished already: {', '.join(finished)}")
         todo = [t for t in self.planned if t.name not in finished]
-        threads = self.request.run.threads or max(1, int(self._threads()) // self.options.jobs)
+        granted = int((self.run.report.device or {}).get("threads") or 1)
+        threads = self.request.run.threads or max(1, granted // self.options.jobs)
         devices = self.options.devices or (self.request.run.device,)
         processes = Processes(self.options.jobs, devices, threads, self.run.say)
         failures: list[Record] = []
         try:
             peers = self._ready_peers(finished, failures)
-            failed = self._run(processes, [t for t in todo if t.parent is None], peers, failures)
+            failed = self._run(processes, [*(t for t in todo if t.parent is None), *peers], failures)
         finally:
             self.peers.tidy()
         # those that take another run's model wait for it
@@ -157,24 +145,21 @@ class Benchmark:
                 continue
             reason = f"the run whose model it takes failed: {training.parent.name}"
             failures.append(self._failed(training, reason))
-        self._run(processes, ready, [], failures)
+        self._run(processes, ready, failures)
         return failures
 
     def _run(
         self,
         processes: Processes,
-        trainings: Sequence[ModelRun],
-        peers: Sequence[PeerRun],
+        jobs: Sequence[ModelRun | PeerRun],
         failures: list[Record],
     ) -> set[str]:
         """Run them, add failures, and return the names of those that failed."""
-        jobs: list[Job] = [*trainings, *peers]
         codes = processes.run(jobs) if jobs else {}
-        failures += [self._failed(t, failure(t, codes[t.name])) for t in trainings if codes[t.name] != 0]
         failures += [
-            self._failed_peer(run, last_words(run.folder, codes[run.name]))
-            for run in peers
-            if codes[run.name] != 0 or run.answer() is None
+            self._failed(job, reported(job) or last_words(job.folder, codes[job.name]))
+            for job in jobs
+            if codes[job.name] != 0 or (isinstance(job, PeerRun) and job.answer() is None)
         ]
         return {name for name, code in codes.items() if code != 0}
 
@@ -188,24 +173,13 @@ class Benchmark:
         for run in todo:
             if run.peer.name in failed:
                 run.begin()  # leaves nothing of an earlier run to be scored
-                failures.append(self._failed_peer(run, failed[run.peer.name]))
+                failures.append(self._failed(run, failed[run.peer.name]))
         return [run for run in todo if run.peer.name not in failed]
 
-    def _failed(self, training: ModelRun, reason: str) -> Record:
-        self._warn_of(training, reason)
-        identity = (training.purpose, training.model, "model", training.seed, training.study)
-        return Record(*identity, "failed", note=reason)
-
-    def _failed_peer(self, run: PeerRun, reason: str) -> Record:
-        self._warn_of(run, reason)
-        return Record(Task.INTEGRATE.value, run.peer.name, "peer", run.seed, "", "failed", note=reason)
-
-    def _warn_of(self, job: Job, reason: str) -> None:
+    def _failed(self, job: ModelRun | PeerRun, reason: str) -> Record:
         stderr = job.folder / "stderr.txt"
         self.run.warn(f"{job.name} failed ({reason})" + (f"; see {stderr}" if stderr.exists() else ""))
-
-    def _threads(self) -> int:
-        return int((self.run.report.device or {}).get("threads") or 1)
+        return Record(*job.identity, "failed", note=reason)
 
     def score(self) -> Measurements:
         """Score controls, models and the embeddings of others."""
@@ -252,7 +226,7 @@ class Benchmark:
             except Interrupted:
                 raise
             except MocliError as error:
-                scores.records.append(self._failed_peer(run, error.message))
+                scores.records.append(self._failed(run, error.message))
                 continue
             self.run.say(f"scoring {run.name}")
             entries = scorer.score(contender)
@@ -304,7 +278,7 @@ class Benchmark:
         if control is not None:
             methods[control] = ("control", by_method[MEAN])
         return [
-            Record.of(training.purpose, method, kind, training.seed, training.study, key, entry)
+            Record.of((training.purpose, method, kind, training.seed, training.study), key, entry)
             for method, (kind, entries) in methods.items()
             for key, entry in entries.items()
         ]
@@ -382,13 +356,10 @@ class Benchmark:
         run.finish(lambda: pictures(records, ranked, shown, self.ground, swept=swept, seed=seed))
 
 
-def failure(training: ModelRun, code: int) -> str:
-    """Return why a run failed: its report's words, else its exit code or the signal that ended it."""
-    report = training.report()
-    error = (report or {}).get("error") or {}
-    if error.get("message"):
-        return str(error["message"])
-    return last_words(training.folder, code)
+def reported(job: ModelRun | PeerRun) -> str:
+    """Return why a run failed, in its report's words; empty where there are none."""
+    error = ((job.report() or {}).get("error") or {}) if isinstance(job, ModelRun) else {}
+    return str(error.get("message") or "")
 
 
 def last_words(folder: Path, code: int) -> str:

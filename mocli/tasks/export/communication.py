@@ -23,8 +23,8 @@ from mocli.data.files.obs import find_labels
 from mocli.data.files.obsm import open_obsm
 from mocli.data.files.source import parse_source
 from mocli.data.write.blocks import NewModality
-from mocli.data.write.outfile import atomic
-from mocli.data.write.write import check_writable, write_h5ad
+from mocli.data.write.outfile import atomic, check_writable
+from mocli.data.write.write import write_h5ad
 from mocli.errors import InputError, UsageError
 from mocli.nn.neighbors import chunks
 from mocli.parsing import one_of
@@ -44,10 +44,7 @@ COUNTS, META = "counts.txt", "meta.txt"
 class Expression:
     """Expression of one file, with what its values are.
 
-    Attributes
-    ----------
-    values
-        One of `VALUES` but `auto`.
+    `values`: one of `VALUES` but `auto`.
     """
 
     file: ModalityFile
@@ -214,10 +211,7 @@ def _coordinates(
 ) -> FloatArray:
     """Return the cells' coordinates, `(n_obs, 2)`, matched by name, from the first source that has some.
 
-    Raises
-    ------
-    InputError
-        No source has coordinates, they cannot be read, or those of a cell are missing.
+    Raises `InputError`: no source has coordinates, they cannot be read, or those of a cell are missing.
     """
     for source in filter(is_spatial, sources):
         with open_obsm(source, SPATIAL) as part:

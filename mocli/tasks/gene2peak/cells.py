@@ -43,10 +43,7 @@ def can_silence(model: str) -> bool:
 def choose_way(model: str, method: str) -> Way | None:
     """Return how a model's genes are silenced; None for correlations, asked for or all it can do.
 
-    Raises
-    ------
-    UsageError
-        The model cannot do as asked.
+    Raises `UsageError`: the model cannot do as asked.
     """
     model_class = load_class(available()[model].model)
     if method == "correlation":
@@ -75,10 +72,7 @@ def choose_modalities(
 ) -> tuple[str, str]:
     """Return the names of genes and of peaks among a model's modalities.
 
-    Raises
-    ------
-    UsageError
-        A kind is there more than once or not at all, and no name was given.
+    Raises `UsageError`: a kind is there more than once or not at all, and no name was given.
     """
     names_chosen = []
     for named, option, kind, what in (
@@ -108,10 +102,7 @@ def choose_modalities(
 def check_values(saved: SavedModel, rna: str, atac: str) -> None:
     """Make sure that genes are counted, and that the decoder gives peaks.
 
-    Raises
-    ------
-    UsageError
-        It gives components of the peaks, or values that may be negative.
+    Raises `UsageError`: it gives components of the peaks, or values that may be negative.
     """
     for name, allowed, option in ((rna, COUNT_LIKELIHOODS, "--to"), (atac, POSITIVE, "--from")):
         recipe, likelihood = saved.recipes[name], saved.modalities[name].get("likelihood")
@@ -133,10 +124,7 @@ def check_values(saved: SavedModel, rna: str, atac: str) -> None:
 class CellGroups(NamedTuple):
     """Groups of cells, such as types.
 
-    Attributes
-    ----------
-    codes
-        `(n_cells,)` from 0, -1 for none.
+    `codes`: `(n_cells,)` from 0, -1 for none.
     """
 
     codes: IntArray
@@ -166,10 +154,7 @@ class SilencedCells:
     @property
     def absent(self) -> BoolArray:
         """Genes that the model knows and the input lacks, `(n_genes,)`."""
-        lacking: BoolArray = np.isin(
-            self.saved.recipes[self.rna].selected, self.query.aligned[self.rna].absent
-        )
-        return lacking
+        return np.isin(self.saved.recipes[self.rna].selected, self.query.aligned[self.rna].absent)
 
     @property
     def saved(self) -> SavedModel:
@@ -214,15 +199,7 @@ def take_cells(
 ) -> SilencedCells:
     """Match the inputs with a model, and find the cells' latent coordinates.
 
-    Parameters
-    ----------
-    names
-        The model's modalities of genes and of peaks.
-
-    Raises
-    ------
-    InputError
-        As `match_cells` raises it.
+    `names`: the model's modalities of genes and of peaks. Raises `InputError`: as `match_cells` raises it.
     """
     rna, atac = names
     query = match_cells(saved, files, rna, data, tell=tell)
@@ -242,10 +219,7 @@ def match_cells(
 ) -> Query:
     """Match the inputs with a model, the modality of genes among them.
 
-    Raises
-    ------
-    InputError
-        No input holds genes; features or columns do not fit the model.
+    Raises `InputError`: no input holds genes; features or columns do not fit the model.
     """
     query = match_query(saved, files, data, say=tell.say, warn=tell.warn)
     if rna not in query.aligned:

@@ -15,10 +15,11 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mocli.data.batches import BundleRows
 from mocli.data.bundle import Minibatch
@@ -26,9 +27,6 @@ from mocli.models.base import EncodesJointly
 from mocli.nn.neighbors import chunks
 from mocli.tasks.infer.place import SLOPES, LatentCells, pull, slopes
 from mocli.types import CSR, BoolArray, DoubleArray, FloatArray, IntArray
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 RATE, DECAY, EPSILON = 1e-2, 1e-4, 1e-8
 """Of the authors' Adam: learning rate, L2 weight decay, and what keeps from division by 0."""
@@ -242,8 +240,7 @@ class Original:
         """Shares of some cells, `(B, P)`."""
         if self._decoded is None:
             return self._decode(cells)
-        rows: Tensor = self._decoded[torch.from_numpy(self._row_of[cells]).to(self._decoded.device)]
-        return rows
+        return self._decoded[torch.from_numpy(self._row_of[cells]).to(self._decoded.device)]
 
     def mean(self, cells: IntArray) -> DoubleArray:
         """Mean over cells, `(P,)`."""

@@ -5,33 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column
 from mocli.data.genome.loci import has_places
-from mocli.data.write.tsv import write_tsv
+from mocli.data.write.outfile import write_tsv
 from mocli.errors import UsageError
 from mocli.tasks.gene2peak.options import PEAK_SETS, Gene2PeakOptions
 from mocli.tasks.impute.holdout import HoldOut
 from mocli.tasks.impute.options import ImputeOptions
 from mocli.tasks.impute.survey import survey
 from mocli.tasks.infer.direction import Direction
+from mocli.tasks.infer.translation import Translation
 from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.relate.candidates import Candidates, choose_genes, find_candidates
+from mocli.tasks.relate.relate import Related
 from mocli.tasks.run.frame import Foresight, Tell, Verb, perform
 from mocli.tasks.run.request import Request, Result, subcommand
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.foresee import foresee_training
 from mocli.tasks.trained.record import describe_given
 from mocli.types import Pairing, Route, StrArray, Task
-
-if TYPE_CHECKING:
-    from mocli.tasks.infer.translation import Translation
-    from mocli.tasks.relate.relate import Related
 
 TOP = 20
 """Strongest pairs of every feature that are tested if features have no positions and pairs are too many."""
@@ -97,8 +94,7 @@ def _groups(file: ModalityFile, key: str | None) -> StrArray | None:
         return None
     column = find_column([file], key, option="--group-key")[file.name]
     assert column is not None
-    labels: StrArray = column.astype(object).to_numpy()
-    return labels
+    return column.astype(object).to_numpy()
 
 
 def _of_imputation(options: Gene2PeakOptions) -> ImputeOptions:

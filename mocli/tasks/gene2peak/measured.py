@@ -14,14 +14,20 @@ from mocli.data.files.contents import choose_layer
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column
 from mocli.data.transforms.transform import median_total, row_sums, scale_rows
-from mocli.data.write.tsv import write_tsv
+from mocli.data.write.outfile import write_tsv
 from mocli.errors import InputError, UsageError
 from mocli.metrics.correlation import false_discovery_rate
 from mocli.report.figures import column_table, figure
 from mocli.tasks.gene2peak.cells import choose_modalities
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
-from mocli.tasks.gene2peak.report import MATCHED, conclude, hold_against, precision_tables
-from mocli.tasks.gene2peak.tracks import draw_tracks, mean_by_group
+from mocli.tasks.gene2peak.report import (
+    MATCHED,
+    conclude,
+    draw_tracks,
+    hold_against,
+    mean_by_group,
+    precision_tables,
+)
 from mocli.tasks.gene2peak.truth import precision_recall, promoter_precision, read_truth
 from mocli.tasks.infer.direction import shared_cells
 from mocli.tasks.prepare.footprint import LIBRARIES, Footprint, tell_memory
@@ -31,10 +37,9 @@ from mocli.tasks.relate.candidates import Candidates, choose_genes, find_candida
 from mocli.tasks.relate.correlate import genomic_pairs, relate
 from mocli.tasks.relate.metacells import BLOCK, FEWEST_CELLS, N_METACELLS, score_pairs
 from mocli.tasks.relate.promoters import promoter_controls
-from mocli.tasks.relate.relate import progress
 from mocli.tasks.relate.report import SHOWN, over_all, write_bedpe
 from mocli.tasks.relate.scope import ALL, FeaturePairs
-from mocli.tasks.run.frame import Tell
+from mocli.tasks.run.frame import Tell, progress
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.record import record_files

@@ -101,8 +101,7 @@ def strata_of(n_cells: IntArray, mean: DoubleArray) -> IntArray:
             members = np.flatnonzero(part == k)
             above = mean[members] > np.median(mean[members])
             strata[members] = 2 * k + above
-    numbers: IntArray = strata.astype(np.int64)
-    return numbers
+    return strata.astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,10 +128,8 @@ class MatchedNull:
     ) -> tuple[DoubleArray, DoubleArray]:
         """Return z and p of pairs, `(n_pairs,)` each; NaN where there is no null distribution.
 
-        Parameters
-        ----------
-        alternative
-            `negative`: only a fall counts; `positive`: only a rise; `two-sided`: twice the smaller p.
+        `alternative`: `negative`: only a fall counts; `positive`: only a rise; `two-sided`: twice the smaller
+        p.
         """
         z = np.full(len(unit), np.nan)
         pools: dict[tuple[int, int], list[DoubleArray]] = {}
@@ -160,8 +157,7 @@ class MatchedNull:
 
     def _usable(self, unit: int) -> BoolArray:
         """Return which members of the panel are not on a gene's chromosome."""
-        usable: BoolArray = ~np.isin(self.panel.chrom[self.panel.members], self.homes[unit])
-        return usable
+        return ~np.isin(self.panel.chrom[self.panel.members], self.homes[unit])
 
 
 def tail_p(pool: DoubleArray, values: DoubleArray, alternative: str) -> DoubleArray:
@@ -177,5 +173,4 @@ def tail_p(pool: DoubleArray, values: DoubleArray, alternative: str) -> DoubleAr
         return low
     if alternative == "positive":
         return high
-    p: DoubleArray = np.minimum(1.0, 2 * np.minimum(low, high))
-    return p
+    return np.minimum(1.0, 2 * np.minimum(low, high))

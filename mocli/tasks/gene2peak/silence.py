@@ -28,10 +28,8 @@ from mocli.tasks.gene2peak.cells import (
 )
 from mocli.tasks.gene2peak.changes import Way
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
-from mocli.tasks.gene2peak.peakclasses import read_classes
-from mocli.tasks.gene2peak.peaksets import read_peak_sets
-from mocli.tasks.gene2peak.report import draw_silencing, report_silencing, write_silencing
-from mocli.tasks.gene2peak.tracks import mean_by_group
+from mocli.tasks.gene2peak.peaksets import read_classes, read_peak_sets
+from mocli.tasks.gene2peak.report import draw_silencing, mean_by_group, report_silencing, write_silencing
 from mocli.tasks.gene2peak.truth import read_truth
 from mocli.tasks.gene2peak.work import TOP, SilencingResult, silence
 from mocli.tasks.prepare.aim import Aim
@@ -57,10 +55,7 @@ MOST_PAIRS = 20_000_000
 def name_of(request: Request, options: Gene2PeakOptions) -> str:
     """Return the model that will be used.
 
-    Raises
-    ------
-    UsageError
-        It has no place in this task.
+    Raises `UsageError`: it has no place in this task.
     """
     if options.from_model is not None:
         return str(read_description(options.from_model)["model"])
@@ -73,10 +68,7 @@ def name_of(request: Request, options: Gene2PeakOptions) -> str:
 def way_in(name: str, options: Gene2PeakOptions) -> Way | None:
     """Return how genes fall silent in a model; None where expression is imputed and correlated.
 
-    Raises
-    ------
-    UsageError
-        The model cannot do as asked.
+    Raises `UsageError`: the model cannot do as asked.
     """
     if options.method == "correlation":
         return None
@@ -103,10 +95,7 @@ def check_inputs(
 ) -> None:
     """Check before training that all that is asked for is there.
 
-    Raises
-    ------
-    MocliError
-        As silencing itself raises it.
+    Raises `MocliError`: as silencing itself raises it.
     """
     rna, atac = choose_modalities({f.name: f.kind for f in files}, options.source, options.target)
     by_name = {f.name: f for f in files}
@@ -119,10 +108,7 @@ def check_in_model(
 ) -> None:
     """Match the inputs with a model as silencing does, and find out whether all that is asked for is there.
 
-    Raises
-    ------
-    MocliError
-        As silencing itself raises it.
+    Raises `MocliError`: as silencing itself raises it.
     """
     rna, atac = modalities_of(saved, options)
     query = match_cells(saved, files, rna, request.data, tell=tell)

@@ -133,10 +133,7 @@ def promoter_precision(
 ) -> dict[str, list[dict[str, object]]]:
     """Say how well scores tell a gene's promoter peaks from those of others at the same distance.
 
-    Parameters
-    ----------
-    scores, at_controls
-        By name, of all pairs `(n_pairs,)` and of `promoter_controls`.
+    `scores`, `at_controls`: by name, of all pairs `(n_pairs,)` and of `promoter_controls`.
     """
     promoter = np.abs(distance) <= PROMOTER
     n_controls = len(next(iter(at_controls.values()), ()))

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mocli.report.wording import duration
 from mocli.tasks.gene2peak.changes import Change
 from mocli.tasks.gene2peak.null import MatchedNull, PeakPanel, strata_of
+from mocli.tasks.run.frame import progress
 from mocli.types import DoubleArray, FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 MATCHED_GENES = 40
 """Least number of genes of a stratum that are silenced, others for comparison among them."""
-_PATIENCE = 20.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +56,7 @@ def choose_units(
 
     Parameters
     ----------
-    asked
+    chosen
         Columns of the genes, all expressed in `min_cells` or more.
     n_cells, mean
         `(n_genes,)` cells that express each gene, and its mean count in them.
@@ -150,7 +148,7 @@ def collect(
     n_cells = np.zeros((n_groups + 1, n_units), dtype=np.int64)
     order = np.argsort(pairs[0], kind="stable")
     begin = np.searchsorted(pairs[0][order], np.arange(n_units + 1))
-    last_said = begun = time.monotonic()
+    tell = progress(say, "silencing", "genes")
     for change in changes:
         k = change.unit
         of_unit = order[begin[k] : begin[k + 1]]
@@ -164,8 +162,5 @@ def collect(
             one, was = change.delta[some].sum(0), change.before[some].sum(0)
             delta[g, of_unit], before[g, of_unit] = one[peaks], was[peaks]
             at_panel[g, k] = _relative(one[panel.members], was[panel.members])
-        if time.monotonic() - last_said > _PATIENCE:
-            last_said = time.monotonic()
-            remaining = (last_said - begun) / (k + 1) * (n_units - k - 1)
-            say(f"silenced {k + 1:,} of {n_units:,} genes; {duration(remaining)} to go")
+        tell(k + 1, n_units)
     return Silenced(n_cells, delta, before, at_panel)

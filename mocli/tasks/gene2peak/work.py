@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,13 +20,15 @@ from mocli.tasks.gene2peak.changes import Original, Step, Way, changes, push, st
 from mocli.tasks.gene2peak.evidence import combine
 from mocli.tasks.gene2peak.null import PeakPanel
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
-from mocli.tasks.gene2peak.peakclasses import SetsCompared, compare_classes, read_classes
 from mocli.tasks.gene2peak.peaksets import (
     Closing,
     PeakSet,
+    SetsCompared,
+    compare_classes,
     compare_sets,
     match_sets,
     pairs_of,
+    read_classes,
     read_peak_sets,
 )
 from mocli.tasks.gene2peak.truth import precision_recall, promoter_precision, read_truth
@@ -36,7 +39,7 @@ from mocli.tasks.relate.metacells import FEWEST_CELLS, MetacellScores, score_pai
 from mocli.tasks.relate.promoters import promoter_controls
 from mocli.tasks.relate.scope import ALL, FeaturePairs
 from mocli.tasks.run.frame import Tell
-from mocli.types import DoubleArray, IntArray
+from mocli.types import CSR, DoubleArray, IntArray
 
 TOP = 20
 """Peaks that are kept of every gene where distances are not known."""
@@ -238,15 +241,15 @@ def _run(
     tell: Tell,
 ) -> SilencingResult:
     """Silence, compare, lay out."""
-    vicinity, units, groups, controls = (
+    vicinity, controls, units, groups = (
         design.candidates.vicinity,
+        design.controls,
         design.units,
         design.groups,
-        design.controls,
     )
-    truth = (
-        read_truth(options.truth, vicinity) if options.truth is not None and vicinity is not None else None
-    )
+    truth = None
+    if options.truth is not None and vicinity is not None:
+        truth = read_truth(options.truth, vicinity)
     sets = _peak_sets(cells, options, design, tell.warn)
     none = np.zeros(0, np.int64)
     stretches = {
@@ -291,15 +294,19 @@ def _run(
     correlations, at_controls = _correlations(cells, design)
     # large where the peak goes with the gene
     change = silenced.relative(0) if raised else -silenced.relative(0)
-    at_pairs, at_other = change[span["pairs"]], change[span["controls"]]
+    own = change[span["pairs"]], change[span["controls"]]
+    unknown = np.full(len(own[1]), np.nan)
+    scores = {"silencing": own, "silencing, by size": (np.abs(own[0]), np.abs(own[1]))}
+    scores |= {name: (by_group[0], at_controls.get(name, unknown)) for name, by_group in correlations.items()}
     metacells = _metacells(cells, design, seed, tell)
+    if metacells:
+        scores["metacells"] = metacells["pairs"].z, metacells["controls"].z
     combined = None
     if vicinity is not None and controls is not None:
-        ways, at_ways = {"silencing": at_pairs}, {"silencing": at_other}
-        if metacells:
-            ways["metacells"], at_ways["metacells"] = metacells["pairs"].z, metacells["controls"].z
+        weighed = {name: scores[name] for name in ("silencing", "metacells") if name in scores}
         first, second = (design.home[design.columns[p.first]] for p in (design.pairs, controls))
-        combined = combine(ways, at_ways, vicinity.distance, first, second)
+        combined = combine(*_sides(weighed), vicinity.distance, first, second)
+        scores["combined"] = combined.score, combined.at_controls
         weights = ", ".join(f"{name} {weight:.2f}" for name, weight in combined.weights.items())
         tell.say(f"scores weigh {weights} ({'by promoters' if combined.learnt else 'as usual'})")
     table, left_out = _table(cells, design, silenced, span["pairs"], score, correlations)
@@ -315,26 +322,12 @@ def _run(
             classes = read_classes(options.peak_set_classes, {one.name: one for one in sets}, tell.warn)
             compared = SetsCompared(by_set, compare_classes(by_set, classes))
     precision = {}
-    by_score = {"silencing": at_pairs, "silencing, by size": np.abs(at_pairs)}
-    at_controls_by_score = {"silencing": at_other, "silencing, by size": np.abs(at_other)}
-    by_score |= {name: by_group[0] for name, by_group in correlations.items()}
-    at_controls_by_score |= at_controls
-    if metacells:
-        by_score["metacells"], at_controls_by_score["metacells"] = (
-            metacells["pairs"].z,
-            metacells["controls"].z,
-        )
-    if combined is not None:
-        by_score["combined"], at_controls_by_score["combined"] = combined.score, combined.at_controls
     if truth is not None:
         assert vicinity is not None
-        scores = {**by_score, "nearness": -np.abs(vicinity.distance)}
-        precision["the known pairs"] = precision_recall(truth, scores, design.pairs.first)
+        ranked = {**_sides(scores)[0], "nearness": -np.abs(vicinity.distance)}
+        precision["the known pairs"] = precision_recall(truth, ranked, design.pairs.first)
     if vicinity is not None and controls is not None:
-        at_controls_by_score = {
-            name: at_controls_by_score.get(name, np.full(len(at_other), np.nan)) for name in by_score
-        }
-        precision |= promoter_precision(vicinity.distance, by_score, at_controls_by_score)
+        precision |= promoter_precision(vicinity.distance, *_sides(scores))
     return SilencingResult(
         design.candidates,
         options,
@@ -350,16 +343,27 @@ def _run(
     )
 
 
+def _sides(scores: Mapping[Any, tuple[Any, Any]]) -> tuple[dict[str, DoubleArray], dict[str, DoubleArray]]:
+    """Scores of the pairs, and of the controls."""
+    return {name: at for name, (at, _) in scores.items()}, {name: at for name, (_, at) in scores.items()}
+
+
+def _measured_in_both(cells: SilencedCells, fewest: int, *, logged: bool) -> tuple[CSR, CSR, IntArray] | None:
+    """Values of genes and of peaks in the cells that have both, and which these are; None if too few."""
+    if cells.atac not in cells.query.aligned or not {cells.rna, cells.atac} <= set(cells.saved.readouts):
+        return None
+    (x, gene_row), (y, peak_row) = (cells.measured(name, logged=logged) for name in (cells.rna, cells.atac))
+    both = np.flatnonzero((gene_row >= 0) & (peak_row >= 0))
+    return None if len(both) < fewest else (x[gene_row[both]], y[peak_row[both]], both)
+
+
 def _metacells(cells: SilencedCells, design: _Design, seed: int, tell: Tell) -> dict[str, MetacellScores]:
     """Score pairs and controls over metacells; nothing where too few cells were measured in both."""
-    readouts, controls = cells.saved.readouts, design.controls
-    if cells.atac not in cells.query.aligned or cells.rna not in readouts or cells.atac not in readouts:
+    controls = design.controls
+    measured = None if controls is None else _measured_in_both(cells, FEWEST_CELLS, logged=False)
+    if controls is None or measured is None:
         return {}
-    (x, gene_row), (y, peak_row) = (cells.measured(name, logged=False) for name in (cells.rna, cells.atac))
-    both = np.flatnonzero((gene_row >= 0) & (peak_row >= 0))
-    if controls is None or len(both) < FEWEST_CELLS:
-        return {}
-    x, y = x[gene_row[both]], y[peak_row[both]]
+    x, y, both = measured
     tell.say(f"correlating over metacells of {len(both):,} cells measured in both")
     scored = {}
     for name, pairs in (("pairs", design.pairs), ("controls", controls)):
@@ -376,10 +380,7 @@ def with_columns(
 ) -> pd.DataFrame:
     """Add what metacells say of pairs over all cells, and the score by which these are then sorted.
 
-    Parameters
-    ----------
-    names
-        Genes and peaks of the pairs, `(n_pairs,)` each.
+    `names`: genes and peaks of the pairs, `(n_pairs,)` each.
     """
     columns = {"score": score}
     if metacells is not None:
@@ -426,14 +427,11 @@ def _correlations(
     cells: SilencedCells, design: _Design
 ) -> tuple[dict[str, dict[int, DoubleArray]], dict[str, DoubleArray]]:
     """Spearman's and Pearson's correlation of measured values, by group; and of the controls."""
-    readouts, names, controls = cells.saved.readouts, design.groups.names, design.controls
-    if cells.atac not in cells.query.aligned or cells.rna not in readouts or cells.atac not in readouts:
+    names, controls = design.groups.names, design.controls
+    found = _measured_in_both(cells, FEWEST_BOTH, logged=True)
+    if found is None:
         return {}, {}
-    (x, gene_row), (y, peak_row) = cells.measured(cells.rna), cells.measured(cells.atac)
-    both = np.flatnonzero((gene_row >= 0) & (peak_row >= 0))
-    if len(both) < FEWEST_BOTH:
-        return {}, {}
-    x, y = x[gene_row[both]].tocsc(), y[peak_row[both]].tocsr()
+    x, y, both = found[0].tocsc(), found[1].tocsr(), found[2]
 
     def measured(columns: IntArray) -> np.ndarray:
         return densify(x[:, design.columns[columns]])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mocli.metrics.imputed import AMONG, LabelledCells, RealCells, Tally
+from mocli.metrics.imputation import AMONG, LabelledCells, RealCells, Tally
 from mocli.metrics.registry import evaluate
 from mocli.tasks.impute.accuracy import rows_drawn
 from mocli.tasks.infer.align import Aligned

@@ -10,7 +10,7 @@ import pandas as pd
 
 from mocli.data.batches import densify
 from mocli.data.write.blocks import Block, NewModality, Written
-from mocli.data.write.tsv import write_tsv
+from mocli.data.write.outfile import write_tsv
 from mocli.data.write.write import Added, write_file, write_h5ad
 from mocli.report import featureplots, html
 from mocli.tasks.impute.accuracy import Evaluation, blocks_of

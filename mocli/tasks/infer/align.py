@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy import sparse
 
 from mocli.data.features.index import FALLBACKS, FeatureIndex, features_of
@@ -19,9 +19,6 @@ from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.models.base import Encodes
 from mocli.tasks.trained.saved import SavedModel
 from mocli.types import CSR, FloatArray, IntArray, ModalityKind, ValueKind
-
-if TYPE_CHECKING:
-    import torch
 
 LEAST_OVERLAP = 0.5
 """Least share of the model's features that new cells must have."""
@@ -92,11 +89,8 @@ def align(
 
     Peaks of another call, which have other names, are matched by overlap; see `by_overlap`.
 
-    Raises
-    ------
-    InputError
-        More than half of the model's features are absent, or no layer holds
-        values like those of training.
+    Raises `InputError`: more than half of the model's features are absent, or no layer holds values like
+    those of training.
     """
     entry = saved.modalities[name]
     wanted = pd.Index(entry["var_names"])
@@ -146,8 +140,7 @@ def _selection(positions: IntArray, n_own: int) -> CSR:
     """Return a matrix with a 1 where a feature of the file is one of the model's, `(n_own, n_wanted)`."""
     columns = np.flatnonzero(positions >= 0)
     ones = np.ones(len(columns), np.float32)
-    selection: CSR = sparse.csr_matrix((ones, (positions[columns], columns)), shape=(n_own, len(positions)))
-    return selection
+    return sparse.csr_matrix((ones, (positions[columns], columns)), shape=(n_own, len(positions)))
 
 
 def project(saved: SavedModel, name: str, aligned: Aligned, device: torch.device | str) -> FloatArray:
@@ -174,5 +167,4 @@ def place(
     features = saved.recipes[name].apply(x, absent)
     if name in saved.references:
         features = saved.references[name].average(features)
-    latent: FloatArray = encode_rows(model, name, features, torch.device(device))
-    return latent
+    return encode_rows(model, name, features, torch.device(device))

@@ -59,10 +59,7 @@ def decode_batch(
 ) -> DecodeBatch | None:
     """Return the batches to decode under; None for a model without batches.
 
-    Raises
-    ------
-    UsageError
-        The model does not know the batch that is asked for, or knows none.
+    Raises `UsageError`: the model does not know the batch that is asked for, or knows none.
     """
     of_model = _known(saved, modality)
     if of_model is None:

@@ -129,8 +129,7 @@ class ValueDecoder:
             conditions = Conditions({self.batch.key: torch.full((len(z),), code, device=self.device)})
         with torch.inference_mode():
             decoded = self.model.decode(self.modality, torch.from_numpy(z).to(self.device), conditions)
-        values: FloatArray = decoded.float().cpu().numpy()
-        return values
+        return decoded.float().cpu().numpy()
 
     def _convert(self, decoded: FloatArray, z: FloatArray, scale: str) -> FloatArray:
         """Take the decoder's output to `log` or `counts`."""
@@ -152,8 +151,7 @@ class ValueDecoder:
         if self.readout.readable.keeps_depth:
             return mean_log1p(counts)
         center = np.log1p(counts).mean(1, keepdims=True)
-        logged: FloatArray = np.log1p(counts * np.exp(-center)).astype(np.float32)
-        return logged
+        return np.log1p(counts * np.exp(-center)).astype(np.float32)
 
     def _at_depth(self, counts: FloatArray, z: FloatArray) -> FloatArray:
         """Scale cells to the median depth, or to the share of it that the features decoded have."""
@@ -183,8 +181,7 @@ def mean_log1p(mean: FloatArray) -> FloatArray:
     grid, values = _summed()
     summed = np.interp(np.minimum(mean, MOST_SUMMED), grid, values)
     series = np.log1p(mean) - mean / (2 * np.square(1 + mean))
-    means: FloatArray = np.where(mean < MOST_SUMMED, summed, series).astype(np.float32)
-    return means
+    return np.where(mean < MOST_SUMMED, summed, series).astype(np.float32)
 
 
 @cache

@@ -99,10 +99,7 @@ def check_peaks(kinds: Mapping[str, ModalityKind], files: Sequence[ModalityFile]
 def direction_of_inputs(source: str | None, target: str | None, names: Sequence[str]) -> tuple[str, str]:
     """Return source and target among the inputs.
 
-    Raises
-    ------
-    UsageError
-        A name that no input has, an ambiguous choice, or a single input.
+    Raises `UsageError`: a name that no input has, an ambiguous choice, or a single input.
     """
     if len(names) < MIN_TRAINED and (source is None or source != target):
         raise UsageError(
@@ -127,10 +124,7 @@ def direction_of_model(
 ) -> tuple[str, str]:
     """Return source and target among the modalities of a model.
 
-    Raises
-    ------
-    UsageError
-        A name that the model does not have, or an ambiguous choice.
+    Raises `UsageError`: a name that the model does not have, or an ambiguous choice.
     """
     names = list(saved.modalities)
     if source is not None:
@@ -164,10 +158,7 @@ def _settled(source: str | None, target: str | None, names: Sequence[str]) -> tu
 def columns_of(features: Sequence[str], names: Sequence[str], target: str) -> IntArray:
     """Return which of the names are asked for, in the order asked; all where none is.
 
-    Raises
-    ------
-    InputError
-        The target does not have one of the features.
+    Raises `InputError`: the target does not have one of the features.
     """
     where = {name: i for i, name in enumerate(names)}
     unknown = [name for name in features if name not in where]

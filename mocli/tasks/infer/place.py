@@ -63,8 +63,7 @@ class LatentCells:
         return self._send(self.z[cells])
 
     def _send(self, values: np.ndarray) -> Tensor:
-        sent: Tensor = torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
-        return sent
+        return torch.from_numpy(np.ascontiguousarray(values)).to(self.device)
 
 
 def place_cells(

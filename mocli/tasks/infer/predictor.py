@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
+import torch
 
 from mocli.errors import UsageError
 from mocli.models.base import Encodes, EncodesJointly, Extends
@@ -19,9 +20,6 @@ from mocli.tasks.trained.saved import SavedModel
 from mocli.tasks.trained.train import Trained
 from mocli.train.predict import encode_rows
 from mocli.types import FloatArray, IntArray, Pairing, Route
-
-if TYPE_CHECKING:
-    import torch
 
 
 class Predictor(Protocol):
@@ -53,15 +51,8 @@ def choose_predictor(
     the source alone, else the decoder, else the readout there is. On real data each was better than the
     next.
 
-    Parameters
-    ----------
-    batch
-        As `decode_batch` takes it.
-
-    Raises
-    ------
-    UsageError
-        The decoder, or a batch to decode under, is asked for and there is none.
+    `batch`: as `decode_batch` takes it. Raises `UsageError`: the decoder, or a batch to decode under, is
+    asked for and there is none.
     """
     readout, problem = saved.readouts[target], cannot_decode(saved, target)
     if problem is not None and (route is Route.DECODER or batch is not None):
@@ -161,10 +152,7 @@ def readout_from(
 
     None where coordinates come from one modality anyway, or too few cells were measured in both.
 
-    Parameters
-    ----------
-    z
-        As `placed_by` gives it.
+    `z`: as `placed_by` gives it.
     """
     plan = trained.plan
     if not isinstance(trained.model, EncodesJointly):

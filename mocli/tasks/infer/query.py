@@ -111,10 +111,7 @@ def match_query(
 ) -> Query:
     """Find a model's modalities, features and covariates among the files.
 
-    Raises
-    ------
-    InputError
-        A file is not a modality of the model, or features or columns do not fit.
+    Raises `InputError`: a file is not a modality of the model, or features or columns do not fit.
     """
     aligned = {}
     for name in saved.modalities:
@@ -196,10 +193,7 @@ def query_of_one(
 def check_labels(saved: SavedModel, columns: Sequence[str]) -> None:
     """Make sure that the model knows the labels to transfer.
 
-    Raises
-    ------
-    UsageError
-        It was trained without them.
+    Raises `UsageError`: it was trained without them.
     """
     known_columns = list(saved.atlas.labels) if saved.atlas else []
     for column in columns:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mocli.data.batches import dense_rows
-from mocli.data.transforms.recipe import LinkRecipe
+from mocli.data.transforms.linkrecipe import LinkRecipe
 from mocli.nn.neighbors import knn
 from mocli.tasks.infer.align import Aligned
 from mocli.tasks.prepare.aim import FEWEST_PAIRS

@@ -48,15 +48,8 @@ def choose_best(
     and that accept the given values and hyper-parameters; all this is checked before the first is trained.
     The mean of their ranks by every measure decides, and the rank of `auto` between equals.
 
-    Parameters
-    ----------
-    check
-        Called with a candidate's class and name, to refuse it.
-
-    Raises
-    ------
-    MocliError
-        Every candidate is refused; the error says why the first is.
+    `check`: called with a candidate's class and name, to refuse it. Raises `MocliError`: every candidate is
+    refused; the error says why the first is.
     """
     refused: dict[str, MocliError] = {}
     trials = _trials(request, files, check, refused)
@@ -100,10 +93,7 @@ def _named(request: Request, model: str, reason: str) -> Request:
 def label_free_ranks(by_model: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """Return the mean over measures of each model's rank, 1 the best; measures that some lack do not count.
 
-    Parameters
-    ----------
-    found
-        By model, then by metric (`mixing`, `link_concordance[rna-prot]`), its value.
+    `found`: by model, then by metric (`mixing`, `link_concordance[rna-prot]`), its value.
     """
     values = pd.DataFrame({name: dict(measures) for name, measures in by_model.items()}).T.dropna(axis=1)
     lower = [name for name in values.columns if name.startswith("mixing")]

@@ -148,8 +148,7 @@ class Carried:
 
     def _words(self, codes: IntArray) -> StrArray:
         """Names of labels, nothing for -1."""
-        words: StrArray = np.array([*self.levels, ""], dtype=object)[codes]
-        return words
+        return np.array([*self.levels, ""], dtype=object)[codes]
 
     def _columns(self, codes: IntArray, votes: Assigned) -> dict[str, StrArray | FloatArray]:
         names = np.array([*self.levels, UNKNOWN], dtype=object)  # -1 is the last
@@ -201,10 +200,7 @@ def points_of(
 ) -> CarriedPoints:
     """Put labels in the order of the latent's points.
 
-    Parameters
-    ----------
-    names
-        The file's name of each of the bundle's modalities.
+    `names`: the file's name of each of the bundle's modalities.
     """
     groups = latent.groups(bundle)
     if latent.joint is None:

@@ -178,10 +178,7 @@ def confusions(carried: Sequence[Carried], files: Sequence[ModalityFile]) -> Con
 def confusion_of(carried: Carried, truth: Mapping[str, tuple[IntArray, Sequence[str]]]) -> Confusion:
     """Count known labels of cells against transferred ones, unknown last.
 
-    Parameters
-    ----------
-    truth
-        By modality the known codes of its cells, -1 for none, and their levels.
+    `truth`: by modality the known codes of its cells, -1 for none, and their levels.
     """
     matrices = {}
     for name, (true_codes, levels) in truth.items():

@@ -31,10 +31,7 @@ def neighbor_graph(z: FloatArray, nearest: Nearest | None = None, *, device: str
 
     Cells without coordinates (NaN) have no neighbours.
 
-    Parameters
-    ----------
-    nearest
-        Neighbours of these coordinates in any order, if they were searched before.
+    `nearest`: neighbours of these coordinates in any order, if they were searched before.
     """
     n, finite = len(z), np.flatnonzero(np.isfinite(z).all(1))
     if len(finite) < 2:
@@ -56,10 +53,7 @@ def lay_out(
 ) -> FloatArray:
     """Return UMAP coordinates of every point in the order of the latent's groups, after those of `around`.
 
-    Parameters
-    ----------
-    around
-        Further coordinates that are laid out with them, `(m, d)`.
+    `around`: further coordinates that are laid out with them, `(m, d)`.
     """
     z = latent.points(bundle).z
     return layout(z if around is None else np.concatenate([around, z]), seed=seed, device=device)

@@ -131,8 +131,7 @@ def _seen(query: Query, name: str) -> BoolArray:
     """Say which features of a query's file the model sees, `(n_vars,)`."""
     entry, recipe = query.saved.modalities[name], query.saved.recipes[name]
     names = np.array(entry["var_names"], dtype=object)[recipe.selected]
-    mask: BoolArray = query.aligned[name].file.var.index.isin(names)
-    return mask
+    return query.aligned[name].file.var.index.isin(names)
 
 
 def _warn_known(run: Run, query: Query, atlas: Atlas) -> None:
@@ -292,8 +291,7 @@ def compare(run: Run, query: Query, bundle: MultiOmics, latent: Latent) -> Confu
 
 def _recoded(codes: Codes, levels: tuple[str, ...]) -> IntArray:
     where = np.array([levels.index(level) for level in codes.levels] + [-1], np.int64)
-    recoded: IntArray = where[codes.codes]
-    return recoded
+    return where[codes.codes]
 
 
 def draw_query(
@@ -313,7 +311,9 @@ def draw_query(
     ----------
     training
         Training cells, and which of them are drawn.
-    xy UMAP coordinates of these and of all points of the query, where they are known. carried
+    xy
+        UMAP coordinates of these and of all points of the query, where they are known.
+    carried
         Labels that the query's points got.
     """
     atlas, shown = training
@@ -333,8 +333,7 @@ def draw_query(
     def both(reference: IntArray | None, query: IntArray | None) -> IntArray:
         sides = (reference, len(reference_z), shown), (query, len(z), cells)
         parts = [np.full(n, -1) if codes is None else codes[rows] for codes, n, rows in sides]
-        found: IntArray = np.concatenate(parts)[chosen]
-        return found
+        return np.concatenate(parts)[chosen]
 
     if bundle.batch is not None:
         old = atlas.batch.codes if atlas and atlas.batch else None

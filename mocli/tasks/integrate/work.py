@@ -19,7 +19,6 @@ from mocli.tasks.integrate.carried import Carried, CarriedPoints, points_of
 from mocli.tasks.integrate.check import transfer
 from mocli.tasks.integrate.labelreport import confusions, draw_carried
 from mocli.tasks.integrate.labels import column_for, read_labels, tell_replaced
-from mocli.tasks.integrate.matches import write_matches
 from mocli.tasks.integrate.modalityweights import weigh_modalities
 from mocli.tasks.integrate.options import IntegrateOptions
 from mocli.tasks.integrate.plotting import draw_cells, draw_covariates, lay_out, split_points
@@ -30,6 +29,7 @@ from mocli.tasks.integrate.write import (
     deliver,
     more_latents,
     write_cells,
+    write_matches,
 )
 from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.prepare.pairing import Relation
@@ -39,7 +39,7 @@ from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
 from mocli.tasks.score.clusterings import cluster_graph, find_clusters
 from mocli.tasks.score.evaluate import score, wanted
-from mocli.tasks.score.pictures import draw_correlations
+from mocli.tasks.score.picture import draw_correlations
 from mocli.tasks.score.summary import describe_links, describe_scores
 from mocli.tasks.trained.latent import Latent
 from mocli.tasks.trained.train import Trained, train_model

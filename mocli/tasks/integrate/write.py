@@ -1,9 +1,10 @@
-"""Write the results of an integration: the model, the cells, the HTML report."""
+"""Write the results of an integration: the model, the cells, their matches, the HTML report."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import Protocol
 
 import numpy as np
@@ -11,9 +12,11 @@ import pandas as pd
 
 from mocli.data.bundle import Codes, MultiOmics
 from mocli.data.files.modality import ModalityFile
+from mocli.data.write.outfile import write_tsv
 from mocli.data.write.write import Added, groups_with, union_names, update_file, write_file
 from mocli.metrics.embedding import NEIGHBORS, Nearest
 from mocli.models.base import Draws, HasCovariateSpaces, Model
+from mocli.nn.nearby import mutual_pairs
 from mocli.report.html import Confusion, Drawn, Layout
 from mocli.tasks.integrate.options import IntegrateOptions
 from mocli.tasks.integrate.plotting import neighbor_graph
@@ -21,7 +24,7 @@ from mocli.tasks.prepare.pairing import Relation
 from mocli.tasks.run.options import DataOptions
 from mocli.tasks.run.run import Run
 from mocli.tasks.score.clusterings import GraphClusters
-from mocli.tasks.score.pictures import draw_tissue
+from mocli.tasks.score.picture import draw_tissue
 from mocli.tasks.trained.latent import Latent, measured_together
 from mocli.train.predict import draw_cells as draw_posterior
 from mocli.train.predict import place_covariates
@@ -143,12 +146,8 @@ def write_cells(
 ) -> None:
     """Write the cells with their latent coordinates before these are judged, so that a stop loses nothing.
 
-    Parameters
-    ----------
-    known
-        Columns of obs that are written if a file has none of that name.
-    used
-        By modality which features the model sees, `(n_vars,)`.
+    `columns` are written if a file has none of that name; `used` says by modality which features the model
+    sees, `(n_vars,)`.
     """
     for name, flags in used.items():
         if not flags.all():
@@ -205,7 +204,8 @@ def deliver(
         z = _joined(added, integrated.latent)
         distances, connectivities = neighbor_graph(z, integrated.nearest, device=str(run.device))
         graph = {"distances": distances, "connectivities": connectivities}
-        uns = {"neighbors": {**{f"{key}_key": key for key in graph}, "params": _graph_of(run, integrated)}}
+        params = {"n_neighbors": NEIGHBORS, "method": "umap", "use_rep": _key(run, integrated)}
+        uns = {"neighbors": {**{f"{key}_key": key for key in graph}, "params": params}}
         top = {"X_umap": _joined(added, umap)}
         columns_on_top = _joined_columns(added, columns)
         update_file(run.paths.output, added, obsm=top, obs=columns_on_top, obsp=graph, uns=uns)
@@ -221,10 +221,6 @@ def deliver(
             "drawn": [*draw_tissue(integrated.files, columns, run.warn), *more()],
         }
     )
-
-
-def _graph_of(run: Run, integrated: Integrated) -> dict[str, object]:
-    return {"n_neighbors": NEIGHBORS, "method": "umap", "use_rep": _key(run, integrated)}
 
 
 def _key(run: Run, integrated: Integrated) -> str:
@@ -290,3 +286,63 @@ def _joined_columns(added: Sequence[Added], columns: Sequence[AddedColumns]) -> 
     where = pd.Index(union_names(added))
     cells = {part.file.name: where.get_indexer(part.names) for part in added}
     return {name: column for c in columns for name, column in c.of_whole(cells, len(where)).items()}
+
+
+COLUMNS = ("modality", "cell", "other_modality", "other_cell", "distance", "score")
+
+
+def match_cells(
+    latent: Mapping[str, FloatArray], names: Mapping[str, Sequence[str]], *, device: str = "cpu"
+) -> pd.DataFrame:
+    """Return the mutual nearest cells of every two modalities, best first, one row a pair.
+
+    Parameters
+    ----------
+    latent
+        `(n_obs, d)` by modality; rows that are not finite have no match.
+    names
+        Names of the cells by modality.
+
+    Returns
+    -------
+    `distance` is Euclidean in the latent; `score` is the share of pairs of the two modalities that lie at
+    least as far apart, 1 for the closest.
+    """
+    tables = [pd.DataFrame(columns=COLUMNS)]
+    for a, b in combinations(latent, 2):
+        rows = {m: np.flatnonzero(np.isfinite(latent[m]).all(1)) for m in (a, b)}
+        if not all(map(len, rows.values())):
+            continue
+        x, y = (latent[m][rows[m]] for m in (a, b))
+        i, j = mutual_pairs(x, y, 1, metric="euclidean", device=device)
+        distance = np.linalg.norm(x[i] - y[j], axis=1)
+        order = np.argsort(distance, kind="stable")
+        distance = distance[order]
+        n_nearer = np.searchsorted(distance, distance, side="left")
+        tables.append(
+            pd.DataFrame(
+                {
+                    "modality": a,
+                    "cell": np.asarray(names[a], dtype=object)[rows[a][i[order]]],
+                    "other_modality": b,
+                    "other_cell": np.asarray(names[b], dtype=object)[rows[b][j[order]]],
+                    "distance": distance,
+                    "score": 1 - n_nearer / max(len(order), 1),
+                }
+            )
+        )
+    return pd.concat(tables if len(tables) == 1 else tables[1:], ignore_index=True)
+
+
+def write_matches(run: Run, latent: Mapping[str, FloatArray], files: Sequence[ModalityFile]) -> None:
+    """Write the matches of cells that were measured apart; none where each cell has one place."""
+    (path,) = run.paths.beside
+    names = {f.name: tuple(map(str, f.obs.index)) for f in files}
+    table = match_cells(latent, names, device=str(run.device))
+    if not latent:
+        run.warn("every cell has one set of coordinates for all its modalities: there is nothing to match")
+    for (a, b), pairs in table.groupby(["modality", "other_modality"], sort=False):
+        least = min(len(names[str(a)]), len(names[str(b)]))
+        run.say(f"{len(pairs):,} pairs of {a} and {b} are mutual nearest cells, of {least:,} that could be")
+    write_tsv(path, table)
+    run.add_output(path, "mutual nearest cells of two modalities")

@@ -18,7 +18,8 @@ from mocli.data.files.inputs import open_inputs
 from mocli.data.files.modality import ModalityFile
 from mocli.data.links.edges import EdgeLinks, match_links, tables_of
 from mocli.data.links.route import MatrixRoute, parse_route
-from mocli.data.transforms.recipe import LinkRecipe, default_transform
+from mocli.data.transforms.linkrecipe import LinkRecipe
+from mocli.data.transforms.recipe import default_transform
 from mocli.errors import UsageError
 from mocli.types import CSR, BoolArray, DoubleArray, IntArray
 
@@ -47,8 +48,8 @@ class Side:
 
     Attributes
     ----------
-    n_named
-        Features linked and names found nowhere.
+    n_linked, n_unmatched
+        Features linked, and names found nowhere.
     n_constant
         Linked features with one value in all cells, which carry no information.
     n_many
@@ -181,7 +182,11 @@ def audit_links(
     read = tables_of(routes, features)
     matched = match_links(read, features, log=note)
     by_name = {file.name: file for file in files}
-    constant = {file.name: constant_features(file) for file in files if _is_linked(file, matched)}
+    constant = {
+        file.name: constant_features(file)
+        for file in files
+        if any(file.name in (e.source, e.target) for e in matched)
+    }
     edges: list[Edge] = []
     problems: list[Problem] = []
     for edge in matched:
@@ -216,8 +221,7 @@ def constant_features(file: ModalityFile) -> BoolArray:
         np.minimum.at(low, x.indices, x.data)
         np.maximum.at(high, x.indices, x.data)
         stored += np.bincount(x.indices, minlength=file.n_vars)
-    constant: BoolArray = (stored == 0) | ((stored == file.n_obs) & (low == high))
-    return constant
+    return (stored == 0) | ((stored == file.n_obs) & (low == high))
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,10 +240,6 @@ def _halves(edge: EdgeLinks) -> tuple[_Half, _Half]:
         _Half(edge.source, edge.target, edge.source_names, edge.source_index, edge.unmatched_source),
         _Half(edge.target, edge.source, edge.target_names, edge.target_index, edge.unmatched_target),
     )
-
-
-def _is_linked(file: ModalityFile, edges: Sequence[EdgeLinks]) -> bool:
-    return any(file.name in (edge.source, edge.target) for edge in edges)
 
 
 def _problems(half: _Half, constant: BoolArray, file: ModalityFile) -> Iterator[Problem]:
@@ -313,8 +313,7 @@ class Agreement:
         """Positions of the features clearly below zero, the worst first."""
         order = np.argsort(self.correlation, kind="stable")
         below = self.correlation[order] < -_SURE / np.sqrt(max(1, self.n_cells))
-        positions: IntArray = order[below]
-        return positions
+        return order[below]
 
 
 def agreement(edge: EdgeLinks, source: ModalityFile, target: ModalityFile) -> Agreement:
@@ -344,8 +343,7 @@ def pearson(x: CSR, y: CSR) -> DoubleArray:
     )
     spread = (mean_xx - mean_x**2) * (mean_yy - mean_y**2)
     spread = np.where(spread > 1e-12 * mean_xx * mean_yy, spread, np.nan)
-    correlation: DoubleArray = (mean_xy - mean_x * mean_y) / np.sqrt(spread)
-    return correlation
+    return (mean_xy - mean_x * mean_y) / np.sqrt(spread)
 
 
 def layer_of(file: ModalityFile) -> str | None:

@@ -29,10 +29,7 @@ class Selection:
     def parse(cls, text: str, option: str) -> Selection:
         """Read `COLUMN=VALUE`.
 
-        Raises
-        ------
-        UsageError
-            The text has another form.
+        Raises `UsageError`: the text has another form.
         """
         column, equals, value = text.partition("=")
         if not (equals and column.strip() and value.strip()):
@@ -48,10 +45,7 @@ class Selection:
     def rows(self, file: ModalityFile, option: str) -> IntArray:
         """Return the cells of a file that have the value, at least one.
 
-        Raises
-        ------
-        InputError
-            There is no such column, or no cell has the value.
+        Raises `InputError`: there is no such column, or no cell has the value.
         """
         column = labels(file, self.column, option)
         rows = np.flatnonzero(column == self.value)
@@ -74,17 +68,14 @@ def labels(file: ModalityFile, column: str, option: str) -> StrArray:
     """Return a column of obs as strings, None where missing, `(n_obs,)`."""
     values = find_column([file], column, option=option)[file.name]
     assert values is not None
-    return words(values)  # type: ignore[no-any-return]
+    return words(values)
 
 
 @dataclass(frozen=True, eq=False)
 class ChosenCells:
     """Rows of a file that are perturbed, rows of the target cells, and labels of all its cells.
 
-    Attributes
-    ----------
-    groups, truth
-        Columns of `--group-key` and `--truth`, `(n_obs,)`; None where not asked for.
+    `groups`, `truth`: columns of `--group-key` and `--truth`, `(n_obs,)`; None where not asked for.
     """
 
     source: IntArray
@@ -120,10 +111,8 @@ def choose_cells(
 ) -> ChosenCells:
     """Find the cells to perturb, before anything is trained.
 
-    Raises
-    ------
-    InputError, UsageError
-        A column or a value does not exist, or both selections hold the same cell.
+    Raises `InputError` or `UsageError`: a column or a value does not exist, or both selections hold the same
+    cell.
     """
     target_rows = np.zeros(0, np.int64) if target is None else target.rows(file, "--to")
     if source is not None:
@@ -150,10 +139,7 @@ def choose_cells(
 def modality_to_perturb(kinds: Mapping[str, ModalityKind], name: str | None, where: str) -> str:
     """Return the modality to perturb: the named one, else expression, else the first.
 
-    Raises
-    ------
-    UsageError
-        There is no such modality.
+    Raises `UsageError`: there is no such modality.
     """
     if name is not None:
         if name not in kinds:
@@ -193,10 +179,7 @@ class CellSet:
 class CellSets:
     """All perturbed cells, and each group of theirs that is large enough.
 
-    Attributes
-    ----------
-    left_out
-        Group, perturbed cells and target cells of groups that are too small.
+    `left_out`: group, perturbed cells and target cells of groups that are too small.
     """
 
     sets: tuple[CellSet, ...]
@@ -211,8 +194,7 @@ class CellSets:
 def unit(z: FloatArray) -> FloatArray:
     """Return rows at length 1, rows of 0 as they are."""
     length = np.linalg.norm(z, axis=-1, keepdims=True)
-    rows: FloatArray = np.divide(z, length, out=np.zeros_like(z), where=length > 0)
-    return rows
+    return np.divide(z, length, out=np.zeros_like(z), where=length > 0)
 
 
 def split_cells(

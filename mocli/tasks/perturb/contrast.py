@@ -21,7 +21,7 @@ from mocli.tasks.perturb.cells import ChosenCells
 from mocli.tasks.perturb.effects import TargetReader
 from mocli.tasks.relate.scope import ALL
 from mocli.tasks.run.run import Run
-from mocli.types import DoubleArray, IntArray
+from mocli.types import DoubleArray
 
 FEWEST = 20
 """Cells of each group that were measured in the target modality."""
@@ -42,16 +42,14 @@ def measured_contrast(
 ) -> Differential | None:
     """Return how the target modality differs between target cells and perturbed cells; None if unknown.
 
-    Parameters
-    ----------
-    file, perturbed
-        Files of the target modality, if there is one, and of the perturbed one; the same cells have the
-        same names.
+    `file`, `perturbed`: files of the target modality, if there is one, and of the perturbed one; the same
+    cells have the same names.
     """
     if file is None or not len(chosen.target):
         return None
     row_in_file = file.obs.index.get_indexer(perturbed.obs.index)
-    source, target = (_drawn(row_in_file[rows], seed) for rows in (chosen.source, chosen.target))
+    there = (row_in_file[rows] for rows in (chosen.source, chosen.target))
+    source, target = (drawn_rows(rows[rows >= 0], MOST_CELLS, seed=seed) for rows in there)
     if min(len(source), len(target)) < FEWEST:
         return None
     aligned = align(reader.saved, reader.modality, file, layers=layers, warn=lambda _: None)
@@ -61,10 +59,6 @@ def measured_contrast(
     change, p = (np.concatenate([getattr(part, quantity) for part in parts]) for quantity in ("change", "p"))
     change[np.isin(reader.columns, aligned.absent)] = np.nan
     return Differential(change, p)
-
-
-def _drawn(rows: IntArray, seed: int) -> IntArray:
-    return drawn_rows(rows[rows >= 0], MOST_CELLS, seed=seed)
 
 
 def with_measured(table: pd.DataFrame, names: tuple[str, ...], measured: Differential) -> pd.DataFrame:
@@ -84,11 +78,8 @@ def with_measured(table: pd.DataFrame, names: tuple[str, ...], measured: Differe
 def compare_with_target(table: pd.DataFrame, size: DoubleArray) -> pd.DataFrame:
     """Compare each perturbation's changes over all cells with the measured ones, one row per perturbation.
 
-    Parameters
-    ----------
-    table, size
-        The table of `with_measured`, and the predicted change of each row; features that are perturbed
-        themselves are left out.
+    `table`, `size`: the table of `with_measured`, and the predicted change of each row; features that are
+    perturbed themselves are left out.
     """
     is_compared = (table["group"] == ALL).to_numpy()
     if "perturbed" in table:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mocli.errors import UsageError, did_you_mean
-
-if TYPE_CHECKING:
-    from mocli.types import DoubleArray
+from mocli.types import DoubleArray
 
 KINDS = ("towards", "scale", "knockout", "log-shift", "count-shift")
 UP, DOWN, TOWARDS = "up", "down", "towards"
@@ -45,10 +42,7 @@ class Effect:
     def parse(cls, text: str, option: str = "--effect") -> Effect:
         """Read `towards`, `scale=0.5`, `knockout`, `log-shift=1`, `count-shift=1`; sizes may be left out.
 
-        Raises
-        ------
-        UsageError
-            The effect does not exist, or its size is invalid.
+        Raises `UsageError`: the effect does not exist, or its size is invalid.
         """
         kind, equals, number = text.partition("=")
         kind = kind.strip()
@@ -72,10 +66,7 @@ class Effect:
     def directions(self, wanted: str | None) -> tuple[str, ...]:
         """Return the directions that are asked for, by default all that the effect has.
 
-        Raises
-        ------
-        UsageError
-            The effect does not have this direction, or lowers by more than all of it.
+        Raises `UsageError`: the effect does not have this direction, or lowers by more than all of it.
         """
         if wanted is not None and wanted not in DIRECTIONS:
             raise UsageError(

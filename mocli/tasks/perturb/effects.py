@@ -69,10 +69,7 @@ class TargetReader:
     def of(cls, saved: SavedModel, modality: str, device: torch.device) -> TargetReader:
         """Choose the route.
 
-        Raises
-        ------
-        InputError
-            The model cannot predict values of the modality.
+        Raises `InputError`: the model cannot predict values of the modality.
         """
         recipe, names = saved.recipes[modality], saved.modalities[modality]["var_names"]
         likelihood = saved.modalities[modality].get("likelihood")
@@ -107,10 +104,7 @@ class TargetReader:
     def read(self, z: FloatArray, *, logs: bool = False) -> DoubleArray:
         """Return expected values `(n, n_features)` at coordinates `(n, n_latent)`.
 
-        Parameters
-        ----------
-        logs
-            Expected logarithms instead of expected counts.
+        `logs`: expected logarithms instead of expected counts.
         """
         if self.route == "readout":
             return self.readout.predict(z, "log", self.columns).astype(np.float64)
@@ -137,11 +131,8 @@ class TargetReader:
 class Predicted:
     """Predicted changes.
 
-    Attributes
-    ----------
-    table
-        One row for each perturbation, direction, set of cells and target feature, the largest change of
-        each perturbation first.
+    `table`: one row for each perturbation, direction, set of cells and target feature, the largest change of
+    each perturbation first.
     """
 
     reader: TargetReader

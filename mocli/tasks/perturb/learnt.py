@@ -261,8 +261,7 @@ def _scaled(predicted: DoubleArray, changes: DoubleArray, compared: BoolArray) -
     p = np.where(compared & finite[:, None], np.nan_to_num(predicted), 0.0)
     top, bottom = (p * changes).sum(axis=1), (p * p).sum(axis=1)
     factor = (top.sum() - top) / np.maximum(bottom.sum() - bottom, 1e-12)
-    scaled: DoubleArray = predicted * np.maximum(factor, 0.0)[:, None]
-    return scaled
+    return predicted * np.maximum(factor, 0.0)[:, None]
 
 
 def _moments(ways: Sequence[DoubleArray], task: _Asked) -> tuple[DoubleArray, DoubleArray]:
@@ -314,8 +313,7 @@ def _correlations(predicted: DoubleArray, changes: DoubleArray, compared: BoolAr
 
 def _errors(predicted: DoubleArray, changes: DoubleArray, compared: BoolArray) -> DoubleArray:
     squares = np.where(compared, (predicted - changes) ** 2, 0.0)
-    errors: DoubleArray = np.sqrt(squares.sum(axis=1) / np.maximum(compared.sum(axis=1), 1))
-    return errors
+    return np.sqrt(squares.sum(axis=1) / np.maximum(compared.sum(axis=1), 1))
 
 
 def pearson(a: DoubleArray, b: DoubleArray) -> float:

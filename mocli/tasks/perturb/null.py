@@ -91,7 +91,7 @@ def hold_against(
         `(n,)`.
     null, null_bins
         `(n_null,)`, finite.
-    own
+    position
         Position of each value in the null, -1 for none, `(n,)`.
     tested
         Values that are tested; the others are NaN in the result, `(n,)`.

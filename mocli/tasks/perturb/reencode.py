@@ -99,10 +99,7 @@ class Encoded:
         if self.linear is None:
             return values
         library = torch.from_numpy(self.library[cells].astype(np.float64))
-        entry: DoubleArray = self.linear.entry_values(
-            self.modality, torch.from_numpy(values), library
-        ).numpy()
-        return entry
+        return self.linear.entry_values(self.modality, torch.from_numpy(values), library).numpy()
 
     def place(self, cells: IntArray, delta: CSR) -> FloatArray:
         """Encode from the first layer on, or the whole input."""

@@ -32,7 +32,7 @@ _MAX_EFFECTS = 20  # perturbations whose target features are in the report
 def report_perturbation(run: Run, options: PerturbOptions, placed: PlacedCells, findings: Findings) -> None:
     """Put all findings into the report, and a summary into the log."""
     if findings.screened is not None:
-        _report_screen(run, options, placed, findings.screened.table)
+        _report_screen(run, options, placed, findings.screened)
     if findings.predicted is not None:
         _report_effects(run, placed, findings.predicted)
     if findings.truth is not None:
@@ -314,7 +314,7 @@ def draw(options: PerturbOptions, placed: PlacedCells, findings: Findings) -> li
 
     pictures = []
     if findings.screened is not None:
-        table = findings.screened.table
+        table = findings.screened
         over_all = table[((table["group"] == ALL) & (table["n_changed"] > 0)).to_numpy()]
         if len(over_all):
             pictures.append(

@@ -36,10 +36,7 @@ VALUES, MOST = 20_000_000, 50
 class Across:
     """The target profiles of a screen in another modality.
 
-    Attributes
-    ----------
-    profiles
-        Mean expected values of the target cells of every set, `(n_sets, n_features)`.
+    `profiles`: mean expected values of the target cells of every set, `(n_sets, n_features)`.
     """
 
     reader: TargetReader
@@ -92,22 +89,6 @@ class Across:
         return start, nearer
 
 
-@dataclass(frozen=True, eq=False)
-class Screened:
-    """The result of a screen.
-
-    Attributes
-    ----------
-    table
-        One row for each perturbation, direction and set of cells, the best of each set first.
-    n_null
-        Perturbations in the null distribution.
-    """
-
-    table: pd.DataFrame
-    n_null: int
-
-
 def screen(
     cells: Replacement,
     perturbations: WithNull,
@@ -117,10 +98,11 @@ def screen(
     *,
     across: Across | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Screened:
+) -> pd.DataFrame:
     """Perturb, measure, and compare with the null distribution, set of cells by set of cells.
 
-    With `across` the same is done in another modality, in columns `across_*`.
+    Returned is one row for each perturbation, direction and set of cells, the best of each set first. With
+    `across` the same is done in another modality, in columns `across_*`.
     """
     levels = [expression(cells, one.cells) for one in sets.sets]
     towards = signs(cells, perturbations.every[: perturbations.n]) if effect.kind == TOWARDS else None
@@ -159,7 +141,7 @@ def screen(
     columns += ["fdr", "rank", "shift_rank"]
     if across is not None:
         columns += [f"across_{what}" for what in ("before", "shift", "z", "p", "fdr", "rank")]
-    return Screened(pd.concat(ranked, ignore_index=True)[columns], len(perturbations.null))
+    return pd.concat(ranked, ignore_index=True)[columns]
 
 
 def signs(cells: Replacement, perturbations: Sequence[Perturbation]) -> tuple[StrArray, DoubleArray]:

@@ -113,10 +113,7 @@ class Shifts:
 def measure_shifts(z: FloatArray, sets: CellSets, moved: Iterator[Moved], n_perturbations: int) -> Shifts:
     """Add up the shifts of each set by each perturbation.
 
-    Parameters
-    ----------
-    z
-        Where the cells are, `(n, n_latent)`.
+    `z`: where the cells are, `(n, n_latent)`.
     """
     n_sets = len(sets.sets)
     member = np.zeros((n_sets, len(z)), bool)

@@ -22,10 +22,7 @@ def among_inputs(
 ) -> tuple[ModalityFile, ChosenCells]:
     """Find the file and the cells where a model will be trained on the files.
 
-    Raises
-    ------
-    InputError, UsageError
-        A modality, a column, a value or a feature is not there.
+    Raises `InputError` or `UsageError`: a modality, a column, a value or a feature is not there.
     """
     kinds = {f.name: f.kind for f in files}
     name = modality_to_perturb(kinds, options.source_modality, "the inputs")
@@ -43,10 +40,7 @@ def in_model(
 ) -> tuple[str, ModalityFile, ChosenCells]:
     """Find the modality, its file and the cells among those of a model that is trained already.
 
-    Raises
-    ------
-    InputError, UsageError
-        As `among_inputs`; or no input is a modality of the model.
+    Raises `InputError` or `UsageError`: as `among_inputs`; or no input is a modality of the model.
     """
     # imported here: a dry run of a training must not pay for torch
     from mocli.tasks.infer.align import check_modality, find_modality

@@ -48,8 +48,6 @@ class Truth:
         Levels of the column with too few cells.
     responses
         Predictions of every way for the perturbations `targets`, from the other ones.
-    names
-        Target features.
     """
 
     table: pd.DataFrame
@@ -106,8 +104,6 @@ def true_perturbations(
     ----------
     levels
         Of `perturbed_cells`.
-    names
-        All features of the model.
 
     Raises
     ------
@@ -211,11 +207,8 @@ class MeasuredChanges:
     ) -> MeasuredChanges:
         """Read the target modality, aligned with the model.
 
-        Parameters
-        ----------
-        file, control, column
-            Of the perturbed modality: its cells, rows of those unperturbed, and which feature was
-            perturbed in a cell, `(n_obs,)`.
+        `file`, `control`, `column`: of the perturbed modality: its cells, rows of those unperturbed, and
+        which feature was perturbed in a cell, `(n_obs,)`.
         """
         values = reader.readout.values(aligned.read(), "log")[:, reader.columns]
         rows = aligned.file.obs.index.get_indexer(file.obs.index)

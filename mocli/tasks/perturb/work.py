@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 
 from mocli.data.files.modality import ModalityFile
 from mocli.data.links.genesets import read_gene_sets
@@ -22,7 +22,7 @@ from mocli.tasks.perturb.effects import Predicted, TargetReader, predict_changes
 from mocli.tasks.perturb.null import expression, with_null
 from mocli.tasks.perturb.options import PerturbOptions
 from mocli.tasks.perturb.reencode import Replacement, Settled
-from mocli.tasks.perturb.screen import Across, Screened, screen
+from mocli.tasks.perturb.screen import Across, screen
 from mocli.tasks.perturb.shifts import Perturbation
 from mocli.tasks.perturb.subject import among_inputs, in_model
 from mocli.tasks.perturb.truth import (
@@ -34,6 +34,7 @@ from mocli.tasks.perturb.truth import (
 )
 from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.prepare.plan import open_modalities
+from mocli.tasks.run.frame import progress
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.obtain import load_given, obtain
@@ -50,19 +51,12 @@ MOST_ROWS = 10_000_000
 JOIN = "+"
 """Separates the names of features that change together."""
 
-_PATIENCE = 20.0  # seconds between two lines about progress
-
 
 @dataclass(frozen=True, eq=False)
 class Subject:
     """A model, and the cells of a file that are to be perturbed.
 
-    Attributes
-    ----------
-    modality, file
-        The perturbed modality and its file.
-    trained
-        The training in this run, None where a model was given.
+    `trained`: the training in this run, None where a model was given.
     """
 
     saved: SavedModel
@@ -82,12 +76,8 @@ class Subject:
 class PlacedCells:
     """The perturbed cells in the latent, and what is to change in them.
 
-    Attributes
-    ----------
-    sets
-        The sets of cells.
-    targets
-        Latent coordinates of the target cells, `(n_targets, n_latent)`, without rows where there are none.
+    `targets`: latent coordinates of the target cells, `(n_targets, n_latent)`, without rows where there are
+    none.
     """
 
     cells: Replacement
@@ -100,7 +90,7 @@ class PlacedCells:
 class Findings:
     """The results of perturbations; None where not asked for."""
 
-    screened: Screened | None
+    screened: pd.DataFrame | None
     predicted: Predicted | None
     truth: Truth | None
 
@@ -203,7 +193,7 @@ def perturb_subject(
             effect,
             options.directions,
             across=Across.of(reader, sets, placed.targets) if options.looks_across else None,
-            progress=_progress(run.say),
+            progress=progress(run.say, "perturbing", "perturbations"),
         )
     if options.predicts:
         n_rows = len(placed.perturbations) * len(options.directions) * len(reader.names) * len(sets.sets)
@@ -306,14 +296,3 @@ def _features_to_keep(options: PerturbOptions, chosen: ChosenCells, file: Modali
         named |= dict.fromkeys(v for v in chosen.truth if v is not None)
     names = set(map(str, file.var.index))
     return tuple(name for name in named if name in names)
-
-
-def _progress(say: Callable[[str], None]) -> Callable[[int, int], None]:
-    begun = [time.monotonic()]
-
-    def tell(done: int, n: int) -> None:
-        if time.monotonic() - begun[0] > _PATIENCE and done < n:
-            begun[0] = time.monotonic()
-            say(f"perturbing: {done:,} of {n:,}")
-
-    return tell

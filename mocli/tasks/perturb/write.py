@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mocli.data.write.blocks import Block, NewModality
-from mocli.data.write.tsv import write_tsv
+from mocli.data.write.outfile import write_tsv
 from mocli.data.write.write import write_file
 from mocli.tasks.perturb.effects import TargetReader
 from mocli.tasks.perturb.options import PerturbOptions
@@ -39,7 +39,7 @@ def deliver(
     path, beside = run.paths.output, list(run.paths.beside)
     n, n_sets = len(placed.perturbations), len(placed.sets.sets)
     if screened is not None:
-        write_tsv(path, screened.table)
+        write_tsv(path, screened)
         cells = "all cells" if n_sets == 1 else f"{n_sets:,} sets of cells"
         run.add_output(path, f"shifts of {n:,} perturbations towards {options.target}, {cells}", first=True)
         if predicted is not None:

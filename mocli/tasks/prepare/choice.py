@@ -232,10 +232,7 @@ def usual_top(n_obs: int, *, peaks: bool) -> int:
 def tell_seen(choice: Choice, x: CSR, chosen: IntArray, say: Callable[[str], None]) -> None:
     """Log how many features are detected in as many cells as asked, and how many are kept besides.
 
-    Raises
-    ------
-    InputError
-        There is none.
+    Raises `InputError`: there is none.
     """
     if choice.seen_in is None:
         return

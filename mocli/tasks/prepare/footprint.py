@@ -127,10 +127,7 @@ class Footprint:
 def footprint(plan: Plan, params: object, aim: Aim, *, backed: bool = False) -> Footprint:
     """Estimate what a run that trains will need, from the sizes of its matrices on disk.
 
-    Parameters
-    ----------
-    backed
-        Whether matrices stay on disk.
+    `backed`: whether matrices stay on disk.
     """
     projects = params if isinstance(params, ProjectsInput) and params.n_pcs else None
     sized = params if isinstance(params, Sized) else None
@@ -245,10 +242,7 @@ def _silencing(files: Sequence[ModalityFile], raw: float) -> float:
 def tell_memory(run: Tell, expected: Footprint) -> None:
     """Log how much memory a run will need, and refuse it if that is above the user's limit; not a dry run.
 
-    Raises
-    ------
-    OutOfMemory
-        More than `--max-memory`.
+    Raises `OutOfMemory`: more than `--max-memory`.
     """
     run.say(expected.words)
     if not isinstance(run, Run):

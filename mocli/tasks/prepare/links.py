@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from mocli.data.features.index import Features
 from mocli.data.files.modality import ModalityFile
-from mocli.data.links.edges import EdgeLinks, Features, LinkTable, match_links, tables_of
+from mocli.data.links.edges import EdgeLinks, match_links, tables_of
+from mocli.data.links.linktable import LinkTable
 from mocli.data.links.matrices import MatrixLinks, matrix_links
 from mocli.data.links.route import MatrixRoute, parse_route
 from mocli.errors import InputError, UsageError

@@ -12,7 +12,8 @@ from mocli.data.files.contents import Health, check_values
 from mocli.data.links.edges import Aggregation, EdgeLinks
 from mocli.data.links.matrices import read_linked
 from mocli.data.packed import PackedRows, rows_at_a_time
-from mocli.data.transforms.recipe import LinkRecipe, Recipe, RecipeOptions, default_transform
+from mocli.data.transforms.linkrecipe import LinkRecipe
+from mocli.data.transforms.recipe import Recipe, RecipeOptions, default_transform
 from mocli.data.transforms.transform import find_transform
 from mocli.models.base import ProjectsInput
 from mocli.nn.neighbors import chunks
@@ -49,7 +50,7 @@ def load(
 
     Parameters
     ----------
-    known
+    known_recipe
         Gives the transform of a modality that was fitted before, for these options and features that must
         be kept; None where it is to be fitted.
     backed

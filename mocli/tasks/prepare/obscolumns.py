@@ -140,10 +140,7 @@ def inputs_as_batch(files: Sequence[ModalityFile], data: DataOptions) -> tuple[D
 def unused_batches(files: Sequence[ModalityFile], data: DataOptions, compared: Collection[str] = ()) -> str:
     """Return a line on columns that look like batches if no batch is given; empty if none does.
 
-    Parameters
-    ----------
-    compared
-        Columns whose values are compared; one that tells these apart is no batch.
+    `compared`: columns whose values are compared; one that tells these apart is no batch.
     """
     used = {*data.covariate, data.label_key, data.pair_key, *compared}
     like = {
@@ -206,10 +203,7 @@ def numbers_of_cells(
 ) -> Continuous | None:
     """Collect columns of numbers from the modalities that have them; the first with a value wins.
 
-    Raises
-    ------
-    InputError
-        A column holds no numbers, or none for some cells.
+    Raises `InputError`: a column holds no numbers, or none for some cells.
     """
     if not columns:
         return None
@@ -239,15 +233,8 @@ def weights_of_rows(
 
     A modality's own column wins; missing values come from the same cell in another modality.
 
-    Parameters
-    ----------
-    rows
-        The index map, `(n_cells, n_modalities)`.
-
-    Raises
-    ------
-    InputError
-        A weight is missing, not finite or negative, or all weights of a modality are 0.
+    `rows`: the index map, `(n_cells, n_modalities)`. Raises `InputError`: a weight is missing, not finite or
+    negative, or all weights of a modality are 0.
     """
     if column is None:
         return {}
@@ -294,8 +281,7 @@ def _check_weights(weight: DoubleArray, key: str, f: ModalityFile) -> None:
 
 def _as_numbers(column: pd.Series) -> DoubleArray:
     plain = column.astype(object) if isinstance(column.dtype, pd.CategoricalDtype) else column
-    values: DoubleArray = pd.to_numeric(plain, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    return values
+    return pd.to_numeric(plain, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
 
 
 def words(column: pd.Series) -> Any:

@@ -39,11 +39,8 @@ def relate(names: Sequence[pd.Index], requested: str, *, several_files: bool = F
     Cells are paired if all modalities hold the same names, mosaic if some
     names are shared, unpaired if none are or so few that chance explains them.
 
-    Parameters
-    ----------
-    apart
-        Whether the modalities are in separate files, where running numbers do not identify cells: they then
-        count as the same cells only on request.
+    `apart`: whether the modalities are in separate files, where running numbers do not identify cells: they
+    then count as the same cells only on request.
     """
     one_of(requested, ["auto", *(p.value for p in Pairing)], "--pairing")
     if len(names) == 1:

@@ -15,8 +15,9 @@ from mocli.data.files.joined import JoinedModality, join
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column
 from mocli.data.files.text import text_lines
-from mocli.data.links.edges import EdgeLinks, LinkTable
+from mocli.data.links.edges import EdgeLinks
 from mocli.data.links.genesets import memberships, read_gene_sets
+from mocli.data.links.linktable import LinkTable
 from mocli.data.links.matrices import MatrixLinks
 from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.models.base import Traits
@@ -98,10 +99,7 @@ def open_modalities(data: DataOptions) -> list[ModalityFile]:
 def named_cells(files: Sequence[ModalityFile], path: Path) -> list[ModalityFile]:
     """Return the modalities with the cells that a file names, one a line.
 
-    Raises
-    ------
-    InputError
-        It names fewer than two cells of a modality.
+    Raises `InputError`: it names fewer than two cells of a modality.
     """
     lines = (line.strip() for _, line in text_lines(path, "the file of --only-cells"))
     wanted = frozenset(filter(None, lines))

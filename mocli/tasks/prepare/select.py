@@ -66,11 +66,8 @@ def choose_model(
 
     `auto` takes the first in rank that meets all requests for the training.
 
-    Raises
-    ------
-    UsageError
-        If the model cannot do the task or does not take such data; the message
-        names the models that do.
+    Raises `UsageError` if the model cannot do the task or does not take such data; the message names the
+    models that do.
     """
     problems = {
         name: problem_with(traits, task=task, pairing=pairing, kinds=kinds, links=links)

@@ -177,8 +177,7 @@ def _explained(features: FeatureMatrix, neighbors: NDArray[np.int32], *, seed: i
     residual = np.square(values - mean).mean(0)
     explained = np.zeros_like(variance)
     np.divide(variance - residual, variance, out=explained, where=variance > 0)
-    clipped: FloatArray = np.clip(explained, 0, 1)
-    return clipped
+    return np.clip(explained, 0, 1)
 
 
 def comparable(m: Modality, rows: IntArray, *, seed: int, standardise: bool) -> FeatureMatrix:
@@ -187,10 +186,7 @@ def comparable(m: Modality, rows: IntArray, *, seed: int, standardise: bool) -> 
     Counts of proteins become CLR, those of genes log-normalised, of peaks LSI; a modality without a
     likelihood was transformed before. So `integrate` and `benchmark` compare the same coordinates.
 
-    Parameters
-    ----------
-    standardise
-        Whether all features count the same; else variable ones count more.
+    `standardise`: whether all features count the same; else variable ones count more.
     """
     features = without_averaging(m.features)
     if m.likelihood is None or len(rows) < 2:
@@ -246,5 +242,4 @@ def principal_components(features: FeatureMatrix, rows: IntArray, *, seed: int) 
 
 def centred(x: FloatArray) -> FloatArray:
     """Columns with mean 0."""
-    out: FloatArray = x - x.mean(0, keepdims=True)
-    return out
+    return x - x.mean(0, keepdims=True)

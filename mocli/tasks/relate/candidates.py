@@ -33,8 +33,6 @@ class Candidates:
     ----------
     first
         The chosen imputed features; `columns` are their positions in the modality.
-    second
-        Measured features.
     vicinity
         Genes and the peaks around them, None where features have no genomic positions.
     top
@@ -57,10 +55,7 @@ class Candidates:
     def pairs(self, measured: CSR, imputed: Imputed) -> FeaturePairs:
         """Return the pairs, by first, then by second feature.
 
-        Parameters
-        ----------
-        measured, imputed
-            As `relate` takes them; used only where there are too many pairs.
+        `measured`, `imputed`: as `relate` takes them; used only where there are too many pairs.
         """
         vicinity = self.vicinity
         if vicinity is None:
@@ -165,10 +160,7 @@ def find_candidates(
 def choose_genes(features: Features, wanted: Sequence[str], *, warn: Callable[[str], None]) -> IntArray:
     """Return the positions of the features asked for, in the modality's order; of all if none is asked for.
 
-    Raises
-    ------
-    InputError
-        The modality has none of them.
+    Raises `InputError`: the modality has none of them.
     """
     if not wanted:
         return np.arange(len(features.names))

@@ -42,10 +42,7 @@ BLOCK = 1_000
 class Metacells:
     """Averages over neighbours.
 
-    Attributes
-    ----------
-    weights
-        `(n_metacells, n_cells)`, each row sums to 1.
+    `weights`: `(n_metacells, n_cells)`, each row sums to 1.
     """
 
     weights: CSR

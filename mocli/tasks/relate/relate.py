@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -18,12 +17,12 @@ from mocli.tasks.relate.candidates import Candidates
 from mocli.tasks.relate.correlate import FEWEST_CELLS, Relations, correlate, relate
 from mocli.tasks.relate.promoters import Figures, promoter_controls, promoter_enrichment
 from mocli.tasks.relate.scope import FeaturePairs
+from mocli.tasks.run.frame import progress
 from mocli.types import BoolArray, FloatArray, IntArray, StrArray
 
 MEASURED = "correlation_measured"
 LINKED = "linked"
 _NUMBERS = ("correlation", "spearman", "p", "fdr", "z_matched", "p_matched", "fdr_matched")
-_PATIENCE = 30.0  # seconds between two lines about progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,20 +177,6 @@ def _tabulate(
     for label, side, features in zip(labels, sides, (candidates.first, candidates.second), strict=True):
         table[label] = np.asarray(features.names, dtype=object)[side]
     return table
-
-
-def progress(say: Callable[[str], None], doing: str, what: str) -> Callable[[int, int], None]:
-    """Return a function that logs progress every half minute, with the time that the rest will take."""
-    start = time.monotonic()
-    last_said = [start]
-
-    def tell(done: int, n: int) -> None:
-        now = time.monotonic()
-        if now - last_said[0] > _PATIENCE and done < n:
-            last_said[0] = now
-            say(f"{doing}: {done:,} of {n:,} {what}  ETA {(now - start) * (n - done) / max(done, 1):.0f}s")
-
-    return tell
 
 
 def relations_table(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mocli.data.genome.vicinity import Vicinity
-from mocli.data.write.tsv import write_tsv
+from mocli.data.write.outfile import write_tsv
 from mocli.report.figures import Entry, column_table, figure
 from mocli.report.html import Drawn
 from mocli.tasks.relate.promoters import Figures
@@ -58,10 +58,7 @@ def over_all(table: pd.DataFrame) -> pd.DataFrame:
 def report_relations(run: Run, related: Related, direction: str) -> None:
     """Put figures, warnings and the strongest pairs into the report and the log.
 
-    Parameters
-    ----------
-    direction
-        `atac->rna`.
+    `direction`: `atac->rna`.
     """
     table = over_all(related.table)
     run.report.metrics |= _counts(related, table, direction)
@@ -331,5 +328,4 @@ def _place_of(vicinity: Vicinity, genes: np.ndarray, peaks: np.ndarray) -> IntAr
     place = first.index.get_indexer(pd.MultiIndex.from_arrays([genes, peaks]))
     if (place < 0).any():
         raise ValueError("the table holds pairs that are not in the vicinity")
-    places: IntArray = first.to_numpy()[place]
-    return places
+    return first.to_numpy()[place]

@@ -123,7 +123,7 @@ class Scope:
         union, columns
             Measured features of the block's pairs, increasing, and their values of
             all cells, CSC.
-        local, at
+        local, entries
             `(m,)` row of `union` and position among all pairs, of the block's pairs in
             the order of `chosen`.
         """
@@ -216,8 +216,7 @@ def _products(rows: UnitRows, block: DoubleArray, local: IntArray, bounds: IntAr
     """Correlations of pairs: each column `j` with `local[bounds[j] : bounds[j + 1]]`."""
     column = np.repeat(np.arange(block.shape[1]), np.diff(bounds))
     if len(local) > _DENSE * len(rows.constant) * block.shape[1]:
-        wanted: DoubleArray = rows.times(block)[local, column]
-        return wanted
+        return rows.times(block)[local, column]
     parts = [
         _taken(rows, local[bounds[j] : bounds[j + 1]]).times(block[:, j : j + 1])[:, 0]
         for j in range(block.shape[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -13,10 +14,12 @@ from typing import Protocol
 from mocli.errors import Interrupted
 from mocli.log import logger
 from mocli.tasks.run.guard import unfinished
-from mocli.tasks.run.identity import files_read, is_whole, made_from, origin_of
 from mocli.tasks.run.paths import Paths, command_line
-from mocli.tasks.run.request import Request, Result
+from mocli.tasks.run.request import Request, Result, files_read, is_whole, made_from, origin_of
 from mocli.tasks.run.run import Launch, Run
+
+PATIENCE_S = 30.0
+"""Seconds between two lines about progress."""
 
 
 class Tell(Protocol):
@@ -42,6 +45,20 @@ class Foresight:
     def warn(self, message: str) -> None:
         """Add a warning."""
         self.lines.append(f"warning: {message}")
+
+
+def progress(say: Callable[[str], None], doing: str, what: str) -> Callable[[int, int], None]:
+    """Return a function that logs progress every half minute, with the time that the rest will take."""
+    start = time.monotonic()
+    last_said = [start]
+
+    def tell(done: int, n: int) -> None:
+        now = time.monotonic()
+        if now - last_said[0] > PATIENCE_S and done < n:
+            last_said[0] = now
+            say(f"{doing}: {done:,} of {n:,} {what}  ETA {(now - start) * (n - done) / max(done, 1):.0f}s")
+
+    return tell
 
 
 @dataclass(frozen=True)
@@ -73,15 +90,8 @@ class Verb:
 def perform(verb: Verb, request: Request, *, dry_run: bool, command: Sequence[str] | None) -> Result:
     """Check what would be read and written, then do the work, or report what it would be.
 
-    Parameters
-    ----------
-    command
-        The command as typed, for log and report; None for that of this process.
-
-    Raises
-    ------
-    MocliError
-        Whatever the checks and the work raise; the run has then reported it.
+    `command`: the command as typed, for log and report; None for that of this process. Raises `MocliError`:
+    whatever the checks and the work raise; the run has then reported it.
     """
     paths = Paths.of(request.output, request.run, suffixes=verb.suffixes, beside=verb.beside)
     reads = files_read(request.groups)

@@ -36,11 +36,8 @@ AGAIN_S = 5.0
 class MemoryLimit:
     """Watches the resident set of this process, and interrupts the main thread if it grows too large.
 
-    Parameters
-    ----------
-    most
-        Bytes; None to watch nothing. Elsewhere than on Linux, and outside the main thread, nothing
-        is watched either.
+    `most`: bytes; None to watch nothing. Elsewhere than on Linux, and outside the main thread, nothing is
+    watched either.
     """
 
     def __init__(self, most: float | None) -> None:
@@ -114,10 +111,7 @@ def resident_memory() -> int | None:
 def check_addresses() -> None:
     """Refuse to start where the libraries do not fit in memory: loading them would end the process at once.
 
-    Raises
-    ------
-    OutOfMemory
-        The limit on addresses (`ulimit -v`) leaves too few.
+    Raises `OutOfMemory`: the limit on addresses (`ulimit -v`) leaves too few.
     """
     addresses = _of_addresses()
     if addresses is not None and addresses < LIBRARIES_MAPPED and "torch" not in sys.modules:

@@ -8,8 +8,7 @@ from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mocli.data.write.outfile import check_place, is_pipe
-from mocli.data.write.write import check_writable
+from mocli.data.write.outfile import check_place, check_writable, is_pipe
 from mocli.errors import UsageError
 from mocli.tasks.run.modelfolder import CALIBRATION, DESCRIPTION, WEIGHTS, check_model_folder
 from mocli.tasks.run.options import OutputOptions, RunOptions
@@ -39,10 +38,7 @@ class Paths:
     ) -> Paths:
         """Derive all names; `beside` holds the suffixes of files that only this task writes.
 
-        Raises
-        ------
-        UsageError
-            If the output's suffix is not one of `suffixes`; what `check_places` refuses.
+        Raises `UsageError` if the output's suffix is not one of `suffixes`; what `check_places` refuses.
         """
         path = output.output
         if path.suffix not in suffixes:
@@ -100,10 +96,7 @@ class Paths:
     def refuse_inputs(self, inputs: Iterable[Path]) -> None:
         """Make sure that no file of the run is one of its inputs.
 
-        Raises
-        ------
-        UsageError
-            It would be overwritten.
+        Raises `UsageError`: it would be overwritten.
         """
         refuse_inputs(self.results(), inputs)
 
@@ -167,10 +160,7 @@ class Paths:
     def failure_report(self, *, replaced: bool, trained: bool = True) -> Path | None:
         """Return where a failed run writes its report: never over that of kept results or models.
 
-        Parameters
-        ----------
-        replaced
-            Whether the run wrote its output before it failed.
+        `replaced`: whether the run wrote its output before it failed.
         """
         stays = self.output.exists() or (not trained and self._can_be_continued())
         if self.report is None or replaced or not (stays and self.report.exists()):

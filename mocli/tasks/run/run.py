@@ -70,10 +70,8 @@ class Launch:
 class Run:
     """Context of one task: once entered, it has a log and a device; once left, a report is on disk.
 
-    Raises
-    ------
-    UsageError, EnvironmentProblem
-        On entry, if outputs exist or cannot be written, or the device is missing.
+    Raises `UsageError` or `EnvironmentProblem`: on entry, if outputs exist or cannot be written, or the
+    device is missing.
     """
 
     def __init__(
@@ -276,11 +274,8 @@ class Run:
         The JSON report follows when the run is left, so that `ok` in it means that everything is written;
         then checkpoints are removed.
 
-        Parameters
-        ----------
-        pictures
-            Returns what `mocli.report.html.render` draws besides the report; called only if there is one to
-            be written.
+        `pictures`: returns what `mocli.report.html.render` draws besides the report; called only if there is
+        one to be written.
         """
         from mocli.report import html
         from mocli.report.drawing import keeping

@@ -145,5 +145,4 @@ def component_baseline(
 def unit(x: FloatArray) -> FloatArray:
     """Rows of length 1; a zero row stays zero."""
     norm = np.linalg.norm(x, axis=1, keepdims=True)
-    out: FloatArray = np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
-    return out
+    return np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)

@@ -194,10 +194,7 @@ def _components(bundle: MultiOmics, *, seed: int) -> tuple[Baseline, dict[str, I
 class Judge:
     """Measures coordinates of cells by the same metrics, and logs how long each took.
 
-    Attributes
-    ----------
-    names
-        Metrics wanted; None for all that apply.
+    `names`: metrics wanted; None for all that apply.
     """
 
     names: Sequence[str] | None = None

@@ -47,15 +47,8 @@ def weighted_neighbors(
 ) -> WeightedNeighbors:
     """Find the neighbours of cells by all modalities.
 
-    Parameters
-    ----------
-    points
-        For each modality `(n, d_m)`, the same cells in the same order, such as principal components.
-
-    Raises
-    ------
-    ValueError
-        The modalities have different cells, or fewer than three.
+    `points`: for each modality `(n, d_m)`, the same cells in the same order, such as principal components.
+    Raises `ValueError`: the modalities have different cells, or fewer than three.
     """
     n = len(points[0])
     if n < 3 or any(len(x) != n for x in points):
@@ -67,8 +60,7 @@ def weighted_neighbors(
     width = [np.maximum(d[:, -1] - d[:, 0], 1e-12).astype(np.float64) for d, _ in lists]
 
     def kernel(m: int, distance: DoubleArray, cells: IntArray | slice) -> DoubleArray:
-        weights: DoubleArray = np.exp(-np.maximum(distance - nearest[m][cells], 0) / width[m][cells])
-        return weights
+        return np.exp(-np.maximum(distance - nearest[m][cells], 0) / width[m][cells])
 
     scores = np.empty((n, len(points)))
     for m, x in enumerate(scaled):
@@ -115,12 +107,10 @@ def graph_coordinates(graph: WeightedNeighbors, n_dimensions: int = N_DIMENSIONS
     vectors = vectors[:, order] / np.sqrt(degree)[:, None]
     vectors /= np.maximum(np.sqrt(np.square(vectors).mean(0)), 1e-12)
     signs = np.sign(vectors[np.abs(vectors).argmax(0), np.arange(vectors.shape[1])])
-    coordinates: FloatArray = (vectors * signs * np.maximum(values[order], 0)).astype(np.float32)
-    return coordinates
+    return (vectors * signs * np.maximum(values[order], 0)).astype(np.float32)
 
 
 def _unit(x: DoubleArray) -> DoubleArray:
     x = x - x.mean(0)
     norm = np.linalg.norm(x, axis=1, keepdims=True)
-    unit: DoubleArray = np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
-    return unit
+    return np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)

@@ -48,10 +48,7 @@ VALUES = 4_000_000
 def mixing_weights(z: FloatArray, z_real: FloatArray, rng: Generator, *, device: str = "cpu") -> CSR:
     """Return weights of real cells, `(n, n_real)`: those of each simulated cell and their squares sum to 1.
 
-    Parameters
-    ----------
-    z, z_real
-        Latent coordinates of simulated and of real cells of one group, `(n, d)` and `(n_real, d)`.
+    `z`, `z_real`: latent coordinates of simulated and of real cells of one group, `(n, d)` and `(n_real, d)`.
     """
     n, k = len(z), min(NEAREST, len(z_real))
     neighbors = knn(z, z_real, k, device=device)[1]
@@ -80,16 +77,13 @@ def normal_scores(values: DoubleArray, nearby: DoubleArray, rng: Generator) -> D
     order = np.lexsort((rng.random(values.shape), nearby, values), axis=0)
     ranks = np.empty_like(order)
     np.put_along_axis(ranks, order, np.arange(n)[:, None], axis=0)
-    return ndtri((ranks + 0.5) / n)  # type: ignore[no-any-return]
+    return ndtri((ranks + 0.5) / n)
 
 
 def quantiles(real: DoubleArray, n: int, *, whole: bool) -> DoubleArray:
     """Return `n` values for each column, distributed as the real ones `(n_real, p)`, in increasing order.
 
-    Parameters
-    ----------
-    whole
-        Whether values are counts: between two order statistics the nearest whole number is taken.
+    `whole`: whether values are counts: between two order statistics the nearest whole number is taken.
     """
     ordered = np.sort(real, axis=0)
     place = (np.arange(n) + 0.5) / n * len(ordered) - 0.5

@@ -53,10 +53,7 @@ class CellGroup:
 class SimulationPlan:
     """The groups of cells to simulate.
 
-    Attributes
-    ----------
-    labels
-        Column of the labels over the atlas, None for a model without any.
+    `labels`: column of the labels over the atlas, None for a model without any.
     """
 
     groups: tuple[CellGroup, ...]
@@ -119,15 +116,8 @@ def component_shares(saved: SavedModel, device: str = "cpu") -> FloatArray | Non
 def settle(saved: SavedModel, options: SimulateOptions, shares: FloatArray | None) -> SimulationPlan:
     """Find the training cells asked for, and how many to simulate.
 
-    Parameters
-    ----------
-    shares
-        Of `component_shares`.
-
-    Raises
-    ------
-    UsageError, InputError
-        A label, column, component or modality that the model does not have; or one without cells.
+    `shares`: of `component_shares`. Raises `UsageError` or `InputError`: a label, column, component or
+    modality that the model does not have; or one without cells.
     """
     check_model(saved)
     atlas = atlas_of(saved)

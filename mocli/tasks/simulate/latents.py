@@ -76,14 +76,11 @@ def about_the_mean(z: FloatArray, drawn: FloatArray, n: int, rng: Generator) -> 
     scCross' own way (Yang et al. 2024, "multi-omics data simulation"). The standard deviation of a
     posterior is estimated from one draw each: the mean of |draw - mean| times sqrt(pi / 2).
 
-    Parameters
-    ----------
-    z, drawn
-        Means of the posteriors of the label's cells, and a draw from each, `(m, d)`.
+    `z`, `drawn`: means of the posteriors of the label's cells, and a draw from each, `(m, d)`.
     """
     sd = np.abs(drawn - z).mean(0) * np.sqrt(np.pi / 2)
     noise = rng.standard_normal((n, z.shape[1]))
-    return (z.mean(0) + sd * noise).astype(np.float32)  # type: ignore[no-any-return]
+    return (z.mean(0) + sd * noise).astype(np.float32)
 
 
 def variance_ratio(places: FloatArray, z: FloatArray) -> float:

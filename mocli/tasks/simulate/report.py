@@ -15,9 +15,8 @@ from mocli.report.figures import Entry, figure, table
 from mocli.report.html import Drawn, Layout
 from mocli.tasks.run.run import Run
 from mocli.tasks.score.picture import layout
-from mocli.tasks.simulate.compare import ALL, compared
+from mocli.tasks.simulate.compare import ALL, compared, matched, matched_within
 from mocli.tasks.simulate.groups import atlas_of
-from mocli.tasks.simulate.matched import matched, matched_within
 from mocli.tasks.simulate.work import Simulated, draw_values
 from mocli.types import IntArray
 

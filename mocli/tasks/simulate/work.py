@@ -87,10 +87,7 @@ class SimulatedCells:
 class Simulated:
     """Simulated cells, with the model that they come from.
 
-    Attributes
-    ----------
-    files
-        Input files to train on or to compare with; there may be none.
+    `files`: input files to train on or to compare with; there may be none.
     """
 
     saved: SavedModel

@@ -17,7 +17,8 @@ import numpy as np
 
 import mocli
 from mocli.data.bundle import MultiOmics
-from mocli.data.transforms.recipe import LinkRecipe, Recipe
+from mocli.data.transforms.linkrecipe import LinkRecipe
+from mocli.data.transforms.recipe import Recipe
 from mocli.data.write.outfile import temporary_beside
 from mocli.errors import InputError, MocliError
 from mocli.models.base import Model

@@ -11,7 +11,8 @@ from scipy import sparse
 
 from mocli.data.demo.files import write_demo
 from mocli.data.demo.tissue import TYPES
-from mocli.data.transforms.recipe import LinkRecipe, Recipe, RecipeOptions
+from mocli.data.transforms.linkrecipe import LinkRecipe
+from mocli.data.transforms.recipe import Recipe, RecipeOptions
 from mocli.errors import UsageError
 
 

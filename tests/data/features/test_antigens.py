@@ -7,9 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mocli.data.features.antigennames import is_control, key
-from mocli.data.features.antigens import Antigen, AntigenTable, antigen_table
 from mocli.data.features.index import FeatureIndex, Features
-from mocli.data.features.proteins import is_mouse, link_genes, link_panels
+from mocli.data.features.proteins import (
+    Antigen,
+    AntigenTable,
+    antigen_table,
+    is_mouse,
+    link_genes,
+    link_panels,
+)
 from mocli.types import ModalityKind
 
 TABLE = antigen_table()

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mocli.data.files.contents import check_values, choose_layer, look
-from mocli.data.files.inputs import ModalityFile, open_inputs
+from mocli.data.files.inputs import open_inputs
+from mocli.data.files.modality import ModalityFile
 from mocli.errors import InputError
 from mocli.types import ValueKind
 

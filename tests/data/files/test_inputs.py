@@ -17,9 +17,11 @@ import scipy.sparse as sp
 from scipy.io import mmwrite
 
 from mocli.data.features.index import FeatureIndex, Features
-from mocli.data.files.inputs import ModalityFile, Source, open_inputs, parse_source, sha256
+from mocli.data.files.inputs import open_inputs, sha256
 from mocli.data.files.kinds import kind_of, kind_of_features, name_in_stem
+from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column
+from mocli.data.files.source import Source, parse_source
 from mocli.data.write.write import Added, write_file
 from mocli.errors import InputError, UsageError
 from mocli.types import ModalityKind

@@ -12,8 +12,8 @@ from mocli.data.genome.genes import GeneTable, read_genes
 from mocli.data.genome.loci import has_places, intervals_of
 from mocli.data.genome.near import Reach
 from mocli.data.genome.vicinity import find_vicinity
-from mocli.data.links.derive import link_peaks
 from mocli.errors import InputError
+from mocli.tasks.links.build import link_peaks
 from mocli.types import ModalityKind
 
 N_CHROMS, LENGTH = 12, 90_000_000

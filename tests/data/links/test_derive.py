@@ -5,8 +5,7 @@ import pandas as pd
 from mocli.data.features.index import Features
 from mocli.data.genome.loci import has_places, table_of
 from mocli.data.genome.near import Reach
-from mocli.data.links.derive import link_peaks
-from mocli.tasks.links.build import build_links
+from mocli.tasks.links.build import build_links, link_peaks
 from mocli.types import ModalityKind
 
 GENES = Features(

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mocli.data.links.edges import Features, LinkTable, match_links, read_links
+from mocli.data.features.index import Features
+from mocli.data.links.edges import match_links
+from mocli.data.links.linktable import LinkTable, read_links
 from mocli.errors import InputError
 from mocli.types import ModalityKind
 

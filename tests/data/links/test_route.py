@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from mocli.data.features.index import Features
-from mocli.data.links.edges import match_links, read_links, tables_of
+from mocli.data.links.edges import match_links, tables_of
+from mocli.data.links.linktable import read_links
 from mocli.data.links.route import FirstRoute, MatrixRoute, TableRoute, chained, link_files, parse_route
 from mocli.errors import InputError, UsageError
 from mocli.types import ModalityKind

@@ -10,18 +10,11 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from mocli.data.batches import densify
-from mocli.data.transforms.lsi import Lsi, tfidf
-from mocli.data.transforms.recipe import (
-    TRANSFORMS,
-    LinkRecipe,
-    Recipe,
-    RecipeOptions,
-    default_transform,
-    highly_variable,
-    seen,
-)
+from mocli.data.transforms.components import Lsi, tfidf
+from mocli.data.transforms.linkrecipe import LinkRecipe
+from mocli.data.transforms.recipe import Recipe, RecipeOptions, default_transform, highly_variable, seen
 from mocli.data.transforms.scaler import moments
-from mocli.data.transforms.transform import LOGNORM, Transform
+from mocli.data.transforms.transform import LOGNORM, TRANSFORMS, Transform
 from mocli.errors import InputError, UsageError
 from mocli.types import ModalityKind, ValueKind
 
@@ -248,9 +241,9 @@ def test_lsi_fits_on_a_sample_and_projects_all_in_blocks(monkeypatch):
     x, _ = planted_peaks()
     whole = fit(x, "tfidf-lsi", n_components=6)
     expected = whole.lsi.apply(x)
-    monkeypatch.setattr("mocli.data.transforms.lsi._ROWS", 17)
+    monkeypatch.setattr("mocli.data.transforms.components._ROWS", 17)
     np.testing.assert_allclose(whole.lsi.apply(x), expected, rtol=1e-4, atol=1e-4)
-    monkeypatch.setattr("mocli.data.transforms.lsi.FIT_CELLS", 100)
+    monkeypatch.setattr("mocli.data.transforms.components.FIT_CELLS", 100)
     sampled = fit(x, "tfidf-lsi", n_components=6)
     assert sampled.apply(x).n_obs == 300
     assert np.array_equal(dense(sampled.apply(x)), dense(fit(x, "tfidf-lsi", n_components=6).apply(x)))

@@ -21,11 +21,11 @@ import pytest
 import scipy.sparse as sp
 
 from mocli.data.files.inputs import open_inputs, sha256
-from mocli.data.write import filling as filling
+from mocli.data.write import blocks as filling
 from mocli.data.write import outfile as outfile
+from mocli.data.write.blocks import NewModality, round_mantissa
 from mocli.data.write.encode import put_array
-from mocli.data.write.filling import round_mantissa
-from mocli.data.write.write import Added, NewModality, union_names, write_file, write_h5ad
+from mocli.data.write.write import Added, union_names, write_file, write_h5ad
 from mocli.errors import EnvironmentProblem, UsageError
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from mocli.data.write.tsv import inert, write_tsv
+from mocli.data.write.outfile import inert, write_tsv
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+cmd|calc", "-2+3", "@SUM(A1)"])

@@ -19,7 +19,8 @@ import scipy.sparse as sp
 from mocli.data.files.inputs import open_inputs, sha256
 from mocli.data.write import encode
 from mocli.data.write import outfile as target
-from mocli.data.write.write import Added, atomic, check_writable, union_names, write_file
+from mocli.data.write.outfile import atomic, check_writable
+from mocli.data.write.write import Added, union_names, write_file
 from mocli.errors import EnvironmentProblem, UsageError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from sklearn.metrics import silhouette_score
 
 from mocli.metrics.clusters import ari
 from mocli.models.base import Schedule
-from mocli.models.multidgd.initial import choose_components, start_places
+from mocli.models.multidgd.model import choose_components, start_places
 from mocli.train.loop import Training, fit
 from mocli.train.predict import encode_cells
 from mocli.train.validation import split

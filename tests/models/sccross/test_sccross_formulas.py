@@ -13,8 +13,15 @@ from mocli.models.base import Conditions
 from mocli.models.parameters import resolve
 from mocli.models.registry import traits_of
 from mocli.models.sccross.model import Sccross
-from mocli.models.sccross.module import ModalityPart, SccrossModule, SeenModality, Shape, Step, normal_kl
-from mocli.models.sccross.networks import LinearDecoder
+from mocli.models.sccross.module import (
+    LinearDecoder,
+    ModalityPart,
+    SccrossModule,
+    SeenModality,
+    Shape,
+    Step,
+    normal_kl,
+)
 
 
 def params(**over):

@@ -338,7 +338,7 @@ def ground(unpaired):
 
 
 def test_panels_and_wrong_links_are_what_they_say(ground):
-    from mocli.tasks.benchmark.studies.drawnlinks import fewer, wrong
+    from mocli.tasks.benchmark.drawn import fewer, wrong
 
     (edge,) = ground.plan.edges
     kept = fewer(edge, 4, 0)
@@ -355,7 +355,7 @@ def test_an_informative_panel_has_the_features_that_tell_labels_apart(ground):
     from sklearn.feature_selection import f_classif
 
     from mocli.data.batches import dense_rows
-    from mocli.tasks.benchmark.studies.drawnlinks import fewer, informative
+    from mocli.tasks.benchmark.drawn import fewer, informative
 
     (link,), (edge,), bundle = ground.bundle.links, ground.plan.edges, ground.bundle
     told = []
@@ -377,7 +377,7 @@ def test_an_informative_panel_has_the_features_that_tell_labels_apart(ground):
 
 
 def test_cells_of_studies_are_as_many_as_they_say(ground):
-    from mocli.tasks.benchmark.studies.drawncells import fewer_of, some
+    from mocli.tasks.benchmark.drawn import fewer_of, some
 
     names = some(ground, DataOptions(label_key="cell_type"), 50, 0)
     both = [ground.files[i].obs.index.isin(names).sum() for i in (0, 1)]
@@ -520,8 +520,8 @@ def test_errors_in_units_of_a_model_s_own_scale_are_not_ranked():
     from mocli.tasks.benchmark.table import Record
 
     entry = {"value": 0.5, "better": "lower", "title": "Mean absolute error"}
-    told = Record.of(Task.IMPUTE, "sccross", "model", 0, "", "imputation_mae_median[rna->prot]", entry)
+    told = Record.of((Task.IMPUTE, "sccross", "model", 0, ""), "imputation_mae_median[rna->prot]", entry)
     assert told.better is None
     assert "own scale" in told.title
-    shares = Record.of(Task.IMPUTE, "sccross", "model", 0, "", "imputation_r2_median[rna->prot]", entry)
+    shares = Record.of((Task.IMPUTE, "sccross", "model", 0, ""), "imputation_r2_median[rna->prot]", entry)
     assert shares.better == "lower"

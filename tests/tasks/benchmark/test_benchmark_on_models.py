@@ -12,9 +12,8 @@ import mocli
 from mocli.data.demo.files import write_demo
 from mocli.errors import InputError, MocliError, UsageError
 from mocli.tasks.benchmark import page as benchpage
-from mocli.tasks.benchmark.costs import held_out_loss
 from mocli.tasks.benchmark.reconstruct import loss_ratios
-from mocli.tasks.benchmark.table import Record
+from mocli.tasks.benchmark.table import Record, held_out_loss
 
 
 @pytest.fixture(autouse=True, scope="module")

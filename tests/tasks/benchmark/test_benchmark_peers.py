@@ -19,8 +19,7 @@ from mocli.peers import runner
 from mocli.peers.registry import available_peers
 from mocli.tasks.benchmark.ground import prepare_ground
 from mocli.tasks.benchmark.interpreter import Interpreter, find_interpreter
-from mocli.tasks.benchmark.peerdata import PeerData
-from mocli.tasks.benchmark.peers import PeerRun, PeersWork
+from mocli.tasks.benchmark.peers import PeerData, PeerRun, PeersWork
 from mocli.tasks.benchmark.processes import Processes
 from mocli.tasks.benchmark.runs import ModelRun
 from mocli.tasks.benchmark.work import last_words

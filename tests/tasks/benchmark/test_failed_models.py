@@ -7,8 +7,7 @@ import pytest
 
 from mocli.errors import MocliError
 from mocli.tasks.benchmark.runs import ModelRun, raise_failed
-from mocli.tasks.run.identity import origin_of
-from mocli.tasks.run.request import requested
+from mocli.tasks.run.request import origin_of, requested
 from mocli.types import Task
 
 

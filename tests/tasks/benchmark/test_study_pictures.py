@@ -1,7 +1,7 @@
 """Pictures of studies where some metrics, or all, are lacking."""
 
 from mocli.report.studyplots import Curve, curves
-from mocli.tasks.benchmark.studies.studypictures import studies
+from mocli.tasks.benchmark.page import studies
 from mocli.tasks.benchmark.table import Record
 
 LEADING = (

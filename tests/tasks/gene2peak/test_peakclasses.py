@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 from mocli.errors import InputError
-from mocli.tasks.gene2peak.peakclasses import compare_classes, read_classes
+from mocli.tasks.gene2peak.peaksets import compare_classes, read_classes
 
 SETS = [f"F{k}" for k in range(10)]
 

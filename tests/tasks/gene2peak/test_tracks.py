@@ -9,7 +9,7 @@ from mocli.data.features.index import Features
 from mocli.data.genome.genes import GeneTable
 from mocli.data.genome.vicinity import find_vicinity
 from mocli.report import locusplot
-from mocli.tasks.gene2peak.tracks import draw_tracks, locus_of, mean_by_group
+from mocli.tasks.gene2peak.report import draw_tracks, locus_of, mean_by_group
 from mocli.types import ModalityKind
 
 PEAKS = ("chr1:60000-60500", "chr1:9000-9500", "chr2:100-400", "chr1:49000-51500")
@@ -59,7 +59,7 @@ def test_a_picture_has_what_belongs_to_each_peak(near, changed, monkeypatch):
         given.update(tracks, links=links.tolist())
         return locusplot.locus_plot(locus, links, **tracks)
 
-    monkeypatch.setattr("mocli.tasks.gene2peak.tracks.locus_plot", look)
+    monkeypatch.setattr("mocli.tasks.gene2peak.report.locus_plot", look)
     openness = {"all": np.arange(4.0), "x": np.arange(4.0) + 1}
     (drawn,) = draw_tracks(near, table, openness, link="score", changed=changed)
     assert drawn.title == "A"

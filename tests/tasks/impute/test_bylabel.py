@@ -88,7 +88,7 @@ def test_a_benchmark_has_them_in_its_table(trained):
         ("multigrate", "model", result.report["metrics"]),
         ("mean", "control", result.report["baselines"]["mean"]["metrics"]),
     ):
-        records = [Record.of(Task.IMPUTE, method, kind, 0, "", key, metrics[key]) for key in KEYS]
+        records = [Record.of((Task.IMPUTE, method, kind, 0, ""), key, metrics[key]) for key in KEYS]
         assert {r.aspect for r in records} == {"imputation"}
         lines = [dict(zip(COLUMNS, r.cells(), strict=True)) for r in records]
         assert [(v["metric"], v["of"], v["better"], v["n"]) for v in lines] == [

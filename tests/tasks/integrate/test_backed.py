@@ -192,7 +192,8 @@ def test_memory_does_not_grow_with_the_values(tmp_path):
     import pandas as pd
     from scipy import sparse
 
-    from mocli.data.write.write import NewModality, write_h5ad
+    from mocli.data.write.blocks import NewModality
+    from mocli.data.write.write import write_h5ad
 
     n, p, files = 60_000, 1_000, []
     obs = pd.DataFrame(index=[f"c{i}" for i in range(n)])

@@ -6,7 +6,7 @@ import pandas as pd
 from scipy.spatial.distance import cdist
 
 import mocli
-from mocli.tasks.integrate.matches import COLUMNS, match_cells
+from mocli.tasks.integrate.write import COLUMNS, match_cells
 
 
 def test_matches_equal_loops_and_come_best_first():

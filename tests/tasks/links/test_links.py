@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from scipy import sparse
 
-from mocli.data.features.antigens import antigen_table
-from mocli.data.links.edges import read_links
+from mocli.data.features.proteins import antigen_table
+from mocli.data.links.linktable import read_links
 from mocli.errors import EnvironmentProblem, InputError, UsageError
 from mocli.tasks.links.build import build_links, say_links
 from mocli.tasks.links.check import audit_links, constant_features

@@ -241,10 +241,10 @@ def test_panels_are_drawn_from_positions_and_not_from_matrices(demo, tmp_path):
 
 
 def test_a_panel_of_features_that_names_do_not_tell_apart_is_written_by_position(unpaired, tmp_path):
-    from mocli.data.links.edges import read_links
+    from mocli.data.links.linktable import read_links
     from mocli.tasks.benchmark.ground import prepare_ground
     from mocli.tasks.benchmark.options import StudyOptions
-    from mocli.tasks.benchmark.studies.families import Setting, studies_of
+    from mocli.tasks.benchmark.studies import Setting, studies_of
 
     paths = []
     for name in ("rna", "prot"):

@@ -11,14 +11,15 @@ from scipy import sparse, stats
 from mocli.data.features.index import Features
 from mocli.data.genome.genes import GeneTable
 from mocli.data.genome.vicinity import find_vicinity
-from mocli.data.write.tsv import write_tsv
+from mocli.data.write.outfile import write_tsv
 from mocli.errors import InputError
 from mocli.metrics.correlation import false_discovery_rate
 from mocli.tasks.relate.correlate import all_pairs, correlate, genomic_pairs, relate, strongest_pairs
 from mocli.tasks.relate.promoters import promoter_controls, promoter_enrichment
-from mocli.tasks.relate.relate import progress, relations_table
+from mocli.tasks.relate.relate import relations_table
 from mocli.tasks.relate.report import write_bedpe
 from mocli.tasks.relate.scope import FeaturePairs
+from mocli.tasks.run.frame import progress
 from mocli.types import ModalityKind
 
 NUMBERS = ["correlation", "spearman", "p", "fdr", "z_matched", "p_matched", "fdr_matched"]
@@ -334,7 +335,7 @@ def test_nothing_to_relate():
 
 def test_a_long_correlation_says_how_long_it_will_take(monkeypatch):
     clock = iter([0.0, 10.0, 40.0, 60.0, 80.0])
-    monkeypatch.setattr("mocli.tasks.relate.relate.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr("mocli.tasks.run.frame.time", SimpleNamespace(monotonic=lambda: next(clock)))
     said: list[str] = []
     tell = progress(said.append, "correlating", "genes")
     for done in (100, 400, 500, 800):

@@ -4,8 +4,7 @@ import pytest
 
 from mocli.models.scmodal import params
 from mocli.tasks.impute.options import ImputeOptions
-from mocli.tasks.run.identity import is_whole, origin_of
-from mocli.tasks.run.request import requested
+from mocli.tasks.run.request import is_whole, origin_of, requested
 
 
 @pytest.fixture
@@ -34,7 +33,7 @@ def test_a_trained_model_keeps_its_own(origin, monkeypatch, tmp_path):
 
 def test_the_default_of_an_option_counts(origin, monkeypatch):
     before = origin()
-    monkeypatch.setattr("mocli.tasks.run.identity.plain", lambda value: None if value is True else value)
+    monkeypatch.setattr("mocli.tasks.run.request.plain", lambda value: None if value is True else value)
     assert origin()["words"] == before["words"]
     assert origin() != before
 
@@ -47,7 +46,7 @@ def test_a_file_that_cannot_be_read_is_the_run_s_to_tell(origin, monkeypatch, tm
     def refuse(path):
         raise PermissionError(13, "denied", str(path))
 
-    monkeypatch.setattr("mocli.tasks.run.identity.sha256", refuse)
+    monkeypatch.setattr("mocli.tasks.run.request.sha256", refuse)
     assert origin(only_cells=cells)["files"] == {str(cells): None}
 
 

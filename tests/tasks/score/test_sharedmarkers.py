@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from mocli.data.bundle import Codes, FeatureMatrix, LinkedFeatures, Modality, MultiOmics
-from mocli.tasks.score.sharedmarkers import LEAST_EFFECT, shared_markers
+from mocli.tasks.score.describe import LEAST_EFFECT, shared_markers
 from mocli.types import ModalityKind, Pairing
 
 N, P = 120, 40

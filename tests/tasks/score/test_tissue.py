@@ -7,7 +7,7 @@ import pytest
 
 from mocli.data.files.inputs import open_inputs
 from mocli.report import scatter
-from mocli.tasks.score.pictures import draw_tissue, tissue_coordinates
+from mocli.tasks.score.picture import draw_tissue, tissue_coordinates
 
 
 class Found:

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from mocli import parsing
+from mocli.data.links.edges import EdgeLinks
 from mocli.errors import UsageError, did_you_mean
 from mocli.models.parameters import params_class
 from mocli.models.registry import traits_of
 from mocli.report.file import write_text
-from mocli.tasks.benchmark.options import INFORMATIVE, StudyOptions
-from mocli.tasks.benchmark.runs import Study, check_parameters, parameters_of, safe
-from mocli.tasks.benchmark.studies.drawncells import (
+from mocli.tasks.benchmark.drawn import (
     HELD_OUT,
     TRAINING,
+    fewer,
     fewer_of,
     halves,
     in_batch,
+    informative,
     part_of,
     some,
+    told_apart,
+    wrong,
 )
-from mocli.tasks.benchmark.studies.drawnlinks import fewer, informative, told_apart, wrong
+from mocli.tasks.benchmark.ground import Ground
+from mocli.tasks.benchmark.options import INFORMATIVE, StudyOptions
+from mocli.tasks.benchmark.runs import Study, check_parameters, parameters_of, safe
+from mocli.tasks.run.options import DataOptions
 from mocli.types import Task
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
-
-    from mocli.data.links.edges import EdgeLinks
-    from mocli.tasks.benchmark.ground import Ground
-    from mocli.tasks.run.options import DataOptions
 
 WEIGHT = "weight_"
 """Prefix of the hyper-parameters that weigh terms of a loss."""
@@ -54,8 +53,6 @@ class Setting:
 
     Attributes
     ----------
-    models
-        Those of the benchmark.
     write
         Whether files are written; a dry run writes none.
     reconstructs
@@ -85,11 +82,8 @@ class Setting:
 def studies_of(options: StudyOptions, setting: Setting) -> list[Study]:
     """Return the benchmark itself and every study asked for.
 
-    Raises
-    ------
-    UsageError
-        There are no links to draw from, too few cells, no model with such a term or hyper-parameter, or no
-        batch to leave out.
+    Raises `UsageError`: there are no links to draw from, too few cells, no model with such a term or
+    hyper-parameter, or no batch to leave out.
     """
     return [Study(), *(study for family in FAMILIES for study in family(options, setting))]
 
