@@ -289,6 +289,19 @@ def test_no_pickle_no_densifying_elsewhere_no_stub(path):
             assert node.id != "NotImplementedError"
 
 
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_no_sentence_shows_the_name_of_a_variable(path):
+    templates = {"mocli.data.demo.files", "mocli.log"}  # filled in by str.format and by rich
+    if module_name(path) in templates:
+        return
+    tree = ast.parse(path.read_text())
+    formatted = {id(part) for n in ast.walk(tree) if isinstance(n, ast.JoinedStr) for part in ast.walk(n)}
+    name = re.compile(r"\{[a-z_][\w.]*(\(.*?\))?(\[.*?\])?(:[^{} ]+)?\}")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in formatted:
+            assert not name.search(node.value), f"line {node.lineno} lacks an f before the quote"
+
+
 def test_top_level_holds_only_what_was_agreed():
     listed = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False

@@ -119,7 +119,8 @@ def _row(
 
 def metric_title(key: str, title: str | None) -> str:
     """Return the title; `label_transfer[rna->prot]` names the modalities."""
-    name, _, modalities = key.removesuffix("]").partition("[")
+    name, _, rest = key.partition("[")
+    modalities = rest.rpartition("]")[0]
     shown = title or name.replace("_", " ")
     repeats = not modalities or modalities in shown
     return shown if repeats else f"{shown}, {modalities.replace('->', ' → ')}"

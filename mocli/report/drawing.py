@@ -153,8 +153,11 @@ def dress(axes: Axes, *, title: str = "", frame: bool = True) -> None:
 
 
 def wrapped(title: str, width: int = 32) -> str:
-    """Return a title in as many lines as it needs, so that titles beside each other do not overlap."""
-    return "\n".join(printable(line, width) for line in textwrap.wrap(" ".join(title.split()), width))
+    """Return a title in as many lines as it needs, so that titles beside each other do not overlap.
+
+    No line is broken at a no-break space.
+    """
+    return "\n".join(printable(line, width) for line in textwrap.wrap(re.sub(r"[ \t\n]+", " ", title), width))
 
 
 def printable(text: object, width: int = 60) -> str:

@@ -226,7 +226,7 @@ _NEXT = {
     "impute": "how far each feature can be trusted stands in var of the output",
     "perturb": "the table next to this page holds every perturbation; start with those of a small FDR",
     "gene2peak": "the table next to this page holds every pair; start with those of a small FDR",
-    "simulate": "compare simulated cells with real ones above before you use them as data",
+    "simulate": "compare simulated cells with real ones, below, before you use them as data",
     "benchmark": "run the best method alone with the same options",
 }
 

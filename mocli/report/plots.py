@@ -114,7 +114,7 @@ def metric_bars(
     line = 0.24 if all("\n" not in name for name in names) else 0.34
     figure, grid = _panels(len(rows), height=0.8 + line * len(names))
     for position, (axes, row) in enumerate(zip(grid, rows, strict=True)):
-        dress(axes, title=f"{row.title} {row.arrow}")
+        dress(axes, title=f"{row.title}\N{NO-BREAK SPACE}{row.arrow}")
         _bars(axes, row, comparison.columns[0])
         axes.set_yticks(range(len(names)))
         first_column = position % _n_columns(len(rows)) == 0

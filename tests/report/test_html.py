@@ -285,6 +285,7 @@ def test_metrics_that_one_method_lacks_stay_in_the_table() -> None:
 def test_metric_titles_say_of_which_modalities() -> None:
     assert metric_title("label_transfer[rna->prot]", "Accuracy") == "Accuracy, rna → prot"
     assert metric_title("mixing", None) == "mixing"
+    assert metric_title("foscttm[a-b]_within_label", "FOSCTTM") == "FOSCTTM, a-b"
     assert metric_title("auprc[promoter peaks]", "Area, promoter peaks") == "Area, promoter peaks"
 
 
@@ -307,6 +308,13 @@ def test_the_page_has_no_empty_column_and_says_how_to_read_every_figure() -> Non
     for heading in ("values from", "look like", "made ready by", "measured on"):
         assert heading not in page
     assert re.search(r'<td class="read">Pairs of a window\.</td>', page)
+
+
+def test_a_definition_ends_with_one_dot() -> None:
+    made = report()
+    for definition in ("The mean.", "the mean"):
+        made.baselines = {"s": {"title": "s", "definition": definition, "metrics": {"a": metric(0.5)}}}
+        assert re.search(r"<em>s</em>: [Tt]he mean\. ", html.render(made))
 
 
 def test_a_run_without_a_model_begins_its_verdict_as_a_sentence() -> None:

@@ -151,6 +151,18 @@ def test_metric_bars_draw_what_is_missing_negative_and_constant() -> None:
     check_svg(plots.metric_bars(metrics, baselines, model="m"))
 
 
+def test_no_line_of_a_title_is_an_arrow_alone() -> None:
+    metrics = {
+        "a": {"value": 0.5, "better": "lower", "range": [0, 1], "title": "Difference of library sizes, rna"}
+    }
+    baselines = {"x": {"title": "x", "metrics": metrics}}
+    with keeping() as kept:
+        bars = plots.metric_bars(metrics, baselines, model="m")
+    lines = kept.made[bars].axes[0].get_title(loc="left").split("\n")
+    assert lines[-1].endswith("↓")
+    assert all(len(line) > 1 for line in lines)
+
+
 def test_names_of_points_do_not_overlap() -> None:
     from mocli.report.featureplots import _name_points
 

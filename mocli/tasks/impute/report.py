@@ -137,7 +137,7 @@ def _report_stack(run: Run, predictor: StackPredictor, columns: IntArray) -> Non
     run.report.tables["route"] = rows_table(
         "How values were made",
         "Several regressions, each on other information about a cell, are weighed feature by feature by "
-        "how well they predict cells left out; {predictor.stack.n_cells:,} cells were measured in both.",
+        f"how well they predict cells left out; {predictor.stack.n_cells:,} cells were measured in both.",
         ["way", "mean weight", "features that it leads"],
         [
             [way, float(f"{weight:.3g}"), int(n)]

@@ -25,6 +25,7 @@ from scipy.special import ndtri
 from mocli.data.batches import dense_rows, densify
 from mocli.errors import InputError
 from mocli.nn.neighbors import chunks, knn
+from mocli.report.wording import plural
 from mocli.tasks.infer.align import Aligned, align, find_modality
 from mocli.tasks.infer.decoder import is_counted, likelihood_of
 from mocli.tasks.simulate.groups import atlas_of
@@ -226,9 +227,10 @@ def correlated_values(
                 )
             )
     back = np.argsort(np.concatenate(order), kind="stable")
+    spread = "these cells" if simulated.options.margins == "real" else "the model's likelihood"
     say(
-        f"features go together as in real cells of {n_groups} of {len(plan.groups)} groups; margins are "
-        f"those of " + ("these cells" if simulated.options.margins == "real" else "the likelihood")
+        f"correlations between features are those of real cells in {n_groups} of "
+        f"{plural(len(plan.groups), 'group')}; the spread of each feature is that of {spread}"
     )
     return {
         name: sparse.csr_matrix(sparse.vstack(blocks, format="csr")[back]) for name, blocks in parts.items()

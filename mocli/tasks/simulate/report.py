@@ -11,8 +11,10 @@ from scipy import sparse
 
 from mocli.metrics.generated import Generated, judge, moments
 from mocli.nn.neighbors import knn
+from mocli.report.comparison import metric_title
 from mocli.report.figures import Entry, figure, table
 from mocli.report.html import Drawn, Layout
+from mocli.report.wording import join
 from mocli.tasks.run.run import Run
 from mocli.tasks.score.picture import layout
 from mocli.tasks.simulate.compare import ALL, compared, matched, matched_within
@@ -85,7 +87,7 @@ def report_groups(run: Run, simulated: Simulated) -> None:
     for key in ("latent_variance_ratio", "nearest_label[latent]"):
         entry = run.report.metrics.get(key)
         if entry is not None and entry["value"] is not None:
-            run.say(f"  {key} {entry['value']:.3f}")
+            run.say(f"  {key} {entry['value']:.3f} (best 1)")
 
 
 def _places_words(simulated: Simulated) -> str:
@@ -157,7 +159,7 @@ def evaluate(
     run.report.tables["labels"] = table(
         "Simulated and real cells of every label",
         "One row a label; columns as in the metrics above.",
-        ["label", *(judged.key for judged in judgements)],
+        ["label", *(metric_title(judged.key, judged.entry["title"]) for judged in judgements)],
         [[cells.levels[code], *(judged.by_label.get(code) for judged in judgements)] for code in codes],
     )
     for judged in judgements:
@@ -200,13 +202,13 @@ def simulation_sentence(metrics: Mapping[str, Any], baselines: Mapping[str, Any]
         if not key.startswith(f"{name}[") or entry["value"] is None:
             continue
         plain = baselines.get("independent_features", {}).get("metrics", {}).get(key, {}).get("value")
-        beside = "" if plain is None else f", {plain:.2f} if features are drawn one by one"
+        beside = "" if plain is None else f" ({plain:.2f} if features are drawn one by one)"
         parts.append(f"{entry['value']:.2f} for {key.removeprefix(name)[1:-1]}{beside}")
     if not parts:
         return None
     return (
-        f"a classifier tells simulated from real cells with an AUC of {' and '.join(parts)} (0.5: not at "
-        "all; less: they lie between the real cells that they follow)"
+        f"a classifier tells simulated from real cells with an AUC of {join(parts)}; 0.5 is not at all, and "
+        "less means that they lie between the real cells that they follow"
     )
 
 
