@@ -245,13 +245,15 @@ def against_truth(panels: Sequence[tuple[str, DoubleArray, DoubleArray, Sequence
     depth = -(-n // width)
     figure = new_figure(10.0 if width > 1 else 4.0, 2.7 * depth)
     grid = panel_grid(figure, len(panels), width)
-    for axes, (title, predicted, measured, names) in zip(grid, panels, strict=True):
+    for axes, (title, predicted, measured, _) in zip(grid, panels, strict=True):
         dress(axes, title=title)
         axes.axhline(0, color=FAINT, linewidth=0.6)
         axes.axvline(0, color=FAINT, linewidth=0.6)
         axes.plot(predicted, measured, ".", color=ACCENT, markersize=3, alpha=0.6, linestyle="none")
         axes.set_xlabel("predicted", fontsize=7.5, color=INK)
         axes.set_ylabel("measured", fontsize=7.5, color=INK)
+    # once every panel has its place
+    for axes, (_, predicted, measured, names) in zip(grid, panels, strict=True):
         far = np.argsort(-np.abs(measured), kind="stable")[:4]
         _name_points(axes, predicted[far], measured[far], [names[k] for k in far], color=ALERT)
     return to_png(figure)

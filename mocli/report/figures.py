@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from mocli.report.wording import metric_value
+
 Entry = dict[str, Any]
 """A part of a report; its keys are those of `schema.json`."""
 
@@ -51,6 +53,13 @@ def figure(
         "definition": definition,
         "sentence": sentence,
     }
+
+
+def spoken(key: str, entry: Entry, *beside: str) -> str:
+    """Return a line of the log: name and value of a figure, which values are better, what else is said."""
+    direction = [] if entry["better"] is None else [f"{entry['better']} is better"]
+    notes = "; ".join([*direction, *beside])
+    return f"  {key} {metric_value(entry['value'])}" + (f" ({notes})" if notes else "")
 
 
 def table(title: str, sentence: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Entry:

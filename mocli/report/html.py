@@ -136,7 +136,7 @@ def render(
             answer=_answer(values, comparison),
             advice=_advice(values, comparison),
             summary=_summary(values, model),
-            tables={name: _leading_columns(table) for name, table in values["tables"].items()},
+            tables={name: _as_shown(table) for name, table in values["tables"].items()},
             comparison=comparison,
             losses=_losses(values["training"]),
             bars=_bars(values, comparison, model),
@@ -248,12 +248,19 @@ def _advice(values: Mapping[str, Any], comparison: Comparison) -> str:
 _FIRST = ("z", "p", "fdr", "fdr_matched", "p_matched")
 
 
+def _as_shown(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a table as it is shown: which columns hold no words, and of many, z, p and FDR first."""
+    leading = _leading_columns(table)
+    columns = zip(*leading["rows"], strict=True)
+    words = {i for i, column in enumerate(columns) if any(isinstance(cell, str) for cell in column)}
+    return {**leading, "numeric": set(range(len(leading["columns"]))) - words}
+
+
 def _leading_columns(table: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a table as it is shown: if there are many columns, z, p and FDR follow the names."""
-    columns = table["columns"]
+    """Return a table with z, p and FDR behind the names if there are many columns."""
+    columns, rows = table["columns"], table["rows"]
     if len(columns) < 9 or not any(c in columns for c in _FIRST):
         return table
-    rows = table["rows"]
     names = next((i for i in range(len(columns)) if any(not isinstance(r[i], str) for r in rows)), 1)
     shown = [i for i in range(names) if columns[i] not in _FIRST]
     shown += [columns.index(c) for c in _FIRST if c in columns]

@@ -10,6 +10,7 @@ from mocli.errors import InputError, Interrupted, NumericalError
 from mocli.report import html, wording
 from mocli.report.comparison import compare, metric_title
 from mocli.report.drawing import wrapped
+from mocli.report.figures import figure, spoken, table
 from mocli.report.schema import Report
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -308,6 +309,23 @@ def test_the_page_has_no_empty_column_and_says_how_to_read_every_figure() -> Non
     for heading in ("values from", "look like", "made ready by", "measured on"):
         assert heading not in page
     assert re.search(r'<td class="read">Pairs of a window\.</td>', page)
+
+
+def test_a_line_of_the_log_says_which_values_are_better() -> None:
+    entry = figure(0.25, "T", "d", better="lower")
+    assert spoken("t", entry, "links 0.500") == "  t 0.250 (lower is better; links 0.500)"
+    assert spoken("n", figure(1200, "N", "d")) == "  n 1,200"
+
+
+def test_words_in_a_table_wrap_and_numbers_do_not() -> None:
+    made = report()
+    made.tables = {
+        "t": table("T", "s", ["group", "cells", "best"], [["a", 3, "IFI6 up, IFIT3 up"], ["b", None, None]])
+    }
+    page = html.render(made)
+    assert '<td class="n">3</td><td>IFI6 up, IFIT3 up</td>' in page
+    assert '<td class="n">–</td><td>–</td>' in page
+    assert '<th class="n">cells</th><th>best</th>' in page
 
 
 def test_a_definition_ends_with_one_dot() -> None:

@@ -276,3 +276,20 @@ def test_clusters_are_numbered_in_the_picture_as_in_the_file() -> None:
     codes = np.arange(24) % 12
     assert _key(Category(codes, [str(k) for k in range(12)])).marks == [str(k) for k in range(12)]
     assert _key(Category(codes, [f"type {k}" for k in range(12)])).marks[:2] == ["1", "2"]
+
+
+def test_names_of_points_are_whole_in_every_panel() -> None:
+    from mocli.report.featureplots import against_truth
+
+    rng = np.random.default_rng(0)
+    panels = []
+    for title in ("one line",) * 5 + ("a title that takes two lines, r = 0.96",):
+        x = np.append(0.2 * rng.normal(size=30), rng.uniform(0.5, 2))
+        panels.append((title, x, x, ["TMSB4X"] * 30 + ["HBZ"]))
+    with keeping() as kept:
+        drawn = against_truth(panels)
+    figure = kept.made[drawn]
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for axes in figure.axes for text in axes.texts]
+    assert len(boxes) > 6
+    assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from mocli.data.genome.vicinity import Vicinity
 from mocli.data.write.outfile import write_tsv
-from mocli.report.figures import Better, Entry, column_table, figure
+from mocli.report.figures import Better, Entry, column_table, figure, spoken
 from mocli.report.figures import table as rows_table
 from mocli.report.html import Drawn
 from mocli.report.locusplot import MOST_GROUPS, Locus, locus_plot
@@ -144,7 +144,7 @@ def report_silencing(run: Run, result: SilencingResult) -> None:
     run.say(f"route: {route_words(options, result.way)}; median length of a step {result.length:.3g}")
     for key, entry in run.report.metrics.items():
         if key.startswith("silencing_") and entry.get("value") is not None:
-            run.say(f"  {key} {entry['value']:.4g}")
+            run.say(spoken(key, entry))
     if result.left_out:
         run.warn(
             f"no gene is expressed in {options.min_cells:,} cells of any of these groups: "

@@ -8,7 +8,7 @@ import numpy as np
 
 from mocli.metrics import imputation as figures
 from mocli.metrics.imputation import FeatureAccuracy
-from mocli.report.figures import Better, Entry, column_table, figure
+from mocli.report.figures import Better, Entry, column_table, figure, spoken
 from mocli.report.figures import table as rows_table
 from mocli.tasks.impute.check import Checked
 from mocli.tasks.impute.work import Imputation
@@ -207,12 +207,12 @@ def report_figures(run: Run, work: Imputation, checked: Checked) -> None:
         checked.by_group.report(run, columns, direction)
     for key, entry in run.report.metrics.items():
         if entry["value"] is not None:
-            beside = "".join(
-                f"; {b['title']} {b['metrics'][key]['value']:.3f}{_there(b, key)}"
+            beside = [
+                f"{b['title']} {b['metrics'][key]['value']:.3f}{_there(b, key)}"
                 for b in run.report.baselines.values()
                 if b["metrics"].get(key, {}).get("value") is not None
-            )
-            run.say(f"  {key} {entry['value']:.3f}{beside}")
+            ]
+            run.say(spoken(key, entry, *beside))
     _warn_of_unpredicted(run, work, evaluation.accuracy)
 
 

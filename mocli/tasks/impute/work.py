@@ -18,7 +18,7 @@ from mocli.tasks.impute.options import ImputeOptions
 from mocli.tasks.impute.survey import Survey
 from mocli.tasks.infer.batch import in_new_batch
 from mocli.tasks.infer.direction import Direction, columns_of, direction_of_model
-from mocli.tasks.infer.predictor import placed_by, readout_from
+from mocli.tasks.infer.predictor import in_words, placed_by, readout_from
 from mocli.tasks.infer.stackfitting import COVERAGE, fitted_stack, keep_stacks
 from mocli.tasks.infer.translation import Translation, choose
 from mocli.tasks.prepare.aim import Aim
@@ -117,7 +117,7 @@ def translate(
     )
     translation = replace(translation, pairs=surveyed.pairs)
     run.say(f"{translation.source} -> {translation.target}: {translation.source_file.n_obs:,} cells encoded")
-    run.say(f"values by the {translation.predictor.name} ({why})")
+    run.say(f"{translation.target} is predicted by {in_words(translation.predictor.name)} ({why})")
     return translation, why
 
 

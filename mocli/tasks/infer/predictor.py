@@ -117,6 +117,19 @@ def choose_predictor(
     return ValueDecoder.of(saved, target, decode_batch(saved, target, batch, warn), device), why
 
 
+_IN_WORDS = {
+    "stack": "a stack of regressions",
+    "decoder": "the model's decoder",
+    "readout": "a regression on the latent coordinates",
+}
+
+
+def in_words(name: str) -> str:
+    """Say what a predictor of a name is; a decoder's may end in the batch, `decoder=LEVEL`."""
+    kind, _, batch = name.partition("=")
+    return _IN_WORDS[kind] + (f", batch {batch}" if batch else "")
+
+
 def of_cells(predictor: Predictor, batch_codes: IntArray | None) -> Predictor:
     """Return a predictor for cells of these batches `(n,)`; only a decoder may depend on them."""
     return predictor.of_cells(batch_codes) if isinstance(predictor, ValueDecoder) else predictor

@@ -251,13 +251,14 @@ def _codes(
     codes = Codes(key, where[file_codes.codes], levels)
     if added:
         shown = ", ".join(added[:5]) + (", ..." if len(added) > 5 else "")
-        n = f"{len(added):,} of {len(file_codes.levels):,} levels"
-        sentence = f"obs['{column}']: the model does not know {shown}, {n}"
+        n_all = len(file_codes.levels)
+        n = "its only value" if n_all == 1 else f"{len(added):,} of its {n_all:,} values"
+        sentence = f"the model does not know {shown}, {n}"
         if is_batch:
-            say(sentence)
+            say(f"obs['{column}']: {sentence}")
         else:
             warn(
-                f"{sentence}, which knows {', '.join(known_levels[:8])}: "
+                f"obs['{column}']: {sentence}, and knows {', '.join(known_levels[:8])}: "
                 "if one of these is a known level misspelt, rename it"
             )
     return codes

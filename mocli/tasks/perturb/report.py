@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mocli.report.figures import Entry, column_table, figure
+from mocli.report.figures import Entry, column_table, figure, spoken
 from mocli.report.figures import table as rows_table
 from mocli.report.html import Drawn
+from mocli.report.wording import plural
 from mocli.tasks.perturb.contrast import compare_with_target, report_contrast
 from mocli.tasks.perturb.effects import Predicted
 from mocli.tasks.perturb.learnt import CHOSEN, MEAN
@@ -136,16 +137,16 @@ def _report_screen(run: Run, options: PerturbOptions, placed: PlacedCells, table
 def screen_sentence(table: pd.DataFrame, target: str) -> str:
     """Say what a screen over all cells found, and whether its ranking is that of the measured differences."""
     better = table[((table["shift"] > 0) & (table["z"].isna() | (table["z"] > 0))).to_numpy()]
-    nearer = better.head(12)
+    nearer, all_of_them = better.head(12), plural(len(table), "perturbation")
     if not len(nearer):
-        return f"none of {len(table):,} perturbations brings cells nearer to {target} than others like it"
+        return f"none of {all_of_them} brings cells nearer to {target} than others like it"
     n_sure = int(((table["fdr"] < _FDR) & (table["shift"] > table["null_mean"])).sum())
     sure = better[(better["fdr"] < _FDR).to_numpy()].head(12)
     named = sure if len(sure) else nearer
     names = ", ".join(f"{f} {d}" for f, d in zip(named["feature"], named["direction"], strict=True))
     first = "the first of them" if len(sure) else "none of the best ranked is among them:"
     beginning = (
-        f"{n_sure:,} of {len(table):,} perturbations bring cells nearer to {target} than features expressed "
+        f"{n_sure:,} of {all_of_them} bring cells nearer to {target} than features expressed "
         f"as much do (FDR 5%), {first} {names}"
     )
     if "difference" not in table:
@@ -228,11 +229,12 @@ def _report_truth(run: Run, truth: Truth) -> None:
         values = table[column].dropna()
         run.report.metrics[f"perturbation_{column}_median"] = figure(
             float(values.median()) if len(values) else None, f"{title} (median)",
-            f"Median over {len(values)} perturbations; {definition}.",
+            f"Median over {plural(len(values), 'perturbation')}; {definition}.",
             better="higher", bounds=(-1.0, 1.0), n=len(values),
         )  # fmt: skip
         if len(values):
-            run.say(f"  perturbation_{column}_median {values.median():.3f}")
+            key = f"perturbation_{column}_median"
+            run.say(spoken(key, run.report.metrics[key]))
     for column, title in (
         ("baseline_rmse", "Error of the mean of others"),
         ("best_rmse", "Error of the best way"),
@@ -275,9 +277,9 @@ def truth_sentence(truth: Truth) -> str:
     often = [name for name, _ in times_chosen.most_common(2)]
     ways = " and ".join(often) + (f" (of {len(times_chosen)} ways)" if len(times_chosen) > len(often) else "")
     return (
-        f"the {n} perturbations are predicted best by {ways}, chosen for each by how well it predicts the "
+        f"the {n:,} perturbations are predicted best by {ways}, chosen for each by how well it predicts the "
         f"others: median correlation {best:.2f}, where the mean change of the other ones gives {mean:.2f} "
-        f"(mean gain {gain:+.2f} +- {error:.2f}{sure})"
+        f"(mean gain {gain:+.2f}, standard error {error:.2f}{sure})"
     )
 
 

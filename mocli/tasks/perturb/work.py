@@ -13,8 +13,10 @@ from mocli.data.links.genesets import read_gene_sets
 from mocli.data.transforms.recipe import highly_variable
 from mocli.errors import InputError, UsageError
 from mocli.models.base import Encodes, EntersLinearly
+from mocli.report.wording import plural
 from mocli.tasks.infer.align import Aligned, align, find_modality, place
 from mocli.tasks.infer.place import settle_cells
+from mocli.tasks.infer.predictor import in_words
 from mocli.tasks.perturb.cells import CellSets, ChosenCells, split_cells
 from mocli.tasks.perturb.contrast import measured_contrast, with_measured
 from mocli.tasks.perturb.effect import DOWN, TOWARDS, UP
@@ -174,7 +176,7 @@ def perturb_subject(
     """Screen, predict, compare: whatever is asked for."""
     saved, cells, sets, effect = subject.saved, placed.cells, placed.sets, options.change
     run.say(
-        f"{len(placed.perturbations):,} perturbations, each "
+        f"{plural(len(placed.perturbations), 'perturbation')}, each "
         + " and ".join(effect.words(d) for d in options.directions)
     )
     used = cells.response.used
@@ -184,7 +186,7 @@ def perturb_subject(
     screened = predicted = truth = None
     if options.predicts or options.looks_across:
         reader = TargetReader.of(saved, target, run.device)
-        run.say(f"{subject.modality} -> {target}: values by the {reader.route}")
+        run.say(f"{target} before and after a perturbation is predicted by {in_words(reader.route)}")
     if options.screens:
         screened = screen(
             cells,

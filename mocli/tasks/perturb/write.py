@@ -11,6 +11,7 @@ import pandas as pd
 from mocli.data.write.blocks import Block, NewModality
 from mocli.data.write.outfile import write_tsv
 from mocli.data.write.write import write_file
+from mocli.report.wording import plural
 from mocli.tasks.perturb.effects import TargetReader
 from mocli.tasks.perturb.options import PerturbOptions
 from mocli.tasks.perturb.report import draw, report_perturbation
@@ -41,13 +42,15 @@ def deliver(
     if screened is not None:
         write_tsv(path, screened)
         cells = "all cells" if n_sets == 1 else f"{n_sets:,} sets of cells"
-        run.add_output(path, f"shifts of {n:,} perturbations towards {options.target}, {cells}", first=True)
+        run.add_output(
+            path, f"shifts of {plural(n, 'perturbation')} towards {options.target}, {cells}", first=True
+        )
         if predicted is not None:
             path = beside.pop(0)
     if predicted is not None:
         write_tsv(path, predicted.table)
         what = f"predicted changes of {len(predicted.reader.names):,} {predicted.reader.modality} features"
-        run.add_output(path, f"{what} by {n:,} perturbations", first=screened is None)
+        run.add_output(path, f"{what} by {plural(n, 'perturbation')}", first=screened is None)
         if options.write_predicted:
             _write_predicted(run, request, options, subject, placed, predicted.reader, beside.pop(0))
     run.finish(lambda: {"drawn": draw(options, placed, findings)})

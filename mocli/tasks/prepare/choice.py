@@ -125,7 +125,7 @@ def choose(file: ModalityFile, data: DataOptions, traits: Traits) -> Choice:
         file=file,
         layer=layer,
         transform=transform,
-        reason="as asked" if transform_wanted else f"{file.kind} with {_VALUE_WORDS[layer.values]}",
+        reason="as asked" if transform_wanted else f"usual for {file.kind} with {_VALUE_WORDS[layer.values]}",
         signed=signed and not how.is_counted,
         n_top=_n_top(
             file,

@@ -10,7 +10,7 @@ import pandas as pd
 
 from mocli.data.genome.vicinity import Vicinity
 from mocli.data.write.outfile import write_tsv
-from mocli.report.figures import Entry, column_table, figure
+from mocli.report.figures import Entry, column_table, figure, spoken
 from mocli.report.html import Drawn
 from mocli.tasks.relate.promoters import Figures
 from mocli.tasks.relate.relate import LINKED, MEASURED, Related
@@ -73,7 +73,7 @@ def report_relations(run: Run, related: Related, direction: str) -> None:
         }
     for key, entry in run.report.metrics.items():
         if key.endswith(f"[{direction}]") and entry.get("value") is not None and _is_told(key):
-            run.say(f"  {key} {entry['value']:.4g}")
+            run.say(spoken(key, entry))
     if related.left_out:
         run.warn(f"groups of fewer than 20 cells are not tested: {', '.join(related.left_out)}")
     second = related.candidates.labels[1]

@@ -15,7 +15,7 @@ from mocli.data.files.obs import read_column
 from mocli.metrics.clusters import ARI_BOUNDS, ari, louvain_of, nmi
 from mocli.metrics.embedding import Nearest
 from mocli.models.base import Clusters, Model
-from mocli.report.figures import Entry, figure, table
+from mocli.report.figures import Entry, figure, spoken, table
 from mocli.tasks.run.run import Run
 from mocli.tasks.score.describe import describe_clusters, describe_quality, shared_markers
 from mocli.tasks.trained.latent import Latent
@@ -136,7 +136,7 @@ def find_clusters(
     for key, entry in agreement(bundle.label, codes).items():
         run.report.metrics[key] = entry
         if entry["value"] is not None:
-            run.say(f"  {key} {entry['value']:.3f} (higher is better; {_SAID[key]} with the labels)")
+            run.say(spoken(key, entry, f"{_SAID[key]} with the labels"))
     cells = {file_name: bundle.cells_of(modality) for modality, file_name in names.items()}
     return (Clustered(name, {m: codes[c] for m, c in cells.items()}, {m: best[c] for m, c in cells.items()}),)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mocli.metrics.registry import available_metrics
-from mocli.report.figures import Entry, table
+from mocli.report.figures import Entry, spoken, table
 from mocli.tasks.run.run import Run
 from mocli.tasks.score.evaluate import Scores
 
@@ -24,13 +24,12 @@ def describe_scores(run: Run, scores: Scores) -> None:
     shown = (leading or measured)[:MAX_LINES]
     for key in shown:
         entry = scores.metrics[key]
-        arrow = "higher is better" if entry["better"] == "higher" else "lower is better"
-        beside = "".join(
-            f"; {b['title']} {b['metrics'][key]['value']:.3f}"
+        beside = [
+            f"{b['title']} {b['metrics'][key]['value']:.3f}"
             for b in scores.baselines.values()
             if b["metrics"].get(key, {}).get("value") is not None
-        )
-        run.say(f"  {key} {entry['value']:.3f} ({arrow}{beside})")
+        ]
+        run.say(spoken(key, entry, *beside))
     if len(measured) > len(shown):
         run.say(f"  {len(measured) - len(shown)} more metrics are in the report")
     for baseline in (b for b in scores.baselines.values() if not b.get("is_bound")):

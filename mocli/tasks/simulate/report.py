@@ -12,7 +12,7 @@ from scipy import sparse
 from mocli.metrics.generated import Generated, judge, moments
 from mocli.nn.neighbors import knn
 from mocli.report.comparison import metric_title
-from mocli.report.figures import Entry, figure, table
+from mocli.report.figures import Entry, figure, spoken, table
 from mocli.report.html import Drawn, Layout
 from mocli.report.wording import join
 from mocli.tasks.run.run import Run
@@ -87,7 +87,7 @@ def report_groups(run: Run, simulated: Simulated) -> None:
     for key in ("latent_variance_ratio", "nearest_label[latent]"):
         entry = run.report.metrics.get(key)
         if entry is not None and entry["value"] is not None:
-            run.say(f"  {key} {entry['value']:.3f} (best 1)")
+            run.say(spoken(key, entry, *([] if entry["better"] else ["best 1"])))
 
 
 def _places_words(simulated: Simulated) -> str:
@@ -165,8 +165,9 @@ def evaluate(
     for judged in judgements:
         value, beside = judged.entry["value"], others.get(judged.key, {}).get("value")
         if isinstance(value, float):
-            best = "" if beside is None else f"; other real cells {beside:.3f}"
-            run.say(f"  {judged.key} {value:.3f} (best {judged.metric.best:g}{best})")
+            others_there = [] if beside is None else [f"other real cells {beside:.3f}"]
+            best = [] if judged.entry["better"] else [f"best {judged.metric.best:g}"]
+            run.say(spoken(judged.key, judged.entry, *best, *others_there))
             if judged.key.startswith("discriminability") and value > TOLD_APART > (beside or 0.0):
                 run.warn(
                     f"a classifier nearly always tells simulated cells from real ones ({judged.key} "

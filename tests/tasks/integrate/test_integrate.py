@@ -71,7 +71,7 @@ def test_the_log_holds_every_decision(run, unpaired, tmp_path):
         "70 cells x 50 rna features",
         "cells are unpaired (no cell name is shared)",
         "model: scmodal",
-        "transform lognorm (rna with counts)",
+        "transform lognorm (usual for rna with counts)",
         "10 links: 10 of 50 rna features <-> 10 of 12 prot features",
         "step 10/10",
         "mixing",
