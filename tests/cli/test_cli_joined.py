@@ -95,7 +95,7 @@ def test_an_atlas_of_two_experiments(folder, tmp_path, capsys):
         out["rna"].X.toarray(),
         np.vstack([d["rna"][:, out["rna"].var_names].X.toarray() for d in (cite, multiome)]),
     )
-    added = {"modality", "multigrate_louvain"}
+    added = {"modality", "multigrate_louvain", "louvain"}
     assert set(out["rna"].obs) == {"cell_type", "donor", "lane", "input"} | added
     assert out["rna"].obs["donor"].isna().tolist() == [False] * 50 + [True] * 60
 

@@ -21,6 +21,9 @@ from mocli.types import BoolArray, FloatArray, IntArray, Pairing
 if TYPE_CHECKING:
     from mocli.metrics.mapping_score import Labelled
 
+PLAIN = "louvain"
+"""The column in which scanpy looks for Louvain clusters; written where the inputs have none of that name."""
+
 
 @dataclass(frozen=True, eq=False)
 class Labels:

@@ -18,7 +18,7 @@ from mocli.tasks.integrate.best import choose_best
 from mocli.tasks.integrate.carried import Carried, CarriedPoints, points_of
 from mocli.tasks.integrate.check import transfer
 from mocli.tasks.integrate.labelreport import confusions, draw_carried
-from mocli.tasks.integrate.labels import column_for, read_labels, tell_replaced
+from mocli.tasks.integrate.labels import PLAIN, column_for, read_labels, tell_replaced
 from mocli.tasks.integrate.modalityweights import weigh_modalities
 from mocli.tasks.integrate.options import IntegrateOptions
 from mocli.tasks.integrate.plotting import draw_cells, draw_covariates, lay_out, split_points
@@ -172,7 +172,8 @@ def complete(
             nearest = Nearest.of(latent.whole(bundle), device=device)
             integrated = replace(integrated, nearest=nearest)
             graph = cluster_graph(run, options.clusters, column_for(key), nearest, bundle, names)
-            columns.append(graph)
+            taken = any(PLAIN in f.obs for f in placed.files)
+            columns.append(graph if taken else replace(graph, also=PLAIN))
             clusters = graph.codes
         if options.modality_weights:
             columns += weigh_modalities(run, bundle, names, clusters)

@@ -151,10 +151,13 @@ class GraphClusters:
         Codes of all cells; the levels are numbers from 0, the largest cluster first.
     cells
         The cells of the rows of each file's modality.
+    also
+        A second column that holds them, too.
     """
 
     codes: Codes
     cells: Mapping[str, IntArray]
+    also: str | None = None
 
     @property
     def said(self) -> str:
@@ -173,7 +176,8 @@ class GraphClusters:
         return self._column(codes)
 
     def _column(self, codes: IntArray) -> dict[str, pd.Categorical]:
-        return {self.codes.key: pd.Categorical.from_codes(codes, categories=list(self.codes.levels))}
+        keys = (self.codes.key,) if self.also is None else (self.codes.key, self.also)
+        return dict.fromkeys(keys, pd.Categorical.from_codes(codes, categories=list(self.codes.levels)))
 
 
 def cluster_graph(

@@ -121,7 +121,7 @@ def test_the_users_slots_come_through(run, unpaired, tmp_path, read):
     theirs = read(tmp_path / "out.h5mu")["rna"]
     assert theirs.obs[list(mine.obs)].equals(mine.obs)
     assert theirs.var[list(mine.var)].equals(mine.var)
-    assert "modality" in set(theirs.obs) - set(mine.obs) <= {"modality", "scmodal_louvain"}
+    assert "modality" in set(theirs.obs) - set(mine.obs) <= {"modality", "scmodal_louvain", "louvain"}
     assert set(theirs.var) - set(mine.var) == {"mocli_used"}
     assert (theirs.X != mine.X).nnz == 0
     assert (theirs.layers["raw_counts"] != mine.layers["raw_counts"]).nnz == 0

@@ -1,5 +1,6 @@
 """Outputs are where people plot: labels, pictures and graphs by the names that scanpy looks for."""
 
+import mudata
 import numpy as np
 import pytest
 import scanpy as sc
@@ -63,8 +64,30 @@ def test_one_table_of_all_cells_is_drawn_by_scanpy(run, paired, unpaired, tmp_pa
     assert cells.obs["cell_type"].notna().all()
     assert set(cells.var["modality"]) == {"rna", "prot"}
     assert cells.obsp["connectivities"].shape == (cells.n_obs, cells.n_obs)
-    louvain = next(name for name in cells.obs if name.endswith("_louvain"))
-    sc.pl.umap(cells, color=["cell_type", "modality", louvain, "GENE1"], show=False)
+    own = next(name for name in cells.obs if name.endswith("_louvain"))
+    sc.pl.umap(cells, color=["cell_type", "modality", own, "louvain", "GENE1"], show=False)
+    assert cells.obs["louvain"].equals(cells.obs[own])
+    assert cells.obs["louvain"].cat.categories[0] == "0"
+    sc.tl.rank_genes_groups(cells, groupby="louvain", groups=["0"])
+
+
+def test_clusters_that_came_with_the_cells_stay(run, paired, tmp_path):
+    with mudata.set_options(pull_on_update=False):
+        both = mudata.read_h5mu(paired / "data.h5mu")
+        both["rna"].obs["louvain"] = "mine"
+        both.write_h5mu(tmp_path / "in.h5mu")
+    run(
+        tmp_path / "in.h5mu",
+        links=paired / "links.tsv",
+        model="sccross",
+        output=tmp_path / "o.h5mu",
+        max_steps=2,
+        metrics="none",
+    )
+    written = mudata.read_h5mu(tmp_path / "o.h5mu")
+    assert set(written["rna"].obs["louvain"]) == {"mine"}
+    assert "sccross_louvain" in written["rna"].obs
+    assert "louvain" not in written["prot"].obs
 
 
 def test_features_that_the_model_sees_are_marked(output):
