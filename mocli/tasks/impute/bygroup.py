@@ -1,4 +1,4 @@
-"""Features that differ between groups of cells, in imputed and in measured values."""
+"""Features that differ between groups of cells, in the values that a model expects and in measured ones."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mocli.errors import InputError
 from mocli.metrics.differential import FDR, Differential, ListsCompared, agreement, differential
-from mocli.report.figures import figure, table
+from mocli.report.featureplots import against_truth
+from mocli.report.figures import column_table, figure, table
+from mocli.report.html import Drawn
+from mocli.report.wording import plural
 from mocli.tasks.impute.bylabel import MEASURED, labels_of_sides
+from mocli.tasks.impute.groupcolumn import Groups
 from mocli.tasks.infer.translation import Translation
 from mocli.tasks.run.run import Run
 from mocli.types import DoubleArray, FloatArray, IntArray, StrArray
 
-FEWEST = 20
-"""Fewest compared cells of a group."""
-
 MODEL = "model"
 KEY = "imputation_group_change"
 _DRAWN = 6
+_SHOWN = 15
+"""Features of a group in the report."""
+
 _COLUMNS = (
     *("group", "method", "features", "differ", "found", "by chance"),
     *("p", "same sign", "Pearson", "Spearman"),
@@ -33,43 +36,40 @@ class ByGroup:
 
     Parameters
     ----------
-    column
-        Name of the groups; `group` has each compared cell's, None where it has none, `(n,)`. If there are
-        two groups, the first is compared with the second.
+    groups
+        The column, and perhaps two of its values; `group` has the value of each cell, None where it has
+        none, `(n,)`.
     names
         Features of the target.
+    values
+        What the model's values are: `imputed` from another modality, or what the `model` expects.
 
     Raises
     ------
     InputError
-        No two groups have 20 cells.
+        As `Groups.chosen` raises it.
     """
 
-    def __init__(self, column: str, group: StrArray, names: Sequence[str]) -> None:
-        self.column, self.names = column, names
-        self._has_group = np.array([g is not None for g in group], dtype=bool)
+    def __init__(
+        self, groups: Groups, group: StrArray, names: Sequence[str], *, values: str = "imputed"
+    ) -> None:
+        self.column, self.names, self.values = groups.column, names, values
+        self.groups, self.against = groups.chosen(group)
+        among = None if groups.two is None else set(groups.two)
+        self._has_group = np.array([g is not None and (among is None or g in among) for g in group], bool)
         self._group = group[self._has_group].astype(str)
-        levels, sizes = np.unique(self._group, return_counts=True)
-        enough = [str(g) for g, n in zip(levels, sizes, strict=True) if n >= FEWEST]
-        if len(enough) < 2:
-            raise InputError(
-                "there are no two groups of cells whose imputed and measured values can be compared",
-                field="--compare-groups",
-                found=", ".join(f"{g}: {n:,}" for g, n in zip(levels[:8], sizes[:8], strict=True))
-                or f"no value of {column} among them",
-                expected=f"two values of {column} with {FEWEST} cells that are compared",
-                hint="hide more cells with --hold-out, or compare another column",
-            )
-        two = len(levels) == 2
-        self.groups, self.against = (enough[:1], enough[1]) if two else (enough, "all others")
         self._parts: dict[str, dict[str, list[tuple[IntArray, Differential]]]] = {}
 
     @classmethod
     def of(
-        cls, translation: Translation, column: str, columns: Mapping[str, pd.Series | None], cells: IntArray
+        cls,
+        translation: Translation,
+        groups: Groups,
+        columns: Mapping[str, pd.Series | None],
+        cells: IntArray,
     ) -> ByGroup:
         """Find the groups of some rows of the source in a column of the files."""
-        return cls(column, labels_of_sides(translation, columns)[0][cells], translation.names)
+        return cls(groups, labels_of_sides(translation, columns)[0][cells], translation.names)
 
     def see(self, name: str, columns: IntArray, values: FloatArray) -> None:
         """Take in columns of values `(n, n_columns)` of one method, or of the measurement."""
@@ -79,23 +79,30 @@ class ByGroup:
 
     def changes(self, name: str, group: str, columns: IntArray) -> Differential:
         """Return how some features differ by the values of one method, or by the measurement."""
-        change, p = np.full(len(self.names), np.nan), np.full(len(self.names), np.nan)
+        change, p = np.full((2, len(self.names)), np.nan)
         for position, part in self._parts[name][group]:
             change[position], p[position] = part.change, part.p
         return Differential(change[columns], p[columns])
 
     def table(self, columns: IntArray) -> pd.DataFrame:
-        """Return a line for every group and feature, those of the largest measured changes first."""
+        """Return a line for every group and feature, those of the largest changes first.
+
+        These are the measured ones beside imputed values, and the model's beside its own, which get no p:
+        cells lie where the network puts them, not independently, and a test of decoded values calls most
+        features that do not differ (tests/benchmarks/RESULTS.md).
+        """
+        first = "measured_change" if self.values == "imputed" else f"{self.values}_change"
         parts = []
         for group in self.groups:
             part = pd.DataFrame({"feature": np.array(self.names, dtype=object)[columns]})
             part.insert(0, "group", group)
             part.insert(1, "against", self.against)
-            for name, source in ((MEASURED, MEASURED), ("imputed", MODEL)):
+            for name, source in ((MEASURED, MEASURED), (self.values, MODEL)):
                 difference = self.changes(source, group, columns)
-                part[f"{name}_change"], part[f"{name}_p"] = difference.change, difference.p
-                part[f"{name}_fdr"] = difference.fdr
-            largest = np.argsort(-np.nan_to_num(np.abs(part["measured_change"].to_numpy())), kind="stable")
+                part[f"{name}_change"] = difference.change
+                if source == MEASURED or self.values == "imputed":
+                    part[f"{name}_p"], part[f"{name}_fdr"] = difference.p, difference.fdr
+            largest = np.argsort(-np.nan_to_num(np.abs(part[first].to_numpy())), kind="stable")
             parts.append(part.iloc[largest])
         return pd.concat(parts, ignore_index=True)
 
@@ -110,11 +117,12 @@ class ByGroup:
             correlations = [one.pearson for one in agreements if np.isfinite(one.pearson)]
             entry = figure(
                 float(np.mean(correlations)) if correlations else None,
-                f"Correlation of imputed and measured changes between groups ({self.column})",
+                f"Correlation of {self._whose} and measured changes between groups ({self.column})",
                 "Pearson correlation, over features, of the difference of means of a group and "
-                f"{self.against} in imputed and in measured values; mean over {len(correlations):,} groups.",
-                "Tells whether features that differ between conditions or types also do so in imputed "
-                "values: 1 is perfect.",
+                f"{self.against} in {self._whose} and in measured values; mean over "
+                f"{plural(len(correlations), 'group')}.",
+                "Tells whether features that differ between conditions or types also do so in "
+                f"{self._whose} values: 1 is the same pattern.",
                 better="higher",
                 bounds=(-1.0, 1.0),
                 n=len(columns),
@@ -127,20 +135,54 @@ class ByGroup:
                 if np.isfinite(one.pearson)
             ]
         run.report.tables["groups"] = table(
-            f"Features that differ between groups ({self.column}), imputed against measured",
+            f"Features that differ between groups ({self.column}), {self._whose} against measured values",
             f"Cells of a group against {self.against}. differ: features whose measured values differ "
-            f"(Wilcoxon's rank-sum test, FDR {FDR:g}); found: of as many that change most by imputed "
+            f"(Wilcoxon's rank-sum test, FDR {FDR:g}); found: of as many that change most by {self._whose} "
             "values, those among the former with the same sign, beside what chance gives; p: of the overlap, "
-            "whatever the sign (Fisher's exact test). Imputed values carry no noise, so that tests of them "
+            "whatever the sign (Fisher's exact test). Expected values carry no noise, so that tests of them "
             "find nearly all features: this is why lists have equal length. Every feature is in the table "
             "beside the output.",
             _COLUMNS,
             rows,
         )
 
-    def panels(self, columns: IntArray) -> list[tuple[str, DoubleArray, DoubleArray, list[str]]]:
-        """Return the panels to draw: title, predicted and measured changes, names; group by group."""
-        panels = []
+    @property
+    def _whose(self) -> str:
+        return "the model's" if self.values == "model" else self.values
+
+    def report_model(self, run: Run, columns: IntArray, target: str, held: str) -> None:
+        """Report how groups differ by a model's own values: a sentence, the features that change most.
+
+        Parameters
+        ----------
+        held
+            Under which batch all cells were decoded, in words.
+        """
+        self.report(run, columns, f"{target}->{target}")
+        every = self.table(columns)
+        differs = (every[f"{MEASURED}_fdr"] < FDR).to_numpy()
+        alike = (np.sign(every["model_change"]) == np.sign(every[f"{MEASURED}_change"])).to_numpy()
+        pair = f"{self.groups[0]} and {self.against}" if len(self.groups) == 1 else "a group and all others"
+        sentence = (
+            f"{plural(int(differs.sum()), 'difference')} of {target} between {pair} are measured (Wilcoxon's "
+            f"test, FDR {FDR:g}), and {alike[differs].sum():,} of them have the same sign in the model"
+        )
+        run.say(sentence)
+        run.report.conclude(sentence)
+        run.report.tables["group_features"] = column_table(
+            f"Features that change most between groups ({self.column}) by the model",
+            "model_change: mean of what the model's decoder expects of the cells of a group less that of "
+            f"{self.against}, {held}; measured_change and measured_p: of measured values, by Wilcoxon's "
+            "rank-sum test. The model's change has no p: a test of decoded values calls most features that "
+            "do not differ. Groups that were found in the same cells, such as clusters, differ in any data: "
+            "measured_p is too small for these.",
+            every.groupby("group", sort=False).head(_SHOWN),
+            digits=4,
+        )
+
+    def draw(self, columns: IntArray) -> Drawn:
+        """Draw measured changes over those of the model, group by group."""
+        panels: list[tuple[str, DoubleArray, DoubleArray, list[str]]] = []
         for group in self.groups[:_DRAWN]:
             x, y = (self.changes(name, group, columns).change for name in (MODEL, MEASURED))
             r, finite = (
@@ -149,7 +191,8 @@ class ByGroup:
             )
             names = [self.names[j] for j in columns[finite]]
             panels.append((f"{group} against {self.against}, r = {r:.2f}", x[finite], y[finite], names))
-        return panels
+        title = f"Changes between groups ({self.column}), {self._whose} against measured"
+        return Drawn(against_truth(panels), title, "One point a feature: difference of means.")
 
 
 def _line(group: str, name: str, one: ListsCompared) -> list[Any]:

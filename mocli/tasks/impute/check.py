@@ -6,11 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from mocli.data.files.obs import find_column, find_labels
+from mocli.nn.neighbors import chunks
 from mocli.tasks.impute import accuracy
 from mocli.tasks.impute.accuracy import Evaluation
-from mocli.tasks.impute.bygroup import ByGroup
-from mocli.tasks.impute.bylabel import ByLabel
+from mocli.tasks.impute.bygroup import MODEL, ByGroup
+from mocli.tasks.impute.bylabel import MEASURED, ByLabel
+from mocli.tasks.impute.denoise import Denoised
 from mocli.tasks.impute.survey import FEWEST_COMPARED
 from mocli.tasks.impute.ways import on_partners, simple_ways
 from mocli.tasks.impute.work import Imputation
@@ -25,6 +29,9 @@ from mocli.tasks.trained.calibration import (
     save_calibrations,
 )
 from mocli.types import CSR, FloatArray, IntArray, ModalityKind
+
+COLUMNS = 1000
+"""Features compared at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +52,7 @@ def check(run: Run, request: Request, work: Imputation) -> Checked:
             f"there are neither intervals nor accuracy: the model sees {translation.target} of these cells, "
             "so agreement with it would only measure reconstruction"
         )
-        return Checked()
+        return Checked(by_group=_by_model(request, work, work.denoised))
     calibrations = load_calibrations(options.from_model or run.paths.model)
     evaluation, beside = None, _Beside()
     if len(work.survey.compared) >= FEWEST_COMPARED and translation.target_file is not None:
@@ -96,6 +103,23 @@ def check(run: Run, request: Request, work: Imputation) -> Checked:
     else:
         run.say(f"intervals: {calibration.basis}")
     return Checked(evaluation, beside.by_label, beside.by_group, calibration)
+
+
+def _by_model(request: Request, work: Imputation, denoised: Denoised) -> ByGroup | None:
+    """Compare groups of cells by what the model expects of them and by what was measured, if asked for."""
+    groups, translation, scale = work.options.compare_groups, work.translation, work.options.scale
+    if groups is None:
+        return None
+    group = groups.of_file(translation.source_file)
+    rows = np.flatnonzero([g is not None for g in group])
+    rows = rows[accuracy.rows_drawn(len(rows), seed=request.run.seed)]
+    by_group = ByGroup(groups, group[rows], translation.names, values=MODEL)
+    measured, absent = denoised.aligned.read(rows), denoised.aligned.absent
+    for span in chunks(len(work.columns), COLUMNS):
+        columns = work.columns[span]
+        by_group.see(MEASURED, columns, denoised.measured(measured, scale, columns, absent))
+        by_group.see(MODEL, columns, denoised.predict(translation.z[rows], rows, scale, columns))
+    return by_group
 
 
 def _key(work: Imputation, scale: str) -> Key:
@@ -170,7 +194,7 @@ class _Beside:
                 seed=seed,
             )
         if scale == options.scale and options.compare_groups is not None:
-            columns = find_column(files, options.compare_groups, option="--compare-groups")
+            columns = find_column(files, options.compare_groups.column, option="--compare-groups")
             by_group = ByGroup.of(work.translation, options.compare_groups, columns, compared.cells)
         return cls(by_label, by_group)
 

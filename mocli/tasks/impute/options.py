@@ -12,13 +12,15 @@ from mocli.options import Options, option, written
 from mocli.types import Route
 
 if TYPE_CHECKING:
+    from mocli.tasks.impute.groupcolumn import Groups
     from mocli.tasks.impute.holdout import HoldOut
 else:  # heavy: read when the options are made
-    HoldOut = Any
+    Groups = HoldOut = Any
 
 IMPUTATION = "Imputation"
 CELLS = ("missing", "all")
 SCALES = ("log", "counts", "scaled", "shares")
+OWN = "own"
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,13 @@ class ImputeOptions(Options):
         ),
     ] = False
     compare_groups: Annotated[
-        str | None,
+        Groups | None,
         option(
-            "--compare-groups COLUMN",
-            "With --evaluate: features that differ between groups of cells, such as conditions, by imputed "
-            "and by measured values (OUT.groups.tsv)",
+            "--compare-groups COLUMN[=A,B]",
+            "Features that differ between groups of cells, such as types or conditions, by the decoder of a "
+            "model (with --to the --from modality) or by imputed values (with --evaluate), and by measured "
+            "ones (OUT.groups.tsv)",
+            parse="mocli.tasks.impute.groupcolumn:Groups.parse",
             advanced=True,
         ),
     ] = None
@@ -132,11 +136,19 @@ class ImputeOptions(Options):
                 found=f"--decode-batch {self.decode_batch} with --route {self.route}",
                 hint="leave one of the two out",
             )
-        if self.compare_groups is not None and not self.evaluate:
+        if self.compare_groups is not None and not (self.evaluate or self.denoises):
             raise UsageError(
                 "groups are compared by imputed and measured values, which needs both",
                 field="--compare-groups",
-                hint="add --evaluate, which hides measured values and predicts them",
+                hint="add --evaluate, which hides measured values and predicts them; or give --to the --from "
+                "modality, which compares what the model expects of these cells",
+            )
+        if self.compare_groups is not None and self.denoises and self.decode_batch == OWN:
+            raise UsageError(
+                "groups are compared in one batch, not each cell in its own",
+                field="--decode-batch",
+                found=f"--decode-batch {OWN} with --compare-groups",
+                hint="leave --decode-batch out, or name one batch",
             )
         if not self.denoises and self.scale == "shares":
             raise UsageError(

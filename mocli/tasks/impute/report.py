@@ -149,6 +149,11 @@ def _report_stack(run: Run, predictor: StackPredictor, columns: IntArray) -> Non
 def report_figures(run: Run, work: Imputation, checked: Checked) -> None:
     """Put accuracy and coverage, and those of the baselines, into the report and the log."""
     evaluation, by_label = checked.evaluation, checked.by_label
+    if work.denoised is not None and checked.by_group is not None:
+        predictor = work.translation.predictor
+        batch = predictor.batch if isinstance(predictor, ValueDecoder) else None
+        held = "covariates at their mean" if batch is None else f"all decoded as of {batch.words}"
+        checked.by_group.report_model(run, work.columns, work.translation.target, held)
     sentence = imputation_sentence(work, checked)
     if sentence is not None:
         run.say(sentence)

@@ -122,7 +122,9 @@ def survey(request: Request, options: ImputeOptions, task: Task, tell: Tell) -> 
     if options.evaluate and request.data.label_key is not None:
         find_column(files, request.data.label_key, option="--label-key")
     if options.compare_groups is not None:
-        find_column(files, options.compare_groups, option="--compare-groups")
+        find_column(files, options.compare_groups.column, option="--compare-groups")
+        if options.denoises:
+            options.compare_groups.chosen(options.compare_groups.of_file(source_file))
     columns_of(options.features, direction.target_names, target)
     if direction.saved is None:
         check_before_training(files, request.data.batch_key, options.decode_batch)

@@ -11,12 +11,16 @@ import numpy as np
 import torch
 
 from mocli.data.files.inmemory import of_anndata
+from mocli.errors import UsageError
+from mocli.models.base import Decodes
+from mocli.models.registry import models_that
 from mocli.tasks.impute.denoise import Denoised
 from mocli.tasks.impute.draw import check_draws
 from mocli.tasks.impute.holdout import without
 from mocli.tasks.impute.options import ImputeOptions
 from mocli.tasks.impute.survey import Survey
 from mocli.tasks.infer.batch import in_new_batch
+from mocli.tasks.infer.decoder import cannot_decode
 from mocli.tasks.infer.direction import Direction, columns_of, direction_of_model
 from mocli.tasks.infer.predictor import in_words, placed_by, readout_from
 from mocli.tasks.infer.stackfitting import COVERAGE, fitted_stack, keep_stacks
@@ -71,11 +75,20 @@ def obtain_model(
 
 
 def check_asked(options: ImputeOptions, saved: SavedModel, target: str) -> None:
-    """Raise `UsageError` for a scale or draws of the target that the model does not give."""
+    """Raise `UsageError` for a scale, draws or groups of the target that the model does not give."""
     if target in saved.readouts:
         saved.readouts[target].check_scale(options.scale, target)
     if options.draw:
         check_draws(saved, target)
+    problem = cannot_decode(saved, target)
+    if options.compare_groups is not None and options.denoises and problem is not None:
+        raise UsageError(
+            f"groups cannot be compared by what the model expects of {target}: {problem}",
+            field="--compare-groups",
+            found=f"a model of {saved.description['model']}",
+            hint=f"train another ({models_that(Decodes)}), or compare values imputed from another modality "
+            "with --evaluate",
+        )
 
 
 def foresee_in_model(tell: Tell, request: Request, options: ImputeOptions, direction: Direction) -> None:

@@ -83,7 +83,10 @@ def deliver(run: Run, data: DataOptions, output: OutputOptions, work: Imputation
     tabulate(run, work, checked)
     if checked.by_group is not None:
         (path,) = run.paths.beside
-        write_tsv(path, checked.by_group.table(work.columns))
+        table = checked.by_group.table(work.columns)
+        if "imputed_by" in features:
+            table["imputed_by"] = table["feature"].map(dict(features["imputed_by"]))
+        write_tsv(path, table)
         run.add_output(path, f"features that differ between groups of {checked.by_group.column}")
     run.finish(lambda: {"drawn": _draw(work, checked)})
 
@@ -215,10 +218,12 @@ def _pace(written: Written) -> str:
 
 def _draw(work: Imputation, checked: Checked) -> list[html.Drawn]:
     names, columns = work.translation.names, work.columns
+    by_group = checked.by_group
+    groups = [] if by_group is None else [by_group.draw(columns)]
     if checked.evaluation is None:
         known = checked.calibration.accuracy if checked.calibration else None
         if checked.calibration is None or known is None or not np.isfinite(known.pearson[columns]).any():
-            return []
+            return groups
         dots = featureplots.accuracy_dots([names[j] for j in columns], known.pearson[columns], None)
         caption = f"Pearson correlation of imputed and measured values over {checked.calibration.basis}."
         return [html.Drawn(dots, "How well every feature is predicted", caption)]
@@ -240,15 +245,7 @@ def _draw(work: Imputation, checked: Checked) -> list[html.Drawn]:
             f"One point a cell ({len(rows):,} of those hidden): best, median and worst feature.",
         ),
     ]
-    if checked.by_group is not None:
-        drawn.append(
-            html.Drawn(
-                featureplots.against_truth(checked.by_group.panels(columns)),
-                f"Changes between groups ({checked.by_group.column}), imputed against measured",
-                "One point a feature: difference of means.",
-            )
-        )
-    return drawn
+    return drawn + groups
 
 
 def _examples(work: Imputation, evaluation: Evaluation) -> tuple[IntArray, np.ndarray, np.ndarray, list[str]]:

@@ -1,12 +1,15 @@
-"""`mocli impute --evaluate --compare-groups`: do imputed values differ between groups as measured ones do."""
+"""`mocli impute --compare-groups`: do imputed or decoded values differ between groups as measured ones do."""
 
+import anndata as ad
 import mudata
 import numpy as np
 import pandas as pd
 import pytest
 
+import mocli
 from mocli.data.demo.files import write_demo
 from mocli.errors import InputError, UsageError
+from mocli.tasks.impute.groupcolumn import Groups
 from mocli.tasks.impute.impute import impute
 
 GIVEN = {"threads": 1, "device": "cpu", "html": False, "source": "atac", "target": "rna", "evaluate": True}
@@ -80,3 +83,69 @@ def test_what_cannot_be_compared_is_refused(data, tmp_path, trained):
         impute(data, compare_groups="hal", **options)
     with pytest.raises(UsageError, match="needs both"):
         impute(data, compare_groups="half", **{**options, "evaluate": False})
+
+
+def decoded(data, trained, output, **options):
+    options = {"from_model": trained.output.with_suffix(".model"), "source": "rna", "target": "rna"} | options
+    return impute(data, output=output, **{**GIVEN, "evaluate": False, **options})
+
+
+def test_groups_are_compared_by_what_the_model_expects(trained, data, tmp_path):
+    done = decoded(data, trained, tmp_path / "o.h5ad", compare_groups="cell_type=lymph_a,myelo_a", html=True)
+    table = pd.read_csv(tmp_path / "o.groups.tsv", sep="\t")
+    assert (set(table["group"]), set(table["against"])) == ({"lymph_a"}, {"myelo_a"})
+    with mudata.set_options(pull_on_update=False):
+        both = mudata.read_h5mu(data)
+    label = both["atac"].obs["cell_type"].reindex(both["rna"].obs_names)
+    values = pd.DataFrame(
+        ad.read_h5ad(tmp_path / "o.h5ad").X, index=both["rna"].obs_names, columns=both["rna"].var_names
+    )
+    change = values[label == "lymph_a"].mean() - values[label == "myelo_a"].mean()
+    found = table.set_index("feature")
+    np.testing.assert_allclose(found["model_change"], change[found.index], atol=1e-4)
+    assert np.abs(found["model_change"]).is_monotonic_decreasing
+    # no test of decoded values, which would call nearly all features
+    assert not {"model_p", "model_fdr"} & set(table)
+    differs = found["measured_fdr"] < 0.05
+    assert differs.sum() > 20
+    same_sign = np.sign(found["model_change"]) == np.sign(found["measured_change"])
+    assert same_sign[differs].mean() > 0.65
+    assert f"{same_sign[differs].sum():,} of them have the same sign" in done.report["conclusion"]
+    assert done.report["tables"]["group_features"]["rows"][0][2] == found.index[0]
+    assert "the model's against measured" in (tmp_path / "o.report.html").read_text().replace("&#39;", "'")
+
+
+def test_the_batch_is_held_while_groups_are_compared(trained, data, tmp_path):
+    with pytest.raises(UsageError, match="in one batch, not each cell in its own"):
+        decoded(data, trained, tmp_path / "o.h5ad", compare_groups="half", decode_batch="own")
+
+
+def test_a_model_that_cannot_decode_compares_no_groups(data, tmp_path):
+    from mocli.tasks.impute.options import ImputeOptions
+    from mocli.tasks.impute.work import check_asked
+    from mocli.tasks.trained.saved import load_model
+
+    mocli.integrate(
+        data, output=tmp_path / "i.h5mu", model="otcca", pairing="unpaired",
+        links=data.parent / "rna-atac.tsv", html=False, umap=False, metrics="none", threads=1, device="cpu",
+    )  # fmt: skip
+    options = ImputeOptions(source="rna", target="rna", compare_groups="cell_type")
+    with pytest.raises(UsageError, match="what the model expects of rna: otcca has no decoder"):
+        check_asked(options, load_model(tmp_path / "i.model"), "rna")
+
+
+def test_groups_are_read_as_they_are_written():
+    for text in ("cell_type", "cell_type=B,CD14 Mono"):
+        assert str(Groups.parse(text)) == text
+    for text in ("", "cell_type=", "cell_type=B", "cell_type=B,B", "=B,C"):
+        with pytest.raises(UsageError, match="a column of obs, or a column and two of its values"):
+            Groups.parse(text)
+    group = np.array(["a"] * 20 + ["b"] * 20 + ["c"] * 5 + [None], dtype=object)
+    assert Groups("x").chosen(group) == (["a", "b"], "all others")
+    assert Groups("x", ("b", "a")).chosen(group) == (["b"], "a")
+    with pytest.raises(InputError, match="no two groups") as caught:
+        Groups("x", ("a", "c")).chosen(group)
+    assert "c: 5" in str(caught.value.found)
+    with pytest.raises(InputError) as caught:
+        Groups("x", ("aa", "b")).chosen(group)
+    assert "'a'" in caught.value.hint

@@ -1,0 +1,96 @@
+"""Groups of cells to compare: all values of a column of obs, or two of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mocli.data.files.modality import ModalityFile
+from mocli.data.files.obs import find_column
+from mocli.errors import InputError, UsageError, did_you_mean
+from mocli.tasks.prepare.obscolumns import words
+from mocli.types import StrArray
+
+OPTION = "--compare-groups"
+FEWEST = 20
+"""Fewest compared cells of a group."""
+
+
+@dataclass(frozen=True)
+class Groups:
+    """A column of obs, and the two of its values that are compared; None for all of them."""
+
+    column: str
+    two: tuple[str, str] | None = None
+
+    def __str__(self) -> str:
+        """Write it as `parse` reads it."""
+        return self.column if self.two is None else f"{self.column}={','.join(self.two)}"
+
+    @classmethod
+    def parse(cls, text: str, option: str = OPTION) -> Groups:
+        """Read `cell_type` or `cell_type=B,NK`.
+
+        Raises
+        ------
+        UsageError
+            It is neither.
+        """
+        column, equals, values = str(text).partition("=")
+        first, comma, second = (part.strip() for part in values.partition(","))
+        if not equals and column:
+            return cls(column)
+        if not (column and first and comma and second) or first == second:
+            raise UsageError(
+                f"{option} takes a column of obs, or a column and two of its values",
+                field=option,
+                found=str(text),
+                expected="COLUMN or COLUMN=A,B",
+            )
+        return cls(column, (first, second))
+
+    def of_file(self, file: ModalityFile) -> StrArray:
+        """Return the value of every cell of a file, `(n_obs,)`; None where it has none, or another group."""
+        column = find_column([file], self.column, option=OPTION)[file.name]
+        group = np.full(file.n_obs, None, dtype=object) if column is None else words(column)
+        if self.two is not None:
+            group[~np.isin(group.astype(str), self.two)] = None
+        return group
+
+    def chosen(self, group: StrArray) -> tuple[list[str], str]:
+        """Return the groups that are compared, and what each is compared with.
+
+        Of two values the first is compared with the second.
+
+        Parameters
+        ----------
+        group
+            Of each cell that can be compared, `(n,)`, None where it has none.
+
+        Raises
+        ------
+        InputError
+            A group that was asked for has fewer than 20 cells, or no two groups have as many.
+        """
+        known = group[np.array([g is not None for g in group], dtype=bool)].astype(str)
+        levels, sizes = np.unique(known, return_counts=True)
+        n_cells = {str(level): int(n) for level, n in zip(levels, sizes, strict=True)}
+        enough = [level for level, n in n_cells.items() if n >= FEWEST]
+        wanted = enough if self.two is None else self.two
+        short = [level for level in wanted if level not in enough]
+        if short or len(wanted) < 2:
+            named = short or list(n_cells)
+            raise InputError(
+                "there are no two groups of cells that can be compared",
+                field=OPTION,
+                found=", ".join(f"{g}: {n_cells.get(g, 0):,}" for g in named[:8])
+                or f"no value of {self.column} among the cells",
+                expected=f"two values of {self.column} with {FEWEST} cells that are compared",
+                hint=did_you_mean(short[0], n_cells, f"values of {self.column}")
+                if short and short[0] not in n_cells
+                else "compare other groups or another column; with --evaluate, hide more cells (--hold-out)",
+            )
+        if len(n_cells) == 2 or self.two is not None:
+            return [wanted[0]], wanted[1]
+        return enough, "all others"
