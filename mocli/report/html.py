@@ -97,6 +97,9 @@ class Drawn:
     wide: bool = True
 
 
+_IN_A_TABLE = "silencing_auprc["
+"""Figures that begin so are for programs: the page shows them in a table of their own."""
+
 _OF_INPUTS = ("layer", "values", "n_empty", "transform")
 """What is shown of inputs where a run has found it out."""
 
@@ -125,7 +128,8 @@ def render(
     """
     values = report.as_dict()
     model = (values["model"] or {}).get("title") or (values["model"] or {}).get("name") or wording.THIS_RUN
-    comparison = compare(values["metrics"], values["baselines"], model=model)
+    shown = {key: entry for key, entry in values["metrics"].items() if not key.startswith(_IN_A_TABLE)}
+    comparison = compare(shown, values["baselines"], model=model)
     return (
         _environment()
         .get_template("report.html")

@@ -317,6 +317,13 @@ def test_a_line_of_the_log_says_which_values_are_better() -> None:
     assert spoken("n", figure(1200, "N", "d")) == "  n 1,200"
 
 
+def test_figures_that_a_table_shows_are_not_shown_twice() -> None:
+    made = report()
+    made.metrics = {"auprc[known]": metric(0.5), "silencing_auprc[known; pearson]": metric(0.123)}
+    made.baselines = {}
+    assert "0.123" not in html.render(made)
+
+
 def test_words_in_a_table_wrap_and_numbers_do_not() -> None:
     made = report()
     made.tables = {

@@ -26,6 +26,9 @@ from mocli.tasks.run.run import Run
 from mocli.types import CSR, DoubleArray, IntArray, StrArray
 
 PEAK_SETS = ".peaksets.tsv"
+AREAS = "silencing_auprc"
+"""Figures of every score; a table shows them."""
+
 _FDR = 0.1
 
 Precision = Mapping[str, Sequence[Mapping[str, object]]]
@@ -143,7 +146,8 @@ def report_silencing(run: Run, result: SilencingResult) -> None:
     run.report.metrics |= _figures(result, table)
     run.say(f"route: {route_words(options, result.way)}; median length of a step {result.length:.3g}")
     for key, entry in run.report.metrics.items():
-        if key.startswith("silencing_") and entry.get("value") is not None:
+        told = key.startswith("silencing_") and not key.startswith(AREAS)
+        if told and entry.get("value") is not None:
             run.say(spoken(key, entry))
     if result.left_out:
         run.warn(
@@ -227,7 +231,7 @@ def _figures(result: SilencingResult, table: pd.DataFrame) -> dict[str, Any]:
         )  # fmt: skip
     for name, rows in result.precision.items():
         for row in rows:
-            key = f"silencing_auprc[{name}; {row['score']}]"
+            key = f"{AREAS}[{name}; {row['score']}]"
             value: Any = row["auprc"]
             figures[key] = entry(
                 value, f"Area under the precision-recall curve, {name}; {row['score']}",

@@ -102,6 +102,14 @@ class Carried:
         cells: BoolArray = ~self.had_label[modality]
         return cells & ~self.again[modality] if modality in self.again else cells
 
+    def measured(self, modality: str) -> str:
+        """Name a modality and those that were measured in the very cells that are counted with it."""
+        return "+".join([modality, *(m for m in self.again if m != modality and self.counted_before(m))])
+
+    def counted_before(self, modality: str) -> bool:
+        """Say whether every cell of a modality is counted with one before."""
+        return modality in self.again and bool(self.again[modality].all())
+
     @property
     def said(self) -> str:
         """The main column, for people."""

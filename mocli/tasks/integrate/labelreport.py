@@ -35,7 +35,8 @@ def describe_carried(run: Run, carried: Carried, *, prefix: str = "") -> None:
         unlabelled = carried.unlabelled(name)
         if unlabelled.any():
             n_unknown = int((carried.codes(name)[unlabelled] < 0).sum())
-            counts.append(f"{name} {unlabelled.sum():,} cells, {n_unknown:,} of them {UNKNOWN}")
+            cells = f"{unlabelled.sum():,} {carried.measured(name)} cells"
+            counts.append(f"{cells}, {n_unknown:,} of them {UNKNOWN}")
     what = f"transferred {carried.name} by {carried.way} to "
     run.say(what + ("; ".join(counts) or "no cell: all have a label"))
     if not counts:
@@ -85,9 +86,13 @@ def _tell_left_out(run: Run, carried: Carried) -> None:
     """Report how many cells of each label would have been unknown without that label."""
     rows: list[list[Any]] = []
     for name, of_label in carried.left_out.items():
+        if carried.counted_before(name):
+            continue
         below = carried.unknown_below[name]
         for code, scores in sorted(of_label.items(), key=lambda item: -len(item[1])):
-            rows.append([carried.levels[code], name, len(scores), float((scores < below).mean())])
+            rows.append(
+                [carried.levels[code], carried.measured(name), len(scores), float((scores < below).mean())]
+            )
     if not rows:
         return
     key = f"left_out_labels_{carried.name}"
@@ -101,9 +106,11 @@ def _tell_left_out(run: Run, carried: Carried) -> None:
         rows,
     )
     shares = [row[3] for row in rows]
+    low, high = f"{min(shares):.0%}", f"{max(shares):.0%}"
+    spread = "each" if low == high else f"{low} to {high}"
     run.say(
-        f"  of labels left out in turn, {np.mean(shares):.0%} of the cells would be {UNKNOWN} (mean of "
-        f"{len(shares):,}; {min(shares):.0%} to {max(shares):.0%}): {UNKNOWN} below "
+        f"  of {plural(len(shares), 'label')} left out in turn, {np.mean(shares):.0%} of the cells would be "
+        f"{UNKNOWN} ({spread}): {UNKNOWN} is a mapping score below "
         + join(sorted({f"{t:g}" for t in carried.unknown_below.values()}))
     )
 
@@ -188,7 +195,11 @@ def confusion_of(carried: Carried, truth: Mapping[str, tuple[IntArray, Sequence[
             continue
         matrix = np.zeros((len(levels), len(carried.levels) + 1), np.int64)
         np.add.at(matrix, (true_codes[cells], transferred[cells]), 1)
-        matrices[f"{carried.name} of {name}"] = (matrix, tuple(levels), (*carried.levels, UNKNOWN))
+        matrices[f"{carried.name} of {carried.measured(name)}"] = (
+            matrix,
+            tuple(levels),
+            (*carried.levels, UNKNOWN),
+        )
     return matrices
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -280,9 +281,8 @@ def compare(run: Run, query: Query, bundle: MultiOmics, latent: Latent) -> Confu
     for doubled in TWINS:  # reference and query stand for modalities and for batches
         entries.pop(doubled, None)
     for entry in entries.values():
-        entry["sentence"] = (
-            f"{entry['sentence']} The two groups compared here are the reference and the query."
-        )
+        if re.search("modalit|batch", entry["sentence"]):
+            entry["sentence"] += " The two groups compared here are the reference and the query."
     describe_scores(run, Scores(entries, {}, {}, {}))
     return {
         way: confusion for way, confusion in confusions(embedding).items() if way == f"{REFERENCE}->{QUERY}"

@@ -144,10 +144,11 @@ def _compare(run: Run, carried: Carried, files: Sequence[ModalityFile]) -> None:
                 bounds=(0.0, 1.0),
                 n=n,
             )
-        line = f"  {carried.way}: of {len(cells):,} {name} cells that came with a label, "
+        line = f"  {carried.way}: of {len(cells):,} {carried.measured(name)} cells that came with a label, "
         if not lacking.all():
+            n_had = "all" if not lacking.any() else f"{int((~lacking).sum()):,}"
             line += (
-                f"{int((~lacking).sum()):,} are of types that the reference has: {carried.name} is right for "
+                f"{n_had} are of types that the reference has: {carried.name} is right for "
                 f"{right[~lacking].mean():.3f} of them"
             )
         if lacking.any():
@@ -163,5 +164,5 @@ def _agree(run: Run, column: str, first: Carried, second: Carried) -> None:
     both = (a >= 0) & (b >= 0)
     if both.any():
         run.say(
-            f"  both give {column} the same label for {(a == b)[both].mean():.1%} of the cells they label"
+            f"  both ways give the same {column} to {(a == b)[both].mean():.1%} of the cells that both label"
         )

@@ -12,6 +12,7 @@ import mocli
 from mocli.data.bundle import FeatureMatrix, Modality, MultiOmics
 from mocli.data.files.inputs import open_inputs
 from mocli.errors import InputError, UsageError
+from mocli.tasks.integrate.carried import Assigned, Carried
 from mocli.tasks.integrate.check import check_carried, entries_of
 from mocli.tasks.integrate.labels import Labels, carry, read_labels
 from mocli.tasks.integrate.options import TransferOptions
@@ -329,7 +330,6 @@ def test_a_column_nobody_has_stops_a_dry_run_too(run, unpaired):
 
 
 def test_known_labels_of_every_transferred_column_are_held_against_it(tmp_path):
-    from mocli.tasks.integrate.carried import Assigned, Carried
     from mocli.tasks.integrate.labelreport import conclusion, confusions
 
     cells = pd.DataFrame({"kind": ["T", "T", "B", "B"], "state": ["x", "y", "x", "x"]}, index=list("abcd"))
@@ -356,3 +356,17 @@ def test_known_labels_of_every_transferred_column_are_held_against_it(tmp_path):
     assert conclusion(both).startswith("none of 5 cells")
     np.testing.assert_array_equal(found["kind of rna"][0], [[1, 1, 0], [0, 2, 0]])
     np.testing.assert_array_equal(found["state of rna"][0], [[3, 0, 0], [1, 0, 0]])
+
+
+def test_cells_measured_in_both_modalities_are_called_by_both():
+    none, some, all_of_them = np.zeros(3, bool), np.array([True, False, True]), np.ones(3, bool)
+    of = {name: Assigned.nothing(3) for name in ("rna", "prot")}
+    had = dict.fromkeys(of, none)
+
+    def names(again):
+        carried = Carried("t", ("a",), of, had, 0.5, dict.fromkeys(of, 0.0), again=again)
+        return [carried.measured(name) for name in of if not carried.counted_before(name)]
+
+    assert names({"rna": none, "prot": all_of_them}) == ["rna+prot"]
+    assert names({"rna": none, "prot": some}) == ["rna", "prot"]
+    assert names({}) == ["rna", "prot"]
