@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup, escape
 
 from mocli.report import plots, scatter, wording
 from mocli.report.comparison import Comparison, compare, metric_title
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 Confusion = Mapping[str, tuple[Any, Sequence[str], Sequence[str]]]
 
 _FILTERS = {
+    "breakable": lambda name: escape(name).replace("_", Markup("_<wbr>")),
     "cell": wording.cell,
     "count": wording.count,
     "duration": wording.duration,

@@ -335,6 +335,12 @@ def test_words_in_a_table_wrap_and_numbers_do_not() -> None:
     assert '<th class="n">cells</th><th>best</th>' in page
 
 
+def test_names_of_columns_break_at_their_joints_and_stay_escaped() -> None:
+    made = report()
+    made.tables = {"t": table("T", "s", ["a", "n_<b>"], [["x", 1]])}
+    assert "n_<wbr>&lt;b&gt;</th>" in html.render(made)
+
+
 def test_a_definition_ends_with_one_dot() -> None:
     made = report()
     for definition in ("The mean.", "the mean"):
