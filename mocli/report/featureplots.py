@@ -200,6 +200,7 @@ def _name_points(
             text.set_in_layout(False)
             box = text.get_window_extent()
             inside = axes.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+            inside = inside and figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1
             if inside and not any(box.overlaps(other) for other in taken):
                 taken.append(box)
                 break

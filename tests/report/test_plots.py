@@ -293,3 +293,4 @@ def test_names_of_points_are_whole_in_every_panel() -> None:
     boxes = [text.get_window_extent() for axes in figure.axes for text in axes.texts]
     assert len(boxes) > 6
     assert all(figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 for box in boxes)
+    assert all(figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1 for box in boxes)
