@@ -95,7 +95,7 @@ def _embeddings(
         z, cells, modality = _points(c, ground)
         n = len(z)
         chosen = np.sort(np.random.default_rng(seed).permutation(n)[:DRAWN_CELLS])
-        name = f"{c.title}, seed {c.seed}" if c.seed is not None else c.title
+        name = f"{c.name}, seed {c.seed}" if c.seed is not None else c.name
         panels.append((name, layout(z[chosen], seed=seed)))
         cells_of.append(cells[chosen])
         modality_of.append(modality[chosen])
