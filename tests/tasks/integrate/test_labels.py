@@ -291,7 +291,7 @@ def test_labels_arrive_in_the_output_and_the_report(run, unpaired, tmp_path, rea
     for column in ("cell_type_transferred", "cell_type_confidence", "cell_type_mapping"):
         parts = [out[name].obs[column] for name in ("rna", "prot")]
         assert list(out.obs[column]) == list(pd.concat(parts))
-    assert "transferred cell_type by k-NN to prot 60 cells" in (tmp_path / "out.log").read_text()
+    assert "transferred cell_type by k-NN to 60 prot cells" in (tmp_path / "out.log").read_text()
     # no other modality can say what rna's labels should be
     report = check_report(tmp_path / "out.report.json")
     assert not [m for m in report["metrics"] if m.startswith("carried_label")]
