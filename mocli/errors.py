@@ -129,6 +129,17 @@ class Interrupted(MocliError):
         self.exit_code = 128 + signum
 
 
+class Signalled(KeyboardInterrupt):
+    """A signal came while libraries were at work; those that catch every `Exception` let it pass.
+
+    `Interrupted` takes its place where the run ends.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"signal {signum}")
+        self.signum = signum
+
+
 ENVIRONMENTAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE})
 
 

@@ -24,7 +24,7 @@ from types import NoneType
 from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
 from mocli.errors import UsageError, did_you_mean
-from mocli.parsing import Parser, one_of
+from mocli.parsing import MOST, Parser, one_of
 
 NATIVE = (bool, int, float, Path, str)
 MARKS = {
@@ -157,6 +157,8 @@ class OptionField:
             value = self.base(value)
         if option.least is not None and value < option.least:
             raise UsageError(f"{self.long} must be {option.least} or more", field=where, found=value)
+        if self.base is int and option.parse is None and value > MOST:
+            raise UsageError(f"{self.long} must be {MOST:,} or less", field=where, found=value)
         return value
 
     def words(self, value: Any) -> Iterator[str]:

@@ -17,6 +17,9 @@ from typing import Any
 
 from mocli.errors import InputError, UsageError, did_you_mean
 
+MOST = 2**31 - 1
+"""Of whole numbers, such as seeds: what every library takes."""
+
 Parser = Callable[[Any, str], Any]
 
 _DURATIONS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
@@ -54,10 +57,10 @@ def text(value: Any, option: str) -> str:
 
 
 def count(value: Any, option: str) -> int:
-    """Take a whole number above zero."""
-    if not isinstance(value, bool) and re.fullmatch(r"\+?\d+", str(value)) and int(value) > 0:
+    """Take a whole number above zero, and of at most `MOST`."""
+    if not isinstance(value, bool) and re.fullmatch(r"\+?\d+", str(value)) and 0 < int(value) <= MOST:
         return int(value)
-    raise UsageError(f"{option} takes a whole number above zero", field=option, found=repr(value))
+    raise UsageError(f"{option} takes a whole number from 1 to {MOST:,}", field=option, found=repr(value))
 
 
 def positive(value: Any, option: str) -> float:
@@ -123,7 +126,7 @@ def numbers(value: Any, option: str, *, whole: bool = False, most: float | None 
         if (
             number is None
             or not 0 <= number < math.inf
-            or (whole and number != int(number))
+            or (whole and (number != int(number) or number > MOST))
             or (most is not None and not 0 < number < most)
         ):
             kind = "whole numbers" if whole else "numbers" + (" between 0 and 1" if most else "")

@@ -15,10 +15,11 @@ PACKAGE = ROOT / "mocli"
 FILES = sorted(PACKAGE.rglob("*.py"))
 TOP = {"pyproject.toml", "mocli", "tests", "examples", "README.md", "CHANGELOG.md", "LICENSE"}
 
-BASE = {"mocli", "mocli.errors", "mocli.types"}
+BASE = {"mocli", "mocli.errors", "mocli.leftovers", "mocli.types"}
 MAY_IMPORT = {
     "mocli.errors": set(),
     "mocli.types": set(),
+    "mocli.leftovers": set(),
     "mocli.parsing": {"mocli", "mocli.errors"},
     "mocli.options": {"mocli", "mocli.errors", "mocli.parsing"},
     "mocli.log": {"mocli", "mocli.errors"},

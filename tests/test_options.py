@@ -12,6 +12,7 @@ from mocli.cli import command as cli
 from mocli.errors import UsageError
 from mocli.options import Options, declared_in, option, signature_of, sort_into, written
 from mocli.parsing import duration
+from mocli.tasks.benchmark.options import BenchmarkOptions
 from mocli.tasks.benchmark.plan import untrained, words_of
 from mocli.tasks.run import options as shared
 from mocli.tasks.run.request import SHARED, Request, Result, subcommand
@@ -151,6 +152,15 @@ def test_a_word_in_place_of_a_mapping_is_refused_by_name():
     with pytest.raises(UsageError, match="--layer takes a mapping") as caught:
         sort_into([shared.DataOptions], {"inputs": ["a.h5ad"], "layer": "counts"}, task="integrate")
     assert caught.value.expected == "{NAME: VALUE}"
+
+
+@pytest.mark.parametrize(("group", "given"), [(shared.RunOptions, "seed"), (BenchmarkOptions, "seeds")])
+def test_a_number_beyond_what_libraries_take_is_refused(group, given):
+    """torch and scikit-learn refuse such seeds only once they are drawn from."""
+    for value in (2**31, 99999999999999999999):
+        with pytest.raises(UsageError, match=f"--{given}"):
+            sort_into([group], {given: value}, task="x")
+    assert sort_into([group], {given: 2**31 - 1}, task="x")
 
 
 def test_none_is_a_value_where_the_option_has_one():

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mocli.errors import EnvironmentProblem
+from mocli.leftovers import temporary_beside
 from mocli.types import Json
 
 # an indented array of nothing but numbers; strings cannot match, their newlines are escaped
@@ -98,7 +99,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def _replace(target: Path, data: bytes) -> None:
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = temporary_beside(target)
     try:
         with temporary.open("wb") as stream:
             stream.write(data)

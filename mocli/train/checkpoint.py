@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mocli.errors import EnvironmentProblem, InputError, UsageError
+from mocli.leftovers import temporary_beside
 from mocli.types import Json
 
 FORMAT = 1
@@ -67,7 +68,7 @@ class Checkpoints:
         """Write next to the old file and replace it, so that a kill leaves one of the two intact."""
         meta = json.dumps({"fingerprint": self.fingerprint, **snapshot.meta}, sort_keys=True)
         tensors = {k: v.detach().to("cpu").contiguous() for k, v in snapshot.tensors.items()}
-        temporary = self.folder / (FILE + f".{os.getpid()}.tmp")
+        temporary = temporary_beside(self.path)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             save_file(tensors, temporary, metadata={"mocli": meta})

@@ -3,6 +3,8 @@
 import shutil
 
 import anndata as ad
+import h5py
+import mudata as md
 import numpy as np
 import pytest
 
@@ -75,3 +77,22 @@ def test_a_dry_run_refuses_what_the_run_refuses(mistake, folder, tmp_path, capsy
     assert answers[0] == answers[1]
     assert answers[0][0] == code
     assert said in answers[0][1]
+
+
+@pytest.mark.filterwarnings("ignore:Cannot join columns")
+@pytest.mark.parametrize("axis", ["obs", "var"])
+@pytest.mark.parametrize(("link", "code"), [(None, 0), (h5py.SoftLink("/nowhere"), 3)])
+def test_a_table_of_the_whole_is_made_where_it_lacks_and_refused_where_it_is_damaged(
+    axis, link, code, good, tmp_path
+):
+    """It is needed only by what adds a modality to the file: after the work."""
+    folder = tmp_path / "files"
+    shutil.copytree(good, folder)
+    with h5py.File(folder / "data.h5mu", "r+") as h5:
+        del h5[axis]
+        if link is not None:
+            h5[axis] = link
+    words = [*IMPUTE.format(f=folder, o=tmp_path).split(), *RUN]
+    assert [main([*words, *more]) for more in (["--dry-run"], [])] == [code, code]
+    if code == 0:
+        assert md.read_h5mu(tmp_path / "o.h5mu").shape == (60, 40 + 10 + 10)

@@ -116,10 +116,11 @@ def _open_h5mu(source: Source, h5: h5py.File) -> list[ModalityFile]:
         wanted = [_wanted(source, keys, {k: kind_of(k) for k in keys})]
     if not wanted:
         raise InputError("the file holds no modality", file=source.path, field="mod")
-    top = None
-    if "obs" in h5:  # also as a link to nothing
-        with reading(source.path, "obs"):
-            top = read_table(h5["obs"])
+    top = {}
+    for axis in ("obs", "var"):  # var is read for what adds a modality to the file, and makes it longer
+        if axis in h5:  # also as a link to nothing
+            with reading(source.path, axis):
+                top[axis] = read_table(h5[axis])
     files = []
     for key in wanted:
         file = _open_anndata(source.path, h5, f"/mod/{key}", format="h5mu")
@@ -127,9 +128,9 @@ def _open_h5mu(source: Source, h5: h5py.File) -> list[ModalityFile]:
         if kind is ModalityKind.OTHER:
             kind = _kind_by_content(file.var, source)
         obs = file.obs
-        if top is not None:
+        if "obs" in top:
             obsmap = h5[f"obsmap/{key}"][()].ravel() if f"obsmap/{key}" in h5 else None
-            obs = top_columns(top, obs, modality=key, modalities=keys, obsmap=obsmap)
+            obs = top_columns(top["obs"], obs, modality=key, modalities=keys, obsmap=obsmap)
         files.append(replace(file, name=key, kind=kind, obs=obs))
     return _telling_aside(source, files, aside)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,13 +57,23 @@ def append_modalities(h5: h5py.File, parts: Sequence[AxisPart], *, source: Path)
 
     Returned is what stood on top in a form that cannot be given more rows, and is deleted.
     """
-    cells = read_index(h5["obs"]).astype(str).astype(object)
+    new = {part.name for part in parts}
+    cells = _names(h5, "obs", without=new)
     every = pd.unique(np.concatenate([cells, *(p.cells.to_numpy(object) for p in parts)]))
-    start = len(read_index(h5["var"]))
+    start = len(_names(h5, "var", without=new))
     features = np.concatenate([p.features.to_numpy(object) for p in parts])
     lost = [*_lengthen(h5, "obs", every[len(cells) :], source), *_lengthen(h5, "var", features, source)]
     map_modalities(h5, pd.Index(every), parts, start=start)
     return lost
+
+
+def _names(h5: h5py.File, axis: str, *, without: Collection[str]) -> StrArray:
+    """Names of an axis of the whole; a file without that table gets one of its modalities' names."""
+    if axis not in h5:
+        groups = [h5[f"mod/{m}/{axis}"] for m in modality_order(h5["mod"]) if m not in without]
+        names = np.concatenate([read_index(group).astype(str).astype(object) for group in groups])
+        put_table(h5, axis, pd.DataFrame(index=pd.Index(pd.unique(names) if axis == "obs" else names)))
+    return read_index(h5[axis]).astype(str).astype(object)
 
 
 def _map(h5: h5py.File, axis: str, name: str, positions: IntArray) -> None:

@@ -8,10 +8,7 @@ keeps the error, pretends to write, and the error is raised between HDF5's calls
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
-import re
-import secrets
 import signal
 import stat
 import threading
@@ -25,10 +22,9 @@ import h5py
 import pandas as pd
 
 from mocli.errors import ENDING, EnvironmentProblem, UsageError, did_you_mean
+from mocli.leftovers import temporary_beside
 
 LONGEST_NAME = 255
-_LONG = 200  # bytes that leave room for what is added to a name
-_TEMPORARY = re.compile(r"\.[0-9a-f]{12}\.tmp")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -142,27 +138,6 @@ def _refuse_input(path: Path, inputs: Iterable[Path]) -> None:
                 file=path,
                 hint="inputs are never changed: choose another output",
             )
-
-
-def temporary_beside(path: Path) -> Path:
-    """Return a name that no user gives, and that tells what a killed run has left; see `left_beside`."""
-    return path.with_name(f"{_start(path)}.{secrets.token_hex(6)}.tmp")
-
-
-def left_beside(path: Path) -> list[Path]:
-    """Return what stands beside a path under a name of `temporary_beside`."""
-    if not path.parent.is_dir():
-        return []
-    start = _start(path)
-    beside = [p for p in path.parent.iterdir() if p.name.startswith(start)]
-    return [p for p in beside if _TEMPORARY.fullmatch(p.name[len(start) :])]
-
-
-def _start(path: Path) -> str:
-    name = path.name
-    if len(os.fsencode(name)) > _LONG:  # of another output with the same first letters it differs
-        name = f"{name[:40]}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}"
-    return f".{name}"
 
 
 def _create_beside(path: Path) -> Path:

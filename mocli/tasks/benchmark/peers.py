@@ -21,7 +21,7 @@ from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obsm import Coordinates
 from mocli.data.files.source import parse_source
 from mocli.data.links.route import link_files
-from mocli.errors import EnvironmentProblem, InputError, Interrupted, MocliError, UsageError
+from mocli.errors import EnvironmentProblem, InputError, MocliError, UsageError
 from mocli.peers.registry import RUNNER, Peer
 from mocli.report.figures import table as rows_table
 from mocli.report.file import write_text
@@ -206,8 +206,6 @@ class PeersWork:
         for source, run in {run.source: run for run in todo}.items():
             try:
                 self.data.write(run.peer, source)
-            except Interrupted:
-                raise
             except MocliError as error:
                 failed[run.peer.name] = error.message
         self.data.forget()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import mocli
-from mocli.errors import Interrupted, UsageError
+from mocli.errors import Interrupted, Signalled, UsageError
 from mocli.report.file import write_text
 from mocli.tasks.benchmark.interpreter import safe_path
 
@@ -94,7 +94,7 @@ class Processes:
                     self._start(self._next(waiting))
                 self._gather(codes, total=len(jobs))
                 time.sleep(POLL_S)
-        except Interrupted as error:
+        except Signalled as error:
             self._stop(error.signum)
             done = sum(code == 0 for code in codes.values())
             raise Interrupted(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mocli.data.files.obsm import read_coordinates
-from mocli.errors import InputError, Interrupted, MocliError
+from mocli.errors import InputError, MocliError
 from mocli.log import logger
 from mocli.models.registry import traits_of
 from mocli.report.wording import plural
@@ -223,8 +223,6 @@ class Benchmark:
                 continue
             try:
                 contender = run.contender(self.ground)
-            except Interrupted:
-                raise
             except MocliError as error:
                 scores.records.append(self._failed(run, error.message))
                 continue
@@ -246,8 +244,6 @@ class Benchmark:
                     of_cells[cells] = self._ground_of_study(training, scores)
                 ground, scorer = of_cells[cells]
                 contender = self._of_model(training, ground)
-            except Interrupted:
-                raise
             except MocliError as error:
                 self.run.warn(f"{training.name} cannot be scored: {error.message}")
                 continue
@@ -266,8 +262,6 @@ class Benchmark:
             by_method = reconstruction(
                 training, self.ground.files, self.request.data, device=self.run.device, seed=training.seed
             )
-        except Interrupted:
-            raise
         except MocliError as error:
             return [self._failed(training, error.message)]
         by_method[training.model] |= self._loss_ratios(training, by_method[training.model])

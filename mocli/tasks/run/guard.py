@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mocli.data.write.outfile import left_beside
 from mocli.errors import InputError, UsageError
+from mocli.leftovers import left_beside
 from mocli.tasks.run.modelfolder import CALIBRATION, DESCRIPTION, WEIGHTS
 
 UNFINISHED = "unfinished.json"

@@ -22,25 +22,26 @@ CALIBRATION = "calibration.safetensors"
 _EVERY = "*"
 _FORM: Any = {
     "pairing": Pairing,
-    "seed": int,
+    "seed?": int,
     "levels": {_EVERY: [str]},
-    "columns": {_EVERY: str},
-    "continuous": [str],
-    "trained_on": [str],
-    "covariates": [{"key": str, "column": str, "levels": [str]}],
+    "columns?": {_EVERY: str},
+    "continuous?": [str],
+    "trained_on?": [str],
+    "covariates?": [{"key": str, "column": str, "levels": [str]}],
     "modalities": [
         {
             "name": str,
             "kind": ModalityKind,
             "values": ValueKind,
             "layer": str,
-            "likelihood": str,
+            "likelihood?": str,
+            "batches?": {"key": str, "levels": [str]},
             "var_names": [str],
         }
     ],
 }
 """What a description says that nothing else checks: `[form]` of a list, `*` of any key, an Enum's
-values; each may be null or absent."""
+values. What is marked by `?` may be null or absent, nothing else may."""
 
 
 def check_model_folder(folder: Path) -> None:
@@ -112,13 +113,11 @@ def read_description(folder: Path) -> dict[str, Any]:
             found=wrong[1],
             hint="copy the folder once more from where it was written, or train the model again",
         )
-    return dict(description)
+    return {key: part for key, part in description.items() if part is not None}
 
 
 def _not_of_form(value: Any, form: Any, where: str) -> tuple[str, str] | None:
     """Return where, and what is there, that is not of a form; None where all is."""
-    if value is None:
-        return None
     if isinstance(form, type) and issubclass(form, Enum):
         return None if value in [member.value for member in form] else (where, repr(value)[:100])
     if isinstance(form, type):
@@ -130,7 +129,11 @@ def _not_of_form(value: Any, form: Any, where: str) -> tuple[str, str] | None:
     elif _EVERY in form:
         parts = [(inner, form[_EVERY], f"{where}.{key}") for key, inner in value.items()]
     else:
-        parts = [(value.get(key), inner, f"{where}.{key}".lstrip(".")) for key, inner in form.items()]
+        parts = [
+            (value.get(key.rstrip("?")), inner, f"{where}.{key.rstrip('?')}".lstrip("."))
+            for key, inner in form.items()
+            if not (key.endswith("?") and value.get(key.rstrip("?")) is None)
+        ]
     return next((wrong for part in parts if (wrong := _not_of_form(*part)) is not None), None)
 
 

@@ -117,7 +117,8 @@ class Paths:
         EnvironmentProblem
             A folder is absent or not writable.
         """
-        finished = self._is_finished()
+        # of a run that was stopped while it wrote its reports, one may say that all is well
+        finished = self._is_finished() and self.output.absolute() not in ours
         for path in (self.output, *self.beside):
             check_writable(path, force=force or path.absolute() in ours)
         for words in (self.report, self.html, self.multiqc):

@@ -22,7 +22,7 @@ import numpy as np
 
 from mocli import __version__
 from mocli.data.files.inputs import sha256
-from mocli.errors import ENDING, Interrupted, MocliError
+from mocli.errors import ENDING, Interrupted, MocliError, Signalled
 from mocli.log import logger, open_log
 from mocli.models.parameters import as_dict
 from mocli.report import wording
@@ -89,13 +89,14 @@ class Run:
         self.reads: Sequence[Path] = ()
         self._stamps: dict[Path, Stamp | None] = {}
         self._ours: set[Path] = set()
-        self._complete = False
+        self._complete = self._closing = False
         self._within: list[float] = []
 
     def __enter__(self) -> Self:
         with self._reported():
             check_addresses()
         # imported here: a dry run must not pay for torch
+        from mocli.train.checkpoint import FILE as CHECKPOINT
         from mocli.train.device import choose_device, choose_threads, describe, torch_settings
         from mocli.train.ranks import join
 
@@ -105,12 +106,13 @@ class Run:
             resuming = options.resume != "never" and self.paths.checkpoints.exists()
             self._ours = set(unfinished(self.paths.checkpoints)) if resuming else set()
             self.paths.check(force=self.output.force, trained=self.trains, ours=self._ours)
-            remove_leftovers([*self.paths.results(), self.paths.model])
+            kept = [self.paths.model, self.paths.checkpoints / CHECKPOINT]
+            remove_leftovers([*self.paths.results(calibrated=True), *kept])
             self._stamps = {path: stamp(path) for path in self.reads}
             # a forced run that fails must not take the log of the results that stay
             append = resuming or self.paths.output.exists()
             self._stack.enter_context(open_log(self.paths.log, command=self.report.command, append=append))
-            self._stack.enter_context(_signals_raise())
+            self._stack.enter_context(self._signals_raise())
             launch = Launch.here()
             self.device = choose_device(options.device, of_machine=launch.of_machine)
             threads = self._threads = choose_threads(options.threads, shared_by=launch.on_machine)
@@ -137,7 +139,8 @@ class Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._limit.__exit__(kind, error, trace)
-        explained = None if error is None else self._limit.explain(error)
+        self._closing = True
+        explained = None if error is None else self._limit.explain(_ending(error))
         self.report.timing["total_s"] = round(time.monotonic() - self._started, 3)
         if self.report.device is not None:
             from mocli.train.device import gpu_peak_memory, peak_memory
@@ -175,8 +178,11 @@ class Run:
         try:
             yield
         except BaseException as error:
-            self._fail(error)
+            explained = _ending(error)
+            self._fail(explained)
             self._stack.__exit__(type(error), error, error.__traceback__)
+            if explained is not error:
+                raise explained from error
             raise
 
     def _fail(self, error: BaseException) -> None:
@@ -191,6 +197,30 @@ class Run:
         except MocliError as second:
             # the first error is the one to be told
             logger.debug("the report of the failure could not be written: %s", second)
+
+    @contextmanager
+    def _signals_raise(self) -> Iterator[None]:
+        """Outside the training loop a signal ends the run at once, with a report; not once all is written."""
+
+        def receive(signum: int, _frame: object) -> None:
+            if not self._closing:
+                raise Signalled(signum)
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {s: signal.getsignal(s) for s in (getattr(signal, n) for n in ENDING if hasattr(signal, n))}
+        # with nohup, and where the host program has said so, a signal is to be ignored, or is the host's
+        taken = {
+            s: signal.signal(s, receive)
+            for s, handler in before.items()
+            if handler is signal.default_int_handler or (s != signal.SIGINT and handler != signal.SIG_IGN)
+        }
+        try:
+            yield
+        finally:
+            for signum, handler in taken.items():
+                signal.signal(signum, handler)
 
     def say(self, message: str) -> None:
         """Log a line."""
@@ -296,27 +326,12 @@ class Run:
             self.say(f"wrote {record['path']}: {record['what']}")
 
 
-@contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Outside the training loop a signal ends the run at once, with a report."""
-
-    def receive(signum: int, _frame: object) -> None:
-        raise Interrupted(signum, f"signal {signum} received outside training", hint="repeat the command")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    old = {
-        s: signal.signal(s, receive)
-        for s in (getattr(signal, name) for name in ENDING if hasattr(signal, name))
-        # with nohup, and where the host program has said so, a signal is to be ignored
-        if s != signal.SIGINT and signal.getsignal(s) != signal.SIG_IGN
-    }
-    try:
-        yield
-    finally:
-        for signum, handler in old.items():
-            signal.signal(signum, handler)
+def _ending(error: BaseException) -> BaseException:
+    """Return how a run ends by a signal, in words; any other error as it is."""
+    if not isinstance(error, Signalled) or error.signum == signal.SIGINT:
+        return error
+    message = f"signal {error.signum} received outside training"
+    return Interrupted(error.signum, message, hint="repeat the command")
 
 
 def versions() -> dict[str, str]:

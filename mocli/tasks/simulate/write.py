@@ -65,7 +65,7 @@ def obs_table(simulated: Simulated) -> pd.DataFrame:
     saved, cells, atlas = simulated.saved, simulated.cells, atlas_of(simulated.saved)
     width = len(str(cells.n))
     names = pd.Index([f"simulated_{i:0{width}d}" for i in range(1, cells.n + 1)], dtype=object)
-    columns = saved.description["columns"]
+    columns = saved.description.get("columns", {})
     table: dict[str, object] = {}
     labels = simulated.plan.labels
     if labels is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mocli.errors import InputError
+from mocli.leftovers import temporary_beside
 from mocli.metrics.conformal import Conformal
 from mocli.metrics.imputation import FeatureAccuracy
 from mocli.tasks.run.modelfolder import CALIBRATION, DESCRIPTION
@@ -92,7 +92,7 @@ def save_calibrations(folder: Path, calibrations: Mapping[Key, Calibration]) -> 
         if c.accuracy is not None:
             arrays |= {f"{i}/accuracy/{f.name}": getattr(c.accuracy, f.name) for f in fields(c.accuracy)}
         facts.append({"key": list(key), "basis": c.basis, "intervals": described, "new_batch": c.new_batch})
-    temporary = folder / f".{CALIBRATION}.{secrets.token_hex(6)}.tmp"
+    temporary = temporary_beside(folder / CALIBRATION)
     try:
         save_file(
             {k: np.ascontiguousarray(v) for k, v in sorted(arrays.items())},

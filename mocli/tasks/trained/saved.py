@@ -19,8 +19,8 @@ import mocli
 from mocli.data.bundle import MultiOmics
 from mocli.data.transforms.linkrecipe import LinkRecipe
 from mocli.data.transforms.recipe import Recipe
-from mocli.data.write.outfile import temporary_beside
 from mocli.errors import InputError, MocliError
+from mocli.leftovers import temporary_beside
 from mocli.models.base import Model
 from mocli.models.parameters import as_dict, resolve, saved_params
 from mocli.models.registry import load_class, traits_of
@@ -264,6 +264,9 @@ def _not_finite(arrays: Mapping[str, Any]) -> str | None:
 def _assembled(description: Mapping[str, Any], arrays: Mapping[str, Any]) -> SavedModel:
     if (name := _not_finite(arrays)) is not None:
         raise ValueError(f"{name} has values that are not finite, or overflow")
+    for m in description["modalities"]:
+        if m.get("batches") and m["batches"]["key"] not in description["levels"]:
+            raise ValueError(f"the batches of {m['name']} have no levels")
     return SavedModel(
         model=_rebuild(description, arrays),
         recipes={

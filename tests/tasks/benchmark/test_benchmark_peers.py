@@ -14,7 +14,7 @@ from test_benchmark import QUICK, rows, run_inside, value
 import mocli
 import mocli.peers
 from mocli.data.demo.files import write_demo
-from mocli.errors import Interrupted, UsageError
+from mocli.errors import Signalled, UsageError
 from mocli.peers import runner
 from mocli.peers.registry import available_peers
 from mocli.tasks.benchmark.ground import prepare_ground
@@ -329,9 +329,9 @@ def test_why_a_process_failed_is_taken_from_its_last_words(tmp_path, code, said,
 
 def test_a_signal_while_data_are_written_is_no_failure_of_a_peer():
     def write(*_):
-        raise Interrupted(15, "signal 15 received outside training")
+        raise Signalled(15)
 
     run = SimpleNamespace(source="x", peer=SimpleNamespace(name="toy"))
     work = PeersWork([run], [], SimpleNamespace(write=write, forget=lambda: None))
-    with pytest.raises(Interrupted):
+    with pytest.raises(Signalled):
         work.write_data([run])

@@ -7,13 +7,17 @@ import signal
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
 import mocli
-from mocli.data.write.outfile import temporary_beside
 from mocli.errors import InputError, Interrupted, UsageError
+from mocli.leftovers import left_beside, temporary_beside
+from mocli.report.schema import Report
 from mocli.tasks.run.guard import (
+    UNFINISHED,
     check_unchanged,
     clear_mark,
     locked,
@@ -131,6 +135,33 @@ def test_what_is_left_under_a_name_of_any_length_is_removed(tmp_path, name):
     assert others.exists()
 
 
+def test_whatever_a_killed_run_has_left_is_known_by_its_name_and_removed(integrate, tmp_path, monkeypatch):
+    """Checkpoint, report and calibration too: each is written beside its place and then renamed."""
+    places = set()
+
+    def noted(act):
+        def rename(path, target):
+            if path.is_file() and path.name != f".{UNFINISHED}.tmp":  # the next mark takes the place of that
+                assert path in left_beside(Path(target))
+                places.add(Path(target))
+            return act(path, target)
+
+        return rename
+
+    for name in ("replace", "rename"):
+        monkeypatch.setattr(Path, name, noted(getattr(Path, name)))
+    integrate(checkpoint_every="0.001s")
+    kinds = {"checkpoint.safetensors", "o.report.json", "o_mqc.json", "o.h5mu"}
+    assert kinds <= {target.name for target in places}
+    left = [temporary_beside(place) for place in places]
+    for path in left:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    integrate(checkpoint_every="0.001s", force=True)
+    assert [path for path in left if path.exists()] == []
+    assert not (tmp_path / "o.ckpt").exists()
+
+
 def test_a_changed_input_is_told(tmp_path):
     path = tmp_path / "rna.h5ad"
     path.write_text("a")
@@ -176,6 +207,41 @@ def test_outputs_that_share_a_stem_are_kept(integrate, unpaired, tmp_path):
     assert "o.report.json" in str(error.value.file)
     shutil.rmtree(tmp_path / "o.model")
     integrate(metrics="none", force=True)
+
+
+def test_a_signal_that_a_library_catches_ends_the_run_all_the_same(integrate, tmp_path, monkeypatch):
+    """scikit-learn makes an error of its own of whatever is raised while it looks at labels."""
+    import mocli.tasks.integrate.work as work
+
+    def careless(*_, **__):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1)
+        except Exception as error:
+            raise ValueError("expected an array") from error
+
+    monkeypatch.setattr(work, "score", careless)
+    with pytest.raises(Interrupted) as caught:
+        integrate()
+    assert caught.value.exit_code == 143
+    assert json.loads((tmp_path / "o.report.json").read_text())["status"] == "interrupted"
+
+
+def test_a_run_that_is_stopped_among_its_last_files_is_whole_or_continues(integrate, tmp_path, monkeypatch):
+    write = Report.write_multiqc
+    monkeypatch.setattr(Report, "write_multiqc", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert integrate(metrics="none").report["status"] == "ok"  # all else is written: the signal is late
+
+    def killed(*_):
+        raise SystemExit(137)
+
+    monkeypatch.setattr(Report, "write_multiqc", killed)
+    with pytest.raises(SystemExit):
+        integrate(metrics="none", force=True)
+    assert json.loads((tmp_path / "o.report.json").read_text())["status"] == "ok"
+    monkeypatch.setattr(Report, "write_multiqc", write)
+    integrate(metrics="none")
+    assert (tmp_path / "o_mqc.json").exists()
 
 
 def test_an_input_replaced_while_training_is_an_error(integrate, unpaired, monkeypatch):

@@ -174,6 +174,11 @@ def spoiled_words(told):
     yield "not of the form", {"columns": {"batch": ["sample"]}}
     yield "not of the form", {"trained_on": True}
     yield "not of the form", {"modalities": [{**m, "kind": "os:system"} for m in told["modalities"]]}
+    yield "not of the form", {"modalities": [{**m, "name": None} for m in told["modalities"]]}
+    yield "not of the form", {"modalities": [{**m, "batches": {"key": "a"}} for m in told["modalities"]]}
+    batches = {"key": "batch", "levels": ["a"]}
+    yield "damaged", {"modalities": [{**m, "batches": batches} for m in told["modalities"]]}
+    yield "not of the form", {"levels": None}
     yield "not of the form", {"pairing": ["perhaps"]}
     yield "another format version", {"format_version": [2]}
 
@@ -197,8 +202,8 @@ def test_every_part_of_a_model_is_checked_before_it_is_used(run, unpaired, tmp_p
         (folder / "model.json").write_text(broken)
         with pytest.raises(InputError, match=r"holds no readable model|another format"):
             load_model(folder)
-    (folder / "model.json").write_text(text)
-    assert load_model(folder).description["model"] == "scmodal"
+    (folder / "model.json").write_text(json.dumps({**json.loads(text), "continuous": None}))
+    assert load_model(folder).description.get("continuous", ()) == ()
 
 
 def test_another_format_is_refused(run, unpaired, tmp_path):
