@@ -9,14 +9,12 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from mocli import __version__, log
 from mocli.cli.config import COMMAND_LINE, DEFAULT, origin_of
 from mocli.errors import MocliError, UsageError, did_you_mean, printable, recognise
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 def fail(error: BaseException, argv: Sequence[str]) -> int:

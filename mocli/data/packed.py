@@ -37,15 +37,8 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 class PackedRows:
     """A matrix on disk, `(n_obs, n_vars)`: rows by number give CSR float32, or dense rows where it is dense.
 
-    Parameters
-    ----------
-    dense
-        Whether rows come back as a dense array, and no column numbers are kept.
-
-    Raises
-    ------
-    EnvironmentProblem
-        The folder for temporary files cannot be written to, or the disk is full.
+    `dense`: whether rows come back as a dense array, and no column numbers are kept. Raises
+    `EnvironmentProblem`: the folder for temporary files cannot be written to, or the disk is full.
     """
 
     def __init__(self, n_vars: int, *, dense: bool = False) -> None:

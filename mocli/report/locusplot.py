@@ -52,8 +52,7 @@ class Locus:
     @property
     def middle(self) -> DoubleArray:
         """Of the peaks, in million bases."""
-        found: DoubleArray = (self.start + self.end) / 2e6
-        return found
+        return (self.start + self.end) / 2e6
 
 
 def locus_plot(

@@ -60,11 +60,8 @@ class SeedSpread:
 class Line:
     """One method; `rank` is None for bounds, which are not ranked.
 
-    Attributes
-    ----------
-    everything
-        Mean of all aspects, for methods that were measured in all; None for others, and where all methods
-        were measured alike, as `overall` is the same then.
+    `everything`: mean of all aspects, for methods that were measured in all; None for others, and where all
+    methods were measured alike, as `overall` is the same then.
     """
 
     method: str

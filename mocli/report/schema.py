@@ -150,8 +150,7 @@ def _filled_metrics(metrics: Mapping[str, Entry]) -> dict[str, Any]:
 def load_schema() -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of the report."""
     text = files("mocli.report").joinpath("schema.json").read_text(encoding="utf-8")
-    schema: dict[str, Any] = json.loads(text)
-    return schema
+    return json.loads(text)
 
 
 def validate(report: Mapping[str, Any]) -> None:

@@ -19,15 +19,8 @@ from mocli.errors import EnvironmentProblem, UsageError, did_you_mean
 def choose_device(requested: str, *, of_machine: int = 0) -> torch.device:
     """Return the device asked for; `auto` is CUDA if it works, else the CPU.
 
-    Parameters
-    ----------
-    of_machine
-        Number of this process among those on this machine: each takes a CUDA device of its own.
-
-    Raises
-    ------
-    EnvironmentProblem
-        The device named is not available; there is no silent fallback.
+    `of_machine`: number of this process among those on this machine: each takes a CUDA device of its own.
+    Raises `EnvironmentProblem`: the device named is not available; there is no silent fallback.
     """
     if requested == "auto":
         requested = "cuda" if torch.cuda.is_available() else "cpu"

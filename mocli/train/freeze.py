@@ -26,16 +26,9 @@ def parts_of(module: nn.Module) -> list[str]:
 def names_of(module: nn.Module, parts: Sequence[str], modalities: Sequence[str]) -> frozenset[str]:
     """Return the names of all parameters of some parts.
 
-    Parameters
-    ----------
-    parts
-        Whole words of names from their start, `encoders` or `encoders.0.layers`; where a list has a
-        member for each modality, the modality's name can be used for its number, `encoders.rna`.
-
-    Raises
-    ------
-    UsageError
-        A part without parameters, or nothing that is left to train.
+    `parts`: whole words of names from their start, `encoders` or `encoders.0.layers`; where a list has a
+    member for each modality, the modality's name can be used for its number, `encoders.rna`. Raises
+    `UsageError`: a part without parameters, or nothing that is left to train.
     """
     learned = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
     names: set[str] = set()

@@ -17,11 +17,8 @@ from mocli.types import DoubleArray
 class History:
     """Values of each term at each step of a phase, `(n_steps, n_terms)`.
 
-    Parameters
-    ----------
-    interval
-        Steps between two looks at the values: 1 on the CPU; more on a GPU,
-        where a look waits for the device.
+    `interval`: steps between two looks at the values: 1 on the CPU; more on a GPU, where a look waits for the
+    device.
     """
 
     def __init__(self, interval: int) -> None:

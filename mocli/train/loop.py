@@ -68,11 +68,8 @@ class Training:
 class Fitted:
     """The result of training.
 
-    Attributes
-    ----------
-    slowed
-        The phase that started again at lower learning rates after a loss that was not finite, and why; the
-        phases after it have them, too.
+    `slowed`: the phase that started again at lower learning rates after a loss that was not finite, and why;
+    the phases after it have them, too.
     """
 
     steps: int = 0

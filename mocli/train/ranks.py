@@ -143,10 +143,7 @@ ALONE = Ranks()
 def join(device: torch.device, world: int) -> Ranks:
     """Meet the other processes of the run, by the addresses that torchrun sets; once a process.
 
-    Raises
-    ------
-    EnvironmentProblem
-        They cannot be reached.
+    Raises `EnvironmentProblem`: they cannot be reached.
     """
     if world == 1:
         return ALONE

@@ -13,10 +13,7 @@ from mocli.train.optim import Stepper
 class Rates:
     """Learning rates of all groups of a phase.
 
-    Attributes
-    ----------
-    lowered
-        When they fell, in the caller's count.
+    `lowered`: when they fell, in the caller's count.
     """
 
     def __init__(self, steppers: Sequence[Stepper], factor: float | None) -> None:

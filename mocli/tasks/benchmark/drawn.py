@@ -6,7 +6,6 @@ Cells are drawn by seed, linked features at random or the most informative.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,14 +13,11 @@ import pandas as pd
 from mocli.data.batches import dense_rows
 from mocli.data.bundle import FeatureMatrix, LinkedFeatures, MultiOmics
 from mocli.data.files.obs import find_column
+from mocli.data.links.edges import EdgeLinks
 from mocli.errors import UsageError
 from mocli.tasks.benchmark.ground import Ground, sample_rows
 from mocli.tasks.run.options import DataOptions
 from mocli.types import DoubleArray, IntArray
-
-if TYPE_CHECKING:
-    from mocli.data.links.edges import EdgeLinks
-
 
 PARTS = TRAINING, HELD_OUT = "training", "held-out"
 SHARE_HELD_OUT = 0.2

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from mocli.report import benchplots
+from mocli.report.benchplots import Curve, Heat, curves, heat_maps
 from mocli.report.comparison import metric_title
 from mocli.report.html import Drawn
 from mocli.report.ranking import Ranking
 from mocli.report.scatter import Category
-from mocli.report.studyplots import Curve, Heat, curves, heat_maps
 from mocli.tasks.benchmark.contender import Contender
 from mocli.tasks.benchmark.controls import BEST
 from mocli.tasks.benchmark.ground import Ground

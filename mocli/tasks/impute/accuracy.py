@@ -208,8 +208,7 @@ def ridge_baseline(
 
     def predict(columns: IntArray) -> FloatArray:
         fitted = Ridge(alpha=best).fit(train_x, train_y(columns))
-        values: FloatArray = fitted.predict(new_x).astype(np.float32).reshape(len(new_x), len(columns))
-        return values
+        return fitted.predict(new_x).astype(np.float32).reshape(len(new_x), len(columns))
 
     return predict
 

@@ -24,10 +24,7 @@ MEASURED = "measured"
 class ByLabel:
     """Collects measured and imputed values of the cells compared, and judges them by label.
 
-    Attributes
-    ----------
-    labelled
-        Which of the cells have a label.
+    `labelled`: which of the cells have a label.
     """
 
     def __init__(

@@ -107,5 +107,4 @@ class Denoised:
         totals = self.totals[rows]
         totals = np.where(totals.sum(1, keepdims=True) > 0, totals, self.totals.sum(0))
         total = totals.sum(1, keepdims=True)
-        shares: DoubleArray = np.divide(totals, total, out=np.zeros_like(totals), where=total > 0)
-        return shares
+        return np.divide(totals, total, out=np.zeros_like(totals), where=total > 0)

@@ -35,10 +35,7 @@ class HoldOut:
     def parse(cls, text: str | float, option: str = "--hold-out") -> HoldOut:
         """Read `0.2` or `batch=donor3`.
 
-        Raises
-        ------
-        UsageError
-            It is neither.
+        Raises `UsageError`: it is neither.
         """
         column, equals, value = str(text).partition("=")
         if equals and column and value:
@@ -67,11 +64,7 @@ class HoldOut:
     ) -> dict[str, BoolArray]:
         """Return which cells of each modality are held out, `(n_obs,)` by name.
 
-        Parameters
-        ----------
-        pairs
-            Rows of the cells measured in source and target, `(n, 2)`; a share is
-            drawn among them.
+        `pairs`: rows of the cells measured in source and target, `(n, 2)`; a share is drawn among them.
         """
         if self.column is not None:
             out = self._by_column(files)
@@ -119,10 +112,7 @@ class HoldOut:
 def without(files: Sequence[ModalityFile], out: Mapping[str, BoolArray]) -> list[ModalityFile]:
     """Return the modalities without the held-out cells.
 
-    Raises
-    ------
-    InputError
-        Too few are left to train on.
+    Raises `InputError`: too few are left to train on.
     """
     remaining = []
     for f in files:

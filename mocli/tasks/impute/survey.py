@@ -62,10 +62,7 @@ class Survey:
     def lacking(self, options: ImputeOptions) -> BoolArray:
         """Return which cells of the source lack the target or have it hidden, `(n_obs,)`.
 
-        Raises
-        ------
-        UsageError
-            None does, and only such cells are asked for.
+        Raises `UsageError`: none does, and only such cells are asked for.
         """
         compared = self.compared if options.evaluate else self.compared[:0]
         lacks = rows_lacking(self.direction.source_file.n_obs, self.pairs, compared)
@@ -85,10 +82,7 @@ class Survey:
 def survey(request: Request, options: ImputeOptions, task: Task, tell: Tell) -> Survey:
     """Open files, settle what is imputed from what, and find mistakes before they cost a training.
 
-    Raises
-    ------
-    MocliError
-        Inputs, model and options do not fit each other.
+    Raises `MocliError`: inputs, model and options do not fit each other.
     """
     files = open_modalities(request.data)
     relation = relate_files(files, request.data.pairing) if len(files) > 1 else None

@@ -53,10 +53,7 @@ def link_sides(saved: SavedModel, source: str, target: str) -> tuple[LinkRecipe,
 def link_columns(aggregation: CSR) -> IntArray:
     """Return for each feature its own linked column, -1 for none, `(n_vars,)`.
 
-    Parameters
-    ----------
-    aggregation
-        Of the target's side of a link recipe, `(n_vars, n_links)`; the largest weight wins.
+    `aggregation`: of the target's side of a link recipe, `(n_vars, n_links)`; the largest weight wins.
     """
     columns = np.full(aggregation.shape[0], -1, dtype=np.int64)
     entries = aggregation.tocoo()

@@ -100,15 +100,7 @@ def true_perturbations(
 ) -> list[Perturbation]:
     """Return the perturbations measured in enough cells whose features the encoder takes.
 
-    Parameters
-    ----------
-    levels
-        Of `perturbed_cells`.
-
-    Raises
-    ------
-    InputError
-        There is none.
+    `levels`: of `perturbed_cells`. Raises `InputError`: there is none.
     """
     place = cells.response.place
     where = {name: k for k, name in reversed(list(enumerate(names)))}

@@ -103,10 +103,7 @@ class Atlas:
     def share_known(self, names: Sequence[str], modality: str | None = None) -> float:
         """Return which share of cells have names of training cells, estimated where some of these were drawn.
 
-        Parameters
-        ----------
-        modality
-            Of training cells that were measured in it; None of all.
+        `modality`: of training cells that were measured in it; None of all.
         """
         holds = [modality is None or modality in of.split("+") for of in self.groups]
         known = {name for name, group in zip(self.names, self.group, strict=False) if holds[group]}

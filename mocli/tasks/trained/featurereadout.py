@@ -130,10 +130,7 @@ class FeatureReadout:
     def measured(self, x: CSR, scale: str, columns: IntArray, absent: IntArray | None = None) -> FloatArray:
         """Return raw values `(n, n_vars)` on any scale, some columns, dense.
 
-        Parameters
-        ----------
-        absent
-            Features that these cells were not measured for; NaN in the result.
+        `absent`: features that these cells were not measured for; NaN in the result.
         """
         from mocli.data.batches import densify
 
@@ -167,8 +164,7 @@ class FeatureReadout:
         """Return values on `log`, some columns, on the scale `scaled`."""
         mean, deviation = self.moments("log")
         spread = np.where(deviation[columns] > 0, deviation[columns], 1)
-        standard: FloatArray = ((values - mean[columns]) / spread).astype(np.float32)
-        return standard
+        return ((values - mean[columns]) / spread).astype(np.float32)
 
     def state(self) -> tuple[dict[str, Json], dict[str, Any]]:
         """Return what `from_state` needs: a JSON-able part and arrays by name."""

@@ -28,10 +28,7 @@ def plan_training(
 ) -> Plan:
     """Decide what a training will do, and make sure that it can start from where it is asked to.
 
-    Parameters
-    ----------
-    files
-        The modalities where they are open already, perhaps with some cells only.
+    `files`: the modalities where they are open already, perhaps with some cells only.
     """
     plan = make_plan(request.data, request.train, task, say, files=files, compared=request.compared)
     if plan.traits.solves:
@@ -99,10 +96,7 @@ def _settings(model: str, params: Any) -> str:
 def check_kind(folder: Path | None, traits: Traits) -> None:
     """Make sure, before the work, that a saved model has the kind of the one to be trained.
 
-    Raises
-    ------
-    UsageError, InputError
-        It has another kind, or there is no model.
+    Raises `UsageError` or `InputError`: it has another kind, or there is no model.
     """
     if folder is None:
         return

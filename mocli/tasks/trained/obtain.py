@@ -23,10 +23,7 @@ from mocli.types import Task
 class Obtained:
     """A model with everything needed to use it.
 
-    Attributes
-    ----------
-    trained
-        The training, if it was in this run.
+    `trained`: the training, if it was in this run.
     """
 
     saved: SavedModel
@@ -42,10 +39,8 @@ def obtain(
 ) -> Obtained:
     """Load the model of a folder, or train one on the files where no folder is given.
 
-    Raises
-    ------
-    InputError, UsageError
-        The folder holds no model, or one that cannot do the task; the files cannot be trained on.
+    Raises `InputError` or `UsageError`: the folder holds no model, or one that cannot do the task; the files
+    cannot be trained on.
     """
     if from_model is not None:
         return Obtained(load_given(run, request, from_model, aim.task, files))

@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from torch import Tensor
+from torch.nn import Module
 
 from mocli.data.bundle import MultiOmics
 from mocli.data.files.inputs import sha256
@@ -21,10 +23,6 @@ from mocli.tasks.run.frame import Tell
 from mocli.tasks.run.modelfolder import WEIGHTS
 from mocli.tasks.trained.saved import SavedModel, load_model
 from mocli.types import IntArray
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from torch.nn import Module
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,11 +61,8 @@ class InitialModel:
     def _check(self, bundle: MultiOmics) -> None:
         """Refuse modalities and levels that tensors, which carry no names, would confuse.
 
-        Raises
-        ------
-        InputError
-            Modalities differ or are in another order, or a covariate has the same number of levels but
-            other ones.
+        Raises `InputError`: modalities differ or are in another order, or a covariate has the same number of
+        levels but other ones.
         """
         names, saved_names = list(bundle.modalities), list(self.saved.modalities)
         if names != saved_names:
@@ -99,10 +94,7 @@ class InitialModel:
     def give(self, model: Model, prepared: Prepared) -> Taken:
         """Put all tensors that fit into a model newly built for a bundle.
 
-        Raises
-        ------
-        InputError
-            Modalities or covariates differ, or no matrix of weights fits.
+        Raises `InputError`: modalities or covariates differ, or no matrix of weights fits.
         """
         self._check(prepared.bundle)
         bundle, fresh = prepared.bundle, model.module.state_dict()
