@@ -41,10 +41,7 @@ Moments = tuple[DoubleArray, DoubleArray]
 def accuracy_dots(names: Sequence[str], ours: DoubleArray, beside: DoubleArray | None) -> Picture:
     """Draw the correlation of every feature, best on top, beside that of its linked feature.
 
-    Parameters
-    ----------
-    ours, beside
-        `(n_features,)`, NaN where undefined.
+    `ours`, `beside`: `(n_features,)`, NaN where undefined.
     """
     finite = np.flatnonzero(np.isfinite(ours))
     order = finite[np.argsort(ours[finite], kind="stable")]
@@ -123,10 +120,7 @@ def scatter(
 def mean_variance(panels: Sequence[tuple[str, Moments, Moments]]) -> Picture:
     """Draw variance over mean of every feature, real cells in grey, simulated ones in colour.
 
-    Parameters
-    ----------
-    panels
-        Title, mean and variance of each feature in real cells, `(p,)` each, and in simulated ones.
+    `panels`: title, mean and variance of each feature in real cells, `(p,)` each, and in simulated ones.
     """
     n = max(len(panels), 1)
     figure = new_figure(3.4 * n, 3.0)
@@ -236,10 +230,7 @@ def heat_map(values: DoubleArray, rows: Sequence[str], columns: Sequence[str], *
 def against_truth(panels: Sequence[tuple[str, DoubleArray, DoubleArray, Sequence[str]]]) -> Picture:
     """Draw measured over predicted changes, one panel for each perturbation.
 
-    Parameters
-    ----------
-    panels
-        Title, predicted `(n,)`, measured `(n,)`, names of the features.
+    `panels`: title, predicted `(n,)`, measured `(n,)`, names of the features.
     """
     n = max(len(panels), 1)
     width = min(n, 3)
@@ -345,10 +336,7 @@ def strongest_partners(pairs: Sequence[str], correlation: DoubleArray, significa
 def share_histograms(panels: Sequence[tuple[str, FloatArray, Sequence[float]]]) -> Picture:
     """Draw how shares between 0 and 1 are distributed over cells, one panel each.
 
-    Parameters
-    ----------
-    panels
-        What the shares are, their values `(n_cells,)`, and where dashed lines mark thresholds.
+    `panels`: what the shares are, their values `(n_cells,)`, and where dashed lines mark thresholds.
     """
     figure = new_figure(3.6 * len(panels), 2.6)
     for axes, (what, values, marks) in zip(

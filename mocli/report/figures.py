@@ -80,5 +80,4 @@ def _listed(column: Any, digits: int | None) -> list[Any]:
     array = np.asarray(column)
     if array.dtype.kind == "f" and digits is not None:
         return [float(f"{v:.{digits}g}") for v in array]
-    listed: list[Any] = array.tolist()
-    return listed
+    return array.tolist()

@@ -29,10 +29,7 @@ def plain(value: object) -> Json:
     lists, sets sorted lists, paths and enum members strings. A float32 keeps
     its own shortest digits (0.62, not 0.6200000047683716).
 
-    Raises
-    ------
-    TypeError
-        For anything else: a bug in the caller.
+    Raises `TypeError` for anything else: a bug in the caller.
     """
     match value:
         case Enum():
@@ -76,10 +73,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     A symbolic link keeps pointing where it did. Pipes and devices
     (`/dev/stdout`, `/dev/null`) are written directly: a rename would replace them.
 
-    Raises
-    ------
-    EnvironmentProblem
-        When the folder is absent or cannot be written.
+    Raises `EnvironmentProblem` when the folder is absent or cannot be written.
     """
     # names of files that are not valid UTF-8 hold lone surrogates; `\udc80` is their JSON escape
     data = text.encode("utf-8", errors="backslashreplace")

@@ -24,9 +24,8 @@ from mocli.models.base import SOLVED, Begins, Model, Phase, Schedule, Solves
 from mocli.train.checkpoint import DAMAGE, Checkpoints, Snapshot
 from mocli.train.freeze import freeze, trainable
 from mocli.train.history import History
-from mocli.train.optim import Stepper, WeightAverage, turns_of
+from mocli.train.optim import Flatness, Stepper, WeightAverage, turns_of
 from mocli.train.ranks import ALONE, Following, Ranks
-from mocli.train.rates import Flatness
 from mocli.train.validation import Watch, split
 
 Read = Callable[[Mapping[str, Tensor]], Minibatch]

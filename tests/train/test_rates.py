@@ -12,7 +12,7 @@ from mocli.models.base import Losses, Phase, Plateau, Sampling, Schedule, StepGr
 from mocli.train.checkpoint import Checkpoints
 from mocli.train.history import History, due
 from mocli.train.loop import Training, fit
-from mocli.train.rates import Flatness
+from mocli.train.optim import Flatness
 from mocli.types import ModalityKind, Pairing
 
 

@@ -32,10 +32,7 @@ class Groups:
     def parse(cls, text: str, option: str = OPTION) -> Groups:
         """Read `cell_type` or `cell_type=B,NK`.
 
-        Raises
-        ------
-        UsageError
-            It is neither.
+        Raises `UsageError`: it is neither.
         """
         column, equals, values = str(text).partition("=")
         first, comma, second = (part.strip() for part in values.partition(","))
@@ -63,15 +60,8 @@ class Groups:
 
         Of two values the first is compared with the second.
 
-        Parameters
-        ----------
-        group
-            Of each cell that can be compared, `(n,)`, None where it has none.
-
-        Raises
-        ------
-        InputError
-            A group that was asked for has fewer than 20 cells, or no two groups have as many.
+        `group`: of each cell that can be compared, `(n,)`, None where it has none. Raises `InputError`: a
+        group that was asked for has fewer than 20 cells, or no two groups have as many.
         """
         known = group[np.array([g is not None for g in group], dtype=bool)].astype(str)
         levels, sizes = np.unique(known, return_counts=True)

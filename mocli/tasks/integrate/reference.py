@@ -25,18 +25,17 @@ from mocli.report.figures import table
 from mocli.report.html import Confusion, Layout
 from mocli.tasks.infer.query import Query, check_labels, match_query
 from mocli.tasks.integrate.carried import UNKNOWN, Carried, CarriedPoints
+from mocli.tasks.integrate.labels import vote_from_atlas
 from mocli.tasks.integrate.options import IntegrateOptions
 from mocli.tasks.integrate.plotting import MAX_PICTURE
-from mocli.tasks.integrate.votes import vote_from_atlas
 from mocli.tasks.integrate.work import Placed, complete
 from mocli.tasks.prepare.footprint import footprint_of_given, tell_memory
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.modelfolder import CALIBRATION
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
-from mocli.tasks.score.evaluate import Scores, confusions
+from mocli.tasks.score.evaluate import Scores, confusions, describe_scores
 from mocli.tasks.score.picture import layout
-from mocli.tasks.score.summary import describe_scores
 from mocli.tasks.trained.atlas import MANY_KNOWN, Atlas
 from mocli.tasks.trained.latent import Latent
 from mocli.tasks.trained.record import describe_model, describe_training, record_files

@@ -38,9 +38,8 @@ from mocli.tasks.run.options import BEST
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
 from mocli.tasks.score.clusterings import cluster_graph, find_clusters
-from mocli.tasks.score.evaluate import score, wanted
+from mocli.tasks.score.evaluate import describe_links, describe_scores, score, wanted
 from mocli.tasks.score.picture import draw_correlations
-from mocli.tasks.score.summary import describe_links, describe_scores
 from mocli.tasks.trained.latent import Latent
 from mocli.tasks.trained.train import Trained, train_model
 from mocli.types import BoolArray, FloatArray, Task

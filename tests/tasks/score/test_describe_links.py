@@ -4,8 +4,7 @@ import numpy as np
 
 from mocli.metrics.embedding import Embedding
 from mocli.metrics.matching import concordance_by_link
-from mocli.tasks.score.evaluate import LinkScores, Scores
-from mocli.tasks.score.summary import WORST_LINKS, describe_links
+from mocli.tasks.score.evaluate import WORST_LINKS, LinkScores, Scores, describe_links
 
 
 class FakeRun:

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from mocli.metrics.registry import available_metrics
-from mocli.tasks.score.summary import MAX_LINES, describe_scores
+from mocli.tasks.score.evaluate import MAX_LINES, describe_scores
 
 
 def told(metrics, baselines=None):
