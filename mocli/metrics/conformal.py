@@ -55,11 +55,6 @@ class Conformal:
     symmetric: bool = False
     floor: FloatArray | None = None
 
-    @property
-    def n_infinite(self) -> int:
-        """Features with a bound that is infinite before the floor is applied."""
-        return int((np.isinf(self.lower) | np.isinf(self.upper)).sum())
-
     def interval(
         self, predicted: NDArray[Any], times: NDArray[Any] | None = None
     ) -> tuple[FloatArray, FloatArray]:

@@ -11,7 +11,6 @@ batches are made equally frequent, and for each a shift of every batch by ridge 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,17 +29,10 @@ FIT_CELLS = 20_000
 """Cells that clusters start from."""
 
 
-class Correction(NamedTuple):
-    """Corrected rows `(n, d)`, and the number of mutual pairs they rest on."""
-
-    values: FloatArray
-    n_pairs: int
-
-
 def mnn_correct(
     reference: FloatArray, query: FloatArray, k: int, *, bandwidth: float = 1.0, rounds: int = 2
-) -> Correction:
-    """Move the query onto the reference by their mutual nearest neighbours.
+) -> FloatArray:
+    """Return the query moved onto the reference by their mutual nearest neighbours, `(m, d)`.
 
     Mutual pairs lie at the edges that face each other, so one correction is too short: it is repeated on
     the corrected cells.
@@ -53,13 +45,11 @@ def mnn_correct(
         Bandwidth of the Gaussian, in units of the median distance of a query cell to the nearest cell with
         a partner.
     """
-    n_pairs = 0
     for _ in range(rounds):
         i, j = mutual_pairs(reference, query, k)
-        n_pairs = n_pairs or len(i)
         if len(i):
             query = _moved(query, reference, i, j, bandwidth)
-    return Correction(query.copy(), n_pairs)
+    return query.copy()
 
 
 def _moved(

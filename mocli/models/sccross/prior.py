@@ -93,11 +93,11 @@ def _explained(values: FloatArray, mean: FloatArray) -> FloatArray:
 
 def _corrected(still: FloatArray, moved: FloatArray, params: SccrossParams, *, seed: int) -> FloatArray:
     if max(len(still), len(moved)) <= params.n_metacells:
-        return mnn_correct(still, moved, params.n_mutual).values
+        return mnn_correct(still, moved, params.n_mutual)
     (centres, _), (moved_centres, of_cell) = (
         _metacells(x, params.n_metacells, seed=seed) for x in (still, moved)
     )
-    shift = mnn_correct(centres, moved_centres, params.n_mutual).values - moved_centres
+    shift = mnn_correct(centres, moved_centres, params.n_mutual) - moved_centres
     return moved + shift[of_cell]
 
 
