@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = "--device cpu --threads 1 --seed 3 --no-provenance --no-html --progress none -q"
 
 VOLATILE = re.compile(
-    r"seconds|_s$|timing|started|time|memory|_mb$|bytes|version|path|command|argv|sha256|created|host|platform|python|rate"
+    r"seconds|_s$|, s$|timing|started|time|memory|_mb$|bytes|version|path|command|argv|sha256|created|host|platform|python|rate"
 )
 
 DEMO = "demo/rna.h5ad demo/prot.h5ad --links demo/rna-prot.tsv"
@@ -163,6 +163,9 @@ def of_hdf5(file: Path) -> str:
 
 
 def without_volatile(value: object) -> object:
+    if isinstance(value, dict) and {"columns", "rows"} <= value.keys():
+        kept = [i for i, head in enumerate(value["columns"]) if not VOLATILE.search(head)]
+        value = {**value, "rows": [[row[i] for i in kept] for row in value["rows"]]}
     if isinstance(value, dict):
         return {k: without_volatile(v) for k, v in value.items() if not VOLATILE.search(k)}
     if isinstance(value, list):
