@@ -33,7 +33,7 @@ def find_column(
     Parameters
     ----------
     key
-        A column, or `rna:column` for the column of one modality.
+        A column, `rna:column` for the column of one modality, or `rna=column,prot=other` for one of each.
     option
         The option that named it, for the message.
 
@@ -44,9 +44,12 @@ def find_column(
     Raises
     ------
     InputError
-        No modality has it, or no cell has a value in it.
+        No modality has it, or one that was named with a column of its own lacks that; or no cell has a value.
     """
     by_modality = {f.name: f.obs.get(key) for f in files}
+    own = column_of_each(key)
+    if own and all(column is None for column in by_modality.values()):
+        by_modality = dict.fromkeys(by_modality) | _own_columns(files, own, option)
     owner, colon, rest = key.partition(":")
     if colon and all(column is None for column in by_modality.values()):
         by_modality = {f.name: f.obs[rest] if f.name == owner and rest in f.obs else None for f in files}
@@ -72,6 +75,39 @@ def find_column(
         found=", ".join(columns[:12]) + (", ..." if len(columns) > 12 else "") or "no columns",
         hint=did_you_mean(key, columns, "columns"),
     )
+
+
+def column_of_each(key: str) -> dict[str, str]:
+    """Return the columns of `rna=column,prot=other` by modality; none for a key that is not of this form."""
+    parts = [part.strip().partition("=") for part in key.split(",")]
+    return {name: column for name, _, column in parts} if all(n and c for n, _, c in parts) else {}
+
+
+def name_of_column(key: str) -> str:
+    """Return what a column is called in outputs: of `rna=column,prot=other`, as the first."""
+    return next(iter(column_of_each(key).values()), key)
+
+
+def _own_columns(
+    files: Sequence[ModalityFile], own: dict[str, str], option: str | None
+) -> dict[str, pd.Series | None]:
+    by_name = {f.name: f for f in files}
+    columns: dict[str, pd.Series | None] = {}
+    for name, column in own.items():
+        f = by_name.get(name)
+        if f is None or column not in f.obs:
+            there = list(by_name) if f is None else list(map(str, f.obs.columns))
+            raise InputError(
+                f"there is no modality '{name}'" if f is None else f"{name} has no column '{column}'",
+                file=None if f is None else ", ".join(map(str, f.paths)),
+                field=option or f"obs['{column}']",
+                found=f"{name}={column}",
+                hint=did_you_mean(
+                    name if f is None else column, there, "modalities" if f is None else "columns"
+                ),
+            )
+        columns[name] = f.obs[column]
+    return columns
 
 
 def find_labels(

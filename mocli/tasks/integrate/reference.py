@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mocli.data.bundle import Codes, MultiOmics
+from mocli.data.files.obs import name_of_column
 from mocli.metrics.embedding import Embedding
 from mocli.metrics.mixing import TWINS
 from mocli.metrics.registry import evaluate
@@ -123,7 +124,7 @@ def _counted(bundle: MultiOmics, names: Mapping[str, str]) -> dict[str, BoolArra
 def _column_names(query: Query) -> dict[str, str]:
     """Return the user's names of the columns that are batch and label to the model."""
     saved_names = {**query.saved.description.get("columns", {})}
-    query_names = {"batch": query.data.batch_key, "label": query.data.label_key}
+    query_names = {"batch": query.data.batch_key, "label": name_of_column(query.data.label_key or "")}
     return {**saved_names, **{key: name for key, name in query_names.items() if name}}
 
 
@@ -263,7 +264,7 @@ def compare(run: Run, query: Query, bundle: MultiOmics, latent: Latent) -> Confu
         return None
     z, cells = latent.points(bundle)
     label = levels = None
-    column = query.data.label_key or ""
+    column = name_of_column(query.data.label_key or "")
     if bundle.label is not None and column in atlas.labels:
         label_kept = atlas.labels[column]
         levels = (*label_kept.levels, *(v for v in bundle.label.levels if v not in label_kept.levels))

@@ -12,7 +12,7 @@ import pandas as pd
 from mocli.data.bundle import Codes, Continuous
 from mocli.data.files.inspect import batch_like
 from mocli.data.files.modality import ModalityFile
-from mocli.data.files.obs import find_column, find_labels
+from mocli.data.files.obs import column_of_each, find_column, find_labels
 from mocli.errors import InputError
 from mocli.tasks.run.options import DataOptions
 from mocli.types import DoubleArray, FloatArray, IntArray
@@ -142,7 +142,8 @@ def unused_batches(files: Sequence[ModalityFile], data: DataOptions, compared: C
 
     `compared`: columns whose values are compared; one that tells these apart is no batch.
     """
-    used = {*data.covariate, data.label_key, data.pair_key, *compared}
+    labels = data.label_key or ""
+    used = {*data.covariate, labels, *column_of_each(labels).values(), data.pair_key, *compared}
     like = {
         column: n
         for f in files

@@ -13,7 +13,7 @@ from mocli.data.features.index import features_of
 from mocli.data.files.inputs import open_inputs
 from mocli.data.files.joined import JoinedModality, join
 from mocli.data.files.modality import ModalityFile
-from mocli.data.files.obs import find_column
+from mocli.data.files.obs import find_column, name_of_column
 from mocli.data.files.text import text_lines
 from mocli.data.links.edges import EdgeLinks
 from mocli.data.links.genesets import memberships, read_gene_sets
@@ -179,6 +179,7 @@ def make_plan(
     linked = find_links(data.links, files, features, say) if traits.uses_links else Linked()
     pairs = known_pairs(files, relation, data.pair_key)
     columns = Columns.find(files, data, weighted=takes_weights(traits))
+    label_name = name_of_column(data.label_key or "")
     if columns.continuous or columns.weight:
         rows, _ = index_map(files, relation.pairing)
         numbers_of_cells(columns.continuous, files, rows)
@@ -190,7 +191,7 @@ def make_plan(
         traits=traits,
         why_model=why,
         columns=columns,
-        column_names={k: v for k, v in (("batch", data.batch_key), ("label", data.label_key)) if v},
+        column_names={k: v for k, v in (("batch", data.batch_key), ("label", label_name)) if v},
         pairs=pairs,
         warnings=(*_warnings(relation, traits, data, task, unpaired=not pairs), *doubts(columns)),
         sets=_gene_sets(data, traits, files, linked.edges, say),

@@ -230,8 +230,8 @@ class DataOptions(Options):
         str | None,
         option(
             "--label-key COLUMN",
-            "obs column with cell types: for metrics, for the labels that the model keeps, for how many "
-            "clusters multidgd has, and for critic_weights=labels",
+            "obs column with cell types, or one of each modality (rna=A,prot=B): for metrics, for the labels "
+            "that the model keeps, for how many clusters multidgd has, and for critic_weights=labels",
             identifies=True,
         ),
     ] = None

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mocli.data.files.obs import find_column, find_labels
+from mocli.data.files.obs import find_column, find_labels, name_of_column
 from mocli.errors import InputError
 from mocli.tasks.prepare.obscolumns import Columns, ObsColumn, doubts
 
@@ -65,3 +65,21 @@ def test_what_a_user_may_not_know_of_a_column_is_said():
     ]
     numbers = ObsColumn("label", find_column([one(np.linspace(0, 1, 99))], "x"))
     assert "holds numbers, 99 different ones" in doubts(Columns(label=numbers))[0]
+
+
+def test_each_modality_may_have_a_column_of_its_own():
+    rna = File(pd.DataFrame({"type": ["B", "T"], "batch": ["x", "y"]}, index=["a", "b"]))
+    prot = File(pd.DataFrame({"gated": ["T", "unassigned"]}, index=["c", "d"]), name="prot")
+    labels = find_labels([rna, prot], "rna=type,prot=gated", option="--label-key")
+    assert list(labels["rna"]) == ["B", "T"]
+    assert labels["prot"].isna().tolist() == [False, True]
+    assert find_column([rna, prot], "prot=gated")["rna"] is None
+    assert name_of_column("rna=type,prot=gated") == "type"
+    assert name_of_column("type") == "type"
+    with pytest.raises(InputError, match="prot has no column 'type'"):
+        find_column([rna, prot], "rna=type,prot=type")
+    with pytest.raises(InputError, match="there is no modality 'atac'"):
+        find_column([rna, prot], "rna=type,atac=gated", option="--label-key")
+    # a column may itself be called so
+    odd = File(pd.DataFrame({"rna=type,prot=gated": ["u", "v"]}, index=["a", "b"]))
+    assert list(find_column([odd], "rna=type,prot=gated")["rna"]) == ["u", "v"]

@@ -138,3 +138,18 @@ def test_clusters_and_graph_are_of_one_search(run, unpaired, paired, monkeypatch
         inputs, folder = paired / "data.h5mu", paired
     run(inputs, links=folder / "links.tsv", model=model, umap=True, metrics="none", max_steps=2)
     assert len(searches) == 1
+
+
+def test_labels_of_two_columns_are_one_column_of_the_whole(run, unpaired, tmp_path):
+    import anndata as ad
+
+    prot = ad.read_h5ad(unpaired / "prot.h5ad")
+    prot.obs = prot.obs.rename(columns={"cell_type": "gated"})
+    prot.write_h5ad(tmp_path / "prot.h5ad")
+    quick = {"max_steps": 2, "metrics": "none", "umap": False}
+    run(
+        [unpaired / "rna.h5ad", tmp_path / "prot.h5ad"], links=unpaired / "links.tsv", model="scmodal",
+        output=tmp_path / "o.h5ad", label_key="rna=cell_type,prot=gated", **quick,
+    )  # fmt: skip
+    cells = ad.read_h5ad(tmp_path / "o.h5ad")
+    assert cells.obs["cell_type"].notna().all()
