@@ -148,7 +148,9 @@ def _bars(axes: Axes, row: Row, model: str) -> None:
         )  # fmt: skip
     axes.axvline(0, color=FAINT, linewidth=0.8)
     axes.set_xlim(low, high + 0.22 * span)
-    axes.set_xticks([low, *([0.0] if low < 0 < high else []), high])
+    # numbers of ticks would overlap where one end is all but 0
+    ends = [end for end in (low, high) if abs(end) > 0.12 * span]
+    axes.set_xticks(sorted({0.0, *ends}) if low <= 0 <= high else [low, high])
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:.3g}")
     axes.set_ylim(len(values) - 0.4, -0.6)
 

@@ -163,6 +163,21 @@ def test_no_line_of_a_title_is_an_arrow_alone() -> None:
     assert all(len(line) > 1 for line in lines)
 
 
+def test_numbers_of_ticks_do_not_overlap() -> None:
+    def values(*numbers):
+        return {
+            str(i): {"value": v, "better": "higher", "range": [None, 1], "title": "R2"}
+            for i, v in enumerate(numbers)
+        }
+
+    with keeping() as kept:
+        bars = plots.metric_bars(
+            values(0.6, 0.5, -0.9), {"x": {"title": "x", "metrics": values(-0.008, -0.7, -0.8)}}, model="m"
+        )
+    ticks = [axes.get_xticks().tolist() for axes in kept.made[bars].axes[:3]]
+    assert ticks == [[0, 1], [-0.7, 0, 1], [-0.9, 0, 1]]
+
+
 def test_names_of_points_do_not_overlap() -> None:
     from mocli.report.featureplots import _name_points
 

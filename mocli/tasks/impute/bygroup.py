@@ -117,7 +117,7 @@ class ByGroup:
             correlations = [one.pearson for one in agreements if np.isfinite(one.pearson)]
             entry = figure(
                 float(np.mean(correlations)) if correlations else None,
-                f"Correlation of {self._whose} and measured changes between groups ({self.column})",
+                f"Correlation of {self._whose} and measured changes between groups",
                 "Pearson correlation, over features, of the difference of means of a group and "
                 f"{self.against} in {self._whose} and in measured values; mean over "
                 f"{plural(len(correlations), 'group')}.",
