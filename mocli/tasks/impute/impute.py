@@ -9,7 +9,8 @@ from mocli.tasks.impute.options import ImputeOptions
 from mocli.tasks.impute.survey import survey
 from mocli.tasks.infer.direction import columns_of
 from mocli.tasks.prepare.aim import Aim
-from mocli.tasks.run.frame import Foresight, Tell, Verb, perform
+from mocli.tasks.run.frame import Foresight, Verb, perform
+from mocli.tasks.run.modelfolder import STACKS
 from mocli.tasks.run.request import Request, Result, subcommand
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.foresee import foresee_training
@@ -37,7 +38,7 @@ def impute(request: Request, options: ImputeOptions, *, dry_run: bool, command: 
     return perform(verb, request, dry_run=dry_run, command=command)
 
 
-def _foresee(request: Request, options: ImputeOptions, tell: Tell) -> None:
+def _foresee(request: Request, options: ImputeOptions, tell: Foresight) -> None:
     trains = options.from_model is None
     surveyed = survey(request, options, Task.IMPUTE, Foresight() if trains else tell)
     source, target = surveyed.direction.source, surveyed.direction.target
@@ -46,7 +47,9 @@ def _foresee(request: Request, options: ImputeOptions, tell: Tell) -> None:
         for name, out in surveyed.held_out.items():
             if out.any():
                 tell.say(f"holds {int(out.sum()):,} cells of {name} out of training")
-        foresee_training(request, Aim(Task.IMPUTE, target), tell, surveyed.files)
+        aim = Aim(Task.IMPUTE, target)
+        if aim.stacks(foresee_training(request, aim, tell, surveyed.files)) and source != target:
+            tell.parts.append(STACKS)
         return
     for f in surveyed.files:
         tell.say(f.summary)

@@ -32,7 +32,7 @@ from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.calibration import fitting, load_calibrations
 from mocli.tasks.trained.obtain import obtain
-from mocli.tasks.trained.saved import SavedModel, load_model
+from mocli.tasks.trained.saved import SavedModel, load_model, write_model
 from mocli.tasks.trained.train import Trained
 from mocli.types import BoolArray, FloatArray, IntArray, Route, Task
 
@@ -69,8 +69,11 @@ def obtain_model(
     if task is Task.IMPUTE:
         with run.timed("stack"):
             fitted = fitted_stack(request, trained, saved, source, target, z, coverage=coverage)
-    if readout is not None or fitted is not None:
-        saved = keep_stacks(run, saved, {} if fitted is None else {(source, target): fitted})
+    if readout is not None:
+        write_model(run.paths.model, saved)
+        run.add_output(run.paths.model, "the trained model")
+    if fitted is not None:
+        saved = keep_stacks(run, saved, {(source, target): fitted})
     return saved, trained
 
 

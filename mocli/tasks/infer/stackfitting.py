@@ -19,7 +19,7 @@ from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.calibration import Calibration, Key, save_calibrations
 from mocli.tasks.trained.coordinates import SourceCells
-from mocli.tasks.trained.saved import SavedModel, load_model, write_model
+from mocli.tasks.trained.saved import SavedModel, load_model, write_stacks
 from mocli.tasks.trained.stack import LinkedValues, Stack
 from mocli.tasks.trained.stackfit import fit_stack
 from mocli.tasks.trained.train import Trained
@@ -60,8 +60,8 @@ class _LeftOut:
         )
         self.accuracy.append(imputation.accuracy(predicted, measured))
 
-    def calibration(self, n: int, new_batch: float) -> Calibration:
-        basis = f"{n:,} training cells, each predicted by ways fitted to others of them"
+    def calibration(self, new_batch: float) -> Calibration:
+        basis = f"{self.intervals[0].n:,} training cells, each predicted by ways fitted to others of them"
         accuracy = imputation.joined(self.accuracy)
         return Calibration(conformal.join(self.intervals), basis, accuracy, new_batch)
 
@@ -111,7 +111,7 @@ def fitted_stack(
         see=lambda scale, times, _, predicted, measured: left_out[scale].see(times, predicted, measured),
     )
     wider = stack.widening.new_batch if stack.widening is not None else 1.0
-    calibrations = {scale: seen.calibration(len(pairs), wider) for scale, seen in left_out.items()}
+    calibrations = {scale: seen.calibration(wider) for scale, seen in left_out.items()}
     return FittedStack(stack, calibrations)
 
 
@@ -123,9 +123,9 @@ def _batches(trained: Trained, source: str, rows: IntArray) -> IntArray | None:
 
 
 def keep_stacks(run: Run, saved: SavedModel, fitted: Mapping[tuple[str, str], FittedStack]) -> SavedModel:
-    """Write the model once more, with stacks by source and target, and their calibrations."""
+    """Add stacks by source and target, and their calibrations, to the model's folder."""
     saved = replace(saved, stacks={key: fit.stack for key, fit in fitted.items()})
-    write_model(run.paths.model, saved)
+    write_stacks(run.paths.model, saved.stacks)
     calibrations: dict[Key, Calibration] = {}
     for (source, target), fit in fitted.items():
         run.say(f"ways from {source} to {target} weighed on {fit.stack.n_cells:,} cells measured in both")
@@ -133,8 +133,7 @@ def keep_stacks(run: Run, saved: SavedModel, fitted: Mapping[tuple[str, str], Fi
         calibrations |= {
             (source, target, scale, by): calibration for scale, calibration in fit.calibrations.items()
         }
-    if calibrations:
-        save_calibrations(run.paths.model, calibrations)
+    save_calibrations(run.paths.model, calibrations)
     run.add_output(run.paths.model, "the trained model")
     return saved
 

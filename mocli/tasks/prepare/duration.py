@@ -25,8 +25,9 @@ AROUND_S = 8.0
 MS_PER_CELL = 2.0
 """Seconds per cell of reading, encoding, metrics, neighbours and layout."""
 
-S_PER_STACKED = 8e-7
-"""Of a feature of a cell measured in both, while ways to impute it are fitted and weighed."""
+S_PER_STACK, S_PER_STACKED = 0.7, 3e-7
+"""Of the ways from one modality to another, and of a feature of a cell measured in both, while these are
+fitted and weighed (`tests/benchmarks/stack_cost.py`)."""
 
 S_PER_SILENCED = 1.6e-8
 """Of a value decoded while a gene is silent, from SNARE-seq: 200 genes, and all."""
@@ -81,8 +82,8 @@ def duration(
     """Estimate how long a run that trains takes, from numbers of cells, features and steps."""
     cells = max(choice.file.n_obs for choice in plan.choices)
     around = AROUND_S + (min(cells, MOST_MEASURED) + max(0, cells - MOST_MEASURED) / 2) * MS_PER_CELL / 1000
-    stacked = sum(cells * features for cells, features in aim.stacks(plan))
-    after = S_PER_STACKED * stacked + S_PER_SILENCED * _silenced_values(plan, aim)
+    stacked = sum(S_PER_STACK + S_PER_STACKED * cells * features for cells, features in aim.stacks(plan))
+    after = stacked + S_PER_SILENCED * _silenced_values(plan, aim)
     if not isinstance(params, Sized):
         return Duration(0, 0.0, around, after)
     steps = train.max_steps or params.steps(cells, Preset(train.preset))

@@ -24,7 +24,7 @@ from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.prepare.plan import Plan
 from mocli.tasks.run.frame import Tell
 from mocli.tasks.run.memory import HINT, available_memory, kept_in_memory
-from mocli.tasks.run.modelfolder import WEIGHTS
+from mocli.tasks.run.modelfolder import STACKS, WEIGHTS
 from mocli.tasks.run.run import Run
 from mocli.types import Task
 
@@ -187,7 +187,9 @@ def footprint_of_given(files: Sequence[ModalityFile], model: Path, task: Task) -
         stages["values are imputed"] = IMPUTING + 2 * max(values, default=0.0)
     if task is Task.GENE2PEAK:
         stages["genes are silenced"] = _silencing(files, max(raw))
-    resident = LIBRARIES + sum(raw) + (model / WEIGHTS).stat().st_size
+    resident = (
+        LIBRARIES + sum(raw) + sum(p.stat().st_size for p in (model / WEIGHTS, model / STACKS) if p.exists())
+    )
     return Footprint(int(resident), {name: int(n) for name, n in stages.items()})
 
 

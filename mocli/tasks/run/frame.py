@@ -34,9 +34,10 @@ class Tell(Protocol):
 
 @dataclass(frozen=True)
 class Foresight:
-    """The lines of a dry run."""
+    """The lines of a dry run, and files that it would add to the model's folder."""
 
     lines: list[str] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
 
     def say(self, message: str) -> None:
         """Add a line."""
@@ -80,7 +81,7 @@ class Verb:
 
     task: str
     suffixes: tuple[str, ...]
-    foresee: Callable[[Tell], None]
+    foresee: Callable[[Foresight], None]
     work: Callable[[Run], None]
     beside: tuple[str, ...] = ()
     trains: bool = True
@@ -110,6 +111,7 @@ def perform(verb: Verb, request: Request, *, dry_run: bool, command: Sequence[st
         paths.check(force=request.output.force, trained=verb.trains, ours=ours)
         foresight = Foresight()
         verb.foresee(foresight)
+        files += [paths.model / part for part in foresight.parts]
         return Result(paths.output, {}, [*foresight.lines, *(f"would write {f}" for f in files)], files)
     words = command_line() if command is None else command
     with _place(paths, request, verb) as written:
@@ -118,6 +120,8 @@ def perform(verb: Verb, request: Request, *, dry_run: bool, command: Sequence[st
         run.report.made_from = origin or origin_of(verb.task, request.groups)
         with run:
             verb.work(run)
+    # whether cells suffice for intervals and ways to impute is known only now
+    files += [p for p in paths.model_parts if p not in files] if verb.trains else []
     return Result(paths.output, run.report.as_dict(), [], files)
 
 

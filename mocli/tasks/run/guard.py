@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mocli.errors import InputError, UsageError
 from mocli.leftovers import left_beside
-from mocli.tasks.run.modelfolder import CALIBRATION, DESCRIPTION, WEIGHTS
+from mocli.tasks.run.modelfolder import FILES, WEIGHTS
 
 UNFINISHED = "unfinished.json"
 """File in the checkpoint folder that lists the outputs of a run with more work to do."""
@@ -150,7 +150,7 @@ def remove_leftovers(outputs: Sequence[Path]) -> list[Path]:
             with suppress(OSError):
                 if not path.is_dir():
                     path.unlink()
-                elif {p.name for p in path.iterdir()} <= {WEIGHTS, DESCRIPTION, CALIBRATION}:
+                elif {p.name for p in path.iterdir()} <= FILES:
                     shutil.rmtree(path)
                 removed.append(path)
     return removed

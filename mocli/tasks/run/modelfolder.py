@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from mocli.errors import InputError, UsageError, did_you_mean
+from mocli.leftovers import temporary_beside
 from mocli.models.registry import available
 from mocli.types import ModalityKind, Pairing, ValueKind
 
@@ -18,6 +21,9 @@ READS = (1, 2)
 WEIGHTS = "weights.safetensors"
 DESCRIPTION = "model.json"
 CALIBRATION = "calibration.safetensors"
+STACKS = "stacks.safetensors"
+"""Ways to impute, added once cells are written; a model is whole without."""
+FILES = frozenset((WEIGHTS, DESCRIPTION, CALIBRATION, STACKS))
 
 _EVERY = "*"
 _FORM: Any = {
@@ -54,7 +60,7 @@ def check_model_folder(folder: Path) -> None:
     """
     names = [p.name for p in folder.iterdir()] if folder.is_dir() else [folder.name]
     # hidden files are the file manager's
-    foreign = sorted(f for f in {*names} - {WEIGHTS, DESCRIPTION, CALIBRATION} if not f.startswith("."))
+    foreign = sorted(f for f in {*names} - FILES if not f.startswith("."))
     if foreign:
         raise UsageError(
             "the model's folder holds other files",
@@ -62,6 +68,36 @@ def check_model_folder(folder: Path) -> None:
             found=", ".join(foreign[:3]),
             hint="move them away, or choose another output",
         )
+
+
+def write_part(folder: Path, name: str, arrays: Mapping[str, Any], facts: Sequence[Any]) -> None:
+    """Write a file of arrays and facts that JSON can hold into the folder, under a temporary name first."""
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    temporary = temporary_beside(folder / name)
+    try:
+        save_file(
+            {k: np.ascontiguousarray(v) for k, v in sorted(arrays.items())},
+            temporary,
+            metadata={"mocli": json.dumps(facts, sort_keys=True)},
+        )
+        # safetensors lets nobody else read its files, whatever the user's umask
+        beside = folder / DESCRIPTION
+        if beside.exists():
+            shutil.copymode(beside, temporary)
+        temporary.replace(folder / name)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_part(folder: Path, name: str) -> tuple[list[Any], dict[str, Any]]:
+    """Return the facts and arrays of such a file; errors are those of safetensors, JSON and the disk."""
+    from safetensors import safe_open
+
+    with safe_open(folder / name, framework="numpy") as stored:
+        facts = json.loads((stored.metadata() or {})["mocli"])
+        return facts, {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
 
 
 def read_description(folder: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mocli.data.write.outfile import check_place, check_writable, is_pipe
 from mocli.errors import UsageError
-from mocli.tasks.run.modelfolder import CALIBRATION, DESCRIPTION, WEIGHTS, check_model_folder
+from mocli.tasks.run.modelfolder import CALIBRATION, DESCRIPTION, FILES, WEIGHTS, check_model_folder
 from mocli.tasks.run.options import OutputOptions, RunOptions
 
 
@@ -85,6 +85,11 @@ class Paths:
         model += [self.model / CALIBRATION] if calibrated else []
         files = [self.log, *model, self.output, *self.beside]
         return [*files, *(p for p in (self.figures, self.html, self.report, self.multiqc) if p is not None)]
+
+    @property
+    def model_parts(self) -> list[Path]:
+        """Files that the model's folder now holds."""
+        return sorted(self.model / name for name in FILES if (self.model / name).exists())
 
     @property
     def multiqc(self) -> Path | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -12,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from mocli.errors import InputError
-from mocli.leftovers import temporary_beside
 from mocli.metrics.conformal import Conformal
 from mocli.metrics.imputation import FeatureAccuracy
-from mocli.tasks.run.modelfolder import CALIBRATION, DESCRIPTION
+from mocli.tasks.run.modelfolder import CALIBRATION, read_part, write_part
 from mocli.types import FloatArray
 
 Key = tuple[str, str, str, str]
@@ -81,9 +78,7 @@ def fitting(
 
 
 def save_calibrations(folder: Path, calibrations: Mapping[Key, Calibration]) -> None:
-    """Write beside the weights, under a temporary name first."""
-    from safetensors.numpy import save_file
-
+    """Write beside the weights."""
     arrays: dict[str, Any] = {}
     facts = []
     for i, (key, c) in enumerate(calibrations.items()):
@@ -92,20 +87,7 @@ def save_calibrations(folder: Path, calibrations: Mapping[Key, Calibration]) -> 
         if c.accuracy is not None:
             arrays |= {f"{i}/accuracy/{f.name}": getattr(c.accuracy, f.name) for f in fields(c.accuracy)}
         facts.append({"key": list(key), "basis": c.basis, "intervals": described, "new_batch": c.new_batch})
-    temporary = temporary_beside(folder / CALIBRATION)
-    try:
-        save_file(
-            {k: np.ascontiguousarray(v) for k, v in sorted(arrays.items())},
-            temporary,
-            metadata={"mocli": json.dumps(facts, sort_keys=True)},
-        )
-        # safetensors lets nobody else read its files, whatever the user's umask
-        beside = folder / DESCRIPTION
-        if beside.exists():
-            shutil.copymode(beside, temporary)
-        temporary.replace(folder / CALIBRATION)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_part(folder, CALIBRATION, arrays, facts)
 
 
 def load_calibrations(folder: Path) -> dict[Key, Calibration]:
@@ -116,16 +98,14 @@ def load_calibrations(folder: Path) -> dict[Key, Calibration]:
     InputError
         The file is damaged.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     path = folder / CALIBRATION
     if not path.exists():
         return {}
     calibrations: dict[Key, Calibration] = {}
     try:
-        with safe_open(path, framework="numpy") as stored:
-            facts = json.loads((stored.metadata() or {})["mocli"])
-            arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        facts, arrays = read_part(folder, CALIBRATION)
         for i, fact in enumerate(facts):
             of_one = {k.removeprefix(f"{i}/"): v for k, v in arrays.items() if k.startswith(f"{i}/")}
             measured = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -20,7 +21,9 @@ N_COMPONENTS, LEADING = 100, 30
 """Number of components, and of those that neighbours are found in: later ones are mostly noise."""
 FIRST = 10
 """Components in which cells of a new type lie away from all others, if in any."""
-N_LANDMARKS, RANK = 500, 100
+N_LANDMARKS, RANK = 400, 100
+ROUNDING = 1e-5
+"""Eigenvalues below this share of the largest are rounding, in single precision."""
 NEAR_PLAIN = 2
 """Place of the nearness in plain components among the coordinates of a cell."""
 WIDTH = 0.5
@@ -82,41 +85,49 @@ class View:
         variance = np.maximum(np.asarray(x.multiply(x).mean(0), np.float64).ravel() - np.square(mean), 0)
         columns = _variable(mean, variance, np.bincount(x.indices, minlength=x.shape[1]) / max(x.shape[0], 1))
         deviation = np.sqrt(variance[columns])
-        scale = np.ones(len(columns))
+        scale = np.ones(len(columns), np.float32)
         if standardise and len(columns):
-            scale = np.maximum(deviation, 0.1 * float(np.median(deviation)))
+            scale = np.maximum(deviation, 0.1 * float(np.median(deviation))).astype(np.float32)
         values = _scaled(x, columns, scale)
         features = FeatureMatrix(values, tuple(map(str, columns)))
         components = Components.fit(features, n_components=N_COMPONENTS, seed=seed)
         spread = float(components.apply(features).values.std(0).max(initial=0)) or 1.0
         return cls(
             columns,
-            scale.astype(np.float32),
+            scale,
             replace(components, loadings=components.loadings / np.float32(spread)),
         )
 
+    def values(self, cells: SourceCells) -> CSR:
+        """Return the chosen features of cells, `(n, c)`."""
+        return _scaled(cells.values, self.columns, self.scale)
+
     def __call__(self, cells: SourceCells) -> FloatArray:
         """Return coordinates `(n, k)` of cells."""
-        values = _scaled(cells.values, self.columns, self.scale)
+        values = self.values(cells)
         absent = None if cells.absent is None else np.flatnonzero(np.isin(self.columns, cells.absent))
         features = FeatureMatrix(values, tuple(map(str, self.columns)))
         return np.asarray(self.components.apply(features, absent).values, np.float32)
 
     def unexplained(self, cells: SourceCells, scores: FloatArray) -> DoubleArray:
         """Return a cell's squared deviation from the mean over what its scores explain of it, `(n,)`."""
-        values = _scaled(cells.values, self.columns, self.scale)
+        values = self.values(cells)
         mean = self.components.mean.astype(np.float64)
         total = np.asarray(values.multiply(values).sum(1), np.float64).ravel() - 2 * (values @ mean)
         total += np.square(mean).sum()
         # loadings are orthogonal vectors, all over one number
         size = float(np.square(self.components.loadings[:, :1]).sum()) or 1.0
-        explained = np.square(scores.astype(np.float64)).sum(1) / size
-        ratio: DoubleArray = total / np.maximum(explained, 1e-9 * np.maximum(total, 1e-9))
-        return ratio
+        return over_explained(total, np.square(scores.astype(np.float64)).sum(1) / size)
 
 
-def _scaled(x: CSR, columns: IntArray, scale: FloatArray | DoubleArray) -> CSR:
-    return sparse.csr_matrix(x[:, columns] @ sparse.diags((1 / scale).astype(np.float32)), dtype=np.float32)
+def over_explained(total: DoubleArray, explained: DoubleArray) -> DoubleArray:
+    """Return squared deviations over what is explained of them, `(n,)`."""
+    ratio: DoubleArray = total / np.maximum(explained, 1e-9 * np.maximum(total, 1e-9))
+    return ratio
+
+
+def _scaled(x: CSR, columns: IntArray, scale: FloatArray) -> CSR:
+    return sparse.csr_matrix(x[:, columns] @ sparse.diags(1 / scale), dtype=np.float32)
 
 
 def _variable(mean: DoubleArray, variance: DoubleArray, seen: DoubleArray) -> IntArray:
@@ -154,11 +165,11 @@ class Nearness:
         distances = squared[np.triu_indices(len(squared), 1)]
         width = float(np.median(distances)) / WIDTH if len(distances) else 1.0
         width = width if width > 0 else 1.0
-        values, vectors = np.linalg.eigh(np.exp(-_squared(landmarks, landmarks) / width))
-        order = np.argsort(-values)[:RANK]
-        order = order[values[order] > 1e-6 * max(values[order[0]], 1e-12)]
-        projection = vectors[:, order] / np.sqrt(values[order])
-        return cls(landmarks, width, projection.astype(np.float32))
+        kernel = np.exp(-_squared(landmarks, landmarks) / width).astype(np.float32)
+        values, vectors = leading(kernel, RANK)
+        kept = values > ROUNDING * max(values[0], 1e-12)
+        projection = vectors[:, kept] / np.sqrt(values[kept])
+        return cls(landmarks, width, np.asarray(projection, np.float32))
 
     def __call__(self, points: FloatArray) -> FloatArray:
         """Return coordinates of points `(n, d)`."""
@@ -166,6 +177,15 @@ class Nearness:
         for rows in chunks(len(points), 4096):
             out[rows] = np.exp(-_squared(points[rows], self.landmarks) / self.width) @ self.projection
         return out
+
+
+def leading(symmetric: FloatArray, k: int) -> tuple[FloatArray, FloatArray]:
+    """Return the k largest eigenvalues of `(n, n)`, largest first, and their vectors `(n, k)`."""
+    from scipy.linalg import eigh
+
+    n = len(symmetric)
+    values, vectors = eigh(symmetric, subset_by_index=(max(n - k, 0), n - 1), overwrite_a=True)
+    return values[::-1], vectors[:, ::-1]
 
 
 def _squared(a: FloatArray, b: FloatArray) -> DoubleArray:
@@ -202,43 +222,49 @@ class CellCoordinates:
 
     def __call__(self, cells: SourceCells) -> list[FloatArray]:
         """Return the coordinates `(n, r)` of each way but the linked features, in the order of `WAYS`."""
-        plain, standardised = self.plain(cells), self.standardised(cells)
-        coordinates = [
-            plain,
-            standardised,
-            self.near_plain(plain[:, :LEADING]),
-            self.near_standardised(standardised[:, :LEADING]),
-        ]
-        if self.latent is not None:
-            assert cells.z is not None
-            coordinates.append(self.latent(cells.z))
-        return coordinates
+        scores = [self.plain(cells), self.standardised(cells)]
+        return [*scores, *placed(scores, (self.near_plain, self.near_standardised), self.latent, cells.z)]
+
+    def strangeness(self, cells: SourceCells) -> DoubleArray:
+        """Return how unlike cells are to those fitted on, `(n, 2)`, as `strangeness`."""
+        views = (self.plain, self.standardised)
+        near = (self.near_plain, self.near_standardised)
+        signs = np.zeros((cells.n, 2))
+        for rows in chunks(cells.n, 4096):
+            some = cells.take(np.arange(rows.start, rows.stop))
+            scores = [view(some) for view in views]
+            unexplained = [v.unexplained(some, s) for v, s in zip(views, scores, strict=True)]
+            signs[rows] = strangeness(near, scores, unexplained)
+        return signs
 
 
-def strangeness(coordinates: CellCoordinates, cells: SourceCells) -> DoubleArray:
+def placed(
+    scores: Sequence[FloatArray],
+    near: Sequence[Nearness],
+    latent: Nearness | None,
+    z: FloatArray | None,
+) -> list[FloatArray]:
+    """Return nearness `(n, r)` in components `(n, k)`, plain and standardised, and in the latent `(n, d)`."""
+    found = [nearness(s[:, :LEADING]) for nearness, s in zip(near, scores, strict=True)]
+    if latent is not None:
+        assert z is not None
+        found.append(latent(z))
+    return found
+
+
+def strangeness(
+    near: Sequence[Nearness], scores: Sequence[FloatArray], unexplained: Sequence[DoubleArray]
+) -> DoubleArray:
     """Return two measures of how unlike a cell is to those fitted on, `(n, 2)`.
 
     How far it lies from the fifth nearest landmark, over how far these landmarks lie from their own fifth
     nearest (as a local outlier factor: Breunig et al. 2000, doi:10.1145/335191.335388); and how little of
     its values the components explain; a cell they do not describe lies near the middle of all.
     """
-    views = (coordinates.plain, coordinates.standardised)
-    landmarks = np.concatenate(
-        [
-            nearness.landmarks[:, :FIRST]
-            for nearness in (coordinates.near_plain, coordinates.near_standardised)
-        ],
-        axis=1,
-    )
+    landmarks = np.concatenate([nearness.landmarks[:, :FIRST] for nearness in near], axis=1)
     usual, _ = _fifth(landmarks, landmarks, themselves=True)
-    signs = np.zeros((cells.n, 2))
-    for rows in chunks(cells.n, 4096):
-        some = cells.take(np.arange(rows.start, rows.stop))
-        scores = [view(some) for view in views]
-        far, nearest = _fifth(np.concatenate([s[:, :FIRST] for s in scores], axis=1), landmarks)
-        signs[rows, 0] = far / np.maximum(usual[nearest].mean(1), 1e-9)
-        signs[rows, 1] = np.sqrt(sum(v.unexplained(some, s) for v, s in zip(views, scores, strict=True)))
-    return signs
+    far, nearest = _fifth(np.concatenate([s[:, :FIRST] for s in scores], axis=1), landmarks)
+    return np.stack([far / np.maximum(usual[nearest].mean(1), 1e-9), np.sqrt(sum(unexplained))], axis=1)
 
 
 def _fifth(

@@ -30,9 +30,12 @@ from mocli.tasks.prepare.smoothing import Reference
 from mocli.tasks.run.modelfolder import (
     DESCRIPTION,
     FORMAT_VERSION,
+    STACKS,
     WEIGHTS,
     read_description,
+    read_part,
     unreadable,
+    write_part,
 )
 from mocli.tasks.trained.atlas import Atlas
 from mocli.tasks.trained.featurereadout import FeatureReadout
@@ -176,21 +179,10 @@ def write_model(folder: Path, saved: SavedModel) -> None:
     if saved.atlas is not None:
         atlas, tensors = saved.atlas.state()
         arrays |= {f"atlas/{k}": v for k, v in tensors.items()}
-    stacks = []
-    for position, ((source, target), stack) in enumerate(saved.stacks.items()):
-        facts, tensors = stack.state()
-        arrays |= {f"stack/{position}/{k}": v for k, v in tensors.items()}
-        stacks.append({"source": source, "target": target, **facts})
-    if (spoiled := _not_finite(arrays)) is not None:
-        raise InputError(
-            "the model holds numbers that are not finite, and is not written",
-            file=folder,
-            found=spoiled,
-            hint="look for values in the input that are far larger than all others: they overflow",
-        )
+    _refuse_not_finite(folder, arrays)
     description = {
-        **saved.description,
-        "stacks": stacks,
+        # a model of an earlier version describes its stacks here
+        **{k: v for k, v in saved.description.items() if k != "stacks"},
         "params": as_dict(model.params),
         "spec": model.spec(),
         "modalities": modalities,
@@ -205,11 +197,31 @@ def write_model(folder: Path, saved: SavedModel) -> None:
         (temporary / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
         # safetensors lets nobody else read its files, whatever the user's umask
         shutil.copymode(temporary / DESCRIPTION, temporary / WEIGHTS)
+        if saved.stacks:
+            write_stacks(temporary, saved.stacks)
         if folder.exists():
             shutil.rmtree(folder)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_stacks(folder: Path, stacks: Mapping[tuple[str, str], Stack]) -> None:
+    """Write the stacks of a model, by source and target, into its folder; the rest of it stays as it is.
+
+    Raises
+    ------
+    InputError
+        A number is not finite.
+    """
+    arrays: dict[str, Any] = {}
+    described = []
+    for position, ((source, target), stack) in enumerate(stacks.items()):
+        facts, tensors = stack.state()
+        arrays |= {f"stack/{position}/{k}": v for k, v in tensors.items()}
+        described.append({"source": source, "target": target, **facts})
+    _refuse_not_finite(folder, arrays)
+    write_part(folder, STACKS, arrays, described)
 
 
 def measured_batches(bundle: MultiOmics, modality: str) -> dict[str, Any] | None:
@@ -238,6 +250,9 @@ def load_model(folder: SavedModel | str | Path) -> SavedModel:
     description = read_description(folder)
     try:
         arrays = load_file(folder / WEIGHTS)
+        if (folder / STACKS).exists():
+            stacks, more = read_part(folder, STACKS)
+            description, arrays = {**description, "stacks": stacks}, {**arrays, **more}
         return _assembled(description, arrays)
     except (OSError, SafetensorError) as error:
         raise unreadable(folder, error) from error
@@ -259,6 +274,16 @@ def _not_finite(arrays: Mapping[str, Any]) -> str | None:
         if values.dtype.kind == "f" and not name.startswith("atlas/") and not (abs(values) < LARGEST).all():
             return name
     return None
+
+
+def _refuse_not_finite(folder: Path, arrays: Mapping[str, Any]) -> None:
+    if (spoiled := _not_finite(arrays)) is not None:
+        raise InputError(
+            "the model holds numbers that are not finite, and is not written",
+            file=folder,
+            found=spoiled,
+            hint="look for values in the input that are far larger than all others: they overflow",
+        )
 
 
 def _assembled(description: Mapping[str, Any], arrays: Mapping[str, Any]) -> SavedModel:

@@ -25,7 +25,6 @@ from mocli.tasks.trained.coordinates import (
     Nearness,
     SourceCells,
     View,
-    strangeness,
 )
 from mocli.tasks.trained.widening import Widening
 from mocli.types import CSR, FloatArray, IntArray, Json
@@ -133,7 +132,7 @@ class Stack:
 
     def distance(self, cells: SourceCells) -> FloatArray:
         """Return how far cells lie from those fitted on, `(n,)`: 1 is as far as 99 % of these lie."""
-        strange = strangeness(self.coordinates, cells) / np.asarray(self.reach)
+        strange = self.coordinates.strangeness(cells) / np.asarray(self.reach)
         return np.asarray(strange.max(1), np.float32)
 
     def times(self, cells: SourceCells) -> FloatArray:

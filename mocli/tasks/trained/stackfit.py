@@ -11,15 +11,15 @@ Components overfit the cells they were found in, so they are found anew in every
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
-from mocli.nn.neighbors import chunks
+from mocli.nn.neighbors import chunks, drawn_rows
 from mocli.nn.readout import non_negative
 from mocli.tasks.trained.coordinates import FIRST, NEAR_PLAIN, CellCoordinates, SourceCells
-from mocli.tasks.trained.folds import Fold, Ridge, Sums, left_out, slopes
+from mocli.tasks.trained.folds import Fold, Products, Ridge, Sums, left_out, slopes
 from mocli.tasks.trained.stack import LINKED, WAYS, LinkedValues, Stack, Weighed
 from mocli.tasks.trained.wideningfit import LeftOut, blended, fit_widening
 from mocli.types import BoolArray, DoubleArray, FloatArray, IntArray
@@ -32,6 +32,10 @@ SEEN = 0.97
 """What is left of the agreement of left-out cells with a latent that was fitted to them among others."""
 LEAST_WEIGHT = 0.2
 """Least sum of a feature's weights, so that predictions vary even where no way is reliable."""
+MOST_LEFT_OUT = 1_500
+"""Cells that are left out in turn; of more, so many drawn at random. All are fitted to in the end."""
+FIVE_FOLDS = 1_000
+"""Up to this many cells, a fifth is left out at a time; of more, a third."""
 N_PROBES = 200
 """Features on which penalties are chosen."""
 BLOCK = 20_000_000
@@ -69,31 +73,38 @@ def fit_stack(
         Called with the stack's predictions of the cells left out, some features at a time.
     """
     rng = np.random.default_rng(seed)
+    rows = drawn_rows(cells.n, MOST_LEFT_OUT, seed=seed)
+    n = len(rows)
+    coordinates = CellCoordinates.fit(cells, seed=seed)
+    ridges = [Ridge(phi) for phi in coordinates(cells)]
+    some = cells.take(rows)
+    products = Products.of(coordinates, some)
     folds = [
-        Fold.fit(cells, out, seed=seed)
-        for out in np.array_split(rng.permutation(cells.n), 5 if cells.n <= 2_000 else 3)
+        Fold.fit(products, out, seed=seed)
+        for out in np.array_split(rng.permutation(n), 5 if n <= FIVE_FOLDS else 3)
     ]
     probes = np.sort(rng.choice(n_vars, min(n_vars, N_PROBES), replace=False))
-    coordinates = CellCoordinates.fit(cells, seed=seed)
-    phi = coordinates(cells)
-    ridges = [Ridge(of) for of in phi]
     sums = Sums.of(linked, cells, n_vars)
-    pools = {scale: _Pool.of(folds, values, sums, probes) for scale, values in measured.items()}
-    y, x = np.asarray(measured["log"](probes), np.float64), sums.take(probes)
-    weights = pools["log"].weights(left_out(folds, pools["log"].penalties, x, y), y, sums.column[probes] >= 0)
+    of_some = replace(sums, values=sums.values[rows])
+    pools = {
+        scale: _Pool.of(folds, values(probes)[rows], of_some, probes) for scale, values in measured.items()
+    }
+    penalties, y, x = pools["log"].penalties, measured["log"](probes)[rows], of_some.take(probes)
+    said = left_out(folds, penalties, x, y)
+    weights = pools["log"].weights(said, y, sums.column[probes] >= 0)
     widening, times = fit_widening(
-        LeftOut(cells, y, x, weights, pools["log"].penalties, batches),
+        LeftOut(products, y, x, weights, penalties, None if batches is None else batches[rows]),
         folds,
+        said,
         ridges[NEAR_PLAIN],
-        phi[0][:, :FIRST],
+        coordinates.plain(some)[:, :FIRST],
         seed=seed,
     )
     by_scale = {}
     for scale, values in measured.items():
         seen = None if see is None else partial(see, scale, times)
-        by_scale[scale] = _weigh_all(values, folds, ridges, sums, pools[scale], seen)
-    strange = np.concatenate([fold.strangeness for fold in folds])
-    far, odd = np.quantile(strange, 0.99, axis=0)
+        by_scale[scale] = _weigh_all(values, rows, folds, ridges, sums, pools[scale], seen)
+    far, odd = np.quantile(np.concatenate([fold.strangeness() for fold in folds]), 0.99, axis=0)
     return Stack(coordinates, linked, by_scale, (float(far) or 1.0, float(odd) or 1.0), cells.n, widening)
 
 
@@ -114,8 +125,8 @@ class _Pool:
     joined: tuple[DoubleArray, DoubleArray]
 
     @classmethod
-    def of(cls, folds: Sequence[Fold], measured: Measured, sums: Sums, probes: IntArray) -> _Pool:
-        y = np.asarray(measured(probes), np.float64)
+    def of(cls, folds: Sequence[Fold], y: FloatArray, sums: Sums, probes: IntArray) -> _Pool:
+        """Pool features `probes`, whose values are `(n, n_probes)`."""
         penalties = _penalties(folds, y)
         gram, cross = _moments(left_out(folds, penalties, sums.take(probes), y), y)
         every = gram.mean(0), cross.mean(0)
@@ -124,7 +135,7 @@ class _Pool:
         # features without a link have one way less
         return cls(penalties, (every[0][:-1, :-1], every[1][:-1]), joined)
 
-    def weights(self, predictions: FloatArray, y: DoubleArray, linked: BoolArray) -> DoubleArray:
+    def weights(self, predictions: FloatArray, y: FloatArray, linked: BoolArray) -> DoubleArray:
         """Weigh the ways by their predictions of cells left out, `(n_columns, n_ways)`."""
         gram, cross = _moments(predictions, y)
         found = np.zeros_like(cross)
@@ -135,34 +146,36 @@ class _Pool:
 
 def _weigh_all(
     measured: Measured,
+    rows: IntArray,
     folds: Sequence[Fold],
     ridges: Sequence[Ridge],
     sums: Sums,
     pool: _Pool,
     see: Callable[[IntArray, FloatArray, FloatArray], None] | None,
 ) -> Weighed:
-    """Weigh the ways of every feature, some features at a time."""
-    n, n_vars, n_ways = sum(len(fold.out) for fold in folds), len(sums.column), len(ridges) + 1
+    """Weigh the ways of every feature by how they predict the cells `rows`, some features at a time."""
+    n_vars, n_ways = len(sums.column), len(ridges) + 1
     coefficients = np.empty((sum(len(r.v) for r in ridges), n_vars), np.float32)
     intercept, slope = np.empty(n_vars, np.float32), np.zeros(n_vars, np.float32)
     weights = np.zeros((len(WAYS), n_vars), np.float32)
     where = [*range(len(ridges)), WAYS.index(LINKED)]
-    for span in chunks(n_vars, max(16, BLOCK // (n * n_ways))):
+    for span in chunks(n_vars, max(16, BLOCK // (len(rows) * n_ways))):
         columns = np.arange(span.start, span.stop)
-        y = np.asarray(measured(columns), np.float64)
-        x = sums.take(columns)
-        predictions = left_out(folds, pool.penalties, x, y)
+        every, sum_of_every = measured(columns), sums.take(columns)
+        y, x = every[rows], sum_of_every[rows]
+        mean = every.mean(0)
+        predictions = left_out(folds, pool.penalties, x, y, mean)
         weight = pool.weights(predictions, y, sums.column[columns] >= 0)
-        mean = y.mean(0)
         if see is not None:
-            see(columns, blended(predictions, weight, mean), y.astype(np.float32))
-        y -= mean
+            # about the mean of all cells, as new ones will be: that of some would shift every rare value
+            see(columns, blended(predictions, weight, mean), y)
+        every -= mean
         parts = [
-            ridge.coefficients(y, penalty) * weight[:, k]
+            ridge.coefficients(every, penalty) * weight[:, k]
             for k, (ridge, penalty) in enumerate(zip(ridges, pool.penalties, strict=True))
         ]
         coefficients[:, span] = np.concatenate(parts)
-        by_link, center = slopes(x, y)
+        by_link, center = slopes(sum_of_every, every)
         slope[span] = by_link * weight[:, -1]
         shift = sum(ridge.mean @ part for ridge, part in zip(ridges, parts, strict=True))
         intercept[span] = mean - shift - center * slope[span]
@@ -170,22 +183,21 @@ def _weigh_all(
     return Weighed(coefficients, intercept, slope, weights)
 
 
-def _penalties(folds: Sequence[Fold], y: DoubleArray) -> list[float]:
+def _penalties(folds: Sequence[Fold], y: FloatArray) -> list[float]:
     """Choose one penalty for each way, by its error on cells left out over features of equal variance."""
     variance = y.var(0)
     scale = np.where(variance > 0, variance, 1)
-    chosen = []
-    for k in range(len(folds[0].ridges)):
-        errors = np.zeros(len(PENALTIES))
-        for fold in folds:
-            for a, penalty in enumerate(PENALTIES):
-                error = np.square(fold.predict(k, y, penalty) - y[fold.out]) / scale
-                errors[a] += error.sum()
-        chosen.append(float(PENALTIES[int(errors.argmin())]))
-    return chosen
+    errors = np.zeros((len(folds[0].ridges), len(PENALTIES)))
+    for fold in folds:
+        mean = y[fold.rest].mean(0)
+        known, new = y[fold.rest] - mean, y[fold.out] - mean
+        for k in range(len(errors)):
+            for a, predicted in enumerate(fold.predictions(k, known, PENALTIES)):
+                errors[k, a] += (np.square(predicted - new).sum(0) / scale).sum()
+    return [float(PENALTIES[a]) for a in errors.argmin(1)]
 
 
-def _moments(predictions: FloatArray, y: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
+def _moments(predictions: FloatArray, y: FloatArray) -> tuple[DoubleArray, DoubleArray]:
     """Mean products of the ways' predictions with each other, and with the truth, by feature.
 
     Parameters
@@ -203,8 +215,12 @@ def _moments(predictions: FloatArray, y: DoubleArray) -> tuple[DoubleArray, Doub
     gram, cross = np.zeros((y.shape[1], n_ways, n_ways)), np.zeros((y.shape[1], n_ways))
     for rows in chunks(len(y), 1024):
         stacked = (predictions[:, rows] - mean) / deviation
-        gram += np.einsum("anf,bnf->fab", stacked, stacked)
-        cross += np.einsum("anf,nf->fa", stacked, (y[rows] - mean) / deviation)
+        truth = (y[rows] - mean) / deviation
+        for a in range(n_ways):
+            cross[:, a] += np.einsum("nf,nf->f", stacked[a], truth)
+            for b in range(a + 1):
+                gram[:, a, b] += np.einsum("nf,nf->f", stacked[a], stacked[b])
+                gram[:, b, a] = gram[:, a, b]
     if n_ways > WAYS.index("latent") + 1:
         # a model has seen these very cells, and knows them better than others
         cross[:, WAYS.index("latent")] *= SEEN

@@ -20,14 +20,14 @@ import numpy as np
 
 from mocli.metrics import conformal
 from mocli.nn.neighbors import drawn_rows
-from mocli.tasks.trained.coordinates import NEAR_PLAIN, SourceCells
-from mocli.tasks.trained.folds import Fold, Ridge, left_out
+from mocli.tasks.trained.coordinates import NEAR_PLAIN
+from mocli.tasks.trained.folds import Fold, Products, Ridge, left_out
 from mocli.tasks.trained.widening import Widening, times_of
 from mocli.types import DoubleArray, FloatArray, IntArray
 
-MOST_CELLS = 1_500
+MOST_CELLS = 400
 """Cells among which groups are left out; of more, so many drawn at random."""
-CLUSTERS, MOST_BATCHES, FEWEST_OF_BATCH = 8, 5, 20
+CLUSTERS, MOST_BATCHES, FEWEST_OF_BATCH = 6, 5, 20
 COVERAGE = 0.9
 """Share of values that an interval shall hold, for which widths are compared."""
 BINS = 10
@@ -49,9 +49,9 @@ class LeftOut:
         Codes `(n,)`, -1 for none; None without batches.
     """
 
-    cells: SourceCells
-    y: DoubleArray
-    linked: DoubleArray
+    products: Products
+    y: FloatArray
+    linked: FloatArray
     weights: DoubleArray
     penalties: Sequence[float]
     batches: IntArray | None
@@ -60,20 +60,28 @@ class LeftOut:
         """Return some of the cells."""
         batches = None if self.batches is None else self.batches[rows]
         return replace(
-            self, cells=self.cells.take(rows), y=self.y[rows], linked=self.linked[rows], batches=batches
+            self, products=self.products.take(rows), y=self.y[rows], linked=self.linked[rows], batches=batches
         )
 
     def of(self, groups: IntArray, *, seed: int) -> tuple[FloatArray, DoubleArray]:
         """Leave out each group in turn: predicted values `(n, p)`, and the leverage of every cell `(n,)`."""
-        folds = [Fold.fit(self.cells, np.flatnonzero(groups == g), seed=seed) for g in np.unique(groups)]
+        folds = [Fold.fit(self.products, np.flatnonzero(groups == g), seed=seed) for g in np.unique(groups)]
         said = left_out(folds, self.penalties, self.linked, self.y)
-        return blended(said, self.weights, self.y.mean(0)), leverages(folds, self.penalties)
+        return self.blended(said), leverages(folds, self.penalties)
+
+    def blended(self, said: FloatArray) -> FloatArray:
+        """Return what the ways `(n_ways, n, p)` say together, `(n, p)`."""
+        return blended(said, self.weights, self.y.mean(0))
 
 
-def blended(said: FloatArray, weights: DoubleArray, mean: DoubleArray) -> FloatArray:
+def blended(said: FloatArray, weights: DoubleArray, mean: FloatArray) -> FloatArray:
     """Return what the ways `(n_ways, n, p)` say together, weighed `(p, n_ways)`, about the mean `(p,)`."""
     rest = mean * (1 - weights.sum(1))
-    return np.asarray(np.einsum("anf,fa->nf", said, weights) + rest, np.float32)
+    found = np.zeros(said.shape[1:], np.float32)
+    for way, weight in zip(said, weights.astype(np.float32).T, strict=True):
+        found += way * weight
+    found += rest.astype(np.float32)
+    return found
 
 
 def leverages(folds: Sequence[Fold], penalties: Sequence[float]) -> DoubleArray:
@@ -83,21 +91,25 @@ def leverages(folds: Sequence[Fold], penalties: Sequence[float]) -> DoubleArray:
     """
     found = np.empty(sum(len(fold.out) for fold in folds))
     for fold in folds:
-        ridge = fold.ridges[NEAR_PLAIN]
-        away = (fold.phi[NEAR_PLAIN] - ridge.mean) @ ridge.whitening(penalties[NEAR_PLAIN])
-        found[fold.out] = np.square(away).sum(1) * len(fold.rest)
+        found[fold.out] = fold.leverage(NEAR_PLAIN, penalties[NEAR_PLAIN]) * len(fold.rest)
     return found
 
 
 def fit_widening(
-    cells: LeftOut, folds: Sequence[Fold], ridge: Ridge, clusters_of: FloatArray, *, seed: int
+    cells: LeftOut,
+    folds: Sequence[Fold],
+    said: FloatArray,
+    ridge: Ridge,
+    clusters_of: FloatArray,
+    *,
+    seed: int,
 ) -> tuple[Widening, FloatArray]:
     """Leave groups of cells out, and see how much wider intervals they need.
 
     Parameters
     ----------
-    folds
-        Of all cells, left out at random.
+    folds, said
+        Of all cells, left out at random, and what each way says of them, `(n_ways, n, p)`.
     ridge
         Of the nearness to landmarks, fitted to all cells.
     clusters_of
@@ -109,9 +121,13 @@ def fit_widening(
     """
     from sklearn.cluster import KMeans
 
-    rows = drawn_rows(cells.cells.n, MOST_CELLS, seed=seed)
-    some, rng = cells.take(rows), np.random.default_rng(seed)
-    at_random, usual = some.of(rng.permutation(len(rows)) % 5, seed=seed)
+    n, every = cells.products.n, leverages(folds, cells.penalties)
+    rows = drawn_rows(n, MOST_CELLS, seed=seed)
+    some, at_random, usual = cells, cells.blended(said), every
+    if len(rows) < n:
+        some = cells.take(rows)
+        by_chance = np.random.default_rng(seed).permutation(len(rows)) % 5
+        at_random, usual = some.of(by_chance, seed=seed)
     offsets = conformal.fit(at_random, some.y, coverage=COVERAGE)
     n_clusters = max(2, min(CLUSTERS, len(rows) // 15))
     nearest = KMeans(n_clusters, n_init=5, random_state=seed).fit_predict(clusters_of[rows])
@@ -127,7 +143,7 @@ def fit_widening(
         known = some.take(np.flatnonzero(batches >= 0))
         predicted, _ = known.of(batches[batches >= 0], seed=seed)
         needed = np.quantile(_relative(predicted, known.y, offsets), COVERAGE)
-    every, root = leverages(folds, cells.penalties), np.sqrt(cells.cells.n)
+    root = np.sqrt(len(ridge.u))
     widening = Widening(
         mean=ridge.mean.astype(np.float32),
         projection=(root * ridge.whitening(cells.penalties[NEAR_PLAIN])).astype(np.float32),
@@ -139,7 +155,7 @@ def fit_widening(
     return widening, times_of(every / widening.usual, level, slope)
 
 
-def _relative(predicted: FloatArray, y: DoubleArray, offsets: conformal.Conformal) -> DoubleArray:
+def _relative(predicted: FloatArray, y: FloatArray, offsets: conformal.Conformal) -> DoubleArray:
     """Return errors over the ends of the interval on their side, `(n, p)`: up to 1 is inside."""
     error = y - predicted
     upper, lower = np.maximum(offsets.upper, 1e-6), np.minimum(offsets.lower, -1e-6)

@@ -545,7 +545,7 @@ def test_a_calibrated_run_may_be_repeated_to_the_same_bytes(demo, tmp_path, sha2
             **{**QUICK, "max_steps": 5, **options},
         )
         named = [p for p in result.files if p.suffix in (".h5ad", ".safetensors") or p.name == "model.json"]
-        assert len(named) == 4
+        assert len(named) == 5
         return {p.name: sha256(p) for p in named}
 
     first = once()

@@ -7,12 +7,14 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 import mocli
 from mocli.data.batches import BundleRows
 from mocli.errors import InputError, UsageError
 from mocli.report.schema import validate
+from mocli.tasks.run.modelfolder import CALIBRATION, STACKS, read_part
 from mocli.tasks.trained.saved import load_model
 
 SMALL = {"n_hidden": 16, "n_latent": 4, "batch_size": 32}
@@ -274,6 +276,37 @@ def test_a_model_of_paired_cells_keeps_the_ways_by_which_queries_are_imputed(run
     assert {"pearson", "r2"} <= set(new.var)
     assert "training_distance" in new.obs
     assert not any("has no stack" in warning for warning in filled.report["warnings"])
+
+
+def test_a_stack_is_added_to_a_model_that_is_whole_without(run, files, monkeypatch):
+    from mocli.tasks.infer import stackfitting
+
+    before = {}
+
+    def stop(folder, stacks):
+        before.update({p.name: p.read_bytes() for p in folder.iterdir()})
+        assert load_model(folder).stacks == {}
+        keep(folder, stacks)
+
+    keep = stackfitting.write_stacks
+    monkeypatch.setattr(stackfitting, "write_stacks", stop)
+    folder = run(files / "rna.h5ad", files / "prot.h5ad").output.with_suffix(".model")
+    assert before.keys() == {"model.json", "weights.safetensors"}
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert {p.name for p in folder.iterdir()} - before.keys() == {STACKS, CALIBRATION}
+    assert (folder / STACKS).stat().st_mode == (folder / "model.json").stat().st_mode
+    # a model of an earlier version held them among its weights
+    stacks, arrays = read_part(folder, STACKS)
+    description = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps({**description, "stacks": stacks}))
+    weights = load_file(folder / "weights.safetensors")
+    save_file({**weights, **arrays}, folder / "weights.safetensors")
+    new = load_model(folder).stacks
+    (folder / STACKS).unlink()
+    assert load_model(folder).stacks.keys() == new.keys() == {("rna", "prot"), ("prot", "rna")}
+    (folder / STACKS).write_bytes(b"rubbish")
+    with pytest.raises(InputError, match="holds no readable model"):
+        load_model(folder)
 
 
 def test_wide_targets_have_no_stack_and_imputing_says_how_to_get_one(run, files, tmp_path, monkeypatch):

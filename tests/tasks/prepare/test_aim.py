@@ -6,7 +6,7 @@ from mocli.data.demo.files import write_demo
 from mocli.models.parameters import resolve
 from mocli.tasks.prepare import aim as aims
 from mocli.tasks.prepare.aim import Aim
-from mocli.tasks.prepare.duration import S_PER_SILENCED, S_PER_STACKED, duration
+from mocli.tasks.prepare.duration import S_PER_SILENCED, S_PER_STACK, S_PER_STACKED, duration
 from mocli.tasks.prepare.footprint import footprint
 from mocli.tasks.prepare.plan import make_plan
 from mocli.tasks.run.options import DataOptions, RunOptions, TrainOptions
@@ -44,7 +44,10 @@ def test_a_stack_takes_time_by_cells_and_features(planned, monkeypatch):
     plan = planned(Pairing.PAIRED)
     of = widths(plan)
     for target in of:
-        assert after(plan, Aim(Task.IMPUTE, target)) == pytest.approx(S_PER_STACKED * N * of[target])
+        expected = S_PER_STACK + S_PER_STACKED * N * of[target]
+        assert after(plan, Aim(Task.IMPUTE, target)) == pytest.approx(expected)
+    every = 2 * S_PER_STACK + S_PER_STACKED * N * sum(of.values())
+    assert after(plan, Aim(Task.INTEGRATE)) == pytest.approx(every)
     assert Aim(Task.IMPUTE).stacks(plan) == [(N, max(of.values()))]
     assert sorted(Aim(Task.INTEGRATE).stacks(plan)) == sorted((N, p) for p in of.values())
     monkeypatch.setattr(aims, "MOST_FEATURES", max(of.values()) - 1)

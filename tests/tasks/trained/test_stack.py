@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from mocli.tasks.trained.coordinates import SourceCells
+from mocli.tasks.trained import stackfit
+from mocli.tasks.trained.coordinates import CellCoordinates, SourceCells
+from mocli.tasks.trained.folds import Fold, Products
 from mocli.tasks.trained.stack import WAYS, LinkedValues, Stack
 from mocli.tasks.trained.stackfit import fit_stack, weigh
 
@@ -153,6 +155,44 @@ def shifted():
     values = np.log1p(rng.poisson(mean[kind])).astype(np.float32)
     y = rng.normal(0, 2, (5, TARGETS))[kind] + rng.normal(0, 0.5, (N, TARGETS))
     return SourceCells(sparse.csr_matrix(values)), y, rng.normal(0, 2, (3, TARGETS))[batch], kind, batch
+
+
+def test_components_of_a_fold_are_those_found_without_the_cells_left_out(cells):
+    source, _, _ = cells
+    every = CellCoordinates.fit(source, seed=0)
+    out = np.arange(0, N, 5)
+    fold = Fold.fit(Products.of(every, source), out, seed=0)
+    alone = CellCoordinates.fit(source.take(fold.rest), seed=0)
+    new = source.take(out)
+    # standardised features are scaled by what they vary in all cells, which turns components of noise
+    for k, n in enumerate((10, 3)):
+        pairs = zip(fold.scores[k].T[:n], alone(new)[k].T, strict=False)
+        assert min(abs(np.corrcoef(found, expected)[0, 1]) for found, expected in pairs) > 0.998
+        np.testing.assert_allclose(fold.scores[k].std(0)[:n], alone(new)[k].std(0)[:n], rtol=0.05)
+    np.testing.assert_allclose(fold.strangeness(), alone.strangeness(new), rtol=0.1)
+    # those of all cells differ
+    pairs = zip(fold.scores[0].T[:10], every(new)[0].T, strict=False)
+    assert min(abs(np.corrcoef(found, leaked)[0, 1]) for found, leaked in pairs) < 0.99
+
+
+def test_of_many_cells_some_are_left_out_and_all_are_fitted_to(cells, monkeypatch):
+    monkeypatch.setattr(stackfit, "MOST_LEFT_OUT", 100)
+    source, y, _ = cells
+    rare = y.copy()
+    rare[:, -1] = np.arange(N) % 100 == 0
+    seen = []
+
+    def see(scale, times, columns, predicted, measured):
+        seen.append((times, predicted, measured))
+
+    stack = fit_stack(source, {"log": lambda columns: rare[:, columns]}, n_vars=TARGETS, seed=0, see=see)
+    ((times, predicted, measured),) = seen
+    assert stack.n_cells == N
+    assert len(times) == len(predicted) == len(measured) == 100
+    assert np.sort(r2(predicted, measured)[:4])[1] > 0.6
+    # a value that few cells have is predicted about its mean in all cells, as new cells will be
+    kept = stack.predict(source, "log", np.arange(TARGETS))
+    np.testing.assert_allclose(predicted[:, -1].mean(), kept[:, -1].mean(), atol=0.1 * rare[:, -1].std())
 
 
 def widening(source, y, **options):
