@@ -76,6 +76,18 @@ def test_what_looks_wrong_is_said(tmp_path, capsys):
     assert (code, lines[-1] == "ready") in {(0, True), (3, False)}
 
 
+def test_the_cause_of_values_that_are_no_counts_is_told(tmp_path, capsys):
+    """As SoupX leaves counts: without the share of ambient RNA."""
+    x = np.random.default_rng(0).poisson(1.5, (60, 40)) * np.random.default_rng(1).uniform(
+        0.6, 0.95, (60, 40)
+    )
+    _, lines = doctor(capsys, made(tmp_path, "rna.h5ad", x, [f"c{k}" for k in range(60)]))
+    (look,) = (line for line in lines if line.startswith("  look: "))
+    assert "X looks like fractions" in look
+    assert "SoupX" in look
+    assert "--round" in look
+
+
 def test_running_numbers_of_two_files_pair_no_cells_here_either(tmp_path, capsys):
     x = np.random.default_rng(0).poisson(1.0, (60, 40))
     files = [made(tmp_path, name, x, [str(k) for k in range(60)]) for name in ("rna.h5ad", "prot.h5ad")]

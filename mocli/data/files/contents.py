@@ -84,7 +84,7 @@ def choose_layer(
         counted = [m for m in file.matrices if chosen and m != layer and _holds_counts(file, m)]
         if counted:
             reason += f"; {_field(counted[0])} holds counts: --layer {file.name}={counted[0]} takes them"
-        elif chosen and file.kind in COUNTED_KINDS and (cause := _cause(sample, values)):
+        elif chosen and file.kind in COUNTED_KINDS and (cause := cause_of(sample, values)):
             reason += f"; these look like {cause}: --round takes them rounded, as counts"
         return LayerChoice(layer, values, reason)
     others = [
@@ -92,7 +92,7 @@ def choose_layer(
         for m in file.matrices
         if m != layer and not _mixed(file, m, signed=allow_negative) and fits(look(file.sample(m)))
     ]
-    cause = _cause(sample, values)
+    cause = cause_of(sample, values)
     rounds = ", or add --round to take these rounded to whole numbers, negative ones as 0" if cause else ""
     raise InputError(
         f"'{file.name}' needs {'counts' if wants_counts else 'values that are not negative'}",
@@ -115,7 +115,7 @@ def _holds_counts(file: ModalityFile, layer: str) -> bool:
     return look(file.sample(layer)) is ValueKind.COUNTS
 
 
-def _cause(x: CSR, values: ValueKind) -> str | None:
+def cause_of(x: CSR, values: ValueKind) -> str | None:
     """Say which tool makes counts look like these values; None if none does."""
     data = x.data[np.isfinite(x.data) & (x.data != 0)]
     whole = float((np.abs(data - np.rint(data)) <= _WHOLE).mean())

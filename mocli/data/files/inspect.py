@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from mocli.data.features.index import features_of
-from mocli.data.files.contents import look
+from mocli.data.files.contents import cause_of, look
 from mocli.data.files.hdf5 import open_h5
 from mocli.data.files.modality import ModalityFile
 from mocli.data.genome.fit import builds_of
@@ -143,8 +143,12 @@ def _doubts(file: ModalityFile, matrices: Mapping[str, ValueKind]) -> list[str]:
     doubts = list(file.notes)
     counted = [name for name, kind in matrices.items() if kind is ValueKind.COUNTS]
     if not counted and file.kind in {ModalityKind.RNA, ModalityKind.ATAC}:
+        causes = {name: cause_of(file.sample(name), kind) for name, kind in matrices.items()}
+        spoilt = next((f"{name} looks like {cause}" for name, cause in causes.items() if cause), None)
         doubts.append(
-            "no matrix holds counts: give the file with the raw counts, or treat the values as normal"
+            f"no matrix holds counts, but {spoilt}: --round takes them rounded, as counts"
+            if spoilt
+            else "no matrix holds counts: give the file with the raw counts, or treat the values as normal"
         )
     if counted and "counts" not in counted and "X" not in counted:
         doubts.append(f"counts are in {counted[0]} and not in X: --layer {file.name}={counted[0]} takes them")
