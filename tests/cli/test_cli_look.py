@@ -78,9 +78,8 @@ def test_what_looks_wrong_is_said(tmp_path, capsys):
 
 def test_the_cause_of_values_that_are_no_counts_is_told(tmp_path, capsys):
     """As SoupX leaves counts: without the share of ambient RNA."""
-    x = np.random.default_rng(0).poisson(1.5, (60, 40)) * np.random.default_rng(1).uniform(
-        0.6, 0.95, (60, 40)
-    )
+    rng = np.random.default_rng(0)
+    x = rng.poisson(rng.gamma(0.5, 30.0, 40), (60, 40)) * rng.uniform(0.6, 0.95, (60, 40))
     _, lines = doctor(capsys, made(tmp_path, "rna.h5ad", x, [f"c{k}" for k in range(60)]))
     (look,) = (line for line in lines if line.startswith("  look: "))
     assert "X looks like fractions" in look
