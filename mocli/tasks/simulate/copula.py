@@ -29,7 +29,7 @@ from mocli.report.wording import plural
 from mocli.tasks.infer.align import Aligned, align, find_modality
 from mocli.tasks.infer.decoder import is_counted, likelihood_of
 from mocli.tasks.simulate.groups import atlas_of
-from mocli.tasks.simulate.work import Simulated, draw_values
+from mocli.tasks.simulate.work import Simulated, all_values
 from mocli.tasks.trained.saved import SavedModel
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 
@@ -186,12 +186,7 @@ def correlated_values(
     if not real:
         return {}
     every = np.array([rows >= 0 for _, rows in real.values()])
-    values = {
-        name: sparse.csr_matrix(
-            sparse.vstack(list(draw_values(saved, cells, name, seed=seed, device=device)), format="csr")
-        )
-        for name in real
-    }
+    values = {name: all_values(saved, cells, name, seed=seed, device=device) for name in real}
     parts: dict[str, list[CSR]] = {name: [] for name in real}
     order: list[IntArray] = []
     n_groups = 0

@@ -7,7 +7,6 @@ from operator import itemgetter
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
 from mocli.metrics.generated import Generated, judge, moments
 from mocli.nn.neighbors import knn
@@ -19,7 +18,7 @@ from mocli.tasks.run.run import Run
 from mocli.tasks.score.picture import layout
 from mocli.tasks.simulate.compare import ALL, compared, matched, matched_within
 from mocli.tasks.simulate.groups import atlas_of
-from mocli.tasks.simulate.work import Simulated, draw_values
+from mocli.tasks.simulate.work import Simulated, all_values
 from mocli.types import IntArray
 
 AMONG = 15
@@ -179,12 +178,8 @@ def evaluate(
 def _independent(run: Run, simulated: Simulated, layers: Mapping[str, str]) -> Entry:
     """Judge draws of the likelihood, feature by feature, without correlations or margins of real cells."""
     seed, device, saved, cells = run.options.seed, run.device, simulated.saved, simulated.cells
-    drawn = {
-        name: sparse.csr_matrix(
-            sparse.vstack(list(draw_values(saved, cells, name, seed=seed, device=device)), format="csr")
-        )
-        for name in simulated.plan.modalities
-    }
+    names = simulated.plan.modalities
+    drawn = {name: all_values(saved, cells, name, seed=seed, device=device) for name in names}
     control = compared(run, simulated, layers, drawn)
     return {
         "is_bound": False,

@@ -256,6 +256,14 @@ def draw_values(
         yield sparse.csr_matrix(drawn.float().cpu().numpy())
 
 
+def all_values(
+    saved: SavedModel, cells: SimulatedCells, modality: str, *, seed: int, device: torch.device
+) -> CSR:
+    """Draw the values of all cells in a modality at once, `(n, n_features)`."""
+    blocks = list(draw_values(saved, cells, modality, seed=seed, device=device))
+    return sparse.csr_matrix(sparse.vstack(blocks, format="csr"))
+
+
 def _conditions(saved: SavedModel, cells: SimulatedCells, rows: slice, device: torch.device) -> Conditions:
     """Return the covariates of cells: the batch asked for, all else as in the cells they follow."""
     atlas = atlas_of(saved)

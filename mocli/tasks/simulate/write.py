@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import torch
 from anndata import AnnData
-from scipy import sparse
 
 from mocli.data.write.blocks import NewModality
 from mocli.data.write.write import write_file
@@ -23,7 +22,7 @@ from mocli.tasks.simulate.copula import correlated_values
 from mocli.tasks.simulate.groups import atlas_of
 from mocli.tasks.simulate.options import SimulateOptions
 from mocli.tasks.simulate.report import evaluate, pictures, report_groups
-from mocli.tasks.simulate.work import MOST_CELLS, Simulated, draw_values, place_cells
+from mocli.tasks.simulate.work import MOST_CELLS, Simulated, all_values, draw_values, place_cells
 from mocli.tasks.trained.saved import SavedModel, load_model
 from mocli.types import CSR, IntArray
 
@@ -169,7 +168,7 @@ def simulate_cells(
     for name in plan.modalities:
         recipe = saved.recipes[name]
         _check_features(tell, simulated, name)
-        x = sparse.vstack(list(draw_values(saved, cells, name, seed=seed, device=place)), format="csr")
+        x = all_values(saved, cells, name, seed=seed, device=place)
         names = np.asarray(saved.modalities[name]["var_names"], dtype=object)[recipe.selected]
         by_modality[name] = AnnData(x, obs=obs.copy(), var=pd.DataFrame(index=pd.Index(names.astype(str))))
         by_modality[name].obsm[f"X_{saved.description['model']}"] = cells.z
