@@ -9,7 +9,7 @@ from scipy import sparse
 
 from mocli.data.batches import dense_rows
 from mocli.tasks.infer.align import place
-from mocli.tasks.run.modelfolder import DESCRIPTION, FORMAT_VERSION, WEIGHTS
+from mocli.tasks.run.paths import DESCRIPTION, FORMAT_VERSION, WEIGHTS
 from mocli.tasks.trained.saved import load_model
 
 FROZEN = sorted((Path(__file__).parent / "models").iterdir())

@@ -36,8 +36,8 @@ from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.relate.candidates import choose_genes, find_candidates
 from mocli.tasks.run.frame import Foresight, Tell
-from mocli.tasks.run.modelfolder import read_description
 from mocli.tasks.run.options import UNNAMED, DataOptions
+from mocli.tasks.run.paths import read_description
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.foresee import plan_training

@@ -12,8 +12,7 @@ from mocli.data.files.obs import find_column, find_labels
 from mocli.nn.neighbors import chunks
 from mocli.tasks.impute import accuracy
 from mocli.tasks.impute.accuracy import Evaluation
-from mocli.tasks.impute.bygroup import MODEL, ByGroup
-from mocli.tasks.impute.bylabel import MEASURED, ByLabel
+from mocli.tasks.impute.bygroup import MEASURED, MODEL, ByGroup, ByLabel
 from mocli.tasks.impute.denoise import Denoised
 from mocli.tasks.impute.survey import FEWEST_COMPARED
 from mocli.tasks.impute.ways import on_partners, simple_ways

@@ -10,7 +10,7 @@ from mocli.tasks.impute.survey import survey
 from mocli.tasks.infer.direction import columns_of
 from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.run.frame import Foresight, Verb, perform
-from mocli.tasks.run.modelfolder import STACKS
+from mocli.tasks.run.paths import STACKS
 from mocli.tasks.run.request import Request, Result, subcommand
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.foresee import foresee_training

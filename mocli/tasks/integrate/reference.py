@@ -32,7 +32,7 @@ from mocli.tasks.integrate.plotting import MAX_PICTURE
 from mocli.tasks.integrate.work import Placed, complete
 from mocli.tasks.prepare.footprint import footprint_of_given, tell_memory
 from mocli.tasks.prepare.plan import open_modalities
-from mocli.tasks.run.modelfolder import CALIBRATION
+from mocli.tasks.run.paths import CALIBRATION
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
 from mocli.tasks.score.evaluate import Scores, confusions, describe_scores

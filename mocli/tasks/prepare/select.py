@@ -9,8 +9,8 @@ from mocli.errors import UsageError
 from mocli.models.base import Traits
 from mocli.models.parameters import params_class
 from mocli.models.registry import available, traits_of
-from mocli.tasks.run.modelfolder import read_description
 from mocli.tasks.run.options import BEST, UNNAMED, DataOptions, TrainOptions
+from mocli.tasks.run.paths import read_description
 from mocli.types import ModalityKind, Pairing, Task
 
 

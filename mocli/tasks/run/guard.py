@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mocli.errors import InputError, UsageError
 from mocli.leftovers import left_beside
-from mocli.tasks.run.modelfolder import FILES, WEIGHTS
+from mocli.tasks.run.paths import FILES, WEIGHTS
 
 UNFINISHED = "unfinished.json"
 """File in the checkpoint folder that lists the outputs of a run with more work to do."""

@@ -12,7 +12,7 @@ import numpy as np
 from mocli.errors import InputError
 from mocli.metrics.conformal import Conformal
 from mocli.metrics.imputation import FeatureAccuracy
-from mocli.tasks.run.modelfolder import CALIBRATION, read_part, write_part
+from mocli.tasks.run.paths import CALIBRATION, read_part, write_part
 from mocli.types import FloatArray
 
 Key = tuple[str, str, str, str]

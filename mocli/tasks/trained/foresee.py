@@ -13,12 +13,11 @@ from mocli.models.base import Traits
 from mocli.models.parameters import as_dict, resolve
 from mocli.models.registry import available
 from mocli.tasks.prepare.aim import Aim
-from mocli.tasks.prepare.duration import duration
-from mocli.tasks.prepare.footprint import choose_place
+from mocli.tasks.prepare.footprint import choose_place, duration
 from mocli.tasks.prepare.plan import Plan, make_plan
 from mocli.tasks.prepare.select import problem_with
 from mocli.tasks.run.frame import Tell
-from mocli.tasks.run.modelfolder import read_description
+from mocli.tasks.run.paths import read_description
 from mocli.tasks.run.request import Request
 from mocli.types import Task
 

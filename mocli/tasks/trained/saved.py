@@ -27,7 +27,7 @@ from mocli.models.registry import load_class, traits_of
 from mocli.tasks.prepare.load import Prepared
 from mocli.tasks.prepare.plan import Plan
 from mocli.tasks.prepare.smoothing import Reference
-from mocli.tasks.run.modelfolder import (
+from mocli.tasks.run.paths import (
     DESCRIPTION,
     FORMAT_VERSION,
     STACKS,

@@ -20,7 +20,7 @@ from mocli.models.base import KeepsInputs, Model
 from mocli.tasks.prepare.choice import Choice
 from mocli.tasks.prepare.load import Prepared
 from mocli.tasks.run.frame import Tell
-from mocli.tasks.run.modelfolder import WEIGHTS
+from mocli.tasks.run.paths import WEIGHTS
 from mocli.tasks.trained.saved import SavedModel, load_model
 from mocli.types import IntArray
 

@@ -18,16 +18,15 @@ from mocli.models.parameters import as_dict, resolve
 from mocli.models.registry import load_class
 from mocli.options import plain
 from mocli.tasks.prepare.aim import Aim
-from mocli.tasks.prepare.duration import duration, tell_duration
-from mocli.tasks.prepare.footprint import choose_place, tell_memory
+from mocli.tasks.prepare.footprint import choose_place, duration, tell_duration, tell_memory
 from mocli.tasks.prepare.load import Prepared, load
 from mocli.tasks.prepare.pairdoubt import doubtful_pairs
 from mocli.tasks.prepare.plan import Plan
 from mocli.tasks.prepare.smoothing import smooth_links
 from mocli.tasks.run.frame import Tell
 from mocli.tasks.run.memory import return_freed_memory
-from mocli.tasks.run.modelfolder import DESCRIPTION, WEIGHTS
 from mocli.tasks.run.options import TrainOptions
+from mocli.tasks.run.paths import DESCRIPTION, WEIGHTS
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run, digest
 from mocli.tasks.trained.atlas import Atlas, LabelColumn

@@ -21,7 +21,7 @@ from mocli.tasks.impute.impute import impute
 from mocli.tasks.impute.work import impute_values
 from mocli.tasks.infer.align import align
 from mocli.tasks.integrate.integrate import integrate
-from mocli.tasks.run.modelfolder import CALIBRATION
+from mocli.tasks.run.paths import CALIBRATION
 from mocli.tasks.trained.calibration import load_calibrations
 from mocli.tasks.trained.saved import load_model
 from mocli.tasks.trained.stack import WAYS

@@ -9,7 +9,7 @@ import pytest
 from mocli import gene2peak, impute, integrate
 from mocli.data.demo.files import write_demo
 from mocli.errors import InputError, UsageError
-from mocli.tasks.run.modelfolder import CALIBRATION
+from mocli.tasks.run.paths import CALIBRATION
 from mocli.tasks.trained.obtain import check_task
 from mocli.types import Task
 

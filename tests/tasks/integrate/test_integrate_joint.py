@@ -14,7 +14,7 @@ import mocli
 from mocli.data.batches import BundleRows
 from mocli.errors import InputError, UsageError
 from mocli.report.schema import validate
-from mocli.tasks.run.modelfolder import CALIBRATION, STACKS, read_part
+from mocli.tasks.run.paths import CALIBRATION, STACKS, read_part
 from mocli.tasks.trained.saved import load_model
 
 SMALL = {"n_hidden": 16, "n_latent": 4, "batch_size": 32}

@@ -6,8 +6,7 @@ from mocli.data.demo.files import write_demo
 from mocli.models.parameters import resolve
 from mocli.tasks.prepare import aim as aims
 from mocli.tasks.prepare.aim import Aim
-from mocli.tasks.prepare.duration import S_PER_SILENCED, S_PER_STACK, S_PER_STACKED, duration
-from mocli.tasks.prepare.footprint import footprint
+from mocli.tasks.prepare.footprint import S_PER_SILENCED, S_PER_STACK, S_PER_STACKED, duration, footprint
 from mocli.tasks.prepare.plan import make_plan
 from mocli.tasks.run.options import DataOptions, RunOptions, TrainOptions
 from mocli.types import Pairing, Task

@@ -192,7 +192,7 @@ def test_the_time_is_told_before_and_grows_with_steps_and_features(unpaired, tmp
 
     from mocli.models.parameters import resolve
     from mocli.models.registry import traits_of
-    from mocli.tasks.prepare.duration import duration
+    from mocli.tasks.prepare.footprint import duration
     from mocli.tasks.prepare.plan import make_plan
     from mocli.tasks.run.options import DataOptions, RunOptions, TrainOptions
     from mocli.types import Task

@@ -12,7 +12,7 @@ import mocli
 from mocli.data.demo.files import write_demo
 from mocli.errors import InputError, UsageError
 from mocli.report.schema import validate
-from mocli.tasks.run.modelfolder import DESCRIPTION, WEIGHTS
+from mocli.tasks.run.paths import DESCRIPTION, WEIGHTS
 from mocli.tasks.trained.atlas import Atlas
 from mocli.tasks.trained.saved import load_model, write_model
 

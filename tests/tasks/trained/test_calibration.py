@@ -6,7 +6,7 @@ import pytest
 from mocli.errors import InputError
 from mocli.metrics import conformal
 from mocli.metrics.imputation import accuracy
-from mocli.tasks.run.modelfolder import CALIBRATION, check_model_folder
+from mocli.tasks.run.paths import CALIBRATION, check_model_folder
 from mocli.tasks.trained.calibration import Calibration, load_calibrations, save_calibrations
 
 

@@ -15,7 +15,7 @@ import mocli
 from mocli.data.batches import dense_rows
 from mocli.data.files.inputs import open_inputs
 from mocli.errors import InputError, UsageError
-from mocli.tasks.run.modelfolder import check_model_folder
+from mocli.tasks.run.paths import check_model_folder
 from mocli.tasks.trained.saved import load_model
 
 ROOT = Path(__file__).resolve().parents[3]
