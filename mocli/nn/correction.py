@@ -19,6 +19,7 @@ from torch import Tensor
 from mocli.nn.kmeans import kmeans
 from mocli.nn.nearby import mutual_pairs
 from mocli.nn.neighbors import chunks, knn
+from mocli.nn.threads import column_means, one_thread
 from mocli.types import DoubleArray, FloatArray, IntArray
 
 ROWS = 2048
@@ -98,7 +99,7 @@ def level_offsets(x: Tensor, codes: Tensor, values: Sequence[Tensor], k: int) ->
     members = [np.flatnonzero(codes.cpu().numpy() == level) for level in range(n_groups)]
     laplacian = x.new_zeros(n_groups, n_groups, dtype=torch.float64)
     sums = [x.new_zeros(n_groups, v.shape[1], dtype=torch.float64) for v in values]
-    centred = (x - x.mean(0)).cpu().numpy()
+    centred = (x - column_means(x)).cpu().numpy()
     for i in range(n_groups):
         for j in range(i + 1, n_groups):
             if not len(members[i]) or not len(members[j]):
@@ -113,7 +114,8 @@ def level_offsets(x: Tensor, codes: Tensor, values: Sequence[Tensor], k: int) ->
                 difference = (v[members[i][first]] - v[members[j][second]]).double().sum(0)
                 total[i] += difference
                 total[j] -= difference
-    inverse = torch.linalg.pinv(laplacian, hermitian=True)
+    with one_thread():
+        inverse = torch.linalg.pinv(laplacian, hermitian=True)
     return [(inverse @ total).to(x.dtype) for total in sums]
 
 

@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from mocli.nn.threads import BatchNorm
 from mocli.types import NonZeros
 
 UNITS = 1 << 16
@@ -94,7 +95,7 @@ class Block(nn.Module):
         if normalization == "layer":
             self.norm = nn.LayerNorm(n_out, elementwise_affine=False)
         elif normalization == "batch":
-            self.norm = nn.BatchNorm1d(n_out, eps=1e-3, momentum=0.01)
+            self.norm = BatchNorm(n_out, eps=1e-3, momentum=0.01)
         self.activation = nn.Tanh() if activation == "tanh" else nn.LeakyReLU()
         self.dropout = Dropout(dropout)
 

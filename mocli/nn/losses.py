@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mocli.nn.threads import total
+
 
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Squared Euclidean distances `(n_a, n_b)` by ||a||^2 + ||b||^2 - 2ab, never below 0."""
@@ -61,8 +63,8 @@ def anchor_loss(z_a: Tensor, z_b: Tensor, mask: Tensor, reduction: str) -> Tenso
 
     Zero, with a zero gradient, when there is no anchor.
     """
-    total = (squared_distances(z_a, z_b) * mask).sum() / z_a.shape[1]
-    return total / mask.sum().clamp_min(1) if reduction == "mean" else total
+    distance = total(squared_distances(z_a, z_b) * mask) / z_a.shape[1]
+    return distance / total(mask).clamp_min(1) if reduction == "mean" else distance
 
 
 def discriminator_loss(

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mocli.nn.threads import total
+
 TINY = 1e-30
 
 
@@ -30,8 +32,8 @@ def cosine_cost(a: Tensor, b: Tensor, *, damping: float = 0) -> Tensor:
     cost = 1 - _shortened(a, damping) @ _shortened(b, damping).T
     measured = a.any(1)[:, None] & b.any(1)[None, :]
     n = measured.sum()
-    mean = (cost * measured).sum() / n.clamp_min(1)
-    variance = ((cost - mean) * measured).square().sum() / (n - 1).clamp_min(1)
+    mean = total(cost * measured) / n.clamp_min(1)
+    variance = total(((cost - mean) * measured).square()) / (n - 1).clamp_min(1)
     return cost / variance.sqrt().clamp_min(1e-6)
 
 
@@ -104,4 +106,4 @@ def couple(
 
 
 def _of_one(plan: Tensor) -> Tensor:
-    return plan / plan.sum().clamp_min(TINY)
+    return plan / total(plan).clamp_min(TINY)

@@ -47,7 +47,8 @@ _HOW_TO_SEE = {
 _AXIS = "UMAP"
 
 _REPEATABLE = {
-    "bitwise": "the same command with as many threads gives the same bytes on this kind of machine",
+    "bitwise": "the same command with as many threads gives the same bytes on this kind of machine, with "
+    "another number of threads the same up to rounding",
     "statistical": "the same command gives the same result up to small noise",
 }
 

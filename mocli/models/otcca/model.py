@@ -29,6 +29,7 @@ from mocli.models.otcca.params import OtccaParams
 from mocli.nn.alignment.alignment_settings import AlignmentSettings
 from mocli.nn.alignment.closed_form import align, draw
 from mocli.nn.correction import level_offsets
+from mocli.nn.threads import column_means, one_thread
 from mocli.types import Json
 
 MOST_FEATURES = 4000
@@ -183,9 +184,10 @@ def _without_batches(
         pair = list(corrected[edge])
         pair[side] = _moved(pair[side], codes, offset)
         corrected[edge] = (pair[0], pair[1])
-    _, spread, directions = torch.linalg.svd(offsets[0], full_matrices=False)
+    with one_thread():
+        _, spread, directions = torch.linalg.svd(offsets[0], full_matrices=False)
     directions_kept = directions * (spread > 1e-6 * spread.amax().clamp_min(1e-12))[:, None]
-    centred = x - x.mean(0)
+    centred = x - column_means(x)
     return x - centred @ directions_kept.T @ directions_kept, corrected
 
 

@@ -29,6 +29,7 @@ from mocli.nn.heads import Parameters, likelihood_named, totals
 from mocli.nn.layers import Dropout
 from mocli.nn.losses import anchor_loss
 from mocli.nn.projection import Projection, smoothed
+from mocli.nn.threads import BatchNorm
 from mocli.nn.transport import soft_assignment
 from mocli.types import FloatArray, IntArray, Json, NonZeros
 
@@ -42,7 +43,7 @@ class Hidden(nn.Module):
     def __init__(self, widths: Sequence[int], dropout: float) -> None:
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
-        self.norms = nn.ModuleList(nn.BatchNorm1d(b) for b in widths[1:])
+        self.norms = nn.ModuleList(BatchNorm(b) for b in widths[1:])
         self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:

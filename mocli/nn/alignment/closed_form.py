@@ -22,6 +22,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from mocli.nn.alignment.alignment_settings import AlignmentSettings
+from mocli.nn.threads import column_means, one_thread
 from mocli.nn.transport import TINY, cosine_cost, couple
 
 FOLDS = 5
@@ -189,10 +190,13 @@ def canonical_maps(
     ends = torch.tensor([0, *(x.shape[1] for x in points)]).cumsum(0).tolist()
     blocks = centred[0].new_zeros(ends[-1], ends[-1])
     for (a, b), plan in couplings.items():
-        product = roots[a] @ (centred[a].T @ (plan.double() @ centred[b])) @ roots[b]
+        crossed = centred[a].T @ (plan.double() @ centred[b])
+        with one_thread():
+            product = roots[a] @ crossed @ roots[b]
         blocks[ends[a] : ends[a + 1], ends[b] : ends[b + 1]] = product
         blocks[ends[b] : ends[b + 1], ends[a] : ends[a + 1]] = product.T
-    values, vectors = torch.linalg.eigh(blocks)
+    with one_thread():
+        values, vectors = torch.linalg.eigh(blocks)
     k = min(n_components, *(x.shape[1] for x in points))
     correlations, vectors = values.flip(0)[:k].clamp_min(0), vectors.flip(1)[:, :k]
     lead = vectors[: ends[1]]
@@ -200,7 +204,8 @@ def canonical_maps(
     vectors = vectors * torch.where(sign == 0, torch.ones_like(sign), sign)
     # the sum of squares over all couplings of both ends: a variance of 1 where all cells agree
     scale = correlations * (2 * len(couplings)) ** 0.5
-    maps = [root @ vectors[ends[m] : ends[m + 1]] * scale for m, root in enumerate(roots)]
+    with one_thread():
+        maps = [root @ vectors[ends[m] : ends[m + 1]] * scale for m, root in enumerate(roots)]
     shifts = [mean.double() @ weight for mean, weight in zip(means, maps, strict=True)]
     kind = points[0].dtype
     return [w.to(kind) for w in maps], [s.to(kind) for s in shifts], correlations.to(kind)
@@ -208,11 +213,13 @@ def canonical_maps(
 
 def _inverse_root(covariance: Tensor, ridge: float) -> Tensor:
     """C^-1/2 with a ridge of a share of the mean variance; directions without variance stay 0."""
-    values, vectors = torch.linalg.eigh(covariance)
+    with one_thread():
+        values, vectors = torch.linalg.eigh(covariance)
     mean = values.mean().clamp_min(0)
     values = values.clamp_min(0) + ridge * mean
     inverse = torch.where(values > 1e-9 * mean.clamp_min(TINY), values.clamp_min(TINY).rsqrt(), 0.0 * values)
-    return (vectors * inverse) @ vectors.T
+    with one_thread():
+        return (vectors * inverse) @ vectors.T
 
 
 def column_correlations(a: Tensor, b: Tensor) -> Tensor:
@@ -225,6 +232,6 @@ def column_correlations(a: Tensor, b: Tensor) -> Tensor:
 
 def _unit_columns(x: Tensor) -> Tensor:
     least = ROUNDING * x.abs().amax(0) * len(x) ** 0.5
-    x = x - x.mean(0)
+    x = x - column_means(x)
     norm = x.norm(dim=0)
     return torch.where(norm > least, x / norm.clamp_min(TINY), torch.zeros_like(x))

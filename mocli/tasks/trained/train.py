@@ -284,6 +284,7 @@ def encode(run: Run, model: Model, bundle: MultiOmics) -> Latent:
     bitwise = run.device.type == "cpu" or run.options.deterministic
     run.report.determinism = {
         "level": "bitwise" if bitwise else "statistical",
+        "other_threads": "up to rounding" if run.device.type == "cpu" else None,
         "latent_sha256": digest(latent.by_modality),
     }
     return latent
