@@ -147,11 +147,13 @@ class _Index:
             numbers = np.concatenate([self.numbers[span] for span in spans])
             for some in chunks(len(group), rows_per_tile(r)):
                 rows = group[some]
-                distances[rows], positions = _nearest_of(q[rows], r, square, k)
-                indices[rows] = numbers[positions]
-        order = np.lexsort((indices, distances), axis=1)
-        in_order: FloatArray = np.take_along_axis(distances, order, 1)
-        return in_order, np.take_along_axis(indices, order, 1)
+                near, positions = _nearest_of(q[rows], r, square, k)
+                at = numbers[positions]
+                # a few rows at a time, as a copy of all would be the most memory that a run takes
+                order = np.lexsort((at, near), axis=1)
+                distances[rows] = np.take_along_axis(near, order, 1)
+                indices[rows] = np.take_along_axis(at, order, 1)
+        return distances, indices
 
 
 def _nearest_of(q: Tensor, r: Tensor, square: Tensor, k: int) -> tuple[FloatArray, IntArray]:
