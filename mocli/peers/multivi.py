@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from mocli.peers.registry import Declared
-from mocli.peers.runner import Floats, Given
+if TYPE_CHECKING:
+    # this file runs where mocli is not installed
+    from mocli.peers.registry import Declared
+    from mocli.peers.runner import Floats, Given
 
 PEER: Declared = {
     "name": "multivi",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mocli.peers.registry import Declared
-
 if TYPE_CHECKING:
+    # this file runs where mocli is not installed
+    from mocli.peers.registry import Declared
     from mocli.peers.runner import Floats, Given
 
 PEER: Declared = {
