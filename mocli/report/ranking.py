@@ -86,11 +86,15 @@ class Column:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Methods, best first, bounds last; and the metrics they were measured by."""
+    """Methods, best first, bounds last; and the metrics they were measured by.
+
+    `shared`: the aspects that `overall` is the mean of, where they are not all.
+    """
 
     lines: Sequence[Line] = ()
     columns: Sequence[Column] = ()
     aspects: Sequence[str] = field(default=())
+    shared: Sequence[str] = field(default=())
 
     def table(self, most: int = 12) -> tuple[list[str], list[list[Json]]]:
         """Return headers and rows: rank, overall, aspects, then the leading metrics."""
@@ -107,21 +111,40 @@ class Ranking:
 
     @property
     def verdict(self) -> str:
-        """Say in one sentence which method is first, and whether a control is; empty without ranks."""
+        """Say which method is first, by what, and whether a control is; empty without ranks."""
         ranked = [line for line in self.lines if line.rank is not None]
         if not ranked:
             return ""
         first = [line for line in ranked if line.rank == 1]
         said = f"{join([_named(line) for line in first])} {'are' if len(first) > 1 else 'is'} first of "
-        said += f"{plural(len(ranked), 'method')} (overall {metric_value(first[0].overall)})"
+        said += f"{plural(len(ranked), 'method')} {self._by(first[0])}"
         control = next((line for line in ranked if line.kind == CONTROL), None)
         model = next((line for line in ranked if line.kind != CONTROL), None)
-        if control is None or model is None:
-            return said
-        if control in first:
+        if control in first and model is not None:
             best = "" if model in first else f"; the best of the others is {_named(model)}"
-            return f"{said}{best}: a control, which needs no training, is not surpassed"
-        return f"{said}, before the best control, {_named(control)}"
+            said += f"{best}: a control, which needs no training, is not surpassed"
+        elif control is not None and model is not None:
+            said += f", before the best control, {_named(control)}"
+        return said + self._on_all(first)
+
+    def _by(self, first: Line) -> str:
+        score = metric_value(first.overall)
+        return f"by {join(self.shared)} alone ({score})" if self.shared else f"(overall {score})"
+
+    def _on_all(self, first: Sequence[Line]) -> str:
+        """Say which method leads on all aspects, where those that all methods share are not all."""
+        whole = [line for line in self.lines if line.everything is not None]
+        if not whole:
+            return ""
+        most = metric_value(max(line.everything or 0.0 for line in whole))
+        leading = [line for line in whole if metric_value(line.everything) == most]
+        names = join([line.method for line in leading])
+        again = " too" if {line.method for line in leading} <= {line.method for line in first} else ""
+        verb = "leads" if len(leading) == 1 else "lead"
+        return (
+            f"; on all aspects {names} {verb}{again} ({most}), "
+            f"of the {plural(len(whole), 'method')} measured in all"
+        )
 
     @property
     def unequal(self) -> bool:
@@ -205,7 +228,8 @@ def rank(figures: Sequence[Figure], *, left_out: frozenset[str] = frozenset({"to
     }
     named = sorted({a for line in lines for a in line.aspects}, key=lambda a: order.get(a, 0))
     shown = sorted(columns.values(), key=lambda c: (c.order, c.aspect, c.key))
-    return Ranking(ranked, [c for c in shown if c.key in values], named)
+    compared = [a for a in named if a in shared] if shared < union else []
+    return Ranking(ranked, [c for c in shown if c.key in values], named, compared)
 
 
 def _competes(line: Line) -> bool:

@@ -61,6 +61,27 @@ def test_the_verdict_says_whether_a_control_is_surpassed() -> None:
     )
 
 
+def test_the_verdict_says_by_what_a_method_is_first_and_who_leads_on_all_aspects() -> None:
+    labels = {"joint": 1.0, "pca": 0.8, "both": 0.9, "low": 0.0}
+    partners = {"both": 1.0, "low": 0.0}
+
+    def found(values):
+        kinds = {"pca": "control"}
+        return rank(
+            [figure(m, "a", v, kind=kinds.get(m, "model"), aspect="labels") for m, v in values.items()]
+            + [figure(m, "b", v, aspect="partners") for m, v in partners.items()]
+        )
+
+    assert found(labels).shared == ["labels"]
+    assert found(labels).verdict == (
+        "joint is first of 4 methods by labels alone (1.000), before the best control, pca (0.800); "
+        "on all aspects both leads (0.950), of the 2 methods measured in all"
+    )
+    assert (
+        "; on all aspects both leads too (1.000), of" in found({**labels, "both": 1.0, "joint": 0.9}).verdict
+    )
+
+
 def test_bounds_do_not_say_what_is_shared():
     found = rank(
         [
