@@ -19,10 +19,9 @@ from mocli.report.figures import column_table, figure, table
 from mocli.report.html import Drawn
 from mocli.report.wording import plural
 from mocli.tasks.impute.accuracy import rows_drawn
-from mocli.tasks.impute.groupcolumn import Groups
+from mocli.tasks.impute.groupcolumn import Groups, labels_of_sides
 from mocli.tasks.infer.align import Aligned
 from mocli.tasks.infer.translation import Translation
-from mocli.tasks.prepare.obscolumns import words
 from mocli.tasks.run.run import Run
 from mocli.tasks.trained.featurereadout import FeatureReadout
 from mocli.types import DoubleArray, FloatArray, IntArray, StrArray
@@ -63,21 +62,9 @@ class ByGroup:
     ) -> None:
         self.column, self.names, self.values = groups.column, names, values
         self.groups, self.against = groups.chosen(group)
-        among = None if groups.two is None else set(groups.two)
-        self._has_group = np.array([g is not None and (among is None or g in among) for g in group], bool)
+        self._has_group = groups.has(group)
         self._group = group[self._has_group].astype(str)
         self._parts: dict[str, dict[str, list[tuple[IntArray, Differential]]]] = {}
-
-    @classmethod
-    def of(
-        cls,
-        translation: Translation,
-        groups: Groups,
-        columns: Mapping[str, pd.Series | None],
-        cells: IntArray,
-    ) -> ByGroup:
-        """Find the groups of some rows of the source in a column of the files."""
-        return cls(groups, labels_of_sides(translation, columns)[0][cells], translation.names)
 
     def see(self, name: str, columns: IntArray, values: FloatArray) -> None:
         """Take in columns of values `(n, n_columns)` of one method, or of the measurement."""
@@ -247,7 +234,10 @@ class ByLabel:
         kept
             Rows of the target that were not hidden.
         """
-        source_label, target_label = labels_of_sides(translation, columns)
+        assert translation.target_file is not None
+        source_label, target_label = labels_of_sides(
+            (translation.source_file, translation.target_file), translation.pairs, columns
+        )
         known_label = np.array([v is not None for v in target_label], dtype=bool)
         real_rows = target_rows[known_label[target_rows]]
         if len(real_rows) < AMONG or all(v is None for v in source_label[cells]):
@@ -289,19 +279,3 @@ class ByLabel:
                 cells = LabelledCells(self._levels, self._label, tally.given(), measured, tally.means)
                 entries[name] = {f"{key}[{direction}]": entry for key, entry in evaluate(cells).items()}
         return entries
-
-
-def labels_of_sides(
-    translation: Translation, columns: Mapping[str, pd.Series | None]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels of all cells of source and target, None where unknown; partners know each other's."""
-    assert translation.target_file is not None
-    both = []
-    for f in (translation.source_file, translation.target_file):
-        column = columns[f.name]
-        both.append(np.full(f.n_obs, None, dtype=object) if column is None else words(column))
-    for first, second in ((0, 1), (1, 0)):
-        labels, other = both[first], both[second]
-        lacking = np.array([v is None for v in labels[translation.pairs[:, first]]], dtype=bool)
-        labels[translation.pairs[lacking, first]] = other[translation.pairs[lacking, second]]
-    return both[0], both[1]

@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-
-from mocli.data.files.obs import find_column, find_labels
+from mocli.data.files.obs import find_labels
 from mocli.nn.neighbors import chunks
 from mocli.tasks.impute import accuracy
 from mocli.tasks.impute.accuracy import Evaluation
@@ -109,10 +107,8 @@ def _by_model(request: Request, work: Imputation, denoised: Denoised) -> ByGroup
     groups, translation, scale = work.options.compare_groups, work.translation, work.options.scale
     if groups is None:
         return None
-    group = groups.of_file(translation.source_file)
-    rows = np.flatnonzero([g is not None for g in group])
-    rows = rows[accuracy.rows_drawn(len(rows), seed=request.run.seed)]
-    by_group = ByGroup(groups, group[rows], translation.names, values=MODEL)
+    rows, group = work.survey.grouped(groups, seed=request.run.seed)
+    by_group = ByGroup(groups, group, translation.names, values=MODEL)
     measured, absent = denoised.aligned.read(rows), denoised.aligned.absent
     for span in chunks(len(work.columns), COLUMNS):
         columns = work.columns[span]
@@ -162,8 +158,7 @@ class _Compared:
     @classmethod
     def of(cls, work: Imputation, *, seed: int) -> _Compared:
         translation = work.translation
-        rows = work.survey.compared[accuracy.rows_drawn(len(work.survey.compared), seed=seed)]
-        cells, true_cells = translation.pairs[rows].T
+        cells, true_cells = translation.pairs[work.survey.drawn(seed=seed)].T
         aligned = translation.aligned(translation.target)
         measured, times = aligned.read(true_cells), translation.times(cells)
         return cls(cells, aligned, measured, translation.of_rows(cells), times)
@@ -193,8 +188,8 @@ class _Beside:
                 seed=seed,
             )
         if scale == options.scale and options.compare_groups is not None:
-            columns = find_column(files, options.compare_groups.column, option="--compare-groups")
-            by_group = ByGroup.of(work.translation, options.compare_groups, columns, compared.cells)
+            _, group = work.survey.grouped(options.compare_groups, seed=request.run.seed)
+            by_group = ByGroup(options.compare_groups, group, work.translation.names)
         return cls(by_label, by_group)
 
     def see(self, name: str, columns: IntArray, values: FloatArray) -> None:

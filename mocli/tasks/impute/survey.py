@@ -10,6 +10,8 @@ import numpy as np
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column
 from mocli.errors import InputError, UsageError
+from mocli.tasks.impute.accuracy import rows_drawn
+from mocli.tasks.impute.groupcolumn import OPTION, Groups, labels_of_sides
 from mocli.tasks.impute.options import ImputeOptions
 from mocli.tasks.infer.align import find_modality
 from mocli.tasks.infer.batch import check_before_training
@@ -29,7 +31,7 @@ from mocli.tasks.prepare.pairing import Relation, relate_files
 from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.frame import Tell
 from mocli.tasks.run.request import Request
-from mocli.types import BoolArray, IntArray, ModalityKind, Pairing, Task
+from mocli.types import BoolArray, IntArray, ModalityKind, Pairing, StrArray, Task
 
 FEWEST_COMPARED = 20
 """Fewest cells from which accuracy and intervals are reported."""
@@ -58,6 +60,28 @@ class Survey:
     compared: IntArray
     target_rows: IntArray
     held_out: Mapping[str, BoolArray]
+
+    def drawn(self, *, seed: int) -> IntArray:
+        """Return the rows of `pairs` that accuracy is measured on."""
+        return self.compared[rows_drawn(len(self.compared), seed=seed)]
+
+    def grouped(self, groups: Groups, *, seed: int) -> tuple[IntArray, StrArray]:
+        """Return the rows of the source whose groups are compared, and the group of each, None without one.
+
+        Raises `InputError`: as `Groups.chosen` raises it.
+        """
+        source_file, target_file = self.direction.source_file, self.direction.target_file
+        if self.direction.source == self.direction.target:
+            group = groups.of_file(source_file)
+            rows = np.flatnonzero(groups.has(group))
+            rows = rows[rows_drawn(len(rows), seed=seed)]
+        else:
+            assert target_file is not None
+            columns = find_column(self.files, groups.column, option=OPTION)
+            group, _ = labels_of_sides((source_file, target_file), self.pairs, columns)
+            rows = self.pairs[self.drawn(seed=seed), 0]
+        groups.chosen(group[rows], group)
+        return rows, group[rows]
 
     def lacking(self, options: ImputeOptions) -> BoolArray:
         """Return which cells of the source lack the target or have it hidden, `(n_obs,)`.
@@ -115,15 +139,13 @@ def survey(request: Request, options: ImputeOptions, task: Task, tell: Tell) -> 
         )
     if options.evaluate and request.data.label_key is not None:
         find_column(files, request.data.label_key, option="--label-key")
-    if options.compare_groups is not None:
-        find_column(files, options.compare_groups.column, option="--compare-groups")
-        if options.denoises:
-            options.compare_groups.chosen(options.compare_groups.of_file(source_file))
     columns_of(options.features, direction.target_names, target)
     if direction.saved is None:
         check_before_training(files, request.data.batch_key, options.decode_batch)
     surveyed = Survey(files, relation, direction, pairs, compared, target_rows, held_out)
     surveyed.lacking(options)
+    if options.compare_groups is not None:
+        surveyed.grouped(options.compare_groups, seed=request.run.seed)
     return surveyed
 
 

@@ -85,6 +85,19 @@ def test_what_cannot_be_compared_is_refused(data, tmp_path, trained):
         impute(data, compare_groups="half", **{**options, "evaluate": False})
 
 
+def test_groups_too_small_are_found_before_training(data, tmp_path):
+    options = {"output": tmp_path / "o.h5ad", "model": "multigrate", "hold_out": 0.1, **GIVEN}
+    for dry_run in (True, False):
+        with pytest.raises(InputError, match="no two groups of cells") as caught:
+            impute(data, compare_groups="cell_type=lymph_a,myelo_a", dry_run=dry_run, **options)
+        assert "hide more cells" in caught.value.hint
+    assert not (tmp_path / "o.model").exists()
+    with pytest.raises(InputError) as caught:
+        impute(data, compare_groups="cell_type=lymph_a,mielo_a", dry_run=True, **options)
+    assert "'myelo_a'" in caught.value.hint
+    impute(data, compare_groups="cell_type=lymph_a,myelo_a", dry_run=True, **options | {"hold_out": 0.5})
+
+
 def decoded(data, trained, output, **options):
     options = {"from_model": trained.output.with_suffix(".model"), "source": "rna", "target": "rna"} | options
     return impute(data, output=output, **{**GIVEN, "evaluate": False, **options})
@@ -149,3 +162,6 @@ def test_groups_are_read_as_they_are_written():
     with pytest.raises(InputError) as caught:
         Groups("x", ("aa", "b")).chosen(group)
     assert "'a'" in caught.value.hint
+    with pytest.raises(InputError) as caught:
+        Groups("x", ("a", "dd")).chosen(group, np.array([*group, "dd"], dtype=object))
+    assert "hide more cells" in caught.value.hint
