@@ -197,7 +197,9 @@ def test_compared_cells_are_read_once_for_all_scales(monkeypatch):
         options=SimpleNamespace(
             from_model=None, scale="log", coverage=0.9, compare_groups=None, hold_out=HoldOut(0.2)
         ),
-        survey=SimpleNamespace(compared=np.arange(70), drawn=lambda seed: np.arange(70), files=[], target_rows=None),
+        survey=SimpleNamespace(
+            compared=np.arange(70), drawn=lambda seed: np.arange(70), files=[], target_rows=None
+        ),
     )  # fmt: skip
     request = SimpleNamespace(run=SimpleNamespace(seed=0), data=SimpleNamespace(label_key=None, unlabeled=()))
     run = SimpleNamespace(
