@@ -165,11 +165,16 @@ def doubts(table: GeneTable, places: pd.DataFrame, peaks: Features, loci: Loci) 
         notes.append(f"{peaks.modality}: {unplaced:,} features are not intervals and are left out")
     fit = fit_of(table, places)
     check_species(fit, by_case=loci.by_case, n_genes=len(loci.row))
-    if fit.figures:
-        builds = " or ".join(builds_of(places))
-        end = f"; the ends of the peaks' chromosomes are those of {builds}" if builds else ""
+    of_peaks, of_table = builds_of(places), builds_of(table.frame)
+    if of_peaks and of_table and not set(of_peaks) & set(of_table):
+        notes.append(
+            f"warning: {table.path} is of another genome build than {peaks.modality}: by the ends of "
+            f"chromosomes of {' or '.join(of_table)}, and the peaks of {' or '.join(of_peaks)}; give the "
+            "gene table of the build of the peaks"
+        )
+    elif fit.figures:
         figures = "; ".join(fit.figures)
-        notes.append(f"warning: {figures}: is {table.path} of another genome build or species?{end}")
+        notes.append(f"warning: {figures}: is {table.path} of another genome build or species?")
     return tuple(notes)
 
 

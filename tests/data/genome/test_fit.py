@@ -9,7 +9,8 @@ from mocli.data.features.intervals import parse_intervals
 from mocli.data.files.inputs import open_inputs
 from mocli.data.genome.fit import builds_of, fit_of
 from mocli.data.genome.genes import GeneTable, read_genes
-from mocli.data.genome.loci import has_places, intervals_of
+from mocli.data.genome.loci import Loci, has_places, intervals_of
+from mocli.data.genome.loci import doubts as loci_doubts
 from mocli.data.genome.near import Reach
 from mocli.data.genome.vicinity import find_vicinity
 from mocli.errors import InputError
@@ -151,6 +152,21 @@ def test_small_parts_of_real_sets(shared_data, name, own):
         ]
         assert sum(said) == 0 if build == own else sum(said) >= 4
     assert builds_of(places) == (own,)
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize(("build", "warned"), [("hg19", True), ("hg38", False), ("mm10", True)])
+def test_a_few_peaks_tell_a_table_of_another_build(shared_data, build, warned):
+    """600 peaks, too few for the number of genes that start in them to say anything."""
+    files = open_inputs([str(shared_data / "multiome_bmmc_2batch.h5mu")])
+    whole = next(f for f in features_of(files, var_key=None) if has_places(f))
+    table = read_genes(shared_data / f"prior_genes_{build}.tsv.gz")
+    none = Loci(*(np.zeros(0, np.int64),) * 2, np.zeros(0), (), ())
+    said = loci_doubts(table, intervals_of(whole), whole, none)
+    assert [line.partition(": by the ends")[0] for line in said] == (
+        [f"warning: {table.path} is of another genome build than atac"] if warned else []
+    )
+    assert all(f"of {build}, and the peaks of hg38" in line for line in said)
 
 
 def test_builds_are_told_by_the_ends_of_chromosomes():
