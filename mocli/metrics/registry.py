@@ -150,6 +150,7 @@ class Metric(Generic[S]):
             better=self.better,
             bounds=self.bounds,
             n=int(score.n),
+            leading=self.headline > 0,
         )
 
 

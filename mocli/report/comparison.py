@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,7 @@ class Row:
     sentence: str
     definition: str
     cells: list[Cell]
+    leading: bool = True
 
     @property
     def drawable(self) -> bool:
@@ -52,7 +53,7 @@ class Row:
 class Comparison:
     """Rows of metrics, columns of methods, and conclusions from them.
 
-    `losses` names the metrics on which a baseline is better, with both values.
+    `losses` names the leading metrics on which a baseline is better, with both values.
     """
 
     columns: list[str]
@@ -85,7 +86,8 @@ def compare(
     if any(b.get("is_bound") for b in baselines.values()):
         # what no method can pass is no rival
         return Comparison(columns, rows, "", [])
-    return Comparison(columns, rows, *_verdict(columns, rows))
+    own = [i for i, b in enumerate(baselines.values(), start=1) if b.get("is_own")]
+    return Comparison(columns, rows, *_verdict(columns, rows, own))
 
 
 def _row(
@@ -114,6 +116,7 @@ def _row(
             Cell(v, t, best is not None and t == best and m is None, m, "" if m is None else metric_value(m))
             for v, t, m in zip(values, texts, model, strict=True)
         ],
+        leading=about.get("leading") is not False,
     )
 
 
@@ -126,29 +129,40 @@ def metric_title(key: str, title: str | None) -> str:
     return shown if repeats else f"{shown}, {modalities.replace('->', ' → ')}"
 
 
-def _verdict(columns: Sequence[str], rows: Sequence[Row]) -> tuple[str, list[str]]:
-    model, n_baselines = columns[0], len(columns) - 1
-    judged = [r for r in rows if r.better and r.cells[0].value is not None and _rivals(r)]
-    if not judged:
-        return "", []
-    lost = [r for r in judged if _beaten(r)]
-    tied = [r for r in judged if r not in lost and any(_difference(r, c) == 0 for c in r.cells[1:])]
-    won = [r for r in judged if r not in lost and r not in tied]
-    every = {1: "the baseline", 2: "both baselines"}.get(n_baselines, f"all {n_baselines} baselines")
-    share = "every metric" if len(won) == len(judged) else f"{len(won)} of {plural(len(judged), 'metric')}"
-    subject = model.capitalize() if model == wording.THIS_RUN else model
-    parts = [f"{subject} is better than {every} on {share} that they share."]
-    if tied:
-        parts.append(f"It equals the best baseline on {join([r.title for r in tied])}.")
-    if lost:
-        parts.append(
-            "A baseline is better on these metrics; there, training gained nothing over a simpler method:"
-        )
-    return " ".join(parts), [_loss(r, columns) for r in lost]
+def _verdict(columns: Sequence[str], rows: Sequence[Row], own: Collection[int]) -> tuple[str, list[str]]:
+    """Judge by the leading metrics that a baseline has, too; by all of these if none leads.
+
+    `own`: columns of ways that are a part of the model: they are named apart, as no rivals of it.
+    """
+    model, rivals = columns[0], [i for i in range(1, len(columns)) if i not in own]
+    shared = [
+        r for r in rows if r.better and r.cells[0].value is not None and _measured(r, range(1, len(columns)))
+    ]
+    judged = [r for r in shared if r.leading] or shared
+    parts, losses = [], []
+    if against := [r for r in judged if _measured(r, rivals)]:
+        lost = [r for r in against if _beaten(r, rivals)]
+        tied = [r for r in against if r not in lost and any(_difference(r, r.cells[i]) == 0 for i in rivals)]
+        n_won = len(against) - len(lost) - len(tied)
+        every = {1: "the baseline", 2: "both baselines"}.get(len(rivals), f"all {len(rivals)} baselines")
+        noun = "metric" if len(judged) == len(shared) else "leading metric"
+        share = f"every {noun}" if n_won == len(against) else f"{n_won} of {plural(len(against), noun)}"
+        subject = model.capitalize() if model == wording.THIS_RUN else model
+        parts.append(f"{subject} is better than {every} on {share} that they share.")
+        if tied:
+            parts.append(f"It equals the best baseline on {join([r.title for r in tied])}.")
+        losses = [_loss(r, columns, rivals) for r in lost]
+    for i in own:
+        better = [r.title for r in judged if _beaten(r, [i])]
+        if better:
+            parts.append(f"The model's own way, {columns[i]}, is better on {join(better)}.")
+    if losses:
+        parts.append("A baseline is better on these:")
+    return " ".join(parts), losses
 
 
-def _rivals(row: Row) -> bool:
-    return any(cell.value is not None for cell in row.cells[1:])
+def _measured(row: Row, columns: Iterable[int]) -> bool:
+    return any(row.cells[i].value is not None for i in columns)
 
 
 def _difference(row: Row, cell: Cell) -> float | None:
@@ -160,14 +174,14 @@ def _difference(row: Row, cell: Cell) -> float | None:
     return 0.0 if cell.text == text else (cell.value - value) * (1 if row.better == "higher" else -1)
 
 
-def _beaten(row: Row) -> list[int]:
-    """Return the columns of the baselines that are better than the model, the best first."""
-    gains = {i: _difference(row, cell) or 0.0 for i, cell in enumerate(row.cells) if i}
+def _beaten(row: Row, columns: Sequence[int]) -> list[int]:
+    """Return those of some columns that are better than the model, the best first."""
+    gains = {i: _difference(row, row.cells[i]) or 0.0 for i in columns}
     return sorted((i for i, gain in gains.items() if gain > 0), key=lambda i: -gains[i])
 
 
-def _loss(row: Row, columns: Sequence[str]) -> str:
-    best = _beaten(row)[0]
+def _loss(row: Row, columns: Sequence[str], rivals: Sequence[int]) -> str:
+    best = _beaten(row, rivals)[0]
     cell = row.cells[best]
     model_words = row.cells[0].text if cell.model is None else f"{cell.model_text} over the same features"
     return f"{row.title}: {columns[best]} {cell.text}, {columns[0]} {model_words}"

@@ -25,6 +25,7 @@ def figure(
     better: Better | None = None,
     bounds: tuple[float | None, float | None] = (0.0, None),
     n: int | None = None,
+    leading: bool = True,
 ) -> Entry:
     """Return an entry of a report's `metrics`.
 
@@ -40,6 +41,8 @@ def figure(
         Least and greatest possible value; None or infinite where there is none.
     n
         Cells, pairs or features behind the value.
+    leading
+        Whether a run is judged by it, not by others that say more of the same.
     """
     if isinstance(value, np.integer):
         value = int(value)
@@ -52,6 +55,7 @@ def figure(
         "title": title,
         "definition": definition,
         "sentence": sentence,
+        "leading": leading,
     }
 
 

@@ -241,6 +241,32 @@ def test_the_verdict_is_plain_where_the_model_wins_and_silent_without_baselines(
     assert not alone.rows[0].cells[0].best
 
 
+def test_only_leading_metrics_are_judged_by_and_training_is_not_blamed() -> None:
+    model = {"median": metric(0.6), "worst": {**metric(0.1), "leading": False}}
+    found = verdict(model, A={"median": metric(0.5), "worst": metric(0.3)})
+    assert found.verdict == "M is better than the baseline on every leading metric that they share."
+    assert not found.losses
+    lost = verdict({"median": metric(0.6)}, A={"median": metric(0.7)})
+    assert "training" not in lost.verdict
+    assert lost.losses == ["median: A 0.700, M 0.600"]
+    alone = verdict({"worst": {**metric(0.1), "leading": False}}, A={"worst": metric(0.3)})
+    assert alone.losses == ["worst: A 0.300, M 0.100"]
+
+
+def test_a_way_that_is_part_of_the_model_is_no_rival_of_it() -> None:
+    model = {"a": metric(0.6), "b": metric(0.6)}
+    ways = {
+        "r": {"title": "readout", "metrics": {"a": metric(0.7), "b": metric(0.1)}, "is_own": True},
+        "s": {"title": "mean", "metrics": {"a": metric(0.5), "b": metric(0.1)}},
+    }
+    found = compare(model, ways, model="M")
+    assert not found.losses
+    assert found.verdict == (
+        "M is better than the baseline on every metric that they share. The model's own way, readout, is "
+        "better on a."
+    )
+
+
 def test_a_baseline_of_fewer_features_is_held_against_the_model_over_the_same() -> None:
     model = {"up": metric(0.5), "other": metric(0.5), "down": metric(0.5, "lower")}
     some = {"up": metric(0.6), "other": metric(0.6), "down": metric(0.6, "lower")}

@@ -242,8 +242,8 @@ def _report(run: Run, result: pd.DataFrame, precision: dict[str, list[dict[str, 
         "metacells_tested": figure(len(tested), "Pairs tested", "Pairs of a gene and a peak of its window."),
         "metacells_fdr10": figure(
             float((fdr[with_fdr] < FDR).mean()) if with_fdr.any() else None,
-            "Pairs with an FDR below 10%",
-            "Share of the pairs tested; null: genes and peaks of different chromosomes.",
+            "Share of pairs with an FDR below 10%",
+            "Of the pairs with a p value; null: genes and peaks of different chromosomes.",
             bounds=(0.0, 1.0),
             n=int(with_fdr.sum()),
         ),
@@ -260,5 +260,4 @@ def _report(run: Run, result: pd.DataFrame, precision: dict[str, list[dict[str, 
         "chromosomes. spearman and pearson are over single cells, for comparison.",
         top,
     )
-    n = int((fdr[with_fdr] < FDR).sum())
-    conclude(run, n, len(tested), precision, "metacells")
+    conclude(run, fdr, precision, "metacells")

@@ -18,7 +18,7 @@ from mocli.report.locusplot import MOST_GROUPS, Locus, locus_plot
 from mocli.report.wording import plural
 from mocli.tasks.gene2peak.changes import Step, Way
 from mocli.tasks.gene2peak.options import Gene2PeakOptions
-from mocli.tasks.gene2peak.truth import PROMOTERS
+from mocli.tasks.gene2peak.truth import CHANCE, PROMOTERS
 from mocli.tasks.gene2peak.work import SilencingResult
 from mocli.tasks.relate.report import SHOWN, over_all, write_bedpe
 from mocli.tasks.relate.scope import ALL
@@ -45,6 +45,8 @@ _SIMPLE = {
     ),
     "nearness": ("nearness", "the closer a peak lies to the transcription start site, the better"),
 }
+_GUESSING = ("guessing", "pairs in random order; the share of true pairs")
+_NO_P = "gene or peak is constant in these cells, or too few of other chromosomes can be compared with"
 
 _WAYS = {
     Way.LATENT: "the gradient of the gene's likelihood at its new count, through the decoder",
@@ -67,7 +69,7 @@ def route_words(options: Gene2PeakOptions, way: Way) -> str:
 
 
 def hold_against(run: Run, precision: Precision, ours: Sequence[str]) -> None:
-    """Put how well promoters, or known pairs, are found at the head of the report, beside the simple ways.
+    """Put how well promoters, or known pairs, are found first in the report, beside simple ways and chance.
 
     `ours`: scores that a run may have, the best first; the first that is there stands for it.
     """
@@ -77,18 +79,21 @@ def hold_against(run: Run, precision: Precision, ours: Sequence[str]) -> None:
         if leading is None:
             continue
 
-        def entry(score: str, by: Mapping[str, float] = by, name: str = name) -> Any:
+        n_pairs = next((int(str(r["n_pairs"])) for r in rows), None)
+
+        def entry(score: str, by: Mapping[str, float] = by, name: str = name, n: int | None = n_pairs) -> Any:
             return figure(
                 by[score],
                 f"Area under the precision-recall curve, {name}",
-                f"Pairs sorted by {score}; guessing gives {by.get('chance', 0.0):.3f}.",
+                f"Pairs sorted by {score}; guessing gives {by.get(CHANCE, 0.0):.3f}.",
                 better="higher",
                 bounds=(0.0, 1.0),
+                n=n,
             )
 
         key = f"auprc[{name}]"
         run.report.metrics = {key: entry(leading), **run.report.metrics}
-        for score, title in _SIMPLE.items():
+        for score, title in {**_SIMPLE, CHANCE: _GUESSING}.items():
             if score in by:
                 baseline = run.report.baselines.setdefault(
                     score, {"title": title[0], "definition": title[1], "metrics": {}}
@@ -96,9 +101,16 @@ def hold_against(run: Run, precision: Precision, ours: Sequence[str]) -> None:
                 baseline["metrics"][key] = entry(score)
 
 
-def conclude(run: Run, n_passing: int, n_tested: int, precision: Precision, our_score: str) -> None:
-    """Conclude how many pairs pass, and whether a score finds true pairs better than the simple ways."""
-    sentence = f"{n_passing:,} of {n_tested:,} pairs pass 10 % FDR"
+def conclude(run: Run, fdr: DoubleArray, precision: Precision, our_score: str) -> None:
+    """Conclude how many pairs pass, and whether a score finds true pairs better than the simple ways.
+
+    `fdr`: of all pairs tested, NaN where there is no p value.
+    """
+    with_p = np.isfinite(fdr)
+    sentence = f"{int((fdr[with_p] < _FDR).sum()):,} of {int(with_p.sum()):,} pairs pass 10 % FDR"
+    if not with_p.all():
+        n = int((~with_p).sum())
+        sentence += f" ({n:,} more {'has' if n == 1 else 'have'} no p value: {_NO_P})"
     for name, rows in precision.items():
         by = {str(r["score"]): r["auprc"] if isinstance(r["auprc"], float) else 0.0 for r in rows}
         simple = [score for score in _SIMPLE if score in by]
@@ -110,8 +122,8 @@ def conclude(run: Run, n_passing: int, n_tested: int, precision: Precision, our_
         sentence += (
             f"; {what} find {name} {verb} than {_SIMPLE[best][0]} (AUPRC {by[our_score]:.3f}, {by[best]:.3f})"
         )
-        if max(by[our_score], by[best]) <= by.get("chance", 0.0):
-            sentence += f", and neither better than chance ({by['chance']:.3f})"
+        if max(by[our_score], by[best]) <= by.get(CHANCE, 0.0):
+            sentence += f", and neither better than chance ({by[CHANCE]:.3f})"
     run.say(sentence)
     run.report.conclude(sentence)
 
@@ -186,7 +198,7 @@ def report_silencing(run: Run, result: SilencingResult) -> None:
     scored = {str(row["score"]) for rows in result.precision.values() for row in rows}
     fdr = table["fdr"].to_numpy(dtype=np.float64)
     leading = next((score for score in ours if score in scored), ours[-1])
-    conclude(run, int((fdr[np.isfinite(fdr)] < _FDR).sum()), len(table), result.precision, leading)
+    conclude(run, fdr, result.precision, leading)
     run.report.tables |= precision_tables(result.precision)
     if result.peak_sets is not None:
         run.report.tables["peak_sets"] = column_table(
@@ -218,8 +230,9 @@ def _figures(result: SilencingResult, table: pd.DataFrame) -> dict[str, Any]:
         "silencing_tested": entry(len(table), "Pairs tested", "Pairs of a gene and a peak."),
         "silencing_genes": entry(table["gene"].nunique(), "Genes tested", "Genes in a tested pair."),
         "silencing_fdr10": entry(
-            float((fdr < _FDR).mean()) if len(fdr) else None, "Pairs of FDR below 10%",
-            "Share of the pairs tested; null: matched peaks of other chromosomes, matched genes.", n=len(fdr),
+            float((fdr < _FDR).mean()) if len(fdr) else None, "Share of pairs with an FDR below 10%",
+            "Of the pairs with a p value; null: matched peaks of other chromosomes, matched genes.",
+            n=len(fdr),
         ),
     }  # fmt: skip
     p = result.permuted[np.isfinite(result.permuted)]
@@ -235,7 +248,8 @@ def _figures(result: SilencingResult, table: pd.DataFrame) -> dict[str, Any]:
             value: Any = row["auprc"]
             figures[key] = entry(
                 value, f"Area under the precision-recall curve, {name}; {row['score']}",
-                "All pairs together; the score 'chance' is the share of true pairs.", "higher", len(table),
+                "All pairs together; the score 'chance' is the share of true pairs.", "higher",
+                int(str(row["n_pairs"])),
             )  # fmt: skip
     return figures
 

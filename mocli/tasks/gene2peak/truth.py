@@ -17,6 +17,9 @@ from mocli.types import BoolArray, DoubleArray, IntArray
 PROMOTERS = "promoter peaks"
 """Name of the pairs of a gene and its own promoter, where these are the ground truth."""
 
+CHANCE = "chance"
+"""Name of the score that pairs in random order have."""
+
 _EXPECTED = "BEDPE: chrom1, start1, end1, chrom2, start2, end2, tab-separated"
 _COLUMNS = 6
 
@@ -96,7 +99,8 @@ def precision_recall(
 
     Returns
     -------
-    By score: `score`, `auprc`, `auprc_by_gene` (the mean over genes that have both kinds), `n_genes`.
+    By score: `score`, `auprc`, `auprc_by_gene` (the mean over genes that have both kinds), `n_genes`,
+    `n_pairs`.
     """
     from sklearn.metrics import average_precision_score
 
@@ -115,14 +119,16 @@ def precision_recall(
                 "auprc": float(average_precision_score(truth, ranked)) if truth.any() else None,
                 "auprc_by_gene": float(np.mean(by_gene)) if by_gene else None,
                 "n_genes": len(runs),
+                "n_pairs": len(truth),
             }
         )
     rows.append(
         {
-            "score": "chance",
+            "score": CHANCE,
             "auprc": float(truth.mean()),
             "auprc_by_gene": float(np.mean([truth[r].mean() for r in runs])) if runs else None,
             "n_genes": len(runs),
+            "n_pairs": len(truth),
         }
     )
     return rows

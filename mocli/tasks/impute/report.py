@@ -11,6 +11,7 @@ from mocli.metrics.imputation import FeatureAccuracy
 from mocli.report.figures import Better, Entry, column_table, figure, spoken
 from mocli.report.figures import table as rows_table
 from mocli.tasks.impute.check import Checked
+from mocli.tasks.impute.ways import OWN
 from mocli.tasks.impute.work import Imputation
 from mocli.tasks.infer.decoder import ValueDecoder
 from mocli.tasks.infer.stacking import StackPredictor
@@ -30,7 +31,7 @@ _BESIDE = {
         "linked feature",
         "a feature follows the standardised sum of the features it is linked to; only features with a link",
     ),
-    "readout": (
+    OWN: (
         "readout of the latent",
         "a regression on the model's latent alone, one of the ways that are weighed",
     ),
@@ -89,7 +90,7 @@ def imputation_sentence(work: Imputation, checked: Checked) -> str | None:
     simple: dict[str, tuple[float, float]] = {}
     for name, accuracy in evaluation.baselines.items():
         both = np.isfinite(accuracy.pearson[columns]) & np.isfinite(pearson_here)
-        if name != "readout" and both.any():
+        if name != OWN and both.any():
             beside = float(np.median(accuracy.pearson[columns][both]))
             simple[name] = beside, float(np.median(pearson_here[both]))
     if not simple:
@@ -181,6 +182,8 @@ def report_figures(run: Run, work: Imputation, checked: Checked) -> None:
             of_same_features |= _detections(
                 evaluation.detection, columns, direction, evaluation.n_cells, among=detection
             )
+        if name == OWN:
+            run.report.baselines[name]["is_own"] = True
         if of_same_features:
             run.report.baselines[name]["model_metrics"] = of_same_features
     covered = evaluation.coverage[columns]
@@ -278,6 +281,7 @@ def _statistics(
                 better=better,
                 bounds=(0.0, None) if better == "lower" else (None if name == "r2" else -1.0, 1.0),
                 n=n,
+                leading=place == "median",
             )
     return entries
 

@@ -42,6 +42,9 @@ MAX_TARGET, MAX_SOURCE = 5_000, 20_000
 COMPONENTS = 100
 """Principal components of the source, for the regression."""
 
+OWN = "readout"
+"""The way that is a part of the model, not a rival of it."""
+
 
 def simple_ways(
     translation: Translation,
@@ -57,7 +60,7 @@ def simple_ways(
     mean, deviation = readout.moments(scale)
     ways: dict[str, Predict] = {"mean": accuracy.mean_baseline(mean, n)}
     if isinstance(translation.predictor, StackPredictor):
-        ways["readout"] = lambda columns: readout.predict(translation.z[cells], scale, columns)
+        ways[OWN] = lambda columns: readout.predict(translation.z[cells], scale, columns)
     linked = _linked(translation, cells)
     if linked is not None:
         ways["linked_feature"] = accuracy.linked_baseline(*linked, mean, deviation)

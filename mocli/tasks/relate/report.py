@@ -180,7 +180,8 @@ def _counts(related: Related, table: pd.DataFrame, direction: str) -> dict[str, 
         share = float((fdr < _FDR).mean()) if len(fdr) else None
         key = f"relations_fdr5_{name}[{direction}]"
         entries[key] = figure(
-            share, f"Pairs of FDR below 5%, {name} null", f"Share of the pairs tested; null: {null}.",
+            share, f"Share of pairs with an FDR below 5%, {name} null",
+            f"Of the pairs with a p value; null: {null}.",
             bounds=(0.0, 1.0), n=len(fdr),
         )  # fmt: skip
     both = table[[MEASURED, "correlation"]].dropna() if MEASURED in table else table.iloc[:0]

@@ -390,6 +390,9 @@ def test_metacells_need_no_model_and_find_planted_pairs(tissue, tmp_path, check_
     assert by["score"] > max(by["spearman"], by["pearson"]) + 0.05
     assert (tmp_path / "o.bedpe").exists()
     assert report["metrics"]["auprc[promoter peaks]"]["value"] > 0.5
+    assert report["metrics"]["auprc[promoter peaks]"]["n"] > 10
+    chance = report["baselines"]["chance"]["metrics"]["auprc[promoter peaks]"]
+    assert 0 < chance["value"] < 1
     assert 0 < report["baselines"]["matched"]["metrics"]["auprc[promoter peaks]"]["value"] <= 1
     assert len(result.report["inputs"]) == 2
     ours = report["metrics"]["auprc[promoter peaks]"]["value"]

@@ -1,5 +1,7 @@
 """Pictures along the genome: the gene that is drawn, its peaks in order, means by group."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,8 @@ from mocli.data.features.index import Features
 from mocli.data.genome.genes import GeneTable
 from mocli.data.genome.vicinity import find_vicinity
 from mocli.report import locusplot
-from mocli.tasks.gene2peak.report import draw_tracks, locus_of, mean_by_group
+from mocli.report.comparison import compare
+from mocli.tasks.gene2peak.report import conclude, draw_tracks, hold_against, locus_of, mean_by_group
 from mocli.types import ModalityKind
 
 PEAKS = ("chr1:60000-60500", "chr1:9000-9500", "chr2:100-400", "chr1:49000-51500")
@@ -70,3 +73,28 @@ def test_a_picture_has_what_belongs_to_each_peak(near, changed, monkeypatch):
     assert given["openness"]["x"].tolist() == [2, 4, 1]
     if changed:
         assert given["changes"]["x"].tolist() == pytest.approx([0.1, 0.3, 0])
+
+
+def said_of(fdr, by):
+    said, report = [], SimpleNamespace(metrics={}, baselines={}, conclude=lambda _: None)
+    run = SimpleNamespace(say=said.append, report=report)
+    precision = {"promoter peaks": [{"score": k, "auprc": v, "n_pairs": 40} for k, v in by.items()]}
+    hold_against(run, precision, ("metacells",))
+    conclude(run, np.array(fdr), precision, "metacells")
+    box = compare(report.metrics, report.baselines, model="this run")
+    return said[0], report.metrics, box
+
+
+def test_what_is_no_better_than_chance_is_not_praised():
+    below = {"metacells": 0.499, "spearman": 0.45, "nearness": 0.4, "chance": 0.5}
+    said, metrics, box = said_of([0.3, np.nan, 0.05], below)
+    assert said.startswith("1 of 2 pairs pass 10 % FDR (1 more has no p value: gene or peak is constant")
+    assert "neither better than chance (0.500)" in said
+    assert box.losses == [
+        "Area under the precision-recall curve, promoter peaks: guessing 0.500, this run 0.499"
+    ]
+    assert "every metric" not in box.verdict
+    assert metrics["auprc[promoter peaks]"]["n"] == 40
+    said, _, box = said_of([0.3], below | {"metacells": 0.7})
+    assert "no p value" not in said
+    assert "all 3 baselines on every metric" in box.verdict
