@@ -8,7 +8,13 @@ from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import Any
 
-from mocli.data.files.inspect import ModalityFacts, agreeing_names, inspect_modality
+from mocli.data.files.inspect import (
+    ModalityFacts,
+    agreeing_names,
+    conditions_told_by,
+    inspect_modality,
+    nesting,
+)
 from mocli.errors import MocliError
 from mocli.tasks.prepare.choice import choose
 from mocli.tasks.prepare.pairing import relate_files
@@ -34,6 +40,8 @@ class Prospect:
     ----------
     plan
         What a run would use, by modality; cells, model and command as lines.
+    nested
+        Columns like batches, and the columns like conditions in which each of their levels lies in one.
     problems
         What must be fixed first, and how; `exit_code` of the first.
     """
@@ -42,6 +50,7 @@ class Prospect:
     where: dict[str, str] = field(default_factory=dict)
     choices: dict[str, str] = field(default_factory=dict)
     plan: list[str] = field(default_factory=list)
+    nested: dict[str, list[str]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     exit_code: int = 0
 
@@ -64,6 +73,9 @@ def look_at(inputs: Sequence[str]) -> Prospect:
         prospect.mend(error)
         return prospect
     prospect.where = {file.name: file.where for file in files}
+    for file, facts in zip(files, prospect.modalities, strict=True):
+        told = {batch: conditions_told_by(file.obs, batch) for batch in facts.batches}
+        prospect.nested |= {batch: conditions for batch, conditions in told.items() if conditions}
     names = [list(map(str, file.obs.index)) for file in files]
     relation = relate_files(files, data.pairing)
     for (i, first), (j, second) in combinations(enumerate(files), 2):
@@ -93,12 +105,13 @@ def look_at(inputs: Sequence[str]) -> Prospect:
             prospect.choices[file.name] = f"{values} of {chosen.layer.layer}, {chosen.taken}{top}"
         except MocliError as error:
             prospect.mend(error)
-    prospect.plan += _commands(inputs, prospect.modalities, links=unpaired and traits.uses_links)
+    prospect.plan += _commands(inputs, prospect, links=unpaired and traits.uses_links)
     return prospect
 
 
-def _commands(inputs: Sequence[str], modalities: Sequence[ModalityFacts], *, links: bool) -> list[str]:
-    """Return what to type next."""
+def _commands(inputs: Sequence[str], prospect: Prospect, *, links: bool) -> list[str]:
+    """Return what to type next; no batch that is nested in a condition is to be corrected for."""
+    modalities = prospect.modalities
     words = ["mocli", "integrate", *inputs]
     lines = []
     if links:
@@ -109,6 +122,7 @@ def _commands(inputs: Sequence[str], modalities: Sequence[ModalityFacts], *, lin
     for option, columns in (("--batch-key", "batches"), ("--label-key", "labels")):
         column_sets = [set(getattr(m, columns)) for m in modalities]
         common = [c for c in getattr(modalities[0], columns) if all(c in k for k in column_sets)]
+        common = [c for c in common if c not in prospect.nested]
         words += [option, common[0]] if common else []
     return [*lines, f"next: {shlex.join([*words, '-o', 'out.h5mu'])}"]
 
@@ -139,6 +153,8 @@ def as_lines(prospect: Prospect) -> list[str]:
     if len(set(columns.values())) == 1:
         columns = {"columns": next(iter(columns.values()))}
     lines += [f"{name}: {line}" for name, line in columns.items()]
+    sentences = [nesting(batch, conditions) for batch, conditions in prospect.nested.items()]
+    lines += [f"  look: {'; '.join(sentences)}"] if sentences else []
     lines += prospect.plan
     if prospect.problems:
         return [*lines, "to mend:", *(f"- {problem}" for problem in prospect.problems)]
@@ -146,10 +162,12 @@ def as_lines(prospect: Prospect) -> list[str]:
 
 
 def _columns(m: ModalityFacts) -> str:
-    """Say which columns of obs look like batches and like labels, with their numbers of levels."""
+    """Say which columns of obs look like batches, conditions and labels, with their numbers of levels."""
+    kinds = {"batches": m.batches, "conditions": m.conditions, "labels": m.labels}
     shown = (
         f"{', '.join(f'{c} ({n})' for c, n in list(found.items())[:MOST_COLUMNS]) or 'none'} like {what}"
-        for what, found in (("batches", m.batches), ("labels", m.labels))
+        for what, found in kinds.items()
+        if found or what != "conditions"
     )
     return "; ".join(shown)
 

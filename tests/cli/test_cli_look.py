@@ -94,6 +94,48 @@ def test_running_numbers_of_two_files_pair_no_cells_here_either(tmp_path, capsys
     assert any(line.startswith("cells: unpaired (names of cells are running numbers") for line in lines)
 
 
+def labelled(folder, **columns):
+    path = made(
+        folder, "rna.h5ad", np.random.default_rng(0).poisson(4.0, (60, 40)), [f"c{k}" for k in range(60)]
+    )
+    adata = ad.read_h5ad(path)
+    for name, levels in columns.items():
+        adata.obs[name] = np.resize(levels, 60)
+    adata.write_h5ad(path)
+    return path
+
+
+def test_a_batch_that_lies_in_conditions_is_not_to_be_corrected_for(tmp_path, capsys):
+    path = labelled(tmp_path, condition=["ctrl", "stim"], batch=["c1", "s1", "c2", "s2"])
+    _, lines = doctor(capsys, path)
+    assert "columns: batch (4) like batches; condition (2) like conditions; none like labels" in lines
+    nested = (
+        "each level of obs['batch'] lies in one level of obs['condition']: correcting for it also removes "
+    )
+    (look,) = (line for line in lines if line.startswith("  look: each"))
+    assert look.startswith(f"  look: {nested}")
+    assert lines[-2] == f"next: mocli integrate {path} -o out.h5mu"
+    path = labelled(tmp_path, condition=["ctrl", "stim"], batch=["c1", "s1"], donor=["a", "a", "b", "b"])
+    assert "--batch-key donor" in doctor(capsys, path)[1][-2]
+    words = ["integrate", str(path), "-o", str(tmp_path / "out.h5mu"), "--batch-key"]
+    main([*words, "batch", "--dry-run"])
+    said = capsys.readouterr().out
+    assert "batch: obs['batch'], 2 levels: c1 (30), s1 (30)" in said
+    assert nested in said
+    main([*words, "donor", "--dry-run"])
+    assert "each level of" not in capsys.readouterr().out
+    quick = ["--max-steps", "1", "--n-latent", "4", "--metrics", "none", "--no-html", "--no-umap"]
+    assert main([*words, "batch", *quick]) == 0
+    report = json.loads((tmp_path / "out.report.json").read_text())
+    assert [w for w in report["warnings"] if w.startswith(nested)]
+
+
+def test_labels_are_counted_as_a_run_does(tmp_path, capsys):
+    path = labelled(tmp_path, cell_type_gated=["B", "T", "unassigned"], batch=["1", "2", "NA"])
+    columns = "columns: batch (2) like batches; cell_type_gated (2) like labels"
+    assert columns in doctor(capsys, path)[1]
+
+
 def test_what_stops_a_run_is_to_be_mended(demo, tmp_path, capsys):
     (tmp_path / "x.h5ad").write_bytes(b"\x89HDF\r\n\x1a\n" + b"\0" * 100)
     code, lines = doctor(capsys, tmp_path / "x.h5ad")

@@ -16,6 +16,7 @@ from mocli.data.features.index import features_of
 from mocli.data.files.contents import cause_of, look
 from mocli.data.files.hdf5 import open_h5
 from mocli.data.files.modality import ModalityFile
+from mocli.data.files.obs import labels_of, with_missing
 from mocli.data.genome.fit import builds_of
 from mocli.data.genome.loci import intervals_of
 from mocli.types import ModalityKind, ValueKind
@@ -23,7 +24,13 @@ from mocli.types import ModalityKind, ValueKind
 _BATCH = re.compile(
     r"batch|sample|donor|patient|subject|individual|library|lane|replicate|orig.ident|^run$|^input$"
 )
-_LABEL = re.compile(r"cell.?type|label|annot|cluster|leiden|louvain|subclass|^class|identity|lineage|state")
+_LABEL = re.compile(
+    r"cell.?type|label|annot|cluster|leiden|louvain|subclass|^class|identity|lineage|(?<!disease.)state"
+)
+_CONDITION = re.compile(
+    r"(?:^|[-_. ])(?:condition|treatment|treated|stim[a-z]*|group|genotype|disease|diagnosis|status|"
+    r"time.?point)s?(?:$|[-_. ])"
+)
 _ENDING = re.compile(r"[-_.][0-9]+(?:[-_][0-9]+)*$")
 _BEGINNING = re.compile(r"^[^-_#:]+[-_#:](?=[ACGT]{8,})")
 _STYLES = {
@@ -35,6 +42,7 @@ _STYLES = {
     "symbols as of mouse": re.compile(r"^[A-Z][a-z0-9.-]+[a-z0-9]$"),
 }
 MOST_LEVELS = 200
+MOST_CONDITIONS = 12
 FEWEST_COUNTS = 100
 """Barcodes with fewer counts than this hold no cell."""
 
@@ -49,8 +57,9 @@ class ModalityFacts:
         What each matrix holds, by its name: `X`, a layer, `raw`.
     features
         How features are called, and examples.
-    batches, labels
-        Columns of obs that look like batches or labels of cells, with their number of levels.
+    batches, conditions, labels
+        Columns of obs that look like batches, compared conditions or labels of cells, with their number of
+        levels, as a run counts them.
     genome
         As the file names it, or as positions of its features tell; None if neither does.
     spatial
@@ -66,6 +75,7 @@ class ModalityFacts:
     matrices: Mapping[str, ValueKind]
     features: str
     batches: Mapping[str, int]
+    conditions: Mapping[str, int]
     labels: Mapping[str, int]
     genome: str | None
     spatial: bool
@@ -75,7 +85,6 @@ class ModalityFacts:
 def inspect_modality(file: ModalityFile) -> ModalityFacts:
     """Look at a modality: its tables, and a few hundred rows of each matrix."""
     matrices = {name: look(file.sample(name)) for name in file.matrices}
-    levels = {str(c): n for c in file.obs.columns if 1 < (n := _n_levels(file.obs[c])) <= MOST_LEVELS}
     return ModalityFacts(
         name=file.name,
         kind=file.kind,
@@ -84,7 +93,8 @@ def inspect_modality(file: ModalityFile) -> ModalityFacts:
         matrices=matrices,
         features=_style(list(map(str, file.var.index))),
         batches=batch_like(file.obs),
-        labels={c: n for c, n in levels.items() if _LABEL.search(c.lower()) and not _BATCH.search(c.lower())},
+        conditions=condition_like(file.obs),
+        labels=_label_like(file.obs),
         genome=_genome(file),
         spatial=is_spatial(file),
         doubts=tuple(_doubts(file, matrices)),
@@ -104,7 +114,45 @@ def agreeing_names(first: Sequence[str], second: Sequence[str]) -> tuple[int, in
 def batch_like(obs: pd.DataFrame) -> dict[str, int]:
     """Columns of obs that look like batches by their names, with their number of levels, two or more."""
     named = [c for c in obs.columns if _BATCH.search(str(c).lower())]
-    return {str(c): n for c in named if 1 < (n := _n_levels(obs[c])) <= MOST_LEVELS}
+    return {str(c): n for c in named if 1 < (n := _n_levels(with_missing(obs[c]))) <= MOST_LEVELS}
+
+
+def condition_like(obs: pd.DataFrame) -> dict[str, int]:
+    """Columns of obs that look like conditions by their names, with their number of levels, 2 to 12."""
+    lower = {c: str(c).lower() for c in obs.columns}
+    others = {c for c, name in lower.items() if _BATCH.search(name) or _LABEL.search(name)}
+    named = [c for c, name in lower.items() if _CONDITION.search(name) and c not in others]
+    return {str(c): n for c in named if 1 < (n := _n_levels(with_missing(obs[c]))) <= MOST_CONDITIONS}
+
+
+def _label_like(obs: pd.DataFrame) -> dict[str, int]:
+    named = [c for c in obs.columns if _LABEL.search(name := str(c).lower()) and not _BATCH.search(name)]
+    return {str(c): n for c in named if 1 < (n := _n_levels(labels_of(obs[c]))) <= MOST_LEVELS}
+
+
+def tells(column: pd.Series, other: pd.Series) -> bool:
+    """Whether each level of a column lies in one level of the other, of which there are two or more.
+
+    Both have the same rows; those with a missing value do not count.
+    """
+    codes = np.stack([pd.factorize(with_missing(one))[0] for one in (column, other)])
+    own, others = codes[:, (codes >= 0).all(axis=0)]
+    pairs = np.unique(own * (others.max(initial=0) + 1) + others)
+    return len(np.unique(others)) > 1 and len(np.unique(own)) == len(pairs)
+
+
+def conditions_told_by(obs: pd.DataFrame, column: str) -> list[str]:
+    """Columns like conditions in which a column of obs is nested: correcting for it removes them, too."""
+    return [name for name in condition_like(obs) if name != column and tells(obs[column], obs[name])]
+
+
+def nesting(column: str, conditions: Sequence[str]) -> str:
+    """Say that a column is nested in conditions, and what correcting for it does."""
+    of = " and of ".join(f"obs['{name}']" for name in conditions)
+    return (
+        f"each level of obs['{column}'] lies in one level of {of}: correcting for it also removes what "
+        f"differs by {' and '.join(conditions)}"
+    )
 
 
 def _n_levels(column: pd.Series) -> int:

@@ -54,7 +54,7 @@ def find_column(
     if colon and all(column is None for column in by_modality.values()):
         by_modality = {f.name: f.obs[rest] if f.name == owner and rest in f.obs else None for f in files}
     by_modality = {
-        name: None if column is None else _with_missing(column) for name, column in by_modality.items()
+        name: None if column is None else with_missing(column) for name, column in by_modality.items()
     }
     if any(column is not None and column.notna().any() for column in by_modality.values()):
         return by_modality
@@ -138,10 +138,11 @@ def find_labels(
 
 def labels_of(column: pd.Series, unlabeled: Collection[str] = ()) -> pd.Series:
     """Return a column of obs in which words for unlabelled cells are missing values."""
-    return _without(_with_missing(column), lambda w: w in unlabeled or w.casefold() in NO_LABEL)
+    return _without(with_missing(column), lambda w: w in unlabeled or w.casefold() in NO_LABEL)
 
 
-def _with_missing(column: pd.Series) -> pd.Series:
+def with_missing(column: pd.Series) -> pd.Series:
+    """Return a column of obs in which words for a missing value, and R's integer, are missing values."""
     if column.dtype.kind == "i":
         r_missing = (column == _R_MISSING).to_numpy(dtype=bool, na_value=False)
         return column.astype("Int64").mask(r_missing) if r_missing.any() else column

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
+from mocli.data.files.inspect import tells
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column
 from mocli.errors import InputError, UsageError, did_you_mean
@@ -91,8 +93,9 @@ def doubt_of_batches(file: ModalityFile, batch_key: str | None, chosen: ChosenCe
     """
     if not batch_key or batch_key not in file.obs:
         return ""
-    source, target = (set(file.obs[batch_key].iloc[rows].dropna()) for rows in (chosen.source, chosen.target))
-    if not source or not target or source & target:
+    rows = np.concatenate([chosen.source, chosen.target])
+    side = pd.Series(np.repeat(["from", "to"], [len(chosen.source), len(chosen.target)]))
+    if not tells(file.obs[batch_key].iloc[rows], side):
         return ""
     return (
         f"no level of obs['{batch_key}'] (--batch-key) holds cells of both --from and --to: the difference "

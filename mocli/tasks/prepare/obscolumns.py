@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 
 from mocli.data.bundle import Codes, Continuous
-from mocli.data.files.inspect import batch_like
+from mocli.data.files.inspect import batch_like, conditions_told_by, nesting, tells
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import column_of_each, find_column, find_labels
 from mocli.errors import InputError
+from mocli.report.wording import plural
 from mocli.tasks.run.options import DataOptions
 from mocli.types import DoubleArray, FloatArray, IntArray
 
@@ -39,6 +40,19 @@ class ObsColumn:
     ) -> ObsColumn | None:
         """Look up a column by the user's name; None without one, `InputError` if there is no such column."""
         return None if name is None else cls(key or name, find_column(files, name, option=option))
+
+    @property
+    def name(self) -> str:
+        """What it is called in obs."""
+        return next(
+            (str(values.name) for values in self.by_modality.values() if values is not None), self.key
+        )
+
+    def of_cells(self) -> pd.Series:
+        """Return its values as text by cell name, None where missing; of equal names, the first counts."""
+        present = [values for values in self.by_modality.values() if values is not None]
+        by_cell = pd.concat([pd.Series(words(values), index=values.index) for values in present])
+        return by_cell[~by_cell.index.duplicated()]
 
     def codes(self, files: Sequence[ModalityFile], rows: IntArray, *, by_name: bool) -> Codes:
         """Return it as categories, one code for each cell.
@@ -140,7 +154,7 @@ def inputs_as_batch(files: Sequence[ModalityFile], data: DataOptions) -> tuple[D
 def unused_batches(files: Sequence[ModalityFile], data: DataOptions, compared: Collection[str] = ()) -> str:
     """Return a line on columns that look like batches if no batch is given; empty if none does.
 
-    `compared`: columns whose values are compared; one that tells these apart is no batch.
+    One that tells apart conditions, or values of the columns that are `compared`, is no batch.
     """
     labels = data.label_key or ""
     used = {*data.covariate, labels, *column_of_each(labels).values(), data.pair_key, *compared}
@@ -150,7 +164,8 @@ def unused_batches(files: Sequence[ModalityFile], data: DataOptions, compared: C
         for column, n in batch_like(f.obs).items()
         if column not in used
         and column != f.input_key
-        and not any(_tells(f.obs[column], f.obs[other]) for other in compared if other in f.obs)
+        and not any(tells(f.obs[column], f.obs[other]) for other in compared if other in f.obs)
+        and not {*conditions_told_by(f.obs, column)} - used
     }
     if data.batch_key is not None or not like:
         return ""
@@ -162,29 +177,79 @@ def unused_batches(files: Sequence[ModalityFile], data: DataOptions, compared: C
     )
 
 
-def _tells(column: pd.Series, other: pd.Series) -> bool:
-    """Whether the value of a column says that of the other."""
-    both = pd.DataFrame({"column": words(column), "other": words(other)}).dropna().drop_duplicates()
-    return not both["column"].duplicated().any()
+def confounded(columns: Columns, files: Sequence[ModalityFile]) -> list[str]:
+    """Return doubts about columns to correct for, each level of which lies in one level of a condition.
+
+    Conditions that the user corrects for as well do not count.
+    """
+    corrected = {"--covariate": columns.covariates}
+    if columns.batch is not None:
+        corrected["--batch-key"] = (columns.batch,)
+    names = {column.name for columns in corrected.values() for column in columns}
+    lines = []
+    for option, several in corrected.items():
+        for column in several:
+            own = [f for f in files if column.name in f.obs]
+            told = [[c for c in conditions_told_by(f.obs, column.name) if c not in names] for f in own]
+            conditions = list(dict.fromkeys(c for those in told for c in those))
+            if not conditions:
+                continue
+            better = [
+                other
+                for f in own
+                for other in batch_like(f.obs)
+                if other not in names and not conditions_told_by(f.obs, other)
+            ]
+            instead = f", or give one whose levels they share ({option} {better[0]})" if better else ""
+            without = "use --batch-key none" if option == "--batch-key" else "leave it out"
+            lines.append(
+                f"{nesting(column.name, conditions)}; {without} if that is what you compare{instead}"
+            )
+    return lines
 
 
-def doubts(columns: Columns) -> list[str]:
+def summaries(columns: Columns) -> list[str]:
+    """Return a line on the batch, and on each covariate: how many cells its levels have."""
+    lines = []
+    for column in (*(() if columns.batch is None else (columns.batch,)), *columns.covariates):
+        counts = column.of_cells().value_counts()
+        what = "batch" if column is columns.batch else "covariate"
+        lines.append(f"{what}: obs['{column.name}'], {plural(len(counts), 'level')}: {_sizes(counts)}")
+    return lines
+
+
+def _sizes(counts: pd.Series) -> str:
+    """Show the largest levels with their number of cells."""
+    shown = ", ".join(f"{level} ({n:,})" for level, n in counts.head(6).items())
+    return shown + (", ..." if len(counts) > 6 else "")
+
+
+def _taken_for_missing(column: ObsColumn, files: Sequence[ModalityFile]) -> str:
+    """Return in brackets the words that count as missing in a column; empty without any."""
+    found: dict[str, None] = {}
+    for f in files:
+        values = column.by_modality.get(f.name)
+        if values is not None:
+            gone = f.obs.loc[values.isna().to_numpy(), values.name].dropna()
+            found |= dict.fromkeys(str(word).strip() or "empty" for word in gone.unique())
+    shown = ", ".join(list(found)[:4]) + (", ..." if len(found) > 4 else "")
+    return f" ({shown})" if shown else ""
+
+
+def doubts(columns: Columns, files: Sequence[ModalityFile]) -> list[str]:
     """Return doubts about categorical columns: missing values, far too many levels."""
     lines = []
     labels = () if columns.label is None else (columns.label,)
     for column in (*(() if columns.batch is None else (columns.batch,)), *columns.covariates, *labels):
         present = [values for values in column.by_modality.values() if values is not None]
-        by_cell = pd.concat([pd.Series(words(values), index=values.index) for values in present])
-        by_cell = by_cell[~by_cell.index.duplicated()]
-        named = next((str(v.name) for v in present), column.key)
+        by_cell, named = column.of_cells(), column.name
         counts = by_cell.value_counts()
         n_missing, n_single = int(by_cell.isna().sum()), int((counts == 1).sum())
-        levels = ", ".join(f"{level} ({n:,})" for level, n in counts.head(6).items())
-        levels += ", ..." if len(counts) > 6 else ""
         if n_missing:
             lines.append(
-                f"obs['{named}']: {n_missing:,} of {len(by_cell):,} cells have no value (none, or a word "
-                f"that means none); levels: {levels}"
+                f"obs['{named}']: {n_missing:,} of {len(by_cell):,} cells have no value"
+                f"{_taken_for_missing(column, files)}"
+                + (f"; levels: {_sizes(counts)}" if column in labels else "")
             )
         if any(values.dtype.kind == "f" for values in present) and len(counts) > max(50, len(by_cell) // 10):
             lines.append(

@@ -27,9 +27,11 @@ from mocli.tasks.prepare.choice import Choice, choose
 from mocli.tasks.prepare.links import Linked, find_links
 from mocli.tasks.prepare.obscolumns import (
     Columns,
+    confounded,
     doubts,
     inputs_as_batch,
     numbers_of_cells,
+    summaries,
     unused_batches,
     weights_of_rows,
 )
@@ -179,7 +181,13 @@ def make_plan(
     linked = find_links(data.links, files, features, say) if traits.uses_links else Linked()
     pairs = known_pairs(files, relation, data.pair_key)
     columns = Columns.find(files, data, weighted=takes_weights(traits))
+    for line in summaries(columns):
+        say(line)
     label_name = name_of_column(data.label_key or "")
+    corrected = Columns(
+        batch=columns.batch if traits.likelihoods or traits.uses_batches else None,
+        covariates=columns.covariates if traits.likelihoods else (),
+    )
     if columns.continuous or columns.weight:
         rows, _ = index_map(files, relation.pairing)
         numbers_of_cells(columns.continuous, files, rows)
@@ -193,7 +201,11 @@ def make_plan(
         columns=columns,
         column_names={k: v for k, v in (("batch", data.batch_key), ("label", label_name)) if v},
         pairs=pairs,
-        warnings=(*_warnings(relation, traits, data, task, unpaired=not pairs), *doubts(columns)),
+        warnings=(
+            *_warnings(relation, traits, data, task, unpaired=not pairs),
+            *doubts(columns, files),
+            *(confounded(corrected, files) if task is Task.INTEGRATE else ()),
+        ),
         sets=_gene_sets(data, traits, files, linked.edges, say),
     )
 

@@ -9,7 +9,7 @@ import pytest
 
 from mocli.data.files.obs import find_column, find_labels, name_of_column
 from mocli.errors import InputError
-from mocli.tasks.prepare.obscolumns import Columns, ObsColumn, doubts
+from mocli.tasks.prepare.obscolumns import Columns, ObsColumn, doubts, summaries
 
 
 @dataclass
@@ -56,15 +56,26 @@ def test_words_for_no_label_are_none():
 
 
 def test_what_a_user_may_not_know_of_a_column_is_said():
-    batch = ObsColumn("batch", find_column([one(["a"] * 60 + ["b", None] + ["c"] * 38)], "x"))
-    assert doubts(Columns(batch=batch)) == [
-        "obs['x']: 1 of 100 cells have no value (none, or a word that means none); levels: a (60), c (38), "
-        "b (1)",
+    file = one(["a"] * 60 + ["b", None] + ["c"] * 38)
+    batch = ObsColumn("batch", find_column([file], "x"))
+    assert summaries(Columns(batch=batch)) == ["batch: obs['x'], 3 levels: a (60), c (38), b (1)"]
+    assert doubts(Columns(batch=batch), [file]) == [
+        "obs['x']: 1 of 100 cells have no value",
         "obs['x']: 1 of 3 levels have a single cell, which says nothing about what the cells of a level "
         "share",
     ]
-    numbers = ObsColumn("label", find_column([one(np.linspace(0, 1, 99))], "x"))
-    assert "holds numbers, 99 different ones" in doubts(Columns(label=numbers))[0]
+    file = one(np.linspace(0, 1, 99))
+    numbers = ObsColumn("label", find_column([file], "x"))
+    assert "holds numbers, 99 different ones" in doubts(Columns(label=numbers), [file])[0]
+
+
+@pytest.mark.parametrize("dtype", ["category", object])
+def test_words_taken_for_missing_are_named(dtype):
+    file = one(pd.Series(["B", "Unassigned", "T", "", "NA", None, "Unassigned"]).astype(dtype).to_numpy())
+    label = ObsColumn("label", find_labels([file], "x", option="--label-key"))
+    assert doubts(Columns(label=label), [file]) == [
+        "obs['x']: 5 of 7 cells have no value (Unassigned, empty, NA); levels: B (1), T (1)"
+    ]
 
 
 def test_each_modality_may_have_a_column_of_its_own():

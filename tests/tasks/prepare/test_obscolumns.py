@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mocli.tasks.prepare.obscolumns import ObsColumn, unused_batches, words
+from mocli.data.files.inspect import condition_like, tells
+from mocli.tasks.prepare.obscolumns import Columns, ObsColumn, confounded, summaries, unused_batches, words
 from mocli.tasks.prepare.pairing import index_map
 from mocli.tasks.run.options import DataOptions
 from mocli.types import Pairing
@@ -58,19 +59,87 @@ def test_values_become_words(column, expected):
     assert list(words(column)) == expected
 
 
-def test_a_column_that_tells_compared_cells_apart_is_no_batch():
+def crossed(condition):
+    """Four donors, each of both conditions, and a batch for each of both."""
     file = File("rna", [f"c{i}" for i in range(80)])
     file.input_key = None
     rows = np.arange(80)
-    file.obs["condition"] = np.where(rows % 2, "ctrl", "stim")
+    file.obs[condition] = np.where(rows % 2, "ctrl", "stim")
     file.obs["donor"] = [f"d{i}" for i in rows // 20]
-    file.obs["batch"] = file.obs["condition"] + file.obs["donor"]
-    data = DataOptions(inputs=())
+    file.obs["batch"] = file.obs[condition] + file.obs["donor"]
+    return file
+
+
+def test_a_column_that_tells_compared_cells_apart_is_no_batch():
+    file, data = crossed("drug"), DataOptions(inputs=())
     assert "'donor' (4 levels), 'batch' (8 levels), which are not used" in unused_batches([file], data)
-    told = unused_batches([file], data, {"condition"})
+    told = unused_batches([file], data, {"drug"})
     assert "'donor' (4 levels), which is not used" in told
     assert "--batch-key donor" in told
     assert "'batch'" not in told
+
+
+def columns_of(file, batch=None, *covariates):
+    batch, *covariates = (name and ObsColumn.find([file], name, "--x") for name in (batch, *covariates))
+    return Columns(batch=batch, covariates=tuple(covariates))
+
+
+def test_a_batch_nested_in_a_condition_is_not_proposed_and_doubted():
+    file = crossed("condition")
+    assert "'donor' (4 levels), which is not used" in unused_batches([file], DataOptions(inputs=()))
+    says = "each level of obs['batch'] lies in one level of obs['condition']: correcting for it also removes "
+    (warning,) = confounded(columns_of(file, "batch"), [file])
+    assert warning.startswith(says + "what differs by condition; use --batch-key none if ")
+    assert "(--batch-key donor)" in warning
+    (warning,) = confounded(columns_of(file, None, "batch"), [file])
+    assert warning.startswith(says)
+    assert "(--covariate donor)" in warning
+    for used in (("donor",), ("donor", "condition"), ("batch", "condition"), ("condition",)):
+        assert confounded(columns_of(file, *used), [file]) == []
+    file.obs["donor"] = file.obs["batch"]
+    assert unused_batches([file], DataOptions(inputs=())) == ""
+    assert "or give" not in confounded(columns_of(file, "batch"), [file])[0]
+
+
+def test_levels_of_batch_and_covariates_are_counted_largest_first():
+    file = crossed("condition")
+    file.obs["plate"] = ["p0"] * 50 + ["p1"] * 30
+    assert summaries(columns_of(file, "plate", "batch")) == [
+        "batch: obs['plate'], 2 levels: p0 (50), p1 (30)",
+        "covariate: obs['batch'], 8 levels: stimd0 (10), ctrld0 (10), stimd1 (10), ctrld1 (10), stimd2 (10), "
+        "ctrld2 (10), ...",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("column", "other", "told"),
+    [
+        ("aabb", "xxyy", True),
+        ("abcd", "xxyy", True),
+        ("aabb", "xyxy", False),
+        ("aabb", "xxxx", False),
+        ("aaab", ["x", "x", "NA", "y"], True),
+        (["a", "a", None, "b"], "xxyx", False),
+    ],
+)
+def test_a_nested_column_tells_the_other(column, other, told):
+    assert tells(pd.Series(list(column)), pd.Series(list(other), dtype="category")) is told
+
+
+def test_conditions_are_told_by_name_and_few_levels():
+    names = (
+        "condition",
+        "Treatment",
+        "stim",
+        "time_point",
+        "disease_state",
+        "patient_group",
+        "cell_type_group",
+    )
+    obs = pd.DataFrame({name: list("abab") for name in names} | {"status": ["ok"] * 4})
+    assert list(condition_like(obs)) == list(names[:5])
+    many = pd.DataFrame({"condition": [str(k) for k in range(13)]})
+    assert condition_like(many) == {}
 
 
 def test_no_column_is_no_covariate():
