@@ -70,6 +70,8 @@ class Layout:
         Numbers `(n,)`, NaN where not known, by title.
     points
         What a point stands for.
+    others
+        What the cells of code -1 are, by title of a category; else "not known".
     """
 
     title: str
@@ -77,6 +79,7 @@ class Layout:
     categories: Mapping[str, tuple[IntArray, Sequence[str]]] = field(default_factory=dict)
     values: Mapping[str, FloatArray] = field(default_factory=dict)
     points: str = "One point for each cell and modality; a cell measured in two modalities has two points"
+    others: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,8 @@ def render(
             rankings=rankings or {},
             known=[key for key in _OF_INPUTS if any(one[key] is not None for one in values["inputs"])],
             metric_title=metric_title,
+            MOST_ROWS=MOST_ROWS,
+            MOST_COLUMNS=MOST_COLUMNS,
         )
     )
 
@@ -252,6 +257,9 @@ def _advice(values: Mapping[str, Any], comparison: Comparison) -> str:
     return advice[:1].upper() + advice[1:] + "." if advice else ""
 
 
+MOST_ROWS, MOST_COLUMNS = 12, 10
+"""Rows that a table shows without scrolling; columns in letters of the usual size."""
+
 _FIRST = ("z", "p", "fdr", "fdr_matched", "p_matched")
 
 
@@ -314,7 +322,7 @@ def _bars(values: Mapping[str, Any], comparison: Comparison, model: str) -> _Sho
 
 def _pictures(layout: Layout) -> list[_Shown]:
     categories = {
-        title: scatter.Category(np.asarray(codes), levels)
+        title: scatter.Category(np.asarray(codes), levels, layout.others.get(title, scatter.NOT_KNOWN))
         for title, (codes, levels) in layout.categories.items()
     }
     shown = []

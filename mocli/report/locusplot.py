@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_GROUPS = 8
+EMPTY = "no peak is open here in these cells"
+"""Stands in the panel of a group that has nothing to draw."""
+
 _ARC = np.linspace(0, np.pi, 25)
 
 
@@ -94,6 +97,8 @@ def locus_plot(
             axes.set_ylim(-115 * most_changed, 115 * most_changed)
         else:
             axes.set_yticks([])
+        if not any(_has_any(by_group, name) for by_group in (openness, changes)):
+            axes.text(0.5, 0.5, EMPTY, transform=axes.transAxes, fontsize=7, color=FAINT, ha="center")
         axes.set_ylabel(printable(name, 14), fontsize=7, color=INK, rotation=0, ha="right", va="center")
         axes.tick_params(labelbottom=False)
     _arcs(panels[-2], locus, links)
@@ -101,8 +106,17 @@ def locus_plot(
     what = ["bars: accessibility"] if openness else []
     what += ["lines: change in % of the peak"] if changes else []
     text = f"{printable(locus.chrom)}, million bases; {', '.join(what)}; gene and TSS in red"
+    from matplotlib.ticker import MaxNLocator
+
+    panels[-1].xaxis.set_major_locator(MaxNLocator(6))
+    # a window is narrow beside its position: 95.52 is what a reader looks for, not an offset from it
+    panels[-1].ticklabel_format(axis="x", style="plain", useOffset=False)
     panels[-1].set_xlabel(text, fontsize=8, color=INK)
     return to_svg(figure)
+
+
+def _has_any(by_group: Mapping[str, DoubleArray] | None, name: str) -> bool:
+    return bool(np.nan_to_num((by_group or {}).get(name, np.zeros(0))).any())
 
 
 def _largest(by_group: Mapping[str, DoubleArray]) -> float:

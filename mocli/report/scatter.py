@@ -36,6 +36,7 @@ MAX_SVG_POINTS = 2_000
 MAX_POINTS = 150_000
 """More points than pixels show no more: a seeded sample is drawn."""
 
+NOT_KNOWN = "not known"
 _NUMBERED_FROM = 9
 _WIDTH = 10.2  # inches: the width of the page
 _LEGEND, _LETTERS = 1.7, 20  # inches of a legend beside half a page, and letters that have room there
@@ -49,13 +50,16 @@ class Category:
     Attributes
     ----------
     codes
-        Level of each cell, `(n,)`; -1 is not known.
+        Level of each cell, `(n,)`; -1 is none of them.
     levels
-        Names.
+        Names; one called unknown is light grey.
+    others
+        What cells of none of them are.
     """
 
     codes: IntArray
     levels: Sequence[str]
+    others: str = NOT_KNOWN
 
     def __post_init__(self) -> None:
         if len(self.codes) and not -1 <= self.codes.min() <= self.codes.max() < len(self.levels):
@@ -219,6 +223,9 @@ def _key(category: Category) -> _Key:
     palette = colours(len(levels)) if len(levels) <= MAX_LEVELS else None
     shades = [*(palette[levels_shown] if palette is not None else colours(len(levels_shown)))]
     names = [levels[k] for k in levels_shown]
+    shades = [
+        np.array(rgb(UNKNOWN)) if n.lower() == "unknown" else c for n, c in zip(names, shades, strict=True)
+    ]
     entry_of = np.full(len(levels) + 1, len(levels_shown))
     entry_of[levels_shown] = np.arange(len(levels_shown))
     if n_rest:
@@ -226,7 +233,7 @@ def _key(category: Category) -> _Key:
         shades.append(np.array(rgb(OTHER)))
     if (codes < 0).any():
         entry_of[-1] = len(names)  # codes of -1 index the last place
-        names.append("not known")
+        names.append(category.others)
         shades.append(np.array(rgb(UNKNOWN)))
     entries = entry_of[codes]
     sizes = np.bincount(entries, minlength=len(names))

@@ -367,6 +367,18 @@ def test_names_of_columns_break_at_their_joints_and_stay_escaped() -> None:
     assert "n_<wbr>&lt;b&gt;</th>" in html.render(made)
 
 
+def test_a_wide_table_is_set_smaller_and_a_long_one_says_that_it_scrolls() -> None:
+    made = report()
+    columns = [f"c{i}" for i in range(html.MOST_COLUMNS + 1)]
+    made.tables = {"t": table("T", "s", columns, [list(range(len(columns)))])}
+    page = html.render(made)
+    assert '<div class="scroll many">' in page
+    made.tables = {"t": table("T", "s", ["a"], [[i] for i in range(html.MOST_ROWS + 1)])}
+    page = html.render(made)
+    assert '<div class="scroll tall">' in page
+    assert "13 rows: scroll within the table" in page
+
+
 def test_a_definition_ends_with_one_dot() -> None:
     made = report()
     for definition in ("The mean.", "the mean"):

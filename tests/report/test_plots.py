@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mocli.report import plots
+from mocli.report import plots, scatter
 from mocli.report.drawing import MAX_LEVELS, colours, keeping, new_figure, show, to_svg
 from mocli.report.scatter import MAX_SVG_POINTS, Category, _apart, by_category, by_modality, by_value
 
@@ -55,6 +55,13 @@ def test_no_class_hides_another() -> None:
     image = pixels(by_category(xy, Category(codes, ["a", "b"])))
     seen = [n_near(image, c) for c in colours(2)]
     assert min(seen) > 0.8 * max(seen)
+
+
+def test_the_unknown_are_light_grey_and_cells_of_no_level_have_their_name() -> None:
+    found = scatter._key(Category(np.array([0, 1, -1]), ["a", "unknown"], "reference"))
+    assert found.names == ["a", "unknown", "reference"]
+    assert found.colours[1].min() > 0.8
+    assert found.colours[0].min() < 0.5
 
 
 def test_cells_not_known_lie_beneath() -> None:

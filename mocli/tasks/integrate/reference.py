@@ -340,8 +340,10 @@ def draw_query(
         categories["batch"] = (both(old, bundle.batch.codes), bundle.batch.levels)
     by_name = {points.name: points for points in carried}
     values: dict[str, FloatArray] = {}
+    others: dict[str, str] = {}
     for name, codes in (atlas.labels if atlas else {}).items():
         if name not in by_name:
+            others[f"label ({name}, of the reference)"] = QUERY
             categories[f"label ({name}, of the reference)"] = (both(codes.codes, None), codes.levels)
             continue
         got = by_name[name]
@@ -356,6 +358,7 @@ def draw_query(
             of_all = np.concatenate([np.full(len(reference_z), np.nan, np.float32), of_query])
             values[f"{what}, {name}"] = of_all[chosen]
     if clusters is not None:
+        others["cluster (of the query)"] = REFERENCE
         categories["cluster (of the query)"] = (both(None, clusters.codes), clusters.levels)
     n_kept, n_query = np.bincount(side[chosen], minlength=2)
     title = f"UMAP of {n_kept:,} cells of the reference and {n_query:,} of the query"
@@ -364,4 +367,4 @@ def draw_query(
         if bundle.pairing is not Pairing.UNPAIRED
         else "One point for each cell of a modality"
     )
-    return Layout(title, xy, categories, values, points=points)
+    return Layout(title, xy, categories, values, points=points, others=others)

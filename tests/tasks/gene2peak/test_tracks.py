@@ -75,6 +75,21 @@ def test_a_picture_has_what_belongs_to_each_peak(near, changed, monkeypatch):
         assert given["changes"]["x"].tolist() == pytest.approx([0.1, 0.3, 0])
 
 
+def test_a_track_has_plain_positions_and_says_where_nothing_is_open(monkeypatch):
+    seen = []
+    monkeypatch.setattr(locusplot, "to_svg", lambda figure: seen.append(figure) or "<svg")
+    start = np.array([95_510_000, 95_525_000])
+    locus = locusplot.Locus("chr4", start, start + 500, 95_520_000, "+", (95_520_000, 95_528_000))
+    openness = {"all": np.array([0.1, 0.0]), "x": np.zeros(2)}
+    locusplot.locus_plot(locus, np.array([0.1, 0.2]), openness=openness)
+    (figure,) = seen
+    figure.canvas.draw()
+    axis = figure.axes[-1].xaxis
+    assert axis.get_offset_text().get_text() == ""
+    assert any(label.get_text().startswith("95.5") for label in axis.get_ticklabels())
+    assert [[t.get_text() for t in axes.texts] for axes in figure.axes[:2]] == [[], [locusplot.EMPTY]]
+
+
 def said_of(fdr, by):
     said, report = [], SimpleNamespace(metrics={}, baselines={}, conclude=lambda _: None)
     run = SimpleNamespace(say=said.append, report=report)
