@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from mocli.errors import EnvironmentProblem, UsageError, did_you_mean
 
@@ -75,19 +76,33 @@ def _quota() -> int | None:
 
 @contextmanager
 def torch_settings(*, threads: int, deterministic: bool) -> Iterator[None]:
-    """Set threads and determinism for the duration, and restore torch and its generators."""
+    """Set threads and determinism for the duration, and restore torch, its generators, BLAS and OpenMP."""
+    # brings its own OpenMP: only libraries that are loaded can be limited
+    import sklearn  # noqa: F401
+
     old_threads = torch.get_num_threads()
     old_deterministic = torch.are_deterministic_algorithms_enabled()
-    torch.set_num_threads(threads)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(mode=True)
     try:
-        with torch.random.fork_rng():
+        with threadpool_limits(_pools(threads)), torch.random.fork_rng():
+            torch.set_num_threads(threads)
             yield
     finally:
         torch.set_num_threads(old_threads)
         torch.use_deterministic_algorithms(old_deterministic)
+
+
+def set_threads(threads: int) -> None:
+    """Set the threads of torch, and of every BLAS and OpenMP that is loaded by now."""
+    threadpool_limits(_pools(threads))
+    torch.set_num_threads(threads)
+
+
+def _pools(threads: int) -> dict[str, int]:
+    """Threads by kind of library: sums by the BLAS of numpy and SciPy depend on their number."""
+    return {"blas": 1, "openmp": threads}
 
 
 def describe(device: torch.device, *, requested: str, threads: int) -> dict[str, Any]:

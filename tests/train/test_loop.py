@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 
 from mocli.data.bundle import FeatureMatrix, LinkedFeatures, Modality, MultiOmics
 from mocli.errors import InputError, Interrupted, NumericalError
@@ -238,10 +239,18 @@ def test_torch_generators_of_the_caller_are_untouched_by_settings():
     from mocli.train.device import torch_settings
 
     before, threads = torch.get_rng_state(), torch.get_num_threads()
-    with torch_settings(threads=1, deterministic=True):
+    import sklearn  # noqa: F401
+
+    pools = threadpool_info()
+    with torch_settings(threads=threads + 1, deterministic=True):
         torch.manual_seed(5)
         torch.randn(3)
         assert torch.are_deterministic_algorithms_enabled()
+        assert torch.get_num_threads() == threads + 1
+        limits = {(pool["user_api"], pool["num_threads"]) for pool in threadpool_info()}
+        # sums by BLAS would depend on the number
+        assert limits == {("blas", 1), ("openmp", threads + 1)}
+    assert threadpool_info() == pools
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.get_num_threads() == threads
     assert not torch.are_deterministic_algorithms_enabled()

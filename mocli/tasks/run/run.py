@@ -249,11 +249,11 @@ class Run:
             self._restore_threads()
 
     def _restore_threads(self) -> None:
-        """Set torch's threads again: OpenMP code of other libraries changes them for the whole process."""
+        """Set threads again: libraries change them for the whole process, or were loaded with their own."""
         if self._threads is not None:
-            import torch
+            from mocli.train.device import set_threads
 
-            torch.set_num_threads(self._threads)
+            set_threads(self._threads)
 
     def add_output(self, path: Path, what: str, *, first: bool = False) -> None:
         """Put a written file, or a folder with its files, into the report; again if it has changed.

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from mocli.errors import InputError, UsageError
 
@@ -339,9 +340,14 @@ def test_threads_stay_as_asked_whatever_other_libraries_do(tmp_path):
     output, options = OutputOptions(tmp_path / "o.h5mu"), RunOptions(device="cpu", threads=1)
     paths = Paths.of(output, options, suffixes=(".h5mu",))
     with Run("integrate", paths, output=output, options=options, command=["mocli"]) as run:
+        pools = threadpool_info()
+        assert {pool["user_api"] for pool in pools} == {"blas", "openmp"}
+        assert {pool["num_threads"] for pool in pools} == {1}
         with run.timed("load"):
             torch.set_num_threads(2)
+            threadpool_limits(2)
         assert torch.get_num_threads() == 1
+        assert {pool["num_threads"] for pool in threadpool_info()} == {1}
 
 
 def test_metrics_may_be_left_out(run, unpaired, check_report):
