@@ -10,6 +10,7 @@ from scipy import sparse
 
 from mocli.data.features.index import features_of
 from mocli.data.links.edges import EdgeLinks
+from mocli.log import logger
 from mocli.metrics import conformal, imputation
 from mocli.tasks.infer.predictor import training_pairs
 from mocli.tasks.infer.stacking import StackPredictor, link_columns
@@ -90,6 +91,7 @@ def fitted_stack(
         return None
     if len(pairs) > MOST_PAIRS:
         pairs = pairs[np.random.default_rng(seed).choice(len(pairs), MOST_PAIRS, replace=False)]
+    logger.info("weighing ways from %s to %s", source, target)
     # in file order, so that rows are read in one sweep
     pairs = pairs[np.argsort(pairs[:, 0], kind="stable")]
     choices = {c.file.name: c for c in trained.plan.choices}

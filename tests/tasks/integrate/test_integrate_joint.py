@@ -259,6 +259,8 @@ def test_a_model_of_paired_cells_keeps_the_ways_by_which_queries_are_imputed(run
     result = run(files / "rna.h5ad", files / "prot.h5ad")
     folder = result.output.with_suffix(".model")
     assert load_model(folder).stacks.keys() == {("rna", "prot"), ("prot", "rna")}
+    log = result.output.with_suffix(".log").read_text()
+    assert 0 < log.index("weighing ways from rna to prot") < log.index("ways from rna to prot weighed")
     query = measure(tmp_path / "query.h5ad", "rna", CELLS[:40], seed=1)
     filled = mocli.impute(
         [f"rna={query}"],
