@@ -150,6 +150,7 @@ class Run:
         try:
             if explained is not None:
                 self._fail(explained)
+                self._tell_of_continuing(explained)
             elif self.paths.report is not None:
                 self.report.write(self.paths.report)
                 self.say(f"wrote {self.paths.report}: the report in JSON")
@@ -197,6 +198,13 @@ class Run:
         except MocliError as second:
             # the first error is the one to be told
             logger.debug("the report of the failure could not be written: %s", second)
+
+    def _tell_of_continuing(self, error: BaseException) -> None:
+        from mocli.train.checkpoint import FILE as CHECKPOINT
+
+        trained = self.trains and (self.paths.checkpoints / CHECKPOINT).exists()
+        if isinstance(error, Signalled) and trained and self.options.resume != "never":
+            self.say("what was trained is kept: repeat the command to continue")
 
     @contextmanager
     def _signals_raise(self) -> Iterator[None]:

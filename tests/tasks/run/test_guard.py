@@ -162,6 +162,19 @@ def test_whatever_a_killed_run_has_left_is_known_by_its_name_and_removed(integra
     assert not (tmp_path / "o.ckpt").exists()
 
 
+def test_stopped_from_the_keyboard_after_training_a_run_says_that_it_continues(
+    integrate, tmp_path, monkeypatch
+):
+    import mocli.tasks.integrate.work as work
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "score", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            integrate()
+    assert "repeat the command to continue" in (tmp_path / "o.log").read_text()
+    assert integrate().report["training"]["resumed_from_step"] == 6
+
+
 def test_a_changed_input_is_told(tmp_path):
     path = tmp_path / "rna.h5ad"
     path.write_text("a")
