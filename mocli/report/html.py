@@ -247,6 +247,8 @@ def _advice(values: Mapping[str, Any], comparison: Comparison) -> str:
     """Return advice on what to do next."""
     if values["status"] != "ok":
         return ""
+    if values["advice"] is not None:
+        return str(values["advice"])
     if comparison.losses and values["task"] in {"integrate", "impute"}:
         trained = (values["training"] or {}).get("steps")  # a closed form has no steps
         return (

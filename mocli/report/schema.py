@@ -48,6 +48,8 @@ class Report:
         Name of the run in tables of many runs; from the first output where None.
     conclusion
         The result in one sentence, at the head of the page; None where a figure says it.
+    advice
+        What to do next, a sentence; None where what holds for every run of the task is enough.
     """
 
     command: list[str]
@@ -72,6 +74,7 @@ class Report:
     started: str = field(default_factory=lambda: datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
     sample: str | None = None
     conclusion: str | None = None
+    advice: str | None = None
 
     def conclude(self, sentence: str) -> None:
         """Add a conclusion; a later sentence follows an earlier one."""

@@ -434,6 +434,8 @@ def test_the_page_begins_with_what_the_run_concluded() -> None:
     assert told not in figure_first
     assert told in html.render(made)
     assert made.as_dict()["conclusion"] == told
+    made.advice = "Transfer a coarser column."
+    assert "<strong>What next.</strong> Transfer a coarser column." in html.render(made)
 
 
 def test_titles_of_panels_are_wrapped_and_not_cut() -> None:

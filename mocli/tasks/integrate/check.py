@@ -122,9 +122,9 @@ def _compared(column: str, modality: str, entries: Mapping[str, Mapping[str, Jso
 
     n = entries[f"carried_label_accuracy[{column}->{modality}]"]["n"]
     return (
-        f"  where {column} of {modality} is known ({n:,} cells) the vote of the others is right for "
-        f"{shown('carried_label_accuracy')}, leaves {shown('carried_label_unknown')} {UNKNOWN}, is right for "
-        f"{shown('carried_label_accuracy_known')} of the rest; calibration error "
+        f"  where {column} of {modality} is known ({n:,} cells) the vote of the others has accuracy "
+        f"{shown('carried_label_accuracy')}, share {UNKNOWN} {shown('carried_label_unknown')}, accuracy "
+        f"where not {UNKNOWN} {shown('carried_label_accuracy_known')}, calibration error "
         f"{shown('carried_label_calibration_error')}"
     )
 

@@ -19,6 +19,11 @@ from mocli.tasks.prepare.obscolumns import words
 from mocli.tasks.run.run import Run
 from mocli.types import FloatArray, IntArray
 
+FEW_NOTICED = 0.5
+"""Share of the cells of a missing type below which a user is warned that it may not be noticed."""
+MANY_UNSURE = 0.2
+"""Share of cells on which neighbours disagree from which a user is told what to do."""
+
 _MAPPING = (
     "The mapping score is the share of labelled cells that lie at least as far from their 10th nearest "
     "labelled cell as this one does from its, in coordinates in which every label spreads alike."
@@ -45,8 +50,35 @@ def describe_carried(run: Run, carried: Carried, *, prefix: str = "") -> None:
         sentence = conclusion(carried)
         run.say(f"  {sentence}")
         run.report.conclude(sentence)
+        if (advice := advise(carried)) is not None:
+            run.report.advice = advice
         _tell_left_out(run, carried)
     _count(run, carried, prefix)
+
+
+def advise(carried: Carried) -> str | None:
+    """Say what to do where neighbours disagree on many cells; None elsewhere."""
+    unlabelled = {name: carried.unlabelled(name) for name in carried.assigned}
+    n = sum(int(cells.sum()) for cells in unlabelled.values())
+    unsure = sum(
+        int(
+            (
+                cells
+                & (votes.best >= 0)
+                & (votes.mapping >= carried.unknown_below[name])
+                & (votes.confidence < np.float32(carried.min_confidence))
+            ).sum()
+        )
+        for (name, cells), votes in zip(unlabelled.items(), carried.assigned.values(), strict=True)
+    )
+    if unsure < MANY_UNSURE * n or not unsure:
+        return None
+    return (
+        f"Neighbours disagree on {carried.name} of {unsure / n:.0%} of the cells: transfer a column "
+        f"of coarser labels, or accept a smaller share of the vote (--min-confidence "
+        f"below {carried.min_confidence:g}); "
+        "the best guess of every cell is in obs, as a column that ends in _best."
+    )
 
 
 def conclusion(carried: Carried) -> str:
@@ -108,11 +140,17 @@ def _tell_left_out(run: Run, carried: Carried) -> None:
     shares = [row[3] for row in rows]
     low, high = f"{min(shares):.0%}", f"{max(shares):.0%}"
     spread = "each" if low == high else f"{low} to {high}"
+    noticed = float(np.mean(shares))
+    below_words = join(sorted({f"{t:g}" for t in carried.unknown_below.values()}))
     run.say(
-        f"  of {plural(len(shares), 'label')} left out in turn, {np.mean(shares):.0%} of the cells would be "
-        f"{UNKNOWN} ({spread}): {UNKNOWN} is a mapping score below "
-        + join(sorted({f"{t:g}" for t in carried.unknown_below.values()}))
+        f"  if the labelled cells lacked one of {plural(len(shares), 'label')}, {noticed:.0%} of its cells "
+        f"would be noticed, as {UNKNOWN} ({spread}; a mapping score below {below_words})"
     )
+    if noticed < FEW_NOTICED:
+        run.warn(
+            f"cells of a type that no labelled cell has may get a wrong label of {carried.name}: with each "
+            f"label left out in turn, {noticed:.0%} of its cells on average would be noticed as {UNKNOWN}"
+        )
 
 
 def _count(run: Run, carried: Carried, prefix: str) -> None:

@@ -301,6 +301,14 @@ def _compare(run: Run, carried: Carried, files: Sequence[ModalityFile]) -> None:
                 "higher",
             ),
             (
+                "query_label_accuracy_shared",
+                "accuracy of types that the reference has",
+                float(right[~lacking].mean()) if (~lacking).any() else None,
+                int((~lacking).sum()),
+                "Share of right labels among cells of types that the reference has; unknown counts as wrong.",
+                "higher",
+            ),
+            (
                 "query_label_accuracy_known",
                 "accuracy where not unknown",
                 float(right[sure].mean()) if sure.any() else None,
@@ -335,19 +343,15 @@ def _compare(run: Run, carried: Carried, files: Sequence[ModalityFile]) -> None:
                 bounds=(0.0, 1.0),
                 n=n,
             )
-        line = f"  {carried.way}: of {len(cells):,} {carried.measured(name)} cells that came with a label, "
-        if not lacking.all():
-            n_had = "all" if not lacking.any() else f"{int((~lacking).sum()):,}"
-            line += (
-                f"{n_had} are of types that the reference has: {carried.name} is right for "
-                f"{right[~lacking].mean():.3f} of them"
-            )
-        if lacking.any():
-            line += (
-                f"{'' if lacking.all() else '; '}{int(lacking.sum()):,} are of types that it lacks: "
-                f"{(~sure[lacking]).mean():.3f} of them are unknown"
-            )
-        run.say(line)
+        told = [
+            f"{title} {value:.3f}" + (f" ({n:,} cells)" if n < len(cells) else "")
+            for _, title, value, n, _, _ in figures
+            if value is not None and n
+        ]
+        run.say(
+            f"  {carried.way}: {len(cells):,} {carried.measured(name)} cells came with a label of their own: "
+            + ", ".join(told)
+        )
 
 
 def _agree(run: Run, column: str, first: Carried, second: Carried) -> None:

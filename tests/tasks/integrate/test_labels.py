@@ -1,6 +1,7 @@
 """`--transfer-labels`: who gets a label, from whom, how sure, and how it is checked."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import anndata as ad
 import numpy as np
@@ -14,6 +15,7 @@ from mocli.data.files.inputs import open_inputs
 from mocli.errors import InputError, UsageError
 from mocli.tasks.integrate.carried import Assigned, Carried
 from mocli.tasks.integrate.check import check_carried, entries_of
+from mocli.tasks.integrate.labelreport import advise, describe_carried
 from mocli.tasks.integrate.labels import Labels, carry, read_labels
 from mocli.tasks.integrate.options import TransferOptions
 from mocli.types import ModalityKind, Pairing
@@ -370,3 +372,29 @@ def test_cells_measured_in_both_modalities_are_called_by_both():
     assert names({"rna": none, "prot": all_of_them}) == ["rna+prot"]
     assert names({"rna": none, "prot": some}) == ["rna", "prot"]
     assert names({}) == ["rna", "prot"]
+
+
+def carried_with(confidence, noticed):
+    n = len(confidence)
+    votes = Assigned(np.zeros(n, np.int64), np.array(confidence, np.float32), np.full(n, 0.9, np.float32))
+    scores = np.where(np.arange(10) < 10 * noticed, 0.01, 0.5)
+    left_out = {"a": {0: scores, 1: scores}}
+    return Carried("type", ("x", "y"), {"a": votes}, {"a": np.zeros(n, bool)}, 0.5, {"a": 0.1}, left_out)
+
+
+def test_a_run_warns_where_a_missing_type_would_not_be_noticed_and_says_what_to_do_about_disagreement():
+    def told(carried):
+        said, warned = [], []
+        report = SimpleNamespace(tables={}, conclude=lambda _: None, advice=None)
+        describe_carried(SimpleNamespace(say=said.append, warn=warned.append, report=report), carried)
+        return "\n".join(said), warned, report.advice
+
+    said, warned, advice = told(carried_with([0.9, 0.9, 0.3, 0.4], noticed=0.1))
+    assert "lacked one of 2 labels, 10% of its cells would be noticed, as unknown" in said
+    assert "10% of its cells on average would be noticed" in warned[0]
+    assert advice.startswith("Neighbours disagree on type of 50% of the cells: transfer a column of coarser")
+    assert "--min-confidence below 0.5" in advice
+    _, warned, advice = told(carried_with([0.9] * 9 + [0.3], noticed=0.8))
+    assert not warned
+    assert advice is None
+    assert advise(carried_with([0.9], noticed=1)) is None

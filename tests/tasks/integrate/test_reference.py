@@ -273,6 +273,12 @@ def test_cells_of_a_type_that_the_reference_lacks_are_unknown(tmp_path, read):
     found = metrics["query_label_unknown_lacking[cell_type->rna, k-NN]"]
     assert (found["value"], found["n"]) == (pytest.approx(unknown[lacking].mean()), 30)
     assert done.report["conclusion"].startswith(f"{unknown.sum()} of 90 cells that cell_type")
+    right = (obs["cell_type_transferred"] == obs["cell_type"].astype(str)).to_numpy()
+    shared = metrics["query_label_accuracy_shared[cell_type->rna, k-NN]"]
+    assert (shared["value"], shared["n"]) == (pytest.approx(right[~lacking].mean()), 60)
+    # the screen has the names and figures of the page
+    log = (tmp_path / "mapped.log").read_text()
+    assert f"accuracy of types that the reference has {shared['value']:.3f} (60 cells)" in log
     page = (tmp_path / "mapped.report.html").read_text()
     shown = (
         "Confidence of transferred labels",
