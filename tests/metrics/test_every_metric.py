@@ -254,7 +254,8 @@ def test_evaluate_gives_json_for_what_is_known():
     assert {"mixing", "kbet", "label_transfer[rna->prot]", "foscttm[rna-prot]"} <= results.keys()
     assert json.loads(json.dumps(results, allow_nan=False)) == results
     assert results["pair_distance[rna-prot]"]["range"] == [0.0, None]
-    assert set(results["mixing"]) == {"value", "better", "range", "n", "title", "definition", "sentence"}
+    told = {"value", "better", "range", "n", "title", "definition", "sentence", "leading"}
+    assert set(results["mixing"]) == told
     unlabelled = evaluate(Embedding(z=perfect().z))
     assert unlabelled.keys() == {"mixing", "kbet", "ilisi_modality", "seurat_alignment"}
     assert evaluate(awkward()["one label"])["silhouette"]["value"] is None

@@ -248,8 +248,11 @@ def test_torch_generators_of_the_caller_are_untouched_by_settings():
         assert torch.are_deterministic_algorithms_enabled()
         assert torch.get_num_threads() == threads + 1
         limits = {(pool["user_api"], pool["num_threads"]) for pool in threadpool_info()}
-        # sums by BLAS would depend on the number
-        assert limits == {("blas", 1), ("openmp", threads + 1)}
+        # sums by BLAS would depend on the number; other libraries may have kinds of their own
+        assert {limit for limit in limits if limit[0] in {"blas", "openmp"}} == {
+            ("blas", 1),
+            ("openmp", threads + 1),
+        }
     assert threadpool_info() == pools
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.get_num_threads() == threads

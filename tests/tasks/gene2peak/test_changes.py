@@ -374,7 +374,7 @@ def test_precision_is_sklearns():
     of_genes = [average_precision_score(truth[gene == g], score[gene == g]) for g in range(5)]
     assert rows[0]["auprc_by_gene"] == pytest.approx(np.mean(of_genes))
     assert rows[-1] == {
-        "score": "chance", "auprc": pytest.approx(truth.mean()), "n_genes": 5,
+        "score": "chance", "auprc": pytest.approx(truth.mean()), "n_genes": 5, "n_pairs": 60,
         "auprc_by_gene": pytest.approx(np.mean([truth[gene == g].mean() for g in range(5)])),
     }  # fmt: skip
     score[3] = np.nan
