@@ -158,8 +158,9 @@ def volcano(
     figure = new_figure(7.2, 3.6)
     axes = figure.subplots()
     dress(axes)
-    for side, mark, word in ((up, "^", "raised"), (~up, "v", "lowered")):
-        for strong, color in ((False, FAINT), (True, ACCENT)):
+    # red is up and blue is down, as in the field
+    for side, mark, word, strong_color in ((up, "^", "raised", ALERT), (~up, "v", "lowered", ACCENT)):
+        for strong, color in ((False, FAINT), (True, strong_color)):
             chosen = side & (significant == strong)
             if chosen.any():
                 label = f"{word}, FDR below 5%" if strong else word

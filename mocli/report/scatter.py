@@ -87,7 +87,7 @@ def by_category(xy: FloatArray, category: Category, *, axis: str = "", seed: int
     """Draw a layout coloured by a category, with a legend of names and numbers of cells.
 
     Points come in a seeded random order, so that no class hides another; those
-    not known lie beneath. Above nine levels, numbers at the medians and in the
+    not known lie beneath. Above nine levels, numbers at central cells and in the
     legend help where colours are alike; above thirty, the smallest levels share
     one grey.
 
@@ -256,9 +256,9 @@ def _numbers(axes: Axes, xy: FloatArray, key: _Key, side: float) -> None:
 
     finite = np.isfinite(xy).all(axis=1)
     centres = {
-        entry: np.median(xy[finite & (key.entries == entry)], axis=0)
+        entry: _most_central(xy[chosen])
         for entry in range(key.n_named)
-        if (finite & (key.entries == entry)).any()
+        if (chosen := finite & (key.entries == entry)).any()
     }
     if not centres:
         return
@@ -270,6 +270,11 @@ def _numbers(axes: Axes, xy: FloatArray, key: _Key, side: float) -> None:
             x, y, key.marks[entry], fontsize=8, fontweight="bold", color=INK,
             ha="center", va="center", path_effects=halo,
         )  # fmt: skip
+
+
+def _most_central(xy: FloatArray) -> FloatArray:
+    """Return the point nearest to the medians, `(n, 2)` to `(2,)`: cells in two places have none between."""
+    return xy[np.square(xy - np.median(xy, axis=0)).sum(1).argmin()]
 
 
 def _apart(points: DoubleArray, *, gap: float) -> DoubleArray:

@@ -21,6 +21,7 @@ measure.one_thread()
 warnings.filterwarnings("ignore")
 
 import numpy as np  # noqa: E402 - threads are set first
+from impute_intervals import BATCH, column, left_out  # noqa: E402
 from mudata import read_h5mu  # noqa: E402
 from scipy import sparse  # noqa: E402
 
@@ -37,23 +38,6 @@ SETS = (
     "multiome_bmmc_2batch:atac:rna",
     "snareseq_mouse_cortex:atac:rna",
 )
-BATCH = ("hto_top", "batch")
-TYPE = ("cell_type_coarse", "cell_type_gated", "cell_type")
-
-
-def column(obs, names):
-    """The first of some columns that has several values; None where none has."""
-    return next((name for name in names if name in obs and obs[name].nunique() > 1), None)
-
-
-def left_out(obs, seed, brief):
-    """Kind, and cells left out."""
-    rng = np.random.default_rng(seed)
-    yield "random", np.isin(np.arange(len(obs)), rng.choice(len(obs), len(obs) // 5, replace=False))
-    for kind, name in () if brief else (("batch", column(obs, BATCH)), ("type", column(obs, TYPE))):
-        counts = obs[name].value_counts() if name else {}
-        for level in [level for level in list(counts.keys())[:3] if counts[level] >= 20]:
-            yield kind, (obs[name] == level).to_numpy()
 
 
 def values_of(x, kind, depth):
@@ -127,7 +111,9 @@ def main():
         codes = obs[batch].astype("category").cat.codes.to_numpy() if batch else None
         found = {}
         for seed in given.seeds:
-            for kind, out in left_out(obs, seed, given.brief):
+            for kind, _, out in left_out(obs, seed):
+                if given.brief and kind != "random":
+                    continue
                 got = one(log[source], {"log": log[target], "counts": counts}, 0.0, codes, out, seed)
                 found.setdefault(kind, []).append(got)
         random = np.array(found["random"])

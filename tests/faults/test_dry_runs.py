@@ -96,3 +96,12 @@ def test_a_table_of_the_whole_is_made_where_it_lacks_and_refused_where_it_is_dam
     assert [main([*words, *more]) for more in (["--dry-run"], [])] == [code, code]
     if code == 0:
         assert md.read_h5mu(tmp_path / "o.h5mu").shape == (60, 40 + 10 + 10)
+
+
+def test_a_dry_run_says_that_it_looks_for_no_gpu(unpaired, tmp_path, capsys):
+    files = [str(unpaired / name) for name in ("rna.h5ad", "prot.h5ad")]
+    words = ["integrate", *files, "--links", str(unpaired / "links.tsv"), "-o", str(tmp_path / "o.h5mu")]
+    assert main([*words, "--device", "cuda", "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert sum("--device cuda is not looked for" in line for line in lines) == 1
+    assert not any("it will take" in line for line in lines)

@@ -111,6 +111,9 @@ def perform(verb: Verb, request: Request, *, dry_run: bool, command: Sequence[st
         paths.check(force=request.output.force, trained=verb.trains, ours=ours)
         foresight = Foresight()
         verb.foresee(foresight)
+        if request.run.device.startswith("cuda"):
+            # it may be asked where jobs are sent from, and needs no torch
+            foresight.warn("--device cuda is not looked for: `mocli doctor` says what is there where it runs")
         files += [paths.model / part for part in foresight.parts]
         return Result(paths.output, {}, [*foresight.lines, *(f"would write {f}" for f in files)], files)
     words = command_line() if command is None else command

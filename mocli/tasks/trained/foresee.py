@@ -76,7 +76,8 @@ def foresee_training(
     tell.say(_settings(plan.traits.name, params))
     size = choose_place(plan, params, aim, limit=request.run.max_memory, tell=tell)
     tell.say(size.words)
-    tell.say(duration(plan, params, request.train, request.run, size, aim).words)
+    if not request.run.device.startswith("cuda"):  # there are no rates for it
+        tell.say(duration(plan, params, request.train, request.run, size, aim).words)
     for warning in plan.warnings:
         tell.warn(warning)
     return plan
