@@ -30,18 +30,12 @@ def printable(text: str) -> str:
 class MocliError(Exception):
     """Base of all errors; carries what a person needs to mend the problem.
 
-    Parameters
-    ----------
-    message
-        One sentence: what is wrong.
-    file
-        The file concerned, as the user named it.
-    field
-        The place inside it (`obs['cell_type']`, `layers['counts']`, line 12).
-    found, expected
-        What was there and what was expected, three examples at most.
-    hint
-        How to mend it.
+    Args:
+        message: One sentence: what is wrong.
+        file: The file concerned, as the user named it.
+        field: The place inside it (`obs['cell_type']`, `layers['counts']`, line 12).
+        found, expected: What was there and what was expected, three examples at most.
+        hint: How to mend it.
     """
 
     exit_code = 1

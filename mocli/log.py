@@ -110,15 +110,11 @@ class _RelayHandler(logging.Handler):
 def setup(level: int | str = "info", fmt: str = "text", progress_mode: str = "auto") -> None:
     """Configure logging for the command line; calling it again replaces the former set-up.
 
-    Parameters
-    ----------
-    level
-        `debug`, `info`, `warning`, `error`, or a number of `logging`.
-    fmt
-        `text` or `json`.
-    progress_mode
-        `auto` (a bar on a terminal, else plain lines), `bar`, `plain`, `none`.
-        A bar needs a terminal and text: without them it becomes plain lines.
+    Args:
+        level: `debug`, `info`, `warning`, `error`, or a number of `logging`.
+        fmt: `text` or `json`.
+        progress_mode: `auto` (a bar on a terminal, else plain lines), `bar`, `plain`, `none`. A bar needs a
+            terminal and text: without them it becomes plain lines.
     """
     teardown()
     number = logging.getLevelNamesMapping()[level.upper()] if isinstance(level, str) else level

@@ -41,20 +41,14 @@ MARKS = {
 class Option:
     """The declaration of an option.
 
-    Attributes
-    ----------
-    names
-        Long name first (`--html/--no-html` for a switch that is on), then others; none for the inputs.
-    help, metavar, panel
-        For the help text; `shown` stands there for a default that the data decide.
-    parse
-        From a value as written to the one stored, or `module:name` of the parser where its module is heavy.
-    each
-        The same for every item of a repeatable option, or every value of a KEY=VALUE one.
-    marks
-        Some of `MARKS`.
-    more
-        What the command line alone needs to know, such as `count` or `is_eager`.
+    Attributes:
+        names: Long name first (`--html/--no-html` for a switch that is on), then others; none for the inputs.
+        help, metavar, panel: For the help text; `shown` stands there for a default that the data decide.
+        parse: From a value as written to the one stored, or `module:name` of the parser where its module is
+            heavy.
+        each: The same for every item of a repeatable option, or every value of a KEY=VALUE one.
+        marks: Some of `MARKS`.
+        more: What the command line alone needs to know, such as `count` or `is_eager`.
     """
 
     names: tuple[str, ...]
@@ -191,14 +185,10 @@ def _resolved(path: str) -> Parser:
 class Options:
     """Base of all groups of options; values are parsed and checked however a group is made.
 
-    Attributes
-    ----------
-    PANEL
-        The panel of the help, for options that name no other.
-    LACKS
-        Shared options that the subcommand does not take, by field name.
-    GONE
-        Options of earlier versions, and what to use now.
+    Attributes:
+        PANEL: The panel of the help, for options that name no other.
+        LACKS: Shared options that the subcommand does not take, by field name.
+        GONE: Options of earlier versions, and what to use now.
     """
 
     PANEL: ClassVar[str] = ""
@@ -321,7 +311,6 @@ def signature_of(groups: Sequence[type[Options]]) -> inspect.Signature:
 
 def parameters_section(groups: Sequence[type[Options]]) -> str:
     """Return the section of a docstring that explains every option."""
-    lines = ["Parameters", "----------"]
-    for name, declared in declared_by(groups).items():
-        lines += [name, f"    {declared.option.help}."]
-    return "\n".join([*lines, "dry_run", "    Check everything and say what would be done; write nothing."])
+    lines = [f"    {name}: {declared.option.help}." for name, declared in declared_by(groups).items()]
+    dry_run = "    dry_run: Check everything and say what would be done; write nothing."
+    return "\n".join(["Args:", *lines, dry_run])

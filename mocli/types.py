@@ -92,14 +92,10 @@ COUNT_LIKELIHOODS = frozenset({"nb", "zinb", "poisson"})
 class NonZeros(NamedTuple):
     """A few rows of a sparse matrix by their non-zeros, on a device.
 
-    Attributes
-    ----------
-    values, row, column
-        `(nnz,)` each, row by row.
-    starts
-        Where each row starts, `(B,)`.
-    shape
-        Rows, columns.
+    Attributes:
+        values, row, column: `(nnz,)` each, row by row.
+        starts: Where each row starts, `(B,)`.
+        shape: Rows, columns.
     """
 
     values: Tensor

@@ -137,12 +137,9 @@ def command_of(task: str, groups: Sequence[type[Options]], about: type, **how: A
     `--print-config` prints them and ends, `--dry-run` prints the plan and `--report -` the report of the
     function `task` (`package.module:function`, imported only then) to stdout.
 
-    Parameters
-    ----------
-    about
-        Its docstring is the help text.
-    how
-        Passed on to `run`.
+    Args:
+        about: Its docstring is the help text.
+        how: Passed on to `run`.
     """
     declared_options = by_panel(declared_by(groups), groups[0].PANEL)
 

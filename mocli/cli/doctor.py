@@ -239,11 +239,9 @@ def step_times(
 ) -> dict[str, Any]:
     """Train models, all by default, for some steps on the demo, and return the times.
 
-    Returns
-    -------
-    dict
-        `device`, and by model `steps`, milliseconds for a step if there are steps, seconds of training, of
-        loading and in total, or why there are none.
+    Returns:
+        dict: `device`, and by model `steps`, milliseconds for a step if there are steps, seconds of training,
+            of loading and in total, or why there are none.
     """
     from mocli.data.demo.files import write_demo
 

@@ -36,14 +36,11 @@ MOST_COLUMNS = 4
 class Prospect:
     """What files hold, and what mocli would do with them.
 
-    Attributes
-    ----------
-    plan
-        What a run would use, by modality; cells, model and command as lines.
-    nested
-        Columns like batches, and the columns like conditions in which each of their levels lies in one.
-    problems
-        What must be fixed first, and how; `exit_code` of the first.
+    Attributes:
+        plan: What a run would use, by modality; cells, model and command as lines.
+        nested: Columns like batches, and the columns like conditions in which each of their levels lies in
+            one.
+        problems: What must be fixed first, and how; `exit_code` of the first.
     """
 
     modalities: list[ModalityFacts] = field(default_factory=list)

@@ -29,15 +29,11 @@ if TYPE_CHECKING:
 class Settings:
     """The settings of one subcommand.
 
-    Attributes
-    ----------
-    values
-        By field name; KEY=VALUE options are mappings, durations still text.
-    origins
-        By field name: `default`, `config file F`, `environment MOCLI_X` or
-        `command line`; for a mapping, the origin of each key.
-    declared
-        The options, in the order of the help.
+    Attributes:
+        values: By field name; KEY=VALUE options are mappings, durations still text.
+        origins: By field name: `default`, `config file F`, `environment MOCLI_X` or `command line`; for a
+            mapping, the origin of each key.
+        declared: The options, in the order of the help.
     """
 
     ctx: typer.Context

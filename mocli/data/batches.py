@@ -173,12 +173,10 @@ class Rows:
 class BundleRows:
     """A bundle on a device, cut into minibatches by row numbers or by cells.
 
-    Parameters
-    ----------
-    device
-        Where minibatches are wanted.
-    held_on
-        Where all features are stored; by default on `device`, which is quicker if rows are drawn many times.
+    Args:
+        device: Where minibatches are wanted.
+        held_on: Where all features are stored; by default on `device`, which is quicker if rows are drawn
+            many times.
     """
 
     def __init__(
@@ -298,14 +296,10 @@ class Batches:
     When cells are drawn, a modality contributes the rows of those that have it,
     in the order drawn: possibly none.
 
-    Parameters
-    ----------
-    generator
-        A CPU generator; it is advanced by `next` and belongs to the state.
-    cells
-        Cells to draw from, `(n,)`; None for all.
-    share
-        Number of this process and of all: each keeps every n-th of what all draw alike.
+    Args:
+        generator: A CPU generator; it is advanced by `next` and belongs to the state.
+        cells: Cells to draw from, `(n,)`; None for all.
+        share: Number of this process and of all: each keeps every n-th of what all draw alike.
     """
 
     def __init__(

@@ -37,18 +37,13 @@ class FeatureMatrix:
     densified minibatch. With neighbours it is `1 - smoothing` times that plus
     `smoothing` times the mean over `neighbors[i]`, made for a minibatch as well.
 
-    Attributes
-    ----------
-    values
-        CSR float32 or dense float32, `(n_obs, n_vars)`, in memory or `PackedRows`.
-    names
-        Feature names, `(n_vars,)`.
-    offset
-        Float32 `(n_vars,)`, or None for zero.
-    neighbors
-        Rows to average over, `(n_obs, k)`, or None.
-    deviation
-        What the features were divided by to standardise them, `(n_vars,)`; None where they were not.
+    Attributes:
+        values: CSR float32 or dense float32, `(n_obs, n_vars)`, in memory or `PackedRows`.
+        names: Feature names, `(n_vars,)`.
+        offset: Float32 `(n_vars,)`, or None for zero.
+        neighbors: Rows to average over, `(n_obs, k)`, or None.
+        deviation: What the features were divided by to standardise them, `(n_vars,)`; None where they were
+            not.
     """
 
     values: CSR | FloatArray
@@ -109,16 +104,11 @@ class FeatureMatrix:
 class Modality:
     """One modality as a model sees it.
 
-    Attributes
-    ----------
-    features
-        Encoder input after the fitted transform, `(n_obs, n_vars)`.
-    obs_names
-        `(n_obs,)`.
-    library
-        Total of the raw values of each cell over all its features, `(n_obs,)`.
-    likelihood
-        The likelihood of the values (`nb`, `normal`, ...); None where none was chosen.
+    Attributes:
+        features: Encoder input after the fitted transform, `(n_obs, n_vars)`.
+        obs_names: `(n_obs,)`.
+        library: Total of the raw values of each cell over all its features, `(n_obs,)`.
+        likelihood: The likelihood of the values (`nb`, `normal`, ...); None where none was chosen.
     """
 
     name: str
@@ -180,22 +170,16 @@ class Continuous:
 class MultiOmics:
     """Modalities, links and covariates of one analysis.
 
-    Attributes
-    ----------
-    rows
-        `(n_cells, n_modalities)`: the row of a cell in a modality, -1 where it
-        was not measured. Presence is this map, never inferred from zeros.
-    obs_names
-        `(n_cells,)`. When the pairing is unpaired each measured row is a cell of
-        its own, also if two modalities share names.
-    covariates
-        Categorical columns to account for, besides the batch.
-    sets
-        By modality which of its features belong to which set of genes, `(n_vars, n_sets)`; none where
-        no sets were given.
-    weights
-        Weights of the cells in discriminators, by modality, `(n_obs,)`, 0 or more; none where none were
-        given.
+    Attributes:
+        rows: `(n_cells, n_modalities)`: the row of a cell in a modality, -1 where it was not measured.
+            Presence is this map, never inferred from zeros.
+        obs_names: `(n_cells,)`. When the pairing is unpaired each measured row is a cell of its own, also if
+            two modalities share names.
+        covariates: Categorical columns to account for, besides the batch.
+        sets: By modality which of its features belong to which set of genes, `(n_vars, n_sets)`; none where
+            no sets were given.
+        weights: Weights of the cells in discriminators, by modality, `(n_obs,)`, 0 or more; none where none
+            were given.
     """
 
     modalities: Mapping[str, Modality]
@@ -288,33 +272,20 @@ class MultiOmics:
 class Minibatch:
     """A few cells of each modality, dense, on the device.
 
-    Attributes
-    ----------
-    x
-        Encoder features by modality, `(B, n_vars)`, apart from those in `counts`.
-    counts
-        Encoder features of modalities that are stored sparse and taken for counts, by their
-        non-zeros.
-    links
-        Linked features by edge: two tensors `(B, n_links)`.
-    rows
-        Row numbers drawn by modality, `(B,)`.
-    library
-        Totals of those rows by modality, `(B,)`.
-    step
-        Step of the training loop, from 0.
-    cells
-        Cells drawn, `(B,)`; None where every modality drew rows of its own. Of a cell's
-        modalities only those measured are in `x`, `rows` and `library`, so that these hold
-        `(B_m,)` rows.
-    positions
-        By modality, for each of its rows the position of its cell in `cells`, `(B_m,)`.
-    codes
-        Categorical covariates of the cells by key, `(B,)`, -1 where missing.
-    continuous
-        Continuous covariates of the cells, `(B, n_keys)`, or None.
-    processes
-        Among how many a step's cells are shared; these are the cells of one.
+    Attributes:
+        x: Encoder features by modality, `(B, n_vars)`, apart from those in `counts`.
+        counts: Encoder features of modalities that are stored sparse and taken for counts, by their
+            non-zeros.
+        links: Linked features by edge: two tensors `(B, n_links)`.
+        rows: Row numbers drawn by modality, `(B,)`.
+        library: Totals of those rows by modality, `(B,)`.
+        step: Step of the training loop, from 0.
+        cells: Cells drawn, `(B,)`; None where every modality drew rows of its own. Of a cell's modalities
+            only those measured are in `x`, `rows` and `library`, so that these hold `(B_m,)` rows.
+        positions: By modality, for each of its rows the position of its cell in `cells`, `(B_m,)`.
+        codes: Categorical covariates of the cells by key, `(B,)`, -1 where missing.
+        continuous: Continuous covariates of the cells, `(B, n_keys)`, or None.
+        processes: Among how many a step's cells are shared; these are the cells of one.
     """
 
     x: Mapping[str, Tensor]

@@ -174,12 +174,9 @@ class PackedRows:
 class MappedRows:
     """A matrix on disk whose rows go through a function when they are read.
 
-    Parameters
-    ----------
-    function
-        From some rows to as many, each by itself.
-    n_vars
-        Number of columns that it gives.
+    Args:
+        function: From some rows to as many, each by itself.
+        n_vars: Number of columns that it gives.
     """
 
     def __init__(

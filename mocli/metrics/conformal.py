@@ -33,19 +33,13 @@ BLOCK = 2**20  # values held at once: 8 MB in float64
 class Conformal:
     """Offsets from a prediction to the ends of its interval.
 
-    Attributes
-    ----------
-    lower, upper
-        `(p,)`; infinite where the calibration cells are too few for the coverage, or a
-        calibration value is not finite.
-    coverage
-        Share of measured values to cover, between 0 and 1.
-    n
-        Calibration cells.
-    symmetric
-        Whether the offsets come from absolute errors.
-    floor
-        `(p,)`, lowest possible value of each feature, or None.
+    Attributes:
+        lower, upper: `(p,)`; infinite where the calibration cells are too few for the coverage, or a
+            calibration value is not finite.
+        coverage: Share of measured values to cover, between 0 and 1.
+        n: Calibration cells.
+        symmetric: Whether the offsets come from absolute errors.
+        floor: `(p,)`, lowest possible value of each feature, or None.
     """
 
     lower: FloatArray
@@ -60,18 +54,13 @@ class Conformal:
     ) -> tuple[FloatArray, FloatArray]:
         """Return lower and upper ends, `(n, p)` each, rounded outwards and lifted to the floor.
 
-        Parameters
-        ----------
-        times
-            How many times wider the interval of each cell is, `(n,)`, as for `fit`.
+        Args:
+            times: How many times wider the interval of each cell is, `(n,)`, as for `fit`.
+            No measured value lies below the floor, so lifting loses no coverage. A prediction that is
+            not finite gets an interval without ends.
 
-        No measured value lies below the floor, so lifting loses no coverage. A prediction that is
-        not finite gets an interval without ends.
-
-        Raises
-        ------
-        ValueError
-            Another number of features.
+        Raises:
+            ValueError: Another number of features.
         """
         n, p = predicted.shape
         if p != len(self.lower):
@@ -124,27 +113,19 @@ def fit(
 ) -> Conformal:
     """Calibrate intervals on cells that the model was not trained on.
 
-    Parameters
-    ----------
-    predicted_cal, measured_cal
-        `(n, p)`, the calibration cells.
-    coverage
-        Share of measured values that intervals shall hold, between 0 and 1.
-    symmetric
-        False: each side leaves out half of the rest, its offset the ceil((n + 1)(1 - alpha / 2))-th
-        error counted towards that side, alpha = 1 - coverage. True: one offset for both sides, the
-        ceil((n + 1)(1 - alpha))-th absolute error. A rank above n makes the offset infinite.
-    floor
-        Lowest possible value, e.g. 0 for counts; one number or `(p,)`.
-    times
-        How many times wider than others the interval of each cell shall be, `(n,)`: errors are taken over
-        it (locally weighted: Lei et al. 2018, doi:10.1080/01621459.2017.1307116). The offsets are then
-        those of a cell of 1.
+    Args:
+        predicted_cal, measured_cal: `(n, p)`, the calibration cells.
+        coverage: Share of measured values that intervals shall hold, between 0 and 1.
+        symmetric: False: each side leaves out half of the rest, its offset the ceil((n + 1)(1 - alpha /
+            2))-th error counted towards that side, alpha = 1 - coverage. True: one offset for both sides, the
+            ceil((n + 1)(1 - alpha))-th absolute error. A rank above n makes the offset infinite.
+        floor: Lowest possible value, e.g. 0 for counts; one number or `(p,)`.
+        times: How many times wider than others the interval of each cell shall be, `(n,)`: errors are taken
+            over it (locally weighted: Lei et al. 2018, doi:10.1080/01621459.2017.1307116). The offsets are
+            then those of a cell of 1.
 
-    Raises
-    ------
-    ValueError
-        Shapes that do not fit, a coverage not inside (0, 1).
+    Raises:
+        ValueError: Shapes that do not fit, a coverage not inside (0, 1).
     """
     n, p = _shape(predicted_cal, measured_cal)
     rank = _rank(n, coverage, symmetric=symmetric)

@@ -19,14 +19,11 @@ _FEWEST_BIN = 20
 class UnitRows(NamedTuple):
     """The columns of a sparse matrix, as rows.
 
-    Attributes
-    ----------
-    rows
-        CSR `(m, n)` float64: a column divided by the norm of its centred form. Multiplied by a centred unit
-        vector this gives Pearson's correlation: the mean, which was not subtracted, cancels because that
-        vector sums to 0.
-    constant
-        `(m,)`, columns without a correlation.
+    Attributes:
+        rows: CSR `(m, n)` float64: a column divided by the norm of its centred form. Multiplied by a centred
+            unit vector this gives Pearson's correlation: the mean, which was not subtracted, cancels because
+            that vector sums to 0.
+        constant: `(m,)`, columns without a correlation.
     """
 
     rows: CSR
@@ -106,13 +103,10 @@ def empirical_p(null: FloatArray, observed: DoubleArray) -> DoubleArray:
     `(1 + #{|null| >= |observed|}) / (1 + #null)`: never 0, and valid for any
     shape of the null. NaN where the value is NaN or the pool is empty.
 
-    Parameters
-    ----------
-    null
-        `(n_null,)` in any order, finite.
-    observed
-        `(n,)`; compared in float32 as the pool is kept, so that a value that is
-        also in the pool counts as equal to itself.
+    Args:
+        null: `(n_null,)` in any order, finite.
+        observed: `(n,)`; compared in float32 as the pool is kept, so that a value that is also in the pool
+            counts as equal to itself.
     """
     pool = np.sort(np.abs(null.astype(np.float32)))
     values = np.abs(observed.astype(np.float32))
@@ -154,12 +148,9 @@ def false_discovery_rate(p: DoubleArray, n_compared: int | None = None) -> Doubl
 class Panel(NamedTuple):
     """Features drawn to represent all features that are detected equally often.
 
-    Attributes
-    ----------
-    features
-        `(n_panel,)` positions, increasing.
-    bins
-        `(n_features,)` bin of every feature's rate, drawn or not.
+    Attributes:
+        features: `(n_panel,)` positions, increasing.
+        bins: `(n_features,)` bin of every feature's rate, drawn or not.
     """
 
     features: IntArray
@@ -177,12 +168,9 @@ def draw_panel(rate: DoubleArray, eligible: BoolArray, per_bin: int, rng: np.ran
     Bins are deciles of the rate over the eligible features that are detected at all; there are fewer bins
     where a bin would have fewer than 50 features, or where many features share one rate.
 
-    Parameters
-    ----------
-    rate
-        `(n_features,)` fraction of cells with signal.
-    per_bin
-        Features drawn from each bin; all of them where it has fewer.
+    Args:
+        rate: `(n_features,)` fraction of cells with signal.
+        per_bin: Features drawn from each bin; all of them where it has fewer.
     """
     population = np.flatnonzero(eligible & (rate > 0))
     n_bins = int(np.clip(len(population) // _PER_BIN, 1, DECILES))
@@ -206,14 +194,10 @@ def draw_panel(rate: DoubleArray, eligible: BoolArray, per_bin: int, rng: np.ran
 class OwnNull:
     """The panel's correlations with one feature of the other side, bin by bin.
 
-    Parameters
-    ----------
-    correlation
-        `(n_panel,)`; NaN is left out.
-    bins
-        `(n_panel,)`.
-    usable
-        `(n_panel,)`, the members that are null for this feature.
+    Args:
+        correlation: `(n_panel,)`; NaN is left out.
+        bins: `(n_panel,)`.
+        usable: `(n_panel,)`, the members that are null for this feature.
     """
 
     def __init__(self, correlation: DoubleArray, bins: IntArray, usable: BoolArray, n_bins: int) -> None:
@@ -228,18 +212,14 @@ class OwnNull:
     ) -> tuple[DoubleArray, IntArray]:
         """Return how many standard deviations values lie from the mean of their bin.
 
-        Parameters
-        ----------
-        values, bins
-            `(n,)`.
-        member
-            `(n,)` position in the panel, -1 for none. A member of the null is left out of the mean and
-            standard deviation that it is compared with.
+        Args:
+            values, bins: `(n,)`.
+            member: `(n,)` position in the panel, -1 for none. A member of the null is left out of the mean
+                and standard deviation that it is compared with.
 
-        Returns
-        -------
-        `(n,)`, NaN where fewer than 10 features are left or all have one value; and
-        the number of features each was measured by.
+        Returns:
+            `(n,)`, NaN where fewer than 10 features are left or all have one value; and the number of
+            features each was measured by.
         """
         within = (member >= 0) & self._usable[member] if len(self._usable) else np.zeros(len(member), bool)
         own_value = (

@@ -16,12 +16,9 @@ FDR = 0.05
 class Differential:
     """How features differ between a group and the other cells, `(p,)` each; NaN where unknown.
 
-    Attributes
-    ----------
-    change
-        Mean of the group minus mean of the other cells.
-    p, fdr
-        Of Wilcoxon's rank-sum test, two-sided, and adjusted over the features (Benjamini-Hochberg).
+    Attributes:
+        change: Mean of the group minus mean of the other cells.
+        p, fdr: Of Wilcoxon's rank-sum test, two-sided, and adjusted over the features (Benjamini-Hochberg).
     """
 
     change: DoubleArray
@@ -41,12 +38,9 @@ class Differential:
 def differential(values: FloatArray, among: BoolArray) -> Differential:
     """Compare the cells of a group with all others, feature by feature.
 
-    Parameters
-    ----------
-    values
-        `(n, p)`; features that are not finite throughout are not compared.
-    among
-        Cells of the group, `(n,)`.
+    Args:
+        values: `(n, p)`; features that are not finite throughout are not compared.
+        among: Cells of the group, `(n,)`.
     """
     from scipy.stats import mannwhitneyu
 
@@ -68,20 +62,16 @@ def differential(values: FloatArray, among: BoolArray) -> Differential:
 class ListsCompared:
     """How predicted changes agree with measured ones.
 
-    Attributes
-    ----------
-    n
-        Features that have both.
-    n_differ
-        Of these, features that are measured to differ: as many predicted features are taken, those with the
-        largest changes.
-    n_both, expected, p
-        Features in both lists with the same sign; the number expected by chance if signs are even; the
-        probability of as many (hypergeometric: Fisher's exact test of the overlap, without signs).
-    same_sign
-        Share of the features measured to differ whose predicted change has the sign of the measured one.
-    pearson, spearman
-        Of the changes over all features.
+    Attributes:
+        n: Features that have both.
+        n_differ: Of these, features that are measured to differ: as many predicted features are taken, those
+            with the largest changes.
+        n_both, expected, p: Features in both lists with the same sign; the number expected by chance if signs
+            are even; the probability of as many (hypergeometric: Fisher's exact test of the overlap, without
+            signs).
+        same_sign: Share of the features measured to differ whose predicted change has the sign of the
+            measured one.
+        pearson, spearman: Of the changes over all features.
     """
 
     n: int

@@ -36,27 +36,17 @@ MAX_CELLS = 20_000  # metrics that average over cells draw this many
 class Embedding(Scored):
     """A latent space and what is known about its cells.
 
-    Attributes
-    ----------
-    z
-        Latent of each modality, `(n_m, d)`, rows in file order.
-    label
-        Codes of each modality, `(n_m,)`, -1 unknown; a modality may be missing.
-    label_levels
-        What the codes mean.
-    batch
-        Codes of each modality, `(n_m,)`, -1 unknown.
-    pairs
-        For modalities (a, b) the rows of the same cell in both, `(n_pairs, 2)`.
-    linked
-        For modalities (a, b) the dense linked features `(n_a, s)`, `(n_b, s)` and their names.
-    own
-        For a modality some of its rows `(m,)`, and the coordinates `(m, c)` of these cells by their
-        measured features alone, before any correction (principal components).
-    seed
-        Random seed of the metrics that draw cells.
-    device
-        Torch device on which neighbours and distances are computed.
+    Attributes:
+        z: Latent of each modality, `(n_m, d)`, rows in file order.
+        label: Codes of each modality, `(n_m,)`, -1 unknown; a modality may be missing.
+        label_levels: What the codes mean.
+        batch: Codes of each modality, `(n_m,)`, -1 unknown.
+        pairs: For modalities (a, b) the rows of the same cell in both, `(n_pairs, 2)`.
+        linked: For modalities (a, b) the dense linked features `(n_a, s)`, `(n_b, s)` and their names.
+        own: For a modality some of its rows `(m,)`, and the coordinates `(m, c)` of these cells by their
+            measured features alone, before any correction (principal components).
+        seed: Random seed of the metrics that draw cells.
+        device: Torch device on which neighbours and distances are computed.
     """
 
     z: Mapping[str, FloatArray]
@@ -250,14 +240,11 @@ class Nearest:
     They are kept in the order of coordinates, so that the same coordinates have the same neighbours,
     whatever the order of the cells.
 
-    Attributes
-    ----------
-    order
-        Rows of the cells in that order, `(n,)`.
-    places
-        Coordinates, `(n, d)`.
-    distances, neighbors
-        Distances and positions, each cell itself among them: `(n, k + 1)`, k = 15 or n - 1 if that is less.
+    Attributes:
+        order: Rows of the cells in that order, `(n,)`.
+        places: Coordinates, `(n, d)`.
+        distances, neighbors: Distances and positions, each cell itself among them: `(n, k + 1)`, k = 15 or n
+            - 1 if that is less.
     """
 
     order: IntArray
@@ -296,10 +283,9 @@ def _by_coordinates(z: FloatArray) -> IntArray:
 def neighbor_graph(e: Embedding) -> tuple[IntArray, CSR]:
     """Return cells (all, or `MAX_CELLS` drawn) and their k-NN graph.
 
-    Returns
-    -------
-    Rows of the joint latent, `(m,)`, in an order that depends on the coordinates alone (as what
-    follows may depend on it), and the symmetric graph of 0 and 1, `(m, m)`.
+    Returns:
+        Rows of the joint latent, `(m,)`, in an order that depends on the coordinates alone (as what follows
+        may depend on it), and the symmetric graph of 0 and 1, `(m, m)`.
     """
 
     def build() -> tuple[IntArray, CSR]:
@@ -337,18 +323,13 @@ def coordinate_order(e: Embedding, cells: IntArray) -> IntArray:
 def nearest_among(e: Embedding, asking: IntArray, members: BoolArray, k: int) -> IntArray:
     """Nearest other members of each querying cell, from the shared neighbours where these suffice.
 
-    Parameters
-    ----------
-    asking
-        `(m,)` positions in the cells of `e.neighbors`; each is a member itself.
-    members
-        `(n,)` over the joint latent.
-    k
-        At most 300, or the other members if fewer.
+    Args:
+        asking: `(m,)` positions in the cells of `e.neighbors`; each is a member itself.
+        members: `(n,)` over the joint latent.
+        k: At most 300, or the other members if fewer.
 
-    Returns
-    -------
-    Rows of the joint latent, `(m, k)`, nearest first.
+    Returns:
+        Rows of the joint latent, `(m, k)`, nearest first.
     """
     cells, lists = e.neighbors
     candidates = np.flatnonzero(members)

@@ -25,21 +25,15 @@ MOST_FEATURES = 3_000
 class Generated:
     """Real and simulated cells, by modality.
 
-    Attributes
-    ----------
-    real, simulated
-        Measured values `(n, p)` of each modality, the same features in both; rows of simulated cells
-        are the same cells in every modality.
-    real_label, simulated_label
-        Codes of each modality's real cells, -1 for none, and of all simulated cells.
-    levels
-        What the codes mean.
-    counted
-        Modalities whose values are counts: they are compared at equal depth, logged.
-    paired
-        Whether rows of real cells are the same cells in every modality.
-    latent
-        By modality, latent coordinates of real and simulated cells, `(n, d)` each.
+    Attributes:
+        real, simulated: Measured values `(n, p)` of each modality, the same features in both; rows of
+            simulated cells are the same cells in every modality.
+        real_label, simulated_label: Codes of each modality's real cells, -1 for none, and of all simulated
+            cells.
+        levels: What the codes mean.
+        counted: Modalities whose values are counts: they are compared at equal depth, logged.
+        paired: Whether rows of real cells are the same cells in every modality.
+        latent: By modality, latent coordinates of real and simulated cells, `(n, d)` each.
     """
 
     real: Mapping[str, CSR]
@@ -140,12 +134,9 @@ class Generated:
 class LabelView(Scored):
     """Real and simulated cells of one label in one modality, or in two: what metrics of simulated cells see.
 
-    Attributes
-    ----------
-    of
-        The modality or modalities.
-    code
-        The label.
+    Attributes:
+        of: The modality or modalities.
+        code: The label.
     """
 
     cells: Generated
@@ -245,10 +236,9 @@ def principal_axes(
 ) -> tuple[IntArray, DoubleArray, DoubleArray]:
     """Compute principal components of cells from their most variable features.
 
-    Returns
-    -------
-    The features, at most 3,000, in order; their means `(n_features,)`; axes `(n_features, k)`, a single
-    one of zeros where there are too few cells or features.
+    Returns:
+        The features, at most 3,000, in order; their means `(n_features,)`; axes `(n_features, k)`, a single
+        one of zeros where there are too few cells or features.
     """
     from sklearn.decomposition import PCA
 

@@ -28,19 +28,14 @@ HIGHER_IS_BETTER = {"pearson": True, "spearman": True, "rmse": False, "mae": Fal
 class FeatureAccuracy:
     """Agreement of predicted and measured values over cells, `(p,)` each, NaN where undefined.
 
-    Attributes
-    ----------
-    pearson, spearman
-        Correlations, Spearman's with average ranks; undefined below 3 cells or if either column is constant.
-    rmse, mae
-        Root of the mean squared error and mean absolute error, in the unit of the values.
-    r2
-        1 - SSE / SST around the mean of the measured values given here; 0 is no better than that
-        mean. Undefined below 3 cells or if the measured column is constant.
-    n
-        Cells compared.
-
-    A feature with a value that is not finite is NaN in all of them.
+    Attributes:
+        pearson, spearman: Correlations, Spearman's with average ranks; undefined below 3 cells or if either
+            column is constant.
+        rmse, mae: Root of the mean squared error and mean absolute error, in the unit of the values.
+        r2: 1 - SSE / SST around the mean of the measured values given here; 0 is no better than that mean.
+            Undefined below 3 cells or if the measured column is constant.
+        n: Cells compared.
+        A feature with a value that is not finite is NaN in all of them.
     """
 
     pearson: DoubleArray
@@ -55,21 +50,15 @@ class FeatureAccuracy:
 class Detection:
     """How well predictions tell cells that have a feature from cells that lack it, `(p,)` each.
 
-    Attributes
-    ----------
-    auprc
-        Average precision, sum over distinct scores of the gain in recall times precision.
-    balanced_accuracy
-        Mean of sensitivity and specificity of `predicted > threshold`.
-    true_positive_rate
-        That sensitivity, also known as recall: share of the cells with the feature that are predicted to
-        have it.
-    true_negative_rate
-        That specificity: share of the cells without the feature that are predicted to lack it.
-    prevalence
-        Share of cells that have the feature: the average precision of guessing.
-
-    All but the prevalence are NaN for a feature that all cells have, or none.
+    Attributes:
+        auprc: Average precision, sum over distinct scores of the gain in recall times precision.
+        balanced_accuracy: Mean of sensitivity and specificity of `predicted > threshold`.
+        true_positive_rate: That sensitivity, also known as recall: share of the cells with the feature that
+            are predicted to have it.
+        true_negative_rate: That specificity: share of the cells without the feature that are predicted to
+            lack it.
+        prevalence: Share of cells that have the feature: the average precision of guessing.
+        All but the prevalence are NaN for a feature that all cells have, or none.
     """
 
     auprc: DoubleArray
@@ -106,19 +95,13 @@ def detection(
 ) -> Detection:
     """Score predictions of presence or absence, such as accessibility; equal to scikit-learn's scores.
 
-    Parameters
-    ----------
-    predicted
-        `(n, p)`, higher where presence is likelier.
-    present
-        `(n, p)`, e.g. `measured > 0`.
-    threshold
-        A prediction above it says "present": one number, or one per feature `(p,)`.
+    Args:
+        predicted: `(n, p)`, higher where presence is likelier.
+        present: `(n, p)`, e.g. `measured > 0`.
+        threshold: A prediction above it says "present": one number, or one per feature `(p,)`.
 
-    Raises
-    ------
-    ValueError
-        Shapes that differ.
+    Raises:
+        ValueError: Shapes that differ.
     """
     n, p = _shape(predicted, present)
     above = np.broadcast_to(np.asarray(threshold), (p,))
@@ -221,16 +204,11 @@ N_COMPONENTS = 50
 class RealCells:
     """Measured cells of known label, among which imputed cells are placed.
 
-    Attributes
-    ----------
-    features
-        The most variable features, at most 3,000, from which the components are computed.
-    mean, axes
-        `(n_features,)` and `(n_features, k)`.
-    scores
-        Coordinates of the cells on the components, `(n, k)`.
-    label
-        Codes, `(n,)`.
+    Attributes:
+        features: The most variable features, at most 3,000, from which the components are computed.
+        mean, axes: `(n_features,)` and `(n_features, k)`.
+        scores: Coordinates of the cells on the components, `(n, k)`.
+        label: Codes, `(n,)`.
     """
 
     features: IntArray
@@ -269,16 +247,12 @@ class RealCells:
 class LabelledCells(Scored):
     """What is known about imputed cells by label.
 
-    Attributes
-    ----------
-    levels
-        What the codes mean.
-    label
-        True codes of the cells, `(n,)`.
-    given
-        Codes by the nearest real cells, `(n,)`.
-    measured, imputed
-        Mean logged values of the cells of each label, `(n_levels, p)`; NaN where there is no cell.
+    Attributes:
+        levels: What the codes mean.
+        label: True codes of the cells, `(n,)`.
+        given: Codes by the nearest real cells, `(n,)`.
+        measured, imputed: Mean logged values of the cells of each label, `(n_levels, p)`; NaN where there is
+            no cell.
     """
 
     levels: tuple[str, ...]

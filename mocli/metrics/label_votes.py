@@ -19,12 +19,9 @@ _VOTES = 2**21  # shares held at once
 class Votes(NamedTuple):
     """Outcome of the neighbours' vote, `(n,)` each.
 
-    Attributes
-    ----------
-    best
-        The winner; -1 only if no reference cell has a label.
-    confidence
-        The winner's share of the weight, in [0, 1].
+    Attributes:
+        best: The winner; -1 only if no reference cell has a label.
+        confidence: The winner's share of the weight, in [0, 1].
     """
 
     best: IntArray
@@ -42,22 +39,15 @@ def vote(
 ) -> Votes:
     """Let the k nearest labelled reference cells vote on every query cell.
 
-    Parameters
-    ----------
-    z_query, z_reference
-        `(n, d)` and `(m, d)`, one latent, finite.
-    labels
-        `(m,)` codes below `n_levels`; negative is unknown, and such cells do not vote.
-    k
-        Neighbours that vote, capped at the cells with a label; one at distance d weighs
-        exp(-d^2 / (2 h^2)), h the distance to the k-th. On a tie the lowest code wins.
-    device
-        Torch device for the distances.
+    Args:
+        z_query, z_reference: `(n, d)` and `(m, d)`, one latent, finite.
+        labels: `(m,)` codes below `n_levels`; negative is unknown, and such cells do not vote.
+        k: Neighbours that vote, capped at the cells with a label; one at distance d weighs exp(-d^2 / (2
+            h^2)), h the distance to the k-th. On a tie the lowest code wins.
+        device: Torch device for the distances.
 
-    Raises
-    ------
-    ValueError
-        Shapes that do not fit, values that are not finite, codes out of range, or k < 1.
+    Raises:
+        ValueError: Shapes that do not fit, values that are not finite, codes out of range, or k < 1.
     """
     codes = np.asarray(labels)
     if codes.shape != (len(z_reference),) or k < 1:
@@ -80,23 +70,16 @@ def vote(
 def calibration_error(confidence: NDArray[Any], correct: NDArray[Any], *, n_bins: int = 10) -> float:
     """Return the expected calibration error of the confidence against the share of correct labels.
 
-    Parameters
-    ----------
-    confidence
-        `(n,)` in [0, 1].
-    correct
-        `(n,)` boolean: whether the winner is right.
-    n_bins
-        Bins of equal width, closed above; each counts by its cells (Guo et al. 2017, eq. 3).
+    Args:
+        confidence: `(n,)` in [0, 1].
+        correct: `(n,)` boolean: whether the winner is right.
+        n_bins: Bins of equal width, closed above; each counts by its cells (Guo et al. 2017, eq. 3).
 
-    Returns
-    -------
-    0 means calibrated; NaN without cells.
+    Returns:
+        0 means calibrated; NaN without cells.
 
-    Raises
-    ------
-    ValueError
-        Lengths that differ, or a confidence outside [0, 1].
+    Raises:
+        ValueError: Lengths that differ, or a confidence outside [0, 1].
     """
     stated, right = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
     if stated.shape != right.shape or not bool(((stated >= 0) & (stated <= 1)).all()):
@@ -133,18 +116,14 @@ def forest(
 ) -> tuple[IntArray, FloatArray]:
     """Let a random forest trained on labelled reference cells label every query cell.
 
-    Parameters
-    ----------
-    z_query, z_reference
-        `(n, d)` and `(m, d)`, one latent, finite.
-    labels
-        `(m,)` codes below `n_levels`; negative is unknown. Of more than 20,000 labelled cells, 20,000 are
-        drawn.
+    Args:
+        z_query, z_reference: `(n, d)` and `(m, d)`, one latent, finite.
+        labels: `(m,)` codes below `n_levels`; negative is unknown. Of more than 20,000 labelled cells, 20,000
+            are drawn.
 
-    Returns
-    -------
-    Winner and its mean vote over the trees, `(n,)` each; -1 and 0 where no reference cell has a label.
-    Classes weigh the same in every tree, as in the Multigrate paper (Methods, "Label transfer").
+    Returns:
+        Winner and its mean vote over the trees, `(n,)` each; -1 and 0 where no reference cell has a label.
+        Classes weigh the same in every tree, as in the Multigrate paper (Methods, "Label transfer").
     """
     from sklearn.ensemble import RandomForestClassifier
 

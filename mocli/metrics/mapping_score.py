@@ -35,16 +35,11 @@ MAX_LEFT_OUT = 5_000
 class Labelled:
     """Labelled cells, and the distances among them.
 
-    Attributes
-    ----------
-    places
-        `(m, d)`, in coordinates in which labels spread alike.
-    codes
-        Label of each, `(m,)`.
-    axes
-        Map from latent coordinates to those of `places`, `(d, d)`.
-    sample, reach
-        Rows of cells, and their distance to the 10th other cell, `(n,)` each.
+    Attributes:
+        places: `(m, d)`, in coordinates in which labels spread alike.
+        codes: Label of each, `(m,)`.
+        axes: Map from latent coordinates to those of `places`, `(d, d)`.
+        sample, reach: Rows of cells, and their distance to the 10th other cell, `(n,)` each.
     """
 
     places: FloatArray

@@ -214,17 +214,13 @@ def clisi(e: Embedding) -> Iterable[Score]:
 def kbet_acceptance(neighbors: NDArray[Any], groups: IntArray, *, seed: int = 0) -> float:
     """Return the acceptance rate of kBET: median over 100 replicates of 1,000 random cells.
 
-    Parameters
-    ----------
-    neighbors
-        `(m, k)` nearest other cells of the cells asked, as rows of `groups`, nearest first; as many are
-        used as `neighborhood_size` says.
-    groups
-        `(n,)` group of every cell.
+    Args:
+        neighbors: `(m, k)` nearest other cells of the cells asked, as rows of `groups`, nearest first; as
+            many are used as `neighborhood_size` says.
+        groups: `(n,)` group of every cell.
 
-    Returns
-    -------
-    From 0 to 1; NaN where there is one group, or fewer than 10 neighbours.
+    Returns:
+        From 0 to 1; NaN where there is one group, or fewer than 10 neighbours.
     """
     from scipy.special import chdtrc  # scipy.stats would bring 40 MB for the same function
 
@@ -259,12 +255,9 @@ def _accepted(e: Embedding, codes: IntArray) -> Score:
 def effective_numbers(neighbors: NDArray[Any], weights: FloatArray, groups: IntArray) -> DoubleArray:
     """Return the effective number of groups around every cell, `(m,)` (inverse Simpson index).
 
-    Parameters
-    ----------
-    neighbors, weights
-        Nearest other cells as rows of `groups`, `(m, >= k)`, and their weights, `(m, k)`.
-    groups
-        `(n,)` codes from 0, -1 for what is left out; NaN where nothing is left.
+    Args:
+        neighbors, weights: Nearest other cells as rows of `groups`, `(m, >= k)`, and their weights, `(m, k)`.
+        groups: `(n,)` codes from 0, -1 for what is left out; NaN where nothing is left.
     """
     n_groups = int(groups.max(initial=-1)) + 1
     numbers = np.full(len(neighbors), math.nan)

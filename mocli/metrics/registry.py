@@ -83,28 +83,18 @@ class Score:
 class Metric(Generic[S]):
     """A registered metric; call it with its input.
 
-    Attributes
-    ----------
-    seen
-        Kind of its input.
-    better
-        Whether higher or lower values are better; None where the best lies in between.
-    bounds
-        Lowest and highest possible value; may be infinite.
-    needs
-        What the input must have; `modalities` and `batches` of an `Embedding` mean at least two.
-    best
-        The best possible value, where there is one.
-    sentence
-        How to read it, for a biologist.
-    definition, section
-        The exact formula in words, and where it comes from.
-    headline
-        Position among the few metrics that the terminal shows, from 1; 0 for those that only the report
-        shows.
-    aspect
-        Group of the metric in a benchmark; follows from the needs where not given. `total` sums up other
-        metrics.
+    Attributes:
+        seen: Kind of its input.
+        better: Whether higher or lower values are better; None where the best lies in between.
+        bounds: Lowest and highest possible value; may be infinite.
+        needs: What the input must have; `modalities` and `batches` of an `Embedding` mean at least two.
+        best: The best possible value, where there is one.
+        sentence: How to read it, for a biologist.
+        definition, section: The exact formula in words, and where it comes from.
+        headline: Position among the few metrics that the terminal shows, from 1; 0 for those that only the
+            report shows.
+        aspect: Group of the metric in a benchmark; follows from the needs where not given. `total` sums up
+            other metrics.
     """
 
     title: str
@@ -215,19 +205,14 @@ def _registered(path: tuple[str, ...]) -> tuple[Metric[Any], ...]:
 def evaluate(seen: Scored, names: Iterable[str] | None = None) -> dict[str, Entry]:
     """Compute the metrics whose needs are met.
 
-    Parameters
-    ----------
-    names
-        Metrics to compute; None for all.
+    Args:
+        names: Metrics to compute; None for all.
 
-    Returns
-    -------
-    By `name` or `name[of]`, the entry of each score in the report.
+    Returns:
+        By `name` or `name[of]`, the entry of each score in the report.
 
-    Raises
-    ------
-    UsageError
-        If no metric has a given name.
+    Raises:
+        UsageError: If no metric has a given name.
     """
     metrics = available_metrics(seen.kind)
     chosen = list(metrics) if names is None else list(dict.fromkeys(names))

@@ -117,16 +117,12 @@ def silhouette_widths(x: FloatArray, groups: IntArray) -> DoubleArray | None:
     (b - a) / max(a, b): a the mean Euclidean distance to the other cells of its group, b the smallest
     mean distance to the cells of another; 0 for the only cell of a group.
 
-    Parameters
-    ----------
-    x
-        Coordinates, `(n, d)`.
-    groups
-        Group of each cell, `(n,)`.
+    Args:
+        x: Coordinates, `(n, d)`.
+        groups: Group of each cell, `(n,)`.
 
-    Returns
-    -------
-    `(n,)`; None where it is undefined: a single group, or every cell a group of its own.
+    Returns:
+        `(n,)`; None where it is undefined: a single group, or every cell a group of its own.
     """
     levels, group = np.unique(groups, return_inverse=True)
     if not 2 <= len(levels) < len(groups):

@@ -33,28 +33,19 @@ S = TypeVar("S")
 class Traits:
     """The needs and capabilities of a model; printed by `mocli models`.
 
-    Attributes
-    ----------
-    expects
-        What each kind of modality must be before the model's own transform:
-        `"counts"`, `"any"`. Kinds that are absent are not supported.
-    pairings, rank
-        Pairings the model accepts, and by pairing its position, from 1, among the models that `--model auto`
-        takes: the first that fits. Its evidence is tests/benchmarks/auto_choice.py.
-    params, model
-        Import paths (`package.module:Class`), so that reading traits stays cheap.
-    uses_links
-        Whether feature links change anything; if not, they are ignored with a message.
-    links_replace_pairs, uses_sets
-        Whether links are needed only where no cell was measured in two modalities; whether gene sets are
-        accepted.
-    likelihoods
-        By kind of modality the likelihoods its values may have, the first that fits them being the default;
-        empty for models that accept one kind of values only.
-    backed
-        Whether it can be trained on cells that stay on disk.
-    selects_features
-        Whether highly variable features are chosen by default; if not, all are kept.
+    Attributes:
+        expects: What each kind of modality must be before the model's own transform: `"counts"`, `"any"`.
+            Kinds that are absent are not supported.
+        pairings, rank: Pairings the model accepts, and by pairing its position, from 1, among the models that
+            `--model auto` takes: the first that fits. Its evidence is tests/benchmarks/auto_choice.py.
+        params, model: Import paths (`package.module:Class`), so that reading traits stays cheap.
+        uses_links: Whether feature links change anything; if not, they are ignored with a message.
+        links_replace_pairs, uses_sets: Whether links are needed only where no cell was measured in two
+            modalities; whether gene sets are accepted.
+        likelihoods: By kind of modality the likelihoods its values may have, the first that fits them being
+            the default; empty for models that accept one kind of values only.
+        backed: Whether it can be trained on cells that stay on disk.
+        selects_features: Whether highly variable features are chosen by default; if not, all are kept.
     """
 
     name: str
@@ -87,14 +78,11 @@ class StepGroup:
 
     `repeats` optimiser steps are taken per minibatch; groups run in order.
 
-    Attributes
-    ----------
-    joins
-        Whether the group shares the loss and the backward pass of the group before it.
-    rows
-        Whether parameters are tables with a row per cell, of which only rows with a gradient are updated.
-    every
-        `epoch` sums up gradients and takes a step whenever all cells have been drawn once.
+    Attributes:
+        joins: Whether the group shares the loss and the backward pass of the group before it.
+        rows: Whether parameters are tables with a row per cell, of which only rows with a gradient are
+            updated.
+        every: `epoch` sums up gradients and takes a step whenever all cells have been drawn once.
     """
 
     name: str
@@ -153,15 +141,12 @@ class Validation:
     ends when `patience` checks in a row have not lowered it, and always keeps the weights of the best
     check.
 
-    Attributes
-    ----------
-    lr_factor, lr_patience
-        The factor of all learning rates when this many checks in a row, since the best or the last such
-        time, have not lowered the sum; training then ends after the first such time only, and `patience` is
-        counted from there. None leaves the rates alone.
-    learns
-        Name of a group of tables whose rows of held-out cells are updated at every check, all else frozen:
-        a model without encoders knows such cells only by their rows.
+    Attributes:
+        lr_factor, lr_patience: The factor of all learning rates when this many checks in a row, since the
+            best or the last such time, have not lowered the sum; training then ends after the first such time
+            only, and `patience` is counted from there. None leaves the rates alone.
+        learns: Name of a group of tables whose rows of held-out cells are updated at every check, all else
+            frozen: a model without encoders knows such cells only by their rows.
     """
 
     share: float
@@ -340,13 +325,10 @@ class EncodesJointly(Protocol):
 class Conditions(NamedTuple):
     """Covariates of some cells.
 
-    Attributes
-    ----------
-    codes
-        Codes of categorical covariates by key, `(B,)`, -1 for none; a key that is left out gets the mean of
-        its levels.
-    continuous
-        `(B, n_keys)`, or None for their mean.
+    Attributes:
+        codes: Codes of categorical covariates by key, `(B,)`, -1 for none; a key that is left out gets the
+            mean of its levels.
+        continuous: `(B, n_keys)`, or None for their mean.
     """
 
     codes: Mapping[str, Tensor]
@@ -458,14 +440,10 @@ class HasCovariateSpaces(Protocol):
 class Spec:
     """The sizes that networks are built from, saved with a model as JSON.
 
-    Attributes
-    ----------
-    modalities
-        Name, number of features and likelihood of each, in order.
-    levels
-        Levels by categorical covariate; the batch, if there is one, comes first.
-    continuous
-        Names of continuous covariates.
+    Attributes:
+        modalities: Name, number of features and likelihood of each, in order.
+        levels: Levels by categorical covariate; the batch, if there is one, comes first.
+        continuous: Names of continuous covariates.
     """
 
     modalities: tuple[tuple[str, int, str], ...]
@@ -499,12 +477,9 @@ class Spec:
 class Widths:
     """The sizes that a model of plain features is built from, saved with it as JSON.
 
-    Attributes
-    ----------
-    widths
-        Number of features by modality, in the order of the networks.
-    edges
-        Pairs of modalities with linked features.
+    Attributes:
+        widths: Number of features by modality, in the order of the networks.
+        edges: Pairs of modalities with linked features.
     """
 
     widths: Mapping[str, int]

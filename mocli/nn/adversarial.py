@@ -35,16 +35,11 @@ def source_entropy(
 ) -> Tensor:
     """Cross-entropy of predicting each latent's source, weighted mean over cells.
 
-    Parameters
-    ----------
-    logits
-        `(B, K)`.
-    source
-        `(B,)`, from 0 to K - 1.
-    weight
-        Weight of each cell, `(B,)`, or None for equal weights.
-    by_source
-        Whether every source counts the same however many of its cells are drawn, else every cell.
+    Args:
+        logits: `(B, K)`.
+        source: `(B,)`, from 0 to K - 1.
+        weight: Weight of each cell, `(B,)`, or None for equal weights.
+        by_source: Whether every source counts the same however many of its cells are drawn, else every cell.
     """
     if weight is None:
         weight = torch.ones(len(logits), dtype=logits.dtype, device=logits.device)
@@ -63,12 +58,9 @@ def label_weights(codes_here: Tensor, others: Sequence[Tensor]) -> Tensor:
     weighted, two sources have equal compositions, and labels that only one of them has are not judged
     (scCross, balancing of organs in its atlas). The mean is 1.
 
-    Parameters
-    ----------
-    codes_here
-        Code of each cell's label, `(n,)`, -1 for none: of weight 1 before the scaling.
-    others
-        The same of the other sources; those without any label are ignored.
+    Args:
+        codes_here: Code of each cell's label, `(n,)`, -1 for none: of weight 1 before the scaling.
+        others: The same of the other sources; those without any label are ignored.
     """
     labelled = [codes[codes >= 0] for codes in others]
     labelled = [codes for codes in labelled if len(codes)]
@@ -88,12 +80,9 @@ def cell_weights(
 ) -> Tensor:
     """Weights of a source's cells, `(n,)`: those of their labels, their own, or the product of both.
 
-    Parameters
-    ----------
-    codes
-        Codes of labels by source; none where labels do not weigh.
-    own_weights
-        The user's weights by source; none where there are none.
+    Args:
+        codes: Codes of labels by source; none where labels do not weigh.
+        own_weights: The user's weights by source; none where there are none.
     """
     weight = torch.from_numpy(own_weights[name]) if own_weights else torch.ones(())
     if codes:

@@ -38,13 +38,10 @@ def mnn_correct(
     Mutual pairs lie at the edges that face each other, so one correction is too short: it is repeated on
     the corrected cells.
 
-    Parameters
-    ----------
-    reference, query
-        `(n, d)` and `(m, d)`.
-    bandwidth
-        Bandwidth of the Gaussian, in units of the median distance of a query cell to the nearest cell with
-        a partner.
+    Args:
+        reference, query: `(n, d)` and `(m, d)`.
+        bandwidth: Bandwidth of the Gaussian, in units of the median distance of a query cell to the nearest
+            cell with a partner.
     """
     for _ in range(rounds):
         i, j = mutual_pairs(reference, query, k)
@@ -82,18 +79,13 @@ def level_offsets(x: Tensor, codes: Tensor, values: Sequence[Tensor], k: int) ->
     So a group is not moved because it lacks a kind of cell (Haghverdi et al. 2018, doi:10.1038/nbt.4091).
     The offsets of all groups are the least squares of the mean differences of every two, weighted by pairs.
 
-    Parameters
-    ----------
-    x
-        Coordinates in which neighbours are searched by cosine, `(n, p)`.
-    codes
-        The group of each cell from 0, `(n,)`; -1 for none.
-    values
-        Matrices whose offsets are estimated, `(n, d)` each.
+    Args:
+        x: Coordinates in which neighbours are searched by cosine, `(n, p)`.
+        codes: The group of each cell from 0, `(n,)`; -1 for none.
+        values: Matrices whose offsets are estimated, `(n, d)` each.
 
-    Returns
-    -------
-    `(n_groups, d)` for each of the values, with a mean of 0.
+    Returns:
+        `(n_groups, d)` for each of the values, with a mean of 0.
     """
     n_groups = int(codes.max()) + 1 if len(codes) else 0
     members = [np.flatnonzero(codes.cpu().numpy() == level) for level in range(n_groups)]

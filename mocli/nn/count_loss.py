@@ -42,20 +42,13 @@ def negative_binomial_loss(
 ) -> Tensor:
     """Negative log-likelihood of counts, summed over features and, by weight, over cells: a scalar.
 
-    Parameters
-    ----------
-    x
-        Counts, `(B, p)`, or their non-zeros.
-    logits
-        Of the proportions, `(B, p)`.
-    log_dispersion
-        log r, `(p,)`, or `(B, p)` where it differs between cells.
-    log_library
-        Log of the expected total, `(B,)`; no gradient is taken.
-    dropout
-        Logits of an extra zero, `(B, p)`, for the zero-inflated likelihood.
-    weight
-        Of each cell, `(B,)`; None for the mean over cells.
+    Args:
+        x: Counts, `(B, p)`, or their non-zeros.
+        logits: Of the proportions, `(B, p)`.
+        log_dispersion: log r, `(p,)`, or `(B, p)` where it differs between cells.
+        log_library: Log of the expected total, `(B,)`; no gradient is taken.
+        dropout: Logits of an extra zero, `(B, p)`, for the zero-inflated likelihood.
+        weight: Of each cell, `(B,)`; None for the mean over cells.
     """
     if weight is None:
         weight = torch.full_like(log_library, 1 / max(len(logits), 1))

@@ -25,16 +25,11 @@ _LOG_2PI = math.log(2 * math.pi)
 class GaussianMixture(nn.Module):
     """K Gaussians in d dimensions.
 
-    Parameters
-    ----------
-    spread
-        Initial standard deviation of components, which is also the centre of their prior.
-    isotropic
-        One variance for all dimensions of a component.
-    radius, hardness
-        Radius and hardness of the soft ball of means.
-    concentration
-        Concentration of the Dirichlet distribution of weights.
+    Args:
+        spread: Initial standard deviation of components, which is also the centre of their prior.
+        isotropic: One variance for all dimensions of a component.
+        radius, hardness: Radius and hardness of the soft ball of means.
+        concentration: Concentration of the Dirichlet distribution of weights.
     """
 
     prior_log_precision: Tensor

@@ -35,14 +35,10 @@ Values = TypeVar("Values")
 class Parameters(NamedTuple):
     """The parameters that a decoder predicts for cells.
 
-    Attributes
-    ----------
-    head
-        Logits of proportions, logits or means, `(B, p)`.
-    log_scale
-        Log inverse dispersion of counts, or log standard deviation, `(p,)` or `(B, p)`.
-    zeros
-        Logits of an extra zero, broadcast to the head.
+    Attributes:
+        head: Logits of proportions, logits or means, `(B, p)`.
+        log_scale: Log inverse dispersion of counts, or log standard deviation, `(p,)` or `(B, p)`.
+        zeros: Logits of an extra zero, broadcast to the head.
     """
 
     head: Tensor
@@ -67,19 +63,13 @@ class Parameters(NamedTuple):
 class Likelihood(ABC):
     """One likelihood; subclasses are found by their name.
 
-    Attributes
-    ----------
-    is_counts
-        Whether values are counts, whose mean is a proportion times a library size and which non-zeros
-        describe in full.
-    is_binary
-        Whether values are yes or no: whether they are above zero.
-    has_zeros
-        Whether there are extra zeros.
-    scale
-        The parameter whose log is `log_scale`; None where there is none.
-    fixed_scale
-        Whether a model may leave the scale out.
+    Attributes:
+        is_counts: Whether values are counts, whose mean is a proportion times a library size and which
+            non-zeros describe in full.
+        is_binary: Whether values are yes or no: whether they are above zero.
+        has_zeros: Whether there are extra zeros.
+        scale: The parameter whose log is `log_scale`; None where there is none.
+        fixed_scale: Whether a model may leave the scale out.
     """
 
     name: ClassVar[str] = ""
@@ -112,12 +102,9 @@ class Likelihood(ABC):
     def encoder_input(self, values: Values, form: str, factor: Any) -> Values:
         """Return values, an array or a tensor, as an encoder sees them.
 
-        Parameters
-        ----------
-        form
-            `lognorm`, log1p of counts at one library size; `log1p`; or `raw`.
-        factor
-            Factor that brings a cell to that library size, broadcast to the values.
+        Args:
+            form: `lognorm`, log1p of counts at one library size; `log1p`; or `raw`.
+            factor: Factor that brings a cell to that library size, broadcast to the values.
         """
         return values if form == "raw" else _log1p(values)
 
@@ -311,12 +298,9 @@ class DecodesHeads(ABC):
     def decoded(self, modality: str, z: Tensor, conditions: Any, library: Tensor | None) -> Decoded:
         """Return the likelihood of a modality at latent coordinates, `(B, n_latent)`.
 
-        Parameters
-        ----------
-        conditions
-            Covariates (`mocli.models.base.Conditions`), or None for their mean.
-        library
-            Library sizes, `(B,)`, or None for the median of training.
+        Args:
+            conditions: Covariates (`mocli.models.base.Conditions`), or None for their mean.
+            library: Library sizes, `(B,)`, or None for the median of training.
         """
 
     def decode(

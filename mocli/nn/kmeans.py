@@ -24,12 +24,9 @@ class Partition(NamedTuple):
 def kmeans(x: Tensor, k: int, *, generator: torch.Generator, restarts: int = 10) -> Partition:
     """Return the best of several runs from k-means++ seeds (Arthur and Vassilvitskii 2007).
 
-    Parameters
-    ----------
-    x
-        `(n, d)`; there may be fewer points than centres, some centres are equal then.
-    generator
-        On the device of `x`.
+    Args:
+        x: `(n, d)`; there may be fewer points than centres, some centres are equal then.
+        generator: On the device of `x`.
     """
     runs = [lloyd(x, _seeds(x, k, generator)) for _ in range(restarts)]
     return min(runs, key=lambda run: run.spread)

@@ -65,16 +65,11 @@ class InputLinear(nn.Module):
 class Block(nn.Module):
     """Linear layer, normalisation, activation, dropout; a second input shares the linear layer.
 
-    Parameters
-    ----------
-    sparse
-        Whether the first input may be sparse.
-    n_side
-        Width of the second input; 0 for none. Concatenating it with the first would cost a copy.
-    normalization
-        `layer` (without learned scale and shift), `batch` or `none`.
-    activation
-        `leaky_relu` or `tanh`.
+    Args:
+        sparse: Whether the first input may be sparse.
+        n_side: Width of the second input; 0 for none. Concatenating it with the first would cost a copy.
+        normalization: `layer` (without learned scale and shift), `batch` or `none`.
+        activation: `leaky_relu` or `tanh`.
     """
 
     def __init__(

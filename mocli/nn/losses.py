@@ -36,16 +36,12 @@ def mutual_neighbors(a: Tensor, b: Tensor, k: int) -> Tensor:
     i among the k rows of `a` nearest to `b[j]`. A zero row has no direction and
     is never a neighbour.
 
-    Parameters
-    ----------
-    a, b
-        `(n_a, s)` and `(n_b, s)`.
-    k
-        Capped at the number of rows.
+    Args:
+        a, b: `(n_a, s)` and `(n_b, s)`.
+        k: Capped at the number of rows.
 
-    Returns
-    -------
-    Boolean mask `(n_a, n_b)`.
+    Returns:
+        Boolean mask `(n_a, n_b)`.
     """
     similarity = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T
     usable = (a.any(1)[:, None]) & (b.any(1)[None, :])

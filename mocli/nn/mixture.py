@@ -22,16 +22,13 @@ BANDWIDTHS = (
 def product_of_experts(means: Tensor, log_variances: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
     """Precision-weighted mean of the experts that are present and of the prior N(0, 1).
 
-    Parameters
-    ----------
-    means, log_variances
-        `(M, B, d)`; values of an absent expert do not matter, as long as they are finite.
-    present
-        `(M, B)` boolean or 0 and 1. A cell without any expert gets the prior.
+    Args:
+        means, log_variances: `(M, B, d)`; values of an absent expert do not matter, as long as they are
+            finite.
+        present: `(M, B)` boolean or 0 and 1. A cell without any expert gets the prior.
 
-    Returns
-    -------
-    Mean and log variance, `(B, d)` (Litinetskaya et al., Methods: 1/s^2 = 1 + sum_i 1/s_i^2).
+    Returns:
+        Mean and log variance, `(B, d)` (Litinetskaya et al., Methods: 1/s^2 = 1 + sum_i 1/s_i^2).
     """
     precision = torch.exp(-log_variances) * present.to(means.dtype).unsqueeze(-1)
     total = 1 + precision.sum(0)
@@ -90,12 +87,9 @@ def group_mmd(z: Tensor, group: Tensor, n_groups: int, bandwidths: Sequence[floa
     exp(-gamma |a - b|^2) over `bandwidths`. One kernel matrix serves all pairs. Groups of fewer than
     two cells take no part.
 
-    Parameters
-    ----------
-    z
-        `(B, d)`.
-    group
-        `(B,)`, from 0 to `n_groups - 1`; -1 belongs to none.
+    Args:
+        z: `(B, d)`.
+        group: `(B,)`, from 0 to `n_groups - 1`; -1 belongs to none.
     """
     share, size = _shares(group, n_groups, z.dtype)
     distance = squared_distances(z, z)

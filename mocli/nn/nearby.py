@@ -84,18 +84,12 @@ def mutual_pairs(
 class _Index:
     """Rows of a reference, those of a cell together.
 
-    Attributes
-    ----------
-    centres
-        `(n_cells, d)`.
-    points, squares
-        Rows `(n, d)` float64, cell after cell, and their squared norms `(n,)`.
-    numbers
-        Which rows of the reference these are, `(n,)`; within a cell they increase.
-    ends
-        Start of each cell and, at the end, the end of the last one, `(n_cells + 1,)`.
-    around
-        For every cell, all cells sorted from nearest to farthest, `(n_cells, n_cells)`.
+    Attributes:
+        centres: `(n_cells, d)`.
+        points, squares: Rows `(n, d)` float64, cell after cell, and their squared norms `(n,)`.
+        numbers: Which rows of the reference these are, `(n,)`; within a cell they increase.
+        ends: Start of each cell and, at the end, the end of the last one, `(n_cells + 1,)`.
+        around: For every cell, all cells sorted from nearest to farthest, `(n_cells, n_cells)`.
     """
 
     centres: Tensor

@@ -37,15 +37,11 @@ class MatchedDistances:
 
     With `d[i, j]` the distance of row i of `a` to row j of `b`, each `(n,)`:
 
-    Attributes
-    ----------
-    own
-        `d[i, i]`.
-    closer_in_b, closer_in_a
-        Number of j with `d[i, j] < d[i, i]`, and with `d[j, i] < d[i, i]`; other j at exactly that distance
-        count one half.
-    mean_to_b, mean_to_a
-        Mean over all j, the partner included, of `d[i, j]` and of `d[j, i]`.
+    Attributes:
+        own: `d[i, i]`.
+        closer_in_b, closer_in_a: Number of j with `d[i, j] < d[i, i]`, and with `d[j, i] < d[i, i]`; other j
+            at exactly that distance count one half.
+        mean_to_b, mean_to_a: Mean over all j, the partner included, of `d[i, j]` and of `d[j, i]`.
     """
 
     own: FloatArray
@@ -81,30 +77,21 @@ def knn(
 ) -> tuple[FloatArray, IntArray]:
     """Find the k nearest reference rows of every query row, exactly.
 
-    Parameters
-    ----------
-    query, reference
-        `(n_query, d)` and `(n_reference, d)`, finite.
-    k
-        Neighbours wanted; capped at the rows there are (one fewer with `exclude_self`).
-    metric
-        `"cosine"` is 1 - cos; a row of zeros has cosine 0 with every row, itself included.
-    exclude_self
-        The query is the reference: leave out row i for query row i. Other rows with the same values stay.
-    block
-        Query rows per tile; None chooses a tile of 64 MB (1 GB on CUDA).
-    device
-        Torch device that computes.
+    Args:
+        query, reference: `(n_query, d)` and `(n_reference, d)`, finite.
+        k: Neighbours wanted; capped at the rows there are (one fewer with `exclude_self`).
+        metric: `"cosine"` is 1 - cos; a row of zeros has cosine 0 with every row, itself included.
+        exclude_self: The query is the reference: leave out row i for query row i. Other rows with the same
+            values stay.
+        block: Query rows per tile; None chooses a tile of 64 MB (1 GB on CUDA).
+        device: Torch device that computes.
 
-    Returns
-    -------
-    Distances and row numbers, both `(n_query, k)`, nearest first; equal distances
-    are ordered by row number, and the lowest row numbers are taken at the k-th.
+    Returns:
+        Distances and row numbers, both `(n_query, k)`, nearest first; equal distances are ordered by row
+        number, and the lowest row numbers are taken at the k-th.
 
-    Raises
-    ------
-    ValueError
-        Shapes that do not fit, or values that are not finite.
+    Raises:
+        ValueError: Shapes that do not fit, or values that are not finite.
     """
     import torch
 
@@ -139,17 +126,12 @@ def matched_distances(
 ) -> MatchedDistances:
     """Compare the distance of partners (row i of both) with all other distances.
 
-    Parameters
-    ----------
-    a, b
-        `(n, d)` each, finite; row i of one is the partner of row i of the other.
-    block, device
-        As for `knn`.
+    Args:
+        a, b: `(n, d)` each, finite; row i of one is the partner of row i of the other.
+        block, device: As for `knn`.
 
-    Raises
-    ------
-    ValueError
-        Shapes that do not fit, or values that are not finite.
+    Raises:
+        ValueError: Shapes that do not fit, or values that are not finite.
     """
     import torch
 
@@ -181,16 +163,12 @@ def matched_distances(
 def neighbor_mean(values: NDArray[Any], neighbors: IntArray) -> NDArray[Any]:
     """Mean of `values` over the neighbours of each row.
 
-    Parameters
-    ----------
-    values
-        `(n_reference, s)`.
-    neighbors
-        `(n_query, k)` rows of `values`, k >= 1.
+    Args:
+        values: `(n_reference, s)`.
+        neighbors: `(n_query, k)` rows of `values`, k >= 1.
 
-    Returns
-    -------
-    `(n_query, s)`, of the floating type of `values`.
+    Returns:
+        `(n_query, s)`, of the floating type of `values`.
     """
     if neighbors.shape[1] == 0:
         raise ValueError("the mean of no neighbours is not defined")
@@ -204,14 +182,10 @@ def neighbor_mean(values: NDArray[Any], neighbors: IntArray) -> NDArray[Any]:
 def smooth(values: NDArray[Any], neighbors: IntArray, weight: float) -> NDArray[Any]:
     """Blend each row with the mean of its neighbours: `(1 - weight) * x + weight * mean`.
 
-    Parameters
-    ----------
-    values
-        `(n, s)`.
-    neighbors
-        `(n, k)` row numbers, as `knn` returns them; k = 0 leaves the values as they are.
-    weight
-        From 0 (untouched) to 1 (neighbours only).
+    Args:
+        values: `(n, s)`.
+        neighbors: `(n, k)` row numbers, as `knn` returns them; k = 0 leaves the values as they are.
+        weight: From 0 (untouched) to 1 (neighbours only).
     """
     if not 0.0 <= weight <= 1.0:
         raise ValueError(f"weight must be from 0 to 1, got {weight}")

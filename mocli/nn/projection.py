@@ -83,14 +83,11 @@ def fit_projection(
     Features are standardised, except for TF-IDF; their principal components have a mean
     variance of 1. Where there are no more features than components, the features themselves are used.
 
-    Parameters
-    ----------
-    offset
-        Added to every row of `x`, `(p,)`, or None.
-    sets
-        Which features belong to which set, `(p, s)`: the `n_sets` leading principal components of the
-        sets' scores follow the others. A set's score is the sum of its standardised features over the
-        root of their number.
+    Args:
+        offset: Added to every row of `x`, `(p,)`, or None.
+        sets: Which features belong to which set, `(p, s)`: the `n_sets` leading principal components of the
+            sets' scores follow the others. A set's score is the sum of its standardised features over the
+            root of their number.
     """
     n, p = x.shape
     factor = _factor(x, form)

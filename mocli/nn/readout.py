@@ -35,14 +35,10 @@ _ROUNDING = 1e-6
 class Basis:
     """Nearness to prototypes.
 
-    Attributes
-    ----------
-    centers
-        `(m, n_latent)`.
-    width
-        Standard deviation of the Gaussian weights.
-    center
-        Mean of the weights over the cells it was fitted on, `(m,)`.
+    Attributes:
+        centers: `(m, n_latent)`.
+        width: Standard deviation of the Gaussian weights.
+        center: Mean of the weights over the cells it was fitted on, `(m,)`.
     """
 
     centers: FloatArray
@@ -78,14 +74,10 @@ class Basis:
 class Readout:
     """A fitted map to the features of one modality.
 
-    Attributes
-    ----------
-    coefficients
-        `(m, n_vars)` on one scale of the values.
-    intercept
-        `(n_vars,)`.
-    mean, deviation
-        Mean and standard deviation of the values it was fitted on, `(n_vars,)` each.
+    Attributes:
+        coefficients: `(m, n_vars)` on one scale of the values.
+        intercept: `(n_vars,)`.
+        mean, deviation: Mean and standard deviation of the values it was fitted on, `(n_vars,)` each.
     """
 
     basis: Basis

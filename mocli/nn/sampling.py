@@ -42,12 +42,9 @@ def poisson(mean: Tensor, *, generator: Generator) -> Tensor:
 def negative_binomial(mean: Tensor, dispersion: Tensor, *, generator: Generator) -> Tensor:
     """Negative binomial counts by mean and inverse dispersion r: variance mean + mean^2 / r.
 
-    Parameters
-    ----------
-    mean
-        Any shape, which is that of the result.
-    dispersion
-        r, broadcast to it.
+    Args:
+        mean: Any shape, which is that of the result.
+        dispersion: r, broadcast to it.
     """
     r = dispersion.expand_as(mean)
 
@@ -103,18 +100,12 @@ def _counts(
 ) -> Tensor:
     """Draw counts, those seldom above zero by inversion of the survival function P(X > k).
 
-    Parameters
-    ----------
-    above
-        Probability of a count above zero.
-    short
-        Whether elements have no long tail: the sum takes one round per count.
-    ratio
-        p(k + 1) / p(k) of some elements, in double precision.
-    at_zero
-        p(0) of some elements, in double precision.
-    often
-        Draws the elements that are often above zero.
+    Args:
+        above: Probability of a count above zero.
+        short: Whether elements have no long tail: the sum takes one round per count.
+        ratio: p(k + 1) / p(k) of some elements, in double precision.
+        at_zero: p(0) of some elements, in double precision.
+        often: Draws the elements that are often above zero.
     """
     v = _uniform(above, generator)
     drawn = torch.zeros_like(above)

@@ -21,13 +21,11 @@ def cosine_cost(a: Tensor, b: Tensor, *, damping: float = 0) -> Tensor:
 
     So the softness of a coupling does not depend on the distance between the modalities.
 
-    Parameters
-    ----------
-    a, b
-        `(n_a, s)` and `(n_b, s)`; pairs with a row of zeros do not count in the deviation.
-    damping
-        Lengths are divided by sqrt(length^2 + damping x mean length^2 of the rows): rows near the mean
-        count less, while a plain cosine would trust the direction of the shortest row as much as any other.
+    Args:
+        a, b: `(n_a, s)` and `(n_b, s)`; pairs with a row of zeros do not count in the deviation.
+        damping: Lengths are divided by sqrt(length^2 + damping x mean length^2 of the rows): rows near the
+            mean count less, while a plain cosine would trust the direction of the shortest row as much as any
+            other.
     """
     cost = 1 - _shortened(a, damping) @ _shortened(b, damping).T
     measured = a.any(1)[:, None] & b.any(1)[None, :]
@@ -48,14 +46,11 @@ def _shortened(x: Tensor, damping: float) -> Tensor:
 def soft_assignment(a: Tensor, b: Tensor, temperature: float, n_iter: int = 30) -> Tensor:
     """Balanced soft partners by cosine: entropic optimal transport between two minibatches.
 
-    Parameters
-    ----------
-    a, b
-        `(n_a, s)` and `(n_b, s)`; zero rows are ignored.
+    Args:
+        a, b: `(n_a, s)` and `(n_b, s)`; zero rows are ignored.
 
-    Returns
-    -------
-    Weights `(n_a, n_b)` that sum to 1, or to 0 if there is nothing to assign.
+    Returns:
+        Weights `(n_a, n_b)` that sum to 1, or to 0 if there is nothing to assign.
     """
     return couple(cosine_cost(a, b), a.any(1), b.any(1), temperature=temperature, n_iter=n_iter)
 
@@ -65,23 +60,17 @@ def couple(
 ) -> Tensor:
     """Entropic optimal transport between two sets of cells, in which every cell of a set weighs the same.
 
-    Parameters
-    ----------
-    cost
-        `(n_a, n_b)`, best with a standard deviation of 1.
-    usable_a, usable_b
-        Booleans, `(n_a,)` and `(n_b,)`: cells that take part.
-    temperature
-        Softness, on the scale of the costs.
-    n_iter
-        Iterations, each of which sets the sums of rows and then of columns; those of columns are exact.
-    unmatched
-        Share of the mass of either side that goes to a dummy of the other side, to which all cells lie
-        equally far: those whose best partners are the worst give most of theirs.
+    Args:
+        cost: `(n_a, n_b)`, best with a standard deviation of 1.
+        usable_a, usable_b: Booleans, `(n_a,)` and `(n_b,)`: cells that take part.
+        temperature: Softness, on the scale of the costs.
+        n_iter: Iterations, each of which sets the sums of rows and then of columns; those of columns are
+            exact.
+        unmatched: Share of the mass of either side that goes to a dummy of the other side, to which all cells
+            lie equally far: those whose best partners are the worst give most of theirs.
 
-    Returns
-    -------
-    Weights `(n_a, n_b)` that sum to 1, or to 0 if there is nothing to couple.
+    Returns:
+        Weights `(n_a, n_b)` that sum to 1, or to 0 if there is nothing to couple.
     """
     least = cost.amin(1, keepdim=True)
     kernel = torch.exp((least - cost) / temperature) * (usable_a[:, None] & usable_b[None, :])

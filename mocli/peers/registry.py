@@ -23,22 +23,14 @@ RUNNER = Path(__file__).with_name("runner.py")
 class Declared(TypedDict):
     """The declaration in the file of a peer.
 
-    Attributes
-    ----------
-    package, module
-        Its names for `pip install` and `import`.
-    takes
-        Arrays that it is given; see `mocli.peers.runner.Given`.
-    needs
-        What the data must have: `batch` (two at least), `links`.
-    pairings, kinds
-        How cells relate; the kinds of the modalities, one of each, or none for any.
-    n_modalities
-        How many modalities, None for any number.
-    seeds
-        Whether another seed may give other coordinates.
-    params
-        Hyper-parameters with their defaults, None where the package chooses.
+    Attributes:
+        package, module: Its names for `pip install` and `import`.
+        takes: Arrays that it is given; see `mocli.peers.runner.Given`.
+        needs: What the data must have: `batch` (two at least), `links`.
+        pairings, kinds: How cells relate; the kinds of the modalities, one of each, or none for any.
+        n_modalities: How many modalities, None for any number.
+        seeds: Whether another seed may give other coordinates.
+        params: Hyper-parameters with their defaults, None where the package chooses.
     """
 
     name: str

@@ -29,33 +29,20 @@ HERE = Path(__file__).resolve().parent
 class Given:
     """The data for a peer; of the arrays, only those that it takes.
 
-    Attributes
-    ----------
-    cells
-        Names, `(n_cells,)`.
-    rows
-        Row of a cell in each modality, `(n_cells, n_modalities)`, -1 where it was not measured.
-    kinds
-        `rna`, `atac`, `prot`, ... by the name of the modality, in order.
-    names
-        Names of each modality's rows.
-    counts
-        Raw counts of each modality's chosen features, `(n_obs, n_vars)`: CSR, but proteins dense.
-    features
-        Normalised, standardised features (of peaks: LSI), dense `(n_obs, n_vars)`.
-    linked
-        Standardised linked features of two modalities, dense `(n_obs, n_links)`: column j of one belongs
-        to column j of the other.
-    components
-        Principal components of all modalities side by side, `(n_cells, d)`.
-    batch
-        Batch of each cell, by name, `(n_cells,)`; None where there is none.
-    params
-        Hyper-parameters, None where the package is to choose.
-    device
-        `auto`, `cpu`, `cuda`, `cuda:1`.
-    folder
-        Folder for its own files.
+    Attributes:
+        cells: Names, `(n_cells,)`.
+        rows: Row of a cell in each modality, `(n_cells, n_modalities)`, -1 where it was not measured.
+        kinds: `rna`, `atac`, `prot`, ... by the name of the modality, in order.
+        names: Names of each modality's rows.
+        counts: Raw counts of each modality's chosen features, `(n_obs, n_vars)`: CSR, but proteins dense.
+        features: Normalised, standardised features (of peaks: LSI), dense `(n_obs, n_vars)`.
+        linked: Standardised linked features of two modalities, dense `(n_obs, n_links)`: column j of one
+            belongs to column j of the other.
+        components: Principal components of all modalities side by side, `(n_cells, d)`.
+        batch: Batch of each cell, by name, `(n_cells,)`; None where there is none.
+        params: Hyper-parameters, None where the package is to choose.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`.
+        folder: Folder for its own files.
     """
 
     cells: NDArray[np.str_]

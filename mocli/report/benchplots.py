@@ -121,12 +121,9 @@ def _few_ticks() -> Any:
 def side_by_side(panels: Sequence[tuple[str, FloatArray]], categories: Sequence[Category]) -> Picture:
     """Draw several layouts in the colours of one category, with one legend beneath.
 
-    Parameters
-    ----------
-    panels
-        Title and points `(n, 2)` of each.
-    categories
-        Categories of the points of each panel; all with the same levels.
+    Args:
+        panels: Title and points `(n, 2)` of each.
+        categories: Categories of the points of each panel; all with the same levels.
     """
     n_columns = min(4, max(2, len(panels)))
     n_rows = -(-len(panels) // n_columns)

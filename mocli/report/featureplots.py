@@ -88,12 +88,9 @@ def scatter(
 ) -> Picture:
     """Draw measured over imputed values of a few features, one panel each.
 
-    Parameters
-    ----------
-    predicted, measured
-        `(n_cells, n_features)`.
-    ends
-        Lower and upper ends of the intervals, `(n_cells, n_features)` each.
+    Args:
+        predicted, measured: `(n_cells, n_features)`.
+        ends: Lower and upper ends of the intervals, `(n_cells, n_features)` each.
     """
     n = max(len(names), 1)
     figure = new_figure(2.6 * n, 2.6)
@@ -146,12 +143,9 @@ def volcano(
 ) -> Picture:
     """Draw -log10 p over the shift, `(n,)` each; the farthest are named.
 
-    Parameters
-    ----------
-    up
-        Whether the feature was raised.
-    significant
-        Whether its FDR is small.
+    Args:
+        up: Whether the feature was raised.
+        significant: Whether its FDR is small.
     """
     finite = np.isfinite(p)
     height = -np.log10(np.maximum(np.where(finite, p, 1.0), _LEAST_P))
@@ -257,12 +251,9 @@ def distance_plot(
 ) -> Picture:
     """Draw the correlation of every pair over the distance to the TSS, with median and quartiles.
 
-    Parameters
-    ----------
-    distance, correlation
-        `(n_pairs,)`; undefined correlations are left out.
-    label
-        The quantity drawn, if it is not a correlation.
+    Args:
+        distance, correlation: `(n_pairs,)`; undefined correlations are left out.
+        label: The quantity drawn, if it is not a correlation.
     """
     finite = np.isfinite(correlation)
     far, correlation = distance[finite] / 1000, correlation[finite]
@@ -306,12 +297,9 @@ def correlation_histogram(correlation: DoubleArray, significant: BoolArray) -> P
 def strongest_partners(pairs: Sequence[str], correlation: DoubleArray, significant: BoolArray) -> Picture:
     """Draw one line for each pair, the first on top; at most 40.
 
-    Parameters
-    ----------
-    pairs
-        What to write beside each line.
-    correlation, significant
-        `(n_lines,)`.
+    Args:
+        pairs: What to write beside each line.
+        correlation, significant: `(n_lines,)`.
     """
     n = min(len(pairs), MAX_PARTNERS)
     figure = new_figure(7.2, 0.9 + 0.17 * max(n, 4))

@@ -29,20 +29,13 @@ def figure(
 ) -> Entry:
     """Return an entry of a report's `metrics`.
 
-    Parameters
-    ----------
-    value
-        None or not finite where undefined; an `int` is a count, and shown as one.
-    definition, sentence
-        The exact formula in words; how to read the value.
-    better
-        Which values are better; None where neither end is.
-    bounds
-        Least and greatest possible value; None or infinite where there is none.
-    n
-        Cells, pairs or features behind the value.
-    leading
-        Whether a run is judged by it, not by others that say more of the same.
+    Args:
+        value: None or not finite where undefined; an `int` is a count, and shown as one.
+        definition, sentence: The exact formula in words; how to read the value.
+        better: Which values are better; None where neither end is.
+        bounds: Least and greatest possible value; None or infinite where there is none.
+        n: Cells, pairs or features behind the value.
+        leading: Whether a run is judged by it, not by others that say more of the same.
     """
     if isinstance(value, np.integer):
         value = int(value)

@@ -57,21 +57,14 @@ _REPEATABLE = {
 class Layout:
     """Cells in two dimensions, for the pictures.
 
-    Attributes
-    ----------
-    title
-        Names the dimensions and the number of cells.
-    xy
-        `(n, 2)`.
-    categories
-        Codes `(n,)`, -1 where not known, and level names; by a title that starts
-        with `modality`, `label` or `batch`. `modality` is drawn in panels too.
-    values
-        Numbers `(n,)`, NaN where not known, by title.
-    points
-        What a point stands for.
-    others
-        What the cells of code -1 are, by title of a category; else "not known".
+    Attributes:
+        title: Names the dimensions and the number of cells.
+        xy: `(n, 2)`.
+        categories: Codes `(n,)`, -1 where not known, and level names; by a title that starts with `modality`,
+            `label` or `batch`. `modality` is drawn in panels too.
+        values: Numbers `(n,)`, NaN where not known, by title.
+        points: What a point stands for.
+        others: What the cells of code -1 are, by title of a category; else "not known".
     """
 
     title: str
@@ -120,17 +113,12 @@ def render(
 ) -> str:
     """Return the page.
 
-    Parameters
-    ----------
-    layout
-        Cells to draw; None leaves the pictures out.
-    confusion
-        By direction (`rna->prot`): numbers of cells `(n_rows, n_columns)`, true
-        labels, transferred labels.
-    drawn
-        Pictures of this task's own results.
-    rankings
-        Methods by metrics, for each task.
+    Args:
+        layout: Cells to draw; None leaves the pictures out.
+        confusion: By direction (`rna->prot`): numbers of cells `(n_rows, n_columns)`, true labels,
+            transferred labels.
+        drawn: Pictures of this task's own results.
+        rankings: Methods by metrics, for each task.
     """
     values = report.as_dict()
     model = (values["model"] or {}).get("title") or (values["model"] or {}).get("name") or wording.THIS_RUN

@@ -37,12 +37,10 @@ _ARC = np.linspace(0, np.pi, 25)
 class Locus:
     """Where a gene and the peaks around it lie, in bases.
 
-    Attributes
-    ----------
-    start, end
-        Of the peaks, `(n_peaks,)`.
-    tss, strand, body
-        Where transcription starts and in which direction; the gene's first base, and the one after its last.
+    Attributes:
+        start, end: Of the peaks, `(n_peaks,)`.
+        tss, strand, body: Where transcription starts and in which direction; the gene's first base, and the
+            one after its last.
     """
 
     chrom: str
@@ -67,15 +65,12 @@ def locus_plot(
 ) -> Picture:
     """Draw a panel a group of cells, arcs from the start of transcription to the peaks, and the gene.
 
-    Parameters
-    ----------
-    links
-        How strongly the gene goes with each peak, `(n_peaks,)`: the higher the arc; red above 0, blue below.
-    changes
-        Relative changes of the peaks `(n_peaks,)` by group, undefined ones left out.
-    openness
-        How open the peaks are, `(n_peaks,)` by group, on one scale: grey bars where there are changes, too,
-        of the groups that have changes. Eight groups are drawn at most.
+    Args:
+        links: How strongly the gene goes with each peak, `(n_peaks,)`: the higher the arc; red above 0, blue
+            below.
+        changes: Relative changes of the peaks `(n_peaks,)` by group, undefined ones left out.
+        openness: How open the peaks are, `(n_peaks,)` by group, on one scale: grey bars where there are
+            changes, too, of the groups that have changes. Eight groups are drawn at most.
     """
     names = [*(changes or openness or ())][:MOST_GROUPS]
     figure = new_figure(7.2, 1.9 + 0.62 * len(names))

@@ -36,13 +36,10 @@ def loss_curves(
 ) -> str:
     """Draw every loss term over the steps, one panel for each term, as SVG.
 
-    Parameters
-    ----------
-    history
-        `{phase: {term: {"step": [...], "value": [...]}}}`; values that are not
-        finite (None, NaN) leave a gap.
-    resumed_from
-        Step from which a checkpoint was continued: a dashed line, if there is one phase.
+    Args:
+        history: `{phase: {term: {"step": [...], "value": [...]}}}`; values that are not finite (None, NaN)
+            leave a gap.
+        resumed_from: Step from which a checkpoint was continued: a dashed line, if there is one phase.
     """
     panels = [
         (term if len(history) == 1 else f"{phase}: {term}", curve)
@@ -158,11 +155,9 @@ def _bars(axes: Axes, row: Row, model: str) -> None:
 def label_heatmap(matrix: DoubleArray, rows: Sequence[str], columns: Sequence[str]) -> str:
     """Draw where the cells of every true label ended, as SVG.
 
-    Parameters
-    ----------
-    matrix
-        Numbers of cells, `(n_rows, n_columns)`: rows true, columns transferred.
-        Colours are shares of the row; the 40 largest rows and columns are shown.
+    Args:
+        matrix: Numbers of cells, `(n_rows, n_columns)`: rows true, columns transferred. Colours are shares of
+            the row; the 40 largest rows and columns are shown.
     """
     matrix = np.asarray(matrix, dtype=np.float64)
     if matrix.shape != (len(rows), len(columns)):

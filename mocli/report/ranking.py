@@ -14,16 +14,12 @@ from mocli.types import Json
 class Figure:
     """One number of a benchmark: a metric of one method and seed.
 
-    Attributes
-    ----------
-    kind
-        `model`, `control`, `embedding`, `peer`, or `bound` for controls that show what is worst and best.
-    key
-        `label_transfer[rna->prot]`.
-    aspect
-        The aspect that the metric belongs to; aspects weigh alike, whatever their number of metrics.
-    order
-        Place among the metrics, small first.
+    Attributes:
+        kind: `model`, `control`, `embedding`, `peer`, or `bound` for controls that show what is worst and
+            best.
+        key: `label_transfer[rna->prot]`.
+        aspect: The aspect that the metric belongs to; aspects weigh alike, whatever their number of metrics.
+        order: Place among the metrics, small first.
     """
 
     method: str

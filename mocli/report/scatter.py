@@ -47,14 +47,10 @@ _SMALL, _LARGE = 3.1, 5.6  # inches of the square that holds the points: without
 class Category:
     """A category of cells.
 
-    Attributes
-    ----------
-    codes
-        Level of each cell, `(n,)`; -1 is none of them.
-    levels
-        Names; one called unknown is light grey.
-    others
-        What cells of none of them are.
+    Attributes:
+        codes: Level of each cell, `(n,)`; -1 is none of them.
+        levels: Names; one called unknown is light grey.
+        others: What cells of none of them are.
     """
 
     codes: IntArray
@@ -91,17 +87,12 @@ def by_category(xy: FloatArray, category: Category, *, axis: str = "", seed: int
     legend help where colours are alike; above thirty, the smallest levels share
     one grey.
 
-    Parameters
-    ----------
-    xy
-        `(n, 2)`; rows that are not finite are left out.
-    axis
-        What the two dimensions are called; places in a tissue need no name.
+    Args:
+        xy: `(n, 2)`; rows that are not finite are left out.
+        axis: What the two dimensions are called; places in a tissue need no name.
 
-    Returns
-    -------
-    str or bytes
-        Half the page wide, or all of it with numbers; SVG up to 2,000 points, PNG above.
+    Returns:
+        str or bytes: Half the page wide, or all of it with numbers; SVG up to 2,000 points, PNG above.
     """
     key = _key(category)
     numbered = key.n_named >= _NUMBERED_FROM
@@ -182,14 +173,10 @@ def panel_of(
 ) -> None:
     """Draw one layout on axes, in the colours that a category of many layouts has.
 
-    Parameters
-    ----------
-    xy
-        `(n, 2)`.
-    own
-        The part of the category's codes that belongs to these points.
-    side
-        Side of the panel, in inches.
+    Args:
+        xy: `(n, 2)`.
+        own: The part of the category's codes that belongs to these points.
+        side: Side of the panel, in inches.
     """
     key = _key(category)
     entries = key.entries[span]

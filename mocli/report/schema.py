@@ -30,26 +30,17 @@ _LISTED = {"inputs": "input", "outputs": "output", "links": "links"}
 class Report:
     """The record of a run; filled while it runs, written when it ends, well or badly.
 
-    Attributes
-    ----------
-    command
-        The command line, as typed.
-    metrics, baselines
-        By key; a baseline holds metrics of its own.
-    tables
-        By key; results that are a table, such as the accuracy of every feature.
-    timing
-        Seconds by stage.
-    started
-        UTC, ISO 8601.
-    made_from
-        Options as given, hashes of defaults and of the files read, version: what identifies the result.
-    sample
-        Name of the run in tables of many runs; from the first output where None.
-    conclusion
-        The result in one sentence, at the head of the page; None where a figure says it.
-    advice
-        What to do next, a sentence; None where what holds for every run of the task is enough.
+    Attributes:
+        command: The command line, as typed.
+        metrics, baselines: By key; a baseline holds metrics of its own.
+        tables: By key; results that are a table, such as the accuracy of every feature.
+        timing: Seconds by stage.
+        started: UTC, ISO 8601.
+        made_from: Options as given, hashes of defaults and of the files read, version: what identifies the
+            result.
+        sample: Name of the run in tables of many runs; from the first output where None.
+        conclusion: The result in one sentence, at the head of the page; None where a figure says it.
+        advice: What to do next, a sentence; None where what holds for every run of the task is enough.
     """
 
     command: list[str]
@@ -159,12 +150,9 @@ def load_schema() -> dict[str, Any]:
 def validate(report: Mapping[str, Any]) -> None:
     """Check a report, as read from its JSON, against the schema.
 
-    Raises
-    ------
-    jsonschema.ValidationError
-        At the first difference.
-    EnvironmentProblem
-        Where jsonschema is not installed.
+    Raises:
+        jsonschema.ValidationError: At the first difference.
+        EnvironmentProblem: Where jsonschema is not installed.
     """
     try:
         from jsonschema import Draft202012Validator

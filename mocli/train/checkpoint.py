@@ -41,16 +41,11 @@ class Snapshot:
 class Checkpoints:
     """The checkpoint of one run, in its own folder.
 
-    Parameters
-    ----------
-    folder
-        Created at the first save, removed at success.
-    fingerprint
-        What must be equal for a checkpoint to belong to this run: inputs,
-        links, model, parameters, seed, format.
-    resume
-        `auto` continues if a matching checkpoint exists, `always` demands one,
-        `never` ignores it.
+    Args:
+        folder: Created at the first save, removed at success.
+        fingerprint: What must be equal for a checkpoint to belong to this run: inputs, links, model,
+            parameters, seed, format.
+        resume: `auto` continues if a matching checkpoint exists, `always` demands one, `never` ignores it.
     """
 
     def __init__(self, folder: Path, *, fingerprint: Mapping[str, Json], resume: str) -> None:
@@ -88,13 +83,10 @@ class Checkpoints:
     def load(self) -> Snapshot | None:
         """Return the snapshot to continue from, or None to start anew.
 
-        Raises
-        ------
-        UsageError
-            If a checkpoint is there but belongs to another run (each differing
-            field is named), or `resume="always"` finds none.
-        InputError
-            If it is damaged.
+        Raises:
+            UsageError: If a checkpoint is there but belongs to another run (each differing field is named),
+                or `resume="always"` finds none.
+            InputError: If it is damaged.
         """
         if self.resume == "never":
             return None

@@ -41,16 +41,11 @@ SIGNAL_FOR_TIME = 10
 class Training:
     """How to run a fit, apart from the model and the data.
 
-    Attributes
-    ----------
-    checkpoint_every, max_time
-        Seconds.
-    frozen
-        Names of parameters that stay as they are.
-    fresh
-        Whether weights are random, not those of another model.
-    ranks
-        This process among those that share every minibatch.
+    Attributes:
+        checkpoint_every, max_time: Seconds.
+        frozen: Names of parameters that stay as they are.
+        fresh: Whether weights are random, not those of another model.
+        ranks: This process among those that share every minibatch.
     """
 
     device: torch.device
@@ -84,19 +79,13 @@ class Fitted:
 def fit(model: Model, bundle: MultiOmics, schedule: Schedule, training: Training) -> Fitted:
     """Train a model through its phases.
 
-    Raises
-    ------
-    NumericalError
-        At the second loss that is not finite; after the first, its phase starts again at a tenth of the
-        learning rates.
-    InputError
-        Where a checkpoint is damaged.
-    Interrupted
-        After a checkpoint, on SIGTERM, SIGUSR1, SIGINT or when `max_time` is over.
-    OutOfMemory
-        When the device runs out of memory.
-    Following
-        After the last step, in all processes but the first.
+    Raises:
+        NumericalError: At the second loss that is not finite; after the first, its phase starts again at a
+            tenth of the learning rates.
+        InputError: Where a checkpoint is damaged.
+        Interrupted: After a checkpoint, on SIGTERM, SIGUSR1, SIGINT or when `max_time` is over.
+        OutOfMemory: When the device runs out of memory.
+        Following: After the last step, in all processes but the first.
     """
     model.module.to(training.device).train()
     snapshot = training.checkpoints.load() if training.checkpoints else None

@@ -29,12 +29,9 @@ class Following(Exception):
 class Ranks:
     """A process among those of its run.
 
-    Attributes
-    ----------
-    rank
-        From 0.
-    world
-        Number of processes; 1 without torchrun.
+    Attributes:
+        rank: From 0.
+        world: Number of processes; 1 without torchrun.
     """
 
     rank: int = 0

@@ -31,16 +31,11 @@ def split(n_cells: int, validation: Validation, seed: int) -> tuple[IntArray, In
 class Watch:
     """The loss of held-out cells over the steps of a phase, and the weights where it was least.
 
-    Parameters
-    ----------
-    source
-        The reader that training cells are also cut from.
-    cells
-        Held out.
-    steppers
-        The optimisers of the phase's groups.
-    ranks
-        The processes of the run, which all measure the same, and go by the first.
+    Args:
+        source: The reader that training cells are also cut from.
+        cells: Held out.
+        steppers: The optimisers of the phase's groups.
+        ranks: The processes of the run, which all measure the same, and go by the first.
     """
 
     def __init__(

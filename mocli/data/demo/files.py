@@ -80,14 +80,11 @@ def write_demo(folder: Path, *, n_cells: int = 600, seed: int = 0, trimodal: boo
     Same arguments and package versions, same bytes. `README.txt` explains the
     files. `n_cells` is the number of cells of each experiment.
 
-    Returns
-    -------
-    The files written, in order.
+    Returns:
+        The files written, in order.
 
-    Raises
-    ------
-    UsageError
-        Fewer than 20 cells.
+    Raises:
+        UsageError: Fewer than 20 cells.
     """
     if n_cells < MIN_CELLS:
         raise UsageError("too few cells for a demo", found=n_cells, expected=f"at least {MIN_CELLS}")

@@ -46,14 +46,10 @@ N_WRONG = 4
 class Assay:
     """How a modality is measured.
 
-    Attributes
-    ----------
-    dispersion
-        Inverse of the excess variance: variance = mean + mean^2 / dispersion.
-    depth_sd
-        Standard deviation of the log of a cell's depth.
-    background
-        Mean of a Poisson part in every cell, such as unbound antibody.
+    Attributes:
+        dispersion: Inverse of the excess variance: variance = mean + mean^2 / dispersion.
+        depth_sd: Standard deviation of the log of a cell's depth.
+        background: Mean of a Poisson part in every cell, such as unbound antibody.
     """
 
     dispersion: float
@@ -94,17 +90,12 @@ class Layer:
 class Tissue:
     """The ground truth: three layers and how they relate.
 
-    Attributes
-    ----------
-    linked
-        Gene column given for each protein by the link table; `coding` is the true one.
-    agreement
-        Correlation that was planted between a protein and its coding gene.
-    chrom, start, end, strand
-        Gene coordinates, `(genes,)`, 0-based half-open.
-    peak_gene, peak_distance, peak_effect
-        The nearest gene of each peak, the distance of its centre to the start of
-        transcription, and the planted effect (0: near by, but unrelated), `(peaks,)`.
+    Attributes:
+        linked: Gene column given for each protein by the link table; `coding` is the true one.
+        agreement: Correlation that was planted between a protein and its coding gene.
+        chrom, start, end, strand: Gene coordinates, `(genes,)`, 0-based half-open.
+        peak_gene, peak_distance, peak_effect: The nearest gene of each peak, the distance of its centre to
+            the start of transcription, and the planted effect (0: near by, but unrelated), `(peaks,)`.
     """
 
     genes: Layer

@@ -87,10 +87,9 @@ def is_control(name: str) -> bool:
 def readings(name: str) -> Iterator[tuple[tuple[str, ...], str]]:
     """Yield the ways to read a name, best first.
 
-    Yields
-    ------
-    Names that the feature may have, and how they were got. Those of one reading
-    stand beside each other (`B7-H1 (PD-L1)` has two) and are equally good.
+    Yields:
+        Names that the feature may have, and how they were got. Those of one reading stand beside each other
+        (`B7-H1 (PD-L1)` has two) and are equally good.
     """
     yield (name,), AS_WRITTEN
     bare = _strip(name)

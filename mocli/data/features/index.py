@@ -41,15 +41,10 @@ _DECORATION = re.compile(
 class Features:
     """The features of one modality, as links see them.
 
-    Attributes
-    ----------
-    names
-        `(n_vars,)`; may repeat, the first occurrence is linked.
-    aliases
-        Other columns of `var` whose values may be used as names (`gene_ids`),
-        each `(n_vars,)`.
-    renumbered
-        Whether positions are others than in the files, of which each has features of its own.
+    Attributes:
+        names: `(n_vars,)`; may repeat, the first occurrence is linked.
+        aliases: Other columns of `var` whose values may be used as names (`gene_ids`), each `(n_vars,)`.
+        renumbered: Whether positions are others than in the files, of which each has features of its own.
     """
 
     modality: str
@@ -63,17 +58,11 @@ class Features:
 class ColumnMatch:
     """What the names of one column of a table are in one modality.
 
-    Attributes
-    ----------
-    positions
-        For each name the features it means: none, one, or several for a cell
-        with several names.
-    missing
-        Names found nowhere; of a cell with several, those not found.
-    fallbacks
-        By fallback, pairs of name and feature.
-    ambiguous
-        Names that several features could answer to, hence none does.
+    Attributes:
+        positions: For each name the features it means: none, one, or several for a cell with several names.
+        missing: Names found nowhere; of a cell with several, those not found.
+        fallbacks: By fallback, pairs of name and feature.
+        ambiguous: Names that several features could answer to, hence none does.
     """
 
     positions: list[tuple[int, ...]]

@@ -51,15 +51,12 @@ def normalise_chrom(chrom: str) -> str:
 def parse_interval(text: str) -> Interval | None:
     """Read `chrom:start-end`, `chrom-start-end` or `chrom_start_end`.
 
-    Parameters
-    ----------
-    text
-        The name of a peak.
+    Args:
+        text: The name of a peak.
 
-    Returns
-    -------
-    The interval with its chromosome's name in UCSC form, or None where the
-    text is something else or ends before it starts.
+    Returns:
+        The interval with its chromosome's name in UCSC form, or None where the text is something else or ends
+        before it starts.
     """
     match = _INTERVAL.fullmatch(text.strip())
     if match is None:
@@ -71,15 +68,12 @@ def parse_interval(text: str) -> Interval | None:
 def parse_intervals(names: Iterable[str]) -> pd.DataFrame:
     """Read many names of peaks.
 
-    Parameters
-    ----------
-    names
-        `(n,)` names.
+    Args:
+        names: `(n,)` names.
 
-    Returns
-    -------
-    A frame of n rows in the order given, with columns `chrom` (None where the
-    name is no interval), `start` and `end` (int64, -1 there).
+    Returns:
+        A frame of n rows in the order given, with columns `chrom` (None where the name is no interval),
+        `start` and `end` (int64, -1 there).
     """
     nowhere = (None, -1, -1)
     rows = [parse_interval(name) or nowhere for name in names]

@@ -15,12 +15,9 @@ SUGGESTED = 20  # misses that are given a nearest name, which takes its time
 class Miss:
     """A feature without a link.
 
-    Attributes
-    ----------
-    why
-        The same words for all features that share the reason.
-    detail
-        What is particular to this one: the nearest name, or its genes.
+    Attributes:
+        why: The same words for all features that share the reason.
+        detail: What is particular to this one: the nearest name, or its genes.
     """
 
     modality: str
@@ -36,16 +33,11 @@ class Miss:
 class Proposal:
     """Links between two modalities by positions of features.
 
-    Attributes
-    ----------
-    source, target
-        `(n_links,)` positions; a pair occurs once.
-    weight
-        `(n_links,)`, above zero.
-    misses
-        Features that should have a link and have none.
-    notes
-        What was assumed, and what was left out on purpose, for the log.
+    Attributes:
+        source, target: `(n_links,)` positions; a pair occurs once.
+        weight: `(n_links,)`, above zero.
+        misses: Features that should have a link and have none.
+        notes: What was assumed, and what was left out on purpose, for the log.
     """
 
     source: IntArray

@@ -34,13 +34,10 @@ Gene = tuple[str, ...]  # the symbol, then former ones
 class Antigen:
     """One row of the packaged table.
 
-    Attributes
-    ----------
-    genes
-        The genes of the chains, each its symbol and former symbols; none where
-        no single gene makes the antigen.
-    mouse
-        The mouse genes, empty where they are the human symbols written as in mouse.
+    Attributes:
+        genes: The genes of the chains, each its symbol and former symbols; none where no single gene makes
+            the antigen.
+        mouse: The mouse genes, empty where they are the human symbols written as in mouse.
     """
 
     name: str
@@ -56,17 +53,12 @@ class Antigen:
 class Meaning:
     """What the name of a protein stands for.
 
-    Attributes
-    ----------
-    antigens
-        Empty for controls, for names found nowhere, and where `symbol` is set;
-        several for a complex written as `A/B`.
-    symbol
-        The name is a gene's symbol in the data and stands for itself.
-    how
-        How the name was read, in words of `antigenname`; "" if it was not found.
-    is_control
-        An isotype control or a hashtag.
+    Attributes:
+        antigens: Empty for controls, for names found nowhere, and where `symbol` is set; several for a
+            complex written as `A/B`.
+        symbol: The name is a gene's symbol in the data and stands for itself.
+        how: How the name was read, in words of `antigenname`; "" if it was not found.
+        is_control: An isotype control or a hashtag.
     """
 
     antigens: tuple[Antigen, ...] = ()
@@ -203,9 +195,8 @@ def link_genes(proteins: Features, genes: FeatureIndex) -> Proposal:
     is asked. The n genes of an antigen that are in the data have weight 1/n.
     Isotype controls and hashtags are left out.
 
-    Returns
-    -------
-    Proteins as source, genes as target.
+    Returns:
+        Proteins as source, genes as target.
     """
     table = antigen_table()
     gene_names = frozenset(genes.features.names)

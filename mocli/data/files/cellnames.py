@@ -74,22 +74,16 @@ def tell_apart(
     If a name occurs in two experiments, all names get their experiment's name as
     a suffix, the same in every modality.
 
-    Parameters
-    ----------
-    files
-        By modality, those that hold it.
-    order
-        The files as given.
+    Args:
+        files: By modality, those that hold it.
+        order: The files as given.
 
-    Returns
-    -------
-    The same with obs changed; as they were if no modality is in several files.
+    Returns:
+        The same with obs changed; as they were if no modality is in several files.
 
-    Raises
-    ------
-    InputError
-        Names recur between files that hold the same modality, and a third file
-        has them as well, so that it is ambiguous which cells these are.
+    Raises:
+        InputError: Names recur between files that hold the same modality, and a third file has them as well,
+            so that it is ambiguous which cells these are.
     """
     if all(len(parts) == 1 for parts in files.values()):
         return {name: list(parts) for name, parts in files.items()}

@@ -48,12 +48,9 @@ _FOREIGN = (
 def open_source(source: Source) -> list[ModalityFile]:
     """Open the modalities of one file that its text asks for, imputed ones left out.
 
-    Raises
-    ------
-    UsageError
-        One name for several modalities.
-    InputError
-        See `open_inputs`.
+    Raises:
+        UsageError: One name for several modalities.
+        InputError: See `open_inputs`.
     """
     if (matrix := find_tenx_folder(source.path)) is not None:
         return _named(source, _pick(source, _by_feature_type(of_tenx_folder(matrix), None)))

@@ -142,15 +142,11 @@ def _as_normal(name: str, values: ValueKind) -> str:
 class Health:
     """What a whole matrix holds, or some rows of it.
 
-    Attributes
-    ----------
-    n_empty
-        Cells without a value other than zero.
-    total
-        Sum of each cell, float32 `(n_obs,)`.
-    first, stored, differs
-        Of each feature the value in the first cell, in how many cells it is not zero, and whether one of
-        those differs from the first, `(n_vars,)`.
+    Attributes:
+        n_empty: Cells without a value other than zero.
+        total: Sum of each cell, float32 `(n_obs,)`.
+        first, stored, differs: Of each feature the value in the first cell, in how many cells it is not zero,
+            and whether one of those differs from the first, `(n_vars,)`.
     """
 
     n_obs: int
@@ -182,17 +178,12 @@ class Health:
 def check_values(x: CSR, file: ModalityFile, *, layer: str, allow_negative: bool) -> Health:
     """Refuse values that would ruin training; count empty cells and constant features.
 
-    Parameters
-    ----------
-    x
-        `(n_obs, n_vars)`, without stored zeros.
-    layer
-        The layer that was read, for the message.
+    Args:
+        x: `(n_obs, n_vars)`, without stored zeros.
+        layer: The layer that was read, for the message.
 
-    Raises
-    ------
-    InputError
-        A value that is missing, infinite, or negative where it must not be.
+    Raises:
+        InputError: A value that is missing, infinite, or negative where it must not be.
     """
     _refuse_not_finite(x, file, layer)
     if not allow_negative:

@@ -51,13 +51,10 @@ def top_columns(
     `rna:batch` on top is `batch` of `rna` and of no other modality; the
     modality's own column wins.
 
-    Parameters
-    ----------
-    top, obs
-        Tables of the file and of the modality.
-    obsmap
-        For each row of `top` the row of `obs` from 1, 0 where there is none;
-        used where names alone are ambiguous.
+    Args:
+        top, obs: Tables of the file and of the modality.
+        obsmap: For each row of `top` the row of `obs` from 1, 0 where there is none; used where names alone
+            are ambiguous.
     """
     names: dict[str, str] = {}
     for column in map(str, top.columns):

@@ -31,12 +31,9 @@ def gather(
     later one that collides is joined if it measures the same features of other cells (`is_more_of`), else
     it takes its file's stem.
 
-    Raises
-    ------
-    UsageError
-        No input; names that collide; one file given twice.
-    InputError
-        Files that cannot be joined; see `joined.join` and `cellnames.tell_apart`.
+    Raises:
+        UsageError: No input; names that collide; one file given twice.
+        InputError: Files that cannot be joined; see `joined.join` and `cellnames.tell_apart`.
     """
     if not sources:
         raise UsageError("no input", expected="at least one .h5ad, .h5mu or 10x .h5 file")
@@ -155,28 +152,20 @@ def open_inputs(
 ) -> list[ModalityFile]:
     """Open every INPUT of the command line.
 
-    Parameters
-    ----------
-    texts
-        `file`, `file::modality`, `file::obsm:key`, or one of them behind `name=`.
-    kinds
-        What a modality measures, by name, where the guess should be overruled.
+    Args:
+        texts: `file`, `file::modality`, `file::obsm:key`, or one of them behind `name=`.
+        kinds: What a modality measures, by name, where the guess should be overruled.
 
-    Returns
-    -------
-    One `ModalityFile` a modality, in the order given, names unique. Where several
-    files hold a modality by its name they are one: a `JoinedModality`, and cell
-    names are made to differ between files.
+    Returns:
+        One `ModalityFile` a modality, in the order given, names unique. Where several files hold a modality
+        by its name they are one: a `JoinedModality`, and cell names are made to differ between files.
 
-    Raises
-    ------
-    UsageError
-        No input, names that collide, a file given twice, or files of one name that
-        measure different things.
-    InputError
-        A file is missing, not HDF5, damaged, of another format, without the modality wanted, with repeated
-        cell names, with fewer than two cells or without features; or files of one modality share too few
-        features.
+    Raises:
+        UsageError: No input, names that collide, a file given twice, or files of one name that measure
+            different things.
+        InputError: A file is missing, not HDF5, damaged, of another format, without the modality wanted, with
+            repeated cell names, with fewer than two cells or without features; or files of one modality share
+            too few features.
     """
     opened = [(source, open_source(source)) for source in map(parse_source, texts)]
     return gather(opened, kinds=kinds or {})

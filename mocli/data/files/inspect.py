@@ -51,21 +51,14 @@ FEWEST_COUNTS = 100
 class ModalityFacts:
     """What a modality holds.
 
-    Attributes
-    ----------
-    matrices
-        What each matrix holds, by its name: `X`, a layer, `raw`.
-    features
-        How features are called, and examples.
-    batches, conditions, labels
-        Columns of obs that look like batches, compared conditions or labels of cells, with their number of
-        levels, as a run counts them.
-    genome
-        As the file names it, or as positions of its features tell; None if neither does.
-    spatial
-        Whether cells have coordinates in a tissue.
-    doubts
-        What looks wrong, one sentence each.
+    Attributes:
+        matrices: What each matrix holds, by its name: `X`, a layer, `raw`.
+        features: How features are called, and examples.
+        batches, conditions, labels: Columns of obs that look like batches, compared conditions or labels of
+            cells, with their number of levels, as a run counts them.
+        genome: As the file names it, or as positions of its features tell; None if neither does.
+        spatial: Whether cells have coordinates in a tissue.
+        doubts: What looks wrong, one sentence each.
     """
 
     name: str

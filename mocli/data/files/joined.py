@@ -27,13 +27,10 @@ class JoinedModality(ModalityFile):
     `path`, `group` and `format` are those of the first file; `rows` counts among
     the cells of all of them.
 
-    Attributes
-    ----------
-    parts
-        The modality as each file has it.
-    selection
-        For each part the columns of its features that all share, in the order
-        of the first; None where they are its features as they are.
+    Attributes:
+        parts: The modality as each file has it.
+        selection: For each part the columns of its features that all share, in the order of the first; None
+            where they are its features as they are.
     """
 
     parts: tuple[ModalityFile, ...] = ()
@@ -112,19 +109,13 @@ class JoinedModality(ModalityFile):
 def join(name: str, parts: Sequence[ModalityFile], *, kind: ModalityKind | None = None) -> JoinedModality:
     """Join the parts of a modality that several files hold.
 
-    Parameters
-    ----------
-    parts
-        Their cell names differ between files; see `cellnames.tell_apart`.
-    kind
-        What it measures, where the user says so.
+    Args:
+        parts: Their cell names differ between files; see `cellnames.tell_apart`.
+        kind: What it measures, where the user says so.
 
-    Raises
-    ------
-    UsageError
-        A file is given twice, or the files measure different kinds of things.
-    InputError
-        Fewer than half of the features of the smallest file are in all files.
+    Raises:
+        UsageError: A file is given twice, or the files measure different kinds of things.
+        InputError: Fewer than half of the features of the smallest file are in all files.
     """
     _refuse_twice(name, parts)
     kind = _one_kind(name, parts) if kind is None else kind

@@ -123,12 +123,9 @@ def kind_of_features(names: Sequence[str]) -> ModalityKind:
 def naming_hint(features: Iterable[str], wanted: Iterable[str], whose: str) -> str | None:
     """Say why two sets of features share so few names, where a change of spelling explains it.
 
-    Parameters
-    ----------
-    features, wanted
-        Names that are, and names as they should be.
-    whose
-        What has the latter, for the message.
+    Args:
+        features, wanted: Names that are, and names as they should be.
+        whose: What has the latter, for the message.
     """
     feature_names, wanted_names = list(map(str, features)), list(map(str, wanted))
     plain = len(set(feature_names) & set(wanted_names))

@@ -22,12 +22,9 @@ _GAP = 64  # rows read in vain rather than starting a new read
 class Stored:
     """A matrix on disk and its form.
 
-    Attributes
-    ----------
-    node
-        A dense dataset, or the group with `data`, `indices` and `indptr`.
-    shape
-        Cells, features.
+    Attributes:
+        node: A dense dataset, or the group with `data`, `indices` and `indptr`.
+        shape: Cells, features.
     """
 
     node: h5py.Group | h5py.Dataset
@@ -55,22 +52,16 @@ def locate(node: h5py.Group | h5py.Dataset) -> Stored:
 def read_csr(stored: Stored, *, rows: IntArray | None = None, dtype: Any = np.float32) -> CSR:
     """Read a matrix, or some of its rows in the order given, as canonical CSR.
 
-    Parameters
-    ----------
-    rows
-        Row numbers, `(n,)`, repeats allowed; None for all.
-    dtype
-        The type of the values; None keeps the stored one.
+    Args:
+        rows: Row numbers, `(n,)`, repeats allowed; None for all.
+        dtype: The type of the values; None keeps the stored one.
 
-    Returns
-    -------
-    `scipy.sparse.csr_matrix`, `(n, n_vars)`: indices sorted, int32 where they
-    fit, no stored zeros. A dense matrix is never in memory as a whole.
+    Returns:
+        `scipy.sparse.csr_matrix`, `(n, n_vars)`: indices sorted, int32 where they fit, no stored zeros. A
+        dense matrix is never in memory as a whole.
 
-    Raises
-    ------
-    ValueError
-        Pointers or indices do not describe a matrix of the stated shape.
+    Raises:
+        ValueError: Pointers or indices do not describe a matrix of the stated shape.
     """
     if rows is None:
         x = _all_rows(stored, dtype)

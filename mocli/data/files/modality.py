@@ -24,32 +24,20 @@ from mocli.types import CSR, IntArray, ModalityKind
 class ModalityFile:
     """One modality of a file: its tables, and the way to its matrix, which stays on disk.
 
-    Attributes
-    ----------
-    group
-        HDF5 group that holds it: `/`, `/mod/rna`, `/matrix`.
-    format
-        `h5ad`, `h5mu`, `10x`, `mtx` (text files of 10x), `obsm` (a matrix there) or `memory`.
-    obs
-        Cells, index `obs_names`; of an h5mu with the columns of the whole
-        file's obs that the modality lacks.
-    raw
-        Whether `raw` holds the same cells and all of these features.
-    has_x
-        Whether there is an `X`.
-    columns
-        Columns of the stored matrix that are this modality's, None for all.
-    rows
-        Rows of the stored matrix that are these cells, None for all.
-    input_key
-        Column that mocli added to obs, saying which input a cell is of; None
-        where obs is as in the file.
-    renamed
-        Whether cells have other names than in the file.
-    rounded
-        Whether values are read as whole numbers, negative ones as 0.
-    notes
-        What a user should know about how it was opened, one line each.
+    Attributes:
+        group: HDF5 group that holds it: `/`, `/mod/rna`, `/matrix`.
+        format: `h5ad`, `h5mu`, `10x`, `mtx` (text files of 10x), `obsm` (a matrix there) or `memory`.
+        obs: Cells, index `obs_names`; of an h5mu with the columns of the whole file's obs that the modality
+            lacks.
+        raw: Whether `raw` holds the same cells and all of these features.
+        has_x: Whether there is an `X`.
+        columns: Columns of the stored matrix that are this modality's, None for all.
+        rows: Rows of the stored matrix that are these cells, None for all.
+        input_key: Column that mocli added to obs, saying which input a cell is of; None where obs is as in
+            the file.
+        renamed: Whether cells have other names than in the file.
+        rounded: Whether values are read as whole numbers, negative ones as 0.
+        notes: What a user should know about how it was opened, one line each.
     """
 
     name: str
@@ -135,25 +123,16 @@ class ModalityFile:
     ) -> CSR:
         """Read a matrix as canonical CSR.
 
-        Parameters
-        ----------
-        layer
-            A layer's name; `X` or None for `X`; `raw` for `raw.X`, cut to the
-            features of `var`.
-        rows
-            Rows wanted, in this order; None for all.
-        dtype
-            Of the values; None keeps what is stored.
+        Args:
+            layer: A layer's name; `X` or None for `X`; `raw` for `raw.X`, cut to the features of `var`.
+            rows: Rows wanted, in this order; None for all.
+            dtype: Of the values; None keeps what is stored.
 
-        Returns
-        -------
-        `scipy.sparse.csr_matrix`, `(n_obs or len(rows), n_vars)`, sorted
-        indices, no stored zeros.
+        Returns:
+            `scipy.sparse.csr_matrix`, `(n_obs or len(rows), n_vars)`, sorted indices, no stored zeros.
 
-        Raises
-        ------
-        InputError
-            The layer is missing, of another shape, or damaged.
+        Raises:
+            InputError: The layer is missing, of another shape, or damaged.
         """
         wanted = None if rows is None else np.atleast_1d(np.arange(self.n_obs)[rows])
         if self.rows is not None:

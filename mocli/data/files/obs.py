@@ -30,21 +30,17 @@ def find_column(
 ) -> dict[str, pd.Series | None]:
     """Look a column up in every modality's obs; words for a missing value, and R's integer, are missing.
 
-    Parameters
-    ----------
-    key
-        A column, `rna:column` for the column of one modality, or `rna=column,prot=other` for one of each.
-    option
-        The option that named it, for the message.
+    Args:
+        key: A column, `rna:column` for the column of one modality, or `rna=column,prot=other` for one of
+            each.
+        option: The option that named it, for the message.
 
-    Returns
-    -------
-    By modality: the column, index `obs_names`, or None where the modality has none.
+    Returns:
+        By modality: the column, index `obs_names`, or None where the modality has none.
 
-    Raises
-    ------
-    InputError
-        No modality has it, or one that was named with a column of its own lacks that; or no cell has a value.
+    Raises:
+        InputError: No modality has it, or one that was named with a column of its own lacks that; or no cell
+            has a value.
     """
     by_modality = {f.name: f.obs.get(key) for f in files}
     own = column_of_each(key)

@@ -26,14 +26,10 @@ from mocli.types import CSR, FloatArray, IntArray, ModalityKind
 class ObsmPart:
     """An open matrix of obsm.
 
-    Attributes
-    ----------
-    place
-        Its name for messages: `mod/rna/obsm['X_linked']`.
-    cells
-        obs_names of the group that holds it, `(n_cells,)`.
-    names
-        Names of its columns, None where it has none.
+    Attributes:
+        place: Its name for messages: `mod/rna/obsm['X_linked']`.
+        cells: obs_names of the group that holds it, `(n_cells,)`.
+        names: Names of its columns, None where it has none.
     """
 
     place: str
@@ -53,14 +49,10 @@ class ObsmPart:
 class Coordinates:
     """Coordinates of some cells, from any tool.
 
-    Attributes
-    ----------
-    modality
-        Whose cells they are in a file of several; None for the cells of the whole file.
-    names
-        `(n,)`, obs_names.
-    z
-        `(n, d)`.
+    Attributes:
+        modality: Whose cells they are in a file of several; None for the cells of the whole file.
+        names: `(n,)`, obs_names.
+        z: `(n, d)`.
     """
 
     modality: str | None

@@ -16,14 +16,10 @@ _MODALITY = re.compile(r"^(.+)::(obsm:[^:]+|[^/\\:]*)$", re.DOTALL)
 class Source:
     """One INPUT of the command line.
 
-    Attributes
-    ----------
-    text
-        As the user typed it.
-    modality
-        The modality wanted of the file, None for all; `obsm:key` for a matrix of obsm.
-    name
-        The user's name for it, None where the file decides.
+    Attributes:
+        text: As the user typed it.
+        modality: The modality wanted of the file, None for all; `obsm:key` for a matrix of obsm.
+        name: The user's name for it, None where the file decides.
     """
 
     text: str

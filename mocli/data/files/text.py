@@ -28,19 +28,13 @@ def text_lines(
 ) -> Iterator[tuple[int, str]]:
     """Yield numbered lines, from 1, without their ends; `-` is standard input.
 
-    Parameters
-    ----------
-    what
-        What the file is, for messages: `the link table`.
-    expected
-        What it should hold, for messages.
-    most
-        It is refused after this many characters, as a gzip file can unpack to any size.
+    Args:
+        what: What the file is, for messages: `the link table`.
+        expected: What it should hold, for messages.
+        most: It is refused after this many characters, as a gzip file can unpack to any size.
 
-    Raises
-    ------
-    InputError
-        The file is absent, a folder, a spreadsheet, no text, damaged, or far too long.
+    Raises:
+        InputError: The file is absent, a folder, a spreadsheet, no text, damaged, or far too long.
     """
     file = "standard input" if str(path) == "-" else str(path)
     number = 0

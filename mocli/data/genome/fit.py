@@ -54,14 +54,10 @@ _ASSEMBLED = re.compile(r"chr(\d{1,2}|X)")
 class GenomeFit:
     """How a gene table and peaks fit.
 
-    Attributes
-    ----------
-    hit, chance
-        Genes whose start lies in a peak, and how many do after they were moved.
-    n_peaks, n_genes
-        On the chromosomes that both have.
-    beyond
-        Peaks past the last gene of their chromosome, or on a chromosome without genes.
+    Attributes:
+        hit, chance: Genes whose start lies in a peak, and how many do after they were moved.
+        n_peaks, n_genes: On the chromosomes that both have.
+        beyond: Peaks past the last gene of their chromosome, or on a chromosome without genes.
     """
 
     path: str
@@ -125,14 +121,11 @@ def builds_of(places: pd.DataFrame) -> tuple[str, ...]:
     those are returned in which fewest peaks end past their chromosome, or lie on a numbered
     chromosome that the build lacks. bioframe's table has man, mouse, zebrafish, fly, worm and yeast.
 
-    Parameters
-    ----------
-    places
-        Positions of peaks, as `parse_intervals` gives them.
+    Args:
+        places: Positions of peaks, as `parse_intervals` gives them.
 
-    Returns
-    -------
-    Equally good builds; none if even the best leaves out more than `MISFITS` of the peaks.
+    Returns:
+        Equally good builds; none if even the best leaves out more than `MISFITS` of the peaks.
     """
     import bioframe  # at use: it costs as much as the start of the command
 

@@ -47,14 +47,11 @@ _MOST = 1 << 34  # characters of an annotation, which is never held whole
 class GeneTable:
     """The genes of one file.
 
-    Attributes
-    ----------
-    frame
-        One row a locus: `gene`, `gene_id` ("" where unknown), `chrom` (UCSC
-        form), `start` and `end` (int64, 0-based and half-open), `strand` (`+` or
-        `-`), `tss` (int64, the base where transcription starts).
-    notes
-        What was assumed or left out, for the log.
+    Attributes:
+        frame: One row a locus: `gene`, `gene_id` ("" where unknown), `chrom` (UCSC form), `start` and `end`
+            (int64, 0-based and half-open), `strand` (`+` or `-`), `tss` (int64, the base where transcription
+            starts).
+        notes: What was assumed or left out, for the log.
     """
 
     path: str

@@ -26,12 +26,9 @@ ALMOST_NONE = 0.02
 class Loci(NamedTuple):
     """Genes in a table.
 
-    Attributes
-    ----------
-    row, feature, weight
-        `(n,)` rows of the table, positions of the features, weights.
-    by_case
-        Rows found without regard to case only.
+    Attributes:
+        row, feature, weight: `(n,)` rows of the table, positions of the features, weights.
+        by_case: Rows found without regard to case only.
     """
 
     row: IntArray
@@ -45,9 +42,8 @@ class Loci(NamedTuple):
 def intervals_of(features: Features) -> pd.DataFrame:
     """Read features as intervals, from their names or the first column of `var` that holds intervals.
 
-    Returns
-    -------
-    See `parse_intervals`; `chrom` is None where a feature is no interval.
+    Returns:
+        See `parse_intervals`; `chrom` is None where a feature is no interval.
     """
     for column in (features.names, *features.aliases.values()):
         places = parse_intervals(column)

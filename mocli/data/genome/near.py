@@ -43,17 +43,13 @@ def near_peaks(
     The distance of a peak is counted in bases from the TSS to the peak's nearest
     base, 0 where the peak covers the TSS.
 
-    Parameters
-    ----------
-    genes
-        `chrom`, `start`, `end`, `strand`, `tss`, as `read_genes` gives.
-    peaks
-        `chrom` (None where a feature is no interval), `start`, `end`, as
-        `parse_intervals` gives; 0-based and half-open.
+    Args:
+        genes: `chrom`, `start`, `end`, `strand`, `tss`, as `read_genes` gives.
+        peaks: `chrom` (None where a feature is no interval), `start`, `end`, as `parse_intervals` gives;
+            0-based and half-open.
 
-    Returns
-    -------
-    Rows of `genes`, rows of `peaks` and weights, `(n_pairs,)` each, by gene.
+    Returns:
+        Rows of `genes`, rows of `peaks` and weights, `(n_pairs,)` each, by gene.
     """
     tss = genes["tss"].to_numpy()
     start, end = _stretch(genes, reach)

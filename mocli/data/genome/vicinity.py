@@ -20,26 +20,19 @@ WINDOW = 100_000
 class Vicinity:
     """Genes and the peaks around their TSS, one entry a pair, by gene, then by peak.
 
-    Attributes
-    ----------
-    gene, peak
-        `(n_pairs,)` positions among the features of the two modalities.
-    distance
-        `(n_pairs,)` bases from the TSS to the peak's nearest base: negative
-        upstream, positive downstream (as the gene is read), 0 where the peak
-        covers the TSS. Of a gene with several loci the nearest TSS counts.
-    strand, body
-        `(n_pairs,)`, and `(n_pairs, 2)` for the gene's first base and the one after its last, of that locus.
-    genes, peaks
-        Names of all features.
-    places
-        Of all peaks: `chrom` (None where a feature is no interval), `start`, `end`.
-    n_unplaced_genes, n_unplaced_peaks
-        Features without a position: not in the gene table, or not an interval.
-    unplaced_genes
-        The first few of them.
-    notes
-        For the log; a doubt begins with `warning:`.
+    Attributes:
+        gene, peak: `(n_pairs,)` positions among the features of the two modalities.
+        distance: `(n_pairs,)` bases from the TSS to the peak's nearest base: negative upstream, positive
+            downstream (as the gene is read), 0 where the peak covers the TSS. Of a gene with several loci the
+            nearest TSS counts.
+        strand, body: `(n_pairs,)`, and `(n_pairs, 2)` for the gene's first base and the one after its last,
+            of that locus.
+        genes, peaks: Names of all features.
+        places: Of all peaks: `chrom` (None where a feature is no interval), `start`, `end`.
+        n_unplaced_genes, n_unplaced_peaks: Features without a position: not in the gene table, or not an
+            interval.
+        unplaced_genes: The first few of them.
+        notes: For the log; a doubt begins with `warning:`.
     """
 
     gene: IntArray

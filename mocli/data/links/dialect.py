@@ -37,14 +37,10 @@ Cells = list[str]
 class TableLayout:
     """Column numbers of one table; -1 where it has no such column.
 
-    Attributes
-    ----------
-    has_header
-        Whether the first row is a header and nothing else.
-    is_score
-        Whether `weight` is a score whose meaning is the other tool's.
-    by_index
-        Whether features are given by their positions, which only the header can say.
+    Attributes:
+        has_header: Whether the first row is a header and nothing else.
+        is_score: Whether `weight` is a score whose meaning is the other tool's.
+        by_index: Whether features are given by their positions, which only the header can say.
     """
 
     dialect: str

@@ -37,13 +37,9 @@ class Aggregation:
     gene with its peaks (gene activity) are thus one product. Signs stand on the
     summed side alone, so a column whose links are all negative is negated there.
 
-    Attributes
-    ----------
-    names
-        `(n_columns,)`, the features of the selected side in order of first
-        appearance in the table.
-    source, target
-        CSR float32 `(n_vars, n_columns)`.
+    Attributes:
+        names: `(n_columns,)`, the features of the selected side in order of first appearance in the table.
+        source, target: CSR float32 `(n_vars, n_columns)`.
     """
 
     names: tuple[str, ...]
@@ -55,20 +51,13 @@ class Aggregation:
 class EdgeLinks:
     """The links between two modalities, by positions of features.
 
-    Attributes
-    ----------
-    source_names, target_names
-        All features of the two modalities, `(n_vars,)`.
-    source_index, target_index
-        `(n_links,)` positions; a pair occurs once.
-    weight, sign
-        `(n_links,)`: > 0, and +1 or -1.
-    n_read
-        Rows of the tables that speak of these modalities.
-    unmatched_source, unmatched_target
-        Names of the tables found nowhere in the modality.
-    n_repeated
-        Links that other rows give as well, under the same or other names.
+    Attributes:
+        source_names, target_names: All features of the two modalities, `(n_vars,)`.
+        source_index, target_index: `(n_links,)` positions; a pair occurs once.
+        weight, sign: `(n_links,)`: > 0, and +1 or -1.
+        n_read: Rows of the tables that speak of these modalities.
+        unmatched_source, unmatched_target: Names of the tables found nowhere in the modality.
+        n_repeated: Links that other rows give as well, under the same or other names.
     """
 
     source: str
@@ -155,26 +144,18 @@ def match_links(
     between two features. Positions are taken as they are. Whatever is assumed,
     left out or merged is logged.
 
-    Parameters
-    ----------
-    tables
-        As read; several are put together.
-    features
-        The loaded modalities, at least two.
-    log
-        Called with one message at a time.
+    Args:
+        tables: As read; several are put together.
+        features: The loaded modalities, at least two.
+        log: Called with one message at a time.
 
-    Returns
-    -------
-    One `EdgeLinks` for each unordered pair of modalities that is linked, its
-    source being the one that comes first in `features`.
+    Returns:
+        One `EdgeLinks` for each unordered pair of modalities that is linked, its source being the one that
+        comes first in `features`.
 
-    Raises
-    ------
-    InputError
-        If no row links two loaded modalities, if the rows of a table match
-        nothing between two of them, if a position is beyond the last feature, or
-        if a pair has both signs.
+    Raises:
+        InputError: If no row links two loaded modalities, if the rows of a table match nothing between two of
+            them, if a position is beyond the last feature, or if a pair has both signs.
     """
     indexes = [FeatureIndex(f) for f in features]
     parts: dict[tuple[int, int], list[_Matched]] = defaultdict(list)

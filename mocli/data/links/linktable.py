@@ -36,26 +36,17 @@ _SIGNS = {"": 1.0, "1": 1.0, "+1": 1.0, "+": 1.0, "1.0": 1.0, "-1": -1.0, "-": -
 class LinkTable:
     """One link table as written, before it meets any data.
 
-    Attributes
-    ----------
-    dialect
-        In words.
-    frame
-        TableLayout `source_modality`, `source_feature`, `target_modality`,
-        `target_feature`, `weight` (>= 0) and `sign` (+1 or -1). Modalities are
-        None where the dialect does not say; cells with several names are kept
-        whole, since a name with a `/` may exist in the data.
-    notes
-        What was left out or assumed on reading, for the log.
-    first_row
-        A table without header: its first row as a link, to be used if both names
-        are found; else None.
-    n_repeated
-        Rows left out since the same row stands before them.
-    by_index
-        Whether the features are positions, counted from 0, and no names.
-    lines
-        Numbers of the rows' lines in the file, where they are positions.
+    Attributes:
+        dialect: In words.
+        frame: TableLayout `source_modality`, `source_feature`, `target_modality`, `target_feature`, `weight`
+            (>= 0) and `sign` (+1 or -1). Modalities are None where the dialect does not say; cells with
+            several names are kept whole, since a name with a `/` may exist in the data.
+        notes: What was left out or assumed on reading, for the log.
+        first_row: A table without header: its first row as a link, to be used if both names are found; else
+            None.
+        n_repeated: Rows left out since the same row stands before them.
+        by_index: Whether the features are positions, counted from 0, and no names.
+        lines: Numbers of the rows' lines in the file, where they are positions.
     """
 
     path: str

@@ -145,12 +145,9 @@ FIRST = "first features"
 def first_table(route: FirstRoute, features: Sequence[Features]) -> LinkTable:
     """Return the table that links the first features of modalities, each with the one at its position.
 
-    Raises
-    ------
-    UsageError
-        A modality is named that is not loaded.
-    InputError
-        One has fewer features.
+    Raises:
+        UsageError: A modality is named that is not loaded.
+        InputError: One has fewer features.
     """
     pairs = chained(route, [f.modality for f in features])
     linked = {name for pair in pairs for name in pair}
@@ -187,17 +184,12 @@ def match_positions(
 ) -> ColumnMatch:
     """Read one column of a table as positions of features.
 
-    Parameters
-    ----------
-    side
-        `source` or `target`.
-    rows
-        Which rows of the table's frame the column's codes are of.
+    Args:
+        side: `source` or `target`.
+        rows: Which rows of the table's frame the column's codes are of.
 
-    Raises
-    ------
-    InputError
-        A position is beyond the last feature, or the modality's files have different features.
+    Raises:
+        InputError: A position is beyond the last feature, or the modality's files have different features.
     """
     n = len(features.names)
     if features.renumbered:

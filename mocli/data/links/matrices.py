@@ -25,12 +25,9 @@ UNCENTRED = 1.0
 class MatrixLinks:
     """The linked features of two modalities as two matrices, column j of one belonging to that of the other.
 
-    Attributes
-    ----------
-    source_key, target_key
-        Keys of obsm.
-    names
-        What each column is, `(n_columns,)`.
+    Attributes:
+        source_key, target_key: Keys of obsm.
+        names: What each column is, `(n_columns,)`.
     """
 
     source: str
@@ -59,14 +56,11 @@ def matrix_links(route: MatrixRoute, files: Sequence[ModalityFile]) -> list[Matr
 
     Reads names of columns and a sample of rows, so that mistakes show before the work.
 
-    Raises
-    ------
-    UsageError
-        A modality is named that is not loaded, or one matrix is given for two modalities.
-    InputError
-        A matrix is missing, is not a table of numbers, belongs to other cells, has values that are not
-        finite, or has another number of columns than its partner; or the columns are the same in another
-        order.
+    Raises:
+        UsageError: A modality is named that is not loaded, or one matrix is given for two modalities.
+        InputError: A matrix is missing, is not a table of numbers, belongs to other cells, has values that
+            are not finite, or has another number of columns than its partner; or the columns are the same in
+            another order.
     """
     by_name = {file.name: file for file in files}
     matrices = []

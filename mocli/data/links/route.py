@@ -38,12 +38,9 @@ class FirstRoute:
 class MatrixRoute:
     """Linked features made by the user, one matrix in obsm for each modality.
 
-    Attributes
-    ----------
-    key
-        Key of obsm in every modality where none is named.
-    keys
-        Keys by modality.
+    Attributes:
+        key: Key of obsm in every modality where none is named.
+        keys: Keys by modality.
     """
 
     text: str

@@ -32,13 +32,10 @@ _PREFIX = "pc_"
 class Components:
     """A fitted projection, the same for all later cells.
 
-    Attributes
-    ----------
-    loadings
-        Right singular vectors over their common scale, `(n_vars, k)`; the scores
-        of the training cells have a mean variance of 1.
-    mean
-        `(n_vars,)`, of the values without their offset.
+    Attributes:
+        loadings: Right singular vectors over their common scale, `(n_vars, k)`; the scores of the training
+            cells have a mean variance of 1.
+        mean: `(n_vars,)`, of the values without their offset.
     """
 
     loadings: FloatArray
@@ -167,16 +164,11 @@ def correlation(scores: FloatArray, depth: DoubleArray) -> DoubleArray:
 class Lsi:
     """A fitted TF-IDF + SVD.
 
-    Attributes
-    ----------
-    idf
-        `(n_vars,)`.
-    components
-        Right singular vectors that were kept, `(k, n_vars)`.
-    kept
-        Their numbers, from 0, among those computed.
-    depth_correlation
-        Pearson r with the log of the cell's total, for every computed component.
+    Attributes:
+        idf: `(n_vars,)`.
+        components: Right singular vectors that were kept, `(k, n_vars)`.
+        kept: Their numbers, from 0, among those computed.
+        depth_correlation: Pearson r with the log of the cell's total, for every computed component.
     """
 
     idf: FloatArray

@@ -28,16 +28,11 @@ class LinkRecipe:
     and negative weights are summed apart, each through the log, and subtracted.
     All columns are then standardised.
 
-    Attributes
-    ----------
-    aggregation
-        CSR float32, `(n_vars, n_columns)`.
-    names
-        `(n_columns,)`.
-    target_sum
-        Total that a cell is scaled to, or None.
-    dense
-        Whether the result is a dense array (above half of the values stored).
+    Attributes:
+        aggregation: CSR float32, `(n_vars, n_columns)`.
+        names: `(n_columns,)`.
+        target_sum: Total that a cell is scaled to, or None.
+        dense: Whether the result is a dense array (above half of the values stored).
     """
 
     transform: str

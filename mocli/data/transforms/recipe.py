@@ -74,30 +74,18 @@ def default_transform(kind: ModalityKind, values: ValueKind, *, max_value: float
 class RecipeOptions:
     """How to transform one modality; raises `UsageError` for invalid values.
 
-    Attributes
-    ----------
-    n_top
-        Number of highly variable features to keep; None keeps all. `tfidf-lsi`
-        always uses all.
-    seen_in
-        Share of the cells, or from 1 on their number, in which a feature must be detected (not 0) before
-        the highly variable ones are chosen; None for any. `tfidf-lsi` uses all.
-    n_components
-        Components of the SVD of `tfidf-lsi`, before those that follow depth go.
-    target_sum
-        Total to which `lognorm` scales a cell; None is the median total of the
-        training cells.
-    cofactor
-        Divisor of `arcsinh`.
-    standardise
-        Mean 0 and standard deviation 1 per feature; never for `counts`.
-    clip
-        Bound on absolute standardised values, or None.
-    n_pcs
-        Principal components that replace the features where those are more; None
-        or 0 keeps the features.
-    seed
-        For the SVD, and for sampling when there are very many cells.
+    Attributes:
+        n_top: Number of highly variable features to keep; None keeps all. `tfidf-lsi` always uses all.
+        seen_in: Share of the cells, or from 1 on their number, in which a feature must be detected (not 0)
+            before the highly variable ones are chosen; None for any. `tfidf-lsi` uses all.
+        n_components: Components of the SVD of `tfidf-lsi`, before those that follow depth go.
+        target_sum: Total to which `lognorm` scales a cell; None is the median total of the training cells.
+        cofactor: Divisor of `arcsinh`.
+        standardise: Mean 0 and standard deviation 1 per feature; never for `counts`.
+        clip: Bound on absolute standardised values, or None.
+        n_pcs: Principal components that replace the features where those are more; None or 0 keeps the
+            features.
+        seed: For the SVD, and for sampling when there are very many cells.
     """
 
     transform: str
@@ -165,24 +153,16 @@ def highly_variable(x: CSR, options: RecipeOptions) -> IntArray:
 class Recipe:
     """A fitted transform of one modality.
 
-    Attributes
-    ----------
-    feature_names
-        Names of the scaled features: the selected ones in their original order, or
-        `lsi_1`, `lsi_2`, ...
-    n_vars
-        Number of input features.
-    selected
-        Input columns used, `(n_selected,)`, ascending.
-    target_sum
-        Total that `lognorm` scales to, None for other transforms.
-    dense
-        Whether the scaled features are a dense array (above half of the values stored).
-    components
-        The projection of the scaled features, or None.
-    means
-        Mean over the training cells of features that are not standardised, `(n_selected,)`:
-        the values of a feature that new cells were not measured for.
+    Attributes:
+        feature_names: Names of the scaled features: the selected ones in their original order, or `lsi_1`,
+            `lsi_2`, ...
+        n_vars: Number of input features.
+        selected: Input columns used, `(n_selected,)`, ascending.
+        target_sum: Total that `lognorm` scales to, None for other transforms.
+        dense: Whether the scaled features are a dense array (above half of the values stored).
+        components: The projection of the scaled features, or None.
+        means: Mean over the training cells of features that are not standardised, `(n_selected,)`: the values
+            of a feature that new cells were not measured for.
     """
 
     options: RecipeOptions

@@ -20,13 +20,10 @@ from mocli.types import CSR, DoubleArray, FloatArray, IntArray
 class RecipeResponse:
     """How a recipe responds to changes of single raw values.
 
-    Attributes
-    ----------
-    place
-        Position of every input feature among those used, -1 for none, `(n_vars,)`.
-    directions
-        How the output moves with a used feature's value, `(n_used, n_out)`; None where the values
-        are the output.
+    Attributes:
+        place: Position of every input feature among those used, -1 for none, `(n_vars,)`.
+        directions: How the output moves with a used feature's value, `(n_used, n_out)`; None where the values
+            are the output.
     """
 
     recipe: Recipe

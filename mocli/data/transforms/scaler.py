@@ -82,14 +82,10 @@ def _spans(x: CSR) -> Iterator[tuple[IntArray, FloatArray]]:
 class Scaler:
     """Mean and standard deviation (ddof = 0) of each feature over the training cells.
 
-    Attributes
-    ----------
-    mean, std
-        `(n_vars,)`, double. `std` is 1 where the feature is constant.
-    constant
-        `(n_vars,)`. A constant feature becomes a column of zeros, for new cells too.
-    clip
-        Bound on the absolute standardised value, or None.
+    Attributes:
+        mean, std: `(n_vars,)`, double. `std` is 1 where the feature is constant.
+        constant: `(n_vars,)`. A constant feature becomes a column of zeros, for new cells too.
+        clip: Bound on the absolute standardised value, or None.
     """
 
     mean: DoubleArray

@@ -3,12 +3,11 @@
 A transform is one factor a row and one function of the stored values, which keeps zeros at zero, so
 that sparse data stay sparse. Adding one is adding a class here and its name to `TRANSFORMS`.
 
-References
-----------
-Stoeckius et al. 2017, doi:10.1038/nmeth.4380 (CLR for antibody counts; the form
-with log1p is Seurat's). Cusanovich et al. 2015, doi:10.1126/science.aab1601, and
-Stuart et al. 2021, doi:10.1038/s41592-021-01282-5 (TF-IDF of accessibility).
-Bendall et al. 2011, doi:10.1126/science.1198704 (arcsinh with cofactor 5).
+References:
+    Stoeckius et al. 2017, doi:10.1038/nmeth.4380 (CLR for antibody counts; the form with log1p is Seurat's).
+    Cusanovich et al. 2015, doi:10.1126/science.aab1601, and Stuart et al. 2021,
+    doi:10.1038/s41592-021-01282-5 (TF-IDF of accessibility). Bendall et al. 2011, doi:10.1126/science.1198704
+    (arcsinh with cofactor 5).
 """
 
 from __future__ import annotations
@@ -29,29 +28,18 @@ _ROWS = 16_384
 class Transform:
     """One way from raw values to those that a model sees; this one leaves them unchanged.
 
-    Attributes
-    ----------
-    words
-        What its values are, in words.
-    taken
-        How a model takes raw values by it, in words.
-    is_counted
-        Whether raw values are amounts that cannot be negative, as counts are.
-    is_logged
-        Whether its values are logarithms, so that their differences are log fold changes.
-    keeps_values
-        Whether values stay as they are.
-    is_for_counts
-        Whether it passes counts to a likelihood of counts.
-    scales_to_total
-        Whether it brings cells to one total, `target_sum`.
-    keeps_depth
-        Whether undoing it gives counts at the depth to which it scaled.
-    sums_counts
-        Whether features are summed as counts before they are logged, so that a gene with its peaks is
-        its gene activity.
-    reduces
-        Whether components of all features take the place of the features.
+    Attributes:
+        words: What its values are, in words.
+        taken: How a model takes raw values by it, in words.
+        is_counted: Whether raw values are amounts that cannot be negative, as counts are.
+        is_logged: Whether its values are logarithms, so that their differences are log fold changes.
+        keeps_values: Whether values stay as they are.
+        is_for_counts: Whether it passes counts to a likelihood of counts.
+        scales_to_total: Whether it brings cells to one total, `target_sum`.
+        keeps_depth: Whether undoing it gives counts at the depth to which it scaled.
+        sums_counts: Whether features are summed as counts before they are logged, so that a gene with its
+            peaks is its gene activity.
+        reduces: Whether components of all features take the place of the features.
     """
 
     name: ClassVar[str] = "identity"

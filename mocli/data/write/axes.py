@@ -35,13 +35,9 @@ def modality_order(mod: h5py.Group) -> list[str]:
 def map_modalities(h5: h5py.File, cells: pd.Index, parts: Sequence[AxisPart], *, start: int) -> None:
     """Write which row of a modality each row of the whole is, from 1; 0 where it has none.
 
-    Parameters
-    ----------
-    cells
-        All cells of the whole.
-    start
-        Where the features of the first part begin in the whole; those of the
-        others follow.
+    Args:
+        cells: All cells of the whole.
+        start: Where the features of the first part begin in the whole; those of the others follow.
     """
     n_vars = start + sum(len(p.features) for p in parts)
     for part in parts:

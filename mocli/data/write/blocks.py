@@ -192,21 +192,14 @@ Block: TypeAlias = "Mapping[str, FloatArray | CSR]"
 class NewModality:
     """A modality to be written whose matrices come in blocks of consecutive rows.
 
-    Attributes
-    ----------
-    name
-        Its name, without `/`.
-    obs, var
-        Cells `(n_obs, ...)` and features `(n_vars, ...)`, index = names; those
-        of cells differ.
-    blocks
-        Returns an iterator over the rows from the first to the last. A block holds `X` and layers by name,
-        each `(b, n_vars)` for any `b`: dense float32, or CSR of any type. Keys and their forms are the same
-        in every block.
-    obsm
-        Arrays `(n_obs, d)` by key.
-    uns
-        Unstructured annotation of the modality.
+    Attributes:
+        name: Its name, without `/`.
+        obs, var: Cells `(n_obs, ...)` and features `(n_vars, ...)`, index = names; those of cells differ.
+        blocks: Returns an iterator over the rows from the first to the last. A block holds `X` and layers by
+            name, each `(b, n_vars)` for any `b`: dense float32, or CSR of any type. Keys and their forms are
+            the same in every block.
+        obsm: Arrays `(n_obs, d)` by key.
+        uns: Unstructured annotation of the modality.
     """
 
     name: str
@@ -245,15 +238,10 @@ class NewModality:
 class Written:
     """Time and size of writing a modality's matrices.
 
-    Attributes
-    ----------
-    n_values
-        Values written: all of a dense matrix, the stored ones of a sparse one.
-    decode_s, write_s
-        Seconds spent by the blocks in being made, and in being compressed and
-        written.
-    bytes
-        Size of the matrices in the file.
+    Attributes:
+        n_values: Values written: all of a dense matrix, the stored ones of a sparse one.
+        decode_s, write_s: Seconds spent by the blocks in being made, and in being compressed and written.
+        bytes: Size of the matrices in the file.
     """
 
     n_values: int
@@ -267,18 +255,13 @@ def write_modality(
 ) -> Written:
     """Write a modality into an empty group, in the encoding of anndata.
 
-    Parameters
-    ----------
-    keep_bits
-        Bits of the mantissa that dense values keep, see `filling.round_mantissa`; None
-        keeps all. Sparse values are never rounded.
-    check
-        Called after each block; raises when the file can no longer be written.
+    Args:
+        keep_bits: Bits of the mantissa that dense values keep, see `filling.round_mantissa`; None keeps all.
+            Sparse values are never rounded.
+        check: Called after each block; raises when the file can no longer be written.
 
-    Raises
-    ------
-    ValueError
-        The blocks do not fit together, or do not fit obs and var.
+    Raises:
+        ValueError: The blocks do not fit together, or do not fit obs and var.
     """
     tag(group, "anndata", "0.1.0")
     put_table(group, "obs", new.obs)

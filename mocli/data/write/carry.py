@@ -41,12 +41,9 @@ class Lost(NamedTuple):
 class RowOrigin:
     """A group of an input, and where its rows lie in the output.
 
-    Attributes
-    ----------
-    rows
-        For each row of the output that in the input, -1 where it has none, `(n,)`.
-    skip
-        Keys that are not the user's.
+    Attributes:
+        rows: For each row of the output that in the input, -1 where it has none, `(n,)`.
+        skip: Keys that are not the user's.
     """
 
     path: Path

@@ -55,15 +55,11 @@ def carry_tops(
 ) -> list[Lost]:
     """Write what every h5mu among the inputs holds on its top level; return what cannot be carried over.
 
-    Parameters
-    ----------
-    h5
-        The output, with its `obs`, `var` and maps.
-    cells, n_vars
-        Cells and number of features of the whole output; features are those of the modalities, one after
-        another.
-    skip
-        Keys that will be written over.
+    Args:
+        h5: The output, with its `obs`, `var` and maps.
+        cells, n_vars: Cells and number of features of the whole output; features are those of the modalities,
+            one after another.
+        skip: Keys that will be written over.
     """
     lost = _modalities_left(named)
     for axis, n in (("obs", len(cells)), ("var", n_vars)):

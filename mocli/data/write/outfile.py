@@ -67,12 +67,9 @@ def beside(path: Path) -> Iterator[Path]:
 def check_writable(path: Path, *, force: bool, inputs: Iterable[Path] = ()) -> None:
     """Check before the work that `path` can be written after it.
 
-    Raises
-    ------
-    UsageError
-        It exists and `force` is not given; it is an input; what `check_place` refuses.
-    EnvironmentProblem
-        Its folder is absent or not writable.
+    Raises:
+        UsageError: It exists and `force` is not given; it is an input; what `check_place` refuses.
+        EnvironmentProblem: Its folder is absent or not writable.
     """
     _refuse_input(path, inputs)
     check_place(path)
@@ -182,15 +179,12 @@ def _sync(path: Path) -> None:
 def writing_h5(path: Path, mode: str, **options: Any) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
     """Open an existing file for writing: `w` empties it, `r+` changes it.
 
-    Yields
-    ------
-    The file, and a function to be called now and then: it raises errors of the disk and signals that came
-    since. At the end they are raised in any case.
+    Yields:
+        The file, and a function to be called now and then: it raises errors of the disk and signals that came
+        since. At the end they are raised in any case.
 
-    Raises
-    ------
-    OSError
-        The disk is full, or fails; the file is closed then, and half written.
+    Raises:
+        OSError: The disk is full, or fails; the file is closed then, and half written.
     """
     with _Stream(path, "r+") as stream, _hold_signals(stream):
         try:

@@ -52,17 +52,12 @@ SPANS = "it covers all types of features"
 class Added:
     """What is added to a modality.
 
-    Attributes
-    ----------
-    obsm
-        Arrays `(n_obs, d)` by key, rows as in the file.
-    obs, var
-        Columns `(n_obs,)` and `(n_vars,)` by name, matched by position.
-    obs_names
-        New names of the cells (a prefix for names that repeat across files);
-        None keeps the user's.
-    merged
-        Columns of obs that are added only where the modality has none of the name.
+    Attributes:
+        obsm: Arrays `(n_obs, d)` by key, rows as in the file.
+        obs, var: Columns `(n_obs,)` and `(n_vars,)` by name, matched by position.
+        obs_names: New names of the cells (a prefix for names that repeat across files); None keeps the
+            user's.
+        merged: Columns of obs that are added only where the modality has none of the name.
     """
 
     file: ModalityFile
@@ -94,12 +89,9 @@ def union_names(added: Sequence[Added], new: Sequence[NewModality] = ()) -> list
 def write_h5ad(path: Path, new: NewModality, *, keep_bits: int | None = KEEP_BITS) -> Written:
     """Write one new modality as a file of its own, block by block.
 
-    Raises
-    ------
-    ValueError
-        The blocks do not fit together, or do not fit obs and var.
-    EnvironmentProblem
-        The folder cannot be written to, or the disk is full.
+    Raises:
+        ValueError: The blocks do not fit together, or do not fit obs and var.
+        EnvironmentProblem: The folder cannot be written to, or the disk is full.
     """
     with atomic(path) as temporary, writing_h5(temporary, "w") as (h5, check):
         return write_modality(h5, new, keep_bits=keep_bits, check=check)
@@ -126,32 +118,22 @@ def write_file(
     several files is written anew, see `concatenation`. Where `path` ends in
     `.h5ad` all of that becomes one table, see `flatten`.
 
-    Parameters
-    ----------
-    obsm, obs, merged
-        Added on top, rows in the order of `union_names(added, new)`; of `merged` what is not there.
-    uns
-        Added on top and to each modality in `added`.
-    new
-        Modalities written after those, block by block.
-    warn
-        Called with what the inputs hold that cannot be carried over.
+    Args:
+        obsm, obs, merged: Added on top, rows in the order of `union_names(added, new)`; of `merged` what is
+            not there.
+        uns: Added on top and to each modality in `added`.
+        new: Modalities written after those, block by block.
+        warn: Called with what the inputs hold that cannot be carried over.
 
-    Returns
-    -------
-    Time and size of each of `new`, by name.
+    Returns:
+        Time and size of each of `new`, by name.
 
-    Raises
-    ------
-    UsageError
-        The output is one of the inputs, or two modalities share a name, also
-        of those that are only copied.
-    ValueError
-        Blocks of a new modality do not fit.
-    InputError
-        An input cannot be read.
-    EnvironmentProblem
-        The folder cannot be written to, or the disk is full.
+    Raises:
+        UsageError: The output is one of the inputs, or two modalities share a name, also of those that are
+            only copied.
+        ValueError: Blocks of a new modality do not fit.
+        InputError: An input cannot be read.
+        EnvironmentProblem: The folder cannot be written to, or the disk is full.
     """
     inputs = list(dict.fromkeys(p for a in added for p in a.file.paths))
     if any(path.exists() and p.exists() and path.samefile(p) for p in inputs):

@@ -179,14 +179,10 @@ BLOCK = 1 << 22
 def count_candidates(x: CSR, logits: Tensor, log_dispersion: Tensor) -> Tensor:
     """Negative log-likelihood of counts by candidate, up to a constant of each cell, `(n, K)` float64.
 
-    Parameters
-    ----------
-    x
-        Counts `(n, p)`. A cell without counts scores 0 everywhere.
-    logits
-        Logits of the candidates' proportions, `(K, p)`.
-    log_dispersion
-        log r, `(p,)`.
+    Args:
+        x: Counts `(n, p)`. A cell without counts scores 0 everywhere.
+        logits: Logits of the candidates' proportions, `(K, p)`.
+        log_dispersion: log r, `(p,)`.
     """
     total = torch.from_numpy(np.asarray(x.sum(axis=1), dtype=np.float64).ravel())
     losses = torch.zeros(x.shape[0], len(logits), dtype=torch.float64)
@@ -220,12 +216,9 @@ def count_candidates(x: CSR, logits: Tensor, log_dispersion: Tensor) -> Tensor:
 def normal_candidates(x: CSR | FloatArray, mean: Tensor, log_sd: Tensor) -> Tensor:
     """Negative log-likelihood of normal values by candidate, up to a constant of each cell, `(n, K)`.
 
-    Parameters
-    ----------
-    mean
-        Means of the candidates, `(K, p)`.
-    log_sd
-        `(p,)`.
+    Args:
+        mean: Means of the candidates, `(K, p)`.
+        log_sd: `(p,)`.
     """
     centre = mean.double().cpu().numpy()
     weighted = centre * np.exp(-2 * log_sd.double().cpu().numpy())

@@ -42,17 +42,12 @@ from mocli.types import NonZeros
 class Shape(Spec):
     """What the networks are built from.
 
-    Attributes
-    ----------
-    has_batch
-        Whether the first covariate is the batch.
-    patterns
-        Sets of modalities that occur together, as bits.
-    components
-        Fixed components that encoders see instead of features, by modality; modalities that are left out
-        have none.
-    added
-        How many of the last levels of each covariate a query added; keys that are left out have none.
+    Attributes:
+        has_batch: Whether the first covariate is the batch.
+        patterns: Sets of modalities that occur together, as bits.
+        components: Fixed components that encoders see instead of features, by modality; modalities that are
+            left out have none.
+        added: How many of the last levels of each covariate a query added; keys that are left out have none.
     """
 
     has_batch: bool
@@ -75,14 +70,10 @@ class Shape(Spec):
 class Step:
     """What the loss of one minibatch needs.
 
-    Attributes
-    ----------
-    mean, log_variance
-        Joint posterior, `(B, d)`.
-    experts
-        Means and log variances of single modalities, `(M, B, d)` each.
-    present
-        Which cells have which modality, `(M, B)`.
+    Attributes:
+        mean, log_variance: Joint posterior, `(B, d)`.
+        experts: Means and log variances of single modalities, `(M, B, d)` each.
+        present: Which cells have which modality, `(M, B)`.
     """
 
     batch: Minibatch

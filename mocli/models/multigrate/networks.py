@@ -162,13 +162,10 @@ def components(m: Modality, k: int, form: str, *, seed: int) -> tuple[Tensor, Te
 
     Scores have unit variance on average over the components, whose relative sizes are kept.
 
-    Parameters
-    ----------
-    form
-        `lognorm`, `log1p` or `raw`, as in the model's `encoder_input`.
-    seed
-        Seed of the run: it draws the cells to fit on, and starts the range finder. A saved model keeps the
-        loadings, so that a query uses those of its reference, whatever its own seed.
+    Args:
+        form: `lognorm`, `log1p` or `raw`, as in the model's `encoder_input`.
+        seed: Seed of the run: it draws the cells to fit on, and starts the range finder. A saved model keeps
+            the loadings, so that a query uses those of its reference, whatever its own seed.
     """
     values = FeatureMatrix(m.features.some(FIT_CELLS, seed=seed), m.features.names)
     x = _seen(values, likelihood_named(m.likelihood or "normal"), form)
@@ -278,12 +275,9 @@ class Levels(nn.Module):
 class Covariates(nn.Module):
     """Embeddings of covariates: one for each categorical covariate, and one for all continuous ones together.
 
-    Parameters
-    ----------
-    n_levels
-        Number of levels by key: those of the model, and those that a query adds.
-    n_continuous
-        Number of continuous covariates.
+    Args:
+        n_levels: Number of levels by key: those of the model, and those that a query adds.
+        n_continuous: Number of continuous covariates.
     """
 
     def __init__(

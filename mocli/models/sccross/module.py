@@ -130,12 +130,9 @@ def _rows(table: Tensor, codes: Tensor) -> Tensor:
 class ModalityPart:
     """One modality.
 
-    Attributes
-    ----------
-    form, n_components
-        Transform of the values before the projection, and number of components.
-    n_reference, n_neighbors
-        Training cells kept, and how many of them a cell is averaged over.
+    Attributes:
+        form, n_components: Transform of the values before the projection, and number of components.
+        n_reference, n_neighbors: Training cells kept, and how many of them a cell is averaged over.
     """
 
     name: str

@@ -39,14 +39,10 @@ SetPair = tuple[int, int]
 class Alignment:
     """Linear maps of sets of cells to one space, z = x W - shift.
 
-    Attributes
-    ----------
-    maps, shifts
-        `(p_m, k)` and `(k,)` of every set.
-    correlations
-        `(k,)`.
-    agreement
-        Mean weight of the links of each edge; empty where links are not weighed.
+    Attributes:
+        maps, shifts: `(p_m, k)` and `(k,)` of every set.
+        correlations: `(k,)`.
+        agreement: Mean weight of the links of each edge; empty where links are not weighed.
     """
 
     maps: Sequence[Tensor]
@@ -67,14 +63,11 @@ def align(
 ) -> Alignment:
     """Align sets of cells.
 
-    Parameters
-    ----------
-    points
-        `(n_m, p_m)` of each set.
-    linked
-        Linked features of two sets, `(n_a, s)` and `(n_b, s)`, by their numbers; rows of zeros are ignored.
-    generator
-        Random generator on the CPU.
+    Args:
+        points: `(n_m, p_m)` of each set.
+        linked: Linked features of two sets, `(n_a, s)` and `(n_b, s)`, by their numbers; rows of zeros are
+            ignored.
+        generator: Random generator on the CPU.
     """
     links, agreement = {}, []
     for (i, j), (a, b) in linked.items():
@@ -164,19 +157,14 @@ def canonical_maps(
     scaled by their correlation and, in each set, by their variance there: a set unrelated to the others
     lies near 0. The largest weight of each in the first set is positive.
 
-    Parameters
-    ----------
-    points
-        `(n_m, p_m)` of each set.
-    couplings
-        By pairs of sets, `(n_a, n_b)`, each of a sum of 1.
-    ridge
-        Added to covariances, as a share of the mean variance.
+    Args:
+        points: `(n_m, p_m)` of each set.
+        couplings: By pairs of sets, `(n_a, n_b)`, each of a sum of 1.
+        ridge: Added to covariances, as a share of the mean variance.
 
-    Returns
-    -------
-    Maps `(p_m, k)` and shifts `(k,)` of every set, z = x W - shift, and the correlations `(k,)`, 1 where
-    all coupled cells are at one position; k is at most the least number of features.
+    Returns:
+        Maps `(p_m, k)` and shifts `(k,)` of every set, z = x W - shift, and the correlations `(k,)`, 1 where
+        all coupled cells are at one position; k is at most the least number of features.
     """
     weights = [x.new_zeros(len(x)) for x in points]
     for (a, b), plan in couplings.items():

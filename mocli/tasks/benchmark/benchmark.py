@@ -40,10 +40,8 @@ def benchmark(
 ) -> Result:
     """Train models and compare them with controls; the shell's `mocli benchmark`.
 
-    Raises
-    ------
-    MocliError
-        Every error a user can mend. A failed run is not an error: the table lists it.
+    Raises:
+        MocliError: Every error a user can mend. A failed run is not an error: the table lists it.
     """
     if Launch.here().world > 1:
         raise UsageError(

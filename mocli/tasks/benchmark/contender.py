@@ -25,14 +25,11 @@ if TYPE_CHECKING:
 class Contender:
     """Coordinates of the scored cells by one method and seed.
 
-    Attributes
-    ----------
-    by_modality
-        Coordinates of each modality's cells, `(n_obs, d)`, rows as in the sample; empty if the method only
-        knows whole cells.
-    joint
-        Coordinates of each cell, `(n_cells, d)`; None if only modalities have coordinates, whose mean is
-        then used.
+    Attributes:
+        by_modality: Coordinates of each modality's cells, `(n_obs, d)`, rows as in the sample; empty if the
+            method only knows whole cells.
+        joint: Coordinates of each cell, `(n_cells, d)`; None if only modalities have coordinates, whose mean
+            is then used.
     """
 
     name: str
@@ -63,12 +60,9 @@ class Contender:
 def others_embedding(text: str, inputs: Sequence[str], ground: Ground) -> Contender:
     """Read what another tool wrote: `obsm:KEY` of the inputs, or `FILE::KEY`.
 
-    Raises
-    ------
-    UsageError
-        The text is neither.
-    InputError
-        See `aligned`.
+    Raises:
+        UsageError: The text is neither.
+        InputError: See `aligned`.
     """
     owner, separator, key = text.rpartition("::")
     if not separator:

@@ -46,16 +46,11 @@ NO_MODEL = Traits(
 class Ground:
     """What is known about the scored cells, without any model.
 
-    Attributes
-    ----------
-    whole
-        All cells of every modality; `plan` and `bundle` have the sample.
-    bundle
-        The sampled cells: features, links, labels, batches.
-    pairs
-        Rows of true partners among them, `(n_pairs, 2)`, by two modalities.
-    n_before
-        Cells of each modality of which these are a sample.
+    Attributes:
+        whole: All cells of every modality; `plan` and `bundle` have the sample.
+        bundle: The sampled cells: features, links, labels, batches.
+        pairs: Rows of true partners among them, `(n_pairs, 2)`, by two modalities.
+        n_before: Cells of each modality of which these are a sample.
     """
 
     whole: Plan

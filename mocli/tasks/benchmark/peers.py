@@ -46,16 +46,11 @@ ANSWER = "answer.json"
 class PeerRun:
     """A peer with one seed, in its own process and folder.
 
-    Attributes
-    ----------
-    seed
-        None for a peer that needs none.
-    folder
-        Absolute, as the process runs there.
-    source
-        What mocli writes for it, absolute; gone once all runs have ended.
-    words, files
-        Options and files that its contents depend on.
+    Attributes:
+        seed: None for a peer that needs none.
+        folder: Absolute, as the process runs there.
+        source: What mocli writes for it, absolute; gone once all runs have ended.
+        words, files: Options and files that its contents depend on.
     """
 
     peer: Peer
@@ -323,12 +318,9 @@ def counts_layer(file: ModalityFile, layers: Mapping[str, str]) -> str:
 class PeerData:
     """Arrays of all cells, computed when they are first used.
 
-    Attributes
-    ----------
-    layers
-        Layer by modality, where the user names one.
-    seed
-        For highly variable features, LSI and principal components.
+    Attributes:
+        layers: Layer by modality, where the user names one.
+        seed: For highly variable features, LSI and principal components.
     """
 
     ground: Ground
@@ -338,12 +330,9 @@ class PeerData:
     def write(self, peer: Peer, path: Path) -> None:
         """Write what a peer takes; see `mocli.peers.runner.Given`.
 
-        Raises
-        ------
-        InputError
-            It takes counts and a modality has none.
-        EnvironmentProblem
-            The file cannot be written.
+        Raises:
+            InputError: It takes counts and a modality has none.
+            EnvironmentProblem: The file cannot be written.
         """
         arrays = dict(self._cells())
         for array in sorted(peer.takes):

@@ -47,16 +47,11 @@ ON_MODELS = frozenset({Task.SIMULATE, Task.GENE2PEAK})
 class TaskData:
     """Data that runs of single tasks need.
 
-    Attributes
-    ----------
-    direction
-        Modalities to impute from and to.
-    modalities, n_cells
-        Of the data: their names, and the cells of the largest.
-    gtf, truth
-        The gene table, and known pairs of genes and peaks.
-    training, held_out
-        Files of the cells to train on and to reconstruct, by seed.
+    Attributes:
+        direction: Modalities to impute from and to.
+        modalities, n_cells: Of the data: their names, and the cells of the largest.
+        gtf, truth: The gene table, and known pairs of genes and peaks.
+        training, held_out: Files of the cells to train on and to reconstruct, by seed.
     """
 
     direction: tuple[str, str] | None
@@ -231,12 +226,9 @@ Both are empty if there is none, or it is not known.
 def write_plan(path: Path, runs: Sequence[ModelRun], files: Sequence[ModalityFile]) -> None:
     """Write a line for every run, whether it has ended or not, and make the folders that they write in.
 
-    Raises
-    ------
-    UsageError
-        A command has a line break or a tab, which a line cannot hold.
-    EnvironmentProblem
-        It cannot be written.
+    Raises:
+        UsageError: A command has a line break or a tab, which a line cannot hold.
+        EnvironmentProblem: It cannot be written.
     """
     memory = {run.work: memory_of(run, files) for run in reversed(runs)}
     lines = ["\t".join(COLUMNS)]

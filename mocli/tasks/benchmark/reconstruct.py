@@ -61,19 +61,13 @@ def reconstruction(
 ) -> dict[str, dict[str, Any]]:
     """Return the figures of a model and of the control, by metric and modality.
 
-    Parameters
-    ----------
-    run
-        Placed the held-out cells by the model of its parent.
-    cells
-        File of some of the held-out cells, to look at these alone.
-    like
-        Another such run: features that its model does not decode are left out.
+    Args:
+        run: Placed the held-out cells by the model of its parent.
+        cells: File of some of the held-out cells, to look at these alone.
+        like: Another such run: features that its model does not decode are left out.
 
-    Raises
-    ------
-    InputError
-        A cell has no coordinates, or the features do not fit the model.
+    Raises:
+        InputError: A cell has no coordinates, or the features do not fit the model.
     """
     assert run.parent is not None
     parent, training = run.parent, run.parent.request.data.only_cells

@@ -37,27 +37,18 @@ SUFFIXES = {Task.IMPUTE: ".h5ad", Task.GENE2PEAK: ".tsv"}
 class Study:
     """A change of the data or of a loss, under which models are trained again.
 
-    Attributes
-    ----------
-    name
-        `panel=30`; empty for the benchmark itself.
-    params
-        Hyper-parameters that it sets.
-    links
-        Tables that replace those given; by seed, as they are drawn at random.
-    cells
-        Files of the cells to use instead of all; by seed.
-    swept
-        The hyper-parameters of a sweep, by their plain names.
-    seen_in
-        Share of the cells in which features must be seen, of every modality.
-    hold_out
-        Cells that its models do not train on, as `mocli impute --hold-out` takes it.
-    tasks
-        Tasks that it applies to; reconstruct is among them where it has `training`, `params` or `seen_in`.
-    training, held_out
-        Files of the cells that `reconstruct` trains on, and of those that it scores where these are not all
-        held-out cells; by seed.
+    Attributes:
+        name: `panel=30`; empty for the benchmark itself.
+        params: Hyper-parameters that it sets.
+        links: Tables that replace those given; by seed, as they are drawn at random.
+        cells: Files of the cells to use instead of all; by seed.
+        swept: The hyper-parameters of a sweep, by their plain names.
+        seen_in: Share of the cells in which features must be seen, of every modality.
+        hold_out: Cells that its models do not train on, as `mocli impute --hold-out` takes it.
+        tasks: Tasks that it applies to; reconstruct is among them where it has `training`, `params` or
+            `seen_in`.
+        training, held_out: Files of the cells that `reconstruct` trains on, and of those that it scores where
+            these are not all held-out cells; by seed.
     """
 
     name: str = ""
@@ -76,16 +67,11 @@ class Study:
 class ModelRun:
     """One run of one model, in its own process and folder.
 
-    Attributes
-    ----------
-    request
-        All its options, those of its own task included.
-    parent
-        The run whose model this one takes; None for one that trains.
-    swept
-        Hyper-parameters that a sweep gave it.
-    aim
-        Its purpose, if that is not its subcommand.
+    Attributes:
+        request: All its options, those of its own task included.
+        parent: The run whose model this one takes; None for one that trains.
+        swept: Hyper-parameters that a sweep gave it.
+        aim: Its purpose, if that is not its subcommand.
     """
 
     task: Task
@@ -283,12 +269,9 @@ def check_parameters(params: Mapping[str, object], models: Sequence[str], *, opt
 def check_sets(path: Path | None, models: Sequence[str]) -> None:
     """Read the gene sets before any run does.
 
-    Raises
-    ------
-    InputError
-        The file holds none.
-    UsageError
-        No model of the benchmark takes any.
+    Raises:
+        InputError: The file holds none.
+        UsageError: No model of the benchmark takes any.
     """
     if path is not None:
         _need_one("uses gene sets", "--gene-sets", models, lambda traits: traits.uses_sets)
@@ -298,12 +281,9 @@ def check_sets(path: Path | None, models: Sequence[str]) -> None:
 def check_weights(key: str | None, models: Sequence[str], files: Sequence[ModalityFile]) -> None:
     """Find the column of cells' weights before any run does.
 
-    Raises
-    ------
-    InputError
-        No file has it.
-    UsageError
-        No model of the benchmark weighs cells.
+    Raises:
+        InputError: No file has it.
+        UsageError: No model of the benchmark weighs cells.
     """
     if key is not None:
         _need_one("weighs cells", "--weight-key", models, takes_weights)

@@ -39,12 +39,9 @@ OF_PLACES = frozenset({"pairs", "linked"})
 class Scorer:
     """Scores contenders on one ground.
 
-    Attributes
-    ----------
-    cache
-        Folder that keeps scores by what was scored.
-    labels
-        Labels that are scored one by one; see `label_f1`.
+    Attributes:
+        cache: Folder that keeps scores by what was scored.
+        labels: Labels that are scored one by one; see `label_f1`.
     """
 
     ground: Ground

@@ -51,12 +51,9 @@ MOST_SETTINGS = 200
 class Setting:
     """The data of studies, and the folder of their drawn cells and links.
 
-    Attributes
-    ----------
-    write
-        Whether files are written; a dry run writes none.
-    reconstructs
-        Whether held-out cells are reconstructed.
+    Attributes:
+        write: Whether files are written; a dry run writes none.
+        reconstructs: Whether held-out cells are reconstructed.
     """
 
     ground: Ground

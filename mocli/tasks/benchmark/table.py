@@ -61,12 +61,9 @@ IN_UNITS = ("imputation_mae", "imputation_rmse")
 class Record:
     """One line.
 
-    Attributes
-    ----------
-    status
-        `ok`; `failed`, `skipped` or `missing` without a metric, `note` says why.
-    key
-        `label_transfer[rna->prot]`.
+    Attributes:
+        status: `ok`; `failed`, `skipped` or `missing` without a metric, `note` says why.
+        key: `label_transfer[rna->prot]`.
     """
 
     task: str

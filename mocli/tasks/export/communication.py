@@ -75,21 +75,15 @@ def export_expression(
 ) -> list[Path]:
     """Write what a tool reads, and return the files.
 
-    Parameters
-    ----------
-    source
-        A file of one modality, or FILE::MODALITY.
-    output
-        For CellPhoneDB a folder, for COMMOT an .h5ad.
-    label_key
-        Column of obs with cell types; CellPhoneDB needs it.
-    spatial
-        File whose `obsm["spatial"]` has the cells' coordinates, where that is not the source.
+    Args:
+        source: A file of one modality, or FILE::MODALITY.
+        output: For CellPhoneDB a folder, for COMMOT an .h5ad.
+        label_key: Column of obs with cell types; CellPhoneDB needs it.
+        spatial: File whose `obsm["spatial"]` has the cells' coordinates, where that is not the source.
 
-    Raises
-    ------
-    UsageError, InputError, EnvironmentProblem
-        An invalid request, or a file that cannot be read or written.
+    Raises:
+        UsageError, InputError, EnvironmentProblem: An invalid request, or a file that cannot be read or
+            written.
     """
     tool = one_of(to, list(TOOLS), "--to")
     expression = _open(source, one_of(values, list(VALUES), "--values"))

@@ -135,12 +135,9 @@ class CellGroups(NamedTuple):
 class SilencedCells:
     """Cells and all that silencing needs of them.
 
-    Attributes
-    ----------
-    counts
-        `(n_cells, n_genes)` as the model takes them, 0 where genes were not measured.
-    genes, peaks
-        Features in the order of the decoder.
+    Attributes:
+        counts: `(n_cells, n_genes)` as the model takes them, 0 where genes were not measured.
+        genes, peaks: Features in the order of the decoder.
     """
 
     placed: LatentCells

@@ -59,14 +59,10 @@ class Way(StrEnum):
 class Pushes:
     """Where every cell that expresses a gene goes.
 
-    Attributes
-    ----------
-    starts
-        `(n_units + 1,)`: the run of pairs of each gene, or set of genes.
-    cells
-        `(n_pairs,)`.
-    gradient
-        `(n_pairs, d)` of the loss; coordinates move against it.
+    Attributes:
+        starts: `(n_units + 1,)`: the run of pairs of each gene, or set of genes.
+        cells: `(n_pairs,)`.
+        gradient: `(n_pairs, d)` of the loss; coordinates move against it.
     """
 
     starts: IntArray
@@ -95,16 +91,11 @@ def push(
 ) -> Pushes:
     """Take the gradient of every cell that expresses a gene, or any gene of a set.
 
-    Parameters
-    ----------
-    rna
-        The modality of the genes.
-    counts
-        `(n_cells, n_vars)` of it as the model takes them, 0 where a cell was not measured.
-    units
-        Columns of the genes that are silenced together.
-    raised
-        Whether the gene is raised instead.
+    Args:
+        rna: The modality of the genes.
+        counts: `(n_cells, n_vars)` of it as the model takes them, 0 where a cell was not measured.
+        units: Columns of the genes that are silenced together.
+        raised: Whether the gene is raised instead.
     """
     columns = np.concatenate(units).astype(np.int64)
     unit = np.repeat(np.arange(len(units)), [len(u) for u in units])
@@ -205,14 +196,10 @@ def step_length(placed: LatentCells, pushes: Pushes, step: Step) -> float:
 class Change(NamedTuple):
     """What one gene does.
 
-    Attributes
-    ----------
-    unit
-        Number of the gene, or of the set.
-    n_cells
-        `(G,)` that express it, by group.
-    delta, before
-        `(G, P)` sums over these cells: silenced less original, and original.
+    Attributes:
+        unit: Number of the gene, or of the set.
+        n_cells: `(G,)` that express it, by group.
+        delta, before: `(G, P)` sums over these cells: silenced less original, and original.
     """
 
     unit: int
@@ -265,12 +252,9 @@ def changes(
 ) -> Iterator[Change]:
     """Decode every cell that expresses a gene at its new coordinates, and sum the differences, gene by gene.
 
-    Parameters
-    ----------
-    groups
-        `(n_cells,)`, from 0.
-    look
-        Shown the gene, its cells and their differences `(B, P)`, block by block.
+    Args:
+        groups: `(n_cells,)`, from 0.
+        look: Shown the gene, its cells and their differences `(B, P)`, block by block.
     """
     size = max(16, DECODED // original.n_vars)
     pack: list[int] = []

@@ -26,16 +26,11 @@ LIMIT = 8.0
 class Combined:
     """Ways weighed together.
 
-    Attributes
-    ----------
-    score
-        `(n_pairs,)`, large where the peak goes with the gene; NaN where no way says anything.
-    at_controls
-        The same of the controls, `(n_controls,)`.
-    weights
-        By way, in units of its standard deviation; means over chromosomes.
-    learnt
-        Whether promoters were enough to find the weights.
+    Attributes:
+        score: `(n_pairs,)`, large where the peak goes with the gene; NaN where no way says anything.
+        at_controls: The same of the controls, `(n_controls,)`.
+        weights: By way, in units of its standard deviation; means over chromosomes.
+        learnt: Whether promoters were enough to find the weights.
     """
 
     score: DoubleArray
@@ -53,14 +48,11 @@ def combine(
 ) -> Combined:
     """Weigh ways by how they tell promoters from controls of other chromosomes.
 
-    Parameters
-    ----------
-    scores, at_controls
-        By way, `(n_pairs,)` and `(n_controls,)`, large where the peak goes with the gene.
-    distance
-        Of the pairs' peaks from the transcription start, `(n_pairs,)`.
-    home, control_home
-        Chromosome of the gene of every pair and of every control.
+    Args:
+        scores, at_controls: By way, `(n_pairs,)` and `(n_controls,)`, large where the peak goes with the
+            gene.
+        distance: Of the pairs' peaks from the transcription start, `(n_pairs,)`.
+        home, control_home: Chromosome of the gene of every pair and of every control.
     """
     names = list(scores)
     x, c = (np.stack([values[name] for name in names], axis=1) for values in (scores, at_controls))

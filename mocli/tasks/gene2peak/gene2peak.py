@@ -44,10 +44,8 @@ def gene2peak(
     and correlated with the accessibility measured in it. With `latent` or `input` each gene
     is silenced in a model, and what changes at the peaks is compared with a null distribution.
 
-    Raises
-    ------
-    MocliError
-        Every error a user can mend; `exit_code` says of which sort.
+    Raises:
+        MocliError: Every error a user can mend; `exit_code` says of which sort.
     """
     verb = Verb(
         task="gene2peak",

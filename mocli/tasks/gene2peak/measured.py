@@ -54,12 +54,9 @@ COPIES = 3
 class MeasuredCells:
     """Cells in which genes and peaks were measured.
 
-    Attributes
-    ----------
-    genes, peaks
-        Values at one depth, not logged, `(n, n_genes)` and `(n, n_peaks)`.
-    group
-        Label of each cell, None without groups.
+    Attributes:
+        genes, peaks: Values at one depth, not logged, `(n, n_genes)` and `(n, n_peaks)`.
+        group: Label of each cell, None without groups.
     """
 
     genes: CSR
@@ -72,12 +69,9 @@ class MeasuredCells:
 def take_measured(request: Request, options: Gene2PeakOptions, tell: Tell) -> MeasuredCells:
     """Open files, choose genes and the peaks near them, and read the cells that have both.
 
-    Raises
-    ------
-    UsageError
-        No gene table, or modalities that do not fit.
-    InputError
-        Fewer than 100 cells have both measured.
+    Raises:
+        UsageError: No gene table, or modalities that do not fit.
+        InputError: Fewer than 100 cells have both measured.
     """
     files = open_modalities(request.data)
     rna, atac = choose_modalities({f.name: f.kind for f in files}, options.source, options.target)

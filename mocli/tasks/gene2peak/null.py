@@ -38,14 +38,10 @@ ALTERNATIVES = ("two-sided", "positive", "negative")
 class PeakPanel:
     """Peaks that represent all peaks of the same kind.
 
-    Attributes
-    ----------
-    bins
-        `(n_peaks,)` bin of every peak.
-    members
-        `(n_panel,)` peaks drawn, increasing.
-    chrom
-        `(n_peaks,)` as a number, -1 for nowhere.
+    Attributes:
+        bins: `(n_peaks,)` bin of every peak.
+        members: `(n_panel,)` peaks drawn, increasing.
+        chrom: `(n_peaks,)` as a number, -1 for nowhere.
     """
 
     bins: IntArray
@@ -58,12 +54,10 @@ class PeakPanel:
     ) -> PeakPanel:
         """Put peaks into bins and draw some from every bin.
 
-        Parameters
-        ----------
-        accessibility
-            `(n_peaks,)`.
-        nearest
-            `(n_peaks,)` distance to the nearest transcription start; None where positions are not known.
+        Args:
+            accessibility: `(n_peaks,)`.
+            nearest: `(n_peaks,)` distance to the nearest transcription start; None where positions are not
+                known.
         """
         n = len(accessibility)
         zone = np.zeros(n, np.int64) if nearest is None else np.searchsorted(_NEAR, np.abs(nearest))
@@ -108,14 +102,10 @@ def strata_of(n_cells: IntArray, mean: DoubleArray) -> IntArray:
 class MatchedNull:
     """The changes of all genes silenced, at the panel.
 
-    Attributes
-    ----------
-    changes
-        `(n_units, n_panel)` relative changes, NaN where too few cells express the gene.
-    strata
-        `(n_units,)`.
-    homes
-        Chromosomes of each gene, or set of genes, as numbers.
+    Attributes:
+        changes: `(n_units, n_panel)` relative changes, NaN where too few cells express the gene.
+        strata: `(n_units,)`.
+        homes: Chromosomes of each gene, or set of genes, as numbers.
     """
 
     panel: PeakPanel

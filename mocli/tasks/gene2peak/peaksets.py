@@ -90,14 +90,10 @@ def read_peak_sets(path: str | Path, peaks: Features, warn: Callable[[str], None
 class PeakSet:
     """One factor's peaks.
 
-    Attributes
-    ----------
-    unit
-        The gene that is silenced.
-    compared
-        Units of matched genes.
-    peaks, random
-        Positions of the peaks, and of as many others in the same bins.
+    Attributes:
+        unit: The gene that is silenced.
+        compared: Units of matched genes.
+        peaks, random: Positions of the peaks, and of as many others in the same bins.
     """
 
     name: str

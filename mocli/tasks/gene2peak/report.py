@@ -316,12 +316,9 @@ PICTURED = 12
 def mean_by_group(peaks: CSR, labels: StrArray | None) -> dict[str, DoubleArray]:
     """Return the mean of each peak `(n_peaks,)` over all cells, and over those of the largest groups.
 
-    Parameters
-    ----------
-    peaks
-        `(n, n_peaks)`, at one depth.
-    labels
-        `(n,)`, None or not a number where unknown.
+    Args:
+        peaks: `(n, n_peaks)`, at one depth.
+        labels: `(n,)`, None or not a number where unknown.
     """
     groups = {ALL: np.arange(peaks.shape[0])}
     if labels is not None:
@@ -361,16 +358,11 @@ def draw_tracks(
 ) -> list[Drawn]:
     """Return a picture of each of the first genes of a table.
 
-    Parameters
-    ----------
-    table
-        One line a gene, a peak and a group of cells; the best pairs over all cells come first.
-    openness
-        Means of all peaks by group, as `mean_by_group` gives them.
-    link
-        Column that says how strongly a gene and a peak are linked.
-    changed
-        Whether `change` of the table is drawn, too.
+    Args:
+        table: One line a gene, a peak and a group of cells; the best pairs over all cells come first.
+        openness: Means of all peaks by group, as `mean_by_group` gives them.
+        link: Column that says how strongly a gene and a peak are linked.
+        changed: Whether `change` of the table is drawn, too.
     """
     drawn = []
     for gene in list(dict.fromkeys(over_all(table)["gene"]))[:PICTURED]:

@@ -195,19 +195,13 @@ def silence_genes(
 ) -> SilencingResult:
     """Silence genes of cells that are in memory, in a trained model, and see which peaks close.
 
-    Parameters
-    ----------
-    model
-        As `load_model` returns it, or its folder.
-    cells
-        AnnData by the model's name of each modality: genes at least.
-    options
-        Genes, gene table (`gtf`), window, groups; see `mocli gene2peak -h`.
+    Args:
+        model: As `load_model` returns it, or its folder.
+        cells: AnnData by the model's name of each modality: genes at least.
+        options: Genes, gene table (`gtf`), window, groups; see `mocli gene2peak -h`.
 
-    Raises
-    ------
-    InputError, UsageError
-        Cells or options do not fit the model.
+    Raises:
+        InputError, UsageError: Cells or options do not fit the model.
     """
     saved = load_model(model)
     names = modalities_of(saved, options)

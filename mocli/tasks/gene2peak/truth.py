@@ -27,14 +27,11 @@ _COLUMNS = 6
 def read_truth(path: str | Path, vicinity: Vicinity) -> BoolArray:
     """Say which pairs are known: one anchor holds the gene's TSS, the other shares a base with the peak.
 
-    Returns
-    -------
-    `(n_pairs,)` in the order of the vicinity.
+    Returns:
+        `(n_pairs,)` in the order of the vicinity.
 
-    Raises
-    ------
-    InputError
-        The file cannot be read as BEDPE, or no pair is in it.
+    Raises:
+        InputError: The file cannot be read as BEDPE, or no pair is in it.
     """
     try:
         frame = pd.read_csv(path, sep="\t", header=None, dtype=str, comment="#", keep_default_na=False)
@@ -97,10 +94,9 @@ def precision_recall(
 
     Undefined scores come last. Chance is the share of true pairs.
 
-    Returns
-    -------
-    By score: `score`, `auprc`, `auprc_by_gene` (the mean over genes that have both kinds), `n_genes`,
-    `n_pairs`.
+    Returns:
+        By score: `score`, `auprc`, `auprc_by_gene` (the mean over genes that have both kinds), `n_genes`,
+        `n_pairs`.
     """
     from sklearn.metrics import average_precision_score
 

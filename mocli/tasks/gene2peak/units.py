@@ -24,16 +24,11 @@ MATCHED_GENES = 40
 class Units:
     """What is silenced: single genes, or sets of genes.
 
-    Attributes
-    ----------
-    columns
-        Genes of each unit, by their columns in the model.
-    n_asked
-        The first so many were asked for; others are there to compare with.
-    strata
-        `(n_units,)`: alike in how many cells express them and how strongly.
-    homes
-        Chromosomes of the genes of each unit, as numbers.
+    Attributes:
+        columns: Genes of each unit, by their columns in the model.
+        n_asked: The first so many were asked for; others are there to compare with.
+        strata: `(n_units,)`: alike in how many cells express them and how strongly.
+        homes: Chromosomes of the genes of each unit, as numbers.
     """
 
     columns: Sequence[IntArray]
@@ -54,16 +49,11 @@ def choose_units(
 ) -> Units:
     """Choose what is silenced: the genes asked for, and others that are expressed alike.
 
-    Parameters
-    ----------
-    chosen
-        Columns of the genes, all expressed in `min_cells` or more.
-    n_cells, mean
-        `(n_genes,)` cells that express each gene, and its mean count in them.
-    home
-        `(n_genes,)` chromosome as a number, -1 where it is not known.
-    together
-        Whether the genes are silenced at once; then sets of as many similar genes are drawn.
+    Args:
+        chosen: Columns of the genes, all expressed in `min_cells` or more.
+        n_cells, mean: `(n_genes,)` cells that express each gene, and its mean count in them.
+        home: `(n_genes,)` chromosome as a number, -1 where it is not known.
+        together: Whether the genes are silenced at once; then sets of as many similar genes are drawn.
     """
     able = np.flatnonzero(n_cells >= min_cells)
     strata = np.zeros(len(n_cells), dtype=np.int64)
@@ -94,14 +84,10 @@ def choose_units(
 class Silenced:
     """What silencing changed.
 
-    Attributes
-    ----------
-    n_cells
-        `(G + 1, n_units)` cells that express a unit: over all cells, then by group.
-    delta, before
-        `(G + 1, n_pairs)` sums over them at the pairs asked about.
-    panel
-        `(G + 1, n_units, n_panel)` relative changes.
+    Attributes:
+        n_cells: `(G + 1, n_units)` cells that express a unit: over all cells, then by group.
+        delta, before: `(G + 1, n_pairs)` sums over them at the pairs asked about.
+        panel: `(G + 1, n_units, n_panel)` relative changes.
     """
 
     n_cells: IntArray
@@ -136,12 +122,9 @@ def collect(
 ) -> Silenced:
     """Keep the changes that units cause at some pairs and at the panel.
 
-    Parameters
-    ----------
-    changes
-        Sums over `n_groups` groups of cells and, last, over cells of none.
-    pairs
-        Unit and peak, `(n_pairs,)` each.
+    Args:
+        changes: Sums over `n_groups` groups of cells and, last, over cells of none.
+        pairs: Unit and peak, `(n_pairs,)` each.
     """
     delta, before = np.full((2, n_groups + 1, len(pairs[0])), np.nan)
     at_panel = np.full((n_groups + 1, n_units, len(panel.members)), np.nan, dtype=np.float32)

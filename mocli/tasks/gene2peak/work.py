@@ -50,22 +50,16 @@ FEWEST_BOTH = 20
 class SilencingResult:
     """What silencing found.
 
-    Attributes
-    ----------
-    table
-        One line for each gene, peak and group of cells.
-    groups
-        `all`, then the groups of cells; `left_out` are those in which no gene is expressed in enough cells.
-    peak_sets
-        Sets of peaks, and classes of these; None where none was asked for.
-    precision
-        How well known pairs are found, score by score; and which pairs these are.
-    permuted
-        p of genes at the peaks around other genes, over all cells: uniform if the null is right.
-    too_few, absent
-        Genes that are expressed in too few cells; those that the model knows and the input lacks.
-    length
-        Median length of a step in the latent.
+    Attributes:
+        table: One line for each gene, peak and group of cells.
+        groups: `all`, then the groups of cells; `left_out` are those in which no gene is expressed in enough
+            cells.
+        peak_sets: Sets of peaks, and classes of these; None where none was asked for.
+        precision: How well known pairs are found, score by score; and which pairs these are.
+        permuted: p of genes at the peaks around other genes, over all cells: uniform if the null is right.
+        too_few, absent: Genes that are expressed in too few cells; those that the model knows and the input
+            lacks.
+        length: Median length of a step in the latent.
     """
 
     candidates: Candidates
@@ -92,12 +86,9 @@ def silence(
 ) -> SilencingResult:
     """Silence genes, and compare the changes at peaks with a null distribution.
 
-    Raises
-    ------
-    InputError
-        No gene asked for is expressed in enough cells; a file that does not fit.
-    UsageError
-        A window is given, but peaks have no positions.
+    Raises:
+        InputError: No gene asked for is expressed in enough cells; a file that does not fit.
+        UsageError: A window is given, but peaks have no positions.
     """
     expressed = _expressed(cells)
     columns = choose_genes(cells.genes, options.genes, warn=tell.warn)
@@ -140,16 +131,11 @@ def _expressed(cells: SilencedCells) -> tuple[IntArray, DoubleArray]:
 class _Design:
     """What is silenced, and at which peaks the changes are looked at.
 
-    Attributes
-    ----------
-    columns
-        Genes asked for, by their columns in the model.
-    unit_of
-        The unit of every gene asked for.
-    controls
-        Promoters of other genes; None where features have no positions.
-    home
-        Chromosomes of all genes as numbers, as those of the panel's peaks.
+    Attributes:
+        columns: Genes asked for, by their columns in the model.
+        unit_of: The unit of every gene asked for.
+        controls: Promoters of other genes; None where features have no positions.
+        home: Chromosomes of all genes as numbers, as those of the panel's peaks.
     """
 
     columns: IntArray

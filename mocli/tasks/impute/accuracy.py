@@ -30,21 +30,15 @@ FOLDS = 10
 class Evaluation:
     """Accuracy and intervals on held-out or measured cells.
 
-    Attributes
-    ----------
-    accuracy
-        Of the model.
-    baselines
-        By name; NaN for features that a baseline does not predict.
-    intervals
-        Fitted on all evaluated cells.
-    coverage
-        Share of cells inside intervals that were fitted on the other cells,
-        `(n_vars,)`; NaN for features not measured.
-    coverage_present
-        The same among values that are not zero; NaN where none is.
-    detection, baseline_detection
-        How well cells that have a feature at all are told from those that lack it; where asked for.
+    Attributes:
+        accuracy: Of the model.
+        baselines: By name; NaN for features that a baseline does not predict.
+        intervals: Fitted on all evaluated cells.
+        coverage: Share of cells inside intervals that were fitted on the other cells, `(n_vars,)`; NaN for
+            features not measured.
+        coverage_present: The same among values that are not zero; NaN where none is.
+        detection, baseline_detection: How well cells that have a feature at all are told from those that lack
+            it; where asked for.
     """
 
     accuracy: FeatureAccuracy
@@ -73,18 +67,12 @@ def evaluate(
 ) -> Evaluation:
     """Compare predicted with measured values, some features at a time.
 
-    Parameters
-    ----------
-    measured, predicted, baselines
-        Give `(n_cells, n_columns)` for columns of the target.
-    coverage
-        Nominal share of cells inside an interval.
-    detect
-        Whether zero means absence, so that detection is worth measuring.
-    see
-        Called with all values in turn: source (`measured`, `model`, or a baseline), columns, values.
-    times
-        How many times wider the interval of each cell is, `(n_cells,)`.
+    Args:
+        measured, predicted, baselines: Give `(n_cells, n_columns)` for columns of the target.
+        coverage: Nominal share of cells inside an interval.
+        detect: Whether zero means absence, so that detection is worth measuring.
+        see: Called with all values in turn: source (`measured`, `model`, or a baseline), columns, values.
+        times: How many times wider the interval of each cell is, `(n_cells,)`.
     """
     order = np.random.default_rng(seed).permutation(n_cells)
     folds = np.array_split(order, FOLDS)
@@ -164,12 +152,9 @@ def linked_baseline(
 ) -> Predict:
     """Predict a feature by its standardised linked features in the source, on its own mean and spread.
 
-    Parameters
-    ----------
-    linked
-        Standardised linked features of the cells, `(n_cells, n_links)`.
-    column_of
-        Which of them belongs to each feature of the target, -1 for none, `(n_vars,)`.
+    Args:
+        linked: Standardised linked features of the cells, `(n_cells, n_links)`.
+        column_of: Which of them belongs to each feature of the target, -1 for none, `(n_vars,)`.
     """
 
     def predict(columns: IntArray) -> FloatArray:

@@ -41,20 +41,14 @@ _COLUMNS = (
 class ByGroup:
     """Collects measured and imputed values, and compares each group of cells with all others.
 
-    Parameters
-    ----------
-    groups
-        The column, and perhaps two of its values; `group` has the value of each cell, None where it has
-        none, `(n,)`.
-    names
-        Features of the target.
-    values
-        What the model's values are: `imputed` from another modality, or what the `model` expects.
+    Args:
+        groups: The column, and perhaps two of its values; `group` has the value of each cell, None where it
+            has none, `(n,)`.
+        names: Features of the target.
+        values: What the model's values are: `imputed` from another modality, or what the `model` expects.
 
-    Raises
-    ------
-    InputError
-        As `Groups.chosen` raises it.
+    Raises:
+        InputError: As `Groups.chosen` raises it.
     """
 
     def __init__(
@@ -148,10 +142,8 @@ class ByGroup:
     def report_model(self, run: Run, columns: IntArray, target: str, held: str) -> None:
         """Report how groups differ by a model's own values: a sentence, the features that change most.
 
-        Parameters
-        ----------
-        held
-            Under which batch all cells were decoded, in words.
+        Args:
+            held: Under which batch all cells were decoded, in words.
         """
         self.report(run, columns, f"{target}->{target}")
         every = self.table(columns)
@@ -227,12 +219,9 @@ class ByLabel:
     ) -> ByLabel | None:
         """Find the labels of some rows of the source, and real cells of the target; None without labels.
 
-        Parameters
-        ----------
-        columns
-            Labels of the cells of each file, by its name.
-        kept
-            Rows of the target that were not hidden.
+        Args:
+            columns: Labels of the cells of each file, by its name.
+            kept: Rows of the target that were not hidden.
         """
         assert translation.target_file is not None
         source_label, target_label = labels_of_sides(

@@ -137,16 +137,12 @@ def _why_none(work: Imputation, calibrations: Mapping[Key, Calibration]) -> str:
 class _Compared:
     """Cells on which imputed and measured values are compared, read once for every scale.
 
-    Attributes
-    ----------
-    cells
-        Rows of the source, `(n,)`.
-    aligned, measured
-        The target's file with the features of the model, and its values there, `(n, n_vars)`.
-    predict
-        Gives expected values `(n, n_columns)` of a scale and columns.
-    times
-        How many times wider the interval of each cell is, `(n,)`; None where it is not known.
+    Attributes:
+        cells: Rows of the source, `(n,)`.
+        aligned, measured: The target's file with the features of the model, and its values there, `(n,
+            n_vars)`.
+        predict: Gives expected values `(n, n_columns)` of a scale and columns.
+        times: How many times wider the interval of each cell is, `(n,)`; None where it is not known.
     """
 
     cells: IntArray

@@ -27,15 +27,12 @@ class Denoised:
     Features that the decoder knows, and those it does not (not highly variable: the readout's), each keep
     the total that the cell has of them: the library size enters once, not squared as in scCross' code.
 
-    Attributes
-    ----------
-    is_decoded
-        Features that the decoder gives, `(n_vars,)`; none where there is no decoder.
-    batches
-        Codes of the batches of all cells of the file, `(n_obs,)`, where each is decoded under its own.
-    totals
-        Counts of each cell among these, and among the others, `(n_obs, 2)`; zeros where values are no
-        counts.
+    Attributes:
+        is_decoded: Features that the decoder gives, `(n_vars,)`; none where there is no decoder.
+        batches: Codes of the batches of all cells of the file, `(n_obs,)`, where each is decoded under its
+            own.
+        totals: Counts of each cell among these, and among the others, `(n_obs, 2)`; zeros where values are no
+            counts.
     """
 
     predictor: Predictor

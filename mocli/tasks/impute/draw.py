@@ -31,16 +31,12 @@ def check_draws(saved: SavedModel, target: str) -> None:
 class Sampler:
     """Draws values of the target.
 
-    Attributes
-    ----------
-    ratio
-        Depth of every source cell over the training cells' median, `(n,)`: a cell that is deep in the
-        source will be as deep in the target, whatever other cells are drawn with it.
-    library
-        Where a modality is denoised, the counts of every cell among features that the decoder knows,
-        `(n,)`; they stand instead of the ratio.
-    place
-        Where a feature is in the decoder's output, -1 for none, `(n_vars,)`.
+    Attributes:
+        ratio: Depth of every source cell over the training cells' median, `(n,)`: a cell that is deep in the
+            source will be as deep in the target, whatever other cells are drawn with it.
+        library: Where a modality is denoised, the counts of every cell among features that the decoder knows,
+            `(n,)`; they stand instead of the ratio.
+        place: Where a feature is in the decoder's output, -1 for none, `(n_vars,)`.
     """
 
     translation: Translation

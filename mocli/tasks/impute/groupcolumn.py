@@ -106,14 +106,10 @@ def labels_of_sides(
 ) -> tuple[StrArray, StrArray]:
     """Return labels of all cells of source and target, None where unknown; partners know each other's.
 
-    Parameters
-    ----------
-    files
-        Source and target.
-    pairs
-        Rows of the same cell in both, `(n, 2)`.
-    columns
-        Labels of the cells of each file, by its name.
+    Args:
+        files: Source and target.
+        pairs: Rows of the same cell in both, `(n, 2)`.
+        columns: Labels of the cells of each file, by its name.
     """
     source, target = (values_of(f, columns[f.name]) for f in files)
     for first, labels, other in ((0, source, target), (1, target, source)):

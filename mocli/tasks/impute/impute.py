@@ -21,10 +21,8 @@ from mocli.types import Task
 def impute(request: Request, options: ImputeOptions, *, dry_run: bool, command: Sequence[str]) -> Result:
     """Impute one modality from another; the shell's `mocli impute`.
 
-    Raises
-    ------
-    MocliError
-        Every error a user can mend; `exit_code` says of which sort.
+    Raises:
+        MocliError: Every error a user can mend; `exit_code` says of which sort.
     """
     verb = Verb(
         task="impute",

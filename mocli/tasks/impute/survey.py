@@ -41,16 +41,11 @@ FEWEST_COMPARED = 20
 class Survey:
     """Inputs of an imputation, checked before anything is trained.
 
-    Attributes
-    ----------
-    pairs
-        Rows of the same cell in source and target files, `(n, 2)`.
-    compared
-        Rows of `pairs` whose target is hidden and then compared with.
-    target_rows
-        Rows of the target that may be looked at: all but those hidden in training.
-    held_out
-        Cells of each modality that training does not see, `(n_obs,)`; none where a model was given.
+    Attributes:
+        pairs: Rows of the same cell in source and target files, `(n, 2)`.
+        compared: Rows of `pairs` whose target is hidden and then compared with.
+        target_rows: Rows of the target that may be looked at: all but those hidden in training.
+        held_out: Cells of each modality that training does not see, `(n_obs,)`; none where a model was given.
     """
 
     files: list[ModalityFile]

@@ -45,10 +45,8 @@ def obtain_model(
 ) -> tuple[SavedModel, Trained | None]:
     """Return the model that was given, or one trained now without the held-out cells, and its training.
 
-    Parameters
-    ----------
-    coverage
-        Of the intervals that are kept with it.
+    Args:
+        coverage: Of the intervals that are kept with it.
     """
     direction = surveyed.direction
     if direction.saved is not None:
@@ -116,10 +114,8 @@ def translate(
 ) -> tuple[Translation, str]:
     """Encode every cell of the source, and choose what turns its latent coordinates into values, and why.
 
-    Raises
-    ------
-    InputError, UsageError
-        As `Translation.of` raises it.
+    Raises:
+        InputError, UsageError: As `Translation.of` raises it.
     """
     translation, why = Translation.of(
         saved,
@@ -141,16 +137,11 @@ def translate(
 class Imputation:
     """The values to be written, and for which cells.
 
-    Attributes
-    ----------
-    trained
-        What was trained in this run, None where a model was given.
-    columns
-        Features of the target that are written, in their order.
-    why
-        Why this route was chosen.
-    denoised
-        Puts values at the depth of each cell, where a modality is imputed from itself.
+    Attributes:
+        trained: What was trained in this run, None where a model was given.
+        columns: Features of the target that are written, in their order.
+        why: Why this route was chosen.
+        denoised: Puts values at the depth of each cell, where a modality is imputed from itself.
     """
 
     options: ImputeOptions
@@ -180,10 +171,8 @@ class Imputation:
     def times(self, rows: IntArray, batch_key: str | None, new_batch: float) -> FloatArray | None:
         """Return how many times wider the intervals of some rows of the source are, `(n,)`, if it is known.
 
-        Parameters
-        ----------
-        new_batch
-            Times for cells of a batch that training lacked, at least.
+        Args:
+            new_batch: Times for cells of a batch that training lacked, at least.
         """
         return widened(
             self.translation, rows, batch_key, new_batch, trained_now=self.options.from_model is None
@@ -206,19 +195,13 @@ def widened(
 class ImputedValues:
     """Expected values of some features for some cells.
 
-    Attributes
-    ----------
-    names
-        Features, in the order of the columns.
-    values
-        `(n_cells, n_features)`.
-    lower, upper
-        Ends of prediction intervals, as `values`; None where the model has none.
-    why
-        The route by which values were made, and why.
-    distance
-        How far each cell lies from the training cells, `(n_cells,)`: 1 is as far as 99 % of cells like these
-        lie; None where it is not known.
+    Attributes:
+        names: Features, in the order of the columns.
+        values: `(n_cells, n_features)`.
+        lower, upper: Ends of prediction intervals, as `values`; None where the model has none.
+        why: The route by which values were made, and why.
+        distance: How far each cell lies from the training cells, `(n_cells,)`: 1 is as far as 99 % of cells
+            like these lie; None where it is not known.
     """
 
     names: tuple[str, ...]
@@ -242,23 +225,15 @@ def impute_values(
 ) -> ImputedValues:
     """Impute a modality of cells that are in memory, by a trained model.
 
-    Parameters
-    ----------
-    model
-        As `load_model` returns it, or its folder.
-    cells
-        Measured in one modality of the model, raw values in `X` or a layer.
-    source
-        The model's name of that modality; None where it has only one other than the target.
-    features
-        Features of the target wanted; all where empty.
-    scale
-        `log` (normalised, logged), `counts` of a cell of median depth, or `scaled`.
+    Args:
+        model: As `load_model` returns it, or its folder.
+        cells: Measured in one modality of the model, raw values in `X` or a layer.
+        source: The model's name of that modality; None where it has only one other than the target.
+        features: Features of the target wanted; all where empty.
+        scale: `log` (normalised, logged), `counts` of a cell of median depth, or `scaled`.
 
-    Raises
-    ------
-    InputError, UsageError
-        Cells, features or scale do not fit the model.
+    Raises:
+        InputError, UsageError: Cells, features or scale do not fit the model.
     """
     saved = load_model(model)
     source, target = direction_of_model(source, target, saved, ())

@@ -28,13 +28,10 @@ LEAST_OVERLAP = 0.5
 class Aligned:
     """A file's features in the order of a saved model's.
 
-    Attributes
-    ----------
-    selection
-        `(n_vars of the file, n_vars of the model)`, a 1 where a feature goes, or the part
-        of a peak that does.
-    absent
-        Features of the model that the file lacks.
+    Attributes:
+        selection: `(n_vars of the file, n_vars of the model)`, a 1 where a feature goes, or the part of a
+            peak that does.
+        absent: Features of the model that the file lacks.
     """
 
     file: ModalityFile

@@ -24,14 +24,11 @@ OWN, AVERAGE = "own", "average"
 class DecodeBatch:
     """Levels of the batch that values are decoded under, and averaged over.
 
-    Attributes
-    ----------
-    codes
-        Codes of the levels, in the model's order.
-    level
-        The level that the user named, `own`, or None for all that measured the modality.
-    by_cell
-        Whether every cell is decoded under its own batch; the levels are for cells whose batch is unknown.
+    Attributes:
+        codes: Codes of the levels, in the model's order.
+        level: The level that the user named, `own`, or None for all that measured the modality.
+        by_cell: Whether every cell is decoded under its own batch; the levels are for cells whose batch is
+            unknown.
     """
 
     key: str
@@ -87,19 +84,13 @@ def own_batches(
 ) -> IntArray:
     """Return the model's code of each cell's batch, `(n_obs,)`; -1 where the model does not know the batch.
 
-    Parameters
-    ----------
-    modality
-        The modality that is decoded.
-    batch_key
-        The column, where it is not the one that the model was trained with.
+    Args:
+        modality: The modality that is decoded.
+        batch_key: The column, where it is not the one that the model was trained with.
 
-    Raises
-    ------
-    InputError
-        The file has no such column.
-    UsageError
-        The model knows no batches.
+    Raises:
+        InputError: The file has no such column.
+        UsageError: The model knows no batches.
     """
     of_model = _known(saved, modality)
     if of_model is None:

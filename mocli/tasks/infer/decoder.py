@@ -34,16 +34,13 @@ class ValueDecoder:
     cell. Features that the decoder does not know (not highly variable) are the readout's. Where
     several batches are asked for, their values on the asked scale are averaged.
 
-    Attributes
-    ----------
-    place
-        Where a feature is in the decoder's output, -1 for none, `(n_vars,)`.
-    counted
-        Whether the decoder's likelihood is one of counts; else its values are on the scale of the recipe.
-    batch
-        The batches to decode under; None: covariates at their mean.
-    batch_codes
-        Codes of the batches of the cells to predict, `(n,)`, -1 for none; None unless each has its own.
+    Attributes:
+        place: Where a feature is in the decoder's output, -1 for none, `(n_vars,)`.
+        counted: Whether the decoder's likelihood is one of counts; else its values are on the scale of the
+            recipe.
+        batch: The batches to decode under; None: covariates at their mean.
+        batch_codes: Codes of the batches of the cells to predict, `(n,)`, -1 for none; None unless each has
+            its own.
     """
 
     model: Decodes

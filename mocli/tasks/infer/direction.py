@@ -25,12 +25,9 @@ MIN_TRAINED = 2
 class Direction:
     """The source and the target modality, settled before anything is trained.
 
-    Attributes
-    ----------
-    target_file
-        None where a model knows the modality and no input holds it.
-    saved
-        The model given, None where one is to be trained.
+    Attributes:
+        target_file: None where a model knows the modality and no input holds it.
+        saved: The model given, None where one is to be trained.
     """
 
     source: str
@@ -202,12 +199,9 @@ def shared_cells(
 def rows_lacking(n: int, pairs: IntArray, compared: IntArray) -> BoolArray:
     """Return which of n cells of the source lack the target, `(n,)`.
 
-    Parameters
-    ----------
-    pairs
-        Rows of the same cell in source and target, `(n_pairs, 2)`.
-    compared
-        Rows of `pairs` whose target is hidden for a comparison: these lack it too.
+    Args:
+        pairs: Rows of the same cell in source and target, `(n_pairs, 2)`.
+        compared: Rows of `pairs` whose target is hidden for a comparison: these lack it too.
     """
     lacks = np.ones(n, dtype=bool)
     lacks[pairs[:, 0]] = False

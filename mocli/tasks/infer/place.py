@@ -78,12 +78,9 @@ def place_cells(
 ) -> FloatArray:
     """Return the latent of every cell of a file of one modality, `(n_obs, n_latent)`.
 
-    Raises
-    ------
-    InputError
-        A covariate of the cells does not fit the model.
-    TypeError
-        The model can neither encode a modality nor add new cells.
+    Raises:
+        InputError: A covariate of the cells does not fit the model.
+        TypeError: The model can neither encode a modality nor add new cells.
     """
     if isinstance(saved.model, Encodes):
         return project(saved, name, aligned, device)
@@ -102,12 +99,9 @@ def settle_cells(
 ) -> LatentCells:
     """Train the latent coordinates of every cell of a file of one modality, for a model without encoders.
 
-    Raises
-    ------
-    InputError
-        A covariate of the cells does not fit the model.
-    TypeError
-        The model cannot add new cells.
+    Raises:
+        InputError: A covariate of the cells does not fit the model.
+        TypeError: The model cannot add new cells.
     """
     query = query_of_one(saved, name, aligned, data, say=tell.say, warn=tell.warn)
     tell.say(

@@ -30,16 +30,11 @@ NEW_BATCH = "query"
 class Query:
     """A query that is matched with a model but not yet read.
 
-    Attributes
-    ----------
-    aligned
-        By the model's name of each modality that was measured.
-    columns
-        Categorical covariates of all cells by key; the levels begin with the model's.
-    continuous
-        Covariates that are numbers, for every cell.
-    new
-        Levels that the model does not know, by key.
+    Attributes:
+        aligned: By the model's name of each modality that was measured.
+        columns: Categorical covariates of all cells by key; the levels begin with the model's.
+        continuous: Covariates that are numbers, for every cell.
+        new: Levels that the model does not know, by key.
     """
 
     saved: SavedModel

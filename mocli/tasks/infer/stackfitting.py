@@ -34,10 +34,8 @@ COVERAGE = 0.9
 class FittedStack:
     """A stack, and how well it predicted training cells that were left out.
 
-    Attributes
-    ----------
-    calibrations
-        By scale.
+    Attributes:
+        calibrations: By scale.
     """
 
     stack: Stack
@@ -79,10 +77,8 @@ def fitted_stack(
 ) -> FittedStack | None:
     """Fit a stack to training cells measured in both; None if these are too few, or pairs are not used.
 
-    Parameters
-    ----------
-    z
-        Training cells of the source where new cells would lie, `(n_obs, d)`; None to leave the latent out.
+    Args:
+        z: Training cells of the source where new cells would lie, `(n_obs, d)`; None to leave the latent out.
     """
     pairs, seed = training_pairs(trained, source, target), request.run.seed
     if trained.plan.relation.pairing is Pairing.UNPAIRED or pairs is None or len(pairs) < FEWEST_PAIRS:

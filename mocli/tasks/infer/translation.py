@@ -30,14 +30,10 @@ from mocli.types import CSR, FloatArray, IntArray, Route
 class Chosen(NamedTuple):
     """What will make values of the target, and from what, before any cell is placed.
 
-    Attributes
-    ----------
-    why
-        Why values are made so.
-    aligned
-        The source, its features as the model's.
-    batches
-        As `Translation` has them.
+    Attributes:
+        why: Why values are made so.
+        aligned: The source, its features as the model's.
+        batches: As `Translation` has them.
     """
 
     predictor: Predictor | StackPredictor
@@ -58,17 +54,12 @@ def choose(
 ) -> Chosen:
     """Choose what makes values of the target, and match the source's features with the model's.
 
-    Parameters
-    ----------
-    batch
-        As `decode_batch` takes it.
+    Args:
+        batch: As `decode_batch` takes it.
 
-    Raises
-    ------
-    InputError
-        The model has no readout of the target; features or covariates of the cells do not fit it.
-    UsageError
-        A route or a batch to decode as that the model does not offer.
+    Raises:
+        InputError: The model has no readout of the target; features or covariates of the cells do not fit it.
+        UsageError: A route or a batch to decode as that the model does not offer.
     """
     source, target, file = direction.source, direction.target, direction.source_file
     if target not in saved.readouts:
@@ -89,18 +80,12 @@ def choose(
 class Translation:
     """Cells of the source at their latent coordinates, and the predictor that turns these into target values.
 
-    Attributes
-    ----------
-    target_file
-        None where no input holds the target.
-    pairs
-        Rows of the same cell in source and target, `(n, 2)`.
-    layers
-        Layers that the user named, by modality.
-    z
-        Latent coordinates of the source's cells, `(n_obs, n_latent)`.
-    batches
-        Codes of the batches of the source's cells, `(n_obs,)`, where each is decoded under its own.
+    Attributes:
+        target_file: None where no input holds the target.
+        pairs: Rows of the same cell in source and target, `(n, 2)`.
+        layers: Layers that the user named, by modality.
+        z: Latent coordinates of the source's cells, `(n_obs, n_latent)`.
+        batches: Codes of the batches of the source's cells, `(n_obs,)`, where each is decoded under its own.
     """
 
     saved: SavedModel
@@ -129,12 +114,10 @@ class Translation:
     ) -> tuple[Translation, str]:
         """Encode every cell of the source, and choose what turns its latent coordinates into values, and why.
 
-        Raises
-        ------
-        InputError
-            The model has no readout of the target; features or covariates of the cells do not fit it.
-        UsageError
-            The model does not offer the route or the batch to decode under.
+        Raises:
+            InputError: The model has no readout of the target; features or covariates of the cells do not fit
+                it.
+            UsageError: The model does not offer the route or the batch to decode under.
         """
         chosen = choose(saved, direction, data, route=route, batch=batch, device=device, tell=tell)
         translation = cls(

@@ -20,14 +20,10 @@ UNKNOWN = "unknown"
 class Assigned:
     """Labels that other cells vote for, `(n,)` each.
 
-    Attributes
-    ----------
-    best
-        The label with most votes, -1 only where no voter has one.
-    confidence
-        Confidence, in [0, 1].
-    mapping
-        Mapping score in (0, 1]; see `mocli/metrics/mapping_score.py`.
+    Attributes:
+        best: The label with most votes, -1 only where no voter has one.
+        confidence: Confidence, in [0, 1].
+        mapping: Mapping score in (0, 1]; see `mocli/metrics/mapping_score.py`.
     """
 
     best: IntArray
@@ -57,26 +53,18 @@ class Assigned:
 class Carried:
     """A column after the vote, by modality, rows in file order.
 
-    Attributes
-    ----------
-    assigned
-        Labels of every cell; for own labels, confidence and mapping score are 1.
-    had_label
-        Whether the label is the cell's own, `(n_m,)`.
-    min_confidence, unknown_below
-        Thresholds below which a cell is unknown.
-    left_out
-        By receiving modality and label, scores of the label's cells when these were left out.
-    disputed
-        By modality, the votes on cells whose own label they contradict, -1 elsewhere, `(n_m,)`; none
-        where no label is in doubt.
-    way
-        The way, in words.
-    column, maps
-        Ending of the name of the column for the label; with `maps` there is one for the mapping score.
-    again
-        Cells that have the same coordinates as what was measured of them in a modality before, `(n_m,)`; none
-        where modalities have coordinates of their own.
+    Attributes:
+        assigned: Labels of every cell; for own labels, confidence and mapping score are 1.
+        had_label: Whether the label is the cell's own, `(n_m,)`.
+        min_confidence, unknown_below: Thresholds below which a cell is unknown.
+        left_out: By receiving modality and label, scores of the label's cells when these were left out.
+        disputed: By modality, the votes on cells whose own label they contradict, -1 elsewhere, `(n_m,)`;
+            none where no label is in doubt.
+        way: The way, in words.
+        column, maps: Ending of the name of the column for the label; with `maps` there is one for the mapping
+            score.
+        again: Cells that have the same coordinates as what was measured of them in a modality before,
+            `(n_m,)`; none where modalities have coordinates of their own.
     """
 
     name: str
@@ -174,14 +162,10 @@ class Carried:
 class CheckedLabels:
     """Labels that other modalities assign to cells of known label, `(n,)` each.
 
-    Attributes
-    ----------
-    cells
-        Rows of the modality.
-    truth, trusted
-        Their own labels, and those that the others' vote would have written, -1 unknown.
-    far
-        Whether the mapping score is below the threshold.
+    Attributes:
+        cells: Rows of the modality.
+        truth, trusted: Their own labels, and those that the others' vote would have written, -1 unknown.
+        far: Whether the mapping score is below the threshold.
     """
 
     modality: str

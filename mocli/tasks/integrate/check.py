@@ -141,15 +141,12 @@ def check_carried(
 ) -> Iterator[CheckedLabels]:
     """Vote on the cells of known label and compare.
 
-    Parameters
-    ----------
-    pairs
-        For modalities (a, b) the rows of the same cell in both, `(n_pairs, 2)`. A label known for one is
-        the ground truth of the other.
+    Args:
+        pairs: For modalities (a, b) the rows of the same cell in both, `(n_pairs, 2)`. A label known for one
+            is the ground truth of the other.
 
-    Yields
-    ------
-    The vote on each modality with known labels to which others can transfer labels.
+    Yields:
+        The vote on each modality with known labels to which others can transfer labels.
     """
     codes_known = own_codes(labels, bundle)
     for name, truth in _truth(codes_known, pairs).items():
@@ -230,14 +227,10 @@ LEAST_SHARE = 0.2
 class Dispute:
     """Cells of a label to which the other modalities give another one.
 
-    Attributes
-    ----------
-    own, other
-        Codes of the two labels.
-    cells
-        Rows of the modality, `(n,)`.
-    share
-        Of the label's cells that were asked about.
+    Attributes:
+        own, other: Codes of the two labels.
+        cells: Rows of the modality, `(n,)`.
+        share: Of the label's cells that were asked about.
     """
 
     modality: str

@@ -23,17 +23,12 @@ def integrate(
 ) -> Result:
     """Integrate modalities into one latent; the shell's `mocli integrate`.
 
-    Returns
-    -------
-    Result
-        The latent itself lies in the output: `obsm["X_<model>"]` of every
-        modality and of the whole; with a model that has spaces for covariates,
-        `obsm["X_<model>_<covariate>"]` as well.
+    Returns:
+        Result: The latent itself lies in the output: `obsm["X_<model>"]` of every modality and of the whole;
+            with a model that has spaces for covariates, `obsm["X_<model>_<covariate>"]` as well.
 
-    Raises
-    ------
-    MocliError
-        Every error a user can mend; `exit_code` says of which sort.
+    Raises:
+        MocliError: Every error a user can mend; `exit_code` says of which sort.
     """
     verb = Verb(
         task="integrate",

@@ -54,12 +54,9 @@ class Labels:
 def read_labels(files: Sequence[ModalityFile], options: TransferOptions) -> tuple[Labels, ...]:
     """Find the columns and check that they hold labels.
 
-    Raises
-    ------
-    InputError
-        A column is in no modality, holds numbers, or labels no cell.
-    UsageError
-        There is only one modality, or two columns would be written under one name.
+    Raises:
+        InputError: A column is in no modality, holds numbers, or labels no cell.
+        UsageError: There is only one modality, or two columns would be written under one name.
     """
     if options.columns and len(files) < 2:
         raise UsageError(
@@ -226,15 +223,11 @@ def vote_from_atlas(
 ) -> list[Carried]:
     """Label all cells of a query twice, by neighbours and by a random forest; compare where labels are known.
 
-    Parameters
-    ----------
-    latent
-        By the name of each file's modality, `(n_obs, d)`.
-    measured
-        The model's names of these modalities; training cells are compared as if nothing else had been
-        measured in them.
-    again
-        Cells that are counted with a modality before, see `Carried`.
+    Args:
+        latent: By the name of each file's modality, `(n_obs, d)`.
+        measured: The model's names of these modalities; training cells are compared as if nothing else had
+            been measured in them.
+        again: Cells that are counted with a modality before, see `Carried`.
     """
     places = atlas.seen_by(measured)
     done = []

@@ -21,12 +21,9 @@ METRICS = ("leading", "all", "none")
 class TransferOptions:
     """Which columns of obs to carry over, and what makes a cell unknown.
 
-    Attributes
-    ----------
-    min_confidence
-        Least share of the vote for a label.
-    unknown_below
-        Least mapping score; None to find it on labels left out in turn.
+    Attributes:
+        min_confidence: Least share of the vote for a label.
+        unknown_below: Least mapping score; None to find it on labels left out in turn.
     """
 
     columns: tuple[str, ...] = ()

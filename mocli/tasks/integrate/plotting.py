@@ -110,12 +110,9 @@ def draw_cells(
 ) -> Layout:
     """Return the picture of an integration.
 
-    Parameters
-    ----------
-    xy
-        Coordinates of all points, where they are known.
-    carried
-        Labels that points got from others, or had.
+    Args:
+        xy: Coordinates of all points, where they are known.
+        carried: Labels that points got from others, or had.
     """
     groups = latent.groups(bundle)
     z, cells = latent.points(bundle)

@@ -307,14 +307,10 @@ def draw_query(
 ) -> Layout:
     """Return the picture of a query among the training cells.
 
-    Parameters
-    ----------
-    training
-        Training cells, and which of them are drawn.
-    xy
-        UMAP coordinates of these and of all points of the query, where they are known.
-    carried
-        Labels that the query's points got.
+    Args:
+        training: Training cells, and which of them are drawn.
+        xy: UMAP coordinates of these and of all points of the query, where they are known.
+        carried: Labels that the query's points got.
     """
     atlas, shown = training
     z, cells = latent.points(bundle)

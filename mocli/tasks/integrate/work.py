@@ -49,18 +49,12 @@ from mocli.types import BoolArray, FloatArray, Task
 class Placed:
     """Cells with latent coordinates from a model: those that it was trained on, or new ones.
 
-    Attributes
-    ----------
-    name
-        Of the model.
-    names
-        The file's name of each of the model's modalities that was measured.
-    column_names
-        The user's names of `batch` and `label`.
-    used
-        By file's name of the modality which features the model sees, `(n_vars,)`.
-    around
-        Coordinates of the cells among which these are laid out, `(m, d)`; None for these alone.
+    Attributes:
+        name: Of the model.
+        names: The file's name of each of the model's modalities that was measured.
+        column_names: The user's names of `batch` and `label`.
+        used: By file's name of the modality which features the model sees, `(n_vars,)`.
+        around: Coordinates of the cells among which these are laid out, `(m, d)`; None for these alone.
     """
 
     files: Sequence[ModalityFile]
@@ -137,18 +131,13 @@ def complete(
 ) -> None:
     """Write cells with their coordinates, judge and cluster them, and write the results and the report.
 
-    Parameters
-    ----------
-    judge
-        Measures the coordinates and records it in the report; returns labels against labels, if there are
-        any.
-    carry
-        Transfers labels to the cells.
-    draw
-        Makes the picture of the HTML report from clusters and UMAP coordinates, if there are any, and from
-        transferred labels.
-    keep
-        Adds to the model's folder once cells are written.
+    Args:
+        judge: Measures the coordinates and records it in the report; returns labels against labels, if there
+            are any.
+        carry: Transfers labels to the cells.
+        draw: Makes the picture of the HTML report from clusters and UMAP coordinates, if there are any, and
+            from transferred labels.
+        keep: Adds to the model's folder once cells are written.
     """
     bundle, latent, names, device = placed.bundle, placed.latent, placed.names, str(run.device)
     key = request.output.key_added or f"X_{placed.name}"

@@ -52,16 +52,11 @@ class AddedColumns(Protocol):
 class Integrated:
     """Cells with their latent coordinates, ready to be written.
 
-    Attributes
-    ----------
-    latent
-        `(n_obs, d)` by the name of each file's modality, rows in file order.
-    model, params
-        Name and hyper-parameters of the model that gave them.
-    obsm
-        Further arrays besides the latent, by key, then by modality.
-    nearest
-        Neighbours of all cells, where they were searched before.
+    Attributes:
+        latent: `(n_obs, d)` by the name of each file's modality, rows in file order.
+        model, params: Name and hyper-parameters of the model that gave them.
+        obsm: Further arrays besides the latent, by key, then by modality.
+        nearest: Neighbours of all cells, where they were searched before.
     """
 
     files: Sequence[ModalityFile]
@@ -88,12 +83,9 @@ def more_latents(
 ) -> dict[str, dict[str, FloatArray]]:
     """Return arrays `(n_obs, d)` by obsm key, then by the file's name of the modality.
 
-    Parameters
-    ----------
-    key
-        obsm key of the latent.
-    names
-        The file's name of each of the model's modalities.
+    Args:
+        key: obsm key of the latent.
+        names: The file's name of each of the model's modalities.
     """
     latents: dict[str, dict[str, FloatArray]] = {}
     if options.sample and isinstance(model, Draws):
@@ -118,12 +110,9 @@ def cell_columns(
 ) -> list[GraphClusters]:
     """Return the columns known of cells, from any modality: label, batch, covariates, what was measured.
 
-    Parameters
-    ----------
-    column_names
-        The user's names of `batch` and `label`.
-    names
-        The file's name of each of the bundle's modalities.
+    Args:
+        column_names: The user's names of `batch` and `label`.
+        names: The file's name of each of the bundle's modalities.
     """
     cells = {file_name: bundle.cells_of(name) for name, file_name in names.items()}
     together = {
@@ -180,16 +169,11 @@ def deliver(
 ) -> None:
     """Complete the cells with what was found out about them, and write the HTML report.
 
-    Parameters
-    ----------
-    umap
-        Coordinates `(n_obs, 2)` by modality; None to write neither these nor the k-NN graph.
-    draw
-        Makes the picture of the HTML report; called only if there is to be one.
-    confusion
-        Labels against labels, for the HTML report.
-    more
-        Makes further pictures.
+    Args:
+        umap: Coordinates `(n_obs, 2)` by modality; None to write neither these nor the k-NN graph.
+        draw: Makes the picture of the HTML report; called only if there is to be one.
+        confusion: Labels against labels, for the HTML report.
+        more: Makes further pictures.
     """
     added = _added(integrated, data, {}, columns)
     additions = "".join(f", {c.said}" for c in columns)
@@ -296,17 +280,13 @@ def match_cells(
 ) -> pd.DataFrame:
     """Return the mutual nearest cells of every two modalities, best first, one row a pair.
 
-    Parameters
-    ----------
-    latent
-        `(n_obs, d)` by modality; rows that are not finite have no match.
-    names
-        Names of the cells by modality.
+    Args:
+        latent: `(n_obs, d)` by modality; rows that are not finite have no match.
+        names: Names of the cells by modality.
 
-    Returns
-    -------
-    `distance` is Euclidean in the latent; `score` is the share of pairs of the two modalities that lie at
-    least as far apart, 1 for the closest.
+    Returns:
+        `distance` is Euclidean in the latent; `score` is the share of pairs of the two modalities that lie at
+        least as far apart, 1 for the closest.
     """
     tables = [pd.DataFrame(columns=COLUMNS)]
     for a, b in combinations(latent, 2):

@@ -45,14 +45,10 @@ _PROTEINS = frozenset({ModalityKind.PROT, ModalityKind.CYTO})
 class Links:
     """A proposed link table.
 
-    Attributes
-    ----------
-    mode
-        How the links were found, one of `MODES` other than `auto`.
-    source, target
-        The two modalities, in the order of the inputs.
-    proposal
-        The links by positions of features, and features without one.
+    Attributes:
+        mode: How the links were found, one of `MODES` other than `auto`.
+        source, target: The two modalities, in the order of the inputs.
+        proposal: The links by positions of features, and features without one.
     """
 
     mode: str
@@ -96,35 +92,22 @@ def build_links(
 ) -> Links:
     """Propose links between the features of two modalities.
 
-    Parameters
-    ----------
-    inputs
-        As on the command line; together two modalities.
-    output
-        File to write, compressed where it ends in `.gz`; None writes nothing.
-    mode
-        `antigen`: proteins to the genes of their antigens, or to the proteins
-        of another panel. `promoter`, `body`, `window`: genes (or proteins, by
-        their genes) to peaks, see `Reach`. `names`: features of the same name.
-        `auto` chooses by what the modalities measure.
-    genes
-        Gene positions, for peaks: GTF, GFF3, BED or a table.
-    reach
-        How far a gene reaches for peaks: `window`, `decay`, `promoter`,
-        `upstream` in bases, where other than the defaults of `Reach`.
-    var_key
-        Column of `var` with the names to use.
+    Args:
+        inputs: As on the command line; together two modalities.
+        output: File to write, compressed where it ends in `.gz`; None writes nothing.
+        mode: `antigen`: proteins to the genes of their antigens, or to the proteins of another panel.
+            `promoter`, `body`, `window`: genes (or proteins, by their genes) to peaks, see `Reach`. `names`:
+            features of the same name. `auto` chooses by what the modalities measure.
+        genes: Gene positions, for peaks: GTF, GFF3, BED or a table.
+        reach: How far a gene reaches for peaks: `window`, `decay`, `promoter`, `upstream` in bases, where
+            other than the defaults of `Reach`.
+        var_key: Column of `var` with the names to use.
 
-    Raises
-    ------
-    UsageError
-        Not two modalities; peaks without `genes`, or `genes` without peaks; a
-        mode that does not fit what is measured, a reach that does not fit the
-        mode; an output that exists.
-    InputError
-        Inputs or gene table cannot be read, or nothing is linked.
-    EnvironmentProblem
-        The folder cannot be written to, or the disk is full.
+    Raises:
+        UsageError: Not two modalities; peaks without `genes`, or `genes` without peaks; a mode that does not
+            fit what is measured, a reach that does not fit the mode; an output that exists.
+        InputError: Inputs or gene table cannot be read, or nothing is linked.
+        EnvironmentProblem: The folder cannot be written to, or the disk is full.
     """
     files = open_inputs(inputs)
     if output is not None:
@@ -315,25 +298,19 @@ def _links(asking: FeatureIndex, searched: FeatureIndex, match: ColumnMatch) -> 
 def link_peaks(genes: Features, peaks: Features, table: GeneTable, reach: Reach) -> Proposal:
     """Link genes, or proteins by their genes, to the peaks they reach.
 
-    Parameters
-    ----------
-    genes
-        RNA, or proteins.
-    table
-        Where the genes lie. A gene is found by its id, else by its name; a name that occurs on several
-        chromosomes is left out.
+    Args:
+        genes: RNA, or proteins.
+        table: Where the genes lie. A gene is found by its id, else by its name; a name that occurs on several
+            chromosomes is left out.
 
-    Returns
-    -------
-    `genes` as source, `peaks` as target. A peak that a gene reaches from several
-    loci has the largest weight.
+    Returns:
+        `genes` as source, `peaks` as target. A peak that a gene reaches from several loci has the largest
+        weight.
 
-    Raises
-    ------
-    InputError
-        If no feature is an interval, if hardly any gene has a position, if genes and peaks share no
-        chromosome, if no peak is reached, or if names and positions both say that the table is of another
-        species.
+    Raises:
+        InputError: If no feature is an interval, if hardly any gene has a position, if genes and peaks share
+            no chromosome, if no peak is reached, or if names and positions both say that the table is of
+            another species.
     """
     places = intervals_of(peaks)
     if places["chrom"].isna().all():

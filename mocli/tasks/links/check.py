@@ -46,15 +46,10 @@ class Problem:
 class Side:
     """Numbers of one modality of an edge in a table.
 
-    Attributes
-    ----------
-    n_linked, n_unmatched
-        Features linked, and names found nowhere.
-    n_constant
-        Linked features with one value in all cells, which carry no information.
-    n_many
-        Features with very many links: at least 10, and more than 10 times the
-        median of their side.
+    Attributes:
+        n_linked, n_unmatched: Features linked, and names found nowhere.
+        n_constant: Linked features with one value in all cells, which carry no information.
+        n_many: Features with very many links: at least 10, and more than 10 times the median of their side.
     """
 
     modality: str
@@ -69,14 +64,10 @@ class Side:
 class Edge:
     """The links between two modalities, in numbers.
 
-    Attributes
-    ----------
-    n_cells
-        Cells in both modalities that were used; 0 if fewer than 50 are shared.
-    correlation
-        Median over linked features of their correlation in these cells.
-    n_contradicted
-        Linked features whose correlation is clearly below zero.
+    Attributes:
+        n_cells: Cells in both modalities that were used; 0 if fewer than 50 are shared.
+        correlation: Median over linked features of their correlation in these cells.
+        n_contradicted: Linked features whose correlation is clearly below zero.
     """
 
     source: Side
@@ -93,12 +84,9 @@ class Edge:
 class Audit:
     """The findings on link tables.
 
-    Attributes
-    ----------
-    n_repeated
-        Rows that occur in a table more than once.
-    notes
-        What was assumed on reading and matching, as in the log.
+    Attributes:
+        n_repeated: Rows that occur in a table more than once.
+        notes: What was assumed on reading and matching, as in the log.
     """
 
     tables: tuple[str, ...]
@@ -141,23 +129,15 @@ def audit_links(
 ) -> Audit:
     """Match link tables to data, and look for what would harm an integration.
 
-    Parameters
-    ----------
-    tables
-        Link tables in any accepted dialect, or `first:N`.
-    inputs
-        As on the command line.
-    var_key
-        Column of `var` with the names that the tables use.
-    log
-        Called with what is assumed, one message at a time.
+    Args:
+        tables: Link tables in any accepted dialect, or `first:N`.
+        inputs: As on the command line.
+        var_key: Column of `var` with the names that the tables use.
+        log: Called with what is assumed, one message at a time.
 
-    Raises
-    ------
-    UsageError
-        No input, or matrices in obsm instead of a table.
-    InputError
-        A table or an input cannot be read, or nothing matches.
+    Raises:
+        UsageError: No input, or matrices in obsm instead of a table.
+        InputError: A table or an input cannot be read, or nothing matches.
     """
     notes: list[str] = []
 
@@ -287,14 +267,10 @@ def _count(half: _Half, problems: Sequence[Problem]) -> Side:
 class Agreement:
     """Correlations of linked features.
 
-    Attributes
-    ----------
-    modality
-        The one whose features are compared, each with all its links.
-    names, correlation
-        `(n_features,)`; NaN where a side is constant.
-    n_cells
-        Shared cells that were used; 0, and no features, if fewer than 50.
+    Attributes:
+        modality: The one whose features are compared, each with all its links.
+        names, correlation: `(n_features,)`; NaN where a side is constant.
+        n_cells: Shared cells that were used; 0, and no features, if fewer than 50.
     """
 
     modality: str

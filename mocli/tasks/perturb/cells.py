@@ -160,15 +160,11 @@ def modality_to_perturb(kinds: Mapping[str, ModalityKind], name: str | None, whe
 class CellSet:
     """Some of the perturbed cells, and the target cells that they are compared with.
 
-    Attributes
-    ----------
-    cells
-        Positions among the perturbed cells, increasing.
-    targets
-        Positions among the target cells, increasing; none where there is no target.
-    middle, heading
-        Mean of the targets' latent coordinates, and of these at length 1, `(n_latent,)`: the mean
-        cosine distance to all targets is 1 minus the product with `heading`.
+    Attributes:
+        cells: Positions among the perturbed cells, increasing.
+        targets: Positions among the target cells, increasing; none where there is no target.
+        middle, heading: Mean of the targets' latent coordinates, and of these at length 1, `(n_latent,)`: the
+            mean cosine distance to all targets is 1 minus the product with `heading`.
     """
 
     name: str
@@ -210,12 +206,9 @@ def split_cells(
 ) -> CellSets:
     """Return all cells as one set, and every group of at least `min_cells`.
 
-    Parameters
-    ----------
-    groups, target_groups
-        Labels of perturbed and of target cells; None without groups.
-    z_targets
-        Latent coordinates of the target cells, without rows where there is no target.
+    Args:
+        groups, target_groups: Labels of perturbed and of target cells; None without groups.
+        z_targets: Latent coordinates of the target cells, without rows where there is no target.
     """
     zero = np.zeros(z_targets.shape[1], np.float32)
 

@@ -100,12 +100,9 @@ class Effect:
     def of_feature(self, difference: float, level: float) -> tuple[Effect, str]:
         """Return the effect and direction with which `towards` changes a feature.
 
-        Parameters
-        ----------
-        difference
-            Mean normalised log in the target cells less that in the perturbed ones.
-        level
-            The latter.
+        Args:
+            difference: Mean normalised log in the target cells less that in the perturbed ones.
+            level: The latter.
         """
         size = self.size * abs(difference)
         if difference >= 0:
@@ -120,12 +117,9 @@ class Effect:
     def apply(self, x: DoubleArray, factor: DoubleArray, direction: str, *, logged: bool) -> DoubleArray:
         """Return changed raw values, `(n,)`.
 
-        Parameters
-        ----------
-        factor
-            Of each value's cell, `(n,)`; 0 for a cell without any signal, which stays as it is.
-        logged
-            Whether raw values are logs already.
+        Args:
+            factor: Of each value's cell, `(n,)`; 0 for a cell without any signal, which stays as it is.
+            logged: Whether raw values are logs already.
         """
         sign = 1.0 if direction == UP else -1.0
         if self.kind == "knockout":

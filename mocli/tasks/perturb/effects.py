@@ -42,18 +42,12 @@ _TINY = 1e-12
 class TargetReader:
     """Expected values of the features of one modality from latent coordinates.
 
-    Attributes
-    ----------
-    route
-        `decoder` or `readout`.
-    names
-        Features read, `(n_features,)`.
-    columns
-        Their positions among all features of the modality.
-    counted
-        Whether values are expected counts; else they are on the scale of the transform.
-    logged
-        Whether that scale is a logarithm, so that differences are log fold changes.
+    Attributes:
+        route: `decoder` or `readout`.
+        names: Features read, `(n_features,)`.
+        columns: Their positions among all features of the modality.
+        counted: Whether values are expected counts; else they are on the scale of the transform.
+        logged: Whether that scale is a logarithm, so that differences are log fold changes.
     """
 
     saved: SavedModel
@@ -150,9 +144,8 @@ def mean_changes(
 ) -> tuple[DoubleArray, DoubleArray]:
     """Mean expected values of sets of cells before, and how they change.
 
-    Returns
-    -------
-    `(n_sets, n_features)`, `(n_sets, n, n_features)`; a change of exactly 0 where no cell moves.
+    Returns:
+        `(n_sets, n_features)`, `(n_sets, n, n_features)`; a change of exactly 0 where no cell moves.
     """
     width = len(reader.names)
     before, changes = np.zeros((len(sets), width)), np.zeros((len(sets), n, width))

@@ -44,18 +44,13 @@ FEWEST_CHOSEN = 5
 class Responses:
     """Predicted changes of targets, each from other targets only.
 
-    Attributes
-    ----------
-    ways
-        By name, `(n_targets, n_features)`; rows of NaN where a way does not predict a target.
-    chosen
-        Predictions of the way that was best for the other targets, `(n_targets, n_features)`.
-    choices
-        Its name, target by target: chosen among doubles for doubles of which both singles were measured,
-        among all others for these.
-    scores, errors
-        Pearson correlation with the measured change, and root mean squared error, of every way and of
-        `chosen`: by name `(n_targets,)`.
+    Attributes:
+        ways: By name, `(n_targets, n_features)`; rows of NaN where a way does not predict a target.
+        chosen: Predictions of the way that was best for the other targets, `(n_targets, n_features)`.
+        choices: Its name, target by target: chosen among doubles for doubles of which both singles were
+            measured, among all others for these.
+        scores, errors: Pearson correlation with the measured change, and root mean squared error, of every
+            way and of `chosen`: by name `(n_targets,)`.
     """
 
     ways: Mapping[str, DoubleArray]
@@ -83,18 +78,12 @@ def learn_responses(
 ) -> Responses:
     """Predict every target's change from those of the others, by each way, and choose among the ways.
 
-    Parameters
-    ----------
-    changes
-        Measured mean changes, `(n_targets, n_features)`.
-    parts
-        Names of the features that were perturbed together, by target.
-    embeddings
-        By name of an embedding: vectors of features, by name; features without one are left out.
-    compared
-        Features that predictions are judged by, `(n_targets, n_features)`: not those perturbed.
-    model
-        Predictions of the trained model, NaN where it has none.
+    Args:
+        changes: Measured mean changes, `(n_targets, n_features)`.
+        parts: Names of the features that were perturbed together, by target.
+        embeddings: By name of an embedding: vectors of features, by name; features without one are left out.
+        compared: Features that predictions are judged by, `(n_targets, n_features)`: not those perturbed.
+        model: Predictions of the trained model, NaN where it has none.
     """
     n = len(changes)
     if n < 2:
@@ -267,9 +256,9 @@ def _scaled(predicted: DoubleArray, changes: DoubleArray, compared: BoolArray) -
 def _moments(ways: Sequence[DoubleArray], task: _Asked) -> tuple[DoubleArray, DoubleArray]:
     """Products of the ways' predictions with each other, and with the truth, every target counting alike.
 
-    Returns
-    -------
-    `(n_targets, n_ways, n_ways)` and `(n_targets, n_ways)`; `ways[0]` is used where a way predicts nothing.
+    Returns:
+        `(n_targets, n_ways, n_ways)` and `(n_targets, n_ways)`; `ways[0]` is used where a way predicts
+        nothing.
     """
     masked = np.array(
         [np.where(task.compared, _filled(prediction, ways[0]), 0.0) for prediction in ways]

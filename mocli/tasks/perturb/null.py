@@ -23,12 +23,9 @@ RANDOM_SETS = 200
 class Matching:
     """Features by how much they are expressed.
 
-    Attributes
-    ----------
-    panel
-        Features of the null, positions among those the model takes, increasing.
-    bins
-        Bin of every feature, `(n_features,)`.
+    Attributes:
+        panel: Features of the null, positions among those the model takes, increasing.
+        bins: Bin of every feature, `(n_features,)`.
     """
 
     panel: IntArray
@@ -38,12 +35,9 @@ class Matching:
     def draw(cls, level: DoubleArray, *, seed: int, whole: bool) -> Matching:
         """Draw a panel.
 
-        Parameters
-        ----------
-        level
-            Mean expression of every feature over the perturbed cells, `(n_features,)`.
-        whole
-            Take every feature that is expressed, not a sample.
+        Args:
+            level: Mean expression of every feature over the perturbed cells, `(n_features,)`.
+            whole: Take every feature that is expressed, not a sample.
         """
         rng = np.random.default_rng(seed)
         panel = draw_panel(level, np.ones(len(level), bool), len(level) if whole else PER_BIN, rng)
@@ -85,16 +79,11 @@ def hold_against(
 ) -> Significance:
     """Standardise values by the null values of their bin, their own left out.
 
-    Parameters
-    ----------
-    values, bins
-        `(n,)`.
-    null, null_bins
-        `(n_null,)`, finite.
-    position
-        Position of each value in the null, -1 for none, `(n,)`.
-    tested
-        Values that are tested; the others are NaN in the result, `(n,)`.
+    Args:
+        values, bins: `(n,)`.
+        null, null_bins: `(n_null,)`, finite.
+        position: Position of each value in the null, -1 for none, `(n,)`.
+        tested: Values that are tested; the others are NaN in the result, `(n,)`.
     """
     n_bins = int(max(bins.max(initial=0), null_bins.max(initial=0))) + 1
     count = np.bincount(null_bins, minlength=n_bins)
@@ -120,14 +109,10 @@ WHOLE = 0.5
 class WithNull:
     """Perturbations to measure, and those of the null behind them.
 
-    Attributes
-    ----------
-    every
-        All of them, the `n` to measure first.
-    null
-        Positions of the null in `every`.
-    random
-        Whether the null consists of random sets, which are all compared with the one set to measure.
+    Attributes:
+        every: All of them, the `n` to measure first.
+        null: Positions of the null in `every`.
+        random: Whether the null consists of random sets, which are all compared with the one set to measure.
     """
 
     every: tuple[Perturbation, ...]
@@ -146,12 +131,9 @@ def with_null(
 ) -> WithNull:
     """Add the perturbations of the null distribution.
 
-    Parameters
-    ----------
-    names
-        Of all features of the model.
-    used, level
-        Features that the encoder takes, and their mean expression in the perturbed cells.
+    Args:
+        names: Of all features of the model.
+        used, level: Features that the encoder takes, and their mean expression in the perturbed cells.
     """
     place = {int(column): k for k, column in enumerate(used)}
     if any(len(p.columns) > 1 for p in perturbations):
@@ -184,13 +166,10 @@ def hold_perturbations(
 ) -> Significance:
     """Compare measured perturbations with the null, without perturbations of the null that change no cell.
 
-    Parameters
-    ----------
-    values, changed
-        Of every perturbation, those of the null included: what is held against the null, and whether
-        any cell changes, `(n_every,)`.
-    level
-        Mean expression of every feature of the model, `(n_vars,)`.
+    Args:
+        values, changed: Of every perturbation, those of the null included: what is held against the null, and
+            whether any cell changes, `(n_every,)`.
+        level: Mean expression of every feature of the model, `(n_vars,)`.
     """
     usable = perturbations.null[changed[perturbations.null]]
     bins = np.zeros(len(perturbations.every), np.int64)

@@ -20,10 +20,8 @@ from mocli.types import Task
 def perturb(request: Request, options: PerturbOptions, *, dry_run: bool, command: Sequence[str]) -> Result:
     """Change features of cells, encode the cells again, and measure how they move; `mocli perturb`.
 
-    Raises
-    ------
-    MocliError
-        Every error a user can mend; `exit_code` says of which sort.
+    Raises:
+        MocliError: Every error a user can mend; `exit_code` says of which sort.
     """
     verb = Verb(
         task="perturb",

@@ -59,12 +59,9 @@ class Mover(Protocol):
     def place(self, cells: IntArray, delta: CSR) -> FloatArray:
         """Return where cells are after changes, `(m, n_latent)`.
 
-        Parameters
-        ----------
-        cells
-            `(m,)`, repeats allowed.
-        delta
-            `(m, n_used)`, changes of what `enter` returns.
+        Args:
+            cells: `(m,)`, repeats allowed.
+            delta: `(m, n_used)`, changes of what `enter` returns.
         """
 
 
@@ -72,16 +69,12 @@ class Mover(Protocol):
 class Encoded:
     """Cells that are encoded again.
 
-    Attributes
-    ----------
-    linear
-        The model where it begins with a linear layer; None: whole inputs are encoded.
-    library
-        Library sizes of what the encoder sees, `(n,)`.
-    start
-        The first layer's output `(n, n_hidden)`, or the encoder's input `(n, n_in)`.
-    weights
-        What a unit change of a used feature adds to `start`, `(n_used, width)`; None: `scale` of itself.
+    Attributes:
+        linear: The model where it begins with a linear layer; None: whole inputs are encoded.
+        library: Library sizes of what the encoder sees, `(n,)`.
+        start: The first layer's output `(n, n_hidden)`, or the encoder's input `(n, n_in)`.
+        weights: What a unit change of a used feature adds to `start`, `(n_used, width)`; None: `scale` of
+            itself.
     """
 
     model: Encodes
@@ -122,16 +115,11 @@ class Encoded:
 class Settled:
     """Cells whose coordinates were trained, and how these respond to changes of their values.
 
-    Parameters
-    ----------
-    placed
-        These cells, and perhaps more.
-    rows
-        Of these cells among those placed, `(n,)`.
-    library
-        Their totals as the model takes them, `(n,)`.
-    measured
-        Whether a feature of the decoder was measured, `(n_used,)`.
+    Args:
+        placed: These cells, and perhaps more.
+        rows: Of these cells among those placed, `(n,)`.
+        library: Their totals as the model takes them, `(n,)`.
+        measured: Whether a feature of the decoder was measured, `(n_used,)`.
     """
 
     def __init__(
@@ -204,16 +192,12 @@ class Settled:
 class Replacement:
     """Cells of a modality whose features can be changed.
 
-    Attributes
-    ----------
-    x
-        Raw values in the model's order of features, `(n, n_vars)`, by column.
-    factor, log_factor
-        For every cell, what the recipe normalises by, and what `log-shift` does, `(n,)`.
-    absent
-        Features that the cells were not measured for: they cannot change.
-    level, difference
-        Mean normalised logs of these cells, and of target cells less these, `(n_vars,)`; else None.
+    Attributes:
+        x: Raw values in the model's order of features, `(n, n_vars)`, by column.
+        factor, log_factor: For every cell, what the recipe normalises by, and what `log-shift` does, `(n,)`.
+        absent: Features that the cells were not measured for: they cannot change.
+        level, difference: Mean normalised logs of these cells, and of target cells less these, `(n_vars,)`;
+            else None.
     """
 
     modality: str
@@ -242,13 +226,10 @@ class Replacement:
 
         The neighbours that inputs are averaged over stay those of the cell before the change.
 
-        Parameters
-        ----------
-        x, absent
-            As in `projection.place`; absent features cannot be changed.
-        closed_form
-            False sends whole inputs through the encoder, as is done for encoders that do not begin
-            with a linear layer.
+        Args:
+            x, absent: As in `projection.place`; absent features cannot be changed.
+            closed_form: False sends whole inputs through the encoder, as is done for encoders that do not
+                begin with a linear layer.
         """
         model, recipe = saved.model, saved.recipes[modality]
         if not isinstance(model, Encodes):
@@ -290,12 +271,9 @@ class Replacement:
     ) -> Replacement:
         """Take cells whose coordinates were trained.
 
-        Parameters
-        ----------
-        x, absent
-            As in `of`, of these cells.
-        placed, rows
-            The coordinates of the cells, perhaps among others.
+        Args:
+            x, absent: As in `of`, of these cells.
+            placed, rows: The coordinates of the cells, perhaps among others.
         """
         recipe = saved.recipes[modality]
         response = RecipeResponse.of(recipe)
@@ -342,14 +320,11 @@ class Replacement:
     def changes(self, column: int, effect: Effect, direction: str) -> tuple[IntArray, DoubleArray]:
         """Return the cells that a perturbed feature changes, and by how much.
 
-        Parameters
-        ----------
-        column
-            Of the model's features.
+        Args:
+            column: Of the model's features.
 
-        Returns
-        -------
-        Cells `(m,)`; changes of what the linear part sees, `(m,)`, none of them 0.
+        Returns:
+            Cells `(m,)`; changes of what the linear part sees, `(m,)`, none of them 0.
         """
         used = int(self.response.place[column])
         if used < 0 or column in self.absent:

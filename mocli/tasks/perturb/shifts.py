@@ -89,17 +89,13 @@ def _place(
 class Shifts:
     """How far sets of cells are from their targets, before and after perturbations.
 
-    Attributes
-    ----------
-    before, cosine_before
-        Mean distance to the mean of the targets, mean cosine distance to all of them, `(n_sets,)`.
-    shift, cosine_shift
-        How much nearer the cells of a set come, on average, `(n_sets, n_perturbations)`; exactly 0
-        where no cell changes.
-    length
-        How far the cells of a set move, on average, in whatever direction.
-    n_changed
-        Cells that change, `(n_sets, n_perturbations)`.
+    Attributes:
+        before, cosine_before: Mean distance to the mean of the targets, mean cosine distance to all of them,
+            `(n_sets,)`.
+        shift, cosine_shift: How much nearer the cells of a set come, on average, `(n_sets, n_perturbations)`;
+            exactly 0 where no cell changes.
+        length: How far the cells of a set move, on average, in whatever direction.
+        n_changed: Cells that change, `(n_sets, n_perturbations)`.
     """
 
     before: DoubleArray
@@ -157,30 +153,21 @@ def perturb_cells(
 ) -> Shifts:
     """Change features of cells that are in memory, encode the cells again, and measure how far they move.
 
-    Parameters
-    ----------
-    model
-        As `load_model` returns it, or its folder.
-    cells
-        Measured in one modality of the model, raw values in `X` or a layer.
-    perturbations
-        By name the features that change together.
-    effect, direction
-        See `Effect`: `knockout`, `scale=0.5`, `log-shift=1`, `count-shift=1`; `up` or `down`; `towards`.
-    targets
-        Cells towards which shifts are measured; without them only `length` and `n_changed` are meaningful.
-    modality
-        The model's name of the modality; None where it has only one.
+    Args:
+        model: As `load_model` returns it, or its folder.
+        cells: Measured in one modality of the model, raw values in `X` or a layer.
+        perturbations: By name the features that change together.
+        effect, direction: See `Effect`: `knockout`, `scale=0.5`, `log-shift=1`, `count-shift=1`; `up` or
+            `down`; `towards`.
+        targets: Cells towards which shifts are measured; without them only `length` and `n_changed` are
+            meaningful.
+        modality: The model's name of the modality; None where it has only one.
 
-    Returns
-    -------
-    Shifts
-        For one set with all cells: arrays `(1, n_perturbations)`.
+    Returns:
+        Shifts: For one set with all cells: arrays `(1, n_perturbations)`.
 
-    Raises
-    ------
-    InputError, UsageError
-        Cells or features do not fit the model.
+    Raises:
+        InputError, UsageError: Cells or features do not fit the model.
     """
     saved = load_model(model)
     name = check_modality(saved, modality or next(iter(saved.modalities)), "modality")

@@ -36,18 +36,14 @@ FEWEST_TRUE = 20
 class Truth:
     """Predicted and measured changes.
 
-    Attributes
-    ----------
-    table
-        One row a perturbation and direction, those that the model cannot make last: cells, correlations over
-        all features not perturbed of predicted and measured changes, of the mean of other perturbations, of
-        the best way, and of two halves of the cells; root mean squared errors of the latter two.
-    points
-        Every target feature of every perturbation: predicted and measured change.
-    left_out
-        Levels of the column with too few cells.
-    responses
-        Predictions of every way for the perturbations `targets`, from the other ones.
+    Attributes:
+        table: One row a perturbation and direction, those that the model cannot make last: cells,
+            correlations over all features not perturbed of predicted and measured changes, of the mean of
+            other perturbations, of the best way, and of two halves of the cells; root mean squared errors of
+            the latter two.
+        points: Every target feature of every perturbation: predicted and measured change.
+        left_out: Levels of the column with too few cells.
+        responses: Predictions of every way for the perturbations `targets`, from the other ones.
     """
 
     table: pd.DataFrame
@@ -61,12 +57,9 @@ class Truth:
 def perturbed_cells(column: StrArray, control: IntArray) -> dict[str, IntArray]:
     """Return rows of perturbed cells by the column's level; levels with too few cells are left out.
 
-    Parameters
-    ----------
-    column
-        `(n_obs,)`, None where missing.
-    control
-        Rows of the cells that were not perturbed.
+    Args:
+        column: `(n_obs,)`, None where missing.
+        control: Rows of the cells that were not perturbed.
     """
     levels = sorted({str(v) for v in column if v is not None})
     rows = {name: np.setdiff1d(np.flatnonzero(column == name), control) for name in levels}
@@ -76,12 +69,9 @@ def perturbed_cells(column: StrArray, control: IntArray) -> dict[str, IntArray]:
 def parts_of(level: str, names: Collection[str], control: Collection[str]) -> tuple[str, ...]:
     """Return the features that a level of the column names: `A`, or `A+B` for a double.
 
-    Parameters
-    ----------
-    names
-        Names of features; a level that is one of them is never split.
-    control
-        Words that are not features, such as the level of the unperturbed cells.
+    Args:
+        names: Names of features; a level that is one of them is never split.
+        control: Words that are not features, such as the level of the unperturbed cells.
     """
     if level in names:
         return (level,)
@@ -172,18 +162,13 @@ def gene_embeddings(
 class MeasuredChanges:
     """Measured values of perturbed cells in the target modality.
 
-    Attributes
-    ----------
-    x
-        Normalised logs of the target modality, `(n_cells, n_features)`.
-    rows
-        Row in it of each cell of the perturbed modality, -1 for none, `(n_obs,)`.
-    control, levels
-        Unperturbed cells, and perturbed ones by the level of the column: rows of the perturbed modality.
-    named
-        All levels of the column, those of too few cells too.
-    parts
-        Features that each level names.
+    Attributes:
+        x: Normalised logs of the target modality, `(n_cells, n_features)`.
+        rows: Row in it of each cell of the perturbed modality, -1 for none, `(n_obs,)`.
+        control, levels: Unperturbed cells, and perturbed ones by the level of the column: rows of the
+            perturbed modality.
+        named: All levels of the column, those of too few cells too.
+        parts: Features that each level names.
     """
 
     x: CSR

@@ -19,14 +19,10 @@ MOST_FEATURES = 2_500
 class Aim:
     """What a model is trained for: what memory and time after its training depend on.
 
-    Attributes
-    ----------
-    target
-        The modality that is imputed; None where none is, or where it is not known.
-    silenced
-        Genes that will fall silent one by one, as many as are asked for, or 0.
-    backed
-        Whether cells stay on disk; None: if they need more memory than the run may use.
+    Attributes:
+        target: The modality that is imputed; None where none is, or where it is not known.
+        silenced: Genes that will fall silent one by one, as many as are asked for, or 0.
+        backed: Whether cells stay on disk; None: if they need more memory than the run may use.
     """
 
     task: Task

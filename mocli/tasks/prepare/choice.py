@@ -48,21 +48,14 @@ _VALUE_WORDS = {
 class Choice:
     """One modality before its matrix is read.
 
-    Attributes
-    ----------
-    likelihood
-        Likelihood of the values in the model; None for models without a choice.
-    signed
-        Whether negative values are allowed: by kind, or because the user named a
-        transform that takes them.
-    n_top
-        Number of highly variable features; None keeps all.
-    keep
-        Names of features that are kept in addition.
-    seen_in
-        Share or number of the cells in which the other features must be detected.
-    selects
-        Whether the user chose the features to keep.
+    Attributes:
+        likelihood: Likelihood of the values in the model; None for models without a choice.
+        signed: Whether negative values are allowed: by kind, or because the user named a transform that takes
+            them.
+        n_top: Number of highly variable features; None keeps all.
+        keep: Names of features that are kept in addition.
+        seen_in: Share or number of the cells in which the other features must be detected.
+        selects: Whether the user chose the features to keep.
     """
 
     file: ModalityFile
@@ -93,12 +86,9 @@ class Choice:
 def choose(file: ModalityFile, data: DataOptions, traits: Traits) -> Choice:
     """Choose layer and transform of a modality from a sample of its values.
 
-    Raises
-    ------
-    UsageError
-        The transform does not exist, or --hvg is given where no features are selected.
-    InputError
-        If no layer fits the model and the transform.
+    Raises:
+        UsageError: The transform does not exist, or --hvg is given where no features are selected.
+        InputError: If no layer fits the model and the transform.
     """
     transform_wanted = data.transform.get(file.name)
     if transform_wanted is not None:

@@ -93,16 +93,11 @@ _JUDGED = {
 class Footprint:
     """The memory that a run will use, in bytes.
 
-    Attributes
-    ----------
-    held
-        Libraries and matrices, in memory all the time.
-    stages
-        What each stage needs besides them.
-    weights
-        Number of weights of the networks.
-    backed
-        Bytes in temporary files instead; 0 where matrices are in memory.
+    Attributes:
+        held: Libraries and matrices, in memory all the time.
+        stages: What each stage needs besides them.
+        weights: Number of weights of the networks.
+        backed: Bytes in temporary files instead; 0 where matrices are in memory.
     """
 
     held: int
@@ -198,17 +193,12 @@ def footprint_of_given(files: Sequence[ModalityFile], model: Path, task: Task) -
 def choose_place(plan: Plan, params: object, aim: Aim, *, limit: float | None, tell: Tell) -> Footprint:
     """Estimate what a run will need, with its cells on disk if asked for, or if memory would not do.
 
-    Parameters
-    ----------
-    limit
-        Bytes that the run may use, or None.
+    Args:
+        limit: Bytes that the run may use, or None.
 
-    Raises
-    ------
-    UsageError
-        Cells are to stay on disk, and the model needs them in memory.
-    EnvironmentProblem
-        The disk for temporary files is too small.
+    Raises:
+        UsageError: Cells are to stay on disk, and the model needs them in memory.
+        EnvironmentProblem: The disk for temporary files is too small.
     """
     traits, held = plan.traits, footprint(plan, params, aim)
     if aim.backed and not traits.backed:

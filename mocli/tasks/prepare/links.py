@@ -18,14 +18,10 @@ from mocli.errors import InputError, UsageError
 class Linked:
     """The links from `--links`.
 
-    Attributes
-    ----------
-    tables
-        As read; the first features as a table of positions.
-    edges
-        What the tables link.
-    matrices
-        Pairs of modalities that matrices link.
+    Attributes:
+        tables: As read; the first features as a table of positions.
+        edges: What the tables link.
+        matrices: Pairs of modalities that matrices link.
     """
 
     tables: tuple[LinkTable, ...] = ()
@@ -41,12 +37,10 @@ def find_links(
 ) -> Linked:
     """Read and match everything that `--links` names, and make sure that it reaches every modality.
 
-    Raises
-    ------
-    UsageError
-        An invalid route, or two modalities linked by matrices and by something else.
-    InputError
-        See `match_links` and `matrix_links`; a modality, or a group of them, that no link reaches.
+    Raises:
+        UsageError: An invalid route, or two modalities linked by matrices and by something else.
+        InputError: See `match_links` and `matrix_links`; a modality, or a group of them, that no link
+            reaches.
     """
     routes = [parse_route(text) for text in texts]
     tables = tuple(tables_of(routes, features))

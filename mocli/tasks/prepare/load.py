@@ -48,18 +48,13 @@ def load(
 ) -> Prepared:
     """Read the matrices one by one, check them, fit and apply the transforms that `params` ask for.
 
-    Parameters
-    ----------
-    known_recipe
-        Gives the transform of a modality that was fitted before, for these options and features that must
-        be kept; None where it is to be fitted.
-    backed
-        Whether matrices stay on disk, see `packed`.
+    Args:
+        known_recipe: Gives the transform of a modality that was fitted before, for these options and features
+            that must be kept; None where it is to be fitted.
+        backed: Whether matrices stay on disk, see `packed`.
 
-    Raises
-    ------
-    InputError
-        Values that cannot be used, or columns of obs that do not fit their option.
+    Raises:
+        InputError: Values that cannot be used, or columns of obs that do not fit their option.
     """
     projects = params if isinstance(params, ProjectsInput) else None
     n_pcs = projects.n_pcs if projects else None
@@ -143,12 +138,9 @@ def fit_recipe(
 ) -> Recipe:
     """Fit the transform of a modality, unless it was fitted before.
 
-    Parameters
-    ----------
-    keep
-        Features that are always kept.
-    n_pcs
-        Principal components to reduce features to; None for none.
+    Args:
+        keep: Features that are always kept.
+        n_pcs: Principal components to reduce features to; None for none.
     """
     options = RecipeOptions(
         transform=choice.transform,

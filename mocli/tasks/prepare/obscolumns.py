@@ -23,12 +23,9 @@ from mocli.types import DoubleArray, FloatArray, IntArray
 class ObsColumn:
     """One column, from the modalities that have it.
 
-    Attributes
-    ----------
-    key
-        Its name in the model: `batch`, `label`, or its own name.
-    by_modality
-        Rows as in the modality's file; None where it has no such column.
+    Attributes:
+        key: Its name in the model: `batch`, `label`, or its own name.
+        by_modality: Rows as in the modality's file; None where it has no such column.
     """
 
     key: str
@@ -57,13 +54,10 @@ class ObsColumn:
     def codes(self, files: Sequence[ModalityFile], rows: IntArray, *, by_name: bool) -> Codes:
         """Return it as categories, one code for each cell.
 
-        Parameters
-        ----------
-        rows
-            The index map, `(n_cells, n_modalities)`.
-        by_name
-            Whether equal names mean equal cells, so that a label kept in one
-            modality holds for the same cell in the others.
+        Args:
+            rows: The index map, `(n_cells, n_modalities)`.
+            by_name: Whether equal names mean equal cells, so that a label kept in one modality holds for the
+                same cell in the others.
         """
         values = np.full(len(rows), None, dtype=object)
         named: dict[str, str] = {}

@@ -29,12 +29,9 @@ def doubtful_pairs(bundle: MultiOmics, pairs: Pairs, label: ObsColumn | None, *,
     for partners shuffled 99 times. They contradict the pairs unless 95 of these are smaller. Fewer than 50
     pairs are not tested.
 
-    Parameters
-    ----------
-    pairs
-        For modalities (a, b) the rows of the same cell in both, `(n_pairs, 2)`.
-    label
-        The user's labels.
+    Args:
+        pairs: For modalities (a, b) the rows of the same cell in both, `(n_pairs, 2)`.
+        label: The user's labels.
     """
     rng = np.random.default_rng(seed)
     links = {link.edge: link for link in bundle.links}

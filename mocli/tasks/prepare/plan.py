@@ -45,14 +45,10 @@ from mocli.types import CSR, IntArray, ModalityKind, Pairing, Task
 class Plan:
     """Everything decided from metadata and a sample of the values; what `--dry-run` shows.
 
-    Attributes
-    ----------
-    column_names
-        The user's names for the columns that are called `batch` and `label` here.
-    pairs
-        Rows of true partners, `(n_pairs, 2)`, of every two modalities that share cells.
-    sets
-        By modality which features belong to which set of genes, `(n_vars, n_sets)`.
+    Attributes:
+        column_names: The user's names for the columns that are called `batch` and `label` here.
+        pairs: Rows of true partners, `(n_pairs, 2)`, of every two modalities that share cells.
+        sets: By modality which features belong to which set of genes, `(n_vars, n_sets)`.
     """
 
     choices: tuple[Choice, ...]
@@ -137,14 +133,11 @@ def make_plan(
     Reads metadata and a few hundred rows of each matrix, so that mistakes show in
     seconds.
 
-    Parameters
-    ----------
-    files
-        The modalities, where they are open already, perhaps with some cells only.
-    traits
-        The traits to prepare for, if no model is to be chosen.
-    compared
-        Columns of obs that the task compares: none that tells their values apart is proposed as a batch.
+    Args:
+        files: The modalities, where they are open already, perhaps with some cells only.
+        traits: The traits to prepare for, if no model is to be chosen.
+        compared: Columns of obs that the task compares: none that tells their values apart is proposed as a
+            batch.
     """
     files = open_modalities(data) if files is None else list(files)
     names = [f.name for f in files]

@@ -18,16 +18,11 @@ from mocli.types import ModalityKind, Pairing, Task
 class Demands:
     """Requests for a training that not every model can meet.
 
-    Attributes
-    ----------
-    params
-        Names of hyper-parameters that are set.
-    steps
-        Whether an option bounds steps, starts from weights or freezes some.
-    sets
-        Whether there are sets of genes.
-    weights_of
-        The model whose weights training starts from.
+    Attributes:
+        params: Names of hyper-parameters that are set.
+        steps: Whether an option bounds steps, starts from weights or freezes some.
+        sets: Whether there are sets of genes.
+        weights_of: The model whose weights training starts from.
     """
 
     params: Collection[str] = ()

@@ -57,12 +57,9 @@ MAX_REFERENCE = 50_000
 class Reference:
     """Training cells of one modality, over which new cells are averaged as the training cells were.
 
-    Attributes
-    ----------
-    scores
-        What encoders take, before averaging, `(n, n_vars)`.
-    n_neighbors, weight
-        Neighbours averaged over, and the share that they have.
+    Attributes:
+        scores: What encoders take, before averaging, `(n, n_vars)`.
+        n_neighbors, weight: Neighbours averaged over, and the share that they have.
     """
 
     scores: FloatArray

@@ -29,14 +29,10 @@ _GENES = {ModalityKind.RNA: "gene", ModalityKind.PROT: "protein", ModalityKind.C
 class Candidates:
     """Pairs to be tested.
 
-    Attributes
-    ----------
-    first
-        The chosen imputed features; `columns` are their positions in the modality.
-    vicinity
-        Genes and the peaks around them, None where features have no genomic positions.
-    top
-        How many pairs of every feature are tested where there are no positions and too many pairs.
+    Attributes:
+        first: The chosen imputed features; `columns` are their positions in the modality.
+        vicinity: Genes and the peaks around them, None where features have no genomic positions.
+        top: How many pairs of every feature are tested where there are no positions and too many pairs.
     """
 
     first: Features
@@ -92,21 +88,14 @@ def find_candidates(
 ) -> Candidates:
     """Pair features that lie near each other where a gene table is given, else all.
 
-    Parameters
-    ----------
-    first, second
-        Features of the imputed and of the measured modality.
-    columns
-        Features of `first` wanted.
-    window
-        Bases around the TSS; None for 100,000.
+    Args:
+        first, second: Features of the imputed and of the measured modality.
+        columns: Features of `first` wanted.
+        window: Bases around the TSS; None for 100,000.
 
-    Raises
-    ------
-    UsageError
-        A window or gene table for features without genomic positions.
-    InputError
-        As `read_genes` and `find_vicinity` raise it.
+    Raises:
+        UsageError: A window or gene table for features without genomic positions.
+        InputError: As `read_genes` and `find_vicinity` raise it.
     """
     chosen = Features(
         first.modality,

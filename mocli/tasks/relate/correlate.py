@@ -40,16 +40,11 @@ _WIDEST = 512
 class Correlations:
     """Correlations over one set of cells, `(n_pairs,)` each in the order of the pairs.
 
-    Attributes
-    ----------
-    group
-        `all`, or the group whose cells these are.
-    correlation, spearman
-        Pearson's and Spearman's; NaN where a feature is constant.
-    p, fdr
-        Of the permutation null.
-    z_matched, p_matched, fdr_matched
-        Of the matched null. See `relate`.
+    Attributes:
+        group: `all`, or the group whose cells these are.
+        correlation, spearman: Pearson's and Spearman's; NaN where a feature is constant.
+        p, fdr: Of the permutation null.
+        z_matched, p_matched, fdr_matched: Of the matched null. See `relate`.
     """
 
     group: str
@@ -67,12 +62,9 @@ class Correlations:
 class Relations:
     """What `relate` found.
 
-    Attributes
-    ----------
-    sets
-        All cells first, then each group by name.
-    left_out
-        Groups of fewer than 20 cells.
+    Attributes:
+        sets: All cells first, then each group by name.
+        left_out: Groups of fewer than 20 cells.
     """
 
     pairs: FeaturePairs
@@ -162,26 +154,17 @@ def relate(
     Both FDR are Benjamini and Hochberg's within one set of cells; pairs that
     `strongest_pairs` dropped count as tests.
 
-    Parameters
-    ----------
-    measured
-        CSR `(n, p_B)`, counts or transformed (or dense); a cell has signal where it is
-        not 0, so that values without zeros are not matched for detection.
-    imputed
-        Given columns of A `(k,)`, their values `(n, k)` in that order, cells as in
-        `measured`. Asked for each column once.
-    groups
-        `(n,)` labels, missing ones in no group: everything is repeated within the
-        cells of each.
-    n_permutations, n_matched
-        0 leaves the null, and its p, out.
-    progress
-        Called with the features of A done and their number.
+    Args:
+        measured: CSR `(n, p_B)`, counts or transformed (or dense); a cell has signal where it is not 0, so
+            that values without zeros are not matched for detection.
+        imputed: Given columns of A `(k,)`, their values `(n, k)` in that order, cells as in `measured`. Asked
+            for each column once.
+        groups: `(n,)` labels, missing ones in no group: everything is repeated within the cells of each.
+        n_permutations, n_matched: 0 leaves the null, and its p, out.
+        progress: Called with the features of A done and their number.
 
-    Raises
-    ------
-    InputError
-        An imputed value is not finite.
+    Raises:
+        InputError: An imputed value is not finite.
     """
     measured = sparse.csr_matrix(measured)  # the same arrays, if it is one
     sets, left_out = _cells(measured.shape[0], groups)
@@ -259,12 +242,9 @@ def _blocks(
 ) -> Iterator[tuple[IntArray, FloatArray]]:
     """Yield features and their imputed values `(n, k)`, as many at a time as fit into the planned memory.
 
-    Parameters
-    ----------
-    beside
-        Values that stand beside each feature's own n.
-    stored
-        Measured values that each feature of A brings with it.
+    Args:
+        beside: Values that stand beside each feature's own n.
+        stored: Measured values that each feature of A brings with it.
     """
     width = int(np.clip(_BLOCK_VALUES // max(1, n, beside), 16, _WIDEST))
     begin = 0

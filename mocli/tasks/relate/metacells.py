@@ -93,14 +93,11 @@ def score_pairs(
 ) -> MetacellScores:
     """Correlate genes and peaks over metacells, and compare the correlations with both backgrounds.
 
-    Parameters
-    ----------
-    genes, peaks
-        Depth-normalised values of the same cells, `(n, n_genes)` and `(n, n_peaks)`, not logged.
-    pairs
-        By gene, then by peak; `home` gives the chromosome of every peak, None where there are none.
-    gene_home
-        Chromosome of every gene, as `pairs.home`; -1 unknown.
+    Args:
+        genes, peaks: Depth-normalised values of the same cells, `(n, n_genes)` and `(n, n_peaks)`, not
+            logged.
+        pairs: By gene, then by peak; `home` gives the chromosome of every peak, None where there are none.
+        gene_home: Chromosome of every gene, as `pairs.home`; -1 unknown.
     """
     rng = np.random.default_rng(seed)
     metacells = Metacells.of(_logged(genes), seed=seed)

@@ -27,9 +27,8 @@ def promoter_controls(vicinity: Vicinity, *, seed: int = 0) -> FeaturePairs:
     bases) from the TSS of a gene on another chromosome. A promoter pair for which
     there is none has no control.
 
-    Returns
-    -------
-    Pairs for `correlate`, sorted by gene; a pair may occur twice.
+    Returns:
+        Pairs for `correlate`, sorted by gene; a pair may occur twice.
     """
     promoter = np.flatnonzero(np.abs(vicinity.distance) <= PROMOTER)
     distance_bin = np.searchsorted(_BIN_EDGES, np.abs(vicinity.distance[promoter]), side="right")
@@ -57,17 +56,13 @@ def promoter_controls(vicinity: Vicinity, *, seed: int = 0) -> FeaturePairs:
 def promoter_enrichment(table: pd.DataFrame, controls: DoubleArray) -> Figures:
     """Test whether promoter peaks are among the pairs that correlate most.
 
-    Parameters
-    ----------
-    table
-        As `relations_table` gives it, of genes and peaks; of one with groups the
-        rows over all cells count.
-    controls
-        Correlations of `promoter_controls`.
+    Args:
+        table: As `relations_table` gives it, of genes and peaks; of one with groups the rows over all cells
+            count.
+        controls: Correlations of `promoter_controls`.
 
-    Returns
-    -------
-    By name a `value` (None where a side has no pairs) and its `definition`.
+    Returns:
+        By name a `value` (None where a side has no pairs) and its `definition`.
     """
     if "group" in table:
         table = table[(table["group"] == ALL).to_numpy()]

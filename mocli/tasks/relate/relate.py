@@ -29,20 +29,16 @@ _NUMBERS = ("correlation", "spearman", "p", "fdr", "z_matched", "p_matched", "fd
 class Related:
     """Pairs of features and how strongly they go together.
 
-    Attributes
-    ----------
-    table
-        As `relations_table` gives it; `correlation_measured` of the measured values
-        of both, where cells have both; `linked` is 1 for pairs of the link table
-        that the model was trained with, where there is one between the two.
-    left_out
-        Groups of too few cells.
-    n_measured
-        Cells that have both sides measured.
-    absent, n_absent
-        Measured features of the pairs that the input lacks, and the pairs that these are in.
-    enrichment, enrichment_measured
-        Of promoters, None where features have no genomic positions, or no cell has both.
+    Attributes:
+        table: As `relations_table` gives it; `correlation_measured` of the measured values of both, where
+            cells have both; `linked` is 1 for pairs of the link table that the model was trained with, where
+            there is one between the two.
+        left_out: Groups of too few cells.
+        n_measured: Cells that have both sides measured.
+        absent, n_absent: Measured features of the pairs that the input lacks, and the pairs that these are
+            in.
+        enrichment, enrichment_measured: Of promoters, None where features have no genomic positions, or no
+            cell has both.
     """
 
     candidates: Candidates
@@ -70,17 +66,12 @@ def relate_features(
 
     Both are on the scale `log`, normalised by depth, so that features do not correlate through depth alone.
 
-    Parameters
-    ----------
-    rows
-        Cells of the source.
-    groups
-        `(n_rows,)` labels of the cells, see `relate`.
+    Args:
+        rows: Cells of the source.
+        groups: `(n_rows,)` labels of the cells, see `relate`.
 
-    Raises
-    ------
-    InputError
-        The model holds no readout of the source.
+    Raises:
+        InputError: The model holds no readout of the source.
     """
     source, target = translation.source, translation.target
     if source not in translation.saved.readouts:
@@ -189,22 +180,16 @@ def relations_table(
 ) -> pd.DataFrame:
     """Build the table of relations.
 
-    Parameters
-    ----------
-    first, second
-        Names of all features of A and of B; those of `vicinity` where that is given.
-    labels
-        What the columns of the two features are called: the modalities' names.
-    vicinity
-        Where the pairs come from; adds chrom, start, end (0-based, half-open) and
-        distance_to_tss.
+    Args:
+        first, second: Names of all features of A and of B; those of `vicinity` where that is given.
+        labels: What the columns of the two features are called: the modalities' names.
+        vicinity: Where the pairs come from; adds chrom, start, end (0-based, half-open) and distance_to_tss.
 
-    Returns
-    -------
-    The two features; the genomic position; `group` where there are groups; n_cells,
-    correlation, spearman, p, fdr, z_matched, p_matched, fdr_matched. All cells
-    come first, then group by group; within each by |correlation|, the largest
-    first, undefined ones last, equal ones in the order of the features.
+    Returns:
+        The two features; the genomic position; `group` where there are groups; n_cells, correlation,
+        spearman, p, fdr, z_matched, p_matched, fdr_matched. All cells come first, then group by group; within
+        each by |correlation|, the largest first, undefined ones last, equal ones in the order of the
+        features.
     """
     pairs = relations.pairs
     names_a = np.asarray(vicinity.genes if vicinity and first is None else first, dtype=object)

@@ -30,16 +30,11 @@ _DENSE = 0.25  # share of a block's products that are wanted, above which all ar
 class FeaturePairs:
     """Candidates.
 
-    Attributes
-    ----------
-    first, second
-        `(n_pairs,)` columns of A (imputed) and of B (measured).
-    n_compared
-        How many pairs these were selected from by their correlation; None where
-        they were not.
-    home
-        `(p_B,)` chromosome of every feature of B, -1 if unknown; None where B has no genomic positions. It
-        decides what the matched null is.
+    Attributes:
+        first, second: `(n_pairs,)` columns of A (imputed) and of B (measured).
+        n_compared: How many pairs these were selected from by their correlation; None where they were not.
+        home: `(p_B,)` chromosome of every feature of B, -1 if unknown; None where B has no genomic positions.
+            It decides what the matched null is.
     """
 
     first: IntArray
@@ -51,18 +46,13 @@ class FeaturePairs:
 class Scope:
     """Correlations over some cells; see `relate` for what the nulls are.
 
-    Parameters
-    ----------
-    rows
-        The cells, None for all.
-    features
-        First features, and the begin and length of each one's run of pairs.
+    Args:
+        rows: The cells, None for all.
+        features: First features, and the begin and length of each one's run of pairs.
 
-    Attributes
-    ----------
-    outlier
-        Whether the candidates are most of all pairs, or were selected from them by their correlation, so
-        that no feature remains that is surely null.
+    Attributes:
+        outlier: Whether the candidates are most of all pairs, or were selected from them by their
+            correlation, so that no feature remains that is surely null.
     """
 
     def __init__(
@@ -114,18 +104,13 @@ class Scope:
     ) -> None:
         """Correlate a block.
 
-        Parameters
-        ----------
-        chosen
-            `(k,)` positions among the first features.
-        values
-            `(n, k)` imputed, of all cells.
-        union, columns
-            Measured features of the block's pairs, increasing, and their values of
-            all cells, CSC.
-        local, entries
-            `(m,)` row of `union` and position among all pairs, of the block's pairs in
-            the order of `chosen`.
+        Args:
+            chosen: `(k,)` positions among the first features.
+            values: `(n, k)` imputed, of all cells.
+            union, columns: Measured features of the block's pairs, increasing, and their values of all cells,
+                CSC.
+            local, entries: `(m,)` row of `union` and position among all pairs, of the block's pairs in the
+                order of `chosen`.
         """
         self._prepare(union, columns)
         of_cells = values if self.rows is None else values[self.rows]

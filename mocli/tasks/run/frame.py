@@ -66,17 +66,13 @@ def progress(say: Callable[[str], None], doing: str, what: str) -> Callable[[int
 class Verb:
     """What a subcommand does, besides the work common to all.
 
-    Attributes
-    ----------
-    suffixes
-        Possible suffixes of the output; `beside` are those of files that only this subcommand writes next
-        to it.
-    foresee
-        Reports what the run would do, and raises errors that can be known beforehand. It needs no torch.
-    work
-        Does the work. It imports torch and scikit-learn, which a dry run and a refusal do not need.
-    trains, calibrates
-        Whether a model's folder is written, and the calibration of its predictions in it.
+    Attributes:
+        suffixes: Possible suffixes of the output; `beside` are those of files that only this subcommand
+            writes next to it.
+        foresee: Reports what the run would do, and raises errors that can be known beforehand. It needs no
+            torch.
+        work: Does the work. It imports torch and scikit-learn, which a dry run and a refusal do not need.
+        trains, calibrates: Whether a model's folder is written, and the calibration of its predictions in it.
     """
 
     task: str

@@ -27,10 +27,8 @@ def locked(output: Path) -> Iterator[None]:
     The system releases the lock when the process ends, however it ends; the file alone means nothing. Where
     the folder or the file system allows no lock, there is none.
 
-    Raises
-    ------
-    UsageError
-        Another run is writing them now.
+    Raises:
+        UsageError: Another run is writing them now.
     """
     path = output.with_name(f".{output.stem[:200]}.lock")
     try:

@@ -113,19 +113,13 @@ class Paths:
     def check(self, *, force: bool, trained: bool = True, ours: Container[Path] = ()) -> None:
         """Check before the work that everything can be written after it.
 
-        Parameters
-        ----------
-        trained
-            Whether the model's folder will be written.
-        ours
-            Outputs of the same run that was stopped before it was done; these are replaced.
+        Args:
+            trained: Whether the model's folder will be written.
+            ours: Outputs of the same run that was stopped before it was done; these are replaced.
 
-        Raises
-        ------
-        UsageError
-            Something exists and `force` is not given; the model's folder is not mocli's.
-        EnvironmentProblem
-            A folder is absent or not writable.
+        Raises:
+            UsageError: Something exists and `force` is not given; the model's folder is not mocli's.
+            EnvironmentProblem: A folder is absent or not writable.
         """
         # of a run that was stopped while it wrote its reports, one may say that all is well
         finished = self._is_finished() and self.output.absolute() not in ours
@@ -239,10 +233,8 @@ values. What is marked by `?` may be null or absent, nothing else may."""
 def check_model_folder(folder: Path) -> None:
     """Make sure that a folder may be replaced by a saved model.
 
-    Raises
-    ------
-    UsageError
-        If it is a file, or holds anything that mocli does not write.
+    Raises:
+        UsageError: If it is a file, or holds anything that mocli does not write.
     """
     names = [p.name for p in folder.iterdir()] if folder.is_dir() else [folder.name]
     # hidden files are the file manager's
@@ -289,10 +281,8 @@ def read_part(folder: Path, name: str) -> tuple[list[Any], dict[str, Any]]:
 def read_description(folder: Path) -> dict[str, Any]:
     """Read and check `model.json` alone, without the weights.
 
-    Raises
-    ------
-    InputError
-        There is none, it has another format version, or its model is unknown.
+    Raises:
+        InputError: There is none, it has another format version, or its model is unknown.
     """
     if not folder.exists():
         beside = [p.name for p in folder.parent.glob("*.model")] if folder.parent.is_dir() else []

@@ -66,16 +66,11 @@ class Request:
 class Result:
     """What a task returns to Python.
 
-    Attributes
-    ----------
-    output
-        The file written (or, after a dry run, the one that would be).
-    report
-        The report as written to JSON; empty after a dry run.
-    plan
-        What a dry run says, line by line.
-    files
-        Every file written or to be written.
+    Attributes:
+        output: The file written (or, after a dry run, the one that would be).
+        report: The report as written to JSON; empty after a dry run.
+        plan: What a dry run says, line by line.
+        files: Every file written or to be written.
     """
 
     output: Path

@@ -52,12 +52,9 @@ def link_baselines(
 ) -> Iterator[Baseline]:
     """Yield link features alone, then smoothed over each modality's own neighbours, one at a time.
 
-    Parameters
-    ----------
-    rows
-        Rows of each modality to place (all, or a sample where there are many).
-    places
-        Coordinates of these cells from their own features, if they are known already.
+    Args:
+        rows: Rows of each modality to place (all, or a sample where there are many).
+        places: Coordinates of these cells from their own features, if they are known already.
     """
     raw = {
         link.source: dense_rows(link.source_features, rows[link.source]),
@@ -113,9 +110,8 @@ def component_baseline(
 
     Every modality has the same total variance; a cell without it gets its mean.
 
-    Returns
-    -------
-    The baseline, and the cells of each of its groups.
+    Returns:
+        The baseline, and the cells of each of its groups.
     """
     blocks = []
     for position, m in enumerate(bundle.modalities.values()):

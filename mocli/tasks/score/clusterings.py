@@ -145,14 +145,10 @@ def find_clusters(
 class GraphClusters:
     """The cluster of every cell.
 
-    Attributes
-    ----------
-    codes
-        Codes of all cells; the levels are numbers from 0, the largest cluster first.
-    cells
-        The cells of the rows of each file's modality.
-    also
-        A second column that holds them, too.
+    Attributes:
+        codes: Codes of all cells; the levels are numbers from 0, the largest cluster first.
+        cells: The cells of the rows of each file's modality.
+        also: A second column that holds them, too.
     """
 
     codes: Codes
@@ -190,14 +186,10 @@ def cluster_graph(
 ) -> GraphClusters:
     """Cluster all cells of a bundle by their coordinates, and put the sizes into the report.
 
-    Parameters
-    ----------
-    column
-        The column of obs to write.
-    nearest
-        Neighbours of all cells of the bundle, by `latent.whole(bundle)`.
-    names
-        The file's name of each of the bundle's modalities that was measured.
+    Args:
+        column: The column of obs to write.
+        nearest: Neighbours of all cells of the bundle, by `latent.whole(bundle)`.
+        names: The file's name of each of the bundle's modalities that was measured.
     """
     codes = louvain_of(nearest, resolution)
     n = int(codes.max(initial=-1)) + 1

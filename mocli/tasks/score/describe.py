@@ -32,14 +32,10 @@ MOST_LEVELS = 60
 class Markers:
     """Features by group of cells, `(n_groups, n_features)` each.
 
-    Attributes
-    ----------
-    t
-        Welch's t of the group's cells against all others; 0 where undefined.
-    mean, mean_other
-        Mean values of the group and of all others.
-    share, share_other
-        Shares of cells with a value above 0.
+    Attributes:
+        t: Welch's t of the group's cells against all others; 0 where undefined.
+        mean, mean_other: Mean values of the group and of all others.
+        share, share_other: Shares of cells with a value above 0.
     """
 
     t: DoubleArray
@@ -52,12 +48,9 @@ class Markers:
 def find_markers(values: Any, groups: IntArray) -> Markers:
     """Compare the cells of every group with all others, feature by feature.
 
-    Parameters
-    ----------
-    values
-        `(n, p)`, sparse or dense.
-    groups
-        `(n,)` codes from 0; -1 belongs to none and is left out.
+    Args:
+        values: `(n, p)`, sparse or dense.
+        groups: `(n,)` codes from 0; -1 belongs to none and is left out.
     """
     x = sparse.csr_matrix(values, dtype=np.float64)
     n_groups = int(groups.max(initial=-1)) + 1

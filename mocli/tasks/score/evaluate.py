@@ -44,14 +44,10 @@ class Scores:
 class LinkScores:
     """How far cells that lie together agree on each linked feature.
 
-    Attributes
-    ----------
-    concordance
-        `(n_links,)`, correlation with the neighbours in the other modality.
-    n_cells
-        Cells of the smaller modality, which the correlations are computed over.
-    n_links
-        Links of the edge; 200 are drawn if there are more.
+    Attributes:
+        concordance: `(n_links,)`, correlation with the neighbours in the other modality.
+        n_cells: Cells of the smaller modality, which the correlations are computed over.
+        n_links: Links of the edge; 200 are drawn if there are more.
     """
 
     names: tuple[str, ...]
@@ -76,14 +72,10 @@ def score(
     Where modalities have places of their own, these are the linked features of every pair of linked
     modalities; where a cell has one position, principal components without any correction.
 
-    Parameters
-    ----------
-    names
-        Metrics wanted; None for all that apply.
-    say
-        Called with a line for each set of coordinates, with the time that its metrics took.
-    beside
-        Whether baselines are measured.
+    Args:
+        names: Metrics wanted; None for all that apply.
+        say: Called with a line for each set of coordinates, with the time that its metrics took.
+        beside: Whether baselines are measured.
     """
     judge = Judge(names, device, say)
     baselines: dict[str, Any] = {}
@@ -251,12 +243,9 @@ def embedding_of(
 ) -> Embedding:
     """Combine coordinates with what is known about their cells.
 
-    Parameters
-    ----------
-    z
-        Coordinates by group of cells, `(n, d)`.
-    cells
-        Which cells these are, `(n,)`.
+    Args:
+        z: Coordinates by group of cells, `(n, d)`.
+        cells: Which cells these are, `(n,)`.
     """
 
     def codes(column: Codes | None) -> dict[str, IntArray] | None:

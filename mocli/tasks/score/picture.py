@@ -245,10 +245,9 @@ def cluster_correlations(
 ) -> dict[tuple[str, str], tuple[DoubleArray, list[str], list[str]]]:
     """Correlate the clusters' mean linked features of one modality with those of another.
 
-    Returns
-    -------
-    By edge: Pearson correlation over linked features `(n_source, n_target)` of the clusters that have
-    at least 5 cells in a modality, and their names.
+    Returns:
+        By edge: Pearson correlation over linked features `(n_source, n_target)` of the clusters that have at
+        least 5 cells in a modality, and their names.
     """
     by_edge = {}
     for link in bundle.links:

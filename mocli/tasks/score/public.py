@@ -27,28 +27,20 @@ def score_latents(
 ) -> dict[str, Entry]:
     """Measure how good latent coordinates are, as `mocli integrate` does.
 
-    Parameters
-    ----------
-    latents
-        Coordinates of cells, `(n, d)`, or of several modalities by name, `(n_m, d)` each.
-    labels, batches
-        Cell types and batches: one value for each cell, `(n,)` or by modality; None, NaN and '' are unknown.
-    pairs
-        For modalities (a, b) the rows of the same cell in both, `(n_pairs, 2)`.
-    metrics
-        Names as in a report; None for all whose needs are met.
+    Args:
+        latents: Coordinates of cells, `(n, d)`, or of several modalities by name, `(n_m, d)` each.
+        labels, batches: Cell types and batches: one value for each cell, `(n,)` or by modality; None, NaN and
+            '' are unknown.
+        pairs: For modalities (a, b) the rows of the same cell in both, `(n_pairs, 2)`.
+        metrics: Names as in a report; None for all whose needs are met.
 
-    Returns
-    -------
-    By name (`foscttm[rna-prot]` of parts): `value` (None if undefined), `better`, `range`, `n`, `title`,
-    `definition`, `sentence`.
+    Returns:
+        By name (`foscttm[rna-prot]` of parts): `value` (None if undefined), `better`, `range`, `n`, `title`,
+        `definition`, `sentence`.
 
-    Raises
-    ------
-    ValueError
-        Shapes that do not fit.
-    UsageError
-        A name that no metric has.
+    Raises:
+        ValueError: Shapes that do not fit.
+        UsageError: A name that no metric has.
     """
     z = dict(latents) if isinstance(latents, Mapping) else {"cells": latents}
     coded = [_coded(values, z) for values in (labels, batches)]

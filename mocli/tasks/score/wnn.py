@@ -29,12 +29,10 @@ _LEAST = 1e-4
 class WeightedNeighbors:
     """A graph of cells.
 
-    Attributes
-    ----------
-    weights
-        Weight of each modality for a cell, `(n, n_modalities)`; rows sum to 1.
-    neighbors, similarity
-        Nearest cells of each cell, the nearest first, and how similar they are, `(n, k)`.
+    Attributes:
+        weights: Weight of each modality for a cell, `(n, n_modalities)`; rows sum to 1.
+        neighbors, similarity: Nearest cells of each cell, the nearest first, and how similar they are, `(n,
+            k)`.
     """
 
     weights: DoubleArray

@@ -108,25 +108,17 @@ def impose_correlations(
 ) -> CSR:
     """Reassign the values of simulated cells, feature by feature, in the order of combined real cells.
 
-    Parameters
-    ----------
-    values
-        Drawn by the likelihood for the cells of one group, `(n, p)`.
-    real
-        Of real cells of the group, `(n_real, p)`.
-    weights
-        Of `mixing_weights`, `(n, n_real)`.
-    nearby
-        Of `means_nearby`, `(n_real, n_real)`.
-    margins, whole
-        `likelihood`: the values themselves in another order; `real`: spread as the real ones, whole numbers
-        where these are counts.
-    absent
-        Features that were not measured in the real cells: they stay as they were drawn.
+    Args:
+        values: Drawn by the likelihood for the cells of one group, `(n, p)`.
+        real: Of real cells of the group, `(n_real, p)`.
+        weights: Of `mixing_weights`, `(n, n_real)`.
+        nearby: Of `means_nearby`, `(n_real, n_real)`.
+        margins, whole: `likelihood`: the values themselves in another order; `real`: spread as the real ones,
+            whole numbers where these are counts.
+        absent: Features that were not measured in the real cells: they stay as they were drawn.
 
-    Returns
-    -------
-    Values `(n, p)`.
+    Returns:
+        Values `(n, p)`.
     """
     n, p = values.shape
     columns, real_columns = sparse.csc_matrix(values), sparse.csc_matrix(real)
@@ -160,14 +152,11 @@ def correlated_values(
 
     Groups of fewer than `FEWEST` real cells, and features that these lack, stay as the likelihood draws them.
 
-    Parameters
-    ----------
-    layers
-        Layer of the raw values, by modality.
+    Args:
+        layers: Layer of the raw values, by modality.
 
-    Returns
-    -------
-    Values `(n, n_features)` by modality; empty if no input holds cells that the model was trained on.
+    Returns:
+        Values `(n, n_features)` by modality; empty if no input holds cells that the model was trained on.
     """
     saved, cells, plan = simulated.saved, simulated.cells, simulated.plan
     names = pd.Index(atlas_of(saved).names)

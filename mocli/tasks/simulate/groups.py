@@ -25,16 +25,12 @@ FEWEST = 20
 class CellGroup:
     """Cells to simulate of one kind.
 
-    Attributes
-    ----------
-    name
-        The label, `component K`, or `all cells`.
-    rows
-        Training cells of the kind, rows of the atlas.
-    n
-        Cells to simulate.
-    label, component
-        Code of the label, number of the component; None where the group is not a label, or not a component.
+    Attributes:
+        name: The label, `component K`, or `all cells`.
+        rows: Training cells of the kind, rows of the atlas.
+        n: Cells to simulate.
+        label, component: Code of the label, number of the component; None where the group is not a label, or
+            not a component.
     """
 
     name: str

@@ -47,12 +47,9 @@ def smoothed(z: FloatArray, chosen: IntArray, rng: Generator, *, device: str = "
     as much of the spread around m as it brings (as in Silverman and Young, Biometrika 74:469, 1987), and
     stays in the directions in which neighbours differ.
 
-    Parameters
-    ----------
-    z
-        Cells of one label, `(m, d)`.
-    chosen
-        Rows of it, `(n,)`.
+    Args:
+        z: Cells of one label, `(m, d)`.
+        chosen: Rows of it, `(n,)`.
     """
     k = min(NEAREST, len(z) - 1)
     if k < 1:

@@ -22,10 +22,8 @@ from mocli.types import ModalityKind, Task, ValueKind, takes_counts
 def simulate(request: Request, options: SimulateOptions, *, dry_run: bool, command: Sequence[str]) -> Result:
     """Simulate cells; the shell's `mocli simulate`.
 
-    Raises
-    ------
-    MocliError
-        Every error a user can mend; `exit_code` says of which sort.
+    Raises:
+        MocliError: Every error a user can mend; `exit_code` says of which sort.
     """
     if options.from_model is None and not request.data.inputs:
         raise UsageError(

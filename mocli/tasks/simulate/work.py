@@ -48,24 +48,15 @@ MOST_CELLS = 1024
 class SimulatedCells:
     """Cells before their values are drawn.
 
-    Attributes
-    ----------
-    z
-        Latent coordinates, `(n, d)`.
-    source
-        Training cell that each follows, a row of the atlas, `(n,)`.
-    group
-        Group of each, `(n,)`.
-    label
-        Code of the label, -1 for none, `(n,)`.
-    batch
-        Code of the batch, -1 for the mean over batches, `(n,)`.
-    component
-        Cluster of each by the model, or None.
-    library
-        Total counts by modality, `(n,)`.
-    ratios
-        Variance of the coordinates over that of the training cells, by group.
+    Attributes:
+        z: Latent coordinates, `(n, d)`.
+        source: Training cell that each follows, a row of the atlas, `(n,)`.
+        group: Group of each, `(n,)`.
+        label: Code of the label, -1 for none, `(n,)`.
+        batch: Code of the batch, -1 for the mean over batches, `(n,)`.
+        component: Cluster of each by the model, or None.
+        library: Total counts by modality, `(n,)`.
+        ratios: Variance of the coordinates over that of the training cells, by group.
     """
 
     z: FloatArray

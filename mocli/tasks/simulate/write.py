@@ -142,23 +142,16 @@ def simulate_cells(
 ) -> dict[str, AnnData]:
     """Simulate cells of a trained model, in memory.
 
-    Parameters
-    ----------
-    model
-        As `load_model` returns it, or its folder.
-    options
-        Which cells, how many and how; see `mocli simulate -h`.
+    Args:
+        model: As `load_model` returns it, or its folder.
+        options: Which cells, how many and how; see `mocli simulate -h`.
 
-    Returns
-    -------
-    dict
-        By modality the same cells: drawn values in `X`, latent coordinates in `obsm["X_<model>"]`, label,
-        batch and the training cell that each follows in `obs`.
+    Returns:
+        dict: By modality the same cells: drawn values in `X`, latent coordinates in `obsm["X_<model>"]`,
+            label, batch and the training cell that each follows in `obs`.
 
-    Raises
-    ------
-    UsageError, InputError
-        The model cannot simulate what is asked for.
+    Raises:
+        UsageError, InputError: The model cannot simulate what is asked for.
     """
     saved = load_model(model)
     place, tell = torch.device(device), Foresight()

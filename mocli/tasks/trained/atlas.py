@@ -40,33 +40,21 @@ class Atlas:
 
     A cell of a joint latent is listed once, else once for each modality.
 
-    Attributes
-    ----------
-    z
-        `(n, d)` float32.
-    group
-        Which of `groups` each belongs to, `(n,)`: what was measured together, or the modality.
-    batch
-        Codes `(n,)`, or None.
-    alone
-        By modality, coordinates of each cell had it been measured in that alone, `(n, d)`, NaN for
-        cells that were not measured in it; empty where there is no joint latent.
-    labels
-        By column of obs, codes `(n,)`, -1 for none.
-    n_cells
-        Their number before some were drawn.
-    library
-        By modality whose values are counts, totals of the values that the model saw, `(n,)`, NaN for
-        cells that were not measured in it.
-    drawn
-        One draw from the posterior of each cell, `(n, d)`, where the model has one: the means alone
-        lie closer together than cells do.
-    covariates
-        Other categorical covariates, as `batch`.
-    continuous
-        Covariates that are numbers, `(n, n_keys)`, or None.
-    names
-        Names of the cells, `(n,)`; empty in a model of an earlier version, as are the last five.
+    Attributes:
+        z: `(n, d)` float32.
+        group: Which of `groups` each belongs to, `(n,)`: what was measured together, or the modality.
+        batch: Codes `(n,)`, or None.
+        alone: By modality, coordinates of each cell had it been measured in that alone, `(n, d)`, NaN for
+            cells that were not measured in it; empty where there is no joint latent.
+        labels: By column of obs, codes `(n,)`, -1 for none.
+        n_cells: Their number before some were drawn.
+        library: By modality whose values are counts, totals of the values that the model saw, `(n,)`, NaN for
+            cells that were not measured in it.
+        drawn: One draw from the posterior of each cell, `(n, d)`, where the model has one: the means alone
+            lie closer together than cells do.
+        covariates: Other categorical covariates, as `batch`.
+        continuous: Covariates that are numbers, `(n, n_keys)`, or None.
+        names: Names of the cells, `(n,)`; empty in a model of an earlier version, as are the last five.
     """
 
     z: FloatArray

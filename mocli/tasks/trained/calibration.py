@@ -23,14 +23,11 @@ Key = tuple[str, str, str, str]
 class Calibration:
     """Intervals and accuracy of one translation on one scale.
 
-    Attributes
-    ----------
-    basis
-        The cells it was measured on, in words.
-    accuracy
-        None where there were no true values.
-    new_batch
-        Least width of the interval of a cell of a batch that training lacked, over that of other cells.
+    Attributes:
+        basis: The cells it was measured on, in words.
+        accuracy: None where there were no true values.
+        new_batch: Least width of the interval of a cell of a batch that training lacked, over that of other
+            cells.
     """
 
     intervals: Conformal
@@ -49,12 +46,9 @@ def fitting(
 ) -> Calibration | None:
     """Return the calibration of a translation; on `scaled`, made from that on `log` if need be.
 
-    Parameters
-    ----------
-    coverage
-        The wanted coverage; a warning tells if the model's intervals have another.
-    moments
-        Mean and deviation of the target's features on the scale `log`, `(n_vars,)` each.
+    Args:
+        coverage: The wanted coverage; a warning tells if the model's intervals have another.
+        moments: Mean and deviation of the target's features on the scale `log`, `(n_vars,)` each.
     """
     source, target, scale, route = key
     calibration = calibrations.get(key)
@@ -93,10 +87,8 @@ def save_calibrations(folder: Path, calibrations: Mapping[Key, Calibration]) -> 
 def load_calibrations(folder: Path) -> dict[Key, Calibration]:
     """Read them back; none where the model has none.
 
-    Raises
-    ------
-    InputError
-        The file is damaged.
+    Raises:
+        InputError: The file is damaged.
     """
     from safetensors import SafetensorError
 

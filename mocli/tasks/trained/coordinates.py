@@ -34,14 +34,10 @@ WIDTH = 0.5
 class SourceCells:
     """Cells in the form that the ways take.
 
-    Attributes
-    ----------
-    values
-        Log values of the source `(n, n_source)`, in the model's order.
-    z
-        `(n, d)`, latent coordinates of the cells from the source alone; None without a model.
-    absent
-        Features of the source that these cells were not measured for; they count as the mean.
+    Attributes:
+        values: Log values of the source `(n, n_source)`, in the model's order.
+        z: `(n, d)`, latent coordinates of the cells from the source alone; None without a model.
+        absent: Features of the source that these cells were not measured for; they count as the mean.
     """
 
     values: CSR
@@ -66,12 +62,9 @@ class SourceCells:
 class View:
     """Principal components of chosen features, `(n, k)`, the first of variance 1.
 
-    Attributes
-    ----------
-    columns
-        `(c,)`.
-    scale
-        `(c,)`, what features are divided by.
+    Attributes:
+        columns: `(c,)`.
+        scale: `(c,)`, what features are divided by.
     """
 
     columns: IntArray
@@ -144,12 +137,9 @@ def _variable(mean: DoubleArray, variance: DoubleArray, seen: DoubleArray) -> In
 class Nearness:
     """Coordinates `(n, r)` from the nearness to landmarks, by a Gaussian kernel.
 
-    Attributes
-    ----------
-    landmarks
-        `(m, d)`.
-    projection
-        `(m, r)`, from kernel to coordinates.
+    Attributes:
+        landmarks: `(m, d)`.
+        projection: `(m, r)`, from kernel to coordinates.
     """
 
     landmarks: FloatArray
@@ -198,12 +188,9 @@ def _squared(a: FloatArray, b: FloatArray) -> DoubleArray:
 class CellCoordinates:
     """From cells to the coordinates of each way, fitted on some cells.
 
-    Attributes
-    ----------
-    plain, standardised
-        Components of the cells' own values.
-    latent
-        Nearness in a model's latent; None without one.
+    Attributes:
+        plain, standardised: Components of the cells' own values.
+        latent: Nearness in a model's latent; None without one.
     """
 
     plain: View

@@ -34,19 +34,13 @@ _PARTS = ("coefficients", "intercept", "mean", "deviation")
 class FeatureReadout:
     """A regression of the features of one modality on latent coordinates.
 
-    Attributes
-    ----------
-    transform
-        Of the modality's recipe.
-    readable
-        What `log` means: antibodies are read as CLR even if the model sees their counts.
-    depth
-        Total that `counts`, and `log` of counts, are scaled to: the median of the
-        training cells.
-    by_scale
-        Maps to `log` values and, where values are counts, to `counts`.
-    source
-        Modality that the cells fitted on were encoded from; None: from all modalities measured in them.
+    Attributes:
+        transform: Of the modality's recipe.
+        readable: What `log` means: antibodies are read as CLR even if the model sees their counts.
+        depth: Total that `counts`, and `log` of counts, are scaled to: the median of the training cells.
+        by_scale: Maps to `log` values and, where values are counts, to `counts`.
+        source: Modality that the cells fitted on were encoded from; None: from all modalities measured in
+            them.
     """
 
     transform: Transform

@@ -32,10 +32,9 @@ from mocli.types import DoubleArray, FloatArray, IntArray
 class Ridge:
     """Ridge regressions on one set of coordinates `(n, r)`, for any penalty and target.
 
-    Parameters
-    ----------
-    orthogonal
-        The coordinates are centred and orthogonal, the largest first, as the scores of components are.
+    Args:
+        orthogonal: The coordinates are centred and orthogonal, the largest first, as the scores of components
+            are.
     """
 
     def __init__(self, phi: FloatArray, *, orthogonal: bool = False) -> None:
@@ -89,12 +88,9 @@ class Sums:
 class Products:
     """Products of cells with each other, of which components of any of them are made.
 
-    Attributes
-    ----------
-    grams
-        Of plain and standardised values, `(n, n)` each.
-    z
-        `(n, d)`, latent coordinates; None without a model.
+    Attributes:
+        grams: Of plain and standardised values, `(n, n)` each.
+        z: `(n, d)`, latent coordinates; None without a model.
     """
 
     grams: tuple[FloatArray, FloatArray]
@@ -126,14 +122,12 @@ class Products:
 class Fold:
     """Ways fitted to the rows `rest`, and the rows `out` that were left out.
 
-    Attributes
-    ----------
-    along
-        Coordinates of the cells left out, in the directions `u` of each way's ridge, `(n_out, k)` each.
-    near
-        Nearness in plain and standardised components.
-    scores, unexplained
-        Of the cells left out: components of either kind, and deviation over what these explain of it.
+    Attributes:
+        along: Coordinates of the cells left out, in the directions `u` of each way's ridge, `(n_out, k)`
+            each.
+        near: Nearness in plain and standardised components.
+        scores, unexplained: Of the cells left out: components of either kind, and deviation over what these
+            explain of it.
     """
 
     out: IntArray
@@ -169,10 +163,8 @@ class Fold:
     def predictions(self, k: int, y: FloatArray, penalties: Iterable[float]) -> list[FloatArray]:
         """Return way k's predictions of the cells left out about the mean of the others, for each penalty.
 
-        Parameters
-        ----------
-        y
-            Targets of the rows `rest`, centred, `(n_rest, n_columns)`.
+        Args:
+            y: Targets of the rows `rest`, centred, `(n_rest, n_columns)`.
         """
         ridge = self.ridges[k]
         cross = ridge.u.T @ y
@@ -221,12 +213,9 @@ def left_out(
 ) -> FloatArray:
     """Return each way's prediction of every cell, fitted without it: `(n_ways, n, n_columns)`.
 
-    Parameters
-    ----------
-    x, y
-        What features are linked to, and their values, `(n, n_columns)`.
-    mean
-        About which all folds predict, `(n_columns,)`; None: that of the cells that each was fitted to.
+    Args:
+        x, y: What features are linked to, and their values, `(n, n_columns)`.
+        mean: About which all folds predict, `(n_columns,)`; None: that of the cells that each was fitted to.
     """
     predictions = np.empty((len(penalties) + 1, *y.shape), np.float32)
     for fold in folds:

@@ -29,16 +29,12 @@ def gives_one_place(model: object, pairing: Pairing) -> bool:
 class Latent:
     """Latent coordinates of an integration.
 
-    Attributes
-    ----------
-    by_modality
-        `(n_obs, d)` for each, rows in file order.
-    joint
-        `(n_cells, d)` where all modalities of a cell give one set of coordinates; `by_modality` then
-        repeats it.
-    alone
-        Coordinates of cells had they been measured in one modality only, `(n_obs, d)` for each modality;
-        empty where there are no joint ones.
+    Attributes:
+        by_modality: `(n_obs, d)` for each, rows in file order.
+        joint: `(n_cells, d)` where all modalities of a cell give one set of coordinates; `by_modality` then
+            repeats it.
+        alone: Coordinates of cells had they been measured in one modality only, `(n_obs, d)` for each
+            modality; empty where there are no joint ones.
     """
 
     by_modality: Mapping[str, FloatArray]

@@ -84,12 +84,9 @@ def save_model(
 ) -> None:
     """Write a trained model.
 
-    Parameters
-    ----------
-    trained_on
-        SHA-256 of the input files.
-    atlas
-        The training cells, for queries.
+    Args:
+        trained_on: SHA-256 of the input files.
+        atlas: The training cells, for queries.
     """
     from mocli.tasks.prepare.smoothing import Reference
 
@@ -143,10 +140,8 @@ def save_model(
 def write_model(folder: Path, saved: SavedModel) -> None:
     """Write the folder under a temporary name and rename it.
 
-    Raises
-    ------
-    InputError
-        A number that the model needs is not finite, so the model could not be read.
+    Raises:
+        InputError: A number that the model needs is not finite, so the model could not be read.
     """
     from safetensors.numpy import save_file
 
@@ -209,10 +204,8 @@ def write_model(folder: Path, saved: SavedModel) -> None:
 def write_stacks(folder: Path, stacks: Mapping[tuple[str, str], Stack]) -> None:
     """Write the stacks of a model, by source and target, into its folder; the rest of it stays as it is.
 
-    Raises
-    ------
-    InputError
-        A number is not finite.
+    Raises:
+        InputError: A number is not finite.
     """
     arrays: dict[str, Any] = {}
     described = []
@@ -236,10 +229,8 @@ def measured_batches(bundle: MultiOmics, modality: str) -> dict[str, Any] | None
 def load_model(folder: SavedModel | str | Path) -> SavedModel:
     """Read a saved model on the CPU; one that is read already is returned as it is.
 
-    Raises
-    ------
-    InputError
-        If the folder holds no model, a damaged one, or one of a newer format.
+    Raises:
+        InputError: If the folder holds no model, a damaged one, or one of a newer format.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file

@@ -47,12 +47,9 @@ _PARTS = ("coefficients", "intercept", "slope", "weights")
 class LinkedValues:
     """Sums of the source's features that are linked to the target's.
 
-    Attributes
-    ----------
-    sums
-        `(n_source, n_links)`.
-    column
-        Which sum belongs to each feature of the target, -1 for none, `(n_vars,)`.
+    Attributes:
+        sums: `(n_source, n_links)`.
+        column: Which sum belongs to each feature of the target, -1 for none, `(n_vars,)`.
     """
 
     sums: CSR
@@ -67,16 +64,11 @@ class LinkedValues:
 class Weighed:
     """The ways on one scale of the target's values, each multiplied by its weight.
 
-    Attributes
-    ----------
-    coefficients
-        `(sum of coordinates, n_vars)`.
-    intercept
-        `(n_vars,)`.
-    slope
-        `(n_vars,)`, of the linked feature.
-    weights
-        `(n_ways, n_vars)` in the order of `WAYS`.
+    Attributes:
+        coefficients: `(sum of coordinates, n_vars)`.
+        intercept: `(n_vars,)`.
+        slope: `(n_vars,)`, of the linked feature.
+        weights: `(n_ways, n_vars)` in the order of `WAYS`.
     """
 
     coefficients: FloatArray
@@ -89,18 +81,12 @@ class Weighed:
 class Stack:
     """Expected values of a target from cells of a source.
 
-    Attributes
-    ----------
-    linked
-        None without links.
-    by_scale
-        On `log` values and, where values are counts, on `counts`.
-    reach
-        Strangeness, of either kind, below which 99 % of the cells left out of a fold lie.
-    n_cells
-        Cells fitted on.
-    widening
-        None in a model of an earlier version.
+    Attributes:
+        linked: None without links.
+        by_scale: On `log` values and, where values are counts, on `counts`.
+        reach: Strangeness, of either kind, below which 99 % of the cells left out of a fold lie.
+        n_cells: Cells fitted on.
+        widening: None in a model of an earlier version.
     """
 
     coordinates: CellCoordinates

@@ -61,16 +61,11 @@ def fit_stack(
 ) -> Stack:
     """Fit the ways to cells measured in both, and weigh them by how well they predict cells left out.
 
-    Parameters
-    ----------
-    cells
-        50 or more; if there are very many, the caller draws some.
-    measured
-        By scale, `log` among them.
-    batches
-        Codes of the cells' batches, `(n,)`, -1 for none; None without batches.
-    see
-        Called with the stack's predictions of the cells left out, some features at a time.
+    Args:
+        cells: 50 or more; if there are very many, the caller draws some.
+        measured: By scale, `log` among them.
+        batches: Codes of the cells' batches, `(n,)`, -1 for none; None without batches.
+        see: Called with the stack's predictions of the cells left out, some features at a time.
     """
     rng = np.random.default_rng(seed)
     rows = drawn_rows(cells.n, MOST_LEFT_OUT, seed=seed)
@@ -112,12 +107,10 @@ def fit_stack(
 class _Pool:
     """What some features say together of the ways on one scale.
 
-    Attributes
-    ----------
-    penalties
-        Of each way but the linked feature.
-    alone, joined
-        Moments of the ways as `_moments` gives them, means over features without and with a link.
+    Attributes:
+        penalties: Of each way but the linked feature.
+        alone, joined: Moments of the ways as `_moments` gives them, means over features without and with a
+            link.
     """
 
     penalties: list[float]
@@ -200,14 +193,12 @@ def _penalties(folds: Sequence[Fold], y: FloatArray) -> list[float]:
 def _moments(predictions: FloatArray, y: FloatArray) -> tuple[DoubleArray, DoubleArray]:
     """Mean products of the ways' predictions with each other, and with the truth, by feature.
 
-    Parameters
-    ----------
-    said, y
-        As `left_out` returns and takes them.
+    Args:
+        said, y: As `left_out` returns and takes them.
 
-    Returns
-    -------
-    `(n_columns, n_ways, n_ways)` and `(n_columns, n_ways)`, of values standardised by the truth's moments.
+    Returns:
+        `(n_columns, n_ways, n_ways)` and `(n_columns, n_ways)`, of values standardised by the truth's
+        moments.
     """
     n_ways = len(predictions)
     mean, deviation = y.mean(0), y.std(0)
@@ -232,12 +223,9 @@ def weigh(
 ) -> DoubleArray:
     """Return the weights of each feature, `(n_columns, n_ways)`, none negative.
 
-    Parameters
-    ----------
-    gram, cross
-        As `_moments` gives them; `pooled` their means over features.
-    n
-        Cells behind them.
+    Args:
+        gram, cross: As `_moments` gives them; `pooled` their means over features.
+        n: Cells behind them.
     """
     share = POOLED / (POOLED + n)
     n_ways = cross.shape[1]

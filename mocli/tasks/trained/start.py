@@ -145,12 +145,9 @@ class InitialModel:
 class Taken:
     """The tensors that a model took from another.
 
-    Attributes
-    ----------
-    not_taken
-        Part, why its tensors were not taken, and how many.
-    refitted
-        Modalities whose features or scaling are not those of the saved model.
+    Attributes:
+        not_taken: Part, why its tensors were not taken, and how many.
+        refitted: Modalities whose features or scaling are not those of the saved model.
     """
 
     origin: InitialModel

@@ -70,14 +70,10 @@ def train_model(
 ) -> Trained:
     """Plan, load, train, encode and write the model's folder, and record all of it in the report.
 
-    Parameters
-    ----------
-    files
-        The modalities where they are open already, perhaps with some cells only.
-    labels
-        Columns that the model keeps for queries, besides the one of `--label-key`.
-    check
-        Called with the model's class and name once it is chosen, to refuse before the work.
+    Args:
+        files: The modalities where they are open already, perhaps with some cells only.
+        labels: Columns that the model keeps for queries, besides the one of `--label-key`.
+        check: Called with the model's class and name once it is chosen, to refuse before the work.
     """
     with run.timed("load"):
         plan = plan_training(request, aim.task, run.say, files)
@@ -122,12 +118,9 @@ def train_model(
 class Untrained:
     """A model that is ready to be trained, the start of its weights, and its training data.
 
-    Attributes
-    ----------
-    frozen
-        Names of parameters that are frozen.
-    record
-        The weights that were given and those that are frozen, for the report.
+    Attributes:
+        frozen: Names of parameters that are frozen.
+        record: The weights that were given and those that are frozen, for the report.
     """
 
     model: Model

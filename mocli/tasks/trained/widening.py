@@ -15,17 +15,12 @@ from mocli.types import DoubleArray, FloatArray, Json
 class Widening:
     """Times by which the interval of a cell is wider.
 
-    Attributes
-    ----------
-    mean, projection
-        `(r,)` and `(r, k)`: from coordinates to directions in which a cell's squares sum to its leverage,
-        times the number of cells fitted.
-    usual
-        Median leverage of cells left out at random.
-    level, slope
-        Of the logarithm of the times in that of leverage over the usual.
-    new_batch
-        Times for a cell of a batch that training lacks, at least.
+    Attributes:
+        mean, projection: `(r,)` and `(r, k)`: from coordinates to directions in which a cell's squares sum to
+            its leverage, times the number of cells fitted.
+        usual: Median leverage of cells left out at random.
+        level, slope: Of the logarithm of the times in that of leverage over the usual.
+        new_batch: Times for a cell of a batch that training lacks, at least.
     """
 
     mean: FloatArray

@@ -37,16 +37,11 @@ BINS = 10
 class LeftOut:
     """Cells whose errors are compared.
 
-    Attributes
-    ----------
-    y, linked
-        Values of some features, and what these are linked to, `(n, p)`.
-    weights
-        Of the ways, `(p, n_ways)`.
-    penalties
-        Of the ridge regression of each way but the linked feature.
-    batches
-        Codes `(n,)`, -1 for none; None without batches.
+    Attributes:
+        y, linked: Values of some features, and what these are linked to, `(n, p)`.
+        weights: Of the ways, `(p, n_ways)`.
+        penalties: Of the ridge regression of each way but the linked feature.
+        batches: Codes `(n,)`, -1 for none; None without batches.
     """
 
     products: Products
@@ -106,18 +101,13 @@ def fit_widening(
 ) -> tuple[Widening, FloatArray]:
     """Leave groups of cells out, and see how much wider intervals they need.
 
-    Parameters
-    ----------
-    folds, said
-        Of all cells, left out at random, and what each way says of them, `(n_ways, n, p)`.
-    ridge
-        Of the nearness to landmarks, fitted to all cells.
-    clusters_of
-        Coordinates in which clusters are found, `(n, d)`.
+    Args:
+        folds, said: Of all cells, left out at random, and what each way says of them, `(n_ways, n, p)`.
+        ridge: Of the nearness to landmarks, fitted to all cells.
+        clusters_of: Coordinates in which clusters are found, `(n, d)`.
 
-    Returns
-    -------
-    The widening, and its times for every cell while it was left out of its fold, `(n,)`.
+    Returns:
+        The widening, and its times for every cell while it was left out of its fold, `(n,)`.
     """
     from sklearn.cluster import KMeans
 
