@@ -32,7 +32,7 @@ SETS = {
     "snareseq_3000": "cell_type",
 }
 METRICS = {
-    "paired": ("nmi_kmeans", "silhouette", "mean_average_precision"),
+    "paired": ("nmi_kmeans", "silhouette", "knn_accuracy"),
     "unpaired": ("foscttm", "label_transfer", "mixing"),
 }
 CONTROLS = {
