@@ -1,10 +1,10 @@
 """One declaration of an option, from which follow command line, environment, config, Python and fingerprint.
 
-A group of options is a frozen dataclass whose fields are `Annotated[T, option("--name", help=...)]`:
+A group of options is a frozen dataclass whose fields are options:
 
     @dataclass(frozen=True)
     class RunOptions(Options):
-        seed: Annotated[int, option("--seed N", "Seed of everything random", least=0)] = 0
+        seed: int = option("--seed N", "Seed of everything random", default=0, least=0)
 
 The field's name is the keyword argument in Python; the long name is the key of a `--config` file and, after
 `MOCLI_`, the environment variable. Values are read and checked wherever they come from, when the dataclass
@@ -21,7 +21,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from mocli.errors import UsageError, did_you_mean
 from mocli.parsing import MOST, Parser, one_of
@@ -29,8 +29,7 @@ from mocli.parsing import MOST, Parser, one_of
 NATIVE = (bool, int, float, Path, str)
 MARKS = {
     "trains": "only training uses it: it does not change a model that is trained already",
-    "identifies": "a checkpoint only belongs to runs with the same value; the default for all options of "
-    "training",
+    "identifies": "a checkpoint only belongs to runs with the same value",
     "volatile": "it does not change the result of a finished run",
     "advanced": "shown by --help-all only",
     "text": "on the command line it stays as written, for --print-config",
@@ -60,27 +59,27 @@ class Option:
     each: Parser | None = None
     least: int | None = None
     shown: str | None = None
-    repeatable: bool = False
     marks: frozenset[str] = frozenset()
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
-def option(usage: str, help: str, **about: Any) -> Option:
+def option(usage: str, help: str, *, default: Any = None, marks: str = "", **about: Any) -> Any:
     """Declare an option by how it is used, such as `--output -o FILE`; the inputs have no dashes.
 
-    Everything else is a keyword: fields of `Option`, and `MARKS` that are true.
+    Args:
+        default: As written, it is parsed when the dataclass is made; `MISSING` where the option is needed.
+        marks: Some of `MARKS`, with spaces between.
+        about: Other fields of `Option`.
     """
-    about.setdefault("identifies", about.get("trains", False))
-    marks = frozenset(mark for mark in MARKS if about.pop(mark, False))
     words = usage.split()
     names = tuple(word for word in words if word.startswith("-"))
     metavar = " ".join(words[len(names) :]) or "|".join(about.get("choices", ()))
-    return Option(names, help, metavar, marks=marks, **about)
-
-
-def written(default: str) -> Any:
-    """Mark a default as written text; it is parsed when the dataclass is made."""
-    return default
+    declared = Option(names, help, metavar, marks=frozenset(marks.split()), **about)
+    if not declared.marks <= MARKS.keys():
+        raise ValueError(f"{usage} has a mark that there is not: {marks}")
+    if default == {}:
+        return field(default_factory=dict, metadata={"option": declared})
+    return field(default=default, metadata={"option": declared})
 
 
 @dataclass(frozen=True)
@@ -114,11 +113,16 @@ class OptionField:
         return get_origin(self.base) is not None and issubclass(get_origin(self.base), Mapping)
 
     @property
+    def is_repeatable(self) -> bool:
+        """Say whether it is given once for each value, as a `Sequence` is; a tuple is one list."""
+        return get_origin(self.base) is Sequence
+
+    @property
     def cli(self) -> Any:
         """Type on the command line."""
         if self.is_mapping:
             return list[str]
-        if self.option.repeatable:
+        if self.is_repeatable:
             return list[get_args(self.base)[0]]  # type: ignore[misc]
         return self.base if self.base in NATIVE and "text" not in self.option.marks else str
 
@@ -136,7 +140,7 @@ class OptionField:
                     f"{self.long} takes a mapping", field=where, found=repr(value), expected="{NAME: VALUE}"
                 )
             return {str(k): option.each(v, where) if option.each else v for k, v in dict(value).items()}
-        if option.repeatable:
+        if self.is_repeatable:
             items = [value] if isinstance(value, (str, int, Path)) else value
             kind = get_args(self.base)[0]
             return tuple(option.each(item, where) if option.each else kind(item) for item in items)
@@ -160,7 +164,7 @@ class OptionField:
         if self.is_mapping:
             for key, inner in value.items():
                 yield from (self.long, f"{key}={inner if isinstance(inner, str) else json.dumps(inner)}")
-        elif self.option.repeatable:
+        elif self.is_repeatable:
             for item in value:
                 yield from (self.long, str(item)) if self.option.names else (str(item),)
         elif isinstance(value, bool):
@@ -237,22 +241,17 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
+@cache
 def declared_in(group: Any) -> Mapping[str, OptionField]:
     """Return the options of a group by field name, in the order of the fields."""
-    return _declared_in(group)
-
-
-@cache
-def _declared_in(group: Any) -> Mapping[str, OptionField]:
-    hints = get_type_hints(group, include_extras=True)
+    kinds = get_type_hints(group)
     options: dict[str, OptionField] = {}
     for f in fields(group):
-        kind, *marks = get_args(hints[f.name]) if get_origin(hints[f.name]) is Annotated else (None,)
-        for mark in marks:
-            if isinstance(mark, Option):
-                default = f.default if f.default_factory is MISSING else f.default_factory()
-                placed = replace(mark, panel=mark.panel or group.PANEL)
-                options[f.name] = OptionField(f.name, kind, default, placed)
+        declared = f.metadata.get("option")
+        if declared is not None:
+            default = f.default if f.default_factory is MISSING else f.default_factory()
+            placed = replace(declared, panel=declared.panel or group.PANEL)
+            options[f.name] = OptionField(f.name, kinds[f.name], default, placed)
     return options
 
 

@@ -3,14 +3,14 @@
 import gzip
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import pytest
 from typer.testing import CliRunner
 
 from mocli.cli import command as cli
 from mocli.errors import UsageError
-from mocli.options import Options, declared_in, option, signature_of, sort_into, written
+from mocli.options import Options, declared_in, option, signature_of, sort_into
 from mocli.parsing import duration
 from mocli.tasks.benchmark.options import BenchmarkOptions
 from mocli.tasks.benchmark.plan import untrained, words_of
@@ -29,8 +29,8 @@ class ToyOptions(Options):
     LACKS: ClassVar = frozenset({"umap"})
     GONE: ClassVar = {"--doll": "--toy takes its place"}
 
-    toy: Annotated[int, option("--toy N", "Number of toys", least=1)] = 2
-    pause: Annotated[float, option("--pause TIME", "Time between", parse=duration, text=True)] = written("1m")
+    toy: int = option("--toy N", "Number of toys", default=2, least=1)
+    pause: float = option("--pause TIME", "Time between", default="1m", marks="text", parse=duration)
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def toy_of_training(monkeypatch):
 
     @dataclass(frozen=True)
     class TrainOptions(shared.TrainOptions):
-        dropout_toy: Annotated[
-            float, option("--dropout-toy X", "Share of toys to drop", shown="none", trains=True)
-        ] = 0.0
+        dropout_toy: float = option(
+            "--dropout-toy X", "Share of toys to drop", default=0.0, marks="trains identifies", shown="none"
+        )
 
     monkeypatch.setattr(shared, "TrainOptions", TrainOptions)
     return TrainOptions

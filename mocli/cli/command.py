@@ -51,45 +51,42 @@ class CommandOptions(Options):
 
     PANEL: ClassVar = COMMAND
 
-    config: Annotated[
-        Path | None,
-        option(
-            "--config -c FILE",
-            "YAML with long option names as keys; paths are relative to the working directory",
-            more={"is_eager": True},
-        ),
-    ] = None
-    print_config: Annotated[
-        bool,
-        option(
-            "--print-config", "Print the resolved configuration with its origins; run nothing", advanced=True
-        ),
-    ] = False
-    dry_run: Annotated[bool, option("--dry-run -n", "Check everything and report what would be done")] = False
-    verbose: Annotated[
-        int, option("--verbose -v", "Log more", more={"count": True, "show_default": False}, advanced=True)
-    ] = 0
-    quiet: Annotated[
-        int,
-        option(
-            "--quiet -q",
-            "Log warnings only; -qq: errors only",
-            more={"count": True, "show_default": False},
-            advanced=True,
-        ),
-    ] = 0
-    log_format: Annotated[
-        str, option("--log-format", "Format of stderr and OUT.log", choices=("text", "json"), advanced=True)
-    ] = "text"
-    progress: Annotated[
-        str,
-        option(
-            "--progress",
-            "auto: a bar on a terminal, else a line now and then",
-            choices=("auto", "bar", "plain", "none"),
-            advanced=True,
-        ),
-    ] = "auto"
+    config: Path | None = option(
+        "--config -c FILE",
+        "YAML with long option names as keys; paths are relative to the working directory",
+        more={"is_eager": True},
+    )
+    print_config: bool = option(
+        "--print-config",
+        "Print the resolved configuration with its origins; run nothing",
+        default=False,
+        marks="advanced",
+    )
+    dry_run: bool = option("--dry-run -n", "Check everything and report what would be done", default=False)
+    verbose: int = option(
+        "--verbose -v", "Log more", default=0, marks="advanced", more={"count": True, "show_default": False}
+    )
+    quiet: int = option(
+        "--quiet -q",
+        "Log warnings only; -qq: errors only",
+        default=0,
+        marks="advanced",
+        more={"count": True, "show_default": False},
+    )
+    log_format: str = option(
+        "--log-format",
+        "Format of stderr and OUT.log",
+        default="text",
+        marks="advanced",
+        choices=("text", "json"),
+    )
+    progress: str = option(
+        "--progress",
+        "auto: a bar on a terminal, else a line now and then",
+        default="auto",
+        marks="advanced",
+        choices=("auto", "bar", "plain", "none"),
+    )
 
 
 SHARED: tuple[type[Options], ...] = (DataOptions, OutputOptions, TrainOptions, RunOptions, CommandOptions)
@@ -219,7 +216,7 @@ HelpAll = Annotated[
 def _as_written(declared: OptionField) -> Any:
     """Return the default as the command line has it."""
     default = declared.default
-    if declared.is_mapping or declared.option.repeatable or default == ():
+    if declared.is_mapping or declared.is_repeatable or default == ():
         return None
     return default
 
@@ -237,7 +234,7 @@ def _typer(declared: OptionField, declared_options: dict[str, OptionField]) -> A
         return Annotated[declared.cli | None, about]
     # a file of names is read when the command runs
     parses = callable(option.parse) and option.parse is not names
-    single = not (declared.is_mapping or option.repeatable)
+    single = not (declared.is_mapping or declared.is_repeatable)
     reads = single and (option.choices or option.least is not None or parses)
     check = (
         _loads(declared_options) if declared.name == "config" else checked(declared.read) if reads else None
@@ -295,7 +292,7 @@ def run(task: str, settings: Settings, *, needs_input: bool = True) -> None:
     commands = declared_in(CommandOptions)
     arguments = {name: value for name, value in values.items() if name not in commands}
     for name, value in arguments.items():
-        if settings.declared[name].option.repeatable:
+        if settings.declared[name].is_repeatable:
             arguments[name] = list(value or ())
     inputs = arguments.pop("inputs")
     _require(inputs if needs_input else ["none"], arguments["output"], settings.ctx)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 from mocli import parsing
 from mocli.errors import UsageError
@@ -30,128 +30,102 @@ class Gene2PeakOptions(Options):
 
     LACKS: ClassVar = frozenset({"umap", "key_added"})
 
-    source: Annotated[
-        str | None, option("--from MOD", "Measured modality", shown="accessibility, else expression")
-    ] = None
-    target: Annotated[
-        str | None, option("--to MOD", "Imputed modality", shown="expression, else proteins")
-    ] = None
-    from_model: Annotated[
-        Path | None, option("--from-model DIR", "Trained model (OUT.model); without it one is trained first")
-    ] = None
-    gtf: Annotated[
-        Path | None,
-        option(
-            "--gtf FILE",
-            "Gene table with gene positions: GTF, GFF3, BED, or TSV with chrom, start, end, strand, gene",
-        ),
-    ] = None
-    genes: Annotated[
-        tuple[str, ...],
-        option("--genes A,B|FILE", "Test only these genes; a file has one name a line", parse=parsing.names),
-    ] = ()
-    window: Annotated[
-        int | None,
-        option(
-            "--window BASES",
-            "Distance from the transcription start site within which peaks are tested",
-            least=0,
-            shown="100000",
-        ),
-    ] = None
-    method: Annotated[
-        str,
-        option(
-            "--method",
-            "metacells (of measured values, no model); correlation (of imputed expression); latent (the gene "
-            "silenced through the decoder); input (the cell encoded without it); auto: latent and metacells "
-            "together where the model can",
-            choices=METHODS,
-        ),
-    ] = "auto"
-    group_key: Annotated[
-        str | None,
-        option("--group-key COLUMN", "obs column: repeat within each of its groups, such as cell types"),
-    ] = None
-    n_permutations: Annotated[
-        int,
-        option(
-            "--n-permutations N", "Cell permutations used for p-values (0 = none)", least=0, advanced=True
-        ),
-    ] = 20
-    bedpe: Annotated[
-        bool, option("--bedpe", "Also write OUT.bedpe: arcs for genome browsers", panel=OUTPUT)
-    ] = False
-    direction: Annotated[
-        str,
-        option(
-            "--direction",
-            "Silence or raise the gene",
-            panel=SILENCING,
-            choices=("silence", "raise"),
-            advanced=True,
-        ),
-    ] = "silence"
-    step: Annotated[
-        str,
-        option(
-            "--step",
-            "adam (the authors' first step), sign (without weight decay), norm (along the gradient)",
-            panel=SILENCING,
-            choices=STEPS,
-            advanced=True,
-        ),
-    ] = "adam"
-    together: Annotated[
-        bool,
-        option("--together", "Silence all genes at once, not one by one", panel=SILENCING, advanced=True),
-    ] = False
-    min_cells: Annotated[
-        int,
-        option(
-            "--min-cells N",
-            "Leave out genes that fewer cells express, also within groups",
-            panel=SILENCING,
-            least=1,
-            advanced=True,
-        ),
-    ] = 20
-    alternative: Annotated[
-        str,
-        option(
-            "--alternative",
-            "two-sided; negative: only peaks that close count; positive: only peaks that open",
-            panel=SILENCING,
-            choices=ALTERNATIVES,
-            advanced=True,
-        ),
-    ] = "two-sided"
-    peak_sets: Annotated[
-        Path | None,
-        option(
-            "--peak-sets FILE",
-            "Peaks with a factor's motif (table of set and peak, or BED): test whether they close when it "
-            "is silenced",
-            panel=SILENCING,
-        ),
-    ] = None
-    peak_set_classes: Annotated[
-        Path | None,
-        option(
-            "--peak-set-classes FILE",
-            "Table of set and class, such as activator and repressor: classes against each other (t-test)",
-            panel=SILENCING,
-            advanced=True,
-        ),
-    ] = None
-    truth: Annotated[
-        Path | None,
-        option(
-            "--truth FILE",
-            "Known pairs (BEDPE): report the precision beside that of baselines",
-            panel=SILENCING,
-        ),
-    ] = None
+    source: str | None = option("--from MOD", "Measured modality", shown="accessibility, else expression")
+    target: str | None = option("--to MOD", "Imputed modality", shown="expression, else proteins")
+    from_model: Path | None = option(
+        "--from-model DIR", "Trained model (OUT.model); without it one is trained first"
+    )
+    gtf: Path | None = option(
+        "--gtf FILE",
+        "Gene table with gene positions: GTF, GFF3, BED, or TSV with chrom, start, end, strand, gene",
+    )
+    genes: tuple[str, ...] = option(
+        "--genes A,B|FILE",
+        "Test only these genes; a file has one name a line",
+        default=(),
+        parse=parsing.names,
+    )
+    window: int | None = option(
+        "--window BASES",
+        "Distance from the transcription start site within which peaks are tested",
+        least=0,
+        shown="100000",
+    )
+    method: str = option(
+        "--method",
+        "metacells (of measured values, no model); correlation (of imputed expression); latent (the gene "
+        "silenced through the decoder); input (the cell encoded without it); auto: latent and metacells "
+        "together where the model can",
+        default="auto",
+        choices=METHODS,
+    )
+    group_key: str | None = option(
+        "--group-key COLUMN", "obs column: repeat within each of its groups, such as cell types"
+    )
+    n_permutations: int = option(
+        "--n-permutations N",
+        "Cell permutations used for p-values (0 = none)",
+        default=20,
+        marks="advanced",
+        least=0,
+    )
+    bedpe: bool = option(
+        "--bedpe", "Also write OUT.bedpe: arcs for genome browsers", default=False, panel=OUTPUT
+    )
+    direction: str = option(
+        "--direction",
+        "Silence or raise the gene",
+        default="silence",
+        marks="advanced",
+        panel=SILENCING,
+        choices=("silence", "raise"),
+    )
+    step: str = option(
+        "--step",
+        "adam (the authors' first step), sign (without weight decay), norm (along the gradient)",
+        default="adam",
+        marks="advanced",
+        panel=SILENCING,
+        choices=STEPS,
+    )
+    together: bool = option(
+        "--together",
+        "Silence all genes at once, not one by one",
+        default=False,
+        marks="advanced",
+        panel=SILENCING,
+    )
+    min_cells: int = option(
+        "--min-cells N",
+        "Leave out genes that fewer cells express, also within groups",
+        default=20,
+        marks="advanced",
+        panel=SILENCING,
+        least=1,
+    )
+    alternative: str = option(
+        "--alternative",
+        "two-sided; negative: only peaks that close count; positive: only peaks that open",
+        default="two-sided",
+        marks="advanced",
+        panel=SILENCING,
+        choices=ALTERNATIVES,
+    )
+    peak_sets: Path | None = option(
+        "--peak-sets FILE",
+        "Peaks with a factor's motif (table of set and peak, or BED): test whether they close when it "
+        "is silenced",
+        panel=SILENCING,
+    )
+    peak_set_classes: Path | None = option(
+        "--peak-set-classes FILE",
+        "Table of set and class, such as activator and repressor: classes against each other (t-test)",
+        marks="advanced",
+        panel=SILENCING,
+    )
+    truth: Path | None = option(
+        "--truth FILE", "Known pairs (BEDPE): report the precision beside that of baselines", panel=SILENCING
+    )
 
     def __post_init__(self) -> None:
         """Take a gene table given as --genes, its name in `links build`, as the gene table."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mocli import parsing
 from mocli.errors import UsageError
-from mocli.options import Options, option, written
+from mocli.options import Options, option
 from mocli.types import Route
 
 if TYPE_CHECKING:
@@ -37,90 +37,77 @@ class ImputeOptions(Options):
         ("--relations", "--gtf", "--window"), "use `mocli gene2peak --method correlation` instead"
     )
 
-    source: Annotated[str | None, option("--from MOD", "Modality that the cells have")] = None
-    target: Annotated[
-        str | None, option("--to MOD", "Modality to impute. Give the --from modality again to denoise it")
-    ] = None
-    from_model: Annotated[
-        Path | None, option("--from-model DIR", "Trained model (OUT.model); without it one is trained first")
-    ] = None
-    cells: Annotated[
-        str, option("--cells", "missing: cells without the target; all: also measured ones", choices=CELLS)
-    ] = "missing"
-    features: Annotated[
-        tuple[str, ...],
-        option(
-            "--features A,B|FILE",
-            "Impute only these features; a file has one name a line",
-            parse=parsing.names,
-        ),
-    ] = ()
-    evaluate: Annotated[
-        bool,
-        option(
-            "--evaluate", "Hide measured values, predict them and compare; with --label-key also by label"
-        ),
-    ] = False
-    compare_groups: Annotated[
-        Groups | None,
-        option(
-            "--compare-groups COLUMN[=A,B]",
-            "Features that differ between groups of cells, such as types or conditions, by the decoder of a "
-            "model (with --to the --from modality) or by imputed values (with --evaluate), and by measured "
-            "ones (OUT.groups.tsv)",
-            parse="mocli.tasks.impute.groupcolumn:Groups.parse",
-            advanced=True,
-        ),
-    ] = None
-    hold_out: Annotated[
-        HoldOut,
-        option(
-            "--hold-out SHARE|COLUMN=VALUE",
-            "Share of paired cells held out of training, for accuracy and intervals; or all cells of one "
-            "batch",
-            parse="mocli.tasks.impute.holdout:HoldOut.parse",
-        ),
-    ] = written("0.2")
-    scale: Annotated[
-        str,
-        option(
-            "--scale",
-            "log: normalised, logged (antibodies: CLR); counts: at median depth (denoised: the cell's own); "
-            "scaled: in standard deviations; shares: of the cell's total, denoised only",
-            choices=SCALES,
-        ),
-    ] = "log"
-    route: Annotated[
-        str,
-        option(
-            "--route",
-            "stack: several closed-form ways weighed by what they predict; decoder: the model's own; "
-            "readout: a regression on its latent coordinates; auto: the stack where the model holds one",
-            choices=tuple(route.value for route in Route),
-        ),
-    ] = Route.AUTO.value
-    coverage: Annotated[
-        float,
-        option("--coverage X", "Share of true values that prediction intervals cover", parse=parsing.share),
-    ] = 0.9
-    decode_batch: Annotated[
-        str | None,
-        option(
-            "--decode-batch LEVEL|own|average",
-            "Batch to decode under: a level, each cell's own, or the mean over batches in which the target "
-            "was measured",
-            shown="average",
-            advanced=True,
-        ),
-    ] = None
-    draw: Annotated[
-        bool,
-        option(
-            "--draw",
-            "Also write a draw of each value from the model's likelihood, at the depth of the cell",
-            advanced=True,
-        ),
-    ] = False
+    source: str | None = option("--from MOD", "Modality that the cells have")
+    target: str | None = option(
+        "--to MOD", "Modality to impute. Give the --from modality again to denoise it"
+    )
+    from_model: Path | None = option(
+        "--from-model DIR", "Trained model (OUT.model); without it one is trained first"
+    )
+    cells: str = option(
+        "--cells",
+        "missing: cells without the target; all: also measured ones",
+        default="missing",
+        choices=CELLS,
+    )
+    features: tuple[str, ...] = option(
+        "--features A,B|FILE",
+        "Impute only these features; a file has one name a line",
+        default=(),
+        parse=parsing.names,
+    )
+    evaluate: bool = option(
+        "--evaluate",
+        "Hide measured values, predict them and compare; with --label-key also by label",
+        default=False,
+    )
+    compare_groups: Groups | None = option(
+        "--compare-groups COLUMN[=A,B]",
+        "Features that differ between groups of cells, such as types or conditions, by the decoder of a "
+        "model (with --to the --from modality) or by imputed values (with --evaluate), and by measured "
+        "ones (OUT.groups.tsv)",
+        marks="advanced",
+        parse="mocli.tasks.impute.groupcolumn:Groups.parse",
+    )
+    hold_out: HoldOut = option(
+        "--hold-out SHARE|COLUMN=VALUE",
+        "Share of paired cells held out of training, for accuracy and intervals; or all cells of one batch",
+        default="0.2",
+        parse="mocli.tasks.impute.holdout:HoldOut.parse",
+    )
+    scale: str = option(
+        "--scale",
+        "log: normalised, logged (antibodies: CLR); counts: at median depth (denoised: the cell's own); "
+        "scaled: in standard deviations; shares: of the cell's total, denoised only",
+        default="log",
+        choices=SCALES,
+    )
+    route: str = option(
+        "--route",
+        "stack: several closed-form ways weighed by what they predict; decoder: the model's own; "
+        "readout: a regression on its latent coordinates; auto: the stack where the model holds one",
+        default=Route.AUTO.value,
+        choices=tuple(route.value for route in Route),
+    )
+    coverage: float = option(
+        "--coverage X",
+        "Share of true values that prediction intervals cover",
+        default=0.9,
+        parse=parsing.share,
+    )
+    decode_batch: str | None = option(
+        "--decode-batch LEVEL|own|average",
+        "Batch to decode under: a level, each cell's own, or the mean over batches in which the target "
+        "was measured",
+        marks="advanced",
+        shown="average",
+    )
+    draw: bool = option(
+        "--draw",
+        "Also write a draw of each value from the model's likelihood, at the depth of the cell",
+        default=False,
+        marks="advanced",
+    )
 
     @property
     def denoises(self) -> bool:

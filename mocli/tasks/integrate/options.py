@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 from mocli import parsing
 from mocli.errors import UsageError
@@ -41,106 +41,79 @@ class IntegrateOptions(Options):
     PANEL: ClassVar = INTEGRATION
     GONE: ClassVar = {"--no-metrics": "--metrics none takes its place"}
 
-    reference: Annotated[
-        Path | None,
-        option(
-            "--reference DIR",
-            "Add the cells to those of a trained model (OUT.model); only new weights are trained",
-        ),
-    ] = None
-    transfer_labels: Annotated[
-        tuple[str, ...],
-        option(
-            "--transfer-labels COLUMN[,COLUMN]",
-            "Label cells that lack this obs column by their neighbours in other modalities or the reference",
-            parse=parsing.words,
-        ),
-    ] = ()
-    min_confidence: Annotated[
-        float,
-        option(
-            "--min-confidence X",
-            "Transferred labels with lower confidence become 'unknown'",
-            parse=parsing.share_or_end,
-        ),
-    ] = 0.5
-    unknown_below: Annotated[
-        float | None,
-        option(
-            "--unknown-below X",
-            "Cells whose mapping score is lower become 'unknown': they lie far from all labelled cells",
-            parse=parsing.share_or_end,
-            shown="found by leaving labels out",
-        ),
-    ] = None
-    metrics: Annotated[
-        str,
-        option(
-            "--metrics",
-            "Metrics of the integration and of baselines: the leading ones, all that apply, or none",
-            choices=METRICS,
-        ),
-    ] = "leading"
-    backed: Annotated[
-        bool | None,
-        option(
-            "--backed/--no-backed",
-            "Leave the cells on disk, packed in $TMPDIR, and read them a minibatch at a time ("
-            + ", ".join(name for name, traits in available().items() if traits.backed)
-            + ")",
-            panel=RUN,
-            shown="where memory would exceed --max-memory",
-            volatile=True,
-            advanced=True,
-        ),
-    ] = None
-    clusters: Annotated[
-        float | None,
-        option(
-            "--clusters RESOLUTION|none",
-            "Louvain clusters of the k-NN graph at this resolution, as obs <model>_louvain",
-            text=True,  # a word, too
-            parse=parsing.positive_or_none,
-        ),
-    ] = 1.0
-    marginal: Annotated[
-        bool,
-        option(
-            "--marginal",
-            "Also write the latent coordinates by each modality alone, as obsm X_<model>_rna, ...",
-            panel=OUTPUT,
-            advanced=True,
-        ),
-    ] = False
-    matches: Annotated[
-        bool,
-        option(
-            "--matches",
-            "Also write OUT.matches.tsv: cells of two modalities that are each other's nearest, with a score",
-            panel=OUTPUT,
-            advanced=True,
-        ),
-    ] = False
-    modality_weights: Annotated[
-        bool,
-        option(
-            "--modality-weights",
-            "Also write how informative each modality is for a cell measured in all, as obs "
-            "weight_<modality>",
-            panel=OUTPUT,
-            advanced=True,
-        ),
-    ] = False
-    sample: Annotated[
-        int,
-        option(
-            "--sample N",
-            "Also write N draws from the posterior of each cell, as obsm X_<model>_sample_1, ...",
-            panel=OUTPUT,
-            least=0,
-            advanced=True,
-        ),
-    ] = 0
+    reference: Path | None = option(
+        "--reference DIR",
+        "Add the cells to those of a trained model (OUT.model); only new weights are trained",
+    )
+    transfer_labels: tuple[str, ...] = option(
+        "--transfer-labels COLUMN[,COLUMN]",
+        "Label cells that lack this obs column by their neighbours in other modalities or the reference",
+        default=(),
+        parse=parsing.words,
+    )
+    min_confidence: float = option(
+        "--min-confidence X",
+        "Transferred labels with lower confidence become 'unknown'",
+        default=0.5,
+        parse=parsing.share_or_end,
+    )
+    unknown_below: float | None = option(
+        "--unknown-below X",
+        "Cells whose mapping score is lower become 'unknown': they lie far from all labelled cells",
+        parse=parsing.share_or_end,
+        shown="found by leaving labels out",
+    )
+    metrics: str = option(
+        "--metrics",
+        "Metrics of the integration and of baselines: the leading ones, all that apply, or none",
+        default="leading",
+        choices=METRICS,
+    )
+    backed: bool | None = option(
+        "--backed/--no-backed",
+        "Leave the cells on disk, packed in $TMPDIR, and read them a minibatch at a time ("
+        + ", ".join(name for name, traits in available().items() if traits.backed)
+        + ")",
+        marks="volatile advanced",
+        panel=RUN,
+        shown="where memory would exceed --max-memory",
+    )
+    clusters: float | None = option(
+        "--clusters RESOLUTION|none",
+        "Louvain clusters of the k-NN graph at this resolution, as obs <model>_louvain",
+        default=1.0,
+        marks="text",
+        parse=parsing.positive_or_none,
+    )
+    marginal: bool = option(
+        "--marginal",
+        "Also write the latent coordinates by each modality alone, as obsm X_<model>_rna, ...",
+        default=False,
+        marks="advanced",
+        panel=OUTPUT,
+    )
+    matches: bool = option(
+        "--matches",
+        "Also write OUT.matches.tsv: cells of two modalities that are each other's nearest, with a score",
+        default=False,
+        marks="advanced",
+        panel=OUTPUT,
+    )
+    modality_weights: bool = option(
+        "--modality-weights",
+        "Also write how informative each modality is for a cell measured in all, as obs weight_<modality>",
+        default=False,
+        marks="advanced",
+        panel=OUTPUT,
+    )
+    sample: int = option(
+        "--sample N",
+        "Also write N draws from the posterior of each cell, as obsm X_<model>_sample_1, ...",
+        default=0,
+        marks="advanced",
+        panel=OUTPUT,
+        least=0,
+    )
 
     @property
     def transfer(self) -> TransferOptions:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mocli import parsing
 from mocli.errors import UsageError
@@ -44,102 +44,74 @@ class PerturbOptions(Options):
 
     LACKS: ClassVar = frozenset({"umap", "key_added"})
 
-    source: Annotated[
-        Selection | None,
-        option(
-            "--from COLUMN=VALUE",
-            "Cells to perturb",
-            parse="mocli.tasks.perturb.cells:Selection.parse",
-            shown="all that --to does not name",
-        ),
-    ] = None
-    target: Annotated[
-        Selection | None,
-        option(
-            "--to COLUMN=VALUE",
-            "Cells to move towards: screen for the features that bring the perturbed cells there",
-            parse="mocli.tasks.perturb.cells:Selection.parse",
-        ),
-    ] = None
-    from_model: Annotated[
-        Path | None, option("--from-model DIR", "Trained model (OUT.model); without it one is trained first")
-    ] = None
-    source_modality: Annotated[
-        str | None, option("--source-modality MOD", "Modality whose features change", shown="expression")
-    ] = None
-    screen: Annotated[
-        str | None,
-        option(
-            "--screen hvg|all",
-            "Features to screen: the 2,000 most variable ones, or all that the model takes",
-            parse=_screen,
-            shown="hvg",
-        ),
-    ] = None
-    features: Annotated[
-        tuple[str, ...],
-        option(
-            "--features A,B|FILE",
-            "Change only these features; a file has one name a line",
-            parse=parsing.names,
-        ),
-    ] = ()
-    together: Annotated[bool, option("--together", "Change all --features at once, as a signature")] = False
-    direction: Annotated[
-        str | None,
-        option(
-            "--direction",
-            "Raise features, lower them, or one after the other",
-            choices=DIRECTIONS,
-            shown="both; down for a knock-out",
-        ),
-    ] = None
-    effect: Annotated[
-        Effect | None,
-        option(
-            "--effect EFFECT",
-            "towards (what the cells of --to have), scale=SHARE, knockout, log-shift=X (normalised log) or "
-            "count-shift=X",
-            parse="mocli.tasks.perturb.effect:Effect.parse",
-            shown="towards with --to and without --truth, else scale=0.5",
-        ),
-    ] = None
-    group_key: Annotated[
-        str | None,
-        option("--group-key COLUMN", "obs column: repeat within each of its groups, such as cell types"),
-    ] = None
-    min_cells: Annotated[
-        int,
-        option(
-            "--min-cells N",
-            "Fewest cells of a group; the report names smaller groups, which are left out",
-            least=1,
-            advanced=True,
-        ),
-    ] = 100
-    target_modality: Annotated[
-        str | None,
-        option(
-            "--target-modality MOD",
-            "Predict this modality when --features change, or measure the shifts of a screen in it too",
-        ),
-    ] = None
-    truth: Annotated[
-        str | None,
-        option(
-            "--truth COLUMN",
-            "obs column that names the feature actually perturbed in each cell: compare predictions with it",
-        ),
-    ] = None
-    write_predicted: Annotated[
-        bool,
-        option(
-            "--write-predicted",
-            "Also write OUT.predicted.h5mu: predicted values of each cell",
-            panel=OUTPUT,
-            advanced=True,
-        ),
-    ] = False
+    source: Selection | None = option(
+        "--from COLUMN=VALUE",
+        "Cells to perturb",
+        parse="mocli.tasks.perturb.cells:Selection.parse",
+        shown="all that --to does not name",
+    )
+    target: Selection | None = option(
+        "--to COLUMN=VALUE",
+        "Cells to move towards: screen for the features that bring the perturbed cells there",
+        parse="mocli.tasks.perturb.cells:Selection.parse",
+    )
+    from_model: Path | None = option(
+        "--from-model DIR", "Trained model (OUT.model); without it one is trained first"
+    )
+    source_modality: str | None = option(
+        "--source-modality MOD", "Modality whose features change", shown="expression"
+    )
+    screen: str | None = option(
+        "--screen hvg|all",
+        "Features to screen: the 2,000 most variable ones, or all that the model takes",
+        parse=_screen,
+        shown="hvg",
+    )
+    features: tuple[str, ...] = option(
+        "--features A,B|FILE",
+        "Change only these features; a file has one name a line",
+        default=(),
+        parse=parsing.names,
+    )
+    together: bool = option("--together", "Change all --features at once, as a signature", default=False)
+    direction: str | None = option(
+        "--direction",
+        "Raise features, lower them, or one after the other",
+        choices=DIRECTIONS,
+        shown="both; down for a knock-out",
+    )
+    effect: Effect | None = option(
+        "--effect EFFECT",
+        "towards (what the cells of --to have), scale=SHARE, knockout, log-shift=X (normalised log) or "
+        "count-shift=X",
+        parse="mocli.tasks.perturb.effect:Effect.parse",
+        shown="towards with --to and without --truth, else scale=0.5",
+    )
+    group_key: str | None = option(
+        "--group-key COLUMN", "obs column: repeat within each of its groups, such as cell types"
+    )
+    min_cells: int = option(
+        "--min-cells N",
+        "Fewest cells of a group; the report names smaller groups, which are left out",
+        default=100,
+        marks="advanced",
+        least=1,
+    )
+    target_modality: str | None = option(
+        "--target-modality MOD",
+        "Predict this modality when --features change, or measure the shifts of a screen in it too",
+    )
+    truth: str | None = option(
+        "--truth COLUMN",
+        "obs column that names the feature actually perturbed in each cell: compare predictions with it",
+    )
+    write_predicted: bool = option(
+        "--write-predicted",
+        "Also write OUT.predicted.h5mu: predicted values of each cell",
+        default=False,
+        marks="advanced",
+        panel=OUTPUT,
+    )
 
     @property
     def compared(self) -> frozenset[str]:

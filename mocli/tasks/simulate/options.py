@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 from mocli import parsing
 from mocli.errors import UsageError
@@ -46,85 +47,58 @@ class SimulateOptions(Options):
     LACKS: ClassVar = frozenset({"umap"})
     GONE: ClassVar = {"--mode": "--places cells (draw) or --places mean takes its place"}
 
-    from_model: Annotated[
-        Path | None,
-        option(
-            "--from-model DIR",
-            "Trained model (OUT.model); INPUT then holds real cells to compare with. Without it one is "
-            "trained",
-        ),
-    ] = None
-    label: Annotated[
-        tuple[str, ...],
-        option(
-            "--label COLUMN=VALUE",
-            "Simulate cells of this label; COLUMN may be left out where one has the value; repeatable",
-            repeatable=True,
-            shown="all labels",
-        ),
-    ] = ()
-    component: Annotated[
-        tuple[int, ...],
-        option(
-            "--component K",
-            "Simulate cells of this cluster of the model, counted from 0; repeatable",
-            repeatable=True,
-        ),
-    ] = ()
-    fold: Annotated[
-        float | None,
-        option(
-            "--fold X",
-            "Cells to simulate, as a multiple of the training cells with that label",
-            parse=parsing.positive,
-            shown="1",
-        ),
-    ] = None
-    n_cells: Annotated[
-        int | None,
-        option("--n-cells N", "Cells to simulate of each label, instead of --fold", parse=parsing.positive),
-    ] = None
-    modality: Annotated[
-        tuple[str, ...],
-        option("--modality MOD", "Write this modality; repeatable", repeatable=True, shown="all"),
-    ] = ()
-    batch: Annotated[
-        str,
-        option(
-            "--batch LEVEL|average|as-source",
-            "Batch of the cells; as-source: that of the training cell that each one follows",
-        ),
-    ] = AS_SOURCE
-    library: Annotated[
-        Any,
-        option(
-            "--library sampled|median|mean|N",
-            "Library size of a cell: sampled from training cells of its label, their median or mean, or N",
-            parse=_library,
-            shown="sampled; mean with --places mean",
-        ),
-    ] = None
-    places: Annotated[
-        str | None,
-        option(
-            "--places",
-            "Latent coordinates: around training cells, from the model's mixture components, or about the "
-            "mean of the label as scCross does",
-            choices=PLACES,
-            shown="cells; mixture with --component",
-        ),
-    ] = None
+    from_model: Path | None = option(
+        "--from-model DIR",
+        "Trained model (OUT.model); INPUT then holds real cells to compare with. Without it one is trained",
+    )
+    label: Sequence[str] = option(
+        "--label COLUMN=VALUE",
+        "Simulate cells of this label; COLUMN may be left out where one has the value; repeatable",
+        default=(),
+        shown="all labels",
+    )
+    component: Sequence[int] = option(
+        "--component K", "Simulate cells of this cluster of the model, counted from 0; repeatable", default=()
+    )
+    fold: float | None = option(
+        "--fold X",
+        "Cells to simulate, as a multiple of the training cells with that label",
+        parse=parsing.positive,
+        shown="1",
+    )
+    n_cells: int | None = option(
+        "--n-cells N", "Cells to simulate of each label, instead of --fold", parse=parsing.positive
+    )
+    modality: Sequence[str] = option(
+        "--modality MOD", "Write this modality; repeatable", default=(), shown="all"
+    )
+    batch: str = option(
+        "--batch LEVEL|average|as-source",
+        "Batch of the cells; as-source: that of the training cell that each one follows",
+        default=AS_SOURCE,
+    )
+    library: Any = option(
+        "--library sampled|median|mean|N",
+        "Library size of a cell: sampled from training cells of its label, their median or mean, or N",
+        parse=_library,
+        shown="sampled; mean with --places mean",
+    )
+    places: str | None = option(
+        "--places",
+        "Latent coordinates: around training cells, from the model's mixture components, or about the "
+        "mean of the label as scCross does",
+        choices=PLACES,
+        shown="cells; mixture with --component",
+    )
 
-    margins: Annotated[
-        str,
-        option(
-            "--margins",
-            "If INPUT holds the training cells, features correlate as in these. real: each feature is "
-            "distributed as in the real cells of the label; likelihood: as the model draws it; "
-            "independent: as drawn, without correlations",
-            choices=MARGINS,
-        ),
-    ] = "real"
+    margins: str = option(
+        "--margins",
+        "If INPUT holds the training cells, features correlate as in these. real: each feature is "
+        "distributed as in the real cells of the label; likelihood: as the model draws it; "
+        "independent: as drawn, without correlations",
+        default="real",
+        choices=MARGINS,
+    )
 
     def check_together(self) -> None:
         """Refuse contradicting options, and settle what follows from other options."""
