@@ -241,9 +241,13 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=str))
 
 
-@cache
 def declared_in(group: Any) -> Mapping[str, OptionField]:
     """Return the options of a group by field name, in the order of the fields."""
+    return _declared_in(group)
+
+
+@cache
+def _declared_in(group: Any) -> Mapping[str, OptionField]:
     kinds = get_type_hints(group)
     options: dict[str, OptionField] = {}
     for f in fields(group):
