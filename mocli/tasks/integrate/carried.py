@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mocli.data.bundle import MultiOmics
+from mocli.tasks.score.cellcolumns import cells_of_files
 from mocli.tasks.trained.latent import Latent
 from mocli.types import BoolArray, FloatArray, IntArray, StrArray
 
@@ -198,9 +199,7 @@ def points_of(
     if latent.joint is None:
         parts = [carried.of_modality(names[name]) for name in groups]
     else:
-        whole = carried.of_whole(
-            {file_name: bundle.cells_of(m) for m, file_name in names.items()}, bundle.n_cells
-        )
+        whole = carried.of_whole(cells_of_files(bundle, names), bundle.n_cells)
         parts = [{key: column[group.cells] for key, column in whole.items()} for group in groups.values()]
     label, confidence, mapping = (
         np.concatenate([part[f"{carried.name}_{key}"] for part in parts])

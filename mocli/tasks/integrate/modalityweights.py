@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,46 +10,16 @@ from mocli.data.bundle import Codes, MultiOmics
 from mocli.report.figures import table
 from mocli.tasks.prepare.smoothing import own_coordinates
 from mocli.tasks.run.run import Run
+from mocli.tasks.score.cellcolumns import CellColumns, cells_of_files
 from mocli.tasks.score.wnn import weighted_neighbors
-from mocli.types import FloatArray, IntArray
 
 MOST = 20_000
 """Most cells: for more, neighbours in every modality would take minutes."""
 
 
-@dataclass(frozen=True, eq=False)
-class ModalityWeights:
-    """Weights of modalities, `(n_cells,)` by the file's name of each; NaN of cells that lack one.
-
-    `cells` are the cells of the rows of each file's modality.
-    """
-
-    weights: Mapping[str, FloatArray]
-    cells: Mapping[str, IntArray]
-
-    @property
-    def said(self) -> str:
-        """The columns, for people."""
-        return "weights of modalities in " + ", ".join(f"obs['weight_{name}']" for name in self.weights)
-
-    def of_modality(self, modality: str) -> dict[str, FloatArray]:
-        """Return columns for the obs of a modality."""
-        return {f"weight_{name}": column[self.cells[modality]] for name, column in self.weights.items()}
-
-    def of_whole(self, cells: Mapping[str, IntArray], n_cells: int) -> dict[str, FloatArray]:
-        """Return columns for the obs of the whole."""
-        columns = {}
-        for name, of_cells in self.weights.items():
-            column = np.full(n_cells, np.nan, np.float32)
-            for modality, rows in cells.items():
-                column[rows] = of_cells[self.cells[modality]]
-            columns[f"weight_{name}"] = column
-        return columns
-
-
 def weigh_modalities(
     run: Run, bundle: MultiOmics, names: Mapping[str, str], clusters: Codes | None
-) -> list[ModalityWeights]:
+) -> list[CellColumns]:
     """Weigh the modalities for every cell measured in all; nothing if these cells are too few or too many.
 
     A modality counts by how much better a cell's nearest cells in it predict the cell than those in the
@@ -92,4 +61,6 @@ def weigh_modalities(
     run.say(
         "mean weights: " + ", ".join(f"{name} {np.nanmean(column):.2f}" for name, column in weights.items())
     )
-    return [ModalityWeights(weights, {file_name: bundle.cells_of(m) for m, file_name in names.items()})]
+    said = "weights of modalities in " + ", ".join(f"obs['weight_{name}']" for name in weights)
+    columns = {f"weight_{name}": column for name, column in weights.items()}
+    return [CellColumns(said, columns, cells_of_files(bundle, names))]

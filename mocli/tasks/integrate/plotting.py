@@ -16,6 +16,7 @@ from mocli.nn.neighbors import drawn_rows
 from mocli.report import scatter
 from mocli.report.html import Drawn, Layout
 from mocli.tasks.integrate.carried import UNKNOWN, CarriedPoints
+from mocli.tasks.score.cellcolumns import cells_of_files
 from mocli.tasks.score.describe import depth_of
 from mocli.tasks.score.picture import flat, fuzzy_graph, layout
 from mocli.tasks.trained.latent import Latent
@@ -69,7 +70,7 @@ def split_points(
         return {names[name]: part for name, part in parts}
     whole = np.full((bundle.n_cells, 2), np.nan, np.float32)
     whole[latent.points(bundle).cells] = xy
-    return {file_name: whole[bundle.cells_of(name)] for name, file_name in names.items()}
+    return {file_name: whole[rows] for file_name, rows in cells_of_files(bundle, names).items()}
 
 
 def draw_covariates(model: Model, bundle: MultiOmics, device: torch.device, *, seed: int) -> list[Drawn]:

@@ -37,6 +37,7 @@ from mocli.tasks.prepare.plan import open_modalities
 from mocli.tasks.run.options import BEST
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
+from mocli.tasks.score.cellcolumns import CellColumns, cells_of_files
 from mocli.tasks.score.clusterings import cluster_graph, find_clusters
 from mocli.tasks.score.evaluate import describe_links, describe_scores, score, wanted
 from mocli.tasks.score.picture import draw_correlations
@@ -159,10 +160,10 @@ def complete(
             tell_replaced(placed.files, column_for(key), run.warn)
             nearest = Nearest.of(latent.whole(bundle), device=device)
             integrated = replace(integrated, nearest=nearest)
-            graph = cluster_graph(run, options.clusters, column_for(key), nearest, bundle, names)
+            clusters = cluster_graph(run, options.clusters, column_for(key), nearest, bundle, names)
             taken = any(PLAIN in f.obs for f in placed.files)
-            columns.append(graph if taken else replace(graph, also=PLAIN))
-            clusters = graph.codes
+            names_of_column = [clusters.key] if taken else [clusters.key, PLAIN]
+            columns.append(CellColumns.of_codes(clusters, cells_of_files(bundle, names), names_of_column))
         if options.modality_weights:
             columns += weigh_modalities(run, bundle, names, clusters)
         carried = carry()

@@ -23,7 +23,7 @@ from mocli.tasks.integrate.plotting import neighbor_graph
 from mocli.tasks.prepare.pairing import Relation
 from mocli.tasks.run.options import DataOptions
 from mocli.tasks.run.run import Run
-from mocli.tasks.score.clusterings import GraphClusters
+from mocli.tasks.score.cellcolumns import CellColumns, cells_of_files
 from mocli.tasks.score.picture import draw_tissue
 from mocli.tasks.trained.latent import Latent, measured_together
 from mocli.train.predict import draw_cells as draw_posterior
@@ -88,17 +88,14 @@ def more_latents(
         names: The file's name of each of the model's modalities.
     """
     latents: dict[str, dict[str, FloatArray]] = {}
+    cells = cells_of_files(bundle, names)
     if options.sample and isinstance(model, Draws):
         draws = draw_posterior(model, bundle, run.device, options.sample, seed=run.options.seed)
         for i, z in enumerate(draws, start=1):
-            latents[f"{key}_sample_{i}"] = {
-                file_name: z[bundle.cells_of(name)] for name, file_name in names.items()
-            }
+            latents[f"{key}_sample_{i}"] = {file_name: z[rows] for file_name, rows in cells.items()}
     if isinstance(model, HasCovariateSpaces) and latent.joint is not None:
         for covariate, c in place_covariates(model, bundle, run.device).items():
-            latents[f"{key}_{covariate}"] = {
-                file_name: c[bundle.cells_of(name)] for name, file_name in names.items()
-            }
+            latents[f"{key}_{covariate}"] = {file_name: c[rows] for file_name, rows in cells.items()}
     if options.marginal:
         for name, z in latent.alone.items():
             latents[f"{key}_{names[name]}"] = {names[name]: z}
@@ -107,14 +104,14 @@ def more_latents(
 
 def cell_columns(
     bundle: MultiOmics, column_names: Mapping[str, str], names: Mapping[str, str]
-) -> list[GraphClusters]:
+) -> list[CellColumns]:
     """Return the columns known of cells, from any modality: label, batch, covariates, what was measured.
 
     Args:
         column_names: The user's names of `batch` and `label`.
         names: The file's name of each of the bundle's modalities.
     """
-    cells = {file_name: bundle.cells_of(name) for name, file_name in names.items()}
+    cells = cells_of_files(bundle, names)
     together = {
         "+".join(names[m] for m in key.split("+")): rows for key, rows in measured_together(bundle).items()
     }
@@ -123,7 +120,7 @@ def cell_columns(
         measured[rows] = code
     columns = [c for c in (bundle.label, *bundle.categorical) if c is not None]
     named = [replace(c, key=column_names.get(c.key, c.key).rpartition(":")[2]) for c in columns]
-    return [GraphClusters(c, cells) for c in (*named, Codes("modality", measured, tuple(together)))]
+    return [CellColumns.of_codes(c, cells) for c in (*named, Codes("modality", measured, tuple(together)))]
 
 
 def write_cells(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,40 +16,10 @@ from mocli.metrics.embedding import Nearest
 from mocli.models.base import Clusters, Model
 from mocli.report.figures import Entry, figure, spoken, table
 from mocli.tasks.run.run import Run
+from mocli.tasks.score.cellcolumns import CellColumns, cells_of_files
 from mocli.tasks.score.describe import describe_clusters, describe_quality, shared_markers
 from mocli.tasks.trained.latent import Latent
-from mocli.types import FloatArray, IntArray, StrArray
-
-
-@dataclass(frozen=True, eq=False)
-class Clustered:
-    """The likeliest cluster of every cell, and its probability, by modality, rows in file order."""
-
-    name: str
-    codes: Mapping[str, IntArray]
-    probability: Mapping[str, FloatArray]
-
-    @property
-    def said(self) -> str:
-        """The main column, in words."""
-        return f"clusters in obs['{column_of(self.name)}']"
-
-    def of_modality(self, modality: str) -> dict[str, StrArray | FloatArray]:
-        """Columns for the obs of a modality, by name."""
-        return self._columns(self.codes[modality], self.probability[modality])
-
-    def of_whole(self, cells: Mapping[str, IntArray], n_cells: int) -> dict[str, StrArray | FloatArray]:
-        """Columns for the obs of the whole; `cells` gives the row there of each row of a modality."""
-        codes, probability = np.full(n_cells, -1, np.int64), np.zeros(n_cells, np.float32)
-        for modality, rows in cells.items():
-            codes[rows], probability[rows] = self.codes[modality], self.probability[modality]
-        return self._columns(codes, probability)
-
-    def _columns(self, codes: IntArray, probability: FloatArray) -> dict[str, StrArray | FloatArray]:
-        # cells of modalities left out have no cluster; counted from 1, as people do
-        names = np.array([*map(str, range(1, codes.max(initial=0) + 2)), "none"], dtype=object)
-        return {column_of(self.name): names[codes], f"{self.name}_cluster_probability": probability}
-
+from mocli.types import IntArray
 
 _SAID = {"cluster_agreement": "adjusted Rand index", "cluster_agreement_nmi": "normalised mutual information"}
 
@@ -118,16 +87,15 @@ def column_of(model: str) -> str:
 
 def find_clusters(
     run: Run, name: str, model: Model, latent: Latent, bundle: MultiOmics, names: Mapping[str, str]
-) -> tuple[Clustered, ...]:
-    """Return the clusters of a model that has some, and log how far they agree with the labels.
+) -> list[CellColumns]:
+    """Return the likeliest cluster of each cell and its probability, by a model that has clusters; log them.
 
     `names` gives the file's name of each of the model's modalities that was measured.
     """
     if not isinstance(model, Clusters) or latent.joint is None:
-        return ()
-    from mocli.train.predict import (
-        cluster_cells,
-    )  # late: a dry run, which names columns, must not pay for torch
+        return []
+    # late: a dry run, which names columns, must not pay for torch
+    from mocli.train.predict import cluster_cells
 
     probability = cluster_cells(model, latent.joint, run.device)
     codes, best = probability.argmax(1), probability.max(1)
@@ -137,43 +105,12 @@ def find_clusters(
         run.report.metrics[key] = entry
         if entry["value"] is not None:
             run.say(spoken(key, entry, f"{_SAID[key]} with the labels"))
-    cells = {file_name: bundle.cells_of(modality) for modality, file_name in names.items()}
-    return (Clustered(name, {m: codes[c] for m, c in cells.items()}, {m: best[c] for m, c in cells.items()}),)
-
-
-@dataclass(frozen=True, eq=False)
-class GraphClusters:
-    """The cluster of every cell.
-
-    Attributes:
-        codes: Codes of all cells; the levels are numbers from 0, the largest cluster first.
-        cells: The cells of the rows of each file's modality.
-        also: A second column that holds them, too.
-    """
-
-    codes: Codes
-    cells: Mapping[str, IntArray]
-    also: str | None = None
-
-    @property
-    def said(self) -> str:
-        """The column, for people."""
-        return f"clusters in obs['{self.codes.key}']"
-
-    def of_modality(self, modality: str) -> dict[str, pd.Categorical]:
-        """Return the column for the obs of a modality."""
-        return self._column(self.codes.codes[self.cells[modality]])
-
-    def of_whole(self, cells: Mapping[str, IntArray], n_cells: int) -> dict[str, pd.Categorical]:
-        """Return the column for the obs of the whole; cells of modalities left out have no cluster."""
-        codes = np.full(n_cells, -1, np.int64)
-        for modality, rows in cells.items():
-            codes[rows] = self.codes.codes[self.cells[modality]]
-        return self._column(codes)
-
-    def _column(self, codes: IntArray) -> dict[str, pd.Categorical]:
-        keys = (self.codes.key,) if self.also is None else (self.codes.key, self.also)
-        return dict.fromkeys(keys, pd.Categorical.from_codes(codes, categories=list(self.codes.levels)))
+    column, probable = column_of(name), f"{name}_cluster_probability"
+    # counted from 1, as people do
+    numbers = np.array([str(i) for i in range(1, n_all + 1)], dtype=object)
+    columns = {column: numbers[codes], probable: best}
+    said, missing = f"clusters in obs['{column}']", {column: "none", probable: 0.0}
+    return [CellColumns(said, columns, cells_of_files(bundle, names), missing)]
 
 
 def cluster_graph(
@@ -183,8 +120,8 @@ def cluster_graph(
     nearest: Nearest,
     bundle: MultiOmics,
     names: Mapping[str, str],
-) -> GraphClusters:
-    """Cluster all cells of a bundle by their coordinates, and put the sizes into the report.
+) -> Codes:
+    """Cluster all cells by their coordinates, the largest cluster first, and put the sizes into the report.
 
     Args:
         column: The column of obs to write.
@@ -193,7 +130,7 @@ def cluster_graph(
     """
     codes = louvain_of(nearest, resolution)
     n = int(codes.max(initial=-1)) + 1
-    cells = {file_name: bundle.cells_of(name) for name, file_name in names.items()}
+    cells = cells_of_files(bundle, names)
     run.say(f"{n} Louvain clusters at resolution {resolution:g}")
     sizes = [
         np.bincount(codes, minlength=n),
@@ -214,4 +151,4 @@ def cluster_graph(
     if shared is not None:
         run.report.tables["shared_markers"] = shared
     run.report.tables["quality"] = describe_quality(bundle)
-    return GraphClusters(clusters, cells)
+    return clusters

@@ -12,7 +12,7 @@ import mocli
 from mocli.__main__ import main
 from mocli.data.bundle import Codes
 from mocli.errors import UsageError
-from mocli.tasks.score.clusterings import GraphClusters
+from mocli.tasks.score.cellcolumns import CellColumns
 
 
 def by_hand(z, resolution):
@@ -67,10 +67,14 @@ def test_a_column_of_that_name_is_replaced_with_a_word(run, paired, tmp_path, re
 
 
 def test_cells_of_other_modalities_have_no_cluster():
-    clusters = GraphClusters(Codes("x_louvain", np.array([0, 1, 0]), ("1", "2")), {"rna": np.array([2, 1])})
+    codes, cells = Codes("x_louvain", np.array([0, 1, 0]), ("1", "2")), {"rna": np.array([2, 1])}
+    clusters = CellColumns.of_codes(codes, cells)
     assert clusters.of_modality("rna")["x_louvain"].tolist() == ["1", "2"]
     whole = clusters.of_whole({"rna": np.array([3, 0])}, 4)["x_louvain"]
     assert whole.codes.tolist() == [1, -1, -1, 0]
+    numbers = CellColumns("", {"n": np.array([1.0, 2.0, 3.0], np.float32)}, cells, {"n": -1.0})
+    assert numbers.of_whole({"rna": np.array([3, 0])}, 4)["n"].tolist() == [2.0, -1.0, -1.0, 3.0]
+    assert numbers.of_whole({"rna": np.array([3, 0])}, 4)["n"].dtype == np.float32
 
 
 @pytest.mark.parametrize("resolution", [0, -1, float("nan")])
