@@ -6,9 +6,7 @@ scores, a combination of real cells of the group that lie near it in the latent.
 do their squares: the combination has the mean and the covariance of the cells combined. The values drawn for
 the group are then given out anew, so that each feature's ranks are those of the scores (Iman and Conover,
 Commun Stat B 11:311, 1982): margins are those of the likelihood, or of the real cells of the group. All
-modalities of a cell share the weights. Equal values, the zeros of most features, are ordered by what the
-nearest cells have: in random order they would take the correlations between features, and between
-modalities, down.
+modalities of a cell share the weights.
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ import pandas as pd
 import torch
 from numpy.random import Generator
 from scipy import sparse
-from scipy.special import ndtri
 
 from mocli.data.batches import dense_rows, densify
 from mocli.errors import InputError
@@ -29,6 +26,7 @@ from mocli.report.wording import plural
 from mocli.tasks.infer.align import Aligned, align, find_modality
 from mocli.tasks.infer.decoder import is_counted, likelihood_of
 from mocli.tasks.simulate.groups import atlas_of
+from mocli.tasks.simulate.scores import normal_scores
 from mocli.tasks.simulate.work import Simulated, all_values
 from mocli.tasks.trained.saved import SavedModel
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray
@@ -37,12 +35,12 @@ NEAREST = 30
 """Number of real cells that are combined."""
 
 ALIKE = 15
-"""Real cells, the cell itself among them, whose mean orders equal values."""
+"""Other real cells whose mean tells equal values of a cell apart, at most; of small groups, half of them."""
 
 FEWEST = 20
 """Fewest real cells of a group; correlations of fewer are noise."""
 
-VALUES = 4_000_000
+VALUES = 2_000_000
 """Values of a block of features."""
 
 
@@ -62,23 +60,20 @@ def mixing_weights(z: FloatArray, z_real: FloatArray, rng: Generator, *, device:
 
 
 def means_nearby(z_real: FloatArray, *, device: str = "cpu") -> CSR:
-    """Return weights that average over the real cells nearest to each, `(n_real, n_real)`."""
-    n, k = len(z_real), min(ALIKE, len(z_real))
-    near = knn(z_real, z_real, k, device=device)[1]
-    entries = np.full(near.size, 1 / k), (np.repeat(np.arange(n), k), near.ravel())
-    return sparse.csr_matrix(entries, shape=(n, n))
+    """Return weights that average over the other real cells nearest to each, `(n_real, n_real)`.
 
-
-def normal_scores(values: DoubleArray, nearby: DoubleArray, rng: Generator) -> DoubleArray:
-    """Return the normal scores of each column of values `(n, p)`.
-
-    Equal values are in the order of their means `nearby`, `(n, p)`; where these are equal, in random order.
+    A cell's own weight makes the average independent of its value where places say nothing of it: the mean
+    of all others is lower where the value is higher.
     """
-    n = len(values)
-    order = np.lexsort((rng.random(values.shape), nearby, values), axis=0)
-    ranks = np.empty_like(order)
-    np.put_along_axis(ranks, order, np.arange(n)[:, None], axis=0)
-    return ndtri((ranks + 0.5) / n)
+    n = len(z_real)
+    k = max(1, min(ALIKE, (n - 1) // 2))
+    near = knn(z_real, z_real, k + 1, device=device)[1]
+    others = near != np.arange(n)[:, None]
+    # cells at one place: the cell itself may not be among its nearest
+    others[others.all(axis=1), -1] = False
+    entries = np.full(n * k, 1 / k), (np.repeat(np.arange(n), k), near[others])
+    own = sparse.identity(n, format="csr") / max(n - 1, 1)
+    return sparse.csr_matrix(sparse.csr_matrix(entries, shape=(n, n)) + own)
 
 
 def quantiles(real: DoubleArray, n: int, *, whole: bool) -> DoubleArray:
@@ -122,10 +117,10 @@ def impose_correlations(
     """
     n, p = values.shape
     columns, real_columns = sparse.csc_matrix(values), sparse.csc_matrix(real)
-    parts = []
+    parts, total = [], np.asarray(real.sum(1), np.float64).ravel()
     for block in chunks(p, max(1, VALUES // max(n, real.shape[0]))):
         measured = densify(sparse.csr_matrix(real_columns[:, block])).astype(np.float64)
-        scores = normal_scores(measured, np.asarray(nearby @ measured), rng)
+        scores = normal_scores(measured, nearby, total, rng)
         order = np.argsort(np.asarray(weights @ scores), axis=0, kind="stable")
         if margins == "real":
             drawn = quantiles(measured, n, whole=whole).astype(np.float32)

@@ -8,7 +8,6 @@ from mocli.tasks.simulate.copula import (
     impose_correlations,
     means_nearby,
     mixing_weights,
-    normal_scores,
     quantiles,
 )
 
@@ -63,29 +62,46 @@ def test_features_that_real_cells_lack_stay_as_drawn(rng):
     np.testing.assert_array_equal(np.asarray(made)[:, 4], drawn[:, 4])
 
 
-def test_scores_and_quantiles(rng):
-    values = rng.poisson(0.2, (500, 3)).astype(float)
-    scores = normal_scores(values, np.zeros_like(values), rng)
-    np.testing.assert_allclose(scores.mean(axis=0), 0, atol=1e-9)
-    np.testing.assert_allclose(scores.std(axis=0), 1, atol=0.02)
+def test_quantiles():
     x = np.array([[0.0], [1.0], [3.0]])
     np.testing.assert_allclose(quantiles(x, 3, whole=True).ravel(), [0, 1, 3])
     assert quantiles(x, 7, whole=False).ravel()[3] == pytest.approx(1.0)
 
 
-def test_equal_values_are_in_the_order_of_what_cells_nearby_have(rng):
-    values = np.array([[0.0], [0.0], [2.0], [0.0]])
-    scores = normal_scores(values, np.array([[0.5], [0.1], [0.0], [0.9]]), rng).ravel()
-    assert np.argsort(scores).tolist() == [1, 0, 3, 2]
+def remade(rng, place, real):
+    """Cells at the places of real ones, in the order of combined real cells, on their margins."""
+    weights, nearby = mixing_weights(place, place, rng), means_nearby(place)
+    return impose_correlations(real, real, weights, nearby, rng, margins="real")
+
+
+def test_shallow_cells_differ_in_depth_as_real_ones_do(rng):
+    """Most values are 0, and only the depth of a cell is common to its features."""
+    depth, place = np.exp(0.6 * rng.normal(size=(400, 1))), rng.normal(size=(400, 2)).astype(np.float32)
+    real = sparse.csr_matrix(rng.poisson(0.05 * depth, (400, 800)).astype(np.float32))
+    made = remade(rng, place, real)
+    spread = [np.log(np.asarray(x.sum(1)).ravel()).std() for x in (real, made)]
+    assert spread[1] == pytest.approx(spread[0], rel=0.15)
+
+
+def test_places_that_say_nothing_make_no_correlations(rng):
+    place = rng.normal(size=(400, 2)).astype(np.float32)
+    real = sparse.csr_matrix(rng.poisson(0.1, (400, 300)).astype(np.float32))
+    made = remade(rng, place, real)
+    largest = [np.linalg.eigvalsh(np.cov(x.toarray().T))[-5:].mean() for x in (real, made)]
+    assert largest[1] == pytest.approx(largest[0], rel=0.2)
 
 
 def test_modalities_of_shallow_cells_stay_together(rng):
     """A shared place makes counts of both; most are 0, and in random order they would tell little of it."""
     place = rng.normal(size=(400, 1)).astype(np.float32)
-    real = [sparse.csr_matrix(rng.poisson(np.exp(place - 2), (400, 30)).astype(np.float32)) for _ in range(2)]
-    weights, nearby = mixing_weights(place, place, rng), means_nearby(place)
+    # half of the features go up, half down: depth says nothing of the place
+    slope = np.repeat([1, -1], 30)
+    real = [
+        sparse.csr_matrix(rng.poisson(np.exp(place * slope - 2), (400, 60)).astype(np.float32))
+        for _ in range(2)
+    ]
     together = {}
-    for name, order in (("nearby", nearby), ("random", sparse.csr_matrix((400, 400)))):
-        made = [impose_correlations(x, x, weights, order, rng, margins="real").sum(1) for x in real]
-        together[name] = np.corrcoef(*(np.asarray(total).ravel() for total in made))[0, 1]
-    assert together["nearby"] > together["random"] + 0.05
+    for name in ("real", "made"):
+        cells = real if name == "real" else [remade(np.random.default_rng(1), place, x) for x in real]
+        together[name] = np.corrcoef(*(x @ slope for x in cells))[0, 1]
+    assert together["made"] > 0.8 * together["real"]
