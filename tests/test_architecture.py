@@ -36,7 +36,7 @@ MAY_IMPORT = {
         "mocli.errors",
         "mocli.types",
         "mocli.metrics",
-        "mocli.nn.nearby",
+        "mocli.nn.nearest.nearby",
         "mocli.nn.neighbors",
         "mocli.report.figures",
     },
@@ -46,7 +46,7 @@ MAY_IMPORT = {
     | {"mocli.options", "mocli.parsing"}
     | {"mocli.tasks", "mocli.train", "mocli.metrics", "mocli.data", "mocli.report", "mocli.log"}
     | {"mocli.models.base", "mocli.models.registry", "mocli.models.parameters"}
-    | {"mocli.nn.nearby", "mocli.nn.neighbors", "mocli.nn.readout", "mocli.peers.registry"},
+    | {"mocli.nn.nearest.nearby", "mocli.nn.neighbors", "mocli.nn.readout", "mocli.peers.registry"},
     "mocli.cli": BASE
     | {"mocli.options", "mocli.parsing"}
     | {"mocli.cli", "mocli.tasks", "mocli.report", "mocli.log", "mocli.data.demo.files"}

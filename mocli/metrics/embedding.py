@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mocli.metrics.registry import Scored
-from mocli.nn.nearby import EXACT, nearby
+from mocli.nn.nearest.nearby import nearby, nearby_blocks
 from mocli.nn.neighbors import chunks
 from mocli.types import CSR, BoolArray, FloatArray, IntArray
 
@@ -27,7 +27,6 @@ Own = tuple[IntArray, FloatArray]
 MAX_NEIGHBORS = 300  # the neighbourhood of the mixing metric
 NEAR = 90  # those whose distances are kept: thrice the perplexity of LISI
 ACROSS = 15  # neighbours in the other modality
-ROWS = 2_048  # whose neighbours are searched at once
 NEIGHBORS = 15  # of a cell in the k-NN graph
 MAX_CELLS = 20_000  # metrics that average over cells draw this many
 
@@ -206,15 +205,11 @@ class Embedding(Scored):
         k = max(0, min(MAX_NEIGHBORS, n - 1))
         neighbors = np.empty((len(cells), k), np.int32)
         distances = np.empty((len(cells), min(k, NEAR)), np.float32)
-        # an index of many cells is made once; few are searched exactly, with less memory piece by piece
-        for rows in chunks(len(cells), ROWS if n <= EXACT else max(n, 1)):
-            all_distances, all_neighbors = nearby(
-                self.joint[cells[rows]], self.joint, k + 1, device=self.device
-            )
-            others = others_than(all_neighbors, cells[rows])
-            shape = len(all_neighbors), k
-            neighbors[rows] = all_neighbors[others].reshape(shape)
-            distances[rows] = all_distances[others].reshape(shape)[:, :NEAR]
+        for rows, near, at in nearby_blocks(self.joint[cells], self.joint, k + 1, device=self.device):
+            others = others_than(at, cells[rows])
+            shape = len(at), k
+            neighbors[rows] = at[others].reshape(shape)
+            distances[rows] = near[others].reshape(shape)[:, :NEAR]
         return cells, neighbors, distances
 
 

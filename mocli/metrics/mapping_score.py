@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mocli.nn.nearby import nearby
+from mocli.nn.nearest.nearby import nearby
 from mocli.nn.neighbors import knn
 from mocli.types import DoubleArray, FloatArray, IntArray
 

@@ -12,7 +12,7 @@ from mocli.metrics.registry import Score, metric
 from mocli.nn.neighbors import chunks
 from mocli.types import DoubleArray, FloatArray, IntArray
 
-TILE = 2**20  # distances held at once
+SIDE = 1024  # of the square of distances held at once
 SAME = 1e-12  # squared distance, relative to the squared norm, that float32 coordinates cannot express
 
 
@@ -141,17 +141,23 @@ def silhouette_widths(x: FloatArray, groups: IntArray) -> DoubleArray | None:
 
 
 def _total_distances(x: FloatArray, group: IntArray, n_groups: int) -> DoubleArray:
-    """Sum of the distances of each row to the rows of each group, `(n, n_groups)`."""
+    """Sum of the distances of each row to the rows of each group, `(n, n_groups)`.
+
+    A distance serves both of its ends. Sums are made in float32 of at most 1,024 distances at a time.
+    """
     import torch
 
     z = torch.as_tensor(x).double()
     z = z - z.mean(0)
     square = z.square().sum(1)
-    member = torch.nn.functional.one_hot(torch.as_tensor(group), n_groups).double()
-    total = np.empty((len(x), n_groups))
-    for rows in chunks(len(x), max(1, TILE // max(1, len(x)))):
+    member = torch.nn.functional.one_hot(torch.as_tensor(group), n_groups).float()
+    total = torch.zeros(len(x), n_groups, dtype=torch.float64)
+    for rows in chunks(len(x), SIDE):
         row_square = square[rows, None]
-        d = torch.addmm(square, z[rows], z.T, alpha=-2.0).add_(row_square)
-        d.masked_fill_(d <= SAME * row_square, 0.0)
-        total[rows] = (d.sqrt_() @ member).numpy()
-    return total
+        for columns in chunks(rows.stop, SIDE):
+            d = torch.addmm(square[columns], z[rows], z[columns].T, alpha=-2.0).add_(row_square)
+            d = d.masked_fill_(d <= SAME * row_square, 0.0).float().sqrt_()
+            total[rows] += d @ member[columns]
+            if columns.start < rows.start:
+                total[columns] += d.T @ member[rows]
+    return total.numpy()

@@ -1,17 +1,16 @@
 """Exact nearest neighbours and matched distances, block by block: nothing n x n is held.
 
-Distances are formed in float64 as |q|^2 + |r|^2 - 2 qr around the mean of the
-reference and rounded to float32. The rounding makes equal distances compare
-equal whatever the order of summation, so that ties can be settled by index.
-torch is imported by the functions that compute, so that importing this module
-is cheap.
+Distances are formed in float64 around the mean of the reference and rounded to
+float32. The rounding makes equal distances compare equal whatever the order of
+summation, so that ties can be settled by index. torch is imported by the
+functions that compute, so that importing this module is cheap.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +21,13 @@ if TYPE_CHECKING:
     from torch import Tensor  # heavy
 
 Metric = Literal["euclidean", "cosine"]
+Block: TypeAlias = "tuple[slice | IntArray, FloatArray, IntArray]"
+"""Some query rows `(m,)`, the distances to their neighbours and the numbers of these, `(m, k)` each."""
 
 # distances held at once, in float64: on the CPU 8 MB, which stay in cache and are reused from the heap
 _TILE = {"cpu": 2**20, "cuda": 2**27}
 _LONG = 2**17  # rows of a reference above which it is searched piece by piece
 _PIECE, _ROWS = 2**14, 2**9
-_SLACK = 1.0 + 1e-6  # more than rounding to float32 can move a square
-SAME = 1e-12  # squared distance, relative to the squared norm, that float32 input cannot express
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,32 +92,46 @@ def knn(
     Raises:
         ValueError: Shapes that do not fit, or values that are not finite.
     """
+    k = max(0, min(k, len(reference) - int(exclude_self)))
+    distances = np.zeros((len(query), k), np.float32)
+    indices = np.zeros((len(query), k), np.int64)
+    found = knn_blocks(
+        query, reference, k, metric=metric, exclude_self=exclude_self, block=block, device=device
+    )
+    for rows, near, at in found:
+        distances[rows], indices[rows] = near, at
+    return distances, indices
+
+
+def knn_blocks(
+    query: NDArray[Any],
+    reference: NDArray[Any],
+    k: int,
+    *,
+    metric: Metric = "euclidean",
+    exclude_self: bool = False,
+    block: int | None = None,
+    device: str = "cpu",
+) -> Iterator[Block]:
+    """Yield what `knn` returns for some query rows at a time."""
     import torch
+
+    from mocli.nn.nearest.screening import Points, nearest_points
 
     check_rows(query, reference)
     if exclude_self and len(query) != len(reference):
         raise ValueError(f"exclude_self needs one set of rows, got {len(query)} and {len(reference)}")
-    k = max(0, min(k, len(reference) - int(exclude_self)))
-    distances = np.zeros((len(query), k), np.float32)
-    indices = np.zeros((len(query), k), np.int64)
     if k == 0:
-        return distances, indices
-    q, r = as_points(query, reference, metric=metric, device=device)
-    long = block is None and len(r) > _LONG
-    for rows in chunks(len(query), block or (_ROWS if long else rows_per_tile(r))):
-        own_row = torch.arange(rows.start, rows.stop, device=q.device) if exclude_self else None
+        return
+    q, r = Points.of(*as_points(query, reference, metric=metric, device=device))
+    long = block is None and len(reference) > _LONG
+    for rows in chunks(len(query), block or (_ROWS if long else rows_per_tile(r.exact))):
+        own_row = torch.arange(rows.start, rows.stop, device=q.exact.device) if exclude_self else None
         if long:
-            values, index = _nearest_of_many(q[rows], r, k, own_row)
+            values, index = _nearest_of_many(q.exact[rows], r.exact, k, own_row)
         else:
-            d = _distances(q[rows], r)
-            if own_row is not None:
-                d[own_row - rows.start, own_row] = torch.inf
-            values, index = _smallest(d, k)
-        distances[rows] = values.cpu().numpy()
-        indices[rows] = index.cpu().numpy()
-    if metric == "cosine":
-        distances *= distances / np.float32(2)
-    return distances, indices
+            values, index = nearest_points(q.take(rows), r, k, own_row)
+        yield rows, in_metric(values, metric), index.cpu().numpy()
 
 
 def matched_distances(
@@ -135,6 +148,8 @@ def matched_distances(
     """
     import torch
 
+    from mocli.nn.nearest.screening import distances_between
+
     check_rows(a, b)
     if len(a) != len(b):
         raise ValueError(f"partners come in pairs, got {len(a)} and {len(b)} rows")
@@ -145,15 +160,16 @@ def matched_distances(
     closer_b, closer_a = (torch.full((n,), -0.5, dtype=torch.float64, device=x.device) for _ in range(2))
     sum_b, sum_a = (torch.zeros(n, dtype=torch.float64, device=x.device) for _ in range(2))
     for rows in chunks(n, block or rows_per_tile(y)):
-        d = _distances(x[rows], y)
+        d = distances_between(x[rows], y)
         # partners take their distance from `own`, so that none is closer than itself by rounding
         diagonal = torch.arange(rows.start, rows.stop, device=d.device)
         d[diagonal - rows.start, diagonal] = partner[rows]
-        beside = partner[rows, None]
-        closer_b[rows] += (d < beside).sum(1) + 0.5 * (d == beside).sum(1)
-        closer_a += (d < partner).sum(0) + 0.5 * (d == partner).sum(0)
         sum_b[rows] = d.sum(1).double()
         sum_a += d.sum(0).double()
+        # the sign is 1 for those closer, 0 for those as far; sums of so few are exact
+        beside = partner[rows, None]
+        closer_b[rows] += 0.5 * (len(y) + (beside - d).sign_().sum(1))
+        closer_a += 0.5 * (len(d) + (partner - d).sign_().sum(0))
     counts = (closer_b.cpu().numpy(), closer_a.cpu().numpy())
     return MatchedDistances(
         partner.cpu().numpy(), *counts, (sum_b / max(n, 1)).cpu().numpy(), (sum_a / max(n, 1)).cpu().numpy()
@@ -237,40 +253,38 @@ def _unit(x: Tensor, *, axis: int) -> Tensor:
     return torch.cat([scaled, extra], 1)
 
 
+def in_metric(distances: Tensor, metric: Metric) -> FloatArray:
+    """Turn Euclidean distances into those of the metric, on the CPU: |q - r|^2 / 2 is 1 - cos."""
+    near: FloatArray = distances.cpu().numpy()
+    return near * (near / np.float32(2)) if metric == "cosine" else near
+
+
 def rows_per_tile(reference: Tensor) -> int:
     """Return how many query rows' distances to the whole reference are held at once."""
     return max(1, _TILE.get(reference.device.type, 2**23) // max(1, len(reference)))
 
 
-def _distances(q: Tensor, r: Tensor) -> Tensor:
-    """Euclidean distances in float32, `(len(q), len(r))`, of float64 rows."""
-    import torch
-
-    size = q.square().sum(1, keepdim=True)
-    d = torch.addmm(r.square().sum(1), q, r.T, alpha=-2.0).add_(size)
-    d.masked_fill_(d <= SAME * size, 0.0)
-    return d.sqrt_().float()
-
-
 def _nearest_of_many(q: Tensor, r: Tensor, k: int, own_row: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the k smallest distances of each row, as `_smallest`, where the reference is long.
+    """Return the k smallest distances of each row, as `smallest`, where the reference is long.
 
     It works piece by piece; of later pieces it looks only at what is nearer than the k nearest so far, by
     squared distances with some slack. `own_row` are reference rows to leave out, one for each row.
     """
     import torch
 
+    from mocli.nn.nearest.screening import SAME, SLACK, distances_between, smallest
+
     size = q.square().sum(1, keepdim=True)
-    first = _distances(q, r[: max(_PIECE, k + 1)])
+    first = distances_between(q, r[: max(_PIECE, k + 1)])
     if own_row is not None:
         inside = (own_row < first.shape[1]).nonzero()[:, 0]
         first[inside, own_row[inside]] = torch.inf
-    values, index = _smallest(first, k)
+    values, index = smallest(first, k)
     for piece in chunks(len(r) - first.shape[1], _PIECE):
         start = first.shape[1] + piece.start
         some = r[start : start + piece.stop - piece.start]
         d = torch.addmm(some.square().sum(1), q, some.T, alpha=-2.0).add_(size)
-        most = values[:, -1:].double().square() * _SLACK + SAME * size
+        most = values[:, -1:].double().square() * SLACK + SAME * size
         row, column = (d <= most).nonzero(as_tuple=True)
         if own_row is not None:
             other = start + column != own_row[row]
@@ -288,31 +302,6 @@ def _nearest_of_many(q: Tensor, r: Tensor, k: int, own_row: Tensor | None) -> tu
         columns_beside = torch.zeros((len(q), width), dtype=torch.int64, device=q.device)
         beside[:, :k], columns_beside[:, :k] = values, index
         beside[row, place], columns_beside[row, place] = distances, start + column
-        values, chosen = _smallest(beside, k)
+        values, chosen = smallest(beside, k)
         index = columns_beside.gather(1, chosen)
     return values, index
-
-
-def _smallest(d: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k smallest of each row, ordered by value, then by column."""
-    import torch
-
-    values, index = torch.topk(d, k, dim=1, largest=False, sorted=False)
-    last = values.amax(1, keepdim=True)
-    crowded = ((d <= last).sum(1) > k).nonzero()[:, 0]  # topk chose among equals at the k-th position
-    if len(crowded):
-        index[crowded] = _first_columns(d[crowded], last[crowded], k)
-    index = index.sort(1).values
-    values = d.gather(1, index)
-    order = values.argsort(dim=1, stable=True)
-    return values.gather(1, order), index.gather(1, order)
-
-
-def _first_columns(d: Tensor, last: Tensor, k: int) -> Tensor:
-    """Columns of all values below the k-th smallest, then the first of those equal to it."""
-    import torch
-
-    below, equal = d < last, d == last
-    room = k - below.sum(1, keepdim=True)
-    chosen = below | (equal & (equal.cumsum(1, dtype=torch.int32) <= room))
-    return chosen.nonzero()[:, 1].view(-1, k)

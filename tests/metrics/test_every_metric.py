@@ -297,12 +297,12 @@ def test_a_new_file_is_a_new_metric(tmp_path, monkeypatch):
 
 def test_neighbours_and_pair_distances_are_computed_once(monkeypatch):
     calls = []
-    for module, function in (("embedding", "nearby"), ("matching", "matched_distances")):
+    for module, function in (("embedding", "nearby_blocks"), ("matching", "matched_distances")):
         target = f"mocli.metrics.{module}.{function}"
         original = getattr(sys.modules[f"mocli.metrics.{module}"], function)
         monkeypatch.setattr(target, lambda *a, _f=original, _n=function, **k: calls.append(_n) or _f(*a, **k))
     evaluate(fresh(), ["mixing", "kbet", "foscttm", "pair_distance"])
-    assert sorted(calls) == ["matched_distances", "nearby"]
+    assert sorted(calls) == ["matched_distances", "nearby_blocks"]
 
 
 def test_drawn_cells_find_the_same_neighbours(monkeypatch):

@@ -71,9 +71,9 @@ def test_parts_are_computed_once(monkeypatch):
     calls = []
     compared = clusters.nmi
     monkeypatch.setattr(clusters, "nmi", lambda *a: calls.append(1) or compared(*a))
-    searched = embedding.nearby
+    searched = embedding.nearby_blocks
     searches = []
-    monkeypatch.setattr(embedding, "nearby", lambda *a, **k: searches.append(1) or searched(*a, **k))
+    monkeypatch.setattr(embedding, "nearby_blocks", lambda *a, **k: searches.append(1) or searched(*a, **k))
     e = embed(modalities=1)
     evaluate(e, ["scib_total", "scib_batch", "scib_bio", "ari_best", "graph_connectivity", "f1_isolated"])
     assert len(calls) == 20 + 1  # a resolution each, and the best one once more

@@ -2,14 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from sklearn.neighbors import NearestNeighbors
 
-from mocli.nn import nearby as voronoi
 from mocli.nn import neighbors
-from mocli.nn.neighbors import chunks, drawn_rows, knn, matched_distances, neighbor_mean, smooth
+from mocli.nn.nearest import nearby as voronoi
+from mocli.nn.nearest import screening
+from mocli.nn.neighbors import as_points, chunks, drawn_rows, knn, matched_distances, neighbor_mean, smooth
 
 
 def brute(query, reference, k, metric="euclidean", exclude_self=False):
@@ -42,6 +44,31 @@ def test_equals_brute_force(metric, block, d):
     np.testing.assert_allclose(got_d, want_d, rtol=1e-5)
     assert got_d.dtype == np.float32
     assert got_i.dtype == np.int64
+
+
+@pytest.mark.parametrize("case", ["spread", "tight", "lattice", "huge", "tiny"])
+@pytest.mark.parametrize("exclude_self", [False, True])
+def test_candidates_of_float32_change_nothing(case, exclude_self):
+    """Where float32 cannot tell the nearest apart, and where it can, neighbours are those of float64."""
+    rng = np.random.default_rng(2)
+    x = {
+        "spread": lambda: rng.normal(size=(600, 8)),
+        "tight": lambda: (
+            1000.0 * rng.normal(size=(3, 8))[rng.integers(0, 3, 600)] + rng.normal(size=(600, 8))
+        ),
+        "lattice": lambda: rng.integers(0, 4, size=(600, 3)),
+        "huge": lambda: 1e30 * rng.normal(size=(600, 8)),
+        "tiny": lambda: 1e-30 * rng.normal(size=(600, 8)),
+    }[case]().astype("f4")
+    q, r = screening.Points.of(*as_points(x, x, metric="euclidean", device="cpu"))
+    own_row = torch.arange(600) if exclude_self else None
+    values, index = screening.nearest_points(q, r, 20, own_row)
+    d = screening.distances_between(q.exact, r.exact)
+    if exclude_self:
+        d.fill_diagonal_(torch.inf)
+    want, rows = screening.smallest(d, 20)
+    assert torch.equal(values, want)
+    assert torch.equal(index, rows)
 
 
 def test_equals_scikit_learn_without_self():

@@ -16,7 +16,7 @@ from mocli.data.write.outfile import write_tsv
 from mocli.data.write.write import Added, groups_with, union_names, update_file, write_file
 from mocli.metrics.embedding import NEIGHBORS, Nearest
 from mocli.models.base import Draws, HasCovariateSpaces, Model
-from mocli.nn.nearby import mutual_pairs
+from mocli.nn.nearest.nearby import mutual_pairs
 from mocli.report.html import Confusion, Drawn, Layout
 from mocli.tasks.integrate.options import IntegrateOptions
 from mocli.tasks.integrate.plotting import neighbor_graph

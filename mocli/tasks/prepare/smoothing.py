@@ -24,7 +24,7 @@ from mocli.data.transforms.components import (
 )
 from mocli.data.transforms.recipe import Recipe, RecipeOptions, default_transform
 from mocli.data.transforms.transform import find_transform
-from mocli.nn.nearby import EXACT, nearby
+from mocli.nn.nearest.nearby import EXACT, nearby
 from mocli.nn.neighbors import chunks, drawn_rows, knn
 from mocli.tasks.prepare.choice import usual_top
 from mocli.types import (

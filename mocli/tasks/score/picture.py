@@ -18,8 +18,8 @@ from mocli.data.files.inspect import is_spatial
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obsm import open_obsm
 from mocli.errors import InputError
-from mocli.nn.nearby import nearby
-from mocli.nn.neighbors import drawn_rows
+from mocli.nn.nearest.nearby import nearby
+from mocli.nn.neighbors import chunks, drawn_rows
 from mocli.report import featureplots, scatter
 from mocli.report.html import Drawn
 from mocli.types import CSR, DoubleArray, FloatArray, IntArray
@@ -36,6 +36,7 @@ FEW = 15
 """With fewer cells, principal components are used instead of UMAP."""
 EFFORT = ((5_000, 300, 20), (20_000, 200, 10), (MOST_PLACED, 120, 10))
 """Rounds, and repelling cells drawn, up to each number of cells."""
+ROWS = 2_048  # cells whose edges are looked at at a time
 N_NEGATIVE = 5  # repelling cells for each attracting one, as in the paper
 
 
@@ -79,7 +80,7 @@ def _arrange(points: FloatArray, z: FloatArray, metric: Any, *, seed: int, devic
     start += rng.normal(scale=1e-3, size=start.shape)
     # few cells get the most: there noise is seen, and rounds are cheap
     n_rounds, n_drawn = next(plan for most, *plan in EFFORT if len(points) <= most)
-    return _descend(graph, start, n_rounds, n_drawn, rng).astype(np.float32)
+    return _descend(graph, start, n_rounds, n_drawn, rng)
 
 
 def fuzzy_graph(neighbors: IntArray, distances: FloatArray) -> CSR:
@@ -109,47 +110,55 @@ def fuzzy_graph(neighbors: IntArray, distances: FloatArray) -> CSR:
     back = directed.T.tocsr()
     graph = (directed + back - directed.multiply(back)).tocsr()
     graph.sort_indices()
-    return graph
+    return graph.astype(np.float32)
 
 
 def _descend(
     graph: CSR, xy: DoubleArray, n_rounds: int, n_drawn: int, rng: np.random.Generator
-) -> DoubleArray:
+) -> FloatArray:
     """Minimise the cross-entropy between memberships and 1 / (1 + a d^2b).
 
     Of the cells that repel one, as many as `n_drawn` are drawn anew in every round.
     """
-    a, b = CURVE
+    a, b = np.float32(CURVE[0]), np.float32(CURVE[1])
     n = len(xy)
-    weight, other = graph.data, graph.indices
-    ends = graph.indptr
-    head = np.repeat(np.arange(n), np.diff(ends))
-    alone = np.diff(ends) == 0
-    first = np.minimum(ends[:-1], max(len(weight) - 1, 0))
-    degree = np.maximum(np.asarray(graph.sum(1)).ravel(), 1e-3)
-    x, y = xy[:, 0].copy(), xy[:, 1].copy()
+    degree = np.maximum(np.asarray(graph.sum(1)).ravel(), 1e-3).astype(np.float32)
+    share = np.float32(N_NEGATIVE / n_drawn) * degree
+    x, y = (xy[:, axis].astype(np.float32) for axis in (0, 1))
     for step in range(n_rounds):
-        rate = 1.0 - step / n_rounds
-        dx, dy = x[head] - x[other], y[head] - y[other]
-        square = dx * dx + dy * dy
-        power = np.power(np.maximum(square, 1e-12), b)
-        pull = -2 * a * b * weight * power / (np.maximum(square, 1e-12) * (1 + a * power))
-        force_x, force_y = np.add.reduceat(pull * dx, first), np.add.reduceat(pull * dy, first)
-        force_x[alone] = force_y[alone] = 0.0
-        # both ends of an edge move, each for both of its directions
-        force_x *= 2
-        force_y *= 2
+        force_x, force_y = _pull(graph, x, y)
         for _ in range(n_drawn):
             far = rng.integers(0, n, n)
             dx, dy = x - x[far], y - y[far]
             square = dx * dx + dy * dy
-            push = 2 * b / ((0.001 + square) * (1 + a * np.power(square, b)))
-            share = N_NEGATIVE / n_drawn * degree
+            push = 2 * b / ((np.float32(0.001) + square) * (1 + a * np.power(square, b)))
             force_x += share * np.clip(push * dx, -4, 4)
             force_y += share * np.clip(push * dy, -4, 4)
-        x += 0.125 * rate * force_x / degree
-        y += 0.125 * rate * force_y / degree
+        rate = np.float32(0.125 * (1.0 - step / n_rounds)) / degree
+        x += rate * force_x
+        y += rate * force_y
     return np.stack([x, y], 1)
+
+
+def _pull(graph: CSR, x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return the force on every cell from those that it is joined to, some cells at a time."""
+    a, b = np.float32(CURVE[0]), np.float32(CURVE[1])
+    force_x, force_y = np.zeros_like(x), np.zeros_like(y)
+    for rows in chunks(len(x), ROWS):
+        ends = graph.indptr[rows.start : rows.stop + 1]
+        edges, sizes = slice(ends[0], ends[-1]), np.diff(ends)
+        other = graph.indices[edges]
+        dx, dy = np.repeat(x[rows], sizes) - x[other], np.repeat(y[rows], sizes) - y[other]
+        square = np.maximum(dx * dx + dy * dy, np.float32(1e-12))
+        power = np.power(square, b)
+        # both ends of an edge move, each for both of its directions
+        pull = -4 * a * b * graph.data[edges] * power / (square * (1 + a * power))
+        joined = np.flatnonzero(sizes)
+        if len(joined):
+            first = ends[joined] - ends[0]
+            force_x[rows.start + joined] = np.add.reduceat(pull * dx, first)
+            force_y[rows.start + joined] = np.add.reduceat(pull * dy, first)
+    return force_x, force_y
 
 
 def flat(z: FloatArray) -> FloatArray:

@@ -1,0 +1,1 @@
+"""Nearest neighbours of many points: how they are found quickly."""

@@ -1,0 +1,142 @@
+"""The k nearest of many points: candidates are chosen in float32, and their distances found in float64.
+
+What float32 may get wrong is bounded for every row; where the bound does not separate the candidates from
+all others, the row is searched in float64, so that the result is that of float64 throughout.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SAME = 1e-12
+"""Squared distance, relative to the squared norm, that float32 input cannot express."""
+SLACK = 1.0 + 1e-6
+"""More than rounding to float32 can move a square."""
+ROUNDING = 2.0**-24
+"""Relative error of a float32 operation."""
+_GATHERED = 2**19  # coordinates of candidates held at once
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Points of which the nearest are looked for, `(n, d)`.
+
+    Attributes:
+        exact: In float64.
+        rounded, squares: Times `scale`, in float32, and their squared norms `(n,)`.
+        scale: A power of two, of queries and reference alike, so that squares neither overflow nor vanish.
+    """
+
+    exact: Tensor
+    rounded: Tensor
+    squares: Tensor
+    scale: float
+
+    @classmethod
+    def of(cls, q: Tensor, r: Tensor) -> tuple[Points, Points]:
+        """Make queries and reference of float64 rows."""
+        peak = max((float(x.abs().max()) for x in (q, r) if x.numel()), default=0.0)
+        scale = 2.0 ** -max(-1000, min(1000, math.frexp(peak)[1]))
+
+        def points(x: Tensor) -> Points:
+            rounded = (x * scale).float()
+            return cls(x, rounded, rounded.square().sum(1), scale)
+
+        return points(q), points(r)
+
+    def take(self, rows: slice | Tensor) -> Points:
+        """Return some of them."""
+        return Points(self.exact[rows], self.rounded[rows], self.squares[rows], self.scale)
+
+
+def nearest_points(
+    q: Points, r: Points, k: int, own_row: Tensor | None = None, among: Sequence[slice] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return distances to the k nearest reference points of each query in float32, and their positions.
+
+    Both are `(n_q, k)`, nearest first; equal distances are ordered by position.
+
+    Args:
+        own_row: A reference point to leave out for each query, `(n_q,)`.
+        among: Spans of the reference to look at; None for all of it.
+    """
+    if among is None:
+        places, rounded, squares = None, r.rounded, r.squares
+    else:
+        rounded, squares = (torch.cat([x[span] for span in among]) for x in (r.rounded, r.squares))
+        places = torch.cat([torch.arange(span.start, span.stop, device=squares.device) for span in among])
+    m = k + max(16, k // 8)
+    if r.exact.device.type != "cpu" or 4 * m > len(squares):
+        return _searched(q.exact, r.exact, k, own_row, places)
+    # of one query alone its own norm changes no order
+    screen = torch.addmm(squares, q.rounded, rounded.T, alpha=-2.0)
+    if own_row is not None:
+        screen[torch.arange(len(screen)), own_row] = torch.inf
+    chosen = torch.from_numpy(np.argpartition(screen.numpy(), m - 1, axis=1)[:, :m])
+    edge = screen.gather(1, chosen).amax(1).double() + q.squares
+    error = 2 * (q.exact.shape[1] + 5) * ROUNDING * (q.squares + squares.max()).double()
+    chosen = (chosen if places is None else places[chosen]).sort(1).values
+    values, order = _exact(q.exact, r.exact, chosen).sort(stable=True, dim=1)
+    values, index = values[:, :k], chosen.gather(1, order[:, :k])
+    # every other point is at least as far as the last candidate
+    unsure = (values[:, -1].double() * q.scale).square() * SLACK >= edge - error
+    if bool(unsure.any()):
+        rest = unsure.nonzero()[:, 0]
+        own = None if own_row is None else own_row[rest]
+        values[rest], index[rest] = _searched(q.exact[rest], r.exact, k, own, places)
+    return values, index
+
+
+def _searched(
+    q: Tensor, r: Tensor, k: int, own_row: Tensor | None, places: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    d = distances_between(q, r if places is None else r[places])
+    if own_row is not None:
+        d[torch.arange(len(d), device=d.device), own_row] = torch.inf
+    values, index = smallest(d, k)
+    return values, index if places is None else places[index]
+
+
+def _exact(q: Tensor, r: Tensor, chosen: Tensor) -> Tensor:
+    """Distances of each query to the reference points chosen for it `(n_q, m)`, in float32."""
+    d = torch.empty(chosen.shape, dtype=torch.float64)
+    step = max(1, _GATHERED // max(1, chosen.shape[1] * q.shape[1]))
+    for start in range(0, len(q), step):
+        rows = slice(start, start + step)
+        d[rows] = (r[chosen[rows]] - q[rows, None]).square_().sum(2)
+    return d.masked_fill_(d <= SAME * q.square().sum(1, keepdim=True), 0.0).sqrt_().float()
+
+
+def distances_between(q: Tensor, r: Tensor) -> Tensor:
+    """Euclidean distances in float32, `(len(q), len(r))`, of float64 rows."""
+    size = q.square().sum(1, keepdim=True)
+    d = torch.addmm(r.square().sum(1), q, r.T, alpha=-2.0).add_(size)
+    d.masked_fill_(d <= SAME * size, 0.0)
+    return d.sqrt_().float()
+
+
+def smallest(d: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the k smallest of each row, ordered by value, then by column."""
+    values, index = torch.topk(d, k, dim=1, largest=False, sorted=False)
+    last = values.amax(1, keepdim=True)
+    crowded = ((d <= last).sum(1) > k).nonzero()[:, 0]  # topk chose among equals at the k-th position
+    if len(crowded):
+        index[crowded] = _first_columns(d[crowded], last[crowded], k)
+    index = index.sort(1).values
+    values = d.gather(1, index)
+    order = values.argsort(dim=1, stable=True)
+    return values.gather(1, order), index.gather(1, order)
+
+
+def _first_columns(d: Tensor, last: Tensor, k: int) -> Tensor:
+    """Columns of all values below the k-th smallest, then the first of those equal to it."""
+    below, equal = d < last, d == last
+    room = k - below.sum(1, keepdim=True)
+    chosen = below | (equal & (equal.cumsum(1, dtype=torch.int32) <= room))
+    return chosen.nonzero()[:, 1].view(-1, k)
