@@ -56,9 +56,20 @@ def soft_assignment(a: Tensor, b: Tensor, temperature: float, n_iter: int = 30) 
 
 
 def couple(
-    cost: Tensor, usable_a: Tensor, usable_b: Tensor, *, temperature: float, n_iter: int, unmatched: float = 0
+    cost: Tensor,
+    usable_a: Tensor,
+    usable_b: Tensor,
+    *,
+    temperature: float,
+    n_iter: int,
+    unmatched: float = 0,
+    evenness: float = 1,
 ) -> Tensor:
     """Entropic optimal transport between two sets of cells, in which every cell of a set weighs the same.
+
+    Below an `evenness` of 1 cells of a kind that is commoner in one set share partners with each other
+    instead of being pushed to those of another kind (unbalanced transport: Chizat et al. 2018,
+    doi:10.1090/mcom/3303).
 
     Args:
         cost: `(n_a, n_b)`, best with a standard deviation of 1.
@@ -77,13 +88,20 @@ def couple(
     share_a, share_b = (u.to(cost.dtype) / u.sum().clamp_min(1) for u in (usable_a, usable_b))
     v = usable_b.to(cost.dtype)
     u = torch.zeros_like(share_a)
+    # a row's least cost is taken off above: what compares rows with each other needs it again
+    rise = ((least - least.mean()) / temperature).squeeze(1).clamp(-60, 60)
+    if evenness < 1:
+        row_scale = torch.exp((evenness - 1) * rise)
+        for _ in range(n_iter):
+            u = (share_a / (kernel @ v).clamp_min(TINY)).pow(evenness) * row_scale
+            v = (share_b / (kernel.T @ u).clamp_min(TINY)).pow(evenness)
+        return _of_one(u[:, None] * kernel * v)
     if not unmatched:
         for _ in range(n_iter):
             u = share_a / (kernel @ v).clamp_min(TINY)
             v = share_b / (kernel.T @ u).clamp_min(TINY)
         return _of_one(u[:, None] * kernel * v)
-    # a row's least cost is taken off above: to the dummies all rows, and all columns, are equally far
-    rise = ((least - least.mean()) / temperature).squeeze(1).clamp(-60, 60)
+    # to the dummies all rows, and all columns, are equally far
     to_dummy, from_dummy = torch.exp(rise) * usable_a, usable_b.to(cost.dtype)
     rest_a = rest_b = cost.new_ones(())
     for _ in range(n_iter):

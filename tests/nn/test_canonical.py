@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mocli.nn.alignment.closed_form import canonical_maps, column_correlations
+from mocli.nn.alignment.alignment_settings import AlignmentSettings
+from mocli.nn.alignment.closed_form import align, canonical_maps, column_correlations
 
 
 def test_with_known_pairs_the_maps_are_canonical_correlation():
@@ -84,3 +85,35 @@ def test_correlations_do_not_depend_on_the_unit_and_constants_have_none(scale):
     a[:, 2], b[0, 1] = 0.3, 5
     expected = [np.corrcoef(a[:, k], b[:, k])[0, 1] for k in range(2)]
     np.testing.assert_allclose(column_correlations(scale * a, b), [*expected, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize("uneven", [True, False])
+def test_partners_are_shared_out_unevenly_where_links_say_that_compositions_differ(uneven):
+    """Three kinds of cells; the first is common in one set and rare in the other, or not."""
+    rng = np.random.default_rng(0)
+    shares = ([0.7, 0.2, 0.1], [0.1, 0.3, 0.6]) if uneven else ([0.4, 0.3, 0.3], [0.4, 0.3, 0.3])
+    programs = rng.normal(size=(3, 20))
+    kinds, points, links = [], [], []
+    for share in shares:
+        kind = rng.choice(3, 400, p=share)
+        state = np.eye(3)[kind] * 2 + 0.3 * rng.normal(size=(400, 3))
+        link = state @ programs + rng.normal(size=(400, 20))
+        kinds.append(kind)
+        points.append(
+            torch.tensor(state @ rng.normal(size=(3, 15)) + 0.3 * rng.normal(size=(400, 15))).float()
+        )
+        links.append(torch.tensor((link - link.mean(0)) / link.std(0)).float())
+
+    def right(settings):
+        alignment = align(points, {(0, 1): tuple(links)}, settings, torch.Generator().manual_seed(0))
+        nearest = (alignment.place(1, points[1]) @ alignment.place(0, points[0]).T).argmax(1).numpy()
+        (evenness,) = alignment.evenness
+        return evenness, float((kinds[0][nearest] == kinds[1]).mean())
+
+    evenness, chosen = right(AlignmentSettings())
+    assert right(AlignmentSettings(evenness=1))[0] == 1
+    if uneven:
+        assert evenness < 1
+        assert chosen > right(AlignmentSettings(evenness=1))[1] + 0.1
+    else:
+        assert evenness == 1

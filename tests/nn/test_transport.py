@@ -64,6 +64,36 @@ def test_cells_without_a_counterpart_are_left_out():
     assert float(partial.sum()) == pytest.approx(1, rel=1e-5)
 
 
+@pytest.mark.parametrize("evenness", [0.5, 0.8])
+def test_an_uneven_coupling_minimises_cost_and_what_its_sums_are_off(evenness):
+    """Cost + t KL(P | a b') + r (KL(P 1 | a) + KL(P' 1 | b)), where r / (r + t) is the evenness."""
+    torch.manual_seed(4)
+    cost = torch.rand(7, 5, dtype=torch.float64)
+    temperature, a, b = 0.3, torch.full((7,), 1 / 7).double(), torch.full((5,), 1 / 5).double()
+    strength = temperature * evenness / (1 - evenness)
+    free = torch.zeros(7, 5, dtype=torch.float64, requires_grad=True)
+    descent = torch.optim.LBFGS(
+        [free], max_iter=500, tolerance_grad=1e-12, tolerance_change=1e-16, line_search_fn="strong_wolfe"
+    )
+
+    def divergence(p, q):
+        return (p * (p / q).log() - p + q).sum()
+
+    def objective():
+        plan = free.exp()
+        loss = (plan * cost).sum() + temperature * divergence(plan, a[:, None] * b)
+        loss = loss + strength * (divergence(plan.sum(1), a) + divergence(plan.sum(0), b))
+        descent.zero_grad()
+        loss.backward()
+        return loss
+
+    for _ in range(5):
+        descent.step(objective)
+    best = free.detach().exp()
+    plan = couple(cost, everyone(7), everyone(5), temperature=temperature, n_iter=500, evenness=evenness)
+    torch.testing.assert_close(plan, best / best.sum(), rtol=1e-4, atol=1e-7)
+
+
 def test_soft_assignment_is_balanced_and_prefers_the_near():
     torch.manual_seed(0)
     a = torch.randn(30, 6, dtype=torch.float64)

@@ -110,7 +110,7 @@ class Otcca:
     def solve(
         self, bundle: MultiOmics, read: Callable[[Mapping[str, Tensor]], Minibatch], generator: Generator
     ) -> dict[str, float]:
-        """Find the maps; return how well they fit: mean and largest correlation, agreement of links."""
+        """Find the maps; return how well they fit: correlations, evenness of partners, agreement of links."""
         p = self.params
         sizes = {name: m.n_obs for name, m in bundle.modalities.items()}
         drawn = read({name: draw(n, p.n_landmarks, generator) for name, n in sizes.items()})
@@ -126,6 +126,8 @@ class Otcca:
         correlations = alignment.correlations
         self.module.get_buffer("correlations").copy_(correlations)
         figures = {"correlation": float(correlations.mean()), "first_correlation": float(correlations[0])}
+        if alignment.evenness:
+            figures["evenness"] = min(alignment.evenness)
         if alignment.agreement:
             figures["link_agreement"] = sum(alignment.agreement) / len(alignment.agreement)
         return figures

@@ -51,7 +51,12 @@ class OtccaParams:
         default=AlignmentSettings.unmatched,
         ge=0,
         le=0.9,
-        description="share of the cells that may remain without a counterpart",
+        description="share of the cells that may remain without a counterpart, where evenness is 1",
+    )
+    evenness: Share = Field(
+        default=AlignmentSettings.evenness,
+        description="how evenly partners are shared out; 1: every cell weighs the same; less: a kind of "
+        "cells that is commoner in one modality shares the partners of its kind; 0: as links held out tell",
     )
     weigh_links: bool = Field(
         default=AlignmentSettings.weigh_links,

@@ -15,5 +15,6 @@ class AlignmentSettings:
     latent_weight: float = 0.3
     ridge: float = 0.01
     unmatched: float = 0.1
+    evenness: float = 0
     weigh_links: bool = True
     least_link_weight: float = 0.1

@@ -6,10 +6,11 @@
 (3) canonical correlation with P in place of pairs, components scaled by their correlations, rows to
     length 1 (Hotelling 1936, doi:10.1093/biomet/28.3-4.321); it needs only products of features over
     coupled cells;
-(4) once more with a cost that is partly that of the latent coordinates. Links are weighed before: in five
-folds, cells are coupled by four fifths of the linked features, and the agreement of coupled cells on the
-held-out fifth is its weight. So links that do not hold in these data lose their weight, without any pair or
-label.
+(4) once more with a cost that is partly that of the latent coordinates. Two things are found before, in five
+folds: cells are aligned by four fifths of the linked features, and the held-out fifth is compared between
+cells that then lie together. The agreement on a link is its weight, so that links that do not hold in these
+data lose it. And where agreement is better when cells need not all have the same weight, they need not:
+samples of different composition are aligned as such, without any pair or label.
 """
 
 from __future__ import annotations
@@ -28,8 +29,12 @@ from mocli.nn.transport import TINY, cosine_cost, couple
 FOLDS = 5
 WEIGHED_ON = 1000
 """Cells of each set among which links are weighed."""
-SHARP, FEW = 0.1, 20
-"""Temperature and iterations of the coupling in which held-out links are compared."""
+NEAREST = 15
+"""Cells of the other set over which held-out links are averaged."""
+EVENNESS = (1, 0.9, 0.8, 0.7, 0.6, 0.5)
+"""What is tried where none is given, as long as links agree better and better."""
+CLEARLY, LEAST_GAIN = 2, 0.005
+"""1 stays where another is not better by so many standard errors, and by so much of a correlation."""
 
 SetPair = tuple[int, int]
 """Two sets by their numbers."""
@@ -43,12 +48,14 @@ class Alignment:
         maps, shifts: `(p_m, k)` and `(k,)` of every set.
         correlations: `(k,)`.
         agreement: Mean weight of the links of each edge; empty where links are not weighed.
+        evenness: How evenly the cells of each edge share partners, 1 as evenly as can be.
     """
 
     maps: Sequence[Tensor]
     shifts: Sequence[Tensor]
     correlations: Tensor
     agreement: Sequence[float] = ()
+    evenness: Sequence[float] = ()
 
     def place(self, m: int, x: Tensor) -> Tensor:
         """`(B, p_m)` of a set to `(B, k)`, rows of length 1."""
@@ -69,11 +76,12 @@ def align(
             ignored.
         generator: Random generator on the CPU.
     """
-    links, agreement = {}, []
+    links, agreement, evenness = {}, [], {}
     for (i, j), (a, b) in linked.items():
+        held = _HeldOut.draw((points[i], points[j]), (a, b), settings, generator)
+        evenness[i, j], agree = held.choose()
         weight = a.new_ones(a.shape[1])
         if settings.weigh_links:
-            agree = _agreement((points[i], points[j]), (a, b), settings, generator)
             agreement.append(float(agree.mean()))
             weight = (settings.least_link_weight + agree.clamp_min(0)).sqrt()
         links[i, j] = a * weight, b * weight
@@ -81,8 +89,9 @@ def align(
     usable = {edge: (a.any(1), b.any(1)) for edge, (a, b) in links.items()}
 
     def fit(costs: Mapping[SetPair, Tensor]) -> Alignment:
-        plans = {edge: _couple(cost, *usable[edge], settings) for edge, cost in costs.items()}
-        return Alignment(*canonical_maps(points, plans, settings.n_components, settings.ridge), agreement)
+        plans = {edge: _couple(cost, *usable[edge], settings, evenness[edge]) for edge, cost in costs.items()}
+        maps = canonical_maps(points, plans, settings.n_components, settings.ridge)
+        return Alignment(*maps, agreement, list(evenness.values()))
 
     alignment = fit(costs)
     for _ in range(settings.n_rounds - 1):
@@ -101,46 +110,96 @@ def draw(n: int, most: int, generator: Generator) -> Tensor:
     return torch.arange(n) if n <= most else torch.randperm(n, generator=generator)[:most].sort().values
 
 
-def _couple(cost: Tensor, usable_a: Tensor, usable_b: Tensor, s: AlignmentSettings) -> Tensor:
-    return couple(cost, usable_a, usable_b, temperature=s.temperature, n_iter=s.n_iter, unmatched=s.unmatched)
-
-
-def _agreement(
-    points: tuple[Tensor, Tensor],
-    linked: tuple[Tensor, Tensor],
-    settings: AlignmentSettings,
-    generator: Generator,
+def _couple(
+    cost: Tensor, usable_a: Tensor, usable_b: Tensor, s: AlignmentSettings, evenness: float
 ) -> Tensor:
-    """Correlation of each linked feature with its mean over cells coupled by other links, `(n_links,)`.
+    return couple(
+        cost,
+        usable_a,
+        usable_b,
+        temperature=s.temperature,
+        n_iter=s.n_iter,
+        unmatched=s.unmatched,
+        evenness=evenness,
+    )
 
-    The mean of both directions; held-out links are compared in a coupling of latent coordinates.
+
+@dataclass(frozen=True, eq=False)
+class _HeldOut:
+    """Some cells of two sets and how to align them.
+
+    Attributes:
+        x: `(n_a, p_a)` and `(n_b, p_b)`.
+        a, b: Their linked features, `(n_a, n_links)` and `(n_b, n_links)`.
     """
-    sides = [draw(len(x), WEIGHED_ON, generator).to(x.device) for x in points]
-    x = [x[rows] for x, rows in zip(points, sides, strict=True)]
-    a, b = (link[rows] for link, rows in zip(linked, sides, strict=True))
-    n = a.shape[1]
-    if n < 2:
-        return a.new_ones(n)  # a single link has no other to be held against
-    agreement = a.new_zeros(n)
-    for fold in range(min(FOLDS, n)):
-        out = slice(fold, None, FOLDS)
-        other_links = [j for j in range(n) if j % FOLDS != fold]
-        usable = (a[:, other_links].any(1), b[:, other_links].any(1))
-        cost = cosine_cost(a[:, other_links], b[:, other_links], damping=settings.damping)
-        plan = _couple(cost, *usable, settings)
-        alignment = Alignment(*canonical_maps(x, {(0, 1): plan}, settings.n_components, settings.ridge))
-        coupling = couple(
-            cosine_cost(alignment.place(0, x[0]), alignment.place(1, x[1])),
-            *usable,
-            temperature=SHARP,
-            n_iter=FEW,
-        )
-        mean_there = coupling @ b[:, out] / coupling.sum(1, keepdim=True).clamp_min(1e-12)
-        back = coupling.T @ a[:, out] / coupling.sum(0)[:, None].clamp_min(1e-12)
-        agreement[out] = (
-            column_correlations(a[:, out], mean_there) + column_correlations(b[:, out], back)
-        ) / 2
-    return agreement
+
+    x: tuple[Tensor, Tensor]
+    a: Tensor
+    b: Tensor
+    settings: AlignmentSettings
+
+    @classmethod
+    def draw(
+        cls,
+        points: tuple[Tensor, Tensor],
+        linked: tuple[Tensor, Tensor],
+        settings: AlignmentSettings,
+        generator: Generator,
+    ) -> _HeldOut:
+        """Draw among the cells that have linked features."""
+        rows = []
+        for side in linked:
+            usable = side.any(1).nonzero().squeeze(1)
+            rows.append(usable[draw(len(usable), WEIGHED_ON, generator).to(usable.device)])
+        x, y = (of[which] for of, which in zip(points, rows, strict=True))
+        a, b = (of[which] for of, which in zip(linked, rows, strict=True))
+        return cls((x, y), a, b, settings)
+
+    def choose(self) -> tuple[float, Tensor]:
+        """Return the evenness and the agreement of each link under it, `(n_links,)`."""
+        n = self.a.shape[1]
+        if n < 2 or not min(len(self.a), len(self.b)):  # a single link has no other to be held against
+            return self.settings.evenness or 1, self.a.new_ones(n)
+        if self.settings.evenness:
+            return self.settings.evenness, self._agreement(self.settings.evenness)
+        if n < FOLDS:
+            return 1, self._agreement(1)
+        even = self._agreement(1)
+        best, agreement = 1.0, even
+        for evenness in EVENNESS[1:]:
+            uneven = self._agreement(evenness)
+            if uneven.mean() <= agreement.mean():
+                break
+            best, agreement = evenness, uneven
+        gain = agreement - even
+        clear = float(gain.mean()) > max(LEAST_GAIN, CLEARLY * float(gain.std()) / n**0.5)
+        return (best, agreement) if clear else (1, even)
+
+    def _agreement(self, evenness: float) -> Tensor:
+        """Correlation of each linked feature with its mean over the nearest cells of the other set.
+
+        Nearest after an alignment by other links, `(n_links,)`; the mean of both directions.
+        """
+        a, b, s = self.a, self.b, self.settings
+        agreement = a.new_zeros(a.shape[1])
+        for fold in range(min(FOLDS, len(agreement))):
+            out = slice(fold, None, FOLDS)
+            other_links = [j for j in range(len(agreement)) if j % FOLDS != fold]
+            side_a, side_b = a[:, other_links], b[:, other_links]
+            cost = cosine_cost(side_a, side_b, damping=s.damping)
+            plan = _couple(cost, side_a.any(1), side_b.any(1), s, evenness)
+            alignment = Alignment(*canonical_maps(self.x, {(0, 1): plan}, s.n_components, s.ridge))
+            cosine = alignment.place(0, self.x[0]) @ alignment.place(1, self.x[1]).T
+            agreement[out] = (
+                column_correlations(a[:, out], _mean_of_nearest(cosine, b[:, out]))
+                + column_correlations(b[:, out], _mean_of_nearest(cosine.T, a[:, out]))
+            ) / 2
+        return agreement
+
+
+def _mean_of_nearest(cosine: Tensor, values: Tensor) -> Tensor:
+    """`(n_a, n_b)` and `(n_b, s)` to the mean of the nearest rows of values, `(n_a, s)`."""
+    return values[cosine.topk(min(NEAREST, len(values)), dim=1).indices].mean(1)
 
 
 ROUNDING = 1e-6

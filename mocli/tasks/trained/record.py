@@ -166,7 +166,8 @@ def describe_training(
         "frozen": frozen,
     }
     if done.stop_reason == SOLVED:
-        run.say("solved in closed form: no steps of training")
+        figures = ", ".join(f"{n.replace('_', ' ')} {v['last']:.2f}" for n, v in done.losses[SOLVED].items())
+        run.say(f"solved in closed form, without steps of training: {figures}")
     else:
         run.say(f"trained {done.steps:,} steps ({_STOP_WORDS.get(done.stop_reason, done.stop_reason)})")
 
