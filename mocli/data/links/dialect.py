@@ -27,6 +27,7 @@ DIALECT_KINDS = {
 
 _PROTEIN_WORDS = ("protein name", "protein", "antigen")
 _GENE_WORDS = ("rna name", "gene name", "gene symbol", "hgnc symbol", "gene")
+_ENDS = (("source", "target"), ("from", "to"), ("a", "b"), ("1", "2"))
 _NAMED_PAIR = re.compile(r"<(.+?)><(.+)>")
 _INDEX = re.compile(r"[\s_.-]+index$", re.IGNORECASE)
 
@@ -63,6 +64,15 @@ def _find(words: Cells, *among: str) -> int:
     return next((words.index(word) for word in among if word in words), -1)
 
 
+def _find_ends(words: Cells, what: str) -> tuple[int, int]:
+    """Return the columns of both ends' `feature`, `modality` or `index`: `source_feature`, `feature_b`."""
+    for ends in _ENDS:
+        first, second = (_find(words, f"{end} {what}", f"{what} {end}", f"{what}{end}") for end in ends)
+        if min(first, second) >= 0:
+            return first, second
+    return -1, -1
+
+
 def _is_bedpe(cells: Cells) -> bool:
     return len(cells) >= 6 and all(cells[k].isdecimal() for k in (1, 2, 4, 5)) and cells[0] != ""
 
@@ -74,8 +84,8 @@ def without_index(cell: str) -> str:
 
 def _position_layout(words: Cells, weight: int, sign: int) -> TableLayout | None:
     """Return the layout of a header that announces positions, or None."""
-    source, target = _find(words, "source index"), _find(words, "target index")
-    modalities = _find(words, "source modality"), _find(words, "target modality")
+    source, target = _find_ends(words, "index")
+    modalities = _find_ends(words, "modality")
     if min(source, target, *modalities) >= 0:
         return TableLayout(LONG, source, target, *modalities, weight, sign, by_index=True)
     if len(words) > 1 and all(word.endswith(" index") for word in words[:2]):
@@ -89,9 +99,9 @@ def _named_layout(words: Cells) -> TableLayout | None:
     by_position = _position_layout(words, weight, sign)
     if by_position is not None:
         return by_position
-    source, target = _find(words, "source feature"), _find(words, "target feature")
+    source, target = _find_ends(words, "feature")
     if min(source, target) >= 0:
-        modalities = _find(words, "source modality"), _find(words, "target modality")
+        modalities = _find_ends(words, "modality")
         dialect = LONG if min(modalities) >= 0 else EDGES
         return TableLayout(
             dialect, source, target, *(modalities if dialect == LONG else (-1, -1)), weight, sign

@@ -196,3 +196,16 @@ def test_absent_file_and_folder(tmp_path):
         read_links(tmp_path / "none.tsv")
     with pytest.raises(InputError, match="a folder was given"):
         read_links(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["modality_a feature_a modality_b feature_b", "modality1 feature1 modality2 feature2", "from_modality "
+     "from_feature to_modality to_feature", "Modality A Feature A Modality B Feature B"],
+)  # fmt: skip
+def test_headers_name_both_ends_in_several_ways(tmp_path, header):
+    words = header.split() if header[0] != "M" else ["Modality A", "Feature A", "Modality B", "Feature B"]
+    table = read_links(write(tmp_path, "\t".join(words) + "\nrna\tITGAX\tprot\tCD11c\n"))
+    assert table.dialect == "long form"
+    assert pairs(table) == [("ITGAX", "CD11c")]
+    assert table.frame["target_modality"].tolist() == ["prot"]
