@@ -141,6 +141,8 @@ class OptionField:
                 )
             return {str(k): option.each(v, where) if option.each else v for k, v in dict(value).items()}
         if self.is_repeatable:
+            if isinstance(value, Mapping):  # {"rna": FILE} for rna=FILE
+                value = [f"{name}={given}" for name, given in value.items()]
             items = [value] if isinstance(value, (str, int, Path)) else value
             kind = get_args(self.base)[0]
             return tuple(option.each(item, where) if option.each else kind(item) for item in items)

@@ -193,3 +193,8 @@ def test_a_gene_table_may_be_called_genes_as_in_links_build(tmp_path):
     assert Gene2PeakOptions(genes="CD4,CD8A").genes == ("CD4", "CD8A")
     with pytest.raises(UsageError, match="the file has columns"):
         Gene2PeakOptions(genes=table, gtf=table)
+
+
+def test_names_and_files_may_come_as_a_mapping():
+    (data,) = sort_into([shared.DataOptions], {"inputs": {"rna": Path("a.h5ad"), "prot": "b.h5ad"}}, task="t")
+    assert data.inputs == ("rna=a.h5ad", "prot=b.h5ad")

@@ -104,7 +104,7 @@ def subcommand(group: type[Own]) -> Callable[[Work[Own]], Callable[..., Result]]
 
     def decorate(work: Work[Own]) -> Callable[..., Result]:
         def function(
-            inputs: str | Path | Sequence[str | Path] = (),
+            inputs: str | Path | Sequence[str | Path] | Mapping[str, str | Path] = (),
             *,
             dry_run: bool = False,
             command: Sequence[str] | None = None,
