@@ -13,6 +13,7 @@ from mocli.data.files.obs import find_column
 from mocli.data.genome.loci import has_places
 from mocli.data.write.outfile import write_tsv
 from mocli.errors import UsageError
+from mocli.tasks.gene2peak.measured import by_default, foretold, relate_measured, take_measured
 from mocli.tasks.gene2peak.options import PEAK_SETS, Gene2PeakOptions
 from mocli.tasks.impute.holdout import HoldOut
 from mocli.tasks.impute.options import ImputeOptions
@@ -40,13 +41,16 @@ def gene2peak(
 ) -> Result:
     """Relate genes to peaks (or proteins to genes); the shell's `mocli gene2peak`.
 
-    With `method="correlation"` expression is imputed for every cell that has peaks measured,
-    and correlated with the accessibility measured in it. With `latent` or `input` each gene
+    Genes and peaks measured in the same cells are correlated over metacells unless a model is given or asked
+    for. With `method="correlation"` expression is imputed for every cell that has peaks measured, and
+    correlated with the accessibility measured in it. With `latent` or `input` each gene
     is silenced in a model, and what changes at the peaks is compared with a null distribution.
 
     Raises:
         MocliError: Every error a user can mend; `exit_code` says of which sort.
     """
+    if by_default(request, options):
+        options = replace(options, method="metacells")
     verb = Verb(
         task="gene2peak",
         suffixes=(".tsv",),
@@ -113,8 +117,6 @@ def _of_imputation(options: Gene2PeakOptions) -> ImputeOptions:
 
 def _foresee(request: Request, options: Gene2PeakOptions, tell: Tell) -> None:
     if options.method == "metacells":
-        from mocli.tasks.gene2peak.measured import foretold, take_measured
-
         tell.say(foretold(take_measured(request, options, tell)).words)
         return
     files, way, saved = open_modalities(request.data), None, None
@@ -149,8 +151,6 @@ def _foresee(request: Request, options: Gene2PeakOptions, tell: Tell) -> None:
 
 def _work(request: Request, options: Gene2PeakOptions, run: Run) -> None:
     if options.method == "metacells":
-        from mocli.tasks.gene2peak.measured import relate_measured
-
         relate_measured(run, request, options)
         return
     # torch and scikit-learn are loaded only now: a dry run and a refusal need neither

@@ -54,8 +54,8 @@ class Gene2PeakOptions(Options):
     method: str = option(
         "--method",
         "metacells (of measured values, no model); correlation (of imputed expression); latent (the gene "
-        "silenced through the decoder); input (the cell encoded without it); auto: latent and metacells "
-        "together where the model can",
+        "silenced through the decoder); input (the cell encoded without it); auto: metacells, "
+        "and latent together with them where a model is given or asked for",
         default="auto",
         choices=METHODS,
     )

@@ -101,13 +101,13 @@ def hold_against(run: Run, precision: Precision, ours: Sequence[str]) -> None:
                 baseline["metrics"][key] = entry(score)
 
 
-def conclude(run: Run, fdr: DoubleArray, precision: Precision, our_score: str) -> None:
+def conclude(run: Run, fdr: DoubleArray, precision: Precision, our_score: str, *, way: str) -> None:
     """Conclude how many pairs pass, and whether a score finds true pairs better than the simple ways.
 
-    `fdr`: of all pairs tested, NaN where there is no p value.
+    `fdr`: of all pairs tested, NaN where there is no p value; `way`: how pairs were scored, in words.
     """
     with_p = np.isfinite(fdr)
-    sentence = f"{int((fdr[with_p] < _FDR).sum()):,} of {int(with_p.sum()):,} pairs pass 10 % FDR"
+    sentence = f"{way}: {int((fdr[with_p] < _FDR).sum()):,} of {int(with_p.sum()):,} pairs pass 10 % FDR"
     if not with_p.all():
         n = int((~with_p).sum())
         sentence += f" ({n:,} more {'has' if n == 1 else 'have'} no p value: {_NO_P})"
@@ -198,7 +198,8 @@ def report_silencing(run: Run, result: SilencingResult) -> None:
     scored = {str(row["score"]) for rows in result.precision.values() for row in rows}
     fdr = table["fdr"].to_numpy(dtype=np.float64)
     leading = next((score for score in ours if score in scored), ours[-1])
-    conclude(run, fdr, result.precision, leading)
+    both = ", weighed together with correlation over metacells" if leading == "combined" else ""
+    conclude(run, fdr, result.precision, leading, way=f"genes {what} in a model{both}")
     run.report.tables |= precision_tables(result.precision)
     if result.peak_sets is not None:
         run.report.tables["peak_sets"] = column_table(

@@ -15,8 +15,11 @@ from mocli.data.demo.files import write_demo
 from mocli.data.files.inputs import open_inputs
 from mocli.errors import InputError, UsageError
 from mocli.report.schema import validate
+from mocli.tasks.gene2peak.measured import by_default
+from mocli.tasks.gene2peak.options import Gene2PeakOptions
 from mocli.tasks.infer.align import align, project
 from mocli.tasks.relate import candidates as candidates
+from mocli.tasks.run.request import requested
 from mocli.tasks.trained.saved import load_model
 
 QUICK = {"threads": 1, "device": "cpu"}
@@ -399,6 +402,43 @@ def test_metacells_need_no_model_and_find_planted_pairs(tissue, tmp_path, check_
     simple = report["baselines"]["spearman"]["metrics"]["auprc[promoter peaks]"]["value"]
     page = (tmp_path / "o.report.html").read_text()
     assert f"{'better than' if ours > simple else 'as'}" in page
+
+
+def test_without_a_model_asked_for_metacells_are_the_default(tissue, tmp_path):
+    """Values that are no counts are as good."""
+    with mudata.set_options(pull_on_update=False):
+        data = mudata.read_h5mu(tissue / "multiome.h5mu")
+    for values in data.mod.values():
+        values.X = values.X * np.float32(0.5)
+        values.layers.clear()
+    data.write_h5mu(tmp_path / "halves.h5mu")
+    given = {"gtf": tissue / "genes.tsv", "html": False, "threads": 1, "device": "cpu"}
+    result = mocli.gene2peak(tmp_path / "halves.h5mu", output=tmp_path / "o.tsv", **given)
+    assert not (tmp_path / "o.model").exists()
+    assert "metacell_correlation" in pd.read_csv(result.output, sep="\t")
+    assert result.report["conclusion"].startswith(
+        "Genes and peaks correlated over metacells, without a model: "
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "own"),
+    [
+        ({"model": "multidgd"}, {}),
+        ({"max_steps": 9}, {}),
+        ({"pairing": "unpaired"}, {}),
+        ({}, {"direction": "raise"}),
+        ({}, {"method": "latent"}),
+        ({}, {"from_model": "some.model"}),
+        ({}, {"gtf": None}),
+    ],
+)
+def test_what_speaks_of_a_model_takes_one(tissue, tmp_path, asked, own):
+    output = tmp_path / "o.tsv"
+    plain = {"gtf": tissue / "genes.tsv"}
+    assert by_default(requested(tissue / "multiome.h5mu", output=output), Gene2PeakOptions(**plain))
+    request = requested(tissue / "multiome.h5mu", output=output, **asked)
+    assert not by_default(request, Gene2PeakOptions(**plain | own))
 
 
 def test_metacells_need_cells_measured_in_both(tissue, tmp_path):

@@ -95,7 +95,7 @@ def said_of(fdr, by):
     run = SimpleNamespace(say=said.append, report=report)
     precision = {"promoter peaks": [{"score": k, "auprc": v, "n_pairs": 40} for k, v in by.items()]}
     hold_against(run, precision, ("metacells",))
-    conclude(run, np.array(fdr), precision, "metacells")
+    conclude(run, np.array(fdr), precision, "metacells", way="by metacells")
     box = compare(report.metrics, report.baselines, model="this run")
     return said[0], report.metrics, box
 
@@ -103,7 +103,9 @@ def said_of(fdr, by):
 def test_what_is_no_better_than_chance_is_not_praised():
     below = {"metacells": 0.499, "spearman": 0.45, "nearness": 0.4, "chance": 0.5}
     said, metrics, box = said_of([0.3, np.nan, 0.05], below)
-    assert said.startswith("1 of 2 pairs pass 10 % FDR (1 more has no p value: gene or peak is constant")
+    assert said.startswith(
+        "by metacells: 1 of 2 pairs pass 10 % FDR (1 more has no p value: gene or peak is constant"
+    )
     assert "neither better than chance (0.500)" in said
     assert box.losses == [
         "Area under the precision-recall curve, promoter peaks: guessing 0.500, this run 0.499"
