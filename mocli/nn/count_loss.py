@@ -80,7 +80,7 @@ class _Poisson(torch.autograd.Function):
         n, p = logits.shape
         total = x.totals
         grad, lse = torch.empty_like(logits), torch.empty_like(log_library)
-        size = max(1, n if logits.is_cuda else min(BLOCK // max(p, 1), n))
+        size = max(1, n if logits.device.type != "cpu" else min(BLOCK // max(p, 1), n))
         for start in range(0, n, size):
             cut = slice(start, min(start + size, n))
             torch.softmax(logits[cut], 1, out=grad[cut])
@@ -101,7 +101,7 @@ class _Poisson(torch.autograd.Function):
 
 def _scaled(grad: Tensor, scale: Tensor) -> Tensor:
     # a loss that is only added to others has the scale 1, which on the CPU is free to ask
-    return grad if not scale.is_cuda and float(scale) == 1 else grad * scale
+    return grad if scale.device.type == "cpu" and float(scale) == 1 else grad * scale
 
 
 class _NegativeBinomial(torch.autograd.Function):
@@ -147,7 +147,7 @@ def _evaluate(
     r = log_r.exp()
     shared = log_r.dim() == 1
     nonzero = x.at
-    size = max(1, n if logits.is_cuda else min(BLOCK // max(p, 1), n))
+    size = max(1, n if logits.device.type != "cpu" else min(BLOCK // max(p, 1), n))
     buffers = torch.empty(4 if dropout is None else 6, size, p, dtype=logits.dtype, device=logits.device)
     loss = torch.zeros((), dtype=logits.dtype, device=logits.device)
     s_at, lse = torch.empty_like(x.values), torch.empty_like(log_library)
@@ -187,10 +187,12 @@ class CellTerms(NamedTuple):
 
 
 def nonzeros_of(x: Tensor) -> NonZeros:
-    """Find the non-zeros of `(B, p)`."""
+    """Find the non-zeros of `(B, p)`; on an accelerator all values, as it would wait for their number."""
     flat = x.reshape(-1)
-    # on the CPU numpy is several times faster than torch
-    nonzero = flat.nonzero().squeeze(1) if x.is_cuda else torch.from_numpy(np.flatnonzero(flat.numpy() != 0))
+    if x.device.type == "cpu":  # there numpy is several times faster than torch
+        nonzero = torch.from_numpy(np.flatnonzero(flat.numpy() != 0))
+    else:
+        nonzero = torch.arange(len(flat), device=x.device)
     row = nonzero.div(max(x.shape[1], 1), rounding_mode="floor")
     starts = torch.searchsorted(row, torch.arange(len(x), device=x.device))
     return NonZeros(
@@ -243,10 +245,10 @@ def _dense(
         loss = both.sum(1)
         both.add_(cells.dropout)
         torch.logaddexp(both, torch.zeros_like(both), out=softplus)
-        softplus.view(-1)[filled.at] = 0  # a count above zero is none of the extra zeros
+        _clear(softplus, filled)
         loss += F.softplus(cells.dropout).sum(1) - softplus.sum(1)
         if gradients is not None and gradients.dropout is not None:
-            both.sigmoid_().view(-1)[filled.at] = 0
+            _clear(both.sigmoid_(), filled)
             torch.sigmoid(cells.dropout, out=gradients.dropout).sub_(both).mul_(column)
             both.neg_().add_(1)
             for part in (gradients.logits, t, q):
@@ -262,6 +264,15 @@ def _dense(
         else:
             torch.sub(t, q, out=gradients.log_r).mul_(column)
     return loss @ cells.weight, lse, s_at
+
+
+def _clear(of_zeros: Tensor, filled: _Within) -> None:
+    """Set to 0 where there is a count above zero, which is none of the extra zeros."""
+    flat = of_zeros.view(-1)
+    if flat.device.type == "cpu":
+        flat[filled.at] = 0
+    else:
+        flat[filled.at] = flat[filled.at].masked_fill(filled.counts > 0, 0)
 
 
 def _at_nonzeros(

@@ -54,7 +54,7 @@ class InputLinear(nn.Module):
         """`(B, n_in)` or its non-zeros to `(B, n_out)`."""
         if isinstance(x, Tensor):
             return torch.addmm(self.bias, x, self.weight)
-        if self.weight.is_cuda:  # there the dense product is faster
+        if self.weight.device.type != "cpu":  # there the dense product is faster
             return torch.addmm(self.bias, x.dense, self.weight)
         bags = nn.functional.embedding_bag(
             x.column, self.weight, x.starts, mode="sum", per_sample_weights=x.values

@@ -130,7 +130,7 @@ class RowAdam(Optimizer):
 
 
 def _rows_of(gradient: Tensor) -> tuple[Tensor, Tensor]:
-    if gradient.is_sparse and gradient.is_cuda:
+    if gradient.is_sparse and gradient.device.type != "cpu":
         # rows drawn twice both get the sum: how many there are would have to be waited for
         rows, values = gradient._indices()[0], gradient._values()
         return rows, torch.zeros(gradient.shape, device=gradient.device).index_add_(0, rows, values)[rows]

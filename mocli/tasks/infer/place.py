@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from mocli.data.bundle import MultiOmics
 from mocli.models.base import (
@@ -131,21 +132,18 @@ def slopes(
     placed: LatentCells, modality: str, z: Tensor, cells: IntArray, library: Tensor, columns: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return expected values of some features `(B, k)`, and their derivatives in the latent `(B, k, d)`."""
-
-    def expected(place: Tensor) -> Tensor:
-        return placed.decode(modality, place, cells, library)[:, columns]
-
     rows = []
-    mean = expected(z)
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), forward_ad.dual_level():
         # torch compiles some rules of forward derivatives by a function of its own that it deprecates
         warnings.simplefilter("ignore", DeprecationWarning)
+        mean = placed.decode(modality, z, cells, library)[:, columns]
         for k in range(z.shape[1]):
             along = torch.zeros_like(z)
             along[:, k] = 1
-            mean, slope = torch.func.jvp(expected, (z,), (along,))  # type: ignore[misc]
-            rows.append(slope)
-    return mean.detach(), torch.stack(rows, 2).detach()
+            place = forward_ad.make_dual(z, along)  # type: ignore[no-untyped-call]
+            values = placed.decode(modality, place, cells, library)[:, columns]
+            rows.append(forward_ad.unpack_dual(values).tangent)  # type: ignore[no-untyped-call]
+    return mean, torch.stack(rows, 2)
 
 
 def pull(model: Model, modality: str, columns: Tensor, values: Tensor, mean: Tensor) -> Tensor:

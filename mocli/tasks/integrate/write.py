@@ -249,18 +249,19 @@ def _collide(files: Sequence[ModalityFile]) -> bool:
 def _joined(added: Sequence[Added], latent: Mapping[str, FloatArray]) -> FloatArray:
     """Return one row per cell of the file; a cell measured in several modalities gets their mean."""
     where = pd.Index(union_names(added))
-    n_latent = next(iter(latent.values())).shape[1]
-    total = np.zeros((len(where), n_latent), dtype=np.float64)
+    parts = [p for p in added if p.file.name in latent]
+    rows_of = [where.get_indexer(p.names) for p in parts]
     times = np.zeros(len(where), dtype=np.int64)
-    for part in added:
-        if part.file.name not in latent:
-            continue
-        rows = where.get_indexer(part.names)
-        total[rows] += latent[part.file.name]
+    for rows in rows_of:
         times[rows] += 1
-    joined = np.full(total.shape, np.nan)
-    np.divide(total, times[:, None], out=joined, where=times[:, None] > 0)
-    return joined.astype(np.float32)
+    n_latent = next(iter(latent.values())).shape[1]
+    joined = np.full((len(where), n_latent), np.nan, dtype=np.float32)
+    for k in range(n_latent):  # a column at a time, as there may be very many cells
+        total = np.zeros(len(where))
+        for part, rows in zip(parts, rows_of, strict=True):
+            total[rows] += latent[part.file.name][:, k]
+        np.divide(total, times, out=joined[:, k], where=times > 0, casting="same_kind")
+    return joined
 
 
 def _joined_columns(added: Sequence[Added], columns: Sequence[AddedColumns]) -> dict[str, object]:

@@ -1,0 +1,159 @@
+"""Whole commands on an accelerator that the tests make up: no operation on two devices, no wait in a step."""
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from accelerator import Accelerator, available
+
+import mocli
+import mocli.train.device
+from mocli.data.demo.files import write_demo
+from mocli.train.loop import _Stretch
+
+SMALL = {"n_hidden": 16, "n_latent": 4, "batch_size": 32}
+QUICK = {"threads": 1, "html": False}
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    """`--device cuda` is the accelerator; `in_steps` of it gathers what the steps of training waited for."""
+    if not available():
+        pytest.skip("this build of torch cannot have a device that is written in Python")
+    choose, step, made = mocli.train.device.choose_device, _Stretch._step, Accelerator()
+    made.in_steps, made.steps = [], 0
+
+    class Draws(torch.Generator):
+        """The processor draws for it."""
+
+        def __new__(cls, device="cpu"):
+            return super().__new__(cls, "cpu" if device == made.device else device)
+
+    def watched(stretch, number):
+        with made.watched() as waits:
+            terms = step(stretch, number)
+        made.in_steps += waits
+        made.steps += 1
+        return terms
+
+    def chosen(requested, **more):
+        return made.device if requested == "cuda" else choose(requested, **more)
+
+    monkeypatch.setattr(_Stretch, "_step", watched)
+    monkeypatch.setattr(mocli.train.device, "choose_device", chosen)
+    monkeypatch.setattr(torch, "Generator", Draws)
+    # the made-up tensors can be no inference tensors
+    monkeypatch.setattr(torch, "inference_mode", torch.no_grad)
+    with made, torch.autograd.set_multithreading_enabled(False):
+        yield made
+
+
+MORE = {
+    "multigrate": {"modality_dropout": 0.5, "weight_latent": 1.0, "weight_marginal": 1.0},
+    "scmodal": {"n_neighbors": 3},
+}
+
+
+@pytest.mark.parametrize("model", ["multigrate", "multidgd", "sccross", "scmodal", "otcca"])
+def test_no_step_waits_for_the_device(accelerator, paired, unpaired, tmp_path, model):
+    apart = [unpaired / "rna.h5ad", unpaired / "prot.h5ad"], unpaired / "links.tsv"
+    inputs, links = apart if model == "scmodal" else ([paired / "data.h5mu"], paired / "links.tsv")
+    given = {"links": [links], "model": model, "umap": False, "metrics": "none", **QUICK}
+    if model != "otcca":
+        given |= {"params": SMALL | MORE.get(model, {}), "max_steps": 12}
+    places = {}
+    for device in ("cpu", "cuda"):
+        output = tmp_path / f"{device}.h5mu"
+        mocli.integrate(inputs, output=output, device=device, **given)
+        with h5py.File(output) as file:
+            places[device] = file[f"obsm/X_{model}"][()]
+    assert accelerator.launched > 100
+    assert not accelerator.in_steps
+    assert accelerator.steps >= 2 * 12 or model == "otcca"
+    assert np.isfinite(places["cuda"]).all()
+    if model not in ("multigrate", "sccross"):  # which draw their noise in another order there
+        np.testing.assert_allclose(places["cuda"], places["cpu"], atol=1e-4)
+
+
+def test_counts_with_extra_zeros_have_the_same_loss_there(accelerator):
+    from mocli.nn.count_loss import negative_binomial_loss
+
+    torch.manual_seed(0)
+    x = torch.poisson(torch.full((6, 5), 0.7))
+    given = [torch.randn(6, 5), torch.randn(5), torch.randn(6), torch.randn(6, 5)]
+    found = []
+    for device in ("cpu", accelerator.device):
+        own = [g.detach().to(device).requires_grad_() for g in given]
+        loss = negative_binomial_loss(x.to(device), *own)
+        loss.backward()
+        found.append([v.detach().cpu() for v in (loss, own[0].grad, own[1].grad, own[3].grad)])
+    for here, there in zip(*found, strict=True):
+        torch.testing.assert_close(here, there)
+
+
+@pytest.fixture(scope="module")
+def tissue(tmp_path_factory):
+    """120 cells with genes and peaks in two batches, and models of them."""
+    folder = tmp_path_factory.mktemp("tissue")
+    write_demo(folder, n_cells=120)
+    for model in ("multigrate", "multidgd"):
+        mocli.integrate(
+            [folder / "multiome.h5mu"], model=model, output=folder / f"{model}.h5mu", max_steps=24,
+            batch_key="batch", params=SMALL, device="cpu", metrics="none", **QUICK,
+        )  # fmt: skip
+    return folder
+
+
+def silenced(folder, output, **more):
+    return mocli.gene2peak(
+        [folder / "multiome.h5mu"], gtf=folder / "genes.tsv", genes="CD19,CD14", output=output, **more
+    )
+
+
+def perturbed(folder, output, **more):
+    change = {"source": "cell_type=lymph_b", "target": "cell_type=myelo_a", "effect": "log-shift=1"}
+    return mocli.perturb([folder / "multiome.h5mu"], output=output, **change, **more)
+
+
+def queried(folder, output, **more):
+    model = more.pop("from_model")
+    return mocli.integrate([folder / "multiome.h5mu"], reference=model, output=output, metrics="none", **more)
+
+
+def imputed(folder, output, **more):
+    return mocli.impute([f"{folder / 'multiome.h5mu'}::rna"], target="atac", output=output, **more)
+
+
+def simulated(folder, output, **more):
+    return mocli.simulate([folder / "multiome.h5mu"], n_cells=40, output=output, **more)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "ending", "model"),
+    [
+        *((task, "tsv", model) for task in (silenced, perturbed) for model in ("multigrate", "multidgd")),
+        (queried, "h5mu", "multidgd"),
+        (imputed, "h5ad", "multigrate"),
+        (simulated, "h5mu", "multigrate"),
+    ],
+)
+def test_a_trained_model_is_used_there(accelerator, tissue, tmp_path, task, ending, model):
+    found = {}
+    for device in ("cpu", "cuda"):
+        launched = accelerator.launched
+        output = tmp_path / f"{device}.{ending}"
+        more = {"from_model": tissue / f"{model}.model", "device": device, **QUICK}
+        result = task(tissue, output, **more)
+        found[device] = {k: v["value"] for k, v in result.report["metrics"].items() if v["value"] is not None}
+        if ending == "tsv":
+            found[device] |= pd.read_csv(output, sep="\t").mean(numeric_only=True)
+        if task is queried:
+            with h5py.File(output) as file:
+                found[device]["place"] = np.abs(file[f"obsm/X_{model}"][()]).mean()
+    assert accelerator.launched - launched > 10
+    assert not accelerator.in_steps
+    assert found["cuda"].keys() == found["cpu"].keys()
+    if task is not simulated:
+        assert found["cuda"] == pytest.approx(found["cpu"], rel=1e-2, abs=1e-2, nan_ok=True)
