@@ -12,11 +12,12 @@ from mocli.data.write.outfile import check_place, check_writable
 from mocli.errors import InputError, UsageError
 from mocli.log import logger
 from mocli.tasks.benchmark.contender import others_embedding
+from mocli.tasks.benchmark.costs import cost_of_all
 from mocli.tasks.benchmark.drawn import PARTS, halves
 from mocli.tasks.benchmark.ground import Ground, prepare_ground
 from mocli.tasks.benchmark.options import RECONSTRUCT, BenchmarkOptions, PeersAsked
 from mocli.tasks.benchmark.peers import asked_peers, plan_peers
-from mocli.tasks.benchmark.plan import TaskData, memory_of_runs, trainings, write_plan
+from mocli.tasks.benchmark.plan import TaskData, trainings, write_plan
 from mocli.tasks.benchmark.runs import (
     ModelRun,
     check_parameters,
@@ -114,8 +115,8 @@ def _foresee(request: Request, options: BenchmarkOptions, peers_asked: PeersAske
     for peer, reason in peers.skipped:
         tell.say(f"leaves out the peer {peer.name}: it {reason}")
     tell.say(ground.footprint.words)
-    if needs := memory_of_runs(planned, ground.files, options.jobs):
-        tell.say(needs)
+    for line in cost_of_all(planned, ground.files, options.jobs).words:
+        tell.say(line)
     for t in planned:
         tell.say(f"{'has' if t.finished() else 'would run'} {t.name}: {shlex.join(['mocli', *t.command])}")
     for run in peers.runs:
@@ -206,8 +207,11 @@ def _work(request: Request, options: BenchmarkOptions, peers_asked: PeersAsked, 
         planned, skipped = _planned(request, options, ground, dry=False)
         peers = plan_peers(peers_asked, request, ground, options.seeds, folder)
         tell_memory(run, ground.footprint)
-        if not options.collect and (needs := memory_of_runs(planned, ground.files, options.jobs)):
-            run.say(needs)
+        if not options.collect:
+            cost = cost_of_all(planned, ground.files, options.jobs)
+            run.expect(cost.seconds)
+            for line in cost.words:
+                run.say(line)
     # before hours of training find out that one is no good
     others = [others_embedding(text, request.data.inputs, ground) for text in options.embedding]
     benchmark = Benchmark(run, request, options, ground, planned, skipped, peers, folder, others)

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from mocli.data.files.modality import ModalityFile
-from mocli.errors import MocliError, UsageError
-from mocli.log import logger
+from mocli.errors import UsageError
 from mocli.models.base import Encodes, EncodesJointly, Traits
 from mocli.models.parameters import resolve
 from mocli.models.registry import load_class, traits_of
 from mocli.options import Options
-from mocli.report import wording
 from mocli.report.file import write_text
+from mocli.tasks.benchmark.costs import cost_of
 from mocli.tasks.benchmark.drawn import HELD_OUT, TRAINING
 from mocli.tasks.benchmark.options import RECONSTRUCT, BenchmarkOptions
 from mocli.tasks.benchmark.runs import ModelRun, Study, output_of, parameters_of, safe
@@ -24,9 +23,6 @@ from mocli.tasks.gene2peak.options import Gene2PeakOptions
 from mocli.tasks.impute.holdout import HoldOut
 from mocli.tasks.impute.options import ImputeOptions
 from mocli.tasks.integrate.options import IntegrateOptions
-from mocli.tasks.prepare.aim import Aim
-from mocli.tasks.prepare.footprint import footprint
-from mocli.tasks.prepare.plan import make_plan
 from mocli.tasks.prepare.select import takes_weights
 from mocli.tasks.run.options import OutputOptions
 from mocli.tasks.run.request import Request, files_read
@@ -190,7 +186,8 @@ def _options_of_task(
         return Gene2PeakOptions(from_model=model, method="latent", gtf=data.gtf, truth=data.truth)
     # all are scored by the benchmark, on the same cells
     marginal = parent is None and _gives_marginals(traits, data)
-    return IntegrateOptions(model, metrics="none", clusters=None, marginal=marginal)
+    # imputations train models of their own, without the cells that are held out
+    return IntegrateOptions(model, metrics="none", clusters=None, marginal=marginal, ways=parent is not None)
 
 
 def _gives_marginals(traits: Traits, data: TaskData) -> bool:
@@ -230,12 +227,13 @@ def write_plan(path: Path, runs: Sequence[ModelRun], files: Sequence[ModalityFil
         UsageError: A command has a line break or a tab, which a line cannot hold.
         EnvironmentProblem: It cannot be written.
     """
-    memory = {run.work: memory_of(run, files) for run in reversed(runs)}
+    costs = {run.work: cost_of(run, files) for run in reversed(runs) if run.parent is None}
     lines = ["\t".join(COLUMNS)]
     for run in runs:
         run.folder.mkdir(parents=True, exist_ok=True)
         needs = "" if run.parent is None else run.parent.id
-        bytes_held = memory[run.work] if run.parent is None else None
+        cost = costs[run.work] if run.parent is None else None
+        bytes_held = None if cost is None else cost[0]
         inputs = ",".join(map(str, files_read([run.request.data])))
         command = shlex.join(["mocli", *run.command])
         about = [run.id, run.purpose, run.model, run.seed, run.study, needs, bytes_held, inputs]
@@ -249,27 +247,3 @@ def write_plan(path: Path, runs: Sequence[ModelRun], files: Sequence[ModalityFil
             )
         lines.append("\t".join(cells))
     write_text(path, "\n".join(lines) + "\n")
-
-
-def memory_of(run: ModelRun, files: Sequence[ModalityFile]) -> int | None:
-    """Return the memory of a run that trains, in bytes, without its study; None if it is not known."""
-    data, train = run.request.data, run.request.train
-    traits = traits_of(run.model)
-    try:
-        plan = make_plan(data, train, run.task, logger.debug, files=files, traits=traits)
-        return footprint(plan, resolve(traits, train.params, train.preset), Aim(run.task)).peak
-    except MocliError as error:
-        # the run itself will say so
-        logger.debug("the memory of %s is not known: %s", run.name, error.message)
-        return None
-
-
-def memory_of_runs(runs: Sequence[ModelRun], files: Sequence[ModalityFile], jobs: int) -> str:
-    """Say how much the largest run will need, and how many go on at a time; empty where that is not known."""
-    first = {run.work: run for run in reversed(runs) if run.parent is None and not run.finished()}
-    needs = [n for run in first.values() if (n := memory_of(run, files)) is not None]
-    if not needs:
-        return ""
-    at_once = min(jobs, len(runs))
-    several = f"; {at_once} go on at a time" if at_once > 1 else ""
-    return f"each run will need up to about {wording.size(max(needs))} of memory of its own{several}"

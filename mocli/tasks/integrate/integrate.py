@@ -53,7 +53,7 @@ def _work(request: Request, options: IntegrateOptions, run: Run) -> None:
 
 def _foresee(request: Request, options: IntegrateOptions, tell: Tell) -> None:
     options.check_model(request.train.model)
-    plan = foresee_training(request, Aim(Task.INTEGRATE, backed=options.backed), tell)
+    plan = foresee_training(request, Aim(Task.INTEGRATE, backed=options.backed, stacked=options.ways), tell)
     if options.sample or options.marginal:
         # a model's class, and torch with it, is loaded only where something depends on it
         options.check(load_class(plan.traits.model), plan.traits.name)

@@ -106,6 +106,13 @@ class IntegrateOptions(Options):
         marks="advanced",
         panel=OUTPUT,
     )
+    ways: bool = option(
+        "--ways/--no-ways",
+        "Keep in OUT.model how modalities follow from each other in cells measured in both, for impute",
+        default=True,
+        marks="trains advanced",
+        panel=OUTPUT,
+    )
     sample: int = option(
         "--sample N",
         "Also write N draws from the posterior of each cell, as obsm X_<model>_sample_1, ...",

@@ -79,7 +79,7 @@ def integrate_cells(run: Run, request: Request, options: IntegrateOptions) -> No
         run.say(column.summary)
     if request.train.model == BEST:
         request = choose_best(run, request, files, options.check)
-    aim = Aim(Task.INTEGRATE, backed=options.backed)
+    aim = Aim(Task.INTEGRATE, backed=options.backed, stacked=options.ways)
     trained = train_model(run, request, aim, files, labels=labels, check=options.check)
     plan, bundle, latent = trained.plan, trained.prepared.bundle, trained.latent
     placed = Placed(
@@ -150,8 +150,9 @@ def complete(
         write_cells(run, request.data, integrated, obs_columns, placed.used)
         if options.matches:
             write_matches(run, by_file if latent.joint is None else {}, placed.files)
-    with run.timed("stack"):
-        keep()
+    if options.ways:
+        with run.timed("stack"):
+            keep()
     clusters = None
     with run.timed("evaluate"):
         confusion = judge() if options.metrics != "none" else None

@@ -23,12 +23,14 @@ class Aim:
         target: The modality that is imputed; None where none is, or where it is not known.
         silenced: Genes that will fall silent one by one, as many as are asked for, or 0.
         backed: Whether cells stay on disk; None: if they need more memory than the run may use.
+        stacked: Whether an integration keeps stacks.
     """
 
     task: Task
     target: str | None = None
     silenced: int = 0
     backed: bool | None = False
+    stacked: bool = True
 
     def stacks(self, plan: Plan) -> list[tuple[int, int]]:
         """Return cells and features of every stack that will be fitted (`mocli.tasks.trained.stackfit`)."""
@@ -42,6 +44,7 @@ class Aim:
             for target in pair
         ]
         if self.task is Task.INTEGRATE:
+            targets = targets if self.stacked else []
             return [(n, width[target]) for target, n in targets if width[target] <= MOST_FEATURES]
         if self.task is not Task.IMPUTE:
             return []

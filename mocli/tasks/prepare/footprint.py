@@ -305,13 +305,14 @@ class Duration:
         """Say how long the run and its training take."""
         parts = []
         if self.steps:
-            parts.append(f"{_roughly(self.training)} of it for {self.steps:,} training steps at most")
+            parts.append(f"{roughly(self.training)} of it for {self.steps:,} training steps at most")
         if self.after > self.around:
-            parts.append(f"{_roughly(self.after)} for what comes after training")
-        return ", ".join([f"it will take about {_roughly(self.whole)} on a CPU", *parts])
+            parts.append(f"{roughly(self.after)} for what comes after training")
+        return ", ".join([f"it will take about {roughly(self.whole)} on a CPU", *parts])
 
 
-def _roughly(seconds: float) -> str:
+def roughly(seconds: float) -> str:
+    """Return a duration in words, as exact as an estimate is."""
     if seconds < 60:
         return f"{max(5, 5 * round(seconds / 5))} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -322,10 +323,7 @@ def duration(
 ) -> Duration:
     """Estimate how long a run that trains takes, from numbers of cells, features and steps."""
     cells = max(choice.file.n_obs for choice in plan.choices)
-    around = (
-        AROUND_S
-        + (min(cells, MOST_CELLS_MEASURED) + max(0, cells - MOST_CELLS_MEASURED) / 2) * MS_PER_CELL / 1000
-    )
+    around = AROUND_S + seconds_around(cells)
     stacked = sum(S_PER_STACK + S_PER_STACKED * cells * features for cells, features in aim.stacks(plan))
     after = stacked + S_PER_SILENCED * _silenced_values(plan, aim)
     if not isinstance(params, Sized):
@@ -334,6 +332,11 @@ def duration(
     products = size.weights * params.batch_size * MS_PER_PRODUCT / (run.threads or 1)
     training = steps * (params.STEP_MS + products) / 1000
     return Duration(steps, min(training, run.max_time or training), around, after)
+
+
+def seconds_around(cells: int) -> float:
+    """Return seconds of reading, encoding, judging and drawing so many cells."""
+    return (min(cells, MOST_CELLS_MEASURED) + max(0, cells - MOST_CELLS_MEASURED) / 2) * MS_PER_CELL / 1000
 
 
 def _silenced_values(plan: Plan, aim: Aim) -> float:
@@ -351,5 +354,4 @@ def tell_duration(run: Run, expected: Duration) -> None:
     """Log how long a run on a CPU will take; there are no rates for other devices."""
     if run.device.type == "cpu":
         run.say(expected.words)
-        if run.report.device is not None:
-            run.report.device["expected_seconds"] = round(expected.whole)
+        run.expect(expected.whole)

@@ -239,6 +239,11 @@ class Run:
         self.report.warnings.append(message)
         logger.warning("%s", message)
 
+    def expect(self, seconds: float) -> None:
+        """Put into the report how long the run was expected to take."""
+        if self.report.device is not None:
+            self.report.device["expected_seconds"] = round(seconds)
+
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         """Add the seconds of a stage to the report, without those of stages within it."""

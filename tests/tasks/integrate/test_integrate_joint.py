@@ -280,6 +280,13 @@ def test_a_model_of_paired_cells_keeps_the_ways_by_which_queries_are_imputed(run
     assert not any("has no stack" in warning for warning in filled.report["warnings"])
 
 
+def test_ways_that_nothing_will_read_are_not_weighed(run, files):
+    result = run(files / "rna.h5ad", files / "prot.h5ad", ways=False)
+    assert load_model(result.output.with_suffix(".model")).stacks == {}
+    assert "weighing ways" not in result.output.with_suffix(".log").read_text()
+    assert "stack_s" not in result.report["timing"]
+
+
 def test_a_stack_is_added_to_a_model_that_is_whole_without(run, files, monkeypatch):
     from mocli.tasks.infer import stackfitting
 

@@ -49,6 +49,7 @@ def test_a_stack_takes_time_by_cells_and_features(planned, monkeypatch):
     assert after(plan, Aim(Task.INTEGRATE)) == pytest.approx(every)
     assert Aim(Task.IMPUTE).stacks(plan) == [(N, max(of.values()))]
     assert sorted(Aim(Task.INTEGRATE).stacks(plan)) == sorted((N, p) for p in of.values())
+    assert Aim(Task.INTEGRATE, stacked=False).stacks(plan) == []
     monkeypatch.setattr(aims, "MOST_FEATURES", max(of.values()) - 1)
     assert Aim(Task.INTEGRATE).stacks(plan) == [(N, min(of.values()))]
     assert Aim(Task.PERTURB).stacks(plan) == []

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -229,6 +230,8 @@ def test_a_benchmark_tells_what_its_runs_and_its_scores_need(unpaired, tmp_path,
     told = capsys.readouterr().out
     assert "of memory will be needed, most of it while methods are scored" in told
     assert "of memory of its own; 2 go on at a time" in told
+    assert re.search(r"it will take about \d+ (s|min) on a CPU, judging included", told)
+    assert told.count("--no-ways") == 2  # nothing of a benchmark imputes by the models of its integrations
 
 
 def test_metacells_tell_what_they_need(tmp_path, capsys):
