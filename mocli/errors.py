@@ -184,5 +184,10 @@ def did_you_mean(name: str, among: "Iterable[str]", what: str = "choices") -> st
     close = nearest(name, among)
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
-    some = ", ".join(among[:8]) + (", ..." if len(among) > 8 else "")
-    return f"{what}: {some}" if among else f"there are no {what}"
+    return f"{what}: {some(among, 8)}" if among else f"there are no {what}"
+
+
+def some(names: "Iterable[object]", most: int) -> str:
+    """Return the first names, separated by commas; `...` stands for the others."""
+    names = list(names)
+    return ", ".join(map(str, names[:most])) + (", ..." if len(names) > most else "")

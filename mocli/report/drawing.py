@@ -137,8 +137,18 @@ def panel_grid(figure: Figure, n: int, n_columns: int) -> list[Axes]:
     return axes[:n]
 
 
-def dress(axes: Axes, *, title: str = "", frame: bool = True) -> None:
-    """Give axes the look of the report: left and bottom rules only, small grey ticks."""
+def chart(
+    width: float, height: float, *, x: str = "", y: str = "", frame: bool = True
+) -> tuple[Figure, Axes]:
+    """Return a figure of one panel, size in inches, with the look of the report and names of its axes."""
+    figure = new_figure(width, height)
+    axes = figure.subplots()
+    dress(axes, x=x, y=y, frame=frame)
+    return figure, axes
+
+
+def dress(axes: Axes, *, title: str = "", x: str = "", y: str = "", frame: bool = True) -> None:
+    """Give axes the look of the report: left and bottom rules only, small grey ticks; name them."""
     axes.set_facecolor("white")
     axes.set_axisbelow(True)
     axes.grid(visible=False)
@@ -148,6 +158,8 @@ def dress(axes: Axes, *, title: str = "", frame: bool = True) -> None:
         spine.set_linewidth(0.8)
     axes.tick_params(colors=INK, labelcolor=INK, labelsize=8, color=FAINT, width=0.8, length=3)
     axes.minorticks_off()
+    axes.set_xlabel(x, fontsize=8, color=INK)
+    axes.set_ylabel(y, fontsize=8, color=INK)
     if title:
         axes.set_title(wrapped(title), loc="left", fontsize=9, color=INK, fontweight="bold")
 

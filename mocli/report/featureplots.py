@@ -14,6 +14,7 @@ from mocli.report.drawing import (
     FAINT,
     INK,
     Picture,
+    chart,
     dress,
     new_figure,
     panel_grid,
@@ -47,9 +48,7 @@ def accuracy_dots(names: Sequence[str], ours: DoubleArray, beside: DoubleArray |
     order = finite[np.argsort(ours[finite], kind="stable")]
     if len(order) > MAX_NAMED:
         return _distribution(ours[order], None if beside is None else beside[order])
-    figure = new_figure(7.2, 0.9 + 0.16 * max(len(order), 4))
-    axes = figure.subplots()
-    dress(axes)
+    figure, axes = chart(7.2, 0.9 + 0.16 * max(len(order), 4), x="Pearson correlation with measured values")
     height = np.arange(len(order))
     if beside is not None:
         axes.hlines(height, ours[order], np.nan_to_num(beside[order], nan=np.nan), color=FAINT, linewidth=1)
@@ -58,15 +57,12 @@ def accuracy_dots(names: Sequence[str], ours: DoubleArray, beside: DoubleArray |
     axes.axvline(0, color=FAINT, linewidth=0.8)
     axes.set_yticks(height, [printable(names[j], 24) for j in order], fontsize=7)
     axes.set_ylim(-1, len(order))
-    axes.set_xlabel("Pearson correlation with measured values", fontsize=8, color=INK)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     return to_svg(figure)
 
 
 def _distribution(ours: DoubleArray, beside: DoubleArray | None) -> Picture:
-    figure = new_figure(7.2, 2.6)
-    axes = figure.subplots()
-    dress(axes)
+    figure, axes = chart(7.2, 2.6, x="Pearson correlation with measured values", y="features")
     bins = np.linspace(-1, 1, 81).tolist()
     axes.hist(ours, bins=bins, color=ACCENT, label=f"imputed, median {np.median(ours):.2f}")
     if beside is not None and np.isfinite(beside).any():
@@ -74,8 +70,6 @@ def _distribution(ours: DoubleArray, beside: DoubleArray | None) -> Picture:
         label = f"linked feature, median {np.median(finite):.2f} ({len(finite):,} features)"
         axes.hist(finite, bins=bins, histtype="step", color=INK, label=label)
     axes.set_xlim(min(-0.2, float(ours.min())), 1)
-    axes.set_xlabel("Pearson correlation with measured values", fontsize=8, color=INK)
-    axes.set_ylabel("features", fontsize=8, color=INK)
     axes.legend(frameon=False, fontsize=8)
     return to_svg(figure)
 
@@ -100,7 +94,7 @@ def scatter(
         finite = np.isfinite(measured[:, j])
         x, y = predicted[finite, j], measured[finite, j]
         r = np.corrcoef(x, y)[0, 1] if len(x) > 2 and x.std() > 0 and y.std() > 0 else np.nan
-        dress(axes, title=f"{printable(names[j], 20)}, r = {r:.2f}")
+        dress(axes, title=f"{printable(names[j], 20)}, r = {r:.2f}", x="imputed", y="" if j else "measured")
         if ends is not None:
             order = np.argsort(x)
             low, high = (end[finite, j][order] for end in ends)
@@ -108,9 +102,6 @@ def scatter(
         axes.plot(x, y, ".", color=ACCENT, markersize=3, alpha=0.6, rasterized=True)
         low, high = (float(f(np.concatenate([x, y]))) for f in (np.min, np.max)) if len(x) else (0.0, 1.0)
         axes.plot([low, high], [low, high], color=FAINT, linewidth=0.8)
-        axes.set_xlabel("imputed", fontsize=8, color=INK)
-        if j == 0:
-            axes.set_ylabel("measured", fontsize=8, color=INK)
     return to_png(figure)
 
 
@@ -122,7 +113,7 @@ def mean_variance(panels: Sequence[tuple[str, Moments, Moments]]) -> Picture:
     n = max(len(panels), 1)
     figure = new_figure(3.4 * n, 3.0)
     for axes, (title, real, simulated) in zip(np.atleast_1d(figure.subplots(1, n)), panels, strict=True):
-        dress(axes, title=printable(title, 40))
+        dress(axes, title=printable(title, 40), x="mean", y="variance")
         for (mean, variance), colour, name in ((real, FAINT, "real"), (simulated, ACCENT, "simulated")):
             positive = (mean > 0) & (variance > 0)
             axes.plot(
@@ -132,8 +123,6 @@ def mean_variance(panels: Sequence[tuple[str, Moments, Moments]]) -> Picture:
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.minorticks_off()
-        axes.set_xlabel("mean", fontsize=8, color=INK)
-        axes.set_ylabel("variance", fontsize=8, color=INK)
         axes.legend(frameon=False, fontsize=8, loc="upper left")
     return to_png(figure)
 
@@ -149,9 +138,7 @@ def volcano(
     """
     finite = np.isfinite(p)
     height = -np.log10(np.maximum(np.where(finite, p, 1.0), _LEAST_P))
-    figure = new_figure(7.2, 3.6)
-    axes = figure.subplots()
-    dress(axes)
+    figure, axes = chart(7.2, 3.6, x="shift towards the target group", y="-log10 p")
     # red is up and blue is down, as in the field
     for side, mark, word, strong_color in ((up, "^", "raised", ALERT), (~up, "v", "lowered", ACCENT)):
         for strong, color in ((False, FAINT), (True, strong_color)):
@@ -164,8 +151,6 @@ def volcano(
                 )  # fmt: skip
     far = np.argsort(-np.abs(shift) * (height + 0.1), kind="stable")[:_NAMED]
     axes.axvline(0, color=FAINT, linewidth=0.8)
-    axes.set_xlabel("shift towards the target group", fontsize=8, color=INK)
-    axes.set_ylabel("-log10 p", fontsize=8, color=INK)
     axes.legend(frameon=False, fontsize=7, loc="best")
     _name_points(axes, shift[far], height[far], [names[k] for k in far])
     return to_png(figure)
@@ -199,9 +184,7 @@ def _name_points(
 def heat_map(values: DoubleArray, rows: Sequence[str], columns: Sequence[str], *, label: str) -> Picture:
     """Draw a table of numbers in red (above 0) and blue, `(n_rows, n_columns)`; NaN is left white."""
     n_rows, n_columns = values.shape
-    figure = new_figure(min(10.0, 2.6 + 0.42 * n_columns), 1.3 + 0.17 * max(n_rows, 8))
-    axes = figure.subplots()
-    dress(axes, frame=False)
+    figure, axes = chart(min(10.0, 2.6 + 0.42 * n_columns), 1.3 + 0.17 * max(n_rows, 8), frame=False)
     largest = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 0.0
     bound = largest or 1.0
     shown = axes.imshow(
@@ -260,9 +243,7 @@ def distance_plot(
     shown = np.arange(len(far))
     if len(shown) > MAX_POINTS:
         shown = np.random.default_rng(seed).choice(len(shown), MAX_POINTS, replace=False)
-    figure = new_figure(7.2, 3.0)
-    axes = figure.subplots()
-    dress(axes)
+    figure, axes = chart(7.2, 3.0, x="distance to the TSS, kb (negative: upstream)", y=label)
     axes.plot(far[shown], correlation[shown], ".", color=FAINT, markersize=2, alpha=0.35, rasterized=True)
     axes.axhline(0, color=FAINT, linewidth=0.8)
     edges = np.linspace(far.min(initial=-1), far.max(initial=1), _BINS + 1)
@@ -274,22 +255,16 @@ def distance_plot(
         axes.fill_between(middle, quartiles[:, 0], quartiles[:, 2], color=ACCENT, alpha=0.2, linewidth=0)
         axes.plot(middle, quartiles[:, 1], color=ACCENT, linewidth=1.6, label="median, with quartiles")
         axes.legend(frameon=False, fontsize=8, loc="upper right")
-    axes.set_xlabel("distance to the TSS, kb (negative: upstream)", fontsize=8, color=INK)
-    axes.set_ylabel(label, fontsize=8, color=INK)
     return to_png(figure)
 
 
 def correlation_histogram(correlation: DoubleArray, significant: BoolArray) -> Picture:
     """Draw how correlations are distributed, `(n_pairs,)`, and those of small FDR apart."""
     finite = np.isfinite(correlation)
-    figure = new_figure(7.2, 2.6)
-    axes = figure.subplots()
-    dress(axes)
+    figure, axes = chart(7.2, 2.6, x="correlation of imputed with measured", y="pairs")
     bins = np.linspace(-1, 1, 81).tolist()
     axes.hist(correlation[finite], bins=bins, color=FAINT, label="all pairs tested")
     axes.hist(correlation[finite & significant], bins=bins, color=ACCENT, label="matched FDR below 5%")
-    axes.set_xlabel("correlation of imputed with measured", fontsize=8, color=INK)
-    axes.set_ylabel("pairs", fontsize=8, color=INK)
     axes.legend(frameon=False, fontsize=8)
     return to_svg(figure)
 
@@ -302,9 +277,7 @@ def strongest_partners(pairs: Sequence[str], correlation: DoubleArray, significa
         correlation, significant: `(n_lines,)`.
     """
     n = min(len(pairs), MAX_PARTNERS)
-    figure = new_figure(7.2, 0.9 + 0.17 * max(n, 4))
-    axes = figure.subplots()
-    dress(axes)
+    figure, axes = chart(7.2, 0.9 + 0.17 * max(n, 4), x="correlation of imputed with measured")
     height = np.arange(n)[::-1]
     axes.hlines(height, 0, correlation[:n], color=FAINT, linewidth=1)
     for group, color, label in (
@@ -316,7 +289,6 @@ def strongest_partners(pairs: Sequence[str], correlation: DoubleArray, significa
     axes.axvline(0, color=FAINT, linewidth=0.8)
     axes.set_yticks(height, [printable(text, 48) for text in pairs[:n]], fontsize=7)
     axes.set_ylim(-1, max(n, 1))
-    axes.set_xlabel("correlation of imputed with measured", fontsize=8, color=INK)
     if n:
         axes.legend(frameon=False, fontsize=8, loc="best")
     return to_svg(figure)
@@ -331,11 +303,9 @@ def share_histograms(panels: Sequence[tuple[str, FloatArray, Sequence[float]]]) 
     for axes, (what, values, marks) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
     ):
-        dress(axes)
+        dress(axes, x=what, y="cells")
         axes.hist(values[np.isfinite(values)], bins=np.linspace(0, 1, 41).tolist(), color=ACCENT)
         for mark in marks:
             axes.axvline(mark, color=ALERT, linewidth=1.2, linestyle="--")
         axes.set_xlim(0, 1)
-        axes.set_xlabel(what, fontsize=8, color=INK)
-        axes.set_ylabel("cells", fontsize=8, color=INK)
     return to_svg(figure)

@@ -23,7 +23,7 @@ from mocli.data.features.antigennames import (
 )
 from mocli.data.features.index import FeatureIndex, Features
 from mocli.data.features.proposal import Miss, Proposal
-from mocli.errors import nearest
+from mocli.errors import nearest, some
 
 TABLE = "antigens.tsv"
 
@@ -273,7 +273,7 @@ def _position(gene: Gene, genes: FeatureIndex) -> int | None:
 
 def _miss(proteins: Features, name: str, meaning: Meaning, wanted: Sequence[Gene], modality: str) -> Miss:
     if wanted:
-        symbols = ", ".join(gene[0] for gene in wanted[:4]) + _more(wanted, 4)
+        symbols = some((gene[0] for gene in wanted), 4)
         return Miss(proteins.modality, name, f"no gene of theirs is in {modality}", symbols)
     if meaning.identity is not None:
         return Miss(proteins.modality, name, "no single gene makes the antigen", meaning.identity)
@@ -293,13 +293,9 @@ def _notes(proteins: Features, meanings: Iterable[Meaning]) -> tuple[str, ...]:
             read[meaning.how].append((name, meaning.identity))
     notes = []
     for how, pairs in read.items():
-        examples = ", ".join(f"'{name}' is {identity}" for name, identity in pairs[:3])
-        notes.append(f"{proteins.modality}: {len(pairs):,} names read {how}: {examples}{_more(pairs)}")
+        examples = some((f"'{name}' is {identity}" for name, identity in pairs), 3)
+        notes.append(f"{proteins.modality}: {len(pairs):,} names read {how}: {examples}")
     if controls:
-        shown = ", ".join(controls[:5]) + _more(controls, 5)
+        shown = some(controls, 5)
         notes.append(f"{proteins.modality}: {len(controls):,} isotype controls or hashtags left out: {shown}")
     return tuple(notes)
-
-
-def _more(items: Sequence[object], shown: int = 3) -> str:
-    return ", ..." if len(items) > shown else ""

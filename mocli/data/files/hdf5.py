@@ -13,8 +13,9 @@ from typing import Any
 import h5py
 import numpy as np
 
+from mocli.data.files.text import absent
 from mocli.data.files.vet import DAMAGED, vetted
-from mocli.errors import InputError, MocliError, did_you_mean
+from mocli.errors import InputError, MocliError
 from mocli.types import StrArray
 
 _HELD = frozenset({errno.EAGAIN, errno.EWOULDBLOCK})
@@ -53,7 +54,7 @@ def open_h5(path: Path) -> Iterator[h5py.File]:
                 raise InputError(**fault)
         h5 = h5py.File(path, "r", locking="best-effort")
     except FileNotFoundError as error:
-        raise _absent(path) from error
+        raise absent(path, "the file", (".h5ad", ".h5mu", ".h5"), "data files") from error
     except (OSError, RuntimeError) as error:
         raise _unopenable(path, error) from error
     with h5:
@@ -99,25 +100,6 @@ def strings(dataset: h5py.Dataset) -> StrArray:
     if h5py.check_string_dtype(dataset.dtype) is not None:
         return np.asarray(dataset.asstr()[()], dtype=object)
     return np.asarray([str(v) for v in dataset[()]], dtype=object)
-
-
-def _absent(path: Path) -> InputError:
-    if not path.parent.is_dir():
-        return InputError(
-            "the file does not exist",
-            file=path,
-            found=f"no folder {path.parent}",
-            hint="paths are relative to the working folder",
-        )
-    try:
-        neighbours = sorted(p.name for p in path.parent.iterdir() if p.suffix in (".h5ad", ".h5mu", ".h5"))
-    except OSError:
-        neighbours = []
-    return InputError(
-        "the file does not exist",
-        file=path,
-        hint=did_you_mean(path.name, neighbours, "data files in that folder"),
-    )
 
 
 def _unopenable(path: Path, error: Exception) -> InputError:

@@ -12,7 +12,7 @@ import pandas as pd
 from mocli.data.files.frames import read_table
 from mocli.data.files.hdf5 import open_h5, reading
 from mocli.data.files.modality import ModalityFile
-from mocli.errors import InputError, did_you_mean
+from mocli.errors import InputError, did_you_mean, some
 
 MISSING = frozenset({"", "nan", "NaN", "NAN", "NA", "na", "<NA>", "N/A", "n/a", "NaT"})
 """Words that exports write for a missing value."""
@@ -68,7 +68,7 @@ def find_column(
         f"no modality has the column '{key}'" + (f" of {option}" if option else ""),
         file=", ".join(dict.fromkeys(str(path) for f in files for path in f.paths)),
         field=f"obs['{key}']",
-        found=", ".join(columns[:12]) + (", ..." if len(columns) > 12 else "") or "no columns",
+        found=some(columns, 12) or "no columns",
         hint=did_you_mean(key, columns, "columns"),
     )
 

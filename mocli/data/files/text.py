@@ -6,7 +6,8 @@ import gzip
 import io
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ def text_lines(
                     return
                 yield number, line.rstrip("\r\n")
     except FileNotFoundError:
-        raise _absent(Path(path), what) from None
+        raise absent(Path(path), what, _TABLES, "tables") from None
     except IsADirectoryError:
         raise InputError(f"a folder was given for {what}", file=file, hint="name the file inside") from None
     except UnicodeError:
@@ -84,11 +85,17 @@ def _unpacked(stream: Any) -> io.BufferedReader:
     return io.BufferedReader(unpacked)
 
 
-def _absent(path: Path, what: str) -> InputError:
+def absent(path: Path, what: str, suffixes: Collection[str], others: str) -> InputError:
+    """Return the error for a file that is not there, with the nearest names of files with such suffixes.
+
+    Args:
+        what, others: What the file is, and those beside it, for the message.
+    """
     if not path.parent.is_dir():
         found, hint = f"no folder {path.parent}", "paths are relative to the working folder"
     else:
-        found = None
-        tables = [p.name for p in path.parent.iterdir() if _TABLES & {*p.suffixes}]
-        hint = did_you_mean(path.name, sorted(tables), "tables in that folder")
+        found, names = None, []
+        with suppress(OSError):
+            names = sorted(p.name for p in path.parent.iterdir() if {*p.suffixes} & {*suffixes})
+        hint = did_you_mean(path.name, names, f"{others} in that folder")
     return InputError(f"{what} does not exist", file=path, found=found, hint=hint)

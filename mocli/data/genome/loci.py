@@ -13,7 +13,7 @@ from mocli.data.features.proposal import Miss, misses
 from mocli.data.features.proteins import link_genes
 from mocli.data.genome.fit import BY_CASE, builds_of, check_species, fit_of
 from mocli.data.genome.genes import GeneTable
-from mocli.errors import InputError
+from mocli.errors import InputError, some
 from mocli.types import DoubleArray, IntArray, ModalityKind
 
 PROTEINS = frozenset({ModalityKind.PROT, ModalityKind.CYTO})
@@ -129,7 +129,7 @@ def _one_place(hits: pd.DataFrame, table: GeneTable, genes: Features) -> tuple[p
     keep = ~hits["feature"].isin(torn) & (hits["by_id"].astype(bool) | ~hits["feature"].isin(exact))
     if not torn:
         return hits[keep], ()
-    shown = ", ".join(genes.names[k] for k in torn[:3]) + (", ..." if len(torn) > 3 else "")
+    shown = some((genes.names[k] for k in torn), 3)
     return hits[keep], (f"{len(torn):,} names occur on several chromosomes and are left out: {shown}",)
 
 

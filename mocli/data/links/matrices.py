@@ -13,7 +13,7 @@ from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obsm import ObsmPart, open_obsm
 from mocli.data.links.route import MatrixRoute, chained
 from mocli.data.transforms.scaler import DENSE_ABOVE, density, layout, moments
-from mocli.errors import InputError, UsageError
+from mocli.errors import InputError, UsageError, some
 from mocli.types import CSR
 
 MATRICES = "matrices of obsm"
@@ -122,9 +122,9 @@ def _columns(file: ModalityFile, key: str) -> tuple[int, tuple[str, ...] | None]
                     file=part.path,
                     field=matrix.place,
                     found=f"{matrix.n_columns:,} columns"
-                    + (f": {_some(matrix.names)}" if matrix.names else ""),
+                    + (f": {some(matrix.names, 5)}" if matrix.names else ""),
                     expected=f"{first.n_columns:,} columns"
-                    + (f": {_some(first.names)}" if first.names else ""),
+                    + (f": {some(first.names, 5)}" if first.names else ""),
                 )
             first = first or matrix
     assert first is not None
@@ -188,7 +188,3 @@ def _names(a: tuple[str, ...] | None, b: tuple[str, ...] | None) -> tuple[str, .
     if a is None or b is None or a == b:
         return a or b
     return tuple(one if one == two else f"{one} ~ {two}" for one, two in zip(a, b, strict=True))
-
-
-def _some(names: tuple[str, ...] | None) -> str:
-    return ", ".join((names or ())[:5]) + (", ..." if names and len(names) > 5 else "")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mocli.data.files.frames import read_index, read_table
 from mocli.data.files.hdf5 import text_attr
 from mocli.data.write.carry import FORM, Lost
-from mocli.data.write.encode import need_group, put_array, put_table
+from mocli.data.write.encode import need_group, put, put_table
 from mocli.types import IntArray, StrArray
 
 
@@ -73,8 +73,8 @@ def _names(h5: h5py.File, axis: str, *, without: Collection[str]) -> StrArray:
 
 
 def _map(h5: h5py.File, axis: str, name: str, positions: IntArray) -> None:
-    put_array(need_group(h5, f"{axis}map"), name, positions.astype(np.uint32))
-    put_array(need_group(h5, f"{axis}m"), name, (positions > 0)[:, None])
+    put(need_group(h5, f"{axis}map"), name, positions.astype(np.uint32))
+    put(need_group(h5, f"{axis}m"), name, (positions > 0)[:, None])
 
 
 def _lengthen(h5: h5py.File, axis: str, names: StrArray, source: Path) -> list[Lost]:
@@ -88,7 +88,7 @@ def _lengthen(h5: h5py.File, axis: str, names: StrArray, source: Path) -> list[L
         for key in list(group):
             node = group[key]
             if isinstance(node, h5py.Dataset) and node.ndim and node.dtype.kind in "biuf":
-                put_array(group, key, _longer_array(node[()], len(names), kind))
+                put(group, key, _longer_array(node[()], len(names), kind))
             elif text_attr(node, "encoding-type") == "dataframe":
                 put_table(group, key, _longer_table(read_table(node), len(names), names))
             elif text_attr(node, "encoding-type") in ("csr_matrix", "csc_matrix"):

@@ -16,7 +16,7 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from mocli.data.write.encode import need_group, put, put_array, put_table, safe_key, tag
+from mocli.data.write.encode import need_group, put, put_table, safe_key, tag
 from mocli.types import CSR, FloatArray
 
 _CHUNK = 1 << 17  # values in a chunk: 512 KiB of float32
@@ -106,7 +106,7 @@ class DenseMatrix:
         self.n_values = shape[0] * shape[1]
         self._filling = None
         if self.n_values == 0:  # HDF5 has no chunks of nothing
-            put_array(group, key, np.empty(shape, np.float32))
+            put(group, key, np.empty(shape, np.float32))
             self.datasets = [group[key]]
             return
         columns = _even(shape[1], _CHUNK_COLUMNS)
@@ -269,7 +269,7 @@ def write_modality(
     for key in ("layers", "obsm", "varm", "obsp", "varp", "uns"):
         need_group(group, key)
     for key, array in new.obsm.items():
-        put_array(group["obsm"], key, array)
+        put(group["obsm"], key, array)
     for key, value in new.uns.items():
         put(group["uns"], key, value)
     return _write_blocks(group, new, keep_bits, check)

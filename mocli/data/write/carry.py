@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from mocli.data.files.frames import agreeing_columns, read_index, read_table, stack_obs
 from mocli.data.files.hdf5 import open_h5, reading, text_attr
 from mocli.data.files.matrix import locate, read_csr
-from mocli.data.write.encode import need_group, put, put_csr
+from mocli.data.write.encode import need_group, put
 from mocli.types import CSR, IntArray
 
 CLASH = "another input has different values"
@@ -166,7 +166,7 @@ def carry_pairs(
     n = len(origins[0].rows) if origins else 0
     for key, graphs in by_key.items():
         if any(len(known_rows) for known_rows, _ in graphs):
-            put_csr(need_group(target, slot), key, _placed(graphs, n))
+            put(need_group(target, slot), key, _placed(graphs, n))
     return lost
 
 

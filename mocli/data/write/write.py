@@ -29,8 +29,6 @@ from mocli.data.write.encode import (
     column_order,
     need_group,
     put,
-    put_array,
-    put_csr,
     put_table,
     safe_key,
     set_columns,
@@ -220,7 +218,7 @@ def update_file(
         with writing_h5(temporary, "r+") as (h5, _):
             _add_all(h5, added, Top(obsm or {}, obs or {}))
             for key, matrix in (obsp or {}).items():
-                put_csr(need_group(h5, "obsp"), key, matrix)
+                put(need_group(h5, "obsp"), key, matrix)
             for key, value in (uns or {}).items():
                 put(need_group(h5, "uns"), key, value)
 
@@ -343,7 +341,7 @@ def _add(group: h5py.Group, n_obs: int, more: Added | Top, *, uns: Mapping[str, 
     if more.obsm:
         node = need_group(group, "obsm")
         for key, array in more.obsm.items():
-            put_array(node, key, array)
+            put(node, key, array)
     if more.obs or more.merged:
         _as_table(group, "obs")
     absent = {key: column for key, column in more.merged.items() if safe_key(key) not in group["obs"]}
@@ -401,26 +399,26 @@ def _write_columns(file: ModalityFile, target: h5py.Group, source: h5py.Group | 
     """Write what belongs to a modality's features when the file holds others beside them."""
     put_table(target, "var", file.var)
     if file.has_x:
-        put_csr(target, "X", file.read(dtype=None))
+        put(target, "X", file.read(dtype=None))
     layers, varm, varp = (need_group(target, key) for key in ("layers", "varm", "varp"))
     for layer in file.layers:
-        put_csr(layers, layer, file.read(layer, dtype=None))
+        put(layers, layer, file.read(layer, dtype=None))
     if file.columns is None or isinstance(file, MemoryModality):
         return
     for key, node in source.get("varm", {}).items():
         if isinstance(node, h5py.Dataset) and node.dtype.kind in "biuf":
-            put_array(varm, key, node[()][file.columns])
+            put(varm, key, node[()][file.columns])
         elif text_attr(node, "encoding-type") == "dataframe":
             put_table(varm, key, read_table(node).iloc[file.columns])
         elif text_attr(node, "encoding-type") in {"csr_matrix", "csc_matrix"}:
-            put_csr(varm, key, read_csr(locate(node), dtype=None)[file.columns])
+            put(varm, key, read_csr(locate(node), dtype=None)[file.columns])
     for key, node in source.get("varp", {}).items():
-        put_csr(varp, key, read_csr(locate(node), dtype=None)[file.columns][:, file.columns])
+        put(varp, key, read_csr(locate(node), dtype=None)[file.columns][:, file.columns])
 
 
 def _rename(group: h5py.Group, names: Sequence[str]) -> None:
     _as_table(group, "obs")
-    put_array(group["obs"], text_attr(group["obs"], "_index") or "_index", np.array(names, dtype=object))
+    put(group["obs"], text_attr(group["obs"], "_index") or "_index", np.array(names, dtype=object))
 
 
 def _write_top(

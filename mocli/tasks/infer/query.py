@@ -12,7 +12,7 @@ from scipy import sparse
 from mocli.data.bundle import Codes, FeatureMatrix, Modality, MultiOmics
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import find_column
-from mocli.errors import InputError, UsageError
+from mocli.errors import InputError, UsageError, some
 from mocli.tasks.infer.align import Aligned, align, find_modality
 from mocli.tasks.prepare.obscolumns import ObsColumn, numbers_of_cells
 from mocli.tasks.prepare.pairing import Relation, index_map, relate_files
@@ -245,10 +245,9 @@ def _codes(
     where = np.array([levels.index(level) for level in file_codes.levels] + [-1], np.int64)  # -1 stays -1
     codes = Codes(key, where[file_codes.codes], levels)
     if added:
-        shown = ", ".join(added[:5]) + (", ..." if len(added) > 5 else "")
         n_all = len(file_codes.levels)
         n = "its only value" if n_all == 1 else f"{len(added):,} of its {n_all:,} values"
-        sentence = f"the model does not know {shown}, {n}"
+        sentence = f"the model does not know {some(added, 5)}, {n}"
         if is_batch:
             say(f"obs['{column}']: {sentence}")
         else:

@@ -13,7 +13,7 @@ from mocli.data.bundle import Codes, Continuous
 from mocli.data.files.inspect import batch_like, conditions_told_by, nesting, tells
 from mocli.data.files.modality import ModalityFile
 from mocli.data.files.obs import column_of_each, find_column, find_labels
-from mocli.errors import InputError
+from mocli.errors import InputError, some
 from mocli.report.wording import plural
 from mocli.tasks.run.options import DataOptions
 from mocli.types import DoubleArray, FloatArray, IntArray
@@ -214,8 +214,7 @@ def summaries(columns: Columns) -> list[str]:
 
 def _sizes(counts: pd.Series) -> str:
     """Show the largest levels with their number of cells."""
-    shown = ", ".join(f"{level} ({n:,})" for level, n in counts.head(6).items())
-    return shown + (", ..." if len(counts) > 6 else "")
+    return some((f"{level} ({n:,})" for level, n in counts.items()), 6)
 
 
 def _taken_for_missing(column: ObsColumn, files: Sequence[ModalityFile]) -> str:
@@ -226,8 +225,7 @@ def _taken_for_missing(column: ObsColumn, files: Sequence[ModalityFile]) -> str:
         if values is not None:
             gone = f.obs.loc[values.isna().to_numpy(), values.name].dropna()
             found |= dict.fromkeys(str(word).strip() or "empty" for word in gone.unique())
-    shown = ", ".join(list(found)[:4]) + (", ..." if len(found) > 4 else "")
-    return f" ({shown})" if shown else ""
+    return f" ({some(found, 4)})" if found else ""
 
 
 def doubts(columns: Columns, files: Sequence[ModalityFile]) -> list[str]:

@@ -24,7 +24,7 @@ from mocli.data.files.inputs import open_inputs, sha256
 from mocli.data.write import blocks as filling
 from mocli.data.write import outfile as outfile
 from mocli.data.write.blocks import NewModality, round_mantissa
-from mocli.data.write.encode import put_array
+from mocli.data.write.encode import put
 from mocli.data.write.write import Added, union_names, write_file, write_h5ad
 from mocli.errors import EnvironmentProblem, UsageError
 
@@ -377,7 +377,7 @@ def test_what_was_on_top_stays(tmp_path: Path, inputs: list[str]) -> None:
     before = read(source)
     n, n_vars = before.n_obs, before.n_vars
     with h5py.File(source, "r+") as h5:  # mudata writes integers here, but cannot read them
-        put_array(h5["obsm"], "ranks", np.arange(n)[:, None])
+        put(h5["obsm"], "ranks", np.arange(n)[:, None])
     before.obsm["ranks"] = np.arange(n)[:, None]
     write(tmp_path / "out.h5mu", inputs, [modality({"X": dense(2, 3)}, [2], cells=["new", "c0"])])
     after = read(tmp_path / "out.h5mu")

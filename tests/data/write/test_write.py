@@ -439,11 +439,11 @@ def test_keys_with_a_slash_are_renamed_so_that_anndata_opens_the_output(tmp_path
     adata.write_h5ad(tmp_path / "rna.h5ad")
     with h5py.File(tmp_path / "rna.h5ad", "r+") as h5:
         h5.copy(h5["X"], h5["layers"], name="norm/log")  # as anndata before 0.13 wrote layers['norm/log']
-        encode.put_array(h5.require_group("obsm/X"), "pca", np.zeros((4, 2)))
+        encode.put(h5.require_group("obsm/X"), "pca", np.zeros((4, 2)))
         for path in ("obs/batch", "obs/batch/lane", "obs/a/b", "obs/a_b", "var/is/T"):
             axis, _, key = path.partition("/")
             values = pd.Series(["x", "y"] * 2 if axis == "obs" else ["x", "y", "x"], dtype="category")
-            encode.put_column(h5[axis], key, values)
+            encode.put(h5[axis], key, values.array)
             if "/" in key:
                 h5[axis].move(key.replace("/", "_"), key)
             h5[axis].attrs["column-order"] = np.array([*h5[axis].attrs["column-order"], key], dtype=object)
