@@ -42,14 +42,10 @@ def spans(values: DoubleArray) -> tuple[DoubleArray, DoubleArray]:
 def normal_scores(values: DoubleArray, nearby: CSR, total: DoubleArray, rng: Generator) -> DoubleArray:
     """Return scores of each column of values, about a standard normal variable, `(n, p)`.
 
-    Parameters
-    ----------
-    values
-        `(n, p)`: scores have their order.
-    nearby
-        Weights of the cells near each, `(n, n)`, as `means_nearby` gives them.
-    total
-        Sum of each cell's values over all features, `(n,)`.
+    Args:
+        values: `(n, p)`: scores have their order.
+        nearby: Weights of the cells near each, `(n, n)`, as `means_nearby` gives them.
+        total: Sum of each cell's values over all features, `(n,)`.
     """
     n = len(values)
     below, within = spans(values)
