@@ -169,6 +169,6 @@ class ContinuousResponse(nn.Module):
 
 
 def normal_init(module: nn.Module, sd: float) -> None:
-    """Draw every weight and bias from N(0, sd^2)."""
-    for parameter in module.parameters():
+    """Draw every weight and bias from N(0, sd^2), but not those without values, which will get saved ones."""
+    for parameter in (p for p in module.parameters() if not p.is_meta):
         nn.init.normal_(parameter, 0.0, sd)

@@ -81,17 +81,18 @@ def torch_settings(*, threads: int, deterministic: bool) -> Iterator[None]:
     import sklearn  # noqa: F401
 
     old_threads = torch.get_num_threads()
-    old_deterministic = torch.are_deterministic_algorithms_enabled()
+    # by the mode, as `use_deterministic_algorithms` loads a compiler that nothing here uses
+    old_mode = torch.get_deterministic_debug_mode()
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(mode=True)
+        torch.set_deterministic_debug_mode("error")
     try:
         with threadpool_limits(_pools(threads)), torch.random.fork_rng():
             torch.set_num_threads(threads)
             yield
     finally:
         torch.set_num_threads(old_threads)
-        torch.use_deterministic_algorithms(old_deterministic)
+        torch.set_deterministic_debug_mode(old_mode)
 
 
 def set_threads(threads: int) -> None:

@@ -5,6 +5,7 @@ Learning rates fall when a loss no longer does, judged by the loss of training.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -79,11 +80,82 @@ def turns_of(steppers: Sequence[Stepper]) -> list[list[Stepper]]:
 def _optimizer(group: StepGroup) -> Optimizer:
     if group.rows:
         return RowAdam(group.parameters, lr=group.lr, betas=group.betas, weight_decay=group.weight_decay)
-    kind = torch.optim.AdamW if group.decoupled_decay else torch.optim.Adam
-    return kind(group.parameters, lr=group.lr, betas=group.betas, weight_decay=group.weight_decay, fused=True)
+    return Adam(
+        group.parameters,
+        lr=group.lr,
+        betas=group.betas,
+        weight_decay=group.weight_decay,
+        decoupled_decay=group.decoupled_decay,
+    )
 
 
-class RowAdam(Optimizer):
+class _Uncompiled(Optimizer):
+    """An optimiser without the wrappers that keep torch's compiler out: to do so, they load it.
+
+    Nothing here is compiled, and the compiler takes 80 MB and seconds of every start.
+    """
+
+    add_param_group = inspect.unwrap(Optimizer.add_param_group)
+    state_dict = inspect.unwrap(Optimizer.state_dict)
+    load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
+
+
+class Adam(_Uncompiled):
+    """Adam (Kingma and Ba 2015), with L2 decay or decoupled decay (Loshchilov and Hutter 2019).
+
+    torch's fused steps, and the state of torch's own class.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        *,
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.0,
+        eps: float = 1e-8,
+        decoupled_decay: bool = False,
+    ) -> None:
+        settings = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "eps": eps, "fused": True}
+        super().__init__(parameters, settings)
+        self._fused = torch._fused_adamw_ if decoupled_decay else torch._fused_adam_
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Step the parameters that have a gradient."""
+        if closure is not None:
+            raise ValueError("no closure is taken")
+        for group in self.param_groups:
+            used = [p for p in group["params"] if p.grad is not None]
+            for p in used:
+                if not self.state[p]:
+                    self.state[p]["step"] = torch.zeros((), device=p.device)
+                    self.state[p]["exp_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+                    self.state[p]["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+            if not used:
+                continue
+            steps, means, squares = (
+                [self.state[p][key] for p in used] for key in ("step", "exp_avg", "exp_avg_sq")
+            )
+            torch._foreach_add_(steps, 1)
+            self._fused(
+                used,
+                [p.grad for p in used],
+                means,
+                squares,
+                [],
+                steps,
+                lr=group["lr"],
+                beta1=group["betas"][0],
+                beta2=group["betas"][1],
+                weight_decay=group["weight_decay"],
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+            )
+
+
+class RowAdam(_Uncompiled):
     """Adam (Kingma and Ba 2015) with L2 decay whose rows count their own steps.
 
     A row without a gradient keeps its value and its moments, so that the cost of a step depends on the
