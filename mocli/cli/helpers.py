@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -178,11 +179,10 @@ def doctor(
     from mocli.cli import doctor as doctor_facts
 
     if files:
-        from mocli.cli.look import as_json as prospect_json
         from mocli.cli.look import as_lines, look_at
 
         prospect = look_at(files)
-        emit(json.dumps(prospect_json(prospect), indent=2) if as_json else "\n".join(as_lines(prospect)))
+        emit(json.dumps(asdict(prospect), indent=2) if as_json else "\n".join(as_lines(prospect)))
         raise typer.Exit(prospect.exit_code)
     if bench:
         _bench(device, as_json=as_json)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -140,7 +141,7 @@ def check(
     _logs(quiet=quiet)
     audit = audit_links([table_file], inputs, var_key=var_key, log=_say)
     if as_json:
-        emit(json.dumps(audit.as_dict(), indent=2))
+        emit(json.dumps(asdict(audit), indent=2))
     else:
         emit(_as_text(audit, limit=None if verbose else SHOWN))
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
 
 from mocli.data.files.inspect import (
     ModalityFacts,
@@ -167,8 +166,3 @@ def _columns(m: ModalityFacts) -> str:
         if found or what != "conditions"
     )
     return "; ".join(shown)
-
-
-def as_json(prospect: Prospect) -> dict[str, Any]:
-    """Return the same as plain values."""
-    return asdict(prospect)

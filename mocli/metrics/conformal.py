@@ -54,10 +54,11 @@ class Conformal:
     ) -> tuple[FloatArray, FloatArray]:
         """Return lower and upper ends, `(n, p)` each, rounded outwards and lifted to the floor.
 
+        No measured value lies below the floor, so lifting loses no coverage. A prediction that is not finite
+        gets an interval without ends.
+
         Args:
             times: How many times wider the interval of each cell is, `(n,)`, as for `fit`.
-            No measured value lies below the floor, so lifting loses no coverage. A prediction that is
-            not finite gets an interval without ends.
 
         Raises:
             ValueError: Another number of features.

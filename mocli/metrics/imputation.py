@@ -28,6 +28,8 @@ HIGHER_IS_BETTER = {"pearson": True, "spearman": True, "rmse": False, "mae": Fal
 class FeatureAccuracy:
     """Agreement of predicted and measured values over cells, `(p,)` each, NaN where undefined.
 
+    A feature with a value that is not finite is NaN in all of them.
+
     Attributes:
         pearson, spearman: Correlations, Spearman's with average ranks; undefined below 3 cells or if either
             column is constant.
@@ -35,7 +37,6 @@ class FeatureAccuracy:
         r2: 1 - SSE / SST around the mean of the measured values given here; 0 is no better than that mean.
             Undefined below 3 cells or if the measured column is constant.
         n: Cells compared.
-        A feature with a value that is not finite is NaN in all of them.
     """
 
     pearson: DoubleArray
@@ -50,6 +51,8 @@ class FeatureAccuracy:
 class Detection:
     """How well predictions tell cells that have a feature from cells that lack it, `(p,)` each.
 
+    All but the prevalence are NaN for a feature that all cells have, or none.
+
     Attributes:
         auprc: Average precision, sum over distinct scores of the gain in recall times precision.
         balanced_accuracy: Mean of sensitivity and specificity of `predicted > threshold`.
@@ -58,7 +61,6 @@ class Detection:
         true_negative_rate: That specificity: share of the cells without the feature that are predicted to
             lack it.
         prevalence: Share of cells that have the feature: the average precision of guessing.
-        All but the prevalence are NaN for a feature that all cells have, or none.
     """
 
     auprc: DoubleArray

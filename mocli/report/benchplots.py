@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -87,6 +87,8 @@ def _bars(
 
 
 def _panel(axes: Axes, values: Sequence[tuple[float, ...]], colours: Sequence[str]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     every = [v for numbers in values for v in numbers]
     low, high = min([0.0, *every]), max([0.0, *every])
     span = (high - low) or 1.0
@@ -108,14 +110,8 @@ def _panel(axes: Axes, values: Sequence[tuple[float, ...]], colours: Sequence[st
         )
     axes.axvline(0, color=FAINT, linewidth=0.8)
     axes.set_xlim(low, high + 0.24 * span)
-    axes.xaxis.set_major_locator(_few_ticks())
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
     axes.set_ylim(len(values) - 0.4, -0.6)
-
-
-def _few_ticks() -> Any:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(nbins=4)
 
 
 def side_by_side(panels: Sequence[tuple[str, FloatArray]], categories: Sequence[Category]) -> Picture:

@@ -79,10 +79,6 @@ class Meaning:
         return tuple(dict.fromkeys(g for a in self.antigens for g in a.genes_of(mouse=mouse)))
 
 
-def _never(_: str) -> bool:
-    return False
-
-
 class AntigenTable:
     """Looks up what the names of proteins stand for.
 
@@ -106,7 +102,7 @@ class AntigenTable:
     def __len__(self) -> int:
         return len(set(self._by_key.values()))
 
-    def find(self, name: str, *, is_gene: Callable[[str], bool] = _never) -> Meaning:
+    def find(self, name: str, *, is_gene: Callable[[str], bool] = lambda _: False) -> Meaning:
         """Say what a protein's name stands for.
 
         A name that is a gene's symbol in the data, as it stands, is that gene.

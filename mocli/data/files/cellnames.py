@@ -103,7 +103,7 @@ def tell_apart(
     levels = [one.label for one in inputs]
     changed = {}
     for name, parts in files.items():
-        changed[name] = [_changed(file, suffix[_real(file.path)], key, origin, levels) for file in parts]
+        changed[name] = [_changed(file, suffix[file.path.resolve()], key, origin, levels) for file in parts]
     first = next(iter(changed))
     changed[first][0] = replace(
         changed[first][0], notes=tuple(_notes(inputs, experiments, labels, recurring, key))
@@ -189,10 +189,10 @@ def _changed(
 
 
 def _inputs(files: Mapping[str, Sequence[ModalityFile]], order: Sequence[Path]) -> list[_Input]:
-    by_path: dict[Path, list[tuple[str, ModalityFile]]] = {_real(path): [] for path in order}
+    by_path: dict[Path, list[tuple[str, ModalityFile]]] = {path.resolve(): [] for path in order}
     for name, parts in files.items():
         for file in parts:
-            by_path[_real(file.path)].append((name, file))
+            by_path[file.path.resolve()].append((name, file))
     labels = _labels(list(by_path))
     return [
         _Input(
@@ -205,10 +205,6 @@ def _inputs(files: Mapping[str, Sequence[ModalityFile]], order: Sequence[Path]) 
         )
         for label, (path, files_of_path) in zip(labels, by_path.items(), strict=True)
     ]
-
-
-def _real(path: Path) -> Path:
-    return path.resolve()
 
 
 def _labels(paths: Sequence[Path]) -> list[str]:

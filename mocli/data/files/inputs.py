@@ -59,7 +59,7 @@ def gather(
     for name, files_of_one in by_modality.items():
         parts = (
             [_without_hashtags(part) for part in files_of_one]
-            if _is_prot(name, files_of_one, kinds)
+            if kinds.get(name, files_of_one[0].kind) is ModalityKind.PROT
             else files_of_one
         )
         notes = (*(note for part in parts for note in part.notes), *([hints[name]] if name in hints else []))
@@ -75,10 +75,6 @@ def gather(
             notes = (*notes, f"files with the same modality are joined; {advice}")
         files.append(replace(one, notes=(*notes, *one.notes)))
     return spell_alike(files)
-
-
-def _is_prot(name: str, parts: Sequence[ModalityFile], kinds: Mapping[str, ModalityKind]) -> bool:
-    return kinds.get(name, parts[0].kind) is ModalityKind.PROT
 
 
 def _without_hashtags(file: ModalityFile) -> ModalityFile:

@@ -74,6 +74,11 @@ class EdgeLinks:
     n_repeated: int = 0
 
     @property
+    def edge(self) -> tuple[str, str]:
+        """The two modalities."""
+        return self.source, self.target
+
+    @property
     def n_links(self) -> int:
         """Number of links that matched."""
         return len(self.weight)

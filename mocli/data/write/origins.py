@@ -28,8 +28,8 @@ from mocli.data.write.carry import (
     carry_pairs,
     carry_uns,
 )
-from mocli.data.write.encode import add_column, safe_key
-from mocli.types import IntArray, StrArray
+from mocli.data.write.encode import add_column, column_order, safe_key
+from mocli.types import IntArray
 
 UNKNOWN = "its rows cannot be identified by name"
 NOT_TAKEN = "what is not integrated is not copied into a new file"
@@ -184,11 +184,8 @@ def _slots(path: Path, axis: str) -> list[str]:
     return slots
 
 
-def _columns(node: h5py.Group | h5py.Dataset) -> StrArray:
-    if isinstance(node, h5py.Dataset):
-        return np.array(node.dtype.names[1:], dtype=object)
-    order = node.attrs.get("column-order", [])
-    return np.array([c.decode() if isinstance(c, bytes) else str(c) for c in order], dtype=object)
+def _columns(node: h5py.Group | h5py.Dataset) -> list[str]:
+    return list(node.dtype.names[1:]) if isinstance(node, h5py.Dataset) else column_order(node)
 
 
 _BLOCK = 1 << 22  # stored values held at once

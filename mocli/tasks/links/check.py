@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -115,10 +114,6 @@ class Audit:
                 doubts.append(f"linked features of {pair} do not correlate in cells of both")
         return "look first: " + "; ".join(doubts) if doubts else "ready: the table fits the data"
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return the audit as plain values, for JSON."""
-        return asdict(self)
-
 
 def audit_links(
     tables: Sequence[str | Path],
@@ -163,9 +158,7 @@ def audit_links(
     matched = match_links(read, features, log=note)
     by_name = {file.name: file for file in files}
     constant = {
-        file.name: constant_features(file)
-        for file in files
-        if any(file.name in (e.source, e.target) for e in matched)
+        file.name: constant_features(file) for file in files if any(file.name in e.edge for e in matched)
     }
     edges: list[Edge] = []
     problems: list[Problem] = []

@@ -130,7 +130,7 @@ def footprint(plan: Plan, params: object, aim: Aim, *, backed: bool = False) -> 
     sized = params if isinstance(params, Sized) else None
     n_links: dict[str, int] = {}
     for edge in plan.edges:
-        for name in (edge.source, edge.target):
+        for name in edge.edge:
             n_links[name] = n_links.get(name, 0) + len(edge.source_index)
     n_given: dict[str, int] = {}  # columns of the user's own, which stand for no feature
     for links in plan.matrices:

@@ -49,7 +49,7 @@ def find_links(
     for route in routes:
         if isinstance(route, MatrixRoute):
             matrices += matrix_links(route, files)
-    joined = [(edge.source, edge.target) for edge in edges]
+    joined = [edge.edge for edge in edges]
     for links in matrices:
         if links.edge in joined:
             raise UsageError(

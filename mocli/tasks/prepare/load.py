@@ -58,7 +58,7 @@ def load(
     """
     projects = params if isinstance(params, ProjectsInput) else None
     n_pcs = projects.n_pcs if projects else None
-    aggregations = {_edge(e): e.aggregation() for e in plan.edges}
+    aggregations = {e.edge: e.aggregation() for e in plan.edges}
     sides: dict[tuple[str, str], dict[str, tuple[LinkRecipe, FeatureMatrix]]] = {e: {} for e in aggregations}
     modalities: dict[str, Modality] = {}
     recipes: dict[str, Recipe] = {}
@@ -160,7 +160,7 @@ def fit_recipe(
 def _kept(choice: Choice, edges: Sequence[EdgeLinks]) -> IntArray:
     """Columns of linked features and of those that were asked for by name, increasing."""
     name = choice.file.name
-    linked = [e.source_index if name == e.source else e.target_index for e in edges if name in _edge(e)]
+    linked = [e.source_index if name == e.source else e.target_index for e in edges if name in e.edge]
     named = np.flatnonzero(choice.file.var.index.isin(choice.keep))
     return np.unique(np.concatenate([*linked, named])).astype(np.int64)
 
@@ -205,10 +205,6 @@ def assemble(
         sets={name: memberships[recipes[name].selected] for name, memberships in plan.sets.items()},
         weights=weights_of_rows(columns.weight, files, rows, say),
     )
-
-
-def _edge(edge: EdgeLinks) -> tuple[str, str]:
-    return (edge.source, edge.target)
 
 
 def _tell_health(name: str, health: Health, warn: Callable[[str], None]) -> None:
