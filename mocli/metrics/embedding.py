@@ -113,8 +113,9 @@ class Embedding(Scored):
         if not self.finite:
             return np.zeros(stacked.shape, np.float32)
         peak = float(np.abs(stacked).max(initial=0.0))
-        scaled = np.ldexp(stacked, -math.frexp(peak)[1])  # exact: ties stay ties
-        return cast("FloatArray", scaled.astype(np.float32))
+        # exact: ties stay ties; in place, as there may be very many cells
+        np.ldexp(stacked, -math.frexp(peak)[1], out=stacked)
+        return stacked.astype(np.float32, copy=False)
 
     @cached_property
     def modality_codes(self) -> IntArray:

@@ -228,12 +228,14 @@ def as_points(
     """Return both as float64 tensors whose Euclidean distances give the metric."""
     import torch
 
-    q, r = (torch.as_tensor(x).to(device, torch.float64) for x in (query, reference))
+    q, r = (torch.as_tensor(x).to(device, torch.float64, copy=True) for x in (query, reference))
     if metric == "cosine":
         return _unit(q, axis=0), _unit(r, axis=1)
-    # less cancellation; distances do not change
-    centre = r.mean(0) if len(r) else 0.0
-    return q - centre, r - centre
+    if len(r):  # less cancellation; distances do not change
+        centre = r.mean(0)
+        q.sub_(centre)
+        r.sub_(centre)
+    return q, r
 
 
 def _unit(x: Tensor, *, axis: int) -> Tensor:

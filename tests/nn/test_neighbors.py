@@ -237,3 +237,13 @@ def test_rows_are_drawn_in_order_by_seed_and_none_where_there_is_room():
     rng = np.random.default_rng(7)
     assert drawn_rows(100, 10, seed=rng).tolist() == expected.tolist()
     assert drawn_rows(100, 10, seed=rng).tolist() != expected.tolist()
+
+
+@pytest.mark.parametrize("n", [200, 21_000])
+def test_coordinates_that_are_searched_stay_as_they_are(n):
+    # the search centres and sorts copies of its own in place
+    x = np.random.default_rng(0).normal(3.0, 1.0, (n, 3))
+    before = x.copy()
+    voronoi.nearby(x[:50], x, 5)
+    voronoi.nearby(x, x, 5)
+    np.testing.assert_array_equal(x, before)

@@ -82,7 +82,7 @@ def run(func, args, kwargs, accelerator=None):
     into_host = name == "aten::copy_" and not isinstance(args[0], Elsewhere)
     leaves = bool(here) and (wanted not in (None, NAME) or into_host)
     if accelerator is not None:
-        accelerator.launched += bool(here)
+        accelerator.launched += bool(here) and not func.is_view
         if leaves or name in WAITS or (here and there and name != "aten::copy_"):
             accelerator.waits.append(f"{name} at {_asked_by()}")
     known = {id(x.held): x for x in here}

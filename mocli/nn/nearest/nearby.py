@@ -137,7 +137,7 @@ class _Index:
 
     @classmethod
     def of(cls, r: Points, rng: np.random.Generator) -> _Index:
-        """Make round(2 sqrt(n)) cells."""
+        """Make round(2 sqrt(n)) cells of rows, which are put in their order."""
         import torch
 
         from mocli.nn.kmeans import nearest_centres
@@ -147,7 +147,8 @@ class _Index:
         cell_of, numbers = cell_of.sort(stable=True)
         ends = np.searchsorted(cell_of.cpu().numpy(), np.arange(len(centres) + 1))
         around = torch.cdist(centres, centres).argsort(dim=1, stable=True).cpu().numpy()
-        return cls(centres, r.take(numbers), numbers, ends, around)
+        r.reorder(numbers)
+        return cls(centres, r, numbers, ends, around)
 
     def nearest_cell(self, q: Points) -> IntArray:
         """Return the cell of each query, `(n_query,)`."""

@@ -20,6 +20,7 @@ SLACK = 1.0 + 1e-6
 """More than rounding to float32 can move a square."""
 ROUNDING = 2.0**-24
 """Relative error of a float32 operation."""
+_ROWS = 2**16  # that are rounded at a time
 _GATHERED = 2**19  # coordinates of candidates held at once
 
 
@@ -41,14 +42,26 @@ class Points:
     @classmethod
     def of(cls, q: Tensor, r: Tensor) -> tuple[Points, Points]:
         """Make queries and reference of float64 rows."""
-        peak = max((float(x.abs().max()) for x in (q, r) if x.numel()), default=0.0)
+        # without copies of all, as there may be very many
+        peak = max((float(torch.maximum(x.max(), -x.min())) for x in (q, r) if x.numel()), default=0.0)
         scale = 2.0 ** -max(-1000, min(1000, math.frexp(peak)[1]))
 
         def points(x: Tensor) -> Points:
-            rounded = (x * scale).float()
-            return cls(x, rounded, rounded.square().sum(1), scale)
+            rounded = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+            squares = rounded.new_empty(len(x))
+            for start in range(0, len(x), _ROWS):
+                rows = slice(start, start + _ROWS)
+                rounded[rows] = x[rows] * scale
+                squares[rows] = rounded[rows].square().sum(1)
+            return cls(x, rounded, squares, scale)
 
         return points(q), points(r)
+
+    def reorder(self, rows: Tensor) -> None:
+        """Put them in another order in place, a column at a time."""
+        for values in (self.exact.T, self.rounded.T, self.squares[None]):
+            for column in values:
+                column.copy_(column[rows])
 
     def take(self, rows: slice | Tensor) -> Points:
         """Return some of them."""

@@ -48,7 +48,7 @@ PER_VALUE = 4 * 8
 MOST_FITTED = BLOCK_VALUES * BLOCKS_TO_FIT
 """Values that transforms of cells on disk are fitted to."""
 
-PER_ROW = 1_000
+PER_ROW = 450
 """Bytes of a cell in one modality beside its values: name, columns of obs, places, neighbours."""
 
 MEASURING = 120e6
