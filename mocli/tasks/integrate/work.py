@@ -81,6 +81,8 @@ def integrate_cells(run: Run, request: Request, options: IntegrateOptions) -> No
         request = choose_best(run, request, files, options.check)
     aim = Aim(Task.INTEGRATE, backed=options.backed, stacked=options.ways)
     trained = train_model(run, request, aim, files, labels=labels, check=options.check)
+    if not options.marginal:  # of a sample they are in the model's folder: there may be very many
+        trained = replace(trained, latent=replace(trained.latent, alone={}))
     plan, bundle, latent = trained.plan, trained.prepared.bundle, trained.latent
     placed = Placed(
         files=plan.files,
