@@ -13,7 +13,7 @@ import errno
 import os
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 
 # what moves a cursor, changes colours, rings, or turns the direction of text; and halves of characters
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -170,12 +170,19 @@ def _out_of_memory(error: BaseException) -> OutOfMemory | None:
     )
 
 
+NEARLY = 0.85
+"""A name is offered as another spelling only if it is at least this much as alike as the most alike one."""
+
+
 def nearest(name: str, among: "Iterable[str]", n: int = 3) -> list[str]:
-    """Names most like `name`, compared without regard to case, best first."""
+    """Names most like `name`, compared without regard to case, best first; none far behind the best."""
     by_folded: dict[str, str] = {}
     for candidate in among:
         by_folded.setdefault(candidate.casefold(), candidate)
-    return [by_folded[k] for k in get_close_matches(name.casefold(), by_folded, n=n, cutoff=0.6)]
+    folded = name.casefold()
+    close = get_close_matches(folded, by_folded, n=n, cutoff=0.6)
+    alike = [SequenceMatcher(None, k, folded).ratio() for k in close]
+    return [by_folded[k] for k, ratio in zip(close, alike, strict=True) if ratio >= NEARLY * alike[0]]
 
 
 def did_you_mean(name: str, among: "Iterable[str]", what: str = "choices") -> str:

@@ -11,4 +11,4 @@ max_steps = int(steps[0]) if steps else None  # None: as many as the data need
 result = mocli.integrate([rna, prot], links=[links], output=out, max_steps=max_steps, html=False)
 
 cells = mudata.read_h5mu(result.output)
-print(cells.obsm["X_scmodal"].shape, result.report["metrics"]["mixing"]["value"])
+print(cells.obsm[f"X_{result.report['model']['name']}"].shape, result.report["metrics"]["mixing"]["value"])

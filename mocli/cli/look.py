@@ -117,8 +117,14 @@ def _commands(inputs: Sequence[str], prospect: Prospect, *, links: bool) -> list
         words += ["--links", "links.tsv"]
     for option, columns in (("--batch-key", "batches"), ("--label-key", "labels")):
         column_sets = [set(getattr(m, columns)) for m in modalities]
-        common = [c for c in getattr(modalities[0], columns) if all(c in k for k in column_sets)]
-        common = [c for c in common if c not in prospect.nested]
+        # cells measured apart are corrected by the batches of the modality that has some
+        enough = any if links and option == "--batch-key" else all
+        common = [
+            c
+            for c in dict.fromkeys(c for m in modalities for c in getattr(m, columns))
+            if enough(c in k for k in column_sets) and c not in prospect.nested
+        ]
+        common.sort(key=lambda c: -sum(c in k for k in column_sets))
         words += [option, common[0]] if common else []
     return [*lines, f"next: {shlex.join([*words, '-o', 'out.h5mu'])}"]
 

@@ -121,6 +121,7 @@ def test_a_misunderstood_command_line_is_json_too(capsys, monkeypatch):
         (["integrat"], "integrate"),
         (["nonsense"], "mocli -h"),
         ([*BASE, "--sede", "1"], "did you mean '--seed'"),
+        ([*BASE, "--batchkey", "x"], "did you mean '--batch-key'?"),
         ([*BASE, "--outptu"], "--output"),
         ([*BASE, "--seed"], "--seed"),
         ([*BASE, "--seed", "x"], "--seed"),

@@ -54,6 +54,14 @@ def test_unpaired_files_are_told_to_build_links_first(demo, capsys):
     assert "--links links.tsv" in lines[-2]
 
 
+def test_unpaired_files_are_corrected_by_batches_that_one_of_them_has(demo, tmp_path, capsys):
+    cells = ad.read_h5ad(demo / "rna.h5ad")
+    del cells.obs["batch"]
+    cells.write_h5ad(tmp_path / "rna.h5ad")
+    _, lines = doctor(capsys, tmp_path / "rna.h5ad", demo / "prot.h5ad")
+    assert "--batch-key batch" in lines[-2]
+
+
 def made(folder, name, x, index, **layers):
     adata = ad.AnnData(sparse.csr_matrix(x.astype(np.float32)))
     adata.obs_names, adata.var_names = index, [f"ENSG{k:011d}" for k in range(x.shape[1])]

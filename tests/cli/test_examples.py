@@ -150,10 +150,11 @@ def test_the_shell_example_of_silenced_genes(environment, tmp_path):
     assert len((work / "both.tsv").read_text().splitlines()) > 2
 
 
-def test_the_python_example(environment, unpaired, tmp_path):
+@pytest.mark.parametrize("steps", [["5"], []], ids=["few steps", "the model that auto takes"])
+def test_the_python_example(environment, unpaired, tmp_path, steps):
     script = EXAMPLES / "python" / "integrate.py"
     words = [sys.executable, script, unpaired / "rna.h5ad", unpaired / "prot.h5ad", unpaired / "links.tsv"]
-    done = run([*words, tmp_path / "o.h5mu", 5], environment, tmp_path)
+    done = run([*words, tmp_path / "o.h5mu", *steps], environment, tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.match(r"\(130, \d+\) \d", done.stdout)
 

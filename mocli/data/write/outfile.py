@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import signal
 import stat
 import threading
@@ -151,7 +152,8 @@ def _create_beside(path: Path) -> Path:
         )
         if not folder.is_dir():
             message, found = "the output's folder is not there", f"no folder {folder}"
-            hint = did_you_mean(folder.name, folders, "folders beside it") + " (mkdir -p makes one)"
+            close = did_you_mean(folder.name, folders, "folders beside it") + ", or m" if folders else "m"
+            hint = f"{close}ake it: mkdir -p {shlex.quote(str(folder))}"
         else:
             message, found, hint = "the output's folder cannot be written to", str(error), "write elsewhere"
         raise EnvironmentProblem(message, file=path, found=found, hint=hint) from error

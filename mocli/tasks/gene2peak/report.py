@@ -126,6 +126,11 @@ def conclude(run: Run, fdr: DoubleArray, precision: Precision, our_score: str, *
             sentence += f", and neither better than chance ({by[CHANCE]:.3f})"
     run.say(sentence)
     run.report.conclude(sentence)
+    if not (fdr[with_p] < _FDR).any():
+        run.report.advice = (
+            "No pair stands out from chance, so that the order of the table is a hint at most. "
+            "More cells would help, another threshold would not."
+        )
 
 
 def precision_tables(precision: Precision) -> dict[str, Entry]:

@@ -92,6 +92,7 @@ def check(run: Run, request: Request, work: Imputation) -> Checked:
             f"no prediction intervals for {translation.source} -> {translation.target} on the scale "
             f"'{options.scale}': {_why_none(work, calibrations)}"
         )
+        run.report.advice = "Nothing measured here says how far a feature can be trusted: " + _MEASURE + "."
     elif evaluation is None and options.from_model is not None:
         run.warn(
             f"intervals, and the accuracy in var, come from {calibration.basis} when the model was trained: "
@@ -122,6 +123,9 @@ def _key(work: Imputation, scale: str) -> Key:
     return translation.source, translation.target, scale, translation.predictor.name
 
 
+_MEASURE = "give cells measured in both, with --evaluate, or train with mocli impute, which makes intervals"
+
+
 def _why_none(work: Imputation, calibrations: Mapping[Key, Calibration]) -> str:
     source, target, _, route = _key(work, "")
     others = {key[3] for key in calibrations if key[:2] == (source, target)}
@@ -129,7 +133,7 @@ def _why_none(work: Imputation, calibrations: Mapping[Key, Calibration]) -> str:
         by = " and ".join(sorted(others))
         return f"the model has them for the {by}, not for the {route}"
     if work.trained is None:
-        return "the model has none; give cells measured in both, with --evaluate"
+        return f"the model has none; {_MEASURE}"
     return "too few cells were measured in both, and no links join the two directly"
 
 

@@ -141,7 +141,10 @@ def _tell_left_out(run: Run, carried: Carried) -> None:
     low, high = f"{min(shares):.0%}", f"{max(shares):.0%}"
     spread = "each" if low == high else f"{low} to {high}"
     noticed = float(np.mean(shares))
-    below_words = join(sorted({f"{t:g}" for t in carried.unknown_below.values()}))
+    counted = [
+        name for name, labels in carried.left_out.items() if labels and not carried.counted_before(name)
+    ]
+    below_words = join(sorted({f"{carried.unknown_below[name]:g}" for name in counted}))
     run.say(
         f"  if the labelled cells lacked one of {plural(len(shares), 'label')}, {noticed:.0%} of its cells "
         f"would be noticed, as {UNKNOWN} ({spread}; a mapping score below {below_words})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from mocli.errors import InputError, some
 from mocli.report.wording import plural
 from mocli.tasks.run.options import DataOptions
 from mocli.types import DoubleArray, FloatArray, IntArray
+
+NAMED_ALIKE = 0.5
+"""Share of cells with a label of the other modality from which on labels count as the same words."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,6 +257,32 @@ def doubts(columns: Columns, files: Sequence[ModalityFile]) -> list[str]:
                 f"obs['{named}']: {n_single:,} of {len(counts):,} levels have a single cell, which says "
                 "nothing about what the cells of a level share"
             )
+        if column in labels:
+            lines += _named_apart(column)
+    return lines
+
+
+def _named_apart(column: ObsColumn) -> list[str]:
+    """Return a line for two modalities of different cells whose labels are mostly words of their own.
+
+    A type that is only spelt otherwise in the other modality counts as another in every metric of labels.
+    """
+    lines = []
+    present = {name: values for name, values in column.by_modality.items() if values is not None}
+    for (one, first), (other, second) in combinations(present.items(), 2):
+        labels = [pd.Series(words(values)).dropna() for values in (first, second)]
+        shared = set(labels[0]) & set(labels[1])
+        known = [float(values.isin(shared).mean()) for values in labels if len(values)]
+        if len(known) < 2 or max(known) >= NAMED_ALIKE or not first.index.intersection(second.index).empty:
+            continue
+        alone = [_sizes(values[~values.isin(shared)].value_counts()) for values in labels]
+        lines.append(
+            f"{one} and {other} call their cells by different labels: only {known[0]:.0%} of the cells of "
+            f"{one} and {known[1]:.0%} of {other} have one that both know "
+            f"({', '.join(sorted(shared)) or 'none'}); {one} alone has {alone[0]}, {other} alone {alone[1]}; "
+            "label transfer cannot exceed these shares, and other metrics of labels suffer: give a type the "
+            "same name in both"
+        )
     return lines
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, field
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -74,7 +74,7 @@ class Result:
     """
 
     output: Path
-    report: dict[str, Any]
+    report: dict[str, Any] = field(repr=False)  # pages of it, where a notebook shows the result
     plan: list[str]
     files: list[Path]
 

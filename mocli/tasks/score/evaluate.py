@@ -198,7 +198,9 @@ class Judge:
         """Return the report's entries."""
         begun = perf_counter()
         entries = every_metric(embedding, self.names)
-        self.say(f"measured {what} by {plural(len(entries), 'figure')} in {duration(perf_counter() - begun)}")
+        if entries:
+            took = duration(perf_counter() - begun)
+            self.say(f"measured {what} by {plural(len(entries), 'figure')} in {took}")
         return entries
 
     def baseline(self, base: Baseline, embedding: Embedding) -> Entry:

@@ -78,6 +78,25 @@ def test_words_taken_for_missing_are_named(dtype):
     ]
 
 
+def test_labels_of_different_words_in_two_modalities_are_said():
+    def said(rna, prot, prefix="d"):
+        a = File(pd.DataFrame({"x": rna}, index=[f"c{i}" for i in range(len(rna))]))
+        b = File(pd.DataFrame({"x": prot}, index=[f"{prefix}{i}" for i in range(len(prot))]), name="prot")
+        return doubts(
+            Columns(label=ObsColumn("label", find_labels([a, b], "x", option="--label-key"))), [a, b]
+        )
+
+    (line,) = said(["T_CD4"] * 6 + ["B"] * 2, ["CD4 T"] * 3 + ["B"])
+    assert line.startswith(
+        "rna and prot call their cells by different labels: only 25% of the cells of rna and 25% of prot "
+        "have one that both know (B); rna alone has T_CD4 (6), prot alone CD4 T (3)"
+    )
+    # a part of the types, most of the cells, or labels of the same cells are no different words
+    assert said(["T", "B", "NK", "DC"], ["T"] * 4) == []
+    assert said(["T", "T", "B"], ["T", "T", "NK"]) == []
+    assert said(["T_CD4"] * 3, ["CD4 T"] * 3, prefix="c") == []
+
+
 def test_each_modality_may_have_a_column_of_its_own():
     rna = File(pd.DataFrame({"type": ["B", "T"], "batch": ["x", "y"]}, index=["a", "b"]))
     prot = File(pd.DataFrame({"gated": ["T", "unassigned"]}, index=["c", "d"]), name="prot")

@@ -406,6 +406,9 @@ def test_where_one_may_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         check_writable(tmp_path / "result" / "out.h5mu", force=False)
     with pytest.raises(EnvironmentProblem, match="folder is not there"):
         check_writable(tmp_path / "there" / "out.h5mu", force=False)
+    with pytest.raises(EnvironmentProblem) as caught:
+        check_writable(tmp_path / "new" / "two words" / "out.h5mu", force=False)
+    assert caught.value.hint == f"make it: mkdir -p '{tmp_path / 'new' / 'two words'}'"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["results", "there"]
 
     def refuse(*_: object, **__: object) -> None:

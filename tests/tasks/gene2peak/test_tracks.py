@@ -91,18 +91,18 @@ def test_a_track_has_plain_positions_and_says_where_nothing_is_open(monkeypatch)
 
 
 def said_of(fdr, by):
-    said, report = [], SimpleNamespace(metrics={}, baselines={}, conclude=lambda _: None)
+    said, report = [], SimpleNamespace(metrics={}, baselines={}, conclude=lambda _: None, advice=None)
     run = SimpleNamespace(say=said.append, report=report)
     precision = {"promoter peaks": [{"score": k, "auprc": v, "n_pairs": 40} for k, v in by.items()]}
     hold_against(run, precision, ("metacells",))
     conclude(run, np.array(fdr), precision, "metacells", way="by metacells")
     box = compare(report.metrics, report.baselines, model="this run")
-    return said[0], report.metrics, box
+    return said[0], report, box
 
 
 def test_what_is_no_better_than_chance_is_not_praised():
     below = {"metacells": 0.499, "spearman": 0.45, "nearness": 0.4, "chance": 0.5}
-    said, metrics, box = said_of([0.3, np.nan, 0.05], below)
+    said, report, box = said_of([0.3, np.nan, 0.05], below)
     assert said.startswith(
         "by metacells: 1 of 2 pairs pass 10 % FDR (1 more has no p value: gene or peak is constant"
     )
@@ -111,7 +111,9 @@ def test_what_is_no_better_than_chance_is_not_praised():
         "Area under the precision-recall curve, promoter peaks: guessing 0.500, this run 0.499"
     ]
     assert "every metric" not in box.verdict
-    assert metrics["auprc[promoter peaks]"]["n"] == 40
-    said, _, box = said_of([0.3], below | {"metacells": 0.7})
+    assert report.metrics["auprc[promoter peaks]"]["n"] == 40
+    assert report.advice is None
+    said, report, box = said_of([0.3], below | {"metacells": 0.7})
+    assert report.advice.startswith("No pair stands out from chance")
     assert "no p value" not in said
     assert "all 3 baselines on every metric" in box.verdict

@@ -423,6 +423,7 @@ def test_a_model_without_calibration_has_no_intervals(query, unpaired_run, tmp_p
     result, new = query(from_model=bare)
     assert set(new.layers) == set()
     assert any("no prediction intervals" in w for w in result.report["warnings"])
+    assert result.report["advice"].startswith("Nothing measured here says how far a feature can be trusted")
     (bare / CALIBRATION).write_bytes(b"rubbish")
     with pytest.raises(InputError, match="calibration cannot be read"):
         query(from_model=bare, force=True)

@@ -378,8 +378,9 @@ def carried_with(confidence, noticed):
     n = len(confidence)
     votes = Assigned(np.zeros(n, np.int64), np.array(confidence, np.float32), np.full(n, 0.9, np.float32))
     scores = np.where(np.arange(10) < 10 * noticed, 0.01, 0.5)
-    left_out = {"a": {0: scores, 1: scores}}
-    return Carried("type", ("x", "y"), {"a": votes}, {"a": np.zeros(n, bool)}, 0.5, {"a": 0.1}, left_out)
+    left_out = {"a": {0: scores, 1: scores}, "b": {}}  # b has the labels, and nobody to take any from
+    had_label = {"a": np.zeros(n, bool), "b": np.ones(n, bool)}
+    return Carried("type", ("x", "y"), {"a": votes}, had_label, 0.5, {"a": 0.1, "b": 0.0}, left_out)
 
 
 def test_a_run_warns_where_a_missing_type_would_not_be_noticed_and_says_what_to_do_about_disagreement():
@@ -390,7 +391,8 @@ def test_a_run_warns_where_a_missing_type_would_not_be_noticed_and_says_what_to_
         return "\n".join(said), warned, report.advice
 
     said, warned, advice = told(carried_with([0.9, 0.9, 0.3, 0.4], noticed=0.1))
-    assert "lacked one of 2 labels, 10% of its cells would be noticed, as unknown" in said
+    assert "lacked one of 2 labels, 10% of its cells would be noticed, as unknown (each; " in said
+    assert "; a mapping score below 0.1)" in said
     assert "10% of its cells on average would be noticed" in warned[0]
     assert advice.startswith("Neighbours disagree on type of 50% of the cells: transfer a column of coarser")
     assert "--min-confidence below 0.5" in advice

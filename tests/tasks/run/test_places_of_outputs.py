@@ -1,12 +1,14 @@
 """Every path that a run writes to is checked before it, by one function."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from mocli.errors import UsageError
 from mocli.tasks.run.options import OutputOptions, RunOptions
 from mocli.tasks.run.paths import Paths
+from mocli.tasks.run.request import Result
 
 
 def paths(output, **options):
@@ -71,3 +73,9 @@ def test_a_pipe_takes_only_the_report(tmp_path):
     os.mkfifo(tmp_path / "p.tsv")
     with pytest.raises(UsageError, match="a pipe, socket or device"):
         paths(tmp_path / "p.tsv", force=True)
+
+
+def test_a_notebook_shows_a_result_without_pages_of_report():
+    result = Result(Path("out.h5mu"), {"metrics": {"kbet": 0.5}}, [], [Path("out.log")])
+    assert "out.h5mu" in repr(result)
+    assert "kbet" not in repr(result)

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 from mocli.metrics.registry import available_metrics
-from mocli.tasks.score.evaluate import MAX_LINES, describe_scores
+from mocli.tasks.score.evaluate import MAX_LINES, Judge, describe_scores
 
 
 def told(metrics, baselines=None):
@@ -42,3 +42,9 @@ def test_baselines_stand_beside_and_what_is_undefined_is_left_out():
 
 def test_without_a_leading_metric_the_others_are_shown():
     assert told(entries("clisi")) == ["  clisi 0.500 (higher is better)"]
+
+
+def test_what_was_not_measured_is_not_said():
+    said = []
+    assert Judge(names=[], say=said.append)("the model", SimpleNamespace()) == {}
+    assert said == []
