@@ -137,6 +137,8 @@ def test_a_folder_that_is_no_model(call, demo, tmp_path):
     ended = call("impute", demo / "rna.h5ad", "--from-model", tmp_path / "empty", "--to", "prot")
     assert ended.code == 3
     assert "holds no readable model" in ended.error["message"]
+    ended = call("impute", demo / "rna.h5ad", "--from-model", demo / "rna.h5ad", "--to", "prot")
+    assert (ended.code, ended.error["message"]) == (3, "a file is no model")
 
 
 def test_features_of_other_names(call, demo, model, tmp_path):

@@ -46,7 +46,7 @@ MISTAKES = {
     "a target that is not there": (f"{PERTURB} --target-modality atac", 2, "no modality 'atac'"),
     "features of another kind, to perturb": (PERTURB.replace(DATA, OTHER), 3, "of the 40 features"),
     "values that are none, to perturb": (PERTURB.replace(DATA, NAN), 3, "missing values (NaN)"),
-    "peaks that the model lacks": (GENE2PEAK, 2, "which modality holds peaks"),
+    "peaks that the model lacks": (GENE2PEAK, 2, "no modality holds peaks"),
     "a way that the model lacks": (f"{GENE2PEAK} --method correlation --genes NOTHING", 3, "NOTHING"),
     "a group that the model lacks": (
         "simulate --from-model {f}/o.model --label cell_type=type0 -o {o}/o.h5mu",

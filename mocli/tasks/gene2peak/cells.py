@@ -80,6 +80,14 @@ def choose_modalities(
         (source, "--from", ModalityKind.ATAC, "peaks"),
     ):
         names = [named] if named is not None else [name for name, k in kinds.items() if k is kind]
+        if not names and ModalityKind.OTHER not in kinds.values():
+            raise UsageError(
+                f"no modality holds {what}, and gene2peak needs genes and peaks",
+                field="inputs",
+                found=", ".join(f"{name} ({k})" for name, k in kinds.items()),
+                expected=f"one of kind {kind}",
+                hint=f"give the file with {what}, too, or say what a modality holds: --kind MOD={kind}",
+            )
         if len(names) != 1 or names[0] not in kinds:
             raise UsageError(
                 f"say which modality holds {what}" if named is None else f"'{named}' is not among the inputs",

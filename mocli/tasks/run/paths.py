@@ -292,6 +292,13 @@ def read_description(folder: Path) -> dict[str, Any]:
             expected="an OUT.model folder that mocli wrote",
             hint=did_you_mean(folder.name, beside, "models in that folder"),
         )
+    if folder.is_file():
+        raise InputError(
+            "a file is no model",
+            file=folder,
+            expected="an OUT.model folder that mocli wrote",
+            hint="name the folder OUT.model that lies beside the output",
+        )
     try:
         text = (folder / DESCRIPTION).read_text(encoding="utf-8")
         description = json.loads(text, parse_constant=_no_number)
