@@ -102,7 +102,8 @@ def gene_loci(genes: Features, table: GeneTable) -> Loci:
         notes = (
             *notes,
             f"warning: {by_case:,} genes were found without regard to case only: is {table.path} of another "
-            f"species? ({by_case / len(rows):.0%} of those found; none is expected)",
+            f"species than these genes? Links would mean nothing ({by_case / len(rows):.0%} of those found; "
+            "none is expected)",
         )
     elif n and n < 0.2 * len(genes.names):
         notes = (

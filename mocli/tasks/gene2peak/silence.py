@@ -163,7 +163,8 @@ def silence_in_model(run: Run, request: Request, options: Gene2PeakOptions, way:
                 + (", or fewer with --genes" if has_places(cells.peaks) else ": name fewer with --genes"),
             )
         run.say(
-            "without --gtf, peaks are compared wherever they lie, and the strongest of each gene are kept"
+            "without --gtf, peaks are compared wherever they lie, and the strongest of each gene are kept; "
+            "with --gtf FILE, peaks near genes are compared over metacells, in seconds and more precisely"
         )
     with run.timed("silence"):
         result = silence(cells, options, way, seed=request.run.seed, tell=run)
