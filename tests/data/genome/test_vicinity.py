@@ -69,7 +69,7 @@ LOCUS = st.tuples(
 PEAK = st.tuples(st.sampled_from(["chr1", "chr2"]), st.integers(0, 400), st.integers(1, 60))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(LOCUS, min_size=1, max_size=5, unique_by=lambda locus: locus[0]),
     st.lists(PEAK, min_size=1, max_size=10, unique=True),

@@ -191,6 +191,7 @@ def test_fifty_steps_on_the_demo_data(tmp_path):
     assert_fifty_equal(prepared(inputs, str(tmp_path / "rna-prot.tsv"), "cell_type", "auto"))
 
 
+@pytest.mark.slow
 @pytest.mark.real_data
 def test_fifty_steps_on_real_cells(shared_data):
     inputs = [str(shared_data / "eccite_pbmc_49adt.h5mu")]
