@@ -203,7 +203,11 @@ def test_compared_cells_are_read_once_for_all_scales(monkeypatch):
     )  # fmt: skip
     request = SimpleNamespace(run=SimpleNamespace(seed=0), data=SimpleNamespace(label_key=None, unlabeled=()))
     run = SimpleNamespace(
-        paths=SimpleNamespace(model=None), say=print, warn=print, add_output=lambda *_: None
+        paths=SimpleNamespace(model=None),
+        report=SimpleNamespace(),
+        say=print,
+        warn=print,
+        add_output=lambda *_: None,
     )
     monkeypatch.setattr(check.accuracy, "evaluate", evaluate)
     monkeypatch.setattr(check, "simple_ways", lambda *_, **__: {})
