@@ -93,12 +93,16 @@ def knn(
         ValueError: Shapes that do not fit, or values that are not finite.
     """
     k = max(0, min(k, len(reference) - int(exclude_self)))
-    distances = np.zeros((len(query), k), np.float32)
-    indices = np.zeros((len(query), k), np.int64)
-    found = knn_blocks(
+    blocks = knn_blocks(
         query, reference, k, metric=metric, exclude_self=exclude_self, block=block, device=device
     )
-    for rows, near, at in found:
+    return assembled(blocks, len(query), k)
+
+
+def assembled(blocks: Iterator[Block], n: int, k: int) -> tuple[FloatArray, IntArray]:
+    """Return distances and row numbers of all n query rows, `(n, k)` each, from blocks in any order."""
+    distances, indices = np.zeros((n, k), np.float32), np.zeros((n, k), np.int64)
+    for rows, near, at in blocks:
         distances[rows], indices[rows] = near, at
     return distances, indices
 

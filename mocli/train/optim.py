@@ -6,6 +6,7 @@ Learning rates fall when a loss no longer does, judged by the loss of training.
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -89,22 +90,15 @@ def _optimizer(group: StepGroup) -> Optimizer:
     )
 
 
-class _Uncompiled(Optimizer):
-    """An optimiser without the wrappers that keep torch's compiler out: to do so, they load it.
+class _Uncompiled(Optimizer, ABC):
+    """An optimiser of Adam's settings, without the wrappers that keep torch's compiler out.
 
-    Nothing here is compiled, and the compiler takes 80 MB and seconds of every start.
+    To keep it out they load it: nothing here is compiled, and it takes 80 MB and seconds of every start.
     """
 
     add_param_group = inspect.unwrap(Optimizer.add_param_group)
     state_dict = inspect.unwrap(Optimizer.state_dict)
     load_state_dict = inspect.unwrap(Optimizer.load_state_dict)
-
-
-class Adam(_Uncompiled):
-    """Adam (Kingma and Ba 2015), with L2 decay or decoupled decay (Loshchilov and Hutter 2019).
-
-    torch's fused steps, and the state of torch's own class.
-    """
 
     def __init__(
         self,
@@ -114,45 +108,65 @@ class Adam(_Uncompiled):
         betas: tuple[float, float] = (0.9, 0.999),
         weight_decay: float = 0.0,
         eps: float = 1e-8,
-        decoupled_decay: bool = False,
+        **more: bool,
     ) -> None:
-        settings = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "eps": eps, "fused": True}
-        super().__init__(parameters, settings)
-        self._fused = torch._fused_adamw_ if decoupled_decay else torch._fused_adam_
+        super().__init__(
+            parameters, {"lr": lr, "betas": betas, "weight_decay": weight_decay, "eps": eps, **more}
+        )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Step the parameters that have a gradient."""
+        """Step what has a gradient."""
         if closure is not None:
             raise ValueError("no closure is taken")
         for group in self.param_groups:
-            used = [p for p in group["params"] if p.grad is not None]
-            for p in used:
-                if not self.state[p]:
-                    self.state[p]["step"] = torch.zeros((), device=p.device)
-                    self.state[p]["exp_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-                    self.state[p]["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
-            if not used:
-                continue
-            steps, means, squares = (
-                [self.state[p][key] for p in used] for key in ("step", "exp_avg", "exp_avg_sq")
-            )
-            torch._foreach_add_(steps, 1)
-            self._fused(
-                used,
-                [p.grad for p in used],
-                means,
-                squares,
-                [],
-                steps,
-                lr=group["lr"],
-                beta1=group["betas"][0],
-                beta2=group["betas"][1],
-                weight_decay=group["weight_decay"],
-                eps=group["eps"],
-                amsgrad=False,
-                maximize=False,
-            )
+            self._step(group)
+
+    @abstractmethod
+    def _step(self, group: dict[str, Any]) -> None:
+        """Step the parameters of a group that have a gradient."""
+
+
+class Adam(_Uncompiled):
+    """Adam (Kingma and Ba 2015), with L2 decay or decoupled decay (Loshchilov and Hutter 2019).
+
+    torch's fused steps, and the state of torch's own class.
+    """
+
+    def __init__(
+        self, parameters: Sequence[nn.Parameter], *, decoupled_decay: bool = False, **settings: Any
+    ) -> None:
+        super().__init__(parameters, fused=True, **settings)
+        self._fused = torch._fused_adamw_ if decoupled_decay else torch._fused_adam_
+
+    def _step(self, group: dict[str, Any]) -> None:
+        used = [p for p in group["params"] if p.grad is not None]
+        for p in used:
+            if not self.state[p]:
+                self.state[p]["step"] = torch.zeros((), device=p.device)
+                self.state[p]["exp_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+                self.state[p]["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+        if not used:
+            return
+        steps, means, squares = (
+            [self.state[p][key] for p in used] for key in ("step", "exp_avg", "exp_avg_sq")
+        )
+        torch._foreach_add_(steps, 1)
+        self._fused(
+            used,
+            [p.grad for p in used],
+            means,
+            squares,
+            [],
+            steps,
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+        )
 
 
 class RowAdam(_Uncompiled):
@@ -163,29 +177,12 @@ class RowAdam(_Uncompiled):
     sparse dimension, or dense: then rows of zeros have none.
     """
 
-    def __init__(
-        self,
-        parameters: Sequence[nn.Parameter],
-        *,
-        lr: float,
-        betas: tuple[float, float] = (0.9, 0.999),
-        weight_decay: float = 0.0,
-        eps: float = 1e-8,
-    ) -> None:
-        settings = {"lr": lr, "betas": betas, "weight_decay": weight_decay, "eps": eps}
-        super().__init__(parameters, settings)
+    def _step(self, group: dict[str, Any]) -> None:
+        for table in group["params"]:
+            if table.grad is not None:
+                self._step_rows(table, *_rows_of(table.grad), group)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Step the rows that have a gradient."""
-        if closure is not None:
-            raise ValueError("no closure is taken")
-        for group in self.param_groups:
-            for table in group["params"]:
-                if table.grad is not None:
-                    self._step(table, *_rows_of(table.grad), group)
-
-    def _step(self, table: Tensor, rows: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _step_rows(self, table: Tensor, rows: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[table]
         if not state:
             state["mean"], state["square"] = torch.zeros_like(table), torch.zeros_like(table)

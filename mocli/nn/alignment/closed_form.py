@@ -157,14 +157,12 @@ class _HeldOut:
 
     def choose(self) -> tuple[float, Tensor]:
         """Return the evenness and the agreement of each link under it, `(n_links,)`."""
-        n = self.a.shape[1]
+        n, given = self.a.shape[1], self.settings.evenness
         if n < 2 or not min(len(self.a), len(self.b)):  # a single link has no other to be held against
-            return self.settings.evenness or 1, self.a.new_ones(n)
-        if self.settings.evenness:
-            return self.settings.evenness, self._agreement(self.settings.evenness)
-        if n < FOLDS:
-            return 1, self._agreement(1)
-        even = self._agreement(1)
+            return given or 1, self.a.new_ones(n)
+        even = self._agreement(given or 1)
+        if given or n < FOLDS:  # too few links to choose by
+            return given or 1, even
         best, agreement = 1.0, even
         for evenness in EVENNESS[1:]:
             uneven = self._agreement(evenness)

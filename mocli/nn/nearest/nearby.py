@@ -17,6 +17,7 @@ from mocli.nn.neighbors import (
     Block,
     Metric,
     as_points,
+    assembled,
     check_rows,
     chunks,
     in_metric,
@@ -56,10 +57,7 @@ def nearby(
     and errors are those of `knn`.
     """
     k = max(0, min(k, len(reference)))
-    distances, indices = np.zeros((len(query), k), np.float32), np.zeros((len(query), k), np.int64)
-    for rows, near, at in nearby_blocks(query, reference, k, metric=metric, device=device):
-        distances[rows], indices[rows] = near, at
-    return distances, indices
+    return assembled(nearby_blocks(query, reference, k, metric=metric, device=device), len(query), k)
 
 
 def nearby_blocks(
