@@ -205,6 +205,10 @@ def _report_truth(run: Run, truth: Truth) -> None:
     sentence = truth_sentence(truth)
     run.say(f"  {sentence}")
     run.report.conclude(sentence)
+    run.report.advice = (
+        "The table next to this page holds what the model predicts. Below, it is held against measured "
+        "changes: where it is no better than the mean of other perturbations, do not act on it."
+    )
     run.report.tables = {"ways": _ways_table(truth, sentence), **run.report.tables}
     definitions = {
         "pearson": (

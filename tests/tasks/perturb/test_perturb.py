@@ -263,6 +263,8 @@ def test_truth_beside_predictions(perturb, model, tmp_path, check_report):
     assert row["pearson"] is not None
     assert "perturbation_pearson_median" in report["metrics"]
     assert "ways" in report["tables"]
+    assert "FDR" not in report["advice"]
+    assert "measured" in report["advice"]
     best, baseline = (
         report["metrics"][f"perturbation_{name}_pearson_median"]["value"] for name in ("best", "baseline")
     )
