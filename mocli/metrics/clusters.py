@@ -158,7 +158,7 @@ def louvain_of(nearest: Nearest, resolution: float) -> IntArray:
 
     The same coordinates get the same clusters, whatever their order.
     """
-    graph = nearest.joined
+    graph = nearest.joined()
     codes_found = np.zeros(len(nearest.order), np.int64)
     if graph.nnz:
         from sknetwork.clustering import Louvain

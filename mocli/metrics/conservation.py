@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from mocli.metrics.embedding import MAX_NEIGHBORS, Embedding, without_self
+from mocli.metrics.embedding import MAX_NEIGHBORS, Embedding
 from mocli.metrics.registry import Score, metric
+from mocli.nn.neighbors import without_self
 from mocli.types import FloatArray, IntArray
 
 SHARE = 0.01

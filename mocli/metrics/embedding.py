@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mocli.metrics.registry import Scored
 from mocli.nn.nearest.nearby import nearby, nearby_blocks
-from mocli.nn.neighbors import chunks
+from mocli.nn.neighbors import chunks, others_than, without_self
 from mocli.types import CSR, BoolArray, FloatArray, IntArray
 
 Edge = tuple[str, str]
@@ -214,21 +214,6 @@ class Embedding(Scored):
         return cells, neighbors, distances
 
 
-def without_self(neighbors: IntArray, cells: IntArray) -> IntArray:
-    """Drop the querying cell `(m,)` from its neighbours `(m, k + 1)`: `(m, k)`, as `others_than` says."""
-    return neighbors[others_than(neighbors, cells)].reshape(len(neighbors), neighbors.shape[1] - 1)
-
-
-def others_than(neighbors: IntArray, cells: IntArray) -> BoolArray:
-    """Whether a neighbour, `(m, k + 1)`, is not the querying cell `(m,)`: true for all but one of every row.
-
-    Duplicates can crowd a cell out of its own list; then the last neighbour is dropped.
-    """
-    is_itself: BoolArray = neighbors == cells[:, None]
-    is_itself[~is_itself.any(1), -1] = True
-    return ~is_itself
-
-
 @dataclass(frozen=True, eq=False)
 class Nearest:
     """The nearest cells of every cell, found once and shared.
@@ -265,7 +250,6 @@ class Nearest:
         order = _by_coordinates(z)
         return replace(self, order=order) if np.array_equal(z[order], self.places) else None
 
-    @cached_property
     def joined(self) -> CSR:
         """The symmetric graph of 0 and 1, in the order of coordinates, `(n, n)`."""
         return joined(without_self(self.neighbors, np.arange(len(self.neighbors))))

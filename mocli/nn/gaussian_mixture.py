@@ -135,5 +135,8 @@ def soft_ball(x: Tensor, radius: float, hardness: float) -> Tensor:
 
 def uniform_in_ball(n: int, n_dims: int, radius: float) -> Tensor:
     """Draw `(n, n_dims)` points uniformly from a ball."""
-    direction = F.normalize(torch.randn(n, n_dims), dim=1)
+    x = torch.empty(n, n_dims)
+    if x.is_meta:  # only the shape is asked for; to draw no values, or scale them, torch loads a compiler
+        return x
+    direction = F.normalize(x.normal_(), dim=1)
     return radius * torch.rand(n, 1) ** (1 / n_dims) * direction

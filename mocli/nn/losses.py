@@ -12,7 +12,8 @@ from mocli.nn.threads import total
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Squared Euclidean distances `(n_a, n_b)` by ||a||^2 + ||b||^2 - 2ab, never below 0."""
     norms = a.square().sum(1)[:, None] + b.square().sum(1)[None, :]
-    return torch.addmm(norms, a, b.T, alpha=-2).clamp_min(0)
+    # in place: two more matrices of this size would be the peak of a search
+    return norms.addmm_(a, b.T, alpha=-2).clamp_min_(0)
 
 
 def gaussian_kernel(x: Tensor) -> Tensor:

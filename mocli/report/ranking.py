@@ -56,6 +56,7 @@ class SeedSpread:
 class Line:
     """One method; `rank` is None for bounds, which are not ranked.
 
+    `overall` is None for chance, too: it mixes batches and modalities better than any method.
     `everything`: mean of all aspects, for methods that were measured in all; None for others, and where all
     methods were measured alike, as `overall` is the same then.
     """
@@ -161,8 +162,9 @@ def rank(figures: Sequence[Figure], *, left_out: frozenset[str] = frozenset({"to
     A metric becomes a number from 0 (the worst mean over seeds among all but the bounds told the answer,
     and any that was tried and is undefined) to 1 (the best); an aspect is the mean of its metrics, the
     overall score the mean of the aspects that were measured for every ranked method, so that none gains
-    from aspects that others lack; of all its own aspects if none is shared. If that leaves aspects out,
-    `everything` is the mean of all, for methods that have them all. Aspects `left_out` are shown only.
+    from aspects that others lack; of all its own aspects if none is shared; chance has none. If that leaves
+    aspects out, `everything` is the mean of all, for methods that have them all. Aspects `left_out` are
+    shown only.
     """
     columns: dict[str, Column] = {}
     values: dict[str, dict[str, list[float]]] = {}
@@ -201,7 +203,7 @@ def rank(figures: Sequence[Figure], *, left_out: frozenset[str] = frozenset({"to
         has_all = shared < union <= set(aspects) and kind not in BOUNDS
         everything = statistics.fmean(aspects[a] for a in union) if has_all else None
         counted = [v for a, v in aspects.items() if a in shared] or list(aspects.values())
-        overall = statistics.fmean(counted) if counted else None
+        overall = statistics.fmean(counted) if counted and kind != "bound" else None
         cells = {
             key: _spread(
                 by_method[method], scaled.get(key, {}).get(method), means[key], columns[key].better, method

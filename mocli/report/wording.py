@@ -59,9 +59,11 @@ def loss_value(value: float | None) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return `0.4 s`, `3 min 12 s` or `2 h 5 min`."""
+    """Return `under 0.1 s`, `0.4 s`, `3 min 12 s` or `2 h 5 min`."""
     if seconds is None:
         return NOTHING
+    if seconds < 0.05:
+        return "under 0.1 s"
     if seconds < 59.95:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -397,7 +397,7 @@ def test_a_run_without_a_model_begins_its_verdict_as_a_sentence() -> None:
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
-        (wording.duration(0.04), "0.0 s"),
+        (wording.duration(0.04), "under 0.1 s"),
         (wording.duration(59.96), "1 min 0 s"),
         (wording.duration(3725), "1 h 2 min"),
         (wording.duration(None), "–"),

@@ -96,3 +96,16 @@ def test_bounds_do_not_say_what_is_shared():
     assert found.lines[-1].rank is None
     # all were measured alike: the overall score says it
     assert not found.unequal
+
+
+def test_chance_has_aspects_but_no_overall_score():
+    found = rank(
+        [
+            figure("x", "a", 0.4, aspect="batches"),
+            figure("y", "a", 0.0, aspect="batches"),
+            figure("shuffled", "a", 1.0, kind="bound", aspect="batches"),
+        ]
+    )
+    *ranked, last = found.lines
+    assert [line.rank for line in ranked] == [1, 2]
+    assert (last.method, last.rank, last.overall, last.aspects) == ("shuffled", None, None, {"batches": 1.0})

@@ -44,6 +44,7 @@ def test_steps_and_state_are_those_of_torch(decoupled):
 def test_nothing_of_a_training_loads_a_compiler():
     code = """
 import sys, torch
+from mocli.nn.gaussian_mixture import uniform_in_ball
 from mocli.nn.layers import normal_init
 from mocli.train.device import torch_settings
 from mocli.train.optim import Adam, RowAdam
@@ -56,6 +57,7 @@ with torch_settings(threads=1, deterministic=True):
         optimizer.load_state_dict(optimizer.state_dict())
     with torch.device("meta"):  # as a saved model is looked at
         normal_init(torch.nn.Linear(2, 3), 1.0)
+        uniform_in_ball(3, 2, 1.0)
 print([name for name in ("torch._dynamo", "torch._inductor", "sympy") if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -17,9 +17,9 @@ from mocli.data.files.joined import join
 from mocli.data.files.kinds import (
     feature_type_name,
     is_aside,
-    is_named_for_its_method,
     kind_of,
     kind_of_features,
+    may_hold_genes,
     name_in_stem,
 )
 from mocli.data.files.matrix import locate
@@ -187,8 +187,8 @@ def _by_feature_type(whole: ModalityFile, file_name: str | None) -> list[Modalit
     stem = whole.path.stem
     by_content = kind_of_features(whole.var.index)
     by_stem = name_in_stem(stem)
-    if by_content is ModalityKind.RNA and is_named_for_its_method(stem):
-        by_stem = None  # as of genes in cite.h5ad
+    if by_content is ModalityKind.RNA and may_hold_genes(stem):
+        by_stem = None  # as of genes in cite.h5ad, or in rna5k_adt29.h5ad
     name = next(
         (
             n

@@ -97,9 +97,15 @@ def name_in_stem(stem: str) -> str | None:
     return None
 
 
-def is_named_for_its_method(stem: str) -> bool:
-    """Whether all that a file's stem tells of modalities are words that also name a method, as in `cite`."""
-    return _words(stem) & _KIND.keys() <= _WEAK
+def may_hold_genes(stem: str) -> bool:
+    """Whether a file may hold genes for all that its stem tells of modalities.
+
+    So it is of words that also name a method (`cite`), and of proteins among other words, which may be what
+    the genes were measured with (`rna5k_29adt`). A stem that is an alias as a whole is the user's own word.
+    """
+    told = _words(stem) & _KIND.keys()
+    panels = {ModalityKind.PROT, ModalityKind.CYTO}
+    return told <= _WEAK or (kind_of(stem) not in panels and {_KIND[w] for w in told} <= panels)
 
 
 def _words(stem: str) -> set[str]:

@@ -164,13 +164,12 @@ def describe_rankings(run: Run, records: Sequence[Record], ranked: dict[str, Ran
         if ranking.verdict:
             run.report.conclude(f"{task}: {ranking.verdict}.")
         for line in ranking.lines:
-            if line.overall is not None:
+            if line.aspects:
                 place = f"{line.rank}." if line.rank else " - "
                 aspects = ", ".join(f"{name} {value:.2f}" for name, value in line.aspects.items())
+                score = "not ranked" if line.overall is None else f"overall {line.overall:.3f}"
                 more = "" if line.everything is None else f", all aspects {line.everything:.3f}"
-                run.say(
-                    f"  {place} {line.method} ({line.kind}): overall {line.overall:.3f}{more} ({aspects})"
-                )
+                run.say(f"  {place} {line.method} ({line.kind}): {score}{more} ({aspects})")
     _describe_costs(run, records)
     _describe_studies(run, records)
     amiss: list[list[Any]] = [
@@ -191,8 +190,8 @@ HOW_RANKED = (
     "its metrics, overall the mean of the aspects that were measured of every ranked method; 'all aspects' "
     "is the mean of all, of the methods that have them all: those that place each modality. 'shuffled' and "
     "'chance' show the result of chance, 'perfect' knows the ground truth, 'other_real_cells' are the best "
-    "that simulated ones could be; none of these is ranked. Models that train on the pairing of cells have "
-    "seen the partners that they are tested on here."
+    "that simulated ones could be; none of these is ranked, and chance, which mixes best, has no overall "
+    "score. Models that train on the pairing of cells have seen the partners that they are tested on here."
 )
 
 

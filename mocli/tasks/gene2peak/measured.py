@@ -37,7 +37,7 @@ from mocli.tasks.relate.candidates import Candidates, choose_genes, find_candida
 from mocli.tasks.relate.correlate import genomic_pairs, relate
 from mocli.tasks.relate.metacells import BLOCK, FEWEST_CELLS, N_METACELLS, score_pairs
 from mocli.tasks.relate.promoters import promoter_controls
-from mocli.tasks.relate.report import SHOWN, over_all, write_bedpe
+from mocli.tasks.relate.report import SHOWN, over_all, tell_left_out, write_bedpe
 from mocli.tasks.relate.scope import ALL, FeaturePairs
 from mocli.tasks.run.frame import Tell, progress
 from mocli.tasks.run.request import Request
@@ -217,9 +217,8 @@ def relate_measured(run: Run, request: Request, options: Gene2PeakOptions) -> No
                         {"metacells": scores.z, **simple, "nearness": -np.abs(vicinity.distance)},
                         pairs.first,
                     )
-    if left_out:
-        run.warn(f"groups of fewer than {FEWEST_CELLS} cells are not tested: {', '.join(left_out)}")
     result = pd.concat(parts, ignore_index=True)
+    tell_left_out(run, result, left_out, FEWEST_CELLS)
     _report(run, result, precision)
     with run.timed("write"):
         write_tsv(run.paths.output, result)

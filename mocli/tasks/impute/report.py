@@ -102,6 +102,16 @@ def imputation_sentence(work: Imputation, checked: Checked) -> str | None:
     return f"{sentence}, {verb} {_BESIDE[name][0]} ({beside:.2f}{among})"
 
 
+def unknown_sentence(work: Imputation) -> str:
+    """Say what was made where nothing tells how well it matches measured values."""
+    cells, columns, target = len(work.rows_to_fill()[0]), work.columns, work.translation.target
+    done = "denoised" if work.denoised is not None else f"imputed from {work.translation.source}"
+    return (
+        f"{len(columns):,} {target} features of {cells:,} cells were {done}; how well they match measured "
+        "values is not known"
+    )
+
+
 def report_route(run: Run, work: Imputation) -> None:
     """Report by which route values were made, for how many features, and under which batches."""
     columns, predictor = work.columns, work.translation.predictor
@@ -155,10 +165,9 @@ def report_figures(run: Run, work: Imputation, checked: Checked) -> None:
         batch = predictor.batch if isinstance(predictor, ValueDecoder) else None
         held = "covariates at their mean" if batch is None else f"all decoded as of {batch.words}"
         checked.by_group.report_model(run, work.columns, work.translation.target, held)
-    sentence = imputation_sentence(work, checked)
-    if sentence is not None:
-        run.say(sentence)
-        run.report.conclude(sentence)
+    sentence = imputation_sentence(work, checked) or unknown_sentence(work)
+    run.say(sentence)
+    run.report.conclude(sentence)
     if evaluation is None:
         if checked.calibration is not None and checked.calibration.accuracy is not None:
             _warn_of_unpredicted(run, work, checked.calibration.accuracy)

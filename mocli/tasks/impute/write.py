@@ -13,6 +13,7 @@ from mocli.data.write.blocks import Block, NewModality, Written
 from mocli.data.write.outfile import write_tsv
 from mocli.data.write.write import Added, write_file, write_h5ad
 from mocli.report import featureplots, html
+from mocli.report.wording import size
 from mocli.tasks.impute.accuracy import Evaluation, blocks_of
 from mocli.tasks.impute.check import Checked
 from mocli.tasks.impute.draw import Sampler
@@ -211,7 +212,7 @@ def _pace(written: Written) -> str:
     decode, write = written.decode_s / millions, written.write_s / millions
     bound = "compression and disk" if write > decode else "decoding"
     return (
-        f"{written.n_values / 1e6:,.1f} million values written ({written.bytes / 1e6:,.1f} MB): per million "
+        f"{written.n_values / 1e6:,.1f} million values written ({size(written.bytes)}): per million "
         f"{decode:.3f} s to decode, {write:.3f} s to compress and write; bound by {bound}"
     )
 

@@ -16,6 +16,7 @@ from mocli.errors import InputError, UsageError, did_you_mean
 from mocli.metrics.label_votes import forest, vote
 from mocli.metrics.mapping_score import Labelled, threshold
 from mocli.report.figures import Better, figure
+from mocli.report.wording import plural
 from mocli.tasks.integrate.carried import Assigned, Carried
 from mocli.tasks.integrate.labelreport import describe_carried, known_labels
 from mocli.tasks.integrate.options import TransferOptions
@@ -335,6 +336,11 @@ def _compare(run: Run, carried: Carried, files: Sequence[ModalityFile]) -> None:
                 better=better,
                 bounds=(0.0, 1.0),
                 n=n,
+            )
+        if carried.maps:
+            run.report.conclude(
+                f"{carried.name} transferred to {name} is right for {right.mean():.0%} of "
+                f"{plural(len(cells), 'cell')} that came with a label of their own"
             )
         told = [
             f"{title} {value:.3f}" + (f" ({n:,} cells)" if n < len(cells) else "")

@@ -34,6 +34,7 @@ from mocli.tasks.integrate.write import (
 from mocli.tasks.prepare.aim import Aim
 from mocli.tasks.prepare.pairing import Relation
 from mocli.tasks.prepare.plan import open_modalities
+from mocli.tasks.run.memory import return_freed_memory
 from mocli.tasks.run.options import BEST
 from mocli.tasks.run.request import Request
 from mocli.tasks.run.run import Run
@@ -163,6 +164,7 @@ def complete(
             tell_replaced(placed.files, column_for(key), run.warn)
             nearest = Nearest.of(latent.whole(bundle), device=device)
             integrated = replace(integrated, nearest=nearest)
+            return_freed_memory()
             clusters = cluster_graph(run, options.clusters, column_for(key), nearest, bundle, names)
             taken = any(PLAIN in f.obs for f in placed.files)
             names_of_column = [clusters.key] if taken else [clusters.key, PLAIN]
@@ -184,6 +186,7 @@ def complete(
         if run.output.umap:
             run.say("computing UMAP coordinates of every cell")
             with run.timed("draw"):
+                return_freed_memory()
                 xy = lay_out(latent, bundle, placed.around, seed=run.options.seed, device=device)
             first = 0 if placed.around is None else len(placed.around)
             umap = split_points(xy[first:], latent, bundle, names)

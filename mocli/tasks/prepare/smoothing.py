@@ -24,8 +24,8 @@ from mocli.data.transforms.components import (
 )
 from mocli.data.transforms.recipe import Recipe, RecipeOptions, default_transform
 from mocli.data.transforms.transform import find_transform
-from mocli.nn.nearest.nearby import EXACT, nearby
-from mocli.nn.neighbors import chunks, drawn_rows, knn
+from mocli.nn.nearest.nearby import nearby_blocks
+from mocli.nn.neighbors import chunks, drawn_rows, knn, without_self
 from mocli.tasks.prepare.choice import usual_top
 from mocli.types import (
     ANY_VALUES,
@@ -147,13 +147,8 @@ def find_neighbors(features: FeatureMatrix, *, seed: int) -> NDArray[np.int32] |
     k = min(int(np.clip(round(np.sqrt(n)), 10, 100)), n - 1)
     # the table lives as long as training does: half the bytes are enough, and no second copy
     neighbors = np.empty((n, k), np.int32)
-    # an index of many cells is made once
-    for part in chunks(n, 4096 if n <= EXACT else n):
-        nearest = nearby(points[part], points, k + 1, metric="cosine")[1]
-        is_itself = nearest == np.arange(part.start, part.stop)[:, None]
-        # a cell that its duplicates crowd out of its own list loses the last of them
-        is_itself[~is_itself.any(1), -1] = True
-        neighbors[part] = nearest[~is_itself].reshape(-1, k)
+    for rows, _, nearest in nearby_blocks(points, points, k + 1, metric="cosine"):
+        neighbors[rows] = without_self(nearest, np.arange(n)[rows])
     return neighbors
 
 

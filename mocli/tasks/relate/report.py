@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,18 @@ import pandas as pd
 
 from mocli.data.genome.vicinity import Vicinity
 from mocli.data.write.outfile import write_tsv
+from mocli.errors import some
 from mocli.report.figures import Entry, column_table, figure, spoken
 from mocli.report.html import Drawn
+from mocli.tasks.relate.correlate import FEWEST_CELLS
 from mocli.tasks.relate.promoters import Figures
 from mocli.tasks.relate.relate import LINKED, MEASURED, Related
 from mocli.tasks.relate.scope import ALL
 from mocli.tasks.run.run import Run
 from mocli.types import IntArray
+
+MOST_NAMED = 8
+"""Most groups named in a warning."""
 
 SHOWN = 200
 """Pairs in the report's table."""
@@ -55,6 +61,15 @@ def over_all(table: pd.DataFrame) -> pd.DataFrame:
     return table[(table["group"] == ALL).to_numpy()] if "group" in table else table
 
 
+def tell_left_out(run: Run, table: pd.DataFrame, left_out: Sequence[str], fewest: int) -> None:
+    """Warn of groups that a relation table lacks because they have fewer cells than `fewest`."""
+    if not left_out:
+        return
+    tested = set(table["group"]) - {ALL} if "group" in table else set()
+    which = some(left_out, MOST_NAMED) if tested else f"all {len(left_out):,} of them"
+    run.warn(f"groups of fewer than {fewest} cells are not tested: {which}")
+
+
 def report_relations(run: Run, related: Related, direction: str) -> None:
     """Put figures, warnings and the strongest pairs into the report and the log.
 
@@ -74,8 +89,7 @@ def report_relations(run: Run, related: Related, direction: str) -> None:
     for key, entry in run.report.metrics.items():
         if key.endswith(f"[{direction}]") and entry.get("value") is not None and _is_told(key):
             run.say(spoken(key, entry))
-    if related.left_out:
-        run.warn(f"groups of fewer than 20 cells are not tested: {', '.join(related.left_out)}")
+    tell_left_out(run, related.table, related.left_out, FEWEST_CELLS)
     second = related.candidates.labels[1]
     if related.n_absent:
         run.warn(

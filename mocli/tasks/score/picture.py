@@ -22,7 +22,8 @@ from mocli.nn.nearest.nearby import nearby
 from mocli.nn.neighbors import chunks, drawn_rows
 from mocli.report import featureplots, scatter
 from mocli.report.html import Drawn
-from mocli.types import CSR, DoubleArray, FloatArray, IntArray
+from mocli.tasks.run.memory import return_freed_memory
+from mocli.types import CSR, BoolArray, DoubleArray, FloatArray, IntArray
 
 N_NEIGHBORS = 30
 MIN_DIST = 0.3
@@ -73,6 +74,7 @@ def layout(z: FloatArray, *, seed: int, device: str = "cpu") -> FloatArray:
 def _arrange(points: FloatArray, z: FloatArray, metric: Any, *, seed: int, device: str) -> FloatArray:
     k = min(N_NEIGHBORS, len(points) - 1)
     distances, neighbors = nearby(points, points, k + 1, metric=metric, device=device)
+    return_freed_memory()
     graph = fuzzy_graph(neighbors, distances)
     start = flat(z).astype(np.float64)
     rng = np.random.default_rng(seed)
@@ -90,8 +92,28 @@ def fuzzy_graph(neighbors: IntArray, distances: FloatArray) -> CSR:
     sigma such that a cell's memberships sum to log2 k; of both directions a + b - a b.
     """
     n, k = neighbors.shape
-    is_itself = neighbors == np.arange(n)[:, None]
-    d = distances.astype(np.float64)
+    membership = np.empty((n, k))
+    # some cells at a time, as the dozen arrays beside these would be the peak of a run
+    for rows in chunks(n, ROWS):
+        d = distances[rows].astype(np.float64)
+        membership[rows] = _memberships(d, neighbors[rows] == np.arange(n)[rows, None])
+    ends, others = np.arange(n + 1, dtype=np.int32) * np.int32(k), neighbors.astype(np.int32).ravel()
+    directed = sparse.csr_matrix((membership.ravel(), others, ends), shape=(n, n))
+    directed.eliminate_zeros()
+    directed.sort_indices()
+    back = directed.T.tocsr()
+    parts = []
+    for rows in chunks(n, ROWS):
+        there, again = directed[rows], back[rows]
+        parts.append((there + again - there.multiply(again)).tocsr().astype(np.float32))
+    graph: CSR = sparse.vstack(parts, format="csr")
+    graph.sort_indices()
+    return graph
+
+
+def _memberships(d: DoubleArray, is_itself: BoolArray) -> DoubleArray:
+    """Return the memberships of nearest cells at distances `(n, k)`, 0 of a cell in itself."""
+    n, k = d.shape
     rho = np.where(d > 0, d, np.inf).min(1)
     rho[~np.isfinite(rho)] = 0.0
     beyond = np.where(is_itself, np.inf, np.maximum(d - rho[:, None], 0.0))
@@ -103,14 +125,7 @@ def fuzzy_graph(neighbors: IntArray, distances: FloatArray) -> CSR:
         high, low = np.where(above, sigma, high), np.where(above, low, sigma)
         sigma = np.where(np.isinf(high), 2 * sigma, (low + high) / 2)
     sigma = np.maximum(sigma, 1e-3 * np.maximum(d.mean(1), 1e-12))
-    membership = np.exp(-beyond / sigma[:, None])
-    rows = np.repeat(np.arange(n), k)
-    directed = sparse.csr_matrix((membership.ravel(), (rows, neighbors.ravel())), shape=(n, n))
-    directed.eliminate_zeros()
-    back = directed.T.tocsr()
-    graph = (directed + back - directed.multiply(back)).tocsr()
-    graph.sort_indices()
-    return graph.astype(np.float32)
+    return np.exp(-beyond / sigma[:, None])
 
 
 def _descend(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mocli.errors import some
 from mocli.metrics.generated import Generated, judge, moments
 from mocli.nn.neighbors import knn
 from mocli.report.comparison import metric_title
@@ -117,6 +118,12 @@ def _nearest_labels(simulated: Simulated, *, seed: int, device: str) -> Any:
     return out
 
 
+FEW_REAL = 50
+"""Real cells of a label below which what is compared with them is mostly noise: 25 against 25."""
+
+MOST_NAMED = 5
+"""Most labels named in a warning."""
+
 TOLD_APART = 0.9
 """From this discriminability on, a classifier hardly ever errs."""
 
@@ -134,6 +141,7 @@ def evaluate(
     cells = compared(run, simulated, layers)
     if cells is None:
         return None
+    _warn_of_few(run, cells)
     judgements = judge(cells)
     run.report.metrics |= {judged.key: judged.entry for judged in judgements}
     run.report.metrics |= matched(cells)
@@ -173,6 +181,22 @@ def evaluate(
                     f"{value:.2f}): do not use them as data; train the model longer, or try another"
                 )
     return cells
+
+
+def _warn_of_few(run: Run, cells: Generated) -> None:
+    """Warn of labels with so few real cells that figures of them are mostly noise."""
+    by_label = {
+        cells.levels[code]: int((cells.real_label[name] == code).sum())
+        for name in cells.real
+        for code in cells.labels(name)
+    }
+    few = {label: n for label, n in by_label.items() if n < FEW_REAL}
+    if few:
+        which = "every label" if len(few) == len(by_label) > 1 else some(few, MOST_NAMED)
+        run.warn(
+            f"fewer than {FEW_REAL} real cells of {which} are compared with: these figures, and those of "
+            "other real cells, which are one half against the other, are mostly noise"
+        )
 
 
 def _independent(run: Run, simulated: Simulated, layers: Mapping[str, str]) -> Entry:

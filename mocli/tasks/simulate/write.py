@@ -13,6 +13,7 @@ from mocli.data.write.blocks import NewModality
 from mocli.data.write.write import write_file
 from mocli.errors import InputError
 from mocli.nn.neighbors import chunks
+from mocli.report.wording import duration, size
 from mocli.tasks.infer.align import find_modality
 from mocli.tasks.infer.decoder import likelihood_of
 from mocli.tasks.run.frame import Foresight, Tell
@@ -44,8 +45,8 @@ def deliver(run: Run, request: Request, simulated: Simulated) -> None:
     written = write_file(run.paths.output, [], obsm={key: cells.z}, uns=uns, obs=columns, new=new)
     for name, took in written.items():
         run.say(
-            f"{name}: {cells.n:,} cells sampled in {took.decode_s:.1f} s, written in {took.write_s:.1f} s "
-            f"({took.bytes / 1e6:,.1f} MB)"
+            f"{name}: {cells.n:,} cells sampled in {duration(took.decode_s)}, written in "
+            f"{duration(took.write_s)} ({size(took.bytes)})"
         )
     kinds = ", ".join(f"{len(m.var):,} {m.name}" for m in new)
     run.add_output(

@@ -218,6 +218,23 @@ def test_a_file_names_its_modality(tmp_path: Path, stem: str, name: str, kind: s
     assert (file.name, file.kind.value) == (name, kind)
 
 
+@pytest.mark.parametrize(
+    ("stem", "name", "kind"),
+    [
+        ("rna5k_29adt", "rna", "rna"),
+        ("cite", "rna", "rna"),
+        ("pbmc_atac", "atac", "atac"),
+        ("adt", "adt", "prot"),
+    ],
+)
+def test_genes_in_a_file_named_for_proteins_too(tmp_path: Path, stem: str, name: str, kind: str) -> None:
+    genes = adata(n_vars=4)
+    genes.var_names = ["MALAT1", "RPL3", "RPS12", "CD4"]
+    genes.write_h5ad(tmp_path / f"{stem}.h5ad")
+    file = one(tmp_path / f"{stem}.h5ad")
+    assert (file.name, file.kind.value) == (name, kind)
+
+
 def test_aliases() -> None:
     assert {kind_of(n) for n in ("gex", "Gene Expression", "mRNA", "transcriptome")} == {ModalityKind.RNA}
     assert {kind_of(n) for n in ("ADT", "protein", "Antibody Capture", "cite", "abc")} == {ModalityKind.PROT}

@@ -523,6 +523,7 @@ def test_modalities_that_no_table_joins(demo, tmp_path, check_report):
     assert np.isfinite(new.X).all()
     assert set(new.layers) == set()
     assert any("no prediction intervals for atac -> prot" in w for w in result.report["warnings"])
+    assert result.report["conclusion"].endswith("how well they match measured values is not known.")
     assert set(result.files) == {p for p in tmp_path.rglob("*") if p.is_file()}
     # the same model fills another modality
     again = tmp_path / "again.h5ad"

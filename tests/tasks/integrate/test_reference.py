@@ -274,6 +274,7 @@ def test_cells_of_a_type_that_the_reference_lacks_are_unknown(tmp_path, read):
     assert (found["value"], found["n"]) == (pytest.approx(unknown[lacking].mean()), 30)
     assert done.report["conclusion"].startswith(f"{unknown.sum()} of 90 cells that cell_type")
     right = (obs["cell_type_transferred"] == obs["cell_type"].astype(str)).to_numpy()
+    assert f"is right for {right.mean():.0%} of 90 cells that came with" in done.report["conclusion"]
     shared = metrics["query_label_accuracy_shared[cell_type->rna, k-NN]"]
     assert (shared["value"], shared["n"]) == (pytest.approx(right[~lacking].mean()), 60)
     # the screen has the names and figures of the page

@@ -17,7 +17,7 @@ from mocli.metrics.correlation import false_discovery_rate
 from mocli.tasks.relate.correlate import all_pairs, correlate, genomic_pairs, relate, strongest_pairs
 from mocli.tasks.relate.promoters import promoter_controls, promoter_enrichment
 from mocli.tasks.relate.relate import relations_table
-from mocli.tasks.relate.report import write_bedpe
+from mocli.tasks.relate.report import tell_left_out, write_bedpe
 from mocli.tasks.relate.scope import FeaturePairs
 from mocli.tasks.run.frame import progress
 from mocli.types import ModalityKind
@@ -342,3 +342,16 @@ def test_a_long_correlation_says_how_long_it_will_take(monkeypatch):
         tell(done, 800)
     # 400 of 800 in 40 s; not again within half a minute, nor at the end
     assert said == ["correlating: 400 of 800 genes  ETA 40s"]
+
+
+def test_groups_that_are_too_small_are_named_and_all_are_called_all():
+    def warned(groups, left_out):
+        lines = []
+        tell_left_out(SimpleNamespace(warn=lines.append), pd.DataFrame({"group": groups}), left_out, 20)
+        return lines
+
+    assert warned(["all", "B"], ()) == []
+    assert warned(["all", "B"], ("NK", "pDC")) == ["groups of fewer than 20 cells are not tested: NK, pDC"]
+    assert warned(["all"], ("B", "NK", "pDC")) == [
+        "groups of fewer than 20 cells are not tested: all 3 of them"
+    ]

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from types import SimpleNamespace
 
 import mudata
 import numpy as np
@@ -66,6 +67,23 @@ def test_a_type_of_few_training_cells_is_told_once():
     (line,) = warned
     assert line.startswith("few training cells of NK (19): simulated ones vary these")
     assert len(said) == 2
+
+
+def test_a_type_of_few_real_cells_is_told_as_noise():
+    from mocli.tasks.simulate.report import FEW_REAL, _warn_of_few
+
+    def warned(*sizes):
+        cells = SimpleNamespace(
+            real={"rna": None}, levels=("NK", "B"), labels=lambda _: list(range(len(sizes))),
+            real_label={"rna": np.repeat(np.arange(len(sizes)), sizes)},
+        )  # fmt: skip
+        lines = []
+        _warn_of_few(SimpleNamespace(warn=lines.append), cells)
+        return lines
+
+    assert warned(FEW_REAL, FEW_REAL) == []
+    assert "fewer than 50 real cells of NK are" in warned(FEW_REAL - 1, FEW_REAL)[0]
+    assert "fewer than 50 real cells of every label are" in warned(7, 8)[0]
 
 
 # what is written
