@@ -14,6 +14,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import warm
 import yaml
 
 import mocli
@@ -45,6 +46,32 @@ def environment(tmp_path):
     return {**kept, **alone, "PATH": path, "PYTHONPATH": str(ROOT)}
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The socket of a mocli that has its libraries loaded."""
+    folder = tmp_path_factory.mktemp("warm")
+    words = [sys.executable, Path(warm.__file__), folder / "socket"]
+    place = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([str(w) for w in words], env=place, stdin=subprocess.DEVNULL) as process:
+        end = time.monotonic() + PATIENCE
+        while not (folder / "socket").exists():
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        yield folder / "socket"
+        process.kill()
+
+
+@pytest.fixture
+def warmed(environment, server, tmp_path):
+    """As `environment`, where every command of a script is spared the start."""
+    client = tmp_path / "client.py"
+    client.write_text(warm.CLIENT.format(path=str(server)))
+    line = f'exec "{sys.executable}" -S -E "{client}" "$@"'
+    (tmp_path / "bin" / "mocli").write_text(f"#!/bin/sh\n{line}\n")
+    return environment
+
+
 def run(words, environment, cwd):
     return subprocess.run(
         [str(w) for w in words], env=environment, cwd=cwd, capture_output=True, text=True, check=False
@@ -58,19 +85,19 @@ def test_every_example_is_run_here():
     assert [str(p) for p in files if not all(f'"{part}"' in text for part in p.parts)] == []
 
 
-def test_the_query_example(environment, tmp_path):
+def test_the_query_example(warmed, tmp_path):
     work = tmp_path / "work"
     options = ["--max-steps", "20", "--no-html", "--threads", "1"]
-    done = run(["bash", EXAMPLES / "shell" / "query.sh", work, *options], environment, tmp_path)
+    done = run(["bash", EXAMPLES / "shell" / "query.sh", work, *options], warmed, tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads((work / "mapped.report.json").read_text())
     assert "query_label_accuracy[cell_type->rna, k-NN]" in report["metrics"]
 
 
-def test_the_perturb_example(environment, tmp_path):
+def test_the_perturb_example(warmed, tmp_path):
     work = tmp_path / "work"
     options = ["--max-steps", "5", "--no-html", "--threads", "1"]
-    done = run(["bash", EXAMPLES / "shell" / "perturb.sh", work, *options], environment, tmp_path)
+    done = run(["bash", EXAMPLES / "shell" / "perturb.sh", work, *options], warmed, tmp_path)
     assert done.returncode == 0, done.stderr
     screened = json.loads((work / "screen.report.json").read_text())
     assert "responses" in screened["tables"]
@@ -79,10 +106,10 @@ def test_the_perturb_example(environment, tmp_path):
     assert "effect_by_group" in effects["tables"]
 
 
-def test_the_impute_example(environment, tmp_path):
+def test_the_impute_example(warmed, tmp_path):
     work = tmp_path / "work"
     options = ["--max-steps", "5", "--no-html", "--threads", "1"]
-    done = run(["bash", EXAMPLES / "shell" / "impute.sh", work, *options], environment, tmp_path)
+    done = run(["bash", EXAMPLES / "shell" / "impute.sh", work, *options], warmed, tmp_path)
     assert done.returncode == 0, done.stderr
     checked = json.loads((work / "checked.report.json").read_text())
     assert "imputation_pearson_median[atac->rna]" in checked["metrics"]
@@ -91,10 +118,10 @@ def test_the_impute_example(environment, tmp_path):
     assert filled["training"] is None
 
 
-def test_the_simulate_example(environment, tmp_path):
+def test_the_simulate_example(warmed, tmp_path):
     work = tmp_path / "work"
     options = ["--max-steps", "20", "--no-html", "--threads", "1"]
-    done = run(["bash", EXAMPLES / "shell" / "simulate.sh", work, *options], environment, tmp_path)
+    done = run(["bash", EXAMPLES / "shell" / "simulate.sh", work, *options], warmed, tmp_path)
     assert done.returncode == 0, done.stderr
     judged = json.loads((work / "simulated.report.json").read_text())
     assert "discriminability[rna]" in judged["metrics"]
@@ -118,19 +145,19 @@ def test_the_shell_example(environment, tmp_path):
     assert not (work / "again.h5mu").exists()
 
 
-def test_the_shell_example_of_an_atlas(environment, tmp_path):
+def test_the_shell_example_of_an_atlas(warmed, tmp_path):
     work = tmp_path / "work"
     options = ["--max-steps", "5", "--no-html", "--threads", "1"]
-    done = run(["bash", EXAMPLES / "shell" / "atlas.sh", work, *options], environment, tmp_path)
+    done = run(["bash", EXAMPLES / "shell" / "atlas.sh", work, *options], warmed, tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads((work / "atlas.report.json").read_text())
     assert [i["modality"] for i in report["inputs"]] == ["rna", "rna", "atac"]
     assert "obs['input'] says which input a cell is of: multiome, rna" in done.stdout
 
 
-def test_the_shell_example_of_genes_and_peaks(environment, tmp_path):
+def test_the_shell_example_of_genes_and_peaks(warmed, tmp_path):
     script, work = EXAMPLES / "shell" / "gene2peak.sh", tmp_path / "work"
-    done = run(["bash", script, work, *SMALL.split(), "--max-steps", "5"], environment, tmp_path)
+    done = run(["bash", script, work, *SMALL.split(), "--max-steps", "5"], warmed, tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("gene\tpeak\tchrom\tstart\tend\tdistance_to_tss\tgroup")
@@ -139,10 +166,10 @@ def test_the_shell_example_of_genes_and_peaks(environment, tmp_path):
     assert len((work / "two.tsv").read_text().splitlines()) > 2
 
 
-def test_the_shell_example_of_silenced_genes(environment, tmp_path):
+def test_the_shell_example_of_silenced_genes(warmed, tmp_path):
     script, work = EXAMPLES / "shell" / "silencing.sh", tmp_path / "work"
     options = "-s n_hidden=16 --n-latent 4 --batch-size 64 --no-html --threads 1 --device cpu --max-steps 5"
-    done = run(["bash", script, work, *options.split()], environment, tmp_path)
+    done = run(["bash", script, work, *options.split()], warmed, tmp_path)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("gene\tpeak\tchrom\tstart\tend\tdistance_to_tss\tgroup\tn_cells\tdelta")
@@ -230,10 +257,10 @@ def test_the_slurm_example_of_several_nodes(environment, paired, tmp_path):
     assert report["device"]["processes"] == 2
 
 
-def test_the_shell_example_of_a_benchmark(environment, tmp_path):
+def test_the_shell_example_of_a_benchmark(warmed, tmp_path):
     work = tmp_path / "work"
     options = ["--max-steps", "2", "--no-html", "--threads", "1", "--models", "multigrate", "--seeds", "0"]
-    done = run(["bash", EXAMPLES / "shell" / "benchmark.sh", work, *options], environment, tmp_path)
+    done = run(["bash", EXAMPLES / "shell" / "benchmark.sh", work, *options], warmed, tmp_path)
     assert done.returncode == 0, done.stderr
     methods = {line.split("\t")[1] for line in done.stdout.splitlines()}
     assert methods >= {"method", "multigrate", "principal_components", "shuffled", "perfect"}
